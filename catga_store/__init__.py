@@ -1,0 +1,123 @@
+"""Durable workflow state: flow snapshots, wait conditions and ForEach progress.
+
+The same state in memory, in SQLite, and on servers, for blocking code, asyncio and trio; every
+write is version-checked and every commit is all or nothing.
+
+>>> import catga_store as cs
+>>> store = cs.open_store("memory://")
+>>> with store.begin() as session:
+...     session.add(cs.FlowSnapshot("order-42", state={"paid": False}))
+>>> with store.begin() as session:
+...     order = session.get_one("order-42")
+...     order.state["paid"] = True
+...     order.position = order.position.advance()
+>>> store.get_one("order-42").version
+2
+"""
+
+from catga_store.aio import AsyncMemoryStore
+from catga_store.aio import AsyncSession
+from catga_store.aio import AsyncSQLiteStore
+from catga_store.aio import AsyncStore
+from catga_store.errors import CatgaStoreError
+from catga_store.errors import ClaimLostError
+from catga_store.errors import CommitTooLargeError
+from catga_store.errors import CommitUncertainError
+from catga_store.errors import ConflictError
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import CrossPartitionError
+from catga_store.errors import EncodingError
+from catga_store.errors import FlowClaimedError
+from catga_store.errors import FlowExistsError
+from catga_store.errors import FlowNotFoundError
+from catga_store.errors import InvalidIdError
+from catga_store.errors import NotSupportedError
+from catga_store.errors import PartitionCountError
+from catga_store.errors import RecordTooLargeError
+from catga_store.errors import SessionClosedError
+from catga_store.errors import StaleFlowError
+from catga_store.errors import StaleProgressError
+from catga_store.errors import StaleWaitConditionError
+from catga_store.errors import StateTypeError
+from catga_store.errors import StoreClosedError
+from catga_store.errors import StoreConfigError
+from catga_store.errors import StoreUnavailableError
+from catga_store.errors import UsageError
+from catga_store.errors import WaitConditionNotFoundError
+from catga_store.keys import Key
+from catga_store.model import ChildResult
+from catga_store.model import Completion
+from catga_store.model import FlowPosition
+from catga_store.model import FlowSnapshot
+from catga_store.model import FlowStatus
+from catga_store.model import FlowSummary
+from catga_store.model import ForEachProgress
+from catga_store.model import Page
+from catga_store.model import Retention
+from catga_store.model import WaitCondition
+from catga_store.model import WaitOutcome
+from catga_store.model import WaitType
+from catga_store.session import Session
+from catga_store.store import MemoryStore
+from catga_store.store import SQLiteStore
+from catga_store.store import Store
+from catga_store.unit import Receipt
+from catga_store.urls import open_async_store
+from catga_store.urls import open_store
+
+__all__ = [
+    "AsyncMemoryStore",
+    "AsyncSQLiteStore",
+    "AsyncSession",
+    "AsyncStore",
+    "CatgaStoreError",
+    "ChildResult",
+    "ClaimLostError",
+    "CommitTooLargeError",
+    "CommitUncertainError",
+    "Completion",
+    "ConflictError",
+    "CorruptRecordError",
+    "CrossPartitionError",
+    "EncodingError",
+    "FlowClaimedError",
+    "FlowExistsError",
+    "FlowNotFoundError",
+    "FlowPosition",
+    "FlowSnapshot",
+    "FlowStatus",
+    "FlowSummary",
+    "ForEachProgress",
+    "InvalidIdError",
+    "Key",
+    "MemoryStore",
+    "NotSupportedError",
+    "Page",
+    "PartitionCountError",
+    "Receipt",
+    "RecordTooLargeError",
+    "Retention",
+    "SQLiteStore",
+    "Session",
+    "SessionClosedError",
+    "StaleFlowError",
+    "StaleProgressError",
+    "StaleWaitConditionError",
+    "StateTypeError",
+    "Store",
+    "StoreClosedError",
+    "StoreConfigError",
+    "StoreUnavailableError",
+    "UsageError",
+    "WaitCondition",
+    "WaitConditionNotFoundError",
+    "WaitOutcome",
+    "WaitType",
+    "open_async_store",
+    "open_store",
+]
+
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+
+del _name

@@ -1,0 +1,600 @@
+"""The awaiting face: `AsyncStore` and `AsyncSession`, under asyncio and trio alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Iterable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+from typing import Concatenate
+from typing import ParamSpec
+from typing import Protocol
+from typing import Self
+from typing import TypeVar
+from typing import Unpack
+from typing import overload
+
+from anyio.lowlevel import RunVar
+
+from catga_store.conversation import Conversation
+from catga_store.drivers.local import AsyncLocalDriver
+from catga_store.errors import CommitUncertainError
+from catga_store.errors import StoreClosedError
+from catga_store.errors import UsageError
+from catga_store.model import AT_ONCE
+from catga_store.model import Completion
+from catga_store.model import FlowSnapshot
+from catga_store.model import FlowStatus
+from catga_store.model import FlowSummary
+from catga_store.model import ForEachProgress
+from catga_store.model import Page
+from catga_store.model import WaitCondition
+from catga_store.model import WaitOutcome
+from catga_store.operations import DEFAULT_LEASE
+from catga_store.operations import Operations
+from catga_store.operations import Settings
+from catga_store.session import Queue
+from catga_store.store import StoreOptions
+from catga_store.store import sqlite_path
+from catga_store.stores.embedded import EmbeddedStore
+from catga_store.unit import AnyRecord
+from catga_store.unit import Receipt
+from catga_store.unit import Unit
+
+__all__ = ["AsyncDriver", "AsyncMemoryStore", "AsyncSQLiteStore", "AsyncSession", "AsyncStore"]
+
+S = TypeVar("S")
+R = TypeVar("R")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_loop_mark: RunVar[object] = RunVar("catga_store_loop")
+
+
+class AsyncDriver(Protocol):
+    """Runs conversations over waist requests by awaiting."""
+
+    async def run(self, conversation: Conversation[T], /) -> T:
+        """Run a conversation to its end."""
+        ...
+
+    async def close(self) -> None:
+        """Close what the driver opened."""
+        ...
+
+
+class AsyncRun(Protocol):
+    """Runs a conversation by awaiting."""
+
+    async def __call__(self, conversation: Conversation[T], /) -> T:
+        """Run it to its end."""
+        ...
+
+
+class AsyncStore:
+    """`Store` for async code. It belongs to the event loop that first used it.
+
+    Cancelling a read stops it at once. A write that has begun runs to its reply; then the objects
+    take over what was written, and the cancellation goes on.
+    """
+
+    def __init__(self, driver: AsyncDriver, settings: Settings) -> None:
+        self._driver = driver
+        self._operations = Operations(settings)
+        self._closed = False
+        self._loop: object | None = None
+
+    async def _run(self, conversation: Conversation[T]) -> T:
+        self._check_loop()
+        if self._closed:
+            message = f"{self!r} cannot be used: it was closed; open it anew"
+            raise StoreClosedError(message)
+
+        return await self._driver.run(conversation)
+
+    def _check_loop(self) -> None:
+        try:
+            mark = _loop_mark.get()
+        except LookupError:
+            mark = object()
+            _loop_mark.set(mark)
+
+        if self._loop is None:
+            self._loop = mark
+        elif self._loop is not mark:
+            message = f"{self!r} belongs to another event loop; open one in each"
+            raise UsageError(message)
+
+    # flows ----------------------------------------------------------------------------------------
+
+    async def create(self, snapshot: FlowSnapshot[Any]) -> None:
+        """See `Store.create`."""
+        await self._run(self._operations.create(snapshot))
+
+    @overload
+    async def get(self, flow_id: str, state_type: type[S]) -> FlowSnapshot[S] | None: ...
+    @overload
+    async def get(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any] | None: ...
+    async def get(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any] | None:
+        """See `Store.get`."""
+        return await self._run(self._operations.get(flow_id, state_type))
+
+    @overload
+    async def get_one(self, flow_id: str, state_type: type[S]) -> FlowSnapshot[S]: ...
+    @overload
+    async def get_one(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any]: ...
+    async def get_one(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any]:
+        """See `Store.get_one`."""
+        return await self._run(self._operations.get_one(flow_id, state_type))
+
+    async def get_or_create(self, snapshot: FlowSnapshot[S]) -> tuple[FlowSnapshot[S], bool]:
+        """See `Store.get_or_create`."""
+        return await self._run(self._operations.get_or_create(snapshot))
+
+    async def update(self, snapshot: FlowSnapshot[Any]) -> None:
+        """See `Store.update`."""
+        await self._run(self._operations.update(snapshot))
+
+    async def delete(
+        self,
+        snapshot_or_id: FlowSnapshot[Any] | str,
+        *,
+        version: int | None = None,
+        revision: str | None = None,
+    ) -> bool:
+        """See `Store.delete`."""
+        return await self._run(
+            self._operations.delete(snapshot_or_id, version=version, revision=revision)
+        )
+
+    @overload
+    async def get_many(
+        self, flow_ids: Iterable[str], state_type: type[S]
+    ) -> dict[str, FlowSnapshot[S] | None]: ...
+    @overload
+    async def get_many(
+        self, flow_ids: Iterable[str], state_type: None = None
+    ) -> dict[str, FlowSnapshot[Any] | None]: ...
+    async def get_many(
+        self, flow_ids: Iterable[str], state_type: Any | None = None
+    ) -> dict[str, Any]:
+        """See `Store.get_many`."""
+        return await self._run(self._operations.get_many(flow_ids, state_type))
+
+    async def query_flows(
+        self,
+        *,
+        status: FlowStatus | None = None,
+        state_type: Any | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        updated_before: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[FlowSummary]:
+        """See `Store.query_flows`."""
+        return await self._run(
+            self._operations.query_flows(
+                status=status,
+                state_type=state_type,
+                created_after=created_after,
+                created_before=created_before,
+                updated_before=updated_before,
+                limit=limit,
+                cursor=cursor,
+            )
+        )
+
+    async def iter_flows(
+        self,
+        *,
+        status: FlowStatus | None = None,
+        state_type: Any | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        updated_before: datetime | None = None,
+    ) -> AsyncIterator[FlowSummary]:
+        """See `Store.iter_flows`."""
+        cursor: str | None = None
+
+        while True:
+            page = await self.query_flows(
+                status=status,
+                state_type=state_type,
+                created_after=created_after,
+                created_before=created_before,
+                updated_before=updated_before,
+                cursor=cursor,
+            )
+            for summary in page:
+                yield summary
+
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def count_flows(
+        self,
+        *,
+        status: FlowStatus | None = None,
+        state_type: Any | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        updated_before: datetime | None = None,
+    ) -> int:
+        """See `Store.count_flows`."""
+        return await self._run(
+            self._operations.count_flows(
+                status=status,
+                state_type=state_type,
+                created_after=created_after,
+                created_before=created_before,
+                updated_before=updated_before,
+            )
+        )
+
+    # wait conditions ------------------------------------------------------------------------------
+
+    async def set_wait_condition(self, condition: WaitCondition) -> bool:
+        """See `Store.set_wait_condition`."""
+        return await self._run(self._operations.set_wait_condition(condition))
+
+    async def get_wait_condition(self, correlation_id: str) -> WaitCondition | None:
+        """See `Store.get_wait_condition`."""
+        return await self._run(self._operations.get_wait_condition(correlation_id))
+
+    async def update_wait_condition(self, condition: WaitCondition) -> bool:
+        """See `Store.update_wait_condition`."""
+        return await self._run(self._operations.update_wait_condition(condition))
+
+    async def clear_wait_condition(self, correlation_id: str) -> bool:
+        """See `Store.clear_wait_condition`."""
+        return await self._run(self._operations.clear_wait_condition(correlation_id))
+
+    async def get_timed_out_wait_conditions(
+        self, now: datetime | None = None, limit: int | None = None
+    ) -> list[WaitCondition]:
+        """See `Store.get_timed_out_wait_conditions`."""
+        return await self._run(self._operations.get_timed_out_wait_conditions(now, limit))
+
+    async def query_wait_conditions(
+        self,
+        *,
+        outcome: WaitOutcome | None = None,
+        parent_flow_id: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[WaitCondition]:
+        """See `Store.query_wait_conditions`."""
+        return await self._run(
+            self._operations.query_wait_conditions(
+                outcome=outcome, parent_flow_id=parent_flow_id, limit=limit, cursor=cursor
+            )
+        )
+
+    async def iter_wait_conditions(
+        self, *, outcome: WaitOutcome | None = None, parent_flow_id: str | None = None
+    ) -> AsyncIterator[WaitCondition]:
+        """See `Store.iter_wait_conditions`."""
+        cursor: str | None = None
+
+        while True:
+            page = await self.query_wait_conditions(
+                outcome=outcome, parent_flow_id=parent_flow_id, cursor=cursor
+            )
+            for wait in page:
+                yield wait
+
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def complete_child(
+        self,
+        correlation_id: str,
+        child_flow_id: str,
+        *,
+        success: bool = True,
+        result: object = None,
+        error: str | None = None,
+    ) -> Completion:
+        """See `Store.complete_child`."""
+        return await self._run(
+            self._operations.complete_child(
+                correlation_id, child_flow_id, success=success, result=result, error=error
+            )
+        )
+
+    # ForEach progress -----------------------------------------------------------------------------
+
+    async def save_for_each_progress(
+        self, flow_id: str, step_index: int, progress: ForEachProgress, *, overwrite: bool = False
+    ) -> None:
+        """See `Store.save_for_each_progress`."""
+        await self._run(
+            self._operations.save_for_each_progress(
+                flow_id, step_index, progress, overwrite=overwrite
+            )
+        )
+
+    async def get_for_each_progress(
+        self, flow_id: str, step_index: int
+    ) -> ForEachProgress | None:
+        """See `Store.get_for_each_progress`."""
+        return await self._run(self._operations.get_for_each_progress(flow_id, step_index))
+
+    async def clear_for_each_progress(self, flow_id: str, step_index: int) -> bool:
+        """See `Store.clear_for_each_progress`."""
+        return await self._run(self._operations.clear_for_each_progress(flow_id, step_index))
+
+    async def list_for_each_progress(self, flow_id: str) -> dict[int, ForEachProgress]:
+        """See `Store.list_for_each_progress`."""
+        return await self._run(self._operations.list_for_each_progress(flow_id))
+
+    # claims ---------------------------------------------------------------------------------------
+
+    @overload
+    async def claim_due(
+        self,
+        state_type: type[S],
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        limit: int = 1,
+        owner: str | None = None,
+    ) -> list[FlowSnapshot[S]]: ...
+    @overload
+    async def claim_due(
+        self,
+        state_type: None = None,
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        limit: int = 1,
+        owner: str | None = None,
+    ) -> list[FlowSnapshot[Any]]: ...
+    async def claim_due(
+        self,
+        state_type: Any | None = None,
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        limit: int = 1,
+        owner: str | None = None,
+    ) -> list[FlowSnapshot[Any]]:
+        """See `Store.claim_due`."""
+        return await self._run(
+            self._operations.claim_due(state_type, lease=lease, limit=limit, owner=owner)
+        )
+
+    @overload
+    async def claim(
+        self,
+        flow_id: str,
+        state_type: type[S],
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        timeout: timedelta = timedelta(0),
+        owner: str | None = None,
+    ) -> FlowSnapshot[S]: ...
+    @overload
+    async def claim(
+        self,
+        flow_id: str,
+        state_type: None = None,
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        timeout: timedelta = timedelta(0),
+        owner: str | None = None,
+    ) -> FlowSnapshot[Any]: ...
+    async def claim(
+        self,
+        flow_id: str,
+        state_type: Any | None = None,
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        timeout: timedelta = timedelta(0),  # noqa: ASYNC109  how long to wait for another's claim
+        owner: str | None = None,
+    ) -> FlowSnapshot[Any]:
+        """See `Store.claim`."""
+        return await self._run(
+            self._operations.claim(
+                flow_id, state_type, lease=lease, timeout=timeout, owner=owner
+            )
+        )
+
+    async def extend(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> None:
+        """See `Store.extend`; another task may call it beside the owner's own commits."""
+        await self._run(self._operations.extend(flow, lease))
+
+    async def release(
+        self, flow: FlowSnapshot[Any], *, due_at: datetime | None = AT_ONCE
+    ) -> None:
+        """See `Store.release`."""
+        await self._run(self._operations.release(flow, due_at=due_at))
+
+    # sessions -------------------------------------------------------------------------------------
+
+    def session(self) -> AsyncSession:
+        """A unit of work; use it in an `async with`. See `Store.session`."""
+        return AsyncSession(self._run, self._operations)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncSession]:
+        """A session that commits at the end of the block, and rolls back on an exception."""
+        async with self.session() as session:
+            yield session
+            await session.commit()
+
+    async def transact(
+        self,
+        function: Callable[Concatenate[AsyncSession, P], Awaitable[R]],
+        *args: P.args,
+        attempts: int = 100,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Await `function(session, *args)`, commit, and answer what it answered.
+
+        See `Store.transact`.
+        """
+
+        def call(unit: Unit) -> Awaitable[R]:
+            return function(AsyncSession(self._run, self._operations, unit), *args, **kwargs)
+
+        result: R = await self._run(self._operations.transact(call, attempts))
+        return result
+
+    async def resolve_commit(self, error: CommitUncertainError) -> Receipt | None:
+        """See `Store.resolve_commit`."""
+        return await self._run(self._operations.resolve_commit(error))
+
+    # the store ------------------------------------------------------------------------------------
+
+    def now(self) -> datetime:
+        """The store's clock, in whole milliseconds."""
+        return self._operations.now()
+
+    async def sweep(self, limit: int = 1000) -> int:
+        """See `Store.sweep`."""
+        return await self._run(self._operations.sweep(limit))
+
+    async def clear(self) -> None:
+        """See `Store.clear`."""
+        await self._run(self._operations.clear())
+
+    async def ping(self) -> None:
+        """See `Store.ping`."""
+        await self._run(self._operations.ping())
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        if not self._closed:
+            self._closed = True
+            await self._driver.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        return f"<{type(self).__name__} {self._driver!r}{state}>"
+
+
+class AsyncSession(Queue):
+    """`Session` for async code; what may do I/O is awaited."""
+
+    def __init__(self, run: AsyncRun, operations: Operations, unit: Unit | None = None) -> None:
+        super().__init__(operations, unit)
+        self._run = run
+
+    @overload
+    async def get(self, flow_id: str, state_type: type[S]) -> FlowSnapshot[S] | None: ...
+    @overload
+    async def get(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any] | None: ...
+    async def get(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any] | None:
+        """See `Session.get`."""
+        return await self._run(self._operations.session_get(self._unit, flow_id, state_type))
+
+    @overload
+    async def get_one(self, flow_id: str, state_type: type[S]) -> FlowSnapshot[S]: ...
+    @overload
+    async def get_one(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any]: ...
+    async def get_one(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any]:
+        """See `Session.get_one`."""
+        return await self._run(self._operations.session_get_one(self._unit, flow_id, state_type))
+
+    @overload
+    async def get_many(
+        self, flow_ids: Iterable[str], state_type: type[S]
+    ) -> dict[str, FlowSnapshot[S] | None]: ...
+    @overload
+    async def get_many(
+        self, flow_ids: Iterable[str], state_type: None = None
+    ) -> dict[str, FlowSnapshot[Any] | None]: ...
+    async def get_many(
+        self, flow_ids: Iterable[str], state_type: Any | None = None
+    ) -> dict[str, Any]:
+        """See `Session.get_many`."""
+        return await self._run(
+            self._operations.session_get_many(self._unit, flow_ids, state_type)
+        )
+
+    async def get_wait_condition(self, correlation_id: str) -> WaitCondition | None:
+        """See `Session.get_wait_condition`."""
+        return await self._run(
+            self._operations.session_get_wait_condition(self._unit, correlation_id)
+        )
+
+    async def get_for_each_progress(
+        self, flow_id: str, step_index: int
+    ) -> ForEachProgress | None:
+        """See `Session.get_for_each_progress`."""
+        return await self._run(
+            self._operations.session_get_for_each_progress(self._unit, flow_id, step_index)
+        )
+
+    async def refresh(self, record: AnyRecord) -> None:
+        """See `Session.refresh`."""
+        await self._run(self._operations.session_refresh(self._unit, record))
+
+    async def commit(self) -> Receipt:
+        """Write every change or none; see `Session.commit`.
+
+        Cancelling waits for the reply and lets the objects take it over before the cancellation
+        goes on; `receipt` then tells what was written. `SessionClosedError` afterwards means that
+        the outcome was lost.
+        """
+        return await self._run(self._operations.session_commit(self._unit))
+
+    async def close(self) -> None:
+        """See `Session.close`."""
+        self._unit.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._unit.close()
+
+
+class AsyncMemoryStore(AsyncStore):
+    """See `MemoryStore`."""
+
+    def __init__(self, name: str = "", **options: Unpack[StoreOptions]) -> None:
+        from catga_store.stores import memory  # noqa: PLC0415  nobody else needs its libraries
+
+        settings = Settings(**options)
+        waist = EmbeddedStore(partitions=settings.partitions, timeout=settings.timeout)
+        wire = memory.MemoryWire(memory.shared_tables(name))
+        super().__init__(AsyncLocalDriver(waist, wire), settings)
+
+
+class AsyncSQLiteStore(AsyncStore):
+    """See `SQLiteStore`; every transaction runs in a worker thread."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], **options: Unpack[StoreOptions]
+    ) -> None:
+        from catga_store.stores import sqlite  # noqa: PLC0415  imports sqlite3
+
+        settings = Settings(**options)
+        waist = EmbeddedStore(partitions=settings.partitions, timeout=settings.timeout)
+        super().__init__(
+            AsyncLocalDriver(waist, sqlite.SQLiteWire(sqlite_path(path))), settings
+        )

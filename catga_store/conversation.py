@@ -1,0 +1,183 @@
+"""Conversations: logic as generators that yield requests and are sent replies.
+
+A conversation does no I/O and never waits. Whoever runs it performs each request and sends the
+reply back, or throws the failure in. The same conversation is therefore run by blocking code
+(`run`) and by async code (`arun`); a test can stop it, reorder it or fail it at every request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Generator
+from typing import Any
+from typing import Generic
+from typing import TypeAlias
+from typing import TypeVar
+
+from attrs import frozen
+
+__all__ = [
+    "Call",
+    "Conversation",
+    "Finished",
+    "Invoke",
+    "NotSentError",
+    "Pause",
+    "ReplyLostError",
+    "Request",
+    "arun",
+    "ask",
+    "run",
+    "through",
+]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Request(Generic[R]):
+    """Something a conversation asks its driver to do; `R` is the type of the reply."""
+
+    __slots__ = ()
+
+
+Conversation: TypeAlias = Generator[Request[Any], Any, T]
+"""A generator that yields requests, is sent their replies, and returns a `T`."""
+
+
+def ask(request: Request[R]) -> Conversation[R]:
+    """Yield one request and return its reply, typed: `reply = yield from ask(request)`."""
+    reply: R = yield request
+    return reply
+
+
+@frozen
+class Call(Request[R]):
+    """Wire request of embedded stores: run `function(tables)` as one transaction."""
+
+    function: Callable[[Any], R]
+    writes: bool
+    single: bool = False
+    """The function reads one row: it needs no snapshot."""
+
+
+@frozen
+class Pause(Request[None]):
+    """Wait for so many seconds. The only way a conversation waits."""
+
+    seconds: float
+
+
+@frozen
+class Invoke(Request[Any]):
+    """Call a function of the user's: a blocking one, or one to be awaited, as the driver is."""
+
+    function: Callable[[], Any]
+
+
+class NotSentError(Exception):
+    """Raised by a wire: the request did not reach the store and never will."""
+
+
+class ReplyLostError(Exception):
+    """Raised by a wire: the request may have been applied, or may not have been."""
+
+
+class Finished(BaseException):  # noqa: N818  like GeneratorExit: a signal, not an error
+    """Raised by an async driver that was cancelled while it saw a request through to its end.
+
+    Carries the reply or the failure of the request, and the cancellation that must go on once the
+    conversation has settled.
+    """
+
+    def __init__(
+        self, cancelled: BaseException, reply: object, error: BaseException | None
+    ) -> None:
+        super().__init__()
+        self.cancelled = cancelled
+        self.reply = reply
+        self.error = error
+
+
+def through(
+    conversation: Conversation[T], converse: Callable[[Request[Any]], Conversation[Any]]
+) -> Conversation[T]:
+    """The same conversation one level down: each request is itself held as a conversation."""
+    send = conversation.send
+    try:
+        request = send(None)
+
+        while True:
+            try:
+                reply = yield from converse(request)
+            except GeneratorExit:
+                conversation.close()
+                raise
+            except BaseException as error:  # noqa: BLE001  the conversation decides, whatever it is
+                request = conversation.throw(error)
+            else:
+                request = send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+def run(conversation: Conversation[T], perform: Callable[[Request[Any]], Any]) -> T:
+    """Run a conversation to its end, performing each request by blocking."""
+    send = conversation.send
+    try:
+        request = send(None)
+
+        while True:
+            try:
+                reply = perform(request)
+            except BaseException as error:  # noqa: BLE001  the conversation decides, whatever it is
+                request = conversation.throw(error)
+            else:
+                request = send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+async def arun(
+    conversation: Conversation[T], perform: Callable[[Request[Any]], Awaitable[Any]]
+) -> T:
+    """Run a conversation to its end, awaiting each request.
+
+    A cancellation is thrown in at the request it interrupts. One that came while a request was
+    seen through (`Finished`) goes on after the conversation has had the reply; what it would ask
+    next is not asked.
+    """
+    send = conversation.send
+    try:
+        request = send(None)
+
+        while True:
+            try:
+                reply = await perform(request)
+            except Finished as finished:
+                _settle(conversation, finished)
+                raise finished.cancelled from None
+            except BaseException as error:  # noqa: BLE001  the conversation decides, whatever it is
+                request = conversation.throw(error)
+            else:
+                request = send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+def _settle(conversation: Conversation[Any], finished: Finished) -> None:
+    try:
+        if finished.error is None:
+            conversation.send(finished.reply)
+        else:
+            conversation.throw(finished.error)
+    except StopIteration:
+        return
+    except Exception:  # noqa: BLE001  the cancellation goes on in its place; `receipt` tells the rest
+        return
+
+    conversation.close()

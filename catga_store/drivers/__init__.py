@@ -1,0 +1,1 @@
+"""The drivers: who performs wire requests, by blocking or by awaiting."""

@@ -1,0 +1,58 @@
+"""Blocking calls from async code that are seen through to their end.
+
+A write that has begun runs to its reply, whatever cancels the task that waits for it. anyio's
+shield stops its own cancellation and trio's, but not asyncio's `Task.cancel` and
+`asyncio.timeout`; this is why the module imports asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from typing import TypeVar
+
+from anyio import CancelScope
+from anyio import to_thread
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from catga_store.conversation import Finished
+
+__all__ = ["call_abandonable", "call_to_end"]
+
+R = TypeVar("R")
+
+
+async def call_abandonable(function: Callable[[], R]) -> R:
+    """Call in a worker thread; a cancellation leaves the thread alone and goes on at once."""
+    return await to_thread.run_sync(function, abandon_on_cancel=True)
+
+
+async def call_to_end(function: Callable[[], R]) -> R:
+    """Call in a worker thread and wait for its end; `Finished` if a cancellation came meanwhile.
+
+    Already cancelled, it does not begin.
+    """
+    await checkpoint_if_cancelled()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        with CancelScope(shield=True):
+            return await to_thread.run_sync(function)
+
+    future = loop.run_in_executor(None, function)
+    cancelled: asyncio.CancelledError | None = None
+
+    with CancelScope(shield=True):
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError as error:
+                cancelled = error
+
+    if cancelled is None:
+        return future.result()
+
+    error = future.exception()
+    reply: Any = future.result() if error is None else None
+    raise Finished(cancelled, reply, error)

@@ -1,0 +1,116 @@
+"""Drivers of the stores that live in this process: memory and SQLite.
+
+A wire is a function that performs one `Call`; `wire` may be replaced, which is how tests inject
+faults. Blocking code calls it where it stands. Async code calls the memory store's in the event
+loop, since it takes microseconds, and SQLite's in a worker thread.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from typing import Protocol
+from typing import TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from catga_store.conversation import Call
+from catga_store.conversation import Conversation
+from catga_store.conversation import Invoke
+from catga_store.conversation import Pause
+from catga_store.conversation import Request
+from catga_store.conversation import arun
+from catga_store.conversation import ask
+from catga_store.conversation import run
+from catga_store.conversation import through
+from catga_store.drivers.finishing import call_abandonable
+from catga_store.drivers.finishing import call_to_end
+from catga_store.records import Waist
+
+__all__ = ["AsyncLocalDriver", "LocalDriver", "Wire"]
+
+T = TypeVar("T")
+
+
+class Wire(Protocol):
+    """Performs calls as transactions."""
+
+    threaded: bool
+
+    def __call__(self, call: Call[Any], /) -> Any:
+        """Run the call's function as one transaction."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what the wire has opened."""
+        ...
+
+
+class _Local:
+    def __init__(self, waist: Waist, wire: Wire) -> None:
+        self.waist = waist
+        self.wire = wire
+
+    def _converse(self, request: Request[Any]) -> Conversation[Any]:
+        if isinstance(request, Pause | Invoke):
+            return ask(request)
+
+        return self.waist.converse(request)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.wire!r}>"
+
+
+class LocalDriver(_Local):
+    """Runs conversations by blocking."""
+
+    def run(self, conversation: Conversation[T]) -> T:
+        """Run a conversation over waist requests to its end."""
+        return run(through(conversation, self._converse), self._perform)
+
+    def _perform(self, request: Request[Any]) -> Any:
+        if type(request) is Call:
+            return self.wire(request)
+
+        if isinstance(request, Pause):
+            return time.sleep(request.seconds)
+
+        assert isinstance(request, Invoke), request  # noqa: S101  there are no others
+        return request.function()
+
+    def close(self) -> None:
+        """Close the wire."""
+        self.wire.close()
+
+
+class AsyncLocalDriver(_Local):
+    """Runs conversations by awaiting; every operation is a checkpoint."""
+
+    async def run(self, conversation: Conversation[T]) -> T:
+        """Run a conversation over waist requests to its end."""
+        if not self.wire.threaded:
+            await checkpoint()
+
+        return await arun(through(conversation, self._converse), self._perform)
+
+    async def _perform(self, request: Request[Any]) -> Any:
+        if type(request) is Call:
+            if not self.wire.threaded:
+                return self.wire(request)
+
+            call = call_to_end if request.writes else call_abandonable
+            return await call(lambda: self.wire(request))
+
+        if isinstance(request, Pause):
+            return await anyio.sleep(request.seconds)
+
+        assert isinstance(request, Invoke), request  # noqa: S101  there are no others
+        return await request.function()
+
+    async def close(self) -> None:
+        """Close the wire."""
+        if self.wire.threaded:
+            await call_to_end(self.wire.close)
+        else:
+            self.wire.close()

@@ -1,0 +1,407 @@
+"""Between what users hold and what stores keep: records to heads and bodies, and back.
+
+A flow's body is one JSON object whose last member is the state, so that a body is written around
+encoded states and read back without decoding them:
+
+    {"layout":1,"type":"Order","type_version":1,"wait":null,"state":{…}}
+
+`layout` is this format's version, `type` and `type_version` the state's. A progress record's body
+is `{"layout":1,"processed":[[0,1000000]],"failed":[],"last":999999}`: runs, each as its first index
+and the one after its last. A completion's payload is `{"result":…,"error":…}`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from catga_store import codec
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import RecordTooLargeError
+from catga_store.errors import StateTypeError
+from catga_store.errors import UsageError
+from catga_store.indices import IndexSet
+from catga_store.keys import Key
+from catga_store.model import FlowPosition
+from catga_store.model import FlowSnapshot
+from catga_store.model import FlowStatus
+from catga_store.model import FlowSummary
+from catga_store.model import ForEachProgress
+from catga_store.model import WaitCondition
+from catga_store.model import WaitOutcome
+from catga_store.model import WaitType
+from catga_store.model import from_ms
+from catga_store.model import span_ms
+from catga_store.model import to_ms
+from catga_store.records import Found
+from catga_store.records import Head
+from catga_store.records import Record
+from catga_store.records import Terms
+
+__all__ = [
+    "MAX_RESULT_BYTES",
+    "awaited_by",
+    "body_with_wait",
+    "decode_flow",
+    "decode_progress",
+    "decode_wait",
+    "encode_completion",
+    "encode_flow",
+    "encode_progress",
+    "is_same_state",
+    "load_flow",
+    "load_progress",
+    "load_wait",
+    "summary_of",
+    "terms_of",
+]
+
+LAYOUT = 1
+
+MAX_RESULT_BYTES = 256 * 1024
+"""A child's completion takes at most so many bytes, encoded."""
+
+_STATE = b',"state":'
+_STATUSES = tuple(FlowStatus)
+_OUTCOMES = tuple(WaitOutcome)
+_TYPES = tuple(WaitType)
+
+_positions: dict[str, FlowPosition] = {}
+
+
+# --- flows --------------------------------------------------------------------------------------
+
+
+def encode_flow(snapshot: FlowSnapshot[Any]) -> tuple[str, int, bytes]:
+    """Type name, type version and body of a flow as it is now.
+
+    A flow that was read as raw data keeps the type it was stored under. `EncodingError` says where
+    in the state something stands that cannot be kept.
+    """
+    state_type = codec.type_of(snapshot.state, snapshot.state_type)
+    loaded = snapshot._loaded  # noqa: SLF001  the envelope opens records
+
+    if state_type is None and loaded is not None:
+        name, version = loaded.head.type, loaded.head.type_version
+    else:
+        name, version = codec.type_name(state_type), codec.type_version(state_type)
+
+    state = codec.encode_state(snapshot.state, state_type)
+    return name, version, b"".join((_prefix(name, version, snapshot.wait_condition), _STATE, state, b"}"))
+
+
+def _prefix(name: str, version: int, wait: WaitCondition | None) -> bytes:
+    if wait is None:
+        return _plain_prefix(name, version)
+
+    return codec.encode_json(
+        {"layout": LAYOUT, "type": name, "type_version": version, "wait": _wait_to_json(wait)}
+    )[:-1]
+
+
+def _plain_prefix(name: str, version: int) -> bytes:
+    known = _prefixes.get((name, version))
+    if known is None:
+        known = codec.encode_json(
+            {"layout": LAYOUT, "type": name, "type_version": version, "wait": None}
+        )[:-1]
+        _prefixes[name, version] = known
+        _plain.add(known)
+
+    return known
+
+
+_prefixes: dict[tuple[str, int], bytes] = {}
+_plain: set[bytes] = set()
+
+
+def body_with_wait(head: Head, body: bytes, wait: WaitCondition) -> bytes:
+    """The same body with another wait condition in it; the state is not decoded."""
+    at = body.index(_STATE)
+    return _prefix(head.type, head.type_version, wait) + body[at:]
+
+
+def decode_flow(flow_id: str, record: Record, state_type: Any | None) -> FlowSnapshot[Any]:
+    """A new snapshot of what is stored, its state as `state_type`, or as raw data if `None`.
+
+    `StateTypeError` if it was stored as another named type or does not fit, `CorruptRecordError`
+    if it cannot be read at all.
+    """
+    snapshot: FlowSnapshot[Any] = FlowSnapshot(flow_id, state=None, state_type=state_type)
+    load_flow(snapshot, record)
+    return snapshot
+
+
+def load_flow(snapshot: FlowSnapshot[Any], record: Record) -> None:
+    """Give a snapshot everything that is stored; on an error it is as it was."""
+    head, body = record.head, record.body
+    key = snapshot.key
+    at = body.find(_STATE)
+    if at < 0:
+        message = f"the body of {key} has no state; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key))
+
+    state_type = snapshot.state_type
+    _check_type(key, head, state_type)
+    wait = None if body[:at] in _plain else _read_wait(key, body[:at])
+    position = _position(key, head.position)
+
+    try:
+        snapshot.state = codec.decode_state(body[at + len(_STATE) : -1], state_type)
+    except CorruptRecordError as error:
+        message = f"the state of {key} cannot be read: {error}; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key)) from error
+    except StateTypeError as error:
+        message = f"the state of {key} does not fit: {error}; it is left as it is"
+        raise StateTypeError(message, expected=error.expected, actual=head.type) from error
+
+    give = object.__setattr__
+    give(snapshot, "position", position)
+    give(snapshot, "status", _STATUSES[head.status])
+    give(snapshot, "error", head.error)
+    give(snapshot, "wait_condition", wait)
+    give(snapshot, "due_at", None if head.due_ms is None else from_ms(head.due_ms))
+    give(snapshot, "attempts", head.attempts)
+    give(snapshot, "created_at", from_ms(head.created_ms))
+    give(snapshot, "_loaded", record)
+
+
+def _check_type(key: Key, head: Head, state_type: Any | None) -> None:
+    if state_type is None or not head.type:
+        return
+
+    name = codec.type_name(state_type)
+    if name != head.type:
+        message = (
+            f"{key} is stored with a state of type {head.type!r} and was asked for as {name!r};"
+            " ask for it as what it is, or without a type for its raw data"
+        )
+        raise StateTypeError(message, expected=name, actual=head.type)
+
+    version = codec.type_version(state_type)
+    if head.type_version > version:
+        message = (
+            f"{key} is stored with version {head.type_version} of {name!r}, this program knows"
+            f" version {version}; deploy the newer code before it reads this flow"
+        )
+        raise StateTypeError(message, expected=name, actual=head.type)
+
+
+def _position(key: Key, text: str) -> FlowPosition:
+    known = _positions.get(text)
+    if known is not None:
+        return known
+
+    try:
+        position = FlowPosition(tuple(int(index) for index in text.split("/")))
+    except ValueError as error:
+        message = f"the position {text!r} of {key} cannot be read; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key)) from error
+
+    if len(_positions) < 10_000:  # noqa: PLR2004  a bound on memory, not a tuned figure
+        _positions[text] = position
+
+    return position
+
+
+def awaited_by(key: Key, record: Record) -> str | None:
+    """The id of the condition in a flow's body; the state is not decoded."""
+    prefix = record.body[: record.body.find(_STATE)]
+    wait = None if prefix in _plain else _read_wait(key, prefix)
+    return None if wait is None else wait.correlation_id
+
+
+def is_same_state(snapshot: FlowSnapshot[Any], body: bytes) -> bool:
+    """Whether `body`, the snapshot's encoding now, says what was loaded.
+
+    Bytes that differ decide only if what was loaded encodes to itself today: its type may have
+    gained a field with a default since, or have been written by an older version.
+    """
+    loaded = snapshot._loaded  # noqa: SLF001  the envelope opens records
+    if loaded is None:
+        return False
+
+    if loaded.body == body:
+        return True
+
+    before = decode_flow(snapshot.flow_id, loaded, snapshot.state_type)
+    return encode_flow(before)[2] == body
+
+
+def summary_of(found: Found) -> FlowSummary:
+    """A line of a listing."""
+    head = found.head
+    return FlowSummary(
+        flow_id=found.key.id,
+        type_name=head.type,
+        status=_STATUSES[head.status],
+        position=_position(found.key, head.position),
+        version=head.version,
+        revision=head.revision,
+        created_at=from_ms(head.created_ms),
+        updated_at=from_ms(head.updated_ms),
+        due_at=None if head.due_ms is None else from_ms(head.due_ms),
+        attempts=head.attempts,
+        error=head.error,
+        owner=head.owner,
+    )
+
+
+# --- wait conditions ----------------------------------------------------------------------------
+
+
+def terms_of(wait: WaitCondition) -> Terms:
+    """The definition that a store must understand."""
+    return Terms(
+        wait.flow_ids,
+        any=wait.wait_type is WaitType.WHEN_ANY,
+        timeout_ms=None if wait.timeout is None else span_ms(wait.timeout, "a timeout"),
+        parent=wait.parent_flow_id,
+    )
+
+
+def decode_wait(correlation_id: str, record: Record) -> WaitCondition:
+    """A new condition as it is stored, with the completions of its children."""
+    wait = WaitCondition(correlation_id, flow_ids=("?",))
+    load_wait(wait, record)
+    return wait
+
+
+def load_wait(wait: WaitCondition, record: Record) -> None:
+    """Give a condition everything that is stored."""
+    terms = record.terms
+    if terms is None or not terms.children:
+        message = f"{wait.key} is stored without terms; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(wait.key))
+
+    _give_terms(wait, terms, record.head)
+    give = object.__setattr__
+    give(wait, "_results", type(wait._results)(record.items))  # noqa: SLF001  the envelope opens records
+    give(wait, "_loaded", record)
+
+
+def _give_terms(wait: WaitCondition, terms: Terms, head: Head) -> None:
+    timeout = None if terms.timeout_ms is None else timedelta(milliseconds=terms.timeout_ms)
+    give = object.__setattr__
+    give(wait, "flow_ids", terms.children)
+    give(wait, "wait_type", WaitType.WHEN_ANY if terms.any else WaitType.WHEN_ALL)
+    give(wait, "timeout", timeout)
+    give(wait, "parent_flow_id", terms.parent)
+    give(wait, "created_at", from_ms(head.created_ms))
+    give(wait, "outcome", _OUTCOMES[head.status])
+
+
+def _wait_to_json(wait: WaitCondition) -> dict[str, Any]:
+    loaded = wait._loaded  # noqa: SLF001  the envelope opens records
+    terms = terms_of(wait)
+    return {
+        "id": wait.correlation_id,
+        "flow_ids": list(terms.children),
+        "any": terms.any,
+        "timeout_ms": terms.timeout_ms,
+        "parent": terms.parent,
+        "outcome": wait.outcome.value,
+        "created_ms": None if wait.created_at is None else to_ms(wait.created_at),
+        "version": 0 if loaded is None else loaded.head.version,
+        "revision": None if loaded is None else loaded.head.revision,
+    }
+
+
+def _read_wait(key: Key, prefix: bytes) -> WaitCondition | None:
+    try:
+        envelope = codec.decode_json(prefix + b"}")
+        if envelope["layout"] != LAYOUT:
+            message = (
+                f"the body of {key} has layout {envelope['layout']}, this catga_store knows {LAYOUT};"
+                " read it with the release that wrote it; it is left as it is"
+            )
+            raise CorruptRecordError(message, key=tuple(key))
+
+        _plain_prefix(envelope["type"], envelope["type_version"])
+        fields = envelope["wait"]
+        return None if fields is None else _wait_from_json(fields)
+    except (KeyError, TypeError, ValueError, CorruptRecordError) as error:
+        if isinstance(error, CorruptRecordError) and error.key is not None:
+            raise
+
+        message = f"the envelope of {key} cannot be read: {error}; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key)) from error
+
+
+def _wait_from_json(fields: dict[str, Any]) -> WaitCondition:
+    wait = WaitCondition(fields["id"], flow_ids=fields["flow_ids"])
+    terms = Terms(
+        tuple(fields["flow_ids"]), fields["any"], fields["timeout_ms"], fields["parent"]
+    )
+    created_ms, revision = fields["created_ms"], fields["revision"]
+    head = Head(
+        fields["version"],
+        fields["outcome"],
+        0 if created_ms is None else created_ms,
+        0,
+        revision="" if revision is None else revision,
+    )
+    _give_terms(wait, terms, head)
+    give = object.__setattr__
+    if created_ms is None:
+        give(wait, "created_at", None)
+
+    if revision is not None:
+        give(wait, "_loaded", Record(head, b"", terms))
+
+    return wait
+
+
+# --- ForEach progress and completions ---------------------------------------------------------------
+
+
+def encode_progress(progress: ForEachProgress) -> bytes:
+    """The body of a progress record as it is now."""
+    processed, failed = IndexSet(progress.processed_indices), IndexSet(progress.failed_indices)
+    return codec.encode_json(
+        {
+            "layout": LAYOUT,
+            "processed": [list(run) for run in processed.runs()],
+            "failed": [list(run) for run in failed.runs()],
+            "last": progress.last_processed_index,
+        }
+    )
+
+
+def decode_progress(key: Key, record: Record) -> ForEachProgress:
+    """A new progress object as it is stored."""
+    progress = ForEachProgress()
+    load_progress(progress, key, record)
+    return progress
+
+
+def load_progress(progress: ForEachProgress, key: Key, record: Record) -> None:
+    """Give a progress object everything that is stored."""
+    try:
+        fields = codec.decode_json(record.body)
+        processed = IndexSet.from_runs((first, last) for first, last in fields["processed"])
+        failed = IndexSet.from_runs((first, last) for first, last in fields["failed"])
+        last = fields["last"]
+    except (KeyError, TypeError, ValueError, UsageError, CorruptRecordError) as error:
+        message = f"the body of {key} cannot be read: {error}; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key)) from error
+
+    give = object.__setattr__
+    give(progress, "processed_indices", processed)
+    give(progress, "failed_indices", failed)
+    give(progress, "last_processed_index", last)
+    give(progress, "_key", key)
+    give(progress, "_loaded", record)
+
+
+def encode_completion(correlation_id: str, result: object, error: str | None) -> bytes:
+    """The payload of a completion; `RecordTooLargeError` above 256 KiB."""
+    payload = codec.encode_json({"result": result, "error": error})
+    if len(payload) > MAX_RESULT_BYTES:
+        message = (
+            f"a completion of wait condition {correlation_id!r} takes {len(payload)} bytes, the"
+            f" limit is {MAX_RESULT_BYTES}; keep the result elsewhere and complete with its name"
+        )
+        raise RecordTooLargeError(message, size=len(payload), limit=MAX_RESULT_BYTES)
+
+    return payload

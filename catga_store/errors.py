@@ -1,0 +1,254 @@
+"""Every error of the library, sorted by what the caller does next.
+
+```
+CatgaStoreError
+├── UsageError                       fix the code; nothing was sent
+│   ├── InvalidIdError
+│   ├── StateTypeError
+│   ├── EncodingError                has `.path`, the place inside the state
+│   ├── RecordTooLargeError
+│   ├── CommitTooLargeError
+│   ├── CrossPartitionError
+│   ├── SessionClosedError
+│   ├── StoreClosedError
+│   └── NotSupportedError
+├── StoreConfigError                 fix the deployment; nothing was written
+├── ConflictError                    reload and decide again; nothing was written
+│   ├── FlowExistsError
+│   ├── StaleFlowError
+│   │   └── ClaimLostError
+│   ├── FlowClaimedError
+│   ├── FlowNotFoundError
+│   ├── StaleWaitConditionError
+│   ├── WaitConditionNotFoundError
+│   └── StaleProgressError
+├── StoreUnavailableError            try again later; nothing was written
+├── CommitUncertainError             look before you act: `Store.resolve_commit`
+└── CorruptRecordError               what is stored cannot be read; it is never deleted
+```
+
+`PartitionCountError` is both a `UsageError` and a `StoreConfigError`: only the reader of the
+message knows whether the code or the deployment is wrong.
+
+The facts in a message are attributes too, and every error pickles with them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from typing import Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = [
+    "CatgaStoreError",
+    "ClaimLostError",
+    "CommitTooLargeError",
+    "CommitUncertainError",
+    "ConflictError",
+    "CorruptRecordError",
+    "CrossPartitionError",
+    "EncodingError",
+    "FlowClaimedError",
+    "FlowExistsError",
+    "FlowNotFoundError",
+    "InvalidIdError",
+    "NotSupportedError",
+    "PartitionCountError",
+    "RecordTooLargeError",
+    "SessionClosedError",
+    "StaleFlowError",
+    "StaleProgressError",
+    "StaleWaitConditionError",
+    "StateTypeError",
+    "StoreClosedError",
+    "StoreConfigError",
+    "StoreUnavailableError",
+    "UsageError",
+    "WaitConditionNotFoundError",
+]
+
+
+class CatgaStoreError(Exception):
+    """The root of all errors of this library.
+
+    Keyword arguments become attributes: the facts that the message states. They must pickle.
+    """
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.__dict__.update(facts)
+
+
+# --- fix the code -------------------------------------------------------------------------------
+
+
+class UsageError(CatgaStoreError):
+    """The call can never work as written. Nothing was sent, nothing was changed."""
+
+
+class InvalidIdError(UsageError):
+    """An id is empty, longer than 512 UTF-8 bytes, not text, or not encodable as UTF-8."""
+
+
+class StateTypeError(UsageError):
+    """A state was stored under one named type and asked for as another."""
+
+    expected: str | None
+    actual: str | None
+
+
+class EncodingError(UsageError):
+    """A value cannot be kept exactly. `path` says where in the state it stands, as in `$.items[2]`."""
+
+    path: str
+
+
+class RecordTooLargeError(UsageError):
+    """A record is over the store's `max_record_bytes`, or a completion's result over 256 KiB."""
+
+    size: int
+    limit: int
+
+
+class CommitTooLargeError(UsageError):
+    """A commit names more than 200 records."""
+
+    size: int
+    limit: int
+
+
+class CrossPartitionError(UsageError):
+    """One commit names records of several partitions. Records that share a `{tag}` share one."""
+
+    partitions: dict[str, int]
+
+
+class SessionClosedError(UsageError):
+    """The session was closed, or closed itself when the outcome of a commit was lost."""
+
+
+class StoreClosedError(UsageError):
+    """The store was closed."""
+
+
+class NotSupportedError(UsageError):
+    """This store cannot do what was asked; the message says what can."""
+
+
+# --- fix the deployment -------------------------------------------------------------------------
+
+
+class StoreConfigError(CatgaStoreError):
+    """The server, file or its settings do not let the store work; the message says what to change."""
+
+
+class PartitionCountError(UsageError, StoreConfigError):
+    """The store was laid out with another number of partitions than it was opened with."""
+
+    expected: int
+    actual: int
+
+
+# --- reload and decide again ----------------------------------------------------------------------
+
+
+class ConflictError(CatgaStoreError):
+    """Somebody else got there first. Nothing of the commit was written.
+
+    `conflicts` holds one error per record that was refused; an error that stands alone is its own
+    only conflict.
+    """
+
+    _conflicts: tuple[ConflictError, ...] = ()
+
+    @property
+    def conflicts(self) -> tuple[ConflictError, ...]:
+        """The refusals, one per record, each with what was expected and what the store holds."""
+        return self._conflicts or (self,)
+
+
+class FlowExistsError(ConflictError):
+    """The id of a new flow is taken, by a flow at version `actual`."""
+
+    flow_id: str
+    actual: int
+
+
+class StaleFlowError(ConflictError):
+    """The store no longer holds the revision that was read."""
+
+    flow_id: str
+    expected: int
+    actual: int | None
+
+
+class ClaimLostError(StaleFlowError):
+    """The flow was claimed by its caller, and has been written or claimed by somebody else since."""
+
+
+class FlowClaimedError(ConflictError):
+    """Another owner's claim on the flow has not ended."""
+
+    flow_id: str
+    owner: str
+    until: datetime
+
+
+class FlowNotFoundError(ConflictError):
+    """There is no such flow: never was, deleted, or expired."""
+
+    flow_id: str
+    expected: int | None
+
+
+class StaleWaitConditionError(ConflictError):
+    """The store no longer holds the revision of the condition that was read."""
+
+    correlation_id: str
+    expected: int
+    actual: int | None
+
+
+class WaitConditionNotFoundError(ConflictError):
+    """There is no such wait condition: never was, cleared, or expired."""
+
+    correlation_id: str
+    expected: int | None
+
+
+class StaleProgressError(ConflictError):
+    """The stored progress is not the one that was read: load it and `merge`."""
+
+    flow_id: str
+    step_index: int
+    expected: int
+    actual: int | None
+
+
+# --- try again later, look before you act, call somebody --------------------------------------------
+
+
+class StoreUnavailableError(CatgaStoreError):
+    """The store cannot be reached or refuses to work for now. Nothing was written."""
+
+
+class CommitUncertainError(CatgaStoreError):
+    """A commit was sent and its outcome could not be learnt within the store's timeout.
+
+    `Store.resolve_commit(error)` settles it: the receipt, or `None` and then it never will be applied.
+    """
+
+    commit_id: str
+    keys: tuple[tuple[str, str, int], ...]
+
+
+class CorruptRecordError(CatgaStoreError):
+    """What is stored cannot be read. `key` names it; it is left as it is."""
+
+    key: tuple[str, str, int] | None
+
+
+for _name in __all__:
+    globals()[_name].__module__ = "catga_store"

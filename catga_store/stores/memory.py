@@ -1,0 +1,476 @@
+"""The memory store: sorted tables of encoded records behind one lock.
+
+Rows hold bytes, like every other store's, so nobody ever holds the store's own object. Listings
+and due times are kept sorted, so a page costs O(log n + page). Each waist request is one
+transaction under the lock; nothing survives the process. Stores opened with the same name share
+one set of tables inside the process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
+
+from sortedcontainers import SortedDict
+from sortedcontainers import SortedList
+
+from catga_store.conversation import Call
+from catga_store.keys import FLOW
+from catga_store.keys import PROGRESS
+from catga_store.keys import WAIT
+from catga_store.keys import Key
+from catga_store.keys import flow_key
+from catga_store.records import PENDING
+from catga_store.records import Filter
+from catga_store.records import Found
+from catga_store.records import Head
+from catga_store.records import Item
+from catga_store.records import Outcome
+from catga_store.records import Record
+from catga_store.records import Terms
+from catga_store.stores.embedded import EmbeddedStore
+from catga_store.stores.embedded import ItemRow
+from catga_store.stores.embedded import WaitRow
+
+__all__ = ["EmbeddedStore", "MemoryTables", "MemoryWire", "shared_tables"]
+
+
+class _Listing:
+    """Keys sorted newest first, then by id, under each combination of fields that is asked for."""
+
+    def __init__(self) -> None:
+        self._by: dict[tuple[Any, ...], SortedList[tuple[int, str]]] = {}
+
+    def add(self, fields: tuple[Any, ...], head: Head, record_id: str) -> None:
+        entries = self._by.get(fields)
+        if entries is None:
+            entries = self._by[fields] = SortedList()
+
+        entries.add((-head.created_ms, record_id))
+
+    def remove(self, fields: tuple[Any, ...], head: Head, record_id: str) -> None:
+        entries = self._by[fields]
+        entries.remove((-head.created_ms, record_id))
+        if not entries:
+            del self._by[fields]
+
+    def under(self, fields: tuple[Any, ...]) -> SortedList[tuple[int, str]]:
+        return self._by.get(fields, _EMPTY)
+
+
+_EMPTY: SortedList[tuple[int, str]] = SortedList()
+
+
+def _flow_fields(head: Head) -> tuple[tuple[Any, ...], ...]:
+    return (
+        (None, None),
+        (head.status, None),
+        (None, head.type),
+        (head.status, head.type),
+    )
+
+
+def _wait_fields(row: WaitRow) -> tuple[tuple[Any, ...], ...]:
+    if row.head.status < 0:
+        return ()
+
+    return ((None, None), (row.head.status, None), (None, row.parent), (row.head.status, row.parent))
+
+
+class MemoryTables:
+    """Rows and their indexes; implements `Tables`. Call it under its lock only."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._layout: tuple[int, int] | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        self._heads: dict[Key, Head] = {}
+        self._bodies: dict[Key, bytes] = {}
+        self._keys: SortedList[Key] = SortedList()
+        self._steps: dict[str, SortedDict[int, Head]] = {}
+        self._waits: dict[Key, WaitRow] = {}
+        self._terms: dict[Key, Terms] = {}
+        self._items: dict[Key, dict[str, tuple[ItemRow, bytes]]] = {}
+        self._flow_listing = _Listing()
+        self._wait_listing = _Listing()
+        self._due_flows: SortedList[tuple[int, Key]] = SortedList()
+        self._due_waits: SortedList[tuple[int, Key]] = SortedList()
+        self._deadlines: SortedList[tuple[int, Key]] = SortedList()
+        self._expiries: SortedList[tuple[int, Key]] = SortedList()
+        self._log: dict[str, tuple[int, tuple[Outcome, ...]]] = {}
+
+    def layout(self) -> tuple[int, int] | None:
+        return self._layout
+
+    def lay_out(self, version: int, partitions: int) -> None:
+        self._layout = version, partitions
+
+    # flows and progress ---------------------------------------------------------------------------
+
+    def head(self, key: Key) -> Head | None:
+        return self._heads.get(key)
+
+    def record(self, key: Key) -> Record | None:
+        if key.kind == WAIT:
+            row = self._waits.get(key)
+            if row is None:
+                return None
+
+            items = (
+                Item(child, item.success, payload)
+                for child, (item, payload) in self._items.get(key, {}).items()
+                if item.done and (item.member or row.head.status < 0)
+            )
+            return Record(row.head, b"", self._terms[key], tuple(items))
+
+        head = self._heads.get(key)
+        return None if head is None else Record(head, self._bodies[key])
+
+    def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
+        self._heads[key] = head
+        if body is not None:
+            self._bodies[key] = body
+
+        if old is None:
+            self._keys.add(key)
+
+        if key.kind == PROGRESS:
+            self._steps.setdefault(key.id, SortedDict())[key.step] = head
+            return
+
+        if old is None or old.status != head.status or old.type != head.type:
+            self._list_flow(key, head, old)
+
+        _move(self._due_flows, key, old.due_ms if old else None, head.due_ms)
+        _move(self._expiries, key, old.expires_ms if old else None, head.expires_ms)
+
+    def _list_flow(self, key: Key, head: Head | None, old: Head | None) -> None:
+        before = _flow_fields(old) if old is not None else ()
+        after = _flow_fields(head) if head is not None else ()
+
+        for fields in before:
+            if old is not None and fields not in after:
+                self._flow_listing.remove(fields, old, key.id)
+
+        for fields in after:
+            if head is not None and fields not in before:
+                self._flow_listing.add(fields, head, key.id)
+
+    def remove(self, key: Key, old: Head) -> None:
+        del self._heads[key]
+        del self._bodies[key]
+        self._keys.remove(key)
+
+        if key.kind == PROGRESS:
+            steps = self._steps[key.id]
+            del steps[key.step]
+            if not steps:
+                del self._steps[key.id]
+
+            return
+
+        self._list_flow(key, None, old)
+        _move(self._due_flows, key, old.due_ms, None)
+        _move(self._expiries, key, old.expires_ms, None)
+
+    def steps(self, flow_id: str) -> list[Found]:
+        steps = self._steps.get(flow_id)
+        if steps is None:
+            return []
+
+        return [Found(Key(PROGRESS, flow_id, step), head) for step, head in steps.items()]
+
+    # conditions -----------------------------------------------------------------------------------
+
+    def wait(self, key: Key) -> WaitRow | None:
+        return self._waits.get(key)
+
+    def write_wait(
+        self, key: Key, row: WaitRow, old: WaitRow | None, terms: Terms | None = None
+    ) -> None:
+        self._waits[key] = row
+        if terms is not None:
+            self._terms[key] = terms
+
+        if old is None:
+            self._keys.add(key)
+
+        if old is None or old.head is not row.head or old.parent != row.parent:
+            self._index_wait(key, old, row)
+
+    def remove_wait(self, key: Key, old: WaitRow) -> None:
+        self.remove_items(key)
+        del self._waits[key]
+        del self._terms[key]
+        self._keys.remove(key)
+        self._index_wait(key, old, None)
+
+    def _index_wait(self, key: Key, old: WaitRow | None, new: WaitRow | None) -> None:
+        for fields in _wait_fields(old) if old is not None else ():
+            assert old is not None  # noqa: S101  for the type checker
+            self._wait_listing.remove(fields, old.head, key.id)
+
+        for fields in _wait_fields(new) if new is not None else ():
+            assert new is not None  # noqa: S101  for the type checker
+            self._wait_listing.add(fields, new.head, key.id)
+
+        _move(self._due_waits, key, _told_at(old), _told_at(new))
+        _move(self._deadlines, key, _deadline(old), _deadline(new))
+        _move(
+            self._expiries,
+            key,
+            old.head.expires_ms if old else None,
+            new.head.expires_ms if new else None,
+        )
+
+    def item(self, key: Key, child: str) -> ItemRow | None:
+        entry = self._items.get(key, {}).get(child)
+        return None if entry is None else entry[0]
+
+    def write_item(self, key: Key, child: str, row: ItemRow, payload: bytes) -> None:
+        self._items.setdefault(key, {})[child] = row, payload
+
+    def set_members(self, key: Key, children: Iterable[str]) -> tuple[int, int]:
+        items = self._items.setdefault(key, {})
+        kept = {child: entry for child, entry in items.items() if entry[0].done}
+        items.clear()
+        done = well = 0
+
+        for child in children:
+            row, payload = kept.pop(child, (ItemRow(member=True, done=False), b""))
+            items[child] = row._replace(member=True), payload
+            done += row.done
+            well += row.done and row.success
+
+        for child, (row, payload) in kept.items():
+            items[child] = row._replace(member=False), payload
+
+        return done, well
+
+    def remove_items(self, key: Key) -> None:
+        self._items.pop(key, None)
+
+    # listings -------------------------------------------------------------------------------------
+
+    def due_flows(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
+        found: list[Found] = []
+
+        for due_ms, key in self._due_flows:
+            if due_ms > now_ms or len(found) == limit:
+                break
+
+            head = self._heads[key]
+            live = head.expires_ms is None or head.expires_ms > now_ms
+            if live and (wanted is None or head.type in ("", wanted)):
+                found.append(Found(key, head))
+
+        return found
+
+    def due_waits(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
+        found: list[Found] = []
+
+        for due_ms, key in self._due_waits:
+            if due_ms > now_ms or len(found) == limit:
+                break
+
+            row = self._waits[key]
+            parent = self._heads.get(flow_key(row.parent or ""))
+            if wanted is None or parent is None or parent.type in ("", wanted):
+                found.append(Found(key, row.head))
+
+        return found
+
+    def overdue(self, now_ms: int, limit: int | None) -> list[Found]:
+        found: list[Found] = []
+
+        for due_ms, key in self._deadlines:
+            if due_ms > now_ms or len(found) == limit:
+                break
+
+            found.append(Found(key, self._waits[key].head))
+
+        return found
+
+    def find(
+        self, wanted: Filter, after: tuple[int, str] | None, limit: int, now_ms: int
+    ) -> list[Found]:
+        found: list[Found] = []
+
+        for entry in self._matching(wanted, after, now_ms):
+            if len(found) == limit:
+                break
+
+            found.append(entry)
+
+        return found
+
+    def count(self, wanted: Filter, now_ms: int) -> int:
+        if wanted._replace(status=None, type=None, parent=None) == Filter(wanted.kind):
+            listing, fields = self._listing(wanted)
+            expired = sum(
+                1
+                for key in self.expired(now_ms, len(self._expiries))
+                if key.kind == wanted.kind and fields in self._fields(key)
+            )
+            return len(listing.under(fields)) - expired
+
+        return sum(1 for _ in self._matching(wanted, None, now_ms))
+
+    def _fields(self, key: Key) -> tuple[tuple[Any, ...], ...]:
+        return _flow_fields(self._heads[key]) if key.kind == FLOW else _wait_fields(self._waits[key])
+
+    def _listing(self, wanted: Filter) -> tuple[_Listing, tuple[Any, ...]]:
+        if wanted.kind == FLOW:
+            return self._flow_listing, (wanted.status, wanted.type)
+
+        return self._wait_listing, (wanted.status, wanted.parent)
+
+    def _matching(
+        self, wanted: Filter, after: tuple[int, str] | None, now_ms: int
+    ) -> Iterator[Found]:
+        listing, fields = self._listing(wanted)
+        first: tuple[int, str] | None = None
+        if wanted.created_before_ms is not None:
+            first = 1 - wanted.created_before_ms, ""
+
+        if after is not None:
+            seen = -after[0], after[1]
+            first = seen if first is None else max(first, seen)
+
+        last = None
+        if wanted.created_after_ms is not None:
+            last = 1 - wanted.created_after_ms, ""
+
+        for entry in listing.under(fields).irange(first, last, inclusive=(True, False)):
+            if after is not None and entry == (-after[0], after[1]):
+                continue
+
+            key = Key(wanted.kind, entry[1])
+            head = self._heads[key] if wanted.kind == FLOW else self._waits[key].head
+            if head.expires_ms is not None and head.expires_ms <= now_ms:
+                continue
+
+            if wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms:
+                yield Found(key, head)
+
+    def scan(self, kind: str, after: Key | None, limit: int) -> list[Key]:
+        found: list[Key] = []
+        first = Key(kind, "") if after is None else after
+
+        for key in self._keys.irange(first, inclusive=(False, True)):
+            if key.kind != kind or len(found) == limit:
+                break
+
+            found.append(key)
+
+        return found
+
+    def expired(self, now_ms: int, limit: int) -> list[Key]:
+        found: list[Key] = []
+
+        for expires_ms, key in self._expiries:
+            if expires_ms > now_ms or len(found) == limit:
+                break
+
+            found.append(key)
+
+        return found
+
+    # the log of commits ---------------------------------------------------------------------------
+
+    def logged(self, commit_id: str) -> tuple[Outcome, ...] | None:
+        entry = self._log.get(commit_id)
+        return None if entry is None else entry[1]
+
+    def log(self, commit_id: str, at_ms: int, outcomes: tuple[Outcome, ...]) -> None:
+        self._log[commit_id] = at_ms, outcomes
+
+    def forget_log(self, before_ms: int, limit: int) -> None:
+        for commit_id, (at_ms, _outcomes) in list(itertools.islice(self._log.items(), limit)):
+            if at_ms < before_ms:
+                del self._log[commit_id]
+
+
+def _told_at(row: WaitRow | None) -> int | None:
+    return row.head.due_ms if row is not None and row.parent is not None else None
+
+
+def _deadline(row: WaitRow | None) -> int | None:
+    return row.head.due_ms if row is not None and row.head.status == PENDING else None
+
+
+def _move(
+    index: SortedList[tuple[int, Key]], key: Key, before: int | None, after: int | None
+) -> None:
+    if before == after:
+        return
+
+    if before is not None:
+        index.remove((before, key))
+
+    if after is not None:
+        index.add((after, key))
+
+
+class MemoryWire:
+    """Performs `Call` under the lock of the tables, also across `fork`."""
+
+    threaded = False
+    """An async driver may perform the call in the event loop: it takes microseconds."""
+
+    def __init__(self, tables: MemoryTables) -> None:
+        self._tables = tables
+        _wires.add(self)
+
+    def __call__(self, call: Call[Any]) -> Any:
+        with self._tables.lock:
+            return call.function(self._tables)
+
+    def close(self) -> None:
+        """Nothing to close: named tables live as long as the process."""
+
+    def __repr__(self) -> str:
+        return f"<MemoryWire of {len(self._tables._keys)} records>"  # noqa: SLF001  its own tables
+
+
+_named: dict[str, MemoryTables] = {}
+_named_lock = threading.Lock()
+_wires: weakref.WeakSet[MemoryWire] = weakref.WeakSet()
+_held: list[MemoryTables] = []
+
+
+def shared_tables(name: str) -> MemoryTables:
+    """The tables of that name in this process; the empty name makes new ones each time."""
+    if not name:
+        return MemoryTables()
+
+    with _named_lock:
+        return _named.setdefault(name, MemoryTables())
+
+
+def _before_fork() -> None:
+    # A child must not inherit tables in the middle of another thread's transaction.
+    _named_lock.acquire()
+    for tables in sorted({id(wire._tables): wire._tables for wire in _wires}.items()):  # noqa: SLF001  its own
+        tables[1].lock.acquire()
+        _held.append(tables[1])
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().lock.release()
+
+    _named_lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )

@@ -1,0 +1,94 @@
+"""`open_store` and `open_async_store`: stores by URL.
+
+| URL | store |
+|---|---|
+| `memory://`, `memory://name` | memory; a name is shared inside the process |
+| `sqlite:///flows.db`, `sqlite:////var/lib/flows.db` | SQLite; three slashes relative, four absolute |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from typing import Unpack
+from urllib.parse import SplitResult
+from urllib.parse import unquote
+from urllib.parse import urlsplit
+
+from catga_store.aio import AsyncMemoryStore
+from catga_store.aio import AsyncSQLiteStore
+from catga_store.aio import AsyncStore
+from catga_store.errors import NotSupportedError
+from catga_store.errors import UsageError
+from catga_store.store import MemoryStore
+from catga_store.store import SQLiteStore
+from catga_store.store import Store
+from catga_store.store import StoreOptions
+
+__all__ = ["open_async_store", "open_store"]
+
+
+def open_store(url: str, **options: Unpack[StoreOptions]) -> Store:
+    """Open a store by URL; it connects at first use. `UsageError` for a URL that says nothing.
+
+    >>> with open_store("memory://") as store:
+    ...     store.get("nobody")
+    """
+    kind, place = _parse(url)
+    if kind == "memory":
+        return MemoryStore(place, **options)
+
+    return SQLiteStore(place, **options)
+
+
+def open_async_store(url: str, **options: Unpack[StoreOptions]) -> AsyncStore:
+    """Open a store for async code, under asyncio or trio; see `open_store`."""
+    kind, place = _parse(url)
+    if kind == "memory":
+        return AsyncMemoryStore(place, **options)
+
+    return AsyncSQLiteStore(place, **options)
+
+
+def _parse(url: Any) -> tuple[str, str]:
+    if not isinstance(url, str):
+        message = f"a store's URL must be text, not {url!r}"
+        raise UsageError(message)
+
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        message = f"{url!r} is no URL: {error}"
+        raise UsageError(message) from error
+
+    if parts.query or parts.fragment:
+        message = f"{url!r} has a query or a fragment; pass options as keywords, and escape ? and #"
+        raise UsageError(message)
+
+    if parts.scheme == "memory":
+        if parts.path not in ("", "/"):
+            message = f"{url!r} names no memory store; write memory://name"
+            raise UsageError(message)
+
+        return "memory", unquote(parts.netloc)
+
+    if parts.scheme == "sqlite":
+        return "sqlite", _sqlite_place(url, parts)
+
+    if parts.scheme in ("redis", "rediss", "nats", "tls"):
+        message = f"this release has no store for {parts.scheme}:// yet; use sqlite:/// or memory://"
+        raise NotSupportedError(message)
+
+    message = f"{url!r} names no store; write memory://, memory://name or sqlite:///path"
+    raise UsageError(message)
+
+
+def _sqlite_place(url: str, parts: SplitResult) -> str:
+    place = unquote(parts.path)[1:]
+    if parts.netloc or not place:
+        message = (
+            f"{url!r} names no file; write sqlite:///flows.db for a relative path,"
+            " sqlite:////var/lib/flows.db for an absolute one"
+        )
+        raise UsageError(message)
+
+    return place
