@@ -57,11 +57,11 @@ from catga_store.model import Retention
 from catga_store.model import WaitCondition
 from catga_store.model import WaitOutcome
 from catga_store.model import WaitType
+from catga_store.plans import Receipt
 from catga_store.session import Session
 from catga_store.store import MemoryStore
 from catga_store.store import SQLiteStore
 from catga_store.store import Store
-from catga_store.unit import Receipt
 from catga_store.urls import open_async_store
 from catga_store.urls import open_store
 
@@ -117,7 +117,5 @@ __all__ = [
     "open_store",
 ]
 
-for _name in __all__:
-    globals()[_name].__module__ = __name__
-
-del _name
+for _public in __all__:
+    globals()[_public].__module__ = __name__

@@ -16,7 +16,6 @@ one builder; a reader looks up one type at a time.
 # Whatever a value's own code raises becomes an error with its path: BLE001. It is the same error,
 # one step longer, at every level: B904. The length of a list so far is the index of an error, and
 # errors are raised where the path is put together: PERF401, TRY301.
-# ruff: noqa: B904, BLE001, PERF401, TRY301
 
 from __future__ import annotations
 
@@ -67,7 +66,7 @@ _PLAIN = _HARMLESS | {int, float}
 Kind = type  # the class of a JSON value: str, int, float, bool, NoneType, list or dict
 
 
-class Misfit(Exception):  # noqa: N818  never leaves the package: it becomes one of the errors
+class Misfit(Exception):
     """A value and its declared type do not go together; `parts` is the path, innermost first."""
 
     def __init__(self, expected: str, found: str, why: str = "") -> None:
@@ -102,11 +101,11 @@ class Hooks:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Codec:
-    """The two functions of one type. `recursive`: its values may be nested without end."""
+    """The two functions of one type. `unbounded`: the type does not limit how deep values go."""
 
     enc: Callable[[Any], Any]
     dec: Callable[[Any, Any], Any]
-    recursive: bool
+    unbounded: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ class _Field:
 @functools.cache
 def json_functions() -> tuple[Callable[[Any], bytes], Callable[[Any], Any]]:
     """Answer msgspec's JSON encoder and decoder, imported on first use."""
-    import msgspec.json  # noqa: PLC0415  importing catga_store must not import msgspec
+    import msgspec.json
 
     return msgspec.json.encode, msgspec.json.decode
 
@@ -193,7 +192,7 @@ def _at(error: Exception, part: str) -> Exception:
 # --- plain JSON data ----------------------------------------------------------------------------
 
 
-def check_json(value: object, active: set[int], explain: bool) -> None:  # noqa: FBT001, C901, PLR0912  the hot loop: one call per container, no helper calls
+def check_json(value: object, active: set[int], explain: bool) -> None:
     """Raise `Misfit` unless `value` is plain JSON data. `active` holds the containers around it.
 
     Texts that UTF-8 cannot carry are left to the encoder, unless their place is asked for.
@@ -561,7 +560,7 @@ def _typeddict_owner(cls: Any, name: str) -> Any:
 
 def _own_annotations(cls: type) -> dict[str, Any]:
     if sys.version_info >= (3, 14):
-        import annotationlib  # noqa: PLC0415  not there before 3.14
+        import annotationlib
 
         return annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF)
 
@@ -586,7 +585,7 @@ def build(state_type: Any, *, explain: bool = False) -> Codec:
     except Exception as error:
         raise builder.refuse(state_type, f"{type(error).__name__}: {error}") from error
 
-    return Codec(hooks.enc, hooks.dec, builder.recursive)
+    return Codec(hooks.enc, hooks.dec, builder.unbounded)
 
 
 class _Builder:
@@ -594,7 +593,7 @@ class _Builder:
 
     def __init__(self, *, explain: bool) -> None:
         self.explain = explain
-        self.recursive = False
+        self.unbounded = False
         self._path: list[str] = []
         self._known: dict[Any, Hooks] = {}
         self._unfinished: set[Any] = set()
@@ -611,7 +610,7 @@ class _Builder:
         self._path.pop()
         return hooks
 
-    def hooks(self, declared: Any) -> Hooks:  # noqa: C901, PLR0911, PLR0912  one line per kind of type
+    def hooks(self, declared: Any) -> Hooks:
         """Find out what a declared type is and make its hooks."""
         if declared is None:
             declared = _NONE
@@ -688,7 +687,7 @@ class _Builder:
             return self._guarded(make(declared))
 
         if known is not None:
-            self.recursive = self.recursive or declared in self._unfinished
+            self.unbounded = self.unbounded or declared in self._unfinished
             return known
 
         cls = origin_of(declared)
@@ -696,7 +695,7 @@ class _Builder:
             _label(declared),
             frozenset((dict if is_typeddict(cls) else cls,)),
             frozenset((dict,)),
-            lambda value: self._known[declared].enc(value),  # noqa: PLW0108  looked up when called
+            lambda value: self._known[declared].enc(value),
             lambda value, _: self._known[declared].dec(value, None),
         )
         self._unfinished.add(declared)
@@ -725,6 +724,7 @@ class _Builder:
     def _any(self) -> Hooks:
         explain = self.explain
         around = self._active
+        self.unbounded = True
 
         def enc(value: Any) -> Any:
             check_json(value, set(around), explain)
@@ -734,7 +734,7 @@ class _Builder:
 
     def _type_variable(self, variable: Any) -> Hooks:
         if variable.__constraints__:
-            return self.hooks(typing.Union[variable.__constraints__])  # noqa: UP007  made at run time
+            return self.hooks(typing.Union[variable.__constraints__])
 
         return self.hooks(Any if variable.__bound__ is None else variable.__bound__)
 
@@ -778,13 +778,13 @@ class _Builder:
 
         return Hooks(label, frozenset((list,)), frozenset((list,)), enc, dec)
 
-    def _tuple(self, declared: Any, arguments: tuple[Any, ...]) -> Hooks:  # noqa: C901  two functions and their type
-        if not arguments and declared is not tuple and declared is not typing.Tuple:  # noqa: UP006  people do write it
+    def _tuple(self, declared: Any, arguments: tuple[Any, ...]) -> Hooks:
+        if not arguments and declared is not tuple and declared is not typing.Tuple:
             arguments = ()
         elif not arguments:
             arguments = (Any, ...)
 
-        if len(arguments) == 2 and arguments[1] is Ellipsis:  # noqa: PLR2004  tuple[x, ...]
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
             return self._variadic(self._list(arguments[0]), arguments[0])
 
         if any(
@@ -950,7 +950,7 @@ class _Builder:
 
         return Hooks(label, frozenset((dict,)), frozenset((dict,)), enc, dec)
 
-    def _pairs(self, label: str, keys: Hooks, values: Hooks) -> Hooks:  # noqa: C901  as above
+    def _pairs(self, label: str, keys: Hooks, values: Hooks) -> Hooks:
         """Make the hooks of a dict with other keys: it becomes a list of pairs."""
 
         def enc(value: Any) -> Any:
@@ -974,7 +974,7 @@ class _Builder:
             out: dict[Any, Any] = {}
             try:
                 for pair in value:
-                    if pair.__class__ is not list or len(pair) != 2:  # noqa: PLR2004  a pair
+                    if pair.__class__ is not list or len(pair) != 2:
                         raise Misfit("a pair", kind_of(pair))
 
                     out[keys.dec(pair[0], None)] = values.dec(pair[1], None)
@@ -1036,7 +1036,7 @@ class _Builder:
 
         return _leaf(cls, int, lambda value: _LEAVES[int].enc(value.value), back)
 
-    def _union(self, declared: Any) -> Hooks:  # noqa: C901  the rules of one kind of type, in order
+    def _union(self, declared: Any) -> Hooks:
         members = [self.hooks(member) for member in self._members(declared)]
         if len(members) == 1:
             return members[0]
@@ -1148,7 +1148,7 @@ class _Builder:
             return inner(value)
 
         def dec(value: Any, _: Any) -> Any:
-            if value.__class__ is dict and len(value) == 2 and _TAG in value and _VALUE in value:  # noqa: PLR2004  tag and value
+            if value.__class__ is dict and len(value) == 2 and _TAG in value and _VALUE in value:
                 named = value[_TAG]
                 hooks = by_tag.get(named) if named.__class__ is str else None
                 if hooks is None:
@@ -1167,7 +1167,7 @@ class _Builder:
 
     # -- records
 
-    def _typeddict(self, declared: Any) -> Hooks:  # noqa: C901  as above
+    def _typeddict(self, declared: Any) -> Hooks:
         cls = origin_of(declared)
         label = _label(declared)
         required = set(cls.__required_keys__)
@@ -1280,7 +1280,7 @@ class _Builder:
 
     def _class(self, declared: Any) -> Hooks:
         """Make the hooks of an attrs class or a dataclass; cattrs writes the functions."""
-        from attrs import NOTHING  # noqa: PLC0415  importing catga_store must not import attrs
+        from attrs import NOTHING
 
         cls = origin_of(declared)
         label = _label(declared)
@@ -1379,10 +1379,10 @@ def _generated(
     cls: type, label: str, fields: list[_Field], hooks: dict[str, Hooks]
 ) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
     """Have cattrs generate the functions of a class from our hooks."""
-    from cattrs import Converter  # noqa: PLC0415  importing catga_store must not import cattrs
-    from cattrs.gen import make_dict_structure_fn_from_attrs  # noqa: PLC0415  as above
-    from cattrs.gen import make_dict_unstructure_fn_from_attrs  # noqa: PLC0415  as above
-    from cattrs.gen import override  # noqa: PLC0415  as above
+    from cattrs import Converter
+    from cattrs.gen import make_dict_structure_fn_from_attrs
+    from cattrs.gen import make_dict_unstructure_fn_from_attrs
+    from cattrs.gen import override
 
     converter = Converter(detailed_validation=False, forbid_extra_keys=True)
     # Overrides travel in Annotated because as keyword arguments a field named `cl` would collide.
@@ -1559,7 +1559,7 @@ def _only_fit(value: Any, label: str, members: Iterable[Hooks]) -> Any:
             fits.append(hooks.dec(value, None))
         except RecursionError:
             raise
-        except Exception:  # noqa: S112  whatever a member says, it does not take it
+        except Exception:
             continue
 
     if len(fits) != 1:

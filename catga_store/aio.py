@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncGenerator
 from collections.abc import AsyncIterator
 from collections.abc import Awaitable
 from collections.abc import Callable
@@ -12,16 +13,16 @@ from datetime import datetime
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
-from typing import Concatenate
-from typing import ParamSpec
 from typing import Protocol
 from typing import Self
 from typing import TypeVar
+from typing import TypeVarTuple
 from typing import Unpack
 from typing import overload
 
 from anyio.lowlevel import RunVar
 
+from catga_store.claims import DEFAULT_LEASE
 from catga_store.conversation import Conversation
 from catga_store.drivers.local import AsyncLocalDriver
 from catga_store.errors import CommitUncertainError
@@ -36,22 +37,21 @@ from catga_store.model import ForEachProgress
 from catga_store.model import Page
 from catga_store.model import WaitCondition
 from catga_store.model import WaitOutcome
-from catga_store.operations import DEFAULT_LEASE
 from catga_store.operations import Operations
-from catga_store.operations import Settings
+from catga_store.plans import AnyRecord
+from catga_store.plans import Receipt
 from catga_store.session import Queue
+from catga_store.settings import Settings
 from catga_store.store import StoreOptions
 from catga_store.store import sqlite_path
 from catga_store.stores.embedded import EmbeddedStore
-from catga_store.unit import AnyRecord
-from catga_store.unit import Receipt
 from catga_store.unit import Unit
 
 __all__ = ["AsyncDriver", "AsyncMemoryStore", "AsyncSQLiteStore", "AsyncSession", "AsyncStore"]
 
 S = TypeVar("S")
 R = TypeVar("R")
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 
 _loop_mark: RunVar[object] = RunVar("catga_store_loop")
@@ -323,9 +323,7 @@ class AsyncStore:
             )
         )
 
-    async def get_for_each_progress(
-        self, flow_id: str, step_index: int
-    ) -> ForEachProgress | None:
+    async def get_for_each_progress(self, flow_id: str, step_index: int) -> ForEachProgress | None:
         """See `Store.get_for_each_progress`."""
         return await self._run(self._operations.get_for_each_progress(flow_id, step_index))
 
@@ -396,23 +394,19 @@ class AsyncStore:
         state_type: Any | None = None,
         *,
         lease: timedelta = DEFAULT_LEASE,
-        timeout: timedelta = timedelta(0),  # noqa: ASYNC109  how long to wait for another's claim
+        timeout: timedelta = timedelta(0),
         owner: str | None = None,
     ) -> FlowSnapshot[Any]:
         """See `Store.claim`."""
         return await self._run(
-            self._operations.claim(
-                flow_id, state_type, lease=lease, timeout=timeout, owner=owner
-            )
+            self._operations.claim(flow_id, state_type, lease=lease, timeout=timeout, owner=owner)
         )
 
     async def extend(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> None:
         """See `Store.extend`; another task may call it beside the owner's own commits."""
         await self._run(self._operations.extend(flow, lease))
 
-    async def release(
-        self, flow: FlowSnapshot[Any], *, due_at: datetime | None = AT_ONCE
-    ) -> None:
+    async def release(self, flow: FlowSnapshot[Any], *, due_at: datetime | None = AT_ONCE) -> None:
         """See `Store.release`."""
         await self._run(self._operations.release(flow, due_at=due_at))
 
@@ -423,7 +417,7 @@ class AsyncStore:
         return AsyncSession(self._run, self._operations)
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncSession]:
+    async def begin(self) -> AsyncGenerator[AsyncSession, None]:
         """A session that commits at the end of the block, and rolls back on an exception."""
         async with self.session() as session:
             yield session
@@ -431,10 +425,9 @@ class AsyncStore:
 
     async def transact(
         self,
-        function: Callable[Concatenate[AsyncSession, P], Awaitable[R]],
-        *args: P.args,
+        function: Callable[[AsyncSession, *Ts], Awaitable[R]],
+        *args: *Ts,
         attempts: int = 100,
-        **kwargs: P.kwargs,
     ) -> R:
         """Await `function(session, *args)`, commit, and answer what it answered.
 
@@ -442,7 +435,7 @@ class AsyncStore:
         """
 
         def call(unit: Unit) -> Awaitable[R]:
-            return function(AsyncSession(self._run, self._operations, unit), *args, **kwargs)
+            return function(AsyncSession(self._run, self._operations, unit), *args)
 
         result: R = await self._run(self._operations.transact(call, attempts))
         return result
@@ -526,9 +519,7 @@ class AsyncSession(Queue):
         self, flow_ids: Iterable[str], state_type: Any | None = None
     ) -> dict[str, Any]:
         """See `Session.get_many`."""
-        return await self._run(
-            self._operations.session_get_many(self._unit, flow_ids, state_type)
-        )
+        return await self._run(self._operations.session_get_many(self._unit, flow_ids, state_type))
 
     async def get_wait_condition(self, correlation_id: str) -> WaitCondition | None:
         """See `Session.get_wait_condition`."""
@@ -536,9 +527,7 @@ class AsyncSession(Queue):
             self._operations.session_get_wait_condition(self._unit, correlation_id)
         )
 
-    async def get_for_each_progress(
-        self, flow_id: str, step_index: int
-    ) -> ForEachProgress | None:
+    async def get_for_each_progress(self, flow_id: str, step_index: int) -> ForEachProgress | None:
         """See `Session.get_for_each_progress`."""
         return await self._run(
             self._operations.session_get_for_each_progress(self._unit, flow_id, step_index)
@@ -577,7 +566,7 @@ class AsyncMemoryStore(AsyncStore):
     """See `MemoryStore`."""
 
     def __init__(self, name: str = "", **options: Unpack[StoreOptions]) -> None:
-        from catga_store.stores import memory  # noqa: PLC0415  nobody else needs its libraries
+        from catga_store.stores import memory
 
         settings = Settings(**options)
         waist = EmbeddedStore(partitions=settings.partitions, timeout=settings.timeout)
@@ -588,13 +577,9 @@ class AsyncMemoryStore(AsyncStore):
 class AsyncSQLiteStore(AsyncStore):
     """See `SQLiteStore`; every transaction runs in a worker thread."""
 
-    def __init__(
-        self, path: str | os.PathLike[str], **options: Unpack[StoreOptions]
-    ) -> None:
-        from catga_store.stores import sqlite  # noqa: PLC0415  imports sqlite3
+    def __init__(self, path: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> None:
+        from catga_store.stores import sqlite
 
         settings = Settings(**options)
         waist = EmbeddedStore(partitions=settings.partitions, timeout=settings.timeout)
-        super().__init__(
-            AsyncLocalDriver(waist, sqlite.SQLiteWire(sqlite_path(path))), settings
-        )
+        super().__init__(AsyncLocalDriver(waist, sqlite.SQLiteWire(sqlite_path(path))), settings)

@@ -41,11 +41,11 @@ never writes, the last counts.
 """
 
 # Whatever a value's own code raises becomes an error with its path.
-# ruff: noqa: BLE001
 
 from __future__ import annotations
 
 import functools
+import re
 import typing
 from typing import Any
 
@@ -145,7 +145,7 @@ def encode_state(state: object, state_type: Any | None) -> bytes:
     codec = _codec(state_type)
     try:
         wire = codec.enc(state)
-        if codec.recursive:
+        if codec.unbounded:
             _check_depth(wire)
 
         return _dumps()(wire)
@@ -159,7 +159,7 @@ def decode_state(data: bytes | memoryview, state_type: Any | None) -> Any:
 
     Bytes that are no JSON raise `CorruptRecordError`; JSON that does not fit the type raises
     `StateTypeError`, and so does a class that refuses the values; `EncodingError` is a type that
-    can never be kept.
+    can never be kept. A call stack with no room left for the data is a `RecursionError`.
     """
     value = decode_json(data)
     if state_type is None:
@@ -189,7 +189,7 @@ int, float, str, list, dict with str keys), found tuple (it would come back as s
 not at all); nothing was encoded
     """
     try:
-        check_json(value, set(), False)  # noqa: FBT003  positional in the hot loop
+        check_json(value, set(), False)
         return _dumps()(value)
     except Exception as error:
         refusal = _not_plain(value, error)
@@ -201,6 +201,9 @@ def decode_json(data: bytes | memoryview) -> Any:
     try:
         return json_functions()[1](data)
     except RecursionError:
+        if not _is_too_deep(data):
+            raise  # the data is fine: the caller's stack is nearly full
+
         raise CorruptRecordError(
             f"expected JSON nested at most {MAX_LEVELS} levels deep, found more at $; "
             "nothing was decoded",
@@ -209,6 +212,17 @@ def decode_json(data: bytes | memoryview) -> Any:
     except ValueError as error:  # msgspec's errors, and those of text and numbers, are ValueErrors
         message = f"expected JSON at $, found {len(data)} bytes that are none ({error}); nothing was decoded"
         raise CorruptRecordError(message, key=None) from error
+
+
+def _is_too_deep(data: bytes | memoryview) -> bool:
+    """Say whether JSON is nested deeper than this module writes it."""
+    level = 0
+    for bracket in re.findall(rb"[\[\]{}]", re.sub(rb'"(?:[^"\\]|\\.)*"', b"", data)):
+        level += 1 if bracket in b"[{" else -1
+        if level > MAX_LEVELS:
+            return True
+
+    return False
 
 
 def _dumps() -> typing.Callable[[Any], bytes]:
@@ -247,7 +261,7 @@ def _expected(cls: Any) -> str:
 
 
 def _check_depth(wire: Any) -> None:
-    """Refuse data of recursive types that a reader with less stack could not read."""
+    """Refuse data that a reader with less stack could not read."""
     level: list[Any] = [wire]
     for _ in range(MAX_LEVELS):
         level = [
@@ -284,7 +298,7 @@ def _explained(call: typing.Callable[[], object], error: Exception) -> Misfit:
 
 
 def _not_plain(value: object, error: Exception) -> EncodingError:
-    misfit = _explained(lambda: check_json(value, set(), True), error)  # noqa: FBT003  as above
+    misfit = _explained(lambda: check_json(value, set(), True), error)
     return _refusal("data cannot be kept", misfit)
 
 

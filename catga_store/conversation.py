@@ -15,7 +15,7 @@ from typing import Generic
 from typing import TypeAlias
 from typing import TypeVar
 
-from attrs import frozen
+from attrs import define
 
 __all__ = [
     "Call",
@@ -47,12 +47,12 @@ Conversation: TypeAlias = Generator[Request[Any], Any, T]
 
 
 def ask(request: Request[R]) -> Conversation[R]:
-    """Yield one request and return its reply, typed: `reply = yield from ask(request)`."""
+    """Ask one request; `reply = yield from ask(request)` has the type of the reply."""
     reply: R = yield request
     return reply
 
 
-@frozen
+@define
 class Call(Request[R]):
     """Wire request of embedded stores: run `function(tables)` as one transaction."""
 
@@ -62,14 +62,14 @@ class Call(Request[R]):
     """The function reads one row: it needs no snapshot."""
 
 
-@frozen
+@define
 class Pause(Request[None]):
     """Wait for so many seconds. The only way a conversation waits."""
 
     seconds: float
 
 
-@frozen
+@define
 class Invoke(Request[Any]):
     """Call a function of the user's: a blocking one, or one to be awaited, as the driver is."""
 
@@ -84,7 +84,7 @@ class ReplyLostError(Exception):
     """Raised by a wire: the request may have been applied, or may not have been."""
 
 
-class Finished(BaseException):  # noqa: N818  like GeneratorExit: a signal, not an error
+class Finished(BaseException):
     """Raised by an async driver that was cancelled while it saw a request through to its end.
 
     Carries the reply or the failure of the request, and the cancellation that must go on once the
@@ -114,7 +114,7 @@ def through(
             except GeneratorExit:
                 conversation.close()
                 raise
-            except BaseException as error:  # noqa: BLE001  the conversation decides, whatever it is
+            except BaseException as error:
                 request = conversation.throw(error)
             else:
                 request = send(reply)
@@ -132,7 +132,7 @@ def run(conversation: Conversation[T], perform: Callable[[Request[Any]], Any]) -
         while True:
             try:
                 reply = perform(request)
-            except BaseException as error:  # noqa: BLE001  the conversation decides, whatever it is
+            except BaseException as error:
                 request = conversation.throw(error)
             else:
                 request = send(reply)
@@ -160,7 +160,7 @@ async def arun(
             except Finished as finished:
                 _settle(conversation, finished)
                 raise finished.cancelled from None
-            except BaseException as error:  # noqa: BLE001  the conversation decides, whatever it is
+            except BaseException as error:
                 request = conversation.throw(error)
             else:
                 request = send(reply)
@@ -177,7 +177,7 @@ def _settle(conversation: Conversation[Any], finished: Finished) -> None:
             conversation.throw(finished.error)
     except StopIteration:
         return
-    except Exception:  # noqa: BLE001  the cancellation goes on in its place; `receipt` tells the rest
+    except Exception:
         return
 
     conversation.close()

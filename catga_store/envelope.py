@@ -3,9 +3,10 @@
 A flow's body is one JSON object whose last member is the state, so that a body is written around
 encoded states and read back without decoding them:
 
-    {"layout":1,"type":"Order","type_version":1,"wait":null,"state":{…}}
+    {"layout":1,"type":"Order","type_version":1,"schema":"5f0c1d2e","wait":null,"state":{…}}
 
-`layout` is this format's version, `type` and `type_version` the state's. A progress record's body
+`layout` is this format's version, `type` and `type_version` the state's, `schema` a fingerprint of
+its fields. A progress record's body
 is `{"layout":1,"processed":[[0,1000000]],"failed":[],"last":999999}`: runs, each as its first index
 and the one after its last. A completion's payload is `{"result":…,"error":…}`.
 """
@@ -13,6 +14,7 @@ and the one after its last. A completion's payload is `{"result":…,"error":…
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from catga_store import codec
@@ -30,6 +32,7 @@ from catga_store.model import ForEachProgress
 from catga_store.model import WaitCondition
 from catga_store.model import WaitOutcome
 from catga_store.model import WaitType
+from catga_store.model import blank_flow
 from catga_store.model import from_ms
 from catga_store.model import span_ms
 from catga_store.model import to_ms
@@ -37,6 +40,7 @@ from catga_store.records import Found
 from catga_store.records import Head
 from catga_store.records import Record
 from catga_store.records import Terms
+from catga_store.schema import schema_of
 
 __all__ = [
     "MAX_RESULT_BYTES",
@@ -67,6 +71,8 @@ _OUTCOMES = tuple(WaitOutcome)
 _TYPES = tuple(WaitType)
 
 _positions: dict[str, FlowPosition] = {}
+_MOST_POSITIONS = 10_000
+"""A bound on memory, not a tuned figure."""
 
 
 # --- flows --------------------------------------------------------------------------------------
@@ -79,46 +85,61 @@ def encode_flow(snapshot: FlowSnapshot[Any]) -> tuple[str, int, bytes]:
     in the state something stands that cannot be kept.
     """
     state_type = codec.type_of(snapshot.state, snapshot.state_type)
-    loaded = snapshot._loaded  # noqa: SLF001  the envelope opens records
+    loaded = snapshot._loaded
 
+    name, version, schema = _naming(state_type)
     if state_type is None and loaded is not None:
         name, version = loaded.head.type, loaded.head.type_version
-    else:
-        name, version = codec.type_name(state_type), codec.type_version(state_type)
+        schema = _envelope(loaded.body[: loaded.body.index(_STATE)]).get("schema", "")
 
     state = codec.encode_state(snapshot.state, state_type)
-    return name, version, b"".join((_prefix(name, version, snapshot.wait_condition), _STATE, state, b"}"))
+    prefix = _prefix(name, version, schema, snapshot.wait_condition)
+    return name, version, b"".join((prefix, _STATE, state, b"}"))
 
 
-def _prefix(name: str, version: int, wait: WaitCondition | None) -> bytes:
+@lru_cache(maxsize=1024)
+def _naming(state_type: Any | None) -> tuple[str, int, str]:
+    """Name, version and fingerprint of a type."""
+    return codec.type_name(state_type), codec.type_version(state_type), schema_of(state_type)
+
+
+def _prefix(name: str, version: int, schema: str, wait: WaitCondition | None) -> bytes:
     if wait is None:
-        return _plain_prefix(name, version)
+        return _plain_prefix(name, version, schema)
 
+    return _prefix_with(name, version, schema, _wait_to_json(wait))
+
+
+def _prefix_with(name: str, version: int, schema: str, wait: dict[str, Any] | None) -> bytes:
     return codec.encode_json(
-        {"layout": LAYOUT, "type": name, "type_version": version, "wait": _wait_to_json(wait)}
+        {
+            "layout": LAYOUT,
+            "type": name,
+            "type_version": version,
+            "schema": schema,
+            "wait": wait,
+        }
     )[:-1]
 
 
-def _plain_prefix(name: str, version: int) -> bytes:
-    known = _prefixes.get((name, version))
-    if known is None:
-        known = codec.encode_json(
-            {"layout": LAYOUT, "type": name, "type_version": version, "wait": None}
-        )[:-1]
-        _prefixes[name, version] = known
-        _plain.add(known)
-
-    return known
+@lru_cache(maxsize=1024)
+def _plain_prefix(name: str, version: int, schema: str) -> bytes:
+    """The prefix of a flow that waits for nothing."""
+    return _prefix_with(name, version, schema, None)
 
 
-_prefixes: dict[tuple[str, int], bytes] = {}
-_plain: set[bytes] = set()
+@lru_cache(maxsize=1024)
+def _envelope(prefix: bytes) -> dict[str, Any]:
+    """A prefix, read; do not change what it answers."""
+    envelope: dict[str, Any] = codec.decode_json(prefix + b"}")
+    return envelope
 
 
 def body_with_wait(head: Head, body: bytes, wait: WaitCondition) -> bytes:
     """The same body with another wait condition in it; the state is not decoded."""
     at = body.index(_STATE)
-    return _prefix(head.type, head.type_version, wait) + body[at:]
+    schema = _envelope(body[:at]).get("schema", "")
+    return _prefix(head.type, head.type_version, schema, wait) + body[at:]
 
 
 def decode_flow(flow_id: str, record: Record, state_type: Any | None) -> FlowSnapshot[Any]:
@@ -127,7 +148,7 @@ def decode_flow(flow_id: str, record: Record, state_type: Any | None) -> FlowSna
     `StateTypeError` if it was stored as another named type or does not fit, `CorruptRecordError`
     if it cannot be read at all.
     """
-    snapshot: FlowSnapshot[Any] = FlowSnapshot(flow_id, state=None, state_type=state_type)
+    snapshot = blank_flow(flow_id, state_type)
     load_flow(snapshot, record)
     return snapshot
 
@@ -143,7 +164,7 @@ def load_flow(snapshot: FlowSnapshot[Any], record: Record) -> None:
 
     state_type = snapshot.state_type
     _check_type(key, head, state_type)
-    wait = None if body[:at] in _plain else _read_wait(key, body[:at])
+    wait = _read_wait(key, body[:at])
     position = _position(key, head.position)
 
     try:
@@ -162,7 +183,6 @@ def load_flow(snapshot: FlowSnapshot[Any], record: Record) -> None:
     give(snapshot, "wait_condition", wait)
     give(snapshot, "due_at", None if head.due_ms is None else from_ms(head.due_ms))
     give(snapshot, "attempts", head.attempts)
-    give(snapshot, "created_at", from_ms(head.created_ms))
     give(snapshot, "_loaded", record)
 
 
@@ -170,7 +190,7 @@ def _check_type(key: Key, head: Head, state_type: Any | None) -> None:
     if state_type is None or not head.type:
         return
 
-    name = codec.type_name(state_type)
+    name, version, _ = _naming(state_type)
     if name != head.type:
         message = (
             f"{key} is stored with a state of type {head.type!r} and was asked for as {name!r};"
@@ -178,7 +198,6 @@ def _check_type(key: Key, head: Head, state_type: Any | None) -> None:
         )
         raise StateTypeError(message, expected=name, actual=head.type)
 
-    version = codec.type_version(state_type)
     if head.type_version > version:
         message = (
             f"{key} is stored with version {head.type_version} of {name!r}, this program knows"
@@ -198,7 +217,7 @@ def _position(key: Key, text: str) -> FlowPosition:
         message = f"the position {text!r} of {key} cannot be read; it is left as it is"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
-    if len(_positions) < 10_000:  # noqa: PLR2004  a bound on memory, not a tuned figure
+    if len(_positions) < _MOST_POSITIONS:
         _positions[text] = position
 
     return position
@@ -207,22 +226,29 @@ def _position(key: Key, text: str) -> FlowPosition:
 def awaited_by(key: Key, record: Record) -> str | None:
     """The id of the condition in a flow's body; the state is not decoded."""
     prefix = record.body[: record.body.find(_STATE)]
-    wait = None if prefix in _plain else _read_wait(key, prefix)
+    wait = _read_wait(key, prefix)
     return None if wait is None else wait.correlation_id
 
 
 def is_same_state(snapshot: FlowSnapshot[Any], body: bytes) -> bool:
     """Whether `body`, the snapshot's encoding now, says what was loaded.
 
-    Bytes that differ decide only if what was loaded encodes to itself today: its type may have
-    gained a field with a default since, or have been written by an older version.
+    Bytes that differ decide, if they were written by the type as it is today. Else its type may
+    have gained a field with a default since: then what was loaded is encoded anew to compare.
     """
-    loaded = snapshot._loaded  # noqa: SLF001  the envelope opens records
+    loaded = snapshot._loaded
     if loaded is None:
         return False
 
     if loaded.body == body:
         return True
+
+    at = body.index(_STATE)
+    if loaded.body.startswith(body[:at]):
+        return False  # the same type, waiting for the same: the states differ
+
+    if codec.type_of(snapshot.state, snapshot.state_type) is None:
+        return False  # raw data encodes to what was read
 
     before = decode_flow(snapshot.flow_id, loaded, snapshot.state_type)
     return encode_flow(before)[2] == body
@@ -276,7 +302,7 @@ def load_wait(wait: WaitCondition, record: Record) -> None:
 
     _give_terms(wait, terms, record.head)
     give = object.__setattr__
-    give(wait, "_results", type(wait._results)(record.items))  # noqa: SLF001  the envelope opens records
+    give(wait, "_results", type(wait._results)(record.items))
     give(wait, "_loaded", record)
 
 
@@ -292,7 +318,7 @@ def _give_terms(wait: WaitCondition, terms: Terms, head: Head) -> None:
 
 
 def _wait_to_json(wait: WaitCondition) -> dict[str, Any]:
-    loaded = wait._loaded  # noqa: SLF001  the envelope opens records
+    loaded = wait._loaded
     terms = terms_of(wait)
     return {
         "id": wait.correlation_id,
@@ -309,30 +335,24 @@ def _wait_to_json(wait: WaitCondition) -> dict[str, Any]:
 
 def _read_wait(key: Key, prefix: bytes) -> WaitCondition | None:
     try:
-        envelope = codec.decode_json(prefix + b"}")
-        if envelope["layout"] != LAYOUT:
-            message = (
-                f"the body of {key} has layout {envelope['layout']}, this catga_store knows {LAYOUT};"
-                " read it with the release that wrote it; it is left as it is"
-            )
-            raise CorruptRecordError(message, key=tuple(key))
-
-        _plain_prefix(envelope["type"], envelope["type_version"])
-        fields = envelope["wait"]
-        return None if fields is None else _wait_from_json(fields)
-    except (KeyError, TypeError, ValueError, CorruptRecordError) as error:
-        if isinstance(error, CorruptRecordError) and error.key is not None:
-            raise
-
+        envelope = _envelope(prefix)
+        layout, fields = envelope["layout"], envelope["wait"]
+        if layout == LAYOUT:
+            return None if fields is None else _wait_from_json(fields)
+    except (KeyError, TypeError, ValueError, UsageError, CorruptRecordError) as error:
         message = f"the envelope of {key} cannot be read: {error}; it is left as it is"
         raise CorruptRecordError(message, key=tuple(key)) from error
+
+    message = (
+        f"the body of {key} has layout {layout!r}, this catga_store knows {LAYOUT};"
+        " read it with the release that wrote it; it is left as it is"
+    )
+    raise CorruptRecordError(message, key=tuple(key))
 
 
 def _wait_from_json(fields: dict[str, Any]) -> WaitCondition:
     wait = WaitCondition(fields["id"], flow_ids=fields["flow_ids"])
-    terms = Terms(
-        tuple(fields["flow_ids"]), fields["any"], fields["timeout_ms"], fields["parent"]
-    )
+    terms = Terms(tuple(fields["flow_ids"]), fields["any"], fields["timeout_ms"], fields["parent"])
     created_ms, revision = fields["created_ms"], fields["revision"]
     head = Head(
         fields["version"],

@@ -10,16 +10,16 @@ from typing import Self
 from typing import TypeVar
 from typing import overload
 
+from catga_store.checks import completion_change
+from catga_store.checks import step_key
 from catga_store.conversation import Conversation
 from catga_store.model import FlowSnapshot
 from catga_store.model import ForEachProgress
 from catga_store.model import WaitCondition
 from catga_store.operations import Operations
-from catga_store.operations import completion_change
-from catga_store.operations import step_key
-from catga_store.unit import AnyRecord
+from catga_store.plans import AnyRecord
+from catga_store.plans import Receipt
 from catga_store.unit import Intent
-from catga_store.unit import Receipt
 from catga_store.unit import Unit
 
 __all__ = ["Queue", "Run", "Session"]
@@ -166,7 +166,10 @@ class Session(Queue):
     def get(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any] | None: ...
     def get(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any] | None:
         """The session's object for this flow, or `None`; see `Store.get`."""
-        return self._run(self._operations.session_get(self._unit, flow_id, state_type))
+        flow: FlowSnapshot[Any] | None = self._run(
+            self._operations.session_get(self._unit, flow_id, state_type)
+        )
+        return flow
 
     @overload
     def get_one(self, flow_id: str, state_type: type[S]) -> FlowSnapshot[S]: ...
@@ -184,9 +187,7 @@ class Session(Queue):
     def get_many(
         self, flow_ids: Iterable[str], state_type: None = None
     ) -> dict[str, FlowSnapshot[Any] | None]: ...
-    def get_many(
-        self, flow_ids: Iterable[str], state_type: Any | None = None
-    ) -> dict[str, Any]:
+    def get_many(self, flow_ids: Iterable[str], state_type: Any | None = None) -> dict[str, Any]:
         """The session's objects by id, `None` for what is absent; see `Store.get_many`."""
         return self._run(self._operations.session_get_many(self._unit, flow_ids, state_type))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from collections.abc import Generator
 from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +13,15 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from typing import Concatenate
-from typing import ParamSpec
 from typing import Protocol
 from typing import Self
 from typing import TypedDict
 from typing import TypeVar
+from typing import TypeVarTuple
 from typing import Unpack
 from typing import overload
 
+from catga_store.claims import DEFAULT_LEASE
 from catga_store.conversation import Conversation
 from catga_store.drivers.local import LocalDriver
 from catga_store.errors import CommitUncertainError
@@ -36,19 +37,18 @@ from catga_store.model import Page
 from catga_store.model import Retention
 from catga_store.model import WaitCondition
 from catga_store.model import WaitOutcome
-from catga_store.operations import DEFAULT_LEASE
 from catga_store.operations import Operations
-from catga_store.operations import Settings
+from catga_store.plans import Receipt
 from catga_store.session import Session
+from catga_store.settings import Settings
 from catga_store.stores.embedded import EmbeddedStore
-from catga_store.unit import Receipt
 from catga_store.unit import Unit
 
 __all__ = ["Driver", "MemoryStore", "SQLiteStore", "Store", "StoreOptions", "sqlite_path"]
 
 S = TypeVar("S")
 R = TypeVar("R")
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 
 
@@ -131,7 +131,8 @@ class Store:
         Costs one round trip. `StateTypeError` if the state was stored as another named type,
         `CorruptRecordError` if what is stored cannot be read.
         """
-        return self._run(self._operations.get(flow_id, state_type))
+        flow: FlowSnapshot[Any] | None = self._run(self._operations.get(flow_id, state_type))
+        return flow
 
     @overload
     def get_one(self, flow_id: str, state_type: type[S]) -> FlowSnapshot[S]: ...
@@ -194,9 +195,7 @@ class Store:
     def get_many(
         self, flow_ids: Iterable[str], state_type: None = None
     ) -> dict[str, FlowSnapshot[Any] | None]: ...
-    def get_many(
-        self, flow_ids: Iterable[str], state_type: Any | None = None
-    ) -> dict[str, Any]:
+    def get_many(self, flow_ids: Iterable[str], state_type: Any | None = None) -> dict[str, Any]:
         """Flows by id, `None` for what is absent; one round trip per 500 ids."""
         return self._run(self._operations.get_many(flow_ids, state_type))
 
@@ -485,9 +484,7 @@ class Store:
         and `until`). A terminal flow is answered as it is, unclaimed. `FlowNotFoundError`.
         """
         return self._run(
-            self._operations.claim(
-                flow_id, state_type, lease=lease, timeout=timeout, owner=owner
-            )
+            self._operations.claim(flow_id, state_type, lease=lease, timeout=timeout, owner=owner)
         )
 
     def extend(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> None:
@@ -513,7 +510,7 @@ class Store:
         return Session(self._run, self._operations)
 
     @contextmanager
-    def begin(self) -> Iterator[Session]:
+    def begin(self) -> Generator[Session, None, None]:
         """A session that commits at the end of the block, and rolls back on an exception."""
         with self.session() as session:
             yield session
@@ -521,10 +518,9 @@ class Store:
 
     def transact(
         self,
-        function: Callable[Concatenate[Session, P], R],
-        *args: P.args,
+        function: Callable[[Session, *Ts], R],
+        *args: *Ts,
         attempts: int = 100,
-        **kwargs: P.kwargs,
     ) -> R:
         """Call `function(session, *args)`, commit, and answer what it answered.
 
@@ -544,7 +540,7 @@ class Store:
         """
 
         def call(unit: Unit) -> R:
-            return function(Session(self._run, self._operations, unit), *args, **kwargs)
+            return function(Session(self._run, self._operations, unit), *args)
 
         result: R = self._run(self._operations.transact(call, attempts))
         return result
@@ -601,7 +597,7 @@ class Store:
 
 def sqlite_path(path: str | os.PathLike[str]) -> str:
     """The path of a SQLite file, absolute, so that a later `chdir` does not change the store."""
-    text = os.fspath(path)
+    text: Any = os.fspath(path)
     if not isinstance(text, str) or text in ("", ":memory:") or "\0" in text:
         message = f"a SQLite store needs the path of a file, not {text!r}; memory:// needs none"
         raise UsageError(message)
@@ -616,7 +612,7 @@ class MemoryStore(Store):
     """
 
     def __init__(self, name: str = "", **options: Unpack[StoreOptions]) -> None:
-        from catga_store.stores import memory  # noqa: PLC0415  nobody else needs its libraries
+        from catga_store.stores import memory
 
         settings = Settings(**options)
         waist = EmbeddedStore(partitions=settings.partitions, timeout=settings.timeout)
@@ -631,10 +627,8 @@ class SQLiteStore(Store):
     Every commit is on disk when it is acknowledged (WAL, `synchronous=FULL`).
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], **options: Unpack[StoreOptions]
-    ) -> None:
-        from catga_store.stores import sqlite  # noqa: PLC0415  imports sqlite3
+    def __init__(self, path: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> None:
+        from catga_store.stores import sqlite
 
         settings = Settings(**options)
         waist = EmbeddedStore(partitions=settings.partitions, timeout=settings.timeout)

@@ -2,60 +2,49 @@
 
 `Unit` holds what a session has loaded and queued. `plan` turns that into the changes of one commit,
 and can be called and compared in a test; `settle` is the one place where objects take over what the
-store answered. The single operations of a store plan and settle their one record with the same
-functions.
+store answered.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
-from datetime import timedelta
 from typing import Any
-from typing import TypeAlias
 
 from attrs import define
-from attrs import field
 from attrs import frozen
 
 from catga_store import envelope
-from catga_store.errors import ClaimLostError
 from catga_store.errors import CommitTooLargeError
 from catga_store.errors import ConflictError
-from catga_store.errors import CrossPartitionError
-from catga_store.errors import FlowClaimedError
-from catga_store.errors import FlowExistsError
-from catga_store.errors import FlowNotFoundError
-from catga_store.errors import RecordTooLargeError
 from catga_store.errors import SessionClosedError
-from catga_store.errors import StaleFlowError
-from catga_store.errors import StaleProgressError
-from catga_store.errors import StaleWaitConditionError
 from catga_store.errors import UsageError
-from catga_store.errors import WaitConditionNotFoundError
 from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
 from catga_store.keys import Key
-from catga_store.keys import partition_of
-from catga_store.model import AT_ONCE
-from catga_store.model import Claim
 from catga_store.model import Completion
 from catga_store.model import FlowSnapshot
-from catga_store.model import FlowStatus
 from catga_store.model import ForEachProgress
-from catga_store.model import Retention
 from catga_store.model import WaitCondition
 from catga_store.model import WaitOutcome
-from catga_store.model import from_ms
 from catga_store.model import head_of
-from catga_store.model import to_ms
-from catga_store.records import ANY
-from catga_store.records import CLAIMED
-from catga_store.records import EXISTS
+from catga_store.plans import AnyRecord
+from catga_store.plans import Limits
+from catga_store.plans import Receipt
+from catga_store.plans import check_partition
+from catga_store.plans import completion_of
+from catga_store.plans import conflict_error
+from catga_store.plans import conflict_of
+from catga_store.plans import due_ms_of
+from catga_store.plans import plan_flow
+from catga_store.plans import plan_progress
+from catga_store.plans import plan_set_wait
+from catga_store.plans import plan_update_wait
+from catga_store.plans import settle_flow
+from catga_store.plans import settle_head
+from catga_store.plans import settle_progress
+from catga_store.plans import settle_wait
 from catga_store.records import MAX_CHANGES
-from catga_store.records import MISSING
-from catga_store.records import PENDING
 from catga_store.records import Change
 from catga_store.records import Check
 from catga_store.records import Complete
@@ -64,384 +53,9 @@ from catga_store.records import Delete
 from catga_store.records import Head
 from catga_store.records import Outcome
 from catga_store.records import Put
-from catga_store.records import Record
 from catga_store.records import SetWait
 
-__all__ = [
-    "AnyRecord",
-    "Entry",
-    "Intent",
-    "Limits",
-    "Plan",
-    "Receipt",
-    "Unit",
-    "check_partition",
-    "claimed_error",
-    "completion_of",
-    "conflict_error",
-    "key_of",
-    "plan_flow",
-    "plan_progress",
-    "plan_set_wait",
-    "plan_update_wait",
-    "receipt_of",
-    "settle_flow",
-    "settle_progress",
-    "settle_wait",
-]
-
-AnyRecord: TypeAlias = FlowSnapshot[Any] | WaitCondition | ForEachProgress
-
-
-@frozen
-class Limits:
-    """What planning needs to know of a store."""
-
-    retention: Retention
-    max_record_bytes: int
-    partitions: int
-
-
-# --- planning one record --------------------------------------------------------------------------
-
-
-def plan_flow(
-    flow: FlowSnapshot[Any], now_ms: int, limits: Limits, *, instead: Head | None = None
-) -> Put:
-    """The write of a flow as it is now; `instead`: it takes the place of another incarnation.
-
-    Decides what the contract says of `due_at`, claims, attempts and expiry:
-    a terminal flow is never due and owned by nobody; a claim ends when the flow is suspended or
-    given another `due_at`, and is renewed by any other write of its owner; attempts start anew
-    when position or status have changed, unless they were set by hand.
-    """
-    old = head_of(flow) if instead is None else None
-    type_name, type_version, body = envelope.encode_flow(flow)
-    _check_size(flow.key, len(body) + len(flow.error or ""), limits)
-
-    status, position = flow.status, str(flow.position)
-    due_ms, owner, claim = _due_and_owner(flow, old, now_ms)
-    attempts = flow.attempts
-    if old is not None and attempts == old.attempts:
-        moved = position != old.position or status.value != old.status
-        attempts = 0 if moved else attempts
-
-    head = Head(
-        1 if old is None else old.version + 1,
-        status.value,
-        _created_ms(flow, old, now_ms),
-        now_ms,
-        type_name,
-        type_version,
-        position,
-        flow.error,
-        attempts,
-        owner,
-        claim,
-        due_ms,
-        _expires_ms(status, now_ms, limits.retention),
-    )
-    if instead is not None:
-        return Put(flow.key, head, body, instead.revision, instead, fresh=True)
-
-    return Put(flow.key, head, body, None if old is None else old.revision, old)
-
-
-def _due_and_owner(
-    flow: FlowSnapshot[Any], old: Head | None, now_ms: int
-) -> tuple[int | None, str | None, str | None]:
-    status, due_at = flow.status, flow.due_at
-    if status.is_terminal:
-        return None, None, None
-
-    if due_at is AT_ONCE:
-        suspended = status is FlowStatus.SUSPENDED and old is None
-        return None if suspended else now_ms, None, None
-
-    due_ms = None if due_at is None else to_ms(due_at)
-    if old is None or due_ms != old.due_ms:
-        return due_ms, None, None
-
-    if status is FlowStatus.SUSPENDED and old.status != status.value:
-        return None, None, None
-
-    claim = flow._claim  # noqa: SLF001  the unit of work keeps records
-    if claim is not None:
-        return now_ms + claim.lease_ms, old.owner, old.claim
-
-    return due_ms, old.owner, old.claim
-
-
-def _created_ms(record: FlowSnapshot[Any] | WaitCondition, old: Head | None, now_ms: int) -> int:
-    if old is not None:
-        return old.created_ms
-
-    return now_ms if record.created_at is None else to_ms(record.created_at)
-
-
-def _expires_ms(status: FlowStatus, now_ms: int, retention: Retention) -> int | None:
-    if not status.is_terminal:
-        return None
-
-    kept = retention.failed if status is FlowStatus.FAILED else retention.flows
-    return None if kept is None else now_ms + kept // timedelta(milliseconds=1)
-
-
-def plan_set_wait(
-    wait: WaitCondition,
-    now_ms: int,
-    limits: Limits,
-    *,
-    rearm: bool = False,
-    instead: Head | None = None,
-) -> SetWait | Put:
-    """The setting of a condition: see `SetWait`; `instead`: it takes the place of another one."""
-    terms = envelope.terms_of(wait)
-    _check_size(wait.key, sum(map(len, terms.children)), limits)
-    created_ms = _created_ms(wait, None, now_ms)
-
-    if instead is not None:
-        head = Head(1, PENDING, created_ms, now_ms)
-        return Put(wait.key, head, b"", instead.revision, instead, fresh=True, terms=terms)
-
-    return SetWait(wait.key, terms, created_ms, rearm)
-
-
-def plan_update_wait(wait: WaitCondition, now_ms: int, limits: Limits) -> Put:
-    """The version-checked write of a condition's definition and outcome."""
-    old = head_of(wait)
-    if old is None:
-        message = f"{wait.key} has no revision: it was never stored or read; set it"
-        raise UsageError(message)
-
-    terms = envelope.terms_of(wait)
-    _check_size(wait.key, sum(map(len, terms.children)), limits)
-    head = Head(old.version + 1, wait.outcome.value, old.created_ms, now_ms)
-    return Put(wait.key, head, b"", old.revision, old, terms=terms)
-
-
-def plan_progress(
-    progress: ForEachProgress, key: Key, now_ms: int, limits: Limits, *, overwrite: bool = False
-) -> Put:
-    """The write of a ForEach progress; it must be what was loaded unless it is to be overwritten."""
-    own_key = progress._key  # noqa: SLF001  the unit of work keeps records
-    if own_key is not None and own_key != key:
-        message = f"this progress is that of {own_key}; make a new one for {key}"
-        raise UsageError(message)
-
-    old = head_of(progress)
-    body = envelope.encode_progress(progress)
-    _check_size(key, len(body), limits)
-    created_ms = now_ms if old is None else old.created_ms
-    head = Head(1 if old is None else old.version + 1, 0, created_ms, now_ms)
-    expected = ANY if overwrite else None if old is None else old.revision
-    return Put(key, head, body, expected, old)
-
-
-def _check_size(key: Key, size: int, limits: Limits) -> None:
-    if size > limits.max_record_bytes:
-        message = (
-            f"{key} takes {size} bytes, the store's limit is {limits.max_record_bytes};"
-            " nothing was written; raise max_record_bytes or keep the bulk elsewhere"
-        )
-        raise RecordTooLargeError(message, size=size, limit=limits.max_record_bytes)
-
-
-def check_partition(changes: Iterable[Change], limits: Limits) -> None:
-    """Refuse a commit that spans partitions; a condition belongs to its parent's."""
-    if limits.partitions == 1:
-        return
-
-    found: dict[str, int] = {}
-
-    for change in changes:
-        ids = [change.key.id]
-        if type(change) in (Put, SetWait) and change.terms is not None and change.terms.parent:  # type: ignore[union-attr]  # the two that have terms
-            ids.append(change.terms.parent)  # type: ignore[union-attr]  # as above
-
-        for any_id in ids:
-            found[any_id] = partition_of(any_id, limits.partitions)
-
-    if len(set(found.values())) > 1:
-        shown = ", ".join(f"{any_id!r} in {number}" for any_id, number in sorted(found.items())[:5])
-        message = (
-            f"one commit cannot span partitions: {shown}; give ids that belong together the same"
-            " {tag}; nothing was sent"
-        )
-        raise CrossPartitionError(message, partitions=found)
-
-
-# --- settling one record --------------------------------------------------------------------------
-
-
-def settle_flow(flow: FlowSnapshot[Any], put: Put, outcome: Outcome, claim: Claim | None) -> None:
-    """The object is what was written; `claim` is the one it was written under or for."""
-    head = put.head._replace(
-        version=outcome.version, revision=outcome.revision, created_ms=outcome.created_ms
-    )
-    _settle_head(flow, head, put.body, claim)
-
-
-def _settle_head(flow: FlowSnapshot[Any], head: Head, body: bytes, claim: Claim | None) -> None:
-    give = object.__setattr__
-    give(flow, "due_at", None if head.due_ms is None else from_ms(head.due_ms))
-    give(flow, "attempts", head.attempts)
-    give(flow, "created_at", from_ms(head.created_ms))
-    give(flow, "_loaded", Record(head, body))
-    give(flow, "_claim", claim if head.claim is not None else None)
-
-
-def settle_wait(wait: WaitCondition, change: Put | SetWait, outcome: Outcome, now_ms: int) -> None:
-    """The object takes what is stored: its own definition, or that of a condition that is closed."""
-    written = type(change) is Put or outcome.accepted
-    terms = change.terms if written else outcome.terms
-    assert terms is not None, "stores answer with terms"  # noqa: S101  a broken store, not bad input
-    head = Head(
-        outcome.version, outcome.status or 0, outcome.created_ms, now_ms, revision=outcome.revision
-    )
-    items = tuple(wait._results._items.values())  # noqa: SLF001  what was read stays until it is read again
-    envelope.load_wait(wait, Record(head, b"", terms, items))
-
-
-def settle_progress(progress: ForEachProgress, put: Put, outcome: Outcome) -> None:
-    """The object is what was written."""
-    give = object.__setattr__
-    head = put.head._replace(
-        version=outcome.version, revision=outcome.revision, created_ms=outcome.created_ms
-    )
-    give(progress, "_key", put.key)
-    give(progress, "_loaded", Record(head, put.body))
-
-
-# --- answers ------------------------------------------------------------------------------------
-
-
-@frozen
-class Receipt:
-    """What a commit did. `versions` maps the key of each written record to its version.
-
-    A session that had nothing to write has an empty receipt, whose `commit_id` is `None`. A
-    deleted record has version 0.
-    """
-
-    commit_id: str | None = None
-    versions: dict[Key, int] = field(factory=dict[Key, int])
-    completions: dict[tuple[str, str], Completion] = field(
-        factory=dict[tuple[str, str], Completion]
-    )
-    satisfied: tuple[str, ...] = ()
-    """Conditions that this commit satisfied, by its completions or by setting them."""
-
-
-def completion_of(outcome: Outcome) -> Completion:
-    """What a completion did."""
-    status = outcome.status
-    return Completion(
-        accepted=outcome.accepted,
-        duplicate=outcome.duplicate,
-        now_satisfied=outcome.satisfied,
-        outcome=None if status is None else WaitOutcome(status),
-    )
-
-
-def receipt_of(
-    commit_id: str, parts: Iterable[tuple[Key, str | None, int]], outcomes: tuple[Outcome, ...]
-) -> Receipt:
-    """The receipt of a commit of these parts (key, child of a completion, version).
-
-    `outcomes` may be missing when a commit is settled long after it was sent: then the versions
-    are the planned ones, and what its completions did is not known.
-    """
-    receipt = Receipt(commit_id)
-    satisfied: list[str] = []
-    known = outcomes or (None,) * len(tuple(parts))
-
-    for (key, child, version), outcome in zip(parts, known, strict=True):
-        if child is None:
-            if version >= 0:
-                receipt.versions[key] = outcome.version if outcome is not None and version else version
-        elif outcome is not None:
-            receipt.completions[key.id, child] = completion_of(outcome)
-
-        if outcome is not None and outcome.satisfied:
-            satisfied.append(key.id)
-
-    return Receipt(commit_id, receipt.versions, receipt.completions, tuple(satisfied))
-
-
-def conflict_error(change: Change, conflict: Conflict, record: AnyRecord | None) -> ConflictError:
-    """The error for one refused change, with what was expected and what the store holds."""
-    key, head = change.key, conflict.head
-    actual = None if head is None else head.version
-    replaces = change.replaces if type(change) in (Put, Delete) else None  # type: ignore[union-attr]  # those have it
-    loaded = head_of(record) if record is not None else None
-    read = replaces or loaded
-    expected = 0 if read is None else read.version
-    nothing = "nothing in this commit was written"
-
-    if key.kind == PROGRESS:
-        message = f"{key} was read at version {expected} but the store holds {actual or 'none'}; {nothing}"
-        return StaleProgressError(
-            message, flow_id=key.id, step_index=key.step, expected=expected, actual=actual
-        )
-
-    if key.kind == WAIT:
-        if conflict.reason == MISSING:
-            message = f"{key} was read at version {expected} and is gone; {nothing}"
-            return WaitConditionNotFoundError(message, correlation_id=key.id, expected=expected)
-
-        message = f"{key} was read at version {expected} but the store holds {actual}; {nothing}"
-        return StaleWaitConditionError(
-            message, correlation_id=key.id, expected=expected, actual=actual
-        )
-
-    if conflict.reason == EXISTS:
-        message = f"{key} exists already, at version {actual}; {nothing}"
-        return FlowExistsError(message, flow_id=key.id, actual=actual)
-
-    if conflict.reason == MISSING:
-        message = f"{key} was read at version {expected} and is gone; {nothing}"
-        return FlowNotFoundError(message, flow_id=key.id, expected=expected)
-
-    if conflict.reason == CLAIMED and head is not None:
-        return claimed_error(key.id, head)
-
-    facts: dict[str, Any] = {"flow_id": key.id, "expected": expected, "actual": actual}
-    if isinstance(record, FlowSnapshot) and record._claim is not None:  # noqa: SLF001  the unit keeps records
-        holder = f"{head.owner!r} owns it" if head is not None and head.owner else "nobody owns it"
-        message = (
-            f"the claim on {key} is lost: it was claimed at version {expected}, the store holds"
-            f" {actual} and {holder}; {nothing}"
-        )
-        return ClaimLostError(message, **facts)
-
-    message = f"{key} was read at version {expected} but the store holds {actual}"
-    if actual == expected:
-        message += ", of another flow that has taken its place"
-
-    return StaleFlowError(f"{message}; {nothing}", **facts)
-
-
-def claimed_error(flow_id: str, head: Head) -> FlowClaimedError:
-    """Another owner's claim has not ended."""
-    until = from_ms(head.due_ms or 0)
-    message = f"flow {flow_id!r} is claimed by {head.owner!r} until {until.isoformat()}"
-    return FlowClaimedError(message, flow_id=flow_id, owner=head.owner, until=until)
-
-
-def _conflict_of(errors: list[ConflictError]) -> ConflictError:
-    """What was refused: the one error, a lost claim before others, or a `ConflictError` of all."""
-    if len(errors) == 1:
-        return errors[0]
-
-    lost = next((error for error in errors if isinstance(error, ClaimLostError)), None)
-    shown = "; ".join(str(error) for error in errors[:5])
-    error = lost or ConflictError(f"{len(errors)} records were refused: {shown}")
-    error._conflicts = tuple(errors)  # noqa: SLF001  set once, here
-    return error
-
-
-# --- the unit of work -----------------------------------------------------------------------------
+__all__ = ["Entry", "Intent", "Plan", "Unit", "key_of"]
 
 
 class Intent(enum.Enum):
@@ -475,28 +89,6 @@ class Plan:
 
     changes: tuple[Change, ...]
     entries: tuple[Entry | None, ...]
-
-    @property
-    def parts(self) -> tuple[tuple[Key, str | None, int], ...]:
-        """Key, child of a completion, and planned version (-1: none is made) of each change."""
-        return tuple(
-            (
-                change.key,
-                change.child if type(change) is Complete else None,
-                _planned_version(change),
-            )
-            for change in self.changes
-        )
-
-
-def _planned_version(change: Change) -> int:
-    if type(change) is Put:
-        return change.head.version
-
-    if type(change) is SetWait:
-        return 1
-
-    return 0 if type(change) is Delete else -1
 
 
 _LIFECYCLE = {
@@ -601,7 +193,7 @@ class Unit:
         return entry
 
     def _check_free(self, record: AnyRecord) -> None:
-        other = record._session  # noqa: SLF001  the unit of work keeps records
+        other = record._session
         if isinstance(other, Unit) and other is not self and other.state != "closed":
             message = f"{record!r} is in another open session; expunge it there first"
             raise UsageError(message)
@@ -613,7 +205,7 @@ class Unit:
             message = f"progress must be a ForEachProgress, not {progress!r}"
             raise UsageError(message)
 
-        own_key = progress._key  # noqa: SLF001  the unit of work keeps records
+        own_key = progress._key
         if own_key is not None and own_key != key:
             message = f"this progress is that of {own_key}; make a new one for {key}"
             raise UsageError(message)
@@ -633,7 +225,9 @@ class Unit:
         fresh = Intent.NEW if head_of(progress) is None else Intent.LOADED
         replaced = entry is not None
         object.__setattr__(progress, "_key", key)
-        self.track(key, progress, Intent.OVERWRITE if overwrite or replaced else fresh).fresh = replaced
+        self.track(
+            key, progress, Intent.OVERWRITE if overwrite or replaced else fresh
+        ).fresh = replaced
 
     def clear_progress(self, key: Key) -> None:
         """Queue the removal of a ForEach progress, whatever it holds."""
@@ -745,11 +339,12 @@ class Unit:
         pairs: list[tuple[Change, Entry | None]] = []
         idle: list[Entry] = []
 
-        for entry in sorted(self._map.values(), key=_rank):
+        tracked = self._map.values()
+        for entry in sorted(tracked, key=_rank) if len(tracked) > 1 else tracked:
             change = _plan_entry(entry, now_ms, limits)
             if change is not None:
                 pairs.append((change, entry))
-            elif isinstance(entry.record, FlowSnapshot) and entry.record._claim is not None:  # noqa: SLF001  the unit keeps records
+            elif isinstance(entry.record, FlowSnapshot) and entry.record._claim is not None:
                 idle.append(entry)
 
         pairs += [(change, None) for change in self._completions.values()]
@@ -757,11 +352,12 @@ class Unit:
             return Plan((), ())
 
         pairs += [(_renewal(entry, now_ms), entry) for entry in idle]
-        planned = {change.key for change, _ in pairs if type(change) is not Complete}
-        for key, record in self._checks.items():
-            head = head_of(record)
-            if key not in planned and head is not None:
-                pairs.append((Check(key, head.revision), None))
+        if self._checks:
+            planned = {change.key for change, _ in pairs if not isinstance(change, Complete)}
+            for key, record in self._checks.items():
+                head = head_of(record)
+                if key not in planned and head is not None:
+                    pairs.append((Check(key, head.revision), None))
 
         changes, entries = zip(*pairs, strict=True)
         if len(changes) > MAX_CHANGES:
@@ -780,38 +376,52 @@ class Unit:
         """Every object takes over what the store answered; from here on they are clean."""
         self.step("settle")
 
+        versions: dict[Key, int] = {}
+        completions: dict[tuple[str, str], Completion] = {}
+        satisfied: list[str] = []
+
         for change, entry, outcome in zip(plan.changes, plan.entries, outcomes, strict=True):
             if entry is not None:
                 self._settle_entry(entry, change, outcome, now_ms)
-            elif type(change) is Complete and outcome.satisfied:
-                self._settle_satisfied(change.key, outcome)
+
+            if isinstance(change, Complete):
+                completions[change.key.id, change.child] = completion_of(outcome)
+                if outcome.satisfied:
+                    self._settle_satisfied(change.key, outcome)
+            elif not isinstance(change, Check):
+                versions[change.key] = outcome.version
+
+            if outcome.satisfied:
+                satisfied.append(change.key.id)
 
         self._completions.clear()
         self._checks.clear()
-        self.receipt = receipt_of(commit_id, plan.parts, outcomes)
+        self.receipt = Receipt(commit_id, versions, completions, tuple(satisfied))
         return self.receipt
 
     def _settle_entry(self, entry: Entry, change: Change, outcome: Outcome, now_ms: int) -> None:
         record = entry.record
 
-        if type(change) is Delete:
+        if isinstance(change, Put):
+            if isinstance(record, FlowSnapshot):
+                settle_flow(record, change, outcome, record._claim)
+            elif isinstance(record, WaitCondition):
+                settle_wait(record, change, outcome, now_ms)
+            elif record is not None:
+                settle_progress(record, change, outcome)
+        elif isinstance(change, SetWait):
+            assert isinstance(record, WaitCondition), "only conditions are set"
+            settle_wait(record, change, outcome, now_ms)
+        elif isinstance(change, Check):
+            assert isinstance(record, FlowSnapshot), "only claimed flows are renewed"
+            _settle_renewal(record, change)
+            return
+        else:
             del self._map[entry.key]
             if record is not None:
                 object.__setattr__(record, "_session", None)
 
             return
-
-        if type(change) is Check:
-            assert isinstance(record, FlowSnapshot)  # noqa: S101  only claimed flows are renewed
-            _settle_renewal(record, change)
-            return
-
-        if isinstance(record, FlowSnapshot) and type(change) is Put:
-            settle_flow(record, change, outcome, record._claim)  # noqa: SLF001  the unit keeps records
-        elif isinstance(record, WaitCondition) and isinstance(change, Put | SetWait):
-            settle_wait(record, change, outcome, now_ms)
-        elif isinstance(record, ForEachProgress) and type(change) is Put:
-            settle_progress(record, change, outcome)
 
         entry.intent, entry.instead = Intent.LOADED, None
         entry.rearm = entry.fresh = False
@@ -821,7 +431,7 @@ class Unit:
         if entry is None or not isinstance(entry.record, WaitCondition):
             return
 
-        wait, loaded = entry.record, entry.record._loaded  # noqa: SLF001  the unit keeps records
+        wait, loaded = entry.record, entry.record._loaded
         if loaded is None:
             return
 
@@ -836,10 +446,10 @@ class Unit:
     def refused(self, plan: Plan, conflicts: tuple[Conflict, ...]) -> ConflictError:
         """The error of a refused commit; everything is still pending."""
         self.step("refuse")
-        error = _conflict_of(
+        error = conflict_of(
             [
                 conflict_error(
-                    plan.changes[conflict.index], conflict, self._record_of(plan, conflict.index)
+                    plan.changes[conflict.place], conflict, self._record_of(plan, conflict.place)
                 )
                 for conflict in conflicts
             ]
@@ -865,7 +475,7 @@ def key_of(record: AnyRecord) -> Key:
     if not isinstance(record, ForEachProgress):
         return record.key
 
-    key = record._key  # noqa: SLF001  the unit of work keeps records
+    key = record._key
     if key is None:
         message = "a new ForEachProgress has no step yet: save_for_each_progress(flow_id, step, …)"
         raise UsageError(message)
@@ -873,7 +483,7 @@ def key_of(record: AnyRecord) -> Key:
     return key
 
 
-def _any_record(record: object) -> AnyRecord:
+def _any_record(record: Any) -> AnyRecord:
     if isinstance(record, FlowSnapshot | WaitCondition | ForEachProgress):
         return record
 
@@ -889,7 +499,7 @@ def _rank(entry: Entry) -> int:
 
 
 def _has_changed(record: AnyRecord) -> bool:
-    loaded = record._loaded  # noqa: SLF001  the unit of work keeps records
+    loaded = record._loaded
     if loaded is None:
         return True
 
@@ -900,13 +510,12 @@ def _has_changed(record: AnyRecord) -> bool:
     if isinstance(record, ForEachProgress):
         return envelope.encode_progress(record) != loaded.body
 
-    due_at = record.due_at
     return (
         record.status.value != head.status
         or str(record.position) != head.position
         or record.error != head.error
         or record.attempts != head.attempts
-        or (None if due_at is None else to_ms(due_at)) != head.due_ms
+        or due_ms_of(record, head) != head.due_ms
         or not envelope.is_same_state(record, envelope.encode_flow(record)[2])
     )
 
@@ -945,13 +554,12 @@ def _plan_flow_entry(
         return put
 
     head = put.head
-    due_at = flow.due_at
     clean = (
         head.status == old.status
         and head.position == old.position
         and head.error == old.error
         and flow.attempts == old.attempts
-        and (None if due_at is None else to_ms(due_at)) == old.due_ms
+        and due_ms_of(flow, old) == old.due_ms
         and envelope.is_same_state(flow, put.body)
     )
     return None if clean else put
@@ -959,15 +567,15 @@ def _plan_flow_entry(
 
 def _renewal(entry: Entry, now_ms: int) -> Check:
     record = entry.record
-    assert isinstance(record, FlowSnapshot)  # noqa: S101  only claimed flows are renewed
-    head, claim = head_of(record), record._claim  # noqa: SLF001  the unit keeps records
-    assert head is not None  # noqa: S101  a claimed flow was read
-    assert claim is not None  # noqa: S101  as above
+    assert isinstance(record, FlowSnapshot)
+    head, claim = head_of(record), record._claim
+    assert head is not None
+    assert claim is not None
     return Check(entry.key, head.revision, now_ms + claim.lease_ms)
 
 
 def _settle_renewal(flow: FlowSnapshot[Any], change: Check) -> None:
-    loaded = flow._loaded  # noqa: SLF001  the unit keeps records
-    assert loaded is not None  # noqa: S101  a claimed flow was read
+    loaded = flow._loaded
+    assert loaded is not None
     head = loaded.head._replace(due_ms=change.due_ms)
-    _settle_head(flow, head, loaded.body, flow._claim)  # noqa: SLF001  the unit keeps records
+    settle_head(flow, head, loaded.body, flow._claim)

@@ -75,7 +75,9 @@ def _parse(url: Any) -> tuple[str, str]:
         return "sqlite", _sqlite_place(url, parts)
 
     if parts.scheme in ("redis", "rediss", "nats", "tls"):
-        message = f"this release has no store for {parts.scheme}:// yet; use sqlite:/// or memory://"
+        message = (
+            f"this release has no store for {parts.scheme}:// yet; use sqlite:/// or memory://"
+        )
         raise NotSupportedError(message)
 
     message = f"{url!r} names no store; write memory://, memory://name or sqlite:///path"

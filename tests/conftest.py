@@ -1,12 +1,28 @@
-"""What every test shares: the Hypothesis profiles and the event loops."""
+"""What every test shares: the Hypothesis profiles, the event loops, stores and their clock.
+
+A test that asks for `store` runs on every embedded store; one that asks for `astore` runs on every
+embedded store under asyncio and under trio. `open_more` opens further stores on the same records,
+with other options; what a test opens is closed for it. Time stands still until `clock` is moved.
+"""
 
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import AsyncIterator
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings
+
+import catga_store as cs
+from catga_store.testing.clock import ManualClock
 
 # No deadlines and no check for slowness: a busy machine must not decide whether a test passes.
 settings.register_profile(
@@ -33,3 +49,61 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run a test marked `anyio` once on every event loop."""
     backend: str = request.param
     return backend
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Stand still at the beginning of 2030."""
+    return ManualClock()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Name records that nobody else uses, in every embedded store."""
+    if request.param == "memory":
+        return f"memory://{uuid.uuid4().hex}"
+
+    return f"sqlite:///{tmp_path / 'flows.db'}"
+
+
+@pytest.fixture
+def open_more(store_url: str, clock: ManualClock) -> Iterator[Callable[..., cs.Store]]:
+    """Open a store on the records of this test: `open_more(owner="w-1", partitions=4)`."""
+    with ExitStack() as stack:
+
+        def open_one(**options: Any) -> cs.Store:
+            options.setdefault("clock", clock)
+            return stack.enter_context(cs.open_store(store_url, **options))
+
+        yield open_one
+
+
+@pytest.fixture
+def store(open_more: Callable[..., cs.Store]) -> cs.Store:
+    """Open the store of this test with the default options and a clock that is moved by hand."""
+    return open_more()
+
+
+@pytest.fixture
+async def open_more_async(
+    store_url: str, clock: ManualClock
+) -> AsyncIterator[Callable[..., cs.AsyncStore]]:
+    """Open an async store on the records of this test; see `open_more`."""
+    opened: list[cs.AsyncStore] = []
+
+    def open_one(**options: Any) -> cs.AsyncStore:
+        options.setdefault("clock", clock)
+        opened.append(cs.open_async_store(store_url, **options))
+        return opened[-1]
+
+    async with AsyncExitStack() as stack:
+        yield open_one
+
+        for one in opened:
+            await stack.enter_async_context(one)
+
+
+@pytest.fixture
+async def astore(open_more_async: Callable[..., cs.AsyncStore]) -> cs.AsyncStore:
+    """Open the async store of this test; the test says `@pytest.mark.anyio`."""
+    return open_more_async()

@@ -9,7 +9,6 @@ import dataclasses
 import math
 import struct
 import typing
-from collections.abc import Hashable
 from datetime import date
 from datetime import datetime
 from datetime import time
@@ -142,7 +141,7 @@ def same(left: Any, right: Any) -> bool:  # noqa: C901, PLR0911  one line per ki
         return struct.pack("d", left) == struct.pack("d", right)
 
     if isinstance(left, Decimal):
-        return left.as_tuple() == right.as_tuple()
+        return bool(left.as_tuple() == right.as_tuple())
 
     if isinstance(left, datetime | time):
         naive = left.tzinfo is None
@@ -227,10 +226,10 @@ RECORDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
 ]
 
 
-def hashable(value: object) -> bool:
+def hashable(value: Any) -> bool:
     """Say whether a value can be in a set, and equals itself there."""
     try:
-        return isinstance(value, Hashable) and hash(value) == hash(value) and bool(value == value)  # noqa: PLR0124  NaN
+        return bool(hash(value) == hash(value) and value == value)  # noqa: PLR0124  NaN
     except (TypeError, ArithmeticError):
         return False
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 from typing import TypeVar
 
 from anyio import CancelScope
@@ -37,8 +36,13 @@ async def call_to_end(function: Callable[[], R]) -> R:
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
+        loop = None
+
+    if loop is None:
         with CancelScope(shield=True):
             return await to_thread.run_sync(function)
+
+        raise AssertionError("a shield swallows nothing")  # pragma: no cover  for type checkers
 
     future = loop.run_in_executor(None, function)
     cancelled: asyncio.CancelledError | None = None
@@ -53,6 +57,5 @@ async def call_to_end(function: Callable[[], R]) -> R:
     if cancelled is None:
         return future.result()
 
-    error = future.exception()
-    reply: Any = future.result() if error is None else None
-    raise Finished(cancelled, reply, error)
+    failure = future.exception()
+    raise Finished(cancelled, None if failure is not None else future.result(), failure)

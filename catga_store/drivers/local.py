@@ -52,12 +52,6 @@ class _Local:
         self.waist = waist
         self.wire = wire
 
-    def _converse(self, request: Request[Any]) -> Conversation[Any]:
-        if isinstance(request, Pause | Invoke):
-            return ask(request)
-
-        return self.waist.converse(request)
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.wire!r}>"
 
@@ -67,11 +61,19 @@ class LocalDriver(_Local):
 
     def run(self, conversation: Conversation[T]) -> T:
         """Run a conversation over waist requests to its end."""
-        return run(through(conversation, self._converse), self._perform)
+        return run(conversation, self._perform)
 
     def _perform(self, request: Request[Any]) -> Any:
-        if type(request) is Call:
-            return self.wire(request)
+        kind = type(request)
+        if kind is Pause or kind is Invoke:
+            return self._perform_wire(request)
+
+        return run(self.waist.converse(request), self._perform_wire)
+
+    def _perform_wire(self, request: Request[Any]) -> Any:
+        if isinstance(request, Call):
+            call: Call[Any] = request
+            return self.wire(call)
 
         if isinstance(request, Pause):
             return time.sleep(request.seconds)
@@ -94,13 +96,20 @@ class AsyncLocalDriver(_Local):
 
         return await arun(through(conversation, self._converse), self._perform)
 
-    async def _perform(self, request: Request[Any]) -> Any:
-        if type(request) is Call:
-            if not self.wire.threaded:
-                return self.wire(request)
+    def _converse(self, request: Request[Any]) -> Conversation[Any]:
+        if isinstance(request, Pause | Invoke):
+            return ask(request)
 
-            call = call_to_end if request.writes else call_abandonable
-            return await call(lambda: self.wire(request))
+        return self.waist.converse(request)
+
+    async def _perform(self, request: Request[Any]) -> Any:
+        if isinstance(request, Call):
+            call: Call[Any] = request
+            if not self.wire.threaded:
+                return self.wire(call)
+
+            in_thread = call_to_end if call.writes else call_abandonable
+            return await in_thread(lambda: self.wire(call))
 
         if isinstance(request, Pause):
             return await anyio.sleep(request.seconds)

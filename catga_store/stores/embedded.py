@@ -61,7 +61,6 @@ from catga_store.records import Filter
 from catga_store.records import Find
 from catga_store.records import Found
 from catga_store.records import Head
-from catga_store.records import Item
 from catga_store.records import Outcome
 from catga_store.records import Overdue
 from catga_store.records import Ping
@@ -251,14 +250,16 @@ class EmbeddedStore:
 
     def converse(self, request: Request[object]) -> Conversation[object]:
         """Do what a waist request asks and return its reply."""
-        return self._handlers[type(request)](request)
+        handler = self._handlers[type(request)]
+        return handler(request) if self._prepared else self._first(handler, request)
 
     # one handler per request ----------------------------------------------------------------------
 
     def _read(self, request: Read) -> Conversation[tuple[Record | None, ...]]:
         single = len(request.keys) == 1 and request.keys[0].kind == FLOW
         call = Call(lambda tables: read(tables, request), writes=False, single=single)
-        return (yield from self._ask(call))
+        records: tuple[Record | None, ...] = yield from self._send(call)
+        return records
 
     def _commit(self, request: Commit) -> Conversation[Reply]:
         at_ms = time.time_ns() // 1_000_000
@@ -273,7 +274,7 @@ class EmbeddedStore:
             return apply(tables, request, at_ms)
 
         try:
-            reply = yield from self._ask(Call(transaction, writes=True))
+            reply: Reply | None = yield from self._send(Call(transaction, writes=True))
         except ReplyLostError as error:
             raise _uncertain(request.id, (change.key for change in request.changes)) from error
 
@@ -290,18 +291,18 @@ class EmbeddedStore:
         at_ms = time.time_ns() // 1_000_000
         call = Call[Applied | None](lambda tables: resolve(tables, request, at_ms), writes=True)
         try:
-            return (yield from self._ask(call))
+            applied: Applied | None = yield from self._send(call)
         except (ReplyLostError, StoreUnavailableError) as error:
             raise _uncertain(request.id, request.keys) from error
+
+        return applied
 
     def _reading(
         self, function: Callable[[Tables, Any], Any]
     ) -> Callable[[Any], Conversation[Any]]:
         def handler(request: Any) -> Conversation[Any]:
             return (
-                yield from self._ask(
-                    Call(lambda tables: function(tables, request), writes=False)
-                )
+                yield from self._send(Call(lambda tables: function(tables, request), writes=False))
             )
 
         return handler
@@ -314,7 +315,7 @@ class EmbeddedStore:
         def handler(request: Any) -> Conversation[Any]:
             try:
                 return (
-                    yield from self._ask(
+                    yield from self._send(
                         Call(lambda tables: function(tables, request), writes=True)
                     )
                 )
@@ -324,11 +325,8 @@ class EmbeddedStore:
 
         return handler
 
-    def _ask(self, call: Call[Any]) -> Conversation[Any]:
+    def _send(self, call: Call[Any]) -> Conversation[Any]:
         """Send one call, again when its reply was lost: every call here may be sent twice."""
-        if not self._prepared:
-            yield from self._prepare()
-
         for attempt in range(1, _TRIES + 1):
             try:
                 return (yield call)
@@ -347,23 +345,23 @@ class EmbeddedStore:
 
         raise AssertionError("unreachable")  # pragma: no cover  the last try returns or raises
 
-    def _prepare(self) -> Conversation[None]:
-        self._prepared = True
+    def _first(
+        self, handler: Callable[[Any], Conversation[Any]], request: Request[object]
+    ) -> Conversation[object]:
+        """See that the store is laid out as it was opened, before anything else is asked of it."""
         try:
-            layout = yield from self._ask(Call(lambda tables: tables.layout(), writes=False))
+            layout = yield from self._send(Call(lambda tables: tables.layout(), writes=False))
             if layout is None:
-                layout = yield from self._ask(
+                layout = yield from self._send(
                     Call(lambda tables: lay_out(tables, self._partitions), writes=True)
                 )
+        except ReplyLostError as error:
+            message = f"{error}; the store was not used yet"
+            raise StoreUnavailableError(message) from error
 
-            _check_layout(layout, self._partitions)
-        except BaseException as error:
-            self._prepared = False
-            if isinstance(error, ReplyLostError):
-                message = f"{error}; the store was not used yet"
-                raise StoreUnavailableError(message) from error
-
-            raise
+        _check_layout(layout, self._partitions)
+        self._prepared = True
+        return (yield from handler(request))
 
 
 def _check_layout(layout: tuple[int, int], partitions: int) -> None:
@@ -467,7 +465,11 @@ def scan(tables: Tables, request: Scan) -> tuple[Scanned, ...]:
 
         for key in keys:
             record = tables.record(key)
-            if record is None or record.head.status <= MARKER or _gone(tables, key, record, request.now_ms):
+            if (
+                record is None
+                or record.head.status <= MARKER
+                or _gone(tables, key, record, request.now_ms)
+            ):
                 continue
 
             found.append(Scanned(key, record))
@@ -557,27 +559,28 @@ def apply(tables: Tables, commit: Commit, at_ms: int) -> Reply | None:
     if conflicts:
         return Refused(conflicts)
 
-    outcomes = tuple(_apply(tables, commit, change) for change in commit.changes)
+    outcomes = tuple([_apply(tables, commit, change) for change in commit.changes])
     tables.log(commit.id, at_ms, outcomes)
     return Applied(outcomes)
 
 
 def _conflicts(tables: Tables, commit: Commit) -> tuple[Conflict, ...]:
     now_ms = commit.now_ms
-    leaving = {
-        change.key.id
-        for change in commit.changes
-        if change.key.kind == FLOW
-        and (type(change) is Delete or (type(change) is Put and change.fresh))
-    }
+    leaving: set[str] = set()
+    if len(commit.changes) > 1:
+        leaving = {
+            change.key.id
+            for change in commit.changes
+            if change.key.kind == FLOW
+            and (isinstance(change, Delete) or (isinstance(change, Put) and change.fresh))
+        }
+
     found: list[Conflict] = []
 
     for index, change in enumerate(commit.changes):
         key = change.key
         head = _live(tables, key, now_ms)
-        if key.kind == PROGRESS and key.id in leaving:
-            head = None
-        elif head is not None and head.status < 0:
+        if (key.kind == PROGRESS and key.id in leaving) or (head is not None and head.status < 0):
             head = None
 
         reason = _refusal(change, head, now_ms)
@@ -587,14 +590,16 @@ def _conflicts(tables: Tables, commit: Commit) -> tuple[Conflict, ...]:
     return tuple(found)
 
 
-def _refusal(change: Change, head: Head | None, now_ms: int) -> str | None:
+def _refusal(  # noqa: PLR0911  one return for each rule
+    change: Change, head: Head | None, now_ms: int
+) -> str | None:
     """Why the store, holding `head`, refuses a change; the whole of optimistic locking."""
-    if type(change) is Complete or type(change) is SetWait:
+    if isinstance(change, Complete | SetWait):
         return None
 
     expected = change.expected
     if expected is None:
-        return EXISTS if type(change) is Put and head is not None else None
+        return EXISTS if isinstance(change, Put) and head is not None else None
 
     if expected == ANY:
         return None
@@ -606,7 +611,7 @@ def _refusal(change: Change, head: Head | None, now_ms: int) -> str | None:
         return STALE
 
     if (
-        type(change) is Put
+        isinstance(change, Put)
         and change.claiming
         and head.owner is not None
         and head.due_ms is not None
@@ -618,19 +623,19 @@ def _refusal(change: Change, head: Head | None, now_ms: int) -> str | None:
 
 
 def _apply(tables: Tables, commit: Commit, change: Change) -> Outcome:
-    if type(change) is Put:
+    if isinstance(change, Put):
         if change.key.kind == WAIT:
             return _put_wait(tables, commit, change)
 
         return _put(tables, commit, change)
 
-    if type(change) is Complete:
+    if isinstance(change, Complete):
         return _complete(tables, commit, change)
 
-    if type(change) is SetWait:
+    if isinstance(change, SetWait):
         return _set_wait(tables, commit, change)
 
-    if type(change) is Delete:
+    if isinstance(change, Delete):
         return _delete(tables, commit, change)
 
     return _check(tables, change)
@@ -646,7 +651,9 @@ def _put(tables: Tables, commit: Commit, change: Put) -> Outcome:
     if change.expected == ANY and old is not None:
         head = head._replace(version=old.version + 1, created_ms=old.created_ms)
 
-    tables.write(change.key, head, None if change.keeps_body and old is not None else change.body, old)
+    tables.write(
+        change.key, head, None if change.keeps_body and old is not None else change.body, old
+    )
     return Outcome(head.version, head.revision, head.status, head.created_ms)
 
 
@@ -735,7 +742,9 @@ def _put_wait(tables: Tables, commit: Commit, change: Put) -> Outcome:
         old = None
 
     for item in change.items:
-        tables.write_item(key, item.child, ItemRow(member=False, done=True, success=item.success), item.payload)
+        tables.write_item(
+            key, item.child, ItemRow(member=False, done=True, success=item.success), item.payload
+        )
 
     done, well = tables.set_members(key, terms.children)
     satisfied = change.head.status == PENDING and _is_satisfied(
@@ -785,7 +794,9 @@ def _complete(tables: Tables, commit: Commit, change: Complete) -> Outcome:
 
     if satisfied:
         head = _written(
-            head._replace(version=head.version + 1, status=SATISFIED, updated_ms=commit.now_ms, due_ms=None),
+            head._replace(
+                version=head.version + 1, status=SATISFIED, updated_ms=commit.now_ms, due_ms=None
+            ),
             commit.id,
             head,
         )
@@ -793,7 +804,12 @@ def _complete(tables: Tables, commit: Commit, change: Complete) -> Outcome:
 
     tables.write_wait(key, row._replace(head=head, done=done), row)
     return Outcome(
-        head.version, head.revision, head.status, head.created_ms, satisfied=satisfied, accepted=True
+        head.version,
+        head.revision,
+        head.status,
+        head.created_ms,
+        satisfied=satisfied,
+        accepted=True,
     )
 
 
@@ -822,7 +838,7 @@ def _is_satisfied(done: int, expected: int, well: int, *, any_of: bool) -> bool:
 def _written(head: Head, commit_id: str, old: Head | None) -> Head:
     """Stamp a head with its new revision and the commits it remembers."""
     before = old.commits[: REMEMBERED_COMMITS - 1] if old is not None else ()
-    return head._replace(revision=commit_id, commits=(commit_id, *before))
+    return head.stamped(commit_id, (commit_id, *before))
 
 
 def _schedule(head: Head, timeout_ms: int | None, parent: str | None, commit: Commit) -> Head:

@@ -76,10 +76,12 @@ def _flow_fields(head: Head) -> tuple[tuple[Any, ...], ...]:
 
 
 def _wait_fields(row: WaitRow) -> tuple[tuple[Any, ...], ...]:
-    if row.head.status < 0:
+    status, parent = row.head.status, row.parent
+    if status < 0:
         return ()
 
-    return ((None, None), (row.head.status, None), (None, row.parent), (row.head.status, row.parent))
+    fields = ((None, None), (status, None))
+    return fields if parent is None else (*fields, (None, parent), (status, parent))
 
 
 class MemoryTables:
@@ -324,7 +326,9 @@ class MemoryTables:
         return sum(1 for _ in self._matching(wanted, None, now_ms))
 
     def _fields(self, key: Key) -> tuple[tuple[Any, ...], ...]:
-        return _flow_fields(self._heads[key]) if key.kind == FLOW else _wait_fields(self._waits[key])
+        return (
+            _flow_fields(self._heads[key]) if key.kind == FLOW else _wait_fields(self._waits[key])
+        )
 
     def _listing(self, wanted: Filter) -> tuple[_Listing, tuple[Any, ...]]:
         if wanted.kind == FLOW:

@@ -13,15 +13,24 @@ the same commit id. The file must lie on a local disk: WAL needs shared memory.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import logging
+import math
 import os
+import random
 import sqlite3
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from typing import ParamSpec
+from typing import TypeVar
 
 from catga_store.conversation import Call
 from catga_store.conversation import NotSentError
@@ -33,6 +42,8 @@ from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
 from catga_store.keys import Key
+from catga_store.keys import flow_key
+from catga_store.records import CANCELLED
 from catga_store.records import PENDING
 from catga_store.records import Filter
 from catga_store.records import Found
@@ -47,7 +58,21 @@ from catga_store.stores.embedded import WaitRow
 
 __all__ = ["EmbeddedStore", "SQLiteTables", "SQLiteWire"]
 
-BUSY_SECONDS = 30
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+BUSY_SECONDS: float = 30
+"""How long anybody waits for another's lock before the store counts as unavailable."""
+
+MOST_IDLE = 8
+"""So many connections are kept for the next call; each costs three file descriptors."""
+
+LARGEST_IDLE_LOG = 16 * 1024 * 1024
+"""What a burst of large commits has made of the log is cut back to this once it is checkpointed."""
+
+_PAUSES = 0.0002, 0.002
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 _HEAD = (
     "version, status, created_ms, updated_ms, type, type_version, position, error, attempts,"
@@ -98,12 +123,13 @@ CREATE TABLE catga_items (
     "CREATE INDEX catga_flows_status ON catga_flows (status, created_ms DESC, id)",
     "CREATE INDEX catga_flows_type ON catga_flows (type, created_ms DESC, id)",
     "CREATE INDEX catga_flows_both ON catga_flows (status, type, created_ms DESC, id)",
-    "CREATE INDEX catga_flows_due ON catga_flows (due_ms) WHERE due_ms IS NOT NULL",
+    # With the type, so that a worker of one type passes over others' work inside the index.
+    "CREATE INDEX catga_flows_due ON catga_flows (due_ms, type) WHERE due_ms IS NOT NULL",
     "CREATE INDEX catga_flows_expires ON catga_flows (expires_ms) WHERE expires_ms IS NOT NULL",
-    "CREATE INDEX catga_waits_all ON catga_waits (created_ms DESC, id)",
+    "CREATE INDEX catga_waits_all ON catga_waits (created_ms DESC, id) WHERE status >= 0",
     "CREATE INDEX catga_waits_status ON catga_waits (status, created_ms DESC, id)",
     "CREATE INDEX catga_waits_parent ON catga_waits (parent, created_ms DESC, id)"
-    " WHERE parent IS NOT NULL",
+    " WHERE parent IS NOT NULL AND status >= 0",
     "CREATE INDEX catga_waits_due ON catga_waits (due_ms)"
     " WHERE due_ms IS NOT NULL AND parent IS NOT NULL",
     "CREATE INDEX catga_waits_deadline ON catga_waits (due_ms, id)"
@@ -112,13 +138,61 @@ CREATE TABLE catga_items (
 )
 
 
-def _head(row: Sequence[Any]) -> Head:
-    """A head from the columns of `_HEAD`."""
+# --- rows, which somebody may have edited ---------------------------------------------------------
+
+_NONE = type(None)
+_INT, _TEXT, _BYTES = (int,), (str,), (bytes,)
+_INT_OR_NONE, _TEXT_OR_NONE, _BYTES_OR_NONE = (int, _NONE), (str, _NONE), (bytes, _NONE)
+
+
+def _shapes(*columns: tuple[type, ...]) -> frozenset[tuple[type, ...]]:
+    return frozenset(itertools.product(*columns))
+
+
+_HEAD_COLUMNS = (
+    *(_INT, _INT, _INT, _INT, _TEXT, _INT, _TEXT, _TEXT_OR_NONE, _INT),
+    *(_TEXT_OR_NONE, _TEXT_OR_NONE, _INT_OR_NONE, _INT_OR_NONE, _TEXT, _TEXT),
+)
+_HEADS = (
+    _shapes(*_HEAD_COLUMNS) | _shapes(*_HEAD_COLUMNS, _BYTES) | _shapes(*_HEAD_COLUMNS, _INT)
+)  # alone, with the body or the id, with the step
+
+_WAIT_COLUMNS = (_INT, _INT, _INT, _INT, _INT_OR_NONE, _INT_OR_NONE, _TEXT, _TEXT)
+_WAITS = (
+    _shapes(*_WAIT_COLUMNS, _INT, _BYTES_OR_NONE, _INT, _INT)
+    | _shapes(*_WAIT_COLUMNS, _TEXT)
+    | _shapes(*_WAIT_COLUMNS, _BYTES)
+    | _shapes(*_WAIT_COLUMNS, _BYTES, _BYTES, _TEXT)
+)  # with what decides it, with the terms, with the id, with id, parent and terms
+
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
+_LOWEST, _HIGHEST = -5, 6
+"""The states of all kinds of rows lie in between; `Head.status` says more."""
+
+
+def _head(key: Key, row: Sequence[Any]) -> Head:
+    """A head from the columns of `_HEAD`, and what else `_HEADS` lists."""
+    if (
+        tuple(map(type, row)) not in _HEADS
+        or not 0 <= row[1] <= _HIGHEST
+        or not _FIRST_MS <= row[2] <= _LAST_MS
+        or not _FIRST_MS <= row[3] <= _LAST_MS
+    ):
+        raise _corrupt(key, f"the row {_shown(row)}")
+
     return Head(*row[:14], tuple(row[14].split()))
 
 
-def _wait_head(row: Sequence[Any]) -> Head:
-    """A head from the columns of `_WAIT_HEAD`."""
+def _wait_head(key: Key, row: Sequence[Any]) -> Head:
+    """A head from the columns of `_WAIT_HEAD`, and what else `_WAITS` lists."""
+    if (
+        tuple(map(type, row)) not in _WAITS
+        or not _LOWEST <= row[1] <= CANCELLED
+        or not _FIRST_MS <= row[2] <= _LAST_MS
+        or not _FIRST_MS <= row[3] <= _LAST_MS
+    ):
+        raise _corrupt(key, f"the row {_shown(row)}")
+
     return Head(
         *row[:4],
         due_ms=row[4],
@@ -128,22 +202,98 @@ def _wait_head(row: Sequence[Any]) -> Head:
     )
 
 
+def _shown(row: Sequence[Any]) -> str:
+    return ", ".join(repr(value)[:40] for value in row)
+
+
+def _corrupt(key: Key, what: str) -> CorruptRecordError:
+    message = f"{key} cannot be read: {what} is none of this library's; it is left as it is"
+    return CorruptRecordError(message, key=tuple(key))
+
+
+def _key(kind: str, record_id: object, step: object = 0) -> Key:
+    """The key of a row; `CorruptRecordError` for one that no record can have."""
+    if type(record_id) is bytes and type(step) is int:
+        with contextlib.suppress(UnicodeDecodeError):
+            return Key(kind, record_id.decode(), step)
+
+    raise _corrupt(Key(kind, repr(record_id)[:100]), "its id")
+
+
+def _flow_found(row: Sequence[Any]) -> Found:
+    """An entry from `_HEAD` and the id."""
+    key = _key(FLOW, row[15])
+    return Found(key, _head(key, row))
+
+
+def _wait_found(row: Sequence[Any]) -> Found:
+    """An entry from `_WAIT_HEAD` and the id."""
+    key = _key(WAIT, row[8])
+    return Found(key, _wait_head(key, row))
+
+
+def _readable(
+    rows: Iterable[Sequence[Any]], limit: int, read: Callable[[Sequence[Any]], T]
+) -> list[T]:
+    """The first `limit` that can be read: one row that cannot must not stand in everybody's way."""
+    found: list[T] = []
+
+    for row in rows:
+        if len(found) == limit:
+            break
+
+        try:
+            found.append(read(row))
+        except CorruptRecordError as error:
+            _warn(error)
+
+    return found
+
+
+def _warn(error: CorruptRecordError) -> None:
+    """Log what was passed over, for each record once in a while: workers poll."""
+    now = time.monotonic()
+    if now - _warned.get(error.key, -math.inf) > _WARN_AGAIN_SECONDS:
+        if len(_warned) > _WARNED_MOST:
+            _warned.clear()
+
+        _warned[error.key] = now
+        _log.warning("passed over: %s", error)
+
+
+_log = logging.getLogger("catga_store")
+_warned: dict[object, float] = {}
+_WARNED_MOST = 1000
+_WARN_AGAIN_SECONDS = 30
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
 class SQLiteTables:
     """Rows in one SQLite connection, inside one transaction; implements `Tables`."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, file: tuple[int, int] | None) -> None:
         self.connection = connection
         self._execute = connection.execute
+        self._file = file
+
+    def is_in_place(self, path: str) -> bool:
+        """Whether the path still leads to the file that the connection has open."""
+        return _place(path) == self._file
 
     def layout(self) -> tuple[int, int] | None:
         there = self._execute("SELECT 1 FROM sqlite_master WHERE name = 'catga_layout'").fetchone()
         if there is None:
             return None
 
-        row: tuple[int, int] | None = self._execute(
-            "SELECT version, partitions FROM catga_layout"
-        ).fetchone()
-        return row
+        row = self._execute("SELECT version, partitions FROM catga_layout").fetchone()
+        if row is None or tuple(map(type, row)) != (int, int):
+            message = f"the layout of the store cannot be read: it is {row}; it is left as it is"
+            raise CorruptRecordError(message, key=None)
+
+        version, partitions = row
+        return version, partitions
 
     def lay_out(self, version: int, partitions: int) -> None:
         for statement in _LAY_OUT:
@@ -162,7 +312,7 @@ class SQLiteTables:
             f"SELECT {_HEAD} FROM {_TABLE[key.kind]} WHERE id = ? AND step = ?",  # noqa: S608  ours
             (key.id.encode(), key.step),
         ).fetchone()
-        return None if row is None else _head(row)
+        return None if row is None else _head(key, row)
 
     def record(self, key: Key) -> Record | None:
         if key.kind == WAIT:
@@ -172,7 +322,7 @@ class SQLiteTables:
             f"SELECT {_HEAD}, body FROM {_TABLE[key.kind]} WHERE id = ? AND step = ?",  # noqa: S608  ours
             (key.id.encode(), key.step),
         ).fetchone()
-        return None if row is None else Record(_head(row), row[15])
+        return None if row is None else Record(_head(key, row), row[15])
 
     def _wait_record(self, key: Key) -> Record | None:
         row = self._execute(
@@ -182,7 +332,7 @@ class SQLiteTables:
         if row is None:
             return None
 
-        head = _wait_head(row)
+        head = _wait_head(key, row)
         items = self._execute(
             "SELECT child, success, payload FROM catga_items"
             " WHERE wait = ? AND done AND (member OR ?)",
@@ -192,7 +342,7 @@ class SQLiteTables:
             head,
             b"",
             _read_terms(key, row[8]),
-            tuple(Item(child.decode(), bool(success), body) for child, success, body in items),
+            tuple(_item(key, row) for row in items),
         )
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
@@ -248,7 +398,12 @@ class SQLiteTables:
             f"SELECT {_HEAD}, step FROM catga_progress WHERE id = ? ORDER BY step",  # noqa: S608  ours
             (flow_id.encode(),),
         )
-        return [Found(Key(PROGRESS, flow_id, row[15]), _head(row)) for row in rows]
+        found: list[Found] = []
+        for row in rows:
+            key = Key(PROGRESS, flow_id, row[15])
+            found.append(Found(key, _head(key, row)))
+
+        return found
 
     # conditions -----------------------------------------------------------------------------------
 
@@ -261,8 +416,9 @@ class SQLiteTables:
         if row is None:
             return None
 
-        parent = None if row[9] is None else row[9].decode()
-        return WaitRow(_wait_head(row), bool(row[8]), parent, row[10], row[11])
+        head = _wait_head(key, row)
+        parent = None if row[9] is None else _key(FLOW, row[9]).id
+        return WaitRow(head, bool(row[8]), parent, row[10], row[11])
 
     def write_wait(
         self, key: Key, row: WaitRow, old: WaitRow | None, terms: Terms | None = None
@@ -340,59 +496,77 @@ class SQLiteTables:
     def due_flows(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
         rows = self._execute(
             f"SELECT {_HEAD}, id FROM catga_flows WHERE due_ms IS NOT NULL AND due_ms <= ?"  # noqa: S608  ours
-            " AND (expires_ms IS NULL OR expires_ms > ?) AND (? IS NULL OR type IN ('', ?))"
-            " ORDER BY due_ms LIMIT ?",
-            (now_ms, now_ms, wanted, wanted, limit),
+            " AND (? IS NULL OR type IN ('', ?)) AND (expires_ms IS NULL OR expires_ms > ?)"
+            " ORDER BY due_ms",
+            (now_ms, wanted, wanted, now_ms),
         )
-        return [Found(Key(FLOW, row[15].decode()), _head(row)) for row in rows]
+        return _readable(rows, limit, _flow_found)
 
     def due_waits(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
-        return self._waits(
-            "due_ms IS NOT NULL AND parent IS NOT NULL AND due_ms <= ?"
+        rows = self._execute(
+            f"SELECT {_WAIT_HEAD}, id, parent, terms FROM catga_waits"  # noqa: S608  ours
+            " WHERE due_ms IS NOT NULL AND parent IS NOT NULL AND due_ms <= ?"
             " AND (? IS NULL OR ifnull((SELECT type FROM catga_flows"
-            " WHERE id = parent AND step = 0), '') IN ('', ?)) ORDER BY due_ms LIMIT ?",
-            (now_ms, wanted, wanted, limit),
+            " WHERE id = parent AND step = 0), '') IN ('', ?)) ORDER BY due_ms",
+            (now_ms, wanted, wanted),
         )
+        return _readable(rows, limit, self._wake)
+
+    def _wake(self, row: Sequence[Any]) -> Found:
+        """A condition that can be told of: it and its parent can be read."""
+        found = _wait_found(row)
+        _read_terms(found.key, row[10])
+        self.head(flow_key(_key(FLOW, row[9]).id))
+        return found
 
     def overdue(self, now_ms: int, limit: int | None) -> list[Found]:
-        return self._waits(
-            f"due_ms IS NOT NULL AND status = {PENDING} AND due_ms <= ?"
+        rows = self._execute(
+            f"SELECT {_WAIT_HEAD}, id FROM catga_waits"  # noqa: S608  ours
+            f" WHERE due_ms IS NOT NULL AND status = {PENDING} AND due_ms <= ?"
             " ORDER BY due_ms, id LIMIT ?",
             (now_ms, -1 if limit is None else limit),
         )
-
-    def _waits(self, where: str, values: Sequence[object]) -> list[Found]:
-        rows = self._execute(
-            f"SELECT {_WAIT_HEAD}, id FROM catga_waits WHERE {where}",  # noqa: S608  ours
-            values,
-        )
-        return [Found(Key(WAIT, row[8].decode()), _wait_head(row)) for row in rows]
+        return [_wait_found(row) for row in rows]
 
     def find(
         self, wanted: Filter, after: tuple[int, str] | None, limit: int, now_ms: int
     ) -> list[Found]:
-        where, values = _where(wanted, now_ms)
-        if after is not None:
-            where += " AND created_ms <= ? AND (created_ms < ? OR id > ?)"
-            values += [after[0], after[0], after[1].encode()]
+        where, values = _where(wanted)
+        where += " AND (expires_ms IS NULL OR expires_ms > ?)"
+        values.append(now_ms)
+        if after is None:
+            return self._page(wanted, where, values, limit)
 
-        where += " ORDER BY created_ms DESC, id LIMIT ?"
-        values.append(limit)
-        if wanted.kind == WAIT:
-            return self._waits(where, values)
+        # Two ranges, each of which the index begins at: many records may share a millisecond.
+        created_ms, last_id = after[0], after[1].encode()
+        same = f"{where} AND created_ms = ? AND id > ?"
+        found = self._page(wanted, same, [*values, created_ms, last_id], limit)
+        if len(found) < limit:
+            older = f"{where} AND created_ms < ?"
+            found += self._page(wanted, older, [*values, created_ms], limit - len(found))
 
+        return found
+
+    def _page(
+        self, wanted: Filter, where: str, values: Sequence[object], limit: int
+    ) -> list[Found]:
+        columns, table = _LISTED[wanted.kind]
         rows = self._execute(
-            f"SELECT {_HEAD}, id FROM catga_flows WHERE {where}",  # noqa: S608  ours
-            values,
+            f"SELECT {columns}, id FROM {table} WHERE {where}"  # noqa: S608  ours
+            " ORDER BY created_ms DESC, id LIMIT ?",
+            (*values, limit),
         )
-        return [Found(Key(FLOW, row[15].decode()), _head(row)) for row in rows]
+        read = _flow_found if wanted.kind == FLOW else _wait_found
+        return [read(row) for row in rows]
 
     def count(self, wanted: Filter, now_ms: int) -> int:
-        where, values = _where(wanted, now_ms)
-        table = "catga_flows" if wanted.kind == FLOW else "catga_waits"
+        # What has expired is counted apart: so an index alone answers, and no row is read.
+        where, values = _where(wanted)
+        _, table = _LISTED[wanted.kind]
         number: int = self._execute(
-            f"SELECT count(*) FROM {table} WHERE {where}",  # noqa: S608  our names
-            values,
+            f"SELECT (SELECT count(*) FROM {table} WHERE {where}) - (SELECT count(*) FROM {table}"  # noqa: S608  ours
+            f" WHERE {where} AND expires_ms IS NOT NULL AND expires_ms <= ?)",
+            (*values, *values, now_ms),
         ).fetchone()[0]
         return number
 
@@ -409,26 +583,33 @@ class SQLiteTables:
                 (*((b"", 0) if after is None else (after.id.encode(), after.step)), limit),
             )
 
-        return [Key(kind, row[0].decode(), row[1]) for row in rows]
+        return [_key(kind, *row) for row in rows]
 
     def expired(self, now_ms: int, limit: int) -> list[Key]:
         found: list[Key] = []
 
-        for kind, table in ((FLOW, "catga_flows"), (WAIT, "catga_waits")):
+        for kind, read in ((FLOW, self._leaving), (WAIT, lambda row: _wait_found(row).key)):
+            columns, table = _LISTED[kind]
             rows = self._execute(
-                f"SELECT id FROM {table} WHERE expires_ms IS NOT NULL AND expires_ms <= ?"  # noqa: S608  ours
-                " ORDER BY expires_ms LIMIT ?",
-                (now_ms, limit - len(found)),
+                f"SELECT {columns}, id FROM {table}"  # noqa: S608  ours
+                " WHERE expires_ms IS NOT NULL AND expires_ms <= ? ORDER BY expires_ms",
+                (now_ms,),
             )
-            found += [Key(kind, row[0].decode()) for row in rows]
+            found += _readable(rows, limit - len(found), read)
 
         return found
+
+    def _leaving(self, row: Sequence[Any]) -> Key:
+        """A flow that can be removed: it and its progress can be read."""
+        key = _flow_found(row).key
+        self.steps(key.id)
+        return key
 
     # the log of commits ---------------------------------------------------------------------------
 
     def logged(self, commit_id: str) -> tuple[Outcome, ...] | None:
         row = self._execute("SELECT reply FROM catga_commits WHERE id = ?", (commit_id,)).fetchone()
-        return None if row is None else _read_outcomes(row[0])
+        return None if row is None else _read_outcomes(commit_id, row[0])
 
     def log(self, commit_id: str, at_ms: int, outcomes: tuple[Outcome, ...]) -> None:
         self._execute(
@@ -445,9 +626,12 @@ class SQLiteTables:
         )
 
 
-def _where(wanted: Filter, now_ms: int) -> tuple[str, list[Any]]:
-    where = "(expires_ms IS NULL OR expires_ms > ?)"
-    values: list[Any] = [now_ms]
+_LISTED = {FLOW: (_HEAD, "catga_flows"), WAIT: (_WAIT_HEAD, "catga_waits")}
+
+
+def _where(wanted: Filter) -> tuple[str, list[Any]]:
+    where = "status >= 0" if wanted.kind == WAIT and wanted.status is None else "1"
+    values: list[Any] = []
     terms: tuple[tuple[str, object], ...] = (
         ("status = ?", wanted.status),
         ("type = ?", wanted.type),
@@ -461,10 +645,15 @@ def _where(wanted: Filter, now_ms: int) -> tuple[str, list[Any]]:
             where += f" AND {term}"
             values.append(value)
 
-    if wanted.kind == WAIT and wanted.status is None:
-        where += " AND status >= 0"
-
     return where, values
+
+
+def _item(key: Key, row: Sequence[Any]) -> Item:
+    child, success, payload = row
+    if type(payload) is not bytes or type(success) is not int:
+        raise _corrupt(key, f"the completion {_shown(row)}")
+
+    return Item(_key(FLOW, child).id, bool(success), payload)
 
 
 def _write_terms(terms: Terms) -> str:
@@ -474,22 +663,34 @@ def _write_terms(terms: Terms) -> str:
 def _read_terms(key: Key, text: str) -> Terms:
     try:
         children, any_of, timeout_ms, parent = json.loads(text)
-        return Terms(tuple(children), any_of, timeout_ms, parent)
+        if (
+            type(children) is list
+            and set(map(type, children)) <= {str}
+            and (type(any_of), type(timeout_ms), type(parent)) in _TERMS
+        ):
+            return Terms(tuple(children), any_of, timeout_ms, parent)
     except (ValueError, TypeError) as error:
-        message = f"the terms of {key} cannot be read: {error}; the record is left as it is"
-        raise CorruptRecordError(message, key=tuple(key)) from error
+        raise _corrupt(key, f"what it waits for, {text[:100]!r},") from error
+
+    raise _corrupt(key, f"what it waits for, {text[:100]!r},")
 
 
-def _read_outcomes(text: str) -> tuple[Outcome, ...]:
+_TERMS = _shapes((bool,), _INT_OR_NONE, _TEXT_OR_NONE)
+
+
+def _read_outcomes(commit_id: str, text: str) -> tuple[Outcome, ...]:
     outcomes: list[Outcome] = []
+    try:
+        for fields in json.loads(text):
+            outcome = Outcome(*fields)
+            if outcome.terms is not None:
+                children, any_of, timeout_ms, parent = outcome.terms
+                outcome = outcome._replace(terms=Terms(tuple(children), any_of, timeout_ms, parent))
 
-    for fields in json.loads(text):
-        outcome = Outcome(*fields)
-        if outcome.terms is not None:
-            children, any_of, timeout_ms, parent = outcome.terms
-            outcome = outcome._replace(terms=Terms(tuple(children), any_of, timeout_ms, parent))
-
-        outcomes.append(outcome)
+            outcomes.append(outcome)
+    except (ValueError, TypeError) as error:
+        message = f"the reply of commit {commit_id} cannot be read: {error}; it is left as it is"
+        raise CorruptRecordError(message, key=None) from error
 
     return tuple(outcomes)
 
@@ -501,7 +702,7 @@ class SQLiteWire:
     """Performs `Call` as one transaction on a pooled connection; opens the file at first use.
 
     Any number of threads may use it; writers of one process queue on a lock, those of several on
-    SQLite's. A forked child opens connections of its own and never touches its parent's.
+    SQLite's. It may be used on both sides of a fork, which waits for the calls that are under way.
     """
 
     threaded = True
@@ -512,50 +713,65 @@ class SQLiteWire:
         self._idle: list[SQLiteTables] = []
         self._writing = threading.Lock()
         self._closed = False
+        self._was_there = False
         self._finalizer = weakref.finalize(self, _close_all, self._idle)
         _wires.add(self)
 
     def __call__(self, call: Call[Any]) -> Any:
-        try:
-            tables = self._take()
-        except sqlite3.Error as error:
-            raise self._translated(error) from error
+        if not call.writes:
+            return self._perform(call, self._read)
+
+        if not self._writing.acquire(timeout=max(0, BUSY_SECONDS)):
+            message = (
+                f"the file {self._path!r} stayed locked by another thread for {BUSY_SECONDS} s"
+            )
+            raise NotSentError(message)
 
         try:
-            if call.writes:
-                with self._writing:
-                    result = self._write(tables, call)
-            else:
-                result = self._read(tables, call)
+            return self._perform(call, self._write)
+        finally:
+            self._writing.release()
+
+    def _perform(
+        self, call: Call[Any], transaction: Callable[[SQLiteTables, Call[Any]], Any]
+    ) -> Any:
+        traffic = _traffic
+        traffic.enter()
+        tables: SQLiteTables | None = None
+        keep = False
+        try:
+            tables = self._take(call)
+            result = transaction(tables, call)
+            keep = True
         except sqlite3.Error as error:
-            self._give_back(tables)
             raise self._translated(error) from error
         except BaseException:
-            self._give_back(tables)
+            keep = tables is not None and not tables.connection.in_transaction
             raise
+        finally:
+            if tables is not None:
+                self._give_back(tables, keep=keep)
 
-        self._give_back(tables)
+            traffic.leave()
+
         return result
 
     def _write(self, tables: SQLiteTables, call: Call[Any]) -> Any:
         connection = tables.connection
-        connection.execute("BEGIN IMMEDIATE")
+        _patiently(connection.execute, "BEGIN IMMEDIATE")
         try:
             result = call.function(tables)
         except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-
+            _roll_back(connection)
             raise
 
         try:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-                raise
-
+            _roll_back(connection)
             if _code(error) == sqlite3.SQLITE_IOERR:
+                # The log may hold the commit's last frame, and then recovery after a crash of
+                # every process would apply it; until then it counts for nothing.
                 message = f"SQLite could not finish a commit to {self._path!r}: {error}"
                 raise ReplyLostError(message) from error
 
@@ -565,27 +781,66 @@ class SQLiteWire:
 
     def _read(self, tables: SQLiteTables, call: Call[Any]) -> Any:
         if call.single:
-            return call.function(tables)
+            return _patiently(call.function, tables)
 
-        connection = tables.connection
-        connection.execute("BEGIN")
-        try:
-            return call.function(tables)
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+        return _patiently(_snapshot, tables, call.function)
 
-    def _take(self) -> SQLiteTables:
+    # connections ----------------------------------------------------------------------------------
+
+    def _take(self, call: Call[Any]) -> SQLiteTables:
         try:
-            return self._idle.pop()
+            tables = self._idle.pop()
         except IndexError:
-            return SQLiteTables(_connect(self._path))
+            return self._open()
 
-    def _give_back(self, tables: SQLiteTables) -> None:
-        if self._closed or tables.connection.in_transaction:
+        if not call.single and not tables.is_in_place(self._path):
+            # SQLite goes on with a file that was deleted: commits would be acknowledged and lost.
             tables.connection.close()
-        else:
+            _close_all(self._idle)
+            message = (
+                f"the file {self._path!r} was removed or replaced since it was opened;"
+                " its connections were closed and nothing was written; put it back, or open"
+                " the store anew"
+            )
+            raise StoreConfigError(message)
+
+        return tables
+
+    def _open(self) -> SQLiteTables:
+        connection = _connect(self._path, create=not self._was_there)
+        self._was_there = True
+        return SQLiteTables(connection, _place(self._path))
+
+    def _give_back(self, tables: SQLiteTables, *, keep: bool) -> None:
+        if keep and not self._closed and len(self._idle) < MOST_IDLE:
             self._idle.append(tables)
+            if self._closed:  # closed in between, by another thread
+                _close_all(self._idle)
+        else:
+            tables.connection.close()
+
+    def close(self) -> None:
+        """Close every idle connection; those in use close when they are done."""
+        self._closed = True
+        _close_all(self._idle)
+
+    # forks ----------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Close every connection: SQLite's locks and shared memory must not cross a fork.
+
+        A child would believe that it holds locks which its parent holds, and the parent, closing
+        last, would delete the log that the child writes.
+        """
+        _close_all(self._idle)
+
+    def after_fork_in_child(self) -> None:
+        """Forget what threads that are not here any more have left behind, without closing it."""
+        _inherited.extend(self._idle)
+        self._idle.clear()
+        self._writing = threading.Lock()
+
+    # failures -------------------------------------------------------------------------------------
 
     def _translated(self, error: sqlite3.Error) -> Exception:
         code, path = _code(error), self._path
@@ -599,66 +854,68 @@ class SQLiteWire:
         if code == sqlite3.SQLITE_FULL:
             return NotSentError(f"the disk that holds {path!r} is full: {error}; free some space")
 
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if code in _BUSY:
             return NotSentError(
-                f"the file {path!r} stayed locked by another process for {BUSY_SECONDS} s"
+                f"the file {path!r} stayed locked by another process for {BUSY_SECONDS} s: {error}"
             )
 
         if code == sqlite3.SQLITE_READONLY:
-            message = f"the file {path!r} or its folder cannot be written: {error}; nothing was"
+            message = (
+                f"the file {path!r} or its folder cannot be written: {error}; nothing was written;"
+                " give this user the right to write both"
+            )
             return StoreConfigError(message)
 
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
             message = (
-                f"the file {path!r} cannot be opened: {error};"
-                " check that its folder exists and may be written"
+                f"the file {path!r} cannot be opened: {error}; {self._why_not()};"
+                " nothing was written"
             )
             return StoreConfigError(message)
 
         if code == sqlite3.SQLITE_TOOBIG:
-            message = "a record is larger than SQLite's limit of 1,000,000,000 bytes"
+            message = (
+                "a record is larger than SQLite's limit of 1,000,000,000 bytes; nothing was written"
+            )
             return RecordTooLargeError(message, size=None, limit=1_000_000_000)
 
         if code == sqlite3.SQLITE_ERROR:
-            message = f"the file {path!r} does not have this library's tables: {error}"
+            message = (
+                f"the file {path!r} does not have this library's tables: {error};"
+                " nothing was written"
+            )
             return StoreConfigError(message)
 
         return NotSentError(f"SQLite cannot use {path!r} now: {error}")
 
-    def close(self) -> None:
-        """Close every idle connection; those in use close when they are done."""
-        self._closed = True
-        _close_all(self._idle)
+    def _why_not(self) -> str:
+        place = Path(self._path)
+        if place.is_dir():
+            return "it is a folder, and must be a file"
 
-    def after_fork(self) -> None:
-        """In the child: forget the parent's connections without closing them.
+        if not place.parent.is_dir():
+            return f"its folder {str(place.parent)!r} does not exist; make it"
 
-        Closing them would drop the parent's POSIX locks on the file.
-        """
-        _inherited.extend(self._idle)
-        self._finalizer.detach()
-        self._idle = []
-        self._writing = threading.Lock()
-        self._finalizer = weakref.finalize(self, _close_all, self._idle)
+        if self._was_there and not place.exists():
+            return "it was removed since it was opened; put it back"
+
+        return "this user must have the right to read and write it and its folder"
 
     def __repr__(self) -> str:
         return f"<SQLiteWire {self._path!r} idle: {len(self._idle)}>"
 
 
-_wires: weakref.WeakSet[SQLiteWire] = weakref.WeakSet()
-_inherited: list[SQLiteTables] = []
-
-
-def _connect(path: str) -> sqlite3.Connection:
+def _connect(path: str, *, create: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        path,
-        timeout=BUSY_SECONDS,
+        f"{Path(path).as_uri()}?mode={'rwc' if create else 'rw'}",
+        uri=True,
+        timeout=0,  # `_patiently` waits
         isolation_level=None,
         check_same_thread=False,
         cached_statements=256,
     )
     try:
-        _set_up(connection)
+        _patiently(_set_up, connection, path)
     except BaseException:
         connection.close()
         raise
@@ -666,28 +923,92 @@ def _connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-def _set_up(connection: sqlite3.Connection) -> None:
-    give_up = time.monotonic() + BUSY_SECONDS
+def _set_up(connection: sqlite3.Connection, path: str) -> None:
+    execute = connection.execute
+    execute("PRAGMA synchronous = FULL")
+    execute("PRAGMA fullfsync = ON")  # macOS: fsync alone leaves a commit in the drive's cache
+    execute("PRAGMA trusted_schema = OFF")
+    execute(f"PRAGMA journal_size_limit = {LARGEST_IDLE_LOG}")
 
-    while connection.execute("PRAGMA journal_mode").fetchone()[0] not in ("wal", "memory"):
-        # Going over to WAL does not wait for other connections by itself.
+    tables, ours = execute(
+        "SELECT count(*), total(name = 'catga_layout') FROM sqlite_master WHERE type = 'table'"
+    ).fetchone()
+    if tables and not ours:
+        message = (
+            f"the file {path!r} is a SQLite database of something else: it has {tables} tables and"
+            " none of this library's; nothing was written; give the store a file of its own"
+        )
+        raise StoreConfigError(message)
+
+    if execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+        return
+
+    (mode,) = execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        message = (
+            f"the file {path!r} cannot have a write-ahead log, SQLite offers {mode!r}: its file"
+            " system has no shared memory; nothing was written; put the file on a local disk"
+        )
+        raise StoreConfigError(message)
+
+
+def _patiently(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call until it is not turned away by another's lock, for at most `BUSY_SECONDS`.
+
+    SQLite's own waiting goes in steps that grow to 100 ms, and whoever has waited longest asks the
+    least often: among eight busy writers the unlucky wait for a second. These are even odds.
+    """
+    give_up: float | None = None
+
+    while True:
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            return function(*args, **kwargs)
         except sqlite3.OperationalError as error:
-            if _code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if _code(error) not in _BUSY:
                 raise
 
-            if time.monotonic() > give_up:
+            now = time.monotonic()
+            if give_up is None:
+                give_up = now + BUSY_SECONDS
+            elif now > give_up:
                 raise
 
-            time.sleep(0.01)
+        time.sleep(random.uniform(*_PAUSES))  # noqa: S311  jitter
 
-    connection.execute("PRAGMA synchronous = FULL")
+
+def _snapshot(tables: SQLiteTables, function: Callable[[SQLiteTables], R]) -> R:
+    tables.connection.execute("BEGIN")
+    try:
+        return function(tables)
+    finally:
+        _roll_back(tables.connection)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """End a transaction, if the failure that we are told of has not ended it already."""
+    if connection.in_transaction:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+
+
+def _place(path: str) -> tuple[int, int] | None:
+    """Which file a path leads to, `None` if to none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  asked before every write: a Path costs more than this
+    except OSError:
+        return None
+
+    return found.st_dev, found.st_ino
 
 
 def _close_all(idle: list[SQLiteTables]) -> None:
-    while idle:
-        idle.pop().connection.close()
+    while True:
+        try:
+            tables = idle.pop()
+        except IndexError:
+            return
+
+        tables.connection.close()
 
 
 def _code(error: sqlite3.Error) -> int:
@@ -695,10 +1016,79 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _after_fork_in_child() -> None:
+# --- forks --------------------------------------------------------------------------------------
+
+
+class _Traffic:
+    """The calls under way in this process. A fork waits until there are none, and lets none begin.
+
+    SQLite's mutexes and locks, in the middle of a call of another thread, would stay as they are
+    in the child for ever.
+    """
+
+    def __init__(self) -> None:
+        self._gate = threading.Condition()
+        self._under_way: list[int] = []
+        self._stopped = False
+
+    def enter(self) -> None:
+        # Without a lock: first be seen, then look; `stop` does the same the other way round.
+        self._under_way.append(threading.get_ident())
+        while self._stopped:
+            self.leave()
+            with self._gate:
+                self._gate.wait_for(lambda: not self._stopped)
+
+            self._under_way.append(threading.get_ident())
+
+    def leave(self) -> None:
+        self._under_way.remove(threading.get_ident())
+        if self._stopped:
+            with self._gate:
+                self._gate.notify_all()
+
+    def stop(self) -> None:
+        """Let no call begin and wait for those under way, except this thread's own."""
+        own = threading.get_ident()
+        with self._gate:
+            self._gate.wait_for(lambda: not self._stopped)
+            self._stopped = True
+            self._gate.wait_for(
+                lambda: all(ident == own for ident in tuple(self._under_way)),
+                timeout=BUSY_SECONDS + 1,
+            )
+
+    def go_on(self) -> None:
+        with self._gate:
+            self._stopped = False
+            self._gate.notify_all()
+
+
+_traffic = _Traffic()
+_wires: weakref.WeakSet[SQLiteWire] = weakref.WeakSet()
+_inherited: list[SQLiteTables] = []
+
+
+def _before_fork() -> None:
+    _traffic.stop()
     for wire in list(_wires):
-        wire.after_fork()
+        wire.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    _traffic.go_on()
+
+
+def _after_fork_in_child() -> None:
+    global _traffic  # noqa: PLW0603  the parent's threads, which its lock is about, are not here
+    _traffic = _Traffic()
+    for wire in list(_wires):
+        wire.after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

@@ -1,0 +1,408 @@
+"""What an operation costs on the stores that need no server, beside what it is made of.
+
+    python benchmarks/embedded.py [SECTION ...] [--calls N] [--rounds N] [--records N ...]
+
+Sections, all of them unless some are named:
+
+- `memory`: total and the library's own share, which is the total less encoding and decoding; once
+  by subtraction, and once measured, with the codec replaced by functions that answer constants;
+- `sqlite`: beside the same statements, rows and bytes on a plain `sqlite3` connection and the codec;
+- `faces`: blocking, asyncio and trio;
+- `fan-in`: completions against the number of children;
+- `growth`: operations against the number of stored flows;
+- `peers`: the same state in other libraries, if they are installed.
+
+Exchanges are counted and asserted; times are reported, and compared only with what took turns with
+them in the same run. Needs `catga_store[cli]` for the tables. Other programs make it slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import os
+import platform
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import ExitStack
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import anyio
+import plain_sqlite
+from growth import fan_in
+from growth import growth
+from peers import peers
+from rich.console import Console
+from rich.table import Table
+from state import SIZE
+from state import Order
+from state import make_order
+from subject import FLOWS
+from subject import Subject
+from subject import exchanges
+from subject import make_flows
+from timing import Times
+from timing import interleaved
+from timing import show
+from timing import time_awaits
+
+import catga_store as cs
+from catga_store import codec
+
+SECTIONS = ("memory", "sqlite", "faces", "fan-in", "growth", "peers")
+
+TARGETS = {"get": 15, "update": 25, "session": 50}
+"""Microseconds that the library may take for itself on the memory store, at p50."""
+
+RATIO = 1.3
+"""What `get` and `update` on SQLite may cost: so many times plain `sqlite3` plus the codec."""
+
+EXCHANGES = {
+    "get": 1,
+    "update": 1,
+    "session": 2,  # its `get` and its `commit`
+    "create": 1,
+    "complete_child": 1,
+    "claim_due": 3,
+}
+"""Wire requests of each operation, asserted."""
+
+CODEC = {
+    "get": ("decode",),
+    "update": ("encode",),
+    "session": ("decode", "encode"),
+    "create": ("encode",),
+    "complete_child": (),
+    "claim_due": ("decode",),
+}
+"""What of the codec each operation needs: that is not the library's own share."""
+
+
+class Run:
+    """The options of one run, and a directory for its files."""
+
+    def __init__(self, options: argparse.Namespace, directory: Path) -> None:
+        self.calls: int = options.calls
+        self.rounds: int = options.rounds
+        self.records: list[int] = options.records
+        self.directory = directory
+        self.numbers = itertools.count()
+
+    def file(self) -> Path:
+        """Answer the path of a new file."""
+        return self.directory / f"{next(self.numbers)}.db"
+
+    @contextmanager
+    def stores(self) -> Iterator[dict[str, cs.Store]]:
+        """Open a new memory store and a new SQLite store."""
+        with cs.MemoryStore() as memory, cs.SQLiteStore(self.file()) as sqlite:
+            yield {"memory": memory, "sqlite": sqlite}
+
+    def prepare(self, subject: Subject) -> None:
+        """Have enough to complete and to claim for `interleaved`, and its warming up."""
+        number = self.calls * self.rounds + 200
+        subject.prepare_children(number)
+        subject.prepare_due(number)
+
+
+def codec_calls() -> dict[str, Callable[[], object]]:
+    """Encode and decode the state, and do nothing else."""
+    state = make_order()
+    data = codec.encode_state(state, Order)
+    assert abs(len(data) - SIZE) <= SIZE * 0.02, f"the state takes {len(data)} bytes"
+    assert codec.decode_state(data, Order) == state
+    return {
+        "encode": partial(codec.encode_state, state, Order),
+        "decode": partial(codec.decode_state, data, Order),
+    }
+
+
+@contextmanager
+def stubbed_codec() -> Iterator[None]:
+    """Let the codec answer constants: some state, and ever different bytes of the same size."""
+    state = make_order()
+    texts: list[bytes] = []
+    for number in range(10):
+        state.retries = number
+        texts.append(codec.encode_state(state, Order))
+
+    others = itertools.cycle(texts)
+
+    def encode(_state: object, _type: object) -> bytes:
+        return next(others)
+
+    def decode(_data: object, _type: object) -> Order:
+        return state
+
+    with mock.patch.multiple(codec, encode_state=encode, decode_state=decode):
+        yield
+
+
+def assert_exchanges(subject: Subject) -> dict[str, int]:
+    """Count the wire requests of every operation, and hold them against the table."""
+    counted = {name: exchanges(subject.store, getattr(subject, name)) for name in EXCHANGES}
+    assert counted == EXCHANGES, f"exchanges are {counted}, not {EXCHANGES}"
+    return counted
+
+
+# --- sections -----------------------------------------------------------------------------------
+
+
+def memory(run: Run) -> Iterator[Table]:
+    """The memory store: total, codec, own share."""
+    subject, stub = Subject(cs.MemoryStore()), Subject(cs.MemoryStore())
+    run.prepare(subject)
+    counted = assert_exchanges(subject)
+    cases: dict[str, Callable[[], object]] = codec_calls()
+    cases |= {name: getattr(subject, name) for name in EXCHANGES}
+    times = interleaved(cases, calls=run.calls, rounds=run.rounds)
+
+    with stubbed_codec():
+        run.prepare(stub)
+        calls = {name: getattr(stub, name) for name in EXCHANGES}
+        without = interleaved(calls, calls=run.calls, rounds=run.rounds)
+
+    table = Table(title=f"codec alone, a state of {SIZE:,} bytes ± 2 %, µs", title_justify="left")
+    for column in ("", "p50", "p99"):
+        table.add_column(column, justify="right" if column else "left")
+
+    for name in ("encode", "decode"):
+        table.add_row(name, *show((times[name].p50, times[name].p99)))
+
+    yield table
+
+    table = Table(title="memory store, µs", title_justify="left")
+    columns = ("", "exchanges", "p50", "p99", "codec", "own share", "with a codec stub", "target")
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
+
+    for name, count in counted.items():
+        parts = [times[part] for part in CODEC[name]]
+        own = times[name].less(*parts)
+        target = TARGETS.get(name)
+        cells = show((times[name].p50, times[name].p99, times[name].p50 - own, own))
+        cells += [*show((without[name].p50,)), "" if target is None else _held(own, target)]
+        table.add_row(name, str(count), *cells)
+
+    yield table
+
+
+def _held(value: float, limit: float) -> str:
+    """Write a limit, coloured by whether it is held."""
+    return f"[{'green' if value < limit else 'red'}]< {limit:g}[/]"
+
+
+def sqlite(run: Run) -> Iterator[Table]:
+    """The SQLite store beside plain `sqlite3`, plus the codec."""
+    with cs.SQLiteStore(run.file()) as store:
+        subject = Subject(store)
+        run.prepare(subject)
+        counted = assert_exchanges(subject)
+
+    alone = codec_calls()
+    cases: dict[str, Callable[[], object]] = {**alone, "fsync": syncs(run.file())}
+    asked: dict[str, str] = {}
+
+    for name in ("get", "update", "session"):
+        cases[name] = getattr(Subject(cs.SQLiteStore(run.file())), name)
+        for kind in ("plain", "both"):
+            path = run.file()
+            with cs.SQLiteStore(path) as other:  # lays the file out and fills it
+                # A multiple of 16: every so many commits the store tidies up, which is its work.
+                recorded = plain_sqlite.record(other, getattr(Subject(other), name), 16 * FLOWS)
+
+            plain = plain_sqlite.replayed(plain_sqlite.connect(path), recorded)
+            needed = [alone[part] for part in CODEC[name]] if kind == "both" else []
+            cases[f"{kind} {name}"] = in_turn(*needed, plain)
+            asked[name] = plain_sqlite.summary(recorded[0])
+
+    times = interleaved(cases, calls=run.calls, rounds=run.rounds)
+    title = f"SQLite {sqlite3.sqlite_version}, synchronous=FULL, µs"
+    table = Table(title=title, title_justify="left")
+    columns = ("", "exchanges", "p50", "p99", "plain p50", "p99", "codec p50", "ratio", "target")
+    for column in (*columns, "plain and\ncodec in turn", "ratio"):
+        table.add_column(column, justify="right" if column else "left")
+
+    for name in asked:
+        plain_times, both = times[f"plain {name}"], times[f"both {name}"]
+        parts = [times[part] for part in CODEC[name]]
+        ratio = times[name].over(plain_times, *parts)
+        values = (times[name].p50, times[name].p99, plain_times.p50, plain_times.p99)
+        cells = show((*values, sum(part.p50 for part in parts)))
+        cells += [f"{ratio:.2f}", _held(ratio, RATIO) if name in ("get", "update") else ""]
+        cells += [*show((both.p50,)), f"{times[name].over(both):.2f}"]
+        table.add_row(name, str(counted[name]), *cells)
+
+    table.add_section()
+    table.add_row("write 4 KiB, fsync", "", *show((times["fsync"].p50, times["fsync"].p99)))
+    yield table
+
+    table = Table(title="what plain sqlite3 executes for each", title_justify="left")
+    for column in ("", "statements"):
+        table.add_column(column)
+
+    for name, statements in asked.items():
+        table.add_row(name, statements)
+
+    yield table
+
+
+def in_turn(*calls: Callable[[], object]) -> Callable[[], object]:
+    """Make one call of several."""
+    if len(calls) == 1:
+        return calls[0]
+
+    def call() -> None:
+        for each in calls:
+            each()
+
+    return call
+
+
+def syncs(path: Path) -> Callable[[], None]:
+    """Write 4 KiB in a file that has them already, and sync: the least a durable commit costs."""
+    path.write_bytes(bytes(1024 * 4096))
+    file = os.open(path, os.O_RDWR)
+    page = b"x" * 4096
+    places = itertools.cycle(range(0, 1024 * 4096, 4096))
+
+    def call() -> None:
+        os.pwrite(file, page, next(places))
+        os.fsync(file)
+
+    return call
+
+
+def faces(run: Run) -> Iterator[Table]:
+    """The blocking face beside asyncio and trio."""
+    table = Table(title="faces: p50 and p99, µs", title_justify="left")
+    names = ("get", "update", "session")
+    for column in ("store", "face", *(f"{name} {p}" for name in names for p in ("p50", "p99"))):
+        table.add_column(column, justify="right" if " p" in column else "left")
+
+    with run.stores() as stores:
+        subjects = {name: Subject(store) for name, store in stores.items()}
+
+        for kind, subject in subjects.items():
+            times = {(face, name): Times() for face in ("blocking", *loops()) for name in names}
+            for _ in range(run.rounds):
+                cases = {name: getattr(subject, name) for name in names}
+                for name, taken in interleaved(cases, calls=run.calls, rounds=1).items():
+                    times["blocking", name].rounds += taken.rounds
+
+                for loop in loops():
+                    url = "memory://" if kind == "memory" else f"sqlite:///{run.file()}"
+                    taken_by = anyio.run(async_round, url, run.calls, backend=loop)
+                    for name, calls in taken_by.items():
+                        times[loop, name].rounds.append(calls)
+
+            for face in ("blocking", *loops()):
+                values = [times[face, name] for name in names]
+                cells = show(v for value in values for v in (value.p50, value.p99))
+                table.add_row(kind, face, *cells)
+
+            table.add_section()
+
+    yield table
+
+
+def loops() -> tuple[str, ...]:
+    """Name the event loops that are installed."""
+    try:
+        import trio  # noqa: F401, PLC0415  it is in the extra `test` only
+    except ImportError:
+        return ("asyncio",)
+
+    return ("asyncio", "trio")
+
+
+async def async_round(url: str, calls: int) -> dict[str, list[int]]:
+    """Time the operations of an async store inside one event loop."""
+    async with cs.open_async_store(url) as store:
+        flows, held = make_flows("flow"), make_flows("held")
+        async with store.begin() as filling:
+            for flow in (*flows, *held):
+                filling.add(flow)
+
+        ids, turns = itertools.cycle([flow.flow_id for flow in flows]), itertools.cycle(held)
+
+        async def get() -> None:
+            await store.get(next(ids), Order)
+
+        async def update() -> None:
+            flow = next(turns)
+            flow.state.retries = (flow.state.retries + 1) % 10
+            await store.update(flow)
+
+        async def session() -> None:
+            async with store.session() as opened:
+                flow = await opened.get_one(next(ids), Order)
+                flow.state.retries = (flow.state.retries + 1) % 10
+                await opened.commit()
+
+        answer: dict[str, list[int]] = {}
+        for name, call in {"get": get, "update": update, "session": session}.items():
+            await time_awaits(call, min(calls, 20))
+            answer[name] = await time_awaits(call, calls)
+
+        return answer
+
+
+def compared(run: Run) -> Iterator[Table]:
+    """Other libraries."""
+    with run.stores() as stores:
+        subjects = {name: Subject(store) for name, store in stores.items()}
+        yield peers(subjects, run.directory, run.calls, run.rounds)
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; answers its exit code."""
+    parser = argparse.ArgumentParser(description="Measure the stores that need no server.")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--calls", type=int, default=100, help="of each case in a round")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument(
+        "--records", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="for growth"
+    )
+    parser.add_argument("--directory", type=Path, help="where to make files (default: temporary)")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.sections) - set(SECTIONS):
+        parser.error(f"no such section: {', '.join(sorted(unknown))}")
+
+    console = Console()
+    console.print(f"Python {platform.python_version()}, {os.cpu_count()} cores", highlight=False)
+    gc.freeze()  # what was imported is no garbage of anybody's
+
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(dir=options.directory))
+        run = Run(options, Path(directory))
+        few = run.calls * 5
+        drawn: dict[str, Callable[[], Any]] = {
+            "memory": lambda: memory(run),
+            "sqlite": lambda: sqlite(run),
+            "faces": lambda: faces(run),
+            "fan-in": lambda: [fan_in(run.stores, few)],
+            "growth": lambda: [growth(run.stores, few, run.records)],
+            "peers": lambda: compared(run),
+        }
+        for section in options.sections or SECTIONS:
+            for table in drawn[section]():
+                console.print(table)
+
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

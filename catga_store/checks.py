@@ -1,0 +1,75 @@
+"""Checks of arguments, each before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from catga_store import envelope
+from catga_store.errors import FlowNotFoundError
+from catga_store.errors import UsageError
+from catga_store.keys import Key
+from catga_store.keys import check_id
+from catga_store.keys import check_step
+from catga_store.keys import progress_key
+from catga_store.keys import wait_key
+from catga_store.model import FlowSnapshot
+from catga_store.model import WaitCondition
+from catga_store.records import Complete
+
+__all__ = ["check_flow", "check_wait", "completion_change", "not_found", "step_key", "unique_ids"]
+
+
+def completion_change(
+    correlation_id: str,
+    child_flow_id: str,
+    *,
+    success: object,
+    result: object,
+    error: object,
+) -> Complete:
+    """The change that records a completion, checked and encoded."""
+    key = wait_key(check_id(correlation_id, "a correlation id"))
+    child = check_id(child_flow_id, "a child's id")
+    if type(success) is not bool:
+        message = f"success must be True or False, not {success!r}"
+        raise UsageError(message)
+
+    if error is not None and type(error) is not str:
+        message = f"error must be text or None, not {error!r}"
+        raise UsageError(message)
+
+    return Complete(key, child, success, envelope.encode_completion(correlation_id, result, error))
+
+
+def check_flow(flow: object) -> None:
+    """Raise `UsageError` unless it is a flow."""
+    if type(flow) is not FlowSnapshot:
+        message = f"a FlowSnapshot is needed, not {flow!r}"
+        raise UsageError(message)
+
+
+def check_wait(wait: object) -> None:
+    """Raise `UsageError` unless it is a wait condition."""
+    if type(wait) is not WaitCondition:
+        message = f"a WaitCondition is needed, not {wait!r}"
+        raise UsageError(message)
+
+
+def step_key(flow_id: str, step_index: int) -> Key:
+    """The key of a step's progress, checked."""
+    return progress_key(check_id(flow_id, "a flow id"), check_step(step_index))
+
+
+def unique_ids(flow_ids: Iterable[str]) -> list[str]:
+    """The ids, checked, each once, in their order."""
+    if isinstance(flow_ids, str | bytes):
+        message = f"flow_ids must be a collection of ids, not the one text {flow_ids!r}"
+        raise UsageError(message)
+
+    return list(dict.fromkeys(check_id(flow_id, "a flow id") for flow_id in flow_ids))
+
+
+def not_found(flow_id: str) -> FlowNotFoundError:
+    """The error for a flow that is not there."""
+    message = f"there is no flow {flow_id!r}: it never was, was deleted, or has expired"
+    return FlowNotFoundError(message, flow_id=flow_id, expected=None)

@@ -1,0 +1,89 @@
+"""The demo's story on a terminal: in colour there, as plain lines everywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from catga_store.demo.orders import Event
+from catga_store.demo.story import StoredRecord
+from catga_store.demo.verdict import Verdict
+
+__all__ = ["Report"]
+
+_COLOURS = {"ada": "red", "bob": "green", "cleo": "magenta", "eve": "yellow", "finn": "blue"}
+
+
+class Report:
+    """A narrator that prints as the story goes on."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._acts = 0
+
+    def opening(self, url: str) -> None:
+        """Say where all of it is kept."""
+        self._print(Text(f"The store is {url}"))
+
+    def act(self, title: str, text: str) -> None:
+        """Begin an act."""
+        self._acts += 1
+        title = f"{self._acts}. {title}"
+
+        if self._console.is_terminal:
+            self._console.print()
+            self._console.print(Panel(text, title=f"[bold]{title}", title_align="left"))
+        else:
+            self._print(Text(f"\n== {title} ==\n{text}"))
+
+    def event(self, event: Event) -> None:
+        """One line: the version it wrote if it wrote one, who, and what."""
+        version = "" if event.version is None else f"v{event.version}"
+        line = Text(f"  {version:>4}  ")
+        line.append(f"{event.who:<9}", _COLOURS.get(event.who, "cyan"))
+        line.append(event.text)
+        line.append("" if event.key is None else f"  [key {event.key}]", "dim")
+        self._print(line)
+
+    def stored(self, records: Iterable[StoredRecord]) -> None:
+        """What the store holds now."""
+        if not self._console.is_terminal:
+            for record, version, content in records:
+                self._print(Text(f"  stored: {record}  v{version}  {content}"))
+
+            return
+
+        table = Table(title="stored now", title_justify="left", box=box.ROUNDED, expand=True)
+        table.add_column("record", overflow="fold")
+        table.add_column("version", justify="right")
+        table.add_column("content", ratio=1)
+
+        for record, version, content in records:
+            table.add_row(Text(record), str(version), Text(content))
+
+        self._console.print(table)
+
+    def verdicts(self, verdicts: Iterable[Verdict]) -> None:
+        """A line for each check, and what was found where it failed."""
+        verdicts = list(verdicts)
+        self._print(Text("\nThe demo checks itself:"))
+
+        for verdict in verdicts:
+            line = Text("  ")
+            line.append("ok " if verdict.holds else "OFF", "green" if verdict.holds else "bold red")
+            line.append(f"  {verdict.claim}")
+            line.append(f" ({verdict.found})", "dim")
+            self._print(line)
+
+        off = sum(not verdict.holds for verdict in verdicts)
+        end = f"{off} of {len(verdicts)} checks are off" if off else "Everything is as it should be."
+        self._print(Text(f"\n{end}", "bold red" if off else "bold green"))
+
+    def _print(self, text: Text) -> None:
+        """Print without cutting lines when nobody looks at a terminal."""
+        self._console.print(text, soft_wrap=not self._console.is_terminal)

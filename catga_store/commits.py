@@ -1,0 +1,107 @@
+"""Sending commits, and settling those whose outcome was lost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+
+from catga_store import plans
+from catga_store.conversation import Conversation
+from catga_store.conversation import ask
+from catga_store.errors import CommitUncertainError
+from catga_store.errors import UsageError
+from catga_store.keys import Key
+from catga_store.model import from_ms
+from catga_store.model import span_ms
+from catga_store.plans import Limits
+from catga_store.plans import Receipt
+from catga_store.records import Applied
+from catga_store.records import Change
+from catga_store.records import Commit
+from catga_store.records import Outcome
+from catga_store.records import Read
+from catga_store.records import Record
+from catga_store.records import Refused
+from catga_store.records import Resolve
+from catga_store.settings import Settings
+from catga_store.settings import default_owner
+from catga_store.settings import new_commit_id
+
+__all__ = ["Commits"]
+
+_READ_MANY = 500
+
+
+class Commits:
+    """The operations of one store, as conversations over waist requests."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.limits = Limits(settings.retention, settings.max_record_bytes, settings.partitions)
+        self._owner = settings.owner
+        self._owner_pid = os.getpid()
+        waits = settings.retention.waits
+        self._retain_ms = None if waits is None else span_ms(waits, "a retention")
+
+    @property
+    def owner(self) -> str:
+        """Who claims, unless told otherwise; a forked child is somebody else."""
+        if self._owner is None or (self.settings.owner is None and os.getpid() != self._owner_pid):
+            self._owner, self._owner_pid = default_owner(), os.getpid()
+
+        return self._owner
+
+    def now(self) -> datetime:
+        """The store's clock, in whole milliseconds."""
+        return from_ms(self.settings.now_ms())
+
+    # commits --------------------------------------------------------------------------------------
+
+    def _commit(
+        self, changes: tuple[Change, ...], now_ms: int, commit_id: str | None = None
+    ) -> Conversation[tuple[str, Applied | Refused]]:
+        commit_id = commit_id or new_commit_id()
+        try:
+            reply = yield Commit(commit_id, now_ms, changes, self._retain_ms)
+        except CommitUncertainError as error:
+            error.parts = plans.parts_of(changes)  # type: ignore[attr-defined]  # for resolve
+            raise
+
+        return commit_id, reply
+
+    def _commit_one(
+        self, change: Change, now_ms: int, record: plans.AnyRecord | None = None
+    ) -> Conversation[Outcome]:
+        """A commit of one change; raises its conflict."""
+        plans.check_partition((change,), self.limits)
+        _, reply = yield from self._commit((change,), now_ms)
+        if isinstance(reply, Refused):
+            raise plans.conflict_error(change, reply.conflicts[0], record)
+
+        outcome: Outcome = reply.outcomes[0]
+        return outcome
+
+    def resolve_commit(self, error: object) -> Conversation[Receipt | None]:
+        if not isinstance(error, CommitUncertainError):
+            message = f"resolve_commit settles a CommitUncertainError, not {error!r}"
+            raise UsageError(message)
+
+        keys = tuple(Key(*key) for key in error.keys)
+        applied = yield from ask(Resolve(error.commit_id, keys))
+        if applied is None:
+            return None
+
+        parts = getattr(error, "parts", tuple((key, None, -1) for key in keys))
+        known = applied.outcomes if len(applied.outcomes) == len(parts) else ()
+        return plans.receipt_of(error.commit_id, parts, known)
+
+    def _read(self, keys: Sequence[Key]) -> Conversation[list[Record | None]]:
+        """Read any number of records, 500 in one request."""
+        now_ms = self.settings.now_ms()
+        records: list[Record | None] = []
+
+        for start in range(0, len(keys), _READ_MANY):
+            records += yield Read(tuple(keys[start : start + _READ_MANY]), now_ms)
+
+        return records

@@ -1,0 +1,292 @@
+"""An order flow: typed states, five steps, and the worker that takes them.
+
+The flow is one record per order. Each step is a function that is handed the claimed order, does its
+work, and commits the order at the next position; so whoever claims the order next, in whatever
+process, goes on there. A step that dies is claimed again when its lease has run out. What it asked
+of the outside is asked again under the same idempotency key, and is done once.
+
+| position | step | commits |
+|---|---|---|
+| 0 | `pay` | the charge |
+| 1 | `pack` | a ForEach: order and progress together, once per item |
+| 2 | `ask` | the order suspended until somebody approves the gift wrap (WHEN_ANY, with a timeout) |
+| 3 | `ship` | the shipments, and the order suspended until all are delivered (WHEN_ALL) |
+| 4 | `close` | the order completed |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from datetime import datetime
+from datetime import timedelta
+from decimal import Decimal
+from typing import ClassVar
+
+from attrs import Factory
+from attrs import define
+from attrs import frozen
+
+import catga_store as cs
+
+__all__ = [
+    "APPROVAL_TIME",
+    "LEASE",
+    "STEPS",
+    "Event",
+    "Item",
+    "Order",
+    "Payment",
+    "Shipment",
+    "Worker",
+    "ask",
+    "close",
+    "pack",
+    "part_of",
+    "pay",
+    "ship",
+]
+
+LEASE = timedelta(seconds=1)
+"""How soon another worker takes over from a dead one. Real flows take 30 seconds and `extend`."""
+
+APPROVAL_TIME = timedelta(seconds=1)
+
+
+# --- states: plain attrs classes, kept exactly ----------------------------------------------------
+
+
+@frozen
+class Item:
+    """A line of an order."""
+
+    name: str
+    price: Decimal
+    warehouse: str
+
+
+@frozen
+class Payment:
+    """What was charged, and when."""
+
+    amount: Decimal
+    at: datetime
+
+
+@define
+class Order:
+    """The state of the flow. `__flow_type__` is the name it is stored under, and its version."""
+
+    __flow_type__: ClassVar = ("catga-demo.Order", 1)
+
+    placed_at: datetime
+    items: list[Item]
+    payment: Payment | None = None
+    packed: list[str] = Factory(list[str])
+    gift_wrap: bool | None = None
+    parcels: dict[str, int] = Factory(dict[str, int])
+    closed_by: str | None = None
+
+    @property
+    def total(self) -> Decimal:
+        """What the items cost together."""
+        return sum((item.price for item in self.items), Decimal(0))
+
+
+@define
+class Shipment:
+    """The state of a child flow: what one warehouse sends, and which wait is told of it."""
+
+    __flow_type__: ClassVar = ("catga-demo.Shipment", 1)
+
+    items: list[str]
+    delivery: str
+
+
+def part_of(order_id: str, name: str) -> str:
+    """Answer an id that shares its order's partition: the id in braces decides it."""
+    return f"{{{order_id}}}/{name}"
+
+
+# --- the worker -----------------------------------------------------------------------------------
+
+
+@frozen
+class Event:
+    """What a worker says it did: a write (`version`), a call to the outside (`key`, `first`), …"""
+
+    who: str
+    flow_id: str
+    text: str
+    version: int | None = None
+    position: str | None = None
+    attempts: int | None = None
+    key: str | None = None
+    first: bool | None = None
+    satisfied: bool | None = None
+
+
+@frozen
+class Worker:
+    """A store to work on, under a name, and somebody to tell what happens."""
+
+    store: cs.Store
+    name: str
+    tell: Callable[[Event], None]
+
+    def work_on_orders(self) -> None:
+        """Claim an order that is due, if there is one, and take its next step."""
+        for order in self.store.claim_due(Order, lease=LEASE, owner=self.name):
+            self.claimed(order)
+            STEPS[order.position.current](self, order)
+
+    def work_on_shipments(self) -> None:
+        """Deliver what is due. The shipment's end and the parent's news of it are one commit."""
+        for shipment in self.store.claim_due(Shipment, lease=LEASE, owner=self.name, limit=10):
+            delivery = shipment.state.delivery
+
+            with self.store.session() as session:
+                session.add(shipment)
+                shipment.status = cs.FlowStatus.COMPLETED
+                parcels = {"parcels": len(shipment.state.items)}
+                session.complete_child(delivery, shipment.flow_id, result=parcels)
+                receipt = session.commit()
+
+            satisfied = receipt.completions[delivery, shipment.flow_id].now_satisfied
+            text = "delivered, the last of the order" if satisfied else "delivered"
+            self.wrote(shipment, text, satisfied=satisfied)
+
+    def call_outside(self, order: cs.FlowSnapshot[Order], key: str, text: str) -> None:
+        """Stand for a payment or warehouse service: whatever is asked twice under a key is done once.
+
+        Here the service keeps its books in the same store: the flow id is the idempotency key.
+        """
+        done = cs.FlowStatus.COMPLETED
+        entry = cs.FlowSnapshot(f"outside/{key}", state={"did": text}, status=done)
+        _, first = self.store.get_or_create(entry)
+        text = f"asked: {text}" if first else f"asked again: {text}; was done already"
+        self.tell(Event(self.name, order.flow_id, text, key=key, first=first))
+
+    def claimed(self, order: cs.FlowSnapshot[Order]) -> None:
+        """Tell of a claim, which is a write, and of the wait whose end it was for."""
+        wait = order.wait_condition
+        text = f"claimed step {order.position}, attempt {order.attempts}"
+        text += f": {wait.wait_type.name} {wait.outcome.name}" if wait is not None else ""
+        self.wrote(order, text, attempts=order.attempts)
+
+    def wrote(
+        self,
+        flow: cs.FlowSnapshot[Order] | cs.FlowSnapshot[Shipment],
+        text: str,
+        *,
+        attempts: int | None = None,
+        satisfied: bool | None = None,
+    ) -> None:
+        """Tell of a write that the store has acknowledged."""
+        version, position = flow.version, str(flow.position)
+        self.tell(
+            Event(self.name, flow.flow_id, text, version, position, attempts, satisfied=satisfied)
+        )
+
+
+# --- the steps ------------------------------------------------------------------------------------
+
+
+def pay(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
+    """Charge the order's total once, and hand the order on."""
+    total = order.state.total
+    worker.call_outside(order, f"{order.flow_id}/{order.position}", f"charge {total} EUR")
+    order.state.payment = Payment(total, worker.store.now())
+
+    order.status = cs.FlowStatus.RUNNING
+    order.position = order.position.advance()
+    order.due_at = worker.store.now()  # ends the claim: the next step is anybody's
+    worker.store.update(order)
+    worker.wrote(order, f"paid {total} EUR")
+
+
+def pack(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
+    """Pack the items that are not packed yet, and commit after each: a ForEach."""
+    items = order.state.items
+    step = order.position.current
+
+    with worker.store.session() as session:
+        session.add(order)
+        progress = session.get_for_each_progress(order.flow_id, step)
+        if progress is None:
+            progress = cs.ForEachProgress()
+            session.save_for_each_progress(order.flow_id, step, progress)
+
+        for index in progress.pending(len(items)):
+            name = items[index].name
+            key = f"{order.flow_id}/{order.position.enter(index)}"
+            worker.call_outside(order, key, f"pack the {name}")
+
+            order.state.packed.append(name)
+            progress.mark(index)
+            session.commit()  # both records or neither; it renews the lease, too
+            worker.wrote(order, f"packed the {name}, {progress.total_processed} of {len(items)}")
+
+        order.position = order.position.advance()
+        order.due_at = worker.store.now()
+        session.commit()
+
+    worker.wrote(order, "packed everything")
+
+
+def ask(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
+    """Suspend the order until the customer or a manager approves the gift wrap, or time is up."""
+    asked = [part_of(order.flow_id, who) for who in ("customer", "manager")]
+    wait = cs.WaitCondition(
+        part_of(order.flow_id, "gift-wrap"),
+        flow_ids=asked,
+        wait_type=cs.WaitType.WHEN_ANY,
+        timeout=APPROVAL_TIME,
+    )
+
+    with worker.store.begin() as session:
+        session.add(order)
+        order.position = order.position.advance()  # where to go on when the wait is over
+        session.suspend(order, wait)
+
+    worker.wrote(order, f"waits for {' or '.join(asked)}, {APPROVAL_TIME.total_seconds():g} s")
+
+
+def ship(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
+    """Start a shipment per warehouse, and suspend the order until all have been delivered."""
+    approval = order.wait_condition  # as it ended
+    approved = approval is not None and approval.outcome is cs.WaitOutcome.SATISFIED
+    order.state.gift_wrap = approved
+    delivery = part_of(order.flow_id, "delivery")
+    loads: dict[str, list[str]] = {}
+
+    for item in order.state.items:
+        loads.setdefault(part_of(order.flow_id, item.warehouse), []).append(item.name)
+
+    with worker.store.begin() as session:
+        session.add(order)
+        for shipment_id, names in loads.items():
+            session.add(cs.FlowSnapshot(shipment_id, state=Shipment(names, delivery)))
+
+        order.position = order.position.advance()
+        wait = cs.WaitCondition(delivery, flow_ids=loads, wait_type=cs.WaitType.WHEN_ALL)
+        session.suspend(order, wait)
+
+    wrap = "gift wrap" if approved else "no gift wrap"
+    worker.wrote(order, f"{wrap}; waits for {len(loads)} shipments")
+
+
+def close(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
+    """Note what was delivered and complete the order, which ends the claim."""
+    delivery = order.wait_condition
+    if delivery is not None:
+        results = delivery.results.items()
+        order.state.parcels = {child: result.result["parcels"] for child, result in results}
+
+    order.state.closed_by = worker.name
+    order.status = cs.FlowStatus.COMPLETED
+    worker.store.update(order)
+    worker.wrote(order, "completed")
+
+
+STEPS: Sequence[Callable[[Worker, cs.FlowSnapshot[Order]], None]] = (pay, pack, ask, ship, close)

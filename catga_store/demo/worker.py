@@ -1,0 +1,62 @@
+"""A worker process: `python -m catga_store.demo.worker URL NAME orders|shipments [CRASH_AT]`.
+
+It works until its standard input ends, which it does too when whoever started it dies. What it does
+goes to standard output, one JSON object a line. At the call with the idempotency key CRASH_AT it
+dies as from a power cut, after the outside has acted and before anything of it is committed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+
+from attrs import asdict
+
+import catga_store as cs
+from catga_store.demo.orders import Event
+from catga_store.demo.orders import Worker
+
+__all__ = ["CRASHED", "main"]
+
+CRASHED = 70
+"""The exit code of a worker that died where it was told to."""
+
+_POLL_SECONDS = 0.02
+
+
+def main(url: str, name: str, job: str, crash_at: str | None = None) -> None:
+    """Work until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started us
+
+    def tell(event: Event) -> None:
+        print(json.dumps(asdict(event)), flush=True)  # noqa: T201  that is the interface
+        if event.key is not None and event.key == crash_at:
+            os._exit(CRASHED)
+
+    with cs.open_store(url) as store:
+        worker = Worker(store, name, tell)
+        work = worker.work_on_orders if job == "orders" else worker.work_on_shipments
+        stop = _stop_at_end_of_input()
+
+        while not stop.wait(_POLL_SECONDS):
+            work()
+
+
+def _stop_at_end_of_input() -> threading.Event:
+    stop = threading.Event()
+
+    def wait_for_end() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+
+        stop.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
+    return stop
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,57 @@
+"""A clock that stands still until it is moved."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
+
+__all__ = ["ManualClock"]
+
+_START = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class ManualClock:
+    """The time of a store under test: pass it as `clock=`; any number of stores may share it.
+
+    Leases, deadlines, wake-ups and retention follow it, so a test that moves it never sleeps.
+    Threads may read and move it.
+
+    >>> from datetime import timedelta
+    >>> from catga_store import MemoryStore
+    >>> clock = ManualClock()
+    >>> store = MemoryStore(clock=clock)
+    >>> before = store.now()
+    >>> clock.advance(timedelta(hours=1))
+    datetime.datetime(2030, 1, 1, 1, 0, tzinfo=datetime.timezone.utc)
+    >>> store.now() - before
+    datetime.timedelta(seconds=3600)
+    """
+
+    def __init__(self, start: datetime = _START) -> None:
+        if start.tzinfo is None or start.utcoffset() is None:
+            message = f"a clock needs an aware datetime to start at, not {start!r}"
+            raise ValueError(message)
+
+        self._now = start.astimezone(UTC)
+        self._lock = threading.Lock()
+
+    def __call__(self) -> datetime:
+        """The time, as an aware datetime in UTC."""
+        with self._lock:
+            return self._now
+
+    @property
+    def now(self) -> datetime:
+        """The time, as an aware datetime in UTC."""
+        return self()
+
+    def advance(self, span: timedelta) -> datetime:
+        """Move the clock, back if the span is negative; answers the new time."""
+        with self._lock:
+            self._now += span
+            return self._now
+
+    def __repr__(self) -> str:
+        return f"<ManualClock {self().isoformat()}>"

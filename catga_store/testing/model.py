@@ -1,0 +1,1078 @@
+"""The plain model: what the contract says, as dictionaries and ordinary Python.
+
+`World` is what a correct store holds. It shares no code with the library: no stores, no encoded
+records, none of the library's decisions. Where the contract leaves the store a choice (which of
+the due flows a claimer is given) the model takes what the store answered, checks that it was
+allowed, and goes on from there.
+
+The file is longer than others because it is read as one text, beside the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
+from itertools import count
+from typing import Any
+from typing import TypeAlias
+from zlib import crc32
+
+__all__ = [
+    "AT_ONCE",
+    "TERMINAL",
+    "Change",
+    "CheckFlow",
+    "CheckProgress",
+    "CheckWait",
+    "ClearProgress",
+    "ClearWait",
+    "Complete",
+    "DeleteFlow",
+    "Done",
+    "Draft",
+    "Early",
+    "Flow",
+    "Marker",
+    "Progress",
+    "Refusal",
+    "Renew",
+    "SaveProgress",
+    "Seen",
+    "SetWait",
+    "Shown",
+    "Terms",
+    "UpdateWait",
+    "Wait",
+    "World",
+    "WriteFlow",
+    "ceil_ms",
+    "floor_ms",
+    "partition_of",
+]
+
+AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+TERMINAL = ("COMPLETED", "FAILED", "CANCELLED")
+
+_MS = timedelta(milliseconds=1)
+
+
+def floor_ms(moment: datetime) -> datetime:
+    """The whole millisecond at or before a moment."""
+    return moment - timedelta(microseconds=moment.microsecond % 1000)
+
+
+def ceil_ms(moment: datetime) -> datetime:
+    """The whole millisecond at or after a moment."""
+    floor = floor_ms(moment)
+    return floor if floor == moment else floor + _MS
+
+
+def partition_of(any_id: str, partitions: int) -> int:
+    """Where a record lives: by the hash of its `{tag}`, as in Redis Cluster, or of the whole id."""
+    before, _, rest = any_id.partition("{")
+    tag, closing, _ = rest.partition("}")
+    tagged = before != any_id and closing and tag
+    return crc32((tag if tagged else any_id).encode()) % partitions
+
+
+# --- what is stored -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The wait condition on a flow."""
+
+    correlation_id: str
+    children: tuple[str, ...]
+    any_of: bool
+    timeout: timedelta | None
+    parent: str | None
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A stored flow. `stamp` numbers the write that made it so; two writes never share one."""
+
+    state: Any
+    type_name: str
+    position: tuple[int, ...]
+    status: str
+    error: str | None
+    waits_for: Shown | None
+    due: datetime | None
+    attempts: int
+    created: datetime
+    updated: datetime
+    version: int
+    stamp: int
+    owner: str | None = None
+    claim: int | None = None
+    expires: datetime | None = None
+
+    def is_held(self, now: datetime) -> bool:
+        """Whether somebody's claim has not ended."""
+        return self.owner is not None and self.due is not None and self.due > now
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a user wants a flow to be. `due` may be `AT_ONCE`."""
+
+    state: Any
+    type_name: str
+    position: tuple[int, ...]
+    status: str
+    error: str | None
+    waits_for: Shown | None
+    due: datetime | None
+    attempts: int
+    created: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The definition of a wait condition."""
+
+    children: tuple[str, ...]
+    any_of: bool
+    timeout: timedelta | None
+    parent: str | None
+
+
+Result: TypeAlias = tuple[bool, Any, "str | None"]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A stored condition. `wake` is since when its parent should be told that it has ended."""
+
+    terms: Terms
+    created: datetime
+    outcome: str
+    version: int
+    stamp: int
+    completions: dict[str, Result]
+    wake: datetime | None = None
+    expires: datetime | None = None
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When it times out."""
+        return None if self.terms.timeout is None else self.created + self.terms.timeout
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """The completions of its children; those of strangers wait for another definition."""
+        members = self.terms.children
+        return {child: result for child, result in self.completions.items() if child in members}
+
+    def is_overdue(self, now: datetime) -> bool:
+        """Whether its deadline has come and nobody has closed it."""
+        return self.outcome == "PENDING" and self.deadline is not None and self.deadline <= now
+
+    def calls(self, now: datetime) -> bool:
+        """Whether its parent, if any, should be told now."""
+        woken = self.wake is not None and self.wake <= now
+        return self.is_overdue(now) or (self.outcome != "PENDING" and woken)
+
+
+@dataclass(frozen=True)
+class Early:
+    """Completions that came before their condition."""
+
+    completions: dict[str, Result]
+    expires: datetime | None
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What a cleared condition leaves behind."""
+
+    outcome: str
+    expires: datetime | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A stored ForEach progress."""
+
+    processed: frozenset[int]
+    failed: frozenset[int]
+    last: int | None
+    version: int = 0
+    stamp: int = 0
+
+
+# --- what is asked --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WriteFlow:
+    """Create (`base` is `None`) or update a flow; `instead`: in the place of another incarnation."""
+
+    flow_id: str
+    draft: Draft
+    base: Flow | None = None
+    lease: timedelta | None = None
+    instead: Flow | None = None
+
+
+@dataclass(frozen=True)
+class DeleteFlow:
+    """Delete a flow, if it is still the one that was read."""
+
+    flow_id: str
+    base: Flow | None = None
+    claimed: bool = False
+
+
+@dataclass(frozen=True)
+class SetWait:
+    """Set a condition; `suspends`: its parent suspends on it in the same commit."""
+
+    correlation_id: str
+    terms: Terms
+    created: datetime | None = None
+    suspends: bool = False
+    instead: Wait | None = None
+
+
+@dataclass(frozen=True)
+class UpdateWait:
+    """Write definition and outcome of a condition that was read."""
+
+    correlation_id: str
+    terms: Terms
+    outcome: str
+    base: Wait
+
+
+@dataclass(frozen=True)
+class ClearWait:
+    """Clear a condition, if it is still the one that was read."""
+
+    correlation_id: str
+    base: Wait | None = None
+
+
+@dataclass(frozen=True)
+class SaveProgress:
+    """Write a step's progress; `fresh`: the one before was cleared in the same commit."""
+
+    flow_id: str
+    step: int
+    value: Progress
+    base: Progress | None = None
+    overwrite: bool = False
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class ClearProgress:
+    """Remove a step's progress."""
+
+    flow_id: str
+    step: int
+    base: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Complete:
+    """Record a child's completion."""
+
+    correlation_id: str
+    child: str
+    result: Result
+
+
+@dataclass(frozen=True)
+class CheckFlow:
+    """Refuse the commit unless the flow is still the one that was read."""
+
+    flow_id: str
+    base: Flow
+    claimed: bool = False
+
+
+@dataclass(frozen=True)
+class CheckWait:
+    """Refuse the commit unless the condition is still the one that was read."""
+
+    correlation_id: str
+    base: Wait
+
+
+@dataclass(frozen=True)
+class CheckProgress:
+    """Refuse the commit unless the progress is still the one that was read."""
+
+    flow_id: str
+    step: int
+    base: Progress
+
+
+@dataclass(frozen=True)
+class Renew:
+    """Check a claim that the session holds, and renew its lease."""
+
+    flow_id: str
+    base: Flow
+    lease: timedelta
+
+
+Change: TypeAlias = (
+    WriteFlow
+    | DeleteFlow
+    | SetWait
+    | UpdateWait
+    | ClearWait
+    | SaveProgress
+    | ClearProgress
+    | Complete
+    | CheckFlow
+    | CheckWait
+    | CheckProgress
+    | Renew
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one change did."""
+
+    existed: bool = False
+    accepted: bool = False
+    duplicate: bool = False
+    now_satisfied: bool = False
+    outcome: str | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a reader finds after a claim: the model checks that the store was allowed to go there."""
+
+    flow_due: Mapping[str, datetime | None]
+    wait_version: Mapping[str, int]
+    wait_wake: Mapping[str, datetime]
+
+
+class Refusal(Exception):  # noqa: N818  the store's error is the error; this is the prediction of it
+    """The contract says that an operation is refused; `names` are the errors, one per record."""
+
+    def __init__(self, *names: str, **facts: Any) -> None:
+        super().__init__(*names)
+        self.names = names
+        self.facts = facts
+
+
+# --- the model ------------------------------------------------------------------------------------
+
+
+@dataclass
+class World:
+    """What a correct store holds, and what a correct store answers."""
+
+    clock: Callable[[], datetime]
+    keep_flows: timedelta | None
+    keep_failed: timedelta | None
+    keep_waits: timedelta | None
+    partitions: int = 1
+    flows: dict[str, Flow] = field(default_factory=dict)
+    waits: dict[str, Wait | Early | Marker] = field(default_factory=dict)
+    progress: dict[tuple[str, int], Progress] = field(default_factory=dict)
+    expired: int = 0
+    """At most so many expired records may still be there to be swept."""
+    _stamps: count[int] = field(default_factory=lambda: count(1))
+
+    @property
+    def now(self) -> datetime:
+        """The time, in whole milliseconds."""
+        return floor_ms(self.clock())
+
+    def forget_expired(self) -> None:
+        """What has expired is absent to every operation."""
+        now = self.now
+        gone = [i for i, flow in self.flows.items() if flow.expires and flow.expires <= now]
+        for flow_id in gone:
+            self._drop_flow(flow_id)
+
+        lost = [
+            correlation_id
+            for correlation_id, wait in self.waits.items()
+            if wait.expires is not None and wait.expires <= now
+        ]
+        for correlation_id in lost:
+            del self.waits[correlation_id]
+
+        self.expired += len(gone) + len(lost)
+
+    def _drop_flow(self, flow_id: str) -> bool:
+        """Remove a flow and its progress; progress without a flow stays until there is one."""
+        if flow_id not in self.flows:
+            return False
+
+        for key in [key for key in self.progress if key[0] == flow_id]:
+            del self.progress[key]
+
+        del self.flows[flow_id]
+        return True
+
+    # reads ----------------------------------------------------------------------------------------
+
+    def wait(self, correlation_id: str) -> Wait | None:
+        """The condition that a reader finds."""
+        found = self.waits.get(correlation_id)
+        return found if isinstance(found, Wait) else None
+
+    def conditions(self) -> dict[str, Wait]:
+        """Every condition that a reader finds."""
+        return {i: wait for i, wait in self.waits.items() if isinstance(wait, Wait)}
+
+    def list_flows(
+        self,
+        *,
+        status: str | None = None,
+        type_name: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        updated_before: datetime | None = None,
+    ) -> list[str]:
+        """Ids of the flows that match, newest first, then by id."""
+        found = [
+            (flow.created, flow_id)
+            for flow_id, flow in self.flows.items()
+            if (status is None or flow.status == status)
+            and (type_name is None or flow.type_name == type_name)
+            and (created_after is None or flow.created >= created_after)
+            and (created_before is None or flow.created < created_before)
+            and (updated_before is None or flow.updated < updated_before)
+        ]
+        return [flow_id for _, flow_id in _newest_first(found)]
+
+    def list_waits(self, *, outcome: str | None = None, parent: str | None = None) -> list[str]:
+        """Ids of the conditions that match, newest first, then by id."""
+        found = [
+            (wait.created, correlation_id)
+            for correlation_id, wait in self.conditions().items()
+            if (outcome is None or wait.outcome == outcome)
+            and (parent is None or wait.terms.parent == parent)
+        ]
+        return [correlation_id for _, correlation_id in _newest_first(found)]
+
+    def list_overdue(self, now: datetime) -> list[str]:
+        """Ids of the conditions whose deadline has come, oldest deadline first, then by id."""
+        found = [(w.deadline, i) for i, w in self.conditions().items() if w.is_overdue(now)]
+        return [correlation_id for _, correlation_id in sorted(found, key=lambda pair: pair)]
+
+    # commits --------------------------------------------------------------------------------------
+
+    def commit(self, changes: Iterable[Change]) -> list[Done]:
+        """All of the changes, or a `Refusal` and none."""
+        self.forget_expired()
+        todo = list(changes)
+        self._check_partitions(todo)
+        leaving = {
+            change.flow_id
+            for change in todo
+            if isinstance(change, DeleteFlow)
+            or (isinstance(change, WriteFlow) and change.instead is not None)
+        }
+        refusals = [refusal for c in todo if (refusal := self._refusal(c, leaving)) is not None]
+        if refusals:
+            facts = refusals[0].facts if len(refusals) == 1 else {}
+            raise Refusal(*(refusal.names[0] for refusal in refusals), **facts)
+
+        return [self._apply(change) for change in todo]
+
+    def _check_partitions(self, changes: list[Change]) -> None:
+        named: set[str] = set()
+        for change in changes:
+            if isinstance(change, SetWait | UpdateWait):
+                named |= {change.correlation_id, change.terms.parent or change.correlation_id}
+            elif isinstance(change, Complete | ClearWait | CheckWait):
+                named.add(change.correlation_id)
+            else:
+                named.add(change.flow_id)
+
+        if len({partition_of(any_id, self.partitions) for any_id in named}) > 1:
+            raise Refusal("CrossPartitionError")
+
+    def _refusal(self, change: Change, leaving: set[str]) -> Refusal | None:
+        if isinstance(change, WriteFlow | DeleteFlow | CheckFlow | Renew):
+            return self._flow_refusal(change)
+
+        if isinstance(change, UpdateWait | ClearWait | CheckWait | SetWait):
+            return self._wait_refusal(change)
+
+        if isinstance(change, SaveProgress | ClearProgress | CheckProgress):
+            there = self.progress.get((change.flow_id, change.step))
+            if change.flow_id in leaving:
+                there = None
+
+            if isinstance(change, SaveProgress) and change.overwrite:
+                return None
+
+            if isinstance(change, ClearProgress) and change.base is None:
+                return None
+
+            if _same(there, change.base):
+                return None
+
+            return _stale("StaleProgressError", change.base, there)
+
+        return None
+
+    def _flow_refusal(self, change: WriteFlow | DeleteFlow | CheckFlow | Renew) -> Refusal | None:
+        there = self.flows.get(change.flow_id)
+        base, claimed = change.base, isinstance(change, Renew)
+
+        if isinstance(change, WriteFlow):
+            base = change.base or change.instead
+            claimed = change.lease is not None
+            if base is None:
+                return None if there is None else Refusal("FlowExistsError", actual=there.version)
+        elif isinstance(change, DeleteFlow | CheckFlow):
+            claimed = change.claimed
+
+        if base is None or _same(there, base):
+            return None
+
+        if there is None:
+            return Refusal("FlowNotFoundError", expected=base.version)
+
+        return _stale("ClaimLostError" if claimed else "StaleFlowError", base, there)
+
+    def _wait_refusal(self, change: UpdateWait | ClearWait | CheckWait | SetWait) -> Refusal | None:
+        base = change.instead if isinstance(change, SetWait) else change.base
+        there = self.wait(change.correlation_id)
+        if base is None or _same(there, base):
+            return None
+
+        if there is None:
+            return Refusal("WaitConditionNotFoundError", expected=base.version)
+
+        return _stale("StaleWaitConditionError", base, there)
+
+    def _apply(self, change: Change) -> Done:
+        if isinstance(change, WriteFlow):
+            return self._write_flow(change)
+
+        if isinstance(change, DeleteFlow):
+            return Done(existed=self._drop_flow(change.flow_id))
+
+        if isinstance(change, SetWait):
+            return self._set_wait(change)
+
+        if isinstance(change, UpdateWait):
+            return self._update_wait(change)
+
+        if isinstance(change, ClearWait):
+            return self._clear_wait(change)
+
+        if isinstance(change, Complete):
+            return self._complete(change)
+
+        if isinstance(change, SaveProgress):
+            key = change.flow_id, change.step
+            there = None if change.fresh else self.progress.get(key)
+            version = 1 if there is None else there.version + 1
+            self.progress[key] = replace(change.value, version=version, stamp=next(self._stamps))
+        elif isinstance(change, ClearProgress):
+            return Done(existed=self.progress.pop((change.flow_id, change.step), None) is not None)
+        elif isinstance(change, Renew):
+            flow = self.flows[change.flow_id]
+            self.flows[change.flow_id] = replace(flow, due=self.now + change.lease)
+
+        return Done()
+
+    # flows ----------------------------------------------------------------------------------------
+
+    def _write_flow(self, change: WriteFlow) -> Done:
+        draft, base, now = change.draft, change.base, self.now
+        if change.instead is not None:
+            self._drop_flow(change.flow_id)
+
+        due, owner, claim = self._due(change)
+        moved = base is not None and (base.position, base.status) != (draft.position, draft.status)
+        set_by_hand = base is not None and base.attempts != draft.attempts
+        created = base.created if base is not None else draft.created or now
+        self.flows[change.flow_id] = Flow(
+            state=draft.state,
+            type_name=draft.type_name,
+            position=draft.position,
+            status=draft.status,
+            error=draft.error,
+            waits_for=draft.waits_for,
+            due=due,
+            attempts=0 if moved and not set_by_hand else draft.attempts,
+            created=created,
+            updated=now,
+            version=1 if base is None else base.version + 1,
+            stamp=next(self._stamps),
+            owner=owner,
+            claim=claim,
+            expires=self._flow_expiry(draft.status),
+        )
+        return Done()
+
+    def _due(self, change: WriteFlow) -> tuple[datetime | None, str | None, int | None]:
+        """When the flow is due after a write, and whose claim on it is left."""
+        draft, base = change.draft, change.base
+        if draft.status in TERMINAL:
+            return None, None, None
+
+        if base is None:
+            at_once = None if draft.status == "SUSPENDED" else self.now
+            return at_once if draft.due == AT_ONCE else draft.due, None, None
+
+        if draft.due != base.due:
+            return draft.due, None, None
+
+        if draft.status == "SUSPENDED" and base.status != "SUSPENDED":
+            return None, None, None
+
+        due = draft.due if change.lease is None else self.now + change.lease
+        return due, base.owner, base.claim
+
+    def _flow_expiry(self, status: str) -> datetime | None:
+        kept = self.keep_failed if status == "FAILED" else self.keep_flows
+        return self.now + kept if status in TERMINAL and kept is not None else None
+
+    # wait conditions ------------------------------------------------------------------------------
+
+    def _wait_expiry(self) -> datetime | None:
+        return None if self.keep_waits is None else self.now + self.keep_waits
+
+    def _set_wait(self, change: SetWait) -> Done:
+        key, terms = change.correlation_id, change.terms
+        there = self.waits.get(key)
+        if change.instead is not None:
+            there = None
+
+        if isinstance(there, Wait) and there.outcome != "PENDING":
+            if change.suspends:
+                self.waits[key] = self._taken_over(there, terms.parent)
+
+            return Done(outcome=there.outcome)
+
+        pending = there if isinstance(there, Wait) else None
+        wait = Wait(
+            terms=terms,
+            created=pending.created if pending is not None else change.created or self.now,
+            outcome="PENDING",
+            version=1 if pending is None else pending.version + 1,
+            stamp=next(self._stamps),
+            completions=dict(there.completions) if isinstance(there, Wait | Early) else {},
+        )
+        return self._counted(key, wait, accepted=True)
+
+    def _taken_over(self, wait: Wait, parent: str | None) -> Wait:
+        """An ended condition that a flow suspends on: that flow is to be told, at once."""
+        wait = replace(wait, wake=self.now, expires=None)
+        if wait.terms.parent == parent:
+            return wait
+
+        terms = replace(wait.terms, parent=parent)
+        return replace(wait, terms=terms, version=wait.version + 1, stamp=next(self._stamps))
+
+    def _counted(self, key: str, wait: Wait, *, accepted: bool) -> Done:
+        """Close a pending condition if its completions satisfy it, and store it."""
+        satisfied = wait.outcome == "PENDING" and _is_satisfied(wait)
+        if satisfied:
+            wait = self._closed(wait, "SATISFIED")
+
+        self.waits[key] = wait
+        return Done(accepted=accepted, now_satisfied=satisfied, outcome=wait.outcome)
+
+    def _closed(self, wait: Wait, outcome: str) -> Wait:
+        if wait.terms.parent is not None:
+            return replace(wait, outcome=outcome, wake=self.now, expires=None)
+
+        return replace(wait, outcome=outcome, wake=None, expires=self._wait_expiry())
+
+    def _update_wait(self, change: UpdateWait) -> Done:
+        key = change.correlation_id
+        there = self.wait(key)
+        assert there is not None, "checked before"  # noqa: S101  the model, not bad input
+        was_told = there.outcome != "PENDING" and there.wake is None
+        wait = replace(
+            there,
+            terms=change.terms,
+            outcome=change.outcome,
+            version=there.version + 1,
+            stamp=next(self._stamps),
+        )
+        if change.outcome == "PENDING":
+            wait = replace(wait, wake=None, expires=None)
+        elif not was_told or (there.terms.parent is None and change.terms.parent is not None):
+            wait = self._closed(wait, change.outcome)
+
+        return self._counted(key, wait, accepted=True)
+
+    def _clear_wait(self, change: ClearWait) -> Done:
+        there = self.wait(change.correlation_id)
+        if there is None:
+            return Done()
+
+        outcome = "CANCELLED" if there.outcome == "PENDING" else there.outcome
+        self.waits[change.correlation_id] = Marker(outcome, self._wait_expiry())
+        return Done(existed=True, outcome=outcome)
+
+    def _complete(self, change: Complete) -> Done:
+        key, child, there = change.correlation_id, change.child, self.waits.get(change.correlation_id)
+        if isinstance(there, Marker):
+            return Done(outcome=there.outcome)
+
+        known = {} if there is None else there.completions
+        outcome = there.outcome if isinstance(there, Wait) else None
+        if child in known:
+            return Done(duplicate=True, outcome=outcome)
+
+        completions = {**known, child: change.result}
+        if not isinstance(there, Wait):
+            self.waits[key] = Early(completions, self._wait_expiry())
+            return Done(accepted=True)
+
+        if outcome != "PENDING" or child not in there.terms.children:
+            return Done(outcome=outcome)
+
+        wait = replace(there, completions=completions)
+        if _is_satisfied(wait):
+            wait = replace(wait, version=wait.version + 1, stamp=next(self._stamps))
+
+        return self._counted(key, wait, accepted=True)
+
+    # claims ---------------------------------------------------------------------------------------
+
+    def extend(self, flow_id: str, claim: int, lease: timedelta) -> None:
+        """Move the end of a claim, whoever has written the flow since, while it is there."""
+        self.forget_expired()
+        flow = self.flows.get(flow_id)
+        if flow is None or flow.claim != claim:
+            raise Refusal("ClaimLostError")
+
+        self.flows[flow_id] = replace(flow, due=self.now + lease)
+
+    def release(self, flow_id: str, base: Flow, due: datetime | None) -> None:
+        """Give a claim back: what was read is written again, without owner."""
+        self.forget_expired()
+        there = self.flows.get(flow_id)
+        if there is None:
+            raise Refusal("FlowNotFoundError", expected=base.version)
+
+        if not _same(there, base):
+            raise _stale("ClaimLostError", base, there)
+
+        self.flows[flow_id] = replace(
+            base,
+            version=base.version + 1,
+            stamp=next(self._stamps),
+            updated=self.now,
+            owner=None,
+            claim=None,
+            due=self.now if due == AT_ONCE else due,
+        )
+
+    def claim(self, flow_id: str, owner: str, lease: timedelta) -> bool:
+        """Claim one flow; `False` if it has ended, and is only read."""
+        self.forget_expired()
+        flow = self.flows.get(flow_id)
+        if flow is None:
+            raise Refusal("FlowNotFoundError")
+
+        if flow.status in TERMINAL:
+            return False
+
+        if flow.is_held(self.now):
+            raise Refusal("FlowClaimedError", owner=flow.owner, until=flow.due)
+
+        shown = self._awaited_end(flow_id)
+        self._take(flow_id, None if shown is None else self._as_shown(shown), owner, lease)
+        if shown is not None:
+            self._tell(shown, flow_id)
+
+        return True
+
+    def _awaited_end(self, flow_id: str) -> str | None:
+        """The condition that a suspended flow waits for, if it has ended or is overdue."""
+        flow = self.flows[flow_id]
+        if flow.status != "SUSPENDED" or flow.waits_for is None:
+            return None
+
+        name = flow.waits_for.correlation_id
+        wait = self.wait(name)
+        if wait is None or (wait.outcome == "PENDING" and not wait.is_overdue(self.now)):
+            return None
+
+        ours = wait.terms.parent in (None, flow_id)
+        return name if ours or wait.outcome != "PENDING" else None
+
+    def _tell(self, correlation_id: str, flow_id: str) -> None:
+        """This flow is given to a worker: its overdue condition is closed, its ended one may go."""
+        wait = self.waits[correlation_id]
+        if isinstance(wait, Wait) and wait.terms.parent in (None, flow_id):
+            self.waits[correlation_id] = self._told(wait)
+
+    def _told(self, wait: Wait) -> Wait:
+        if wait.outcome != "PENDING" and wait.wake is None:
+            return wait
+
+        return replace(
+            wait,
+            outcome="TIMED_OUT" if wait.outcome == "PENDING" else wait.outcome,
+            version=wait.version + 1,
+            stamp=next(self._stamps),
+            wake=None,
+            expires=self._wait_expiry(),
+        )
+
+    def _put_off(self, wait: Wait, until: datetime) -> Wait:
+        """The parent cannot be told before then; an overdue condition is closed all the same."""
+        if wait.outcome != "PENDING":
+            return replace(wait, wake=until)
+
+        stamp = next(self._stamps)
+        return replace(
+            wait, outcome="TIMED_OUT", version=wait.version + 1, stamp=stamp, wake=until
+        )
+
+    def _as_shown(self, correlation_id: str) -> Shown:
+        """A condition as the flow shows it that is claimed because it has ended."""
+        wait = self.conditions()[correlation_id]
+        outcome = "TIMED_OUT" if wait.outcome == "PENDING" else wait.outcome
+        t = wait.terms
+        return Shown(correlation_id, t.children, t.any_of, t.timeout, t.parent, outcome)
+
+    def _take(self, flow_id: str, shown: Shown | None, owner: str, lease: timedelta) -> None:
+        flow = self.flows[flow_id]
+        stamp = next(self._stamps)
+        self.flows[flow_id] = replace(
+            flow,
+            waits_for=flow.waits_for if shown is None else shown,
+            version=flow.version + 1,
+            stamp=stamp,
+            updated=self.now,
+            attempts=flow.attempts + 1,
+            owner=owner,
+            claim=stamp,
+            due=self.now + lease,
+        )
+
+    def calling(self, type_name: str | None = None) -> dict[str, Wait]:
+        """Conditions whose parent should be told now, by a claimer of flows of that type."""
+        found: dict[str, Wait] = {}
+        for correlation_id, wait in self.conditions().items():
+            parent = self.flows.get(wait.terms.parent or "")
+            if wait.terms.parent is not None and wait.calls(self.now):
+                if parent is None or _is_of(parent, type_name):
+                    found[correlation_id] = wait
+
+        return found
+
+    def due_flows(self, type_name: str | None = None) -> set[str]:
+        """Flows whose own due time has come, for a claimer of flows of that type."""
+        now = self.now
+        return {
+            flow_id
+            for flow_id, flow in self.flows.items()
+            if flow.due is not None and flow.due <= now and _is_of(flow, type_name)
+        }
+
+    def claim_due(
+        self,
+        given: list[tuple[str, Shown | None]],
+        seen: Seen,
+        *,
+        type_name: str | None,
+        lease: timedelta,
+        limit: int,
+        owner: str,
+        reads: Callable[[Flow], bool] = lambda _flow: True,
+    ) -> None:
+        """Check what a claimer was given and what became of the conditions, and go on from there.
+
+        The store chooses among what is due, and may come across conditions that cannot be told to
+        anybody now, or have nobody left to be told to. `reads` says whether a state can be decoded
+        as what the claimer asked for.
+        """
+        due, calling = self.due_flows(type_name), self.calling(type_name)
+        wanted = due | {
+            parent
+            for wait in calling.values()
+            if (parent := wait.terms.parent) is not None and self._is_free(parent)
+        }
+        unreadable = {flow_id for flow_id in wanted if not reads(self.flows[flow_id])}
+        ids = [flow_id for flow_id, _ in given]
+        claimable = wanted - unreadable
+        assert len(ids) == len(set(ids)), f"claim_due gave one flow twice: {ids}"  # noqa: S101  a check
+        assert set(ids) <= claimable, f"{set(ids) - claimable} given, {claimable} are due"  # noqa: S101  a check
+        number = min(limit, len(claimable))
+        assert len(ids) == number, f"{ids} given of {claimable}, limit {limit}"  # noqa: S101  a check
+
+        at_once = len(due) + len(calling) <= limit
+        must = at_once or len(ids) < limit
+        self._put_off_flows(due & unreadable, seen, lease, must=must)
+        told = [self._awaited_end(flow_id) for flow_id in ids]
+        outcomes = {
+            name: self._fates(name, wait, ids, unreadable, lease, at_once=at_once, must=must)
+            for name, wait in calling.items()
+        }
+        shows = [
+            self._possible_shows(flow_id, due, calling, at_once=at_once) for flow_id, _ in given
+        ]
+        for (flow_id, shown), possible in zip(given, shows, strict=True):
+            now_shown = shown if shown in possible else None
+            assert shown in possible or self.flows[flow_id].waits_for in possible, (  # noqa: S101  a check
+                f"{flow_id!r} was given with {shown}, expected one of {possible}"
+            )
+            self._take(flow_id, now_shown, owner, lease)
+
+        for name, possible_waits in outcomes.items():
+            self.waits[name] = _matching(name, possible_waits, seen)
+
+        for name, flow_id in zip(told, ids, strict=True):
+            if name is not None and name not in outcomes:
+                self._tell(name, flow_id)
+
+    def _is_free(self, flow_id: str) -> bool:
+        flow = self.flows.get(flow_id)
+        return flow is not None and flow.status not in TERMINAL and not flow.is_held(self.now)
+
+    def _put_off_flows(
+        self, flow_ids: set[str], seen: Seen, lease: timedelta, *, must: bool
+    ) -> None:
+        until = self.now + lease
+        for flow_id in flow_ids:
+            flow = self.flows[flow_id]
+            found = seen.flow_due.get(flow_id)
+            if found != flow.due or must:
+                assert found == until, f"unreadable {flow_id!r} is due at {found}, not {until}"  # noqa: S101  a check
+                self.flows[flow_id] = replace(flow, due=until)
+
+    def _fates(
+        self,
+        name: str,
+        wait: Wait,
+        ids: list[str],
+        unreadable: set[str],
+        lease: timedelta,
+        *,
+        at_once: bool,
+        must: bool,
+    ) -> list[Wait]:
+        """What may become of a condition that calls for its parent while `ids` are claimed."""
+        parent = wait.terms.parent or ""
+        flow = self.flows.get(parent)
+        until = self.now + lease
+        untouched = [] if must else [wait]
+
+        if flow is None or flow.status in TERMINAL:
+            return [self._told(wait), *untouched]
+
+        if flow.is_held(self.now):
+            return [self._put_off(wait, flow.due or until), *untouched]
+
+        if parent in unreadable:
+            return [self._put_off(wait, until), *untouched]
+
+        if parent not in ids:
+            assert not must, f"{name!r} has ended and nobody was given {parent!r}"  # noqa: S101  a check
+            return [wait]
+
+        if at_once or self._awaited_end(parent) == name:
+            return [self._told(wait)]
+
+        return [self._told(wait), self._put_off(wait, until), *untouched]
+
+    def _possible_shows(
+        self, flow_id: str, due: set[str], calling: dict[str, Wait], *, at_once: bool
+    ) -> list[Shown | None]:
+        """Which condition a claimed flow may show."""
+        awaited = self._awaited_end(flow_id)
+        if awaited is not None:
+            return [self._as_shown(awaited)]
+
+        bearing = [name for name, wait in calling.items() if wait.terms.parent == flow_id]
+        possible: list[Shown | None] = [self._as_shown(name) for name in bearing]
+        if not bearing or (flow_id in due and not at_once):
+            possible.append(self.flows[flow_id].waits_for)
+
+        return possible
+
+    # the store ------------------------------------------------------------------------------------
+
+    def sweep(self, removed: int, limit: int, seen: Seen) -> None:
+        """Check what a sweep answered; the ended conditions of parents that are gone may now go."""
+        self.forget_expired()
+        calling = self.calling()
+        for name, wait in calling.items():
+            parent = self.flows.get(wait.terms.parent or "")
+            if parent is None or parent.status in TERMINAL:
+                untouched = [] if len(calling) <= limit else [wait]
+                self.waits[name] = _matching(name, [self._told(wait), *untouched], seen)
+
+        assert 0 <= removed <= min(limit, self.expired), (  # noqa: S101  a check
+            f"sweep({limit}) removed {removed}, at most {self.expired} had expired"
+        )
+        self.expired -= removed
+        if removed < limit:
+            self.expired = 0
+
+    def clear(self) -> None:
+        """Everything is gone."""
+        self.flows.clear()
+        self.waits.clear()
+        self.progress.clear()
+        self.expired = 0
+
+
+# --- small things -----------------------------------------------------------------------------------
+
+
+def _same(there: Flow | Wait | Progress | None, base: Flow | Wait | Progress | None) -> bool:
+    """Whether the store still holds the write that was read."""
+    return (there and there.stamp) == (base and base.stamp)
+
+
+def _stale(
+    name: str, base: Flow | Wait | Progress | None, there: Flow | Wait | Progress | None
+) -> Refusal:
+    return Refusal(
+        name,
+        expected=0 if base is None else base.version,
+        actual=None if there is None else there.version,
+    )
+
+
+def _is_of(flow: Flow, type_name: str | None) -> bool:
+    return type_name is None or flow.type_name in ("", type_name)
+
+
+def _is_satisfied(wait: Wait) -> bool:
+    results = wait.results
+    all_done = len(results) == len(wait.terms.children)
+    return all_done or (wait.terms.any_of and any(success for success, _, _ in results.values()))
+
+
+def _newest_first(found: list[tuple[datetime, str]]) -> list[tuple[datetime, str]]:
+    return sorted(sorted(found, key=lambda pair: pair[1]), key=lambda pair: pair[0], reverse=True)
+
+
+def _matching(name: str, possible: list[Wait], seen: Seen) -> Wait:
+    """The one of the possible conditions that a reader finds."""
+    found = seen.wait_version.get(name), seen.wait_wake.get(name)
+    for wait in possible:
+        wake = wait.deadline if wait.outcome == "PENDING" else wait.wake
+        if found == (wait.version, wake):
+            return wait
+
+    message = f"wait condition {name!r} is at {found}, expected one of {possible}"
+    raise AssertionError(message)

@@ -1,0 +1,128 @@
+"""Rules of the parity machine: claims, leases and wake-ups."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition
+from hypothesis.stateful import rule
+
+from catga_store.model import WaitCondition
+from catga_store.testing import core
+from catga_store.testing import model
+from catga_store.testing.core import FLOW_IDS
+from catga_store.testing.core import OWNERS
+from catga_store.testing.core import TYPES
+from catga_store.testing.core import Copy
+from catga_store.testing.rules_flows import reads_as
+from catga_store.testing.rules_waits import WaitRules
+
+__all__ = ["ClaimRules"]
+
+owners = st.sampled_from(OWNERS)
+
+
+class ClaimRules(WaitRules):
+    """Every operation on claims."""
+
+    @rule(
+        type_name=st.sampled_from([None, None, None, "Order"]),
+        lease=core.spans,
+        limit=st.sampled_from([1, 1, 2, 50, 50]),
+        owner=owners,
+    )
+    def claim_due(
+        self, type_name: str | None, lease: timedelta, limit: int, owner: str
+    ) -> None:
+        self.world.forget_expired()
+        before = self.world.conditions()
+        flows = self.face.claim_due(TYPES[type_name], lease=lease, limit=limit, owner=owner)
+        self.world.claim_due(
+            [(flow.flow_id, core.shown_of(flow.wait_condition)) for flow in flows],
+            self.see(),
+            type_name=type_name,
+            lease=in_ms(lease),
+            limit=limit,
+            owner=owner,
+            reads=lambda flow: reads_as(flow, type_name),
+        )
+        for flow in flows:
+            self.taken(flow, lease, before)
+
+    def taken(self, flow: Any, lease: timedelta, before: dict[str, model.Wait]) -> None:
+        """Hold a flow that was just claimed; a wait that has ended shows its results."""
+        want = self.world.flows[flow.flow_id]
+        self.same_flow(flow, want, "claimed")
+        self.held(flow, lease=in_ms(lease), claim=want.claim)
+        shown: WaitCondition | None = flow.wait_condition
+        if shown is not None and shown.results:
+            results = before[shown.correlation_id].results
+            assert core.result_of(shown) == results  # noqa: S101  a check
+
+    @rule(flow_id=st.sampled_from(FLOW_IDS), lease=core.spans, owner=owners)
+    def claim(self, flow_id: str, lease: timedelta, owner: str) -> None:
+        self.world.forget_expired()
+        before = self.world.conditions()
+        done = self.agree(
+            lambda: self.face.claim(flow_id, lease=lease, owner=owner),
+            lambda: self.world.claim(flow_id, owner, in_ms(lease)),
+        )
+        if done is not None:
+            flow, claimed = done
+            if claimed:
+                self.taken(flow, lease, before)
+            else:
+                self.same_flow(flow, self.world.flows[flow_id], "answered as it is")
+                self.held(flow)
+
+    def claimed(self) -> list[Copy]:
+        """What is held under a claim."""
+        return [copy for copy in self.flows if copy.lease is not None]
+
+    @precondition(lambda self: self.claimed())
+    @rule(which=st.integers(0, 3), lease=st.one_of(st.none(), core.spans))
+    def extend(self, which: int, lease: timedelta | None) -> None:
+        copy = self.pick(self.claimed(), which)
+        before = copy.obj.version, copy.obj.revision, copy.obj.due_at
+        span = copy.lease if lease is None else in_ms(lease)
+        assert span is not None  # noqa: S101  for the type checker
+        self.agree(
+            lambda: self.face.extend(copy.obj, lease),
+            lambda: self.world.extend(copy.key, copy.claim or 0, span),
+        )
+        assert before == (copy.obj.version, copy.obj.revision, copy.obj.due_at)  # noqa: S101  a check
+
+    @precondition(lambda self: self.claimed())
+    @rule(which=st.integers(0, 3), offset=core.offsets, at_once=st.booleans())
+    def release(self, which: int, offset: timedelta | None, at_once: bool) -> None:  # noqa: FBT001  drawn
+        copy = self.pick(self.claimed(), which)
+        due = self.moment(offset)
+        given: dict[str, Any] = {} if at_once else {"due_at": due}
+        modelled = model.AT_ONCE if at_once else due and model.ceil_ms(due)
+        before = core.draft_of(copy.obj, copy.base)
+        done = self.agree(
+            lambda: self.face.release(copy.obj, **given),
+            lambda: self.world.release(copy.key, copy.base, modelled),
+        )
+        if done is not None:
+            want = self.world.flows[copy.key]
+            after = core.draft_of(copy.obj, copy.base)
+            assert (after.state, after.status) == (before.state, before.status)  # noqa: S101  a check
+            assert (after.due, after.attempts) == (want.due, before.attempts)  # noqa: S101  a check
+            assert copy.obj.version == want.version  # noqa: S101  a check
+            copy.base, copy.lease, copy.claim = want, None, None
+
+    @precondition(lambda self: self.claimed())
+    @rule(which=st.integers(0, 3), change=core.flow_changes)
+    def owner_writes(self, which: int, change: tuple[str, Any]) -> None:
+        """The owner, or who has been it, writes."""
+        copy = self.pick(self.claimed(), which)
+        self.change_flow(copy.obj, change)
+        self.write_back(copy)
+
+
+def in_ms(span: timedelta) -> timedelta:
+    """A span in whole milliseconds, rounded up."""
+    return -(-span // timedelta(milliseconds=1)) * timedelta(milliseconds=1)

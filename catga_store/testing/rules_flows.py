@@ -1,0 +1,438 @@
+"""Rules of the parity machine: flows, listings, ForEach progress, the clock and the store itself."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition
+from hypothesis.stateful import rule
+
+from catga_store.model import FlowSnapshot
+from catga_store.model import FlowStatus
+from catga_store.model import ForEachProgress
+from catga_store.testing import core
+from catga_store.testing import model
+from catga_store.testing.core import FLOW_IDS
+from catga_store.testing.core import STEPS
+from catga_store.testing.core import TYPES
+from catga_store.testing.core import Copy
+from catga_store.testing.core import Core
+
+__all__ = ["FlowRules"]
+
+flow_ids = st.sampled_from(FLOW_IDS)
+which = st.integers(0, 5)
+type_names = st.sampled_from([None, None, "Order", "Parcel"])
+marks = st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=3)
+
+
+def reads_as(flow: model.Flow, type_name: str | None) -> bool:
+    """Whether a flow's state can be read as that type: it is of it, or untyped and fits."""
+    if type_name is None:
+        return True
+
+    if flow.type_name:
+        return flow.type_name == type_name
+
+    return isinstance(flow.state["n"], int)
+
+
+class FlowRules(Core):
+    """Every operation on flows and on their progress, one at a time."""
+
+    # flows ----------------------------------------------------------------------------------------
+
+    def write(self, copy: Copy) -> model.WriteFlow:
+        """The write of a copy as it is now."""
+        return model.WriteFlow(copy.key, draft_of(copy), copy.base, copy.lease)
+
+    def held(self, flow: FlowSnapshot[Any], **claim: Any) -> Copy:
+        """Hold a flow that was just read or written."""
+        base = self.world.flows[flow.flow_id]
+        return self.keep(self.flows, Copy(flow, flow.flow_id, base, **claim))
+
+    @rule(arguments=core.new_flow(flow_ids))
+    def create(self, arguments: dict[str, Any]) -> None:
+        flow = self.new_snapshot(arguments)
+        copy = Copy(flow, flow.flow_id)
+        if self.agree(
+            lambda: self.face.create(flow), lambda: self.world.commit([self.write(copy)])
+        ):
+            self.same_flow(flow, self.world.flows[flow.flow_id], "created")
+            self.held(flow)
+        else:
+            assert flow.version == 0  # noqa: S101  a check: a refused object is untouched
+
+    @rule(arguments=core.new_flow(flow_ids))
+    def get_or_create(self, arguments: dict[str, Any]) -> None:
+        flow = self.new_snapshot(arguments)
+        type_name = model_type(flow)
+        self.world.forget_expired()
+        there = self.world.flows.get(flow.flow_id)
+
+        def modelled() -> bool:
+            if there is None:
+                self.world.commit([self.write(Copy(flow, flow.flow_id))])
+            elif not reads_as(there, type_name):
+                raise model.Refusal("StateTypeError")
+
+            return there is None
+
+        done = self.agree(lambda: self.face.get_or_create(flow), modelled)
+        if done is not None:
+            (stored, made), want = done
+            assert made is want  # noqa: S101  a check
+            assert (stored is flow) is made  # noqa: S101  a check
+            self.same_flow(stored, self.world.flows[flow.flow_id], "got or created")
+            self.held(stored)
+
+    @rule(flow_id=flow_ids, type_name=type_names, one=st.booleans())
+    def get(self, flow_id: str, type_name: str | None, one: bool) -> None:  # noqa: FBT001  drawn
+        def modelled() -> model.Flow | None:
+            self.world.forget_expired()
+            there = self.world.flows.get(flow_id)
+            if there is None and one:
+                raise model.Refusal("FlowNotFoundError")
+
+            if there is not None and not reads_as(there, type_name):
+                raise model.Refusal("StateTypeError")
+
+            return there
+
+        read = self.face.get_one if one else self.face.get
+        done = self.agree(lambda: read(flow_id, TYPES[type_name]), modelled)
+        if done is not None:
+            got, want = done
+            assert (got is None) is (want is None)  # noqa: S101  a check
+            if want is not None:
+                assert type(got.state) is (TYPES[type_name] or dict)  # noqa: S101  a check
+                self.same_flow(got, want)
+                self.held(got)
+
+    @precondition(lambda self: self.flows)
+    @rule(which=which, change=core.flow_changes)
+    def update(self, which: int, change: tuple[str, Any]) -> None:
+        copy = self.pick(self.flows, which)
+        if copy.base is not None:
+            self.change_flow(copy.obj, change)
+            self.write_back(copy)
+
+    def write_back(self, copy: Copy) -> None:
+        """Update a copy, stale or not."""
+        before = copy.obj.version, copy.obj.revision, copy.obj.updated_at, draft_of(copy)
+        write = self.write(copy)
+        if self.agree(lambda: self.face.update(copy.obj), lambda: self.world.commit([write])):
+            self.written(copy)
+        else:
+            after = copy.obj.version, copy.obj.revision, copy.obj.updated_at, draft_of(copy)
+            assert before == after, "a refused update has changed the object"  # noqa: S101  a check
+
+    def written(self, copy: Copy) -> None:
+        """A copy takes over what is stored; its claim goes if the flow's has."""
+        flow = self.world.flows[copy.key]
+        self.same_flow(copy.obj, flow, "written")
+        copy.base = flow
+        if flow.claim is None:
+            copy.lease = copy.claim = None
+
+    @rule(flow_id=flow_ids, change=core.flow_changes)
+    def edit(self, flow_id: str, change: tuple[str, Any]) -> None:
+        """Read, change and write in one go, so that most writes are not stale."""
+        self.world.forget_expired()
+        flow = self.face.get(flow_id)
+        assert (flow is None) is (flow_id not in self.world.flows)  # noqa: S101  a check
+        if flow is not None:
+            copy = self.held(flow)
+            self.change_flow(flow, change)
+            self.write_back(copy)
+
+    @rule(flow_id=flow_ids, amount=st.integers(1, 3))
+    def transact(self, flow_id: str, amount: int) -> None:
+        def change(flow: FlowSnapshot[Any]) -> int:
+            flow.state["n"] = amount
+            flow.position = flow.position.advance()
+            return amount
+
+        def modelled() -> int:
+            self.world.forget_expired()
+            base = self.world.flows.get(flow_id)
+            if base is None:
+                raise model.Refusal("FlowNotFoundError")
+
+            position = (*base.position[:-1], base.position[-1] + 1)
+            draft = model.Draft(
+                {**base.state, "n": amount},
+                base.type_name,
+                position,
+                base.status,
+                base.error,
+                base.waits_for,
+                base.due,
+                base.attempts,
+            )
+            self.world.commit([model.WriteFlow(flow_id, draft, base)])
+            return amount
+
+        done = self.agree(lambda: self.face.transact_one(flow_id, change), modelled)
+        assert done is None or done[0] == done[1]  # noqa: S101  a check
+
+    @rule(flow_id=flow_ids)
+    def delete_by_id(self, flow_id: str) -> None:
+        self._delete(lambda: self.face.delete(flow_id), model.DeleteFlow(flow_id))
+
+    @precondition(lambda self: self.flows)
+    @rule(which=which)
+    def delete_by_snapshot(self, which: int) -> None:
+        copy = self.pick(self.flows, which)
+        if copy.base is not None:
+            claimed = copy.lease is not None
+            change = model.DeleteFlow(copy.key, copy.base, claimed)
+            self._delete(lambda: self.face.delete(copy.obj), change)
+
+    @precondition(lambda self: self.flows)
+    @rule(which=which, by_version=st.booleans())
+    def delete_by_number(self, which: int, by_version: bool) -> None:  # noqa: FBT001  drawn
+        copy = self.pick(self.flows, which)
+        if copy.base is None:
+            return
+
+        self.world.forget_expired()
+        there = self.world.flows.get(copy.key)
+        name = "version" if by_version else "revision"
+        same = there is not None and (
+            there.version == copy.base.version if by_version else there.stamp == copy.base.stamp
+        )
+        change = model.DeleteFlow(copy.key, there if same else copy.base)
+        number = {name: getattr(copy.obj, name)}
+        self._delete(lambda: self.face.delete(copy.key, **number), change, facts=by_version)
+
+    def _delete(
+        self, real: Any, change: model.DeleteFlow, *, facts: bool = True
+    ) -> None:
+        def modelled() -> bool:
+            try:
+                return self.world.commit([change])[0].existed
+            except model.Refusal as refusal:
+                if refusal.names == ("FlowNotFoundError",):
+                    return False
+
+                if not facts:
+                    refusal.facts.pop("expected")
+
+                raise
+
+        done = self.agree(real, modelled)
+        assert done is None or done[0] is done[1], f"deleted: {done}"  # noqa: S101  a check
+
+    # listings -------------------------------------------------------------------------------------
+
+    @rule(
+        status=st.sampled_from([None, *FlowStatus]),
+        type_name=type_names,
+        as_type=st.booleans(),
+        after=core.offsets,
+        before=core.offsets,
+        updated=core.offsets,
+        limit=st.integers(1, 3),
+    )
+    def query_flows(
+        self,
+        status: FlowStatus | None,
+        type_name: str | None,
+        as_type: bool,  # noqa: FBT001  drawn
+        after: timedelta | None,
+        before: timedelta | None,
+        updated: timedelta | None,
+        limit: int,
+    ) -> None:
+        """Page by page, and counted, what matches is what the model says."""
+        self.world.forget_expired()
+        times = {
+            "created_after": self.moment(after),
+            "created_before": self.moment(before),
+            "updated_before": self.moment(updated),
+        }
+        wanted = self.world.list_flows(
+            status=status.name if status else None,
+            type_name=type_name,
+            **{name: moment and model.ceil_ms(moment) for name, moment in times.items()},
+        )
+        filters = {**times, "status": status}
+        filters["state_type"] = TYPES[type_name] if as_type else type_name
+        pages = self._pages(self.face.query_flows, limit, **filters)
+        assert [summary.flow_id for summary in pages] == wanted  # noqa: S101  a check
+        assert self.face.count_flows(**filters) == len(wanted)  # noqa: S101  a check
+        listed = [summary.flow_id for summary in self.face.iter_flows(**filters)]
+        assert listed == wanted  # noqa: S101  a check
+
+    def _pages(self, query: Any, limit: int, **filters: Any) -> list[Any]:
+        items: list[Any] = []
+        cursor = None
+
+        while True:
+            page = query(limit=limit, cursor=cursor, **filters)
+            assert len(page) <= limit, "a page is longer than asked for"  # noqa: S101  a check
+            items += page
+            cursor = page.cursor
+            if cursor is None:
+                return items
+
+    @precondition(lambda self: not self.reading)
+    @rule(status=st.sampled_from([None, None, FlowStatus.CREATED, FlowStatus.RUNNING]))
+    def begin_listing(self, status: FlowStatus | None) -> None:
+        """Begin to read a listing page by page, while flows come and go between the pages."""
+        self.reading.append({"status": status, "cursor": None, "seen": [], "throughout": None})
+        self.go_on_listing()
+
+    @precondition(lambda self: self.reading)
+    @rule()
+    def go_on_listing(self) -> None:
+        """Read another page; at the end, each flow that matched throughout was there, once."""
+        reading = self.reading[0]
+        page = self.face.query_flows(limit=1, status=reading["status"], cursor=reading["cursor"])
+        reading["seen"] += [summary.flow_id for summary in page]
+        reading["cursor"] = page.cursor
+        self.note_matching()
+        if page.cursor is None:
+            self.reading.clear()
+            for flow_id, _ in reading["throughout"]:
+                assert reading["seen"].count(flow_id) == 1, (  # noqa: S101  a check
+                    f"{flow_id!r} matched throughout, the pages were {reading['seen']}"
+                )
+
+    def note_matching(self) -> None:
+        """Remember what has matched the listing that is being read since its first page."""
+        self.world.forget_expired()
+        for reading in self.reading:
+            status = reading["status"]
+            found = self.world.list_flows(status=status.name if status else None)
+            now = {(flow_id, self.world.flows[flow_id].created) for flow_id in found}
+            throughout = reading["throughout"]
+            reading["throughout"] = now if throughout is None else throughout & now
+
+    # ForEach progress -----------------------------------------------------------------------------
+
+    def save(self, copy: Copy, *, overwrite: bool) -> None:
+        """Save a progress, stale or not."""
+        value = core.progress_of(copy.obj)
+        change = model.SaveProgress(*copy.key, value, copy.base, overwrite=overwrite)
+        done = self.agree(
+            lambda: self.face.save_for_each_progress(*copy.key, copy.obj, overwrite=overwrite),
+            lambda: self.world.commit([change]),
+        )
+        if done is not None:
+            copy.base = self.world.progress[copy.key]
+            self.same_progress(copy.key, copy.obj, copy.base)
+
+    @rule(flow_id=flow_ids, step=st.sampled_from(STEPS), marks=marks, overwrite=st.booleans())
+    def save_new_progress(
+        self,
+        flow_id: str,
+        step: int,
+        marks: list[tuple[int, bool]],
+        overwrite: bool,  # noqa: FBT001  drawn
+    ) -> None:
+        copy = self.keep(self.progress, Copy(ForEachProgress(), (flow_id, step)))
+        mark(copy.obj, marks)
+        self.save(copy, overwrite=overwrite)
+
+    @precondition(lambda self: self.progress)
+    @rule(which=which, marks=marks, overwrite=st.sampled_from([False, False, True]))
+    def save_held_progress(
+        self,
+        which: int,
+        marks: list[tuple[int, bool]],
+        overwrite: bool,  # noqa: FBT001  drawn
+    ) -> None:
+        copy = self.pick(self.progress, which)
+        mark(copy.obj, marks)
+        self.save(copy, overwrite=overwrite)
+
+    @rule(flow_id=flow_ids, step=st.sampled_from(STEPS))
+    def get_progress(self, flow_id: str, step: int) -> None:
+        self.world.forget_expired()
+        found = self.face.get_for_each_progress(flow_id, step)
+        want = self.world.progress.get((flow_id, step))
+        assert (found is None) is (want is None)  # noqa: S101  a check
+        if want is not None:
+            self.same_progress((flow_id, step), found, want)
+            self.keep(self.progress, Copy(found, (flow_id, step), want))
+
+    @rule(flow_id=flow_ids, step=st.sampled_from(STEPS))
+    def clear_progress(self, flow_id: str, step: int) -> None:
+        done = self.agree(
+            lambda: self.face.clear_for_each_progress(flow_id, step),
+            lambda: self.world.commit([model.ClearProgress(flow_id, step)])[0].existed,
+        )
+        assert done is not None  # noqa: S101  a check
+        assert done[0] is done[1]  # noqa: S101  a check
+
+    # the clock and the store ----------------------------------------------------------------------
+
+    @rule(span=core.spans)
+    def advance(self, span: timedelta) -> None:
+        self.clock.advance(span)
+
+    @rule(which=st.integers(0, 3), early=st.sampled_from([timedelta(0), timedelta(milliseconds=1)]))
+    def advance_to_the_next_event(self, which: int, early: timedelta) -> None:
+        """To the very millisecond at which something is due or gone, or to the one before."""
+        coming = sorted(moment for moment in self.moments() if moment - early > self.now)
+        if coming:
+            self.clock.advance(coming[which % len(coming)] - early - self.clock.now)
+
+    def moments(self) -> set[datetime]:
+        """When something happens by itself."""
+        world = self.world
+        moments = {flow.due for flow in world.flows.values()}
+        moments |= {flow.expires for flow in world.flows.values()}
+        moments |= {wait.expires for wait in world.waits.values()}
+        for wait in world.conditions().values():
+            moments |= {wait.deadline, wait.wake}
+
+        return {moment for moment in moments if moment is not None}
+
+    @rule(limit=st.sampled_from([1, 1000, 1000]))
+    def sweep(self, limit: int) -> None:
+        self.world.forget_expired()
+        removed = self.face.sweep(limit)
+        self.world.sweep(removed, limit, self.see())
+
+    @rule()
+    def ping(self) -> None:
+        self.face.ping()
+        assert self.face.now() == self.now  # noqa: S101  a check
+
+    @precondition(lambda self: self.world.flows and self.world.waits and self.world.progress)
+    @rule()
+    def clear(self) -> None:
+        self.face.clear()
+        self.world.clear()
+
+    @precondition(lambda self: self.started and self.face.durable)
+    @rule()
+    def reopen(self) -> None:
+        """What is stored outlives the store object."""
+        self.face.reopen()
+        self.left_open()
+
+    def left_open(self) -> None:
+        """Forget the sessions of a store that was closed."""
+
+
+def draft_of(copy: Copy) -> model.Draft:
+    """What the user wants the flow of a copy to be."""
+    return core.draft_of(copy.obj, copy.base)
+
+
+def model_type(flow: FlowSnapshot[Any]) -> str | None:
+    """The name of a new flow's type, if it has one."""
+    return core.draft_of(flow).type_name or None
+
+
+def mark(progress: ForEachProgress, marks: list[tuple[int, bool]]) -> None:
+    """Mark items as a worker would."""
+    for index, ok in marks:
+        progress.mark(index, ok)
