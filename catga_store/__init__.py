@@ -19,6 +19,8 @@ from catga_store.aio import AsyncMemoryStore
 from catga_store.aio import AsyncSession
 from catga_store.aio import AsyncSQLiteStore
 from catga_store.aio import AsyncStore
+from catga_store.copying import CopyReport
+from catga_store.copying import copy
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import ClaimLostError
 from catga_store.errors import CommitTooLargeError
@@ -77,6 +79,7 @@ __all__ = [
     "CommitUncertainError",
     "Completion",
     "ConflictError",
+    "CopyReport",
     "CorruptRecordError",
     "CrossPartitionError",
     "EncodingError",
@@ -113,6 +116,7 @@ __all__ = [
     "WaitConditionNotFoundError",
     "WaitOutcome",
     "WaitType",
+    "copy",
     "open_async_store",
     "open_store",
 ]

@@ -190,7 +190,7 @@ class Claims(Commits):
                     batch.append(taking)
                     changes += taking.named(commit_id)
 
-            _, reply = yield from self._commit(tuple(changes), now_ms, commit_id)
+            _, reply = yield from self.commit(tuple(changes), now_ms, commit_id)
             if isinstance(reply, Applied):
                 claimed += _settle_takings(batch, changes, reply.outcomes)
                 queue = [taking for taking in queue if taking not in batch]

@@ -58,7 +58,7 @@ class Commits:
 
     # commits --------------------------------------------------------------------------------------
 
-    def _commit(
+    def commit(
         self, changes: tuple[Change, ...], now_ms: int, commit_id: str | None = None
     ) -> Conversation[tuple[str, Applied | Refused]]:
         commit_id = commit_id or new_commit_id()
@@ -75,7 +75,7 @@ class Commits:
     ) -> Conversation[Outcome]:
         """A commit of one change; raises its conflict."""
         plans.check_partition((change,), self.limits)
-        _, reply = yield from self._commit((change,), now_ms)
+        _, reply = yield from self.commit((change,), now_ms)
         if isinstance(reply, Refused):
             raise plans.conflict_error(change, reply.conflicts[0], record)
 

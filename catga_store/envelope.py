@@ -302,7 +302,9 @@ def load_wait(wait: WaitCondition, record: Record) -> None:
 
     _give_terms(wait, terms, record.head)
     give = object.__setattr__
-    give(wait, "_results", type(wait._results)(record.items))
+    completed = {item.child: item for item in record.items}
+    items = tuple(completed[child] for child in terms.children if child in completed)
+    give(wait, "_results", type(wait._results)(items))
     give(wait, "_loaded", record)
 
 

@@ -179,34 +179,22 @@ def _path(_instance: object, _attribute: Attribute[Any], value: Any) -> None:
         raise UsageError(message)
 
 
-def _id(what: str) -> Any:
-    def validate(_instance: object, _attribute: Attribute[Any], value: object) -> None:
-        if value is not None:
-            check_id(value, what)
-
-    return validate
+def _flow_id(value: str) -> str:
+    return check_id(value, "a flow id")
 
 
-def _required_id(what: str) -> Any:
-    def validate(_instance: object, _attribute: Attribute[Any], value: object) -> None:
-        check_id(value, what)
+def _correlation_id(value: str) -> str:
+    return check_id(value, "a correlation id")
 
-    return validate
+
+def _parent_id(value: str | None) -> str | None:
+    return None if value is None else check_id(value, "a parent's flow id")
 
 
 def _wait_or_none(_instance: object, _attribute: Attribute[Any], value: object) -> None:
     if value is not None and type(value) is not WaitCondition:
         message = f"wait_condition must be a WaitCondition or None, not {value!r}"
         raise UsageError(message)
-
-
-def _child_ids(instance: Any, _attribute: Attribute[Any], value: tuple[object, ...]) -> None:
-    if not value:
-        message = f"wait condition {instance.correlation_id!r} needs at least one child"
-        raise UsageError(message)
-
-    for child in value:
-        check_id(child, "a child's id")
 
 
 # --- enums --------------------------------------------------------------------------------------
@@ -329,7 +317,7 @@ class FlowSnapshot(Generic[S]):
     (0, None, 'CREATED', '0')
     """
 
-    flow_id: str = field(validator=_required_id("a flow id"), on_setattr=setters.frozen)
+    flow_id: str = field(converter=_flow_id, on_setattr=setters.frozen)
     state: S = field(kw_only=True)
     position: FlowPosition = field(default=_START, validator=_is(FlowPosition), kw_only=True)
     status: FlowStatus = field(default=FlowStatus.CREATED, validator=_is(FlowStatus), kw_only=True)
@@ -474,7 +462,12 @@ def _children(value: Iterable[str]) -> tuple[str, ...]:
         message = f"flow_ids must be a collection of ids, not the one text {value!r}"
         raise UsageError(message)
 
-    return tuple(dict.fromkeys(value))
+    children = tuple(dict.fromkeys(check_id(child, "a child's id") for child in value))
+    if not children:
+        message = "a wait condition needs at least one child in flow_ids"
+        raise UsageError(message)
+
+    return children
 
 
 @define(eq=False, repr=False)
@@ -489,15 +482,11 @@ class WaitCondition:
     ('WHEN_ALL', 'PENDING', 0)
     """
 
-    correlation_id: str = field(
-        validator=_required_id("a correlation id"), on_setattr=setters.frozen
-    )
-    flow_ids: tuple[str, ...] = field(converter=_children, validator=_child_ids, kw_only=True)
+    correlation_id: str = field(converter=_correlation_id, on_setattr=setters.frozen)
+    flow_ids: tuple[str, ...] = field(converter=_children, kw_only=True)
     wait_type: WaitType = field(default=WaitType.WHEN_ALL, validator=_is(WaitType), kw_only=True)
     timeout: timedelta | None = field(default=None, converter=_span, kw_only=True)
-    parent_flow_id: str | None = field(
-        default=None, validator=_id("a parent's flow id"), kw_only=True
-    )
+    parent_flow_id: str | None = field(default=None, converter=_parent_id, kw_only=True)
     created_at: datetime | None = field(
         default=None, converter=_moment, on_setattr=setters.frozen, kw_only=True
     )

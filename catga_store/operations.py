@@ -214,7 +214,7 @@ class Operations(SingleOperations):
             return unit.receipt
 
         try:
-            commit_id, reply = yield from self._commit(plan.changes, now_ms)
+            commit_id, reply = yield from self.commit(plan.changes, now_ms)
         except BaseException as error:
             unit.lose(error)
             raise

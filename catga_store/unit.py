@@ -234,7 +234,7 @@ class Unit:
         self.step("use")
         entry = self._map.get(key)
         if entry is not None and entry.record is not None:
-            object.__setattr__(entry.record, "_session", None)
+            _let_go(entry.record)
 
         self._map[key] = Entry(key, None, Intent.DELETED)
 
@@ -271,7 +271,7 @@ class Unit:
         for key in [key for key in self._map if key.kind == PROGRESS and key.id == flow_id]:
             gone = self._map.pop(key).record
             if gone is not None:
-                object.__setattr__(gone, "_session", None)
+                _let_go(gone)
 
     def complete(self, change: Complete) -> None:
         """Queue a completion; the first of a child counts."""
@@ -300,13 +300,13 @@ class Unit:
 
         del self._map[key]
         self._checks.pop(key, None)
-        object.__setattr__(checked, "_session", None)
+        _let_go(checked)
 
     def forget(self) -> None:
         """Forget everything; objects stay as they are and belong to their holders."""
         for entry in self._map.values():
             if entry.record is not None:
-                object.__setattr__(entry.record, "_session", None)
+                _let_go(entry.record)
 
         self._map.clear()
         self._completions.clear()
@@ -419,7 +419,7 @@ class Unit:
         else:
             del self._map[entry.key]
             if record is not None:
-                object.__setattr__(record, "_session", None)
+                _let_go(record)
 
             return
 
@@ -481,6 +481,14 @@ def key_of(record: AnyRecord) -> Key:
         raise UsageError(message)
 
     return key
+
+
+def _let_go(record: AnyRecord) -> None:
+    """The object belongs to its holder again; progress that was never stored may go to any step."""
+    give = object.__setattr__
+    give(record, "_session", None)
+    if isinstance(record, ForEachProgress) and record._loaded is None:
+        give(record, "_key", None)
 
 
 def _any_record(record: Any) -> AnyRecord:

@@ -26,7 +26,7 @@ DRIVERS = {f"drivers.{name}" for name in ("local", "redis_blocking", "redis_asyn
     "drivers.nats_asyncio",
     "drivers.portal",
 }
-FACES = {"session", "store", "aio", "urls"}
+FACES = {"session", "store", "aio", "copying", "urls"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -59,12 +59,17 @@ ALLOWED: dict[str, set[str]] = {
     "session": LOGIC,
     "store": LOGIC | EMBEDDED | DRIVERS | {"session"},
     "aio": LOGIC | EMBEDDED | DRIVERS | {"session", "store"},
+    "copying": LOGIC | {"store"},
     "urls": LOGIC | STORES | DRIVERS | {"session", "store", "aio"},
     "": LOGIC | STORES | DRIVERS | FACES,  # __init__.py
     "testing": LOGIC | STORES | {"stores.embedded"} | DRIVERS | FACES | {""},
-    "cli": LOGIC | STORES | DRIVERS | FACES | {"", "testing"},
+    "demo": LOGIC | FACES | {""},
+    "cli": LOGIC | STORES | DRIVERS | FACES | {"", "testing", "demo"},
     "__main__": {"cli"},
 }
+
+# Packages whose modules share one line.
+GROUPS = {"cli", "demo", "testing"}
 
 # Imported when they are used, never by `import catga_store`.
 HEAVY = ["cattrs", "click", "msgspec", "nats", "redis", "rich", "sqlite3", "trio", "typer"]
@@ -90,7 +95,8 @@ def module_of(file: Path) -> str:
 
 def entry_of(module: str) -> str:
     """Answer the line of the table that a module falls under."""
-    return "testing" if module.startswith("testing.") else module
+    group = module.partition(".")[0]
+    return group if group in GROUPS else module
 
 
 MODULES = {module_of(file) for file in FILES}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 __all__ = ["main"]
 
 _LIBRARIES = ("typer", "rich")
 
 
-def main() -> int:
-    """Run the command line on `sys.argv`; answers the exit code."""
+def main() -> NoReturn:
+    """Run the command line on `sys.argv` and exit with its code."""
     try:
         from catga_store.cli.app import run  # noqa: PLC0415  its libraries may be absent
     except ModuleNotFoundError as error:
@@ -19,6 +20,6 @@ def main() -> int:
 
         message = f"catga-store needs {error.name}: pip install 'catga_store[cli]'"
         print(message, file=sys.stderr)  # noqa: T201  a command's only way to say so
-        return 2
+        sys.exit(2)
 
-    return run()
+    run()

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated
+from typing import NoReturn
 from urllib.parse import quote
 
 import typer
@@ -34,16 +35,17 @@ app = typer.Typer(
     epilog="Exit codes: 0 all is well, 1 something is off, 2 wrong usage, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def run() -> int:
-    """Run the command line on `sys.argv`; answers the exit code."""
+def run() -> NoReturn:
+    """Run the command line on `sys.argv` and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
-    code = app(prog_name="catga-store", standalone_mode=True)
-    return int(code or 0)
+    app(prog_name="catga-store")
+    raise SystemExit  # typer has done so already
 
 
 def _terminate(_number: int, _frame: object) -> None:
@@ -73,7 +75,7 @@ def main(
 
 
 @app.command(
-    epilog="Examples: catga-store demo · catga-store demo --store sqlite:///flows.db",
+    epilog="Examples:\n\n- `catga-store demo`\n- `catga-store demo --store sqlite:///flows.db`",
 )
 def demo(
     store: Annotated[

@@ -44,21 +44,21 @@ class Report:
     def event(self, event: Event) -> None:
         """One line: the version it wrote if it wrote one, who, and what."""
         version = "" if event.version is None else f"v{event.version}"
-        line = Text(f"  {version:>4}  ")
-        line.append(f"{event.who:<9}", _COLOURS.get(event.who, "cyan"))
-        line.append(event.text)
-        line.append("" if event.key is None else f"  [key {event.key}]", "dim")
-        self._print(line)
+        text = Text(event.text)
+        text.append("" if event.key is None else f"  [key {event.key}]", "dim")
+        self._line(Text(f"{version:>5}"), Text(event.who, _COLOURS.get(event.who, "cyan")), text)
 
     def stored(self, records: Iterable[StoredRecord]) -> None:
-        """What the store holds now."""
+        """What the store holds now of what has changed."""
         if not self._console.is_terminal:
             for record, version, content in records:
                 self._print(Text(f"  stored: {record}  v{version}  {content}"))
 
             return
 
-        table = Table(title="stored now", title_justify="left", box=box.ROUNDED, expand=True)
+        table = Table(
+            title="changed in the store", title_justify="left", box=box.ROUNDED, expand=True
+        )
         table.add_column("record", overflow="fold")
         table.add_column("version", justify="right")
         table.add_column("content", ratio=1)
@@ -74,15 +74,28 @@ class Report:
         self._print(Text("\nThe demo checks itself:"))
 
         for verdict in verdicts:
-            line = Text("  ")
-            line.append("ok " if verdict.holds else "OFF", "green" if verdict.holds else "bold red")
-            line.append(f"  {verdict.claim}")
-            line.append(f" ({verdict.found})", "dim")
-            self._print(line)
+            mark = Text("ok", "green") if verdict.holds else Text("OFF", "bold red")
+            text = Text(verdict.claim).append(f" ({verdict.found})", "dim")
+            self._line(Text(), mark, text)
 
         off = sum(not verdict.holds for verdict in verdicts)
-        end = f"{off} of {len(verdicts)} checks are off" if off else "Everything is as it should be."
+        end = (
+            f"{off} of {len(verdicts)} checks are off" if off else "Everything is as it should be."
+        )
         self._print(Text(f"\n{end}", "bold red" if off else "bold green"))
+
+    def _line(self, number: Text, who: Text, text: Text) -> None:
+        """Print three columns, the last one wrapped inside itself."""
+        if not self._console.is_terminal:
+            self._print(Text(f"{number!s:<6} {who!s:<8} {text!s}".rstrip()))
+            return
+
+        grid = Table.grid(padding=(0, 1, 0, 0))
+        grid.add_column(width=6)
+        grid.add_column(width=8)
+        grid.add_column(ratio=1)
+        grid.add_row(number, who, text)
+        self._console.print(grid)
 
     def _print(self, text: Text) -> None:
         """Print without cutting lines when nobody looks at a terminal."""

@@ -113,7 +113,7 @@ def part_of(order_id: str, name: str) -> str:
 
 @frozen
 class Event:
-    """What a worker says it did: a write (`version`), a call to the outside (`key`, `first`), …"""
+    """What a worker says it did, such as a write (`version`) or a call to the outside (`key`)."""
 
     who: str
     flow_id: str

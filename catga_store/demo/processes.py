@@ -31,6 +31,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
+            process_group=0,  # Ctrl-C is for us alone; we end the worker
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         self._watchdog = threading.Timer(_LONGEST_SECONDS, self._process.kill)

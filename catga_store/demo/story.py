@@ -24,7 +24,7 @@ from catga_store.demo.orders import part_of
 from catga_store.demo.processes import WorkerProcess
 from catga_store.demo.verdict import Account
 
-__all__ = ["DemoError", "Narrator", "Story", "StoredRecord"]
+__all__ = ["DemoError", "Narrator", "StoredRecord", "Story"]
 
 _ITEMS = [
     Item("teapot", Decimal("34.50"), "leiden"),
@@ -59,7 +59,7 @@ class Narrator(Protocol):
         ...
 
     def stored(self, records: list[StoredRecord]) -> None:
-        """Show what the store holds now."""
+        """Show what the store holds now of what has changed since the last time."""
         ...
 
 
@@ -70,6 +70,7 @@ class Story:
         self._url = url
         self._narrator = narrator
         self._store = cs.open_store(url)
+        self._shown: set[StoredRecord] = set()
         self.order_id = f"order-{uuid.uuid4().hex[:12]}"
         state = Order(self._store.now(), list(_ITEMS))
         self.account = Account(cs.FlowSnapshot(self.order_id, state=state))
@@ -81,7 +82,7 @@ class Story:
             try:
                 for act in (self._place, self._die, self._take_over, self._deliver, self._race):
                     act()
-                    self._narrator.stored(list(self._stored()))
+                    self._show_changes()
 
                 self._read_account()
             except BaseException:
@@ -183,7 +184,7 @@ class Story:
         self, eve: Worker, finn: Worker
     ) -> tuple[Worker, Worker, cs.FlowSnapshot[Order]]:
         """Claim from two threads at the same moment; answers winner, loser and the order."""
-        barrier = Barrier(2)
+        barrier = Barrier(2, timeout=10)
 
         def claim(worker: Worker) -> cs.FlowSnapshot[Order] | cs.FlowClaimedError:
             worker.store.ping()
@@ -214,9 +215,7 @@ class Story:
         self.account.events.append(event)
         self._narrator.event(event)
 
-    def _hear(
-        self, process: WorkerProcess, until: Callable[[Event], bool] | None = None
-    ) -> None:
+    def _hear(self, process: WorkerProcess, until: Callable[[Event], bool] | None = None) -> None:
         """Pass on what a worker tells of this order, until something or to its end."""
         for event in process.events():
             if not event.flow_id.startswith((self.order_id, part_of(self.order_id, ""))):
@@ -230,6 +229,11 @@ class Story:
             message = f"worker {process.name} ended too early, exit code {process.wait()}"
             raise DemoError(message)
 
+    def _show_changes(self) -> None:
+        records = list(self._stored())
+        self._narrator.stored([record for record in records if record not in self._shown])
+        self._shown.update(records)
+
     def _stored(self) -> Iterator[StoredRecord]:
         """What the store holds of this order, for people."""
         order = self._store.get_one(self.order_id, Order)
@@ -237,8 +241,8 @@ class Story:
         paid = "not paid" if state.payment is None else f"paid {state.payment.amount} EUR"
         text = f"{order.status.name} at {order.position}, attempts {order.attempts}; {paid}"
         text += f", packed {len(state.packed)} of {len(state.items)}"
-        text += "" if order.due_at is None else f"; due {order.due_at:%H:%M:%S.%f}"[:-3]
-        text += f", claimed by {order.owner}" if order.owner else ""
+        text += f"; claimed by {order.owner}" if order.owner else ""
+        text += "" if order.due_at is None else f", due {order.due_at:%H:%M:%S.%f}"[:-3]
         yield order.flow_id, order.version, text
 
         for step, progress in self._store.list_for_each_progress(self.order_id).items():

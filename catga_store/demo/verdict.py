@@ -18,6 +18,8 @@ from catga_store.demo.worker import CRASHED
 
 __all__ = ["Account", "Verdict", "judge"]
 
+_PAYING, _PACKING = cs.FlowPosition((0,)), cs.FlowPosition((1,))
+
 
 @define
 class Account:
@@ -39,13 +41,12 @@ class Account:
 
     def keys_of_items(self) -> list[str]:
         """The idempotency keys of the ForEach, in order."""
-        step = cs.FlowPosition().advance()
         count = len(self.order.state.items)
-        return [f"{self.order.flow_id}/{step.enter(index)}" for index in range(count)]
+        return [f"{self.order.flow_id}/{_PACKING.enter(index)}" for index in range(count)]
 
     def key_of_payment(self) -> str:
         """The idempotency key of the charge."""
-        return f"{self.order.flow_id}/{cs.FlowPosition()}"
+        return f"{self.order.flow_id}/{_PAYING}"
 
     def done_outside(self, key: str) -> int:
         """How often the outside has done what it was asked under this key."""
@@ -75,7 +76,7 @@ def _work(account: Account) -> Iterator[Verdict]:
     state = account.order.state
     names = [item.name for item in state.items]
     done = [account.done_outside(key) for key in account.keys_of_items()]
-    progress = account.progress.get(1, cs.ForEachProgress())
+    progress = account.progress.get(_PACKING.current, cs.ForEachProgress())
     marked = list(progress.processed_indices), list(progress.failed_indices)
     yield Verdict(
         "every item was packed exactly once",
@@ -136,12 +137,13 @@ def _outcome(wait: cs.WaitCondition | None) -> str:
 
 def _workers(account: Account) -> Iterator[Verdict]:
     second = 2
-    again = [event.who for event in account.events if event.attempts == second]
+    ours = (event for event in account.events if event.position == str(_PACKING))
+    again = [event.who for event in ours if event.attempts == second]
     code = account.exit_code_of_the_killed
     yield Verdict(
         "a worker died in the middle, and another took over at its second attempt",
-        code == CRASHED and bool(again),
-        f"exit code {code}, second attempts by {', '.join(again) or 'nobody'}",
+        code == CRASHED and len(again) == 1,
+        f"exit code {code}, second attempt by {', '.join(again) or 'nobody'}",
     )
 
     claim, commit, late = account.refused_claim, account.refused_commit, account.refused_worker

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
 
@@ -29,7 +28,6 @@ _POLL_SECONDS = 0.02
 
 def main(url: str, name: str, job: str, crash_at: str | None = None) -> None:
     """Work until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started us
 
     def tell(event: Event) -> None:
         print(json.dumps(asdict(event)), flush=True)  # noqa: T201  that is the interface

@@ -76,12 +76,12 @@ def _flow_fields(head: Head) -> tuple[tuple[Any, ...], ...]:
 
 
 def _wait_fields(row: WaitRow) -> tuple[tuple[Any, ...], ...]:
-    status, parent = row.head.status, row.parent
+    status = row.head.status
     if status < 0:
         return ()
 
-    fields = ((None, None), (status, None))
-    return fields if parent is None else (*fields, (None, parent), (status, parent))
+    alone = ((None, None), (status, None))
+    return alone if row.parent is None else (*alone, (None, row.parent), (status, row.parent))
 
 
 class MemoryTables:

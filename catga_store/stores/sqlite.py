@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import ParamSpec
+from typing import TypeAlias
 from typing import TypeVar
 
 from catga_store.conversation import Call
@@ -117,8 +118,11 @@ CREATE TABLE catga_items (
   PRIMARY KEY (wait, child)
 ) WITHOUT ROWID
 """,
-    "CREATE TABLE catga_commits (id TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, reply TEXT NOT NULL)"
-    " WITHOUT ROWID",
+    """
+CREATE TABLE catga_commits (
+  id TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, reply TEXT NOT NULL
+) WITHOUT ROWID
+""",
     "CREATE INDEX catga_flows_all ON catga_flows (created_ms DESC, id)",
     "CREATE INDEX catga_flows_status ON catga_flows (status, created_ms DESC, id)",
     "CREATE INDEX catga_flows_type ON catga_flows (type, created_ms DESC, id)",
@@ -128,12 +132,18 @@ CREATE TABLE catga_items (
     "CREATE INDEX catga_flows_expires ON catga_flows (expires_ms) WHERE expires_ms IS NOT NULL",
     "CREATE INDEX catga_waits_all ON catga_waits (created_ms DESC, id) WHERE status >= 0",
     "CREATE INDEX catga_waits_status ON catga_waits (status, created_ms DESC, id)",
-    "CREATE INDEX catga_waits_parent ON catga_waits (parent, created_ms DESC, id)"
-    " WHERE parent IS NOT NULL AND status >= 0",
-    "CREATE INDEX catga_waits_due ON catga_waits (due_ms)"
-    " WHERE due_ms IS NOT NULL AND parent IS NOT NULL",
-    "CREATE INDEX catga_waits_deadline ON catga_waits (due_ms, id)"
-    f" WHERE due_ms IS NOT NULL AND status = {PENDING}",
+    """
+CREATE INDEX catga_waits_parent ON catga_waits (parent, created_ms DESC, id)
+WHERE parent IS NOT NULL AND status >= 0
+""",
+    """
+CREATE INDEX catga_waits_due ON catga_waits (due_ms)
+WHERE due_ms IS NOT NULL AND parent IS NOT NULL
+""",
+    f"""
+CREATE INDEX catga_waits_deadline ON catga_waits (due_ms, id)
+WHERE due_ms IS NOT NULL AND status = {PENDING}
+""",
     "CREATE INDEX catga_waits_expires ON catga_waits (expires_ms) WHERE expires_ms IS NOT NULL",
 )
 
@@ -180,7 +190,7 @@ def _head(key: Key, row: Sequence[Any]) -> Head:
     ):
         raise _corrupt(key, f"the row {_shown(row)}")
 
-    return Head(*row[:14], tuple(row[14].split()))
+    return tuple.__new__(Head, (*row[:14], tuple(row[14].split())))
 
 
 def _wait_head(key: Key, row: Sequence[Any]) -> Head:
@@ -193,12 +203,16 @@ def _wait_head(key: Key, row: Sequence[Any]) -> Head:
     ):
         raise _corrupt(key, f"the row {_shown(row)}")
 
+    version, status, created_ms, updated_ms, due_ms, expires_ms, revision, commits = row[:8]
     return Head(
-        *row[:4],
-        due_ms=row[4],
-        expires_ms=row[5],
-        revision=row[6],
-        commits=tuple(row[7].split()),
+        version,
+        status,
+        created_ms,
+        updated_ms,
+        due_ms=due_ms,
+        expires_ms=expires_ms,
+        revision=revision,
+        commits=tuple(commits.split()),
     )
 
 
@@ -521,7 +535,7 @@ class SQLiteTables:
 
     def overdue(self, now_ms: int, limit: int | None) -> list[Found]:
         rows = self._execute(
-            f"SELECT {_WAIT_HEAD}, id FROM catga_waits"  # noqa: S608  ours
+            f"SELECT {_WAIT_HEAD}, id FROM catga_waits INDEXED BY catga_waits_deadline"  # noqa: S608  ours
             f" WHERE due_ms IS NOT NULL AND status = {PENDING} AND due_ms <= ?"
             " ORDER BY due_ms, id LIMIT ?",
             (now_ms, -1 if limit is None else limit),
@@ -552,7 +566,7 @@ class SQLiteTables:
     ) -> list[Found]:
         columns, table = _LISTED[wanted.kind]
         rows = self._execute(
-            f"SELECT {columns}, id FROM {table} WHERE {where}"  # noqa: S608  ours
+            f"SELECT {columns}, id FROM {table} INDEXED BY {_index(wanted)} WHERE {where}"  # noqa: S608  ours
             " ORDER BY created_ms DESC, id LIMIT ?",
             (*values, limit),
         )
@@ -564,7 +578,8 @@ class SQLiteTables:
         where, values = _where(wanted)
         _, table = _LISTED[wanted.kind]
         number: int = self._execute(
-            f"SELECT (SELECT count(*) FROM {table} WHERE {where}) - (SELECT count(*) FROM {table}"  # noqa: S608  ours
+            f"SELECT (SELECT count(*) FROM {table} INDEXED BY {_index(wanted)} WHERE {where})"  # noqa: S608  ours
+            f" - (SELECT count(*) FROM {table} INDEXED BY {table}_expires"
             f" WHERE {where} AND expires_ms IS NOT NULL AND expires_ms <= ?)",
             (*values, *values, now_ms),
         ).fetchone()[0]
@@ -629,8 +644,22 @@ class SQLiteTables:
 _LISTED = {FLOW: (_HEAD, "catga_flows"), WAIT: (_WAIT_HEAD, "catga_waits")}
 
 
+def _index(wanted: Filter) -> str:
+    """The index whose order a listing has: the planner, without statistics, may sort instead."""
+    if wanted.kind == WAIT:
+        if wanted.parent is not None:
+            return "catga_waits_parent"
+
+        return "catga_waits_all" if wanted.status is None else "catga_waits_status"
+
+    if wanted.type is None:
+        return "catga_flows_all" if wanted.status is None else "catga_flows_status"
+
+    return "catga_flows_type" if wanted.status is None else "catga_flows_both"
+
+
 def _where(wanted: Filter) -> tuple[str, list[Any]]:
-    where = "status >= 0" if wanted.kind == WAIT and wanted.status is None else "1"
+    where = "status >= 0" if wanted.kind == WAIT else "1"
     values: list[Any] = []
     terms: tuple[tuple[str, object], ...] = (
         ("status = ?", wanted.status),
@@ -812,9 +841,9 @@ class SQLiteWire:
         return SQLiteTables(connection, _place(self._path))
 
     def _give_back(self, tables: SQLiteTables, *, keep: bool) -> None:
-        if keep and not self._closed and len(self._idle) < MOST_IDLE:
+        if keep and len(self._idle) < MOST_IDLE:
             self._idle.append(tables)
-            if self._closed:  # closed in between, by another thread
+            if self._closed:
                 _close_all(self._idle)
         else:
             tables.connection.close()
@@ -843,50 +872,10 @@ class SQLiteWire:
     # failures -------------------------------------------------------------------------------------
 
     def _translated(self, error: sqlite3.Error) -> Exception:
-        code, path = _code(error), self._path
-        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            message = (
-                f"the file {path!r} is damaged or no SQLite database: {error};"
-                " it is left as it is; restore it from a backup"
-            )
-            return CorruptRecordError(message, key=None)
-
-        if code == sqlite3.SQLITE_FULL:
-            return NotSentError(f"the disk that holds {path!r} is full: {error}; free some space")
-
-        if code in _BUSY:
-            return NotSentError(
-                f"the file {path!r} stayed locked by another process for {BUSY_SECONDS} s: {error}"
-            )
-
-        if code == sqlite3.SQLITE_READONLY:
-            message = (
-                f"the file {path!r} or its folder cannot be written: {error}; nothing was written;"
-                " give this user the right to write both"
-            )
-            return StoreConfigError(message)
-
-        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-            message = (
-                f"the file {path!r} cannot be opened: {error}; {self._why_not()};"
-                " nothing was written"
-            )
-            return StoreConfigError(message)
-
-        if code == sqlite3.SQLITE_TOOBIG:
-            message = (
-                "a record is larger than SQLite's limit of 1,000,000,000 bytes; nothing was written"
-            )
-            return RecordTooLargeError(message, size=None, limit=1_000_000_000)
-
-        if code == sqlite3.SQLITE_ERROR:
-            message = (
-                f"the file {path!r} does not have this library's tables: {error};"
-                " nothing was written"
-            )
-            return StoreConfigError(message)
-
-        return NotSentError(f"SQLite cannot use {path!r} now: {error}")
+        kind, text, facts = _FAILURES.get(_code(error), _UNKNOWN_FAILURE)
+        why = self._why_not() if kind is StoreConfigError else ""
+        message = text.format(path=self._path, error=error, seconds=BUSY_SECONDS, why=why)
+        return kind(message, **facts)
 
     def _why_not(self) -> str:
         place = Path(self._path)
@@ -903,6 +892,37 @@ class SQLiteWire:
 
     def __repr__(self) -> str:
         return f"<SQLiteWire {self._path!r} idle: {len(self._idle)}>"
+
+
+_Failure: TypeAlias = tuple[type[Exception], str, dict[str, Any]]
+
+_DAMAGED = "the file {path!r} is damaged or no SQLite database: {error}; "
+_DAMAGED += "it is left as it is; restore it from a backup"
+_FULL = "the disk that holds {path!r} is full: {error}; free some space"
+_LOCKED = "the file {path!r} stayed locked by another process for {seconds} s: {error}"
+_READ_ONLY = "the file {path!r} or its folder cannot be written: {error}; nothing was written; "
+_READ_ONLY += "give this user the right to write both"
+_NO_ACCESS = "the file {path!r} cannot be opened: {error}; {why}; nothing was written"
+_TOO_BIG = "a record is over SQLite's limit of 1,000,000,000 bytes: {error}; nothing was written"
+_NOT_OURS = "the file {path!r} does not have this library's tables: {error}; nothing was written"
+
+_FAILURES: dict[int, _Failure] = {
+    sqlite3.SQLITE_NOTADB: (CorruptRecordError, _DAMAGED, {"key": None}),
+    sqlite3.SQLITE_CORRUPT: (CorruptRecordError, _DAMAGED, {"key": None}),
+    sqlite3.SQLITE_FULL: (NotSentError, _FULL, {}),
+    sqlite3.SQLITE_BUSY: (NotSentError, _LOCKED, {}),
+    sqlite3.SQLITE_LOCKED: (NotSentError, _LOCKED, {}),
+    sqlite3.SQLITE_PROTOCOL: (NotSentError, _LOCKED, {}),
+    sqlite3.SQLITE_READONLY: (StoreConfigError, _READ_ONLY, {}),
+    sqlite3.SQLITE_CANTOPEN: (StoreConfigError, _NO_ACCESS, {}),
+    sqlite3.SQLITE_PERM: (StoreConfigError, _NO_ACCESS, {}),
+    sqlite3.SQLITE_AUTH: (StoreConfigError, _NO_ACCESS, {}),
+    sqlite3.SQLITE_TOOBIG: (RecordTooLargeError, _TOO_BIG, {"size": None, "limit": 10**9}),
+    sqlite3.SQLITE_ERROR: (StoreConfigError, _NOT_OURS, {}),
+}
+"""What a primary result code means to the caller."""
+
+_UNKNOWN_FAILURE: _Failure = (NotSentError, "SQLite cannot use {path!r} now: {error}", {})
 
 
 def _connect(path: str, *, create: bool) -> sqlite3.Connection:

@@ -1,0 +1,189 @@
+"""Copying everything from one store to another.
+
+Conditions go first and flows last, so that whoever works on the target meets a flow only when all
+that belongs to it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Generator
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+from typing import TypeAlias
+
+from attrs import evolve
+from attrs import frozen
+
+from catga_store import plans
+from catga_store.conversation import Conversation
+from catga_store.conversation import ask
+from catga_store.keys import FLOW
+from catga_store.keys import PROGRESS
+from catga_store.keys import WAIT
+from catga_store.keys import partition_of
+from catga_store.operations import Operations
+from catga_store.records import PENDING
+from catga_store.records import Change
+from catga_store.records import Complete
+from catga_store.records import Put
+from catga_store.records import Read
+from catga_store.records import Record
+from catga_store.records import Refused
+from catga_store.records import Scan
+from catga_store.records import Scanned
+from catga_store.store import Store
+
+__all__ = ["CopyReport", "copy"]
+
+_PAGE = 100
+_COMMIT_BYTES = 4 * 1024 * 1024
+
+
+@frozen
+class CopyReport:
+    """How many records were copied; `skipped` ones were in the target already."""
+
+    flows: int = 0
+    wait_conditions: int = 0
+    progress: int = 0
+    completions: int = 0
+    """Completions that no condition awaits yet."""
+    skipped: int = 0
+
+
+_Steps: TypeAlias = Generator[tuple[Operations, Conversation[Any]], Any, CopyReport]
+_FIELDS = {WAIT: "wait_conditions", PROGRESS: "progress", FLOW: "flows"}
+
+
+def copy(
+    source: Store,
+    target: Store,
+    *,
+    overwrite: bool = False,
+    on_progress: Callable[[CopyReport], object] | None = None,
+) -> CopyReport:
+    """Copy every record with version, type name and times; answers how many.
+
+    Early completions and ended conditions are copied too. Claims are not: what was claimed is due.
+    A record that the target has already is skipped, or replaced with `overwrite`. Each page of 100
+    records is written in as few commits as it fits in, so a copy that breaks off can be called
+    again and goes on. `on_progress` is called after each page with the report so far. What is
+    written to the source meanwhile may be missed: stop its workers first.
+
+    >>> from catga_store import FlowSnapshot, MemoryStore
+    >>> source, target = MemoryStore(), MemoryStore()
+    >>> source.create(FlowSnapshot("order-1", state={"paid": True}))
+    >>> copy(source, target).flows
+    1
+    """
+    asking, writing = source._operations, target._operations  # noqa: SLF001  both faces' own
+    steps = _copying(asking, writing, overwrite=overwrite, on_progress=on_progress)
+    reply: Any = None
+
+    while True:
+        try:
+            operations, conversation = steps.send(reply)
+        except StopIteration as stop:
+            report: CopyReport = stop.value
+            return report
+
+        store = source if operations is asking else target
+        reply = store._run(conversation)  # noqa: SLF001  as above
+
+
+def _copying(
+    source: Operations,
+    target: Operations,
+    *,
+    overwrite: bool,
+    on_progress: Callable[[CopyReport], object] | None,
+) -> _Steps:
+    report = CopyReport()
+
+    for kind in (WAIT, PROGRESS, FLOW):
+        after = None
+
+        while True:
+            scan = Scan(kind, after, _PAGE, source.settings.now_ms())
+            page: Sequence[Scanned] = yield source, ask(scan)
+            if not page:
+                break
+
+            after = page[-1].key
+            early = [entry for entry in page if entry.record.head.status < PENDING]
+            kept = [entry for entry in page if entry.record.head.status >= PENDING]
+            now_ms = target.settings.now_ms()
+            there = yield target, ask(Read(tuple(entry.key for entry in kept), now_ms))
+            puts = [
+                _put(entry, stored, now_ms)
+                for entry, stored in zip(kept, there, strict=True)
+                if stored is None or overwrite
+            ]
+            copied = 0
+            for changes in _in_commits(puts, target.settings.partitions):
+                plans.check_partition(changes, target.limits)
+                _, answer = yield target, target.commit(changes, now_ms)
+                if not isinstance(answer, Refused):
+                    copied += len(changes)
+
+            completions = [_complete(entry, item) for entry in early for item in entry.record.items]
+            for changes in _in_commits(completions, target.settings.partitions):
+                yield target, target.commit(changes, now_ms)
+
+            report = evolve(
+                report,
+                **{_FIELDS[kind]: getattr(report, _FIELDS[kind]) + copied},
+                completions=report.completions + len(completions),
+                skipped=report.skipped + len(kept) - copied,
+            )
+            if on_progress is not None:
+                on_progress(report)
+
+    return report
+
+
+def _put(entry: Scanned, stored: Record | None, now_ms: int) -> Put:
+    record = entry.record
+    head = record.head
+    if head.owner is not None:
+        head = head._replace(owner=None, claim=None, due_ms=now_ms)
+
+    old = None if stored is None else stored.head
+    told = entry.key.kind == WAIT and head.status > PENDING and head.due_ms is None
+    return Put(
+        entry.key,
+        head,
+        record.body,
+        None if old is None else old.revision,
+        old,
+        terms=record.terms,
+        given=told,
+        items=record.items,
+    )
+
+
+def _complete(entry: Scanned, item: Any) -> Complete:
+    return Complete(entry.key, item.child, item.success, item.payload)
+
+
+def _in_commits(changes: Sequence[Change], partitions: int) -> Iterator[tuple[Change, ...]]:
+    """The changes by partition, in commits of at most 100 records and 4 MiB, or of one."""
+    groups: dict[int, list[Change]] = {}
+    sizes: dict[int, int] = {}
+
+    for change in changes:
+        number = partition_of(change.key.id, partitions)
+        size = len(change.body) if isinstance(change, Put) else 0
+        group = groups.setdefault(number, [])
+
+        if group and (len(group) == _PAGE or sizes[number] + size > _COMMIT_BYTES):
+            yield tuple(group)
+            group.clear()
+            sizes[number] = 0
+
+        group.append(change)
+        sizes[number] = sizes.get(number, 0) + size
+
+    yield from (tuple(group) for group in groups.values() if group)

@@ -1,0 +1,122 @@
+"""`copy`: everything arrives as it was, and a copy that broke off can be called again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+import catga_store as cs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@attrs.define
+class Order:
+    """A typed state."""
+
+    paid: bool = False
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[cs.Store]:
+    """An empty store of another kind than the source."""
+    with cs.SQLiteStore(tmp_path / "target.db") as store:
+        yield store
+
+
+@pytest.fixture
+def source() -> Iterator[cs.Store]:
+    """A store with one of everything."""
+    with cs.MemoryStore() as store:
+        order = cs.FlowSnapshot("order", state=Order())
+        store.create(order)
+        order.state.paid = True
+        store.update(order)
+        progress = cs.ForEachProgress()
+        progress.mark(3)
+        store.save_for_each_progress("order", 1, progress)
+        store.create(cs.FlowSnapshot("waiting", state={}))
+        with store.begin() as session:
+            wait = cs.WaitCondition("wait", flow_ids=["a", "b"], timeout=timedelta(hours=1))
+            session.suspend(session.get_one("waiting"), wait)
+
+        store.complete_child("wait", "a", result=[1])
+        store.set_wait_condition(cs.WaitCondition("ended", flow_ids=["a"]))
+        store.complete_child("ended", "a")
+        store.complete_child("early", "a", success=False, error="no")
+        yield store
+
+
+def test_every_record_arrives_with_version_type_and_times(
+    source: cs.Store, target: cs.Store
+) -> None:
+    """A copied record differs from its original in its revision only."""
+    report = cs.copy(source, target)
+    assert report == cs.CopyReport(flows=2, wait_conditions=2, progress=1, completions=1)
+
+    for before in source.iter_flows():
+        (after,) = (flow for flow in target.iter_flows() if flow.flow_id == before.flow_id)
+        assert attrs.evolve(after, revision=before.revision) == before
+
+    assert target.get_one("order", Order).state == Order(paid=True)
+    progress = target.get_for_each_progress("order", 1)
+    assert progress is not None
+    assert list(progress.processed_indices) == [3]
+
+
+def test_waits_go_on_where_they_were(source: cs.Store, target: cs.Store) -> None:
+    """Completions made before the copy count after it, and the parent is handed out."""
+    cs.copy(source, target)
+    ended = target.get_wait_condition("ended")
+    assert ended is not None
+    assert ended.outcome is cs.WaitOutcome.SATISFIED
+    assert target.complete_child("wait", "a").duplicate
+    assert target.complete_child("wait", "b").now_satisfied
+    assert target.complete_child("early", "a").duplicate
+    claimed = {flow.flow_id: flow for flow in target.claim_due(limit=10)}
+    wait = claimed["waiting"].wait_condition
+    assert wait is not None
+    assert wait.results["a"].result == [1]
+
+
+def test_what_was_claimed_is_due_in_the_target(source: cs.Store, target: cs.Store) -> None:
+    """A claim is not copied: another worker is given the flow at once."""
+    (claimed,) = source.claim_due(Order)
+    cs.copy(source, target)
+    (again,) = target.claim_due(Order)
+    assert again.flow_id == claimed.flow_id
+
+
+def test_a_second_copy_skips_what_is_there(source: cs.Store, target: cs.Store) -> None:
+    """Without `overwrite` nothing in the target is replaced; with it, everything is."""
+    cs.copy(source, target)
+    order = target.get_one("order", Order)
+    order.state.paid = False
+    target.update(order)
+    reports: list[cs.CopyReport] = []
+    report = cs.copy(source, target, on_progress=reports.append)
+    assert report.flows == 0
+    assert report.skipped == 5
+    assert reports[-1] == report
+    assert not target.get_one("order", Order).state.paid
+
+    assert cs.copy(source, target, overwrite=True).flows == 2
+    assert target.get_one("order", Order).state.paid
+    assert target.get_one("order").version == 2
+
+
+def test_many_records_cross_pages_and_partitions(tmp_path: Path) -> None:
+    """A copy into a store with partitions holds exactly the flows of the source."""
+    ids = [f"flow-{number}" for number in range(250)]
+    with cs.MemoryStore() as source, cs.SQLiteStore(tmp_path / "t.db", partitions=4) as target:
+        for flow_id in ids:
+            source.create(cs.FlowSnapshot(flow_id, state={"id": flow_id}))
+
+        assert cs.copy(source, target).flows == len(ids)
+        found = target.get_many(ids)
+        assert all(flow is not None and flow.state == {"id": key} for key, flow in found.items())
