@@ -26,6 +26,7 @@ import platform
 import sqlite3
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -54,6 +55,7 @@ from timing import Times
 from timing import interleaved
 from timing import show
 from timing import time_awaits
+from timing import time_calls
 
 import catga_store as cs
 from catga_store import codec
@@ -127,6 +129,26 @@ def codec_calls() -> dict[str, Callable[[], object]]:
 
 
 @contextmanager
+def timed_codec() -> Iterator[list[int]]:
+    """Let the codec note what it takes where it is called: more than alone, with cold caches."""
+    spent: list[int] = []
+    clock = time.perf_counter_ns
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(data: object, state_type: object) -> Any:
+            start = clock()
+            answer = function(data, state_type)
+            spent.append(clock() - start)
+            return answer
+
+        return call
+
+    encode, decode = timed(codec.encode_state), timed(codec.decode_state)
+    with mock.patch.multiple(codec, encode_state=encode, decode_state=decode):
+        yield spent
+
+
+@contextmanager
 def stubbed_codec() -> Iterator[None]:
     """Let the codec answer constants: some state, and ever different bytes of the same size."""
     state = make_order()
@@ -159,17 +181,30 @@ def assert_exchanges(subject: Subject) -> dict[str, int]:
 
 def memory(run: Run) -> Iterator[Table]:
     """The memory store: total, codec, own share."""
-    subject, stub = Subject(cs.MemoryStore()), Subject(cs.MemoryStore())
-    run.prepare(subject)
-    counted = assert_exchanges(subject)
-    cases: dict[str, Callable[[], object]] = codec_calls()
-    cases |= {name: getattr(subject, name) for name in EXCHANGES}
-    times = interleaved(cases, calls=run.calls, rounds=run.rounds)
+    subject, inside, stub = (Subject(cs.MemoryStore()) for _ in range(3))
+    for each in (subject, inside, stub):
+        run.prepare(each)
 
-    with stubbed_codec():
-        run.prepare(stub)
-        calls = {name: getattr(stub, name) for name in EXCHANGES}
-        without = interleaved(calls, calls=run.calls, rounds=run.rounds)
+    counted = assert_exchanges(subject)
+    alone = codec_calls()
+    times = {name: Times() for name in alone}
+    within = {name: Times() for name in EXCHANGES}
+    without = {name: Times() for name in EXCHANGES}
+    times |= {name: Times() for name in EXCHANGES}
+
+    for number in range(run.rounds + 1):  # the first is to warm up
+        taken = [(times[name], time_calls(call, run.calls)) for name, call in alone.items()]
+        for name in EXCHANGES:
+            taken.append((times[name], time_calls(getattr(subject, name), run.calls)))
+            with timed_codec() as spent:
+                call = getattr(inside, name)
+                taken.append((within[name], time_calls(call, run.calls, less=spent)))
+
+            with stubbed_codec():
+                taken.append((without[name], time_calls(getattr(stub, name), run.calls)))
+
+        for place, calls in taken if number else ():
+            place.rounds.append(calls)
 
     table = Table(title=f"codec alone, a state of {SIZE:,} bytes ± 2 %, µs", title_justify="left")
     for column in ("", "p50", "p99"):
@@ -180,18 +215,18 @@ def memory(run: Run) -> Iterator[Table]:
 
     yield table
 
-    table = Table(title="memory store, µs", title_justify="left")
-    columns = ("", "exchanges", "p50", "p99", "codec", "own share", "with a codec stub", "target")
-    for column in columns:
+    title = "memory store, µs: total, and the library's own share of it, found in three ways"
+    table = Table(title=title, title_justify="left")
+    columns = ("", "exchanges", "p50", "p99", "less the codec alone", "less the codec in place")
+    for column in (*columns, "with a stub of the codec", "target"):
         table.add_column(column, justify="right" if column else "left")
 
     for name, count in counted.items():
-        parts = [times[part] for part in CODEC[name]]
-        own = times[name].less(*parts)
+        total = times[name]
+        own = total.less(*(times[part] for part in CODEC[name]))
+        cells = show((total.p50, total.p99, own, within[name].p50, without[name].p50))
         target = TARGETS.get(name)
-        cells = show((times[name].p50, times[name].p99, times[name].p50 - own, own))
-        cells += [*show((without[name].p50,)), "" if target is None else _held(own, target)]
-        table.add_row(name, str(count), *cells)
+        table.add_row(name, str(count), *cells, "" if target is None else _held(own, target))
 
     yield table
 

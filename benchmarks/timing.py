@@ -82,14 +82,17 @@ def warm_up(call: Callable[[], object], calls: int) -> None:
     gc.collect()
 
 
-def time_calls(call: Callable[[], object], calls: int) -> list[int]:
-    """Answer what each of so many calls took, in nanoseconds."""
+def time_calls(call: Callable[[], object], calls: int, less: list[int] | None = None) -> list[int]:
+    """Answer what each of so many calls took, in nanoseconds, less what it has put in a list."""
     clock = time.perf_counter_ns
     taken: list[int] = []
     for _ in range(calls):
         start = clock()
         call()
         taken.append(clock() - start)
+        if less:
+            taken[-1] -= sum(less)
+            less.clear()
 
     return taken
 

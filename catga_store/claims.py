@@ -368,9 +368,14 @@ def _take(
         due_ms=now_ms + lease_ms,
     )
     put = Put(key, head, body, old.revision, old, claiming=True, keeps_body=body is record.body)
-    given = (_give(name, wait, now_ms) for name, wait in candidate.waits.items())
+    given = (
+        _give(name, wait, now_ms)
+        for name, wait in candidate.waits.items()
+        if _is_its_own(candidate, wait)
+    )
     changes = (put, *(change for change in given if change is not None))
-    return _Taking(candidate.flow_id, changes, flow, shown, lease_ms)
+    # What a commit has no room for stays due and wakes the flow once more.
+    return _Taking(candidate.flow_id, changes[:MAX_CHANGES], flow, shown, lease_ms)
 
 
 def _choose(found: Sequence[Found], number: int) -> list[Found]:
@@ -413,7 +418,7 @@ def _ended_waits(candidate: _Candidate, now_ms: int) -> list[tuple[str, Record]]
     for name, record in candidate.waits.items():
         head = record.head
         if head.status == PENDING:
-            if not _needs_telling(head, now_ms):
+            if not _needs_telling(head, now_ms) or not _is_its_own(candidate, record):
                 continue
 
             head = head._replace(version=head.version + 1, status=TIMED_OUT)
@@ -421,6 +426,11 @@ def _ended_waits(candidate: _Candidate, now_ms: int) -> list[tuple[str, Record]]
         ended.append((name, record._replace(head=head)))
 
     return ended
+
+
+def _is_its_own(candidate: _Candidate, wait: Record) -> bool:
+    """Whether no other flow has become the parent of a condition that this one waits for."""
+    return wait.terms is None or wait.terms.parent in (None, candidate.flow_id)
 
 
 def _give(correlation_id: str, record: Record, now_ms: int) -> Put | None:
@@ -470,7 +480,7 @@ def _put_off(candidate: _Candidate, now_ms: int, until_ms: int | None = None) ->
         else:
             changes.append(Check(wait_key(name), record.head.revision, until_ms))
 
-    return _Taking(candidate.flow_id, tuple(changes)) if changes else None
+    return _Taking(candidate.flow_id, tuple(changes[:MAX_CHANGES])) if changes else None
 
 
 def _refused(batch: Sequence[_Taking], indices: set[int]) -> list[_Taking]:

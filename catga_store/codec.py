@@ -40,8 +40,6 @@ Data is nested at most 100 levels deep. Of two equal keys of one JSON object, wh
 never writes, the last counts.
 """
 
-# Whatever a value's own code raises becomes an error with its path.
-
 from __future__ import annotations
 
 import functools
@@ -59,6 +57,7 @@ from catga_store._state_hooks import is_attrs
 from catga_store._state_hooks import is_dataclass
 from catga_store._state_hooks import is_typeddict
 from catga_store._state_hooks import json_functions
+from catga_store._state_hooks import named_by_itself
 from catga_store._state_hooks import origin_of
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import EncodingError
@@ -112,7 +111,7 @@ def type_name(state_type: Any | None) -> str:
         return ""
 
     cls = origin_of(state_type)
-    named = vars(cls).get("__flow_type__")
+    named = named_by_itself(cls)
     return str(named[0]) if named else str(cls.__qualname__)
 
 
@@ -121,7 +120,7 @@ def type_version(state_type: Any | None) -> int:
     if state_type is None:
         return 1
 
-    named = vars(origin_of(state_type)).get("__flow_type__")
+    named = named_by_itself(origin_of(state_type))
     return int(named[1]) if named else 1
 
 
@@ -189,7 +188,7 @@ int, float, str, list, dict with str keys), found tuple (it would come back as s
 not at all); nothing was encoded
     """
     try:
-        check_json(value, set(), False)
+        check_json(value)
         return _dumps()(value)
     except Exception as error:
         refusal = _not_plain(value, error)
@@ -298,7 +297,7 @@ def _explained(call: typing.Callable[[], object], error: Exception) -> Misfit:
 
 
 def _not_plain(value: object, error: Exception) -> EncodingError:
-    misfit = _explained(lambda: check_json(value, set(), True), error)
+    misfit = _explained(lambda: check_json(value, explain=True), error)
     return _refusal("data cannot be kept", misfit)
 
 

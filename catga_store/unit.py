@@ -156,7 +156,11 @@ class Unit:
         return self._map.get(key)
 
     def track(self, key: Key, record: AnyRecord, intent: Intent = Intent.LOADED) -> Entry:
-        """Take a record into the map."""
+        """Take a record into the map; what it takes the place of is its holder's again."""
+        before = self._map.get(key)
+        if before is not None and before.record is not None:
+            object.__setattr__(before.record, "_session", None)
+
         entry = Entry(key, record, intent)
         self._map[key] = entry
         object.__setattr__(record, "_session", self)
@@ -432,7 +436,9 @@ class Unit:
             return
 
         wait, loaded = entry.record, entry.record._loaded
-        if loaded is None:
+        if loaded is None or loaded.head.revision != outcome.revision:
+            # Not written by this commit: it may have been changed by others since it was read, so
+            # it stays what was read, and a later write of it is refused as stale.
             return
 
         head = loaded.head._replace(

@@ -62,7 +62,7 @@ def create_many(store: cs.Store, number: int) -> list[str]:
 
 
 def test_versions_form_a_chain_under_transact_by_threads(store: cs.Store) -> None:
-    """Each of 8 × 25 transactions read a version that no other committed on, none is missing."""
+    """Each of 8 times 25 transactions read a version that no other committed on, none is missing."""
     store.create(cs.FlowSnapshot("counter", state={"n": 0}))
 
     def add(session: cs.Session) -> tuple[int, int]:

@@ -15,10 +15,11 @@ def main() -> NoReturn:
     try:
         from catga_store.cli.app import run  # noqa: PLC0415  its libraries may be absent
     except ModuleNotFoundError as error:
-        if error.name not in _LIBRARIES:
+        library = (error.name or "").partition(".")[0]
+        if library not in _LIBRARIES:
             raise
 
-        message = f"catga-store needs {error.name}: pip install 'catga_store[cli]'"
+        message = f"catga-store needs {library}: pip install 'catga_store[cli]'"
         print(message, file=sys.stderr)  # noqa: T201  a command's only way to say so
         sys.exit(2)
 

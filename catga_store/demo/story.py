@@ -190,7 +190,7 @@ class Story:
             worker.store.ping()
             barrier.wait()
             try:
-                return worker.store.claim(self.order_id, Order, lease=LEASE / 2)
+                return worker.store.claim(self.order_id, Order, lease=LEASE)
             except cs.FlowClaimedError as error:
                 return error
 

@@ -648,7 +648,9 @@ def _put(tables: Tables, commit: Commit, change: Put) -> Outcome:
         old = None
 
     head = _written(change.head, commit.id, old)
-    if change.expected == ANY and old is not None:
+    if change.expected == ANY and old is None:
+        head = head._replace(version=1, created_ms=commit.now_ms)
+    elif change.expected == ANY and old is not None:
         head = head._replace(version=old.version + 1, created_ms=old.created_ms)
 
     tables.write(
@@ -701,13 +703,12 @@ def _set_wait(tables: Tables, commit: Commit, change: SetWait) -> Outcome:
     status = old.head.status if old is not None else MARKER
 
     if old is not None and status > PENDING:
-        if change.rearm and old.parent is not None:
-            armed = old.head._replace(due_ms=commit.now_ms, expires_ms=None)
-            tables.write_wait(key, old._replace(head=armed), old)
-
         record = tables.record(key)
         stored = record.terms if record is not None else None
         head = old.head
+        if change.rearm and stored is not None:
+            head, stored = _rearm(tables, commit, change, old, stored)
+
         return Outcome(head.version, head.revision, status, head.created_ms, terms=stored)
 
     done, well = tables.set_members(key, terms.children)
@@ -733,6 +734,23 @@ def _set_wait(tables: Tables, commit: Commit, change: SetWait) -> Outcome:
     )
 
 
+def _rearm(
+    tables: Tables, commit: Commit, change: SetWait, old: WaitRow, stored: Terms
+) -> tuple[Head, Terms]:
+    """A flow suspends on a condition that has ended: it becomes its parent, and is told at once."""
+    head = old.head._replace(due_ms=commit.now_ms, expires_ms=None)
+    parent = change.terms.parent
+
+    if parent != old.parent:
+        stored = stored._replace(parent=parent)
+        head = _written(
+            head._replace(version=head.version + 1, updated_ms=commit.now_ms), commit.id, old.head
+        )
+
+    tables.write_wait(change.key, old._replace(head=head, parent=parent), old, stored)
+    return head, stored
+
+
 def _put_wait(tables: Tables, commit: Commit, change: Put) -> Outcome:
     key, terms = change.key, change.terms
     assert terms is not None, "conditions have terms"  # noqa: S101  a broken rule, not bad input
@@ -754,7 +772,13 @@ def _put_wait(tables: Tables, commit: Commit, change: Put) -> Outcome:
     if satisfied:
         head = head._replace(status=SATISFIED)
 
-    was_given = old is not None and old.head.status > PENDING and old.head.due_ms is None
+    # Nobody was told of what had no parent: one that it is given now is still to be.
+    was_given = (
+        old is not None
+        and old.head.status > PENDING
+        and old.head.due_ms is None
+        and (old.parent is not None or terms.parent is None)
+    )
     if head.status > PENDING and was_given and old is not None:
         head = head._replace(due_ms=None, expires_ms=old.head.expires_ms)
     elif head.status > PENDING and change.given:

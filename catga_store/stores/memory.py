@@ -284,7 +284,10 @@ class MemoryTables:
 
             row = self._waits[key]
             parent = self._heads.get(flow_key(row.parent or ""))
-            if wanted is None or parent is None or parent.type in ("", wanted):
+            gone = parent is None or (
+                parent.expires_ms is not None and parent.expires_ms <= now_ms
+            )
+            if wanted is None or gone or (parent is not None and parent.type in ("", wanted)):
                 found.append(Found(key, row.head))
 
         return found

@@ -8,7 +8,14 @@ and `catga_layout`. Ids are BLOBs of UTF-8, so NUL and case stay what they are. 
 WAL with `synchronous=FULL`: a commit is one transaction under `BEGIN IMMEDIATE` and one fsync.
 Reads see a snapshot and never wait for writers. A writer waits up to 30 s for other processes.
 A lost connection does not exist here; a failed `COMMIT` of unknown outcome is asked again under
-the same commit id. The file must lie on a local disk: WAL needs shared memory.
+the same commit id. A row that cannot be read raises `CorruptRecordError` where it is asked for, and
+is passed over, with a warning in the log, where workers ask for what is due or has expired.
+
+The file must lie on a local disk: WAL needs shared memory. It belongs to this library alone. Copy
+it with SQLite's own backup, not as a file: opening and closing it in a process that has a store on
+it drops that process's locks. Its log, beside it, is part of it while anybody has it open.
+
+The file is over 400 lines because it is read as a whole: tables, what they hold, who runs it.
 """
 
 from __future__ import annotations
@@ -72,6 +79,7 @@ MOST_IDLE = 8
 LARGEST_IDLE_LOG = 16 * 1024 * 1024
 """What a burst of large commits has made of the log is cut back to this once it is checkpointed."""
 
+_LOOK_AT_LOG_EVERY = 64
 _PAUSES = 0.0002, 0.002
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
@@ -521,8 +529,9 @@ class SQLiteTables:
             f"SELECT {_WAIT_HEAD}, id, parent, terms FROM catga_waits"  # noqa: S608  ours
             " WHERE due_ms IS NOT NULL AND parent IS NOT NULL AND due_ms <= ?"
             " AND (? IS NULL OR ifnull((SELECT type FROM catga_flows"
-            " WHERE id = parent AND step = 0), '') IN ('', ?)) ORDER BY due_ms",
-            (now_ms, wanted, wanted),
+            " WHERE id = parent AND step = 0 AND (expires_ms IS NULL OR expires_ms > ?)), '')"
+            " IN ('', ?)) ORDER BY due_ms",
+            (now_ms, wanted, now_ms, wanted),
         )
         return _readable(rows, limit, self._wake)
 
@@ -743,6 +752,7 @@ class SQLiteWire:
         self._writing = threading.Lock()
         self._closed = False
         self._was_there = False
+        self._written = 0
         self._finalizer = weakref.finalize(self, _close_all, self._idle)
         _wires.add(self)
 
@@ -806,7 +816,27 @@ class SQLiteWire:
 
             raise
 
+        self._written += 1
+        if self._written % _LOOK_AT_LOG_EVERY == 0:
+            self._curb_log(connection)
+
         return result
+
+    def _curb_log(self, connection: sqlite3.Connection) -> None:
+        """Cut a log back that has grown because there is always somebody reading from it.
+
+        SQLite begins the log anew only at a moment when no reader needs it, and among busy readers
+        there may never be one. This waits for those that are there, and lets new ones read the
+        file instead.
+        """
+        with contextlib.suppress(OSError, sqlite3.Error):
+            log = os.stat(f"{self._path}-wal")  # noqa: PTH116  as in `_place`
+            if log.st_size > 2 * LARGEST_IDLE_LOG:
+                connection.execute("PRAGMA busy_timeout = 250")
+                try:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                finally:
+                    connection.execute("PRAGMA busy_timeout = 0")
 
     def _read(self, tables: SQLiteTables, call: Call[Any]) -> Any:
         if call.single:

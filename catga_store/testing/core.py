@@ -269,15 +269,21 @@ class Core(RuleBasedStateMachine):
         self.flows: list[Copy] = []
         self.waits: list[Copy] = []
         self.progress: list[Copy] = []
+        self.sessions: list[Any] = []
         self.reading: list[dict[str, Any]] = []
         self.revisions: dict[Any, Any] = {}
         self.started = True
+        for arguments in data.draw(st.lists(new_flow(st.sampled_from(FLOW_IDS)), max_size=4)):
+            self.create_one(arguments)
 
     started = False
 
     def teardown(self) -> None:
         """Close the store."""
         if self.started:
+            for opened in self.sessions:
+                opened.real.close()
+
             self.face.close()
 
     # helpers --------------------------------------------------------------------------------------
@@ -290,6 +296,17 @@ class Core(RuleBasedStateMachine):
     def moment(self, offset: timedelta | None) -> datetime | None:
         """So much from now, to the microsecond."""
         return None if offset is None else self.clock.now + offset
+
+    def create_one(self, arguments: dict[str, Any]) -> None:
+        """Create a flow."""
+
+    def flow_id(self, place: int) -> str:
+        """Mostly the id of a flow that is there, once there is one."""
+        return _one_of(sorted(self.world.flows), FLOW_IDS, place)
+
+    def wait_id(self, place: int) -> str:
+        """Mostly the id of a condition that is there, once there is one."""
+        return _one_of(sorted(self.world.waits), WAIT_IDS, place)
 
     def pick(self, copies: list[Copy], which: int) -> Copy:
         """One of what is held, the newest for 0."""
@@ -525,6 +542,12 @@ def _compare(what: str, fields: dict[str, tuple[Any, Any]]) -> None:
         message = f"{what}: {told}"
         note(message[:2000])
         raise AssertionError(message[:2000])
+
+
+def _one_of(there: list[str], all_ids: tuple[str, ...], place: int) -> str:
+    chosen = place % (len(all_ids) * 4)
+    ids = there if there and chosen >= len(all_ids) else all_ids
+    return ids[chosen % len(ids)]
 
 
 def _in_ms(moment: datetime) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from catga_store.testing.rules_claims import ClaimRules
+from catga_store.testing.rules_sessions import SessionRules
 
 __all__ = ["StoreMachine"]
 
 
-class StoreMachine(ClaimRules):
+class StoreMachine(SessionRules):
     """TODO."""

@@ -12,10 +12,10 @@ from hypothesis.stateful import rule
 from catga_store.model import WaitCondition
 from catga_store.testing import core
 from catga_store.testing import model
-from catga_store.testing.core import FLOW_IDS
 from catga_store.testing.core import OWNERS
 from catga_store.testing.core import TYPES
 from catga_store.testing.core import Copy
+from catga_store.testing.rules_flows import places
 from catga_store.testing.rules_flows import reads_as
 from catga_store.testing.rules_waits import WaitRules
 
@@ -61,8 +61,9 @@ class ClaimRules(WaitRules):
             results = before[shown.correlation_id].results
             assert core.result_of(shown) == results  # noqa: S101  a check
 
-    @rule(flow_id=st.sampled_from(FLOW_IDS), lease=core.spans, owner=owners)
-    def claim(self, flow_id: str, lease: timedelta, owner: str) -> None:
+    @rule(place=places, lease=core.spans, owner=owners)
+    def claim(self, place: int, lease: timedelta, owner: str) -> None:
+        flow_id = self.flow_id(place)
         self.world.forget_expired()
         before = self.world.conditions()
         done = self.agree(

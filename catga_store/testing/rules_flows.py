@@ -24,6 +24,7 @@ from catga_store.testing.core import Core
 __all__ = ["FlowRules"]
 
 flow_ids = st.sampled_from(FLOW_IDS)
+places = st.integers(0, 23)
 which = st.integers(0, 5)
 type_names = st.sampled_from([None, None, "Order", "Parcel"])
 marks = st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=3)
@@ -56,6 +57,10 @@ class FlowRules(Core):
 
     @rule(arguments=core.new_flow(flow_ids))
     def create(self, arguments: dict[str, Any]) -> None:
+        self.create_one(arguments)
+
+    def create_one(self, arguments: dict[str, Any]) -> None:
+        """Create a flow, or find its id taken."""
         flow = self.new_snapshot(arguments)
         copy = Copy(flow, flow.flow_id)
         if self.agree(
@@ -89,8 +94,9 @@ class FlowRules(Core):
             self.same_flow(stored, self.world.flows[flow.flow_id], "got or created")
             self.held(stored)
 
-    @rule(flow_id=flow_ids, type_name=type_names, one=st.booleans())
-    def get(self, flow_id: str, type_name: str | None, one: bool) -> None:  # noqa: FBT001  drawn
+    @rule(place=places, type_name=type_names, one=st.booleans())
+    def get(self, place: int, type_name: str | None, one: bool) -> None:  # noqa: FBT001  drawn
+        flow_id = self.flow_id(place)
         def modelled() -> model.Flow | None:
             self.world.forget_expired()
             there = self.world.flows.get(flow_id)
@@ -138,9 +144,10 @@ class FlowRules(Core):
         if flow.claim is None:
             copy.lease = copy.claim = None
 
-    @rule(flow_id=flow_ids, change=core.flow_changes)
-    def edit(self, flow_id: str, change: tuple[str, Any]) -> None:
+    @rule(place=places, change=core.flow_changes)
+    def edit(self, place: int, change: tuple[str, Any]) -> None:
         """Read, change and write in one go, so that most writes are not stale."""
+        flow_id = self.flow_id(place)
         self.world.forget_expired()
         flow = self.face.get(flow_id)
         assert (flow is None) is (flow_id not in self.world.flows)  # noqa: S101  a check
@@ -149,8 +156,9 @@ class FlowRules(Core):
             self.change_flow(flow, change)
             self.write_back(copy)
 
-    @rule(flow_id=flow_ids, amount=st.integers(1, 3))
-    def transact(self, flow_id: str, amount: int) -> None:
+    @rule(place=places, amount=st.integers(1, 3))
+    def transact(self, place: int, amount: int) -> None:
+        flow_id = self.flow_id(place)
         def change(flow: FlowSnapshot[Any]) -> int:
             flow.state["n"] = amount
             flow.position = flow.position.advance()
@@ -179,35 +187,36 @@ class FlowRules(Core):
         done = self.agree(lambda: self.face.transact_one(flow_id, change), modelled)
         assert done is None or done[0] == done[1]  # noqa: S101  a check
 
-    @rule(flow_id=flow_ids)
-    def delete_by_id(self, flow_id: str) -> None:
-        self._delete(lambda: self.face.delete(flow_id), model.DeleteFlow(flow_id))
+    @rule(
+        place=places,
+        which=which,
+        by=st.sampled_from(["id", "snapshot", "version", "revision"]),
+    )
+    def delete(self, place: int, which: int, by: str) -> None:
+        copies = [copy for copy in self.flows if copy.base is not None]
+        if by == "id" or not copies:
+            flow_id = self.flow_id(place)
+            self._delete(lambda: self.face.delete(flow_id), model.DeleteFlow(flow_id))
+            return
 
-    @precondition(lambda self: self.flows)
-    @rule(which=which)
-    def delete_by_snapshot(self, which: int) -> None:
-        copy = self.pick(self.flows, which)
-        if copy.base is not None:
-            claimed = copy.lease is not None
-            change = model.DeleteFlow(copy.key, copy.base, claimed)
+        copy = self.pick(copies, which)
+        if by == "snapshot":
+            change = model.DeleteFlow(copy.key, copy.base, copy.lease is not None)
             self._delete(lambda: self.face.delete(copy.obj), change)
-
-    @precondition(lambda self: self.flows)
-    @rule(which=which, by_version=st.booleans())
-    def delete_by_number(self, which: int, by_version: bool) -> None:  # noqa: FBT001  drawn
-        copy = self.pick(self.flows, which)
-        if copy.base is None:
             return
 
         self.world.forget_expired()
         there = self.world.flows.get(copy.key)
-        name = "version" if by_version else "revision"
+        number = {by: getattr(copy.obj, by)}
         same = there is not None and (
-            there.version == copy.base.version if by_version else there.stamp == copy.base.stamp
+            there.version == copy.base.version
+            if by == "version"
+            else there.stamp == copy.base.stamp
         )
         change = model.DeleteFlow(copy.key, there if same else copy.base)
-        number = {name: getattr(copy.obj, name)}
-        self._delete(lambda: self.face.delete(copy.key, **number), change, facts=by_version)
+        self._delete(
+            lambda: self.face.delete(copy.key, **number), change, facts=by == "version"
+        )
 
     def _delete(
         self, real: Any, change: model.DeleteFlow, *, facts: bool = True
@@ -351,8 +360,9 @@ class FlowRules(Core):
         mark(copy.obj, marks)
         self.save(copy, overwrite=overwrite)
 
-    @rule(flow_id=flow_ids, step=st.sampled_from(STEPS))
-    def get_progress(self, flow_id: str, step: int) -> None:
+    @rule(place=places, step=st.sampled_from(STEPS), clear=st.booleans())
+    def get_or_clear_progress(self, place: int, step: int, clear: bool) -> None:  # noqa: FBT001  drawn
+        flow_id = self.flow_id(place)
         self.world.forget_expired()
         found = self.face.get_for_each_progress(flow_id, step)
         want = self.world.progress.get((flow_id, step))
@@ -361,14 +371,10 @@ class FlowRules(Core):
             self.same_progress((flow_id, step), found, want)
             self.keep(self.progress, Copy(found, (flow_id, step), want))
 
-    @rule(flow_id=flow_ids, step=st.sampled_from(STEPS))
-    def clear_progress(self, flow_id: str, step: int) -> None:
-        done = self.agree(
-            lambda: self.face.clear_for_each_progress(flow_id, step),
-            lambda: self.world.commit([model.ClearProgress(flow_id, step)])[0].existed,
-        )
-        assert done is not None  # noqa: S101  a check
-        assert done[0] is done[1]  # noqa: S101  a check
+        if clear:
+            gone = self.face.clear_for_each_progress(flow_id, step)
+            done = self.world.commit([model.ClearProgress(flow_id, step)])
+            assert gone is done[0].existed  # noqa: S101  a check
 
     # the clock and the store ----------------------------------------------------------------------
 
@@ -400,23 +406,20 @@ class FlowRules(Core):
         removed = self.face.sweep(limit)
         self.world.sweep(removed, limit, self.see())
 
-    @rule()
-    def ping(self) -> None:
-        self.face.ping()
-        assert self.face.now() == self.now  # noqa: S101  a check
-
     @precondition(lambda self: self.world.flows and self.world.waits and self.world.progress)
     @rule()
     def clear(self) -> None:
         self.face.clear()
         self.world.clear()
 
-    @precondition(lambda self: self.started and self.face.durable)
     @rule()
     def reopen(self) -> None:
-        """What is stored outlives the store object."""
-        self.face.reopen()
-        self.left_open()
+        """What is stored outlives the store object, if it is durable."""
+        self.face.ping()
+        assert self.face.now() == self.now  # noqa: S101  a check
+        if self.face.durable:
+            self.face.reopen()
+            self.left_open()
 
     def left_open(self) -> None:
         """Forget the sessions of a store that was closed."""

@@ -19,6 +19,7 @@ from catga_store.testing.core import FLOW_IDS
 from catga_store.testing.core import WAIT_IDS
 from catga_store.testing.core import Copy
 from catga_store.testing.rules_flows import FlowRules
+from catga_store.testing.rules_flows import places
 
 __all__ = ["WaitRules", "new_wait"]
 
@@ -83,13 +84,19 @@ class WaitRules(FlowRules):
         if copy not in self.waits:
             self.keep(self.waits, copy)
 
-    @rule(name=wait_ids)
-    def get_wait(self, name: str) -> None:
+    @rule(place=places, clear=st.sampled_from([False, False, True]))
+    def get_or_clear_wait(self, place: int, clear: bool) -> None:  # noqa: FBT001  drawn
+        name = self.wait_id(place)
         self.world.forget_expired()
         wait = self.face.get_wait_condition(name)
         assert (wait is None) is (self.world.wait(name) is None)  # noqa: S101  a check
         if wait is not None:
             self.keep_wait(Copy(wait, name), results=True)
+
+        if clear:
+            gone = self.face.clear_wait_condition(name)
+            done = self.world.commit([model.ClearWait(name)])
+            assert gone is done[0].existed  # noqa: S101  a check
 
     @precondition(lambda self: self.waits)
     @rule(
@@ -123,9 +130,10 @@ class WaitRules(FlowRules):
 
         self.write_wait(copy)
 
-    @rule(name=wait_ids)
-    def time_out(self, name: str) -> None:
+    @rule(place=places)
+    def time_out(self, place: int) -> None:
         """What a sweeper does with a condition: read it, close it, write it."""
+        name = self.wait_id(place)
         self.world.forget_expired()
         wait = self.face.get_wait_condition(name)
         if wait is not None and wait.outcome is WaitOutcome.PENDING:
@@ -146,17 +154,8 @@ class WaitRules(FlowRules):
             assert got is want[0].now_satisfied, f"update answered {got}, {want}"  # noqa: S101  a check
             self.keep_wait(copy, results=False)
 
-    @rule(name=wait_ids)
-    def clear_wait(self, name: str) -> None:
-        done = self.agree(
-            lambda: self.face.clear_wait_condition(name),
-            lambda: self.world.commit([model.ClearWait(name)])[0].existed,
-        )
-        assert done is not None  # noqa: S101  a check
-        assert done[0] is done[1], f"cleared: {done}"  # noqa: S101  a check
-
     @rule(
-        name=wait_ids,
+        place=places,
         child=st.sampled_from(CHILDREN),
         success=st.sampled_from([True, True, False]),
         result=results,
@@ -164,13 +163,14 @@ class WaitRules(FlowRules):
     )
     def complete(
         self,
-        name: str,
+        place: int,
         child: str,
         success: bool,  # noqa: FBT001  drawn
         result: Any,
         error: str | None,
     ) -> None:
         """A child completes: early, in time, again, late, or as a stranger."""
+        name = self.wait_id(place)
         self.complete_one(name, child, (success, result, error))
 
     def complete_one(self, name: str, child: str, result: model.Result) -> None:

@@ -1,0 +1,711 @@
+"""Rules of the parity machine: several sessions at once, each a small model of its own.
+
+The model of a session is what the contract says of one: a map of what was loaded and queued, from
+which the changes of a commit are read off when it comes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition
+from hypothesis.stateful import rule
+
+from catga_store.errors import UsageError
+from catga_store.keys import flow_key
+from catga_store.keys import progress_key
+from catga_store.keys import wait_key
+from catga_store.model import ForEachProgress
+from catga_store.model import WaitCondition
+from catga_store.model import WaitOutcome
+from catga_store.testing import core
+from catga_store.testing import model
+from catga_store.testing.core import CHILDREN
+from catga_store.testing.core import FLOW_IDS
+from catga_store.testing.core import STEPS
+from catga_store.testing.core import Copy
+from catga_store.testing.rules_claims import ClaimRules
+from catga_store.testing.rules_flows import mark
+from catga_store.testing.rules_flows import marks
+from catga_store.testing.rules_flows import places
+from catga_store.testing.rules_waits import new_wait
+from catga_store.testing.rules_waits import same_completion
+
+__all__ = ["SessionRules"]
+
+_SESSIONS = 3
+_ORDER = {"flow": 0, "wait": 1, "progress": 2}
+_FIELDS = (
+    "state",
+    "position",
+    "status",
+    "error",
+    "waits_for",
+    "due",
+    "attempts",
+)
+
+which = st.integers(0, 5)
+session = st.integers(0, _SESSIONS - 1)
+
+
+@dataclass(eq=False)
+class Entry:
+    """One record in a session: `intent` is loaded, new, set, overwrite or deleted."""
+
+    copy: Copy | None
+    intent: str = "loaded"
+    instead: Any = None
+    suspends: bool = False
+    fresh: bool = False
+
+
+@dataclass(eq=False)
+class Open:
+    """An open session: the real one, and what it knows."""
+
+    real: Any
+    entries: dict[tuple[str, Any], Entry] = field(default_factory=dict)
+    completions: dict[tuple[str, str], model.Complete] = field(default_factory=dict)
+    checks: dict[tuple[str, Any], Copy] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """What rollback, close and a lost commit leave."""
+        self.entries.clear()
+        self.completions.clear()
+        self.checks.clear()
+
+    def live(self, kind: str) -> list[Copy]:
+        """The records of one kind that it holds and does not delete."""
+        return [
+            entry.copy
+            for (of, _), entry in self.entries.items()
+            if of == kind and entry.copy is not None and entry.intent != "deleted"
+        ]
+
+    def holds(self, copy: Copy) -> bool:
+        """Whether an object is in its map."""
+        return any(entry.copy is copy for entry in self.entries.values())
+
+
+def is_dirty(kind: str, copy: Copy) -> bool:
+    """Whether an object differs from what it was read as."""
+    if kind == "flow":
+        draft = core.draft_of(copy.obj, copy.base)
+        return any(getattr(draft, name) != getattr(copy.base, name) for name in _FIELDS)
+
+    if kind == "wait":
+        now = core.terms_of(copy.obj), copy.obj.outcome.name
+        return now != (copy.base.terms, copy.base.outcome)
+
+    now = core.progress_of(copy.obj)
+    return (now.processed, now.failed, now.last) != (
+        copy.base.processed,
+        copy.base.failed,
+        copy.base.last,
+    )
+
+
+class SessionRules(ClaimRules):
+    """Every operation of a session, with other sessions and single operations in between."""
+
+    def opened(self, number: int) -> Open:
+        """One of the open sessions; opens one if there is none."""
+        sessions: list[Open] = self.sessions
+        if not sessions:
+            sessions.append(Open(self.face.session()))
+
+        return sessions[number % len(sessions)]
+
+    def left_open(self) -> None:
+        """The store of these sessions was closed: they go with it."""
+        for opened in self.sessions:
+            opened.forget()
+            opened.real.close()
+
+        self.sessions.clear()
+
+    @precondition(lambda self: len(self.sessions) < _SESSIONS)
+    @rule()
+    def open_session(self) -> None:
+        self.sessions.append(Open(self.face.session()))
+
+    # loading --------------------------------------------------------------------------------------
+
+    def track(self, opened: Open, kind: str, key: Any, found: Any, want: Any) -> None:
+        """What a session answers: the object it has, or what is stored."""
+        entry = opened.entries.get((kind, key))
+        if entry is not None:
+            expected = None if entry.intent == "deleted" or entry.copy is None else entry.copy.obj
+            assert found is expected, f"the session has {expected!r} and answered {found!r}"  # noqa: S101  a check
+            return
+
+        assert (found is None) is (want is None), f"{kind} {key!r}: {found!r}, not {want}"  # noqa: S101  a check
+        if want is None:
+            return
+
+        {"flow": self.same_flow, "wait": self.same_wait}.get(
+            kind, lambda obj, base: self.same_progress(key, obj, base)
+        )(found, want)
+        opened.entries[kind, key] = Entry(Copy(found, key, want))
+
+    @rule(number=session, place=places, kind=st.sampled_from(["flow", "flow", "wait", "many"]))
+    def session_get(self, number: int, place: int, kind: str) -> None:
+        opened = self.opened(number)
+        self.world.forget_expired()
+        if kind == "wait":
+            name = self.wait_id(place)
+            found = opened.real.get_wait_condition(name)
+            self.track(opened, "wait", name, found, self.world.wait(name))
+            return
+
+        flow_id = self.flow_id(place)
+        ids = FLOW_IDS if kind == "many" else (flow_id,)
+        read = opened.real.get_many(ids) if kind == "many" else {flow_id: opened.real.get(flow_id)}
+        for each, found in read.items():
+            self.track(opened, "flow", each, found, self.world.flows.get(each))
+
+    @rule(number=session, place=places, step=st.sampled_from(STEPS), clear=st.booleans())
+    def session_progress(self, number: int, place: int, step: int, clear: bool) -> None:  # noqa: FBT001  drawn
+        """Get a step's progress, or clear it."""
+        opened, flow_id = self.opened(number), self.flow_id(place)
+        if clear:
+            opened.real.clear_for_each_progress(flow_id, step)
+            opened.entries["progress", (flow_id, step)] = Entry(None, "deleted")
+            return
+
+        self.world.forget_expired()
+        found = opened.real.get_for_each_progress(flow_id, step)
+        flow = opened.entries.get(("flow", flow_id))
+        leaving = flow is not None and flow.intent == "deleted"
+        want = None if leaving else self.world.progress.get((flow_id, step))
+        self.track(opened, "progress", (flow_id, step), found, want)
+
+    # changing -------------------------------------------------------------------------------------
+
+    def take(self, opened: Open, kind: str, copy: Copy, intent: str) -> Entry | None:
+        """The rules of `add`: one object for a key, and no object in two sessions."""
+        entry = opened.entries.get((kind, copy.key))
+        if entry is not None and entry.copy is copy:
+            if entry.intent == "deleted":
+                opened.entries[kind, copy.key] = entry = Entry(copy)
+
+            return entry
+
+        elsewhere = any(other.holds(copy) for other in self.sessions if other is not opened)
+        taken = entry is not None and entry.intent != "deleted"
+        if elsewhere or taken or (entry is not None and copy.base is not None):
+            return None
+
+        instead = None if entry is None else entry.instead
+        entry = Entry(copy, "loaded" if copy.base is not None else intent, instead)
+        opened.entries[kind, copy.key] = entry
+        return entry
+
+    def refused(self, call: Any) -> None:
+        """The call is a usage error."""
+        try:
+            answer = call()
+        except UsageError:
+            return
+
+        message = f"answered {answer!r} where the contract refuses"
+        raise AssertionError(message)
+
+    @rule(number=session, arguments=core.new_flow(st.sampled_from(FLOW_IDS)))
+    def session_add_flow(self, number: int, arguments: dict[str, Any]) -> None:
+        opened, flow = self.opened(number), self.new_snapshot(arguments)
+        self.add(opened, "flow", Copy(flow, flow.flow_id), "new")
+
+    def add(self, opened: Open, kind: str, copy: Copy, intent: str) -> None:
+        """Add an object to a session."""
+        if self.take(opened, kind, copy, intent) is None:
+            self.refused(lambda: opened.real.add(copy.obj))
+        else:
+            opened.real.add(copy.obj)
+
+    @precondition(lambda self: any(copy.base for copy in self.flows))
+    @rule(number=session, which=which)
+    def session_attach_flow(self, number: int, which: int) -> None:
+        """A flow that was read, or claimed, outside of the session goes on inside."""
+        self.add(self.opened(number), "flow", self.pick(self.flows, which), "new")
+
+    @rule(number=session, arguments=new_wait(st.sampled_from([None, *FLOW_IDS])))
+    def session_add_wait(self, number: int, arguments: dict[str, Any]) -> None:
+        wait = WaitCondition(**arguments)
+        self.add(self.opened(number), "wait", Copy(wait, wait.correlation_id), "set")
+
+    @rule(number=session, which=which, change=core.flow_changes)
+    def session_change_flow(self, number: int, which: int, change: tuple[str, Any]) -> None:
+        copies = self.opened(number).live("flow")
+        if copies:
+            self.change_flow(self.pick(copies, which).obj, change)
+
+    @rule(number=session, which=which, outcome=st.sampled_from(WaitOutcome))
+    def session_change_wait(self, number: int, which: int, outcome: WaitOutcome) -> None:
+        copies = [copy for copy in self.opened(number).live("wait") if copy.base is not None]
+        if copies:
+            self.pick(copies, which).obj.outcome = outcome
+
+    @rule(number=session, which=which, arguments=new_wait(st.none()))
+    def session_suspend(self, number: int, which: int, arguments: dict[str, Any]) -> None:
+        opened = self.opened(number)
+        copies = [copy for copy in opened.live("flow") if not copy.obj.status.is_terminal]
+        if copies:
+            self.suspend(opened, self.pick(copies, which), WaitCondition(**arguments))
+
+    def suspend(self, opened: Open, copy: Copy, wait: WaitCondition) -> None:
+        """Let a flow of the session wait."""
+        name = wait.correlation_id
+        if opened.entries.get(("wait", name), Entry(None, "deleted")).intent != "deleted":
+            self.refused(lambda: opened.real.suspend(copy.obj, wait))
+            return
+
+        opened.real.suspend(copy.obj, wait)
+        entry = self.take(opened, "wait", Copy(wait, name), "set")
+        assert entry is not None  # noqa: S101  looked at above
+        entry.suspends = True
+        flow = copy.obj
+        assert (flow.status.name, flow.due_at) == ("SUSPENDED", None)  # noqa: S101  a check
+        assert wait.parent_flow_id == flow.flow_id  # noqa: S101  a check
+        assert core.terms_of(flow.wait_condition) == core.terms_of(wait)  # noqa: S101  a check
+
+    @rule(
+        number=session,
+        place=places,
+        child=st.sampled_from(CHILDREN),
+        success=st.booleans(),
+    )
+    def session_complete(self, number: int, place: int, child: str, success: bool) -> None:  # noqa: FBT001  drawn
+        opened, name = self.opened(number), self.wait_id(place)
+        opened.real.complete_child(name, child, success=success, result=number)
+        result = (success, number, None)
+        opened.completions.setdefault((name, child), model.Complete(name, child, result))
+
+    @rule(
+        number=session,
+        place=places,
+        step=st.sampled_from(STEPS),
+        marks=marks,
+        overwrite=st.booleans(),
+    )
+    def session_save_progress(
+        self,
+        number: int,
+        place: int,
+        step: int,
+        marks: list[tuple[int, bool]],
+        overwrite: bool,  # noqa: FBT001  drawn
+    ) -> None:
+        opened, key = self.opened(number), (self.flow_id(place), step)
+        entry = opened.entries.get(("progress", key))
+        if entry is not None and entry.copy is not None and entry.intent != "deleted":
+            mark(entry.copy.obj, marks)
+            self.refused(
+                lambda: opened.real.save_for_each_progress(*key, ForEachProgress())
+            )
+            opened.real.save_for_each_progress(*key, entry.copy.obj, overwrite=overwrite)
+            entry.intent = "overwrite" if overwrite else entry.intent
+            return
+
+        progress = ForEachProgress()
+        mark(progress, marks)
+        opened.real.save_for_each_progress(*key, progress, overwrite=overwrite)
+        intent = "overwrite" if overwrite or entry is not None else "new"
+        fresh = entry is not None
+        opened.entries["progress", key] = Entry(Copy(progress, key), intent, fresh=fresh)
+
+    @rule(
+        number=session,
+        which=which,
+        kind=st.sampled_from(["flow", "flow", "wait"]),
+        add=st.booleans(),
+    )
+    def session_delete(self, number: int, which: int, kind: str, add: bool) -> None:  # noqa: FBT001  drawn
+        """Delete a record of the session; perhaps put a new one in its place."""
+        opened = self.opened(number)
+        copies = opened.live(kind)
+        if not copies:
+            return
+
+        copy = self.pick(copies, which)
+        opened.real.delete(copy.obj)
+        assert copy.obj not in opened.real  # noqa: S101  a check
+        entry = opened.entries[kind, copy.key]
+        if entry.intent in ("new", "set") and copy.base is None:
+            del opened.entries[kind, copy.key]
+            opened.checks.pop((kind, copy.key), None)
+            if entry.instead is not None:
+                opened.entries[kind, copy.key] = Entry(None, "deleted", entry.instead)
+        else:
+            opened.entries[kind, copy.key] = Entry(copy, "deleted", copy.base)
+            if kind == "flow":
+                mine = [k for k in opened.entries if k[0] == "progress" and k[1][0] == copy.key]
+                for key in mine:
+                    del opened.entries[key]
+
+        if add and kind == "flow":
+            flow = self.new_snapshot({"flow_id": copy.key, "state": {"n": 7, "note": "again"}})
+            self.add(opened, "flow", Copy(flow, copy.key), "new")
+
+    @precondition(lambda self: self.flows or self.waits)
+    @rule(number=session, which=which, kind=st.sampled_from(["flow", "wait"]))
+    def session_check(self, number: int, which: int, kind: str) -> None:
+        opened = self.opened(number)
+        held = [*(self.flows if kind == "flow" else self.waits), *opened.live(kind)]
+        copies = [copy for copy in held if copy.base is not None]
+        if copies:
+            copy = self.pick(copies, which)
+            opened.real.check(copy.obj)
+            opened.checks[kind, copy.key] = copy
+
+    # the end --------------------------------------------------------------------------------------
+
+    @rule(number=session, which=which, kind=st.sampled_from(["flow", "wait", "progress"]))
+    def session_refresh(self, number: int, which: int, kind: str) -> None:
+        opened = self.opened(number)
+        copies = [copy for copy in opened.live(kind) if copy.base is not None]
+        if not copies:
+            return
+
+        copy = self.pick(copies, which)
+
+        def modelled() -> Any:
+            self.world.forget_expired()
+            if kind == "progress":
+                want: Any = self.world.progress.get(copy.key)
+                if want is None:
+                    raise model.Refusal("StaleProgressError", expected=copy.base.version)
+
+                return want
+
+            if kind == "wait":
+                want = self.world.wait(copy.key)
+                if want is None:
+                    raise model.Refusal("WaitConditionNotFoundError", expected=copy.base.version)
+
+                return want
+
+            want = self.world.flows.get(copy.key)
+            if want is None:
+                raise model.Refusal("FlowNotFoundError", expected=copy.base.version)
+
+            if copy.lease is not None and want.claim != copy.claim:
+                raise model.Refusal("ClaimLostError")
+
+            return want
+
+        done = self.agree(lambda: opened.real.refresh(copy.obj), modelled)
+        if done is not None:
+            copy.base = done[1]
+            opened.entries[kind, copy.key].intent = "loaded"
+            self.same_object(kind, copy, results=True)
+
+    def same_object(self, kind: str, copy: Copy, *, results: bool = False) -> None:
+        """An object that was just read or written is what is stored."""
+        if kind == "flow":
+            self.same_flow(copy.obj, copy.base, "in a session")
+        elif kind == "wait":
+            self.same_wait(copy.obj, copy.base, results=results)
+        else:
+            self.same_progress(copy.key, copy.obj, copy.base)
+
+    def let_go(self, kind: str, copy: Copy) -> None:
+        """An object that has left its session is its holder's."""
+        if copy.base is not None:
+            held = {"flow": self.flows, "wait": self.waits, "progress": self.progress}[kind]
+            if copy not in held:
+                self.keep(held, copy)
+
+    def forget(self, opened: Open) -> None:
+        """All objects leave the session."""
+        left = [(kind, entry.copy) for (kind, _), entry in opened.entries.items()]
+        opened.forget()
+        for kind, copy in left:
+            if copy is not None:
+                self.let_go(kind, copy)
+
+    @rule(
+        number=session,
+        which=which,
+        how=st.sampled_from(["flow", "wait", "progress", "rollback", "close"]),
+    )
+    def session_lets_go(self, number: int, which: int, how: str) -> None:
+        """Expunge an object, which can be used on outside; or roll back; or close."""
+        opened = self.opened(number)
+        if how == "rollback":
+            opened.real.rollback()
+            self.forget(opened)
+        elif how == "close":
+            opened.real.close()
+            self.forget(opened)
+            self.sessions.remove(opened)
+            self.refused(lambda: opened.real.get(FLOW_IDS[0]))
+        elif opened.live(how):
+            copy = self.pick(opened.live(how), which)
+            opened.real.expunge(copy.obj)
+            del opened.entries[how, copy.key]
+            opened.checks.pop((how, copy.key), None)
+            self.let_go(how, copy)
+
+    @rule(number=session)
+    def session_commit(self, number: int) -> None:
+        self.commit(self.opened(number))
+
+    def plan(self, opened: Open) -> list[tuple[model.Change, str, Entry | None]]:
+        """The changes of a commit; nothing if nothing is to be written."""
+        planned: list[tuple[model.Change, str, Entry | None]] = []
+        idle: list[tuple[model.Change, str, Entry | None]] = []
+        entries = sorted(opened.entries.items(), key=lambda item: _ORDER[item[0][0]])
+        for (kind, key), entry in entries:
+            copy = entry.copy
+            change = _change_of(kind, key, entry)
+            if change is not None:
+                planned.append((change, kind, entry))
+            elif kind == "flow" and copy is not None and copy.lease is not None:
+                idle.append((model.Renew(key, copy.base, copy.lease), kind, entry))
+
+        planned += [(change, "completion", None) for change in opened.completions.values()]
+        if not planned:
+            return []
+
+        planned += idle
+        keys = {_key_of(change) for change, _, _ in planned if not isinstance(change, model.Complete)}
+        for (kind, key), copy in opened.checks.items():
+            if (kind, key) not in keys:
+                check: model.Change = (
+                    model.CheckFlow(key, copy.base, copy.lease is not None)
+                    if kind == "flow"
+                    else model.CheckWait(key, copy.base)
+                )
+                planned.append((check, "check", None))
+
+        return planned
+
+    def commit(self, opened: Open) -> None:
+        """Commit a session: every change or none."""
+        self.pending_agrees(opened)
+        self.world.forget_expired()
+        planned = self.plan(opened)
+        before = opened.real.receipt
+        changes = [change for change, _, _ in planned]
+        done = self.agree(opened.real.commit, lambda: self.world.commit(changes))
+        if done is None:
+            assert opened.real.receipt is before  # noqa: S101  a check
+            self.pending_agrees(opened)
+            return
+
+        receipt, outcomes = done
+        assert opened.real.receipt is receipt  # noqa: S101  a check
+        assert (receipt.commit_id is None) is (not planned)  # noqa: S101  a check
+        if planned:
+            self.settle(opened, planned)
+            self.same_receipt(receipt, planned, outcomes)
+            opened.completions.clear()
+            opened.checks.clear()
+
+        self.pending_agrees(opened)
+
+    def settle(
+        self, opened: Open, planned: list[tuple[model.Change, str, Entry | None]]
+    ) -> None:
+        """Every object takes over what is stored now, and is clean."""
+        world = self.world
+        for change, kind, entry in planned:
+            if entry is None:
+                continue
+
+            key = _key_of(change)
+            if entry.intent == "deleted":
+                del opened.entries[key]
+                continue
+
+            copy = entry.copy
+            assert copy is not None  # noqa: S101  only deletions have none
+            stored: dict[str, Any] = {
+                "flow": world.flows,
+                "wait": world.conditions(),
+                "progress": world.progress,
+            }
+            copy.base = stored[kind][copy.key]
+            if kind == "flow" and copy.base.claim is None:
+                copy.lease = copy.claim = None
+
+            if not isinstance(change, model.Renew):
+                entry.intent, entry.instead = "loaded", None
+                entry.suspends = entry.fresh = False
+
+            self.same_object(kind, copy)
+
+    def same_receipt(
+        self,
+        receipt: Any,
+        planned: list[tuple[model.Change, str, Entry | None]],
+        outcomes: list[model.Done],
+    ) -> None:
+        """The receipt says what was written."""
+        versions: dict[Any, int] = {}
+        completed: dict[Any, model.Done] = {}
+        for (change, kind, entry), outcome in zip(planned, outcomes, strict=True):
+            if isinstance(change, model.Complete):
+                completed[change.correlation_id, change.child] = outcome
+            elif entry is not None and not isinstance(change, model.Renew):
+                key = _key_of(change)[1]
+                named = {"flow": flow_key, "wait": wait_key}.get(kind)
+                real_key = progress_key(*key) if named is None else named(key)
+                gone = (kind, key) not in self.stored_now()
+                versions[real_key] = 0 if gone else self.stored_now()[kind, key]
+
+        satisfied = {
+            change.correlation_id
+            for (change, _, _), outcome in zip(planned, outcomes, strict=True)
+            if outcome.now_satisfied and isinstance(change, model.Complete | model.SetWait | model.UpdateWait)
+        }
+        # A condition that is set and then satisfied by the same commit has two versions in it.
+        for real_key, version in versions.items():
+            found = receipt.versions[real_key]
+            assert found in (version, version - (real_key.id in satisfied)), (  # noqa: S101  a check
+                f"the receipt has {real_key} at {found}, not {version}"
+            )
+
+        assert receipt.versions.keys() == versions.keys()  # noqa: S101  a check
+        assert set(receipt.satisfied) == satisfied  # noqa: S101  a check
+        assert len(receipt.satisfied) == len(satisfied)  # noqa: S101  a check
+        assert receipt.completions.keys() == completed.keys()  # noqa: S101  a check
+        for key, want in completed.items():
+            same_completion(receipt.completions[key], want)
+
+    def stored_now(self) -> dict[tuple[str, Any], int]:
+        """The version of everything that is stored."""
+        world = self.world
+        return {
+            **{("flow", key): flow.version for key, flow in world.flows.items()},
+            **{("wait", key): wait.version for key, wait in world.conditions().items()},
+            **{("progress", key): progress.version for key, progress in world.progress.items()},
+        }
+
+    def pending_agrees(self, opened: Open) -> None:
+        """What a session says it would do."""
+        new = {"new", "set", "overwrite"}
+        entries = [entry for entry in opened.entries.values() if entry.copy is not None]
+        wanted = {
+            "new": {id(e.copy.obj) for e in entries if e.copy and e.intent in new},
+            "deleted": {id(e.copy.obj) for e in entries if e.copy and e.intent == "deleted"},
+            "dirty": {
+                id(entry.copy.obj)
+                for (kind, _), entry in opened.entries.items()
+                if entry.copy and entry.intent == "loaded" and is_dirty(kind, entry.copy)
+            },
+        }
+        for name, want in wanted.items():
+            found = {id(record) for record in getattr(opened.real, name)}
+            assert found == want, f"{name} is {getattr(opened.real, name)}, expected {len(want)}"  # noqa: S101  a check
+
+    # all in one -----------------------------------------------------------------------------------
+
+    @rule(
+        place=places,
+        arguments=new_wait(st.none()),
+        any_wait=st.booleans(),
+    )
+    def suspend_at_once(self, place: int, arguments: dict[str, Any], any_wait: bool) -> None:  # noqa: FBT001  drawn
+        """What a worker does at the end of its step: load, suspend, commit."""
+        flow_id = self.flow_id(place)
+        if not any_wait:  # one that shares the flow's partition
+            arguments["correlation_id"] = flow_id
+
+        opened = Open(self.face.session())
+        self.world.forget_expired()
+        self.sessions.append(opened)
+        found = opened.real.get(flow_id)
+        self.track(opened, "flow", flow_id, found, self.world.flows.get(flow_id))
+        if found is not None and not found.status.is_terminal:
+            self.suspend(opened, opened.live("flow")[0], WaitCondition(**arguments))
+            self.commit(opened)
+
+        opened.real.close()
+        self.forget(opened)
+        self.sessions.remove(opened)
+
+    @rule(place=places, change=core.flow_changes, fails=st.booleans())
+    def begin(self, place: int, change: tuple[str, Any], fails: bool) -> None:  # noqa: FBT001  drawn
+        """`begin` commits at the end of the block, and not at all if the block fails."""
+        flow_id = self.flow_id(place)
+        self.world.forget_expired()
+        base = self.world.flows.get(flow_id)
+        if base is None:
+            return
+
+        try:
+            with self.face.begin() as real:
+                flow = real.get(flow_id)
+                copy = Copy(flow, flow_id, base)
+                self.change_flow(flow, change)
+                if fails:
+                    raise _ChangedMindError
+        except _ChangedMindError:
+            return
+
+        if is_dirty("flow", copy):
+            self.world.commit([self.write(copy)])
+            self.written(copy)
+
+        self.let_go("flow", copy)
+
+
+class _ChangedMindError(Exception):
+    """Raised in a block, to leave it."""
+
+
+def _change_of(kind: str, key: Any, entry: Entry) -> model.Change | None:
+    """What becomes of one entry at commit."""
+    copy, intent = entry.copy, entry.intent
+    if intent == "deleted" or copy is None:
+        if kind == "flow":
+            return model.DeleteFlow(key, entry.instead, copy is not None and copy.lease is not None)
+
+        if kind == "wait":
+            return model.ClearWait(key, entry.instead)
+
+        return model.ClearProgress(*key, entry.instead)
+
+    if intent == "loaded" and not is_dirty(kind, copy):
+        return None
+
+    if kind == "flow":
+        base = copy.base if intent == "loaded" else None
+        draft = core.draft_of(copy.obj, base)
+        return model.WriteFlow(key, draft, base, copy.lease, entry.instead)
+
+    if kind == "wait":
+        terms = core.terms_of(copy.obj)
+        if intent == "set":
+            created = copy.obj.created_at
+            return model.SetWait(key, terms, created, entry.suspends, entry.instead)
+
+        return model.UpdateWait(key, terms, copy.obj.outcome.name, copy.base)
+
+    return model.SaveProgress(
+        *key,
+        core.progress_of(copy.obj),
+        copy.base,
+        overwrite=intent == "overwrite",
+        fresh=entry.fresh,
+    )
+
+
+def _key_of(change: model.Change) -> tuple[str, Any]:
+    if isinstance(change, model.SaveProgress | model.ClearProgress | model.CheckProgress):
+        return "progress", (change.flow_id, change.step)
+
+    if isinstance(
+        change, model.SetWait | model.UpdateWait | model.ClearWait | model.CheckWait | model.Complete
+    ):
+        return "wait", change.correlation_id
+
+    return "flow", change.flow_id
+
+

@@ -1,0 +1,423 @@
+"""`catga-store demo`: what it does, how it judges itself, and what it leaves behind."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import pytest
+
+import catga_store as cs
+from catga_store.demo.orders import Event
+from catga_store.demo.orders import Order
+from catga_store.demo.processes import WorkerProcess
+from catga_store.demo.story import DemoError
+from catga_store.demo.story import StoredRecord
+from catga_store.demo.story import Story
+from catga_store.demo.verdict import Account
+from catga_store.demo.verdict import judge
+
+pytestmark = pytest.mark.xdist_group("demo")  # they share one account, which takes seconds to make
+
+DEMO = [sys.executable, "-m", "catga_store", "demo"]
+CHECKS = 9
+NOTHING_OFF = "Everything is as it should be."
+
+
+class Notes:
+    """A narrator that keeps what it is told, and stops the story at an act if asked to."""
+
+    def __init__(self, stop_at: str | None = None) -> None:
+        self.stop_at = stop_at
+        self.titles: list[str] = []
+        self.events: list[Event] = []
+        self.records: list[StoredRecord] = []
+
+    def act(self, title: str, text: str) -> None:
+        """Keep the title."""
+        assert text
+        self.titles.append(title)
+        if title == self.stop_at:
+            raise KeyboardInterrupt
+
+    def event(self, event: Event) -> None:
+        """Keep the event."""
+        self.events.append(event)
+
+    def stored(self, records: list[StoredRecord]) -> None:
+        """Keep the records."""
+        self.records += records
+
+
+@pytest.fixture(scope="module")
+def notes() -> Notes:
+    """Answer what the narrator of `played` was told."""
+    return Notes()
+
+
+@pytest.fixture(scope="module")
+def played(notes: Notes, tmp_path_factory: pytest.TempPathFactory) -> Account:
+    """Answer the account of one order, played to its end."""
+    path = tmp_path_factory.mktemp("demo") / "a b.db"
+    return Story(f"sqlite:///{path}", notes).run()
+
+
+@pytest.fixture
+def account(played: Account) -> Account:
+    """Answer a copy of that account, to doctor."""
+    state = copy.deepcopy(played.order.state)
+    order = copy.copy(played.order)
+    order.state = state
+    return attrs.evolve(
+        played,
+        order=order,
+        events=list(played.events),
+        approval=copy.copy(played.approval),
+        delivery=copy.copy(played.delivery),
+        shipments=dict(played.shipments),
+    )
+
+
+def run(
+    *arguments: str, code: str | None = None, folder: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the demo, or some code, with its temporary files in a folder, and wait for its end."""
+    command = DEMO if code is None else [sys.executable, "-c", code]
+    return subprocess.run(
+        [*command, *arguments],
+        check=False,
+        capture_output=True,
+        cwd=folder,
+        encoding="utf-8",
+        env={**os.environ, "TMPDIR": str(folder), **environment},
+        timeout=120,
+    )
+
+
+def processes_about(folder: Path) -> list[str]:
+    """Answer the processes that were started to work in a folder and are still there."""
+    listed = subprocess.run(["ps", "-A", "-o", "args="], check=True, capture_output=True, text=True)
+    return [line for line in listed.stdout.splitlines() if str(folder) in line]
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_demo_succeeds_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """It exits with 0, every check is ok, and neither file nor process remains."""
+    done = run(folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[-1] == NOTHING_OFF
+    assert sum(line.split()[:1] == ["ok"] for line in lines) == CHECKS
+    assert "\x1b" not in done.stdout, "colours where nobody sees them"
+    assert list(tmp_path.iterdir()) == []
+    assert processes_about(tmp_path) == []
+
+
+def test_on_a_named_store_it_touches_nothing_of_the_user(tmp_path: Path) -> None:
+    """The user's flows stay as they are; the finished order stays, and no work with it."""
+    url = f"sqlite:///{tmp_path / 'mine.db'}"
+    with cs.open_store(url) as store:
+        store.create(cs.FlowSnapshot("order-1", state=1, due_at=None))
+        before = list(store.iter_flows())
+
+    done = run("--store", url, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+    with cs.open_store(url) as store:
+        assert [flow for flow in store.iter_flows() if flow in before] == before
+        orders = list(store.iter_flows(state_type=Order))
+        assert [order.status for order in orders] == [cs.FlowStatus.COMPLETED]
+        assert [flow for flow in store.iter_flows() if not flow.status.is_terminal] == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals to other processes are POSIX")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "terminated"]
+)
+@pytest.mark.parametrize("when", ["ada", "bob"])
+def test_an_interrupted_demo_leaves_nothing_behind(
+    when: str, number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    """Ctrl-C or a termination while a worker works: no traceback, no file, no process."""
+    with subprocess.Popen(
+        DEMO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        encoding="utf-8",
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:
+        assert process.stdout is not None
+        assert any(f" {when} " in line for line in process.stdout)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == code
+    assert errors == ("interrupted\n" if number is signal.SIGINT else "")
+    assert list(tmp_path.iterdir()) == []
+    assert processes_about(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("memory://", "several"),
+        ("memory://name", "several"),
+        ("nonsense", "'nonsense'"),
+        ("sqlite://", "names no file"),
+        ("redis://localhost", "redis"),
+        ("sqlite:///no/such/folder/flows.db", "folder"),
+    ],
+)
+def test_a_store_that_cannot_serve_is_refused_in_one_line(
+    url: str, message: str, tmp_path: Path
+) -> None:
+    """The exit code is 2, and the one line says what is wrong; nothing was begun."""
+    if url.startswith("redis") and "RedisStore" in cs.__all__:
+        pytest.skip("this release has a Redis store")
+
+    done = run("--store", url, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("absent", ["typer", "rich"])
+def test_without_the_extra_it_says_what_to_install(absent: str, tmp_path: Path) -> None:
+    """A missing library is one line with the command that installs it, and exit code 2."""
+    code = f"""
+import sys
+
+sys.modules[{absent!r}] = None  # an import of it now says that there is none
+sys.argv = ["catga-store", "demo"]
+from catga_store.cli import main
+main()
+"""
+    done = run(code=code, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"catga-store needs {absent}: pip install 'catga_store[cli]'\n"
+
+
+def test_a_library_that_is_broken_is_not_called_missing(tmp_path: Path) -> None:
+    """What else cannot be imported shows its own traceback."""
+    code = """
+import sys
+
+sys.modules["catga_store.demo.story"] = None
+from catga_store.cli import main
+main()
+"""
+    done = run(code=code, folder=tmp_path)
+    assert done.returncode == 1
+    assert "pip install" not in done.stderr
+
+
+def test_help_and_version(tmp_path: Path) -> None:
+    """Both answer and exit with 0; the help has examples."""
+    shown = run("--help", folder=tmp_path, COLUMNS="100")
+    assert shown.returncode == 0
+    assert "catga-store demo --store sqlite:///flows.db" in shown.stdout
+
+    main = "import sys; sys.argv = ['x', '--version']; import catga_store.cli as c; c.main()"
+    version = run(code=main, folder=tmp_path)
+    assert version.returncode == 0
+    assert version.stdout.startswith("catga-store ")
+
+
+def test_anything_off_is_said_and_makes_the_exit_code_1(tmp_path: Path) -> None:
+    """A story that came out wrong ends with what is off, and not with success."""
+    code = f"""
+import sys
+
+from catga_store.demo.story import Story
+from catga_store.demo.worker import CRASHED
+
+play = Story.run
+
+def run(self):
+    account = play(self)
+    account.exit_code_of_the_killed = CRASHED + 1
+    return account
+
+Story.run = run
+sys.argv = ["catga-store", "demo", "--store", "sqlite:///{tmp_path}/flows.db"]
+from catga_store.cli import main
+main()
+"""
+    done = run(code=code, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert [line.split()[0] for line in done.stdout.splitlines() if "exit code 71" in line] == [
+        "OFF"
+    ]
+    assert done.stdout.endswith(f"1 of {CHECKS} checks are off\n")
+
+
+# --- the story ------------------------------------------------------------------------------------
+
+
+def test_the_story_shows_what_it_is_about(played: Account, notes: Notes) -> None:
+    """A second attempt, a repeated key, both refusals and both outcomes are told, in five acts."""
+    assert len(notes.titles) == len(set(notes.titles)) == 5
+    told = "\n".join(f"{event.text} {event.key or ''}" for event in notes.events)
+
+    for fact in (
+        "claimed step 1, attempt 2",
+        f"asked again: pack the cups; was done already {played.order.flow_id}/1/2",
+        "is claimed by",
+        "ClaimLostError",
+        "WHEN_ANY TIMED_OUT",
+        "WHEN_ALL SATISFIED",
+    ):
+        assert fact in told
+
+    assert len(notes.records) == len(set(notes.records)), "the same record was shown twice"
+
+
+def test_a_story_that_is_stopped_leaves_no_work_in_the_store(tmp_path: Path) -> None:
+    """The order of a broken story is cancelled, with its shipments and its waits."""
+    url = f"sqlite:///{tmp_path / 'flows.db'}"
+    story = Story(url, Notes(stop_at="A courier delivers"))
+    with pytest.raises(KeyboardInterrupt):
+        story.run()
+
+    with cs.open_store(url) as store:
+        assert store.get_one(story.order_id).status is cs.FlowStatus.CANCELLED
+        assert all(flow.status.is_terminal for flow in store.iter_flows())
+        assert list(store.iter_wait_conditions()) == []
+        assert store.claim_due() == []
+
+
+def test_a_worker_that_fails_is_an_error_and_not_a_silence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A worker process that ends before its time stops the story, and its own error is shown."""
+    story = Story(f"sqlite:///{tmp_path / 'flows.db'}", Notes())
+    with (
+        WorkerProcess("nonsense", "zoe", "orders") as zoe,
+        pytest.raises(DemoError, match="worker zoe ended too early, exit code 1"),
+    ):
+        story._hear(zoe, until=lambda _event: True)
+
+    assert "names no store" in capfd.readouterr().err
+
+
+def test_a_worker_ends_when_its_input_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker whose parent is gone is gone too; what lies in its directory is not its library."""
+    tmp_path.joinpath("attrs.py").write_text("raise SystemExit('the wrong attrs')")
+    monkeypatch.chdir(tmp_path)
+
+    with WorkerProcess("sqlite:///flows.db", "zoe", "orders") as zoe:
+        zoe.ask_to_stop()
+        assert zoe.wait() == 0
+
+
+# --- the judgement --------------------------------------------------------------------------------
+
+
+def test_a_good_account_is_found_good(played: Account) -> None:
+    """Of an order that went as it should every claim holds."""
+    verdicts = judge(played)
+    assert len(verdicts) == CHECKS
+    assert [verdict for verdict in verdicts if not verdict.holds] == []
+
+
+def set_state(name: str, value: object) -> Callable[[Account], None]:
+    """Answer what sets a field of the order's state."""
+    return lambda account: setattr(account.order.state, name, value)
+
+
+def set_fact(name: str, value: object) -> Callable[[Account], None]:
+    """Answer what sets a field of the account."""
+    return lambda account: setattr(account, name, value)
+
+
+def set_outcome(name: str, outcome: cs.WaitOutcome) -> Callable[[Account], None]:
+    """Answer what sets the outcome of a wait of the account."""
+    return lambda account: setattr(getattr(account, name), "outcome", outcome)
+
+
+def repeat(matches: Callable[[Event], object]) -> Callable[[Account], None]:
+    """Answer what tells the first such event twice."""
+    return lambda account: account.events.append(next(filter(matches, account.events)))
+
+
+def drop(matches: Callable[[Event], object]) -> Callable[[Account], None]:
+    """Answer what leaves out the first such event."""
+    return lambda account: account.events.remove(next(filter(matches, account.events)))
+
+
+def drop_a_shipment(account: Account) -> None:
+    """Lose one of the children."""
+    account.shipments = {**account.shipments, next(iter(account.shipments)): None}
+
+
+def fail_the_order(account: Account) -> None:
+    """End the order otherwise."""
+    account.order.status = cs.FlowStatus.FAILED
+
+
+def pack_twice(account: Account) -> None:
+    """Do an item twice, outside as well as in the order."""
+    account.order.state.packed.append(account.order.state.packed[0])
+
+
+@pytest.mark.parametrize(
+    ("doctor", "claim"),
+    [
+        (pack_twice, "every item"),
+        (set_state("packed", []), "every item"),
+        (set_fact("progress", {}), "every item"),
+        (set_fact("progress", {1: cs.ForEachProgress([0, 1, 2], [3, 4])}), "every item"),
+        (repeat(lambda event: event.first and "pack" in event.text), "every item"),
+        (set_state("payment", None), "paid"),
+        (repeat(lambda event: event.first and "charge" in event.text), "paid"),
+        (drop(lambda event: event.first is False), "asked for twice"),
+        (set_fact("approval", None), "WHEN_ANY"),
+        (set_outcome("approval", cs.WaitOutcome.SATISFIED), "WHEN_ANY"),
+        (set_state("gift_wrap", True), "WHEN_ANY"),
+        (set_fact("late_approval", None), "WHEN_ANY"),
+        (set_fact("late_approval", cs.Completion(True, False, True, None)), "WHEN_ANY"),
+        (set_outcome("delivery", cs.WaitOutcome.TIMED_OUT), "WHEN_ALL"),
+        (repeat(lambda event: event.satisfied), "WHEN_ALL"),
+        (drop(lambda event: event.satisfied), "WHEN_ALL"),
+        (set_state("parcels", {}), "WHEN_ALL"),
+        (set_fact("exit_code_of_the_killed", 0), "died"),
+        (drop(lambda event: event.attempts == 2), "died"),
+        (set_fact("refused_claim", None), "refused"),
+        (set_fact("refused_commit", None), "refused"),
+        (set_state("closed_by", None), "refused"),
+        (lambda account: set_state("closed_by", account.refused_worker)(account), "refused"),
+        (drop(lambda event: event.version == 7), "chain"),
+        (repeat(lambda event: event.version == 7 and event.position), "chain"),
+        (fail_the_order, "COMPLETED"),
+        (drop_a_shipment, "COMPLETED"),
+        (set_fact("shipments", {}), "COMPLETED"),
+    ],
+)
+def test_whatever_is_off_is_found(
+    doctor: Callable[[Account], None], claim: str, account: Account
+) -> None:
+    """Each thing that could have gone wrong turns the claim about it, and says what was found."""
+    doctor(account)
+    off = [verdict for verdict in judge(account) if not verdict.holds]
+    assert any(claim in verdict.claim for verdict in off), off
+    assert all(verdict.found for verdict in off)
+
+
+def test_a_held_order_is_found(account: Account, tmp_path: Path) -> None:
+    """An order that somebody still holds is not finished, whatever its other fields say."""
+    with cs.open_store(f"sqlite:///{tmp_path / 'flows.db'}") as store:
+        store.create(cs.FlowSnapshot(account.order.flow_id, state=account.order.state))
+        (account.order,) = store.claim_due(Order)
+
+    off = [verdict.claim for verdict in judge(account) if not verdict.holds]
+    assert any("nobody holds" in claim for claim in off)
