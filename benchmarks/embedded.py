@@ -26,19 +26,20 @@ import platform
 import sqlite3
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import ExitStack
+from contextlib import closing
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import anyio
 import plain_sqlite
+from codecs_of_state import codec_calls
+from codecs_of_state import stubbed_codec
+from codecs_of_state import timed_codec
 from growth import fan_in
 from growth import growth
 from peers import peers
@@ -46,7 +47,6 @@ from rich.console import Console
 from rich.table import Table
 from state import SIZE
 from state import Order
-from state import make_order
 from subject import FLOWS
 from subject import Subject
 from subject import exchanges
@@ -58,7 +58,6 @@ from timing import time_awaits
 from timing import time_calls
 
 import catga_store as cs
-from catga_store import codec
 
 SECTIONS = ("memory", "sqlite", "faces", "fan-in", "growth", "peers")
 
@@ -92,11 +91,12 @@ CODEC = {
 class Run:
     """The options of one run, and a directory for its files."""
 
-    def __init__(self, options: argparse.Namespace, directory: Path) -> None:
+    def __init__(self, options: argparse.Namespace, directory: Path, stack: ExitStack) -> None:
         self.calls: int = options.calls
         self.rounds: int = options.rounds
         self.records: list[int] = options.records
         self.directory = directory
+        self.stack = stack
         self.numbers = itertools.count()
 
     def file(self) -> Path:
@@ -114,59 +114,6 @@ class Run:
         number = self.calls * self.rounds + 200
         subject.prepare_children(number)
         subject.prepare_due(number)
-
-
-def codec_calls() -> dict[str, Callable[[], object]]:
-    """Encode and decode the state, and do nothing else."""
-    state = make_order()
-    data = codec.encode_state(state, Order)
-    assert abs(len(data) - SIZE) <= SIZE * 0.02, f"the state takes {len(data)} bytes"
-    assert codec.decode_state(data, Order) == state
-    return {
-        "encode": partial(codec.encode_state, state, Order),
-        "decode": partial(codec.decode_state, data, Order),
-    }
-
-
-@contextmanager
-def timed_codec() -> Iterator[list[int]]:
-    """Let the codec note what it takes where it is called: more than alone, with cold caches."""
-    spent: list[int] = []
-    clock = time.perf_counter_ns
-
-    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(data: object, state_type: object) -> Any:
-            start = clock()
-            answer = function(data, state_type)
-            spent.append(clock() - start)
-            return answer
-
-        return call
-
-    encode, decode = timed(codec.encode_state), timed(codec.decode_state)
-    with mock.patch.multiple(codec, encode_state=encode, decode_state=decode):
-        yield spent
-
-
-@contextmanager
-def stubbed_codec() -> Iterator[None]:
-    """Let the codec answer constants: some state, and ever different bytes of the same size."""
-    state = make_order()
-    texts: list[bytes] = []
-    for number in range(11):  # prime to the number of flows, so that none meets its own bytes again
-        state.note = f"{number:02}{state.note[2:]}"
-        texts.append(codec.encode_state(state, Order))
-
-    others = itertools.cycle(texts)
-
-    def encode(_state: object, _type: object) -> bytes:
-        return next(others)
-
-    def decode(_data: object, _type: object) -> Order:
-        return state
-
-    with mock.patch.multiple(codec, encode_state=encode, decode_state=decode):
-        yield
 
 
 def assert_exchanges(subject: Subject) -> dict[str, int]:
@@ -244,18 +191,20 @@ def sqlite(run: Run) -> Iterator[Table]:
         counted = assert_exchanges(subject)
 
     alone = codec_calls()
-    cases: dict[str, Callable[[], object]] = {**alone, "fsync": syncs(run.file())}
+    cases: dict[str, Callable[[], object]] = {**alone, "fsync": syncs(run)}
     asked: dict[str, str] = {}
 
     for name in ("get", "update", "session"):
-        cases[name] = getattr(Subject(cs.SQLiteStore(run.file())), name)
+        store = run.stack.enter_context(cs.SQLiteStore(run.file()))
+        cases[name] = getattr(Subject(store), name)
         for kind in ("plain", "both"):
             path = run.file()
             with cs.SQLiteStore(path) as other:  # lays the file out and fills it
                 # A multiple of 16: every so many commits the store tidies up, which is its work.
                 recorded = plain_sqlite.record(other, getattr(Subject(other), name), 16 * FLOWS)
 
-            plain = plain_sqlite.replayed(plain_sqlite.connect(path), recorded)
+            connection = run.stack.enter_context(closing(plain_sqlite.connect(path)))
+            plain = plain_sqlite.replayed(connection, recorded)
             needed = [alone[part] for part in CODEC[name]] if kind == "both" else []
             cases[f"{kind} {name}"] = in_turn(*needed, plain)
             asked[name] = plain_sqlite.summary(recorded[0])
@@ -303,10 +252,12 @@ def in_turn(*calls: Callable[[], object]) -> Callable[[], object]:
     return call
 
 
-def syncs(path: Path) -> Callable[[], None]:
+def syncs(run: Run) -> Callable[[], None]:
     """Write 4 KiB in a file that has them already, and sync: the least a durable commit costs."""
+    path = run.file()
     path.write_bytes(bytes(1024 * 4096))
     file = os.open(path, os.O_RDWR)
+    run.stack.callback(os.close, file)
     page = b"x" * 4096
     places = itertools.cycle(range(0, 1024 * 4096, 4096))
 
@@ -422,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(dir=options.directory))
-        run = Run(options, Path(directory))
+        run = Run(options, Path(directory), stack)
         few = run.calls * 5
         drawn: dict[str, Callable[[], Any]] = {
             "memory": lambda: memory(run),

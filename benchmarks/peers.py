@@ -39,7 +39,10 @@ def peers(subjects: dict[str, Subject], directory: Path, calls: int, rounds: int
         pairs[f"catga_store {name}, plain data"] = _plain(subject)
 
     pairs |= _langgraph(subjects["memory"], directory)
-    cases = {(name, verb): call for name, pair in pairs.items() for verb, call in enumerate(pair)}
+    cases: dict[str, Callable[[], object]] = {}
+    for name, (save, load) in pairs.items():
+        cases |= {f"{name}, save": save, f"{name}, load": load}
+
     times = interleaved(cases, calls=calls, rounds=rounds)
 
     table = Table(title="peers, µs", title_justify="left")
@@ -48,8 +51,8 @@ def peers(subjects: dict[str, Subject], directory: Path, calls: int, rounds: int
         table.add_column(column, justify="right")
 
     for name in pairs:
-        save, load = times[name, 0], times[name, 1]
-        table.add_row(name, *show((save.p50, save.p99, load.p50, load.p99)))
+        saves, loads = times[f"{name}, save"], times[f"{name}, load"]
+        table.add_row(name, *show((saves.p50, saves.p99, loads.p50, loads.p99)))
 
     return table
 

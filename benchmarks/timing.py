@@ -46,17 +46,14 @@ class Times:
 
     def less(self, *parts: Times) -> float:
         """What is left of the median when those of the parts are taken off, in microseconds."""
-        return median(
-            total - sum(taken)
-            for total, *taken in zip(self.medians, *(part.medians for part in parts), strict=True)
-        )
+        return median(total - sum(taken) for total, *taken in self._beside(parts))
 
     def over(self, *parts: Times) -> float:
         """The median as a multiple of the sum of the parts'."""
-        return median(
-            total / sum(taken)
-            for total, *taken in zip(self.medians, *(part.medians for part in parts), strict=True)
-        )
+        return median(total / sum(taken) for total, *taken in self._beside(parts))
+
+    def _beside(self, parts: Iterable[Times]) -> Iterable[tuple[float, ...]]:
+        return zip(self.medians, *(part.medians for part in parts), strict=True)
 
 
 def interleaved(

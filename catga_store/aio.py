@@ -22,6 +22,7 @@ from typing import overload
 
 from anyio.lowlevel import RunVar
 
+from catga_store.checks import check_function
 from catga_store.claims import DEFAULT_LEASE
 from catga_store.conversation import Conversation
 from catga_store.drivers.local import AsyncLocalDriver
@@ -433,6 +434,7 @@ class AsyncStore:
 
         See `Store.transact`.
         """
+        check_function(function)
 
         def call(unit: Unit) -> Awaitable[R]:
             return function(AsyncSession(self._run, self._operations, unit), *args)

@@ -16,7 +16,15 @@ from catga_store.model import FlowSnapshot
 from catga_store.model import WaitCondition
 from catga_store.records import Complete
 
-__all__ = ["check_flow", "check_wait", "completion_change", "not_found", "step_key", "unique_ids"]
+__all__ = [
+    "check_flow",
+    "check_function",
+    "check_wait",
+    "completion_change",
+    "not_found",
+    "step_key",
+    "unique_ids",
+]
 
 
 def completion_change(
@@ -48,6 +56,13 @@ def check_flow(flow: object) -> None:
         raise UsageError(message)
 
 
+def check_function(function: object) -> None:
+    """Raise `UsageError` unless it can be called."""
+    if not callable(function):
+        message = f"transact calls a function with a session; {function!r} is none"
+        raise UsageError(message)
+
+
 def check_wait(wait: object) -> None:
     """Raise `UsageError` unless it is a wait condition."""
     if type(wait) is not WaitCondition:
@@ -62,8 +77,8 @@ def step_key(flow_id: str, step_index: int) -> Key:
 
 def unique_ids(flow_ids: Iterable[str]) -> list[str]:
     """The ids, checked, each once, in their order."""
-    if isinstance(flow_ids, str | bytes):
-        message = f"flow_ids must be a collection of ids, not the one text {flow_ids!r}"
+    if isinstance(flow_ids, str | bytes) or not isinstance(flow_ids, Iterable):
+        message = f"flow_ids must be a collection of ids, not {flow_ids!r}"
         raise UsageError(message)
 
     return list(dict.fromkeys(check_id(flow_id, "a flow id") for flow_id in flow_ids))

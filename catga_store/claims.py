@@ -35,8 +35,9 @@ from catga_store.model import Claim
 from catga_store.model import FlowSnapshot
 from catga_store.model import FlowStatus
 from catga_store.model import WaitCondition
+from catga_store.model import moment_up
 from catga_store.model import span_ms
-from catga_store.model import to_ms_up
+from catga_store.model import to_ms
 from catga_store.records import MAX_CHANGES
 from catga_store.records import PENDING
 from catga_store.records import TIMED_OUT
@@ -85,6 +86,7 @@ class Claims(Commits):
 
         lease_ms = _lease_ms(lease)
         owner = self.owner if owner is None else check_id(owner, "an owner")
+        codec.check_state_type(state_type)
         wanted = codec.type_name(state_type) or None
         claimed: list[FlowSnapshot[Any]] = []
 
@@ -259,7 +261,8 @@ class Claims(Commits):
         assert loaded is not None
         old = loaded.head
         now_ms = self.settings.now_ms()
-        due_ms = None if due_at is None else now_ms if due_at is AT_ONCE else to_ms_up(due_at)
+        until = moment_up(due_at)
+        due_ms = None if until is None else now_ms if until is AT_ONCE else to_ms(until)
         head = old._replace(
             version=old.version + 1, updated_ms=now_ms, owner=None, claim=None, due_ms=due_ms
         )

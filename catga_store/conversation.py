@@ -60,6 +60,8 @@ class Call(Request[R]):
     writes: bool
     single: bool = False
     """The function reads one row: it needs no snapshot."""
+    request: object = None
+    """The waist request it is a try at, for those who watch or replace a wire; it decides nothing."""
 
 
 @define

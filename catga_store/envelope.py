@@ -213,7 +213,7 @@ def _position(key: Key, text: str) -> FlowPosition:
 
     try:
         position = FlowPosition(tuple(int(index) for index in text.split("/")))
-    except ValueError as error:
+    except (ValueError, UsageError) as error:
         message = f"the position {text!r} of {key} cannot be read; it is left as it is"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
@@ -304,7 +304,7 @@ def load_wait(wait: WaitCondition, record: Record) -> None:
     give = object.__setattr__
     completed = {item.child: item for item in record.items}
     items = tuple(completed[child] for child in terms.children if child in completed)
-    give(wait, "_results", type(wait._results)(items))
+    give(wait, "_results", type(wait._results)(items, wait.key))
     give(wait, "_loaded", record)
 
 
@@ -341,7 +341,7 @@ def _read_wait(key: Key, prefix: bytes) -> WaitCondition | None:
         layout, fields = envelope["layout"], envelope["wait"]
         if layout == LAYOUT:
             return None if fields is None else _wait_from_json(fields)
-    except (KeyError, TypeError, ValueError, UsageError, CorruptRecordError) as error:
+    except (IndexError, KeyError, TypeError, ValueError, UsageError, CorruptRecordError) as error:
         message = f"the envelope of {key} cannot be read: {error}; it is left as it is"
         raise CorruptRecordError(message, key=tuple(key)) from error
 

@@ -30,6 +30,7 @@ from attrs import frozen
 from attrs import setters
 
 from catga_store import codec
+from catga_store.errors import CorruptRecordError
 from catga_store.errors import EncodingError
 from catga_store.errors import UsageError
 from catga_store.indices import IndexSet
@@ -58,6 +59,7 @@ __all__ = [
     "WaitType",
     "blank_flow",
     "from_ms",
+    "moment_up",
     "span_ms",
     "to_ms",
     "to_ms_up",
@@ -77,8 +79,12 @@ AT_ONCE = _EPOCH
 # --- time ---------------------------------------------------------------------------------------
 
 
-def to_ms(moment: datetime) -> int:
-    """Milliseconds since 1970, rounded down; `UsageError` for a naive datetime."""
+def to_ms(moment: object) -> int:
+    """Milliseconds since 1970, rounded down; `UsageError` unless it is an aware datetime."""
+    if not isinstance(moment, datetime):
+        message = f"{moment!r} is no datetime"
+        raise UsageError(message)
+
     if moment.tzinfo is None or moment.utcoffset() is None:
         message = (
             f"{moment!r} has no time zone; pass an aware datetime, such as one with tzinfo=UTC"
@@ -89,9 +95,9 @@ def to_ms(moment: datetime) -> int:
 
 
 def to_ms_up(moment: datetime) -> int:
-    """Milliseconds since 1970, rounded up; `UsageError` for a naive datetime."""
+    """Milliseconds since 1970, rounded up; `UsageError` unless it is an aware datetime."""
     milliseconds = to_ms(moment)
-    return milliseconds if from_ms(milliseconds) == moment else milliseconds + 1
+    return milliseconds if milliseconds * _MS == moment - _EPOCH else milliseconds + 1
 
 
 @lru_cache(maxsize=4096)
@@ -114,22 +120,23 @@ def span_ms(span: object, what: str) -> int:
 
 
 def _moment(value: datetime | None) -> datetime | None:
-    return None if value is None else from_ms(to_ms(_checked_moment(value)))
+    return None if value is None else _in_utc(value, to_ms(value))
 
 
-def _moment_up(value: datetime | None) -> datetime | None:
+def moment_up(value: datetime | None) -> datetime | None:
+    """A moment as it is kept: in UTC, in whole milliseconds, rounded up."""
     if value is None or value is AT_ONCE:
         return value
 
-    return from_ms(to_ms_up(_checked_moment(value)))
+    return _in_utc(value, to_ms_up(value))
 
 
-def _checked_moment(value: object) -> datetime:
-    if not isinstance(value, datetime):
-        message = f"{value!r} is no datetime"
-        raise UsageError(message)
-
-    return value
+def _in_utc(value: datetime, milliseconds: int) -> datetime:
+    try:
+        return from_ms(milliseconds)
+    except OverflowError:
+        message = f"{value!r} cannot be kept: in UTC it is no year from 1 to 9999"
+        raise UsageError(message) from None
 
 
 def _span(value: timedelta | None) -> timedelta | None:
@@ -161,6 +168,11 @@ def _error_text(_instance: object, attribute: Attribute[Any], value: object) -> 
     except UnicodeEncodeError as error:
         message = f"the error text cannot be kept: {error}"
         raise EncodingError(message, path="error") from error
+
+
+def _last_index(_instance: object, _attribute: Attribute[Any], value: object) -> None:
+    if value is not None:
+        IndexSet([value])  # type: ignore[list-item]  # raises for what is no index
 
 
 def _count(_instance: object, attribute: Attribute[Any], value: object) -> None:
@@ -263,6 +275,10 @@ class FlowPosition:
 
     def advance(self, by: int = 1) -> FlowPosition:
         """The position `by` steps on, at the same level."""
+        if type(by) is not int:
+            message = f"a position advances by an int, not by {by!r}"
+            raise UsageError(message)
+
         return FlowPosition((*self.path[:-1], self.path[-1] + by))
 
     def enter(self, index: int) -> FlowPosition:
@@ -325,7 +341,7 @@ class FlowSnapshot(Generic[S]):
     wait_condition: WaitCondition | None = field(
         default=None, validator=_wait_or_none, kw_only=True
     )
-    due_at: datetime | None = field(default=AT_ONCE, converter=_moment_up, kw_only=True)
+    due_at: datetime | None = field(default=AT_ONCE, converter=moment_up, kw_only=True)
     attempts: int = field(default=0, validator=_count, kw_only=True)
     _created_at: datetime | None = field(default=None, converter=_moment, kw_only=True)
     state_type: Any | None = field(default=None, kw_only=True, on_setattr=setters.frozen)
@@ -436,13 +452,22 @@ class Completion:
 class _Results(Mapping[str, ChildResult]):
     """Completions by child, decoded when they are looked at."""
 
-    def __init__(self, items: tuple[Item, ...]) -> None:
+    def __init__(self, items: tuple[Item, ...], key: Key | None = None) -> None:
         self._items = {item.child: item for item in items}
+        self._key = key
 
     def __getitem__(self, child: str) -> ChildResult:
         item = self._items[child]
-        body: dict[str, Any] = codec.decode_json(item.payload) if item.payload else {}
-        return ChildResult(item.success, body.get("result"), body.get("error"))
+        try:
+            body: dict[str, Any] = codec.decode_json(item.payload) if item.payload else {}
+            return ChildResult(item.success, body.get("result"), body.get("error"))
+        except (CorruptRecordError, AttributeError) as error:
+            message = (
+                f"the completion of {child!r} in {self._key} cannot be read: {error};"
+                " it is left as it is"
+            )
+            key = None if self._key is None else tuple(self._key)
+            raise CorruptRecordError(message, key=key) from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)
@@ -458,8 +483,8 @@ _NO_RESULTS = _Results(())
 
 
 def _children(value: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(value, str | bytes):
-        message = f"flow_ids must be a collection of ids, not the one text {value!r}"
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        message = f"flow_ids must be a collection of ids, not {value!r}"
         raise UsageError(message)
 
     children = tuple(dict.fromkeys(check_id(child, "a child's id") for child in value))
@@ -553,7 +578,7 @@ class ForEachProgress:
 
     processed_indices: AbstractSet[int] = field(factory=IndexSet, converter=IndexSet)
     failed_indices: AbstractSet[int] = field(factory=IndexSet, converter=IndexSet)
-    last_processed_index: int | None = field(default=None, kw_only=True)
+    last_processed_index: int | None = field(default=None, validator=_last_index, kw_only=True)
     _loaded: Record | None = field(default=None, init=False)
     _session: object | None = field(default=None, init=False)
     _key: Key | None = field(default=None, init=False)
@@ -599,6 +624,10 @@ class ForEachProgress:
         An item that failed here and was processed there is processed: somebody tried again.
         """
         processed, failed = self._sets()
+        if type(other) is not ForEachProgress:
+            message = f"a ForEachProgress is merged with another one, not with {other!r}"
+            raise UsageError(message)
+
         processed.update(other.processed_indices)
         failed.update(other.failed_indices)
         self.failed_indices = failed - processed

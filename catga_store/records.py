@@ -225,6 +225,8 @@ class Outcome(NamedTuple):
     duplicate: bool = False
     terms: Terms | None = None
     """SetWait on a closed condition: the terms that are stored."""
+    replaced: str = ""
+    """Complete that satisfied: the revision that the condition had before."""
 
 
 class Conflict(NamedTuple):

@@ -37,6 +37,12 @@ def _from_one(_instance: object, attribute: Attribute[Any], value: object) -> No
         raise UsageError(message)
 
 
+def _callable(_instance: object, attribute: Attribute[Any], value: object) -> None:
+    if value is not None and not callable(value):
+        message = f"{attribute.name} must be a function that answers the time, not {value!r}"
+        raise UsageError(message)
+
+
 def _seconds(value: object) -> float:
     if isinstance(value, timedelta):
         return span_ms(value, "timeout") / 1000
@@ -61,7 +67,7 @@ def _checked_owner(value: str | None) -> str | None:
 class Settings:
     """What every store can be told; `timeout` becomes seconds."""
 
-    clock: Callable[[], datetime] | None = None
+    clock: Callable[[], datetime] | None = field(default=None, validator=_callable)
     owner: str | None = field(default=None, converter=_checked_owner)
     timeout: float = field(default=_TIMEOUT, converter=_seconds)
     retention: Retention = field(factory=Retention, converter=_checked_retention)

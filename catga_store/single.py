@@ -138,6 +138,7 @@ class SingleOperations(Claims):
         else:
             key = flow_key(check_id(flow, "a flow id"))
             if version is not None or revision is not None:
+                _check_expected(version, revision)
                 (found,) = yield from ask(Read((key,), self.settings.now_ms()))
                 if found is None:
                     return False
@@ -350,6 +351,16 @@ class SingleOperations(Claims):
         yield Clear()
 
 
+def _check_expected(version: object, revision: object) -> None:
+    if version is not None and type(version) is not int:
+        message = f"version must be an int or None, not {version!r}"
+        raise UsageError(message)
+
+    if revision is not None and type(revision) is not str:
+        message = f"revision must be text or None, not {revision!r}"
+        raise UsageError(message)
+
+
 def _expected(key: Key, head: Head, version: int | None, revision: str | None) -> Head:
     """The head, if it has this version and revision, where they are given."""
     if version in (None, head.version) and revision in (None, head.revision):
@@ -374,7 +385,12 @@ def _flow_filter(
         message = f"status must be a FlowStatus or None, not {status!r}"
         raise UsageError(message)
 
-    name = state_type if isinstance(state_type, str) else codec.type_name(state_type) or None
+    if isinstance(state_type, str):
+        name: str | None = state_type
+    else:
+        codec.check_state_type(state_type)
+        name = codec.type_name(state_type) or None
+
     return Filter(
         FLOW,
         None if status is None else status.value,

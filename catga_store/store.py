@@ -21,6 +21,7 @@ from typing import TypeVarTuple
 from typing import Unpack
 from typing import overload
 
+from catga_store.checks import check_function
 from catga_store.claims import DEFAULT_LEASE
 from catga_store.conversation import Conversation
 from catga_store.drivers.local import LocalDriver
@@ -538,6 +539,7 @@ class Store:
         >>> store.transact(add, 5)
         5
         """
+        check_function(function)
 
         def call(unit: Unit) -> R:
             return function(Session(self._run, self._operations, unit), *args)
@@ -597,7 +599,10 @@ class Store:
 
 def sqlite_path(path: str | os.PathLike[str]) -> str:
     """The path of a SQLite file, absolute, so that a later `chdir` does not change the store."""
-    text: Any = os.fspath(path)
+    text: Any = path
+    if isinstance(text, os.PathLike):
+        text = os.fspath(text)
+
     if not isinstance(text, str) or text in ("", ":memory:") or "\0" in text:
         message = f"a SQLite store needs the path of a file, not {text!r}; memory:// needs none"
         raise UsageError(message)

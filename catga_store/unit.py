@@ -392,6 +392,8 @@ class Unit:
                 completions[change.key.id, change.child] = completion_of(outcome)
                 if outcome.satisfied:
                     self._settle_satisfied(change.key, outcome)
+                    if change.key in versions:
+                        versions[change.key] = outcome.version
             elif not isinstance(change, Check):
                 versions[change.key] = outcome.version
 
@@ -436,9 +438,9 @@ class Unit:
             return
 
         wait, loaded = entry.record, entry.record._loaded
-        if loaded is None or loaded.head.revision != outcome.revision:
-            # Not written by this commit: it may have been changed by others since it was read, so
-            # it stays what was read, and a later write of it is refused as stale.
+        if loaded is None or loaded.head.revision not in (outcome.revision, outcome.replaced):
+            # Changed by others since it was read: it stays what was read, and a later write of it
+            # is refused as stale.
             return
 
         head = loaded.head._replace(

@@ -218,9 +218,7 @@ def test_a_parent_of_very_many_ended_waits_is_claimed(store: cs.Store) -> None:
     for start in range(0, 250, 50):
         with store.begin() as session:
             for number in range(start, start + 50):
-                session.add(
-                    cs.WaitCondition(f"w-{number}", flow_ids=["a"], parent_flow_id="f")
-                )
+                session.add(cs.WaitCondition(f"w-{number}", flow_ids=["a"], parent_flow_id="f"))
 
     for number in range(250):
         store.complete_child(f"w-{number}", "a")

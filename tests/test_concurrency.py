@@ -235,8 +235,9 @@ async def filed(tmp_path: Path) -> AsyncIterator[cs.AsyncStore]:
 def gate_of(store: cs.AsyncStore, *, writes: bool) -> Gate:
     """Put a gate in front of a store's wire."""
     driver: Any = store._driver
-    driver.wire = Gate(driver.wire, writes=writes)
-    return driver.wire
+    gate = Gate(driver.wire, writes=writes)
+    driver.wire = gate
+    return gate
 
 
 async def until(event: threading.Event) -> None:

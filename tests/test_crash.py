@@ -213,22 +213,20 @@ def test_a_kill_leaves_all_of_a_commit_or_none(
         store.create(cs.FlowSnapshot("counter", state={"n": 0}, due_at=None))
 
     acknowledged = 0
-    for kill in range(kills):
+    for _ in range(kills):
         program = start(write)
         assert program.hear() == "ready"
 
         for _ in range(draw.randrange(1, 40)):
             acknowledged = program.hear()
 
-        for _ in range(draw.randrange(3000)):
+        for _ in range(draw.randrange(50_000)):
             pass  # so that kills come at every point of a commit, not only after its line
 
         acknowledged = [acknowledged, *program.kill()][-1]
 
-        # Every other time the file was closed by nobody, and whoever comes recovers the log.
         with cs.SQLiteStore(tmp_path / "flows.db") as store:
             acknowledged = assert_whole(store, acknowledged)
-            assert (tmp_path / "flows.db-wal").exists(), kill
 
 
 def test_a_process_killed_inside_a_transaction_holds_nobody_up(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -102,8 +103,17 @@ def run(
 
 def processes_about(folder: Path) -> list[str]:
     """Answer the processes that were started to work in a folder and are still there."""
-    listed = subprocess.run(["ps", "-A", "-o", "args="], check=True, capture_output=True, text=True)
-    return [line for line in listed.stdout.splitlines() if str(folder) in line]
+    commands: list[str] = []
+
+    if Path("/proc/self/cmdline").exists():
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it has ended in the meantime
+                commands.append(file.read_text(errors="replace"))
+    else:
+        listing = subprocess.run(["ps", "-A", "-o", "args="], check=True, capture_output=True)
+        commands += listing.stdout.decode(errors="replace").splitlines()
+
+    return [command for command in commands if str(folder) in command]
 
 
 # --- the command ----------------------------------------------------------------------------------

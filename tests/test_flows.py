@@ -279,7 +279,9 @@ def test_untyped_data_may_be_read_as_any_type(store: cs.Store) -> None:
 def test_a_state_is_not_read_as_another_named_type(store: cs.Store) -> None:
     """Between two named types stands a `StateTypeError` that names both."""
     store.create(cs.FlowSnapshot("o", state=Order(1)))
-    with pytest.raises(cs.StateTypeError, match="'o' is stored .* 'Order' .* as 'Ticket'") as caught:
+    with pytest.raises(
+        cs.StateTypeError, match="'o' is stored .* 'Order' .* as 'Ticket'"
+    ) as caught:
         store.get("o", Ticket)
 
     assert (caught.value.expected, caught.value.actual) == ("Ticket", "Order")
@@ -336,7 +338,9 @@ def test_a_stale_update_is_refused(store: cs.Store, clock: ManualClock) -> None:
     mine.state["n"] = 2
     mine.status = cs.FlowStatus.RUNNING
     before = facts(mine)
-    message = "flow 'f' was read at version 1 but the store holds 2; nothing in this commit was written"
+    message = (
+        "flow 'f' was read at version 1 but the store holds 2; nothing in this commit was written"
+    )
     with pytest.raises(cs.StaleFlowError, match=re.escape(message)) as caught:
         store.update(mine)
 
@@ -353,7 +357,9 @@ def test_an_update_of_a_deleted_flow_is_refused(store: cs.Store) -> None:
     store.create(flow)
     store.delete("f")
     before = facts(flow)
-    with pytest.raises(cs.FlowNotFoundError, match="'f' was read at version 1 and is gone") as caught:
+    with pytest.raises(
+        cs.FlowNotFoundError, match="'f' was read at version 1 and is gone"
+    ) as caught:
         store.update(flow)
 
     assert (caught.value.flow_id, caught.value.expected) == ("f", 1)

@@ -19,6 +19,12 @@ DATA = {"errors", "keys", "indices", "codec", "model"}
 PLANS = WAIST | DATA | {"envelope", "plans"}
 ASKING = PLANS | {"settings", "checks"}
 LOGIC = ASKING | {"unit", "commits", "claims", "single", "operations"}
+HOOKS = {f"_state_hooks.{name}" for name in ("base", "plain", "leaves", "typeforms")} | {
+    "_state_hooks.containers",
+    "_state_hooks.choices",
+    "_state_hooks.records",
+    "_state_hooks.classes",
+}
 STORES = {"stores.memory", "stores.sqlite", "stores.redis", "stores.nats"}
 EMBEDDED = STORES | {"stores.embedded"}
 DRIVERS = {f"drivers.{name}" for name in ("local", "redis_blocking", "redis_asyncio")} | {
@@ -32,7 +38,17 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "keys": {"errors"},
     "indices": {"errors", "keys"},
-    "_state_hooks": {"errors"},  # a part of codec, and used by nothing else
+    # A part of codec, and used by nothing else.
+    "_state_hooks.base": set(),
+    "_state_hooks.plain": {"_state_hooks.base"},
+    "_state_hooks.leaves": {"_state_hooks.base", "_state_hooks.plain"},
+    "_state_hooks.typeforms": {"_state_hooks.base"},
+    "_state_hooks.containers": {"_state_hooks.base"},
+    "_state_hooks.choices": {f"_state_hooks.{name}" for name in ("base", "leaves", "typeforms")},
+    "_state_hooks.records": {"_state_hooks.base"},
+    "_state_hooks.classes": {f"_state_hooks.{name}" for name in ("base", "records", "typeforms")},
+    "_state_hooks.compiler": {"errors"} | HOOKS,
+    "_state_hooks": {f"_state_hooks.{name}" for name in ("base", "plain", "typeforms", "compiler")},
     "codec": {"errors", "keys", "indices", "_state_hooks"},
     "schema": set(),
     "conversation": {"errors"},

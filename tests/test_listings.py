@@ -289,7 +289,9 @@ def test_conditions_are_listed(store: cs.Store, clock: ManualClock) -> None:
     assert ids(store.query_wait_conditions(outcome=cs.WaitOutcome.SATISFIED)) == ["w-1"]
     assert ids(store.query_wait_conditions(outcome=cs.WaitOutcome.PENDING)) == ["w-2", "w-0"]
     assert ids(store.query_wait_conditions(parent_flow_id="p")) == ["w-2", "w-0"]
-    assert ids(store.query_wait_conditions(parent_flow_id="p", outcome=cs.WaitOutcome.TIMED_OUT)) == []
+    assert (
+        ids(store.query_wait_conditions(parent_flow_id="p", outcome=cs.WaitOutcome.TIMED_OUT)) == []
+    )
     (_, _, first) = store.query_wait_conditions()
     assert dict(first.results) == {"a": cs.ChildResult(True, 1)}
     first.timeout = SECOND

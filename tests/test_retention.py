@@ -151,7 +151,11 @@ def test_an_expired_condition_may_be_set_afresh(store: cs.Store, clock: ManualCl
 
     fresh = cs.WaitCondition("w", flow_ids=["a"])
     assert store.set_wait_condition(fresh) is False
-    assert (fresh.version, fresh.created_at, fresh.outcome) == (1, clock.now, cs.WaitOutcome.PENDING)
+    assert (fresh.version, fresh.created_at, fresh.outcome) == (
+        1,
+        clock.now,
+        cs.WaitOutcome.PENDING,
+    )
 
 
 def test_a_condition_stays_until_its_parent_was_given_to_a_worker(

@@ -293,7 +293,9 @@ def test_a_gained_field_is_no_change(store: cs.Store) -> None:
         session.commit()
 
     assert store.get_one("o").state == {"total": 2, "note": "none"}
-    with pytest.raises(cs.StateTypeError, match="version 2 of 'Grown', this program knows version 1"):
+    with pytest.raises(
+        cs.StateTypeError, match="version 2 of 'Grown', this program knows version 1"
+    ):
         store.get_one("o", Early)
 
 
@@ -513,7 +515,9 @@ def test_progress_of_a_replaced_flow_is_the_new_flows(store: cs.Store) -> None:
         session.save_for_each_progress("f", 0, cs.ForEachProgress([9]))
 
     kept = store.list_for_each_progress("f")
-    assert [(step, list(progress.processed_indices)) for step, progress in kept.items()] == [(0, [9])]
+    assert [(step, list(progress.processed_indices)) for step, progress in kept.items()] == [
+        (0, [9])
+    ]
 
 
 def test_a_condition_is_replaced_in_one_commit(store: cs.Store) -> None:
@@ -774,9 +778,7 @@ USES: list[Callable[[cs.Session], object]] = [
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_closed_session_is_refused(
-    store: cs.Store, use: Callable[[cs.Session], object]
-) -> None:
+def test_a_closed_session_is_refused(store: cs.Store, use: Callable[[cs.Session], object]) -> None:
     """Everything but `close` and `rollback` raises `SessionClosedError` that says why."""
     session = store.session()
     session.close()

@@ -34,9 +34,7 @@ def answer(
     *, accepted: bool = False, duplicate: bool = False, now: bool = False, outcome: Any = None
 ) -> cs.Completion:
     """Say what a completion should answer."""
-    return cs.Completion(
-        accepted=accepted, duplicate=duplicate, now_satisfied=now, outcome=outcome
-    )
+    return cs.Completion(accepted=accepted, duplicate=duplicate, now_satisfied=now, outcome=outcome)
 
 
 def suspended(store: cs.Store, wait: cs.WaitCondition, flow_id: str = "parent") -> None:
@@ -610,7 +608,9 @@ def test_a_wait_has_one_parent(store: cs.Store) -> None:
     """A condition of another parent is refused, and nothing is queued."""
     with store.session() as session:
         flow = cs.FlowSnapshot("f", state={})
-        with pytest.raises(cs.UsageError, match="wait condition 'w' has the parent 'other', not 'f'"):
+        with pytest.raises(
+            cs.UsageError, match="wait condition 'w' has the parent 'other', not 'f'"
+        ):
             session.suspend(flow, wait_for("w", "a", parent_flow_id="other"))
 
         assert flow.status is cs.FlowStatus.CREATED

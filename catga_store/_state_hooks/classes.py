@@ -111,9 +111,7 @@ def check_class(cls: Any, fields: Sequence[Field]) -> None:
         raise Unkept(cls, why)
 
 
-def _extras_check(
-    cls: type, label: str, fields: Sequence[Field]
-) -> Callable[[Any], None] | None:
+def _extras_check(cls: type, label: str, fields: Sequence[Field]) -> Callable[[Any], None] | None:
     """Make the check that an instance has no attribute that would be lost; None: it cannot have."""
     if not any("__dict__" in vars(base) for base in cls.__mro__):
         return None

@@ -107,7 +107,10 @@ class _Building:
     def refusal(self, declared: Any, why: str, part: str = "") -> EncodingError:
         """Make the error of a type that cannot be kept: `under` has left the path at it."""
         path = "$" + "".join([*self._path, part][:20])
-        message = f"{path} is declared {label_of(declared)}, which cannot be kept: {why}; nothing was encoded or decoded"
+        message = (
+            f"{path} is declared {label_of(declared)}, which cannot be kept: {why}; "
+            "nothing was encoded or decoded"
+        )
         return EncodingError(message, path=path)
 
     def under(self, part: str, declared: Any) -> Hooks:
@@ -236,9 +239,7 @@ def _enum(_: _Building, cls: type[enum.Enum]) -> Hooks:
 
 def _list(building: _Building, declared: Any) -> Hooks:
     (element,) = typing.get_args(declared) or (Any,)
-    return building.once(
-        declared, list, LIST, lambda: list_hooks(building.under("[*]", element))
-    )
+    return building.once(declared, list, LIST, lambda: list_hooks(building.under("[*]", element)))
 
 
 def _tuple(building: _Building, declared: Any) -> Hooks:
@@ -301,7 +302,7 @@ def _typeddict(building: _Building, declared: Any) -> Hooks:
 
 def _declaring_typeddict(cls: Any, name: str) -> Any:
     """Find the TypedDict that declares a key: those of its bases are copied into every one."""
-    bases: tuple[Any, ...] = vars(cls).get("__orig_bases__", ())
+    bases: tuple[Any, ...] = cls.__dict__.get("__orig_bases__", ())
     for base in map(origin_of, bases):
         if is_typeddict(base) and name in base.__annotations__:
             return _declaring_typeddict(base, name)

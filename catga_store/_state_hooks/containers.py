@@ -83,10 +83,13 @@ def variadic_hooks(element: Hooks) -> Hooks:
 
 def tuple_hooks(each: Sequence[Hooks]) -> Hooks:
     """Make the hooks of a tuple with a type for every place."""
-    encs = [hooks.enc for hooks in each]
-    decs = [hooks.dec for hooks in each]
     label = f"tuple[{', '.join(hooks.label for hooks in each) or '()'}]"
+    enc = _tuple_enc(label, [hooks.enc for hooks in each])
+    dec = _tuple_dec(label, [hooks.dec for hooks in each])
+    return Hooks(label, frozenset((tuple,)), LIST, enc, dec)
 
+
+def _tuple_enc(label: str, encs: Sequence[Enc]) -> Enc:
     def enc(value: Any) -> Any:
         if value.__class__ is not tuple:
             raise Misfit(label, describe(value))
@@ -103,6 +106,10 @@ def tuple_hooks(each: Sequence[Hooks]) -> Hooks:
 
         return out
 
+    return enc
+
+
+def _tuple_dec(label: str, decs: Sequence[Dec]) -> Dec:
     def dec(value: Any, _: Any) -> Any:
         if value.__class__ is not list:
             raise Misfit(label, kind_of(value))
@@ -119,7 +126,7 @@ def tuple_hooks(each: Sequence[Hooks]) -> Hooks:
 
         return tuple(out)
 
-    return Hooks(label, frozenset((tuple,)), LIST, enc, dec)
+    return dec
 
 
 def set_hooks(cls: type[Any], element: Hooks) -> Hooks:
@@ -255,9 +262,10 @@ def _pairs(label: str, keys: Hooks, values: Hooks) -> Hooks:
         out: dict[Any, Any] = {}
         index = 0
         try:
-            for index, pair in enumerate(value):
+            for pair in value:
                 key, item = _pair(pair)
                 out[keys.dec(key, None)] = values.dec(item, None)
+                index += 1
         except Exception as error:
             raise at(error, f"[{index}]")
 

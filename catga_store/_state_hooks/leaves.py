@@ -29,8 +29,8 @@ from catga_store._state_hooks.base import kind_of
 from catga_store._state_hooks.plain import TOO_HIGH
 from catga_store._state_hooks.plain import TOO_LOW
 from catga_store._state_hooks.plain import check_float
-from catga_store._state_hooks.plain import too_long
 from catga_store._state_hooks.plain import check_text
+from catga_store._state_hooks.plain import too_long
 
 __all__ = ["EXPLAINED_STR", "LEAVES", "leaf"]
 

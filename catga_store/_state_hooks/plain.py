@@ -61,9 +61,7 @@ def enter(value: Any, active: set[int]) -> None:
 
 def too_long() -> Misfit:
     """Answer what to raise for integers that Python would not read back."""
-    return Misfit(
-        "an int of at most 4300 digits", "a longer one", "Python would not read it back"
-    )
+    return Misfit("an int of at most 4300 digits", "a longer one", "Python would not read it back")
 
 
 def check_float(value: float) -> None:
@@ -88,9 +86,11 @@ def _check_list(value: list[Any], active: set[int], harmless: frozenset[Kind]) -
     enter(value, active)
     index = 0
     try:
-        for index, item in enumerate(value):
+        for item in value:
             if item.__class__ not in harmless:
                 _CHECKS.get(item.__class__, _refuse)(item, active, harmless)
+
+            index += 1
     except Exception as error:
         raise at(error, f"[{index}]")
 

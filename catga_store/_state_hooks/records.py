@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 from typing import NoReturn
+from typing import cast
 
 from catga_store._state_hooks.base import OBJECT
 from catga_store._state_hooks.base import Hooks
@@ -62,7 +63,7 @@ def typeddict_hooks(label: str, fields: Mapping[str, Hooks], required: AbstractS
 def namedtuple_hooks(cls: Any, label: str, fields: Mapping[str, Hooks]) -> Hooks:
     """Make the hooks of a NamedTuple: an object, so that fields may be added."""
     defaults: Mapping[str, Any] = cls._field_defaults
-    new: Any = tuple.__new__  # past a `__new__` of its own
+    new = cast("Any", tuple).__new__  # past a `__new__` of its own
     needed = fields.keys() - defaults.keys()
 
     def enc(value: Any) -> Any:
@@ -94,9 +95,7 @@ def namedtuple_hooks(cls: Any, label: str, fields: Mapping[str, Hooks]) -> Hooks
     return Hooks(label, frozenset((cls,)), OBJECT, enc, dec)
 
 
-def check_keys(
-    label: str, value: Any, fields: Mapping[str, Any], needed: AbstractSet[str]
-) -> None:
+def check_keys(label: str, value: Any, fields: Mapping[str, Any], needed: AbstractSet[str]) -> None:
     """Refuse what is no object with these keys."""
     if value.__class__ is not dict:
         raise Misfit(label, kind_of(value))

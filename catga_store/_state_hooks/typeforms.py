@@ -83,7 +83,7 @@ def label_of(declared: Any) -> str:
 
 def named_by_itself(cls: Any) -> tuple[Any, ...] | None:
     """Answer what stands in a class's own `__flow_type__`; a subclass does not inherit it."""
-    named: tuple[Any, ...] | None = vars(cls).get("__flow_type__")
+    named: tuple[Any, ...] | None = cls.__dict__.get("__flow_type__")
     return named
 
 

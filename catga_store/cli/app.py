@@ -75,7 +75,7 @@ def main(
 
 
 @app.command(
-    epilog="Examples:\n\n- `catga-store demo`\n- `catga-store demo --store sqlite:///flows.db`",
+    epilog="Examples: `catga-store demo` or `catga-store demo --store sqlite:///flows.db`",
 )
 def demo(
     store: Annotated[

@@ -8,6 +8,8 @@ loop, since it takes microseconds, and SQLite's in a worker thread.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
+from collections.abc import Callable
 from typing import Any
 from typing import Protocol
 from typing import TypeVar
@@ -59,6 +61,11 @@ class _Local:
 class LocalDriver(_Local):
     """Runs conversations by blocking."""
 
+    def __init__(self, waist: Waist, wire: Wire) -> None:
+        super().__init__(waist, wire)
+        self.sleep: Callable[[float], None] = time.sleep
+        """How it waits; may be replaced, like `wire`."""
+
     def run(self, conversation: Conversation[T]) -> T:
         """Run a conversation over waist requests to its end."""
         return run(conversation, self._perform)
@@ -76,7 +83,7 @@ class LocalDriver(_Local):
             return self.wire(call)
 
         if isinstance(request, Pause):
-            return time.sleep(request.seconds)
+            return self.sleep(request.seconds)
 
         assert isinstance(request, Invoke), request  # noqa: S101  there are no others
         return request.function()
@@ -88,6 +95,11 @@ class LocalDriver(_Local):
 
 class AsyncLocalDriver(_Local):
     """Runs conversations by awaiting; every operation is a checkpoint."""
+
+    def __init__(self, waist: Waist, wire: Wire) -> None:
+        super().__init__(waist, wire)
+        self.sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+        """How it waits; may be replaced, like `wire`."""
 
     async def run(self, conversation: Conversation[T]) -> T:
         """Run a conversation over waist requests to its end."""
@@ -112,7 +124,7 @@ class AsyncLocalDriver(_Local):
             return await in_thread(lambda: self.wire(call))
 
         if isinstance(request, Pause):
-            return await anyio.sleep(request.seconds)
+            return await self.sleep(request.seconds)
 
         assert isinstance(request, Invoke), request  # noqa: S101  there are no others
         return await request.function()

@@ -257,7 +257,9 @@ class EmbeddedStore:
 
     def _read(self, request: Read) -> Conversation[tuple[Record | None, ...]]:
         single = len(request.keys) == 1 and request.keys[0].kind == FLOW
-        call = Call(lambda tables: read(tables, request), writes=False, single=single)
+        call = Call(
+            lambda tables: read(tables, request), writes=False, single=single, request=request
+        )
         records: tuple[Record | None, ...] = yield from self._send(call)
         return records
 
@@ -274,7 +276,7 @@ class EmbeddedStore:
             return apply(tables, request, at_ms)
 
         try:
-            reply: Reply | None = yield from self._send(Call(transaction, writes=True))
+            reply: Reply | None = yield from self._send(Call(transaction, writes=True, request=request))
         except ReplyLostError as error:
             raise _uncertain(request.id, (change.key for change in request.changes)) from error
 
@@ -289,7 +291,9 @@ class EmbeddedStore:
 
     def _resolve(self, request: Resolve) -> Conversation[Applied | None]:
         at_ms = time.time_ns() // 1_000_000
-        call = Call[Applied | None](lambda tables: resolve(tables, request, at_ms), writes=True)
+        call = Call[Applied | None](
+            lambda tables: resolve(tables, request, at_ms), writes=True, request=request
+        )
         try:
             applied: Applied | None = yield from self._send(call)
         except (ReplyLostError, StoreUnavailableError) as error:
@@ -302,7 +306,9 @@ class EmbeddedStore:
     ) -> Callable[[Any], Conversation[Any]]:
         def handler(request: Any) -> Conversation[Any]:
             return (
-                yield from self._send(Call(lambda tables: function(tables, request), writes=False))
+                yield from self._send(
+                    Call(lambda tables: function(tables, request), writes=False, request=request)
+                )
             )
 
         return handler
@@ -316,7 +322,7 @@ class EmbeddedStore:
             try:
                 return (
                     yield from self._send(
-                        Call(lambda tables: function(tables, request), writes=True)
+                        Call(lambda tables: function(tables, request), writes=True, request=request)
                     )
                 )
             except ReplyLostError as error:
@@ -834,6 +840,7 @@ def _complete(tables: Tables, commit: Commit, change: Complete) -> Outcome:
         head.created_ms,
         satisfied=satisfied,
         accepted=True,
+        replaced=row.head.revision if satisfied else "",
     )
 
 

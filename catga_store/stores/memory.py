@@ -20,6 +20,7 @@ from sortedcontainers import SortedDict
 from sortedcontainers import SortedList
 
 from catga_store.conversation import Call
+from catga_store.errors import UsageError
 from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
@@ -453,8 +454,12 @@ _wires: weakref.WeakSet[MemoryWire] = weakref.WeakSet()
 _held: list[MemoryTables] = []
 
 
-def shared_tables(name: str) -> MemoryTables:
+def shared_tables(name: object) -> MemoryTables:
     """The tables of that name in this process; the empty name makes new ones each time."""
+    if not isinstance(name, str):
+        message = f"the name of a memory store must be text, not {name!r}"
+        raise UsageError(message)
+
     if not name:
         return MemoryTables()
 

@@ -80,7 +80,8 @@ LARGEST_IDLE_LOG = 16 * 1024 * 1024
 """What a burst of large commits has made of the log is cut back to this once it is checkpointed."""
 
 _LOOK_AT_LOG_EVERY = 64
-_PAUSES = 0.0002, 0.002
+_SMALLEST_DATABASE = 512
+_PAUSES = 0.0005, 0.005
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 _HEAD = (
@@ -246,6 +247,15 @@ def _flow_found(row: Sequence[Any]) -> Found:
     """An entry from `_HEAD` and the id."""
     key = _key(FLOW, row[15])
     return Found(key, _head(key, row))
+
+
+def _due_found(row: Sequence[Any]) -> Found:
+    """An entry from `_HEAD`, the id and the type of the body."""
+    found = _flow_found(row[:16])
+    if row[16] != "blob":
+        raise _corrupt(found.key, f"a body of type {row[16]}")
+
+    return found
 
 
 def _wait_found(row: Sequence[Any]) -> Found:
@@ -517,16 +527,19 @@ class SQLiteTables:
 
     def due_flows(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
         rows = self._execute(
-            f"SELECT {_HEAD}, id FROM catga_flows WHERE due_ms IS NOT NULL AND due_ms <= ?"  # noqa: S608  ours
+            f"SELECT {_HEAD}, id, typeof(body)"  # noqa: S608  ours
+            " FROM catga_flows WHERE due_ms IS NOT NULL AND due_ms <= ?"
             " AND (? IS NULL OR type IN ('', ?)) AND (expires_ms IS NULL OR expires_ms > ?)"
             " ORDER BY due_ms",
             (now_ms, wanted, wanted, now_ms),
         )
-        return _readable(rows, limit, _flow_found)
+        return _readable(rows, limit, _due_found)
 
     def due_waits(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
         rows = self._execute(
-            f"SELECT {_WAIT_HEAD}, id, parent, terms FROM catga_waits"  # noqa: S608  ours
+            f"SELECT {_WAIT_HEAD}, id, parent, terms, EXISTS (SELECT 1 FROM catga_items"  # noqa: S608  ours
+            " WHERE wait = catga_waits.id AND done AND (typeof(child) <> 'blob'"
+            " OR typeof(success) <> 'integer' OR typeof(payload) <> 'blob')) FROM catga_waits"
             " WHERE due_ms IS NOT NULL AND parent IS NOT NULL AND due_ms <= ?"
             " AND (? IS NULL OR ifnull((SELECT type FROM catga_flows"
             " WHERE id = parent AND step = 0 AND (expires_ms IS NULL OR expires_ms > ?)), '')"
@@ -537,8 +550,11 @@ class SQLiteTables:
 
     def _wake(self, row: Sequence[Any]) -> Found:
         """A condition that can be told of: it and its parent can be read."""
-        found = _wait_found(row)
+        found = _wait_found(row[:11])
         _read_terms(found.key, row[10])
+        if row[11]:
+            raise _corrupt(found.key, "a completion")
+
         self.head(flow_key(_key(FLOW, row[9]).id))
         return found
 
@@ -688,10 +704,11 @@ def _where(wanted: Filter) -> tuple[str, list[Any]]:
 
 def _item(key: Key, row: Sequence[Any]) -> Item:
     child, success, payload = row
-    if type(payload) is not bytes or type(success) is not int:
-        raise _corrupt(key, f"the completion {_shown(row)}")
+    if type(child) is bytes and type(payload) is bytes and type(success) is int:
+        with contextlib.suppress(UnicodeDecodeError):
+            return Item(child.decode(), bool(success), payload)
 
-    return Item(_key(FLOW, child).id, bool(success), payload)
+    raise _corrupt(key, f"the completion {_shown(row)}")
 
 
 def _write_terms(terms: Terms) -> str:
@@ -829,9 +846,8 @@ class SQLiteWire:
         there may never be one. This waits for those that are there, and lets new ones read the
         file instead.
         """
-        with contextlib.suppress(OSError, sqlite3.Error):
-            log = os.stat(f"{self._path}-wal")  # noqa: PTH116  as in `_place`
-            if log.st_size > 2 * LARGEST_IDLE_LOG:
+        with contextlib.suppress(sqlite3.Error):
+            if _size(f"{self._path}-wal") > 2 * LARGEST_IDLE_LOG:
                 connection.execute("PRAGMA busy_timeout = 250")
                 try:
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -980,6 +996,11 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
     execute("PRAGMA trusted_schema = OFF")
     execute(f"PRAGMA journal_size_limit = {LARGEST_IDLE_LOG}")
 
+    if 0 < _size(path) < _SMALLEST_DATABASE:
+        # SQLite would take it for an empty one and write over it.
+        message = f"the file {path!r} is no SQLite database: it is left as it is"
+        raise CorruptRecordError(message, key=None)
+
     tables, ours = execute(
         "SELECT count(*), total(name = 'catga_layout') FROM sqlite_master WHERE type = 'table'"
     ).fetchone()
@@ -1049,6 +1070,14 @@ def _place(path: str) -> tuple[int, int] | None:
         return None
 
     return found.st_dev, found.st_ino
+
+
+def _size(path: str) -> int:
+    """The size of a file, 0 if it is not there."""
+    with contextlib.suppress(OSError):
+        return Path(path).stat().st_size
+
+    return 0
 
 
 def _close_all(idle: list[SQLiteTables]) -> None:

@@ -1,11 +1,46 @@
-"""The parity machine: one Hypothesis state machine for every store and every face."""
+"""The parity machine: one Hypothesis state machine for every store and every face.
+
+To run it against a store of your own, say how to open it, and let pytest or Hypothesis run it:
+
+    class MyStoreMachine(StoreMachine):
+        def open_face(self, clock, retention, partitions):
+            return BlockingFace(lambda: MyStore(clock=clock, retention=retention, partitions=partitions))
+
+    TestMyStore = MyStoreMachine.TestCase
+
+Each example opens a store, which must be empty, and closes it. The rules are in `rules_flows`,
+`rules_waits`, `rules_claims` and `rules_sessions`; after each, everything that can be read is
+compared with the model (`core`, `model`). Nothing in them knows which store it is that they run.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
+from catga_store.model import Retention
+from catga_store.testing.clock import ManualClock
+from catga_store.testing.faces import Face
 from catga_store.testing.rules_sessions import SessionRules
 
-__all__ = ["StoreMachine"]
+__all__ = ["OpenFace", "StoreMachine", "machine_for"]
+
+OpenFace: TypeAlias = Callable[[ManualClock, Retention, int], Face]
+"""Opens an empty store with this clock, retention and number of partitions."""
 
 
 class StoreMachine(SessionRules):
-    """TODO."""
+    """Every public operation of a store, in drawn orders, against the plain model.
+
+    A subclass says in `open_face` which store; `partitions` are the numbers that are drawn from.
+    """
+
+
+def machine_for(open_face: OpenFace) -> type[StoreMachine]:
+    """The machine for the store that `open_face(clock, retention, partitions)` opens."""
+
+    class Machine(StoreMachine):
+        def open_face(self, clock: ManualClock, retention: Retention, partitions: int) -> Face:
+            return open_face(clock, retention, partitions)
+
+    return Machine

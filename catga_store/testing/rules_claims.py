@@ -36,6 +36,12 @@ class ClaimRules(WaitRules):
     def claim_due(
         self, type_name: str | None, lease: timedelta, limit: int, owner: str
     ) -> None:
+        self.claim_some(type_name, lease, limit, owner)
+
+    def claim_some(
+        self, type_name: str | None, lease: timedelta, limit: int, owner: str
+    ) -> None:
+        """Claim what is due."""
         self.world.forget_expired()
         before = self.world.conditions()
         flows = self.face.claim_due(TYPES[type_name], lease=lease, limit=limit, owner=owner)
@@ -51,6 +57,32 @@ class ClaimRules(WaitRules):
         for flow in flows:
             self.taken(flow, lease, before)
 
+    @rule(
+        which=st.integers(0, 3),
+        how=st.sampled_from(["complete", "twice", "deadline", "almost"]),
+        lease=core.spans,
+        limit=st.sampled_from([1, 50]),
+    )
+    def end_a_wait(self, which: int, how: str, lease: timedelta, limit: int) -> None:
+        """A wait ends, or almost, and a worker comes by."""
+        self.world.forget_expired()
+        waits = [
+            (name, wait)
+            for name, wait in sorted(self.world.conditions().items())
+            if wait.terms.parent is not None and wait.outcome == "PENDING"
+        ]
+        if waits:
+            name, wait = waits[which % len(waits)]
+            if how in ("complete", "twice"):
+                for child in wait.terms.children:
+                    for _ in range(2 if how == "twice" else 1):
+                        self.complete_one(name, child, (which != 1, which, None))
+            elif wait.deadline is not None and wait.deadline > self.now:
+                early = timedelta(milliseconds=how == "almost")
+                self.clock.advance(wait.deadline - early - self.clock.now)
+
+            self.claim_some(None, lease, limit, OWNERS[0])
+
     def taken(self, flow: Any, lease: timedelta, before: dict[str, model.Wait]) -> None:
         """Hold a flow that was just claimed; a wait that has ended shows its results."""
         want = self.world.flows[flow.flow_id]
@@ -63,7 +95,10 @@ class ClaimRules(WaitRules):
 
     @rule(place=places, lease=core.spans, owner=owners)
     def claim(self, place: int, lease: timedelta, owner: str) -> None:
-        flow_id = self.flow_id(place)
+        self.claim_one(self.flow_id(place), lease, owner)
+
+    def claim_one(self, flow_id: str, lease: timedelta, owner: str) -> None:
+        """Claim a flow, or find it claimed."""
         self.world.forget_expired()
         before = self.world.conditions()
         done = self.agree(
@@ -85,7 +120,10 @@ class ClaimRules(WaitRules):
     @precondition(lambda self: self.claimed())
     @rule(which=st.integers(0, 3), lease=st.one_of(st.none(), core.spans))
     def extend(self, which: int, lease: timedelta | None) -> None:
-        copy = self.pick(self.claimed(), which)
+        self.extend_one(self.pick(self.claimed(), which), lease)
+
+    def extend_one(self, copy: Copy, lease: timedelta | None) -> None:
+        """Extend a claim, or find it lost."""
         before = copy.obj.version, copy.obj.revision, copy.obj.due_at
         span = copy.lease if lease is None else in_ms(lease)
         assert span is not None  # noqa: S101  for the type checker
@@ -95,10 +133,48 @@ class ClaimRules(WaitRules):
         )
         assert before == (copy.obj.version, copy.obj.revision, copy.obj.due_at)  # noqa: S101  a check
 
+    @rule(
+        place=places,
+        how=st.sampled_from(["extend", "write", "release"]),
+        change=core.flow_changes,
+        late=st.sampled_from([timedelta(0), timedelta(milliseconds=-1)]),
+    )
+    def lose_a_claim(
+        self, place: int, how: str, change: tuple[str, Any], late: timedelta
+    ) -> None:
+        """A lease ends, or almost, somebody else claims the flow, and its first owner comes back."""
+        self.world.forget_expired()
+        flow_id = self.flow_id(place)
+        lease = timedelta(seconds=1)
+        if flow_id not in self.world.flows:
+            return
+
+        self.claim_one(flow_id, lease, OWNERS[0])
+        flow = self.world.flows[flow_id]
+        mine = [copy for copy in self.claimed() if copy.base is flow]
+        if not mine:
+            return
+
+        copy = mine[0]
+        self.clock.advance(lease + late)
+        self.claim_one(flow_id, lease, OWNERS[1])
+        if how == "extend":
+            self.extend_one(copy, None)
+        elif how == "release":
+            self.release_one(copy)
+        else:
+            self.change_flow(copy.obj, change)
+            self.write_back(copy)
+
     @precondition(lambda self: self.claimed())
     @rule(which=st.integers(0, 3), offset=core.offsets, at_once=st.booleans())
     def release(self, which: int, offset: timedelta | None, at_once: bool) -> None:  # noqa: FBT001  drawn
-        copy = self.pick(self.claimed(), which)
+        self.release_one(self.pick(self.claimed(), which), offset, at_once=at_once)
+
+    def release_one(
+        self, copy: Copy, offset: timedelta | None = None, *, at_once: bool = True
+    ) -> None:
+        """Give a claim back, or find it lost."""
         due = self.moment(offset)
         given: dict[str, Any] = {} if at_once else {"due_at": due}
         modelled = model.AT_ONCE if at_once else due and model.ceil_ms(due)

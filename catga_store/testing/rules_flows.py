@@ -218,6 +218,24 @@ class FlowRules(Core):
             lambda: self.face.delete(copy.key, **number), change, facts=by == "version"
         )
 
+    @rule(place=places, change=core.flow_changes, at=st.sampled_from([1, 1, 2]))
+    def delete_and_create(self, place: int, change: tuple[str, Any], at: int) -> None:
+        """A flow goes and another comes under its id; who has read the first one writes."""
+        self.world.forget_expired()
+        flow_id = self.flow_id(place)
+        if flow_id not in self.world.flows:
+            return
+
+        copy = self.held(self.face.get(flow_id))
+        self._delete(lambda: self.face.delete(flow_id), model.DeleteFlow(flow_id))
+        self.create_one({"flow_id": flow_id, "state": {"n": 0, "note": "another"}})
+        other = self.flows[-1]
+        while other.base.version < min(copy.base.version, at):
+            self.write_back(other)
+
+        self.change_flow(copy.obj, change)
+        self.write_back(copy)
+
     def _delete(
         self, real: Any, change: model.DeleteFlow, *, facts: bool = True
     ) -> None:
@@ -388,6 +406,25 @@ class FlowRules(Core):
         coming = sorted(moment for moment in self.moments() if moment - early > self.now)
         if coming:
             self.clock.advance(coming[which % len(coming)] - early - self.clock.now)
+
+    @rule(
+        place=places,
+        status=st.sampled_from([FlowStatus.COMPLETED, FlowStatus.FAILED]),
+        early=st.sampled_from([timedelta(0), timedelta(milliseconds=1)]),
+    )
+    def let_it_expire(self, place: int, status: FlowStatus, early: timedelta) -> None:
+        """A flow ends, and its retention too, or almost."""
+        self.world.forget_expired()
+        flow_id = self.flow_id(place)
+        if flow_id not in self.world.flows:
+            return
+
+        copy = self.held(self.face.get(flow_id))
+        self.change_flow(copy.obj, ("status", status))
+        self.write_back(copy)
+        expires = self.world.flows[flow_id].expires
+        if expires is not None:
+            self.clock.advance(expires - early - self.clock.now)
 
     def moments(self) -> set[datetime]:
         """When something happens by itself."""

@@ -26,6 +26,7 @@ from catga_store.testing import model
 from catga_store.testing.core import CHILDREN
 from catga_store.testing.core import FLOW_IDS
 from catga_store.testing.core import STEPS
+from catga_store.testing.core import WAIT_IDS
 from catga_store.testing.core import Copy
 from catga_store.testing.rules_claims import ClaimRules
 from catga_store.testing.rules_flows import mark
@@ -626,6 +627,65 @@ class SessionRules(ClaimRules):
             self.suspend(opened, opened.live("flow")[0], WaitCondition(**arguments))
             self.commit(opened)
 
+        opened.real.close()
+        self.forget(opened)
+        self.sessions.remove(opened)
+
+    @rule(
+        place=places,
+        change=core.flow_changes,
+        rival=st.sampled_from([None, "flow", "wait", "progress", "check"]),
+    )
+    def commit_beside_a_rival(
+        self, place: int, change: tuple[str, Any], rival: str | None
+    ) -> None:
+        """A session changes several records; somebody else may change one of them before it commits."""
+        self.world.forget_expired()
+        ids = [each for each in sorted(self.world.flows) if each.startswith("{t}")]
+        if not ids:
+            return
+
+        opened = Open(self.face.session())
+        self.sessions.append(opened)
+        flow_id, name = ids[place % len(ids)], WAIT_IDS[place % 2]
+        found = opened.real.get(flow_id)
+        self.track(opened, "flow", flow_id, found, self.world.flows[flow_id])
+        self.change_flow(found, change)
+        found = opened.real.get_wait_condition(name)
+        self.track(opened, "wait", name, found, self.world.wait(name))
+        if found is not None:
+            found.outcome = WaitOutcome.CANCELLED
+
+        found = opened.real.get_for_each_progress(flow_id, STEPS[0])
+        self.track(opened, "progress", (flow_id, STEPS[0]), found, self.world.progress.get((flow_id, STEPS[0])))
+        progress = ForEachProgress() if found is None else found
+        progress.mark(place)
+        opened.real.save_for_each_progress(flow_id, STEPS[0], progress)
+        if found is None:
+            opened.entries["progress", (flow_id, STEPS[0])] = Entry(
+                Copy(progress, (flow_id, STEPS[0])), "new"
+            )
+
+        opened.real.complete_child(WAIT_IDS[1 - place % 2], CHILDREN[0])
+        opened.completions[WAIT_IDS[1 - place % 2], CHILDREN[0]] = model.Complete(
+            WAIT_IDS[1 - place % 2], CHILDREN[0], (True, None, None)
+        )
+        if rival == "check":
+            other = self.held(self.face.get(ids[0]))
+            opened.real.check(other.obj)
+            opened.checks["flow", ids[0]] = other
+
+        if rival in ("flow", "check"):
+            flow = self.face.get(ids[0] if rival == "check" else flow_id)
+            self.change_flow(flow, ("n", place))
+            self.write_back(self.held(flow))
+        elif rival == "wait" and found is not None:
+            self.complete_one(name, self.child_of(name, place), (True, None, None))
+        elif rival == "progress":
+            other = Copy(ForEachProgress(), (flow_id, STEPS[0]))
+            self.save(other, overwrite=True)
+
+        self.commit(opened)
         opened.real.close()
         self.forget(opened)
         self.sessions.remove(opened)

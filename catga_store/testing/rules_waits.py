@@ -156,7 +156,7 @@ class WaitRules(FlowRules):
 
     @rule(
         place=places,
-        child=st.sampled_from(CHILDREN),
+        which=st.integers(0, 11),
         success=st.sampled_from([True, True, False]),
         result=results,
         error=st.sampled_from([None, "no: 🦊"]),
@@ -164,14 +164,21 @@ class WaitRules(FlowRules):
     def complete(
         self,
         place: int,
-        child: str,
+        which: int,
         success: bool,  # noqa: FBT001  drawn
         result: Any,
         error: str | None,
     ) -> None:
         """A child completes: early, in time, again, late, or as a stranger."""
         name = self.wait_id(place)
-        self.complete_one(name, child, (success, result, error))
+        self.complete_one(name, self.child_of(name, which), (success, result, error))
+
+    def child_of(self, name: str, which: int) -> str:
+        """Mostly a child of that condition."""
+        self.world.forget_expired()
+        wait = self.world.wait(name)
+        own = CHILDREN if wait is None or which < len(CHILDREN) else wait.terms.children
+        return own[which % len(own)]
 
     def complete_one(self, name: str, child: str, result: model.Result) -> None:
         """Complete one child."""
@@ -185,9 +192,9 @@ class WaitRules(FlowRules):
         assert done is not None  # noqa: S101  a check
         same_completion(*done)
 
-    @rule(which=st.integers(0, 3), result=results)
-    def complete_what_is_awaited(self, which: int, result: Any) -> None:
-        """A child that is awaited completes, so that waits end."""
+    @rule(which=st.integers(0, 3), result=results, again=st.booleans())
+    def complete_what_is_awaited(self, which: int, result: Any, again: bool) -> None:  # noqa: FBT001  drawn
+        """A child that is awaited completes, so that waits end; perhaps it says so twice."""
         self.world.forget_expired()
         awaited = [
             (name, child)
@@ -196,7 +203,9 @@ class WaitRules(FlowRules):
             if wait.outcome == "PENDING" and child not in wait.completions
         ]
         if awaited:
-            self.complete_one(*awaited[which % len(awaited)], (True, result, None))
+            name, child = awaited[which % len(awaited)]
+            for _ in range(2 if again else 1):
+                self.complete_one(name, child, (True, result, None))
 
     @rule(offset=core.offsets, limit=st.sampled_from([None, 1]))
     def timed_out(self, offset: timedelta | None, limit: int | None) -> None:

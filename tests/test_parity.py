@@ -1,0 +1,59 @@
+"""The parity machine on every store without a server, through every face."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from catga_store import AsyncMemoryStore
+from catga_store import AsyncSQLiteStore
+from catga_store import MemoryStore
+from catga_store import Retention
+from catga_store import SQLiteStore
+from catga_store.testing import AsyncFace
+from catga_store.testing import BlockingFace
+from catga_store.testing import Face
+from catga_store.testing import ManualClock
+from catga_store.testing import machine_for
+
+FACES = ["blocking", "asyncio", "trio"]
+
+
+def open_face(kind: str, face: str, directory: Path) -> Callable[..., Face]:
+    """Answer how to open an empty store of that kind behind that face."""
+    numbers = count()
+    blocking: dict[str, Any] = {"memory": MemoryStore, "sqlite": SQLiteStore}
+    awaiting: dict[str, Any] = {"memory": AsyncMemoryStore, "sqlite": AsyncSQLiteStore}
+
+    def open_one(clock: ManualClock, retention: Retention, partitions: int) -> Face:
+        options = {"clock": clock, "retention": retention, "partitions": partitions}
+        place = () if kind == "memory" else (directory / f"{next(numbers)}.db",)
+        durable = kind == "sqlite"
+        if face == "blocking":
+            return BlockingFace(lambda: blocking[kind](*place, **options), durable=durable)
+
+        make = awaiting[kind]
+        return AsyncFace(lambda: make(*place, **options), backend=face, durable=durable)
+
+    return open_one
+
+
+# A step costs what the face and the file cost: the same time buys fewer of them.
+SHARE = {"memory": 4, "sqlite": 1}
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_store_does_what_the_model_says(kind: str, face: str, tmp_path: Path) -> None:
+    """Whatever is done to a store, what can be read of it is what the plain model says."""
+    examples = settings.default.max_examples if settings.default else 50
+    run_state_machine_as_test(
+        machine_for(open_face(kind, face, tmp_path)),
+        settings=settings(max_examples=examples * SHARE[kind], stateful_step_count=40),
+    )
