@@ -20,6 +20,7 @@ from catga_store.checks import not_found
 from catga_store.commits import Commits
 from catga_store.conversation import Conversation
 from catga_store.conversation import Pause
+from catga_store.errors import CatgaStoreError
 from catga_store.errors import ClaimLostError
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import StateTypeError
@@ -90,21 +91,28 @@ class Claims(Commits):
         wanted = codec.type_name(state_type) or None
         claimed: list[FlowSnapshot[Any]] = []
 
-        for _ in range(_CLAIM_ROUNDS):
-            missing = limit - len(claimed)
-            if not missing:
-                break
+        try:
+            for _ in range(_CLAIM_ROUNDS):
+                missing = limit - len(claimed)
+                if not missing:
+                    break
 
-            now_ms = self.settings.now_ms()
-            found = yield Due(now_ms, missing + _NEARBY, wanted)
-            if not found:
-                break
+                now_ms = self.settings.now_ms()
+                found = yield Due(now_ms, missing + _NEARBY, wanted)
+                if not found:
+                    break
 
-            chosen = _choose(found, missing)
-            gathered = yield from self._gather(chosen)
-            claimed += yield from self._claim_gathered(
-                gathered, state_type, owner, lease_ms, now_ms
-            )
+                chosen = _choose(found, missing)
+                gathered = yield from self._gather(chosen)
+                yield from self._claim_gathered(
+                    gathered, state_type, owner, lease_ms, now_ms, claimed
+                )
+        except CatgaStoreError as error:
+            # What is claimed is the caller's: an error in its place would lose it for a lease.
+            if not claimed:
+                raise
+
+            _log.warning("claim_due answers %d of %d flows: %s", len(claimed), limit, error)
 
         return claimed
 
@@ -160,8 +168,9 @@ class Claims(Commits):
         owner: str,
         lease_ms: int,
         now_ms: int,
-    ) -> Conversation[list[FlowSnapshot[Any]]]:
-        """Claim the candidates that can be claimed, put the others off; one commit a partition."""
+        claimed: list[FlowSnapshot[Any]],
+    ) -> Conversation[None]:
+        """Add the candidates that can be claimed, put the others off; one commit a partition."""
         by_partition: dict[int, list[_Taking]] = {}
 
         for candidate in candidates.values():
@@ -170,17 +179,13 @@ class Claims(Commits):
                 number = partition_of(taking.flow_id, self.settings.partitions)
                 by_partition.setdefault(number, []).append(taking)
 
-        claimed: list[FlowSnapshot[Any]] = []
         for takings in by_partition.values():
-            claimed += yield from self._commit_takings(takings, now_ms)
-
-        return claimed
+            yield from self._commit_takings(takings, now_ms, claimed)
 
     def _commit_takings(
-        self, takings: list[_Taking], now_ms: int
-    ) -> Conversation[list[FlowSnapshot[Any]]]:
+        self, takings: list[_Taking], now_ms: int, claimed: list[FlowSnapshot[Any]]
+    ) -> Conversation[None]:
         """As few commits as they fit in; whatever is refused is left out and the rest sent again."""
-        claimed: list[FlowSnapshot[Any]] = []
         queue = list(takings)
 
         while queue:
@@ -199,8 +204,6 @@ class Claims(Commits):
             else:
                 refused = _refused(batch, {conflict.place for conflict in reply.conflicts})
                 queue = [taking for taking in queue if taking not in refused]
-
-        return claimed
 
     def claim(
         self,
@@ -240,7 +243,8 @@ class Claims(Commits):
                 candidate.waits = {} if wait is None else {candidate.awaits: wait}
 
             taking = _take(candidate, state_type, owner, lease_ms, now_ms)
-            claimed = yield from self._commit_takings([taking], now_ms)
+            claimed: list[FlowSnapshot[Any]] = []
+            yield from self._commit_takings([taking], now_ms, claimed)
             if claimed:
                 return claimed[0]
 
@@ -282,7 +286,7 @@ class Claims(Commits):
             for flow_id, candidate in candidates.items()
             if candidate.flow is None or _is_terminal(candidate.flow.head)
         }
-        yield from self._claim_gathered(dead, None, self.owner, 0, now_ms)
+        yield from self._claim_gathered(dead, None, self.owner, 0, now_ms, [])
 
 
 # --- what claims are made of ------------------------------------------------------------------------

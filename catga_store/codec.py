@@ -56,6 +56,7 @@ from catga_store._state_hooks import describe
 from catga_store._state_hooks import is_attrs
 from catga_store._state_hooks import is_dataclass
 from catga_store._state_hooks import is_typeddict
+from catga_store._state_hooks import json_errors
 from catga_store._state_hooks import json_functions
 from catga_store._state_hooks import named_by_itself
 from catga_store._state_hooks import origin_of
@@ -87,6 +88,9 @@ def type_of(state: object, declared: Any | None = None) -> Any | None:
     if declared is None:
         cls = state.__class__
         return cls if is_attrs(cls) or is_dataclass(cls) else None
+
+    if state.__class__ is declared and (is_attrs(declared) or is_dataclass(declared)):
+        return declared  # what it nearly always is, without asking `typing`
 
     cls = _class_of(declared)
     wanted = dict if is_typeddict(cls) else cls
@@ -208,7 +212,7 @@ def decode_json(data: bytes | memoryview) -> Any:
             "nothing was decoded",
             key=None,
         ) from None
-    except ValueError as error:  # msgspec's errors, and those of text and numbers, are ValueErrors
+    except json_errors() as error:
         message = f"expected JSON at $, found {len(data)} bytes that are none ({error}); nothing was decoded"
         raise CorruptRecordError(message, key=None) from error
 

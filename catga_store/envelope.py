@@ -97,10 +97,20 @@ def encode_flow(snapshot: FlowSnapshot[Any]) -> tuple[str, int, bytes]:
     return name, version, b"".join((prefix, _STATE, state, b"}"))
 
 
-@lru_cache(maxsize=1024)
 def _naming(state_type: Any | None) -> tuple[str, int, str]:
-    """Name, version and fingerprint of a type."""
+    """Name, version and fingerprint of a type; `StateTypeError` if it is none."""
+    try:
+        return _kept_naming(state_type)
+    except TypeError:  # it does not hash: metadata of an Annotated argument, say
+        return _new_naming(state_type)
+
+
+def _new_naming(state_type: Any | None) -> tuple[str, int, str]:
+    codec.check_state_type(state_type)
     return codec.type_name(state_type), codec.type_version(state_type), schema_of(state_type)
+
+
+_kept_naming = lru_cache(maxsize=1024)(_new_naming)
 
 
 def _prefix(name: str, version: int, schema: str, wait: WaitCondition | None) -> bytes:
@@ -168,7 +178,7 @@ def load_flow(snapshot: FlowSnapshot[Any], record: Record) -> None:
     position = _position(key, head.position)
 
     try:
-        snapshot.state = codec.decode_state(body[at + len(_STATE) : -1], state_type)
+        state = codec.decode_state(body[at + len(_STATE) : -1], state_type)
     except CorruptRecordError as error:
         message = f"the state of {key} cannot be read: {error}; it is left as it is"
         raise CorruptRecordError(message, key=tuple(key)) from error
@@ -177,6 +187,7 @@ def load_flow(snapshot: FlowSnapshot[Any], record: Record) -> None:
         raise StateTypeError(message, expected=error.expected, actual=head.type) from error
 
     give = object.__setattr__
+    give(snapshot, "state", state)
     give(snapshot, "position", position)
     give(snapshot, "status", _STATUSES[head.status])
     give(snapshot, "error", head.error)

@@ -91,6 +91,8 @@ class Plan:
     entries: tuple[Entry | None, ...]
 
 
+_NOTHING = Plan((), ())
+
 _LIFECYCLE = {
     ("open", "use"): "open",
     ("open", "commit"): "committing",
@@ -340,10 +342,14 @@ class Unit:
 
     def plan(self, now_ms: int, limits: Limits) -> Plan:
         """The changes of one commit; raises before anything is sent."""
+        tracked = self._map.values()
+        if len(tracked) == 1 and not self._completions and not self._checks:
+            (entry,) = tracked
+            return _plan_alone(entry, now_ms, limits)
+
         pairs: list[tuple[Change, Entry | None]] = []
         idle: list[Entry] = []
 
-        tracked = self._map.values()
         for entry in sorted(tracked, key=_rank) if len(tracked) > 1 else tracked:
             change = _plan_entry(entry, now_ms, limits)
             if change is not None:
@@ -353,7 +359,7 @@ class Unit:
 
         pairs += [(change, None) for change in self._completions.values()]
         if not pairs:
-            return Plan((), ())
+            return _NOTHING
 
         pairs += [(_renewal(entry, now_ms), entry) for entry in idle]
         if self._checks:
@@ -534,6 +540,16 @@ def _has_changed(record: AnyRecord) -> bool:
         or due_ms_of(record, head) != head.due_ms
         or not envelope.is_same_state(record, envelope.encode_flow(record)[2])
     )
+
+
+def _plan_alone(entry: Entry, now_ms: int, limits: Limits) -> Plan:
+    """What most commits are: one record."""
+    change = _plan_entry(entry, now_ms, limits)
+    if change is None:
+        return _NOTHING
+
+    check_partition((change,), limits)
+    return Plan((change,), (entry,))
 
 
 def _plan_entry(entry: Entry, now_ms: int, limits: Limits) -> Change | None:

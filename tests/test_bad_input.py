@@ -367,6 +367,9 @@ def calls(store: cs.Store) -> Iterable[tuple[Callable[..., object], Any, type[Ex
         )
 
     yield (lambda bad: store.query_flows(state_type=bad)), 5, cs.StateTypeError, "a state type must"
+    for bad in ([], {}):
+        yield (lambda bad: store.get("o", bad)), bad, cs.StateTypeError, "a state type must be"
+
     yield (lambda bad: store.get("o", bad)), Other, cs.StateTypeError, "'Order'.*'Other'"
 
     for bad in ("x", None, 5):

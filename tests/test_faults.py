@@ -50,7 +50,11 @@ def faults() -> Faults:
 
 @pytest.fixture(params=["blocking", "asyncio", "trio"])
 def face(
-    request: pytest.FixtureRequest, store_url: str, clock: ManualClock, faults: Faults, tmp_path: Path
+    request: pytest.FixtureRequest,
+    store_url: str,
+    clock: ManualClock,
+    faults: Faults,
+    tmp_path: Path,
 ) -> Iterator[Face]:
     """Open every embedded store behind every face, with the faults attached."""
     memory = store_url.startswith("memory")
@@ -168,7 +172,9 @@ def test_completions_pass_an_armed_conflict(face: Face, faults: Faults) -> None:
         face.create(FlowSnapshot("order-1", state={}))
 
 
-@pytest.mark.parametrize("kind", ["reply-lost", "unknown-applied", "unknown-not-applied", "conflict"])
+@pytest.mark.parametrize(
+    "kind", ["reply-lost", "unknown-applied", "unknown-not-applied", "conflict"]
+)
 def test_transact_gets_through(face: Face, faults: Faults, kind: Any) -> None:
     """`transact` applies its function exactly once, whatever becomes of its first commits."""
     face.create(FlowSnapshot("counter", state={"n": 0}))
@@ -221,9 +227,7 @@ def prepare(face: Face) -> None:
     face.create(FlowSnapshot("a", state={"n": 1}))
     face.create(FlowSnapshot("b", state={"n": 2}, due_at=None))
     face.create(FlowSnapshot("gone", state={}, status=FlowStatus.COMPLETED))
-    face.set_wait_condition(
-        WaitCondition("pending", flow_ids=["s-1", "s-2"], timeout=timedelta(0))
-    )
+    face.set_wait_condition(WaitCondition("pending", flow_ids=["s-1", "s-2"], timeout=timedelta(0)))
     face.set_wait_condition(WaitCondition("last", flow_ids=["s-1"], parent_flow_id="b"))
     face.save_for_each_progress("a", 1, ForEachProgress(range(3)))
 

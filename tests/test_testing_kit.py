@@ -6,9 +6,10 @@ it within the budget of an ordinary test run.
 
 from __future__ import annotations
 
-import pickle
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
-from collections.abc import Iterator
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
@@ -20,7 +21,6 @@ from hypothesis import Phase
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-import catga_store
 import catga_store.testing
 from catga_store import MemoryStore
 from catga_store import plans
@@ -28,11 +28,71 @@ from catga_store import records
 from catga_store import unit
 from catga_store.stores import embedded
 from catga_store.stores import memory
+from catga_store.testing import DIFFERENCES
 from catga_store.testing import BlockingFace
 from catga_store.testing import ManualClock
 from catga_store.testing import machine_for
 
-Patch = Callable[[str, Any], None]
+# --- the kit --------------------------------------------------------------------------------------
+
+
+def test_the_clock_stands_still_until_it_is_moved() -> None:
+    """Two looks at the clock differ by what it was moved, forwards or back, and by nothing else."""
+    clock = ManualClock(datetime(2031, 5, 6, 7, tzinfo=timezone(timedelta(hours=2))))
+    assert clock() == clock.now == datetime(2031, 5, 6, 5, tzinfo=UTC)
+    assert clock.now.tzinfo is UTC
+    assert clock.advance(timedelta(microseconds=3)) == clock.now
+    clock.advance(timedelta(microseconds=-3))
+    assert clock.now == datetime(2031, 5, 6, 5, tzinfo=UTC)
+
+
+def test_the_clock_loses_no_move_of_any_thread() -> None:
+    """Moves from several threads add up."""
+    clock = ManualClock()
+    start = clock.now
+
+    def move() -> None:
+        for _ in range(1_000):
+            clock.advance(timedelta(seconds=1))
+
+    threads = [threading.Thread(target=move) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+
+    for thread in threads:
+        thread.join()
+
+    assert clock.now - start == timedelta(seconds=4_000)
+
+
+def test_the_clock_needs_a_time_zone() -> None:
+    """A clock that starts at a naive datetime is refused."""
+    with pytest.raises(ValueError, match="aware"):
+        ManualClock(datetime(2030, 1, 1))  # noqa: DTZ001  the mistake
+
+
+def test_every_public_name_is_there() -> None:
+    """What `__all__` names can be imported, also what is imported only when it is asked for."""
+    for name in catga_store.testing.__all__:
+        assert getattr(catga_store.testing, name) is not None
+
+    with pytest.raises(AttributeError):
+        catga_store.testing.nothing  # noqa: B018  the look-up is the test
+
+
+def test_the_clock_and_the_faults_need_no_hypothesis() -> None:
+    """Importing the kit does not import Hypothesis, which its users may not have."""
+    code = "import sys, catga_store.testing; print('hypothesis' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_a_difference_between_stores_has_a_name_a_reason_and_a_link() -> None:
+    """The one table of known differences says of each what it is, why, and where it is told."""
+    for difference in DIFFERENCES:
+        assert all(difference)
 
 
 # --- the mutants ----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 from catga_store._state_hooks.base import MAX_LEVELS
 from catga_store._state_hooks.base import Misfit
 from catga_store._state_hooks.base import describe
+from catga_store._state_hooks.base import json_errors
 from catga_store._state_hooks.base import json_functions
 from catga_store._state_hooks.compiler import Codec
 from catga_store._state_hooks.compiler import build
@@ -31,6 +32,7 @@ __all__ = [
     "is_attrs",
     "is_dataclass",
     "is_typeddict",
+    "json_errors",
     "json_functions",
     "named_by_itself",
     "origin_of",

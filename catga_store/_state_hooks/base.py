@@ -33,6 +33,7 @@ __all__ = [
     "Unkept",
     "at",
     "describe",
+    "json_errors",
     "json_functions",
     "key_part",
     "kind_of",
@@ -105,6 +106,14 @@ def json_functions() -> tuple[Callable[[Any], bytes], Callable[[Any], Any]]:
     import msgspec.json
 
     return msgspec.json.encode, msgspec.json.decode
+
+
+@functools.cache
+def json_errors() -> tuple[type[Exception], ...]:
+    """Answer what the decoder raises for bytes that are no JSON, or text or numbers that are none."""
+    import msgspec
+
+    return ValueError, msgspec.MsgspecError  # which was no ValueError in 0.19
 
 
 # --- words --------------------------------------------------------------------------------------

@@ -260,7 +260,11 @@ class EmbeddedStore:
         call = Call(
             lambda tables: read(tables, request), writes=False, single=single, request=request
         )
-        records: tuple[Record | None, ...] = yield from self._send(call)
+        try:
+            records: tuple[Record | None, ...] = yield call
+        except (NotSentError, ReplyLostError) as error:
+            records = yield from self._go_on(call, error)
+
         return records
 
     def _commit(self, request: Commit) -> Conversation[Reply]:
@@ -275,8 +279,12 @@ class EmbeddedStore:
 
             return apply(tables, request, at_ms)
 
+        call = Call(transaction, writes=True, request=request)
         try:
-            reply: Reply | None = yield from self._send(Call(transaction, writes=True, request=request))
+            try:
+                reply: Reply | None = yield call
+            except (NotSentError, ReplyLostError) as error:
+                reply = yield from self._go_on(call, error)
         except ReplyLostError as error:
             raise _uncertain(request.id, (change.key for change in request.changes)) from error
 
@@ -333,23 +341,28 @@ class EmbeddedStore:
 
     def _send(self, call: Call[Any]) -> Conversation[Any]:
         """Send one call, again when its reply was lost: every call here may be sent twice."""
-        for attempt in range(1, _TRIES + 1):
+        try:
+            return (yield call)
+        except (NotSentError, ReplyLostError) as error:
+            return (yield from self._go_on(call, error))
+
+    def _go_on(self, call: Call[Any], error: NotSentError | ReplyLostError) -> Conversation[Any]:
+        """After a first failure: send a call again as long as only its reply was lost."""
+        for attempt in range(1, _TRIES):
+            if isinstance(error, NotSentError):
+                break
+
+            yield Pause(_PAUSE_SECONDS * attempt)
             try:
                 return (yield call)
-            except NotSentError as error:
-                message = f"{error}; nothing was written"
-                raise StoreUnavailableError(message) from error
-            except ReplyLostError as error:
-                if attempt == _TRIES:
-                    if call.writes:
-                        raise
+            except (NotSentError, ReplyLostError) as again:
+                error = again
 
-                    message = f"{error}; nothing was asked to be written"
-                    raise StoreUnavailableError(message) from error
+        if isinstance(error, ReplyLostError) and call.writes:
+            raise error
 
-                yield Pause(_PAUSE_SECONDS * attempt)
-
-        raise AssertionError("unreachable")  # pragma: no cover  the last try returns or raises
+        message = f"{error}; nothing was {'written' if call.writes else 'asked to be written'}"
+        raise StoreUnavailableError(message) from error
 
     def _first(
         self, handler: Callable[[Any], Conversation[Any]], request: Request[object]
@@ -561,11 +574,27 @@ def apply(tables: Tables, commit: Commit, at_ms: int) -> Reply | None:
     if logged is not None:
         return Applied(logged) if logged else None
 
+    first = commit.changes[0]
+    if len(commit.changes) == 1 and isinstance(first, Put) and first.key.kind != WAIT:
+        return _apply_put(tables, commit, first, at_ms)
+
     conflicts = _conflicts(tables, commit)
     if conflicts:
         return Refused(conflicts)
 
     outcomes = tuple([_apply(tables, commit, change) for change in commit.changes])
+    tables.log(commit.id, at_ms, outcomes)
+    return Applied(outcomes)
+
+
+def _apply_put(tables: Tables, commit: Commit, change: Put, at_ms: int) -> Reply:
+    """What most commits are: one flow or progress. Its head is read once."""
+    head = _live(tables, change.key, commit.now_ms)
+    reason = _refusal(change, head, commit.now_ms)
+    if reason is not None:
+        return Refused((Conflict(0, reason, head),))
+
+    outcomes = (_put(tables, commit, change, head),)
     tables.log(commit.id, at_ms, outcomes)
     return Applied(outcomes)
 
@@ -633,7 +662,7 @@ def _apply(tables: Tables, commit: Commit, change: Change) -> Outcome:
         if change.key.kind == WAIT:
             return _put_wait(tables, commit, change)
 
-        return _put(tables, commit, change)
+        return _put(tables, commit, change, tables.head(change.key))
 
     if isinstance(change, Complete):
         return _complete(tables, commit, change)
@@ -647,8 +676,7 @@ def _apply(tables: Tables, commit: Commit, change: Change) -> Outcome:
     return _check(tables, change)
 
 
-def _put(tables: Tables, commit: Commit, change: Put) -> Outcome:
-    old = tables.head(change.key)
+def _put(tables: Tables, commit: Commit, change: Put, old: Head | None) -> Outcome:
     if old is not None and change.fresh:
         _remove(tables, change.key)
         old = None

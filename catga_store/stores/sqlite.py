@@ -34,11 +34,14 @@ import weakref
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from typing import ParamSpec
 from typing import TypeAlias
 from typing import TypeVar
+
+import msgspec
 
 from catga_store.conversation import Call
 from catga_store.conversation import NotSentError
@@ -90,6 +93,14 @@ _HEAD = (
 )
 _WAIT_HEAD = "version, status, created_ms, updated_ms, due_ms, expires_ms, revision, commits"
 _TABLE = {FLOW: "catga_flows", PROGRESS: "catga_progress"}
+
+_READ_HEAD, _READ = (
+    {
+        kind: f"SELECT {_HEAD}{more} FROM {table} WHERE id = ? AND step = ?"  # noqa: S608  ours
+        for kind, table in _TABLE.items()
+    }
+    for more in ("", ", body")
+)
 
 _RECORDS = """
 CREATE TABLE {table} (
@@ -302,6 +313,19 @@ _WARN_AGAIN_SECONDS = 30
 # --- tables -------------------------------------------------------------------------------------
 
 
+_INDEXED = tuple((1 << bit, place) for bit, place in enumerate((1, 4, 2, 11, 12)))
+"""A bit for each indexed column of `_HEAD`, and its place there."""
+
+
+@cache
+def _update_text(table: str, moved: int, *, with_body: bool) -> str:
+    names = ["version", "updated_ms", "type_version", "position", "error", "attempts", "owner"]
+    names += ["claim", "revision", "commits"]
+    names += [Head._fields[place] for bit, place in _INDEXED if moved & bit]
+    names += ["body"] if with_body else []
+    return f"UPDATE {table} SET {'=?, '.join(names)}=? WHERE id = ? AND step = ?"  # noqa: S608  ours
+
+
 class SQLiteTables:
     """Rows in one SQLite connection, inside one transaction; implements `Tables`."""
 
@@ -341,7 +365,7 @@ class SQLiteTables:
 
     def head(self, key: Key) -> Head | None:
         row = self._execute(
-            f"SELECT {_HEAD} FROM {_TABLE[key.kind]} WHERE id = ? AND step = ?",  # noqa: S608  ours
+            _READ_HEAD[key.kind],
             (key.id.encode(), key.step),
         ).fetchone()
         return None if row is None else _head(key, row)
@@ -351,7 +375,7 @@ class SQLiteTables:
             return self._wait_record(key)
 
         row = self._execute(
-            f"SELECT {_HEAD}, body FROM {_TABLE[key.kind]} WHERE id = ? AND step = ?",  # noqa: S608  ours
+            _READ[key.kind],
             (key.id.encode(), key.step),
         ).fetchone()
         return None if row is None else Record(_head(key, row), row[15])
@@ -390,34 +414,18 @@ class SQLiteTables:
             return
 
         # An indexed column that is named costs its index entries even if it keeps its value.
-        names = "version=?, updated_ms=?, type_version=?, position=?, error=?, attempts=?, owner=?"
-        names += ", claim=?, revision=?, commits=?"
-        values: list[Any] = [
-            head.version,
-            head.updated_ms,
-            head.type_version,
-            head.position,
-            head.error,
-            head.attempts,
-            head.owner,
-            head.claim,
-            head.revision,
-            commits,
-        ]
-        for column in ("status", "type", "created_ms", "due_ms", "expires_ms"):
-            value = getattr(head, column)
-            if value != getattr(old, column):
-                names += f", {column}=?"
-                values.append(value)
+        values: list[Any] = [head.version, head.updated_ms, *head[5:11], head.revision, commits]
+        moved = 0
+        for bit, place in _INDEXED:
+            if head[place] != old[place]:
+                moved |= bit
+                values.append(head[place])
 
         if body is not None:
-            names += ", body=?"
             values.append(body)
 
-        self._execute(
-            f"UPDATE {table} SET {names} WHERE id = ? AND step = ?",  # noqa: S608  our names
-            (*values, key.id.encode(), key.step),
-        )
+        values += key.id.encode(), key.step
+        self._execute(_update_text(table, moved, with_body=body is not None), values)
 
     def remove(self, key: Key, old: Head) -> None:  # noqa: ARG002  memory needs `old`
         self._execute(
@@ -654,7 +662,7 @@ class SQLiteTables:
     def log(self, commit_id: str, at_ms: int, outcomes: tuple[Outcome, ...]) -> None:
         self._execute(
             "INSERT OR REPLACE INTO catga_commits VALUES (?, ?, ?)",
-            (commit_id, at_ms, json.dumps(outcomes)),
+            (commit_id, at_ms, msgspec.json.encode(outcomes).decode()),
         )
 
     def forget_log(self, before_ms: int, limit: int) -> None:

@@ -2,7 +2,8 @@
 
 A `Copy` is an object that a user holds, with what the model says it was read as. After every rule
 `everything_agrees` reads all that can be read through the public face, and when conditions will
-call for their parents through the waist, and compares it with the model.
+call for their parents through the waist, and compares it with the model. What the rules draw from
+stands here too, because comparisons and rules are about the same ids and states.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from dataclasses import dataclass
-from dataclasses import field
 from dataclasses import is_dataclass
 from datetime import UTC
 from datetime import datetime
@@ -258,14 +258,14 @@ class Core(RuleBasedStateMachine):
         raise NotImplementedError
 
     @initialize(data=st.data(), keeps=st.sampled_from([True, True, True, False]))
-    def start(self, data: st.DataObject, keeps: bool) -> None:  # noqa: FBT001  drawn
+    def start(self, data: st.DataObject, keeps: bool) -> None:
         """Open a store, which keeps what has ended for a minute or so, or for ever."""
         partitions = data.draw(st.sampled_from(self.partitions), label="partitions")
         self.clock = ManualClock(datetime(2030, 1, 1, 0, 0, 0, 400, tzinfo=UTC))
-        kept = [timedelta(seconds=s) if keeps else None for s in (60, 90, 45)]
-        retention = Retention(flows=kept[0], failed=kept[1], waits=kept[2])
+        flows, failed, waits = (timedelta(seconds=s) if keeps else None for s in (60, 90, 45))
+        retention = Retention(flows=flows, failed=failed, waits=waits)
         self.face = self.open_face(self.clock, retention, partitions)
-        self.world = model.World(self.clock, *kept, partitions=partitions)
+        self.world = model.World(self.clock, flows, failed, waits, partitions=partitions)
         self.flows: list[Copy] = []
         self.waits: list[Copy] = []
         self.progress: list[Copy] = []
@@ -337,12 +337,12 @@ class Core(RuleBasedStateMachine):
     def _same_refusal(self, error: CatgaStoreError, refusal: model.Refusal) -> None:
         errors = error.conflicts if isinstance(error, ConflictError) else (error,)
         names = sorted(type(each).__name__ for each in errors)
-        assert names == sorted(refusal.names), (  # noqa: S101  a check
+        assert names == sorted(refusal.names), (
             f"refused with {names}, expected {refusal.names}: {error}"
         )
         for name, value in refusal.facts.items():
             found = getattr(error, name)
-            assert found == value, f"{name} is {found!r}, expected {value!r}: {error}"  # noqa: S101  a check
+            assert found == value, f"{name} is {found!r}, expected {value!r}: {error}"
 
     def new_snapshot(self, arguments: dict[str, Any]) -> FlowSnapshot[Any]:
         """A new flow; offsets become moments."""
@@ -378,16 +378,16 @@ class Core(RuleBasedStateMachine):
             due = self.moment(value)
             flow.due_at = due
             expected = None if due is None else model.ceil_ms(due)
-            assert flow.due_at == expected, "due_at is rounded up to a millisecond"  # noqa: S101  a check
+            assert flow.due_at == expected, "due_at is rounded up to a millisecond"
 
     # comparisons ----------------------------------------------------------------------------------
 
     def _same_revision(self, key: tuple[str, Any], revision: str | None, stamp: int) -> None:
         """A revision names one write: neither two revisions for it, nor one for two."""
         known = self.revisions.setdefault((key, revision), stamp)
-        assert known == stamp, f"{key} has the revision {revision} of another write"  # noqa: S101  a check
+        assert known == stamp, f"{key} has the revision {revision} of another write"
         known = self.revisions.setdefault((key, stamp), revision)
-        assert known == revision, f"{key} was written once and has two revisions"  # noqa: S101  a check
+        assert known == revision, f"{key} was written once and has two revisions"
 
     def same_flow(self, flow: FlowSnapshot[Any], want: model.Flow, what: str = "") -> None:
         """An object, just read or written, is what the model says."""
@@ -439,6 +439,19 @@ class Core(RuleBasedStateMachine):
         _compare(f"progress {key}", fields)
         self._same_revision(("progress", key), progress.revision, want.stamp)
 
+    def pages(self, query: Callable[..., Any], limit: int, **filters: Any) -> list[Any]:
+        """A listing, page by page."""
+        items: list[Any] = []
+        cursor = None
+
+        while True:
+            page = query(limit=limit, cursor=cursor, **filters)
+            assert len(page) <= limit, "a page is longer than asked for"
+            items += page
+            cursor = page.cursor
+            if cursor is None:
+                return items
+
     # the look at everything -----------------------------------------------------------------------
 
     def wakes(self) -> dict[str, datetime]:
@@ -476,15 +489,15 @@ class Core(RuleBasedStateMachine):
     def _flows_agree(self) -> None:
         world, face = self.world, self.face
         stored = face.get_many(FLOW_IDS)
-        assert list(stored) == list(FLOW_IDS)  # noqa: S101  a check
+        assert list(stored) == list(FLOW_IDS)
         for flow_id, flow in stored.items():
             want = world.flows.get(flow_id)
             if want is None or flow is None:
-                assert want is flow, f"flow {flow_id!r}: {flow!r} is there, not {want}"  # noqa: S101  a check
+                assert want is flow, f"flow {flow_id!r}: {flow!r} is there, not {want}"
             else:
                 self.same_flow(flow, want)
 
-        page = face.query_flows(limit=1000)
+        page = self.pages(face.query_flows, 4)
         listed = [summary.flow_id for summary in page]
         _compare("the listing of flows", {"order": (listed, world.list_flows())})
         for summary in page:
@@ -510,7 +523,7 @@ class Core(RuleBasedStateMachine):
 
     def _waits_agree(self) -> None:
         world, face = self.world, self.face
-        page = face.query_wait_conditions(limit=1000)
+        page = self.pages(face.query_wait_conditions, 3)
         listed = [wait.correlation_id for wait in page]
         _compare("the listing of conditions", {"order": (listed, world.list_waits())})
         for wait in page:

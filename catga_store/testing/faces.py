@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from typing import Self
 from typing import TypeVar
 
 from anyio.from_thread import BlockingPortal
@@ -67,7 +68,7 @@ class Face:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
 
-    def __enter__(self) -> Face:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -95,7 +96,7 @@ class BlockingFace(Face):
         return self.store.transact(call, attempts=attempts)
 
     def run(self, conversation: Conversation[T]) -> T:
-        return self.store._run(conversation)  # noqa: SLF001  the kit of the same package
+        return self.store._run(conversation)
 
     def reopen(self) -> None:
         self.store.close()
@@ -132,7 +133,7 @@ class AsyncFace(Face):
         return self._portal.call(partial(self.store.transact, call, attempts=attempts))
 
     def run(self, conversation: Conversation[T]) -> T:
-        return self._portal.call(self.store._run, conversation)  # noqa: SLF001  the kit of the same package
+        return self._portal.call(self.store._run, conversation)
 
     def reopen(self) -> None:
         self._portal.call(self.store.close)

@@ -89,7 +89,7 @@ class Faults:
 
         `NotSupportedError` for a store that is not embedded.
         """
-        driver = store._driver if isinstance(store, Store | AsyncStore) else None  # noqa: SLF001  the kit of the same package
+        driver = store._driver if isinstance(store, Store | AsyncStore) else None
         if isinstance(driver, LocalDriver):
             driver.sleep = self.pauses.append
         elif isinstance(driver, AsyncLocalDriver):
@@ -234,7 +234,7 @@ def _fail_commit(
         return wire(call)
 
     if kind == "conflict":
-        assert isinstance(call.request, Commit)  # noqa: S101  only commits are struck
+        assert isinstance(call.request, Commit)
         conflict = _conflict_of(call.request)
         return Refused(() if conflict is None else (conflict,))
 
@@ -249,7 +249,9 @@ def _conflict_of(commit: Commit) -> Conflict | None:
 
         if isinstance(change, Put | Delete) and change.replaces is not None:
             old = change.replaces
-            return Conflict(place, STALE, old._replace(version=old.version + 1, revision="a rival's"))
+            return Conflict(
+                place, STALE, old._replace(version=old.version + 1, revision="a rival's")
+            )
 
         if isinstance(change, Put | Check):
             reason = EXISTS if change.expected is None else STALE

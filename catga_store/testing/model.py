@@ -505,7 +505,9 @@ class World:
         if len({partition_of(any_id, self.partitions) for any_id in named}) > 1:
             raise Refusal("CrossPartitionError")
 
-    def _refusal(self, change: Change, leaving: set[str]) -> Refusal | None:
+    def _refusal(  # noqa: PLR0911  one return for each kind of change
+        self, change: Change, leaving: set[str]
+    ) -> Refusal | None:
         if isinstance(change, WriteFlow | DeleteFlow | CheckFlow | Renew):
             return self._flow_refusal(change)
 
@@ -561,7 +563,7 @@ class World:
 
         return _stale("StaleWaitConditionError", base, there)
 
-    def _apply(self, change: Change) -> Done:
+    def _apply(self, change: Change) -> Done:  # noqa: PLR0911  one return for each kind of change
         if isinstance(change, WriteFlow):
             return self._write_flow(change)
 
@@ -701,7 +703,7 @@ class World:
     def _update_wait(self, change: UpdateWait) -> Done:
         key = change.correlation_id
         there = self.wait(key)
-        assert there is not None, "checked before"  # noqa: S101  the model, not bad input
+        assert there is not None, "checked before"
         was_told = there.outcome != "PENDING" and there.wake is None
         wait = replace(
             there,
@@ -727,7 +729,11 @@ class World:
         return Done(existed=True, outcome=outcome)
 
     def _complete(self, change: Complete) -> Done:
-        key, child, there = change.correlation_id, change.child, self.waits.get(change.correlation_id)
+        key, child, there = (
+            change.correlation_id,
+            change.child,
+            self.waits.get(change.correlation_id),
+        )
         if isinstance(there, Marker):
             return Done(outcome=there.outcome)
 
@@ -840,9 +846,7 @@ class World:
             return replace(wait, wake=until)
 
         stamp = next(self._stamps)
-        return replace(
-            wait, outcome="TIMED_OUT", version=wait.version + 1, stamp=stamp, wake=until
-        )
+        return replace(wait, outcome="TIMED_OUT", version=wait.version + 1, stamp=stamp, wake=until)
 
     def _as_shown(self, correlation_id: str) -> Shown:
         """A condition as the flow shows it that is claimed because it has ended."""
@@ -871,9 +875,9 @@ class World:
         found: dict[str, Wait] = {}
         for correlation_id, wait in self.conditions().items():
             parent = self.flows.get(wait.terms.parent or "")
-            if wait.terms.parent is not None and wait.calls(self.now):
-                if parent is None or _is_of(parent, type_name):
-                    found[correlation_id] = wait
+            heard = parent is None or _is_of(parent, type_name)
+            if wait.terms.parent is not None and wait.calls(self.now) and heard:
+                found[correlation_id] = wait
 
         return found
 
@@ -912,10 +916,10 @@ class World:
         unreadable = {flow_id for flow_id in wanted if not reads(self.flows[flow_id])}
         ids = [flow_id for flow_id, _ in given]
         claimable = wanted - unreadable
-        assert len(ids) == len(set(ids)), f"claim_due gave one flow twice: {ids}"  # noqa: S101  a check
-        assert set(ids) <= claimable, f"{set(ids) - claimable} given, {claimable} are due"  # noqa: S101  a check
+        assert len(ids) == len(set(ids)), f"claim_due gave one flow twice: {ids}"
+        assert set(ids) <= claimable, f"{set(ids) - claimable} given, {claimable} are due"
         number = min(limit, len(claimable))
-        assert len(ids) == number, f"{ids} given of {claimable}, limit {limit}"  # noqa: S101  a check
+        assert len(ids) == number, f"{ids} given of {claimable}, limit {limit}"
 
         at_once = len(due) + len(calling) <= limit
         must = at_once or len(ids) < limit
@@ -929,18 +933,17 @@ class World:
             self._possible_shows(flow_id, due, calling, at_once=at_once) for flow_id, _ in given
         ]
         for (flow_id, shown), possible in zip(given, shows, strict=True):
-            now_shown = shown if shown in possible else None
-            assert shown in possible or self.flows[flow_id].waits_for in possible, (  # noqa: S101  a check
+            assert shown in possible, (
                 f"{flow_id!r} was given with {shown}, expected one of {possible}"
             )
-            self._take(flow_id, now_shown, owner, lease)
+            self._take(flow_id, shown, owner, lease)
 
         for name, possible_waits in outcomes.items():
             self.waits[name] = _matching(name, possible_waits, seen)
 
-        for name, flow_id in zip(told, ids, strict=True):
-            if name is not None and name not in outcomes:
-                self._tell(name, flow_id)
+        for awaited, flow_id in zip(told, ids, strict=True):
+            if awaited is not None and awaited not in outcomes:
+                self._tell(awaited, flow_id)
 
     def _is_free(self, flow_id: str) -> bool:
         flow = self.flows.get(flow_id)
@@ -954,7 +957,7 @@ class World:
             flow = self.flows[flow_id]
             found = seen.flow_due.get(flow_id)
             if found != flow.due or must:
-                assert found == until, f"unreadable {flow_id!r} is due at {found}, not {until}"  # noqa: S101  a check
+                assert found == until, f"unreadable {flow_id!r} is due at {found}, not {until}"
                 self.flows[flow_id] = replace(flow, due=until)
 
     def _fates(
@@ -984,7 +987,7 @@ class World:
             return [self._put_off(wait, until), *untouched]
 
         if parent not in ids:
-            assert not must, f"{name!r} has ended and nobody was given {parent!r}"  # noqa: S101  a check
+            assert not must, f"{name!r} has ended and nobody was given {parent!r}"
             return [wait]
 
         if at_once or self._awaited_end(parent) == name:
@@ -1019,7 +1022,7 @@ class World:
                 untouched = [] if len(calling) <= limit else [wait]
                 self.waits[name] = _matching(name, [self._told(wait), *untouched], seen)
 
-        assert 0 <= removed <= min(limit, self.expired), (  # noqa: S101  a check
+        assert 0 <= removed <= min(limit, self.expired), (
             f"sweep({limit}) removed {removed}, at most {self.expired} had expired"
         )
         self.expired -= removed

@@ -33,14 +33,10 @@ class ClaimRules(WaitRules):
         limit=st.sampled_from([1, 1, 2, 50, 50]),
         owner=owners,
     )
-    def claim_due(
-        self, type_name: str | None, lease: timedelta, limit: int, owner: str
-    ) -> None:
+    def claim_due(self, type_name: str | None, lease: timedelta, limit: int, owner: str) -> None:
         self.claim_some(type_name, lease, limit, owner)
 
-    def claim_some(
-        self, type_name: str | None, lease: timedelta, limit: int, owner: str
-    ) -> None:
+    def claim_some(self, type_name: str | None, lease: timedelta, limit: int, owner: str) -> None:
         """Claim what is due."""
         self.world.forget_expired()
         before = self.world.conditions()
@@ -91,7 +87,7 @@ class ClaimRules(WaitRules):
         shown: WaitCondition | None = flow.wait_condition
         if shown is not None and shown.results:
             results = before[shown.correlation_id].results
-            assert core.result_of(shown) == results  # noqa: S101  a check
+            assert core.result_of(shown) == results
 
     @rule(place=places, lease=core.spans, owner=owners)
     def claim(self, place: int, lease: timedelta, owner: str) -> None:
@@ -126,12 +122,12 @@ class ClaimRules(WaitRules):
         """Extend a claim, or find it lost."""
         before = copy.obj.version, copy.obj.revision, copy.obj.due_at
         span = copy.lease if lease is None else in_ms(lease)
-        assert span is not None  # noqa: S101  for the type checker
+        assert span is not None
         self.agree(
             lambda: self.face.extend(copy.obj, lease),
             lambda: self.world.extend(copy.key, copy.claim or 0, span),
         )
-        assert before == (copy.obj.version, copy.obj.revision, copy.obj.due_at)  # noqa: S101  a check
+        assert before == (copy.obj.version, copy.obj.revision, copy.obj.due_at)
 
     @rule(
         place=places,
@@ -139,9 +135,7 @@ class ClaimRules(WaitRules):
         change=core.flow_changes,
         late=st.sampled_from([timedelta(0), timedelta(milliseconds=-1)]),
     )
-    def lose_a_claim(
-        self, place: int, how: str, change: tuple[str, Any], late: timedelta
-    ) -> None:
+    def lose_a_claim(self, place: int, how: str, change: tuple[str, Any], late: timedelta) -> None:
         """A lease ends, or almost, somebody else claims the flow, and its first owner comes back."""
         self.world.forget_expired()
         flow_id = self.flow_id(place)
@@ -168,7 +162,7 @@ class ClaimRules(WaitRules):
 
     @precondition(lambda self: self.claimed())
     @rule(which=st.integers(0, 3), offset=core.offsets, at_once=st.booleans())
-    def release(self, which: int, offset: timedelta | None, at_once: bool) -> None:  # noqa: FBT001  drawn
+    def release(self, which: int, offset: timedelta | None, at_once: bool) -> None:
         self.release_one(self.pick(self.claimed(), which), offset, at_once=at_once)
 
     def release_one(
@@ -186,9 +180,9 @@ class ClaimRules(WaitRules):
         if done is not None:
             want = self.world.flows[copy.key]
             after = core.draft_of(copy.obj, copy.base)
-            assert (after.state, after.status) == (before.state, before.status)  # noqa: S101  a check
-            assert (after.due, after.attempts) == (want.due, before.attempts)  # noqa: S101  a check
-            assert copy.obj.version == want.version  # noqa: S101  a check
+            assert (after.state, after.status) == (before.state, before.status)
+            assert (after.due, after.attempts) == (want.due, before.attempts)
+            assert copy.obj.version == want.version
             copy.base, copy.lease, copy.claim = want, None, None
 
     @precondition(lambda self: self.claimed())

@@ -1,7 +1,8 @@
 """Rules of the parity machine: several sessions at once, each a small model of its own.
 
 The model of a session is what the contract says of one: a map of what was loaded and queued, from
-which the changes of a commit are read off when it comes.
+which the changes of a commit are read off when it comes. It is one file because both halves, the
+rules and the model that they keep, change together.
 """
 
 from __future__ import annotations
@@ -99,8 +100,9 @@ def is_dirty(kind: str, copy: Copy) -> bool:
         return any(getattr(draft, name) != getattr(copy.base, name) for name in _FIELDS)
 
     if kind == "wait":
-        now = core.terms_of(copy.obj), copy.obj.outcome.name
-        return now != (copy.base.terms, copy.base.outcome)
+        wait = core.terms_of(copy.obj), copy.obj.outcome.name
+        changed: bool = wait != (copy.base.terms, copy.base.outcome)
+        return changed
 
     now = core.progress_of(copy.obj)
     return (now.processed, now.failed, now.last) != (
@@ -141,17 +143,16 @@ class SessionRules(ClaimRules):
         entry = opened.entries.get((kind, key))
         if entry is not None:
             expected = None if entry.intent == "deleted" or entry.copy is None else entry.copy.obj
-            assert found is expected, f"the session has {expected!r} and answered {found!r}"  # noqa: S101  a check
+            assert found is expected, f"the session has {expected!r} and answered {found!r}"
             return
 
-        assert (found is None) is (want is None), f"{kind} {key!r}: {found!r}, not {want}"  # noqa: S101  a check
+        assert (found is None) is (want is None), f"{kind} {key!r}: {found!r}, not {want}"
         if want is None:
             return
 
-        {"flow": self.same_flow, "wait": self.same_wait}.get(
-            kind, lambda obj, base: self.same_progress(key, obj, base)
-        )(found, want)
-        opened.entries[kind, key] = Entry(Copy(found, key, want))
+        copy = Copy(found, key, want)
+        self.same_object(kind, copy, results=True)
+        opened.entries[kind, key] = Entry(copy)
 
     @rule(number=session, place=places, kind=st.sampled_from(["flow", "flow", "wait", "many"]))
     def session_get(self, number: int, place: int, kind: str) -> None:
@@ -170,7 +171,7 @@ class SessionRules(ClaimRules):
             self.track(opened, "flow", each, found, self.world.flows.get(each))
 
     @rule(number=session, place=places, step=st.sampled_from(STEPS), clear=st.booleans())
-    def session_progress(self, number: int, place: int, step: int, clear: bool) -> None:  # noqa: FBT001  drawn
+    def session_progress(self, number: int, place: int, step: int, clear: bool) -> None:
         """Get a step's progress, or clear it."""
         opened, flow_id = self.opened(number), self.flow_id(place)
         if clear:
@@ -267,12 +268,12 @@ class SessionRules(ClaimRules):
 
         opened.real.suspend(copy.obj, wait)
         entry = self.take(opened, "wait", Copy(wait, name), "set")
-        assert entry is not None  # noqa: S101  looked at above
+        assert entry is not None
         entry.suspends = True
         flow = copy.obj
-        assert (flow.status.name, flow.due_at) == ("SUSPENDED", None)  # noqa: S101  a check
-        assert wait.parent_flow_id == flow.flow_id  # noqa: S101  a check
-        assert core.terms_of(flow.wait_condition) == core.terms_of(wait)  # noqa: S101  a check
+        assert (flow.status.name, flow.due_at) == ("SUSPENDED", None)
+        assert wait.parent_flow_id == flow.flow_id
+        assert core.terms_of(flow.wait_condition) == core.terms_of(wait)
 
     @rule(
         number=session,
@@ -280,7 +281,7 @@ class SessionRules(ClaimRules):
         child=st.sampled_from(CHILDREN),
         success=st.booleans(),
     )
-    def session_complete(self, number: int, place: int, child: str, success: bool) -> None:  # noqa: FBT001  drawn
+    def session_complete(self, number: int, place: int, child: str, success: bool) -> None:
         opened, name = self.opened(number), self.wait_id(place)
         opened.real.complete_child(name, child, success=success, result=number)
         result = (success, number, None)
@@ -299,15 +300,13 @@ class SessionRules(ClaimRules):
         place: int,
         step: int,
         marks: list[tuple[int, bool]],
-        overwrite: bool,  # noqa: FBT001  drawn
+        overwrite: bool,
     ) -> None:
         opened, key = self.opened(number), (self.flow_id(place), step)
         entry = opened.entries.get(("progress", key))
         if entry is not None and entry.copy is not None and entry.intent != "deleted":
             mark(entry.copy.obj, marks)
-            self.refused(
-                lambda: opened.real.save_for_each_progress(*key, ForEachProgress())
-            )
+            self.refused(lambda: opened.real.save_for_each_progress(*key, ForEachProgress()))
             opened.real.save_for_each_progress(*key, entry.copy.obj, overwrite=overwrite)
             entry.intent = "overwrite" if overwrite else entry.intent
             return
@@ -325,7 +324,7 @@ class SessionRules(ClaimRules):
         kind=st.sampled_from(["flow", "flow", "wait"]),
         add=st.booleans(),
     )
-    def session_delete(self, number: int, which: int, kind: str, add: bool) -> None:  # noqa: FBT001  drawn
+    def session_delete(self, number: int, which: int, kind: str, add: bool) -> None:
         """Delete a record of the session; perhaps put a new one in its place."""
         opened = self.opened(number)
         copies = opened.live(kind)
@@ -334,7 +333,7 @@ class SessionRules(ClaimRules):
 
         copy = self.pick(copies, which)
         opened.real.delete(copy.obj)
-        assert copy.obj not in opened.real  # noqa: S101  a check
+        assert copy.obj not in opened.real
         entry = opened.entries[kind, copy.key]
         if entry.intent in ("new", "set") and copy.base is None:
             del opened.entries[kind, copy.key]
@@ -474,7 +473,9 @@ class SessionRules(ClaimRules):
             return []
 
         planned += idle
-        keys = {_key_of(change) for change, _, _ in planned if not isinstance(change, model.Complete)}
+        keys = {
+            _key_of(change) for change, _, _ in planned if not isinstance(change, model.Complete)
+        }
         for (kind, key), copy in opened.checks.items():
             if (kind, key) not in keys:
                 check: model.Change = (
@@ -495,13 +496,13 @@ class SessionRules(ClaimRules):
         changes = [change for change, _, _ in planned]
         done = self.agree(opened.real.commit, lambda: self.world.commit(changes))
         if done is None:
-            assert opened.real.receipt is before  # noqa: S101  a check
+            assert opened.real.receipt is before
             self.pending_agrees(opened)
             return
 
         receipt, outcomes = done
-        assert opened.real.receipt is receipt  # noqa: S101  a check
-        assert (receipt.commit_id is None) is (not planned)  # noqa: S101  a check
+        assert opened.real.receipt is receipt
+        assert (receipt.commit_id is None) is (not planned)
         if planned:
             self.settle(opened, planned)
             self.same_receipt(receipt, planned, outcomes)
@@ -510,9 +511,7 @@ class SessionRules(ClaimRules):
 
         self.pending_agrees(opened)
 
-    def settle(
-        self, opened: Open, planned: list[tuple[model.Change, str, Entry | None]]
-    ) -> None:
+    def settle(self, opened: Open, planned: list[tuple[model.Change, str, Entry | None]]) -> None:
         """Every object takes over what is stored now, and is clean."""
         world = self.world
         for change, kind, entry in planned:
@@ -525,7 +524,7 @@ class SessionRules(ClaimRules):
                 continue
 
             copy = entry.copy
-            assert copy is not None  # noqa: S101  only deletions have none
+            assert copy is not None
             stored: dict[str, Any] = {
                 "flow": world.flows,
                 "wait": world.conditions(),
@@ -563,19 +562,20 @@ class SessionRules(ClaimRules):
         satisfied = {
             change.correlation_id
             for (change, _, _), outcome in zip(planned, outcomes, strict=True)
-            if outcome.now_satisfied and isinstance(change, model.Complete | model.SetWait | model.UpdateWait)
+            if outcome.now_satisfied
+            and isinstance(change, model.Complete | model.SetWait | model.UpdateWait)
         }
         # A condition that is set and then satisfied by the same commit has two versions in it.
         for real_key, version in versions.items():
             found = receipt.versions[real_key]
-            assert found in (version, version - (real_key.id in satisfied)), (  # noqa: S101  a check
+            assert found in (version, version - (real_key.id in satisfied)), (
                 f"the receipt has {real_key} at {found}, not {version}"
             )
 
-        assert receipt.versions.keys() == versions.keys()  # noqa: S101  a check
-        assert set(receipt.satisfied) == satisfied  # noqa: S101  a check
-        assert len(receipt.satisfied) == len(satisfied)  # noqa: S101  a check
-        assert receipt.completions.keys() == completed.keys()  # noqa: S101  a check
+        assert receipt.versions.keys() == versions.keys()
+        assert set(receipt.satisfied) == satisfied
+        assert len(receipt.satisfied) == len(satisfied)
+        assert receipt.completions.keys() == completed.keys()
         for key, want in completed.items():
             same_completion(receipt.completions[key], want)
 
@@ -603,7 +603,7 @@ class SessionRules(ClaimRules):
         }
         for name, want in wanted.items():
             found = {id(record) for record in getattr(opened.real, name)}
-            assert found == want, f"{name} is {getattr(opened.real, name)}, expected {len(want)}"  # noqa: S101  a check
+            assert found == want, f"{name} is {getattr(opened.real, name)}, expected {len(want)}"
 
     # all in one -----------------------------------------------------------------------------------
 
@@ -612,7 +612,7 @@ class SessionRules(ClaimRules):
         arguments=new_wait(st.none()),
         any_wait=st.booleans(),
     )
-    def suspend_at_once(self, place: int, arguments: dict[str, Any], any_wait: bool) -> None:  # noqa: FBT001  drawn
+    def suspend_at_once(self, place: int, arguments: dict[str, Any], any_wait: bool) -> None:
         """What a worker does at the end of its step: load, suspend, commit."""
         flow_id = self.flow_id(place)
         if not any_wait:  # one that shares the flow's partition
@@ -636,9 +636,7 @@ class SessionRules(ClaimRules):
         change=core.flow_changes,
         rival=st.sampled_from([None, "flow", "wait", "progress", "check"]),
     )
-    def commit_beside_a_rival(
-        self, place: int, change: tuple[str, Any], rival: str | None
-    ) -> None:
+    def commit_beside_a_rival(self, place: int, change: tuple[str, Any], rival: str | None) -> None:
         """A session changes several records; somebody else may change one of them before it commits."""
         self.world.forget_expired()
         ids = [each for each in sorted(self.world.flows) if each.startswith("{t}")]
@@ -657,7 +655,13 @@ class SessionRules(ClaimRules):
             found.outcome = WaitOutcome.CANCELLED
 
         found = opened.real.get_for_each_progress(flow_id, STEPS[0])
-        self.track(opened, "progress", (flow_id, STEPS[0]), found, self.world.progress.get((flow_id, STEPS[0])))
+        self.track(
+            opened,
+            "progress",
+            (flow_id, STEPS[0]),
+            found,
+            self.world.progress.get((flow_id, STEPS[0])),
+        )
         progress = ForEachProgress() if found is None else found
         progress.mark(place)
         opened.real.save_for_each_progress(flow_id, STEPS[0], progress)
@@ -691,7 +695,7 @@ class SessionRules(ClaimRules):
         self.sessions.remove(opened)
 
     @rule(place=places, change=core.flow_changes, fails=st.booleans())
-    def begin(self, place: int, change: tuple[str, Any], fails: bool) -> None:  # noqa: FBT001  drawn
+    def begin(self, place: int, change: tuple[str, Any], fails: bool) -> None:
         """`begin` commits at the end of the block, and not at all if the block fails."""
         flow_id = self.flow_id(place)
         self.world.forget_expired()
@@ -705,7 +709,7 @@ class SessionRules(ClaimRules):
                 copy = Copy(flow, flow_id, base)
                 self.change_flow(flow, change)
                 if fails:
-                    raise _ChangedMindError
+                    raise _ChangedMindError  # noqa: TRY301  leaving the block is what is tried
         except _ChangedMindError:
             return
 
@@ -720,7 +724,9 @@ class _ChangedMindError(Exception):
     """Raised in a block, to leave it."""
 
 
-def _change_of(kind: str, key: Any, entry: Entry) -> model.Change | None:
+def _change_of(  # noqa: PLR0911  one return for each kind of change
+    kind: str, key: Any, entry: Entry
+) -> model.Change | None:
     """What becomes of one entry at commit."""
     copy, intent = entry.copy, entry.intent
     if intent == "deleted" or copy is None:
@@ -730,7 +736,7 @@ def _change_of(kind: str, key: Any, entry: Entry) -> model.Change | None:
         if kind == "wait":
             return model.ClearWait(key, entry.instead)
 
-        return model.ClearProgress(*key, entry.instead)
+        return model.ClearProgress(key[0], key[1], entry.instead)
 
     if intent == "loaded" and not is_dirty(kind, copy):
         return None
@@ -749,7 +755,8 @@ def _change_of(kind: str, key: Any, entry: Entry) -> model.Change | None:
         return model.UpdateWait(key, terms, copy.obj.outcome.name, copy.base)
 
     return model.SaveProgress(
-        *key,
+        key[0],
+        key[1],
         core.progress_of(copy.obj),
         copy.base,
         overwrite=intent == "overwrite",
@@ -762,10 +769,9 @@ def _key_of(change: model.Change) -> tuple[str, Any]:
         return "progress", (change.flow_id, change.step)
 
     if isinstance(
-        change, model.SetWait | model.UpdateWait | model.ClearWait | model.CheckWait | model.Complete
+        change,
+        model.SetWait | model.UpdateWait | model.ClearWait | model.CheckWait | model.Complete,
     ):
         return "wait", change.correlation_id
 
     return "flow", change.flow_id
-
-

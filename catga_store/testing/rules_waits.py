@@ -72,31 +72,31 @@ class WaitRules(FlowRules):
         )
         if done is not None:
             got, want = done
-            assert got is want[0].now_satisfied, f"set answered {got}, {want}"  # noqa: S101  a check
+            assert got is want[0].now_satisfied, f"set answered {got}, {want}"
             self.keep_wait(copy, results=False)
 
     def keep_wait(self, copy: Copy, *, results: bool) -> None:
         """Hold a condition that was just read or written."""
         want = self.world.wait(copy.key)
-        assert want is not None  # noqa: S101  a check
+        assert want is not None
         self.same_wait(copy.obj, want, results=results)
         copy.base = want
         if copy not in self.waits:
             self.keep(self.waits, copy)
 
     @rule(place=places, clear=st.sampled_from([False, False, True]))
-    def get_or_clear_wait(self, place: int, clear: bool) -> None:  # noqa: FBT001  drawn
+    def get_or_clear_wait(self, place: int, clear: bool) -> None:
         name = self.wait_id(place)
         self.world.forget_expired()
         wait = self.face.get_wait_condition(name)
-        assert (wait is None) is (self.world.wait(name) is None)  # noqa: S101  a check
+        assert (wait is None) is (self.world.wait(name) is None)
         if wait is not None:
             self.keep_wait(Copy(wait, name), results=True)
 
         if clear:
             gone = self.face.clear_wait_condition(name)
             done = self.world.commit([model.ClearWait(name)])
-            assert gone is done[0].existed  # noqa: S101  a check
+            assert gone is done[0].existed
 
     @precondition(lambda self: self.waits)
     @rule(
@@ -151,7 +151,7 @@ class WaitRules(FlowRules):
         )
         if done is not None:
             got, want = done
-            assert got is want[0].now_satisfied, f"update answered {got}, {want}"  # noqa: S101  a check
+            assert got is want[0].now_satisfied, f"update answered {got}, {want}"
             self.keep_wait(copy, results=False)
 
     @rule(
@@ -165,13 +165,28 @@ class WaitRules(FlowRules):
         self,
         place: int,
         which: int,
-        success: bool,  # noqa: FBT001  drawn
+        success: bool,
         result: Any,
         error: str | None,
     ) -> None:
         """A child completes: early, in time, again, late, or as a stranger."""
         name = self.wait_id(place)
         self.complete_one(name, self.child_of(name, which), (success, result, error))
+
+    @rule(
+        place=places,
+        order=st.permutations(CHILDREN[:3]),
+        wait_type=st.sampled_from(WaitType),
+        failed=st.integers(0, 3),
+    )
+    def fan_in(self, place: int, order: list[str], wait_type: WaitType, failed: int) -> None:
+        """Three children, each of which says twice that it is done, in any order."""
+        name = self.wait_id(place)
+        wait = WaitCondition(name, flow_ids=CHILDREN[:3], wait_type=wait_type)
+        self.set_one(Copy(wait, name))
+        for number, child in enumerate(order):
+            for _ in range(2):
+                self.complete_one(name, child, (number >= failed, number, None))
 
     def child_of(self, name: str, which: int) -> str:
         """Mostly a child of that condition."""
@@ -189,11 +204,11 @@ class WaitRules(FlowRules):
             ),
             lambda: self.world.commit([model.Complete(name, child, result)])[0],
         )
-        assert done is not None  # noqa: S101  a check
+        assert done is not None
         same_completion(*done)
 
     @rule(which=st.integers(0, 3), result=results, again=st.booleans())
-    def complete_what_is_awaited(self, which: int, result: Any, again: bool) -> None:  # noqa: FBT001  drawn
+    def complete_what_is_awaited(self, which: int, result: Any, again: bool) -> None:
         """A child that is awaited completes, so that waits end; perhaps it says so twice."""
         self.world.forget_expired()
         awaited = [
@@ -213,7 +228,7 @@ class WaitRules(FlowRules):
         now = self.moment(offset)
         wanted = self.world.list_overdue(self.now if now is None else model.floor_ms(now))
         found = self.face.get_timed_out_wait_conditions(now, limit)
-        assert [wait.correlation_id for wait in found] == wanted[:limit]  # noqa: S101  a check
+        assert [wait.correlation_id for wait in found] == wanted[:limit]
         for wait in found:
             self.same_wait(wait, self.world.conditions()[wait.correlation_id])
 
@@ -226,10 +241,10 @@ class WaitRules(FlowRules):
         self.world.forget_expired()
         wanted = self.world.list_waits(outcome=outcome.name if outcome else None, parent=parent)
         filters = {"outcome": outcome, "parent_flow_id": parent}
-        pages = self._pages(self.face.query_wait_conditions, limit, **filters)
-        assert [wait.correlation_id for wait in pages] == wanted  # noqa: S101  a check
+        pages = self.pages(self.face.query_wait_conditions, limit, **filters)
+        assert [wait.correlation_id for wait in pages] == wanted
         listed = [wait.correlation_id for wait in self.face.iter_wait_conditions(**filters)]
-        assert listed == wanted  # noqa: S101  a check
+        assert listed == wanted
 
 
 def same_completion(got: Any, want: model.Done) -> None:
@@ -237,4 +252,4 @@ def same_completion(got: Any, want: model.Done) -> None:
     outcome = None if got.outcome is None else got.outcome.name
     fields = (got.accepted, got.duplicate, got.now_satisfied, outcome)
     wanted = (want.accepted, want.duplicate, want.now_satisfied, want.outcome)
-    assert fields == wanted, f"the completion answered {fields}, expected {wanted}"  # noqa: S101  a check
+    assert fields == wanted, f"the completion answered {fields}, expected {wanted}"

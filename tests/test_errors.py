@@ -1,0 +1,227 @@
+"""The tree of errors: exactly the documented one, and every error travels with its facts."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable
+from datetime import UTC
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+import catga_store as cs
+from catga_store import errors
+
+# Each error under what it derives from, as the contract draws them; what the caller does next is
+# decided by the second level.
+TREE: dict[str, tuple[str, ...]] = {
+    "CatgaStoreError": ("Exception",),
+    "UsageError": ("CatgaStoreError",),
+    "InvalidIdError": ("UsageError",),
+    "StateTypeError": ("UsageError",),
+    "EncodingError": ("UsageError",),
+    "RecordTooLargeError": ("UsageError",),
+    "CommitTooLargeError": ("UsageError",),
+    "CrossPartitionError": ("UsageError",),
+    "SessionClosedError": ("UsageError",),
+    "StoreClosedError": ("UsageError",),
+    "NotSupportedError": ("UsageError",),
+    "StoreConfigError": ("CatgaStoreError",),
+    # Beside the tree: the contract calls another number of partitions both of these.
+    "PartitionCountError": ("UsageError", "StoreConfigError"),
+    "ConflictError": ("CatgaStoreError",),
+    "FlowExistsError": ("ConflictError",),
+    "StaleFlowError": ("ConflictError",),
+    "ClaimLostError": ("StaleFlowError",),
+    "FlowClaimedError": ("ConflictError",),
+    "FlowNotFoundError": ("ConflictError",),
+    "StaleWaitConditionError": ("ConflictError",),
+    "WaitConditionNotFoundError": ("ConflictError",),
+    "StaleProgressError": ("ConflictError",),
+    "StoreUnavailableError": ("CatgaStoreError",),
+    "CommitUncertainError": ("CatgaStoreError",),
+    "CorruptRecordError": ("CatgaStoreError",),
+}
+
+FACTS: dict[str, dict[str, Any]] = {
+    "InvalidIdError": {"what": "a flow id", "value": "\ud800", "size": 3},
+    "StateTypeError": {"expected": "Order", "actual": None},
+    "EncodingError": {"path": "$.items[2]"},
+    "RecordTooLargeError": {"size": 11, "limit": 10},
+    "CommitTooLargeError": {"size": 201, "limit": 200},
+    "CrossPartitionError": {"partitions": {"a": 0, "b": 1}},
+    "PartitionCountError": {"expected": 1, "actual": 4},
+    "FlowExistsError": {"flow_id": "f", "actual": 3},
+    "StaleFlowError": {"flow_id": "f", "expected": 1, "actual": 2},
+    "ClaimLostError": {"flow_id": "f", "expected": 1, "actual": None},
+    "FlowClaimedError": {
+        "flow_id": "f",
+        "owner": "w-1",
+        "until": datetime(2030, 1, 1, tzinfo=UTC),
+    },
+    "FlowNotFoundError": {"flow_id": "f", "expected": 1},
+    "StaleWaitConditionError": {"correlation_id": "w", "expected": 1, "actual": 2},
+    "WaitConditionNotFoundError": {"correlation_id": "w", "expected": 1},
+    "StaleProgressError": {"flow_id": "f", "step_index": 2, "expected": 1, "actual": None},
+    "CommitUncertainError": {"commit_id": "c", "keys": (cs.Key("flow", "f"),)},
+    "CorruptRecordError": {"key": ("flow", "f", 0)},
+}
+
+
+def make(name: str) -> cs.CatgaStoreError:
+    """Make an error with all its facts."""
+    error: cs.CatgaStoreError = getattr(cs, name)(f"message of {name}", **FACTS.get(name, {}))
+    return error
+
+
+def test_the_tree_is_the_documented_one() -> None:
+    """The module has these errors with these bases, all of them public, and no others."""
+    found = {
+        name: tuple(base.__name__ for base in thing.__bases__)
+        for name, thing in vars(errors).items()
+        if inspect.isclass(thing) and issubclass(thing, BaseException)
+    }
+    assert found == TREE
+    assert sorted(errors.__all__) == sorted(TREE)
+    assert set(TREE) <= set(cs.__all__)
+
+
+def test_the_docstring_draws_the_tree() -> None:
+    """Every error stands in the drawing under its parent, by its indentation."""
+    text = inspect.getdoc(errors) or ""
+    drawn: dict[str, str] = {}
+    parents: list[str] = []
+    for line in text.split("```")[1].strip().splitlines():
+        name = line.lstrip("│├└─ ").split()[0]
+        depth = line.index(name) // 4
+        parents = [*parents[:depth], name]
+        drawn[name] = parents[-2] if depth else "Exception"
+
+    expected = {name: bases[0] for name, bases in TREE.items() if len(bases) == 1}
+    assert drawn == expected
+    assert "PartitionCountError" in text
+
+
+@pytest.mark.parametrize("name", TREE)
+def test_errors_name_the_package(name: str) -> None:
+    """Each shows `catga_store` as its module, and says in a docstring when it comes."""
+    kind = getattr(cs, name)
+    assert kind.__module__ == "catga_store"
+    assert len((kind.__doc__ or "").strip()) > 20
+    assert kind.__doc__.strip().endswith((".", "it.", "settles it."))
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    **{
+        f"pickle {protocol}": lambda error, protocol=protocol: pickle.loads(
+            pickle.dumps(error, protocol)
+        )
+        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)
+    },
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("name", TREE)
+def test_errors_travel_with_their_facts(name: str, how: str) -> None:
+    """A copy in this process or another has the same class, message and attributes."""
+    error = make(name)
+    twin = COPIES[how](error)
+    assert type(twin) is type(error)
+    assert str(twin) == str(error) == f"message of {name}"
+    assert twin.__dict__ == error.__dict__
+    for fact, value in FACTS.get(name, {}).items():
+        assert getattr(twin, fact) == value
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_every_declared_fact_is_set(name: str) -> None:
+    """What a class annotates is what its errors carry."""
+    kind = getattr(cs, name)
+    declared = {
+        fact
+        for base in kind.__mro__
+        if base.__module__ == "catga_store"
+        for fact in vars(base).get("__annotations__", {})
+        if not fact.startswith("_")
+    }
+    assert declared <= set(FACTS[name])
+
+
+def test_a_conflict_alone_is_its_own_conflict() -> None:
+    """`conflicts` of a single refusal holds that refusal, whichever it is."""
+    for name in TREE:
+        error = make(name)
+        if isinstance(error, cs.ConflictError):
+            assert error.conflicts == (error,)
+
+
+def test_conflicts_travel(store: cs.Store) -> None:
+    """A refusal of several records keeps all of them through a pickle."""
+    for flow_id in ("a", "b"):
+        store.create(cs.FlowSnapshot(flow_id, state={}))
+
+    with store.session() as session:
+        session.add(cs.FlowSnapshot("a", state={}))
+        session.delete(session.get_one("b"))
+        store.update(store.get_one("b"))
+        with pytest.raises(cs.ConflictError) as caught:
+            session.commit()
+
+    twin = pickle.loads(pickle.dumps(caught.value))
+    assert [type(error) for error in twin.conflicts] == [cs.FlowExistsError, cs.StaleFlowError]
+    assert [error.flow_id for error in twin.conflicts] == ["a", "b"]
+    assert str(twin) == str(caught.value)
+
+
+def test_every_conflict_says_that_nothing_was_written(store: cs.Store) -> None:
+    """Each refusal names the record, what was expected, what is there, and what it means."""
+    store.create(cs.FlowSnapshot("f", state={}))
+    stale = store.get_one("f")
+    claimed = store.claim("f", owner="w-1")
+    store.update(store.get_one("f"))
+    refused: list[tuple[Callable[[], object], list[str]]] = [
+        (
+            lambda: store.create(cs.FlowSnapshot("f", state={})),
+            ["flow 'f'", "version 3", "nothing in this commit was written"],
+        ),
+        (
+            lambda: store.update(stale),
+            ["flow 'f'", "version 1", "holds 3", "nothing in this commit was written"],
+        ),
+        (
+            lambda: store.update(claimed),
+            ["claim on flow 'f'", "version 2", "holds 3", "nothing in this commit was written"],
+        ),
+        (
+            lambda: store.claim("f"),
+            ["flow 'f'", "claimed by 'w-1'", "2030-01-01T00:00:30+00:00"],
+        ),
+        (lambda: store.get_one("g"), ["flow 'g'", "deleted", "expired"]),
+    ]
+    for act, parts in refused:
+        with pytest.raises(cs.ConflictError) as caught:
+            act()
+
+        for part in parts:
+            assert part in str(caught.value)
+
+
+def test_one_except_clause_per_answer() -> None:
+    """Each error falls under exactly one of the answers to "what do I do next?"."""
+    answers = (
+        cs.UsageError,
+        cs.StoreConfigError,
+        cs.ConflictError,
+        cs.StoreUnavailableError,
+        cs.CommitUncertainError,
+        cs.CorruptRecordError,
+    )
+    for name in TREE:
+        if name not in ("CatgaStoreError", "PartitionCountError"):
+            assert sum(issubclass(getattr(cs, name), answer) for answer in answers) == 1

@@ -1,0 +1,162 @@
+"""`open_store` and `open_async_store`: what a URL opens, and what it must not say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import catga_store as cs
+
+OPENERS: list[Callable[..., Any]] = [cs.open_store, cs.open_async_store]
+
+
+def flow() -> cs.FlowSnapshot[Any]:
+    """Make a flow."""
+    return cs.FlowSnapshot("f", state={"n": 1})
+
+
+def test_each_scheme_opens_its_store(tmp_path: Path) -> None:
+    """`memory://` and `sqlite:///` answer the class of that store, blocking or async."""
+    assert type(cs.open_store("memory://")) is cs.MemoryStore
+    assert type(cs.open_async_store("memory://name-1")) is cs.AsyncMemoryStore
+    assert type(cs.open_store(f"sqlite:///{tmp_path}/a.db")) is cs.SQLiteStore
+    assert type(cs.open_async_store(f"sqlite:///{tmp_path}/a.db")) is cs.AsyncSQLiteStore
+
+
+def test_opening_connects_to_nothing(tmp_path: Path) -> None:
+    """A store is opened at once; its file appears at the first use."""
+    path = tmp_path / "flows.db"
+    with cs.open_store(f"sqlite:///{path}") as store:
+        assert not path.exists()
+        store.ping()
+        assert path.exists()
+
+    with cs.open_store(f"sqlite:///{tmp_path}/no/such/folder/flows.db") as store:
+        with pytest.raises(cs.StoreConfigError, match="cannot be opened"):
+            store.get("f")
+
+
+def test_a_named_memory_store_is_shared() -> None:
+    """The same name is the same records; without a name every store has its own."""
+    with cs.open_store("memory://shared-by-urls") as one, cs.MemoryStore("shared-by-urls") as other:
+        one.create(flow())
+        assert other.get("f") is not None
+
+    with cs.open_store("memory://shared-by-urls") as again:
+        assert again.get("f") is not None
+        again.clear()
+
+    one, other = cs.open_store("memory://"), cs.open_store("memory://")
+    one.create(flow())
+    assert other.get("f") is None
+
+
+@pytest.mark.parametrize("url", ["memory://", "memory:///"])
+def test_a_nameless_memory_url_has_two_forms(url: str) -> None:
+    """A slash at the end names nothing."""
+    assert cs.open_store(url).get("f") is None
+
+
+def test_three_slashes_are_relative_and_four_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path is taken from where the process stood when the store was opened."""
+    monkeypatch.chdir(tmp_path)
+    with cs.open_store("sqlite:///relative.db") as store:
+        (tmp_path / "deeper").mkdir()
+        os.chdir(tmp_path / "deeper")
+        store.create(flow())
+
+    assert (tmp_path / "relative.db").exists()
+    with cs.open_store(f"sqlite:///{tmp_path}/relative.db") as store:
+        assert store.get("f") is not None
+
+
+@pytest.mark.parametrize("name", ["a b.db", "a?b.db", "a#b.db", "ü.db", "100%.db"])
+def test_a_path_may_be_escaped(tmp_path: Path, name: str) -> None:
+    """Percent escapes name any file."""
+    from urllib.parse import quote  # noqa: PLC0415  one use
+
+    with cs.open_store(f"sqlite:///{quote(str(tmp_path / name))}") as store:
+        store.create(flow())
+
+    assert (tmp_path / name).exists()
+    with cs.SQLiteStore(tmp_path / name) as store:
+        assert store.get("f") is not None
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("", "names no store"),
+        ("flows.db", "names no store"),
+        ("mysql://host/db", "names no store"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///", "names no file"),
+        ("sqlite://host/flows.db", "names no file"),
+        ("sqlite://flows.db", "names no file"),
+        ("sqlite:///:memory:", "needs the path of a file"),
+        ("sqlite:///a%00b", "needs the path of a file"),
+        ("memory://name/deeper", "names no memory store"),
+        ("memory://?partitions=4", "query or a fragment"),
+        ("sqlite:///flows.db?timeout=5", "query or a fragment"),
+        ("sqlite:///flows.db#x", "query or a fragment"),
+        ("memory://[", "is no URL"),
+        (None, "must be text"),
+        (5, "must be text"),
+        (Path("flows.db"), "must be text"),
+    ],
+)
+def test_what_is_no_url_is_refused(opener: Callable[..., Any], url: Any, said: str) -> None:
+    """A URL that names no store is a `UsageError` that shows it and says what would do."""
+    with pytest.raises(cs.UsageError, match=said) as caught:
+        opener(url)
+
+    assert not isinstance(caught.value, cs.NotSupportedError)
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_options_are_passed_on(opener: Callable[..., Any]) -> None:
+    """Options are keywords of every store, checked when it is opened."""
+    opener("memory://", owner="w", partitions=4, retention=cs.Retention(), max_record_bytes=10)
+    with pytest.raises(cs.UsageError, match="partitions must be an int of at least 1"):
+        opener("memory://", partitions=0)
+
+    with pytest.raises(TypeError, match="nonsense"):
+        opener("memory://", nonsense=1)
+
+
+@pytest.mark.parametrize("bad", ["", ":memory:", "a\0b", b"flows.db", 5, None])
+@pytest.mark.parametrize("kind", [cs.SQLiteStore, cs.AsyncSQLiteStore])
+def test_a_sqlite_store_needs_the_path_of_a_file(kind: Callable[..., Any], bad: Any) -> None:
+    """What names no file is refused before anything is opened."""
+    with pytest.raises(cs.UsageError, match="needs the path of a file"):
+        kind(bad)
+
+
+@pytest.mark.parametrize("kind", [cs.MemoryStore, cs.AsyncMemoryStore])
+def test_a_memory_store_needs_text_as_its_name(kind: Callable[..., Any]) -> None:
+    """Two programs that name a store by something else would not know whether they share it."""
+    with pytest.raises(cs.UsageError, match="must be text"):
+        kind(5)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "nats", "tls"])
+def test_schemes_of_servers_are_known(scheme: str) -> None:
+    """Until their stores are there, the error names the scheme and what to use instead."""
+    with pytest.raises(cs.NotSupportedError, match=f"{scheme}://.*sqlite"):
+        cs.open_store(f"{scheme}://host")
+
+
+def test_a_store_shows_what_it_is(tmp_path: Path) -> None:
+    """`repr` has the class and where the records are, and says when it was closed."""
+    store = cs.open_store(f"sqlite:///{tmp_path}/flows.db")
+    assert repr(store).startswith("<SQLiteStore ")
+    assert "flows.db" in repr(store)
+    store.close()
+    assert repr(store).endswith(" closed>")
