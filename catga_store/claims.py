@@ -105,7 +105,7 @@ class Claims(Commits):
                 chosen = _choose(found, missing)
                 gathered = yield from self._gather(chosen)
                 yield from self._claim_gathered(
-                    gathered, state_type, owner, lease_ms, now_ms, claimed
+                    gathered, state_type, owner, lease_ms, now_ms, claimed=claimed
                 )
         except CatgaStoreError as error:
             # What is claimed is the caller's: an error in its place would lose it for a lease.
@@ -168,6 +168,7 @@ class Claims(Commits):
         owner: str,
         lease_ms: int,
         now_ms: int,
+        *,
         claimed: list[FlowSnapshot[Any]],
     ) -> Conversation[None]:
         """Add the candidates that can be claimed, put the others off; one commit a partition."""
@@ -286,7 +287,7 @@ class Claims(Commits):
             for flow_id, candidate in candidates.items()
             if candidate.flow is None or _is_terminal(candidate.flow.head)
         }
-        yield from self._claim_gathered(dead, None, self.owner, 0, now_ms, [])
+        yield from self._claim_gathered(dead, None, self.owner, 0, now_ms, claimed=[])
 
 
 # --- what claims are made of ------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import dataclasses
 import enum
 import hashlib
 import typing
-from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -19,7 +18,6 @@ import attrs
 __all__ = ["schema_of"]
 
 
-@lru_cache(maxsize=1024)
 def schema_of(state_type: Any | None) -> str:
     """Eight hex digits that change with the fields of a type, at any depth; empty for no type."""
     if state_type is None:

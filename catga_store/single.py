@@ -386,7 +386,7 @@ def _flow_filter(
         raise UsageError(message)
 
     if isinstance(state_type, str):
-        name: str | None = state_type
+        name: str | None = _type_name(state_type)
     else:
         codec.check_state_type(state_type)
         name = codec.type_name(state_type) or None
@@ -400,6 +400,16 @@ def _flow_filter(
         None if created_before is None else to_ms_up(created_before),
         None if updated_before is None else to_ms_up(updated_before),
     )
+
+
+def _type_name(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        message = f"no state type is named {name!r}: {error}"
+        raise UsageError(message) from error
+
+    return name
 
 
 def _write_cursor(wanted: Filter, last: tuple[int, str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import anyio
 import attrs
 import pytest
+import sniffio
+import trio
 
 import catga_store as cs
 from catga_store.conversation import Call
@@ -355,27 +359,7 @@ async def test_a_commit_on_its_way_is_seen_through(astore: cs.AsyncStore) -> Non
     session.add(flow)
 
     with anyio.CancelScope() as scope:
-
-        class Wire:
-            threaded = inner.threaded
-
-            def __call__(self, call: Call[Any]) -> Any:
-                if self.threaded:
-                    anyio.from_thread.run_sync(scope.cancel)
-                else:
-                    scope.cancel()
-
-                return inner(call)
-
-            def close(self) -> None:
-                inner.close()
-
-        if inner.threaded:
-            # A thread of the event loop's own cannot call back; trio's and anyio's can.
-            driver.wire = _CancelSoon(inner, scope)
-        else:
-            driver.wire = Wire()
-
+        driver.wire = CancellingWire(inner, scope)
         await session.commit()
 
     driver.wire = inner
@@ -385,44 +369,38 @@ async def test_a_commit_on_its_way_is_seen_through(astore: cs.AsyncStore) -> Non
     assert list(session.receipt.versions.values()) == [1]
 
 
-class _CancelSoon:
-    """A wire in a worker thread that cancels the waiting task before it answers."""
-
-    threaded = True
+class CancellingWire:
+    """Cancel the task that waits for a call, while the call is on its way."""
 
     def __init__(self, inner: Any, scope: anyio.CancelScope) -> None:
+        """Stand before the store's own wire; made in the event loop."""
         self.inner = inner
-        self.cancel = _call_in_loop(scope)
+        self.threaded = inner.threaded
+        self.cancel = from_a_thread(scope.cancel) if self.threaded else scope.cancel
 
     def __call__(self, call: Call[Any]) -> Any:
+        """Cancel, then perform the call."""
         self.cancel()
         return self.inner(call)
 
     def close(self) -> None:
+        """Close the store's own wire."""
         self.inner.close()
 
 
-def _call_in_loop(scope: anyio.CancelScope) -> Callable[[], None]:
-    """Answer a function that cancels the scope from any thread and waits until that is done."""
-    import threading  # noqa: PLC0415  one use
+def from_a_thread(function: Callable[[], None]) -> Callable[[], None]:
+    """Answer what calls a function in this event loop from any thread and waits until it is done."""
+    if sniffio.current_async_library() == "trio":
+        call_soon: Callable[..., object] = trio.lowlevel.current_trio_token().run_sync_soon
+    else:
+        call_soon = asyncio.get_running_loop().call_soon_threadsafe
 
-    done = threading.Event()
+    def call() -> None:
+        done = threading.Event()
+        call_soon(lambda: (function(), done.set()))
+        assert done.wait(30)
 
-    def cancel() -> None:
-        scope.cancel()
-        done.set()
-
-    try:
-        import asyncio  # noqa: PLC0415  one use
-
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        import trio  # noqa: PLC0415  one use
-
-        token = trio.lowlevel.current_trio_token()
-        return lambda: (token.run_sync_soon(cancel), done.wait(10))[0]
-
-    return lambda: (loop.call_soon_threadsafe(cancel), done.wait(10))[0]
+    return call
 
 
 async def test_a_slow_reader_does_not_hold_others_up(astore: cs.AsyncStore) -> None:

@@ -339,7 +339,7 @@ def run_machine() -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=200,
+            max_examples=300,  # one that is caught at all is caught early: only a miss costs this
             stateful_step_count=40,
             phases=[Phase.generate],
             report_multiple_bugs=False,

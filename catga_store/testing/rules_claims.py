@@ -131,7 +131,7 @@ class ClaimRules(WaitRules):
 
     @rule(
         place=places,
-        how=st.sampled_from(["extend", "write", "release"]),
+        how=st.sampled_from(["write", "release"]),
         change=core.flow_changes,
         late=st.sampled_from([timedelta(0), timedelta(milliseconds=-1)]),
     )
@@ -152,9 +152,8 @@ class ClaimRules(WaitRules):
         copy = mine[0]
         self.clock.advance(lease + late)
         self.claim_one(flow_id, lease, OWNERS[1])
-        if how == "extend":
-            self.extend_one(copy, None)
-        elif how == "release":
+        self.extend_one(copy, None)
+        if how == "release":
             self.release_one(copy)
         else:
             self.change_flow(copy.obj, change)
