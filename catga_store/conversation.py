@@ -47,7 +47,7 @@ Conversation: TypeAlias = Generator[Request[Any], Any, T]
 
 
 def ask(request: Request[R]) -> Conversation[R]:
-    """Ask one request; `reply = yield from ask(request)` has the type of the reply."""
+    """Yield one request; what it answers has the type of the reply."""
     reply: R = yield request
     return reply
 

@@ -398,7 +398,7 @@ class FlowSnapshot(Generic[S]):
 
 def blank_flow(flow_id: str, state_type: Any | None) -> FlowSnapshot[Any]:
     """A snapshot that is about to be given everything else that is stored."""
-    flow: FlowSnapshot[Any] = object.__new__(FlowSnapshot)
+    flow: FlowSnapshot[Any] = object.__new__(FlowSnapshot)  # pyright: ignore[reportUnknownVariableType]  # of any state
     give = object.__setattr__
     give(flow, "flow_id", flow_id)
     give(flow, "state_type", state_type)

@@ -107,9 +107,14 @@ class Head(NamedTuple):
     commits: tuple[str, ...] = ()
     """The last commits that wrote the record, newest first; each made one version. Kept by the store."""
 
+    @classmethod
+    def of(cls, fields: tuple[object, ...]) -> Head:
+        """A head of all its fields in order; quicker than naming them."""
+        return tuple.__new__(cls, fields)  # pyright: ignore[reportUnknownMemberType]  typeshed's generic
+
     def stamped(self, revision: str, commits: tuple[str, ...]) -> Head:
         """The same head as of another write; quicker than `_replace`."""
-        return tuple.__new__(Head, (*self[:-2], revision, commits))
+        return Head.of((*self[:-2], revision, commits))
 
 
 class Terms(NamedTuple):

@@ -38,27 +38,27 @@ def _describe(kind: Any, seen: set[Any]) -> str:
     if not isinstance(kind, type) or kind in seen:
         return repr(kind)
 
-    if issubclass(kind, enum.Enum):
-        return f"{kind.__qualname__}{[(member.name, member.value) for member in kind]!r}"
-
     seen.add(kind)
-    hints = _hints(kind)
-    names = _fields(kind, hints)
-    if not names:
-        return kind.__qualname__
+    described: Any = kind
+    name: str = described.__qualname__
+    if issubclass(described, enum.Enum):
+        return f"{name}{[(member.name, member.value) for member in described]!r}"
 
-    fields = ",".join(f"{name}:{_describe(hints.get(name), seen)}" for name in names)
-    return f"{kind.__qualname__}({fields})"
+    hints = _hints(described)
+    fields = ",".join(
+        f"{field}:{_describe(hints.get(field), seen)}" for field in _fields(described, hints)
+    )
+    return f"{name}({fields})" if fields else name
 
 
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(kind)
     except (NameError, TypeError, AttributeError):
         return dict(getattr(kind, "__annotations__", {}))
 
 
-def _fields(kind: type, hints: dict[str, Any]) -> list[str]:
+def _fields(kind: Any, hints: dict[str, Any]) -> list[str]:
     if attrs.has(kind):
         return [field.name for field in attrs.fields(kind)]
 

@@ -599,10 +599,7 @@ class Store:
 
 def sqlite_path(path: str | os.PathLike[str]) -> str:
     """The path of a SQLite file, absolute, so that a later `chdir` does not change the store."""
-    text: Any = path
-    if isinstance(text, os.PathLike):
-        text = os.fspath(text)
-
+    text: Any = os.fspath(path) if hasattr(path, "__fspath__") else path
     if not isinstance(text, str) or text in ("", ":memory:") or "\0" in text:
         message = f"a SQLite store needs the path of a file, not {text!r}; memory:// needs none"
         raise UsageError(message)

@@ -507,7 +507,7 @@ def _let_go(record: AnyRecord) -> None:
 
 def _any_record(record: Any) -> AnyRecord:
     if isinstance(record, FlowSnapshot | WaitCondition | ForEachProgress):
-        return record
+        return record  # pyright: ignore[reportUnknownVariableType]  # of any state
 
     message = f"{record!r} is no record: a FlowSnapshot, WaitCondition or ForEachProgress"
     raise UsageError(message)

@@ -1,4 +1,7 @@
-"""The awaiting face, under asyncio and trio: the same promises, and what only async code can see."""
+"""The awaiting face, under asyncio and trio: the same promises, and what only async code can see.
+
+One file, slightly long: the blocking tests' promises in short, and what only async code sees.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from typing import Any
 import anyio
 import attrs
 import pytest
-import sniffio
 import trio
 
 import catga_store as cs
@@ -201,7 +203,7 @@ async def test_begin(astore: cs.AsyncStore) -> None:
         session.add(new())
 
     assert session.receipt is not None
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012  the block is the test
         async with astore.begin() as session:
             session.add(new("g"))
             _ = 1 // 0
@@ -349,7 +351,9 @@ async def test_a_cancelled_task_writes_nothing_more(astore: cs.AsyncStore) -> No
     assert await astore.count_flows() == 0
 
 
-async def test_a_commit_on_its_way_is_seen_through(astore: cs.AsyncStore) -> None:
+async def test_a_commit_on_its_way_is_seen_through(
+    astore: cs.AsyncStore, anyio_backend_name: str
+) -> None:
     """A cancellation that comes during the commit leaves objects and receipt settled."""
     driver: Any = astore._driver
     await astore.ping()
@@ -359,7 +363,7 @@ async def test_a_commit_on_its_way_is_seen_through(astore: cs.AsyncStore) -> Non
     session.add(flow)
 
     with anyio.CancelScope() as scope:
-        driver.wire = CancellingWire(inner, scope)
+        driver.wire = CancellingWire(inner, scope, anyio_backend_name)
         await session.commit()
 
     driver.wire = inner
@@ -372,11 +376,11 @@ async def test_a_commit_on_its_way_is_seen_through(astore: cs.AsyncStore) -> Non
 class CancellingWire:
     """Cancel the task that waits for a call, while the call is on its way."""
 
-    def __init__(self, inner: Any, scope: anyio.CancelScope) -> None:
+    def __init__(self, inner: Any, scope: anyio.CancelScope, loop: str) -> None:
         """Stand before the store's own wire; made in the event loop."""
         self.inner = inner
         self.threaded = inner.threaded
-        self.cancel = from_a_thread(scope.cancel) if self.threaded else scope.cancel
+        self.cancel = from_a_thread(scope.cancel, loop) if self.threaded else scope.cancel
 
     def __call__(self, call: Call[Any]) -> Any:
         """Cancel, then perform the call."""
@@ -388,9 +392,9 @@ class CancellingWire:
         self.inner.close()
 
 
-def from_a_thread(function: Callable[[], None]) -> Callable[[], None]:
+def from_a_thread(function: Callable[[], None], loop: str) -> Callable[[], None]:
     """Answer what calls a function in this event loop from any thread and waits until it is done."""
-    if sniffio.current_async_library() == "trio":
+    if loop == "trio":
         call_soon: Callable[..., object] = trio.lowlevel.current_trio_token().run_sync_soon
     else:
         call_soon = asyncio.get_running_loop().call_soon_threadsafe

@@ -1,4 +1,7 @@
-"""Claims: leases that end by the clock, fences that do not, `claim_due`, `claim`, `extend`, `release`."""
+"""Claims: leases that end by the clock, fences that do not, `claim_due`, `claim`, `extend`, `release`.
+
+One file, and long: what begins, renews, ends and fences a claim is read together.
+"""
 
 from __future__ import annotations
 
@@ -318,7 +321,7 @@ def test_the_former_owner_is_fenced_off(store: cs.Store, clock: ManualClock, cla
     claimed.state["n"] = 99
     with pytest.raises(
         cs.ClaimLostError,
-        match="the claim on flow 'f' is lost: .* version 2, the store holds 3 and 'w-2' owns it",
+        match=r"the claim on flow 'f' is lost: .* version 2, the store holds 3 and 'w-2' owns it",
     ) as caught:
         store.update(claimed)
 

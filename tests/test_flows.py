@@ -1,4 +1,7 @@
-"""Flow snapshots: their fields, single operations on them, versions, and what an error leaves."""
+"""Flow snapshots: their fields, single operations on them, versions, and what an error leaves.
+
+One file, and long: single operations on a flow share their helpers and are read together.
+"""
 
 from __future__ import annotations
 
@@ -280,7 +283,7 @@ def test_a_state_is_not_read_as_another_named_type(store: cs.Store) -> None:
     """Between two named types stands a `StateTypeError` that names both."""
     store.create(cs.FlowSnapshot("o", state=Order(1)))
     with pytest.raises(
-        cs.StateTypeError, match="'o' is stored .* 'Order' .* as 'Ticket'"
+        cs.StateTypeError, match=r"'o' is stored .* 'Order' .* as 'Ticket'"
     ) as caught:
         store.get("o", Ticket)
 
@@ -557,7 +560,7 @@ def test_delete_by_version_is_checked(store: cs.Store) -> None:
     """An id with a version deletes that version only."""
     store.create(new())
     store.update(store.get_one("f"))
-    with pytest.raises(cs.StaleFlowError, match="'f'.* holds version 2") as caught:
+    with pytest.raises(cs.StaleFlowError, match=r"'f'.* holds version 2") as caught:
         store.delete("f", version=1)
 
     assert (caught.value.flow_id, caught.value.expected, caught.value.actual) == ("f", 1, 2)

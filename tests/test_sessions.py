@@ -1,4 +1,7 @@
-"""The unit of work: identity map, change detection, commits, refusals, lost outcomes."""
+"""The unit of work: identity map, change detection, commits, refusals, lost outcomes.
+
+One file, and long: every promise about a session is looked for here.
+"""
 
 from __future__ import annotations
 
@@ -273,7 +276,7 @@ def test_the_order_of_a_set_is_no_change(store: cs.Store) -> None:
     store.create(cs.FlowSnapshot("o", state=Order(1, set(names))))
     with store.session() as session:
         order = session.get_one("o", Order)
-        order.state.tags = set(sorted(names, reverse=True))
+        order.state.tags = {*list(names)[::-1]}
         assert session.dirty == ()
         order.state.tags.add("more")
         assert session.dirty == (order,)

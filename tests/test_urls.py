@@ -35,9 +35,9 @@ def test_opening_connects_to_nothing(tmp_path: Path) -> None:
         store.ping()
         assert path.exists()
 
-    with cs.open_store(f"sqlite:///{tmp_path}/no/such/folder/flows.db") as store:
-        with pytest.raises(cs.StoreConfigError, match="cannot be opened"):
-            store.get("f")
+    nowhere = cs.open_store(f"sqlite:///{tmp_path}/no/such/folder/flows.db")
+    with pytest.raises(cs.StoreConfigError, match="cannot be opened"):
+        nowhere.get("f")
 
 
 def test_a_named_memory_store_is_shared() -> None:

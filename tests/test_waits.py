@@ -1,4 +1,7 @@
-"""Wait conditions: completions, redefinition, deadlines, clearing, and parents that are woken."""
+"""Wait conditions: completions, redefinition, deadlines, clearing, and parents that are woken.
+
+One file, and long: the rules of a wait touch each other, and are read in their order.
+"""
 
 from __future__ import annotations
 

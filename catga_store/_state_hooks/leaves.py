@@ -67,7 +67,16 @@ def leaf(
 def _native(cls: type, dec: Dec | None = None) -> Hooks:
     """Make the hooks of a class whose values msgspec writes as `str` does, and faster."""
     hooks = leaf(cls, str, str, cls)
-    return replace(hooks, enc=_same(cls).enc, dec=dec or hooks.dec, text=hooks.enc)
+    label = hooks.label
+
+    # Not the one of `_same`: code that sees texts and these by turns loses CPython's inline caches.
+    def enc(value: Any) -> Any:
+        if value.__class__ is not cls:
+            raise Misfit(label, describe(value))
+
+        return value
+
+    return replace(hooks, enc=enc, dec=dec or hooks.dec, text=hooks.enc)
 
 
 def _same(cls: type) -> Hooks:

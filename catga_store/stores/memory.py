@@ -285,9 +285,7 @@ class MemoryTables:
 
             row = self._waits[key]
             parent = self._heads.get(flow_key(row.parent or ""))
-            gone = parent is None or (
-                parent.expires_ms is not None and parent.expires_ms <= now_ms
-            )
+            gone = parent is None or (parent.expires_ms is not None and parent.expires_ms <= now_ms)
             if wanted is None or gone or (parent is not None and parent.type in ("", wanted)):
                 found.append(Found(key, row.head))
 

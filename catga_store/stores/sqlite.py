@@ -210,7 +210,7 @@ def _head(key: Key, row: Sequence[Any]) -> Head:
     ):
         raise _corrupt(key, f"the row {_shown(row)}")
 
-    return tuple.__new__(Head, (*row[:14], tuple(row[14].split())))
+    return Head.of((*row[:14], tuple(row[14].split())))
 
 
 def _wait_head(key: Key, row: Sequence[Any]) -> Head:
@@ -636,7 +636,11 @@ class SQLiteTables:
     def expired(self, now_ms: int, limit: int) -> list[Key]:
         found: list[Key] = []
 
-        for kind, read in ((FLOW, self._leaving), (WAIT, lambda row: _wait_found(row).key)):
+        readers: tuple[tuple[str, Callable[[Sequence[Any]], Key]], ...] = (
+            (FLOW, self._leaving),
+            (WAIT, lambda row: _wait_found(row).key),
+        )
+        for kind, read in readers:
             columns, table = _LISTED[kind]
             rows = self._execute(
                 f"SELECT {columns}, id FROM {table}"  # noqa: S608  ours
@@ -725,13 +729,14 @@ def _write_terms(terms: Terms) -> str:
 
 def _read_terms(key: Key, text: str) -> Terms:
     try:
-        children, any_of, timeout_ms, parent = json.loads(text)
+        fields: list[Any] = json.loads(text)
+        children, any_of, timeout_ms, parent = fields
         if (
             type(children) is list
-            and set(map(type, children)) <= {str}
+            and all(type(child) is str for child in fields[0])
             and (type(any_of), type(timeout_ms), type(parent)) in _TERMS
         ):
-            return Terms(tuple(children), any_of, timeout_ms, parent)
+            return Terms(tuple(fields[0]), any_of, timeout_ms, parent)
     except (ValueError, TypeError) as error:
         raise _corrupt(key, f"what it waits for, {text[:100]!r},") from error
 
@@ -950,12 +955,16 @@ class SQLiteWire:
 
 _Failure: TypeAlias = tuple[type[Exception], str, dict[str, Any]]
 
-_DAMAGED = "the file {path!r} is damaged or no SQLite database: {error}; "
-_DAMAGED += "it is left as it is; restore it from a backup"
+_DAMAGED = (
+    "the file {path!r} is damaged or no SQLite database: {error};"
+    " it is left as it is; restore it from a backup"
+)
 _FULL = "the disk that holds {path!r} is full: {error}; free some space"
 _LOCKED = "the file {path!r} stayed locked by another process for {seconds} s: {error}"
-_READ_ONLY = "the file {path!r} or its folder cannot be written: {error}; nothing was written; "
-_READ_ONLY += "give this user the right to write both"
+_READ_ONLY = (
+    "the file {path!r} or its folder cannot be written: {error}; nothing was written;"
+    " give this user the right to write both"
+)
 _NO_ACCESS = "the file {path!r} cannot be opened: {error}; {why}; nothing was written"
 _TOO_BIG = "a record is over SQLite's limit of 1,000,000,000 bytes: {error}; nothing was written"
 _NOT_OURS = "the file {path!r} does not have this library's tables: {error}; nothing was written"

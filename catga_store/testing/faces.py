@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator
 from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager
 from contextlib import ExitStack
 from contextlib import contextmanager
@@ -122,7 +122,7 @@ class AsyncFace(Face):
         return _AsyncSessionFace(self._portal, self.store.session())
 
     @contextmanager
-    def begin(self) -> Iterator[_AsyncSessionFace]:
+    def begin(self) -> Generator[_AsyncSessionFace]:
         with self._portal.wrap_async_context_manager(self.store.begin()) as session:
             yield _AsyncSessionFace(self._portal, session)
 
@@ -169,10 +169,18 @@ def _blocking(portal: BlockingPortal, attribute: Any) -> Any:
         return attribute
 
     if inspect.iscoroutinefunction(attribute):
-        return lambda *args, **kwargs: portal.call(partial(attribute, *args, **kwargs))
+
+        def awaited(*args: Any, **kwargs: Any) -> Any:
+            return portal.call(partial(attribute, *args, **kwargs))
+
+        return awaited
 
     if inspect.isasyncgenfunction(attribute):
-        return lambda *args, **kwargs: portal.call(_listed, attribute(*args, **kwargs))
+
+        def listed(*args: Any, **kwargs: Any) -> list[Any]:
+            return portal.call(_listed, attribute(*args, **kwargs))
+
+        return listed
 
     return attribute
 

@@ -385,9 +385,13 @@ class World:
     keep_failed: timedelta | None
     keep_waits: timedelta | None
     partitions: int = 1
-    flows: dict[str, Flow] = field(default_factory=dict)
-    waits: dict[str, Wait | Early | Marker] = field(default_factory=dict)
-    progress: dict[tuple[str, int], Progress] = field(default_factory=dict)
+    flows: dict[str, Flow] = field(default_factory=dict[str, Flow])
+    waits: dict[str, Wait | Early | Marker] = field(
+        default_factory=dict[str, "Wait | Early | Marker"]
+    )
+    progress: dict[tuple[str, int], Progress] = field(
+        default_factory=dict[tuple[str, int], Progress]
+    )
     expired: int = 0
     """At most so many expired records may still be there to be swept."""
     _stamps: count[int] = field(default_factory=lambda: count(1))

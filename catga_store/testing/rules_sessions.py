@@ -70,9 +70,11 @@ class Open:
     """An open session: the real one, and what it knows."""
 
     real: Any
-    entries: dict[tuple[str, Any], Entry] = field(default_factory=dict)
-    completions: dict[tuple[str, str], model.Complete] = field(default_factory=dict)
-    checks: dict[tuple[str, Any], Copy] = field(default_factory=dict)
+    entries: dict[tuple[str, Any], Entry] = field(default_factory=dict[tuple[str, Any], Entry])
+    completions: dict[tuple[str, str], model.Complete] = field(
+        default_factory=dict[tuple[str, str], model.Complete]
+    )
+    checks: dict[tuple[str, Any], Copy] = field(default_factory=dict[tuple[str, Any], Copy])
 
     def forget(self) -> None:
         """What rollback, close and a lost commit leave."""
@@ -708,15 +710,14 @@ class SessionRules(ClaimRules):
                 flow = real.get(flow_id)
                 copy = Copy(flow, flow_id, base)
                 self.change_flow(flow, change)
+                writes = [self.write(copy)] if is_dirty("flow", copy) else []
                 if fails:
                     raise _ChangedMindError  # noqa: TRY301  leaving the block is what is tried
         except _ChangedMindError:
             return
 
-        if is_dirty("flow", copy):
-            self.world.commit([self.write(copy)])
-            self.written(copy)
-
+        self.world.commit(writes)
+        self.written(copy)
         self.let_go("flow", copy)
 
 
