@@ -267,7 +267,7 @@ class Claims(Commits):
         old = loaded.head
         now_ms = self.settings.now_ms()
         until = moment_up(due_at)
-        due_ms = None if until is None else now_ms if until is AT_ONCE else to_ms(until)
+        due_ms = None if until is None else now_ms if until == AT_ONCE else to_ms(until)
         head = old._replace(
             version=old.version + 1, updated_ms=now_ms, owner=None, claim=None, due_ms=due_ms
         )

@@ -48,7 +48,8 @@ class Key(NamedTuple):
     `id` is the flow's id (`flow`, `progress`) or the correlation id (`wait`); `step` is 0 unless
     the kind is `progress`. Nothing is checked here: ids come through `check_id`.
 
-    >>> print(flow_key("order-1"), progress_key("order-1", 2), wait_key("x"), sep="; ")
+    >>> from catga_store import Key
+    >>> print(Key("flow", "order-1"), Key("progress", "order-1", 2), Key("wait", "x"), sep="; ")
     flow 'order-1'; progress 'order-1' step 2; wait condition 'x'
     """
 

@@ -143,7 +143,7 @@ def _due_and_owner(
     if status.is_terminal:
         return None, None, None
 
-    if due_at is AT_ONCE:
+    if due_at == AT_ONCE:
         suspended = status is FlowStatus.SUSPENDED and old is None
         return None if suspended else now_ms, None, None
 
@@ -213,6 +213,13 @@ def plan_update_wait(wait: WaitCondition, now_ms: int, limits: Limits) -> Put:
     old = head_of(wait)
     if old is None:
         message = f"{wait.key} has no revision: it was never stored or read; set it"
+        raise UsageError(message)
+
+    if wait.outcome.value == PENDING and old.status != PENDING:
+        message = (
+            f"{wait.key} has ended and cannot be opened again: its end was told already;"
+            " clear it and set a new one"
+        )
         raise UsageError(message)
 
     terms = envelope.terms_of(wait)
@@ -450,7 +457,10 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
 def claimed_error(flow_id: str, head: Head) -> FlowClaimedError:
     """Another owner's claim has not ended."""
     until = from_ms(head.due_ms or 0)
-    message = f"flow {flow_id!r} is claimed by {head.owner!r} until {until.isoformat()}"
+    message = (
+        f"flow {flow_id!r} is claimed by {head.owner!r} until {until.isoformat()} and was not"
+        " claimed again; try after that, or pass a timeout to wait"
+    )
     return FlowClaimedError(message, flow_id=flow_id, owner=head.owner, until=until)
 
 

@@ -358,7 +358,7 @@ class Unit:
                 idle.append(entry)
 
         pairs += [(change, None) for change in self._completions.values()]
-        if not pairs:
+        if not pairs and not self._checks:
             return _NOTHING
 
         pairs += [(_renewal(entry, now_ms), entry) for entry in idle]

@@ -1460,3 +1460,18 @@ def test_progress_rolled_back_may_go_elsewhere(store: cs.Store) -> None:
 
     store.save_for_each_progress("g", 1, progress)
     assert list(store.list_for_each_progress("g")) == [1]
+
+
+def test_a_commit_of_nothing_but_checks_is_sent(store: cs.Store) -> None:
+    """A check alone decides a commit: it passes while the record is what was read, else refuses."""
+    store.create(new())
+    with store.session() as session:
+        session.check(session.get_one("f"))
+        assert session.commit().commit_id is not None
+
+        read = session.get_one("f")
+        session.check(read)
+        other = store.get_one("f")
+        store.update(other)
+        with pytest.raises(cs.StaleFlowError):
+            session.commit()

@@ -927,3 +927,23 @@ def test_two_stores_share_waits(open_more: Opener) -> None:
         other.complete_child("w", "b").now_satisfied,
     ]
     assert told == [False, False, True, False]
+
+
+def test_a_condition_that_has_ended_is_not_opened_again(store: cs.Store) -> None:
+    """Setting an ended condition back to `PENDING` is refused, or it could be satisfied twice."""
+    store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
+    assert store.complete_child("w", "a").now_satisfied
+    wait = store.get_wait_condition("w")
+    assert wait is not None
+    wait.outcome = cs.WaitOutcome.PENDING
+    with pytest.raises(cs.UsageError, match="cannot be opened again"):
+        store.update_wait_condition(wait)
+
+    with store.session() as session:
+        session.add(wait)
+        with pytest.raises(cs.UsageError, match="cannot be opened again"):
+            session.commit()
+
+    stored = store.get_wait_condition("w")
+    assert stored is not None
+    assert (stored.outcome, stored.version) == (cs.WaitOutcome.SATISFIED, 2)

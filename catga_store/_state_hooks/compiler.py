@@ -46,6 +46,7 @@ from catga_store._state_hooks.plain import enter
 from catga_store._state_hooks.records import namedtuple_hooks
 from catga_store._state_hooks.records import typeddict_hooks
 from catga_store._state_hooks.typeforms import alias_value
+from catga_store._state_hooks.typeforms import declaring_typeddict
 from catga_store._state_hooks.typeforms import is_alias
 from catga_store._state_hooks.typeforms import is_attrs
 from catga_store._state_hooks.typeforms import is_dataclass
@@ -290,7 +291,7 @@ def _typeddict(building: _Building, declared: Any) -> Hooks:
         fields: dict[str, Hooks] = {}
         for name, raw in cls.__annotations__.items():
             hint, needed = marked(resolve(cls, name, raw), required=name in cls.__required_keys__)
-            hint = substitute(hint, variables.get(_declaring_typeddict(cls, name), {}))
+            hint = substitute(hint, variables.get(declaring_typeddict(cls, name), {}))
             fields[name] = building.under(name_part(name), hint)
             if needed:
                 required.add(name)
@@ -298,16 +299,6 @@ def _typeddict(building: _Building, declared: Any) -> Hooks:
         return typeddict_hooks(label_of(declared), fields, required)
 
     return building.once(declared, dict, OBJECT, make)
-
-
-def _declaring_typeddict(cls: Any, name: str) -> Any:
-    """Find the TypedDict that declares a key: those of its bases are copied into every one."""
-    bases: tuple[Any, ...] = cls.__dict__.get("__orig_bases__", ())
-    for base in map(origin_of, bases):
-        if is_typeddict(base) and name in base.__annotations__:
-            return _declaring_typeddict(base, name)
-
-    return cls
 
 
 def _namedtuple(building: _Building, declared: Any) -> Hooks:
@@ -349,7 +340,6 @@ def _class(building: _Building, declared: Any) -> Hooks:
 
 
 # --- which is which -------------------------------------------------------------------------------
-
 
 _Make = Callable[[_Building, Any], Hooks]
 

@@ -19,6 +19,7 @@ from catga_store._state_hooks.base import name_part
 
 __all__ = [
     "alias_value",
+    "declaring_typeddict",
     "is_alias",
     "is_attrs",
     "is_dataclass",
@@ -173,6 +174,16 @@ def variables_by_class(declared: Any) -> dict[Any, dict[Any, Any]]:
             found |= variables_by_class(substitute(base, variables))
 
     return found
+
+
+def declaring_typeddict(cls: Any, name: str) -> Any:
+    """Find the TypedDict that declares a key: those of its bases are copied into every one."""
+    bases: tuple[Any, ...] = cls.__dict__.get("__orig_bases__", ())
+    for base in map(origin_of, bases):
+        if is_typeddict(base) and name in base.__annotations__:
+            return declaring_typeddict(base, name)
+
+    return cls
 
 
 def own_annotations(cls: type) -> dict[str, Any]:

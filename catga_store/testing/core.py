@@ -36,6 +36,7 @@ from catga_store.model import FlowStatus
 from catga_store.model import ForEachProgress
 from catga_store.model import Retention
 from catga_store.model import WaitCondition
+from catga_store.model import WaitOutcome
 from catga_store.model import WaitType
 from catga_store.records import Due
 from catga_store.testing import model
@@ -216,6 +217,12 @@ def shown_of(wait: WaitCondition | None) -> model.Shown | None:
     t = terms_of(wait)
     name = wait.correlation_id
     return model.Shown(name, t.children, t.any_of, t.timeout, t.parent, wait.outcome.name)
+
+
+def reopens(copy: Copy, outcome: WaitOutcome) -> bool:
+    """Whether that outcome would open a condition again that has ended, which is refused."""
+    ended = copy.base is not None and copy.base.outcome != "PENDING"
+    return ended and outcome is WaitOutcome.PENDING
 
 
 def terms_of(wait: WaitCondition) -> model.Terms:
@@ -503,6 +510,12 @@ class Core(RuleBasedStateMachine):
             self._same_summary(summary, world.flows[summary.flow_id])
 
         _compare("flows", {"count": (face.count_flows(), len(world.flows))})
+        for status in sorted({flow.status for flow in world.flows.values()}):
+            page = face.query_flows(status=FlowStatus[status])
+            listed = [summary.flow_id for summary in page]
+            _compare(
+                f"flows that are {status}", {"order": (listed, world.list_flows(status=status))}
+            )
 
     def _same_summary(self, summary: Any, want: model.Flow) -> None:
         fields = {

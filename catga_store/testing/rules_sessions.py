@@ -251,8 +251,9 @@ class SessionRules(ClaimRules):
     @rule(number=session, which=which, outcome=st.sampled_from(WaitOutcome))
     def session_change_wait(self, number: int, which: int, outcome: WaitOutcome) -> None:
         copies = [copy for copy in self.opened(number).live("wait") if copy.base is not None]
-        if copies:
-            self.pick(copies, which).obj.outcome = outcome
+        copy = self.pick(copies, which) if copies else None
+        if copy is not None and not core.reopens(copy, outcome):
+            copy.obj.outcome = outcome
 
     @rule(number=session, which=which, arguments=new_wait(st.none()))
     def session_suspend(self, number: int, which: int, arguments: dict[str, Any]) -> None:
@@ -471,7 +472,7 @@ class SessionRules(ClaimRules):
                 idle.append((model.Renew(key, copy.base, copy.lease), kind, entry))
 
         planned += [(change, "completion", None) for change in opened.completions.values()]
-        if not planned:
+        if not planned and not opened.checks:
             return []
 
         planned += idle

@@ -116,7 +116,7 @@ class WaitRules(FlowRules):
     ) -> None:
         copy = self.pick(self.waits, which)
         wait = copy.obj
-        if outcome is not None:
+        if outcome is not None and not core.reopens(copy, outcome):
             wait.outcome = outcome
 
         if flow_ids is not None:
