@@ -15,10 +15,10 @@ write is version-checked and every commit is all or nothing.
 2
 """
 
-from catga_store.aio import AsyncMemoryStore
-from catga_store.aio import AsyncSession
-from catga_store.aio import AsyncSQLiteStore
-from catga_store.aio import AsyncStore
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from catga_store.copying import CopyReport
 from catga_store.copying import copy
 from catga_store.errors import CatgaStoreError
@@ -66,6 +66,12 @@ from catga_store.store import SQLiteStore
 from catga_store.store import Store
 from catga_store.urls import open_async_store
 from catga_store.urls import open_store
+
+if TYPE_CHECKING:
+    from catga_store.aio import AsyncMemoryStore
+    from catga_store.aio import AsyncSession
+    from catga_store.aio import AsyncSQLiteStore
+    from catga_store.aio import AsyncStore
 
 __all__ = [
     "AsyncMemoryStore",
@@ -121,5 +127,19 @@ __all__ = [
     "open_store",
 ]
 
+_ASYNC = ("AsyncMemoryStore", "AsyncSQLiteStore", "AsyncSession", "AsyncStore")
+
 for _public in __all__:
-    globals()[_public].__module__ = __name__
+    if _public not in _ASYNC:
+        globals()[_public].__module__ = __name__
+
+
+def __getattr__(name: str) -> object:
+    """The awaiting face, when it is first asked for: anyio costs blocking programs nothing."""
+    if name not in _ASYNC:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+
+    from catga_store import aio  # noqa: PLC0415  this is what the function is for
+
+    return getattr(aio, name)

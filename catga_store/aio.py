@@ -25,7 +25,7 @@ from anyio.lowlevel import RunVar
 from catga_store.checks import check_function
 from catga_store.claims import DEFAULT_LEASE
 from catga_store.conversation import Conversation
-from catga_store.drivers.local import AsyncLocalDriver
+from catga_store.drivers.local_async import AsyncLocalDriver
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreClosedError
 from catga_store.errors import UsageError
@@ -585,3 +585,7 @@ class AsyncSQLiteStore(AsyncStore):
         settings = Settings(**options)
         waist = EmbeddedStore(partitions=settings.partitions, timeout=settings.timeout)
         super().__init__(AsyncLocalDriver(waist, sqlite.SQLiteWire(sqlite_path(path))), settings)
+
+
+for _public in (AsyncMemoryStore, AsyncSQLiteStore, AsyncSession, AsyncStore):
+    _public.__module__ = "catga_store"

@@ -163,8 +163,11 @@ def decode_flow(flow_id: str, record: Record, state_type: Any | None) -> FlowSna
     return snapshot
 
 
-def load_flow(snapshot: FlowSnapshot[Any], record: Record) -> None:
-    """Give a snapshot everything that is stored; on an error it is as it was."""
+def load_flow(snapshot: FlowSnapshot[Any], record: Record, state_type: Any | None = None) -> None:
+    """Give a snapshot everything that is stored; on an error it is as it was.
+
+    `state_type` is what its state is read as if the snapshot declares no type itself.
+    """
     head, body = record.head, record.body
     key = snapshot.key
     at = body.find(_STATE)
@@ -172,7 +175,9 @@ def load_flow(snapshot: FlowSnapshot[Any], record: Record) -> None:
         message = f"the body of {key} has no state; it is left as it is"
         raise CorruptRecordError(message, key=tuple(key))
 
-    state_type = snapshot.state_type
+    if snapshot.state_type is not None:
+        state_type = snapshot.state_type
+
     _check_type(key, head, state_type)
     wait = _read_wait(key, body[:at])
     position = _position(key, head.position)

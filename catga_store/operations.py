@@ -165,7 +165,8 @@ class Operations(SingleOperations):
                 conflict = Conflict(0, "stale", found.head)
                 raise plans.conflict_error(Check(key, head.revision), conflict, record)
 
-            envelope.load_flow(record, found)
+            # A flow that was made here declares no type: its state is one.
+            envelope.load_flow(record, found, codec.type_of(record.state))
         elif isinstance(record, WaitCondition):
             envelope.load_wait(record, found)
         else:

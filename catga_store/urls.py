@@ -8,21 +8,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Unpack
 from urllib.parse import SplitResult
 from urllib.parse import unquote
 from urllib.parse import urlsplit
 
-from catga_store.aio import AsyncMemoryStore
-from catga_store.aio import AsyncSQLiteStore
-from catga_store.aio import AsyncStore
 from catga_store.errors import NotSupportedError
 from catga_store.errors import UsageError
 from catga_store.store import MemoryStore
 from catga_store.store import SQLiteStore
 from catga_store.store import Store
 from catga_store.store import StoreOptions
+
+if TYPE_CHECKING:
+    from catga_store.aio import AsyncStore
 
 __all__ = ["open_async_store", "open_store"]
 
@@ -42,11 +43,13 @@ def open_store(url: str, **options: Unpack[StoreOptions]) -> Store:
 
 def open_async_store(url: str, **options: Unpack[StoreOptions]) -> AsyncStore:
     """Open a store for async code, under asyncio or trio; see `open_store`."""
+    from catga_store import aio  # noqa: PLC0415  anyio costs blocking programs nothing
+
     kind, place = _parse(url)
     if kind == "memory":
-        return AsyncMemoryStore(place, **options)
+        return aio.AsyncMemoryStore(place, **options)
 
-    return AsyncSQLiteStore(place, **options)
+    return aio.AsyncSQLiteStore(place, **options)
 
 
 def _parse(url: Any) -> tuple[str, str]:

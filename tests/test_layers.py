@@ -29,6 +29,8 @@ STORES = {"stores.memory", "stores.sqlite", "stores.redis", "stores.nats"}
 EMBEDDED = STORES | {"stores.embedded"}
 DRIVERS = {f"drivers.{name}" for name in ("local", "redis_blocking", "redis_asyncio")} | {
     "drivers.finishing",
+    "drivers.local",
+    "drivers.local_async",
     "drivers.nats_asyncio",
     "drivers.portal",
 }
@@ -71,7 +73,8 @@ ALLOWED: dict[str, set[str]] = {
     "stores.nats": WAIST,
     "drivers": set(),
     **{driver: {"errors", "conversation", "records"} for driver in DRIVERS},
-    "drivers.local": {"errors", "keys", "conversation", "records", "drivers.finishing"},
+    "drivers.local": {"errors", "keys", "conversation", "records"},
+    "drivers.local_async": {"conversation", "records", "drivers.finishing", "drivers.local"},
     "session": LOGIC,
     "store": LOGIC | EMBEDDED | DRIVERS | {"session"},
     "aio": LOGIC | EMBEDDED | DRIVERS | {"session", "store"},

@@ -19,9 +19,9 @@ from catga_store.aio import AsyncStore
 from catga_store.conversation import Call
 from catga_store.conversation import NotSentError
 from catga_store.conversation import ReplyLostError
-from catga_store.drivers.local import AsyncLocalDriver
 from catga_store.drivers.local import LocalDriver
 from catga_store.drivers.local import Wire
+from catga_store.drivers.local_async import AsyncLocalDriver
 from catga_store.errors import NotSupportedError
 from catga_store.errors import UsageError
 from catga_store.records import ANY

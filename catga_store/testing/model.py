@@ -254,6 +254,11 @@ class UpdateWait:
     outcome: str
     base: Wait
 
+    @property
+    def opens_again(self) -> bool:
+        """Whether it would open a condition again that has ended."""
+        return self.outcome == "PENDING" and self.base.outcome != "PENDING"
+
 
 @dataclass(frozen=True)
 class ClearWait:
@@ -482,6 +487,9 @@ class World:
         """All of the changes, or a `Refusal` and none."""
         self.forget_expired()
         todo = list(changes)
+        if any(isinstance(change, UpdateWait) and change.opens_again for change in todo):
+            raise Refusal("UsageError")
+
         self._check_partitions(todo)
         leaving = {
             change.flow_id

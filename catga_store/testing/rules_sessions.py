@@ -33,6 +33,7 @@ from catga_store.testing.rules_claims import ClaimRules
 from catga_store.testing.rules_flows import mark
 from catga_store.testing.rules_flows import marks
 from catga_store.testing.rules_flows import places
+from catga_store.testing.rules_flows import reads_as
 from catga_store.testing.rules_waits import new_wait
 from catga_store.testing.rules_waits import same_completion
 
@@ -52,6 +53,13 @@ _FIELDS = (
 
 which = st.integers(0, 5)
 session = st.integers(0, _SESSIONS - 1)
+
+
+_GONE = {
+    "flow": "FlowNotFoundError",
+    "wait": "WaitConditionNotFoundError",
+    "progress": "StaleProgressError",
+}
 
 
 @dataclass(eq=False)
@@ -375,37 +383,36 @@ class SessionRules(ClaimRules):
             return
 
         copy = self.pick(copies, which)
-
-        def modelled() -> Any:
-            self.world.forget_expired()
-            if kind == "progress":
-                want: Any = self.world.progress.get(copy.key)
-                if want is None:
-                    raise model.Refusal("StaleProgressError", expected=copy.base.version)
-
-                return want
-
-            if kind == "wait":
-                want = self.world.wait(copy.key)
-                if want is None:
-                    raise model.Refusal("WaitConditionNotFoundError", expected=copy.base.version)
-
-                return want
-
-            want = self.world.flows.get(copy.key)
-            if want is None:
-                raise model.Refusal("FlowNotFoundError", expected=copy.base.version)
-
-            if copy.lease is not None and want.claim != copy.claim:
-                raise model.Refusal("ClaimLostError")
-
-            return want
-
-        done = self.agree(lambda: opened.real.refresh(copy.obj), modelled)
+        state_type: Any = type(copy.obj.state) if kind == "flow" else dict
+        done = self.agree(
+            lambda: opened.real.refresh(copy.obj),
+            lambda: self.refreshed(kind, copy, None if state_type is dict else state_type.__name__),
+        )
         if done is not None:
             copy.base = done[1]
             opened.entries[kind, copy.key].intent = "loaded"
             self.same_object(kind, copy, results=True)
+            assert kind != "flow" or type(copy.obj.state) is state_type
+
+    def refreshed(self, kind: str, copy: Copy, type_name: str | None) -> Any:
+        """What the model says a refreshed object holds."""
+        self.world.forget_expired()
+        stored: dict[str, Any] = {
+            "flow": self.world.flows.get,
+            "wait": self.world.wait,
+            "progress": self.world.progress.get,
+        }
+        want = stored[kind](copy.key)
+        if want is None:
+            raise model.Refusal(_GONE[kind], expected=copy.base.version)
+
+        if kind == "flow" and copy.lease is not None and want.claim != copy.claim:
+            raise model.Refusal("ClaimLostError")
+
+        if kind == "flow" and not reads_as(want, type_name):
+            raise model.Refusal("StateTypeError")
+
+        return want
 
     def same_object(self, kind: str, copy: Copy, *, results: bool = False) -> None:
         """An object that was just read or written is what is stored."""

@@ -116,7 +116,7 @@ class WaitRules(FlowRules):
     ) -> None:
         copy = self.pick(self.waits, which)
         wait = copy.obj
-        if outcome is not None and not core.reopens(copy, outcome):
+        if outcome is not None:
             wait.outcome = outcome
 
         if flow_ids is not None:
@@ -129,6 +129,8 @@ class WaitRules(FlowRules):
             wait.parent_flow_id = parent
 
         self.write_wait(copy)
+        if core.reopens(copy, wait.outcome):  # refused; or nobody could write this object again
+            wait.outcome = WaitOutcome[copy.base.outcome]
 
     @rule(place=places)
     def time_out(self, place: int) -> None:

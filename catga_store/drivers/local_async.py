@@ -1,0 +1,77 @@
+"""The awaiting driver of the stores that live in this process: memory and SQLite.
+
+The memory store's wire is called in the event loop, since it takes microseconds, and SQLite's in a
+worker thread. It is a module of its own because anyio costs blocking programs their start-up time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from typing import Any
+from typing import TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from catga_store.conversation import Call
+from catga_store.conversation import Conversation
+from catga_store.conversation import Invoke
+from catga_store.conversation import Pause
+from catga_store.conversation import Request
+from catga_store.conversation import arun
+from catga_store.conversation import ask
+from catga_store.conversation import through
+from catga_store.drivers.finishing import call_abandonable
+from catga_store.drivers.finishing import call_to_end
+from catga_store.drivers.local import Local
+from catga_store.drivers.local import Wire
+from catga_store.records import Waist
+
+__all__ = ["AsyncLocalDriver"]
+
+T = TypeVar("T")
+
+
+class AsyncLocalDriver(Local):
+    """Runs conversations by awaiting; every operation is a checkpoint."""
+
+    def __init__(self, waist: Waist, wire: Wire) -> None:
+        super().__init__(waist, wire)
+        self.sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+        """How it waits; may be replaced, like `wire`."""
+
+    async def run(self, conversation: Conversation[T]) -> T:
+        """Run a conversation over waist requests to its end."""
+        if not self.wire.threaded:
+            await checkpoint()
+
+        return await arun(through(conversation, self._converse), self._perform)
+
+    def _converse(self, request: Request[Any]) -> Conversation[Any]:
+        if isinstance(request, Pause | Invoke):
+            return ask(request)
+
+        return self.waist.converse(request)
+
+    async def _perform(self, request: Request[Any]) -> Any:
+        if isinstance(request, Call):
+            call: Call[Any] = request
+            if not self.wire.threaded:
+                return self.wire(call)
+
+            in_thread = call_to_end if call.writes else call_abandonable
+            return await in_thread(lambda: self.wire(call))
+
+        if isinstance(request, Pause):
+            return await self.sleep(request.seconds)
+
+        assert isinstance(request, Invoke), request  # noqa: S101  there are no others
+        return await request.function()
+
+    async def close(self) -> None:
+        """Close the wire."""
+        if self.wire.threaded:
+            await call_to_end(self.wire.close)
+        else:
+            self.wire.close()
