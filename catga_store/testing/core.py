@@ -216,7 +216,9 @@ def shown_of(wait: WaitCondition | None) -> model.Shown | None:
 
     t = terms_of(wait)
     name = wait.correlation_id
-    return model.Shown(name, t.children, t.any_of, t.timeout, t.parent, wait.outcome.name)
+    return model.Shown(
+        name, t.children, t.any_of, t.timeout, t.parent, wait.outcome.name, wait.created_at
+    )
 
 
 def reopens(copy: Copy, outcome: WaitOutcome) -> bool:

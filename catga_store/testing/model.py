@@ -95,6 +95,7 @@ class Shown:
     timeout: timedelta | None
     parent: str | None
     outcome: str
+    created: datetime | None
 
 
 @dataclass(frozen=True)
@@ -865,7 +866,9 @@ class World:
         wait = self.conditions()[correlation_id]
         outcome = "TIMED_OUT" if wait.outcome == "PENDING" else wait.outcome
         t = wait.terms
-        return Shown(correlation_id, t.children, t.any_of, t.timeout, t.parent, outcome)
+        return Shown(
+            correlation_id, t.children, t.any_of, t.timeout, t.parent, outcome, wait.created
+        )
 
     def _take(self, flow_id: str, shown: Shown | None, owner: str, lease: timedelta) -> None:
         flow = self.flows[flow_id]

@@ -383,16 +383,16 @@ class SessionRules(ClaimRules):
             return
 
         copy = self.pick(copies, which)
-        state_type: Any = type(copy.obj.state) if kind == "flow" else dict
+        state_type: str = type(copy.obj.state).__qualname__ if kind == "flow" else "dict"
         done = self.agree(
             lambda: opened.real.refresh(copy.obj),
-            lambda: self.refreshed(kind, copy, None if state_type is dict else state_type.__name__),
+            lambda: self.refreshed(kind, copy, None if state_type == "dict" else state_type),
         )
         if done is not None:
             copy.base = done[1]
             opened.entries[kind, copy.key].intent = "loaded"
             self.same_object(kind, copy, results=True)
-            assert kind != "flow" or type(copy.obj.state) is state_type
+            assert kind != "flow" or type(copy.obj.state).__qualname__ == state_type
 
     def refreshed(self, kind: str, copy: Copy, type_name: str | None) -> Any:
         """What the model says a refreshed object holds."""
