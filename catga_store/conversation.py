@@ -12,6 +12,7 @@ from collections.abc import Callable
 from collections.abc import Generator
 from typing import Any
 from typing import Generic
+from typing import NamedTuple
 from typing import TypeAlias
 from typing import TypeVar
 
@@ -19,11 +20,13 @@ from attrs import define
 
 __all__ = [
     "Call",
+    "Command",
     "Conversation",
     "Finished",
     "Invoke",
     "NotSentError",
     "Pause",
+    "Pipe",
     "ReplyLostError",
     "Request",
     "arun",
@@ -62,6 +65,28 @@ class Call(Request[R]):
     """The function reads one row: it needs no snapshot."""
     request: object = None
     """The waist request it is a try at, for those who watch or replace a wire; it decides nothing."""
+
+
+class Command(NamedTuple):
+    """One Redis command: its words, and a key of the slot that it belongs to."""
+
+    words: tuple[bytes | str | int, ...]
+    key: bytes
+
+
+@define
+class Pipe(Request[tuple[object, ...]]):
+    """Wire request of Redis: send these commands as one flight; answers their replies in order.
+
+    Replies are raw bytes. An error that the server replies is a value, as the exception that the
+    client library makes of it; raised are `NotSentError` and `ReplyLostError`. In a cluster each
+    command goes to the node that holds its key.
+    """
+
+    commands: tuple[Command, ...]
+    writes: bool
+    large: bool = False
+    """Bodies over 1 MiB go this way: not on a connection that others share."""
 
 
 @define

@@ -29,6 +29,7 @@ STORES = {"stores.memory", "stores.sqlite", "stores.redis", "stores.nats"}
 EMBEDDED = STORES | {"stores.embedded"}
 DRIVERS = {f"drivers.{name}" for name in ("local", "redis_blocking", "redis_asyncio")} | {
     "drivers.finishing",
+    "drivers.remote",
     "drivers.local",
     "drivers.local_async",
     "drivers.nats_asyncio",
