@@ -1,0 +1,119 @@
+"""The documentation: what it shows is executed, and what it names is there.
+
+On a page, examples at a `>>>` prompt run as one doctest. A Python block with a caption is a file of
+that name, and a block of console lines is typed in the directory of these files: after each `$`
+command must come the output that follows it on the page. `...` stands for anything.
+"""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from attrs import define
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+FILE = re.compile(
+    r"^```\{code-block\} python\n:caption: (\S+)\n\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
+CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@define
+class Command:
+    """What is typed, and what must come out of it."""
+
+    line: str
+    output: str
+
+
+def name_of(page: Path) -> str:
+    """Name a page in the test's id."""
+    return str(page.relative_to(DOCS))
+
+
+def commands(text: str) -> list[Command]:
+    """The commands of a page, in order."""
+    found: list[Command] = []
+
+    for block in CONSOLE.findall(text):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            line, _, output = part.partition("\n")
+            found.append(Command(line, output))
+
+    return found
+
+
+def run(line: str, directory: Path) -> str:
+    """Type a command: variables first, then a program of this Python's."""
+    words = shlex.split(line)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}"}
+
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        environment[name] = value
+
+    done = subprocess.run(
+        words,
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_its_examples_run(page: Path) -> None:
+    """Every example at a prompt answers what the page says it answers."""
+    failed, _ = doctest.testfile(
+        str(page), module_relative=False, optionflags=FLAGS, encoding="utf-8"
+    )
+    assert failed == 0
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if CONSOLE.search(page.read_text("utf-8"))], ids=name_of
+)
+def test_its_commands_print_what_it_shows(page: Path, tmp_path: Path) -> None:
+    """Typed in their order, next to the page's files, its commands print what stands below them."""
+    text = page.read_text("utf-8")
+    for name, source in FILE.findall(text):
+        (tmp_path / name).write_text(source, "utf-8")
+
+    typed = commands(text)
+    assert typed
+
+    for command in typed:
+        got = run(command.line, tmp_path)
+        right = doctest.OutputChecker().check_output(command.output, got, FLAGS)
+        assert right, f"$ {command.line}\nexpected:\n{command.output}\ngot:\n{got}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_files_it_names_are_there(page: Path) -> None:
+    """A guarantee is shown by a test that exists, and a link leads to a page."""
+    text = page.read_text("utf-8")
+    for path in re.findall(r"`((?:tests|catga_store|benchmarks)/[^`:]+?\.(?:py|lua|md))`", text):
+        assert ROOT.joinpath(path).is_file(), path
+
+    for link in re.findall(r"\]\(([^):#]+\.md)\)", text):
+        assert page.parent.joinpath(link).is_file(), link
+
+
+def test_a_wrong_example_is_noticed(tmp_path: Path) -> None:
+    """The checker of commands can fail."""
+    assert run("python -c 'print(1)'", tmp_path) == "1\n"
+    assert not doctest.OutputChecker().check_output("2\n", "1\n", FLAGS)
