@@ -154,9 +154,10 @@ def test_extend_beside_the_owners_commits_never_fails(store: cs.Store) -> None:
     """A second thread renews the claim as fast as it can, while only the owner makes versions."""
     store.create(cs.FlowSnapshot("job", state={"n": 0}))
     (job,) = store.claim_due(lease=timedelta(seconds=30))
-    first, done = job.version, threading.Event()
+    first, renewing, done = job.version, threading.Event(), threading.Event()
 
     def work() -> None:
+        assert renewing.wait(60)
         try:
             for n in range(200):
                 job.state["n"] = n
@@ -173,6 +174,7 @@ def test_extend_beside_the_owners_commits_never_fails(store: cs.Store) -> None:
         while not done.is_set():
             store.extend(job, timedelta(hours=1))
             renewals += 1
+            renewing.set()
 
         return renewals
 
