@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Iterable
 from collections.abc import Sequence
 from datetime import datetime
 from datetime import timedelta
@@ -20,6 +21,7 @@ from catga_store.checks import not_found
 from catga_store.commits import Commits
 from catga_store.conversation import Conversation
 from catga_store.conversation import Pause
+from catga_store.conversation import ask
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import ClaimLostError
 from catga_store.errors import CorruptRecordError
@@ -27,6 +29,7 @@ from catga_store.errors import StateTypeError
 from catga_store.errors import UsageError
 from catga_store.keys import FLOW
 from catga_store.keys import WAIT
+from catga_store.keys import Key
 from catga_store.keys import check_id
 from catga_store.keys import flow_key
 from catga_store.keys import partition_of
@@ -47,6 +50,8 @@ from catga_store.records import Change
 from catga_store.records import Check
 from catga_store.records import Due
 from catga_store.records import Extend
+from catga_store.records import Filter
+from catga_store.records import Find
 from catga_store.records import Found
 from catga_store.records import Head
 from catga_store.records import Outcome
@@ -62,7 +67,9 @@ _log = logging.getLogger("catga_store")
 _PAGE_MOST = 1000
 _NEARBY = 16
 """A claimer picks among so many more of the oldest due than it wants, so that claimers seldom collide."""
-_CLAIM_ROUNDS = 64
+_IDLE_ROUNDS = 64
+"""After so many rounds in which others were quicker with everything, a claimer goes away."""
+_SOONEST_LOOK_MS = 1000
 _POLL_SECONDS = 0.05
 
 DEFAULT_LEASE = timedelta(seconds=30)
@@ -90,23 +97,30 @@ class Claims(Commits):
         codec.check_state_type(state_type)
         wanted = codec.type_name(state_type) or None
         claimed: list[FlowSnapshot[Any]] = []
+        # What is put off is due later than this, however long it takes: nothing is met twice.
+        since_ms = self.settings.now_ms()
+        idle = 0
+        nearby = 0
 
         try:
-            for _ in range(_CLAIM_ROUNDS):
+            while len(claimed) < limit and idle < _IDLE_ROUNDS:
                 missing = limit - len(claimed)
-                if not missing:
-                    break
-
-                now_ms = self.settings.now_ms()
-                found = yield Due(now_ms, missing + _NEARBY, wanted)
+                due = Due(since_ms, missing + _NEARBY, wanted)
+                found = yield due
                 if not found:
                     break
 
-                chosen = _choose(found, missing)
-                gathered = yield from self._gather(chosen)
-                yield from self._claim_gathered(
-                    gathered, state_type, owner, lease_ms, now_ms, claimed=claimed
+                now_ms = max(since_ms, self.settings.now_ms())
+                chosen = _choose(found, missing + nearby)
+                gathered = yield from self._gather(
+                    chosen, now_ms, all_waits=_has_all_waits(chosen, found, due.limit)
                 )
+                claimer = _Claimer(owner, state_type, now_ms, lease_ms)
+                takings = _takings_of(gathered, claimer, missing)
+                applied = yield from self._take_all(takings, now_ms, claimed)
+                idle = 0 if applied else idle + 1
+                # Among many that cannot be claimed, those that can are looked for farther away.
+                nearby = 0 if limit - len(claimed) < missing else _NEARBY
         except CatgaStoreError as error:
             # What is claimed is the caller's: an error in its place would lose it for a lease.
             if not claimed:
@@ -116,78 +130,141 @@ class Claims(Commits):
 
         return claimed
 
-    def _gather(self, chosen: Sequence[Found]) -> Conversation[dict[str, _Candidate]]:
-        """Candidates by flow id, each with its flow and the conditions that bear on it."""
-        records = yield from self._read([entry.key for entry in chosen])
-        candidates: dict[str, _Candidate] = {}
-        flows: dict[str, Record | None] = {}
-        waits: dict[str, Record] = {}
+    def _gather(
+        self, chosen: Sequence[Found], now_ms: int, *, all_waits: bool
+    ) -> Conversation[_Gathered]:
+        """Candidates, each with its flow and the conditions that bear on it.
 
-        for entry, record in zip(chosen, records, strict=True):
-            if entry.key.kind == FLOW:
-                flows[entry.key.id] = record
-                candidates.setdefault(entry.key.id, _Candidate(entry.key.id))
+        `all_waits`: those chosen are all the conditions that have ended, and none need be looked
+        for.
+        """
+        gathered = _Gathered()
+        records, corrupt = yield from self._read_what_can_be([entry.key for entry in chosen])
+        gathered.stuck = [entry for entry in chosen if entry.key in corrupt]
+
+        for entry in chosen:
+            record = records.get(entry.key)
+            if entry.key.kind == FLOW and entry.key not in corrupt:
+                gathered.candidate(entry.key.id).flow = record
             elif record is not None and record.terms is not None and record.terms.parent:
-                waits[entry.key.id] = record
-                parent = record.terms.parent
-                candidates.setdefault(parent, _Candidate(parent)).woken_by.append(entry.key.id)
+                gathered.candidate(record.terms.parent).woken_by[entry.key.id] = record
 
-        absent = [flow_key(flow_id) for flow_id in candidates if flow_id not in flows]
-        parents = yield from self._read(absent)
-        flows |= {key.id: record for key, record in zip(absent, parents, strict=True)}
+        unread = [key for key in map(flow_key, gathered.candidates) if key not in records]
+        parents, corrupt = yield from self._read_what_can_be(unread)
+        for key, parent in parents.items():
+            gathered.candidate(key.id).flow = parent
 
-        for candidate in candidates.values():
-            candidate.flow = flows[candidate.flow_id]
+        for key in corrupt:
+            gathered.candidate(key.id).error = corrupt[key]
+
+        for candidate in gathered.candidates.values():
+            if not all_waits and candidate.is_free(now_ms):
+                yield from self._look_for_waits(candidate, now_ms)
+
+        yield from self._read_waits(gathered.candidates.values())
+        return gathered
+
+    def _look_for_waits(self, candidate: _Candidate, now_ms: int) -> Conversation[None]:
+        """Whatever else has ended that the flow is to be told of; one exchange, as a rule."""
+        wanted = Filter(WAIT, parent=candidate.flow_id)
+        after: tuple[int, str] | None = None
+
+        while len(candidate.unread) < MAX_CHANGES:
+            try:
+                page = yield from ask(Find(wanted, after, _PAGE_MOST, now_ms))
+            except CorruptRecordError as error:
+                if error.key is None:
+                    raise
+
+                _log.warning("%s is passed over: %s", flow_key(candidate.flow_id), error)
+                return
+
+            candidate.unread += [
+                entry.key.id
+                for entry in page
+                if _needs_telling(entry.head, now_ms) and entry.key.id not in candidate.woken_by
+            ]
+            if len(page) < _PAGE_MOST:
+                return
+
+            after = page[-1].head.created_ms, page[-1].key.id
+
+    def _read_waits(self, candidates: Iterable[_Candidate]) -> Conversation[None]:
+        """The conditions that flows await, or that were found to have ended, in one request."""
+        keys: dict[Key, None] = {}
+
+        for candidate in candidates:
             candidate.awaits = _awaited(candidate)
+            if candidate.awaits is not None and candidate.awaits not in candidate.woken_by:
+                keys[wait_key(candidate.awaits)] = None
 
-        unread = [
-            candidate.awaits
-            for candidate in candidates.values()
-            if candidate.awaits is not None and candidate.awaits not in waits
-        ]
-        more = yield from self._read([wait_key(correlation_id) for correlation_id in unread])
-        waits |= {
-            correlation_id: record
-            for correlation_id, record in zip(unread, more, strict=True)
-            if record is not None
-        }
+            keys |= dict.fromkeys(map(wait_key, candidate.unread))
 
-        for candidate in candidates.values():
-            names = dict.fromkeys(candidate.woken_by)
+        records, corrupt = yield from self._read_what_can_be(list(keys))
+
+        for candidate in candidates:
+            known = {wait_key(name): record for name, record in candidate.woken_by.items()}
+            for name in candidate.unread:
+                record = records.get(wait_key(name))
+                if record is not None:
+                    candidate.woken_by[name] = record
+
             if candidate.awaits is not None:
-                names = {candidate.awaits: None, **names}
+                key = wait_key(candidate.awaits)
+                candidate.awaited = known.get(key) or records.get(key)
+                candidate.error = candidate.error or corrupt.get(key)
 
-            candidate.waits = {name: waits[name] for name in names if name in waits}
+    def _read_what_can_be(
+        self, keys: Sequence[Key]
+    ) -> Conversation[tuple[dict[Key, Record], dict[Key, CorruptRecordError]]]:
+        """The records that are there, and why others cannot be read: those alone, one by one."""
+        found: dict[Key, Record] = {}
+        corrupt: dict[Key, CorruptRecordError] = {}
 
-        return candidates
+        try:
+            records = yield from self._read(keys)
+        except CorruptRecordError as error:
+            if error.key is None:
+                raise  # not a record but all of the store
+        else:
+            pairs = zip(keys, records, strict=True)
+            return {key: record for key, record in pairs if record is not None}, corrupt
 
-    def _claim_gathered(
-        self,
-        candidates: dict[str, _Candidate],
-        state_type: Any | None,
-        owner: str,
-        lease_ms: int,
-        now_ms: int,
-        *,
-        claimed: list[FlowSnapshot[Any]],
-    ) -> Conversation[None]:
-        """Add the candidates that can be claimed, put the others off; one commit a partition."""
+        for key in keys:
+            try:
+                (one,) = yield from self._read([key])
+            except CorruptRecordError as error:
+                corrupt[key] = error
+            else:
+                found |= {} if one is None else {key: one}
+
+        return found, corrupt
+
+    def _take_all(
+        self, takings: Sequence[_Taking], now_ms: int, claimed: list[FlowSnapshot[Any]]
+    ) -> Conversation[bool]:
+        """Carry takings out, one commit a partition, and add what was claimed.
+
+        Answers whether anything was written.
+        """
         by_partition: dict[int, list[_Taking]] = {}
 
-        for candidate in candidates.values():
-            taking = _taking_of(candidate, state_type, owner, lease_ms, now_ms)
-            if taking is not None:
-                number = partition_of(taking.flow_id, self.settings.partitions)
-                by_partition.setdefault(number, []).append(taking)
+        for taking in takings:
+            number = partition_of(taking.flow_id, self.settings.partitions)
+            by_partition.setdefault(number, []).append(taking)
 
-        for takings in by_partition.values():
-            yield from self._commit_takings(takings, now_ms, claimed)
+        written = False
+        for some in by_partition.values():
+            written |= yield from self._commit_takings(some, now_ms, claimed)
+
+        return written
 
     def _commit_takings(
         self, takings: list[_Taking], now_ms: int, claimed: list[FlowSnapshot[Any]]
-    ) -> Conversation[None]:
+    ) -> Conversation[bool]:
         """As few commits as they fit in; whatever is refused is left out and the rest sent again."""
         queue = list(takings)
+        written = False
 
         while queue:
             commit_id = new_commit_id()
@@ -200,11 +277,32 @@ class Claims(Commits):
 
             _, reply = yield from self.commit(tuple(changes), now_ms, commit_id)
             if isinstance(reply, Applied):
+                written = True
                 claimed += _settle_takings(batch, changes, reply.outcomes)
+                yield from self._show_late_results(batch)
                 queue = [taking for taking in queue if taking not in batch]
             else:
                 refused = _refused(batch, {conflict.place for conflict in reply.conflicts})
                 queue = [taking for taking in queue if taking not in refused]
+
+        return written
+
+    def _show_late_results(self, batch: Sequence[_Taking]) -> Conversation[None]:
+        """What has completed between the reading of a wait and its end by its deadline.
+
+        A completion changes no revision, so only a look at what was closed tells.
+        """
+        closed = [taking.shown for taking in batch if taking.closes and taking.shown is not None]
+        try:
+            records = yield from self._read([wait.key for wait in closed])
+        except CatgaStoreError as error:
+            # The flows are claimed: an error would say that they are not.
+            _log.warning("results that came at the last moment may be missing: %s", error)
+            return
+
+        for wait, record in zip(closed, records, strict=True):
+            if record is not None:
+                envelope.load_wait(wait, record)
 
     def claim(
         self,
@@ -238,12 +336,12 @@ class Claims(Commits):
                 continue
 
             candidate = _Candidate(flow_id, record)
-            candidate.awaits = _awaited(candidate)
-            if candidate.awaits is not None:
-                (wait,) = yield Read((wait_key(candidate.awaits),), now_ms)
-                candidate.waits = {} if wait is None else {candidate.awaits: wait}
+            yield from self._look_for_waits(candidate, now_ms)
+            yield from self._read_waits([candidate])
+            if candidate.error is not None:
+                raise candidate.error
 
-            taking = _take(candidate, state_type, owner, lease_ms, now_ms)
+            taking = _take(candidate, _Claimer(owner, state_type, now_ms, lease_ms))
             claimed: list[FlowSnapshot[Any]] = []
             yield from self._commit_takings([taking], now_ms, claimed)
             if claimed:
@@ -281,16 +379,31 @@ class Claims(Commits):
         """Ended conditions whose parent is gone or has ended begin their retention."""
         found = yield Due(now_ms, limit)
         chosen = [entry for entry in found if entry.key.kind == WAIT]
-        candidates = yield from self._gather(chosen)
-        dead = {
-            flow_id: candidate
-            for flow_id, candidate in candidates.items()
-            if candidate.flow is None or _is_terminal(candidate.flow.head)
-        }
-        yield from self._claim_gathered(dead, None, self.owner, 0, now_ms, claimed=[])
+        gathered = yield from self._gather(chosen, now_ms, all_waits=True)
+        takings = [
+            _put_off(candidate, now_ms)
+            for candidate in gathered.candidates.values()
+            if candidate.has_ended
+        ]
+        yield from self._take_all([taking for taking in takings if taking], now_ms, [])
 
 
 # --- what claims are made of ------------------------------------------------------------------------
+
+
+@frozen
+class _Claimer:
+    """Who claims, as what state, from when and for how long."""
+
+    owner: str
+    state_type: Any | None
+    now_ms: int
+    lease_ms: int
+
+    @property
+    def until_ms(self) -> int:
+        """The end of the lease."""
+        return self.now_ms + self.lease_ms
 
 
 class _Candidate:
@@ -299,20 +412,54 @@ class _Candidate:
     def __init__(self, flow_id: str, flow: Record | None = None) -> None:
         self.flow_id = flow_id
         self.flow = flow
-        self.woken_by: list[str] = []
+        self.error: CorruptRecordError | None = None
+        """Why it cannot be claimed, if what is stored cannot be read."""
+        self.woken_by: dict[str, Record] = {}
+        self.unread: list[str] = []
+        """Further conditions that wake it."""
         self.awaits: str | None = None
-        self.waits: dict[str, Record] = {}
+        self.awaited: Record | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nobody left to tell."""
+        return self.error is None and (self.flow is None or _is_terminal(self.flow.head))
+
+    def is_free(self, now_ms: int) -> bool:
+        """Whether it is there to be claimed."""
+        return self.flow is not None and not (
+            _is_terminal(self.flow.head) or _is_held(self.flow.head, now_ms)
+        )
 
     def is_due(self, now_ms: int) -> bool:
+        """Whether it is to be claimed now."""
         if self.flow is None:
             return False
 
         due_ms = self.flow.head.due_ms
         return (due_ms is not None and due_ms <= now_ms) or any(
-            _needs_telling(self.waits[name].head, now_ms)
-            for name in self.woken_by
-            if name in self.waits
+            _needs_telling(wait.head, now_ms) for wait in self.woken_by.values()
         )
+
+    @property
+    def waits(self) -> dict[str, Record]:
+        """The conditions that bear on it, the one that it says it waits for before others."""
+        if self.awaits is None or self.awaited is None:
+            return self.woken_by
+
+        return {self.awaits: self.awaited} | self.woken_by
+
+
+class _Gathered:
+    """Candidates by flow id, and what is due and cannot be read."""
+
+    def __init__(self) -> None:
+        self.candidates: dict[str, _Candidate] = {}
+        self.stuck: list[Found] = []
+
+    def candidate(self, flow_id: str) -> _Candidate:
+        """The candidate of that flow."""
+        return self.candidates.setdefault(flow_id, _Candidate(flow_id))
 
 
 @frozen(eq=False)
@@ -323,6 +470,8 @@ class _Taking:
     changes: tuple[Change, ...]
     flow: FlowSnapshot[Any] | None = None
     shown: WaitCondition | None = None
+    closes: bool = False
+    """The condition that is shown was pending until now."""
     lease_ms: int = 0
 
     def named(self, commit_id: str) -> tuple[Change, ...]:
@@ -334,46 +483,76 @@ class _Taking:
         return put._replace(head=put.head._replace(claim=commit_id)), *self.changes[1:]
 
 
-def _taking_of(
-    candidate: _Candidate, state_type: Any | None, owner: str, lease_ms: int, now_ms: int
-) -> _Taking | None:
-    """What is to be done about one candidate: claim it, put it off, or nothing."""
-    flow = candidate.flow
-    if flow is None or _is_terminal(flow.head) or _is_held(flow.head, now_ms):
-        return _put_off(candidate, now_ms)
-
-    if not candidate.is_due(now_ms):
-        return None
-
-    try:
-        return _take(candidate, state_type, owner, lease_ms, now_ms)
-    except (CorruptRecordError, StateTypeError) as error:
-        key = flow_key(candidate.flow_id)
-        _log.warning("%s is due but cannot be read, put off by one lease: %s", key, error)
-        return _put_off(candidate, now_ms, until_ms=now_ms + lease_ms)
+def _has_all_waits(chosen: Sequence[Found], found: Sequence[Found], limit: int) -> bool:
+    """Whether every condition that has ended was found, and chosen."""
+    number = sum(entry.key.kind == WAIT for entry in found)
+    return number < limit and number == sum(entry.key.kind == WAIT for entry in chosen)
 
 
-def _take(
-    candidate: _Candidate, state_type: Any | None, owner: str, lease_ms: int, now_ms: int
-) -> _Taking:
+def _takings_of(gathered: _Gathered, claimer: _Claimer, most: int) -> list[_Taking]:
+    """What is to be done about each candidate: claim it, `most` of them, put it off, or nothing."""
+    takings: list[_Taking] = []
+    number = 0
+
+    for entry in gathered.stuck:
+        _log.warning("%s is due but cannot be read, put off by one lease", entry.key)
+        change = Check(entry.key, entry.head.revision, claimer.until_ms)
+        takings.append(_Taking(entry.key.id, (change,)))
+
+    for candidate in gathered.candidates.values():
+        taking = _taking_of(candidate, claimer)
+        if taking is not None and (taking.flow is None or number < most):
+            takings.append(taking)
+            number += taking.flow is not None
+
+    return takings
+
+
+def _taking_of(candidate: _Candidate, claimer: _Claimer) -> _Taking | None:
+    now_ms = claimer.now_ms
+    error: Exception | None = candidate.error
+
+    if error is None:
+        if not candidate.is_free(now_ms):
+            return _put_off(candidate, now_ms)
+
+        if not candidate.is_due(now_ms):
+            return None
+
+        try:
+            return _take(candidate, claimer)
+        except (CorruptRecordError, StateTypeError) as misfit:
+            error = misfit
+
+    key = flow_key(candidate.flow_id)
+    _log.warning("%s is due but cannot be read, put off by one lease: %s", key, error)
+    return _put_off(candidate, now_ms, until_ms=claimer.until_ms)
+
+
+def _take(candidate: _Candidate, claimer: _Claimer) -> _Taking:
     """Claim a flow, close what is overdue of what it waits for, and mark it as told."""
     record = candidate.flow
     assert record is not None
     key, old = flow_key(candidate.flow_id), record.head
-    flow = envelope.decode_flow(candidate.flow_id, record, state_type)
+    now_ms = claimer.now_ms
+    flow = envelope.decode_flow(candidate.flow_id, record, claimer.state_type)
     body, shown = record.body, None
+
+    closes = False
 
     ended = _ended_waits(candidate, now_ms)
     if ended:
-        shown = envelope.decode_wait(*ended[0])
+        name, wait = ended[0]
+        shown = envelope.decode_wait(name, wait)
+        closes = candidate.waits[name].head.status == PENDING
         body = envelope.body_with_wait(old, record.body, shown)
 
     head = old._replace(
         version=old.version + 1,
         updated_ms=now_ms,
         attempts=old.attempts + 1,
-        owner=owner,
-        due_ms=now_ms + lease_ms,
+        owner=claimer.owner,
+        due_ms=claimer.until_ms,
     )
     put = Put(key, head, body, old.revision, old, claiming=True, keeps_body=body is record.body)
     given = (
@@ -383,7 +562,8 @@ def _take(
     )
     changes = (put, *(change for change in given if change is not None))
     # What a commit has no room for stays due and wakes the flow once more.
-    return _Taking(candidate.flow_id, changes[:MAX_CHANGES], flow, shown, lease_ms)
+    changes = changes[:MAX_CHANGES]
+    return _Taking(candidate.flow_id, changes, flow, shown, closes, claimer.lease_ms)
 
 
 def _choose(found: Sequence[Found], number: int) -> list[Found]:
@@ -465,7 +645,7 @@ def _put_off(candidate: _Candidate, now_ms: int, until_ms: int | None = None) ->
     """
     flow = candidate.flow
     if until_ms is None and flow is not None and not _is_terminal(flow.head):
-        until_ms = flow.head.due_ms
+        until_ms = _look_again_ms(flow.head, now_ms)
 
     changes: list[Change] = []
     if (
@@ -476,9 +656,8 @@ def _put_off(candidate: _Candidate, now_ms: int, until_ms: int | None = None) ->
     ):
         changes.append(Check(flow_key(candidate.flow_id), flow.head.revision, until_ms))
 
-    for name in candidate.woken_by:
-        record = candidate.waits.get(name)
-        if record is None or not _needs_telling(record.head, now_ms):
+    for name, record in candidate.woken_by.items():
+        if not _needs_telling(record.head, now_ms):
             continue
 
         if until_ms is None:
@@ -489,6 +668,19 @@ def _put_off(candidate: _Candidate, now_ms: int, until_ms: int | None = None) ->
             changes.append(Check(wait_key(name), record.head.revision, until_ms))
 
     return _Taking(candidate.flow_id, tuple(changes[:MAX_CHANGES])) if changes else None
+
+
+def _look_again_ms(held: Head, now_ms: int) -> int | None:
+    """When to look again at what a held flow is to be told of.
+
+    Its owner may give it back any time without knowing of that. So the wake-up comes at most a
+    quarter of what was left of the lease late, or a second, and costs a few looks in each lease.
+    """
+    if held.due_ms is None:
+        return None
+
+    left_ms = held.due_ms - now_ms
+    return now_ms + min(left_ms, max(_SOONEST_LOOK_MS, left_ms // 4))
 
 
 def _refused(batch: Sequence[_Taking], indices: set[int]) -> list[_Taking]:
@@ -519,6 +711,9 @@ def _settle_takings(
             plans.settle_flow(flow, put, outcomes[start], claim)
             if taking.shown is not None:
                 object.__setattr__(flow, "wait_condition", taking.shown)
+                for place, change in enumerate(taking.changes, start):
+                    if change.key == taking.shown.key:
+                        plans.settle_end(taking.shown, outcomes[place])
 
             claimed.append(flow)
 

@@ -336,7 +336,7 @@ def _give_terms(wait: WaitCondition, terms: Terms, head: Head) -> None:
 
 
 def _wait_to_json(wait: WaitCondition) -> dict[str, Any]:
-    loaded = wait._loaded
+    # No version and no revision: the write that ends the wait is the one that stores this copy.
     terms = terms_of(wait)
     return {
         "id": wait.correlation_id,
@@ -346,8 +346,6 @@ def _wait_to_json(wait: WaitCondition) -> dict[str, Any]:
         "parent": terms.parent,
         "outcome": wait.outcome.value,
         "created_ms": None if wait.created_at is None else to_ms(wait.created_at),
-        "version": 0 if loaded is None else loaded.head.version,
-        "revision": None if loaded is None else loaded.head.revision,
     }
 
 
@@ -371,21 +369,10 @@ def _read_wait(key: Key, prefix: bytes) -> WaitCondition | None:
 def _wait_from_json(fields: dict[str, Any]) -> WaitCondition:
     wait = WaitCondition(fields["id"], flow_ids=fields["flow_ids"])
     terms = Terms(tuple(fields["flow_ids"]), fields["any"], fields["timeout_ms"], fields["parent"])
-    created_ms, revision = fields["created_ms"], fields["revision"]
-    head = Head(
-        fields["version"],
-        fields["outcome"],
-        0 if created_ms is None else created_ms,
-        0,
-        revision="" if revision is None else revision,
-    )
-    _give_terms(wait, terms, head)
-    give = object.__setattr__
+    created_ms = fields["created_ms"]
+    _give_terms(wait, terms, Head(0, fields["outcome"], created_ms or 0, 0))
     if created_ms is None:
-        give(wait, "created_at", None)
-
-    if revision is not None:
-        give(wait, "_loaded", Record(head, b"", terms))
+        object.__setattr__(wait, "created_at", None)
 
     return wait
 

@@ -73,6 +73,7 @@ __all__ = [
     "plan_set_wait",
     "plan_update_wait",
     "receipt_of",
+    "settle_end",
     "settle_flow",
     "settle_head",
     "settle_progress",
@@ -306,6 +307,14 @@ def settle_wait(wait: WaitCondition, change: Put | SetWait, outcome: Outcome, no
     )
     items = tuple(wait._results._items.values())
     envelope.load_wait(wait, Record(head, b"", terms, items))
+
+
+def settle_end(wait: WaitCondition, outcome: Outcome) -> None:
+    """The copy on a claimed flow is of the write that has marked its parent as told."""
+    loaded = wait._loaded
+    assert loaded is not None, "it was read"
+    head = loaded.head._replace(version=outcome.version, revision=outcome.revision)
+    object.__setattr__(wait, "_loaded", loaded._replace(head=head))
 
 
 def settle_progress(progress: ForEachProgress, put: Put, outcome: Outcome) -> None:

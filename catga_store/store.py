@@ -443,8 +443,10 @@ class Store:
         commit); such a parent's `wait_condition` shows how it ended, results included. Nearly
         oldest first. No flow goes to two: the claim is decided inside the store. With a type, only
         flows of that type and untyped ones; what cannot be decoded is put off by one lease,
-        logged and skipped. A claim adds 1 to `attempts` and to `version`. Costs three round trips,
-        more under contention.
+        logged and skipped. A claim adds 1 to `attempts` and to `version`. A wait that ends while
+        its parent is held wakes it when the claim ends, at most a quarter of what was left of the
+        lease later than that. Costs three round trips, one or two more for parents, more under
+        contention.
         """
         return self._run(
             self._operations.claim_due(state_type, lease=lease, limit=limit, owner=owner)
@@ -482,7 +484,9 @@ class Store:
         """This flow, claimed like one of `claim_due`, due or not.
 
         Waits up to `timeout` for another's claim to end, then `FlowClaimedError` (with `owner`
-        and `until`). A terminal flow is answered as it is, unclaimed. `FlowNotFoundError`.
+        and `until`). A terminal flow is answered as it is, unclaimed. `FlowNotFoundError`. What
+        has ended of its waits counts as told; `wait_condition` shows the one that it suspended on,
+        if that has ended, else the newest. Costs three round trips, one more for a parent.
         """
         return self._run(
             self._operations.claim(flow_id, state_type, lease=lease, timeout=timeout, owner=owner)

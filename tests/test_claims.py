@@ -171,13 +171,14 @@ def test_what_cannot_be_decoded_is_put_off(
     assert due(store) == ["bad", "good"]
 
 
+@pytest.mark.parametrize("number", [40, 150])
 def test_many_that_cannot_be_decoded_do_not_hide_one_that_can(
-    store: cs.Store, clock: ManualClock
+    store: cs.Store, clock: ManualClock, number: int
 ) -> None:
-    """Older unreadable flows do not stand in the way of a younger one."""
+    """Older unreadable flows do not stand in the way of a younger one, however many they are."""
     with store.begin() as session:
-        for number in range(40):
-            session.add(cs.FlowSnapshot(f"bad-{number}", state={"n": "no number"}))
+        for place in range(number):
+            session.add(cs.FlowSnapshot(f"bad-{place}", state={"n": "no number"}))
 
     clock.advance(SECOND)
     store.create(new("good"))

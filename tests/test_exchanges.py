@@ -149,9 +149,10 @@ OPERATIONS: dict[str, tuple[Callable[[cs.Store], object], int, int]] = {
     "get_for_each_progress": (lambda store: store.get_for_each_progress("a", 1), 1, 0),
     "clear_for_each_progress": (lambda store: store.clear_for_each_progress("a", 1), 0, 1),
     "list_for_each_progress": (lambda store: store.list_for_each_progress("a"), 2, 0),
-    "claim": (lambda store: store.claim("a"), 1, 1),
-    "claim, extend": (claim_and_extend, 1, 2),
-    "claim, release": (lambda store: store.release(store.claim("a")), 1, 2),
+    "claim": (lambda store: store.claim("a"), 2, 1),
+    "claim, of a parent": (lambda store: store.claim("b"), 4, 1),
+    "claim, extend": (claim_and_extend, 2, 2),
+    "claim, release": (lambda store: store.release(store.claim("a")), 2, 2),
     "session, one change": (change_one, 1, 1),
     "session, seven changes": (change_many, 1, 1),
     "session, no change": (change_nothing, 1, 0),
@@ -200,10 +201,33 @@ def test_claim_due_of_many(store: cs.Store) -> None:
 
 def test_claim_due_of_a_parent(store: cs.Store) -> None:
     """A parent whose wait is over costs one read more than a plain flow: condition, then parent."""
+    store.complete_child("late", "x")
     wire = count(store)
     (parent,) = store.claim_due()
     assert parent.flow_id == "b"
     assert (wire.reads, wire.writes) == (3, 1)
+
+
+def test_claim_due_of_an_overdue_parent(store: cs.Store) -> None:
+    """One more: what has completed before the deadline was decided is looked at afterwards."""
+    wire = count(store)
+    (parent,) = store.claim_due()
+    assert parent.flow_id == "b"
+    assert (wire.reads, wire.writes) == (4, 1)
+
+
+def test_claim_due_looks_for_waits_only_if_there_may_be_some(store: cs.Store) -> None:
+    """One listing for a flow that is claimed while conditions that were not chosen have ended."""
+    for name in ("a", "c"):
+        store.set_wait_condition(
+            cs.WaitCondition(f"of {name}", flow_ids=["x"], parent_flow_id=name)
+        )
+        store.complete_child(f"of {name}", "x")
+
+    store.complete_child("late", "x")
+    wire = count(store)
+    assert len(store.claim_due(limit=2)) == 2
+    assert (wire.reads, wire.writes) == (5, 1)
 
 
 def test_a_second_update_reads_nothing(store: cs.Store) -> None:

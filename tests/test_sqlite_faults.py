@@ -802,7 +802,7 @@ def test_an_edited_condition_is_named_and_kept(
 
 CLAIM_EDITS = [
     *((statement, edit) for kind, statement, edit in EDITS if kind == "flow"),
-    *(edit for edit in WAIT_EDITS if "child" not in edit[1]),
+    *WAIT_EDITS,
     ("UPDATE catga_flows SET {} WHERE id = CAST('bad-parent' AS BLOB)", "status = 99"),
     ("UPDATE catga_flows SET {} WHERE id = CAST('bad-parent' AS BLOB)", "body = x'00'"),
     ("UPDATE catga_flows SET {} WHERE id = x'626164'", "id = x'ff'"),
@@ -838,6 +838,22 @@ def test_claimers_pass_over_what_they_cannot_read(
     assert sorted(claimed) == sorted(whole)
     with raw(path) as connection:
         assert connection.execute("SELECT count(*) FROM catga_flows").fetchone() == (4,)
+
+
+@pytest.mark.parametrize("edit", ["version = 'x'", "body = x'00'", "position = 'x'"])
+def test_very_many_that_cannot_be_read_do_not_hide_one_that_can(path: Path, edit: str) -> None:
+    """Whether a row is passed over at every look or put off by a lease, others get their turn."""
+    with cs.SQLiteStore(path) as store:
+        with store.begin() as session:
+            for number in range(150):
+                session.add(cs.FlowSnapshot(f"bad-{number}", state={}))
+
+        store.create(cs.FlowSnapshot("good", state={}))
+        with raw(path) as connection:
+            connection.execute(f"UPDATE catga_flows SET {edit}, due_ms = 1 WHERE id < x'67'")
+
+        assert [flow.flow_id for flow in store.claim_due()] == ["good"]
+        assert store.claim_due(limit=10) == []
 
 
 @pytest.mark.parametrize(

@@ -836,6 +836,96 @@ def test_an_overdue_wait_of_a_held_parent_is_closed_when_it_is_handed_out(
     assert parent.wait_condition.outcome is TIMED_OUT
 
 
+@pytest.mark.parametrize("how", ["parked", "suspended"])
+def test_a_wake_up_that_was_put_off_comes_soon_after_an_early_end_of_the_claim(
+    store: cs.Store, clock: ManualClock, how: str
+) -> None:
+    """At most a quarter late of what was left of the lease when the wake-up was put off."""
+    store.create(cs.FlowSnapshot("p", state={}))
+    early = store.claim("p", lease=100 * MINUTE)
+    store.set_wait_condition(wait_for("w", "a", parent_flow_id="p"))
+    store.complete_child("w", "a")
+    assert due(store) == []
+    if how == "parked":
+        store.release(early, due_at=None)
+    else:
+        with store.begin() as session:
+            session.add(early)
+            session.suspend(early, wait_for("other", "a"))
+
+    clock.advance(25 * MINUTE)
+    (parent,) = store.claim_due()
+    assert parent.wait_condition is not None
+    assert parent.wait_condition.correlation_id == "w"
+
+
+class Meanwhile:
+    """Stands in for a store's wire; does something once, just before a claim is written."""
+
+    def __init__(self, store: Any, act: Callable[[], object]) -> None:
+        self._wire = store._driver.wire
+        self._act = act
+        self.threaded = self._wire.threaded
+        store._driver.wire = self
+
+    def __call__(self, call: Any) -> Any:
+        changes = getattr(call.request, "changes", ())
+        if any(getattr(change, "claiming", False) for change in changes):
+            act, self._act = self._act, lambda: None
+            act()
+
+        return self._wire(call)
+
+    def close(self) -> None:
+        """Close the wire beneath."""
+        self._wire.close()
+
+
+@pytest.mark.parametrize("claimed_by", ["claim_due", "claim"])
+def test_a_completion_at_the_last_moment_is_among_the_results(
+    open_more: Opener, clock: ManualClock, claimed_by: str
+) -> None:
+    """What was accepted before the deadline closed the wait is in the results that are handed out."""
+    store, other = open_more(), open_more()
+    suspended(store, wait_for("w", "a", "b", "c", timeout=MINUTE))
+    store.complete_child("w", "a", result=1)
+    clock.advance(MINUTE)
+    accepted = []
+    Meanwhile(
+        store, lambda: accepted.append(other.complete_child("w", "b", result=2, success=False))
+    )
+    parent = store.claim("parent") if claimed_by == "claim" else store.claim_due()[0]
+    assert accepted == [answer(accepted=True, outcome=PENDING)]
+    shown = parent.wait_condition
+    assert shown is not None
+    assert shown.outcome is TIMED_OUT
+    assert dict(shown.results) == {"a": cs.ChildResult(True, 1), "b": cs.ChildResult(False, 2)}
+    assert shown.results == read(store).results
+    parent.status = cs.FlowStatus.RUNNING
+    store.update(parent)
+
+
+@pytest.mark.parametrize("ended_by", ["completion", "deadline"])
+@pytest.mark.parametrize("claimed_by", ["claim_due", "claim"])
+def test_the_wait_of_a_claimed_parent_is_the_stored_one(
+    store: cs.Store, clock: ManualClock, claimed_by: str, ended_by: str
+) -> None:
+    """It has the version and the revision that the store holds, and the flow is not dirty by it."""
+    suspended(store, wait_for("w", "a", timeout=MINUTE))
+    if ended_by == "completion":
+        store.complete_child("w", "a")
+    else:
+        clock.advance(MINUTE)
+
+    parent = store.claim("parent") if claimed_by == "claim" else store.claim_due()[0]
+    shown, stored = parent.wait_condition, read(store)
+    assert shown is not None
+    assert (shown.version, shown.revision) == (stored.version, stored.revision)
+    with store.session() as session:
+        session.add(parent)
+        assert session.dirty == ()
+
+
 def test_a_claimed_parent_that_was_only_read_keeps_its_wait(store: cs.Store) -> None:
     """Claiming a parent whose wait is pending shows it as pending and closes nothing."""
     suspended(store, wait_for("w", "a"))
@@ -879,6 +969,49 @@ def test_several_waits_of_one_parent_wake_it_once_each(store: cs.Store, clock: M
     store.update(parent)
     clock.advance(timedelta(hours=1))
     assert due(store) == []
+
+
+@pytest.mark.parametrize("claimed_by", ["claim_due", "claim"])
+def test_a_wait_that_was_not_suspended_on_wakes_its_parent_once(
+    store: cs.Store, clock: ManualClock, claimed_by: str
+) -> None:
+    """However the parent is claimed, its ended waits are told by that: it is not handed out again."""
+    store.create(cs.FlowSnapshot("p", state={}, due_at=None))
+    for number in range(3):
+        store.set_wait_condition(wait_for(f"w-{number}", "a", parent_flow_id="p"))
+        store.complete_child(f"w-{number}", "a", result=number)
+        clock.advance(timedelta(milliseconds=1))
+
+    parent = store.claim("p") if claimed_by == "claim" else store.claim_due()[0]
+    shown = parent.wait_condition
+    assert shown is not None
+    assert shown.outcome is SATISFIED
+    if claimed_by == "claim":
+        assert dict(shown.results) == {"a": cs.ChildResult(True, 2)}
+
+    parent.due_at = None
+    store.update(parent)
+    clock.advance(timedelta(hours=1))
+    assert due(store) == []
+
+
+def test_a_due_flow_is_told_of_waits_that_were_not_chosen(
+    store: cs.Store, clock: ManualClock
+) -> None:
+    """A claimer that takes a flow for its own due time, among many ended waits, tells it of its own."""
+    for number in range(40):
+        store.create(cs.FlowSnapshot(f"p-{number}", state={}))
+        store.set_wait_condition(wait_for(f"w-{number}", "a", parent_flow_id=f"p-{number}"))
+        store.complete_child(f"w-{number}", "a")
+
+    taken = []
+    while flows := store.claim_due(limit=1):
+        assert flows[0].wait_condition is not None
+        taken.append(flows[0].flow_id)
+        flows[0].due_at = None
+        store.update(flows[0])
+
+    assert sorted(taken) == sorted({f"p-{number}" for number in range(40)})
 
 
 def test_a_wait_with_a_parent_that_comes_later_wakes_it(store: cs.Store) -> None:

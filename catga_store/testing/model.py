@@ -813,10 +813,15 @@ class World:
         if flow.is_held(self.now):
             raise Refusal("FlowClaimedError", owner=flow.owner, until=flow.due)
 
-        shown = self._awaited_end(flow_id)
-        self._take(flow_id, None if shown is None else self._as_shown(shown), owner, lease)
-        if shown is not None:
-            self._tell(shown, flow_id)
+        calling = {
+            name: wait for name, wait in self.calling().items() if wait.terms.parent == flow_id
+        }
+        newest = _newest_first([(wait.created, name) for name, wait in calling.items()])
+        awaited = self._awaited_end(flow_id)
+        ended = [*([] if awaited is None else [awaited]), *(name for _, name in newest)]
+        self._take(flow_id, self._as_shown(ended[0]) if ended else None, owner, lease)
+        for name in dict.fromkeys(ended):
+            self._tell(name, flow_id)
 
         return True
 
@@ -936,17 +941,14 @@ class World:
         number = min(limit, len(claimable))
         assert len(ids) == number, f"{ids} given of {claimable}, limit {limit}"
 
-        at_once = len(due) + len(calling) <= limit
-        must = at_once or len(ids) < limit
+        must = len(due) + len(calling) <= limit or len(ids) < limit
         self._put_off_flows(due & unreadable, seen, lease, must=must)
         told = [self._awaited_end(flow_id) for flow_id in ids]
         outcomes = {
-            name: self._fates(name, wait, ids, unreadable, lease, at_once=at_once, must=must)
+            name: self._fates(name, wait, ids, unreadable, lease, must=must)
             for name, wait in calling.items()
         }
-        shows = [
-            self._possible_shows(flow_id, due, calling, at_once=at_once) for flow_id, _ in given
-        ]
+        shows = [self._possible_shows(flow_id, calling) for flow_id, _ in given]
         for (flow_id, shown), possible in zip(given, shows, strict=True):
             assert shown in possible, (
                 f"{flow_id!r} was given with {shown}, expected one of {possible}"
@@ -983,7 +985,6 @@ class World:
         unreadable: set[str],
         lease: timedelta,
         *,
-        at_once: bool,
         must: bool,
     ) -> list[Wait]:
         """What may become of a condition that calls for its parent while `ids` are claimed."""
@@ -995,8 +996,10 @@ class World:
         if flow is None or flow.status in TERMINAL:
             return [self._told(wait), *untouched]
 
-        if flow.is_held(self.now):
-            return [self._put_off(wait, flow.due or until), *untouched]
+        if flow.is_held(self.now) and flow.due is not None:
+            left = flow.due - self.now
+            soon = max(timedelta(seconds=1), floor_ms(self.now + left / 4) - self.now)
+            return [self._put_off(wait, self.now + min(left, soon)), *untouched]
 
         if parent in unreadable:
             return [self._put_off(wait, until), *untouched]
@@ -1005,14 +1008,9 @@ class World:
             assert not must, f"{name!r} has ended and nobody was given {parent!r}"
             return [wait]
 
-        if at_once or self._awaited_end(parent) == name:
-            return [self._told(wait)]
+        return [self._told(wait)]
 
-        return [self._told(wait), self._put_off(wait, until), *untouched]
-
-    def _possible_shows(
-        self, flow_id: str, due: set[str], calling: dict[str, Wait], *, at_once: bool
-    ) -> list[Shown | None]:
+    def _possible_shows(self, flow_id: str, calling: dict[str, Wait]) -> list[Shown | None]:
         """Which condition a claimed flow may show."""
         awaited = self._awaited_end(flow_id)
         if awaited is not None:
@@ -1020,10 +1018,7 @@ class World:
 
         bearing = [name for name, wait in calling.items() if wait.terms.parent == flow_id]
         possible: list[Shown | None] = [self._as_shown(name) for name in bearing]
-        if not bearing or (flow_id in due and not at_once):
-            possible.append(self.flows[flow_id].waits_for)
-
-        return possible
+        return possible or [self.flows[flow_id].waits_for]
 
     # the store ------------------------------------------------------------------------------------
 
