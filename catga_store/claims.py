@@ -32,6 +32,7 @@ from catga_store.keys import WAIT
 from catga_store.keys import Key
 from catga_store.keys import check_id
 from catga_store.keys import flow_key
+from catga_store.keys import new_commit_id
 from catga_store.keys import partition_of
 from catga_store.keys import wait_key
 from catga_store.model import AT_ONCE
@@ -58,7 +59,6 @@ from catga_store.records import Outcome
 from catga_store.records import Put
 from catga_store.records import Read
 from catga_store.records import Record
-from catga_store.settings import new_commit_id
 
 __all__ = ["DEFAULT_LEASE", "Claims"]
 

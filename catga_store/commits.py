@@ -12,6 +12,7 @@ from catga_store.conversation import ask
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import UsageError
 from catga_store.keys import Key
+from catga_store.keys import new_commit_id
 from catga_store.model import from_ms
 from catga_store.model import span_ms
 from catga_store.plans import Limits
@@ -26,7 +27,6 @@ from catga_store.records import Refused
 from catga_store.records import Resolve
 from catga_store.settings import Settings
 from catga_store.settings import default_owner
-from catga_store.settings import new_commit_id
 
 __all__ = ["Commits"]
 

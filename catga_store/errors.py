@@ -238,6 +238,8 @@ class CommitUncertainError(CatgaStoreError):
     """A commit was sent and its outcome could not be learnt within the store's timeout.
 
     `Store.resolve_commit(error)` settles it: the receipt, or `None` and then it never will be applied.
+    `extend`, `sweep` and `clear` are commits in this: settle them likewise, or call them again, which
+    does no harm.
     """
 
     commit_id: str

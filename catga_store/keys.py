@@ -6,6 +6,8 @@ forbidden characters. `check_id` is the only door; everything behind it may trus
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Final
 from typing import NamedTuple
 from zlib import crc32
@@ -25,6 +27,7 @@ __all__ = [
     "decode_token",
     "encode_token",
     "flow_key",
+    "new_commit_id",
     "partition_of",
     "progress_key",
     "show_int",
@@ -228,3 +231,8 @@ def _shown(text: str) -> str:
 
 def _type_name(value: object) -> str:
     return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def new_commit_id() -> str:
+    """Unique for ever, and sorting by time: 44 bits of milliseconds, 80 random ones, as hex."""
+    return f"{time.time_ns() // 1_000_000:011x}{os.urandom(10).hex()}"

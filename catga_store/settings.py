@@ -20,7 +20,7 @@ from catga_store.model import Retention
 from catga_store.model import span_ms
 from catga_store.model import to_ms
 
-__all__ = ["Settings", "default_owner", "new_commit_id"]
+__all__ = ["Settings", "default_owner"]
 
 
 _TIMEOUT: Any = timedelta(seconds=10)
@@ -77,8 +77,3 @@ class Settings:
     def now_ms(self) -> int:
         """The store's time, in milliseconds, rounded down."""
         return time.time_ns() // 1_000_000 if self.clock is None else to_ms(self.clock())
-
-
-def new_commit_id() -> str:
-    """Unique for ever, and sorting by time: 44 bits of milliseconds, 80 random ones, as hex."""
-    return f"{time.time_ns() // 1_000_000:011x}{os.urandom(10).hex()}"

@@ -496,7 +496,8 @@ class Store:
         """Let the claim end `lease` from now (default: as claimed), and change nothing else.
 
         Neither version nor object changes, so another thread may call it beside the owner's own
-        commits. `ClaimLostError` if the claim was lost or given back.
+        commits. `ClaimLostError` if the claim was lost or given back. After a
+        `CommitUncertainError` the claim ends at the one time or the other: extend it again.
         """
         self._run(self._operations.extend(flow, lease))
 
@@ -568,11 +569,15 @@ class Store:
         """Remove up to `limit` records that have expired; answers how many.
 
         Nobody needs to call it for correctness: what has expired is absent. Writes sweep a few.
+        A `CommitUncertainError` may be resolved, or forgotten.
         """
         return self._run(self._operations.sweep(limit))
 
     def clear(self) -> None:
-        """Remove every record of this store, and nothing else."""
+        """Remove every record of this store, and nothing else.
+
+        After a `CommitUncertainError` everything is there or nothing: `resolve_commit` tells.
+        """
         self._run(self._operations.clear())
 
     def ping(self) -> None:

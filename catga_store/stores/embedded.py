@@ -6,7 +6,8 @@ Every waist request is one wire request, a `Call` that runs as one transaction:
 - a commit looks at every record it names before it writes the first, so a refused commit has
   written nothing;
 - its id is logged with its reply in the same transaction and kept for twice the store's timeout,
-  so a commit that is sent again answers as the first time, and `Resolve` is exact;
+  so a commit that is sent again answers as the first time, and `Resolve` is exact; `Extend`,
+  `Sweep` and `Clear` are logged likewise, under ids of the store's own;
 - whatever has expired is absent, and is removed when a write meets it.
 
 Condition rows have states that nobody above the waist sees: `EARLY` (completions that no condition
@@ -37,6 +38,7 @@ from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
 from catga_store.keys import Key
 from catga_store.keys import flow_key
+from catga_store.keys import new_commit_id
 from catga_store.records import ANY
 from catga_store.records import CANCELLED
 from catga_store.records import CLAIMED
@@ -269,11 +271,10 @@ class EmbeddedStore:
 
     def _commit(self, request: Commit) -> Conversation[Reply]:
         at_ms = time.time_ns() // 1_000_000
-        self._commits += 1
-        tidy = self._commits % _SWEEP_EVERY == 0
+        tidies = self._tidies()
 
         def transaction(tables: Tables) -> Reply | None:
-            if tidy:
+            if tidies:
                 sweep(tables, Sweep(request.now_ms, _SWEEP_A_FEW))
                 tables.forget_log(at_ms - self._log_for_ms, 2 * _SWEEP_EVERY)
 
@@ -289,13 +290,14 @@ class EmbeddedStore:
             raise _uncertain(request.id, (change.key for change in request.changes)) from error
 
         if reply is None:
-            message = (
-                f"commit {request.id} was given up by resolve_commit before it arrived;"
-                " nothing of it was written"
-            )
-            raise StoreUnavailableError(message)
+            raise _given_up(request.id)
 
         return reply
+
+    def _tidies(self) -> bool:
+        """Whether a write is one of those that tidy up."""
+        self._commits += 1
+        return self._commits % _SWEEP_EVERY == 0
 
     def _resolve(self, request: Resolve) -> Conversation[Applied | None]:
         at_ms = time.time_ns() // 1_000_000
@@ -324,18 +326,37 @@ class EmbeddedStore:
     def _writing(
         self, function: Callable[[Tables, Any], Any]
     ) -> Callable[[Any], Conversation[Any]]:
-        """For requests that do no harm when they are done twice."""
+        """For requests without a commit id: they get one, and with it a definite outcome."""
 
         def handler(request: Any) -> Conversation[Any]:
+            commit_id, at_ms = new_commit_id(), time.time_ns() // 1_000_000
+            tidies = self._tidies()
+            result: Any = None
+
+            def transaction(tables: Tables) -> bool:
+                nonlocal result
+                logged = tables.logged(commit_id)
+                if logged is not None:
+                    return bool(logged)  # an earlier try was applied, and its result is known
+
+                if tidies:
+                    tables.forget_log(at_ms - self._log_for_ms, 2 * _SWEEP_EVERY)
+
+                result = function(tables, request)
+                tables.log(commit_id, at_ms, (Outcome(),))
+                return True
+
             try:
-                return (
-                    yield from self._send(
-                        Call(lambda tables: function(tables, request), writes=True, request=request)
-                    )
-                )
+                done = yield from self._send(Call(transaction, writes=True, request=request))
             except ReplyLostError as error:
-                message = f"the reply to {type(request).__name__.lower()} was lost; ask again"
-                raise StoreUnavailableError(message) from error
+                raise _uncertain(
+                    commit_id, (request.key,) if isinstance(request, Extend) else ()
+                ) from error
+
+            if not done:
+                raise _given_up(commit_id)
+
+            return result
 
         return handler
 
@@ -347,19 +368,25 @@ class EmbeddedStore:
             return (yield from self._go_on(call, error))
 
     def _go_on(self, call: Call[Any], error: NotSentError | ReplyLostError) -> Conversation[Any]:
-        """After a first failure: send a call again as long as only its reply was lost."""
+        """After a first failure: send a call again as long as only its reply was lost.
+
+        What was lost once stays lost when a later try cannot be sent: it may have been applied.
+        """
+        lost: ReplyLostError | None = None
+
         for attempt in range(1, _TRIES):
             if isinstance(error, NotSentError):
                 break
 
+            lost = error
             yield Pause(_PAUSE_SECONDS * attempt)
             try:
                 return (yield call)
             except (NotSentError, ReplyLostError) as again:
                 error = again
 
-        if isinstance(error, ReplyLostError) and call.writes:
-            raise error
+        if lost is not None and call.writes:
+            raise lost
 
         message = f"{error}; nothing was {'written' if call.writes else 'asked to be written'}"
         raise StoreUnavailableError(message) from error
@@ -398,6 +425,14 @@ def _check_layout(layout: tuple[int, int], partitions: int) -> None:
             f" open it with partitions={stored}; nothing was read or written"
         )
         raise PartitionCountError(message, expected=stored, actual=partitions)
+
+
+def _given_up(commit_id: str) -> StoreUnavailableError:
+    message = (
+        f"commit {commit_id} was given up by resolve_commit before it arrived;"
+        " nothing of it was written"
+    )
+    return StoreUnavailableError(message)
 
 
 def _uncertain(commit_id: str, keys: Iterable[Key]) -> CommitUncertainError:
