@@ -4,6 +4,12 @@ Rows hold bytes, like every other store's, so nobody ever holds the store's own 
 and due times are kept sorted, so a page costs O(log n + page). Each waist request is one
 transaction under the lock; nothing survives the process. Stores opened with the same name share
 one set of tables inside the process.
+
+A transaction that is cut short, by Ctrl-C or for want of memory, is undone: each write notes what it
+replaces, and the sorted indexes, which may be in the middle of anything, are made anew from the
+rows. An interruption while that is going on leaves the rest of it to whoever comes next.
+
+The file is over 400 lines because the rows and the indexes made of them are read together.
 """
 
 from __future__ import annotations
@@ -12,9 +18,11 @@ import itertools
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
+from typing import TypeVar
 
 from sortedcontainers import SortedDict
 from sortedcontainers import SortedList
@@ -39,6 +47,8 @@ from catga_store.stores.embedded import ItemRow
 from catga_store.stores.embedded import WaitRow
 
 __all__ = ["EmbeddedStore", "MemoryTables", "MemoryWire", "shared_tables"]
+
+R = TypeVar("R")
 
 
 class _Listing:
@@ -85,35 +95,89 @@ def _wait_fields(row: WaitRow) -> tuple[tuple[Any, ...], ...]:
     return alone if row.parent is None else (*alone, (None, row.parent), (status, row.parent))
 
 
+_ABSENT: Any = object()
+
+
 class MemoryTables:
     """Rows and their indexes; implements `Tables`. Call it under its lock only."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
         self._layout: tuple[int, int] | None = None
-        self.clear()
+        self._make_rows()
+        self._make_indexes()
 
-    def clear(self) -> None:
+    def _make_rows(self) -> None:
         self._heads: dict[Key, Head] = {}
         self._bodies: dict[Key, bytes] = {}
-        self._keys: SortedList[Key] = SortedList()
-        self._steps: dict[str, SortedDict[int, Head]] = {}
         self._waits: dict[Key, WaitRow] = {}
         self._terms: dict[Key, Terms] = {}
         self._items: dict[Key, dict[str, tuple[ItemRow, bytes]]] = {}
+        self._log: dict[str, tuple[int, tuple[Outcome, ...]]] = {}
+
+    def _make_indexes(self) -> None:
+        self._keys: SortedList[Key] = SortedList()
+        self._steps: dict[str, SortedDict[int, Head]] = {}
         self._flow_listing = _Listing()
         self._wait_listing = _Listing()
         self._due_flows: SortedList[tuple[int, Key]] = SortedList()
         self._due_waits: SortedList[tuple[int, Key]] = SortedList()
         self._deadlines: SortedList[tuple[int, Key]] = SortedList()
         self._expiries: SortedList[tuple[int, Key]] = SortedList()
-        self._log: dict[str, tuple[int, tuple[Outcome, ...]]] = {}
 
     def layout(self) -> tuple[int, int] | None:
         return self._layout
 
     def lay_out(self, version: int, partitions: int) -> None:
+        self._note(vars(self), "_layout")
         self._layout = version, partitions
+
+    def clear(self) -> None:
+        for name in ("_heads", "_bodies", "_waits", "_terms", "_items", "_log"):
+            self._note(vars(self), name)
+
+        self._make_rows()
+        self._make_indexes()
+
+    # transactions ---------------------------------------------------------------------------------
+
+    def transact(self, function: Callable[[MemoryTables], R]) -> R:
+        """Apply a function that writes, whole or not at all."""
+        self.mend()
+        try:
+            result = function(self)
+        except BaseException:
+            self.mend()
+            raise
+
+        self._undo.clear()
+        return result
+
+    def mend(self) -> None:
+        """Undo what a transaction that was cut short has written; nothing to do, as a rule."""
+        if not self._undo:
+            return
+
+        for rows, key, before in reversed(self._undo):
+            if before is _ABSENT:
+                rows.pop(key, None)
+            else:
+                rows[key] = before
+
+        self._make_indexes()
+        for key, head in self._heads.items():
+            self._index(key, head, None)
+
+        for key, row in self._waits.items():
+            self._keys.add(key)
+            self._index_wait(key, None, row)
+
+        self._undo.clear()
+
+    def _note(self, rows: dict[Any, Any], key: object) -> None:
+        """Before a row is written or removed: what is there now."""
+        self._undo.append((rows, key, rows.get(key, _ABSENT)))
 
     # flows and progress ---------------------------------------------------------------------------
 
@@ -137,10 +201,15 @@ class MemoryTables:
         return None if head is None else Record(head, self._bodies[key])
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
+        self._note(self._heads, key)
         self._heads[key] = head
         if body is not None:
+            self._note(self._bodies, key)
             self._bodies[key] = body
 
+        self._index(key, head, old)
+
+    def _index(self, key: Key, head: Head, old: Head | None) -> None:
         if old is None:
             self._keys.add(key)
 
@@ -167,7 +236,9 @@ class MemoryTables:
                 self._flow_listing.add(fields, head, key.id)
 
     def remove(self, key: Key, old: Head) -> None:
+        self._note(self._heads, key)
         del self._heads[key]
+        self._note(self._bodies, key)
         del self._bodies[key]
         self._keys.remove(key)
 
@@ -198,8 +269,10 @@ class MemoryTables:
     def write_wait(
         self, key: Key, row: WaitRow, old: WaitRow | None, terms: Terms | None = None
     ) -> None:
+        self._note(self._waits, key)
         self._waits[key] = row
         if terms is not None:
+            self._note(self._terms, key)
             self._terms[key] = terms
 
         if old is None:
@@ -210,7 +283,9 @@ class MemoryTables:
 
     def remove_wait(self, key: Key, old: WaitRow) -> None:
         self.remove_items(key)
+        self._note(self._waits, key)
         del self._waits[key]
+        self._note(self._terms, key)
         del self._terms[key]
         self._keys.remove(key)
         self._index_wait(key, old, None)
@@ -238,12 +313,18 @@ class MemoryTables:
         return None if entry is None else entry[0]
 
     def write_item(self, key: Key, child: str, row: ItemRow, payload: bytes) -> None:
-        self._items.setdefault(key, {})[child] = row, payload
+        items = self._items.get(key)
+        if items is None:
+            self._note(self._items, key)
+            items = self._items[key] = {}
+
+        self._note(items, child)
+        items[child] = row, payload
 
     def set_members(self, key: Key, children: Iterable[str]) -> tuple[int, int]:
-        items = self._items.setdefault(key, {})
-        kept = {child: entry for child, entry in items.items() if entry[0].done}
-        items.clear()
+        there = self._items.get(key, {})
+        kept = {child: entry for child, entry in there.items() if entry[0].done}
+        items: dict[str, tuple[ItemRow, bytes]] = {}
         done = well = 0
 
         for child in children:
@@ -255,9 +336,12 @@ class MemoryTables:
         for child, (row, payload) in kept.items():
             items[child] = row._replace(member=False), payload
 
+        self._note(self._items, key)
+        self._items[key] = items
         return done, well
 
     def remove_items(self, key: Key) -> None:
+        self._note(self._items, key)
         self._items.pop(key, None)
 
     # listings -------------------------------------------------------------------------------------
@@ -396,11 +480,13 @@ class MemoryTables:
         return None if entry is None else entry[1]
 
     def log(self, commit_id: str, at_ms: int, outcomes: tuple[Outcome, ...]) -> None:
+        self._note(self._log, commit_id)
         self._log[commit_id] = at_ms, outcomes
 
     def forget_log(self, before_ms: int, limit: int) -> None:
         for commit_id, (at_ms, _outcomes) in list(itertools.islice(self._log.items(), limit)):
             if at_ms < before_ms:
+                self._note(self._log, commit_id)
                 del self._log[commit_id]
 
 
@@ -436,8 +522,13 @@ class MemoryWire:
         _wires.add(self)
 
     def __call__(self, call: Call[Any]) -> Any:
-        with self._tables.lock:
-            return call.function(self._tables)
+        tables = self._tables
+        with tables.lock:
+            if call.writes:
+                return tables.transact(call.function)
+
+            tables.mend()
+            return call.function(tables)
 
     def close(self) -> None:
         """Nothing to close: named tables live as long as the process."""
