@@ -279,7 +279,9 @@ class Claims(Commits):
             if isinstance(reply, Applied):
                 written = True
                 claimed += _settle_takings(batch, changes, reply.outcomes)
-                yield from self._show_late_results(batch)
+                yield from self._load_results(
+                    [taking.shown for taking in batch if taking.shown and taking.closes]
+                )
                 queue = [taking for taking in queue if taking not in batch]
             else:
                 refused = _refused(batch, {conflict.place for conflict in reply.conflicts})
@@ -287,20 +289,21 @@ class Claims(Commits):
 
         return written
 
-    def _show_late_results(self, batch: Sequence[_Taking]) -> Conversation[None]:
-        """What has completed between the reading of a wait and its end by its deadline.
+    def _load_results(self, waits: Sequence[WaitCondition]) -> Conversation[None]:
+        """After a commit: how the children of waits that have ended had completed.
 
-        A completion changes no revision, so only a look at what was closed tells.
+        A completion changes no revision, so only a look at what was closed tells what had come
+        between its reading and its end.
         """
-        closed = [taking.shown for taking in batch if taking.closes and taking.shown is not None]
         try:
-            records = yield from self._read([wait.key for wait in closed])
+            records = yield from self._read([wait.key for wait in waits])
         except CatgaStoreError as error:
-            # The flows are claimed: an error would say that they are not.
-            _log.warning("results that came at the last moment may be missing: %s", error)
+            # What was committed is: an error would say that it is not.
+            names = ", ".join(repr(wait.correlation_id) for wait in waits)
+            _log.warning("results of the wait conditions %s may be missing: %s", names, error)
             return
 
-        for wait, record in zip(closed, records, strict=True):
+        for wait, record in zip(waits, records, strict=True):
             if record is not None:
                 envelope.load_wait(wait, record)
 

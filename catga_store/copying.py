@@ -19,6 +19,7 @@ from attrs import frozen
 from catga_store import plans
 from catga_store.conversation import Conversation
 from catga_store.conversation import ask
+from catga_store.errors import UsageError
 from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
@@ -78,6 +79,10 @@ def copy(
     >>> copy(source, target).flows
     1
     """
+    _check_store(source)
+    _check_store(target)
+    plans.check_flag(overwrite, "overwrite")
+    _check_function(on_progress)
     asking, writing = source._operations, target._operations  # noqa: SLF001  both faces' own
     steps = _copying(asking, writing, overwrite=overwrite, on_progress=on_progress)
     reply: Any = None
@@ -91,6 +96,22 @@ def copy(
 
         store = source if operations is asking else target
         reply = store._run(conversation)  # noqa: SLF001  as above
+
+
+def _check_store(store: object) -> None:
+    if not isinstance(store, Store):
+        message = (
+            f"copy reads from and writes to blocking stores, not {store!r}; nothing was copied;"
+            " for an AsyncStore, open the same records with open_store, and copy in a thread"
+            " with anyio.to_thread.run_sync"
+        )
+        raise UsageError(message)
+
+
+def _check_function(function: object) -> None:
+    if function is not None and not callable(function):
+        message = f"on_progress must be a function of a CopyReport or None, not {function!r}"
+        raise UsageError(message)
 
 
 def _copying(

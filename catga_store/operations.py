@@ -43,6 +43,7 @@ from catga_store.records import Check
 from catga_store.records import Conflict
 from catga_store.records import Read
 from catga_store.records import Refused
+from catga_store.records import SetWait
 from catga_store.single import SingleOperations
 from catga_store.unit import Entry
 from catga_store.unit import Intent
@@ -223,7 +224,21 @@ class Operations(SingleOperations):
         if isinstance(reply, Refused):
             raise unit.refused(plan, reply.conflicts)
 
-        return unit.settle(commit_id, plan, reply.outcomes, now_ms)
+        receipt = unit.settle(commit_id, plan, reply.outcomes, now_ms)
+        yield from self._load_results(
+            [
+                entry.record
+                for change, entry, outcome in zip(
+                    plan.changes, plan.entries, reply.outcomes, strict=True
+                )
+                if isinstance(change, SetWait)
+                # A parent that suspends on what has ended is claimed with the results.
+                and not (change.rearm or outcome.accepted)
+                and entry is not None
+                and isinstance(entry.record, WaitCondition)
+            ]
+        )
+        return receipt
 
     def transact(self, call: Callable[[Unit], Any], attempts: int) -> Conversation[Any]:
         """`call` is the user's function with a session on the unit it is given."""

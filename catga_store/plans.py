@@ -61,6 +61,7 @@ __all__ = [
     "AnyRecord",
     "Limits",
     "Receipt",
+    "check_flag",
     "check_partition",
     "claimed_error",
     "completion_of",
@@ -254,6 +255,13 @@ def _check_size(key: Key, size: int, limits: Limits) -> None:
             " nothing was written; raise max_record_bytes or keep the bulk elsewhere"
         )
         raise RecordTooLargeError(message, size=size, limit=limits.max_record_bytes)
+
+
+def check_flag(value: object, name: str) -> None:
+    """Raise `UsageError` unless it is `True` or `False`."""
+    if type(value) is not bool:
+        message = f"{name} must be True or False, not {value!r}"
+        raise UsageError(message)
 
 
 def check_partition(changes: Iterable[Change], limits: Limits) -> None:

@@ -242,6 +242,12 @@ class SingleOperations(Claims):
         now_ms = self.settings.now_ms()
         change = plans.plan_set_wait(wait, now_ms, self.limits)
         outcome = yield from self._commit_one(change, now_ms, wait)
+        if not outcome.accepted:
+            (stored,) = yield Read((wait.key,), now_ms)
+            if stored is not None:
+                envelope.load_wait(wait, stored)
+                return False
+
         plans.settle_wait(wait, change, outcome, now_ms)
         return outcome.satisfied
 
@@ -300,6 +306,7 @@ class SingleOperations(Claims):
         self, flow_id: str, step_index: int, progress: ForEachProgress, *, overwrite: bool = False
     ) -> Conversation[None]:
         key = step_key(flow_id, step_index)
+        plans.check_flag(overwrite, "overwrite")
         if type(progress) is not ForEachProgress:
             message = f"progress must be a ForEachProgress, not {progress!r}"
             raise UsageError(message)

@@ -283,8 +283,8 @@ class Store:
 
         `True` if they satisfied it: then this is the one `now_satisfied`. On a pending condition
         it replaces the definition and keeps `created_at` and completions. On one that has ended
-        nothing is written and the object takes what is stored. After `clear_wait_condition` it
-        starts afresh.
+        nothing is written and the object takes what is stored, results included, which costs a
+        second round trip. After `clear_wait_condition` it starts afresh.
         """
         return self._run(self._operations.set_wait_condition(condition))
 

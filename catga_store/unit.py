@@ -31,6 +31,7 @@ from catga_store.model import head_of
 from catga_store.plans import AnyRecord
 from catga_store.plans import Limits
 from catga_store.plans import Receipt
+from catga_store.plans import check_flag
 from catga_store.plans import check_partition
 from catga_store.plans import completion_of
 from catga_store.plans import conflict_error
@@ -207,6 +208,7 @@ class Unit:
     def save_progress(self, key: Key, progress: ForEachProgress, *, overwrite: bool) -> None:
         """Queue a ForEach progress under its step."""
         self.step("use")
+        check_flag(overwrite, "overwrite")
         if type(progress) is not ForEachProgress:
             message = f"progress must be a ForEachProgress, not {progress!r}"
             raise UsageError(message)

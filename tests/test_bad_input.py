@@ -222,6 +222,8 @@ NO_RECORDS = ({}, None, "f", 5)
 NO_TYPES = (5, "Order", int, dict, [], {})
 NO_JSON = (object(), {1, 2}, (1,), NAIVE, {1: 2}, float("nan"), float("inf"), b"x", "\ud800")
 NO_COUNTS = (0, -1, 1.5, "1", True)
+NO_FLAGS = ("no", 1, None)
+NO_STORES = (5, None, cs.AsyncMemoryStore())
 
 Check = tuple[Callable[[cs.Store, Any], object], Iterable[object], str]
 
@@ -299,6 +301,25 @@ ARGUMENTS: list[Check] = [
         NO_RECORDS,
         "must be a ForEachProgress",
     ),
+    (
+        lambda store, bad: store.save_for_each_progress(
+            "f", 0, cs.ForEachProgress(), overwrite=bad
+        ),
+        NO_FLAGS,
+        "overwrite must be True or False",
+    ),
+    (lambda store, bad: cs.copy(bad, store), NO_STORES, "blocking stores.*open_store"),
+    (cs.copy, NO_STORES, "blocking stores.*open_store"),
+    (
+        lambda store, bad: cs.copy(store, cs.MemoryStore(), overwrite=bad),
+        NO_FLAGS,
+        "overwrite must be True or False",
+    ),
+    (
+        lambda store, bad: cs.copy(store, cs.MemoryStore(), on_progress=bad),
+        (5, "print"),
+        "on_progress must be a function",
+    ),
     (lambda store, bad: store.claim("f", timeout=bad), SPANS, "timeout must be between 0"),
     (lambda store, bad: store.claim("f", timeout=bad), NO_SPANS, "timeout must be a timedelta"),
     (lambda store, bad: store.claim("f", lease=bad), SPANS, "a lease must be between 0"),
@@ -343,6 +364,13 @@ ARGUMENTS: list[Check] = [
         lambda store, bad: store.session().complete_child("w", "b", success=bad),
         (1, "yes", None),
         "success must be True or False",
+    ),
+    (
+        lambda store, bad: store.session().save_for_each_progress(
+            "f", 0, cs.ForEachProgress(), overwrite=bad
+        ),
+        NO_FLAGS,
+        "overwrite must be True or False",
     ),
     (
         lambda store, bad: store.session().save_for_each_progress("f", bad, cs.ForEachProgress()),

@@ -289,8 +289,8 @@ def test_a_child_that_was_dropped_and_taken_back_has_completed(store: cs.Store) 
 def test_set_on_a_closed_condition_writes_nothing(store: cs.Store, how: cs.WaitOutcome) -> None:
     """The object takes what is stored, so a worker that runs again sees that the wait is over."""
     store.set_wait_condition(wait_for("w", "a", "b", timeout=MINUTE, parent_flow_id="p"))
+    store.complete_child("w", "a", result=1)
     if how is SATISFIED:
-        store.complete_child("w", "a")
         store.complete_child("w", "b")
     else:
         stored = read(store)
@@ -298,9 +298,16 @@ def test_set_on_a_closed_condition_writes_nothing(store: cs.Store, how: cs.WaitO
         store.update_wait_condition(stored)
 
     before = read(store)
-    again = wait_for("w", "x", wait_type=WHEN_ANY, timeout=9 * MINUTE)
+    again, once_more = (
+        wait_for("w", "x", wait_type=WHEN_ANY, timeout=9 * MINUTE) for _ in range(2)
+    )
     assert store.set_wait_condition(again) is False
-    for one in (again, read(store)):
+    with store.begin() as session:
+        session.add(once_more)
+
+    for one in (again, once_more, read(store)):
+        assert one.results == before.results
+        assert one.results["a"] == cs.ChildResult(True, 1)
         assert (one.outcome, one.version, one.revision) == (how, 2, before.revision)
         assert (one.flow_ids, one.wait_type, one.timeout) == (("a", "b"), WHEN_ALL, MINUTE)
         assert (one.parent_flow_id, one.created_at) == ("p", before.created_at)
