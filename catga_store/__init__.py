@@ -46,6 +46,7 @@ from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.errors import WaitConditionNotFoundError
+from catga_store.evolution import flow_state
 from catga_store.keys import Key
 from catga_store.model import ChildResult
 from catga_store.model import Completion
@@ -123,6 +124,7 @@ __all__ = [
     "WaitOutcome",
     "WaitType",
     "copy",
+    "flow_state",
     "open_async_store",
     "open_store",
 ]

@@ -65,11 +65,15 @@ from catga_store.errors import EncodingError
 from catga_store.errors import StateTypeError
 
 __all__ = [
+    "check_json_data",
     "check_state_type",
+    "class_of",
     "decode_json",
     "decode_state",
     "encode_json",
     "encode_state",
+    "fit",
+    "is_state_type",
     "type_name",
     "type_of",
     "type_version",
@@ -92,7 +96,7 @@ def type_of(state: object, declared: Any | None = None) -> Any | None:
     if state.__class__ is declared and (is_attrs(declared) or is_dataclass(declared)):
         return declared  # what it nearly always is, without asking `typing`
 
-    cls = _class_of(declared)
+    cls = class_of(declared)
     wanted = dict if is_typeddict(cls) else cls
     if state.__class__ is not wanted:
         name = type_name(declared)
@@ -108,8 +112,8 @@ def type_of(state: object, declared: Any | None = None) -> Any | None:
 def type_name(state_type: Any | None) -> str:
     """Answer the name a type is stored under: `""` for plain JSON data.
 
-    It is the class's `__qualname__`, or the first of the pair in `__flow_type__` if the class
-    itself has one; a subclass does not inherit it.
+    It is the class's `__qualname__`, or what `flow_state` has named it: the first of the pair in
+    its own `__flow_type__`, which a subclass does not inherit.
     """
     if state_type is None:
         return ""
@@ -165,9 +169,11 @@ def decode_state(data: bytes | memoryview, state_type: Any | None) -> Any:
     can never be kept. A call stack with no room left for the data is a `RecursionError`.
     """
     value = decode_json(data)
-    if state_type is None:
-        return value
+    return value if state_type is None else fit(value, state_type)
 
+
+def fit(value: Any, state_type: Any) -> Any:
+    """Make fresh objects of JSON data; raises what `decode_state` does of a type."""
     try:
         return _codec(state_type).dec(value, None)
     except (EncodingError, StateTypeError, RecursionError):
@@ -194,6 +200,15 @@ not at all); nothing was encoded
     try:
         check_json(value)
         return _dumps()(value)
+    except Exception as error:
+        refusal = _not_plain(value, error)
+        raise refusal from refusal.__cause__
+
+
+def check_json_data(value: object) -> None:
+    """Raise the `EncodingError` that `encode_json` would raise."""
+    try:
+        check_json(value)
     except Exception as error:
         refusal = _not_plain(value, error)
         raise refusal from refusal.__cause__
@@ -240,7 +255,7 @@ def _codec(state_type: Any) -> Codec:
 
 
 def _new_codec(state_type: Any) -> Codec:
-    _class_of(state_type)
+    class_of(state_type)
     return build(state_type)
 
 
@@ -249,9 +264,15 @@ def _new_codec(state_type: Any) -> Codec:
 _kept_codec = functools.lru_cache(maxsize=1024)(_new_codec)
 
 
-def _class_of(state_type: Any) -> Any:
+def is_state_type(cls: Any) -> bool:
+    """Say whether a class is of a kind that states can be."""
+    return is_attrs(cls) or is_dataclass(cls) or is_typeddict(cls)
+
+
+def class_of(state_type: Any) -> Any:
+    """Answer the class of a type, which may be generic; `StateTypeError` if it is no state type."""
     cls = origin_of(state_type)
-    if is_attrs(cls) or is_dataclass(cls) or is_typeddict(cls):
+    if is_state_type(cls):
         return cls
 
     actual = getattr(state_type, "__qualname__", None) or describe(state_type)

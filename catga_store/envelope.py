@@ -5,23 +5,26 @@ encoded states and read back without decoding them:
 
     {"layout":1,"type":"Order","type_version":1,"schema":"5f0c1d2e","wait":null,"state":{…}}
 
-`layout` is this format's version, `type` and `type_version` the state's, `schema` a fingerprint of
-its fields. A progress record's body
-is `{"layout":1,"processed":[[0,1000000]],"failed":[],"last":999999}`: runs, each as its first index
+`layout` is this format's version, `type` and `type_version` the state's (`flow_state`), `schema` a
+fingerprint of its fields. A progress record's body is
+`{"layout":1,"processed":[[0,1000000]],"failed":[],"last":999999}`: runs, each as its first index
 and the one after its last. A completion's payload is `{"result":…,"error":…}`.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
 from catga_store import codec
 from catga_store.errors import CorruptRecordError
+from catga_store.errors import EncodingError
 from catga_store.errors import RecordTooLargeError
 from catga_store.errors import StateTypeError
 from catga_store.errors import UsageError
+from catga_store.evolution import lift
 from catga_store.indices import IndexSet
 from catga_store.keys import Key
 from catga_store.model import FlowPosition
@@ -66,6 +69,7 @@ MAX_RESULT_BYTES = 256 * 1024
 """A child's completion takes at most so many bytes, encoded."""
 
 _STATE = b',"state":'
+_NAMING = "type", "type_version", "schema"
 _STATUSES = tuple(FlowStatus)
 _OUTCOMES = tuple(WaitOutcome)
 _TYPES = tuple(WaitType)
@@ -178,18 +182,34 @@ def load_flow(snapshot: FlowSnapshot[Any], record: Record, state_type: Any | Non
     if snapshot.state_type is not None:
         state_type = snapshot.state_type
 
-    _check_type(key, head, state_type)
-    wait = _read_wait(key, body[:at])
+    prefix = body[:at]
+    naming = None if state_type is None else _naming(state_type)
+    is_of_today, is_older, wait = True, False, None
+    if naming is None or prefix != _plain_prefix(*naming):  # what most are
+        wait = _read_wait(key, prefix)
+        if naming is not None:
+            is_older = _is_older(key, head, naming)
+            is_of_today = _is_of_today(head, prefix, naming)
+
     position = _position(key, head.position)
 
     try:
-        state = codec.decode_state(body[at + len(_STATE) : -1], state_type)
+        if is_older:
+            data = codec.decode_json(body[at + len(_STATE) : -1])
+            state = codec.fit(lift(data, state_type, head.type_version), state_type)
+        else:
+            state = codec.decode_state(body[at + len(_STATE) : -1], state_type)
     except CorruptRecordError as error:
         message = f"the state of {key} cannot be read: {error}; it is left as it is"
         raise CorruptRecordError(message, key=tuple(key)) from error
     except StateTypeError as error:
         message = f"the state of {key} does not fit: {error}; it is left as it is"
-        raise StateTypeError(message, expected=error.expected, actual=head.type) from error
+        raise _refusal(message, head, error.expected, error.expected_version) from error
+
+    baseline = None
+    if not is_of_today:
+        with suppress(EncodingError):  # then it cannot be written either, and the write will say so
+            baseline = codec.encode_state(state, state_type)
 
     give = object.__setattr__
     give(snapshot, "state", state)
@@ -200,26 +220,46 @@ def load_flow(snapshot: FlowSnapshot[Any], record: Record, state_type: Any | Non
     give(snapshot, "due_at", None if head.due_ms is None else from_ms(head.due_ms))
     give(snapshot, "attempts", head.attempts)
     give(snapshot, "_loaded", record)
+    give(snapshot, "_baseline", baseline)
 
 
-def _check_type(key: Key, head: Head, state_type: Any | None) -> None:
-    if state_type is None or not head.type:
-        return
+def _is_older(key: Key, head: Head, naming: tuple[str, int, str]) -> bool:
+    """Whether an older version of the type wrote the state; `StateTypeError` for what it is not."""
+    if not head.type:
+        return False  # data without a type has no version: it fits or it does not
 
-    name, version, _ = _naming(state_type)
+    name, version, _ = naming
     if name != head.type:
         message = (
             f"{key} is stored with a state of type {head.type!r} and was asked for as {name!r};"
             " ask for it as what it is, or without a type for its raw data"
         )
-        raise StateTypeError(message, expected=name, actual=head.type)
+        raise _refusal(message, head, name, version)
 
     if head.type_version > version:
         message = (
             f"{key} is stored with version {head.type_version} of {name!r}, this program knows"
-            f" version {version}; deploy the newer code before it reads this flow"
+            f" version {version}; deploy the newer code before it reads this flow, or ask without a"
+            " type for its raw data"
         )
-        raise StateTypeError(message, expected=name, actual=head.type)
+        raise _refusal(message, head, name, version)
+
+    return head.type_version < version
+
+
+def _refusal(message: str, head: Head, expected: str | None, version: int | None) -> StateTypeError:
+    return StateTypeError(
+        message,
+        expected=expected,
+        actual=head.type,
+        expected_version=version,
+        actual_version=head.type_version,
+    )
+
+
+def _is_of_today(head: Head, prefix: bytes, naming: tuple[str, int, str]) -> bool:
+    """Whether bytes were written by the type as it is: then the same state makes the same bytes."""
+    return naming == (head.type, head.type_version, _envelope(prefix).get("schema"))
 
 
 def _position(key: Key, text: str) -> FlowPosition:
@@ -249,8 +289,8 @@ def awaited_by(key: Key, record: Record) -> str | None:
 def is_same_state(snapshot: FlowSnapshot[Any], body: bytes) -> bool:
     """Whether `body`, the snapshot's encoding now, says what was loaded.
 
-    Bytes that differ decide, if they were written by the type as it is today. Else its type may
-    have gained a field with a default since: then what was loaded is encoded anew to compare.
+    Bytes decide if they were written by the type as it is today. Else its type has another version
+    or other fields since, and what was loaded was encoded anew when it was (`_baseline`).
     """
     loaded = snapshot._loaded
     if loaded is None:
@@ -260,14 +300,15 @@ def is_same_state(snapshot: FlowSnapshot[Any], body: bytes) -> bool:
         return True
 
     at = body.index(_STATE)
-    if loaded.body.startswith(body[:at]):
+    if snapshot._baseline is None or loaded.body.startswith(body[:at]):
         return False  # the same type, waiting for the same: the states differ
 
-    if codec.type_of(snapshot.state, snapshot.state_type) is None:
-        return False  # raw data encodes to what was read
+    before = _envelope(loaded.body[: loaded.body.index(_STATE)])
+    now = _envelope(body[:at])
+    if before["wait"] != now["wait"] or all(before.get(name) == now[name] for name in _NAMING):
+        return False  # or written since by the type as it is today
 
-    before = decode_flow(snapshot.flow_id, loaded, snapshot.state_type)
-    return encode_flow(before)[2] == body
+    return snapshot._baseline == body[at + len(_STATE) : -1]
 
 
 def summary_of(found: Found) -> FlowSummary:

@@ -93,10 +93,12 @@ class InvalidIdError(UsageError):
 
 
 class StateTypeError(UsageError):
-    """A state was stored under one named type and asked for as another."""
+    """A state was stored under a name or a version that the type asked for is not, or does not fit it."""
 
     expected: str | None
     actual: str | None
+    expected_version: int | None = None
+    actual_version: int | None = None
 
 
 class EncodingError(UsageError):

@@ -347,6 +347,8 @@ class FlowSnapshot(Generic[S]):
     state_type: Any | None = field(default=None, kw_only=True, on_setattr=setters.frozen)
     _key: Key = field(init=False, default=Factory(_flow_key_of, takes_self=True))
     _loaded: Record | None = field(default=None, init=False)
+    _baseline: bytes | None = field(default=None, init=False)
+    """What the state was encoded to when it was read, if not by the type as it is today."""
     _claim: Claim | None = field(default=None, init=False)
     _session: object | None = field(default=None, init=False)
 

@@ -48,7 +48,12 @@ TREE: dict[str, tuple[str, ...]] = {
 
 FACTS: dict[str, dict[str, Any]] = {
     "InvalidIdError": {"what": "a flow id", "value": "\ud800", "size": 3},
-    "StateTypeError": {"expected": "Order", "actual": None},
+    "StateTypeError": {
+        "expected": "Order",
+        "actual": None,
+        "expected_version": 2,
+        "actual_version": 1,
+    },
     "EncodingError": {"path": "$.items[2]"},
     "RecordTooLargeError": {"size": 11, "limit": 10},
     "CommitTooLargeError": {"size": 201, "limit": 200},

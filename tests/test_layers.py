@@ -54,10 +54,11 @@ ALLOWED: dict[str, set[str]] = {
     "_state_hooks": {f"_state_hooks.{name}" for name in ("base", "plain", "typeforms", "compiler")},
     "codec": {"errors", "keys", "indices", "_state_hooks"},
     "schema": set(),
+    "evolution": {"errors", "codec"},
     "conversation": {"errors"},
     "records": {"errors", "keys", "conversation"},
     "model": WAIST | {"indices", "codec"},
-    "envelope": WAIST | DATA | {"schema"},
+    "envelope": WAIST | DATA | {"schema", "evolution"},
     "plans": WAIST | DATA | {"envelope"},
     "unit": PLANS,
     "settings": DATA,
@@ -81,7 +82,7 @@ ALLOWED: dict[str, set[str]] = {
     "aio": LOGIC | EMBEDDED | DRIVERS | {"session", "store"},
     "copying": LOGIC | {"store"},
     "urls": LOGIC | STORES | DRIVERS | {"session", "store", "aio"},
-    "": LOGIC | STORES | DRIVERS | FACES,  # __init__.py
+    "": LOGIC | STORES | DRIVERS | FACES | {"evolution"},  # __init__.py
     "testing": LOGIC | STORES | {"stores.embedded"} | DRIVERS | FACES | {""},
     "demo": LOGIC | FACES | {""},
     "cli": LOGIC | STORES | DRIVERS | FACES | {"", "testing", "demo"},

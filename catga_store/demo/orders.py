@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from datetime import timedelta
 from decimal import Decimal
-from typing import ClassVar
 
 from attrs import Factory
 from attrs import define
@@ -73,11 +72,10 @@ class Payment:
     at: datetime
 
 
+@cs.flow_state("catga-demo.Order")
 @define
 class Order:
-    """The state of the flow. `__flow_type__` is the name it is stored under, and its version."""
-
-    __flow_type__: ClassVar = ("catga-demo.Order", 1)
+    """The state of the flow, stored under the name above it, wherever the class may move."""
 
     placed_at: datetime
     items: list[Item]
@@ -93,11 +91,10 @@ class Order:
         return sum((item.price for item in self.items), Decimal(0))
 
 
+@cs.flow_state("catga-demo.Shipment")
 @define
 class Shipment:
     """The state of a child flow: what one warehouse sends, and which wait is told of it."""
-
-    __flow_type__: ClassVar = ("catga-demo.Shipment", 1)
 
     items: list[str]
     delivery: str

@@ -191,6 +191,25 @@ async def the_async_face_is_typed(store: cs.AsyncStore) -> None:
     assert_type(await store.transact(add, 5), str)
 
 
+def named_states_keep_their_types(store: cs.Store) -> None:
+    def lifted(data: dict[str, Any]) -> dict[str, Any]:
+        return {**data, "colour": "red"}
+
+    @cs.flow_state("car", version=2, upcasters={1: lifted})
+    @attrs.define
+    class Car:
+        colour: str
+
+    @cs.flow_state("seat")
+    class Seat(TypedDict):
+        row: int
+
+    assert_type(Car("red").colour, str)
+    assert_type(store.get_one("c", Car), cs.FlowSnapshot[Car])
+    assert_type(store.get_one("s", Seat).state["row"], int)
+    cs.flow_state("car", upcasters=[lifted])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 def stores_are_opened(url: str) -> None:
     assert_type(cs.open_store(url, owner="w", partitions=4), cs.Store)
     assert_type(cs.open_async_store(url, timeout=timedelta(1)), cs.AsyncStore)
