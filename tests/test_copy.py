@@ -9,6 +9,8 @@ import attrs
 import pytest
 
 import catga_store as cs
+from catga_store.copying import Difference
+from catga_store.copying import compare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,3 +122,39 @@ def test_many_records_cross_pages_and_partitions(tmp_path: Path) -> None:
         assert cs.copy(source, target).flows == len(ids)
         found = target.get_many(ids)
         assert all(flow is not None and flow.state == {"id": key} for key, flow in found.items())
+
+
+def test_a_copy_has_no_differences(source: cs.Store, target: cs.Store) -> None:
+    """Comparing finds every record missing before the copy, and nothing after it."""
+    before = list(compare(source, target))
+    assert {one.key.kind for one in before} == {"flow", "wait", "progress"}
+    assert sum(one.what == "missing" for one in before) == 5
+    assert Difference(cs.Key("wait", "early"), "completions") in before
+    source.claim("order", owner="w-1")
+    cs.copy(source, target)
+    assert list(compare(source, target)) == []
+
+
+def test_every_difference_is_named(source: cs.Store, target: cs.Store) -> None:
+    """What changes on either side afterwards is found, record by record."""
+    cs.copy(source, target)
+    flow = target.get_one("order")
+    flow.state["paid"] = None
+    target.update(flow)
+    target.complete_child("wait", "b")
+    source.complete_child("early", "b")
+    source.clear_for_each_progress("order", 1)
+    source.save_for_each_progress("order", 1, cs.ForEachProgress([7]))
+    target.delete("waiting")
+    found = {one.key: one.what for one in compare(source, target)}
+    assert found.keys() == {
+        cs.Key("flow", "order"),
+        cs.Key("flow", "waiting"),
+        cs.Key("progress", "order", 1),
+        cs.Key("wait", "early"),
+        cs.Key("wait", "wait"),
+    }
+    assert found[cs.Key("flow", "waiting")] == "missing"
+    assert {"version", "state"} <= set(found[cs.Key("flow", "order")].split(", "))
+    assert "body" in found[cs.Key("progress", "order", 1)]
+    assert {"status", "completions"} <= set(found[cs.Key("wait", "wait")].split(", "))

@@ -1,8 +1,4 @@
-"""The commands.
-
-Exit codes: 0 all is well; 1 something is off; 2 the command or the store's URL cannot work as
-written; 130 interrupted.
-"""
+"""The commands; `guard` documents their exit codes."""
 
 from __future__ import annotations
 
@@ -20,21 +16,34 @@ import typer
 from rich.console import Console
 
 import catga_store as cs
+from catga_store.cli.bench import bench
+from catga_store.cli.copying import copy
+from catga_store.cli.doctor import doctor
+from catga_store.cli.flows import count
+from catga_store.cli.flows import due
+from catga_store.cli.flows import ls
+from catga_store.cli.flows import rm
+from catga_store.cli.flows import show
+from catga_store.cli.guard import EXIT_CODES
+from catga_store.cli.guard import INTERRUPTED
+from catga_store.cli.guard import NO
+from catga_store.cli.guard import TERMINATED
+from catga_store.cli.guard import USAGE
+from catga_store.cli.guard import complain
 from catga_store.cli.report import Report
+from catga_store.cli.waits import complete
+from catga_store.cli.waits import waits
 from catga_store.demo.story import DemoError
 from catga_store.demo.story import Story
 from catga_store.demo.verdict import judge
 
 __all__ = ["app", "run"]
 
-_OFF, _USAGE, _INTERRUPTED, _TERMINATED = 1, 2, 130, 143
-
 app = typer.Typer(
     name="catga-store",
     help="Durable state of workflows, from the command line.",
-    epilog="Exit codes: 0 all is well, 1 something is off, 2 wrong usage, 130 interrupted.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -49,7 +58,7 @@ def run() -> NoReturn:
 
 
 def _terminate(_number: int, _frame: object) -> None:
-    raise SystemExit(_TERMINATED)  # so that everything that is open is closed
+    raise SystemExit(TERMINATED)  # so that everything that is open is closed
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it with the option's value
@@ -101,7 +110,7 @@ def demo(
             _check_shared(url)
             code = _play(url)
         except KeyboardInterrupt:
-            code = _fail("interrupted", _INTERRUPTED)
+            code = _fail("interrupted", INTERRUPTED)
 
     raise typer.Exit(code)
 
@@ -118,11 +127,11 @@ def _check_shared(url: str) -> None:
         with cs.open_store(url) as store:
             if isinstance(store, cs.MemoryStore):
                 message = f"{url} is of one process only, and the demo runs several; use sqlite:///"
-                raise typer.Exit(_fail(message, _USAGE))
+                raise typer.Exit(_fail(message, USAGE))
 
             store.ping()
     except cs.CatgaStoreError as error:
-        raise typer.Exit(_fail(str(error), _USAGE)) from error
+        raise typer.Exit(_fail(str(error), USAGE)) from error
 
 
 def _play(url: str) -> int:
@@ -131,12 +140,28 @@ def _play(url: str) -> int:
         report.opening(url)
         verdicts = judge(Story(url, report).run())
     except (cs.CatgaStoreError, DemoError) as error:
-        return _fail(f"the demo stopped: {error}", _OFF)
+        return _fail(f"the demo stopped: {error}", NO)
 
     report.verdicts(verdicts)
-    return 0 if all(verdict.holds for verdict in verdicts) else _OFF
+    return 0 if all(verdict.holds for verdict in verdicts) else NO
 
 
 def _fail(message: str, code: int) -> int:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
+    complain(message)
     return code
+
+
+for _command, _examples in (
+    (ls, "`catga-store ls -s sqlite:///flows.db --status failed --updated-before 7d`"),
+    (show, "`catga-store show order-42 -s sqlite:///flows.db`, or `… --json | jq .state`"),
+    (count, "`catga-store count -s sqlite:///flows.db --type order --created-after 24h`"),
+    (waits, "`catga-store waits --outcome pending` or `catga-store waits '{order-42}/ship'`"),
+    (due, "`catga-store due -s sqlite:///flows.db --within 15m`"),
+    (complete, "`catga-store complete '{order-42}/approval' boss --result '{\"ok\": true}'`"),
+    (rm, "`catga-store rm order-42 --wait '{order-42}/ship' --yes`"),
+    (copy, "`catga-store copy sqlite:///flows.db sqlite:////backup/flows.db`"),
+    (doctor, "`catga-store doctor sqlite:///flows.db`"),
+    (bench, "`catga-store bench sqlite:///flows.db --calls 1000`"),
+):
+    _epilog = f"Example: {_examples}. The store's URL may also stand in CATGA_STORE_URL."
+    app.command(epilog=_epilog)(_command)

@@ -1,0 +1,147 @@
+"""The command `bench`: what operations take on a store like yours, from here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Annotated
+from typing import Any
+
+import typer
+from attrs import frozen
+
+import catga_store as cs
+from catga_store.cli.doctor import known_kind
+from catga_store.cli.guard import guarded
+from catga_store.cli.opening import AsJson
+from catga_store.cli.opening import StoreArgument
+from catga_store.cli.opening import without_password
+from catga_store.cli.output import print_json
+from catga_store.cli.output import print_rows
+
+__all__ = ["bench"]
+
+_FLOWS = 100
+_STATE = {"note": "x" * 1000}
+
+
+@frozen
+class _Times:
+    operation: str
+    nanoseconds: list[int]
+
+    def percentile(self, percent: int) -> float:
+        """In microseconds."""
+        ordered = sorted(self.nanoseconds)
+        return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] / 1000
+
+    @property
+    def per_second(self) -> float:
+        return len(self.nanoseconds) / (sum(self.nanoseconds) / 1e9)
+
+
+@guarded
+def bench(
+    url: StoreArgument,
+    *,
+    calls: Annotated[
+        int, typer.Option(min=10, max=100_000, help="Of each operation; 20 more warm it up.")
+    ] = 500,
+    as_json: AsJson = False,
+) -> None:
+    """Measure operations in a scratch place beside the store, which is removed at the end.
+
+    One blocking caller, one call at a time, flows with a state of 1 KiB; the times hold for this
+    machine, this network and what else runs now. Your records are neither read nor written.
+
+    `--json`: `{"url", "place", "calls", "state_bytes", "operations": [{"operation", "p50_us", "p99_us",
+    "per_second"}, …]}`.
+    """
+    kind = known_kind(url, "bench")
+    with kind.scratch(url) as scratch:
+        with cs.open_store(scratch.url) as store:
+            try:
+                measured = list(_measured(store, calls))
+            finally:
+                store.clear()
+
+        place = scratch.place
+
+    if as_json:
+        print_json(
+            {
+                "url": without_password(url),
+                "place": place,
+                "calls": calls,
+                "state_bytes": len(_STATE["note"]) + len('{"note":""}'),
+                "operations": [
+                    {
+                        "operation": one.operation,
+                        "p50_us": round(one.percentile(50), 1),
+                        "p99_us": round(one.percentile(99), 1),
+                        "per_second": round(one.per_second, 1),
+                    }
+                    for one in measured
+                ],
+            }
+        )
+        return
+
+    rows = [
+        (
+            one.operation,
+            f"{one.percentile(50):,.0f}",
+            f"{one.percentile(99):,.0f}",
+            f"{one.per_second:,.0f}",
+        )
+        for one in measured
+    ]
+    print_rows(("OPERATION", "P50 µs", "P99 µs", "PER SECOND"), rows)
+    typer.echo(
+        f"\n{calls} calls of each, one at a time, by one blocking caller, on flows with 1 KiB of state,"
+        f"\n{place}, which was removed. Nothing else was touched."
+    )
+
+
+def _measured(store: cs.Store, calls: int) -> Iterator[_Times]:
+    flows = [cs.FlowSnapshot(f"bench-{n}", state=dict(_STATE), due_at=None) for n in range(_FLOWS)]
+    for flow in flows:
+        store.create(flow)
+
+    def update(number: int) -> None:
+        store.update(flows[number % _FLOWS])
+
+    def commit(number: int) -> None:
+        with store.begin() as session:
+            flow: Any = session.get_one(f"bench-{number % _FLOWS}")
+            flow.state["number"] = number
+
+    def complete(number: int) -> None:
+        store.complete_child("bench", f"child-{number}")
+
+    def claim(_number: int) -> None:
+        store.claim_due()
+
+    yield _timed("get", lambda number: store.get(f"bench-{number % _FLOWS}"), calls)
+    yield _timed("update", update, calls)
+    yield _timed("session: get, change, commit", commit, calls)
+    yield _timed("complete_child", complete, calls)
+    for number in range(calls + _WARM_UP):
+        store.create(cs.FlowSnapshot(f"due-{number}", state=dict(_STATE)))
+
+    yield _timed("claim_due of 1", claim, calls)
+
+
+_WARM_UP = 20
+
+
+def _timed(name: str, call: Callable[[int], object], calls: int) -> _Times:
+    clock = time.perf_counter_ns
+    times: list[int] = []
+    for number in range(calls + _WARM_UP):
+        start = clock()
+        call(number)
+        times.append(clock() - start)
+
+    return _Times(name, times[_WARM_UP:])

@@ -1,0 +1,115 @@
+"""The command `doctor`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from collections.abc import Iterator
+
+import typer
+from attrs import asdict
+from rich.text import Text
+
+import catga_store as cs
+from catga_store.cli.guard import NO
+from catga_store.cli.guard import guarded
+from catga_store.cli.kinds import Finding
+from catga_store.cli.kinds import Kind
+from catga_store.cli.kinds import kind_of
+from catga_store.cli.opening import AsJson
+from catga_store.cli.opening import StoreArgument
+from catga_store.cli.opening import open_laid_out
+from catga_store.cli.opening import without_password
+from catga_store.cli.output import escaped
+from catga_store.cli.output import print_json
+from catga_store.cli.output import stdout
+
+__all__ = ["doctor", "known_kind"]
+
+_OFF = ("warning", "problem")
+_STYLES = {"ok": "green", "problem": "bold red", "info": "dim"}
+
+
+def known_kind(url: str, command: str) -> Kind:
+    """Answer what is known of a URL's kind of store; `NotSupportedError` if nothing is."""
+    cs.open_store(url).close()  # which says what is wrong with the URL, and connects to nothing
+    kind = kind_of(url)
+    if kind is None:
+        message = f"{command} knows nothing of stores like {without_password(url)} yet"
+        raise cs.NotSupportedError(message)
+
+    return kind
+
+
+@guarded
+def doctor(url: StoreArgument, *, as_json: AsJson = False) -> None:
+    """Look at everything around a store that could lose or hold up flows; changes nothing.
+
+    Each finding says what was found, what it means for flows and how to change it. Exits with 1 if
+    there is a warning or a problem, and if there is no store.
+
+    `--json`: `{"url", "healthy": true or false, "findings": [{"check", "level", "found", "means",
+    "change"}, …]}`; `level` is ok, info, unknown, warning or problem.
+    """
+    kind = known_kind(url, "doctor")
+    findings = list(_findings(url, kind))
+    off = [finding for finding in findings if finding.level in _OFF]
+    if as_json:
+        documents = [asdict(finding) for finding in findings]
+        print_json({"url": without_password(url), "healthy": not off, "findings": documents})
+    else:
+        _tell(findings, len(off))
+
+    if off:
+        raise typer.Exit(NO)
+
+
+def _findings(url: str, kind: Kind) -> Iterator[Finding]:
+    absent = kind.absent(url)
+    if absent is None:
+        levels: set[str] = set()
+        for finding in kind.examine(url):
+            levels.add(finding.level)
+            yield finding
+
+        if "problem" not in levels:
+            yield _answers(url)  # opening might change what was found
+    elif url.startswith("memory:"):
+        yield from kind.examine(url)
+    else:
+        yield Finding(
+            "store", "problem", absent, "there are no flows here", "is it the URL that workers use?"
+        )
+
+
+def _answers(url: str) -> Finding:
+    try:
+        with open_laid_out(url) as store:
+            start = time.perf_counter()
+            store.ping()
+            took = time.perf_counter() - start
+            flows = store.count_flows()
+    except (cs.StoreUnavailableError, cs.StoreConfigError, cs.CorruptRecordError) as error:
+        return Finding(
+            "store", "problem", str(error), "no worker can use it", "as the message says"
+        )
+
+    found = f"answered in {took * 1000:.1f} ms, holds {flows:,} flows"
+    return Finding("store", "ok", found, "workers can use it")
+
+
+def _tell(findings: Iterable[Finding], off: int) -> None:
+    console = stdout()
+    wraps = not console.is_terminal
+    for finding in findings:
+        style = _STYLES.get(finding.level, "yellow")
+        line = Text(f"{finding.level:<8}", style)
+        line.append(f" {finding.check}: ", "bold").append(escaped(finding.found))
+        console.print(line, soft_wrap=wraps)
+        console.print(Text(f"         {finding.means}", "dim"), soft_wrap=wraps)
+        if finding.change:
+            console.print(Text(f"         → {finding.change}"), soft_wrap=wraps)
+
+    console.print(
+        Text(f"{off} to look at.", "bold yellow") if off else Text("All is well.", "bold green")
+    )

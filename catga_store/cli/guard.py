@@ -1,0 +1,109 @@
+"""How commands end: exit codes, one line on stderr for what went wrong, never a traceback.
+
+| code | means |
+|---|---|
+| 0 | done |
+| 1 | the answer is no: not found, a finding, a difference |
+| 2 | the command, the URL or the installation cannot work as it is |
+| 3 | the store cannot be reached, or is not set up to be used |
+| 4 | somebody else got there first, or the outcome of a write is not known |
+| 5 | what is stored cannot be read |
+| 130 | interrupted |
+| 141 | nobody reads the output any more |
+| 143 | terminated |
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+from typing import ParamSpec
+from typing import TypeVar
+
+import typer
+from rich.console import Console
+
+import catga_store as cs
+from catga_store.cli.output import escaped
+
+__all__ = [
+    "EXIT_CODES",
+    "INTERRUPTED",
+    "NO",
+    "TERMINATED",
+    "USAGE",
+    "complain",
+    "guarded",
+    "leave",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NO, USAGE, UNAVAILABLE, CONFLICT, CORRUPT = 1, 2, 3, 4, 5
+INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 the answer is no (not found, a finding, a difference); 2 the command, the"
+    " URL or the installation cannot work as it is; 3 the store cannot be reached or used; 4 somebody"
+    " else got there first, or the outcome is not known; 5 what is stored cannot be read; 130"
+    " interrupted; 141 nobody reads the output; 143 terminated."
+)
+
+_CODES: tuple[tuple[type[Exception], int], ...] = (
+    (cs.UsageError, USAGE),
+    (cs.StoreConfigError, UNAVAILABLE),
+    (cs.StoreUnavailableError, UNAVAILABLE),
+    (cs.ConflictError, CONFLICT),
+    (cs.CommitUncertainError, CONFLICT),
+    (cs.CorruptRecordError, CORRUPT),
+)
+_EXTRAS = {"redis": "redis", "hiredis": "redis", "nats": "nats"}
+
+
+def complain(message: str) -> None:
+    """Say one line on stderr."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(escaped(message), markup=False)
+
+
+def leave(message: str, code: int) -> NoReturn:
+    """Say why, and exit."""
+    complain(message)
+    raise typer.Exit(code)
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Let a command end with one line and a documented exit code, whatever the library raises."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            answer = command(*args, **kwargs)
+            sys.stdout.flush()
+        except cs.CatgaStoreError as error:
+            code = next((code for kind, code in _CODES if isinstance(error, kind)), NO)
+            leave(str(error), code)
+        except ModuleNotFoundError as error:
+            leave(_missing(error), USAGE)
+        except KeyboardInterrupt:
+            leave("interrupted", INTERRUPTED)
+        except BrokenPipeError:
+            # What is still in the buffer would fail once more when Python exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(UNREAD) from None
+        else:
+            return answer
+
+    return run
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    library = (error.name or "").partition(".")[0]
+    if library not in _EXTRAS:
+        raise error
+
+    return f"this store needs {library}: pip install 'catga_store[{_EXTRAS[library]}]'"

@@ -1,0 +1,280 @@
+"""Stores in SQLite files: journal, disk, file system, integrity.
+
+Everything is looked at through a connection that cannot write to the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Generator
+from collections.abc import Iterator
+from contextlib import closing
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+from urllib.parse import unquote
+from urllib.parse import urlsplit
+
+from catga_store.cli.kinds import Finding
+from catga_store.cli.kinds import Scratch
+
+__all__ = ["absent", "examine", "file_system_of", "scratch"]
+
+_MIB = 1024 * 1024
+_LARGE_LOG = 64 * _MIB
+"""Four times what the store leaves of an idle log: then something keeps it from being checkpointed."""
+_LITTLE_SPACE = 1024 * _MIB
+
+_NETWORK = {
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "davfs",
+    "fuse.glusterfs",
+    "fuse.rclone",
+    "fuse.s3fs",
+    "fuse.sshfs",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "orangefs",
+    "smb3",
+    "smbfs",
+    "vboxsf",
+    "virtiofs",
+}
+_VOLATILE = {"ramfs", "tmpfs"}
+
+
+def absent(url: str) -> str | None:
+    """Say why the file is no store yet; `None` if it is one, or if opening it will say more."""
+    path = _path(url)
+    if not path.exists():
+        return f"there is no file {str(path)!r}"
+
+    try:
+        with closing(_look(path)) as connection:
+            tables = connection.execute(
+                "SELECT count(*), total(name = 'catga_layout') FROM sqlite_master"
+            ).fetchone()
+    except sqlite3.Error:
+        return None
+
+    return (
+        f"the file {str(path)!r} is empty: no store was made in it yet" if tables[0] == 0 else None
+    )
+
+
+def examine(url: str) -> Iterator[Finding]:
+    """Look at the file, its disk and its contents."""
+    path = _path(url)
+    size = path.stat().st_size
+    yield Finding("file", "info", f"{path}, {_mib(size)}", "holds every record of the store")
+    yield from _file_system(path)
+    yield _space(path, size)
+    yield _writable(path)
+
+    yield _log(path)
+    yield _synchronous()
+    try:
+        with closing(_look(path)) as connection:
+            yield _journal(connection)
+            yield _integrity(connection)
+    except sqlite3.Error as error:
+        yield Finding(
+            "integrity",
+            "problem",
+            f"SQLite cannot read the file: {error}",
+            "no flow can be read",
+            "make sure that it is a SQLite database, readable by this user, and not locked",
+        )
+
+    yield Finding(
+        "SQLite", "info", sqlite3.sqlite_version, "the release this Python is linked with"
+    )
+
+
+@contextmanager
+def scratch(url: str) -> Generator[Scratch]:
+    """Make a file in a new directory beside the store's, so that it is on the same disk."""
+    parent = _path(url).parent
+    with tempfile.TemporaryDirectory(prefix="catga-store-bench-", dir=parent) as folder:
+        file = Path(folder) / "bench.db"
+        yield Scratch(f"sqlite:///{quote(str(file))}", f"in the file {file}")
+
+
+def _path(url: str) -> Path:
+    return Path(unquote(urlsplit(url).path)[1:]).absolute()
+
+
+def _look(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)
+
+
+def _mib(size: int) -> str:
+    return f"{size / _MIB:,.1f} MiB"
+
+
+def file_system_of(path: Path, mounts: str) -> tuple[str, str] | None:
+    """Answer mount point and type of the file system of a path, by the text of Linux's `mountinfo`."""
+    best: tuple[str, str] | None = None
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        kind = after.split()[:1]
+        if len(fields) < 5 or not kind:  # noqa: PLR2004  the mount point is the fifth
+            continue
+
+        point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), fields[4])  # \040: a space
+        covers = path == Path(point) or Path(point) in path.parents
+        # Of two mounts on one point, the later one covers the other.
+        if covers and (best is None or len(point) >= len(best[0])):
+            best = point, kind[0]
+
+    return best
+
+
+def _file_system(path: Path) -> Iterator[Finding]:
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        mounts = ""
+
+    found = file_system_of(path.resolve(), mounts)
+    if found is None:
+        yield Finding(
+            "file system",
+            "unknown",
+            "this system does not say",
+            "on a network share SQLite's locks do not hold, and commits can be lost or torn",
+            "make sure that the file is on a local disk",
+        )
+        return
+
+    point, kind = found
+    seen = f"{kind}, mounted at {point}"
+    if kind in _NETWORK:
+        yield Finding(
+            "file system",
+            "problem",
+            seen,
+            "a network or shared file system: SQLite's locks and its shared memory do not hold"
+            " between hosts, so two workers may be given one flow and the file may be damaged",
+            "put the file on a local disk; several hosts need a store on a server",
+        )
+    elif kind in _VOLATILE:
+        yield Finding(
+            "file system",
+            "warning",
+            seen,
+            "a disk in memory: every flow is lost when the host restarts",
+            "put the file on a disk",
+        )
+    elif kind == "overlay":
+        yield Finding(
+            "file system",
+            "warning",
+            seen,
+            "the writable layer of a container: every flow is lost when it is removed",
+            "put the file on a volume",
+        )
+    else:
+        yield Finding("file system", "ok", seen, "a local disk, as far as its type tells")
+
+
+def _space(path: Path, size: int) -> Finding:
+    free = shutil.disk_usage(path.parent).free
+    found = f"{_mib(free)} free"
+    if free < max(_LITTLE_SPACE, size // 10):
+        return Finding(
+            "free space",
+            "warning",
+            found,
+            "when the disk is full every write fails with StoreUnavailableError; nothing stored is"
+            " lost, but no flow goes on",
+            "free or add space; `Retention` decides how long ended flows stay",
+        )
+
+    return Finding("free space", "ok", found, "the store and its log have room to grow")
+
+
+def _writable(path: Path) -> Finding:
+    missing = [str(place) for place in (path, path.parent) if not os.access(place, os.W_OK)]
+    if missing:
+        return Finding(
+            "permissions",
+            "problem",
+            f"this user may not write to {' and '.join(missing)}",
+            "no flow can be written: SQLite needs the file, and its directory for the log",
+            "run as the owner of the file, or change its owner",
+        )
+
+    return Finding("permissions", "ok", "this user may write", "the file and its directory")
+
+
+def _journal(connection: sqlite3.Connection) -> Finding:
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode == "wal":
+        return Finding(
+            "journal mode", "ok", "wal", "readers and the writer do not wait for another"
+        )
+
+    return Finding(
+        "journal mode",
+        "problem",
+        str(mode),
+        "another program has changed it: until a worker opens the store and sets it to wal, readers"
+        " and the writer hold each other up",
+        "keep other programs from changing the file's settings",
+    )
+
+
+def _synchronous() -> Finding:
+    return Finding(
+        "synchronous",
+        "info",
+        "FULL, on every connection of this library; the file does not keep the setting",
+        "an acknowledged commit is on the disk, if the disk keeps what it has synced",
+        "programs that write to the file themselves must set it themselves",
+    )
+
+
+def _log(path: Path) -> Finding:
+    try:
+        size = path.with_name(f"{path.name}-wal").stat().st_size
+    except FileNotFoundError:
+        size = 0
+
+    if size > _LARGE_LOG:
+        return Finding(
+            "log size",
+            "warning",
+            _mib(size),
+            "the log cannot be folded into the file: reads get slower and the disk fills up",
+            "look for a process that keeps a read transaction open, such as a backup or a shell",
+        )
+
+    return Finding("log size", "ok", _mib(size), "the log is folded into the file as it should be")
+
+
+def _integrity(connection: sqlite3.Connection) -> Finding:
+    problems = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
+    if problems == ["ok"]:
+        return Finding("integrity", "ok", "quick_check: ok", "the file is sound")
+
+    return Finding(
+        "integrity",
+        "problem",
+        "; ".join(map(str, problems)),
+        "the file is damaged: records may be unreadable or missing",
+        "stop the workers, keep a copy, and restore a backup or try `sqlite3 FILE .recover`",
+    )

@@ -1,0 +1,106 @@
+"""Stores by URL, as commands open them, and the options that commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import datetime
+from datetime import timedelta
+from typing import Annotated
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.parse import urlunsplit
+
+import typer
+
+import catga_store as cs
+from catga_store.cli.guard import NO
+from catga_store.cli.guard import leave
+from catga_store.cli.kinds import kind_of
+
+__all__ = [
+    "AsJson",
+    "StoreArgument",
+    "StoreOption",
+    "moment",
+    "open_existing",
+    "open_laid_out",
+    "without_password",
+]
+
+_URL_HELP = "The store, as in sqlite:///flows.db"
+
+StoreOption = Annotated[
+    str,
+    typer.Option("--store", "-s", metavar="URL", envvar="CATGA_STORE_URL", help=_URL_HELP),
+]
+StoreArgument = Annotated[
+    str, typer.Argument(metavar="URL", envvar="CATGA_STORE_URL", help=_URL_HELP)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def open_laid_out(url: str, **options: Any) -> cs.Store:
+    """Open a store with the number of partitions that it has; see `open_store`."""
+    store = cs.open_store(url, **options)
+    try:
+        store.ping()
+    except cs.PartitionCountError as error:
+        store.close()
+        if "partitions" in options:
+            raise
+
+        return cs.open_store(url, partitions=error.expected, **options)
+    except BaseException:
+        store.close()
+        raise
+
+    return store
+
+
+@contextmanager
+def open_existing(url: str) -> Generator[cs.Store]:
+    """Open a store that must be there: nothing is created. Exits with 1 if there is none."""
+    cs.open_store(url).close()  # which says what is wrong with the URL, and connects to nothing
+    kind = kind_of(url)
+    absent = None if kind is None else kind.absent(url)
+    if absent is not None:
+        leave(f"{absent}; nothing was created", NO)
+
+    with open_laid_out(url) as store:
+        yield store
+
+
+def without_password(url: str) -> str:
+    """Answer the URL as it may be printed."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+
+    place = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{place}"))
+
+
+def moment(text: str | None) -> datetime | None:
+    """Read an option that is a time, or how long ago; `UsageError` if it is neither."""
+    if text is None:
+        return None
+
+    ago = re.fullmatch(r"(\d+)([smhd])", text)
+    try:
+        if ago is not None:
+            now = datetime.now().astimezone()
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+
+        read = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        read = None
+
+    if read is None or read.tzinfo is None:
+        message = f"{text!r} is no time: write 2030-01-31T12:00Z, with an offset, or how long ago: 30s, 15m, 2h, 7d"
+        raise cs.UsageError(message)
+
+    return read

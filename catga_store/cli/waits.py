@@ -1,0 +1,240 @@
+"""Commands on wait conditions: `waits`, `complete`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Annotated
+from typing import Any
+
+import typer
+
+import catga_store as cs
+from catga_store.cli.guard import NO
+from catga_store.cli.guard import complain
+from catga_store.cli.guard import guarded
+from catga_store.cli.guard import leave
+from catga_store.cli.opening import AsJson
+from catga_store.cli.opening import StoreOption
+from catga_store.cli.opening import open_existing
+from catga_store.cli.output import escaped
+from catga_store.cli.output import print_json
+from catga_store.cli.output import print_json_list
+from catga_store.cli.output import print_rows
+from catga_store.cli.output import when
+
+__all__ = ["complete", "wait_document", "waits"]
+
+_PAGE = 500
+
+
+def wait_document(wait: cs.WaitCondition) -> dict[str, Any]:
+    """What `waits --json` says of a condition."""
+    return {
+        "correlation_id": wait.correlation_id,
+        "parent_flow_id": wait.parent_flow_id,
+        "wait_type": wait.wait_type.name,
+        "outcome": wait.outcome.name,
+        "children": len(wait.flow_ids),
+        "completed": wait.completed_count,
+        "created_at": wait.created_at,
+        "deadline": wait.deadline,
+        "version": wait.version,
+    }
+
+
+@guarded
+def waits(
+    correlation_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Show this one, with its children.")
+    ] = None,
+    *,
+    store: StoreOption,
+    outcome: Annotated[
+        str | None,
+        typer.Option(metavar="OUTCOME", help="pending, satisfied, timed_out or cancelled."),
+    ] = None,
+    parent: Annotated[
+        str | None, typer.Option(metavar="FLOW_ID", help="Only what this flow waits for.")
+    ] = None,
+    overdue: Annotated[
+        bool, typer.Option("--overdue", help="Pending ones past their deadline, oldest first.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    cursor: Annotated[
+        str | None, typer.Option(help="Go on where a listing with the same filters ended.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List wait conditions, newest first, or show one with what its children answered.
+
+    `--json`: `{"wait_conditions": [{"correlation_id", "parent_flow_id", "wait_type", "outcome",
+    "children", "completed", "created_at", "deadline", "version"}, …], "cursor": text or null}`; of
+    one, that object with `"results": [{"child", "completed", "success", "result", "error"}, …]`. Exits
+    with 1 if there is no such condition.
+    """
+    with open_existing(store) as opened:
+        if correlation_id is not None:
+            wait = opened.get_wait_condition(correlation_id)
+            if wait is None:
+                leave(
+                    f"there is no wait condition {correlation_id!r}: never was, cleared, or expired",
+                    NO,
+                )
+
+            _show(wait, as_json=as_json)
+            return
+
+        left: list[str | None] = [cursor]
+
+        def listed() -> Iterator[cs.WaitCondition]:
+            if overdue:
+                yield from opened.get_timed_out_wait_conditions(limit=None if everything else limit)
+                return
+
+            while True:
+                page = opened.query_wait_conditions(
+                    outcome=None if outcome is None else _outcome(outcome),
+                    parent_flow_id=parent,
+                    limit=_PAGE if everything else limit,
+                    cursor=left[0],
+                )
+                left[0] = page.cursor
+                yield from page
+                if left[0] is None or not everything:
+                    return
+
+        if as_json:
+            documents = map(wait_document, listed())
+            print_json_list("wait_conditions", documents, lambda: {"cursor": left[0]})
+            return
+
+        columns = ("WAIT", "PARENT", "TYPE", "OUTCOME", "COMPLETED", "CREATED", "DEADLINE")
+        print_rows(columns, map(_line, listed()))
+
+    if left[0] is not None:
+        complain(f"There are more: --all, or --cursor {left[0]}")
+
+
+def _line(wait: cs.WaitCondition) -> tuple[str, ...]:
+    return (
+        wait.correlation_id,
+        wait.parent_flow_id or "-",
+        wait.wait_type.name,
+        wait.outcome.name,
+        f"{wait.completed_count}/{len(wait.flow_ids)}",
+        when(wait.created_at),
+        when(wait.deadline) or "-",
+    )
+
+
+def _outcome(text: str) -> cs.WaitOutcome:
+    try:
+        return cs.WaitOutcome[text.upper()]
+    except KeyError:
+        names = ", ".join(outcome.name.lower() for outcome in cs.WaitOutcome)
+        message = f"no wait condition has the outcome {text!r}: write one of {names}"
+        raise cs.UsageError(message) from None
+
+
+def _show(wait: cs.WaitCondition, *, as_json: bool) -> None:
+    results = [(child, wait.results.get(child)) for child in wait.flow_ids]
+    if as_json:
+        document = wait_document(wait)
+        document["results"] = [
+            {
+                "child": child,
+                "completed": answer is not None,
+                "success": None if answer is None else answer.success,
+                "result": None if answer is None else answer.result,
+                "error": None if answer is None else answer.error,
+            }
+            for child, answer in results
+        ]
+        print_json(document)
+        return
+
+    for name, value in wait_document(wait).items():
+        if value is not None:
+            shown = when(value) if hasattr(value, "tzinfo") else escaped(str(value))
+            typer.echo(f"{name + ':':<16}{shown}")
+
+    rows = [
+        (child, "-", "") if answer is None else (child, *_answer(answer))
+        for child, answer in results
+    ]
+    print_rows(("CHILD", "COMPLETED", "ANSWER"), rows)
+
+
+def _answer(answer: cs.ChildResult) -> tuple[str, str]:
+    said = answer.error if not answer.success else json.dumps(answer.result)
+    return "ok" if answer.success else "FAILED", said or ""
+
+
+@guarded
+def complete(
+    correlation_id: Annotated[str, typer.Argument(metavar="WAIT_ID")],
+    child: Annotated[str, typer.Argument(metavar="CHILD_ID")],
+    *,
+    store: StoreOption,
+    failed: Annotated[bool, typer.Option("--failed", help="The child has failed.")] = False,
+    result: Annotated[
+        str | None, typer.Option(metavar="JSON", help="What the child answers, as JSON.")
+    ] = None,
+    error: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Why it failed; means --failed.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record that a child of a wait condition has completed: an approval, say, given by hand.
+
+    Counts once, however often it is called. Exits with 1 if the condition has ended or does not wait
+    for this child.
+
+    `--json`: `{"accepted", "duplicate", "now_satisfied", "outcome"}`; `outcome` is null if there is
+    no such condition yet: then the completion is kept for it.
+    """
+    try:
+        answer = None if result is None else json.loads(result)
+    except ValueError as wrong:
+        message = f"--result must be JSON, not {result!r} ({wrong}); a text is '\"text\"'"
+        raise cs.UsageError(message) from wrong
+
+    with open_existing(store) as opened:
+        done = opened.complete_child(
+            correlation_id,
+            child,
+            success=not failed and error is None,
+            result=answer,
+            error=error,
+        )
+
+    outcome = None if done.outcome is None else done.outcome.name
+    if as_json:
+        print_json(
+            {
+                "accepted": done.accepted,
+                "duplicate": done.duplicate,
+                "now_satisfied": done.now_satisfied,
+                "outcome": outcome,
+            }
+        )
+    else:
+        typer.echo(_said(done, outcome))
+
+    if not (done.accepted or done.duplicate):
+        raise typer.Exit(NO)
+
+
+def _said(done: cs.Completion, outcome: str | None) -> str:
+    if done.duplicate:
+        return "was recorded before"
+
+    if not done.accepted:
+        return f"not recorded: the condition is {outcome}, or does not wait for this child"
+
+    if outcome is None:
+        return "recorded: there is no such wait condition yet, it is kept for it"
+
+    return "recorded: the wait is over" if done.now_satisfied else "recorded: others are awaited"
