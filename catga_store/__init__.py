@@ -63,6 +63,7 @@ from catga_store.model import WaitType
 from catga_store.plans import Receipt
 from catga_store.session import Session
 from catga_store.store import MemoryStore
+from catga_store.store import RedisStore
 from catga_store.store import SQLiteStore
 from catga_store.store import Store
 from catga_store.urls import open_async_store
@@ -106,6 +107,7 @@ __all__ = [
     "PartitionCountError",
     "Receipt",
     "RecordTooLargeError",
+    "RedisStore",
     "Retention",
     "SQLiteStore",
     "Session",

@@ -1,4 +1,4 @@
-"""The blocking face: `Store`, and the stores that need no server."""
+"""The blocking face: `Store`, and the stores that it is of."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Protocol
 from typing import Self
@@ -26,6 +28,7 @@ from catga_store.claims import DEFAULT_LEASE
 from catga_store.conversation import Conversation
 from catga_store.drivers.local import LocalDriver
 from catga_store.errors import CommitUncertainError
+from catga_store.errors import NotSupportedError
 from catga_store.errors import StoreClosedError
 from catga_store.errors import UsageError
 from catga_store.model import AT_ONCE
@@ -45,7 +48,22 @@ from catga_store.settings import Settings
 from catga_store.stores.embedded import EmbeddedStore
 from catga_store.unit import Unit
 
-__all__ = ["Driver", "MemoryStore", "SQLiteStore", "Store", "StoreOptions", "sqlite_path"]
+__all__ = [
+    "Driver",
+    "MemoryStore",
+    "RedisStore",
+    "SQLiteStore",
+    "Store",
+    "StoreOptions",
+    "need_redis",
+    "sqlite_path",
+]
+
+DEFAULT_PREFIX = "dslflow:"
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis import RedisCluster
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -644,3 +662,58 @@ class SQLiteStore(Store):
         settings = Settings(**options)
         waist = EmbeddedStore(partitions=settings.partitions, timeout=settings.timeout)
         super().__init__(LocalDriver(waist, sqlite.SQLiteWire(sqlite_path(path))), settings)
+
+
+def need_redis() -> None:
+    """`NotSupportedError` unless redis-py is installed."""
+    if find_spec("redis") is None:
+        message = (
+            "a Redis store needs redis-py, which is not installed: pip install 'catga_store[redis]'"
+        )
+        raise NotSupportedError(message)
+
+
+class RedisStore(Store):
+    """Keeps records on a Redis (6.2 or later) or Valkey server, or cluster; connects at first use.
+
+    `client` is a `redis.Redis`, also one made by a Sentinel, or a `redis.RedisCluster` of yours: it
+    is used as it is, with its own timeouts, and you close it. Without one, the server is at
+    localhost. Every key begins with `prefix` in braces: stores with different prefixes share nothing.
+    How durable a commit is, and which eviction policies lose flows, is in `catga_store.stores.redis`.
+    """
+
+    def __init__(
+        self,
+        client: Redis | RedisCluster | None = None,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        self._open(client, prefix, options)
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[StoreOptions]
+    ) -> Self:
+        """The store at a URL, which may have redis-py's options as its query; see `open_store`."""
+        store = cls.__new__(cls)
+        store._open(url, prefix, options)
+        return store
+
+    def _open(
+        self, place: Redis | RedisCluster | str | None, prefix: str, options: StoreOptions
+    ) -> None:
+        need_redis()
+        from catga_store.drivers import redis_blocking
+        from catga_store.stores import redis
+
+        settings = Settings(**options)
+        waist = redis.RedisWaist(
+            prefix=prefix, partitions=settings.partitions, timeout=settings.timeout
+        )
+        if place is None or isinstance(place, str):
+            link = redis_blocking.link_to_url(place or "redis://localhost", settings.timeout)
+        else:
+            link = redis_blocking.link_to_client(place)
+
+        Store.__init__(self, LocalDriver(waist, link), settings)

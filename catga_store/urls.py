@@ -4,6 +4,12 @@
 |---|---|
 | `memory://`, `memory://name` | memory; a name is shared inside the process |
 | `sqlite:///flows.db`, `sqlite:////var/lib/flows.db` | SQLite; three slashes relative, four absolute |
+| `redis://user:password@host:6379/0`, `rediss://…` | Redis or Valkey, plain or by TLS |
+| `redis+cluster://host:6379`, `rediss+cluster://…` | a cluster of them; any node tells of the others |
+| `unix:///run/redis.sock?db=0` | Redis by its socket |
+
+URLs of Redis take a query: `prefix=orders:` (default `dslflow:`), and what redis-py knows, as
+`socket_connect_timeout=2`.
 """
 
 from __future__ import annotations
@@ -12,12 +18,16 @@ from typing import TYPE_CHECKING
 from typing import Any
 from typing import Unpack
 from urllib.parse import SplitResult
+from urllib.parse import parse_qsl
 from urllib.parse import unquote
+from urllib.parse import urlencode
 from urllib.parse import urlsplit
+from urllib.parse import urlunsplit
 
 from catga_store.errors import NotSupportedError
 from catga_store.errors import UsageError
 from catga_store.store import MemoryStore
+from catga_store.store import RedisStore
 from catga_store.store import SQLiteStore
 from catga_store.store import Store
 from catga_store.store import StoreOptions
@@ -26,6 +36,8 @@ if TYPE_CHECKING:
     from catga_store.aio import AsyncStore
 
 __all__ = ["open_async_store", "open_store"]
+
+_REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
 
 
 def open_store(url: str, **options: Unpack[StoreOptions]) -> Store:
@@ -38,6 +50,9 @@ def open_store(url: str, **options: Unpack[StoreOptions]) -> Store:
     if kind == "memory":
         return MemoryStore(place, **options)
 
+    if kind == "redis":
+        return _redis_store(place, options)
+
     return SQLiteStore(place, **options)
 
 
@@ -48,6 +63,10 @@ def open_async_store(url: str, **options: Unpack[StoreOptions]) -> AsyncStore:
     kind, place = _parse(url)
     if kind == "memory":
         return aio.AsyncMemoryStore(place, **options)
+
+    if kind == "redis":
+        message = f"this release has no async store for {place.partition('://')[0]}:// yet; use sqlite:/// or memory://"
+        raise NotSupportedError(message)
 
     return aio.AsyncSQLiteStore(place, **options)
 
@@ -63,6 +82,13 @@ def _parse(url: Any) -> tuple[str, str]:
         message = f"{url!r} is no URL: {error}"
         raise UsageError(message) from error
 
+    if parts.scheme in _REDIS and not parts.fragment:
+        if not (parts.hostname or parts.scheme == "unix"):
+            message = f"{url!r} names no server; write {parts.scheme}://host:6379/0"
+            raise UsageError(message)
+
+        return "redis", url
+
     if parts.query or parts.fragment:
         message = f"{url!r} has a query or a fragment; pass options as keywords, and escape ? and #"
         raise UsageError(message)
@@ -77,14 +103,29 @@ def _parse(url: Any) -> tuple[str, str]:
     if parts.scheme == "sqlite":
         return "sqlite", _sqlite_place(url, parts)
 
-    if parts.scheme in ("redis", "rediss", "nats", "tls"):
+    if parts.scheme in ("nats", "tls"):
         message = (
             f"this release has no store for {parts.scheme}:// yet; use sqlite:/// or memory://"
         )
         raise NotSupportedError(message)
 
-    message = f"{url!r} names no store; write memory://, memory://name or sqlite:///path"
+    message = (
+        f"{url!r} names no store; write memory://, memory://name, sqlite:///path or redis://host"
+    )
     raise UsageError(message)
+
+
+def _redis_store(url: str, options: StoreOptions) -> Store:
+    """The store at a URL of Redis; the prefix is ours, the rest of the query redis-py's."""
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    prefixes = [value for name, value in query if name == "prefix"]
+    rest = urlencode([(name, value) for name, value in query if name != "prefix"])
+    place = urlunsplit(parts._replace(query=rest))
+    if not prefixes:
+        return RedisStore.from_url(place, **options)
+
+    return RedisStore.from_url(place, prefix=prefixes[-1], **options)
 
 
 def _sqlite_place(url: str, parts: SplitResult) -> str:

@@ -1,8 +1,11 @@
 """What every test shares: the Hypothesis profiles, the event loops, stores and their clock.
 
-A test that asks for `store` runs on every embedded store; one that asks for `astore` runs on every
-embedded store under asyncio and under trio. `open_more` opens further stores on the same records,
+A test that asks for `store` runs on every store of `STORES`; one that asks for `astore` runs on those
+of `ASYNC_STORES` under asyncio and under trio. `open_more` opens further stores on the same records,
 with other options; what a test opens is closed for it. Time stands still until `clock` is moved.
+
+Servers are started when a test first needs one, once in each test process, and are shared: every
+test has a prefix of its own. A server that does not start is a failure, never a skip.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from hypothesis import settings
 
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
+from catga_store.testing.servers import RedisServer
 
 # No deadlines and no check for slowness: a busy machine must not decide whether a test passes.
 settings.register_profile(
@@ -57,13 +62,49 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Name records that nobody else uses, in every embedded store."""
-    if request.param == "memory":
-        return f"memory://{uuid.uuid4().hex}"
+STORES = ["memory", "sqlite", "redis-6.2", "redis-8.2"]
+ASYNC_STORES = ["memory", "sqlite"]
 
-    return f"sqlite:///{tmp_path / 'flows.db'}"
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Callable[[str], RedisServer]]:
+    """Answer the server of a version, started at first use and stopped in the end."""
+    with ExitStack() as stack:
+
+        @cache
+        def started(version: str) -> RedisServer:
+            return stack.enter_context(RedisServer(version))
+
+        yield started
+
+
+@pytest.fixture
+def url_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """Name records that nobody else uses, in a store of that kind."""
+
+    def url(kind: str) -> str:
+        if kind == "memory":
+            return f"memory://{uuid.uuid4().hex}"
+
+        if kind == "sqlite":
+            return f"sqlite:///{tmp_path / 'flows.db'}"
+
+        started = request.getfixturevalue("redis_server")
+        return f"{started(kind.removeprefix('redis-')).url}?prefix={uuid.uuid4().hex}:"
+
+    return url
+
+
+@pytest.fixture(params=STORES)
+def store_url(request: pytest.FixtureRequest, url_of: Callable[[str], str]) -> str:
+    """Name records that nobody else uses, in every store."""
+    return url_of(request.param)
+
+
+@pytest.fixture(params=ASYNC_STORES)
+def async_store_url(request: pytest.FixtureRequest, url_of: Callable[[str], str]) -> str:
+    """Name records that nobody else uses, in every store that has an async face."""
+    return url_of(request.param)
 
 
 @pytest.fixture
@@ -86,14 +127,14 @@ def store(open_more: Callable[..., cs.Store]) -> cs.Store:
 
 @pytest.fixture
 async def open_more_async(
-    store_url: str, clock: ManualClock
+    async_store_url: str, clock: ManualClock
 ) -> AsyncIterator[Callable[..., cs.AsyncStore]]:
     """Open an async store on the records of this test; see `open_more`."""
     opened: list[cs.AsyncStore] = []
 
     def open_one(**options: Any) -> cs.AsyncStore:
         options.setdefault("clock", clock)
-        opened.append(cs.open_async_store(store_url, **options))
+        opened.append(cs.open_async_store(async_store_url, **options))
         return opened[-1]
 
     async with AsyncExitStack() as stack:

@@ -1,7 +1,7 @@
-"""The blocking driver of the stores that live in this process: memory and SQLite.
+"""The blocking driver: of the stores in this process, memory and SQLite, and of those on servers.
 
-A wire is a function that performs one `Call`; `wire` may be replaced, which is how tests inject
-faults. It is called where the caller stands.
+A wire is a function that performs one wire request: a `Call` in this process, a `Pipe` on a link.
+`wire` may be replaced, which is how tests inject faults. It is called where the caller stands.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 from typing import Protocol
 from typing import TypeVar
 
-from catga_store.conversation import Call
 from catga_store.conversation import Conversation
 from catga_store.conversation import Invoke
 from catga_store.conversation import Pause
@@ -26,12 +25,12 @@ T = TypeVar("T")
 
 
 class Wire(Protocol):
-    """Performs calls as transactions."""
+    """Performs wire requests: in this process, `Call` as one transaction."""
 
     threaded: bool
 
-    def __call__(self, call: Call[Any], /) -> Any:
-        """Run the call's function as one transaction."""
+    def __call__(self, request: Any, /) -> Any:
+        """The reply to one wire request."""
         ...
 
     def close(self) -> None:
@@ -51,7 +50,7 @@ class Local:
 
 
 class LocalDriver(Local):
-    """Runs conversations by blocking."""
+    """Runs conversations by blocking; whatever is no pause and no call of the user's is the wire's."""
 
     def __init__(self, waist: Waist, wire: Wire) -> None:
         super().__init__(waist, wire)
@@ -70,15 +69,13 @@ class LocalDriver(Local):
         return run(self.waist.converse(request), self._perform_wire)
 
     def _perform_wire(self, request: Request[Any]) -> Any:
-        if isinstance(request, Call):
-            call: Call[Any] = request
-            return self.wire(call)
-
         if isinstance(request, Pause):
             return self.sleep(request.seconds)
 
-        assert isinstance(request, Invoke), request  # noqa: S101  there are no others
-        return request.function()
+        if isinstance(request, Invoke):
+            return request.function()
+
+        return self.wire(request)
 
     def close(self) -> None:
         """Close the wire."""

@@ -1,0 +1,293 @@
+"""The blocking link to Redis: pipelines on the connections of a redis-py client.
+
+It takes connections from the client's own pools and speaks on them itself: so replies are raw bytes
+whatever the client decodes, nothing is sent twice behind our back, and what was never sent can be
+told from what may have been. A pool opens new connections in a forked child and looks at a
+connection before it hands it out, so one that the server has closed is replaced, not written to.
+
+In a cluster each command goes to the node that has its key; what a node redirects (MOVED, ASK) has
+not been done there, and is sent where it belongs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from redis import Redis
+from redis import RedisCluster
+from redis import exceptions
+from redis.backoff import NoBackoff
+from redis.connection import ConnectionPool
+from redis.retry import Retry
+
+from catga_store.conversation import Command
+from catga_store.conversation import NotSentError
+from catga_store.conversation import Pipe
+from catga_store.conversation import ReplyLostError
+from catga_store.errors import UsageError
+
+__all__ = ["RedisLink", "link_to_client", "link_to_url"]
+
+_REDIRECTIONS = 5
+_ANSWERED = (
+    exceptions.ResponseError,
+    exceptions.AuthenticationError,
+    exceptions.AuthorizationError,
+    exceptions.BusyLoadingError,
+)
+"""What the server has said, also where the client library counts it as a lost connection."""
+
+_CONNECT_SECONDS = 5.0
+
+
+class RedisLink:
+    """Performs `Pipe` on one server; threads share it, each with a connection while it asks."""
+
+    threaded = True
+
+    def __init__(self, open_client: Callable[[], Any], shown: str, *, owned: bool) -> None:
+        self._open_client = open_client
+        self._shown = shown
+        self._owned = owned
+        self._client: Any = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._shown}>"
+
+    def perform(self, request: Any) -> tuple[object, ...]:
+        """Send the commands of a `Pipe` as one flight; see there."""
+        assert isinstance(request, Pipe), request  # noqa: S101  there are no others
+        return self._perform(request.commands)
+
+    __call__ = perform  # as a wire of the blocking driver
+
+    def close(self) -> None:
+        """Close the client if the link has opened it."""
+        client, self._client = self._client, None
+        if self._owned and client is not None:
+            client.close()
+
+    def _perform(self, commands: Sequence[Command]) -> tuple[object, ...]:
+        return tuple(_talk(self.client().connection_pool, [command.words for command in commands]))
+
+    def client(self) -> Any:
+        """The client; opened by the first who asks."""
+        client = self._client
+        if client is None:
+            with self._lock:
+                client = self._client
+                if client is None:
+                    client = self._client = self._open_client()
+
+        return client
+
+
+class RedisClusterLink(RedisLink):
+    """Performs `Pipe` on a cluster: one flight to each node that is concerned."""
+
+    def _perform(self, commands: Sequence[Command]) -> tuple[object, ...]:
+        client = self._connected()
+        replies: list[object] = [None] * len(commands)
+        left = list(range(len(commands)))
+
+        for _ in range(_REDIRECTIONS):
+            by_node: dict[str, tuple[Any, list[int]]] = {}
+            for place in left:
+                node = self._node(client, commands[place].key)
+                by_node.setdefault(node.name, (node, []))[1].append(place)
+
+            self._fly(client, by_node, commands, replies)
+            left = [place for place in left if self._is_redirected(client, commands, replies, place)]
+            if not left:
+                break
+
+        return tuple(replies)
+
+    def _connected(self) -> Any:
+        try:
+            return self.client()
+        except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
+            message = f"the cluster at {self._shown} cannot be reached: {error}"
+            raise NotSentError(message) from error
+
+    def _node(self, client: Any, key: bytes) -> Any:
+        try:
+            return client.nodes_manager.get_node_from_slot(client.keyslot(key))
+        except exceptions.SlotNotCoveredError as error:
+            self._look_again(client)
+            message = f"no node of the cluster serves this partition now: {error}"
+            raise NotSentError(message) from error
+
+    def _fly(
+        self,
+        client: Any,
+        by_node: Mapping[str, tuple[Any, list[int]]],
+        commands: Sequence[Command],
+        replies: list[object],
+    ) -> None:
+        is_sent = False
+
+        for node, places in by_node.values():
+            pool = client.get_redis_connection(node).connection_pool
+            try:
+                answers = _talk(pool, [commands[place].words for place in places])
+            except NotSentError as error:
+                # Other nodes have had their part: the whole may have been done in part.
+                self._look_again(client)
+                if is_sent:
+                    raise ReplyLostError(str(error)) from error
+
+                raise
+            except ReplyLostError:
+                self._look_again(client)
+                raise
+
+            is_sent = True
+            for place, answer in zip(places, answers, strict=True):
+                replies[place] = answer
+
+    def _is_redirected(
+        self, client: Any, commands: Sequence[Command], replies: list[object], place: int
+    ) -> bool:
+        """Whether a command is to be sent again elsewhere; one that was asked for is, at once."""
+        reply = replies[place]
+        if isinstance(reply, exceptions.MovedError):
+            self._look_again(client)
+            return True
+
+        if isinstance(reply, exceptions.AskError):
+            node = client.get_node(host=reply.host, port=reply.port)
+            if node is None:
+                self._look_again(client)
+                return True
+
+            pool = client.get_redis_connection(node).connection_pool
+            replies[place] = _talk(pool, [(b"ASKING",), commands[place].words])[1]
+
+        return False
+
+    @staticmethod
+    def _look_again(client: Any) -> None:
+        """Learn which node has which slots; if nobody tells, the next try asks again."""
+        try:
+            client.nodes_manager.initialize()
+        except (exceptions.RedisError, exceptions.RedisClusterException, OSError):
+            return
+
+
+def _talk(pool: Any, commands: Sequence[Sequence[bytes | str | int]]) -> list[object]:
+    """Send commands on a connection of the pool and read their replies."""
+    try:
+        connection = _get_connection(pool)
+    except _ANSWERED as error:
+        return [error] * len(commands)
+    except (exceptions.RedisError, OSError) as error:
+        message = f"the server cannot be reached: {error}"
+        raise NotSentError(message) from error
+
+    is_clean = False
+    try:
+        replies = _converse(connection, commands)
+        is_clean = True
+    except (exceptions.RedisError, OSError) as error:
+        message = f"the connection to the server was lost: {error}"
+        raise ReplyLostError(message) from error
+    finally:
+        # Also when a signal or a cancelled thread has left a reply unread.
+        if not is_clean:
+            connection.disconnect()
+
+        pool.release(connection)
+
+    return replies
+
+
+def _converse(connection: Any, commands: Sequence[Sequence[bytes | str | int]]) -> list[object]:
+    if len(commands) == 1:
+        connection.send_packed_command(connection.pack_command(*commands[0]))
+    else:
+        connection.send_packed_command(connection.pack_commands(commands))
+
+    replies: list[object] = []
+    read = connection.read_response
+
+    for _ in commands:
+        try:
+            replies.append(read(disable_decoding=True))
+        except exceptions.ResponseError as error:
+            replies.append(error)
+        except _ANSWERED as error:
+            # The library has closed the connection: the rest was told the same, unread.
+            replies += [error] * (len(commands) - len(replies))
+            connection.disconnect()
+            break
+
+    return replies
+
+
+def _get_connection(pool: Any) -> Any:
+    return pool.get_connection("") if _WANTS_NAME else pool.get_connection()
+
+
+# Before redis-py 5.3 a pool is told which command a connection is for, and ignores it.
+_WANTS_NAME = (
+    inspect.signature(inspect.unwrap(ConnectionPool.get_connection)).parameters["command_name"].default
+    is inspect.Parameter.empty
+)
+
+
+# --- clients --------------------------------------------------------------------------------------
+
+
+def link_to_client(client: object) -> RedisLink:
+    """The link on a client that somebody else has opened and will close; it is not altered."""
+    if isinstance(client, Redis):
+        return RedisLink(lambda: client, repr(client), owned=False)
+
+    if isinstance(client, RedisCluster):
+        return RedisClusterLink(lambda: client, repr(client), owned=False)
+
+    message = (
+        f"a Redis store needs a redis.Redis or redis.RedisCluster client, not {client!r};"
+        " an AsyncRedisStore takes those of redis.asyncio"
+    )
+    raise UsageError(message)
+
+
+def link_to_url(url: str, timeout: float) -> RedisLink:
+    """The link on a client of our own, which sends nothing twice; it connects at first use.
+
+    `redis://`, `rediss://` and `unix://` as redis-py reads them, its options as a query;
+    `redis+cluster://` and `rediss+cluster://` name some node of a cluster.
+    """
+    scheme, _, place = url.partition("://")
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": min(timeout, _CONNECT_SECONDS),
+        "retry": Retry(NoBackoff(), 0),
+    }
+    shown = place.rpartition("@")[2].partition("?")[0]
+    if scheme.endswith("+cluster"):
+        plain = f"{scheme.removesuffix('+cluster')}://{place}"
+        _opened(lambda: Redis.from_url(plain), url).close()  # it opens nothing, and reads the URL
+        return RedisClusterLink(
+            lambda: RedisCluster.from_url(plain, **options), f"{scheme}://{shown}", owned=True
+        )
+
+    client = _opened(lambda: Redis.from_url(url, **options), url)
+    return RedisLink(lambda: client, f"{scheme}://{shown}", owned=True)
+
+
+def _opened(make: Callable[[], Any], url: str) -> Any:
+    try:
+        return make()
+    except (ValueError, TypeError) as error:
+        shown = url.rpartition("@")[2]
+        message = f"{shown!r} is no URL of a Redis server: {error}"
+        raise UsageError(message) from error

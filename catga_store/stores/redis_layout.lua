@@ -1,0 +1,29 @@
+-- Lay the store out unless somebody has, and see that every command the scripts need is allowed.
+--
+-- KEYS[1]  the layout: a hash of version and partitions
+-- KEYS[2]  a key to try commands on; it is not there before and not there afterwards
+-- ARGV[1]  version    ARGV[2]  partitions
+--
+-- Returns version and partitions, as they are stored; or the error of a command that is not allowed.
+-- A script that is refused a command in its middle has written half; so it is found out here.
+
+local key = KEYS[2]
+local tries = {
+  {'EXISTS', key}, {'PTTL', key}, {'UNLINK', key}, {'GET', key}, {'SET', key, '', 'PX', '1000'},
+  {'PEXPIRE', key, '1000'}, {'PERSIST', key}, {'UNLINK', key},
+  {'HSET', key, 'a', '1'}, {'HINCRBY', key, 'a', '1'}, {'HGET', key, 'a'}, {'HMGET', key, 'a'},
+  {'HGETALL', key}, {'HKEYS', key}, {'HLEN', key}, {'HDEL', key, 'a'}, {'UNLINK', key},
+  {'ZADD', key, '0', 'a'}, {'ZSCORE', key, 'a'}, {'ZCARD', key}, {'ZREM', key, 'a'}, {'UNLINK', key},
+}
+for _, command in ipairs(tries) do
+  local answer = redis.pcall((table.unpack or unpack)(command))
+  local refused = type(answer) == 'table' and answer.err
+  if refused and (string.find(refused, 'NOPERM', 1, true) or string.find(refused, 'executing the script', 1, true)) then
+    return redis.error_reply('NOPERM the scripts of this library need ' .. command[1] .. ': ' .. refused)
+  end
+end
+
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('HSET', KEYS[1], 'version', ARGV[1], 'partitions', ARGV[2])
+end
+return redis.call('HMGET', KEYS[1], 'version', 'partitions')

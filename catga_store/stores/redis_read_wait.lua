@@ -1,0 +1,9 @@
+-- Read a condition with its completions, as of one moment.
+--
+-- KEYS[1]  the condition    KEYS[2]  its items
+--
+-- Returns head, terms, and the items as child, value, child, value ...; or nil if there is none.
+
+local row = redis.call('HMGET', KEYS[1], 'head', 'terms')
+if not row[1] then return false end
+return {row[1], row[2], redis.call('HGETALL', KEYS[2])}

@@ -1,0 +1,68 @@
+-- Remove records that have expired, with every entry of theirs in the index.
+--
+-- KEYS[1]   the index of the partition
+-- KEYS[2..] two for each entry: the flow and its steps, or the condition and its items
+-- ARGV[1]   now, in ms
+-- ARGV[2..] the entries of the index that say what has expired and how it was listed:
+--           x <expires> f|w <status> <created> <length>:<type or parent> <id>, without the spaces
+--
+-- Returns how many records were removed. Looks at each again: one that was written since stays.
+
+index, now = KEYS[1], tonumber(ARGV[1])
+redis.call('ZCARD', index)
+
+local function entries_of(entry)
+  local kind, status, created = string.sub(entry, 17, 17), string.sub(entry, 18, 18), string.sub(entry, 19, 33)
+  local length, rest = string.match(entry, '^(%d+):(.*)$', 34)
+  local text, id = string.sub(rest, 1, tonumber(length)), string.sub(rest, tonumber(length) + 1)
+  local of, place = named(text), created .. id
+  if kind == 'f' then
+    return {entry, 'fi' .. id, 'fa' .. place, 'fs' .. status .. place, 'ft' .. of .. place,
+      'fb' .. status .. of .. place, 'pi' .. id}, id
+  end
+  if status == '-' then return {entry, 'wi' .. id}, id end
+  return {entry, 'wi' .. id, 'wa' .. place, 'ws' .. status .. place, 'wp' .. of .. place,
+    'wb' .. status .. of .. place}, id
+end
+
+local removed = 0
+for place = 2, #ARGV do
+  local entry, key, other = ARGV[place], KEYS[2 * place - 2], KEYS[2 * place - 1]
+  if redis.call('ZSCORE', index, entry) then
+    local entries, id = entries_of(entry)
+    local is_flow = string.sub(entry, 17, 17) == 'f'
+    local own, head, row
+    if is_flow then
+      head = read_flow(key)
+      own = head and flow_entries(id, head)
+    else
+      row = read_wait(key)
+      head = row and row.head
+      own = row and wait_entries(id, row.head, row.parent)
+    end
+    local is_current, current = false, {}
+    for _, one in ipairs(own or {}) do
+      current[one] = true
+      if one == entry then is_current = true end
+    end
+
+    if head == false or row == false then
+      redis.call('ZREM', index, entry) -- it cannot be read: it is left as it is
+    elseif is_current and is_flow then
+      remove_flow(key, other, id, head)
+      removed = removed + 1
+    elseif is_current then
+      remove_wait(key, other, id, row)
+      removed = removed + 1
+    elseif head then
+      for _, one in ipairs(entries) do
+        if not current[one] and one ~= 'pi' .. id then redis.call('ZREM', index, one) end
+      end
+    else
+      redis.call('ZREM', index, unpack(entries)) -- the server has forgotten it already
+      redis.call('UNLINK', key, other)
+      removed = removed + 1
+    end
+  end
+end
+return removed
