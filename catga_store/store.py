@@ -27,6 +27,7 @@ from catga_store.checks import check_function
 from catga_store.claims import DEFAULT_LEASE
 from catga_store.conversation import Conversation
 from catga_store.drivers.local import LocalDriver
+from catga_store.drivers.local import Wire
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import NotSupportedError
 from catga_store.errors import StoreClosedError
@@ -689,31 +690,34 @@ class RedisStore(Store):
         prefix: str = DEFAULT_PREFIX,
         **options: Unpack[StoreOptions],
     ) -> None:
-        self._open(client, prefix, options)
+        need_redis()
+        from catga_store.drivers import redis_blocking
+
+        settings = Settings(**options)
+        link = (
+            redis_blocking.link_to_url("redis://localhost", settings.timeout)
+            if client is None
+            else redis_blocking.link_to_client(client)
+        )
+        self._begin(link, prefix, settings)
 
     @classmethod
     def from_url(
         cls, url: str, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[StoreOptions]
     ) -> Self:
         """The store at a URL, which may have redis-py's options as its query; see `open_store`."""
-        store = cls.__new__(cls)
-        store._open(url, prefix, options)
-        return store
-
-    def _open(
-        self, place: Redis | RedisCluster | str | None, prefix: str, options: StoreOptions
-    ) -> None:
         need_redis()
         from catga_store.drivers import redis_blocking
-        from catga_store.stores import redis
 
         settings = Settings(**options)
+        store = cls.__new__(cls)
+        store._begin(redis_blocking.link_to_url(url, settings.timeout), prefix, settings)
+        return store
+
+    def _begin(self, link: Wire, prefix: str, settings: Settings) -> None:
+        from catga_store.stores import redis
+
         waist = redis.RedisWaist(
             prefix=prefix, partitions=settings.partitions, timeout=settings.timeout
         )
-        if place is None or isinstance(place, str):
-            link = redis_blocking.link_to_url(place or "redis://localhost", settings.timeout)
-        else:
-            link = redis_blocking.link_to_client(place)
-
         Store.__init__(self, LocalDriver(waist, link), settings)

@@ -22,7 +22,6 @@ from urllib.parse import parse_qsl
 from urllib.parse import unquote
 from urllib.parse import urlencode
 from urllib.parse import urlsplit
-from urllib.parse import urlunsplit
 
 from catga_store.errors import NotSupportedError
 from catga_store.errors import UsageError
@@ -117,11 +116,11 @@ def _parse(url: Any) -> tuple[str, str]:
 
 def _redis_store(url: str, options: StoreOptions) -> Store:
     """The store at a URL of Redis; the prefix is ours, the rest of the query redis-py's."""
-    parts = urlsplit(url)
-    query = parse_qsl(parts.query, keep_blank_values=True)
+    place, _, text = url.partition("?")
+    query = parse_qsl(text, keep_blank_values=True)
     prefixes = [value for name, value in query if name == "prefix"]
     rest = urlencode([(name, value) for name, value in query if name != "prefix"])
-    place = urlunsplit(parts._replace(query=rest))
+    place = f"{place}?{rest}" if rest else place
     if not prefixes:
         return RedisStore.from_url(place, **options)
 

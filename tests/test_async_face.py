@@ -263,10 +263,10 @@ async def test_transact_gives_up(astore: cs.AsyncStore) -> None:
 
 
 async def test_both_faces_share_their_records(
-    astore: cs.AsyncStore, store_url: str, clock: ManualClock
+    astore: cs.AsyncStore, async_store_url: str, clock: ManualClock
 ) -> None:
     """A blocking store on the same records sees what the async one wrote, and the other way round."""
-    store = cs.open_store(store_url, clock=clock)
+    store = cs.open_store(async_store_url, clock=clock)
     await astore.create(new())
     flow = await anyio.to_thread.run_sync(store.get_one, "f")
     await anyio.to_thread.run_sync(store.update, flow)
@@ -425,9 +425,9 @@ async def test_a_slow_reader_does_not_hold_others_up(astore: cs.AsyncStore) -> N
     assert sorted(seen) == sorted(f"f-{number}" for number in range(20))
 
 
-def test_a_store_belongs_to_one_loop(store_url: str, anyio_backend: str) -> None:
+def test_a_store_belongs_to_one_loop(async_store_url: str, anyio_backend: str) -> None:
     """Used in a second event loop, an async store raises a usage error."""
-    store = cs.open_async_store(store_url)
+    store = cs.open_async_store(async_store_url)
 
     async def use() -> None:
         await store.ping()
@@ -436,7 +436,7 @@ def test_a_store_belongs_to_one_loop(store_url: str, anyio_backend: str) -> None
     with pytest.raises(cs.UsageError, match="belongs to another event loop"):
         anyio.run(use, backend=anyio_backend)
 
-    anyio.run(cs.open_async_store(store_url).close, backend=anyio_backend)
+    anyio.run(cs.open_async_store(async_store_url).close, backend=anyio_backend)
 
 
 async def test_options_reach_an_async_store(open_more_async: Opener) -> None:

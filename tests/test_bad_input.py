@@ -19,6 +19,7 @@ from typing import Any
 
 import attrs
 import pytest
+from redis import Redis
 
 import catga_store as cs
 from catga_store.keys import flow_key
@@ -726,6 +727,12 @@ def damage(store: cs.Store, store_url: str, flow_id: str, body: bytes) -> None:
     if store_url.startswith("memory"):
         wire: Any = store._driver.wire  # type: ignore[attr-defined]
         wire._tables._bodies[flow_key(flow_id)] = body
+    elif store_url.startswith("redis"):
+        server, _, prefix = store_url.partition("?prefix=")
+        with Redis.from_url(server) as client:
+            key = f"{{{prefix}0}}:flow:{flow_id}"
+            assert client.hexists(key, "body")
+            client.hset(key, "body", body)  # type: ignore[arg-type]  bytes will do
     else:
         edit(store_url, "UPDATE catga_flows SET body = ? WHERE id = ?", body, flow_id.encode())
 

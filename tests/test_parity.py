@@ -1,8 +1,10 @@
-"""The parity machine on every store without a server, through every face."""
+"""The parity machine on every store, through every face that it has."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from catga_store import AsyncMemoryStore
 from catga_store import AsyncSQLiteStore
 from catga_store import MemoryStore
+from catga_store import RedisStore
 from catga_store import Retention
 from catga_store import SQLiteStore
 from catga_store.testing import AsyncFace
@@ -21,6 +24,8 @@ from catga_store.testing import BlockingFace
 from catga_store.testing import Face
 from catga_store.testing import ManualClock
 from catga_store.testing import machine_for
+from catga_store.testing.servers import RedisCluster
+from catga_store.testing.servers import RedisServer
 
 FACES = ["blocking", "asyncio", "trio"]
 
@@ -59,4 +64,38 @@ def test_a_store_does_what_the_model_says(kind: str, face: str, tmp_path: Path) 
             max_examples=examples * SHARE[face] // (1 if kind == "memory" else 2),
             stateful_step_count=40,
         ),
+    )
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """Answer a cluster of three primaries, stopped in the end."""
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("kind", ["6.2", "8.2", "cluster"])
+def test_redis_does_what_the_model_says(
+    kind: str,
+    redis_server: Callable[[str], RedisServer],
+    request: pytest.FixtureRequest,
+) -> None:
+    """The same on servers; each example has a prefix of its own, and a cluster has many slots."""
+    server = request.getfixturevalue("redis_cluster") if kind == "cluster" else redis_server(kind)
+
+    def open_face(clock: ManualClock, retention: Retention, partitions: int) -> Face:
+        prefix = f"{uuid.uuid4().hex}:"
+        options: dict[str, Any] = {"clock": clock, "retention": retention, "prefix": prefix}
+        return BlockingFace(
+            lambda: RedisStore.from_url(server.url, partitions=partitions, **options),
+            durable=True,
+        )
+
+    machine = machine_for(open_face)
+    if kind == "cluster":
+        machine.partitions = (2, 5)
+
+    examples = settings.default.max_examples if settings.default else 50
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=examples, stateful_step_count=40)
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.asyncio
 
 import catga_store as cs
 
@@ -146,11 +147,70 @@ def test_a_memory_store_needs_text_as_its_name(kind: Callable[..., Any]) -> None
         kind(5)
 
 
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "nats", "tls"])
-def test_schemes_of_servers_are_known(scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("opener", "scheme"),
+    [
+        (cs.open_store, "nats"),
+        (cs.open_store, "tls"),
+        *((cs.open_async_store, scheme) for scheme in ("redis", "rediss", "nats", "tls")),
+    ],
+)
+def test_schemes_of_servers_are_known(opener: Callable[..., Any], scheme: str) -> None:
     """Until their stores are there, the error names the scheme and what to use instead."""
     with pytest.raises(cs.NotSupportedError, match=f"{scheme}://.*sqlite"):
-        cs.open_store(f"{scheme}://host")
+        opener(f"{scheme}://host")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://user:secret@localhost:6380/3?prefix=a:&socket_timeout=2",
+        "rediss://localhost",
+        "redis+cluster://localhost:7000",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
+def test_urls_of_redis_open_its_store_and_connect_to_nothing(url: str) -> None:
+    """Every form answers a `RedisStore` at once, whose `repr` has the place but no password."""
+    with cs.open_store(url) as store:
+        assert type(store) is cs.RedisStore
+        assert url.partition("://")[0] in repr(store)
+        assert "secret" not in repr(store)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://", "names no server"),
+        ("redis://host/0#x", "query or a fragment"),
+        ("redis://host:port", "no URL of a Redis server|is no URL"),
+        ("redis://host?socket_timeout=soon", "no URL of a Redis server"),
+        ("redis://host?nonsense=1", "no URL of a Redis server"),
+        ("redis://host?prefix=", "prefix is ''"),
+        ("redis://host?prefix=a{b", "without braces"),
+        ("redis://host?prefix=app1", "does not end with a digit"),
+        (f"redis://host?prefix={'x' * 65}", "1 to 64 bytes"),
+    ],
+)
+def test_what_is_no_url_of_redis_is_refused(url: str, said: str) -> None:
+    """Options that redis-py does not know, and prefixes that keys cannot begin with, are refused."""
+    with pytest.raises(cs.UsageError, match=said):
+        cs.open_store(url)
+
+
+@pytest.mark.parametrize("client", ["redis://localhost", 5, redis.asyncio.Redis()])
+def test_a_redis_store_needs_a_client_of_redis(client: Any) -> None:
+    """What is no blocking client of redis-py is refused before anything is sent."""
+    with pytest.raises(cs.UsageError, match=r"redis\.Redis or redis\.RedisCluster"):
+        cs.RedisStore(client)
+
+
+def test_without_redis_py_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`NotSupportedError` with the command that helps."""
+    monkeypatch.setattr("catga_store.store.find_spec", lambda _name: None)
+    with pytest.raises(cs.NotSupportedError, match=r"pip install 'catga_store\[redis\]'"):
+        cs.open_store("redis://localhost")
 
 
 def test_a_store_shows_what_it_is(tmp_path: Path) -> None:

@@ -103,7 +103,9 @@ class RedisClusterLink(RedisLink):
                 by_node.setdefault(node.name, (node, []))[1].append(place)
 
             self._fly(client, by_node, commands, replies)
-            left = [place for place in left if self._is_redirected(client, commands, replies, place)]
+            left = [
+                place for place in left if self._is_redirected(client, commands, replies, place)
+            ]
             if not left:
                 break
 
@@ -162,7 +164,8 @@ class RedisClusterLink(RedisLink):
             return True
 
         if isinstance(reply, exceptions.AskError):
-            node = client.get_node(host=reply.host, port=reply.port)
+            asked: Any = reply
+            node = client.get_node(host=asked.host, port=asked.port)
             if node is None:
                 self._look_again(client)
                 return True
@@ -236,8 +239,9 @@ def _get_connection(pool: Any) -> Any:
 
 
 # Before redis-py 5.3 a pool is told which command a connection is for, and ignores it.
+_untyped: Any = ConnectionPool
 _WANTS_NAME = (
-    inspect.signature(inspect.unwrap(ConnectionPool.get_connection)).parameters["command_name"].default
+    inspect.signature(inspect.unwrap(_untyped.get_connection)).parameters["command_name"].default
     is inspect.Parameter.empty
 )
 
@@ -273,21 +277,26 @@ def link_to_url(url: str, timeout: float) -> RedisLink:
         "retry": Retry(NoBackoff(), 0),
     }
     shown = place.rpartition("@")[2].partition("?")[0]
+    make: Any = Redis
     if scheme.endswith("+cluster"):
         plain = f"{scheme.removesuffix('+cluster')}://{place}"
-        _opened(lambda: Redis.from_url(plain), url).close()  # it opens nothing, and reads the URL
+        _opened(lambda: make.from_url(plain), url).close()  # it opens nothing, and reads the URL
         return RedisClusterLink(
             lambda: RedisCluster.from_url(plain, **options), f"{scheme}://{shown}", owned=True
         )
 
-    client = _opened(lambda: Redis.from_url(url, **options), url)
+    client = _opened(lambda: make.from_url(url, **options), url)
     return RedisLink(lambda: client, f"{scheme}://{shown}", owned=True)
 
 
 def _opened(make: Callable[[], Any], url: str) -> Any:
+    """A client that has connected to nothing; `UsageError` if it never could."""
     try:
-        return make()
+        client = make()
+        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
     except (ValueError, TypeError) as error:
         shown = url.rpartition("@")[2]
         message = f"{shown!r} is no URL of a Redis server: {error}"
         raise UsageError(message) from error
+
+    return client

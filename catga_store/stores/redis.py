@@ -174,7 +174,9 @@ _SOURCES = {
 }
 
 
-def _call(script: _Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Command:
+def _call(
+    script: _Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
+) -> Command:
     return Command((b"EVALSHA", script.sha, len(keys), *keys, *arguments), keys[0])
 
 
@@ -357,7 +359,9 @@ def _bounds(wanted: Filter, after: tuple[int, str] | None) -> tuple[bytes, bytes
 
 _UNWRITTEN = "; nothing was written"
 
-_REFUSALS: tuple[tuple[type[Exception] | None, tuple[str, ...], type[CatgaStoreError], str], ...] = (
+_REFUSALS: tuple[
+    tuple[type[Exception] | None, tuple[str, ...], type[CatgaStoreError], str], ...
+] = (
     (
         exceptions.AuthenticationError,
         ("NOAUTH", "WRONGPASS", "invalid username-password"),
@@ -368,8 +372,7 @@ _REFUSALS: tuple[tuple[type[Exception] | None, tuple[str, ...], type[CatgaStoreE
         exceptions.NoPermissionError,
         ("NOPERM", "executing the script can't"),
         StoreConfigError,
-        "the server's ACL refuses what the store needs: see which commands and keys"
-        " `catga_store.stores.redis` names, and allow them to this user",
+        "the server's ACL refuses what `catga_store.stores.redis` says it needs: allow it this user",
     ),
     (
         exceptions.OutOfMemoryError,
@@ -666,7 +669,7 @@ class RedisWaist:
         if type(reply) is not list:
             _raise_for(key, reply)
 
-        return (_read_record(key, *reply, now_ms),)
+        return (_read_record(key, reply[0], reply[1], now_ms),)
 
     def _answer(self, key: Key, replies: Iterator[Any], now_ms: int) -> Record | None:
         reply = next(replies)
@@ -674,7 +677,7 @@ class RedisWaist:
             _raise_for(key, reply)
 
         if key.kind == FLOW:
-            return _read_record(key, *reply, now_ms)
+            return _read_record(key, reply[0], reply[1], now_ms)
 
         if key.kind == PROGRESS:
             flow, reply = reply[0], next(replies)
@@ -682,7 +685,7 @@ class RedisWaist:
                 _raise_for(key, reply)
 
             gone = flow is not None and _has_expired(_read_head(Key(FLOW, key.id), flow), now_ms)
-            return None if gone else _read_record(key, *reply, now_ms)
+            return None if gone else _read_record(key, reply[0], reply[1], now_ms)
 
         if reply is None:
             return None
@@ -700,7 +703,7 @@ class RedisWaist:
     def _commit(self, commit: Commit) -> Conversation[Reply]:
         number = self._partition(commit.changes[0].key.id)
         command, large = self._commit_command(commit, number)
-        commands = (command,)
+        commands: tuple[Command, ...] = (command,)
         self._commits += 1
         if self._commits % _SWEEP_EVERY == 0:
             commands = command, self._expired(number, commit.now_ms, _SWEEP_A_FEW)
@@ -712,8 +715,11 @@ class RedisWaist:
         except (NotSentError, ReplyLostError) as error:
             replies, reply, failure = (), None, error
 
-        if failure is not None or isinstance(reply, exceptions.RedisError):
-            reply = yield from self._commit_again(commit, command, failure or reply, large=large)
+        if failure is None and isinstance(reply, exceptions.RedisError):
+            failure = reply
+
+        if failure is not None:
+            reply = yield from self._commit_again(commit, command, failure, large=large)
 
         if len(replies) > 1 and type(replies[1]) is list and replies[1]:
             yield from self._tidy(number, commit.now_ms, replies[1])
@@ -728,7 +734,8 @@ class RedisWaist:
             )
             raise StoreUnavailableError(message)
 
-        return _read_conflicts(commit, reply)
+        refused: Any = reply
+        return _read_conflicts(commit, refused)
 
     def _commit_again(
         self, commit: Commit, command: Command, failure: Exception, *, large: bool
@@ -743,24 +750,14 @@ class RedisWaist:
         is_lost = False
 
         while True:
-            waits = True
-            if isinstance(failure, ReplyLostError):
-                is_lost = True
-            elif isinstance(failure, exceptions.NoScriptError):
-                command, waits = _with_source(command), False
-            elif not is_lost and isinstance(failure, NotSentError):
-                raise _unavailable(failure) from failure
-            elif not is_lost and not isinstance(failure, exceptions.TryAgainError):
-                _raise_for_commit(commit, failure)
+            is_lost = is_lost or isinstance(failure, ReplyLostError)
+            if isinstance(failure, exceptions.NoScriptError):
+                command = _with_source(command)
+            else:
+                is_final = not (is_lost or isinstance(failure, exceptions.TryAgainError))
+                if is_final or time.monotonic() + pause > until:
+                    _give_up(commit, failure, is_lost=is_lost)
 
-            if waits and time.monotonic() + pause > until:
-                if is_lost:
-                    keys = [change.key for change in commit.changes]
-                    raise _uncertain(commit.id, keys, failure) from failure
-
-                _raise_for_commit(commit, failure)
-
-            if waits:
                 yield Pause(pause * random.uniform(0.5, 1))  # noqa: S311  jitter
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -891,9 +888,7 @@ class RedisWaist:
                 not _has_expired(head, now_ms)
                 and (wanted.status is None or head.status == wanted.status)
                 and (wanted.type is None or head.type == wanted.type)
-                and (
-                    wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms
-                )
+                and (wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms)
             )
 
         listing = [(_listing(wanted), *_bounds(wanted, request.after))]
@@ -922,9 +917,7 @@ class RedisWaist:
         entries do not match. An entry counts only if its record still has the `stamp` by which it
         stands there. What cannot be read is passed over with a warning, unless this is `strict`.
         """
-        ranges = [
-            _Range(number, *bound) for number in range(self._partitions) for bound in bounds
-        ]
+        ranges = [_Range(number, *bound) for number in range(self._partitions) for bound in bounds]
         found: list[Found] = []
         most = math.inf if limit is None else limit
 
@@ -936,9 +929,9 @@ class RedisWaist:
             ranges = [one for one in ranges if not one.is_done]
             heads = yield from self._heads(kind, listed, parents=parents)
 
-            for (_, entry), (text, parent_text) in zip(listed, heads, strict=True):
+            for (_, entry), texts in zip(listed, heads, strict=True):
                 try:
-                    one = _found(kind, entry, text, parent_text, matches, stamp)
+                    one = _found(kind, entry, texts, matches, stamp)
                 except CorruptRecordError as error:
                     if strict:
                         raise
@@ -1096,9 +1089,7 @@ class RedisWaist:
 
     # housekeeping -------------------------------------------------------------------------------------
 
-    def _expired(
-        self, number: int, now_ms: int, limit: int, after: bytes | None = None
-    ) -> Command:
+    def _expired(self, number: int, now_ms: int, limit: int, after: bytes | None = None) -> Command:
         index = self._index[number]
         first = b"[x" if after is None else b"(" + after
         last = b"(x" + _stamp(now_ms + 1)
@@ -1219,14 +1210,14 @@ def _merged(
 def _found(
     kind: str,
     entry: _Entry,
-    text: Any,
-    parent_text: Any,
+    texts: tuple[Any, Any],
     matches: Callable[[Head, Head | None], bool],
     stamp: Callable[[Head], bytes],
 ) -> Found | None:
     """The record of an entry, if it is there and still stands where the index says."""
+    text, parent_text = texts
     key = Key(kind, _id_of(kind, entry.id))
-    for answer in (text, parent_text):
+    for answer in texts:
         if isinstance(answer, Exception):
             _raise_for(key, answer)
 
@@ -1329,6 +1320,17 @@ def _raise_for_commit(commit: Commit, error: Exception) -> NoReturn:
     _raise(error)
 
 
+def _give_up(commit: Commit, failure: Exception, *, is_lost: bool) -> NoReturn:
+    """Raise what a commit that got no answer has come to."""
+    if is_lost:
+        raise _uncertain(commit.id, [change.key for change in commit.changes], failure) from failure
+
+    if isinstance(failure, NotSentError):
+        raise _unavailable(failure) from failure
+
+    _raise_for_commit(commit, failure)
+
+
 def _read_outcomes(commit_id: str, reply: bytes) -> tuple[Outcome, ...]:
     outcomes: list[Outcome] = []
     try:
@@ -1352,7 +1354,8 @@ def _read_conflicts(commit: Commit, reply: list[Any]) -> Refused:
     conflicts: list[Conflict] = []
 
     for place, reason, text in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
-        head = _read_head(commit.changes[place].key, text) if text else None
+        change: Change = commit.changes[place]
+        head = _read_head(change.key, text) if text else None
         conflicts.append(Conflict(place, reason.decode(), head))
 
     return Refused(tuple(conflicts))
@@ -1375,7 +1378,11 @@ def _read_steps(flow_id: str, reply: Any, now_ms: int) -> list[tuple[Key, Record
         key = Key(PROGRESS, flow_id, int(step))
         found.append((key, Record(_read_head(key, head), body or b"")))
 
-    return sorted(found, key=lambda entry: entry[0])
+    return sorted(found, key=_by_key)
+
+
+def _by_key(entry: tuple[Key, Record]) -> Key:
+    return entry[0]
 
 
 _LETTER = {FLOW: b"F", PROGRESS: b"G", WAIT: b"W"}
