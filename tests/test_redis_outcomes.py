@@ -1,0 +1,224 @@
+"""What becomes of a commit when the connection to Redis fails: never a false conflict or a double.
+
+Every store here speaks through a proxy that loses requests or replies when it is told to.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import catga_store as cs
+from catga_store.testing.proxy import Proxy
+from catga_store.testing.proxy import Strike
+from catga_store.testing.servers import RedisServer
+
+LOST: list[Strike] = ["drop the request", "drop the reply", "cut the reply"]
+LONG = 30
+"""Seconds that only a test that fails would wait."""
+
+
+def is_commit(data: bytes) -> bool:
+    """Whether a request is the script of a commit, and not the commands of another one."""
+    return b"EVAL" in data and b":commit:" in data and b'"layout"' in data
+
+
+@pytest.fixture(params=["6.2", "8.2"])
+def server(
+    request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServer]
+) -> RedisServer:
+    """Answer a server of each version."""
+    return redis_server(request.param)
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[Proxy]:
+    """Stand in front of the server."""
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Name records that nobody else uses."""
+    return f"{uuid.uuid4().hex}:"
+
+
+@pytest.fixture
+def open_through(proxy: Proxy, prefix: str) -> Iterator[Callable[..., cs.Store]]:
+    """Open a store behind the proxy."""
+    opened: list[cs.Store] = []
+
+    def open_one(**options: Any) -> cs.Store:
+        url = f"redis://127.0.0.1:{proxy.port}?prefix={prefix}"
+        opened.append(cs.open_store(url, **options))
+        opened[-1].ping()
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def direct(server: RedisServer, prefix: str) -> Iterator[cs.Store]:
+    """Open the same store without the proxy."""
+    with cs.open_store(f"{server.url}?prefix={prefix}") as store:
+        yield store
+
+
+def create(store: cs.Store, flow_id: str = "f") -> cs.FlowSnapshot[Any]:
+    """Store a flow and answer it."""
+    flow = cs.FlowSnapshot(flow_id, state={"n": 0})
+    store.create(flow)
+    return flow
+
+
+@pytest.mark.parametrize("strike", LOST)
+def test_a_commit_survives_a_lost_connection(
+    strike: Strike, proxy: Proxy, open_through: Callable[..., cs.Store], direct: cs.Store
+) -> None:
+    """Sent again under its id it is applied once, and answers as it would have the first time."""
+    store = open_through()
+    flow = create(store)
+    store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
+    flow.state["n"] = 1
+    proxy.strike(strike, when=is_commit)
+    with store.session() as session:
+        session.add(flow)
+        session.complete_child("w", "a")
+        receipt = session.commit()
+
+    assert proxy.struck == 1
+    assert receipt.satisfied == ("w",)
+    assert receipt.completions["w", "a"].accepted
+    stored = direct.get_one("f")
+    assert (flow.version, stored.version, stored.state) == (2, 2, {"n": 1})
+    assert stored.revision == flow.revision
+    assert direct.complete_child("w", "a").duplicate
+
+
+@pytest.mark.parametrize("strike", LOST)
+def test_a_read_survives_a_lost_connection(
+    strike: Strike, proxy: Proxy, open_through: Callable[..., cs.Store]
+) -> None:
+    """It is asked again; an outage is never `None`."""
+    store = open_through()
+    create(store)
+    proxy.strike(strike, when=lambda data: b"HMGET" in data)
+    assert store.get("f") is not None
+    assert proxy.struck == 1
+
+
+def test_a_rival_between_the_commit_and_its_retry_is_no_conflict(
+    proxy: Proxy, open_through: Callable[..., cs.Store], direct: cs.Store
+) -> None:
+    """The reply was lost and somebody has written since: the commit still answers as it was."""
+    store = open_through()
+    flow = create(store)
+
+    def rival() -> None:
+        other = direct.get_one("f")
+        other.state["rival"] = True
+        direct.update(other)
+
+    proxy.strike("drop the reply", when=is_commit, then=rival)
+    flow.state["n"] = 1
+    store.update(flow)
+    assert flow.version == 2
+    stored = direct.get_one("f")
+    assert (stored.version, stored.state) == (3, {"n": 1, "rival": True})
+
+
+@pytest.mark.parametrize(
+    ("strike", "applied"), [("drop the reply", True), ("drop the request", False)]
+)
+def test_what_cannot_be_learnt_is_uncertain_and_can_be_settled(
+    strike: Strike,
+    applied: bool,
+    proxy: Proxy,
+    open_through: Callable[..., cs.Store],
+    direct: cs.Store,
+) -> None:
+    """After the timeout the error says so; `resolve_commit` answers the receipt, or fences."""
+    store = open_through(timeout=timedelta(seconds=1))
+    flow = create(store)
+    flow.state["n"] = 1
+    proxy.strike(strike, times=1000, when=is_commit)
+    with pytest.raises(cs.CommitUncertainError, match="outcome is not known") as caught:
+        store.update(flow)
+
+    assert proxy.struck > 1
+    assert (flow.version, direct.get_one("f").version) == (1, 2 if applied else 1)
+    proxy.calm()
+    receipt = store.resolve_commit(caught.value)
+    assert (receipt is not None) is applied
+    if receipt is not None:
+        assert receipt.versions == {flow.key: 2}
+
+
+@pytest.mark.parametrize("strike", ["hold the request", "hold the reply"])
+def test_a_commit_delayed_past_the_deadline_is_settled_for_good(
+    strike: Strike, proxy: Proxy, open_through: Callable[..., cs.Store], direct: cs.Store
+) -> None:
+    """What was given up is not applied when it arrives at last; what was applied is told."""
+    store = open_through(timeout=timedelta(milliseconds=500))
+    flow = create(store)
+    flow.state["n"] = 1
+    proxy.strike(strike, times=1000, when=is_commit)
+    with pytest.raises(cs.CommitUncertainError) as caught:
+        store.update(flow)
+
+    proxy.calm()
+    receipt = store.resolve_commit(caught.value)
+    proxy.release()
+    for _ in range(proxy.struck):
+        assert proxy.late_replies.acquire(timeout=LONG)
+
+    applied = strike == "hold the reply"
+    assert (receipt is not None) is applied
+    stored = direct.get_one("f")
+    assert (stored.version, stored.state["n"]) == ((2, 1) if applied else (1, 0))
+
+
+def test_an_idle_connection_that_was_cut_is_replaced(
+    proxy: Proxy, open_through: Callable[..., cs.Store]
+) -> None:
+    """A commit after it goes over a new connection, and is certain."""
+    store = open_through()
+    flow = create(store)
+    proxy.cut()
+    flow.state["n"] = 1
+    store.update(flow)
+    assert store.get_one("f").version == 2
+
+
+def test_while_the_outcome_cannot_be_told_resolving_raises_again(
+    proxy: Proxy, open_through: Callable[..., cs.Store]
+) -> None:
+    """`resolve_commit` on a dead line is uncertain too, and settles it later."""
+    store = open_through(timeout=timedelta(milliseconds=300))
+    flow = create(store)
+    proxy.strike("drop the reply", times=1000)
+    with pytest.raises(cs.CommitUncertainError) as caught:
+        store.update(flow)
+
+    with pytest.raises(cs.CommitUncertainError):
+        store.resolve_commit(caught.value)
+
+    proxy.calm()
+    assert store.resolve_commit(caught.value) is not None
+
+
+def test_a_server_of_another_age_is_refused(
+    server: RedisServer, proxy: Proxy, open_through: Callable[..., cs.Store]
+) -> None:
+    """What says it is older than 6.2 is a configuration error, and nothing is written to it."""
+    proxy.rewrite(b"redis_version:" + server.version[:1].encode(), b"redis_version:5")
+    with pytest.raises(cs.StoreConfigError, match="Redis 5.* needs Redis 6.2 or later"):
+        open_through()
