@@ -220,5 +220,5 @@ def test_a_server_of_another_age_is_refused(
 ) -> None:
     """What says it is older than 6.2 is a configuration error, and nothing is written to it."""
     proxy.rewrite(b"redis_version:" + server.version[:1].encode(), b"redis_version:5")
-    with pytest.raises(cs.StoreConfigError, match="Redis 5.* needs Redis 6.2 or later"):
+    with pytest.raises(cs.StoreConfigError, match=r"Redis 5.* needs Redis 6.2 or later"):
         open_through()

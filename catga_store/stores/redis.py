@@ -370,7 +370,7 @@ _REFUSALS: tuple[
     ),
     (
         exceptions.NoPermissionError,
-        ("NOPERM", "executing the script can't"),
+        ("NOPERM", "ACL failure", "executing the script can't"),
         StoreConfigError,
         "the server's ACL refuses what `catga_store.stores.redis` says it needs: allow it this user",
     ),

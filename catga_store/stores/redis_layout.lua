@@ -15,10 +15,15 @@ local tries = {
   {'HGETALL', key}, {'HKEYS', key}, {'HLEN', key}, {'HDEL', key, 'a'}, {'UNLINK', key},
   {'ZADD', key, '0', 'a'}, {'ZSCORE', key, 'a'}, {'ZCARD', key}, {'ZREM', key, 'a'}, {'UNLINK', key},
 }
+-- how Redis 7, 8 and 6.2 say it
+local refusals = {'NOPERM', 'ACL failure', 'executing the script'}
 for _, command in ipairs(tries) do
   local answer = redis.pcall((table.unpack or unpack)(command))
-  local refused = type(answer) == 'table' and answer.err
-  if refused and (string.find(refused, 'NOPERM', 1, true) or string.find(refused, 'executing the script', 1, true)) then
+  local refused = false
+  for _, text in ipairs(refusals) do
+    if type(answer) == 'table' and answer.err and string.find(answer.err, text, 1, true) then refused = answer.err end
+  end
+  if refused then
     return redis.error_reply('NOPERM the scripts of this library need ' .. command[1] .. ': ' .. refused)
   end
 end

@@ -1,0 +1,275 @@
+"""Processes on one Redis: chains, fan-in and claimers, and a server that is killed under load.
+
+The file is also the program that the processes run: `python test_redis_processes.py transact URL`
+prints `ready`, waits for a line, works, and prints what it has to say as lines of JSON.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+import catga_store as cs
+from catga_store.testing.servers import RedisServer
+
+PROCESSES = 16
+LONG = 300
+"""Seconds that only a test that fails would wait."""
+
+soak = pytest.mark.soak
+
+# --- what the processes do ------------------------------------------------------------------------
+
+
+def transact(url: str, number: str, times: str) -> list[tuple[int, int]]:
+    """Add to the counter so many times; answers the version and the value each commit had read."""
+    with cs.open_store(url, owner=number) as store:
+
+        def add(session: cs.Session) -> tuple[int, int]:
+            flow = session.get_one("counter")
+            flow.state["n"] += 1
+            return flow.version, flow.state["n"] - 1
+
+        return [store.transact(add, attempts=1000) for _ in range(int(times))]
+
+
+def claim(url: str, number: str, limit: str) -> list[str]:
+    """Claim until nothing is due; answers what was claimed."""
+    taken: list[str] = []
+    with cs.open_store(url, owner=f"worker-{number}") as store:
+        while flows := store.claim_due(limit=int(limit)):
+            taken += [flow.flow_id for flow in flows]
+
+    return taken
+
+
+def complete(url: str, number: str, total: str) -> dict[str, int]:
+    """Send this process's part of the completions and its neighbour's, so that each is sent twice."""
+    seen: Counter[str] = Counter()
+    sent = [
+        f"child-{child}"
+        for part in (int(number), int(number) + 1)
+        for child in range(part % PROCESSES, int(total), PROCESSES)
+    ]
+    random.Random(number).shuffle(sent)
+    with cs.open_store(url) as store:
+        for child in sent:
+            answer = store.complete_child("all", child, result=child)
+            seen.update(
+                accepted=answer.accepted,
+                duplicate=answer.duplicate,
+                now_satisfied=answer.now_satisfied,
+            )
+
+    return dict(seen)
+
+
+WORK: dict[str, Callable[..., Any]] = {
+    function.__name__: function for function in (transact, claim, complete)
+}
+
+
+def main(name: str, *arguments: str) -> None:
+    """Say that the process is there, wait until all are, work, and say what came of it."""
+    print("ready", flush=True)  # noqa: T201  the parent reads it
+    sys.stdin.readline()
+    print(json.dumps(WORK[name](*arguments)), flush=True)  # noqa: T201  the parent reads it
+
+
+# --- who starts them ------------------------------------------------------------------------------
+
+
+def together(url: str, work: Callable[..., Any], argument: int) -> list[Any]:
+    """Run 16 processes, let them begin together, and answer what each said."""
+    with ExitStack() as stack:
+        children = []
+
+        for number in range(PROCESSES):
+            command = [sys.executable, __file__, work.__name__, url, str(number), str(argument)]
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(child)
+            stack.callback(child.kill)
+            children.append(child)
+
+        for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n", child.communicate()
+
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write("go\n")
+            child.stdin.flush()
+
+        answers = []
+        for child in children:
+            out, err = child.communicate(timeout=LONG)
+            assert (child.returncode, err) == (0, "")
+            answers.append(json.loads(out))
+
+        return answers
+
+
+@pytest.fixture(params=["6.2", "8.2"])
+def url(request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServer]) -> str:
+    """Name records that nobody else uses, on a server of each version."""
+    return f"{redis_server(request.param).url}?prefix={uuid.uuid4().hex}:"
+
+
+@pytest.mark.parametrize("times", [25, pytest.param(250, marks=soak)])
+def test_transact_by_processes_makes_a_chain(url: str, times: int) -> None:
+    """16 processes that add so many times each end at exactly the sum; no version was read twice."""
+    with cs.open_store(url) as store:
+        store.create(cs.FlowSnapshot("counter", state={"n": 0}))
+        read = together(url, transact, times)
+        total = PROCESSES * times
+        assert sorted(map(tuple, itertools.chain(*read))) == [(n + 1, n) for n in range(total)]
+        counter = store.get_one("counter")
+        assert (counter.version, counter.state) == (total + 1, {"n": total})
+
+
+@pytest.mark.parametrize("total", [1_000, pytest.param(10_000, marks=soak)])
+def test_completions_by_processes_count_once(url: str, total: int) -> None:
+    """Each is sent twice, from different processes: each counts once, and one satisfies."""
+    children = [f"child-{n}" for n in range(total)]
+    with cs.open_store(url) as store:
+        store.set_wait_condition(cs.WaitCondition("all", flow_ids=children))
+        seen = sum(map(Counter, together(url, complete, total)), Counter[str]())
+        assert seen == Counter(accepted=total, duplicate=total, now_satisfied=1)
+        wait = store.get_wait_condition("all")
+        assert wait is not None
+        assert (wait.outcome, wait.completed_count) == (cs.WaitOutcome.SATISFIED, total)
+        assert {child: result.result for child, result in wait.results.items()} == {
+            child: child for child in children
+        }
+
+
+def test_claimers_take_each_due_flow_once(url: str) -> None:
+    """16 processes claim until nothing is due: each of 1,000 flows went to exactly one."""
+    ids = [f"flow-{n:04}" for n in range(1000)]
+    with cs.open_store(url) as store:
+        for start in range(0, len(ids), 200):
+            with store.begin() as session:
+                for flow_id in ids[start : start + 200]:
+                    session.add(cs.FlowSnapshot(flow_id, state={"n": 0}))
+
+        taken = together(url, claim, 5)
+        assert sorted(itertools.chain(*taken)) == ids
+        for number, mine in enumerate(taken):
+            assert {store.get_one(flow_id).owner for flow_id in mine[:3]} <= {f"worker-{number}"}
+
+
+# --- a server that is killed ------------------------------------------------------------------------
+
+
+class Writer(threading.Thread):
+    """Commits one number after another into two flows at once, and remembers what became of each."""
+
+    def __init__(self, store: cs.Store, name: str) -> None:
+        super().__init__()
+        self.store = store
+        self.name = name
+        self.going = threading.Event()
+        self.going.set()
+        self.acknowledged = 0
+        self.settled: Counter[str] = Counter()
+        self.failure: BaseException | None = None
+        for half in "ab":
+            store.create(cs.FlowSnapshot(f"{name}-{half}", state={"n": 0}))
+
+    def run(self) -> None:
+        """Write until told to stop; a number is written again only if it is known not to be there."""
+        try:
+            while self.going.is_set():
+                self.write(self.acknowledged + 1)
+        except BaseException as error:  # noqa: BLE001  the test looks at it
+            self.failure = error
+
+    def write(self, number: int) -> None:
+        """Write a number into both flows, which must both hold the one before."""
+        try:
+            with self.store.session() as session:
+                for half in "ab":
+                    flow = session.get_one(f"{self.name}-{half}")
+                    assert flow.state["n"] == number - 1, (flow, number)
+                    flow.state["n"] = number
+
+                session.commit()
+        except cs.StoreUnavailableError:
+            self.settled["unavailable"] += 1
+            time.sleep(0.01)  # decides nothing: the server is away
+        except cs.CommitUncertainError as error:
+            if self.settle(error):
+                self.acknowledged = number
+        else:
+            self.acknowledged = number
+            self.settled["acknowledged"] += 1
+
+    def settle(self, error: cs.CommitUncertainError) -> bool:
+        """Ask until the store can tell whether it was written."""
+        while True:
+            try:
+                written = self.store.resolve_commit(error) is not None
+            except cs.CommitUncertainError:
+                continue
+
+            self.settled[f"uncertain, {'written' if written else 'not written'}"] += 1
+            return written
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=soak)])
+@pytest.mark.parametrize("version", ["6.2", "8.2"])
+def test_a_server_that_is_killed_keeps_what_it_has_acknowledged(version: str, kills: int) -> None:
+    """Under load, with an append-only file: nothing acknowledged is lost, nothing is torn."""
+    with RedisServer(version) as server, cs.open_store(server.url) as store:
+        writers = [Writer(store, f"w-{number}") for number in range(4)]
+        for writer in writers:
+            writer.start()
+
+        for _ in range(kills):
+            before = [writer.acknowledged for writer in writers]
+            until = time.monotonic() + LONG
+            while any(
+                writer.acknowledged < seen + 20
+                for writer, seen in zip(writers, before, strict=True)
+            ):
+                assert time.monotonic() < until, [writer.failure for writer in writers]
+                time.sleep(0.002)  # decides nothing: waits for commits
+
+            server.kill()
+            server.start()
+
+        for writer in writers:
+            writer.going.clear()
+
+        for writer in writers:
+            writer.join(LONG)
+            assert writer.failure is None
+            for half in "ab":
+                flow = store.get_one(f"{writer.name}-{half}")
+                assert flow.state["n"] == writer.acknowledged
+                assert flow.version == writer.acknowledged + 1
+
+        told = sum((writer.settled for writer in writers), Counter[str]())
+        assert told["acknowledged"] >= 20 * kills * len(writers), told
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
