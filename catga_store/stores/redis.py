@@ -1353,9 +1353,10 @@ def _read_outcomes(commit_id: str, reply: bytes) -> tuple[Outcome, ...]:
 def _read_conflicts(commit: Commit, reply: list[Any]) -> Refused:
     conflicts: list[Conflict] = []
 
-    for place, reason, text in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
-        change: Change = commit.changes[place]
-        head = _read_head(change.key, text) if text else None
+    for start in range(0, len(reply), 3):
+        place, reason, text = reply[start : start + 3]
+        key: Key = commit.changes[int(place)].key
+        head = _read_head(key, text) if text else None
         conflicts.append(Conflict(place, reason.decode(), head))
 
     return Refused(tuple(conflicts))

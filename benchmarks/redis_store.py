@@ -1,0 +1,314 @@
+"""What an operation costs on Redis, beside the same commands on a plain redis-py client.
+
+    python benchmarks/redis_store.py [SECTION ...] [--version 8.2] [--calls N] [--rounds N] [--records N ...]
+
+Sections, all of them unless some are named:
+
+- `ops`: `get`, `update` and a session of both, beside redis-py asking the same of the same server on
+  its own client with the same settings, and the codec, measured alone;
+- `fan-in`: completions against the number of children;
+- `growth`: operations against the number of stored flows (`--records 1000 1000000` for the long
+  form), and what a flow takes of the server's memory.
+
+Exchanges and bytes are counted and asserted; times are reported, and compared only with what took
+turns with them in the same run. Starts a server of its own. Needs `catga_store[cli,redis,test]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import os
+import platform
+import uuid
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from codecs_of_state import codec_calls
+from growth import fan_in
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rich.console import Console
+from rich.table import Table
+from state import Order
+from subject import Subject
+from subject import exchanges
+from timing import Times
+from timing import interleaved
+from timing import show
+from timing import time_calls
+from timing import warm_up
+
+import catga_store as cs
+from catga_store.conversation import Pipe
+from catga_store.conversation import ask
+from catga_store.records import Due
+from catga_store.testing.servers import RedisServer
+
+SECTIONS = ("ops", "fan-in", "growth")
+
+EXCHANGES = {"get": 1, "update": 1, "session": 2, "create": 1, "complete_child": 1, "claim_due": 5}
+"""Round trips of each operation, asserted: claiming looks up, reads, and commits."""
+
+BYTES = {"get": 100, "update": 2_300}
+"""The most bytes that one may send, asserted; the state is 1,024 of them."""
+
+RATIO = 1.25
+"""What `get` and `update` may cost: so many times redis-py and the codec."""
+
+PAGE = 100
+
+
+class Recorder:
+    """Stands in for a store's wire and keeps the last commands."""
+
+    def __init__(self, wire: Any) -> None:
+        self.wire = wire
+        self.threaded = wire.threaded
+        self.words: tuple[Any, ...] = ()
+
+    def __call__(self, request: Pipe) -> Any:
+        """Perform a request."""
+        self.words = request.commands[0].words
+        return self.wire(request)
+
+    def close(self) -> None:
+        """Close the wire beneath."""
+        self.wire.close()
+
+
+def words_of(store: cs.Store, call: Callable[[], object]) -> list[Any]:
+    """Answer the words that a call sends, the last if it sends several."""
+    driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the waist
+    recorder = driver.wire = Recorder(driver.wire)
+    try:
+        call()
+    finally:
+        driver.wire = recorder.wire
+
+    return list(recorder.words)
+
+
+class Plain:
+    """The same commands on redis-py alone, with ready-made bytes."""
+
+    def __init__(self, client: redis.Redis, store: cs.Store) -> None:
+        self.client = client
+        subject = Subject(store)
+        self.get_words = words_of(store, subject.get)
+        self.words = words_of(store, subject.update)
+        packer = client.connection_pool.get_connection()
+        self.bytes = {
+            "get": sum(map(len, packer.pack_command(*self.get_words))),
+            "update": sum(map(len, packer.pack_command(*self.words))),
+        }
+        client.connection_pool.release(packer)
+        # Words of a commit: EVALSHA, sha, number of keys, keys (first the reply's), id, now, …
+        self._keys = self.words[2]
+        self._id = 3 + self._keys
+        self._expected = self._id + 4 + 4
+        self._last = self.words[self._id]
+        self._begin = self.words[3].removesuffix(self._last.encode())
+        self._numbers = itertools.count()
+
+    def get(self) -> None:
+        """HMGET, as the store sends it."""
+        assert self.client.execute_command(*self.get_words)[0]
+
+    def hgetall(self) -> None:
+        """HGETALL of the same key."""
+        assert self.client.hgetall(self.get_words[1])
+
+    def commit(self) -> None:
+        """EVALSHA of the same script with the same arguments, but for its id and what it replaces."""
+        words = self.words
+        commit_id = f"{next(self._numbers):031x}"
+        words[3] = self._begin + commit_id.encode()
+        words[self._id] = commit_id
+        words[self._expected] = self._last
+        self._last = commit_id
+        assert type(self.client.execute_command(*words)) is bytes
+
+
+def ops(run: Run) -> Iterator[Table]:
+    """The store beside redis-py and the codec."""
+    with run.store() as store, run.store() as other, run.client() as client:
+        subject = Subject(store)
+        subject.prepare_children(1000)
+        subject.prepare_due(100)
+        counted = {name: exchanges(store, getattr(subject, name)) for name in EXCHANGES}
+        assert counted == EXCHANGES, f"exchanges are {counted}, not {EXCHANGES}"
+        plain = Plain(client, other)
+        assert all(plain.bytes[name] <= most for name, most in BYTES.items()), plain.bytes
+
+        times = interleaved(
+            {
+                **codec_calls(),
+                "get": subject.get,
+                "update": subject.update,
+                "session": subject.session,
+                "HMGET": plain.get,
+                "HGETALL": plain.hgetall,
+                "EVALSHA": plain.commit,
+            },
+            calls=run.calls,
+            rounds=run.rounds,
+        )
+
+    table = Table(title="Redis, blocking, µs", title_justify="left")
+    for column in ("", "exchanges", "bytes sent", "p50", "p99", "beside", "ratio", "target"):
+        table.add_column(column, justify="right" if column else "left")
+
+    beside = {
+        "get": ("HGETALL", "decode"),
+        "update": ("EVALSHA", "encode"),
+        "session": ("HGETALL", "decode", "EVALSHA", "encode"),
+    }
+    for name in ("encode", "decode", "HMGET", "HGETALL", "EVALSHA"):
+        table.add_row(name, "", "", *show((times[name].p50, times[name].p99)))
+
+    for name, parts in beside.items():
+        ratio = times[name].over(*(times[part] for part in parts))
+        cells = show((times[name].p50, times[name].p99))
+        sent = plain.bytes.get(name)
+        shown = f"[{'green' if ratio <= RATIO else 'red'}]{ratio:.2f}[/]"
+        table.add_row(
+            *(name, str(counted[name]), "" if sent is None else f"{sent:,}", *cells),
+            *(" + ".join(parts), shown, f"≤ {RATIO}"),
+        )
+
+    yield table
+
+
+def fans(run: Run) -> Iterator[Table]:
+    """Completions against the number of children."""
+
+    @contextmanager
+    def stores() -> Iterator[dict[str, Any]]:
+        with run.store() as store:
+            yield {"redis": store}
+
+    yield fan_in(stores, run.calls)
+
+
+def growth(run: Run) -> Iterator[Table]:
+    """Operations, and memory, against the number of stored flows."""
+    columns: dict[str, list[float]] = {}
+    memory: list[str] = []
+
+    with run.store() as store, run.client() as client:
+        subject = Subject(store)
+        stored, empty = 0, client.info("memory")["used_memory"]
+        for size in run.records:
+            subject.prepare_due(size, stored)
+            stored = size
+            used = client.info("memory")["used_memory"] - empty
+            memory.append(f"{used / size:,.0f} B")
+            for name, call in _growing(store, size).items():
+                warm_up(call, 50)
+                gc.collect()
+                times = Times()
+                times.rounds.append(time_calls(call, run.calls))
+                columns.setdefault(name, []).append(times.p50)
+
+    title = "growth: p50 by number of stored flows, µs (each of about 1,150 bytes)"
+    table = Table(title=title, title_justify="left")
+    for column in ("", *(f"{size:,}" for size in run.records), "last / first"):
+        table.add_column(column, justify="right" if column else "left")
+
+    for name, values in columns.items():
+        table.add_row(name, *show(values), f"{values[-1] / values[0]:.2f}")
+
+    table.add_row("memory per flow, with its index", *memory, "")
+    yield table
+
+
+def _growing(store: cs.Store, size: int) -> dict[str, Callable[[], object]]:
+    """Name the operations, each on flows from everywhere among those that are stored."""
+    ids = itertools.cycle([f"due-{number * 7919 % size}" for number in range(1000)])
+    flows = itertools.cycle([store.get_one(next(ids), Order) for _ in range(20)])
+    cursor = store.query_flows(limit=500).cursor
+    far = store.now().timestamp() * 1000 + 3_600_000
+    due = Due(int(far), PAGE)
+
+    def update() -> None:
+        flow = next(flows)
+        flow.state.retries = (flow.state.retries + 1) % 10
+        store.update(flow)
+
+    def due_scan() -> None:
+        assert len(store._run(ask(due))) == PAGE  # noqa: SLF001  the waist alone
+
+    def page() -> None:
+        assert len(store.query_flows(limit=PAGE)) == PAGE
+
+    def next_page() -> None:
+        assert len(store.query_flows(limit=PAGE, cursor=cursor)) == PAGE
+
+    return {
+        "get": lambda: store.get(next(ids), Order),
+        "update": update,
+        f"due scan of {PAGE}": due_scan,
+        f"page of {PAGE}": page,
+        f"page of {PAGE} after 500": next_page,
+        "count": store.count_flows,
+    }
+
+
+class Run:
+    """The options of one run, and its server."""
+
+    def __init__(self, options: argparse.Namespace, server: RedisServer) -> None:
+        self.calls: int = options.calls
+        self.rounds: int = options.rounds
+        self.records: list[int] = options.records
+        self.server = server
+
+    def store(self) -> cs.Store:
+        """Open an empty store."""
+        return cs.open_store(f"{self.server.url}?prefix={uuid.uuid4().hex[:8]}:")
+
+    def client(self) -> redis.Redis:
+        """Open a client with the settings of the store's own."""
+        return redis.Redis.from_url(
+            self.server.url,
+            socket_timeout=10,
+            socket_connect_timeout=5,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+
+RUNS: dict[str, Callable[[Run], Iterator[Table]]] = {
+    "ops": ops,
+    "fan-in": fans,
+    "growth": growth,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what the command line asks for and print its tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], default=[])
+    parser.add_argument("--version", choices=["6.2", "8.2"], default="8.2")
+    parser.add_argument("--calls", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--records", type=int, nargs="+", default=[1_000, 100_000])
+    options = parser.parse_args(arguments)
+    console = Console()
+    console.print(
+        f"Redis {options.version}, redis-py {redis.__version__}, Python"
+        f" {platform.python_version()}, {os.cpu_count()} processors"
+    )
+    with RedisServer(options.version) as server:
+        for name in options.sections or SECTIONS:
+            for table in RUNS[name](Run(options, server)):
+                console.print(table)
+
+
+if __name__ == "__main__":
+    main()
