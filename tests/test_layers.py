@@ -28,12 +28,16 @@ HOOKS = {f"_state_hooks.{name}" for name in ("base", "plain", "leaves", "typefor
 STORES = {"stores.memory", "stores.sqlite", "stores.redis", "stores.nats"}
 EMBEDDED = STORES | {"stores.embedded"}
 DRIVERS = {f"drivers.{name}" for name in ("local", "redis_blocking", "redis_asyncio")} | {
+    "drivers.any_loop",
+    "drivers.asyncio_driver",
     "drivers.finishing",
     "drivers.remote",
     "drivers.local",
     "drivers.local_async",
     "drivers.nats_asyncio",
     "drivers.portal",
+    "drivers.redis_cluster_asyncio",
+    "drivers.redis_lane",
 }
 FACES = {"session", "store", "aio", "copying", "urls"}
 
@@ -77,6 +81,12 @@ ALLOWED: dict[str, set[str]] = {
     **{driver: {"errors", "conversation", "records"} for driver in DRIVERS},
     "drivers.local": {"errors", "keys", "conversation", "records"},
     "drivers.local_async": {"conversation", "records", "drivers.finishing", "drivers.local"},
+    "drivers.asyncio_driver": WAIST | {"drivers.finishing", "drivers.remote"},
+    "drivers.portal": WAIST | {"drivers.asyncio_driver", "drivers.remote"},
+    "drivers.any_loop": WAIST
+    | {"drivers.asyncio_driver", "drivers.finishing", "drivers.portal", "drivers.remote"},
+    "drivers.redis_cluster_asyncio": WAIST | {"drivers.redis_lane"},
+    "drivers.redis_asyncio": WAIST | {"drivers.redis_cluster_asyncio", "drivers.redis_lane"},
     "session": LOGIC,
     "store": LOGIC | EMBEDDED | DRIVERS | {"session"},
     "aio": LOGIC | EMBEDDED | DRIVERS | {"session", "store"},
@@ -87,6 +97,18 @@ ALLOWED: dict[str, set[str]] = {
     "demo": LOGIC | FACES | {""},
     "cli": LOGIC | STORES | DRIVERS | FACES | {"", "testing", "demo"},
     "__main__": {"cli"},
+}
+
+# The modules that may import asyncio; everybody else awaits by anyio, or not at all.
+ON_ASYNCIO = {
+    "drivers.asyncio_driver",
+    "drivers.finishing",
+    "drivers.nats_asyncio",
+    "drivers.portal",
+    "drivers.redis_asyncio",
+    "drivers.redis_cluster_asyncio",
+    "drivers.redis_lane",
+    "drivers.remote",
 }
 
 # Packages whose modules share one line.
@@ -189,10 +211,10 @@ def test_stores_know_neither_each_other_nor_what_is_above_the_waist() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: module_of(file) or "__init__")
 def test_event_loops_stay_behind_the_drivers(file: Path) -> None:
-    """`asyncio` is imported under `drivers/` only, `trio` nowhere."""
+    """`asyncio` is imported by the drivers that need it only, `trio` nowhere."""
     roots = {name.split(".")[0] for name in imports_of(file)}
     assert "trio" not in roots
-    assert "asyncio" not in roots or module_of(file).startswith("drivers.")
+    assert "asyncio" not in roots or module_of(file) in ON_ASYNCIO
 
 
 @pytest.mark.parametrize(

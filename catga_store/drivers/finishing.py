@@ -1,4 +1,4 @@
-"""Blocking calls from async code that are seen through to their end.
+"""Writes from async code that are seen through to their end.
 
 A write that has begun runs to its reply, whatever cancels the task that waits for it. anyio's
 shield stops its own cancellation and trio's, but not asyncio's `Task.cancel` and
@@ -12,14 +12,45 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from anyio import CancelScope
+from anyio import get_cancelled_exc_class
 from anyio import to_thread
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from catga_store.conversation import Finished
 
-__all__ = ["call_abandonable", "call_to_end"]
+__all__ = ["call_abandonable", "call_to_end", "on_asyncio", "see_through"]
 
 R = TypeVar("R")
+
+
+def on_asyncio() -> bool:
+    """Whether the caller's event loop is asyncio; trio as a guest of asyncio is trio."""
+    return get_cancelled_exc_class() is asyncio.CancelledError
+
+
+async def see_through(future: asyncio.Future[R]) -> R:
+    """Wait on asyncio for a future's end; `Finished` if the waiting task was cancelled meanwhile."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError as error:
+        if future.cancelled():
+            raise
+
+        cancelled = error
+
+    # Not before, because a scope costs more than the wait: it keeps anyio from repeating itself.
+    with CancelScope(shield=True):
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError as error:
+                cancelled = error
+
+    if future.cancelled():
+        raise cancelled
+
+    failure = future.exception()
+    raise Finished(cancelled, None if failure is not None else future.result(), failure)
 
 
 async def call_abandonable(function: Callable[[], R]) -> R:
@@ -33,29 +64,10 @@ async def call_to_end(function: Callable[[], R]) -> R:
     Already cancelled, it does not begin.
     """
     await checkpoint_if_cancelled()
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        loop = None
-
-    if loop is None:
-        with CancelScope(shield=True):
-            return await to_thread.run_sync(function)
-
-        raise AssertionError("a shield swallows nothing")  # pragma: no cover  for type checkers
-
-    future = loop.run_in_executor(None, function)
-    cancelled: asyncio.CancelledError | None = None
+    if on_asyncio():
+        return await see_through(asyncio.get_running_loop().run_in_executor(None, function))
 
     with CancelScope(shield=True):
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError as error:
-                cancelled = error
+        return await to_thread.run_sync(function)
 
-    if cancelled is None:
-        return future.result()
-
-    failure = future.exception()
-    raise Finished(cancelled, None if failure is not None else future.result(), failure)
+    raise AssertionError("a shield swallows nothing")  # pragma: no cover  for type checkers

@@ -6,12 +6,29 @@ waits, retries or decides is above it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Protocol
+from typing import runtime_checkable
 
 from catga_store.conversation import Request
+from catga_store.records import Clear
+from catga_store.records import Commit
+from catga_store.records import Extend
+from catga_store.records import Resolve
+from catga_store.records import Sweep
 
-__all__ = ["AsyncLink", "Link"]
+__all__ = ["AsyncLink", "Link", "StartingLink", "writes"]
+
+if TYPE_CHECKING:
+    import asyncio
+
+_WRITING = (Commit, Resolve, Extend, Sweep, Clear)
+
+
+def writes(request: Request[Any]) -> bool:
+    """Whether a waist request changes the store, and so must be seen through to its end."""
+    return isinstance(request, _WRITING)
 
 
 class Link(Protocol):
@@ -35,4 +52,13 @@ class AsyncLink(Protocol):
 
     async def close(self) -> None:
         """Close what the link has opened itself."""
+        ...
+
+
+@runtime_checkable
+class StartingLink(AsyncLink, Protocol):
+    """A link that needs no task to see a request through, which is most of what a request costs."""
+
+    def start(self, request: Request[Any], /) -> asyncio.Future[Any]:
+        """Begin a request; its reply, or its failure, comes whether somebody waits for it or not."""
         ...

@@ -1,0 +1,57 @@
+"""The driver of an `AsyncStore` on a server: finds out which event loop it is on.
+
+On asyncio the link runs on the caller's loop; on trio it runs in the store's portal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from typing import TypeVar
+
+from catga_store.conversation import Conversation
+from catga_store.conversation import Request
+from catga_store.drivers.asyncio_driver import AsyncioDriver
+from catga_store.drivers.finishing import on_asyncio
+from catga_store.drivers.portal import TrioPortalDriver
+from catga_store.drivers.remote import AsyncLink
+from catga_store.records import Waist
+
+__all__ = ["AnyLoopDriver"]
+
+T = TypeVar("T")
+
+
+class AnyLoopDriver:
+    """Runs conversations on the loop that first used it; see `AsyncioDriver`, `TrioPortalDriver`.
+
+    `AsyncStore` sees to it that no other loop uses it.
+    """
+
+    def __init__(self, waist: Waist, make_link: Callable[[], AsyncLink], timeout: float) -> None:
+        self._parts = (waist, make_link, timeout)
+        self._driver: AsyncioDriver | TrioPortalDriver | None = None
+
+    async def run(self, conversation: Conversation[T]) -> T:
+        """Run a conversation over waist requests to its end."""
+        return await self._find().run(conversation)
+
+    async def ask(self, request: Request[Any]) -> Any:
+        """Perform one request."""
+        return await self._find().ask(request)
+
+    async def close(self) -> None:
+        """Close the link, if there is one."""
+        if self._driver is not None:
+            await self._driver.close()
+
+    def _find(self) -> AsyncioDriver | TrioPortalDriver:
+        driver = self._driver
+        if driver is None:
+            kind = AsyncioDriver if on_asyncio() else TrioPortalDriver
+            driver = self._driver = kind(*self._parts)
+
+        return driver
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {'not used' if self._driver is None else self._driver}>"

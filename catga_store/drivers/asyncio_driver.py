@@ -1,0 +1,189 @@
+"""The driver of stores on servers, on an asyncio loop.
+
+A waist request is one unit. One that reads stops at once when its caller is cancelled. One that
+writes runs in a task of its own, to its reply or to the deadline that the link sets, whatever
+cancels the caller: anyio's scopes, `Task.cancel` or `asyncio.timeout`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Awaitable
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+from typing import TypeVar
+
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from catga_store.conversation import Conversation
+from catga_store.conversation import Finished
+from catga_store.conversation import Invoke
+from catga_store.conversation import NotSentError
+from catga_store.conversation import Pause
+from catga_store.conversation import Request
+from catga_store.conversation import arun
+from catga_store.drivers.finishing import see_through
+from catga_store.drivers.remote import AsyncLink
+from catga_store.drivers.remote import StartingLink
+from catga_store.drivers.remote import writes
+from catga_store.records import Waist
+
+__all__ = ["AsyncioDriver", "AsyncioUnits"]
+
+T = TypeVar("T")
+
+
+class AsyncioUnits:
+    """Performs waist requests on one asyncio loop; the link is made at the first of them.
+
+    `make_link` is called on the loop. The link sets the deadline of each exchange; `timeout`, in
+    seconds, is how long closing it may take.
+    """
+
+    def __init__(self, waist: Waist, make_link: Callable[[], AsyncLink], timeout: float) -> None:
+        self.waist = waist
+        self.timeout = timeout
+        self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        """How a unit waits; may be replaced."""
+        self.link: AsyncLink | None = None
+        self._make_link = make_link
+        self._start: Callable[[Request[Any]], asyncio.Future[Any]] | None = None
+        self._closed = False
+
+    async def perform(self, request: Request[Any]) -> Any:
+        """The reply to a waist request, as part of the calling task."""
+        return await arun(self.waist.converse(request), self._perform_wire)
+
+    async def perform_to_end(self, request: Request[Any]) -> Any:
+        """The same; a cancellation meanwhile is raised as `Finished` when there is a reply."""
+        self._open()
+        if self._start is None:
+            return await see_through(asyncio.create_task(self.perform(request)))
+
+        # What the link starts goes on by itself: to see that through costs less than a task does.
+        cancelled: list[BaseException] = []
+        try:
+            reply = await arun(
+                self.waist.converse(request), partial(self._perform_started, cancelled)
+            )
+        except BaseException as error:
+            if not cancelled:
+                raise
+
+            raise Finished(cancelled[0], None, error) from None
+
+        if cancelled:
+            raise Finished(cancelled[0], reply, None)
+
+        return reply
+
+    async def _perform_started(self, cancelled: list[BaseException], request: Request[Any]) -> Any:
+        future: asyncio.Future[Any]
+        if self._start is None or isinstance(request, Pause):
+            future = asyncio.ensure_future(self._perform_wire(request))
+        else:
+            future = self._start(request)
+
+        try:
+            return await see_through(future)
+        except Finished as finished:
+            cancelled.append(finished.cancelled)
+            if finished.error is not None:
+                raise finished.error from None
+
+            return finished.reply
+
+    async def _perform_wire(self, request: Request[Any]) -> Any:
+        if isinstance(request, Pause):
+            return await self.sleep(request.seconds)
+
+        link = self._open()
+        if link is None:
+            message = "the store was closed"
+            raise NotSentError(message)
+
+        return await link.perform(request)
+
+    def _open(self) -> AsyncLink | None:
+        if self.link is None and not self._closed:
+            self.link = link = self._make_link()
+            if isinstance(link, StartingLink):
+                self._start = link.start
+
+        return self.link
+
+    async def close(self) -> None:
+        """Close the link, and send nothing more; one that does not end is left after `timeout`."""
+        self._closed = True
+        self._start = None
+        link, self.link = self.link, None
+        if link is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.timeout):
+                    await link.close()
+
+
+class AsyncioDriver:
+    """Runs conversations over waist requests on the caller's asyncio loop."""
+
+    def __init__(self, waist: Waist, make_link: Callable[[], AsyncLink], timeout: float) -> None:
+        self._units = AsyncioUnits(waist, make_link, timeout)
+        self._finalizer: weakref.finalize[Any, AsyncioDriver] | None = None
+
+    async def run(self, conversation: Conversation[T]) -> T:
+        """Run a conversation to its end. A forgotten driver closes its link when it is collected."""
+        if self._finalizer is None:
+            loop = asyncio.get_running_loop()
+            self._finalizer = weakref.finalize(self, _close_later, loop, self._units)
+            self._finalizer.atexit = False
+
+        return await arun(conversation, self.ask)
+
+    async def ask(self, request: Request[Any]) -> Any:
+        """Perform one request. Cancelled, one that writes raises `Finished` when it has ended.
+
+        Already cancelled, a request that writes does not begin.
+        """
+        if isinstance(request, Pause):
+            return await self._units.sleep(request.seconds)
+
+        if isinstance(request, Invoke):
+            return await request.function()
+
+        if not writes(request):
+            return await self._units.perform(request)
+
+        await checkpoint_if_cancelled()
+        return await self._units.perform_to_end(request)
+
+    async def close(self) -> None:
+        """Close the link, which waits for nothing that is under way; it is seen through."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+
+        try:
+            await see_through(asyncio.create_task(self._units.close()))
+        except Finished as finished:
+            if finished.error is not None:
+                raise finished.error from None
+
+            raise finished.cancelled from None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._units.link!r}>"
+
+
+def _close_later(loop: asyncio.AbstractEventLoop, units: AsyncioUnits) -> None:
+    def close() -> None:
+        task = loop.create_task(units.close())
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+
+    with suppress(RuntimeError):  # the loop is closed, and every connection with it
+        loop.call_soon_threadsafe(close)
+
+
+_closing: set[asyncio.Task[None]] = set()

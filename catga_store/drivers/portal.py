@@ -1,0 +1,348 @@
+"""One asyncio loop in a thread of its own, for those who cannot await asyncio: blocking code, trio.
+
+A store has one portal. It starts at the first request and belongs to one process: a forked child
+starts its own and leaves its parent's alone. It ends when the store is closed or collected and
+when the interpreter exits, which waits for it no longer than a second. A waist request crosses
+into it once and its reply once back, however many exchanges it takes.
+
+The loop is asyncio's own and is called with `call_soon_threadsafe`, because anyio's blocking portal
+makes its caller wait for the start of every call, which would hold up a trio loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Awaitable
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+from typing import TypeVar
+from typing import TypeVarTuple
+
+import anyio
+from anyio import CancelScope
+from anyio import to_thread
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from catga_store.conversation import Conversation
+from catga_store.conversation import Invoke
+from catga_store.conversation import Pause
+from catga_store.conversation import Request
+from catga_store.conversation import arun
+from catga_store.conversation import ask
+from catga_store.conversation import run
+from catga_store.drivers.asyncio_driver import AsyncioUnits
+from catga_store.drivers.remote import AsyncLink
+from catga_store.drivers.remote import writes
+from catga_store.errors import StoreClosedError
+from catga_store.records import Waist
+
+__all__ = ["PortalDriver", "TrioPortalDriver"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_EXIT_SECONDS = 1.0
+
+
+class _Crossing:
+    """One waist request on its way into a portal, and what came of it on the way back."""
+
+    def __init__(self, request: Request[Any], wake: Callable[[], object]) -> None:
+        self.request = request
+        self.task: asyncio.Task[Any] | None = None
+        self.abandoned = False
+        self._wake = wake
+        self._reply: Any = None
+        self._error: BaseException | None = None
+
+    def settle(self, reply: Any, error: BaseException | None = None) -> None:
+        """Keep what came of it and wake whoever waits. Called in the portal's thread."""
+        self._reply, self._error = reply, error
+        with suppress(RuntimeError):  # the loop that waited is over
+            self._wake()
+
+    def result(self) -> Any:
+        """The reply, or raise the failure."""
+        if self._error is not None:
+            raise self._error
+
+        return self._reply
+
+
+class _Portal:
+    """A running loop with the link of one store. `send`, `abandon`, `stop`, `join` are for others."""
+
+    def __init__(self, units: AsyncioUnits) -> None:
+        self.pid = os.getpid()
+        self._units = units
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._lock = threading.Lock()
+        self._crossings: set[_Crossing] | None = set()
+        """What is under way; `None` once the thread has ended."""
+        self._thread = threading.Thread(target=self._live, name="catga-store-portal", daemon=True)
+        self._thread.start()
+
+    def send(self, crossing: _Crossing) -> None:
+        """Start a request; `StoreClosedError` if the portal has ended."""
+        with self._lock:
+            if self._crossings is None:
+                raise _closed()
+
+            self._crossings.add(crossing)
+            self._loop.call_soon_threadsafe(self._start, crossing)
+
+    def abandon(self, crossing: _Crossing) -> None:
+        """Stop a request that nobody waits for any more; does not wait for its end."""
+        self._call(self._cancel, crossing)
+
+    def stop(self) -> None:
+        """Let the link be closed and the loop end; does not wait for it."""
+        if self.pid == os.getpid():
+            self._call(self._stopping.set)
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end of the thread."""
+        if self.pid == os.getpid():
+            self._thread.join(seconds)
+
+    def _call(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
+        with suppress(RuntimeError):  # the loop is closed: there is nothing left to do
+            self._loop.call_soon_threadsafe(function, *args)
+
+    # in the portal's thread -----------------------------------------------------------------------
+
+    def _live(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._until_stopped())
+        finally:
+            with self._lock:
+                left, self._crossings = self._crossings, None
+
+            for crossing in left or ():
+                crossing.settle(None, _closed())
+
+    async def _until_stopped(self) -> None:
+        await self._stopping.wait()
+        await self._units.close()
+        # The closed link has failed whatever it held, so that every request comes to a definite end.
+        tasks = [one.task for one in self._crossings or () if one.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._units.timeout)
+
+    def _start(self, crossing: _Crossing) -> None:
+        if crossing.abandoned:
+            self._forget(crossing)
+            return
+
+        crossing.task = self._loop.create_task(self._units.perform(crossing.request))
+        crossing.task.add_done_callback(partial(self._end, crossing))
+
+    def _end(self, crossing: _Crossing, task: asyncio.Task[Any]) -> None:
+        self._forget(crossing)
+        if task.cancelled():
+            crossing.settle(None, _closed())
+        elif (error := task.exception()) is not None:
+            crossing.settle(None, error)
+        else:
+            crossing.settle(task.result())
+
+    def _forget(self, crossing: _Crossing) -> None:
+        if self._crossings is not None:
+            self._crossings.discard(crossing)
+
+    @staticmethod
+    def _cancel(crossing: _Crossing) -> None:
+        crossing.abandoned = True
+        if crossing.task is not None:
+            crossing.task.cancel()
+
+
+def _closed() -> StoreClosedError:
+    message = (
+        "the store was closed while it was asked; a commit that was under way may have been applied"
+    )
+    return StoreClosedError(message)
+
+
+class _Portaled:
+    """What the drivers have in common that cross a portal."""
+
+    def __init__(self, waist: Waist, make_link: Callable[[], AsyncLink], timeout: float) -> None:
+        self._make_units = partial(AsyncioUnits, waist, make_link, timeout)
+        self._timeout = timeout
+        self._portal: _Portal | None = None
+
+    def _send(self, crossing: _Crossing) -> _Portal:
+        portal = self._portal
+        if portal is None or portal.pid != os.getpid():
+            with _starting:
+                portal = self._portal
+                if portal is None or portal.pid != os.getpid():
+                    portal = self._portal = _Portal(self._make_units())
+                    _portals.add(portal)
+                    weakref.finalize(self, portal.stop).atexit = False
+
+        portal.send(crossing)
+        return portal
+
+    def _leave(self) -> None:
+        portal = self._portal
+        if portal is not None:
+            portal.stop()
+            portal.join(2 * self._timeout)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {'not started' if self._portal is None else 'started'}>"
+
+
+class PortalDriver(_Portaled):
+    """Runs conversations for blocking callers, any number of threads.
+
+    A `KeyboardInterrupt`, or whatever else a signal handler raises, while a reply is waited for:
+    a request that reads is left at once. One that writes is waited for, to its reply or deadline;
+    the conversation takes the reply over, asks nothing more, and the exception goes on.
+    """
+
+    def __init__(self, waist: Waist, make_link: Callable[[], AsyncLink], timeout: float) -> None:
+        super().__init__(waist, make_link, timeout)
+        self.sleep: Callable[[float], object] = time.sleep
+        """How it waits; may be replaced."""
+
+    def run(self, conversation: Conversation[T]) -> T:
+        """Run a conversation over waist requests to its end."""
+        interrupts: list[BaseException] = []
+        try:
+            return run(conversation, partial(self._perform, interrupts))
+        finally:
+            if interrupts:
+                raise interrupts[0]
+
+    def ask(self, request: Request[Any]) -> Any:
+        """Perform one request."""
+        return self.run(ask(request))
+
+    def _perform(self, interrupts: list[BaseException], request: Request[Any]) -> Any:
+        if interrupts:
+            raise interrupts[0]
+
+        if isinstance(request, Pause):
+            return self.sleep(request.seconds)
+
+        if isinstance(request, Invoke):
+            return request.function()
+
+        # A bare lock, released by the portal, is the cheapest thing to wait on.
+        ended = threading.Lock()
+        ended.acquire()
+        crossing = _Crossing(request, ended.release)
+        portal = self._send(crossing)
+
+        while True:
+            try:
+                ended.acquire()
+            except BaseException as error:
+                if not writes(request):
+                    portal.abandon(crossing)
+                    raise
+
+                interrupts.append(error)
+            else:
+                return crossing.result()
+
+    def close(self) -> None:
+        """Close the link and end the loop; what is under way fails definitely."""
+        self._leave()
+
+
+class TrioPortalDriver(_Portaled):
+    """Runs conversations for tasks on trio.
+
+    A cancelled read is left at once; a write is shielded to its reply or deadline, and the
+    cancellation goes on at the next checkpoint. Already cancelled, neither begins.
+    """
+
+    def __init__(self, waist: Waist, make_link: Callable[[], AsyncLink], timeout: float) -> None:
+        super().__init__(waist, make_link, timeout)
+        self.sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+        """How it waits; may be replaced."""
+
+    async def run(self, conversation: Conversation[T]) -> T:
+        """Run a conversation over waist requests to its end."""
+        return await arun(conversation, self.ask)
+
+    async def ask(self, request: Request[Any]) -> Any:
+        """Perform one request."""
+        if isinstance(request, Pause):
+            return await self.sleep(request.seconds)
+
+        if isinstance(request, Invoke):
+            return await request.function()
+
+        await checkpoint_if_cancelled()
+        # anyio tells tokens only from 4.11 on, and wakes no loop without making the waker wait;
+        # whoever runs on trio has imported it.
+        token = sys.modules["trio"].lowlevel.current_trio_token()
+        ended = anyio.Event()
+        crossing = _Crossing(request, partial(token.run_sync_soon, ended.set))
+        portal = self._send(crossing)
+        if writes(request):
+            with CancelScope(shield=True):
+                await ended.wait()
+        else:
+            try:
+                await ended.wait()
+            except BaseException:
+                portal.abandon(crossing)
+                raise
+
+        return crossing.result()
+
+    async def close(self) -> None:
+        """Close the link and end the loop; what is under way fails definitely. Not cancellable."""
+        with CancelScope(shield=True):
+            await to_thread.run_sync(self._leave)
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+_starting = threading.Lock()
+_portals: weakref.WeakSet[_Portal] = weakref.WeakSet()
+_of_parent: list[_Portal] = []
+
+
+def _leave_all() -> None:
+    """At exit: let every link be closed, and wait a second for all of them together."""
+    until = time.monotonic() + _EXIT_SECONDS
+    portals = list(_portals)
+
+    for portal in portals:
+        portal.stop()
+
+    for portal in portals:
+        portal.join(max(0.0, until - time.monotonic()))
+
+
+def _after_fork() -> None:
+    """In a child: keep what is the parent's from being collected, which would reach into it.
+
+    The two share what the kernel knows of the loop: to unregister a socket here is to do it there.
+    """
+    global _starting  # noqa: PLW0603  another thread may have held it, and is not in this process
+    _starting = threading.Lock()
+    _of_parent.extend(_portals)
+    _portals.clear()
+
+
+atexit.register(_leave_all)
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,102 @@
+"""The asyncio link to Redis: what concurrent tasks ask goes out together on one connection.
+
+A single server, or the master that a Sentinel names, has one shared connection (`redis_lane`); a
+cluster has one per node (`redis_cluster_asyncio`). Bodies over 1 MiB (`Pipe.large`) borrow a
+connection of their own, so that nobody waits behind them. Each occupies a place of the client's pool.
+
+A client that is given is not altered and not closed. One that is opened here does not retry by
+itself: whoever asked learns that a reply was lost. Every command asks for raw bytes, whatever the
+client decodes for its other users.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio import RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from catga_store.conversation import Pipe
+from catga_store.conversation import Request
+from catga_store.drivers.redis_cluster_asyncio import RedisClusterAsyncLink
+from catga_store.drivers.redis_lane import Lanes
+
+__all__ = ["RedisAsyncLink", "open_redis_link", "redis_link"]
+
+
+def open_redis_link(url: str, timeout: float) -> RedisAsyncLink | RedisClusterAsyncLink:
+    """A link with a client of its own, by URL: what `redis.asyncio` takes, and `redis+cluster://`.
+
+    It connects at first use. `timeout`, in seconds, is what every exchange may take at most.
+    """
+    options: dict[str, Any] = {
+        "retry": Retry(NoBackoff(), 0),
+        # The lane sets the deadlines; the library's would cost a task for each write.
+        "socket_timeout": None,
+        "socket_connect_timeout": timeout,
+    }
+    client: Any = Redis
+    scheme, _, place = url.partition("://")
+    if scheme.endswith("+cluster"):
+        client, url = RedisCluster, f"{scheme.removesuffix('+cluster')}://{place}"
+
+    return redis_link(client.from_url(url, **options), timeout, owned=True)
+
+
+def redis_link(
+    client: Any, timeout: float, *, owned: bool = False
+) -> RedisAsyncLink | RedisClusterAsyncLink:
+    """The link for a client of `redis.asyncio`; an `owned` one is closed with it."""
+    kind = RedisClusterAsyncLink if isinstance(client, RedisCluster) else RedisAsyncLink
+    return kind(client, timeout, owned=owned)
+
+
+class RedisAsyncLink:
+    """Performs `Pipe` requests on one server; see `remote.StartingLink`."""
+
+    def __init__(self, client: Any, timeout: float, *, owned: bool = False) -> None:
+        self._client = client
+        self._owned = owned
+        self._lanes = Lanes(client, timeout)
+
+    @property
+    def writes(self) -> int:
+        """How many writes there were on the shared connection."""
+        return self._lanes.writes
+
+    def start(self, request: Request[Any], /) -> asyncio.Future[tuple[Any, ...]]:
+        """Begin a request. The future fails with `NotSentError` or `ReplyLostError`."""
+        assert isinstance(request, Pipe), request  # noqa: S101  there are no others
+        words = self._lanes.words_of(request.commands)
+        pool = partial(_Pool, self._client.connection_pool)
+        return self._lanes.put("", pool, words, large=request.large)
+
+    async def perform(self, request: Request[Any], /) -> tuple[Any, ...]:
+        """The replies in the order of the commands. `NotSentError`, `ReplyLostError`."""
+        return await self.start(request)
+
+    async def close(self) -> None:
+        """Fail what is under way; close the client if it is owned."""
+        await self._lanes.close()
+        if self._owned:
+            await self._client.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._client!r}>"
+
+
+class _Pool:
+    """The pool of a client of one server, or of a Sentinel's master."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    async def take(self) -> Any:
+        return await self._pool.get_connection()
+
+    async def give_back(self, connection: Any) -> None:
+        await self._pool.release(connection)

@@ -1,0 +1,237 @@
+"""The asyncio link to a Redis Cluster: one shared connection per node.
+
+A pipe is divided by the slots of its commands' keys; what belongs to one node stays together and in
+order. A node that does not hold a slot (any more) refuses the command and says who does: it is asked
+there, and the map of the slots is read again before the next request. The map is also read again
+after every failure of a node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from redis.crc import key_slot
+from redis.exceptions import AskError
+from redis.exceptions import MovedError
+from redis.exceptions import RedisClusterException
+from redis.exceptions import RedisError
+from redis.exceptions import TryAgainError
+
+from catga_store.conversation import NotSentError
+from catga_store.conversation import Pipe
+from catga_store.conversation import ReplyLostError
+from catga_store.conversation import Request
+from catga_store.drivers.redis_lane import Lanes
+from catga_store.drivers.redis_lane import Words
+
+__all__ = ["RedisClusterAsyncLink"]
+
+_MOST_ROUNDS = 16
+"""So often, at most, a command is sent to where the cluster says that its slot is."""
+_MOVING_SECONDS = 0.01
+"""Before a command is sent again whose keys are being moved."""
+_REDIRECTIONS = (AskError, TryAgainError)  # MovedError is an AskError
+
+
+class _Round:
+    """A pipe under way: what has been answered, what is left, and where that is to be asked."""
+
+    def __init__(self, request: Pipe, words: list[Words]) -> None:
+        self.keys = [command.key for command in request.commands]
+        self.words = words
+        self.large = request.large
+        self.replies: list[Any] = [None] * len(words)
+        self.left = list(range(len(words)))
+
+    @property
+    def untouched(self) -> bool:
+        """Nothing of the pipe was run."""
+        return len(self.left) == len(self.words)
+
+    def take(self, places: list[int], replies: tuple[Any, ...]) -> None:
+        """Keep the replies to the commands at these places."""
+        for place, reply in zip(places, replies, strict=True):
+            self.replies[place] = reply
+
+    def turn(self) -> None:
+        """See what was refused."""
+        self.left = [place for place in self.left if self.redirection(place)]
+
+    def redirection(self, place: int) -> AskError | TryAgainError | None:
+        """How a command was refused, unless it was not asked yet or was run."""
+        reply = self.replies[place]
+        return reply if isinstance(reply, _REDIRECTIONS) else None
+
+
+class RedisClusterAsyncLink:
+    """Performs `Pipe` requests on the nodes of a cluster; see `remote.StartingLink`."""
+
+    def __init__(self, client: Any, timeout: float, *, owned: bool = False) -> None:
+        self._client = client
+        self._timeout = timeout
+        self._owned = owned
+        self._lanes = Lanes(client, timeout)
+        self._finding = asyncio.Lock()
+        self._found = False
+        """Where the slots are is known, as far as we know."""
+
+    @property
+    def writes(self) -> int:
+        """How many writes there were on shared connections."""
+        return self._lanes.writes
+
+    def start(self, request: Request[Any], /) -> asyncio.Future[tuple[Any, ...]]:
+        """Begin a request. The future fails with `NotSentError` or `ReplyLostError`."""
+        return asyncio.ensure_future(self.perform(request))
+
+    async def perform(self, request: Request[Any], /) -> tuple[Any, ...]:
+        """The replies in the order of the commands. `NotSentError`, `ReplyLostError`."""
+        assert isinstance(request, Pipe), request  # noqa: S101  there are no others
+        asked = _Round(request, self._lanes.words_of(request.commands))
+        until = asyncio.get_running_loop().time() + self._timeout
+
+        for _ in range(_MOST_ROUNDS):
+            try:
+                await self._ask(asked)
+            except NotSentError as error:
+                if asked.untouched:
+                    raise
+
+                message = f"a part was answered, and another not sent: {error}"
+                raise ReplyLostError(message) from error
+
+            asked.turn()
+            if not asked.left:
+                return tuple(asked.replies)
+
+            refused = [asked.redirection(place) for place in asked.left]
+            if any(isinstance(reply, MovedError) for reply in refused):
+                self._found = False
+
+            if asyncio.get_running_loop().time() > until:
+                break
+
+            if any(isinstance(reply, TryAgainError) for reply in refused):
+                await asyncio.sleep(_MOVING_SECONDS)
+
+        # A command that was refused has not been run.
+        kind = NotSentError if asked.untouched else ReplyLostError
+        message = f"the cluster sent us from node to node: {asked.redirection(asked.left[0])}"
+        raise kind(message)
+
+    async def close(self) -> None:
+        """Fail what is under way; close the client if it is owned."""
+        await self._lanes.close()
+        if self._owned:
+            await self._client.aclose()
+
+    async def _ask(self, asked: _Round) -> None:
+        """Send what is left to its nodes, all at the same time, and take in the replies."""
+        if not self._found:
+            await self._find_nodes()
+
+        parts: dict[tuple[Any, bool], list[int]] = {}
+        for place in asked.left:
+            refused: Any = asked.redirection(place)
+            part = self._node(asked.keys[place], refused), type(refused) is AskError
+            parts.setdefault(part, []).append(place)
+
+        answers = [
+            self._send(asked, node, places, asking=asking)
+            for (node, asking), places in parts.items()
+        ]
+        errors: list[Exception] = []
+        try:
+            for (part, places), answer in zip(parts.items(), answers, strict=True):
+                try:
+                    replies = await answer
+                except (NotSentError, ReplyLostError) as error:
+                    errors.append(error)
+                else:
+                    _, asking = part
+                    asked.take(places, replies[1::2] if asking else replies)
+        finally:
+            for answer in answers:
+                answer.cancel()
+
+        if errors:
+            self._found = False
+            lost = [error for error in errors if isinstance(error, ReplyLostError)]
+            if lost or len(errors) == len(answers):
+                raise (lost or errors)[0]
+
+            message = f"one node answered, and another could not be asked: {errors[0]}"
+            raise ReplyLostError(message) from errors[0]
+
+    def _send(
+        self, asked: _Round, node: Any, places: list[int], *, asking: bool
+    ) -> asyncio.Future[tuple[Any, ...]]:
+        words: list[Words] = []
+
+        for place in places:
+            if asking:  # allows the next command on this connection, and only that
+                words.append(("ASKING",))
+
+            words.append(asked.words[place])
+
+        return self._lanes.put(node.name, partial(_Node, node), words, large=asked.large)
+
+    def _node(self, key: bytes, refused: Any) -> Any:
+        """Who is to be asked: whom the refusal names, else who has the slot of the key."""
+        nodes = self._client.nodes_manager
+        node: Any = None
+        if isinstance(refused, AskError) and refused.host:
+            node = nodes.get_node(host=refused.host, port=refused.port)
+
+        if node is None:
+            try:
+                node = nodes.get_node_from_slot(key_slot(key))
+            except (KeyError, RedisClusterException) as error:
+                self._found = False
+                message = f"no node of the cluster has the slot of {key!r}"
+                raise NotSentError(message) from error
+
+        return node
+
+    async def _find_nodes(self) -> None:
+        """Ask the cluster where its slots are. `NotSentError` if no node tells."""
+        async with self._finding:
+            if self._found:
+                return
+
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._client.initialize()
+                    await self._client.nodes_manager.initialize()
+            except (RedisError, RedisClusterException, OSError) as error:
+                message = f"no node of the cluster told where its slots are: {error}"
+                raise NotSentError(message) from error
+
+            self._found = True
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._client!r}>"
+
+
+class _Node:
+    """The connections that a cluster's client has to one node."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+
+    async def take(self) -> Any:
+        connection = self._node.acquire_connection()
+        try:
+            # A connection that was used before may be dead: unlike a pool, a node does not look.
+            await connection.disconnect()
+            await connection.connect()
+        except BaseException:
+            self._node.release(connection)
+            raise
+
+        return connection
+
+    async def give_back(self, connection: Any) -> None:
+        self._node.release(connection)

@@ -1,0 +1,320 @@
+"""A lane: one Redis connection that any number of tasks share.
+
+What tasks ask in the same turn of the loop goes out as one write, in the order they asked; further
+writes do not wait for the replies to earlier ones. One task reads the replies and hands them out in
+that order, so a caller that has gone away costs its replies and nothing else. There is one deadline
+per call, from asking to the last reply. The first that is missed breaks the connection: what was
+sent has lost its replies, what was not sent goes out on the next connection while its own deadline
+lasts.
+
+The connections are the client library's, from the pool of its client, with its packing and parsing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import math
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+from typing import Protocol
+from typing import TypeAlias
+
+from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthorizationError
+from redis.exceptions import BusyLoadingError
+from redis.exceptions import RedisError
+from redis.exceptions import ResponseError
+
+from catga_store.conversation import Command
+from catga_store.conversation import NotSentError
+from catga_store.conversation import ReplyLostError
+
+__all__ = ["Connections", "Lane", "Lanes", "Words"]
+
+Words: TypeAlias = tuple[bytes | str | int, ...]
+
+_REPLIED_ERRORS = (ResponseError, AuthenticationError, AuthorizationError, BusyLoadingError)
+"""What the client library makes of error replies; the last three look like lost connections."""
+
+
+class Connections(Protocol):
+    """Where a lane has its connection from."""
+
+    async def take(self) -> Any:
+        """A connection of `redis.asyncio`, connected, for this lane alone."""
+        ...
+
+    async def give_back(self, connection: Any) -> None:
+        """Take it back, connected and with nothing outstanding, or disconnected."""
+        ...
+
+
+class _Flight:
+    """What one caller asked: commands that stay together, and the replies so far."""
+
+    __slots__ = ("commands", "deadline", "ended", "replies")
+
+    def __init__(
+        self, commands: Sequence[Words], deadline: float, ended: asyncio.Future[tuple[Any, ...]]
+    ) -> None:
+        self.commands = commands
+        self.deadline = deadline
+        self.ended = ended
+        self.replies: list[Any] = []
+
+    def fail(self, error: Exception) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(error)
+
+
+class Lane:
+    """Sends commands on one connection of `connections`, opened when there is something to send."""
+
+    def __init__(self, connections: Connections, timeout: float) -> None:
+        self.writes = 0
+        """How many writes there were; each carries what was asked together."""
+        self._connections = connections
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Flight] = deque()
+        self._flying: deque[_Flight] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._connection: Any = None
+        self._closed = False
+
+    def put(self, commands: Sequence[Words]) -> asyncio.Future[tuple[Any, ...]]:
+        """Let commands go out with the next write; cancelled before that, they never do.
+
+        Answers the replies, error replies as values, or `NotSentError` or `ReplyLostError`.
+        """
+        ended: asyncio.Future[tuple[Any, ...]] = self._loop.create_future()
+        flight = _Flight(commands, self._loop.time() + self._timeout, ended)
+        if self._closed:
+            flight.fail(NotSentError("the store was closed"))
+            return ended
+
+        self._waiting.append(flight)
+        if self._timer is None:
+            self._timer = self._loop.call_at(flight.deadline, self._expire)
+
+        if self._task is None:
+            self._task = self._loop.create_task(self._work())
+        else:
+            self._rouse()
+
+        return ended
+
+    def end(self, ended: Callable[[], object]) -> None:
+        """Fail what is under way, give the connection back, then call `ended`; does not wait."""
+        self._closed = True
+        task = self._task
+        if task is None:
+            ended()
+        else:
+            task.cancel()
+            task.add_done_callback(lambda _: ended())
+
+    async def close(self) -> None:
+        """Fail what is under way, and give the connection back."""
+        task = self._task
+        self.end(self._settle)  # a task that was cancelled before it began has not settled anything
+        if task is not None:
+            await asyncio.wait([task])
+
+    # deadlines ------------------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        """Look at the oldest call. All have the same time, so they are due in the order they came."""
+        self._timer = None
+        now = self._loop.time()
+        if self._flying and self._flying[0].deadline <= now:
+            # Before the calls are told: a write that is still in a buffer must not go out later.
+            self._abort()
+            self._lose(f"no reply came within {self._timeout:g} s")
+
+        while self._waiting and self._waiting[0].deadline <= now:
+            message = f"no connection could be had, or none took it, within {self._timeout:g} s"
+            self._waiting.popleft().fail(NotSentError(message))
+
+        oldest = self._flying or self._waiting
+        if oldest:
+            self._timer = self._loop.call_at(oldest[0].deadline, self._expire)
+
+    def _abort(self) -> None:
+        # `disconnect` would let the transport write what is left in its buffer.
+        writer = None if self._connection is None else self._connection._writer  # noqa: SLF001  no public way
+        if writer is not None:
+            writer.transport.abort()
+
+    def _lose(self, message: str, cause: BaseException | None = None) -> None:
+        flying = self._flying
+        while flying:
+            error = ReplyLostError(message)
+            error.__cause__ = cause
+            flying.popleft().fail(error)
+
+    def _refuse(self, message: str, cause: BaseException | None = None) -> None:
+        waiting = self._waiting
+        while waiting:
+            error = NotSentError(message)
+            error.__cause__ = cause
+            waiting.popleft().fail(error)
+
+    # the working task -----------------------------------------------------------------------------
+
+    def _rouse(self, _: object = None) -> None:
+        idle = self._idle
+        if idle is not None and not idle.done():
+            idle.set_result(None)
+
+    def _settle(self) -> None:
+        self._task = None
+        message = "the store was closed" if self._closed else "the event loop is being closed"
+        self._lose(message)
+        self._refuse(message)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                connection: Any
+                try:
+                    async with asyncio.timeout(self._timeout):
+                        connection = await self._connections.take()
+                except Exception as error:  # noqa: BLE001  whatever the client library raises
+                    self._refuse(f"no connection could be had: {error}", error)
+                    continue
+
+                try:
+                    await self._use(connection)
+                finally:
+                    await self._connections.give_back(connection)
+        finally:
+            self._settle()
+
+    async def _use(self, connection: Any) -> None:
+        """Write and read until the connection breaks or this task is cancelled."""
+        self._connection = connection
+        reader = self._loop.create_task(self._read(connection))
+        reader.add_done_callback(self._rouse)
+        broken: BaseException | None = None
+        try:
+            await self._write(connection, reader)
+        except Exception as error:  # noqa: BLE001  whatever the client library raises
+            broken = error
+        finally:
+            reader.cancel()
+            await asyncio.wait([reader])
+            if not reader.cancelled():
+                broken = reader.exception() or broken
+
+            if broken is not None or self._flying or not connection.is_connected:
+                self._abort()
+                await connection.disconnect(nowait=True)
+
+            self._connection = None
+            self._lose(f"the connection was lost: {broken}", broken)
+
+    async def _write(self, connection: Any, reader: asyncio.Future[None]) -> None:
+        waiting, flying = self._waiting, self._flying
+
+        while not reader.done():
+            words: list[Words] = []
+
+            while waiting:
+                flight = waiting.popleft()
+                if not flight.ended.done():
+                    flying.append(flight)
+                    words += flight.commands
+
+            if words:
+                self.writes += 1
+                packed: Iterable[bytes] = connection.pack_commands(words)
+                await connection.send_packed_command(packed, check_health=False)
+            else:
+                self._idle = self._loop.create_future()
+                await self._idle
+
+    async def _read(self, connection: Any) -> None:
+        flying = self._flying
+        read = connection.read_response
+
+        while True:
+            try:
+                reply = await read(
+                    disable_decoding=True, timeout=math.inf, disconnect_on_error=False
+                )
+            except _REPLIED_ERRORS as error:
+                reply = error
+
+            if not flying:  # what nobody asked for is not a reply to anybody
+                message = "the server sent a reply that nobody asked for"
+                raise RedisError(message)
+
+            flight = flying[0]
+            flight.replies.append(reply)
+            if len(flight.replies) == len(flight.commands):
+                flying.popleft()
+                if not flight.ended.done():
+                    flight.ended.set_result(tuple(flight.replies))
+
+
+class Lanes:
+    """The lanes of one link: those that are shared, by name, and those for one request alone."""
+
+    def __init__(self, client: Any, timeout: float) -> None:
+        self._client = client
+        self._timeout = timeout
+        self._utf8 = codecs.lookup(client.get_encoder().encoding).name == "utf-8"
+        self._shared: dict[str, Lane] = {}
+        self._apart: set[Lane] = set()
+
+    @property
+    def writes(self) -> int:
+        """How many writes there were on shared connections."""
+        return sum(lane.writes for lane in self._shared.values())
+
+    def words_of(self, commands: Iterable[Command]) -> list[Words]:
+        """The words to send: text as UTF-8, whatever the encoding of a client that was given."""
+        if self._utf8:
+            return [command.words for command in commands]
+
+        return [
+            tuple(word.encode() if isinstance(word, str) else word for word in command.words)
+            for command in commands
+        ]
+
+    def put(
+        self,
+        name: str,
+        connections: Callable[[], Connections],
+        commands: Sequence[Words],
+        *,
+        large: bool,
+    ) -> asyncio.Future[tuple[Any, ...]]:
+        """See `Lane.put`, on the lane of this name or, if it is large, on one of its own."""
+        if large:
+            lane = Lane(connections(), self._timeout)
+            self._apart.add(lane)
+            ended = lane.put(commands)
+            ended.add_done_callback(lambda _: lane.end(partial(self._apart.discard, lane)))
+            return ended
+
+        lane = self._shared.get(name) or self._shared.setdefault(
+            name, Lane(connections(), self._timeout)
+        )
+        return lane.put(commands)
+
+    async def close(self) -> None:
+        """Fail what is under way, and give every connection back."""
+        for lane in (*self._shared.values(), *self._apart):
+            await lane.close()
