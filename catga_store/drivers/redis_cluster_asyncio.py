@@ -182,8 +182,9 @@ class RedisClusterAsyncLink:
         """Who is to be asked: whom the refusal names, else who has the slot of the key."""
         nodes = self._client.nodes_manager
         node: Any = None
-        if isinstance(refused, AskError) and refused.host:
-            node = nodes.get_node(host=refused.host, port=refused.port)
+        if isinstance(refused, AskError) and refused.host:  # pyright: ignore[reportUnknownMemberType]  untyped there
+            named: Any = refused
+            node = nodes.get_node(host=named.host, port=named.port)
 
         if node is None:
             try:

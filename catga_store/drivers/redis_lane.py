@@ -29,6 +29,7 @@ from redis.exceptions import AuthorizationError
 from redis.exceptions import BusyLoadingError
 from redis.exceptions import RedisError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from catga_store.conversation import Command
 from catga_store.conversation import NotSentError
@@ -190,6 +191,8 @@ class Lane:
                 try:
                     async with asyncio.timeout(self._timeout):
                         connection = await self._connections.take()
+                except (TimeoutError, RedisTimeoutError):
+                    continue  # those who came late have time for another try, the others are told
                 except Exception as error:  # noqa: BLE001  whatever the client library raises
                     self._refuse(f"no connection could be had: {error}", error)
                     continue
