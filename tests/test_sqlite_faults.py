@@ -38,7 +38,8 @@ from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
 from catga_store.keys import Key
 from catga_store.records import Filter
-from catga_store.stores import sqlite
+from catga_store.stores.sqlite import rows
+from catga_store.stores.sqlite import wire
 
 LONG = 60
 """Seconds that only a test that fails would wait."""
@@ -484,7 +485,7 @@ def test_a_file_locked_for_writing_refuses_writes(
 ) -> None:
     """After the busy timeout: `StoreUnavailableError` that says how long; reads go on meanwhile."""
     laid_out(path)
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(wire, "BUSY_SECONDS", 0.05)
     with locked(path, "BEGIN IMMEDIATE"):
         with pytest.raises(
             cs.StoreUnavailableError,
@@ -503,7 +504,7 @@ def test_a_file_locked_for_good_refuses_everything(
 ) -> None:
     """A process that keeps the file to itself is named as the reason, not an empty store."""
     laid_out(path)
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(wire, "BUSY_SECONDS", 0.05)
     with locked(path, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE"):
         for use in OPERATIONS:
             with pytest.raises(cs.StoreUnavailableError, match="locked by another process"):
@@ -529,7 +530,7 @@ def test_threads_queue_for_no_longer_than_the_busy_timeout(
     """A writer behind a thread that hangs is told so."""
     laid_out(path)
     store.ping()
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(wire, "BUSY_SECONDS", 0.05)
     with wire_of(store)._writing:
         with pytest.raises(cs.StoreUnavailableError, match="locked by another thread"):
             store.create(cs.FlowSnapshot("new", state=None))
@@ -570,8 +571,8 @@ FSYNC = sqlite3.SQLITE_IOERR_FSYNC
 def plan(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     """List the COMMITs that are to fail: the result code, and whether it was applied all the same."""
     plan: list[tuple[int, bool]] = []
-    connect = sqlite._connect
-    monkeypatch.setattr(sqlite, "_connect", lambda *a, **k: Failing(connect(*a, **k), plan))
+    connect = wire._connect
+    monkeypatch.setattr(wire, "_connect", lambda *a, **k: Failing(connect(*a, **k), plan))
     return plan
 
 
@@ -817,7 +818,7 @@ def test_claimers_pass_over_what_they_cannot_read(
     path: Path, caplog: pytest.LogCaptureFixture, statement: str, edit: str, limit: int
 ) -> None:
     """The others are handed out, once each; what is broken is logged and stays."""
-    sqlite._warned.clear()
+    rows._warned.clear()
     claimed: list[str] = []
     with cs.SQLiteStore(path) as store, caplog.at_level(logging.WARNING, "catga_store"):
         fill(store)
@@ -922,7 +923,7 @@ def test_the_log_is_cut_back_after_a_large_commit(path: Path, store: cs.SQLiteSt
     for _ in range(3):
         assert_works(store)
 
-    assert log.stat().st_size <= sqlite.LARGEST_IDLE_LOG
+    assert log.stat().st_size <= wire.LARGEST_IDLE_LOG
 
 
 def test_a_log_that_readers_keep_is_cut_back(
@@ -944,9 +945,9 @@ def test_a_log_that_readers_keep_is_cut_back(
 
             return cursor
 
-    connect = sqlite._connect
-    monkeypatch.setattr(sqlite, "_connect", lambda *a, **k: Watched(connect(*a, **k), []))
-    monkeypatch.setattr(sqlite, "LARGEST_IDLE_LOG", 64 * 1024)
+    connect = wire._connect
+    monkeypatch.setattr(wire, "_connect", lambda *a, **k: Watched(connect(*a, **k), []))
+    monkeypatch.setattr(wire, "LARGEST_IDLE_LOG", 64 * 1024)
     laid_out(path)
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as reader:
         reader.execute("BEGIN")

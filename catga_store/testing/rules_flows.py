@@ -1,4 +1,8 @@
-"""Rules of the parity machine: flows, listings, ForEach progress, the clock and the store itself."""
+"""Rules of the parity machine: flows, listings, ForEach progress, the clock and the store itself.
+
+One file, and long: each rule is the draw, the call and the model's word for it, and they share how a
+flow is picked, changed and compared.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,244 @@
+"""Rows of a SQLite file, which somebody may have edited: to records and back, each checked."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+from typing import TypeVar
+
+from catga_store.errors import CorruptRecordError
+from catga_store.keys import FLOW
+from catga_store.keys import WAIT
+from catga_store.keys import Key
+from catga_store.records import CANCELLED
+from catga_store.records import Found
+from catga_store.records import Head
+from catga_store.records import Item
+from catga_store.records import Outcome
+from catga_store.records import Terms
+
+__all__ = [
+    "HEAD",
+    "WAIT_HEAD",
+    "corrupt",
+    "due_found",
+    "flow_found",
+    "read_head",
+    "read_item",
+    "read_key",
+    "read_outcomes",
+    "read_terms",
+    "read_wait_head",
+    "readable",
+    "wait_found",
+    "write_terms",
+]
+
+T = TypeVar("T")
+
+HEAD = (
+    "version, status, created_ms, updated_ms, type, type_version, position, error, attempts,"
+    " owner, claim, due_ms, expires_ms, revision, commits"
+)
+WAIT_HEAD = "version, status, created_ms, updated_ms, due_ms, expires_ms, revision, commits"
+
+_NONE = type(None)
+_INT, _TEXT, _BYTES = (int,), (str,), (bytes,)
+_INT_OR_NONE, _TEXT_OR_NONE, _BYTES_OR_NONE = (int, _NONE), (str, _NONE), (bytes, _NONE)
+
+
+def _shapes(*columns: tuple[type, ...]) -> frozenset[tuple[type, ...]]:
+    return frozenset(itertools.product(*columns))
+
+
+_HEAD_COLUMNS = (
+    *(_INT, _INT, _INT, _INT, _TEXT, _INT, _TEXT, _TEXT_OR_NONE, _INT),
+    *(_TEXT_OR_NONE, _TEXT_OR_NONE, _INT_OR_NONE, _INT_OR_NONE, _TEXT, _TEXT),
+)
+_HEADS = (
+    _shapes(*_HEAD_COLUMNS) | _shapes(*_HEAD_COLUMNS, _BYTES) | _shapes(*_HEAD_COLUMNS, _INT)
+)  # alone, with the body or the id, with the step
+
+_WAIT_COLUMNS = (_INT, _INT, _INT, _INT, _INT_OR_NONE, _INT_OR_NONE, _TEXT, _TEXT)
+_WAITS = (
+    _shapes(*_WAIT_COLUMNS, _INT, _BYTES_OR_NONE, _INT, _INT)
+    | _shapes(*_WAIT_COLUMNS, _TEXT)
+    | _shapes(*_WAIT_COLUMNS, _BYTES)
+    | _shapes(*_WAIT_COLUMNS, _BYTES, _BYTES, _TEXT)
+)  # with what decides it, with the terms, with the id, with id, parent and terms
+
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
+_LOWEST, _HIGHEST = -5, 6
+"""The states of all kinds of rows lie in between; `Head.status` says more."""
+
+
+def read_head(key: Key, row: Sequence[Any]) -> Head:
+    """A head from the columns of `HEAD`, and what else `_HEADS` lists."""
+    if (
+        tuple(map(type, row)) not in _HEADS
+        or not 0 <= row[1] <= _HIGHEST
+        or not _FIRST_MS <= row[2] <= _LAST_MS
+        or not _FIRST_MS <= row[3] <= _LAST_MS
+    ):
+        raise corrupt(key, f"the row {_shown(row)}")
+
+    return Head.of((*row[:14], tuple(row[14].split())))
+
+
+def read_wait_head(key: Key, row: Sequence[Any]) -> Head:
+    """A head from the columns of `WAIT_HEAD`, and what else `_WAITS` lists."""
+    if (
+        tuple(map(type, row)) not in _WAITS
+        or not _LOWEST <= row[1] <= CANCELLED
+        or not _FIRST_MS <= row[2] <= _LAST_MS
+        or not _FIRST_MS <= row[3] <= _LAST_MS
+    ):
+        raise corrupt(key, f"the row {_shown(row)}")
+
+    version, status, created_ms, updated_ms, due_ms, expires_ms, revision, commits = row[:8]
+    return Head(
+        version,
+        status,
+        created_ms,
+        updated_ms,
+        due_ms=due_ms,
+        expires_ms=expires_ms,
+        revision=revision,
+        commits=tuple(commits.split()),
+    )
+
+
+def _shown(row: Sequence[Any]) -> str:
+    return ", ".join(repr(value)[:40] for value in row)
+
+
+def corrupt(key: Key, what: str) -> CorruptRecordError:
+    """The error of a row that this library has not written."""
+    message = f"{key} cannot be read: {what} is none of this library's; it is left as it is"
+    return CorruptRecordError(message, key=tuple(key))
+
+
+def read_key(kind: str, record_id: object, step: object = 0) -> Key:
+    """The key of a row; `CorruptRecordError` for one that no record can have."""
+    if type(record_id) is bytes and type(step) is int:
+        with contextlib.suppress(UnicodeDecodeError):
+            return Key(kind, record_id.decode(), step)
+
+    raise corrupt(Key(kind, repr(record_id)[:100]), "its id")
+
+
+def flow_found(row: Sequence[Any]) -> Found:
+    """An entry from `HEAD` and the id."""
+    key = read_key(FLOW, row[15])
+    return Found(key, read_head(key, row))
+
+
+def due_found(row: Sequence[Any]) -> Found:
+    """An entry from `HEAD`, the id and the type of the body."""
+    found = flow_found(row[:16])
+    if row[16] != "blob":
+        raise corrupt(found.key, f"a body of type {row[16]}")
+
+    return found
+
+
+def wait_found(row: Sequence[Any]) -> Found:
+    """An entry from `WAIT_HEAD` and the id."""
+    key = read_key(WAIT, row[8])
+    return Found(key, read_wait_head(key, row))
+
+
+def readable(
+    rows: Iterable[Sequence[Any]], limit: int, read: Callable[[Sequence[Any]], T]
+) -> list[T]:
+    """The first `limit` that can be read: one row that cannot must not stand in everybody's way."""
+    found: list[T] = []
+
+    for row in rows:
+        if len(found) == limit:
+            break
+
+        try:
+            found.append(read(row))
+        except CorruptRecordError as error:
+            _warn(error)
+
+    return found
+
+
+def _warn(error: CorruptRecordError) -> None:
+    """Log what was passed over, for each record once in a while: workers poll."""
+    now = time.monotonic()
+    if now - _warned.get(error.key, -math.inf) > _WARN_AGAIN_SECONDS:
+        if len(_warned) > _WARNED_MOST:
+            _warned.clear()
+
+        _warned[error.key] = now
+        _log.warning("passed over: %s", error)
+
+
+_log = logging.getLogger("catga_store")
+_warned: dict[object, float] = {}
+_WARNED_MOST = 1000
+_WARN_AGAIN_SECONDS = 30
+
+
+def read_item(key: Key, row: Sequence[Any]) -> Item:
+    """A completion from child, success and payload."""
+    child, success, payload = row
+    if type(child) is bytes and type(payload) is bytes and type(success) is int:
+        with contextlib.suppress(UnicodeDecodeError):
+            return Item(child.decode(), bool(success), payload)
+
+    raise corrupt(key, f"the completion {_shown(row)}")
+
+
+def write_terms(terms: Terms) -> str:
+    """What a condition waits for, as it is kept."""
+    return json.dumps(terms)
+
+
+def read_terms(key: Key, text: str) -> Terms:
+    """What a condition waits for."""
+    try:
+        fields: list[Any] = json.loads(text)
+        children, any_of, timeout_ms, parent = fields
+        if (
+            type(children) is list
+            and all(type(child) is str for child in fields[0])
+            and (type(any_of), type(timeout_ms), type(parent)) in _TERMS
+        ):
+            return Terms(tuple(fields[0]), any_of, timeout_ms, parent)
+    except (ValueError, TypeError) as error:
+        raise corrupt(key, f"what it waits for, {text[:100]!r},") from error
+
+    raise corrupt(key, f"what it waits for, {text[:100]!r},")
+
+
+_TERMS = _shapes((bool,), _INT_OR_NONE, _TEXT_OR_NONE)
+
+
+def read_outcomes(commit_id: str, text: str) -> tuple[Outcome, ...]:
+    """The reply of a commit from the log."""
+    outcomes: list[Outcome] = []
+    try:
+        for fields in json.loads(text):
+            outcome = Outcome(*fields)
+            if outcome.terms is not None:
+                children, any_of, timeout_ms, parent = outcome.terms
+                outcome = outcome._replace(terms=Terms(tuple(children), any_of, timeout_ms, parent))
+
+            outcomes.append(outcome)
+    except (ValueError, TypeError) as error:
+        message = f"the reply of commit {commit_id} cannot be read: {error}; it is left as it is"
+        raise CorruptRecordError(message, key=None) from error
+
+    return tuple(outcomes)

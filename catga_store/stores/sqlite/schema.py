@@ -1,0 +1,74 @@
+"""What a new SQLite file is laid out with: tables and indexes."""
+
+from __future__ import annotations
+
+from catga_store.records import PENDING
+
+__all__ = [
+    "LAY_OUT",
+]
+
+_RECORDS = """
+CREATE TABLE {table} (
+  id BLOB NOT NULL, step INTEGER NOT NULL,
+  version INTEGER NOT NULL, status INTEGER NOT NULL,
+  created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
+  type TEXT NOT NULL, type_version INTEGER NOT NULL,
+  position TEXT NOT NULL, error TEXT, attempts INTEGER NOT NULL,
+  owner TEXT, claim TEXT, due_ms INTEGER, expires_ms INTEGER,
+  revision TEXT NOT NULL, commits TEXT NOT NULL,
+  body BLOB NOT NULL,
+  PRIMARY KEY (id, step)
+)
+"""
+LAY_OUT = (
+    "CREATE TABLE catga_layout (version INTEGER NOT NULL, partitions INTEGER NOT NULL)",
+    _RECORDS.format(table="catga_flows"),
+    _RECORDS.format(table="catga_progress"),
+    """
+CREATE TABLE catga_waits (
+  id BLOB PRIMARY KEY,
+  version INTEGER NOT NULL, status INTEGER NOT NULL,
+  created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
+  due_ms INTEGER, expires_ms INTEGER,
+  revision TEXT NOT NULL, commits TEXT NOT NULL,
+  any_of INTEGER NOT NULL, parent BLOB, expected INTEGER NOT NULL, done INTEGER NOT NULL,
+  terms TEXT NOT NULL
+)
+""",
+    """
+CREATE TABLE catga_items (
+  wait BLOB NOT NULL, child BLOB NOT NULL,
+  member INTEGER NOT NULL, done INTEGER NOT NULL, success INTEGER NOT NULL,
+  payload BLOB NOT NULL,
+  PRIMARY KEY (wait, child)
+) WITHOUT ROWID
+""",
+    """
+CREATE TABLE catga_commits (
+  id TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, reply TEXT NOT NULL
+) WITHOUT ROWID
+""",
+    "CREATE INDEX catga_flows_all ON catga_flows (created_ms DESC, id)",
+    "CREATE INDEX catga_flows_status ON catga_flows (status, created_ms DESC, id)",
+    "CREATE INDEX catga_flows_type ON catga_flows (type, created_ms DESC, id)",
+    "CREATE INDEX catga_flows_both ON catga_flows (status, type, created_ms DESC, id)",
+    # With the type, so that a worker of one type passes over others' work inside the index.
+    "CREATE INDEX catga_flows_due ON catga_flows (due_ms, type) WHERE due_ms IS NOT NULL",
+    "CREATE INDEX catga_flows_expires ON catga_flows (expires_ms) WHERE expires_ms IS NOT NULL",
+    "CREATE INDEX catga_waits_all ON catga_waits (created_ms DESC, id) WHERE status >= 0",
+    "CREATE INDEX catga_waits_status ON catga_waits (status, created_ms DESC, id)",
+    """
+CREATE INDEX catga_waits_parent ON catga_waits (parent, created_ms DESC, id)
+WHERE parent IS NOT NULL AND status >= 0
+""",
+    """
+CREATE INDEX catga_waits_due ON catga_waits (due_ms)
+WHERE due_ms IS NOT NULL AND parent IS NOT NULL
+""",
+    f"""
+CREATE INDEX catga_waits_deadline ON catga_waits (due_ms, id)
+WHERE due_ms IS NOT NULL AND status = {PENDING}
+""",
+    "CREATE INDEX catga_waits_expires ON catga_waits (expires_ms) WHERE expires_ms IS NOT NULL",
+)

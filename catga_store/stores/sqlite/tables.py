@@ -1,0 +1,473 @@
+"""The rows of one SQLite connection, and every statement that is run on them.
+
+The file is over 400 lines because it answers one protocol, `Tables`, verb by verb.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from catga_store.errors import CorruptRecordError
+from catga_store.keys import FLOW
+from catga_store.keys import PROGRESS
+from catga_store.keys import WAIT
+from catga_store.keys import Key
+from catga_store.keys import flow_key
+from catga_store.records import PENDING
+from catga_store.records import Filter
+from catga_store.records import Found
+from catga_store.records import Head
+from catga_store.records import Outcome
+from catga_store.records import Record
+from catga_store.records import Terms
+from catga_store.stores.embedded import ItemRow
+from catga_store.stores.embedded import WaitRow
+from catga_store.stores.sqlite.rows import HEAD
+from catga_store.stores.sqlite.rows import WAIT_HEAD
+from catga_store.stores.sqlite.rows import corrupt
+from catga_store.stores.sqlite.rows import due_found
+from catga_store.stores.sqlite.rows import flow_found
+from catga_store.stores.sqlite.rows import read_head
+from catga_store.stores.sqlite.rows import read_item
+from catga_store.stores.sqlite.rows import read_key
+from catga_store.stores.sqlite.rows import read_outcomes
+from catga_store.stores.sqlite.rows import read_terms
+from catga_store.stores.sqlite.rows import read_wait_head
+from catga_store.stores.sqlite.rows import readable
+from catga_store.stores.sqlite.rows import wait_found
+from catga_store.stores.sqlite.rows import write_terms
+from catga_store.stores.sqlite.schema import LAY_OUT
+
+__all__ = [
+    "SQLiteTables",
+    "place_of",
+]
+
+_TABLE = {FLOW: "catga_flows", PROGRESS: "catga_progress"}
+
+_READ_HEAD, _READ = (
+    {
+        kind: f"SELECT {HEAD}{more} FROM {table} WHERE id = ? AND step = ?"  # noqa: S608  ours
+        for kind, table in _TABLE.items()
+    }
+    for more in ("", ", body")
+)
+
+
+_INDEXED = tuple((1 << bit, place) for bit, place in enumerate((1, 4, 2, 11, 12)))
+"""A bit for each indexed column of `HEAD`, and its place there."""
+
+
+@cache
+def _update_text(table: str, moved: int, *, with_body: bool) -> str:
+    names = ["version", "updated_ms", "type_version", "position", "error", "attempts", "owner"]
+    names += ["claim", "revision", "commits"]
+    names += [Head._fields[place] for bit, place in _INDEXED if moved & bit]
+    names += ["body"] if with_body else []
+    return f"UPDATE {table} SET {'=?, '.join(names)}=? WHERE id = ? AND step = ?"  # noqa: S608  ours
+
+
+class SQLiteTables:
+    """Rows in one SQLite connection, inside one transaction; implements `Tables`."""
+
+    def __init__(self, connection: sqlite3.Connection, file: tuple[int, int] | None) -> None:
+        self.connection = connection
+        self._execute = connection.execute
+        self._file = file
+
+    def is_in_place(self, path: str) -> bool:
+        """Whether the path still leads to the file that the connection has open."""
+        return place_of(path) == self._file
+
+    def layout(self) -> tuple[int, int] | None:
+        there = self._execute("SELECT 1 FROM sqlite_master WHERE name = 'catga_layout'").fetchone()
+        if there is None:
+            return None
+
+        row = self._execute("SELECT version, partitions FROM catga_layout").fetchone()
+        if row is None or tuple(map(type, row)) != (int, int):
+            message = f"the layout of the store cannot be read: it is {row}; it is left as it is"
+            raise CorruptRecordError(message, key=None)
+
+        version, partitions = row
+        return version, partitions
+
+    def lay_out(self, version: int, partitions: int) -> None:
+        for statement in LAY_OUT:
+            self._execute(statement)
+
+        self._execute("INSERT INTO catga_layout VALUES (?, ?)", (version, partitions))
+
+    def clear(self) -> None:
+        for table in ("flows", "progress", "waits", "items", "commits"):
+            self._execute(f"DELETE FROM catga_{table}")  # noqa: S608  a literal name
+
+    # flows and progress ---------------------------------------------------------------------------
+
+    def head(self, key: Key) -> Head | None:
+        row = self._execute(
+            _READ_HEAD[key.kind],
+            (key.id.encode(), key.step),
+        ).fetchone()
+        return None if row is None else read_head(key, row)
+
+    def record(self, key: Key) -> Record | None:
+        if key.kind == WAIT:
+            return self._wait_record(key)
+
+        row = self._execute(
+            _READ[key.kind],
+            (key.id.encode(), key.step),
+        ).fetchone()
+        return None if row is None else Record(read_head(key, row), row[15])
+
+    def _wait_record(self, key: Key) -> Record | None:
+        row = self._execute(
+            f"SELECT {WAIT_HEAD}, terms FROM catga_waits WHERE id = ?",  # noqa: S608  ours
+            (key.id.encode(),),
+        ).fetchone()
+        if row is None:
+            return None
+
+        head = read_wait_head(key, row)
+        items = self._execute(
+            "SELECT child, success, payload FROM catga_items"
+            " WHERE wait = ? AND done AND (member OR ?)",
+            (key.id.encode(), head.status < 0),
+        )
+        return Record(
+            head,
+            b"",
+            read_terms(key, row[8]),
+            tuple(read_item(key, row) for row in items),
+        )
+
+    def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
+        table = _TABLE[key.kind]
+        commits = " ".join(head.commits)
+
+        if old is None:
+            self._execute(
+                f"INSERT INTO {table} (id, step, {HEAD}, body)"  # noqa: S608  our names
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (key.id.encode(), key.step, *head[:14], commits, body),
+            )
+            return
+
+        # An indexed column that is named costs its index entries even if it keeps its value.
+        values: list[Any] = [head.version, head.updated_ms, *head[5:11], head.revision, commits]
+        moved = 0
+        for bit, place in _INDEXED:
+            if head[place] != old[place]:
+                moved |= bit
+                values.append(head[place])
+
+        if body is not None:
+            values.append(body)
+
+        values += key.id.encode(), key.step
+        self._execute(_update_text(table, moved, with_body=body is not None), values)
+
+    def remove(self, key: Key, old: Head) -> None:  # noqa: ARG002  memory needs `old`
+        self._execute(
+            f"DELETE FROM {_TABLE[key.kind]} WHERE id = ? AND step = ?",  # noqa: S608  ours
+            (key.id.encode(), key.step),
+        )
+
+    def steps(self, flow_id: str) -> list[Found]:
+        rows = self._execute(
+            f"SELECT {HEAD}, step FROM catga_progress WHERE id = ? ORDER BY step",  # noqa: S608  ours
+            (flow_id.encode(),),
+        )
+        found: list[Found] = []
+        for row in rows:
+            key = Key(PROGRESS, flow_id, row[15])
+            found.append(Found(key, read_head(key, row)))
+
+        return found
+
+    # conditions -----------------------------------------------------------------------------------
+
+    def wait(self, key: Key) -> WaitRow | None:
+        row = self._execute(
+            f"SELECT {WAIT_HEAD}, any_of, parent, expected, done"  # noqa: S608  ours
+            " FROM catga_waits WHERE id = ?",
+            (key.id.encode(),),
+        ).fetchone()
+        if row is None:
+            return None
+
+        head = read_wait_head(key, row)
+        parent = None if row[9] is None else read_key(FLOW, row[9]).id
+        return WaitRow(head, bool(row[8]), parent, row[10], row[11])
+
+    def write_wait(
+        self, key: Key, row: WaitRow, old: WaitRow | None, terms: Terms | None = None
+    ) -> None:
+        wait_id, head = key.id.encode(), row.head
+
+        if terms is None and old is not None and head is old.head:
+            self._execute("UPDATE catga_waits SET done = ? WHERE id = ?", (row.done, wait_id))
+            return
+
+        parent = None if row.parent is None else row.parent.encode()
+        values = (
+            *head[:4],
+            head.due_ms,
+            head.expires_ms,
+            head.revision,
+            " ".join(head.commits),
+            row.any,
+            parent,
+            row.expected,
+            row.done,
+        )
+        if old is None:
+            self._execute(
+                f"INSERT INTO catga_waits (id, {WAIT_HEAD}, any_of, parent, expected, done, terms)"  # noqa: S608  ours
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (wait_id, *values, write_terms(terms or Terms((), any=False))),
+            )
+            return
+
+        self._execute(
+            "UPDATE catga_waits SET version=?, status=?, created_ms=?, updated_ms=?, due_ms=?,"
+            " expires_ms=?, revision=?, commits=?, any_of=?, parent=?, expected=?, done=?,"
+            " terms=ifnull(?, terms) WHERE id = ?",
+            (*values, None if terms is None else write_terms(terms), wait_id),
+        )
+
+    def remove_wait(self, key: Key, old: WaitRow) -> None:  # noqa: ARG002  memory needs `old`
+        self.remove_items(key)
+        self._execute("DELETE FROM catga_waits WHERE id = ?", (key.id.encode(),))
+
+    def item(self, key: Key, child: str) -> ItemRow | None:
+        row = self._execute(
+            "SELECT member, done, success FROM catga_items WHERE wait = ? AND child = ?",
+            (key.id.encode(), child.encode()),
+        ).fetchone()
+        return None if row is None else ItemRow(*map(bool, row))
+
+    def write_item(self, key: Key, child: str, row: ItemRow, payload: bytes) -> None:
+        self._execute(
+            "INSERT OR REPLACE INTO catga_items VALUES (?,?,?,?,?,?)",
+            (key.id.encode(), child.encode(), row.member, row.done, row.success, payload),
+        )
+
+    def set_members(self, key: Key, children: Iterable[str]) -> tuple[int, int]:
+        wait_id = key.id.encode()
+        self._execute("DELETE FROM catga_items WHERE wait = ? AND NOT done", (wait_id,))
+        self._execute("UPDATE catga_items SET member = 0 WHERE wait = ?", (wait_id,))
+        self.connection.executemany(
+            "INSERT INTO catga_items VALUES (?, ?, 1, 0, 0, x'')"
+            " ON CONFLICT (wait, child) DO UPDATE SET member = 1",
+            ((wait_id, child.encode()) for child in children),
+        )
+        done, well = self._execute(
+            "SELECT count(*), total(success) FROM catga_items WHERE wait = ? AND member AND done",
+            (wait_id,),
+        ).fetchone()
+        return done, int(well)
+
+    def remove_items(self, key: Key) -> None:
+        self._execute("DELETE FROM catga_items WHERE wait = ?", (key.id.encode(),))
+
+    # listings -------------------------------------------------------------------------------------
+
+    def due_flows(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
+        rows = self._execute(
+            f"SELECT {HEAD}, id, typeof(body)"  # noqa: S608  ours
+            " FROM catga_flows WHERE due_ms IS NOT NULL AND due_ms <= ?"
+            " AND (? IS NULL OR type IN ('', ?)) AND (expires_ms IS NULL OR expires_ms > ?)"
+            " ORDER BY due_ms",
+            (now_ms, wanted, wanted, now_ms),
+        )
+        return readable(rows, limit, due_found)
+
+    def due_waits(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
+        rows = self._execute(
+            f"SELECT {WAIT_HEAD}, id, parent, terms, EXISTS (SELECT 1 FROM catga_items"  # noqa: S608  ours
+            " WHERE wait = catga_waits.id AND done AND (typeof(child) <> 'blob'"
+            " OR typeof(success) <> 'integer' OR typeof(payload) <> 'blob')) FROM catga_waits"
+            " WHERE due_ms IS NOT NULL AND parent IS NOT NULL AND due_ms <= ?"
+            " AND (? IS NULL OR ifnull((SELECT type FROM catga_flows"
+            " WHERE id = parent AND step = 0 AND (expires_ms IS NULL OR expires_ms > ?)), '')"
+            " IN ('', ?)) ORDER BY due_ms",
+            (now_ms, wanted, now_ms, wanted),
+        )
+        return readable(rows, limit, self._wake)
+
+    def _wake(self, row: Sequence[Any]) -> Found:
+        """A condition that can be told of: it and its parent can be read."""
+        found = wait_found(row[:11])
+        read_terms(found.key, row[10])
+        if row[11]:
+            raise corrupt(found.key, "a completion")
+
+        self.head(flow_key(read_key(FLOW, row[9]).id))
+        return found
+
+    def overdue(self, now_ms: int, limit: int | None) -> list[Found]:
+        rows = self._execute(
+            f"SELECT {WAIT_HEAD}, id FROM catga_waits INDEXED BY catga_waits_deadline"  # noqa: S608  ours
+            f" WHERE due_ms IS NOT NULL AND status = {PENDING} AND due_ms <= ?"
+            " ORDER BY due_ms, id LIMIT ?",
+            (now_ms, -1 if limit is None else limit),
+        )
+        return [wait_found(row) for row in rows]
+
+    def find(
+        self, wanted: Filter, after: tuple[int, str] | None, limit: int, now_ms: int
+    ) -> list[Found]:
+        where, values = _where(wanted)
+        where += " AND (expires_ms IS NULL OR expires_ms > ?)"
+        values.append(now_ms)
+        if after is None:
+            return self._page(wanted, where, values, limit)
+
+        # Two ranges, each of which the index begins at: many records may share a millisecond.
+        created_ms, last_id = after[0], after[1].encode()
+        same = f"{where} AND created_ms = ? AND id > ?"
+        found = self._page(wanted, same, [*values, created_ms, last_id], limit)
+        if len(found) < limit:
+            older = f"{where} AND created_ms < ?"
+            found += self._page(wanted, older, [*values, created_ms], limit - len(found))
+
+        return found
+
+    def _page(
+        self, wanted: Filter, where: str, values: Sequence[object], limit: int
+    ) -> list[Found]:
+        columns, table = _LISTED[wanted.kind]
+        rows = self._execute(
+            f"SELECT {columns}, id FROM {table} INDEXED BY {_index(wanted)} WHERE {where}"  # noqa: S608  ours
+            " ORDER BY created_ms DESC, id LIMIT ?",
+            (*values, limit),
+        )
+        read = flow_found if wanted.kind == FLOW else wait_found
+        return [read(row) for row in rows]
+
+    def count(self, wanted: Filter, now_ms: int) -> int:
+        # What has expired is counted apart: so an index alone answers, and no row is read.
+        where, values = _where(wanted)
+        _, table = _LISTED[wanted.kind]
+        number: int = self._execute(
+            f"SELECT (SELECT count(*) FROM {table} INDEXED BY {_index(wanted)} WHERE {where})"  # noqa: S608  ours
+            f" - (SELECT count(*) FROM {table} INDEXED BY {table}_expires"
+            f" WHERE {where} AND expires_ms IS NOT NULL AND expires_ms <= ?)",
+            (*values, *values, now_ms),
+        ).fetchone()[0]
+        return number
+
+    def scan(self, kind: str, after: Key | None, limit: int) -> list[Key]:
+        if kind == WAIT:
+            rows = self._execute(
+                "SELECT id, 0 FROM catga_waits WHERE id > ? ORDER BY id LIMIT ?",
+                (b"" if after is None else after.id.encode(), limit),
+            )
+        else:
+            rows = self._execute(
+                f"SELECT id, step FROM {_TABLE[kind]} WHERE (id, step) > (?, ?)"  # noqa: S608  ours
+                " ORDER BY id, step LIMIT ?",
+                (*((b"", 0) if after is None else (after.id.encode(), after.step)), limit),
+            )
+
+        return [read_key(kind, *row) for row in rows]
+
+    def expired(self, now_ms: int, limit: int) -> list[Key]:
+        found: list[Key] = []
+
+        readers: tuple[tuple[str, Callable[[Sequence[Any]], Key]], ...] = (
+            (FLOW, self._leaving),
+            (WAIT, lambda row: wait_found(row).key),
+        )
+        for kind, read in readers:
+            columns, table = _LISTED[kind]
+            rows = self._execute(
+                f"SELECT {columns}, id FROM {table}"  # noqa: S608  ours
+                " WHERE expires_ms IS NOT NULL AND expires_ms <= ? ORDER BY expires_ms",
+                (now_ms,),
+            )
+            found += readable(rows, limit - len(found), read)
+
+        return found
+
+    def _leaving(self, row: Sequence[Any]) -> Key:
+        """A flow that can be removed: it and its progress can be read."""
+        key = flow_found(row).key
+        self.steps(key.id)
+        return key
+
+    # the log of commits ---------------------------------------------------------------------------
+
+    def logged(self, commit_id: str) -> tuple[Outcome, ...] | None:
+        row = self._execute("SELECT reply FROM catga_commits WHERE id = ?", (commit_id,)).fetchone()
+        return None if row is None else read_outcomes(commit_id, row[0])
+
+    def log(self, commit_id: str, at_ms: int, outcomes: tuple[Outcome, ...]) -> None:
+        self._execute(
+            "INSERT OR REPLACE INTO catga_commits VALUES (?, ?, ?)",
+            (commit_id, at_ms, msgspec.json.encode(outcomes).decode()),
+        )
+
+    def forget_log(self, before_ms: int, limit: int) -> None:
+        # Ids begin with their time, so the oldest come first.
+        self._execute(
+            "DELETE FROM catga_commits WHERE at_ms < ? AND id IN"
+            " (SELECT id FROM catga_commits ORDER BY id LIMIT ?)",
+            (before_ms, limit),
+        )
+
+
+_LISTED = {FLOW: (HEAD, "catga_flows"), WAIT: (WAIT_HEAD, "catga_waits")}
+
+
+def _index(wanted: Filter) -> str:
+    """The index whose order a listing has: the planner, without statistics, may sort instead."""
+    if wanted.kind == WAIT:
+        if wanted.parent is not None:
+            return "catga_waits_parent"
+
+        return "catga_waits_all" if wanted.status is None else "catga_waits_status"
+
+    if wanted.type is None:
+        return "catga_flows_all" if wanted.status is None else "catga_flows_status"
+
+    return "catga_flows_type" if wanted.status is None else "catga_flows_both"
+
+
+def _where(wanted: Filter) -> tuple[str, list[Any]]:
+    where = "status >= 0" if wanted.kind == WAIT else "1"
+    values: list[Any] = []
+    terms: tuple[tuple[str, object], ...] = (
+        ("status = ?", wanted.status),
+        ("type = ?", wanted.type),
+        ("parent = ?", None if wanted.parent is None else wanted.parent.encode()),
+        ("created_ms >= ?", wanted.created_after_ms),
+        ("created_ms < ?", wanted.created_before_ms),
+        ("updated_ms < ?", wanted.updated_before_ms),
+    )
+    for term, value in terms:
+        if value is not None:
+            where += f" AND {term}"
+            values.append(value)
+
+    return where, values
+
+
+def place_of(path: str) -> tuple[int, int] | None:
+    """Which file a path leads to, `None` if to none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  asked before every write: a Path costs more than this
+    except OSError:
+        return None
+
+    return found.st_dev, found.st_ino
