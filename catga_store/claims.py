@@ -1,4 +1,8 @@
-"""Claims: who may work on a flow, and for how long."""
+"""Claims: who may work on a flow, and for how long.
+
+What is decided about each flow stands in `takings`. The file is a little over 400 lines because what
+claims, extends and gives back is read together.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
-
-from attrs import frozen
 
 from catga_store import codec
 from catga_store import envelope
@@ -25,7 +27,6 @@ from catga_store.conversation import ask
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import ClaimLostError
 from catga_store.errors import CorruptRecordError
-from catga_store.errors import StateTypeError
 from catga_store.errors import UsageError
 from catga_store.keys import FLOW
 from catga_store.keys import WAIT
@@ -38,27 +39,36 @@ from catga_store.keys import wait_key
 from catga_store.model import AT_ONCE
 from catga_store.model import Claim
 from catga_store.model import FlowSnapshot
-from catga_store.model import FlowStatus
 from catga_store.model import WaitCondition
 from catga_store.model import moment_up
 from catga_store.model import span_ms
 from catga_store.model import to_ms
 from catga_store.records import MAX_CHANGES
-from catga_store.records import PENDING
-from catga_store.records import TIMED_OUT
 from catga_store.records import Applied
 from catga_store.records import Change
-from catga_store.records import Check
 from catga_store.records import Due
 from catga_store.records import Extend
 from catga_store.records import Filter
 from catga_store.records import Find
 from catga_store.records import Found
-from catga_store.records import Head
-from catga_store.records import Outcome
 from catga_store.records import Put
 from catga_store.records import Read
 from catga_store.records import Record
+from catga_store.takings import Candidate
+from catga_store.takings import Claimer
+from catga_store.takings import Gathered
+from catga_store.takings import Taking
+from catga_store.takings import awaited_of
+from catga_store.takings import choose
+from catga_store.takings import has_all_waits
+from catga_store.takings import is_held
+from catga_store.takings import is_terminal
+from catga_store.takings import needs_telling
+from catga_store.takings import put_off
+from catga_store.takings import refused_of
+from catga_store.takings import settle_takings
+from catga_store.takings import take
+from catga_store.takings import takings_of
 
 __all__ = ["DEFAULT_LEASE", "Claims"]
 
@@ -69,7 +79,6 @@ _NEARBY = 16
 """A claimer picks among so many more of the oldest due than it wants, so that claimers seldom collide."""
 _IDLE_ROUNDS = 64
 """After so many rounds in which others were quicker with everything, a claimer goes away."""
-_SOONEST_LOOK_MS = 1000
 _POLL_SECONDS = 0.05
 
 DEFAULT_LEASE = timedelta(seconds=30)
@@ -111,12 +120,12 @@ class Claims(Commits):
                     break
 
                 now_ms = max(since_ms, self.settings.now_ms())
-                chosen = _choose(found, missing + nearby)
+                chosen = choose(found, missing + nearby)
                 gathered = yield from self._gather(
-                    chosen, now_ms, all_waits=_has_all_waits(chosen, found, due.limit)
+                    chosen, now_ms, all_waits=has_all_waits(chosen, found, due.limit)
                 )
-                claimer = _Claimer(owner, state_type, now_ms, lease_ms)
-                takings = _takings_of(gathered, claimer, missing)
+                claimer = Claimer(owner, state_type, now_ms, lease_ms)
+                takings = takings_of(gathered, claimer, missing)
                 applied = yield from self._take_all(takings, now_ms, claimed)
                 idle = 0 if applied else idle + 1
                 # Among many that cannot be claimed, those that can are looked for farther away.
@@ -132,13 +141,13 @@ class Claims(Commits):
 
     def _gather(
         self, chosen: Sequence[Found], now_ms: int, *, all_waits: bool
-    ) -> Conversation[_Gathered]:
+    ) -> Conversation[Gathered]:
         """Candidates, each with its flow and the conditions that bear on it.
 
         `all_waits`: those chosen are all the conditions that have ended, and none need be looked
         for.
         """
-        gathered = _Gathered()
+        gathered = Gathered()
         records, corrupt = yield from self._read_what_can_be([entry.key for entry in chosen])
         gathered.stuck = [entry for entry in chosen if entry.key in corrupt]
 
@@ -164,7 +173,7 @@ class Claims(Commits):
         yield from self._read_waits(gathered.candidates.values())
         return gathered
 
-    def _look_for_waits(self, candidate: _Candidate, now_ms: int) -> Conversation[None]:
+    def _look_for_waits(self, candidate: Candidate, now_ms: int) -> Conversation[None]:
         """Whatever else has ended that the flow is to be told of; one exchange, as a rule."""
         wanted = Filter(WAIT, parent=candidate.flow_id)
         after: tuple[int, str] | None = None
@@ -182,19 +191,19 @@ class Claims(Commits):
             candidate.unread += [
                 entry.key.id
                 for entry in page
-                if _needs_telling(entry.head, now_ms) and entry.key.id not in candidate.woken_by
+                if needs_telling(entry.head, now_ms) and entry.key.id not in candidate.woken_by
             ]
             if len(page) < _PAGE_MOST:
                 return
 
             after = page[-1].head.created_ms, page[-1].key.id
 
-    def _read_waits(self, candidates: Iterable[_Candidate]) -> Conversation[None]:
+    def _read_waits(self, candidates: Iterable[Candidate]) -> Conversation[None]:
         """The conditions that flows await, or that were found to have ended, in one request."""
         keys: dict[Key, None] = {}
 
         for candidate in candidates:
-            candidate.awaits = _awaited(candidate)
+            candidate.awaits = awaited_of(candidate)
             if candidate.awaits is not None and candidate.awaits not in candidate.woken_by:
                 keys[wait_key(candidate.awaits)] = None
 
@@ -241,13 +250,13 @@ class Claims(Commits):
         return found, corrupt
 
     def _take_all(
-        self, takings: Sequence[_Taking], now_ms: int, claimed: list[FlowSnapshot[Any]]
+        self, takings: Sequence[Taking], now_ms: int, claimed: list[FlowSnapshot[Any]]
     ) -> Conversation[bool]:
         """Carry takings out, one commit a partition, and add what was claimed.
 
         Answers whether anything was written.
         """
-        by_partition: dict[int, list[_Taking]] = {}
+        by_partition: dict[int, list[Taking]] = {}
 
         for taking in takings:
             number = partition_of(taking.flow_id, self.settings.partitions)
@@ -260,7 +269,7 @@ class Claims(Commits):
         return written
 
     def _commit_takings(
-        self, takings: list[_Taking], now_ms: int, claimed: list[FlowSnapshot[Any]]
+        self, takings: list[Taking], now_ms: int, claimed: list[FlowSnapshot[Any]]
     ) -> Conversation[bool]:
         """As few commits as they fit in; whatever is refused is left out and the rest sent again."""
         queue = list(takings)
@@ -268,7 +277,7 @@ class Claims(Commits):
 
         while queue:
             commit_id = new_commit_id()
-            batch: list[_Taking] = []
+            batch: list[Taking] = []
             changes: list[Change] = []
             for taking in queue:
                 if len(changes) + len(taking.changes) <= MAX_CHANGES:
@@ -278,13 +287,13 @@ class Claims(Commits):
             _, reply = yield from self.commit(tuple(changes), now_ms, commit_id)
             if isinstance(reply, Applied):
                 written = True
-                claimed += _settle_takings(batch, changes, reply.outcomes)
+                claimed += settle_takings(batch, changes, reply.outcomes)
                 yield from self._load_results(
                     [taking.shown for taking in batch if taking.shown and taking.closes]
                 )
                 queue = [taking for taking in queue if taking not in batch]
             else:
-                refused = _refused(batch, {conflict.place for conflict in reply.conflicts})
+                refused = refused_of(batch, {conflict.place for conflict in reply.conflicts})
                 queue = [taking for taking in queue if taking not in refused]
 
         return written
@@ -327,10 +336,10 @@ class Claims(Commits):
             if record is None:
                 raise not_found(flow_id)
 
-            if _is_terminal(record.head):
+            if is_terminal(record.head):
                 return envelope.decode_flow(flow_id, record, state_type)
 
-            if _is_held(record.head, now_ms):
+            if is_held(record.head, now_ms):
                 left = give_up - time.monotonic()
                 if left <= 0:
                     raise plans.claimed_error(flow_id, record.head)
@@ -338,13 +347,13 @@ class Claims(Commits):
                 yield Pause(min(left, _POLL_SECONDS * random.uniform(0.5, 1)))
                 continue
 
-            candidate = _Candidate(flow_id, record)
+            candidate = Candidate(flow_id, record)
             yield from self._look_for_waits(candidate, now_ms)
             yield from self._read_waits([candidate])
             if candidate.error is not None:
                 raise candidate.error
 
-            taking = _take(candidate, _Claimer(owner, state_type, now_ms, lease_ms))
+            taking = take(candidate, Claimer(owner, state_type, now_ms, lease_ms))
             claimed: list[FlowSnapshot[Any]] = []
             yield from self._commit_takings([taking], now_ms, claimed)
             if claimed:
@@ -384,345 +393,11 @@ class Claims(Commits):
         chosen = [entry for entry in found if entry.key.kind == WAIT]
         gathered = yield from self._gather(chosen, now_ms, all_waits=True)
         takings = [
-            _put_off(candidate, now_ms)
+            put_off(candidate, now_ms)
             for candidate in gathered.candidates.values()
             if candidate.has_ended
         ]
         yield from self._take_all([taking for taking in takings if taking], now_ms, [])
-
-
-# --- what claims are made of ------------------------------------------------------------------------
-
-
-@frozen
-class _Claimer:
-    """Who claims, as what state, from when and for how long."""
-
-    owner: str
-    state_type: Any | None
-    now_ms: int
-    lease_ms: int
-
-    @property
-    def until_ms(self) -> int:
-        """The end of the lease."""
-        return self.now_ms + self.lease_ms
-
-
-class _Candidate:
-    """A flow that is due, or that conditions say should be told, with what bears on it."""
-
-    def __init__(self, flow_id: str, flow: Record | None = None) -> None:
-        self.flow_id = flow_id
-        self.flow = flow
-        self.error: CorruptRecordError | None = None
-        """Why it cannot be claimed, if what is stored cannot be read."""
-        self.woken_by: dict[str, Record] = {}
-        self.unread: list[str] = []
-        """Further conditions that wake it."""
-        self.awaits: str | None = None
-        self.awaited: Record | None = None
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether there is nobody left to tell."""
-        return self.error is None and (self.flow is None or _is_terminal(self.flow.head))
-
-    def is_free(self, now_ms: int) -> bool:
-        """Whether it is there to be claimed."""
-        return self.flow is not None and not (
-            _is_terminal(self.flow.head) or _is_held(self.flow.head, now_ms)
-        )
-
-    def is_due(self, now_ms: int) -> bool:
-        """Whether it is to be claimed now."""
-        if self.flow is None:
-            return False
-
-        due_ms = self.flow.head.due_ms
-        return (due_ms is not None and due_ms <= now_ms) or any(
-            _needs_telling(wait.head, now_ms) for wait in self.woken_by.values()
-        )
-
-    @property
-    def waits(self) -> dict[str, Record]:
-        """The conditions that bear on it, the one that it says it waits for before others."""
-        if self.awaits is None or self.awaited is None:
-            return self.woken_by
-
-        return {self.awaits: self.awaited} | self.woken_by
-
-
-class _Gathered:
-    """Candidates by flow id, and what is due and cannot be read."""
-
-    def __init__(self) -> None:
-        self.candidates: dict[str, _Candidate] = {}
-        self.stuck: list[Found] = []
-
-    def candidate(self, flow_id: str) -> _Candidate:
-        """The candidate of that flow."""
-        return self.candidates.setdefault(flow_id, _Candidate(flow_id))
-
-
-@frozen(eq=False)
-class _Taking:
-    """The changes that claim one flow, or that only put its conditions off (`flow` is `None`)."""
-
-    flow_id: str
-    changes: tuple[Change, ...]
-    flow: FlowSnapshot[Any] | None = None
-    shown: WaitCondition | None = None
-    closes: bool = False
-    """The condition that is shown was pending until now."""
-    lease_ms: int = 0
-
-    def named(self, commit_id: str) -> tuple[Change, ...]:
-        """The changes of that commit: its id is the token of the claim."""
-        put = self.changes[0]
-        if self.flow is None or not isinstance(put, Put):
-            return self.changes
-
-        return put._replace(head=put.head._replace(claim=commit_id)), *self.changes[1:]
-
-
-def _has_all_waits(chosen: Sequence[Found], found: Sequence[Found], limit: int) -> bool:
-    """Whether every condition that has ended was found, and chosen."""
-    number = sum(entry.key.kind == WAIT for entry in found)
-    return number < limit and number == sum(entry.key.kind == WAIT for entry in chosen)
-
-
-def _takings_of(gathered: _Gathered, claimer: _Claimer, most: int) -> list[_Taking]:
-    """What is to be done about each candidate: claim it, `most` of them, put it off, or nothing."""
-    takings: list[_Taking] = []
-    number = 0
-
-    for entry in gathered.stuck:
-        _log.warning("%s is due but cannot be read, put off by one lease", entry.key)
-        change = Check(entry.key, entry.head.revision, claimer.until_ms)
-        takings.append(_Taking(entry.key.id, (change,)))
-
-    for candidate in gathered.candidates.values():
-        taking = _taking_of(candidate, claimer)
-        if taking is not None and (taking.flow is None or number < most):
-            takings.append(taking)
-            number += taking.flow is not None
-
-    return takings
-
-
-def _taking_of(candidate: _Candidate, claimer: _Claimer) -> _Taking | None:
-    now_ms = claimer.now_ms
-    error: Exception | None = candidate.error
-
-    if error is None:
-        if not candidate.is_free(now_ms):
-            return _put_off(candidate, now_ms)
-
-        if not candidate.is_due(now_ms):
-            return None
-
-        try:
-            return _take(candidate, claimer)
-        except (CorruptRecordError, StateTypeError) as misfit:
-            error = misfit
-
-    key = flow_key(candidate.flow_id)
-    _log.warning("%s is due but cannot be read, put off by one lease: %s", key, error)
-    return _put_off(candidate, now_ms, until_ms=claimer.until_ms)
-
-
-def _take(candidate: _Candidate, claimer: _Claimer) -> _Taking:
-    """Claim a flow, close what is overdue of what it waits for, and mark it as told."""
-    record = candidate.flow
-    assert record is not None
-    key, old = flow_key(candidate.flow_id), record.head
-    now_ms = claimer.now_ms
-    flow = envelope.decode_flow(candidate.flow_id, record, claimer.state_type)
-    body, shown = record.body, None
-
-    closes = False
-
-    ended = _ended_waits(candidate, now_ms)
-    if ended:
-        name, wait = ended[0]
-        shown = envelope.decode_wait(name, wait)
-        closes = candidate.waits[name].head.status == PENDING
-        body = envelope.body_with_wait(old, record.body, shown)
-
-    head = old._replace(
-        version=old.version + 1,
-        updated_ms=now_ms,
-        attempts=old.attempts + 1,
-        owner=claimer.owner,
-        due_ms=claimer.until_ms,
-    )
-    put = Put(key, head, body, old.revision, old, claiming=True, keeps_body=body is record.body)
-    given = (
-        _give(name, wait, now_ms)
-        for name, wait in candidate.waits.items()
-        if _is_its_own(candidate, wait)
-    )
-    changes = (put, *(change for change in given if change is not None))
-    # What a commit has no room for stays due and wakes the flow once more.
-    changes = changes[:MAX_CHANGES]
-    return _Taking(candidate.flow_id, changes, flow, shown, closes, claimer.lease_ms)
-
-
-def _choose(found: Sequence[Found], number: int) -> list[Found]:
-    """Some of the oldest, at random, oldest first."""
-    if len(found) <= number:
-        return list(found)
-
-    places = sorted(random.sample(range(len(found)), number))
-    return [found[place] for place in places]
-
-
-def _is_terminal(head: Head) -> bool:
-    return FlowStatus(head.status).is_terminal
-
-
-def _is_held(head: Head, now_ms: int) -> bool:
-    return head.owner is not None and head.due_ms is not None and head.due_ms > now_ms
-
-
-def _needs_telling(head: Head, now_ms: int) -> bool:
-    return head.due_ms is not None and head.due_ms <= now_ms
-
-
-def _awaited(candidate: _Candidate) -> str | None:
-    """The condition that a suspended flow says it waits for."""
-    flow = candidate.flow
-    if flow is None or flow.head.status != FlowStatus.SUSPENDED.value:
-        return None
-
-    try:
-        return envelope.awaited_by(flow_key(candidate.flow_id), flow)
-    except CorruptRecordError:
-        return None  # decoding the flow will say so
-
-
-def _ended_waits(candidate: _Candidate, now_ms: int) -> list[tuple[str, Record]]:
-    """The conditions that have ended, with those that are overdue as they will be closed."""
-    ended: list[tuple[str, Record]] = []
-
-    for name, record in candidate.waits.items():
-        head = record.head
-        if head.status == PENDING:
-            if not _needs_telling(head, now_ms) or not _is_its_own(candidate, record):
-                continue
-
-            head = head._replace(version=head.version + 1, status=TIMED_OUT)
-
-        ended.append((name, record._replace(head=head)))
-
-    return ended
-
-
-def _is_its_own(candidate: _Candidate, wait: Record) -> bool:
-    """Whether no other flow has become the parent of a condition that this one waits for."""
-    return wait.terms is None or wait.terms.parent in (None, candidate.flow_id)
-
-
-def _give(correlation_id: str, record: Record, now_ms: int) -> Put | None:
-    """Mark a condition's parent as told, closing it if it is overdue; nothing if it is neither."""
-    head = record.head
-    if not _needs_telling(head, now_ms) and (head.status == PENDING or head.due_ms is None):
-        return None
-
-    return _close(correlation_id, record, now_ms)._replace(given=True)
-
-
-def _close(correlation_id: str, record: Record, now_ms: int, due_ms: int | None = None) -> Put:
-    old = record.head
-    status = TIMED_OUT if old.status == PENDING else old.status
-    head = Head(old.version + 1, status, old.created_ms, now_ms, due_ms=due_ms)
-    return Put(wait_key(correlation_id), head, b"", old.revision, old, terms=record.terms)
-
-
-def _put_off(candidate: _Candidate, now_ms: int, until_ms: int | None = None) -> _Taking | None:
-    """For a flow that cannot be claimed: see to it that it does not stand in the way of others.
-
-    While it is held or cannot be read, its conditions are looked at again when that may have
-    changed; when it is gone or has ended, there is nobody to tell.
-    """
-    flow = candidate.flow
-    if until_ms is None and flow is not None and not _is_terminal(flow.head):
-        until_ms = _look_again_ms(flow.head, now_ms)
-
-    changes: list[Change] = []
-    if (
-        flow is not None
-        and flow.head.due_ms is not None
-        and flow.head.due_ms <= now_ms
-        and until_ms
-    ):
-        changes.append(Check(flow_key(candidate.flow_id), flow.head.revision, until_ms))
-
-    for name, record in candidate.woken_by.items():
-        if not _needs_telling(record.head, now_ms):
-            continue
-
-        if until_ms is None:
-            changes.append(_close(name, record, now_ms)._replace(given=True))
-        elif record.head.status == PENDING:
-            changes.append(_close(name, record, now_ms, until_ms))
-        else:
-            changes.append(Check(wait_key(name), record.head.revision, until_ms))
-
-    return _Taking(candidate.flow_id, tuple(changes[:MAX_CHANGES])) if changes else None
-
-
-def _look_again_ms(held: Head, now_ms: int) -> int | None:
-    """When to look again at what a held flow is to be told of.
-
-    Its owner may give it back any time without knowing of that. So the wake-up comes at most a
-    quarter of what was left of the lease late, or a second, and costs a few looks in each lease.
-    """
-    if held.due_ms is None:
-        return None
-
-    left_ms = held.due_ms - now_ms
-    return now_ms + min(left_ms, max(_SOONEST_LOOK_MS, left_ms // 4))
-
-
-def _refused(batch: Sequence[_Taking], indices: set[int]) -> list[_Taking]:
-    """The takings that have one of the changes with these indices."""
-    refused: list[_Taking] = []
-    start = 0
-
-    for taking in batch:
-        stop = start + len(taking.changes)
-        if indices.intersection(range(start, stop)):
-            refused.append(taking)
-
-        start = stop
-
-    return refused
-
-
-def _settle_takings(
-    batch: Sequence[_Taking], changes: Sequence[Change], outcomes: Sequence[Outcome]
-) -> list[FlowSnapshot[Any]]:
-    claimed: list[FlowSnapshot[Any]] = []
-    start = 0
-
-    for taking in batch:
-        put, flow = changes[start], taking.flow
-        if flow is not None and isinstance(put, Put) and put.head.claim is not None:
-            claim = Claim(put.head.claim, taking.lease_ms)
-            plans.settle_flow(flow, put, outcomes[start], claim)
-            if taking.shown is not None:
-                object.__setattr__(flow, "wait_condition", taking.shown)
-                for place, change in enumerate(taking.changes, start):
-                    if change.key == taking.shown.key:
-                        plans.settle_end(taking.shown, outcomes[place])
-
-            claimed.append(flow)
-
-        start += len(taking.changes)
-
-    return claimed
 
 
 def _claim_of(flow: FlowSnapshot[Any]) -> Claim:

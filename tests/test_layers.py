@@ -18,7 +18,7 @@ WAIST = {"errors", "keys", "conversation", "records"}
 DATA = {"errors", "keys", "indices", "codec", "model"}
 PLANS = WAIST | DATA | {"envelope", "plans"}
 ASKING = PLANS | {"settings", "checks"}
-LOGIC = ASKING | {"unit", "commits", "claims", "single", "operations"}
+LOGIC = ASKING | {"unit", "takings", "commits", "claims", "single", "operations"}
 HOOKS = {f"_state_hooks.{name}" for name in ("base", "plain", "leaves", "typeforms")} | {
     "_state_hooks.containers",
     "_state_hooks.choices",
@@ -69,7 +69,8 @@ ALLOWED: dict[str, set[str]] = {
     "settings": DATA,
     "checks": WAIST | DATA | {"envelope"},
     "commits": ASKING,
-    "claims": ASKING | {"commits"},
+    "takings": PLANS,
+    "claims": ASKING | {"takings", "commits"},
     "single": ASKING | {"commits", "claims"},
     "operations": ASKING | {"unit", "commits", "claims", "single"},
     "stores": set(),

@@ -1,0 +1,393 @@
+"""What is to be done about flows that are due: claim them, put them off, or nothing. Pure.
+
+`claims` reads what bears on a flow into a `Candidate`; here that becomes a `Taking`, the changes of a
+commit, and what the store answered is settled on the flows that were claimed.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import frozen
+
+from catga_store import envelope
+from catga_store import plans
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import StateTypeError
+from catga_store.keys import WAIT
+from catga_store.keys import flow_key
+from catga_store.keys import wait_key
+from catga_store.model import Claim
+from catga_store.model import FlowSnapshot
+from catga_store.model import FlowStatus
+from catga_store.model import WaitCondition
+from catga_store.records import MAX_CHANGES
+from catga_store.records import PENDING
+from catga_store.records import TIMED_OUT
+from catga_store.records import Change
+from catga_store.records import Check
+from catga_store.records import Found
+from catga_store.records import Head
+from catga_store.records import Outcome
+from catga_store.records import Put
+from catga_store.records import Record
+
+__all__ = [
+    "Candidate",
+    "Claimer",
+    "Gathered",
+    "Taking",
+    "awaited_of",
+    "choose",
+    "has_all_waits",
+    "is_held",
+    "is_terminal",
+    "needs_telling",
+    "put_off",
+    "refused_of",
+    "settle_takings",
+    "take",
+    "takings_of",
+]
+
+_log = logging.getLogger("catga_store")
+
+_SOONEST_LOOK_MS = 1000
+
+
+@frozen
+class Claimer:
+    """Who claims, as what state, from when and for how long."""
+
+    owner: str
+    state_type: Any | None
+    now_ms: int
+    lease_ms: int
+
+    @property
+    def until_ms(self) -> int:
+        """The end of the lease."""
+        return self.now_ms + self.lease_ms
+
+
+class Candidate:
+    """A flow that is due, or that conditions say should be told, with what bears on it."""
+
+    def __init__(self, flow_id: str, flow: Record | None = None) -> None:
+        self.flow_id = flow_id
+        self.flow = flow
+        self.error: CorruptRecordError | None = None
+        """Why it cannot be claimed, if what is stored cannot be read."""
+        self.woken_by: dict[str, Record] = {}
+        self.unread: list[str] = []
+        """Further conditions that wake it."""
+        self.awaits: str | None = None
+        self.awaited: Record | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nobody left to tell."""
+        return self.error is None and (self.flow is None or is_terminal(self.flow.head))
+
+    def is_free(self, now_ms: int) -> bool:
+        """Whether it is there to be claimed."""
+        return self.flow is not None and not (
+            is_terminal(self.flow.head) or is_held(self.flow.head, now_ms)
+        )
+
+    def is_due(self, now_ms: int) -> bool:
+        """Whether it is to be claimed now."""
+        if self.flow is None:
+            return False
+
+        due_ms = self.flow.head.due_ms
+        return (due_ms is not None and due_ms <= now_ms) or any(
+            needs_telling(wait.head, now_ms) for wait in self.woken_by.values()
+        )
+
+    @property
+    def waits(self) -> dict[str, Record]:
+        """The conditions that bear on it, the one that it says it waits for before others."""
+        if self.awaits is None or self.awaited is None:
+            return self.woken_by
+
+        return {self.awaits: self.awaited} | self.woken_by
+
+
+class Gathered:
+    """Candidates by flow id, and what is due and cannot be read."""
+
+    def __init__(self) -> None:
+        self.candidates: dict[str, Candidate] = {}
+        self.stuck: list[Found] = []
+
+    def candidate(self, flow_id: str) -> Candidate:
+        """The candidate of that flow."""
+        return self.candidates.setdefault(flow_id, Candidate(flow_id))
+
+
+@frozen(eq=False)
+class Taking:
+    """The changes that claim one flow, or that only put its conditions off (`flow` is `None`)."""
+
+    flow_id: str
+    changes: tuple[Change, ...]
+    flow: FlowSnapshot[Any] | None = None
+    shown: WaitCondition | None = None
+    closes: bool = False
+    """The condition that is shown was pending until now."""
+    lease_ms: int = 0
+
+    def named(self, commit_id: str) -> tuple[Change, ...]:
+        """The changes of that commit: its id is the token of the claim."""
+        put = self.changes[0]
+        if self.flow is None or not isinstance(put, Put):
+            return self.changes
+
+        return put._replace(head=put.head._replace(claim=commit_id)), *self.changes[1:]
+
+
+def has_all_waits(chosen: Sequence[Found], found: Sequence[Found], limit: int) -> bool:
+    """Whether every condition that has ended was found, and chosen."""
+    number = sum(entry.key.kind == WAIT for entry in found)
+    return number < limit and number == sum(entry.key.kind == WAIT for entry in chosen)
+
+
+def takings_of(gathered: Gathered, claimer: Claimer, most: int) -> list[Taking]:
+    """What is to be done about each candidate: claim it, `most` of them, put it off, or nothing."""
+    takings: list[Taking] = []
+    number = 0
+
+    for entry in gathered.stuck:
+        _log.warning("%s is due but cannot be read, put off by one lease", entry.key)
+        change = Check(entry.key, entry.head.revision, claimer.until_ms)
+        takings.append(Taking(entry.key.id, (change,)))
+
+    for candidate in gathered.candidates.values():
+        taking = _taking_of(candidate, claimer)
+        if taking is not None and (taking.flow is None or number < most):
+            takings.append(taking)
+            number += taking.flow is not None
+
+    return takings
+
+
+def _taking_of(candidate: Candidate, claimer: Claimer) -> Taking | None:
+    now_ms = claimer.now_ms
+    error: Exception | None = candidate.error
+
+    if error is None:
+        if not candidate.is_free(now_ms):
+            return put_off(candidate, now_ms)
+
+        if not candidate.is_due(now_ms):
+            return None
+
+        try:
+            return take(candidate, claimer)
+        except (CorruptRecordError, StateTypeError) as misfit:
+            error = misfit
+
+    key = flow_key(candidate.flow_id)
+    _log.warning("%s is due but cannot be read, put off by one lease: %s", key, error)
+    return put_off(candidate, now_ms, until_ms=claimer.until_ms)
+
+
+def take(candidate: Candidate, claimer: Claimer) -> Taking:
+    """Claim a flow, close what is overdue of what it waits for, and mark it as told."""
+    record = candidate.flow
+    assert record is not None
+    key, old = flow_key(candidate.flow_id), record.head
+    now_ms = claimer.now_ms
+    flow = envelope.decode_flow(candidate.flow_id, record, claimer.state_type)
+    body, shown = record.body, None
+
+    closes = False
+
+    ended = _ended_waits(candidate, now_ms)
+    if ended:
+        name, wait = ended[0]
+        shown = envelope.decode_wait(name, wait)
+        closes = candidate.waits[name].head.status == PENDING
+        body = envelope.body_with_wait(old, record.body, shown)
+
+    head = old._replace(
+        version=old.version + 1,
+        updated_ms=now_ms,
+        attempts=old.attempts + 1,
+        owner=claimer.owner,
+        due_ms=claimer.until_ms,
+    )
+    put = Put(key, head, body, old.revision, old, claiming=True, keeps_body=body is record.body)
+    given = (
+        _give(name, wait, now_ms)
+        for name, wait in candidate.waits.items()
+        if _is_its_own(candidate, wait)
+    )
+    changes = (put, *(change for change in given if change is not None))
+    # What a commit has no room for stays due and wakes the flow once more.
+    changes = changes[:MAX_CHANGES]
+    return Taking(candidate.flow_id, changes, flow, shown, closes, claimer.lease_ms)
+
+
+def choose(found: Sequence[Found], number: int) -> list[Found]:
+    """Some of the oldest, at random, oldest first."""
+    if len(found) <= number:
+        return list(found)
+
+    places = sorted(random.sample(range(len(found)), number))
+    return [found[place] for place in places]
+
+
+def is_terminal(head: Head) -> bool:
+    """Whether the flow has ended."""
+    return FlowStatus(head.status).is_terminal
+
+
+def is_held(head: Head, now_ms: int) -> bool:
+    """Whether somebody's claim has not ended."""
+    return head.owner is not None and head.due_ms is not None and head.due_ms > now_ms
+
+
+def needs_telling(head: Head, now_ms: int) -> bool:
+    """Whether a condition calls for its parent: it has ended, or is overdue."""
+    return head.due_ms is not None and head.due_ms <= now_ms
+
+
+def awaited_of(candidate: Candidate) -> str | None:
+    """The condition that a suspended flow says it waits for."""
+    flow = candidate.flow
+    if flow is None or flow.head.status != FlowStatus.SUSPENDED.value:
+        return None
+
+    try:
+        return envelope.awaited_by(flow_key(candidate.flow_id), flow)
+    except CorruptRecordError:
+        return None  # decoding the flow will say so
+
+
+def _ended_waits(candidate: Candidate, now_ms: int) -> list[tuple[str, Record]]:
+    """The conditions that have ended, with those that are overdue as they will be closed."""
+    ended: list[tuple[str, Record]] = []
+
+    for name, record in candidate.waits.items():
+        head = record.head
+        if head.status == PENDING:
+            if not needs_telling(head, now_ms) or not _is_its_own(candidate, record):
+                continue
+
+            head = head._replace(version=head.version + 1, status=TIMED_OUT)
+
+        ended.append((name, record._replace(head=head)))
+
+    return ended
+
+
+def _is_its_own(candidate: Candidate, wait: Record) -> bool:
+    """Whether no other flow has become the parent of a condition that this one waits for."""
+    return wait.terms is None or wait.terms.parent in (None, candidate.flow_id)
+
+
+def _give(correlation_id: str, record: Record, now_ms: int) -> Put | None:
+    """Mark a condition's parent as told, closing it if it is overdue; nothing if it is neither."""
+    head = record.head
+    if not needs_telling(head, now_ms) and (head.status == PENDING or head.due_ms is None):
+        return None
+
+    return _close(correlation_id, record, now_ms)._replace(given=True)
+
+
+def _close(correlation_id: str, record: Record, now_ms: int, due_ms: int | None = None) -> Put:
+    old = record.head
+    status = TIMED_OUT if old.status == PENDING else old.status
+    head = Head(old.version + 1, status, old.created_ms, now_ms, due_ms=due_ms)
+    return Put(wait_key(correlation_id), head, b"", old.revision, old, terms=record.terms)
+
+
+def put_off(candidate: Candidate, now_ms: int, until_ms: int | None = None) -> Taking | None:
+    """For a flow that cannot be claimed: see to it that it does not stand in the way of others.
+
+    While it is held or cannot be read, its conditions are looked at again when that may have
+    changed; when it is gone or has ended, there is nobody to tell.
+    """
+    flow = candidate.flow
+    if until_ms is None and flow is not None and not is_terminal(flow.head):
+        until_ms = _look_again_ms(flow.head, now_ms)
+
+    changes: list[Change] = []
+    if (
+        flow is not None
+        and flow.head.due_ms is not None
+        and flow.head.due_ms <= now_ms
+        and until_ms
+    ):
+        changes.append(Check(flow_key(candidate.flow_id), flow.head.revision, until_ms))
+
+    for name, record in candidate.woken_by.items():
+        if not needs_telling(record.head, now_ms):
+            continue
+
+        if until_ms is None:
+            changes.append(_close(name, record, now_ms)._replace(given=True))
+        elif record.head.status == PENDING:
+            changes.append(_close(name, record, now_ms, until_ms))
+        else:
+            changes.append(Check(wait_key(name), record.head.revision, until_ms))
+
+    return Taking(candidate.flow_id, tuple(changes[:MAX_CHANGES])) if changes else None
+
+
+def _look_again_ms(held: Head, now_ms: int) -> int | None:
+    """When to look again at what a held flow is to be told of.
+
+    Its owner may give it back any time without knowing of that. So the wake-up comes at most a
+    quarter of what was left of the lease late, or a second, and costs a few looks in each lease.
+    """
+    if held.due_ms is None:
+        return None
+
+    left_ms = held.due_ms - now_ms
+    return now_ms + min(left_ms, max(_SOONEST_LOOK_MS, left_ms // 4))
+
+
+def refused_of(batch: Sequence[Taking], indices: set[int]) -> list[Taking]:
+    """The takings that have one of the changes with these indices."""
+    refused: list[Taking] = []
+    start = 0
+
+    for taking in batch:
+        stop = start + len(taking.changes)
+        if indices.intersection(range(start, stop)):
+            refused.append(taking)
+
+        start = stop
+
+    return refused
+
+
+def settle_takings(
+    batch: Sequence[Taking], changes: Sequence[Change], outcomes: Sequence[Outcome]
+) -> list[FlowSnapshot[Any]]:
+    """The flows that a commit has claimed, as they are stored now."""
+    claimed: list[FlowSnapshot[Any]] = []
+    start = 0
+
+    for taking in batch:
+        put, flow = changes[start], taking.flow
+        if flow is not None and isinstance(put, Put) and put.head.claim is not None:
+            claim = Claim(put.head.claim, taking.lease_ms)
+            plans.settle_flow(flow, put, outcomes[start], claim)
+            if taking.shown is not None:
+                object.__setattr__(flow, "wait_condition", taking.shown)
+                for place, change in enumerate(taking.changes, start):
+                    if change.key == taking.shown.key:
+                        plans.settle_end(taking.shown, outcomes[place])
+
+            claimed.append(flow)
+
+        start += len(taking.changes)
+
+    return claimed
