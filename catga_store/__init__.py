@@ -13,10 +13,17 @@ write is version-checked and every commit is all or nothing.
 ...     order.position = order.position.advance()
 >>> store.get_one("order-42").version
 2
+
+What nobody is there to be told is logged, under `catga_store.*`, and nothing else; without a handler
+of the program's own it is not shown. WARNING: `claims`, a due flow that cannot be read and is put
+off, and a `claim_due` that answers fewer flows because the store failed meanwhile; `stores.*`, a
+record that a listing passes over because it cannot be read; `commits`, a commit of unknown outcome,
+with its id. DEBUG: `operations`, an attempt of `transact` that conflicted.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from catga_store.copying import CopyReport
@@ -130,6 +137,8 @@ __all__ = [
     "open_async_store",
     "open_store",
 ]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _ASYNC = ("AsyncMemoryStore", "AsyncSQLiteStore", "AsyncSession", "AsyncStore")
 

@@ -25,6 +25,7 @@ from anyio.lowlevel import RunVar
 from catga_store.checks import check_function
 from catga_store.claims import DEFAULT_LEASE
 from catga_store.conversation import Conversation
+from catga_store.conversation import Watch
 from catga_store.drivers.local_async import AsyncLocalDriver
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreClosedError
@@ -85,6 +86,8 @@ class AsyncStore:
     take over what was written, and the cancellation goes on.
     """
 
+    _watch: Watch | None = None
+
     def __init__(self, driver: AsyncDriver, settings: Settings) -> None:
         self._driver = driver
         self._operations = Operations(settings)
@@ -96,6 +99,9 @@ class AsyncStore:
         if self._closed:
             message = f"{self!r} cannot be used: it was closed; open it anew"
             raise StoreClosedError(message)
+
+        if self._watch is not None:
+            conversation = self._watch(self, conversation)
 
         return await self._driver.run(conversation)
 

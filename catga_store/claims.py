@@ -72,7 +72,7 @@ from catga_store.takings import takings_of
 
 __all__ = ["DEFAULT_LEASE", "Claims"]
 
-_log = logging.getLogger("catga_store")
+_log = logging.getLogger(__name__)
 
 _PAGE_MOST = 1000
 _NEARBY = 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -29,6 +30,8 @@ from catga_store.settings import Settings
 from catga_store.settings import default_owner
 
 __all__ = ["Commits"]
+
+_log = logging.getLogger(__name__)
 
 _READ_MANY = 500
 
@@ -66,6 +69,7 @@ class Commits:
             reply = yield Commit(commit_id, now_ms, changes, self._retain_ms)
         except CommitUncertainError as error:
             error.parts = plans.parts_of(changes)  # type: ignore[attr-defined]  # for resolve
+            _log.warning("%s", error)
             raise
 
         return commit_id, reply

@@ -13,6 +13,7 @@ from collections.abc import Generator
 from typing import Any
 from typing import Generic
 from typing import NamedTuple
+from typing import Protocol
 from typing import TypeAlias
 from typing import TypeVar
 
@@ -29,6 +30,7 @@ __all__ = [
     "Pipe",
     "ReplyLostError",
     "Request",
+    "Watch",
     "arun",
     "ask",
     "run",
@@ -47,6 +49,14 @@ class Request(Generic[R]):
 
 Conversation: TypeAlias = Generator[Request[Any], Any, T]
 """A generator that yields requests, is sent their replies, and returns a `T`."""
+
+
+class Watch(Protocol):
+    """Stands between a store's operations and its driver, if anybody asked for it."""
+
+    def __call__(self, store: object, conversation: Conversation[T], /) -> Conversation[T]:
+        """The same conversation, watched: it yields and answers what the other would."""
+        ...
 
 
 def ask(request: Request[R]) -> Conversation[R]:

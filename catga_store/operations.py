@@ -7,6 +7,7 @@ the docstrings of `store.Store` and `session.Session`.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -51,6 +52,8 @@ from catga_store.unit import Unit
 from catga_store.unit import key_of
 
 __all__ = ["Operations"]
+
+_log = logging.getLogger(__name__)
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.2
 
@@ -259,6 +262,8 @@ class Operations(SingleOperations):
             except (ConflictError, CommitUncertainError) as error:
                 if error is not unit.refusal or attempt == attempts:
                     raise
+
+                _log.debug("transact: attempt %d of %d conflicts: %s", attempt, attempts, error)
             else:
                 return result
             finally:

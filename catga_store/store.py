@@ -26,6 +26,7 @@ from typing import overload
 from catga_store.checks import check_function
 from catga_store.claims import DEFAULT_LEASE
 from catga_store.conversation import Conversation
+from catga_store.conversation import Watch
 from catga_store.drivers.local import LocalDriver
 from catga_store.drivers.local import Wire
 from catga_store.errors import CommitUncertainError
@@ -112,6 +113,8 @@ class Store:
     error the objects passed in are as they were.
     """
 
+    _watch: Watch | None = None
+
     def __init__(self, driver: Driver, settings: Settings) -> None:
         self._driver = driver
         self._operations = Operations(settings)
@@ -121,6 +124,9 @@ class Store:
         if self._closed:
             message = f"{self!r} cannot be used: it was closed; open it anew"
             raise StoreClosedError(message)
+
+        if self._watch is not None:
+            conversation = self._watch(self, conversation)
 
         return self._driver.run(conversation)
 

@@ -53,7 +53,7 @@ __all__ = [
     "takings_of",
 ]
 
-_log = logging.getLogger("catga_store")
+_log = logging.getLogger(__name__)
 
 _SOONEST_LOOK_MS = 1000
 

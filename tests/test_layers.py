@@ -100,6 +100,7 @@ ALLOWED: dict[str, set[str]] = {
     "copying": LOGIC | {"store"},
     "urls": LOGIC | STORES | DRIVERS | {"session", "store", "aio"},
     "": LOGIC | STORES | DRIVERS | FACES | {"evolution"},  # __init__.py
+    "telemetry": WAIST | {"store", "aio"},
     "testing": LOGIC | STORES | {"stores.embedded"} | DRIVERS | FACES | {""},
     "demo": LOGIC | FACES | {""},
     "cli": LOGIC | STORES | DRIVERS | FACES | {"", "testing", "demo"},
@@ -122,7 +123,18 @@ ON_ASYNCIO = {
 GROUPS = {"cli", "demo", "testing"}
 
 # Imported when they are used, never by `import catga_store`.
-HEAVY = ["cattrs", "click", "msgspec", "nats", "redis", "rich", "sqlite3", "trio", "typer"]
+HEAVY = [
+    "cattrs",
+    "click",
+    "msgspec",
+    "nats",
+    "opentelemetry",
+    "redis",
+    "rich",
+    "sqlite3",
+    "trio",
+    "typer",
+]
 
 
 def package_directory() -> Path:

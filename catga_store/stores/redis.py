@@ -1286,7 +1286,7 @@ def _warn(error: CorruptRecordError) -> None:
         _log.warning("passed over: %s", error)
 
 
-_log = logging.getLogger("catga_store")
+_log = logging.getLogger(__name__)
 _warned: dict[object, float] = {}
 _WARNED_MOST = 1000
 _WARN_AGAIN_SECONDS = 30

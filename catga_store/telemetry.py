@@ -1,0 +1,261 @@
+"""OpenTelemetry for stores: a span for each operation, and counters. Needs the extra `otel`.
+
+Nothing is measured until `instrument` is called, and nothing is imported; what an operation then
+costs more is one look at an attribute. Spans and instruments go to the providers that the program
+has set up, or to those it passes.
+
+| span `catga_store.<operation>` | |
+|---|---|
+| `catga_store.operation` | `update`, `claim_due`, `session_commit`, `transact`, … |
+| `catga_store.store` | the class of the store, as in `SQLiteStore` |
+| `catga_store.face` | `blocking` or `async` |
+| `catga_store.records` | how many records it read or listed, and how many changes it sent |
+| `catga_store.key` | the record, if it was about one: `flow 'order-42'` |
+| `catga_store.outcome` | `ok`, `conflict`, `uncertain`, `unavailable`, `usage`, … |
+
+The outcomes after these are `config`, `corrupt`, `error` for what is none of the library's, such as
+an error in a transaction's function, and `cancelled`.
+
+A span has the status ERROR, and the exception, for every outcome but `ok`, `conflict` and
+`cancelled`: those are what programs expect. What a transaction's function does are child spans.
+
+| metric | counts |
+|---|---|
+| `catga_store.operation.duration` | a histogram of seconds, by operation and outcome |
+| `catga_store.conflicts` | changes that a store refused, also of commits that were tried again |
+| `catga_store.retries` | commits sent again by the same operation after a refusal |
+| `catga_store.uncertain_commits` | commits whose outcome could not be learnt |
+| `catga_store.claimed_flows` | flows given to a worker |
+| `catga_store.due_conditions` | wait conditions that were over, whose parent was told so |
+
+Each has the operation, the store and the face as attributes. What a store's own client repeats on
+the wire is below this seam and not counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import TypeVar
+
+from attrs import define
+from attrs import field
+
+from catga_store.conversation import Conversation
+from catga_store.conversation import Request
+from catga_store.conversation import through
+from catga_store.errors import CommitUncertainError
+from catga_store.errors import ConflictError
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import NotSupportedError
+from catga_store.errors import StoreConfigError
+from catga_store.errors import StoreUnavailableError
+from catga_store.errors import UsageError
+from catga_store.keys import WAIT
+from catga_store.keys import Key
+from catga_store.records import Applied
+from catga_store.records import Commit
+from catga_store.records import Extend
+from catga_store.records import Find
+from catga_store.records import Put
+from catga_store.records import Read
+from catga_store.records import Refused
+from catga_store.records import Scan
+from catga_store.store import Store
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+    from catga_store.aio import AsyncStore
+
+__all__ = ["instrument", "uninstrument"]
+
+T = TypeVar("T")
+AnyStore = TypeVar("AnyStore", "Store", "AsyncStore")
+
+_OUTCOMES: tuple[tuple[type[Exception], str], ...] = (
+    (ConflictError, "conflict"),
+    (CommitUncertainError, "uncertain"),
+    (StoreUnavailableError, "unavailable"),
+    (UsageError, "usage"),
+    (StoreConfigError, "config"),
+    (CorruptRecordError, "corrupt"),
+    (Exception, "error"),
+)
+_EXPECTED = ("ok", "conflict", "cancelled")
+
+
+def instrument(
+    store: AnyStore,
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> AnyStore:
+    """Report every operation of a store from now on; answers the store.
+
+    Sessions that are open already report, too. Without providers, the global ones are used.
+    `NotSupportedError` without `opentelemetry-api`. Called again, it replaces the providers.
+    """
+    store._watch = _watch(tracer_provider, meter_provider)  # noqa: SLF001  the seam made for it
+    return store
+
+
+def uninstrument(store: AnyStore) -> AnyStore:
+    """Report nothing of this store any more; answers the store."""
+    store._watch = None  # noqa: SLF001  the seam made for it
+    return store
+
+
+def _watch(tracers: TracerProvider | None, meters: MeterProvider | None) -> _Telemetry:
+    try:
+        return _Telemetry(tracers, meters)
+    except ModuleNotFoundError as error:
+        message = f"telemetry needs {error.name}: pip install 'catga_store[otel]'"
+        raise NotSupportedError(message) from error
+
+
+@define
+class _Tally:
+    """What one operation has asked and been answered."""
+
+    records: int = 0
+    keys: set[Key] = field(factory=set[Key])
+    conflicts: int = 0
+    retries: int = 0
+    uncertain: int = 0
+    claimed: int = 0
+    told: int = 0
+
+    def seen(self, request: Request[Any]) -> Conversation[Any]:
+        """Pass a request on, and count it and its reply."""
+        if isinstance(request, Commit):
+            return self._committed(request)
+
+        return self._asked(request)
+
+    def _asked(self, request: Request[Any]) -> Conversation[Any]:
+        if isinstance(request, Read):
+            self._named(request.keys)
+        elif isinstance(request, Extend):
+            self._named((request.key,))
+
+        reply = yield request
+        if isinstance(request, Find | Scan):
+            self.records += len(reply)
+
+        return reply
+
+    def _committed(self, request: Commit) -> Conversation[Any]:
+        self._named(tuple(change.key for change in request.changes))
+        self.retries += self.conflicts > 0
+        try:
+            reply = yield request
+        except CommitUncertainError:
+            self.uncertain += 1
+            raise
+
+        if isinstance(reply, Refused):
+            self.conflicts += len(reply.conflicts)
+        elif isinstance(reply, Applied):
+            puts = [change for change in request.changes if isinstance(change, Put)]
+            claimed = sum(put.claiming for put in puts)
+            self.claimed += claimed
+            if claimed:
+                self.told += sum(put.given and put.key.kind == WAIT for put in puts)
+
+        return reply
+
+    def _named(self, keys: tuple[Key, ...]) -> None:
+        self.records += len(keys)
+        self.keys.update(keys)
+
+
+class _Telemetry:
+    """Watches the conversations of stores; see `conversation.Watch`."""
+
+    def __init__(self, tracers: TracerProvider | None, meters: MeterProvider | None) -> None:
+        from opentelemetry import context  # noqa: PLC0415  by those who ask for it
+        from opentelemetry import metrics  # noqa: PLC0415  as above
+        from opentelemetry import trace  # noqa: PLC0415  as above
+
+        self._context = context
+        self._trace = trace
+        self._tracer = trace.get_tracer("catga_store", tracer_provider=tracers)
+        meter = metrics.get_meter("catga_store", meter_provider=meters)
+        self._duration = meter.create_histogram(
+            "catga_store.operation.duration", "s", "How long operations take"
+        )
+        self._counters = {
+            counted: meter.create_counter(f"catga_store.{name}", unit, described)
+            for counted, name, unit, described in (
+                ("conflicts", "conflicts", "{change}", "Changes that a store refused"),
+                ("retries", "retries", "{commit}", "Commits sent again after a refusal"),
+                ("uncertain", "uncertain_commits", "{commit}", "Commits of unknown outcome"),
+                ("claimed", "claimed_flows", "{flow}", "Flows given to a worker"),
+                ("told", "due_conditions", "{condition}", "Ended waits whose parent was told"),
+            )
+        }
+
+    def __call__(self, store: object, conversation: Conversation[T]) -> Conversation[T]:
+        """The same conversation, reported; its span is a child of the caller's."""
+        # Now, and not when it runs: a driver may run it in another thread.
+        return self._watched(store, conversation, self._context.get_current())
+
+    def _watched(
+        self, store: object, conversation: Conversation[T], parent: Context
+    ) -> Conversation[T]:
+        operation: str = getattr(conversation, "__name__", "operation")
+        about: dict[str, str | int] = {
+            "catga_store.operation": operation,
+            "catga_store.store": type(store).__name__,
+            "catga_store.face": "blocking" if isinstance(store, Store) else "async",
+        }
+        kind = self._trace.SpanKind.CLIENT
+        name = f"catga_store.{operation}"
+        span = self._tracer.start_span(name, parent, kind, about)
+        token = self._context.attach(self._trace.set_span_in_context(span, parent))
+        tally, start = _Tally(), time.perf_counter()
+        failure: BaseException | None = None
+
+        try:
+            return (yield from through(conversation, tally.seen))
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            # A conversation that is collected unfinished may end in another context, to whose
+            # variables this token does not belong.
+            if not isinstance(failure, GeneratorExit):
+                self._context.detach(token)
+
+            outcome = _outcome(failure)
+            seconds = time.perf_counter() - start
+            span.set_attribute("catga_store.records", tally.records)
+            span.set_attribute("catga_store.outcome", outcome)
+            if len(tally.keys) == 1:
+                span.set_attribute("catga_store.key", str(*tally.keys))
+
+            if failure is not None and outcome not in _EXPECTED:
+                span.record_exception(failure)
+                span.set_status(self._trace.StatusCode.ERROR, str(failure))
+
+            span.end()
+            self._count(tally, about)
+            self._duration.record(seconds, {**about, "catga_store.outcome": outcome})
+
+    def _count(self, tally: _Tally, about: Mapping[str, str | int]) -> None:
+        for name, counter in self._counters.items():
+            number = getattr(tally, name)
+            if number:
+                counter.add(number, about)
+
+
+def _outcome(error: BaseException | None) -> str:
+    if error is None:
+        return "ok"
+
+    return next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "cancelled")
