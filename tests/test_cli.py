@@ -492,10 +492,10 @@ def test_a_wrong_url_is_one_line(url: str, code: int, said: str) -> None:
 
 def test_no_url_at_all_is_wrong_usage() -> None:
     """The option and the variable are both named."""
-    done = run("ls")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "--store" in done.stderr
-    assert "CATGA_STORE_URL" in done.stderr
+    for command in ("ls", "show f", "doctor", "bench"):
+        failed(run(*shlex.split(command)), 2, "no store is named", "--store", "CATGA_STORE_URL")
+
+    failed(run("ls", url=""), 2, "no store is named")
 
 
 def test_a_place_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:

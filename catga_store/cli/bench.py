@@ -16,6 +16,7 @@ from catga_store.cli.doctor import known_kind
 from catga_store.cli.guard import guarded
 from catga_store.cli.opening import AsJson
 from catga_store.cli.opening import StoreArgument
+from catga_store.cli.opening import checked
 from catga_store.cli.opening import without_password
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_rows
@@ -43,7 +44,7 @@ class _Times:
 
 @guarded
 def bench(
-    url: StoreArgument,
+    store: StoreArgument = None,
     *,
     calls: Annotated[
         int, typer.Option(min=10, max=100_000, help="Of each operation; 20 more warm it up.")
@@ -58,13 +59,14 @@ def bench(
     `--json`: `{"url", "place", "calls", "state_bytes", "operations": [{"operation", "p50_us", "p99_us",
     "per_second"}, …]}`.
     """
+    url = checked(store)
     kind = known_kind(url, "bench")
     with kind.scratch(url) as scratch:
-        with cs.open_store(scratch.url) as store:
+        with cs.open_store(scratch.url) as opened:
             try:
-                measured = list(_measured(store, calls))
+                measured = list(_measured(opened, calls))
             finally:
-                store.clear()
+                opened.clear()
 
         place = scratch.place
 

@@ -89,17 +89,20 @@ def copy(
 
 
 def _copied(source: cs.Store, target: cs.Store, *, overwrite: bool, quiet: bool) -> cs.CopyReport:
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        return cs.copy(source, target, overwrite=overwrite)
+
     now_ms = source._operations.settings.now_ms()  # noqa: SLF001  nothing public counts conditions
     total = source.count_flows()
     total += source._run(ask(Count(Filter(WAIT), now_ms)))  # noqa: SLF001  as above
-    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task("copying", total=total)
 
         def advance(report: cs.CopyReport) -> None:

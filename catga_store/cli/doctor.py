@@ -18,6 +18,7 @@ from catga_store.cli.kinds import Kind
 from catga_store.cli.kinds import kind_of
 from catga_store.cli.opening import AsJson
 from catga_store.cli.opening import StoreArgument
+from catga_store.cli.opening import checked
 from catga_store.cli.opening import open_laid_out
 from catga_store.cli.opening import without_password
 from catga_store.cli.output import escaped
@@ -32,7 +33,6 @@ _STYLES = {"ok": "green", "problem": "bold red", "info": "dim"}
 
 def known_kind(url: str, command: str) -> Kind:
     """Answer what is known of a URL's kind of store; `NotSupportedError` if nothing is."""
-    cs.open_store(url).close()  # which says what is wrong with the URL, and connects to nothing
     kind = kind_of(url)
     if kind is None:
         message = f"{command} knows nothing of stores like {without_password(url)} yet"
@@ -42,7 +42,7 @@ def known_kind(url: str, command: str) -> Kind:
 
 
 @guarded
-def doctor(url: StoreArgument, *, as_json: AsJson = False) -> None:
+def doctor(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
     """Look at everything around a store that could lose or hold up flows; changes nothing.
 
     Each finding says what was found, what it means for flows and how to change it. Exits with 1 if
@@ -51,6 +51,7 @@ def doctor(url: StoreArgument, *, as_json: AsJson = False) -> None:
     `--json`: `{"url", "healthy": true or false, "findings": [{"check", "level", "found", "means",
     "change"}, …]}`; `level` is ok, info, unknown, warning or problem.
     """
+    url = checked(store)
     kind = known_kind(url, "doctor")
     findings = list(_findings(url, kind))
     off = [finding for finding in findings if finding.level in _OFF]

@@ -108,7 +108,7 @@ def _status(text: str) -> cs.FlowStatus:
 @guarded
 def ls(
     *,
-    store: StoreOption,
+    store: StoreOption = None,
     status: Status = None,
     kind: Type = None,
     created_after: After = None,
@@ -178,7 +178,7 @@ def _line(flow: cs.FlowSummary) -> tuple[str, ...]:
 @guarded
 def count(
     *,
-    store: StoreOption,
+    store: StoreOption = None,
     status: Status = None,
     kind: Type = None,
     created_after: After = None,
@@ -204,7 +204,7 @@ def count(
 def show(
     flow_id: Annotated[str, typer.Argument(metavar="FLOW_ID")],
     *,
-    store: StoreOption,
+    store: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one flow: its state as it is stored, what it waits for, its ForEach progress.
@@ -290,7 +290,7 @@ def _shown(value: Any) -> str:
 @guarded
 def due(
     *,
-    store: StoreOption,
+    store: StoreOption = None,
     kind: Type = None,
     within: Annotated[
         str, typer.Option(metavar="SPAN", help="Also what is due by then, as in 15m.")
@@ -372,7 +372,7 @@ def _due(
 def rm(
     flow_ids: Annotated[list[str] | None, typer.Argument(metavar="[FLOW_ID]...")] = None,
     *,
-    store: StoreOption,
+    store: StoreOption = None,
     waits: Annotated[
         list[str] | None,
         typer.Option("--wait", metavar="ID", help="Clear this wait condition; may be repeated."),

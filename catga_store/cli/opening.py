@@ -23,6 +23,7 @@ __all__ = [
     "AsJson",
     "StoreArgument",
     "StoreOption",
+    "checked",
     "moment",
     "open_existing",
     "open_laid_out",
@@ -32,11 +33,11 @@ __all__ = [
 _URL_HELP = "The store, as in sqlite:///flows.db"
 
 StoreOption = Annotated[
-    str,
+    str | None,
     typer.Option("--store", "-s", metavar="URL", envvar="CATGA_STORE_URL", help=_URL_HELP),
 ]
 StoreArgument = Annotated[
-    str, typer.Argument(metavar="URL", envvar="CATGA_STORE_URL", help=_URL_HELP)
+    str | None, typer.Argument(metavar="URL", envvar="CATGA_STORE_URL", help=_URL_HELP)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -61,10 +62,20 @@ def open_laid_out(url: str, **options: Any) -> cs.Store:
     return store
 
 
+def checked(url: str | None) -> str:
+    """Answer a URL that names a store; `UsageError` if it does not, or if there is none."""
+    if not url:
+        message = "no store is named: write its URL, as in --store sqlite:///flows.db, or set CATGA_STORE_URL"
+        raise cs.UsageError(message)
+
+    cs.open_store(url).close()  # which says what is wrong with it, and connects to nothing
+    return url
+
+
 @contextmanager
-def open_existing(url: str) -> Generator[cs.Store]:
+def open_existing(named: str | None) -> Generator[cs.Store]:
     """Open a store that must be there: nothing is created. Exits with 1 if there is none."""
-    cs.open_store(url).close()  # which says what is wrong with the URL, and connects to nothing
+    url = checked(named)
     kind = kind_of(url)
     absent = None if kind is None else kind.absent(url)
     if absent is not None:

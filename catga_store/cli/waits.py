@@ -49,7 +49,7 @@ def waits(
         str | None, typer.Argument(metavar="[ID]", help="Show this one, with its children.")
     ] = None,
     *,
-    store: StoreOption,
+    store: StoreOption = None,
     outcome: Annotated[
         str | None,
         typer.Option(metavar="OUTCOME", help="pending, satisfied, timed_out or cancelled."),
@@ -177,7 +177,7 @@ def complete(
     correlation_id: Annotated[str, typer.Argument(metavar="WAIT_ID")],
     child: Annotated[str, typer.Argument(metavar="CHILD_ID")],
     *,
-    store: StoreOption,
+    store: StoreOption = None,
     failed: Annotated[bool, typer.Option("--failed", help="The child has failed.")] = False,
     result: Annotated[
         str | None, typer.Option(metavar="JSON", help="What the child answers, as JSON.")
