@@ -1,0 +1,199 @@
+"""Conversations that are interleaved, one exchange at a time: every history equals a serial order.
+
+A stage is a store and what one of its exchanges is: a waist request, behind any face, or one trip to
+the wire. A store joins by its line in `STAGES`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import example
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from catga_store import AsyncMemoryStore
+from catga_store import AsyncSQLiteStore
+from catga_store import MemoryStore
+from catga_store import SQLiteStore
+from catga_store.testing import AsyncFace
+from catga_store.testing import BlockingFace
+from catga_store.testing import ManualClock
+from catga_store.testing.histories import NEVER
+from catga_store.testing.histories import Event
+from catga_store.testing.interleaving import VERBS
+from catga_store.testing.interleaving import Part
+from catga_store.testing.interleaving import Stage
+from catga_store.testing.interleaving import play
+from catga_store.testing.scenarios import SCENARIOS
+from catga_store.testing.scenarios import SETUPS
+from catga_store.testing.scenarios import Scenario
+from catga_store.testing.scenarios import check_scenario
+
+
+class Theatre:
+    """A stage, the clock of its store, and how to empty it."""
+
+    def __init__(self, stage: Stage, clock: ManualClock, clear: Callable[[], None]) -> None:
+        self.stage = stage
+        self.clock = clock
+        self.clear = clear
+
+    def check(self, scenario: Scenario, order: Any, **options: Any) -> list[Event]:
+        """Play a scenario on an empty store."""
+        self.clear()
+        return check_scenario(self.stage, self.clock, scenario, order, **options)
+
+
+def at_waist(make: Callable[..., Any]) -> Callable[[ManualClock, Path, ExitStack], Theatre]:
+    """One exchange is one waist request to the store that `make(clock, path)` answers."""
+
+    def build(clock: ManualClock, path: Path, stack: ExitStack) -> Theatre:
+        face = stack.enter_context(make(clock, path))
+        return Theatre(Stage.at_waist(face), clock, face.clear)
+
+    return build
+
+
+def below_waist(make: Callable[..., Any]) -> Callable[[ManualClock, Path, ExitStack], Theatre]:
+    """One exchange is one request on the wire of the store that `make(clock, path)` answers."""
+
+    def build(clock: ManualClock, path: Path, stack: ExitStack) -> Theatre:
+        store = stack.enter_context(make(clock, path))
+        return Theatre(Stage.below_waist(store), clock, store.clear)
+
+    return build
+
+
+STAGES: dict[str, Callable[[ManualClock, Path, ExitStack], Theatre]] = {
+    "memory": at_waist(lambda clock, _: BlockingFace(lambda: MemoryStore(clock=clock))),
+    "memory wire": below_waist(lambda clock, _: MemoryStore(clock=clock)),
+    "sqlite wire": below_waist(lambda clock, path: SQLiteStore(path, clock=clock)),
+    "memory asyncio": at_waist(
+        lambda clock, _: AsyncFace(lambda: AsyncMemoryStore(clock=clock), backend="asyncio")
+    ),
+    "sqlite trio": at_waist(
+        lambda clock, path: AsyncFace(lambda: AsyncSQLiteStore(path, clock=clock), backend="trio")
+    ),
+}
+
+
+@pytest.fixture(params=STAGES)
+def theatre(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Theatre]:
+    """Open one stage after the other."""
+    with ExitStack() as stack:
+        yield STAGES[request.param](ManualClock(), tmp_path / "flows.db", stack)
+
+
+@pytest.fixture
+def memory() -> Iterator[Theatre]:
+    """Open the quickest stage."""
+    with ExitStack() as stack:
+        yield STAGES["memory"](ManualClock(), Path(), stack)
+
+
+orders = st.lists(st.integers(0, 5), max_size=30)
+fixture_is_cleared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_order_of_the_first_exchanges_is_serial(memory: Theatre, name: str) -> None:
+    """On the memory store: all orders of the first eight exchanges of two, the first five of three."""
+    actors = len(SCENARIOS[name].actors)
+    for order in itertools.product(range(actors), repeat={2: 8, 3: 5}[actors]):
+        memory.check(SCENARIOS[name], order)
+
+
+@fixture_is_cleared
+@given(name=st.sampled_from(sorted(SCENARIOS)), order=orders)
+def test_every_history_equals_some_serial_order(
+    theatre: Theatre, name: str, order: list[int]
+) -> None:
+    """Whatever the order of the exchanges, the answers are those of some order of the operations."""
+    theatre.check(SCENARIOS[name], order)
+
+
+@fixture_is_cleared
+@given(
+    before=st.sampled_from(SETUPS),
+    actors=st.lists(
+        st.lists(st.sampled_from(VERBS), min_size=1, max_size=4), min_size=2, max_size=3
+    ),
+    leases_end=st.booleans(),
+    order=orders,
+)
+def test_whatever_actors_do_at_once_is_serial(
+    theatre: Theatre,
+    before: list[str],
+    actors: list[list[str]],
+    leases_end: bool,
+    order: list[int],
+) -> None:
+    """Two or three actors with parts that nobody thought of."""
+    theatre.check(Scenario(before, actors, leases_end), order)
+
+
+@fixture_is_cleared
+@given(
+    name=st.sampled_from(sorted(SCENARIOS)),
+    order=orders,
+    dies_after=st.lists(st.one_of(st.none(), st.integers(0, 5)), min_size=3, max_size=3),
+)
+def test_an_actor_that_dies_has_done_a_thing_or_has_not(
+    theatre: Theatre, name: str, order: list[int], dies_after: list[int | None]
+) -> None:
+    """Who stops for ever in an exchange leaves what some serial order explains, with it or without."""
+    theatre.check(SCENARIOS[name], order, dies_after=dies_after)
+
+
+@pytest.mark.parametrize("stage", [name for name in STAGES if name.endswith(" wire")])
+def test_a_lost_reply_changes_no_answer(stage: str, tmp_path: Path) -> None:
+    """A reply that is lost after it was applied: the next try answers as the first would have."""
+    with ExitStack() as stack:
+        theatre = STAGES[stage](ManualClock(), tmp_path / "flows.db", stack)
+
+        @given(
+            name=st.sampled_from(sorted(SCENARIOS)),
+            order=orders,
+            lost=st.sets(st.integers(0, 25), min_size=1, max_size=3),
+        )
+        @example(name="increments", order=[0, 1, 2], lost={4, 5, 6})
+        def check(name: str, order: list[int], lost: set[int]) -> None:
+            theatre.check(SCENARIOS[name], order, lost=lost)
+
+        check()
+
+
+# --- the driver -------------------------------------------------------------------------------------
+
+
+def test_a_step_is_one_exchange_of_one_actor(memory: Theatre) -> None:
+    """Operations overlap exactly as the order says; an operation ends with its last exchange."""
+    history = play(memory.stage, [Part("ann", ["create"])], [])
+    parts = [Part("ann", ["transact"]), Part("bob", ["transact"])]
+    history = play(memory.stage, parts, [0, 1, 0, 1, 1, 1, 1], history=history)
+    spans = [(event.actor, event.called, event.answered) for event in history]
+    assert spans == [("ann", 0, 0), ("ann", 1, 3), ("bob", 2, 7)]
+    assert [event.answer.n for event in history] == [0, 10, 20]
+
+
+def test_who_dies_is_not_answered(memory: Theatre) -> None:
+    """What was under way stands in the history as never answered; nothing follows it."""
+    history = play(memory.stage, [Part("ann", ["create", "get"], dies_after=0)], [])
+    assert [(event.name, event.answer) for event in history] == [("create", NEVER)]
+    history = play(memory.stage, [Part("bob", ["get"])], [], history=history)
+    assert history[-1].answer.n == 0, "it had been sent"
+
+
+def test_a_verb_that_needs_what_was_not_read_is_left_out(memory: Theatre) -> None:
+    """Nobody writes, extends or closes what it does not hold."""
+    verbs = ["update", "commit", "delete", "extend", "release", "close", "time_out", "suspend all"]
+    assert play(memory.stage, [Part("ann", verbs)], []) == []
