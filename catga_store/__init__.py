@@ -78,12 +78,14 @@ from catga_store.urls import open_store
 
 if TYPE_CHECKING:
     from catga_store.aio import AsyncMemoryStore
+    from catga_store.aio import AsyncRedisStore
     from catga_store.aio import AsyncSession
     from catga_store.aio import AsyncSQLiteStore
     from catga_store.aio import AsyncStore
 
 __all__ = [
     "AsyncMemoryStore",
+    "AsyncRedisStore",
     "AsyncSQLiteStore",
     "AsyncSession",
     "AsyncStore",
@@ -140,7 +142,7 @@ __all__ = [
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-_ASYNC = ("AsyncMemoryStore", "AsyncSQLiteStore", "AsyncSession", "AsyncStore")
+_ASYNC = ("AsyncMemoryStore", "AsyncRedisStore", "AsyncSQLiteStore", "AsyncSession", "AsyncStore")
 
 for _public in __all__:
     if _public not in _ASYNC:

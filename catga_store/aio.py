@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Protocol
 from typing import Self
@@ -44,12 +46,27 @@ from catga_store.plans import AnyRecord
 from catga_store.plans import Receipt
 from catga_store.session import Queue
 from catga_store.settings import Settings
+from catga_store.store import DEFAULT_PREFIX
 from catga_store.store import StoreOptions
+from catga_store.store import need_redis
 from catga_store.store import sqlite_path
 from catga_store.stores.embedded import EmbeddedStore
 from catga_store.unit import Unit
 
-__all__ = ["AsyncDriver", "AsyncMemoryStore", "AsyncSQLiteStore", "AsyncSession", "AsyncStore"]
+__all__ = [
+    "AsyncDriver",
+    "AsyncMemoryStore",
+    "AsyncRedisStore",
+    "AsyncSQLiteStore",
+    "AsyncSession",
+    "AsyncStore",
+]
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+    from redis.asyncio import RedisCluster
+
+    from catga_store.drivers.remote import AsyncLink
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -593,5 +610,57 @@ class AsyncSQLiteStore(AsyncStore):
         super().__init__(AsyncLocalDriver(waist, sqlite.SQLiteWire(sqlite_path(path))), settings)
 
 
-for _public in (AsyncMemoryStore, AsyncSQLiteStore, AsyncSession, AsyncStore):
+class AsyncRedisStore(AsyncStore):
+    """See `RedisStore`; `client` is one of `redis.asyncio`, also one made by a Sentinel.
+
+    What concurrent tasks ask goes out together on one connection. Under trio the client lives on an
+    asyncio loop in a thread of the store's own.
+    """
+
+    def __init__(
+        self,
+        client: Redis | RedisCluster | None = None,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        need_redis()
+        from catga_store.drivers import redis_asyncio
+
+        settings = Settings(**options)
+        if client is None:
+            make = partial(redis_asyncio.open_redis_link, "redis://localhost", settings.timeout)
+        else:
+            redis_asyncio.check_client(client)
+            make = partial(redis_asyncio.redis_link, client, settings.timeout)
+
+        self._begin(make, prefix, settings)
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[StoreOptions]
+    ) -> Self:
+        """See `RedisStore.from_url`."""
+        need_redis()
+        from catga_store.drivers import redis_asyncio
+        from catga_store.drivers import redis_blocking
+
+        settings = Settings(**options)
+        redis_blocking.check_url(url)
+        store = cls.__new__(cls)
+        make = partial(redis_asyncio.open_redis_link, url, settings.timeout)
+        store._begin(make, prefix, settings)
+        return store
+
+    def _begin(self, make_link: Callable[[], AsyncLink], prefix: str, settings: Settings) -> None:
+        from catga_store.drivers.any_loop import AnyLoopDriver
+        from catga_store.stores import redis
+
+        waist = redis.RedisWaist(
+            prefix=prefix, partitions=settings.partitions, timeout=settings.timeout
+        )
+        AsyncStore.__init__(self, AnyLoopDriver(waist, make_link, settings.timeout), settings)
+
+
+for _public in (AsyncMemoryStore, AsyncRedisStore, AsyncSQLiteStore, AsyncSession, AsyncStore):
     _public.__module__ = "catga_store"

@@ -51,6 +51,7 @@ from catga_store.stores.embedded import EmbeddedStore
 from catga_store.unit import Unit
 
 __all__ = [
+    "DEFAULT_PREFIX",
     "Driver",
     "MemoryStore",
     "RedisStore",

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import TypeVar
 from typing import Unpack
 from urllib.parse import SplitResult
 from urllib.parse import parse_qsl
@@ -32,9 +33,12 @@ from catga_store.store import Store
 from catga_store.store import StoreOptions
 
 if TYPE_CHECKING:
+    from catga_store.aio import AsyncRedisStore
     from catga_store.aio import AsyncStore
 
 __all__ = ["open_async_store", "open_store"]
+
+R = TypeVar("R", RedisStore, "AsyncRedisStore")
 
 _REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
 
@@ -50,7 +54,7 @@ def open_store(url: str, **options: Unpack[StoreOptions]) -> Store:
         return MemoryStore(place, **options)
 
     if kind == "redis":
-        return _redis_store(place, options)
+        return _redis_store(RedisStore, place, options)
 
     return SQLiteStore(place, **options)
 
@@ -64,8 +68,7 @@ def open_async_store(url: str, **options: Unpack[StoreOptions]) -> AsyncStore:
         return aio.AsyncMemoryStore(place, **options)
 
     if kind == "redis":
-        message = f"this release has no async store for {place.partition('://')[0]}:// yet; use sqlite:/// or memory://"
-        raise NotSupportedError(message)
+        return _redis_store(aio.AsyncRedisStore, place, options)
 
     return aio.AsyncSQLiteStore(place, **options)
 
@@ -114,7 +117,7 @@ def _parse(url: Any) -> tuple[str, str]:
     raise UsageError(message)
 
 
-def _redis_store(url: str, options: StoreOptions) -> Store:
+def _redis_store(kind: type[R], url: str, options: StoreOptions) -> R:
     """The store at a URL of Redis; the prefix is ours, the rest of the query redis-py's."""
     place, _, text = url.partition("?")
     query = parse_qsl(text, keep_blank_values=True)
@@ -122,9 +125,9 @@ def _redis_store(url: str, options: StoreOptions) -> Store:
     rest = urlencode([(name, value) for name, value in query if name != "prefix"])
     place = f"{place}?{rest}" if rest else place
     if not prefixes:
-        return RedisStore.from_url(place, **options)
+        return kind.from_url(place, **options)
 
-    return RedisStore.from_url(place, prefix=prefixes[-1], **options)
+    return kind.from_url(place, prefix=prefixes[-1], **options)
 
 
 def _sqlite_place(url: str, parts: SplitResult) -> str:

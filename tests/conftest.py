@@ -63,7 +63,7 @@ def clock() -> ManualClock:
 
 
 STORES = ["memory", "sqlite", "redis-6.2", "redis-8.2"]
-ASYNC_STORES = ["memory", "sqlite"]
+ASYNC_STORES = ["memory", "sqlite", "redis-6.2", "redis-8.2"]
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from catga_store import AsyncMemoryStore
+from catga_store import AsyncRedisStore
 from catga_store import AsyncSQLiteStore
 from catga_store import MemoryStore
 from catga_store import RedisStore
@@ -74,9 +75,11 @@ def redis_cluster() -> Iterator[RedisCluster]:
         yield cluster
 
 
+@pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize("kind", ["6.2", "8.2", "cluster"])
 def test_redis_does_what_the_model_says(
     kind: str,
+    face: str,
     redis_server: Callable[[str], RedisServer],
     request: pytest.FixtureRequest,
 ) -> None:
@@ -86,9 +89,12 @@ def test_redis_does_what_the_model_says(
     def open_face(clock: ManualClock, retention: Retention, partitions: int) -> Face:
         prefix = f"{uuid.uuid4().hex}:"
         options: dict[str, Any] = {"clock": clock, "retention": retention, "prefix": prefix}
-        return BlockingFace(
-            lambda: RedisStore.from_url(server.url, partitions=partitions, **options),
-            durable=True,
+        options["partitions"] = partitions
+        if face == "blocking":
+            return BlockingFace(lambda: RedisStore.from_url(server.url, **options), durable=True)
+
+        return AsyncFace(
+            lambda: AsyncRedisStore.from_url(server.url, **options), backend=face, durable=True
         )
 
     machine = machine_for(open_face)

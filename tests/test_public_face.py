@@ -220,7 +220,11 @@ def test_the_async_twin_says_only_what_differs(blocking: type, awaiting: type) -
 
 @pytest.mark.parametrize(
     ("blocking", "awaiting"),
-    [(cs.MemoryStore, cs.AsyncMemoryStore), (cs.SQLiteStore, cs.AsyncSQLiteStore)],
+    [
+        (cs.MemoryStore, cs.AsyncMemoryStore),
+        (cs.SQLiteStore, cs.AsyncSQLiteStore),
+        (cs.RedisStore, cs.AsyncRedisStore),
+    ],
 )
 def test_each_store_has_a_twin(blocking: Any, awaiting: Any) -> None:
     """Both are opened with the same arguments."""

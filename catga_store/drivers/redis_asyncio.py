@@ -24,8 +24,9 @@ from catga_store.conversation import Pipe
 from catga_store.conversation import Request
 from catga_store.drivers.redis_cluster_asyncio import RedisClusterAsyncLink
 from catga_store.drivers.redis_lane import Lanes
+from catga_store.errors import UsageError
 
-__all__ = ["RedisAsyncLink", "open_redis_link", "redis_link"]
+__all__ = ["RedisAsyncLink", "check_client", "open_redis_link", "redis_link"]
 
 
 def open_redis_link(url: str, timeout: float) -> RedisAsyncLink | RedisClusterAsyncLink:
@@ -45,6 +46,16 @@ def open_redis_link(url: str, timeout: float) -> RedisAsyncLink | RedisClusterAs
         client, url = RedisCluster, f"{scheme.removesuffix('+cluster')}://{place}"
 
     return redis_link(client.from_url(url, **options), timeout, owned=True)
+
+
+def check_client(client: object) -> None:
+    """`UsageError` unless this is a client of `redis.asyncio`."""
+    if not isinstance(client, Redis | RedisCluster):
+        message = (
+            "an AsyncRedisStore needs a Redis or RedisCluster client of redis.asyncio,"
+            f" not {client!r}; a RedisStore takes those of redis"
+        )
+        raise UsageError(message)
 
 
 def redis_link(

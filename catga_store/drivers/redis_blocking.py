@@ -270,23 +270,29 @@ def link_to_url(url: str, timeout: float) -> RedisLink:
     `redis://`, `rediss://` and `unix://` as redis-py reads them, its options as a query;
     `redis+cluster://` and `rediss+cluster://` name some node of a cluster.
     """
-    scheme, _, place = url.partition("://")
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": min(timeout, _CONNECT_SECONDS),
         "retry": Retry(NoBackoff(), 0),
     }
-    shown = place.rpartition("@")[2].partition("?")[0]
-    make: Any = Redis
-    if scheme.endswith("+cluster"):
-        plain = f"{scheme.removesuffix('+cluster')}://{place}"
-        _opened(lambda: make.from_url(plain), url).close()  # it opens nothing, and reads the URL
-        return RedisClusterLink(
-            lambda: RedisCluster.from_url(plain, **options), f"{scheme}://{shown}", owned=True
-        )
+    plain, is_cluster = check_url(url)
+    scheme, _, place = url.partition("://")
+    shown = f"{scheme}://{place.rpartition('@')[2].partition('?')[0]}"
+    if is_cluster:
+        return RedisClusterLink(lambda: RedisCluster.from_url(plain, **options), shown, owned=True)
 
-    client = _opened(lambda: make.from_url(url, **options), url)
-    return RedisLink(lambda: client, f"{scheme}://{shown}", owned=True)
+    make: Any = Redis
+    client = _opened(lambda: make.from_url(plain, **options), url)
+    return RedisLink(lambda: client, shown, owned=True)
+
+
+def check_url(url: str) -> tuple[str, bool]:
+    """The URL as redis-py reads it, and whether it names a cluster; `UsageError` if it is wrong."""
+    scheme, _, place = url.partition("://")
+    plain = f"{scheme.removesuffix('+cluster')}://{place}"
+    make: Any = Redis
+    _opened(lambda: make.from_url(plain), url).close()  # it opens nothing, and reads the URL
+    return plain, scheme.endswith("+cluster")
 
 
 def _opened(make: Callable[[], Any], url: str) -> Any:
