@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -42,12 +43,14 @@ from catga_store.model import head_of
 from catga_store.plans import Receipt
 from catga_store.records import Check
 from catga_store.records import Conflict
+from catga_store.records import Outcome
 from catga_store.records import Read
 from catga_store.records import Refused
 from catga_store.records import SetWait
 from catga_store.single import SingleOperations
 from catga_store.unit import Entry
 from catga_store.unit import Intent
+from catga_store.unit import Plan
 from catga_store.unit import Unit
 from catga_store.unit import key_of
 
@@ -228,19 +231,10 @@ class Operations(SingleOperations):
             raise unit.refused(plan, reply.conflicts)
 
         receipt = unit.settle(commit_id, plan, reply.outcomes, now_ms)
-        yield from self._load_results(
-            [
-                entry.record
-                for change, entry, outcome in zip(
-                    plan.changes, plan.entries, reply.outcomes, strict=True
-                )
-                if isinstance(change, SetWait)
-                # A parent that suspends on what has ended is claimed with the results.
-                and not (change.rearm or outcome.accepted)
-                and entry is not None
-                and isinstance(entry.record, WaitCondition)
-            ]
-        )
+        closed = _closed(plan, reply.outcomes)
+        if closed:
+            yield from self._load_results(closed)
+
         return receipt
 
     def transact(self, call: Callable[[Unit], Any], attempts: int) -> Conversation[Any]:
@@ -271,6 +265,19 @@ class Operations(SingleOperations):
 
             longest = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2**attempt)
             yield Pause(random.uniform(_SHORTEST_PAUSE, longest))
+
+
+def _closed(plan: Plan, outcomes: Sequence[Outcome]) -> list[WaitCondition]:
+    """The waits that were set and had ended; a parent that suspends on one is claimed with it."""
+    closed: list[WaitCondition] = []
+
+    for place, change in enumerate(plan.changes):
+        if isinstance(change, SetWait) and not (change.rearm or outcomes[place].accepted):
+            entry = plan.entries[place]
+            if entry is not None and isinstance(entry.record, WaitCondition):
+                closed.append(entry.record)
+
+    return closed
 
 
 def _as_tracked(entry: Entry, state_type: Any | None) -> Any:
