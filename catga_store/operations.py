@@ -74,7 +74,11 @@ class Operations(SingleOperations):
         if entry is not None:
             return _as_tracked(entry, state_type)
 
-        flow = yield from self.get(flow_id, state_type)
+        (record,) = yield Read((key,), self.settings.now_ms())
+        if record is None:
+            return None
+
+        flow = envelope.decode_flow(flow_id, record, state_type)
         return self._tracked(unit, key, flow, state_type)
 
     def session_get_one(
@@ -231,9 +235,8 @@ class Operations(SingleOperations):
             raise unit.refused(plan, reply.conflicts)
 
         receipt = unit.settle(commit_id, plan, reply.outcomes, now_ms)
-        closed = _closed(plan, reply.outcomes)
-        if closed:
-            yield from self._load_results(closed)
+        if plan.sets_waits:
+            yield from self._load_results(_closed(plan, reply.outcomes))
 
         return receipt
 
@@ -269,15 +272,14 @@ class Operations(SingleOperations):
 
 def _closed(plan: Plan, outcomes: Sequence[Outcome]) -> list[WaitCondition]:
     """The waits that were set and had ended; a parent that suspends on one is claimed with it."""
-    closed: list[WaitCondition] = []
-
-    for place, change in enumerate(plan.changes):
-        if isinstance(change, SetWait) and not (change.rearm or outcomes[place].accepted):
-            entry = plan.entries[place]
-            if entry is not None and isinstance(entry.record, WaitCondition):
-                closed.append(entry.record)
-
-    return closed
+    return [
+        entry.record
+        for change, entry, outcome in zip(plan.changes, plan.entries, outcomes, strict=True)
+        if isinstance(change, SetWait)
+        and not (change.rearm or outcome.accepted)
+        and entry is not None
+        and isinstance(entry.record, WaitCondition)
+    ]
 
 
 def _as_tracked(entry: Entry, state_type: Any | None) -> Any:

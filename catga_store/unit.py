@@ -91,6 +91,11 @@ class Plan:
     changes: tuple[Change, ...]
     entries: tuple[Entry | None, ...]
 
+    @property
+    def sets_waits(self) -> bool:
+        """Whether any change sets a wait condition."""
+        return SetWait in map(type, self.changes)
+
 
 _NOTHING = Plan((), ())
 

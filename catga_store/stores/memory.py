@@ -201,11 +201,13 @@ class MemoryTables:
         return None if head is None else Record(head, self._bodies[key])
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
-        self._note(self._heads, key)
-        self._heads[key] = head
+        # `_note`, in place: this is what most commits do.
+        note, heads, bodies = self._undo.append, self._heads, self._bodies
+        note((heads, key, _ABSENT if old is None else old))
+        heads[key] = head
         if body is not None:
-            self._note(self._bodies, key)
-            self._bodies[key] = body
+            note((bodies, key, bodies.get(key, _ABSENT)))
+            bodies[key] = body
 
         self._index(key, head, old)
 
