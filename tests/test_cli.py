@@ -619,21 +619,66 @@ def test_json_is_read_by_a_json_reader(many: str) -> None:
     assert len(json.loads(tool.stdout)["flows"]) == 1000
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX")
-def test_colours_are_for_terminals(url: str) -> None:
-    """The same command prints escapes on a terminal and none in a pipe."""
+on_terminals = pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX")
+
+
+def at_terminal(stream: str, *arguments: str, typed: bytes = b"") -> tuple[int, str]:
+    """Run a command with one of its streams on a terminal; its exit code and what it shows."""
     import pty  # noqa: PLC0415  there is none on Windows
 
-    shown: list[bytes] = []
+    ours, theirs = pty.openpty()
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        **{"stdout": subprocess.PIPE, **streams, stream: theirs},
+        env={**os.environ, "TERM": "xterm"},
+    ) as process:
+        os.write(ours, typed)
+        os.close(theirs)
+        shown = process.stdout.read() if process.stdout is not None else b""
+        while True:
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:  # nobody has the other end any more
+                break
 
-    def read(terminal: int) -> bytes:
-        chunk = os.read(terminal, 65536)
-        shown.append(chunk)
-        return chunk
+            if not chunk:
+                break
 
-    code = pty.spawn([*COMMAND, "ls", "-s", url], read)
-    assert os.waitstatus_to_exitcode(code) == 0
-    text = b"".join(shown).decode()
+            shown += chunk
+
+        code = process.wait(60)
+
+    os.close(ours)
+    return code, shown.decode()
+
+
+@on_terminals
+def test_rm_asks_on_a_terminal(url: str) -> None:
+    """What is not confirmed is not removed."""
+    code, shown = at_terminal("stdin", "rm", "order", "-s", url, typed=b"n\n")
+    assert (code, "Remove order?" in shown) == (1, True)
+    assert answer("count", url=url) == {"count": 4}
+    code, shown = at_terminal("stdin", "rm", "order", "-s", url, typed=b"y\n")
+    assert (code, "removed: order" in shown) == (0, True)
+    assert answer("count", url=url) == {"count": 3}
+
+
+@on_terminals
+def test_copy_shows_its_progress_on_a_terminal(url: str, tmp_path: Path) -> None:
+    """A bar that ends at the number of records, on stderr."""
+    code, shown = at_terminal("stderr", "copy", url, f"sqlite:///{tmp_path / 'new.db'}")
+    assert code == 0
+    assert "copying" in shown
+    assert "5/5" in shown
+    assert "Verified" in shown
+
+
+@on_terminals
+def test_colours_are_for_terminals(url: str) -> None:
+    """The same command prints escapes on a terminal and none in a pipe."""
+    code, text = at_terminal("stdout", "ls", "-s", url)
+    assert code == 0
     assert "\x1b[" in text
     assert "\x1b[31m id" not in text, "an id sends no escapes"
 
