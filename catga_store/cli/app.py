@@ -19,10 +19,9 @@ import catga_store as cs
 from catga_store.cli.bench import bench
 from catga_store.cli.copying import copy
 from catga_store.cli.doctor import doctor
+from catga_store.cli.due import due
 from catga_store.cli.flows import count
-from catga_store.cli.flows import due
 from catga_store.cli.flows import ls
-from catga_store.cli.flows import rm
 from catga_store.cli.flows import show
 from catga_store.cli.guard import EXIT_CODES
 from catga_store.cli.guard import INTERRUPTED
@@ -30,6 +29,7 @@ from catga_store.cli.guard import NO
 from catga_store.cli.guard import TERMINATED
 from catga_store.cli.guard import USAGE
 from catga_store.cli.guard import complain
+from catga_store.cli.removing import rm
 from catga_store.cli.report import Report
 from catga_store.cli.waits import complete
 from catga_store.cli.waits import waits

@@ -1,11 +1,9 @@
-"""Commands on flows: `ls`, `show`, `count`, `due`, `rm`."""
+"""Commands that read flows: `ls`, `show`, `count`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from datetime import datetime
-from datetime import timedelta
 from typing import Annotated
 from typing import Any
 
@@ -14,7 +12,6 @@ from rich.pretty import pprint
 
 import catga_store as cs
 from catga_store.cli.guard import NO
-from catga_store.cli.guard import USAGE
 from catga_store.cli.guard import complain
 from catga_store.cli.guard import guarded
 from catga_store.cli.guard import leave
@@ -29,15 +26,11 @@ from catga_store.cli.output import print_rows
 from catga_store.cli.output import stdout
 from catga_store.cli.output import when
 from catga_store.cli.waits import wait_document
-from catga_store.conversation import ask
-from catga_store.keys import FLOW
-from catga_store.model import from_ms
-from catga_store.records import Due
 
-__all__ = ["count", "due", "ls", "rm", "show"]
+__all__ = ["SHOWN", "Type", "count", "ls", "show"]
 
 _PAGE = 500
-_SHOWN = 50
+SHOWN = 50
 
 Status = Annotated[
     str | None,
@@ -114,7 +107,7 @@ def ls(
     created_after: After = None,
     created_before: Before = None,
     updated_before: Idle = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = _SHOWN,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = SHOWN,
     cursor: Annotated[
         str | None, typer.Option(help="Go on where a listing with the same filters ended.")
     ] = None,
@@ -285,133 +278,3 @@ def _shown(value: Any) -> str:
         return ", ".join(f"{name} {_shown(one)}" for name, one in value.items() if one is not None)
 
     return when(value) if isinstance(value, datetime) else escaped(str(value))
-
-
-@guarded
-def due(
-    *,
-    store: StoreOption = None,
-    kind: Type = None,
-    within: Annotated[
-        str, typer.Option(metavar="SPAN", help="Also what is due by then, as in 15m.")
-    ] = "0s",
-    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = _SHOWN,
-    as_json: AsJson = False,
-) -> None:
-    """List what a worker would be given, nearly oldest first; nothing is claimed.
-
-    A flow is due because its `due_at` has come, which may be the end of a claim (`OWNER`), or because
-    what it waits for is over (`WAIT`).
-
-    `--json`: `{"due": [{"flow_id", "correlation_id", "since", "type", "status", "owner",
-    "attempts"}, …]}`; `correlation_id` is null unless a wait is over.
-    """
-    with open_existing(store) as opened:
-        documents = list(_due(opened, kind, _span(within), limit))
-
-    if as_json:
-        print_json({"due": documents})
-        return
-
-    print_rows(
-        ("FLOW", "SINCE", "WAIT", "TYPE", "STATUS", "ATTEMPTS", "OWNER"),
-        [
-            (
-                one["flow_id"],
-                when(one["since"]),
-                one["correlation_id"] or "-",
-                one["type"] or "-",
-                one["status"],
-                str(one["attempts"]),
-                one["owner"] or "-",
-            )
-            for one in documents
-        ],
-    )
-
-
-def _span(text: str) -> timedelta:
-    reached = moment(text)
-    now = moment("0s")
-    assert reached is not None  # noqa: S101  text was given
-    assert now is not None  # noqa: S101  as above
-    return now - reached
-
-
-def _due(
-    store: cs.Store, kind: str | None, within: timedelta, limit: int
-) -> Iterator[dict[str, Any]]:
-    operations = store._operations  # noqa: SLF001  no public operation looks without claiming
-    until_ms = operations.settings.now_ms() + within // timedelta(milliseconds=1)
-    found = store._run(ask(Due(until_ms, limit, kind)))  # noqa: SLF001  as above
-    told = {
-        entry.key.id: store.get_wait_condition(entry.key.id)
-        for entry in found
-        if entry.key.kind != FLOW
-    }
-    parents = {name: wait.parent_flow_id for name, wait in told.items() if wait is not None}
-    flows = store.get_many([parents.get(entry.key.id) or entry.key.id for entry in found])
-
-    for entry in found[:limit]:
-        is_flow = entry.key.kind == FLOW
-        flow = flows.get(entry.key.id if is_flow else parents.get(entry.key.id) or "")
-        if flow is not None and not flow.status.is_terminal:
-            wait = None if is_flow else told[entry.key.id]
-            yield {
-                "flow_id": flow.flow_id,
-                "correlation_id": None if wait is None else wait.correlation_id,
-                "since": None if entry.head.due_ms is None else from_ms(entry.head.due_ms),
-                "type": flow.type_name or None,
-                "status": flow.status.name,
-                "owner": flow.owner,
-                "attempts": flow.attempts,
-            }
-
-
-@guarded
-def rm(
-    flow_ids: Annotated[list[str] | None, typer.Argument(metavar="[FLOW_ID]...")] = None,
-    *,
-    store: StoreOption = None,
-    waits: Annotated[
-        list[str] | None,
-        typer.Option("--wait", metavar="ID", help="Clear this wait condition; may be repeated."),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Delete flows with their progress, and clear wait conditions, whatever state they are in.
-
-    Asks first; without a terminal, `--yes` is needed. Exits with 1 if any of them was not there;
-    the others are gone.
-
-    `--json`: `{"removed": [id, …], "absent": [id, …]}`.
-    """
-    named = [*(flow_ids or ()), *(waits or ())]
-    if not named:
-        leave("nothing to remove: name a flow, or a wait condition with --wait", USAGE)
-
-    with open_existing(store) as opened:
-        if not yes:
-            _confirm(named)
-
-        gone = [(one, opened.delete(one)) for one in flow_ids or ()]
-        gone += [(one, opened.clear_wait_condition(one)) for one in waits or ()]
-
-    absent = [one for one, was_there in gone if not was_there]
-    if as_json:
-        removed = [one for one, was_there in gone if was_there]
-        print_json({"removed": removed, "absent": absent})
-    else:
-        for one, was_there in gone:
-            typer.echo(f"{'removed' if was_there else 'was not there'}: {escaped(one)}")
-
-    if absent:
-        raise typer.Exit(NO)
-
-
-def _confirm(named: list[str]) -> None:
-    if not sys.stdin.isatty():
-        leave("nothing was removed: without a terminal to ask on, --yes is needed", USAGE)
-
-    typer.confirm(f"Remove {', '.join(map(escaped, named))}?", abort=True, err=True)
