@@ -27,6 +27,7 @@ from hypothesis import settings
 
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
+from catga_store.testing.servers import RedisCluster
 from catga_store.testing.servers import RedisServer
 
 # No deadlines and no check for slowness: a busy machine must not decide whether a test passes.
@@ -76,6 +77,13 @@ def redis_server() -> Iterator[Callable[[str], RedisServer]]:
             return stack.enter_context(RedisServer(version))
 
         yield started
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """Answer a cluster of three primaries, stopped in the end."""
+    with RedisCluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

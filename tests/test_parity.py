@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from catga_store.testing import BlockingFace
 from catga_store.testing import Face
 from catga_store.testing import ManualClock
 from catga_store.testing import machine_for
-from catga_store.testing.servers import RedisCluster
 from catga_store.testing.servers import RedisServer
 
 FACES = ["blocking", "asyncio", "trio"]
@@ -66,13 +64,6 @@ def test_a_store_does_what_the_model_says(kind: str, face: str, tmp_path: Path) 
             stateful_step_count=40,
         ),
     )
-
-
-@pytest.fixture(scope="session")
-def redis_cluster() -> Iterator[RedisCluster]:
-    """Answer a cluster of three primaries, stopped in the end."""
-    with RedisCluster() as cluster:
-        yield cluster
 
 
 @pytest.mark.parametrize("face", FACES)

@@ -232,6 +232,12 @@ class RedisCluster:
 
         return self
 
+    def start_node(self, node: RedisServer) -> None:
+        """Start a node again that was stopped or killed, and wait until the cluster is whole."""
+        node.start()
+        for each in self.nodes:
+            each.wait_until(partial(_is_whole, each))
+
     def _make(self) -> None:
         first = self.nodes[0]
         for place, node in enumerate(self.nodes):

@@ -1,0 +1,157 @@
+"""A Redis Cluster: partitions on different nodes, nodes that are away, and slots that move."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import redis
+from redis.crc import key_slot
+
+import catga_store as cs
+from catga_store.keys import partition_of
+from catga_store.testing.servers import RedisCluster
+
+PARTITIONS = 8
+
+
+def flow(flow_id: str) -> cs.FlowSnapshot[Any]:
+    """Make a flow."""
+    return cs.FlowSnapshot(flow_id, state={"id": flow_id})
+
+
+def node_of(client: redis.RedisCluster, prefix: str, partition: int) -> str:
+    """Answer the name of the node that has a partition."""
+    slot = client.keyslot(f"{{{prefix}{partition}}}")
+    name: str = client.nodes_manager.get_node_from_slot(slot).name
+    return name
+
+
+def test_partitions_spread_and_answer_as_one(redis_cluster: RedisCluster) -> None:
+    """Records lie on every node; listings, claims, counts, sweeps and clear see them all."""
+    prefix = f"{uuid.uuid4().hex}:"
+    url = f"{redis_cluster.url}?prefix={prefix}"
+    ids = [f"f-{number:03}" for number in range(100)]
+    with cs.open_store(url, partitions=PARTITIONS) as store:
+        for flow_id in ids:
+            store.create(flow(flow_id))
+
+        client = store._driver.wire.client()  # type: ignore[attr-defined]
+        assert len({node_of(client, prefix, number) for number in range(PARTITIONS)}) == 3
+        assert sorted(one.flow_id for one in store.iter_flows()) == ids
+        assert store.count_flows() == 100
+        many = store.get_many([*ids, "nobody"])
+        assert [name for name, one in many.items() if one is None] == ["nobody"]
+        assert len({one.flow_id for one in store.claim_due(limit=100)}) == 100
+        session = store.session()
+        for flow_id in ids[:10]:
+            session.add(flow(f"new-{flow_id}"))
+
+        with pytest.raises(cs.CrossPartitionError):
+            session.commit()
+
+        store.clear()
+        assert store.count_flows() == 0
+
+
+def test_a_client_of_the_user(redis_cluster: RedisCluster) -> None:
+    """A `RedisCluster` that decodes and retries is used as it is."""
+    first = redis_cluster.nodes[0]
+    with redis.RedisCluster(first.host, first.port, decode_responses=True) as client:
+        store = cs.RedisStore(client, prefix=f"{uuid.uuid4().hex}:")
+        store.create(flow("ü"))
+        assert store.get_one("ü").state == {"id": "ü"}
+        store.close()
+        assert client.ping()
+
+
+def test_a_node_that_is_away_takes_its_partitions_along(
+    redis_cluster: RedisCluster,  # started first, so that ports are its own
+) -> None:
+    """Its records are unavailable, not absent; the others go on; it comes back with its records."""
+    prefix = f"{uuid.uuid4().hex}:"
+    with RedisCluster() as cluster:
+        url = f"{cluster.url}?prefix={prefix}"
+        with cs.open_store(url, partitions=PARTITIONS, timeout=timedelta(seconds=1)) as store:
+            ids = [f"f-{number}" for number in range(40)]
+            for flow_id in ids:
+                store.create(flow(flow_id))
+
+            client = store._driver.wire.client()  # type: ignore[attr-defined]
+            last = cluster.nodes[2]
+            name = f"{last.host}:{last.port}"
+            gone = {
+                flow_id
+                for flow_id in ids
+                if node_of(client, prefix, partition_of(flow_id, PARTITIONS)) == name
+            }
+            assert 0 < len(gone) < len(ids)
+            last.kill()
+            for flow_id in ids:
+                if flow_id in gone:
+                    with pytest.raises(cs.StoreUnavailableError):
+                        store.get(flow_id)
+                else:
+                    assert store.get(flow_id) is not None
+
+            with pytest.raises(cs.StoreUnavailableError):
+                store.query_flows()
+
+            cluster.start_node(last)
+            assert len(store.query_flows().items) == len(ids)
+
+
+@pytest.fixture
+def asked(redis_cluster: RedisCluster) -> Callable[..., Any]:
+    """Send a command to one node of the cluster."""
+
+    def ask(place: int, *words: Any) -> Any:
+        node = redis_cluster.nodes[place]
+        with redis.Redis(node.host, node.port) as client:
+            return client.execute_command(*words)
+
+    return ask
+
+
+def test_a_slot_that_moves_to_another_node(
+    redis_cluster: RedisCluster, asked: Callable[..., Any]
+) -> None:
+    """While its keys are on the way, reads find them and commits wait; then all goes on there."""
+    prefix = f"{uuid.uuid4().hex}:"
+    slot = key_slot(f"{prefix}0".encode())
+    old = slot * 3 // 16384
+    new = (old + 1) % 3
+    names = [asked(place, "CLUSTER", "MYID").decode() for place in (old, new)]
+    target = redis_cluster.nodes[new]
+    url = f"{redis_cluster.url}?prefix={prefix}"
+    with (
+        cs.open_store(url) as store,
+        cs.open_store(url, timeout=timedelta(milliseconds=300)) as hasty,
+    ):
+        for flow_id in ("a", "b"):
+            store.create(flow(flow_id))
+
+        hasty.ping()
+        asked(new, "CLUSTER", "SETSLOT", slot, "IMPORTING", names[0])
+        asked(old, "CLUSTER", "SETSLOT", slot, "MIGRATING", names[1])
+        asked(old, "MIGRATE", target.host, target.port, f"{{{prefix}0}}:flow:a", 0, 5000)
+        assert hasty.get("a") is not None
+        assert hasty.get("b") is not None
+        flow_a = hasty.get_one("a")
+        with pytest.raises(cs.StoreUnavailableError, match="moving this partition"):
+            hasty.update(flow_a)
+
+        while keys := asked(old, "CLUSTER", "GETKEYSINSLOT", slot, 100):
+            for key in keys:
+                asked(old, "MIGRATE", target.host, target.port, key, 0, 5000)
+
+        for place in (new, old):
+            asked(place, "CLUSTER", "SETSLOT", slot, "NODE", names[1])
+
+        assert hasty.get("a") is not None
+        hasty.update(flow_a)
+        store.create(flow("c"))
+        assert sorted(one.flow_id for one in store.query_flows().items) == ["a", "b", "c"]
