@@ -15,6 +15,7 @@ import redis
 
 import catga_store as cs
 from catga_store.stores.redis import LARGE
+from catga_store.testing.servers import RedisCluster
 from catga_store.testing.servers import RedisServer
 
 VERSIONS = ["6.2", "8.2"]
@@ -366,3 +367,40 @@ def test_what_the_server_has_forgotten_leaves_no_entries(
 
     assert member
     assert client.zcard(f"{tag}index") == 0
+
+
+def test_entries_of_the_index_that_are_not_ours(
+    shared: tuple[cs.Store, redis.Redis, str],
+) -> None:
+    """Whatever somebody has added to it is passed over; sweeps, counts and claims go on."""
+    store, client, tag = shared
+    store.create(flow())
+    added = [
+        b"x",
+        b"x0",
+        b"x" + b"0" * 40,
+        b"wt" + b"0" * 15 + b"y",
+        b"fd" + b"0" * 15 + b"\xff",
+        b"z",
+    ]
+    client.zadd(f"{tag}index", dict.fromkeys(added, 0))
+    assert store.sweep() == 0
+    assert store.count_flows() == 1
+    assert [one.flow_id for one in store.claim_due(limit=5)] == ["f"]
+    for number in range(40):
+        store.create(flow(f"f-{number}"))
+
+
+def test_a_node_of_a_cluster_that_is_opened_as_a_server(
+    redis_cluster: RedisCluster,
+) -> None:
+    """The error says how a cluster is opened."""
+    for node in redis_cluster.nodes:
+        with cs.open_store(f"{node.url}?prefix=wrong:") as store:
+            try:
+                store.ping()
+            except cs.StoreConfigError as error:
+                assert "redis+cluster://" in str(error)  # noqa: PT017  one of the three has the slot
+                return
+
+    pytest.fail("every node answered for the slot")

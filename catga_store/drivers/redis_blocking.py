@@ -127,6 +127,10 @@ class RedisClusterLink(RedisLink):
             if not left:
                 break
 
+        for place in left:
+            message = f"redirected {_REDIRECTIONS} times: {replies[place]}"
+            replies[place] = exceptions.TryAgainError(message)
+
         return tuple(replies)
 
     def _connected(self) -> Any:

@@ -24,6 +24,9 @@ the reply is kept with it for twice the store's timeout, so a commit that is sen
 the first time. A read of one record is atomic, one of several is not. A listing is: which records,
 then their heads, and what has changed in between is left out.
 
+What is due for one type of flow is an index of its own; ended conditions are looked through for
+those whose parent has the type. No index grows the cost of another's reads beyond its logarithm.
+
 Round trips: a commit, any read of records, a count 1; a listing, what is due and a sweep 2 or more,
 by pages of at most 1,000; the first use of a store 2 more; an unknown script (a server restarted,
 failed over) 1 more. A commit in sixteen looks for a few expired records, and removes them in another.
@@ -323,12 +326,18 @@ class _Expiring(NamedTuple):
     id: bytes
 
 
-def _read_expiring(member: bytes) -> _Expiring:
-    length, _, rest = member[33:].partition(b":")
-    size = int(length)
-    kind = FLOW if member[16:17] == b"f" else WAIT
-    created_ms = _LAST_MS - int(member[18:33])
-    return _Expiring(member, kind, member[17:18], created_ms, rest[:size], rest[size:])
+_EXPIRING = re.compile(rb"x\d{15}([fw])([0-9-])(\d{15})(\d+):(.*)", re.DOTALL)
+
+
+def _read_expiring(member: bytes) -> _Expiring | None:
+    found = _EXPIRING.fullmatch(member)
+    if found is None:
+        return None  # none of ours
+
+    kind, status, created, length, rest = found.groups()
+    size, created_ms = int(length), _LAST_MS - int(created)
+    listed = FLOW if kind == b"f" else WAIT
+    return _Expiring(member, listed, status, created_ms, rest[:size], rest[size:])
 
 
 def _listing(wanted: Filter) -> bytes:
@@ -410,8 +419,14 @@ _REFUSALS: tuple[
         "the cluster does not serve this partition now: bring its node back, or wait for the failover",
     ),
     (
+        exceptions.AskError,
+        ("MOVED",),
+        StoreConfigError,
+        "the server is a node of a cluster: open it as redis+cluster://, or with a RedisCluster client",
+    ),
+    (
         exceptions.TryAgainError,
-        ("TRYAGAIN", "MOVED", "ASK "),
+        ("TRYAGAIN",),
         StoreUnavailableError,
         "the cluster is moving this partition to another node: try again",
     ),
@@ -717,6 +732,8 @@ class RedisWaist:
         if self._commits % _SWEEP_EVERY == 0:
             commands = command, self._expired(number, commit.now_ms, _SWEEP_A_FEW)
 
+        # From before it is sent first: its reply is kept for twice as long as it may be sent again.
+        until = time.monotonic() + self._timeout
         try:
             replies = yield Pipe(commands, writes=True, large=large)
             reply: Any = replies[0]
@@ -728,7 +745,7 @@ class RedisWaist:
             failure = reply
 
         if failure is not None:
-            reply = yield from self._commit_again(commit, command, failure, large=large)
+            reply = yield from self._commit_again(commit, command, failure, until, large=large)
 
         if len(replies) > 1 and type(replies[1]) is list and replies[1]:
             yield from self._tidy(number, commit.now_ms, replies[1])
@@ -751,14 +768,13 @@ class RedisWaist:
         return _read_conflicts(commit, refused)
 
     def _commit_again(
-        self, commit: Commit, command: Command, failure: Exception, *, large: bool
+        self, commit: Commit, command: Command, failure: Exception, until: float, *, large: bool
     ) -> Conversation[Any]:
         """After a first failure: go on for as long as a reply is missing and there is time.
 
         What the server refuses is final, unless an earlier try, whose reply was lost, may have
         been applied: then only the reply of the commit itself settles it.
         """
-        until = time.monotonic() + self._timeout
         pause = _PAUSE_SECONDS
         is_lost = False
 
@@ -1125,27 +1141,30 @@ class RedisWaist:
 
     def _sweep_command(self, number: int, now_ms: int, members: Sequence[bytes]) -> Command:
         keys = [self._index[number]]
-        for member in members:
-            expiring = _read_expiring(member)
+        entries = [entry for entry in map(_read_expiring, members) if entry is not None]
+        for expiring in entries:
             pair = (
                 (self._flow, self._steps_of) if expiring.kind == FLOW else (self._wait, self._items)
             )
             keys += [begin[number] + expiring.id for begin in pair]
 
-        return _call(_SWEEP, keys, (now_ms, *members))
+        return _call(_SWEEP, keys, (now_ms, *(entry.member for entry in entries)))
 
     def _sweep(self, request: Sweep) -> Conversation[int]:
         now_ms, limit = request.now_ms, request.limit
         removed = 0
 
         for number in range(self._partitions):
+            after: bytes | None = None
+
             while removed < limit:
                 page = min(limit - removed, _SWEEP_PAGE)
-                (members,) = yield from self._ask([self._expired(number, now_ms, page)])
+                (members,) = yield from self._ask([self._expired(number, now_ms, page, after)])
                 _check([members])
                 if not members:
                     break
 
+                after = members[-1]
                 command = self._sweep_command(number, now_ms, members)
                 (count,) = yield from self._ask([command], writes=True)
                 _check([count])
@@ -1202,7 +1221,8 @@ class _Range:
             name, parent = place[_DIGITS:] if timed else place, b""
             if self.begin == _TOLD:
                 length, _, name = name.partition(b":")
-                parent, name = name[: int(length)], name[int(length) :]
+                size = int(length) if length.isdigit() else 0
+                parent, name = name[:size], name[size:]
 
             yield _Entry(place, name, parent, member)
 
@@ -1276,6 +1296,9 @@ def _stamp_of_creation(head: Head) -> bytes:
 def _is_listed(wanted: Filter, member: bytes) -> bool:
     """Whether what has expired, as the index says, is counted by a listing."""
     expiring = _read_expiring(member)
+    if expiring is None:
+        return False
+
     of = wanted.type if wanted.kind == FLOW else wanted.parent
     return (
         expiring.kind == wanted.kind

@@ -18,8 +18,9 @@
 --   check     K  any  step  expected  flags  due_ms ('' leaves it)
 --   complete  C  W    child  success ('1' or '0')  payload
 -- expected is '' (there is none), '*' (whatever there is) or a revision; flags are among
--- f fresh, c claiming, k keeps_body, g given, l leaving (the flow goes in this commit), h a hidden
--- condition counts as none. The head is the JSON that is stored, with '' for its commits.
+-- f fresh, c claiming, k keeps_body, g given, l leaving (the flow goes in this commit). The head is
+-- the JSON that is stored, with '' for its commits. Conditions that are cleared or not set yet count
+-- as none.
 --
 -- Returns the reply, which is also what is kept: a JSON array with one entry for each change,
 --   [version, revision, status, created_ms, satisfied, accepted, duplicate, terms, replaced]
