@@ -134,12 +134,7 @@ class AsyncioDriver:
         self._finalizer: weakref.finalize[Any, AsyncioDriver] | None = None
 
     async def run(self, conversation: Conversation[T]) -> T:
-        """Run a conversation to its end. A forgotten driver closes its link when it is collected."""
-        if self._finalizer is None:
-            loop = asyncio.get_running_loop()
-            self._finalizer = weakref.finalize(self, _close_later, loop, self._units)
-            self._finalizer.atexit = False
-
+        """Run a conversation to its end."""
         return await arun(conversation, self.ask)
 
     async def ask(self, request: Request[Any]) -> Any:
@@ -147,6 +142,11 @@ class AsyncioDriver:
 
         Already cancelled, a request that writes does not begin.
         """
+        if self._finalizer is None:  # a forgotten driver closes its link when it is collected
+            loop = asyncio.get_running_loop()
+            self._finalizer = weakref.finalize(self, _close_later, loop, self._units)
+            self._finalizer.atexit = False
+
         if isinstance(request, Pause):
             return await self._units.sleep(request.seconds)
 
