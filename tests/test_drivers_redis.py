@@ -202,7 +202,8 @@ async def test_cancelled_before_the_write_is_never_sent(server: RedisServer) -> 
     """A request that is cancelled in the turn in which it was asked does not reach the server."""
     async with opened(server.url) as link:
         await link.perform(echo("first"))
-        asked = link.start(pipe(("INCR", "never")))
+        asked = asyncio.ensure_future(link.perform(pipe(("INCR", "never"))))
+        await turns(1)
         asked.cancel()
         assert await link.perform(pipe(("EXISTS", "never"))) == (0,)
 

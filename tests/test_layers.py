@@ -92,8 +92,9 @@ ALLOWED: dict[str, set[str]] = {
     "drivers.portal": WAIST | {"drivers.asyncio_driver", "drivers.remote"},
     "drivers.any_loop": WAIST
     | {"drivers.asyncio_driver", "drivers.finishing", "drivers.portal", "drivers.remote"},
-    "drivers.redis_cluster_asyncio": WAIST | {"drivers.redis_lane"},
-    "drivers.redis_asyncio": WAIST | {"drivers.redis_cluster_asyncio", "drivers.redis_lane"},
+    "drivers.redis_cluster_asyncio": WAIST | {"drivers.redis_lane", "drivers.remote"},
+    "drivers.redis_asyncio": WAIST
+    | {"drivers.redis_cluster_asyncio", "drivers.redis_lane", "drivers.remote"},
     "session": LOGIC,
     "store": LOGIC | EMBEDDED | DRIVERS | {"session"},
     "aio": LOGIC | EMBEDDED | DRIVERS | {"session", "store"},

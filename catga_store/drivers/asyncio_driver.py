@@ -27,6 +27,7 @@ from catga_store.conversation import Request
 from catga_store.conversation import arun
 from catga_store.drivers.finishing import see_through
 from catga_store.drivers.remote import AsyncLink
+from catga_store.drivers.remote import Started
 from catga_store.drivers.remote import StartingLink
 from catga_store.drivers.remote import writes
 from catga_store.records import Waist
@@ -50,7 +51,7 @@ class AsyncioUnits:
         """How a unit waits; may be replaced."""
         self.link: AsyncLink | None = None
         self._make_link = make_link
-        self._start: Callable[[Request[Any]], asyncio.Future[Any]] | None = None
+        self._start: Callable[[Request[Any]], Started] | None = None
         self._closed = False
 
     async def perform(self, request: Request[Any]) -> Any:
@@ -81,14 +82,19 @@ class AsyncioUnits:
         return reply
 
     async def _perform_started(self, cancelled: list[BaseException], request: Request[Any]) -> Any:
-        future: asyncio.Future[Any]
+        rest: asyncio.Future[Any]
         if self._start is None or isinstance(request, Pause):
-            future = asyncio.ensure_future(self._perform_wire(request))
+            rest = asyncio.ensure_future(self._perform_wire(request))
         else:
-            future = self._start(request)
+            started = self._start(request)
+            try:
+                return await started.ended
+            except asyncio.CancelledError as error:
+                cancelled.append(error)
+                rest = started.again()
 
         try:
-            return await see_through(future)
+            return await see_through(rest)
         except Finished as finished:
             cancelled.append(finished.cancelled)
             if finished.error is not None:

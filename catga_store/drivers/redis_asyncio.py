@@ -24,6 +24,8 @@ from catga_store.conversation import Pipe
 from catga_store.conversation import Request
 from catga_store.drivers.redis_cluster_asyncio import RedisClusterAsyncLink
 from catga_store.drivers.redis_lane import Lanes
+from catga_store.drivers.redis_lane import OwnTask
+from catga_store.drivers.remote import Started
 from catga_store.errors import UsageError
 
 __all__ = ["RedisAsyncLink", "check_client", "open_redis_link", "redis_link"]
@@ -73,22 +75,30 @@ class RedisAsyncLink:
         self._client = client
         self._owned = owned
         self._lanes = Lanes(client, timeout)
+        self._connections = partial(_Pool, client.connection_pool)
 
     @property
     def writes(self) -> int:
         """How many writes there were on the shared connection."""
         return self._lanes.writes
 
-    def start(self, request: Request[Any], /) -> asyncio.Future[tuple[Any, ...]]:
-        """Begin a request. The future fails with `NotSentError` or `ReplyLostError`."""
+    def start(self, request: Request[Any], /) -> Started:
+        """Begin a request. It fails with `NotSentError` or `ReplyLostError`."""
         assert isinstance(request, Pipe), request  # noqa: S101  there are no others
-        words = self._lanes.words_of(request.commands)
-        pool = partial(_Pool, self._client.connection_pool)
-        return self._lanes.put("", pool, words, large=request.large)
+        if request.large:
+            return OwnTask(asyncio.create_task(self.perform(request)))
+
+        lane = self._lanes.shared("", self._connections)
+        return lane.start(self._lanes.words_of(request.commands))
 
     async def perform(self, request: Request[Any], /) -> tuple[Any, ...]:
         """The replies in the order of the commands. `NotSentError`, `ReplyLostError`."""
-        return await self.start(request)
+        assert isinstance(request, Pipe), request  # noqa: S101  there are no others
+        words = self._lanes.words_of(request.commands)
+        if request.large:
+            return await self._lanes.put_apart(self._connections, words)
+
+        return await self._lanes.shared("", self._connections).put(words)
 
     async def close(self) -> None:
         """Fail what is under way; close the client if it is owned."""

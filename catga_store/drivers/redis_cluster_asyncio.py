@@ -24,7 +24,9 @@ from catga_store.conversation import Pipe
 from catga_store.conversation import ReplyLostError
 from catga_store.conversation import Request
 from catga_store.drivers.redis_lane import Lanes
+from catga_store.drivers.redis_lane import OwnTask
 from catga_store.drivers.redis_lane import Words
+from catga_store.drivers.remote import Started
 
 __all__ = ["RedisClusterAsyncLink"]
 
@@ -82,9 +84,9 @@ class RedisClusterAsyncLink:
         """How many writes there were on shared connections."""
         return self._lanes.writes
 
-    def start(self, request: Request[Any], /) -> asyncio.Future[tuple[Any, ...]]:
-        """Begin a request. The future fails with `NotSentError` or `ReplyLostError`."""
-        return asyncio.ensure_future(self.perform(request))
+    def start(self, request: Request[Any], /) -> Started:
+        """Begin a request. It fails with `NotSentError` or `ReplyLostError`."""
+        return OwnTask(asyncio.create_task(self.perform(request)))
 
     async def perform(self, request: Request[Any], /) -> tuple[Any, ...]:
         """The replies in the order of the commands. `NotSentError`, `ReplyLostError`."""
@@ -176,7 +178,11 @@ class RedisClusterAsyncLink:
 
             words.append(asked.words[place])
 
-        return self._lanes.put(node.name, partial(_Node, node), words, large=asked.large)
+        connections = partial(_Node, node)
+        if asked.large:
+            return self._lanes.put_apart(connections, words)
+
+        return self._lanes.shared(node.name, connections).put(words)
 
     def _node(self, key: bytes, refused: Any) -> Any:
         """Who is to be asked: whom the refusal names, else who has the slot of the key."""

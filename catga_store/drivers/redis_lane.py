@@ -35,7 +35,7 @@ from catga_store.conversation import Command
 from catga_store.conversation import NotSentError
 from catga_store.conversation import ReplyLostError
 
-__all__ = ["Connections", "Lane", "Lanes", "Words"]
+__all__ = ["Connections", "Flight", "Lane", "Lanes", "OwnTask", "Words"]
 
 Words: TypeAlias = tuple[bytes | str | int, ...]
 
@@ -55,22 +55,53 @@ class Connections(Protocol):
         ...
 
 
-class _Flight:
-    """What one caller asked: commands that stay together, and the replies so far."""
+class Flight:
+    """What one caller asked: commands that stay together, and what came of them so far.
 
-    __slots__ = ("commands", "deadline", "ended", "replies")
+    See `remote.Started`. One that is `kept` is sent, and its outcome remembered, when nobody waits.
+    """
+
+    __slots__ = ("_error", "_outcome", "commands", "deadline", "ended", "kept", "replies")
 
     def __init__(
-        self, commands: Sequence[Words], deadline: float, ended: asyncio.Future[tuple[Any, ...]]
+        self,
+        commands: Sequence[Words],
+        deadline: float,
+        ended: asyncio.Future[tuple[Any, ...]],
+        *,
+        kept: bool,
     ) -> None:
         self.commands = commands
         self.deadline = deadline
         self.ended = ended
+        self.kept = kept
         self.replies: list[Any] = []
+        self._outcome: tuple[Any, ...] | None = None
+        self._error: Exception | None = None
+
+    def answer(self) -> None:
+        """All replies are there."""
+        if self.ended.done():
+            self._outcome = tuple(self.replies)
+        else:
+            self.ended.set_result(tuple(self.replies))
 
     def fail(self, error: Exception) -> None:
-        if not self.ended.done():
+        """There will be no more replies."""
+        if self.ended.done():
+            self._error = error
+        else:
             self.ended.set_exception(error)
+
+    def again(self) -> asyncio.Future[tuple[Any, ...]]:
+        """Another future for the outcome, once `ended` was cancelled."""
+        self.ended = self.ended.get_loop().create_future()
+        if self._outcome is not None:
+            self.ended.set_result(self._outcome)
+        elif self._error is not None:
+            self.ended.set_exception(self._error)
+
+        return self.ended
 
 
 class Lane:
@@ -82,8 +113,8 @@ class Lane:
         self._connections = connections
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Flight] = deque()
-        self._flying: deque[_Flight] = deque()
+        self._waiting: deque[Flight] = deque()
+        self._flying: deque[Flight] = deque()
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -95,11 +126,15 @@ class Lane:
 
         Answers the replies, error replies as values, or `NotSentError` or `ReplyLostError`.
         """
+        return self.start(commands, kept=False).ended
+
+    def start(self, commands: Sequence[Words], *, kept: bool = True) -> Flight:
+        """The same, but they go out whatever becomes of who waits."""
         ended: asyncio.Future[tuple[Any, ...]] = self._loop.create_future()
-        flight = _Flight(commands, self._loop.time() + self._timeout, ended)
+        flight = Flight(commands, self._loop.time() + self._timeout, ended, kept=kept)
         if self._closed:
             flight.fail(NotSentError("the store was closed"))
-            return ended
+            return flight
 
         self._waiting.append(flight)
         if self._timer is None:
@@ -110,7 +145,7 @@ class Lane:
         else:
             self._rouse()
 
-        return ended
+        return flight
 
     def end(self, ended: Callable[[], object]) -> None:
         """Fail what is under way, give the connection back, then call `ended`; does not wait."""
@@ -235,7 +270,7 @@ class Lane:
 
             while waiting:
                 flight = waiting.popleft()
-                if not flight.ended.done():
+                if flight.kept or not flight.ended.done():
                     flying.append(flight)
                     words += flight.commands
 
@@ -267,8 +302,7 @@ class Lane:
             flight.replies.append(reply)
             if len(flight.replies) == len(flight.commands):
                 flying.popleft()
-                if not flight.ended.done():
-                    flight.ended.set_result(tuple(flight.replies))
+                flight.answer()
 
 
 class Lanes:
@@ -296,28 +330,37 @@ class Lanes:
             for command in commands
         ]
 
-    def put(
-        self,
-        name: str,
-        connections: Callable[[], Connections],
-        commands: Sequence[Words],
-        *,
-        large: bool,
-    ) -> asyncio.Future[tuple[Any, ...]]:
-        """See `Lane.put`, on the lane of this name or, if it is large, on one of its own."""
-        if large:
-            lane = Lane(connections(), self._timeout)
-            self._apart.add(lane)
-            ended = lane.put(commands)
-            ended.add_done_callback(lambda _: lane.end(partial(self._apart.discard, lane)))
-            return ended
+    def shared(self, name: str, connections: Callable[[], Connections]) -> Lane:
+        """The lane of this name."""
+        lane = self._shared.get(name)
+        if lane is None:
+            lane = self._shared[name] = Lane(connections(), self._timeout)
 
-        lane = self._shared.get(name) or self._shared.setdefault(
-            name, Lane(connections(), self._timeout)
-        )
-        return lane.put(commands)
+        return lane
+
+    def put_apart(
+        self, connections: Callable[[], Connections], commands: Sequence[Words]
+    ) -> asyncio.Future[tuple[Any, ...]]:
+        """See `Lane.put`, on a lane for these commands alone; cancelled, it breaks its connection."""
+        lane = Lane(connections(), self._timeout)
+        self._apart.add(lane)
+        ended = lane.put(commands)
+        ended.add_done_callback(lambda _: lane.end(partial(self._apart.discard, lane)))
+        return ended
 
     async def close(self) -> None:
         """Fail what is under way, and give every connection back."""
         for lane in (*self._shared.values(), *self._apart):
             await lane.close()
+
+
+class OwnTask:
+    """A request that goes on by itself because it has a task of its own; see `remote.Started`."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        self.ended: asyncio.Future[Any] = asyncio.shield(task)
+
+    def again(self) -> asyncio.Future[Any]:
+        """Its task."""
+        return self._task

@@ -18,7 +18,7 @@ from catga_store.records import Extend
 from catga_store.records import Resolve
 from catga_store.records import Sweep
 
-__all__ = ["AsyncLink", "Link", "StartingLink", "writes"]
+__all__ = ["AsyncLink", "Link", "Started", "StartingLink", "writes"]
 
 if TYPE_CHECKING:
     import asyncio
@@ -55,10 +55,21 @@ class AsyncLink(Protocol):
         ...
 
 
+class Started(Protocol):
+    """A request that goes on by itself."""
+
+    ended: asyncio.Future[Any]
+    """Its reply or its failure. Cancelled, it tells no more, but the request goes on."""
+
+    def again(self) -> asyncio.Future[Any]:
+        """Another future for the same, once `ended` was cancelled."""
+        ...
+
+
 @runtime_checkable
 class StartingLink(AsyncLink, Protocol):
     """A link that needs no task to see a request through, which is most of what a request costs."""
 
-    def start(self, request: Request[Any], /) -> asyncio.Future[Any]:
-        """Begin a request; its reply, or its failure, comes whether somebody waits for it or not."""
+    def start(self, request: Request[Any], /) -> Started:
+        """Begin a request, which is sent and answered whether somebody waits for it or not."""
         ...
