@@ -8,7 +8,8 @@ with its default pool; `link` is our link alone; `waist` is a commit through the
 across the portal from trio, and across the portal from blocking code.
 
 Exchanges are counted and asserted; operations per second are reported, and compared only with what
-took turns with them in the same run. Client and server share the machine.
+took turns with them in the same run, as is the time that the client's process has spent on each, which
+says more on a machine that does other things too. Client and server share the machine.
 """
 
 from __future__ import annotations
@@ -56,17 +57,20 @@ class Ready:
         return reply
 
 
-async def rate(call: Callable[[], Awaitable[Any]], tasks: int, operations: int) -> float:
-    """Answer the operations per second of so many tasks."""
+async def rate(
+    call: Callable[[], Awaitable[Any]], tasks: int, operations: int
+) -> tuple[float, float]:
+    """Answer the operations per second of so many tasks, and this process's share of each, in us."""
     left = iter(range(operations))
 
     async def work() -> None:
         for _ in left:
             assert await call() == 1
 
-    start = time.perf_counter()
+    start, own = time.perf_counter(), time.process_time()
     await asyncio.gather(*(work() for _ in range(tasks)))
-    return operations / (time.perf_counter() - start)
+    own = (time.process_time() - own) / operations * 1e6
+    return operations / (time.perf_counter() - start), own
 
 
 def calls_of(port: int) -> int:
@@ -74,6 +78,15 @@ def calls_of(port: int) -> int:
     with redis.Redis(port=port) as client:
         stats: Any = client.info("commandstats")
         return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+def ratios(found: Mapping[str, list[float]]) -> list[str]:
+    """Write medians, and how they stand to the first case's in the same rounds."""
+    beside = next(iter(found.values()))
+    return [
+        f"{median(one):,.0f} ({median(a / b for a, b in zip(one, beside, strict=True)):.2f}x)"
+        for one in found.values()
+    ]
 
 
 async def throughput(url: str, port: int, digest: str, operations: int, rounds: int) -> None:
@@ -92,24 +105,25 @@ async def throughput(url: str, port: int, digest: str, operations: int, rounds: 
         "waist": partial(driver.ask, Commit("c", 0, (), None)),
         "read": partial(driver.ask, Ping()),
     }
-    print(f"{'tasks':>6}" + "".join(f"{name:>22}" for name in cases) + "   writes per waist commit")
+    heads = "".join(f"{name + ', per s':>18}{'own us':>18}" for name in cases)
+    print(f"{'tasks':>6}{heads}   writes per waist commit")
     for tasks in (1, 10, 100):
         rates: dict[str, list[float]] = {name: [] for name in cases}
+        owns: dict[str, list[float]] = {name: [] for name in cases}
         writes = 0
         for _ in range(rounds):
             for name, call in cases.items():
                 before = calls_of(port), link.writes
-                rates[name].append(await rate(call, tasks, operations))
+                found, own = await rate(call, tasks, operations)
+                rates[name].append(found)
+                owns[name].append(own)
                 assert calls_of(port) - before[0] == operations
                 if name == "waist":
                     writes += link.writes - before[1]
 
         assert writes <= rounds * operations
-        beside = rates["redis.asyncio"]
-        row = "".join(
-            f"{median(found):>13,.0f}/s {median(a / b for a, b in zip(found, beside, strict=True)):>5.1f}x"
-            for found in rates.values()
-        )
+        cells = zip(ratios(rates), ratios(owns), strict=True)
+        row = "".join(f"{a:>18}{b:>18}" for a, b in cells)
         print(f"{tasks:>6}{row}   {writes / rounds / operations:.3f}")
 
     await driver.close()
