@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import signal
 from collections.abc import AsyncIterator
 from collections.abc import Iterator
@@ -404,3 +405,23 @@ async def test_a_node_that_is_away_and_back() -> None:
                 node.wait_until(partial(is_well, node))
 
             assert await link.perform(pipe(*(("GET", key) for key in keys))) == (b"v",) * 30
+
+
+async def test_a_reply_that_comes_with_its_deadline_reaches_nobody_else(
+    server: RedisServer,
+) -> None:
+    """Read, but not handed out when its connection was given up, it is not the next caller's."""
+    async with opened(server.url) as link:
+        await link.perform(echo("first"))
+        (lane,) = link._lanes._shared.values()
+        late = link.start(echo("late"))
+        await turns(1)  # the write
+        select.select([lane._connection._writer.get_extra_info("socket").fileno()], [], [])
+        late.deadline = 0.0
+        await turns(1)  # the loop sees the reply, and what follows goes before it
+        asyncio.get_running_loop().call_soon(lane._expire)
+        next_one = link.start(echo("next"))
+        with pytest.raises(ReplyLostError):
+            await late.ended
+
+        assert await next_one.ended == (b"next",)

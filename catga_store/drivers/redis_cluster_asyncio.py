@@ -134,15 +134,17 @@ class RedisClusterAsyncLink:
         if not self._found:
             await self._find_nodes()
 
-        parts: dict[tuple[Any, bool], list[int]] = {}
+        nodes: dict[str, Any] = {}  # by name: the nodes of redis 5 have no hash
+        parts: dict[tuple[str, bool], list[int]] = {}
         for place in asked.left:
             refused: Any = asked.redirection(place)
-            part = self._node(asked.keys[place], refused), type(refused) is AskError
-            parts.setdefault(part, []).append(place)
+            node = self._node(asked.keys[place], refused)
+            nodes[node.name] = node
+            parts.setdefault((node.name, type(refused) is AskError), []).append(place)
 
         answers = [
-            self._send(asked, node, places, asking=asking)
-            for (node, asking), places in parts.items()
+            self._send(asked, nodes[name], places, asking=asking)
+            for (name, asking), places in parts.items()
         ]
         errors: list[Exception] = []
         try:

@@ -119,6 +119,8 @@ class Lane:
         self._idle: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._connection: Any = None
+        self._given_up = False
+        """A deadline was missed: whatever still comes on this connection is nobody's."""
         self._closed = False
 
     def put(self, commands: Sequence[Words]) -> asyncio.Future[tuple[Any, ...]]:
@@ -172,6 +174,7 @@ class Lane:
         now = self._loop.time()
         if self._flying and self._flying[0].deadline <= now:
             # Before the calls are told: a write that is still in a buffer must not go out later.
+            self._given_up = True
             self._abort()
             self._lose(f"no reply came within {self._timeout:g} s")
 
@@ -241,7 +244,7 @@ class Lane:
 
     async def _use(self, connection: Any) -> None:
         """Write and read until the connection breaks or this task is cancelled."""
-        self._connection = connection
+        self._connection, self._given_up = connection, False
         reader = self._loop.create_task(self._read(connection))
         reader.add_done_callback(self._rouse)
         broken: BaseException | None = None
@@ -255,7 +258,7 @@ class Lane:
             if not reader.cancelled():
                 broken = reader.exception() or broken
 
-            if broken is not None or self._flying or not connection.is_connected:
+            if broken is not None or self._given_up or self._flying or not connection.is_connected:
                 self._abort()
                 await connection.disconnect(nowait=True)
 
@@ -265,7 +268,7 @@ class Lane:
     async def _write(self, connection: Any, reader: asyncio.Future[None]) -> None:
         waiting, flying = self._waiting, self._flying
 
-        while not reader.done():
+        while not (self._given_up or reader.done()):
             words: list[Words] = []
 
             while waiting:
@@ -294,8 +297,8 @@ class Lane:
             except _REPLIED_ERRORS as error:
                 reply = error
 
-            if not flying:  # what nobody asked for is not a reply to anybody
-                message = "the server sent a reply that nobody asked for"
+            if self._given_up or not flying:
+                message = "the server sent a reply that nobody waits for"
                 raise RedisError(message)
 
             flight = flying[0]
