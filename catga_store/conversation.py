@@ -20,14 +20,21 @@ from typing import TypeVar
 from attrs import define
 
 __all__ = [
+    "Answer",
+    "Ask",
+    "Asks",
     "Call",
     "Command",
     "Conversation",
     "Finished",
+    "Greet",
+    "Greeting",
     "Invoke",
+    "Message",
     "NotSentError",
     "Pause",
     "Pipe",
+    "Publish",
     "ReplyLostError",
     "Request",
     "Watch",
@@ -97,6 +104,66 @@ class Pipe(Request[tuple[object, ...]]):
     writes: bool
     large: bool = False
     """Bodies over 1 MiB go this way: not on a connection that others share."""
+
+
+class Message(NamedTuple):
+    """One NATS message to be stored in a stream."""
+
+    subject: str
+    payload: bytes
+    headers: dict[str, str]
+
+
+class Answer(NamedTuple):
+    """One NATS message that came back; `status` is 0 unless the server sent one (404, 503)."""
+
+    status: int
+    headers: dict[str, str]
+    data: bytes
+
+
+class Ask(NamedTuple):
+    """One NATS request. `many`: its answers end with one that has a status. `silent`: it has none."""
+
+    subject: str
+    payload: bytes
+    many: bool = False
+    silent: bool = False
+
+
+@define
+class Asks(Request[tuple[tuple[Answer, ...], ...]]):
+    """Wire request of NATS: requests that change no record, as one flight; the answers to each.
+
+    What the server refuses is an answer; raised are `NotSentError` and `ReplyLostError`.
+    """
+
+    asks: tuple[Ask, ...]
+
+
+@define
+class Publish(Request[tuple[Answer, ...]]):
+    """Wire request of NATS: store messages; their acknowledgements in order.
+
+    `atomic`: all or none of them, as one batch, which has one acknowledgement: the sequences end
+    with the one it names. Otherwise each stands alone and they are stored in their order.
+    """
+
+    messages: tuple[Message, ...]
+    atomic: bool = False
+
+
+class Greeting(NamedTuple):
+    """What a NATS server says of itself when it is connected to."""
+
+    version: str
+    jetstream: bool
+    max_payload: int
+
+
+@define
+class Greet(Request[Greeting]):
+    """Wire request of NATS: connect, unless that was done, and tell what the server has said."""
 
 
 @define

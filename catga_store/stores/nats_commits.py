@@ -1,0 +1,795 @@
+"""How the NATS store writes: what was decided becomes messages, each with its expected sequence.
+
+One record is one publish; several, and whatever a commit of several changes has read, are one
+atomic batch. The batch begins with the log of the commit, expected to be absent: so no commit is
+applied twice, and one that was given up never.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+from typing import TypeVar
+
+from attrs import evolve
+
+from catga_store.conversation import Conversation
+from catga_store.conversation import Message
+from catga_store.conversation import NotSentError
+from catga_store.conversation import ReplyLostError
+from catga_store.errors import CommitTooLargeError
+from catga_store.errors import CommitUncertainError
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import RecordTooLargeError
+from catga_store.errors import StoreUnavailableError
+from catga_store.keys import FLOW
+from catga_store.keys import PROGRESS
+from catga_store.keys import WAIT
+from catga_store.keys import Key
+from catga_store.keys import flow_key
+from catga_store.records import REMEMBERED_COMMITS
+from catga_store.records import SATISFIED
+from catga_store.records import Applied
+from catga_store.records import Change
+from catga_store.records import Check
+from catga_store.records import Commit
+from catga_store.records import Complete
+from catga_store.records import Delete
+from catga_store.records import Head
+from catga_store.records import Outcome
+from catga_store.records import Put
+from catga_store.records import Refused
+from catga_store.records import Reply
+from catga_store.records import Resolve
+from catga_store.records import SetWait
+from catga_store.records import Terms
+from catga_store.stores import embedded
+from catga_store.stores.nats_layout import VERSION
+from catga_store.stores.nats_layout import Body
+from catga_store.stores.nats_layout import Layout
+from catga_store.stores.nats_layout import WaitRecord
+from catga_store.stores.nats_layout import decode_record
+from catga_store.stores.nats_layout import encode_item
+from catga_store.stores.nats_layout import encode_record
+from catga_store.stores.nats_layout import encode_wait
+from catga_store.stores.nats_layout import entries_of_flow
+from catga_store.stores.nats_layout import entries_of_wait
+from catga_store.stores.nats_layout import revision_at
+from catga_store.stores.nats_layout import sequence_of
+from catga_store.stores.nats_tables import NatsTables
+from catga_store.stores.nats_tables import Snapshot
+from catga_store.stores.nats_tables import UnreadError
+from catga_store.stores.nats_tables import Write
+from catga_store.stores.nats_wire import Ack
+from catga_store.stores.nats_wire import Deadline
+from catga_store.stores.nats_wire import Exchange
+
+__all__ = ["Commits"]
+
+T = TypeVar("T")
+
+_CHUNK_BYTES = 512 * 1024
+_CHUNKS_AT_ONCE = 16
+_HEAD_BYTES = 96 * 1024  # of a message are left to the head
+_TERMS_BYTES = 16 * 1024
+_ITEMS_BYTES = 16 * 1024
+_OWN_ITEMS_BYTES = 512 * 1024
+_BATCH_MOST = 1000
+_LOG_SECONDS = 600
+_KEPT = 10_000
+
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+
+
+class _Known(NamedTuple):
+    """What this process knows of a record that it wrote, by revision."""
+
+    commits: tuple[str, ...]
+    generation: str
+
+
+class _Plan(NamedTuple):
+    """The messages of one commit: records first, each with its key, then checks, entries, purges."""
+
+    records: list[tuple[Key, Message]]
+    checks: list[Message]
+    entries: list[Message]
+    purges: list[tuple[str, bool]]
+    """What is in the way afterwards: a filter, and whether only before the commit."""
+
+
+class Commits:
+    """Decides and writes commits."""
+
+    def __init__(self, layout: Layout, exchange: Exchange) -> None:
+        self.layout = layout
+        self.exchange = exchange
+        self._known: dict[str, _Known] = {}
+        self._terms: dict[str, bytes] = {}
+
+    # reading and deciding -------------------------------------------------------------------------
+
+    def decide(
+        self,
+        rule: Callable[[NatsTables], T],
+        subjects: Iterable[str],
+        deadline: Deadline,
+        commit_id: str = "",
+    ) -> Conversation[tuple[T, NatsTables]]:
+        """Run a rule over what it needs, read as it asks for it."""
+        snapshot = Snapshot(bodies=dict(self._terms))
+        snapshot.stored |= yield from self.exchange.fetch(subjects, deadline)
+
+        while True:
+            tables = NatsTables(self.layout, snapshot, commit_id)
+            try:
+                return rule(tables), tables
+            except UnreadError as unread:
+                missing = unread
+
+            yield from self._fill(snapshot, missing, deadline)
+
+    def _fill(
+        self, snapshot: Snapshot, missing: UnreadError, deadline: Deadline
+    ) -> Conversation[None]:
+        snapshot.stored |= yield from self.exchange.fetch(missing.subjects, deadline)
+        if missing.filters:
+            found = yield from self.exchange.names(missing.filters, deadline)
+            snapshot.listed |= dict(zip(missing.filters, found, strict=True))
+
+        if missing.body is not None:
+            yield from self._fill_body(snapshot, *missing.body, deadline)
+
+    def _fill_body(
+        self, snapshot: Snapshot, key: Key, body: Body, deadline: Deadline
+    ) -> Conversation[None]:
+        chunks = [self.layout.chunk(key, body.generation, number) for number in range(body.count)]
+        parts: list[bytes] = []
+
+        for start in range(0, len(chunks), _CHUNKS_AT_ONCE):
+            some = chunks[start : start + _CHUNKS_AT_ONCE]
+            found = yield from self.exchange.fetch(some, deadline)
+            parts += [found[chunk].text or b"" for chunk in some]
+
+        text = b"".join(parts)
+        if len(text) == body.size:
+            snapshot.bodies[body.generation] = text
+            if key.kind == WAIT:
+                _keep(self._terms, body.generation, text, 64)
+
+            return
+
+        # Chunks go only after the head that named them: if it is still there, they are lost.
+        subject = self.layout.subject(key)
+        before = snapshot.stored[subject].sequence
+        snapshot.stored |= yield from self.exchange.fetch([subject], deadline)
+        if snapshot.stored[subject].sequence == before:
+            message = f"chunks of the body of {key} are gone; what is left stays as it is"
+            raise CorruptRecordError(message, key=tuple(key))
+
+    # commits --------------------------------------------------------------------------------------
+
+    def commit(self, request: Commit) -> Conversation[Reply]:
+        """`Commit`."""
+        deadline = self.exchange.deadline()
+        lost: BaseException | None = None
+        reply: Reply | None = None
+        try:
+            try:
+                reply = yield from self._commit_at_once(request, deadline)
+            except ReplyLostError as error:
+                lost = error
+
+            while reply is None:
+                try:
+                    reply = yield from self._commit(request, deadline, again=lost is not None)
+                except ReplyLostError as error:
+                    lost = error
+
+                if reply is None and deadline.has_passed():
+                    raise _gave_up(request, lost)
+
+                if reply is None:
+                    yield deadline.pause()
+
+            if lost is not None and isinstance(reply, Refused):
+                keys = tuple(change.key for change in request.changes)
+                applied = yield from self.resolve(Resolve(request.id, keys))
+                return reply if applied is None else applied
+        except StoreUnavailableError as error:
+            if lost is None:
+                raise
+
+            raise _gave_up(request, lost) from error
+
+        return reply
+
+    def _commit_at_once(self, request: Commit, deadline: Deadline) -> Conversation[Reply | None]:
+        """The commit of one flow without reading it; `None` if that must be read after all."""
+        (change, *more) = request.changes
+        if more or not isinstance(change, Put) or change.key.kind != FLOW or change.fresh:
+            return None
+
+        old = change.replaces
+        expected = 0
+        known = _Known((), "")
+        if change.expected is not None:
+            sequence = sequence_of(change.expected)
+            if old is None or sequence is None or old.revision != change.expected:
+                return None
+
+            held = old.owner is not None and old.due_ms is not None and old.due_ms > request.now_ms
+            expired = old.expires_ms is not None and old.expires_ms <= request.now_ms
+            if expired or (change.claiming and held):
+                return None
+
+            expected = sequence
+            known = self._known.get(change.expected) or _Known((), "")
+
+        if len(change.body) + len(change.head.error or "") > self._most():
+            return None
+
+        commits = known.commits
+        if old is not None and not commits:
+            commits = old.commits or (old.revision.partition("@")[0],)
+
+        head = change.head.stamped(
+            request.id, (request.id, *commits[: REMEMBERED_COMMITS - 1])
+        )
+        message = self._message(
+            change.key, encode_record(head, Body(change.body), moved=False), expected
+        )
+        message.headers["Nats-Msg-Id"] = request.id
+        plan = _Plan([(change.key, message)], [], [], [])
+        before = frozenset[str]()
+        if old is not None:
+            before = entries_of_flow(self.layout, change.key, old)
+
+        self._index(plan, before, entries_of_flow(self.layout, change.key, head))
+        if known.generation:
+            plan.purges.append((self.layout.chunks(change.key, known.generation), False))
+
+        ack = yield from self._send(plan, [], deadline)
+        if not ack.sequence or ack.duplicate:
+            return None
+
+        revision = revision_at(request.id, ack.sequence)
+        _keep(self._known, revision, _Known(head.commits, ""), _KEPT)
+        return Applied((Outcome(head.version, revision, head.status, head.created_ms),))
+
+    def _commit(
+        self, request: Commit, deadline: Deadline, *, again: bool
+    ) -> Conversation[Reply | None]:
+        """Read, decide, write; `None` if something else was written meanwhile."""
+        subjects = [self.layout.subject(change.key) for change in request.changes]
+        subjects += [
+            self.layout.subject(flow_key(change.key.id))
+            for change in request.changes
+            if change.key.kind == PROGRESS
+        ]
+        log = self.layout.log(request.id)
+        if again and len(request.changes) > 1:
+            logged = yield from self.exchange.fetch([log], deadline)
+            text = logged[log].text
+            if text is not None:
+                return _logged(request.id, logged[log].sequence, text)
+
+        reply, tables = yield from self.decide(
+            lambda tables: _apply(tables, request), subjects, deadline, request.id
+        )
+        if isinstance(reply, Refused):
+            return reply
+
+        writes = tables.writes()
+        reads = self._reads(request, tables, writes)
+        if not writes and len(reads) < 2:
+            return reply
+
+        yield from self._upload(request.id, writes, deadline)
+        plan = self._plan(request.id, writes, reads)
+        plan.purges.extend((dropped, False) for dropped in tables.dropped)
+        head: list[Message] = []
+        if len(request.changes) > 1 or len(plan.records) > 1:
+            places = {
+                key: place
+                for place, (key, _) in enumerate(plan.records, start=1)
+                if key.kind != WAIT
+            }
+            head = [self._log(log, request, reply, places)]
+        else:
+            plan.records[0][1].headers["Nats-Msg-Id"] = request.id
+
+        ack = yield from self._send(plan, head, deadline)
+        if not ack.sequence or ack.duplicate:
+            return None
+
+        first = ack.sequence
+        sequences = {
+            key: first + place
+            for place, (key, _) in enumerate(plan.records, start=len(head))
+            if key.kind != WAIT
+        }
+        for write in writes:
+            if write.plain is not None and not write.moved:
+                revision = revision_at(request.id, sequences[write.key])
+                known = _Known(write.plain[0].commits, write.plain[1].generation)
+                _keep(self._known, revision, known, _KEPT)
+
+        return Applied(
+            tuple(
+                [
+                    _with_revision(outcome, request.id, sequences.get(change.key))
+                    for change, outcome in zip(request.changes, reply.outcomes, strict=True)
+                ]
+            )
+        )
+
+    def change(
+        self,
+        rule: Callable[[NatsTables], T],
+        keys: Iterable[Key],
+        commit_id: str,
+    ) -> Conversation[T]:
+        """Read, decide, write, again until nothing came in between: for what may be done twice."""
+        deadline = self.exchange.deadline()
+        subjects = [self.layout.subject(key) for key in keys]
+
+        while True:
+            result, tables = yield from self.decide(rule, subjects, deadline, commit_id)
+            writes = tables.writes()
+            if not writes:
+                return result
+
+            plan = self._plan(commit_id, writes, [])
+            plan.purges.extend((dropped, False) for dropped in tables.dropped)
+            why: Exception | None = None
+            try:
+                ack = yield from self._send(plan, [], deadline)
+                if ack.sequence:
+                    return result
+            except ReplyLostError as error:
+                why = error
+
+            if deadline.has_passed():
+                message = f"the outcome is not known: {why or 'others were always first'}; ask again"
+                raise StoreUnavailableError(message) from why
+
+            yield deadline.pause()
+
+    # resolve --------------------------------------------------------------------------------------
+
+    def resolve(self, request: Resolve) -> Conversation[Applied | None]:
+        """`Resolve`: the log; else take the commit's id, so that it can come no more, and look."""
+        deadline = self.exchange.deadline()
+        log = self.layout.log(request.id)
+        try:
+            while True:
+                found = yield from self.exchange.fetch([log], deadline)
+                text = found[log].text
+                if text is not None:
+                    logged = _logged(request.id, found[log].sequence, text)
+                    if logged is not None:
+                        return logged
+
+                    break
+
+                fence = Message(
+                    log,
+                    json.dumps({"layout": VERSION, "fenced": True}).encode(),
+                    {_EXPECTED: "0", "Nats-Msg-Id": request.id, "Nats-TTL": f"{_LOG_SECONDS}s"},
+                )
+                try:
+                    (ack,) = yield from self.exchange.publish([fence], atomic=False)
+                except ReplyLostError as error:
+                    if deadline.has_passed():
+                        raise _uncertain(request.id, request.keys) from error
+                else:
+                    if ack.duplicate:
+                        break
+
+                    if ack.sequence:
+                        break
+
+                yield deadline.pause()
+
+            # The fence is in the stream: what came before it shows in the records.
+            return (yield from self._look(request, deadline))
+        except (NotSentError, StoreUnavailableError) as error:
+            raise _uncertain(request.id, request.keys) from error
+
+    def _look(self, request: Resolve, deadline: Deadline) -> Conversation[Applied | None]:
+        subjects = [self.layout.subject(key) for key in request.keys]
+        seen, _ = yield from self.decide(
+            lambda tables: [_wrote(tables, key, request.id) for key in request.keys],
+            subjects,
+            deadline,
+        )
+        return Applied(()) if any(seen) else None
+
+    # messages -------------------------------------------------------------------------------------
+
+    def _most(self) -> int:
+        return max(self.exchange.max_payload - _HEAD_BYTES, 4096)
+
+    def _message(self, key: Key, text: bytes, expected: int) -> Message:
+        if len(text) > self.exchange.max_payload - 2048:
+            message = (
+                f"the head of {key} takes {len(text)} bytes, the server takes"
+                f" {self.exchange.max_payload} in one message; nothing was written"
+            )
+            raise RecordTooLargeError(message, size=len(text), limit=self.exchange.max_payload)
+
+        return Message(self.layout.subject(key), text, {_EXPECTED: str(expected)})
+
+    def _reads(self, request: Commit, tables: NatsTables, writes: list[Write]) -> list[Message]:
+        """Checks of what the commit depends on and does not write."""
+        written = {write.key for write in writes}
+        reads: list[Message] = []
+
+        for number, change in enumerate(request.changes):
+            stored = tables.stored(change.key)
+            if isinstance(change, Complete) or change.key in written or stored.text is None:
+                continue
+
+            reads.append(
+                Message(
+                    self.layout.check(request.id, number),
+                    b"",
+                    {
+                        _EXPECTED: str(stored.sequence),
+                        _EXPECTED_SUBJECT: self.layout.subject(change.key),
+                        "Nats-TTL": "1s",
+                    },
+                )
+            )
+
+        return reads
+
+    def _log(
+        self, log: str, request: Commit, reply: Applied, places: dict[Key, int]
+    ) -> Message:
+        text = {
+            "layout": VERSION,
+            "outcomes": [list(outcome) for outcome in reply.outcomes],
+            "places": [places.get(change.key) for change in request.changes],
+        }
+        payload = json.dumps(text, separators=(",", ":")).encode()
+        return Message(log, payload, {_EXPECTED: "0", "Nats-TTL": f"{_LOG_SECONDS}s"})
+
+    def _upload(
+        self, commit_id: str, writes: list[Write], deadline: Deadline
+    ) -> Conversation[None]:
+        """Store what does not fit into the records, before them."""
+        for place, write in enumerate(writes):
+            if write.plain is not None:
+                head, body = write.plain
+                body = yield from self._chunked(write.key, commit_id, body, self._most(), deadline)
+                writes[place] = write._replace(plain=(head, body))
+            elif write.wait is not None:
+                wait = write.wait
+                terms = yield from self._chunked(
+                    write.key, commit_id, wait.terms, _TERMS_BYTES, deadline
+                )
+                wait = evolve(wait, terms=terms)
+                wait = yield from self._spilled(write.key, commit_id, wait, deadline)
+                writes[place] = write._replace(wait=wait)
+
+    def _chunked(
+        self, key: Key, generation: str, body: Body, most: int, deadline: Deadline
+    ) -> Conversation[Body]:
+        text = body.text
+        if body.count or len(text) <= most:
+            return body
+
+        size = min(_CHUNK_BYTES, self._most())
+        starts = range(0, len(text), size)
+        messages = [
+            Message(self.layout.chunk(key, generation, number), text[at : at + size], {})
+            for number, at in enumerate(starts)
+        ]
+        for start in range(0, len(messages), _CHUNKS_AT_ONCE):
+            yield from self.exchange.surely(messages[start : start + _CHUNKS_AT_ONCE], deadline)
+
+        return Body(b"", generation, len(messages), len(text))
+
+    def _spilled(
+        self, key: Key, commit_id: str, wait: WaitRecord, deadline: Deadline
+    ) -> Conversation[WaitRecord]:
+        """Completions that are too many for the record go into messages of their own.
+
+        Only such as are counted already: a message of its own is there for good.
+        """
+        if sum(len(item.payload) + 64 for item in wait.items.values()) <= _ITEMS_BYTES:
+            return wait
+
+        counted = {
+            child: item for child, item in wait.items.items() if item.commit != commit_id
+        }
+        messages = [
+            Message(self.layout.item(key, wait.life, child), encode_item(item), {})
+            for child, item in counted.items()
+        ]
+        if messages:
+            yield from self.exchange.surely(messages, deadline)
+
+        items = {child: item for child, item in wait.items.items() if child not in counted}
+        return evolve(wait, items=items, spilled=wait.spilled + len(counted))
+
+    def _plan(self, commit_id: str, writes: list[Write], checks: list[Message]) -> _Plan:
+        plan = _Plan([], checks, [], [])
+
+        for write in writes:
+            before, old_body = self._traces(write.key, write.before)
+            after: frozenset[str] = frozenset()
+            new_body = Body()
+            if write.plain is not None:
+                head, new_body = write.plain
+                text = encode_record(head, new_body, moved=write.moved)
+                after = entries_of_flow(self.layout, write.key, head) if write.key.kind == FLOW else after
+            elif write.wait is not None:
+                wait, own = self._without_bulk(commit_id, write.wait)
+                plan.entries.extend(
+                    Message(self.layout.item(write.key, wait.life, child), encode_item(item), {})
+                    for child, item in own.items()
+                )
+                new_body = wait.terms
+                text = encode_wait(wait)
+                after = entries_of_wait(self.layout, write.key, wait.row)
+            else:
+                text = commit_id.encode()
+
+            message = self._message(write.key, text, write.stored.sequence)
+            if write.plain is None and write.wait is None:
+                seconds = int(self.exchange.timeout * 2) + 1
+                message.headers.update(
+                    {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": f"{seconds}s"}
+                )
+
+            plan.records.append((write.key, message))
+            self._index(plan, before, after)
+            if old_body.count and old_body.generation != new_body.generation:
+                plan.purges.append((self.layout.chunks(write.key, old_body.generation), False))
+
+        return plan
+
+    def _without_bulk(
+        self, commit_id: str, wait: WaitRecord
+    ) -> tuple[WaitRecord, dict[str, Any]]:
+        """A record that still fits, and the completions of this very commit that do not."""
+        own = {child: item for child, item in wait.items.items() if item.commit == commit_id}
+        if sum(len(item.payload) + 64 for item in own.values()) <= _OWN_ITEMS_BYTES:
+            return wait, {}
+
+        items = {child: item for child, item in wait.items.items() if child not in own}
+        return evolve(wait, items=items, spilled=wait.spilled + len(own)), own
+
+    def _traces(
+        self, key: Key, before: tuple[Head, Body] | WaitRecord | None
+    ) -> tuple[frozenset[str], Body]:
+        """The index entries and the body of what was stored."""
+        if isinstance(before, WaitRecord):
+            return entries_of_wait(self.layout, key, before.row), before.terms
+
+        if before is None:
+            return frozenset(), Body()
+
+        head, body = before
+        return entries_of_flow(self.layout, key, head) if key.kind == FLOW else frozenset(), body
+
+    def _index(self, plan: _Plan, before: frozenset[str], after: frozenset[str]) -> None:
+        plan.entries.extend(Message(entry, b"", {}) for entry in sorted(after - before))
+        plan.purges.extend((entry, True) for entry in sorted(before - after))
+
+    def _send(
+        self, plan: _Plan, head: Sequence[Message], deadline: Deadline
+    ) -> Conversation[Ack]:
+        """Send a commit once; the sequence is that of its first message."""
+        records = [message for _, message in plan.records]
+        whole = [*head, *records, *plan.checks]
+        atomic = len(whole) > 1 or (self.exchange.leader and bool(plan.entries))
+        bulk = any(message.payload for message in plan.entries)
+        if atomic or bulk:
+            messages = [*whole, *plan.entries]
+            if len(messages) > _BATCH_MOST:
+                text = (
+                    f"this commit takes {len(messages)} messages, NATS takes {_BATCH_MOST} in one"
+                    " batch; nothing was written; commit in parts"
+                )
+                raise CommitTooLargeError(text, size=len(messages), limit=_BATCH_MOST)
+
+            (ack,) = yield from self._sent(messages, atomic=True)
+            if ack.sequence:
+                ack = ack._replace(sequence=ack.sequence - len(messages) + 1)
+        else:
+            # Entries first: one that nobody needs is only passed over, one that is missing is lost.
+            *entries, ack = yield from self._sent([*plan.entries, *whole], atomic=False)
+            if ack.sequence:
+                unsure = [
+                    message
+                    for message, one in zip(plan.entries, entries, strict=True)
+                    if not one.sequence
+                ]
+                if unsure:
+                    yield from self.exchange.surely(unsure, deadline)
+
+        if ack.sequence and not ack.duplicate:
+            yield from self.exchange.forget(
+                [(wanted, ack.sequence if only_before else None) for wanted, only_before in plan.purges]
+            )
+
+        return ack
+
+    def _sent(self, messages: list[Message], *, atomic: bool) -> Conversation[list[Ack]]:
+        try:
+            return (yield from self.exchange.publish(messages, atomic=atomic))
+        except NotSentError as error:
+            message = f"{error}; nothing was written"
+            raise StoreUnavailableError(message) from error
+
+
+# --- rules ----------------------------------------------------------------------------------------
+
+
+def _apply(tables: NatsTables, request: Commit) -> Reply:
+    """The rules of the waist, for a commit that may have been applied before."""
+    if len(request.changes) == 1:
+        before = _outcome_before(tables, request.changes[0], request.id)
+        if before is not None:
+            return Applied((before,))
+
+    reply = embedded.apply(tables, request, 0)
+    assert reply is not None, "tables have no log"  # noqa: S101  a broken rule, not bad input
+    if isinstance(reply, Applied):
+        for change, outcome in zip(request.changes, reply.outcomes, strict=True):
+            if outcome.satisfied:
+                tables.satisfied(change.key)
+
+    return reply
+
+
+def _outcome_before(tables: NatsTables, change: Change, commit_id: str) -> Outcome | None:
+    """What a commit of one change did, if the record says that it did."""
+    key = change.key
+    if isinstance(change, Delete) and key.kind != WAIT:
+        return Outcome(accepted=True) if tables.stored(key).removed_by == commit_id else None
+
+    if isinstance(change, Check):
+        return None
+
+    if key.kind != WAIT:
+        head = tables.head(key)
+        if head is None or commit_id not in head.commits:
+            return None
+
+        place = head.commits.index(commit_id)
+        revision = head.revision if place == 0 else commit_id
+        assert isinstance(change, Put)  # noqa: S101  for the type checker
+        return Outcome(head.version - place, revision, change.head.status, head.created_ms)
+
+    wait = tables.wait_record(key)
+    if wait is None:
+        return None
+
+    return _wait_outcome_before(tables, wait, change, commit_id)
+
+
+def _wait_outcome_before(
+    tables: NatsTables, wait: WaitRecord, change: Change, commit_id: str
+) -> Outcome | None:
+    head = wait.row.head
+    satisfied = wait.satisfied_by == commit_id
+    if isinstance(change, Complete):
+        item = tables.completed(change.key, change.child)
+        if item is None or item.commit != commit_id:
+            return None
+
+        if head.status == embedded.EARLY:
+            return Outcome(accepted=True)
+
+        replaced = head.commits[1] if satisfied and len(head.commits) > 1 else ""
+        return Outcome(
+            head.version,
+            head.revision,
+            SATISFIED if satisfied else head.status,
+            head.created_ms,
+            satisfied=satisfied,
+            accepted=True,
+            replaced=replaced,
+        )
+
+    if commit_id not in head.commits:
+        return None
+
+    if isinstance(change, Delete):
+        return Outcome(accepted=True, status=embedded.MARKER - head.status)
+
+    place = head.commits.index(commit_id)
+    revision = head.revision if place == 0 else commit_id
+    status = SATISFIED if satisfied else head.status
+    accepted = isinstance(change, SetWait)
+    return Outcome(
+        head.version - place,
+        revision,
+        status,
+        head.created_ms,
+        satisfied=satisfied,
+        accepted=accepted,
+    )
+
+
+def _wrote(tables: NatsTables, key: Key, commit_id: str) -> bool:
+    """Whether a record says that a commit wrote it."""
+    if tables.stored(key).removed_by == commit_id:
+        return True
+
+    if key.kind != WAIT:
+        found = decode_record(key, tables.stored(key))
+        return found is not None and commit_id in found[0].commits
+
+    wait = tables.wait_record(key)
+    return wait is not None and (
+        commit_id in wait.row.head.commits
+        or wait.satisfied_by == commit_id
+        or any(item.commit == commit_id for item in wait.items.values())
+    )
+
+
+def _with_revision(outcome: Outcome, commit_id: str, sequence: int | None) -> Outcome:
+    """Flows and progress have their place in the stream in their revision."""
+    if sequence is None or outcome.revision != commit_id:
+        return outcome
+
+    return outcome._replace(revision=revision_at(commit_id, sequence))
+
+
+def _logged(commit_id: str, sequence: int, text: bytes) -> Applied | None:
+    fields: dict[str, Any] = json.loads(text)
+    if fields.get("fenced"):
+        return None
+
+    outcomes: list[Outcome] = []
+    for values, place in zip(fields["outcomes"], fields["places"], strict=True):
+        outcome = Outcome(*values)
+        if outcome.terms is not None:
+            children, *rest = outcome.terms
+            outcome = outcome._replace(terms=Terms(tuple(children), *rest))
+
+        outcomes.append(
+            _with_revision(outcome, commit_id, None if place is None else sequence + place)
+        )
+
+    return Applied(tuple(outcomes))
+
+
+def _gave_up(request: Commit, lost: BaseException | None) -> Exception:
+    if lost is None:
+        message = (
+            f"commit {request.id} could not be written in time: others were always first, or NATS"
+            " was busy; nothing was written"
+        )
+        return StoreUnavailableError(message)
+
+    error = _uncertain(request.id, (change.key for change in request.changes))
+    error.__cause__ = lost
+    return error
+
+
+def _uncertain(commit_id: str, keys: Iterable[Key]) -> CommitUncertainError:
+    named = tuple(dict.fromkeys(keys))
+    message = (
+        f"commit {commit_id} was sent and its outcome is not known;"
+        " resolve_commit(error) settles whether it was written"
+    )
+    return CommitUncertainError(message, commit_id=commit_id, keys=named)
+
+
+def _keep(kept: dict[str, T], name: str, value: T, most: int) -> None:
+    """Remember something, and forget what was remembered first."""
+    kept[name] = value
+    if len(kept) > most:
+        del kept[next(iter(kept))]

@@ -1,0 +1,462 @@
+"""Where the NATS store keeps what: subjects, the text of records, and index entries.
+
+A record is one line of JSON, its head, and after it the body as it is. The contract is told in
+`nats`. Nothing here asks anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+from typing import NamedTuple
+
+from attrs import define
+from attrs import field
+
+from catga_store.errors import CorruptRecordError
+from catga_store.keys import FLOW
+from catga_store.keys import PROGRESS
+from catga_store.keys import WAIT
+from catga_store.keys import Key
+from catga_store.keys import decode_token
+from catga_store.keys import encode_token
+from catga_store.records import Filter
+from catga_store.records import Head
+from catga_store.records import Terms
+from catga_store.stores.embedded import WaitRow
+
+__all__ = [
+    "NOTHING",
+    "Body",
+    "Completed",
+    "Entry",
+    "Layout",
+    "Stored",
+    "WaitRecord",
+    "decode_item",
+    "decode_record",
+    "decode_wait",
+    "digits",
+    "encode_item",
+    "encode_record",
+    "encode_terms",
+    "encode_wait",
+    "entries_of_flow",
+    "entries_of_wait",
+    "prefixes_from",
+    "prefixes_until",
+    "revision_at",
+    "sequence_of",
+    "terms_of",
+]
+
+VERSION = 1
+
+_YEAR_ONE_MS = 62_135_596_800_000
+_DIGITS = 15
+_LAST = 10**_DIGITS - 1
+
+_HEAD_FIELDS = (
+    "version",
+    "status",
+    "created_ms",
+    "updated_ms",
+    "type",
+    "type_version",
+    "position",
+    "error",
+    "attempts",
+    "owner",
+    "claim",
+    "due_ms",
+    "expires_ms",
+)
+
+
+class Stored(NamedTuple):
+    """What a subject holds: the sequence of its last message, and its text, or that there is none.
+
+    `removed_by` is the commit that removed the record, as long as the server still knows.
+    """
+
+    sequence: int
+    text: bytes | None
+    removed_by: str = ""
+    stamp: str = ""
+
+
+NOTHING = Stored(0, None)
+
+
+@define
+class Body:
+    """A body, or where its chunks are if `count` is not 0."""
+
+    text: bytes = b""
+    generation: str = ""
+    count: int = 0
+    size: int = 0
+
+
+class Completed(NamedTuple):
+    """One child's completion, and the commit that brought it."""
+
+    success: bool
+    payload: bytes
+    commit: str
+
+
+@define
+class WaitRecord:
+    """A condition as it is stored: its row, terms, and completions."""
+
+    row: WaitRow
+    life: str
+    """Names this incarnation: spilled completions lie under it."""
+    terms: Body = field(factory=Body)
+    timeout_ms: int | None = None
+    items: dict[str, Completed] = field(factory=dict[str, Completed])
+    spilled: int = 0
+    """So many completions lie in messages of their own."""
+    satisfied_by: str = ""
+    """The commit that satisfied it."""
+
+
+class Entry(NamedTuple):
+    """What the subject of an index entry says: a record, and a time."""
+
+    ms: int
+    key: Key
+
+
+# --- subjects -------------------------------------------------------------------------------------
+
+
+class Layout:
+    """The subjects of one bucket."""
+
+    def __init__(self, bucket: str) -> None:
+        self.stream = f"KV_{bucket}"
+        self.flows = f"$KV.{bucket}.flow."
+        self.progress = f"$KV.{bucket}.progress."
+        self.waits = f"$KV.{bucket}_wait."
+        self.rest = f"catga.{bucket}."
+        self.layout = f"{self.rest}layout"
+        self.subjects = [f"$KV.{bucket}.>", f"$KV.{bucket}_wait.>", f"{self.rest}>"]
+
+    def subject(self, key: Key) -> str:
+        token = encode_token(key.id)
+        if key.kind == FLOW:
+            return f"{self.flows}{token}"
+
+        if key.kind == WAIT:
+            return f"{self.waits}{token}"
+
+        return f"{self.progress}{token}.{key.step}"
+
+    def all_of(self, kind: str) -> str:
+        if kind == PROGRESS:
+            return f"{self.progress}*.*"
+
+        return f"{self.flows if kind == FLOW else self.waits}*"
+
+    def steps(self, flow_id: str) -> str:
+        return f"{self.progress}{encode_token(flow_id)}.*"
+
+    def key(self, subject: str) -> Key:
+        if subject.startswith(self.flows):
+            return Key(FLOW, decode_token(subject[len(self.flows) :]))
+
+        if subject.startswith(self.waits):
+            return Key(WAIT, decode_token(subject[len(self.waits) :]))
+
+        token, _, step = subject[len(self.progress) :].partition(".")
+        return Key(PROGRESS, decode_token(token), int(step))
+
+    def item(self, key: Key, life: str, child: str) -> str:
+        return f"{self.rest}item.{encode_token(key.id)}.{life}.{encode_token(child)}"
+
+    def items(self, key: Key, life: str) -> str:
+        return f"{self.rest}item.{encode_token(key.id)}.{life}.*"
+
+    def child(self, subject: str) -> str:
+        return decode_token(subject.rpartition(".")[2])
+
+    def chunk(self, key: Key, generation: str, number: int) -> str:
+        return f"{self.chunks(key, generation)[:-1]}{number}"
+
+    def chunks(self, key: Key, generation: str) -> str:
+        owner = f"{key.kind}.{encode_token(key.id)}.{key.step}"
+        return f"{self.rest}chunk.{generation}.{owner}.*"
+
+    def log(self, commit_id: str) -> str:
+        return f"{self.rest}log.{commit_id}"
+
+    def check(self, commit_id: str, number: int) -> str:
+        return f"{self.rest}check.{commit_id}.{number}"
+
+    # index entries ------------------------------------------------------------------------------
+
+    def listing(self, wanted: Filter) -> str:
+        """What the entries begin with that a listing looks at, wildcards included."""
+        status = "*" if wanted.status is None else str(wanted.status)
+        if wanted.kind == FLOW:
+            return f"{self.rest}list.flow.{status}.{_hashed(wanted.type)}."
+
+        return f"{self.rest}list.wait.{status}.{_hashed(wanted.parent)}."
+
+    def due(self, what: str) -> str:
+        """`what`: `flow`, `child` (conditions with a parent), `lone` (those without) or `expiry`."""
+        return f"{self.rest}due.{what}."
+
+    def entry(self, subject: str) -> Entry:
+        """What an entry's subject says; its last 17 tokens are digits, kind and id."""
+        tokens = subject.split(".")
+        token = tokens[-1]
+        ms = int("".join(tokens[-2 - _DIGITS : -2])) - _YEAR_ONE_MS
+        return Entry(ms, Key(tokens[-2], decode_token(token)))
+
+
+def digits(ms: int) -> str:
+    """A time as one token for each of its 15 digits; their order is that of the times."""
+    return ".".join(f"{min(max(ms + _YEAR_ONE_MS, 0), _LAST):015d}")
+
+
+def prefixes_until(ms: int) -> list[list[str]]:
+    """What covers every time up to and including `ms`: prefixes in groups, latest times first."""
+    tokens = digits(ms).split(".")
+    groups = [[".".join(tokens)]]
+
+    for place in range(_DIGITS - 1, -1, -1):
+        before = tokens[:place]
+        group = [
+            ".".join([*before, str(digit), ">"]) if place < _DIGITS - 1 else ".".join([*before, str(digit)])
+            for digit in range(int(tokens[place]) - 1, -1, -1)
+        ]
+        if group:
+            groups.append(group)
+
+    return groups
+
+
+def prefixes_from(ms: int) -> list[list[str]]:
+    """What covers every time after `ms`: prefixes in groups, latest times first."""
+    tokens = digits(ms).split(".")
+    groups: list[list[str]] = []
+
+    for place in range(_DIGITS):
+        before = tokens[:place]
+        group = [
+            ".".join([*before, str(digit), ">"]) if place < _DIGITS - 1 else ".".join([*before, str(digit)])
+            for digit in range(9, int(tokens[place]), -1)
+        ]
+        if group:
+            groups.append(group)
+
+    return groups
+
+
+def _hashed(text: str | None) -> str:
+    """Types and parents in index entries: any text as one short token; the head has the last word."""
+    return "*" if text is None else hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _at(ms: int, kind: str, any_id: str) -> str:
+    return f"{digits(ms)}.{kind}.{encode_token(any_id)}"
+
+
+def entries_of_flow(layout: Layout, key: Key, head: Head) -> frozenset[str]:
+    """The index entries that a flow with this head has."""
+    listing = f"{layout.rest}list.flow.{head.status}.{_hashed(head.type)}."
+    entries = [listing + _at(head.created_ms, FLOW, key.id)]
+    if head.due_ms is not None:
+        entries.append(layout.due(FLOW) + _at(head.due_ms, FLOW, key.id))
+
+    if head.expires_ms is not None:
+        entries.append(layout.due("expiry") + _at(head.expires_ms, FLOW, key.id))
+
+    return frozenset(entries)
+
+
+def entries_of_wait(layout: Layout, key: Key, row: WaitRow) -> frozenset[str]:
+    """The index entries that a condition has; markers and early completions only expire."""
+    head = row.head
+    entries: list[str] = []
+    if head.status >= 0:
+        listing = f"{layout.rest}list.wait.{head.status}.{_hashed(row.parent or '')}."
+        entries.append(listing + _at(head.created_ms, WAIT, key.id))
+
+    if head.due_ms is not None:
+        what = "lone" if row.parent is None else "child"
+        entries.append(layout.due(what) + _at(head.due_ms, WAIT, key.id))
+
+    if head.expires_ms is not None:
+        entries.append(layout.due("expiry") + _at(head.expires_ms, WAIT, key.id))
+
+    return frozenset(entries)
+
+
+# --- revisions ------------------------------------------------------------------------------------
+
+
+def revision_at(commit_id: str, sequence: int) -> str:
+    """The revision of a flow or progress record: who wrote it, and where it stood in the stream."""
+    return f"{commit_id}@{sequence}"
+
+
+def sequence_of(revision: str) -> int | None:
+    """Where a record stood when it was written; `None` if the revision does not say."""
+    _, _, sequence = revision.partition("@")
+    return int(sequence) if sequence.isdecimal() else None
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def _dump(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def _load(key: Key, text: bytes) -> tuple[dict[str, Any], bytes]:
+    line, _, rest = text.partition(b"\n")
+    try:
+        fields: dict[str, Any] = json.loads(line)
+        layout = fields["layout"]
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"what is stored as {key} cannot be read: {error}; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key)) from error
+
+    if layout != VERSION:
+        message = (
+            f"{key} is stored in layout {layout!r}, this catga_store knows {VERSION}; read it with"
+            " the release that wrote it; it is left as it is"
+        )
+        raise CorruptRecordError(message, key=tuple(key))
+
+    return fields, rest
+
+
+def _head_fields(head: Head) -> dict[str, Any]:
+    return {"layout": VERSION, **dict(zip(_HEAD_FIELDS, head, strict=False)), "commits": head.commits}
+
+
+def _with_body(fields: dict[str, Any], body: Body) -> bytes:
+    if body.count:
+        fields["chunks"] = [body.generation, body.count, body.size]
+
+    return _dump(fields) + b"\n" + body.text
+
+
+def _body_of(fields: dict[str, Any], rest: bytes) -> Body:
+    chunks = fields.get("chunks")
+    return Body(rest) if chunks is None else Body(b"", *chunks)
+
+
+def encode_record(head: Head, body: Body, *, moved: bool) -> bytes:
+    """A flow or progress record. `moved`: it keeps the revision that it had elsewhere."""
+    fields = _head_fields(head)
+    if moved:
+        fields["revision"] = head.revision
+
+    return _with_body(fields, body)
+
+
+def decode_record(key: Key, stored: Stored) -> tuple[Head, Body] | None:
+    """A flow or progress record as it is stored; `CorruptRecordError`."""
+    if stored.text is None:
+        return None
+
+    fields, rest = _load(key, stored.text)
+    try:
+        commits = tuple(fields["commits"])
+        revision = fields.get("revision") or revision_at(commits[0], stored.sequence)
+        head = Head.of((*(fields[name] for name in _HEAD_FIELDS), revision, commits))
+        return head, _body_of(fields, rest)
+    except (KeyError, IndexError, TypeError) as error:
+        message = f"the head of {key} cannot be read: {error!r}; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key)) from error
+
+
+def encode_wait(record: WaitRecord) -> bytes:
+    """A condition record."""
+    row = record.row
+    fields = _head_fields(row.head) | {
+        "revision": row.head.revision,
+        "any": row.any,
+        "parent": row.parent,
+        "timeout_ms": record.timeout_ms,
+        "expected": row.expected,
+        "done": row.done,
+        "life": record.life,
+        "satisfied_by": record.satisfied_by,
+        "spilled": record.spilled,
+        "items": [
+            [child, item.success, item.payload.decode("utf-8", "surrogateescape"), item.commit]
+            for child, item in record.items.items()
+        ],
+    }
+    return _with_body(fields, record.terms)
+
+
+def decode_wait(key: Key, stored: Stored) -> WaitRecord | None:
+    """A condition record as it is stored; `CorruptRecordError`."""
+    if stored.text is None:
+        return None
+
+    fields, rest = _load(key, stored.text)
+    try:
+        head = Head.of(
+            (
+                *(fields[name] for name in _HEAD_FIELDS),
+                fields["revision"],
+                tuple(fields["commits"]),
+            )
+        )
+        row = WaitRow(head, fields["any"], fields["parent"], fields["expected"], fields["done"])
+        items = {
+            child: Completed(success, payload.encode("utf-8", "surrogateescape"), commit)
+            for child, success, payload, commit in fields["items"]
+        }
+        return WaitRecord(
+            row,
+            fields["life"],
+            _body_of(fields, rest),
+            fields["timeout_ms"],
+            items,
+            fields["spilled"],
+            fields["satisfied_by"],
+        )
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        message = f"the head of {key} cannot be read: {error!r}; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key)) from error
+
+
+def encode_item(item: Completed) -> bytes:
+    """A completion in a message of its own."""
+    payload = item.payload.decode("utf-8", "surrogateescape")
+    return _dump({"layout": VERSION, "success": item.success, "result": payload, "commit": item.commit})
+
+
+def decode_item(key: Key, text: bytes) -> Completed:
+    """A completion that was spilled."""
+    fields, _ = _load(key, text)
+    payload = fields["result"].encode("utf-8", "surrogateescape")
+    return Completed(fields["success"], payload, fields["commit"])
+
+
+def encode_terms(children: tuple[str, ...]) -> bytes:
+    """The children of a condition, as its body."""
+    return _dump({"layout": VERSION, "children": list(children)})
+
+
+def terms_of(key: Key, record: WaitRecord, text: bytes) -> Terms:
+    """The definition of a condition; `text` is its body, read."""
+    try:
+        children = tuple(json.loads(text)["children"])
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"the children of {key} cannot be read: {error!r}; they are left as they are"
+        raise CorruptRecordError(message, key=tuple(key)) from error
+
+    row = record.row
+    return Terms(children, any=row.any, timeout_ms=record.timeout_ms, parent=row.parent)

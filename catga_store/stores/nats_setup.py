@@ -1,0 +1,225 @@
+"""The first use of a NATS store: is the server new enough, is the stream there and as it must be."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any
+
+from catga_store.conversation import Ask
+from catga_store.conversation import Conversation
+from catga_store.conversation import Greet
+from catga_store.conversation import Greeting
+from catga_store.conversation import Message
+from catga_store.conversation import NotSentError
+from catga_store.conversation import ReplyLostError
+from catga_store.errors import PartitionCountError
+from catga_store.errors import StoreConfigError
+from catga_store.errors import StoreUnavailableError
+from catga_store.stores.nats_layout import VERSION
+from catga_store.stores.nats_layout import Layout
+from catga_store.stores.nats_wire import Deadline
+from catga_store.stores.nats_wire import Exchange
+from catga_store.stores.nats_wire import api_error
+
+__all__ = ["prepare"]
+
+_OLDEST = (2, 12, 3)
+_DUPLICATES_SECONDS = 600
+_NO_STREAM = 10059
+_TAKEN = {10058, 10065}
+
+
+def prepare(
+    exchange: Exchange, layout: Layout, *, partitions: int, replicas: int, stale_reads: bool
+) -> Conversation[None]:
+    """See that the store can be used, and make its stream if nobody has yet."""
+    deadline = exchange.deadline()
+    greeting = yield from _greet(deadline)
+    _check_server(greeting)
+    exchange.max_payload = greeting.max_payload
+
+    settings = yield from _settings(exchange, deadline)
+    if settings is None:
+        yield from _create(exchange, layout, replicas, deadline)
+        settings = yield from _settings(exchange, deadline)
+
+    if settings is None:
+        message = f"the stream {layout.stream!r} was removed while it was made; open the store anew"
+        raise StoreUnavailableError(message)
+
+    _check_settings(settings, layout, replicas)
+    exchange.leader = int(settings.get("num_replicas", 1)) > 1 and not stale_reads
+    yield from _lay_out(exchange, layout, partitions, deadline)
+
+
+def _greet(deadline: Deadline) -> Conversation[Greeting]:
+    while True:
+        try:
+            greeting: Greeting = yield Greet()
+        except NotSentError as error:
+            message = f"{error}; nothing was read or written"
+            raise StoreUnavailableError(message) from error
+        except ReplyLostError as error:
+            if deadline.has_passed():
+                message = f"{error}; nothing was read or written"
+                raise StoreUnavailableError(message) from error
+        else:
+            return greeting
+
+        yield deadline.pause()
+
+
+def _check_server(greeting: Greeting) -> None:
+    found = tuple(int(part) for part in re.findall(r"\d+", greeting.version)[:3])
+    if found < _OLDEST:
+        message = (
+            f"the NATS server is {greeting.version}; at least 2.12.3 is needed, for atomic batches;"
+            " nothing was written; update the server"
+        )
+        raise StoreConfigError(message)
+
+    if not greeting.jetstream:
+        message = (
+            "the NATS server runs without JetStream, or this account may not use it; enable it"
+            " (nats-server -js, or jetstream in its configuration); nothing was written"
+        )
+        raise StoreConfigError(message)
+
+
+def _wanted(layout: Layout, replicas: int) -> dict[str, Any]:
+    return {
+        "name": layout.stream,
+        "subjects": layout.subjects,
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_age": 0,
+        "num_replicas": replicas,
+        "duplicate_window": _DUPLICATES_SECONDS * 10**9,
+        "allow_direct": True,
+        "allow_rollup_hdrs": True,
+        "allow_msg_ttl": True,
+        "allow_atomic": True,
+        "deny_delete": True,
+        "deny_purge": False,
+    }
+
+
+def _settings(exchange: Exchange, deadline: Deadline) -> Conversation[dict[str, Any] | None]:
+    while True:
+        ask = Ask(f"$JS.API.STREAM.INFO.{exchange.stream}", b"")
+        ((answer,),) = yield from exchange.ask((ask,), deadline)
+        code, text = api_error(answer)
+        if not code:
+            settings: dict[str, Any] = json.loads(answer.data)["config"]
+            return settings
+
+        if code == _NO_STREAM:
+            return None
+
+        if code == 10039:
+            message = f"this NATS account may not use JetStream: {text}; enable it for the account"
+            raise StoreConfigError(message)
+
+        if deadline.has_passed():
+            raise exchange.refusal(code, text)
+
+        yield deadline.pause()
+
+
+def _create(
+    exchange: Exchange, layout: Layout, replicas: int, deadline: Deadline
+) -> Conversation[None]:
+    # Sequences begin with the time, in microseconds: those of a stream that is made anew are none
+    # of the old one's, so no revision that anybody still holds comes to life again.
+    config = _wanted(layout, replicas) | {"first_seq": time.time_ns() // 1000}
+
+    while True:
+        ask = Ask(f"$JS.API.STREAM.CREATE.{exchange.stream}", json.dumps(config).encode())
+        ((answer,),) = yield from exchange.ask((ask,), deadline)
+        code, text = api_error(answer)
+        if not code or code == 10058:
+            return  # made, now or by somebody else; whether it is as it must be is seen next
+
+        if code == 10065:
+            message = (
+                f"subjects of this store belong to another stream ({text}); choose another bucket"
+                " or remove that stream"
+            )
+            raise StoreConfigError(message)
+
+        if code == 10074:
+            message = (
+                f"NATS cannot keep {replicas} replicas: {text}; open the store with fewer, or run"
+                " a cluster of at least as many servers"
+            )
+            raise StoreConfigError(message)
+
+        if deadline.has_passed():
+            raise exchange.refusal(code, text)
+
+        yield deadline.pause()
+
+
+def _check_settings(settings: dict[str, Any], layout: Layout, replicas: int) -> None:
+    for name, wanted in _wanted(layout, replicas).items():
+        found = settings.get(name, wanted if wanted in (False, 0, -1) else None)
+        same = sorted(found or []) == sorted(wanted) if name == "subjects" else found == wanted
+        if same or (name == "duplicate_window" and found and found > wanted):
+            continue
+
+        message = (
+            f"the stream {layout.stream!r} has {name} = {found!r}, the store needs {wanted!r};"
+            f" mend it (nats stream edit {layout.stream}), or choose another bucket; nothing was"
+            " written"
+        )
+        if name == "num_replicas":
+            message = (
+                f"the stream {layout.stream!r} has {found} replicas and the store was opened with"
+                f" {wanted}; open it with replicas={found}, or run"
+                f" nats stream edit {layout.stream} --replicas={wanted}; nothing was written"
+            )
+
+        raise StoreConfigError(message)
+
+
+def _lay_out(
+    exchange: Exchange, layout: Layout, partitions: int, deadline: Deadline
+) -> Conversation[None]:
+    wanted = json.dumps({"layout": VERSION, "partitions": partitions}).encode()
+
+    while True:
+        found = (yield from exchange.fetch([layout.layout], deadline))[layout.layout].text
+        if found is not None:
+            break
+
+        message = Message(layout.layout, wanted, {"Nats-Expected-Last-Subject-Sequence": "0"})
+        try:
+            yield from exchange.publish([message], atomic=False)
+        except (NotSentError, ReplyLostError) as error:
+            if deadline.has_passed():
+                text = f"{error}; the store was not used yet"
+                raise StoreUnavailableError(text) from error
+
+        yield deadline.pause()
+
+    stored = json.loads(found)
+    if stored["layout"] != VERSION:
+        text = (
+            f"the store is laid out in version {stored['layout']}, this catga_store knows"
+            f" {VERSION}; use the release that wrote it, or copy it to a new store"
+        )
+        raise StoreConfigError(text)
+
+    if stored["partitions"] != partitions:
+        text = (
+            f"the store was laid out with {stored['partitions']} partitions and opened with"
+            f" {partitions}; open it with partitions={stored['partitions']}; nothing was read or"
+            " written"
+        )
+        raise PartitionCountError(text, expected=stored["partitions"], actual=partitions)

@@ -1,0 +1,329 @@
+"""Records read from NATS as the tables that the rules of the waist work on.
+
+A `Snapshot` holds what was read, a `NatsTables` the changes on top of it. Nothing here asks: where
+the rules need what was not read yet, `UnreadError` says what, and they are run again with it. The
+rules themselves are those of the embedded stores; that they hold when the changes are written is
+what the expected sequence of every message sees to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from typing import NamedTuple
+from typing import NoReturn
+
+from attrs import define
+from attrs import field
+
+from catga_store.keys import PROGRESS
+from catga_store.keys import WAIT
+from catga_store.keys import Key
+from catga_store.records import Found
+from catga_store.records import Head
+from catga_store.records import Item
+from catga_store.records import Outcome
+from catga_store.records import Record
+from catga_store.records import Terms
+from catga_store.stores.embedded import ItemRow
+from catga_store.stores.embedded import WaitRow
+from catga_store.stores.nats_layout import Body
+from catga_store.stores.nats_layout import Completed
+from catga_store.stores.nats_layout import Layout
+from catga_store.stores.nats_layout import Stored
+from catga_store.stores.nats_layout import WaitRecord
+from catga_store.stores.nats_layout import decode_item
+from catga_store.stores.nats_layout import decode_record
+from catga_store.stores.nats_layout import decode_wait
+from catga_store.stores.nats_layout import encode_terms
+from catga_store.stores.nats_layout import terms_of
+
+__all__ = ["NatsTables", "Snapshot", "UnreadError", "Write"]
+
+
+class UnreadError(Exception):
+    """Something must be read first: subjects, the names under filters, or the chunks of a body."""
+
+    def __init__(
+        self,
+        subjects: Iterable[str] = (),
+        filters: Iterable[str] = (),
+        body: tuple[Key, Body] | None = None,
+    ) -> None:
+        super().__init__()
+        self.subjects = tuple(subjects)
+        self.filters = tuple(filters)
+        self.body = body
+
+
+@define
+class Snapshot:
+    """What was read."""
+
+    stored: dict[str, Stored] = field(factory=dict[str, Stored])
+    listed: dict[str, list[str]] = field(factory=dict[str, list[str]])
+    bodies: dict[str, bytes] = field(factory=dict[str, bytes])
+    """Chunked bodies by generation."""
+
+
+class Write(NamedTuple):
+    """One record to be written, or removed if it is neither plain nor a wait."""
+
+    key: Key
+    stored: Stored
+    before: tuple[Head, Body] | WaitRecord | None
+    plain: tuple[Head, Body] | None = None
+    wait: WaitRecord | None = None
+    moved: bool = False
+
+
+class NatsTables:
+    """What the rules of `embedded` work on, for one commit; implements `Tables` as far as they ask."""
+
+    def __init__(self, layout: Layout, snapshot: Snapshot, commit_id: str = "") -> None:
+        self._layout = layout
+        self._snapshot = snapshot
+        self._commit = commit_id
+        self._plain: dict[Key, tuple[Head, Body] | None] = {}
+        self._waits: dict[Key, WaitRecord | None] = {}
+        self._read_waits: dict[Key, WaitRecord | None] = {}
+        self._changed: dict[Key, None] = {}
+        self._moved: set[Key] = set()
+        self.dropped: list[str] = []
+        """Filters of completions whose condition is gone."""
+
+    # what was read --------------------------------------------------------------------------------
+
+    def stored(self, key: Key) -> Stored:
+        """What the subject of a record holds."""
+        return self._subject(self._layout.subject(key))
+
+    def _subject(self, subject: str) -> Stored:
+        found = self._snapshot.stored.get(subject)
+        if found is None:
+            raise UnreadError([subject])
+
+        return found
+
+    def _names(self, wanted: str) -> list[str]:
+        names = self._snapshot.listed.get(wanted)
+        if names is None:
+            raise UnreadError(filters=[wanted])
+
+        return names
+
+    def _text(self, key: Key, body: Body) -> bytes:
+        if not body.count:
+            return body.text
+
+        text = self._snapshot.bodies.get(body.generation)
+        if text is None:
+            raise UnreadError(body=(key, body))
+
+        return text
+
+    # flows and progress ---------------------------------------------------------------------------
+
+    def plain(self, key: Key) -> tuple[Head, Body] | None:
+        if key in self._plain:
+            return self._plain[key]
+
+        return decode_record(key, self.stored(key))
+
+    def head(self, key: Key) -> Head | None:
+        found = self.plain(key)
+        return None if found is None else found[0]
+
+    def record(self, key: Key) -> Record | None:
+        if key.kind != WAIT:
+            found = self.plain(key)
+            return None if found is None else Record(found[0], self._text(key, found[1]))
+
+        wait = self._wait(key)
+        if wait is None:
+            return None
+
+        terms = self._terms(key, wait)
+        members = set(terms.children)
+        items = (
+            Item(child, item.success, item.payload)
+            for child, item in self._all_items(key, wait).items()
+            if wait.row.head.status < 0 or child in members
+        )
+        return Record(wait.row.head, b"", terms, tuple(items))
+
+    def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
+        kept = self.plain(key)
+        self._plain[key] = head, Body(body) if body is not None or kept is None else kept[1]
+        self._changed[key] = None
+        if old is not None and old.revision == head.revision:
+            self._moved.add(key)
+
+    def remove(self, key: Key, _old: Head) -> None:
+        self._plain[key] = None
+        self._changed[key] = None
+        self._moved.discard(key)
+
+    def steps(self, flow_id: str) -> list[Found]:
+        keys = {self._layout.key(name) for name in self._names(self._layout.steps(flow_id))}
+        keys |= {key for key in self._plain if key.kind == PROGRESS and key.id == flow_id}
+        self._read_all(keys)
+        found = [(key, self.head(key)) for key in sorted(keys)]
+        return [Found(key, head) for key, head in found if head is not None]
+
+    def _read_all(self, keys: Iterable[Key]) -> None:
+        subjects = [self._layout.subject(key) for key in keys]
+        unread = [subject for subject in subjects if subject not in self._snapshot.stored]
+        if unread:
+            raise UnreadError(unread)
+
+    # conditions -----------------------------------------------------------------------------------
+
+    def _wait(self, key: Key) -> WaitRecord | None:
+        if key not in self._waits:
+            self._waits[key] = decode_wait(key, self.stored(key))
+            self._read_waits[key] = decode_wait(key, self.stored(key))
+
+        return self._waits[key]
+
+    def _terms(self, key: Key, wait: WaitRecord) -> Terms:
+        return terms_of(key, wait, self._text(key, wait.terms))
+
+    def wait(self, key: Key) -> WaitRow | None:
+        wait = self._wait(key)
+        return None if wait is None else wait.row
+
+    def wait_record(self, key: Key) -> WaitRecord | None:
+        return self._wait(key)
+
+    def write_wait(
+        self, key: Key, row: WaitRow, _old: WaitRow | None, terms: Terms | None = None
+    ) -> None:
+        wait = self._made(key)
+        wait.row = row
+        if terms is not None:
+            wait.terms = Body(encode_terms(terms.children))
+            wait.timeout_ms = terms.timeout_ms
+
+        self._changed[key] = None
+
+    def _made(self, key: Key) -> WaitRecord:
+        wait = self._wait(key)
+        if wait is None:
+            # Its row comes with `write_wait`; completions may be written before.
+            wait = self._waits[key] = WaitRecord(WaitRow(Head(0, 0, 0, 0)), self._commit)
+            wait.terms = Body(encode_terms(()))
+            self._changed[key] = None
+
+        return wait
+
+    def remove_wait(self, key: Key, _old: WaitRow) -> None:
+        self.remove_items(key)
+        self._waits[key] = None
+        self._changed[key] = None
+
+    def item(self, key: Key, child: str) -> ItemRow | None:
+        wait = self._wait(key)
+        if wait is None:
+            return None
+
+        found = self.completed(key, child)
+        member = child in self._terms(key, wait).children
+        if found is None:
+            return ItemRow(member=True, done=False) if member else None
+
+        return ItemRow(member=member, done=True, success=found.success)
+
+    def completed(self, key: Key, child: str) -> Completed | None:
+        """A child's completion."""
+        wait = self._wait(key)
+        if wait is None:
+            return None
+
+        if child in wait.items or not wait.spilled:
+            return wait.items.get(child)
+
+        stored = self._subject(self._layout.item(key, wait.life, child))
+        return None if stored.text is None else decode_item(key, stored.text)
+
+    def _all_items(self, key: Key, wait: WaitRecord) -> dict[str, Completed]:
+        if not wait.spilled:
+            return wait.items
+
+        names = self._names(self._layout.items(key, wait.life))
+        unread = [name for name in names if name not in self._snapshot.stored]
+        if unread:
+            raise UnreadError(unread)
+
+        found: dict[str, Completed] = {}
+        for name in names:
+            text = self._snapshot.stored[name].text
+            if text is not None:
+                found[self._layout.child(name)] = decode_item(key, text)
+
+        return found | wait.items
+
+    def write_item(self, key: Key, child: str, row: ItemRow, payload: bytes) -> None:
+        self._made(key).items[child] = Completed(row.success, payload, self._commit)
+        self._changed[key] = None
+
+    def set_members(self, key: Key, children: Iterable[str]) -> tuple[int, int]:
+        wait = self._made(key)
+        items = self._all_items(key, wait)
+        done = [items[child] for child in children if child in items]
+        return len(done), sum(item.success for item in done)
+
+    def remove_items(self, key: Key) -> None:
+        wait = self._wait(key)
+        if wait is None:
+            return
+
+        if wait.spilled:
+            self.dropped.append(self._layout.items(key, wait.life))
+
+        wait.items, wait.spilled, wait.life = {}, 0, self._commit
+        self._changed[key] = None
+
+    # what there is to be written --------------------------------------------------------------------
+
+    def satisfied(self, key: Key) -> None:
+        """The commit satisfied this condition."""
+        self._made(key).satisfied_by = self._commit
+
+    def writes(self) -> list[Write]:
+        """What changed, in the order it did."""
+        return [write for write in map(self._write_of, self._changed) if write is not None]
+
+    def _write_of(self, key: Key) -> Write | None:
+        stored = self.stored(key)
+        if key.kind == WAIT:
+            wait, read = self._waits[key], self._read_waits[key]
+            return Write(key, stored, read, wait=wait) if wait or read else None
+
+        plain, before = self._plain[key], decode_record(key, stored)
+        if plain is None and before is None:
+            return None
+
+        return Write(key, stored, before, plain=plain, moved=key in self._moved)
+
+    # what the rules of single transactions do not ask -------------------------------------------------
+
+    def logged(self, _commit_id: str) -> tuple[Outcome, ...] | None:
+        return None
+
+    def log(self, _commit_id: str, _at_ms: int, _outcomes: tuple[Outcome, ...]) -> None:
+        """The log is written with the commit."""
+
+    def _elsewhere(self, *_arguments: Any) -> NoReturn:
+        message = "this is asked of the server, not of what was read"
+        raise AssertionError(message)
+
+    layout = lay_out = due_flows = due_waits = overdue = find = count = scan = _elsewhere
+    forget_log = clear = _elsewhere
+    expiring: tuple[Key, ...] = ()
+
+    def expired(self, _now_ms: int, _limit: int) -> list[Key]:
+        """The keys that `sweep` is to remove."""
+        return list(self.expiring)
+
+

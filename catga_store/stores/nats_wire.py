@@ -1,0 +1,365 @@
+"""What the NATS store asks of its link, with the retries that are harmless.
+
+`Exchange` reads records, lists subjects and publishes. Reads are asked again until the deadline
+when their reply was lost or nobody answered; publishes are sent once, and what became of them is
+an `Ack`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import time
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+from catga_store.conversation import Answer
+from catga_store.conversation import Ask
+from catga_store.conversation import Asks
+from catga_store.conversation import Conversation
+from catga_store.conversation import Message
+from catga_store.conversation import NotSentError
+from catga_store.conversation import Pause
+from catga_store.conversation import Publish
+from catga_store.conversation import ReplyLostError
+from catga_store.errors import StoreConfigError
+from catga_store.errors import StoreUnavailableError
+from catga_store.stores.nats_layout import NOTHING
+from catga_store.stores.nats_layout import Stored
+
+__all__ = ["Ack", "Deadline", "Exchange", "api_error"]
+
+_MOST_SUBJECTS = 500
+_ASKS_AT_ONCE = 128
+_PAUSES = (0.002, 0.25)
+
+_NOT_FOUND, _TOO_MANY, _NO_RESPONDERS = 404, 413, 503
+_STREAM_GONE = 10059
+_RACED = {10071, 10164, 10201, 10158, 10060}
+_BUSY = {10176, 10210, 10008, 10009, 10199, 10118, 10101}
+_FULL = {10077, 10047, 10023, 10028, 10110, 10054}
+
+
+class Deadline:
+    """When an operation must be certain, and the pauses until then: growing, and not in step."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._pause = _PAUSES[0]
+
+    def has_passed(self) -> bool:
+        return time.monotonic() >= self._until
+
+    def pause(self) -> Pause:
+        seconds = random.uniform(self._pause / 2, self._pause)
+        self._pause = min(self._pause * 2, _PAUSES[1])
+        return Pause(seconds)
+
+
+class Ack(NamedTuple):
+    """What became of a publish: its sequence; or 0, and whether it raced or was not possible yet."""
+
+    sequence: int
+    duplicate: bool = False
+    raced: bool = False
+    text: str = ""
+
+
+def api_error(answer: Answer) -> tuple[int, str]:
+    """The error that JetStream answered with, as its code and text; `(0, "")` if it is none."""
+    if answer.status:
+        return answer.status, answer.headers.get("Description", "")
+
+    error: dict[str, Any] = json.loads(answer.data).get("error") or {}
+    return int(error.get("err_code", error.get("code", 0))), str(error.get("description", ""))
+
+
+class Exchange:
+    """Reads and publishes of one stream; `leader`: reads must be answered by its leader."""
+
+    def __init__(self, stream: str, timeout: float) -> None:
+        self.stream = stream
+        self.timeout = timeout
+        self.leader = False
+        self.max_payload = 1024 * 1024
+
+    def deadline(self) -> Deadline:
+        return Deadline(self.timeout)
+
+    # asking ---------------------------------------------------------------------------------------
+
+    def ask(
+        self, asks: Sequence[Ask], deadline: Deadline
+    ) -> Conversation[tuple[tuple[Answer, ...], ...]]:
+        """The answers; asked again while nobody answers. `StoreUnavailableError` in the end."""
+        answers: list[tuple[Answer, ...]] = []
+
+        for start in range(0, len(asks), _ASKS_AT_ONCE):
+            answers += yield from self._ask(tuple(asks[start : start + _ASKS_AT_ONCE]), deadline)
+
+        return tuple(answers)
+
+    def _ask(
+        self, asks: tuple[Ask, ...], deadline: Deadline
+    ) -> Conversation[tuple[tuple[Answer, ...], ...]]:
+        while True:
+            try:
+                answers: tuple[tuple[Answer, ...], ...] = yield Asks(asks)
+            except NotSentError as error:
+                message = f"{error}; nothing was read or written"
+                raise StoreUnavailableError(message) from error
+            except ReplyLostError as error:
+                why: Exception | None = error
+                text = str(error)
+            else:
+                if all(one and one[0].status != _NO_RESPONDERS for one in answers):
+                    return answers
+
+                why = None
+                text = (
+                    "JetStream does not answer: it is not enabled, or the stream"
+                    f" {self.stream!r} has no leader or is gone"
+                )
+
+            if deadline.has_passed():
+                raise StoreUnavailableError(f"{text}; nothing was read or written") from why
+
+            yield deadline.pause()
+
+    def api(
+        self, verb: str, payload: dict[str, Any], deadline: Deadline
+    ) -> Conversation[dict[str, Any]]:
+        """One request to the JetStream API about the stream; its answer, without an error."""
+        ask = Ask(f"$JS.API.STREAM.{verb}.{self.stream}", json.dumps(payload).encode())
+
+        while True:
+            ((answer,),) = yield from self.ask((ask,), deadline)
+            code, text = api_error(answer)
+            if not code:
+                reply: dict[str, Any] = json.loads(answer.data)
+                return reply
+
+            if code not in _BUSY or deadline.has_passed():
+                raise self.refusal(code, text)
+
+            yield deadline.pause()
+
+    def refusal(self, code: int, text: str) -> StoreUnavailableError | StoreConfigError:
+        """The error for something that JetStream does not do."""
+        if code == _STREAM_GONE:
+            message = f"the stream {self.stream!r} is gone; open the store anew to make it again"
+            return StoreConfigError(message)
+
+        if code in _FULL:
+            message = (
+                f"NATS has no room: {text} ({code}); nothing was written; free space or raise"
+                " the limits of the account or of the server"
+            )
+            return StoreUnavailableError(message)
+
+        return StoreUnavailableError(f"NATS refused: {text} ({code}); nothing was written")
+
+    # reading --------------------------------------------------------------------------------------
+
+    def fetch(self, subjects: Iterable[str], deadline: Deadline) -> Conversation[dict[str, Stored]]:
+        """What these subjects hold."""
+        wanted = list(dict.fromkeys(subjects))
+        if not wanted:
+            return {}
+
+        if self.leader:
+            return (yield from self._fetch_from_leader(wanted, deadline))
+
+        found: dict[str, Stored] = dict.fromkeys(wanted, NOTHING)
+        subject = f"$JS.API.DIRECT.GET.{self.stream}"
+        if len(wanted) == 1:
+            ask = Ask(subject, json.dumps({"last_by_subj": wanted[0]}).encode())
+            ((answer,),) = yield from self.ask((ask,), deadline)
+            if answer.status == 0:
+                found[wanted[0]] = _stored(answer)
+            elif answer.status != _NOT_FOUND:
+                raise self.refusal(*api_error(answer))
+
+            return found
+
+        left = [wanted[at : at + _MOST_SUBJECTS] for at in range(0, len(wanted), _MOST_SUBJECTS)]
+        while left:
+            part = left.pop(0)
+            ask = Ask(subject, json.dumps({"multi_last": part}).encode(), many=True)
+            (answers,) = yield from self.ask((ask,), deadline)
+            for answer in answers[:-1]:
+                found[answer.headers["Nats-Subject"]] = _stored(answer)
+
+            end = answers[-1]
+            if end.status not in (204, _NOT_FOUND):
+                raise self.refusal(*api_error(end))
+
+            # A reply that became too long is cut off; what is missing is asked for again.
+            if int(end.headers.get("Nats-Num-Pending", "0")):
+                left.insert(0, [one for one in part if found[one] is NOTHING])
+
+        return found
+
+    def _fetch_from_leader(
+        self, subjects: list[str], deadline: Deadline
+    ) -> Conversation[dict[str, Stored]]:
+        api = f"$JS.API.STREAM.MSG.GET.{self.stream}"
+        found: dict[str, Stored] = {}
+
+        while subjects:
+            asks = [Ask(api, json.dumps({"last_by_subj": one}).encode()) for one in subjects]
+            answers = yield from self.ask(asks, deadline)
+            again: list[str] = []
+
+            for subject, (answer,) in zip(subjects, answers, strict=True):
+                code, text = api_error(answer)
+                if not code:
+                    found[subject] = _stored_by_leader(json.loads(answer.data)["message"])
+                elif code == 10037:  # no message found
+                    found[subject] = NOTHING
+                elif code in _BUSY and not deadline.has_passed():
+                    again.append(subject)
+                else:
+                    raise self.refusal(code, text)
+
+            subjects = again
+            if again:
+                yield deadline.pause()
+
+        return found
+
+    def names(self, filters: Sequence[str], deadline: Deadline) -> Conversation[list[list[str]]]:
+        """The subjects that hold something, for each filter, in no order; answered by the leader."""
+        api = f"$JS.API.STREAM.INFO.{self.stream}"
+        found: list[list[str]] = [[] for _ in filters]
+        left = [(place, 0) for place in range(len(filters))]
+
+        while left:
+            asks = [
+                Ask(api, json.dumps({"subjects_filter": filters[place], "offset": at}).encode())
+                for place, at in left
+            ]
+            answers = yield from self.ask(asks, deadline)
+            again: list[tuple[int, int]] = []
+
+            for (place, at), (answer,) in zip(left, answers, strict=True):
+                code, text = api_error(answer)
+                if code in _BUSY and not deadline.has_passed():
+                    again.append((place, at))
+                    continue
+
+                if code:
+                    raise self.refusal(code, text)
+
+                reply = json.loads(answer.data)
+                names = reply["state"].get("subjects") or {}
+                found[place] += names
+                if names and at + len(names) < reply.get("total", 0):
+                    again.append((place, at + len(names)))
+
+            left = again
+
+        return found
+
+    # writing --------------------------------------------------------------------------------------
+
+    def publish(self, messages: Sequence[Message], *, atomic: bool) -> Conversation[list[Ack]]:
+        """Send messages once. `NotSentError` and `ReplyLostError` pass."""
+        answers: tuple[Answer, ...] = yield Publish(tuple(messages), atomic)
+        return [self._ack(answer) for answer in answers]
+
+    def _ack(self, answer: Answer) -> Ack:
+        if answer.status == _NO_RESPONDERS:
+            return Ack(0, text="JetStream does not answer: no server leads the stream")
+
+        reply: dict[str, Any] = json.loads(answer.data)
+        error = reply.get("error")
+        if error is None:
+            return Ack(int(reply["seq"]), bool(reply.get("duplicate")))
+
+        code = int(error.get("err_code", 0))
+        text = f"{error.get('description', '')} ({code})"
+        if code in _RACED:
+            return Ack(0, raced=True, text=text)
+
+        if code in _BUSY:
+            return Ack(0, text=text)
+
+        raise self.refusal(code, str(error.get("description", "")))
+
+    def surely(self, messages: Sequence[Message], deadline: Deadline) -> Conversation[list[int]]:
+        """Publish what may be stored twice, until each is acknowledged; their sequences."""
+        left = list(enumerate(messages))
+        sequences = [0] * len(messages)
+
+        while True:
+            why: Exception | None = None
+            text = ""
+            try:
+                acks = yield from self.publish([message for _, message in left], atomic=False)
+            except NotSentError as error:
+                raise StoreUnavailableError(f"{error}; nothing was written") from error
+            except ReplyLostError as error:
+                why, text = error, str(error)
+            else:
+                for (place, _), ack in zip(left, acks, strict=True):
+                    sequences[place] = ack.sequence
+                    text = text or ack.text
+
+                left = [entry for entry, ack in zip(left, acks, strict=True) if not ack.sequence]
+                if not left:
+                    return sequences
+
+            if deadline.has_passed():
+                raise StoreUnavailableError(f"{text}; no record was written") from why
+
+            yield deadline.pause()
+
+    def forget(self, purges: Iterable[tuple[str, int | None]]) -> Conversation[None]:
+        """Ask for the removal of what lies under filters, before a sequence if one is given.
+
+        Nobody waits for it and it may be lost: what is removed is only in the way.
+        """
+        asks = tuple(
+            [
+                Ask(f"$JS.API.STREAM.PURGE.{self.stream}", _purge(wanted, before), silent=True)
+                for wanted, before in purges
+            ]
+        )
+        if not asks:
+            return
+
+        try:
+            yield Asks(asks)
+        except (NotSentError, ReplyLostError):
+            return
+
+
+def _purge(wanted: str, before: int | None) -> bytes:
+    payload: dict[str, Any] = {"filter": wanted}
+    if before is not None:
+        payload["seq"] = before
+
+    return json.dumps(payload).encode()
+
+
+def _stored(answer: Answer) -> Stored:
+    headers = answer.headers
+    sequence, stamp = int(headers["Nats-Sequence"]), headers.get("Nats-Time-Stamp", "")
+    if headers.get("KV-Operation"):
+        return Stored(sequence, None, answer.data.decode(), stamp)
+
+    return Stored(sequence, answer.data, "", stamp)
+
+
+def _stored_by_leader(message: dict[str, Any]) -> Stored:
+    data = base64.b64decode(message.get("data") or "")
+    headers = base64.b64decode(message.get("hdrs") or "")
+    sequence, stamp = int(message["seq"]), str(message.get("time", ""))
+    if b"KV-Operation:" in headers:
+        return Stored(sequence, None, data.decode(), stamp)
+
+    return Stored(sequence, data, "", stamp)
