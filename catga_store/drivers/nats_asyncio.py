@@ -349,7 +349,8 @@ class NatsLink:
             return
 
         ack: dict[str, Any] = json.loads(answer.data) if answer.data else {}
-        if len(group) > 1 and "seq" not in ack:
+        stored = bool(ack.get("seq"))  # a refusal says 0
+        if len(group) > 1 and not stored:
             half = len(group) // 2
             await self._send_group(group[:half])
             await self._send_group(group[half:])
@@ -357,7 +358,7 @@ class NatsLink:
 
         last = ack.get("seq", 0)
         for batch in reversed(group):
-            if "seq" in ack:
+            if stored:
                 answer = Answer(0, {}, json.dumps({"seq": last}).encode())
                 last -= len(batch.messages)
 

@@ -59,8 +59,12 @@ class Listings:
             for group in prefixes_until(now_ms)
             for one in group
         ]
-        found = yield from self._exchange.names(filters, deadline)
-        return sorted({self._layout.entry(name) for names in found for name in names})
+        names = yield from self._exchange.names_at_once(filters, deadline)
+        if names is None:
+            found = yield from self._exchange.names(filters, deadline)
+            names = [name for some in found for name in some]
+
+        return sorted({self._layout.entry(name) for name in names})
 
     def due(self, request: Due) -> Conversation[tuple[Found, ...]]:
         """`Due`."""

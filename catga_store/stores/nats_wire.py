@@ -264,6 +264,25 @@ class Exchange:
 
         return found
 
+    def names_at_once(
+        self, filters: Sequence[str], deadline: Deadline
+    ) -> Conversation[list[str] | None]:
+        """As `names`, in one request; `None` if there are too many, or the leader must be asked."""
+        if self.leader:
+            return None
+
+        payload = json.dumps({"multi_last": filters}).encode()
+        ask = Ask(f"$JS.API.DIRECT.GET.{self.stream}", payload, many=True)
+        (answers,) = yield from self.ask((ask,), deadline)
+        end = answers[-1]
+        if end.status == _TOO_MANY or int(end.headers.get("Nats-Num-Pending", "0")):
+            return None
+
+        if end.status not in (204, _NOT_FOUND):
+            raise self.refusal(*api_error(end))
+
+        return [answer.headers["Nats-Subject"] for answer in answers[:-1]]
+
     # writing --------------------------------------------------------------------------------------
 
     def publish(self, messages: Sequence[Message], *, atomic: bool) -> Conversation[list[Ack]]:
