@@ -25,6 +25,10 @@ HOOKS = {f"_state_hooks.{name}" for name in ("base", "plain", "leaves", "typefor
     "_state_hooks.records",
     "_state_hooks.classes",
 }
+NATS = {f"stores.nats_{name}" for name in ("layout", "wire", "tables", "commits", "listings")} | {
+    "stores.nats_setup",
+    "stores.nats_sweeping",
+}
 STORES = {"stores.memory", "stores.sqlite", "stores.redis", "stores.nats"}
 SQLITE = {f"stores.sqlite.{name}" for name in ("rows", "schema", "tables", "wire")}
 EMBEDDED = STORES | {"stores.embedded"}
@@ -83,7 +87,21 @@ ALLOWED: dict[str, set[str]] = {
     | {"stores.embedded", "stores.sqlite.rows", "stores.sqlite.schema"},
     "stores.sqlite.wire": WAIST | {"stores.sqlite.tables"},
     "stores.redis": WAIST,
-    "stores.nats": WAIST,
+    # Parts of nats, and used by nothing else. The rules of the waist are those of the embedded stores.
+    "stores.nats_layout": WAIST | {"stores.embedded"},
+    "stores.nats_wire": WAIST | {"stores.nats_layout"},
+    "stores.nats_tables": WAIST | {"stores.embedded", "stores.nats_layout"},
+    "stores.nats_setup": WAIST | {"stores.nats_layout", "stores.nats_wire"},
+    "stores.nats_commits": WAIST
+    | {"stores.embedded"}
+    | {f"stores.nats_{name}" for name in ("layout", "wire", "tables")},
+    "stores.nats_listings": WAIST
+    | {"stores.embedded"}
+    | {f"stores.nats_{name}" for name in ("layout", "wire", "tables", "commits")},
+    "stores.nats_sweeping": WAIST
+    | {"stores.embedded"}
+    | {f"stores.nats_{name}" for name in ("layout", "wire", "tables", "commits", "listings")},
+    "stores.nats": WAIST | {"stores.embedded"} | NATS,
     "drivers": set(),
     **{driver: {"errors", "conversation", "records"} for driver in DRIVERS},
     "drivers.local": {"errors", "keys", "conversation", "records"},

@@ -78,7 +78,11 @@ class NatsLink:
     """
 
     def __init__(
-        self, servers: str | Sequence[str] | Client, *, timeout: float, **options: Any
+        self,
+        servers: str | list[str] | tuple[str, ...] | Client,
+        *,
+        timeout: float,
+        **options: Any,
     ) -> None:
         self._servers = servers
         self._options = options
@@ -151,19 +155,19 @@ class NatsLink:
         return client
 
     async def _connect(self) -> Client:
-        if isinstance(self._servers, str | list | tuple):
-            client = await self._open()
+        servers = self._servers
+        if isinstance(servers, str | list | tuple):
+            client = await self._open(servers)
             self._owned = True
         else:
-            client = self._servers
+            client = servers
 
         self._prefix = f"_INBOX.{os.urandom(11).hex()}."
         self._inbox = await client.subscribe(f"{self._prefix}*", cb=self._receive)
         self._client = client
         return client
 
-    async def _open(self) -> Client:
-        servers = self._servers
+    async def _open(self, servers: str | list[str] | tuple[str, ...]) -> Client:
         options: dict[str, Any] = {
             "servers": servers.split(",") if isinstance(servers, str) else servers,
             "connect_timeout": max(self._timeout, 0.1),
@@ -175,13 +179,14 @@ class NatsLink:
             "error_cb": self._on_error,
             "disconnected_cb": self._on_disconnect,
         }
-        self._error = None
         try:
             async with asyncio.timeout(self._timeout * _TRIES_OF_A_TIMEOUT):
                 client = await nats.connect(**options)
         except (nats_errors.Error, OSError, TimeoutError) as raised:
-            error = self._error if isinstance(raised, nats_errors.NoServersError) else None
-            error = error or raised
+            error: Exception = raised
+            if isinstance(raised, nats_errors.NoServersError) and self._error is not None:
+                error = self._error  # what the last server said
+
             if "authorization" in repr(error).lower() or "credentials" in repr(error).lower():
                 message = "NATS refused user, password, token or credentials; mend the URL or them"
                 raise StoreConfigError(message) from error
@@ -342,7 +347,7 @@ class NatsLink:
     async def _send_group(self, group: list[_Batch]) -> None:
         try:
             answer = await self._send_batch([m for batch in group for m in batch.messages])
-        except Exception as error:
+        except (NotSentError, ReplyLostError, StoreConfigError) as error:
             for batch in group:
                 _settle(batch.future, error)
 
@@ -372,7 +377,7 @@ class NatsLink:
         try:
             for number, message in enumerate(messages, start=1):
                 if not client.is_connected:
-                    raise nats_errors.ConnectionReconnectingError  # noqa: TRY301  one way out
+                    raise nats_errors.ConnectionReconnectingError
 
                 headers = {
                     **message.headers,

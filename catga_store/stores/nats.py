@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from catga_store.conversation import Conversation
 from catga_store.conversation import Request
+from catga_store.errors import StoreUnavailableError
 from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
@@ -24,6 +26,7 @@ from catga_store.records import Overdue
 from catga_store.records import Ping
 from catga_store.records import Read
 from catga_store.records import Record
+from catga_store.records import Reply
 from catga_store.records import Resolve
 from catga_store.records import Scan
 from catga_store.records import Steps
@@ -33,10 +36,14 @@ from catga_store.stores.nats_commits import Commits
 from catga_store.stores.nats_layout import Layout
 from catga_store.stores.nats_listings import Listings
 from catga_store.stores.nats_setup import prepare
-from catga_store.stores.nats_tables import NatsTables
+from catga_store.stores.nats_sweeping import Sweeping
+from catga_store.stores.nats_sweeping import new_name
 from catga_store.stores.nats_wire import Exchange
 
 __all__ = ["NatsWaist"]
+
+_SWEEP_EVERY = 16
+_SWEEP_A_FEW = 8
 
 
 class NatsWaist:
@@ -55,17 +62,21 @@ class NatsWaist:
         self._exchange = Exchange(self._layout.stream, timeout)
         self._commits = Commits(self._layout, self._exchange)
         listings = Listings(self._commits)
-        self._listings = listings
-        self._options = {
-            "partitions": partitions,
-            "replicas": replicas,
-            "stale_reads": stale_reads,
-        }
+        self._sweeping = Sweeping(self._commits, listings)
+        self._committed = 0
+        self._prepare = partial(
+            prepare,
+            self._exchange,
+            self._layout,
+            partitions=partitions,
+            replicas=replicas,
+            stale_reads=stale_reads,
+        )
         self._prepared = False
         self._handlers: dict[type, Callable[[Any], Conversation[Any]]] = {
             Read: self._read,
             Steps: self._steps,
-            Commit: self._commits.commit,
+            Commit: self._commit,
             Resolve: self._commits.resolve,
             Extend: self._extend,
             Due: listings.due,
@@ -73,7 +84,7 @@ class NatsWaist:
             Find: listings.find,
             Count: listings.count,
             Scan: listings.scan,
-            Sweep: self._sweep,
+            Sweep: self._sweeping.sweep,
             Clear: self._clear,
             Ping: self._ping,
         }
@@ -87,7 +98,7 @@ class NatsWaist:
         self, handler: Callable[[Any], Conversation[Any]], request: Request[object]
     ) -> Conversation[object]:
         """See that the store can be used before anything else is asked of it."""
-        yield from prepare(self._exchange, self._layout, **self._options)
+        yield from self._prepare()
         self._prepared = True
         return (yield from handler(request))
 
@@ -96,14 +107,20 @@ class NatsWaist:
     def _read(self, request: Read) -> Conversation[tuple[Record | None, ...]]:
         subjects = [self._layout.subject(key) for key in request.keys]
         subjects += [
-            self._layout.subject(flow_key(key.id))
-            for key in request.keys
-            if key.kind == PROGRESS
+            self._layout.subject(flow_key(key.id)) for key in request.keys if key.kind == PROGRESS
         ]
         records, _ = yield from self._commits.decide(
             lambda tables: embedded.read(tables, request), subjects, self._exchange.deadline()
         )
         return records
+
+    def _commit(self, request: Commit) -> Conversation[Reply]:
+        self._committed += 1
+        if self._committed % _SWEEP_EVERY == 0:
+            with suppress(StoreUnavailableError):  # the commit itself will say so
+                yield from self._sweeping.expired(Sweep(request.now_ms, _SWEEP_A_FEW))
+
+        return (yield from self._commits.commit(request))
 
     def _steps(self, request: Steps) -> Conversation[tuple[Found, ...]]:
         found, _ = yield from self._commits.decide(
@@ -116,27 +133,9 @@ class NatsWaist:
     def _extend(self, request: Extend) -> Conversation[Head | None]:
         return (
             yield from self._commits.change(
-                lambda tables: embedded.extend(tables, request), [request.key], _new_name()
+                lambda tables: embedded.extend(tables, request), [request.key], new_name()
             )
         )
-
-    def _sweep(self, request: Sweep) -> Conversation[int]:
-        removed = 0
-        for key in (yield from self._listings.expired(request.now_ms, request.limit)):
-
-            def remove(tables: NatsTables, key: Any = key) -> int:
-                row = tables.wait(key) if key.kind == WAIT else None
-                head = row.head if row is not None else None
-                head = tables.head(key) if key.kind == FLOW else head
-                if head is None or head.expires_ms is None or head.expires_ms > request.now_ms:
-                    return 0
-
-                tables.expiring = (key,)
-                return embedded.sweep(tables, request)
-
-            removed += yield from self._commits.change(remove, [key], _new_name())
-
-        return removed
 
     def _clear(self, _request: Clear) -> Conversation[None]:
         deadline = self._exchange.deadline()
@@ -147,7 +146,3 @@ class NatsWaist:
 
     def _ping(self, _request: Ping) -> Conversation[None]:
         yield from self._exchange.fetch([self._layout.layout], self._exchange.deadline())
-
-
-def _new_name() -> str:
-    return os.urandom(12).hex()

@@ -238,9 +238,7 @@ class Commits:
         if old is not None and not commits:
             commits = old.commits or (old.revision.partition("@")[0],)
 
-        head = change.head.stamped(
-            request.id, (request.id, *commits[: REMEMBERED_COMMITS - 1])
-        )
+        head = change.head.stamped(request.id, (request.id, *commits[: REMEMBERED_COMMITS - 1]))
         message = self._message(
             change.key, encode_record(head, Body(change.body), moved=False), expected
         )
@@ -287,8 +285,8 @@ class Commits:
 
         writes = tables.writes()
         reads = self._reads(request, tables, writes)
-        if not writes and len(reads) < 2:
-            return reply
+        if not writes and len(reads) <= 1:
+            return reply  # what one read found needs no check
 
         yield from self._upload(request.id, writes, deadline)
         plan = self._plan(request.id, writes, reads)
@@ -356,7 +354,9 @@ class Commits:
                 why = error
 
             if deadline.has_passed():
-                message = f"the outcome is not known: {why or 'others were always first'}; ask again"
+                message = (
+                    f"the outcome is not known: {why or 'others were always first'}; ask again"
+                )
                 raise StoreUnavailableError(message) from why
 
             yield deadline.pause()
@@ -450,9 +450,7 @@ class Commits:
 
         return reads
 
-    def _log(
-        self, log: str, request: Commit, reply: Applied, places: dict[Key, int]
-    ) -> Message:
+    def _log(self, log: str, request: Commit, reply: Applied, places: dict[Key, int]) -> Message:
         text = {
             "layout": VERSION,
             "outcomes": [list(outcome) for outcome in reply.outcomes],
@@ -507,9 +505,7 @@ class Commits:
         if sum(len(item.payload) + 64 for item in wait.items.values()) <= _ITEMS_BYTES:
             return wait
 
-        counted = {
-            child: item for child, item in wait.items.items() if item.commit != commit_id
-        }
+        counted = {child: item for child, item in wait.items.items() if item.commit != commit_id}
         messages = [
             Message(self.layout.item(key, wait.life, child), encode_item(item), {})
             for child, item in counted.items()
@@ -530,7 +526,11 @@ class Commits:
             if write.plain is not None:
                 head, new_body = write.plain
                 text = encode_record(head, new_body, moved=write.moved)
-                after = entries_of_flow(self.layout, write.key, head) if write.key.kind == FLOW else after
+                after = (
+                    entries_of_flow(self.layout, write.key, head)
+                    if write.key.kind == FLOW
+                    else after
+                )
             elif write.wait is not None:
                 wait, own = self._without_bulk(commit_id, write.wait)
                 plan.entries.extend(
@@ -557,9 +557,7 @@ class Commits:
 
         return plan
 
-    def _without_bulk(
-        self, commit_id: str, wait: WaitRecord
-    ) -> tuple[WaitRecord, dict[str, Any]]:
+    def _without_bulk(self, commit_id: str, wait: WaitRecord) -> tuple[WaitRecord, dict[str, Any]]:
         """A record that still fits, and the completions of this very commit that do not."""
         own = {child: item for child, item in wait.items.items() if item.commit == commit_id}
         if sum(len(item.payload) + 64 for item in own.values()) <= _OWN_ITEMS_BYTES:
@@ -585,9 +583,7 @@ class Commits:
         plan.entries.extend(Message(entry, b"", {}) for entry in sorted(after - before))
         plan.purges.extend((entry, True) for entry in sorted(before - after))
 
-    def _send(
-        self, plan: _Plan, head: Sequence[Message], deadline: Deadline
-    ) -> Conversation[Ack]:
+    def _send(self, plan: _Plan, head: Sequence[Message], deadline: Deadline) -> Conversation[Ack]:
         """Send a commit once; the sequence is that of its first message."""
         records = [message for _, message in plan.records]
         whole = [*head, *records, *plan.checks]
@@ -619,7 +615,10 @@ class Commits:
 
         if ack.sequence and not ack.duplicate:
             yield from self.exchange.forget(
-                [(wanted, ack.sequence if only_before else None) for wanted, only_before in plan.purges]
+                [
+                    (wanted, ack.sequence if only_before else None)
+                    for wanted, only_before in plan.purges
+                ]
             )
 
         return ack
@@ -756,8 +755,9 @@ def _logged(commit_id: str, sequence: int, text: bytes) -> Applied | None:
     for values, place in zip(fields["outcomes"], fields["places"], strict=True):
         outcome = Outcome(*values)
         if outcome.terms is not None:
-            children, *rest = outcome.terms
-            outcome = outcome._replace(terms=Terms(tuple(children), *rest))
+            children, any_of, timeout_ms, parent = outcome.terms
+            terms = Terms(tuple(children), any=any_of, timeout_ms=timeout_ms, parent=parent)
+            outcome = outcome._replace(terms=terms)
 
         outcomes.append(
             _with_revision(outcome, commit_id, None if place is None else sequence + place)

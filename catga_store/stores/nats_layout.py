@@ -128,6 +128,7 @@ class Entry(NamedTuple):
 
     ms: int
     key: Key
+    subject: str = ""
 
 
 # --- subjects -------------------------------------------------------------------------------------
@@ -186,6 +187,15 @@ class Layout:
     def chunk(self, key: Key, generation: str, number: int) -> str:
         return f"{self.chunks(key, generation)[:-1]}{number}"
 
+    def first_chunks(self) -> str:
+        """The first chunk of every generation of every record."""
+        return f"{self.rest}chunk.*.*.*.*.0"
+
+    def chunk_owner(self, subject: str) -> tuple[str, Key]:
+        """The generation of a chunk, and whose body it is."""
+        generation, kind, token, step, _ = subject[len(self.rest) + len("chunk.") :].split(".")
+        return generation, Key(kind, decode_token(token), int(step))
+
     def chunks(self, key: Key, generation: str) -> str:
         owner = f"{key.kind}.{encode_token(key.id)}.{key.step}"
         return f"{self.rest}chunk.{generation}.{owner}.*"
@@ -215,7 +225,7 @@ class Layout:
         tokens = subject.split(".")
         token = tokens[-1]
         ms = int("".join(tokens[-2 - _DIGITS : -2])) - _YEAR_ONE_MS
-        return Entry(ms, Key(tokens[-2], decode_token(token)))
+        return Entry(ms, Key(tokens[-2], decode_token(token)), subject)
 
 
 def digits(ms: int) -> str:
@@ -231,7 +241,9 @@ def prefixes_until(ms: int) -> list[list[str]]:
     for place in range(_DIGITS - 1, -1, -1):
         before = tokens[:place]
         group = [
-            ".".join([*before, str(digit), ">"]) if place < _DIGITS - 1 else ".".join([*before, str(digit)])
+            ".".join([*before, str(digit), ">"])
+            if place < _DIGITS - 1
+            else ".".join([*before, str(digit)])
             for digit in range(int(tokens[place]) - 1, -1, -1)
         ]
         if group:
@@ -248,7 +260,9 @@ def prefixes_from(ms: int) -> list[list[str]]:
     for place in range(_DIGITS):
         before = tokens[:place]
         group = [
-            ".".join([*before, str(digit), ">"]) if place < _DIGITS - 1 else ".".join([*before, str(digit)])
+            ".".join([*before, str(digit), ">"])
+            if place < _DIGITS - 1
+            else ".".join([*before, str(digit)])
             for digit in range(9, int(tokens[place]), -1)
         ]
         if group:
@@ -338,7 +352,11 @@ def _load(key: Key, text: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _head_fields(head: Head) -> dict[str, Any]:
-    return {"layout": VERSION, **dict(zip(_HEAD_FIELDS, head, strict=False)), "commits": head.commits}
+    return {
+        "layout": VERSION,
+        **dict(zip(_HEAD_FIELDS, head, strict=False)),
+        "commits": head.commits,
+    }
 
 
 def _with_body(fields: dict[str, Any], body: Body) -> bytes:
@@ -435,7 +453,9 @@ def decode_wait(key: Key, stored: Stored) -> WaitRecord | None:
 def encode_item(item: Completed) -> bytes:
     """A completion in a message of its own."""
     payload = item.payload.decode("utf-8", "surrogateescape")
-    return _dump({"layout": VERSION, "success": item.success, "result": payload, "commit": item.commit})
+    return _dump(
+        {"layout": VERSION, "success": item.success, "result": payload, "commit": item.commit}
+    )
 
 
 def decode_item(key: Key, text: bytes) -> Completed:

@@ -28,6 +28,8 @@ from catga_store.stores import embedded
 from catga_store.stores.embedded import WaitRow
 from catga_store.stores.nats_commits import Commits
 from catga_store.stores.nats_layout import Entry
+from catga_store.stores.nats_layout import entries_of_flow
+from catga_store.stores.nats_layout import entries_of_wait
 from catga_store.stores.nats_layout import prefixes_from
 from catga_store.stores.nats_layout import prefixes_until
 from catga_store.stores.nats_tables import NatsTables
@@ -37,6 +39,7 @@ __all__ = ["Listings"]
 
 _PAGE = 100
 _LEAST_ENTRIES = 16
+_MOST_DOUBTED = 1000
 
 
 class Listings:
@@ -46,12 +49,12 @@ class Listings:
         self._commits = commits
         self._layout = commits.layout
         self._exchange = commits.exchange
+        self.doubted: dict[str, Key] = {}
+        """Entries that their records did not bear out when they were met."""
 
     # what is due ----------------------------------------------------------------------------------
 
-    def _until(
-        self, what: str, now_ms: int, deadline: Deadline
-    ) -> Conversation[list[Entry]]:
+    def _until(self, what: str, now_ms: int, deadline: Deadline) -> Conversation[list[Entry]]:
         """The entries of one kind whose time has come, oldest first."""
         prefix = self._layout.due(what)
         filters = [
@@ -64,7 +67,7 @@ class Listings:
             found = yield from self._exchange.names(filters, deadline)
             names = [name for some in found for name in some]
 
-        return sorted({self._layout.entry(name) for name in names})
+        return sorted({self._layout.entry(name) for name in names})  # several may name one record
 
     def due(self, request: Due) -> Conversation[tuple[Found, ...]]:
         """`Due`."""
@@ -166,27 +169,42 @@ class Listings:
 
     # heads ----------------------------------------------------------------------------------------
 
-    def _flows(
-        self, entries: Iterable[Entry], deadline: Deadline
-    ) -> Conversation[dict[Key, Head]]:
+    def _flows(self, entries: Iterable[Entry], deadline: Deadline) -> Conversation[dict[Key, Head]]:
+        entries = list(entries)
         keys = list(dict.fromkeys(entry.key for entry in entries))
         heads, _ = yield from self._commits.decide(
             lambda tables: [tables.head(key) for key in keys],
             [self._layout.subject(key) for key in keys],
             deadline,
         )
-        return {key: head for key, head in zip(keys, heads, strict=True) if head is not None}
+        found = {key: head for key, head in zip(keys, heads, strict=True) if head is not None}
+        borne_out = {key: entries_of_flow(self._layout, key, head) for key, head in found.items()}
+        self._doubt(entries, borne_out)
+        return found
 
     def _waits(
         self, entries: Iterable[Entry], deadline: Deadline
     ) -> Conversation[dict[Key, WaitRow]]:
+        entries = list(entries)
         keys = list(dict.fromkeys(entry.key for entry in entries))
         rows, _ = yield from self._commits.decide(
             lambda tables: [tables.wait(key) for key in keys],
             [self._layout.subject(key) for key in keys],
             deadline,
         )
-        return {key: row for key, row in zip(keys, rows, strict=True) if row is not None}
+        found = {key: row for key, row in zip(keys, rows, strict=True) if row is not None}
+        borne_out = {key: entries_of_wait(self._layout, key, row) for key, row in found.items()}
+        self._doubt(entries, borne_out)
+        return found
+
+    def _doubt(self, entries: list[Entry], borne_out: dict[Key, frozenset[str]]) -> None:
+        for entry in entries:
+            if (
+                entry.subject
+                and entry.subject not in borne_out.get(entry.key, ())
+                and len(self.doubted) < _MOST_DOUBTED
+            ):
+                self.doubted[entry.subject] = entry.key
 
     # listings -------------------------------------------------------------------------------------
 
@@ -199,7 +217,10 @@ class Listings:
 
         for group in _windows(request):
             names = yield from self._exchange.names(
-                [f"{listing}{one}" if one.endswith(">") else f"{listing}{one}.*.*" for one in group],
+                [
+                    f"{listing}{one}" if one.endswith(">") else f"{listing}{one}.*.*"
+                    for one in group
+                ],
                 deadline,
             )
             entries = {self._layout.entry(name) for some in names for name in some}
@@ -224,11 +245,12 @@ class Listings:
             heads = {key: row.head for key, row in rows.items()}
             parents = {key: row.parent for key, row in rows.items()}
 
-        found: list[Found] = []
+        found: dict[Key, Found] = {}
         for entry in entries:
             head = heads.get(entry.key)
             if (
                 head is not None
+                and entry.key not in found
                 and head.status >= 0
                 and head.created_ms == entry.ms
                 and wanted.status in (None, head.status)
@@ -237,9 +259,9 @@ class Listings:
                 and (head.expires_ms is None or head.expires_ms > now_ms)
                 and (wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms)
             ):
-                found.append(Found(entry.key, head))
+                found[entry.key] = Found(entry.key, head)
 
-        return found
+        return list(found.values())
 
     def count(self, request: Count) -> Conversation[int]:
         """`Count`: heads are read, because entries are hints."""

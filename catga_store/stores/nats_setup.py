@@ -27,8 +27,8 @@ __all__ = ["prepare"]
 
 _OLDEST = (2, 12, 3)
 _DUPLICATES_SECONDS = 600
-_NO_STREAM = 10059
-_TAKEN = {10058, 10065}
+_NO_STREAM, _NAME_TAKEN, _SUBJECTS_TAKEN = 10059, 10058, 10065
+_NOT_ENABLED, _NO_REPLICAS = 10039, 10074
 
 
 def prepare(
@@ -122,7 +122,7 @@ def _settings(exchange: Exchange, deadline: Deadline) -> Conversation[dict[str, 
         if code == _NO_STREAM:
             return None
 
-        if code == 10039:
+        if code == _NOT_ENABLED:
             message = f"this NATS account may not use JetStream: {text}; enable it for the account"
             raise StoreConfigError(message)
 
@@ -143,17 +143,17 @@ def _create(
         ask = Ask(f"$JS.API.STREAM.CREATE.{exchange.stream}", json.dumps(config).encode())
         ((answer,),) = yield from exchange.ask((ask,), deadline)
         code, text = api_error(answer)
-        if not code or code == 10058:
+        if not code or code == _NAME_TAKEN:
             return  # made, now or by somebody else; whether it is as it must be is seen next
 
-        if code == 10065:
+        if code == _SUBJECTS_TAKEN:
             message = (
                 f"subjects of this store belong to another stream ({text}); choose another bucket"
                 " or remove that stream"
             )
             raise StoreConfigError(message)
 
-        if code == 10074:
+        if code == _NO_REPLICAS:
             message = (
                 f"NATS cannot keep {replicas} replicas: {text}; open the store with fewer, or run"
                 " a cluster of at least as many servers"

@@ -154,7 +154,12 @@ class NatsTables:
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
         kept = self.plain(key)
-        self._plain[key] = head, Body(body) if body is not None or kept is None else kept[1]
+        if body is not None:
+            self._plain[key] = head, Body(body)
+        else:
+            assert kept is not None, "a body is kept"  # noqa: S101  a broken rule, not bad input
+            self._plain[key] = head, kept[1]
+
         self._changed[key] = None
         if old is not None and old.revision == head.revision:
             self._moved.add(key)
@@ -325,5 +330,3 @@ class NatsTables:
     def expired(self, _now_ms: int, _limit: int) -> list[Key]:
         """The keys that `sweep` is to remove."""
         return list(self.expiring)
-
-

@@ -37,7 +37,7 @@ _ASKS_AT_ONCE = 128
 _PAUSES = (0.002, 0.25)
 
 _NOT_FOUND, _TOO_MANY, _NO_RESPONDERS = 404, 413, 503
-_STREAM_GONE = 10059
+_STREAM_GONE, _NO_MESSAGE = 10059, 10037
 _RACED = {10071, 10164, 10201, 10158, 10060}
 _BUSY = {10176, 10210, 10008, 10009, 10199, 10118, 10101}
 _FULL = {10077, 10047, 10023, 10028, 10110, 10054}
@@ -54,7 +54,7 @@ class Deadline:
         return time.monotonic() >= self._until
 
     def pause(self) -> Pause:
-        seconds = random.uniform(self._pause / 2, self._pause)
+        seconds = random.uniform(self._pause / 2, self._pause)  # noqa: S311  jitter
         self._pause = min(self._pause * 2, _PAUSES[1])
         return Pause(seconds)
 
@@ -218,7 +218,7 @@ class Exchange:
                 code, text = api_error(answer)
                 if not code:
                     found[subject] = _stored_by_leader(json.loads(answer.data)["message"])
-                elif code == 10037:  # no message found
+                elif code == _NO_MESSAGE:
                     found[subject] = NOTHING
                 elif code in _BUSY and not deadline.has_passed():
                     again.append(subject)

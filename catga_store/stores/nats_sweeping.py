@@ -1,0 +1,144 @@
+"""How the NATS store removes what has expired and what nothing points to.
+
+An index entry that its record does not bear out may belong to a commit that is on its way: it goes
+when it is ten minutes old, and only if it was not written again. Chunks that no record names go
+an hour after the commit that they were made for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import datetime
+from typing import Any
+
+from catga_store.conversation import Conversation
+from catga_store.keys import FLOW
+from catga_store.keys import WAIT
+from catga_store.keys import Key
+from catga_store.records import Sweep
+from catga_store.stores import embedded
+from catga_store.stores.nats_commits import Commits
+from catga_store.stores.nats_layout import entries_of_flow
+from catga_store.stores.nats_layout import entries_of_wait
+from catga_store.stores.nats_listings import Listings
+from catga_store.stores.nats_tables import NatsTables
+
+__all__ = ["Sweeping"]
+
+_ENTRY_SECONDS = 600
+_CHUNK_SECONDS = 3600
+_STAMP = len("2026-01-01T00:00:00")
+_TIME_DIGITS = 11  # a commit id begins with so many hexadecimal digits of milliseconds
+
+
+class Sweeping:
+    """Removes what is in the way."""
+
+    def __init__(self, commits: Commits, listings: Listings) -> None:
+        self._commits = commits
+        self._listings = listings
+        self._layout = commits.layout
+        self._exchange = commits.exchange
+
+    def sweep(self, request: Sweep) -> Conversation[int]:
+        """`Sweep`."""
+        removed = yield from self.expired(request)
+        yield from self._entries()
+        yield from self._chunks()
+        return removed
+
+    def expired(self, request: Sweep) -> Conversation[int]:
+        """Remove expired records, each with all that belongs to it; answers how many."""
+        keys = yield from self._listings.expired(request.now_ms, request.limit)
+        removed = 0
+
+        for key in keys:
+
+            def remove(tables: NatsTables, key: Key = key) -> int:
+                row = tables.wait(key) if key.kind == WAIT else None
+                head = row.head if row is not None else None
+                head = tables.head(key) if key.kind == FLOW else head
+                if head is None or head.expires_ms is None or head.expires_ms > request.now_ms:
+                    return 0
+
+                tables.expiring = (key,)
+                return embedded.sweep(tables, request)
+
+            removed += yield from self._commits.change(remove, [key], new_name())
+
+        return removed
+
+    def _entries(self) -> Conversation[None]:
+        """Remove entries that were met and not borne out, if they still are not."""
+        doubted, self._listings.doubted = self._listings.doubted, {}
+        if not doubted:
+            return
+
+        deadline = self._exchange.deadline()
+        stored = yield from self._exchange.fetch(doubted, deadline)
+        before = time.time() - _ENTRY_SECONDS
+        old = {
+            subject: doubted[subject]
+            for subject, entry in stored.items()
+            if entry.sequence and _moment(entry.stamp) < before
+        }
+
+        def wrong(tables: NatsTables) -> list[str]:
+            return [one for one, key in old.items() if one not in self._entries_of(tables, key)]
+
+        subjects = [self._layout.subject(key) for key in old.values()]
+        gone, _ = yield from self._commits.decide(wrong, subjects, deadline)
+        yield from self._exchange.forget((one, stored[one].sequence + 1) for one in gone)
+
+    def _entries_of(self, tables: NatsTables, key: Key) -> frozenset[str]:
+        if key.kind == WAIT:
+            row = tables.wait(key)
+            return frozenset() if row is None else entries_of_wait(self._layout, key, row)
+
+        head = tables.head(key)
+        return frozenset() if head is None else entries_of_flow(self._layout, key, head)
+
+    def _chunks(self) -> Conversation[None]:
+        deadline = self._exchange.deadline()
+        (names,) = yield from self._exchange.names([self._layout.first_chunks()], deadline)
+        before_ms = (time.time() - _CHUNK_SECONDS) * 1000
+        old = [
+            (generation, key)
+            for generation, key in map(self._layout.chunk_owner, names)
+            if int(generation[:_TIME_DIGITS], 16) < before_ms
+        ]
+        if not old:
+            return
+
+        def unnamed(tables: NatsTables) -> list[tuple[str, Key]]:
+            return [
+                (generation, key)
+                for generation, key in old
+                if _generation_of(tables, key) != generation
+            ]
+
+        subjects = [self._layout.subject(key) for _, key in old]
+        gone, _ = yield from self._commits.decide(unnamed, subjects, deadline)
+        yield from self._exchange.forget(
+            (self._layout.chunks(key, generation), None) for generation, key in gone
+        )
+
+
+def _generation_of(tables: NatsTables, key: Key) -> str:
+    if key.kind == WAIT:
+        wait = tables.wait_record(key)
+        return "" if wait is None else wait.terms.generation
+
+    found: Any = tables.plain(key)
+    return "" if found is None else found[1].generation
+
+
+def _moment(stamp: str) -> float:
+    """The server's time of a message, in seconds; its nanoseconds do not matter."""
+    return datetime.fromisoformat(f"{stamp[:_STAMP]}+00:00").timestamp()
+
+
+def new_name() -> str:
+    """A name for a change that is no commit of a user's: it sorts by time, as those do."""
+    return f"{time.time_ns() // 1_000_000:0{_TIME_DIGITS}x}{os.urandom(10).hex()}"
