@@ -135,11 +135,9 @@ class NatsLink:
     async def _connected(self) -> Client:
         """The connection, once it works; `NotSentError` if it does not come back in time."""
         client = self._client
-        if client is None or (client.is_closed and self._owned):
+        if client is None or client.is_closed:
             async with self._connecting:
-                client = self._client
-                if client is None or (client.is_closed and self._owned):
-                    client = await self._connect()
+                client = await self._renewed()
 
         if client.is_connected:
             return client
@@ -151,6 +149,14 @@ class NatsLink:
                 raise NotSentError(message) from client.last_error
 
             await asyncio.sleep(_POLL_SECONDS)
+
+        return client
+
+    async def _renewed(self) -> Client:
+        """A connection where there is none yet, or where the server has closed ours for good."""
+        client = self._client
+        if client is None or (client.is_closed and self._owned):
+            return await self._connect()
 
         return client
 

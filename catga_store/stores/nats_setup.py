@@ -168,9 +168,16 @@ def _create(
 
 def _check_settings(settings: dict[str, Any], layout: Layout, replicas: int) -> None:
     for name, wanted in _wanted(layout, replicas).items():
-        found = settings.get(name, wanted if wanted in (False, 0, -1) else None)
-        same = sorted(found or []) == sorted(wanted) if name == "subjects" else found == wanted
-        if same or (name == "duplicate_window" and found and found > wanted):
+        # What is 0 or false the server leaves out; the order of subjects says nothing.
+        found: Any = settings.get(name, wanted if wanted in (False, 0, -1) else None)
+        if name == "subjects":
+            same = sorted(str(one) for one in found or ()) == sorted(layout.subjects)
+        elif name == "duplicate_window":
+            same = int(found or 0) >= _DUPLICATES_SECONDS * 10**9
+        else:
+            same = found == wanted
+
+        if same:
             continue
 
         message = (

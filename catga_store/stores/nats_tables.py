@@ -164,7 +164,7 @@ class NatsTables:
         if old is not None and old.revision == head.revision:
             self._moved.add(key)
 
-    def remove(self, key: Key, _old: Head) -> None:
+    def remove(self, key: Key, old: Head) -> None:  # noqa: ARG002  the rules name it
         self._plain[key] = None
         self._changed[key] = None
         self._moved.discard(key)
@@ -202,7 +202,11 @@ class NatsTables:
         return self._wait(key)
 
     def write_wait(
-        self, key: Key, row: WaitRow, _old: WaitRow | None, terms: Terms | None = None
+        self,
+        key: Key,
+        row: WaitRow,
+        old: WaitRow | None,  # noqa: ARG002  the rules name it
+        terms: Terms | None = None,
     ) -> None:
         wait = self._made(key)
         wait.row = row
@@ -222,7 +226,7 @@ class NatsTables:
 
         return wait
 
-    def remove_wait(self, key: Key, _old: WaitRow) -> None:
+    def remove_wait(self, key: Key, old: WaitRow) -> None:  # noqa: ARG002  the rules name it
         self.remove_items(key)
         self._waits[key] = None
         self._changed[key] = None
@@ -313,20 +317,33 @@ class NatsTables:
 
     # what the rules of single transactions do not ask -------------------------------------------------
 
-    def logged(self, _commit_id: str) -> tuple[Outcome, ...] | None:
+    def logged(self, commit_id: str) -> tuple[Outcome, ...] | None:  # noqa: ARG002  the rules name it
         return None
 
-    def log(self, _commit_id: str, _at_ms: int, _outcomes: tuple[Outcome, ...]) -> None:
+    def log(
+        self,
+        commit_id: str,
+        at_ms: int,
+        outcomes: tuple[Outcome, ...],
+    ) -> None:
         """The log is written with the commit."""
 
     def _elsewhere(self, *_arguments: Any) -> NoReturn:
         message = "this is asked of the server, not of what was read"
         raise AssertionError(message)
 
-    layout = lay_out = due_flows = due_waits = overdue = find = count = scan = _elsewhere
-    forget_log = clear = _elsewhere
+    layout: Any = _elsewhere
+    lay_out: Any = _elsewhere
+    due_flows: Any = _elsewhere
+    due_waits: Any = _elsewhere
+    overdue: Any = _elsewhere
+    find: Any = _elsewhere
+    count: Any = _elsewhere
+    scan: Any = _elsewhere
+    forget_log: Any = _elsewhere
+    clear: Any = _elsewhere
     expiring: tuple[Key, ...] = ()
 
-    def expired(self, _now_ms: int, _limit: int) -> list[Key]:
+    def expired(self, now_ms: int, limit: int) -> list[Key]:  # noqa: ARG002  the rules name it
         """The keys that `sweep` is to remove."""
         return list(self.expiring)

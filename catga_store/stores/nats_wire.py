@@ -255,7 +255,7 @@ class Exchange:
                     raise self.refusal(code, text)
 
                 reply = json.loads(answer.data)
-                names = reply["state"].get("subjects") or {}
+                names: list[str] = list(reply["state"].get("subjects") or ())
                 found[place] += names
                 if names and at + len(names) < reply.get("total", 0):
                     again.append((place, at + len(names)))
