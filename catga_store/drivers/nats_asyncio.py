@@ -139,12 +139,10 @@ class NatsLink:
             async with self._connecting:
                 client = await self._renewed()
 
-        if client.is_connected:
-            return client
-
-        until = asyncio.get_running_loop().time() + self._timeout * _TRIES_OF_A_TIMEOUT
+        now = asyncio.get_running_loop().time
+        until = now() + self._timeout * _TRIES_OF_A_TIMEOUT
         while not client.is_connected:
-            if client.is_closed or asyncio.get_running_loop().time() > until:
+            if client.is_closed or now() > until:
                 message = f"the connection to NATS is lost: {client.last_error!r}"
                 raise NotSentError(message) from client.last_error
 
@@ -169,7 +167,8 @@ class NatsLink:
             client = servers
 
         self._prefix = f"_INBOX.{os.urandom(11).hex()}."
-        self._inbox = await client.subscribe(f"{self._prefix}*", cb=self._receive)
+        subscribe: Any = client.subscribe  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  typed in part
+        self._inbox = await subscribe(f"{self._prefix}*", cb=self._receive)
         self._client = client
         return client
 
@@ -187,7 +186,8 @@ class NatsLink:
         }
         try:
             async with asyncio.timeout(self._timeout * _TRIES_OF_A_TIMEOUT):
-                client = await nats.connect(**options)
+                connect: Any = nats.connect  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  typed in part
+                client: Client = await connect(**options)
         except (nats_errors.Error, OSError, TimeoutError) as raised:
             error: Exception = raised
             if isinstance(raised, nats_errors.NoServersError) and self._error is not None:
