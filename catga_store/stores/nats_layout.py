@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 from typing import NamedTuple
 
@@ -55,6 +58,7 @@ VERSION = 1
 
 _YEAR_ONE_MS = 62_135_596_800_000
 _DIGITS = 15
+_DIGITS_LENGTH = 2 * _DIGITS - 1  # and the dots between them
 _LAST = 10**_DIGITS - 1
 
 _HEAD_FIELDS = (
@@ -222,10 +226,16 @@ class Layout:
 
     def entry(self, subject: str) -> Entry:
         """What an entry's subject says; its last 17 tokens are digits, kind and id."""
-        tokens = subject.split(".")
-        token = tokens[-1]
-        ms = int("".join(tokens[-2 - _DIGITS : -2])) - _YEAR_ONE_MS
-        return Entry(ms, Key(tokens[-2], decode_token(token)), subject)
+        before, kind, token = subject.rsplit(".", 2)
+        ms = int(before[-_DIGITS_LENGTH:].replace(".", "")) - _YEAR_ONE_MS
+        # Entries are written here only: one without an escape is the id.
+        return Entry(ms, Key(kind, decode_token(token) if "=" in token else token), subject)
+
+    def latest_first(self, names: Iterable[str]) -> Iterator[list[str]]:
+        """The subjects of entries by their times, latest first; those of the same time together."""
+        ordered = sorted(set(names), key=_digits_of, reverse=True)
+        for _, some in groupby(ordered, key=_digits_of):
+            yield list(some)
 
 
 def digits(ms: int) -> str:
@@ -269,6 +279,10 @@ def prefixes_from(ms: int) -> list[list[str]]:
             groups.append(group)
 
     return groups
+
+
+def _digits_of(subject: str) -> str:
+    return subject.rsplit(".", 2)[0][-_DIGITS_LENGTH:]
 
 
 def _hashed(text: str | None) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+from itertools import islice
 
 from catga_store.conversation import Conversation
 from catga_store.keys import FLOW
@@ -39,6 +40,7 @@ __all__ = ["Listings"]
 
 _PAGE = 100
 _LEAST_ENTRIES = 16
+_WINDOW = 10
 _MOST_DOUBTED = 1000
 
 
@@ -216,23 +218,36 @@ class Listings:
         found: list[Found] = []
 
         for group in _windows(request):
-            names = yield from self._exchange.names(
-                [
-                    f"{listing}{one}" if one.endswith(">") else f"{listing}{one}.*.*"
-                    for one in group
-                ],
-                deadline,
-            )
-            entries = {self._layout.entry(name) for some in names for name in some}
-            ordered = sorted(entries, key=lambda entry: (-entry.ms, entry.key.id))
-            ordered = [entry for entry in ordered if _is_wanted(entry, wanted, request.after)]
+            filters = [
+                f"{listing}{one}" if one.endswith(">") else f"{listing}{one}.*.*" for one in group
+            ]
+            some = None
+            if len(filters) > _WINDOW:  # many windows that should hold little
+                some = yield from self._exchange.names_at_once(filters, deadline)
 
-            for page in _pages(ordered, request.limit - len(found)):
+            if some is None:
+                names = yield from self._exchange.names(filters, deadline)
+            else:
+                names = [some]
+
+            entries = self._latest_first(names)
+            wanted_entries = (one for one in entries if _is_wanted(one, wanted, request.after))
+            while page := list(
+                islice(wanted_entries, max(request.limit - len(found), _LEAST_ENTRIES))
+            ):
                 found += yield from self._matching(page, wanted, request.now_ms, deadline)
                 if len(found) >= request.limit:
                     return tuple(found[: request.limit])
 
         return tuple(found)
+
+    def _latest_first(self, names: list[list[str]]) -> Iterator[Entry]:
+        """Entries in the order of a listing; `names` are those of windows, latest first."""
+        for some in names:
+            for together in self._layout.latest_first(some):
+                # Several may name one record, while it changes: its head decides, once.
+                entries = {entry.key: entry for entry in map(self._layout.entry, together)}
+                yield from sorted(entries.values(), key=_by_id)
 
     def _matching(
         self, entries: list[Entry], wanted: Filter, now_ms: int, deadline: Deadline
@@ -317,6 +332,10 @@ class Listings:
 
         found, _ = yield from self._commits.decide(look, subjects, deadline)
         return found
+
+
+def _by_id(entry: Entry) -> str:
+    return entry.key.id
 
 
 def _due_first(found: Found) -> tuple[int, Key]:
