@@ -1,4 +1,68 @@
-"""The NATS JetStream store."""
+"""The NATS JetStream store: one message per record, one atomic batch per commit of several.
+
+**What lies where.** One file-backed stream `KV_<bucket>` (history 1, no limits) carries the key-value
+bucket `<bucket>`, which `nats kv ls <bucket>` and `nats kv get <bucket> flow.<id>` read, the subjects
+of `<bucket>_wait`, and what only the store reads, under `catga.<bucket>.`:
+
+| subject | what its last message is |
+|---|---|
+| `$KV.<bucket>.flow.<id>` | a flow: one line of JSON, its head, then the body |
+| `$KV.<bucket>.progress.<id>.<step>` | the ForEach progress of a flow, likewise |
+| `$KV.<bucket>_wait.<id>` | a condition: one line with its state and newest completions, then its children |
+| `….item.<id>.<life>.<child>` | a completion that no longer fits into its condition; it is counted there |
+| `….chunk.<generation>.<kind>.<id>.<step>.<n>` | a part of a body that is too large for one message |
+| `….list.flow.<status>.<type>.<time>.flow.<id>` | a flow in listings; `….list.wait.<status>.<parent>…` a condition |
+| `….due.flow.<time>…`, `….due.child.…`, `….due.lone.…` | when to look at a flow, at a condition with or without a parent |
+| `….due.expiry.<time>…` | when a record expires |
+| `….log.<commit>` | what a commit of several changes answered, or that it was given up; for ten minutes |
+| `….check.<commit>.<n>` | nothing: it carried a check; for a second |
+| `….layout` | layout version and partitions |
+
+An id is one token, `[A-Za-z0-9_-]` as they are and any other byte `=XX`; a type or parent is a hash
+of eight bytes; a time is 15 tokens of one digit, milliseconds since the year 1, so that all times
+up to one are the entries under at most 135 prefixes.
+
+**What is atomic.** Every write of a record expects the sequence that was read. A commit of one
+record is one publish; any other is one atomic batch, with a log entry that must not be there yet
+and a check for whatever was read and not written. What a commit does is decided by the rules of
+`embedded` over what was read; that it still holds when it is written is for the server to say, and
+if it does not, everything is read and decided again. So completions never refuse a commit: the
+condition is one record, and who lost a race counts again. Index entries are hints: they are
+published before the record (on one replica, one record) or in its batch, and believed only when
+the head of their record says the same; what a commit makes wrong is purged after it, up to its
+sequence. A read of several records is one state of the stream on one replica, and each record's
+own newest state on more.
+
+**Revisions.** That of a flow or progress record is `<commit id>@<sequence>`, so the next write knows
+what to expect without reading. `extend` and the moving of a due time write the record again and
+keep its revision; whoever commits meanwhile reads once more. A new stream counts on from the time
+in microseconds: no sequence of a removed stream comes again. After a stream was *restored* from a
+backup, restart the workers: what they read after the backup was made must be forgotten.
+
+**What it costs.** `get`: one request. `update` and every claim of one flow: one flight, no read.
+Other commits: a read and a publish. `get_many` of 500: one request; with replicas the leader is
+asked for each, in one flight. What is due: one request, with replicas a flight of about 60; then
+the heads. A page: a few flights of names, then the heads. `count_*` reads every head it counts.
+On one replica with file storage a batch costs several fsyncs (about 3 ms on a fast disk),
+because the server stages it in a store of its own, and those of one process that come at the same time
+share one; single publishes, and batches on three replicas, do not pay it.
+
+**Lost connections.** A publish whose reply is lost is looked for in what the records remember: the
+last eight commit ids, the commit of each completion and of each removal, the log. Not found, it is
+sent again with the same expected sequences and the same `Nats-Msg-Id`. `resolve` takes the log entry
+and the id of the commit for itself; from then on the server refuses the commit, also if it was
+still in a buffer of the client library.
+
+**What expires.** Heads say when; entries under `due.expiry` find them. Tombstones of removed records
+stay for twice the timeout, log entries for ten minutes, by the server's per-message TTL. Nothing
+else is left to the server's clock.
+
+**Reads** are answered by the one server, or by the stream's leader; `stale_reads=True` lets any
+replica answer. A leader that was deposed and does not know it yet may answer for some seconds with
+what was acknowledged before. An acknowledgement means written, not flushed to disk: the server
+flushes every two minutes unless `sync_interval: always` is set, so a power failure of the only
+server, or of all replicas, can cost what was written since.
+"""
 
 from __future__ import annotations
 
