@@ -2,7 +2,7 @@
 
 **What lies where.** One file-backed stream `KV_<bucket>` (history 1, no limits) carries the key-value
 bucket `<bucket>`, which `nats kv ls <bucket>` and `nats kv get <bucket> flow.<id>` read, the subjects
-of `<bucket>_wait`, and what only the store reads, under `catga.<bucket>.`:
+`<bucket>_wait`, and what only the store reads, under `catga.<bucket>.`:
 
 | subject | what its last message is |
 |---|---|
@@ -12,7 +12,7 @@ of `<bucket>_wait`, and what only the store reads, under `catga.<bucket>.`:
 | `….item.<id>.<life>.<child>` | a completion that no longer fits into its condition; it is counted there |
 | `….chunk.<generation>.<kind>.<id>.<step>.<n>` | a part of a body that is too large for one message |
 | `….list.flow.<status>.<type>.<time>.flow.<id>` | a flow in listings; `….list.wait.<status>.<parent>…` a condition |
-| `….due.flow.<time>…`, `….due.child.…`, `….due.lone.…` | when to look at a flow, at a condition with or without a parent |
+`<bucket>`, which `nats kv ls <bucket>` and `nats kv get <bucket> flow.<id>` read, the subjects of
 | `….due.expiry.<time>…` | when a record expires |
 | `….log.<commit>` | what a commit of several changes answered, or that it was given up; for ten minutes |
 | `….check.<commit>.<n>` | nothing: it carried a check; for a second |
