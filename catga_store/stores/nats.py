@@ -12,7 +12,7 @@ bucket `<bucket>`, which `nats kv ls <bucket>` and `nats kv get <bucket> flow.<i
 | `….item.<id>.<life>.<child>` | a completion that no longer fits into its condition; it is counted there |
 | `….chunk.<generation>.<kind>.<id>.<step>.<n>` | a part of a body that is too large for one message |
 | `….list.flow.<status>.<type>.<time>.flow.<id>` | a flow in listings; `….list.wait.<status>.<parent>…` a condition |
-`<bucket>`, which `nats kv ls <bucket>` and `nats kv get <bucket> flow.<id>` read, the subjects of
+| `….due.flow.<time>…`, `….due.child…`, `….due.lone…` | when to look at a flow, a condition with or without parent |
 | `….due.expiry.<time>…` | when a record expires |
 | `….log.<commit>` | what a commit of several changes answered, or that it was given up; for ten minutes |
 | `….check.<commit>.<n>` | nothing: it carried a check; for a second |
