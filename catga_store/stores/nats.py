@@ -1,7 +1,7 @@
 """The NATS JetStream store: one message per record, one atomic batch per commit of several.
 
 **What lies where.** One file-backed stream `KV_<bucket>` (history 1, no limits) carries the key-value
-bucket `<bucket>`, which `nats kv ls <bucket>` and `nats kv get <bucket> flow.<id>` read, the subjects
+bucket `<bucket>`, which `nats kv get <bucket> flow.<id>` and its like read, the subjects of
 `<bucket>_wait`, and what only the store reads, under `catga.<bucket>.`:
 
 | subject | what its last message is |
