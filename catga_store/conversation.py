@@ -123,12 +123,17 @@ class Answer(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """One NATS request. `many`: its answers end with one that has a status. `silent`: it has none."""
+    """One NATS request. `many`: its answers end with one that has a status. `silent`: it has none.
+
+    `last`: it is a Direct Get of the last message of that subject, which a link may ask for
+    together with others.
+    """
 
     subject: str
     payload: bytes
     many: bool = False
     silent: bool = False
+    last: str = ""
 
 
 @define

@@ -6,7 +6,8 @@ would buffer it might deliver after the failure was reported. What it held when 
 it may still deliver after it reconnects, so a request that was handed over and not answered is
 always a `ReplyLostError`, and the store fences it before it says what became of it.
 
-Atomic batches that are asked for while another is on its way go together as one (group commit),
+Records that are asked for one by one while others are on their way are asked for together. Atomic
+batches that are asked for while another is on its way go together as one (group commit),
 up to 1,000 messages. A refused group is tried again in halves, so that a conflict of one refuses
 no other.
 """
@@ -30,6 +31,7 @@ import nats
 from nats import errors as nats_errors
 
 from catga_store.conversation import Answer
+from catga_store.conversation import Ask
 from catga_store.conversation import Asks
 from catga_store.conversation import Greet
 from catga_store.conversation import Greeting
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 __all__ = ["NatsLink"]
 
 _BATCH_MOST = 1000
+_READS, _READ_TOGETHER = 2, 64
+_END, _NOT_FOUND, _BUSY = 204, 404, 503
 _TRIES_OF_A_TIMEOUT = 4
 _POLL_SECONDS = 0.02
 
@@ -96,6 +100,9 @@ class NatsLink:
         self._prefix = ""
         self._inbox: Any = None
         self._queue: list[_Batch] = []
+        self._reads: list[tuple[Ask, asyncio.Future[Answer]]] = []
+        self._reading = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._sender: asyncio.Task[None] | None = None
         self._performers: dict[type, Callable[[Any], Awaitable[Any]]] = {
             Asks: self._asks,
@@ -255,6 +262,13 @@ class NatsLink:
         )
 
     async def _asks(self, request: Asks) -> tuple[tuple[Answer, ...], ...]:
+        first = request.asks[0]
+        if first.last and len(request.asks) == 1:
+            return (((await self._last(first)),),)
+
+        return await self._ask_all(request)
+
+    async def _ask_all(self, request: Asks) -> tuple[tuple[Answer, ...], ...]:
         client = await self._connected()
         waits: list[_Waiting] = []
         for ask in request.asks:
@@ -324,6 +338,54 @@ class NatsLink:
             self._waiting.pop(wait.token, None)
             if wait.future.done() and not wait.future.cancelled():
                 wait.future.exception()  # seen, though another one is raised
+
+    # reads together -----------------------------------------------------------------------------------
+
+    async def _last(self, ask: Ask) -> Answer:
+        """The last message of a subject: alone, or with others while reads are on their way."""
+        if self._reading < _READS:
+            self._reading += 1
+            try:
+                ((answer,),) = await self._ask_all(Asks((ask,)))
+                return answer
+            finally:
+                self._reading -= 1
+                self._read_queued()
+
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._reads.append((ask, future))
+        return await future
+
+    def _read_queued(self) -> None:
+        """Ask for what has gathered, in a task: whoever gathered it may be cancelled."""
+        self._reads = [(ask, future) for ask, future in self._reads if not future.done()]
+        if self._reads and self._reading < _READS:
+            some, self._reads = self._reads[:_READ_TOGETHER], self._reads[_READ_TOGETHER:]
+            self._reading += 1
+            task = asyncio.create_task(self._read_together(some))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _read_together(self, some: list[tuple[Ask, asyncio.Future[Answer]]]) -> None:
+        try:
+            subjects = list(dict.fromkeys(ask.last for ask, _ in some))
+            payload = json.dumps({"multi_last": subjects}).encode()
+            (answers,) = await self._ask_all(Asks((Ask(some[0][0].subject, payload, many=True),)))
+            end = answers[-1]
+            found = {answer.headers["Nats-Subject"]: answer for answer in answers[:-1]}
+            # A refusal is everybody's, and so is a reply that became too long and was cut off.
+            absent = end if end.status not in (_END, _NOT_FOUND) else Answer(_NOT_FOUND, {}, b"")
+            if int(end.headers.get("Nats-Num-Pending", "0")):
+                absent = Answer(_BUSY, {}, b"")
+
+            for ask, future in some:
+                _settle(future, found.get(ask.last, absent))
+        except (NotSentError, ReplyLostError, StoreConfigError) as error:
+            for _, future in some:
+                _settle(future, error)
+        finally:
+            self._reading -= 1
+            self._read_queued()
 
     # atomic batches -----------------------------------------------------------------------------------
 

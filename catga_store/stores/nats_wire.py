@@ -176,7 +176,8 @@ class Exchange:
         found: dict[str, Stored] = dict.fromkeys(wanted, NOTHING)
         subject = f"$JS.API.DIRECT.GET.{self.stream}"
         if len(wanted) == 1:
-            ask = Ask(subject, json.dumps({"last_by_subj": wanted[0]}).encode())
+            payload = json.dumps({"last_by_subj": wanted[0]}).encode()
+            ask = Ask(subject, payload, last=wanted[0])
             ((answer,),) = yield from self.ask((ask,), deadline)
             if answer.status == 0:
                 found[wanted[0]] = _stored(answer)
