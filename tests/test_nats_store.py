@@ -668,3 +668,75 @@ def test_too_few_servers_for_the_replicas(open_store: Callable[..., NatsStore]) 
     store = open_store(replicas=3, timeout=timedelta(seconds=2))
     with suppress(cs.StoreUnavailableError), pytest.raises(cs.StoreConfigError, match="replicas"):
         store.get("f")
+
+
+@pytest.mark.parametrize(
+    "options", [{"bucket": ""}, {"bucket": "a.b"}, {"bucket": "a_wait"}, {"replicas": 2}]
+)
+def test_options_that_cannot_be(options: dict[str, Any]) -> None:
+    """A bucket or a number of replicas that NATS has no room for is refused before anything is sent."""
+    with pytest.raises(cs.UsageError, match=next(iter(options))):
+        NatsWaist(**options)
+
+
+def test_reads_together_are_each_answered(open_store: Callable[..., NatsStore]) -> None:
+    """Reads of many threads, of records that are there and of such as are not, get their own answer."""
+    store = open_store()
+    for number in range(50):
+        store.create(cs.FlowSnapshot(f"f-{number}", state={"n": number}))
+
+    wrong: list[object] = []
+
+    def read(first: int) -> None:
+        for number in range(first, first + 60):
+            flow = store.get(f"f-{number}")
+            if (None if number >= 50 else {"n": number}) != (None if flow is None else flow.state):
+                wrong.append((number, flow))
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(40)]
+    for thread in threads:
+        thread.start()
+
+    for thread in threads:
+        thread.join()
+
+    assert wrong == []
+
+
+def test_batches_together_do_not_fail_each_other(open_store: Callable[..., NatsStore]) -> None:
+    """Commits of two flows each, sent at once: those that are stale are refused, all others written."""
+    store = open_store()
+    make_flows(store, 24)
+    pairs = [(store.get_one(f"l-{number}"), store.get_one(f"r-{number}")) for number in range(24)]
+    for number in range(0, 24, 3):
+        ahead = store.get_one(f"r-{number}")
+        ahead.state["n"] = 100
+        store.update(ahead)
+
+    refused: set[int] = set()
+    ready = threading.Barrier(24)
+
+    def commit(number: int) -> None:
+        ready.wait()
+        try:
+            with store.begin() as session:
+                for flow in pairs[number]:
+                    session.add(flow)
+                    flow.state["n"] += 1
+        except cs.StaleFlowError:
+            refused.add(number)
+
+    threads = [threading.Thread(target=commit, args=(number,)) for number in range(24)]
+    for thread in threads:
+        thread.start()
+
+    for thread in threads:
+        thread.join()
+
+    assert refused == set(range(0, 24, 3))
+    for number in range(24):
+        expected = (0, 100) if number in refused else (1, 1)
+        assert (
+            store.get_one(f"l-{number}").state["n"],
+            store.get_one(f"r-{number}").state["n"],
+        ) == expected

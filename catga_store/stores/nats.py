@@ -69,11 +69,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from re import fullmatch
 from typing import Any
 
 from catga_store.conversation import Conversation
 from catga_store.conversation import Request
 from catga_store.errors import StoreUnavailableError
+from catga_store.errors import UsageError
 from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
@@ -122,6 +124,7 @@ class NatsWaist:
         partitions: int = 1,
         timeout: float = 10.0,
     ) -> None:
+        _check_options(bucket, replicas)
         self._layout = Layout(bucket)
         self._exchange = Exchange(self._layout.stream, timeout)
         self._commits = Commits(self._layout, self._exchange)
@@ -210,3 +213,17 @@ class NatsWaist:
 
     def _ping(self, _request: Ping) -> Conversation[None]:
         yield from self._exchange.fetch([self._layout.layout], self._exchange.deadline())
+
+
+def _check_options(bucket: object, replicas: object) -> None:
+    if not isinstance(bucket, str) or not fullmatch(r"[A-Za-z0-9_-]{1,64}", bucket):
+        message = f"bucket must be 1 to 64 of A-Z, a-z, 0-9, _ and -, not {bucket!r}"
+        raise UsageError(message)
+
+    if bucket.endswith("_wait"):
+        message = f"bucket {bucket!r} ends in _wait, as the second bucket of another store would"
+        raise UsageError(message)
+
+    if type(replicas) is not int or replicas not in (1, 3, 5):
+        message = f"replicas must be 1, 3 or 5, not {replicas!r}"
+        raise UsageError(message)
