@@ -25,9 +25,9 @@ HOOKS = {f"_state_hooks.{name}" for name in ("base", "plain", "leaves", "typefor
     "_state_hooks.records",
     "_state_hooks.classes",
 }
-NATS = {f"stores.nats_{name}" for name in ("layout", "wire", "tables", "commits", "listings")} | {
-    "stores.nats_setup",
-    "stores.nats_sweeping",
+NATS = {f"stores.nats.{name}" for name in ("layout", "wire", "tables", "commits", "listings")} | {
+    "stores.nats.setup",
+    "stores.nats.sweeping",
 }
 STORES = {"stores.memory", "stores.sqlite", "stores.redis", "stores.nats"}
 SQLITE = {f"stores.sqlite.{name}" for name in ("rows", "schema", "tables", "wire")}
@@ -88,19 +88,19 @@ ALLOWED: dict[str, set[str]] = {
     "stores.sqlite.wire": WAIST | {"stores.sqlite.tables"},
     "stores.redis": WAIST,
     # Parts of nats, and used by nothing else. The rules of the waist are those of the embedded stores.
-    "stores.nats_layout": WAIST | {"stores.embedded"},
-    "stores.nats_wire": WAIST | {"stores.nats_layout"},
-    "stores.nats_tables": WAIST | {"stores.embedded", "stores.nats_layout"},
-    "stores.nats_setup": WAIST | {"stores.nats_layout", "stores.nats_wire"},
-    "stores.nats_commits": WAIST
+    "stores.nats.layout": WAIST | {"stores.embedded"},
+    "stores.nats.wire": WAIST | {"stores.nats.layout"},
+    "stores.nats.tables": WAIST | {"stores.embedded", "stores.nats.layout"},
+    "stores.nats.setup": WAIST | {"stores.nats.layout", "stores.nats.wire"},
+    "stores.nats.commits": WAIST
     | {"stores.embedded"}
-    | {f"stores.nats_{name}" for name in ("layout", "wire", "tables")},
-    "stores.nats_listings": WAIST
+    | {f"stores.nats.{name}" for name in ("layout", "wire", "tables")},
+    "stores.nats.listings": WAIST
     | {"stores.embedded"}
-    | {f"stores.nats_{name}" for name in ("layout", "wire", "tables", "commits")},
-    "stores.nats_sweeping": WAIST
+    | {f"stores.nats.{name}" for name in ("layout", "wire", "tables", "commits")},
+    "stores.nats.sweeping": WAIST
     | {"stores.embedded"}
-    | {f"stores.nats_{name}" for name in ("layout", "wire", "tables", "commits", "listings")},
+    | {f"stores.nats.{name}" for name in ("layout", "wire", "tables", "commits", "listings")},
     "stores.nats": WAIST | {"stores.embedded"} | NATS,
     "drivers": set(),
     **{driver: {"errors", "conversation", "records"} for driver in DRIVERS},

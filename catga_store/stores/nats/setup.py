@@ -17,11 +17,11 @@ from catga_store.conversation import ReplyLostError
 from catga_store.errors import PartitionCountError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
-from catga_store.stores.nats_layout import VERSION
-from catga_store.stores.nats_layout import Layout
-from catga_store.stores.nats_wire import Deadline
-from catga_store.stores.nats_wire import Exchange
-from catga_store.stores.nats_wire import api_error
+from catga_store.stores.nats.layout import VERSION
+from catga_store.stores.nats.layout import Layout
+from catga_store.stores.nats.wire import Deadline
+from catga_store.stores.nats.wire import Exchange
+from catga_store.stores.nats.wire import api_error
 
 __all__ = ["prepare"]
 

@@ -27,14 +27,14 @@ from catga_store.records import Scan
 from catga_store.records import Scanned
 from catga_store.stores import embedded
 from catga_store.stores.embedded import WaitRow
-from catga_store.stores.nats_commits import Commits
-from catga_store.stores.nats_layout import Entry
-from catga_store.stores.nats_layout import entries_of_flow
-from catga_store.stores.nats_layout import entries_of_wait
-from catga_store.stores.nats_layout import prefixes_from
-from catga_store.stores.nats_layout import prefixes_until
-from catga_store.stores.nats_tables import NatsTables
-from catga_store.stores.nats_wire import Deadline
+from catga_store.stores.nats.commits import Commits
+from catga_store.stores.nats.layout import Entry
+from catga_store.stores.nats.layout import entries_of_flow
+from catga_store.stores.nats.layout import entries_of_wait
+from catga_store.stores.nats.layout import prefixes_from
+from catga_store.stores.nats.layout import prefixes_until
+from catga_store.stores.nats.tables import NatsTables
+from catga_store.stores.nats.wire import Deadline
 
 __all__ = ["Listings"]
 

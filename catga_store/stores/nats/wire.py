@@ -27,8 +27,8 @@ from catga_store.conversation import Publish
 from catga_store.conversation import ReplyLostError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
-from catga_store.stores.nats_layout import NOTHING
-from catga_store.stores.nats_layout import Stored
+from catga_store.stores.nats.layout import NOTHING
+from catga_store.stores.nats.layout import Stored
 
 __all__ = ["Ack", "Deadline", "Exchange", "api_error"]
 

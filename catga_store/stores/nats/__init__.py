@@ -98,13 +98,13 @@ from catga_store.records import Scan
 from catga_store.records import Steps
 from catga_store.records import Sweep
 from catga_store.stores import embedded
-from catga_store.stores.nats_commits import Commits
-from catga_store.stores.nats_layout import Layout
-from catga_store.stores.nats_listings import Listings
-from catga_store.stores.nats_setup import prepare
-from catga_store.stores.nats_sweeping import Sweeping
-from catga_store.stores.nats_sweeping import new_name
-from catga_store.stores.nats_wire import Exchange
+from catga_store.stores.nats.commits import Commits
+from catga_store.stores.nats.layout import Layout
+from catga_store.stores.nats.listings import Listings
+from catga_store.stores.nats.setup import prepare
+from catga_store.stores.nats.sweeping import Sweeping
+from catga_store.stores.nats.sweeping import new_name
+from catga_store.stores.nats.wire import Exchange
 
 __all__ = ["NatsWaist"]
 

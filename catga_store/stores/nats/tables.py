@@ -27,16 +27,16 @@ from catga_store.records import Record
 from catga_store.records import Terms
 from catga_store.stores.embedded import ItemRow
 from catga_store.stores.embedded import WaitRow
-from catga_store.stores.nats_layout import Body
-from catga_store.stores.nats_layout import Completed
-from catga_store.stores.nats_layout import Layout
-from catga_store.stores.nats_layout import Stored
-from catga_store.stores.nats_layout import WaitRecord
-from catga_store.stores.nats_layout import decode_item
-from catga_store.stores.nats_layout import decode_record
-from catga_store.stores.nats_layout import decode_wait
-from catga_store.stores.nats_layout import encode_terms
-from catga_store.stores.nats_layout import terms_of
+from catga_store.stores.nats.layout import Body
+from catga_store.stores.nats.layout import Completed
+from catga_store.stores.nats.layout import Layout
+from catga_store.stores.nats.layout import Stored
+from catga_store.stores.nats.layout import WaitRecord
+from catga_store.stores.nats.layout import decode_item
+from catga_store.stores.nats.layout import decode_record
+from catga_store.stores.nats.layout import decode_wait
+from catga_store.stores.nats.layout import encode_terms
+from catga_store.stores.nats.layout import terms_of
 
 __all__ = ["NatsTables", "Snapshot", "UnreadError", "Write"]
 

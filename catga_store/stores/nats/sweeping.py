@@ -18,11 +18,11 @@ from catga_store.keys import WAIT
 from catga_store.keys import Key
 from catga_store.records import Sweep
 from catga_store.stores import embedded
-from catga_store.stores.nats_commits import Commits
-from catga_store.stores.nats_layout import entries_of_flow
-from catga_store.stores.nats_layout import entries_of_wait
-from catga_store.stores.nats_listings import Listings
-from catga_store.stores.nats_tables import NatsTables
+from catga_store.stores.nats.commits import Commits
+from catga_store.stores.nats.layout import entries_of_flow
+from catga_store.stores.nats.layout import entries_of_wait
+from catga_store.stores.nats.listings import Listings
+from catga_store.stores.nats.tables import NatsTables
 
 __all__ = ["Sweeping"]
 

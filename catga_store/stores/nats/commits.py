@@ -48,25 +48,25 @@ from catga_store.records import Resolve
 from catga_store.records import SetWait
 from catga_store.records import Terms
 from catga_store.stores import embedded
-from catga_store.stores.nats_layout import VERSION
-from catga_store.stores.nats_layout import Body
-from catga_store.stores.nats_layout import Layout
-from catga_store.stores.nats_layout import WaitRecord
-from catga_store.stores.nats_layout import decode_record
-from catga_store.stores.nats_layout import encode_item
-from catga_store.stores.nats_layout import encode_record
-from catga_store.stores.nats_layout import encode_wait
-from catga_store.stores.nats_layout import entries_of_flow
-from catga_store.stores.nats_layout import entries_of_wait
-from catga_store.stores.nats_layout import revision_at
-from catga_store.stores.nats_layout import sequence_of
-from catga_store.stores.nats_tables import NatsTables
-from catga_store.stores.nats_tables import Snapshot
-from catga_store.stores.nats_tables import UnreadError
-from catga_store.stores.nats_tables import Write
-from catga_store.stores.nats_wire import Ack
-from catga_store.stores.nats_wire import Deadline
-from catga_store.stores.nats_wire import Exchange
+from catga_store.stores.nats.layout import VERSION
+from catga_store.stores.nats.layout import Body
+from catga_store.stores.nats.layout import Layout
+from catga_store.stores.nats.layout import WaitRecord
+from catga_store.stores.nats.layout import decode_record
+from catga_store.stores.nats.layout import encode_item
+from catga_store.stores.nats.layout import encode_record
+from catga_store.stores.nats.layout import encode_wait
+from catga_store.stores.nats.layout import entries_of_flow
+from catga_store.stores.nats.layout import entries_of_wait
+from catga_store.stores.nats.layout import revision_at
+from catga_store.stores.nats.layout import sequence_of
+from catga_store.stores.nats.tables import NatsTables
+from catga_store.stores.nats.tables import Snapshot
+from catga_store.stores.nats.tables import UnreadError
+from catga_store.stores.nats.tables import Write
+from catga_store.stores.nats.wire import Ack
+from catga_store.stores.nats.wire import Deadline
+from catga_store.stores.nats.wire import Exchange
 
 __all__ = ["Commits"]
 
