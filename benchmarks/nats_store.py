@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from typing import TypeVar
 
@@ -261,8 +262,8 @@ async def growth(store: AsyncStore, records: int) -> None:
         put_us = await best(update)
         page = await best(store.query_flows, 5)
         second = (await store.query_flows()).cursor
-        later = await best(lambda: store.query_flows(cursor=second), 5)
-        none = await best(lambda: store.get_timed_out_wait_conditions(), 5)
+        later = await best(partial(store.query_flows, cursor=second), 5)
+        none = await best(store.get_timed_out_wait_conditions, 5)
         print(
             f"among {wanted:7}: get {get_us:.0f} us, update {put_us:.0f} us, page {page / 1000:.1f} ms,"
             f" next page {later / 1000:.1f} ms, nothing due {none / 1000:.1f} ms"

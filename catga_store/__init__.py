@@ -24,6 +24,7 @@ with its id. DEBUG: `operations`, an attempt of `transact` that conflicted.
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from catga_store.copying import CopyReport
@@ -55,6 +56,10 @@ from catga_store.errors import UsageError
 from catga_store.errors import WaitConditionNotFoundError
 from catga_store.evolution import flow_state
 from catga_store.keys import Key
+from catga_store.kinds import MemoryStore
+from catga_store.kinds import NatsStore
+from catga_store.kinds import RedisStore
+from catga_store.kinds import SQLiteStore
 from catga_store.model import ChildResult
 from catga_store.model import Completion
 from catga_store.model import FlowPosition
@@ -69,22 +74,21 @@ from catga_store.model import WaitOutcome
 from catga_store.model import WaitType
 from catga_store.plans import Receipt
 from catga_store.session import Session
-from catga_store.store import MemoryStore
-from catga_store.store import RedisStore
-from catga_store.store import SQLiteStore
 from catga_store.store import Store
 from catga_store.urls import open_async_store
 from catga_store.urls import open_store
 
 if TYPE_CHECKING:
-    from catga_store.aio import AsyncMemoryStore
-    from catga_store.aio import AsyncRedisStore
     from catga_store.aio import AsyncSession
-    from catga_store.aio import AsyncSQLiteStore
     from catga_store.aio import AsyncStore
+    from catga_store.kinds_async import AsyncMemoryStore
+    from catga_store.kinds_async import AsyncNatsStore
+    from catga_store.kinds_async import AsyncRedisStore
+    from catga_store.kinds_async import AsyncSQLiteStore
 
 __all__ = [
     "AsyncMemoryStore",
+    "AsyncNatsStore",
     "AsyncRedisStore",
     "AsyncSQLiteStore",
     "AsyncSession",
@@ -111,6 +115,7 @@ __all__ = [
     "InvalidIdError",
     "Key",
     "MemoryStore",
+    "NatsStore",
     "NotSupportedError",
     "Page",
     "PartitionCountError",
@@ -142,7 +147,8 @@ __all__ = [
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-_ASYNC = ("AsyncMemoryStore", "AsyncRedisStore", "AsyncSQLiteStore", "AsyncSession", "AsyncStore")
+_ASYNC_KINDS = ("AsyncMemoryStore", "AsyncNatsStore", "AsyncRedisStore", "AsyncSQLiteStore")
+_ASYNC = (*_ASYNC_KINDS, "AsyncSession", "AsyncStore")
 
 for _public in __all__:
     if _public not in _ASYNC:
@@ -155,6 +161,5 @@ def __getattr__(name: str) -> object:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
 
-    from catga_store import aio  # noqa: PLC0415  this is what the function is for
-
-    return getattr(aio, name)
+    module = "kinds_async" if name in _ASYNC_KINDS else "aio"
+    return getattr(import_module(f"{__name__}.{module}"), name)

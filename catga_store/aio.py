@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator
 from collections.abc import AsyncIterator
 from collections.abc import Awaitable
@@ -11,15 +10,12 @@ from collections.abc import Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from datetime import timedelta
-from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
 from typing import Any
 from typing import Protocol
 from typing import Self
 from typing import TypeVar
 from typing import TypeVarTuple
-from typing import Unpack
 from typing import overload
 
 from anyio.lowlevel import RunVar
@@ -28,7 +24,6 @@ from catga_store.checks import check_function
 from catga_store.claims import DEFAULT_LEASE
 from catga_store.conversation import Conversation
 from catga_store.conversation import Watch
-from catga_store.drivers.local_async import AsyncLocalDriver
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreClosedError
 from catga_store.errors import UsageError
@@ -46,27 +41,9 @@ from catga_store.plans import AnyRecord
 from catga_store.plans import Receipt
 from catga_store.session import Queue
 from catga_store.settings import Settings
-from catga_store.store import DEFAULT_PREFIX
-from catga_store.store import StoreOptions
-from catga_store.store import need_redis
-from catga_store.store import sqlite_path
-from catga_store.stores.embedded import EmbeddedStore
 from catga_store.unit import Unit
 
-__all__ = [
-    "AsyncDriver",
-    "AsyncMemoryStore",
-    "AsyncRedisStore",
-    "AsyncSQLiteStore",
-    "AsyncSession",
-    "AsyncStore",
-]
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-    from redis.asyncio import RedisCluster
-
-    from catga_store.drivers.remote import AsyncLink
+__all__ = ["AsyncDriver", "AsyncSession", "AsyncStore"]
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -587,80 +564,5 @@ class AsyncSession(Queue):
         self._unit.close()
 
 
-class AsyncMemoryStore(AsyncStore):
-    """See `MemoryStore`."""
-
-    def __init__(self, name: str = "", **options: Unpack[StoreOptions]) -> None:
-        from catga_store.stores import memory
-
-        settings = Settings(**options)
-        waist = EmbeddedStore(partitions=settings.partitions, timeout=settings.timeout)
-        wire = memory.MemoryWire(memory.shared_tables(name))
-        super().__init__(AsyncLocalDriver(waist, wire), settings)
-
-
-class AsyncSQLiteStore(AsyncStore):
-    """See `SQLiteStore`; every transaction runs in a worker thread."""
-
-    def __init__(self, path: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> None:
-        from catga_store.stores import sqlite
-
-        settings = Settings(**options)
-        waist = EmbeddedStore(partitions=settings.partitions, timeout=settings.timeout)
-        super().__init__(AsyncLocalDriver(waist, sqlite.SQLiteWire(sqlite_path(path))), settings)
-
-
-class AsyncRedisStore(AsyncStore):
-    """See `RedisStore`; `client` is one of `redis.asyncio`, also one made by a Sentinel.
-
-    What concurrent tasks ask goes out together on one connection. Under trio the client lives on an
-    asyncio loop in a thread of the store's own.
-    """
-
-    def __init__(
-        self,
-        client: Redis | RedisCluster | None = None,
-        *,
-        prefix: str = DEFAULT_PREFIX,
-        **options: Unpack[StoreOptions],
-    ) -> None:
-        need_redis()
-        from catga_store.drivers import redis_asyncio
-
-        settings = Settings(**options)
-        if client is None:
-            make = partial(redis_asyncio.open_redis_link, "redis://localhost", settings.timeout)
-        else:
-            redis_asyncio.check_client(client)
-            make = partial(redis_asyncio.redis_link, client, settings.timeout)
-
-        self._begin(make, prefix, settings)
-
-    @classmethod
-    def from_url(
-        cls, url: str, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[StoreOptions]
-    ) -> Self:
-        """See `RedisStore.from_url`."""
-        need_redis()
-        from catga_store.drivers import redis_asyncio
-        from catga_store.drivers import redis_blocking
-
-        settings = Settings(**options)
-        redis_blocking.check_url(url)
-        store = cls.__new__(cls)
-        make = partial(redis_asyncio.open_redis_link, url, settings.timeout)
-        store._begin(make, prefix, settings)
-        return store
-
-    def _begin(self, make_link: Callable[[], AsyncLink], prefix: str, settings: Settings) -> None:
-        from catga_store.drivers.any_loop import AnyLoopDriver
-        from catga_store.stores import redis
-
-        waist = redis.RedisWaist(
-            prefix=prefix, partitions=settings.partitions, timeout=settings.timeout
-        )
-        AsyncStore.__init__(self, AnyLoopDriver(waist, make_link, settings.timeout), settings)
-
-
-for _public in (AsyncMemoryStore, AsyncRedisStore, AsyncSQLiteStore, AsyncSession, AsyncStore):
+for _public in (AsyncSession, AsyncStore):
     _public.__module__ = "catga_store"

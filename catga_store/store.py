@@ -1,8 +1,7 @@
-"""The blocking face: `Store`, and the stores that it is of."""
+"""The blocking face: `Store`; the kinds of store are in `kinds`."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterable
@@ -10,29 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from datetime import timedelta
-from importlib.util import find_spec
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 from typing import Any
 from typing import Protocol
 from typing import Self
 from typing import TypedDict
 from typing import TypeVar
 from typing import TypeVarTuple
-from typing import Unpack
 from typing import overload
 
 from catga_store.checks import check_function
 from catga_store.claims import DEFAULT_LEASE
 from catga_store.conversation import Conversation
 from catga_store.conversation import Watch
-from catga_store.drivers.local import LocalDriver
-from catga_store.drivers.local import Wire
 from catga_store.errors import CommitUncertainError
-from catga_store.errors import NotSupportedError
 from catga_store.errors import StoreClosedError
-from catga_store.errors import UsageError
 from catga_store.model import AT_ONCE
 from catga_store.model import Completion
 from catga_store.model import FlowSnapshot
@@ -47,26 +38,9 @@ from catga_store.operations import Operations
 from catga_store.plans import Receipt
 from catga_store.session import Session
 from catga_store.settings import Settings
-from catga_store.stores.embedded import EmbeddedStore
 from catga_store.unit import Unit
 
-__all__ = [
-    "DEFAULT_PREFIX",
-    "Driver",
-    "MemoryStore",
-    "RedisStore",
-    "SQLiteStore",
-    "Store",
-    "StoreOptions",
-    "need_redis",
-    "sqlite_path",
-]
-
-DEFAULT_PREFIX = "dslflow:"
-
-if TYPE_CHECKING:
-    from redis import Redis
-    from redis import RedisCluster
+__all__ = ["Driver", "Store", "StoreOptions"]
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -630,101 +604,3 @@ class Store:
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""
         return f"<{type(self).__name__} {self._driver!r}{state}>"
-
-
-def sqlite_path(path: str | os.PathLike[str]) -> str:
-    """The path of a SQLite file, absolute, so that a later `chdir` does not change the store."""
-    text: Any = os.fspath(path) if hasattr(path, "__fspath__") else path
-    if not isinstance(text, str) or text in ("", ":memory:") or "\0" in text:
-        message = f"a SQLite store needs the path of a file, not {text!r}; memory:// needs none"
-        raise UsageError(message)
-
-    return str(Path(text).absolute())
-
-
-class MemoryStore(Store):
-    """Keeps records in this process, encoded like everywhere else; they end with it.
-
-    Stores of the same non-empty `name` share their records.
-    """
-
-    def __init__(self, name: str = "", **options: Unpack[StoreOptions]) -> None:
-        from catga_store.stores import memory
-
-        settings = Settings(**options)
-        waist = EmbeddedStore(partitions=settings.partitions, timeout=settings.timeout)
-        super().__init__(
-            LocalDriver(waist, memory.MemoryWire(memory.shared_tables(name))), settings
-        )
-
-
-class SQLiteStore(Store):
-    """Keeps records in one SQLite file that many processes may share; opened at first use.
-
-    Every commit is on disk when it is acknowledged (WAL, `synchronous=FULL`).
-    """
-
-    def __init__(self, path: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> None:
-        from catga_store.stores import sqlite
-
-        settings = Settings(**options)
-        waist = EmbeddedStore(partitions=settings.partitions, timeout=settings.timeout)
-        super().__init__(LocalDriver(waist, sqlite.SQLiteWire(sqlite_path(path))), settings)
-
-
-def need_redis() -> None:
-    """`NotSupportedError` unless redis-py is installed."""
-    if find_spec("redis") is None:
-        message = (
-            "a Redis store needs redis-py, which is not installed: pip install 'catga_store[redis]'"
-        )
-        raise NotSupportedError(message)
-
-
-class RedisStore(Store):
-    """Keeps records on a Redis (6.2 or later) or Valkey server, or cluster; connects at first use.
-
-    `client` is a `redis.Redis`, also one made by a Sentinel, or a `redis.RedisCluster` of yours: it
-    is used as it is, with its own timeouts, and you close it. Without one, the server is at
-    localhost. Every key begins with `prefix` in braces: stores with different prefixes share nothing.
-    How durable a commit is, and which eviction policies lose flows, is in `catga_store.stores.redis`.
-    """
-
-    def __init__(
-        self,
-        client: Redis | RedisCluster | None = None,
-        *,
-        prefix: str = DEFAULT_PREFIX,
-        **options: Unpack[StoreOptions],
-    ) -> None:
-        need_redis()
-        from catga_store.drivers import redis_blocking
-
-        settings = Settings(**options)
-        link = (
-            redis_blocking.link_to_url("redis://localhost", settings.timeout)
-            if client is None
-            else redis_blocking.link_to_client(client)
-        )
-        self._begin(link, prefix, settings)
-
-    @classmethod
-    def from_url(
-        cls, url: str, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[StoreOptions]
-    ) -> Self:
-        """The store at a URL, which may have redis-py's options as its query; see `open_store`."""
-        need_redis()
-        from catga_store.drivers import redis_blocking
-
-        settings = Settings(**options)
-        store = cls.__new__(cls)
-        store._begin(redis_blocking.link_to_url(url, settings.timeout), prefix, settings)
-        return store
-
-    def _begin(self, link: Wire, prefix: str, settings: Settings) -> None:
-        from catga_store.stores import redis
-
-        waist = redis.RedisWaist(
-            prefix=prefix, partitions=settings.partitions, timeout=settings.timeout
-        )
-        Store.__init__(self, LocalDriver(waist, link), settings)

@@ -7,9 +7,11 @@
 | `redis://user:password@host:6379/0`, `rediss://…` | Redis or Valkey, plain or by TLS |
 | `redis+cluster://host:6379`, `rediss+cluster://…` | a cluster of them; any node tells of the others |
 | `unix:///run/redis.sock?db=0` | Redis by its socket |
+| `nats://user:password@a:4222,b:4222`, `tls://…` | NATS JetStream, plain or by TLS; servers of one cluster |
 
 URLs of Redis take a query: `prefix=orders:` (default `dslflow:`), and what redis-py knows, as
-`socket_connect_timeout=2`.
+`socket_connect_timeout=2`. URLs of NATS take `bucket=orders` (default `dslflows`), `replicas=3`,
+`stale_reads=true`, and of nats-py's options `token`, `user_credentials`, `nkeys_seed` and `name`.
 """
 
 from __future__ import annotations
@@ -24,23 +26,28 @@ from urllib.parse import unquote
 from urllib.parse import urlencode
 from urllib.parse import urlsplit
 
-from catga_store.errors import NotSupportedError
 from catga_store.errors import UsageError
-from catga_store.store import MemoryStore
-from catga_store.store import RedisStore
-from catga_store.store import SQLiteStore
+from catga_store.kinds import MemoryStore
+from catga_store.kinds import NatsStore
+from catga_store.kinds import RedisStore
+from catga_store.kinds import SQLiteStore
 from catga_store.store import Store
 from catga_store.store import StoreOptions
 
 if TYPE_CHECKING:
-    from catga_store.aio import AsyncRedisStore
     from catga_store.aio import AsyncStore
+    from catga_store.kinds_async import AsyncNatsStore
+    from catga_store.kinds_async import AsyncRedisStore
 
 __all__ = ["open_async_store", "open_store"]
 
 R = TypeVar("R", RedisStore, "AsyncRedisStore")
+N = TypeVar("N", NatsStore, "AsyncNatsStore")
 
 _REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
+_NATS = ("nats", "tls")
+_TEXTS_OF_NATS = ("token", "user_credentials", "nkeys_seed", "name")
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def open_store(url: str, **options: Unpack[StoreOptions]) -> Store:
@@ -56,21 +63,27 @@ def open_store(url: str, **options: Unpack[StoreOptions]) -> Store:
     if kind == "redis":
         return _redis_store(RedisStore, place, options)
 
+    if kind == "nats":
+        return _nats_store(NatsStore, place, options)
+
     return SQLiteStore(place, **options)
 
 
 def open_async_store(url: str, **options: Unpack[StoreOptions]) -> AsyncStore:
     """Open a store for async code, under asyncio or trio; see `open_store`."""
-    from catga_store import aio  # noqa: PLC0415  anyio costs blocking programs nothing
+    from catga_store import kinds_async  # noqa: PLC0415  anyio costs blocking programs nothing
 
     kind, place = _parse(url)
     if kind == "memory":
-        return aio.AsyncMemoryStore(place, **options)
+        return kinds_async.AsyncMemoryStore(place, **options)
 
     if kind == "redis":
-        return _redis_store(aio.AsyncRedisStore, place, options)
+        return _redis_store(kinds_async.AsyncRedisStore, place, options)
 
-    return aio.AsyncSQLiteStore(place, **options)
+    if kind == "nats":
+        return _nats_store(kinds_async.AsyncNatsStore, place, options)
+
+    return kinds_async.AsyncSQLiteStore(place, **options)
 
 
 def _parse(url: Any) -> tuple[str, str]:
@@ -84,12 +97,13 @@ def _parse(url: Any) -> tuple[str, str]:
         message = f"{url!r} is no URL: {error}"
         raise UsageError(message) from error
 
-    if parts.scheme in _REDIS and not parts.fragment:
-        if not (parts.hostname or parts.scheme == "unix"):
-            message = f"{url!r} names no server; write {parts.scheme}://host:6379/0"
-            raise UsageError(message)
+    for kind, schemes, rest in (("redis", _REDIS, ":6379/0"), ("nats", _NATS, ":4222")):
+        if parts.scheme in schemes and not parts.fragment:
+            if not _names_servers(parts):
+                message = f"{url!r} names no server; write {parts.scheme}://host{rest}"
+                raise UsageError(message)
 
-        return "redis", url
+            return kind, url
 
     if parts.query or parts.fragment:
         message = f"{url!r} has a query or a fragment; pass options as keywords, and escape ? and #"
@@ -105,16 +119,19 @@ def _parse(url: Any) -> tuple[str, str]:
     if parts.scheme == "sqlite":
         return "sqlite", _sqlite_place(url, parts)
 
-    if parts.scheme in ("nats", "tls"):
-        message = (
-            f"this release has no store for {parts.scheme}:// yet; use sqlite:/// or memory://"
-        )
-        raise NotSupportedError(message)
-
     message = (
-        f"{url!r} names no store; write memory://, memory://name, sqlite:///path or redis://host"
+        f"{url!r} names no store; write memory://, memory://name, sqlite:///path, redis://host or"
+        " nats://host"
     )
     raise UsageError(message)
+
+
+def _names_servers(parts: SplitResult) -> bool:
+    if parts.scheme in _NATS:
+        hosts = parts.netloc.rpartition("@")[2].split(",")
+        return all(hosts) and parts.path in ("", "/")
+
+    return bool(parts.hostname) or parts.scheme == "unix"
 
 
 def _redis_store(kind: type[R], url: str, options: StoreOptions) -> R:
@@ -128,6 +145,36 @@ def _redis_store(kind: type[R], url: str, options: StoreOptions) -> R:
         return kind.from_url(place, **options)
 
     return kind.from_url(place, prefix=prefixes[-1], **options)
+
+
+def _nats_store(kind: type[N], url: str, options: StoreOptions) -> N:
+    """The store at a URL of NATS. A user without a password is a token, as for `nats.connect`."""
+    parts = urlsplit(url)
+    who, _, hosts = parts.netloc.rpartition("@")
+    servers = [f"{parts.scheme}://{host}" for host in hosts.split(",")]
+    user, colon, password = who.partition(":")
+    own: dict[str, Any] = {}
+    connect = {"user": unquote(user), "password": unquote(password)} if colon else {}
+    if user and not colon:
+        connect["token"] = unquote(user)
+
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name == "bucket":
+            own[name] = value
+        elif name == "replicas" and value.isdecimal():
+            own[name] = int(value)
+        elif name == "stale_reads" and value in _TRUTHS:
+            own[name] = _TRUTHS[value]
+        elif name in _TEXTS_OF_NATS:
+            connect[name] = value
+        else:
+            message = (
+                f"the query of a NATS URL cannot say {name}={value}; it may say bucket=orders,"
+                " replicas=3, stale_reads=true, token, user_credentials, nkeys_seed and name"
+            )
+            raise UsageError(message)
+
+    return kind(servers, connect=connect, **own, **options)
 
 
 def _sqlite_place(url: str, parts: SplitResult) -> str:

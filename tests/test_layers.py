@@ -44,7 +44,7 @@ DRIVERS = {f"drivers.{name}" for name in ("local", "redis_blocking", "redis_asyn
     "drivers.redis_cluster_asyncio",
     "drivers.redis_lane",
 }
-FACES = {"session", "store", "aio", "copying", "urls"}
+FACES = {"session", "store", "kinds", "aio", "kinds_async", "copying", "urls"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -114,10 +114,12 @@ ALLOWED: dict[str, set[str]] = {
     "drivers.redis_asyncio": WAIST
     | {"drivers.redis_cluster_asyncio", "drivers.redis_lane", "drivers.remote"},
     "session": LOGIC,
-    "store": LOGIC | EMBEDDED | DRIVERS | {"session"},
-    "aio": LOGIC | EMBEDDED | DRIVERS | {"session", "store"},
+    "store": LOGIC | {"session"},
+    "kinds": LOGIC | EMBEDDED | DRIVERS | {"store"},
+    "aio": LOGIC | {"session", "store"},
+    "kinds_async": LOGIC | EMBEDDED | DRIVERS | {"store", "kinds", "aio"},
     "copying": LOGIC | {"store"},
-    "urls": LOGIC | STORES | DRIVERS | {"session", "store", "aio"},
+    "urls": LOGIC | STORES | DRIVERS | {"session", "store", "kinds", "aio", "kinds_async"},
     "": LOGIC | STORES | DRIVERS | FACES | {"evolution"},  # __init__.py
     "telemetry": WAIST | {"store", "aio"},
     "testing": LOGIC | STORES | {"stores.embedded"} | DRIVERS | FACES | {""},

@@ -148,17 +148,40 @@ def test_a_memory_store_needs_text_as_its_name(kind: Callable[..., Any]) -> None
 
 
 @pytest.mark.parametrize(
-    ("opener", "scheme"),
+    "url",
     [
-        (cs.open_store, "nats"),
-        (cs.open_store, "tls"),
-        *((cs.open_async_store, scheme) for scheme in ("redis", "rediss", "nats", "tls")),
+        "nats://localhost",
+        "nats://user:secret@a:4222,b:4222?bucket=orders&replicas=3&stale_reads=true",
+        "nats://secret@localhost?name=worker-7",
+        "tls://a,b,c?user_credentials=/etc/flows.creds",
     ],
 )
-def test_schemes_of_servers_are_known(opener: Callable[..., Any], scheme: str) -> None:
-    """Until their stores are there, the error names the scheme and what to use instead."""
-    with pytest.raises(cs.NotSupportedError, match=f"{scheme}://.*sqlite"):
-        opener(f"{scheme}://host")
+def test_urls_of_nats_open_its_store_and_connect_to_nothing(url: str) -> None:
+    """Every form answers a `NatsStore` at once, whose `repr` tells no password."""
+    with cs.open_store(url) as store:
+        assert type(store) is cs.NatsStore
+        assert "secret" not in repr(store)
+
+    assert type(cs.open_async_store(url)) is cs.AsyncNatsStore
+
+
+@pytest.mark.parametrize(
+    ("url", "match"),
+    [
+        ("nats://", "names no server"),
+        ("nats://a,,b", "names no server"),
+        ("nats://a/flows", "names no server"),
+        ("nats://a?replicas=two", "replicas=two.*may say"),
+        ("nats://a?stale_reads=perhaps", "stale_reads=perhaps"),
+        ("nats://a?prefix=x", "prefix=x"),
+        ("nats://a?bucket=a.b", "bucket must be"),
+        ("nats://a?replicas=2", "replicas must be 1, 3 or 5"),
+    ],
+)
+def test_urls_of_nats_that_say_nothing_are_refused(url: str, match: str) -> None:
+    """Nothing that stands in a URL is passed over."""
+    with pytest.raises(cs.UsageError, match=match):
+        cs.open_store(url)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +200,8 @@ def test_urls_of_redis_open_its_store_and_connect_to_nothing(url: str) -> None:
         assert type(store) is cs.RedisStore
         assert url.partition("://")[0] in repr(store)
         assert "secret" not in repr(store)
+
+    assert type(cs.open_async_store(url)) is cs.AsyncRedisStore
 
 
 @pytest.mark.parametrize(
@@ -208,7 +233,7 @@ def test_a_redis_store_needs_a_client_of_redis(client: Any) -> None:
 
 def test_without_redis_py_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """`NotSupportedError` with the command that helps."""
-    monkeypatch.setattr("catga_store.store.find_spec", lambda _name: None)
+    monkeypatch.setattr("catga_store.kinds.find_spec", lambda _name: None)
     with pytest.raises(cs.NotSupportedError, match=r"pip install 'catga_store\[redis\]'"):
         cs.open_store("redis://localhost")
 
