@@ -23,8 +23,8 @@ with its id. DEBUG: `operations`, an attempt of `transact` that conflicted.
 
 from __future__ import annotations
 
+import importlib
 import logging
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from catga_store.copying import CopyReport
@@ -162,4 +162,4 @@ def __getattr__(name: str) -> object:
         raise AttributeError(message)
 
     module = "kinds_async" if name in _ASYNC_KINDS else "aio"
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

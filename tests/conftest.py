@@ -1,11 +1,12 @@
 """What every test shares: the Hypothesis profiles, the event loops, stores and their clock.
 
-A test that asks for `store` runs on every store of `STORES`; one that asks for `astore` runs on those
-of `ASYNC_STORES` under asyncio and under trio. `open_more` opens further stores on the same records,
+A test that asks for `store` runs on every store of `STORES`; one that asks for `astore` runs on them
+under asyncio and under trio; one marked `stores("sqlite")` runs on the named ones only, with a reason
+in the test. `open_more` opens further stores on the same records,
 with other options; what a test opens is closed for it. Time stands still until `clock` is moved.
 
 Servers are started when a test first needs one, once in each test process, and are shared: every
-test has a prefix of its own. A server that does not start is a failure, never a skip.
+test has a prefix or a bucket of its own. A server that does not start is a failure, never a skip.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from hypothesis import settings
 
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
+from catga_store.testing.servers import NatsServer
 from catga_store.testing.servers import RedisCluster
 from catga_store.testing.servers import RedisServer
 
@@ -63,8 +65,7 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-STORES = ["memory", "sqlite", "redis-6.2", "redis-8.2"]
-ASYNC_STORES = ["memory", "sqlite", "redis-6.2", "redis-8.2"]
+STORES = ["memory", "sqlite", "redis-6.2", "redis-8.2", "nats"]
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +87,13 @@ def redis_cluster() -> Iterator[RedisCluster]:
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[NatsServer]:
+    """Answer one server with JetStream, stopped in the end."""
+    with NatsServer() as server:
+        yield server
+
+
 @pytest.fixture
 def url_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
     """Name records that nobody else uses, in a store of that kind."""
@@ -97,21 +105,26 @@ def url_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], st
         if kind == "sqlite":
             return f"sqlite:///{tmp_path / 'flows.db'}"
 
+        if kind == "nats":
+            server: NatsServer = request.getfixturevalue("nats_server")
+            return f"{server.url}?bucket={uuid.uuid4().hex}"
+
         started = request.getfixturevalue("redis_server")
         return f"{started(kind.removeprefix('redis-')).url}?prefix={uuid.uuid4().hex}:"
 
     return url
 
 
-@pytest.fixture(params=STORES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for a store on every one that it can run on."""
+    if "store_url" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("stores")
+        metafunc.parametrize("store_url", only.args if only else STORES, indirect=True)
+
+
+@pytest.fixture
 def store_url(request: pytest.FixtureRequest, url_of: Callable[[str], str]) -> str:
-    """Name records that nobody else uses, in every store."""
-    return url_of(request.param)
-
-
-@pytest.fixture(params=ASYNC_STORES)
-def async_store_url(request: pytest.FixtureRequest, url_of: Callable[[str], str]) -> str:
-    """Name records that nobody else uses, in every store that has an async face."""
+    """Name records that nobody else uses, in the store that the test runs on."""
     return url_of(request.param)
 
 
@@ -135,14 +148,14 @@ def store(open_more: Callable[..., cs.Store]) -> cs.Store:
 
 @pytest.fixture
 async def open_more_async(
-    async_store_url: str, clock: ManualClock
+    store_url: str, clock: ManualClock
 ) -> AsyncIterator[Callable[..., cs.AsyncStore]]:
     """Open an async store on the records of this test; see `open_more`."""
     opened: list[cs.AsyncStore] = []
 
     def open_one(**options: Any) -> cs.AsyncStore:
         options.setdefault("clock", clock)
-        opened.append(cs.open_async_store(async_store_url, **options))
+        opened.append(cs.open_async_store(store_url, **options))
         return opened[-1]
 
     async with AsyncExitStack() as stack:

@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import anyio
@@ -263,10 +264,10 @@ async def test_transact_gives_up(astore: cs.AsyncStore) -> None:
 
 
 async def test_both_faces_share_their_records(
-    astore: cs.AsyncStore, async_store_url: str, clock: ManualClock
+    astore: cs.AsyncStore, store_url: str, clock: ManualClock
 ) -> None:
     """A blocking store on the same records sees what the async one wrote, and the other way round."""
-    store = cs.open_store(async_store_url, clock=clock)
+    store = cs.open_store(store_url, clock=clock)
     await astore.create(new())
     flow = await anyio.to_thread.run_sync(store.get_one, "f")
     await anyio.to_thread.run_sync(store.update, flow)
@@ -274,6 +275,7 @@ async def test_both_faces_share_their_records(
     store.close()
 
 
+@pytest.mark.stores("memory", "sqlite")  # it stands before their wire
 async def test_a_session_belongs_to_one_task(astore: cs.AsyncStore) -> None:
     """Used while its commit is on the way, a session raises and the commit goes on."""
     session = astore.session()
@@ -303,6 +305,7 @@ async def test_a_session_belongs_to_one_task(astore: cs.AsyncStore) -> None:
     assert (await astore.get_one("f")).version == 1
 
 
+@pytest.mark.stores("memory", "sqlite")  # it stands before their wire
 async def test_a_lost_outcome_closes_the_session(astore: cs.AsyncStore) -> None:
     """The error can be resolved later, and then says what was written."""
     driver: Any = astore._driver
@@ -351,6 +354,7 @@ async def test_a_cancelled_task_writes_nothing_more(astore: cs.AsyncStore) -> No
     assert await astore.count_flows() == 0
 
 
+@pytest.mark.stores("memory", "sqlite")  # it stands before their wire
 async def test_a_commit_on_its_way_is_seen_through(
     astore: cs.AsyncStore, anyio_backend_name: str
 ) -> None:
@@ -425,18 +429,25 @@ async def test_a_slow_reader_does_not_hold_others_up(astore: cs.AsyncStore) -> N
     assert sorted(seen) == sorted(f"f-{number}" for number in range(20))
 
 
-def test_a_store_belongs_to_one_loop(async_store_url: str, anyio_backend: str) -> None:
-    """Used in a second event loop, an async store raises a usage error."""
-    store = cs.open_async_store(async_store_url)
+async def test_a_store_belongs_to_one_loop(astore: cs.AsyncStore, anyio_backend_name: str) -> None:
+    """Used in a second event loop, an async store raises a usage error, and serves the first on."""
 
-    async def use() -> None:
-        await store.ping()
+    def use_elsewhere() -> None:
+        anyio.run(astore.ping, backend=anyio_backend_name)
 
-    anyio.run(use, backend=anyio_backend)
+    await astore.ping()
     with pytest.raises(cs.UsageError, match="belongs to another event loop"):
-        anyio.run(use, backend=anyio_backend)
+        await anyio.to_thread.run_sync(use_elsewhere)
 
-    anyio.run(cs.open_async_store(async_store_url).close, backend=anyio_backend)
+    await astore.ping()
+
+
+async def test_an_unused_store_can_be_closed_anywhere(
+    store_url: str, anyio_backend_name: str
+) -> None:
+    """What was never used belongs to no loop yet."""
+    unused = cs.open_async_store(store_url)
+    await anyio.to_thread.run_sync(partial(anyio.run, unused.close, backend=anyio_backend_name))
 
 
 async def test_options_reach_an_async_store(open_more_async: Opener) -> None:

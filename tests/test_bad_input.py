@@ -5,6 +5,7 @@ One file, and long: most of it is tables of what is refused.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import sqlite3
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import nats
 import pytest
 from redis import Redis
 
@@ -733,8 +735,24 @@ def damage(store: cs.Store, store_url: str, flow_id: str, body: bytes) -> None:
             key = f"{{{prefix}0}}:flow:{flow_id}"
             assert client.hexists(key, "body")
             client.hset(key, "body", body)  # type: ignore[arg-type]  bytes will do
+    elif store_url.startswith("nats"):
+        asyncio.run(damage_message(store_url, flow_id, body))
     else:
         edit(store_url, "UPDATE catga_flows SET body = ? WHERE id = ?", body, flow_id.encode())
+
+
+async def damage_message(store_url: str, flow_id: str, body: bytes) -> None:
+    """Publish a flow's message again with its own head and other bytes behind it."""
+    server, _, bucket = store_url.partition("?bucket=")
+    client = await nats.connect(server)
+    try:
+        kv = await client.jetstream().key_value(bucket)
+        value = (await kv.get(f"flow.{flow_id}")).value
+        assert value is not None
+        head, _, _ = value.partition(b"\n")
+        await kv.put(f"flow.{flow_id}", head + b"\n" + body)
+    finally:
+        await client.close()
 
 
 def edit(store_url: str, statement: str, *values: object) -> None:
@@ -781,7 +799,7 @@ def test_a_corrupt_body_is_named_and_left(store: cs.Store, store_url: str, body:
     ("column", "value"),
     [("status", 99), ("status", -1), ("position", "x"), ("position", "-1"), ("position", "")],
 )
-@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+@pytest.mark.stores("sqlite")
 def test_a_corrupt_head_is_named_and_left(
     store: cs.Store, store_url: str, column: str, value: object
 ) -> None:
@@ -798,7 +816,7 @@ def test_a_corrupt_head_is_named_and_left(
     assert [flow.flow_id for flow in store.claim_due(limit=5)] == ["good"]
 
 
-@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+@pytest.mark.stores("sqlite")
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"processed":[[2,1]],"failed":[],"last":null}'])
 def test_corrupt_progress_is_named_and_left(store: cs.Store, store_url: str, body: bytes) -> None:
     """Progress that cannot be read names its flow and step."""
@@ -812,7 +830,7 @@ def test_corrupt_progress_is_named_and_left(store: cs.Store, store_url: str, bod
         store.list_for_each_progress("f")
 
 
-@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+@pytest.mark.stores("sqlite")
 @pytest.mark.parametrize(
     "terms", ["", "{}", "[]", "[[], false, null, null]", "[5, false, null, null]"]
 )

@@ -108,8 +108,11 @@ def test_every_completion_counts_once_and_one_satisfies(store: cs.Store) -> None
 
 @pytest.mark.parametrize("limit", [1, 10])
 def test_claimers_take_each_due_flow_once(store: cs.Store, limit: int) -> None:
-    """8 claimers on 1,000 due flows stop when nothing is due, and have each exactly once."""
-    ids = create_many(store, 1000)
+    """8 claimers on many due flows stop when nothing is due, and have each exactly once.
+
+    On NATS a look at what is due names all of it, and this takes turns: 1,000 flows are in the soak.
+    """
+    ids = create_many(store, 200 if isinstance(store, cs.NatsStore) else 1000)
 
     def claim(thread: int) -> list[str]:
         taken: list[str] = []

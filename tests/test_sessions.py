@@ -49,6 +49,9 @@ class Late:
     note: str = "none"
 
 
+WIRED = pytest.mark.stores("memory", "sqlite", "redis-8.2")  # those whose wire is called
+
+
 class Wire:
     """Stand between a store and its records, count what is sent, and fail on request."""
 
@@ -197,6 +200,7 @@ def test_what_leaves_a_session_belongs_to_its_holder(store: cs.Store) -> None:
 # --- what is dirty ------------------------------------------------------------------------------
 
 
+@WIRED
 def test_a_session_that_only_read_sends_nothing(store: cs.Store) -> None:
     """A commit without changes makes no exchange, and its receipt is empty."""
     create(store, "f")
@@ -216,6 +220,7 @@ def test_a_session_that_only_read_sends_nothing(store: cs.Store) -> None:
     assert store.get_one("f").version == 1
 
 
+@WIRED
 def test_a_commit_is_one_exchange(store: cs.Store) -> None:
     """Whatever a commit changes, it is sent once."""
     create(store, "f", "g")
@@ -792,6 +797,7 @@ def test_a_closed_session_is_refused(store: cs.Store, use: Callable[[cs.Session]
     assert store.count_flows() == 0
 
 
+@WIRED
 @pytest.mark.parametrize("use", USES)
 def test_a_session_belongs_to_one_task(
     store: cs.Store, use: Callable[[cs.Session], object]
@@ -997,6 +1003,7 @@ def test_a_condition_in_the_session_learns_that_it_was_satisfied(store: cs.Store
         assert session.dirty == ()
 
 
+@WIRED
 @pytest.mark.parametrize("kind", ["flows", "completions", "mixed"])
 def test_a_commit_names_at_most_200_records(store: cs.Store, kind: str) -> None:
     """201 are refused before anything is sent, 200 are written."""
@@ -1024,6 +1031,7 @@ def test_a_commit_names_at_most_200_records(store: cs.Store, kind: str) -> None:
         assert store.count_flows() == 200
 
 
+@WIRED
 def test_a_refused_encoding_keeps_the_session_usable(store: cs.Store) -> None:
     """What cannot be kept is refused before anything is sent; the rest is still pending."""
     create(store, "f", "g")
@@ -1128,9 +1136,13 @@ def lost(wire: Wire, *, applied: bool) -> Callable[[Call[Any]], Any]:
     return perform
 
 
+@WIRED
 @pytest.mark.parametrize("applied", [True, False])
-def test_a_lost_outcome_closes_the_session(store: cs.Store, applied: bool) -> None:
+def test_a_lost_outcome_closes_the_session(
+    open_more: Callable[..., cs.Store], applied: bool
+) -> None:
     """Nobody can tell: the error has the commit's id and keys, and the session says why it closed."""
+    store = open_more(timeout=timedelta(seconds=1))
     create(store, "f")
     wire = Wire(store)
     session = store.session()
@@ -1169,6 +1181,7 @@ def test_a_lost_outcome_closes_the_session(store: cs.Store, applied: bool) -> No
     assert store.resolve_commit(error) == receipt
 
 
+@WIRED
 def test_a_commit_that_was_given_up_is_never_applied(store: cs.Store) -> None:
     """What `resolve_commit` answered `None` about is refused when it arrives late."""
     create(store, "f")
@@ -1193,6 +1206,7 @@ def test_a_commit_that_was_given_up_is_never_applied(store: cs.Store) -> None:
     assert store.get_one("f").state == {"n": 0}
 
 
+@WIRED
 def test_a_lost_reply_that_is_found_again_is_no_error(store: cs.Store) -> None:
     """A commit whose reply was lost once is sent again and answers as the first would have."""
     wire = Wire(store)
@@ -1214,6 +1228,7 @@ def test_a_lost_reply_that_is_found_again_is_no_error(store: cs.Store) -> None:
     assert losses == []
 
 
+@WIRED
 @pytest.mark.parametrize("failure", [NotSentError("no route"), RuntimeError("a bug")])
 def test_any_failure_of_the_sending_closes_the_session(store: cs.Store, failure: Exception) -> None:
     """An outage is an error, nothing was written, and the session is not used on."""
@@ -1237,6 +1252,7 @@ def test_any_failure_of_the_sending_closes_the_session(store: cs.Store, failure:
     assert store.get_one("f").version == 1
 
 
+@WIRED
 def test_an_outage_is_never_an_answer(store: cs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads of a store that cannot be reached raise; none answers `None` or nothing."""
     create(store, "f")
@@ -1387,6 +1403,7 @@ def test_transact_repeats_only_its_own_conflict(store: cs.Store) -> None:
     assert store.get_one("f").state == {"n": 0}
 
 
+@WIRED
 def test_transact_resolves_an_uncertain_commit(store: cs.Store) -> None:
     """A commit that did happen is not done again, though its reply was lost for good."""
     create(store, "f")
@@ -1412,6 +1429,7 @@ def test_transact_resolves_an_uncertain_commit(store: cs.Store) -> None:
     assert store.get_one("f").state == {"n": 1}
 
 
+@WIRED
 def test_transact_repeats_a_commit_that_never_happened(
     open_more: Callable[..., cs.Store],
 ) -> None:

@@ -211,7 +211,7 @@ async def test_a_cancelled_read_is_cancelled(astore: cs.AsyncStore, seen: Seen) 
         await astore.get("f")
 
     assert scope.cancelled_caught
-    began = isinstance(astore, cs.AsyncSQLiteStore)  # memory looks for a cancellation first
+    began = not isinstance(astore, cs.AsyncMemoryStore)  # which looks for a cancellation first
     assert [about["outcome"] for about in seen.named("get")] == ["cancelled"] * began
     await astore.get("f")
     assert seen.named("get")[-1]["outcome"] == "ok"
@@ -243,6 +243,7 @@ def test_conflicts_and_retries_are_counted(store: cs.Store, seen: Seen) -> None:
     assert about["outcome"] == "ok"
 
 
+@pytest.mark.stores("memory", "sqlite")  # as for `Faults`
 def test_uncertain_commits_are_counted(store: cs.Store, seen: Seen) -> None:
     """A commit whose outcome is not known counts once, though the error goes on."""
     faults = Faults()
@@ -330,6 +331,7 @@ logging.getLogger("catga_store.claims").warning("seen by nobody")
     assert (done.stdout, done.stderr) == ("", "")
 
 
+@pytest.mark.stores("memory", "sqlite")  # as for `Faults`
 def test_what_is_logged_where(store: cs.Store, caplog: pytest.LogCaptureFixture) -> None:
     """An uncertain commit is a warning of `commits`, an attempt that conflicts a detail."""
     caplog.set_level(logging.DEBUG, "catga_store")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -867,25 +868,38 @@ def test_a_wake_up_that_was_put_off_comes_soon_after_an_early_end_of_the_claim(
 
 
 class Meanwhile:
-    """Stands in for a store's wire; does something once, just before a claim is written."""
+    """Stands in for a store's driver; does something once, just before a claim is written."""
 
     def __init__(self, store: Any, act: Callable[[], object]) -> None:
-        self._wire = store._driver.wire
+        self._driver = store._driver
         self._act = act
-        self.threaded = self._wire.threaded
-        store._driver.wire = self
+        store._driver = self
 
-    def __call__(self, call: Any) -> Any:
-        changes = getattr(call.request, "changes", ())
-        if any(getattr(change, "claiming", False) for change in changes):
-            act, self._act = self._act, lambda: None
-            act()
+    def run(self, conversation: Any) -> Any:
+        """Run a conversation over waist requests, and look at each of them."""
+        return self._driver.run(self._watch(conversation))
 
-        return self._wire(call)
+    def _watch(self, conversation: Any) -> Any:
+        step = partial(next, conversation)
+        while True:
+            try:
+                request = step()
+            except StopIteration as end:
+                return end.value
+
+            changes = getattr(request, "changes", ())
+            if any(getattr(change, "claiming", False) for change in changes):
+                act, self._act = self._act, lambda: None
+                act()
+
+            try:
+                step = partial(conversation.send, (yield request))
+            except Exception as error:  # noqa: BLE001  it is the conversation's to handle
+                step = partial(conversation.throw, error)
 
     def close(self) -> None:
-        """Close the wire beneath."""
-        self._wire.close()
+        """Close the driver beneath."""
+        self._driver.close()
 
 
 @pytest.mark.parametrize("claimed_by", ["claim_due", "claim"])
