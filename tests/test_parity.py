@@ -94,5 +94,6 @@ def test_redis_does_what_the_model_says(
 
     examples = settings.default.max_examples if settings.default else 50
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=examples, stateful_step_count=40)
+        machine,
+        settings=settings(max_examples=examples * SHARE[face] // 8, stateful_step_count=40),
     )
