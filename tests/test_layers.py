@@ -29,6 +29,9 @@ NATS = {f"stores.nats.{name}" for name in ("layout", "wire", "tables", "commits"
     "stores.nats.setup",
     "stores.nats.sweeping",
 }
+REDIS = {
+    f"stores.redis.{name}" for name in ("layout", "scripts", "refusals", "wire", "reads", "words")
+} | {f"stores.redis.{name}" for name in ("commits", "index", "listings", "sweeping", "setup")}
 STORES = {"stores.memory", "stores.sqlite", "stores.redis", "stores.nats"}
 SQLITE = {f"stores.sqlite.{name}" for name in ("rows", "schema", "tables", "wire")}
 EMBEDDED = STORES | {"stores.embedded"}
@@ -86,7 +89,26 @@ ALLOWED: dict[str, set[str]] = {
     "stores.sqlite.tables": WAIST
     | {"stores.embedded", "stores.sqlite.rows", "stores.sqlite.schema"},
     "stores.sqlite.wire": WAIST | {"stores.sqlite.tables"},
-    "stores.redis": WAIST,
+    # Parts of redis, and used by nothing else.
+    "stores.redis": WAIST | REDIS,
+    "stores.redis.layout": WAIST,
+    "stores.redis.scripts": WAIST,
+    "stores.redis.index": WAIST | {"stores.redis.layout"},
+    "stores.redis.refusals": WAIST | {"stores.redis.layout"},
+    "stores.redis.wire": WAIST | {"stores.redis.refusals", "stores.redis.scripts"},
+    "stores.redis.words": WAIST | {"stores.redis.layout"},
+    "stores.redis.setup": WAIST
+    | {f"stores.redis.{name}" for name in ("layout", "scripts", "refusals", "wire")},
+    "stores.redis.reads": WAIST
+    | {f"stores.redis.{name}" for name in ("layout", "scripts", "refusals", "wire")},
+    "stores.redis.sweeping": WAIST
+    | {f"stores.redis.{name}" for name in ("layout", "scripts", "refusals", "wire", "index")},
+    "stores.redis.commits": WAIST
+    | {f"stores.redis.{name}" for name in ("layout", "scripts", "refusals", "wire", "words")}
+    | {"stores.redis.sweeping"},
+    "stores.redis.listings": WAIST
+    | {f"stores.redis.{name}" for name in ("layout", "scripts", "refusals", "wire", "index")}
+    | {"stores.redis.reads", "stores.redis.sweeping"},
     # Parts of nats, and used by nothing else. The rules of the waist are those of the embedded stores.
     "stores.nats.layout": WAIST | {"stores.embedded"},
     "stores.nats.wire": WAIST | {"stores.nats.layout"},

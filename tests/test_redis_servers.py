@@ -14,7 +14,7 @@ import pytest
 import redis
 
 import catga_store as cs
-from catga_store.stores.redis import LARGE
+from catga_store.stores.redis.commits import LARGE
 from catga_store.testing.servers import RedisCluster
 from catga_store.testing.servers import RedisServer
 

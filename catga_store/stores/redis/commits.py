@@ -1,0 +1,243 @@
+"""Commits: sent until they are answered, and what became of them; claims that go on."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+from typing import NoReturn
+
+from redis import exceptions
+
+from catga_store.conversation import Command
+from catga_store.conversation import Conversation
+from catga_store.conversation import NotSentError
+from catga_store.conversation import Pause
+from catga_store.conversation import Pipe
+from catga_store.conversation import ReplyLostError
+from catga_store.errors import StoreUnavailableError
+from catga_store.keys import FLOW
+from catga_store.keys import PROGRESS
+from catga_store.keys import Key
+from catga_store.records import Applied
+from catga_store.records import Commit
+from catga_store.records import Delete
+from catga_store.records import Extend
+from catga_store.records import Head
+from catga_store.records import Outcome
+from catga_store.records import Put
+from catga_store.records import Reply
+from catga_store.records import Resolve
+from catga_store.stores.redis.layout import Layout
+from catga_store.stores.redis.layout import corrupt
+from catga_store.stores.redis.layout import read_head
+from catga_store.stores.redis.layout import write_head
+from catga_store.stores.redis.refusals import check
+from catga_store.stores.redis.refusals import raise_for
+from catga_store.stores.redis.refusals import raise_refusal
+from catga_store.stores.redis.refusals import unavailable
+from catga_store.stores.redis.refusals import uncertain
+from catga_store.stores.redis.scripts import COMMIT
+from catga_store.stores.redis.scripts import EXTEND
+from catga_store.stores.redis.scripts import RESOLVE
+from catga_store.stores.redis.scripts import call
+from catga_store.stores.redis.scripts import with_source
+from catga_store.stores.redis.sweeping import Sweeping
+from catga_store.stores.redis.wire import LONGEST_PAUSE
+from catga_store.stores.redis.wire import PAUSE_SECONDS
+from catga_store.stores.redis.wire import Exchange
+from catga_store.stores.redis.words import add_change
+from catga_store.stores.redis.words import flags_of
+from catga_store.stores.redis.words import planned
+from catga_store.stores.redis.words import read_conflicts
+from catga_store.stores.redis.words import read_outcomes
+
+__all__ = ["LARGE", "Commits"]
+
+LARGE = 1024 * 1024
+"""Commits over so many bytes do not share a connection with others."""
+_SWEEP_EVERY = 16
+_SWEEP_A_FEW = 8
+
+
+class Commits:
+    """`Commit`, `Resolve` and `Extend`."""
+
+    def __init__(self, layout: Layout, exchange: Exchange, sweeping: Sweeping) -> None:
+        self._layout = layout
+        self._exchange = exchange
+        self._sweeping = sweeping
+        self._keep_ms = max(int(exchange.timeout * 2000), 1)
+        self._commits = 0
+
+    def commit(self, commit: Commit) -> Conversation[Reply]:
+        change: Any = commit.changes[0]
+        number = self._layout.partition(change.key.id)
+        is_plain = len(commit.changes) == 1 and type(change) is Put and change.key.kind == FLOW
+        command, large = (
+            self._put_command(commit, number) if is_plain else self._commit_command(commit, number)
+        )
+        commands: tuple[Command, ...] = (command,)
+        self._commits += 1
+        if self._commits % _SWEEP_EVERY == 0:
+            commands = command, self._sweeping.expired(number, commit.now_ms, _SWEEP_A_FEW)
+
+        # From before it is sent first: its reply is kept for twice as long as it may be sent again.
+        until = time.monotonic() + self._exchange.timeout
+        try:
+            replies = yield Pipe(commands, writes=True, large=large)
+            reply: Any = replies[0]
+            failure: Exception | None = None
+        except (NotSentError, ReplyLostError) as error:
+            replies, reply, failure = (), None, error
+
+        if failure is None and isinstance(reply, exceptions.RedisError):
+            failure = reply
+
+        if failure is not None:
+            reply = yield from self._commit_again(commit, command, failure, until, large=large)
+
+        if len(replies) > 1 and type(replies[1]) is list and replies[1]:
+            yield from self._sweeping.tidy(number, commit.now_ms, replies[1])
+
+        if type(reply) is bytes:
+            if is_plain and reply == planned(commit):
+                head = change.head
+                return Applied((Outcome(head.version, commit.id, head.status, head.created_ms),))
+
+            return Applied(read_outcomes(commit.id, reply))
+
+        if reply == 0:
+            message = (
+                f"commit {commit.id} was given up by resolve_commit before it arrived;"
+                " nothing of it was written"
+            )
+            raise StoreUnavailableError(message)
+
+        refused: Any = reply
+        return read_conflicts(commit, refused)
+
+    def _commit_again(
+        self, commit: Commit, command: Command, failure: Exception, until: float, *, large: bool
+    ) -> Conversation[Any]:
+        """After a first failure: go on for as long as a reply is missing and there is time.
+
+        What the server refuses is final, unless an earlier try, whose reply was lost, may have
+        been applied: then only the reply of the commit itself settles it.
+        """
+        pause = PAUSE_SECONDS
+        is_lost = False
+
+        while True:
+            is_lost = is_lost or isinstance(failure, ReplyLostError)
+            if isinstance(failure, exceptions.NoScriptError):
+                command = with_source(command)
+            else:
+                is_final = not (is_lost or isinstance(failure, exceptions.TryAgainError))
+                if is_final or time.monotonic() + pause > until:
+                    _give_up(commit, failure, is_lost=is_lost)
+
+                yield Pause(pause * random.uniform(0.5, 1))  # noqa: S311  jitter
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+            try:
+                (reply,) = yield Pipe((command,), writes=True, large=large)
+            except (NotSentError, ReplyLostError) as error:
+                failure = error
+                continue
+
+            if not isinstance(reply, exceptions.RedisError):
+                return reply
+
+            failure = reply
+
+    def _put_command(self, commit: Commit, number: int) -> tuple[Command, bool]:
+        """What most commits are: one flow. The words are those of `_commit_command`."""
+        put: Any = commit.changes[0]
+        data = put.key.id.encode()
+        log = self._layout.log[number] + commit.id.encode()
+        retain_ms = commit.retain_ms
+        words = (
+            *(b"EVALSHA", COMMIT.sha, 4, log, self._layout.index[number]),
+            *(self._layout.flow[number] + data, self._layout.steps[number] + data),
+            *(commit.id, commit.now_ms, b"" if retain_ms is None else retain_ms, self._keep_ms),
+            *(b"P", b"F", data, 0, b"" if put.expected is None else put.expected),
+            *(flags_of(put, leaves=False), write_head(put.head), put.body),
+        )
+        return Command(words, log), len(put.body) > LARGE
+
+    def _commit_command(self, commit: Commit, number: int) -> tuple[Command, bool]:
+        now_ms, retain_ms = commit.now_ms, commit.retain_ms
+        log = self._layout.log[number] + commit.id.encode()
+        keys: list[bytes] = [log, self._layout.index[number]]
+        retain = b"" if retain_ms is None else retain_ms
+        words: list[bytes | str | int] = [commit.id, now_ms, retain, self._keep_ms]
+        leaving: set[str] = set()
+        size = 0
+
+        if len(commit.changes) > 1:
+            leaving = {
+                change.key.id
+                for change in commit.changes
+                if change.key.kind == FLOW
+                and (isinstance(change, Delete) or (isinstance(change, Put) and change.fresh))
+            }
+
+        for change in commit.changes:
+            key = change.key
+            keys += self._layout.keys(key)
+            if isinstance(change, Put):
+                size += len(change.body)
+
+            add_change(words, change, leaves=key.kind == PROGRESS and key.id in leaving)
+
+        words[:0] = (b"EVALSHA", COMMIT.sha, len(keys), *keys)
+        return Command(tuple(words), log), size > LARGE
+
+    def resolve(self, request: Resolve) -> Conversation[Applied | None]:
+        keys = [Key(*key) for key in request.keys]
+        number = self._layout.partition(keys[0].id) if keys else 0
+        log = self._layout.log[number] + request.id.encode()
+        places = [self._layout.keys(key)[key.kind == PROGRESS] for key in keys]
+        fields = [b"h%d" % key.step if key.kind == PROGRESS else b"head" for key in keys]
+        command = call(RESOLVE, (log, *places), (request.id, self._keep_ms, *fields))
+        try:
+            (reply,) = yield from self._exchange.ask([command], writes=True)
+            check([reply])
+        except StoreUnavailableError as error:
+            raise uncertain(request.id, keys, error) from error
+
+        if type(reply) is bytes:
+            return Applied(read_outcomes(request.id, reply))
+
+        return Applied(()) if reply else None
+
+    def extend(self, request: Extend) -> Conversation[Head | None]:
+        flow, _steps = self._layout.keys(request.key)
+        index = self._layout.index[self._layout.partition(request.key.id)]
+        words = request.key.id.encode(), request.claim, request.due_ms, request.now_ms
+        (reply,) = yield from self._exchange.ask([call(EXTEND, (flow, index), words)], writes=True)
+        if isinstance(reply, Exception):
+            raise_for(request.key, reply)
+
+        return None if reply is None else read_head(request.key, reply)
+
+
+def _raise_for_commit(commit: Commit, error: Exception) -> NoReturn:
+    said = str(error)
+    if said.startswith("CORRUPT"):
+        key = commit.changes[int(said.split()[1])].key
+        raise corrupt(key, "its head") from error
+
+    raise_refusal(error)
+
+
+def _give_up(commit: Commit, failure: Exception, *, is_lost: bool) -> NoReturn:
+    """Raise what a commit that got no answer has come to."""
+    if is_lost:
+        raise uncertain(commit.id, [change.key for change in commit.changes], failure) from failure
+
+    if isinstance(failure, NotSentError):
+        raise unavailable(failure) from failure
+
+    _raise_for_commit(commit, failure)

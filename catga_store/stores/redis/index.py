@@ -1,0 +1,199 @@
+"""The index of a partition: its members, and ranges of them."""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from catga_store.keys import FLOW
+from catga_store.keys import WAIT
+from catga_store.records import Filter
+from catga_store.records import Head
+from catga_store.stores.redis.layout import FIRST_MS
+from catga_store.stores.redis.layout import LAST_MS
+
+__all__ = [
+    "DIGITS",
+    "PAGE",
+    "TOLD",
+    "Entry",
+    "Range",
+    "bounds_of",
+    "is_listed",
+    "listing_of",
+    "merged",
+    "named",
+    "newest_first",
+    "read_expiring",
+    "stamp_of",
+    "stamp_of_creation",
+    "stamp_of_due",
+]
+
+PAGE = 1000
+_END = b":"  # follows every digit
+DIGITS = 15
+TOLD = b"wt"
+"""Members of the index that say whose parent to tell, and when."""
+
+
+def stamp_of(ms: int) -> bytes:
+    """Any time as 15 digits, in order."""
+    return b"%015d" % (ms - FIRST_MS)
+
+
+def newest_first(ms: int) -> bytes:
+    """Any time as 15 digits, the latest first."""
+    return b"%015d" % (LAST_MS - ms)
+
+
+def named(text: str) -> bytes:
+    """A type or parent within a member: its length in bytes, and the text."""
+    data = text.encode()
+    return b"%d:%b" % (len(data), data)
+
+
+def stamp_of_due(head: Head) -> bytes:
+    """Where a head stands among what is due; nowhere if it is empty."""
+    return b"" if head.due_ms is None else stamp_of(head.due_ms)
+
+
+def stamp_of_creation(head: Head) -> bytes:
+    """Where a head stands in listings."""
+    return newest_first(head.created_ms)
+
+
+class Entry(NamedTuple):
+    """A member of the index: by what it is ordered, and the record it stands for."""
+
+    place: bytes
+    id: bytes
+    parent: bytes
+    member: bytes
+
+
+class _Expiring(NamedTuple):
+    """A member of the index that says what has expired, and how it was listed."""
+
+    member: bytes
+    kind: str
+    status: bytes
+    created_ms: int
+    of: bytes
+    id: bytes
+
+
+_EXPIRING = re.compile(rb"x\d{15}([fw])([0-9-])(\d{15})(\d+):(.*)", re.DOTALL)
+
+
+def read_expiring(member: bytes) -> _Expiring | None:
+    """What a member that begins with x says; `None` if it is none of ours."""
+    found = _EXPIRING.fullmatch(member)
+    if found is None:
+        return None
+
+    kind, status, created, length, rest = found.groups()
+    size, created_ms = int(length), LAST_MS - int(created)
+    listed = FLOW if kind == b"f" else WAIT
+    return _Expiring(member, listed, status, created_ms, rest[:size], rest[size:])
+
+
+def listing_of(wanted: Filter) -> bytes:
+    """What the members of a listing begin with."""
+    kind, of = (b"f", wanted.type) if wanted.kind == FLOW else (b"w", wanted.parent)
+    status = b"" if wanted.status is None else b"%d" % wanted.status
+    if of is None:
+        return kind + (b"s" + status if status else b"a")
+
+    letter = b"b" + status if status else b"t" if wanted.kind == FLOW else b"p"
+    return kind + letter + named(of)
+
+
+def bounds_of(wanted: Filter, after: tuple[int, str] | None) -> tuple[bytes, bytes]:
+    """The range of a listing, as ZRANGEBYLEX takes it."""
+    begin = listing_of(wanted)
+    first, last = b"[" + begin, b"(" + begin + _END
+    if wanted.created_before_ms is not None:
+        first += newest_first(wanted.created_before_ms - 1)
+
+    if wanted.created_after_ms is not None:
+        last = b"(" + begin + newest_first(wanted.created_after_ms - 1)
+
+    if after is not None:
+        seen = begin + newest_first(after[0]) + after[1].encode()
+        if seen >= first[1:]:
+            first = b"(" + seen
+
+    return first, last
+
+
+def is_listed(wanted: Filter, member: bytes) -> bool:
+    """Whether what has expired, as the index says, is counted by a listing."""
+    expiring = read_expiring(member)
+    if expiring is None:
+        return False
+
+    of = wanted.type if wanted.kind == FLOW else wanted.parent
+    return (
+        expiring.kind == wanted.kind
+        and expiring.status != b"-"
+        and (wanted.status is None or expiring.status == b"%d" % wanted.status)
+        and (of is None or expiring.of == of.encode())
+        and (wanted.created_after_ms is None or expiring.created_ms >= wanted.created_after_ms)
+        and (wanted.created_before_ms is None or expiring.created_ms < wanted.created_before_ms)
+    )
+
+
+class Range:
+    """A range of one partition's index; `first` moves on as entries are taken."""
+
+    def __init__(self, number: int, begin: bytes, first: bytes, last: bytes) -> None:
+        self.number = number
+        self.begin = begin
+        self.first = first
+        self.last = last
+        self.is_done = False
+
+    def entries(self, members: Iterable[bytes]) -> Iterator[Entry]:
+        """What the members say; the place of an entry begins with its time, if it has one."""
+        cut = len(self.begin)
+        timed = self.begin[1:2] != b"i"
+
+        for member in members:
+            place = member[cut:]
+            name, parent = place[DIGITS:] if timed else place, b""
+            if self.begin == TOLD:
+                length, _, name = name.partition(b":")
+                size = int(length) if length.isdigit() else 0
+                parent, name = name[:size], name[size:]
+
+            yield Entry(place, name, parent, member)
+
+
+def merged(
+    ranges: Sequence[Range], replies: Sequence[list[bytes]], page: int
+) -> list[tuple[int, Entry]]:
+    """The first `page` entries of all ranges, in order; each range goes on after what was taken."""
+    numbered = (
+        [(entry.place, place, entry) for entry in one.entries(members)]
+        for place, (one, members) in enumerate(zip(ranges, replies, strict=True))
+    )
+    taken = [0] * len(ranges)
+    found: list[tuple[int, Entry]] = []
+
+    for _, place, entry in heapq.merge(*numbered):
+        if len(found) == page:
+            break
+
+        found.append((ranges[place].number, entry))
+        ranges[place].first = b"(" + entry.member
+        taken[place] += 1
+
+    for one, members, count in zip(ranges, replies, taken, strict=True):
+        one.is_done = len(members) < page and count == len(members)
+
+    return found

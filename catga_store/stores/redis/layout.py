@@ -1,0 +1,195 @@
+"""What a Redis store holds: the keys of its records, and how heads and conditions are written."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import UsageError
+from catga_store.keys import WAIT
+from catga_store.keys import Key
+from catga_store.keys import partition_of
+from catga_store.records import Head
+from catga_store.records import Item
+from catga_store.records import Record
+from catga_store.records import Terms
+
+__all__ = [
+    "FIRST_MS",
+    "LAST_MS",
+    "LAYOUT",
+    "MARKER",
+    "Layout",
+    "check_prefix",
+    "corrupt",
+    "encode",
+    "has_expired",
+    "id_of",
+    "read_head",
+    "read_record",
+    "read_wait",
+    "write_head",
+]
+
+LAYOUT = 1
+"""The version of what a store keeps, and where."""
+MARKER = -2
+_LOWEST, _HIGHEST = -5, 6
+FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
+
+_heads: msgspec.json.Decoder[tuple[Any, ...]] = msgspec.json.Decoder(
+    tuple[
+        str, int, int, int, int, int | None, int | None,  # commits to expires_ms
+        str, int, str, str | None, int, str | None, str | None,  # type to claim
+    ]
+)  # fmt: skip
+_terms: msgspec.json.Decoder[tuple[Any, ...]] = msgspec.json.Decoder(
+    tuple[tuple[str, ...], bool, int | None, str | None]
+)
+encode = msgspec.json.Encoder().encode
+
+
+class Layout:
+    """Where the records of a store lie, by partition; see the package."""
+
+    def __init__(self, prefix: str, partitions: int) -> None:
+        self.prefix = check_prefix(prefix)
+        self.partitions = partitions
+        self.tags = tags = [f"{{{prefix}{n}}}:".encode() for n in range(partitions)]
+        self.layout = tags[0] + b"layout"
+        self.flow = [tag + b"flow:" for tag in tags]
+        self.steps = [tag + b"steps:" for tag in tags]
+        self.wait = [tag + b"wait:" for tag in tags]
+        self.items = [tag + b"items:" for tag in tags]
+        self.log = [tag + b"commit:" for tag in tags]
+        self.index = [tag + b"index" for tag in tags]
+
+    def partition(self, any_id: str) -> int:
+        """Answer where a record lies, by its id."""
+        return 0 if self.partitions == 1 else partition_of(any_id, self.partitions)
+
+    def keys(self, key: Key) -> tuple[bytes, bytes]:
+        """Answer the two keys of a record: flow and steps, or condition and items."""
+        number, data = self.partition(key.id), key.id.encode()
+        if key.kind == WAIT:
+            return self.wait[number] + data, self.items[number] + data
+
+        return self.flow[number] + data, self.steps[number] + data
+
+
+def check_prefix(prefix: object) -> str:
+    """Answer a prefix that keys can begin with, else raise `UsageError`."""
+    if (
+        isinstance(prefix, str)
+        and prefix
+        and prefix.isprintable()
+        and not re.search(r"[{}]|\d\Z", prefix)
+        and len(prefix.encode()) <= 64  # noqa: PLR2004  the message says it
+    ):
+        return prefix
+
+    message = (
+        f"prefix is {prefix!r}; it must be 1 to 64 bytes of printable text without braces that does"
+        " not end with a digit, as 'dslflow:'; nothing was sent"
+    )
+    raise UsageError(message)
+
+
+def write_head(head: Head) -> bytes:
+    """A head as it is stored, but for its commits, which the script adds."""
+    version, status, created, updated, kind, kind_version, position, error, attempts = head[:9]
+    owner, claim, due, expires = head[9:13]
+    return encode(
+        (
+            *("", version, status, created, updated, due, expires),
+            *(kind, kind_version, position, error, attempts, owner, claim),
+        )
+    )
+
+
+def read_head(key: Key, text: Any) -> Head:
+    """A stored head; `CorruptRecordError` if it is none."""
+    try:
+        fields = _heads.decode(text)
+    except (msgspec.DecodeError, TypeError) as error:
+        raise corrupt(key, text) from error
+
+    if (
+        not _LOWEST <= fields[2] <= _HIGHEST
+        or not FIRST_MS <= fields[3] <= LAST_MS
+        or not FIRST_MS <= fields[4] <= LAST_MS
+    ):
+        raise corrupt(key, text)
+
+    commits = tuple(fields[0].split())
+    revision = commits[0] if commits else ""
+    return Head.of((*fields[1:5], *fields[7:14], *fields[5:7], revision, commits))
+
+
+def corrupt(key: Key, found: object) -> CorruptRecordError:
+    """The error of a record that cannot be read."""
+    message = (
+        f"{key} cannot be read: {repr(found)[:100]} is none of this library's; it is left as it is"
+    )
+    return CorruptRecordError(message, key=tuple(key))
+
+
+def _text(key: Key, data: Any) -> str:
+    try:
+        text: str = data.decode()
+    except (AttributeError, UnicodeDecodeError) as error:
+        raise corrupt(key, data) from error
+
+    return text
+
+
+def id_of(kind: str, data: bytes) -> str:
+    """The id at the end of a key or member; `CorruptRecordError` if it is no text."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise corrupt(Key(kind, repr(data)[:100]), "its id") from error
+
+
+def _read_terms(key: Key, data: Any) -> Terms:
+    try:
+        return Terms(*_terms.decode(data))
+    except (msgspec.DecodeError, TypeError) as error:
+        raise corrupt(key, data) from error
+
+
+def read_record(key: Key, head: Any, body: Any, now_ms: int) -> Record | None:
+    """A flow or progress record, `None` if there is none or it has expired."""
+    if head is None and body is None:
+        return None
+
+    read = read_head(key, head)
+    if body is None:
+        raise corrupt(key, body)
+
+    return None if has_expired(read, now_ms) else Record(read, body)
+
+
+def read_wait(key: Key, reply: Any) -> Record:
+    """A condition in any state."""
+    head, terms, flat = reply
+    read = read_head(key, head)
+    hidden = read.status < 0
+    items: list[Item] = []
+
+    for child, value in zip(flat[::2], flat[1::2], strict=True):
+        member, done, success = value[:1], value[1:2], value[2:3]
+        if done == b"1" and (hidden or member == b"1"):
+            items.append(Item(_text(key, child), success == b"1", value[3:]))
+        elif done not in (b"0", b"1"):
+            raise corrupt(key, value)
+
+    return Record(read, b"", _read_terms(key, terms), tuple(items))
+
+
+def has_expired(head: Head, now_ms: int) -> bool:
+    """Whether a record is absent to every operation."""
+    return head.expires_ms is not None and head.expires_ms <= now_ms

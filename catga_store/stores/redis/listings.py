@@ -1,0 +1,375 @@
+"""What is due, pages, counts and scans: the index says which, their heads whether."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+from catga_store.conversation import Command
+from catga_store.conversation import Conversation
+from catga_store.errors import CorruptRecordError
+from catga_store.keys import FLOW
+from catga_store.keys import PROGRESS
+from catga_store.keys import WAIT
+from catga_store.keys import Key
+from catga_store.records import PENDING
+from catga_store.records import Count
+from catga_store.records import Due
+from catga_store.records import Find
+from catga_store.records import Found
+from catga_store.records import Head
+from catga_store.records import Overdue
+from catga_store.records import Read
+from catga_store.records import Scan
+from catga_store.records import Scanned
+from catga_store.stores.redis.index import DIGITS
+from catga_store.stores.redis.index import PAGE
+from catga_store.stores.redis.index import TOLD
+from catga_store.stores.redis.index import Entry
+from catga_store.stores.redis.index import Range
+from catga_store.stores.redis.index import bounds_of
+from catga_store.stores.redis.index import is_listed
+from catga_store.stores.redis.index import listing_of
+from catga_store.stores.redis.index import merged
+from catga_store.stores.redis.index import named
+from catga_store.stores.redis.index import stamp_of
+from catga_store.stores.redis.index import stamp_of_creation
+from catga_store.stores.redis.index import stamp_of_due
+from catga_store.stores.redis.layout import MARKER
+from catga_store.stores.redis.layout import Layout
+from catga_store.stores.redis.layout import has_expired
+from catga_store.stores.redis.layout import id_of
+from catga_store.stores.redis.layout import read_head
+from catga_store.stores.redis.layout import read_wait
+from catga_store.stores.redis.reads import Reads
+from catga_store.stores.redis.reads import read_steps
+from catga_store.stores.redis.refusals import check
+from catga_store.stores.redis.refusals import raise_for
+from catga_store.stores.redis.scripts import READ_WAIT
+from catga_store.stores.redis.scripts import STEPS
+from catga_store.stores.redis.scripts import call
+from catga_store.stores.redis.sweeping import Sweeping
+from catga_store.stores.redis.wire import Exchange
+
+__all__ = ["Listings"]
+
+
+class Listings:
+    """`Due`, `Overdue`, `Find`, `Count` and `Scan`."""
+
+    def __init__(
+        self, layout: Layout, exchange: Exchange, reads: Reads, sweeping: Sweeping
+    ) -> None:
+        self._layout = layout
+        self._exchange = exchange
+        self._reads = reads
+        self._sweeping = sweeping
+
+    def due(self, request: Due) -> Conversation[tuple[Found, ...]]:
+        now_ms, limit, wanted = request.now_ms, request.limit, request.type
+        upto = stamp_of(now_ms + 1)
+
+        def flow(head: Head, _parent: Head | None) -> bool:
+            return _is_due(head, now_ms) and (wanted is None or head.type in {"", wanted})
+
+        def wait(head: Head, parent: Head | None) -> bool:
+            is_ours = (
+                wanted is None
+                or parent is None
+                or parent.type in {"", wanted}
+                or has_expired(parent, now_ms)
+            )
+            return is_ours and _is_due(head, now_ms)
+
+        begins = [b"fd"] if wanted is None else [b"fe" + named(name) for name in ("", wanted)]
+        flows = [(begin, b"[" + begin, b"(" + begin + upto) for begin in begins]
+        told = [(TOLD, b"[" + TOLD, b"(" + TOLD + upto)]
+        found = yield from self._gather(FLOW, flows, limit, flow, stamp_of_due)
+        found += yield from self._gather(
+            WAIT, told, limit, wait, stamp_of_due, parents=wanted is not None
+        )
+        found.sort(key=lambda entry: entry.head.due_ms or 0)
+        return tuple(found)
+
+    def overdue(self, request: Overdue) -> Conversation[tuple[Found, ...]]:
+        now_ms = request.now_ms
+
+        def is_overdue(head: Head, _parent: Head | None) -> bool:
+            return head.status == PENDING and _is_due(head, now_ms)
+
+        deadlines = (b"wd", b"[wd", b"(wd" + stamp_of(now_ms + 1))
+        return tuple(
+            (
+                yield from self._gather(
+                    WAIT, [deadlines], request.limit, is_overdue, stamp_of_due, strict=True
+                )
+            )
+        )
+
+    def find(self, request: Find) -> Conversation[tuple[Found, ...]]:
+        wanted, now_ms = request.filter, request.now_ms
+
+        def matches(head: Head, _parent: Head | None) -> bool:
+            return (
+                not has_expired(head, now_ms)
+                and (wanted.status is None or head.status == wanted.status)
+                and (wanted.type is None or head.type == wanted.type)
+                and (wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms)
+            )
+
+        listing = [(listing_of(wanted), *bounds_of(wanted, request.after))]
+        return tuple(
+            (
+                yield from self._gather(
+                    wanted.kind, listing, request.limit, matches, stamp_of_creation, strict=True
+                )
+            )
+        )
+
+    def _gather(
+        self,
+        kind: str,
+        bounds: Sequence[tuple[bytes, bytes, bytes]],
+        limit: int | None,
+        matches: Callable[[Head, Head | None], bool],
+        stamp: Callable[[Head], bytes],
+        *,
+        parents: bool = False,
+        strict: bool = False,
+    ) -> Conversation[list[Found]]:
+        """The first records in these ranges of the index of all partitions, merged.
+
+        A page of the index and the heads that it names are two round trips, and more where many
+        entries do not match. An entry counts only if its record still has the `stamp` by which it
+        stands there. What cannot be read is passed over with a warning, unless this is `strict`.
+        """
+        ranges = [
+            Range(number, *bound) for number in range(self._layout.partitions) for bound in bounds
+        ]
+        found: list[Found] = []
+        most = math.inf if limit is None else limit
+
+        while ranges and len(found) < most:
+            page = int(min(most - len(found), PAGE))
+            replies = yield from self._exchange.ask(
+                [self._range_command(one, page) for one in ranges]
+            )
+            check(replies)
+            listed = merged(ranges, replies, page)
+            ranges = [one for one in ranges if not one.is_done]
+            heads = yield from self._heads(kind, listed, parents=parents)
+
+            for (_, entry), texts in zip(listed, heads, strict=True):
+                try:
+                    one = _found(kind, entry, texts, matches, stamp)
+                except CorruptRecordError as error:
+                    if strict:
+                        raise
+
+                    _warn(error)
+                    continue
+
+                if one is not None:
+                    found.append(one)
+
+        return found
+
+    def _range_command(self, one: Range, page: int) -> Command:
+        index = self._layout.index[one.number]
+        words = b"ZRANGEBYLEX", index, one.first, one.last, b"LIMIT", 0, page
+        return Command(words, index)
+
+    def _heads(
+        self, kind: str, listed: Sequence[tuple[int, Entry]], *, parents: bool
+    ) -> Conversation[list[tuple[Any, Any]]]:
+        """The stored heads of entries, each with that of its parent if that is asked for."""
+        keys = self._layout.flow if kind == FLOW else self._layout.wait
+        commands = [_head_command(keys[number] + entry.id) for number, entry in listed]
+        if parents:
+            commands += [
+                _head_command(self._layout.flow[number] + entry.parent) for number, entry in listed
+            ]
+
+        replies = (yield from self._exchange.ask(commands)) if commands else []
+        if not parents:
+            return [(reply, None) for reply in replies]
+
+        return list(zip(replies[: len(listed)], replies[len(listed) :], strict=True))
+
+    def count(self, request: Count) -> Conversation[int]:
+        wanted, now_ms = request.filter, request.now_ms
+        if wanted.updated_before_ms is not None:
+            return (yield from self._count_by_heads(request))
+
+        first, last = bounds_of(wanted, None)
+        replies = yield from self._exchange.ask(
+            [
+                command
+                for number, index in enumerate(self._layout.index)
+                for command in (
+                    self._sweeping.expired(number, now_ms, PAGE),
+                    Command((b"ZLEXCOUNT", index, first, last), index),
+                )
+            ]
+        )
+        check(replies)
+        total: int = sum(replies[1::2])
+
+        for number, page in enumerate(replies[::2]):
+            members: list[bytes] = page
+            while members:
+                total -= sum(is_listed(wanted, member) for member in members)
+                if len(members) < PAGE:
+                    break
+
+                command = self._sweeping.expired(number, now_ms, PAGE, after=members[-1])
+                (members,) = yield from self._exchange.ask([command])
+                check([members])
+
+        return total
+
+    def _count_by_heads(self, request: Count) -> Conversation[int]:
+        """What the index does not know by itself is counted page by page."""
+        total, after = 0, None
+
+        while True:
+            find = Find(request.filter, after, PAGE, request.now_ms)
+            found = yield from self.find(find)
+            total += len(found)
+            if len(found) < PAGE:
+                return total
+
+            after = found[-1].head.created_ms, found[-1].key.id
+
+    def scan(self, request: Scan) -> Conversation[tuple[Scanned, ...]]:
+        """`Scan`; early completions come as a record whose status is negative, without terms."""
+        kind, after = request.kind, request.after
+        begin = {FLOW: b"fi", PROGRESS: b"pi", WAIT: b"wi"}[kind]
+        first, last = b"[" + begin, b"(" + begin[:1] + b"j"
+        if after is not None:
+            # Of the flow whose progress was answered last there may be more.
+            first = (b"[" if kind == PROGRESS else b"(") + begin + after.id.encode()
+
+        ranges = [Range(number, begin, first, last) for number in range(self._layout.partitions)]
+
+        while ranges:
+            page = min(request.limit, PAGE)
+            replies = yield from self._exchange.ask(
+                [self._range_command(one, page) for one in ranges]
+            )
+            check(replies)
+            listed = merged(ranges, replies, page)
+            ranges = [one for one in ranges if not one.is_done]
+            ids = [id_of(kind, entry.id) for _, entry in listed]
+            if kind == PROGRESS:
+                found = yield from self._scan_progress(ids, request)
+            else:
+                found = yield from self._scan_records(kind, ids, request.now_ms)
+
+            if found:
+                return tuple(found)
+
+        return ()
+
+    def _scan_records(
+        self, kind: str, ids: Sequence[str], now_ms: int
+    ) -> Conversation[list[Scanned]]:
+        keys = [Key(kind, one) for one in ids]
+        if kind == FLOW:
+            records = yield from self._reads.read(Read(tuple(keys), now_ms))
+            return [
+                Scanned(key, record)
+                for key, record in zip(keys, records, strict=True)
+                if record is not None
+            ]
+
+        commands = [call(READ_WAIT, self._layout.keys(key), ()) for key in keys]
+        replies = (yield from self._exchange.ask(commands)) if commands else []
+        found: list[Scanned] = []
+
+        for key, reply in zip(keys, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise_for(key, reply)
+
+            record = None if reply is None else read_wait(key, reply)
+            if (
+                record is not None
+                and record.head.status > MARKER
+                and not has_expired(record.head, now_ms)
+            ):
+                found.append(Scanned(key, record))
+
+        return found
+
+    def _scan_progress(self, ids: Sequence[str], request: Scan) -> Conversation[list[Scanned]]:
+        """The steps of so many flows as it takes; those of one flow are few."""
+        after, found = request.after, list[Scanned]()
+
+        for flow_id in ids:
+            if len(found) >= request.limit:
+                break
+
+            keys = self._layout.keys(Key(FLOW, flow_id))
+            (reply,) = yield from self._exchange.ask([call(STEPS, keys, ("1",))])
+            found += [
+                Scanned(key, record)
+                for key, record in read_steps(flow_id, reply, request.now_ms)
+                if after is None or key > after
+            ]
+
+        return found[: request.limit]
+
+
+def _found(
+    kind: str,
+    entry: Entry,
+    texts: tuple[Any, Any],
+    matches: Callable[[Head, Head | None], bool],
+    stamp: Callable[[Head], bytes],
+) -> Found | None:
+    """The record of an entry, if it is there and still stands where the index says."""
+    text, parent_text = texts
+    key = Key(kind, id_of(kind, entry.id))
+    for answer in texts:
+        if isinstance(answer, Exception):
+            raise_for(key, answer)
+
+    if text is None:
+        return None
+
+    head = read_head(key, text)
+    parent = None
+    if parent_text is not None:
+        parent = read_head(Key(FLOW, id_of(FLOW, entry.parent)), parent_text)
+
+    is_there = stamp(head) == entry.place[:DIGITS] and head.status >= 0
+    return Found(key, head) if is_there and matches(head, parent) else None
+
+
+def _is_due(head: Head, now_ms: int) -> bool:
+    return head.due_ms is not None and head.due_ms <= now_ms and not has_expired(head, now_ms)
+
+
+def _head_command(key: bytes) -> Command:
+    return Command((b"HGET", key, b"head"), key)
+
+
+def _warn(error: CorruptRecordError) -> None:
+    """Log what was passed over, for each record once in a while: workers poll."""
+    now = time.monotonic()
+    if now - _warned.get(error.key, -math.inf) > _WARN_AGAIN_SECONDS:
+        if len(_warned) > _WARNED_MOST:
+            _warned.clear()
+
+        _warned[error.key] = now
+        _log.warning("passed over: %s", error)
+
+
+_log = logging.getLogger(__name__)
+_warned: dict[object, float] = {}
+_WARNED_MOST = 1000
+_WARN_AGAIN_SECONDS = 30

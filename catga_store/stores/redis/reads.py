@@ -1,0 +1,128 @@
+"""Reads of records by their keys: one round trip each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from catga_store.conversation import Command
+from catga_store.conversation import Conversation
+from catga_store.conversation import NotSentError
+from catga_store.conversation import Pipe
+from catga_store.conversation import ReplyLostError
+from catga_store.keys import FLOW
+from catga_store.keys import PROGRESS
+from catga_store.keys import WAIT
+from catga_store.keys import Key
+from catga_store.records import Found
+from catga_store.records import Read
+from catga_store.records import Record
+from catga_store.records import Steps
+from catga_store.stores.redis.layout import Layout
+from catga_store.stores.redis.layout import corrupt
+from catga_store.stores.redis.layout import has_expired
+from catga_store.stores.redis.layout import read_head
+from catga_store.stores.redis.layout import read_record
+from catga_store.stores.redis.layout import read_wait
+from catga_store.stores.redis.refusals import raise_for
+from catga_store.stores.redis.scripts import READ_WAIT
+from catga_store.stores.redis.scripts import STEPS
+from catga_store.stores.redis.scripts import call
+from catga_store.stores.redis.wire import Exchange
+
+__all__ = ["Reads", "read_steps"]
+
+
+class Reads:
+    """`Read` and `Steps`."""
+
+    def __init__(self, layout: Layout, exchange: Exchange) -> None:
+        self._layout = layout
+        self._exchange = exchange
+
+    def read(self, request: Read) -> Conversation[tuple[Record | None, ...]]:
+        keys = request.keys
+        if len(keys) == 1 and keys[0].kind == FLOW:
+            return (yield from self._read_flow(keys[0], request.now_ms))
+
+        commands: list[Command] = []
+        for key in keys:
+            first, second = self._layout.keys(key)
+            if key.kind == FLOW:
+                commands.append(Command((b"HMGET", first, b"head", b"body"), first))
+            elif key.kind == WAIT:
+                commands.append(call(READ_WAIT, (first, second), ()))
+            else:
+                step = b"%d" % key.step
+                commands.append(Command((b"HMGET", first, b"head"), first))
+                commands.append(Command((b"HMGET", second, b"h" + step, b"b" + step), second))
+
+        replies = iter((yield from self._exchange.ask(commands)) if commands else ())
+        return tuple([self._answer(key, replies, request.now_ms) for key in keys])
+
+    def _read_flow(self, key: Key, now_ms: int) -> Conversation[tuple[Record | None, ...]]:
+        """What most reads are: one flow."""
+        first = self._layout.flow[self._layout.partition(key.id)] + key.id.encode()
+        command = Command((b"HMGET", first, b"head", b"body"), first)
+        try:
+            (reply,) = yield Pipe((command,), writes=False)
+        except (NotSentError, ReplyLostError):
+            (reply,) = yield from self._exchange.ask([command])
+
+        if type(reply) is not list:
+            raise_for(key, reply)
+
+        return (read_record(key, reply[0], reply[1], now_ms),)
+
+    def _answer(self, key: Key, replies: Iterator[Any], now_ms: int) -> Record | None:
+        reply = next(replies)
+        if isinstance(reply, Exception):
+            raise_for(key, reply)
+
+        if key.kind == FLOW:
+            return read_record(key, reply[0], reply[1], now_ms)
+
+        if key.kind == PROGRESS:
+            flow, reply = reply[0], next(replies)
+            if isinstance(reply, Exception):
+                raise_for(key, reply)
+
+            gone = flow is not None and has_expired(read_head(Key(FLOW, key.id), flow), now_ms)
+            return None if gone else read_record(key, reply[0], reply[1], now_ms)
+
+        if reply is None:
+            return None
+
+        record = read_wait(key, reply)
+        hidden = record.head.status < 0 or has_expired(record.head, now_ms)
+        return None if hidden else record
+
+    def steps(self, request: Steps) -> Conversation[tuple[Found, ...]]:
+        keys = self._layout.keys(Key(FLOW, request.flow_id))
+        (reply,) = yield from self._exchange.ask([call(STEPS, keys, ("0",))])
+        records = read_steps(request.flow_id, reply, request.now_ms)
+        return tuple([Found(key, record.head) for key, record in records])
+
+
+def read_steps(flow_id: str, reply: Any, now_ms: int) -> list[tuple[Key, Record]]:
+    """The progress of a flow by step; nothing if the flow has expired."""
+    flow_key = Key(FLOW, flow_id)
+    if isinstance(reply, Exception):
+        raise_for(flow_key, reply)
+
+    if reply[0] is not None and has_expired(read_head(flow_key, reply[0]), now_ms):
+        return []
+
+    found: list[tuple[Key, Record]] = []
+    for step, head, body in zip(reply[1::3], reply[2::3], reply[3::3], strict=True):
+        if not step.isdigit():
+            raise corrupt(flow_key, step)
+
+        key = Key(PROGRESS, flow_id, int(step))
+        found.append((key, Record(read_head(key, head), body or b"")))
+
+    return sorted(found, key=_by_key)
+
+
+def _by_key(entry: tuple[Key, Record]) -> Key:
+    return entry[0]

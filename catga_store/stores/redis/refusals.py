@@ -1,0 +1,159 @@
+"""What a server refuses, as errors of ours that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from typing import NoReturn
+
+from redis import exceptions
+
+from catga_store.errors import CatgaStoreError
+from catga_store.errors import CommitUncertainError
+from catga_store.errors import StoreConfigError
+from catga_store.errors import StoreUnavailableError
+from catga_store.keys import Key
+from catga_store.stores.redis.layout import corrupt
+
+__all__ = ["check", "raise_for", "raise_refusal", "refusal", "unavailable", "uncertain"]
+
+_UNWRITTEN = "; nothing was written"
+
+_REFUSALS: tuple[
+    tuple[type[Exception] | None, tuple[str, ...], type[CatgaStoreError], str], ...
+] = (
+    (
+        exceptions.AuthenticationError,
+        ("NOAUTH", "WRONGPASS", "invalid username-password"),
+        StoreConfigError,
+        "the server wants another user or password: give them in the URL, or to the client",
+    ),
+    (
+        exceptions.NoPermissionError,
+        ("NOPERM", "ACL failure", "executing the script can't"),
+        StoreConfigError,
+        "the server's ACL refuses what `catga_store.stores.redis` says it needs: allow it this user",
+    ),
+    (
+        exceptions.OutOfMemoryError,
+        ("OOM command",),
+        StoreUnavailableError,
+        "the server is out of memory: free some or raise maxmemory, then try again",
+    ),
+    (
+        exceptions.ReadOnlyError,
+        ("READONLY",),
+        StoreUnavailableError,
+        "the server is a read-only replica: connect to the primary, or wait for the failover to end",
+    ),
+    (
+        exceptions.BusyLoadingError,
+        ("LOADING",),
+        StoreUnavailableError,
+        "the server is still loading its data: try again in a while",
+    ),
+    (
+        exceptions.MasterDownError,
+        ("MASTERDOWN",),
+        StoreUnavailableError,
+        "the server is a replica that has lost its primary: wait for the failover to end",
+    ),
+    (
+        exceptions.ClusterDownError,
+        ("CLUSTERDOWN",),
+        StoreUnavailableError,
+        "the cluster does not serve this partition now: bring its node back, or wait for the failover",
+    ),
+    (
+        exceptions.AskError,
+        ("MOVED",),
+        StoreConfigError,
+        "the server is a node of a cluster: open it as redis+cluster://, or with a RedisCluster client",
+    ),
+    (
+        exceptions.TryAgainError,
+        ("TRYAGAIN",),
+        StoreUnavailableError,
+        "the cluster is moving this partition to another node: try again",
+    ),
+    (
+        None,
+        ("MISCONF",),
+        StoreUnavailableError,
+        "the server cannot save to its disk and refuses writes: mend that, then try again",
+    ),
+    (
+        None,
+        ("NOREPLICAS",),
+        StoreUnavailableError,
+        "too few replicas are connected for the server to accept writes: bring them back",
+    ),
+    (
+        None,
+        ("BUSY ",),
+        StoreUnavailableError,
+        "the server is busy with somebody's long script: try again, or end it with SCRIPT KILL",
+    ),
+    (
+        None,
+        ("WRONGTYPE",),
+        StoreConfigError,
+        "a key of this store holds what is none of this library's: use another prefix, or remove it",
+    ),
+    (
+        None,
+        ("unknown command", "Unknown Redis command", "CROSSSLOT"),
+        StoreConfigError,
+        "the server is none that the store can use: it needs Redis 6.2 or later, or Valkey",
+    ),
+)
+
+
+def refusal(error: Exception) -> CatgaStoreError:
+    """What to tell of an error that the server answered."""
+    said = str(error)
+
+    for kind, texts, ours, advice in _REFUSALS:
+        if (kind is not None and isinstance(error, kind)) or any(text in said for text in texts):
+            return ours(f"{advice}{_UNWRITTEN} (the server said: {said})")
+
+    if isinstance(error, exceptions.ConnectionError):
+        return StoreUnavailableError(f"the server refuses to be used: {said}{_UNWRITTEN}")
+
+    return StoreConfigError(f"the server refused what the store asked: {said}{_UNWRITTEN}")
+
+
+def raise_refusal(error: Exception) -> NoReturn:
+    """Raise what an error that the server answered means."""
+    raise refusal(error) from error
+
+
+def check(replies: Iterable[object]) -> None:
+    """Raise the first refusal among replies."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise_refusal(reply)
+
+
+def uncertain(commit_id: str, keys: Iterable[Key], error: Exception) -> CommitUncertainError:
+    """The error of a commit that got no answer in time."""
+    named = tuple(dict.fromkeys(keys))
+    message = (
+        f"commit {commit_id} was sent and its outcome is not known ({error});"
+        " resolve_commit(error) settles whether it was written"
+    )
+    return CommitUncertainError(message, commit_id=commit_id, keys=named)
+
+
+def unavailable(error: Exception) -> StoreUnavailableError:
+    """The error of what was never sent."""
+    return StoreUnavailableError(f"{error}{_UNWRITTEN}")
+
+
+def raise_for(key: Key, error: Any) -> NoReturn:
+    """Raise what an error among replies means for the record that was asked for."""
+    said = str(error)
+    if "WRONGTYPE" in said or said.startswith("CORRUPT"):
+        raise corrupt(key, said) from error
+
+    raise_refusal(error)

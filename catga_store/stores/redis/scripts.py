@@ -1,0 +1,65 @@
+"""The scripts that the server runs: their sources, and calls of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha1
+from pathlib import Path
+from typing import NamedTuple
+
+from catga_store.conversation import Command
+
+__all__ = [
+    "COMMIT",
+    "EXTEND",
+    "LAY_OUT",
+    "READ_WAIT",
+    "RESOLVE",
+    "STEPS",
+    "SWEEP",
+    "Script",
+    "call",
+    "with_source",
+]
+
+
+class Script(NamedTuple):
+    """A script and its digest."""
+
+    sha: bytes
+    source: bytes
+
+
+def _script(name: str, *, shared: bool) -> Script:
+    here = Path(__file__).parent
+    source = (here / f"{name}.lua").read_bytes()
+    if shared:
+        source = (here / "records.lua").read_bytes() + source
+
+    return Script(sha1(source, usedforsecurity=False).hexdigest().encode(), source)
+
+
+COMMIT = _script("commit", shared=True)
+EXTEND = _script("extend", shared=True)
+SWEEP = _script("sweep", shared=True)
+RESOLVE = _script("resolve", shared=False)
+LAY_OUT = _script("layout", shared=False)
+READ_WAIT = _script("read_wait", shared=False)
+STEPS = _script("steps", shared=False)
+
+_SOURCES = {
+    script.sha: script.source
+    for script in (COMMIT, EXTEND, SWEEP, RESOLVE, LAY_OUT, READ_WAIT, STEPS)
+}
+
+
+def call(script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Command:
+    """The call of a script by its digest."""
+    return Command((b"EVALSHA", script.sha, len(keys), *keys, *arguments), keys[0])
+
+
+def with_source(command: Command) -> Command:
+    """The same call of a script for a server that does not know it."""
+    sha = command.words[1]
+    assert isinstance(sha, bytes)  # noqa: S101  only scripts can be unknown
+    return Command((b"EVAL", _SOURCES[sha], *command.words[2:]), command.key)

@@ -1,0 +1,80 @@
+"""What is asked before anything else: whether the server will do, and the store's layout."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from redis import exceptions
+
+from catga_store.conversation import Command
+from catga_store.conversation import Conversation
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import PartitionCountError
+from catga_store.errors import StoreConfigError
+from catga_store.stores.redis.layout import LAYOUT
+from catga_store.stores.redis.layout import Layout
+from catga_store.stores.redis.refusals import raise_refusal
+from catga_store.stores.redis.refusals import refusal
+from catga_store.stores.redis.scripts import LAY_OUT
+from catga_store.stores.redis.scripts import call
+from catga_store.stores.redis.wire import Exchange
+
+__all__ = ["prepare"]
+
+OLDEST = 6, 2
+"""The oldest version of Redis that will do."""
+
+
+def prepare(layout: Layout, exchange: Exchange) -> Conversation[None]:
+    """See that the server will do, and that the store is laid out as it was opened."""
+    key = layout.layout
+    (info,) = yield from exchange.ask([Command((b"INFO", b"server"), key)])
+    if isinstance(info, Exception):
+        if not isinstance(refusal(info), StoreConfigError) or isinstance(
+            info, exceptions.AuthenticationError
+        ):
+            raise_refusal(info)
+    else:
+        _check_version(info)
+
+    keys = key, key.removesuffix(b"layout") + b"probe"
+    lay_out = call(LAY_OUT, keys, (LAYOUT, layout.partitions))
+    (stored,) = yield from exchange.ask([lay_out], writes=True)
+    if isinstance(stored, Exception):
+        raise_refusal(stored)
+
+    _check_layout(stored, layout.partitions)
+
+
+def _check_version(info: bytes) -> None:
+    found = re.search(rb"^redis_version:(\d+)\.(\d+)", info, re.MULTILINE)
+    if found is not None and (int(found[1]), int(found[2])) < OLDEST:
+        message = (
+            f"the server is Redis {int(found[1])}.{int(found[2])}; the store needs Redis"
+            f" {OLDEST[0]}.{OLDEST[1]} or later, or Valkey; nothing was written"
+        )
+        raise StoreConfigError(message)
+
+
+def _check_layout(layout: Sequence[Any], partitions: int) -> None:
+    try:
+        version, stored = map(int, layout)
+    except (TypeError, ValueError) as error:
+        message = f"the layout of the store cannot be read: it is {layout!r}; it is left as it is"
+        raise CorruptRecordError(message, key=None) from error
+
+    if version != LAYOUT:
+        message = (
+            f"the store is laid out in version {version}, this catga_store knows {LAYOUT};"
+            " use the release that wrote it, or copy it to a new store"
+        )
+        raise StoreConfigError(message)
+
+    if stored != partitions:
+        message = (
+            f"the store was laid out with {stored} partitions and opened with {partitions};"
+            f" open it with partitions={stored}; nothing was read or written"
+        )
+        raise PartitionCountError(message, expected=stored, actual=partitions)
