@@ -102,6 +102,7 @@ ALLOWED: dict[str, set[str]] = {
     "stores.redis.reads": WAIST
     | {f"stores.redis.{name}" for name in ("layout", "scripts", "refusals", "wire")},
     "stores.redis.sweeping": WAIST
+    | {"stores.redis.words"}
     | {f"stores.redis.{name}" for name in ("layout", "scripts", "refusals", "wire", "index")},
     "stores.redis.commits": WAIST
     | {f"stores.redis.{name}" for name in ("layout", "scripts", "refusals", "wire", "words")}

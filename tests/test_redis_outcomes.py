@@ -1,6 +1,7 @@
 """What becomes of a commit when the connection to Redis fails: never a false conflict or a double.
 
-Every store here speaks through a proxy that loses requests or replies when it is told to.
+Every store here speaks through a proxy that loses requests or replies when it is told to. Blocking,
+asyncio and trio stores are told the same.
 """
 
 from __future__ import annotations
@@ -12,8 +13,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
 
 import catga_store as cs
+from catga_store.conversation import ReplyLostError
+from catga_store.testing import AsyncFace
+from catga_store.testing import BlockingFace
+from catga_store.testing import Face
+from catga_store.testing import ManualClock
 from catga_store.testing.proxy import Proxy
 from catga_store.testing.proxy import Strike
 from catga_store.testing.servers import RedisServer
@@ -49,20 +56,26 @@ def prefix() -> str:
     return f"{uuid.uuid4().hex}:"
 
 
-@pytest.fixture
-def open_through(proxy: Proxy, prefix: str) -> Iterator[Callable[..., cs.Store]]:
-    """Open a store behind the proxy."""
-    opened: list[cs.Store] = []
+@pytest.fixture(params=["blocking", "asyncio", "trio"])
+def open_through(
+    request: pytest.FixtureRequest, proxy: Proxy, prefix: str
+) -> Iterator[Callable[..., Face]]:
+    """Open a store behind the proxy, by each of its faces."""
+    opened: list[Face] = []
 
-    def open_one(**options: Any) -> cs.Store:
+    def open_one(**options: Any) -> Face:
         url = f"redis://127.0.0.1:{proxy.port}?prefix={prefix}"
-        opened.append(cs.open_store(url, **options))
+        opened.append(
+            BlockingFace(lambda: cs.open_store(url, **options))
+            if request.param == "blocking"
+            else AsyncFace(lambda: cs.open_async_store(url, **options), backend=request.param)
+        )
         opened[-1].ping()
         return opened[-1]
 
     yield open_one
-    for store in opened:
-        store.close()
+    for face in opened:
+        face.close()
 
 
 @pytest.fixture
@@ -72,7 +85,7 @@ def direct(server: RedisServer, prefix: str) -> Iterator[cs.Store]:
         yield store
 
 
-def create(store: cs.Store, flow_id: str = "f") -> cs.FlowSnapshot[Any]:
+def create(store: cs.Store | Face, flow_id: str = "f") -> cs.FlowSnapshot[Any]:
     """Store a flow and answer it."""
     flow = cs.FlowSnapshot(flow_id, state={"n": 0})
     store.create(flow)
@@ -81,7 +94,7 @@ def create(store: cs.Store, flow_id: str = "f") -> cs.FlowSnapshot[Any]:
 
 @pytest.mark.parametrize("strike", LOST)
 def test_a_commit_survives_a_lost_connection(
-    strike: Strike, proxy: Proxy, open_through: Callable[..., cs.Store], direct: cs.Store
+    strike: Strike, proxy: Proxy, open_through: Callable[..., Face], direct: cs.Store
 ) -> None:
     """Sent again under its id it is applied once, and answers as it would have the first time."""
     store = open_through()
@@ -89,11 +102,11 @@ def test_a_commit_survives_a_lost_connection(
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
     flow.state["n"] = 1
     proxy.strike(strike, when=is_commit)
-    with store.session() as session:
+    with store.begin() as session:
         session.add(flow)
         session.complete_child("w", "a")
-        receipt = session.commit()
 
+    receipt = session.receipt
     assert proxy.struck == 1
     assert receipt.satisfied == ("w",)
     assert receipt.completions["w", "a"].accepted
@@ -105,7 +118,7 @@ def test_a_commit_survives_a_lost_connection(
 
 @pytest.mark.parametrize("strike", LOST)
 def test_a_read_survives_a_lost_connection(
-    strike: Strike, proxy: Proxy, open_through: Callable[..., cs.Store]
+    strike: Strike, proxy: Proxy, open_through: Callable[..., Face]
 ) -> None:
     """It is asked again; an outage is never `None`."""
     store = open_through()
@@ -116,7 +129,7 @@ def test_a_read_survives_a_lost_connection(
 
 
 def test_a_rival_between_the_commit_and_its_retry_is_no_conflict(
-    proxy: Proxy, open_through: Callable[..., cs.Store], direct: cs.Store
+    proxy: Proxy, open_through: Callable[..., Face], direct: cs.Store
 ) -> None:
     """The reply was lost and somebody has written since: the commit still answers as it was."""
     store = open_through()
@@ -142,11 +155,11 @@ def test_what_cannot_be_learnt_is_uncertain_and_can_be_settled(
     strike: Strike,
     applied: bool,
     proxy: Proxy,
-    open_through: Callable[..., cs.Store],
+    open_through: Callable[..., Face],
     direct: cs.Store,
 ) -> None:
     """After the timeout the error says so; `resolve_commit` answers the receipt, or fences."""
-    store = open_through(timeout=timedelta(seconds=1))
+    store = open_through(timeout=timedelta(milliseconds=300))
     flow = create(store)
     flow.state["n"] = 1
     proxy.strike(strike, times=1000, when=is_commit)
@@ -164,10 +177,10 @@ def test_what_cannot_be_learnt_is_uncertain_and_can_be_settled(
 
 @pytest.mark.parametrize("strike", ["hold the request", "hold the reply"])
 def test_a_commit_delayed_past_the_deadline_is_settled_for_good(
-    strike: Strike, proxy: Proxy, open_through: Callable[..., cs.Store], direct: cs.Store
+    strike: Strike, proxy: Proxy, open_through: Callable[..., Face], direct: cs.Store
 ) -> None:
     """What was given up is not applied when it arrives at last; what was applied is told."""
-    store = open_through(timeout=timedelta(milliseconds=500))
+    store = open_through(timeout=timedelta(milliseconds=300))
     flow = create(store)
     flow.state["n"] = 1
     proxy.strike(strike, times=1000, when=is_commit)
@@ -187,7 +200,7 @@ def test_a_commit_delayed_past_the_deadline_is_settled_for_good(
 
 
 def test_an_idle_connection_that_was_cut_is_replaced(
-    proxy: Proxy, open_through: Callable[..., cs.Store]
+    proxy: Proxy, open_through: Callable[..., Face]
 ) -> None:
     """A commit after it goes over a new connection, and is certain."""
     store = open_through()
@@ -199,7 +212,7 @@ def test_an_idle_connection_that_was_cut_is_replaced(
 
 
 def test_while_the_outcome_cannot_be_told_resolving_raises_again(
-    proxy: Proxy, open_through: Callable[..., cs.Store]
+    proxy: Proxy, open_through: Callable[..., Face]
 ) -> None:
     """`resolve_commit` on a dead line is uncertain too, and settles it later."""
     store = open_through(timeout=timedelta(milliseconds=300))
@@ -216,9 +229,147 @@ def test_while_the_outcome_cannot_be_told_resolving_raises_again(
 
 
 def test_a_server_of_another_age_is_refused(
-    server: RedisServer, proxy: Proxy, open_through: Callable[..., cs.Store]
+    server: RedisServer, proxy: Proxy, open_through: Callable[..., Face]
 ) -> None:
     """What says it is older than 6.2 is a configuration error, and nothing is written to it."""
     proxy.rewrite(b"redis_version:" + server.version[:1].encode(), b"redis_version:5")
     with pytest.raises(cs.StoreConfigError, match=r"Redis 5.* needs Redis 6.2 or later"):
         open_through()
+
+
+# --- writes that are no commits of records ----------------------------------------------------------
+
+HOUR = timedelta(hours=1)
+
+
+def is_noted(data: bytes) -> bool:
+    """Whether a request is a script that notes what it has done."""
+    return b"EVAL" in data and b":commit:" in data
+
+
+class Housekeeping:
+    """`extend`, `sweep` or `clear` of a store through the proxy, and whether it was done."""
+
+    def __init__(self, name: str, store: Face, direct: cs.Store, clock: ManualClock) -> None:
+        self.name = name
+        self.store = store
+        self._direct = direct
+        self._clock = clock
+        done = cs.FlowSnapshot("done", state={"n": 0}, status=cs.FlowStatus.COMPLETED)
+        direct.create(done)
+        create(direct)
+        if name == "sweep":
+            clock.advance(timedelta(days=8))
+
+        self._claimed = store.claim("f", lease=HOUR)
+        self._due = clock() + HOUR
+
+    def run(self) -> Any:
+        """Do it."""
+        if self.name == "extend":
+            return self.store.extend(self._claimed, 3 * HOUR)
+
+        return self.store.sweep() if self.name == "sweep" else self.store.clear()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the store is as it is afterwards."""
+        if self.name == "extend":
+            return self._direct.get_one("f").due_at == self._due + 2 * HOUR
+
+        if self.name == "clear":
+            return self._direct.count_flows() == 0
+
+        return self._direct.sweep() == 0  # nothing was left for this one
+
+
+@pytest.fixture(params=["extend", "sweep", "clear"])
+def keeping(
+    request: pytest.FixtureRequest,
+    open_through: Callable[..., Face],
+    server: RedisServer,
+    prefix: str,
+    clock: ManualClock,
+) -> Iterator[Housekeeping]:
+    """Make a store that has something to extend, to sweep and to clear."""
+    with cs.open_store(f"{server.url}?prefix={prefix}", clock=clock) as direct:
+        store = open_through(clock=clock, timeout=timedelta(milliseconds=250))
+        yield Housekeeping(request.param, store, direct, clock)
+
+
+@pytest.mark.parametrize("strike", LOST)
+def test_housekeeping_survives_a_lost_connection(
+    strike: Strike, proxy: Proxy, keeping: Housekeeping
+) -> None:
+    """Sent again it is done once, and answers as it would have the first time."""
+    proxy.strike(strike, when=is_noted)
+    answer = keeping.run()
+    assert proxy.struck == 1
+    assert answer == (1 if keeping.name == "sweep" else None)
+    assert keeping.is_done
+
+
+@pytest.mark.parametrize(
+    ("strike", "applied"), [("drop the reply", True), ("drop the request", False)]
+)
+def test_lost_housekeeping_is_uncertain_and_can_be_settled(
+    strike: Strike, applied: bool, proxy: Proxy, open_through: Any, keeping: Housekeeping
+) -> None:
+    """When no reply ever comes it may have been done: `resolve_commit` tells, or fences."""
+    proxy.strike(strike, times=1000, when=is_noted)
+    with pytest.raises(cs.CommitUncertainError, match="outcome is not known") as caught:
+        keeping.run()
+
+    assert isinstance(caught.value.__cause__, ReplyLostError)
+    with pytest.raises(cs.CommitUncertainError):
+        keeping.store.resolve_commit(caught.value)
+
+    proxy.calm()
+    assert (keeping.store.resolve_commit(caught.value) is not None) is applied
+    assert keeping.is_done is applied
+    if keeping.name == "extend" or not applied:
+        keeping.run()
+        assert keeping.is_done
+
+
+def test_housekeeping_that_was_given_up_is_not_done_later(
+    proxy: Proxy, keeping: Housekeeping
+) -> None:
+    """A request that was held somewhere, and arrives after it was settled, changes nothing."""
+    proxy.strike("hold the request", times=1000, when=is_noted)
+    with pytest.raises(cs.CommitUncertainError) as caught:
+        keeping.run()
+
+    held = proxy.struck
+    proxy.calm()
+    assert keeping.store.resolve_commit(caught.value) is None
+    proxy.release()
+    for _ in range(held):
+        assert proxy.late_replies.acquire(timeout=LONG)
+
+    assert not keeping.is_done
+
+
+def test_clearing_that_breaks_off_in_the_middle_is_uncertain(
+    server: RedisServer, proxy: Proxy, prefix: str, open_through: Callable[..., Face]
+) -> None:
+    """With a part of it gone nobody is told that nothing was written; cleared again, all is gone."""
+    store = open_through(partitions=4, timeout=timedelta(milliseconds=250))
+    for number in range(20):
+        create(store, f"f-{number}")
+
+    proxy.strike(
+        "drop the request", times=1000, when=lambda data: b"SCAN" in data and b"3}" in data
+    )
+    with pytest.raises(cs.CommitUncertainError) as caught:
+        store.clear()
+
+    proxy.calm()
+    assert store.resolve_commit(caught.value) is None
+    assert 0 < store.count_flows() < 20
+    store.clear()
+    assert store.count_flows() == 0
+    with redis.Redis(port=server.port) as client:
+        left = {key.split(b":")[2] for key in client.scan_iter(match=f"{{{prefix}*", count=1000)}
+
+    assert left <= {b"layout", b"commit"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from typing import Any
 from typing import NoReturn
@@ -12,13 +11,13 @@ from redis import exceptions
 from catga_store.conversation import Command
 from catga_store.conversation import Conversation
 from catga_store.conversation import NotSentError
-from catga_store.conversation import Pause
 from catga_store.conversation import Pipe
 from catga_store.conversation import ReplyLostError
 from catga_store.errors import StoreUnavailableError
 from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
 from catga_store.keys import Key
+from catga_store.keys import new_commit_id
 from catga_store.records import Applied
 from catga_store.records import Commit
 from catga_store.records import Delete
@@ -33,19 +32,18 @@ from catga_store.stores.redis.layout import corrupt
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.layout import write_head
 from catga_store.stores.redis.refusals import check
+from catga_store.stores.redis.refusals import given_up
 from catga_store.stores.redis.refusals import raise_for
 from catga_store.stores.redis.refusals import raise_refusal
-from catga_store.stores.redis.refusals import unavailable
 from catga_store.stores.redis.refusals import uncertain
 from catga_store.stores.redis.scripts import COMMIT
 from catga_store.stores.redis.scripts import EXTEND
 from catga_store.stores.redis.scripts import RESOLVE
 from catga_store.stores.redis.scripts import call
-from catga_store.stores.redis.scripts import with_source
 from catga_store.stores.redis.sweeping import Sweeping
-from catga_store.stores.redis.wire import LONGEST_PAUSE
-from catga_store.stores.redis.wire import PAUSE_SECONDS
+from catga_store.stores.redis.sweeping import partition_named
 from catga_store.stores.redis.wire import Exchange
+from catga_store.stores.redis.wire import Sent
 from catga_store.stores.redis.words import add_change
 from catga_store.stores.redis.words import flags_of
 from catga_store.stores.redis.words import planned
@@ -67,7 +65,6 @@ class Commits:
         self._layout = layout
         self._exchange = exchange
         self._sweeping = sweeping
-        self._keep_ms = max(int(exchange.timeout * 2000), 1)
         self._commits = 0
 
     def commit(self, commit: Commit) -> Conversation[Reply]:
@@ -95,7 +92,12 @@ class Commits:
             failure = reply
 
         if failure is not None:
-            reply = yield from self._commit_again(commit, command, failure, until, large=large)
+            keys = [change.key for change in commit.changes]
+            reply = yield from self._exchange.send_again(
+                command, failure, Sent(commit.id, keys, until), large=large
+            )
+            if isinstance(reply, exceptions.RedisError):
+                _raise_for_commit(commit, reply)
 
         if len(replies) > 1 and type(replies[1]) is list and replies[1]:
             yield from self._sweeping.tidy(number, commit.now_ms, replies[1])
@@ -108,48 +110,10 @@ class Commits:
             return Applied(read_outcomes(commit.id, reply))
 
         if reply == 0:
-            message = (
-                f"commit {commit.id} was given up by resolve_commit before it arrived;"
-                " nothing of it was written"
-            )
-            raise StoreUnavailableError(message)
+            raise given_up(commit.id)
 
         refused: Any = reply
         return read_conflicts(commit, refused)
-
-    def _commit_again(
-        self, commit: Commit, command: Command, failure: Exception, until: float, *, large: bool
-    ) -> Conversation[Any]:
-        """After a first failure: go on for as long as a reply is missing and there is time.
-
-        What the server refuses is final, unless an earlier try, whose reply was lost, may have
-        been applied: then only the reply of the commit itself settles it.
-        """
-        pause = PAUSE_SECONDS
-        is_lost = False
-
-        while True:
-            is_lost = is_lost or isinstance(failure, ReplyLostError)
-            if isinstance(failure, exceptions.NoScriptError):
-                command = with_source(command)
-            else:
-                is_final = not (is_lost or isinstance(failure, exceptions.TryAgainError))
-                if is_final or time.monotonic() + pause > until:
-                    _give_up(commit, failure, is_lost=is_lost)
-
-                yield Pause(pause * random.uniform(0.5, 1))  # noqa: S311  jitter
-                pause = min(2 * pause, LONGEST_PAUSE)
-
-            try:
-                (reply,) = yield Pipe((command,), writes=True, large=large)
-            except (NotSentError, ReplyLostError) as error:
-                failure = error
-                continue
-
-            if not isinstance(reply, exceptions.RedisError):
-                return reply
-
-            failure = reply
 
     def _put_command(self, commit: Commit, number: int) -> tuple[Command, bool]:
         """What most commits are: one flow. The words are those of `_commit_command`."""
@@ -160,7 +124,12 @@ class Commits:
         words = (
             *(b"EVALSHA", COMMIT.sha, 4, log, self._layout.index[number]),
             *(self._layout.flow[number] + data, self._layout.steps[number] + data),
-            *(commit.id, commit.now_ms, b"" if retain_ms is None else retain_ms, self._keep_ms),
+            *(
+                commit.id,
+                commit.now_ms,
+                b"" if retain_ms is None else retain_ms,
+                self._exchange.keep_ms,
+            ),
             *(b"P", b"F", data, 0, b"" if put.expected is None else put.expected),
             *(flags_of(put, leaves=False), write_head(put.head), put.body),
         )
@@ -171,7 +140,7 @@ class Commits:
         log = self._layout.log[number] + commit.id.encode()
         keys: list[bytes] = [log, self._layout.index[number]]
         retain = b"" if retain_ms is None else retain_ms
-        words: list[bytes | str | int] = [commit.id, now_ms, retain, self._keep_ms]
+        words: list[bytes | str | int] = [commit.id, now_ms, retain, self._exchange.keep_ms]
         leaving: set[str] = set()
         size = 0
 
@@ -196,11 +165,11 @@ class Commits:
 
     def resolve(self, request: Resolve) -> Conversation[Applied | None]:
         keys = [Key(*key) for key in request.keys]
-        number = self._layout.partition(keys[0].id) if keys else 0
+        number = self._layout.partition(keys[0].id) if keys else partition_named(request.id)
         log = self._layout.log[number] + request.id.encode()
         places = [self._layout.keys(key)[key.kind == PROGRESS] for key in keys]
         fields = [b"h%d" % key.step if key.kind == PROGRESS else b"head" for key in keys]
-        command = call(RESOLVE, (log, *places), (request.id, self._keep_ms, *fields))
+        command = call(RESOLVE, (log, *places), (request.id, self._exchange.keep_ms, *fields))
         try:
             (reply,) = yield from self._exchange.ask([command], writes=True)
             check([reply])
@@ -213,14 +182,20 @@ class Commits:
         return Applied(()) if reply else None
 
     def extend(self, request: Extend) -> Conversation[Head | None]:
-        flow, _steps = self._layout.keys(request.key)
-        index = self._layout.index[self._layout.partition(request.key.id)]
-        words = request.key.id.encode(), request.claim, request.due_ms, request.now_ms
-        (reply,) = yield from self._exchange.ask([call(EXTEND, (flow, index), words)], writes=True)
+        key, commit_id = request.key, new_commit_id()
+        number = self._layout.partition(key.id)
+        log = self._layout.log[number] + commit_id.encode()
+        keys = log, self._layout.index[number], self._layout.keys(key)[0]
+        words = self._exchange.keep_ms, key.id.encode(), request.claim, request.due_ms
+        command = call(EXTEND, keys, (*words, request.now_ms))
+        reply = yield from self._exchange.send(command, commit_id, [key])
         if isinstance(reply, Exception):
-            raise_for(request.key, reply)
+            raise_for(key, reply)
 
-        return None if reply is None else read_head(request.key, reply)
+        if reply == 0:
+            raise given_up(commit_id)
+
+        return None if reply is None else read_head(key, reply)
 
 
 def _raise_for_commit(commit: Commit, error: Exception) -> NoReturn:
@@ -230,14 +205,3 @@ def _raise_for_commit(commit: Commit, error: Exception) -> NoReturn:
         raise corrupt(key, "its head") from error
 
     raise_refusal(error)
-
-
-def _give_up(commit: Commit, failure: Exception, *, is_lost: bool) -> NoReturn:
-    """Raise what a commit that got no answer has come to."""
-    if is_lost:
-        raise uncertain(commit.id, [change.key for change in commit.changes], failure) from failure
-
-    if isinstance(failure, NotSentError):
-        raise unavailable(failure) from failure
-
-    _raise_for_commit(commit, failure)

@@ -1,20 +1,27 @@
 -- Move the due time of a flow that is still under a claim.
 --
--- KEYS[1]  the flow    KEYS[2]  the index of its partition
--- ARGV[1]  its id    ARGV[2]  the claim    ARGV[3]  due_ms    ARGV[4]  now, in ms
+-- KEYS[1]  where it is noted that this was done    KEYS[2]  the index of the partition
+-- KEYS[3]  the flow
+-- ARGV[1]  how long the note is kept, in ms of the server's own clock
+-- ARGV[2]  the flow's id    ARGV[3]  the claim    ARGV[4]  due_ms    ARGV[5]  now, in ms
 --
--- Returns the head as it is then; nil if there is no such flow or the claim is another.
--- An error 'CORRUPT 0': the stored head is not ours.
+-- Returns the head as it is then; nil if there is no such flow or the claim is another; or, fenced
+-- by a resolve: 0. An error 'CORRUPT 0': the stored head is not ours.
 
-index, now = KEYS[2], tonumber(ARGV[4])
+local stored = redis.call('GET', KEYS[1])
+if stored == '' then return 0 end
+if stored then return redis.call('HGET', KEYS[3], 'head') end
+
+index, now = KEYS[2], tonumber(ARGV[5])
 redis.call('ZCARD', index)
-local head = read_flow(KEYS[1])
+local head = read_flow(KEYS[3])
 if head == false then return redis.error_reply('CORRUPT 0') end
-if not head or has_expired(head) or cjson.decode('[' .. head.rest)[7] ~= ARGV[2] then return false end
+if not head or has_expired(head) or cjson.decode('[' .. head.rest)[7] ~= ARGV[3] then return false end
 
-local before = flow_entries(ARGV[1], head)
-head.due = tonumber(ARGV[3])
-reindex(before, flow_entries(ARGV[1], head))
+local before = flow_entries(ARGV[2], head)
+head.due = tonumber(ARGV[4])
+reindex(before, flow_entries(ARGV[2], head))
 local text = write(head)
-redis.call('HSET', KEYS[1], 'head', text)
+redis.call('HSET', KEYS[3], 'head', text)
+redis.call('SET', KEYS[1], '[[]]', 'PX', ARGV[1])
 return text

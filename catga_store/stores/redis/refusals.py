@@ -145,6 +145,15 @@ def uncertain(commit_id: str, keys: Iterable[Key], error: Exception) -> CommitUn
     return CommitUncertainError(message, commit_id=commit_id, keys=named)
 
 
+def given_up(commit_id: str) -> StoreUnavailableError:
+    """The error of a commit that arrives after it was settled."""
+    message = (
+        f"commit {commit_id} was given up by resolve_commit before it arrived;"
+        " nothing of it was written"
+    )
+    return StoreUnavailableError(message)
+
+
 def unavailable(error: Exception) -> StoreUnavailableError:
     """The error of what was never sent."""
     return StoreUnavailableError(f"{error}{_UNWRITTEN}")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from catga_store.conversation import Command
 
 __all__ = [
+    "CLEAR",
     "COMMIT",
     "EXTEND",
     "LAY_OUT",
@@ -42,6 +43,7 @@ def _script(name: str, *, shared: bool) -> Script:
 COMMIT = _script("commit", shared=True)
 EXTEND = _script("extend", shared=True)
 SWEEP = _script("sweep", shared=True)
+CLEAR = _script("clear", shared=False)
 RESOLVE = _script("resolve", shared=False)
 LAY_OUT = _script("layout", shared=False)
 READ_WAIT = _script("read_wait", shared=False)
@@ -49,7 +51,7 @@ STEPS = _script("steps", shared=False)
 
 _SOURCES = {
     script.sha: script.source
-    for script in (COMMIT, EXTEND, SWEEP, RESOLVE, LAY_OUT, READ_WAIT, STEPS)
+    for script in (COMMIT, EXTEND, SWEEP, CLEAR, RESOLVE, LAY_OUT, READ_WAIT, STEPS)
 }
 
 

@@ -1,14 +1,19 @@
 -- Remove records that have expired, with every entry of theirs in the index.
 --
--- KEYS[1]   the index of the partition
--- KEYS[2..] two for each entry: the flow and its steps, or the condition and its items
--- ARGV[1]   now, in ms
--- ARGV[2..] the entries of the index that say what has expired and how it was listed:
+-- KEYS[1]   where the reply is kept    KEYS[2]  the index of the partition
+-- KEYS[3..] two for each entry: the flow and its steps, or the condition and its items
+-- ARGV[1]   how long the reply is kept, in ms of the server's own clock    ARGV[2]  now, in ms
+-- ARGV[3..] the entries of the index that say what has expired and how it was listed:
 --           x <expires> f|w <status> <created> <length>:<type or parent> <id>, without the spaces
 --
--- Returns how many records were removed. Looks at each again: one that was written since stays.
+-- Returns [[n]], the JSON of how many records were removed; or, fenced by a resolve: 0. Looks at each
+-- again: one that was written since stays.
 
-index, now = KEYS[1], tonumber(ARGV[1])
+local stored = redis.call('GET', KEYS[1])
+if stored == '' then return 0 end
+if stored then return stored end
+
+index, now = KEYS[2], tonumber(ARGV[2])
 redis.call('ZCARD', index)
 
 local function entries_of(entry)
@@ -26,8 +31,8 @@ local function entries_of(entry)
 end
 
 local removed = 0
-for place = 2, #ARGV do
-  local entry, key, other = ARGV[place], KEYS[2 * place - 2], KEYS[2 * place - 1]
+for place = 3, #ARGV do
+  local entry, key, other = ARGV[place], KEYS[2 * place - 3], KEYS[2 * place - 2]
   if redis.call('ZSCORE', index, entry) then
     local entries, id = entries_of(entry)
     local is_flow = string.sub(entry, 17, 17) == 'f'
@@ -65,4 +70,6 @@ for place = 2, #ARGV do
     end
   end
 end
-return removed
+local reply = '[[' .. int(removed) .. ']]'
+redis.call('SET', KEYS[1], reply, 'PX', ARGV[1])
+return reply

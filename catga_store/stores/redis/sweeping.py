@@ -10,7 +10,9 @@ from catga_store.conversation import Command
 from catga_store.conversation import Conversation
 from catga_store.conversation import NotSentError
 from catga_store.conversation import ReplyLostError
+from catga_store.errors import StoreUnavailableError
 from catga_store.keys import FLOW
+from catga_store.keys import new_commit_id
 from catga_store.records import Clear
 from catga_store.records import Sweep
 from catga_store.stores.redis.index import PAGE
@@ -18,11 +20,15 @@ from catga_store.stores.redis.index import read_expiring
 from catga_store.stores.redis.index import stamp_of
 from catga_store.stores.redis.layout import Layout
 from catga_store.stores.redis.refusals import check
+from catga_store.stores.redis.refusals import given_up
+from catga_store.stores.redis.refusals import uncertain
+from catga_store.stores.redis.scripts import CLEAR
 from catga_store.stores.redis.scripts import SWEEP
 from catga_store.stores.redis.scripts import call
 from catga_store.stores.redis.wire import Exchange
+from catga_store.stores.redis.words import read_outcomes
 
-__all__ = ["Sweeping"]
+__all__ = ["Sweeping", "partition_named"]
 
 _SWEEP_PAGE = 100
 
@@ -35,13 +41,98 @@ class Sweeping:
         self._exchange = exchange
 
     def expired(self, number: int, now_ms: int, limit: int, after: bytes | None = None) -> Command:
+        """The command that lists entries of what has expired."""
         index = self._layout.index[number]
         first = b"[x" if after is None else b"(" + after
         last = b"(x" + stamp_of(now_ms + 1)
         return Command((b"ZRANGEBYLEX", index, first, last, b"LIMIT", 0, limit), index)
 
-    def sweep_command(self, number: int, now_ms: int, members: Sequence[bytes]) -> Command:
-        keys = [self._layout.index[number]]
+    def tidy(self, number: int, now_ms: int, members: Sequence[bytes]) -> Conversation[None]:
+        """Remove a few expired records after a commit, which is done whatever comes of it."""
+        command = self._sweep_command(number, now_ms, members, _name(number))
+        try:
+            yield from self._exchange.fly((command,), writes=True)
+        except (NotSentError, ReplyLostError):
+            _log.debug("the sweep after a commit was lost; another will follow")
+
+    def sweep(self, request: Sweep) -> Conversation[int]:
+        """Remove what has expired, a page at a time; each is a commit."""
+        removed = 0
+
+        for number in range(self._layout.partitions):
+            after: bytes | None = None
+
+            while removed < request.limit:
+                commit_id = _name(number)
+                page = min(request.limit - removed, _SWEEP_PAGE)
+                try:
+                    members = yield from self._page(number, request.now_ms, page, after)
+                    if not members:
+                        break
+
+                    after = members[-1]
+                    command = self._sweep_command(number, request.now_ms, members, commit_id)
+                    reply = yield from self._send(command, commit_id)
+                except StoreUnavailableError as error:
+                    if not removed:
+                        raise
+
+                    raise uncertain(commit_id, (), error) from error
+
+                removed += read_outcomes(commit_id, reply)[0].version
+
+        return removed
+
+    def clear(self, _request: Clear) -> Conversation[None]:
+        """Remove everything but the layout and the replies of recent commits, a page at a time.
+
+        One commit: settled before its last page was removed, it goes no further.
+        """
+        name, last = new_commit_id(), self._layout.partitions - 1
+        has_begun = False
+
+        for number, tag in enumerate(self._layout.tags):
+            commit_id = f"{name}{_OF}{number}"
+            cursor, pattern = b"0", _glob(tag) + b"*"
+            is_done = False
+
+            while not is_done:
+                words = b"SCAN", cursor, b"MATCH", pattern, b"COUNT", PAGE
+                try:
+                    (reply,) = yield from self._exchange.ask([Command(words, tag)])
+                    check([reply])
+                    cursor, found = reply
+                    keys = [key for key in found if not self._stays(number, key)]
+                    is_done = int(cursor) == 0
+                    is_last = is_done and number == last
+                    if keys or is_last:
+                        log = self._layout.log[number] + commit_id.encode()
+                        ending = self._exchange.keep_ms, b"1" if is_last else b""
+                        yield from self._send(call(CLEAR, (log, *keys), ending), commit_id)
+                        has_begun = True
+                except StoreUnavailableError as error:
+                    if not has_begun:
+                        raise
+
+                    raise uncertain(commit_id, (), error) from error
+
+    def _stays(self, number: int, key: bytes) -> bool:
+        # Without its reply, or its fence, a commit that is sent again would be applied again.
+        return key == self._layout.layout or key.startswith(self._layout.log[number])
+
+    def _page(
+        self, number: int, now_ms: int, limit: int, after: bytes | None
+    ) -> Conversation[list[bytes]]:
+        command = self.expired(number, now_ms, limit, after)
+        replies = yield from self._exchange.ask([command])
+        check(replies)
+        members: list[bytes] = replies[0]
+        return members
+
+    def _sweep_command(
+        self, number: int, now_ms: int, members: Sequence[bytes], commit_id: str
+    ) -> Command:
+        keys = [self._layout.log[number] + commit_id.encode(), self._layout.index[number]]
         entries = [entry for entry in map(read_expiring, members) if entry is not None]
         for expiring in entries:
             pair = (
@@ -51,59 +142,31 @@ class Sweeping:
             )
             keys += [begin[number] + expiring.id for begin in pair]
 
-        return call(SWEEP, keys, (now_ms, *(entry.member for entry in entries)))
+        members_read = (entry.member for entry in entries)
+        return call(SWEEP, keys, (self._exchange.keep_ms, now_ms, *members_read))
 
-    def tidy(self, number: int, now_ms: int, members: Sequence[bytes]) -> Conversation[None]:
-        """Remove a few expired records after a commit, which is done whatever comes of it."""
-        try:
-            yield from self._exchange.fly(
-                (self.sweep_command(number, now_ms, members),), writes=True
-            )
-        except (NotSentError, ReplyLostError):
-            _log.debug("the sweep after a commit was lost; another will follow")
+    def _send(self, command: Command, commit_id: str) -> Conversation[bytes]:
+        reply = yield from self._exchange.send(command, commit_id, ())
+        check([reply])
+        if reply == 0:
+            raise given_up(commit_id)
 
-    def sweep(self, request: Sweep) -> Conversation[int]:
-        now_ms, limit = request.now_ms, request.limit
-        removed = 0
+        answer: bytes = reply
+        return answer
 
-        for number in range(self._layout.partitions):
-            after: bytes | None = None
 
-            while removed < limit:
-                page = min(limit - removed, _SWEEP_PAGE)
-                (members,) = yield from self._exchange.ask(
-                    [self.expired(number, now_ms, page, after)]
-                )
-                check([members])
-                if not members:
-                    break
+_OF = "~"
+"""In the id of a commit that names no record: what follows is its partition."""
 
-                after = members[-1]
-                command = self.sweep_command(number, now_ms, members)
-                (count,) = yield from self._exchange.ask([command], writes=True)
-                check([count])
-                removed += count
 
-        return removed
+def _name(number: int) -> str:
+    return f"{new_commit_id()}{_OF}{number}"
 
-    def clear(self, _request: Clear) -> Conversation[None]:
-        """Remove everything but the layout, a batch at a time, on the node that has it."""
-        for tag in self._layout.tags:
-            cursor, pattern = b"0", _glob(tag) + b"*"
 
-            while True:
-                words = b"SCAN", cursor, b"MATCH", pattern, b"COUNT", PAGE
-                (reply,) = yield from self._exchange.ask([Command(words, tag)])
-                check([reply])
-                cursor, keys = reply
-                commands = [
-                    Command((b"UNLINK", key), key) for key in keys if key != self._layout.layout
-                ]
-                if commands:
-                    check((yield from self._exchange.ask(commands, writes=True)))
-
-                if int(cursor) == 0:
-                    break
+def partition_named(commit_id: str) -> int:
+    """The partition of a commit that names no record."""
+    number = commit_id.partition(_OF)[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def _glob(text: bytes) -> bytes:

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 from redis import exceptions
 
@@ -16,21 +17,35 @@ from catga_store.conversation import Pause
 from catga_store.conversation import Pipe
 from catga_store.conversation import ReplyLostError
 from catga_store.errors import StoreUnavailableError
+from catga_store.keys import Key
 from catga_store.stores.redis.refusals import raise_refusal
 from catga_store.stores.redis.refusals import unavailable
+from catga_store.stores.redis.refusals import uncertain
 from catga_store.stores.redis.scripts import with_source
 
-__all__ = ["LONGEST_PAUSE", "PAUSE_SECONDS", "Exchange"]
+__all__ = ["Exchange", "Sent"]
 
-PAUSE_SECONDS = 0.02
-LONGEST_PAUSE = 0.5
+_PAUSE_SECONDS = 0.02
+_LONGEST_PAUSE = 0.5
+
+
+class Sent(NamedTuple):
+    """A commit that was sent: its id, what it concerns, and until when it is sent again."""
+
+    id: str
+    keys: Sequence[Key]
+    until: float
 
 
 class Exchange:
-    """Asks a server, within `timeout` seconds an operation."""
+    """Asks a server, and asks again for up to `timeout` seconds.
+
+    `keep_ms` is how long the reply of a commit is kept: twice as long as it may be sent again.
+    """
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
+        self.keep_ms = max(int(timeout * 2000), 1)
 
     def fly(
         self, commands: tuple[Command, ...], *, writes: bool, large: bool = False
@@ -57,7 +72,7 @@ class Exchange:
         """
         sent = tuple(commands)
         until = time.monotonic() + self.timeout
-        pause = PAUSE_SECONDS
+        pause = _PAUSE_SECONDS
 
         while True:
             try:
@@ -81,4 +96,63 @@ class Exchange:
                 raise StoreUnavailableError(message) from failure
 
             yield Pause(pause * random.uniform(0.5, 1))  # noqa: S311  jitter
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def send(self, command: Command, commit_id: str, keys: Sequence[Key]) -> Conversation[Any]:
+        """Send a script that keeps its reply under its commit id; see `send_again`."""
+        sent = Sent(commit_id, keys, time.monotonic() + self.timeout)
+        try:
+            (reply,) = yield Pipe((command,), writes=True)
+        except (NotSentError, ReplyLostError) as error:
+            return (yield from self.send_again(command, error, sent))
+
+        if isinstance(reply, exceptions.RedisError):
+            return (yield from self.send_again(command, reply, sent))
+
+        return reply
+
+    def send_again(
+        self, command: Command, failure: Exception, sent: Sent, *, large: bool = False
+    ) -> Conversation[Any]:
+        """After a first failure: go on for as long as a reply is missing and there is time.
+
+        Answers the reply, which may be a refusal. That is final unless an earlier try, whose reply
+        was lost, may have been applied: then only the reply of the commit itself settles it.
+        `StoreUnavailableError` if it was never sent, `CommitUncertainError`.
+        """
+        pause = _PAUSE_SECONDS
+        is_lost = False
+
+        while True:
+            is_lost = is_lost or isinstance(failure, ReplyLostError)
+            if isinstance(failure, exceptions.NoScriptError):
+                command = with_source(command)
+            else:
+                is_final = not (is_lost or isinstance(failure, exceptions.TryAgainError))
+                if is_final or time.monotonic() + pause > sent.until:
+                    return _given(failure, sent, is_lost=is_lost)
+
+                yield Pause(pause * random.uniform(0.5, 1))  # noqa: S311  jitter
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+            try:
+                (reply,) = yield Pipe((command,), writes=True, large=large)
+            except (NotSentError, ReplyLostError) as error:
+                failure = error
+                continue
+
+            if not isinstance(reply, exceptions.RedisError):
+                return reply
+
+            failure = reply
+
+
+def _given(failure: Exception, sent: Sent, *, is_lost: bool) -> Exception:
+    """The refusal that a commit has come to, else raise what became of it."""
+    if is_lost:
+        raise uncertain(sent.id, sent.keys, failure) from failure
+
+    if isinstance(failure, NotSentError):
+        raise unavailable(failure) from failure
+
+    return failure
