@@ -100,7 +100,7 @@ ALLOWED: dict[str, set[str]] = {
     "stores.redis.setup": WAIST
     | {f"stores.redis.{name}" for name in ("layout", "scripts", "refusals", "wire")},
     "stores.redis.reads": WAIST
-    | {f"stores.redis.{name}" for name in ("layout", "scripts", "refusals", "wire")},
+    | {f"stores.redis.{name}" for name in ("layout", "scripts", "refusals", "wire", "words")},
     "stores.redis.sweeping": WAIST
     | {"stores.redis.words"}
     | {f"stores.redis.{name}" for name in ("layout", "scripts", "refusals", "wire", "index")},

@@ -14,7 +14,6 @@ import pytest
 import redis
 
 import catga_store as cs
-from catga_store.stores.redis.commits import LARGE
 from catga_store.testing.servers import RedisCluster
 from catga_store.testing.servers import RedisServer
 
@@ -329,18 +328,6 @@ def test_clear_removes_exactly_this_prefix(
     for store in stores:
         store.clear()
         store.close()
-
-
-def test_large_bodies(shared: tuple[cs.Store, redis.Redis, str]) -> None:
-    """A state of many megabytes is kept like any other."""
-    store, _, _ = shared
-    text = "x" * (8 * LARGE)
-    large = flow("large", text=text)
-    store.create(large)
-    large.state["more"] = 1
-    store.update(large)
-    assert store.get_one("large").state == {"text": text, "more": 1}
-    assert store.delete("large")
 
 
 def test_what_the_server_has_forgotten_leaves_no_entries(

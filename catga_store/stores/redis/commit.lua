@@ -2,8 +2,9 @@
 --
 -- KEYS[1]   where the reply of this commit is kept
 -- KEYS[2]   the index of the partition
--- KEYS[3..] two for each change, in the order of the changes:
---             flow F, progress G   the flow, the flow's steps
+-- KEYS[3..] for each change, in the order of the changes:
+--             flow F, progress G   the flow, the flow's steps, the flow's parts
+--             flow with flag p     these, and where the parts of its body were sent to
 --             condition W          the condition, its items
 --
 -- ARGV[1]   id of the commit
@@ -18,15 +19,17 @@
 --   check     K  any  step  expected  flags  due_ms ('' leaves it)
 --   complete  C  W    child  success ('1' or '0')  payload
 -- expected is '' (there is none), '*' (whatever there is) or a revision; flags are among
--- f fresh, c claiming, k keeps_body, g given, l leaving (the flow goes in this commit). The head is
--- the JSON that is stored, with '' for its commits. Conditions that are cleared or not set yet count
--- as none.
+-- f fresh, c claiming, k keeps_body, g given, l leaving (the flow goes in this commit), p parted. The
+-- head is the JSON that is stored, with '' for its commits. The body of a parted flow is '*', the
+-- number of its parts, a space and the name that they have in field g. Conditions that are cleared
+-- or not set yet count as none.
 --
 -- Returns the reply, which is also what is kept: a JSON array with one entry for each change,
 --   [version, revision, status, created_ms, satisfied, accepted, duplicate, terms, replaced]
 --   short where the rest says nothing; the revision is null where it is the commit's id
 -- or, refused: place, reason, stored head ('' if none), and so on for each refused change;
--- or, fenced by a resolve: 0. An error 'CORRUPT <place>': a stored head is not ours.
+-- or, fenced by a resolve: 0. An error 'CORRUPT <place>': a stored head is not ours;
+-- 'PARTS <place>': those of its body are not there.
 -- Every key is read, and so known to be of its type, before the first write.
 
 local log = KEYS[1]
@@ -54,30 +57,38 @@ local function after_retention()
 end
 
 -- what the server forgets by itself, an hour after it has expired
-local function set_ttl(key, other, expires, before)
+local function set_ttl(expires, before, ...)
   local left = expires and math.max(expires - now, 0) + HOUR
-  if left and left < LONGEST then
-    redis.call('PEXPIRE', key, int(left))
-    redis.call('PEXPIRE', other, int(left))
-  elseif before then
-    redis.call('PERSIST', key)
-    redis.call('PERSIST', other)
+  for _, key in ipairs({...}) do
+    if left and left < LONGEST then
+      redis.call('PEXPIRE', key, int(left))
+    elseif before then
+      redis.call('PERSIST', key)
+    end
   end
 end
 
 -- flows and progress --------------------------------------------------------------------------------
 
-local function write_flow(key, steps, id, old, new, text, body)
+local function write_flow(change, old, new, text, body)
+  local key, steps, parts, id = change.key, change.other, change.parts, change.id
   if not old or old.status ~= new.status or old.created ~= new.created or old.due ~= new.due
     or old.expires ~= new.expires or text_of(old.rest) ~= text_of(new.rest) then
     reindex(old and flow_entries(id, old) or {}, flow_entries(id, new))
   end
   if body then
     redis.call('HSET', key, 'head', text, 'body', body)
+    if old then redis.call('UNLINK', parts) end
+    if change.upload then
+      redis.call('RENAME', change.upload, parts)
+      redis.call('PERSIST', parts)
+    end
   else
     redis.call('HSET', key, 'head', text)
   end
-  if new.expires or (old and old.expires) then set_ttl(key, steps, new.expires, old and old.expires) end
+  if new.expires or (old and old.expires) then
+    set_ttl(new.expires, old and old.expires, key, steps, parts)
+  end
 end
 
 local function read_step(steps, step)
@@ -116,7 +127,7 @@ local function write_wait(key, items, id, row, old, terms)
   end
   if terms then redis.call('HSET', key, 'terms', terms) end
   if row.head.expires or (old and old.head.expires) then
-    set_ttl(key, items, row.head.expires, old and old.head.expires)
+    set_ttl(row.head.expires, old and old.head.expires, key, items)
   end
 end
 
@@ -207,8 +218,8 @@ end
 -- read and decide: nothing is written yet -------------------------------------------------------------
 
 redis.call('ZCARD', index)
-local changes, refused, expired, lost = {}, {}, {}, {}
-local arg, place = 5, 0
+local changes, refused, expired, lost, partless = {}, {}, {}, {}, nil
+local arg, key_at, place = 5, 3, 0
 
 local function next_args(count)
   local first = arg
@@ -217,11 +228,16 @@ local function next_args(count)
 end
 
 while arg <= #ARGV do
-  local key, other = KEYS[3 + 2 * place], KEYS[4 + 2 * place]
   local first = next_args(3)
+  local key, other = KEYS[key_at], KEYS[key_at + 1]
+  key_at = key_at + 2
   local change = {what = ARGV[first], kind = ARGV[first + 1], id = ARGV[first + 2], key = key, other = other}
   local expected, flags = nil, ''
   changes[#changes + 1] = change
+  if change.kind ~= 'W' then
+    change.parts = KEYS[key_at]
+    key_at = key_at + 1
+  end
 
   if change.what == 'C' or change.what == 'S' then
     change.at = next_args(3)
@@ -265,6 +281,13 @@ while arg <= #ARGV do
     end
     if gone then head = nil end
     change.old = head
+    if string.find(flags, 'p', 1, true) then
+      change.upload = KEYS[key_at]
+      key_at = key_at + 1
+      local count = string.match(ARGV[change.at + 4], '^%*(%d+) ')
+      if redis.call('HLEN', change.upload) ~= tonumber(count) + 1 then partless = place end
+    end
+    if change.kind == 'F' then redis.call('HLEN', change.parts) end
     if change.kind == 'F' and string.find(flags, 'f', 1, true) then redis.call('HLEN', other) end
   end
 
@@ -293,6 +316,7 @@ end
 
 if #lost > 0 then return redis.error_reply('CORRUPT ' .. table.concat(lost, ' ')) end
 if #refused > 0 then return refused end
+if partless then return redis.error_reply('PARTS ' .. partless) end
 
 -- write -------------------------------------------------------------------------------------------------
 
@@ -302,7 +326,7 @@ for _, change in ipairs(expired) do
     if row then remove_wait(change.key, change.other, change.id, row) end
   else
     local flow = read_flow(change.key)
-    if flow then remove_flow(change.key, change.other, change.id, flow) end
+    if flow then remove_flow(change.key, change.other, change.parts, change.id, flow) end
   end
 end
 
@@ -314,7 +338,7 @@ local function put_record(change)
     if is_flow then old = read_flow(key) else old = read_step(other, change.step) end
   end
   if old and string.find(change.flags, 'f', 1, true) then
-    if is_flow then remove_flow(key, other, id, old) else remove_step(other, id, change.step) end
+    if is_flow then remove_flow(key, other, change.parts, id, old) else remove_step(other, id, change.step) end
     old = nil
   end
   local text, body = ARGV[at + 3], ARGV[at + 4]
@@ -329,7 +353,7 @@ local function put_record(change)
     text = '["' .. remembered(old) .. string.sub(text, 3)
   end
   if is_flow then
-    write_flow(key, other, id, old, new, text, body)
+    write_flow(change, old, new, text, body)
   else
     write_step(key, other, id, change.step, text, body)
   end
@@ -467,7 +491,7 @@ local function delete(change)
   if change.kind == 'F' then
     local flow = read_flow(key)
     if not flow then return outcome(nil, {}) end
-    remove_flow(key, other, id, flow)
+    remove_flow(key, other, change.parts, id, flow)
     return outcome(nil, {accepted = true})
   end
   if change.kind == 'G' then
@@ -502,7 +526,7 @@ local function check(change)
     local old = read_flow(change.key)
     local head = copy(old)
     head.due = due
-    write_flow(change.key, change.other, change.id, old, head, write(head))
+    write_flow(change, old, head, write(head))
   end
   return '[]'
 end

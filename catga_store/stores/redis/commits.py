@@ -44,18 +44,21 @@ from catga_store.stores.redis.sweeping import Sweeping
 from catga_store.stores.redis.sweeping import partition_named
 from catga_store.stores.redis.wire import Exchange
 from catga_store.stores.redis.wire import Sent
+from catga_store.stores.redis.words import LARGE
 from catga_store.stores.redis.words import add_change
+from catga_store.stores.redis.words import body_sent
 from catga_store.stores.redis.words import flags_of
+from catga_store.stores.redis.words import parted_body
 from catga_store.stores.redis.words import planned
 from catga_store.stores.redis.words import read_conflicts
 from catga_store.stores.redis.words import read_outcomes
 
-__all__ = ["LARGE", "Commits"]
+__all__ = ["Commits"]
 
-LARGE = 1024 * 1024
-"""Commits over so many bytes do not share a connection with others."""
 _SWEEP_EVERY = 16
 _SWEEP_A_FEW = 8
+_UPLOAD_MS = 3_600_000
+_REFUSED: Any = list  # of conflicts
 
 
 class Commits:
@@ -70,10 +73,36 @@ class Commits:
     def commit(self, commit: Commit) -> Conversation[Reply]:
         change: Any = commit.changes[0]
         number = self._layout.partition(change.key.id)
-        is_plain = len(commit.changes) == 1 and type(change) is Put and change.key.kind == FLOW
-        command, large = (
-            self._put_command(commit, number) if is_plain else self._commit_command(commit, number)
-        )
+        if (
+            len(commit.changes) == 1
+            and type(change) is Put
+            and change.key.kind == FLOW
+            and len(change.body) <= LARGE
+        ):
+            command = self._put_command(commit, number)
+            reply = yield from self._send(commit, command, number, large=False)
+            if reply == planned(commit):
+                head = change.head
+                return Applied((Outcome(head.version, commit.id, head.status, head.created_ms),))
+        else:
+            uploads = yield from self._upload(commit, number)
+            command, large = self._commit_command(commit, number)
+            reply = yield from self._send(commit, command, number, large=large)
+            if uploads and isinstance(reply, _REFUSED):
+                yield from self._sweeping.forget(uploads)
+
+        if type(reply) is bytes:
+            return Applied(read_outcomes(commit.id, reply))
+
+        if reply == 0:
+            raise given_up(commit.id)
+
+        return read_conflicts(commit, reply)
+
+    def _send(
+        self, commit: Commit, command: Command, number: int, *, large: bool
+    ) -> Conversation[Any]:
+        """Send the script until it is answered; now and then, sweep along a few that have expired."""
         commands: tuple[Command, ...] = (command,)
         self._commits += 1
         if self._commits % _SWEEP_EVERY == 0:
@@ -102,28 +131,45 @@ class Commits:
         if len(replies) > 1 and type(replies[1]) is list and replies[1]:
             yield from self._sweeping.tidy(number, commit.now_ms, replies[1])
 
-        if type(reply) is bytes:
-            if is_plain and reply == planned(commit):
-                head = change.head
-                return Applied((Outcome(head.version, commit.id, head.status, head.created_ms),))
+        return reply
 
-            return Applied(read_outcomes(commit.id, reply))
+    def _upload(self, commit: Commit, number: int) -> Conversation[list[bytes]]:
+        """Send large bodies ahead, in parts, so that nobody waits for a whole one; answers where to.
 
-        if reply == 0:
-            raise given_up(commit.id)
+        Until the commit takes them they are nobody's, and the server forgets them in an hour.
+        """
+        uploads: list[bytes] = []
 
-        refused: Any = reply
-        return read_conflicts(commit, refused)
+        for place, change in enumerate(commit.changes):
+            body = parted_body(change)
+            if body is None:
+                continue
 
-    def _put_command(self, commit: Commit, number: int) -> tuple[Command, bool]:
+            name = _upload_name(commit, place)
+            key = self._layout.upload[number] + name.encode()
+            commands = [
+                Command((b"HSET", key, b"g", name), key),
+                Command((b"PEXPIRE", key, _UPLOAD_MS), key),
+            ]
+            for part, start in enumerate(range(0, len(body), LARGE)):
+                words = b"HSET", key, b"%d" % part, body[start : start + LARGE]
+                commands.append(Command(words, key))
+
+            check((yield from self._exchange.ask(commands, writes=True, large=True)))
+            uploads.append(key)
+
+        return uploads
+
+    def _put_command(self, commit: Commit, number: int) -> Command:
         """What most commits are: one flow. The words are those of `_commit_command`."""
         put: Any = commit.changes[0]
         data = put.key.id.encode()
         log = self._layout.log[number] + commit.id.encode()
         retain_ms = commit.retain_ms
         words = (
-            *(b"EVALSHA", COMMIT.sha, 4, log, self._layout.index[number]),
+            *(b"EVALSHA", COMMIT.sha, 5, log, self._layout.index[number]),
             *(self._layout.flow[number] + data, self._layout.steps[number] + data),
+            self._layout.parts[number] + data,
             *(
                 commit.id,
                 commit.now_ms,
@@ -131,9 +177,9 @@ class Commits:
                 self._exchange.keep_ms,
             ),
             *(b"P", b"F", data, 0, b"" if put.expected is None else put.expected),
-            *(flags_of(put, leaves=False), write_head(put.head), put.body),
+            *(flags_of(put, leaves=False), write_head(put.head), body_sent(put)),
         )
-        return Command(words, log), len(put.body) > LARGE
+        return Command(words, log)
 
     def _commit_command(self, commit: Commit, number: int) -> tuple[Command, bool]:
         now_ms, retain_ms = commit.now_ms, commit.retain_ms
@@ -152,13 +198,17 @@ class Commits:
                 and (isinstance(change, Delete) or (isinstance(change, Put) and change.fresh))
             }
 
-        for change in commit.changes:
-            key = change.key
-            keys += self._layout.keys(key)
-            if isinstance(change, Put):
-                size += len(change.body)
+        for place, change in enumerate(commit.changes):
+            key, upload = change.key, ""
+            keys += self._layout.written(key)
+            if parted_body(change) is not None:
+                upload = _upload_name(commit, place)
+                keys.append(self._layout.upload[number] + upload.encode())
+            elif isinstance(change, Put):
+                size += len(body_sent(change))
 
-            add_change(words, change, leaves=key.kind == PROGRESS and key.id in leaving)
+            leaves = key.kind == PROGRESS and key.id in leaving
+            add_change(words, change, leaves=leaves, upload=upload)
 
         words[:0] = (b"EVALSHA", COMMIT.sha, len(keys), *keys)
         return Command(tuple(words), log), size > LARGE
@@ -196,6 +246,10 @@ class Commits:
             raise given_up(commit_id)
 
         return None if reply is None else read_head(key, reply)
+
+
+def _upload_name(commit: Commit, place: int) -> str:
+    return f"{commit.id}.{place}"
 
 
 def _raise_for_commit(commit: Commit, error: Exception) -> NoReturn:

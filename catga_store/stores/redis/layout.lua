@@ -10,7 +10,7 @@
 local key = KEYS[2]
 local tries = {
   {'EXISTS', key}, {'PTTL', key}, {'UNLINK', key}, {'GET', key}, {'SET', key, '', 'PX', '1000'},
-  {'PEXPIRE', key, '1000'}, {'PERSIST', key}, {'UNLINK', key},
+  {'PEXPIRE', key, '1000'}, {'PERSIST', key}, {'RENAME', key, key}, {'UNLINK', key},
   {'HSET', key, 'a', '1'}, {'HINCRBY', key, 'a', '1'}, {'HGET', key, 'a'}, {'HMGET', key, 'a'},
   {'HGETALL', key}, {'HKEYS', key}, {'HLEN', key}, {'HDEL', key, 'a'}, {'UNLINK', key},
   {'ZADD', key, '0', 'a'}, {'ZSCORE', key, 'a'}, {'ZCARD', key}, {'ZREM', key, 'a'}, {'UNLINK', key},

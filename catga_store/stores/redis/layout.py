@@ -62,6 +62,8 @@ class Layout:
         self.layout = tags[0] + b"layout"
         self.flow = [tag + b"flow:" for tag in tags]
         self.steps = [tag + b"steps:" for tag in tags]
+        self.parts = [tag + b"parts:" for tag in tags]
+        self.upload = [tag + b"upload:" for tag in tags]
         self.wait = [tag + b"wait:" for tag in tags]
         self.items = [tag + b"items:" for tag in tags]
         self.log = [tag + b"commit:" for tag in tags]
@@ -78,6 +80,15 @@ class Layout:
             return self.wait[number] + data, self.items[number] + data
 
         return self.flow[number] + data, self.steps[number] + data
+
+    def written(self, key: Key) -> tuple[bytes, ...]:
+        """Answer the keys of all that is written with a record: those of a flow are three."""
+        keys = self.keys(key)
+        return keys if key.kind == WAIT else (*keys, self.parts_of(key.id))
+
+    def parts_of(self, flow_id: str) -> bytes:
+        """Answer the key of a large body's parts."""
+        return self.parts[self.partition(flow_id)] + flow_id.encode()
 
 
 def check_prefix(prefix: object) -> str:

@@ -29,8 +29,12 @@ from catga_store.stores.redis.scripts import READ_WAIT
 from catga_store.stores.redis.scripts import STEPS
 from catga_store.stores.redis.scripts import call
 from catga_store.stores.redis.wire import Exchange
+from catga_store.stores.redis.words import parts_in
 
 __all__ = ["Reads", "read_steps"]
+
+
+_PARTED = b"*"  # no JSON begins with it
 
 
 class Reads:
@@ -58,7 +62,12 @@ class Reads:
                 commands.append(Command((b"HMGET", second, b"h" + step, b"b" + step), second))
 
         replies = iter((yield from self._exchange.ask(commands)) if commands else ())
-        return tuple([self._answer(key, replies, request.now_ms) for key in keys])
+        records = [self._answer(key, replies, request.now_ms) for key in keys]
+        for place, record in enumerate(records):
+            if record is not None and record.body[:1] == _PARTED:
+                records[place] = yield from self._with_parts(keys[place], record, request.now_ms)
+
+        return tuple(records)
 
     def _read_flow(self, key: Key, now_ms: int) -> Conversation[tuple[Record | None, ...]]:
         """What most reads are: one flow."""
@@ -72,7 +81,41 @@ class Reads:
         if type(reply) is not list:
             raise_for(key, reply)
 
-        return (read_record(key, reply[0], reply[1], now_ms),)
+        record = read_record(key, reply[0], reply[1], now_ms)
+        if record is not None and record.body[:1] == _PARTED:
+            record = yield from self._with_parts(key, record, now_ms)
+
+        return (record,)
+
+    def _with_parts(self, key: Key, record: Record, now_ms: int) -> Conversation[Record | None]:
+        """The record with its body, from its parts; as it is now, if it was written meanwhile."""
+        first, place = self._layout.keys(key)[0], self._layout.parts_of(key.id)
+
+        while True:
+            count, name = parts_in(record.body)
+            asked = [Command((b"HMGET", place, b"g", b"%d" % n), place) for n in range(count)]
+            found = yield from self._exchange.ask(asked, large=True)
+            for reply in found:
+                if isinstance(reply, Exception):
+                    raise_for(key, reply)
+
+            if found and all(which == name and part is not None for which, part in found):
+                return Record(record.head, b"".join([part for _, part in found]))
+
+            (reply,) = yield from self._exchange.ask(
+                [Command((b"HMGET", first, b"head", b"body"), first)]
+            )
+            if isinstance(reply, Exception):
+                raise_for(key, reply)
+
+            now = read_record(key, reply[0], reply[1], now_ms)
+            if now is None or now.body[:1] != _PARTED:
+                return now
+
+            if now.body == record.body:
+                raise corrupt(key, "a body without its parts")
+
+            record = now
 
     def _answer(self, key: Key, replies: Iterator[Any], now_ms: int) -> Record | None:
         reply = next(replies)

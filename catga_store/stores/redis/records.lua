@@ -112,10 +112,10 @@ local function read_flow(key)
   return parse(text) or false, text
 end
 
-local function remove_flow(key, steps, id, head)
+local function remove_flow(key, steps, parts, id, head)
   reindex(flow_entries(id, head), {})
   redis.call('ZREM', index, 'pi' .. id)
-  redis.call('UNLINK', key, steps)
+  redis.call('UNLINK', key, steps, parts)
 end
 
 -- fields of a condition: head, terms, any, parent (if any), expected, done

@@ -84,6 +84,12 @@ _REFUSALS: tuple[
     ),
     (
         None,
+        ("PARTS ",),
+        StoreUnavailableError,
+        "the parts of a large body were gone before the commit came: try again",
+    ),
+    (
+        None,
         ("NOREPLICAS",),
         StoreUnavailableError,
         "too few replicas are connected for the server to accept writes: bring them back",

@@ -1,7 +1,7 @@
 -- Remove records that have expired, with every entry of theirs in the index.
 --
 -- KEYS[1]   where the reply is kept    KEYS[2]  the index of the partition
--- KEYS[3..] two for each entry: the flow and its steps, or the condition and its items
+-- KEYS[3..] for each entry: the flow, its steps and its parts, or the condition and its items
 -- ARGV[1]   how long the reply is kept, in ms of the server's own clock    ARGV[2]  now, in ms
 -- ARGV[3..] the entries of the index that say what has expired and how it was listed:
 --           x <expires> f|w <status> <created> <length>:<type or parent> <id>, without the spaces
@@ -30,12 +30,14 @@ local function entries_of(entry)
     'wb' .. status .. of .. place}, id
 end
 
-local removed = 0
+local removed, at = 0, 3
 for place = 3, #ARGV do
-  local entry, key, other = ARGV[place], KEYS[2 * place - 3], KEYS[2 * place - 2]
+  local entry, key, other, parts = ARGV[place], KEYS[at], KEYS[at + 1], nil
+  local is_flow = string.sub(entry, 17, 17) == 'f'
+  if is_flow then parts = KEYS[at + 2] end
+  at = at + (is_flow and 3 or 2)
   if redis.call('ZSCORE', index, entry) then
     local entries, id = entries_of(entry)
-    local is_flow = string.sub(entry, 17, 17) == 'f'
     local own, head, row
     if is_flow then
       head = read_flow(key)
@@ -54,7 +56,7 @@ for place = 3, #ARGV do
     if head == false or row == false then
       redis.call('ZREM', index, entry) -- it cannot be read: it is left as it is
     elseif is_current and is_flow then
-      remove_flow(key, other, id, head)
+      remove_flow(key, other, parts, id, head)
       removed = removed + 1
     elseif is_current then
       remove_wait(key, other, id, row)
@@ -66,6 +68,7 @@ for place = 3, #ARGV do
     else
       redis.call('ZREM', index, unpack(entries)) -- the server has forgotten it already
       redis.call('UNLINK', key, other)
+      if parts then redis.call('UNLINK', parts) end
       removed = removed + 1
     end
   end

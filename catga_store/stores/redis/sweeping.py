@@ -55,6 +55,14 @@ class Sweeping:
         except (NotSentError, ReplyLostError):
             _log.debug("the sweep after a commit was lost; another will follow")
 
+    def forget(self, uploads: Sequence[bytes]) -> Conversation[None]:
+        """Remove what a refused commit had sent ahead; the server would do it later."""
+        commands = tuple(Command((b"UNLINK", key), key) for key in uploads)
+        try:
+            yield from self._exchange.fly(commands, writes=True)
+        except (NotSentError, ReplyLostError):
+            _log.debug("what a refused commit had sent ahead stays for an hour")
+
     def sweep(self, request: Sweep) -> Conversation[int]:
         """Remove what has expired, a page at a time; each is a commit."""
         removed = 0
@@ -135,12 +143,12 @@ class Sweeping:
         keys = [self._layout.log[number] + commit_id.encode(), self._layout.index[number]]
         entries = [entry for entry in map(read_expiring, members) if entry is not None]
         for expiring in entries:
-            pair = (
-                (self._layout.flow, self._layout.steps)
+            begins = (
+                (self._layout.flow, self._layout.steps, self._layout.parts)
                 if expiring.kind == FLOW
                 else (self._layout.wait, self._layout.items)
             )
-            keys += [begin[number] + expiring.id for begin in pair]
+            keys += [begin[number] + expiring.id for begin in begins]
 
         members_read = (entry.member for entry in entries)
         return call(SWEEP, keys, (self._exchange.keep_ms, now_ms, *members_read))

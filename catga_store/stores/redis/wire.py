@@ -65,7 +65,9 @@ class Exchange:
 
         return replies
 
-    def ask(self, commands: Sequence[Command], *, writes: bool = False) -> Conversation[list[Any]]:
+    def ask(
+        self, commands: Sequence[Command], *, writes: bool = False, large: bool = False
+    ) -> Conversation[list[Any]]:
         """Send commands that may be sent twice, until they are answered or the time is up.
 
         Errors among the replies are the caller's to look at, but for those that pass by themselves.
@@ -76,7 +78,7 @@ class Exchange:
 
         while True:
             try:
-                replies = yield from self.fly(sent, writes=writes)
+                replies = yield from self.fly(sent, writes=writes, large=large)
             except NotSentError as error:
                 raise unavailable(error) from error
             except ReplyLostError as error:

@@ -25,13 +25,29 @@ from catga_store.stores.redis.layout import encode
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.layout import write_head
 
-__all__ = ["add_change", "flags_of", "planned", "read_conflicts", "read_outcomes"]
+__all__ = [
+    "LARGE",
+    "add_change",
+    "body_sent",
+    "flags_of",
+    "marker_of",
+    "parted_body",
+    "parts_in",
+    "planned",
+    "read_conflicts",
+    "read_outcomes",
+]
 
 _outcomes: msgspec.json.Decoder[list[list[Any]]] = msgspec.json.Decoder(list[list[Any]])
+LARGE = 1024 * 1024
+"""Commits over so many bytes do not share a connection with others; larger bodies go in parts."""
+
 _LETTER = {FLOW: b"F", PROGRESS: b"G", WAIT: b"W"}
 
 
-def add_change(words: list[bytes | str | int], change: Change, *, leaves: bool) -> None:
+def add_change(
+    words: list[bytes | str | int], change: Change, *, leaves: bool, upload: str = ""
+) -> None:
     """One change as commit.lua takes it."""
     key = change.key
     letter, record_id = _LETTER[key.kind], key.id.encode()
@@ -43,7 +59,7 @@ def add_change(words: list[bytes | str | int], change: Change, *, leaves: bool) 
         rearm = b"1" if change.rearm else b""
         words += (b"S", letter, record_id, encode(change.terms), change.created_ms, rearm)
     elif isinstance(change, Put):
-        _add_put(words, change, letter, record_id, leaves=leaves)
+        _add_put(words, change, letter, record_id, leaves=leaves, upload=upload)
     elif isinstance(change, Delete):
         expected = b"" if change.expected is None else change.expected
         words += (b"D", letter, record_id, key.step, expected, b"l" if leaves else b"")
@@ -54,7 +70,13 @@ def add_change(words: list[bytes | str | int], change: Change, *, leaves: bool) 
 
 
 def _add_put(
-    words: list[bytes | str | int], change: Put, letter: bytes, record_id: bytes, *, leaves: bool
+    words: list[bytes | str | int],
+    change: Put,
+    letter: bytes,
+    record_id: bytes,
+    *,
+    leaves: bool,
+    upload: str,
 ) -> None:
     flags = flags_of(change, leaves=leaves)
     expected = b"" if change.expected is None else change.expected
@@ -66,9 +88,12 @@ def _add_put(
         words += (b"P", letter, record_id, expected, flags, head, terms, len(change.items))
         for item in change.items:
             words += (item.child.encode(), b"1" if item.success else b"0", item.payload)
+    elif upload:
+        marker = marker_of(upload, change.body)
+        words += (b"P", letter, record_id, 0, expected, flags + b"p", head, marker)
     else:
         step = change.key.step
-        words += (b"P", letter, record_id, step, expected, flags, head, change.body)
+        words += (b"P", letter, record_id, step, expected, flags, head, body_sent(change))
 
 
 def flags_of(change: Put, *, leaves: bool) -> bytes:
@@ -87,6 +112,31 @@ def flags_of(change: Put, *, leaves: bool) -> bytes:
         flags += b"g"
 
     return flags
+
+
+def body_sent(change: Put) -> bytes:
+    """The body as it is sent with a put; nothing if the stored one, which must be there, stays."""
+    return b"" if change.keeps_body and change.expected is not None else change.body
+
+
+def parted_body(change: Change) -> bytes | None:
+    """The body of a flow that is sent ahead of the commit, in parts; `None` if it is not."""
+    if not isinstance(change, Put) or change.key.kind != FLOW:
+        return None
+
+    body = body_sent(change)
+    return body if len(body) > LARGE else None
+
+
+def marker_of(name: str, body: bytes) -> bytes:
+    """What stands for a body that lies in parts of this name."""
+    return b"*%d %b" % (-(-len(body) // LARGE), name.encode())
+
+
+def parts_in(body: bytes) -> tuple[int, bytes]:
+    """The number and the name of the parts that a marker stands for."""
+    count, _, name = body[1:].partition(b" ")
+    return int(count) if count.isdigit() else 0, name
 
 
 def planned(commit: Commit) -> bytes:
