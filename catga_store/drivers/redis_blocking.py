@@ -109,6 +109,15 @@ class RedisLink:
 class RedisClusterLink(RedisLink):
     """Performs `Pipe` on a cluster: one flight to each node that is concerned."""
 
+    def close(self) -> None:
+        """Close the client if the link has opened it, and the pools of its nodes, which it leaves open."""
+        client = self._client if self._owned else None
+        super().close()
+        nodes: list[Any] = [] if client is None else client.get_nodes()
+        for node in nodes:
+            if node.redis_connection is not None:
+                node.redis_connection.connection_pool.disconnect()
+
     def _perform(self, commands: Sequence[Command]) -> tuple[object, ...]:
         client = self._connected()
         replies: list[object] = [None] * len(commands)
