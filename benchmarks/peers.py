@@ -26,7 +26,7 @@ from timing import show
 import catga_store as cs
 from catga_store import codec
 
-__all__ = ["peers"]
+__all__ = ["peers", "saver"]
 
 Pair = tuple[Callable[[], object], Callable[[], object]]
 
@@ -89,7 +89,7 @@ def _langgraph(subject: Subject, directory: Path) -> dict[str, Pair]:
         Console().print("peers: langgraph-checkpoint is not installed, left out")
         return {}
 
-    found = {"LangGraph InMemorySaver": _saver(InMemorySaver(), subject)}
+    found = {"LangGraph InMemorySaver": saver(InMemorySaver(), subject)}
     try:
         from langgraph.checkpoint.sqlite import SqliteSaver  # noqa: PLC0415  as above
     except ImportError:
@@ -98,11 +98,12 @@ def _langgraph(subject: Subject, directory: Path) -> dict[str, Pair]:
 
     # Its defaults: WAL, and with it `synchronous` as SQLite was built, FULL nearly everywhere.
     connection = sqlite3.connect(directory / "langgraph.db", check_same_thread=False)
-    found["LangGraph SqliteSaver"] = _saver(SqliteSaver(connection), subject)
+    found["LangGraph SqliteSaver"] = saver(SqliteSaver(connection), subject)
     return found
 
 
-def _saver(saver: Any, subject: Subject) -> Pair:
+def saver(saver: Any, subject: Subject) -> Pair:
+    """Save and load of a LangGraph checkpoint saver, with the same state as the subject's."""
     from langgraph.checkpoint.base import empty_checkpoint  # noqa: PLC0415  may be missing
 
     data = _data(subject)

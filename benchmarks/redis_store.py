@@ -4,8 +4,12 @@
 
 Sections, all of them unless some are named:
 
-- `ops`: `get`, `update` and a session of both, beside redis-py asking the same of the same server on
-  its own client with the same settings, and the codec, measured alone;
+- `ops`: `get`, `update`, a session's commit of one flow, and a session that reads and commits,
+  beside redis-py asking the same of the same server on its own client with the same settings, and
+  the codec, measured alone;
+- `tasks`: commits by concurrent tasks, beside `redis.asyncio` sending the same script;
+- `peers`: save and load of the same state with langgraph-checkpoint-plainredis, if it is installed;
+- `large`: what a small `get` takes while a body of 64 MiB is written or read by another process;
 - `fan-in`: completions against the number of children;
 - `growth`: operations against the number of stored flows (`--records 1000 1000000` for the long
   form), and what a flow takes of the server's memory.
@@ -17,7 +21,7 @@ turns with them in the same run. Starts a server of its own. Needs `catga_store[
 from __future__ import annotations
 
 import argparse
-import gc
+import asyncio
 import itertools
 import os
 import platform
@@ -25,24 +29,27 @@ import uuid
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import ExitStack
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import redis
 from codecs_of_state import codec_calls
 from growth import fan_in
+from peers import saver
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis_large import beside_large
+from redis_tasks import rates_of_tasks
 from rich.console import Console
 from rich.table import Table
 from state import Order
+from subject import FLOWS
 from subject import Subject
 from subject import exchanges
-from timing import Times
 from timing import interleaved
 from timing import show
-from timing import time_calls
-from timing import warm_up
 
 import catga_store as cs
 from catga_store.conversation import Pipe
@@ -50,7 +57,7 @@ from catga_store.conversation import ask
 from catga_store.records import Due
 from catga_store.testing.servers import RedisServer
 
-SECTIONS = ("ops", "fan-in", "growth")
+SECTIONS = ("ops", "tasks", "peers", "large", "fan-in", "growth")
 
 EXCHANGES = {"get": 1, "update": 1, "session": 2, "create": 1, "complete_child": 1, "claim_due": 5}
 """Round trips of each operation, asserted: claiming looks up, reads, and commits."""
@@ -59,7 +66,18 @@ BYTES = {"get": 100, "update": 2_300}
 """The most bytes that one may send, asserted; the state is 1,024 of them."""
 
 RATIO = 1.25
-"""What `get` and `update` may cost: so many times redis-py and the codec."""
+"""What `get`, `update` and `commit` may cost: so many times redis-py and the codec."""
+
+TASKS = 100
+FASTER = {"commit at the waist": 3.0, "update": 1.7}
+"""What so many tasks do at least, as a multiple of what `redis.asyncio` does with the same script."""
+
+GROWTH = 1.3
+"""What an operation may cost with the most flows: so many times what it costs with the fewest."""
+
+PEER = 4.0
+"""How many times faster than the peer a save and a load are to be, at p50."""
+
 
 PAGE = 100
 
@@ -151,6 +169,7 @@ def ops(run: Run) -> Iterator[Table]:
                 **codec_calls(),
                 "get": subject.get,
                 "update": subject.update,
+                "commit": _committing(other),
                 "session": subject.session,
                 "HMGET": plain.get,
                 "HGETALL": plain.hgetall,
@@ -167,6 +186,7 @@ def ops(run: Run) -> Iterator[Table]:
     beside = {
         "get": ("HGETALL", "decode"),
         "update": ("EVALSHA", "encode"),
+        "commit": ("EVALSHA", "encode"),
         "session": ("HGETALL", "decode", "EVALSHA", "encode"),
     }
     for name in ("encode", "decode", "HMGET", "HGETALL", "EVALSHA"):
@@ -178,9 +198,98 @@ def ops(run: Run) -> Iterator[Table]:
         sent = plain.bytes.get(name)
         shown = f"[{'green' if ratio <= RATIO else 'red'}]{ratio:.2f}[/]"
         table.add_row(
-            *(name, str(counted[name]), "" if sent is None else f"{sent:,}", *cells),
-            *(" + ".join(parts), shown, f"≤ {RATIO}"),
+            *(name, str(counted.get(name, 1)), "" if sent is None else f"{sent:,}", *cells),
+            *(" + ".join(parts), shown, "" if name == "session" else f"≤ {RATIO}"),
         )
+
+    yield table
+
+
+def _committing(store: cs.Store) -> Callable[[], object]:
+    """A session's commit of a flow that is at hand."""
+    flows = itertools.cycle(store.get_one(f"flow-{number}", Order) for number in range(FLOWS))
+
+    def commit() -> None:
+        flow = next(flows)
+        flow.state.retries = (flow.state.retries + 1) % 10
+        with store.session() as session:
+            session.add(flow)
+            session.commit()
+
+    return commit
+
+
+def tasks(run: Run) -> Iterator[Table]:
+    """Commits by concurrent tasks, beside `redis.asyncio`."""
+    with run.store() as store:
+        update = words_of(store, Subject(store).update)
+
+    rates = asyncio.run(rates_of_tasks(run.server.url, update, TASKS, run.calls // 2, run.rounds))
+    table = Table(title=f"{TASKS} tasks, per second", title_justify="left")
+    for column in ("", "per second", "beside redis.asyncio", "target"):
+        table.add_column(column, justify="right" if column else "left")
+
+    alone = rates.pop("EVALSHA")
+    table.add_row("EVALSHA by redis.asyncio", f"{median(alone):,.0f}", "", "")
+    for name, found in rates.items():
+        ratio = median(a / b for a, b in zip(found, alone, strict=True))
+        shown = f"[{'green' if ratio >= FASTER[name] else 'red'}]{ratio:.2f}[/]"
+        table.add_row(name, f"{median(found):,.0f}", shown, f"≥ {FASTER[name]}")
+
+    yield table
+
+
+def peer(run: Run) -> Iterator[Table]:
+    """Save and load beside langgraph-checkpoint-plainredis."""
+    try:
+        from langgraph_checkpoint_plainredis import RedisSaver  # noqa: PLC0415  may be missing
+    except ImportError:
+        Console().print("peers: langgraph-checkpoint-plainredis is not installed, left out")
+        return
+
+    with run.store() as store, run.client() as client:
+        subject = Subject(store)
+        save, load = saver(RedisSaver(client), subject)
+        times = interleaved(
+            {"update": subject.update, "get": subject.get, "save": save, "load": load},
+            calls=run.calls,
+            rounds=run.rounds,
+        )
+
+    table = Table(title="beside langgraph-checkpoint-plainredis, µs", title_justify="left")
+    for column in ("", "p50", "p99", "the peer's p50", "p99", "times faster", "target"):
+        table.add_column(column, justify="right" if column else "left")
+
+    for ours, theirs in (("update", "save"), ("get", "load")):
+        mine, other = times[ours], times[theirs]
+        ratio = other.over(mine)
+        shown = f"[{'green' if ratio >= PEER else 'red'}]{ratio:.2f}[/]"
+        cells = show((mine.p50, mine.p99, other.p50, other.p99))
+        table.add_row(f"{ours}, {theirs}", *cells, shown, f"≥ {PEER:g}")
+
+    yield table
+
+
+def large(run: Run) -> Iterator[Table]:
+    """Small reads while another process writes or reads a large body."""
+    title = "a small get while another process has 64 MiB under way"
+    table = Table(title=title, title_justify="left")
+    for column in ("face", "the other"):
+        table.add_column(column)
+
+    for column in ("its ms", "gets meanwhile", "p50, µs", "p99, µs", "worst, ms"):
+        table.add_column(column, justify="right")
+
+    for face in ("blocking", "asyncio"):
+        url = f"{run.server.url}?prefix={uuid.uuid4().hex[:8]}:"
+        for what in ("create", "update", "get"):
+            taken, seconds = beside_large(url, face, what)
+            ordered = sorted(taken)
+            p99 = ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
+            table.add_row(
+                *(face, what, f"{seconds * 1000:.0f}", f"{len(taken):,}"),
+                *(f"{median(taken) * 1e6:.0f}", f"{p99 * 1e6:.0f}", f"{ordered[-1] * 1000:.1f}"),
+            )
 
     yield table
 
@@ -197,34 +306,34 @@ def fans(run: Run) -> Iterator[Table]:
 
 
 def growth(run: Run) -> Iterator[Table]:
-    """Operations, and memory, against the number of stored flows."""
-    columns: dict[str, list[float]] = {}
-    memory: list[str] = []
-
-    with run.store() as store, run.client() as client:
-        subject = Subject(store)
-        stored, empty = 0, client.info("memory")["used_memory"]
-        for size in run.records:
-            subject.prepare_due(size, stored)
-            stored = size
-            used = client.info("memory")["used_memory"] - empty
-            memory.append(f"{used / size:,.0f} B")
-            for name, call in _growing(store, size).items():
-                warm_up(call, 50)
-                gc.collect()
-                times = Times()
-                times.rounds.append(time_calls(call, run.calls))
-                columns.setdefault(name, []).append(times.p50)
-
+    """Operations, and memory, against the number of stored flows; stores of each size take turns."""
     title = "growth: p50 by number of stored flows, µs (each of about 1,150 bytes)"
     table = Table(title=title, title_justify="left")
-    for column in ("", *(f"{size:,}" for size in run.records), "last / first"):
+    for column in ("", *(f"{size:,}" for size in run.records), "last / first", "target"):
         table.add_column(column, justify="right" if column else "left")
 
-    for name, values in columns.items():
-        table.add_row(name, *show(values), f"{values[-1] / values[0]:.2f}")
+    memory: list[str] = []
+    cases: dict[str, Callable[[], object]] = {}
+    with ExitStack() as stack:
+        client = stack.enter_context(run.client())
+        for size in run.records:
+            before = client.info("memory")["used_memory"]
+            store = stack.enter_context(run.store())
+            Subject(store).prepare_due(size)
+            used = client.info("memory")["used_memory"] - before
+            memory.append(f"{used / size:,.0f} B")
+            for name, call in _growing(store, size).items():
+                cases[f"{name}/{size}"] = call
 
-    table.add_row("memory per flow, with its index", *memory, "")
+        times = interleaved(cases, calls=run.calls // 4, rounds=run.rounds)
+
+    for name in dict.fromkeys(case.partition("/")[0] for case in cases):
+        found = [times[f"{name}/{size}"] for size in run.records]
+        ratio = found[-1].over(found[0])
+        shown = f"[{'green' if ratio <= GROWTH else 'red'}]{ratio:.2f}[/]"
+        table.add_row(name, *show(one.p50 for one in found), shown, f"≤ {GROWTH}")
+
+    table.add_row("memory per flow, with its index", *memory, "", "")
     yield table
 
 
@@ -285,6 +394,9 @@ class Run:
 
 RUNS: dict[str, Callable[[Run], Iterator[Table]]] = {
     "ops": ops,
+    "tasks": tasks,
+    "peers": peer,
+    "large": large,
     "fan-in": fans,
     "growth": growth,
 }
