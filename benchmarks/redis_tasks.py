@@ -17,8 +17,11 @@ from state import Order
 from subject import make_flows
 
 import catga_store as cs
+from catga_store.keys import flow_key
 from catga_store.records import Applied
 from catga_store.records import Commit
+from catga_store.records import Put
+from catga_store.records import Read
 
 __all__ = ["rates_of_tasks"]
 
@@ -38,25 +41,18 @@ class Tasks:
         self._turns = itertools.count()
 
     async def prepare(self, tasks: int) -> None:
-        """Store the flows, and keep the commits that update them."""
+        """Store the flows, and make the commits that write them again."""
         state = make_flows("x")[0].state
         for number in range(tasks):
             flow = cs.FlowSnapshot(f"flow-{number}", state=copy.deepcopy(state), due_at=None)
             await self.store.create(flow)
 
-        await self.look(tasks)
-        ask = self._driver.ask
-
-        async def recording(request: Commit) -> Any:
-            self._commits.append(request)
-            return await ask(request)
-
-        self._driver.ask = recording
-        for number in range(tasks):
-            await self.update(number)
-
-        self._driver.ask = ask
-        self._last = [flow.revision for flow in self._flows]
+        now_ms = int(self.store.now().timestamp() * 1000)
+        keys = tuple(flow_key(f"flow-{number}") for number in range(tasks))
+        for key, record in zip(keys, await self._driver.ask(Read(keys, now_ms)), strict=True):
+            self._commits.append(
+                Commit("", now_ms, (Put(key, record.head, record.body, ""),), None)
+            )
 
     async def look(self, tasks: int) -> None:
         """Read the flows, which the other ways have written."""

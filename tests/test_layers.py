@@ -46,6 +46,7 @@ DRIVERS = {f"drivers.{name}" for name in ("local", "redis_blocking", "redis_asyn
     "drivers.portal",
     "drivers.redis_cluster_asyncio",
     "drivers.redis_lane",
+    "drivers.redis_packing",
 }
 FACES = {"session", "store", "kinds", "aio", "kinds_async", "copying", "urls"}
 
@@ -133,6 +134,8 @@ ALLOWED: dict[str, set[str]] = {
     "drivers.portal": WAIST | {"drivers.asyncio_driver", "drivers.remote"},
     "drivers.any_loop": WAIST
     | {"drivers.asyncio_driver", "drivers.finishing", "drivers.portal", "drivers.remote"},
+    "drivers.redis_blocking": {"errors", "conversation", "records", "drivers.redis_packing"},
+    "drivers.redis_lane": {"errors", "conversation", "records", "drivers.redis_packing"},
     "drivers.redis_cluster_asyncio": WAIST | {"drivers.redis_lane", "drivers.remote"},
     "drivers.redis_asyncio": WAIST
     | {"drivers.redis_cluster_asyncio", "drivers.redis_lane", "drivers.remote"},

@@ -17,8 +17,6 @@ import threading
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from redis import Redis
@@ -32,10 +30,8 @@ from catga_store.conversation import Command
 from catga_store.conversation import NotSentError
 from catga_store.conversation import Pipe
 from catga_store.conversation import ReplyLostError
+from catga_store.drivers.redis_packing import pack
 from catga_store.errors import UsageError
-
-# redis-py packs in Python without it.
-_pack_command: Any = import_module("hiredis").pack_command if find_spec("hiredis") else None
 
 __all__ = ["RedisLink", "link_to_client", "link_to_url"]
 
@@ -50,7 +46,6 @@ _ANSWERED = (
 
 _CONNECT_SECONDS = 5.0
 _MOST_IDLE = 8
-_COPIED_BYTES = 64 * 1024
 
 
 class RedisLink:
@@ -285,7 +280,7 @@ def _talk(pool: Any, commands: Sequence[Sequence[bytes | str | int]]) -> list[ob
 
 
 def _converse(connection: Any, commands: Sequence[Sequence[bytes | str | int]]) -> list[object]:
-    connection.send_packed_command(_pack(connection, commands))
+    connection.send_packed_command(pack(connection, commands))
 
     replies: list[object] = []
     read = connection.read_response
@@ -302,16 +297,6 @@ def _converse(connection: Any, commands: Sequence[Sequence[bytes | str | int]]) 
             break
 
     return replies
-
-
-def _pack(connection: Any, commands: Sequence[Sequence[bytes | str | int]]) -> list[bytes]:
-    """The commands as they are sent; few pieces, and large bodies are not copied together."""
-    if _pack_command is None:
-        packed: list[bytes] = connection.pack_commands(commands)
-        return packed
-
-    pieces = [_pack_command(tuple(words)) for words in commands]
-    return pieces if sum(map(len, pieces)) > _COPIED_BYTES else [b"".join(pieces)]
 
 
 def _get_connection(pool: Any) -> Any:

@@ -7,7 +7,7 @@ per call, from asking to the last reply. The first that is missed breaks the con
 sent has lost its replies, what was not sent goes out on the next connection while its own deadline
 lasts.
 
-The connections are the client library's, from the pool of its client, with its packing and parsing.
+The connections are the client library's, from the pool of its client, with its parsing.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from catga_store.conversation import Command
 from catga_store.conversation import NotSentError
 from catga_store.conversation import ReplyLostError
+from catga_store.drivers.redis_packing import pack
 
 __all__ = ["Connections", "Flight", "Lane", "Lanes", "OwnTask", "Words"]
 
@@ -279,8 +280,7 @@ class Lane:
 
             if words:
                 self.writes += 1
-                packed: Iterable[bytes] = connection.pack_commands(words)
-                await connection.send_packed_command(packed, check_health=False)
+                await connection.send_packed_command(pack(connection, words), check_health=False)
             else:
                 self._idle = self._loop.create_future()
                 await self._idle

@@ -31,23 +31,21 @@ class Script(NamedTuple):
     source: bytes
 
 
-def _script(name: str, *, shared: bool) -> Script:
+def _script(*names: str) -> Script:
+    """The parts of a script, in their order, as one."""
     here = Path(__file__).parent
-    source = (here / f"{name}.lua").read_bytes()
-    if shared:
-        source = (here / "records.lua").read_bytes() + source
-
+    source = b"".join([(here / f"{name}.lua").read_bytes() for name in names])
     return Script(sha1(source, usedforsecurity=False).hexdigest().encode(), source)
 
 
-COMMIT = _script("commit", shared=True)
-EXTEND = _script("extend", shared=True)
-SWEEP = _script("sweep", shared=True)
-CLEAR = _script("clear", shared=False)
-RESOLVE = _script("resolve", shared=False)
-LAY_OUT = _script("layout", shared=False)
-READ_WAIT = _script("read_wait", shared=False)
-STEPS = _script("steps", shared=False)
+COMMIT = _script("put", "records", "commit")
+EXTEND = _script("records", "extend")
+SWEEP = _script("records", "sweep")
+CLEAR = _script("clear")
+RESOLVE = _script("resolve")
+LAY_OUT = _script("layout")
+READ_WAIT = _script("read_wait")
+STEPS = _script("steps")
 
 _SOURCES = {
     script.sha: script.source

@@ -1,0 +1,24 @@
+"""Redis commands as they are sent: packed by hiredis if it is there, else by redis-py, in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+__all__ = ["pack"]
+
+_pack_command: Any = import_module("hiredis").pack_command if find_spec("hiredis") else None
+
+_COPIED_BYTES = 64 * 1024
+
+
+def pack(connection: Any, commands: Sequence[Sequence[bytes | str | int]]) -> list[bytes]:
+    """The commands as they are sent; few pieces, and large bodies are not copied together."""
+    if _pack_command is None:
+        packed: list[bytes] = connection.pack_commands(commands)
+        return packed
+
+    pieces = [_pack_command(tuple(words)) for words in commands]
+    return pieces if sum(map(len, pieces)) > _COPIED_BYTES else [b"".join(pieces)]
