@@ -22,7 +22,15 @@ __all__ = ["Finding", "Kind", "Level", "Scratch", "kind_of"]
 Level: TypeAlias = Literal["ok", "info", "unknown", "warning", "problem"]
 """`warning` and `problem` are findings: the doctor exits with 1."""
 
-_MODULES = {"memory": "memory", "sqlite": "sqlite"}
+_MODULES = {
+    "memory": "memory",
+    "redis": "redis",
+    "redis+cluster": "redis",
+    "rediss": "redis",
+    "rediss+cluster": "redis",
+    "sqlite": "sqlite",
+    "unix": "redis",
+}
 
 
 @frozen

@@ -21,7 +21,7 @@ from catga_store.stores.redis.scripts import LAY_OUT
 from catga_store.stores.redis.scripts import call
 from catga_store.stores.redis.wire import Exchange
 
-__all__ = ["prepare"]
+__all__ = ["OLDEST", "prepare"]
 
 OLDEST = 6, 2
 """The oldest version of Redis that will do."""

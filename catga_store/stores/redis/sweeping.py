@@ -28,7 +28,7 @@ from catga_store.stores.redis.scripts import call
 from catga_store.stores.redis.wire import Exchange
 from catga_store.stores.redis.words import read_outcomes
 
-__all__ = ["Sweeping", "partition_named"]
+__all__ = ["Sweeping", "glob", "partition_named"]
 
 _SWEEP_PAGE = 100
 
@@ -101,7 +101,7 @@ class Sweeping:
 
         for number, tag in enumerate(self._layout.tags):
             commit_id = f"{name}{_OF}{number}"
-            cursor, pattern = b"0", _glob(tag) + b"*"
+            cursor, pattern = b"0", glob(tag) + b"*"
             is_done = False
 
             while not is_done:
@@ -177,7 +177,7 @@ def partition_named(commit_id: str) -> int:
     return int(number) if number.isdecimal() else 0
 
 
-def _glob(text: bytes) -> bytes:
+def glob(text: bytes) -> bytes:
     """A pattern of SCAN that matches this and nothing else."""
     return re.sub(rb"([*?\[\]\\^-])", rb"\\\1", text)
 

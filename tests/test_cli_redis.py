@@ -1,0 +1,277 @@
+"""The commands on Redis: what the doctor finds, a server that is down, a library that is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+import catga_store as cs
+from catga_store.testing.servers import RedisCluster
+from catga_store.testing.servers import RedisServer
+from catga_store.testing.servers import free_ports
+
+Done = subprocess.CompletedProcess[str]
+MAIN = "from catga_store.cli import main; main()"
+
+
+def run(*arguments: str, before: str = "") -> Done:
+    """Run a command to its end, after a line of Python of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "CATGA_STORE_URL"}
+    return subprocess.run(
+        [sys.executable, "-c", f"{before}\n{MAIN}", *arguments],
+        check=False,
+        capture_output=True,
+        encoding="utf-8",
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+    )
+
+
+def failed(done: Done, code: int, *parts: str) -> None:
+    """Check that a command ended with one line that says why, and printed nothing else."""
+    assert (done.returncode, done.stdout) == (code, ""), done
+    (line,) = done.stderr.splitlines()
+    assert "Traceback" not in line
+    for part in parts:
+        assert part in line
+
+
+def findings(url: str, code: int = 0) -> dict[str, Any]:
+    """Answer what the doctor found, by what it looked at."""
+    done = run("doctor", url, "--json")
+    assert (done.returncode, done.stderr) == (code, ""), done
+    document = json.loads(done.stdout)
+    assert document["healthy"] is (code == 0)
+    assert all(finding["means"] for finding in document["findings"])
+    return {finding["check"]: finding for finding in document["findings"]}
+
+
+@pytest.fixture(params=["6.2", "8.2"])
+def version(request: pytest.FixtureRequest) -> str:
+    """Answer each version there is a server of."""
+    answer: str = request.param
+    return answer
+
+
+@pytest.fixture
+def server(version: str, redis_server: Callable[[str], RedisServer]) -> RedisServer:
+    """Answer a server that others use too."""
+    return redis_server(version)
+
+
+@pytest.fixture
+def start(version: str) -> Iterator[Callable[..., RedisServer]]:
+    """Start a server of its own for the test, with options."""
+    started: list[RedisServer] = []
+
+    def start_one(*options: str) -> RedisServer:
+        started.append(RedisServer(version, *options))
+        return started[-1].start()
+
+    yield start_one
+    for one in started:
+        one.close()
+
+
+@pytest.fixture
+def url(server: RedisServer) -> str:
+    """Name a store with two flows and a condition."""
+    url = f"{server.url}?prefix={uuid.uuid4().hex}:"
+    with cs.open_store(url) as store:
+        store.create(cs.FlowSnapshot("order", state={}))
+        store.create(cs.FlowSnapshot("other", state={}, due_at=None))
+        store.set_wait_condition(cs.WaitCondition("wait", flow_ids=["a"]))
+
+    return url
+
+
+def tag_of(url: str) -> str:
+    """Answer what the keys of a store begin with."""
+    return f"{{{url.rpartition('=')[2]}0}}:"
+
+
+def test_a_server_that_does_well(url: str, version: str) -> None:
+    """Everything is said in words, and nothing is written."""
+    with redis.Redis.from_url(url.partition("?")[0]) as client:
+        before = {key: client.type(key) for key in client.keys(f"{tag_of(url)}*")}
+        found = findings(url)
+        assert {key: client.type(key) for key in client.keys(f"{tag_of(url)}*")} == before
+
+    assert found["version"]["found"].startswith(f"Redis {version}")
+    assert found["eviction"]["level"] == "ok"
+    assert "appendfsync everysec" in found["durability"]["found"]
+    assert found["replicas"]["level"] == "info"
+    assert found["index"]["level"] == "ok"
+    assert found["index"]["found"].startswith("4 entries")
+    assert found["flows"]["found"].startswith("2 flows")
+    assert found["store"]["found"].endswith("holds 2 flows")
+    text = run("doctor", url).stdout
+    assert all(check in text for check in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "check", "level", "said"),
+    [
+        (("--maxmemory-policy", "allkeys-lru"), "eviction", "problem", "noeviction"),
+        (("--maxmemory-policy", "volatile-ttl"), "eviction", "warning", "noeviction"),
+        (("--maxmemory", "500kb"), "memory", "warning", "maxmemory"),
+        (("--appendonly", "no", "--save", ""), "durability", "problem", "appendonly yes"),
+        (("--appendfsync", "no"), "durability", "warning", "appendfsync everysec"),
+        (("--min-replicas-to-write", "1"), "replicas", "problem", "bring the replicas back"),
+    ],
+)
+def test_settings_that_lose_or_hold_up_flows(
+    start: Callable[..., RedisServer], options: tuple[str, ...], check: str, level: str, said: str
+) -> None:
+    """Each is a finding that says how to change it."""
+    found = findings(start(*options).url, 1)
+    assert found[check]["level"] == level
+    assert said in found[check]["change"]
+
+
+def test_snapshots_alone(start: Callable[..., RedisServer]) -> None:
+    """They lose what was committed since the last one."""
+    server = start("--appendonly", "no")
+    with redis.Redis(port=server.port) as client:
+        client.config_set("save", "900 1")
+
+    found = findings(server.url, 1)["durability"]
+    assert (found["level"], found["found"]) == ("warning", "appendonly no, save 900 1")
+
+
+def test_settings_that_are_good(start: Callable[..., RedisServer]) -> None:
+    """A limit that is far off, and fsync at every commit, are well."""
+    found = findings(start("--maxmemory", "1gb", "--appendfsync", "always").url)
+    assert found["memory"]["level"] == found["durability"]["level"] == "ok"
+
+
+def test_replicas(start: Callable[..., RedisServer]) -> None:
+    """A replica refuses commits; a primary whose replica may lag loses some at a failover."""
+    primary = start()
+    with cs.open_store(primary.url) as store:
+        store.create(cs.FlowSnapshot("order", state={}))
+
+    replica = start("--replicaof", primary.host, str(primary.port))
+    replica.wait_until(lambda: b"master_link_status:up" in replica.ask(b"INFO replication\r\n"))
+    assert findings(replica.url, 1)["replicas"]["level"] == "problem"
+    primary.wait_until(lambda: b"state=online" in primary.ask(b"INFO replication\r\n"))
+    found = findings(primary.url, 1)
+    assert found["replicas"]["level"] == "warning"
+    assert "min-replicas-to-write 1" in found["replicas"]["change"]
+    with redis.Redis(port=primary.port) as client:
+        client.config_set("min-replicas-to-write", "1")
+
+    assert findings(primary.url)["replicas"]["level"] == "ok"
+
+
+def test_what_the_server_does_not_tell_is_unknown(start: Callable[..., RedisServer]) -> None:
+    """A user who may not read settings is told what to look at, and it is never well."""
+    server = start()
+    with redis.Redis(port=server.port) as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-config")
+
+    url = f"redis://app:pw@{server.host}:{server.port}"
+    found = findings(url)
+    assert found["durability"]["level"] == "unknown"
+    assert "pw@" not in run("doctor", url, "--json").stdout
+
+
+def test_a_cluster(redis_cluster: RedisCluster) -> None:
+    """Every primary is looked at; as a single server, a node is none."""
+    url = f"{redis_cluster.url}?prefix={uuid.uuid4().hex}:"
+    with cs.open_store(url, partitions=8) as store:
+        for number in range(10):
+            store.create(cs.FlowSnapshot(f"flow-{number}", state={}))
+
+    found = findings(url)
+    assert sum(check.startswith("version of ") for check in found) == 3
+    assert found["layout"]["found"] == "8 partitions"
+    assert found["flows"]["found"].startswith("10 flows")
+    assert found["store"]["level"] == "ok"
+    found = findings(redis_cluster.nodes[0].url, 1)
+    assert "redis+cluster://" in found["cluster"]["change"]
+
+
+def test_entries_that_nobody_bears_out(url: str, server: RedisServer) -> None:
+    """An entry without its record is a warning; a flow without its entries, a problem."""
+    tag = tag_of(url)
+    with redis.Redis(port=server.port) as client:
+        client.unlink(f"{tag}flow:other")
+        found = findings(url, 1)
+        assert found["index"]["level"] == "warning"
+        assert "'other'" in found["index"]["found"]
+        assert found["flows"]["level"] == "ok"
+        due = client.zrangebylex(f"{tag}index", "[fd", "(fe")
+        assert isinstance(due, list)
+        client.zrem(f"{tag}index", *due)
+
+    found = findings(url, 1)
+    assert found["flows"]["level"] == "problem"
+    assert "'order'" in found["flows"]["found"]
+
+
+def test_an_empty_server(server: RedisServer) -> None:
+    """It is told that there is nothing under the prefix."""
+    found = findings(f"{server.url}?prefix={uuid.uuid4().hex}:")
+    assert "nothing is laid out" in found["layout"]["found"]
+
+
+def test_bench_leaves_nothing(start: Callable[..., RedisServer]) -> None:
+    """It says where it was, and every key is gone."""
+    server = start()
+    done = run("bench", server.url, "--calls", "10")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "under the prefix catga-store-bench-" in done.stdout
+    with redis.Redis(port=server.port) as client:
+        assert client.keys() == []
+
+
+READING = ["ls", "count", "show f", "waits", "due", "complete w c", "rm f --yes", "bench"]
+
+
+@pytest.mark.parametrize("command", READING)
+def test_a_server_that_is_down(command: str) -> None:
+    """One line, and the exit code of a store that cannot be reached."""
+    (port,) = free_ports(1)
+    place = f"redis://me:secret@127.0.0.1:{port}"
+    name, *rest = command.split()
+    named = [place] if name == "bench" else ["-s", place]
+    done = run(name, *rest, *named)
+    failed(done, 3, "cannot be reached", str(port))
+    assert "secret" not in done.stderr
+
+
+def test_the_doctor_of_a_server_that_is_down() -> None:
+    """It is a problem like others."""
+    (port,) = free_ports(1)
+    for scheme in ("redis", "redis+cluster"):
+        found = findings(f"{scheme}://127.0.0.1:{port}", 1)
+        assert found["server"]["level"] == "problem"
+
+
+def test_a_server_that_wants_a_password(start: Callable[..., RedisServer]) -> None:
+    """The command says so in one line, the doctor as a problem."""
+    server = start("--requirepass", "secret")
+    failed(run("ls", "-s", server.url), 3, "user or password")
+    assert findings(server.url, 1)["server"]["level"] == "problem"
+    with_password = f"redis://:secret@{server.host}:{server.port}"
+    assert findings(with_password)["store"]["level"] == "ok"
+
+
+@pytest.mark.parametrize("command", ["ls", "doctor"])
+def test_without_redis_py(command: str) -> None:
+    """One line says what to install."""
+    place = "redis://127.0.0.1:6379"
+    named = [place] if command == "doctor" else ["-s", place]
+    done = run(command, *named, before="import sys; sys.modules['redis'] = None")
+    failed(done, 2, "pip install 'catga_store[redis]'")
