@@ -576,7 +576,9 @@ class Store:
     def clear(self) -> None:
         """Remove every record of this store, and nothing else.
 
-        After a `CommitUncertainError` everything is there or nothing: `resolve_commit` tells.
+        An embedded store does it at once, one on a server in steps. After a `CommitUncertainError`
+        `resolve_commit` answers a receipt if everything is gone; if it answers `None` no more will
+        go, and on a server a part may be gone: clear it again.
         """
         self._run(self._operations.clear())
 

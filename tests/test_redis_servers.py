@@ -14,6 +14,9 @@ import pytest
 import redis
 
 import catga_store as cs
+from catga_store.testing import AsyncFace
+from catga_store.testing import BlockingFace
+from catga_store.testing import Face
 from catga_store.testing.servers import RedisCluster
 from catga_store.testing.servers import RedisServer
 
@@ -46,6 +49,19 @@ def start(version: str) -> Iterator[Callable[..., RedisServer]]:
         server.close()
 
 
+@pytest.fixture(params=["blocking", "asyncio", "trio"])
+def open_face(request: pytest.FixtureRequest) -> Callable[..., Face]:
+    """Open a store by each of its faces."""
+
+    def open_one(url: str, **options: Any) -> Face:
+        if request.param == "blocking":
+            return BlockingFace(lambda: cs.open_store(url, **options))
+
+        return AsyncFace(lambda: cs.open_async_store(url, **options), backend=request.param)
+
+    return open_one
+
+
 @pytest.fixture
 def shared(
     version: str, redis_server: Callable[[str], RedisServer]
@@ -58,10 +74,12 @@ def shared(
         yield store, client, f"{{{prefix}0}}:"
 
 
-def test_a_server_that_is_down(start: Callable[..., RedisServer]) -> None:
+def test_a_server_that_is_down(
+    start: Callable[..., RedisServer], open_face: Callable[..., Face]
+) -> None:
     """Reads and writes say so at once; they work again when it is back."""
     server = start()
-    with cs.open_store(server.url) as store:
+    with open_face(server.url) as store:
         store.create(flow())
         server.stop()
         for ask in (lambda: store.get("f"), lambda: store.create(flow("g"))):
@@ -77,10 +95,12 @@ def test_a_server_that_is_down(start: Callable[..., RedisServer]) -> None:
         assert store.get("g") is None
 
 
-def test_a_server_that_is_still_loading(start: Callable[..., RedisServer]) -> None:
+def test_a_server_that_is_still_loading(
+    start: Callable[..., RedisServer], open_face: Callable[..., Face]
+) -> None:
     """It is unavailable, not empty."""
     server = start("--key-load-delay", "100")
-    with cs.open_store(server.url) as store, redis.Redis(port=server.port) as client:
+    with open_face(server.url) as store, redis.Redis(port=server.port) as client:
         store.create(flow())
         with client.pipeline(transaction=False) as pipe:
             for number in range(20_000):  # it looks up from its file every 1,024 commands
@@ -99,15 +119,17 @@ def test_a_server_that_is_still_loading(start: Callable[..., RedisServer]) -> No
         assert store.get("f") is not None
 
 
-def test_a_server_that_is_read_only(start: Callable[..., RedisServer]) -> None:
+def test_a_server_that_is_read_only(
+    start: Callable[..., RedisServer], open_face: Callable[..., Face]
+) -> None:
     """A replica answers reads and refuses commits whole."""
     primary = start()
-    with cs.open_store(primary.url) as store:
+    with open_face(primary.url) as store:
         store.create(flow())
 
     replica = start("--replicaof", primary.host, str(primary.port))
     replica.wait_until(lambda: b"master_link_status:up" in replica.ask(b"INFO replication\r\n"))
-    with cs.open_store(replica.url) as store:
+    with open_face(replica.url) as store:
         assert store.get("f") is not None
         with pytest.raises(
             cs.StoreUnavailableError, match=r"read-only replica.*the primary"
@@ -118,10 +140,12 @@ def test_a_server_that_is_read_only(start: Callable[..., RedisServer]) -> None:
         assert store.get("g") is None
 
 
-def test_a_server_that_is_out_of_memory(start: Callable[..., RedisServer]) -> None:
+def test_a_server_that_is_out_of_memory(
+    start: Callable[..., RedisServer], open_face: Callable[..., Face]
+) -> None:
     """With `noeviction`, commits are refused whole; reads and deletes go on."""
     server = start("--maxmemory-policy", "noeviction")
-    with cs.open_store(server.url) as store, redis.Redis(port=server.port) as client:
+    with open_face(server.url) as store, redis.Redis(port=server.port) as client:
         store.create(flow())
         store.create(flow("old"))
         client.set("ballast", b"x" * 2_000_000)
@@ -135,34 +159,38 @@ def test_a_server_that_is_out_of_memory(start: Callable[..., RedisServer]) -> No
         assert store.get("f") is not None
         assert store.delete("old")
 
-    with cs.open_store(server.url) as store:
+    with open_face(server.url) as store:
         assert store.get("f") is not None, "a new process can still read"
 
 
-def test_a_server_that_wants_a_password(start: Callable[..., RedisServer]) -> None:
+def test_a_server_that_wants_a_password(
+    start: Callable[..., RedisServer], open_face: Callable[..., Face]
+) -> None:
     """None and a wrong one are errors of the deployment; the right one works."""
     server = start("--requirepass", "secret")
     for user in ("", ":wrong@"):
         with (
-            cs.open_store(f"redis://{user}127.0.0.1:{server.port}") as store,
+            open_face(f"redis://{user}127.0.0.1:{server.port}") as store,
             pytest.raises(cs.StoreConfigError, match="user or password") as caught,
         ):
             store.get("f")
 
         assert isinstance(caught.value.__cause__, redis.AuthenticationError)
 
-    with cs.open_store(f"redis://:secret@127.0.0.1:{server.port}") as store:
+    with open_face(f"redis://:secret@127.0.0.1:{server.port}") as store:
         store.create(flow())
 
 
 @pytest.mark.parametrize("missing", ["-zadd", "-evalsha", "-hset", "-unlink", "-set"])
-def test_a_user_who_may_not(start: Callable[..., RedisServer], missing: str) -> None:
+def test_a_user_who_may_not(
+    start: Callable[..., RedisServer], open_face: Callable[..., Face], missing: str
+) -> None:
     """A command that the ACL refuses is found out at first use, before anything is half written."""
     server = start()
     with redis.Redis(port=server.port) as client:
         client.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", missing)
         with (
-            cs.open_store(f"redis://app:pw@127.0.0.1:{server.port}") as store,
+            open_face(f"redis://app:pw@127.0.0.1:{server.port}") as store,
             pytest.raises(cs.StoreConfigError, match=r"ACL.*allow") as caught,
         ):
             store.create(flow())
@@ -264,11 +292,11 @@ def test_a_client_of_the_user_is_used_and_not_altered(
 
 
 def test_a_hung_server_takes_no_longer_than_the_timeout(
-    start: Callable[..., RedisServer],
+    start: Callable[..., RedisServer], open_face: Callable[..., Face]
 ) -> None:
     """A read of a server that stands still is unavailable, a commit uncertain; later all is well."""
     server = start()
-    with cs.open_store(server.url, timeout=timedelta(milliseconds=300)) as store:
+    with open_face(server.url, timeout=timedelta(milliseconds=300)) as store:
         store.create(flow())
         server.signal(signal.SIGSTOP)
         try:
