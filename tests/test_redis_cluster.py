@@ -13,6 +13,9 @@ from redis.crc import key_slot
 
 import catga_store as cs
 from catga_store.keys import partition_of
+from catga_store.testing import AsyncFace
+from catga_store.testing import BlockingFace
+from catga_store.testing import Face
 from catga_store.testing.servers import RedisCluster
 
 PARTITIONS = 8
@@ -155,3 +158,22 @@ def test_a_slot_that_moves_to_another_node(
         hasty.update(flow_a)
         store.create(flow("c"))
         assert sorted(one.flow_id for one in store.query_flows().items) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("face", ["blocking", "asyncio"])
+def test_a_cluster_that_wants_a_password(face: str) -> None:
+    """None and a wrong one are errors of the deployment here too."""
+    with RedisCluster() as cluster:
+        for node in cluster.nodes:
+            with redis.Redis(port=node.port) as client:
+                client.config_set("requirepass", "secret")
+
+        for user in ("", ":wrong@"):
+            url = cluster.url.replace("://", f"://{user}")
+            opened: Face = (
+                BlockingFace(lambda url=url: cs.open_store(url))  # type: ignore[misc]
+                if face == "blocking"
+                else AsyncFace(lambda url=url: cs.open_async_store(url))  # type: ignore[misc]
+            )
+            with opened as store, pytest.raises(cs.StoreConfigError, match="user or password"):
+                store.get("f")

@@ -88,7 +88,7 @@ def test_a_server_that_is_down(
             ) as got:
                 ask()
 
-            assert isinstance(got.value.__cause__, Exception)
+            assert isinstance(got.value.__cause__, redis.ConnectionError)
 
         server.start()
         assert store.get("f") is not None

@@ -207,6 +207,14 @@ class Lane:
             error.__cause__ = cause
             waiting.popleft().fail(error)
 
+    def _answer_all(self, error: Exception) -> None:
+        """The server has said this to who connected, so it is its answer to every command."""
+        waiting = self._waiting
+        while waiting:
+            flight = waiting.popleft()
+            flight.replies += [error] * len(flight.commands)
+            flight.answer()
+
     # the working task -----------------------------------------------------------------------------
 
     def _rouse(self, _: object = None) -> None:
@@ -232,8 +240,11 @@ class Lane:
                         connection = await self._connections.take()
                 except (TimeoutError, RedisTimeoutError):
                     continue  # those who came late have time for another try, the others are told
+                except _REPLIED_ERRORS as error:
+                    self._answer_all(error)
+                    continue
                 except Exception as error:  # noqa: BLE001  whatever the client library raises
-                    self._refuse(f"no connection could be had: {error}", error)
+                    self._refuse(f"the server cannot be reached: {error}", error)
                     continue
 
                 try:

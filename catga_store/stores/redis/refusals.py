@@ -15,7 +15,16 @@ from catga_store.errors import StoreUnavailableError
 from catga_store.keys import Key
 from catga_store.stores.redis.layout import corrupt
 
-__all__ = ["check", "raise_for", "raise_refusal", "refusal", "unavailable", "uncertain"]
+__all__ = [
+    "cause_of",
+    "check",
+    "given_up",
+    "raise_for",
+    "raise_refusal",
+    "raise_unavailable",
+    "refusal",
+    "uncertain",
+]
 
 _UNWRITTEN = "; nothing was written"
 
@@ -160,9 +169,30 @@ def given_up(commit_id: str) -> StoreUnavailableError:
     return StoreUnavailableError(message)
 
 
-def unavailable(error: Exception) -> StoreUnavailableError:
-    """The error of what was never sent."""
-    return StoreUnavailableError(f"{error}{_UNWRITTEN}")
+def raise_unavailable(error: Exception) -> NoReturn:
+    """Raise what it means that a request was never sent: what a server has said before counts."""
+    cause = error.__cause__
+    while cause is not None:
+        if isinstance(cause, _SAID):
+            raise_refusal(cause)
+
+        cause = cause.__cause__
+
+    raise StoreUnavailableError(f"{error}{_UNWRITTEN}") from cause_of(error)
+
+
+def cause_of(error: Exception) -> BaseException:
+    """The client library's exception behind a failure of the link, if there is one."""
+    return error.__cause__ or error
+
+
+_SAID = (
+    exceptions.AuthenticationError,
+    exceptions.AuthorizationError,
+    exceptions.BusyLoadingError,
+    exceptions.NoPermissionError,
+)
+"""What a server answers to who connects."""
 
 
 def raise_for(key: Key, error: Any) -> NoReturn:

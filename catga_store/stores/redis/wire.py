@@ -18,8 +18,9 @@ from catga_store.conversation import Pipe
 from catga_store.conversation import ReplyLostError
 from catga_store.errors import StoreUnavailableError
 from catga_store.keys import Key
+from catga_store.stores.redis.refusals import cause_of
 from catga_store.stores.redis.refusals import raise_refusal
-from catga_store.stores.redis.refusals import unavailable
+from catga_store.stores.redis.refusals import raise_unavailable
 from catga_store.stores.redis.refusals import uncertain
 from catga_store.stores.redis.scripts import with_source
 
@@ -80,7 +81,7 @@ class Exchange:
             try:
                 replies = yield from self.fly(sent, writes=writes, large=large)
             except NotSentError as error:
-                raise unavailable(error) from error
+                raise_unavailable(error)
             except ReplyLostError as error:
                 failure: Exception = error
             else:
@@ -95,7 +96,7 @@ class Exchange:
                     raise_refusal(failure)
 
                 message = f"{failure}; ask again"
-                raise StoreUnavailableError(message) from failure
+                raise StoreUnavailableError(message) from cause_of(failure)
 
             yield Pause(pause * random.uniform(0.5, 1))  # noqa: S311  jitter
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -152,9 +153,9 @@ class Exchange:
 def _given(failure: Exception, sent: Sent, *, is_lost: bool) -> Exception:
     """The refusal that a commit has come to, else raise what became of it."""
     if is_lost:
-        raise uncertain(sent.id, sent.keys, failure) from failure
+        raise uncertain(sent.id, sent.keys, failure) from cause_of(failure)
 
     if isinstance(failure, NotSentError):
-        raise unavailable(failure) from failure
+        raise_unavailable(failure)
 
     return failure
