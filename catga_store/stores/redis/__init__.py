@@ -6,6 +6,8 @@ Keys, with the default prefix `dslflow:`; `0` is the partition, and the part in 
 |---|---|---|
 | `{dslflow:0}:layout` | hash | layout version and number of partitions; in partition 0 only |
 | `{dslflow:0}:flow:ID` | hash | `head`, a JSON array (below); `body`, the JSON of the flow |
+| `{dslflow:0}:parts:ID` | hash | a body over 1 MiB, in parts `0`, `1`, …; `g` names them, as `body` does |
+| `{dslflow:0}:upload:COMMIT.n` | hash | the same on its way: taken by its commit, or gone in an hour |
 | `{dslflow:0}:steps:ID` | hash | ForEach progress of a flow: `h3` head and `b3` body of step 3 |
 | `{dslflow:0}:wait:ID` | hash | a condition: `head`, `terms` (JSON), `any`, `parent`, `expected`, `done` |
 | `{dslflow:0}:items:ID` | hash | its children: three digits (member, done, success), then the result |
@@ -29,7 +31,8 @@ those whose parent has the type. No index grows the cost of another's reads beyo
 
 Round trips: a commit, any read of records, a count 1; a listing, what is due and a sweep 2 or more,
 by pages of at most 1,000; the first use of a store 2 more; an unknown script (a server restarted,
-failed over) 1 more. A commit in sixteen looks for a few expired records, and removes them in another.
+failed over) 1 more; a body over 1 MiB 1 more, both ways. A commit in sixteen looks for a few expired
+records, and removes them in another.
 
 What expires is absent at once, by the store's clock; the server forgets it an hour later by its own
 (`PEXPIRE`), if no sweep came before. Nothing live and no index has a time to live. So the eviction
@@ -42,10 +45,14 @@ failover loses what was not yet replicated, also commits that were acknowledged,
 is told to refuse them (`min-replicas-to-write`).
 
 A lost connection: a request that was never sent is `StoreUnavailableError` at once. A commit whose
-reply is lost is sent again, with its id, until the timeout; then it is `CommitUncertainError`.
+reply is lost is sent again, with its id, until the timeout; then it is `CommitUncertainError`. So it
+is with `extend`, with each page of a sweep, and with `clear`, which goes page by page, keeps the
+replies of recent commits, and has been done once its last page has.
 Server errors become errors of ours that say what to do, with the client library's as the cause.
 
-A body is one value: one of 64 MiB keeps the server from others for some 0.4 s while it is written.
+A body over 1 MiB is sent ahead of its commit and read after its head, a part at a time on a
+connection that nobody shares, so others wait for a part at most. It is taken over by the commit: no
+reader sees some parts of one body and some of another. Progress is one value, whatever its size.
 
 Needs EVALSHA, EVAL and the commands that layout.lua tries at first use, on these keys. A user
 who loses the right to one of them later may leave a commit half written: change ACLs with care.
