@@ -160,7 +160,14 @@ def nats_servers(servers: Any) -> list[str]:
         )
         raise UsageError(message)
 
-    return urls
+    return [each for url in urls for each in _servers_of(url)]
+
+
+def _servers_of(url: str) -> list[str]:
+    """Each server of a URL that names several, as nats://user:password@a:4222,b:4222 does."""
+    scheme, mark, rest = url.rpartition("://")
+    user, at, hosts = rest.rpartition("@")
+    return [f"{scheme}{mark}{user}{at}{host}" for host in hosts.split(",")]
 
 
 class NatsStore(Store):

@@ -59,17 +59,21 @@ class Listings:
     def _until(self, what: str, now_ms: int, deadline: Deadline) -> Conversation[list[Entry]]:
         """The entries of one kind whose time has come, oldest first."""
         prefix = self._layout.due(what)
+        if self._exchange.is_small:
+            (names,) = yield from self._exchange.names([f"{prefix}>"], deadline)
+            return sorted(one for one in set(map(self._layout.entry, names)) if one.ms <= now_ms)
+
         filters = [
             f"{prefix}{one}.*.*" if not one.endswith(">") else f"{prefix}{one}"
             for group in prefixes_until(now_ms)
             for one in group
         ]
-        names = yield from self._exchange.names_at_once(filters, deadline)
-        if names is None:
+        some = yield from self._exchange.names_at_once(filters, deadline)
+        if some is None:
             found = yield from self._exchange.names(filters, deadline)
-            names = [name for some in found for name in some]
+            some = [name for each in found for name in each]
 
-        return sorted({self._layout.entry(name) for name in names})  # several may name one record
+        return sorted({self._layout.entry(name) for name in some})  # several may name one record
 
     def due(self, request: Due) -> Conversation[tuple[Found, ...]]:
         """`Due`."""
@@ -217,7 +221,7 @@ class Listings:
         listing = self._layout.listing(wanted)
         found: list[Found] = []
 
-        for group in _windows(request):
+        for group in [[">"]] if self._exchange.is_small else _windows(request):
             filters = [
                 f"{listing}{one}" if one.endswith(">") else f"{listing}{one}.*.*" for one in group
             ]

@@ -33,7 +33,8 @@ from catga_store.stores.nats.layout import Stored
 __all__ = ["Ack", "Deadline", "Exchange", "api_error"]
 
 _MOST_SUBJECTS = 500
-_ASKS_AT_ONCE = 128
+_ASKS_AT_ONCE = 256
+_FEW_SUBJECTS = 500
 _PAUSES = (0.002, 0.25)
 
 _NOT_FOUND, _TOO_MANY, _NO_RESPONDERS = 404, 413, 503
@@ -85,6 +86,15 @@ class Exchange:
         self.timeout = timeout
         self.leader = False
         self.max_payload = 1024 * 1024
+        self._subjects: int | None = None
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the stream held so little, when it was last looked at, that one ask lists it.
+
+        It only decides how to ask: what is found is the same.
+        """
+        return self._subjects is not None and self._subjects <= _FEW_SUBJECTS
 
     def deadline(self) -> Deadline:
         return Deadline(self.timeout)
@@ -256,6 +266,7 @@ class Exchange:
                     raise self.refusal(code, text)
 
                 reply = json.loads(answer.data)
+                self._subjects = int(reply["state"].get("num_subjects", 0))
                 names: list[str] = list(reply["state"].get("subjects") or ())
                 found[place] += names
                 if names and at + len(names) < reply.get("total", 0):
