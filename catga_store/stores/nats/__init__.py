@@ -74,12 +74,12 @@ from typing import Any
 
 from catga_store.conversation import Conversation
 from catga_store.conversation import Request
+from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
-from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
-from catga_store.keys import WAIT
 from catga_store.keys import flow_key
+from catga_store.keys import new_commit_id
 from catga_store.records import Clear
 from catga_store.records import Commit
 from catga_store.records import Count
@@ -101,9 +101,9 @@ from catga_store.stores import embedded
 from catga_store.stores.nats.commits import Commits
 from catga_store.stores.nats.layout import Layout
 from catga_store.stores.nats.listings import Listings
+from catga_store.stores.nats.setup import lay_out
 from catga_store.stores.nats.setup import prepare
 from catga_store.stores.nats.sweeping import Sweeping
-from catga_store.stores.nats.sweeping import new_name
 from catga_store.stores.nats.wire import Exchange
 
 __all__ = ["NatsWaist"]
@@ -139,6 +139,7 @@ class NatsWaist:
             replicas=replicas,
             stale_reads=stale_reads,
         )
+        self._lay_out = partial(lay_out, self._exchange, self._layout, partitions)
         self._prepared = False
         self._handlers: dict[type, Callable[[Any], Conversation[Any]]] = {
             Read: self._read,
@@ -184,7 +185,7 @@ class NatsWaist:
     def _commit(self, request: Commit) -> Conversation[Reply]:
         self._committed += 1
         if self._committed % _SWEEP_EVERY == 0:
-            with suppress(StoreUnavailableError):  # the commit itself will say so
+            with suppress(StoreUnavailableError, CommitUncertainError):  # the commit says so itself
                 yield from self._sweeping.expired(Sweep(request.now_ms, _SWEEP_A_FEW))
 
         return (yield from self._commits.commit(request))
@@ -200,16 +201,14 @@ class NatsWaist:
     def _extend(self, request: Extend) -> Conversation[Head | None]:
         return (
             yield from self._commits.change(
-                lambda tables: embedded.extend(tables, request), [request.key], new_name()
+                lambda tables: embedded.extend(tables, request), [request.key], new_commit_id()
             )
         )
 
     def _clear(self, _request: Clear) -> Conversation[None]:
-        deadline = self._exchange.deadline()
-        kinds = [self._layout.all_of(kind) for kind in (FLOW, PROGRESS, WAIT)]
-        rest = [f"{self._layout.rest}{what}.>" for what in ("list", "due", "item", "chunk")]
-        for wanted in (*kinds, *rest):
-            yield from self._exchange.api("PURGE", {"filter": wanted}, deadline)
+        yield from self._commits.clear()
+        with suppress(StoreUnavailableError):  # it was cleared: whoever opens it next lays it out
+            yield from self._lay_out(self._exchange.deadline())
 
     def _ping(self, _request: Ping) -> Conversation[None]:
         yield from self._exchange.fetch([self._layout.layout], self._exchange.deadline())

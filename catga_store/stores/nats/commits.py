@@ -8,6 +8,7 @@ applied twice, and one that was given up never.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
 from catga_store.keys import Key
 from catga_store.keys import flow_key
+from catga_store.keys import new_commit_id
 from catga_store.records import REMEMBERED_COMMITS
 from catga_store.records import SATISFIED
 from catga_store.records import Applied
@@ -81,6 +83,8 @@ _OWN_ITEMS_BYTES = 512 * 1024
 _BATCH_MOST = 1000
 _LOG_SECONDS = 600
 _KEPT = 10_000
+_CLEARING = "clear-"
+_TIME_DIGITS = 11  # a commit id begins with so many hexadecimal digits of milliseconds
 
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
@@ -192,20 +196,19 @@ class Commits:
                     lost = error
 
                 if reply is None and deadline.has_passed():
-                    raise _gave_up(request, lost)
+                    raise _gave_up(request.id, _keys_of(request), lost)
 
                 if reply is None:
                     yield deadline.pause()
 
             if lost is not None and isinstance(reply, Refused):
-                keys = tuple(change.key for change in request.changes)
-                applied = yield from self.resolve(Resolve(request.id, keys))
+                applied = yield from self.resolve(Resolve(request.id, _keys_of(request)))
                 return reply if applied is None else applied
         except StoreUnavailableError as error:
             if lost is None:
                 raise
 
-            raise _gave_up(request, lost) from error
+            raise _gave_up(request.id, _keys_of(request), lost) from error
 
         return reply
 
@@ -333,74 +336,88 @@ class Commits:
         keys: Iterable[Key],
         commit_id: str,
     ) -> Conversation[T]:
-        """Read, decide, write, again until nothing came in between: for what may be done twice."""
+        """Read, decide, write, again until nothing came in between: for what may be done twice.
+
+        `CommitUncertainError` if it may have been written.
+        """
+        keys = tuple(keys)
         deadline = self.exchange.deadline()
         subjects = [self.layout.subject(key) for key in keys]
-
-        while True:
-            result, tables = yield from self.decide(rule, subjects, deadline, commit_id)
-            writes = tables.writes()
-            if not writes:
-                return result
-
-            plan = self._plan(commit_id, writes, [])
-            plan.purges.extend((dropped, False) for dropped in tables.dropped)
-            why: Exception | None = None
-            try:
-                ack = yield from self._send(plan, [], deadline)
-                if ack.sequence:
+        lost: ReplyLostError | None = None
+        try:
+            while True:
+                result, tables = yield from self.decide(rule, subjects, deadline, commit_id)
+                writes = tables.writes()
+                if not writes:
                     return result
-            except ReplyLostError as error:
-                why = error
 
-            if deadline.has_passed():
-                message = (
-                    f"the outcome is not known: {why or 'others were always first'}; ask again"
-                )
-                raise StoreUnavailableError(message) from why
+                plan = self._plan(commit_id, writes, [])
+                plan.purges.extend((dropped, False) for dropped in tables.dropped)
+                plan.records[0][1].headers["Nats-Msg-Id"] = commit_id
+                try:
+                    ack = yield from self._send(plan, [], deadline)
+                    if ack.sequence:
+                        return result
+                except ReplyLostError as error:
+                    lost = error
 
-            yield deadline.pause()
+                if deadline.has_passed():
+                    raise _gave_up(commit_id, keys, lost)
+
+                yield deadline.pause()
+        except StoreUnavailableError as error:
+            if lost is None:
+                raise
+
+            raise _gave_up(commit_id, keys, lost) from error
 
     # resolve --------------------------------------------------------------------------------------
 
     def resolve(self, request: Resolve) -> Conversation[Applied | None]:
         """`Resolve`: the log; else take the commit's id, so that it can come no more, and look."""
         deadline = self.exchange.deadline()
-        log = self.layout.log(request.id)
         try:
-            while True:
-                found = yield from self.exchange.fetch([log], deadline)
-                text = found[log].text
-                if text is not None:
-                    logged = _logged(request.id, found[log].sequence, text)
-                    if logged is not None:
-                        return logged
+            if request.id.startswith(_CLEARING):
+                return (yield from self._resolve_clear(request, deadline))
 
-                    break
-
-                fence = Message(
-                    log,
-                    json.dumps({"layout": VERSION, "fenced": True}).encode(),
-                    {_EXPECTED: "0", "Nats-Msg-Id": request.id, "Nats-TTL": f"{_LOG_SECONDS}s"},
-                )
-                try:
-                    (ack,) = yield from self.exchange.publish([fence], atomic=False)
-                except ReplyLostError as error:
-                    if deadline.has_passed():
-                        raise _uncertain(request.id, request.keys) from error
-                else:
-                    if ack.duplicate:
-                        break
-
-                    if ack.sequence:
-                        break
-
-                yield deadline.pause()
-
-            # The fence is in the stream: what came before it shows in the records.
-            return (yield from self._look(request, deadline))
+            return (yield from self._resolve(request, deadline))
         except (NotSentError, StoreUnavailableError) as error:
             raise _uncertain(request.id, request.keys) from error
+
+    def _resolve(self, request: Resolve, deadline: Deadline) -> Conversation[Applied | None]:
+        log = self.layout.log(request.id)
+        fence = Message(
+            log,
+            json.dumps({"layout": VERSION, "fenced": True}).encode(),
+            {_EXPECTED: "0", "Nats-Msg-Id": request.id, "Nats-TTL": f"{_LOG_SECONDS}s"},
+        )
+        taken = False
+
+        while True:
+            found = yield from self.exchange.fetch([log], deadline)
+            text = found[log].text
+            if text is not None:
+                logged = _logged(request.id, found[log].sequence, text)
+                # The fence is in the stream: what came before it shows in the records.
+                return logged or (yield from self._look(request, deadline))
+
+            if taken:
+                return Applied(())  # the id was taken, and not by a fence: the commit is there
+
+            try:
+                (ack,) = yield from self.exchange.publish([fence], atomic=False)
+            except ReplyLostError as error:
+                if deadline.has_passed():
+                    raise _uncertain(request.id, request.keys) from error
+            else:
+                taken = ack.duplicate
+                if taken or ack.sequence:
+                    continue
+
+                if deadline.has_passed():
+                    raise _uncertain(request.id, request.keys)
+
+            yield deadline.pause()
 
     def _look(self, request: Resolve, deadline: Deadline) -> Conversation[Applied | None]:
         subjects = [self.layout.subject(key) for key in request.keys]
@@ -410,6 +427,45 @@ class Commits:
             deadline,
         )
         return Applied(()) if any(seen) else None
+
+    # clear ----------------------------------------------------------------------------------------
+
+    def clear(self) -> Conversation[None]:
+        """Purge the whole stream, once: a second purge might come after others have written.
+
+        A message that says so is stored before: the purge was done when it is gone.
+        """
+        deadline = self.exchange.deadline()
+        commit_id = _CLEARING + new_commit_id()
+        sign = Message(self.layout.log(commit_id), b'{"clearing":true}', {})
+        yield from self.exchange.surely([sign], deadline)
+        try:
+            yield from self.exchange.purge(deadline)
+        except ReplyLostError as error:
+            try:
+                while (yield from self._is_there(sign.subject, deadline)):
+                    if deadline.has_passed():
+                        raise _uncertain(commit_id, ()) from error
+
+                    yield deadline.pause()
+            except StoreUnavailableError as unavailable:
+                raise _uncertain(commit_id, ()) from unavailable
+
+    def _resolve_clear(self, request: Resolve, deadline: Deadline) -> Conversation[Applied | None]:
+        sign = self.layout.log(request.id)
+        if not (yield from self._is_there(sign, deadline)):
+            return Applied(())
+
+        # Nothing fences a purge. One that did not come in twice the timeout never left.
+        began_ms = int(request.id[len(_CLEARING) :][:_TIME_DIGITS], 16)
+        if time.time() < began_ms / 1000 + 2 * self.exchange.timeout:
+            raise _uncertain(request.id, ())
+
+        return None
+
+    def _is_there(self, subject: str, deadline: Deadline) -> Conversation[bool]:
+        found = yield from self.exchange.fetch([subject], deadline)
+        return found[subject].text is not None
 
     # messages -------------------------------------------------------------------------------------
 
@@ -457,7 +513,8 @@ class Commits:
             "places": [places.get(change.key) for change in request.changes],
         }
         payload = json.dumps(text, separators=(",", ":")).encode()
-        return Message(log, payload, {_EXPECTED: "0", "Nats-TTL": f"{_LOG_SECONDS}s"})
+        headers = {_EXPECTED: "0", "Nats-TTL": f"{_LOG_SECONDS}s", "Nats-Msg-Id": request.id}
+        return Message(log, payload, headers)
 
     def _upload(
         self, commit_id: str, writes: list[Write], deadline: Deadline
@@ -766,15 +823,19 @@ def _logged(commit_id: str, sequence: int, text: bytes) -> Applied | None:
     return Applied(tuple(outcomes))
 
 
-def _gave_up(request: Commit, lost: BaseException | None) -> Exception:
+def _keys_of(request: Commit) -> tuple[Key, ...]:
+    return tuple([change.key for change in request.changes])
+
+
+def _gave_up(commit_id: str, keys: Iterable[Key], lost: BaseException | None) -> Exception:
     if lost is None:
         message = (
-            f"commit {request.id} could not be written in time: others were always first, or NATS"
+            f"commit {commit_id} could not be written in time: others were always first, or NATS"
             " was busy; nothing was written"
         )
         return StoreUnavailableError(message)
 
-    error = _uncertain(request.id, (change.key for change in request.changes))
+    error = _uncertain(commit_id, keys)
     error.__cause__ = lost
     return error
 

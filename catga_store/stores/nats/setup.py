@@ -23,7 +23,7 @@ from catga_store.stores.nats.wire import Deadline
 from catga_store.stores.nats.wire import Exchange
 from catga_store.stores.nats.wire import api_error
 
-__all__ = ["prepare"]
+__all__ = ["lay_out", "prepare"]
 
 _OLDEST = (2, 12, 3)
 _DUPLICATES_SECONDS = 600
@@ -51,7 +51,7 @@ def prepare(
 
     _check_settings(settings, layout, replicas)
     exchange.leader = int(settings.get("num_replicas", 1)) > 1 and not stale_reads
-    yield from _lay_out(exchange, layout, partitions, deadline)
+    yield from lay_out(exchange, layout, partitions, deadline)
 
 
 def _greet(deadline: Deadline) -> Conversation[Greeting]:
@@ -195,9 +195,10 @@ def _check_settings(settings: dict[str, Any], layout: Layout, replicas: int) -> 
         raise StoreConfigError(message)
 
 
-def _lay_out(
+def lay_out(
     exchange: Exchange, layout: Layout, partitions: int, deadline: Deadline
 ) -> Conversation[None]:
+    """Store layout version and partitions, unless they are there, and check them."""
     wanted = json.dumps({"layout": VERSION, "partitions": partitions}).encode()
 
     while True:

@@ -7,7 +7,6 @@ an hour after the commit that they were made for.
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import datetime
 from typing import Any
@@ -16,6 +15,7 @@ from catga_store.conversation import Conversation
 from catga_store.keys import FLOW
 from catga_store.keys import WAIT
 from catga_store.keys import Key
+from catga_store.keys import new_commit_id
 from catga_store.records import Sweep
 from catga_store.stores import embedded
 from catga_store.stores.nats.commits import Commits
@@ -54,8 +54,12 @@ class Sweeping:
         removed = 0
 
         for key in keys:
+            name = new_commit_id()
 
-            def remove(tables: NatsTables, key: Key = key) -> int:
+            def remove(tables: NatsTables, key: Key = key, name: str = name) -> int:
+                if tables.stored(key).removed_by == name:
+                    return 1  # by a try whose reply was lost
+
                 row = tables.wait(key) if key.kind == WAIT else None
                 head = row.head if row is not None else None
                 head = tables.head(key) if key.kind == FLOW else head
@@ -65,7 +69,7 @@ class Sweeping:
                 tables.expiring = (key,)
                 return embedded.sweep(tables, request)
 
-            removed += yield from self._commits.change(remove, [key], new_name())
+            removed += yield from self._commits.change(remove, [key], name)
 
         return removed
 
@@ -137,8 +141,3 @@ def _generation_of(tables: NatsTables, key: Key) -> str:
 def _moment(stamp: str) -> float:
     """The server's time of a message, in seconds; its nanoseconds do not matter."""
     return datetime.fromisoformat(f"{stamp[:_STAMP]}+00:00").timestamp()
-
-
-def new_name() -> str:
-    """A name for a change that is no commit of a user's: it sorts by time, as those do."""
-    return f"{time.time_ns() // 1_000_000:0{_TIME_DIGITS}x}{os.urandom(10).hex()}"

@@ -30,11 +30,13 @@ from catga_store.errors import StoreUnavailableError
 from catga_store.stores.nats.layout import NOTHING
 from catga_store.stores.nats.layout import Stored
 
-__all__ = ["Ack", "Deadline", "Exchange", "api_error"]
+__all__ = ["FEW_SUBJECTS", "Ack", "Deadline", "Exchange", "api_error"]
 
 _MOST_SUBJECTS = 500
+FEW_SUBJECTS = 500
+"""What a stream holds at most for one ask to list all of it."""
+
 _ASKS_AT_ONCE = 256
-_FEW_SUBJECTS = 500
 _PAUSES = (0.002, 0.25)
 
 _NOT_FOUND, _TOO_MANY, _NO_RESPONDERS = 404, 413, 503
@@ -94,7 +96,7 @@ class Exchange:
 
         It only decides how to ask: what is found is the same.
         """
-        return self._subjects is not None and self._subjects <= _FEW_SUBJECTS
+        return self._subjects is not None and self._subjects <= FEW_SUBJECTS
 
     def deadline(self) -> Deadline:
         return Deadline(self.timeout)
@@ -346,6 +348,25 @@ class Exchange:
 
             if deadline.has_passed():
                 raise StoreUnavailableError(f"{text}; no record was written") from why
+
+            yield deadline.pause()
+
+    def purge(self, deadline: Deadline) -> Conversation[None]:
+        """Remove everything, by one request that is sent once. `ReplyLostError` passes."""
+        ask = Ask(f"$JS.API.STREAM.PURGE.{self.stream}", b"")
+
+        while True:
+            try:
+                ((answer,),) = yield Asks((ask,))
+            except NotSentError as error:
+                raise StoreUnavailableError(f"{error}; nothing was removed") from error
+
+            code, text = api_error(answer)
+            if not code:
+                return
+
+            if code not in (*_BUSY, _NO_RESPONDERS) or deadline.has_passed():
+                raise self.refusal(code, text)
 
             yield deadline.pause()
 
