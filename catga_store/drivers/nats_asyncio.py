@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
 import os
 import re
 from collections.abc import Awaitable
@@ -42,12 +43,15 @@ from catga_store.conversation import Publish
 from catga_store.conversation import ReplyLostError
 from catga_store.conversation import Request
 from catga_store.errors import StoreConfigError
+from catga_store.errors import UsageError
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
 __all__ = ["NatsLink"]
+
+_log = logging.getLogger(__name__)
 
 _BATCH_MOST = 1000
 _READS, _READ_TOGETHER = 2, 64
@@ -60,7 +64,7 @@ class _Waiting(NamedTuple):
     """A request on its way."""
 
     token: str
-    subject: str
+    subjects: frozenset[str]
     future: asyncio.Future[tuple[Answer, ...]]
     many: bool
     answers: list[Answer]
@@ -76,14 +80,14 @@ class _Batch(NamedTuple):
 class NatsLink:
     """Performs wire requests on one asyncio loop, for any number of its tasks.
 
-    `servers` is a URL, several, or a connection of the user's, which stays open. `timeout`, in
+    `servers` are URLs, or a connection of the user's on this loop, which stays open. `timeout`, in
     seconds, is what an operation may take; one exchange is given up after a quarter of it.
     `options` go to `nats.connect`.
     """
 
     def __init__(
         self,
-        servers: str | list[str] | tuple[str, ...] | Client,
+        servers: list[str] | Client,
         *,
         timeout: float,
         **options: Any,
@@ -94,7 +98,9 @@ class NatsLink:
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
         self._owned = False
+        self._closed = False
         self._error: Exception | None = None
+        self._refused: StoreConfigError | None = None
         self._waiting: dict[str, _Waiting] = {}
         self._numbers = itertools.count()
         self._prefix = ""
@@ -122,6 +128,7 @@ class NatsLink:
 
     async def close(self) -> None:
         """Let what is on its way end, then close the connection if the link opened it."""
+        self._closed = True
         client, self._client = self._client, None
         if client is None:
             return
@@ -155,6 +162,9 @@ class NatsLink:
 
             await asyncio.sleep(_POLL_SECONDS)
 
+        if self._refused is not None:
+            raise self._refused
+
         return client
 
     async def _renewed(self) -> Client:
@@ -167,21 +177,34 @@ class NatsLink:
 
     async def _connect(self) -> Client:
         servers = self._servers
-        if isinstance(servers, str | list | tuple):
+        self._error = None
+        if isinstance(servers, list):
             client = await self._open(servers)
             self._owned = True
         else:
             client = servers
+            _check_loop(client)
 
-        self._prefix = f"_INBOX.{os.urandom(11).hex()}."
+        self._refused = None
+        self._prefix = f"{client.new_inbox()}."
         subscribe: Any = client.subscribe  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  typed in part
-        self._inbox = await subscribe(f"{self._prefix}*", cb=self._receive)
+        try:
+            self._inbox = await subscribe(f"{self._prefix}*", cb=self._receive)
+        except nats_errors.Error as error:
+            message = f"the connection to NATS is lost: {error!r}"
+            raise NotSentError(message) from error
+
         self._client = client
+        if self._closed:  # while it was opened
+            await self.close()
+            message = "the store was closed"
+            raise NotSentError(message)
+
         return client
 
-    async def _open(self, servers: str | list[str] | tuple[str, ...]) -> Client:
+    async def _open(self, servers: list[str]) -> Client:
         options: dict[str, Any] = {
-            "servers": servers.split(",") if isinstance(servers, str) else servers,
+            "servers": servers,
             "connect_timeout": max(self._timeout, 0.1),
             "reconnect_time_wait": 0.1,
             "pending_size": 0,
@@ -219,16 +242,24 @@ class NatsLink:
         if "permissions violation" not in text:
             return
 
+        if "subscription" in text:
+            if self._prefix.lower() in text:
+                self._refused = refusal = _refusal("subscribe to", f"{self._prefix}*", error)
+                self._fail_all(refusal)
+
+            return
+
+        known = False
         for token, waiting in list(self._waiting.items()):
-            if f'"{waiting.subject.lower()}"' in text and not waiting.future.done():
-                message = (
-                    f"NATS does not let this user publish to {waiting.subject!r}; allow it, as the"
-                    " documentation lists; nothing of this request was written"
-                )
-                refusal = StoreConfigError(message)
-                refusal.__cause__ = error
-                waiting.future.set_exception(refusal)
-                del self._waiting[token]
+            for subject in waiting.subjects:
+                if f'"{subject.lower()}"' in text and not waiting.future.done():
+                    waiting.future.set_exception(_refusal("publish to", subject, error))
+                    del self._waiting[token]
+                    known = True
+                    break
+
+        if not known:  # of what nobody waits for: old index entries stay where they are
+            _log.warning("NATS refused something that the store asked for: %s", error)
 
     def _fail_all(self, error: Exception) -> None:
         for waiting in self._waiting.values():
@@ -293,10 +324,10 @@ class NatsLink:
 
         return tuple([answers[0] for answers in await self._answers(waits)])
 
-    def _expect(self, subject: str, *, many: bool = False) -> _Waiting:
+    def _expect(self, *subjects: str, many: bool = False) -> _Waiting:
         token = str(next(self._numbers))
         future: asyncio.Future[tuple[Answer, ...]] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(token, subject, future, many, [])
+        waiting = _Waiting(token, frozenset(subjects), future, many, [])
         self._waiting[token] = waiting
         return waiting
 
@@ -440,7 +471,7 @@ class NatsLink:
     async def _send_batch(self, messages: list[Message]) -> Answer:
         client = await self._connected()
         name = os.urandom(11).hex()
-        waiting = self._expect(messages[-1].subject)
+        waiting = self._expect(*[message.subject for message in messages])
         handed_over = False
         try:
             for number, message in enumerate(messages, start=1):
@@ -476,6 +507,32 @@ def _settle(future: asyncio.Future[Answer], result: Answer | Exception) -> None:
         future.set_exception(result)
     else:
         future.set_result(result)
+
+
+def _check_loop(client: Client) -> None:
+    """`UsageError` unless a connection of the user's was made on the loop that runs."""
+    # No public name tells the loop; a client that was never connected has none.
+    loop: object = getattr(client, "_loop", None)
+    if loop is None:
+        message = "the NATS client was never connected; connect it before it is given to the store"
+        raise UsageError(message)
+
+    if loop is not asyncio.get_running_loop():
+        message = (
+            "the NATS client belongs to another event loop than the store's; connect it on the loop"
+            " that uses the store, or give the store the URLs of the servers (under trio always)"
+        )
+        raise UsageError(message)
+
+
+def _refusal(verb: str, subject: str, error: Exception) -> StoreConfigError:
+    message = (
+        f"NATS does not let this user {verb} {subject!r}; allow it, as the documentation of the"
+        " store lists; nothing of this request was written"
+    )
+    refusal = StoreConfigError(message)
+    refusal.__cause__ = error
+    return refusal
 
 
 def _without_password(servers: object) -> str:

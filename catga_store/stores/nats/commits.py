@@ -196,7 +196,7 @@ class Commits:
                     lost = error
 
                 if reply is None and deadline.has_passed():
-                    raise _gave_up(request.id, _keys_of(request), lost)
+                    raise _gave_up(request.id, _keys_of(request), lost, deadline)
 
                 if reply is None:
                     yield deadline.pause()
@@ -208,7 +208,7 @@ class Commits:
             if lost is None:
                 raise
 
-            raise _gave_up(request.id, _keys_of(request), lost) from error
+            raise _gave_up(request.id, _keys_of(request), lost, deadline) from error
 
         return reply
 
@@ -362,14 +362,14 @@ class Commits:
                     lost = error
 
                 if deadline.has_passed():
-                    raise _gave_up(commit_id, keys, lost)
+                    raise _gave_up(commit_id, keys, lost, deadline)
 
                 yield deadline.pause()
         except StoreUnavailableError as error:
             if lost is None:
                 raise
 
-            raise _gave_up(commit_id, keys, lost) from error
+            raise _gave_up(commit_id, keys, lost, deadline) from error
 
     # resolve --------------------------------------------------------------------------------------
 
@@ -670,6 +670,7 @@ class Commits:
                 if unsure:
                     yield from self.exchange.surely(unsure, deadline)
 
+        deadline.reason = ack.text
         if ack.sequence and not ack.duplicate:
             yield from self.exchange.forget(
                 [
@@ -827,11 +828,13 @@ def _keys_of(request: Commit) -> tuple[Key, ...]:
     return tuple([change.key for change in request.changes])
 
 
-def _gave_up(commit_id: str, keys: Iterable[Key], lost: BaseException | None) -> Exception:
+def _gave_up(
+    commit_id: str, keys: Iterable[Key], lost: BaseException | None, deadline: Deadline
+) -> Exception:
     if lost is None:
         message = (
             f"commit {commit_id} could not be written in time: others were always first, or NATS"
-            " was busy; nothing was written"
+            f" was busy; it said {deadline.reason!r}; nothing was written"
         )
         return StoreUnavailableError(message)
 

@@ -52,6 +52,8 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self._until = time.monotonic() + seconds
         self._pause = _PAUSES[0]
+        self.reason = ""
+        """Why it was not done yet, as far as the server has said."""
 
     def has_passed(self) -> bool:
         return time.monotonic() >= self._until
