@@ -1,221 +1,158 @@
-"""The NATS store: the parity machine, faults, definite outcomes, and what only this store has.
-
-The stores here run their conversations on an event loop in a thread of their own.
-"""
+"""What only the NATS store has: what the server keeps, definite outcomes, refusals, the connection."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import socket
+import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterator
 from contextlib import ExitStack
 from contextlib import contextmanager
-from contextlib import suppress
 from datetime import timedelta
-from itertools import count
 from typing import Any
-from typing import TypeVar
 
+import nats
 import pytest
-from hypothesis import settings
-from hypothesis.stateful import run_state_machine_as_test
+from anyio.from_thread import start_blocking_portal
+from nats.aio.client import Client
 
 import catga_store as cs
-from catga_store.conversation import Answer
-from catga_store.conversation import Ask
 from catga_store.conversation import Asks
-from catga_store.conversation import Conversation
-from catga_store.conversation import Invoke
 from catga_store.conversation import Message
-from catga_store.conversation import Pause
 from catga_store.conversation import Publish
 from catga_store.conversation import ReplyLostError
 from catga_store.conversation import Request
-from catga_store.conversation import arun
-from catga_store.conversation import run
 from catga_store.drivers.nats_asyncio import NatsLink
-from catga_store.settings import Settings
-from catga_store.store import Store
-from catga_store.stores.nats import NatsWaist
-from catga_store.testing import BlockingFace
 from catga_store.testing import ManualClock
-from catga_store.testing import machine_for
-from catga_store.testing.servers import NatsCluster
+from catga_store.testing.proxy import Proxy
+from catga_store.testing.proxy import Strike
 from catga_store.testing.servers import NatsServer
 
-T = TypeVar("T")
-
-STREAM = "KV_dslflows"
-
-
-class LoopDriver:
-    """Runs conversations by blocking; their wire requests on a loop in a thread."""
-
-    def __init__(self, waist: NatsWaist, link: NatsLink) -> None:
-        """Start the thread."""
-        self.waist = waist
-        self.link = link
-        self.perform: Callable[[Request[Any]], Any] = link.perform
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-
-    def wait(self, awaitable: Any) -> Any:
-        """Answer what a coroutine answers that runs on the loop."""
-        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result()
-
-    def run(self, conversation: Conversation[T]) -> T:
-        """Run a conversation over waist requests."""
-
-        def perform(request: Request[Any]) -> Any:
-            if isinstance(request, Pause):
-                return time.sleep(request.seconds)
-
-            if isinstance(request, Invoke):
-                return request.function()
-
-            return self.wait(arun(self.waist.converse(request), self._wire))
-
-        return run(conversation, perform)
-
-    async def _wire(self, request: Request[Any]) -> Any:
-        return await self.perform(request)
-
-    def close(self) -> None:
-        """Close the link and end the thread."""
-        self.wait(self.link.close())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
+LONG = 30
+"""Seconds that only a test that fails would wait."""
 
 
-class NatsStore(Store):
-    """A blocking NATS store for the tests of this file."""
+class Raw:
+    """A connection of nats-py to the server itself, used by blocking, for one bucket."""
 
-    def __init__(
-        self,
-        servers: Any,
-        *,
-        bucket: str = "dslflows",
-        replicas: int = 1,
-        connect: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> None:
-        """Open it; it connects at first use."""
-        chosen = Settings(**options)
-        waist = NatsWaist(
-            bucket=bucket,
-            replicas=replicas,
-            partitions=chosen.partitions,
-            timeout=chosen.timeout,
+    def __init__(self, url: str, bucket: str) -> None:
+        """Connect."""
+        self.bucket = bucket
+        self.stream = f"KV_{bucket}"
+        self._stack = ExitStack()
+        self.portal = self._stack.enter_context(start_blocking_portal())
+        connect: Any = nats.connect
+        self.client: Client = self.portal.call(connect, url)
+
+    def api(self, verb: str, payload: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ask the JetStream API about the stream."""
+        data = json.dumps(payload or {}).encode()
+        answer: dict[str, Any] = json.loads(
+            self.request(f"$JS.API.STREAM.{verb}.{self.stream}", data).data
         )
-        link = NatsLink(servers, timeout=chosen.timeout, **(connect or {}))
-        self.driver = LoopDriver(waist, link)
-        super().__init__(self.driver, chosen)
+        return answer
 
-    def asked(self, *asks: Ask) -> list[tuple[Answer, ...]]:
-        """Ask the server itself."""
-        return list(self.driver.wait(self.driver.link.perform(Asks(asks))))
+    def request(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> Any:
+        """Send a message and answer its reply."""
 
-    def published(self, *messages: Message, atomic: bool = False) -> list[dict[str, Any]]:
-        """Publish to the server itself."""
-        answers = self.driver.wait(self.driver.link.perform(Publish(messages, atomic)))
-        return [json.loads(answer.data) for answer in answers]
+        async def ask() -> Any:
+            return await self.client.request(subject, data, timeout=LONG, headers=headers)
+
+        return self.portal.call(ask)
+
+    def publish(self, *messages: Message, atomic: bool = False) -> list[dict[str, Any]]:
+        """Store messages; answers their acknowledgements, or the one of a batch."""
+        if not atomic:
+            return [
+                json.loads(self.request(one.subject, one.payload, one.headers or None).data)
+                for one in messages
+            ]
+
+        name = uuid.uuid4().hex
+
+        async def ask() -> Any:
+            for number, one in enumerate(messages, start=1):
+                headers = {
+                    **one.headers,
+                    "Nats-Batch-Id": name,
+                    "Nats-Batch-Sequence": str(number),
+                }
+                if number < len(messages):
+                    await self.client.publish(one.subject, one.payload, headers=headers)
+                    continue
+
+                headers["Nats-Batch-Commit"] = "1"
+                return await self.client.request(
+                    one.subject, one.payload, timeout=LONG, headers=headers
+                )
+
+            return None
+
+        return [json.loads(self.portal.call(ask).data)]
 
     def subjects(self, wanted: str) -> list[str]:
-        """Name what the stream holds under a filter."""
-        payload = json.dumps({"subjects_filter": wanted}).encode()
-        ((answer,),) = self.asked(Ask(f"$JS.API.STREAM.INFO.{STREAM}", payload))
-        return sorted(json.loads(answer.data)["state"].get("subjects") or {})
+        """Name what the stream holds under a filter; `{}` is the bucket."""
+        payload = {"subjects_filter": wanted.format(self.bucket)}
+        return sorted(self.api("INFO", payload)["state"].get("subjects") or {})
 
+    def until_gone(self, wanted: str) -> None:
+        """Wait until the stream holds nothing under a filter."""
+        until = time.monotonic() + LONG
+        while self.subjects(wanted):
+            assert time.monotonic() < until
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[NatsServer]:
-    """Start one server for the tests that do not kill it."""
-    with NatsServer() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[NatsCluster]:
-    """Start three servers for the tests that do not kill them."""
-    with NatsCluster() as started:
-        yield started
+    def close(self) -> None:
+        """Remove the stream and disconnect."""
+        self.api("DELETE")
+        self.portal.call(self.client.close)
+        self._stack.close()
 
 
 @pytest.fixture
-def open_store(server: NatsServer, clock: ManualClock) -> Iterator[Callable[..., NatsStore]]:
-    """Open stores on one empty stream."""
+def bucket() -> str:
+    """Name records that nobody else uses."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def raw(nats_server: NatsServer, bucket: str) -> Iterator[Raw]:
+    """Connect to the server itself."""
+    connection = Raw(nats_server.url, bucket)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def open_store(
+    nats_server: NatsServer, bucket: str, clock: ManualClock
+) -> Iterator[Callable[..., cs.NatsStore]]:
+    """Open stores on one stream."""
     with ExitStack() as stack:
 
-        def open_one(**options: Any) -> NatsStore:
+        def open_one(**options: Any) -> cs.NatsStore:
             options.setdefault("clock", clock)
-            options.setdefault("servers", server.url)
-            return stack.enter_context(NatsStore(**options))
+            options.setdefault("servers", nats_server.url)
+            return stack.enter_context(cs.NatsStore(bucket=bucket, **options))
 
-        first = NatsStore(server.url)
-        first.driver.wait(
-            first.driver.link.perform(Asks((Ask(f"$JS.API.STREAM.DELETE.{STREAM}", b""),)))
-        )
-        first.close()
         yield open_one
 
 
 @pytest.fixture
-def store(open_store: Callable[..., NatsStore]) -> NatsStore:
-    """Open a store on an empty stream."""
+def store(open_store: Callable[..., cs.NatsStore]) -> cs.NatsStore:
+    """Open a store on a stream that is not there yet."""
     return open_store()
-
-
-# --- parity ---------------------------------------------------------------------------------------
-
-
-def machine(url: str, share: int, **options: Any) -> None:
-    """Run the parity machine on stores at `url`."""
-    numbers = count()
-
-    def open_face(clock: ManualClock, retention: cs.Retention, partitions: int) -> BlockingFace:
-        bucket = f"{os.urandom(4).hex()}-{next(numbers)}"
-
-        def make() -> NatsStore:
-            return NatsStore(
-                url,
-                bucket=bucket,
-                clock=clock,
-                retention=retention,
-                partitions=partitions,
-                **options,
-            )
-
-        return BlockingFace(make, durable=True)
-
-    examples = settings.default.max_examples if settings.default else 50
-    run_state_machine_as_test(
-        machine_for(open_face),
-        settings=settings(max_examples=max(examples // share, 1), stateful_step_count=40),
-    )
-
-
-def test_a_server_does_what_the_model_says(server: NatsServer) -> None:
-    """Whatever is done to a NATS store, what can be read of it is what the plain model says."""
-    machine(server.url, 5)
-
-
-def test_a_cluster_does_what_the_model_says(cluster: NatsCluster) -> None:
-    """So it is with three replicas, where one leads."""
-    machine(cluster.url, 10, replicas=3)
 
 
 # --- what the server keeps ----------------------------------------------------------------------------
 
 
-def test_concurrent_first_users_make_one_stream(open_store: Callable[..., NatsStore]) -> None:
+def test_concurrent_first_users_make_one_stream(open_store: Callable[..., cs.NatsStore]) -> None:
     """Eight stores that are used for the first time at once all work."""
     stores = [open_store() for _ in range(8)]
     errors: list[BaseException] = []
@@ -237,20 +174,22 @@ def test_concurrent_first_users_make_one_stream(open_store: Callable[..., NatsSt
     assert stores[0].count_flows() == 8
 
 
-def test_a_recreated_stream_takes_no_old_revision(store: NatsStore) -> None:
+def test_a_recreated_stream_takes_no_old_revision(
+    open_store: Callable[..., cs.NatsStore], raw: Raw
+) -> None:
     """A flow read before the stream was removed and made again is stale in the new one."""
     old = cs.FlowSnapshot("f", state={"n": 1})
-    store.create(old)
-    store.asked(Ask(f"$JS.API.STREAM.DELETE.{STREAM}", b""))
-    with NatsStore(store.driver.link._servers, clock=store._operations.settings.clock) as anew:
-        anew.create(cs.FlowSnapshot("f", state={"n": 2}))
-        with pytest.raises(cs.StaleFlowError):
-            anew.update(old)
+    open_store().create(old)
+    raw.api("DELETE")
+    anew = open_store()
+    anew.create(cs.FlowSnapshot("f", state={"n": 2}))
+    with pytest.raises(cs.StaleFlowError):
+        anew.update(old)
 
-        assert anew.get_one("f").state == {"n": 2}
+    assert anew.get_one("f").state == {"n": 2}
 
 
-def test_deleted_records_leave_only_what_expires(store: NatsStore) -> None:
+def test_deleted_records_leave_only_what_expires(store: cs.NatsStore, raw: Raw) -> None:
     """After a delete no index entry is left, and the tombstones have a time to live."""
     flow = cs.FlowSnapshot("f", state={"bulk": "x" * 3_000_000})
     store.create(flow)
@@ -258,33 +197,32 @@ def test_deleted_records_leave_only_what_expires(store: NatsStore) -> None:
     progress.mark(0)
     store.save_for_each_progress("f", 0, progress)
     assert store.delete("f")
-    store.ping()
+    for what in ("list", "due", "chunk"):
+        raw.until_gone(f"catga.{{}}.{what}.>")
 
-    until = time.monotonic() + 10
-    while store.subjects("catga.dslflows.list.>") or store.subjects("catga.dslflows.chunk.>"):
-        assert time.monotonic() < until
-
-    left = store.subjects("$KV.>")
-    assert left == ["$KV.dslflows.flow.f", "$KV.dslflows.progress.f.0"]
+    left = raw.subjects("$KV.>")
+    assert left == [f"$KV.{raw.bucket}.flow.f", f"$KV.{raw.bucket}.progress.f.0"]
     for subject in left:
         payload = json.dumps({"last_by_subj": subject}).encode()
-        ((answer,),) = store.asked(Ask(f"$JS.API.DIRECT.GET.{STREAM}", payload))
+        answer = raw.request(f"$JS.API.DIRECT.GET.{raw.stream}", payload)
         assert answer.headers["Nats-TTL"] == "21s"
         assert answer.headers["KV-Operation"] == "PURGE"
 
 
-def test_an_update_that_moves_no_entry_is_one_publish(store: NatsStore) -> None:
+def test_an_update_that_moves_no_entry_is_one_publish(
+    store: cs.NatsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is sent for one flow is one message with the expected sequence, and no read."""
     flow = cs.FlowSnapshot("f", state={"n": 1}, due_at=None)
     store.create(flow)
     sent: list[Request[Any]] = []
-    perform = store.driver.link.perform
+    perform = NatsLink.perform
 
-    async def watch(request: Request[Any]) -> Any:
+    async def watch(link: NatsLink, request: Request[Any]) -> Any:
         sent.append(request)
-        return await perform(request)
+        return await perform(link, request)
 
-    store.driver.perform = watch
+    monkeypatch.setattr(NatsLink, "perform", watch)
     flow.state["n"] = 2
     store.update(flow)
     (publish,) = sent
@@ -293,22 +231,27 @@ def test_an_update_that_moves_no_entry_is_one_publish(store: NatsStore) -> None:
     assert message.headers["Nats-Expected-Last-Subject-Sequence"].isdecimal()
 
 
-def test_bodies_of_many_megabytes(store: NatsStore) -> None:
-    """A state of 20 MB is read as it was written, and its chunks go when it shrinks."""
-    state = {"bulk": os.urandom(10_000_000).hex()}
+def test_bodies_of_64_mebibytes(store: cs.NatsStore, raw: Raw) -> None:
+    """The largest body that is allowed is read as it was written, and its chunks go when it shrinks."""
+    state = {"bulk": "x" * (64 * 1024 * 1024 - 1000)}
     flow = cs.FlowSnapshot("f", state=state)
     store.create(flow)
     assert store.get_one("f").state == state
     flow.state = {"bulk": ""}
     store.update(flow)
     assert store.get_one("f").state == {"bulk": ""}
-
-    until = time.monotonic() + 10
-    while store.subjects("catga.dslflows.chunk.>"):
-        assert time.monotonic() < until
+    raw.until_gone("catga.{}.chunk.>")
 
 
-def test_completions_that_do_not_fit_into_the_record(store: NatsStore) -> None:
+def test_chunks_that_are_gone_are_told(store: cs.NatsStore, raw: Raw) -> None:
+    """A body that the server lost in part is no shorter body: the record cannot be read."""
+    store.create(cs.FlowSnapshot("f", state={"bulk": "x" * 3_000_000}))
+    raw.api("PURGE", {"filter": raw.subjects("catga.{}.chunk.>")[1]})
+    with pytest.raises(cs.CorruptRecordError, match="chunks of the body"):
+        store.get("f")
+
+
+def test_completions_that_do_not_fit_into_the_record(store: cs.NatsStore) -> None:
     """Large results lie beside the condition and are all read; the last one satisfies it."""
     children = [f"c-{number}" for number in range(12)]
     store.set_wait_condition(
@@ -329,53 +272,49 @@ def test_completions_that_do_not_fit_into_the_record(store: NatsStore) -> None:
     ]
 
 
-def test_stale_entries_are_swept(store: NatsStore) -> None:
+def test_stale_entries_are_swept(store: cs.NatsStore, raw: Raw) -> None:
     """An entry that no record bears out is passed over, and stays while it may be a commit's."""
     store.create(cs.FlowSnapshot("f", state={"n": 1}))
-    (entry,) = store.subjects("catga.dslflows.list.>")
+    (entry,) = raw.subjects("catga.{}.list.>")
     wrong = entry.replace(".list.flow.0.", ".list.flow.4.")
-    store.published(Message(wrong, b"", {}))
+    raw.publish(Message(wrong, b"", {}))
     assert store.count_flows() == 1
     assert list(store.query_flows(status=cs.FlowStatus.COMPLETED)) == []
     store.sweep()
-    assert store.subjects("catga.dslflows.list.>") == [entry, wrong]
+    assert raw.subjects("catga.{}.list.>") == [entry, wrong]
 
 
 # --- definite outcomes ----------------------------------------------------------------------------
 
 
 @contextmanager
-def lost_replies(
-    store: NatsStore, *, applied: bool, times: int | None = 1
-) -> Generator[list[Publish]]:
+def lost_replies(*, applied: bool, times: int | None = 1) -> Generator[list[Publish]]:
     """Lose the replies to publishes; `applied`: after the server had them, else instead.
 
     Without `times` the server is silent from the first of them on.
     """
-    perform = store.driver.link.perform
+    perform = NatsLink.perform
     lost: list[Publish] = []
 
-    async def lose(request: Request[Any]) -> Any:
+    async def lose(link: NatsLink, request: Request[Any]) -> Any:
         wanted = isinstance(request, Publish) and (times is None or len(lost) < times)
         if isinstance(request, Publish) and wanted:
             lost.append(request)
             if applied and (times or len(lost) == 1):
-                await perform(request)
+                await perform(link, request)
 
         if wanted or (times is None and lost and isinstance(request, Asks)):
             text = "lost by the test"
             raise ReplyLostError(text)
 
-        return await perform(request)
+        return await perform(link, request)
 
-    store.driver.perform = lose
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NatsLink, "perform", lose)
         yield lost
-    finally:
-        store.driver.perform = perform
 
 
-def changes(store: NatsStore, kind: str) -> Callable[[], object]:
+def changes(store: cs.NatsStore, kind: str) -> Callable[[], object]:
     """Prepare something and answer the commit that is to lose its reply."""
     flow = cs.FlowSnapshot("f", state={"n": 1})
     if kind != "create":
@@ -430,20 +369,30 @@ EXPECTED: dict[str, object] = {
 @pytest.mark.parametrize(("applied", "times"), [(True, 1), (False, 1), (False, 3)])
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_a_lost_reply_is_found_again(
-    store: NatsStore, kind: str, applied: bool, times: int
+    store: cs.NatsStore, kind: str, applied: bool, times: int
 ) -> None:
     """A commit whose reply was lost answers as the first time, written once."""
     commit = changes(store, kind)
-    with lost_replies(store, applied=applied, times=times) as lost:
+    with lost_replies(applied=applied, times=times) as lost:
         assert commit() == EXPECTED[kind]
 
     assert len(lost) == times
 
 
+def settle(store: cs.NatsStore, error: cs.CommitUncertainError) -> cs.Receipt | None:
+    """Ask until the store can tell."""
+    until = time.monotonic() + LONG
+    while True:
+        try:
+            return store.resolve_commit(error)
+        except cs.CommitUncertainError:
+            assert time.monotonic() < until
+
+
 @pytest.mark.parametrize("applied", [True, False])
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_an_uncertain_commit_is_settled(
-    open_store: Callable[..., NatsStore], kind: str, applied: bool
+    open_store: Callable[..., cs.NatsStore], raw: Raw, kind: str, applied: bool
 ) -> None:
     """When every reply is lost the commit is uncertain, and `resolve_commit` finds what became of it.
 
@@ -453,12 +402,12 @@ def test_an_uncertain_commit_is_settled(
     store.ping()
     commit = changes(store, kind)
     with (
-        lost_replies(store, applied=applied, times=None) as lost,
+        lost_replies(applied=applied, times=None) as lost,
         pytest.raises(cs.CommitUncertainError) as caught,
     ):
         commit()
 
-    receipt = store.resolve_commit(caught.value)
+    receipt = settle(store, caught.value)
     assert (receipt is not None) == applied
     if receipt is not None:
         return
@@ -466,220 +415,282 @@ def test_an_uncertain_commit_is_settled(
     # What the connection held back arrives now.
     before = store.subjects("$KV.>")
     for publish in lost:
-        acks = store.published(*publish.messages, atomic=publish.atomic)
+        acks = raw.publish(*publish.messages, atomic=publish.atomic)
         assert acks[-1].get("duplicate") or not acks[-1]["seq"], acks
 
-    assert store.subjects("$KV.>") == before
+    assert raw.subjects("$KV.>") == before
 
 
-# --- faults -----------------------------------------------------------------------------------------
-
-
-class Load:
-    """Threads that update flows and complete children until they are stopped."""
-
-    def __init__(self, make: Callable[[], NatsStore], threads: int = 4) -> None:
-        """Start them."""
-        self.make = make
-        self.stopping = threading.Event()
-        self.acknowledged = [0] * threads
-        self.unsure = [0] * threads
-        self.wrong: list[str] = []
-        self.threads = [
-            threading.Thread(target=self._work, args=(number,)) for number in range(threads)
-        ]
-        for thread in self.threads:
-            thread.start()
-
-    def _work(self, number: int) -> None:
-        with self.make() as store:
-            while not self.stopping.is_set():
-                try:
-                    self._increment(store, number)
-                except cs.StoreUnavailableError:
-                    continue
-                except cs.CommitUncertainError:
-                    self.unsure[number] += 1
-                except Exception as error:  # noqa: BLE001  the test says what it was
-                    self.wrong.append(repr(error))
-                    return
-
-    def _increment(self, store: NatsStore, number: int) -> None:
-        def both(session: cs.Session) -> None:
-            left, right = session.get_one(f"l-{number}"), session.get_one(f"r-{number}")
-            left.state["n"] += 1
-            right.state["n"] += 1
-
-        store.transact(both)
-        self.acknowledged[number] += 1
-
-    def stop(self) -> None:
-        """Let them end."""
-        self.stopping.set()
-        for thread in self.threads:
-            thread.join()
-
-
-def check_load(store: NatsStore, load: Load) -> None:
-    """Every acknowledged increment is there, in both flows of its transaction."""
-    assert load.wrong == []
-    for number, acknowledged in enumerate(load.acknowledged):
-        left, right = (
-            store.get_one(f"l-{number}").state["n"],
-            store.get_one(f"r-{number}").state["n"],
-        )
-        assert left == right, "a commit was torn"
-        assert acknowledged <= left <= acknowledged + load.unsure[number]
-        assert acknowledged > 0
-
-
-def make_flows(store: NatsStore, number: int = 4) -> None:
-    """Create what the load works on."""
-    for one in range(number):
-        store.create(cs.FlowSnapshot(f"l-{one}", state={"n": 0}))
-        store.create(cs.FlowSnapshot(f"r-{one}", state={"n": 0}))
-
-
-def until_more(load: Load, times: int = 3) -> None:
-    """Wait until every thread has committed some more."""
-    wanted = [done + times for done in load.acknowledged]
-    until = time.monotonic() + 60
-    while any(done < want for done, want in zip(load.acknowledged, wanted, strict=True)):
-        assert time.monotonic() < until, load.wrong or "no progress"
-        assert not load.wrong, load.wrong
-        time.sleep(0.01)
-
-
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
-def test_a_killed_server_loses_nothing_acknowledged(kills: int) -> None:
-    """SIGKILL under load: acknowledged commits are there, none torn, and the load goes on."""
-    with NatsServer() as server, NatsStore(server.url) as store:
-        make_flows(store)
-        load = Load(lambda: NatsStore(server.url))
-        try:
-            for _ in range(kills):
-                until_more(load)
-                server.kill()
-                server.start()
-
-            until_more(load)
-        finally:
-            load.stop()
-
-        check_load(store, load)
-
-
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.soak)])
-def test_a_killed_leader_loses_nothing_acknowledged(kills: int) -> None:
-    """SIGKILL of the stream's leader: acknowledged commits are there, none torn."""
-    with NatsCluster() as cluster, NatsStore(cluster.url, replicas=3) as store:
-        make_flows(store)
-        load = Load(lambda: NatsStore(cluster.url, replicas=3))
-        try:
-            for _ in range(kills):
-                until_more(load)
-                ((answer,),) = store.asked(Ask(f"$JS.API.STREAM.INFO.{STREAM}", b""))
-                leader = json.loads(answer.data)["cluster"]["leader"]
-                (node,) = [node for node in cluster.nodes if node.name == leader]
-                node.kill()
-                until_more(load)
-                cluster.start()
-
-            until_more(load)
-        finally:
-            load.stop()
-
-        check_load(store, load)
-
-
-# --- refusals ---------------------------------------------------------------------------------------
-
-
-def test_nobody_listens() -> None:
-    """A server that is down is an outage, told in time."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"nats://127.0.0.1:{free.getsockname()[1]}"
-        with (
-            NatsStore(url, timeout=timedelta(seconds=1)) as store,
-            pytest.raises(cs.StoreUnavailableError, match="no NATS server can be used") as caught,
-        ):
-            store.get("f")
-
-    assert isinstance(caught.value.__cause__, Exception)
-
-
-def test_without_jetstream() -> None:
-    """A server without JetStream is a mistake of the deployment."""
-    with (
-        NatsServer(jetstream=False) as server,
-        NatsStore(server.url) as store,
-        pytest.raises(cs.StoreConfigError, match="without JetStream"),
-    ):
-        store.get("f")
-
-
-def test_wrong_credentials() -> None:
-    """A wrong password is told as such."""
-    with NatsServer("authorization { user: a, password: b }") as server:
-        url = server.url.replace("//", "//a:wrong@")
-        with (
-            NatsStore(url, timeout=timedelta(seconds=1)) as store,
-            pytest.raises(cs.StoreConfigError, match="refused user, password"),
-        ):
-            store.get("f")
-
-
-def test_missing_permissions() -> None:
-    """A user who may not publish what the store needs is told which subject it was."""
-    allowed = '"$JS.API.>", "_INBOX.>"'
-    user = f'{{ user: a, password: b, permissions: {{ publish: [{allowed}], subscribe: ["_INBOX.>"] }} }}'
-    with NatsServer(f"authorization {{ users: [{user}] }}") as server:
-        url = server.url.replace("//", "//a:b@")
-        with (
-            NatsStore(url, timeout=timedelta(seconds=2)) as store,
-            pytest.raises(cs.StoreConfigError, match="does not let this user publish to"),
-        ):
-            store.create(cs.FlowSnapshot("f", state={}))
-
-
-def test_other_settings_are_named(store: NatsStore) -> None:
-    """A stream that is not as the store needs it is left alone, and the setting is named."""
-    config = {"name": STREAM, "subjects": ["$KV.dslflows.>"], "storage": "file"}
-    store.asked(Ask(f"$JS.API.STREAM.CREATE.{STREAM}", json.dumps(config).encode()))
-    with pytest.raises(cs.StoreConfigError, match=r"'KV_dslflows' has \w+ = "):
-        store.get("f")
-
-
-def test_a_full_stream_is_an_outage(store: NatsStore) -> None:
-    """Without room nothing is written, and the error says so."""
+def claimed(store: cs.NatsStore) -> cs.FlowSnapshot[Any]:
+    """Create a flow and claim it."""
     store.create(cs.FlowSnapshot("f", state={}))
-    ((answer,),) = store.asked(Ask(f"$JS.API.STREAM.INFO.{STREAM}", b""))
-    config = json.loads(answer.data)["config"] | {"max_bytes": 2000}
-    store.asked(Ask(f"$JS.API.STREAM.UPDATE.{STREAM}", json.dumps(config).encode()))
-    with pytest.raises(cs.StoreUnavailableError, match="has no room"):
-        store.create(cs.FlowSnapshot("g", state={"bulk": "x" * 10_000}))
-
-    assert store.get("g") is None
+    return store.claim("f", lease=timedelta(minutes=1))
 
 
-def test_too_few_servers_for_the_replicas(open_store: Callable[..., NatsStore]) -> None:
-    """More replicas than servers is a mistake of the deployment."""
-    store = open_store(replicas=3, timeout=timedelta(seconds=2))
-    with suppress(cs.StoreUnavailableError), pytest.raises(cs.StoreConfigError, match="replicas"):
-        store.get("f")
+@pytest.mark.parametrize(("applied", "times"), [(True, 1), (False, 1), (False, 3)])
+def test_what_is_no_commit_finds_its_lost_reply_too(
+    store: cs.NatsStore, clock: ManualClock, applied: bool, times: int
+) -> None:
+    """`extend` and `sweep` answer as the first time."""
+    flow = claimed(store)
+    with lost_replies(applied=applied, times=times) as lost:
+        store.extend(flow, timedelta(minutes=5))
+
+    assert len(lost) == times
+    stored = store.get_one("f")
+    assert (stored.due_at, stored.version) == (clock() + timedelta(minutes=5), flow.version)
+    flow.status = cs.FlowStatus.COMPLETED
+    store.update(flow)
+    clock.advance(timedelta(days=8))
+    with lost_replies(applied=applied, times=times):
+        assert store.sweep() == 1
+
+    assert store.sweep() == 0
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_an_uncertain_extend_is_settled(
+    open_store: Callable[..., cs.NatsStore], clock: ManualClock, applied: bool
+) -> None:
+    """The claim ends at the one time or the other, and `resolve_commit` tells."""
+    store = open_store(timeout=timedelta(milliseconds=300))
+    flow = claimed(store)
+    with (
+        lost_replies(applied=applied, times=None),
+        pytest.raises(cs.CommitUncertainError, match="outcome is not known") as caught,
+    ):
+        store.extend(flow, timedelta(minutes=5))
+
+    assert (settle(store, caught.value) is not None) == applied
+    minutes = 5 if applied else 1
+    assert store.get_one("f").due_at == clock() + timedelta(minutes=minutes)
+    store.extend(flow, timedelta(minutes=7))
+    assert store.get_one("f").due_at == clock() + timedelta(minutes=7)
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_an_uncertain_sweep_is_settled(
+    open_store: Callable[..., cs.NatsStore], clock: ManualClock, applied: bool
+) -> None:
+    """The record is gone from the server or not yet; either way it has expired."""
+    store = open_store(timeout=timedelta(milliseconds=300))
+    flow = cs.FlowSnapshot("f", state={}, status=cs.FlowStatus.COMPLETED)
+    store.create(flow)
+    clock.advance(timedelta(days=8))
+    with (
+        lost_replies(applied=applied, times=None),
+        pytest.raises(cs.CommitUncertainError) as caught,
+    ):
+        store.sweep()
+
+    assert (settle(store, caught.value) is not None) == applied
+    assert store.get("f") is None
+    assert store.sweep() == (0 if applied else 1)
+
+
+def is_purge(data: bytes) -> bool:
+    """Whether a request is the purge of a whole stream."""
+    return b"STREAM.PURGE" in data and b"filter" not in data
 
 
 @pytest.mark.parametrize(
-    "options", [{"bucket": ""}, {"bucket": "a.b"}, {"bucket": "a_wait"}, {"replicas": 2}]
+    ("strike", "applied"), [("drop the reply", True), ("drop the request", False)]
 )
-def test_options_that_cannot_be(options: dict[str, Any]) -> None:
-    """A bucket or a number of replicas that NATS has no room for is refused before anything is sent."""
-    with pytest.raises(cs.UsageError, match=next(iter(options))):
-        NatsWaist(**options)
+def test_a_clear_whose_reply_is_lost_is_sent_once(
+    nats_server: NatsServer,
+    bucket: str,
+    open_store: Callable[..., cs.NatsStore],
+    raw: Raw,
+    strike: Strike,
+    applied: bool,
+) -> None:
+    """A second purge might remove what came after the first; what became of the one is found out."""
+    with Proxy(nats_server.port) as proxy:
+        url = f"nats://127.0.0.1:{proxy.port}"
+        store = open_store(servers=url, timeout=timedelta(seconds=1))
+        store.create(cs.FlowSnapshot("f", state={}))
+        proxy.strike(strike, times=5, when=is_purge)
+        if applied:
+            store.clear()
+            assert store.count_flows() == 0
+        else:
+            with pytest.raises(cs.CommitUncertainError) as caught:
+                store.clear()
+
+            assert settle(store, caught.value) is None
+            assert store.count_flows() == 1
+
+        assert proxy.struck == 1
 
 
-def test_reads_together_are_each_answered(open_store: Callable[..., NatsStore]) -> None:
+def test_a_clear_leaves_the_layout(store: cs.NatsStore, raw: Raw) -> None:
+    """Nothing else is left of what the store held."""
+    store.create(cs.FlowSnapshot("f", state={"bulk": "x" * 3_000_000}))
+    store.complete_child("w", "a")
+    store.clear()
+    assert raw.subjects(">") == [f"catga.{raw.bucket}.layout"]
+
+
+# --- the connection ---------------------------------------------------------------------------------
+
+
+LOST: list[Strike] = ["drop the request", "drop the reply", "cut the reply"]
+
+
+@pytest.mark.parametrize("strike", LOST)
+def test_commits_and_reads_survive_a_lost_connection(
+    nats_server: NatsServer, open_store: Callable[..., cs.NatsStore], raw: Raw, strike: Strike
+) -> None:
+    """What was on its way when the connection broke is done once, on the next one."""
+    with Proxy(nats_server.port) as proxy:
+        store = open_store(servers=f"nats://127.0.0.1:{proxy.port}")
+        flow = cs.FlowSnapshot("f", state={"n": 0})
+        store.create(flow)
+        store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
+        proxy.strike(strike, when=lambda data: b"PUB" in data)
+        flow.state["n"] = 1
+        store.update(flow)
+        proxy.strike(strike, when=lambda data: b"Nats-Batch-Commit" in data)
+        flow.state["n"] = 2
+        with store.session() as session:
+            session.add(flow)
+            session.complete_child("w", "a")
+            assert session.commit().satisfied == ("w",)
+
+        proxy.strike(strike, when=lambda data: b"DIRECT.GET" in data)
+        stored = store.get_one("f")
+        assert (stored.version, stored.state) == (3, {"n": 2})
+        assert proxy.struck == 3
+
+
+@pytest.mark.parametrize("strike", ["hold the request", "hold the reply"])
+def test_a_commit_delayed_past_the_deadline_is_settled_for_good(
+    nats_server: NatsServer, open_store: Callable[..., cs.NatsStore], raw: Raw, strike: Strike
+) -> None:
+    """What was given up is not applied when it arrives at last; what was applied is told."""
+    direct = open_store()
+    flow = cs.FlowSnapshot("f", state={"n": 0})
+    direct.create(flow)
+    with Proxy(nats_server.port) as proxy:
+        store = open_store(
+            servers=f"nats://127.0.0.1:{proxy.port}", timeout=timedelta(milliseconds=500)
+        )
+        flow = store.get_one("f")
+        flow.state["n"] = 1
+        proxy.strike(strike, when=lambda data: b"Nats-Msg-Id" in data)
+        with pytest.raises(cs.CommitUncertainError) as caught:
+            store.update(flow)
+
+        assert proxy.struck == 1
+        applied = settle(direct, caught.value) is not None
+        assert applied == (strike == "hold the reply")
+        proxy.release()
+        assert proxy.late_replies.acquire(timeout=LONG)
+        stored = direct.get_one("f")
+        assert (stored.version, stored.state["n"]) == ((2, 1) if applied else (1, 0))
+
+
+def test_a_store_that_is_closed_while_it_is_asked(
+    nats_server: NatsServer, open_store: Callable[..., cs.NatsStore], raw: Raw
+) -> None:
+    """Whoever waits for a reply then gets an error of ours, soon; the store is closed for good."""
+    with NatsServer() as server:
+        store = cs.NatsStore(server.url, timeout=timedelta(seconds=4))
+        flow = cs.FlowSnapshot("f", state={})
+        store.create(flow)
+        server.signal(signal.SIGSTOP)
+        errors: list[BaseException] = []
+
+        def use(work: Callable[[], object]) -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001  the test looks at it
+                errors.append(error)
+
+        works = [lambda: store.get("f"), lambda: store.update(flow), lambda: store.get_many(["f"])]
+        threads = [threading.Thread(target=use, args=(work,)) for work in works]
+        for thread in threads:
+            thread.start()
+
+        until = time.monotonic() + LONG
+        while "3 requests" not in repr(store._driver._portal._units.link):  # type: ignore[attr-defined]  of the driver of servers
+            assert time.monotonic() < until
+
+        store.close()
+        for thread in threads:
+            thread.join(LONG)
+
+        server.signal(signal.SIGCONT)
+        assert len(errors) == 3
+        wanted = (cs.StoreClosedError, cs.StoreUnavailableError, cs.CommitUncertainError)
+        assert all(isinstance(error, wanted) for error in errors), errors
+        with pytest.raises(cs.StoreClosedError):
+            store.get("f")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_store_that_was_used_before_a_fork(store: cs.NatsStore) -> None:
+    """Parent and child go on, each over a connection of its own."""
+    store.create(cs.FlowSnapshot("f", state={"n": 0}))
+
+    def add(session: cs.Session) -> None:
+        session.get_one("f").state["n"] += 1
+
+    child = os.fork()
+    if child == 0:
+        done = False
+        try:
+            for _ in range(20):
+                store.transact(add)
+
+            done = True
+        finally:
+            os._exit(0 if done else 1)
+
+    for _ in range(20):
+        store.transact(add)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert store.get_one("f").state["n"] == 40
+
+
+@pytest.mark.anyio
+async def test_a_client_of_another_loop_is_refused(
+    anyio_backend: str, raw: Raw, bucket: str
+) -> None:
+    """A connection belongs to the loop that made it; the error says what to do instead."""
+    async with cs.AsyncNatsStore(raw.client, bucket=bucket) as store:
+        with pytest.raises(cs.UsageError, match="another event loop"):
+            await store.get("f")
+
+    async with cs.AsyncNatsStore(Client(), bucket=bucket) as store:
+        with pytest.raises(cs.UsageError, match="never connected"):
+            await store.get("f")
+
+
+def test_a_client_of_the_same_loop_is_used_and_stays_open(
+    nats_server: NatsServer, raw: Raw, bucket: str
+) -> None:
+    """Whoever opened a connection closes it."""
+
+    async def use() -> None:
+        connect: Any = nats.connect
+        client: Client = await connect(nats_server.url)
+        async with cs.AsyncNatsStore(client, bucket=bucket) as store:
+            await store.create(cs.FlowSnapshot("f", state={}))
+            assert await store.get("f") is not None
+
+        assert client.is_connected
+        await client.close()
+
+    asyncio.run(use())
+
+
+# --- together -----------------------------------------------------------------------------------------
+
+
+def test_reads_together_are_each_answered(open_store: Callable[..., cs.NatsStore]) -> None:
     """Reads of many threads, of records that are there and of such as are not, get their own answer."""
     store = open_store()
     for number in range(50):
@@ -703,10 +714,13 @@ def test_reads_together_are_each_answered(open_store: Callable[..., NatsStore]) 
     assert wrong == []
 
 
-def test_batches_together_do_not_fail_each_other(open_store: Callable[..., NatsStore]) -> None:
+def test_batches_together_do_not_fail_each_other(open_store: Callable[..., cs.NatsStore]) -> None:
     """Commits of two flows each, sent at once: those that are stale are refused, all others written."""
     store = open_store()
-    make_flows(store, 24)
+    for number in range(24):
+        for half in "lr":
+            store.create(cs.FlowSnapshot(f"{half}-{number}", state={"n": 0}))
+
     pairs = [(store.get_one(f"l-{number}"), store.get_one(f"r-{number}")) for number in range(24)]
     for number in range(0, 24, 3):
         ahead = store.get_one(f"r-{number}")
