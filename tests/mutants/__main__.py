@@ -1,0 +1,148 @@
+"""Run the tests against every mutant and print who killed it: `python -m tests.mutants [NAME …]`.
+
+Each mutant is a copy of the package with one place changed. The tests that its line in the catalogue
+names run against it, to the first failure. With `--write` the table is written to TABLE.md. The exit
+code is 1 if one survives, or if the tests fail without any.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.mutants.catalogue import MUTANTS
+from tests.mutants.catalogue import Mutant
+
+ROOT = Path(__file__).parent.parent.parent
+TABLE = Path(__file__).parent / "TABLE.md"
+COPIED = ("catga_store", "tests", "README.md", "pyproject.toml", "setup.cfg")
+LONG = 600
+"""Seconds after which a run counts as stuck, which kills a mutant too."""
+
+
+class Result(NamedTuple):
+    """What came of one mutant; `killer` is empty if it survived."""
+
+    mutant: Mutant
+    killer: str
+    seconds: float
+
+
+def copy_to(place: Path) -> None:
+    """Copy what the tests need."""
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, place / name)
+
+
+def change(place: Path, mutant: Mutant) -> str:
+    """Make the mutant's change; answers the text that was there."""
+    file = place / "catga_store" / mutant.file
+    right = file.read_text(encoding="utf-8")
+    if right.count(mutant.old) != 1:
+        message = f"{mutant.name}: the place to change is in {mutant.file} {right.count(mutant.old)} times"
+        raise SystemExit(message)
+
+    file.write_text(right.replace(mutant.old, mutant.new), encoding="utf-8")
+    return right
+
+
+def killer_of(place: Path, tests: tuple[str, ...]) -> str:
+    """The first test that fails, empty if none does."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            [*command, *tests],
+            cwd=place,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"(stuck in {' '.join(tests)})"
+
+    failed = re.search(
+        r"^(?:FAILED|ERROR) (?:tests/)?(\S+?\.py(?:::.*?)?)(?: - .*)?$", done.stdout, re.M
+    )
+    if failed is None and done.returncode:
+        return f"(pytest ended with {done.returncode}: {(done.stdout + done.stderr)[-200:]!r})"
+
+    return "" if failed is None else failed[1]
+
+
+def run(mutant: Mutant, place: Path) -> Result:
+    """Run its tests against one mutant."""
+    start = time.monotonic()
+    right = change(place, mutant)
+    try:
+        killer = killer_of(place, mutant.tests)
+    finally:
+        (place / "catga_store" / mutant.file).write_text(right, encoding="utf-8")
+
+    return Result(mutant, killer, time.monotonic() - start)
+
+
+def table_of(results: list[Result]) -> str:
+    """The table that is checked in."""
+    lines = [
+        "# Mutants",
+        "",
+        "`python -m tests.mutants --write` made this table. Each mutant is a small wrong version of the",
+        "library, of the sort that stores have been shipped with; each is killed by the test beside it.",
+        "",
+        "| mutant | what is wrong | file | killed by |",
+        "|---|---|---|---|",
+    ]
+    for mutant, killer, _ in results:
+        shown = f"`{killer}`" if killer else "**survived**"
+        lines.append(
+            f"| {mutant.name} | {mutant.what} | `{mutant.file}` | {shown} |".replace("||", "| |")
+        )
+
+    killed = sum(bool(result.killer) for result in results)
+    return "\n".join([*lines, "", f"{killed} of {len(results)} are killed.", ""])
+
+
+def main(words: list[str]) -> int:
+    """Run those that are named, or all."""
+    names = [word for word in words if not word.startswith("-")]
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    if len(chosen) != (len(names) or len(MUTANTS)):
+        sys.stdout.write(f"no such mutant among {names}\n")
+        return 2
+
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        copy_to(place)
+        for mutant in chosen:
+            results.append(run(mutant, place))
+            shown = results[-1].killer or "SURVIVED"
+            sys.stdout.write(f"{results[-1].seconds:6.1f} s  {mutant.name}: {shown}\n")
+            sys.stdout.flush()
+
+    if "--write" in words:
+        TABLE.write_text(table_of(results), encoding="utf-8")
+
+    survived = [result.mutant.name for result in results if not result.killer]
+    sys.stdout.write(
+        f"{len(results) - len(survived)} of {len(results)} killed; survived: {survived}\n"
+    )
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

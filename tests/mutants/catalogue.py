@@ -1,0 +1,528 @@
+"""The mutants: what is wrong with each, where, and the tests that are run against it.
+
+A change is a piece of source that stands in its file once, and what stands there instead. Adding a
+mutant is adding a line; one whose place is gone fails by name.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["MUTANTS", "Mutant"]
+
+FLOWS = ("tests/test_flows.py", "tests/test_sessions.py")
+WAITS = ("tests/test_waits.py",)
+CLAIMS = ("tests/test_claims.py",)
+LISTINGS = ("tests/test_listings.py",)
+RETENTION = ("tests/test_retention.py",)
+FAULTS = ("tests/test_faults.py",)
+SERIAL = ("tests/test_interleavings.py",)
+PROGRESS = ("tests/test_progress.py",)
+MACHINE = (
+    "tests/test_parity.py::test_a_store_does_what_the_model_says[memory-blocking]",
+    "tests/test_parity.py::test_a_store_does_what_the_model_says[sqlite-blocking]",
+)
+
+
+class Mutant(NamedTuple):
+    """One place of the package that is changed, and the tests that are run then, in their order."""
+
+    name: str
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+RULES = "stores/embedded.py"
+MEMORY = "stores/memory.py"
+SQLITE = "stores/sqlite.py"
+
+MUTANTS: tuple[Mutant, ...] = (
+    # --- versions ---------------------------------------------------------------------------------
+    Mutant(
+        "version-not-checked",
+        "a write passes whatever is stored",
+        RULES,
+        "    if head.revision != expected:\n        return STALE\n",
+        "",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "version-number-compared",
+        "a flow that took the place of another passes for it, if both are at one version",
+        RULES,
+        "    if head.revision != expected:\n",
+        '    read = getattr(change, "replaces", None)\n'
+        "    if head.revision != expected and (read is None or read.version != head.version):\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "check-and-write-in-two-steps",
+        "update reads, compares in the client, and writes over whatever is there by then",
+        "single.py",
+        "        put = plans.plan_flow(flow, now_ms, self.limits)\n"
+        "        outcome = yield from self._commit_one(put, now_ms, flow)\n"
+        "        plans.settle_flow(flow, put, outcome, flow._claim)\n",
+        "        put = plans.plan_flow(flow, now_ms, self.limits)\n"
+        "        (found,) = yield Read((flow.key,), now_ms)\n"
+        "        if found is not None and found.head.revision == put.expected:\n"
+        '            put = put._replace(expected="*")\n\n'
+        "        outcome = yield from self._commit_one(put, now_ms, flow)\n"
+        "        plans.settle_flow(flow, put, outcome, flow._claim)\n",
+        SERIAL,
+    ),
+    Mutant(
+        "create-overwrites",
+        "create writes over a flow that is there",
+        RULES,
+        "        return EXISTS if isinstance(change, Put) and head is not None else None\n",
+        "        return None\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "check-ignored",
+        "a record that is only checked never refuses a commit: write skew",
+        RULES,
+        "    if expected == ANY:\n        return None\n",
+        "    if expected == ANY or (isinstance(change, Check) and head is not None):\n        return None\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "only-the-first-change-checked",
+        "of a commit of several records only the first is checked",
+        RULES,
+        "    for index, change in enumerate(commit.changes):\n",
+        "    for index, change in enumerate(commit.changes[:1]):\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "partial-batch",
+        "what can be written of a refused commit is written",
+        RULES,
+        "    if conflicts:\n        return Refused(conflicts)\n",
+        "    if conflicts:\n"
+        "        places = {conflict.place for conflict in conflicts}\n"
+        "        for place, change in enumerate(commit.changes):\n"
+        "            if place not in places:\n"
+        "                _apply(tables, commit, change)\n\n"
+        "        return Refused(conflicts)\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "progress-version-reset",
+        "an overwritten progress begins again at version 1",
+        RULES,
+        "        head = head._replace(version=old.version + 1, created_ms=old.created_ms)\n",
+        "        head = head._replace(version=1, created_ms=old.created_ms)\n",
+        (*PROGRESS, *MACHINE),
+    ),
+    Mutant(
+        "delete-says-it-was-there",
+        "deleting what is absent answers True",
+        RULES,
+        "        return Outcome(accepted=_remove(tables, change.key))\n",
+        "        _remove(tables, change.key)\n        return Outcome(accepted=True)\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "progress-outlives-its-flow",
+        "the progress of a deleted flow is left for the next one of its name",
+        RULES,
+        "    if key.kind == FLOW:\n        for step in tables.steps(key.id):\n            tables.remove(step.key, step.head)\n",
+        "",
+        (*PROGRESS, *MACHINE),
+    ),
+    # --- outcomes ---------------------------------------------------------------------------------
+    Mutant(
+        "retry-reported-as-conflict",
+        "a commit whose reply was lost is not recognised when it comes again",
+        RULES,
+        "    if logged is not None:\n        return Applied(logged) if logged else None\n\n    first",
+        "    first",
+        (*FAULTS, *SERIAL),
+    ),
+    Mutant(
+        "resolve-does-not-fence",
+        "a commit that was declared never to be applied is applied when it arrives",
+        RULES,
+        "    tables.log(request.id, at_ms, ())\n    return None\n",
+        "    return None\n",
+        FAULTS,
+    ),
+    Mutant(
+        "resolve-forgets-what-records-remember",
+        "a commit whose log entry is gone is denied, though a record remembers it",
+        RULES,
+        "        if head is not None and request.id in head.commits:\n",
+        "        if head is not None and request.id == head.error:\n",
+        (*FAULTS, "tests/test_sqlite_faults.py", "tests/test_concurrency.py"),
+    ),
+    Mutant(
+        "lost-write-reported-as-not-written",
+        "a write that may have been applied is reported as one that was not",
+        RULES,
+        "        if isinstance(error, ReplyLostError) and call.writes:\n            raise error\n",
+        "",
+        FAULTS,
+    ),
+    Mutant(
+        "outage-as-none",
+        "a store that is away answers that there is no such flow",
+        "single.py",
+        '        key = flow_key(check_id(flow_id, "a flow id"))\n'
+        "        (record,) = yield Read((key,), self.settings.now_ms())\n",
+        '        key = flow_key(check_id(flow_id, "a flow id"))\n'
+        "        try:\n"
+        "            (record,) = yield Read((key,), self.settings.now_ms())\n"
+        "        except Exception:\n"
+        "            return None\n\n",
+        (*FAULTS, "tests/test_sqlite_faults.py"),
+    ),
+    Mutant(
+        "session-goes-on-after-a-lost-commit",
+        "a session whose commit has no known outcome stays open",
+        "operations.py",
+        "            unit.lose(error)\n            raise\n",
+        '            unit.step("refuse")\n            raise\n',
+        (*FAULTS, *FLOWS),
+    ),
+    Mutant(
+        "transact-does-not-retry",
+        "a conflict of its own commit ends a transaction",
+        "operations.py",
+        "                if error is not unit.refusal or attempt == attempts:\n",
+        "                if error is not None:\n",
+        (*SERIAL, *FLOWS),
+    ),
+    Mutant(
+        "live-object-handed-out",
+        "two readers of one version share an object",
+        "envelope.py",
+        "    snapshot = blank_flow(flow_id, state_type)\n    load_flow(snapshot, record)\n    return snapshot\n",
+        "    known = globals().setdefault('_KNOWN', {})\n"
+        "    key = flow_id, record.head.revision, str(state_type)\n"
+        "    if key not in known:\n"
+        "        known[key] = blank_flow(flow_id, state_type)\n"
+        "        load_flow(known[key], record)\n\n"
+        "    return known[key]\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "ids-normalised",
+        "two ids that differ in Unicode normalisation are one",
+        "keys.py",
+        "    text = str.__str__(value)\n",
+        '    text = __import__("unicodedata").normalize("NFC", str.__str__(value))\n',
+        ("tests/test_keys.py", *FLOWS),
+    ),
+    # --- conditions -------------------------------------------------------------------------------
+    Mutant(
+        "wait-overwritten",
+        "setting a condition drops the completions that it has",
+        RULES,
+        "    done, well = tables.set_members(key, terms.children)\n    if old is not None and status == PENDING:\n",
+        "    tables.remove_items(key)\n"
+        "    done, well = tables.set_members(key, terms.children)\n    if old is not None and status == PENDING:\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "closed-wait-set-anew",
+        "setting a condition that has ended opens it again",
+        RULES,
+        "    if old is not None and status > PENDING:\n        record",
+        "    if old is not None and status > CANCELLED:\n        record",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "completion-counted-twice",
+        "a child that completes again counts again",
+        RULES,
+        "    if item is not None and item.done:\n",
+        "    if item is not None and item.done and status != PENDING:\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "early-completion-dropped",
+        "what completes before its condition is forgotten",
+        RULES,
+        "    tables.write_item(change.key, change.child, kept, change.payload)\n",
+        "",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "second-now-satisfied",
+        "who repeats the last completion is told too that it has ended the wait",
+        RULES,
+        "        return Outcome(status=None if status == EARLY else status, duplicate=True)\n",
+        "        return Outcome(\n"
+        "            status=None if status == EARLY else status, duplicate=True, satisfied=status == SATISFIED\n"
+        "        )\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "any-satisfied-by-a-failure",
+        "a failed child satisfies a condition that waits for the first success",
+        RULES,
+        "    return done == expected or (any_of and well > 0)\n",
+        "    return done == expected or (any_of and done > 0)\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "any-waits-for-ever",
+        "a condition that waits for the first success never ends if all fail",
+        RULES,
+        "    return done == expected or (any_of and well > 0)\n",
+        "    return well > 0 if any_of else done == expected\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "failed-child-not-counted",
+        "a child that failed leaves its parent waiting for it",
+        RULES,
+        "    done = row.done + 1\n",
+        "    done = row.done + int(change.success)\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "stranger-counted",
+        "the completion of what is no child counts",
+        RULES,
+        "    if status != PENDING or item is None or not item.member:\n",
+        "    if status != PENDING:\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "late-completion-counted",
+        "a completion is accepted after the condition has ended",
+        RULES,
+        "    if status != PENDING or item is None or not item.member:\n",
+        "    if item is None or not item.member:\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "cleared-wait-forgotten",
+        "who completes after a condition was cleared is told that it came early",
+        RULES,
+        "    if status <= MARKER:\n        return Outcome(status=MARKER - status)\n",
+        "    if status <= MARKER:\n        return _complete_early(tables, commit, change, row)\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "satisfied-wait-that-nobody-is-handed",
+        "a parent is not due when its wait has ended",
+        RULES,
+        "        due_ms = commit.now_ms if head.due_ms is None else head.due_ms\n",
+        "        due_ms = head.due_ms\n",
+        (*CLAIMS, *MACHINE),
+    ),
+    Mutant(
+        "untold-wait-expires",
+        "an ended condition goes before its parent was told",
+        RULES,
+        "        due_ms = commit.now_ms if head.due_ms is None else head.due_ms\n"
+        "        return head._replace(due_ms=due_ms, expires_ms=None)\n",
+        "        due_ms = commit.now_ms if head.due_ms is None else head.due_ms\n"
+        "        return head._replace(due_ms=due_ms, expires_ms=_after(commit.now_ms, commit.retain_ms))\n",
+        (*RETENTION, *MACHINE),
+    ),
+    Mutant(
+        "deadline-starts-anew",
+        "setting a pending condition again moves its deadline",
+        RULES,
+        "        created_ms, version, commits = old.head.created_ms, old.head.version + 1, old.head.commits\n",
+        "        created_ms, version, commits = change.created_ms, old.head.version + 1, old.head.commits\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "deadline-off-by-one",
+        "a deadline has passed one millisecond late",
+        MEMORY,
+        "        for due_ms, key in self._deadlines:\n            if due_ms > now_ms or",
+        "        for due_ms, key in self._deadlines:\n            if due_ms >= now_ms or",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "late-result-not-shown",
+        "what completes between the reading and the closing of an overdue condition is not shown",
+        "claims.py",
+        "                settled = yield from self._with_late_results(batch, reply.outcomes)\n",
+        "                settled = batch\n",
+        SERIAL,
+    ),
+    # --- claims -----------------------------------------------------------------------------------
+    Mutant(
+        "claim-by-list-read-write",
+        "a claim is written over whatever is there by then",
+        "claims.py",
+        "    put = Put(key, head, body, old.revision, old, claiming=True,",
+        '    put = Put(key, head, body, "*", old, claiming=False,',
+        (*SERIAL, "tests/test_concurrency.py"),
+    ),
+    Mutant(
+        "claim-does-not-see-an-extension",
+        "a claim passes though its flow was extended since it was listed",
+        RULES,
+        "        and head.due_ms > now_ms\n    ):\n        return CLAIMED\n",
+        "        and head.due_ms > now_ms\n    ):\n        return None\n",
+        SERIAL,
+    ),
+    Mutant(
+        "claim-does-not-fence",
+        "a claim leaves the revision as it is, so the former owner can write",
+        RULES,
+        "    head = _written(change.head, commit.id, old)\n    if change.expected == ANY and old is None:\n",
+        "    head = _written(change.head, commit.id, old)\n"
+        "    if change.claiming and old is not None:\n"
+        "        head = head._replace(revision=old.revision)\n\n"
+        "    if change.expected == ANY and old is None:\n",
+        (*CLAIMS, *SERIAL),
+    ),
+    Mutant(
+        "extend-after-the-claim-was-lost",
+        "who has lost a claim moves the lease of who has it now",
+        RULES,
+        "    if head is None or head.claim != request.claim:\n",
+        "    if head is None or head.claim is None:\n",
+        (*CLAIMS, *SERIAL),
+    ),
+    Mutant(
+        "extend-fences-its-owner",
+        "an extension changes the revision, so the owner's own commit is refused",
+        RULES,
+        "    extended = head._replace(due_ms=request.due_ms)\n",
+        '    extended = head._replace(due_ms=request.due_ms, revision=f"{head.revision}+")\n',
+        (*CLAIMS, *SERIAL),
+    ),
+    Mutant(
+        "release-keeps-the-owner",
+        "a claim that was given back still has an owner",
+        "claims.py",
+        "updated_ms=now_ms, owner=None, claim=None, due_ms=due_ms\n",
+        "updated_ms=now_ms, due_ms=due_ms\n",
+        (*CLAIMS, *MACHINE),
+    ),
+    Mutant(
+        "suspended-flow-stays-claimed",
+        "a flow that waits still has its owner",
+        "plans.py",
+        "    if status is FlowStatus.SUSPENDED and old.status != status.value:\n        return None, None, None\n",
+        "    if status is FlowStatus.SUSPENDED and old.status != status.value:\n        return None, old.owner, old.claim\n",
+        (*CLAIMS, *MACHINE),
+    ),
+    Mutant(
+        "owner-does-not-renew",
+        "an owner's write leaves its lease as it was",
+        "plans.py",
+        "        return now_ms + claim.lease_ms, old.owner, old.claim\n",
+        "        return due_ms, old.owner, old.claim\n",
+        (*CLAIMS, *MACHINE),
+    ),
+    Mutant(
+        "attempts-not-counted",
+        "a flow that is claimed again and again looks new each time",
+        "claims.py",
+        "        attempts=old.attempts + 1,\n",
+        "        attempts=old.attempts,\n",
+        (*CLAIMS, *MACHINE),
+    ),
+    Mutant(
+        "lease-off-by-one",
+        "a lease ends one millisecond late",
+        "claims.py",
+        "    return head.owner is not None and head.due_ms is not None and head.due_ms > now_ms\n",
+        "    return head.owner is not None and head.due_ms is not None and head.due_ms >= now_ms\n",
+        (*CLAIMS, *MACHINE),
+    ),
+    Mutant(
+        "due-off-by-one",
+        "a flow is due one millisecond late",
+        MEMORY,
+        "        for due_ms, key in self._due_flows:\n            if due_ms > now_ms or",
+        "        for due_ms, key in self._due_flows:\n            if due_ms >= now_ms or",
+        (*CLAIMS, *MACHINE),
+    ),
+    # --- retention --------------------------------------------------------------------------------
+    Mutant(
+        "live-flow-expires",
+        "every flow has the time to live of an ended one",
+        "plans.py",
+        "    if not status.is_terminal:\n        return None\n\n    kept",
+        "    kept",
+        (*RETENTION, *MACHINE),
+    ),
+    Mutant(
+        "failed-flow-goes-early",
+        "a failed flow is kept no longer than a completed one",
+        "plans.py",
+        "retention.failed if status is FlowStatus.FAILED else retention.flows\n",
+        "retention.flows\n",
+        (*RETENTION, *MACHINE),
+    ),
+    Mutant(
+        "expiry-off-by-one",
+        "what has expired is there for one more millisecond",
+        RULES,
+        "    return head.expires_ms is not None and head.expires_ms <= now_ms\n",
+        "    return head.expires_ms is not None and head.expires_ms < now_ms\n",
+        (*RETENTION, *MACHINE),
+    ),
+    Mutant(
+        "sweep-removes-the-living",
+        "a sweep removes what has not expired yet",
+        MEMORY,
+        "        for expires_ms, key in self._expiries:\n            if expires_ms > now_ms or",
+        "        for expires_ms, key in self._expiries:\n            if",
+        (*RETENTION, *MACHINE),
+    ),
+    # --- listings ---------------------------------------------------------------------------------
+    Mutant(
+        "index-not-updated",
+        "a flow is listed under the status it was created with",
+        MEMORY,
+        "        if old is None or old.status != head.status or old.type != head.type:\n",
+        "        if old is None:\n",
+        (*LISTINGS, *MACHINE),
+    ),
+    Mutant(
+        "cursor-skips",
+        "the next page begins behind the millisecond of the last entry",
+        MEMORY,
+        "            seen = -after[0], after[1]\n",
+        '            seen = -after[0], "\\U0010ffff"\n',
+        (*LISTINGS, *MACHINE),
+    ),
+    Mutant(
+        "cursor-repeats",
+        "the next page begins with the last entry",
+        MEMORY,
+        "            if after is not None and entry == (-after[0], after[1]):\n                continue\n",
+        "",
+        (*LISTINGS, *MACHINE),
+    ),
+    Mutant(
+        "count-includes-the-expired",
+        "what has expired is counted until it is swept",
+        MEMORY,
+        "            return len(listing.under(fields)) - expired\n",
+        "            return len(listing.under(fields)) + 0 * expired\n",
+        (*LISTINGS, *RETENTION, *MACHINE),
+    ),
+    Mutant(
+        "index-outlives-its-record",
+        "a deleted flow stays in the index of what is due",
+        MEMORY,
+        "        _move(self._due_flows, key, old.due_ms, None)\n",
+        "",
+        (*CLAIMS, *FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "bound-inclusive",
+        "created_before takes in what was created at that moment",
+        MEMORY,
+        '            first = 1 - wanted.created_before_ms, ""\n',
+        '            first = -wanted.created_before_ms, ""\n',
+        (*LISTINGS, *MACHINE),
+    ),
+)

@@ -1,0 +1,72 @@
+"""`catga-store verify`: what it says of a store that is right, and of one that is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import catga_store as cs
+from catga_store.cli.app import app
+from catga_store.stores import embedded
+from catga_store.testing.scenarios import SCENARIOS
+from catga_store.testing.verify import verify
+
+
+def run(*words: str) -> Any:
+    """Run the command in this process."""
+    return CliRunner().invoke(app, ["verify", *words])
+
+
+def test_a_right_store_holds_and_is_left_as_it_was(tmp_path: Path) -> None:
+    """Every check through every face; the user's records stay, nothing else does."""
+    url = f"sqlite:///{tmp_path}/mine.db"
+    with cs.open_store(url) as store:
+        store.create(cs.FlowSnapshot("mine", state={"n": 1}))
+
+    done = run(url, "--examples", "2", "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.output)
+    assert report["holds"] is True
+    assert {check["face"] for check in report["checks"]} == {"blocking", "asyncio", "trio"}
+    assert len(report["checks"]) == 3 * (1 + len(SCENARIOS))
+
+    with cs.open_store(url) as store:
+        assert [flow.flow_id for flow in store.iter_flows()] == ["mine"]
+
+    assert {path.name for path in tmp_path.iterdir()} <= {"mine.db", "mine.db-wal", "mine.db-shm"}
+
+
+def test_a_wrong_store_is_off_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 1, and the history that equals no serial order."""
+    right = embedded._refusal
+
+    def wrong(change: Any, head: Any, now_ms: int) -> str | None:
+        reason = right(change, head, now_ms)
+        return None if reason == "stale" else reason
+
+    monkeypatch.setattr(embedded, "_refusal", wrong)
+    findings = verify("memory://", examples=20, faces=("blocking",))
+    off = {finding.claim: finding.found for finding in findings if not finding.holds}
+    assert "every operation does what the model says" in off
+    writers = off["interleaved exchanges equal a serial order: writers"]
+    assert "equals no serial order" in writers
+    assert "update" in writers
+
+
+def test_the_table_tells_what_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line for each check and a last one for all."""
+    done = run("memory://", "--examples", "1")
+    assert done.exit_code == 0, done.output
+    assert "every operation does what the model says" in " ".join(done.output.split())
+    assert "Everything is as it should be." in done.output
+
+
+def test_a_url_of_no_store_is_wrong_usage() -> None:
+    """Exit code 2 and one line."""
+    done = run("http://nowhere")
+    assert done.exit_code == 2
+    assert "names no store" in done.output
