@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
+import nats
 import pytest
+import redis
 from typer.testing import CliRunner
 
 import catga_store as cs
@@ -70,3 +73,34 @@ def test_a_url_of_no_store_is_wrong_usage() -> None:
     done = run("http://nowhere")
     assert done.exit_code == 2
     assert "names no store" in done.output
+
+
+@pytest.mark.stores("redis-8.2", "nats")
+def test_a_server_is_left_as_it_was(store_url: str) -> None:
+    """A prefix, or a bucket, beside the user's; afterwards the server knows of neither."""
+    with cs.open_store(store_url) as store:
+        store.create(cs.FlowSnapshot("mine", state={"n": 1}))
+
+    before = names_on(store_url)
+    done = run(store_url, "--examples", "1", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["holds"] is True
+    assert names_on(store_url) == before
+    with cs.open_store(store_url) as store:
+        assert [flow.flow_id for flow in store.iter_flows()] == ["mine"]
+
+
+def names_on(url: str) -> set[str]:
+    """Name every key on the Redis server, or every stream on the NATS server."""
+    if url.startswith("redis"):
+        with redis.Redis.from_url(url.partition("?")[0]) as client:
+            return {key.decode(errors="replace") for key in client.scan_iter()}
+
+    async def streams() -> set[str]:
+        client = await nats.connect(url.partition("?")[0])
+        try:
+            return {one.config.name or "" for one in await client.jetstream().streams_info()}
+        finally:
+            await client.close()
+
+    return asyncio.run(streams())

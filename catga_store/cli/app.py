@@ -31,6 +31,7 @@ from catga_store.cli.guard import USAGE
 from catga_store.cli.guard import complain
 from catga_store.cli.removing import rm
 from catga_store.cli.report import Report
+from catga_store.cli.verifying import verify
 from catga_store.cli.waits import complete
 from catga_store.cli.waits import waits
 from catga_store.demo.story import DemoError
@@ -115,39 +116,6 @@ def demo(
     raise typer.Exit(code)
 
 
-@app.command(
-    epilog="Examples: `catga-store verify sqlite:///flows.db` or"
-    " `catga-store verify redis://localhost --examples 500`",
-)
-def verify(
-    url: Annotated[str, typer.Argument(help="The store. Nothing that is in it is touched.")],
-    examples: Annotated[
-        int, typer.Option(min=1, help="How many sequences and orders to draw for each check.")
-    ] = 20,
-    seed: Annotated[int, typer.Option(help="Draws the orders of the interleavings.")] = 0,
-    *,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object for machines.")
-    ] = False,
-) -> None:
-    """Run the parity machine and the interleavings against a store of yours.
-
-    In a namespace of its own, which it removes: a file beside yours, another prefix, another
-    bucket. Needs Hypothesis: `pip install 'catga_store[test]'`. Exit code 1 if anything is off.
-    """
-    from catga_store.cli.verifying import print_verification  # noqa: PLC0415  needs Hypothesis
-
-    try:
-        holds = print_verification(url, examples=examples, seed=seed, as_json=json)
-    except cs.CatgaStoreError as error:
-        raise typer.Exit(_fail(str(error), _USAGE)) from error
-    except ModuleNotFoundError as error:
-        message = f"verify needs {error.name}: pip install 'catga_store[test]'"
-        raise typer.Exit(_fail(message, _USAGE)) from error
-
-    raise typer.Exit(0 if holds else _OFF)
-
-
 def _temporary_store(stack: ExitStack) -> str:
     # A worker that was killed a moment ago may hold the file on Windows for another moment.
     folder = tempfile.TemporaryDirectory(prefix="catga-store-demo-", ignore_cleanup_errors=True)
@@ -194,6 +162,7 @@ for _command, _examples in (
     (rm, "`catga-store rm order-42 --wait '{order-42}/ship' --yes`"),
     (copy, "`catga-store copy sqlite:///flows.db sqlite:////backup/flows.db`"),
     (doctor, "`catga-store doctor sqlite:///flows.db`"),
+    (verify, "`catga-store verify redis://localhost --examples 500`"),
     (bench, "`catga-store bench sqlite:///flows.db --calls 1000`"),
 ):
     _epilog = f"Example: {_examples}. The store's URL may also stand in CATGA_STORE_URL."

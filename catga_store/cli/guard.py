@@ -61,7 +61,7 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (cs.CommitUncertainError, CONFLICT),
     (cs.CorruptRecordError, CORRUPT),
 )
-_EXTRAS = {"redis": "redis", "hiredis": "redis", "nats": "nats"}
+_EXTRAS = {"redis": "redis", "hiredis": "redis", "nats": "nats", "hypothesis": "test"}
 
 
 def complain(message: str) -> None:
@@ -106,4 +106,5 @@ def _missing(error: ModuleNotFoundError) -> str:
     if library not in _EXTRAS:
         raise error
 
-    return f"this store needs {library}: pip install 'catga_store[{_EXTRAS[library]}]'"
+    who = "verify" if library == "hypothesis" else "this store"
+    return f"{who} needs {library}: pip install 'catga_store[{_EXTRAS[library]}]'"

@@ -4,8 +4,8 @@
 |---|---|
 | `memory://`, `memory://name` | another name |
 | `sqlite:///flows.db` | another file in the same directory, and so on the same file system |
-| `redis://host/0?prefix=x:` | another prefix in the same database |
-| `nats://host?bucket=x` | another bucket on the same servers |
+| `redis://host/0?prefix=x:`, likewise clusters and sockets | another prefix in the same database |
+| `nats://host?bucket=x` | another bucket, of as many replicas, on the same servers |
 """
 
 from __future__ import annotations
@@ -15,23 +15,36 @@ from collections.abc import Callable
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import parse_qsl
 from urllib.parse import quote
 from urllib.parse import unquote
 from urllib.parse import urlencode
 from urllib.parse import urlsplit
 
+from catga_store.conversation import Command
+from catga_store.conversation import Conversation
+from catga_store.conversation import Pipe
+from catga_store.conversation import ask
+from catga_store.errors import PartitionCountError
 from catga_store.errors import UsageError
+
+if TYPE_CHECKING:
+    from catga_store.store import Store
 
 __all__ = ["scratch_url"]
 
+_NATS = ("nats", "tls")
+_SERVERS = (*_NATS, "redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
+
 
 @contextmanager
-def scratch_url(url: str, clear: Callable[[str], None] | None = None) -> Generator[str]:
+def scratch_url(url: str, remove: Callable[[str], None] | None = None) -> Generator[str]:
     """The URL of an empty namespace beside that of `url`, which itself is not touched.
 
-    At the end a scratch file is deleted; a scratch prefix or bucket is handed to `clear`, by default
-    one that opens it and removes every record. `UsageError` for a URL of no store.
+    At the end a scratch file is deleted, a scratch prefix or bucket is removed with its layout; with
+    `remove` that is called instead, with its URL. `UsageError` for a URL of no store.
     """
     parts = urlsplit(url)
     name = f"scratch-{uuid.uuid4().hex}"
@@ -44,21 +57,44 @@ def scratch_url(url: str, clear: Callable[[str], None] | None = None) -> Generat
         finally:
             for left in path.parent.glob(f"{name}.db*"):
                 left.unlink()
-    elif parts.scheme in ("redis", "rediss", "nats", "tls"):
-        option = "prefix" if parts.scheme.startswith("redis") else "bucket"
-        query = [pair for pair in parse_qsl(parts.query) if pair[0] != option]
-        there = parts._replace(query=urlencode([*query, (option, name)])).geturl()
+    elif parts.scheme in _SERVERS:
+        named = ("bucket", name) if parts.scheme in _NATS else ("prefix", f"{name}:")
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        query = [pair for pair in pairs if pair[0] != named[0]]
+        there = parts._replace(query=urlencode([*query, named])).geturl()
         try:
             yield there
         finally:
-            (clear or _clear)(there)
+            (remove or _remove)(there)
     else:
-        message = f"{url!r} names no store that this release knows"
+        message = f"{url!r} names no store; see open_store for the URLs that do"
         raise UsageError(message)
 
 
-def _clear(url: str) -> None:
+def _remove(url: str) -> None:
+    """Remove every record and the layout, so that nothing tells that there was a store."""
     from catga_store.urls import open_store  # noqa: PLC0415  the plugin loads this in every run
 
-    with open_store(url) as store:
+    try:
+        _clear(open_store(url))
+    except PartitionCountError as error:
+        _clear(open_store(url, partitions=error.expected))
+
+
+def _clear(store: Store) -> None:
+    from catga_store.testing.seams import talker  # noqa: PLC0415  as above
+
+    with store:
+        waist, hold = talker(store)
         store.clear()
+        hold(_unlay(waist))
+
+
+def _unlay(waist: Any) -> Conversation[Any]:
+    """Remove what a store on a server keeps when it is cleared; only this kit has use for that."""
+    if hasattr(waist, "_layout_key"):  # Redis
+        key = waist._layout_key
+        return ask(Pipe((Command((b"UNLINK", key), key),), writes=True))
+
+    conversation: Conversation[Any] = waist._exchange.api("DELETE", {}, waist._exchange.deadline())
+    return conversation

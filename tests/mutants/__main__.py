@@ -75,7 +75,7 @@ def killer_of(place: Path, tests: tuple[str, ...]) -> str:
         return f"(stuck in {' '.join(tests)})"
 
     failed = re.search(
-        r"^(?:FAILED|ERROR) (?:tests/)?(\S+?\.py(?:::.*?)?)(?: - .*)?$", done.stdout, re.M
+        r"^(?:FAILED|ERROR) (?:tests/)?(\S+?\.py(?:::.*?)?)(?: - .*)?$", done.stdout, re.MULTILINE
     )
     if failed is None and done.returncode:
         return f"(pytest ended with {done.returncode}: {(done.stdout + done.stderr)[-200:]!r})"

@@ -37,7 +37,6 @@ class Mutant(NamedTuple):
 
 RULES = "stores/embedded.py"
 MEMORY = "stores/memory.py"
-SQLITE = "stores/sqlite.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     # --- versions ---------------------------------------------------------------------------------
@@ -130,7 +129,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "progress-outlives-its-flow",
         "the progress of a deleted flow is left for the next one of its name",
         RULES,
-        "    if key.kind == FLOW:\n        for step in tables.steps(key.id):\n            tables.remove(step.key, step.head)\n",
+        "    if key.kind == FLOW:\n        for step in tables.steps(key.id):\n"
+        "            tables.remove(step.key, step.head)\n",
         "",
         (*PROGRESS, *MACHINE),
     ),
@@ -408,7 +408,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a flow that waits still has its owner",
         "plans.py",
         "    if status is FlowStatus.SUSPENDED and old.status != status.value:\n        return None, None, None\n",
-        "    if status is FlowStatus.SUSPENDED and old.status != status.value:\n        return None, old.owner, old.claim\n",
+        "    if status is FlowStatus.SUSPENDED and old.status != status.value:\n"
+        "        return None, old.owner, old.claim\n",
         (*CLAIMS, *MACHINE),
     ),
     Mutant(
