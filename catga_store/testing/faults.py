@@ -1,13 +1,13 @@
-"""Faults on the wire of an embedded store: replies that are lost, stores that are away.
+"""Faults between a store and its wire: replies that are lost, stores that are away.
 
-A `Faults` stands between a store and its wire. Nothing is slept: while it is attached, pauses
-before another try take no time.
+A `Faults` stands before the waist of any store, behind any face (`seams`). On memory and SQLite
+nothing is slept: while it is attached, pauses before another try take no time. On a server they do,
+because a store there tries until its `timeout` has passed.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 from typing import Literal
 from typing import TypeAlias
@@ -17,12 +17,17 @@ from attrs import define
 
 from catga_store.aio import AsyncStore
 from catga_store.conversation import Call
+from catga_store.conversation import Conversation
+from catga_store.conversation import Invoke
 from catga_store.conversation import NotSentError
+from catga_store.conversation import Pause
+from catga_store.conversation import Pipe
+from catga_store.conversation import Publish
 from catga_store.conversation import ReplyLostError
-from catga_store.drivers.local import LocalDriver
-from catga_store.drivers.local import Wire
-from catga_store.drivers.local_async import AsyncLocalDriver
-from catga_store.errors import NotSupportedError
+from catga_store.conversation import Request
+from catga_store.conversation import through
+from catga_store.errors import CommitUncertainError
+from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.records import ANY
 from catga_store.records import EXISTS
@@ -32,9 +37,12 @@ from catga_store.records import Commit
 from catga_store.records import Conflict
 from catga_store.records import Delete
 from catga_store.records import Head
+from catga_store.records import Ping
 from catga_store.records import Put
 from catga_store.records import Refused
-from catga_store.store import Store
+from catga_store.records import Waist
+from catga_store.stores.embedded import EmbeddedStore
+from catga_store.testing.seams import stand_before
 
 __all__ = ["CommitFault", "ExchangeFault", "Faults"]
 
@@ -59,7 +67,7 @@ class _AtExchange:
 
 
 class Faults:
-    """Faults for the stores it is attached to: memory and SQLite, blocking and async.
+    """Faults for the stores it is attached to: of every kind, blocking and async.
 
     >>> from catga_store import CommitUncertainError, FlowSnapshot, MemoryStore
     >>> faults = Faults()
@@ -80,25 +88,24 @@ class Faults:
         """The pauses that were swallowed, in seconds."""
         self._armed: list[_Armed] = []
         self._at: list[_AtExchange] = []
-        self._struck: dict[str, CommitFault] = {}
-        self._passed: set[str] = set()
         self._lock = threading.Lock()
 
     def attach(self, store: Any) -> Any:
-        """Stand between a store and its wire; answers the store.
+        """Stand between a store and its wire; answers the store. Best before the store is used.
 
-        `NotSupportedError` for a store that is not embedded.
+        `NotSupportedError` for what is no store of this library.
         """
-        driver = store._driver if isinstance(store, Store | AsyncStore) else None
-        if isinstance(driver, LocalDriver):
-            driver.sleep = self.pauses.append
-        elif isinstance(driver, AsyncLocalDriver):
-            driver.sleep = self._pause
-        else:
-            message = f"faults are injected into memory and SQLite stores, not into {store!r}"
-            raise NotSupportedError(message)
+        embedded: list[bool] = []
 
-        driver.wire = _FaultyWire(driver.wire, self)
+        def wrap(waist: Waist) -> Waist:
+            embedded.append(isinstance(waist, EmbeddedStore))
+            return _FaultyWaist(waist, self)
+
+        stand_before(store, wrap)
+        if any(embedded):
+            is_async = isinstance(store, AsyncStore)
+            store._driver.sleep = self._pause if is_async else self.pauses.append
+
         return store
 
     async def _pause(self, seconds: float) -> None:
@@ -140,105 +147,44 @@ class Faults:
         with self._lock:
             self._armed.clear()
             self._at.clear()
-            self._struck.clear()
-            self._passed.clear()
             self.exchanges.clear()
             self.pauses.clear()
 
-    # on the wire ----------------------------------------------------------------------------------
+    # between a store and its wire -------------------------------------------------------------------
 
-    def perform(self, wire: Callable[[Call[Any]], Any], call: Call[Any]) -> Any:
-        """Perform one exchange, or let it fail."""
-        request = call.request
-
+    def next_exchange(self, name: str) -> ExchangeFault | None:
+        """Count one exchange, and say how it is to fail."""
         with self._lock:
-            self.exchanges.append("Layout" if request is None else type(request).__name__)
-            at = self._strikes_at(len(self.exchanges))
-            kind, again = self._strikes(request)
-
-        if at is not None:
-            return _fail(at, wire, call)
-
-        if kind is None:
-            return wire(call)
-
-        return _fail_commit(kind, wire, call, again=again)
-
-    def _strikes_at(self, number: int) -> ExchangeFault | None:
-        for at in self._at:
-            if at.number <= number < at.number + at.times:
-                return at.how
+            self.exchanges.append(name)
+            number = len(self.exchanges)
+            for at in self._at:
+                if at.number <= number < at.number + at.times:
+                    return at.how
 
         return None
 
-    def _strikes(self, request: object) -> tuple[CommitFault | None, bool]:
-        """The fault of a commit, and whether this is another try; a commit is counted once."""
-        if not isinstance(request, Commit) or request.id in self._passed:
-            return None, False
+    def next_commit(self, commit: Commit) -> CommitFault | None:
+        """Say how a commit is to fail; each is counted once."""
+        with self._lock:
+            while self._armed and not self._armed[0].times:
+                del self._armed[0]
 
-        if request.id in self._struck:
-            return self._struck[request.id], True
+            if not self._armed:
+                return None
 
-        kind = self._next(request)
-        if kind is None:
-            self._passed.add(request.id)
-        else:
-            self._struck[request.id] = kind
+            armed = self._armed[0]
+            if armed.kind == "conflict" and _conflict_of(commit) is None:
+                return None
 
-        return kind, False
+            if armed.after:
+                armed.after -= 1
+                return None
 
-    def _next(self, commit: Commit) -> CommitFault | None:
-        while self._armed and not self._armed[0].times:
-            del self._armed[0]
-
-        if not self._armed:
-            return None
-
-        armed = self._armed[0]
-        if armed.kind == "conflict" and _conflict_of(commit) is None:
-            return None
-
-        if armed.after:
-            armed.after -= 1
-            return None
-
-        armed.times -= 1
-        return armed.kind
+            armed.times -= 1
+            return armed.kind
 
     def __repr__(self) -> str:
         return f"<Faults armed: {len(self._armed) + len(self._at)}>"
-
-
-def _fail(how: ExchangeFault, wire: Callable[[Call[Any]], Any], call: Call[Any]) -> Any:
-    if how == "not sent":
-        message = "a fault: the request was not sent"
-        raise NotSentError(message)
-
-    if how == "lost after applying":
-        wire(call)
-
-    message = f"a fault: the reply was {how}"
-    raise ReplyLostError(message)
-
-
-def _fail_commit(
-    kind: CommitFault, wire: Callable[[Call[Any]], Any], call: Call[Any], *, again: bool
-) -> Any:
-    if kind == "unavailable":
-        return _fail("not sent", wire, call)
-
-    if kind == "unknown-not-applied" or (kind == "unknown-applied" and again):
-        return _fail("lost before applying", wire, call)
-
-    if kind == "reply-lost" and again:
-        return wire(call)
-
-    if kind == "conflict":
-        assert isinstance(call.request, Commit)
-        conflict = _conflict_of(call.request)
-        return Refused(() if conflict is None else (conflict,))
-
-    return _fail("lost after applying", wire, call)
 
 
 def _conflict_of(commit: Commit) -> Conflict | None:
@@ -261,20 +207,77 @@ def _conflict_of(commit: Commit) -> Conflict | None:
     return None
 
 
-class _FaultyWire:
-    """A wire that asks before each exchange whether it is to fail."""
+class _FaultyWaist:
+    """A waist whose exchanges with the wire fail as they are told to."""
 
-    def __init__(self, wire: Wire, faults: Faults) -> None:
-        self.wire = wire
-        self.threaded = wire.threaded
+    def __init__(self, waist: Waist, faults: Faults) -> None:
+        self.waist: Any = waist
         self._faults = faults
 
-    def __call__(self, call: Call[Any]) -> Any:
-        return self._faults.perform(self.wire, call)
+    def converse(self, request: Request[Any]) -> Conversation[Any]:
+        """Do what the request asks, or let it fail."""
+        kind = self._faults.next_commit(request) if isinstance(request, Commit) else None
+        if kind is None:
+            conversation = self.waist.converse(request)
+            return through(conversation, lambda wire: self._exchange(request, wire))
 
-    def close(self) -> None:
-        """Close the wire below."""
-        self.wire.close()
+        assert isinstance(request, Commit)
+        return self._fail(kind, request)
 
-    def __repr__(self) -> str:
-        return f"<{self._faults!r} on {self.wire!r}>"
+    def _exchange(self, request: Request[Any], wire: Request[Any]) -> Conversation[Any]:
+        if isinstance(wire, Pause | Invoke):
+            return (yield wire)
+
+        is_layout = isinstance(wire, Call) and wire.request is None
+        how = self._faults.next_exchange("Layout" if is_layout else type(request).__name__)
+        if how is None:
+            return (yield wire)
+
+        if how == "not sent":
+            message = "a fault: the request was not sent"
+            raise NotSentError(message)
+
+        if how == "lost after applying":
+            yield wire
+
+        message = f"a fault: the reply was {how}"
+        raise ReplyLostError(message)
+
+    def _fail(self, kind: CommitFault, commit: Commit) -> Conversation[Any]:
+        if kind == "conflict":
+            conflict = _conflict_of(commit)
+            return Refused(() if conflict is None else (conflict,))
+
+        if kind == "unavailable":
+            message = "a fault: the store is away; nothing was written"
+            raise StoreUnavailableError(message)
+
+        if kind == "reply-lost":
+            yield from self.waist.converse(Ping())  # so that what is lost is not a first greeting
+            lost = _Once()
+            return (yield from through(self.waist.converse(commit), lost.exchange))
+
+        if kind == "unknown-applied":
+            yield from self.waist.converse(commit)
+
+        keys = tuple(change.key for change in commit.changes)
+        message = f"a fault: the outcome of commit {commit.id} is not known"
+        raise CommitUncertainError(message, commit_id=commit.id, keys=keys)
+
+
+class _Once:
+    """Loses the reply to the first exchange that writes."""
+
+    def __init__(self) -> None:
+        self._is_lost = False
+
+    def exchange(self, wire: Request[Any]) -> Conversation[Any]:
+        """Do one exchange."""
+        reply = yield wire
+        writes = isinstance(wire, Publish) or (isinstance(wire, Call | Pipe) and wire.writes)
+        if writes and not self._is_lost:
+            self._is_lost = True
+            message = "a fault: the reply was lost"
+            raise ReplyLostError(message)
+
+        return reply
