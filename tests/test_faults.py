@@ -124,6 +124,13 @@ def test_a_lost_reply_is_asked_for_again(face: Face, faults: Faults) -> None:
     face.create(flow)
     assert flow.version == 1
     assert face.get("order-1").revision == flow.revision
+
+
+@pytest.mark.parametrize("face", BOTH, indirect=True)
+def test_no_test_waits_for_another_try(face: Face, faults: Faults) -> None:
+    """The pause before an embedded store tries again is noted, and takes no time."""
+    faults.on_commit("reply-lost")
+    face.create(FlowSnapshot("order-1", state={}))
     assert faults.pauses
 
 
