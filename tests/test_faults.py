@@ -1,7 +1,10 @@
 """Faults: what a caller is told is true, whatever happens to the wire at whatever exchange.
 
 Each operation runs once in peace, to learn its exchanges and what it does; then once for every
-exchange and every way in which that exchange may fail.
+exchange and every way in which that exchange may fail. Between a store and its wire on all of them,
+and on the line to the servers.
+
+The file is over 400 lines because the operations and what is compared are shared by all of it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from datetime import timedelta
 from itertools import product
 from random import Random
 from typing import Any
+from typing import TypeVar
 from typing import get_args
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import settings
@@ -42,10 +47,15 @@ from catga_store.testing import Face
 from catga_store.testing import Faults
 from catga_store.testing import ManualClock
 from catga_store.testing.faults import ExchangeFault
+from catga_store.testing.proxy import Proxy
+from catga_store.testing.proxy import Strike
 from catga_store.testing.seams import stand_before
+
+T = TypeVar("T")
 
 LEASE = timedelta(seconds=30)
 FACES = ("blocking", "asyncio", "trio")
+LOST: list[Strike] = ["drop the request", "drop the reply", "cut the reply"]
 
 
 @pytest.fixture
@@ -436,13 +446,16 @@ def test_what_is_told_is_true_at_every_exchange(face: Face, faults: Faults, name
 
 
 def cases_of(face: Face, name: str, exchanges: int) -> list[tuple[int, ExchangeFault, int]]:
-    """Every exchange, every fault, once and for good; on NATS, a few of them in the quick run."""
+    """Every exchange, every fault, once and for good."""
     cases = list(product(range(1, exchanges + 1), get_args(ExchangeFault), (1, 50)))
-    some = settings().max_examples // 12
-    if not isinstance(face.store, NatsStore | AsyncNatsStore) or some >= len(cases):
-        return cases
+    is_nats = isinstance(face.store, NatsStore | AsyncNatsStore)
+    return a_few_of(cases, "nats" if is_nats else "", name)
 
-    return Random(name).sample(cases, some)
+
+def a_few_of(cases: list[T], kind: str, name: str) -> list[T]:
+    """All of them; on NATS, which takes its time, some in the quick run."""
+    some = settings().max_examples // 12
+    return cases if kind != "nats" or some >= len(cases) else Random(name).sample(cases, some)
 
 
 def outcome_of(face: Face, faults: Faults, call: Callable[[], Any], *, for_good: bool) -> str:
@@ -502,3 +515,56 @@ def test_a_store_that_was_away_at_first_use_can_be_used_later(
 
         faults.reset()
         face.ping()
+
+
+# --- the line itself --------------------------------------------------------------------------------
+
+
+class Nth:
+    """Counts requests, and strikes at one of them."""
+
+    def __init__(self, number: int = 0) -> None:
+        """Strike at none, if no number is given."""
+        self.seen = 0
+        self._number = number
+
+    def __call__(self, _data: bytes) -> bool:
+        """Count one, and say whether it is to be struck at."""
+        self.seen += 1
+        return self.seen == self._number
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("kind", ["redis-8.2", "nats"])
+def test_what_is_told_is_true_whatever_the_line_does(
+    kind: str, name: str, url_of: Callable[[str], str], clock: ManualClock
+) -> None:
+    """A connection that breaks at any request: before it, before its reply, or within that.
+
+    The client connects again and goes on; here the bytes themselves are lost, and not what a
+    conversation is told of them.
+    """
+    operation, quiet = OPERATIONS[name], Faults()
+    url = url_of(kind)
+    port = urlsplit(url).port or 0
+    with (
+        Proxy(port) as proxy,
+        BlockingFace(lambda: open_store(url, clock=clock)) as direct,
+        BlockingFace(
+            lambda: open_store(url.replace(str(port), str(proxy.port), 1), clock=clock, owner="me")
+        ) as face,
+    ):
+        counted = Nth()
+        start_again(face, quiet, name)
+        before = everything(direct)
+        proxy.strike("drop the reply", when=counted)
+        operation(face)
+        done = everything(direct)
+
+        for number, strike in a_few_of(list(product(range(1, counted.seen + 1), LOST)), kind, name):
+            proxy.calm()
+            start_again(face, quiet, name)
+            proxy.strike(strike, when=Nth(number))
+            told = outcome_of(face, quiet, lambda: operation(face), for_good=False)
+            where = f"{strike} at request {number} of {counted.seen}: {told}"
+            assert everything(direct) == (done if told == "done" else before), where
