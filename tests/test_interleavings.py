@@ -10,22 +10,18 @@ import itertools
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck
-from hypothesis import example
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from catga_store import AsyncMemoryStore
-from catga_store import AsyncSQLiteStore
-from catga_store import MemoryStore
-from catga_store import SQLiteStore
+from catga_store import open_async_store
+from catga_store import open_store
 from catga_store.testing import AsyncFace
 from catga_store.testing import BlockingFace
+from catga_store.testing import Face
 from catga_store.testing import ManualClock
 from catga_store.testing.histories import NEVER
 from catga_store.testing.histories import Event
@@ -46,6 +42,7 @@ class Theatre:
         self.stage = stage
         self.clock = clock
         self.clear = clear
+        self.examples = settings().max_examples
 
     def check(self, scenario: Scenario, order: Any, **options: Any) -> list[Event]:
         """Play a scenario on an empty store."""
@@ -53,55 +50,68 @@ class Theatre:
         return check_scenario(self.stage, self.clock, scenario, order, **options)
 
 
-def at_waist(make: Callable[..., Any]) -> Callable[[ManualClock, Path, ExitStack], Theatre]:
-    """One exchange is one waist request to the store that `make(clock, path)` answers."""
-
-    def build(clock: ManualClock, path: Path, stack: ExitStack) -> Theatre:
-        face = stack.enter_context(make(clock, path))
-        return Theatre(Stage.at_waist(face), clock, face.clear)
-
-    return build
+Build = Callable[[str, ManualClock, ExitStack], Theatre]
 
 
-def below_waist(make: Callable[..., Any]) -> Callable[[ManualClock, Path, ExitStack], Theatre]:
-    """One exchange is one request on the wire of the store that `make(clock, path)` answers."""
+def at_waist(face: str) -> Build:
+    """One exchange is one waist request, behind that face."""
 
-    def build(clock: ManualClock, path: Path, stack: ExitStack) -> Theatre:
-        store = stack.enter_context(make(clock, path))
-        return Theatre(Stage.below_waist(store), clock, store.clear)
+    def build(url: str, clock: ManualClock, stack: ExitStack) -> Theatre:
+        opened: Face = (
+            BlockingFace(lambda: open_store(url, clock=clock))
+            if face == "blocking"
+            else AsyncFace(lambda: open_async_store(url, clock=clock), backend=face)
+        )
+        stack.enter_context(opened)
+        return Theatre(Stage.at_waist(opened), clock, opened.clear)
 
     return build
 
 
-STAGES: dict[str, Callable[[ManualClock, Path, ExitStack], Theatre]] = {
-    "memory": at_waist(lambda clock, _: BlockingFace(lambda: MemoryStore(clock=clock))),
-    "memory wire": below_waist(lambda clock, _: MemoryStore(clock=clock)),
-    "sqlite wire": below_waist(lambda clock, path: SQLiteStore(path, clock=clock)),
-    "memory asyncio": at_waist(
-        lambda clock, _: AsyncFace(lambda: AsyncMemoryStore(clock=clock), backend="asyncio")
-    ),
-    "sqlite trio": at_waist(
-        lambda clock, path: AsyncFace(lambda: AsyncSQLiteStore(path, clock=clock), backend="trio")
-    ),
+def below_waist(url: str, clock: ManualClock, stack: ExitStack) -> Theatre:
+    """One exchange is one request on the wire of the store."""
+    store = stack.enter_context(open_store(url, clock=clock))
+    return Theatre(Stage.below_waist(store), clock, store.clear)
+
+
+STAGES: dict[str, tuple[str, Build]] = {
+    "memory": ("memory", at_waist("blocking")),
+    "memory wire": ("memory", below_waist),
+    "sqlite wire": ("sqlite", below_waist),
+    "memory asyncio": ("memory", at_waist("asyncio")),
+    "sqlite trio": ("sqlite", at_waist("trio")),
+    "redis-6.2 wire": ("redis-6.2", below_waist),
+    "redis-8.2 wire": ("redis-8.2", below_waist),
+    "redis-8.2 asyncio": ("redis-8.2", at_waist("asyncio")),
+    "nats wire": ("nats", below_waist),
+    "nats trio": ("nats", at_waist("trio")),
 }
 
 
 @pytest.fixture(params=STAGES)
-def theatre(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Theatre]:
+def theatre(request: pytest.FixtureRequest, url_of: Callable[[str], str]) -> Iterator[Theatre]:
     """Open one stage after the other."""
+    kind, build = STAGES[request.param]
     with ExitStack() as stack:
-        yield STAGES[request.param](ManualClock(), tmp_path / "flows.db", stack)
+        theatre = build(url_of(kind), ManualClock(), stack)
+        theatre.examples = examples_on(kind)
+        yield theatre
+
+
+def examples_on(kind: str) -> int:
+    """How many examples are drawn: where a commit takes milliseconds, fewer in the same time."""
+    share = {"nats": 4}
+    return max(settings().max_examples // share.get(kind, 1), 1)
 
 
 @pytest.fixture
 def memory() -> Iterator[Theatre]:
     """Open the quickest stage."""
     with ExitStack() as stack:
-        yield STAGES["memory"](ManualClock(), Path(), stack)
+        yield at_waist("blocking")("memory://", ManualClock(), stack)
 
 
 orders = st.lists(st.integers(0, 5), max_size=30)
-fixture_is_cleared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -112,64 +122,71 @@ def test_every_order_of_the_first_exchanges_is_serial(memory: Theatre, name: str
         memory.check(SCENARIOS[name], order)
 
 
-@fixture_is_cleared
-@given(name=st.sampled_from(sorted(SCENARIOS)), order=orders)
-def test_every_history_equals_some_serial_order(
-    theatre: Theatre, name: str, order: list[int]
-) -> None:
+def draw(theatre: Theatre, **strategies: Any) -> Callable[[Callable[..., object]], None]:
+    """Run what is decorated with what is drawn, as often as the stage allows."""
+
+    def run(check: Callable[..., object]) -> None:
+        settings(max_examples=theatre.examples)(given(**strategies)(check))()
+
+    return run
+
+
+names = st.sampled_from(sorted(SCENARIOS))
+parts = st.lists(st.sampled_from(VERBS), min_size=1, max_size=4)
+
+
+def test_every_history_equals_some_serial_order(theatre: Theatre) -> None:
     """Whatever the order of the exchanges, the answers are those of some order of the operations."""
-    theatre.check(SCENARIOS[name], order)
+
+    @draw(theatre, name=names, order=orders)
+    def check(name: str, order: list[int]) -> None:
+        theatre.check(SCENARIOS[name], order)
 
 
-@fixture_is_cleared
-@given(
-    before=st.sampled_from(SETUPS),
-    actors=st.lists(
-        st.lists(st.sampled_from(VERBS), min_size=1, max_size=4), min_size=2, max_size=3
-    ),
-    leases_end=st.booleans(),
-    order=orders,
-)
-def test_whatever_actors_do_at_once_is_serial(
-    theatre: Theatre,
-    before: list[str],
-    actors: list[list[str]],
-    leases_end: bool,
-    order: list[int],
-) -> None:
+def test_whatever_actors_do_at_once_is_serial(theatre: Theatre) -> None:
     """Two or three actors with parts that nobody thought of."""
-    theatre.check(Scenario(before, actors, leases_end), order)
+
+    @draw(
+        theatre,
+        before=st.sampled_from(SETUPS),
+        actors=st.lists(parts, min_size=2, max_size=3),
+        leases_end=st.booleans(),
+        order=orders,
+    )
+    def check(
+        before: list[str], actors: list[list[str]], leases_end: bool, order: list[int]
+    ) -> None:
+        theatre.check(Scenario(before, actors, leases_end), order)
 
 
-@fixture_is_cleared
-@given(
-    name=st.sampled_from(sorted(SCENARIOS)),
-    order=orders,
-    dies_after=st.lists(st.one_of(st.none(), st.integers(0, 5)), min_size=3, max_size=3),
-)
-def test_an_actor_that_dies_has_done_a_thing_or_has_not(
-    theatre: Theatre, name: str, order: list[int], dies_after: list[int | None]
-) -> None:
+def test_an_actor_that_dies_has_done_a_thing_or_has_not(theatre: Theatre) -> None:
     """Who stops for ever in an exchange leaves what some serial order explains, with it or without."""
-    theatre.check(SCENARIOS[name], order, dies_after=dies_after)
+
+    @draw(
+        theatre,
+        name=names,
+        order=orders,
+        dies_after=st.lists(st.one_of(st.none(), st.integers(0, 5)), min_size=3, max_size=3),
+    )
+    def check(name: str, order: list[int], dies_after: list[int | None]) -> None:
+        theatre.check(SCENARIOS[name], order, dies_after=dies_after)
 
 
-@pytest.mark.parametrize("stage", [name for name in STAGES if name.endswith(" wire")])
-def test_a_lost_reply_changes_no_answer(stage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "theatre", [name for name in STAGES if name.endswith(" wire")], indirect=True
+)
+def test_a_lost_reply_changes_no_answer(theatre: Theatre) -> None:
     """A reply that is lost after it was applied: the next try answers as the first would have."""
-    with ExitStack() as stack:
-        theatre = STAGES[stage](ManualClock(), tmp_path / "flows.db", stack)
+    theatre.check(SCENARIOS["increments"], [0, 1, 2], lost={4, 5, 6})
 
-        @given(
-            name=st.sampled_from(sorted(SCENARIOS)),
-            order=orders,
-            lost=st.sets(st.integers(0, 25), min_size=1, max_size=3),
-        )
-        @example(name="increments", order=[0, 1, 2], lost={4, 5, 6})
-        def check(name: str, order: list[int], lost: set[int]) -> None:
-            theatre.check(SCENARIOS[name], order, lost=lost)
-
-        check()
+    @draw(
+        theatre,
+        name=names,
+        order=orders,
+        lost=st.sets(st.integers(0, 25), min_size=1, max_size=3),
+    )
+    def check(name: str, order: list[int], lost: set[int]) -> None:
+        theatre.check(SCENARIOS[name], order, lost=lost)
 
 
 # --- the driver -------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ from catga_store.testing import serial
 from catga_store.testing.faces import Face
 from catga_store.testing.histories import NEVER
 from catga_store.testing.histories import Event
+from catga_store.testing.seams import talker
 from catga_store.unit import Unit
 
 __all__ = ["VERBS", "Hand", "Part", "Stage", "play"]
@@ -82,10 +83,8 @@ class Stage:
 
     @classmethod
     def below_waist(cls, store: Any) -> Stage:
-        """One exchange is one request on the wire of a blocking store."""
-        driver = store._driver
-        waist = driver.waist
-        wire = driver.wire if hasattr(driver, "wire") else driver.link.perform
+        """One exchange is one request on the wire of a blocking store, which nobody has used yet."""
+        waist, hold = talker(store)
 
         def converse(request: Request[Any]) -> Conversation[Any]:
             return ask(request) if isinstance(request, Pause | Invoke) else waist.converse(request)
@@ -93,7 +92,7 @@ class Stage:
         return cls(
             store._operations,
             store._run,
-            wire,
+            lambda request: hold(ask(request)),
             lambda conversation: through(conversation, converse),
         )
 
