@@ -178,6 +178,9 @@ def test_an_actor_that_dies_has_done_a_thing_or_has_not(theatre: Theatre) -> Non
 def test_a_lost_reply_changes_no_answer(theatre: Theatre) -> None:
     """A reply that is lost after it was applied: the next try answers as the first would have."""
     theatre.check(SCENARIOS["increments"], [0, 1, 2], lost={4, 5, 6})
+    for at in range(3, 8):  # a completion whose condition is cleared, or set, before it is told
+        theatre.check(SCENARIOS["clear against complete"], [3], lost={at})
+        theatre.check(SCENARIOS["set against complete"], [1, 1, 1], lost={at})
 
     @draw(
         theatre,

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from datetime import timedelta
 from functools import partial
@@ -407,7 +408,9 @@ class _Actor:
         conversation = self._conversation
         if conversation is not None and self._request is not None:
             if self._left == 0:
-                self._hand.stage.perform(self._request)
+                with suppress(CatgaStoreError):  # it does not hear what it would be told
+                    self._hand.stage.perform(self._request)
+
                 self._die(tick)
                 return
 

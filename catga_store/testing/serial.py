@@ -285,7 +285,9 @@ def _claim(state: State, event: Event) -> Iterable[State]:
             yield state
     elif answer is NEVER or isinstance(answer, Claimed):
         known = None if answer is NEVER else answer
-        yield from _claimed(state, flow, event.given, known, woken=False)
+        # It looks for whatever calls for this flow, also if the flow was not suspended on it.
+        for woken in {False, _over(state)}:
+            yield from _claimed(state, flow, event.given, known, woken=woken)
 
 
 def _claim_due(state: State, event: Event) -> Iterable[State]:

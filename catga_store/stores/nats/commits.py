@@ -33,6 +33,7 @@ from catga_store.keys import WAIT
 from catga_store.keys import Key
 from catga_store.keys import flow_key
 from catga_store.keys import new_commit_id
+from catga_store.records import PENDING
 from catga_store.records import REMEMBERED_COMMITS
 from catga_store.records import SATISFIED
 from catga_store.records import Applied
@@ -82,6 +83,7 @@ _ITEMS_BYTES = 16 * 1024
 _OWN_ITEMS_BYTES = 512 * 1024
 _BATCH_MOST = 1000
 _LOG_SECONDS = 600
+_FENCE_SECONDS = 660  # longer than the server remembers the id
 _KEPT = 10_000
 _CLEARING = "clear-"
 _TIME_DIGITS = 11  # a commit id begins with so many hexadecimal digits of milliseconds
@@ -289,6 +291,9 @@ class Commits:
         writes = tables.writes()
         reads = self._reads(request, tables, writes)
         if not writes and len(reads) <= 1:
+            if again:
+                return (yield from self._unless_it_was_wiped_out(request, reply))
+
             return reply  # what one read found needs no check
 
         yield from self._upload(request.id, writes, deadline)
@@ -329,6 +334,20 @@ class Commits:
                 ]
             )
         )
+
+    def _unless_it_was_wiped_out(self, request: Commit, reply: Applied) -> Conversation[Reply]:
+        """The reply of a commit that has nothing to write now, after one of its replies was lost.
+
+        A completion that an earlier try has counted was forgotten if the condition was cleared since:
+        the server knows whether it had it.
+        """
+        (change,) = request.changes
+        (outcome,) = reply.outcomes
+        if not isinstance(change, Complete) or outcome.accepted or outcome.duplicate:
+            return reply
+
+        applied = yield from self.resolve(Resolve(request.id, (change.key,)))
+        return reply if applied is None else Applied((Outcome(status=PENDING, accepted=True),))
 
     def change(
         self,
@@ -389,7 +408,7 @@ class Commits:
         fence = Message(
             log,
             json.dumps({"layout": VERSION, "fenced": True}).encode(),
-            {_EXPECTED: "0", "Nats-Msg-Id": request.id, "Nats-TTL": f"{_LOG_SECONDS}s"},
+            {_EXPECTED: "0", "Nats-Msg-Id": request.id, "Nats-TTL": f"{_FENCE_SECONDS}s"},
         )
         taken = False
 
@@ -739,25 +758,8 @@ def _wait_outcome_before(
     tables: NatsTables, wait: WaitRecord, change: Change, commit_id: str
 ) -> Outcome | None:
     head = wait.row.head
-    satisfied = wait.satisfied_by == commit_id
     if isinstance(change, Complete):
-        item = tables.completed(change.key, change.child)
-        if item is None or item.commit != commit_id:
-            return None
-
-        if head.status == embedded.EARLY:
-            return Outcome(accepted=True)
-
-        replaced = head.commits[1] if satisfied and len(head.commits) > 1 else ""
-        return Outcome(
-            head.version,
-            head.revision,
-            SATISFIED if satisfied else head.status,
-            head.created_ms,
-            satisfied=satisfied,
-            accepted=True,
-            replaced=replaced,
-        )
+        return _completion_before(tables, wait, change, commit_id)
 
     if commit_id not in head.commits:
         return None
@@ -767,7 +769,9 @@ def _wait_outcome_before(
 
     place = head.commits.index(commit_id)
     revision = head.revision if place == 0 else commit_id
-    status = SATISFIED if satisfied else head.status
+    satisfied = wait.satisfied_by == commit_id
+    ended_since = wait.satisfied_by in head.commits[:place]
+    status = SATISFIED if satisfied else PENDING if ended_since else head.status
     accepted = isinstance(change, SetWait)
     return Outcome(
         head.version - place,
@@ -776,6 +780,32 @@ def _wait_outcome_before(
         head.created_ms,
         satisfied=satisfied,
         accepted=accepted,
+    )
+
+
+def _completion_before(
+    tables: NatsTables, wait: WaitRecord, change: Complete, commit_id: str
+) -> Outcome | None:
+    """What a completion did, as it was then."""
+    head = wait.row.head
+    satisfied = wait.satisfied_by == commit_id
+    item = tables.completed(change.key, change.child)
+    if item is None or item.commit != commit_id:
+        # It was the last to be counted, and the condition was cleared since.
+        return Outcome(status=SATISFIED, satisfied=True, accepted=True) if satisfied else None
+
+    if item.early:
+        return Outcome(accepted=True)
+
+    replaced = head.commits[1] if satisfied and len(head.commits) > 1 else ""
+    return Outcome(
+        head.version,
+        head.revision,
+        SATISFIED if satisfied else PENDING,
+        head.created_ms,
+        satisfied=satisfied,
+        accepted=True,
+        replaced=replaced,
     )
 
 

@@ -109,6 +109,8 @@ class Completed(NamedTuple):
     success: bool
     payload: bytes
     commit: str
+    early: bool = False
+    """It came before its condition."""
 
 
 @define
@@ -424,7 +426,13 @@ def encode_wait(record: WaitRecord) -> bytes:
         "satisfied_by": record.satisfied_by,
         "spilled": record.spilled,
         "items": [
-            [child, item.success, item.payload.decode("utf-8", "surrogateescape"), item.commit]
+            [
+                child,
+                item.success,
+                item.payload.decode("utf-8", "surrogateescape"),
+                item.commit,
+                item.early,
+            ]
             for child, item in record.items.items()
         ],
     }
@@ -447,8 +455,8 @@ def decode_wait(key: Key, stored: Stored) -> WaitRecord | None:
         )
         row = WaitRow(head, fields["any"], fields["parent"], fields["expected"], fields["done"])
         items = {
-            child: Completed(success, payload.encode("utf-8", "surrogateescape"), commit)
-            for child, success, payload, commit in fields["items"]
+            child: Completed(success, payload.encode("utf-8", "surrogateescape"), commit, early)
+            for child, success, payload, commit, early in fields["items"]
         }
         return WaitRecord(
             row,
@@ -468,7 +476,13 @@ def encode_item(item: Completed) -> bytes:
     """A completion in a message of its own."""
     payload = item.payload.decode("utf-8", "surrogateescape")
     return _dump(
-        {"layout": VERSION, "success": item.success, "result": payload, "commit": item.commit}
+        {
+            "layout": VERSION,
+            "success": item.success,
+            "result": payload,
+            "commit": item.commit,
+            "early": item.early,
+        }
     )
 
 
@@ -476,7 +490,7 @@ def decode_item(key: Key, text: bytes) -> Completed:
     """A completion that was spilled."""
     fields, _ = _load(key, text)
     payload = fields["result"].encode("utf-8", "surrogateescape")
-    return Completed(fields["success"], payload, fields["commit"])
+    return Completed(fields["success"], payload, fields["commit"], fields["early"])
 
 
 def encode_terms(children: tuple[str, ...]) -> bytes:

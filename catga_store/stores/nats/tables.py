@@ -25,6 +25,7 @@ from catga_store.records import Item
 from catga_store.records import Outcome
 from catga_store.records import Record
 from catga_store.records import Terms
+from catga_store.stores.embedded import EARLY
 from catga_store.stores.embedded import ItemRow
 from catga_store.stores.embedded import WaitRow
 from catga_store.stores.nats.layout import Body
@@ -273,7 +274,9 @@ class NatsTables:
         return found | wait.items
 
     def write_item(self, key: Key, child: str, row: ItemRow, payload: bytes) -> None:
-        self._made(key).items[child] = Completed(row.success, payload, self._commit)
+        wait = self._wait(key)
+        early = wait is None or wait.row.head.status == EARLY
+        self._made(key).items[child] = Completed(row.success, payload, self._commit, early)
         self._changed[key] = None
 
     def set_members(self, key: Key, children: Iterable[str]) -> tuple[int, int]:
