@@ -20,6 +20,7 @@ from typing import get_args
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 from hypothesis import settings
 
 from catga_store import AsyncNatsStore
@@ -38,6 +39,14 @@ from catga_store import WaitCondition
 from catga_store import WaitOutcome
 from catga_store import open_async_store
 from catga_store import open_store
+from catga_store.conversation import Call
+from catga_store.conversation import ask
+from catga_store.keys import flow_key
+from catga_store.records import Commit
+from catga_store.records import Head
+from catga_store.records import Put
+from catga_store.records import Read
+from catga_store.records import Resolve
 from catga_store.stores.nats import NatsWaist
 from catga_store.stores.nats.wire import Deadline
 from catga_store.stores.redis import RedisWaist
@@ -568,3 +577,60 @@ def test_what_is_told_is_true_whatever_the_line_does(
             told = outcome_of(face, quiet, lambda: operation(face), for_good=False)
             where = f"{strike} at request {number} of {counted.seen}: {told}"
             assert everything(direct) == (done if told == "done" else before), where
+
+
+# --- what was given up, and what is remembered ------------------------------------------------------
+
+
+def a_commit(commit_id: str, clock: ManualClock) -> Commit:
+    """Answer a commit that creates the flow "late", as it stands before it is sent."""
+    now_ms = int(clock().timestamp() * 1000)
+    head = Head(1, FlowStatus.CREATED.value, now_ms, now_ms, due_ms=now_ms)
+    return Commit(commit_id, now_ms, (Put(flow_key("late"), head, b"{}", None),), None)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis-6.2", "redis-8.2", "nats"])
+def test_what_was_given_up_is_not_applied_when_it_comes_at_last(
+    kind: str, url_of: Callable[[str], str], clock: ManualClock, faults: Faults
+) -> None:
+    """`resolve_commit` answered `None`: a commit that was still on its way is refused by the store."""
+    with opened(f"{kind} blocking", url_of(kind), clock, faults) as face:
+        commit = a_commit("a" * 31, clock)
+        assert face.run(ask(Resolve(commit.id, (flow_key("late"),)))) is None
+        with pytest.raises((StoreUnavailableError, CommitUncertainError)):
+            face.run(ask(commit))
+
+        assert face.run(ask(Read((flow_key("late"),), commit.now_ms))) == (None,)
+        assert face.run(ask(Resolve(commit.id, (flow_key("late"),)))) is None
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis-8.2", "nats"])
+def test_a_record_remembers_what_the_log_has_forgotten(
+    kind: str, url_of: Callable[[str], str], clock: ManualClock
+) -> None:
+    """The last eight commits of a record are told as applied, long after their replies are gone."""
+    url = url_of(kind)
+    with open_store(url, clock=clock) as store:
+        flow = FlowSnapshot("order-1", state={"n": 0})
+        store.create(flow)
+        ids = [flow.revision.partition("@")[0]]
+        for n in range(7):
+            flow.state["n"] = n + 1
+            store.update(flow)
+            ids.append(flow.revision.partition("@")[0])
+
+        forget_the_log(store, url)
+        for commit_id in ids:
+            assert store._run(ask(Resolve(commit_id, (flow.key,)))) is not None
+
+
+def forget_the_log(store: Any, url: str) -> None:
+    """Remove the replies of commits that a store keeps; NATS keeps none of commits of one record."""
+    if url.startswith("redis"):
+        with redis.Redis.from_url(url.partition("?")[0]) as client:
+            prefix = url.partition("prefix=")[2].removesuffix(":")
+            gone = list(client.scan_iter(f"{{{prefix}:*commit:*"))
+            assert gone
+            client.unlink(*gone)
+    elif not url.startswith("nats"):
+        store._driver.wire(Call(lambda tables: tables.forget_log(1 << 60, 1000), writes=True))

@@ -17,8 +17,12 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from catga_store import ConflictError
+from catga_store import FlowSnapshot
+from catga_store import Session
 from catga_store import open_async_store
 from catga_store import open_store
+from catga_store.conversation import Conversation
 from catga_store.testing import AsyncFace
 from catga_store.testing import BlockingFace
 from catga_store.testing import Face
@@ -33,6 +37,7 @@ from catga_store.testing.scenarios import SCENARIOS
 from catga_store.testing.scenarios import SETUPS
 from catga_store.testing.scenarios import Scenario
 from catga_store.testing.scenarios import check_scenario
+from catga_store.unit import Unit
 
 
 class Theatre:
@@ -190,6 +195,53 @@ def test_a_lost_reply_changes_no_answer(theatre: Theatre) -> None:
     )
     def check(name: str, order: list[int], lost: set[int]) -> None:
         theatre.check(SCENARIOS[name], order, lost=lost)
+
+
+@pytest.mark.parametrize(
+    "theatre", [name for name in STAGES if name.endswith(" wire")], indirect=True
+)
+def test_what_was_only_checked_is_still_so_when_the_commit_is_written(theatre: Theatre) -> None:
+    """Two who each check what the other writes: never both, whatever the order (write skew)."""
+    operations = theatre.stage.operations
+
+    def writer(mine: str, other: str) -> Conversation[Any]:
+        unit = Unit()
+        session = Session(theatre.stage.run, operations, unit)
+        session.get_one(mine).state["on call"] = False
+        session.check(session.get_one(other))
+        return operations.session_commit(unit)
+
+    for order in itertools.product((0, 1), repeat=6):
+        theatre.clear()
+        for name in ("{t}ann", "{t}bob"):
+            theatre.stage.run(
+                operations.create(FlowSnapshot(name, state={"on call": True}, due_at=None))
+            )
+
+        both = [writer("{t}ann", "{t}bob"), writer("{t}bob", "{t}ann")]
+        outcomes = advance(theatre.stage, both, order)
+        assert sorted(outcomes) in (["refused", "written"], ["refused", "refused"]), order
+
+
+def advance(
+    stage: Stage, conversations: list[Conversation[Any]], order: tuple[int, ...]
+) -> list[str]:
+    """Hold conversations an exchange at a time, then to their ends; whether each was written."""
+    lowered = [stage.lower(one) for one in conversations]
+    requests: list[Any] = [next(one) for one in lowered]
+    outcomes = ["", ""]
+    for turn in [*order, *[0] * 100, *[1] * 100]:
+        if outcomes[turn]:
+            continue
+
+        try:
+            requests[turn] = lowered[turn].send(stage.perform(requests[turn]))
+        except StopIteration:
+            outcomes[turn] = "written"
+        except ConflictError:
+            outcomes[turn] = "refused"
+
+    return outcomes
 
 
 # --- the driver -------------------------------------------------------------------------------------
