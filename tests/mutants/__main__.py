@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.catalogue import Mutant
+from tests.mutants.catalogue import place_of
 
 ROOT = Path(__file__).parent.parent.parent
 TABLE = Path(__file__).parent / "TABLE.md"
@@ -45,16 +46,12 @@ def copy_to(place: Path) -> None:
             shutil.copy(source, place / name)
 
 
-def change(place: Path, mutant: Mutant) -> str:
-    """Make the mutant's change; answers the text that was there."""
-    file = place / "catga_store" / mutant.file
+def change(place: Path, mutant: Mutant) -> tuple[Path, str]:
+    """Make the mutant's change; answers the file and the text that was there."""
+    file = place_of(mutant, place / "catga_store")
     right = file.read_text(encoding="utf-8")
-    if right.count(mutant.old) != 1:
-        message = f"{mutant.name}: the place to change is in {mutant.file} {right.count(mutant.old)} times"
-        raise SystemExit(message)
-
     file.write_text(right.replace(mutant.old, mutant.new), encoding="utf-8")
-    return right
+    return file, right
 
 
 def killer_of(place: Path, tests: tuple[str, ...]) -> str:
@@ -86,11 +83,11 @@ def killer_of(place: Path, tests: tuple[str, ...]) -> str:
 def run(mutant: Mutant, place: Path) -> Result:
     """Run its tests against one mutant."""
     start = time.monotonic()
-    right = change(place, mutant)
+    file, right = change(place, mutant)
     try:
         killer = killer_of(place, mutant.tests)
     finally:
-        (place / "catga_store" / mutant.file).write_text(right, encoding="utf-8")
+        file.write_text(right, encoding="utf-8")
 
     return Result(mutant, killer, time.monotonic() - start)
 

@@ -6,9 +6,11 @@ mutant is adding a line; one whose place is gone fails by name.
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["MUTANTS", "Mutant"]
+__all__ = ["MUTANTS", "Mutant", "place_of"]
 
 FLOWS = ("tests/test_flows.py", "tests/test_sessions.py")
 WAITS = ("tests/test_waits.py",)
@@ -30,13 +32,35 @@ class Mutant(NamedTuple):
     name: str
     what: str
     file: str
+    """A pattern under the package, `*` standing for directories too."""
     old: str
     new: str
     tests: tuple[str, ...]
 
 
+def place_of(mutant: Mutant, package: Path) -> Path:
+    """The one file that has what the mutant changes, once; `LookupError` if it is not so."""
+    files = [
+        file
+        for file in sorted(package.rglob("*"))
+        if fnmatch(file.relative_to(package).as_posix(), mutant.file) and file.is_file()
+    ]
+    places = [
+        file for file in files for _ in range(file.read_text(encoding="utf-8").count(mutant.old))
+    ]
+    if len(places) != 1:
+        message = f"{mutant.name}: what it changes stands {len(places)} times in {mutant.file}"
+        raise LookupError(message)
+
+    return places[0]
+
+
 RULES = "stores/embedded.py"
 MEMORY = "stores/memory.py"
+COMMIT_LUA = "stores/redis*commit.lua"
+COMMITS_PY = "stores/nats/commits.py"
+ON_REDIS = ("-k", "redis-8.2")
+ON_NATS = ("-k", "nats")
 
 MUTANTS: tuple[Mutant, ...] = (
     # --- versions ---------------------------------------------------------------------------------
@@ -157,13 +181,13 @@ MUTANTS: tuple[Mutant, ...] = (
         RULES,
         "        if head is not None and request.id in head.commits:\n",
         "        if head is not None and request.id == head.error:\n",
-        (*FAULTS, "tests/test_sqlite_faults.py", "tests/test_concurrency.py"),
+        FAULTS,
     ),
     Mutant(
         "lost-write-reported-as-not-written",
         "a write that may have been applied is reported as one that was not",
         RULES,
-        "        if isinstance(error, ReplyLostError) and call.writes:\n            raise error\n",
+        "        if lost is not None and call.writes:\n            raise lost\n",
         "",
         FAULTS,
     ),
@@ -215,7 +239,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "keys.py",
         "    text = str.__str__(value)\n",
         '    text = __import__("unicodedata").normalize("NFC", str.__str__(value))\n',
-        ("tests/test_keys.py", *FLOWS),
+        ("tests/test_keys.py", "tests/test_bad_input.py"),
     ),
     # --- conditions -------------------------------------------------------------------------------
     Mutant(
@@ -347,15 +371,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "late-result-not-shown",
         "what completes between the reading and the closing of an overdue condition is not shown",
         "claims.py",
-        "                settled = yield from self._with_late_results(batch, reply.outcomes)\n",
-        "                settled = batch\n",
+        "                    [taking.shown for taking in batch if taking.shown and taking.closes]\n",
+        "                    []\n",
         SERIAL,
     ),
     # --- claims -----------------------------------------------------------------------------------
     Mutant(
         "claim-by-list-read-write",
         "a claim is written over whatever is there by then",
-        "claims.py",
+        "takings.py",
         "    put = Put(key, head, body, old.revision, old, claiming=True,",
         '    put = Put(key, head, body, "*", old, claiming=False,',
         (*SERIAL, "tests/test_concurrency.py"),
@@ -423,7 +447,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "attempts-not-counted",
         "a flow that is claimed again and again looks new each time",
-        "claims.py",
+        "takings.py",
         "        attempts=old.attempts + 1,\n",
         "        attempts=old.attempts,\n",
         (*CLAIMS, *MACHINE),
@@ -431,7 +455,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "lease-off-by-one",
         "a lease ends one millisecond late",
-        "claims.py",
+        "takings.py",
         "    return head.owner is not None and head.due_ms is not None and head.due_ms > now_ms\n",
         "    return head.owner is not None and head.due_ms is not None and head.due_ms >= now_ms\n",
         (*CLAIMS, *MACHINE),
@@ -525,5 +549,184 @@ MUTANTS: tuple[Mutant, ...] = (
         '            first = 1 - wanted.created_before_ms, ""\n',
         '            first = -wanted.created_before_ms, ""\n',
         (*LISTINGS, *MACHINE),
+    ),
+    # --- Redis --------------------------------------------------------------------------------------
+    Mutant(
+        "redis-version-not-checked",
+        "the script writes whatever revision is stored",
+        COMMIT_LUA,
+        "      elseif revision_of(head) ~= expected then\n",
+        "      elseif false then\n",
+        (*FLOWS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-refuses-single-commits-only",
+        "what can be written of a refused commit of several records is written",
+        COMMIT_LUA,
+        "if #refused > 0 then return refused end\n",
+        "if #refused > 0 and #changes == 1 then return refused end\n",
+        (*FLOWS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-commit-not-remembered",
+        "the reply of a commit is not kept, so one that is sent again meets its own writes",
+        COMMIT_LUA,
+        "redis.call('SET', log, reply, 'PX', ARGV[4])\n",
+        "",
+        (*FAULTS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-fence-not-kept",
+        "a commit that was given up is applied when it arrives",
+        "stores/redis*resolve.lua",
+        "redis.call('SET', KEYS[1], '', 'PX', ARGV[2])\n",
+        "",
+        (*FAULTS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-record-remembers-one-commit",
+        "only the last commit of a record can be told of once its reply is gone",
+        COMMIT_LUA,
+        "  return commit_id .. ' ' .. (seven or old.commits)\n",
+        "  return commit_id\n",
+        (*FAULTS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-index-entry-not-removed",
+        "an entry of the index that is no longer true stays",
+        "stores/redis*records.lua",
+        "  if #gone > 0 then redis.call('ZREM', index, unpack(gone)) end\n",
+        "",
+        (*LISTINGS, *CLAIMS, *RETENTION, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-expiry-kept-on-update",
+        "a flow that goes on after it had ended is forgotten by the server",
+        COMMIT_LUA,
+        "redis.call('PERSIST', key)\n",
+        "redis.call('EXISTS', key)\n",
+        (*RETENTION, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-expired-flow-counts",
+        "what has expired is there for a commit until it is swept",
+        COMMIT_LUA,
+        "    local gone = flow and has_expired(flow)\n",
+        "    local gone = false\n",
+        (*FLOWS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-claim-decided-by-the-client",
+        "a claim passes though its flow was extended since it was listed",
+        COMMIT_LUA,
+        "      elseif string.find(flags, 'c', 1, true) and head.due and head.due > now\n",
+        "      elseif false and head.due and head.due > now\n",
+        (*SERIAL, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-completion-counted-twice",
+        "a child that completes again counts again",
+        COMMIT_LUA,
+        "  if item and string.sub(item, 2, 2) == '1' then\n    return",
+        "  if false then\n    return",
+        (*WAITS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-expiry-off-by-one",
+        "what has expired is there for one more millisecond",
+        "stores/redis*records.lua",
+        "  return head.expires and head.expires <= now\n",
+        "  return head.expires and head.expires < now\n",
+        (*RETENTION, *FLOWS, *ON_REDIS),
+    ),
+    # --- NATS ---------------------------------------------------------------------------------------
+    Mutant(
+        "nats-publish-without-expected-sequence",
+        "a record is published whatever is stored",
+        COMMITS_PY,
+        "        return Message(self.layout.subject(key), text, {_EXPECTED: str(expected)})\n",
+        "        return Message(self.layout.subject(key), text, {})\n",
+        (*FLOWS, *SERIAL, *ON_NATS),
+    ),
+    Mutant(
+        "nats-check-left-out",
+        "what a commit depends on and does not write is not guarded by its batch",
+        COMMITS_PY,
+        "        reads = self._reads(request, tables, writes)\n",
+        "        reads = self._reads(request, tables, writes)[:0]\n",
+        (*FLOWS, *SERIAL, *ON_NATS),
+    ),
+    Mutant(
+        "nats-lost-reply-not-looked-for",
+        "a commit of several records that is sent again meets its own writes",
+        COMMITS_PY,
+        "self._commit(request, deadline, again=lost is not None)\n",
+        "self._commit(request, deadline, again=False)\n",
+        (*FAULTS, *SERIAL, *ON_NATS),
+    ),
+    Mutant(
+        "nats-refusal-after-a-lost-reply-believed",
+        "a retry is reported as a conflict with itself",
+        COMMITS_PY,
+        "            if lost is not None and isinstance(reply, Refused):\n",
+        "            if lost is None and isinstance(reply, Refused):\n",
+        (*FAULTS, *SERIAL, *ON_NATS),
+    ),
+    Mutant(
+        "nats-duplicate-taken-for-a-fence",
+        "a commit that the server knows by its id is denied",
+        COMMITS_PY,
+        "        return True, logged if is_taken else Applied(())\n",
+        "        return True, logged\n",
+        (*FAULTS, *SERIAL, *ON_NATS),
+    ),
+    Mutant(
+        "nats-old-entry-not-removed",
+        "an entry that is no longer true stays",
+        COMMITS_PY,
+        "        plan.purges.extend((entry, True) for entry in sorted(before - after))\n",
+        "",
+        ("tests/test_nats_store.py", *LISTINGS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-hint-believed",
+        "a listing shows what an entry says, not what the head says",
+        "stores/nats/listings.py",
+        "                and wanted.status in (None, head.status)\n",
+        "",
+        ("tests/test_nats_store.py", *LISTINGS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-due-hint-believed",
+        "a flow is handed out because an entry says that it is due",
+        "stores/nats/listings.py",
+        "head.due_ms is not None\n                    and head.due_ms <= now_ms\n"
+        "                    and (head.expires_ms",
+        "head.due_ms is not None\n                    and (head.expires_ms",
+        ("tests/test_nats_store.py", *CLAIMS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-record-remembers-one-commit",
+        "only the last commit of a record can be told of",
+        COMMITS_PY,
+        "(request.id, *commits[: REMEMBERED_COMMITS - 1])",
+        "(request.id, *commits[:0])",
+        (*FAULTS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-chunks-not-looked-at",
+        "a body whose chunks are gone is handed out as far as it goes",
+        COMMITS_PY,
+        "        if len(text) == body.size:\n",
+        "        if len(text) <= body.size:\n",
+        ("tests/test_nats_store.py", *FLOWS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-completion-not-fenced-by-its-life",
+        "completions of a condition that was cleared count for the next of its name",
+        "stores/nats/tables.py",
+        "        wait.items, wait.spilled, wait.life = {}, 0, self._commit\n",
+        "        wait.spilled, wait.life = 0, self._commit\n",
+        (*WAITS, *ON_NATS),
     ),
 )
