@@ -6,6 +6,7 @@ asyncio and trio stores are told the same.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -33,6 +34,16 @@ LONG = 30
 def is_commit(data: bytes) -> bool:
     """Whether a request is the script of a commit, and not the commands of another one."""
     return b"EVAL" in data and b":commit:" in data and b'"layout"' in data
+
+
+def in_time(call: Callable[[], Any]) -> Any:
+    """Call until it is answered within the store's timeout: these are short, and machines busy."""
+    until = time.monotonic() + LONG
+    while True:
+        try:
+            return call()
+        except (cs.StoreUnavailableError, cs.CommitUncertainError):
+            assert time.monotonic() < until
 
 
 @pytest.fixture(params=["6.2", "8.2"])
@@ -70,7 +81,7 @@ def open_through(
             if request.param == "blocking"
             else AsyncFace(lambda: cs.open_async_store(url, **options), backend=request.param)
         )
-        opened[-1].ping()
+        in_time(opened[-1].ping)
         return opened[-1]
 
     yield open_one
@@ -159,8 +170,8 @@ def test_what_cannot_be_learnt_is_uncertain_and_can_be_settled(
     direct: cs.Store,
 ) -> None:
     """After the timeout the error says so; `resolve_commit` answers the receipt, or fences."""
-    store = open_through(timeout=timedelta(milliseconds=300))
-    flow = create(store)
+    store = open_through(timeout=timedelta(milliseconds=500))
+    flow = create(direct)
     flow.state["n"] = 1
     proxy.strike(strike, times=1000, when=is_commit)
     with pytest.raises(cs.CommitUncertainError, match="outcome is not known") as caught:
@@ -169,7 +180,7 @@ def test_what_cannot_be_learnt_is_uncertain_and_can_be_settled(
     assert proxy.struck > 1
     assert (flow.version, direct.get_one("f").version) == (1, 2 if applied else 1)
     proxy.calm()
-    receipt = store.resolve_commit(caught.value)
+    receipt = in_time(lambda: store.resolve_commit(caught.value))
     assert (receipt is not None) is applied
     if receipt is not None:
         assert receipt.versions == {flow.key: 2}
@@ -180,15 +191,15 @@ def test_a_commit_delayed_past_the_deadline_is_settled_for_good(
     strike: Strike, proxy: Proxy, open_through: Callable[..., Face], direct: cs.Store
 ) -> None:
     """What was given up is not applied when it arrives at last; what was applied is told."""
-    store = open_through(timeout=timedelta(milliseconds=300))
-    flow = create(store)
+    store = open_through(timeout=timedelta(milliseconds=500))
+    flow = create(direct)
     flow.state["n"] = 1
     proxy.strike(strike, times=1000, when=is_commit)
     with pytest.raises(cs.CommitUncertainError) as caught:
         store.update(flow)
 
     proxy.calm()
-    receipt = store.resolve_commit(caught.value)
+    receipt = in_time(lambda: store.resolve_commit(caught.value))
     proxy.release()
     for _ in range(proxy.struck):
         assert proxy.late_replies.acquire(timeout=LONG)
@@ -212,11 +223,11 @@ def test_an_idle_connection_that_was_cut_is_replaced(
 
 
 def test_while_the_outcome_cannot_be_told_resolving_raises_again(
-    proxy: Proxy, open_through: Callable[..., Face]
+    proxy: Proxy, open_through: Callable[..., Face], direct: cs.Store
 ) -> None:
     """`resolve_commit` on a dead line is uncertain too, and settles it later."""
-    store = open_through(timeout=timedelta(milliseconds=300))
-    flow = create(store)
+    store = open_through(timeout=timedelta(milliseconds=500))
+    flow = create(direct)
     proxy.strike("drop the reply", times=1000)
     with pytest.raises(cs.CommitUncertainError) as caught:
         store.update(flow)
@@ -225,7 +236,7 @@ def test_while_the_outcome_cannot_be_told_resolving_raises_again(
         store.resolve_commit(caught.value)
 
     proxy.calm()
-    assert store.resolve_commit(caught.value) is not None
+    assert in_time(lambda: store.resolve_commit(caught.value)) is not None
 
 
 def test_a_server_of_another_age_is_refused(
@@ -261,7 +272,7 @@ class Housekeeping:
         if name == "sweep":
             clock.advance(timedelta(days=8))
 
-        self._claimed = store.claim("f", lease=HOUR)
+        self._claimed = direct.claim("f", lease=HOUR)
         self._due = clock() + HOUR
 
     def run(self) -> Any:
@@ -283,6 +294,12 @@ class Housekeeping:
         return self._direct.sweep() == 0  # nothing was left for this one
 
 
+@pytest.fixture
+def patience() -> timedelta:
+    """Be the timeout of the store: short where it is to pass."""
+    return timedelta(milliseconds=500)
+
+
 @pytest.fixture(params=["extend", "sweep", "clear"])
 def keeping(
     request: pytest.FixtureRequest,
@@ -290,13 +307,15 @@ def keeping(
     server: RedisServer,
     prefix: str,
     clock: ManualClock,
+    patience: timedelta,
 ) -> Iterator[Housekeeping]:
     """Make a store that has something to extend, to sweep and to clear."""
     with cs.open_store(f"{server.url}?prefix={prefix}", clock=clock) as direct:
-        store = open_through(clock=clock, timeout=timedelta(milliseconds=250))
+        store = open_through(clock=clock, timeout=patience)
         yield Housekeeping(request.param, store, direct, clock)
 
 
+@pytest.mark.parametrize("patience", [timedelta(seconds=10)])
 @pytest.mark.parametrize("strike", LOST)
 def test_housekeeping_survives_a_lost_connection(
     strike: Strike, proxy: Proxy, keeping: Housekeeping
@@ -325,10 +344,11 @@ def test_lost_housekeeping_is_uncertain_and_can_be_settled(
         keeping.store.resolve_commit(caught.value)
 
     proxy.calm()
-    assert (keeping.store.resolve_commit(caught.value) is not None) is applied
+    receipt = in_time(lambda: keeping.store.resolve_commit(caught.value))
+    assert (receipt is not None) is applied
     assert keeping.is_done is applied
     if keeping.name == "extend" or not applied:
-        keeping.run()
+        in_time(keeping.run)
         assert keeping.is_done
 
 
@@ -342,7 +362,7 @@ def test_housekeeping_that_was_given_up_is_not_done_later(
 
     held = proxy.struck
     proxy.calm()
-    assert keeping.store.resolve_commit(caught.value) is None
+    assert in_time(lambda: keeping.store.resolve_commit(caught.value)) is None
     proxy.release()
     for _ in range(held):
         assert proxy.late_replies.acquire(timeout=LONG)
@@ -354,9 +374,10 @@ def test_clearing_that_breaks_off_in_the_middle_is_uncertain(
     server: RedisServer, proxy: Proxy, prefix: str, open_through: Callable[..., Face]
 ) -> None:
     """With a part of it gone nobody is told that nothing was written; cleared again, all is gone."""
-    store = open_through(partitions=4, timeout=timedelta(milliseconds=250))
-    for number in range(20):
-        create(store, f"f-{number}")
+    store = open_through(partitions=4, timeout=timedelta(milliseconds=500))
+    with cs.open_store(f"{server.url}?prefix={prefix}", partitions=4) as direct:
+        for number in range(20):
+            create(direct, f"f-{number}")
 
     proxy.strike(
         "drop the request", times=1000, when=lambda data: b"SCAN" in data and b"3}" in data
@@ -365,10 +386,10 @@ def test_clearing_that_breaks_off_in_the_middle_is_uncertain(
         store.clear()
 
     proxy.calm()
-    assert store.resolve_commit(caught.value) is None
-    assert 0 < store.count_flows() < 20
-    store.clear()
-    assert store.count_flows() == 0
+    assert in_time(lambda: store.resolve_commit(caught.value)) is None
+    assert 0 < in_time(store.count_flows) < 20
+    in_time(store.clear)
+    assert in_time(store.count_flows) == 0
     with redis.Redis(port=server.port) as client:
         left = {key.split(b":")[2] for key in client.scan_iter(match=f"{{{prefix}*", count=1000)}
 
