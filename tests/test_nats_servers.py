@@ -95,7 +95,8 @@ def test_without_jetstream() -> None:
 
 def test_an_account_without_jetstream() -> None:
     """A server may have JetStream, and this account not."""
-    accounts = "accounts { A { jetstream: enabled, users: [{user: x, password: y}] }, B { users: [{user: a, password: b}] } }"
+    first = "A { jetstream: enabled, users: [{user: x, password: y}] }"
+    accounts = f"accounts {{ {first}, B {{ users: [{{user: a, password: b}}] }} }}"
     with (
         NatsServer(accounts) as server,
         cs.NatsStore(server.url.replace("//", "//a:b@"), timeout=SHORT) as store,
@@ -286,12 +287,11 @@ def test_too_many_open_batches(tmp_path: Path) -> None:
     ):
         store.ping()
         ask_open_batch(server.url)
-        with (
-            pytest.raises(cs.StoreUnavailableError, match=r"NATS was busy.*batch"),
-            store.begin() as session,
-        ):
-            session.add(flow("f"))
-            session.add(flow("g"))
+        session = store.session()
+        session.add(flow("f"))
+        session.add(flow("g"))
+        with pytest.raises(cs.StoreUnavailableError, match=r"NATS was busy.*batch"):
+            session.commit()
 
         assert store.get_many(["f", "g"]) == {"f": None, "g": None}
 

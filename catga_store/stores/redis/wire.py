@@ -76,13 +76,19 @@ class Exchange:
         sent = tuple(commands)
         until = time.monotonic() + self.timeout
         pause = _PAUSE_SECONDS
+        is_lost = False
 
         while True:
             try:
                 replies = yield from self.fly(sent, writes=writes, large=large)
             except NotSentError as error:
+                if is_lost and writes:
+                    message = f"an earlier try may have been applied, and now {error}; ask again"
+                    raise StoreUnavailableError(message) from cause_of(error)
+
                 raise_unavailable(error)
             except ReplyLostError as error:
+                is_lost = True
                 failure: Exception = error
             else:
                 moving = [reply for reply in replies if isinstance(reply, exceptions.TryAgainError)]
