@@ -23,7 +23,7 @@ from timing import warm_up
 
 import catga_store as cs
 
-__all__ = ["OpenStores", "fan_in", "growth"]
+__all__ = ["OpenStores", "fan_in", "growth", "operations"]
 
 OpenStores: TypeAlias = Callable[[], AbstractContextManager[dict[str, Any]]]
 """Answers new, empty stores by name, and closes them in the end."""
@@ -72,7 +72,7 @@ def growth(stores: OpenStores, calls: int, sizes: Sequence[int]) -> Table:
             for size in sizes:
                 subject.prepare_due(size, stored)
                 stored = size
-                for operation, call in _operations(store, size).items():
+                for operation, call in operations(store, size).items():
                     rows.setdefault(operation, []).append(_timed(call, calls).p50)
 
             for place, (operation, values) in enumerate(rows.items()):
@@ -83,7 +83,7 @@ def growth(stores: OpenStores, calls: int, sizes: Sequence[int]) -> Table:
     return table
 
 
-def _operations(store: cs.Store, size: int) -> dict[str, Callable[[], object]]:
+def operations(store: cs.Store, size: int) -> dict[str, Callable[[], object]]:
     """Name the operations, each on flows from everywhere among those that are stored."""
     ids = itertools.cycle([f"due-{number * 7919 % size}" for number in range(1000)])
     middle = store.query_flows(limit=500).cursor

@@ -12,7 +12,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = f"catga_store {version}"
-exclude_patterns = ["build"]
+exclude_patterns = ["build", "figures"]
 default_role = "code"  # docstrings write `names` as README does
 
 # Signatures as they are written; members in the order of the source, which is that of the design.
