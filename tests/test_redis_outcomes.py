@@ -295,6 +295,12 @@ class Housekeeping:
 
 
 @pytest.fixture
+def place(server: RedisServer, prefix: str) -> str:
+    """Name the store without the proxy."""
+    return f"{server.url}?prefix={prefix}"
+
+
+@pytest.fixture
 def patience() -> timedelta:
     """Be the timeout of the store: short where it is to pass."""
     return timedelta(milliseconds=500)
@@ -304,13 +310,12 @@ def patience() -> timedelta:
 def keeping(
     request: pytest.FixtureRequest,
     open_through: Callable[..., Face],
-    server: RedisServer,
-    prefix: str,
+    place: str,
     clock: ManualClock,
     patience: timedelta,
 ) -> Iterator[Housekeeping]:
     """Make a store that has something to extend, to sweep and to clear."""
-    with cs.open_store(f"{server.url}?prefix={prefix}", clock=clock) as direct:
+    with cs.open_store(place, clock=clock) as direct:
         store = open_through(clock=clock, timeout=patience)
         yield Housekeeping(request.param, store, direct, clock)
 
