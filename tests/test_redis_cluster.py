@@ -78,7 +78,7 @@ def test_a_node_that_is_away_takes_its_partitions_along(
     prefix = f"{uuid.uuid4().hex}:"
     with RedisCluster() as cluster:
         url = f"{cluster.url}?prefix={prefix}"
-        with cs.open_store(url, partitions=PARTITIONS, timeout=timedelta(seconds=1)) as store:
+        with cs.open_store(url, partitions=PARTITIONS, timeout=timedelta(seconds=10)) as store:
             ids = [f"f-{number}" for number in range(40)]
             for flow_id in ids:
                 store.create(flow(flow_id))
