@@ -95,8 +95,8 @@ def test_without_jetstream() -> None:
 
 def test_an_account_without_jetstream() -> None:
     """A server may have JetStream, and this account not."""
-    first = "A { jetstream: enabled, users: [{user: x, password: y}] }"
-    accounts = f"accounts {{ {first}, B {{ users: [{{user: a, password: b}}] }} }}"
+    with_it = "A { jetstream: enabled, users: [{user: x, password: y}] }"
+    accounts = f"accounts {{ {with_it}, B {{ users: [{{user: a, password: b}}] }} }}"
     with (
         NatsServer(accounts) as server,
         cs.NatsStore(server.url.replace("//", "//a:b@"), timeout=SHORT) as store,
@@ -280,18 +280,18 @@ def test_a_full_server_is_an_outage(tmp_path: Path, together: int) -> None:
 
 def test_too_many_open_batches(tmp_path: Path) -> None:
     """While others hold all the batches that the server allows, the error says that it is busy."""
-    room = f'jetstream {{ store_dir: "{tmp_path}", limits {{ max_batch_inflight_per_stream: 1 }} }}'
+    room = f'jetstream {{ store_dir: "{tmp_path}", limits {{ batch {{ max_inflight_per_stream: 1 }} }} }}'
     with (
         NatsServer(room, jetstream=False) as server,
         cs.NatsStore(server.url, timeout=SHORT) as store,
     ):
         store.ping()
         ask_open_batch(server.url)
-        session = store.session()
-        session.add(flow("f"))
-        session.add(flow("g"))
-        with pytest.raises(cs.StoreUnavailableError, match=r"NATS was busy.*batch"):
-            session.commit()
+        with store.session() as session:
+            session.add(flow("f"))
+            session.add(flow("g"))
+            with pytest.raises(cs.StoreUnavailableError, match=r"NATS was busy.*batch"):
+                session.commit()
 
         assert store.get_many(["f", "g"]) == {"f": None, "g": None}
 

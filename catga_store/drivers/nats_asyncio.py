@@ -511,13 +511,13 @@ def _settle(future: asyncio.Future[Answer], result: Answer | Exception) -> None:
 
 def _check_loop(client: Client) -> None:
     """`UsageError` unless a connection of the user's was made on the loop that runs."""
-    # No public name tells the loop; a client that was never connected has none.
-    loop: object = getattr(client, "_loop", None)
-    if loop is None:
+    # No public name tells the loop; a client that was never connected reads nothing.
+    task = client._reading_task  # noqa: SLF001  see above
+    if task is None:
         message = "the NATS client was never connected; connect it before it is given to the store"
         raise UsageError(message)
 
-    if loop is not asyncio.get_running_loop():
+    if task.get_loop() is not asyncio.get_running_loop():
         message = (
             "the NATS client belongs to another event loop than the store's; connect it on the loop"
             " that uses the store, or give the store the URLs of the servers (under trio always)"
