@@ -1,0 +1,370 @@
+"""Processes on one JetStream: chains, fan-in and claimers, and servers that are killed under load.
+
+The file is also the program that the processes run: `python test_nats_processes.py transact URL`
+prints `ready`, waits for a line, works, and prints what it has to say as lines of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
+from typing import Any
+
+import nats
+import pytest
+
+import catga_store as cs
+from catga_store.testing.servers import NatsCluster
+from catga_store.testing.servers import NatsServer
+
+PROCESSES = 16
+LONG = 300
+"""Seconds that only a test that fails would wait."""
+
+soak = pytest.mark.soak
+
+# --- what the processes do ------------------------------------------------------------------------
+
+
+def transact(url: str, number: str, times: str) -> list[tuple[int, int]]:
+    """Add to the counter so many times; answers the version and the value each commit had read."""
+    with cs.open_store(url, owner=number) as store:
+
+        def add(session: cs.Session) -> tuple[int, int]:
+            flow = session.get_one("counter")
+            flow.state["n"] += 1
+            return flow.version, flow.state["n"] - 1
+
+        return [store.transact(add, attempts=1000) for _ in range(int(times))]
+
+
+def claim(url: str, number: str, limit: str) -> list[str]:
+    """Claim until nothing is due; answers what was claimed."""
+    taken: list[str] = []
+    with cs.open_store(url, owner=f"worker-{number}") as store:
+        while flows := store.claim_due(limit=int(limit)):
+            taken += [flow.flow_id for flow in flows]
+
+    return taken
+
+
+def complete(url: str, number: str, total: str) -> dict[str, int]:
+    """Send this process's part of the completions and its neighbour's, so that each is sent twice."""
+    seen: Counter[str] = Counter()
+    sent = [
+        f"child-{child}"
+        for part in (int(number), int(number) + 1)
+        for child in range(part % PROCESSES, int(total), PROCESSES)
+    ]
+    random.Random(number).shuffle(sent)
+    with cs.open_store(url) as store:
+        for child in sent:
+            answer = store.complete_child("all", child, result=child)
+            seen.update(
+                accepted=answer.accepted,
+                duplicate=answer.duplicate,
+                now_satisfied=answer.now_satisfied,
+            )
+
+    return dict(seen)
+
+
+WORK: dict[str, Callable[..., Any]] = {
+    function.__name__: function for function in (transact, claim, complete)
+}
+
+
+def main(name: str, *arguments: str) -> None:
+    """Say that the process is there, wait until all are, work, and say what came of it."""
+    print("ready", flush=True)  # noqa: T201  the parent reads it
+    sys.stdin.readline()
+    print(json.dumps(WORK[name](*arguments)), flush=True)  # noqa: T201  the parent reads it
+
+
+# --- who starts them ------------------------------------------------------------------------------
+
+
+def together(url: str, work: Callable[..., Any], argument: int) -> list[Any]:
+    """Run 16 processes, let them begin together, and answer what each said."""
+    with ExitStack() as stack:
+        children = []
+
+        for number in range(PROCESSES):
+            command = [sys.executable, __file__, work.__name__, url, str(number), str(argument)]
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(child)
+            stack.callback(child.kill)
+            children.append(child)
+
+        for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n", child.communicate()
+
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write("go\n")
+            child.stdin.flush()
+
+        answers = []
+        for child in children:
+            out, err = child.communicate(timeout=LONG)
+            assert (child.returncode, err) == (0, "")
+            answers.append(json.loads(out))
+
+        return answers
+
+
+@pytest.fixture
+def url(nats_server: NatsServer) -> Iterator[str]:
+    """Name records that nobody else uses."""
+    bucket = uuid.uuid4().hex
+    yield f"{nats_server.url}?bucket={bucket}"
+    ask(nats_server.url, f"$JS.API.STREAM.DELETE.KV_{bucket}")
+
+
+def ask(url: str, subject: str) -> dict[str, Any]:
+    """Ask a server itself, once."""
+
+    async def once() -> dict[str, Any]:
+        connect: Any = nats.connect
+        client = await connect(url.split(","))
+        try:
+            answer = await client.request(subject, b"", timeout=LONG)
+            reply: dict[str, Any] = json.loads(answer.data)
+            return reply
+        finally:
+            await client.close()
+
+    return asyncio.run(once())
+
+
+@pytest.mark.parametrize("times", [10, pytest.param(250, marks=soak)])
+def test_transact_by_processes_makes_a_chain(url: str, times: int) -> None:
+    """16 processes that add so many times each end at exactly the sum; no version was read twice."""
+    with cs.open_store(url) as store:
+        store.create(cs.FlowSnapshot("counter", state={"n": 0}))
+        read = together(url, transact, times)
+        total = PROCESSES * times
+        assert sorted(map(tuple, itertools.chain(*read))) == [(n + 1, n) for n in range(total)]
+        counter = store.get_one("counter")
+        assert (counter.version, counter.state) == (total + 1, {"n": total})
+
+
+@pytest.mark.parametrize("total", [400, pytest.param(5_000, marks=soak)])
+def test_completions_by_processes_count_once(url: str, total: int) -> None:
+    """Each is sent twice, from different processes: each counts once, and one satisfies."""
+    children = [f"child-{n}" for n in range(total)]
+    with cs.open_store(url) as store:
+        store.set_wait_condition(cs.WaitCondition("all", flow_ids=children))
+        seen = sum(map(Counter, together(url, complete, total)), Counter[str]())
+        assert seen == Counter(accepted=total, duplicate=total, now_satisfied=1)
+        wait = store.get_wait_condition("all")
+        assert wait is not None
+        assert (wait.outcome, wait.completed_count) == (cs.WaitOutcome.SATISFIED, total)
+        assert {child: result.result for child, result in wait.results.items()} == {
+            child: child for child in children
+        }
+
+
+@pytest.mark.parametrize("total", [200, pytest.param(1_000, marks=soak)])
+def test_claimers_take_each_due_flow_once(url: str, total: int) -> None:
+    """16 processes claim until nothing is due: each flow went to exactly one."""
+    ids = [f"flow-{n:04}" for n in range(total)]
+    with cs.open_store(url) as store:
+        for start in range(0, len(ids), 200):
+            with store.begin() as session:
+                for flow_id in ids[start : start + 200]:
+                    session.add(cs.FlowSnapshot(flow_id, state={"n": 0}))
+
+        taken = together(url, claim, 5)
+        assert sorted(itertools.chain(*taken)) == ids
+        for number, mine in enumerate(taken):
+            assert {store.get_one(flow_id).owner for flow_id in mine[:3]} <= {f"worker-{number}"}
+
+
+# --- servers that are killed ------------------------------------------------------------------------
+
+
+class Writer(threading.Thread):
+    """Writes one number after another, and remembers what became of each.
+
+    Every number goes into two flows and a new condition with a deadline, in one commit, and then,
+    by itself, into a third flow whose due time it moves.
+    """
+
+    def __init__(self, store: cs.Store, name: str) -> None:
+        super().__init__()
+        self.store = store
+        self.name = name
+        self.going = threading.Event()
+        self.going.set()
+        self.written = 0
+        self.settled: Counter[str] = Counter()
+        self.failure: BaseException | None = None
+        for part in "abc":
+            store.create(cs.FlowSnapshot(f"{name}-{part}", state={"n": 0}))
+
+    def run(self) -> None:
+        """Write until told to stop; a number is written again only if it is known not to be there."""
+        try:
+            while self.going.is_set():
+                number = self.written + 1
+                self.surely(self.write_together, number)
+                self.surely(self.write_alone, number)
+                self.written = number
+        except BaseException as error:  # noqa: BLE001  the test looks at it
+            self.failure = error
+
+    def surely(self, write: Callable[[int], None], number: int) -> None:
+        """Write until it is written."""
+        while True:
+            try:
+                write(number)
+            except cs.StoreUnavailableError:
+                self.settled["unavailable"] += 1
+            except cs.CommitUncertainError as error:
+                if self.settle(error):
+                    return
+            else:
+                self.settled["acknowledged"] += 1
+                return
+
+    def write_together(self, number: int) -> None:
+        """Write a number into both flows, which must both hold the one before, and set a deadline."""
+        with self.store.session() as session:
+            for part in "ab":
+                flow = session.get_one(f"{self.name}-{part}")
+                assert flow.state["n"] == number - 1, (flow, number)
+                flow.state["n"] = number
+
+            wait = cs.WaitCondition(
+                f"{self.name}-{number}", flow_ids=["x"], timeout=timedelta(days=1)
+            )
+            session.add(wait)
+            session.commit()
+
+    def write_alone(self, number: int) -> None:
+        """Write a number, and when to look next, into the third flow."""
+        flow = self.store.get_one(f"{self.name}-c")
+        assert flow.state["n"] == number - 1, (flow, number)
+        flow.state["n"] = number
+        flow.due_at = self.store.now() + timedelta(hours=1, milliseconds=number)
+        self.store.update(flow)
+
+    def settle(self, error: cs.CommitUncertainError) -> bool:
+        """Ask until the store can tell whether it was written."""
+        while True:
+            try:
+                written = self.store.resolve_commit(error) is not None
+            except (cs.CommitUncertainError, cs.StoreUnavailableError):
+                continue
+
+            self.settled[f"uncertain, {'written' if written else 'not written'}"] += 1
+            return written
+
+
+def keep_writing(writers: list[Writer], times: int) -> None:
+    """Wait until each has written so many more."""
+    wanted = [writer.written + times for writer in writers]
+    until = time.monotonic() + LONG
+    while any(writer.written < want for writer, want in zip(writers, wanted, strict=True)):
+        assert time.monotonic() < until, [writer.failure for writer in writers]
+        assert not any(writer.failure for writer in writers), [w.failure for w in writers]
+        time.sleep(0.002)  # decides nothing: waits for commits
+
+
+def check(url: str, replicas: int, writers: list[Writer]) -> None:
+    """Stop the writers; what they have written is there, once, and nothing else is."""
+    for writer in writers:
+        writer.going.clear()
+
+    for writer in writers:
+        writer.join(LONG)
+        assert writer.failure is None
+
+    def later() -> datetime:
+        return datetime.now(UTC) + timedelta(days=2)
+
+    with cs.open_store(f"{url}?replicas={replicas}", clock=later) as store:
+        for writer in writers:
+            for part in "abc":
+                flow = store.get_one(f"{writer.name}-{part}")
+                assert (flow.state["n"], flow.version) == (writer.written, writer.written + 1)
+
+        overdue = [wait.correlation_id for wait in store.get_timed_out_wait_conditions()]
+        assert sorted(overdue) == sorted(
+            f"{writer.name}-{number}"
+            for writer in writers
+            for number in range(1, writer.written + 1)
+        )
+        claimed: list[str] = []
+        while flows := store.claim_due(limit=5):
+            claimed += [flow.flow_id for flow in flows]
+
+        names = [f"{writer.name}-{part}" for writer in writers for part in "abc"]
+        assert sorted(claimed) == sorted(names)
+        assert sorted(one.flow_id for one in store.iter_flows()) == sorted(names)
+
+
+def start_writers(store: cs.Store) -> list[Writer]:
+    """Start four."""
+    writers = [Writer(store, f"w-{number}") for number in range(4)]
+    for writer in writers:
+        writer.start()
+
+    return writers
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=soak)])
+def test_a_server_that_is_killed_keeps_what_it_has_acknowledged(kills: int) -> None:
+    """SIGKILL under load: nothing acknowledged is lost, nothing torn, no deadline lost or doubled."""
+    with NatsServer() as server, cs.open_store(server.url) as store:
+        writers = start_writers(store)
+        for _ in range(kills):
+            keep_writing(writers, 10)
+            server.kill()
+            server.start()
+
+        keep_writing(writers, 1)
+        check(server.url, 1, writers)
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=soak)])
+def test_three_servers_keep_what_they_have_acknowledged(kills: int) -> None:
+    """SIGKILL of the one that leads the stream, under load: the other two go on without a gap in it."""
+    with NatsCluster() as cluster, cs.open_store(f"{cluster.url}?replicas=3") as store:
+        writers = start_writers(store)
+        for _ in range(kills):
+            keep_writing(writers, 10)
+            told = ask(cluster.url, "$JS.API.STREAM.INFO.KV_dslflows")
+            (leader,) = [one for one in cluster.nodes if one.name == told["cluster"]["leader"]]
+            leader.kill()
+            keep_writing(writers, 5)
+            cluster.start()
+
+        keep_writing(writers, 1)
+        check(cluster.url, 3, writers)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
