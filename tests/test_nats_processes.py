@@ -31,7 +31,9 @@ import catga_store as cs
 from catga_store.testing.servers import NatsCluster
 from catga_store.testing.servers import NatsServer
 
-PROCESSES = 16
+FEW, MANY = 4, 16
+"""Processes of the short and the long form of a test."""
+
 LONG = 300
 """Seconds that only a test that fails would wait."""
 
@@ -62,13 +64,13 @@ def claim(url: str, number: str, limit: str) -> list[str]:
     return taken
 
 
-def complete(url: str, number: str, total: str) -> dict[str, int]:
+def complete(url: str, number: str, total: str, processes: str) -> dict[str, int]:
     """Send this process's part of the completions and its neighbour's, so that each is sent twice."""
     seen: Counter[str] = Counter()
     sent = [
         f"child-{child}"
         for part in (int(number), int(number) + 1)
-        for child in range(part % PROCESSES, int(total), PROCESSES)
+        for child in range(part % int(processes), int(total), int(processes))
     ]
     random.Random(number).shuffle(sent)
     with cs.open_store(url) as store:
@@ -98,13 +100,20 @@ def main(name: str, *arguments: str) -> None:
 # --- who starts them ------------------------------------------------------------------------------
 
 
-def together(url: str, work: Callable[..., Any], argument: int) -> list[Any]:
-    """Run 16 processes, let them begin together, and answer what each said."""
+def together(url: str, work: Callable[..., Any], processes: int, *arguments: int) -> list[Any]:
+    """Run processes, let them begin together, and answer what each said."""
     with ExitStack() as stack:
         children = []
 
-        for number in range(PROCESSES):
-            command = [sys.executable, __file__, work.__name__, url, str(number), str(argument)]
+        for number in range(processes):
+            command = [
+                sys.executable,
+                __file__,
+                work.__name__,
+                url,
+                str(number),
+                *map(str, arguments),
+            ]
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -158,25 +167,29 @@ def ask(url: str, subject: str) -> dict[str, Any]:
     return asyncio.run(once())
 
 
-@pytest.mark.parametrize("times", [10, pytest.param(250, marks=soak)])
-def test_transact_by_processes_makes_a_chain(url: str, times: int) -> None:
-    """16 processes that add so many times each end at exactly the sum; no version was read twice."""
+@pytest.mark.parametrize(("processes", "times"), [(FEW, 40), pytest.param(MANY, 250, marks=soak)])
+def test_transact_by_processes_makes_a_chain(url: str, processes: int, times: int) -> None:
+    """Processes that add so many times each end at exactly the sum; no version was read twice."""
     with cs.open_store(url) as store:
         store.create(cs.FlowSnapshot("counter", state={"n": 0}))
-        read = together(url, transact, times)
-        total = PROCESSES * times
+        read = together(url, transact, processes, times)
+        total = processes * times
         assert sorted(map(tuple, itertools.chain(*read))) == [(n + 1, n) for n in range(total)]
         counter = store.get_one("counter")
         assert (counter.version, counter.state) == (total + 1, {"n": total})
 
 
-@pytest.mark.parametrize("total", [400, pytest.param(5_000, marks=soak)])
-def test_completions_by_processes_count_once(url: str, total: int) -> None:
+@pytest.mark.parametrize(
+    ("processes", "total"), [(FEW, 400), pytest.param(MANY, 5_000, marks=soak)]
+)
+def test_completions_by_processes_count_once(url: str, processes: int, total: int) -> None:
     """Each is sent twice, from different processes: each counts once, and one satisfies."""
     children = [f"child-{n}" for n in range(total)]
     with cs.open_store(url) as store:
         store.set_wait_condition(cs.WaitCondition("all", flow_ids=children))
-        seen = sum(map(Counter, together(url, complete, total)), Counter[str]())
+        seen = sum(
+            map(Counter, together(url, complete, processes, total, processes)), Counter[str]()
+        )
         assert seen == Counter(accepted=total, duplicate=total, now_satisfied=1)
         wait = store.get_wait_condition("all")
         assert wait is not None
@@ -186,17 +199,19 @@ def test_completions_by_processes_count_once(url: str, total: int) -> None:
         }
 
 
-@pytest.mark.parametrize("total", [200, pytest.param(1_000, marks=soak)])
-def test_claimers_take_each_due_flow_once(url: str, total: int) -> None:
-    """16 processes claim until nothing is due: each flow went to exactly one."""
+@pytest.mark.parametrize(
+    ("processes", "total"), [(FEW, 200), pytest.param(MANY, 1_000, marks=soak)]
+)
+def test_claimers_take_each_due_flow_once(url: str, processes: int, total: int) -> None:
+    """Processes claim until nothing is due: each flow went to exactly one."""
     ids = [f"flow-{n:04}" for n in range(total)]
     with cs.open_store(url) as store:
-        for start in range(0, len(ids), 200):
+        for start in range(0, total, 200):
             with store.begin() as session:
                 for flow_id in ids[start : start + 200]:
                     session.add(cs.FlowSnapshot(flow_id, state={"n": 0}))
 
-        taken = together(url, claim, 5)
+        taken = together(url, claim, processes, 5)
         assert sorted(itertools.chain(*taken)) == ids
         for number, mine in enumerate(taken):
             assert {store.get_one(flow_id).owner for flow_id in mine[:3]} <= {f"worker-{number}"}
