@@ -1,8 +1,8 @@
 """Run the tests against every mutant and print who killed it: `python -m tests.mutants [NAME …]`.
 
 Each mutant is a copy of the package with one place changed. The tests that its line in the catalogue
-names run against it, to the first failure. With `--write` the table is written to TABLE.md. The exit
-code is 1 if one survives, or if the tests fail without any.
+names run against it, to the first failure. With `--write` the table in TABLE.md is made anew; the
+rows of mutants that were not run stay as they are. The exit code is 1 if one survives.
 """
 
 from __future__ import annotations
@@ -92,25 +92,37 @@ def run(mutant: Mutant, place: Path) -> Result:
     return Result(mutant, killer, time.monotonic() - start)
 
 
-def table_of(results: list[Result]) -> str:
-    """The table that is checked in."""
+def rows_of(results: list[Result]) -> dict[str, str]:
+    """The rows of the table, by mutant."""
+    rows: dict[str, str] = {}
+    for mutant, killer, _ in results:
+        shown = f"`{killer}`" if killer else "**survived**"
+        rows[mutant.name] = f"| {mutant.name} | {mutant.what} | `{mutant.file}` | {shown} |"
+
+    return rows
+
+
+def table_of(rows: dict[str, str]) -> str:
+    """The table that is checked in, in the order of the catalogue."""
     lines = [
         "# Mutants",
         "",
-        "`python -m tests.mutants --write` made this table. Each mutant is a small wrong version of the",
-        "library, of the sort that stores have been shipped with; each is killed by the test beside it.",
+        "`tox -e mutants -- --write` made this table. Each mutant is a small wrong version of the library,",
+        "of the sort that stores have been shipped with; each is killed by the test beside it.",
         "",
         "| mutant | what is wrong | file | killed by |",
         "|---|---|---|---|",
     ]
-    for mutant, killer, _ in results:
-        shown = f"`{killer}`" if killer else "**survived**"
-        lines.append(
-            f"| {mutant.name} | {mutant.what} | `{mutant.file}` | {shown} |".replace("||", "| |")
-        )
+    there = [rows[mutant.name] for mutant in MUTANTS if mutant.name in rows]
+    killed = sum("**survived**" not in row for row in there)
+    return "\n".join([*lines, *there, "", f"{killed} of {len(there)} are killed.", ""])
 
-    killed = sum(bool(result.killer) for result in results)
-    return "\n".join([*lines, "", f"{killed} of {len(results)} are killed.", ""])
+
+def written_rows() -> dict[str, str]:
+    """The rows that the table has now."""
+    lines = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.exists() else []
+    rows = (line for line in lines if re.match(r"\| [a-z]+-", line))
+    return {row.split(" ", 2)[1]: row for row in rows}
 
 
 def main(words: list[str]) -> int:
@@ -132,7 +144,7 @@ def main(words: list[str]) -> int:
             sys.stdout.flush()
 
     if "--write" in words:
-        TABLE.write_text(table_of(results), encoding="utf-8")
+        TABLE.write_text(table_of(written_rows() | rows_of(results)), encoding="utf-8")
 
     survived = [result.mutant.name for result in results if not result.killer]
     sys.stdout.write(
