@@ -36,7 +36,7 @@ def verify(
     seed: Annotated[int, typer.Option(help="What they are drawn from.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Run the parity machine, the interleavings and the faults against a store of yours.
+    """Run the parity machine, interleavings and lost replies against a store of yours.
 
     In a namespace of its own beside yours, which it removes: another file, prefix or bucket. Nothing
     that is there is touched. Needs Hypothesis: `pip install 'catga_store[test]'`. Exits with 1 if
