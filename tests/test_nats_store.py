@@ -496,7 +496,7 @@ def is_purge(data: bytes) -> bool:
 @pytest.mark.parametrize(
     ("strike", "applied"), [("drop the reply", True), ("drop the request", False)]
 )
-def test_a_clear_whose_reply_is_lost_is_sent_once(  # noqa: PLR0917  fixtures, by name
+def test_a_clear_whose_reply_is_lost_is_sent_once(
     nats_server: NatsServer,
     open_store: Callable[..., cs.NatsStore],
     strike: Strike,
