@@ -148,7 +148,15 @@ def _redis_store(kind: type[R], url: str, options: StoreOptions) -> R:
 
 
 def _nats_store(kind: type[N], url: str, options: StoreOptions) -> N:
-    """The store at a URL of NATS. A user without a password is a token, as for `nats.connect`."""
+    servers, connect, own = nats_place(url)
+    return kind(servers, connect=connect, **own, **options)
+
+
+def nats_place(url: str) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
+    """The servers of a URL of NATS, what `nats.connect` is told, and the store's own options.
+
+    A user without a password is a token, as for `nats.connect`.
+    """
     parts = urlsplit(url)
     who, _, hosts = parts.netloc.rpartition("@")
     servers = [f"{parts.scheme}://{host}" for host in hosts.split(",")]
@@ -174,7 +182,7 @@ def _nats_store(kind: type[N], url: str, options: StoreOptions) -> N:
             )
             raise UsageError(message)
 
-    return kind(servers, connect=connect, **own, **options)
+    return servers, connect, own
 
 
 def _sqlite_place(url: str, parts: SplitResult) -> str:

@@ -24,11 +24,13 @@ Level: TypeAlias = Literal["ok", "info", "unknown", "warning", "problem"]
 
 _MODULES = {
     "memory": "memory",
+    "nats": "nats",
     "redis": "redis",
     "redis+cluster": "redis",
     "rediss": "redis",
     "rediss+cluster": "redis",
     "sqlite": "sqlite",
+    "tls": "nats",
     "unix": "redis",
 }
 

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from typing import Any
+from typing import NamedTuple
 
 from catga_store.conversation import Ask
 from catga_store.conversation import Conversation
@@ -23,9 +24,11 @@ from catga_store.stores.nats.wire import Deadline
 from catga_store.stores.nats.wire import Exchange
 from catga_store.stores.nats.wire import api_error
 
-__all__ = ["lay_out", "prepare"]
+__all__ = ["OLDEST", "Setting", "differing", "is_too_old", "lay_out", "prepare"]
 
-_OLDEST = (2, 12, 3)
+OLDEST = "2.12.3"
+"""The first release whose atomic batches hold what the store puts into them."""
+
 _DUPLICATES_SECONDS = 600
 _NO_STREAM, _NAME_TAKEN, _SUBJECTS_TAKEN = 10059, 10058, 10065
 _NOT_ENABLED, _NO_REPLICAS = 10039, 10074
@@ -72,10 +75,9 @@ def _greet(deadline: Deadline) -> Conversation[Greeting]:
 
 
 def _check_server(greeting: Greeting) -> None:
-    found = tuple(int(part) for part in re.findall(r"\d+", greeting.version)[:3])
-    if found < _OLDEST:
+    if is_too_old(greeting.version):
         message = (
-            f"the NATS server is {greeting.version}; at least 2.12.3 is needed, for atomic batches;"
+            f"the NATS server is {greeting.version}; at least {OLDEST} is needed, for atomic batches;"
             " nothing was written; update the server"
         )
         raise StoreConfigError(message)
@@ -86,6 +88,15 @@ def _check_server(greeting: Greeting) -> None:
             " (nats-server -js, or jetstream in its configuration); nothing was written"
         )
         raise StoreConfigError(message)
+
+
+def is_too_old(version: str) -> bool:
+    """Whether a server of this version cannot keep a store."""
+    return _numbers(version) < _numbers(OLDEST)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
 
 
 def _wanted(layout: Layout, replicas: int) -> dict[str, Any]:
@@ -166,20 +177,40 @@ def _create(
         yield deadline.pause()
 
 
+def differing(settings: dict[str, Any], layout: Layout, replicas: int) -> list[Setting]:
+    """The settings of a stream that are not as the store needs them."""
+    return [
+        setting
+        for name, wanted in _wanted(layout, replicas).items()
+        if not (setting := Setting(name, _found(settings, name, wanted), wanted)).is_good()
+    ]
+
+
+def _found(settings: dict[str, Any], name: str, wanted: object) -> Any:
+    # What is 0 or false the server leaves out.
+    return settings.get(name, wanted if wanted in (False, 0, -1) else None)
+
+
+class Setting(NamedTuple):
+    """What a stream has, and what it needs."""
+
+    name: str
+    found: Any
+    wanted: Any
+
+    def is_good(self) -> bool:
+        """Whether it is as it must be; the order of subjects says nothing."""
+        if self.name == "subjects":
+            return sorted(str(one) for one in self.found or ()) == sorted(self.wanted)
+
+        if self.name == "duplicate_window":
+            return int(self.found or 0) >= int(self.wanted)
+
+        return bool(self.found == self.wanted)
+
+
 def _check_settings(settings: dict[str, Any], layout: Layout, replicas: int) -> None:
-    for name, wanted in _wanted(layout, replicas).items():
-        # What is 0 or false the server leaves out; the order of subjects says nothing.
-        found: Any = settings.get(name, wanted if wanted in (False, 0, -1) else None)
-        if name == "subjects":
-            same = sorted(str(one) for one in found or ()) == sorted(layout.subjects)
-        elif name == "duplicate_window":
-            same = int(found or 0) >= _DUPLICATES_SECONDS * 10**9
-        else:
-            same = found == wanted
-
-        if same:
-            continue
-
+    for name, found, wanted in differing(settings, layout, replicas):
         message = (
             f"the stream {layout.stream!r} has {name} = {found!r}, the store needs {wanted!r};"
             f" mend it (nats stream edit {layout.stream}), or choose another bucket; nothing was"

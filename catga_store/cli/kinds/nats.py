@@ -1,0 +1,424 @@
+"""Stores on NATS: version, the stream and its settings, replicas, room, and the index.
+
+What the server does not tell to an account, as how often it syncs to disk, is unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Generator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextlib import suppress
+from typing import Any
+from urllib.parse import parse_qsl
+from urllib.parse import urlencode
+
+from attrs import frozen
+
+from catga_store.cli.kinds import Finding
+from catga_store.cli.kinds import Scratch
+from catga_store.conversation import Answer
+from catga_store.conversation import Ask
+from catga_store.conversation import Asks
+from catga_store.conversation import Greet
+from catga_store.conversation import Greeting
+from catga_store.conversation import NotSentError
+from catga_store.conversation import ReplyLostError
+from catga_store.drivers.nats_asyncio import NatsLink
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import StoreConfigError
+from catga_store.errors import StoreUnavailableError
+from catga_store.keys import FLOW
+from catga_store.keys import Key
+from catga_store.kinds import DEFAULT_BUCKET
+from catga_store.stores.nats.layout import Layout
+from catga_store.stores.nats.layout import Stored
+from catga_store.stores.nats.layout import decode_record
+from catga_store.stores.nats.layout import decode_wait
+from catga_store.stores.nats.layout import entries_of_flow
+from catga_store.stores.nats.layout import entries_of_wait
+from catga_store.stores.nats.setup import OLDEST
+from catga_store.stores.nats.setup import differing
+from catga_store.stores.nats.setup import is_too_old
+from catga_store.stores.nats.wire import api_error
+from catga_store.urls import nats_place
+
+__all__ = ["absent", "examine", "scratch"]
+
+_SECONDS = 5.0
+_MIB = 1024 * 1024
+_LITTLE_PAYLOAD = 256 * 1024
+_NEARLY_FULL = 0.9
+_TOGETHER = 500
+_MOST_ENTRIES = 50_000
+"""So many entries of an index are compared with their records; a doctor is not to take hours."""
+
+_NO_STREAM = 10059
+_FAILURES = (NotSentError, ReplyLostError, StoreConfigError)
+
+
+@frozen
+class _Seen:
+    """What the server told."""
+
+    greeting: Greeting
+    account: dict[str, Any]
+    stream: dict[str, Any]
+    """Empty if there is none."""
+    wrong: list[str]
+    """Entries that no record bears out."""
+    looked_at: int
+
+
+def absent(_url: str) -> str | None:
+    """A store is made on its server at first use: it is there if the server is."""
+    return None
+
+
+def examine(url: str) -> Iterator[Finding]:
+    """Look at the server, at the stream and at the index."""
+    _, _, own = nats_place(url)
+    layout = Layout(own.get("bucket", DEFAULT_BUCKET))
+    try:
+        seen = asyncio.run(_look(url, layout))
+    except _FAILURES as error:
+        yield Finding(
+            "server",
+            "problem",
+            str(error),
+            "no worker can read or write a flow",
+            "see that the server runs, that the URL is its, and that the user may use it",
+        )
+        return
+
+    yield _version(seen.greeting)
+    yield _jetstream(seen)
+    yield _payload(seen.greeting)
+    if not seen.account:
+        return
+
+    yield _room(seen.account)
+    yield _sync()
+    if not seen.stream:
+        yield Finding(
+            "stream",
+            "problem",
+            f"there is no stream {layout.stream}",
+            "there are no flows here: it is made when a worker first uses the store",
+            "is it the URL that workers use?",
+        )
+        return
+
+    yield _size(seen.stream, layout)
+    yield from _settings(seen.stream["config"], layout, own.get("replicas", 1))
+    yield from _replicas(seen.stream)
+    yield _entries(seen)
+
+
+@contextmanager
+def scratch(url: str) -> Generator[Scratch]:
+    """Use a bucket of its own on the same servers, and remove its stream."""
+    place, _, text = url.partition("?")
+    bucket = f"catga-store-bench-{uuid.uuid4().hex}"
+    query = [(name, value) for name, value in parse_qsl(text) if name != "bucket"]
+    named = f"{place}?{urlencode([*query, ('bucket', bucket)])}"
+    try:
+        yield Scratch(named, f"in the bucket {bucket} there")
+    except BaseException:
+        with suppress(*_FAILURES):
+            asyncio.run(_remove(named, bucket))
+
+        raise
+
+    try:
+        asyncio.run(_remove(named, bucket))
+    except _FAILURES as error:
+        message = f"the stream KV_{bucket} is left there: {error}"
+        raise StoreUnavailableError(message) from error
+
+
+# --- asking -----------------------------------------------------------------------------------------
+
+
+def _link(url: str) -> NatsLink:
+    servers, connect, _ = nats_place(url)
+    return NatsLink(servers, timeout=_SECONDS, **connect)
+
+
+async def _remove(url: str, bucket: str) -> None:
+    link = _link(url)
+    try:
+        await link.perform(Asks((Ask(f"$JS.API.STREAM.DELETE.KV_{bucket}", b""),)))
+    finally:
+        await link.close()
+
+
+async def _look(url: str, layout: Layout) -> _Seen:
+    link = _link(url)
+    try:
+        greeting: Greeting = await link.perform(Greet())
+        (answer,) = await _ask(link, Ask("$JS.API.INFO", b""))
+        account = _read(answer)
+        if account is None:
+            return _Seen(greeting, {}, {}, [], 0)
+
+        stream = await _info(link, layout, f"{layout.rest}layout")
+        wrong: list[str] = []
+        names: list[str] = []
+        if stream:
+            names = await _names(link, layout)
+            wrong = await _wrong(link, layout, names)
+
+        return _Seen(greeting, account, stream, wrong, len(names))
+    finally:
+        await link.close()
+
+
+async def _ask(link: NatsLink, ask: Ask) -> tuple[Answer, ...]:
+    (answers,) = await link.perform(Asks((ask,)))
+    return tuple(answers)
+
+
+def _read(answer: Answer) -> dict[str, Any] | None:
+    """What the API answered; `None` if it is an error."""
+    if api_error(answer)[0]:
+        return None
+
+    reply: dict[str, Any] = json.loads(answer.data)
+    return reply
+
+
+async def _info(link: NatsLink, layout: Layout, wanted: str) -> dict[str, Any]:
+    payload = json.dumps({"subjects_filter": wanted}).encode()
+    (answer,) = await _ask(link, Ask(f"$JS.API.STREAM.INFO.{layout.stream}", payload))
+    code, text = api_error(answer)
+    if code == _NO_STREAM:
+        return {}
+
+    if code:
+        message = f"NATS does not tell of the stream {layout.stream!r}: {text} ({code})"
+        raise NotSentError(message)
+
+    return _read(answer) or {}
+
+
+async def _names(link: NatsLink, layout: Layout) -> list[str]:
+    """The index entries, as many as are looked at."""
+    found: list[str] = []
+    for what in ("list", "due"):
+        reply = await _info(link, layout, f"{layout.rest}{what}.>")
+        found += reply["state"].get("subjects", ())
+
+    return found[:_MOST_ENTRIES]
+
+
+async def _wrong(link: NatsLink, layout: Layout, names: list[str]) -> list[str]:
+    """Entries that their record does not bear out now."""
+    wrong: list[str] = []
+    for start in range(0, len(names), _TOGETHER):
+        entries = [layout.entry(name) for name in names[start : start + _TOGETHER]]
+        wanted = {layout.subject(entry.key): entry.key for entry in entries}
+        payload = json.dumps({"multi_last": list(wanted)}).encode()
+        ask = Ask(f"$JS.API.DIRECT.GET.{layout.stream}", payload, many=True)
+        *answers, _ = await _ask(link, ask)
+        borne_out: set[str] = set()
+        for answer in answers:
+            borne_out |= _borne_out(layout, wanted[answer.headers["Nats-Subject"]], answer)
+
+        wrong += [entry.subject for entry in entries if entry.subject not in borne_out]
+
+    return wrong
+
+
+def _borne_out(layout: Layout, key: Key, answer: Answer) -> frozenset[str]:
+    gone = answer.headers.get("KV-Operation") is not None
+    stored = Stored(int(answer.headers["Nats-Sequence"]), None if gone else answer.data)
+    try:
+        if key.kind == FLOW:
+            flow = decode_record(key, stored)
+            return frozenset() if flow is None else entries_of_flow(layout, key, flow[0])
+
+        wait = decode_wait(key, stored)
+        return frozenset() if wait is None else entries_of_wait(layout, key, wait.row)
+    except CorruptRecordError:
+        return frozenset()
+
+
+# --- judging ----------------------------------------------------------------------------------------
+
+
+def _version(greeting: Greeting) -> Finding:
+    if is_too_old(greeting.version):
+        return Finding(
+            "version",
+            "problem",
+            f"nats-server {greeting.version}",
+            "no worker can use it: its atomic batches do not hold what a commit needs",
+            f"update it to {OLDEST} or later",
+        )
+
+    return Finding("version", "ok", f"nats-server {greeting.version}", "has all that is used")
+
+
+def _jetstream(seen: _Seen) -> Finding:
+    if not seen.account:
+        return Finding(
+            "JetStream",
+            "problem",
+            "it is not enabled on the server, or this account may not use it",
+            "no worker can use the store: it keeps its records in JetStream",
+            "enable it: nats-server -js, or `jetstream: enabled` for the account",
+        )
+
+    level = seen.account.get("api", {}).get("level", "?")
+    return Finding("JetStream", "ok", f"enabled, API level {level}", "records are kept there")
+
+
+def _payload(greeting: Greeting) -> Finding:
+    found = f"messages of up to {greeting.max_payload / 1024:,.0f} KiB"
+    if greeting.max_payload < _LITTLE_PAYLOAD:
+        return Finding(
+            "max_payload",
+            "warning",
+            found,
+            "small states are kept in chunks, which costs a write for each, and large conditions"
+            " may not fit at all",
+            "raise max_payload; its default is 1 MiB",
+        )
+
+    return Finding("max_payload", "ok", found, "larger bodies are kept in chunks of 512 KiB")
+
+
+def _room(account: dict[str, Any]) -> Finding:
+    tiers: dict[str, Any] = account.get("tiers", {"": account})
+    full = 0.0
+    told: list[str] = []
+    for name, tier in tiers.items():
+        used, most = tier.get("storage", 0), tier.get("limits", {}).get("max_storage", -1)
+        share = used / most if most > 0 else 0.0
+        full = max(full, share)
+        limit = f" of {_mib(most)}" if most > 0 else ", no limit of the account"
+        told.append(f"{f'{name}: ' if name else ''}{_mib(used)}{limit}")
+
+    found = "; ".join(told)
+    if full > _NEARLY_FULL:
+        return Finding(
+            "room",
+            "warning",
+            found,
+            "when it is full every commit fails with StoreUnavailableError; nothing stored is lost,"
+            " but no flow goes on",
+            "raise the limit of the account, or let `Retention` keep ended flows for less long",
+        )
+
+    return Finding("room", "ok", found, "commits are refused whole when it is full")
+
+
+def _sync() -> Finding:
+    return Finding(
+        "sync_interval",
+        "unknown",
+        "the server does not tell it to this account",
+        "what was acknowledged is on the disk when the server syncs, by default every two minutes:"
+        " a power failure of the only server, or of all replicas, costs what came since",
+        "set `sync_interval: always` in its jetstream block; http://HOST:8222/jsz?config=1 tells",
+    )
+
+
+def _size(stream: dict[str, Any], layout: Layout) -> Finding:
+    state = stream["state"]
+    found = (
+        f"{layout.stream}, {_mib(state.get('bytes', 0))} in {state.get('messages', 0):,} messages"
+    )
+    return Finding("stream", "info", found, "holds every record of the store, and its index")
+
+
+def _settings(config: dict[str, Any], layout: Layout, replicas: int) -> Iterator[Finding]:
+    wrong = differing(config, layout, replicas)
+    foreign = [name for name in ("mirror", "sources") if config.get(name)]
+    for name, found, wanted in wrong:
+        yield Finding(
+            "settings",
+            "problem",
+            f"{name} is {found!r}, not {wanted!r}",
+            "no worker can use the store: with other settings records may be lost or commits torn",
+            f"nats stream edit {layout.stream}; where replicas differ, the URL may say replicas=…",
+        )
+
+    for name in foreign:
+        yield Finding(
+            "settings",
+            "problem",
+            f"the stream has {name}",
+            "records come into it that no commit has checked",
+            "remove it; to copy a store, use `catga-store copy`",
+        )
+
+    if not wrong and not foreign:
+        yield Finding("settings", "ok", "as the store makes it", "no limit throws a record away")
+
+
+def _replicas(stream: dict[str, Any]) -> Iterator[Finding]:
+    cluster: dict[str, Any] = stream.get("cluster", {})
+    others: list[dict[str, Any]] = cluster.get("replicas", [])
+    count = stream["config"].get("num_replicas", 1)
+    if count == 1:
+        yield Finding(
+            "replicas",
+            "info",
+            "one server keeps the records",
+            "while it is away no flow goes on, and with its disk every flow is lost",
+            "three servers and replicas=3 go on without one of them",
+        )
+        return
+
+    behind = [
+        f"{one['name']} ({'offline' if one.get('offline') else 'behind'})"
+        for one in others
+        if one.get("offline") or not one.get("current")
+    ]
+    if not cluster.get("leader"):
+        yield Finding(
+            "replicas",
+            "problem",
+            "no server leads the stream",
+            "no flow can be read or written until a majority of the replicas is back",
+            "start the servers that are away",
+        )
+    elif behind:
+        yield Finding(
+            "replicas",
+            "warning",
+            f"{cluster['leader']} leads; not caught up: {', '.join(behind)}",
+            "one more server lost may stop every flow until these are back",
+            "start them, and look at their disks and the network",
+        )
+    else:
+        yield Finding(
+            "replicas",
+            "ok",
+            f"{cluster['leader']} leads, {len(others)} have caught up",
+            "a minority of the servers may be lost",
+        )
+
+
+def _entries(seen: _Seen) -> Finding:
+    if seen.wrong:
+        return Finding(
+            "index",
+            "info",
+            f"{len(seen.wrong):,} of {seen.looked_at:,} entries are not borne out by their record",
+            "they belong to commits under way, or to such as were refused or whose worker died;"
+            " whoever meets one passes over it",
+            "none is needed: a sweep removes those that are ten minutes old when they were met",
+        )
+
+    found = f"{seen.looked_at:,} entries, each borne out by its record"
+    return Finding("index", "ok", found, "what is due and what is listed is found by it")
+
+
+def _mib(size: int) -> str:
+    return f"{size / _MIB:,.1f} MiB"
