@@ -150,7 +150,7 @@ ALLOWED: dict[str, set[str]] = {
     "telemetry": WAIST | {"store", "aio"},
     "testing": LOGIC | STORES | {"stores.embedded"} | DRIVERS | FACES | {""},
     "demo": LOGIC | FACES | {""},
-    "cli": LOGIC | STORES | REDIS | DRIVERS | FACES | {"", "testing", "demo"},
+    "cli": LOGIC | STORES | REDIS | NATS | DRIVERS | FACES | {"", "testing", "demo"},
     "__main__": {"cli"},
 }
 

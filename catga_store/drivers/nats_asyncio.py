@@ -57,6 +57,7 @@ _BATCH_MOST = 1000
 _READS, _READ_TOGETHER = 2, 64
 _END, _NOT_FOUND, _BUSY = 204, 404, 503
 _TRIES_OF_A_TIMEOUT = 4
+_TRIES_OF_A_CONNECTION = 5
 _POLL_SECONDS = 0.02
 
 
@@ -216,13 +217,8 @@ class NatsLink:
         }
         try:
             async with asyncio.timeout(self._timeout * _TRIES_OF_A_TIMEOUT):
-                connect: Any = nats.connect  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  typed in part
-                client: Client = await connect(**options)
-        except (nats_errors.Error, OSError, TimeoutError) as raised:
-            error: Exception = raised
-            if isinstance(raised, nats_errors.NoServersError) and self._error is not None:
-                error = self._error  # what the last server said
-
+                client = await self._open_with(options)
+        except (nats_errors.Error, OSError, TimeoutError) as error:
             if "authorization" in repr(error).lower() or "credentials" in repr(error).lower():
                 message = "NATS refused user, password, token or credentials; mend the URL or them"
                 raise StoreConfigError(message) from error
@@ -232,6 +228,29 @@ class NatsLink:
 
         client.options["max_reconnect_attempts"] = -1
         return client
+
+    async def _open_with(self, options: dict[str, Any]) -> Client:
+        tries = _TRIES_OF_A_CONNECTION
+        while True:
+            tries -= 1
+            try:
+                connect: Any = nats.connect  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  typed in part
+                client: Client = await connect(**options)
+            except (nats_errors.Error, OSError) as raised:
+                error: Exception = raised
+                if isinstance(raised, nats_errors.NoServersError) and self._error is not None:
+                    error = self._error  # what the last server said
+
+                # A server that refuses a user closes at once: its reason may be lost with that.
+                if tries and isinstance(error, ConnectionResetError | BrokenPipeError):
+                    continue
+
+                if error is raised:
+                    raise
+
+                raise error from raised
+            else:
+                return client
 
     async def _on_disconnect(self) -> None:
         self._fail_all(ReplyLostError("the connection to NATS broke before the reply"))

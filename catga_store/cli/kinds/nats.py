@@ -5,7 +5,6 @@ What the server does not tell to an account, as how often it syncs to disk, is u
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from collections.abc import Generator
@@ -16,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 from urllib.parse import urlencode
 
+import anyio
 from attrs import frozen
 
 from catga_store.cli.kinds import Finding
@@ -83,7 +83,7 @@ def examine(url: str) -> Iterator[Finding]:
     _, _, own = nats_place(url)
     layout = Layout(own.get("bucket", DEFAULT_BUCKET))
     try:
-        seen = asyncio.run(_look(url, layout))
+        seen = anyio.run(_look, url, layout)
     except _FAILURES as error:
         yield Finding(
             "server",
@@ -129,12 +129,12 @@ def scratch(url: str) -> Generator[Scratch]:
         yield Scratch(named, f"in the bucket {bucket} there")
     except BaseException:
         with suppress(*_FAILURES):
-            asyncio.run(_remove(named, bucket))
+            anyio.run(_remove, named, bucket)
 
         raise
 
     try:
-        asyncio.run(_remove(named, bucket))
+        anyio.run(_remove, named, bucket)
     except _FAILURES as error:
         message = f"the stream KV_{bucket} is left there: {error}"
         raise StoreUnavailableError(message) from error
