@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ FILE = re.compile(
     r"^```\{code-block\} python\n:caption: (\S+)\n\n(.*?)^```$", re.DOTALL | re.MULTILINE
 )
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# Where the package is installed, pytest finds its plugin by itself; elsewhere it is told.
+IS_INSTALLED = bool(entry_points(group="pytest11", name="catga_store"))
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -57,6 +60,8 @@ def run(line: str, directory: Path) -> str:
     """Type a command: variables first, then a program of this Python's."""
     words = shlex.split(line)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}"}
+    if not IS_INSTALLED:
+        environment["PYTEST_ADDOPTS"] = "-p catga_store.testing.plugin"
 
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")

@@ -171,6 +171,21 @@ def test_a_lost_reply_does_not_complete_twice(face: Face, faults: Faults) -> Non
 
 
 @everywhere
+def test_a_lost_reply_does_not_complete_several_twice(face: Face, faults: Faults) -> None:
+    """Completions of one commit are told as accepted, and what they satisfied, by the second try."""
+    face.set_wait_condition(WaitCondition("{o}ship", flow_ids=["s-1", "s-2"]))
+    face.set_wait_condition(WaitCondition("{o}bill", flow_ids=["b-1"]))
+    faults.on_commit("reply-lost")
+    session = face.session()
+    for wait, child in (("{o}ship", "s-1"), ("{o}ship", "s-2"), ("{o}bill", "b-1")):
+        session.complete_child(wait, child)
+
+    receipt = session.commit()
+    assert all(completion.accepted for completion in receipt.completions.values())
+    assert sorted(receipt.satisfied) == ["{o}bill", "{o}ship"]
+
+
+@everywhere
 def test_an_unknown_commit_that_was_applied_has_a_receipt(face: Face, faults: Faults) -> None:
     """`resolve_commit` answers the receipt of a commit that was applied unseen."""
     faults.on_commit("unknown-applied")

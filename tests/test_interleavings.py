@@ -127,6 +127,15 @@ def test_every_order_of_the_first_exchanges_is_serial(memory: Theatre, name: str
         memory.check(SCENARIOS[name], order)
 
 
+@pytest.mark.parametrize(
+    "theatre", [name for name in STAGES if name.endswith(" wire")], indirect=True
+)
+def test_a_claim_and_an_extension_meet_in_every_order(theatre: Theatre) -> None:
+    """Whoever comes first wins: a claim sees an extension that came since it looked what is due."""
+    for order in itertools.product((0, 1), repeat=6):
+        theatre.check(SCENARIOS["claim against extend"], order)
+
+
 def draw(theatre: Theatre, **strategies: Any) -> Callable[[Callable[..., object]], None]:
     """Run what is decorated with what is drawn, as often as the stage allows."""
 
@@ -186,6 +195,9 @@ def test_a_lost_reply_changes_no_answer(theatre: Theatre) -> None:
     for at in range(3, 8):  # a completion whose condition is cleared, or set, before it is told
         theatre.check(SCENARIOS["clear against complete"], [3], lost={at})
         theatre.check(SCENARIOS["set against complete"], [1, 1, 1], lost={at})
+
+    for at in range(1, 6):  # an update of a flow that is deleted before it is told
+        theatre.check(SCENARIOS["delete and create"], [0, 0, 1, 1, 1, 1, 1], lost={at})
 
     @draw(
         theatre,

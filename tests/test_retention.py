@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
 
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
@@ -289,3 +290,22 @@ def test_a_store_without_a_clock_uses_the_systems(open_more: Opener) -> None:
     first = store.now()
     assert first.utcoffset() == timedelta(0)
     assert store.now() >= first
+
+
+@pytest.mark.stores("redis-6.2", "redis-8.2")
+def test_the_server_forgets_what_has_ended_and_nothing_that_goes_on(
+    store: cs.Store, store_url: str
+) -> None:
+    """A time to live is set when a flow ends, and taken away when it goes on."""
+    flow = cs.FlowSnapshot("order-1", state={})
+    store.create(flow)
+    with redis.Redis.from_url(store_url.partition("?")[0]) as client:
+        prefix = store_url.partition("prefix=")[2].removesuffix(":")
+        (key,) = client.scan_iter(f"{{{prefix}:0}}:flow:order-1")
+        assert client.pttl(key) == -1
+        flow.status = cs.FlowStatus.COMPLETED
+        store.update(flow)
+        assert client.pttl(key) > 0
+        flow.status = cs.FlowStatus.RUNNING
+        store.update(flow)
+        assert client.pttl(key) == -1

@@ -20,6 +20,8 @@ RETENTION = ("tests/test_retention.py",)
 FAULTS = ("tests/test_faults.py",)
 GIVEN_UP = ("tests/test_faults.py::test_what_was_given_up_is_not_applied_when_it_comes_at_last",)
 REMEMBERED = ("tests/test_faults.py::test_a_record_remembers_what_the_log_has_forgotten",)
+TWICE = ("tests/test_faults.py::test_a_lost_reply_does_not_complete_several_twice",)
+LOST = ("tests/test_interleavings.py::test_a_lost_reply_changes_no_answer",)
 SERIAL = ("tests/test_interleavings.py",)
 PROGRESS = ("tests/test_progress.py",)
 MACHINE = (
@@ -664,7 +666,7 @@ MUTANTS: tuple[Mutant, ...] = (
         COMMITS_PY,
         "self._commit(request, deadline, again=lost is not None)\n",
         "self._commit(request, deadline, again=False)\n",
-        (*SERIAL, *FAULTS, *ON_NATS),
+        (*TWICE, *FAULTS, *ON_NATS),
     ),
     Mutant(
         "nats-refusal-after-a-lost-reply-believed",
@@ -672,7 +674,7 @@ MUTANTS: tuple[Mutant, ...] = (
         COMMITS_PY,
         "            if lost is not None and isinstance(reply, Refused):\n",
         "            if lost is None and isinstance(reply, Refused):\n",
-        (*SERIAL, *FAULTS, *ON_NATS),
+        (*LOST, *FAULTS, *ON_NATS),
     ),
     Mutant(
         "nats-duplicate-taken-for-a-fence",
@@ -680,7 +682,7 @@ MUTANTS: tuple[Mutant, ...] = (
         COMMITS_PY,
         "        return True, logged if is_taken else Applied(())\n",
         "        return True, logged\n",
-        (*SERIAL, *FAULTS, *ON_NATS),
+        (*LOST, *FAULTS, *ON_NATS),
     ),
     Mutant(
         "nats-old-entry-not-removed",
