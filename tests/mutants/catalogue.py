@@ -19,6 +19,7 @@ LISTINGS = ("tests/test_listings.py",)
 RETENTION = ("tests/test_retention.py",)
 FAULTS = ("tests/test_faults.py",)
 GIVEN_UP = ("tests/test_faults.py::test_what_was_given_up_is_not_applied_when_it_comes_at_last",)
+HINTS = ("tests/test_nats_hints.py",)
 REMEMBERED = ("tests/test_faults.py::test_a_record_remembers_what_the_log_has_forgotten",)
 TWICE = ("tests/test_faults.py::test_a_lost_reply_does_not_complete_several_twice",)
 LOST = ("tests/test_interleavings.py::test_a_lost_reply_changes_no_answer",)
@@ -698,7 +699,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "stores/nats/listings.py",
         "                and wanted.status in (None, head.status)\n",
         "",
-        ("tests/test_nats_store.py", *LISTINGS, *ON_NATS),
+        (*HINTS, *LISTINGS, *ON_NATS),
     ),
     Mutant(
         "nats-due-hint-believed",
@@ -707,7 +708,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "head.due_ms is not None\n                    and head.due_ms <= now_ms\n"
         "                    and (head.expires_ms",
         "head.due_ms is not None\n                    and (head.expires_ms",
-        ("tests/test_nats_store.py", *CLAIMS, *ON_NATS),
+        (*HINTS, *CLAIMS, *ON_NATS),
     ),
     Mutant(
         "nats-record-remembers-one-commit",
