@@ -463,7 +463,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "takings.py",
         "    return head.owner is not None and head.due_ms is not None and head.due_ms > now_ms\n",
         "    return head.owner is not None and head.due_ms is not None and head.due_ms >= now_ms\n",
-        (*CLAIMS, *MACHINE),
+        ("tests/test_claims.py::test_nobody_else_is_given_a_claimed_flow", *MACHINE),
     ),
     Mutant(
         "due-off-by-one",
