@@ -40,7 +40,8 @@ policy must be `noeviction` (or a `volatile` one, which loses ended flows early)
 lose live flows. A server that is out of memory refuses commits whole and still reads and deletes.
 
 What is acknowledged is as durable as the server makes it: with `appendonly yes` it outlives the
-process, and with `appendfsync always` the machine; `everysec` may lose the last second or two. A
+process, and with `appendfsync always` the machine; `everysec` may lose the last second or two, and
+on a busy host, where the server puts off writing while a flush is under way, also when it is killed. A
 failover loses what was not yet replicated, also commits that were acknowledged, unless the server
 is told to refuse them (`min-replicas-to-write`).
 
