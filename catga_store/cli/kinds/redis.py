@@ -295,9 +295,7 @@ def _fsync(fsync: str | None, check: str) -> Finding:
         return Finding(check, "ok", found, "an acknowledged commit outlives the machine")
 
     if fsync == "everysec":
-        means = (
-            "an acknowledged commit outlives the server; a power cut may cost the last two seconds"
-        )
+        means = "a power cut may cost the last two seconds; on a busy host, so may a crash of the server"
         return Finding(check, "info", found, means, "appendfsync always, if that is too much")
 
     if fsync is None:
