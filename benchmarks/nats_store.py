@@ -14,70 +14,46 @@ import sys
 import time
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
-from typing import TypeVar
 
 import nats
 
 import catga_store as cs
 from catga_store import envelope
 from catga_store.aio import AsyncStore
-from catga_store.conversation import Conversation
-from catga_store.conversation import Invoke
 from catga_store.conversation import Publish
 from catga_store.conversation import Request
-from catga_store.conversation import arun
-from catga_store.conversation import ask
-from catga_store.conversation import through
 from catga_store.drivers.nats_asyncio import NatsLink
 from catga_store.records import Record
-from catga_store.settings import Settings
-from catga_store.stores.nats import NatsWaist
 from catga_store.testing.servers import NatsServer
-
-T = TypeVar("T")
 
 STATE = {"items": [{"sku": f"sku-{number}", "amount": number} for number in range(12)]}
 ROUNDS, TIMES, TASKS = 7, 100, 100
 OLD = "Nats-Expected-Last-Subject-Sequence"
 
 
-class Driver:
-    """Runs conversations on the loop it is called in."""
+@contextmanager
+def watched() -> Generator[list[Publish]]:
+    """What is published meanwhile."""
+    sent: list[Publish] = []
+    perform = NatsLink.perform
 
-    def __init__(self, waist: NatsWaist, link: NatsLink) -> None:
-        """Take both."""
-        self.waist, self.link = waist, link
-        self.seen: Callable[[Request[Any]], None] | None = None
+    async def watch(link: NatsLink, request: Request[Any]) -> Any:
+        if isinstance(request, Publish):
+            sent.append(request)
 
-    async def run(self, conversation: Conversation[T]) -> T:
-        """Run a conversation over waist requests."""
-        return await arun(through(conversation, self._converse), self._perform)
+        return await perform(link, request)
 
-    def _converse(self, request: Request[Any]) -> Conversation[Any]:
-        return ask(request) if isinstance(request, Invoke) else self.waist.converse(request)
-
-    async def _perform(self, request: Request[Any]) -> Any:
-        if self.seen is not None:
-            self.seen(request)
-
-        if isinstance(request, Invoke):
-            return await request.function()
-
-        return await self.link.perform(request)
-
-    async def close(self) -> None:
-        """Close the link."""
-        await self.link.close()
-
-
-def open_store(url: str) -> AsyncStore:
-    """An async store at `url`."""
-    settings = Settings(timeout=timedelta(seconds=60))
-    waist = NatsWaist(timeout=settings.timeout)
-    return AsyncStore(Driver(waist, NatsLink(url, timeout=settings.timeout)), settings)
+    setattr(NatsLink, "perform", watch)  # noqa: B010  type checkers let nobody assign a method
+    try:
+        yield sent
+    finally:
+        setattr(NatsLink, "perform", perform)  # noqa: B010  see above
 
 
 async def best(call: Callable[[], Awaitable[object]], times: int = TIMES) -> float:
@@ -124,16 +100,14 @@ def codec_us(flow: cs.FlowSnapshot[Any]) -> tuple[float, float]:
     return (middle - start) * 1000, (time.perf_counter() - middle) * 1000
 
 
-async def single(store: AsyncStore, nc: Any) -> None:
+async def single(store: AsyncStore, nc: Any) -> dict[str, float]:
     """One flow: read and written."""
     flow = cs.FlowSnapshot("f", state=dict(STATE), due_at=None)
     await store.create(flow)
-    driver: Any = store._driver  # noqa: SLF001  the wire is what is measured
-    sent: list[Publish] = []
-    driver.seen = lambda request: sent.append(request) if isinstance(request, Publish) else None
     flow.state["n"] = 0
-    await store.update(flow)
-    driver.seen = None
+    with watched() as sent:
+        await store.update(flow)
+
     message = sent[-1].messages[0]
     encode, decode = codec_us(flow)
     headers = {**message.headers}
@@ -158,10 +132,12 @@ async def single(store: AsyncStore, nc: Any) -> None:
 
     nc.bare = 0
     bare, ours = await best(bare_get), await best(lambda: store.get("f"))
+    told = {"get": bare + decode}
     print(
         f"get                     {ours:7.0f} us, bare {bare:.0f} + {decode:.0f} us: {ours / (bare + decode):.2f}"
     )
     bare, ours = await best(bare_update), await best(update)
+    told["update"] = bare + encode
     print(
         f"update                  {ours:7.0f} us, bare {bare:.0f} + {encode:.0f} us: {ours / (bare + encode):.2f}"
     )
@@ -185,6 +161,7 @@ async def single(store: AsyncStore, nc: Any) -> None:
 
     bare, ours = await at_once(bare_put), await at_once(put)
     print(f"100 tasks update        {ours:7.0f} /s, bare {bare:.0f} /s: {ours / bare:.2f}")
+    return told
 
 
 async def batches(store: AsyncStore, nc: Any) -> None:
@@ -204,11 +181,9 @@ async def batches(store: AsyncStore, nc: Any) -> None:
                 flow.state["n"] = time.perf_counter_ns()
                 session.add(flow)
 
-    driver: Any = store._driver  # noqa: SLF001  the wire is what is measured
-    sent: list[Publish] = []
-    driver.seen = lambda request: sent.append(request) if isinstance(request, Publish) else None
-    await three(0)
-    driver.seen = None
+    with watched() as sent:
+        await three(0)
+
     payloads = [message.payload for message in sent[-1].messages]
     number = 0
 
@@ -270,18 +245,75 @@ async def growth(store: AsyncStore, records: int) -> None:
         )
 
 
-async def main(url: str, records: int) -> None:
-    """Print the table."""
-    store = open_store(url)
-    await store.ping()
-    nc: Any = await nats.connect(url)
-    await single(store, nc)
-    await batches(store, nc)
-    await growth(store, records)
-    await nc.close()
-    await store.close()
+async def due(store: AsyncStore, records: int) -> None:
+    """What it costs to find 100 conditions past their deadline among so many pending ones."""
+    now = store.now()
+    for start in range(0, records, 500):
+        await asyncio.gather(
+            *(
+                store.set_wait_condition(
+                    cs.WaitCondition(
+                        f"w-{one}",
+                        flow_ids=["a"],
+                        created_at=now,
+                        timeout=timedelta(seconds=1 if one < 100 else 3600 + one),
+                    )
+                )
+                for one in range(start, min(start + 500, records))
+            )
+        )
+
+    later = now + timedelta(minutes=1)
+    assert len(await store.get_timed_out_wait_conditions(later)) == 100
+    took = await best(lambda: store.get_timed_out_wait_conditions(later), 5)
+    print(f"100 due of {records} pending conditions: {took / 1000:.1f} ms")
+
+
+def blocking(url: str, bare_us: dict[str, float]) -> None:
+    """What the blocking face costs, one call and then the calls of 16 threads."""
+    with cs.NatsStore(url, timeout=timedelta(seconds=60)) as store:
+        flow = cs.FlowSnapshot("blocking", state=dict(STATE), due_at=None)
+        store.create(flow)
+
+        def update() -> None:
+            flow.state["n"] = time.perf_counter_ns()
+            store.update(flow)
+
+        for name, call in (("get", lambda: store.get("blocking")), ("update", update)):
+            found = float("inf")
+            for _ in range(ROUNDS):
+                start = time.perf_counter()
+                for _ in range(TIMES):
+                    call()
+
+                found = min(found, (time.perf_counter() - start) / TIMES * 1e6)
+
+            bare = bare_us[name]
+            print(
+                f"blocking {name:<15}{found:7.0f} us, bare asyncio {bare:.0f} us: {found / bare:.2f}"
+            )
+
+        start = time.perf_counter()
+        with ThreadPoolExecutor(16) as pool:
+            for done in [pool.submit(store.get, "blocking") for _ in range(4000)]:
+                done.result()
+
+        print(f"16 threads get          {4000 / (time.perf_counter() - start):7.0f} /s")
+
+
+async def main(url: str, records: int) -> dict[str, float]:
+    """Print the tables; answers what the bare calls took."""
+    async with cs.AsyncNatsStore(url, timeout=timedelta(seconds=60)) as store:
+        nc: Any = await nats.connect(url)
+        bare = await single(store, nc)
+        await batches(store, nc)
+        await growth(store, records)
+        await due(store, records)
+        await nc.close()
+        return bare
 
 
 if __name__ == "__main__":
     with NatsServer() as server:
-        asyncio.run(main(server.url, int(sys.argv[1]) if len(sys.argv) > 1 else 20_000))
+        bare = asyncio.run(main(server.url, int(sys.argv[1]) if len(sys.argv) > 1 else 20_000))
+        blocking(server.url, bare)

@@ -58,7 +58,7 @@ def claim(url: str, number: str, limit: str) -> list[str]:
     """Claim until nothing is due; answers what was claimed."""
     taken: list[str] = []
     with cs.open_store(url, owner=f"worker-{number}") as store:
-        while flows := store.claim_due(limit=int(limit)):
+        while flows := store.claim_due(limit=int(limit), lease=timedelta(hours=1)):
             taken += [flow.flow_id for flow in flows]
 
     return taken

@@ -212,8 +212,7 @@ def test_permissions_that_suffice() -> None:
         f"$JS.API.{what}.KV_dslflows"
         for what in ("STREAM.INFO", "STREAM.CREATE", "STREAM.PURGE", "STREAM.MSG.GET", "DIRECT.GET")
     ]
-    subjects = [*api, "$JS.API.DIRECT.GET.KV_dslflows.>"]
-    subjects += ["$KV.dslflows.>", "$KV.dslflows_wait.>", "catga.dslflows.>"]
+    subjects = [*api, "$KV.dslflows.>", "$KV.dslflows_wait.>", "catga.dslflows.>"]
     with limited(json.dumps(subjects)[1:-1]) as url, cs.NatsStore(url, timeout=SHORT) as store:
         with store.begin() as session:
             session.add(flow(bulk="x" * 2_000_000))
