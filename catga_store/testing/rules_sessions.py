@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 
+from catga_store.errors import CommitUncertainError
 from catga_store.errors import UsageError
 from catga_store.keys import flow_key
 from catga_store.keys import progress_key
@@ -516,10 +517,19 @@ class SessionRules(ClaimRules):
         if planned:
             self.settle(opened, planned)
             self.same_receipt(receipt, planned, outcomes)
+            self.resolves(receipt)
             opened.completions.clear()
             opened.checks.clear()
 
         self.pending_agrees(opened)
+
+    def resolves(self, receipt: Any) -> None:
+        """A commit that was applied is told as applied, to whoever has lost its reply."""
+        keys = tuple(tuple(key) for key in receipt.versions)
+        lost = CommitUncertainError("", commit_id=receipt.commit_id, keys=keys)
+        found = self.face.resolve_commit(lost)
+        assert found is not None
+        assert found.commit_id == receipt.commit_id
 
     def settle(self, opened: Open, planned: list[tuple[model.Change, str, Entry | None]]) -> None:
         """Every object takes over what is stored now, and is clean."""
