@@ -14,6 +14,7 @@ from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +96,7 @@ def test_a_difference_between_stores_has_a_name_a_reason_and_a_link() -> None:
     """The one table of known differences says of each what it is, why, and where it is told."""
     for difference in DIFFERENCES:
         assert all(difference)
+        assert (Path(__file__).parent.parent / difference.link).is_file()
 
 
 # --- the mutants ----------------------------------------------------------------------------------

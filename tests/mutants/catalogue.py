@@ -461,9 +461,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "lease-off-by-one",
         "a lease ends one millisecond late",
         "takings.py",
-        "    return head.owner is not None and head.due_ms is not None and head.due_ms > now_ms\n",
-        "    return head.owner is not None and head.due_ms is not None and head.due_ms >= now_ms\n",
-        ("tests/test_claims.py::test_nobody_else_is_given_a_claimed_flow", *MACHINE),
+        "        return self.now_ms + self.lease_ms\n",
+        "        return self.now_ms + self.lease_ms + 1\n",
+        CLAIMS,
     ),
     Mutant(
         "due-off-by-one",
