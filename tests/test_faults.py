@@ -89,12 +89,16 @@ AT_EVERY_EXCHANGE = [
 """Servers take longer: behind the other faces they are left to `tox -e deep`."""
 
 
-def opened(name: str, url: str, clock: ManualClock, faults: Faults) -> Face:
-    """Open a store behind a face, with the faults attached; on a server it gives up soon."""
+def opened(
+    name: str, url: str, clock: ManualClock, faults: Faults, *, hurried: bool = False
+) -> Face:
+    """Open a store behind a face, with the faults attached."""
     options: dict[str, Any] = {"clock": clock, "owner": "me"}
 
     def ready(store: Any) -> Any:
-        stand_before(store, in_a_hurry)
+        if hurried:
+            stand_before(store, in_a_hurry)
+
         return faults.attach(store)
 
     face = name.split()[1]
@@ -126,7 +130,9 @@ def face(
 ) -> Iterator[Face]:
     """Open the store and face that the test names, with the faults attached."""
     name: str = request.param
-    with opened(name, url_of(name.split(maxsplit=1)[0]), clock, faults) as face:
+    hurried = "_exchange" in request.node.name or "_once_" in request.node.name
+    url = url_of(name.split(maxsplit=1)[0])
+    with opened(name, url, clock, faults, hurried=hurried) as face:
         face.ping()
         faults.reset()
         yield face
@@ -547,7 +553,8 @@ def test_a_store_that_was_away_at_first_use_can_be_used_later(
     name: str, url_of: Callable[[str], str], clock: ManualClock, faults: Faults
 ) -> None:
     """A fault while the store is laid out leaves nothing behind that stands in the way."""
-    with opened(name, url_of(name.split(maxsplit=1)[0]), clock, faults) as face:
+    url = url_of(name.split(maxsplit=1)[0])
+    with opened(name, url, clock, faults, hurried=True) as face:
         for number in (1, 2):
             for how in get_args(ExchangeFault):
                 faults.reset()
@@ -629,7 +636,7 @@ def test_what_was_given_up_is_not_applied_when_it_comes_at_last(
     kind: str, url_of: Callable[[str], str], clock: ManualClock, faults: Faults
 ) -> None:
     """`resolve_commit` answered `None`: a commit that was still on its way is refused by the store."""
-    with opened(f"{kind} blocking", url_of(kind), clock, faults) as face:
+    with opened(f"{kind} blocking", url_of(kind), clock, faults, hurried=True) as face:
         commit = a_commit("a" * 31, clock)
         assert face.run(ask(Resolve(commit.id, (flow_key("late"),)))) is None
         with pytest.raises((StoreUnavailableError, CommitUncertainError)):

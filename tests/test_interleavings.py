@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from catga_store import Session
 from catga_store import open_async_store
 from catga_store import open_store
 from catga_store.conversation import Conversation
+from catga_store.conversation import ReplyLostError
 from catga_store.testing import AsyncFace
 from catga_store.testing import BlockingFace
 from catga_store.testing import Face
@@ -233,6 +235,31 @@ def test_what_was_only_checked_is_still_so_when_the_commit_is_written(theatre: T
         both = [writer("{t}ann", "{t}bob"), writer("{t}bob", "{t}ann")]
         outcomes = advance(theatre.stage, both, order)
         assert sorted(outcomes) in (["refused", "written"], ["refused", "refused"]), order
+
+
+@pytest.mark.parametrize(
+    "theatre", [name for name in STAGES if name.endswith(" wire")], indirect=True
+)
+def test_an_update_whose_flow_is_deleted_before_it_is_told_was_done(theatre: Theatre) -> None:
+    """Its reply is lost and the record that remembered it is gone: it is no conflict with itself."""
+    stage, operations = theatre.stage, theatre.stage.operations
+    flow = FlowSnapshot("{t}flow", state={"n": 0})
+    stage.run(operations.create(flow))
+    flow.state["n"] = 1
+    conversation = stage.lower(operations.update(flow))
+    stage.perform(next(conversation))
+    assert stage.run(operations.delete("{t}flow"))
+    resume = partial(conversation.throw, ReplyLostError("the reply"))
+    for _ in range(100):
+        try:
+            request = resume()
+        except StopIteration:
+            break
+
+        resume = partial(conversation.send, stage.perform(request))
+
+    assert flow.version == 2
+    assert stage.run(operations.get("{t}flow")) is None
 
 
 def advance(

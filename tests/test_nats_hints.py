@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ def test_an_entry_that_the_head_does_not_bear_out_is_passed_over(
     """As a writer leaves them that dies between an entry and its record."""
     with cs.open_store(url_of("nats"), clock=clock) as store:
         waist, hold = talker(store)
-        flow = cs.FlowSnapshot("order-1", state={}, due_at=None)
+        flow = cs.FlowSnapshot("order-1", state={}, due_at=store.now() + timedelta(hours=1))
         store.create(flow)
         (record,) = store._run(ask(Read((flow.key,), 0)))
         assert record is not None

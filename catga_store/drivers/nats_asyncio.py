@@ -532,7 +532,7 @@ def _check_loop(client: Client) -> None:
     """`UsageError` unless a connection of the user's was made on the loop that runs."""
     # No public name tells the loop; a client that was never connected reads nothing.
     private: Any = client
-    task: asyncio.Task[None] | None = private._reading_task
+    task: asyncio.Task[None] | None = private._reading_task  # noqa: SLF001  see above
     if task is None:
         message = "the NATS client was never connected; connect it before it is given to the store"
         raise UsageError(message)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 from typing import NamedTuple
 from typing import TypeVar
@@ -205,7 +206,13 @@ class Commits:
 
             if lost is not None and isinstance(reply, Refused):
                 applied = yield from self.resolve(Resolve(request.id, _keys_of(request)))
-                return reply if applied is None else applied
+                if applied is None:
+                    return reply
+
+                # Nothing remembers it any more: it did what it was to do.
+                return Applied(
+                    applied.outcomes or tuple(map(_done, request.changes, repeat(request.id)))
+                )
         except StoreUnavailableError as error:
             if lost is None:
                 raise
@@ -807,6 +814,15 @@ def _completion_before(
         accepted=True,
         replaced=replaced,
     )
+
+
+def _done(change: Change, commit_id: str) -> Outcome:
+    """What a change did that could be refused and was not, as far as it can be told without a record."""
+    if isinstance(change, Put):
+        head = change.head
+        return Outcome(head.version, commit_id, head.status, head.created_ms)
+
+    return Outcome(accepted=isinstance(change, Delete))
 
 
 def _wrote(tables: NatsTables, key: Key, commit_id: str) -> bool:
