@@ -12,6 +12,7 @@ import catga_store as cs
 from catga_store.conversation import Message
 from catga_store.conversation import Publish
 from catga_store.conversation import ask
+from catga_store.records import Due
 from catga_store.records import Head
 from catga_store.records import Read
 from catga_store.stores.nats.layout import entries_of_flow
@@ -40,6 +41,7 @@ def test_an_entry_that_the_head_does_not_bear_out_is_passed_over(
         assert store.query_flows(status=cs.FlowStatus.FAILED).items == ()
         assert store.count_flows(status=cs.FlowStatus.FAILED) == 0
         assert [one.flow_id for one in store.iter_flows()] == ["order-1"]
+        assert store._run(ask(Due(int(clock().timestamp() * 1000), 10))) == ()
         assert store.claim_due() == []
         store.sweep()
         assert store.get("order-1") is not None
