@@ -275,7 +275,9 @@ class _Once:
         """Do one exchange."""
         reply = yield wire
         writes = isinstance(wire, Publish) or (isinstance(wire, Call | Pipe) and wire.writes)
-        if writes and not self._is_lost:
+        # A server that does not know the script yet has applied nothing.
+        refused = isinstance(wire, Pipe) and any(isinstance(one, Exception) for one in reply)
+        if writes and not refused and not self._is_lost:
             self._is_lost = True
             message = "a fault: the reply was lost"
             raise ReplyLostError(message)
