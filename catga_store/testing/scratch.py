@@ -13,6 +13,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from collections.abc import Generator
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,6 @@ from urllib.parse import urlsplit
 from catga_store.conversation import Command
 from catga_store.conversation import Conversation
 from catga_store.conversation import Pipe
-from catga_store.conversation import ask
 from catga_store.errors import PartitionCountError
 from catga_store.errors import UsageError
 
@@ -92,9 +92,21 @@ def _clear(store: Store) -> None:
 
 def _unlay(waist: Any) -> Conversation[Any]:
     """Remove what a store on a server keeps when it is cleared; only this kit has use for that."""
-    if hasattr(waist, "_layout_key"):  # Redis
-        key = waist._layout_key
-        return ask(Pipe((Command((b"UNLINK", key), key),), writes=True))
+    if hasattr(waist._layout, "tags"):  # Redis: the layout, and the replies of recent commits
+        return _unlink(waist._layout.tags)
 
     conversation: Conversation[Any] = waist._exchange.api("DELETE", {}, waist._exchange.deadline())
     return conversation
+
+
+def _unlink(tags: Sequence[bytes]) -> Conversation[None]:
+    for tag in tags:
+        cursor = b"0"
+        while True:
+            words = b"SCAN", cursor, b"MATCH", tag + b"*", b"COUNT", b"1000"
+            ((cursor, keys),) = yield Pipe((Command(words, tag),), writes=False)
+            if keys:
+                yield Pipe((Command((b"UNLINK", *keys), tag),), writes=True)
+
+            if int(cursor) == 0:
+                break

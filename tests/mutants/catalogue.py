@@ -683,8 +683,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "nats-duplicate-taken-for-a-fence",
         "a commit that the server knows by its id is denied",
         COMMITS_PY,
-        "        return True, logged if is_taken else Applied(())\n",
-        "        return True, logged\n",
+        "                return Applied(())  # the id was taken, and not by a fence: the commit is there\n",
+        "                return None\n",
         (*LOST, *FAULTS, *ON_NATS),
     ),
     Mutant(
