@@ -88,7 +88,8 @@ def test_a_server_is_left_as_it_was(store_url: str) -> None:
     done = run(store_url, "--examples", "1", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["holds"] is True
-    assert names_on(store_url) == before
+    # Not `==`: what other tests have left on the server may expire meanwhile.
+    assert names_on(store_url) - before == set()
     with cs.open_store(store_url) as store:
         assert [flow.flow_id for flow in store.iter_flows()] == ["mine"]
 
