@@ -20,6 +20,7 @@ from typing import TypeVar
 from attrs import define
 
 __all__ = [
+    "UNTRUSTED",
     "Answer",
     "Ask",
     "Asks",
@@ -40,6 +41,7 @@ __all__ = [
     "Watch",
     "arun",
     "ask",
+    "is_untrusted",
     "run",
     "through",
 ]
@@ -191,6 +193,24 @@ class NotSentError(Exception):
 
 class ReplyLostError(Exception):
     """Raised by a wire: the request may have been applied, or may not have been."""
+
+
+UNTRUSTED = (
+    "the server's certificate is not trusted, and nothing was sent: trust the authority that issued"
+    " it (SSL_CERT_FILE, or the TLS options of the client), and connect by the name it is issued for"
+)
+"""What to tell of a server that a client does not trust."""
+
+
+def is_untrusted(error: BaseException | None) -> bool:
+    """Whether a request did not reach the store because its server's certificate is not trusted."""
+    while error is not None:
+        if type(error).__name__ == "SSLCertVerificationError":  # whoever raises it has imported ssl
+            return True
+
+        error = error.__cause__ or error.__context__
+
+    return False
 
 
 class Finished(BaseException):

@@ -23,6 +23,6 @@ def test_the_numbers_are_measured_on_every_store(tmp_path: Path) -> None:
         assert list(faces) == ["blocking", "asyncio", "trio", "bare"]
         assert all(taken > 0 for times in faces.values() for taken in times.values())
 
-    assert all(seconds >= 0.9 for seconds in data["takeover"].values())
+    assert all(seconds > 0 for seconds in data["takeover"].values())
     table = (tmp_path / "tables.md").read_text()
     assert all(f"| {store} | blocking |" in table for store in stores)

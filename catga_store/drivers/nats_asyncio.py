@@ -31,6 +31,7 @@ from typing import NamedTuple
 import nats
 from nats import errors as nats_errors
 
+from catga_store.conversation import UNTRUSTED
 from catga_store.conversation import Answer
 from catga_store.conversation import Ask
 from catga_store.conversation import Asks
@@ -42,6 +43,7 @@ from catga_store.conversation import Pause
 from catga_store.conversation import Publish
 from catga_store.conversation import ReplyLostError
 from catga_store.conversation import Request
+from catga_store.conversation import is_untrusted
 from catga_store.errors import StoreConfigError
 from catga_store.errors import UsageError
 
@@ -101,6 +103,7 @@ class NatsLink:
         self._owned = False
         self._closed = False
         self._error: Exception | None = None
+        self._opening: asyncio.Timeout | None = None
         self._refused: StoreConfigError | None = None
         self._waiting: dict[str, _Waiting] = {}
         self._numbers = itertools.count()
@@ -216,15 +219,20 @@ class NatsLink:
             "disconnected_cb": self._on_disconnect,
         }
         try:
-            async with asyncio.timeout(self._timeout * _TRIES_OF_A_TIMEOUT):
+            async with asyncio.timeout(self._timeout * _TRIES_OF_A_TIMEOUT) as self._opening:
                 client = await self._open_with(options)
         except (nats_errors.Error, OSError, TimeoutError) as error:
+            if is_untrusted(self._error):
+                raise StoreConfigError(UNTRUSTED) from self._error
+
             if "authorization" in repr(error).lower() or "credentials" in repr(error).lower():
                 message = "NATS refused user, password, token or credentials; mend the URL or them"
                 raise StoreConfigError(message) from error
 
             message = f"no NATS server can be used at {_without_password(servers)}: {error!r}"
             raise NotSentError(message) from error
+        finally:
+            self._opening = None
 
         client.options["max_reconnect_attempts"] = -1
         return client
@@ -257,6 +265,10 @@ class NatsLink:
 
     async def _on_error(self, error: Exception) -> None:
         self._error = error
+        alone = isinstance(self._servers, list) and len(self._servers) == 1
+        if alone and self._opening is not None and is_untrusted(error):
+            self._opening.reschedule(asyncio.get_running_loop().time())  # no try will be better
+
         text = str(error).lower()
         if "permissions violation" not in text:
             return

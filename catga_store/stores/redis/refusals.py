@@ -8,6 +8,8 @@ from typing import NoReturn
 
 from redis import exceptions
 
+from catga_store.conversation import UNTRUSTED
+from catga_store.conversation import is_untrusted
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreConfigError
@@ -177,6 +179,9 @@ def raise_unavailable(error: Exception) -> NoReturn:
             raise_refusal(cause)
 
         cause = cause.__cause__
+
+    if is_untrusted(error):
+        raise StoreConfigError(UNTRUSTED) from cause_of(error)
 
     raise StoreUnavailableError(f"{error}{_UNWRITTEN}") from cause_of(error)
 
