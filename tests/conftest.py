@@ -7,6 +7,8 @@ with other options; what a test opens is closed for it. Time stands still until 
 
 Servers are started when a test first needs one, once in each test process, and are shared: every
 test has a prefix or a bucket of its own. A server that does not start is a failure, never a skip.
+`CATGA_REDIS_URL` and `CATGA_NATS_URL` name servers to be used in place of Redis 8.2 and NATS, by all
+tests but those that start, configure or kill a server themselves.
 """
 
 from __future__ import annotations
@@ -106,11 +108,14 @@ def url_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], st
             return f"sqlite:///{tmp_path / 'flows.db'}"
 
         if kind == "nats":
-            server: NatsServer = request.getfixturevalue("nats_server")
-            return f"{server.url}?bucket={uuid.uuid4().hex}"
+            named = os.environ.get("CATGA_NATS_URL")
+            place = named or request.getfixturevalue("nats_server").url
+            return f"{place}?bucket={uuid.uuid4().hex}"
 
-        started = request.getfixturevalue("redis_server")
-        return f"{started(kind.removeprefix('redis-')).url}?prefix={uuid.uuid4().hex}:"
+        named = os.environ.get("CATGA_REDIS_URL") if kind == "redis-8.2" else None
+        version = kind.removeprefix("redis-")
+        place = named or request.getfixturevalue("redis_server")(version).url
+        return f"{place}?prefix={uuid.uuid4().hex}:"
 
     return url
 
