@@ -156,7 +156,8 @@ def ask(url: str, subject: str) -> dict[str, Any]:
 
     async def once() -> dict[str, Any]:
         connect: Any = nats.connect
-        client = await connect(url.split(","))
+        first, *others = url.split(",")
+        client = await connect([first, *(f"nats://{other}" for other in others)])
         try:
             answer = await client.request(subject, b"", timeout=LONG)
             reply: dict[str, Any] = json.loads(answer.data)

@@ -11,7 +11,6 @@ not been done there, and is sent where it belongs.
 
 from __future__ import annotations
 
-import inspect
 import os
 import threading
 from collections.abc import Callable
@@ -23,7 +22,6 @@ from redis import Redis
 from redis import RedisCluster
 from redis import exceptions
 from redis.backoff import NoBackoff
-from redis.connection import ConnectionPool
 from redis.retry import Retry
 
 from catga_store.conversation import Command
@@ -230,7 +228,7 @@ class _Stash:
         try:
             connection = self._idle.pop()
         except IndexError:
-            return _get_connection(self._pool)
+            return self._pool.get_connection()
 
         try:
             is_spent = connection.can_read()
@@ -242,7 +240,7 @@ class _Stash:
 
         connection.disconnect()
         self._pool.release(connection)
-        return _get_connection(self._pool)
+        return self._pool.get_connection()
 
     def release(self, connection: Any) -> None:
         """Put a connection to rest; one that was closed opens again when it is taken."""
@@ -255,7 +253,7 @@ class _Stash:
 def _talk(pool: Any, commands: Sequence[Sequence[bytes | str | int]]) -> list[object]:
     """Send commands on a connection of the pool and read their replies."""
     try:
-        connection = pool.get_connection() if type(pool) is _Stash else _get_connection(pool)
+        connection = pool.get_connection()
     except _ANSWERED as error:
         return [error] * len(commands)
     except (exceptions.RedisError, OSError) as error:
@@ -297,18 +295,6 @@ def _converse(connection: Any, commands: Sequence[Sequence[bytes | str | int]]) 
             break
 
     return replies
-
-
-def _get_connection(pool: Any) -> Any:
-    return pool.get_connection("") if _WANTS_NAME else pool.get_connection()
-
-
-# Before redis-py 5.3 a pool is told which command a connection is for, and ignores it.
-_untyped: Any = ConnectionPool
-_WANTS_NAME = (
-    inspect.signature(inspect.unwrap(_untyped.get_connection)).parameters["command_name"].default
-    is inspect.Parameter.empty
-)
 
 
 # --- clients --------------------------------------------------------------------------------------
