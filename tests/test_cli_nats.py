@@ -65,7 +65,8 @@ def ask(url: str, subject: str, payload: object = None) -> dict[str, Any]:
 
     async def once() -> dict[str, Any]:
         connect: Any = nats.connect
-        client = await connect(url.partition("?")[0].split(","))
+        first, *others = url.partition("?")[0].split(",")
+        client = await connect([first, *(f"nats://{other}" for other in others)])
         try:
             data = b"" if payload is None else json.dumps(payload).encode()
             answer = await client.request(subject, data, timeout=10)
