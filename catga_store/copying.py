@@ -83,10 +83,14 @@ def copy(
     """Copy every record with version, type name and times; answers how many.
 
     Early completions and ended conditions are copied too. Claims are not: what was claimed is due.
-    A record that the target has already is skipped, or replaced with `overwrite`. Each page of 100
-    records is written in as few commits as it fits in, so a copy that breaks off can be called
-    again and goes on. `on_progress` is called after each page with the report so far. What is
-    written to the source meanwhile may be missed: stop its workers first.
+    A record that the target has already is skipped, or replaced with `overwrite`, unless it is the
+    very same: a store is not copied onto itself. Each page of 100 records is written in as few
+    commits as it fits in, so a copy that breaks off can be called again and goes on. `on_progress`
+    is called after each page with the report so far. What is written to the source meanwhile may be
+    missed: stop its workers first.
+
+    Not copied is what `clear_wait_condition` leaves for a day: a child of a cleared condition that
+    reports to the target only then is kept as one that is early.
 
     >>> from catga_store import FlowSnapshot, MemoryStore
     >>> source, target = MemoryStore(), MemoryStore()
@@ -155,7 +159,7 @@ def _copying(
             puts = [
                 _put(entry, stored, now_ms)
                 for entry, stored in zip(kept, there, strict=True)
-                if stored is None or overwrite
+                if stored is None or (overwrite and not _is_same(entry.record, stored))
             ]
             copied = 0
             for changes in _in_commits(puts, target.settings.partitions):
@@ -180,12 +184,21 @@ def _copying(
     return report
 
 
-def compare(source: Store, target: Store) -> Iterator[Difference]:
+def _is_same(record: Record, stored: Record) -> bool:
+    """Whether the target is the source under another name, or a file that was copied from it."""
+    return (
+        record.head.revision == stored.head.revision and record.head.commits == stored.head.commits
+    )
+
+
+def compare(
+    source: Store, target: Store, *, on_page: Callable[[int], object] | None = None
+) -> Iterator[Difference]:
     """Answer what a copy should have brought to the target and has not, record by record.
 
     Reads everything that the source holds, and the same keys of the target; what only the target
     holds is no difference. Nobody may write to either meanwhile. Of what is claimed in the source
-    the claim is not compared: it is not copied.
+    the claim is not compared: it is not copied. `on_page` is told how many records a page had.
 
     >>> from catga_store import FlowSnapshot, MemoryStore
     >>> source, target = MemoryStore(), MemoryStore()
@@ -215,6 +228,9 @@ def compare(source: Store, target: Store) -> Iterator[Difference]:
                     (entry.key, item) not in early for item in entry.record.items
                 ):
                     yield Difference(entry.key, "completions")
+
+            if on_page is not None:
+                on_page(len(kept))
 
 
 def _scanned(store: Store, kind: str) -> Iterator[Scanned]:

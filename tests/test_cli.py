@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sqlite3
 import subprocess
@@ -314,6 +315,43 @@ def test_copy_goes_on_where_it_broke_off(tmp_path: Path) -> None:
     assert (document["flows"], document["skipped"], document["verified"]) == (150, 100, True)
 
 
+def test_a_copy_that_is_interrupted_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C after some pages is one line that says how to go on; the same command does."""
+    source, target = (f"sqlite:///{tmp_path / name}" for name in ("a.db", "b.db"))
+    with cs.open_store(source) as store:
+        for number in range(350):
+            store.create(cs.FlowSnapshot(f"f-{number:03}", state={"n": number}))
+
+    code = """
+import os, signal, sys
+import catga_store as cs
+whole = cs.copy
+def copy(source, target, *, on_progress, **options):
+    def advance(report):
+        on_progress(report)
+        if report.flows >= 200:
+            os.kill(os.getpid(), signal.SIGINT)
+    return whole(source, target, on_progress=advance, **options)
+cs.copy = copy
+from catga_store.cli import main
+main()
+"""
+    command = [sys.executable, "-c", code, "copy", source, target]
+    broken = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", timeout=60)
+    failed(broken, 130, "interrupted", "goes on")
+    document = answer("copy", source, target, url=source)
+    assert (document["flows"], document["skipped"], document["verified"]) == (150, 200, True)
+
+
+def test_a_store_under_two_names_is_not_copied_onto_itself(url: str) -> None:
+    """`--overwrite` finds that each record is the very same and writes none of them."""
+    other = url.replace("flows.db", "../" + Path(url).parent.name + "/flows.db")
+    before = answer("ls", url=url)
+    document = answer("copy", url, other, "--overwrite", url=url)
+    assert (document["flows"], document["skipped"], document["verified"]) == (0, 6, True)
+    assert answer("ls", url=url) == before
+
+
 def test_copy_finds_what_differs(url: str, tmp_path: Path) -> None:
     """A record that the target had already in another form is named; `--overwrite` replaces it."""
     target = f"sqlite:///{tmp_path / 'new.db'}"
@@ -622,7 +660,9 @@ def test_json_is_read_by_a_json_reader(many: str) -> None:
 on_terminals = pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX")
 
 
-def at_terminal(stream: str, *arguments: str, typed: bytes = b"") -> tuple[int, str]:
+def at_terminal(
+    stream: str, *arguments: str, typed: bytes = b"", **environment: str
+) -> tuple[int, str]:
     """Run a command with one of its streams on a terminal; its exit code and what it shows."""
     import pty  # noqa: PLC0415  there is none on Windows
 
@@ -631,7 +671,7 @@ def at_terminal(stream: str, *arguments: str, typed: bytes = b"") -> tuple[int, 
     with subprocess.Popen(
         [*COMMAND, *arguments],
         **{"stdout": subprocess.PIPE, **streams, stream: theirs},
-        env={**os.environ, "TERM": "xterm"},
+        env={**os.environ, "TERM": "xterm", **environment},
     ) as process:
         os.write(ours, typed)
         os.close(theirs)
@@ -671,6 +711,8 @@ def test_copy_shows_its_progress_on_a_terminal(url: str, tmp_path: Path) -> None
     assert code == 0
     assert "copying" in shown
     assert "5/5" in shown
+    assert "verifying" in shown
+    assert "6/6" in shown
     assert "Verified" in shown
 
 
@@ -681,6 +723,41 @@ def test_colours_are_for_terminals(url: str) -> None:
     assert code == 0
     assert "\x1b[" in text
     assert "\x1b[31m id" not in text, "an id sends no escapes"
+
+
+@on_terminals
+def test_no_color_is_obeyed(url: str) -> None:
+    """`NO_COLOR` leaves bold and dim, and no colours."""
+    code, text = at_terminal("stdout", "ls", "-s", url, NO_COLOR="1")
+    assert code == 0
+    assert "FAILED" in text
+    assert "\x1b[31m" not in text
+    assert "\x1b[1;31m" not in text
+
+
+@on_terminals
+@pytest.mark.parametrize("columns", [30, 100])
+def test_a_narrow_terminal_breaks_no_word(url: str, columns: int) -> None:
+    """What does not fit is shown below each other; ids, statuses and times stay whole."""
+    code, text = at_terminal("stdout", "ls", "-s", url, COLUMNS=str(columns), NO_COLOR="1")
+    assert code == 0
+    for word in ("order", "waiting", "COMPLETED", "SUSPENDED", "POSITION", "boom"):
+        assert (word in text) is (word != "COMPLETED")
+
+    assert "OWNER" not in text, "a column that says nothing"
+    assert len(re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", text)) >= 4
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in text.splitlines()]
+    assert max(map(len, lines)) <= columns
+
+
+@on_terminals
+def test_the_doctor_keeps_its_margin(url: str) -> None:
+    """What goes on below goes on beside the levels, not under them."""
+    code, text = at_terminal("stdout", "doctor", url, COLUMNS="50")
+    assert code == 0
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in text.splitlines()]
+    assert len(lines) > 20
+    assert all(line[:9].strip() in ("ok", "info", "") for line in lines[:-1])
 
 
 # --- help and installation --------------------------------------------------------------------------
@@ -696,6 +773,7 @@ COMMANDS = [
     "ls",
     "rm",
     "show",
+    "verify",
     "waits",
 ]
 
@@ -719,16 +797,25 @@ def test_the_exit_codes_are_documented() -> None:
         assert f" {command} " in text
 
 
-def test_the_shell_completes_commands() -> None:
-    """The completion that `--install-completion` sets up answers command names."""
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("do", ["doctor"]),
+        ("ls --status co", ["compensating", "completed"]),
+        ("waits --outcome t", ["timed_out"]),
+        ("copy --over", ["--overwrite"]),
+    ],
+)
+def test_the_shell_completes(typed: str, completed: list[str]) -> None:
+    """What `--install-completion` sets up answers commands, options, statuses and outcomes."""
     done = run(
         env={
             "_CATGA_STORE_COMPLETE": "complete_bash",
-            "COMP_WORDS": "catga-store do",
-            "COMP_CWORD": "1",
+            "COMP_WORDS": f"catga-store {typed}",
+            "COMP_CWORD": str(len(typed.split())),
         }
     )
-    assert done.stdout.split() == ["doctor"]
+    assert done.stdout.split() == completed
 
 
 def test_the_console_script_is_this_command() -> None:

@@ -117,8 +117,10 @@ def test_a_server_that_does_well(url: str, bucket: str) -> None:
         "settings": "ok",
         "replicas": "info",
         "index": "ok",
+        "clock": "ok",
         "store": "ok",
     }
+    assert "duplicate window 600 s" in found["settings"]["found"]
     assert found["index"]["found"].startswith("4 entries")
     assert f"KV_{bucket}" in found["stream"]["found"]
     assert found["store"]["found"].endswith("holds 2 flows")
@@ -126,11 +128,22 @@ def test_a_server_that_does_well(url: str, bucket: str) -> None:
     assert all(check in text for check in found)
 
 
-def test_a_bucket_that_nobody_has_used(nats_server: NatsServer, bucket: str) -> None:
-    """There are no flows, and the doctor does not make it."""
-    found = findings(f"{nats_server.url}?bucket={bucket}", 1)
-    assert found["stream"]["level"] == "problem"
+@pytest.mark.parametrize("command", ["ls", "complete w c"])
+def test_a_bucket_that_nobody_has_used(nats_server: NatsServer, bucket: str, command: str) -> None:
+    """Who looks is told that there are no flows, and makes no stream."""
+    place = f"{nats_server.url}?bucket={bucket}"
+    failed(run(*command.split(), "-s", place), 1, f"no stream KV_{bucket}")
+    assert findings(place, 1)["store"]["level"] == "problem"
     assert "error" in ask(nats_server.url, f"$JS.API.STREAM.INFO.KV_{bucket}")
+
+
+def test_clocks_that_differ(url: str) -> None:
+    """The doctor says by how much, and what it means."""
+    slow = "import time; real = time.time; time.time = lambda: real() + 90"
+    done = run("doctor", url, "--json", before=slow)
+    (clock,) = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "clock"]
+    assert (done.returncode, clock["level"]) == (1, "warning")
+    assert "90.0 s behind" in clock["found"]
 
 
 def test_settings_that_lose_flows(url: str, bucket: str) -> None:

@@ -56,6 +56,12 @@ def findings(url: str, code: int = 0) -> dict[str, Any]:
     return {finding["check"]: finding for finding in document["findings"]}
 
 
+def lay_out(url: str) -> None:
+    """Make an empty store."""
+    with cs.open_store(url) as store:
+        store.ping()
+
+
 @pytest.fixture(params=["6.2", "8.2"])
 def version(request: pytest.FixtureRequest) -> str:
     """Answer each version there is a server of."""
@@ -151,7 +157,9 @@ def test_snapshots_alone(start: Callable[..., RedisServer]) -> None:
 
 def test_settings_that_are_good(start: Callable[..., RedisServer]) -> None:
     """A limit that is far off, and fsync at every commit, are well."""
-    found = findings(start("--maxmemory", "1gb", "--appendfsync", "always").url)
+    server = start("--maxmemory", "1gb", "--appendfsync", "always")
+    lay_out(server.url)
+    found = findings(server.url)
     assert found["memory"]["level"] == found["durability"]["level"] == "ok"
 
 
@@ -178,11 +186,14 @@ def test_what_the_server_does_not_tell_is_unknown(start: Callable[..., RedisServ
     """A user who may not read settings is told what to look at, and it is never well."""
     server = start()
     with redis.Redis(port=server.port) as client:
-        client.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-config")
+        client.execute_command(
+            "ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-config", "-time"
+        )
 
+    lay_out(server.url)
     url = f"redis://app:pw@{server.host}:{server.port}"
     found = findings(url)
-    assert found["durability"]["level"] == "unknown"
+    assert found["durability"]["level"] == found["clock"]["level"] == "unknown"
     assert "pw@" not in run("doctor", url, "--json").stdout
 
 
@@ -196,8 +207,12 @@ def test_a_cluster(redis_cluster: RedisCluster) -> None:
     found = findings(url)
     assert sum(check.startswith("version of ") for check in found) == 3
     assert found["layout"]["found"] == "8 partitions"
+    assert found["layout"]["change"] == ""
     assert found["flows"]["found"].startswith("10 flows")
     assert found["store"]["level"] == "ok"
+    few = f"{redis_cluster.url}?prefix={uuid.uuid4().hex}:"
+    lay_out(few)
+    assert "--partitions" in findings(few)["layout"]["change"]
     found = findings(redis_cluster.nodes[0].url, 1)
     assert "redis+cluster://" in found["cluster"]["change"]
 
@@ -220,10 +235,28 @@ def test_entries_that_nobody_bears_out(url: str, server: RedisServer) -> None:
     assert "'order'" in found["flows"]["found"]
 
 
-def test_an_empty_server(server: RedisServer) -> None:
-    """It is told that there is nothing under the prefix."""
-    found = findings(f"{server.url}?prefix={uuid.uuid4().hex}:")
-    assert "nothing is laid out" in found["layout"]["found"]
+@pytest.mark.parametrize("command", ["ls", "complete w c"])
+def test_an_empty_server(server: RedisServer, command: str) -> None:
+    """Who looks is told that there is nothing under the prefix, and lays nothing out."""
+    prefix = f"{uuid.uuid4().hex}:"
+    place = f"{server.url}?prefix={prefix}"
+    failed(run(*command.split(), "-s", place), 1, f"no store under the prefix '{prefix}'")
+    assert findings(place, 1)["store"]["level"] == "problem"
+    with redis.Redis(port=server.port) as client:
+        assert client.keys(f"{{{prefix}*") == []
+
+
+CLOCK = "import time; real = time.time; time.time = lambda: real() - {seconds}"
+
+
+def test_clocks_that_differ(url: str) -> None:
+    """The doctor says by how much, and what it means; half a second is nothing."""
+    assert findings(url)["clock"]["level"] == "ok"
+    done = run("doctor", url, "--json", before=CLOCK.format(seconds=90))
+    (clock,) = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "clock"]
+    assert (done.returncode, clock["level"]) == (1, "warning")
+    assert "90.0 s ahead of" in clock["found"]
+    assert "NTP" in clock["change"]
 
 
 def test_bench_leaves_nothing(start: Callable[..., RedisServer]) -> None:
@@ -265,6 +298,7 @@ def test_a_server_that_wants_a_password(start: Callable[..., RedisServer]) -> No
     failed(run("ls", "-s", server.url), 3, "user or password")
     assert findings(server.url, 1)["server"]["level"] == "problem"
     with_password = f"redis://:secret@{server.host}:{server.port}"
+    lay_out(with_password)
     assert findings(with_password)["store"]["level"] == "ok"
 
 

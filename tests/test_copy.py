@@ -112,6 +112,13 @@ def test_a_second_copy_skips_what_is_there(source: cs.Store, target: cs.Store) -
     assert target.get_one("order").version == 2
 
 
+def test_a_store_is_not_copied_onto_itself(source: cs.Store) -> None:
+    """Even with `overwrite`: nothing is written, and a claim stays a claim."""
+    (claimed,) = source.claim_due(Order)
+    assert cs.copy(source, source, overwrite=True) == cs.CopyReport(completions=1, skipped=5)
+    source.update(claimed)
+
+
 def test_many_records_cross_pages_and_partitions(tmp_path: Path) -> None:
     """A copy into a store with partitions holds exactly the flows of the source."""
     ids = [f"flow-{number}" for number in range(250)]

@@ -176,23 +176,44 @@ def test_an_interrupted_demo_leaves_nothing_behind(
     assert processes_about(tmp_path) == []
 
 
+def test_a_demo_that_nobody_reads_leaves_nothing_behind(tmp_path: Path) -> None:
+    """`| head -1` ends it with 141, in silence; its worker and its file go, too."""
+    with subprocess.Popen(
+        DEMO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        encoding="utf-8",
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 141
+
+    assert list(tmp_path.iterdir()) == []
+    assert processes_about(tmp_path) == []
+
+
 @pytest.mark.parametrize(
-    ("url", "message"),
+    ("url", "code", "message"),
     [
-        ("memory://", "several"),
-        ("memory://name", "several"),
-        ("nonsense", "'nonsense'"),
-        ("sqlite://", "names no file"),
-        ("redis://127.0.0.1:1", "cannot be reached"),
-        ("sqlite:///no/such/folder/flows.db", "folder"),
+        ("memory://", 2, "several"),
+        ("memory://name", 2, "several"),
+        ("nonsense", 2, "'nonsense'"),
+        ("sqlite://", 2, "names no file"),
+        ("redis://127.0.0.1:1", 3, "cannot be reached"),
+        ("sqlite:///no/such/folder/flows.db", 3, "folder"),
     ],
 )
 def test_a_store_that_cannot_serve_is_refused_in_one_line(
-    url: str, message: str, tmp_path: Path
+    url: str, code: int, message: str, tmp_path: Path
 ) -> None:
-    """The exit code is 2, and the one line says what is wrong; nothing was begun."""
+    """The exit code is of the table, and the one line says what is wrong; nothing was begun."""
     done = run("--store", url, folder=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

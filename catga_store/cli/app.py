@@ -13,7 +13,6 @@ from typing import NoReturn
 from urllib.parse import quote
 
 import typer
-from rich.console import Console
 
 import catga_store as cs
 from catga_store.cli.bench import bench
@@ -24,11 +23,12 @@ from catga_store.cli.flows import count
 from catga_store.cli.flows import ls
 from catga_store.cli.flows import show
 from catga_store.cli.guard import EXIT_CODES
-from catga_store.cli.guard import INTERRUPTED
 from catga_store.cli.guard import NO
 from catga_store.cli.guard import TERMINATED
 from catga_store.cli.guard import USAGE
-from catga_store.cli.guard import complain
+from catga_store.cli.guard import guarded
+from catga_store.cli.guard import leave
+from catga_store.cli.output import stdout
 from catga_store.cli.removing import rm
 from catga_store.cli.report import Report
 from catga_store.cli.verifying import verify
@@ -87,6 +87,7 @@ def main(
 @app.command(
     epilog="Examples: `catga-store demo` or `catga-store demo --store sqlite:///flows.db`",
 )
+@guarded
 def demo(
     store: Annotated[
         str | None,
@@ -107,13 +108,11 @@ def demo(
     """
     with ExitStack() as stack:
         url = store if store is not None else _temporary_store(stack)
-        try:
-            _check_shared(url)
-            code = _play(url)
-        except KeyboardInterrupt:
-            code = _fail("interrupted", INTERRUPTED)
+        _check_shared(url)
+        code = _play(url)
 
-    raise typer.Exit(code)
+    if code:
+        raise typer.Exit(code)
 
 
 def _temporary_store(stack: ExitStack) -> str:
@@ -124,32 +123,23 @@ def _temporary_store(stack: ExitStack) -> str:
 
 def _check_shared(url: str) -> None:
     """Exit with one line unless other processes can open this store too."""
-    try:
-        with cs.open_store(url) as store:
-            if isinstance(store, cs.MemoryStore):
-                message = f"{url} is of one process only, and the demo runs several; use sqlite:///"
-                raise typer.Exit(_fail(message, USAGE))
+    with cs.open_store(url) as store:
+        if isinstance(store, cs.MemoryStore):
+            leave(f"{url} is of one process only, and the demo runs several; use sqlite:///", USAGE)
 
-            store.ping()
-    except cs.CatgaStoreError as error:
-        raise typer.Exit(_fail(str(error), USAGE)) from error
+        store.ping()
 
 
 def _play(url: str) -> int:
-    report = Report(Console(highlight=False))
+    report = Report(stdout())
     try:
         report.opening(url)
         verdicts = judge(Story(url, report).run())
     except (cs.CatgaStoreError, DemoError) as error:
-        return _fail(f"the demo stopped: {error}", NO)
+        leave(f"the demo stopped: {error}", NO)
 
     report.verdicts(verdicts)
     return 0 if all(verdict.holds for verdict in verdicts) else NO
-
-
-def _fail(message: str, code: int) -> int:
-    complain(message)
-    return code
 
 
 for _command, _examples in (

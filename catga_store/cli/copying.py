@@ -17,6 +17,7 @@ from rich.progress import TextColumn
 from rich.progress import TimeRemainingColumn
 
 import catga_store as cs
+from catga_store.cli.guard import INTERRUPTED
 from catga_store.cli.guard import NO
 from catga_store.cli.guard import USAGE
 from catga_store.cli.guard import complain
@@ -73,9 +74,12 @@ def copy(
     with ExitStack() as stack:
         from_store = stack.enter_context(open_existing(source))
         to_store = stack.enter_context(open_laid_out(target, **options))
-        report = _copied(from_store, to_store, overwrite=overwrite, quiet=as_json)
-        found = compare(from_store, to_store) if verify else iter(())
-        differences = list(islice(found, _MOST_DIFFERENCES))
+        try:
+            report, differences = _copied(
+                from_store, to_store, overwrite=overwrite, verify=verify, quiet=as_json
+            )
+        except KeyboardInterrupt:
+            leave("interrupted; the same command goes on where it was", INTERRUPTED)
 
     verified = not differences if verify else None
     if as_json:
@@ -88,21 +92,19 @@ def copy(
         raise typer.Exit(NO)
 
 
-def _copied(source: cs.Store, target: cs.Store, *, overwrite: bool, quiet: bool) -> cs.CopyReport:
+def _copied(
+    source: cs.Store, target: cs.Store, *, overwrite: bool, verify: bool, quiet: bool
+) -> tuple[cs.CopyReport, list[Difference]]:
     console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        return cs.copy(source, target, overwrite=overwrite)
-
-    now_ms = source._operations.settings.now_ms()  # noqa: SLF001  nothing public counts conditions
-    total = source.count_flows()
-    total += source._run(ask(Count(Filter(WAIT), now_ms)))  # noqa: SLF001  as above
+    shows = console.is_terminal and not quiet
+    total = _size(source) if shows else 0
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not shows) as progress:
         task = progress.add_task("copying", total=total)
 
         def advance(report: cs.CopyReport) -> None:
@@ -110,7 +112,20 @@ def _copied(source: cs.Store, target: cs.Store, *, overwrite: bool, quiet: bool)
             # Skipped ForEach progress is in the sum and not in the total.
             progress.update(task, completed=min(done, total))
 
-        return cs.copy(source, target, overwrite=overwrite, on_progress=advance)
+        report = cs.copy(source, target, overwrite=overwrite, on_progress=advance)
+        if not verify:
+            return report, []
+
+        total = max(total, report.flows + report.wait_conditions + report.progress + report.skipped)
+        task = progress.add_task("verifying", total=total)
+        found = compare(source, target, on_page=lambda count: progress.advance(task, count))
+        return report, list(islice(found, _MOST_DIFFERENCES))
+
+
+def _size(store: cs.Store) -> int:
+    now_ms = store._operations.settings.now_ms()  # noqa: SLF001  nothing public counts conditions
+    waits: int = store._run(ask(Count(Filter(WAIT), now_ms)))  # noqa: SLF001  as above
+    return store.count_flows() + waits
 
 
 def _tell(

@@ -22,6 +22,7 @@ from catga_store.cli.opening import checked
 from catga_store.cli.opening import open_laid_out
 from catga_store.cli.opening import without_password
 from catga_store.cli.output import escaped
+from catga_store.cli.output import print_hanging
 from catga_store.cli.output import print_json
 from catga_store.cli.output import stdout
 
@@ -66,21 +67,13 @@ def doctor(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
 
 
 def _findings(url: str, kind: Kind) -> Iterator[Finding]:
-    absent = kind.absent(url)
-    if absent is None:
-        levels: set[str] = set()
-        for finding in kind.examine(url):
-            levels.add(finding.level)
-            yield finding
+    levels: set[str] = set()
+    for finding in kind.examine(url):
+        levels.add(finding.level)
+        yield finding
 
-        if "problem" not in levels:
-            yield _answers(url)  # opening might change what was found
-    elif url.startswith("memory:"):
-        yield from kind.examine(url)
-    else:
-        yield Finding(
-            "store", "problem", absent, "there are no flows here", "is it the URL that workers use?"
-        )
+    if "problem" not in levels and kind.absent(url) is None:
+        yield _answers(url)  # last, because opening might change what was found
 
 
 def _answers(url: str) -> Finding:
@@ -95,21 +88,20 @@ def _answers(url: str) -> Finding:
             "store", "problem", str(error), "no worker can use it", "as the message says"
         )
 
-    found = f"answered in {took * 1000:.1f} ms, holds {flows:,} flows"
+    found = f"answered in {took * 1000:.2f} ms, holds {flows:,} flow{'' if flows == 1 else 's'}"
     return Finding("store", "ok", found, "workers can use it")
 
 
 def _tell(findings: Iterable[Finding], off: int) -> None:
     console = stdout()
-    wraps = not console.is_terminal
     for finding in findings:
         style = _STYLES.get(finding.level, "yellow")
-        line = Text(f"{finding.level:<8}", style)
-        line.append(f" {finding.check}: ", "bold").append(escaped(finding.found))
-        console.print(line, soft_wrap=wraps)
-        console.print(Text(f"         {finding.means}", "dim"), soft_wrap=wraps)
+        found = Text(f"{finding.check}: ", f"bold {style}").append(escaped(finding.found), style)
+        lines = [found, Text(finding.means, "dim")]
         if finding.change:
-            console.print(Text(f"         → {finding.change}"), soft_wrap=wraps)
+            lines.append(Text(f"→ {finding.change}"))
+
+        print_hanging(console, Text(finding.level, style), lines, 9)
 
     console.print(
         Text(f"{off} to look at.", "bold yellow") if off else Text("All is well.", "bold green")

@@ -18,6 +18,7 @@ from catga_store.cli.guard import leave
 from catga_store.cli.opening import AsJson
 from catga_store.cli.opening import StoreOption
 from catga_store.cli.opening import moment
+from catga_store.cli.opening import one_of
 from catga_store.cli.opening import open_existing
 from catga_store.cli.output import escaped
 from catga_store.cli.output import print_json
@@ -34,7 +35,12 @@ SHOWN = 50
 
 Status = Annotated[
     str | None,
-    typer.Option("--status", metavar="STATUS", help="Only flows of this status, as in running."),
+    typer.Option(
+        "--status",
+        metavar="STATUS",
+        help="Only flows of this status, as in running.",
+        autocompletion=one_of(cs.FlowStatus),
+    ),
 ]
 Type = Annotated[
     str | None,

@@ -86,7 +86,9 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             sys.stdout.flush()
         except cs.CatgaStoreError as error:
             code = next((code for kind, code in _CODES if isinstance(error, kind)), NO)
-            leave(str(error), code)
+            # Of a server that is away the line cannot say whose fault it is; the doctor looks.
+            more = "; `catga-store doctor URL` looks further" if code == UNAVAILABLE else ""
+            leave(f"{error}{more}", code)
         except ModuleNotFoundError as error:
             leave(_missing(error), USAGE)
         except KeyboardInterrupt:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
 from datetime import timedelta
+from enum import Enum
 from typing import Annotated
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +27,7 @@ __all__ = [
     "StoreOption",
     "checked",
     "moment",
+    "one_of",
     "open_existing",
     "open_laid_out",
     "without_password",
@@ -93,6 +96,13 @@ def without_password(url: str) -> str:
 
     place = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{place}"))
+
+
+def one_of(names: type[Enum]) -> Callable[[str], list[str]]:
+    """Let the shell complete the name of a member."""
+    known = [one.name.lower() for one in names]
+    # typer knows the argument by its name.
+    return lambda incomplete: [one for one in known if one.startswith(incomplete.lower())]
 
 
 def moment(text: str | None) -> datetime | None:

@@ -17,12 +17,21 @@ from datetime import datetime
 from typing import Any
 from typing import NoReturn
 
-from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Row", "escaped", "print_json", "print_json_list", "print_rows", "stdout", "when"]
+__all__ = [
+    "Row",
+    "escaped",
+    "print_hanging",
+    "print_json",
+    "print_json_list",
+    "print_rows",
+    "stdout",
+    "when",
+]
 
 Row = Sequence[str]
 
@@ -67,7 +76,11 @@ def when(moment: datetime | None) -> str:
 
 
 def print_rows(columns: Row, rows: Iterable[Row]) -> None:
-    """Print a table; a cell that is a known word is coloured."""
+    """Print a table; a cell that is a known word is coloured.
+
+    On a terminal, columns that say nothing are left out, and where the rest does not fit each row
+    is a paragraph: words of half their length help nobody.
+    """
     shown = [[escaped(cell) for cell in row] for row in rows]
     console = stdout()
 
@@ -79,14 +92,75 @@ def print_rows(columns: Row, rows: Iterable[Row]) -> None:
 
         return
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    told = [
+        place for place in range(len(columns)) if any(row[place] not in _NOTHING for row in shown)
+    ]
+    if told and shown:
+        columns = [columns[place] for place in told]
+        shown = [[row[place] for place in told] for row in shown]
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column not in _FOLDED)
 
     for row in shown:
-        table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(_styled(cell) for cell in row))
 
-    console.print(table)
+    if _least_width(columns, shown) <= console.width:
+        console.print(table)
+        return
+
+    for row in shown:
+        _print_paragraph(console, columns, row)
+
+
+_NOTHING = ("", "-")
+_FOLDED = ("ANSWER", "CHECKED", "ERROR")
+_NARROW = 20
+"""A column of text that is narrower than this is not worth folding."""
+
+
+def _least_width(columns: Row, rows: Sequence[Row]) -> int:
+    widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+    least = [
+        min(width, _NARROW) if column in _FOLDED else width
+        for column, width in zip(columns, widths, strict=True)
+    ]
+    return sum(least) + 2 * (len(least) - 1)
+
+
+def _styled(cell: str) -> Text:
+    return Text(cell, _STYLES.get(cell, ""))
+
+
+def _print_paragraph(console: Console, columns: Row, row: Row) -> None:
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for column, cell in zip(columns, row, strict=True):
+        if cell not in _NOTHING:
+            grid.add_row(column, _styled(cell))
+
+    console.print(grid)
+    console.print()
+
+
+def print_hanging(console: Console, mark: Text, lines: Sequence[Text], indent: int) -> None:
+    """Print lines beside a mark; what does not fit goes on below, as far in as it began."""
+    if not console.is_terminal:
+        for number, line in enumerate(lines):
+            first = mark.plain.ljust(indent) if number == 0 else " " * indent
+            print(f"{first}{line.plain}")  # noqa: T201  as above
+
+        return
+
+    grid = Table.grid()
+    grid.add_column(width=indent)
+    grid.add_column(ratio=1)
+    for number, line in enumerate(lines):
+        grid.add_row(mark if number == 0 else Text(), line)
+
+    console.print(grid)
 
 
 def print_json(document: object) -> None:

@@ -16,6 +16,7 @@ from catga_store.cli.guard import guarded
 from catga_store.cli.guard import leave
 from catga_store.cli.opening import AsJson
 from catga_store.cli.opening import StoreOption
+from catga_store.cli.opening import one_of
 from catga_store.cli.opening import open_existing
 from catga_store.cli.output import escaped
 from catga_store.cli.output import print_json
@@ -52,7 +53,11 @@ def waits(
     store: StoreOption = None,
     outcome: Annotated[
         str | None,
-        typer.Option(metavar="OUTCOME", help="pending, satisfied, timed_out or cancelled."),
+        typer.Option(
+            metavar="OUTCOME",
+            help="pending, satisfied, timed_out or cancelled.",
+            autocompletion=one_of(cs.WaitOutcome),
+        ),
     ] = None,
     parent: Annotated[
         str | None, typer.Option(metavar="FLOW_ID", help="Only what this flow waits for.")

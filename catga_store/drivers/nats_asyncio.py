@@ -229,7 +229,8 @@ class NatsLink:
                 message = "NATS refused user, password, token or credentials; mend the URL or them"
                 raise StoreConfigError(message) from error
 
-            message = f"no NATS server can be used at {_without_password(servers)}: {error!r}"
+            why = str(error) or "no answer"  # a TimeoutError says nothing
+            message = f"no NATS server can be used at {_without_password(servers)}: {why}"
             raise NotSentError(message) from error
         finally:
             self._opening = None
@@ -567,5 +568,5 @@ def _refusal(verb: str, subject: str, error: Exception) -> StoreConfigError:
     return refusal
 
 
-def _without_password(servers: object) -> str:
-    return re.sub(r"//[^@/,]*@", "//…@", str(servers))
+def _without_password(servers: Sequence[str]) -> str:
+    return re.sub(r"//[^@/,]*@", "//…@", ", ".join(servers))

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
-__all__ = ["Finding", "Kind", "Level", "Scratch", "kind_of"]
+__all__ = ["Finding", "Kind", "Level", "Scratch", "clock_difference", "kind_of", "no_store"]
 
 Level: TypeAlias = Literal["ok", "info", "unknown", "warning", "problem"]
 """`warning` and `problem` are findings: the doctor exits with 1."""
@@ -63,20 +63,56 @@ class Kind(Protocol):
     def absent(self, url: str) -> str | None:
         """Say why there is no store at this URL, `None` if there is one. Creates nothing.
 
-        A store on a server, which is created on first use, is there if the server is: `None`.
+        Also `None` if it cannot be found out: opening the store says why.
         """
         ...
 
     def examine(self, url: str) -> Iterator[Finding]:
         """Look at everything that bears on flows. Creates and changes nothing.
 
-        What cannot be seen is `unknown`, and never `ok`.
+        What cannot be seen is `unknown`, and never `ok`. That there is no store is a problem.
         """
         ...
 
     def scratch(self, url: str) -> AbstractContextManager[Scratch]:
         """A scratch place beside the store, removed at the end with all that was put there."""
         ...
+
+
+_MOST_APART = 0.5
+"""Seconds: a tenth of a short lease."""
+
+
+def clock_difference(server: float | None, before: float, after: float, of: str = "") -> Finding:
+    """Judge a server's time, in seconds since 1970, that came between two looks at the clock here.
+
+    Leases, deadlines and expiry go by the clocks of the workers, not by the server's; that one is
+    what the clocks of several hosts can be held against.
+    """
+    check = f"clock{of}"
+    means = (
+        "leases and deadlines go by the clock of each worker: one that is ahead by more than a lease"
+        " takes flows that others still work on; their late commits are refused, and steps repeated"
+    )
+    if server is None:
+        change = "keep the hosts' clocks together with NTP"
+        return Finding(check, "unknown", "the server does not tell its time", means, change)
+
+    # Anything between the two looks is no difference that could be seen.
+    apart = server - min(max(server, before), after)
+    if abs(apart) < _MOST_APART:
+        found = f"this host and the server are less than {_MOST_APART:.1f} s apart"
+        return Finding(check, "ok", found, "leases and deadlines mean the same on both")
+
+    found = f"the server's clock is {abs(apart):,.1f} s {'ahead of' if apart > 0 else 'behind'} this host's"
+    change = "set the clocks by NTP; run doctor on each worker's host"
+    return Finding(check, "warning", found, means, change)
+
+
+def no_store(found: str) -> Finding:
+    """Say that there is no store, and why."""
+    means = "there are no flows here; it is made when a worker first uses the store"
+    return Finding("store", "problem", found, means, "is it the URL that workers use?")
 
 
 def kind_of(url: str) -> Kind | None:

@@ -6,11 +6,13 @@ What the server does not tell to an account, as how often it syncs to disk, is u
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Generator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 from urllib.parse import urlencode
@@ -20,6 +22,8 @@ from attrs import frozen
 
 from catga_store.cli.kinds import Finding
 from catga_store.cli.kinds import Scratch
+from catga_store.cli.kinds import clock_difference
+from catga_store.cli.kinds import no_store
 from catga_store.conversation import Answer
 from catga_store.conversation import Ask
 from catga_store.conversation import Asks
@@ -71,17 +75,32 @@ class _Seen:
     wrong: list[str]
     """Entries that no record bears out."""
     looked_at: int
+    clock: Finding | None = None
 
 
-def absent(_url: str) -> str | None:
-    """A store is made on its server at first use: it is there if the server is."""
-    return None
+def absent(url: str) -> str | None:
+    """Say that there is no stream; `None` if there is one, or the server does not tell."""
+    _, layout = _place(url)
+    try:
+        there = anyio.run(_is_there, url, layout)
+    except _FAILURES:
+        return None
+
+    return None if there else _nothing(layout)
+
+
+def _nothing(layout: Layout) -> str:
+    return f"there is no stream {layout.stream} on this server"
+
+
+def _place(url: str) -> tuple[dict[str, Any], Layout]:
+    _, _, own = nats_place(url)
+    return own, Layout(own.get("bucket", DEFAULT_BUCKET))
 
 
 def examine(url: str) -> Iterator[Finding]:
     """Look at the server, at the stream and at the index."""
-    _, _, own = nats_place(url)
-    layout = Layout(own.get("bucket", DEFAULT_BUCKET))
+    own, layout = _place(url)
     try:
         seen = anyio.run(_look, url, layout)
     except _FAILURES as error:
@@ -103,19 +122,15 @@ def examine(url: str) -> Iterator[Finding]:
     yield _room(seen.account)
     yield _sync()
     if not seen.stream:
-        yield Finding(
-            "stream",
-            "problem",
-            f"there is no stream {layout.stream}",
-            "there are no flows here: it is made when a worker first uses the store",
-            "is it the URL that workers use?",
-        )
+        yield no_store(_nothing(layout))
         return
 
     yield _size(seen.stream, layout)
     yield from _settings(seen.stream["config"], layout, own.get("replicas", 1))
     yield from _replicas(seen.stream)
     yield _entries(seen)
+    if seen.clock is not None:
+        yield seen.clock
 
 
 @contextmanager
@@ -156,6 +171,14 @@ async def _remove(url: str, bucket: str) -> None:
         await link.close()
 
 
+async def _is_there(url: str, layout: Layout) -> bool:
+    link = _link(url)
+    try:
+        return bool(await _info(link, layout, f"{layout.rest}layout"))
+    finally:
+        await link.close()
+
+
 async def _look(url: str, layout: Layout) -> _Seen:
     link = _link(url)
     try:
@@ -165,14 +188,16 @@ async def _look(url: str, layout: Layout) -> _Seen:
         if account is None:
             return _Seen(greeting, {}, {}, [], 0)
 
+        before = time.time()
         stream = await _info(link, layout, f"{layout.rest}layout")
+        clock = clock_difference(_seconds(stream.get("ts")), before, time.time())
         wrong: list[str] = []
         names: list[str] = []
         if stream:
             names = await _names(link, layout)
             wrong = await _wrong(link, layout, names)
 
-        return _Seen(greeting, account, stream, wrong, len(names))
+        return _Seen(greeting, account, stream, wrong, len(names), clock)
     finally:
         await link.close()
 
@@ -358,7 +383,10 @@ def _settings(config: dict[str, Any], layout: Layout, replicas: int) -> Iterator
         )
 
     if not wrong and not foreign:
-        yield Finding("settings", "ok", "as the store makes it", "no limit throws a record away")
+        seconds = config.get("duplicate_window", 0) // 10**9
+        found = f"as the store makes it: {config.get('storage')} storage, no limits, duplicate window {seconds} s"
+        means = "nothing throws a record away, and a commit that is sent again counts once"
+        yield Finding("settings", "ok", found, means)
 
 
 def _replicas(stream: dict[str, Any]) -> Iterator[Finding]:
@@ -418,6 +446,11 @@ def _entries(seen: _Seen) -> Finding:
 
     found = f"{seen.looked_at:,} entries, each borne out by its record"
     return Finding("index", "ok", found, "what is due and what is listed is found by it")
+
+
+def _seconds(stamp: str | None) -> float | None:
+    """The time in an answer of the API."""
+    return None if stamp is None else datetime.fromisoformat(stamp).timestamp()
 
 
 def _mib(size: int) -> str:

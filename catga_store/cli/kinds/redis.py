@@ -8,6 +8,7 @@ The file is over 400 lines because each finding is a paragraph, and they are rea
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from collections.abc import Generator
@@ -25,6 +26,8 @@ from redis import exceptions
 
 from catga_store.cli.kinds import Finding
 from catga_store.cli.kinds import Scratch
+from catga_store.cli.kinds import clock_difference
+from catga_store.cli.kinds import no_store
 from catga_store.conversation import Command
 from catga_store.conversation import NotSentError
 from catga_store.conversation import Pipe
@@ -64,9 +67,20 @@ _FAILURES = (
 )
 
 
-def absent(_url: str) -> str | None:
-    """A store is laid out on its server at first use: it is there if the server is."""
-    return None
+def absent(url: str) -> str | None:
+    """Say that nothing is laid out under the prefix; `None` if it is, or the server does not tell."""
+    place, prefix = _split(url)
+    with closing(link_to_url(place, _SECONDS)) as link:
+        try:
+            laid_out = _partitions(link, prefix) is not None
+        except _FAILURES:
+            return None
+
+    return None if laid_out else _nothing(prefix)
+
+
+def _nothing(prefix: str) -> str:
+    return f"there is no store under the prefix {prefix!r} on this server"
 
 
 def examine(url: str) -> Iterator[Finding]:
@@ -74,10 +88,11 @@ def examine(url: str) -> Iterator[Finding]:
     place, prefix = _split(url)
     with closing(link_to_url(place, _SECONDS)) as link:
         try:
-            for name, node in _nodes(link):
+            nodes = _nodes(link)
+            for name, node in nodes:
                 yield from _node(node, f" of {name}" if name else "", place)
 
-            yield from _store(link, prefix)
+            yield from _store(link, prefix, nodes)
         except _FAILURES as error:
             yield Finding(
                 "server",
@@ -146,6 +161,7 @@ def _node(node: Any, of: str, url: str) -> Iterator[Finding]:
     yield from _memory(info, of)
     yield from _persistence(node, info, of)
     yield from _replication(node, info, of)
+    yield _clock(node, of)
 
 
 def _setting(node: Any, name: str) -> str | None:
@@ -159,6 +175,16 @@ def _setting(node: Any, name: str) -> str | None:
         return value.decode() if isinstance(value, bytes) else str(value)
 
     return None
+
+
+def _clock(node: Any, of: str) -> Finding:
+    before = time.time()
+    try:
+        seconds, micros = node.time()
+    except exceptions.ResponseError:
+        return clock_difference(None, before, before, of)
+
+    return clock_difference(seconds + micros / 1e6, before, time.time(), of)
 
 
 def _version(info: dict[str, Any], of: str) -> Finding:
@@ -177,7 +203,7 @@ def _version(info: dict[str, Any], of: str) -> Finding:
             f"use Redis {least} or later, or Valkey",
         )
 
-    return Finding(f"version{of}", "ok", shown, "has the commands that the store needs")
+    return Finding(f"version{of}", "ok", shown, "has every command that is used; modules are not")
 
 
 def _cluster(node: Any, info: dict[str, Any], of: str, url: str) -> Iterator[Finding]:
@@ -346,21 +372,30 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
 # --- the records ------------------------------------------------------------------------------------
 
 
-def _store(link: RedisLink, prefix: str) -> Iterator[Finding]:
-    layout = Layout(prefix, 1)
-    (stored,) = _ask(link, [((b"HGET", layout.layout, b"partitions"))])
+def _store(link: RedisLink, prefix: str, nodes: Sequence[object]) -> Iterator[Finding]:
+    stored = _partitions(link, prefix)
     if stored is None:
-        found = f"nothing is laid out under the prefix {prefix}"
-        means = "the first worker that opens the store does it"
-        yield Finding("layout", "info", found, means, "is it the prefix that workers use?")
+        yield no_store(_nothing(prefix))
         return
 
     if not stored.isdigit():
         return  # opening the store says so
 
     layout = Layout(prefix, int(stored))
-    yield Finding("layout", "info", f"{int(stored)} partitions", f"under the prefix {prefix}")
+    found = f"{layout.partitions} partition{'' if layout.partitions == 1 else 's'}"
+    means, change = f"under the prefix {prefix}", ""
+    if layout.partitions < len(nodes):
+        means += f": not enough to use each of the {len(nodes)} primaries"
+        change = "copy it to a new prefix: `catga-store copy FROM TO --partitions 16`"
+
+    yield Finding("layout", "info", found, means, change)
     yield from _index(link, layout)
+
+
+def _partitions(link: RedisLink, prefix: str) -> Any:
+    """What the layout says of them, `None` if there is none."""
+    (stored,) = _ask(link, [(b"HGET", Layout(prefix, 1).layout, b"partitions")])
+    return stored
 
 
 def _ask(link: RedisLink, words: Sequence[tuple[Any, ...]]) -> list[Any]:

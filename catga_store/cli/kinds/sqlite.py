@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from catga_store.cli.kinds import Finding
 from catga_store.cli.kinds import Scratch
+from catga_store.cli.kinds import no_store
 
 __all__ = ["absent", "examine", "file_system_of", "scratch"]
 
@@ -76,6 +77,11 @@ def absent(url: str) -> str | None:
 
 def examine(url: str) -> Iterator[Finding]:
     """Look at the file, its disk and its contents."""
+    missing = absent(url)
+    if missing is not None:
+        yield no_store(missing)
+        return
+
     path = _path(url)
     size = path.stat().st_size
     yield Finding("file", "info", f"{path}, {_mib(size)}", "holds every record of the store")
@@ -225,7 +231,7 @@ def _journal(connection: sqlite3.Connection) -> Finding:
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     if mode == "wal":
         return Finding(
-            "journal mode", "ok", "wal", "readers and the writer do not wait for another"
+            "journal mode", "ok", "wal", "readers and the writer do not wait for each other"
         )
 
     return Finding(
@@ -267,14 +273,15 @@ def _log(path: Path) -> Finding:
 
 
 def _integrity(connection: sqlite3.Connection) -> Finding:
-    problems = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
+    rows = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
+    problems = [line for row in rows for line in row.splitlines()]
     if problems == ["ok"]:
         return Finding("integrity", "ok", "quick_check: ok", "the file is sound")
 
     return Finding(
         "integrity",
         "problem",
-        "; ".join(map(str, problems)),
+        "; ".join(problems),
         "the file is damaged: records may be unreadable or missing",
         "stop the workers, keep a copy, and restore a backup or try `sqlite3 FILE .recover`",
     )
