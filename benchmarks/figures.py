@@ -1,23 +1,31 @@
 """The figures of the documentation: measured, written as data, drawn as plots and tables.
 
-    python benchmarks/figures.py [--quick] [--flows N] [--into docs/figures]
+    python benchmarks/figures.py [PART ...] [--quick] [--flows N] [--nats-flows N] [--into DIR]
 
-`tox -e figures` installs what it needs and does the same. Servers are started on free ports of this
-machine and stopped in the end, so client and server share its cores; Redis has `appendonly` off and
-NATS one replica on file storage. Every plot has its numbers beside it in `figures.json`.
+`tox -e figures` installs what it needs and does the same. Without a name every part is measured; each
+is written when it is done, so parts can be measured one by one, and one that broke off is named again:
 
-- *latency*: one caller; p50 of `get`, `update` and a session that reads, changes and commits, by store
+- `latency`: one caller; p50 of `get`, `update` and a session that reads, changes and commits, by store
   and face, and what the bare client takes to read and write as many bytes, without versions; for
-  memory, what the codec takes.
-- *throughput*: `update` by 1, 10 and 100 asyncio tasks, each on a flow of its own.
-- *growth*: `get`, `update`, a page and a claim while more and more flows are stored.
-- *fan-in*: one completion on conditions of 10 to 10,000 children.
-- *takeover*: from the SIGKILL of a worker whose lease has a second left until another has its flow.
+  memory, what the codec takes;
+- `throughput`: `update` by 1 to 100 asyncio tasks, each on a flow of its own, and the bare client's
+  write by as many tasks;
+- `growth-memory`, `growth-SQLite`, `growth-Redis`, `growth-NATS`: `get`, `update`, a page and a claim
+  while more and more flows are stored, and what a flow takes of memory or disk;
+- `fan-in`: one completion on conditions of 10 to 10,000 children;
+- `takeover`: from the SIGKILL of a worker whose lease has a second left until another has its flow;
+- `restart`: from the SIGKILL of a server, started again at once, until a store that was open commits;
+- `peers`: the same state saved and loaded by other libraries, in turns, in one process.
+
+Servers are started on free ports of this machine and stopped in the end, so client and server share
+its cores; Redis has `appendonly` off, but for `restart`, and NATS one replica on file storage. Every
+plot has its numbers beside it in `figures.json`.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import itertools
 import json
@@ -28,6 +36,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -36,23 +45,32 @@ from contextlib import contextmanager
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+from typing import NamedTuple
 from typing import cast
 from uuid import uuid4
 
 import anyio
 import nats
+import nats.js.errors
 import redis
+import redis.asyncio
 from codecs_of_state import codec_calls
 from embedded import async_round
 from embedded import loops
 from growth import operations
+from peers import beside
 from plain_sqlite import connect
-from state import Order
 from subject import Subject
 from subject import make_flows
+from tables import LEASE_SECONDS
+from tables import OPERATIONS
+from tables import STORES
+from tables import Numbers
+from tables import tables
 from timing import time_awaits
 from timing import time_calls
 from timing import warm_up
@@ -61,13 +79,9 @@ import catga_store as cs
 from catga_store.testing.servers import NatsServer
 from catga_store.testing.servers import RedisServer
 
-Numbers = dict[str, Any]
-
-STORES = ("memory", "SQLite", "Redis", "NATS")
-OPERATIONS = ("get", "update", "session")
-TASKS = (1, 10, 100)
+TASKS = (1, 3, 10, 30, 100)
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
 CHILDREN = (10, 100, 1_000, 10_000)
-LEASE_SECONDS = 1.0
 POLL_SECONDS = 0.05
 
 WORKER = """
@@ -84,10 +98,11 @@ with cs.open_store(sys.argv[1]) as store:
 class Places:
     """New, empty stores by kind, each with records of its own."""
 
-    def __init__(self, directory: Path, redis_url: str, nats_url: str) -> None:
+    def __init__(self, directory: Path, redis_server: RedisServer, nats_server: NatsServer) -> None:
         self.directory = directory
-        self.redis_url = redis_url
-        self.nats_url = nats_url
+        self.redis_url = redis_server.url
+        self.nats_url = nats_server.url
+        self.nats_pid = nats_server.pid
 
     def url(self, kind: str) -> str:
         """A place that nobody else uses."""
@@ -107,7 +122,7 @@ def places() -> Iterator[Places]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(RedisServer("8.2"))
         other = stack.enter_context(NatsServer())
-        yield Places(directory, server.url, other.url)
+        yield Places(directory, server, other)
 
 
 # --- what is measured -----------------------------------------------------------------------------
@@ -135,6 +150,7 @@ def latency(place: Places, calls: int) -> Numbers:
             faces[loop] = {name: p50(some) for name, some in taken.items()}
 
         faces["bare"] = bare(place, kind, calls)
+        faces["bare"]["session"] = faces["bare"]["get"] + faces["bare"]["update"]
         found[kind] = faces
 
     return found
@@ -200,11 +216,21 @@ async def _bare_nats(url: str, data: bytes, calls: int) -> dict[str, float]:
 
 
 def throughput(place: Places, seconds: float) -> Numbers:
-    """`{store: {tasks: updates a second}}`, on asyncio."""
-    return {
+    """`{store: {tasks: updates a second}}` on asyncio; `bare Redis` and `bare NATS` only write."""
+    found: Numbers = {
         kind: {str(tasks): anyio.run(_rate, place.url(kind), tasks, seconds) for tasks in TASKS}
         for kind in STORES
     }
+    data = cast("bytes", codec_calls()["encode"]())
+    for name, bare_rate, url in (
+        ("bare Redis", _bare_redis_rate, place.redis_url),
+        ("bare NATS", _bare_nats_rate, place.nats_url),
+    ):
+        found[name] = {
+            str(tasks): anyio.run(bare_rate, url, data, tasks, seconds) for tasks in TASKS
+        }
+
+    return found
 
 
 async def _rate(url: str, tasks: int, seconds: float) -> float:
@@ -214,42 +240,105 @@ async def _rate(url: str, tasks: int, seconds: float) -> float:
         for flow in flows:
             await store.create(flow)
 
-        done = 0
-        until = time.perf_counter() + seconds
-
-        async def work(flow: cs.FlowSnapshot[Order]) -> None:
-            nonlocal done
-            while time.perf_counter() < until:
-                await store.update(flow)
-                done += 1
-
-        async with anyio.create_task_group() as group:
-            for flow in flows:
-                group.start_soon(work, flow)
-
-        return done / (time.perf_counter() - until + seconds)
+        return await _repeated([partial(store.update, flow) for flow in flows], seconds)
 
 
-def growing(place: Places, calls: int, flows: int) -> Numbers:
-    """`{store: {operation: {stored flows: microseconds}}}`."""
-    sizes = [size for size in (1_000, 10_000, 100_000, 1_000_000) if size <= flows]
+async def _bare_redis_rate(url: str, data: bytes, tasks: int, seconds: float) -> float:
+    async with redis.asyncio.Redis.from_url(url) as client:
+        writes = [partial(client.set, f"f-{number}", data) for number in range(tasks)]
+        return await _repeated(writes, seconds)
+
+
+async def _bare_nats_rate(url: str, data: bytes, tasks: int, seconds: float) -> float:
+    client = await nats.connect(url)
+    try:
+        bucket = await client.jetstream().create_key_value(bucket=uuid4().hex)
+        writes = [partial(bucket.put, f"f-{number}", data) for number in range(tasks)]
+        return await _repeated(writes, seconds)
+    finally:
+        await client.close()
+
+
+async def _repeated(calls: Sequence[Callable[[], Awaitable[object]]], seconds: float) -> float:
+    """Let a task repeat each of the calls; answer how many there were in a second."""
+    done = 0
+    start = time.perf_counter()
+
+    async def work(call: Callable[[], Awaitable[object]]) -> None:
+        nonlocal done
+        while time.perf_counter() < start + seconds:
+            await call()
+            done += 1
+
+    async with anyio.create_task_group() as group:
+        for call in calls:
+            group.start_soon(work, call)
+
+    return done / (time.perf_counter() - start)
+
+
+def growing(place: Places, kind: str, calls: int, flows: int) -> Numbers:
+    """`{operation: {stored flows: microseconds}}`, and the bytes that a flow takes, by their number."""
+    url = place.url(kind)
     found: Numbers = {}
-    for kind in STORES:
-        with cs.open_store(place.url(kind)) as store:
-            subject = Subject(store)
-            found[kind] = {}
-            stored = 0
-            for size in sizes:
-                subject.prepare_due(size, stored)
-                stored = size
-                for name, call in operations(store, size).items():
-                    warm_up(call, calls)
-                    found[kind].setdefault(name, {})[str(size)] = p50(time_calls(call, calls))
+    empty = bytes_taken(place, kind, url)
+    stored = 0
+    with cs.open_store(url) as store:
+        subject = Subject(store)
+        for size in [size for size in SIZES if size <= flows] or [flows]:
+            subject.prepare_due(size, stored)
+            stored = size
+            for name, call in operations(store, size).items():
+                warm_up(call, calls)
+                found.setdefault(name, {})[str(size)] = p50(time_calls(call, calls))
 
-            if kind != "memory":
-                store.clear()
+            for what, count in bytes_taken(place, kind, url).items():
+                found.setdefault(what, {})[str(size)] = (count - empty[what]) / size
+
+        if kind != "memory":
+            store.clear()
 
     return found
+
+
+def bytes_taken(place: Places, kind: str, url: str) -> dict[str, float]:
+    """What a store takes, by where."""
+    if kind == "memory":
+        gc.collect()
+        return {"bytes of the process": _resident("self")}
+
+    if kind == "SQLite":
+        file = Path(url.removeprefix("sqlite:///"))
+        sizes = [one.stat().st_size for one in file.parent.glob(f"{file.name}*")]
+        return {"bytes on disk": sum(sizes)}
+
+    if kind == "Redis":
+        with redis.Redis.from_url(place.redis_url) as client:
+            info: Any = client.info("memory")
+            return {"bytes in memory": info["used_memory"]}
+
+    stream = f"KV_{url.rpartition('=')[2]}"
+    return {
+        "bytes on disk": anyio.run(_stream_bytes, place.nats_url, stream),
+        "bytes of the server's memory": _resident(place.nats_pid),
+    }
+
+
+def _resident(process: object) -> int:
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def _stream_bytes(url: str, stream: str) -> int:
+    client = await nats.connect(url)
+    try:
+        info = await client.jetstream().stream_info(stream)
+    except nats.js.errors.NotFoundError:
+        return 0
+    else:
+        return info.state.bytes
+    finally:
+        await client.close()
 
 
 def fan_in(place: Places, calls: int) -> Numbers:
@@ -291,169 +380,122 @@ def _taken_over(url: str) -> float:
             return time.perf_counter() - start
 
 
-# --- what is drawn ----------------------------------------------------------------------------------
+def restart(times: int, flows: int) -> Numbers:
+    """`{store: seconds}` from the SIGKILL of its server, with so many flows, to the next commit."""
+    found: Numbers = {}
+    for kind, server in (
+        ("Redis", RedisServer("8.2", "--appendonly", "yes", "--save", "")),
+        ("NATS", NatsServer()),
+    ):
+        with server, cs.open_store(server.url, timeout=timedelta(seconds=60)) as store:
+            subject = Subject(store)
+            subject.prepare_due(flows)
+            found[kind] = median(_restarted(server, subject) for _ in range(times))
+
+    return found
 
 
-def draw(data: Numbers, into: Path) -> None:
-    """Write one SVG for each group of numbers."""
-    # Not a top-level import: the numbers can be had without it.
-    mpl: Any = importlib.import_module("matplotlib")
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "catga_store"  # the same picture for the same numbers
-    plt: Any = importlib.import_module("matplotlib.pyplot")
-
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
-    for axis, name in zip(axes, OPERATIONS, strict=True):
-        faces = [face for face in data["latency"]["memory"] if face != "bare"]
-        for place, face in enumerate(faces):
-            at = [number + 0.26 * (place - 1) for number in range(len(STORES))]
-            axis.bar(at, [data["latency"][kind][face][name] for kind in STORES], 0.24, label=face)
-
-        for number, kind in enumerate(STORES):
-            raw = data["latency"][kind]["bare"].get(name)
-            if raw is not None:
-                label = "bare client (memory: codec)" if number == 0 else None
-                axis.hlines(raw, number - 0.42, number + 0.42, "black", label=label)
-
-        axis.set(title=name, yscale="log", xticks=range(len(STORES)), xticklabels=STORES)
-        axis.grid(axis="y", alpha=0.3)
-
-    axes[0].set_ylabel("p50, µs (log)")
-    axes[0].legend(fontsize=8)
-    _save(figure, into / "latency.svg")
-
-    figure, axis = plt.subplots(figsize=(6, 3.6))
-    for kind in STORES:
-        axis.plot(TASKS, [data["throughput"][kind][str(n)] for n in TASKS], "o-", label=kind)
-
-    axis.set(xscale="log", yscale="log", xlabel="asyncio tasks", ylabel="updates per second (log)")
-    axis.set_xticks(TASKS, [str(n) for n in TASKS])
-    _finish(figure, axis, into / "throughput.svg")
-
-    names = list(data["growth"]["memory"])
-    figure, axes = plt.subplots(1, len(names), figsize=(3 * len(names), 3.4), sharey=True)
-    for axis, name in zip(axes, names, strict=True):
-        for kind in STORES:
-            line = data["growth"][kind][name]
-            axis.plot([int(size) for size in line], list(line.values()), "o-", label=kind)
-
-        axis.set(title=name, xscale="log", yscale="log", xlabel="stored flows")
-        axis.grid(alpha=0.3)
-
-    axes[0].set_ylabel("p50, µs (log)")
-    axes[0].legend(fontsize=8)
-    _save(figure, into / "growth.svg")
-
-    figure, axis = plt.subplots(figsize=(6, 3.6))
-    for kind in STORES:
-        axis.plot(CHILDREN, [data["fan_in"][kind][str(n)] for n in CHILDREN], "o-", label=kind)
-
-    axis.set(xscale="log", yscale="log", xlabel="children", ylabel="one completion, p50, µs (log)")
-    _finish(figure, axis, into / "fan-in.svg")
-
-    figure, axis = plt.subplots(figsize=(6, 2.6))
-    axis.barh(list(data["takeover"]), list(data["takeover"].values()))
-    axis.axvline(LEASE_SECONDS, color="black", label="the lease")
-    axis.set(xlabel="seconds from SIGKILL until another worker has the flow")
-    _finish(figure, axis, into / "takeover.svg")
+def _restarted(server: RedisServer | NatsServer, subject: Subject) -> float:
+    start = time.perf_counter()
+    server.kill()
+    server.start(wait=False)
+    while True:
+        try:
+            subject.session()
+        except (cs.StoreUnavailableError, cs.CommitUncertainError):
+            time.sleep(0.005)
+        else:
+            return time.perf_counter() - start
 
 
-def _finish(figure: Any, axis: Any, path: Path) -> None:
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
-    _save(figure, path)
+def peers_beside(place: Places, calls: int, rounds: int) -> Numbers:
+    """`{library and place: {"save", "load": microseconds}}`."""
+    with ExitStack() as stack:
+        subjects = {
+            kind: Subject(stack.enter_context(cs.open_store(place.url(kind)))) for kind in STORES
+        }
+        return beside(subjects, place.redis_url, place.directory, calls, rounds)
 
 
-def _save(figure: Any, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+# --- the command line -------------------------------------------------------------------------------
 
 
-def tables(data: Numbers) -> str:
-    """The same numbers as Markdown."""
-    about = data["about"]
-    where = (
-        f"`{about['command']}`, {about['date']}: Python {about['python']}, {about['cpus']} cores"
-        f" shared by client and servers, {about['calls']} calls of each."
-    )
-    lines = [
-        where,
-        "",
-        "Latency, p50, µs:",
-        "",
-        "| store | face | get | update | session |",
-        "|---|---|---|---|---|",
-    ]
-    for kind, faces in data["latency"].items():
-        for face, taken in faces.items():
-            cells = " | ".join(
-                f"{taken[name]:,.0f}" if name in taken else "" for name in OPERATIONS
-            )
-            lines.append(f"| {kind} | {face} | {cells} |")
+class Sizes(NamedTuple):
+    """How much is measured."""
 
-    lines += ["", "Updates per second by asyncio tasks:", ""]
-    lines += _table("store", data["throughput"])
-    lines += ["", "One completion by number of children, p50, µs:", ""]
-    lines += _table("store", data["fan_in"])
-    lines += ["", "By number of stored flows, p50, µs:", ""]
-    lines += _table(
-        "store, operation",
-        {
-            f"{kind}, {name}": line
-            for kind, named in data["growth"].items()
-            for name, line in named.items()
-        },
-    )
-    lines += ["", f"Takeover of a lease of {LEASE_SECONDS:.0f} s, polled every 50 ms:", ""]
-    lines += _table("store", {kind: {"s": one} for kind, one in data["takeover"].items()}, 2)
-    return "\n".join(lines) + "\n"
+    calls: int
+    seconds: float
+    times: int
+    flows: int
+    nats_flows: int
 
 
-def _table(first: str, rows: dict[str, dict[str, float]], digits: int = 0) -> list[str]:
-    columns = list(next(iter(rows.values())))
-    heads = " | ".join(f"{int(name):,}" if name.isdecimal() else name for name in columns)
-    lines = [f"| {first} | {heads} |", "|---" * (len(columns) + 1) + "|"]
-    for name, row in rows.items():
-        lines.append(
-            f"| {name} | " + " | ".join(f"{row[one]:,.{digits}f}" for one in columns) + " |"
+PARTS: dict[str, Callable[[Places, Sizes], Numbers]] = {
+    "latency": lambda place, sizes: latency(place, sizes.calls),
+    "throughput": lambda place, sizes: throughput(place, sizes.seconds),
+    **{
+        f"growth-{kind}": lambda place, sizes, kind=kind: growing(
+            place,
+            kind,
+            min(sizes.calls, 100),
+            sizes.nats_flows if kind == "NATS" else sizes.flows,
         )
-
-    return lines
+        for kind in STORES
+    },
+    "fan-in": lambda place, sizes: fan_in(place, min(sizes.calls, 200)),
+    "takeover": lambda place, sizes: takeover(place, sizes.times),
+    "restart": lambda _, sizes: restart(sizes.times, min(10_000, sizes.flows)),
+    "peers": lambda place, sizes: peers_beside(place, min(sizes.calls, 100), sizes.times),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write the data and the tables, draw."""
+    """Measure the parts, each written when it is done; draw what there is."""
     parser = argparse.ArgumentParser(description="Measure and draw the figures.")
+    parser.add_argument("part", nargs="*", help=f"what to measure: {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="few calls: to see that it works")
-    parser.add_argument("--flows", type=int, default=100_000, help="most flows stored for growth")
+    parser.add_argument("--flows", type=int, default=1_000_000, help="most flows stored for growth")
+    parser.add_argument("--nats-flows", type=int, default=100_000, help="the same, on NATS")
     parser.add_argument("--into", type=Path, default=Path("docs/figures"))
     parser.add_argument("--no-plots", action="store_true", help="numbers and tables only")
+    parser.add_argument("--draw", action="store_true", help="measure nothing, draw what there is")
     options = parser.parse_args(arguments)
-    calls, flows = (20, 1_000) if options.quick else (500, options.flows)
-    with places() as place:
-        data = {
-            "about": {
-                "command": "python benchmarks/figures.py"
-                + (" --quick" if options.quick else f" --flows {flows}"),
-                "date": f"{datetime.now(UTC):%Y-%m-%d}",
-                "python": platform.python_version(),
-                "cpus": os.cpu_count(),
-                "calls": calls,
-            },
-            "latency": latency(place, calls),
-            "throughput": throughput(place, 0.1 if options.quick else 2),
-            "growth": growing(place, min(calls, 100), flows),
-            "fan_in": fan_in(place, min(calls, 200)),
-            "takeover": takeover(place, 1 if options.quick else 5),
-        }
+    unknown = set(options.part) - PARTS.keys()
+    if unknown:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+
+    sizes = Sizes(500, 2.0, 5, options.flows, options.nats_flows)
+    if options.quick:
+        sizes = Sizes(20, 0.1, 1, min(1_000, options.flows), min(1_000, options.nats_flows))
 
     options.into.mkdir(parents=True, exist_ok=True)
-    (options.into / "figures.json").write_text(json.dumps(data, indent=1) + "\n")
+    file: Path = options.into / "figures.json"
+    data: Numbers = json.loads(file.read_text()) if file.exists() else {}
+    for part in () if options.draw else options.part or PARTS:
+        start = time.perf_counter()
+        with places() as place:
+            numbers = PARTS[part](place, sizes)
+
+        print(f"{part}: {time.perf_counter() - start:.0f} s", flush=True)
+        data[part] = {"about": about(sizes), "numbers": numbers}
+        file.write_text(json.dumps(data, indent=1) + "\n")
+
     (options.into / "tables.md").write_text(tables(data))
     if not options.no_plots:
-        draw(data, options.into)
+        # Not a top-level import: the numbers can be had without matplotlib.
+        importlib.import_module("drawing").draw(data, options.into)
 
     return 0
+
+
+def about(sizes: Sizes) -> Numbers:
+    """On what, when and how much was measured."""
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "calls": sizes.calls,
+    }
 
 
 if __name__ == "__main__":

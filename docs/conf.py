@@ -1,6 +1,8 @@
 """How the documentation is built: `tox -e docs`, or `sphinx-build -W docs build/docs`."""
 
+import inspect
 from importlib.metadata import version as installed_version
+from typing import Any
 
 project = "catga_store"
 author = "catga_store contributors"
@@ -21,3 +23,41 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": True}
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
+
+
+def describe_commands() -> str:
+    """The commands of `catga-store` as Markdown, from what their `--help` is made of."""
+    from typer.main import get_command  # noqa: PLC0415  the settings can be read without it
+
+    from catga_store.cli.app import app  # noqa: PLC0415  as above
+
+    group: Any = get_command(app)
+    parts = []
+    for name, command in sorted(group.commands.items()):
+        rows = []
+        for one in command.params:
+            about = getattr(one, "help", None)
+            names = ", ".join((*one.opts, *one.secondary_opts))
+            shown = (
+                f"`{names}`"
+                if one.param_type_name == "option"
+                else f"`{one.metavar or one.name.upper()}`"
+            )
+            value = f" `{one.metavar}`" if one.param_type_name == "option" and one.metavar else ""
+            rows.append(f"| {shown}{value} | {about or ''} |")
+
+        table = ["| argument or option | |", "|---|---|", *rows] if rows else []
+        text = inspect.cleandoc(command.help)
+        parts += [f"## catga-store {name}", text, "\n".join(table), command.epilog]
+
+    return "\n\n".join(part for part in parts if part)
+
+
+def setup(app: Any) -> None:
+    """Let the page on the command line be completed when it is read."""
+
+    def read(_app: Any, page: str, source: list[str]) -> None:
+        if page == "command-line":
+            source[0] = source[0].replace("<!-- commands -->", describe_commands())
+
+    app.connect("source-read", read)

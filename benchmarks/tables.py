@@ -1,0 +1,94 @@
+"""The numbers of `figures.py` as Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["LEASE_SECONDS", "OPERATIONS", "STORES", "Numbers", "growth", "tables"]
+
+Numbers = dict[str, Any]
+
+STORES = ("memory", "SQLite", "Redis", "NATS")
+OPERATIONS = ("get", "update", "session")
+LEASE_SECONDS = 1.0
+
+_TITLES = {
+    "throughput": "Updates per second by asyncio tasks; bare clients only write:",
+    "fan-in": "One completion by number of children, p50, µs:",
+    "takeover": f"A lease of {LEASE_SECONDS:.0f} s, polled every 50 ms: from the SIGKILL of its worker"
+    " until another has the flow, s:",
+    "restart": "From the SIGKILL of the server, started again at once, to the next commit, s:",
+    "peers": "One caller, the same 1 KiB of state as plain data, 20 flows in turn, p50, µs:",
+}
+
+
+def tables(data: Numbers) -> str:
+    """Write a table for each part that was measured, with when and on what it was."""
+    lines: list[str] = []
+    for part in ("latency", "throughput", "growth", "fan-in", "takeover", "restart", "peers"):
+        rows = _rows(data, part)
+        if not rows:
+            continue
+
+        title = _TITLES.get(part, "")
+        first = "store"
+        if part == "latency":
+            title, first = "Latency, p50, µs:", "store, face"
+        elif part == "growth":
+            title, first = "By number of stored flows, p50 in µs, and bytes a flow:", "store, what"
+
+        digits = 2 if part in ("takeover", "restart") else 0
+        lines += [title, "", *_table(first, rows, digits), "", _where(data, part), ""]
+
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def growth(data: Numbers) -> dict[str, Numbers]:
+    """What was measured of growth, by store."""
+    return {kind: data[f"growth-{kind}"]["numbers"] for kind in STORES if f"growth-{kind}" in data}
+
+
+def _rows(data: Numbers, part: str) -> dict[str, dict[str, float]]:
+    if part == "growth":
+        return {
+            f"{kind}, {what}": line
+            for kind, named in growth(data).items()
+            for what, line in named.items()
+        }
+
+    if part not in data:
+        return {}
+
+    numbers: Numbers = data[part]["numbers"]
+    if part == "latency":
+        return {
+            f"{kind}, {face}": taken
+            for kind, faces in numbers.items()
+            for face, taken in faces.items()
+        }
+
+    if part in ("takeover", "restart"):
+        return {kind: {"s": one} for kind, one in numbers.items()}
+
+    return numbers
+
+
+def _where(data: Numbers, part: str) -> str:
+    measured = [one for name, one in data.items() if name == part or name.startswith(f"{part}-")]
+    said = {
+        f"{one['about']['date']}, Python {one['about']['python']}, {one['about']['cpus']} cores"
+        f" shared by client and servers, at most {one['about']['calls']} calls of each"
+        for one in measured
+    }
+    return f"(`python benchmarks/figures.py`: {'; '.join(sorted(said))}.)"
+
+
+def _table(first: str, rows: dict[str, dict[str, float]], digits: int) -> list[str]:
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    heads = " | ".join(f"{int(name):,}" if name.isdecimal() else name for name in columns)
+    lines = [f"| {first} | {heads} |", "|---" + "|--:" * len(columns) + "|"]
+    for name, row in rows.items():
+        cells = (f"{row[one]:,.{digits}f}" if one in row else "" for one in columns)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+
+    return lines
