@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
+from PIL import Image
 from tables import LEASE_SECONDS
 from tables import OPERATIONS
 from tables import STORES
@@ -48,7 +51,10 @@ def draw(data: Numbers, into: Path) -> None:
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    with io.BytesIO() as drawn:
+        figure.savefig(drawn, dpi=DPI)
+        Image.open(drawn).convert("RGB").quantize(64).save(path, optimize=True)
+
     plt.close(figure)
 
 
@@ -81,13 +87,20 @@ def _latency(data: Numbers) -> Any:
         axis.grid(axis="y", alpha=0.3)
 
     axes[0].set_ylabel("p50, µs (log scale)")
+    _plain_numbers(axes[0].yaxis)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if value < 1000 else f"{value / 1000:.1f}k"
+    """As in 940, 1.4k, 20k, 1M."""
+    for unit, name in ((1_000_000, "M"), (1000, "k")):
+        if value >= unit:
+            scaled = value / unit
+            return f"{scaled:.0f}{name}" if scaled >= 10 else f"{scaled:.2g}{name}"
+
+    return f"{value:.0f}"
 
 
 def _throughput(data: Numbers) -> Any:
@@ -109,7 +122,7 @@ def _throughput(data: Numbers) -> Any:
     )
     axis.set_xticks(ticks, [str(tasks) for tasks in ticks])
     axis.minorticks_off()
-    _plain_numbers(axis)
+    _plain_numbers(axis.yaxis)
     return _beside(figure, axis)
 
 
@@ -133,33 +146,24 @@ def _growth(data: Numbers) -> Any:
 
         axis.set(title=name, xscale="log", yscale="log")
         axis.grid(alpha=0.3)
-        _plain_numbers(axis)
+        _plain_numbers(axis.xaxis, axis.yaxis)
 
     for axis in axes[:, 0]:
         axis.set_ylabel("p50, µs (log scale)")
 
     last = axes.flat[len(names)]
     for kind, named in numbers.items():
-        for what, style in (
-            ("on disk", "o-"),
-            ("in memory", "o-"),
-            ("memory", "s:"),
-            ("process", "o-"),
-        ):
-            name = next(
-                (one for one in named if one.startswith("bytes") and one.endswith(what)), None
-            )
-            if name is None or (what == "memory" and name.endswith("in memory")):
-                continue
+        for what, line in named.items():
+            if what.startswith("bytes"):
+                kept = {int(size): count / 1024 for size, count in line.items()}
+                style = "s:" if what == "bytes of the server's memory" else "o-"
+                last.plot(kept.keys(), kept.values(), style, color=COLOURS[kind])
 
-            line = {size: count for size, count in named[name].items() if int(size) >= 10_000}
-            axis_line = [int(size) for size in line]
-            last.plot(
-                axis_line, [count / 1024 for count in line.values()], style, color=COLOURS[kind]
-            )
-
-    last.set(title="what a flow takes, KiB", xscale="log", ylim=(0, None))
+    last.set(title="what a flow takes", ylabel="KiB", xscale="log", ylim=(0, 8))
+    last.plot([], [], "ks:", label="memory of the NATS server")
+    last.legend(frameon=False)
     last.grid(alpha=0.3)
+    _plain_numbers(last.xaxis)
     for axis in axes[1]:
         axis.set_xlabel("stored flows")
 
@@ -186,7 +190,7 @@ def _fan_in(data: Numbers) -> Any:
     axis.set(
         xscale="log", yscale="log", xlabel="children", ylabel="one completion, p50, µs (log scale)"
     )
-    _plain_numbers(axis)
+    _plain_numbers(axis.xaxis, axis.yaxis)
     return _beside(figure, axis)
 
 
@@ -221,12 +225,14 @@ def _peers(data: Numbers) -> Any:
 
         axis.bar_label(drawn, [f"{value:,.0f}" for value in values], padding=3, fontsize=8)
         for number, name in enumerate(shown):
-            bare = _bare(data, name.rpartition(", ")[2], {"save": "update", "load": "get"}[what])
-            if bare is not None:
-                label = "bare client (memory: the codec)" if number == 0 else None
+            kind = name.rpartition(", ")[2]
+            bare = _bare(data, kind, {"save": "update", "load": "get"}[what])
+            if bare is not None and kind != "memory":
+                label = "bare client" if name == "catga_store, SQLite" else None
                 axis.vlines(bare, number - 0.45, number + 0.45, "black", lw=2, label=label)
 
         axis.set(title=what, xscale="log", xlabel="p50, µs (log scale)")
+        _plain_numbers(axis.xaxis)
         axis.margins(x=0.15)
         axis.grid(axis="x", alpha=0.3)
 
@@ -236,8 +242,11 @@ def _peers(data: Numbers) -> Any:
     return figure
 
 
-def _plain_numbers(axis: Any) -> None:
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+def _plain_numbers(*axes: Any) -> None:
+    """Write numbers on logarithmic axes as people do, and only at powers of ten."""
+    for axis in axes:
+        axis.set_major_formatter(lambda value, _: _short(value) if value >= 1 else f"{value:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _beside(figure: Any, axis: Any) -> Any:

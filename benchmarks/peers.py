@@ -37,13 +37,16 @@ __all__ = ["ABOUT", "beside", "peers", "saver"]
 Pair = tuple[Callable[[], object], Callable[[], object]]
 
 ABOUT = {
-    "catga_store": "one row replaced, if it is still the revision that was read; due index and"
-    " listings kept; JSON",
-    "LangGraph": "one checkpoint more, all of them kept; versions are not checked; msgpack",
-    "eventsourcing": "one event more with the whole state, a snapshot at every tenth; versions"
-    " are checked; a load replays what came after the snapshot; JSON",
-    "DBOS step": "the result of one step of a workflow, and its status read; pickle",
-    "DBOS event": "`set_event` in a workflow, and `get_event`; pickle",
+    "catga_store": "the flow replaced if it is still at the revision that was read, the indexes of due"
+    " flows and listings with it; JSON. SQLite: WAL, synced at each commit (`synchronous=FULL`)",
+    "LangGraph": "one checkpoint more, all of them kept; whether another came in between is not"
+    " checked; msgpack. SQLite: WAL, synced at each commit; Redis: several round trips",
+    "eventsourcing": "one event more, with the whole state, and a snapshot at every tenth; versions"
+    " are checked; a load replays what came after the snapshot; JSON. SQLite: WAL, synced at each commit",
+    "DBOS step": "the result of one step of a workflow; the load is the workflow's status; pickle."
+    " SQLite: rollback journal, synced at each commit",
+    "DBOS event": "`set_event` in a workflow, a step too; the load is `get_event`; pickle. SQLite: as"
+    " above",
 }
 """What one save of each keeps and checks."""
 

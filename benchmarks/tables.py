@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from peers import ABOUT
+
 __all__ = ["LEASE_SECONDS", "OPERATIONS", "STORES", "Numbers", "growth", "tables"]
 
 Numbers = dict[str, Any]
@@ -39,6 +41,9 @@ def tables(data: Numbers) -> str:
 
         digits = 2 if part in ("takeover", "restart") else 0
         lines += [title, "", *_table(first, rows, digits), "", _where(data, part), ""]
+        if part == "peers":
+            lines += ["What one save of each keeps and checks:", ""]
+            lines += [f"- {name}: {text}." for name, text in ABOUT.items()] + [""]
 
     return "\n".join(lines[:-1]) + "\n"
 

@@ -315,14 +315,23 @@ def test_copy_goes_on_where_it_broke_off(tmp_path: Path) -> None:
     assert (document["flows"], document["skipped"], document["verified"]) == (150, 100, True)
 
 
-def test_a_copy_that_is_interrupted_goes_on(tmp_path: Path) -> None:
-    """Ctrl-C after some pages is one line that says how to go on; the same command does."""
+@pytest.mark.parametrize(
+    ("breaking", "code", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "interrupted"),
+        ("raise cs.StoreUnavailableError('gone')", 3, "gone"),
+    ],
+)
+def test_a_copy_that_breaks_off_goes_on(
+    breaking: str, code: int, said: str, tmp_path: Path
+) -> None:
+    """Ctrl-C, or an outage, after some pages is one line that says how; the same command does."""
     source, target = (f"sqlite:///{tmp_path / name}" for name in ("a.db", "b.db"))
     with cs.open_store(source) as store:
         for number in range(350):
             store.create(cs.FlowSnapshot(f"f-{number:03}", state={"n": number}))
 
-    code = """
+    source_code = f"""
 import os, signal, sys
 import catga_store as cs
 whole = cs.copy
@@ -330,15 +339,15 @@ def copy(source, target, *, on_progress, **options):
     def advance(report):
         on_progress(report)
         if report.flows >= 200:
-            os.kill(os.getpid(), signal.SIGINT)
+            {breaking}
     return whole(source, target, on_progress=advance, **options)
 cs.copy = copy
 from catga_store.cli import main
 main()
 """
-    command = [sys.executable, "-c", code, "copy", source, target]
+    command = [sys.executable, "-c", source_code, "copy", source, target]
     broken = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", timeout=60)
-    failed(broken, 130, "interrupted", "goes on")
+    failed(broken, code, said, "goes on")
     document = answer("copy", source, target, url=source)
     assert (document["flows"], document["skipped"], document["verified"]) == (150, 200, True)
 

@@ -17,8 +17,10 @@ from rich.progress import TextColumn
 from rich.progress import TimeRemainingColumn
 
 import catga_store as cs
+from catga_store.cli.guard import CONFLICT
 from catga_store.cli.guard import INTERRUPTED
 from catga_store.cli.guard import NO
+from catga_store.cli.guard import UNAVAILABLE
 from catga_store.cli.guard import USAGE
 from catga_store.cli.guard import complain
 from catga_store.cli.guard import guarded
@@ -39,6 +41,7 @@ __all__ = ["copy"]
 
 _MOST_DIFFERENCES = 1000
 _MOST_SHOWN = 20
+_GOES_ON = "the same command goes on where this one was"
 
 
 @guarded
@@ -79,7 +82,11 @@ def copy(
                 from_store, to_store, overwrite=overwrite, verify=verify, quiet=as_json
             )
         except KeyboardInterrupt:
-            leave("interrupted; the same command goes on where it was", INTERRUPTED)
+            leave(f"interrupted; {_GOES_ON}", INTERRUPTED)
+        except cs.StoreUnavailableError as error:
+            leave(f"{error}; of this page, that is: {_GOES_ON}", UNAVAILABLE)
+        except cs.CommitUncertainError as error:
+            leave(f"{error}; {_GOES_ON}", CONFLICT)
 
     verified = not differences if verify else None
     if as_json:

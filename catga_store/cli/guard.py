@@ -30,10 +30,12 @@ import catga_store as cs
 from catga_store.cli.output import escaped
 
 __all__ = [
+    "CONFLICT",
     "EXIT_CODES",
     "INTERRUPTED",
     "NO",
     "TERMINATED",
+    "UNAVAILABLE",
     "USAGE",
     "complain",
     "guarded",
