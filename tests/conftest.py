@@ -45,13 +45,32 @@ settings.register_profile(
 )
 settings.register_profile(
     "deep",
+    database=None,  # `--hypothesis-seed` alone says what is drawn
     deadline=None,
-    max_examples=2_000,
+    max_examples=400,
     print_blob=True,
-    stateful_step_count=100,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))  # --hypothesis-profile wins
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Tell how many steps the parity machine has taken, and from which seed they were drawn."""
+    taken = [
+        steps
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, steps in report.user_properties
+        if name == "steps"
+    ]
+    if taken:
+        drawn = config.getoption("hypothesis_seed")
+        terminalreporter.line(
+            f"parity: {sum(taken):,} steps in {len(taken)} runs, seed {drawn or 'of the profile'}"
+        )
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -285,8 +285,8 @@ class Core(RuleBasedStateMachine):
         partitions = data.draw(st.sampled_from(self.partitions), label="partitions")
         self.clock = ManualClock(datetime(2030, 1, 1, 0, 0, 0, 400, tzinfo=UTC))
         flows, failed, waits = (timedelta(seconds=s) if keeps else None for s in (60, 90, 45))
-        retention = Retention(flows=flows, failed=failed, waits=waits)
-        self.face = self.open_face(self.clock, retention, partitions)
+        self.retention = Retention(flows=flows, failed=failed, waits=waits)
+        self.face = self.open_face(self.clock, self.retention, partitions)
         self.world = model.World(self.clock, flows, failed, waits, partitions=partitions)
         self.flows: list[Copy] = []
         self.waits: list[Copy] = []

@@ -800,18 +800,27 @@ class World:
             due=self.now if due == AT_ONCE else due,
         )
 
-    def claim(self, flow_id: str, owner: str, lease: timedelta) -> bool:
+    def claim(
+        self,
+        flow_id: str,
+        owner: str,
+        lease: timedelta,
+        reads: Callable[[Flow], bool] = lambda _flow: True,
+    ) -> bool:
         """Claim one flow; `False` if it has ended, and is only read."""
         self.forget_expired()
         flow = self.flows.get(flow_id)
         if flow is None:
             raise Refusal("FlowNotFoundError")
 
+        if flow.status not in TERMINAL and flow.is_held(self.now):
+            raise Refusal("FlowClaimedError", owner=flow.owner, until=flow.due)
+
+        if not reads(flow):
+            raise Refusal("StateTypeError")
+
         if flow.status in TERMINAL:
             return False
-
-        if flow.is_held(self.now):
-            raise Refusal("FlowClaimedError", owner=flow.owner, until=flow.due)
 
         calling = {
             name: wait for name, wait in self.calling().items() if wait.terms.parent == flow_id
@@ -1038,6 +1047,33 @@ class World:
         self.expired -= removed
         if removed < limit:
             self.expired = 0
+
+    def copied(self, *, over: bool) -> None:
+        """Everything was copied to another store and back, over what is there or into emptiness.
+
+        Claims are gone, and what was claimed is due. Of a cleared condition nothing is copied.
+        """
+        for flow_id, flow in self.flows.items():
+            new = replace(flow, stamp=next(self._stamps), owner=None, claim=None)
+            self.flows[flow_id] = new if flow.owner is None else replace(new, due=self.now)
+
+        for key, progress in self.progress.items():
+            self.progress[key] = replace(progress, stamp=next(self._stamps))
+
+        for name, wait in list(self.waits.items()):
+            if isinstance(wait, Wait):
+                self.waits[name] = self._copied_wait(wait, over=over)
+            elif not over and isinstance(wait, Early):
+                self.waits[name] = replace(wait, expires=self._wait_expiry())
+            elif not over:
+                del self.waits[name]
+
+    def _copied_wait(self, wait: Wait, *, over: bool) -> Wait:
+        new = replace(wait, stamp=next(self._stamps))
+        if wait.outcome == "PENDING" or wait.wake is not None or over:
+            return new
+
+        return replace(new, expires=self._wait_expiry())
 
     def clear(self) -> None:
         """Everything is gone."""

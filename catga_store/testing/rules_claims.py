@@ -89,17 +89,41 @@ class ClaimRules(WaitRules):
             results = before[shown.correlation_id].results
             assert core.result_of(shown) == results
 
-    @rule(place=places, lease=core.spans, owner=owners)
-    def claim(self, place: int, lease: timedelta, owner: str) -> None:
-        self.claim_one(self.flow_id(place), lease, owner)
+    @rule(
+        place=places,
+        lease=core.spans,
+        owner=owners,
+        type_name=st.sampled_from([None, None, None, "Order"]),
+        timeout=st.sampled_from([timedelta(0), timedelta(0), timedelta(milliseconds=1)]),
+    )
+    def claim(
+        self,
+        place: int,
+        lease: timedelta,
+        owner: str,
+        type_name: str | None,
+        timeout: timedelta,
+    ) -> None:
+        self.claim_one(self.flow_id(place), lease, owner, type_name, timeout)
 
-    def claim_one(self, flow_id: str, lease: timedelta, owner: str) -> None:
-        """Claim a flow, or find it claimed."""
+    def claim_one(
+        self,
+        flow_id: str,
+        lease: timedelta,
+        owner: str,
+        type_name: str | None = None,
+        timeout: timedelta = timedelta(0),
+    ) -> None:
+        """Claim a flow, or find it claimed: the clock stands still while it waits for another's end."""
         self.world.forget_expired()
         before = self.world.conditions()
         done = self.agree(
-            lambda: self.face.claim(flow_id, lease=lease, owner=owner),
-            lambda: self.world.claim(flow_id, owner, in_ms(lease)),
+            lambda: self.face.claim(
+                flow_id, TYPES[type_name], lease=lease, timeout=timeout, owner=owner
+            ),
+            lambda: self.world.claim(
+                flow_id, owner, in_ms(lease), lambda flow: reads_as(flow, type_name)
+            ),
         )
         if done is not None:
             flow, claimed = done

@@ -6,6 +6,7 @@ flow is picked, changed and compared.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
@@ -14,9 +15,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 
+from catga_store.copying import CopyReport
+from catga_store.copying import copy
+from catga_store.errors import CommitUncertainError
+from catga_store.keys import flow_key
+from catga_store.keys import new_commit_id
+from catga_store.keys import wait_key
+from catga_store.kinds import MemoryStore
 from catga_store.model import FlowSnapshot
 from catga_store.model import FlowStatus
 from catga_store.model import ForEachProgress
+from catga_store.store import Store
 from catga_store.testing import core
 from catga_store.testing import model
 from catga_store.testing.core import FLOW_IDS
@@ -122,6 +131,26 @@ class FlowRules(Core):
                 assert type(got.state) is (TYPES[type_name] or dict)
                 self.same_flow(got, want)
                 self.held(got)
+
+    @rule(ids=st.lists(flow_ids, max_size=4), type_name=type_names)
+    def get_many(self, ids: list[str], type_name: str | None) -> None:
+        def modelled() -> dict[str, model.Flow | None]:
+            self.world.forget_expired()
+            found = {flow_id: self.world.flows.get(flow_id) for flow_id in ids}
+            if not all(flow is None or reads_as(flow, type_name) for flow in found.values()):
+                raise model.Refusal("StateTypeError")
+
+            return found
+
+        done = self.agree(lambda: self.face.get_many(ids, TYPES[type_name]), modelled)
+        if done is not None:
+            got, want = done
+            assert list(got) == list(want)
+            for flow_id, flow in want.items():
+                assert (got[flow_id] is None) is (flow is None)
+                if flow is not None:
+                    self.same_flow(got[flow_id], flow)
+                    self.held(got[flow_id])
 
     @precondition(lambda self: self.flows)
     @rule(which=which, change=core.flow_changes)
@@ -442,6 +471,40 @@ class FlowRules(Core):
     def clear(self) -> None:
         self.face.clear()
         self.world.clear()
+
+    @precondition(lambda self: isinstance(self.face.store, Store))
+    @rule(how=st.sampled_from(["skip", "over", "afresh"]))
+    def copy_there_and_back(self, how: str) -> None:
+        """To a store in memory, and back: onto what is there, over it, or after a clear."""
+        self.world.forget_expired()
+        world, face = self.world, self.face
+        early = [wait for wait in world.waits.values() if isinstance(wait, model.Early)]
+        records = len(world.flows), len(world.conditions()), len(world.progress)
+        completions = sum(len(wait.completions) for wait in early)
+        with MemoryStore(
+            clock=self.clock, retention=self.retention, partitions=world.partitions
+        ) as other:
+            report = copy(face.store, other)
+            assert report == CopyReport(*records, completions), report
+            if how == "afresh":
+                face.clear()
+
+            report = copy(other, face.store, overwrite=how == "over")
+            skipped = sum(records) if how == "skip" else 0
+            assert report.skipped == skipped, report
+
+        if how != "skip":
+            world.copied(over=how == "over")
+
+        if how == "afresh":
+            world.expired = 0
+
+    @rule(place=places, kind=st.sampled_from([flow_key, wait_key]))
+    def resolve_what_never_came(self, place: int, kind: Callable[[str], Any]) -> None:
+        """A commit that the store has not seen is told as not applied, and changes nothing."""
+        key = kind(self.flow_id(place))
+        lost = CommitUncertainError("", commit_id=new_commit_id(), keys=(key,))
+        assert self.face.resolve_commit(lost) is None
 
     @rule()
     def reopen(self) -> None:

@@ -28,6 +28,7 @@ from catga_store.testing import model
 from catga_store.testing.core import CHILDREN
 from catga_store.testing.core import FLOW_IDS
 from catga_store.testing.core import STEPS
+from catga_store.testing.core import TYPES
 from catga_store.testing.core import WAIT_IDS
 from catga_store.testing.core import Copy
 from catga_store.testing.rules_claims import ClaimRules
@@ -165,8 +166,13 @@ class SessionRules(ClaimRules):
         self.same_object(kind, copy, results=True)
         opened.entries[kind, key] = Entry(copy)
 
-    @rule(number=session, place=places, kind=st.sampled_from(["flow", "flow", "wait", "many"]))
-    def session_get(self, number: int, place: int, kind: str) -> None:
+    @rule(
+        number=session,
+        place=places,
+        kind=st.sampled_from(["flow", "one", "wait", "many"]),
+        type_name=st.sampled_from([None, None, None, "Order"]),
+    )
+    def session_get(self, number: int, place: int, kind: str, type_name: str | None) -> None:
         opened = self.opened(number)
         self.world.forget_expired()
         if kind == "wait":
@@ -177,9 +183,55 @@ class SessionRules(ClaimRules):
 
         flow_id = self.flow_id(place)
         ids = FLOW_IDS if kind == "many" else (flow_id,)
-        read = opened.real.get_many(ids) if kind == "many" else {flow_id: opened.real.get(flow_id)}
-        for each, found in read.items():
-            self.track(opened, "flow", each, found, self.world.flows.get(each))
+        if kind == "many" and not all(self.is_had_as(opened, each, type_name) for each in ids):
+            type_name = None  # it is refused when it comes to that one, with others loaded already
+
+        state_type = TYPES[type_name]
+
+        def read() -> dict[str, Any]:
+            if kind == "many":
+                found: dict[str, Any] = opened.real.get_many(ids, state_type)
+                return found
+
+            get = opened.real.get_one if kind == "one" else opened.real.get
+            return {flow_id: get(flow_id, state_type)}
+
+        done = self.agree(read, lambda: self.readable(opened, ids, type_name, one=kind == "one"))
+        if done is not None:
+            for each, found in done[0].items():
+                self.track(opened, "flow", each, found, self.world.flows.get(each))
+
+    def hold_a_flow(self, opened: Open, place: int) -> None:
+        """Load a flow, if there is one and the session has none."""
+        self.world.forget_expired()
+        if self.world.flows and not opened.live("flow"):
+            flow_id = self.flow_id(len(FLOW_IDS) + place)
+            found = opened.real.get(flow_id)
+            self.track(opened, "flow", flow_id, found, self.world.flows.get(flow_id))
+
+    def is_had_as(self, opened: Open, flow_id: str, type_name: str | None) -> bool:
+        """Whether a flow, if the session has it, is there as that type."""
+        entry = opened.entries.get(("flow", flow_id))
+        gone = entry is None or entry.copy is None or entry.intent == "deleted"
+        if gone or type_name is None or entry is None or entry.copy is None:
+            return True
+
+        return type(entry.copy.obj.state).__name__ == type_name
+
+    def readable(
+        self, opened: Open, ids: tuple[str, ...], type_name: str | None, *, one: bool
+    ) -> None:
+        """Refuse what a session refuses to read."""
+        for flow_id in ids:
+            entry = opened.entries.get(("flow", flow_id))
+            stored = self.world.flows.get(flow_id)
+            leaves = entry is not None and (entry.copy is None or entry.intent == "deleted")
+            if one and (leaves or (entry is None and stored is None)):
+                raise model.Refusal("FlowNotFoundError")
+
+            fits = stored is None or reads_as(stored, type_name)
+            if not (self.is_had_as(opened, flow_id, type_name) if entry is not None else fits):
+                raise model.Refusal("StateTypeError")
 
     @rule(number=session, place=places, step=st.sampled_from(STEPS), clear=st.booleans())
     def session_progress(self, number: int, place: int, step: int, clear: bool) -> None:
@@ -292,11 +344,19 @@ class SessionRules(ClaimRules):
         place=places,
         child=st.sampled_from(CHILDREN),
         success=st.booleans(),
+        error=st.sampled_from([None, "no: 🦊"]),
     )
-    def session_complete(self, number: int, place: int, child: str, success: bool) -> None:
+    def session_complete(
+        self,
+        number: int,
+        place: int,
+        child: str,
+        success: bool,
+        error: str | None,
+    ) -> None:
         opened, name = self.opened(number), self.wait_id(place)
-        opened.real.complete_child(name, child, success=success, result=number)
-        result = (success, number, None)
+        opened.real.complete_child(name, child, success=success, result=number, error=error)
+        result = (success, number, error)
         opened.completions.setdefault((name, child), model.Complete(name, child, result))
 
     @rule(
@@ -379,6 +439,7 @@ class SessionRules(ClaimRules):
     @rule(number=session, which=which, kind=st.sampled_from(["flow", "wait", "progress"]))
     def session_refresh(self, number: int, which: int, kind: str) -> None:
         opened = self.opened(number)
+        self.hold_a_flow(opened, which)
         copies = [copy for copy in opened.live(kind) if copy.base is not None]
         if not copies:
             return
@@ -439,28 +500,30 @@ class SessionRules(ClaimRules):
             if copy is not None:
                 self.let_go(kind, copy)
 
-    @rule(
-        number=session,
-        which=which,
-        how=st.sampled_from(["flow", "wait", "progress", "rollback", "close"]),
-    )
-    def session_lets_go(self, number: int, which: int, how: str) -> None:
-        """Expunge an object, which can be used on outside; or roll back; or close."""
+    @rule(number=session, which=which, kind=st.sampled_from(["flow", "flow", "wait", "progress"]))
+    def session_expunge(self, number: int, which: int, kind: str) -> None:
+        """Let go of one object, which can be used on outside."""
         opened = self.opened(number)
-        if how == "rollback":
-            opened.real.rollback()
-            self.forget(opened)
-        elif how == "close":
+        self.hold_a_flow(opened, which)
+        if opened.live(kind):
+            copy = self.pick(opened.live(kind), which)
+            opened.real.expunge(copy.obj)
+            del opened.entries[kind, copy.key]
+            opened.checks.pop((kind, copy.key), None)
+            self.let_go(kind, copy)
+
+    @rule(number=session, close=st.booleans())
+    def session_rollback(self, number: int, close: bool) -> None:
+        """Let go of everything, and perhaps of the session."""
+        opened = self.opened(number)
+        if close:
             opened.real.close()
-            self.forget(opened)
             self.sessions.remove(opened)
             self.refused(lambda: opened.real.get(FLOW_IDS[0]))
-        elif opened.live(how):
-            copy = self.pick(opened.live(how), which)
-            opened.real.expunge(copy.obj)
-            del opened.entries[how, copy.key]
-            opened.checks.pop((how, copy.key), None)
-            self.let_go(how, copy)
+        else:
+            opened.real.rollback()
+
+        self.forget(opened)
 
     @rule(number=session)
     def session_commit(self, number: int) -> None:
