@@ -30,6 +30,7 @@ from hypothesis import settings
 
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
+from catga_store.testing.servers import NatsCluster
 from catga_store.testing.servers import NatsServer
 from catga_store.testing.servers import RedisCluster
 from catga_store.testing.servers import RedisServer
@@ -115,6 +116,13 @@ def nats_server() -> Iterator[NatsServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def nats_cluster() -> Iterator[NatsCluster]:
+    """Answer three servers with one JetStream, stopped in the end."""
+    with NatsCluster() as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def url_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
     """Name records that nobody else uses, in a store of that kind."""
@@ -130,6 +138,14 @@ def url_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], st
             named = os.environ.get("CATGA_NATS_URL")
             place = named or request.getfixturevalue("nats_server").url
             return f"{place}?bucket={uuid.uuid4().hex}"
+
+        if kind == "nats-cluster":
+            servers: NatsCluster = request.getfixturevalue("nats_cluster")
+            return f"{servers.url}?replicas=3&bucket={uuid.uuid4().hex}"
+
+        if kind == "redis-cluster":
+            nodes: RedisCluster = request.getfixturevalue("redis_cluster")
+            return f"{nodes.url}?prefix={uuid.uuid4().hex}:"
 
         named = os.environ.get("CATGA_REDIS_URL") if kind == "redis-8.2" else None
         version = kind.removeprefix("redis-")

@@ -86,7 +86,7 @@ AT_EVERY_EXCHANGE = [
         for name in SERVERS
     ),
 ]
-"""Servers take longer: behind the other faces they are left to `tox -e deep`."""
+"""Servers take longer: behind the other faces they are left to `tox -e soak`."""
 
 
 def opened(

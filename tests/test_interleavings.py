@@ -92,10 +92,21 @@ STAGES: dict[str, tuple[str, Build]] = {
     "redis-8.2 asyncio": ("redis-8.2", at_waist("asyncio")),
     "nats wire": ("nats", below_waist),
     "nats trio": ("nats", at_waist("trio")),
+    "redis-cluster wire": ("redis-cluster", below_waist),
+    "nats-cluster wire": ("nats-cluster", below_waist),
 }
 
 
-@pytest.fixture(params=STAGES)
+def stages(ending: str = "") -> list[Any]:
+    """Name the stages whose names end so; those on three servers are in the soak."""
+    return [
+        pytest.param(name, marks=pytest.mark.soak) if "cluster" in name else name
+        for name in STAGES
+        if name.endswith(ending)
+    ]
+
+
+@pytest.fixture(params=stages())
 def theatre(request: pytest.FixtureRequest, url_of: Callable[[str], str]) -> Iterator[Theatre]:
     """Open one stage after the other."""
     kind, build = STAGES[request.param]
@@ -107,7 +118,7 @@ def theatre(request: pytest.FixtureRequest, url_of: Callable[[str], str]) -> Ite
 
 def examples_on(kind: str) -> int:
     """How many examples are drawn: where a commit takes milliseconds, fewer in the same time."""
-    share = {"nats": 4}
+    share = {"nats": 4, "nats-cluster": 16}
     return max(settings().max_examples // share.get(kind, 1), 1)
 
 
@@ -129,9 +140,7 @@ def test_every_order_of_the_first_exchanges_is_serial(memory: Theatre, name: str
         memory.check(SCENARIOS[name], order)
 
 
-@pytest.mark.parametrize(
-    "theatre", [name for name in STAGES if name.endswith(" wire")], indirect=True
-)
+@pytest.mark.parametrize("theatre", stages(" wire"), indirect=True)
 def test_a_claim_and_an_extension_meet_in_every_order(theatre: Theatre) -> None:
     """Whoever comes first wins: a claim sees an extension that came since it looked what is due."""
     for order in itertools.product((0, 1), repeat=6):
@@ -188,9 +197,7 @@ def test_an_actor_that_dies_has_done_a_thing_or_has_not(theatre: Theatre) -> Non
         theatre.check(SCENARIOS[name], order, dies_after=dies_after)
 
 
-@pytest.mark.parametrize(
-    "theatre", [name for name in STAGES if name.endswith(" wire")], indirect=True
-)
+@pytest.mark.parametrize("theatre", stages(" wire"), indirect=True)
 def test_a_lost_reply_changes_no_answer(theatre: Theatre) -> None:
     """A reply that is lost after it was applied: the next try answers as the first would have."""
     theatre.check(SCENARIOS["increments"], [0, 1, 2], lost={4, 5, 6})
@@ -211,9 +218,7 @@ def test_a_lost_reply_changes_no_answer(theatre: Theatre) -> None:
         theatre.check(SCENARIOS[name], order, lost=lost)
 
 
-@pytest.mark.parametrize(
-    "theatre", [name for name in STAGES if name.endswith(" wire")], indirect=True
-)
+@pytest.mark.parametrize("theatre", stages(" wire"), indirect=True)
 def test_what_was_only_checked_is_still_so_when_the_commit_is_written(theatre: Theatre) -> None:
     """Two who each check what the other writes: never both, whatever the order (write skew)."""
     operations = theatre.stage.operations
@@ -237,9 +242,7 @@ def test_what_was_only_checked_is_still_so_when_the_commit_is_written(theatre: T
         assert sorted(outcomes) in (["refused", "written"], ["refused", "refused"]), order
 
 
-@pytest.mark.parametrize(
-    "theatre", [name for name in STAGES if name.endswith(" wire")], indirect=True
-)
+@pytest.mark.parametrize("theatre", stages(" wire"), indirect=True)
 def test_an_update_whose_flow_is_deleted_before_it_is_told_was_done(theatre: Theatre) -> None:
     """Its reply is lost and the record that remembered it is gone: it is no conflict with itself."""
     stage, operations = theatre.stage, theatre.stage.operations

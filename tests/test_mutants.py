@@ -51,3 +51,11 @@ def test_every_mutant_is_killed_by_a_test_that_is_there() -> None:
         assert found is not None, f"{name} is killed by {killer}"
         source = (HERE / found[1]).read_text(encoding="utf-8")
         assert f"def {found[2]}(" in source, f"{name} is killed by {killer}, which is gone"
+
+
+def test_every_file_of_tests_kills_a_mutant_or_says_why_it_stays() -> None:
+    """One of both, by the table and the catalogue; a reason without a file is out of date."""
+    killers = {killer.partition(".py")[0].strip("`") for *_, killer in ROWS}
+    files = {file.stem for file in HERE.glob("test_*.py")}
+    assert killers | catalogue.STAYS.keys() == files
+    assert killers & catalogue.STAYS.keys() == set()

@@ -32,6 +32,7 @@ from catga_store.drivers.nats_asyncio import NatsLink
 from catga_store.testing import ManualClock
 from catga_store.testing.proxy import Proxy
 from catga_store.testing.proxy import Strike
+from catga_store.testing.servers import NatsCluster
 from catga_store.testing.servers import NatsServer
 
 LONG = 30
@@ -695,6 +696,42 @@ def test_a_client_of_the_same_loop_is_used_and_stays_open(
         await client.close()
 
     asyncio.run(use())
+
+
+# --- replicas ---------------------------------------------------------------------------------------
+
+
+def test_replicas_are_read_from_their_leader(nats_cluster: NatsCluster, bucket: str) -> None:
+    """Whoever has a copy may lack what was acknowledged: it answers only with `stale_reads`."""
+    url = nats_cluster.nodes[0].url
+    raw = Raw(url, bucket)
+    asked: list[str] = []
+
+    async def note(message: Any) -> None:
+        asked.append(message.subject)
+
+    async def watch() -> None:
+        await raw.client.subscribe("$JS.API.DIRECT.GET.>", cb=note)
+        await raw.client.flush()
+
+    def look(store: cs.NatsStore) -> list[str]:
+        asked.clear()
+        assert store.get("f") is not None
+        assert store.get_many(["f", "g"])["g"] is None
+        assert [one.flow_id for one in store.iter_flows()] == ["f"]
+        assert len(store.claim_due(limit=2)) <= 1
+        raw.portal.call(raw.client.flush)
+        return [subject for subject in asked if bucket in subject]
+
+    raw.portal.call(watch)
+    with cs.NatsStore(url, bucket=bucket, replicas=3) as store:
+        store.create(cs.FlowSnapshot("f", state={}))
+        assert look(store) == []
+
+    with cs.NatsStore(url, bucket=bucket, replicas=3, stale_reads=True) as store:
+        assert look(store) != [], "what asks for a copy is seen here"
+
+    raw.close()
 
 
 # --- together -----------------------------------------------------------------------------------------

@@ -268,13 +268,6 @@ def test_redis_does_what_the_model_says(
     run_machine(machine, kind, face)
 
 
-@pytest.fixture(scope="module")
-def nats_cluster() -> Iterator[NatsCluster]:
-    """Start three servers with one JetStream."""
-    with NatsCluster() as cluster:
-        yield cluster
-
-
 @pytest.mark.parametrize(
     ("kind", "face"),
     [

@@ -580,14 +580,19 @@ class SessionRules(ClaimRules):
         if planned:
             self.settle(opened, planned)
             self.same_receipt(receipt, planned, outcomes)
-            self.resolves(receipt)
+            if any(map(_changed_something, changes, outcomes)):
+                self.resolves(receipt)
+
             opened.completions.clear()
             opened.checks.clear()
 
         self.pending_agrees(opened)
 
     def resolves(self, receipt: Any) -> None:
-        """A commit that was applied is told as applied, to whoever has lost its reply."""
+        """A commit that was applied is told as applied, to whoever has lost its reply.
+
+        One that found nothing to change may be told as not applied: that is as true of it.
+        """
         keys = tuple(tuple(key) for key in receipt.versions)
         lost = CommitUncertainError("", commit_id=receipt.commit_id, keys=keys)
         found = self.face.resolve_commit(lost)
@@ -844,6 +849,17 @@ def _change_of(  # noqa: PLR0911  one return for each kind of change
         overwrite=intent == "overwrite",
         fresh=entry.fresh,
     )
+
+
+def _changed_something(change: model.Change, done: model.Done) -> bool:
+    """Whether a commit has left a trace of one of its changes."""
+    if isinstance(change, model.DeleteFlow | model.ClearWait | model.ClearProgress):
+        return done.existed
+
+    if isinstance(change, model.Complete | model.SetWait):
+        return done.accepted
+
+    return not isinstance(change, model.CheckFlow | model.CheckWait | model.CheckProgress)
 
 
 def _key_of(change: model.Change) -> tuple[str, Any]:

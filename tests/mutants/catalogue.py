@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["MUTANTS", "Mutant", "place_of"]
+__all__ = ["MUTANTS", "STAYS", "Mutant", "place_of"]
 
 FLOWS = ("tests/test_flows.py", "tests/test_sessions.py")
 WAITS = ("tests/test_waits.py",)
@@ -27,6 +27,9 @@ LOST = (
 )
 SERIAL = ("tests/test_interleavings.py",)
 PROGRESS = ("tests/test_progress.py",)
+SESSIONS = ("tests/test_sessions.py", "-k", "memory")
+CANCELLED = ("tests/test_cancellation.py", "-k", "sqlite")
+DRIVERS = ("tests/test_drivers_servers.py",)
 MACHINE = (
     "tests/test_parity.py::test_a_store_does_what_the_model_says[memory-blocking]",
     "tests/test_parity.py::test_a_store_does_what_the_model_says[sqlite-blocking]",
@@ -68,6 +71,7 @@ COMMIT_LUA = "stores/redis*commit.lua"
 COMMITS_PY = "stores/nats/commits.py"
 ON_REDIS = ("-k", "redis-8.2")
 ON_NATS = ("-k", "nats")
+ON_SQLITE = ("-k", "sqlite")
 
 MUTANTS: tuple[Mutant, ...] = (
     # --- versions ---------------------------------------------------------------------------------
@@ -557,6 +561,206 @@ MUTANTS: tuple[Mutant, ...] = (
         '            first = -wanted.created_before_ms, ""\n',
         (*LISTINGS, *MACHINE),
     ),
+    # --- what a revision, an id and a set are ---------------------------------------------------------
+    Mutant(
+        "version-reset-after-delete",
+        "a revision is the version's number, which begins again with the next flow of a name",
+        RULES,
+        "    return head.stamped(commit_id, (commit_id, *before))\n",
+        "    return head.stamped(str(head.version), (commit_id, *before))\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "id-collision",
+        "two ids are written as one NATS subject",
+        "keys.py",
+        '0123456789_-")\n',
+        '0123456789_-=")\n',
+        ("tests/test_keys.py",),
+    ),
+    Mutant(
+        "set-order-makes-a-clean-record-dirty",
+        "a set is written in the order in which it happens to lie in memory",
+        "_state_hooks/containers.py",
+        "        out.sort(key=order)\n",
+        "",
+        ("tests/test_codec.py", "tests/test_codec_properties.py"),
+    ),
+    Mutant(
+        "expiry-lost-on-update",
+        "an ended flow that is written again stays for ever",
+        "plans.py",
+        "        _expires_ms(status, now_ms, limits.retention),\n",
+        "        _expires_ms(status, now_ms, limits.retention)\n"
+        "        if old is None or old.status != status._value_\n"
+        "        else None,\n",
+        (*RETENTION, *MACHINE),
+    ),
+    Mutant(
+        "copy-keeps-claims",
+        "what was claimed in the source is held in the target by somebody who is not there",
+        "copying.py",
+        "    if head.owner is not None:\n        head =",
+        '    if head.owner == "":\n        head =',
+        ("tests/test_copy.py",),
+    ),
+    # --- the unit of work ---------------------------------------------------------------------------
+    Mutant(
+        "change-not-seen",
+        "a flow of which only the error has changed counts as clean",
+        "unit.py",
+        "        and head.error == old.error\n        and flow.attempts",
+        "        and flow.attempts",
+        SESSIONS,
+    ),
+    Mutant(
+        "session-delete-not-checked",
+        "what a session deletes goes whatever it has become",
+        "unit.py",
+        "        return Delete(entry.key, None if instead is None else instead.revision, instead)\n",
+        '        return Delete(entry.key, "*" if instead is None else "*", instead)\n',
+        (*SESSIONS[:1], *MACHINE),
+    ),
+    Mutant(
+        "refused-commit-forgets-its-changes",
+        "after a conflict the changes that were pending are gone",
+        "unit.py",
+        '        self.step("refuse")\n',
+        '        self.step("refuse")\n        self.forget()\n',
+        SESSIONS,
+    ),
+    Mutant(
+        "completions-sent-again",
+        "the next commit of a session completes what the last one has completed",
+        "unit.py",
+        "        self._completions.clear()\n        self._checks.clear()\n        self.receipt",
+        "        self._checks.clear()\n        self.receipt",
+        (*SESSIONS[:1], *MACHINE),
+    ),
+    Mutant(
+        "idle-claim-not-checked",
+        "who has lost a claim commits, if the claimed flow itself is not written",
+        "unit.py",
+        "        pairs += [(_renewal(entry, now_ms), entry) for entry in idle]\n",
+        "",
+        (*CLAIMS, *MACHINE),
+    ),
+    Mutant(
+        "object-in-two-sessions",
+        "one object is changed by one session and written by another",
+        "unit.py",
+        "        if isinstance(other, Unit) and other is not self and other.state",
+        "        if isinstance(other, Unit) and other is self and other.state",
+        SESSIONS,
+    ),
+    # --- drivers --------------------------------------------------------------------------------------
+    Mutant(
+        "cancelled-write-is-left",
+        "a cancellation leaves a commit to a thread, and nobody is told what became of it",
+        "drivers/local_async.py",
+        "            in_thread = call_to_end if call.writes else call_abandonable\n",
+        "            in_thread = call_abandonable\n",
+        CANCELLED,
+    ),
+    Mutant(
+        "asyncio-cancels-a-write",
+        "`Task.cancel` cuts a commit in half that was being sent",
+        "drivers/asyncio_driver.py",
+        "        return await self._units.perform_to_end(request)\n",
+        "        return await self._units.perform(request)\n",
+        DRIVERS,
+    ),
+    Mutant(
+        "portal-leaves-an-interrupted-write",
+        "Ctrl-C leaves a commit under way behind the portal",
+        "drivers/portal.py",
+        "                if not writes(request):\n                    portal.abandon(crossing)\n",
+        "                if request is not None:\n                    portal.abandon(crossing)\n",
+        DRIVERS,
+    ),
+    Mutant(
+        "portal-write-not-shielded",
+        "a cancelled task on trio leaves its commit under way behind the portal",
+        "drivers/portal.py",
+        "        if writes(request):\n            with CancelScope(shield=True):\n",
+        "        if writes(request):\n            with CancelScope(shield=False):\n",
+        DRIVERS,
+    ),
+    Mutant(
+        "reply-reaches-the-wrong-caller",
+        "the reply to who was cancelled goes to the next in line",
+        "drivers/redis_lane.py",
+        "            flight = flying[0]\n            flight.replies.append(reply)\n",
+        "            while len(flying) > 1 and flying[0].ended.cancelled():\n"
+        "                flying.popleft()\n\n"
+        "            flight = flying[0]\n            flight.replies.append(reply)\n",
+        ("tests/test_drivers_redis.py",),
+    ),
+    # --- SQLite -----------------------------------------------------------------------------------
+    Mutant(
+        "sqlite-lock-taken-late",
+        "a transaction reads first and asks for the lock when it writes",
+        "stores/sqlite/wire.py",
+        '"BEGIN IMMEDIATE"',
+        '"BEGIN"',
+        ("tests/test_processes.py", "-k", "chain or claimers"),
+    ),
+    Mutant(
+        "sqlite-failed-commit-reported-as-not-written",
+        "a COMMIT that failed on the disk is told as not written, and may be applied",
+        "stores/sqlite/wire.py",
+        "            if _code(error) == sqlite3.SQLITE_IOERR:\n",
+        "            if _code(error) == sqlite3.SQLITE_NOTICE:\n",
+        ("tests/test_sqlite_faults.py", "-k", "commit"),
+    ),
+    Mutant(
+        "sqlite-writes-to-a-removed-file",
+        "a commit is acknowledged in a file that nobody will find again",
+        "stores/sqlite/wire.py",
+        "        if not call.single and not tables.is_in_place(self._path):\n",
+        "        if not call.single and tables is None:\n",
+        ("tests/test_sqlite_faults.py", "-k", "taken_away"),
+    ),
+    Mutant(
+        "sqlite-connection-crosses-a-fork",
+        "a forked child believes that it holds its parent's locks",
+        "stores/sqlite/wire.py",
+        '        last, would delete the log that the child writes.\n        """\n        _close_all(self._idle)\n',
+        '        last, would delete the log that the child writes.\n        """\n',
+        ("tests/test_processes.py", "-k", "fork or log"),
+    ),
+    Mutant(
+        "sqlite-early-completion-dropped",
+        "what completes before its condition is forgotten when that is set",
+        "stores/sqlite/tables.py",
+        'DO UPDATE SET member = 1"',
+        'DO UPDATE SET member = 1, done = 0"',
+        (*WAITS, *ON_SQLITE),
+    ),
+    Mutant(
+        "sqlite-cursor-skips",
+        "the next page begins behind the millisecond of the last entry",
+        "stores/sqlite/tables.py",
+        '        same = f"{where} AND created_ms = ? AND id > ?"\n',
+        '        same = f"{where} AND created_ms = ? AND id > ? AND 0"\n',
+        (*LISTINGS, *ON_SQLITE),
+    ),
+    Mutant(
+        "sqlite-lists-the-expired",
+        "what has expired is listed until it is swept",
+        "stores/sqlite/tables.py",
+        '        where += " AND (expires_ms IS NULL OR expires_ms > ?)"\n',
+        '        where += " AND (1 OR expires_ms > ?)"\n',
+        (*RETENTION, *ON_SQLITE),
+    ),
+    Mutant(
+        "sqlite-index-not-updated",
+        "a flow is listed under the status it was created with",
+        "stores/sqlite/tables.py",
+        "            if head[place] != old[place]:\n",
+        "            if head[place] != old[place] and place != 1:\n",
+        (*LISTINGS, *ON_SQLITE),
+    ),
     # --- Redis --------------------------------------------------------------------------------------
     Mutant(
         "redis-version-not-checked",
@@ -615,6 +819,14 @@ MUTANTS: tuple[Mutant, ...] = (
         (*RETENTION, *ON_REDIS),
     ),
     Mutant(
+        "redis-ttl-lost-on-update",
+        "the server keeps a flow for ever that ended after it was created",
+        COMMIT_LUA,
+        "    set_ttl(new.expires, old and old.expires, key, steps, parts)\n",
+        "    set_ttl(not old and new.expires, old and old.expires, key, steps, parts)\n",
+        (*RETENTION, *ON_REDIS),
+    ),
+    Mutant(
         "redis-expired-flow-counts",
         "what has expired is there for a commit until it is swept",
         COMMIT_LUA,
@@ -654,6 +866,22 @@ MUTANTS: tuple[Mutant, ...] = (
         "        return Message(self.layout.subject(key), text, {_EXPECTED: str(expected)})\n",
         "        return Message(self.layout.subject(key), text, {})\n",
         (*SERIAL, *FLOWS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-tombstone-taken-for-absent",
+        "what was deleted counts as what never was, so its name cannot be used again",
+        "stores/nats/wire.py",
+        '    if headers.get("KV-Operation"):\n        return Stored(sequence, None,',
+        '    if headers.get("KV-Operation"):\n        return Stored(0, None,',
+        (*FLOWS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-stale-follower-read",
+        "a read is answered by whoever has a copy, which may not have what was acknowledged",
+        "stores/nats/setup.py",
+        '    exchange.leader = int(settings.get("num_replicas", 1)) > 1 and not stale_reads\n',
+        "    exchange.leader = False\n",
+        ("tests/test_nats_store.py", "-k", "leader"),
     ),
     Mutant(
         "nats-check-left-out",
@@ -721,3 +949,43 @@ MUTANTS: tuple[Mutant, ...] = (
         (*WAITS, *ON_NATS),
     ),
 )
+
+STAYS: dict[str, str] = {
+    "test_async_face": "the awaiting face: awaits, loops and event loops, over the rules that the mutants change",
+    "test_cli": "what the commands print and answer; they decide nothing that is stored",
+    "test_cli_nats": "as test_cli, on NATS",
+    "test_cli_redis": "as test_cli, on Redis",
+    "test_codec_properties": "drawn types; a wrong codec falls to the examples of test_codec, which are run first",
+    "test_concurrency": "real threads and tasks: locks and pools, where an interleaving is of one conversation",
+    "test_crash": "real SIGKILL: what SQLite's transactions and the leases keep of a dead process",
+    "test_demo": "the first thing that a user runs",
+    "test_docs": "what the pages show is run",
+    "test_errors": "the tree of errors and their pickles, which programs and logs rely on",
+    "test_evolution": "upcasters: no store has a part in them",
+    "test_exchanges": "what operations cost; a store may be right and slow",
+    "test_figures": "the figures can be made anew",
+    "test_histories": "the checker of histories, against histories known to be wrong: its own mutants",
+    "test_indices": "`IndexSet` against the built-in set",
+    "test_interruptions": "Ctrl-C at every line, which no mutant is",
+    "test_layers": "imports point down; a wrong import changes no answer",
+    "test_mutants": "this catalogue",
+    "test_nats_processes": "real processes and killed servers on NATS",
+    "test_nats_servers": "servers that will not serve: what the errors say",
+    "test_plugin": "the fixtures, in runs of their own",
+    "test_public_face": "names and signatures",
+    "test_readme": "the README is run",
+    "test_redis_cluster": "several nodes, one away, slots that move",
+    "test_redis_failover": "a replica that takes over and knows no script",
+    "test_redis_large": "bodies in parts, beside other commands",
+    "test_redis_outcomes": "a real line to Redis that breaks; the faults of test_faults come first",
+    "test_redis_processes": "real processes and killed servers on Redis",
+    "test_redis_servers": "servers that will not serve: what the errors say",
+    "test_replay": "a real log of events, written by several processes",
+    "test_soak": "everything at once, for as long as one likes; what falls to it falls to a shorter test first",
+    "test_telemetry": "spans, counts and logs; off, they change nothing",
+    "test_testing_kit": "that the kit catches wrong stores: its own mutants",
+    "test_unit": "plans compared as data; the sessions that are made of them come first",
+    "test_urls": "what a URL opens",
+    "test_verify": "that `verify` says what is wrong with a wrong store",
+}
+"""The files of tests that kill no mutant, because others come first or nothing of theirs is changed."""
