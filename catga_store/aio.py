@@ -20,6 +20,7 @@ from typing import overload
 
 from anyio.lowlevel import RunVar
 
+from catga_store.checks import check_awaitable
 from catga_store.checks import check_function
 from catga_store.claims import DEFAULT_LEASE
 from catga_store.conversation import Conversation
@@ -437,7 +438,8 @@ class AsyncStore:
         check_function(function)
 
         def call(unit: Unit) -> Awaitable[R]:
-            return function(AsyncSession(self._run, self._operations, unit), *args)
+            session = AsyncSession(self._run, self._operations, unit)
+            return check_awaitable(function(session, *args))
 
         result: R = await self._run(self._operations.transact(call, attempts))
         return result

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from collections.abc import Coroutine
 from collections.abc import Iterable
+from typing import TypeVar
 
 from catga_store import envelope
 from catga_store.errors import FlowNotFoundError
@@ -17,6 +20,8 @@ from catga_store.model import WaitCondition
 from catga_store.records import Complete
 
 __all__ = [
+    "check_awaitable",
+    "check_blocking",
     "check_flow",
     "check_function",
     "check_wait",
@@ -25,6 +30,8 @@ __all__ = [
     "step_key",
     "unique_ids",
 ]
+
+R = TypeVar("R")
 
 
 def completion_change(
@@ -61,6 +68,32 @@ def check_function(function: object) -> None:
     if not callable(function):
         message = f"transact calls a function with a session; {function!r} is none"
         raise UsageError(message)
+
+
+def check_blocking(answer: R) -> R:
+    """Answer what a function answered; `UsageError` if that is a coroutine, which did nothing yet."""
+    if isinstance(answer, Coroutine):
+        answer.close()
+        message = (
+            "the function of a blocking transact must not be async: nothing was committed; pass a"
+            " plain function, or use an AsyncStore"
+        )
+        raise UsageError(message)
+
+    return answer
+
+
+def check_awaitable(answer: Awaitable[R]) -> Awaitable[R]:
+    """Answer what an async function answered at its call; `UsageError` if it cannot be awaited."""
+    given: object = answer
+    if not isinstance(given, Awaitable):
+        message = (
+            "the function of an AsyncStore's transact must be async: nothing was committed;"
+            f" it answered {answer!r}"
+        )
+        raise UsageError(message)
+
+    return answer
 
 
 def check_wait(wait: object) -> None:

@@ -76,6 +76,7 @@ class Operations(SingleOperations):
 
         (record,) = yield Read((key,), self.settings.now_ms())
         if record is None:
+            codec.check_state_type(state_type)
             return None
 
         flow = envelope.decode_flow(flow_id, record, state_type)
@@ -131,8 +132,8 @@ class Operations(SingleOperations):
             return tracked
 
         flow = unit.find(flow_key(flow_id))
-        if flow is not None and flow.intent is Intent.DELETED:
-            return None
+        if flow is not None and flow.instead is not None:
+            return None  # it goes with its flow, which is deleted or replaced in this session
 
         progress = yield from self.get_for_each_progress(flow_id, step_index)
         kept: ForEachProgress | None = self._tracked(unit, key, progress, None)
@@ -183,7 +184,7 @@ class Operations(SingleOperations):
         else:
             envelope.load_progress(record, key, found)
 
-        entry.intent = Intent.LOADED
+        entry.intent, entry.instead = Intent.LOADED, None
 
     def suspend(self, unit: Unit, flow: FlowSnapshot[Any], wait: WaitCondition) -> None:
         check_flow(flow)
@@ -196,6 +197,8 @@ class Operations(SingleOperations):
             message = f"{wait.key} has the parent {wait.parent_flow_id!r}, not {flow.flow_id!r}"
             raise UsageError(message)
 
+        unit.check_addable(flow)
+        unit.check_addable(wait)
         unit.add(flow)
         entry = unit.add(wait)
         entry.intent, entry.rearm = Intent.SET, True
@@ -248,16 +251,26 @@ class Operations(SingleOperations):
 
         for attempt in range(1, attempts + 1):
             unit = Unit()
+            result: Any = None
+            returned, repeatable = False, True
             try:
-                result = yield from ask(Invoke(partial(call, unit)))
                 try:
+                    result = yield from ask(Invoke(partial(call, unit)))
+                    returned = True
                     yield from self.session_commit(unit)
                 except CommitUncertainError as error:
-                    if (yield from self.resolve_commit(error)) is None:
+                    repeatable = False
+                    if error is not unit.refusal:
+                        raise
+
+                    repeatable = (yield from self.resolve_commit(error)) is None
+                    if repeatable or not returned:
                         raise
 
             except (ConflictError, CommitUncertainError) as error:
-                if error is not unit.refusal or attempt == attempts:
+                # A function that has committed by itself would do that twice.
+                repeatable = repeatable and error is unit.refusal and not unit.has_written
+                if not repeatable or attempt == attempts:
                     raise
 
                 _log.debug("transact: attempt %d of %d conflicts: %s", attempt, attempts, error)

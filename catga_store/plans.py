@@ -108,9 +108,12 @@ def plan_flow(
     """
     old = head_of(flow) if instead is None else None
     type_name, type_version, body = envelope.encode_flow(flow)
-    _check_size(flow.key, len(body) + len(flow.error or ""), limits)
-
     status, position = flow.status, str(flow.position)
+    size = len(body) + len(position)
+    if flow.error is not None:
+        size += len(flow.error.encode())
+
+    _check_size(flow.key, size, limits)
     due_ms, owner, claim = _due_and_owner(flow, old, now_ms)
     attempts = flow.attempts
     if old is not None and attempts == old.attempts:
@@ -200,7 +203,7 @@ def plan_set_wait(
 ) -> SetWait | Put:
     """The setting of a condition: see `SetWait`; `instead`: it takes the place of another one."""
     terms = envelope.terms_of(wait)
-    _check_size(wait.key, sum(map(len, terms.children)), limits)
+    _check_size(wait.key, len("".join(terms.children).encode()), limits)
     created_ms = _created_ms(wait, None, now_ms)
 
     if instead is not None:
@@ -225,7 +228,7 @@ def plan_update_wait(wait: WaitCondition, now_ms: int, limits: Limits) -> Put:
         raise UsageError(message)
 
     terms = envelope.terms_of(wait)
-    _check_size(wait.key, sum(map(len, terms.children)), limits)
+    _check_size(wait.key, len("".join(terms.children).encode()), limits)
     head = Head(old.version + 1, wait.outcome.value, old.created_ms, now_ms)
     return Put(wait.key, head, b"", old.revision, old, terms=terms)
 
@@ -409,6 +412,8 @@ def receipt_of(
                 versions[key] = outcome.version if outcome is not None and planned else planned
         elif outcome is not None:
             completions[key.id, child] = completion_of(outcome)
+            if outcome.satisfied and key in versions:
+                versions[key] = outcome.version
 
         if outcome is not None and outcome.satisfied:
             satisfied.append(key.id)

@@ -97,11 +97,18 @@ class Queue:
         )
 
     def check(self, record: AnyRecord) -> None:
-        """Commit only if this record is still what was read, though it is not written."""
+        """Commit only if this record is still what was read, though it is not written.
+
+        If it is written in the same commit, that must be through what was read: a commit that sets a
+        condition, or clears or overwrites progress, or writes another object, is a `UsageError`.
+        """
         self._unit.check(record)
 
     def expunge(self, record: AnyRecord) -> None:
-        """Forget a record and what was to happen to it; the object stays as it is."""
+        """Forget a record and what was to happen to it; the object stays as it is.
+
+        A deleted record that it was to take the place of is still deleted.
+        """
         self._unit.expunge(record)
 
     def rollback(self) -> None:

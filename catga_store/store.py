@@ -18,6 +18,7 @@ from typing import TypeVar
 from typing import TypeVarTuple
 from typing import overload
 
+from catga_store.checks import check_blocking
 from catga_store.checks import check_function
 from catga_store.claims import DEFAULT_LEASE
 from catga_store.conversation import Conversation
@@ -182,7 +183,8 @@ class Store:
         """Delete a flow and its ForEach progress; `True` if it existed.
 
         A loaded snapshot, a version or a revision is checked: `StaleFlowError` if the store holds
-        another one. A plain id deletes what is there. A version costs a second round trip.
+        another one. A plain id deletes what is there. A version or a revision beside an id costs a
+        second round trip: the flow is read, and deleted as the revision that was read.
         """
         return self._run(
             self._operations.delete(snapshot_or_id, version=version, revision=revision)
@@ -441,12 +443,18 @@ class Store:
         Due are new flows, pauses that are over, flows whose owner has not renewed, and parents
         whose wait is satisfied or past its deadline (which is closed as `TIMED_OUT` in the same
         commit); such a parent's `wait_condition` shows how it ended, results included. Nearly
-        oldest first. No flow goes to two: the claim is decided inside the store. With a type, only
-        flows of that type and untyped ones; what cannot be decoded is put off by one lease,
-        logged and skipped. A claim adds 1 to `attempts` and to `version`. A wait that ends while
-        its parent is held wakes it when the claim ends, at most a quarter of what was left of the
-        lease later than that. Costs three round trips, one or two more for parents, more under
-        contention.
+        oldest first. No flow goes to two: the claim is decided inside the store. A claim adds 1 to
+        `attempts` and to `version`.
+
+        With a type, only flows of that type and untyped ones. What cannot be decoded is put off by
+        one lease, logged and skipped, also an untyped flow whose data does not fit the type: where
+        workers with a type and without share a store, give every flow a type.
+
+        A wait that ends while its parent is held wakes it when the claim ends, at most a quarter of
+        what was left of the lease later than that. A parent that is not there, or has ended, when
+        its wait is met here is not told of it later, unless it then suspends on it.
+
+        Costs three round trips, one or two more for parents, more under contention.
         """
         return self._run(
             self._operations.claim_due(state_type, lease=lease, limit=limit, owner=owner)
@@ -532,7 +540,8 @@ class Store:
 
         When its own commit conflicts, once more with fresh reads, up to `attempts` times, after
         jittered pauses of 2 to 200 ms. An uncertain commit is resolved first. The function must
-        do nothing outside the session that may not happen twice.
+        do nothing outside the session that may not happen twice; one that has committed something
+        by itself is not called again.
 
         >>> from catga_store import FlowSnapshot, MemoryStore
         >>> store = MemoryStore()
@@ -547,7 +556,7 @@ class Store:
         check_function(function)
 
         def call(unit: Unit) -> R:
-            return function(Session(self._run, self._operations, unit), *args)
+            return check_blocking(function(Session(self._run, self._operations, unit), *args))
 
         result: R = self._run(self._operations.transact(call, attempts))
         return result

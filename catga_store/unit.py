@@ -8,6 +8,8 @@ store answered.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import define
@@ -123,6 +125,7 @@ class Unit:
         self.receipt: Receipt | None = None
         self.refusal: BaseException | None = None
         """The error of the last commit that was refused or lost."""
+        self.has_written = False
         self._map: dict[Key, Entry] = {}
         self._completions: dict[tuple[Key, str], Complete] = {}
         self._checks: dict[Key, AnyRecord] = {}
@@ -176,33 +179,38 @@ class Unit:
 
     def add(self, record: object) -> Entry:
         """Queue a record: a new one is created or set, one with a revision is updated if it changes."""
-        self.step("use")
-        checked = _any_record(record)
-        key = key_of(checked)
-        entry = self._map.get(key)
-
+        checked, key, entry = self.check_addable(record)
         if entry is not None and entry.record is checked:
             if entry.intent is Intent.DELETED:
                 self._map[key] = entry = Entry(key, checked, Intent.LOADED)
 
             return entry
 
-        self._check_free(checked)
-        if entry is not None and entry.intent is not Intent.DELETED:
-            message = f"another object for {key} is in this session already; change that one"
-            raise UsageError(message)
-
         if head_of(checked) is not None:
-            if entry is not None:
-                message = f"{key} was deleted in this session; add a new record in its place"
-                raise UsageError(message)
-
             return self.track(key, checked)
 
         instead = None if entry is None else entry.instead
         entry = self.track(key, checked, Intent.SET if key.kind == WAIT else Intent.NEW)
         entry.instead = instead
         return entry
+
+    def check_addable(self, record: object) -> tuple[AnyRecord, Key, Entry | None]:
+        """The record, its key, and what is known of that; `UsageError` if `add` would raise it."""
+        self.step("use")
+        checked = _any_record(record)
+        key = key_of(checked)
+        entry = self._map.get(key)
+        if entry is None or entry.record is not checked:
+            self._check_free(checked)
+            if entry is not None and entry.intent is not Intent.DELETED:
+                message = f"another object for {key} is in this session already; change that one"
+                raise UsageError(message)
+
+            if entry is not None and head_of(checked) is not None:
+                message = f"{key} was deleted in this session; add a new record in its place"
+                raise UsageError(message)
+
+        return checked, key, entry
 
     def _check_free(self, record: AnyRecord) -> None:
         other = record._session
@@ -271,9 +279,6 @@ class Unit:
         head = head_of(checked)
         if entry is not None and entry.intent in (Intent.NEW, Intent.SET) and head is None:
             self.expunge(checked)
-            if entry.instead is not None:
-                self._map[key] = Entry(key, None, Intent.DELETED, entry.instead)
-
             return
 
         self.track(key, checked, Intent.DELETED).instead = head
@@ -295,14 +300,22 @@ class Unit:
         """Queue a check: commit only if this is still what was read."""
         self.step("use")
         checked = _any_record(record)
-        if head_of(checked) is None:
+        head = head_of(checked)
+        if head is None:
             message = f"{checked!r} was never stored: there is nothing to check"
             raise UsageError(message)
 
-        self._checks[key_of(checked)] = checked
+        key = key_of(checked)
+        before = head_of(self._checks.setdefault(key, checked))
+        if before is not None and before.revision != head.revision:
+            message = (
+                f"{key} is to be checked at version {before.version} already, and cannot be at"
+                f" {head.version} too: it was read twice, and has changed in between"
+            )
+            raise UsageError(message)
 
     def expunge(self, record: object) -> None:
-        """Forget a record and what was to happen to it; the object stays as it is."""
+        """Forget a record and what was to happen to it, not what it was to take the place of."""
         self.step("use")
         checked = _any_record(record)
         key = key_of(checked)
@@ -314,6 +327,8 @@ class Unit:
         del self._map[key]
         self._checks.pop(key, None)
         _let_go(checked)
+        if entry.fresh or (entry.instead is not None and entry.intent is not Intent.DELETED):
+            self._map[key] = Entry(key, None, Intent.DELETED, entry.instead)
 
     def forget(self) -> None:
         """Forget everything; objects stay as they are and belong to their holders."""
@@ -370,11 +385,8 @@ class Unit:
 
         pairs += [(_renewal(entry, now_ms), entry) for entry in idle]
         if self._checks:
-            planned = {change.key for change, _ in pairs if not isinstance(change, Complete)}
-            for key, record in self._checks.items():
-                head = head_of(record)
-                if key not in planned and head is not None:
-                    pairs.append((Check(key, head.revision), None))
+            planned = {c.key: c for c, _ in pairs if not isinstance(c, Complete)}
+            pairs += [(check, None) for check in self._unplanned_checks(planned)]
 
         changes, entries = zip(*pairs, strict=True)
         if len(changes) > MAX_CHANGES:
@@ -387,11 +399,28 @@ class Unit:
         check_partition(changes, limits)
         return Plan(changes, entries)
 
+    def _unplanned_checks(
+        self, planned: Mapping[Key, Put | SetWait | Delete | Check]
+    ) -> Iterator[Check]:
+        """The checks that are no part of a write; `UsageError` for one that a write contradicts."""
+        for key, record in self._checks.items():
+            head, change = head_of(record), planned.get(key)
+            assert head is not None, "only what was read is checked"
+            if change is None:
+                yield Check(key, head.revision)
+            elif isinstance(change, SetWait) or change.expected != head.revision:
+                message = (
+                    f"{key} is checked at version {head.version}, and written without regard to"
+                    " that: change or delete the record that was read; nothing was sent"
+                )
+                raise UsageError(message)
+
     def settle(
         self, commit_id: str, plan: Plan, outcomes: tuple[Outcome, ...], now_ms: int
     ) -> Receipt:
         """Every object takes over what the store answered; from here on they are clean."""
         self.step("settle")
+        self.has_written = True
 
         versions: dict[Key, int] = {}
         completions: dict[tuple[str, str], Completion] = {}

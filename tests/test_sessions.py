@@ -17,6 +17,8 @@ from catga_store.conversation import Call
 from catga_store.conversation import NotSentError
 from catga_store.conversation import ReplyLostError
 from catga_store.testing.clock import ManualClock
+from catga_store.testing.faults import CommitFault
+from catga_store.testing.faults import Faults
 
 MINUTE = timedelta(minutes=1)
 
@@ -526,6 +528,42 @@ def test_progress_of_a_replaced_flow_is_the_new_flows(store: cs.Store) -> None:
     ]
 
 
+def test_progress_of_a_replaced_flow_is_gone(store: cs.Store) -> None:
+    """What the old flow had saved is not the new one's, in the session and after it."""
+    create(store, "f")
+    store.save_for_each_progress("f", 0, cs.ForEachProgress([1]))
+    with store.begin() as session:
+        session.delete(session.get_one("f"))
+        assert session.get_for_each_progress("f", 0) is None
+        session.add(new())
+        assert session.get_for_each_progress("f", 0) is None
+
+    assert store.list_for_each_progress("f") == {}
+
+
+def test_what_a_replacement_takes_the_place_of_stays_deleted(store: cs.Store) -> None:
+    """Expunging the new record leaves the deletion of the old one, of every kind."""
+    create(store, "f")
+    store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
+    store.save_for_each_progress("p", 0, cs.ForEachProgress([1]))
+    with store.begin() as session:
+        wait = session.get_wait_condition("w")
+        assert wait is not None
+        session.delete(session.get_one("f"))
+        session.delete(wait)
+        session.clear_for_each_progress("p", 0)
+        flow, wait, progress = new(), cs.WaitCondition("w", flow_ids=["b"]), cs.ForEachProgress()
+        session.add(flow)
+        session.add(wait)
+        session.save_for_each_progress("p", 0, progress)
+        for record in (flow, wait, progress):
+            session.expunge(record)
+
+    assert store.get("f") is None
+    assert store.get_wait_condition("w") is None
+    assert store.get_for_each_progress("p", 0) is None
+
+
 def test_a_condition_is_replaced_in_one_commit(store: cs.Store) -> None:
     """Delete and add of a correlation id starts a new wait, without the old completions."""
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
@@ -645,6 +683,78 @@ def test_check_is_done_with_its_commit(store: cs.Store) -> None:
         session.commit()
 
     assert store.get_one("a").version == 3
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda session: setattr(session.get_one("f"), "error", "later than the check"),
+        lambda session: session.add(new()),
+        lambda session: session.delete(session.get_one("f")),
+    ],
+    ids=["update", "create", "delete"],
+)
+def test_a_write_does_not_hide_a_stale_check(
+    store: cs.Store, write: Callable[[cs.Session], object]
+) -> None:
+    """A record that is checked as one read and written as another is refused, and nothing is sent."""
+    create(store, "f")
+    old = store.get_one("f")
+    store.update(store.get_one("f"))
+    with store.session() as session:
+        session.check(old)
+        write(session)
+        with pytest.raises(cs.UsageError, match="flow 'f' is checked at version 1, and written"):
+            session.commit()
+
+        session.rollback()
+        session.check(store.get_one("f"))
+        session.get_one("f").state["n"] = 1
+        session.commit()
+
+    assert (store.get_one("f").version, store.get_one("f").error) == (3, None)
+
+
+def test_what_is_written_without_a_look_cannot_be_checked(store: cs.Store) -> None:
+    """Setting a condition, clearing and overwriting progress regard nothing, so a check is refused."""
+    store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
+    store.save_for_each_progress("f", 0, cs.ForEachProgress([1]))
+    wait, progress = store.get_wait_condition("w"), store.get_for_each_progress("f", 0)
+    assert wait is not None
+    assert progress is not None
+    store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a", "b"]))
+    store.save_for_each_progress("f", 0, cs.ForEachProgress([2]), overwrite=True)
+    acts: list[tuple[Any, Callable[[cs.Session], object]]] = [
+        (wait, lambda session: session.add(cs.WaitCondition("w", flow_ids=["c"]))),
+        (progress, lambda session: session.clear_for_each_progress("f", 0)),
+        (
+            progress,
+            lambda session: session.save_for_each_progress(
+                "f", 0, cs.ForEachProgress([3]), overwrite=True
+            ),
+        ),
+    ]
+    for checked, act in acts:
+        with store.session() as session:
+            session.check(checked)
+            act(session)
+            with pytest.raises(cs.UsageError, match="is checked at version 1, and written"):
+                session.commit()
+
+
+def test_two_reads_of_one_record_are_both_checked(store: cs.Store) -> None:
+    """Reads that differ cannot both hold, and the second does not replace the first."""
+    create(store, "f")
+    old, same = store.get_one("f"), store.get_one("f")
+    store.update(store.get_one("f"))
+    with store.session() as session:
+        session.check(old)
+        session.check(same)
+        with pytest.raises(cs.UsageError, match="at version 1 already, and cannot be at 2 too"):
+            session.check(store.get_one("f"))
+
+        with pytest.raises(cs.StaleFlowError):
+            session.commit()
 
 
 # --- refresh, expunge, rollback, close ----------------------------------------------------------
@@ -864,6 +974,33 @@ def test_a_receipt_says_what_was_done(store: cs.Store) -> None:
         ("later", "c"): cs.Completion(True, False, False, None),
     }
     assert sorted(receipt.satisfied) == ["early", "w"]
+
+
+def test_a_resolved_receipt_is_the_one_that_was_lost(store: cs.Store) -> None:
+    """It has the version of a condition that the same commit set and satisfied, like any receipt."""
+    faults = Faults()
+    faults.attach(store)
+    receipts: list[cs.Receipt | None] = []
+
+    for name in ("w-1", "w-2"):
+        with store.session() as session:
+            session.add(new(name))
+            session.add(cs.WaitCondition(name, flow_ids=["a", "b"]))
+            session.complete_child(name, "a")
+            session.complete_child(name, "b")
+            try:
+                receipts.append(session.commit())
+            except cs.CommitUncertainError as error:
+                receipts.append(store.resolve_commit(error))
+
+        faults.on_commit("unknown-applied")
+
+    seen, resolved = receipts
+    assert seen is not None
+    assert resolved is not None
+    assert list(seen.versions.values()) == list(resolved.versions.values()) == [1, 2]
+    assert list(seen.completions.values()) == list(resolved.completions.values())
+    assert (seen.satisfied, resolved.satisfied) == (("w-1",), ("w-2",))
 
 
 def test_versions_settle_only_after_success(store: cs.Store, clock: ManualClock) -> None:
@@ -1425,6 +1562,53 @@ def test_transact_resolves_an_uncertain_commit(store: cs.Store) -> None:
 
     wire.on_write = lose_four
     assert store.transact(add) == "done"
+    assert len(calls) == 1
+    assert store.get_one("f").state == {"n": 1}
+
+
+@pytest.mark.parametrize("loss", ["unknown-applied", "unknown-not-applied"])
+def test_transact_does_not_repeat_what_its_function_has_committed(
+    store: cs.Store, loss: CommitFault
+) -> None:
+    """A lost commit of the function's own is resolved too: it is called again only if that failed."""
+    create(store, "f")
+    faults = Faults()
+    faults.attach(store)
+    calls: list[int] = []
+
+    def add(session: cs.Session) -> None:
+        session.get_one("f").state["n"] += 1
+        if not calls:
+            faults.on_commit(loss)
+
+        calls.append(1)
+        session.commit()
+
+    if loss == "unknown-applied":
+        with pytest.raises(cs.CommitUncertainError):
+            store.transact(add)
+    else:
+        store.transact(add)
+
+    assert len(calls) == (1 if loss == "unknown-applied" else 2)
+    assert store.get_one("f").state == {"n": 1}
+
+
+def test_transact_does_not_repeat_a_function_that_has_committed(store: cs.Store) -> None:
+    """A conflict after a commit of the function's own is raised: that commit would be done twice."""
+    create(store, "f", "g")
+    calls: list[int] = []
+
+    def add(session: cs.Session) -> None:
+        calls.append(1)
+        session.get_one("f").state["n"] += 1
+        session.commit()
+        session.get_one("g").state["n"] += 1
+        store.update(store.get_one("g"))
+
+    with pytest.raises(cs.StaleFlowError):
+        store.transact(add)
+
     assert len(calls) == 1
     assert store.get_one("f").state == {"n": 1}
 

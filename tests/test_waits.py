@@ -6,6 +6,8 @@ One file, and long: the rules of a wait touch each other, and are read in their 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC
+from datetime import datetime
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -538,6 +540,16 @@ def test_timed_out_conditions_come_with_their_completions(
     assert store.claim_due() == []
 
 
+def test_a_deadline_after_the_calendar_is_none(store: cs.Store) -> None:
+    """A wait whose deadline no datetime can tell has none, and does not time out."""
+    last = datetime(9999, 12, 31, tzinfo=UTC)
+    wait = wait_for("w", "a", created_at=last, timeout=timedelta(days=2))
+    store.set_wait_condition(wait)
+    assert wait.deadline is None
+    assert store.get_timed_out_wait_conditions(last) == []
+    assert store.complete_child("w", "a").now_satisfied
+
+
 def test_a_zero_timeout_is_over_at_once(store: cs.Store) -> None:
     """A wait may have no time at all."""
     store.set_wait_condition(wait_for("w", "a", timeout=timedelta(0)))
@@ -626,6 +638,27 @@ def test_a_wait_has_one_parent(store: cs.Store) -> None:
 
         assert flow.status is cs.FlowStatus.CREATED
         assert session.commit() == cs.Receipt()
+
+
+def test_a_suspend_that_is_refused_queues_nothing(store: cs.Store) -> None:
+    """If either record cannot join the session, neither has, and the flow is as it was."""
+    with store.session() as session:
+        session.add(wait_for("w", "a"))
+        flow = cs.FlowSnapshot("f", state={})
+        with pytest.raises(cs.UsageError, match="another object for wait condition 'w'"):
+            session.suspend(flow, wait_for("w", "a"))
+
+        assert flow not in session
+        assert (flow.status, flow.wait_condition) == (cs.FlowStatus.CREATED, None)
+        with store.session() as other:
+            other.add(flow)
+            with pytest.raises(cs.UsageError, match="is in another open session"):
+                session.suspend(flow, wait_for("v", "a"))
+
+        session.commit()
+
+    assert store.get("f") is None
+    assert store.get_wait_condition("v") is None
 
 
 # --- waits are work -----------------------------------------------------------------------------

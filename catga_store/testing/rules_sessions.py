@@ -245,7 +245,7 @@ class SessionRules(ClaimRules):
         self.world.forget_expired()
         found = opened.real.get_for_each_progress(flow_id, step)
         flow = opened.entries.get(("flow", flow_id))
-        leaving = flow is not None and flow.intent == "deleted"
+        leaving = flow is not None and flow.instead is not None
         want = None if leaving else self.world.progress.get((flow_id, step))
         self.track(opened, "progress", (flow_id, step), found, want)
 
@@ -430,9 +430,15 @@ class SessionRules(ClaimRules):
         held = [*(self.flows if kind == "flow" else self.waits), *opened.live(kind)]
         copies = [copy for copy in held if copy.base is not None]
         if copies:
-            copy = self.pick(copies, which)
+            self.check(opened, kind, self.pick(copies, which))
+
+    def check(self, opened: Open, kind: str, copy: Copy) -> None:
+        """Check an object; two reads of one record that differ cannot both hold."""
+        before = opened.checks.setdefault((kind, copy.key), copy)
+        if before.base.stamp == copy.base.stamp:
             opened.real.check(copy.obj)
-            opened.checks[kind, copy.key] = copy
+        else:
+            self.refused(lambda: opened.real.check(copy.obj))
 
     # the end --------------------------------------------------------------------------------------
 
@@ -508,9 +514,11 @@ class SessionRules(ClaimRules):
         if opened.live(kind):
             copy = self.pick(opened.live(kind), which)
             opened.real.expunge(copy.obj)
-            del opened.entries[kind, copy.key]
+            entry = opened.entries.pop((kind, copy.key))
             opened.checks.pop((kind, copy.key), None)
             self.let_go(kind, copy)
+            if entry.fresh or entry.instead is not None:
+                opened.entries[kind, copy.key] = Entry(None, "deleted", entry.instead)
 
     @rule(number=session, close=st.booleans())
     def session_rollback(self, number: int, close: bool) -> None:
@@ -568,7 +576,7 @@ class SessionRules(ClaimRules):
         planned = self.plan(opened)
         before = opened.real.receipt
         changes = [change for change, _, _ in planned]
-        done = self.agree(opened.real.commit, lambda: self.world.commit(changes))
+        done = self.agree(opened.real.commit, lambda: self.decided(opened, changes))
         if done is None:
             assert opened.real.receipt is before
             self.pending_agrees(opened)
@@ -587,6 +595,15 @@ class SessionRules(ClaimRules):
             opened.checks.clear()
 
         self.pending_agrees(opened)
+
+    def decided(self, opened: Open, changes: list[model.Change]) -> list[model.Done]:
+        """What the model says of a commit; a write that does not regard a check is a usage error."""
+        written = {_key_of(c): _expected(c) for c in changes if not isinstance(c, model.Complete)}
+        for key, copy in opened.checks.items():
+            if written.get(key, copy.base.stamp) != copy.base.stamp:
+                raise model.Refusal("UsageError")
+
+        return self.world.commit(changes)
 
     def resolves(self, receipt: Any) -> None:
         """A commit that was applied is told as applied, to whoever has lost its reply.
@@ -763,9 +780,7 @@ class SessionRules(ClaimRules):
             WAIT_IDS[1 - place % 2], CHILDREN[0], (True, None, None)
         )
         if rival == "check":
-            other = self.held(self.face.get(ids[0]))
-            opened.real.check(other.obj)
-            opened.checks["flow", ids[0]] = other
+            self.check(opened, "flow", self.held(self.face.get(ids[0])))
 
         if rival in ("flow", "check"):
             flow = self.face.get(ids[0] if rival == "check" else flow_id)
@@ -860,6 +875,15 @@ def _changed_something(change: model.Change, done: model.Done) -> bool:
         return done.accepted
 
     return not isinstance(change, model.CheckFlow | model.CheckWait | model.CheckProgress)
+
+
+def _expected(change: model.Change) -> Any:
+    """The write that a change expects to find; `None` if it takes what is there, or nothing."""
+    base = change.base if not isinstance(change, model.SetWait | model.Complete) else None
+    if base is None and isinstance(change, model.WriteFlow | model.SetWait):
+        base = change.instead
+
+    return base and base.stamp
 
 
 def _key_of(change: model.Change) -> tuple[str, Any]:
