@@ -66,7 +66,9 @@ __all__ = [
 LAYOUT = 1
 
 MAX_RESULT_BYTES = 256 * 1024
-"""A child's completion takes at most so many bytes, encoded."""
+"""A child's result and error text take at most so many bytes together, encoded."""
+
+_BARE_COMPLETION = len(b'{"result":,"error":null}')
 
 _STATE = b',"state":'
 _NAMING = "type", "type_version", "schema"
@@ -461,13 +463,14 @@ def load_progress(progress: ForEachProgress, key: Key, record: Record) -> None:
 
 
 def encode_completion(correlation_id: str, result: object, error: str | None) -> bytes:
-    """The payload of a completion; `RecordTooLargeError` above 256 KiB."""
+    """The payload of a completion; `RecordTooLargeError` for a result above 256 KiB."""
     payload = codec.encode_json({"result": result, "error": error})
-    if len(payload) > MAX_RESULT_BYTES:
+    size = len(payload) - _BARE_COMPLETION
+    if size > MAX_RESULT_BYTES:
         message = (
-            f"a completion of wait condition {correlation_id!r} takes {len(payload)} bytes, the"
+            f"a completion of wait condition {correlation_id!r} takes {size} bytes, the"
             f" limit is {MAX_RESULT_BYTES}; keep the result elsewhere and complete with its name"
         )
-        raise RecordTooLargeError(message, size=len(payload), limit=MAX_RESULT_BYTES)
+        raise RecordTooLargeError(message, size=size, limit=MAX_RESULT_BYTES)
 
     return payload

@@ -37,6 +37,7 @@ from catga_store.indices import IndexSet
 from catga_store.keys import Key
 from catga_store.keys import check_id
 from catga_store.keys import flow_key
+from catga_store.keys import show_int
 from catga_store.keys import wait_key
 from catga_store.records import Head
 from catga_store.records import Item
@@ -71,6 +72,7 @@ T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 _LONGEST = timedelta(days=36_500)
+_LAST_INDEX = 2**63 - 1
 
 AT_ONCE = _EPOCH
 """The `due_at` of a flow that says nothing about it: due as soon as it is stored."""
@@ -170,9 +172,16 @@ def _error_text(_instance: object, attribute: Attribute[Any], value: object) -> 
         raise EncodingError(message, path="error") from error
 
 
-def _last_index(_instance: object, _attribute: Attribute[Any], value: object) -> None:
-    if value is not None:
-        IndexSet([value])  # type: ignore[list-item]  # raises for what is no index
+def _last_index(value: int | None) -> int | None:
+    return None if value is None else next(iter(IndexSet([value])))
+
+
+def _index_set(value: Iterable[int]) -> IndexSet:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        message = f"the indices of a progress must be a collection of ints, not {value!r}"
+        raise UsageError(message)
+
+    return IndexSet(value)
 
 
 def _count(_instance: object, attribute: Attribute[Any], value: object) -> None:
@@ -181,14 +190,15 @@ def _count(_instance: object, attribute: Attribute[Any], value: object) -> None:
         raise UsageError(message)
 
 
-def _is_no_index(value: object) -> bool:
-    return type(value) is not int or value < 0
-
-
 def _path(_instance: object, _attribute: Attribute[Any], value: Any) -> None:
-    if type(value) is not tuple or not value or any(map(_is_no_index, cast("Any", value))):
-        message = f"a position is a non-empty tuple of ints from 0, not {value!r}"
+    if type(value) is not tuple or not value:
+        message = f"a position is a non-empty tuple of ints, not {value!r}"
         raise UsageError(message)
+
+    for index in cast("tuple[object, ...]", value):
+        if type(index) is not int or not 0 <= index <= _LAST_INDEX:
+            message = f"an index of a position is an int from 0 to 2**63 - 1, not {show_int(index)}"
+            raise UsageError(message)
 
 
 def _flow_id(value: str) -> str:
@@ -536,11 +546,17 @@ class WaitCondition:
 
     @property
     def deadline(self) -> datetime | None:
-        """When the wait times out; `None` before the first write and without a timeout."""
+        """When the wait times out; `None` before the first write, and if that is never.
+
+        Never is without a timeout, and after the year 9999.
+        """
         if self.created_at is None or self.timeout is None:
             return None
 
-        return self.created_at + self.timeout
+        try:
+            return self.created_at + self.timeout
+        except OverflowError:
+            return None
 
     @property
     def completed_count(self) -> int:
@@ -578,9 +594,9 @@ class ForEachProgress:
     (5, [3], [5, 6])
     """
 
-    processed_indices: AbstractSet[int] = field(factory=IndexSet, converter=IndexSet)
-    failed_indices: AbstractSet[int] = field(factory=IndexSet, converter=IndexSet)
-    last_processed_index: int | None = field(default=None, validator=_last_index, kw_only=True)
+    processed_indices: AbstractSet[int] = field(factory=IndexSet, converter=_index_set)
+    failed_indices: AbstractSet[int] = field(factory=IndexSet, converter=_index_set)
+    last_processed_index: int | None = field(default=None, converter=_last_index, kw_only=True)
     _loaded: Record | None = field(default=None, init=False)
     _session: object | None = field(default=None, init=False)
     _key: Key | None = field(default=None, init=False)

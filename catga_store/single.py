@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+import operator
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -23,6 +23,7 @@ from catga_store.conversation import Conversation
 from catga_store.conversation import ask
 from catga_store.errors import FlowExistsError
 from catga_store.errors import FlowNotFoundError
+from catga_store.errors import InvalidIdError
 from catga_store.errors import StaleFlowError
 from catga_store.errors import UsageError
 from catga_store.keys import FLOW
@@ -39,6 +40,7 @@ from catga_store.model import ForEachProgress
 from catga_store.model import Page
 from catga_store.model import WaitCondition
 from catga_store.model import WaitOutcome
+from catga_store.model import from_ms
 from catga_store.model import head_of
 from catga_store.model import to_ms
 from catga_store.model import to_ms_up
@@ -80,7 +82,11 @@ class SingleOperations(Claims):
     def get(self, flow_id: str, state_type: Any | None = None) -> Conversation[Any]:
         key = flow_key(check_id(flow_id, "a flow id"))
         (record,) = yield Read((key,), self.settings.now_ms())
-        return None if record is None else envelope.decode_flow(flow_id, record, state_type)
+        if record is None:
+            codec.check_state_type(state_type)
+            return None
+
+        return envelope.decode_flow(flow_id, record, state_type)
 
     def get_one(self, flow_id: str, state_type: Any | None = None) -> Conversation[Any]:
         flow = yield from self.get(flow_id, state_type)
@@ -159,6 +165,7 @@ class SingleOperations(Claims):
         self, flow_ids: Iterable[str], state_type: Any | None = None
     ) -> Conversation[dict[str, Any]]:
         ids = unique_ids(flow_ids)
+        codec.check_state_type(state_type)
         records = yield from self._read([flow_key(flow_id) for flow_id in ids])
         return {
             flow_id: None if record is None else envelope.decode_flow(flow_id, record, state_type)
@@ -426,8 +433,9 @@ def _write_cursor(wanted: Filter, last: tuple[int, str]) -> str:
 def _read_cursor(cursor: str, wanted: Filter) -> tuple[int, str]:
     try:
         fields, created_ms, record_id = json.loads(base64.urlsafe_b64decode(cursor))
-        after = int(created_ms), str(record_id)
-    except (binascii.Error, ValueError, TypeError) as error:
+        after = operator.index(created_ms), check_id(record_id, "the id in a cursor")
+        from_ms(after[0])
+    except (ValueError, TypeError, OverflowError, RecursionError, InvalidIdError) as error:
         message = f"{cursor!r} is no cursor of this library"
         raise UsageError(message) from error
 

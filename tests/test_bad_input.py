@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import sqlite3
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -230,8 +231,13 @@ NO_STORES = (5, None, cs.AsyncMemoryStore())
 
 Check = tuple[Callable[[cs.Store, Any], object], Iterable[object], str]
 
+
 # What is called, with what it must refuse, and what the error says. In most of the library a
 # `UsageError`; state types and values have errors of their own.
+async def awaits_nothing(_session: object) -> None:
+    """Stand for a function of an async store's `transact`."""
+
+
 ARGUMENTS: list[Check] = [
     (lambda _, bad: flow(status=bad), ("RUNNING", 1, None), "status must be a FlowStatus"),
     (lambda _, bad: flow(position=bad), ((0,), "0", None), "position must be a FlowPosition"),
@@ -245,8 +251,13 @@ ARGUMENTS: list[Check] = [
     (lambda _, bad: flow(created_at=bad), (NAIVE,), "no time zone"),
     (
         lambda _, bad: cs.FlowPosition(bad),
-        ([0], (), (-1,), (True,), (1.0,), "0", None),
-        "a position is a non-empty tuple of ints from 0, not",
+        ([0], (), "0", None),
+        "a position is a non-empty tuple of ints, not",
+    ),
+    (
+        lambda _, bad: cs.FlowPosition(bad),
+        ((-1,), (True,), (1.0,), (0, 2**63), (10**5000,)),
+        r"an index of a position is an int from 0 to 2\*\*63 - 1, not",
     ),
     (lambda _, bad: cs.FlowPosition().advance(bad), ("1", 1.0, None), "advances by an int"),
     (lambda _, bad: wait(outcome=bad), ("SATISFIED", 1, None), "outcome must be a WaitOutcome"),
@@ -258,6 +269,7 @@ ARGUMENTS: list[Check] = [
     (lambda _, bad: wait(created_at=bad), NO_MOMENTS, "is no datetime"),
     (lambda _, bad: wait(created_at=bad), (NAIVE,), "no time zone"),
     (lambda _, bad: cs.ForEachProgress([bad]), (-1, "x", True, None), "index is"),
+    (lambda _, bad: cs.ForEachProgress(bad), (5, None, "0"), "must be a collection of ints"),
     (lambda _, bad: cs.ForEachProgress(last_processed_index=bad), (-1, "x", True), "index is"),
     (lambda _, bad: cs.ForEachProgress().merge(bad), NO_RECORDS, "is merged with another one"),
     (lambda _, bad: cs.Retention(flows=bad), SPANS, "a retention must be between 0"),
@@ -273,6 +285,7 @@ ARGUMENTS: list[Check] = [
     (lambda _, bad: opened(clock=lambda: bad).get("f"), (NAIVE,), "no time zone"),
     # single operations
     (lambda store, bad: store.create(bad), NO_RECORDS, "a FlowSnapshot is needed"),
+    (lambda store, bad: store.transact(bad), (awaits_nothing,), "must not be async"),
     (lambda store, bad: store.update(bad), NO_RECORDS, "a FlowSnapshot is needed"),
     (lambda store, bad: store.get_or_create(bad), NO_RECORDS, "a FlowSnapshot is needed"),
     (lambda store, bad: store.extend(bad), NO_RECORDS, "a FlowSnapshot is needed"),
@@ -395,7 +408,10 @@ ARGUMENTS: list[Check] = [
 
 STATE_TYPES: list[Check] = [
     (lambda store, bad: store.get("o", bad), NO_TYPES, "a state type must be"),
+    (lambda store, bad: store.get("absent", bad), NO_TYPES, "a state type must be"),
+    (lambda store, bad: store.session().get("absent", bad), NO_TYPES, "a state type must be"),
     (lambda store, bad: store.get_many(["o"], bad), NO_TYPES, "a state type must be"),
+    (lambda store, bad: store.get_many(["absent"], bad), NO_TYPES, "a state type must be"),
     (lambda store, bad: store.claim("o", bad), NO_TYPES, "a state type must be"),
     (lambda store, bad: store.claim_due(bad), NO_TYPES, "a state type must be"),
     (lambda store, bad: store.query_flows(state_type=bad), (5, int, []), "a state type must be"),
@@ -499,11 +515,20 @@ def test_setting_a_bad_field_leaves_the_old_one() -> None:
         [None, None, None],
         [[], "x", "y"],
         [["flow", *[None] * 6], "x", "y"],
+        [["flow", *[None] * 6], "1", "y"],
+        [["flow", *[None] * 6], 1.5, "y"],
+        [["flow", *[None] * 6], math.inf, "y"],
+        [["flow", *[None] * 6], 10**20, "y"],
+        [["flow", *[None] * 6], 1, ""],
+        [["flow", *[None] * 6], 1, 5],
+        [["flow", *[None] * 6], 1, "\ud800"],
+        "[" * 100_000,
     ],
 )
 def test_forged_cursors_are_refused(filled: cs.Store, forged: object) -> None:
-    """Well-formed data that no page gave is a usage error."""
-    cursor = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode()
+    """Data that no page gave is a usage error, well-formed or not."""
+    text = forged if isinstance(forged, str) else json.dumps(forged)
+    cursor = base64.urlsafe_b64encode(text.encode()).decode()
     with pytest.raises(cs.UsageError):
         filled.query_flows(cursor=cursor)
 
@@ -557,6 +582,27 @@ def test_a_record_over_the_limit_is_refused(open_more: Opener) -> None:
     assert everything(store) == before
 
 
+def test_all_of_a_record_counts(open_more: Opener) -> None:
+    """Bytes are counted, not characters, and error text, position and children with the state."""
+    store = open_more(max_record_bytes=1000)
+    flow, wide = cs.FlowSnapshot("f", state={}), "\U0001f600"
+    store.create(flow)
+    for name, value in (("error", wide * 250), ("position", cs.FlowPosition((0,) * 500))):
+        setattr(flow, name, value)
+        with pytest.raises(cs.RecordTooLargeError):
+            store.update(flow)
+
+        setattr(flow, name, None if name == "error" else cs.FlowPosition())
+
+    store.update(flow)
+    with pytest.raises(cs.RecordTooLargeError):
+        store.set_wait_condition(
+            cs.WaitCondition("w", flow_ids=[wide * 100, wide * 128, wide * 30])
+        )
+
+    assert store.get_wait_condition("w") is None
+
+
 def test_a_large_record_works(store: cs.Store) -> None:
     """Below the limit, which is 64 MiB by default, size is no matter."""
     text = "x" * (3 * KIB * KIB)
@@ -569,12 +615,17 @@ def test_a_result_over_256_kib_is_refused(filled: cs.Store) -> None:
     before = everything(filled)
     for act in (filled.complete_child, filled.session().complete_child):
         with pytest.raises(cs.RecordTooLargeError, match=r"'w' .* limit is 262144") as caught:
-            act("w", "b", result="x" * 256 * KIB)
+            act("w", "b", result="x" * (256 * KIB - 1))
 
-        assert caught.value.size > caught.value.limit == 256 * KIB
+        assert caught.value.size == 256 * KIB + 1
+        assert caught.value.limit == 256 * KIB
 
     assert everything(filled) == before
-    assert filled.complete_child("w", "b", result="x" * (255 * KIB)).now_satisfied
+    result = "x" * (256 * KIB - 2)  # in JSON it has two quotes
+    assert filled.complete_child("w", "b", result=result).now_satisfied
+    wait = filled.get_wait_condition("w")
+    assert wait is not None
+    assert wait.results["b"].result == result
 
 
 def test_a_commit_across_partitions_is_refused(open_more: Opener) -> None:

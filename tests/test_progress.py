@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from datetime import timedelta
 
 import pytest
@@ -239,3 +240,15 @@ def test_progress_of_a_live_flow_never_expires(store: cs.Store, clock: ManualClo
     store.sweep()
     assert store.get_for_each_progress("f", 0) is not None
     assert store.get_for_each_progress("orphan", 0) is not None
+
+
+def test_an_index_is_kept_as_a_plain_int(store: cs.Store) -> None:
+    """A subclass of int, such as a member of an IntEnum, may be marked, and is stored as its value."""
+    item = enum.IntEnum("Item", {"LAST": 3})
+    progress = cs.ForEachProgress()
+    progress.mark(item["LAST"])
+    store.save_for_each_progress("f", 0, progress)
+    found = store.get_for_each_progress("f", 0)
+    assert found is not None
+    assert found.last_processed_index == 3
+    assert list(found.processed_indices) == [3]
