@@ -252,3 +252,18 @@ def test_an_index_is_kept_as_a_plain_int(store: cs.Store) -> None:
     assert found is not None
     assert found.last_processed_index == 3
     assert list(found.processed_indices) == [3]
+
+
+def test_progress_that_was_made_with_its_flow(store: cs.Store) -> None:
+    """Both have the revision of that commit; saved alone later, the progress leaves the flow as it is."""
+    with store.begin() as session:
+        session.add(cs.FlowSnapshot("f", state={"n": 0}, due_at=None))
+        session.save_for_each_progress("f", 1, cs.ForEachProgress([0]))
+
+    progress = store.get_for_each_progress("f", 1)
+    assert progress is not None
+    progress.mark(1)
+    store.save_for_each_progress("f", 1, progress)
+    assert marks(store.get_for_each_progress("f", 1)) == ([0, 1], [], 1)
+    flow = store.get_one("f")
+    assert (flow.version, flow.state) == (1, {"n": 0})

@@ -1,7 +1,7 @@
 -- What most commits are, put before commit.lua, whose signature it has: one flow is written again, and
 -- nothing changes by which it is listed or found to be due. Anything else goes on below.
 
-if #KEYS == 5 and ARGV[5] == 'P' and ARGV[10] == '' then
+if #KEYS == 5 and ARGV[5] == 'P' and ARGV[6] == 'F' and ARGV[10] == '' then
   local stored = redis.call('GET', KEYS[1])
   if stored then
     if stored == '' then return 0 end
