@@ -96,9 +96,10 @@ class RedisStore(Store):
     """Keeps records on a Redis (6.2 or later) or Valkey server, or cluster; connects at first use.
 
     `client` is a `redis.Redis`, also one made by a Sentinel, or a `redis.RedisCluster` of yours: it
-    is used as it is, with its own timeouts, and you close it. Without one, the server is at
-    localhost. Every key begins with `prefix` in braces: stores with different prefixes share nothing.
-    How durable a commit is, and which eviction policies lose flows, is in `catga_store.stores.redis`.
+    is used as it is and you close it, but no reply is waited for longer than `timeout`. Without one,
+    the server is at localhost. Every key begins with `prefix` in braces: stores with different
+    prefixes share nothing. How durable a commit is, and which eviction policies lose flows, is in
+    `catga_store.stores.redis`.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class RedisStore(Store):
         link = (
             redis_blocking.link_to_url("redis://localhost", settings.timeout)
             if client is None
-            else redis_blocking.link_to_client(client)
+            else redis_blocking.link_to_client(client, settings.timeout)
         )
         self._begin(link, prefix, settings)
 

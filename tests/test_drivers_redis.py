@@ -158,6 +158,22 @@ async def test_large_bodies_go_apart(server: RedisServer) -> None:
         assert await blocked == ([b"gate", b"go"],)
 
 
+async def test_more_large_bodies_than_a_pool_has_connections(server: RedisServer) -> None:
+    """However many are on their way, each has a connection of its own and none is refused."""
+    async with opened(server.url) as link:
+        waiting = [
+            asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0), large=True)))
+            for _ in range(120)
+        ]
+        while ask_directly(server.port, "INFO", "clients")["blocked_clients"] < len(waiting):
+            await turns(10)
+
+        ask_directly(server.port, "RPUSH", "gate", *range(len(waiting)))
+        ended = await asyncio.gather(*waiting)
+
+    assert sorted(int(value) for ((_, value),) in ended) == list(range(len(waiting)))
+
+
 # --- cancellation ---------------------------------------------------------------------------------
 
 

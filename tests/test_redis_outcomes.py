@@ -6,6 +6,7 @@ asyncio and trio stores are told the same.
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.cache import CacheConfig
 
 import catga_store as cs
 from catga_store.conversation import ReplyLostError
@@ -208,6 +210,34 @@ def test_a_commit_delayed_past_the_deadline_is_settled_for_good(
     assert (receipt is not None) is applied
     stored = direct.get_one("f")
     assert (stored.version, stored.state["n"]) == ((2, 1) if applied else (1, 0))
+
+
+@pytest.mark.parametrize("caching", [False, True])
+def test_a_client_of_the_user_waits_for_no_reply_longer_than_the_store(
+    server: RedisServer, proxy: Proxy, prefix: str, direct: cs.Store, caching: bool
+) -> None:
+    """One that would wait for ever asks again within the store's timeout, and stays as it was."""
+    if caching and server.version == "6.2":
+        return  # redis-py's caching begins with Redis 7.4
+
+    options: Any = {"protocol": 3, "cache_config": CacheConfig()} if caching else {}
+    with redis.Redis(port=proxy.port, socket_timeout=None, **options) as client:
+        store = cs.RedisStore(client, prefix=prefix, timeout=timedelta(milliseconds=500))
+        in_time(store.ping)
+        flow = create(direct)
+        flow.state["n"] = 1
+        proxy.strike("hold the request", when=is_commit)
+        rescue = threading.Timer(LONG, proxy.cut)
+        rescue.start()
+        with pytest.raises(cs.CommitUncertainError) as caught:
+            store.update(flow)
+
+        assert rescue.is_alive()
+        rescue.cancel()
+        assert in_time(lambda: store.resolve_commit(caught.value)) is None
+        connection: Any = client.connection_pool.get_connection()
+        assert getattr(connection, "_conn", connection)._sock.gettimeout() is None
+        client.connection_pool.release(connection)
 
 
 def test_an_idle_connection_that_was_cut_is_replaced(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import uuid
 from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -309,6 +311,19 @@ def test_a_hung_server_takes_no_longer_than_the_timeout(
             server.signal(signal.SIGCONT)
 
         assert store.get("f") is not None
+
+
+def test_more_threads_than_a_pool_has_connections() -> None:
+    """However many read at the same time, each waits for the server and none is refused."""
+    threads = 120
+    with RedisServer() as server, cs.open_store(server.url) as store:
+        store.create(flow())
+        server.signal(signal.SIGSTOP)
+        threading.Timer(0.5, server.signal, [signal.SIGCONT]).start()  # by then all have asked
+        with ThreadPoolExecutor(threads) as pool:
+            found = list(pool.map(store.get_one, ["f"] * threads))
+
+        assert [one.version for one in found] == [1] * threads
 
 
 def test_a_fork_has_connections_of_its_own(shared: tuple[cs.Store, redis.Redis, str]) -> None:

@@ -41,6 +41,7 @@ def open_redis_link(url: str, timeout: float) -> RedisAsyncLink | RedisClusterAs
         # The lane sets the deadlines; the library's would cost a task for each write.
         "socket_timeout": None,
         "socket_connect_timeout": timeout,
+        "max_connections": 2**31,  # a large body that finds none left would be refused
     }
     client: Any = Redis
     scheme, _, place = url.partition("://")

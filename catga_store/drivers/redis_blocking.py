@@ -51,9 +51,12 @@ class RedisLink:
 
     threaded = True
 
-    def __init__(self, open_client: Callable[[], Any], shown: str, *, owned: bool) -> None:
+    def __init__(
+        self, open_client: Callable[[], Any], shown: str, timeout: float, *, owned: bool
+    ) -> None:
         self._open_client = open_client
         self._shown = shown
+        self._timeout = timeout
         self._owned = owned
         self._client: Any = None
         self._stash: _Stash | None = None
@@ -76,7 +79,8 @@ class RedisLink:
             client.close()
 
     def _perform(self, commands: Sequence[Command]) -> tuple[object, ...]:
-        return tuple(_talk(self._pool(), [command.words for command in commands]))
+        words = [command.words for command in commands]
+        return tuple(_talk(self._pool(), words, self._timeout))
 
     def _pool(self) -> Any:
         pool = self._stash
@@ -162,7 +166,8 @@ class RedisClusterLink(RedisLink):
         for node, places in by_node.values():
             pool = client.get_redis_connection(node).connection_pool
             try:
-                answers = _talk(pool, [commands[place].words for place in places])
+                words = [commands[place].words for place in places]
+                answers = _talk(pool, words, self._timeout)
             except NotSentError as error:
                 # Other nodes have had their part: the whole may have been done in part.
                 self._look_again(client)
@@ -195,7 +200,8 @@ class RedisClusterLink(RedisLink):
                 return True
 
             pool = client.get_redis_connection(node).connection_pool
-            replies[place] = _talk(pool, [(b"ASKING",), commands[place].words])[1]
+            words = [(b"ASKING",), commands[place].words]
+            replies[place] = _talk(pool, words, self._timeout)[1]
 
         return False
 
@@ -250,8 +256,10 @@ class _Stash:
             self._pool.release(connection)
 
 
-def _talk(pool: Any, commands: Sequence[Sequence[bytes | str | int]]) -> list[object]:
-    """Send commands on a connection of the pool and read their replies."""
+def _talk(
+    pool: Any, commands: Sequence[Sequence[bytes | str | int]], timeout: float
+) -> list[object]:
+    """Send commands on a connection of the pool and read their replies, each within the timeout."""
     try:
         connection = pool.get_connection()
     except _ANSWERED as error:
@@ -262,7 +270,15 @@ def _talk(pool: Any, commands: Sequence[Sequence[bytes | str | int]]) -> list[ob
 
     is_clean = False
     try:
-        replies = _converse(connection, commands)
+        own = connection.socket_timeout
+        if own is None or own > timeout:  # a client of the user's, who may wait longer
+            _socket_of(connection).settimeout(timeout)
+            replies = _converse(connection, commands)
+            if (socket := _socket_of(connection)) is not None:
+                socket.settimeout(own)
+        else:
+            replies = _converse(connection, commands)
+
         is_clean = True
     except (exceptions.RedisError, OSError) as error:
         message = f"the connection to the server was lost: {error}"
@@ -275,6 +291,11 @@ def _talk(pool: Any, commands: Sequence[Sequence[bytes | str | int]]) -> list[ob
         pool.release(connection)
 
     return replies
+
+
+def _socket_of(connection: Any) -> Any:
+    # No public way; with client-side caching it is a connection within a connection.
+    return getattr(connection, "_conn", connection)._sock  # noqa: SLF001
 
 
 def _converse(connection: Any, commands: Sequence[Sequence[bytes | str | int]]) -> list[object]:
@@ -300,13 +321,16 @@ def _converse(connection: Any, commands: Sequence[Sequence[bytes | str | int]]) 
 # --- clients --------------------------------------------------------------------------------------
 
 
-def link_to_client(client: object) -> RedisLink:
-    """The link on a client that somebody else has opened and will close; it is not altered."""
+def link_to_client(client: object, timeout: float) -> RedisLink:
+    """The link on a client that somebody else has opened and will close; it is not altered.
+
+    Where it would wait longer for a reply than `timeout`, in seconds, or for ever, it does not for us.
+    """
     if isinstance(client, Redis):
-        return RedisLink(lambda: client, repr(client), owned=False)
+        return RedisLink(lambda: client, repr(client), timeout, owned=False)
 
     if isinstance(client, RedisCluster):
-        return RedisClusterLink(lambda: client, repr(client), owned=False)
+        return RedisClusterLink(lambda: client, repr(client), timeout, owned=False)
 
     message = (
         f"a Redis store needs a redis.Redis or redis.RedisCluster client, not {client!r};"
@@ -325,16 +349,20 @@ def link_to_url(url: str, timeout: float) -> RedisLink:
         "socket_timeout": timeout,
         "socket_connect_timeout": min(timeout, _CONNECT_SECONDS),
         "retry": Retry(NoBackoff(), 0),
+        "max_connections": 2**31,  # a thread that finds none left would be refused
     }
     plain, is_cluster = check_url(url)
     scheme, _, place = url.partition("://")
     shown = f"{scheme}://{place.rpartition('@')[2].partition('?')[0]}"
     if is_cluster:
-        return RedisClusterLink(lambda: RedisCluster.from_url(plain, **options), shown, owned=True)
+        make_cluster: Any = RedisCluster
+        return RedisClusterLink(
+            lambda: make_cluster.from_url(plain, **options), shown, timeout, owned=True
+        )
 
     make: Any = Redis
     client = _opened(lambda: make.from_url(plain, **options), url)
-    return RedisLink(lambda: client, shown, owned=True)
+    return RedisLink(lambda: client, shown, timeout, owned=True)
 
 
 def check_url(url: str) -> tuple[str, bool]:
