@@ -14,6 +14,7 @@ tests but those that start, configure or kill a server themselves.
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator
 from collections.abc import Callable
@@ -34,6 +35,10 @@ from catga_store.testing.servers import NatsCluster
 from catga_store.testing.servers import NatsServer
 from catga_store.testing.servers import RedisCluster
 from catga_store.testing.servers import RedisServer
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so all they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadlines and no check for slowness: a busy machine must not decide whether a test passes.
 settings.register_profile(
