@@ -10,15 +10,20 @@ from __future__ import annotations
 import doctest
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 import uuid
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import define
+from typer.main import get_command
+
+from catga_store.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -149,6 +154,16 @@ def test_the_files_it_names_are_there(page: Path) -> None:
         if anchor:
             heads = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
             assert anchor[1:] in {slug(head) for head in heads}, anchor
+
+
+def test_the_page_of_commands_has_them_all() -> None:
+    """Every command is described, with every option that its `--help` has."""
+    text = runpy.run_path(str(DOCS / "conf.py"))["describe_commands"]()
+    group: Any = get_command(app)
+    for name, command in group.commands.items():
+        part = text.partition(f"## catga-store {name}\n")[2].partition("\n## ")[0]
+        assert command.help.partition("\n")[0] in part
+        assert all(option in part for one in command.params for option in one.opts if "-" in option)
 
 
 def test_a_wrong_example_is_noticed(tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ def _tell(findings: Iterable[Finding], off: int) -> None:
     console = stdout()
     for finding in findings:
         style = _STYLES.get(finding.level, "yellow")
-        found = Text(f"{finding.check}: ", f"bold {style}").append(escaped(finding.found), style)
+        found = Text(style=style).append(f"{finding.check}: ", "bold")
+        found.append(escaped(finding.found))
         lines = [found, Text(finding.means, "dim")]
         if finding.change:
             lines.append(Text(f"→ {finding.change}"))
