@@ -538,9 +538,12 @@ def test_a_wrong_url_is_one_line(url: str, code: int, said: str) -> None:
 
 
 def test_no_url_at_all_is_wrong_usage() -> None:
-    """The option and the variable are both named."""
-    for command in ("ls", "show f", "doctor", "bench"):
+    """What to write is named as this command takes it, and the variable."""
+    for command in ("ls", "show f"):
         failed(run(*shlex.split(command)), 2, "no store is named", "--store", "CATGA_STORE_URL")
+
+    for command in ("doctor", "bench", "verify"):
+        failed(run(command), 2, f"catga-store {command} sqlite:///", "CATGA_STORE_URL")
 
     failed(run("ls", url=""), 2, "no store is named")
 

@@ -59,7 +59,7 @@ def bench(
     `--json`: `{"url", "place", "calls", "state_bytes", "operations": [{"operation", "p50_us", "p99_us",
     "per_second"}, …]}`.
     """
-    url = checked(store)
+    url = checked(store, "catga-store bench sqlite:///flows.db")
     kind = known_kind(url, "bench")
     with kind.scratch(url) as scratch:
         with cs.open_store(scratch.url) as opened:

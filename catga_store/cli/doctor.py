@@ -52,7 +52,7 @@ def doctor(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
     `--json`: `{"url", "healthy": true or false, "findings": [{"check", "level", "found", "means",
     "change"}, …]}`; `level` is ok, info, unknown, warning or problem.
     """
-    url = checked(store)
+    url = checked(store, "catga-store doctor sqlite:///flows.db")
     kind = known_kind(url, "doctor")
     findings = list(_findings(url, kind))
     off = [finding for finding in findings if finding.level in _OFF]

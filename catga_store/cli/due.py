@@ -15,8 +15,8 @@ from catga_store.cli.flows import Type
 from catga_store.cli.guard import guarded
 from catga_store.cli.opening import AsJson
 from catga_store.cli.opening import StoreOption
-from catga_store.cli.opening import moment
 from catga_store.cli.opening import open_existing
+from catga_store.cli.opening import span
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_rows
 from catga_store.cli.output import when
@@ -72,11 +72,12 @@ def due(
 
 
 def _span(text: str) -> timedelta:
-    reached = moment(text)
-    now = moment("0s")
-    assert reached is not None  # noqa: S101  text was given
-    assert now is not None  # noqa: S101  as above
-    return now - reached
+    found = span(text)
+    if found is None:
+        message = f"--within takes a span, as in 30s, 15m, 2h or 7d, not {text!r}"
+        raise cs.UsageError(message)
+
+    return found
 
 
 def _due(

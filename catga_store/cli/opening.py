@@ -30,6 +30,7 @@ __all__ = [
     "one_of",
     "open_existing",
     "open_laid_out",
+    "span",
     "without_password",
 ]
 
@@ -65,10 +66,10 @@ def open_laid_out(url: str, **options: Any) -> cs.Store:
     return store
 
 
-def checked(url: str | None) -> str:
+def checked(url: str | None, example: str) -> str:
     """Answer a URL that names a store; `UsageError` if it does not, or if there is none."""
     if not url:
-        message = "no store is named: write its URL, as in --store sqlite:///flows.db, or set CATGA_STORE_URL"
+        message = f"no store is named: write its URL, as in {example}, or set CATGA_STORE_URL"
         raise cs.UsageError(message)
 
     cs.open_store(url).close()  # which says what is wrong with it, and connects to nothing
@@ -78,7 +79,7 @@ def checked(url: str | None) -> str:
 @contextmanager
 def open_existing(named: str | None) -> Generator[cs.Store]:
     """Open a store that must be there: nothing is created. Exits with 1 if there is none."""
-    url = checked(named)
+    url = checked(named, "--store sqlite:///flows.db")
     kind = kind_of(url)
     absent = None if kind is None else kind.absent(url)
     if absent is not None:
@@ -105,16 +106,24 @@ def one_of(names: type[Enum]) -> Callable[[str], list[str]]:
     return lambda incomplete: [one for one in known if one.startswith(incomplete.lower())]
 
 
+def span(text: str) -> timedelta | None:
+    """Read an option that is a length of time; `None` if it is not."""
+    found = re.fullmatch(r"(\d+)([smhd])", text)
+    try:
+        return None if found is None else timedelta(**{_UNITS[found[2]]: int(found[1])})
+    except OverflowError:
+        return None
+
+
 def moment(text: str | None) -> datetime | None:
     """Read an option that is a time, or how long ago; `UsageError` if it is neither."""
     if text is None:
         return None
 
-    ago = re.fullmatch(r"(\d+)([smhd])", text)
+    ago = span(text)
     try:
         if ago is not None:
-            now = datetime.now().astimezone()
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+            return datetime.now().astimezone() - ago
 
         read = datetime.fromisoformat(text)
     except (ValueError, OverflowError):

@@ -45,7 +45,7 @@ def verify(
     `--json`: `{"url", "examples", "seed", "holds": true or false, "checks": [{"claim", "face",
     "times", "found", "seconds", "holds"}, …]}`.
     """
-    url = checked(store)
+    url = checked(store, "catga-store verify sqlite:///flows.db")
     from catga_store.testing import verify as kit  # noqa: PLC0415  needs Hypothesis
 
     # On stderr, so that what is printed can be piped.
