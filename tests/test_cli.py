@@ -381,8 +381,9 @@ def test_copy_finds_what_differs(url: str, tmp_path: Path) -> None:
 
 
 def test_copy_refuses_what_makes_no_sense(url: str, tmp_path: Path) -> None:
-    """A store onto itself, and one that is not there; nothing is created."""
+    """Onto itself, into memory that nobody sees, from what is not there; nothing is created."""
     failed(run("copy", url, url), 2, "same store")
+    failed(run("copy", url, "memory://"), 2, "would end with this command")
     absent = tmp_path / "absent.db"
     failed(run("copy", f"sqlite:///{absent}", url), 1, "no file", "nothing was created")
     assert not absent.exists()

@@ -73,6 +73,9 @@ def copy(
     if source == target:
         leave("FROM and TO are the same store: nothing was copied", USAGE)
 
+    if target.startswith("memory:"):
+        leave(f"{target} would end with this command, and all that was copied with it", USAGE)
+
     options: dict[str, Any] = {} if partitions is None else {"partitions": partitions}
     with ExitStack() as stack:
         from_store = stack.enter_context(open_existing(source))
