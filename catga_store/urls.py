@@ -16,6 +16,7 @@ URLs of Redis take a query: `prefix=orders:` (default `dslflow:`), and what redi
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeVar
@@ -94,19 +95,19 @@ def _parse(url: Any) -> tuple[str, str]:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        message = f"{url!r} is no URL: {error}"
+        message = f"{_shown(url)!r} is no URL: {error}"
         raise UsageError(message) from error
 
     for kind, schemes, rest in (("redis", _REDIS, ":6379/0"), ("nats", _NATS, ":4222")):
         if parts.scheme in schemes and not parts.fragment:
             if not _names_servers(parts):
-                message = f"{url!r} names no server; write {parts.scheme}://host{rest}"
+                message = f"{_shown(url)!r} names no server; write {parts.scheme}://host{rest}"
                 raise UsageError(message)
 
             return kind, url
 
     if parts.query or parts.fragment:
-        message = f"{url!r} has a query or a fragment; pass options as keywords, and escape ? and #"
+        message = f"{_shown(url)!r} has a query or a fragment; pass options as keywords, and escape ? and #"
         raise UsageError(message)
 
     if parts.scheme == "memory":
@@ -120,10 +121,15 @@ def _parse(url: Any) -> tuple[str, str]:
         return "sqlite", _sqlite_place(url, parts)
 
     message = (
-        f"{url!r} names no store; write memory://, memory://name, sqlite:///path, redis://host or"
+        f"{_shown(url)!r} names no store; write memory://, memory://name, sqlite:///path, redis://host or"
         " nats://host"
     )
     raise UsageError(message)
+
+
+def _shown(url: str) -> str:
+    """The URL as a message may show it, without user and password."""
+    return re.sub(r"//[^/]*@", "//…@", url)
 
 
 def _names_servers(parts: SplitResult) -> bool:

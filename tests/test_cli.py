@@ -848,3 +848,13 @@ HIDDEN: list[tuple[str, Callable[[str], str]]] = [
 def test_passwords_are_not_printed(url: str, shown: Callable[[str], str]) -> None:
     """What a report says of a URL has no password in it."""
     assert without_password(url) == shown(url)
+
+
+@pytest.mark.parametrize(
+    "rest", ["bogus://me:secret@host", "redis://me:secret@", "nats://me:secret@"]
+)
+def test_a_wrong_url_is_shown_without_its_password(rest: str) -> None:
+    """Whatever is wrong with it, and also where it names nothing at all."""
+    done = run("ls", "-s", rest)
+    failed(done, 2, "…@")
+    assert "secret" not in done.stderr
