@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator
 from matplotlib.ticker import NullFormatter
 from PIL import Image
 from tables import LEASE_SECONDS
@@ -243,8 +244,12 @@ def _peers(data: Numbers) -> Any:
 
 
 def _plain_numbers(*axes: Any) -> None:
-    """Write numbers on logarithmic axes as people do, and only at powers of ten."""
+    """Write numbers on logarithmic axes as people do, at enough places to read any value."""
     for axis in axes:
+        lowest, highest = axis.get_view_interval()
+        if highest < 300 * lowest:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+
         axis.set_major_formatter(lambda value, _: _short(value) if value >= 1 else f"{value:g}")
         axis.set_minor_formatter(NullFormatter())
 
