@@ -213,8 +213,8 @@ def _recovery(data: Numbers) -> Any:
 
 def _peers(data: Numbers) -> Any:
     numbers = data["peers"]["numbers"]
-    places = {place: [name for name in numbers if name.endswith(f", {place}")] for place in STORES}
-    shown = [name for names in places.values() for name in names]
+    libraries = [name for name in numbers if not name.startswith("bare client")]
+    shown = [name for place in STORES for name in libraries if name.endswith(f", {place}")]
     figure, axes = plt.subplots(1, 2, figsize=(10, 0.3 * len(shown) + 1.2), sharey=True)
     for axis, what in zip(axes, ("save", "load"), strict=True):
         values = [numbers[name][what] for name in shown]
@@ -226,11 +226,10 @@ def _peers(data: Numbers) -> Any:
 
         axis.bar_label(drawn, [f"{value:,.0f}" for value in values], padding=3, fontsize=8)
         for number, name in enumerate(shown):
-            kind = name.rpartition(", ")[2]
-            bare = _bare(data, kind, {"save": "update", "load": "get"}[what])
-            if bare is not None and kind != "memory":
+            bare = numbers.get(f"bare client, {name.rpartition(', ')[2]}")
+            if bare is not None:
                 label = "bare client" if name == "catga_store, SQLite" else None
-                axis.vlines(bare, number - 0.45, number + 0.45, "black", lw=2, label=label)
+                axis.vlines(bare[what], number - 0.45, number + 0.45, "black", lw=2, label=label)
 
         axis.set(title=what, xscale="log", xlabel="p50, µs (log scale)")
         _plain_numbers(axis.xaxis)

@@ -409,12 +409,18 @@ def _restarted(server: RedisServer | NatsServer, subject: Subject) -> float:
 
 
 def peers_beside(place: Places, calls: int, rounds: int) -> Numbers:
-    """`{library and place: {"save", "load": microseconds}}`."""
+    """`{library and place: {"save", "load": microseconds}}`, and of the bare clients."""
     with ExitStack() as stack:
         subjects = {
             kind: Subject(stack.enter_context(cs.open_store(place.url(kind)))) for kind in STORES
         }
-        return beside(subjects, place.redis_url, place.directory, calls, rounds)
+        found: Numbers = beside(subjects, place.redis_url, place.directory, calls, rounds)
+
+    for kind in STORES[1:]:
+        alone = bare(place, kind, calls * rounds)
+        found[f"bare client, {kind}"] = {"save": alone["update"], "load": alone["get"]}
+
+    return found
 
 
 # --- the command line -------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def _where(data: Numbers, part: str) -> str:
     measured = [one for name, one in data.items() if name == part or name.startswith(f"{part}-")]
     said = {
         f"{one['about']['date']}, Python {one['about']['python']}, {one['about']['cpus']} cores"
-        f" shared by client and servers, at most {one['about']['calls']} calls of each"
+        " shared by client and servers"
         for one in measured
     }
     return f"(`python benchmarks/figures.py`: {'; '.join(sorted(said))}.)"
