@@ -25,7 +25,9 @@ a fixed `datetime.timezone`. What is kept of a UUID is its 128 bits.
 
 **Classes are compared by identity**: a bool is no int, a subclass is not its base, a tuple is no
 list. Fields with `init=False` are kept and set past `__init__`; fields with it go through
-`__init__`, converters and validators included. An attribute that is no field is refused, unless
+`__init__`, converters and validators included: a converter must take its own answer for what it is,
+and a value that was changed in place into one that a validator refuses is kept, but is read only
+without a type. An attribute that is no field is refused, unless
 it belongs to a `cached_property`: it would be lost. A class whose `__init__` does not take exactly
 its fields (an `InitVar`, an `__init__` of its own) is refused, as are `deque`, `OrderedDict`,
 `Path`, callables and any other class.

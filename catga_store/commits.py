@@ -92,7 +92,11 @@ class Commits:
             raise UsageError(message)
 
         keys = tuple(Key(*key) for key in error.keys)
-        applied = yield from ask(Resolve(error.commit_id, keys))
+        try:
+            applied = yield from ask(Resolve(error.commit_id, keys))
+        except CommitUncertainError as again:
+            raise error from again  # the one that knows what was in the commit
+
         if applied is None:
             return None
 

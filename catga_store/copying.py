@@ -32,6 +32,7 @@ from catga_store.operations import Operations
 from catga_store.records import PENDING
 from catga_store.records import Change
 from catga_store.records import Complete
+from catga_store.records import Outcome
 from catga_store.records import Put
 from catga_store.records import Read
 from catga_store.records import Record
@@ -87,7 +88,9 @@ def copy(
     very same: a store is not copied onto itself. Each page of 100 records is written in as few
     commits as it fits in, so a copy that breaks off can be called again and goes on. `on_progress`
     is called after each page with the report so far. What is written to the source meanwhile may be
-    missed: stop its workers first.
+    missed: stop its workers first; what is written to the target meanwhile stays, and its record
+    counts as skipped. Both are blocking stores: async code opens the same records with `open_store`
+    and copies in a thread.
 
     Not copied is what `clear_wait_condition` leaves for a day: a child of a cleared condition that
     reports to the target only then is kept as one that is early.
@@ -164,19 +167,19 @@ def _copying(
             copied = 0
             for changes in _in_commits(puts, target.settings.partitions):
                 plans.check_partition(changes, target.limits)
-                _, answer = yield target, target.commit(changes, now_ms)
-                if not isinstance(answer, Refused):
-                    copied += len(changes)
+                copied += len((yield from _written(target, changes, now_ms)))
 
             completions = [_complete(entry, item) for entry in early for item in entry.record.items]
+            accepted = 0
             for changes in _in_commits(completions, target.settings.partitions):
-                yield target, target.commit(changes, now_ms)
+                outcomes = yield from _written(target, changes, now_ms)
+                accepted += sum(outcome.accepted for outcome in outcomes)
 
             report = evolve(
                 report,
                 **{_FIELDS[kind]: getattr(report, _FIELDS[kind]) + copied},
-                completions=report.completions + len(completions),
-                skipped=report.skipped + len(kept) - copied,
+                completions=report.completions + accepted,
+                skipped=report.skipped + len(kept) - copied + len(completions) - accepted,
             )
             if on_progress is not None:
                 on_progress(report)
@@ -189,6 +192,22 @@ def _is_same(record: Record, stored: Record) -> bool:
     return (
         record.head.revision == stored.head.revision and record.head.commits == stored.head.commits
     )
+
+
+def _written(
+    target: Operations, changes: tuple[Change, ...], now_ms: int
+) -> Generator[tuple[Operations, Conversation[Any]], Any, tuple[Outcome, ...]]:
+    """Write what the target does not refuse: somebody may have been there since it was looked at."""
+    while changes:
+        _, answer = yield target, target.commit(changes, now_ms)
+        if not isinstance(answer, Refused):
+            outcomes: tuple[Outcome, ...] = answer.outcomes
+            return outcomes
+
+        refused = {conflict.place for conflict in answer.conflicts}
+        changes = tuple(c for place, c in enumerate(changes) if place not in refused)
+
+    return ()
 
 
 def compare(

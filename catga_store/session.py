@@ -122,7 +122,10 @@ class Queue:
 
     @property
     def dirty(self) -> tuple[AnyRecord, ...]:
-        """Loaded records whose encoding has changed. Encodes every loaded record."""
+        """Loaded records whose encoding has changed, or that cannot be encoded any more.
+
+        Encodes every loaded record.
+        """
         return self._unit.dirty()
 
     @property

@@ -112,6 +112,9 @@ _LIFECYCLE = {
     ("committing", "refuse"): "open",
     ("committing", "lose"): "closed",
     ("committing", "close"): "closed",
+    ("closed", "settle"): "closed",
+    ("closed", "refuse"): "closed",
+    ("closed", "lose"): "closed",
 }
 """What may be done to a session in which state, and where that leads; anything else is an error."""
 
@@ -357,8 +360,8 @@ class Unit:
         )
 
     def dirty(self) -> tuple[AnyRecord, ...]:
-        """Loaded records whose encoding has changed."""
-        return tuple(record for record in self.records(Intent.LOADED) if _has_changed(record))
+        """Loaded records whose encoding has changed, or that cannot be encoded any more."""
+        return tuple(record for record in self.records(Intent.LOADED) if _is_dirty(record))
 
     # plan and settle ------------------------------------------------------------------------------
 
@@ -465,7 +468,7 @@ class Unit:
             _settle_renewal(record, change)
             return
         else:
-            del self._map[entry.key]
+            self._map.pop(entry.key, None)  # not there if the session was closed meanwhile
             if record is not None:
                 _let_go(record)
 
@@ -576,6 +579,13 @@ def _has_changed(record: AnyRecord) -> bool:
         or due_ms_of(record, head) != head.due_ms
         or not envelope.is_same_state(record, envelope.encode_flow(record)[2])
     )
+
+
+def _is_dirty(record: AnyRecord) -> bool:
+    try:
+        return _has_changed(record)
+    except UsageError:
+        return True  # its commit will say why it cannot be kept
 
 
 def _plan_alone(entry: Entry, now_ms: int, limits: Limits) -> Plan:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from typing import Any
 
 import attrs
 import pytest
 
 import catga_store as cs
+from catga_store.conversation import Call
 from catga_store.copying import Difference
 from catga_store.copying import compare
 
@@ -102,8 +104,8 @@ def test_a_second_copy_skips_what_is_there(source: cs.Store, target: cs.Store) -
     target.update(order)
     reports: list[cs.CopyReport] = []
     report = cs.copy(source, target, on_progress=reports.append)
-    assert report.flows == 0
-    assert report.skipped == 5
+    assert (report.flows, report.completions) == (0, 0)
+    assert report.skipped == 6
     assert reports[-1] == report
     assert not target.get_one("order", Order).state.paid
 
@@ -115,8 +117,34 @@ def test_a_second_copy_skips_what_is_there(source: cs.Store, target: cs.Store) -
 def test_a_store_is_not_copied_onto_itself(source: cs.Store) -> None:
     """Even with `overwrite`: nothing is written, and a claim stays a claim."""
     (claimed,) = source.claim_due(Order)
-    assert cs.copy(source, source, overwrite=True) == cs.CopyReport(completions=1, skipped=5)
+    assert cs.copy(source, source, overwrite=True) == cs.CopyReport(skipped=6)
     source.update(claimed)
+
+
+def test_what_is_written_to_the_target_meanwhile_hides_nothing_else() -> None:
+    """A record that somebody was quicker with is skipped; the rest of its page is copied."""
+    with cs.MemoryStore() as source, cs.MemoryStore() as target:
+        for number in range(5):
+            source.create(cs.FlowSnapshot(f"f-{number}", state={"n": number}))
+
+        driver: Any = target._driver
+        wire, written = driver.wire, iter(range(2))
+
+        def before_a_write(call: Call[Any]) -> Any:
+            if call.writes and next(written, None) == 1:  # the first one lays the store out
+                driver.wire = wire
+                target.create(cs.FlowSnapshot("f-3", state={"mine": True}))
+
+            return wire(call)
+
+        driver.wire = before_a_write
+        report = cs.copy(source, target)
+        assert (report.flows, report.skipped) == (4, 1)
+        assert [target.get_one(f"f-{number}").state for number in (2, 3, 4)] == [
+            {"n": 2},
+            {"mine": True},
+            {"n": 4},
+        ]
 
 
 def test_many_records_cross_pages_and_partitions(tmp_path: Path) -> None:

@@ -387,6 +387,18 @@ def test_new_dirty_and_deleted_say_what_a_commit_will_do(store: cs.Store) -> Non
 # --- add, delete, replace -----------------------------------------------------------------------
 
 
+def test_what_cannot_be_encoded_any_more_is_dirty(store: cs.Store) -> None:
+    """A session can be looked at and shown, whatever was put into a state; its commit refuses it."""
+    create(store, "f")
+    with store.session() as session:
+        flow = session.get_one("f")
+        flow.state["n"] = {1, 2}
+        assert session.dirty == (flow,)
+        assert "1 changed" in repr(session)
+        with pytest.raises(cs.EncodingError):
+            session.commit()
+
+
 def test_add_creates_what_is_new_and_updates_what_was_read(store: cs.Store) -> None:
     """A record without revision is created, one with a revision is written if it has changed."""
     create(store, "f", "g")
@@ -908,6 +920,29 @@ def test_a_closed_session_is_refused(store: cs.Store, use: Callable[[cs.Session]
 
 
 @WIRED
+def test_a_commit_of_a_session_that_is_closed_meanwhile_is_told(store: cs.Store) -> None:
+    """What was being sent comes to its end: the receipt, and the objects know what they are."""
+    create(store, "f", "gone")
+    wire = Wire(store)
+    session = store.session()
+    flow = session.get_one("f")
+    flow.state["n"] = 1
+    session.delete(session.get_one("gone"))
+
+    def close_it(call: Call[Any]) -> Any:
+        session.close()
+        return wire.inner(call)
+
+    wire.on_write = close_it
+    receipt = session.commit()
+    assert session.receipt is receipt
+    assert (list(receipt.versions.values()), flow.version) == ([2, 0], 2)
+    assert store.get("gone") is None
+    with pytest.raises(cs.SessionClosedError, match="it was closed"):
+        session.get("f")
+
+
+@WIRED
 @pytest.mark.parametrize("use", USES)
 def test_a_session_belongs_to_one_task(
     store: cs.Store, use: Callable[[cs.Session], object]
@@ -1417,6 +1452,37 @@ def test_an_outage_is_never_an_answer(store: cs.Store, monkeypatch: pytest.Monke
     for read in reads:
         with pytest.raises(cs.StoreUnavailableError, match="no route"):
             read()
+
+
+@WIRED
+def test_an_uncertain_commit_that_cannot_be_settled_yet_stays_what_it_is(
+    open_more: Opener,
+) -> None:
+    """`resolve_commit` raises the same error again, and later knows all that was in the commit."""
+    store = open_more(timeout=timedelta(milliseconds=200))
+    create(store, "f")
+    wire = Wire(store)
+
+    def lose(call: Call[Any]) -> Any:
+        wire.inner(call)
+        raise ReplyLostError("the line is dead")
+
+    wire.on_write = lose
+    with store.session() as session:
+        session.get_one("f").state["n"] = 1
+        session.complete_child("w", "a")
+        with pytest.raises(cs.CommitUncertainError) as caught:
+            session.commit()
+
+    with pytest.raises(cs.CommitUncertainError) as again:
+        store.resolve_commit(caught.value)
+
+    assert again.value is caught.value
+    wire.on_write = None
+    receipt = store.resolve_commit(again.value)
+    assert receipt is not None
+    assert list(receipt.versions.values()) == [2]
+    assert receipt.completions == {("w", "a"): cs.Completion(True, False, False, None)}
 
 
 def test_resolve_commit_settles_only_uncertain_commits(store: cs.Store) -> None:

@@ -396,7 +396,13 @@ def test_a_refusal_leaves_everything_pending() -> None:
 STEPS = {
     "open": {"use": "open", "commit": "committing", "rollback": "open", "close": "closed"},
     "committing": {"settle": "open", "refuse": "open", "lose": "closed", "close": "closed"},
-    "closed": {"close": "closed", "rollback": "closed"},
+    "closed": {
+        "close": "closed",
+        "rollback": "closed",
+        "settle": "closed",
+        "refuse": "closed",
+        "lose": "closed",
+    },
 }
 
 
