@@ -204,8 +204,9 @@ class Claims(Commits):
 
         for candidate in candidates:
             candidate.awaits = awaited_of(candidate)
-            if candidate.awaits is not None and candidate.awaits not in candidate.woken_by:
-                keys[wait_key(candidate.awaits)] = None
+            for name in candidate.awaits:
+                if name not in candidate.woken_by:
+                    keys[wait_key(name)] = None
 
             keys |= dict.fromkeys(map(wait_key, candidate.unread))
 
@@ -218,9 +219,12 @@ class Claims(Commits):
                 if record is not None:
                     candidate.woken_by[name] = record
 
-            if candidate.awaits is not None:
-                key = wait_key(candidate.awaits)
-                candidate.awaited = known.get(key) or records.get(key)
+            for name in candidate.awaits:
+                key = wait_key(name)
+                record = known.get(key) or records.get(key)
+                if record is not None:
+                    candidate.awaited[name] = record
+
                 candidate.error = candidate.error or corrupt.get(key)
 
     def _read_what_can_be(

@@ -27,6 +27,7 @@ from catga_store.errors import UsageError
 from catga_store.evolution import lift
 from catga_store.indices import IndexSet
 from catga_store.keys import Key
+from catga_store.keys import check_id
 from catga_store.model import FlowPosition
 from catga_store.model import FlowSnapshot
 from catga_store.model import FlowStatus
@@ -281,11 +282,15 @@ def _position(key: Key, text: str) -> FlowPosition:
     return position
 
 
-def awaited_by(key: Key, record: Record) -> str | None:
-    """The id of the condition in a flow's body; the state is not decoded."""
+def awaited_by(key: Key, record: Record) -> tuple[str, ...]:
+    """The conditions named in a flow's body, the one it suspended on first; no state is decoded."""
     prefix = record.body[: record.body.find(_STATE)]
     wait = _read_wait(key, prefix)
-    return None if wait is None else wait.correlation_id
+    if wait is None:
+        return ()
+
+    shown = wait.correlation_id
+    return (shown,) if wait._suspended_on is None else (wait._suspended_on, shown)
 
 
 def is_same_state(snapshot: FlowSnapshot[Any], body: bytes) -> bool:
@@ -381,7 +386,7 @@ def _give_terms(wait: WaitCondition, terms: Terms, head: Head) -> None:
 def _wait_to_json(wait: WaitCondition) -> dict[str, Any]:
     # No version and no revision: the write that ends the wait is the one that stores this copy.
     terms = terms_of(wait)
-    return {
+    fields: dict[str, Any] = {
         "id": wait.correlation_id,
         "flow_ids": list(terms.children),
         "any": terms.any,
@@ -390,6 +395,10 @@ def _wait_to_json(wait: WaitCondition) -> dict[str, Any]:
         "outcome": wait.outcome.value,
         "created_ms": None if wait.created_at is None else to_ms(wait.created_at),
     }
+    if wait._suspended_on is not None:
+        fields["suspended_on"] = wait._suspended_on
+
+    return fields
 
 
 def _read_wait(key: Key, prefix: bytes) -> WaitCondition | None:
@@ -416,6 +425,10 @@ def _wait_from_json(fields: dict[str, Any]) -> WaitCondition:
     _give_terms(wait, terms, Head(0, fields["outcome"], created_ms or 0, 0))
     if created_ms is None:
         object.__setattr__(wait, "created_at", None)
+
+    suspended_on = fields.get("suspended_on")
+    if suspended_on is not None:
+        object.__setattr__(wait, "_suspended_on", check_id(suspended_on, "a correlation id"))
 
     return wait
 

@@ -533,6 +533,8 @@ class WaitCondition:
     _loaded: Record | None = field(default=None, init=False)
     _session: object | None = field(default=None, init=False)
     _results: _Results = field(default=_NO_RESULTS, init=False)
+    _suspended_on: str | None = field(default=None, init=False)
+    """On a copy that a flow shows: the other condition that the flow is still suspended on."""
 
     @property
     def version(self) -> int:

@@ -84,8 +84,9 @@ class Candidate:
         self.woken_by: dict[str, Record] = {}
         self.unread: list[str] = []
         """Further conditions that wake it."""
-        self.awaits: str | None = None
-        self.awaited: Record | None = None
+        self.awaits: tuple[str, ...] = ()
+        """The condition that it is suspended on, and the one that it was shown instead, if any."""
+        self.awaited: dict[str, Record] = {}
 
     @property
     def has_ended(self) -> bool:
@@ -110,11 +111,12 @@ class Candidate:
 
     @property
     def waits(self) -> dict[str, Record]:
-        """The conditions that bear on it, the one that it says it waits for before others."""
-        if self.awaits is None or self.awaited is None:
+        """The conditions that bear on it: the one that it is suspended on, then what is news."""
+        if not self.awaited:
             return self.woken_by
 
-        return {self.awaits: self.awaited} | self.woken_by
+        first = {name: self.awaited[name] for name in self.awaits[:1] if name in self.awaited}
+        return first | self.woken_by | self.awaited
 
 
 class Gathered:
@@ -212,6 +214,9 @@ def take(candidate: Candidate, claimer: Claimer) -> Taking:
         name, wait = ended[0]
         shown = envelope.decode_wait(name, wait)
         closes = candidate.waits[name].head.status == PENDING
+        if candidate.awaits and candidate.awaits[0] != name:
+            object.__setattr__(shown, "_suspended_on", candidate.awaits[0])
+
         body = envelope.body_with_wait(old, record.body, shown)
 
     head = old._replace(
@@ -257,16 +262,16 @@ def needs_telling(head: Head, now_ms: int) -> bool:
     return head.due_ms is not None and head.due_ms <= now_ms
 
 
-def awaited_of(candidate: Candidate) -> str | None:
-    """The condition that a suspended flow says it waits for."""
+def awaited_of(candidate: Candidate) -> tuple[str, ...]:
+    """What a suspended flow says it waits for; see `Candidate.awaits`."""
     flow = candidate.flow
     if flow is None or flow.head.status != FlowStatus.SUSPENDED.value:
-        return None
+        return ()
 
     try:
         return envelope.awaited_by(flow_key(candidate.flow_id), flow)
     except CorruptRecordError:
-        return None  # decoding the flow will say so
+        return ()  # decoding the flow will say so
 
 
 def _ended_waits(candidate: Candidate, now_ms: int) -> list[tuple[str, Record]]:

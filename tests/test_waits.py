@@ -1026,6 +1026,50 @@ def test_several_waits_of_one_parent_wake_it_once_each(store: cs.Store, clock: M
 
 
 @pytest.mark.parametrize("claimed_by", ["claim_due", "claim"])
+@pytest.mark.parametrize("how", ["parked", "updated", "crashed"])
+def test_another_wait_does_not_hide_the_one_that_was_suspended_on(
+    store: cs.Store, clock: ManualClock, claimed_by: str, how: str
+) -> None:
+    """A parent that was woken by another wait is still told of its own, whoever was given it first."""
+
+    def claimed() -> cs.FlowSnapshot[Any]:
+        return store.claim("parent") if claimed_by == "claim" else store.claim_due()[0]
+
+    def shown(flow: cs.FlowSnapshot[Any]) -> tuple[str, list[str]]:
+        assert flow.wait_condition is not None
+        return flow.wait_condition.correlation_id, list(flow.wait_condition.results)
+
+    suspended(store, wait_for("own", "a"))
+    for name in ("other", "third"):
+        store.set_wait_condition(wait_for(name, "b", parent_flow_id="parent"))
+
+    store.complete_child("other", "b")
+    parent = claimed()
+    assert shown(parent) == ("other", ["b"])
+    assert shown(store.get_one("parent"))[0] == "other"
+    if how == "parked":
+        store.release(parent, due_at=None)
+    elif how == "updated":
+        parent.due_at = None
+        parent.state = {"seen": "other"}
+        store.update(parent)
+    else:
+        clock.advance(MINUTE)
+        parent = claimed()
+        assert shown(parent) == ("other", ["b"])
+        clock.advance(MINUTE)
+
+    store.complete_child("third", "b")
+    parent = claimed()
+    assert shown(parent) == ("third", ["b"])
+    store.complete_child("own", "a")
+    clock.advance(MINUTE)
+    for _ in range(2):
+        assert shown(claimed()) == ("own", ["a"])
+        clock.advance(MINUTE)
+
+
+@pytest.mark.parametrize("claimed_by", ["claim_due", "claim"])
 def test_a_wait_that_was_not_suspended_on_wakes_its_parent_once(
     store: cs.Store, clock: ManualClock, claimed_by: str
 ) -> None:

@@ -228,9 +228,9 @@ def shown_of(wait: WaitCondition | None) -> model.Shown | None:
         return None
 
     t = terms_of(wait)
-    name = wait.correlation_id
+    name, beside = wait.correlation_id, wait._suspended_on
     return model.Shown(
-        name, t.children, t.any_of, t.timeout, t.parent, wait.outcome.name, wait.created_at
+        name, t.children, t.any_of, t.timeout, t.parent, wait.outcome.name, wait.created_at, beside
     )
 
 

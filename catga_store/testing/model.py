@@ -96,6 +96,8 @@ class Shown:
     parent: str | None
     outcome: str
     created: datetime | None
+    suspended_on: str | None = None
+    """The other condition that the flow is suspended on."""
 
 
 @dataclass(frozen=True)
@@ -826,9 +828,10 @@ class World:
             name: wait for name, wait in self.calling().items() if wait.terms.parent == flow_id
         }
         newest = _newest_first([(wait.created, name) for name, wait in calling.items()])
-        awaited = self._awaited_end(flow_id)
+        awaited, showed = self._awaited_end(flow_id), self._showed(flow_id)
         ended = [*([] if awaited is None else [awaited]), *(name for _, name in newest)]
-        self._take(flow_id, self._as_shown(ended[0]) if ended else None, owner, lease)
+        ended += [] if showed is None else [showed]
+        self._take(flow_id, self._as_shown(ended[0], flow_id) if ended else None, owner, lease)
         for name in dict.fromkeys(ended):
             self._tell(name, flow_id)
 
@@ -836,11 +839,26 @@ class World:
 
     def _awaited_end(self, flow_id: str) -> str | None:
         """The condition that a suspended flow waits for, if it has ended or is overdue."""
+        name = self._suspended_on(flow_id)
+        return None if name is None else self._end(name, flow_id)
+
+    def _suspended_on(self, flow_id: str) -> str | None:
         flow = self.flows[flow_id]
         if flow.status != "SUSPENDED" or flow.waits_for is None:
             return None
 
-        name = flow.waits_for.correlation_id
+        return flow.waits_for.suspended_on or flow.waits_for.correlation_id
+
+    def _showed(self, flow_id: str) -> str | None:
+        """The ended condition that a flow was last shown instead of the one it is suspended on."""
+        flow = self.flows[flow_id]
+        if flow.status != "SUSPENDED" or flow.waits_for is None:
+            return None
+
+        shown = flow.waits_for
+        return None if shown.suspended_on is None else self._end(shown.correlation_id, flow_id)
+
+    def _end(self, name: str, flow_id: str) -> str | None:
         wait = self.wait(name)
         if wait is None or (wait.outcome == "PENDING" and not wait.is_overdue(self.now)):
             return None
@@ -875,13 +893,15 @@ class World:
         stamp = next(self._stamps)
         return replace(wait, outcome="TIMED_OUT", version=wait.version + 1, stamp=stamp, wake=until)
 
-    def _as_shown(self, correlation_id: str) -> Shown:
+    def _as_shown(self, correlation_id: str, flow_id: str) -> Shown:
         """A condition as the flow shows it that is claimed because it has ended."""
+        own = self._suspended_on(flow_id)
         wait = self.conditions()[correlation_id]
         outcome = "TIMED_OUT" if wait.outcome == "PENDING" else wait.outcome
         t = wait.terms
+        beside = None if own == correlation_id else own
         return Shown(
-            correlation_id, t.children, t.any_of, t.timeout, t.parent, outcome, wait.created
+            correlation_id, t.children, t.any_of, t.timeout, t.parent, outcome, wait.created, beside
         )
 
     def _take(self, flow_id: str, shown: Shown | None, owner: str, lease: timedelta) -> None:
@@ -1023,10 +1043,14 @@ class World:
         """Which condition a claimed flow may show."""
         awaited = self._awaited_end(flow_id)
         if awaited is not None:
-            return [self._as_shown(awaited)]
+            return [self._as_shown(awaited, flow_id)]
 
         bearing = [name for name, wait in calling.items() if wait.terms.parent == flow_id]
-        possible: list[Shown | None] = [self._as_shown(name) for name in bearing]
+        showed = self._showed(flow_id)
+        if not bearing and showed is not None:
+            bearing = [showed]
+
+        possible: list[Shown | None] = [self._as_shown(name, flow_id) for name in bearing]
         return possible or [self.flows[flow_id].waits_for]
 
     # the store ------------------------------------------------------------------------------------
