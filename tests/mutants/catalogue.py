@@ -227,7 +227,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "transact-does-not-retry",
         "a conflict of its own commit ends a transaction",
         "operations.py",
-        "                if error is not unit.refusal or attempt == attempts:\n",
+        "                if not repeatable or attempt == attempts:\n",
         "                if error is not None:\n",
         (*SERIAL, *FLOWS),
     ),

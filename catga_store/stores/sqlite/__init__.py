@@ -9,7 +9,8 @@ WAL with `synchronous=FULL`: a commit is one transaction under `BEGIN IMMEDIATE`
 Reads see a snapshot and never wait for writers. A writer waits up to 30 s for other processes.
 A lost connection does not exist here; a failed `COMMIT` of unknown outcome is asked again under
 the same commit id. A row that cannot be read raises `CorruptRecordError` where it is asked for, and
-is passed over, with a warning in the log, where workers ask for what is due or has expired.
+is passed over, with a warning in the log, where workers ask for what is due or has expired: each
+time, because what cannot be read cannot be put off either.
 
 The file must lie on a local disk: WAL needs shared memory. It belongs to this library alone. Copy
 it with SQLite's own backup, not as a file: opening and closing it in a process that has a store on
