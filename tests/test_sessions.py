@@ -754,6 +754,31 @@ def test_what_is_written_without_a_look_cannot_be_checked(store: cs.Store) -> No
                 session.commit()
 
 
+def test_progress_is_checked_beside_the_end_of_its_flow(store: cs.Store) -> None:
+    """A flow is deleted only if its progress is what was read, which goes with it then."""
+    create(store, "f")
+    store.save_for_each_progress("f", 0, cs.ForEachProgress([1]))
+    old = store.get_for_each_progress("f", 0)
+    assert old is not None
+    store.save_for_each_progress("f", 0, cs.ForEachProgress([2]), overwrite=True)
+    with store.session() as session:
+        session.check(old)
+        session.delete(session.get_one("f"))
+        with pytest.raises(cs.StaleProgressError) as caught:
+            session.commit()
+
+        assert (caught.value.expected, caught.value.actual) == (1, 2)
+        session.rollback()
+        read = session.get_for_each_progress("f", 0)
+        assert read is not None
+        session.check(read)
+        session.delete(session.get_one("f"))
+        session.commit()
+
+    assert store.get("f") is None
+    assert store.get_for_each_progress("f", 0) is None
+
+
 def test_two_reads_of_one_record_are_both_checked(store: cs.Store) -> None:
     """Reads that differ cannot both hold, and the second does not replace the first."""
     create(store, "f")

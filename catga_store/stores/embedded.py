@@ -650,7 +650,8 @@ def _conflicts(tables: Tables, commit: Commit) -> tuple[Conflict, ...]:
     for index, change in enumerate(commit.changes):
         key = change.key
         head = _live(tables, key, now_ms)
-        if (key.kind == PROGRESS and key.id in leaving) or (head is not None and head.status < 0):
+        goes = key.kind == PROGRESS and key.id in leaving and not isinstance(change, Check)
+        if goes or (head is not None and head.status < 0):
             head = None
 
         reason = _refusal(change, head, now_ms)

@@ -531,7 +531,7 @@ class World:
 
         if isinstance(change, SaveProgress | ClearProgress | CheckProgress):
             there = self.progress.get((change.flow_id, change.step))
-            if change.flow_id in leaving:
+            if change.flow_id in leaving and not isinstance(change, CheckProgress):
                 there = None
 
             if isinstance(change, SaveProgress) and change.overwrite:

@@ -19,6 +19,7 @@ from catga_store.keys import PROGRESS
 from catga_store.keys import Key
 from catga_store.keys import new_commit_id
 from catga_store.records import Applied
+from catga_store.records import Check
 from catga_store.records import Commit
 from catga_store.records import Delete
 from catga_store.records import Extend
@@ -207,7 +208,7 @@ class Commits:
             elif isinstance(change, Put):
                 size += len(body_sent(change))
 
-            leaves = key.kind == PROGRESS and key.id in leaving
+            leaves = key.kind == PROGRESS and key.id in leaving and not isinstance(change, Check)
             add_change(words, change, leaves=leaves, upload=upload)
 
         words[:0] = (b"EVALSHA", COMMIT.sha, len(keys), *keys)
