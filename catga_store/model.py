@@ -585,6 +585,15 @@ class WaitCondition:
 # --- ForEach progress -------------------------------------------------------------------------------
 
 
+_OTHERS = {"processed_indices": "failed_indices", "failed_indices": "processed_indices"}
+
+
+def _disjoint(progress: ForEachProgress, attribute: Attribute[Any], value: IndexSet) -> None:
+    if value & getattr(progress, _OTHERS[attribute.name]):
+        message = "an index cannot be both processed and failed"
+        raise UsageError(message)
+
+
 @define(eq=False, repr=False)
 class ForEachProgress:
     """Which items of a ForEach step are done, kept as runs: in order, a million cost one.
@@ -596,17 +605,16 @@ class ForEachProgress:
     (5, [3], [5, 6])
     """
 
-    processed_indices: AbstractSet[int] = field(factory=IndexSet, converter=_index_set)
-    failed_indices: AbstractSet[int] = field(factory=IndexSet, converter=_index_set)
+    processed_indices: AbstractSet[int] = field(
+        factory=IndexSet, converter=_index_set, validator=_disjoint
+    )
+    failed_indices: AbstractSet[int] = field(
+        factory=IndexSet, converter=_index_set, validator=_disjoint
+    )
     last_processed_index: int | None = field(default=None, converter=_last_index, kw_only=True)
     _loaded: Record | None = field(default=None, init=False)
     _session: object | None = field(default=None, init=False)
     _key: Key | None = field(default=None, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        if self.processed_indices & self.failed_indices:
-            message = "an index cannot be both processed and failed"
-            raise UsageError(message)
 
     @property
     def version(self) -> int:

@@ -432,9 +432,12 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
     read = replaces or loaded
     expected = 0 if read is None else read.version
     nothing = "nothing in this commit was written"
+    stale = f"{key} was read at version {expected} but the store holds {actual or 'none'}"
+    if actual == expected:
+        stale += ", of another one that has taken its place"
 
     if key.kind == PROGRESS:
-        message = f"{key} was read at version {expected} but the store holds {actual or 'none'}; {nothing}"
+        message = f"{stale}; {nothing}"
         return StaleProgressError(
             message, flow_id=key.id, step_index=key.step, expected=expected, actual=actual
         )
@@ -444,9 +447,8 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
             message = f"{key} was read at version {expected} and is gone; {nothing}"
             return WaitConditionNotFoundError(message, correlation_id=key.id, expected=expected)
 
-        message = f"{key} was read at version {expected} but the store holds {actual}; {nothing}"
         return StaleWaitConditionError(
-            message, correlation_id=key.id, expected=expected, actual=actual
+            f"{stale}; {nothing}", correlation_id=key.id, expected=expected, actual=actual
         )
 
     if conflict.reason == EXISTS:
@@ -469,11 +471,7 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
         )
         return ClaimLostError(message, **facts)
 
-    message = f"{key} was read at version {expected} but the store holds {actual}"
-    if actual == expected:
-        message += ", of another flow that has taken its place"
-
-    return StaleFlowError(f"{message}; {nothing}", **facts)
+    return StaleFlowError(f"{stale}; {nothing}", **facts)
 
 
 def claimed_error(flow_id: str, head: Head) -> FlowClaimedError:

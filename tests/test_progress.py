@@ -80,6 +80,13 @@ def test_a_new_progress_has_disjoint_sets() -> None:
     with pytest.raises(cs.UsageError, match="both processed and failed"):
         cs.ForEachProgress([1, 2], [2])
 
+    progress = cs.ForEachProgress([1, 2], [3])
+    for name in ("processed_indices", "failed_indices"):
+        with pytest.raises(cs.UsageError, match="both processed and failed"):
+            setattr(progress, name, [2, 3])
+
+    assert marks(progress) == ([1, 2], [3], None)
+
 
 def test_a_step_without_progress_is_none(store: cs.Store) -> None:
     """`get` answers `None`, `list` nothing and `clear` `False`."""

@@ -385,7 +385,7 @@ def test_an_incarnation_never_passes_for_another(store: cs.Store) -> None:
     store.clear_wait_condition("w")
     store.set_wait_condition(wait_for("w", "a"))
     assert read(store).version == old.version == 1
-    with pytest.raises(cs.StaleWaitConditionError):
+    with pytest.raises(cs.StaleWaitConditionError, match="another one that has taken its place"):
         store.update_wait_condition(old)
 
 
