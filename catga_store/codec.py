@@ -27,10 +27,10 @@ a fixed `datetime.timezone`. What is kept of a UUID is its 128 bits.
 list. Fields with `init=False` are kept and set past `__init__`; fields with it go through
 `__init__`, converters and validators included: a converter must take its own answer for what it is,
 and a value that was changed in place into one that a validator refuses is kept, but is read only
-without a type. An attribute that is no field is refused, unless
-it belongs to a `cached_property`: it would be lost. A class whose `__init__` does not take exactly
-its fields (an `InitVar`, an `__init__` of its own) is refused, as are `deque`, `OrderedDict`,
-`Path`, callables and any other class.
+without a type. An attribute that is no field is refused, unless it belongs to a `cached_property`:
+it would be lost. A class whose `__init__` does not take exactly its fields (an `InitVar`, an
+`__init__` of its own) is refused, as are `deque`, `OrderedDict`, `Path`, callables and any other
+class.
 
 **Reading is strict**, as other code may have written: an unknown field is refused, because the
 next write would lose it; a missing field takes its default. So adding a field with a default is a

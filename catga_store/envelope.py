@@ -5,8 +5,9 @@ encoded states and read back without decoding them:
 
     {"layout":1,"type":"Order","type_version":1,"schema":"5f0c1d2e","wait":null,"state":{…}}
 
-`layout` is this format's version, `type` and `type_version` the state's (`flow_state`), `schema` a
-fingerprint of its fields. A progress record's body is
+`wait` is the condition that the flow shows; if that is another one than the flow is suspended on, its
+`suspended_on` names that. `layout` is this format's version, `type` and `type_version` the state's
+(`flow_state`), `schema` a fingerprint of its fields. A progress record's body is
 `{"layout":1,"processed":[[0,1000000]],"failed":[],"last":999999}`: runs, each as its first index
 and the one after its last. A completion's payload is `{"result":…,"error":…}`.
 """
