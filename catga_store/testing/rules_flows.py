@@ -491,6 +491,7 @@ class FlowRules(Core):
 
             report = copy(other, face.store, overwrite=how == "over")
             skipped = sum(records) if how == "skip" else 0
+            skipped += completions if how != "afresh" else 0
             assert report.skipped == skipped, report
 
         if how != "skip":
