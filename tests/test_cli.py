@@ -291,7 +291,7 @@ def test_copy_brings_everything_and_verifies_it(url: str, tmp_path: Path) -> Non
     assert "4 flows, 1 wait conditions, 1 ForEach progress records, 1 early" in done.stdout
     assert "Verified" in done.stdout
     again = answer("copy", url, target, url=url)
-    assert (again["flows"], again["skipped"], again["verified"]) == (0, 6, True)
+    assert (again["flows"], again["skipped"], again["verified"]) == (0, 7, True)
     assert again["differences"] == []
     assert answer("ls", "-s", target, url=url)["flows"][0]["version"] >= 1
 
@@ -357,7 +357,7 @@ def test_a_store_under_two_names_is_not_copied_onto_itself(url: str) -> None:
     other = url.replace("flows.db", "../" + Path(url).parent.name + "/flows.db")
     before = answer("ls", url=url)
     document = answer("copy", url, other, "--overwrite", url=url)
-    assert (document["flows"], document["skipped"], document["verified"]) == (0, 6, True)
+    assert (document["flows"], document["skipped"], document["verified"]) == (0, 7, True)
     assert answer("ls", url=url) == before
 
 
