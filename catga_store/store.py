@@ -364,8 +364,9 @@ class Store:
         The first call is `accepted`, a repeated one a `duplicate`; a stranger's, or one for a
         condition that has ended or was cleared, is neither, and `outcome` says which. Without a
         condition it is accepted and kept until one is set; then `outcome` is `None`. Exactly one
-        caller ever sees `now_satisfied`. `result` is plain JSON data of at most 256 KiB
-        (`RecordTooLargeError`). One round trip, whatever the number of children.
+        caller ever sees `now_satisfied`. `result` is plain JSON data; encoded, and with `error`, it
+        takes at most 256 KiB (`RecordTooLargeError`). One round trip, whatever the number of
+        children.
 
         >>> from catga_store import MemoryStore, WaitCondition
         >>> store = MemoryStore()
