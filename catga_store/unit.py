@@ -8,6 +8,7 @@ store answered.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -119,6 +120,10 @@ _LIFECYCLE = {
 """What may be done to a session in which state, and where that leads; anything else is an error."""
 
 
+def _no_session() -> None:
+    """Stand for a session in copies of its records."""
+
+
 class Unit:
     """What one session has loaded and queued."""
 
@@ -132,6 +137,10 @@ class Unit:
         self._map: dict[Key, Entry] = {}
         self._completions: dict[tuple[Key, str], Complete] = {}
         self._checks: dict[Key, AnyRecord] = {}
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        """A copy of a record, also one that was pickled, is in no session."""
+        return _no_session, ()
 
     def step(self, verb: str) -> None:
         """Go where the lifecycle leads; raises by name what it has no way for."""
@@ -217,7 +226,7 @@ class Unit:
 
     def _check_free(self, record: AnyRecord) -> None:
         other = record._session
-        if isinstance(other, Unit) and other is not self and other.state != "closed":
+        if isinstance(other, Unit) and other is not self and record in other:
             message = f"{record!r} is in another open session; expunge it there first"
             raise UsageError(message)
 

@@ -5,6 +5,8 @@ One file, and long: every promise about a session is looked for here.
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -164,6 +166,30 @@ def test_two_sessions_share_no_object(store: cs.Store) -> None:
     with store.session() as third:
         third.add(flow)
         assert flow in third
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda record: pickle.loads(pickle.dumps(record))],
+    ids=["copied", "copied deeply", "pickled"],
+)
+def test_a_copy_of_a_record_is_in_no_session(
+    store: cs.Store, copied: Callable[[Flow], Flow]
+) -> None:
+    """It carries nothing of the session with it, and another one may take it."""
+    create(store, "f", "g")
+    with store.session() as session, store.session() as other:
+        flow, neighbour = session.get_one("f"), session.get_one("g")
+        twin = copied(flow)
+        assert twin not in session
+        other.add(twin)
+        twin.error = "of the copy"
+        other.commit()
+        assert (flow.version, flow.error) == (1, None)
+        with pytest.raises(cs.UsageError, match="is in another open session"):
+            other.add(neighbour)
+
+    assert store.get_one("f").error == "of the copy"
 
 
 def test_a_second_object_for_one_key_is_refused(store: cs.Store) -> None:
