@@ -29,6 +29,7 @@ __all__ = [
     "NatsStore",
     "RedisStore",
     "SQLiteStore",
+    "nats_options",
     "nats_servers",
     "need_nats",
     "need_redis",
@@ -153,7 +154,10 @@ def need_nats() -> None:
 
 def nats_servers(servers: Any) -> list[str]:
     """The URLs of NATS servers as a list; `UsageError` for anything else."""
-    urls: list[Any] = [servers] if isinstance(servers, str) else list(servers or ())
+    urls: list[Any] = [servers]
+    if not isinstance(servers, str):
+        urls = [*servers] if hasattr(servers, "__iter__") else []
+
     if not urls or not all(isinstance(url, str) and url for url in urls):
         message = (
             f"a NATS store needs the URLs of servers, as ['nats://a:4222', 'nats://b:4222'],"
@@ -169,6 +173,30 @@ def _servers_of(url: str) -> list[str]:
     scheme, mark, rest = url.rpartition("://")
     user, at, hosts = rest.rpartition("@")
     return [f"{scheme}{mark}{user}{at}{host}" for host in hosts.split(",")]
+
+
+def nats_options(connect: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `nats.connect` is told besides the servers; `UsageError` for what it does not take."""
+    import inspect
+
+    from nats.aio.client import Client
+
+    given: object = connect
+    if given is not None and not isinstance(given, Mapping):
+        message = f"connect must be a mapping of options of nats.connect, not {connect!r}"
+        raise UsageError(message)
+
+    options = dict(connect or {})
+    known = inspect.signature(Client.connect).parameters.keys() - {"self", "servers"}
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        message = (
+            f"connect names {unknown[0]!r}, which is no option of nats.connect that may be set here;"
+            f" there are {', '.join(sorted(known))}"
+        )
+        raise UsageError(message)
+
+    return options
 
 
 class NatsStore(Store):
@@ -209,6 +237,6 @@ class NatsStore(Store):
             timeout=settings.timeout,
         )
         make_link = partial(
-            NatsLink, nats_servers(servers), timeout=settings.timeout, **dict(connect or {})
+            NatsLink, nats_servers(servers), timeout=settings.timeout, **nats_options(connect)
         )
         super().__init__(PortalDriver(waist, make_link, settings.timeout), settings)

@@ -16,6 +16,7 @@ from catga_store.aio import AsyncStore
 from catga_store.drivers.local_async import AsyncLocalDriver
 from catga_store.kinds import DEFAULT_BUCKET
 from catga_store.kinds import DEFAULT_PREFIX
+from catga_store.kinds import nats_options
 from catga_store.kinds import nats_servers
 from catga_store.kinds import need_nats
 from catga_store.kinds import need_redis
@@ -142,7 +143,8 @@ class AsyncNatsStore(AsyncStore):
             timeout=settings.timeout,
         )
         place = servers if isinstance(servers, Client) else nats_servers(servers)
-        make_link = partial(NatsLink, place, timeout=settings.timeout, **dict(connect or {}))
+        options_of_nats = nats_options(connect)
+        make_link = partial(NatsLink, place, timeout=settings.timeout, **options_of_nats)
         super().__init__(AnyLoopDriver(waist, make_link, settings.timeout), settings)
 
 

@@ -319,12 +319,25 @@ def test_too_few_servers_for_the_replicas(nats_server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"bucket": ""}, {"bucket": "a.b"}, {"bucket": "a_wait"}, {"replicas": 2}]
+    "options",
+    [
+        {"bucket": ""},
+        {"bucket": "a.b"},
+        {"bucket": "a_wait"},
+        {"replicas": 2},
+        {"stale_reads": 1},
+        {"connect": 5},
+        {"connect": {"timeout": 5}},
+        {"connect": {"servers": "nats://b"}},
+        {"connect": {5: "b"}},
+        {"servers": 5},
+    ],
 )
-def test_options_that_cannot_be(options: dict[str, Any]) -> None:
-    """A bucket or a number of replicas that NATS has no room for is refused before anything is sent."""
+@pytest.mark.parametrize("kind", [cs.NatsStore, cs.AsyncNatsStore])
+def test_options_that_cannot_be(kind: Any, options: dict[str, Any]) -> None:
+    """What NATS has no room for, or its client does not take, is refused before anything is sent."""
     with pytest.raises(cs.UsageError, match=next(iter(options))):
-        cs.NatsStore(**options)
+        kind(**options)
 
 
 def test_several_servers_in_one_url(nats_server: NatsServer, bucket: str) -> None:

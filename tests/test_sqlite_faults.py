@@ -203,6 +203,14 @@ def test_a_missing_table_is_a_config_error(path: Path, store: cs.SQLiteStore) ->
 # --- places ---------------------------------------------------------------------------------------
 
 
+def test_a_path_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+    """The system's own reason stands in the error, whatever was asked of the store."""
+    with cs.SQLiteStore(tmp_path / ("x" * 5000)) as store:
+        for use in OPERATIONS:
+            with pytest.raises(cs.StoreConfigError, match="the system says File name too long"):
+                use(store)
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """It is not made; once it is there the same store works."""
     folder = tmp_path / "missing"

@@ -245,3 +245,10 @@ def test_a_store_shows_what_it_is(tmp_path: Path) -> None:
     assert "flows.db" in repr(store)
     store.close()
     assert repr(store).endswith(" closed>")
+
+
+@pytest.mark.parametrize("kind", [cs.RedisStore, cs.AsyncRedisStore])
+def test_a_redis_url_is_text(kind: Any) -> None:
+    """Anything else is a usage error, like any URL that names nothing."""
+    with pytest.raises(cs.UsageError, match="the URL of a Redis server must be text, not 5"):
+        kind.from_url(5)

@@ -367,6 +367,11 @@ def link_to_url(url: str, timeout: float) -> RedisLink:
 
 def check_url(url: str) -> tuple[str, bool]:
     """The URL as redis-py reads it, and whether it names a cluster; `UsageError` if it is wrong."""
+    given: object = url
+    if not isinstance(given, str):
+        message = f"the URL of a Redis server must be text, not {given!r}"
+        raise UsageError(message)
+
     scheme, _, place = url.partition("://")
     plain = f"{scheme.removesuffix('+cluster')}://{place}"
     make: Any = Redis

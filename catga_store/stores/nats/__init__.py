@@ -124,7 +124,7 @@ class NatsWaist:
         partitions: int = 1,
         timeout: float = 10.0,
     ) -> None:
-        _check_options(bucket, replicas)
+        _check_options(bucket, replicas, stale_reads)
         self._layout = Layout(bucket)
         self._exchange = Exchange(self._layout.stream, timeout)
         self._commits = Commits(self._layout, self._exchange)
@@ -214,7 +214,7 @@ class NatsWaist:
         yield from self._exchange.fetch([self._layout.layout], self._exchange.deadline())
 
 
-def _check_options(bucket: object, replicas: object) -> None:
+def _check_options(bucket: object, replicas: object, stale_reads: object) -> None:
     if not isinstance(bucket, str) or not fullmatch(r"[A-Za-z0-9_-]{1,64}", bucket):
         message = f"bucket must be 1 to 64 of A-Z, a-z, 0-9, _ and -, not {bucket!r}"
         raise UsageError(message)
@@ -225,4 +225,8 @@ def _check_options(bucket: object, replicas: object) -> None:
 
     if type(replicas) is not int or replicas not in (1, 3, 5):
         message = f"replicas must be 1, 3 or 5, not {replicas!r}"
+        raise UsageError(message)
+
+    if type(stale_reads) is not bool:
+        message = f"stale_reads must be True or False, not {stale_reads!r}"
         raise UsageError(message)

@@ -225,14 +225,17 @@ class SQLiteWire:
 
     def _why_not(self) -> str:
         place = Path(self._path)
-        if place.is_dir():
-            return "it is a folder, and must be a file"
+        try:
+            if place.is_dir():
+                return "it is a folder, and must be a file"
 
-        if not place.parent.is_dir():
-            return f"its folder {str(place.parent)!r} does not exist; make it"
+            if not place.parent.is_dir():
+                return f"its folder {str(place.parent)!r} does not exist; make it"
 
-        if self._was_there and not place.exists():
-            return "it was removed since it was opened; put it back"
+            if self._was_there and not place.exists():
+                return "it was removed since it was opened; put it back"
+        except OSError as error:
+            return f"the system says {error.strerror}"
 
         return "this user must have the right to read and write it and its folder"
 
