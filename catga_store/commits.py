@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -12,12 +14,15 @@ from catga_store.conversation import Conversation
 from catga_store.conversation import ask
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import UsageError
+from catga_store.keys import WAIT
 from catga_store.keys import Key
+from catga_store.keys import began_s
 from catga_store.keys import new_commit_id
 from catga_store.model import from_ms
 from catga_store.model import span_ms
 from catga_store.plans import Limits
 from catga_store.plans import Receipt
+from catga_store.records import REMEMBERED_COMMITS
 from catga_store.records import Applied
 from catga_store.records import Change
 from catga_store.records import Commit
@@ -69,6 +74,7 @@ class Commits:
             reply = yield Commit(commit_id, now_ms, changes, self._retain_ms)
         except CommitUncertainError as error:
             error.parts = plans.parts_of(changes)  # type: ignore[attr-defined]  # for resolve
+            error.kept_until = began_s(commit_id) + 2 * self.settings.timeout  # type: ignore[attr-defined]
             _log.warning("%s", error)
             raise
 
@@ -92,17 +98,43 @@ class Commits:
             raise UsageError(message)
 
         keys = tuple(Key(*key) for key in error.keys)
+        parts = getattr(error, "parts", tuple((key, None, -1) for key in keys))
         try:
             applied = yield from ask(Resolve(error.commit_id, keys))
         except CommitUncertainError as again:
             raise error from again  # the one that knows what was in the commit
 
         if applied is None:
+            yield from self._check_forgotten(error, parts)
             return None
 
-        parts = getattr(error, "parts", tuple((key, None, -1) for key in keys))
         known = applied.outcomes if len(applied.outcomes) == len(parts) else ()
         return plans.receipt_of(error.commit_id, parts, known)
+
+    def _check_forgotten(
+        self, error: CommitUncertainError, parts: Sequence[tuple[Key, str | None, int]]
+    ) -> Conversation[None]:
+        """Raise the error again if the commit may have been applied, and forgotten since.
+
+        Its reply is kept for twice the timeout. Later only the records tell, which remember their
+        last commits: it is not among those of a record that has not been written so often since.
+        """
+        if time.time() < getattr(error, "kept_until", math.inf):
+            return
+
+        puts = [(key, version) for key, _, version in parts if version > 0 and key.kind != WAIT]
+        records = yield from self._read([key for key, _ in puts])
+        for (_, version), record in zip(puts, records, strict=True):
+            if record is None or record.head.version < version + REMEMBERED_COMMITS:
+                return
+
+        if puts:
+            message = (
+                f"commit {error.commit_id} cannot be settled any more: its reply was kept for twice"
+                f" the timeout, and {puts[0][0]} was written so often since that it does not"
+                " remember; look at what is stored before you act"
+            )
+            raise CommitUncertainError(message, **error.__dict__)
 
     def _read(self, keys: Sequence[Key]) -> Conversation[list[Record | None]]:
         """Read any number of records, 500 in one request."""

@@ -22,6 +22,7 @@ __all__ = [
     "PROGRESS",
     "WAIT",
     "Key",
+    "began_s",
     "check_id",
     "check_step",
     "decode_token",
@@ -236,3 +237,8 @@ def _type_name(value: object) -> str:
 def new_commit_id() -> str:
     """Unique for ever, and sorting by time: 44 bits of milliseconds, 80 random ones, as hex."""
     return f"{time.time_ns() // 1_000_000:011x}{os.urandom(10).hex()}"
+
+
+def began_s(commit_id: str) -> float:
+    """When a commit was begun, by its id and the clock of the process that made it."""
+    return int(commit_id[:11], 16) / 1000

@@ -565,7 +565,8 @@ class Store:
     def resolve_commit(self, error: CommitUncertainError) -> Receipt | None:
         """Settle an uncertain commit: its receipt, or `None`, and then it never will be applied.
 
-        Raises the error again while the store cannot tell.
+        Raises the error again while the store cannot tell. For twice the store's `timeout` it can; after
+        that it cannot if a flow or progress of the commit was written eight times since.
         """
         return self._run(self._operations.resolve_commit(error))
 

@@ -253,3 +253,21 @@ def test_large_bodies_on_a_cluster(redis_cluster: RedisCluster, prefix: str) -> 
         assert [one.state["text"][0] for one in found.values() if one] == list("012345")
         store.clear()
         assert store.count_flows() == 0
+
+
+def test_a_full_server_is_left_without_parts() -> None:
+    """Refused in the middle of a large body, it has back what it had taken of it."""
+    with (
+        RedisServer("8.2", "--maxmemory-policy", "noeviction") as full,
+        cs.open_store(full.url) as store,
+        redis.Redis(port=full.port) as client,
+    ):
+        small = flow("small")
+        store.create(small)
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + 8 * LARGE)
+        with pytest.raises(cs.StoreUnavailableError, match="out of memory"):
+            store.create(flow("large", text="x" * 30 * LARGE))
+
+        assert list(client.scan_iter(match="*:upload:*")) == []
+        assert store.get("large") is None
+        store.update(small)

@@ -6,6 +6,7 @@ asyncio and trio stores are told the same.
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 import uuid
@@ -276,6 +277,39 @@ def test_a_server_of_another_age_is_refused(
     proxy.rewrite(b"redis_version:" + server.version[:1].encode(), b"redis_version:5")
     with pytest.raises(cs.StoreConfigError, match=r"Redis 5.* needs Redis 6.2 or later"):
         open_through()
+
+
+def test_what_was_forgotten_is_not_said_to_have_never_been(
+    server: RedisServer, proxy: Proxy, prefix: str, direct: cs.Store
+) -> None:
+    """With its reply gone and its record written eight times since, a commit stays uncertain."""
+    lost: list[cs.CommitUncertainError] = []
+    url = f"redis://127.0.0.1:{proxy.port}?prefix={prefix}"
+    with cs.open_store(url, timeout=timedelta(milliseconds=500)) as store:
+        in_time(store.ping)
+        proxy.strike("drop the reply", times=1000, when=is_commit)
+        for flow_id, writes in (("seven", 7), ("eight", 8)):
+            flow = create(direct, flow_id)
+            with pytest.raises(cs.CommitUncertainError) as caught:
+                store.update(flow)
+
+            lost.append(caught.value)
+            flow = direct.get_one(flow_id)
+            assert flow.version == 2
+            for _ in range(writes):
+                direct.update(flow)
+
+    with redis.Redis(port=server.port) as client:
+        while any(client.exists(f"{{{prefix}0}}:commit:{error.commit_id}") for error in lost):
+            time.sleep(0.01)  # decides nothing: the server forgets them in a while
+
+    receipt = direct.resolve_commit(lost[0])
+    assert receipt is not None
+    assert receipt.versions == {cs.Key("flow", "seven"): 2}
+    with pytest.raises(cs.CommitUncertainError, match="look at what is stored") as again:
+        direct.resolve_commit(pickle.loads(pickle.dumps(lost[1])))
+
+    assert again.value.commit_id == lost[1].commit_id
 
 
 # --- writes that are no commits of records ----------------------------------------------------------

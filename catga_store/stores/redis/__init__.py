@@ -36,8 +36,9 @@ records, and removes them in another.
 
 What expires is absent at once, by the store's clock; the server forgets it an hour later by its own
 (`PEXPIRE`), if no sweep came before. Nothing live and no index has a time to live. So the eviction
-policy must be `noeviction` (or a `volatile` one, which loses ended flows early); `allkeys` policies
-lose live flows. A server that is out of memory refuses commits whole and still reads and deletes.
+policy must be `noeviction` (a `volatile` one loses ended flows early, and replies of recent commits,
+so that one that is sent again may meet itself as a conflict); `allkeys` policies lose live flows. A
+server that is out of memory refuses commits whole and still reads and deletes.
 
 What is acknowledged is as durable as the server makes it: with `appendonly yes` it outlives the
 process, and with `appendfsync always` the machine; `everysec` may lose the last second or two, and

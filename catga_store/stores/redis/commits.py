@@ -13,6 +13,7 @@ from catga_store.conversation import Conversation
 from catga_store.conversation import NotSentError
 from catga_store.conversation import Pipe
 from catga_store.conversation import ReplyLostError
+from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
 from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
@@ -86,10 +87,18 @@ class Commits:
                 head = change.head
                 return Applied((Outcome(head.version, commit.id, head.status, head.created_ms),))
         else:
-            uploads = yield from self._upload(commit, number)
-            command, large = self._commit_command(commit, number)
-            reply = yield from self._send(commit, command, number, large=large)
-            if uploads and isinstance(reply, _REFUSED):
+            uploads: list[bytes] = []
+            try:
+                yield from self._upload(commit, number, uploads)
+                command, large = self._commit_command(commit, number)
+                reply = yield from self._send(commit, command, number, large=large)
+            except (StoreConfigError, StoreUnavailableError) as error:
+                if isinstance(error.__cause__, exceptions.ResponseError):  # it is there and refuses
+                    yield from self._sweeping.forget(uploads)
+
+                raise
+
+            if isinstance(reply, _REFUSED):
                 yield from self._sweeping.forget(uploads)
 
         if type(reply) is bytes:
@@ -134,13 +143,11 @@ class Commits:
 
         return reply
 
-    def _upload(self, commit: Commit, number: int) -> Conversation[list[bytes]]:
-        """Send large bodies ahead, in parts, so that nobody waits for a whole one; answers where to.
+    def _upload(self, commit: Commit, number: int, uploads: list[bytes]) -> Conversation[None]:
+        """Send large bodies ahead, in parts, so that nobody waits for a whole one; notes where to.
 
         Until the commit takes them they are nobody's, and the server forgets them in an hour.
         """
-        uploads: list[bytes] = []
-
         for place, change in enumerate(commit.changes):
             body = parted_body(change)
             if body is None:
@@ -148,18 +155,15 @@ class Commits:
 
             name = _upload_name(commit, place)
             key = self._layout.upload[number] + name.encode()
-            commands = [
-                Command((b"HSET", key, b"g", name), key),
-                Command((b"PEXPIRE", key, _UPLOAD_MS), key),
-            ]
+            uploads.append(key)
+            expires = Command((b"PEXPIRE", key, _UPLOAD_MS), key)
+            commands = [Command((b"HSET", key, b"g", name), key), expires]
             for part, start in enumerate(range(0, len(body), LARGE)):
                 words = b"HSET", key, b"%d" % part, body[start : start + LARGE]
                 commands.append(Command(words, key))
 
+            commands.append(expires)  # a full server may have refused the first, not the others
             check((yield from self._exchange.ask(commands, writes=True, large=True)))
-            uploads.append(key)
-
-        return uploads
 
     def _put_command(self, commit: Commit, number: int) -> Command:
         """What most commits are: one flow. The words are those of `_commit_command`."""

@@ -57,6 +57,9 @@ class Sweeping:
 
     def forget(self, uploads: Sequence[bytes]) -> Conversation[None]:
         """Remove what a refused commit had sent ahead; the server would do it later."""
+        if not uploads:
+            return
+
         commands = tuple(Command((b"UNLINK", key), key) for key in uploads)
         try:
             yield from self._exchange.fly(commands, writes=True)
