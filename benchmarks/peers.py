@@ -32,7 +32,7 @@ from timing import time_calls
 import catga_store as cs
 from catga_store import codec
 
-__all__ = ["ABOUT", "beside", "peers", "saver"]
+__all__ = ["ABOUT", "Pair", "beside", "peers", "plain", "saver"]
 
 Pair = tuple[Callable[[], object], Callable[[], object]]
 
@@ -56,7 +56,7 @@ def peers(subjects: dict[str, Subject], directory: Path, calls: int, rounds: int
     pairs: dict[str, Pair] = {}
     for name, subject in subjects.items():
         pairs[f"catga_store {name}, attrs class"] = subject.update, subject.get
-        pairs[f"catga_store {name}, plain data"] = _plain(subject)
+        pairs[f"catga_store {name}, plain data"] = plain(subject)
 
     pairs |= _langgraph(subjects["memory"], directory)
     cases: dict[str, Callable[[], object]] = {}
@@ -77,7 +77,7 @@ def peers(subjects: dict[str, Subject], directory: Path, calls: int, rounds: int
     return table
 
 
-def _plain(subject: Subject) -> Pair:
+def plain(subject: Subject) -> Pair:
     """Save and load the state as plain JSON data."""
     store = subject.store
     flows = [

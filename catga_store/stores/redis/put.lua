@@ -1,5 +1,6 @@
 -- What most commits are, put before commit.lua, whose signature it has: one flow is written again, and
--- nothing changes by which it is listed or found to be due. Anything else goes on below.
+-- nothing changes by which it is listed or found to be due. Anything else goes on below. Patterns walk
+-- through a text in Lua's slowest way, so they are kept from the ids of the commits.
 
 if #KEYS == 5 and ARGV[5] == 'P' and ARGV[6] == 'F' and ARGV[10] == '' then
   local stored = redis.call('GET', KEYS[1])
@@ -8,17 +9,23 @@ if #KEYS == 5 and ARGV[5] == 'P' and ARGV[6] == 'F' and ARGV[10] == '' then
     return stored
   end
 
-  -- commits, revision; status and created; due, expires and type
-  local HEAD = '^%["(([^ "]*)[^"]*)",(%-?%d+),(%-?%d+),(%-?%d+),%-?%d+,([^,]+,null,"[^"\\]*"),'
+  local find, sub, match = string.find, string.sub, string.match
   local text = redis.call('HGET', KEYS[3], 'head')
-  if text then
-    local commits, revision, _, status, created, listed = string.match(text, HEAD)
-    local _, _, version, new_status, new_created, new_listed = string.match(ARGV[11], HEAD)
-    if revision == ARGV[9] and status == new_status and created == new_created and listed == new_listed
-      and listed then
-      local seven = string.match(commits, '^(%S+ %S+ %S+ %S+ %S+ %S+ %S+) ')
-      local head = '["' .. ARGV[1] .. ' ' .. (seven or commits) .. string.sub(ARGV[11], 3)
-      local reply = '[[' .. version .. ',null,' .. status .. ',' .. created .. ']]'
+  local after = 3 + #ARGV[9] -- the revision, which comes first among the commits
+  local stop = text and sub(text, 1, after - 1) == '["' .. ARGV[9] and find(text, '"', after, true)
+  if stop and (stop == after or sub(text, after, after) == ' ') then
+    -- version; status and created; due, expires and type
+    local REST = '^",(%-?%d+),(%-?%d+,%-?%d+),%-?%d+,([^,]+,null,"[^"\\]*"),'
+    local _, placed, listed = match(text, REST, stop)
+    local version, new_placed, new_listed = match(ARGV[11], REST, 3)
+    if listed and placed == new_placed and listed == new_listed then
+      local place, count = 2, 0 -- of the space after seven commits, if there are more
+      repeat
+        place, count = find(text, ' ', place + 1, true), count + 1
+      until count == 7 or not place or place > stop
+      local commits = sub(text, 3, (place and place < stop and place or stop) - 1)
+      local head = '["' .. ARGV[1] .. ' ' .. commits .. sub(ARGV[11], 3)
+      local reply = '[[' .. version .. ',null,' .. placed .. ']]'
       redis.call('HSET', KEYS[3], 'head', head, 'body', ARGV[12])
       redis.call('UNLINK', KEYS[5])
       redis.call('SET', KEYS[1], reply, 'PX', ARGV[4])
