@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -120,8 +122,9 @@ def asked(redis_cluster: RedisCluster) -> Callable[..., Any]:
     return ask
 
 
+@pytest.mark.parametrize("face", ["blocking", "asyncio"])
 def test_a_slot_that_moves_to_another_node(
-    redis_cluster: RedisCluster, asked: Callable[..., Any]
+    redis_cluster: RedisCluster, asked: Callable[..., Any], face: str
 ) -> None:
     """While its keys are on the way, reads find them and commits wait; then all goes on there."""
     prefix = f"{uuid.uuid4().hex}:"
@@ -131,22 +134,32 @@ def test_a_slot_that_moves_to_another_node(
     names = [asked(place, "CLUSTER", "MYID").decode() for place in (old, new)]
     target = redis_cluster.nodes[new]
     url = f"{redis_cluster.url}?prefix={prefix}"
+    short = timedelta(milliseconds=300)
     with (
-        cs.open_store(url) as store,
-        cs.open_store(url, timeout=timedelta(milliseconds=300)) as hasty,
+        opened(face, url) as store,
+        opened(face, url, timeout=short) as hasty,
+        ThreadPoolExecutor(1) as thread,
     ):
-        for flow_id in ("a", "b"):
+        for flow_id in ("a", "b", "d"):
             store.create(flow(flow_id))
 
         hasty.ping()
         asked(new, "CLUSTER", "SETSLOT", slot, "IMPORTING", names[0])
         asked(old, "CLUSTER", "SETSLOT", slot, "MIGRATING", names[1])
-        asked(old, "MIGRATE", target.host, target.port, f"{{{prefix}0}}:flow:a", 0, 5000)
+        for flow_id in ("a", "d"):
+            name = f"{{{prefix}0}}:flow:{flow_id}"
+            asked(old, "MIGRATE", target.host, target.port, name, 0, 5000)
+
         assert hasty.get("a") is not None
         assert hasty.get("b") is not None
-        flow_a = hasty.get_one("a")
+        flow_a, flow_d = hasty.get_one("a"), store.get_one("d")
         with pytest.raises(cs.StoreUnavailableError, match="moving this partition"):
             hasty.update(flow_a)
+
+        before = refused(asked, (old, new))
+        waiting = thread.submit(store.update, flow_d)
+        while refused(asked, (old, new)) == before:
+            time.sleep(0.01)  # decides nothing: waits for the update
 
         while keys := asked(old, "CLUSTER", "GETKEYSINSLOT", slot, 100):
             for key in keys:
@@ -155,10 +168,26 @@ def test_a_slot_that_moves_to_another_node(
         for place in (new, old):
             asked(place, "CLUSTER", "SETSLOT", slot, "NODE", names[1])
 
+        waiting.result()
+        assert flow_d.version == 2
         assert hasty.get("a") is not None
         hasty.update(flow_a)
         store.create(flow("c"))
-        assert sorted(one.flow_id for one in store.query_flows().items) == ["a", "b", "c"]
+        assert sorted(one.flow_id for one in store.query_flows().items) == ["a", "b", "c", "d"]
+
+
+def refused(asked: Callable[..., Any], places: tuple[int, ...]) -> int:
+    """Answer how often nodes have said to try again."""
+    errors = (asked(place, "INFO", "errorstats") for place in places)
+    return sum(one.get("errorstat_TRYAGAIN", {"count": 0})["count"] for one in errors)
+
+
+def opened(face: str, url: str, **options: Any) -> Face:
+    """Open a store by one of its faces."""
+    if face == "blocking":
+        return BlockingFace(lambda: cs.open_store(url, **options))
+
+    return AsyncFace(lambda: cs.open_async_store(url, **options))
 
 
 @pytest.mark.parametrize("face", ["blocking", "asyncio"])
@@ -171,10 +200,8 @@ def test_a_cluster_that_wants_a_password(face: str) -> None:
 
         for user in ("", ":wrong@"):
             url = cluster.url.replace("://", f"://{user}")
-            opened: Face = (
-                BlockingFace(lambda url=url: cs.open_store(url))  # type: ignore[misc]
-                if face == "blocking"
-                else AsyncFace(lambda url=url: cs.open_async_store(url))  # type: ignore[misc]
-            )
-            with opened as store, pytest.raises(cs.StoreConfigError, match="user or password"):
+            with (
+                opened(face, url) as store,
+                pytest.raises(cs.StoreConfigError, match="user or password"),
+            ):
                 store.get("f")

@@ -125,7 +125,7 @@ class Player:
         elif what < 0.8:
             wait.outcome = draw.choice(list(cs.WaitOutcome))
         elif what < 0.9:
-            wait.flow_ids = children
+            wait.flow_ids = tuple(children)
         else:
             session.delete(wait)
 

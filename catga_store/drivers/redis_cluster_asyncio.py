@@ -118,10 +118,12 @@ class RedisClusterAsyncLink:
             if any(isinstance(reply, TryAgainError) for reply in refused):
                 await asyncio.sleep(_MOVING_SECONDS)
 
-        # A command that was refused has not been run.
-        kind = NotSentError if asked.untouched else ReplyLostError
-        message = f"the cluster sent us from node to node: {asked.redirection(asked.left[0])}"
-        raise kind(message)
+        # What was refused has not been run: whoever asked may ask again, later.
+        for place in asked.left:
+            message = f"the cluster sent us from node to node: {asked.replies[place]}"
+            asked.replies[place] = TryAgainError(message)
+
+        return tuple(asked.replies)
 
     async def close(self) -> None:
         """Fail what is under way; close the client if it is owned."""
