@@ -109,7 +109,7 @@ def beside(
 
     DBOS works with threads of its own in the background, so it comes when the others are done.
     """
-    pairs = {f"catga_store, {name}": _plain(subject) for name, subject in subjects.items()}
+    pairs = {f"catga_store, {name}": plain(subject) for name, subject in subjects.items()}
     with ExitStack() as stack:
         pairs |= _all_langgraph(subjects["memory"], redis_url, directory, stack)
         pairs |= _eventsourcing(subjects["memory"], directory, stack)
