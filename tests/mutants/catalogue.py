@@ -858,6 +858,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "  return head.expires and head.expires < now\n",
         (*RETENTION, *FLOWS, *ON_REDIS),
     ),
+    Mutant(
+        "redis-short-way-for-progress",
+        "progress that was made with its flow is written over the flow's body",
+        "stores/redis*put.lua",
+        " and ARGV[6] == 'F'",
+        "",
+        ("tests/test_redis_scripts.py",),
+    ),
     # --- NATS ---------------------------------------------------------------------------------------
     Mutant(
         "nats-publish-without-expected-sequence",
