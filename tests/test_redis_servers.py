@@ -16,6 +16,9 @@ import pytest
 import redis
 
 import catga_store as cs
+from catga_store.stores.redis import sweeping
+from catga_store.stores.redis.scripts import CLEAR
+from catga_store.stores.redis.scripts import call
 from catga_store.testing import AsyncFace
 from catga_store.testing import BlockingFace
 from catga_store.testing import Face
@@ -183,7 +186,7 @@ def test_a_server_that_wants_a_password(
         store.create(flow())
 
 
-@pytest.mark.parametrize("missing", ["-zadd", "-evalsha", "-hset", "-unlink", "-set"])
+@pytest.mark.parametrize("missing", ["-zadd", "-evalsha", "-hset", "-unlink", "-set", "-hget"])
 def test_a_user_who_may_not(
     start: Callable[..., RedisServer], open_face: Callable[..., Face], missing: str
 ) -> None:
@@ -371,6 +374,56 @@ def test_clear_removes_exactly_this_prefix(
     for store in stores:
         store.clear()
         store.close()
+
+
+def test_what_is_written_while_the_store_is_cleared_stays_whole(
+    shared: tuple[cs.Store, redis.Redis, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a look at the keys and their removal: it stays, listed and due, or goes, entries included."""
+    store, client, tag = shared
+    store.create(flow("f"))
+    store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
+    client.hset(f"{tag}flow:corrupt", "head", "garbage")
+    client.set(f"{tag}wait:foreign", "mine")
+    url = f"redis://127.0.0.1:{client.get_connection_kwargs()['port']}?prefix={tag[1:-3]}"
+    written: list[str] = []
+    with cs.open_store(url) as other:
+
+        def clear(script: Any, keys: Any, words: Any) -> Any:
+            if script is CLEAR and not written:
+                written.append("late")
+                other.create(flow("late"))
+                other.save_for_each_progress("f", 1, cs.ForEachProgress([1]))
+
+            return call(script, keys, words)
+
+        monkeypatch.setattr(sweeping, "call", clear)
+        store.clear()
+        assert written == ["late"]
+        assert [one.flow_id for one in store.query_flows().items] == ["late"]
+        assert [one.flow_id for one in store.claim_due(limit=5)] == ["late"]
+        assert store.list_for_each_progress("f") == {}
+        left = client.zrange(f"{tag}index", 0, -1)
+        assert left
+        assert all(member.endswith(b"late") for member in left)
+        store.clear()
+        assert {key.split(b":")[2] for key in client.scan_iter(match=f"{tag}*", count=10_000)} <= {
+            b"layout",
+            b"commit",
+        }
+
+
+def test_a_command_that_was_renamed(start: Callable[..., RedisServer]) -> None:
+    """A server without a command that the scripts need is found out before anything is half written."""
+    server = start("--rename-command", "PERSIST", "")
+    with (
+        cs.open_store(server.url) as store,
+        redis.Redis(port=server.port) as client,
+    ):
+        with pytest.raises(cs.StoreConfigError, match=r"unknown command.* need PERSIST"):
+            store.create(flow())
+
+        assert client.keys() == []
 
 
 def test_what_the_server_has_forgotten_leaves_no_entries(

@@ -1,8 +1,12 @@
--- Remove keys, as a part of clearing the store.
+-- Remove records and other keys, as a part of clearing the store. What others write meanwhile stays,
+-- with its entries in the index.
 --
--- KEYS[1]   where the end of the clearing is noted    KEYS[2..] what is to be removed
+-- KEYS[1]   where the end of the clearing is noted    KEYS[2]  the index of the partition
+-- KEYS[3..] for each record: the flow, its steps and its parts, or the condition and its items;
+--           and then what else is to be removed
 -- ARGV[1]   how long the note is kept, in ms of the server's own clock
--- ARGV[2]   '1' if this is the last part
+-- ARGV[2]   '1' if this is the last part of all    ARGV[3]  '1' if it is the last of the partition
+-- ARGV[4..] for each record: its kind (F, W) and its id
 --
 -- Returns '[]'; or, fenced by a resolve: 0. Once the last part was removed, the others are no more.
 
@@ -10,6 +14,45 @@ local stored = redis.call('GET', KEYS[1])
 if stored == '' then return 0 end
 if stored then return stored end
 
-for place = 2, #KEYS do redis.call('UNLINK', KEYS[place]) end
+index = KEYS[2]
+redis.call('ZCARD', index)
+
+-- What is none of ours goes too: it has no other entries than those by its id.
+local function unlist(entries_of, ...)
+  local is_ours, entries = pcall(entries_of, ...)
+  if is_ours then reindex(entries, {}) end
+end
+
+local function head_of(row)
+  return type(row[1]) == 'string' and parse(row[1]) or nil
+end
+
+local at = 3
+for place = 4, #ARGV, 2 do
+  local key, id = KEYS[at], ARGV[place + 1]
+  local row = redis.pcall('HMGET', key, 'head', 'parent')
+  if ARGV[place] == 'F' then
+    unlist(flow_entries, id, head_of(row))
+    redis.call('ZREM', index, 'fi' .. id, 'pi' .. id)
+    redis.call('UNLINK', key, KEYS[at + 1], KEYS[at + 2])
+    at = at + 3
+  else
+    unlist(wait_entries, id, head_of(row), row[2] or nil)
+    redis.call('ZREM', index, 'wi' .. id)
+    redis.call('UNLINK', key, KEYS[at + 1])
+    at = at + 2
+  end
+end
+
+for place = at, #KEYS do redis.call('UNLINK', KEYS[place]) end
+
+if ARGV[3] == '1' then
+  local listed = 0
+  for _, kind in ipairs({'f', 'p', 'w'}) do
+    listed = listed + #redis.call('ZRANGEBYLEX', index, '[' .. kind .. 'i', '(' .. kind .. 'j', 'LIMIT', '0', '1')
+  end
+  if listed == 0 then redis.call('UNLINK', index) end
+end
+
 if ARGV[2] == '1' then redis.call('SET', KEYS[1], '[]', 'PX', ARGV[1]) end
 return '[]'

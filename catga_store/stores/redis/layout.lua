@@ -13,18 +13,22 @@ local tries = {
   {'PEXPIRE', key, '1000'}, {'PERSIST', key}, {'RENAME', key, key}, {'UNLINK', key},
   {'HSET', key, 'a', '1'}, {'HINCRBY', key, 'a', '1'}, {'HGET', key, 'a'}, {'HMGET', key, 'a'},
   {'HGETALL', key}, {'HKEYS', key}, {'HLEN', key}, {'HDEL', key, 'a'}, {'UNLINK', key},
-  {'ZADD', key, '0', 'a'}, {'ZSCORE', key, 'a'}, {'ZCARD', key}, {'ZREM', key, 'a'}, {'UNLINK', key},
+  {'ZADD', key, '0', 'a'}, {'ZSCORE', key, 'a'}, {'ZCARD', key},
+  {'ZRANGEBYLEX', key, '-', '+', 'LIMIT', '0', '1'}, {'ZREM', key, 'a'}, {'UNLINK', key},
 }
--- how Redis 7, 8 and 6.2 say it
-local refusals = {'NOPERM', 'ACL failure', 'executing the script'}
+-- how Redis 7, 8 and 6.2 say it, and each of a command that was renamed
+local refusals = {
+  ['NOPERM'] = 'NOPERM', ['ACL failure'] = 'NOPERM', ['executing the script'] = 'NOPERM',
+  ['Unknown Redis command'] = 'ERR unknown command,',
+}
 for _, command in ipairs(tries) do
   local answer = redis.pcall((table.unpack or unpack)(command))
-  local refused = false
-  for _, text in ipairs(refusals) do
-    if type(answer) == 'table' and answer.err and string.find(answer.err, text, 1, true) then refused = answer.err end
-  end
-  if refused then
-    return redis.error_reply('NOPERM the scripts of this library need ' .. command[1] .. ': ' .. refused)
+  local said = type(answer) == 'table' and answer.err or ''
+  for text, begin in pairs(refusals) do
+    if string.find(said, text, 1, true) then
+      redis.pcall('UNLINK', key)
+      return redis.error_reply(begin .. ' the scripts of this library need ' .. command[1] .. ': ' .. said)
+    end
   end
 end
 

@@ -41,7 +41,7 @@ def _script(*names: str) -> Script:
 COMMIT = _script("put", "records", "commit")
 EXTEND = _script("records", "extend")
 SWEEP = _script("records", "sweep")
-CLEAR = _script("clear")
+CLEAR = _script("records", "clear")
 RESOLVE = _script("resolve")
 LAY_OUT = _script("layout")
 READ_WAIT = _script("read_wait")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from collections.abc import Sequence
 
 from catga_store.conversation import Command
@@ -12,10 +13,10 @@ from catga_store.conversation import NotSentError
 from catga_store.conversation import ReplyLostError
 from catga_store.errors import StoreUnavailableError
 from catga_store.keys import FLOW
+from catga_store.keys import WAIT
 from catga_store.keys import new_commit_id
 from catga_store.records import Clear
 from catga_store.records import Sweep
-from catga_store.stores.redis.index import PAGE
 from catga_store.stores.redis.index import read_expiring
 from catga_store.stores.redis.index import stamp_of
 from catga_store.stores.redis.layout import Layout
@@ -31,6 +32,7 @@ from catga_store.stores.redis.words import read_outcomes
 __all__ = ["Sweeping", "glob", "partition_named"]
 
 _SWEEP_PAGE = 100
+_CLEAR_PAGE = 500
 
 
 class Sweeping:
@@ -108,18 +110,20 @@ class Sweeping:
             is_done = False
 
             while not is_done:
-                words = b"SCAN", cursor, b"MATCH", pattern, b"COUNT", PAGE
+                words = b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _CLEAR_PAGE
                 try:
                     (reply,) = yield from self._exchange.ask([Command(words, tag)])
                     check([reply])
                     cursor, found = reply
-                    keys = [key for key in found if not self._stays(number, key)]
                     is_done = int(cursor) == 0
-                    is_last = is_done and number == last
-                    if keys or is_last:
+                    records, others = self._sorted(number, found)
+                    if records or others or is_done:
                         log = self._layout.log[number] + commit_id.encode()
-                        ending = self._exchange.keep_ms, b"1" if is_last else b""
-                        yield from self._send(call(CLEAR, (log, *keys), ending), commit_id)
+                        is_last = is_done and number == last
+                        command = self._clear_command(
+                            number, log, records, others, is_done=is_done, is_last=is_last
+                        )
+                        yield from self._send(command, commit_id)
                         has_begun = True
                 except StoreUnavailableError as error:
                     if not has_begun:
@@ -127,9 +131,54 @@ class Sweeping:
 
                     raise uncertain(commit_id, (), error) from error
 
-    def _stays(self, number: int, key: bytes) -> bool:
+    def _sorted(
+        self, number: int, keys: Sequence[bytes]
+    ) -> tuple[set[tuple[str, bytes]], list[bytes]]:
+        """What is to go of some keys: records, by kind and id, and others."""
+        layout = self._layout
         # Without its reply, or its fence, a commit that is sent again would be applied again.
-        return key == self._layout.layout or key.startswith(self._layout.log[number])
+        stays = layout.log[number], layout.index[number], layout.layout
+        begins = {begin[number]: kind for kind in (FLOW, WAIT) for begin in self._begins(kind)}
+        records: set[tuple[str, bytes]] = set()
+        others: list[bytes] = []
+
+        for key in keys:
+            for begin, kind in begins.items():
+                if key.startswith(begin):
+                    records.add((kind, key[len(begin) :]))
+                    break
+            else:
+                if key not in stays and not key.startswith(layout.log[number]):
+                    others.append(key)
+
+        return records, others
+
+    def _clear_command(
+        self,
+        number: int,
+        log: bytes,
+        records: Iterable[tuple[str, bytes]],
+        others: Iterable[bytes],
+        *,
+        is_done: bool,
+        is_last: bool,
+    ) -> Command:
+        flags = [b"1" if one else b"" for one in (is_last, is_done)]
+        words: list[bytes | str | int] = [self._exchange.keep_ms, *flags]
+        keys = [log, self._layout.index[number]]
+        for kind, record_id in records:
+            words += (b"F" if kind == FLOW else b"W", record_id)
+            keys += [begin[number] + record_id for begin in self._begins(kind)]
+
+        return call(CLEAR, [*keys, *others], words)
+
+    def _begins(self, kind: str) -> tuple[list[bytes], ...]:
+        """What the keys of a record begin with, by partition."""
+        layout = self._layout
+        if kind == FLOW:
+            return layout.flow, layout.steps, layout.parts
+
+        return layout.wait, layout.items
 
     def _page(
         self, number: int, now_ms: int, limit: int, after: bytes | None
@@ -146,12 +195,7 @@ class Sweeping:
         keys = [self._layout.log[number] + commit_id.encode(), self._layout.index[number]]
         entries = [entry for entry in map(read_expiring, members) if entry is not None]
         for expiring in entries:
-            begins = (
-                (self._layout.flow, self._layout.steps, self._layout.parts)
-                if expiring.kind == FLOW
-                else (self._layout.wait, self._layout.items)
-            )
-            keys += [begin[number] + expiring.id for begin in begins]
+            keys += [begin[number] + expiring.id for begin in self._begins(expiring.kind)]
 
         members_read = (entry.member for entry in entries)
         return call(SWEEP, keys, (self._exchange.keep_ms, now_ms, *members_read))
