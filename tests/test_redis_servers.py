@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import uuid
@@ -18,6 +19,7 @@ import redis
 import catga_store as cs
 from catga_store.stores.redis import sweeping
 from catga_store.stores.redis.scripts import CLEAR
+from catga_store.stores.redis.scripts import LAY_OUT
 from catga_store.stores.redis.scripts import call
 from catga_store.testing import AsyncFace
 from catga_store.testing import BlockingFace
@@ -219,6 +221,40 @@ def test_a_user_who_may_not_these_keys(start: Callable[..., RedisServer]) -> Non
 
         with cs.open_store(f"redis://%7Bd:pw@127.0.0.1:{server.port}") as store:
             store.create(flow())
+
+
+def test_a_user_with_what_the_store_says_it_needs(start: Callable[..., RedisServer]) -> None:
+    """These commands and keys, and no others, are enough for every kind of request."""
+    tried = re.findall(r"\{'([A-Z]+)'", LAY_OUT.source.decode())
+    allowed = {*tried, "EVALSHA", "EVAL", "SCAN", "INFO", "ZLEXCOUNT"}
+    server = start()
+    with redis.Redis(port=server.port) as client:
+        rights = ("~{dslflow:*", *(f"+{command}" for command in sorted(allowed)))
+        client.execute_command("ACL", "SETUSER", "app", "on", ">pw", *rights)
+
+    with cs.open_store(f"redis://app:pw@127.0.0.1:{server.port}") as store:
+        store.create(flow(text="x" * 1_100_000))
+        done = flow("done")
+        done.status = cs.FlowStatus.COMPLETED
+        store.create(done)
+        (claimed,) = store.claim_due(limit=5)
+        store.extend(claimed, timedelta(hours=1))
+        store.save_for_each_progress("f", 1, cs.ForEachProgress([1]))
+        assert list(store.list_for_each_progress("f")) == [1]
+        assert store.clear_for_each_progress("f", 1)
+        store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a", "b"]))
+        store.complete_child("w", "a")
+        store.complete_child("early", "a")
+        assert store.get_wait_condition("w") is not None
+        assert store.get_timed_out_wait_conditions() == []
+        store.clear_wait_condition("w")
+        assert len(store.query_flows().items) == store.count_flows() == 2
+        for _ in range(16):  # one of them sweeps
+            store.update(done)
+
+        assert store.sweep() == 0
+        store.delete("done")
+        store.clear()
 
 
 def test_keys_that_hold_something_else(shared: tuple[cs.Store, redis.Redis, str]) -> None:

@@ -56,7 +56,7 @@ A body over 1 MiB is sent ahead of its commit and read after its head, a part at
 connection that nobody shares, so others wait for a part at most. It is taken over by the commit: no
 reader sees some parts of one body and some of another. Progress is one value, whatever its size.
 
-Needs EVALSHA, EVAL and the commands that layout.lua tries at first use, on these keys. A user
+Needs EVALSHA, EVAL, SCAN, INFO, ZLEXCOUNT and what layout.lua tries at first use, on these keys. A user
 who loses the right to one of them later may leave a commit half written: change ACLs with care.
 
 `layout` says where records lie and how they are written, `scripts` has what the server runs, `wire`
