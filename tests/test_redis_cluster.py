@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import pytest
 import redis
+import redis.asyncio
 from redis.crc import key_slot
 
 import catga_store as cs
@@ -71,6 +73,26 @@ def test_a_client_of_the_user(redis_cluster: RedisCluster) -> None:
         assert store.get_one("ü").state == {"id": "ü"}
         store.close()
         assert client.ping()
+
+
+async def _use_a_client(host: str, port: int) -> None:
+    client = redis.asyncio.RedisCluster(host=host, port=port, decode_responses=True)
+    store = cs.AsyncRedisStore(client, prefix=f"{uuid.uuid4().hex}:", partitions=PARTITIONS)
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(store.create, flow(f"ü-{number}"))
+
+    assert (await store.get_one("ü-7")).state == {"id": "ü-7"}
+    assert await store.count_flows() == 20
+    await store.close()
+    assert await client.ping()
+    await client.aclose()
+
+
+def test_an_asyncio_client_of_the_user(redis_cluster: RedisCluster) -> None:
+    """So is the asyncio twin, by any number of tasks."""
+    first = redis_cluster.nodes[0]
+    anyio.run(_use_a_client, first.host, first.port)
 
 
 def test_a_node_that_is_away_takes_its_partitions_along(
