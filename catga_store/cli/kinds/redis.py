@@ -203,7 +203,9 @@ def _version(info: dict[str, Any], of: str) -> Finding:
             f"use Redis {least} or later, or Valkey",
         )
 
-    return Finding(f"version{of}", "ok", shown, "has every command that is used; no module is needed")
+    return Finding(
+        f"version{of}", "ok", shown, "has every command that is used; no module is needed"
+    )
 
 
 def _cluster(node: Any, info: dict[str, Any], of: str, url: str) -> Iterator[Finding]:
