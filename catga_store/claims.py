@@ -69,6 +69,7 @@ from catga_store.takings import refused_of
 from catga_store.takings import settle_takings
 from catga_store.takings import take
 from catga_store.takings import takings_of
+from catga_store.takings import told_of
 
 __all__ = ["DEFAULT_LEASE", "Claims"]
 
@@ -204,7 +205,9 @@ class Claims(Commits):
 
         for candidate in candidates:
             candidate.awaits = awaited_of(candidate)
-            for name in candidate.awaits:
+            candidate.was_told = told_of(candidate)
+            told = () if candidate.was_told is None else (candidate.was_told,)
+            for name in (*candidate.awaits, *told):
                 if name not in candidate.woken_by:
                     keys[wait_key(name)] = None
 
@@ -218,6 +221,9 @@ class Claims(Commits):
                 record = records.get(wait_key(name))
                 if record is not None:
                     candidate.woken_by[name] = record
+
+            if candidate.was_told is not None:
+                candidate.told = records.get(wait_key(candidate.was_told))
 
             for name in candidate.awaits:
                 key = wait_key(name)

@@ -49,7 +49,6 @@ from catga_store.schema import schema_of
 
 __all__ = [
     "MAX_RESULT_BYTES",
-    "awaited_by",
     "body_with_wait",
     "decode_flow",
     "decode_progress",
@@ -60,9 +59,11 @@ __all__ = [
     "is_same_state",
     "load_flow",
     "load_progress",
+    "load_results",
     "load_wait",
     "summary_of",
     "terms_of",
+    "wait_in",
 ]
 
 LAYOUT = 1
@@ -283,15 +284,9 @@ def _position(key: Key, text: str) -> FlowPosition:
     return position
 
 
-def awaited_by(key: Key, record: Record) -> tuple[str, ...]:
-    """The conditions named in a flow's body, the one it suspended on first; no state is decoded."""
-    prefix = record.body[: record.body.find(_STATE)]
-    wait = _read_wait(key, prefix)
-    if wait is None:
-        return ()
-
-    shown = wait.correlation_id
-    return (shown,) if wait._suspended_on is None else (wait._suspended_on, shown)
+def wait_in(key: Key, record: Record) -> WaitCondition | None:
+    """The condition in a flow's body; the state is not decoded."""
+    return _read_wait(key, record.body[: record.body.find(_STATE)])
 
 
 def is_same_state(snapshot: FlowSnapshot[Any], body: bytes) -> bool:
@@ -366,11 +361,15 @@ def load_wait(wait: WaitCondition, record: Record) -> None:
         raise CorruptRecordError(message, key=tuple(wait.key))
 
     _give_terms(wait, terms, record.head)
-    give = object.__setattr__
+    load_results(wait, record)
+    object.__setattr__(wait, "_loaded", record)
+
+
+def load_results(wait: WaitCondition, record: Record) -> None:
+    """Give a condition the completions of its children, and leave its definition as it is."""
     completed = {item.child: item for item in record.items}
-    items = tuple(completed[child] for child in terms.children if child in completed)
-    give(wait, "_results", type(wait._results)(items, wait.key))
-    give(wait, "_loaded", record)
+    items = tuple(completed[child] for child in wait.flow_ids if child in completed)
+    object.__setattr__(wait, "_results", type(wait._results)(items, wait.key))
 
 
 def _give_terms(wait: WaitCondition, terms: Terms, head: Head) -> None:

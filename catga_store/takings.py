@@ -24,6 +24,7 @@ from catga_store.model import Claim
 from catga_store.model import FlowSnapshot
 from catga_store.model import FlowStatus
 from catga_store.model import WaitCondition
+from catga_store.model import to_ms
 from catga_store.records import MAX_CHANGES
 from catga_store.records import PENDING
 from catga_store.records import TIMED_OUT
@@ -87,6 +88,9 @@ class Candidate:
         self.awaits: tuple[str, ...] = ()
         """The condition that it is suspended on, and the one that it was shown instead, if any."""
         self.awaited: dict[str, Record] = {}
+        self.was_told: str | None = None
+        """The condition that it was handed out with before, if it has not suspended since."""
+        self.told: Record | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -218,6 +222,8 @@ def take(candidate: Candidate, claimer: Claimer) -> Taking:
             object.__setattr__(shown, "_suspended_on", candidate.awaits[0])
 
         body = envelope.body_with_wait(old, record.body, shown)
+    elif candidate.told is not None:
+        _show_again(flow.wait_condition, candidate.told)
 
     head = old._replace(
         version=old.version + 1,
@@ -268,10 +274,29 @@ def awaited_of(candidate: Candidate) -> tuple[str, ...]:
     if flow is None or flow.head.status != FlowStatus.SUSPENDED.value:
         return ()
 
+    wait = _wait_in(candidate.flow_id, flow)
+    if wait is None:
+        return ()
+
+    shown, own = wait.correlation_id, wait._suspended_on
+    return (shown,) if own is None else (own, shown)
+
+
+def told_of(candidate: Candidate) -> str | None:
+    """The ended condition in a flow that is not suspended: who was told may have died with it."""
+    flow = candidate.flow
+    if flow is None or flow.head.status == FlowStatus.SUSPENDED.value:
+        return None
+
+    wait = _wait_in(candidate.flow_id, flow)
+    return None if wait is None or wait.outcome.value == PENDING else wait.correlation_id
+
+
+def _wait_in(flow_id: str, flow: Record) -> WaitCondition | None:
     try:
-        return envelope.awaited_by(flow_key(candidate.flow_id), flow)
+        return envelope.wait_in(flow_key(flow_id), flow)
     except CorruptRecordError:
-        return ()  # decoding the flow will say so
+        return None  # decoding the flow will say so
 
 
 def _ended_waits(candidate: Candidate, now_ms: int) -> list[tuple[str, Record]]:
@@ -289,6 +314,15 @@ def _ended_waits(candidate: Candidate, now_ms: int) -> list[tuple[str, Record]]:
         ended.append((name, record._replace(head=head)))
 
     return ended
+
+
+def _show_again(wait: WaitCondition | None, told: Record) -> None:
+    """Give what a flow was told of its results again, if it is still that condition."""
+    if wait is None or wait.created_at is None or wait.outcome.value != told.head.status:
+        return
+
+    if to_ms(wait.created_at) == told.head.created_ms:
+        envelope.load_results(wait, told)
 
 
 def _is_its_own(candidate: Candidate, wait: Record) -> bool:

@@ -230,6 +230,57 @@ def test_a_parent_of_very_many_ended_waits_is_claimed(store: cs.Store) -> None:
     assert [flow.flow_id for flow in store.claim_due(limit=1000)] == ["f"]
 
 
+def test_who_takes_over_from_who_was_told_is_told_the_same(
+    store: cs.Store, clock: ManualClock
+) -> None:
+    """A sweeper lets a parent go on; the worker it is given to dies; the next one has the results."""
+    store.create(new())
+    with store.begin() as session:
+        wait = cs.WaitCondition("w", flow_ids=["a", "b"], timeout=timedelta(seconds=5))
+        session.suspend(session.get_one("f"), wait)
+
+    store.complete_child("w", "a", result={"parcels": 1})
+    clock.advance(timedelta(seconds=5))
+    with store.begin() as session:
+        overdue = session.get_wait_condition("w")
+        assert overdue is not None
+        overdue.outcome = cs.WaitOutcome.TIMED_OUT
+        parent = session.get_one("f")
+        parent.status, parent.due_at = cs.FlowStatus.RUNNING, store.now()
+
+    for attempts in (1, 2):
+        (flow,) = store.claim_due(lease=LEASE)
+        shown = flow.wait_condition
+        assert shown is not None
+        assert (flow.attempts, shown.outcome) == (attempts, cs.WaitOutcome.TIMED_OUT)
+        assert {child: one.result for child, one in shown.results.items()} == {"a": {"parcels": 1}}
+        clock.advance(LEASE)
+
+    with store.session() as session:
+        session.add(store.claim("f"))
+        assert session.dirty == (), "to be shown results is no change"
+
+
+def test_results_of_another_wait_are_not_shown(store: cs.Store, clock: ManualClock) -> None:
+    """Who has been told of a wait is not shown what came of another under its name."""
+    store.create(new())
+    with store.begin() as session:
+        session.suspend(session.get_one("f"), cs.WaitCondition("w", flow_ids=["a"]))
+
+    store.complete_child("w", "a", result=1)
+    (flow,) = store.claim_due()
+    flow.status = cs.FlowStatus.RUNNING
+    store.update(flow)
+    store.clear_wait_condition("w")
+    clock.advance(LEASE)
+    store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
+    store.complete_child("w", "a", result=2)
+    (flow,) = store.claim_due()
+    shown = flow.wait_condition
+    assert shown is not None
+    assert dict(shown.results) == {}
+
+
 # --- claim --------------------------------------------------------------------------------------
 
 

@@ -215,6 +215,24 @@ async def test_no_reply_reaches_the_wrong_caller(
         assert result is None or (cancelled is not None and type(result) is asyncio.CancelledError)
 
 
+async def test_a_late_reply_is_that_of_who_has_left(server: RedisServer) -> None:
+    """A request that is cancelled once it was sent takes its reply along; the next has its own."""
+    async with opened(server.url) as link:
+        await link.perform(echo("before"))
+        server.signal(signal.SIGSTOP)
+        try:
+            first = asyncio.create_task(link.perform(echo("first")))
+            await turns(20)
+            first.cancel()
+            second = asyncio.create_task(link.perform(echo("second")))
+            await turns(20)
+        finally:
+            server.signal(signal.SIGCONT)
+
+        assert await second == (b"second",)
+        assert first.cancelled()
+
+
 async def test_cancelled_before_the_write_is_never_sent(server: RedisServer) -> None:
     """A request that is cancelled in the turn in which it was asked does not reach the server."""
     async with opened(server.url) as link:

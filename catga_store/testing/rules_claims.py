@@ -10,6 +10,7 @@ from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 
 from catga_store.model import WaitCondition
+from catga_store.model import WaitOutcome
 from catga_store.testing import core
 from catga_store.testing import model
 from catga_store.testing.core import OWNERS
@@ -39,7 +40,6 @@ class ClaimRules(WaitRules):
     def claim_some(self, type_name: str | None, lease: timedelta, limit: int, owner: str) -> None:
         """Claim what is due."""
         self.world.forget_expired()
-        before = self.world.conditions()
         flows = self.face.claim_due(TYPES[type_name], lease=lease, limit=limit, owner=owner)
         self.world.claim_due(
             [(flow.flow_id, core.shown_of(flow.wait_condition)) for flow in flows],
@@ -51,7 +51,7 @@ class ClaimRules(WaitRules):
             reads=lambda flow: reads_as(flow, type_name),
         )
         for flow in flows:
-            self.taken(flow, lease, before)
+            self.taken(flow, lease)
 
     @rule(
         which=st.integers(0, 3),
@@ -79,15 +79,20 @@ class ClaimRules(WaitRules):
 
             self.claim_some(None, lease, limit, OWNERS[0])
 
-    def taken(self, flow: Any, lease: timedelta, before: dict[str, model.Wait]) -> None:
+    def taken(self, flow: Any, lease: timedelta) -> None:
         """Hold a flow that was just claimed; a wait that has ended shows its results."""
         want = self.world.flows[flow.flow_id]
         self.same_flow(flow, want, "claimed")
         self.held(flow, lease=in_ms(lease), claim=want.claim)
         shown: WaitCondition | None = flow.wait_condition
-        if shown is not None and shown.results:
-            results = before[shown.correlation_id].results
-            assert core.result_of(shown) == results
+        wait = None if shown is None else self.world.wait(shown.correlation_id)
+        if shown is None or shown.outcome is WaitOutcome.PENDING or wait is None:
+            return
+
+        if (wait.outcome, wait.created) == (shown.outcome.name, shown.created_at):
+            done = wait.completions.items()
+            results = {child: result for child, result in done if child in shown.flow_ids}
+            assert core.result_of(shown) == results, f"{shown} has {core.result_of(shown)}"
 
     @rule(
         place=places,
@@ -116,7 +121,6 @@ class ClaimRules(WaitRules):
     ) -> None:
         """Claim a flow, or find it claimed: the clock stands still while it waits for another's end."""
         self.world.forget_expired()
-        before = self.world.conditions()
         done = self.agree(
             lambda: self.face.claim(
                 flow_id, TYPES[type_name], lease=lease, timeout=timeout, owner=owner
@@ -128,7 +132,7 @@ class ClaimRules(WaitRules):
         if done is not None:
             flow, claimed = done
             if claimed:
-                self.taken(flow, lease, before)
+                self.taken(flow, lease)
             else:
                 self.same_flow(flow, self.world.flows[flow_id], "answered as it is")
                 self.held(flow)

@@ -142,9 +142,9 @@ def main(words: list[str]) -> int:
             shown = results[-1].killer or "SURVIVED"
             sys.stdout.write(f"{results[-1].seconds:6.1f} s  {mutant.name}: {shown}\n")
             sys.stdout.flush()
-
-    if "--write" in words:
-        TABLE.write_text(table_of(written_rows() | rows_of(results)), encoding="utf-8")
+            if "--write" in words:
+                rows = written_rows() | rows_of(results)
+                TABLE.write_text(table_of(rows), encoding="utf-8")
 
     survived = [result.mutant.name for result in results if not result.killer]
     sys.stdout.write(

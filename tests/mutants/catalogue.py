@@ -746,11 +746,11 @@ MUTANTS: tuple[Mutant, ...] = (
         (*LISTINGS, *ON_SQLITE),
     ),
     Mutant(
-        "sqlite-lists-the-expired",
-        "what has expired is listed until it is swept",
+        "sqlite-counts-the-expired",
+        "what has expired is counted until it is swept",
         "stores/sqlite/tables.py",
-        '        where += " AND (expires_ms IS NULL OR expires_ms > ?)"\n',
-        '        where += " AND (1 OR expires_ms > ?)"\n',
+        '            f" - (SELECT count(*) FROM {table} INDEXED BY {table}_expires"',
+        '            f" - 0 * (SELECT count(*) FROM {table} INDEXED BY {table}_expires"',
         (*RETENTION, *ON_SQLITE),
     ),
     Mutant(
