@@ -1213,6 +1213,14 @@ def test_completions_never_conflict(store: cs.Store) -> None:
     assert store.get_one("f").version == 1
 
 
+def test_a_completion_is_sent_by_one_commit(store: cs.Store) -> None:
+    """What a commit has completed the next one of its session does not complete again."""
+    with store.session() as session:
+        session.complete_child("w", "a")
+        assert session.commit().completions["w", "a"].accepted
+        assert session.commit().completions == {}
+
+
 def test_a_condition_in_the_session_learns_that_it_was_satisfied(store: cs.Store) -> None:
     """The commit that completes the last child closes the session's own object, which stays clean."""
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))

@@ -635,7 +635,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "unit.py",
         "        self._completions.clear()\n        self._checks.clear()\n        self.receipt",
         "        self._checks.clear()\n        self.receipt",
-        (*SESSIONS[:1], *MACHINE),
+        SESSIONS,
     ),
     Mutant(
         "idle-claim-not-checked",
@@ -643,7 +643,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "unit.py",
         "        pairs += [(_renewal(entry, now_ms), entry) for entry in idle]\n",
         "",
-        (*CLAIMS, *MACHINE),
+        ("tests/test_claims.py", "-k", "memory"),
     ),
     Mutant(
         "object-in-two-sessions",
