@@ -489,22 +489,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options.into.mkdir(parents=True, exist_ok=True)
     file: Path = options.into / "figures.json"
-    data: Numbers = json.loads(file.read_text()) if file.exists() else {}
-    for part in () if options.draw else options.part or PARTS:
-        start = time.perf_counter()
-        with places() as place:
-            numbers = PARTS[part](place, sizes)
+    parts = () if options.draw else options.part or tuple(PARTS)
+    if len(parts) == 1:
+        measure(parts[0], sizes, file)
+    else:
+        # Each in a process of its own, so that none has the memory and the threads of another.
+        given = sys.argv[1:] if arguments is None else arguments
+        kept = [word for word in given if word not in PARTS]
+        for part in parts:
+            words = [sys.executable, __file__, part, *kept, "--no-plots"]
+            subprocess.run(words, check=True)
 
-        print(f"{part}: {time.perf_counter() - start:.0f} s", flush=True)
-        data[part] = {"about": about(sizes), "numbers": numbers}
-        file.write_text(json.dumps(data, indent=1) + "\n")
-
+    data: Numbers = json.loads(file.read_text())
     (options.into / "tables.md").write_text(tables(data))
     if not options.no_plots:
         # Not a top-level import: the numbers can be had without matplotlib.
         importlib.import_module("drawing").draw(data, options.into)
 
     return 0
+
+
+def measure(part: str, sizes: Sizes, file: Path) -> None:
+    """Measure one part, and put it beside the others."""
+    start = time.perf_counter()
+    with places() as place:
+        numbers = PARTS[part](place, sizes)
+
+    data: Numbers = json.loads(file.read_text()) if file.exists() else {}
+    data[part] = {"about": about(sizes), "numbers": numbers}
+    file.write_text(json.dumps(data, indent=1) + "\n")
+    print(f"{part}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def about(sizes: Sizes) -> Numbers:
