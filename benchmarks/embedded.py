@@ -47,7 +47,6 @@ from rich.console import Console
 from rich.table import Table
 from state import SIZE
 from state import Order
-from subject import FLOWS
 from subject import Subject
 from subject import exchanges
 from subject import make_flows
@@ -198,10 +197,10 @@ def sqlite(run: Run) -> Iterator[Table]:
         store = run.stack.enter_context(cs.SQLiteStore(run.file()))
         cases[name] = getattr(Subject(store), name)
         for kind in ("plain", "both"):
-            path = run.file()
-            with cs.SQLiteStore(path) as other:  # lays the file out and fills it
-                # A multiple of 16: every so many commits the store tidies up, which is its work.
-                recorded = plain_sqlite.record(other, getattr(Subject(other), name), 16 * FLOWS)
+            path, number = run.file(), run.calls * (run.rounds + 1)
+            with cs.SQLiteStore(run.file()) as other:
+                call = getattr(Subject(other), name)
+                recorded = plain_sqlite.record(other, call, number, path)
 
             connection = run.stack.enter_context(closing(plain_sqlite.connect(path)))
             plain = plain_sqlite.replayed(connection, recorded)
@@ -209,6 +208,7 @@ def sqlite(run: Run) -> Iterator[Table]:
             cases[f"{kind} {name}"] = in_turn(*needed, plain)
             asked[name] = plain_sqlite.summary(recorded[0])
 
+    gc.freeze()  # the recordings are no garbage either, and only one side has them
     times = interleaved(cases, calls=run.calls, rounds=run.rounds)
     title = f"SQLite {sqlite3.sqlite_version}, synchronous=FULL, µs"
     table = Table(title=title, title_justify="left")

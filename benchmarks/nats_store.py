@@ -29,6 +29,7 @@ from catga_store.aio import AsyncStore
 from catga_store.conversation import Publish
 from catga_store.conversation import Request
 from catga_store.drivers.nats_asyncio import NatsLink
+from catga_store.keys import flow_key
 from catga_store.records import Record
 from catga_store.testing.servers import NatsServer
 
@@ -95,7 +96,7 @@ def codec_us(flow: cs.FlowSnapshot[Any]) -> tuple[float, float]:
 
     middle = time.perf_counter()
     for _ in range(1000):
-        envelope.decode_flow("f", record, None)
+        envelope.decode_flow(flow_key("f"), record, None)
 
     return (middle - start) * 1000, (time.perf_counter() - middle) * 1000
 

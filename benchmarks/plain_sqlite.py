@@ -3,19 +3,17 @@
 The statements are not written down here a second time: they are recorded from the store at work,
 text and values, and executed again on a plain connection to a file of the same layout, with the
 same settings. So rows, bytes, index entries and the number of fetches are the same by construction,
-and stay the same when the store changes. Only the commit ids are new ones, since an id that is in
-the log already would be a replacement and no insertion. They are made before the clock starts.
+and stay the same when the store changes. Each recording is executed once, on a copy of the file as
+it was before the first: so every statement finds the rows that it found when it was recorded.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
 import sqlite3
-import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import closing
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,6 @@ __all__ = ["Statement", "connect", "record", "replayed", "summary"]
 
 Statement: TypeAlias = tuple[str, tuple[Any, ...]]
 """The text and the values of something that was executed."""
-
-AHEAD = 512
-"""So many commit ids are made before the clock starts."""
 
 
 class Recorder:
@@ -62,10 +57,15 @@ def recording(store: cs.SQLiteStore) -> Iterator[Recorder]:
         tables.connection, tables._execute = plain, plain.execute  # noqa: SLF001  as above
 
 
-def record(store: cs.SQLiteStore, call: Callable[[], object], times: int) -> list[list[Statement]]:
-    """Answer what each of so many calls executes."""
+def record(
+    store: cs.SQLiteStore, call: Callable[[], object], times: int, path: Path
+) -> list[list[Statement]]:
+    """Answer what each of so many calls executes; `path` becomes the file as it was before them."""
     answer: list[list[Statement]] = []
     with recording(store) as recorder:
+        with closing(sqlite3.connect(path)) as copy:
+            recorder.backup(copy)
+
         for _ in range(times):
             call()
             answer.append(recorder.seen.copy())
@@ -85,49 +85,20 @@ def connect(path: Path) -> sqlite3.Connection:
 def replayed(
     connection: sqlite3.Connection, recorded: Sequence[Sequence[Statement]]
 ) -> Callable[[], None]:
-    """Answer a call that executes one recording after the other, round and round."""
+    """Answer a call that executes what one call did, and the next time what the next one did."""
     execute = connection.execute
-    recordings = itertools.cycle(recorded)
-    ready: list[list[tuple[bool, Statement]]] = []
-
-    def prepare() -> None:
-        ready.extend(map(_ready, itertools.islice(recordings, AHEAD)))
-        ready.reverse()
+    ready = [
+        [(text.startswith("SELECT"), text, values) for text, values in statements]
+        for statements in reversed(recorded)
+    ]
 
     def call() -> None:
-        for fetches, (text, values) in ready.pop():
+        for fetches, text, values in ready.pop():
             cursor = execute(text, values)
             if fetches:
                 cursor.fetchone()
 
-        if not ready:
-            prepare()
-
-    prepare()
     return call
-
-
-def _ready(statements: Sequence[Statement]) -> list[tuple[bool, Statement]]:
-    """Answer the statements of one call as they are executed next, each with whether it fetches."""
-    fresh = _under_a_new_id(statements)
-    return [(text.startswith("SELECT"), (text, values)) for text, values in fresh]
-
-
-def _under_a_new_id(statements: Sequence[Statement]) -> list[Statement]:
-    """Answer the same statements with another commit id wherever theirs stands."""
-    written = [values for text, values in statements if "INTO catga_commits" in text]
-    if not written:
-        return list(statements)
-
-    # An id begins with its time, so that the log grows at its end; see `commits.py`.
-    old, new = written[0][0], f"{time.time_ns() // 1_000_000:011x}{os.urandom(10).hex()}"
-    return [
-        (
-            text,
-            tuple(value.replace(old, new) if isinstance(value, str) else value for value in values),
-        )
-        for text, values in statements
-    ]
 
 
 def summary(statements: Sequence[Statement]) -> str:

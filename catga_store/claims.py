@@ -342,12 +342,13 @@ class Claims(Commits):
 
         while True:
             now_ms = self.settings.now_ms()
-            (record,) = yield Read((flow_key(flow_id),), now_ms)
+            key = flow_key(flow_id)
+            (record,) = yield Read((key,), now_ms)
             if record is None:
                 raise not_found(flow_id)
 
             if is_terminal(record.head):
-                return envelope.decode_flow(flow_id, record, state_type)
+                return envelope.decode_flow(key, record, state_type)
 
             if is_held(record.head, now_ms):
                 left = give_up - time.monotonic()

@@ -73,9 +73,7 @@ class Commits:
         try:
             reply = yield Commit(commit_id, now_ms, changes, self._retain_ms)
         except CommitUncertainError as error:
-            error.parts = plans.parts_of(changes)  # type: ignore[attr-defined]  # for resolve
-            error.kept_until = began_s(commit_id) + 2 * self.settings.timeout  # type: ignore[attr-defined]
-            _log.warning("%s", error)
+            self._note(error, changes)
             raise
 
         return commit_id, reply
@@ -84,13 +82,26 @@ class Commits:
         self, change: Change, now_ms: int, record: plans.AnyRecord | None = None
     ) -> Conversation[Outcome]:
         """A commit of one change; raises its conflict."""
-        plans.check_partition((change,), self.limits)
-        _, reply = yield from self.commit((change,), now_ms)
+        changes = (change,)
+        plans.check_partition(changes, self.limits)
+        try:
+            reply = yield Commit(new_commit_id(), now_ms, changes, self._retain_ms)
+        except CommitUncertainError as error:
+            self._note(error, changes)
+            raise
+
         if isinstance(reply, Refused):
             raise plans.conflict_error(change, reply.conflicts[0], record)
 
         outcome: Outcome = reply.outcomes[0]
         return outcome
+
+    def _note(self, error: CommitUncertainError, changes: tuple[Change, ...]) -> None:
+        """Keep with the error what `resolve_commit` answers from."""
+        kept_until = began_s(error.commit_id) + 2 * self.settings.timeout
+        error.parts = plans.parts_of(changes)  # type: ignore[attr-defined]  # for resolve
+        error.kept_until = kept_until  # type: ignore[attr-defined]  # as above
+        _log.warning("%s", error)
 
     def resolve_commit(self, error: object) -> Conversation[Receipt | None]:
         if not isinstance(error, CommitUncertainError):

@@ -37,8 +37,8 @@ from catga_store.model import ForEachProgress
 from catga_store.model import WaitCondition
 from catga_store.model import WaitOutcome
 from catga_store.model import WaitType
-from catga_store.model import blank_flow
 from catga_store.model import from_ms
+from catga_store.model import loaded_flow
 from catga_store.model import span_ms
 from catga_store.model import to_ms
 from catga_store.records import Found
@@ -161,15 +161,23 @@ def body_with_wait(head: Head, body: bytes, wait: WaitCondition) -> bytes:
     return _prefix(head.type, head.type_version, schema, wait) + body[at:]
 
 
-def decode_flow(flow_id: str, record: Record, state_type: Any | None) -> FlowSnapshot[Any]:
+def decode_flow(key: Key, record: Record, state_type: Any | None) -> FlowSnapshot[Any]:
     """A new snapshot of what is stored, its state as `state_type`, or as raw data if `None`.
 
     `StateTypeError` if it was stored as another named type or does not fit, `CorruptRecordError`
     if it cannot be read at all.
     """
-    snapshot = blank_flow(flow_id, state_type)
-    load_flow(snapshot, record)
-    return snapshot
+    state, position, wait, baseline = _read_flow(key, record, state_type)
+    return loaded_flow(
+        key,
+        state_type,
+        record,
+        state,
+        position=position,
+        status=_STATUSES[record.head.status],
+        wait=wait,
+        baseline=baseline,
+    )
 
 
 def load_flow(snapshot: FlowSnapshot[Any], record: Record, state_type: Any | None = None) -> None:
@@ -177,15 +185,32 @@ def load_flow(snapshot: FlowSnapshot[Any], record: Record, state_type: Any | Non
 
     `state_type` is what its state is read as if the snapshot declares no type itself.
     """
+    if snapshot.state_type is not None:
+        state_type = snapshot.state_type
+
+    head = record.head
+    state, position, wait, baseline = _read_flow(snapshot.key, record, state_type)
+    give = object.__setattr__
+    give(snapshot, "state", state)
+    give(snapshot, "position", position)
+    give(snapshot, "status", _STATUSES[head.status])
+    give(snapshot, "error", head.error)
+    give(snapshot, "wait_condition", wait)
+    give(snapshot, "due_at", None if head.due_ms is None else from_ms(head.due_ms))
+    give(snapshot, "attempts", head.attempts)
+    give(snapshot, "_loaded", record)
+    give(snapshot, "_baseline", baseline)
+
+
+def _read_flow(
+    key: Key, record: Record, state_type: Any | None
+) -> tuple[Any, FlowPosition, WaitCondition | None, bytes | None]:
+    """State, position and wait of a flow, and what the state is encoded to if not as of today."""
     head, body = record.head, record.body
-    key = snapshot.key
     at = body.find(_STATE)
     if at < 0:
         message = f"the body of {key} has no state; it is left as it is"
         raise CorruptRecordError(message, key=tuple(key))
-
-    if snapshot.state_type is not None:
-        state_type = snapshot.state_type
 
     prefix = body[:at]
     naming = None if state_type is None else _naming(state_type)
@@ -196,14 +221,15 @@ def load_flow(snapshot: FlowSnapshot[Any], record: Record, state_type: Any | Non
             is_older = _is_older(key, head, naming)
             is_of_today = _is_of_today(head, prefix, naming)
 
-    position = _position(key, head.position)
+    position = _positions.get(head.position) or _position(key, head.position)
+    data = body[at + len(_STATE) : -1]
 
     try:
         if is_older:
-            data = codec.decode_json(body[at + len(_STATE) : -1])
-            state = codec.fit(lift(data, state_type, head.type_version), state_type)
+            lifted = lift(codec.decode_json(data), state_type, head.type_version)
+            state = codec.fit(lifted, state_type)
         else:
-            state = codec.decode_state(body[at + len(_STATE) : -1], state_type)
+            state = codec.decode_state(data, state_type)
     except CorruptRecordError as error:
         message = f"the state of {key} cannot be read: {error}; it is left as it is"
         raise CorruptRecordError(message, key=tuple(key)) from error
@@ -216,16 +242,7 @@ def load_flow(snapshot: FlowSnapshot[Any], record: Record, state_type: Any | Non
         with suppress(EncodingError):  # then it cannot be written either, and the write will say so
             baseline = codec.encode_state(state, state_type)
 
-    give = object.__setattr__
-    give(snapshot, "state", state)
-    give(snapshot, "position", position)
-    give(snapshot, "status", _STATUSES[head.status])
-    give(snapshot, "error", head.error)
-    give(snapshot, "wait_condition", wait)
-    give(snapshot, "due_at", None if head.due_ms is None else from_ms(head.due_ms))
-    give(snapshot, "attempts", head.attempts)
-    give(snapshot, "_loaded", record)
-    give(snapshot, "_baseline", baseline)
+    return state, position, wait, baseline
 
 
 def _is_older(key: Key, head: Head, naming: tuple[str, int, str]) -> bool:

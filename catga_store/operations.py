@@ -79,7 +79,7 @@ class Operations(SingleOperations):
             codec.check_state_type(state_type)
             return None
 
-        flow = envelope.decode_flow(flow_id, record, state_type)
+        flow = envelope.decode_flow(key, record, state_type)
         return self._tracked(unit, key, flow, state_type)
 
     def session_get_one(

@@ -107,38 +107,43 @@ def plan_flow(
     when position or status have changed, unless they were set by hand.
     """
     old = head_of(flow) if instead is None else None
+    key, status, error = flow._key, flow.status, flow.error
     type_name, type_version, body = envelope.encode_flow(flow)
-    status, position = flow.status, str(flow.position)
+    position = str(flow.position)
     size = len(body) + len(position)
-    if flow.error is not None:
-        size += len(flow.error.encode())
+    if error is not None:
+        size += len(error.encode())
 
-    _check_size(flow.key, size, limits)
+    _check_size(key, size, limits)
     due_ms, owner, claim = _due_and_owner(flow, old, now_ms)
     attempts = flow.attempts
     if old is not None and attempts == old.attempts:
         moved = position != old.position or status._value_ != old.status
         attempts = 0 if moved else attempts
 
-    head = Head(
-        1 if old is None else old.version + 1,
-        status._value_,
-        _created_ms(flow, old, now_ms),
-        now_ms,
-        type_name,
-        type_version,
-        position,
-        flow.error,
-        attempts,
-        owner,
-        claim,
-        due_ms,
-        _expires_ms(status, now_ms, limits.retention),
+    head = Head.of(
+        (
+            1 if old is None else old.version + 1,
+            status._value_,
+            _created_ms(flow, None, now_ms) if old is None else old.created_ms,
+            now_ms,
+            type_name,
+            type_version,
+            position,
+            error,
+            attempts,
+            owner,
+            claim,
+            due_ms,
+            _expires_ms(status, now_ms, limits.retention),
+            "",
+            (),
+        )
     )
     if instead is not None:
-        return Put(flow.key, head, body, instead.revision, instead, fresh=True)
+        return Put(key, head, body, instead.revision, instead, fresh=True)
 
-    return Put(flow.key, head, body, None if old is None else old.revision, old)
+    return Put(key, head, body, None if old is None else old.revision, old)
 
 
 def _due_and_owner(
@@ -301,11 +306,16 @@ def settle_flow(flow: FlowSnapshot[Any], put: Put, outcome: Outcome, claim: Clai
 
 def settle_head(flow: FlowSnapshot[Any], head: Head, body: bytes, claim: Claim | None) -> None:
     """The object is this head and body, under this claim if the head has one."""
-    give = object.__setattr__
-    give(flow, "due_at", None if head.due_ms is None else from_ms(head.due_ms))
-    give(flow, "attempts", head.attempts)
-    give(flow, "_loaded", Record(head, body))
-    give(flow, "_claim", claim if head.claim is not None else None)
+    _set_due_at(flow, None if head.due_ms is None else from_ms(head.due_ms))
+    _set_attempts(flow, head.attempts)
+    _set_loaded(flow, Record(head, body))
+    _set_claim(flow, claim if head.claim is not None else None)
+
+
+# Half of what `object.__setattr__` costs.
+_set_due_at, _set_attempts, _set_loaded, _set_claim = (
+    vars(FlowSnapshot)[name].__set__ for name in ("due_at", "attempts", "_loaded", "_claim")
+)
 
 
 def settle_wait(wait: WaitCondition, change: Put | SetWait, outcome: Outcome, now_ms: int) -> None:

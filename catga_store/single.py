@@ -86,7 +86,7 @@ class SingleOperations(Claims):
             codec.check_state_type(state_type)
             return None
 
-        return envelope.decode_flow(flow_id, record, state_type)
+        return envelope.decode_flow(key, record, state_type)
 
     def get_one(self, flow_id: str, state_type: Any | None = None) -> Conversation[Any]:
         flow = yield from self.get(flow_id, state_type)
@@ -166,10 +166,11 @@ class SingleOperations(Claims):
     ) -> Conversation[dict[str, Any]]:
         ids = unique_ids(flow_ids)
         codec.check_state_type(state_type)
-        records = yield from self._read([flow_key(flow_id) for flow_id in ids])
+        keys = [flow_key(flow_id) for flow_id in ids]
+        records = yield from self._read(keys)
         return {
-            flow_id: None if record is None else envelope.decode_flow(flow_id, record, state_type)
-            for flow_id, record in zip(ids, records, strict=True)
+            key.id: None if record is None else envelope.decode_flow(key, record, state_type)
+            for key, record in zip(keys, records, strict=True)
         }
 
     # listings -------------------------------------------------------------------------------------

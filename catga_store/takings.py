@@ -208,7 +208,7 @@ def take(candidate: Candidate, claimer: Claimer) -> Taking:
     assert record is not None
     key, old = flow_key(candidate.flow_id), record.head
     now_ms = claimer.now_ms
-    flow = envelope.decode_flow(candidate.flow_id, record, claimer.state_type)
+    flow = envelope.decode_flow(key, record, claimer.state_type)
     body, shown = record.body, None
 
     closes = False

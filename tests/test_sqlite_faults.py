@@ -37,7 +37,9 @@ from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
 from catga_store.keys import Key
+from catga_store.keys import new_commit_id
 from catga_store.records import Filter
+from catga_store.records import Head
 from catga_store.stores.sqlite import rows
 from catga_store.stores.sqlite import wire
 
@@ -786,6 +788,28 @@ def test_an_edited_record_is_named_and_kept(
     assert dump(path) == before
 
 
+@pytest.mark.parametrize(
+    "edit", [edit for kind, _, edit in EDITS if kind == "flow" and edit[:4] not in ("body", "posi")]
+)
+def test_an_edited_flow_is_not_written_over(path: Path, store: cs.SQLiteStore, edit: str) -> None:
+    """Nor by the update of what was read before: `CorruptRecordError`, and the row as it was.
+
+    What an update replaces whole, a body or a position, it does not read.
+    """
+    fill(store)
+    held = store.get_one("bad")
+    with raw(path) as connection:
+        connection.execute(f"UPDATE catga_flows SET {edit} WHERE id = x'626164'")
+
+    before = dump(path)
+    held.state["n"] = 2
+    with pytest.raises(cs.CorruptRecordError, match="left as it is") as caught:
+        store.update(held)
+
+    assert caught.value.key == ("flow", "bad", 0)
+    assert dump(path) == before
+
+
 def result_of(store: cs.Store, correlation_id: str) -> object:
     """Answer what the child of a condition has sent."""
     wait = store.get_wait_condition(correlation_id)
@@ -1006,6 +1030,7 @@ def statements(store: cs.Store) -> dict[str, list[str]]:
         tables.record(Key(kind, "wait" if kind == WAIT else "a"))
 
     tables.head(Key(FLOW, "a"))
+    tables.replace(Key(FLOW, "a"), Head(2, 0, 0, 0), b"", Head(1, 0, 0, 0), new_commit_id())
     tables.steps("a")
     tables.wait(Key(WAIT, "wait"))
     tables.item(Key(WAIT, "wait"), "child")
@@ -1031,6 +1056,9 @@ def test_no_statement_reads_a_whole_table(store: cs.SQLiteStore) -> None:
                 paged = "LIMIT" in statement or "count(*)" in statement
                 assert paged, (statement, step)
                 assert " INDEX " in step or step == "SCAN catga_commits", (statement, step)
+
+            if statement.startswith("UPDATE catga_flows"):
+                assert step.endswith(("(id=? AND step=?)", "SUBQUERY 1", "PRIMARY KEY (id=?)"))
 
             # Entries of one millisecond may be put in order of their ids; nothing more is sorted.
             assert "TEMP B-TREE" not in step or "RIGHT PART OF ORDER BY" in step, (statement, step)

@@ -69,10 +69,10 @@ class LocalDriver(Local):
         return run(self.waist.converse(request), self._perform_wire)
 
     def _perform_wire(self, request: Request[Any]) -> Any:
-        if isinstance(request, Pause):
+        if type(request) is Pause:
             return self.sleep(request.seconds)
 
-        if isinstance(request, Invoke):
+        if type(request) is Invoke:
             return request.function()
 
         return self.wire(request)

@@ -137,6 +137,14 @@ class Tables(Protocol):
         """Insert (`old` is `None`) or replace a flow or progress record; no body keeps the body."""
         ...
 
+    def replace(self, key: Key, head: Head, body: bytes | None, old: Head, commit_id: str) -> bool:
+        """Replace a flow whose head is still `old`, but for the commits it remembers.
+
+        It is stored with this commit as its revision, and remembers it. `False`: nothing was
+        written, as the head is another one or cannot be read, or the commit is logged already.
+        """
+        ...
+
     def remove(self, key: Key, old: Head) -> None:
         """Remove a flow or progress record."""
         ...
@@ -258,10 +266,20 @@ class EmbeddedStore:
     # one handler per request ----------------------------------------------------------------------
 
     def _read(self, request: Read) -> Conversation[tuple[Record | None, ...]]:
-        single = len(request.keys) == 1 and request.keys[0].kind == FLOW
-        call = Call(
-            lambda tables: read(tables, request), writes=False, single=single, request=request
-        )
+        keys, now_ms = request.keys, request.now_ms
+        single = len(keys) == 1 and keys[0].kind == FLOW
+        call: Call[tuple[Record | None, ...]]
+        if single:
+            (key,) = keys
+            call = Call(
+                lambda tables: (_read_flow(tables, key, now_ms),),
+                writes=False,
+                single=True,
+                request=request,
+            )
+        else:
+            call = Call(lambda tables: read(tables, request), writes=False, request=request)
+
         try:
             records: tuple[Record | None, ...] = yield call
         except (NotSentError, ReplyLostError) as error:
@@ -451,6 +469,16 @@ def _has_expired(head: Head, now_ms: int) -> bool:
     return head.expires_ms is not None and head.expires_ms <= now_ms
 
 
+def _read_flow(tables: Tables, key: Key, now_ms: int) -> Record | None:
+    """What most reads are: one flow."""
+    record = tables.record(key)
+    if record is None:
+        return None
+
+    expires_ms = record.head.expires_ms
+    return None if expires_ms is not None and expires_ms <= now_ms else record
+
+
 def read(tables: Tables, request: Read) -> tuple[Record | None, ...]:
     """`Read`."""
     now_ms = request.now_ms
@@ -605,13 +633,19 @@ def resolve(tables: Tables, request: Resolve, at_ms: int) -> Applied | None:
 
 def apply(tables: Tables, commit: Commit, at_ms: int) -> Reply | None:
     """`Commit`: every change or none; `None` if the commit was fenced."""
+    change = commit.changes[0] if len(commit.changes) == 1 else None
+    if type(change) is Put:
+        outcome = _replace(tables, commit, change)
+        if outcome is not None:
+            tables.log(commit.id, at_ms, (outcome,))
+            return Applied((outcome,))
+
     logged = tables.logged(commit.id)
     if logged is not None:
         return Applied(logged) if logged else None
 
-    first = commit.changes[0]
-    if len(commit.changes) == 1 and isinstance(first, Put) and first.key.kind != WAIT:
-        return _apply_put(tables, commit, first, at_ms)
+    if type(change) is Put and change.key.kind != WAIT:
+        return _apply_put(tables, commit, change, at_ms)
 
     conflicts = _conflicts(tables, commit)
     if conflicts:
@@ -622,8 +656,29 @@ def apply(tables: Tables, commit: Commit, at_ms: int) -> Reply | None:
     return Applied(outcomes)
 
 
+def _replace(tables: Tables, commit: Commit, change: Put) -> Outcome | None:
+    """What most commits are: a flow that nobody has written since it was read.
+
+    Then the store holds the head that was read, and what would be decided of the one is decided of
+    the other. `None`: it may be otherwise, and nothing was written.
+    """
+    key, head, body, expected, old = change[:5]
+    if (
+        old is None
+        or old.revision != expected
+        or key.kind != FLOW
+        or change.fresh
+        or (old.expires_ms is not None and old.expires_ms <= commit.now_ms)
+        or (change.claiming and _refusal(change, old, commit.now_ms) is not None)
+        or not tables.replace(key, head, None if change.keeps_body else body, old, commit.id)
+    ):
+        return None
+
+    return Outcome(head.version, commit.id, head.status, head.created_ms)
+
+
 def _apply_put(tables: Tables, commit: Commit, change: Put, at_ms: int) -> Reply:
-    """What most commits are: one flow or progress. Its head is read once."""
+    """One flow or progress. Its head is read once."""
     head = _live(tables, change.key, commit.now_ms)
     reason = _refusal(change, head, commit.now_ms)
     if reason is not None:

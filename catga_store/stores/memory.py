@@ -35,6 +35,7 @@ from catga_store.keys import WAIT
 from catga_store.keys import Key
 from catga_store.keys import flow_key
 from catga_store.records import PENDING
+from catga_store.records import REMEMBERED_COMMITS
 from catga_store.records import Filter
 from catga_store.records import Found
 from catga_store.records import Head
@@ -210,6 +211,21 @@ class MemoryTables:
             bodies[key] = body
 
         self._index(key, head, old)
+
+    def replace(self, key: Key, head: Head, body: bytes | None, old: Head, commit_id: str) -> bool:
+        there = self._heads.get(key)
+        # A revision is that of one head for ever, but for its due time.
+        if (
+            there is None
+            or there.revision != old.revision
+            or there.due_ms != old.due_ms
+            or commit_id in self._log
+        ):
+            return False
+
+        commits = commit_id, *there.commits[: REMEMBERED_COMMITS - 1]
+        self.write(key, head.stamped(commit_id, commits), body, there)
+        return True
 
     def _index(self, key: Key, head: Head, old: Head | None) -> None:
         if old is None:

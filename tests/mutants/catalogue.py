@@ -174,8 +174,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "retry-reported-as-conflict",
         "a commit whose reply was lost is not recognised when it comes again",
         RULES,
-        "    if logged is not None:\n        return Applied(logged) if logged else None\n\n    first",
-        "    first",
+        "    if logged is not None:\n        return Applied(logged) if logged else None\n\n    if type",
+        "    if type",
         (*FAULTS, *SERIAL),
     ),
     Mutant(
@@ -235,13 +235,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "live-object-handed-out",
         "two readers of one version share an object",
         "envelope.py",
-        "    snapshot = blank_flow(flow_id, state_type)\n    load_flow(snapshot, record)\n    return snapshot\n",
-        "    known = globals().setdefault('_KNOWN', {})\n"
-        "    key = flow_id, record.head.revision, str(state_type)\n"
-        "    if key not in known:\n"
-        "        known[key] = blank_flow(flow_id, state_type)\n"
-        "        load_flow(known[key], record)\n\n"
-        "    return known[key]\n",
+        "def decode_flow(key: Key, record: Record, state_type: Any | None)",
+        "@lru_cache\ndef decode_flow(key: Key, record: Record, state_type: Any | None)",
         (*FLOWS, *MACHINE),
     ),
     Mutant(

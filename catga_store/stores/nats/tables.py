@@ -165,6 +165,16 @@ class NatsTables:
         if old is not None and old.revision == head.revision:
             self._moved.add(key)
 
+    def replace(
+        self,
+        key: Key,  # noqa: ARG002  the rules name them
+        head: Head,  # noqa: ARG002
+        body: bytes | None,  # noqa: ARG002
+        old: Head,  # noqa: ARG002
+        commit_id: str,  # noqa: ARG002
+    ) -> bool:
+        return False  # the head was read before the rules are asked: there is nothing to spare
+
     def remove(self, key: Key, old: Head) -> None:  # noqa: ARG002  the rules name it
         self._plain[key] = None
         self._changed[key] = None

@@ -21,7 +21,9 @@ from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
 from catga_store.keys import Key
 from catga_store.keys import flow_key
+from catga_store.keys import new_commit_id
 from catga_store.records import PENDING
+from catga_store.records import REMEMBERED_COMMITS
 from catga_store.records import Filter
 from catga_store.records import Found
 from catga_store.records import Head
@@ -66,6 +68,9 @@ _INDEXED = tuple((1 << bit, place) for bit, place in enumerate((1, 4, 2, 11, 12)
 """A bit for each indexed column of `HEAD`, and its place there."""
 
 
+_ID_LENGTH = len(new_commit_id())
+
+
 @cache
 def _update_text(table: str, moved: int, *, with_body: bool) -> str:
     names = ["version", "updated_ms", "type_version", "position", "error", "attempts", "owner"]
@@ -73,6 +78,39 @@ def _update_text(table: str, moved: int, *, with_body: bool) -> str:
     names += [Head._fields[place] for bit, place in _INDEXED if moved & bit]
     names += ["body"] if with_body else []
     return f"UPDATE {table} SET {'=?, '.join(names)}=? WHERE id = ? AND step = ?"  # noqa: S608  ours
+
+
+@cache
+def _replace_text(moved: int, *, with_body: bool) -> str:
+    """The same if the head is a certain one and the commit not logged; it remembers one commit more."""
+    text = _update_text("catga_flows", moved, with_body=with_body)
+    most = REMEMBERED_COMMITS * (_ID_LENGTH + 1) - 1
+    text = text.replace(" commits=?", f" commits=substr(? || ' ' || commits, 1, {most})")
+    head = ", ".join(Head._fields[:14])
+    return (
+        f"{text} AND ({head}) IS ({', '.join('?' * 14)}) AND typeof(commits) = 'text'"  # noqa: S608  ours
+        " AND NOT EXISTS (SELECT 1 FROM catga_commits WHERE id = ?)"
+    )
+
+
+def _written(
+    head: Head, revision: str, commits: str, body: bytes | None, old: Head
+) -> tuple[int, list[Any]]:
+    """Which indexed columns have moved, and what is written, in the order of `_update_text`.
+
+    An indexed column that is named costs its index entries even if it keeps its value.
+    """
+    values: list[Any] = [head.version, head.updated_ms, *head[5:11], revision, commits]
+    moved = 0
+    for bit, place in _INDEXED:
+        if head[place] != old[place]:
+            moved |= bit
+            values.append(head[place])
+
+    if body is not None:
+        values.append(body)
+
+    return moved, values
 
 
 class SQLiteTables:
@@ -113,20 +151,16 @@ class SQLiteTables:
     # flows and progress ---------------------------------------------------------------------------
 
     def head(self, key: Key) -> Head | None:
-        row = self._execute(
-            _READ_HEAD[key.kind],
-            (key.id.encode(), key.step),
-        ).fetchone()
+        kind, record_id, step = key
+        row = self._execute(_READ_HEAD[kind], (record_id.encode(), step)).fetchone()
         return None if row is None else read_head(key, row)
 
     def record(self, key: Key) -> Record | None:
         if key.kind == WAIT:
             return self._wait_record(key)
 
-        row = self._execute(
-            _READ[key.kind],
-            (key.id.encode(), key.step),
-        ).fetchone()
+        kind, record_id, step = key
+        row = self._execute(_READ[kind], (record_id.encode(), step)).fetchone()
         return None if row is None else Record(read_head(key, row), row[15])
 
     def _wait_record(self, key: Key) -> Record | None:
@@ -152,29 +186,27 @@ class SQLiteTables:
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
         table = _TABLE[key.kind]
-        commits = " ".join(head.commits)
-
         if old is None:
             self._execute(
                 f"INSERT INTO {table} (id, step, {HEAD}, body)"  # noqa: S608  our names
                 " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (key.id.encode(), key.step, *head[:14], commits, body),
+                (key.id.encode(), key.step, *head[:14], " ".join(head.commits), body),
             )
             return
 
-        # An indexed column that is named costs its index entries even if it keeps its value.
-        values: list[Any] = [head.version, head.updated_ms, *head[5:11], head.revision, commits]
-        moved = 0
-        for bit, place in _INDEXED:
-            if head[place] != old[place]:
-                moved |= bit
-                values.append(head[place])
-
-        if body is not None:
-            values.append(body)
-
+        moved, values = _written(head, head.revision, " ".join(head.commits), body, old)
         values += key.id.encode(), key.step
         self._execute(_update_text(table, moved, with_body=body is not None), values)
+
+    def replace(self, key: Key, head: Head, body: bytes | None, old: Head, commit_id: str) -> bool:
+        # One statement instead of three, and no row to read and check: it is what was read before.
+        if len(commit_id) != _ID_LENGTH:
+            return False  # what is remembered is cut off by its length
+
+        moved, values = _written(head, commit_id, commit_id, body, old)
+        values += key.id.encode(), key.step, *old[:14], commit_id
+        cursor = self._execute(_replace_text(moved, with_body=body is not None), values)
+        return cursor.rowcount == 1
 
     def remove(self, key: Key, old: Head) -> None:  # noqa: ARG002  memory needs `old`
         self._execute(

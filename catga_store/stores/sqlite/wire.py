@@ -14,10 +14,11 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from threading import get_ident
 from typing import Any
-from typing import ParamSpec
 from typing import TypeAlias
 from typing import TypeVar
+from typing import TypeVarTuple
 
 from catga_store.conversation import Call
 from catga_store.conversation import NotSentError
@@ -35,8 +36,8 @@ __all__ = [
     "SQLiteWire",
 ]
 
-P = ParamSpec("P")
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 BUSY_SECONDS: float = 30
 """How long anybody waits for another's lock before the store counts as unavailable."""
@@ -92,7 +93,7 @@ class SQLiteWire:
         self, call: Call[Any], transaction: Callable[[SQLiteTables, Call[Any]], Any]
     ) -> Any:
         traffic = _traffic
-        traffic.enter()
+        own = traffic.enter()
         tables: SQLiteTables | None = None
         keep = False
         try:
@@ -108,7 +109,7 @@ class SQLiteWire:
             if tables is not None:
                 self._give_back(tables, keep=keep)
 
-            traffic.leave()
+            traffic.leave(own)
 
         return result
 
@@ -330,7 +331,7 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
         raise StoreConfigError(message)
 
 
-def _patiently(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def _patiently(function: Callable[[*Ts], R], *args: *Ts) -> R:
     """Call until it is not turned away by another's lock, for at most `BUSY_SECONDS`.
 
     SQLite's own waiting goes in steps that grow to 100 ms, and whoever has waited longest asks the
@@ -340,7 +341,7 @@ def _patiently(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R
 
     while True:
         try:
-            return function(*args, **kwargs)
+            return function(*args)
         except sqlite3.OperationalError as error:
             if _code(error) not in _BUSY:
                 raise
@@ -407,25 +408,28 @@ class _Traffic:
         self._under_way: list[int] = []
         self._stopped = False
 
-    def enter(self) -> None:
+    def enter(self) -> int:
         # Without a lock: first be seen, then look; `stop` does the same the other way round.
-        self._under_way.append(threading.get_ident())
+        own = get_ident()
+        self._under_way.append(own)
         while self._stopped:
-            self.leave()
+            self.leave(own)
             with self._gate:
                 self._gate.wait_for(lambda: not self._stopped)
 
-            self._under_way.append(threading.get_ident())
+            self._under_way.append(own)
 
-    def leave(self) -> None:
-        self._under_way.remove(threading.get_ident())
+        return own
+
+    def leave(self, own: int) -> None:
+        self._under_way.remove(own)
         if self._stopped:
             with self._gate:
                 self._gate.notify_all()
 
     def stop(self) -> None:
         """Let no call begin and wait for those under way, except this thread's own."""
-        own = threading.get_ident()
+        own = get_ident()
         with self._gate:
             self._gate.wait_for(lambda: not self._stopped)
             self._stopped = True
