@@ -402,11 +402,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "claim-does-not-fence",
         "a claim leaves the revision as it is, so the former owner can write",
         RULES,
-        "    head = _written(change.head, commit.id, old)\n    if change.expected == ANY and old is None:\n",
-        "    head = _written(change.head, commit.id, old)\n"
-        "    if change.claiming and old is not None:\n"
-        "        head = head._replace(revision=old.revision)\n\n"
-        "    if change.expected == ANY and old is None:\n",
+        "    if type(change) is Put:\n        outcome = _replace(tables, commit, change)\n",
+        "    old = tables.head(change.key) if type(change) is Put and change.claiming else None\n"
+        "    if old is not None and type(change) is Put and not _refusal(change, old, commit.now_ms):\n"
+        "        head = change.head.stamped(old.revision, old.commits)\n"
+        "        tables.write(change.key, head, None if change.keeps_body else change.body, old)\n"
+        "        outcome = Outcome(head.version, head.revision, head.status, head.created_ms)\n"
+        "        tables.log(commit.id, at_ms, (outcome,))\n"
+        "        return Applied((outcome,))\n\n"
+        "    if type(change) is Put:\n        outcome = _replace(tables, commit, change)\n",
         (*CLAIMS, *SERIAL),
     ),
     Mutant(
@@ -752,8 +756,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "sqlite-index-not-updated",
         "a flow is listed under the status it was created with",
         "stores/sqlite/tables.py",
-        "            if head[place] != old[place]:\n",
-        "            if head[place] != old[place] and place != 1:\n",
+        "        if head[place] != old[place]:\n",
+        "        if head[place] != old[place] and place != 1:\n",
         (*LISTINGS, *ON_SQLITE),
     ),
     # --- Redis --------------------------------------------------------------------------------------
