@@ -43,6 +43,7 @@ DRIVERS = {f"drivers.{name}" for name in ("local", "redis_blocking", "redis_asyn
     "drivers.local",
     "drivers.local_async",
     "drivers.nats_asyncio",
+    "drivers.nats_line",
     "drivers.portal",
     "drivers.redis_cluster_asyncio",
     "drivers.redis_lane",
@@ -136,9 +137,13 @@ ALLOWED: dict[str, set[str]] = {
     | {"drivers.asyncio_driver", "drivers.finishing", "drivers.portal", "drivers.remote"},
     "drivers.redis_blocking": {"errors", "conversation", "records", "drivers.redis_packing"},
     "drivers.redis_lane": {"errors", "conversation", "records", "drivers.redis_packing"},
-    "drivers.redis_cluster_asyncio": WAIST | {"drivers.redis_lane", "drivers.remote"},
+    "drivers.redis_cluster_asyncio": WAIST
+    | {"drivers.finishing", "drivers.redis_lane", "drivers.remote"},
     "drivers.redis_asyncio": WAIST
-    | {"drivers.redis_cluster_asyncio", "drivers.redis_lane", "drivers.remote"},
+    | {"drivers.finishing", "drivers.remote"}
+    | {"drivers.redis_cluster_asyncio", "drivers.redis_lane"},
+    "drivers.nats_line": {"conversation"},
+    "drivers.nats_asyncio": WAIST | {"drivers.finishing", "drivers.nats_line", "drivers.remote"},
     "session": LOGIC,
     "store": LOGIC | {"session"},
     "kinds": LOGIC | EMBEDDED | DRIVERS | {"store"},
@@ -159,6 +164,7 @@ ON_ASYNCIO = {
     "drivers.asyncio_driver",
     "drivers.finishing",
     "drivers.nats_asyncio",
+    "drivers.nats_line",
     "drivers.portal",
     "drivers.redis_asyncio",
     "drivers.redis_cluster_asyncio",

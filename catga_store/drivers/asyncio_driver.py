@@ -27,7 +27,6 @@ from catga_store.conversation import Request
 from catga_store.conversation import arun
 from catga_store.drivers.finishing import see_through
 from catga_store.drivers.remote import AsyncLink
-from catga_store.drivers.remote import Started
 from catga_store.drivers.remote import StartingLink
 from catga_store.drivers.remote import writes
 from catga_store.records import Waist
@@ -51,7 +50,7 @@ class AsyncioUnits:
         """How a unit waits; may be replaced."""
         self.link: AsyncLink | None = None
         self._make_link = make_link
-        self._start: Callable[[Request[Any]], Started] | None = None
+        self._starting: StartingLink | None = None
         self._closed = False
 
     async def perform(self, request: Request[Any]) -> Any:
@@ -61,7 +60,7 @@ class AsyncioUnits:
     async def perform_to_end(self, request: Request[Any]) -> Any:
         """The same; a cancellation meanwhile is raised as `Finished` when there is a reply."""
         self._open()
-        if self._start is None:
+        if self._starting is None:
             return await see_through(asyncio.create_task(self.perform(request)))
 
         # What the link starts goes on by itself: to see that through costs less than a task does.
@@ -83,10 +82,10 @@ class AsyncioUnits:
 
     async def _perform_started(self, cancelled: list[BaseException], request: Request[Any]) -> Any:
         rest: asyncio.Future[Any]
-        if self._start is None or isinstance(request, Pause):
+        if self._starting is None or isinstance(request, Pause):
             rest = asyncio.ensure_future(self._perform_wire(request))
         else:
-            started = self._start(request)
+            started = self._starting.start(request)
             try:
                 return await started.ended
             except asyncio.CancelledError as error:
@@ -117,14 +116,14 @@ class AsyncioUnits:
         if self.link is None and not self._closed:
             self.link = link = self._make_link()
             if isinstance(link, StartingLink):
-                self._start = link.start
+                self._starting = link
 
         return self.link
 
     async def close(self) -> None:
         """Close the link, and send nothing more; one that does not end is left after `timeout`."""
         self._closed = True
-        self._start = None
+        self._starting = None
         link, self.link = self.link, None
         if link is not None:
             with suppress(TimeoutError):

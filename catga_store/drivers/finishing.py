@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 from typing import TypeVar
 
 from anyio import CancelScope
@@ -18,7 +19,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from catga_store.conversation import Finished
 
-__all__ = ["call_abandonable", "call_to_end", "on_asyncio", "see_through"]
+__all__ = ["OwnTask", "call_abandonable", "call_to_end", "on_asyncio", "see_through"]
 
 R = TypeVar("R")
 
@@ -71,3 +72,15 @@ async def call_to_end(function: Callable[[], R]) -> R:
         return await to_thread.run_sync(function)
 
     raise AssertionError("a shield swallows nothing")  # pragma: no cover  for type checkers
+
+
+class OwnTask:
+    """A request that goes on by itself because it has a task of its own; see `remote.Started`."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        self.ended: asyncio.Future[Any] = asyncio.shield(task)
+
+    def again(self) -> asyncio.Future[Any]:
+        """Its task."""
+        return self._task

@@ -1,10 +1,8 @@
 """NATS on asyncio: a link over one connection of nats-py.
 
-Answers come to an inbox of the link's own, so that any number of requests is outstanding, each for
-one answer or for a stream of them. Nothing is handed to nats-py while it is not connected: what it
-would buffer it might deliver after the failure was reported. What it held when a connection broke
-it may still deliver after it reconnects, so a request that was handed over and not answered is
-always a `ReplyLostError`, and the store fences it before it says what became of it.
+Any number of requests is outstanding, each for one answer or for a stream of them (`nats_line`).
+Nothing is kept for a connection that is not there: a request that was handed over and not answered is
+a `ReplyLostError`, and the store fences it before it says what became of it.
 
 Records that are asked for one by one while others are on their way are asked for together. Atomic
 batches that are asked for while another is on its way go together as one (group commit),
@@ -15,14 +13,10 @@ no other.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import json
 import logging
 import os
 import re
-from collections.abc import Awaitable
-from collections.abc import Callable
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
@@ -44,18 +38,23 @@ from catga_store.conversation import Publish
 from catga_store.conversation import ReplyLostError
 from catga_store.conversation import Request
 from catga_store.conversation import is_untrusted
+from catga_store.drivers.finishing import OwnTask
+from catga_store.drivers.nats_line import Flight
+from catga_store.drivers.nats_line import Line
 from catga_store.errors import StoreConfigError
 from catga_store.errors import UsageError
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
-    from nats.aio.msg import Msg
+
+    from catga_store.drivers.remote import Started
 
 __all__ = ["NatsLink"]
 
 _log = logging.getLogger(__name__)
 
 _BATCH_MOST = 1000
+_BATCH_BYTES = 8 * 1024 * 1024
 _READS, _READ_TOGETHER = 2, 64
 _END, _NOT_FOUND, _BUSY = 204, 404, 503
 _TRIES_OF_A_TIMEOUT = 4
@@ -63,21 +62,11 @@ _TRIES_OF_A_CONNECTION = 5
 _POLL_SECONDS = 0.02
 
 
-class _Waiting(NamedTuple):
-    """A request on its way."""
-
-    token: str
-    subjects: frozenset[str]
-    future: asyncio.Future[tuple[Answer, ...]]
-    many: bool
-    answers: list[Answer]
-
-
 class _Batch(NamedTuple):
     """An atomic batch that waits to be sent."""
 
     messages: tuple[Message, ...]
-    future: asyncio.Future[Answer]
+    flight: Flight
 
 
 class NatsLink:
@@ -105,35 +94,54 @@ class NatsLink:
         self._error: Exception | None = None
         self._opening: asyncio.Timeout | None = None
         self._refused: StoreConfigError | None = None
-        self._waiting: dict[str, _Waiting] = {}
-        self._numbers = itertools.count()
-        self._prefix = ""
-        self._inbox: Any = None
+        self._line: Line | None = None
         self._queue: list[_Batch] = []
         self._reads: list[tuple[Ask, asyncio.Future[Answer]]] = []
         self._reading = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._sender: asyncio.Task[None] | None = None
-        self._performers: dict[type, Callable[[Any], Awaitable[Any]]] = {
-            Asks: self._asks,
-            Publish: self._publish,
-            Greet: self._greet,
-            Pause: lambda pause: asyncio.sleep(pause.seconds),
-        }
 
     def __repr__(self) -> str:
-        client = self._client
+        client, line = self._client, self._line
         state = "not connected" if client is None or not client.is_connected else "connected"
-        return f"<NatsLink {state}, {len(self._waiting)} requests on their way>"
+        return f"<NatsLink {state}, {0 if line is None else line.flying} requests on their way>"
 
-    async def perform(self, request: Request[Any]) -> Any:
+    def start(self, request: Request[Any], /) -> Started:
+        """Begin a request, which is sent and answered whether somebody waits for it or not."""
+        client, line = self._client, self._line
+        if line is not None and client is not None and client.is_connected and not self._refused:
+            if isinstance(request, Publish):
+                return self._begin(line, request)
+
+            if isinstance(request, Asks):
+                return _ask_all(line, request)
+
+        return OwnTask(asyncio.create_task(self.perform(request)))
+
+    async def perform(self, request: Request[Any], /) -> Any:
         """The reply. Cancelled while it waits, the request may have been sent and applied."""
-        return await self._performers[type(request)](request)
+        if isinstance(request, Pause):
+            return await asyncio.sleep(request.seconds)
+
+        line = await self._connected()
+        if isinstance(request, Greet):
+            return self._greeting()
+
+        if isinstance(request, Publish):
+            return await self._begin(line, request).ended
+
+        assert isinstance(request, Asks), request  # noqa: S101  there are no others
+        first = request.asks[0]
+        if first.last and len(request.asks) == 1:
+            return (((await self._last(line, first)),),)
+
+        return await _ask_all(line, request).ended
 
     async def close(self) -> None:
         """Let what is on its way end, then close the connection if the link opened it."""
         self._closed = True
         client, self._client = self._client, None
+        line, self._line = self._line, None
         if client is None:
             return
 
@@ -141,16 +149,15 @@ class NatsLink:
         if sender is not None:
             await asyncio.wait([sender])
 
+        if line is not None:
+            await line.close()
+
         if self._owned:
             await client.close()
-        elif client.is_connected:
-            await self._inbox.unsubscribe()
-
-        self._fail_all(ReplyLostError("the store was closed"))
 
     # the connection ---------------------------------------------------------------------------------
 
-    async def _connected(self) -> Client:
+    async def _connected(self) -> Line:
         """The connection, once it works; `NotSentError` if it does not come back in time."""
         client = self._client
         if client is None or client.is_closed:
@@ -169,7 +176,12 @@ class NatsLink:
         if self._refused is not None:
             raise self._refused
 
-        return client
+        line = self._line
+        if line is None or self._client is not client:
+            message = "the store was closed"
+            raise NotSentError(message)
+
+        return line
 
     async def _renewed(self) -> Client:
         """A connection where there is none yet, or where the server has closed ours for good."""
@@ -190,10 +202,9 @@ class NatsLink:
             _check_loop(client)
 
         self._refused = None
-        self._prefix = f"{client.new_inbox()}."
-        subscribe: Any = client.subscribe  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  typed in part
+        line = self._line = Line(client, self._timeout)
         try:
-            self._inbox = await subscribe(f"{self._prefix}*", cb=self._receive)
+            await line.open()
         except nats_errors.Error as error:
             message = f"the connection to NATS is lost: {error!r}"
             raise NotSentError(message) from error
@@ -262,7 +273,8 @@ class NatsLink:
                 return client
 
     async def _on_disconnect(self) -> None:
-        self._fail_all(ReplyLostError("the connection to NATS broke before the reply"))
+        if self._line is not None:
+            self._line.fail_all(ReplyLostError("the connection to NATS broke before the reply"))
 
     async def _on_error(self, error: Exception) -> None:
         self._error = error
@@ -271,146 +283,50 @@ class NatsLink:
             self._opening.reschedule(asyncio.get_running_loop().time())  # no try will be better
 
         text = str(error).lower()
-        if "permissions violation" not in text:
+        line = self._line
+        if "permissions violation" not in text or line is None:
             return
 
         if "subscription" in text:
-            if self._prefix.lower() in text:
-                self._refused = refusal = _refusal("subscribe to", f"{self._prefix}*", error)
-                self._fail_all(refusal)
+            if line.prefix.lower() in text:
+                self._refused = refusal = _refusal("subscribe to", f"{line.prefix}*", error)
+                line.fail_all(refusal)
 
             return
 
-        known = False
-        for token, waiting in list(self._waiting.items()):
-            for subject in waiting.subjects:
-                if f'"{subject.lower()}"' in text and not waiting.future.done():
-                    waiting.future.set_exception(_refusal("publish to", subject, error))
-                    del self._waiting[token]
-                    known = True
-                    break
-
+        known = line.fail_those_to(
+            lambda subject: f'"{subject.lower()}"' in text,
+            lambda subject: _refusal("publish to", subject, error),
+        )
         if not known:  # of what nobody waits for: old index entries stay where they are
             _log.warning("NATS refused something that the store asked for: %s", error)
 
-    def _fail_all(self, error: Exception) -> None:
-        for waiting in self._waiting.values():
-            if not waiting.future.done():
-                waiting.future.set_exception(error)
-
-        self._waiting.clear()
-
-    async def _receive(self, msg: Msg) -> None:
-        token = msg.subject[len(self._prefix) :]
-        waiting = self._waiting.get(token)
-        if waiting is None or waiting.future.done():
-            return
-
-        headers = msg.headers or {}
-        status = headers.get("Status")
-        answer = Answer(int(status) if status is not None else 0, headers, msg.data)
-        waiting.answers.append(answer)
-        if answer.status or not waiting.many:
-            del self._waiting[token]
-            waiting.future.set_result(tuple(waiting.answers))
-
     # what is asked ----------------------------------------------------------------------------------
 
-    async def _greet(self, _request: Greet) -> Greeting:
-        client = await self._connected()
+    def _greeting(self) -> Greeting:
+        client: Any = self._client
         # Public names tell the version only; the rest of INFO has none.
         info: dict[str, Any] = client._server_info  # noqa: SLF001  see above
         return Greeting(
             str(info["version"]), bool(info.get("jetstream", False)), int(client.max_payload)
         )
 
-    async def _asks(self, request: Asks) -> tuple[tuple[Answer, ...], ...]:
-        first = request.asks[0]
-        if first.last and len(request.asks) == 1:
-            return (((await self._last(first)),),)
-
-        return await self._ask_all(request)
-
-    async def _ask_all(self, request: Asks) -> tuple[tuple[Answer, ...], ...]:
-        client = await self._connected()
-        waits: list[_Waiting] = []
-        for ask in request.asks:
-            if ask.silent:
-                with contextlib.suppress(nats_errors.Error):  # nobody waits for it: it may be lost
-                    await client.publish(ask.subject, ask.payload)
-            else:
-                waits.append(self._expect(ask.subject, many=ask.many))
-                await self._send(client, Message(ask.subject, ask.payload, {}), waits)
-
-        return await self._answers(waits)
-
-    async def _publish(self, request: Publish) -> tuple[Answer, ...]:
-        if request.atomic:
-            return (await self._join(request.messages),)
-
-        client = await self._connected()
-        waits: list[_Waiting] = []
-        for message in request.messages:
-            waits.append(self._expect(message.subject))
-            await self._send(client, message, waits)
-
-        return tuple([answers[0] for answers in await self._answers(waits)])
-
-    def _expect(self, *subjects: str, many: bool = False) -> _Waiting:
-        token = str(next(self._numbers))
-        future: asyncio.Future[tuple[Answer, ...]] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(token, frozenset(subjects), future, many, [])
-        self._waiting[token] = waiting
-        return waiting
-
-    async def _send(self, client: Client, message: Message, waits: list[_Waiting]) -> None:
-        """Hand the message that the last of `waits` waits for over to nats-py, or raise."""
-        try:
-            if not client.is_connected:
-                raise nats_errors.ConnectionReconnectingError  # noqa: TRY301  one way out
-
-            await client.publish(
-                message.subject,
-                message.payload,
-                f"{self._prefix}{waits[-1].token}",
-                message.headers or None,
-            )
-        except (nats_errors.Error, OSError) as error:
-            self._give_up(waits)
-            text = f"{message.subject} could not be sent: {error!r}"
-            if len(waits) == 1 and not isinstance(error, OSError):
-                raise NotSentError(text) from error
-
-            raise ReplyLostError(text) from error
-        except BaseException:
-            self._give_up(waits)
-            raise
-
-    async def _answers(self, waits: Sequence[_Waiting]) -> tuple[tuple[Answer, ...], ...]:
-        try:
-            async with asyncio.timeout(self._timeout):
-                return tuple([await wait.future for wait in waits])
-        except TimeoutError as error:
-            message = f"NATS did not answer in {self._timeout:g} s"
-            raise ReplyLostError(message) from error
-        finally:
-            self._give_up(waits)
-
-    def _give_up(self, waits: Sequence[_Waiting]) -> None:
-        for wait in waits:
-            self._waiting.pop(wait.token, None)
-            if wait.future.done() and not wait.future.cancelled():
-                wait.future.exception()  # seen, though another one is raised
+    def _begin(self, line: Line, request: Publish) -> Flight:
+        return (
+            self._join(request.messages)
+            if request.atomic
+            else line.ask(request.messages, flat=True)
+        )
 
     # reads together -----------------------------------------------------------------------------------
 
-    async def _last(self, ask: Ask) -> Answer:
+    async def _last(self, line: Line, ask: Ask) -> Answer:
         """The last message of a subject: alone, or with others while reads are on their way."""
         if self._reading < _READS:
             self._reading += 1
             try:
-                ((answer,),) = await self._ask_all(Asks((ask,)))
-                return answer
+                answers: tuple[tuple[Answer]] = await _ask_all(line, Asks((ask,))).ended
+                return answers[0][0]
             finally:
                 self._reading -= 1
                 self._read_queued()
@@ -433,7 +349,9 @@ class NatsLink:
         try:
             subjects = list(dict.fromkeys(ask.last for ask, _ in some))
             payload = json.dumps({"multi_last": subjects}).encode()
-            (answers,) = await self._ask_all(Asks((Ask(some[0][0].subject, payload, many=True),)))
+            line = await self._connected()
+            together = Asks((Ask(some[0][0].subject, payload, many=True),))
+            (answers,) = await _ask_all(line, together).ended
             end = answers[-1]
             found = {answer.headers["Nats-Subject"]: answer for answer in answers[:-1]}
             # A refusal is everybody's, and so is a reply that became too long and was cut off.
@@ -452,24 +370,33 @@ class NatsLink:
 
     # atomic batches -----------------------------------------------------------------------------------
 
-    async def _join(self, messages: tuple[Message, ...]) -> Answer:
+    def _join(self, messages: tuple[Message, ...]) -> Flight:
         """Send a batch with others that come while one is on its way."""
-        batch = _Batch(messages, asyncio.get_running_loop().create_future())
+        subjects = [message.subject for message in messages]
+        batch = _Batch(messages, Flight(asyncio.get_running_loop().create_future(), subjects))
         self._queue.append(batch)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_batches())
 
-        # A caller that is cancelled leaves its batch to the sender: others may be in its group.
-        return await asyncio.shield(batch.future)
+        return batch.flight
 
     async def _send_batches(self) -> None:
         try:
             while self._queue:
                 group: list[_Batch] = [self._queue.pop(0)]
-                size = len(group[0].messages)
-                while self._queue and size + len(self._queue[0].messages) <= _BATCH_MOST:
+                number, size = len(group[0].messages), _size(group[0])
+                subjects = set(group[0].flight.subjects)
+                while self._queue:
+                    batch = self._queue[0]
+                    number += len(batch.messages)
+                    size += _size(batch)
+                    # Of two that write the same record one is refused, and all that go with it.
+                    apart = subjects.isdisjoint(batch.flight.subjects)
+                    if number > _BATCH_MOST or size > _BATCH_BYTES or not apart:
+                        break
+
+                    subjects.update(batch.flight.subjects)
                     group.append(self._queue.pop(0))
-                    size += len(group[-1].messages)
 
                 await self._send_group(group)
         finally:
@@ -477,12 +404,19 @@ class NatsLink:
 
     async def _send_group(self, group: list[_Batch]) -> None:
         try:
-            answer = await self._send_batch([m for batch in group for m in batch.messages])
+            line = await self._connected()
+            messages = [message for batch in group for message in batch.messages]
+            ((answer,),) = await line.ask_batch(messages, os.urandom(11).hex()).ended
         except (NotSentError, ReplyLostError, StoreConfigError) as error:
             for batch in group:
-                _settle(batch.future, error)
+                batch.flight.fail(error)
 
             return
+        except BaseException as error:
+            for batch in group:
+                batch.flight.fail(ReplyLostError(f"the batch was given up: {error!r}"))
+
+            raise
 
         ack: dict[str, Any] = json.loads(answer.data) if answer.data else {}
         stored = bool(ack.get("seq"))  # a refusal says 0
@@ -498,37 +432,19 @@ class NatsLink:
                 answer = Answer(0, {}, json.dumps({"seq": last}).encode())
                 last -= len(batch.messages)
 
-            _settle(batch.future, answer)
+            batch.flight.settle((answer,))
 
-    async def _send_batch(self, messages: list[Message]) -> Answer:
-        client = await self._connected()
-        name = os.urandom(11).hex()
-        waiting = self._expect(*[message.subject for message in messages])
-        handed_over = False
-        try:
-            for number, message in enumerate(messages, start=1):
-                if not client.is_connected:
-                    raise nats_errors.ConnectionReconnectingError
 
-                headers = {
-                    **message.headers,
-                    "Nats-Batch-Id": name,
-                    "Nats-Batch-Sequence": str(number),
-                }
-                reply = ""
-                if number == len(messages):
-                    headers["Nats-Batch-Commit"] = "1"
-                    reply = f"{self._prefix}{waiting.token}"
-                    handed_over = True
+def _ask_all(line: Line, request: Asks) -> Flight:
+    messages = [Message(ask.subject, ask.payload, {}) for ask in request.asks]
+    if request.asks[0].silent:
+        return line.tell(messages)  # nobody waits for it: it may be lost
 
-                await client.publish(message.subject, message.payload, reply, headers)
-        except (nats_errors.Error, OSError) as error:
-            self._give_up([waiting])
-            text = f"the batch could not be sent: {error!r}"
-            # Without its last message a batch is never applied.
-            raise (ReplyLostError if handed_over else NotSentError)(text) from error
+    return line.ask(messages, many=[ask.many for ask in request.asks])
 
-        return (await self._answers([waiting]))[0][0]
+
+def _size(batch: _Batch) -> int:
+    return sum([len(message.payload) for message in batch.messages])
 
 
 def _settle(future: asyncio.Future[Answer], result: Answer | Exception) -> None:
@@ -561,7 +477,7 @@ def _check_loop(client: Client) -> None:
 def _refusal(verb: str, subject: str, error: Exception) -> StoreConfigError:
     message = (
         f"NATS does not let this user {verb} {subject!r}; allow it, as the documentation of the"
-        " store lists; nothing of this request was written"
+        " store lists; it was not written"
     )
     refusal = StoreConfigError(message)
     refusal.__cause__ = error

@@ -22,9 +22,9 @@ from redis.backoff import NoBackoff
 
 from catga_store.conversation import Pipe
 from catga_store.conversation import Request
+from catga_store.drivers.finishing import OwnTask
 from catga_store.drivers.redis_cluster_asyncio import RedisClusterAsyncLink
 from catga_store.drivers.redis_lane import Lanes
-from catga_store.drivers.redis_lane import OwnTask
 from catga_store.drivers.remote import Started
 from catga_store.errors import UsageError
 

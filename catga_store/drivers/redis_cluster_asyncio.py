@@ -23,8 +23,8 @@ from catga_store.conversation import NotSentError
 from catga_store.conversation import Pipe
 from catga_store.conversation import ReplyLostError
 from catga_store.conversation import Request
+from catga_store.drivers.finishing import OwnTask
 from catga_store.drivers.redis_lane import Lanes
-from catga_store.drivers.redis_lane import OwnTask
 from catga_store.drivers.redis_lane import Words
 from catga_store.drivers.remote import Started
 

@@ -36,7 +36,7 @@ from catga_store.conversation import NotSentError
 from catga_store.conversation import ReplyLostError
 from catga_store.drivers.redis_packing import pack
 
-__all__ = ["Connections", "Flight", "Lane", "Lanes", "OwnTask", "Words"]
+__all__ = ["Connections", "Flight", "Lane", "Lanes", "Words"]
 
 Words: TypeAlias = tuple[bytes | str | int, ...]
 
@@ -366,15 +366,3 @@ class Lanes:
         """Fail what is under way, and give every connection back."""
         for lane in (*self._shared.values(), *self._apart):
             await lane.close()
-
-
-class OwnTask:
-    """A request that goes on by itself because it has a task of its own; see `remote.Started`."""
-
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self._task = task
-        self.ended: asyncio.Future[Any] = asyncio.shield(task)
-
-    def again(self) -> asyncio.Future[Any]:
-        """Its task."""
-        return self._task
