@@ -183,6 +183,16 @@ def test_missing_permissions(publish: str, missing: str) -> None:
     assert isinstance(caught.value.__cause__, Exception)
 
 
+def test_entries_that_may_not_be_written() -> None:
+    """The record may be written alone then: the error does not say that it was not."""
+    allowed = '"$JS.API.>", "catga.dslflows.layout", "$KV.>"'
+    with limited(allowed) as url, cs.NatsStore(url, timeout=SHORT) as store:
+        with pytest.raises(cs.StoreConfigError, match="was written, its index entries were not"):
+            store.create(flow())
+
+        assert store.get("f") is not None
+
+
 def test_a_missing_permission_inside_a_batch() -> None:
     """It is told for any message of a batch, and nothing of the batch was written."""
     allowed = '"$JS.API.>", "catga.>", "$KV.dslflows.flow.f"'

@@ -23,11 +23,13 @@ from anyio.from_thread import start_blocking_portal
 from nats.aio.client import Client
 
 import catga_store as cs
+from catga_store.conversation import Answer
 from catga_store.conversation import Asks
 from catga_store.conversation import Message
 from catga_store.conversation import Publish
 from catga_store.conversation import ReplyLostError
 from catga_store.conversation import Request
+from catga_store.drivers.finishing import OwnTask
 from catga_store.drivers.nats_asyncio import NatsLink
 from catga_store.testing import ManualClock
 from catga_store.testing.proxy import Proxy
@@ -150,6 +152,16 @@ def store(open_store: Callable[..., cs.NatsStore]) -> cs.NatsStore:
     return open_store()
 
 
+def patch_wire(patch: pytest.MonkeyPatch, perform: Callable[[NatsLink, Request[Any]], Any]) -> None:
+    """Let every request go through this function, those too that need no task of their own."""
+
+    def start(link: NatsLink, request: Request[Any]) -> OwnTask:
+        return OwnTask(asyncio.create_task(link.perform(request)))
+
+    patch.setattr(NatsLink, "perform", perform)
+    patch.setattr(NatsLink, "start", start)
+
+
 # --- what the server keeps ----------------------------------------------------------------------------
 
 
@@ -223,7 +235,7 @@ def test_an_update_that_moves_no_entry_is_one_publish(
         sent.append(request)
         return await perform(link, request)
 
-    monkeypatch.setattr(NatsLink, "perform", watch)
+    patch_wire(monkeypatch, watch)
     flow.state["n"] = 2
     store.update(flow)
     (publish,) = sent
@@ -242,6 +254,33 @@ def test_bodies_of_64_mebibytes(store: cs.NatsStore, raw: Raw) -> None:
     store.update(flow)
     assert store.get_one("f").state == {"bulk": ""}
     raw.until_gone("catga.{}.chunk.>")
+
+
+def test_chunks_go_with_the_update_of_another_process(
+    open_store: Callable[..., cs.NatsStore], raw: Raw
+) -> None:
+    """Who shortens a body that somebody else wrote removes its chunks, without reading it again."""
+    open_store().create(cs.FlowSnapshot("f", state={"bulk": "x" * 3_000_000}))
+    store = open_store()
+    flow = store.get_one("f")
+    flow.state = {}
+    store.update(flow)
+    raw.until_gone("catga.{}.chunk.>")
+
+
+def test_the_bucket_is_one_for_every_client(store: cs.NatsStore, raw: Raw) -> None:
+    """Clients open the bucket of flows by its name, and read what `nats kv get` would show."""
+    store.create(cs.FlowSnapshot("order/1", state={"n": 1}))
+
+    async def read() -> list[str]:
+        bucket = await raw.client.jetstream().key_value(raw.bucket)
+        entry = await bucket.get("flow.order=2F1")
+        assert entry.value is not None
+        return entry.value.decode().splitlines()
+
+    head, body = raw.portal.call(read)
+    assert json.loads(head)["version"] == 1
+    assert json.loads(body)["state"] == {"n": 1}
 
 
 def test_chunks_that_are_gone_are_told(store: cs.NatsStore, raw: Raw) -> None:
@@ -285,6 +324,36 @@ def test_stale_entries_are_swept(store: cs.NatsStore, raw: Raw) -> None:
     assert raw.subjects("catga.{}.list.>") == [entry, wrong]
 
 
+def test_a_record_that_cannot_be_read_stands_in_nobodys_way(
+    store: cs.NatsStore, raw: Raw, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Claims, commits and sweeps pass it over and say so; who asks for it is told, and it stays."""
+    store.create(cs.FlowSnapshot("bad", state={}))
+    store.create(cs.FlowSnapshot("old", state={}, status=cs.FlowStatus.COMPLETED))
+    store.set_wait_condition(
+        cs.WaitCondition("w", flow_ids=["a"], timeout=timedelta(0), parent_flow_id="bad")
+    )
+    names = [f"$KV.{raw.bucket}.flow.bad", f"$KV.{raw.bucket}.flow.old", f"$KV.{raw.bucket}_wait.w"]
+    raw.publish(*(Message(name, b"garbage\n{}", {}) for name in names))
+    clock.advance(timedelta(seconds=1))
+    store.create(cs.FlowSnapshot("good", state={}))
+    assert [flow.flow_id for flow in store.claim_due(limit=5)] == ["good"]
+    assert store.get_timed_out_wait_conditions() == []
+    clock.advance(timedelta(days=9))
+    for number in range(20):  # a few of them sweep
+        store.create(cs.FlowSnapshot(f"f-{number}", state={}))
+
+    assert store.sweep() == 0
+    assert "flow 'bad' is passed over" in caplog.text
+    for what in (
+        lambda: store.get("old"),
+        store.query_flows,
+        lambda: store.get_wait_condition("w"),
+    ):
+        with pytest.raises(cs.CorruptRecordError):
+            what()
+
+
 # --- definite outcomes ----------------------------------------------------------------------------
 
 
@@ -311,7 +380,7 @@ def lost_replies(*, applied: bool, times: int | None = 1) -> Generator[list[Publ
         return await perform(link, request)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(NatsLink, "perform", lose)
+        patch_wire(patch, lose)
         yield lost
 
 
@@ -487,6 +556,44 @@ def test_an_uncertain_sweep_is_settled(
     assert (settle(store, caught.value) is not None) == applied
     assert store.get("f") is None
     assert store.sweep() == (0 if applied else 1)
+
+
+NO_ROOM = Answer(0, {}, b'{"error":{"err_code":10077,"description":"maximum bytes exceeded"}}')
+
+
+@pytest.mark.parametrize("times", [1, None])
+def test_entries_that_had_no_room_when_their_record_had(
+    open_store: Callable[..., cs.NatsStore], monkeypatch: pytest.MonkeyPatch, times: int | None
+) -> None:
+    """The commit is not told as refused, and what is due is found once its commit is certain."""
+    store = open_store(timeout=timedelta(milliseconds=300))
+    store.ping()
+    perform = NatsLink.perform
+    refused = 0
+
+    async def refuse(link: NatsLink, request: Request[Any]) -> Any:
+        nonlocal refused
+        if not isinstance(request, Publish) or (times is not None and refused >= times):
+            return await perform(link, request)
+
+        refused += 1
+        kept = [one for one in request.messages if ".due." not in one.subject]
+        stored = iter(await perform(link, Publish(tuple(kept))) if kept else ())
+        return tuple([next(stored) if one in kept else NO_ROOM for one in request.messages])
+
+    with monkeypatch.context() as patch:
+        patch_wire(patch, refuse)
+        flow = cs.FlowSnapshot("f", state={})
+        if times is None:
+            with pytest.raises(cs.CommitUncertainError) as caught:
+                store.create(flow)
+        else:
+            store.create(flow)
+
+    if times is None:
+        assert store.resolve_commit(caught.value) is not None
+
+    assert [one.flow_id for one in store.claim_due()] == ["f"]
 
 
 def is_purge(data: bytes) -> bool:
@@ -732,6 +839,31 @@ def test_replicas_are_read_from_their_leader(nats_cluster: NatsCluster, bucket: 
         assert look(store) != [], "what asks for a copy is seen here"
 
     raw.close()
+
+
+def test_closing_waits_for_what_is_on_its_way(
+    nats_server: NatsServer, store: cs.NatsStore, bucket: str
+) -> None:
+    """What was sent before is answered; what was not is refused, and was not written."""
+    for number in range(40):
+        store.create(cs.FlowSnapshot(f"f-{number}", state={"n": 0}, due_at=None))
+
+    async def close_under_way() -> list[BaseException | None]:
+        astore = cs.AsyncNatsStore(nats_server.url, bucket=bucket)
+        flows = [await astore.get_one(f"f-{number}") for number in range(40)]
+        for flow in flows:
+            flow.state["n"] = 1
+
+        updates = [asyncio.ensure_future(astore.update(flow)) for flow in flows]
+        await asyncio.sleep(0)
+        await astore.close()
+        return await asyncio.gather(*updates, return_exceptions=True)
+
+    told = asyncio.run(close_under_way())
+    assert None in told
+    for number, answer in enumerate(told):
+        assert answer is None or isinstance(answer, cs.StoreClosedError | cs.StoreUnavailableError)
+        assert store.get_one(f"f-{number}").state["n"] == (1 if answer is None else 0)
 
 
 # --- together -----------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from catga_store import Retention
 from catga_store import Session
 from catga_store import SQLiteStore
 from catga_store import Store
-from catga_store.stores.nats import wire
+from catga_store.stores.nats import listings
 from catga_store.testing import AsyncFace
 from catga_store.testing import BlockingFace
 from catga_store.testing import Face
@@ -287,7 +287,8 @@ def test_nats_does_what_the_model_says(
     name = "nats_cluster" if replicas > 1 else "nats_server"
     server: NatsServer | NatsCluster = request.getfixturevalue(name)
     if kind == "windows":
-        monkeypatch.setattr(wire, "FEW_SUBJECTS", -1)
+        monkeypatch.setattr(listings, "_LEAST_NAMED", 1)
+        monkeypatch.setattr(listings, "_MOST_WANTED", 2)
 
     bucket = uuid.uuid4().hex
 

@@ -12,15 +12,17 @@ bucket `<bucket>`, which `nats kv get <bucket> flow.<id>` and its like read, the
 | `….item.<id>.<life>.<child>` | a completion that no longer fits into its condition; it is counted there |
 | `….chunk.<generation>.<kind>.<id>.<step>.<n>` | a part of a body that is too large for one message |
 | `….list.flow.<status>.<type>.<time>.flow.<id>` | a flow in listings; `….list.wait.<status>.<parent>…` a condition |
-| `….due.flow.<time>…`, `….due.child…`, `….due.lone…` | when to look at a flow, a condition with or without parent |
-| `….due.expiry.<time>…` | when a record expires |
+| `….due.flow.<type>.<place>…` | when to look at a flow |
+| `….due.child.<place>…`, `….due.lone.<place>…` | when to look at a condition with a parent, without one |
+| `….due.expiry.<place>…` | when a record expires |
 | `….log.<commit>` | what a commit of several changes answered, or that it was given up; for ten minutes |
 | `….check.<commit>.<n>` | nothing: it carried a check; for a second |
 | `….layout` | layout version and partitions |
 
 An id is one token, `[A-Za-z0-9_-]` as they are and any other byte `=XX`; a type or parent is a hash
-of eight bytes; a time is 15 tokens of one digit, milliseconds since the year 1, so that all times
-up to one are the entries under at most 135 prefixes.
+of eight bytes; a time is 15 tokens of one digit, milliseconds since the year 1; a place is a time and
+three more, made of the id, so that many that are due at once can be told apart. All entries between
+two places are those under some tens of prefixes, of which one request asks for the last messages.
 
 **What is atomic.** Every write of a record expects the sequence that was read. A commit of one
 record is one publish; any other is one atomic batch, with a log entry that must not be there yet
@@ -39,10 +41,13 @@ keep its revision; whoever commits meanwhile reads once more. A new stream count
 in microseconds: no sequence of a removed stream comes again. After a stream was *restored* from a
 backup, restart the workers: what they read after the backup was made must be forgotten.
 
-**What it costs.** `get`: one request. `update` and every claim of one flow: one flight, no read.
-Other commits: a read and a publish. `get_many` of 500: one request; with replicas the leader is
-asked for each, in one flight. What is due: one request, with replicas a flight of about 60; then
-the heads. A page: a few flights of names, then the heads. `count_*` reads every head it counts.
+**What it costs.** `get`: one request. A commit of flows that were read before, and every claim of one
+flow: one flight, no read. Other commits: a read and a publish. `get_many` of 500: one request; with
+replicas any of them may answer, if it has seen what the leader says, in the same flight, that there
+is. What is due, and a page: entries, in a request or two, then the heads, however many are due or
+stored: a store remembers how far it had to look, and the server is asked for no more than a few times
+what is wanted. The first search among very many takes some twenty requests. `count_*` reads every
+head it counts.
 On one replica with file storage a batch costs several fsyncs (about 3 ms on a fast disk),
 because the server stages it in a store of its own, and those of one process that come at the same time
 share one; single publishes, and batches on three replicas, do not pay it.
@@ -50,18 +55,18 @@ share one; single publishes, and batches on three replicas, do not pay it.
 **Lost connections.** A publish whose reply is lost is looked for in what the records remember: the
 last eight commit ids, the commit of each completion and of each removal, the log. Not found, it is
 sent again with the same expected sequences and the same `Nats-Msg-Id`. `resolve` takes the log entry
-and the id of the commit for itself; from then on the server refuses the commit, also if it was
-still in a buffer of the client library.
+and the id of the commit for itself; from then on the server refuses the commit, should it still be
+on its way. What the client library would keep while it is not connected never reaches it.
 
 **What expires.** Heads say when; entries under `due.expiry` find them. Tombstones of removed records
 stay for twice the timeout, log entries for ten minutes, by the server's per-message TTL. Nothing
 else is left to the server's clock.
 
-**Reads** are answered by the one server, or by the stream's leader; `stale_reads=True` lets any
-replica answer. A leader that was deposed and does not know it yet may answer for some seconds with
-what was acknowledged before. An acknowledgement means written, not flushed to disk: the server
-flushes every two minutes unless `sync_interval: always` is set, so a power failure of the only
-server, or of all replicas, can cost what was written since.
+**Reads** are answered by the one server, or by the stream's leader, many at once by a replica that
+has all that the leader had; `stale_reads=True` lets any replica answer. A leader that was deposed and
+does not know it yet may answer for some seconds with what was acknowledged before. An acknowledgement
+means written, not flushed to disk: the server flushes every two minutes unless `sync_interval: always`
+is set, so a power failure of the only server, or of all replicas, can cost what was written since.
 """
 
 from __future__ import annotations
@@ -126,7 +131,7 @@ class NatsWaist:
     ) -> None:
         _check_options(bucket, replicas, stale_reads)
         self._layout = Layout(bucket)
-        self._exchange = Exchange(self._layout.stream, timeout)
+        self._exchange = Exchange(self._layout.stream, timeout, self._layout.layout)
         self._commits = Commits(self._layout, self._exchange)
         listings = Listings(self._commits)
         self._sweeping = Sweeping(self._commits, listings)

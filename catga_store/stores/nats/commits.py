@@ -27,6 +27,7 @@ from catga_store.errors import CommitTooLargeError
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import RecordTooLargeError
+from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
 from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
@@ -74,13 +75,14 @@ from catga_store.stores.nats.wire import Exchange
 
 __all__ = ["Commits"]
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 _CHUNK_BYTES = 512 * 1024
 _CHUNKS_AT_ONCE = 16
 _HEAD_BYTES = 96 * 1024  # of a message are left to the head
-_TERMS_BYTES = 16 * 1024
-_ITEMS_BYTES = 16 * 1024
+_TERMS_BYTES = 2 * 1024
+_ITEMS_BYTES = 4 * 1024
 _OWN_ITEMS_BYTES = 512 * 1024
 _BATCH_MOST = 1000
 _LOG_SECONDS = 600
@@ -94,10 +96,13 @@ _EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 
 
 class _Known(NamedTuple):
-    """What this process knows of a record that it wrote, by revision."""
+    """What this process knows of a record that it wrote, or whose chunks it read, by revision."""
 
     commits: tuple[str, ...]
     generation: str
+
+
+_UNKNOWN = _Known((), "")
 
 
 class _Plan(NamedTuple):
@@ -118,6 +123,7 @@ class Commits:
         self.exchange = exchange
         self._known: dict[str, _Known] = {}
         self._terms: dict[str, bytes] = {}
+        self._lives: dict[Key, str] = {}
 
     # reading and deciding -------------------------------------------------------------------------
 
@@ -166,8 +172,12 @@ class Commits:
         text = b"".join(parts)
         if len(text) == body.size:
             snapshot.bodies[body.generation] = text
+            record = snapshot.stored[self.layout.subject(key)]
             if key.kind == WAIT:
                 _keep(self._terms, body.generation, text, 64)
+            elif (plain := decode_record(key, record)) is not None:
+                known = _Known(plain[0].commits, body.generation)
+                _keep(self._known, plain[0].revision, known, _KEPT)
 
             return
 
@@ -184,28 +194,12 @@ class Commits:
     def commit(self, request: Commit) -> Conversation[Reply]:
         """`Commit`."""
         deadline = self.exchange.deadline()
-        lost: BaseException | None = None
-        reply: Reply | None = None
+        lost: list[BaseException] = []
+        keys = _keys_of(request)
         try:
-            try:
-                reply = yield from self._commit_at_once(request, deadline)
-            except ReplyLostError as error:
-                lost = error
-
-            while reply is None:
-                try:
-                    reply = yield from self._commit(request, deadline, again=lost is not None)
-                except ReplyLostError as error:
-                    lost = error
-
-                if reply is None and deadline.has_passed():
-                    raise _gave_up(request.id, _keys_of(request), lost, deadline)
-
-                if reply is None:
-                    yield deadline.pause()
-
-            if lost is not None and isinstance(reply, Refused):
-                applied = yield from self.resolve(Resolve(request.id, _keys_of(request)))
+            reply = yield from self._until_it_is_certain(request, lost, deadline)
+            if lost and isinstance(reply, Refused):
+                applied = yield from self.resolve(Resolve(request.id, keys))
                 if applied is None:
                     return reply
 
@@ -213,35 +207,102 @@ class Commits:
                 return Applied(
                     applied.outcomes or tuple(map(_done, request.changes, repeat(request.id)))
                 )
-        except StoreUnavailableError as error:
-            if lost is None:
+
+            if lost:
+                yield from self._bear_out(keys, deadline)
+        except StoreConfigError as error:
+            # Entries and record are sent together: the server may have taken the record alone.
+            if not lost and (yield from self._look(Resolve(request.id, keys), deadline)) is None:
                 raise
 
-            raise _gave_up(request.id, _keys_of(request), lost, deadline) from error
+            written = "may have been written" if lost else "was written"
+            message = f"commit {request.id} {written}, its index entries were not"
+            raise StoreConfigError(f"{message}: {error}") from error
+        except (StoreUnavailableError, CorruptRecordError) as error:
+            if not lost:
+                raise
+
+            raise _gave_up(request.id, keys, lost[-1], deadline) from error
+
+        return reply
+
+    def _until_it_is_certain(
+        self, request: Commit, lost: list[BaseException], deadline: Deadline
+    ) -> Conversation[Reply]:
+        """Write until there is a reply, remembering those that were lost."""
+        reply: Reply | None = None
+        try:
+            reply = yield from self._commit_at_once(request, deadline)
+        except ReplyLostError as error:
+            lost.append(error)
+
+        while reply is None:
+            try:
+                reply = yield from self._commit(request, deadline, again=bool(lost))
+            except ReplyLostError as error:
+                lost.append(error)
+
+            if reply is None and deadline.has_passed():
+                raise _gave_up(request.id, _keys_of(request), lost[-1] if lost else None, deadline)
+
+            if reply is None:
+                yield deadline.pause()
 
         return reply
 
     def _commit_at_once(self, request: Commit, deadline: Deadline) -> Conversation[Reply | None]:
-        """The commit of one flow without reading it; `None` if that must be read after all."""
-        (change, *more) = request.changes
-        if more or not isinstance(change, Put) or change.key.kind != FLOW or change.fresh:
+        """The commit of flows without reading them; `None` if they must be read after all."""
+        plan = _Plan([], [], [], [])
+        heads: list[Head] = []
+        outcomes: list[Outcome] = []
+        for change in request.changes:
+            head = None
+            if isinstance(change, Put) and change.key.kind == FLOW and not change.fresh:
+                head = self._put_at_once(plan, change, request)
+
+            if head is None:
+                return None
+
+            heads.append(head)
+            outcomes.append(Outcome(head.version, request.id, head.status, head.created_ms))
+
+        log: list[Message] = []
+        if len(heads) == 1:
+            plan.records[0][1].headers["Nats-Msg-Id"] = request.id
+        else:
+            places = {key: place for place, (key, _) in enumerate(plan.records, start=1)}
+            name = self.layout.log(request.id)
+            log = [self._log(name, request, Applied(tuple(outcomes)), places)]
+
+        ack = yield from self._send(plan, log, deadline)
+        if not ack.sequence or ack.duplicate:
             return None
 
+        for place, head in enumerate(heads):
+            revision = revision_at(request.id, ack.sequence + len(log) + place)
+            _keep(self._known, revision, _Known(head.commits, ""), _KEPT)
+            outcomes[place] = outcomes[place]._replace(revision=revision)
+
+        return Applied(tuple(outcomes))
+
+    def _put_at_once(self, plan: _Plan, change: Put, request: Commit) -> Head | None:
+        """Plan the write of a flow, from what was read when it was; `None` if that is not enough."""
         old = change.replaces
         expected = 0
-        known = _Known((), "")
+        known = _UNKNOWN
         if change.expected is not None:
             sequence = sequence_of(change.expected)
             if old is None or sequence is None or old.revision != change.expected:
                 return None
+
+            expected = sequence
 
             held = old.owner is not None and old.due_ms is not None and old.due_ms > request.now_ms
             expired = old.expires_ms is not None and old.expires_ms <= request.now_ms
             if expired or (change.claiming and held):
                 return None
 
-            expected = sequence
-            known = self._known.get(change.expected) or _Known((), "")
+            known = self._known.get(change.expected, _UNKNOWN)
 
         if len(change.body) + len(change.head.error or "") > self._most():
             return None
@@ -251,26 +312,18 @@ class Commits:
             commits = old.commits or (old.revision.partition("@")[0],)
 
         head = change.head.stamped(request.id, (request.id, *commits[: REMEMBERED_COMMITS - 1]))
-        message = self._message(
-            change.key, encode_record(head, Body(change.body), moved=False), expected
-        )
-        message.headers["Nats-Msg-Id"] = request.id
-        plan = _Plan([(change.key, message)], [], [], [])
-        before = frozenset[str]()
-        if old is not None:
-            before = entries_of_flow(self.layout, change.key, old)
+        text = encode_record(head, Body(change.body), moved=False)
+        plan.records.append((change.key, self._message(change.key, text, expected)))
+        if old is None or _marks_of(old) != _marks_of(head):
+            before = (
+                frozenset[str]() if old is None else entries_of_flow(self.layout, change.key, old)
+            )
+            self._index(plan, before, entries_of_flow(self.layout, change.key, head))
 
-        self._index(plan, before, entries_of_flow(self.layout, change.key, head))
         if known.generation:
             plan.purges.append((self.layout.chunks(change.key, known.generation), False))
 
-        ack = yield from self._send(plan, [], deadline)
-        if not ack.sequence or ack.duplicate:
-            return None
-
-        revision = revision_at(request.id, ack.sequence)
-        _keep(self._known, revision, _Known(head.commits, ""), _KEPT)
-        return Applied((Outcome(head.version, revision, head.status, head.created_ms),))
+        return head
 
     def _commit(
         self, request: Commit, deadline: Deadline, *, again: bool
@@ -282,6 +335,12 @@ class Commits:
             for change in request.changes
             if change.key.kind == PROGRESS
         ]
+        # Where it lies if it was spilled, as far as that is known: to be read in the same request.
+        subjects += [
+            self.layout.item(change.key, self._lives[change.key], change.child)
+            for change in request.changes
+            if isinstance(change, Complete) and change.key in self._lives
+        ]
         log = self.layout.log(request.id)
         if again and len(request.changes) > 1:
             logged = yield from self.exchange.fetch([log], deadline)
@@ -292,6 +351,7 @@ class Commits:
         reply, tables = yield from self.decide(
             lambda tables: _apply(tables, request), subjects, deadline, request.id
         )
+        self._remember_lives(request, tables)
         if isinstance(reply, Refused):
             return reply
 
@@ -342,6 +402,15 @@ class Commits:
             )
         )
 
+    def _remember_lives(self, request: Commit, tables: NatsTables) -> None:
+        for change in request.changes:
+            if isinstance(change, Complete):
+                wait = tables.wait_record(change.key)
+                if wait is not None and wait.spilled and change.key not in self._lives:
+                    _keep(self._lives, change.key, wait.life, _KEPT)
+                elif wait is None or wait.life != self._lives.get(change.key):
+                    self._lives.pop(change.key, None)
+
     def _unless_it_was_wiped_out(self, request: Commit, reply: Applied) -> Conversation[Reply]:
         """The reply of a commit that has nothing to write now, after one of its replies was lost.
 
@@ -375,6 +444,9 @@ class Commits:
                 result, tables = yield from self.decide(rule, subjects, deadline, commit_id)
                 writes = tables.writes()
                 if not writes:
+                    if lost is not None:
+                        yield from self._bear_out(keys, deadline)
+
                     return result
 
                 plan = self._plan(commit_id, writes, [])
@@ -406,9 +478,13 @@ class Commits:
             if request.id.startswith(_CLEARING):
                 return (yield from self._resolve_clear(request, deadline))
 
-            return (yield from self._resolve(request, deadline))
+            applied = yield from self._resolve(request, deadline)
+            if applied is not None:
+                yield from self._bear_out(request.keys, deadline)
         except (NotSentError, StoreUnavailableError) as error:
             raise _uncertain(request.id, request.keys) from error
+        else:
+            return applied
 
     def _resolve(self, request: Resolve, deadline: Deadline) -> Conversation[Applied | None]:
         log = self.layout.log(request.id)
@@ -453,6 +529,27 @@ class Commits:
             deadline,
         )
         return Applied(()) if any(seen) else None
+
+    def _bear_out(self, keys: Iterable[Key], deadline: Deadline) -> Conversation[None]:
+        """Add the index entries of records whose commit has lost its reply, and theirs perhaps."""
+        wanted = [key for key in dict.fromkeys(keys) if key.kind != PROGRESS]
+        subjects = [self.layout.subject(key) for key in wanted]
+        entries, _ = yield from self.decide(
+            lambda tables: [entry for key in wanted for entry in self.entries_of(tables, key)],
+            subjects,
+            deadline,
+        )
+        if entries:
+            yield from self.exchange.surely([Message(one, b"", {}) for one in entries], deadline)
+
+    def entries_of(self, tables: NatsTables, key: Key) -> frozenset[str]:
+        """The index entries that the record of a flow or condition bears out."""
+        if key.kind == WAIT:
+            row = tables.wait(key)
+            return frozenset() if row is None else entries_of_wait(self.layout, key, row)
+
+        head = tables.head(key)
+        return frozenset() if head is None else entries_of_flow(self.layout, key, head)
 
     # clear ----------------------------------------------------------------------------------------
 
@@ -682,19 +779,24 @@ class Commits:
                 raise CommitTooLargeError(text, size=len(messages), limit=_BATCH_MOST)
 
             (ack,) = yield from self._sent(messages, atomic=True)
+            if ack.refusal is not None:
+                raise ack.refusal
+
             if ack.sequence:
                 ack = ack._replace(sequence=ack.sequence - len(messages) + 1)
         else:
             # Entries first: one that nobody needs is only passed over, one that is missing is lost.
             *entries, ack = yield from self._sent([*plan.entries, *whole], atomic=False)
+            if ack.refusal is not None:
+                raise ack.refusal
+
             if ack.sequence:
                 unsure = [
                     message
                     for message, one in zip(plan.entries, entries, strict=True)
                     if not one.sequence
                 ]
-                if unsure:
-                    yield from self.exchange.surely(unsure, deadline)
+                yield from self._add(unsure, deadline)
 
         deadline.reason = ack.text
         if ack.sequence and not ack.duplicate:
@@ -707,9 +809,18 @@ class Commits:
 
         return ack
 
+    def _add(self, entries: list[Message], deadline: Deadline) -> Conversation[None]:
+        """Add entries that were refused though their record was written, or their outcome is lost."""
+        if entries:
+            try:
+                yield from self.exchange.surely(entries, deadline)
+            except StoreUnavailableError as error:
+                message = f"the record was written and its index entries were not: {error}"
+                raise ReplyLostError(message) from error
+
     def _sent(self, messages: list[Message], *, atomic: bool) -> Conversation[list[Ack]]:
         try:
-            return (yield from self.exchange.publish(messages, atomic=atomic))
+            return (yield from self.exchange.publish_apart(messages, atomic=atomic))
         except NotSentError as error:
             message = f"{error}; nothing was written"
             raise StoreUnavailableError(message) from error
@@ -842,6 +953,11 @@ def _wrote(tables: NatsTables, key: Key, commit_id: str) -> bool:
     )
 
 
+def _marks_of(head: Head) -> tuple[object, ...]:
+    """What the index entries of a flow are made of."""
+    return head.status, head.type, head.created_ms, head.due_ms, head.expires_ms
+
+
 def _with_revision(outcome: Outcome, commit_id: str, sequence: int | None) -> Outcome:
     """Flows and progress have their place in the stream in their revision."""
     if sequence is None or outcome.revision != commit_id:
@@ -898,7 +1014,7 @@ def _uncertain(commit_id: str, keys: Iterable[Key]) -> CommitUncertainError:
     return CommitUncertainError(message, commit_id=commit_id, keys=named)
 
 
-def _keep(kept: dict[str, T], name: str, value: T, most: int) -> None:
+def _keep(kept: dict[K, T], name: K, value: T, most: int) -> None:
     """Remember something, and forget what was remembered first."""
     kept[name] = value
     if len(kept) > most:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from collections.abc import Iterator
-from itertools import groupby
+from functools import lru_cache
 from typing import Any
 from typing import NamedTuple
+from zlib import crc32
 
 from attrs import define
 from attrs import field
@@ -26,32 +25,36 @@ from catga_store.keys import decode_token
 from catga_store.keys import encode_token
 from catga_store.records import Filter
 from catga_store.records import Head
-from catga_store.records import Terms
 from catga_store.stores.embedded import WaitRow
 
 __all__ = [
+    "LAST_TIME",
     "NOTHING",
+    "SLOTTED",
+    "TIMES",
     "Body",
     "Completed",
     "Entry",
     "Layout",
     "Stored",
     "WaitRecord",
+    "between",
+    "children_of",
     "decode_item",
     "decode_record",
     "decode_wait",
-    "digits",
     "encode_item",
     "encode_record",
     "encode_terms",
     "encode_wait",
     "entries_of_flow",
     "entries_of_wait",
-    "prefixes_from",
-    "prefixes_until",
+    "last_slot",
+    "last_slot_of",
+    "place_of",
     "revision_at",
     "sequence_of",
-    "terms_of",
+    "slot_of",
 ]
 
 VERSION = 1
@@ -59,7 +62,10 @@ VERSION = 1
 _YEAR_ONE_MS = 62_135_596_800_000
 _DIGITS = 15
 _DIGITS_LENGTH = 2 * _DIGITS - 1  # and the dots between them
-_LAST = 10**_DIGITS - 1
+_LAST: int = 10**_DIGITS - 1
+_SLOT_DIGITS = 3
+_SLOTS: int = 10**_SLOT_DIGITS
+_SLOT_LENGTH = 2 * _SLOT_DIGITS
 
 _HEAD_FIELDS = (
     "version",
@@ -223,68 +229,87 @@ class Layout:
         return f"{self.rest}list.wait.{status}.{_hashed(wanted.parent)}."
 
     def due(self, what: str) -> str:
-        """`what`: `flow`, `child` (conditions with a parent), `lone` (those without) or `expiry`."""
+        """`what`: `child` (conditions with a parent), `lone` (those without) or `expiry`."""
         return f"{self.rest}due.{what}."
 
+    def due_flows(self, kind: str | None) -> str:
+        """What the due entries of flows of one type begin with; `None`: of any, as a wildcard."""
+        return f"{self.rest}due.flow.{_hashed(kind)}."
+
     def entry(self, subject: str) -> Entry:
-        """What an entry's subject says; its last 17 tokens are digits, kind and id."""
+        """What an entry's subject says; its last tokens are digits, kind and id."""
         before, kind, token = subject.rsplit(".", 2)
+        if subject.startswith("due.", len(self.rest)):
+            before = before[:-_SLOT_LENGTH]
+
         ms = int(before[-_DIGITS_LENGTH:].replace(".", "")) - _YEAR_ONE_MS
         # Entries are written here only: one without an escape is the id.
         return Entry(ms, Key(kind, decode_token(token) if "=" in token else token), subject)
 
-    def latest_first(self, names: Iterable[str]) -> Iterator[list[str]]:
-        """The subjects of entries by their times, latest first; those of the same time together."""
-        ordered = sorted(set(names), key=_digits_of, reverse=True)
-        for _, some in groupby(ordered, key=_digits_of):
-            yield list(some)
 
-
-def digits(ms: int) -> str:
+def _digits(ms: int) -> str:
     """A time as one token for each of its 15 digits; their order is that of the times."""
-    return ".".join(f"{min(max(ms + _YEAR_ONE_MS, 0), _LAST):015d}")
+    return ".".join(f"{place_of(ms):015d}")
 
 
-def prefixes_until(ms: int) -> list[list[str]]:
-    """What covers every time up to and including `ms`: prefixes in groups, latest times first."""
-    tokens = digits(ms).split(".")
-    groups = [[".".join(tokens)]]
+# Entries are looked for between two places. In listings these are times; of what is due there are
+# 1,000 to each millisecond, so that many that are due at one time can be told apart.
 
-    for place in range(_DIGITS - 1, -1, -1):
-        before = tokens[:place]
-        group = [
-            ".".join([*before, str(digit), ">"])
-            if place < _DIGITS - 1
-            else ".".join([*before, str(digit)])
-            for digit in range(int(tokens[place]) - 1, -1, -1)
-        ]
-        if group:
-            groups.append(group)
+TIMES = _DIGITS
+"""The digits of a place in listings."""
 
-    return groups
+SLOTTED = _DIGITS + _SLOT_DIGITS
+"""The digits of a place of what is due."""
+
+LAST_TIME = _LAST
 
 
-def prefixes_from(ms: int) -> list[list[str]]:
-    """What covers every time after `ms`: prefixes in groups, latest times first."""
-    tokens = digits(ms).split(".")
-    groups: list[list[str]] = []
-
-    for place in range(_DIGITS):
-        before = tokens[:place]
-        group = [
-            ".".join([*before, str(digit), ">"])
-            if place < _DIGITS - 1
-            else ".".join([*before, str(digit)])
-            for digit in range(9, int(tokens[place]), -1)
-        ]
-        if group:
-            groups.append(group)
-
-    return groups
+def place_of(ms: int) -> int:
+    """The place of a time in listings."""
+    return min(max(ms + _YEAR_ONE_MS, 0), _LAST)
 
 
-def _digits_of(subject: str) -> str:
-    return subject.rsplit(".", 2)[0][-_DIGITS_LENGTH:]
+def last_slot(ms: int) -> int:
+    """The last place of what is due at a time."""
+    return place_of(ms) * _SLOTS + _SLOTS - 1
+
+
+def last_slot_of(place: int) -> int:
+    """The last place of the time of a place."""
+    return place // _SLOTS * _SLOTS + _SLOTS - 1
+
+
+def slot_of(entry: Entry) -> int:
+    """The place of an entry of what is due."""
+    before, _, _ = entry.subject.rsplit(".", 2)
+    return int(before[-2 * SLOTTED + 1 :].replace(".", ""))
+
+
+def between(low: int, high: int, width: int) -> list[str]:
+    """The ends of subjects that cover just the places from `low` to `high`: few, of any lengths."""
+    found: list[str] = []
+    if not low:  # what is asked most often, in less steps
+        before = ""
+        for place, token in enumerate(f"{high:0{width}d}", start=1):
+            end = ".>" if place < width else ".*.*"
+            found += [f"{before}{digit}{end}" for digit in range(int(token))]
+            before += f"{token}."
+
+        found.append(f"{before}*.*")
+        return found
+
+    while low <= high:
+        size = 1
+        cut = 0
+        while cut < width and low % (size * 10) == 0 and low + size * 10 - 1 <= high:
+            size *= 10
+            cut += 1
+
+        digits = ".".join(f"{low:0{width}d}"[: width - cut])
+        found.append(f"{digits}.*.*" if not cut else f"{digits}.>" if digits else ">")
+        low += size
+
+    return found
 
 
 def _hashed(text: str | None) -> str:
@@ -293,7 +318,13 @@ def _hashed(text: str | None) -> str:
 
 
 def _at(ms: int, kind: str, any_id: str) -> str:
-    return f"{digits(ms)}.{kind}.{encode_token(any_id)}"
+    return f"{_digits(ms)}.{kind}.{encode_token(any_id)}"
+
+
+def _due_at(ms: int, kind: str, any_id: str) -> str:
+    token = encode_token(any_id)
+    slot = f"{crc32(token.encode()) % _SLOTS:0{_SLOT_DIGITS}d}"
+    return f"{_digits(ms)}.{'.'.join(slot)}.{kind}.{token}"
 
 
 def entries_of_flow(layout: Layout, key: Key, head: Head) -> frozenset[str]:
@@ -301,10 +332,10 @@ def entries_of_flow(layout: Layout, key: Key, head: Head) -> frozenset[str]:
     listing = f"{layout.rest}list.flow.{head.status}.{_hashed(head.type)}."
     entries = [listing + _at(head.created_ms, FLOW, key.id)]
     if head.due_ms is not None:
-        entries.append(layout.due(FLOW) + _at(head.due_ms, FLOW, key.id))
+        entries.append(layout.due_flows(head.type) + _due_at(head.due_ms, FLOW, key.id))
 
     if head.expires_ms is not None:
-        entries.append(layout.due("expiry") + _at(head.expires_ms, FLOW, key.id))
+        entries.append(layout.due("expiry") + _due_at(head.expires_ms, FLOW, key.id))
 
     return frozenset(entries)
 
@@ -319,10 +350,10 @@ def entries_of_wait(layout: Layout, key: Key, row: WaitRow) -> frozenset[str]:
 
     if head.due_ms is not None:
         what = "lone" if row.parent is None else "child"
-        entries.append(layout.due(what) + _at(head.due_ms, WAIT, key.id))
+        entries.append(layout.due(what) + _due_at(head.due_ms, WAIT, key.id))
 
     if head.expires_ms is not None:
-        entries.append(layout.due("expiry") + _at(head.expires_ms, WAIT, key.id))
+        entries.append(layout.due("expiry") + _due_at(head.expires_ms, WAIT, key.id))
 
     return frozenset(entries)
 
@@ -344,8 +375,11 @@ def sequence_of(revision: str) -> int | None:
 # --- text -----------------------------------------------------------------------------------------
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _dump(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, separators=(",", ":")).encode()
+    return _encode(fields).encode()
 
 
 def _load(key: Key, text: bytes) -> tuple[dict[str, Any], bytes]:
@@ -498,13 +532,23 @@ def encode_terms(children: tuple[str, ...]) -> bytes:
     return _dump({"layout": VERSION, "children": list(children)})
 
 
-def terms_of(key: Key, record: WaitRecord, text: bytes) -> Terms:
-    """The definition of a condition; `text` is its body, read."""
+class Children(NamedTuple):
+    """The children of a condition, in their order and to look one up."""
+
+    ordered: tuple[str, ...]
+    members: frozenset[str]
+
+
+def children_of(key: Key, text: bytes) -> Children:
+    """The children of a condition; `text` is its body, read."""
     try:
-        children = tuple(json.loads(text)["children"])
+        return _children(text)
     except (ValueError, KeyError, TypeError) as error:
         message = f"the children of {key} cannot be read: {error!r}; they are left as they are"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
-    row = record.row
-    return Terms(children, any=row.any, timeout_ms=record.timeout_ms, parent=row.parent)
+
+@lru_cache(maxsize=64)
+def _children(text: bytes) -> Children:
+    children = tuple(json.loads(text)["children"])
+    return Children(children, frozenset(children))

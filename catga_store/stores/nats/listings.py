@@ -5,11 +5,18 @@ An entry is a hint: what it says of a record is believed only when the record's 
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sized
 from itertools import islice
+from typing import NamedTuple
+from typing import TypeVar
 
 from catga_store.conversation import Conversation
+from catga_store.errors import CorruptRecordError
 from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
@@ -28,20 +35,71 @@ from catga_store.records import Scanned
 from catga_store.stores import embedded
 from catga_store.stores.embedded import WaitRow
 from catga_store.stores.nats.commits import Commits
+from catga_store.stores.nats.layout import LAST_TIME
+from catga_store.stores.nats.layout import SLOTTED
+from catga_store.stores.nats.layout import TIMES
 from catga_store.stores.nats.layout import Entry
+from catga_store.stores.nats.layout import Layout
+from catga_store.stores.nats.layout import between
 from catga_store.stores.nats.layout import entries_of_flow
 from catga_store.stores.nats.layout import entries_of_wait
-from catga_store.stores.nats.layout import prefixes_from
-from catga_store.stores.nats.layout import prefixes_until
+from catga_store.stores.nats.layout import last_slot
+from catga_store.stores.nats.layout import last_slot_of
+from catga_store.stores.nats.layout import place_of
+from catga_store.stores.nats.layout import slot_of
 from catga_store.stores.nats.tables import NatsTables
 from catga_store.stores.nats.wire import Deadline
 
 __all__ = ["Listings"]
 
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
 _PAGE = 100
 _LEAST_ENTRIES = 16
-_WINDOW = 10
 _MOST_DOUBTED = 1000
+_MOST_WANTED = 400
+"""So many entries are looked for at once; the server names no more than 1,024 in one answer."""
+_LEAST_NAMED = 128
+_A_SECOND_OF_SLOTS = 1_000_000
+_SECONDS_10 = 10_000
+_FASTER = 16
+
+
+class _Search(NamedTuple):
+    """How far a search goes, in places."""
+
+    first: int
+    """To where it looks first."""
+    farthest: int
+    stride: int
+    """How much farther it looks when there is too little."""
+    distance: Callable[[Entry], int]
+    oldest_first: bool = False
+    start: int = 0
+    whole_ms: bool = False
+    """What is due at one time is asked for together: it comes by its ids."""
+
+    def rounded(self, end: int) -> int:
+        """The same distance, or as far as the millisecond goes."""
+        return last_slot_of(self.start + end) - self.start if self.whole_ms else end
+
+    def between(self, few: int, many: int, some: list[Entry], number: int, *, sure: bool) -> int:
+        """A distance with enough entries, as some of those there are show; -1 for a guess.
+
+        The server names first what was written first, which is often what is due first, and seldom
+        what a listing begins with.
+        """
+        if not (self.oldest_first or sure):
+            return -1
+
+        for end in sorted(map(self.distance, some))[number - 1 : number]:
+            for reach in (self.rounded(end), end):
+                if few < reach < many:
+                    return reach
+
+        return (few + many) // 2 if sure else -1
 
 
 class Listings:
@@ -51,39 +109,124 @@ class Listings:
         self._commits = commits
         self._layout = commits.layout
         self._exchange = commits.exchange
+        self._reach: dict[tuple[str, ...], int] = {}
+        """By what entries begin with: how far one must look to see more than were wanted last time."""
+        self._newest: dict[tuple[str, ...], int] = {}
+        """Likewise, down to which place a listing looked that began with the newest."""
         self.doubted: dict[str, Key] = {}
         """Entries that their records did not bear out when they were met."""
 
     # what is due ----------------------------------------------------------------------------------
 
-    def _until(self, what: str, now_ms: int, deadline: Deadline) -> Conversation[list[Entry]]:
-        """The entries of one kind whose time has come, oldest first."""
-        prefix = self._layout.due(what)
-        if self._exchange.is_small:
-            (names,) = yield from self._exchange.names([f"{prefix}>"], deadline)
-            return sorted(one for one in set(map(self._layout.entry, names)) if one.ms <= now_ms)
-
-        filters = [
-            f"{prefix}{one}.*.*" if not one.endswith(">") else f"{prefix}{one}"
-            for group in prefixes_until(now_ms)
-            for one in group
-        ]
-        some = yield from self._exchange.names_at_once(filters, deadline)
-        if some is None:
+    def _named(
+        self, prefixes: Iterable[str], covering: list[str], most: int, deadline: Deadline
+    ) -> Conversation[tuple[list[Entry], int]]:
+        filters = [f"{prefix}{one}" for prefix in prefixes for one in covering]
+        if not most:
             found = yield from self._exchange.names(filters, deadline)
-            some = [name for each in found for name in each]
+            return [self._layout.entry(name) for some in found for name in some], 0
 
-        return sorted({self._layout.entry(name) for name in some})  # several may name one record
+        names, more = yield from self._exchange.names_at_once(filters, deadline, most)
+        return list(map(self._layout.entry, names)), more
+
+    def _nearest(
+        self,
+        until: Callable[[int, int], Conversation[tuple[list[Entry], int]]],
+        search: _Search,
+        number: int,
+    ) -> Conversation[tuple[list[Entry], int]]:
+        """Entries up to some distance, `number` of them or more unless it is the farthest, and it.
+
+        `until` answers entries up to a distance, no more than it is told unless that is 0, and how many
+        more there are. However many there are, only about as many are looked at as are wanted: up to the
+        distance that is known from the last time, or one that is found by going where there are enough
+        and not too many.
+        """
+        most = max(2 * number, _LEAST_NAMED)
+        # Up to `few` there are too few, up to `many` too many for one request.
+        few, many = -1, -1
+        before, total = 0, 0  # how many there are up to those
+        some: list[Entry] = []
+        reach, stride = min(search.first, search.farthest), 1
+        while True:
+            entries, more = yield from until(reach, most)
+            if not more and (len(entries) >= number or reach == search.farthest):
+                return entries, reach
+
+            if more:
+                many, total, some = reach, len(entries) + more, entries
+            else:
+                few, before = reach, len(entries)
+
+            gap = many - few
+            if many < 0:
+                stride = max(stride, 2 * _span(search, entries))
+                reach = min(reach + stride, search.farthest)
+                stride *= _FASTER
+            elif gap <= 1:  # they are all at one place
+                entries, _ = yield from until(many, 0)
+                return entries, many
+            elif total >= sys.maxsize:  # nothing is known but that they are many
+                reach = few + max(gap // 10, 1) if more else many - max(gap // 10, 1)
+            else:
+                reach = search.between(few, many, some, number, sure=not more)
+                if reach < 0:  # as if they were spread evenly
+                    part = gap * (3 * number // 2 - before) // (total - before)
+                    reach = few + min(max(part, 1), gap - 1)
+
+    def _oldest_pages(  # noqa: PLR0917  it is the loop of three callers
+        self,
+        prefixes: tuple[str, ...],
+        now_ms: int,
+        limit: int,
+        look: Callable[[list[Entry]], Conversation[None]],
+        found: Sized,
+        deadline: Deadline,
+        *,
+        whole_ms: bool = False,
+    ) -> Conversation[None]:
+        """Look at entries whose time has come, oldest first, until enough prove right, or all."""
+        last = last_slot(now_ms)
+        start, first = 0, self._reach.get(prefixes, last)
+        while start <= last and len(found) < limit:
+            low = start
+
+            def until(
+                reach: int, most: int, low: int = low
+            ) -> Conversation[tuple[list[Entry], int]]:
+                covering = between(low, low + reach, SLOTTED)
+                return (yield from self._named(prefixes, covering, most, deadline))
+
+            def distance(entry: Entry, low: int = low) -> int:
+                return slot_of(entry) - low
+
+            wanted = max(min(limit - len(found), _MOST_WANTED), 1)
+            search = _Search(
+                first,
+                last - low,
+                _A_SECOND_OF_SLOTS,
+                distance,
+                oldest_first=True,
+                start=low,
+                whole_ms=whole_ms,
+            )
+            entries, reach = yield from self._nearest(until, search, wanted)
+            if not start:
+                self._reach[prefixes] = _next_reach(search, entries, reach, wanted)
+
+            first = _span(search, entries)
+            yield from _look_at(entries, limit, look, found)
+            start += reach + 1
 
     def due(self, request: Due) -> Conversation[tuple[Found, ...]]:
         """`Due`."""
         deadline = self._exchange.deadline()
-        now_ms, wanted = request.now_ms, request.type
-        flows = yield from self._until(FLOW, now_ms, deadline)
-        waits = yield from self._until("child", now_ms, deadline)
-        found: list[Found] = []
+        now_ms, wanted, limit = request.now_ms, request.type, request.limit
+        kinds = (None,) if wanted is None else ("", wanted)
+        flows: dict[Key, Found] = {}
+        waits: dict[Key, Found] = {}
 
-        for entries in _pages(flows, request.limit):
+        def flows_of(entries: list[Entry]) -> Conversation[None]:
             for key, head in (yield from self._flows(entries, deadline)).items():
                 if (
                     head.due_ms is not None
@@ -91,16 +234,9 @@ class Listings:
                     and (head.expires_ms is None or head.expires_ms > now_ms)
                     and (wanted is None or head.type in ("", wanted))
                 ):
-                    found.append(Found(key, head))
+                    flows[key] = Found(key, head)
 
-            if len(found) >= request.limit:
-                break
-
-        found.sort(key=_due_first)
-        del found[request.limit :]
-        told: list[Found] = []
-
-        for entries in _pages(waits, request.limit):
+        def waits_of(entries: list[Entry]) -> Conversation[None]:
             rows = yield from self._waits(entries, deadline)
             ready = {
                 key: row
@@ -109,13 +245,16 @@ class Listings:
                 and row.head.due_ms is not None
                 and row.head.due_ms <= now_ms
             }
-            kept = yield from self._with_parent_of(ready, wanted, now_ms, deadline)
-            told += [Found(key, ready[key].head) for key in kept]
-            if len(told) >= request.limit:
-                break
+            for key in (yield from self._with_parent_of(ready, wanted, now_ms, deadline)):
+                waits[key] = Found(key, ready[key].head)
 
-        told.sort(key=_due_first)
-        return tuple(sorted(found + told[: request.limit], key=lambda one: one.head.due_ms or 0))
+        prefixes = tuple(map(self._layout.due_flows, dict.fromkeys(kinds)))
+        yield from self._oldest_pages(prefixes, now_ms, limit, flows_of, flows, deadline)
+        prefixes = (self._layout.due("child"),)
+        yield from self._oldest_pages(prefixes, now_ms, limit, waits_of, waits, deadline)
+        found = sorted(flows.values(), key=_due_first)[:limit]
+        found += sorted(waits.values(), key=_due_first)[:limit]
+        return tuple(sorted(found, key=lambda one: one.head.due_ms or 0))
 
     def _with_parent_of(
         self, rows: dict[Key, WaitRow], wanted: str | None, now_ms: int, deadline: Deadline
@@ -138,68 +277,95 @@ class Listings:
     def overdue(self, request: Overdue) -> Conversation[tuple[Found, ...]]:
         """`Overdue`."""
         deadline = self._exchange.deadline()
-        entries = yield from self._until("child", request.now_ms, deadline)
-        entries += yield from self._until("lone", request.now_ms, deadline)
-        found: list[Found] = []
+        prefixes = (self._layout.due("child"), self._layout.due("lone"))
+        now_ms, limit = request.now_ms, request.limit
+        found: dict[Key, Found] = {}
 
-        for page in _pages(sorted(entries), request.limit or _PAGE):
-            for key, row in (yield from self._waits(page, deadline)).items():
+        def look(entries: list[Entry]) -> Conversation[None]:
+            for key, row in (yield from self._waits(entries, deadline)).items():
                 due_ms = row.head.due_ms
-                if row.head.status == PENDING and due_ms is not None and due_ms <= request.now_ms:
-                    found.append(Found(key, row.head))
+                if row.head.status == PENDING and due_ms is not None and due_ms <= now_ms:
+                    found[key] = Found(key, row.head)
 
-            if request.limit is not None and len(found) >= request.limit:
-                break
+        most = sys.maxsize if limit is None else limit
+        yield from self._oldest_pages(prefixes, now_ms, most, look, found, deadline, whole_ms=True)
 
-        found.sort(key=_due_first)
-        return tuple(found[: request.limit])
+        return tuple(sorted(found.values(), key=_due_first)[:limit])
 
     def expired(self, now_ms: int, limit: int) -> Conversation[list[Key]]:
         """Flows and conditions that have expired."""
         deadline = self._exchange.deadline()
-        entries = yield from self._until("expiry", now_ms, deadline)
         found: dict[Key, None] = {}
 
-        for page in _pages(entries, limit):
-            flows = yield from self._flows([e for e in page if e.key.kind == FLOW], deadline)
-            waits = yield from self._waits([e for e in page if e.key.kind == WAIT], deadline)
+        def look(entries: list[Entry]) -> Conversation[None]:
+            flows = yield from self._flows([e for e in entries if e.key.kind == FLOW], deadline)
+            waits = yield from self._waits([e for e in entries if e.key.kind == WAIT], deadline)
             heads = flows | {key: row.head for key, row in waits.items()}
             for key, head in heads.items():
                 if head.expires_ms is not None and head.expires_ms <= now_ms:
                     found[key] = None
 
-            if len(found) >= limit:
-                break
-
+        prefixes = (self._layout.due("expiry"),)
+        yield from self._oldest_pages(prefixes, now_ms, limit, look, found, deadline)
         return list(found)[:limit]
 
     # heads ----------------------------------------------------------------------------------------
 
-    def _flows(self, entries: Iterable[Entry], deadline: Deadline) -> Conversation[dict[Key, Head]]:
-        entries = list(entries)
-        keys = list(dict.fromkeys(entry.key for entry in entries))
-        heads, _ = yield from self._commits.decide(
-            lambda tables: [tables.head(key) for key in keys],
-            [self._layout.subject(key) for key in keys],
-            deadline,
+    def _flows(
+        self, entries: Iterable[Entry], deadline: Deadline, *, strict: bool = False
+    ) -> Conversation[dict[Key, Head]]:
+        """The heads of flows. What cannot be read is logged and passed over, unless `strict`."""
+        return (
+            yield from self._found(
+                entries, NatsTables.head, entries_of_flow, deadline, strict=strict
+            )
         )
-        found = {key: head for key, head in zip(keys, heads, strict=True) if head is not None}
-        borne_out = {key: entries_of_flow(self._layout, key, head) for key, head in found.items()}
-        self._doubt(entries, borne_out)
-        return found
 
     def _waits(
-        self, entries: Iterable[Entry], deadline: Deadline
+        self, entries: Iterable[Entry], deadline: Deadline, *, strict: bool = False
     ) -> Conversation[dict[Key, WaitRow]]:
+        """The rows of conditions, likewise."""
+        return (
+            yield from self._found(
+                entries, NatsTables.wait, entries_of_wait, deadline, strict=strict
+            )
+        )
+
+    def _found(
+        self,
+        entries: Iterable[Entry],
+        look: Callable[[NatsTables, Key], T | None],
+        entries_of: Callable[[Layout, Key, T], frozenset[str]],
+        deadline: Deadline,
+        *,
+        strict: bool,
+    ) -> Conversation[dict[Key, T]]:
         entries = list(entries)
         keys = list(dict.fromkeys(entry.key for entry in entries))
-        rows, _ = yield from self._commits.decide(
-            lambda tables: [tables.wait(key) for key in keys],
+
+        def look_at(tables: NatsTables, key: Key) -> T | CorruptRecordError | None:
+            try:
+                return look(tables, key)
+            except CorruptRecordError as error:
+                if strict:
+                    raise
+
+                return error
+
+        heads, _ = yield from self._commits.decide(
+            lambda tables: [look_at(tables, key) for key in keys],
             [self._layout.subject(key) for key in keys],
             deadline,
         )
-        found = {key: row for key, row in zip(keys, rows, strict=True) if row is not None}
-        borne_out = {key: entries_of_wait(self._layout, key, row) for key, row in found.items()}
+        found: dict[Key, T] = {}
+        for key, head in zip(keys, heads, strict=True):
+            if isinstance(head, CorruptRecordError):
+                _log.warning("%s is passed over: %s", key, head)
+                entries = [entry for entry in entries if entry.key != key]
+            elif head is not None:
+                found[key] = head
+
+        borne_out = {key: entries_of(self._layout, key, head) for key, head in found.items()}
         self._doubt(entries, borne_out)
         return found
 
@@ -218,49 +384,83 @@ class Listings:
         """`Find`: windows of time, latest first, until the page is full."""
         deadline = self._exchange.deadline()
         wanted = request.filter
-        listing = self._layout.listing(wanted)
+        prefixes = (self._layout.listing(wanted),)
         found: list[Found] = []
 
-        for group in [[">"]] if self._exchange.is_small else _windows(request):
-            filters = [
-                f"{listing}{one}" if one.endswith(">") else f"{listing}{one}.*.*" for one in group
-            ]
-            some = None
-            if len(filters) > _WINDOW:  # many windows that should hold little
-                some = yield from self._exchange.names_at_once(filters, deadline)
+        lowest = 0
+        if wanted.created_after_ms is not None:
+            lowest = place_of(wanted.created_after_ms)
 
-            if some is None:
-                names = yield from self._exchange.names(filters, deadline)
-            else:
-                names = [some]
+        high: int = _upper_of(request)
+        # What was made later than now comes with the first that was not.
+        base: int = min(high, max(place_of(request.now_ms), lowest))
+        while base >= lowest and len(found) < request.limit:
+            top, start = high, base
 
-            entries = self._latest_first(names)
-            wanted_entries = (one for one in entries if _is_wanted(one, wanted, request.after))
-            while page := list(
-                islice(wanted_entries, max(request.limit - len(found), _LEAST_ENTRIES))
-            ):
-                found += yield from self._matching(page, wanted, request.now_ms, deadline)
-                if len(found) >= request.limit:
-                    return tuple(found[: request.limit])
+            def until(
+                reach: int, most: int, top: int = top, start: int = start
+            ) -> Conversation[tuple[list[Entry], int]]:
+                covering = between(start - reach, top, TIMES)
+                return (yield from self._named(prefixes, covering, most, deadline))
 
-        return tuple(found)
+            def distance(entry: Entry, start: int = start) -> int:
+                return max(start - place_of(entry.ms), 0)
 
-    def _latest_first(self, names: list[list[str]]) -> Iterator[Entry]:
-        """Entries in the order of a listing; `names` are those of windows, latest first."""
-        for some in names:
-            for together in self._layout.latest_first(some):
-                # Several may name one record, while it changes: its head decides, once.
-                entries = {entry.key: entry for entry in map(self._layout.entry, together)}
-                yield from sorted(entries.values(), key=_by_id)
+            number = max(min(request.limit - len(found), _MOST_WANTED), 1)
+            farthest = base - lowest
+            first, stride = self._first_reach(request, base, farthest), _SECONDS_10
+            search = _Search(first, farthest, stride, distance)
+            entries, reach = yield from self._nearest(until, search, number)
+            self._keep_reach(request, base, _next_reach(search, entries, reach, number))
+            yield from self._fill(found, entries, request, deadline)
+            base -= reach + 1
+            high = base
+
+        return tuple(found[: request.limit])
+
+    def _first_reach(self, request: Find, base: int, farthest: int) -> int:
+        """How far a listing looks first: to the same place as last time, or as far."""
+        if request.filter.parent is not None:  # those of one parent are few
+            return farthest
+
+        prefixes = (self._layout.listing(request.filter),)
+        if request.after is None and prefixes in self._newest:
+            return max(base - self._newest[prefixes], 0)
+
+        return self._reach.get(prefixes, _SECONDS_10)
+
+    def _keep_reach(self, request: Find, base: int, reach: int) -> None:
+        prefixes = (self._layout.listing(request.filter),)
+        if request.filter.parent is not None:
+            return
+
+        if request.after is None:
+            self._newest[prefixes] = base - reach
+        else:
+            self._reach[prefixes] = reach
+
+    def _fill(
+        self, found: list[Found], entries: Iterable[Entry], request: Find, deadline: Deadline
+    ) -> Conversation[None]:
+        """Add to a page what proves right of these entries, until it is full."""
+        # Several may name one record, while it changes: its head decides, once.
+        ordered = sorted({(-entry.ms, entry.key.id): entry for entry in entries}.items())
+        left = (entry for _, entry in ordered if _is_wanted(entry, request.filter, request.after))
+        while len(found) < request.limit:
+            page = list(islice(left, max(request.limit - len(found), _LEAST_ENTRIES)))
+            if not page:
+                return
+
+            found += yield from self._matching(page, request.filter, request.now_ms, deadline)
 
     def _matching(
         self, entries: list[Entry], wanted: Filter, now_ms: int, deadline: Deadline
     ) -> Conversation[list[Found]]:
         parents: dict[Key, str | None] = {}
         if wanted.kind == FLOW:
-            heads = yield from self._flows(entries, deadline)
+            heads = yield from self._flows(entries, deadline, strict=True)
         else:
-            rows = yield from self._waits(entries, deadline)
+            rows = yield from self._waits(entries, deadline, strict=True)
             heads = {key: row.head for key, row in rows.items()}
             parents = {key: row.parent for key, row in rows.items()}
 
@@ -338,27 +538,47 @@ class Listings:
         return found
 
 
-def _by_id(entry: Entry) -> str:
-    return entry.key.id
-
-
 def _due_first(found: Found) -> tuple[int, Key]:
     return found.head.due_ms or 0, found.key
 
 
-def _windows(request: Find) -> Iterator[list[str]]:
-    """What covers the times of a listing, latest first: windows that widen with the distance."""
-    upper = request.after[0] if request.after is not None else None
-    before = request.filter.created_before_ms
-    if before is not None:
-        upper = before - 1 if upper is None else min(upper, before - 1)
+def _upper_of(request: Find) -> int:
+    """The latest place that a listing looks at."""
+    upper = LAST_TIME
+    if request.after is not None:
+        upper = min(upper, place_of(request.after[0]))
 
-    if upper is None:
-        # Nothing bounds it: what was made later than now comes first, if there is any.
-        yield [one for group in prefixes_from(request.now_ms) for one in group]
-        upper = request.now_ms
+    if request.filter.created_before_ms is not None:
+        upper = min(upper, place_of(request.filter.created_before_ms - 1))
 
-    yield from prefixes_until(upper)
+    return upper
+
+
+def _next_reach(search: _Search, entries: list[Entry], reach: int, wanted: int) -> int:
+    """How far to look next time: for some more than were wanted this time."""
+    if not entries or (reach == search.farthest and len(entries) <= 2 * wanted):
+        return sys.maxsize
+
+    return search.rounded(sorted(map(search.distance, entries))[: 2 * wanted][-1])
+
+
+def _span(search: _Search, entries: list[Entry]) -> int:
+    """How far apart the first and the last of these are."""
+    distances = list(map(search.distance, entries))
+    return max(distances) - min(distances) + 1 if len(distances) > 1 else search.stride
+
+
+def _look_at(
+    entries: list[Entry],
+    limit: int,
+    look: Callable[[list[Entry]], Conversation[None]],
+    found: Sized,
+) -> Conversation[None]:
+    """Look at entries, oldest first, until enough prove right; several may name one record."""
+    for page in _pages(sorted(entries), limit - len(found)):
+        yield from look(page)
+        if len(found) >= limit:
+            return
 
 
 def _is_wanted(entry: Entry, wanted: Filter, after: tuple[int, str] | None) -> bool:

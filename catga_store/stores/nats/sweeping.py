@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from catga_store.conversation import Conversation
+from catga_store.errors import CorruptRecordError
 from catga_store.keys import FLOW
 from catga_store.keys import WAIT
 from catga_store.keys import Key
@@ -19,8 +20,6 @@ from catga_store.keys import new_commit_id
 from catga_store.records import Sweep
 from catga_store.stores import embedded
 from catga_store.stores.nats.commits import Commits
-from catga_store.stores.nats.layout import entries_of_flow
-from catga_store.stores.nats.layout import entries_of_wait
 from catga_store.stores.nats.listings import Listings
 from catga_store.stores.nats.tables import NatsTables
 
@@ -89,19 +88,17 @@ class Sweeping:
         }
 
         def wrong(tables: NatsTables) -> list[str]:
-            return [one for one, key in old.items() if one not in self._entries_of(tables, key)]
+            return [one for one, key in old.items() if self._is_wrong(tables, key, one)]
 
         subjects = [self._layout.subject(key) for key in old.values()]
         gone, _ = yield from self._commits.decide(wrong, subjects, deadline)
         yield from self._exchange.forget((one, stored[one].sequence + 1) for one in gone)
 
-    def _entries_of(self, tables: NatsTables, key: Key) -> frozenset[str]:
-        if key.kind == WAIT:
-            row = tables.wait(key)
-            return frozenset() if row is None else entries_of_wait(self._layout, key, row)
-
-        head = tables.head(key)
-        return frozenset() if head is None else entries_of_flow(self._layout, key, head)
+    def _is_wrong(self, tables: NatsTables, key: Key, entry: str) -> bool:
+        try:
+            return entry not in self._commits.entries_of(tables, key)
+        except CorruptRecordError:
+            return False  # what belongs to it stays, too
 
     def _chunks(self) -> Conversation[None]:
         deadline = self._exchange.deadline()
@@ -119,7 +116,7 @@ class Sweeping:
             return [
                 (generation, key)
                 for generation, key in old
-                if _generation_of(tables, key) != generation
+                if _generation_of(tables, key) not in (generation, None)
             ]
 
         subjects = [self._layout.subject(key) for _, key in old]
@@ -129,12 +126,17 @@ class Sweeping:
         )
 
 
-def _generation_of(tables: NatsTables, key: Key) -> str:
-    if key.kind == WAIT:
-        wait = tables.wait_record(key)
-        return "" if wait is None else wait.terms.generation
+def _generation_of(tables: NatsTables, key: Key) -> str | None:
+    """The chunks that a record names; `None` if it cannot be read."""
+    try:
+        if key.kind == WAIT:
+            wait = tables.wait_record(key)
+            return "" if wait is None else wait.terms.generation
 
-    found: Any = tables.plain(key)
+        found: Any = tables.plain(key)
+    except CorruptRecordError:
+        return None
+
     return "" if found is None else found[1].generation
 
 

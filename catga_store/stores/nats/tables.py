@@ -29,15 +29,16 @@ from catga_store.stores.embedded import EARLY
 from catga_store.stores.embedded import ItemRow
 from catga_store.stores.embedded import WaitRow
 from catga_store.stores.nats.layout import Body
+from catga_store.stores.nats.layout import Children
 from catga_store.stores.nats.layout import Completed
 from catga_store.stores.nats.layout import Layout
 from catga_store.stores.nats.layout import Stored
 from catga_store.stores.nats.layout import WaitRecord
+from catga_store.stores.nats.layout import children_of
 from catga_store.stores.nats.layout import decode_item
 from catga_store.stores.nats.layout import decode_record
 from catga_store.stores.nats.layout import decode_wait
 from catga_store.stores.nats.layout import encode_terms
-from catga_store.stores.nats.layout import terms_of
 
 __all__ = ["NatsTables", "Snapshot", "UnreadError", "Write"]
 
@@ -87,7 +88,6 @@ class NatsTables:
         self._commit = commit_id
         self._plain: dict[Key, tuple[Head, Body] | None] = {}
         self._waits: dict[Key, WaitRecord | None] = {}
-        self._read_waits: dict[Key, WaitRecord | None] = {}
         self._changed: dict[Key, None] = {}
         self._moved: set[Key] = set()
         self.dropped: list[str] = []
@@ -144,8 +144,9 @@ class NatsTables:
         if wait is None:
             return None
 
-        terms = self._terms(key, wait)
-        members = set(terms.children)
+        children, members = self._children(key, wait)
+        row = wait.row
+        terms = Terms(children, any=row.any, timeout_ms=wait.timeout_ms, parent=row.parent)
         items = (
             Item(child, item.success, item.payload)
             for child, item in self._all_items(key, wait).items()
@@ -198,12 +199,11 @@ class NatsTables:
     def _wait(self, key: Key) -> WaitRecord | None:
         if key not in self._waits:
             self._waits[key] = decode_wait(key, self.stored(key))
-            self._read_waits[key] = decode_wait(key, self.stored(key))
 
         return self._waits[key]
 
-    def _terms(self, key: Key, wait: WaitRecord) -> Terms:
-        return terms_of(key, wait, self._text(key, wait.terms))
+    def _children(self, key: Key, wait: WaitRecord) -> Children:
+        return children_of(key, self._text(key, wait.terms))
 
     def wait(self, key: Key) -> WaitRow | None:
         wait = self._wait(key)
@@ -248,7 +248,7 @@ class NatsTables:
             return None
 
         found = self.completed(key, child)
-        member = child in self._terms(key, wait).children
+        member = child in self._children(key, wait).members
         if found is None:
             return ItemRow(member=True, done=False) if member else None
 
@@ -319,7 +319,7 @@ class NatsTables:
     def _write_of(self, key: Key) -> Write | None:
         stored = self.stored(key)
         if key.kind == WAIT:
-            wait, read = self._waits[key], self._read_waits[key]
+            wait, read = self._waits[key], decode_wait(key, stored)  # the one is changed by now
             return Write(key, stored, read, wait=wait) if wait or read else None
 
         plain, before = self._plain[key], decode_record(key, stored)

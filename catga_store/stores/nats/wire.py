@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import json
 import random
+import sys
 import time
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -30,16 +32,20 @@ from catga_store.errors import StoreUnavailableError
 from catga_store.stores.nats.layout import NOTHING
 from catga_store.stores.nats.layout import Stored
 
-__all__ = ["FEW_SUBJECTS", "Ack", "Deadline", "Exchange", "api_error"]
+__all__ = ["Ack", "Deadline", "Exchange", "api_error"]
 
 _MOST_SUBJECTS = 500
-FEW_SUBJECTS = 500
-"""What a stream holds at most for one ask to list all of it."""
-
+_MOST_BYTES = 256 * 1024  # of subjects in one request
+_FEW = 8
+"""So many records the leader is asked for one by one."""
+_LOOKS = 6
+_OVERLAP = 1000
+"""Pages of names are counted by the server each time anew: they overlap, because names may go."""
 _ASKS_AT_ONCE = 256
 _PAUSES = (0.002, 0.25)
 
-_NOT_FOUND, _TOO_MANY, _NO_RESPONDERS = 404, 413, 503
+_END, _NOT_FOUND, _TOO_MANY, _NO_RESPONDERS = 204, 404, 413, 503
+_UP_TO = "Nats-UpTo-Sequence"
 _STREAM_GONE, _NO_MESSAGE = 10059, 10037
 _RACED = {10071, 10164, 10201, 10158, 10060}
 _BUSY = {10176, 10210, 10008, 10009, 10199, 10118, 10101}
@@ -71,6 +77,8 @@ class Ack(NamedTuple):
     duplicate: bool = False
     raced: bool = False
     text: str = ""
+    refusal: StoreUnavailableError | StoreConfigError | None = None
+    """Why it will not be stored."""
 
 
 def api_error(answer: Answer) -> tuple[int, str]:
@@ -83,22 +91,17 @@ def api_error(answer: Answer) -> tuple[int, str]:
 
 
 class Exchange:
-    """Reads and publishes of one stream; `leader`: reads must be answered by its leader."""
+    """Reads and publishes of one stream; `leader`: reads must see what its leader has acknowledged.
 
-    def __init__(self, stream: str, timeout: float) -> None:
+    `mark` is a subject that always holds a message.
+    """
+
+    def __init__(self, stream: str, timeout: float, mark: str) -> None:
         self.stream = stream
+        self.mark = mark
         self.timeout = timeout
         self.leader = False
         self.max_payload = 1024 * 1024
-        self._subjects: int | None = None
-
-    @property
-    def is_small(self) -> bool:
-        """Whether the stream held so little, when it was last looked at, that one ask lists it.
-
-        It only decides how to ask: what is found is the same.
-        """
-        return self._subjects is not None and self._subjects <= FEW_SUBJECTS
 
     def deadline(self) -> Deadline:
         return Deadline(self.timeout)
@@ -184,12 +187,12 @@ class Exchange:
         if not wanted:
             return {}
 
-        if self.leader:
+        if self.leader and len(wanted) <= _FEW:
             return (yield from self._fetch_from_leader(wanted, deadline))
 
         found: dict[str, Stored] = dict.fromkeys(wanted, NOTHING)
-        subject = f"$JS.API.DIRECT.GET.{self.stream}"
         if len(wanted) == 1:
+            subject = f"$JS.API.DIRECT.GET.{self.stream}"
             payload = json.dumps({"last_by_subj": wanted[0]}).encode()
             ask = Ask(subject, payload, last=wanted[0])
             ((answer,),) = yield from self.ask((ask,), deadline)
@@ -200,23 +203,64 @@ class Exchange:
 
             return found
 
-        left = [wanted[at : at + _MOST_SUBJECTS] for at in range(0, len(wanted), _MOST_SUBJECTS)]
-        while left:
-            part = left.pop(0)
-            ask = Ask(subject, json.dumps({"multi_last": part}).encode(), many=True)
+        for part in _parts(wanted):
+            left = part
+            while left:
+                answers = yield from self._many({"multi_last": left}, deadline)
+                if answers is None:
+                    found |= yield from self._fetch_from_leader(left, deadline)
+                    break
+
+                for answer in answers[:-1]:
+                    found[answer.headers["Nats-Subject"]] = _stored(answer)
+
+                # A reply that became too long is cut off; what is missing is asked for again.
+                pending = int(answers[-1].headers.get("Nats-Num-Pending", "0"))
+                left = [one for one in left if found[one] is NOTHING] if pending else []
+
+        return {subject: found[subject] for subject in wanted}
+
+    def _many(
+        self, payload: dict[str, Any], deadline: Deadline
+    ) -> Conversation[tuple[Answer, ...] | None]:
+        """The answers to a Direct Get of many subjects, or `None` if none was new enough.
+
+        With replicas any of them may answer. So it is also asked for a message that is always there,
+        because then it says up to which sequence it has looked; the leader says how far that must be.
+        """
+        subject = f"$JS.API.DIRECT.GET.{self.stream}"
+        if not self.leader:
+            ask = Ask(subject, json.dumps(payload).encode(), many=True)
             (answers,) = yield from self.ask((ask,), deadline)
-            for answer in answers[:-1]:
-                found[answer.headers["Nats-Subject"]] = _stored(answer)
+            return self._unless_refused(answers)
 
-            end = answers[-1]
-            if end.status not in (204, _NOT_FOUND):
-                raise self.refusal(*api_error(end))
+        payload = payload | {"multi_last": [*payload["multi_last"], self.mark]}
+        if "batch" in payload:
+            payload["batch"] += 1
 
-            # A reply that became too long is cut off; what is missing is asked for again.
-            if int(end.headers.get("Nats-Num-Pending", "0")):
-                left.insert(0, [one for one in part if found[one] is NOTHING])
+        looks = (
+            Ask(f"$JS.API.STREAM.INFO.{self.stream}", b""),
+            Ask(subject, json.dumps(payload).encode(), many=True),
+        )
+        for _ in range(_LOOKS):
+            (info,), answers = yield from self.ask(looks, deadline)
+            if not api_error(info)[0]:
+                needed = int(json.loads(info.data)["state"]["last_seq"])
+                end = self._unless_refused(answers)[-1]
+                if end.status == _TOO_MANY or int(end.headers.get(_UP_TO, "0")) >= needed:
+                    return tuple(
+                        [one for one in answers if one.headers.get("Nats-Subject") != self.mark]
+                    )
 
-        return found
+            yield deadline.pause()
+
+        return None
+
+    def _unless_refused(self, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+        if answers[-1].status not in (_END, _NOT_FOUND, _TOO_MANY):
+            raise self.refusal(*api_error(answers[-1]))
+
+        return answers
 
     def _fetch_from_leader(
         self, subjects: list[str], deadline: Deadline
@@ -249,7 +293,7 @@ class Exchange:
     def names(self, filters: Sequence[str], deadline: Deadline) -> Conversation[list[list[str]]]:
         """The subjects that hold something, for each filter, in no order; answered by the leader."""
         api = f"$JS.API.STREAM.INFO.{self.stream}"
-        found: list[list[str]] = [[] for _ in filters]
+        found: list[dict[str, None]] = [{} for _ in filters]
         left = [(place, 0) for place in range(len(filters))]
 
         while left:
@@ -270,39 +314,56 @@ class Exchange:
                     raise self.refusal(code, text)
 
                 reply = json.loads(answer.data)
-                self._subjects = int(reply["state"].get("num_subjects", 0))
-                names: list[str] = list(reply["state"].get("subjects") or ())
-                found[place] += names
+                names: list[str] = sorted(reply["state"].get("subjects") or ())
+                last = next(reversed(found[place]), "")
+                if at and names and names[0] > last:
+                    # So many have gone meanwhile that this page begins after the end of the one before.
+                    again.append((place, max(at - 10 * _OVERLAP, 0)))
+                    continue
+
+                found[place] |= dict.fromkeys(names)
                 if names and at + len(names) < reply.get("total", 0):
-                    again.append((place, at + len(names)))
+                    again.append((place, max(at + len(names) - _OVERLAP, at + 1)))
 
             left = again
 
-        return found
+        return [list(some) for some in found]
 
     def names_at_once(
-        self, filters: Sequence[str], deadline: Deadline
-    ) -> Conversation[list[str] | None]:
-        """As `names`, in one request; `None` if there are too many, or the leader must be asked."""
-        if self.leader:
-            return None
+        self, filters: Sequence[str], deadline: Deadline, most: int
+    ) -> Conversation[tuple[list[str], int]]:
+        """The subjects that hold something, up to `most` of them, and how many more there are.
 
-        payload = json.dumps({"multi_last": filters}).encode()
-        ask = Ask(f"$JS.API.DIRECT.GET.{self.stream}", payload, many=True)
-        (answers,) = yield from self.ask((ask,), deadline)
+        Of more than 1,024 the server names none, and does not say how many.
+        """
+        payload = {"multi_last": list(filters), "batch": most}
+        answers = yield from self._many(payload, deadline)
+        if answers is None:
+            found = yield from self.names(filters, deadline)
+            return [name for some in found for name in some], 0
+
         end = answers[-1]
-        if end.status == _TOO_MANY or int(end.headers.get("Nats-Num-Pending", "0")):
-            return None
+        if end.status == _TOO_MANY:
+            return [], sys.maxsize
 
-        if end.status not in (204, _NOT_FOUND):
-            raise self.refusal(*api_error(end))
-
-        return [answer.headers["Nats-Subject"] for answer in answers[:-1]]
+        more = int(end.headers.get("Nats-Num-Pending", "0"))
+        return [answer.headers["Nats-Subject"] for answer in answers[:-1]], more
 
     # writing --------------------------------------------------------------------------------------
 
     def publish(self, messages: Sequence[Message], *, atomic: bool) -> Conversation[list[Ack]]:
-        """Send messages once. `NotSentError` and `ReplyLostError` pass."""
+        """Send messages once. `NotSentError` and `ReplyLostError` pass, a refusal is raised."""
+        acks = yield from self.publish_apart(messages, atomic=atomic)
+        for ack in acks:
+            if ack.refusal is not None:
+                raise ack.refusal
+
+        return acks
+
+    def publish_apart(
+        self, messages: Sequence[Message], *, atomic: bool
+    ) -> Conversation[list[Ack]]:
+        """The same, but a refusal is told with the message it is of: others may have been stored."""
         answers: tuple[Answer, ...] = yield Publish(tuple(messages), atomic)
         return [self._ack(answer) for answer in answers]
 
@@ -323,7 +384,7 @@ class Exchange:
         if code in _BUSY:
             return Ack(0, text=text)
 
-        raise self.refusal(code, str(error.get("description", "")))
+        return Ack(0, text=text, refusal=self.refusal(code, str(error.get("description", ""))))
 
     def surely(self, messages: Sequence[Message], deadline: Deadline) -> Conversation[list[int]]:
         """Publish what may be stored twice, until each is acknowledged; their sequences."""
@@ -390,6 +451,21 @@ class Exchange:
             yield Asks(asks)
         except (NotSentError, ReplyLostError):
             return
+
+
+def _parts(subjects: list[str]) -> Iterator[list[str]]:
+    """Subjects in parts that one request can name."""
+    part: list[str] = []
+    size = 0
+    for subject in subjects:
+        if len(part) == _MOST_SUBJECTS or size > _MOST_BYTES:
+            yield part
+            part, size = [], 0
+
+        part.append(subject)
+        size += len(subject)
+
+    yield part
 
 
 def _purge(wanted: str, before: int | None) -> bytes:
