@@ -1,6 +1,6 @@
 """The NATS store beside bare nats-py, in one run on one server: ratios, group commit, growth.
 
-    python benchmarks/nats_store.py [records]
+    python benchmarks/nats_store.py [--records 100000] [single batches growth backlog due blocking]
 
 A real server is started from its wheel. "bare" is nats-py with the same subject, headers and bytes;
 the codec is measured alone and added to it.
@@ -8,9 +8,10 @@ the codec is measured alone and added to it.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
-import sys
+import math
 import time
 from collections.abc import Awaitable
 from collections.abc import Callable
@@ -27,7 +28,6 @@ import catga_store as cs
 from catga_store import envelope
 from catga_store.aio import AsyncStore
 from catga_store.conversation import Publish
-from catga_store.conversation import Request
 from catga_store.drivers.nats_asyncio import NatsLink
 from catga_store.keys import flow_key
 from catga_store.records import Record
@@ -42,46 +42,46 @@ OLD = "Nats-Expected-Last-Subject-Sequence"
 def watched() -> Generator[list[Publish]]:
     """What is published meanwhile."""
     sent: list[Publish] = []
-    perform = NatsLink.perform
+    begin = NatsLink._begin  # noqa: SLF001  what every publish comes through
 
-    async def watch(link: NatsLink, request: Request[Any]) -> Any:
-        if isinstance(request, Publish):
-            sent.append(request)
+    def watch(link: NatsLink, line: Any, request: Publish) -> Any:
+        sent.append(request)
+        return begin(link, line, request)
 
-        return await perform(link, request)
-
-    setattr(NatsLink, "perform", watch)  # noqa: B010  type checkers let nobody assign a method
+    setattr(NatsLink, "_begin", watch)  # noqa: B010  type checkers let nobody assign a method
     try:
         yield sent
     finally:
-        setattr(NatsLink, "perform", perform)  # noqa: B010  see above
+        setattr(NatsLink, "_begin", begin)  # noqa: B010  see above
 
 
-async def best(call: Callable[[], Awaitable[object]], times: int = TIMES) -> float:
-    """Microseconds of one call: the best of several rounds."""
-    found = float("inf")
+async def best(*calls: Callable[[], Awaitable[object]], times: int = TIMES) -> list[float]:
+    """Microseconds of one call, for each: the best of several rounds, in which they take turns."""
+    found = [float("inf")] * len(calls)
     for _ in range(ROUNDS):
-        start = time.perf_counter()
-        for _ in range(times):
-            await call()
+        for place, call in enumerate(calls):
+            start = time.perf_counter()
+            for _ in range(times):
+                await call()
 
-        found = min(found, (time.perf_counter() - start) / times)
+            found[place] = min(found[place], (time.perf_counter() - start) / times * 1e6)
 
-    return found * 1e6
+    return found
 
 
-async def at_once(call: Callable[[int], Awaitable[object]], each: int = 10) -> float:
-    """Operations per second of 100 tasks."""
+async def at_once(*calls: Callable[[int], Awaitable[object]], each: int = 10) -> list[float]:
+    """Operations per second of 100 tasks, for each call, likewise."""
 
-    async def some(number: int) -> None:
+    async def some(call: Callable[[int], Awaitable[object]], number: int) -> None:
         for _ in range(each):
             await call(number)
 
-    found = 0.0
-    for _ in range(3):
-        start = time.perf_counter()
-        await asyncio.gather(*(some(number) for number in range(TASKS)))
-        found = max(found, TASKS * each / (time.perf_counter() - start))
+    found = [0.0] * len(calls)
+    for _ in range(ROUNDS):
+        for place, call in enumerate(calls):
+            start = time.perf_counter()
+            await asyncio.gather(*(some(call, number) for number in range(TASKS)))
+            found[place] = max(found[place], TASKS * each / (time.perf_counter() - start))
 
     return found
 
@@ -132,19 +132,18 @@ async def single(store: AsyncStore, nc: Any) -> dict[str, float]:
         await store.update(flow)
 
     nc.bare = 0
-    bare, ours = await best(bare_get), await best(lambda: store.get("f"))
+    bare, ours = await best(bare_get, lambda: store.get("f"))
     told = {"get": bare + decode}
     print(
         f"get                     {ours:7.0f} us, bare {bare:.0f} + {decode:.0f} us: {ours / (bare + decode):.2f}"
     )
-    bare, ours = await best(bare_update), await best(update)
+    bare, ours = await best(bare_update, update)
     told["update"] = bare + encode
     print(
         f"update                  {ours:7.0f} us, bare {bare:.0f} + {encode:.0f} us: {ours / (bare + encode):.2f}"
     )
 
-    bare = await at_once(lambda _: bare_get())
-    ours = await at_once(lambda _: store.get("f"))
+    bare, ours = await at_once(lambda _: bare_get(), lambda _: store.get("f"))
     print(f"100 tasks get           {ours:7.0f} /s, bare {bare:.0f} /s: {ours / bare:.2f}")
     flows = [cs.FlowSnapshot(f"t-{one}", state=dict(STATE), due_at=None) for one in range(TASKS)]
     for one in flows:
@@ -160,7 +159,7 @@ async def single(store: AsyncStore, nc: Any) -> dict[str, float]:
         plain = {"Nats-Msg-Id": f"put-{number}"}
         await nc.request(f"$KV.dslflows.bare.{one}", message.payload, headers=plain)
 
-    bare, ours = await at_once(bare_put), await at_once(put)
+    bare, ours = await at_once(bare_put, put)
     print(f"100 tasks update        {ours:7.0f} /s, bare {bare:.0f} /s: {ours / bare:.2f}")
     return told
 
@@ -185,48 +184,72 @@ async def batches(store: AsyncStore, nc: Any) -> None:
     with watched() as sent:
         await three(0)
 
-    payloads = [message.payload for message in sent[-1].messages]
+    # The same messages as the store sends, with sequences of their own.
+    messages = sent[-1].messages
+    last = [0] * len(messages)
     number = 0
 
     async def bare() -> None:
         nonlocal number
         number += 1
-        for place, payload in enumerate(payloads, start=1):
-            headers = {"Nats-Batch-Id": f"bare-{number}", "Nats-Batch-Sequence": str(place)}
-            subject = f"$KV.dslflows.batch.{place}"
-            if place < len(payloads):
-                await nc.publish(subject, payload, headers=headers)
+        for place, message in enumerate(messages):
+            headers = {
+                **message.headers,
+                "Nats-Batch-Id": f"bare-{number}",
+                "Nats-Batch-Sequence": str(place + 1),
+            }
+            subject = f"$KV.dslflows.bare.{place}"
+            if "Nats-Msg-Id" in headers:  # the log, of a new name each time
+                headers["Nats-Msg-Id"] = f"bare-{number}"
+                subject = f"catga.dslflows.log.bare-{number}"
             else:
-                await nc.request(subject, payload, headers=headers | {"Nats-Batch-Commit": "1"})
+                headers[OLD] = str(last[place])
 
-    plain, ours = await best(bare, 20), await best(lambda: three(0), 20)
+            if place + 1 < len(messages):
+                await nc.publish(subject, message.payload, headers=headers)
+                continue
+
+            headers["Nats-Batch-Commit"] = "1"
+            reply = await nc.request(subject, message.payload, headers=headers)
+            seq = json.loads(reply.data)["seq"]
+            last[:] = range(seq - place, seq + 1)
+
+    plain, ours = await best(bare, lambda: three(0), times=20)
     print(f"commit of three         {ours:7.0f} us, bare batch {plain:.0f} us: {ours / plain:.2f}")
-    together = await at_once(three, 3)
+    (together,) = await at_once(three, each=3)
     print(
         f"100 tasks, three each   {together:7.0f} /s, one batch each {1e6 / plain:.0f} /s: {together * plain / 1e6:.1f}"
     )
 
 
+async def store_all(store: AsyncStore, records: list[Any]) -> None:
+    """Store records, in commits of 200."""
+
+    async def some(start: int) -> None:
+        async with store.begin() as session:
+            for record in records[start : start + 200]:
+                session.add(record)
+
+    for start in range(0, len(records), 2000):
+        await asyncio.gather(*(some(at) for at in range(start, start + 2000, 200)))
+
+
 async def growth(store: AsyncStore, records: int) -> None:
     """What a page, a due scan, a read and a write cost among many flows."""
     made = 0
-    for wanted in (1000, records):
-        while made < wanted:
-            some = range(made, min(made + 500, wanted))
-            await asyncio.gather(
-                *(
-                    store.create(
-                        cs.FlowSnapshot(
-                            f"g-{one}",
-                            state={"n": one},
-                            due_at=store.now() + timedelta(days=1, seconds=one),
-                        )
-                    )
-                    for one in some
-                )
+    for wanted in sorted({1000, records}):
+        now = store.now()
+        flows = [
+            cs.FlowSnapshot(
+                f"g-{one}",
+                state={"n": one},
+                due_at=now + timedelta(days=1, seconds=one),
+                created_at=now - timedelta(milliseconds=7 * one),
             )
-            made = some.stop
-
+            for one in range(made, wanted)
+        ]
+        await store_all(store, flows)
+        made = wanted
         flow = cs.FlowSnapshot(f"probe-{wanted}", state={"n": 0}, due_at=None)
         await store.create(flow)
 
@@ -234,39 +257,58 @@ async def growth(store: AsyncStore, records: int) -> None:
             flow.state["n"] += 1
             await store.update(flow)
 
-        get_us = await best(lambda: store.get("g-1"))
-        put_us = await best(update)
-        page = await best(store.query_flows, 5)
+        get_us, put_us = await best(lambda: store.get("g-1"), update)
         second = (await store.query_flows()).cursor
-        later = await best(partial(store.query_flows, cursor=second), 5)
-        none = await best(store.get_timed_out_wait_conditions, 5)
+        page, later, none = await best(
+            store.query_flows,
+            partial(store.query_flows, cursor=second),
+            store.get_timed_out_wait_conditions,
+            times=5,
+        )
         print(
             f"among {wanted:7}: get {get_us:.0f} us, update {put_us:.0f} us, page {page / 1000:.1f} ms,"
             f" next page {later / 1000:.1f} ms, nothing due {none / 1000:.1f} ms"
         )
 
 
+async def backlog(store: AsyncStore, records: int) -> None:
+    """What it costs to claim from so many flows that are due."""
+    now = store.now()
+    for name, apart in (("at once", 0), ("1 ms apart", 1)):
+        flows = [
+            cs.FlowSnapshot(
+                f"{name}-{one}", state={}, due_at=now - apart * timedelta(milliseconds=one)
+            )
+            for one in range(records)
+        ]
+        await store_all(store, flows)
+        start = time.perf_counter()
+        await store.claim_due()
+        first = (time.perf_counter() - start) * 1000
+        one, ten = await best(store.claim_due, partial(store.claim_due, limit=10), times=10)
+        print(
+            f"{records:7} due {name}: claim 1 {one / 1000:.1f} ms, 10 {ten / 1000:.1f} ms,"
+            f" the first of a process {first:.0f} ms"
+        )
+        await store.clear()
+
+
 async def due(store: AsyncStore, records: int) -> None:
     """What it costs to find 100 conditions past their deadline among so many pending ones."""
     now = store.now()
-    for start in range(0, records, 500):
-        await asyncio.gather(
-            *(
-                store.set_wait_condition(
-                    cs.WaitCondition(
-                        f"w-{one}",
-                        flow_ids=["a"],
-                        created_at=now,
-                        timeout=timedelta(seconds=1 if one < 100 else 3600 + one),
-                    )
-                )
-                for one in range(start, min(start + 500, records))
-            )
+    waits = [
+        cs.WaitCondition(
+            f"w-{one}",
+            flow_ids=["a"],
+            created_at=now,
+            timeout=timedelta(seconds=1 if one < 100 else 3600 + one),
         )
-
+        for one in range(records)
+    ]
+    await store_all(store, waits)
     later = now + timedelta(minutes=1)
     assert len(await store.get_timed_out_wait_conditions(later)) == 100
-    took = await best(lambda: store.get_timed_out_wait_conditions(later), 5)
+    (took,) = await best(lambda: store.get_timed_out_wait_conditions(later), times=5)
     print(f"100 due of {records} pending conditions: {took / 1000:.1f} ms")
 
 
@@ -302,19 +344,33 @@ def blocking(url: str, bare_us: dict[str, float]) -> None:
         print(f"16 threads get          {4000 / (time.perf_counter() - start):7.0f} /s")
 
 
-async def main(url: str, records: int) -> dict[str, float]:
+async def main(url: str, records: int, parts: list[str]) -> dict[str, float]:
     """Print the tables; answers what the bare calls took."""
+    bare = {"get": math.nan, "update": math.nan}
     async with cs.AsyncNatsStore(url, timeout=timedelta(seconds=60)) as store:
         nc: Any = await nats.connect(url)
-        bare = await single(store, nc)
-        await batches(store, nc)
-        await growth(store, records)
-        await due(store, records)
+        if "single" in parts or "blocking" in parts:
+            bare = await single(store, nc)
+
+        if "batches" in parts:
+            await batches(store, nc)
+
+        for part, measure in (("growth", growth), ("backlog", backlog), ("due", due)):
+            if part in parts:
+                await store.clear()
+                await measure(store, records)
+
         await nc.close()
         return bare
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*")
+    parser.add_argument("--records", type=int, default=20_000)
+    arguments = parser.parse_args()
+    wanted = arguments.parts or ["single", "batches", "growth", "backlog", "due", "blocking"]
     with NatsServer() as server:
-        bare = asyncio.run(main(server.url, int(sys.argv[1]) if len(sys.argv) > 1 else 20_000))
-        blocking(server.url, bare)
+        bare_us = asyncio.run(main(server.url, arguments.records, wanted))
+        if "blocking" in wanted:
+            blocking(server.url, bare_us)
