@@ -539,8 +539,10 @@ class Commits:
             subjects,
             deadline,
         )
-        if entries:
-            yield from self.exchange.surely([Message(one, b"", {}) for one in entries], deadline)
+        there = yield from self.exchange.fetch(entries, deadline)
+        missing = [Message(one, b"", {}) for one in entries if not there[one].sequence]
+        if missing:
+            yield from self.exchange.surely(missing, deadline)
 
     def entries_of(self, tables: NatsTables, key: Key) -> frozenset[str]:
         """The index entries that the record of a flow or condition bears out."""
