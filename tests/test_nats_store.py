@@ -13,6 +13,7 @@ from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterator
 from contextlib import ExitStack
+from contextlib import closing
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -831,15 +832,13 @@ def test_replicas_are_read_from_their_leader(nats_cluster: NatsCluster, bucket: 
         raw.portal.call(raw.client.flush)
         return [subject for subject in asked if bucket in subject]
 
-    raw.portal.call(watch)
-    with cs.NatsStore(url, bucket=bucket, replicas=3) as store:
+    with closing(raw), cs.NatsStore(url, bucket=bucket, replicas=3) as store:
+        raw.portal.call(watch)
         store.create(cs.FlowSnapshot("f", state={}))
         assert look(store) == []
 
-    with cs.NatsStore(url, bucket=bucket, replicas=3, stale_reads=True) as store:
-        assert look(store) != [], "what asks for a copy is seen here"
-
-    raw.close()
+        with cs.NatsStore(url, bucket=bucket, replicas=3, stale_reads=True) as other:
+            assert look(other) != [], "what asks for a copy is seen here"
 
 
 def test_closing_waits_for_what_is_on_its_way(

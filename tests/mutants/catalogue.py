@@ -583,7 +583,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "_state_hooks/containers.py",
         "        out.sort(key=order)\n",
         "",
-        ("tests/test_codec.py", "tests/test_codec_properties.py"),
+        ("tests/test_codec.py::test_a_set_is_written_in_its_own_order",),
     ),
     Mutant(
         "expiry-lost-on-update",
@@ -634,7 +634,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "unit.py",
         "        self._completions.clear()\n        self._checks.clear()\n        self.receipt",
         "        self._checks.clear()\n        self.receipt",
-        SESSIONS,
+        ("tests/test_sessions.py::test_a_completion_is_sent_by_one_commit",),
     ),
     Mutant(
         "idle-claim-not-checked",
@@ -642,14 +642,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "unit.py",
         "        pairs += [(_renewal(entry, now_ms), entry) for entry in idle]\n",
         "",
-        ("tests/test_claims.py", "-k", "memory"),
+        ("tests/test_claims.py::test_a_lost_claim_refuses_the_commit_of_anything",),
     ),
     Mutant(
         "object-in-two-sessions",
         "one object is changed by one session and written by another",
         "unit.py",
-        "        if isinstance(other, Unit) and other is not self and other.state",
-        "        if isinstance(other, Unit) and other is self and other.state",
+        "        if isinstance(other, Unit) and other is not self and record in other:\n",
+        "        if isinstance(other, Unit) and other is self and record in other:\n",
         SESSIONS,
     ),
     # --- drivers --------------------------------------------------------------------------------------
@@ -693,7 +693,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            while len(flying) > 1 and flying[0].ended.cancelled():\n"
         "                flying.popleft()\n\n"
         "            flight = flying[0]\n            flight.replies.append(reply)\n",
-        ("tests/test_drivers_redis.py",),
+        ("tests/test_drivers_redis.py::test_a_late_reply_is_that_of_who_has_left",),
     ),
     # --- SQLite -----------------------------------------------------------------------------------
     Mutant(
@@ -702,7 +702,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "stores/sqlite/wire.py",
         '"BEGIN IMMEDIATE"',
         '"BEGIN"',
-        ("tests/test_processes.py", "-k", "chain or claimers"),
+        ("tests/test_sqlite_faults.py::test_a_write_waits_for_the_lock",),
     ),
     Mutant(
         "sqlite-failed-commit-reported-as-not-written",
@@ -726,7 +726,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "stores/sqlite/wire.py",
         '        last, would delete the log that the child writes.\n        """\n        _close_all(self._idle)\n',
         '        last, would delete the log that the child writes.\n        """\n',
-        ("tests/test_processes.py", "-k", "fork or log"),
+        ("tests/test_processes.py::test_the_log_stays_when_the_parent_closes_first",),
     ),
     Mutant(
         "sqlite-early-completion-dropped",
@@ -750,7 +750,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "stores/sqlite/tables.py",
         '            f" - (SELECT count(*) FROM {table} INDEXED BY {table}_expires"',
         '            f" - 0 * (SELECT count(*) FROM {table} INDEXED BY {table}_expires"',
-        (*RETENTION, *ON_SQLITE),
+        ("tests/test_retention.py::test_ended_flows_expire", *ON_SQLITE),
     ),
     Mutant(
         "sqlite-index-not-updated",
@@ -880,7 +880,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "stores/nats/wire.py",
         '    if headers.get("KV-Operation"):\n        return Stored(sequence, None,',
         '    if headers.get("KV-Operation"):\n        return Stored(0, None,',
-        (*FLOWS, *ON_NATS),
+        ("tests/test_flows.py::test_an_incarnation_never_passes_for_another", *ON_NATS),
     ),
     Mutant(
         "nats-stale-follower-read",
@@ -888,7 +888,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "stores/nats/setup.py",
         '    exchange.leader = int(settings.get("num_replicas", 1)) > 1 and not stale_reads\n',
         "    exchange.leader = False\n",
-        ("tests/test_nats_store.py", "-k", "leader"),
+        ("tests/test_nats_store.py::test_replicas_are_read_from_their_leader",),
     ),
     Mutant(
         "nats-check-left-out",
@@ -990,6 +990,7 @@ STAYS: dict[str, str] = {
     "test_redis_servers": "servers that will not serve: what the errors say",
     "test_replay": "a real log of events, written by several processes",
     "test_soak": "everything at once, for as long as one likes; what falls to it falls to a shorter test first",
+    "test_tls": "encrypted lines and who vouches for them",
     "test_telemetry": "spans, counts and logs; off, they change nothing",
     "test_testing_kit": "that the kit catches wrong stores: its own mutants",
     "test_unit": "plans compared as data; the sessions that are made of them come first",
