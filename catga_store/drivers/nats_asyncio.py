@@ -153,7 +153,11 @@ class NatsLink:
             await line.close()
 
         if self._owned:
-            await client.close()
+            # While it is being connected anew, nats-py may cancel what closes it.
+            closing = asyncio.create_task(client.close())
+            await asyncio.wait([closing])
+            if not closing.cancelled() and (error := closing.exception()) is not None:
+                _log.debug("the connection to NATS was closed with an error: %r", error)
 
     # the connection ---------------------------------------------------------------------------------
 

@@ -208,15 +208,14 @@ class Commits:
                     applied.outcomes or tuple(map(_done, request.changes, repeat(request.id)))
                 )
 
-            if lost:
+            if lost and len(keys) == 1:  # those of several are in its batch
                 yield from self._bear_out(keys, deadline)
         except StoreConfigError as error:
-            # Entries and record are sent together: the server may have taken the record alone.
-            if not lost and (yield from self._look(Resolve(request.id, keys), deadline)) is None:
+            # Entries and a single record are sent together: the server may have taken the record alone.
+            if len(keys) > 1 or not any(f"'{one}" in str(error) for one in self.layout.entries):
                 raise
 
-            written = "may have been written" if lost else "was written"
-            message = f"commit {request.id} {written}, its index entries were not"
+            message = f"commit {request.id} may have been written, its index entries were not"
             raise StoreConfigError(f"{message}: {error}") from error
         except (StoreUnavailableError, CorruptRecordError) as error:
             if not lost:
@@ -479,7 +478,7 @@ class Commits:
                 return (yield from self._resolve_clear(request, deadline))
 
             applied = yield from self._resolve(request, deadline)
-            if applied is not None:
+            if applied is not None and len(request.keys) == 1:
                 yield from self._bear_out(request.keys, deadline)
         except (NotSentError, StoreUnavailableError) as error:
             raise _uncertain(request.id, request.keys) from error

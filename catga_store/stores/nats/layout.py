@@ -156,6 +156,7 @@ class Layout:
         self.waits = f"$KV.{bucket}_wait."
         self.rest = f"catga.{bucket}."
         self.layout = f"{self.rest}layout"
+        self.entries = f"{self.rest}list.", f"{self.rest}due."
         self.subjects = [f"$KV.{bucket}.>", f"$KV.{bucket}_wait.>", f"{self.rest}>"]
 
     def subject(self, key: Key) -> str:
