@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Awaitable
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 from typing import TypeVar
 
@@ -66,9 +65,7 @@ class AsyncioUnits:
         # What the link starts goes on by itself: to see that through costs less than a task does.
         cancelled: list[BaseException] = []
         try:
-            reply = await arun(
-                self.waist.converse(request), partial(self._perform_started, cancelled)
-            )
+            reply = await self._run_started(self.waist.converse(request), cancelled)
         except BaseException as error:
             if not cancelled:
                 raise
@@ -80,26 +77,32 @@ class AsyncioUnits:
 
         return reply
 
-    async def _perform_started(self, cancelled: list[BaseException], request: Request[Any]) -> Any:
-        rest: asyncio.Future[Any]
-        if self._starting is None or isinstance(request, Pause):
-            rest = asyncio.ensure_future(self._perform_wire(request))
-        else:
-            started = self._starting.start(request)
-            try:
-                return await started.ended
-            except asyncio.CancelledError as error:
-                cancelled.append(error)
-                rest = started.again()
-
+    async def _run_started(
+        self, conversation: Conversation[Any], cancelled: list[BaseException]
+    ) -> Any:
+        """`arun` with what the link starts, written out: coroutines are much of what a commit costs."""
+        send = conversation.send
         try:
-            return await see_through(rest)
-        except Finished as finished:
-            cancelled.append(finished.cancelled)
-            if finished.error is not None:
-                raise finished.error from None
+            request = send(None)
 
-            return finished.reply
+            while True:
+                try:
+                    if self._starting is None or isinstance(request, Pause):
+                        rest = asyncio.ensure_future(self._perform_wire(request))
+                        reply = await _end_of(rest, cancelled)
+                    else:
+                        started = self._starting.start(request)
+                        try:
+                            reply = await started.ended
+                        except asyncio.CancelledError as error:
+                            cancelled.append(error)
+                            reply = await _end_of(started.again(), cancelled)
+                except BaseException as error:  # noqa: BLE001  the conversation has it
+                    request = conversation.throw(error)
+                else:
+                    request = send(reply)
+        except StopIteration as stop:
+            return stop.value
 
     async def _perform_wire(self, request: Request[Any]) -> Any:
         if isinstance(request, Pause):
@@ -179,6 +182,18 @@ class AsyncioDriver:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._units.link!r}>"
+
+
+async def _end_of(rest: asyncio.Future[Any], cancelled: list[BaseException]) -> Any:
+    """Wait to the end of what must not be left, and note a cancellation that came meanwhile."""
+    try:
+        return await see_through(rest)
+    except Finished as finished:
+        cancelled.append(finished.cancelled)
+        if finished.error is not None:
+            raise finished.error from None
+
+        return finished.reply
 
 
 def _close_later(loop: asyncio.AbstractEventLoop, units: AsyncioUnits) -> None:
