@@ -108,8 +108,16 @@ class Commits:
             message = f"resolve_commit settles a CommitUncertainError, not {error!r}"
             raise UsageError(message)
 
+        outcomes = yield from self._resolve(error)
+        if outcomes is None:
+            return None
+
+        return plans.receipt_of(error.commit_id, _parts_of(error), outcomes)
+
+    def _resolve(self, error: CommitUncertainError) -> Conversation[tuple[Outcome, ...] | None]:
+        """What the changes of a commit did, `()` if only that it was applied is known; or `None`."""
         keys = tuple(Key(*key) for key in error.keys)
-        parts = getattr(error, "parts", tuple((key, None, -1) for key in keys))
+        parts = _parts_of(error)
         try:
             applied = yield from ask(Resolve(error.commit_id, keys))
         except CommitUncertainError as again:
@@ -119,8 +127,8 @@ class Commits:
             yield from self._check_forgotten(error, parts)
             return None
 
-        known = applied.outcomes if len(applied.outcomes) == len(parts) else ()
-        return plans.receipt_of(error.commit_id, parts, known)
+        outcomes: tuple[Outcome, ...] = applied.outcomes
+        return outcomes if len(outcomes) == len(parts) else ()
 
     def _check_forgotten(
         self, error: CommitUncertainError, parts: Sequence[tuple[Key, str | None, int]]
@@ -156,3 +164,10 @@ class Commits:
             records += yield Read(tuple(keys[start : start + _READ_MANY]), now_ms)
 
         return records
+
+
+def _parts_of(error: CommitUncertainError) -> tuple[tuple[Key, str | None, int], ...]:
+    """What was in a commit; of an error that does not know it, the keys alone."""
+    keys = (Key(*key) for key in error.keys)
+    parts: tuple[tuple[Key, str | None, int], ...] | None = getattr(error, "parts", None)
+    return tuple((key, None, -1) for key in keys) if parts is None else parts

@@ -31,6 +31,7 @@ from catga_store.errors import CommitUncertainError
 from catga_store.errors import ConflictError
 from catga_store.errors import StateTypeError
 from catga_store.errors import UsageError
+from catga_store.keys import WAIT
 from catga_store.keys import Key
 from catga_store.keys import check_id
 from catga_store.keys import flow_key
@@ -44,6 +45,7 @@ from catga_store.plans import Receipt
 from catga_store.records import Check
 from catga_store.records import Conflict
 from catga_store.records import Outcome
+from catga_store.records import Put
 from catga_store.records import Read
 from catga_store.records import Refused
 from catga_store.records import SetWait
@@ -231,7 +233,7 @@ class Operations(SingleOperations):
         try:
             commit_id, reply = yield from self.commit(plan.changes, now_ms)
         except BaseException as error:
-            unit.lose(error)
+            unit.lose(error, plan, now_ms)
             raise
 
         if isinstance(reply, Refused):
@@ -263,9 +265,12 @@ class Operations(SingleOperations):
                     if error is not unit.refusal:
                         raise
 
-                    repeatable = (yield from self.resolve_commit(error)) is None
-                    if repeatable or not returned:
+                    outcomes = yield from self._resolve(error)
+                    repeatable = outcomes is None
+                    if outcomes is None or not returned:
                         raise
+
+                    yield from self._recover(unit, error.commit_id, outcomes)
 
             except (ConflictError, CommitUncertainError) as error:
                 # A function that has committed by itself would do that twice.
@@ -281,6 +286,28 @@ class Operations(SingleOperations):
 
             longest = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2**attempt)
             yield Pause(random.uniform(_SHORTEST_PAUSE, longest))
+
+    def _recover(
+        self, unit: Unit, commit_id: str, outcomes: tuple[Outcome, ...]
+    ) -> Conversation[None]:
+        """Give the objects of a lost commit what it made of them, or leave them as they were read.
+
+        Where the store knows no more than that it was applied, its records tell, unless somebody
+        has written them since.
+        """
+        changes = unit.lost_changes
+        if not outcomes and all(
+            type(change) is Put and change.key.kind != WAIT for change in changes
+        ):
+            records = yield from self._read([change.key for change in changes])
+            heads = [record.head for record in records if record is not None]
+            if len(heads) == len(changes) and all(commit_id in head.commits[:1] for head in heads):
+                outcomes = tuple(
+                    Outcome(head.version, head.revision, head.status, head.created_ms)
+                    for head in heads
+                )
+
+        unit.recover(commit_id, outcomes)
 
 
 def _closed(plan: Plan, outcomes: Sequence[Outcome]) -> list[WaitCondition]:

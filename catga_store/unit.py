@@ -134,6 +134,8 @@ class Unit:
         self.refusal: BaseException | None = None
         """The error of the last commit that was refused or lost."""
         self.has_written = False
+        self._lost: tuple[Plan, int] | None = None
+        """What was sent when the last commit was lost, and when."""
         self._map: dict[Key, Entry] = {}
         self._completions: dict[tuple[Key, str], Complete] = {}
         self._checks: dict[Key, AnyRecord] = {}
@@ -154,9 +156,10 @@ class Unit:
             message = "this session is being committed by another task; a session belongs to one"
             raise UsageError(message) from None
 
-    def lose(self, error: BaseException) -> None:
-        """Close after a commit whose sending failed."""
+    def lose(self, error: BaseException, plan: Plan, now_ms: int) -> None:
+        """Close after a commit whose sending failed; what was sent may turn out to be applied."""
         self.step("lose")
+        self._lost = plan, now_ms
         self.why_closed = f"its commit failed with {type(error).__name__}: {error}"
         self.refusal = error
         self.forget()
@@ -433,7 +436,28 @@ class Unit:
         """Every object takes over what the store answered; from here on they are clean."""
         self.step("settle")
         self.has_written = True
+        self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)
+        self._completions.clear()
+        self._checks.clear()
+        return self.receipt
 
+    @property
+    def lost_changes(self) -> tuple[Change, ...]:
+        """The changes of the last commit that was lost."""
+        return () if self._lost is None else self._lost[0].changes
+
+    def recover(self, commit_id: str, outcomes: tuple[Outcome, ...]) -> None:
+        """The objects of a lost commit that was applied after all, and whose outcomes are known.
+
+        The session stays closed; the objects are the caller's, and what is stored.
+        """
+        if self._lost is not None and outcomes:
+            plan, now_ms = self._lost
+            self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)
+
+    def _take_over(
+        self, commit_id: str, plan: Plan, outcomes: tuple[Outcome, ...], now_ms: int
+    ) -> Receipt:
         versions: dict[Key, int] = {}
         completions: dict[tuple[str, str], Completion] = {}
         satisfied: list[str] = []
@@ -454,10 +478,7 @@ class Unit:
             if outcome.satisfied:
                 satisfied.append(change.key.id)
 
-        self._completions.clear()
-        self._checks.clear()
-        self.receipt = Receipt(commit_id, versions, completions, tuple(satisfied))
-        return self.receipt
+        return Receipt(commit_id, versions, completions, tuple(satisfied))
 
     def _settle_entry(self, entry: Entry, change: Change, outcome: Outcome, now_ms: int) -> None:
         record = entry.record
