@@ -39,6 +39,7 @@ from catga_store.keys import wait_key
 from catga_store.model import AT_ONCE
 from catga_store.model import Claim
 from catga_store.model import FlowSnapshot
+from catga_store.model import UnreadResults
 from catga_store.model import WaitCondition
 from catga_store.model import moment_up
 from catga_store.model import span_ms
@@ -317,9 +318,10 @@ class Claims(Commits):
         try:
             records = yield from self._read([wait.key for wait in waits])
         except CatgaStoreError as error:
-            # What was committed is: an error would say that it is not.
-            names = ", ".join(repr(wait.correlation_id) for wait in waits)
-            _log.warning("results of the wait conditions %s may be missing: %s", names, error)
+            # What was committed is: an error here would say that it is not.
+            for wait in waits:
+                object.__setattr__(wait, "_results", UnreadResults(wait.key, error))
+
             return
 
         for wait, record in zip(waits, records, strict=True):

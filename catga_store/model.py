@@ -32,6 +32,7 @@ from attrs import setters
 from catga_store import codec
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import EncodingError
+from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.indices import IndexSet
 from catga_store.keys import Key
@@ -519,6 +520,33 @@ class _Results(Mapping[str, ChildResult]):
         return repr(dict(self))
 
 
+class UnreadResults(_Results):
+    """Stands for completions that could not be read: to look at them is an error, not emptiness."""
+
+    def __init__(self, key: Key, error: BaseException) -> None:
+        super().__init__((), key)
+        self._error = error
+
+    def _refusal(self) -> StoreUnavailableError:
+        message = (
+            f"what the children of {self._key} answered could not be read: {self._error};"
+            " get the condition again"
+        )
+        return StoreUnavailableError(message)
+
+    def __getitem__(self, child: str) -> ChildResult:
+        raise self._refusal() from self._error
+
+    def __iter__(self) -> Iterator[str]:
+        raise self._refusal() from self._error
+
+    def __len__(self) -> int:
+        raise self._refusal() from self._error
+
+    def __repr__(self) -> str:
+        return f"<not read: {self._error}>"
+
+
 _NO_RESULTS = _Results(())
 
 
@@ -595,7 +623,11 @@ class WaitCondition:
 
     @property
     def results(self) -> Mapping[str, ChildResult]:
-        """How children had completed when the condition was read, by child."""
+        """How children had completed when the condition was read, by child.
+
+        To look into it raises `StoreUnavailableError` where a commit has ended the condition, and the
+        store could not be asked afterwards what had come until then.
+        """
         return self._results
 
     @property
@@ -604,9 +636,10 @@ class WaitCondition:
         return wait_key(self.correlation_id)
 
     def __repr__(self) -> str:
+        count = "?" if isinstance(self._results, UnreadResults) else len(self._results)
         return (
             f"<WaitCondition {self.correlation_id!r} v{self.version} {self.wait_type.name}"
-            f" {self.outcome.name}: {self.completed_count} of {len(self.flow_ids)}>"
+            f" {self.outcome.name}: {count} of {len(self.flow_ids)}>"
         )
 
 

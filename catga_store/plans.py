@@ -37,6 +37,7 @@ from catga_store.model import FlowSnapshot
 from catga_store.model import FlowStatus
 from catga_store.model import ForEachProgress
 from catga_store.model import Retention
+from catga_store.model import UnreadResults
 from catga_store.model import WaitCondition
 from catga_store.model import WaitOutcome
 from catga_store.model import from_ms
@@ -326,8 +327,10 @@ def settle_wait(wait: WaitCondition, change: Put | SetWait, outcome: Outcome, no
     head = Head(
         outcome.version, outcome.status or 0, outcome.created_ms, now_ms, revision=outcome.revision
     )
-    items = tuple(wait._results._items.values())
-    envelope.load_wait(wait, Record(head, b"", terms, items))
+    results = wait._results
+    envelope.load_wait(wait, Record(head, b"", terms, tuple(results._items.values())))
+    if isinstance(results, UnreadResults):
+        object.__setattr__(wait, "_results", results)
 
 
 def settle_end(wait: WaitCondition, outcome: Outcome) -> None:

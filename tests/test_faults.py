@@ -458,6 +458,46 @@ def start_again(face: Face, faults: Faults, name: str) -> None:
 
 
 @at_every_exchange
+def test_results_that_could_not_be_read_are_not_shown_as_none_at_an_exchange(
+    face: Face, faults: Faults, clock: ManualClock
+) -> None:
+    """A wait is closed by its claim and the store goes away: to look at its results is an error."""
+    taken: list[Any] = []
+    asked: list[str] = []
+    for number in (0, 1, 2):  # the first is alone in setting up what it needs
+        face.create(FlowSnapshot(f"p-{number}", state={}, due_at=None))
+        wait = WaitCondition(
+            f"w-{number}",
+            flow_ids=["a", "b"],
+            timeout=timedelta(seconds=1),
+            parent_flow_id=f"p-{number}",
+        )
+        face.set_wait_condition(wait)
+        face.complete_child(f"w-{number}", "a", result=number)
+        clock.advance(timedelta(seconds=1))
+        faults.reset()
+        if number == 2:
+            faults.at_exchange(len(asked), "not sent", FOR_GOOD)
+
+        taken += face.claim_due()
+        asked = list(faults.exchanges) if number < 2 else asked
+        assert asked[-1] == "Read", "the last is a look at what was closed"
+        faults.reset()
+
+    assert [flow.flow_id for flow in taken] == ["p-0", "p-1", "p-2"]
+    _, first, second = (flow.wait_condition for flow in taken)
+    assert first.results["a"].result == 1
+    assert "? of 2" in repr(second)
+    for look in (len, list, dict):
+        with pytest.raises(StoreUnavailableError, match=r"w-2.*could not be read"):
+            look(second.results)
+
+    found = face.get_wait_condition("w-2")
+    assert found is not None
+    assert found.results["a"].result == 2
+
+
+@at_every_exchange
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_what_is_told_is_true_at_every_exchange(face: Face, faults: Faults, name: str) -> None:
     """Done, not done or uncertain: at each exchange, each fault is told as what it was."""
