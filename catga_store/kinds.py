@@ -205,9 +205,12 @@ class NatsStore(Store):
     `servers` is the URL of one server, or several of one cluster; `connect` has what else
     `nats.connect` takes, as `{"user_credentials": "/etc/flows.creds"}`. The stream `KV_<bucket>` is
     created if it is not there, with `replicas` (1, 3 or 5); one that has other settings is refused
-    with `StoreConfigError`. With `stale_reads` any replica answers what is read, also one that has
-    not caught up; without it, reads see every commit that was acknowledged before. What is atomic,
-    and what a power failure can cost, is in `catga_store.stores.nats`.
+    with `StoreConfigError`. With `max_bytes` so much of the servers' storage is reserved for it when
+    it is created: without, a server that runs out of storage in the middle of a commit of several
+    records may keep a part of it, which is told as a `CommitUncertainError`. With `stale_reads` any
+    replica answers what is read, also one that has not caught up; without it, reads see every commit
+    that was acknowledged before. What is atomic, and what a power failure can cost, is in
+    `catga_store.stores.nats`.
 
     The connection lives on an event loop in a thread of the store's own; any number of threads may
     use the store, and what they commit at the same time goes together.
@@ -219,6 +222,7 @@ class NatsStore(Store):
         *,
         bucket: str = DEFAULT_BUCKET,
         replicas: int = 1,
+        max_bytes: int | None = None,
         stale_reads: bool = False,
         connect: Mapping[str, Any] | None = None,
         **options: Unpack[StoreOptions],
@@ -232,6 +236,7 @@ class NatsStore(Store):
         waist = NatsWaist(
             bucket=bucket,
             replicas=replicas,
+            max_bytes=max_bytes,
             stale_reads=stale_reads,
             partitions=settings.partitions,
             timeout=settings.timeout,

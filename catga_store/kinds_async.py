@@ -123,6 +123,7 @@ class AsyncNatsStore(AsyncStore):
         *,
         bucket: str = DEFAULT_BUCKET,
         replicas: int = 1,
+        max_bytes: int | None = None,
         stale_reads: bool = False,
         connect: Mapping[str, Any] | None = None,
         **options: Unpack[StoreOptions],
@@ -138,6 +139,7 @@ class AsyncNatsStore(AsyncStore):
         waist = NatsWaist(
             bucket=bucket,
             replicas=replicas,
+            max_bytes=max_bytes,
             stale_reads=stale_reads,
             partitions=settings.partitions,
             timeout=settings.timeout,

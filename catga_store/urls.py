@@ -11,7 +11,8 @@
 
 URLs of Redis take a query: `prefix=orders:` (default `dslflow:`), and what redis-py knows, as
 `socket_connect_timeout=2`. URLs of NATS take `bucket=orders` (default `dslflows`), `replicas=3`,
-`stale_reads=true`, and of nats-py's options `token`, `user_credentials`, `nkeys_seed` and `name`.
+`max_bytes=10000000000`, `stale_reads=true`, and of nats-py's options `token`, `user_credentials`,
+`nkeys_seed` and `name`.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def nats_place(url: str) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name == "bucket":
             own[name] = value
-        elif name == "replicas" and value.isdecimal():
+        elif name in ("replicas", "max_bytes") and value.isdecimal():
             own[name] = int(value)
         elif name == "stale_reads" and value in _TRUTHS:
             own[name] = _TRUTHS[value]
@@ -184,7 +185,8 @@ def nats_place(url: str) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
         else:
             message = (
                 f"the query of a NATS URL cannot say {name}={value}; it may say bucket=orders,"
-                " replicas=3, stale_reads=true, token, user_credentials, nkeys_seed and name"
+                " replicas=3, max_bytes=10000000000, stale_reads=true, token, user_credentials,"
+                " nkeys_seed and name"
             )
             raise UsageError(message)
 

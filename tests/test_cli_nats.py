@@ -94,8 +94,8 @@ def url(nats_server: NatsServer, bucket: str) -> Iterator[str]:
 
 
 def fill(url: str) -> None:
-    """Store two flows and a condition."""
-    with cs.open_store(url) as store:
+    """Store two flows and a condition, in a stream that has its storage for itself."""
+    with cs.open_store(f"{url}{'&' if '?' in url else '?'}max_bytes=100000000") as store:
         store.create(cs.FlowSnapshot("order", state={}))
         store.create(cs.FlowSnapshot("other", state={}, due_at=None))
         store.set_wait_condition(cs.WaitCondition("wait", flow_ids=["a"]))
@@ -115,6 +115,7 @@ def test_a_server_that_does_well(url: str, bucket: str) -> None:
         "sync_interval": "unknown",
         "stream": "info",
         "settings": "ok",
+        "max_bytes": "ok",
         "replicas": "info",
         "index": "ok",
         "clock": "ok",
@@ -126,6 +127,18 @@ def test_a_server_that_does_well(url: str, bucket: str) -> None:
     assert found["store"]["found"].endswith("holds 2 flows")
     text = run("doctor", url).stdout
     assert all(check in text for check in found)
+
+
+def test_storage_that_is_not_reserved(nats_server: NatsServer, bucket: str) -> None:
+    """A warning: what a full server does to a commit of several records, and the command against it."""
+    place = f"{nats_server.url}?bucket={bucket}"
+    with cs.open_store(place) as store:
+        store.ping()
+
+    found = findings(place, code=1)["max_bytes"]
+    assert found["level"] == "warning"
+    assert f"nats stream edit KV_{bucket} --max-bytes" in found["change"]
+    ask(place, f"$JS.API.STREAM.DELETE.KV_{bucket}")
 
 
 @pytest.mark.parametrize("command", ["ls", "complete w c"])

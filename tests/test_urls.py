@@ -151,7 +151,7 @@ def test_a_memory_store_needs_text_as_its_name(kind: Callable[..., Any]) -> None
     "url",
     [
         "nats://localhost",
-        "nats://user:secret@a:4222,b:4222?bucket=orders&replicas=3&stale_reads=true",
+        "nats://user:secret@a:4222,b:4222?bucket=orders&replicas=3&stale_reads=true&max_bytes=1000",
         "nats://secret@localhost?name=worker-7",
         "tls://a,b,c?user_credentials=/etc/flows.creds",
     ],
@@ -176,6 +176,8 @@ def test_urls_of_nats_open_its_store_and_connect_to_nothing(url: str) -> None:
         ("nats://a?prefix=x", "prefix=x"),
         ("nats://a?bucket=a.b", "bucket must be"),
         ("nats://a?replicas=2", "replicas must be 1, 3 or 5"),
+        ("nats://a?max_bytes=0", "max_bytes must be an int of at least 1"),
+        ("nats://a?max_bytes=10GB", "max_bytes=10GB"),
     ],
 )
 def test_urls_of_nats_that_say_nothing_are_refused(url: str, match: str) -> None:

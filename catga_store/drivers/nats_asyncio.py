@@ -54,6 +54,7 @@ __all__ = ["NatsLink"]
 _log = logging.getLogger(__name__)
 
 _BATCH_MOST = 1000
+_OUT_OF_STORAGE = 10023  # a batch so refused may be stored in part: it is not sent again
 _BATCH_BYTES = 8 * 1024 * 1024
 _READS, _READ_TOGETHER = 2, 64
 _END, _NOT_FOUND, _BUSY = 204, 404, 503
@@ -424,7 +425,8 @@ class NatsLink:
 
         ack: dict[str, Any] = json.loads(answer.data) if answer.data else {}
         stored = bool(ack.get("seq"))  # a refusal says 0
-        if len(group) > 1 and not stored:
+        in_part = ack.get("error", {}).get("err_code") == _OUT_OF_STORAGE
+        if len(group) > 1 and not stored and not in_part:
             half = len(group) // 2
             await self._send_group(group[:half])
             await self._send_group(group[half:])

@@ -92,6 +92,13 @@ DIFFERENCES: tuple[Difference, ...] = (
         " called again",
         "docs/how-to/own-store.md",
     ),
+    Difference(
+        "a NATS server that runs out of storage",
+        "nats-server (2.15.1) keeps the first messages of an atomic batch in which it runs out of storage:"
+        " a commit of several records may be stored in part, and is told as a `CommitUncertainError`;"
+        " with `max_bytes` it is refused whole",
+        "docs/operations/nats.md",
+    ),
 )
 """Every known difference between stores. What is not in here is a bug."""
 

@@ -610,7 +610,7 @@ class SessionRules(ClaimRules):
 
         One that found nothing to change may be told as not applied: that is as true of it.
         """
-        keys = tuple(tuple(key) for key in receipt.versions)
+        keys = (*receipt.versions, *(wait_key(name) for name, _ in receipt.completions))
         lost = CommitUncertainError("", commit_id=receipt.commit_id, keys=keys)
         found = self.face.resolve_commit(lost)
         assert found is not None

@@ -899,6 +899,14 @@ MUTANTS: tuple[Mutant, ...] = (
         (*SERIAL, *FLOWS, *ON_NATS),
     ),
     Mutant(
+        "nats-part-of-a-batch-told-as-all",
+        "a commit is told as done of which a server that ran out of storage has kept a part",
+        COMMITS_PY,
+        '        if found[last].sequence < log.sequence + fields["length"] - 1:\n',
+        "        if not fields:\n",
+        ("tests/test_nats_servers.py::test_a_full_server_tells_what_it_has_kept",),
+    ),
+    Mutant(
         "nats-lost-reply-not-looked-for",
         "a commit of several records that is sent again meets its own writes",
         COMMITS_PY,

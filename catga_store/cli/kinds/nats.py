@@ -339,7 +339,7 @@ def _room(account: dict[str, Any]) -> Finding:
             "raise the limit of the account, or let `Retention` keep ended flows for less long",
         )
 
-    return Finding("room", "ok", found, "commits are refused whole when it is full")
+    return Finding("room", "ok", found, "when it is full commits are refused")
 
 
 def _sync() -> Finding:
@@ -384,9 +384,28 @@ def _settings(config: dict[str, Any], layout: Layout, replicas: int) -> Iterator
 
     if not wrong and not foreign:
         seconds = config.get("duplicate_window", 0) // 10**9
-        found = f"as the store makes it: {config.get('storage')} storage, no limits, duplicate window {seconds} s"
+        found = (
+            f"as the store makes it: {config.get('storage')} storage, duplicate window {seconds} s"
+        )
         means = "nothing throws a record away, and a commit that is sent again counts once"
         yield Finding("settings", "ok", found, means)
+        yield _reserve(config, layout)
+
+
+def _reserve(config: dict[str, Any], layout: Layout) -> Finding:
+    reserved = config.get("max_bytes", -1)
+    if reserved > 0:
+        means = "a full stream refuses commits whole, and no other stream can take its storage"
+        return Finding("max_bytes", "ok", f"{_mib(reserved)} are reserved", means)
+
+    return Finding(
+        "max_bytes",
+        "warning",
+        "no storage is reserved for the stream",
+        "a server that runs out of storage in the middle of a commit of several records keeps a part of"
+        " it; whoever commits is told so by a CommitUncertainError",
+        f"nats stream edit {layout.stream} --max-bytes=10GB; for a new store, max_bytes= in its URL",
+    )
 
 
 def _replicas(stream: dict[str, Any]) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """The NATS JetStream store: one message per record, one atomic batch per commit of several.
 
-**What lies where.** One file-backed stream `KV_<bucket>` (history 1, no limits) carries the key-value
-bucket `<bucket>`, which `nats kv get <bucket> flow.<id>` and its like read, the subjects of
+**What lies where.** One file-backed stream `KV_<bucket>` (history 1, no limit but perhaps `max_bytes`)
+carries the key-value bucket `<bucket>`, which `nats kv get <bucket> flow.<id>` and its like read, the subjects of
 `<bucket>_wait`, and what only the store reads, under `catga.<bucket>.`:
 
 | subject | what its last message is |
@@ -125,11 +125,12 @@ class NatsWaist:
         *,
         bucket: str = "dslflows",
         replicas: int = 1,
+        max_bytes: int | None = None,
         stale_reads: bool = False,
         partitions: int = 1,
         timeout: float = 10.0,
     ) -> None:
-        _check_options(bucket, replicas, stale_reads)
+        _check_options(bucket, replicas, max_bytes, stale_reads)
         self._layout = Layout(bucket)
         self._exchange = Exchange(self._layout.stream, timeout, self._layout.layout)
         self._commits = Commits(self._layout, self._exchange)
@@ -142,6 +143,7 @@ class NatsWaist:
             self._layout,
             partitions=partitions,
             replicas=replicas,
+            max_bytes=-1 if max_bytes is None else max_bytes,
             stale_reads=stale_reads,
         )
         self._lay_out = partial(lay_out, self._exchange, self._layout, partitions)
@@ -219,7 +221,9 @@ class NatsWaist:
         yield from self._exchange.fetch([self._layout.layout], self._exchange.deadline())
 
 
-def _check_options(bucket: object, replicas: object, stale_reads: object) -> None:
+def _check_options(
+    bucket: object, replicas: object, max_bytes: object, stale_reads: object
+) -> None:
     if not isinstance(bucket, str) or not fullmatch(r"[A-Za-z0-9_-]{1,64}", bucket):
         message = f"bucket must be 1 to 64 of A-Z, a-z, 0-9, _ and -, not {bucket!r}"
         raise UsageError(message)
@@ -230,6 +234,10 @@ def _check_options(bucket: object, replicas: object, stale_reads: object) -> Non
 
     if type(replicas) is not int or replicas not in (1, 3, 5):
         message = f"replicas must be 1, 3 or 5, not {replicas!r}"
+        raise UsageError(message)
+
+    if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 1):
+        message = f"max_bytes must be an int of at least 1, or None, not {max_bytes!r}"
         raise UsageError(message)
 
     if type(stale_reads) is not bool:

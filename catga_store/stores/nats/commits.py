@@ -2,7 +2,9 @@
 
 One record is one publish; several, and whatever a commit of several changes has read, are one
 atomic batch. The batch begins with the log of the commit, expected to be absent: so no commit is
-applied twice, and one that was given up never.
+applied twice, and one that was given up never. It ends with its records: a server that runs out of
+storage in the middle of a batch keeps what it had stored of it until then (nats-server 2.15.1), and
+whether the last record is there tells.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ from catga_store.stores import embedded
 from catga_store.stores.nats.layout import VERSION
 from catga_store.stores.nats.layout import Body
 from catga_store.stores.nats.layout import Layout
+from catga_store.stores.nats.layout import Stored
 from catga_store.stores.nats.layout import WaitRecord
 from catga_store.stores.nats.layout import decode_record
 from catga_store.stores.nats.layout import encode_item
@@ -106,13 +109,18 @@ _UNKNOWN = _Known((), "")
 
 
 class _Plan(NamedTuple):
-    """The messages of one commit: records first, each with its key, then checks, entries, purges."""
+    """The messages of one commit: records, each with its key, what goes before them, and purges."""
 
     records: list[tuple[Key, Message]]
     checks: list[Message]
     entries: list[Message]
     purges: list[tuple[str, bool]]
     """What is in the way afterwards: a filter, and whether only before the commit."""
+
+    def places(self) -> dict[Key, int]:
+        """How far behind the log of the commit each record lies."""
+        first = 1 + len(self.checks) + len(self.entries)
+        return {key: place for place, (key, _) in enumerate(self.records, start=first)}
 
 
 class Commits:
@@ -269,16 +277,14 @@ class Commits:
         if len(heads) == 1:
             plan.records[0][1].headers["Nats-Msg-Id"] = request.id
         else:
-            places = {key: place for place, (key, _) in enumerate(plan.records, start=1)}
-            name = self.layout.log(request.id)
-            log = [self._log(name, request, Applied(tuple(outcomes)), places)]
+            log = [self._log(plan, request, Applied(tuple(outcomes)))]
 
         ack = yield from self._send(plan, log, deadline)
         if not ack.sequence or ack.duplicate:
             return None
 
         for place, head in enumerate(heads):
-            revision = revision_at(request.id, ack.sequence + len(log) + place)
+            revision = revision_at(request.id, ack.sequence + place)
             _keep(self._known, revision, _Known(head.commits, ""), _KEPT)
             outcomes[place] = outcomes[place]._replace(revision=revision)
 
@@ -343,9 +349,10 @@ class Commits:
         log = self.layout.log(request.id)
         if again and len(request.changes) > 1:
             logged = yield from self.exchange.fetch([log], deadline)
-            text = logged[log].text
-            if text is not None:
-                return _logged(request.id, logged[log].sequence, text)
+            if logged[log].text is not None:
+                return (
+                    yield from self._logged(request.id, _keys_of(request), logged[log], deadline)
+                )
 
         reply, tables = yield from self.decide(
             lambda tables: _apply(tables, request), subjects, deadline, request.id
@@ -367,12 +374,7 @@ class Commits:
         plan.purges.extend((dropped, False) for dropped in tables.dropped)
         head: list[Message] = []
         if len(request.changes) > 1 or len(plan.records) > 1:
-            places = {
-                key: place
-                for place, (key, _) in enumerate(plan.records, start=1)
-                if key.kind != WAIT
-            }
-            head = [self._log(log, request, reply, places)]
+            head = [self._log(plan, request, reply)]
         else:
             plan.records[0][1].headers["Nats-Msg-Id"] = request.id
 
@@ -380,10 +382,9 @@ class Commits:
         if not ack.sequence or ack.duplicate:
             return None
 
-        first = ack.sequence
         sequences = {
-            key: first + place
-            for place, (key, _) in enumerate(plan.records, start=len(head))
+            key: ack.sequence + place
+            for place, (key, _) in enumerate(plan.records)
             if key.kind != WAIT
         }
         for write in writes:
@@ -496,9 +497,8 @@ class Commits:
 
         while True:
             found = yield from self.exchange.fetch([log], deadline)
-            text = found[log].text
-            if text is not None:
-                logged = _logged(request.id, found[log].sequence, text)
+            if found[log].text is not None:
+                logged = yield from self._logged(request.id, request.keys, found[log], deadline)
                 # The fence is in the stream: what came before it shows in the records.
                 return logged or (yield from self._look(request, deadline))
 
@@ -630,12 +630,39 @@ class Commits:
 
         return reads
 
-    def _log(self, log: str, request: Commit, reply: Applied, places: dict[Key, int]) -> Message:
+    def _logged(
+        self, commit_id: str, keys: Iterable[Key], log: Stored, deadline: Deadline
+    ) -> Conversation[Applied | None]:
+        """The reply that a log tells, `None` if it is a fence; raises if the rest is not there."""
+        fields: dict[str, Any] = json.loads(log.text or b"")
+        if fields.get("fenced"):
+            return None
+
+        last: str = fields["last"]
+        found = yield from self.exchange.fetch([last], deadline)
+        if found[last].sequence < log.sequence + fields["length"] - 1:
+            age = time.time() - int(commit_id[:_TIME_DIGITS], 16) / 1000
+            is_forgotten = not found[last].sequence and age > 2 * self.exchange.timeout
+            raise _uncertain(commit_id, keys) if is_forgotten else _in_part(commit_id, keys)
+
+        return _reply_of(commit_id, log.sequence, fields)
+
+    def _log(self, plan: _Plan, request: Commit, reply: Applied) -> Message:
+        # What was removed is forgotten after a while: a record that stays is the better witness.
+        plan.records.sort(key=lambda record: "Nats-Rollup" not in record[1].headers)
+        places = plan.places()
+        last, message = plan.records[-1]
         text = {
             "layout": VERSION,
             "outcomes": [list(outcome) for outcome in reply.outcomes],
-            "places": [places.get(change.key) for change in request.changes],
+            "places": [
+                None if change.key.kind == WAIT else places.get(change.key)
+                for change in request.changes
+            ],
+            "length": places[last] + 1,
+            "last": message.subject,
         }
+        log = self.layout.log(request.id)
         payload = json.dumps(text, separators=(",", ":")).encode()
         headers = {_EXPECTED: "0", "Nats-TTL": f"{_LOG_SECONDS}s", "Nats-Msg-Id": request.id}
         return Message(log, payload, headers)
@@ -765,13 +792,13 @@ class Commits:
         plan.purges.extend((entry, True) for entry in sorted(before - after))
 
     def _send(self, plan: _Plan, head: Sequence[Message], deadline: Deadline) -> Conversation[Ack]:
-        """Send a commit once; the sequence is that of its first message."""
+        """Send a commit once; the sequence is that of its first record."""
         records = [message for _, message in plan.records]
-        whole = [*head, *records, *plan.checks]
-        atomic = len(whole) > 1 or (self.exchange.leader and bool(plan.entries))
+        several = len(head) + len(plan.checks) + len(records) > 1
+        atomic = several or (self.exchange.leader and bool(plan.entries))
         bulk = any(message.payload for message in plan.entries)
         if atomic or bulk:
-            messages = [*whole, *plan.entries]
+            messages = [*head, *plan.checks, *plan.entries, *records]
             if len(messages) > _BATCH_MOST:
                 text = (
                     f"this commit takes {len(messages)} messages, NATS takes {_BATCH_MOST} in one"
@@ -780,14 +807,17 @@ class Commits:
                 raise CommitTooLargeError(text, size=len(messages), limit=_BATCH_MOST)
 
             (ack,) = yield from self._sent(messages, atomic=True)
+            if ack.in_part:
+                ack = yield from self._what_is_there(messages, ack, deadline)
+
             if ack.refusal is not None:
                 raise ack.refusal
 
             if ack.sequence:
-                ack = ack._replace(sequence=ack.sequence - len(messages) + 1)
+                ack = ack._replace(sequence=ack.sequence - len(records) + 1)
         else:
             # Entries first: one that nobody needs is only passed over, one that is missing is lost.
-            *entries, ack = yield from self._sent([*plan.entries, *whole], atomic=False)
+            *entries, ack = yield from self._sent([*plan.entries, *records], atomic=False)
             if ack.refusal is not None:
                 raise ack.refusal
 
@@ -807,6 +837,28 @@ class Commits:
                     for wanted, only_before in plan.purges
                 ]
             )
+
+        return ack
+
+    def _what_is_there(
+        self, messages: Sequence[Message], ack: Ack, deadline: Deadline
+    ) -> Conversation[Ack]:
+        """What a server has kept of a batch in which it ran out of storage, as an acknowledgement.
+
+        It stores in their order as many as it can. If the first is not there, nothing is, and if the
+        last is, all. In between the caller looks for the log of the commit, as after a lost reply.
+        """
+        first, last = messages[0], messages[-1]
+        try:
+            found = yield from self.exchange.fetch([first.subject, last.subject], deadline)
+        except StoreUnavailableError as error:
+            raise ReplyLostError(str(error)) from error
+
+        if found[last.subject].text == last.payload:
+            return Ack(found[last.subject].sequence)
+
+        if found[first.subject].text == first.payload and _EXPECTED in first.headers:
+            raise ReplyLostError(ack.text)
 
         return ack
 
@@ -967,11 +1019,8 @@ def _with_revision(outcome: Outcome, commit_id: str, sequence: int | None) -> Ou
     return outcome._replace(revision=revision_at(commit_id, sequence))
 
 
-def _logged(commit_id: str, sequence: int, text: bytes) -> Applied | None:
-    fields: dict[str, Any] = json.loads(text)
-    if fields.get("fenced"):
-        return None
-
+def _reply_of(commit_id: str, sequence: int, fields: dict[str, Any]) -> Applied:
+    """What a log at this sequence tells."""
     outcomes: list[Outcome] = []
     for values, place in zip(fields["outcomes"], fields["places"], strict=True):
         outcome = Outcome(*values)
@@ -1011,6 +1060,16 @@ def _uncertain(commit_id: str, keys: Iterable[Key]) -> CommitUncertainError:
     message = (
         f"commit {commit_id} was sent and its outcome is not known;"
         " resolve_commit(error) settles whether it was written"
+    )
+    return CommitUncertainError(message, commit_id=commit_id, keys=named)
+
+
+def _in_part(commit_id: str, keys: Iterable[Key]) -> CommitUncertainError:
+    named = tuple(dict.fromkeys(keys))
+    message = (
+        f"of commit {commit_id} a part was stored: the server ran out of storage in the middle of its"
+        " batch; free space, look at its records, and write what is missing; a stream that has"
+        " max_bytes reserves its storage, and its batches are refused whole"
     )
     return CommitUncertainError(message, commit_id=commit_id, keys=named)
 

@@ -35,7 +35,13 @@ _NOT_ENABLED, _NO_REPLICAS = 10039, 10074
 
 
 def prepare(
-    exchange: Exchange, layout: Layout, *, partitions: int, replicas: int, stale_reads: bool
+    exchange: Exchange,
+    layout: Layout,
+    *,
+    partitions: int,
+    replicas: int,
+    max_bytes: int,
+    stale_reads: bool,
 ) -> Conversation[None]:
     """See that the store can be used, and make its stream if nobody has yet."""
     deadline = exchange.deadline()
@@ -45,7 +51,7 @@ def prepare(
 
     settings = yield from _settings(exchange, deadline)
     if settings is None:
-        yield from _create(exchange, layout, replicas, deadline)
+        yield from _create(exchange, layout, replicas, max_bytes, deadline)
         settings = yield from _settings(exchange, deadline)
 
     if settings is None:
@@ -144,11 +150,12 @@ def _settings(exchange: Exchange, deadline: Deadline) -> Conversation[dict[str, 
 
 
 def _create(
-    exchange: Exchange, layout: Layout, replicas: int, deadline: Deadline
+    exchange: Exchange, layout: Layout, replicas: int, max_bytes: int, deadline: Deadline
 ) -> Conversation[None]:
     # Sequences begin with the time, in microseconds: those of a stream that is made anew are none
     # of the old one's, so no revision that anybody still holds comes to life again.
-    config = _wanted(layout, replicas) | {"first_seq": time.time_ns() // 1000}
+    config = _wanted(layout, replicas)
+    config |= {"first_seq": time.time_ns() // 1000, "max_bytes": max_bytes}
 
     while True:
         ask = Ask(f"$JS.API.STREAM.CREATE.{exchange.stream}", json.dumps(config).encode())
@@ -202,6 +209,9 @@ class Setting(NamedTuple):
         """Whether it is as it must be; the order of subjects says nothing."""
         if self.name == "subjects":
             return sorted(str(one) for one in self.found or ()) == sorted(self.wanted)
+
+        if self.name == "max_bytes":  # with `discard: new` a limit throws nothing away
+            return bool(self.found == self.wanted or self.found > 0)
 
         if self.name == "duplicate_window":
             return int(self.found or 0) >= int(self.wanted)

@@ -50,6 +50,8 @@ _STREAM_GONE, _NO_MESSAGE = 10059, 10037
 _RACED = {10071, 10164, 10201, 10158, 10060}
 _BUSY = {10176, 10210, 10008, 10009, 10199, 10118, 10101}
 _FULL = {10077, 10047, 10023, 10028, 10110, 10054}
+_IN_PART = 10023
+"""So a server answers that has run out of storage, also in the middle of a batch."""
 
 
 class Deadline:
@@ -79,6 +81,8 @@ class Ack(NamedTuple):
     text: str = ""
     refusal: StoreUnavailableError | StoreConfigError | None = None
     """Why it will not be stored."""
+    in_part: bool = False
+    """Of a batch the first messages may be stored all the same."""
 
 
 def api_error(answer: Answer) -> tuple[int, str]:
@@ -384,7 +388,8 @@ class Exchange:
         if code in _BUSY:
             return Ack(0, text=text)
 
-        return Ack(0, text=text, refusal=self.refusal(code, str(error.get("description", ""))))
+        refusal = self.refusal(code, str(error.get("description", "")))
+        return Ack(0, text=text, refusal=refusal, in_part=code == _IN_PART)
 
     def surely(self, messages: Sequence[Message], deadline: Deadline) -> Conversation[list[int]]:
         """Publish what may be stored twice, until each is acknowledged; their sequences."""
