@@ -242,6 +242,24 @@ def test_a_store_of_many_partitions_is_opened_as_it_is(tmp_path: Path) -> None:
 # --- writing ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("wait b", 0, "recorded: the wait is over"),
+        ("wait a", 0, "was recorded before"),
+        ("wait stranger", 1, "not recorded: the condition is PENDING"),
+        ("new x", 0, "recorded: there is no such wait condition yet"),
+        ("early y", 0, "recorded: there is no such wait condition yet"),
+    ],
+)
+def test_complete_says_what_became_of_it(url: str, words: str, code: int, said: str) -> None:
+    """One line for a person, whatever the answer is; 1 if nothing was recorded."""
+    done = run("complete", *words.split(), url=url)
+    assert (done.returncode, done.stderr) == (code, "")
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(said)
+
+
 def test_complete_records_a_completion_once(url: str) -> None:
     """The answer says what it did, and the exit code whether it counts."""
     done = {"accepted": True, "duplicate": False, "now_satisfied": True, "outcome": "SATISFIED"}

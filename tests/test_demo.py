@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 import attrs
 import pytest
+from rich.console import Console
 
 import catga_store as cs
+from catga_store.cli.report import Report
 from catga_store.demo.orders import Event
 from catga_store.demo.orders import Order
 from catga_store.demo.processes import WorkerProcess
@@ -22,6 +26,7 @@ from catga_store.demo.story import DemoError
 from catga_store.demo.story import StoredRecord
 from catga_store.demo.story import Story
 from catga_store.demo.verdict import Account
+from catga_store.demo.verdict import Verdict
 from catga_store.demo.verdict import judge
 
 pytestmark = pytest.mark.xdist_group("demo")  # they share one account, which takes seconds to make
@@ -449,3 +454,30 @@ def test_a_held_order_is_found(account: Account, tmp_path: Path) -> None:
 
     off = [verdict.claim for verdict in judge(account) if not verdict.holds]
     assert any("nobody holds" in claim for claim in off)
+
+
+def test_the_account_on_a_terminal() -> None:
+    """Panels and a table, and the checks that are off stand out; the words are those of a pipe."""
+    console = Console(file=StringIO(), force_terminal=True, width=100, color_system="standard")
+    report = Report(console)
+    report.opening("sqlite:///flows.db")
+    report.act("The order", "Ada takes it.")
+    report.event(Event("ada", "order", "took the payment", version=3, key="order/1"))
+    report.stored([("flow 'order'", 3, "[bold]paid[/]")])
+    report.verdicts([Verdict("every item is packed once", True, "3"), Verdict("no", False, "4")])
+    assert isinstance(console.file, StringIO)
+    told = console.file.getvalue()
+    assert "\x1b[" in told
+    plain = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", told).split())
+    for words in (
+        "The store is sqlite:///flows.db",
+        "1. The order",
+        "Ada takes it.",
+        "v3 ada took the payment [key order/1]",
+        "changed in the store",
+        "[bold]paid[/]",
+        "ok every item is packed once (3)",
+        "OFF no (4)",
+        "1 of 2 checks are off",
+    ):
+        assert words in plain

@@ -269,6 +269,67 @@ def test_a_full_stream_is_an_outage(nats_server: NatsServer, bucket: str) -> Non
         assert store.get("g") is None
 
 
+def test_subjects_that_another_stream_has(nats_server: NatsServer, bucket: str) -> None:
+    """A bucket whose subjects lie in a stream of somebody else is refused; that stream stays as it is."""
+    other = {"name": f"other-{bucket}", "subjects": [f"$KV.{bucket}.>"]}
+    ask(nats_server.url, f"$JS.API.STREAM.CREATE.{other['name']}", other)
+    with (
+        cs.NatsStore(nats_server.url, bucket=bucket) as store,
+        pytest.raises(cs.StoreConfigError, match=r"belong to another stream.*another bucket"),
+    ):
+        store.ping()
+
+    ask(nats_server.url, f"$JS.API.STREAM.DELETE.{other['name']}", {})
+
+
+def test_another_number_of_replicas(nats_server: NatsServer, bucket: str) -> None:
+    """Who opens a store with more replicas than it has is told both numbers and both ways out."""
+    with cs.NatsStore(nats_server.url, bucket=bucket) as store:
+        store.ping()
+
+    said = r"has 1 replicas and .* with 3; open it with replicas=1, or run nats stream edit"
+    with (
+        cs.NatsStore(nats_server.url, bucket=bucket, replicas=3) as store,
+        pytest.raises(cs.StoreConfigError, match=said),
+    ):
+        store.ping()
+
+
+def test_more_replicas_than_servers(nats_server: NatsServer, bucket: str) -> None:
+    """One server cannot keep three replicas: it is said when the stream is to be made."""
+    with (
+        cs.NatsStore(nats_server.url, bucket=bucket, replicas=3) as store,
+        pytest.raises(
+            cs.StoreConfigError, match=r"cannot keep 3 replicas.*open the store with fewer"
+        ),
+    ):
+        store.ping()
+
+
+def test_an_account_that_may_not_use_jetstream() -> None:
+    """A server may have JetStream, and an account on it may not: the message names the account."""
+    accounts = "accounts { A { users: [ { user: u, password: p } ] } }"
+    with (
+        NatsServer(accounts) as server,
+        cs.open_store(f"nats://u:p@{server.host}:{server.port}", timeout=SHORT) as store,
+        pytest.raises(cs.StoreConfigError, match=r"this (NATS )?account may not use"),
+    ):
+        store.ping()
+
+
+def test_a_store_of_another_layout(nats_server: NatsServer, bucket: str) -> None:
+    """What a release wrote that this one does not know is left alone, and both versions are named."""
+    with cs.NatsStore(nats_server.url, bucket=bucket) as store:
+        store.ping()
+
+    ask(nats_server.url, f"catga.{bucket}.layout", {"layout": 99, "partitions": 1})
+    with (
+        cs.NatsStore(nats_server.url, bucket=bucket) as store,
+        pytest.raises(cs.StoreConfigError, match="laid out in version 99"),
+    ):
+        store.ping()
+
+
 def commits_until_it_is_full(store: cs.Store, together: int, bulk: int) -> str:
     """Commit so many flows at once until that is refused; what was told is true of each commit."""
     for number in range(200):
