@@ -766,31 +766,3 @@ def test_a_clock_that_goes_back_takes_no_claim_away(
     claimed.state["n"] = 1
     store.update(claimed)
     assert store.get_one("f").state == {"n": 1}
-
-
-def test_results_are_shown_again_to_whoever_is_given_the_flow_next(
-    store: cs.Store, clock: ManualClock
-) -> None:
-    """A parent that a sweeper woke, and that its first worker gave back, still has its results."""
-    store.create(cs.FlowSnapshot("parent", state={}))
-    with store.begin() as session:
-        parent = session.get_one("parent")
-        wait = cs.WaitCondition("w", flow_ids=["a", "b"], timeout=timedelta(seconds=1))
-        session.suspend(parent, wait)
-
-    store.complete_child("w", "a", result=1)
-    clock.advance(timedelta(seconds=1))
-    with store.begin() as session:
-        closed = session.get_wait_condition("w")
-        assert closed is not None
-        closed.outcome = cs.WaitOutcome.TIMED_OUT
-        parent = session.get_one("parent")
-        parent.status = cs.FlowStatus.RUNNING
-        parent.due_at = store.now()
-
-    for _ in range(3):
-        (job,) = store.claim_due()
-        assert job.wait_condition is not None
-        assert job.wait_condition.outcome is cs.WaitOutcome.TIMED_OUT
-        assert {child: one.result for child, one in job.wait_condition.results.items()} == {"a": 1}
-        store.release(job)

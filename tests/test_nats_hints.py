@@ -16,10 +16,20 @@ from catga_store.keys import new_commit_id
 from catga_store.records import Due
 from catga_store.records import Head
 from catga_store.records import Read
+from catga_store.records import Record
 from catga_store.stores.nats import sweeping
 from catga_store.stores.nats.layout import entries_of_flow
 from catga_store.testing import ManualClock
 from catga_store.testing.seams import talker
+
+
+def an_hour_away(store: cs.Store) -> tuple[cs.FlowSnapshot[Any], Record]:
+    """Create a flow that is due in an hour; answer it, and what is stored of it."""
+    flow = cs.FlowSnapshot[Any]("order-1", state={}, due_at=store.now() + timedelta(hours=1))
+    store.create(flow)
+    (record,) = store._run(ask(Read((flow.key,), 0)))
+    assert record is not None
+    return flow, record
 
 
 @pytest.mark.parametrize(
@@ -31,10 +41,7 @@ def test_an_entry_that_the_head_does_not_bear_out_is_passed_over(
     """As a writer leaves them that dies between an entry and its record."""
     with cs.open_store(url_of("nats"), clock=clock) as store:
         waist, hold = talker(store)
-        flow = cs.FlowSnapshot("order-1", state={}, due_at=store.now() + timedelta(hours=1))
-        store.create(flow)
-        (record,) = store._run(ask(Read((flow.key,), 0)))
-        assert record is not None
+        flow, record = an_hour_away(store)
         head: Head = record.head._replace(**claimed)
         entries = entries_of_flow(waist._layout, flow.key, head)
         answers = hold(ask(Publish(tuple(Message(entry, b"", {}) for entry in sorted(entries)))))
@@ -55,10 +62,7 @@ def test_an_entry_that_was_passed_over_is_swept_once_it_is_old(
     """Not before: its record may be on the way. What the head bears out stays."""
     with cs.open_store(url_of("nats"), clock=clock) as store:
         waist, hold = talker(store)
-        flow = cs.FlowSnapshot("order-1", state={}, due_at=store.now() + timedelta(hours=1))
-        store.create(flow)
-        (record,) = store._run(ask(Read((flow.key,), 0)))
-        assert record is not None
+        flow, record = an_hour_away(store)
         right = entries_of_flow(waist._layout, flow.key, record.head)
         failed = record.head._replace(status=cs.FlowStatus.FAILED.value)
         wrong = entries_of_flow(waist._layout, flow.key, failed) - right
