@@ -986,7 +986,6 @@ STAYS: dict[str, str] = {
     "test_mutants": "this catalogue",
     "test_nats_due": "what claims and pages cost among many; what they answer, others say first",
     "test_nats_processes": "real processes and killed servers on NATS",
-    "test_nats_servers": "servers that will not serve: what the errors say",
     "test_plugin": "the fixtures, in runs of their own",
     "test_public_face": "names and signatures",
     "test_readme": "the README is run",
