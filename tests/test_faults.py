@@ -692,19 +692,24 @@ def test_what_was_given_up_is_not_applied_when_it_comes_at_last(
         assert face.run(ask(Resolve(commit.id, (flow_key("late"),)))) is None
 
 
+@pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis-8.2", "nats"])
 def test_a_record_remembers_what_the_log_has_forgotten(
-    kind: str, url_of: Callable[[str], str], clock: ManualClock
+    kind: str, alone: bool, url_of: Callable[[str], str], clock: ManualClock
 ) -> None:
     """The last eight commits of a record are told as applied, long after their replies are gone."""
     url = url_of(kind)
     with open_store(url, clock=clock) as store:
-        flow = FlowSnapshot("order-1", state={"n": 0})
+        flow, other = (FlowSnapshot(name, state={"n": 0}) for name in ("order-1", "order-2"))
         store.create(flow)
+        store.create(other)
         ids = [flow.revision.partition("@")[0]]
         for n in range(7):
-            flow.state["n"] = n + 1
-            store.update(flow)
+            with store.begin() as session:
+                for one in (flow,) if alone else (flow, other):
+                    session.add(one)
+                    one.state["n"] = n + 1
+
             ids.append(flow.revision.partition("@")[0])
 
         forget_the_log(store, url)
