@@ -35,6 +35,7 @@ from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
 from catga_store.keys import Key
+from catga_store.keys import began_s
 from catga_store.keys import flow_key
 from catga_store.keys import new_commit_id
 from catga_store.records import PENDING
@@ -92,7 +93,6 @@ _LOG_SECONDS = 600
 _FENCE_SECONDS = 660  # longer than the server remembers the id
 _KEPT = 10_000
 _CLEARING = "clear-"
-_TIME_DIGITS = 11  # a commit id begins with so many hexadecimal digits of milliseconds
 
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
@@ -581,8 +581,8 @@ class Commits:
             return Applied(())
 
         # Nothing fences a purge. One that did not come in twice the timeout never left.
-        began_ms = int(request.id[len(_CLEARING) :][:_TIME_DIGITS], 16)
-        if time.time() < began_ms / 1000 + 2 * self.exchange.timeout:
+        began = began_s(request.id.removeprefix(_CLEARING))
+        if time.time() < began + 2 * self.exchange.timeout:
             raise _uncertain(request.id, ())
 
         return None
@@ -641,7 +641,7 @@ class Commits:
         last: str = fields["last"]
         found = yield from self.exchange.fetch([last], deadline)
         if found[last].sequence < log.sequence + fields["length"] - 1:
-            age = time.time() - int(commit_id[:_TIME_DIGITS], 16) / 1000
+            age = time.time() - began_s(commit_id)
             is_forgotten = not found[last].sequence and age > 2 * self.exchange.timeout
             raise _uncertain(commit_id, keys) if is_forgotten else _in_part(commit_id, keys)
 

@@ -16,6 +16,7 @@ from catga_store.errors import CorruptRecordError
 from catga_store.keys import FLOW
 from catga_store.keys import WAIT
 from catga_store.keys import Key
+from catga_store.keys import began_s
 from catga_store.keys import new_commit_id
 from catga_store.records import Sweep
 from catga_store.stores import embedded
@@ -28,7 +29,6 @@ __all__ = ["Sweeping"]
 _ENTRY_SECONDS = 600
 _CHUNK_SECONDS = 3600
 _STAMP = len("2026-01-01T00:00:00")
-_TIME_DIGITS = 11  # a commit id begins with so many hexadecimal digits of milliseconds
 
 
 class Sweeping:
@@ -103,11 +103,11 @@ class Sweeping:
     def _chunks(self) -> Conversation[None]:
         deadline = self._exchange.deadline()
         (names,) = yield from self._exchange.names([self._layout.first_chunks()], deadline)
-        before_ms = (time.time() - _CHUNK_SECONDS) * 1000
+        before = time.time() - _CHUNK_SECONDS
         old = [
             (generation, key)
             for generation, key in map(self._layout.chunk_owner, names)
-            if int(generation[:_TIME_DIGITS], 16) < before_ms
+            if began_s(generation) < before
         ]
         if not old:
             return
