@@ -107,7 +107,9 @@ def plan_flow(
     given another `due_at`, and is renewed by any other write of its owner; attempts start anew
     when position or status have changed, unless they were set by hand.
     """
-    old = head_of(flow) if instead is None else None
+    # Every write of a flow comes by here: what would call a function to no end does not.
+    loaded = flow._loaded
+    old = None if loaded is None or instead is not None else loaded.head
     key, status, error = flow._key, flow.status, flow.error
     type_name, type_version, body = envelope.encode_flow(flow)
     position = str(flow.position)
@@ -115,17 +117,20 @@ def plan_flow(
     if error is not None:
         size += len(error.encode())
 
-    _check_size(key, size, limits)
-    due_ms, owner, claim = _due_and_owner(flow, old, now_ms)
-    attempts = flow.attempts
+    if size > limits.max_record_bytes:
+        raise _too_large(key, size, limits)
+
+    ends = status.is_terminal
+    due_ms, owner, claim = (None, None, None) if ends else _due_and_owner(flow, old, now_ms)
+    attempts, number = flow.attempts, status._value_
     if old is not None and attempts == old.attempts:
-        moved = position != old.position or status._value_ != old.status
+        moved = position != old.position or number != old.status
         attempts = 0 if moved else attempts
 
     head = Head.of(
         (
             1 if old is None else old.version + 1,
-            status._value_,
+            number,
             _created_ms(flow, None, now_ms) if old is None else old.created_ms,
             now_ms,
             type_name,
@@ -136,7 +141,7 @@ def plan_flow(
             owner,
             claim,
             due_ms,
-            _expires_ms(status, now_ms, limits.retention),
+            _expires_ms(status, now_ms, limits.retention) if ends else None,
             "",
             (),
         )
@@ -151,18 +156,15 @@ def _due_and_owner(
     flow: FlowSnapshot[Any], old: Head | None, now_ms: int
 ) -> tuple[int | None, str | None, str | None]:
     status, due_at = flow.status, flow.due_at
-    if status.is_terminal:
-        return None, None, None
-
-    if due_at == AT_ONCE:
+    if due_at is not None and due_at == AT_ONCE:
         suspended = status is FlowStatus.SUSPENDED and old is None
         return None if suspended else now_ms, None, None
 
-    due_ms = due_ms_of(flow, old)
+    due_ms = None if due_at is None else due_ms_of(flow, old)
     if old is None or due_ms != old.due_ms:
         return due_ms, None, None
 
-    if status is FlowStatus.SUSPENDED and old.status != status.value:
+    if status is FlowStatus.SUSPENDED and old.status != status._value_:
         return None, None, None
 
     claim = flow._claim
@@ -192,9 +194,7 @@ def _created_ms(record: FlowSnapshot[Any] | WaitCondition, old: Head | None, now
 
 
 def _expires_ms(status: FlowStatus, now_ms: int, retention: Retention) -> int | None:
-    if not status.is_terminal:
-        return None
-
+    """When a flow that has ended expires."""
     kept = retention.failed if status is FlowStatus.FAILED else retention.flows
     return None if kept is None else now_ms + kept // timedelta(milliseconds=1)
 
@@ -259,11 +259,15 @@ def plan_progress(
 
 def _check_size(key: Key, size: int, limits: Limits) -> None:
     if size > limits.max_record_bytes:
-        message = (
-            f"{key} takes {size} bytes, the store's limit is {limits.max_record_bytes};"
-            " nothing was written; raise max_record_bytes or keep the bulk elsewhere"
-        )
-        raise RecordTooLargeError(message, size=size, limit=limits.max_record_bytes)
+        raise _too_large(key, size, limits)
+
+
+def _too_large(key: Key, size: int, limits: Limits) -> RecordTooLargeError:
+    message = (
+        f"{key} takes {size} bytes, the store's limit is {limits.max_record_bytes};"
+        " nothing was written; raise max_record_bytes or keep the bulk elsewhere"
+    )
+    return RecordTooLargeError(message, size=size, limit=limits.max_record_bytes)
 
 
 def check_flag(value: object, name: str) -> None:

@@ -114,7 +114,7 @@ class Head(NamedTuple):
 
     def stamped(self, revision: str, commits: tuple[str, ...]) -> Head:
         """The same head as of another write; quicker than `_replace`."""
-        return Head.of((*self[:-2], revision, commits))
+        return tuple.__new__(Head, (*self[:-2], revision, commits))  # pyright: ignore[reportUnknownMemberType]  as above
 
 
 class Terms(NamedTuple):
@@ -406,7 +406,11 @@ class Ping(Request[None]):
 
 
 class Waist(Protocol):
-    """A store: it turns a waist request into a conversation over wire requests of its own."""
+    """A store: it turns a waist request into a conversation over wire requests of its own.
+
+    An embedded store also has `first_call` and `go_on`: the conversation in two parts, the first of
+    which is most often all of it.
+    """
 
     def converse(self, request: Request[object], /) -> Conversation[object]:
         """Do what the request asks and return its reply."""

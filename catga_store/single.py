@@ -21,6 +21,7 @@ from catga_store.checks import unique_ids
 from catga_store.claims import Claims
 from catga_store.conversation import Conversation
 from catga_store.conversation import ask
+from catga_store.errors import CommitUncertainError
 from catga_store.errors import FlowExistsError
 from catga_store.errors import FlowNotFoundError
 from catga_store.errors import InvalidIdError
@@ -31,6 +32,7 @@ from catga_store.keys import WAIT
 from catga_store.keys import Key
 from catga_store.keys import check_id
 from catga_store.keys import flow_key
+from catga_store.keys import new_commit_id
 from catga_store.keys import wait_key
 from catga_store.model import Completion
 from catga_store.model import FlowSnapshot
@@ -46,6 +48,7 @@ from catga_store.model import to_ms
 from catga_store.model import to_ms_up
 from catga_store.records import PENDING
 from catga_store.records import Clear
+from catga_store.records import Commit
 from catga_store.records import Count
 from catga_store.records import Delete
 from catga_store.records import Filter
@@ -55,6 +58,7 @@ from catga_store.records import Head
 from catga_store.records import Overdue
 from catga_store.records import Ping
 from catga_store.records import Read
+from catga_store.records import Refused
 from catga_store.records import Steps
 from catga_store.records import Sweep
 
@@ -113,14 +117,23 @@ class SingleOperations(Claims):
 
     def update(self, flow: FlowSnapshot[Any]) -> Conversation[None]:
         check_flow(flow)
-        if head_of(flow) is None:
+        if flow._loaded is None:
             message = f"{flow.key} has no revision: it was never stored or read; create it"
             raise UsageError(message)
 
         now_ms = self.settings.now_ms()
         put = plans.plan_flow(flow, now_ms, self.limits)
-        outcome = yield from self._commit_one(put, now_ms, flow)
-        plans.settle_flow(flow, put, outcome, flow._claim)
+        changes = (put,)
+        try:  # `_commit_one`, written out: most writes are one of these
+            reply = yield Commit(new_commit_id(), now_ms, changes, self._retain_ms)
+        except CommitUncertainError as error:
+            self._note(error, changes)
+            raise
+
+        if isinstance(reply, Refused):
+            raise plans.conflict_error(put, reply.conflicts[0], flow)
+
+        plans.settle_flow(flow, put, reply.outcomes[0], flow._claim)
 
     def delete(
         self,

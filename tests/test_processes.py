@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 import catga_store as cs
+from catga_store.stores.sqlite import wire
 
 PROCESSES = 8
 LONG = 120
@@ -554,6 +555,32 @@ def test_forks_while_threads_commit(tmp_path: Path, kind: str, forks: int) -> No
     assert min(written) > 0
     assert store.count_flows() == 1 + sum(written) + (3 * forks if kind == "sqlite" else 0)
     store.close()
+
+
+def test_a_store_is_not_opened_beside_a_fork(tmp_path: Path) -> None:
+    """A fork stops the stores that there are; one that another thread opens meanwhile waits for it."""
+    seen: list[str] = []
+
+    def open_one() -> None:
+        with cs.SQLiteStore(tmp_path / "flows.db") as store:
+            seen.append("opened")
+            store.create(cs.FlowSnapshot("new", state=None))
+
+    traffic: Any = wire._traffic
+    traffic.stop()
+    try:
+        thread = threading.Thread(target=open_one)
+        thread.start()
+        give_up = time.monotonic() + LONG
+        while not traffic._gate._waiters and not seen and time.monotonic() < give_up:
+            time.sleep(0.001)
+
+        seen.append("forked")
+    finally:
+        traffic.go_on()
+
+    thread.join(LONG)
+    assert seen == ["forked", "opened"]
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextlib import contextmanager
 from datetime import UTC
@@ -541,11 +542,14 @@ def test_threads_queue_for_no_longer_than_the_busy_timeout(
     laid_out(path)
     store.ping()
     monkeypatch.setattr(wire, "BUSY_SECONDS", 0.05)
-    with wire_of(store)._writing:
+    with ThreadPoolExecutor(1) as another:
+        writing = wire_of(store)._writing
+        another.submit(writing.acquire).result(LONG)
         with pytest.raises(cs.StoreUnavailableError, match="locked by another thread"):
             store.create(cs.FlowSnapshot("new", state=None))
 
         assert store.get("new") is None
+        another.submit(writing.release).result(LONG)
 
     assert_works(store)
 

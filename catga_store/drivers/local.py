@@ -12,9 +12,12 @@ from typing import Any
 from typing import Protocol
 from typing import TypeVar
 
+from catga_store.conversation import Call
 from catga_store.conversation import Conversation
 from catga_store.conversation import Invoke
+from catga_store.conversation import NotSentError
 from catga_store.conversation import Pause
+from catga_store.conversation import ReplyLostError
 from catga_store.conversation import Request
 from catga_store.conversation import run
 from catga_store.records import Waist
@@ -66,7 +69,17 @@ class LocalDriver(Local):
         if kind is Pause or kind is Invoke:
             return self._perform_wire(request)
 
-        return run(self.waist.converse(request), self._perform_wire)
+        # Most requests are one call of an embedded store: a conversation costs as much as its rules.
+        waist: Any = self.waist
+        first_call = getattr(waist, "first_call", None)
+        call: Call[Any] | None = None if first_call is None else first_call(request)
+        if call is None:
+            return run(waist.converse(request), self._perform_wire)
+
+        try:
+            return self.wire(call)
+        except (NotSentError, ReplyLostError) as error:
+            return run(waist.go_on(request, call, error), self._perform_wire)
 
     def _perform_wire(self, request: Request[Any]) -> Any:
         if type(request) is Pause:

@@ -242,9 +242,13 @@ class EmbeddedStore:
         self._log_for_ms = int(timeout * 2000)
         self._prepared = False
         self._commits = 0
-        self._handlers: dict[type, Callable[[Any], Conversation[Any]]] = {
+        self._calls: dict[type, Callable[[Any], Call[Any]]] = {
             Read: self._read,
             Commit: self._commit,
+        }
+        self._handlers: dict[type, Callable[[Any], Conversation[Any]]] = {
+            Read: self._at_once,
+            Commit: self._at_once,
             Resolve: self._resolve,
             Extend: self._writing(extend),
             Sweep: self._writing(sweep),
@@ -263,59 +267,58 @@ class EmbeddedStore:
         handler = self._handlers[type(request)]
         return handler(request) if self._prepared else self._first(handler, request)
 
-    # one handler per request ----------------------------------------------------------------------
+    # reads and commits: one call, and only if that fails a conversation ---------------------------
 
-    def _read(self, request: Read) -> Conversation[tuple[Record | None, ...]]:
-        keys, now_ms = request.keys, request.now_ms
-        single = len(keys) == 1 and keys[0].kind == FLOW
-        call: Call[tuple[Record | None, ...]]
-        if single:
-            (key,) = keys
-            call = Call(
-                lambda tables: (_read_flow(tables, key, now_ms),),
-                writes=False,
-                single=True,
-                request=request,
-            )
-        else:
-            call = Call(lambda tables: read(tables, request), writes=False, request=request)
+    def first_call(self, request: Request[object]) -> Call[Any] | None:
+        """The call that a request is, its reply being the request's; `None`: it takes more."""
+        make = self._calls.get(type(request))
+        return make(request) if make is not None and self._prepared else None
 
+    def go_on(
+        self, request: Request[object], call: Call[Any], error: NotSentError | ReplyLostError
+    ) -> Conversation[Any]:
+        """What is left of the conversation after the first call has failed."""
         try:
-            records: tuple[Record | None, ...] = yield call
+            return (yield from self._go_on(call, error))
+        except ReplyLostError as lost:
+            assert isinstance(request, Commit), request  # noqa: S101  what reads may be read again
+            raise _uncertain(request.id, (change.key for change in request.changes)) from lost
+
+    def _at_once(self, request: Request[object]) -> Conversation[Any]:
+        call = self._calls[type(request)](request)
+        try:
+            return (yield call)
         except (NotSentError, ReplyLostError) as error:
-            records = yield from self._go_on(call, error)
+            return (yield from self.go_on(request, call, error))
 
-        return records
+    def _read(self, request: Read) -> Call[tuple[Record | None, ...]]:
+        keys, now_ms = request.keys, request.now_ms
+        if len(keys) != 1 or keys[0].kind != FLOW:
+            return Call(lambda tables: read(tables, request), writes=False, request=request)
 
-    def _commit(self, request: Commit) -> Conversation[Reply]:
+        (key,) = keys
+        return Call(
+            lambda tables: (_read_flow(tables, key, now_ms),),
+            writes=False,
+            single=True,
+            request=request,
+        )
+
+    def _commit(self, request: Commit) -> Call[Reply]:
         at_ms = time.time_ns() // 1_000_000
-        tidies = self._tidies()
+        self._commits += 1
+        tidies = self._commits % _SWEEP_EVERY == 0
 
-        def transaction(tables: Tables) -> Reply | None:
+        def transaction(tables: Tables) -> Reply:
             if tidies:
                 sweep(tables, Sweep(request.now_ms, _SWEEP_A_FEW))
                 tables.forget_log(at_ms - self._log_for_ms, 2 * _SWEEP_EVERY)
 
             return apply(tables, request, at_ms)
 
-        call = Call(transaction, writes=True, request=request)
-        try:
-            try:
-                reply: Reply | None = yield call
-            except (NotSentError, ReplyLostError) as error:
-                reply = yield from self._go_on(call, error)
-        except ReplyLostError as error:
-            raise _uncertain(request.id, (change.key for change in request.changes)) from error
+        return Call(transaction, writes=True, request=request)
 
-        if reply is None:
-            raise _given_up(request.id)
-
-        return reply
-
-    def _tidies(self) -> bool:
-        """Whether a write is one of those that tidy up."""
-        self._commits += 1
-        return self._commits % _SWEEP_EVERY == 0
+    # one handler per request ----------------------------------------------------------------------
 
     def _resolve(self, request: Resolve) -> Conversation[Applied | None]:
         at_ms = time.time_ns() // 1_000_000
@@ -348,7 +351,8 @@ class EmbeddedStore:
 
         def handler(request: Any) -> Conversation[Any]:
             commit_id, at_ms = new_commit_id(), time.time_ns() // 1_000_000
-            tidies = self._tidies()
+            self._commits += 1
+            tidies = self._commits % _SWEEP_EVERY == 0
             result: Any = None
 
             def transaction(tables: Tables) -> bool:
@@ -631,8 +635,8 @@ def resolve(tables: Tables, request: Resolve, at_ms: int) -> Applied | None:
     return None
 
 
-def apply(tables: Tables, commit: Commit, at_ms: int) -> Reply | None:
-    """`Commit`: every change or none; `None` if the commit was fenced."""
+def apply(tables: Tables, commit: Commit, at_ms: int) -> Reply:
+    """`Commit`: every change or none; `StoreUnavailableError` if the commit was fenced."""
     change = commit.changes[0] if len(commit.changes) == 1 else None
     if type(change) is Put:
         outcome = _replace(tables, commit, change)
@@ -642,7 +646,10 @@ def apply(tables: Tables, commit: Commit, at_ms: int) -> Reply | None:
 
     logged = tables.logged(commit.id)
     if logged is not None:
-        return Applied(logged) if logged else None
+        if not logged:
+            raise _given_up(commit.id)
+
+        return Applied(logged)
 
     if type(change) is Put and change.key.kind != WAIT:
         return _apply_put(tables, commit, change, at_ms)

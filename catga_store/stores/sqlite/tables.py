@@ -53,6 +53,8 @@ __all__ = [
     "place_of",
 ]
 
+_encode = msgspec.json.Encoder().encode
+
 _TABLE = {FLOW: "catga_flows", PROGRESS: "catga_progress"}
 
 _READ_HEAD, _READ = (
@@ -100,12 +102,13 @@ def _written(
 
     An indexed column that is named costs its index entries even if it keeps its value.
     """
-    values: list[Any] = [head.version, head.updated_ms, *head[5:11], revision, commits]
+    values: list[Any] = [head[0], head[3], *head[5:11], revision, commits]
     moved = 0
-    for bit, place in _INDEXED:
-        if head[place] != old[place]:
-            moved |= bit
-            values.append(head[place])
+    if head[1:3] != old[1:3] or head[4] != old[4] or head[11:13] != old[11:13]:
+        for bit, place in _INDEXED:
+            if head[place] != old[place]:
+                moved |= bit
+                values.append(head[place])
 
     if body is not None:
         values.append(body)
@@ -119,11 +122,8 @@ class SQLiteTables:
     def __init__(self, connection: sqlite3.Connection, file: tuple[int, int] | None) -> None:
         self.connection = connection
         self._execute = connection.execute
-        self._file = file
-
-    def is_in_place(self, path: str) -> bool:
-        """Whether the path still leads to the file that the connection has open."""
-        return place_of(path) == self._file
+        self.file = file
+        """The file that the connection has open; see `place_of`."""
 
     def layout(self) -> tuple[int, int] | None:
         there = self._execute("SELECT 1 FROM sqlite_master WHERE name = 'catga_layout'").fetchone()
@@ -447,7 +447,7 @@ class SQLiteTables:
     def log(self, commit_id: str, at_ms: int, outcomes: tuple[Outcome, ...]) -> None:
         self._execute(
             "INSERT OR REPLACE INTO catga_commits VALUES (?, ?, ?)",
-            (commit_id, at_ms, msgspec.json.encode(outcomes).decode()),
+            (commit_id, at_ms, _encode(outcomes).decode()),
         )
 
     def forget_log(self, before_ms: int, limit: int) -> None:

@@ -51,6 +51,7 @@ LARGEST_IDLE_LOG = 16 * 1024 * 1024
 _LOOK_AT_LOG_EVERY = 64
 _SMALLEST_DATABASE = 512
 _PAUSES = 0.0005, 0.005
+_BEGIN = "BEGIN IMMEDIATE"
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 
@@ -67,38 +68,47 @@ class SQLiteWire:
     def __init__(self, path: str) -> None:
         self._path = path
         self._idle: list[SQLiteTables] = []
-        self._writing = threading.Lock()
+        # A thread that forks in the middle of a write, in a signal handler say, has it already.
+        self._writing = threading.RLock()
+        self._held = False
         self._closed = False
         self._was_there = False
         self._written = 0
         self._finalizer = weakref.finalize(self, _close_all, self._idle)
-        _wires.add(self)
+        _traffic.admit(self)
 
-    def __call__(self, call: Call[Any]) -> Any:
-        if not call.writes:
-            return self._perform(call, self._read)
-
-        if not self._writing.acquire(timeout=max(0, BUSY_SECONDS)):
-            message = (
-                f"the file {self._path!r} stayed locked by another thread for {BUSY_SECONDS} s"
-            )
-            raise NotSentError(message)
-
-        try:
-            return self._perform(call, self._write)
-        finally:
-            self._writing.release()
-
-    def _perform(
-        self, call: Call[Any], transaction: Callable[[SQLiteTables, Call[Any]], Any]
+    def __call__(  # noqa: C901, PLR0912  written out: after a sync each function costs as much again
+        self, call: Call[Any]
     ) -> Any:
-        traffic = _traffic
-        own = traffic.enter()
+        function, writes = call.function, call.writes
+        traffic, own = _traffic, get_ident()
+        if not writes:
+            traffic.under_way.append(own)  # be seen, then look: `stop` does it the other way round
+        elif not self._writing.acquire(blocking=False):
+            self._queue_up()
+
         tables: SQLiteTables | None = None
         keep = False
         try:
-            tables = self._take(call)
-            result = transaction(tables, call)
+            if not writes and traffic.stopped:
+                traffic.wait(own)
+
+            try:
+                tables = self._idle.pop()
+            except IndexError:
+                tables = self._open()
+            else:
+                if not call.single and place_of(self._path) != tables.file:
+                    moved, tables = tables, None
+                    raise self._moved(moved)
+
+            if writes:
+                result = self._write(tables, function)
+            elif call.single:
+                result = _patiently(function, tables)
+            else:
+                result = _patiently(_snapshot, tables, function)
+
             keep = True
         except sqlite3.Error as error:
             raise self._translated(error) from error
@@ -106,18 +116,38 @@ class SQLiteWire:
             keep = tables is not None and not tables.connection.in_transaction
             raise
         finally:
-            if tables is not None:
-                self._give_back(tables, keep=keep)
+            if keep and tables is not None and len(self._idle) < MOST_IDLE:
+                self._idle.append(tables)
+                if self._closed:
+                    _close_all(self._idle)
+            elif tables is not None:
+                tables.connection.close()
 
-            traffic.leave(own)
+            if writes:
+                self._writing.release()
+            else:
+                traffic.under_way.remove(own)
+                if traffic.stopped:
+                    traffic.notify()
 
         return result
 
-    def _write(self, tables: SQLiteTables, call: Call[Any]) -> Any:
+    def _queue_up(self) -> None:
+        if not self._writing.acquire(timeout=BUSY_SECONDS):
+            message = (
+                f"the file {self._path!r} stayed locked by another thread for {BUSY_SECONDS} s"
+            )
+            raise NotSentError(message)
+
+    def _write(self, tables: SQLiteTables, function: Callable[[SQLiteTables], R]) -> R:
         connection = tables.connection
-        _patiently(connection.execute, "BEGIN IMMEDIATE")
         try:
-            result = call.function(tables)
+            connection.execute(_BEGIN)
+        except sqlite3.OperationalError:
+            _patiently(connection.execute, _BEGIN)
+
+        try:
+            result = function(tables)
         except BaseException:
             _roll_back(connection)
             raise
@@ -155,45 +185,24 @@ class SQLiteWire:
                 finally:
                     connection.execute("PRAGMA busy_timeout = 0")
 
-    def _read(self, tables: SQLiteTables, call: Call[Any]) -> Any:
-        if call.single:
-            return _patiently(call.function, tables)
-
-        return _patiently(_snapshot, tables, call.function)
-
     # connections ----------------------------------------------------------------------------------
 
-    def _take(self, call: Call[Any]) -> SQLiteTables:
-        try:
-            tables = self._idle.pop()
-        except IndexError:
-            return self._open()
-
-        if not call.single and not tables.is_in_place(self._path):
-            # SQLite goes on with a file that was deleted: commits would be acknowledged and lost.
-            tables.connection.close()
-            _close_all(self._idle)
-            message = (
-                f"the file {self._path!r} was removed or replaced since it was opened;"
-                " its connections were closed and nothing was written; put it back, or open"
-                " the store anew"
-            )
-            raise StoreConfigError(message)
-
-        return tables
+    def _moved(self, tables: SQLiteTables) -> StoreConfigError:
+        """Close what is open of a file that is not in its place any more, and say so."""
+        # SQLite goes on with a file that was deleted: commits would be acknowledged and lost.
+        tables.connection.close()
+        _close_all(self._idle)
+        message = (
+            f"the file {self._path!r} was removed or replaced since it was opened;"
+            " its connections were closed and nothing was written; put it back, or open"
+            " the store anew"
+        )
+        return StoreConfigError(message)
 
     def _open(self) -> SQLiteTables:
         connection = _connect(self._path, create=not self._was_there)
         self._was_there = True
         return SQLiteTables(connection, place_of(self._path))
-
-    def _give_back(self, tables: SQLiteTables, *, keep: bool) -> None:
-        if keep and len(self._idle) < MOST_IDLE:
-            self._idle.append(tables)
-            if self._closed:
-                _close_all(self._idle)
-        else:
-            tables.connection.close()
 
     def close(self) -> None:
         """Close every idle connection; those in use close when they are done."""
@@ -203,18 +212,27 @@ class SQLiteWire:
     # forks ----------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Close every connection: SQLite's locks and shared memory must not cross a fork.
+        """Let no write begin, and close every connection once none is under way.
 
-        A child would believe that it holds locks which its parent holds, and the parent, closing
-        last, would delete the log that the child writes.
+        SQLite's locks and shared memory must not cross a fork. A child would believe that it holds
+        locks which its parent holds, and the parent, closing last, would delete the log that the
+        child writes.
         """
+        self._held = self._writing.acquire(timeout=BUSY_SECONDS + 1)
         _close_all(self._idle)
+
+    def after_fork_in_parent(self) -> None:
+        """Let writes go on."""
+        if self._held:
+            self._held = False
+            self._writing.release()
 
     def after_fork_in_child(self) -> None:
         """Forget what threads that are not here any more have left behind, without closing it."""
         _inherited.extend(self._idle)
         self._idle.clear()
-        self._writing = threading.Lock()
+        self._writing = threading.RLock()
+        self._held = False
 
     # failures -------------------------------------------------------------------------------------
 
@@ -397,50 +415,53 @@ def _code(error: sqlite3.Error) -> int:
 
 
 class _Traffic:
-    """The calls under way in this process. A fork waits until there are none, and lets none begin.
+    """The reads under way in this process. A fork waits until there are none, and lets none begin.
 
     SQLite's mutexes and locks, in the middle of a call of another thread, would stay as they are
-    in the child for ever.
+    in the child for ever. Writes are kept apart by the lock that they take anyway.
     """
 
     def __init__(self) -> None:
         self._gate = threading.Condition()
-        self._under_way: list[int] = []
-        self._stopped = False
+        self.under_way: list[int] = []
+        self.stopped = False
 
-    def enter(self) -> int:
-        # Without a lock: first be seen, then look; `stop` does the same the other way round.
-        own = get_ident()
-        self._under_way.append(own)
-        while self._stopped:
-            self.leave(own)
-            with self._gate:
-                self._gate.wait_for(lambda: not self._stopped)
+    def admit(self, wire: SQLiteWire) -> None:
+        """Add a wire to those that a fork stops; not while one is being made."""
+        with self._gate:
+            self._gate.wait_for(lambda: not self.stopped, timeout=BUSY_SECONDS + 1)
+            _wires.add(wire)
 
-            self._under_way.append(own)
+    def wait(self, own: int) -> None:
+        """A read that has been seen waits, unseen, until reads may go on."""
+        while self.stopped:
+            self.under_way.remove(own)
+            try:
+                self.notify()
+                with self._gate:
+                    self._gate.wait_for(lambda: not self.stopped)
+            finally:
+                self.under_way.append(own)
 
-        return own
-
-    def leave(self, own: int) -> None:
-        self._under_way.remove(own)
-        if self._stopped:
-            with self._gate:
-                self._gate.notify_all()
+    def notify(self) -> None:
+        """A read has ended while somebody waits for that."""
+        with self._gate:
+            self._gate.notify_all()
 
     def stop(self) -> None:
-        """Let no call begin and wait for those under way, except this thread's own."""
+        """Let no read begin and wait for those under way, except this thread's own."""
         own = get_ident()
         with self._gate:
-            self._gate.wait_for(lambda: not self._stopped)
-            self._stopped = True
+            self._gate.wait_for(lambda: not self.stopped)
+            self.stopped = True
             self._gate.wait_for(
-                lambda: all(ident == own for ident in tuple(self._under_way)),
+                lambda: all(ident == own for ident in tuple(self.under_way)),
                 timeout=BUSY_SECONDS + 1,
             )
 
     def go_on(self) -> None:
         with self._gate:
-            self._stopped = False
+            self.stopped = False
             self._gate.notify_all()
 
 
@@ -456,6 +477,9 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
+    for wire in list(_wires):
+        wire.after_fork_in_parent()
+
     _traffic.go_on()
 
 
