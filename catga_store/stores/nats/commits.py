@@ -183,7 +183,9 @@ class Commits:
             record = snapshot.stored[self.layout.subject(key)]
             if key.kind == WAIT:
                 _keep(self._terms, body.generation, text, 64)
-            elif (plain := decode_record(key, record)) is not None:
+            else:
+                plain = decode_record(key, record)
+                assert plain is not None  # noqa: S101  for the type checker: it named the chunks
                 known = _Known(plain[0].commits, body.generation)
                 _keep(self._known, plain[0].revision, known, _KEPT)
 
@@ -959,7 +961,7 @@ def _completion_before(
     """What a completion did, as it was then."""
     head = wait.row.head
     satisfied = wait.satisfied_by == commit_id
-    item = tables.completed(change.key, change.child)
+    item = tables.completed(change.key, wait, change.child)
     if item is None or item.commit != commit_id:
         # It was the last to be counted, and the condition was cleared since.
         return Outcome(status=SATISFIED, satisfied=True, accepted=True) if satisfied else None

@@ -247,19 +247,15 @@ class NatsTables:
         if wait is None:
             return None
 
-        found = self.completed(key, child)
+        found = self.completed(key, wait, child)
         member = child in self._children(key, wait).members
         if found is None:
             return ItemRow(member=True, done=False) if member else None
 
         return ItemRow(member=member, done=True, success=found.success)
 
-    def completed(self, key: Key, child: str) -> Completed | None:
-        """A child's completion."""
-        wait = self._wait(key)
-        if wait is None:
-            return None
-
+    def completed(self, key: Key, wait: WaitRecord, child: str) -> Completed | None:
+        """A child's completion on a condition."""
         if child in wait.items or not wait.spilled:
             return wait.items.get(child)
 
@@ -296,10 +292,7 @@ class NatsTables:
         return len(done), sum(item.success for item in done)
 
     def remove_items(self, key: Key) -> None:
-        wait = self._wait(key)
-        if wait is None:
-            return
-
+        wait = self._made(key)
         if wait.spilled:
             self.dropped.append(self._layout.items(key, wait.life))
 
