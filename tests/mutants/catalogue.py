@@ -980,6 +980,7 @@ STAYS: dict[str, str] = {
     "test_interruptions": "Ctrl-C at every line, which no mutant is",
     "test_layers": "imports point down; a wrong import changes no answer",
     "test_mutants": "this catalogue",
+    "test_nats_conversations": "odd answers, one by one; what a whole store tells of them comes first",
     "test_nats_due": "what claims and pages cost among many; what they answer, others say first",
     "test_nats_processes": "real processes and killed servers on NATS",
     "test_plugin": "the fixtures, in runs of their own",

@@ -522,10 +522,14 @@ def encode_item(item: Completed) -> bytes:
 
 
 def decode_item(key: Key, text: bytes) -> Completed:
-    """A completion that was spilled."""
+    """A completion that was spilled; `CorruptRecordError`."""
     fields, _ = _load(key, text)
-    payload = fields["result"].encode("utf-8", "surrogateescape")
-    return Completed(fields["success"], payload, fields["commit"], fields["early"])
+    try:
+        payload = fields["result"].encode("utf-8", "surrogateescape")
+        return Completed(fields["success"], payload, fields["commit"], fields["early"])
+    except (KeyError, AttributeError, ValueError) as error:
+        message = f"a completion of {key} cannot be read: {error!r}; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key)) from error
 
 
 def encode_terms(children: tuple[str, ...]) -> bytes:
