@@ -139,6 +139,40 @@ def test_flows_of_another_type_stand_in_nobodys_way(
         assert sorted(flow.flow_id for flow in found) == ["pear", "plain"]
 
 
+def test_a_parent_of_another_type_is_nobodys_but_its_own(
+    url_of: Callable[[str], str], clock: ManualClock
+) -> None:
+    """A condition that has ended hands its parent to workers of the parent's type only."""
+    with cs.open_store(url_of("nats"), clock=clock) as store:
+        for state in (Apple(), Pear()):
+            name = type(state).__name__
+            store.create(cs.FlowSnapshot(name, state=state, due_at=None))
+            wait = cs.WaitCondition(f"w-{name}", flow_ids=["a"], parent_flow_id=name)
+            store.set_wait_condition(wait)
+            assert store.complete_child(f"w-{name}", "a").now_satisfied
+
+        now_ms = int(clock().timestamp() * 1000)
+        found = store._run(ask(Due(now_ms, 10, type=store.get_one("Pear")._loaded.head.type)))
+        assert [one.key.id for one in found] == ["w-Pear"]
+        assert [flow.flow_id for flow in store.claim_due(limit=5, state_type=Pear)] == ["Pear"]
+        assert [flow.flow_id for flow in store.claim_due(limit=5, state_type=Apple)] == ["Apple"]
+
+
+def test_what_is_overdue_at_one_time_comes_by_its_ids(
+    url_of: Callable[[str], str], clock: ManualClock
+) -> None:
+    """Also if few are asked for, and again, from where the first had to look."""
+    with cs.open_store(url_of("nats"), clock=clock) as store:
+        for number in (5, 2, 7, 1, 6, 3, 4):
+            wait = cs.WaitCondition(f"w-{number}", flow_ids=["a"], timeout=timedelta(0))
+            store.set_wait_condition(wait)
+
+        clock.advance(timedelta(seconds=1))
+        for _ in range(2):
+            found = store.get_timed_out_wait_conditions(limit=2)
+            assert [one.correlation_id for one in found] == ["w-1", "w-2"]
+
+
 def test_a_page_of_what_is_made_later_than_now(
     url_of: Callable[[str], str], clock: ManualClock
 ) -> None:

@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 
 import catga_store as cs
+from catga_store.conversation import Conversation
 from catga_store.conversation import Message
+from catga_store.conversation import Pause
 from catga_store.conversation import Publish
 from catga_store.conversation import ask
+from catga_store.keys import WAIT
+from catga_store.keys import Key
 from catga_store.keys import new_commit_id
 from catga_store.records import Due
 from catga_store.records import Head
 from catga_store.records import Read
 from catga_store.records import Record
+from catga_store.records import Sweep
 from catga_store.stores.nats import sweeping
 from catga_store.stores.nats.layout import entries_of_flow
 from catga_store.testing import ManualClock
@@ -83,6 +88,49 @@ def test_an_entry_that_was_passed_over_is_swept_once_it_is_old(
         assert [one.flow_id for one in store.iter_flows()] == ["order-1"]
 
 
+def test_an_entry_of_a_record_that_cannot_be_read_stays(
+    url_of: Callable[[str], str], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However old it is: what belongs to the record stays with it until somebody mends it."""
+    monkeypatch.setattr(sweeping, "_ENTRY_SECONDS", -600)
+    with cs.open_store(url_of("nats"), clock=clock) as store:
+        waist, hold = talker(store)
+        flow, record = an_hour_away(store)
+        failed = record.head._replace(status=cs.FlowStatus.FAILED.value)
+        wrong = entries_of_flow(waist._layout, flow.key, failed)
+        hold(ask(Publish(tuple(Message(entry, b"", {}) for entry in sorted(wrong)))))
+        assert store.query_flows(status=cs.FlowStatus.FAILED).items == ()
+        subject = waist._layout.subject(flow.key)
+        hold(ask(Publish((Message(subject, b"garbage", {}),))))
+        store.sweep()
+        found = hold(waist._exchange.fetch(wrong, waist._exchange.deadline()))
+        assert all(stored.sequence for stored in found.values())
+
+
+def test_a_record_that_was_made_anew_is_not_swept(
+    url_of: Callable[[str], str], clock: ManualClock
+) -> None:
+    """It had expired when it was looked for, and was there again when it was to be removed."""
+    with cs.open_store(url_of("nats"), clock=clock) as store:
+        waist, hold = talker(store)
+        store.create(cs.FlowSnapshot("f", state={}, status=cs.FlowStatus.COMPLETED))
+        clock.advance(timedelta(days=9))
+        later = Sweep(int(clock().timestamp() * 1000), 10)
+        expired = hold(waist._sweeping._listings.expired(later.now_ms, later.limit))
+        assert [key.id for key in expired] == ["f"]
+        store.create(cs.FlowSnapshot("f", state={"n": 2}))
+
+        def listed(now_ms: int, limit: int) -> Conversation[list[Key]]:
+            yield Pause(0)
+            return expired
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(waist._sweeping._listings, "expired", listed)
+            assert hold(waist._sweeping.expired(later)) == 0
+
+        assert store.get_one("f").state == {"n": 2}
+
+
 def test_parts_that_no_record_names_are_swept_once_they_are_old(
     url_of: Callable[[str], str], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,3 +153,32 @@ def test_parts_that_no_record_names_are_swept_once_they_are_old(
         store.sweep()
         assert not is_there()
         assert store.get_one("large").state == {"bulk": bulk}
+
+
+def test_parts_of_conditions_and_of_what_cannot_be_read_stay(
+    url_of: Callable[[str], str], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a condition are the children that it names; nobody knows what garbage names."""
+    monkeypatch.setattr(sweeping, "_CHUNK_SECONDS", -3600)
+    with cs.open_store(url_of("nats"), clock=clock) as store:
+        waist, hold = talker(store)
+        children = [f"child-{number:04}" for number in range(1000)]
+        keys = [Key(WAIT, name) for name in ("kept", "gone", "garbage")]
+        for key in keys:
+            store.set_wait_condition(cs.WaitCondition(key.id, flow_ids=children))
+
+        def parts() -> list[str]:
+            wanted = [waist._layout.first_chunks()]
+            (names,) = hold(waist._exchange.names(wanted, waist._exchange.deadline()))
+            return sorted(waist._layout.chunk_owner(name)[1].id for name in names)
+
+        subject = waist._layout.subject(keys[2])
+        hold(ask(Publish((Message(subject, b"garbage", {}),))))
+        assert parts() == ["garbage", "gone", "kept"]
+        gone = waist._layout.subject(keys[1])
+        hold(ask(Publish((Message(gone, b"", {"KV-Operation": "PURGE"}),))))
+        store.sweep()
+        assert parts() == ["garbage", "kept"]
+        wait = store.get_wait_condition("kept")
+        assert wait is not None
+        assert list(wait.flow_ids) == children

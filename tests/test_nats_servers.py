@@ -214,12 +214,10 @@ def test_a_missing_permission_inside_a_batch() -> None:
 
 def test_no_permission_for_replies() -> None:
     """Without an inbox no reply comes; the error says what to allow."""
-    with (
-        limited('">"', "elsewhere.>") as url,
-        cs.NatsStore(url, timeout=SHORT) as store,
-        pytest.raises(cs.StoreConfigError, match=r"subscribe to '_INBOX\."),
-    ):
-        store.get("f")
+    with limited('">"', "elsewhere.>") as url, cs.NatsStore(url, timeout=SHORT) as store:
+        for _ in range(2):  # and is told again, without another try
+            with pytest.raises(cs.StoreConfigError, match=r"subscribe to '_INBOX\."):
+                store.get("f")
 
 
 def test_permissions_that_suffice() -> None:

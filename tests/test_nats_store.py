@@ -30,8 +30,19 @@ from catga_store.conversation import Message
 from catga_store.conversation import Publish
 from catga_store.conversation import ReplyLostError
 from catga_store.conversation import Request
+from catga_store.conversation import ask
 from catga_store.drivers.finishing import OwnTask
 from catga_store.drivers.nats_asyncio import NatsLink
+from catga_store.keys import PROGRESS
+from catga_store.keys import Key
+from catga_store.keys import new_commit_id
+from catga_store.records import Applied
+from catga_store.records import Commit
+from catga_store.records import Delete
+from catga_store.records import Head
+from catga_store.records import Put
+from catga_store.records import Read
+from catga_store.records import Refused
 from catga_store.testing import ManualClock
 from catga_store.testing.proxy import Proxy
 from catga_store.testing.proxy import Strike
@@ -292,8 +303,11 @@ def test_chunks_that_are_gone_are_told(store: cs.NatsStore, raw: Raw) -> None:
         store.get("f")
 
 
-def test_completions_that_do_not_fit_into_the_record(store: cs.NatsStore) -> None:
-    """Large results lie beside the condition and are all read; the last one satisfies it."""
+def test_completions_that_do_not_fit_into_the_record(store: cs.NatsStore, raw: Raw) -> None:
+    """Large results lie beside the condition and are all read; the last one satisfies it.
+
+    They go with it.
+    """
     children = [f"c-{number}" for number in range(12)]
     store.set_wait_condition(
         cs.WaitCondition("w", flow_ids=children, wait_type=cs.WaitType.WHEN_ALL)
@@ -311,6 +325,55 @@ def test_completions_that_do_not_fit_into_the_record(store: cs.NatsStore) -> Non
     assert [wait.results[child].result for child in children] == [
         str(number) * 100_000 for number in range(12)
     ]
+    assert raw.subjects("catga.{}.item.>") != []
+    assert store.clear_wait_condition("w")
+    raw.until_gone("catga.{}.item.>")
+
+
+def test_completions_of_one_commit_that_do_not_fit_into_the_record(store: cs.NatsStore) -> None:
+    """They come in the batch of their commit, beside the condition, and are counted all the same."""
+    children = [f"c-{number}" for number in range(8)]
+    wait = cs.WaitCondition("w", flow_ids=children, wait_type=cs.WaitType.WHEN_ALL)
+    store.set_wait_condition(wait)
+    with store.begin() as session:
+        for child in children:
+            session.complete_child("w", child, result=child * 40_000)
+
+    assert session.receipt is not None
+    assert session.receipt.satisfied == ("w",)
+    stored = store.get_wait_condition("w")
+    assert stored is not None
+    assert [stored.results[child].result for child in children] == [c * 40_000 for c in children]
+
+
+def test_a_record_that_is_written_and_removed_in_one_commit(store: cs.NatsStore) -> None:
+    """Progress of a flow that goes with it: nothing is left of either, and nothing was there before."""
+    flow = cs.FlowSnapshot("f", state={})
+    store.create(flow)
+    progress = Key(PROGRESS, "f", 0)
+    request = Commit(
+        new_commit_id(),
+        0,
+        (Put(progress, Head(1, 0, 0, 0), b"{}", None), Delete(flow.key, None)),
+        0,
+    )
+    assert isinstance(store._run(ask(request)), Applied)
+    assert store._run(ask(Read((progress, flow.key), 0))) == (None, None)
+
+
+def test_a_commit_that_does_not_say_what_it_replaces(store: cs.NatsStore) -> None:
+    """The revision alone is enough: what it was is read."""
+    flow = cs.FlowSnapshot("f", state={"n": 1})
+    store.create(flow)
+    (record,) = store._run(ask(Read((flow.key,), 0)))
+    assert record is not None
+    head = record.head._replace(version=2, commits=())
+    put = Put(flow.key, head, record.body.replace(b'"n":1', b'"n":2'), record.head.revision)
+    for expected in (Applied, Refused):
+        assert isinstance(store._run(ask(Commit(new_commit_id(), 0, (put,), None))), expected)
+
+    stored = store.get_one("f")
+    assert (stored.version, stored.state) == (2, {"n": 2})
 
 
 def test_stale_entries_are_swept(store: cs.NatsStore, raw: Raw) -> None:
@@ -595,6 +658,37 @@ def test_entries_that_had_no_room_when_their_record_had(
         assert store.resolve_commit(caught.value) is not None
 
     assert [one.flow_id for one in store.claim_due()] == ["f"]
+
+
+def test_a_completion_that_was_counted_and_cleared_since(
+    nats_server: NatsServer, store: cs.NatsStore, bucket: str, clock: ManualClock
+) -> None:
+    """Its reply was lost; when it looks, nothing of it is left but that the server had it."""
+    store.set_wait_condition(
+        cs.WaitCondition("w", flow_ids=["a", "b"], wait_type=cs.WaitType.WHEN_ALL)
+    )
+    perform = NatsLink.perform
+    cleared: list[bool] = []
+
+    async def lose(link: NatsLink, request: Request[Any]) -> Any:
+        reply = await perform(link, request)
+        if not isinstance(request, Publish) or cleared:
+            return reply
+
+        async with cs.AsyncNatsStore(nats_server.url, bucket=bucket, clock=clock) as other:
+            cleared.append(True)
+            assert await other.clear_wait_condition("w")
+
+        text = "lost by the test"
+        raise ReplyLostError(text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch_wire(patch, lose)
+        done = store.complete_child("w", "a")
+
+    assert cleared
+    assert (done.accepted, done.now_satisfied) == (True, False)
+    assert store.get_wait_condition("w") is None
 
 
 def is_purge(data: bytes) -> bool:
