@@ -33,7 +33,6 @@ from catga_store.conversation import Greet
 from catga_store.conversation import Greeting
 from catga_store.conversation import Message
 from catga_store.conversation import NotSentError
-from catga_store.conversation import Pause
 from catga_store.conversation import Publish
 from catga_store.conversation import ReplyLostError
 from catga_store.conversation import Request
@@ -121,9 +120,6 @@ class NatsLink:
 
     async def perform(self, request: Request[Any], /) -> Any:
         """The reply. Cancelled while it waits, the request may have been sent and applied."""
-        if isinstance(request, Pause):
-            return await asyncio.sleep(request.seconds)
-
         line = await self._connected()
         if isinstance(request, Greet):
             return self._greeting()
@@ -154,11 +150,16 @@ class NatsLink:
             await line.close()
 
         if self._owned:
-            # While it is being connected anew, nats-py may cancel what closes it.
-            closing = asyncio.create_task(client.close())
-            await asyncio.wait([closing])
-            if not closing.cancelled() and (error := closing.exception()) is not None:
-                _log.debug("the connection to NATS was closed with an error: %r", error)
+            await self._shut(client)
+
+    async def _shut(self, client: Client) -> None:
+        # While it is being connected anew, nats-py may cancel what closes it.
+        closing = asyncio.create_task(client.close())
+        self._tasks.add(closing)
+        closing.add_done_callback(self._tasks.discard)
+        await asyncio.wait([closing])
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            _log.debug("the connection to NATS was closed with an error: %r", error)
 
     # the connection ---------------------------------------------------------------------------------
 
@@ -210,11 +211,18 @@ class NatsLink:
         line = self._line = Line(client, self._timeout)
         try:
             await line.open()
-        except nats_errors.Error as error:
+        except BaseException as error:
+            self._line = None
+            if self._owned:  # nobody else knows it, also when a cancellation stops us here
+                await self._shut(client)
+
+            if not isinstance(error, nats_errors.Error):
+                raise
+
             message = f"the connection to NATS is lost: {error!r}"
             raise NotSentError(message) from error
 
-        self._client = client
+        self._client, self._line = client, line
         if self._closed:  # while it was opened
             await self.close()
             message = "the store was closed"

@@ -137,6 +137,9 @@ class Line:
                     await self._landed
 
         self.fail_all(ReplyLostError("the store was closed"))
+        if self._subscription is None:
+            return
+
         _routes_of(self._client).pop(self._subscription._id, None)  # noqa: SLF001  see above
         if self._client.is_connected:
             with contextlib.suppress(nats_errors.Error):

@@ -982,6 +982,7 @@ STAYS: dict[str, str] = {
     "test_mutants": "this catalogue",
     "test_nats_conversations": "odd answers, one by one; what a whole store tells of them comes first",
     "test_nats_due": "what claims and pages cost among many; what they answer, others say first",
+    "test_nats_lines": "a real line to NATS that breaks or is closed; the faults of test_faults come first",
     "test_nats_processes": "real processes and killed servers on NATS",
     "test_plugin": "the fixtures, in runs of their own",
     "test_public_face": "names and signatures",
