@@ -18,6 +18,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import anyio
 import pytest
@@ -35,10 +36,14 @@ from catga_store.conversation import Pipe
 from catga_store.conversation import ReplyLostError
 from catga_store.conversation import Request
 from catga_store.conversation import ask
+from catga_store.drivers import portal
 from catga_store.drivers.any_loop import AnyLoopDriver
 from catga_store.drivers.asyncio_driver import AsyncioDriver
+from catga_store.drivers.finishing import OwnTask
+from catga_store.drivers.finishing import see_through
 from catga_store.drivers.portal import PortalDriver
 from catga_store.drivers.portal import TrioPortalDriver
+from catga_store.drivers.portal import _Crossing
 from catga_store.drivers.redis_asyncio import open_redis_link
 from catga_store.records import Commit
 from catga_store.records import Ping
@@ -340,6 +345,125 @@ def test_asyncio_cancels_in_its_own_ways(
     assert settled == [1]
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_write_that_fails_after_it_was_cancelled(
+    make_link: Callable[[], Any], direct: Any, times: int
+) -> None:
+    """Its conversation has the failure; the caller goes on with the cancellation."""
+    settled: list[BaseException] = []
+
+    def conversation() -> Conversation[None]:
+        try:
+            yield Resolve("r", ())
+        except ReplyLostError as error:
+            settled.append(error)
+
+    async def main() -> None:
+        driver = AsyncioDriver(TinyStore(), make_link, SECONDS)
+        task = asyncio.create_task(driver.run(conversation()))
+        await until_blocked(direct)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0)
+
+        direct.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        await driver.close()
+
+    asyncio.run(main())
+    assert len(settled) == 1
+
+
+class SlowLink(TaskLink):
+    """A link that closes when it may, and then fails if it is told to."""
+
+    def __init__(self, url: str, failure: Exception | None = None) -> None:
+        super().__init__(url)
+        self.closing, self.may_close = asyncio.Event(), asyncio.Event()
+        self.failure = failure
+        self.close = self.close_slowly
+
+    async def close_slowly(self) -> None:
+        """Close once it may."""
+        self.closing.set()
+        await self.may_close.wait()
+        await self.link.close()
+        if self.failure is not None:
+            raise self.failure
+
+
+@pytest.mark.parametrize("failure", [None, OSError("as it wishes")])
+def test_closing_is_seen_through(
+    server: RedisServer, direct: Any, failure: Exception | None
+) -> None:
+    """Cancelled meanwhile, it closes the connection all the same; a failure is told before."""
+
+    async def main() -> None:
+        before = len(direct.client_list())
+        link = SlowLink(server.url, failure)
+        driver = AsyncioDriver(TinyStore(), lambda: link, SECONDS)
+        assert await driver.ask(Ping()) == b"here"
+        task = asyncio.create_task(driver.close())
+        await link.closing.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        link.may_close.set()
+        with pytest.raises(asyncio.CancelledError if failure is None else OSError):
+            await task
+
+        while len(direct.client_list()) != before:  # noqa: ASYNC110  only the server knows
+            await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+
+
+def test_a_driver_that_was_never_used_is_closed(make_link: Callable[[], Any], direct: Any) -> None:
+    """Nothing was opened for it, and nothing is."""
+    before = len(direct.client_list())
+    asyncio.run(AsyncioDriver(TinyStore(), make_link, SECONDS).close())
+    assert len(direct.client_list()) == before
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_what_is_seen_through_may_be_cancelled_itself(waiting: bool) -> None:
+    """Then there is no reply to be told with the cancellation; whoever waits is cancelled."""
+
+    async def main() -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(see_through(future))
+        await asyncio.sleep(0)
+        if waiting:
+            task.cancel()
+            await asyncio.sleep(0)
+            assert not task.done()
+
+        future.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
+def test_a_request_with_a_task_of_its_own_is_waited_for_again() -> None:
+    """Whoever was cancelled while it was under way is given its reply later."""
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def work() -> str:
+            await gate.wait()
+            return "done"
+
+        started = OwnTask(asyncio.create_task(work()))
+        started.ended.cancel()
+        gate.set()
+        assert await started.again() == "done"
+
+    asyncio.run(main())
+
+
 # --- blocking callers -------------------------------------------------------------------------------
 
 
@@ -433,6 +557,31 @@ def test_closing_ends_what_is_under_way(make_link: Callable[[], Any], direct: An
         driver.ask(Ping())
 
 
+def test_what_is_asked_while_the_portal_ends_is_told(make_link: Callable[[], Any]) -> None:
+    """Its loop is closed and its thread has not said so yet: nobody waits for ever."""
+    driver = PortalDriver(TinyStore(), make_link, SECONDS)
+    assert driver.ask(Ping()) == b"here"
+    ending = driver._portal
+    assert ending is not None
+    told = threading.Event()
+    crossing = _Crossing(Ping(), told.set)
+    # What it must have to say so, and what to send it takes, too.
+    ending._lock = lock = threading.RLock()  # type: ignore[assignment]  of another kind
+    with lock:
+        ending.stop()
+        until = time.monotonic() + SECONDS
+        while not ending._loop.is_closed():
+            assert time.monotonic() < until
+
+        ending.send(crossing)
+
+    assert told.wait(SECONDS)
+    with pytest.raises(cs.StoreClosedError):
+        crossing.result()
+
+    driver.close()
+
+
 def test_a_forgotten_portal_ends(make_link: Callable[[], Any]) -> None:
     """The thread of a driver that is collected without being closed ends."""
     driver = PortalDriver(TinyStore(), make_link, SECONDS)
@@ -442,6 +591,25 @@ def test_a_forgotten_portal_ends(make_link: Callable[[], Any]) -> None:
     gc.collect()
     thread.join(SECONDS)
     assert not thread.is_alive()
+
+
+def test_a_portal_of_the_parent_is_left_alone(
+    blocking: PortalDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child keeps it from being collected, and neither stops it nor waits for it."""
+    assert blocking.ask(Ping()) == b"here"
+    running = blocking._portal
+    assert running is not None
+    monkeypatch.setattr(portal, "_portals", WeakSet([running]))
+    monkeypatch.setattr(portal, "_of_parent", [])
+    monkeypatch.setattr(portal, "_starting", portal._starting)
+    portal._after_fork()
+    assert (list(portal._portals), portal._of_parent) == ([], [running])
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "pid", -1)
+        blocking.close()
+
+    assert blocking.ask(Ping()) == b"here"
 
 
 def test_a_forked_child_has_a_portal_of_its_own(blocking: PortalDriver, direct: Any) -> None:

@@ -58,7 +58,6 @@ class _Crossing:
     def __init__(self, request: Request[Any], wake: Callable[[], object]) -> None:
         self.request = request
         self.task: asyncio.Task[Any] | None = None
-        self.abandoned = False
         self._wake = wake
         self._reply: Any = None
         self._error: BaseException | None = None
@@ -86,19 +85,21 @@ class _Portal:
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._lock = threading.Lock()
-        self._crossings: set[_Crossing] | None = set()
-        """What is under way; `None` once the thread has ended."""
+        self._crossings: set[_Crossing] = set()
+        """What is under way."""
+        self._ended = False
         self._thread = threading.Thread(target=self._live, name="catga-store-portal", daemon=True)
         self._thread.start()
 
     def send(self, crossing: _Crossing) -> None:
         """Start a request; `StoreClosedError` if the portal has ended."""
         with self._lock:
-            if self._crossings is None:
+            if self._ended:
                 raise _closed()
 
+            # If the loop is closed, and its thread has not said so yet, it will settle what is here.
             self._crossings.add(crossing)
-            self._loop.call_soon_threadsafe(self._start, crossing)
+            self._call(self._start, crossing)
 
     def abandon(self, crossing: _Crossing) -> None:
         """Stop a request that nobody waits for any more; does not wait for its end."""
@@ -126,29 +127,26 @@ class _Portal:
                 runner.run(self._until_stopped())
         finally:
             with self._lock:
-                left, self._crossings = self._crossings, None
+                self._ended = True
 
-            for crossing in left or ():
+            for crossing in self._crossings:
                 crossing.settle(None, _closed())
 
     async def _until_stopped(self) -> None:
         await self._stopping.wait()
         await self._units.close()
         # The closed link has failed whatever it held, so that every request comes to a definite end.
-        tasks = [one.task for one in self._crossings or () if one.task is not None]
+        # A copy, because others may still add theirs.
+        tasks = [one.task for one in self._crossings.copy() if one.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=self._units.timeout)
 
     def _start(self, crossing: _Crossing) -> None:
-        if crossing.abandoned:
-            self._forget(crossing)
-            return
-
         crossing.task = self._loop.create_task(self._units.perform(crossing.request))
         crossing.task.add_done_callback(partial(self._end, crossing))
 
     def _end(self, crossing: _Crossing, task: asyncio.Task[Any]) -> None:
-        self._forget(crossing)
+        self._crossings.discard(crossing)
         if task.cancelled():
             crossing.settle(None, _closed())
         elif (error := task.exception()) is not None:
@@ -156,15 +154,10 @@ class _Portal:
         else:
             crossing.settle(task.result())
 
-    def _forget(self, crossing: _Crossing) -> None:
-        if self._crossings is not None:
-            self._crossings.discard(crossing)
-
     @staticmethod
     def _cancel(crossing: _Crossing) -> None:
-        crossing.abandoned = True
-        if crossing.task is not None:
-            crossing.task.cancel()
+        assert crossing.task is not None  # noqa: S101  for the type checker: its start came before
+        crossing.task.cancel()
 
 
 def _closed() -> StoreClosedError:
