@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from collections.abc import AsyncIterator
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Coroutine
 from collections.abc import Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -57,8 +58,15 @@ _loop_mark: RunVar[object] = RunVar("catga_store_loop")
 class AsyncDriver(Protocol):
     """Runs conversations over waist requests by awaiting."""
 
-    async def run(self, conversation: Conversation[T], /) -> T:
+    def run(self, conversation: Conversation[T], /) -> Coroutine[Any, Any, T]:
         """Run a conversation to its end."""
+        ...
+
+    def at_home(self) -> Callable[[], bool]:
+        """A cheap check for later: whether the caller is on the event loop that runs now.
+
+        `False` may also be said where that is not cheap to tell.
+        """
         ...
 
     async def close(self) -> None:
@@ -69,7 +77,7 @@ class AsyncDriver(Protocol):
 class AsyncRun(Protocol):
     """Runs a conversation by awaiting."""
 
-    async def __call__(self, conversation: Conversation[T], /) -> T:
+    def __call__(self, conversation: Conversation[T], /) -> Coroutine[Any, Any, T]:
         """Run it to its end."""
         ...
 
@@ -88,9 +96,13 @@ class AsyncStore:
         self._operations = Operations(settings)
         self._closed = False
         self._loop: object | None = None
+        self._at_home: Callable[[], bool] | None = None
 
-    async def _run(self, conversation: Conversation[T]) -> T:
-        self._check_loop()
+    def _run(self, conversation: Conversation[T]) -> Coroutine[Any, Any, T]:
+        # It hands a coroutine on: one of its own would cost each operation as much as its rules do.
+        if self._at_home is None or not self._at_home():
+            self._check_loop()
+
         if self._closed:
             message = f"{self!r} cannot be used: it was closed; open it anew"
             raise StoreClosedError(message)
@@ -98,7 +110,7 @@ class AsyncStore:
         if self._watch is not None:
             conversation = self._watch(self, conversation)
 
-        return await self._driver.run(conversation)
+        return self._driver.run(conversation)
 
     def _check_loop(self) -> None:
         try:
@@ -109,6 +121,7 @@ class AsyncStore:
 
         if self._loop is None:
             self._loop = mark
+            self._at_home = self._driver.at_home()
         elif self._loop is not mark:
             message = f"{self!r} belongs to another event loop; open one in each"
             raise UsageError(message)

@@ -192,6 +192,9 @@ def encode_token(any_id: str) -> str:
     >>> encode_token("order.1 ü")
     'order=2E1=20=C3=BC'
     """
+    if any_id.isascii():
+        return any_id.translate(_TOKENS)
+
     return "".join([_TOKENS[byte] for byte in any_id.encode()])
 
 

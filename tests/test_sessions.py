@@ -1431,8 +1431,10 @@ def test_a_commit_that_was_given_up_is_never_applied(store: cs.Store) -> None:
 
     wire.on_write = None
     assert store.resolve_commit(caught.value) is None
+    assert late
     for call in late:
-        wire.inner(call)
+        with pytest.raises(cs.StoreUnavailableError, match="given up"):
+            wire.inner(call)
 
     assert store.get_one("f").state == {"n": 0}
 

@@ -83,22 +83,35 @@ def check_text(value: str) -> None:
 
 
 def _check_list(value: list[Any], active: set[int], harmless: frozenset[Kind]) -> None:
-    enter(value, active)
+    # Every value of a plain state comes by here and below: what is most common is written out.
+    own = id(value)
+    if own in active or len(active) >= MAX_LEVELS:
+        enter(value, active)
+
+    active.add(own)
     index = 0
     try:
         for item in value:
-            if item.__class__ not in harmless:
-                _CHECKS.get(item.__class__, _refuse)(item, active, harmless)
+            kind = item.__class__
+            if kind is int:
+                if not TOO_LOW < item < TOO_HIGH:
+                    raise too_long()  # noqa: TRY301  the place is added below
+            elif kind not in harmless:
+                _CHECKS.get(kind, _refuse)(item, active, harmless)
 
             index += 1
     except Exception as error:
         raise at(error, f"[{index}]")
 
-    active.discard(id(value))
+    active.discard(own)
 
 
 def _check_dict(value: dict[Any, Any], active: set[int], harmless: frozenset[Kind]) -> None:
-    enter(value, active)
+    own = id(value)
+    if own in active or len(active) >= MAX_LEVELS:
+        enter(value, active)
+
+    active.add(own)
     texts = str not in harmless
     key: Any = None
     try:
@@ -109,12 +122,16 @@ def _check_dict(value: dict[Any, Any], active: set[int], harmless: frozenset[Kin
             if texts:
                 check_text(key)
 
-            if item.__class__ not in harmless:
-                _CHECKS.get(item.__class__, _refuse)(item, active, harmless)
+            kind = item.__class__
+            if kind is int:
+                if not TOO_LOW < item < TOO_HIGH:
+                    raise too_long()  # noqa: TRY301  the place is added below
+            elif kind not in harmless:
+                _CHECKS.get(kind, _refuse)(item, active, harmless)
     except Exception as error:
         raise at(error, key_part(key))
 
-    active.discard(id(value))
+    active.discard(own)
 
 
 def _check_int(value: int, _: set[int], __: frozenset[Kind]) -> None:

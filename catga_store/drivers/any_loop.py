@@ -6,12 +6,14 @@ On asyncio the link runs on the caller's loop; on trio it runs in the store's po
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Coroutine
 from typing import Any
 from typing import TypeVar
 
 from catga_store.conversation import Conversation
 from catga_store.conversation import Request
 from catga_store.drivers.asyncio_driver import AsyncioDriver
+from catga_store.drivers.finishing import at_home
 from catga_store.drivers.finishing import on_asyncio
 from catga_store.drivers.portal import TrioPortalDriver
 from catga_store.drivers.remote import AsyncLink
@@ -32,13 +34,17 @@ class AnyLoopDriver:
         self._parts = (waist, make_link, timeout)
         self._driver: AsyncioDriver | TrioPortalDriver | None = None
 
-    async def run(self, conversation: Conversation[T]) -> T:
+    def run(self, conversation: Conversation[T]) -> Coroutine[Any, Any, T]:
         """Run a conversation over waist requests to its end."""
-        return await self._find().run(conversation)
+        return self._find().run(conversation)
 
     async def ask(self, request: Request[Any]) -> Any:
         """Perform one request."""
         return await self._find().ask(request)
+
+    def at_home(self) -> Callable[[], bool]:
+        """See `finishing.at_home`."""
+        return at_home()
 
     async def close(self) -> None:
         """Close the link, if there is one."""

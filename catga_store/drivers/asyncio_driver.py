@@ -11,6 +11,7 @@ import asyncio
 import weakref
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 from typing import TypeVar
@@ -52,9 +53,9 @@ class AsyncioUnits:
         self._starting: StartingLink | None = None
         self._closed = False
 
-    async def perform(self, request: Request[Any]) -> Any:
+    def perform(self, request: Request[Any]) -> Coroutine[Any, Any, Any]:
         """The reply to a waist request, as part of the calling task."""
-        return await arun(self.waist.converse(request), self._perform_wire)
+        return arun(self.waist.converse(request), self._perform_wire)
 
     async def perform_to_end(self, request: Request[Any]) -> Any:
         """The same; a cancellation meanwhile is raised as `Finished` when there is a reply."""
@@ -104,16 +105,16 @@ class AsyncioUnits:
         except StopIteration as stop:
             return stop.value
 
-    async def _perform_wire(self, request: Request[Any]) -> Any:
+    def _perform_wire(self, request: Request[Any]) -> Awaitable[Any]:
         if isinstance(request, Pause):
-            return await self.sleep(request.seconds)
+            return self.sleep(request.seconds)
 
         link = self._open()
         if link is None:
             message = "the store was closed"
             raise NotSentError(message)
 
-        return await link.perform(request)
+        return link.perform(request)
 
     def _open(self) -> AsyncLink | None:
         if self.link is None and not self._closed:
@@ -141,9 +142,9 @@ class AsyncioDriver:
         self._units = AsyncioUnits(waist, make_link, timeout)
         self._finalizer: weakref.finalize[Any, AsyncioDriver] | None = None
 
-    async def run(self, conversation: Conversation[T]) -> T:
+    def run(self, conversation: Conversation[T]) -> Coroutine[Any, Any, T]:
         """Run a conversation to its end."""
-        return await arun(conversation, self.ask)
+        return arun(conversation, self.ask)
 
     async def ask(self, request: Request[Any]) -> Any:
         """Perform one request. Cancelled, one that writes raises `Finished` when it has ended.

@@ -19,7 +19,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from catga_store.conversation import Finished
 
-__all__ = ["OwnTask", "call_abandonable", "call_to_end", "on_asyncio", "see_through"]
+__all__ = ["OwnTask", "at_home", "call_abandonable", "call_to_end", "on_asyncio", "see_through"]
 
 R = TypeVar("R")
 
@@ -27,6 +27,22 @@ R = TypeVar("R")
 def on_asyncio() -> bool:
     """Whether the caller's event loop is asyncio; trio as a guest of asyncio is trio."""
     return get_cancelled_exc_class() is asyncio.CancelledError
+
+
+def at_home() -> Callable[[], bool]:
+    """A cheap check for later: whether the caller is on the loop that runs now; on trio it is not."""
+    if not on_asyncio():
+        return lambda: False
+
+    loop = asyncio.get_running_loop()
+
+    def is_here() -> bool:
+        try:
+            return asyncio.get_running_loop() is loop
+        except RuntimeError:  # on trio
+            return False
+
+    return is_here
 
 
 async def see_through(future: asyncio.Future[R]) -> R:

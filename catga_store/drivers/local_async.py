@@ -22,6 +22,7 @@ from catga_store.conversation import Request
 from catga_store.conversation import arun
 from catga_store.conversation import ask
 from catga_store.conversation import through
+from catga_store.drivers.finishing import at_home
 from catga_store.drivers.finishing import call_abandonable
 from catga_store.drivers.finishing import call_to_end
 from catga_store.drivers.local import Local
@@ -47,6 +48,10 @@ class AsyncLocalDriver(Local):
             await checkpoint()
 
         return await arun(through(conversation, self._converse), self._perform)
+
+    def at_home(self) -> Callable[[], bool]:
+        """See `finishing.at_home`."""
+        return at_home()
 
     def _converse(self, request: Request[Any]) -> Conversation[Any]:
         if isinstance(request, Pause | Invoke):

@@ -13,7 +13,6 @@ no other.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import re
@@ -23,6 +22,7 @@ from typing import Any
 from typing import NamedTuple
 
 import nats
+from msgspec import json
 from nats import errors as nats_errors
 
 from catga_store.conversation import UNTRUSTED
@@ -120,7 +120,11 @@ class NatsLink:
 
     async def perform(self, request: Request[Any], /) -> Any:
         """The reply. Cancelled while it waits, the request may have been sent and applied."""
-        line = await self._connected()
+        line = self._line
+        client = self._client
+        if line is None or client is None or not client.is_connected or self._refused is not None:
+            line = await self._connected()
+
         if isinstance(request, Greet):
             return self._greeting()
 
@@ -129,10 +133,22 @@ class NatsLink:
 
         assert isinstance(request, Asks), request  # noqa: S101  there are no others
         first = request.asks[0]
-        if first.last and len(request.asks) == 1:
-            return (((await self._last(line, first)),),)
+        if not first.last or len(request.asks) != 1:
+            return await _ask_all(line, request).ended
 
-        return await _ask_all(line, request).ended
+        # The last message of a subject: alone, or with others while reads are on their way.
+        if self._reading < _READS:
+            self._reading += 1
+            try:
+                return await _ask_all(line, request).ended
+            finally:
+                self._reading -= 1
+                if self._reads:
+                    self._read_queued()
+
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._reads.append((first, future))
+        return ((await future,),)
 
     async def close(self) -> None:
         """Let what is on its way end, then close the connection if the link opened it."""
@@ -333,21 +349,6 @@ class NatsLink:
 
     # reads together -----------------------------------------------------------------------------------
 
-    async def _last(self, line: Line, ask: Ask) -> Answer:
-        """The last message of a subject: alone, or with others while reads are on their way."""
-        if self._reading < _READS:
-            self._reading += 1
-            try:
-                answers: tuple[tuple[Answer]] = await _ask_all(line, Asks((ask,))).ended
-                return answers[0][0]
-            finally:
-                self._reading -= 1
-                self._read_queued()
-
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._reads.append((ask, future))
-        return await future
-
     def _read_queued(self) -> None:
         """Ask for what has gathered, in a task: whoever gathered it may be cancelled."""
         self._reads = [(ask, future) for ask, future in self._reads if not future.done()]
@@ -361,7 +362,7 @@ class NatsLink:
     async def _read_together(self, some: list[tuple[Ask, asyncio.Future[Answer]]]) -> None:
         try:
             subjects = list(dict.fromkeys(ask.last for ask, _ in some))
-            payload = json.dumps({"multi_last": subjects}).encode()
+            payload = json.encode({"multi_last": subjects})
             line = await self._connected()
             together = Asks((Ask(some[0][0].subject, payload, many=True),))
             (answers,) = await _ask_all(line, together).ended
@@ -431,7 +432,7 @@ class NatsLink:
 
             raise
 
-        ack: dict[str, Any] = json.loads(answer.data) if answer.data else {}
+        ack: dict[str, Any] = json.decode(answer.data) if answer.data else {}
         stored = bool(ack.get("seq"))  # a refusal says 0
         in_part = ack.get("error", {}).get("err_code") == _OUT_OF_STORAGE
         if len(group) > 1 and not stored and not in_part:
@@ -443,7 +444,7 @@ class NatsLink:
         last = ack.get("seq", 0)
         for batch in reversed(group):
             if stored:
-                answer = Answer(0, {}, json.dumps({"seq": last}).encode())
+                answer = Answer(0, {}, json.encode({"seq": last}))
                 last -= len(batch.messages)
 
             batch.flight.settle((answer,))

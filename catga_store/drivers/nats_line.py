@@ -158,17 +158,19 @@ class Line:
         flight.flat = flat
         token = flight.first
         data: list[bytes] = []
+        longest = 0
         for message in messages:
-            data += _packed(message, f"{self.prefix}{token}", message.headers)
+            longest = max(longest, _pack(data, message, f"{self.prefix}{token}", message.headers))
             token += 1
 
-        self._send(flight, data)
+        self._send(flight, data, longest)
         return flight
 
     def ask_batch(self, messages: Sequence[Message], name: str) -> Flight:
         """Send messages as one atomic batch, which has one answer."""
         flight = self._flight([message.subject for message in messages], 1, ())
         data: list[bytes] = []
+        longest = 0
         for number, message in enumerate(messages, start=1):
             headers = {
                 **message.headers,
@@ -180,9 +182,9 @@ class Line:
                 headers["Nats-Batch-Commit"] = "1"
                 reply = f"{self.prefix}{flight.first}"
 
-            data += _packed(message, reply, headers)
+            longest = max(longest, _pack(data, message, reply, headers))
 
-        self._send(flight, data)
+        self._send(flight, data, longest)
         return flight
 
     def tell(self, messages: Sequence[Message]) -> Flight:
@@ -190,15 +192,17 @@ class Line:
         flight = Flight(self._loop.create_future(), ())
         flight.settle(())
         if self._client.is_connected:
-            self._write(
-                [part for message in messages for part in _packed(message, "", message.headers)]
-            )
+            data: list[bytes] = []
+            for message in messages:
+                _pack(data, message, "", message.headers)
+
+            self._write(data)
 
         return flight
 
     def _flight(self, subjects: Sequence[str], number: int, many: Sequence[bool]) -> Flight:
         flight = Flight(self._loop.create_future(), subjects)
-        flight.answers = [[] for _ in range(number)]
+        flight.answers = [[]] if number == 1 else [[] for _ in range(number)]
         flight.left = number
         flight.many = many
         flight.first = self._number
@@ -206,16 +210,13 @@ class Line:
         self._number += number
         return flight
 
-    def _send(self, flight: Flight, data: list[bytes]) -> None:
+    def _send(self, flight: Flight, data: list[bytes], longest: int) -> None:
         if not self._client.is_connected:
             flight.fail(NotSentError("the connection to NATS is lost"))
             return
 
         most = self._client.max_payload
-        if any(
-            len(head) + len(payload) > most
-            for head, payload in zip(data[::3], data[1::3], strict=True)
-        ):
+        if longest > most:
             flight.fail(
                 NotSentError(f"a message is larger than the {most} bytes that the server takes")
             )
@@ -358,16 +359,19 @@ def _routes_of(client: Any) -> dict[int, _Receive]:
     return router.routes
 
 
-def _packed(message: Message, reply: str, headers: dict[str, str]) -> tuple[bytes, bytes, bytes]:
-    """What the protocol of NATS makes of a message."""
-    payload = message.payload
-    if not headers:
-        return f"PUB {message.subject} {reply} {len(payload)}\r\n".encode(), payload, b"\r\n"
+def _pack(data: list[bytes], message: Message, reply: str, headers: dict[str, str]) -> int:
+    """Append what the protocol of NATS makes of a message; about its size, and no less."""
+    subject, payload, _ = message
+    size = len(payload)
+    if headers:
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        before = len(lines) + _AROUND_HEADERS
+        line = f"HPUB {subject} {reply} {before} {before + size}\r\nNATS/1.0\r\n{lines}\r\n"
+    else:
+        line = f"PUB {subject} {reply} {size}\r\n"
 
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    size = len(lines) + _AROUND_HEADERS
-    line = f"HPUB {message.subject} {reply} {size} {size + len(payload)}\r\nNATS/1.0\r\n{lines}\r\n"
-    return line.encode("ascii"), payload, b"\r\n"
+    data += line.encode("ascii"), payload, b"\r\n"
+    return len(line) + size
 
 
 def _answer(data: bytes, raw: bytes | None) -> Answer:

@@ -20,6 +20,7 @@ import time
 import weakref
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -269,9 +270,9 @@ class TrioPortalDriver(_Portaled):
         self.sleep: Callable[[float], Awaitable[None]] = anyio.sleep
         """How it waits; may be replaced."""
 
-    async def run(self, conversation: Conversation[T]) -> T:
+    def run(self, conversation: Conversation[T]) -> Coroutine[Any, Any, T]:
         """Run a conversation over waist requests to its end."""
-        return await arun(conversation, self.ask)
+        return arun(conversation, self.ask)
 
     async def ask(self, request: Request[Any]) -> Any:
         """Perform one request."""

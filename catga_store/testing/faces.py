@@ -133,7 +133,8 @@ class AsyncFace(Face):
         return self._portal.call(partial(self.store.transact, call, attempts=attempts))
 
     def run(self, conversation: Conversation[T]) -> T:
-        return self._portal.call(self.store._run, conversation)
+        result: T = self._portal.call(self.store._run, conversation)
+        return result
 
     def reopen(self) -> None:
         self._portal.call(self.store.close)

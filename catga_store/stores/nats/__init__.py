@@ -191,11 +191,14 @@ class NatsWaist:
 
     def _commit(self, request: Commit) -> Conversation[Reply]:
         self._committed += 1
-        if self._committed % _SWEEP_EVERY == 0:
-            with suppress(StoreUnavailableError, CommitUncertainError):  # the commit says so itself
-                yield from self._sweeping.expired(Sweep(request.now_ms, _SWEEP_A_FEW))
+        commit = self._commits.commit(request)
+        return commit if self._committed % _SWEEP_EVERY else self._sweep_before(commit, request)
 
-        return (yield from self._commits.commit(request))
+    def _sweep_before(self, commit: Conversation[Reply], request: Commit) -> Conversation[Reply]:
+        with suppress(StoreUnavailableError, CommitUncertainError):  # the commit says so itself
+            yield from self._sweeping.expired(Sweep(request.now_ms, _SWEEP_A_FEW))
+
+        return (yield from commit)
 
     def _steps(self, request: Steps) -> Conversation[tuple[Found, ...]]:
         found, _ = yield from self._commits.decide(

@@ -24,6 +24,7 @@ from attrs import evolve
 from catga_store.conversation import Conversation
 from catga_store.conversation import Message
 from catga_store.conversation import NotSentError
+from catga_store.conversation import Publish
 from catga_store.conversation import ReplyLostError
 from catga_store.errors import CommitTooLargeError
 from catga_store.errors import CommitUncertainError
@@ -205,8 +206,17 @@ class Commits:
         """`Commit`."""
         deadline = self.exchange.deadline()
         lost: list[BaseException] = []
-        keys = _keys_of(request)
+        reply: Reply | None = None
         try:
+            try:
+                reply = yield from self._commit_at_once(request, deadline)
+            except ReplyLostError as error:
+                lost.append(error)
+
+            if reply is not None:
+                return reply
+
+            keys = _keys_of(request)
             reply = yield from self._until_it_is_certain(request, lost, deadline)
             if lost and isinstance(reply, Refused):
                 applied = yield from self.resolve(Resolve(request.id, keys))
@@ -222,7 +232,9 @@ class Commits:
                 yield from self._bear_out(keys, deadline)
         except StoreConfigError as error:
             # Entries and a single record are sent together: the server may have taken the record alone.
-            if len(keys) > 1 or not any(f"'{one}" in str(error) for one in self.layout.entries):
+            if len(_keys_of(request)) > 1 or not any(
+                f"'{one}" in str(error) for one in self.layout.entries
+            ):
                 raise
 
             message = f"commit {request.id} may have been written, its index entries were not"
@@ -231,20 +243,15 @@ class Commits:
             if not lost:
                 raise
 
-            raise _gave_up(request.id, keys, lost[-1], deadline) from error
+            raise _gave_up(request.id, _keys_of(request), lost[-1], deadline) from error
 
         return reply
 
     def _until_it_is_certain(
         self, request: Commit, lost: list[BaseException], deadline: Deadline
     ) -> Conversation[Reply]:
-        """Write until there is a reply, remembering those that were lost."""
+        """Read and write until there is a reply, remembering those that were lost."""
         reply: Reply | None = None
-        try:
-            reply = yield from self._commit_at_once(request, deadline)
-        except ReplyLostError as error:
-            lost.append(error)
-
         while reply is None:
             try:
                 reply = yield from self._commit(request, deadline, again=bool(lost))
@@ -263,7 +270,6 @@ class Commits:
         """The commit of flows without reading them; `None` if they must be read after all."""
         plan = _Plan([], [], [], [])
         heads: list[Head] = []
-        outcomes: list[Outcome] = []
         for change in request.changes:
             head = None
             if isinstance(change, Put) and change.key.kind == FLOW and not change.fresh:
@@ -273,24 +279,43 @@ class Commits:
                 return None
 
             heads.append(head)
-            outcomes.append(Outcome(head.version, request.id, head.status, head.created_ms))
 
         log: list[Message] = []
-        if len(heads) == 1:
-            plan.records[0][1].headers["Nats-Msg-Id"] = request.id
+        if len(heads) > 1:
+            done = [Outcome(one.version, request.id, one.status, one.created_ms) for one in heads]
+            log = [self._log(plan, request, Applied(tuple(done)))]
         else:
-            log = [self._log(plan, request, Applied(tuple(outcomes)))]
+            plan.records[0][1].headers["Nats-Msg-Id"] = request.id
 
-        ack = yield from self._send(plan, log, deadline)
+        if log or plan.entries or plan.purges:
+            ack = yield from self._send(plan, log, deadline)
+        else:
+            ack = yield from self._send_alone(plan.records[0][1], deadline)
+
         if not ack.sequence or ack.duplicate:
             return None
 
-        for place, head in enumerate(heads):
-            revision = revision_at(request.id, ack.sequence + place)
+        outcomes: list[Outcome] = []
+        for sequence, head in enumerate(heads, start=ack.sequence):
+            revision = revision_at(request.id, sequence)
             _keep(self._known, revision, _Known(head.commits, ""), _KEPT)
-            outcomes[place] = outcomes[place]._replace(revision=revision)
+            outcomes.append(Outcome(head.version, revision, head.status, head.created_ms))
 
         return Applied(tuple(outcomes))
+
+    def _send_alone(self, message: Message, deadline: Deadline) -> Conversation[Ack]:
+        """`_send` for what most commits are: one record, with nothing before or after it."""
+        try:
+            (answer,) = yield Publish((message,), atomic=False)
+        except NotSentError as error:
+            raise _not_written(error) from error
+
+        ack = self.exchange.ack(answer)
+        if ack.refusal is not None:
+            raise ack.refusal
+
+        deadline.reason = ack.text
+        return ack
 
     def _put_at_once(self, plan: _Plan, change: Put, request: Commit) -> Head | None:
         """Plan the write of a flow, from what was read when it was; `None` if that is not enough."""
@@ -877,8 +902,11 @@ class Commits:
         try:
             return (yield from self.exchange.publish_apart(messages, atomic=atomic))
         except NotSentError as error:
-            message = f"{error}; nothing was written"
-            raise StoreUnavailableError(message) from error
+            raise _not_written(error) from error
+
+
+def _not_written(error: NotSentError) -> StoreUnavailableError:
+    return StoreUnavailableError(f"{error}; nothing was written")
 
 
 # --- rules ----------------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 from typing import NamedTuple
 from zlib import crc32
 
+import msgspec
 from attrs import define
 from attrs import field
 
@@ -376,17 +378,27 @@ def sequence_of(revision: str) -> int | None:
 # --- text -----------------------------------------------------------------------------------------
 
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_encode_all = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _dump(fields: dict[str, Any]) -> bytes:
-    return _encode(fields).encode()
+    try:
+        return _encode(fields)
+    except UnicodeEncodeError:  # bytes that are no text, written as lone surrogates
+        return _encode_all(fields).encode()
 
 
 def _load(key: Key, text: bytes) -> tuple[dict[str, Any], bytes]:
     line, _, rest = text.partition(b"\n")
     try:
-        fields: dict[str, Any] = json.loads(line)
+        fields: dict[str, Any]
+        try:
+            fields = _decode(line)
+        except msgspec.DecodeError:  # lone surrogates, or what is no JSON at all
+            fields = json.loads(line)
+
         layout = fields["layout"]
     except (ValueError, KeyError, TypeError) as error:
         message = f"what is stored as {key} cannot be read: {error}; it is left as it is"
@@ -408,6 +420,9 @@ def _head_fields(head: Head) -> dict[str, Any]:
         **dict(zip(_HEAD_FIELDS, head, strict=False)),
         "commits": head.commits,
     }
+
+
+_head_of = itemgetter(*_HEAD_FIELDS)
 
 
 def _with_body(fields: dict[str, Any], body: Body) -> bytes:
@@ -440,7 +455,7 @@ def decode_record(key: Key, stored: Stored) -> tuple[Head, Body] | None:
     try:
         commits = tuple(fields["commits"])
         revision = fields.get("revision") or revision_at(commits[0], stored.sequence)
-        head = Head.of((*(fields[name] for name in _HEAD_FIELDS), revision, commits))
+        head = Head.of((*_head_of(fields), revision, commits))
         return head, _body_of(fields, rest)
     except (KeyError, IndexError, TypeError) as error:
         message = f"the head of {key} cannot be read: {error!r}; it is left as it is"

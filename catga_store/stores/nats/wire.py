@@ -8,7 +8,6 @@ an `Ack`.
 from __future__ import annotations
 
 import base64
-import json
 import random
 import sys
 import time
@@ -17,6 +16,8 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
+
+from msgspec import json
 
 from catga_store.conversation import Answer
 from catga_store.conversation import Ask
@@ -90,7 +91,7 @@ def api_error(answer: Answer) -> tuple[int, str]:
     if answer.status:
         return answer.status, answer.headers.get("Description", "")
 
-    error: dict[str, Any] = json.loads(answer.data).get("error") or {}
+    error: dict[str, Any] = json.decode(answer.data).get("error") or {}
     return int(error.get("err_code", error.get("code", 0))), str(error.get("description", ""))
 
 
@@ -154,13 +155,13 @@ class Exchange:
         self, verb: str, payload: dict[str, Any], deadline: Deadline
     ) -> Conversation[dict[str, Any]]:
         """One request to the JetStream API about the stream; its answer, without an error."""
-        ask = Ask(f"$JS.API.STREAM.{verb}.{self.stream}", json.dumps(payload).encode())
+        ask = Ask(f"$JS.API.STREAM.{verb}.{self.stream}", json.encode(payload))
 
         while True:
             ((answer,),) = yield from self.ask((ask,), deadline)
             code, text = api_error(answer)
             if not code:
-                reply: dict[str, Any] = json.loads(answer.data)
+                reply: dict[str, Any] = json.decode(answer.data)
                 return reply
 
             if code not in _BUSY or deadline.has_passed():
@@ -197,7 +198,7 @@ class Exchange:
         found: dict[str, Stored] = dict.fromkeys(wanted, NOTHING)
         if len(wanted) == 1:
             subject = f"$JS.API.DIRECT.GET.{self.stream}"
-            payload = json.dumps({"last_by_subj": wanted[0]}).encode()
+            payload = json.encode({"last_by_subj": wanted[0]})
             ask = Ask(subject, payload, last=wanted[0])
             ((answer,),) = yield from self.ask((ask,), deadline)
             if answer.status == 0:
@@ -234,7 +235,7 @@ class Exchange:
         """
         subject = f"$JS.API.DIRECT.GET.{self.stream}"
         if not self.leader:
-            ask = Ask(subject, json.dumps(payload).encode(), many=True)
+            ask = Ask(subject, json.encode(payload), many=True)
             (answers,) = yield from self.ask((ask,), deadline)
             return self._unless_refused(answers)
 
@@ -244,12 +245,12 @@ class Exchange:
 
         looks = (
             Ask(f"$JS.API.STREAM.INFO.{self.stream}", b""),
-            Ask(subject, json.dumps(payload).encode(), many=True),
+            Ask(subject, json.encode(payload), many=True),
         )
         for _ in range(_LOOKS):
             (info,), answers = yield from self.ask(looks, deadline)
             if not api_error(info)[0]:
-                needed = int(json.loads(info.data)["state"]["last_seq"])
+                needed = int(json.decode(info.data)["state"]["last_seq"])
                 end = self._unless_refused(answers)[-1]
                 if end.status == _TOO_MANY or int(end.headers.get(_UP_TO, "0")) >= needed:
                     return tuple(
@@ -273,14 +274,14 @@ class Exchange:
         found: dict[str, Stored] = {}
 
         while subjects:
-            asks = [Ask(api, json.dumps({"last_by_subj": one}).encode()) for one in subjects]
+            asks = [Ask(api, json.encode({"last_by_subj": one})) for one in subjects]
             answers = yield from self.ask(asks, deadline)
             again: list[str] = []
 
             for subject, (answer,) in zip(subjects, answers, strict=True):
                 code, text = api_error(answer)
                 if not code:
-                    found[subject] = _stored_by_leader(json.loads(answer.data)["message"])
+                    found[subject] = _stored_by_leader(json.decode(answer.data)["message"])
                 elif code == _NO_MESSAGE:
                     found[subject] = NOTHING
                 elif code in _BUSY and not deadline.has_passed():
@@ -302,7 +303,7 @@ class Exchange:
 
         while left:
             asks = [
-                Ask(api, json.dumps({"subjects_filter": filters[place], "offset": at}).encode())
+                Ask(api, json.encode({"subjects_filter": filters[place], "offset": at}))
                 for place, at in left
             ]
             answers = yield from self.ask(asks, deadline)
@@ -317,7 +318,7 @@ class Exchange:
                 if code:
                     raise self.refusal(code, text)
 
-                reply = json.loads(answer.data)
+                reply = json.decode(answer.data)
                 names: list[str] = sorted(reply["state"].get("subjects") or ())
                 last = next(reversed(found[place]), "")
                 if at and names and names[0] > last:
@@ -369,13 +370,14 @@ class Exchange:
     ) -> Conversation[list[Ack]]:
         """The same, but a refusal is told with the message it is of: others may have been stored."""
         answers: tuple[Answer, ...] = yield Publish(tuple(messages), atomic)
-        return [self._ack(answer) for answer in answers]
+        return [self.ack(answer) for answer in answers]
 
-    def _ack(self, answer: Answer) -> Ack:
+    def ack(self, answer: Answer) -> Ack:
+        """What a server says of a publish."""
         if answer.status == _NO_RESPONDERS:
             return Ack(0, text="JetStream does not answer: no server leads the stream")
 
-        reply: dict[str, Any] = json.loads(answer.data)
+        reply: dict[str, Any] = json.decode(answer.data)
         error = reply.get("error")
         if error is None:
             return Ack(int(reply["seq"]), bool(reply.get("duplicate")))
@@ -478,7 +480,7 @@ def _purge(wanted: str, before: int | None) -> bytes:
     if before is not None:
         payload["seq"] = before
 
-    return json.dumps(payload).encode()
+    return json.encode(payload)
 
 
 def _stored(answer: Answer) -> Stored:
