@@ -40,6 +40,7 @@ from zoneinfo import ZoneInfo
 
 import attrs
 import pytest
+from typing_extensions import ReadOnly
 from typing_extensions import TypeAliasType
 
 from catga_store import codec
@@ -213,6 +214,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("$.by_number[1].sku", {"by_number": {1: Item(None)}}),  # type: ignore[arg-type]
     ("$.by_uuid[UUID('00000000-0000-0000-0000-000000000001')]", {"by_uuid": {UUID(int=1): "a"}}),
     ("$.by_flag[1]", {"by_flag": {1: 1}}),
+    ("$.by_flag", {"by_flag": OrderedDict()}),
     ("$.count", {"count": True}),
     ("$.count", {"count": 1.0}),
     ("$.count", {"count": Whole(1)}),
@@ -402,6 +404,20 @@ def test_a_full_call_stack_is_not_blamed_on_the_record() -> None:
         decode_json(b'["[[",' + b"[" * 200_000 + b"]" * 200_001)
 
 
+def test_data_that_is_read_on_a_full_call_stack_is_not_called_corrupt() -> None:
+    """What was written can be read, or there was no room for it: a `RecursionError`."""
+    data = b"[" * 99 + b"]" * 99
+    value = decode_json(data)
+    seen = set()
+    for frames in range(0, sys.getrecursionlimit(), 10):
+        try:
+            assert at_depth(frames, lambda: decode_json(data)) == value
+        except RecursionError as error:
+            seen.add(error.__class__)
+
+    assert seen == {RecursionError}
+
+
 # --- types ----------------------------------------------------------------------------------------
 
 
@@ -443,6 +459,16 @@ def test_the_text_of_a_date_is_no_datetime() -> None:
     """`fromisoformat` takes a date for midnight; a datetime read from it is a `StateTypeError`."""
     with pytest.raises(StateTypeError, match=r"at \$\.when expected .* found"):
         decode_state(b'{"when":"2024-01-01"}', Order)
+
+
+def test_a_key_that_is_a_datetime_is_written_as_its_text() -> None:
+    """Offset and all; a key of another class is refused at its place."""
+    held = holding(dict[datetime, int])
+    when = datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=1)))
+    (back,) = round_trip(held({when: 1})).field
+    assert (back, back.utcoffset()) == (when, timedelta(hours=1))
+    with pytest.raises(EncodingError, match=r"at \$\.field\.a expected datetime, found str"):
+        encode_state(held({"a": 1}), held)
 
 
 def test_a_decimal_is_read_exactly_in_any_context() -> None:
@@ -525,6 +551,61 @@ def test_a_type_that_became_a_union_reads_what_was_stored_if_only_one_fits() -> 
 
     with pytest.raises(StateTypeError, match="tagged with something else"):
         decode_state(b'{"field":{"$type":"os.system","value":{}}}', held)
+
+
+def test_a_literal_of_a_union_may_be_tagged() -> None:
+    """Texts and numbers of one literal beside dates, which are texts too, come back as they were."""
+    held = holding(list[Literal["a", 1] | date])
+    values = ["a", 1, date(2024, 1, 1)]
+    assert round_trip(held(values)).field == values
+    assert b'{"$type":"Literal","value":"a"}' in encode_state(held(values), held)
+    with pytest.raises(EncodingError, match=r"at \$\.field\[0\] expected Literal"):
+        encode_state(held(["b"]), held)
+
+
+def test_what_a_union_wraps_is_looked_through() -> None:
+    """A NewType and an Annotated are no members of their own: what they stand for is."""
+    held = holding(list[Sku | Annotated[int | None, "a note"]])
+    assert round_trip(held(["a", 1, None])).field == ["a", 1, None]
+    with pytest.raises(EncodingError, match=r"at \$\.field\[0\] expected str \| int \| None"):
+        encode_state(held([1.0]), held)
+
+
+def test_a_member_that_runs_out_of_stack_has_not_said_no() -> None:
+    """A `RecursionError` of a converter comes out; else another member would be taken instead."""
+
+    def dive(_: object) -> str:
+        return dive(_)
+
+    @attrs.define
+    class Deep:
+        name: str = attrs.field(converter=dive)
+
+    with pytest.raises(RecursionError):
+        decode_state(b'{"field":{"name":"a"}}', holding(Deep | Cat))
+
+
+class Shade(enum.Flag, boundary=enum.CONFORM):
+    """A flag that makes the best of any integer."""
+
+    DARK = 1
+    WARM = 2
+
+
+class Right(enum.IntFlag, boundary=enum.EJECT):
+    """A flag that answers an int for what is none of its own."""
+
+    READ = 1
+
+
+def test_a_flag_takes_the_integers_that_it_would_write() -> None:
+    """Others are refused, also where the class would answer another flag, or an int."""
+    held = holding(Shade | None)
+    assert round_trip(held(Shade.DARK | Shade.WARM)).field == Shade.DARK | Shade.WARM
+    assert round_trip(holding(Right)(Right.READ)).field is Right.READ
+    for kind in (Shade, Right):
+        with pytest.raises(StateTypeError, match=rf"at \$\.field expected {kind.__name__}, found"):
+            decode_state(b'{"field":9}', holding(kind))
 
 
 @attrs.define
@@ -687,6 +768,28 @@ def test_wrapped_types_are_what_they_wrap() -> None:
     assert round_trip(state) == state
 
 
+def test_what_annotates_a_type_need_not_hash() -> None:
+    """A container of an annotated type is kept, whatever the annotation is."""
+    held = holding(list[Annotated[int, ["a note"]]])
+    assert round_trip(held([1])).field == [1]
+    with pytest.raises(EncodingError, match=r"at \$\.field\[0\] expected int"):
+        encode_state(held(["a"]), held)
+
+
+class Fixed(TypedDict):
+    """A key that type checkers let nobody write."""
+
+    name: ReadOnly[str]
+    note: ReadOnly[NotRequired[str]]
+
+
+def test_a_read_only_key_is_kept_like_any_other() -> None:
+    """`ReadOnly` says nothing of what is stored, and does not hide `NotRequired`."""
+    assert round_trip({"name": "a"}, Fixed) == {"name": "a"}
+    with pytest.raises(EncodingError, match="no value for name"):
+        encode_state({"note": "a"}, Fixed)
+
+
 def test_tuples_may_be_empty_or_bare() -> None:
     """`tuple[()]` takes only the empty one; a bare container takes JSON data."""
     assert round_trip(holding(tuple[()])(())).field == ()
@@ -753,6 +856,14 @@ def test_fields_that_init_does_not_take_are_kept() -> None:
     object.__setattr__(counted, "b", 5)
     assert round_trip(counted) == counted
 
+    @attrs.define
+    class Later:
+        a: int
+        b: int = attrs.field(init=False)
+
+    with pytest.raises(StateTypeError, match="no value for b, which has no default"):
+        decode_state(b'{"a":1}', Later)
+
 
 def test_converters_and_validators_run_when_reading() -> None:
     """Reading goes through `__init__`; what a validator refuses is a `StateTypeError`."""
@@ -772,6 +883,24 @@ def test_converters_and_validators_run_when_reading() -> None:
         decode_state(b'{"upper":"a","small":10}', Checked)
 
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_what_a_class_refuses_only_once_is_told_all_the_same() -> None:
+    """The place is looked for by reading again; if that goes well, the first refusal is told."""
+    refusals = [ValueError("not yet")]
+
+    def check(*_: object) -> None:
+        if refusals:
+            raise refusals.pop()
+
+    @attrs.define
+    class Moody:
+        a: int = attrs.field(validator=check)
+
+    with pytest.raises(StateTypeError, match="at .* found .*not yet"):
+        decode_state(b'{"a":1}', Moody)
+
+    assert decode_state(b'{"a":1}', Moody) == Moody(1)
 
 
 def test_other_kinds_of_classes_work_too() -> None:
@@ -861,6 +990,14 @@ class OwnInit:
         self.a = b
 
 
+@attrs.define(init=False)
+class BuiltinInit:
+    """Its `__init__` is written in C, and does not tell what it takes."""
+
+    a: int
+    __init__ = dict.update  # type: ignore[assignment]
+
+
 class Plain:
     """No kind of record."""
 
@@ -876,6 +1013,8 @@ class Nowhere:
 HOPELESS: list[tuple[str, Any]] = [
     ("$", WithInitVar),
     ("$", OwnInit),
+    ("$", BuiltinInit),
+    ("$", attrs.make_class("no identifier", {"a": attrs.field(type=int)})),
     ("$.lost", Nowhere),
     ("$.field", holding(Plain)),
     ("$.field[*]", holding(list[Plain])),
@@ -893,6 +1032,7 @@ HOPELESS: list[tuple[str, Any]] = [
     ("$.field", holding(list[int] | list[str])),
     ("$.field", holding(dict[str, int] | Address)),
     ("$.field", holding(Base[int] | Base[str])),
+    ("$.field", holding(holding(int) | holding(str))),
     ("$.field", holding(Literal["red", Colour.RED])),
     ("$.field", holding(int | Plain)),
     ("$.field", holding(typing.Optional[Any] | Item)),  # noqa: UP045  Any takes no `|`
@@ -1055,6 +1195,7 @@ MISFITS: list[tuple[str, bytes]] = [
     ("$.items[0].price", b'{"items":[{"sku":"a","price":1}]}'),
     ("$.items[0]", b'{"items":[[]]}'),
     ("$.items", b'{"items":{}}'),
+    ("$.by_id", b'{"by_id":[]}'),
     ("$.by_number['01']", b'{"by_number":{"01":{"sku":"a"}}}'),
     ("$.by_number.x", b'{"by_number":{"x":{"sku":"a"}}}'),
     ("$.by_uuid.x", b'{"by_uuid":{"x":1}}'),
@@ -1065,11 +1206,16 @@ MISFITS: list[tuple[str, bytes]] = [
     ("$.count", b'{"count":true}'),
     ("$.count", b'{"count":1.0}'),
     ("$.total", b'{"total":1}'),
+    ("$.total", b'{"total":"abc"}'),
     ("$.when", b'{"when":"2024-13-01T00:00:00"}'),
+    ("$.when", b'{"when":"2024-01-01 00:00:00"}'),
     ("$.when", b'{"when":""}'),
     ("$.pair", b'{"pair":[1]}'),
+    ("$.pair", b'{"pair":{}}'),
     ("$.pair[0]", b'{"pair":["a","a"]}'),
+    ("$.many", b'{"many":"a"}'),
     ("$.tags", b'{"tags":["a","a"]}'),
+    ("$.tags", b'{"tags":{"a":1}}'),
     ("$.tags[*]", b'{"tags":[1]}'),
     ("$.colour", b'{"colour":"green"}'),
     ("$.rank", b'{"rank":true}'),
@@ -1079,7 +1225,9 @@ MISFITS: list[tuple[str, bytes]] = [
     ("$.data", b'{"data":"*"}'),
     ("$.named", b'{"named":{"left":1}}'),
     ("$.named.more", b'{"named":{"left":1,"more":2}}'),
+    ("$.named.right.sku", b'{"named":{"left":1,"right":{"sku":1}}}'),
     ("$.address", b'{"address":{}}'),
+    ("$.address.floor", b'{"address":{"street":"s","floor":"1"}}'),
     ("$.either", b'{"either":null}'),
     ("$", b"[]"),
     ("$", b"null"),

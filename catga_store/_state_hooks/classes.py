@@ -15,6 +15,7 @@ import types
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Annotated
 from typing import Any
 
@@ -88,10 +89,7 @@ def check_class(cls: Any, fields: Sequence[Field]) -> None:
         raise Unkept(cls, "the name of the class is no identifier")
 
     marker = "__attrs_attrs__" if is_attrs(cls) else "__dataclass_fields__"
-    for base in cls.__mro__:
-        if marker in vars(base):
-            break
-
+    for base in takewhile(lambda base: marker not in vars(base), cls.__mro__):
         own = [k for k, v in own_annotations(base).items() if "ClassVar" not in str(v)]
         if own:
             name = f"{base.__qualname__}.{own[0]}"

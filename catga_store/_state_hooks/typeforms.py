@@ -73,9 +73,6 @@ def origin_of(declared: Any) -> Any:
 
 def label_of(declared: Any) -> str:
     """Name a declared type as its author would."""
-    if declared is NONE:
-        return "None"
-
     if typing.get_origin(declared) is None and isinstance(declared, type):
         return declared.__qualname__
 
