@@ -897,7 +897,7 @@ def test_what_a_class_refuses_only_once_is_told_all_the_same() -> None:
     class Moody:
         a: int = attrs.field(validator=check)
 
-    with pytest.raises(StateTypeError, match="at .* found .*not yet"):
+    with pytest.raises(StateTypeError, match=r"at .* found .*not yet"):
         decode_state(b'{"a":1}', Moody)
 
     assert decode_state(b'{"a":1}', Moody) == Moody(1)
