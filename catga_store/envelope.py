@@ -34,6 +34,7 @@ from catga_store.model import FlowSnapshot
 from catga_store.model import FlowStatus
 from catga_store.model import FlowSummary
 from catga_store.model import ForEachProgress
+from catga_store.model import Results
 from catga_store.model import WaitCondition
 from catga_store.model import WaitOutcome
 from catga_store.model import WaitType
@@ -386,7 +387,7 @@ def load_results(wait: WaitCondition, record: Record) -> None:
     """Give a condition the completions of its children, and leave its definition as it is."""
     completed = {item.child: item for item in record.items}
     items = tuple(completed[child] for child in wait.flow_ids if child in completed)
-    object.__setattr__(wait, "_results", type(wait._results)(items, wait.key))
+    object.__setattr__(wait, "_results", Results(items, wait.key))
 
 
 def _give_terms(wait: WaitCondition, terms: Terms, head: Head) -> None:

@@ -490,7 +490,7 @@ class Completion:
     outcome: WaitOutcome | None
 
 
-class _Results(Mapping[str, ChildResult]):
+class Results(Mapping[str, ChildResult]):
     """Completions by child, decoded when they are looked at."""
 
     def __init__(self, items: tuple[Item, ...], key: Key | None = None) -> None:
@@ -520,7 +520,7 @@ class _Results(Mapping[str, ChildResult]):
         return repr(dict(self))
 
 
-class UnreadResults(_Results):
+class UnreadResults(Results):
     """Stands for completions that could not be read: to look at them is an error, not emptiness."""
 
     def __init__(self, key: Key, error: BaseException) -> None:
@@ -547,7 +547,7 @@ class UnreadResults(_Results):
         return f"<not read: {self._error}>"
 
 
-_NO_RESULTS = _Results(())
+_NO_RESULTS = Results(())
 
 
 def _children(value: Iterable[str]) -> tuple[str, ...]:
@@ -588,7 +588,7 @@ class WaitCondition:
     )
     _loaded: Record | None = field(default=None, init=False)
     _session: object | None = field(default=None, init=False)
-    _results: _Results = field(default=_NO_RESULTS, init=False)
+    _results: Results = field(default=_NO_RESULTS, init=False)
     _suspended_on: str | None = field(default=None, init=False)
     """On a copy that a flow shows: the other condition that the flow is still suspended on."""
 
@@ -728,10 +728,8 @@ class ForEachProgress:
 
     def _sets(self) -> tuple[IndexSet, IndexSet]:
         processed, failed = self.processed_indices, self.failed_indices
-        if not isinstance(processed, IndexSet) or not isinstance(failed, IndexSet):
-            message = "the index sets of a progress are its own: mark() and merge() change them"
-            raise UsageError(message)
-
+        assert isinstance(processed, IndexSet), "whatever is set is made one"
+        assert isinstance(failed, IndexSet), "as above"
         return processed, failed
 
     def __repr__(self) -> str:

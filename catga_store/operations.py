@@ -251,7 +251,9 @@ class Operations(SingleOperations):
             message = f"attempts must be an int of at least 1, not {attempts!r}"
             raise UsageError(message)
 
-        for attempt in range(1, attempts + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             unit = Unit()
             result: Any = None
             returned, repeatable = False, True

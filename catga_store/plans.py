@@ -44,7 +44,6 @@ from catga_store.model import from_ms
 from catga_store.model import head_of
 from catga_store.model import to_ms
 from catga_store.records import ANY
-from catga_store.records import CLAIMED
 from catga_store.records import EXISTS
 from catga_store.records import MISSING
 from catga_store.records import PENDING
@@ -131,7 +130,7 @@ def plan_flow(
         (
             1 if old is None else old.version + 1,
             number,
-            _created_ms(flow, None, now_ms) if old is None else old.created_ms,
+            _created_ms(flow, now_ms) if old is None else old.created_ms,
             now_ms,
             type_name,
             type_version,
@@ -186,10 +185,7 @@ def due_ms_of(flow: FlowSnapshot[Any], old: Head | None) -> int | None:
     return to_ms(due_at)
 
 
-def _created_ms(record: FlowSnapshot[Any] | WaitCondition, old: Head | None, now_ms: int) -> int:
-    if old is not None:
-        return old.created_ms
-
+def _created_ms(record: FlowSnapshot[Any] | WaitCondition, now_ms: int) -> int:
     return now_ms if record.created_at is None else to_ms(record.created_at)
 
 
@@ -210,7 +206,7 @@ def plan_set_wait(
     """The setting of a condition: see `SetWait`; `instead`: it takes the place of another one."""
     terms = envelope.terms_of(wait)
     _check_size(wait.key, len("".join(terms.children).encode()), limits)
-    created_ms = _created_ms(wait, None, now_ms)
+    created_ms = _created_ms(wait, now_ms)
 
     if instead is not None:
         head = Head(1, PENDING, created_ms, now_ms)
@@ -475,9 +471,6 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
     if conflict.reason == MISSING:
         message = f"{key} was read at version {expected} and is gone; {nothing}"
         return FlowNotFoundError(message, flow_id=key.id, expected=expected)
-
-    if conflict.reason == CLAIMED and head is not None:
-        return claimed_error(key.id, head)
 
     facts: dict[str, Any] = {"flow_id": key.id, "expected": expected, "actual": actual}
     if isinstance(record, FlowSnapshot) and record._claim is not None:

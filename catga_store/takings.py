@@ -105,9 +105,7 @@ class Candidate:
 
     def is_due(self, now_ms: int) -> bool:
         """Whether it is to be claimed now."""
-        if self.flow is None:
-            return False
-
+        assert self.flow is not None, "only what is there is asked"
         due_ms = self.flow.head.due_ms
         return (due_ms is not None and due_ms <= now_ms) or any(
             needs_telling(wait.head, now_ms) for wait in self.woken_by.values()
@@ -379,15 +377,13 @@ def put_off(candidate: Candidate, now_ms: int, until_ms: int | None = None) -> T
     return Taking(candidate.flow_id, tuple(changes[:MAX_CHANGES])) if changes else None
 
 
-def _look_again_ms(held: Head, now_ms: int) -> int | None:
+def _look_again_ms(held: Head, now_ms: int) -> int:
     """When to look again at what a held flow is to be told of.
 
     Its owner may give it back any time without knowing of that. So the wake-up comes at most a
     quarter of what was left of the lease late, or a second, and costs a few looks in each lease.
     """
-    if held.due_ms is None:
-        return None
-
+    assert held.due_ms is not None, "a claim has an end"
     left_ms = held.due_ms - now_ms
     return now_ms + min(left_ms, max(_SOONEST_LOOK_MS, left_ms // 4))
 

@@ -197,7 +197,7 @@ class Unit:
         checked, key, entry = self.check_addable(record)
         if entry is not None and entry.record is checked:
             if entry.intent is Intent.DELETED:
-                self._map[key] = entry = Entry(key, checked, Intent.LOADED)
+                self._map[key] = entry = _again(key, checked)
 
             return entry
 
@@ -248,8 +248,11 @@ class Unit:
 
         entry = self._map.get(key)
         if entry is not None and entry.record is progress:
-            if overwrite or entry.intent is Intent.DELETED:
-                entry.intent = Intent.OVERWRITE if overwrite else Intent.LOADED
+            if entry.intent is Intent.DELETED:
+                self._map[key] = entry = _again(key, progress)
+
+            if overwrite:
+                entry.intent = Intent.OVERWRITE
 
             return
 
@@ -484,11 +487,12 @@ class Unit:
         record = entry.record
 
         if isinstance(change, Put):
+            assert record is not None, "only records are written"
             if isinstance(record, FlowSnapshot):
                 settle_flow(record, change, outcome, record._claim)
             elif isinstance(record, WaitCondition):
                 settle_wait(record, change, outcome, now_ms)
-            elif record is not None:
+            else:
                 settle_progress(record, change, outcome)
         elif isinstance(change, SetWait):
             assert isinstance(record, WaitCondition), "only conditions are set"
@@ -566,6 +570,14 @@ def key_of(record: AnyRecord) -> Key:
     return key
 
 
+def _again(key: Key, record: AnyRecord) -> Entry:
+    """A record that was deleted in this session, and is not: what was read, or what is to be there."""
+    if head_of(record) is None:  # progress that was to overwrite what is there, which is deleted
+        return Entry(key, record, Intent.OVERWRITE, fresh=True)
+
+    return Entry(key, record, Intent.LOADED)
+
+
 def _let_go(record: AnyRecord) -> None:
     """The object belongs to its holder again; progress that was never stored may go to any step."""
     give = object.__setattr__
@@ -591,9 +603,7 @@ def _rank(entry: Entry) -> int:
 
 def _has_changed(record: AnyRecord) -> bool:
     loaded = record._loaded
-    if loaded is None:
-        return True
-
+    assert loaded is not None, "what was never stored is new"
     head = loaded.head
     if isinstance(record, WaitCondition):
         return envelope.terms_of(record) != loaded.terms or record.outcome.value != head.status

@@ -367,7 +367,9 @@ def test_a_refused_commit_is_refused_whatever_becomes_of_what_it_sent_ahead() ->
 def test_the_outcome_of_a_commit_that_cannot_be_read() -> None:
     """A kept reply that is none of ours is an error of the store, not of a record."""
     for reply in (b"[1]", b"[[0,null,0,0,0,0,0,[]]]", b"oops"):
-        with pytest.raises(cs.CorruptRecordError, match=r"reply of commit .* cannot be read") as got:
+        with pytest.raises(
+            cs.CorruptRecordError, match=r"reply of commit .* cannot be read"
+        ) as got:
             asked(commit(Delete(F, "r")), (reply,))
 
         assert got.value.key is None

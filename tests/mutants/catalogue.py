@@ -26,7 +26,9 @@ LOST = (
     "tests/test_interleavings.py::test_an_update_whose_flow_is_deleted_before_it_is_told_was_done",
 )
 SERIAL = ("tests/test_interleavings.py",)
+MEANWHILE = ("tests/test_meanwhile.py",)
 PROGRESS = ("tests/test_progress.py",)
+REPLIES = ("tests/test_redis_replies.py",)
 SESSIONS = ("tests/test_sessions.py", "-k", "memory")
 CANCELLED = ("tests/test_cancellation.py", "-k", "sqlite")
 DRIVERS = ("tests/test_drivers_servers.py",)
@@ -648,6 +650,22 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if isinstance(other, Unit) and other is self and record in other:\n",
         SESSIONS,
     ),
+    Mutant(
+        "deleted-progress-is-not-replaced",
+        "progress that was to overwrite, was deleted and is saved after all meets what is stored",
+        "unit.py",
+        "        return Entry(key, record, Intent.OVERWRITE, fresh=True)\n",
+        "        return Entry(key, record, Intent.NEW)\n",
+        MEANWHILE,
+    ),
+    Mutant(
+        "unread-results-look-empty",
+        "results that could not be read are none after the next write of their condition",
+        "plans.py",
+        "    if isinstance(results, UnreadResults):\n",
+        "    if isinstance(results, int):\n",
+        MEANWHILE,
+    ),
     # --- drivers --------------------------------------------------------------------------------------
     Mutant(
         "cancelled-write-is-left",
@@ -860,6 +878,14 @@ MUTANTS: tuple[Mutant, ...] = (
         " and ARGV[6] == 'F'",
         "",
         ("tests/test_redis_scripts.py",),
+    ),
+    Mutant(
+        "redis-parts-of-two-bodies",
+        "a large body that is written while it is read is put together from what is there",
+        "stores/redis/reads.py",
+        "            if found and all(which == name and part is not None for which, part in found):\n",
+        "            if found and all(part is not None for which, part in found):\n",
+        REPLIES,
     ),
     # --- NATS ---------------------------------------------------------------------------------------
     Mutant(
