@@ -338,12 +338,13 @@ def test_copy_goes_on_where_it_broke_off(tmp_path: Path) -> None:
     [
         ("os.kill(os.getpid(), signal.SIGINT)", 130, "interrupted"),
         ("raise cs.StoreUnavailableError('gone')", 3, "gone"),
+        ("raise cs.CommitUncertainError('no reply', commit_id='c', keys=())", 4, "no reply"),
     ],
 )
 def test_a_copy_that_breaks_off_goes_on(
     breaking: str, code: int, said: str, tmp_path: Path
 ) -> None:
-    """Ctrl-C, or an outage, after some pages is one line that says how; the same command does."""
+    """Ctrl-C, an outage or a lost reply, after some pages is one line that says how; the same command does."""
     source, target = (f"sqlite:///{tmp_path / name}" for name in ("a.db", "b.db"))
     with cs.open_store(source) as store:
         for number in range(350):

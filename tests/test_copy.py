@@ -13,6 +13,7 @@ import catga_store as cs
 from catga_store.conversation import Call
 from catga_store.copying import Difference
 from catga_store.copying import compare
+from catga_store.records import Commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,6 +148,53 @@ def test_what_is_written_to_the_target_meanwhile_hides_nothing_else() -> None:
         ]
 
 
+def test_a_page_that_was_written_to_the_target_meanwhile_is_skipped() -> None:
+    """Of a page whose every record somebody was quicker with, nothing is written."""
+    with cs.MemoryStore() as source, cs.MemoryStore() as target:
+        source.create(cs.FlowSnapshot("f", state={"n": 1}))
+        target.ping()
+        driver: Any = target._driver
+        wire = driver.wire
+
+        def before_a_write(call: Call[Any]) -> Any:
+            if call.writes:
+                driver.wire = wire
+                target.create(cs.FlowSnapshot("f", state={"mine": True}))
+
+            return wire(call)
+
+        driver.wire = before_a_write
+        report = cs.copy(source, target)
+        assert (report.flows, report.skipped) == (0, 1)
+        assert target.get_one("f").state == {"mine": True}
+
+
+def test_large_records_go_in_commits_of_their_own() -> None:
+    """A page is as many commits as keep each below 4 MiB, whatever its records are."""
+    text = "x" * (3 * 1024 * 1024)
+    sizes: list[int] = []
+    with cs.MemoryStore() as source, cs.MemoryStore() as target:
+        for name in ("a", "b", "c"):
+            source.create(cs.FlowSnapshot(name, state={"text": text if name != "c" else ""}))
+
+        target.ping()
+        driver: Any = target._driver
+        wire = driver.wire
+
+        def counting(call: Call[Any]) -> Any:
+            if isinstance(call.request, Commit):
+                sizes.append(len(call.request.changes))
+
+            return wire(call)
+
+        driver.wire = counting
+        assert cs.copy(source, target).flows == 3
+        driver.wire = wire
+        assert list(compare(source, target)) == []
+
+    assert sizes == [1, 2]
+
+
 def test_many_records_cross_pages_and_partitions(tmp_path: Path) -> None:
     """A copy into a store with partitions holds exactly the flows of the source."""
     ids = [f"flow-{number}" for number in range(250)]
@@ -181,15 +229,21 @@ def test_every_difference_is_named(source: cs.Store, target: cs.Store) -> None:
     source.clear_for_each_progress("order", 1)
     source.save_for_each_progress("order", 1, cs.ForEachProgress([7]))
     target.delete("waiting")
+    ended = target.get_wait_condition("ended")
+    assert ended is not None
+    ended.timeout = timedelta(hours=1)
+    target.update_wait_condition(ended)
     found = {one.key: one.what for one in compare(source, target)}
     assert found.keys() == {
         cs.Key("flow", "order"),
         cs.Key("flow", "waiting"),
         cs.Key("progress", "order", 1),
         cs.Key("wait", "early"),
+        cs.Key("wait", "ended"),
         cs.Key("wait", "wait"),
     }
     assert found[cs.Key("flow", "waiting")] == "missing"
     assert {"version", "state"} <= set(found[cs.Key("flow", "order")].split(", "))
     assert "body" in found[cs.Key("progress", "order", 1)]
+    assert "definition" in found[cs.Key("wait", "ended")]
     assert {"status", "completions"} <= set(found[cs.Key("wait", "wait")].split(", "))

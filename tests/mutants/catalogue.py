@@ -990,6 +990,7 @@ MUTANTS: tuple[Mutant, ...] = (
 STAYS: dict[str, str] = {
     "test_async_face": "the awaiting face: awaits, loops and event loops, over the rules that the mutants change",
     "test_cli": "what the commands print and answer; they decide nothing that is stored",
+    "test_cli_findings": "as test_cli, piece by piece",
     "test_cli_nats": "as test_cli, on NATS",
     "test_cli_redis": "as test_cli, on Redis",
     "test_codec_properties": "drawn types; a wrong codec falls to the examples of test_codec, which are run first",
