@@ -196,8 +196,11 @@ class RedisClusterLink(RedisLink):
             asked: Any = reply
             node = client.get_node(host=asked.host, port=asked.port)
             if node is None:
+                # At once: what follows in this pipe would be asked before it.
                 self._look_again(client)
-                return True
+                node = client.get_node(host=asked.host, port=asked.port)
+                if node is None:
+                    return True
 
             pool = client.get_redis_connection(node).connection_pool
             words = [(b"ASKING",), commands[place].words]

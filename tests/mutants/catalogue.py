@@ -1017,6 +1017,7 @@ STAYS: dict[str, str] = {
     "test_redis_cluster": "several nodes, one away, slots that move",
     "test_redis_failover": "a replica that takes over and knows no script",
     "test_redis_large": "bodies in parts, beside other commands",
+    "test_redis_links": "maps of a cluster that are wrong, and what only a link sees",
     "test_redis_outcomes": "a real line to Redis that breaks; the faults of test_faults come first",
     "test_redis_processes": "real processes and killed servers on Redis",
     "test_redis_servers": "servers that will not serve: what the errors say",
