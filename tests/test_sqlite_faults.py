@@ -34,13 +34,17 @@ import pytest
 
 import catga_store as cs
 from catga_store.conversation import Call
+from catga_store.conversation import ask
 from catga_store.keys import FLOW
 from catga_store.keys import PROGRESS
 from catga_store.keys import WAIT
 from catga_store.keys import Key
 from catga_store.keys import new_commit_id
+from catga_store.records import Commit
 from catga_store.records import Filter
 from catga_store.records import Head
+from catga_store.records import Put
+from catga_store.records import Read
 from catga_store.stores.sqlite import rows
 from catga_store.stores.sqlite import wire
 
@@ -920,6 +924,107 @@ def test_an_edited_record_that_has_expired_stays_and_stops_nobody(
         assert connection.execute(
             f"SELECT count(*) FROM {table} WHERE version = 'x'"
         ).fetchone() > (0,)
+
+
+def test_workers_are_warned_of_each_row_and_little_is_remembered_of_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of nothing but rows that cannot be read fills no memory."""
+    monkeypatch.setattr(rows, "_warned", {})
+    monkeypatch.setattr(rows, "_WARNED_MOST", 5)
+
+    def read(row: tuple[str]) -> None:
+        raise rows.corrupt(Key(FLOW, row[0]), "all of it")
+
+    names = [(f"f{number}",) for number in range(20)]
+    with caplog.at_level(logging.WARNING, "catga_store"):
+        for _ in range(2):
+            assert rows.readable(names[:3], 9, read) == []
+
+        assert len(caplog.records) == 3
+        assert rows.readable(names, 9, read) == []
+
+    assert "flow 'f19' cannot be read" in caplog.text
+    assert 0 < len(rows._warned) <= 6
+
+
+@pytest.mark.parametrize(("record_id", "step"), [("text", 0), (7, 0), (b"\xff", 0), (b"f", "1")])
+def test_an_id_that_no_record_can_have(record_id: object, step: object) -> None:
+    """An id is bytes of UTF-8, a step a number: another row is named as well as can be."""
+    with pytest.raises(cs.CorruptRecordError, match="its id is none of this library's"):
+        rows.read_key(PROGRESS, record_id, step)
+
+
+@pytest.mark.parametrize("reply", ["[", "[1]", "[[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]"])
+def test_a_kept_reply_that_cannot_be_read(reply: str) -> None:
+    """It is an error of the store, which names the commit."""
+    with pytest.raises(cs.CorruptRecordError, match="the reply of commit c cannot be read") as got:
+        rows.read_outcomes("c", reply)
+
+    assert got.value.key is None
+
+
+# --- connections and forks --------------------------------------------------------------------------
+
+
+def test_a_place_without_a_write_ahead_log_is_refused(tmp_path: Path) -> None:
+    """What SQLite offers instead is said, and nothing is written."""
+    with (
+        raw(Path(":memory:")) as connection,
+        pytest.raises(cs.StoreConfigError, match="SQLite offers 'memory'"),
+    ):
+        wire._set_up(connection, str(tmp_path / "flows.db"))
+
+
+def test_a_connection_that_is_given_back_to_a_closed_store_is_closed(store: cs.SQLiteStore) -> None:
+    """A call that is under way when its store is closed leaves nothing open."""
+    ours = wire_of(store)
+    store.ping()
+    (tables,) = ours._idle
+    ours._idle.clear()
+    store.close()
+    ours._give_back(tables, keep=True)
+    assert ours._idle == []
+    with pytest.raises(sqlite3.ProgrammingError):
+        tables.connection.execute("SELECT 1")
+
+
+def test_a_forked_child_leaves_what_its_parents_threads_had_open(
+    store: cs.SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To close it would let go of the parent's locks; the child opens its own, and can write."""
+    ours = wire_of(store)
+    monkeypatch.setattr(wire, "_wires", {ours})
+    monkeypatch.setattr(wire, "_traffic", wire._Traffic())
+    store.ping()
+    (tables,) = ours._idle
+    # By threads that are not in the child:
+    ours._writing.acquire()
+    wire._traffic._stopped = True
+    wire._after_fork_in_child()
+    assert wire._inherited.pop() is tables
+    assert tables.connection.execute("SELECT 1").fetchone() == (1,)
+    assert_works(store)
+    assert tables not in ours._idle
+    tables.connection.close()
+
+
+def test_a_commit_of_another_id_than_ours_is_written_the_long_way(store: cs.SQLiteStore) -> None:
+    """What a record remembers is cut off by the length of ids: another length is not cut into."""
+    flow = cs.FlowSnapshot("f", state={})
+    store.create(flow)
+    first = flow.revision
+    key = Key(FLOW, "f")
+    for commit_id in ("short", "an-id-that-is-much-longer-than-those-of-this-library"):
+        (record,) = store._run(ask(Read((key,), 1)))
+        old = record.head
+        put = Put(key, old._replace(version=old.version + 1), b"{}", old.revision, old)
+        store._run(ask(Commit(commit_id, 1, (put,), None)))
+        (record,) = store._run(ask(Read((key,), 1)))
+        assert record.head.revision == commit_id
+        assert record.head.commits[1:2] == (old.revision,)
+
+    assert record.head.commits[2] == first
 
 
 # --- settings and plans ---------------------------------------------------------------------------
