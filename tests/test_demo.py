@@ -9,9 +9,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from contextlib import suppress
+from decimal import Decimal
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -19,8 +22,13 @@ from rich.console import Console
 
 import catga_store as cs
 from catga_store.cli.report import Report
+from catga_store.demo.orders import STEPS
 from catga_store.demo.orders import Event
+from catga_store.demo.orders import Item
 from catga_store.demo.orders import Order
+from catga_store.demo.orders import Payment
+from catga_store.demo.orders import Worker
+from catga_store.demo.orders import part_of
 from catga_store.demo.processes import WorkerProcess
 from catga_store.demo.story import DemoError
 from catga_store.demo.story import StoredRecord
@@ -28,6 +36,7 @@ from catga_store.demo.story import Story
 from catga_store.demo.verdict import Account
 from catga_store.demo.verdict import Verdict
 from catga_store.demo.verdict import judge
+from catga_store.testing.clock import ManualClock
 
 pytestmark = pytest.mark.xdist_group("demo")  # they share one account, which takes seconds to make
 
@@ -349,8 +358,83 @@ def test_a_worker_ends_when_its_input_does(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
 
     with WorkerProcess("sqlite:///flows.db", "zoe", "orders") as zoe:
+        stdin = zoe._process.stdin
+        assert stdin is not None
+        stdin.write("this is no end\n")
+        stdin.flush()
         zoe.ask_to_stop()
         assert zoe.wait() == 0
+
+
+def test_one_worker_takes_every_step(clock: ManualClock) -> None:
+    """In one process and without a fault: paid, packed, wrapped as approved, shipped and closed."""
+    told: list[Event] = []
+    items = [Item(name, Decimal(3), "north" if name < "c" else "south") for name in "abc"]
+    with cs.MemoryStore(clock=clock) as store:
+        worker = Worker(store, "w", told.append)
+        store.create(cs.FlowSnapshot("o", state=Order(store.now(), items)))
+        for _ in ("pay", "pack", "ask"):
+            worker.work_on_orders()
+
+        assert store.claim_due() == []
+        store.complete_child(part_of("o", "gift-wrap"), part_of("o", "manager"))
+        worker.work_on_orders()
+        worker.work_on_shipments()
+        worker.work_on_orders()
+        order = store.get_one("o", Order)
+
+    assert order.status is cs.FlowStatus.COMPLETED
+    assert order.state.payment == Payment(Decimal(9), clock.now)
+    assert (order.state.packed, order.state.gift_wrap) == (["a", "b", "c"], True)
+    assert order.state.parcels == {part_of("o", "north"): 2, part_of("o", "south"): 1}
+    assert all(event.first for event in told if event.key is not None)
+    assert [event.position for event in told if event.text.startswith("claimed")] == [*"01234"]
+
+
+def test_an_order_that_nothing_was_shipped_for_is_closed(clock: ManualClock) -> None:
+    """The last step needs no delivery: then there are no parcels to note."""
+    with cs.MemoryStore(clock=clock) as store:
+        last = cs.FlowPosition((len(STEPS) - 1,))
+        store.create(cs.FlowSnapshot("o", state=Order(store.now(), []), position=last))
+        Worker(store, "w", lambda _event: None).work_on_orders()
+        order = store.get_one("o", Order)
+
+    assert (order.status, order.state.parcels) == (cs.FlowStatus.COMPLETED, {})
+    assert order.state.closed_by == "w"
+
+
+def test_two_claims_of_which_none_is_given_stop_the_story(tmp_path: Path) -> None:
+    """Who tells of two workers must have seen exactly one of them refused."""
+    url = f"sqlite:///{tmp_path / 'flows.db'}"
+    story = Story(url, Notes())
+    with ExitStack() as stack:
+        store = stack.enter_context(cs.open_store(url, owner="somebody"))
+        store.create(story.account.order)
+        store.claim(story.order_id, Order)
+        eve, finn = (story._worker(name, stack) for name in ("eve", "finn"))
+        with pytest.raises(DemoError, match="exactly one must be refused"):
+            story._claim_both(eve, finn)
+
+    story._store.close()
+
+
+def test_what_a_worker_does_for_another_demo_is_not_told() -> None:
+    """On a named store there may be what an earlier one has left."""
+    heard = Notes()
+    story = Story("memory://", heard)
+    mine = Event("w", story.order_id, "mine")
+
+    class Process:
+        """A worker that met both orders."""
+
+        def events(self) -> list[Event]:
+            """Answer what it did."""
+            return [Event("w", "order-0", "theirs"), mine]
+
+    process: Any = Process()
+    story._hear(process)
+    assert heard.events == [mine]
+    story._store.close()
 
 
 # --- the judgement --------------------------------------------------------------------------------

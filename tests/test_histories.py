@@ -171,6 +171,14 @@ FIRST = (True, False, False, "PENDING")
 LAST = (True, False, True, "SATISFIED")
 AGAIN = (False, True, False, "SATISFIED")
 
+
+def handed(version: int, owner: str, outcome: str | None = "SATISFIED") -> Claimed:
+    """Answer the parent as its owner was handed it, with all that its children said by then."""
+    seen = Seen(f"r{version}", version, 0, "SUSPENDED", owner, LATER)
+    done = frozenset({"a", "b"}) if outcome is not None else frozenset[str]()
+    return Claimed(seen, f"c{version}", outcome, done)
+
+
 KNOWN_GOOD = {
     "the slower of two writers is told": [
         MADE,
@@ -188,6 +196,43 @@ KNOWN_GOOD = {
         event("t", "advance", None, None, 2, 2),
         event("b", "claim", "b", Claimed(Seen("r3", 3, 0, "CREATED", "b", LATER), "c2"), 3, 5),
         event("a", "extend", "c1", Refused(("ClaimLostError",)), 4, 6),
+    ],
+    "a parent that is claimed again is told the same": [
+        MADE,
+        SUSPENDED,
+        event("a", "complete", ("a", True), FIRST, 2, 2),
+        event("a", "complete", ("b", True), LAST, 3, 3),
+        event("b", "claim_due", "b", handed(3, "b"), 4, 4),
+        event("t", "advance", None, None, 5, 5),
+        event("c", "claim_due", "c", handed(4, "c"), 6, 6),
+    ],
+    "a parent that is held is handed to nobody when its wait has ended": [
+        MADE,
+        SUSPENDED,
+        event("b", "claim", "b", handed(3, "b", None), 2, 2),
+        event("a", "complete", ("a", True), FIRST, 3, 3),
+        event("a", "complete", ("b", True), LAST, 4, 4),
+        event("c", "claim_due", "c", None, 5, 5),
+    ],
+    "a flow that suspends on what has ended is told so": [
+        SET,
+        event("a", "complete", ("a", True), LAST, 1, 1),
+        MADE._replace(called=2, answered=2),
+        event("x", "suspend", (Base("r1"), BOTH), (ASLEEP, "SATISFIED"), 3, 3),
+    ],
+    "a condition that nobody heard of being set is there": [
+        SET._replace(answer=NEVER, answered=99),
+        event("a", "get_wait", None, WaitSeen("w1", 1, "PENDING", frozenset()), 2, 2),
+    ],
+    "a condition that nobody heard of being closed is over": [
+        SET,
+        event("a", "close", "w1", NEVER, 1),
+        event("a", "get_wait", None, WaitSeen("w2", 2, "TIMED_OUT", frozenset()), 2, 2),
+    ],
+    "a flow that nobody heard of being suspended sleeps": [
+        MADE,
+        SUSPENDED._replace(answer=NEVER, answered=99),
+        event("a", "get", None, ASLEEP, 2, 2),
     ],
     "a commit whose end nobody saw is read later": [
         MADE,
@@ -294,6 +339,22 @@ KNOWN_BAD = {
         SET._replace(given=Terms(frozenset({"a"}), overdue=True)),
         event("a", "close", "w1", WaitSeen("w2", 2, "TIMED_OUT", frozenset()), 1, 3),
         event("b", "complete", ("a", True), LAST, 2, 4),
+    ],
+    "a condition that nobody has set is read": [
+        event("a", "get_wait", None, WaitSeen("w1", 1, "PENDING", frozenset()), 0, 0),
+    ],
+    "a condition is closed and stays at its version": [
+        SET,
+        event("a", "close", "w1", WaitSeen("w2", 1, "TIMED_OUT", frozenset()), 1, 1),
+    ],
+    "a condition that is not there is cleared": [
+        event("a", "clear", None, True, 0, 0),
+    ],
+    "a sweeper's commit passes though the condition was cleared": [
+        MADE,
+        SUSPENDED,
+        event("b", "clear", None, True, 2, 2),
+        event("a", "time_out", (Base("r2"), "w1"), ASLEEP._replace(revision="r3"), 3, 3),
     ],
     "half of a commit": [
         MADE,

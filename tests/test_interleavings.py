@@ -24,6 +24,7 @@ from catga_store import Session
 from catga_store import open_async_store
 from catga_store import open_store
 from catga_store.conversation import Conversation
+from catga_store.conversation import Pause
 from catga_store.conversation import ReplyLostError
 from catga_store.testing import AsyncFace
 from catga_store.testing import BlockingFace
@@ -32,8 +33,10 @@ from catga_store.testing import ManualClock
 from catga_store.testing.histories import NEVER
 from catga_store.testing.histories import Event
 from catga_store.testing.interleaving import VERBS
+from catga_store.testing.interleaving import Hand
 from catga_store.testing.interleaving import Part
 from catga_store.testing.interleaving import Stage
+from catga_store.testing.interleaving import _Act
 from catga_store.testing.interleaving import play
 from catga_store.testing.scenarios import SCENARIOS
 from catga_store.testing.scenarios import SETUPS
@@ -311,3 +314,37 @@ def test_a_verb_that_needs_what_was_not_read_is_left_out(memory: Theatre) -> Non
     """Nobody writes, extends or closes what it does not hold."""
     verbs = ["update", "commit", "delete", "extend", "release", "close", "time_out", "suspend all"]
     assert play(memory.stage, [Part("ann", verbs)], []) == []
+
+
+def test_a_sweeper_leaves_a_claimed_flow_alone(memory: Theatre) -> None:
+    """Its owner goes on with it; of a flow that nobody holds the sweeper ends the wait."""
+    verbs = ["create", "suspend all", "claim", "get_wait", "time_out"]
+    for left_out in (None, "claim"):
+        memory.clear()
+        part = Part("ann", [verb for verb in verbs if verb != left_out])
+        names = [event.name for event in play(memory.stage, [part], [])]
+        assert ("time_out" in names) is (left_out is not None)
+
+
+@pytest.mark.parametrize("theatre", ["memory wire"], indirect=True)
+def test_who_hears_nothing_for_good_is_not_answered(theatre: Theatre) -> None:
+    """A commit may have happened, and ends its actor; a read has not, and the actor goes on."""
+    theatre.clear()  # and lay the store out
+    lost = range(10_000)
+    history = play(theatre.stage, [Part("ann", ["create", "get"])], [], lost=lost)
+    assert [(event.name, event.answer) for event in history] == [("create", NEVER)]
+    history = play(theatre.stage, [Part("bob", ["get", "get"])], [], lost=lost)
+    assert history == []
+
+
+def test_an_operation_without_an_end_is_found_out(memory: Theatre) -> None:
+    """Who goes on for ever is named, and the run ends."""
+    hand = Hand(memory.stage, "ann")
+
+    def wait_for_ever() -> Conversation[Any]:
+        while True:
+            yield Pause(1)
+
+    hand.get = lambda: _Act("get", None, wait_for_ever(), lambda _: None)  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match=r"somebody still has something to do: .*ann"):
+        play(memory.stage, [Part("ann", ["get"])], [], hands={"ann": hand})

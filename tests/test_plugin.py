@@ -24,14 +24,16 @@ LOADED = [] if FOUND else ["-p", MODULE]
 UNMEASURED = {name: value for name, value in os.environ.items() if "COV" not in name}
 
 
-def run(directory: Path, test: str, *options: str, ini: str = "") -> tuple[int, str]:
+def run(
+    directory: Path, test: str, *options: str, ini: str = "", measured: bool = True
+) -> tuple[int, str]:
     """Run a file of tests; answers the exit code and what was printed."""
     (directory / "test_it.py").write_text(dedent(test), encoding="utf-8")
     (directory / "pytest.ini").write_text(f"[pytest]\n{ini}\n", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *LOADED, "-q", "-p", "no:cacheprovider", *options],
         cwd=directory,
-        env=UNMEASURED,
+        env=os.environ if measured else UNMEASURED,
         capture_output=True,
         text=True,
         timeout=120,
@@ -124,8 +126,25 @@ def test_a_run_that_does_not_use_it_imports_nothing_of_it(tmp_path: Path) -> Non
         "no:hypothesispytest",
         "-p",
         "no:anyio",
+        measured=False,
     )
     assert code == 0, said
+
+
+def test_a_marker_with_two_urls_is_wrong(tmp_path: Path) -> None:
+    """It is an error that says what the marker takes."""
+    code, said = run(
+        tmp_path,
+        """
+        import pytest
+
+        @pytest.mark.flow_store("sqlite", "memory://")
+        def test_it(flow_store):
+            pass
+        """,
+    )
+    assert code == 1
+    assert "flow_store takes one URL, and options as keywords" in said
 
 
 def test_a_missing_server_fails(tmp_path: Path) -> None:

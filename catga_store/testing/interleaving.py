@@ -405,22 +405,23 @@ class _Actor:
         if self._act is None and not self._begin(tick):
             return
 
-        conversation = self._conversation
-        if conversation is not None and self._request is not None:
-            if self._left == 0:
-                with suppress(CatgaStoreError):  # it does not hear what it would be told
-                    self._hand.stage.perform(self._request)
+        conversation, request = self._conversation, self._request
+        assert conversation is not None, "an operation is under way"
+        assert request is not None, "as above"
+        if self._left == 0:
+            with suppress(CatgaStoreError):  # it does not hear what it would be told
+                self._hand.stage.perform(request)
 
-                self._die(tick)
-                return
+            self._die(tick)
+            return
 
-            self._left = None if self._left is None else self._left - 1
-            try:
-                reply = self._exchange(self._request, lost=lost)
-            except Exception as error:  # noqa: BLE001  the conversation decides what it means
-                self._go_on(tick, partial(conversation.throw, error))
-            else:
-                self._go_on(tick, partial(conversation.send, reply))
+        self._left = None if self._left is None else self._left - 1
+        try:
+            reply = self._exchange(request, lost=lost)
+        except Exception as error:  # noqa: BLE001  the conversation decides what it means
+            self._go_on(tick, partial(conversation.throw, error))
+        else:
+            self._go_on(tick, partial(conversation.send, reply))
 
     def _begin(self, tick: int) -> bool:
         """Begin the next operation that is possible; whether there is one under way now."""
@@ -470,8 +471,8 @@ class _Actor:
         """Stop for ever; what is under way may have happened, and may not."""
         self._end(tick, NEVER)
         self._verbs.clear()
-        if self._conversation is not None:
-            self._conversation.close()
+        assert self._conversation is not None, "it was under way"
+        self._conversation.close()
 
 
 def _refused(error: CatgaStoreError) -> serial.Refused:

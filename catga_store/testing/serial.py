@@ -188,7 +188,8 @@ def _guarded(
     if refusal is not None:
         if event.answer in (NEVER, refusal):
             yield state
-    elif state.flow is not None:
+    else:
+        assert state.flow is not None, "else it were a refusal"
         yield from write(state.flow)
 
 
