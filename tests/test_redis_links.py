@@ -126,6 +126,26 @@ async def test_a_message_that_nobody_asked_for_costs_the_connection(server: Redi
         assert await link.perform(pipe(("ECHO", "a"))) == (b"a",)
 
 
+async def test_a_connection_that_cannot_be_written_is_replaced(server: RedisServer) -> None:
+    """What the client library cannot write has lost its replies; who asks next is answered."""
+    async with opened(server.url) as link:
+        await link.perform(pipe(("ECHO", "a")))
+        (lane,) = link._lanes._shared.values()
+
+        connection = lane._connection
+
+        async def once(*_: object, **__: object) -> None:
+            del connection.send_packed_command
+            raise exceptions.ConnectionError
+
+        connection.send_packed_command = once
+        with pytest.raises(ReplyLostError) as caught:
+            await link.perform(pipe(("ECHO", "b")))
+
+        assert type(caught.value.__cause__) is exceptions.ConnectionError
+        assert await link.perform(pipe(("ECHO", "c"))) == (b"c",)
+
+
 async def test_what_came_of_a_call_that_was_cancelled_is_told_to_who_asks_again() -> None:
     """A write is seen through: its outcome is kept until somebody looks, reply and failure alike."""
     for failure in (None, ReplyLostError("gone")):

