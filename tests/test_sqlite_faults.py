@@ -976,17 +976,21 @@ def test_a_place_without_a_write_ahead_log_is_refused(tmp_path: Path) -> None:
         wire._set_up(connection, str(tmp_path / "flows.db"))
 
 
-def test_a_connection_that_is_given_back_to_a_closed_store_is_closed(store: cs.SQLiteStore) -> None:
-    """A call that is under way when its store is closed leaves nothing open."""
-    ours = wire_of(store)
+def test_a_call_whose_store_is_closed_meanwhile_leaves_nothing_open(store: cs.SQLiteStore) -> None:
+    """A call that is under way when its store is closed ends, and then its connection is closed."""
+    held: list[sqlite3.Connection] = []
+
+    def close_meanwhile(tables: Any) -> str:
+        held.append(tables.connection)
+        store.close()
+        return "done"
+
     store.ping()
-    (tables,) = ours._idle
-    ours._idle.clear()
-    store.close()
-    ours._give_back(tables, keep=True)
+    ours = wire_of(store)
+    assert ours(Call(close_meanwhile, writes=False, single=True)) == "done"
     assert ours._idle == []
     with pytest.raises(sqlite3.ProgrammingError):
-        tables.connection.execute("SELECT 1")
+        held[0].execute("SELECT 1")
 
 
 def test_a_forked_child_leaves_what_its_parents_threads_had_open(

@@ -709,7 +709,31 @@ MUTANTS: tuple[Mutant, ...] = (
         "            flight = flying[0]\n            flight.replies.append(reply)\n",
         ("tests/test_drivers_redis.py::test_a_late_reply_is_that_of_who_has_left",),
     ),
+    Mutant(
+        "lost-call-not-asked-again",
+        "a commit of an embedded store whose reply was lost is left as it is",
+        "drivers/local.py",
+        "            return run(waist.go_on(request, call, error), self._perform_wire)\n",
+        "            raise\n",
+        SESSIONS,
+    ),
+    Mutant(
+        "another-event-loop-not-noticed",
+        "a store is used from an event loop that its connections do not belong to",
+        "drivers/finishing.py",
+        "            return asyncio.get_running_loop() is loop\n",
+        "            return asyncio.get_running_loop() is not None\n",
+        ("tests/test_async_face.py", "-k", "loop"),
+    ),
     # --- SQLite -----------------------------------------------------------------------------------
+    Mutant(
+        "sqlite-fork-in-the-middle-of-a-write",
+        "a child is made while another thread of its parent holds SQLite's locks",
+        "stores/sqlite/wire.py",
+        "        self._held = self._writing.acquire(timeout=BUSY_SECONDS + 1)\n",
+        "        self._held = False\n",
+        ("tests/test_processes.py::test_forks_while_threads_commit",),
+    ),
     Mutant(
         "sqlite-lock-taken-late",
         "a transaction reads first and asks for the lock when it writes",
@@ -988,7 +1012,6 @@ MUTANTS: tuple[Mutant, ...] = (
 )
 
 STAYS: dict[str, str] = {
-    "test_async_face": "the awaiting face: awaits, loops and event loops, over the rules that the mutants change",
     "test_cli": "what the commands print and answer; they decide nothing that is stored",
     "test_cli_findings": "as test_cli, piece by piece",
     "test_cli_nats": "as test_cli, on NATS",
