@@ -290,6 +290,8 @@ PLAIN: list[Any] = [
     ("$", OrderedDict()),
     ("$", float("inf")),
     pytest.param("$", -(10**4300), id="huge"),
+    pytest.param("$.a", {"a": 10**4300}, id="huge in a dict"),
+    pytest.param("$[1]", [0, 10**4300], id="huge in a list"),
     ("$", "\udc00"),
     ("$[1]", [1, b"a"]),
     ("$.a[0]", {"a": [Decimal(1)]}),

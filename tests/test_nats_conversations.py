@@ -729,3 +729,9 @@ def test_what_cannot_be_read_is_said_to_be_corrupt(read: Callable[[], object], t
         read()
 
     assert caught.value.key in (tuple(F), tuple(W))
+
+
+def test_a_completion_whose_bytes_are_no_text_comes_back_as_it_was() -> None:
+    """Lone surrogates stand for them, which not every writer of JSON takes."""
+    item = Completed(True, b"\xff\x00", "c")
+    assert decode_item(W, encode_item(item)) == item

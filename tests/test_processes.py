@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from collections.abc import Generator
 from collections.abc import Iterator
 from contextlib import ExitStack
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from typing import Any
 import pytest
 
 import catga_store as cs
+from catga_store.conversation import Call
 from catga_store.stores.sqlite import wire
 
 PROCESSES = 8
@@ -566,21 +568,84 @@ def test_a_store_is_not_opened_beside_a_fork(tmp_path: Path) -> None:
             seen.append("opened")
             store.create(cs.FlowSnapshot("new", state=None))
 
+    with beside_a_fork(open_one, seen):
+        seen.append("forked")
+
+    assert seen == ["forked", "opened"]
+
+
+@contextmanager
+def beside_a_fork(work: Callable[[], object], seen: list[str]) -> Generator[None]:
+    """A fork as far as a store sees it; inside, `work` waits for its end, or has said something."""
     traffic: Any = wire._traffic
     traffic.stop()
     try:
-        thread = threading.Thread(target=open_one)
+        thread = threading.Thread(target=work)
         thread.start()
-        give_up = time.monotonic() + LONG
-        while not traffic._gate._waiters and not seen and time.monotonic() < give_up:
-            time.sleep(0.001)
-
-        seen.append("forked")
+        until(lambda: bool(traffic._gate._waiters or seen))
+        yield
     finally:
         traffic.go_on()
 
     thread.join(LONG)
-    assert seen == ["forked", "opened"]
+    assert not thread.is_alive()
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    give_up = time.monotonic() + LONG
+    while not is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+
+
+def test_a_read_that_begins_beside_a_fork_waits(tmp_path: Path) -> None:
+    """SQLite's own locks must not be held by a thread that the child does not have."""
+    seen: list[str] = []
+    with cs.SQLiteStore(tmp_path / "flows.db") as store:
+        store.create(cs.FlowSnapshot("f", state=None))
+
+        def read() -> None:
+            store.get_one("f")
+            seen.append("read")
+
+        with beside_a_fork(read, seen):
+            seen.append("forked")
+
+    assert seen == ["forked", "read"]
+
+
+def test_a_fork_waits_for_a_read_that_is_under_way(tmp_path: Path) -> None:
+    """And goes on when that has ended."""
+    seen: list[str] = []
+    reading, go_on = threading.Event(), threading.Event()
+    traffic: Any = wire._traffic
+
+    def slowly(_: object) -> None:
+        reading.set()
+        assert go_on.wait(LONG)
+        seen.append("read")
+
+    def fork() -> None:
+        traffic.stop()
+        seen.append("forked")
+        traffic.go_on()
+
+    with cs.SQLiteStore(tmp_path / "flows.db") as store:
+        store.ping()
+        driver: Any = store._driver
+        call = Call(slowly, writes=False, single=True)
+        threads = [threading.Thread(target=driver.wire, args=(call,))]
+        threads[0].start()
+        assert reading.wait(LONG)
+        threads.append(threading.Thread(target=fork))
+        threads[1].start()
+        until(lambda: bool(traffic._gate._waiters))
+        go_on.set()
+        for thread in threads:
+            thread.join(LONG)
+
+    assert seen == ["read", "forked"]
 
 
 if __name__ == "__main__":
