@@ -338,5 +338,5 @@ def _after_fork() -> None:
 
 
 atexit.register(_leave_all)
-if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+if hasattr(os, "register_at_fork"):  # pragma: no branch  Windows has no fork
     os.register_at_fork(after_in_child=_after_fork)
