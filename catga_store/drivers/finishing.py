@@ -72,6 +72,10 @@ async def see_through(future: asyncio.Future[R]) -> R:
 
 async def call_abandonable(function: Callable[[], R]) -> R:
     """Call in a worker thread; a cancellation leaves the thread alone and goes on at once."""
+    if on_asyncio():
+        await checkpoint_if_cancelled()
+        return await asyncio.get_running_loop().run_in_executor(None, function)
+
     return await to_thread.run_sync(function, abandon_on_cancel=True)
 
 
