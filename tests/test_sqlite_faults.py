@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -528,14 +529,30 @@ def test_a_file_locked_for_good_refuses_everything(
     assert_works(store)
 
 
-def test_a_write_waits_for_the_lock(path: Path, store: cs.SQLiteStore) -> None:
+def test_a_write_waits_for_the_lock(
+    path: Path, store: cs.SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Within the busy timeout a writer waits for another process, and then writes."""
     laid_out(path)
+    waits = threading.Event()
+
+    class Clock:
+        monotonic = staticmethod(time.monotonic)
+
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            waits.set()
+            time.sleep(seconds)
+
+    monkeypatch.setattr(wire, "time", Clock)
     with locked(path, "BEGIN IMMEDIATE"):
         thread = threading.Thread(target=store.create, args=(cs.FlowSnapshot("new", state=None),))
         thread.start()
+        while thread.is_alive() and not waits.wait(0.01):
+            pass
 
     thread.join(LONG)
+    assert waits.is_set()
     assert store.get("new") is not None
 
 
