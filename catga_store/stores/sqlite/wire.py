@@ -245,16 +245,18 @@ class SQLiteWire:
     def _why_not(self) -> str:
         place = Path(self._path)
         try:
-            if place.is_dir():
-                return "it is a folder, and must be a file"
-
+            place.stat()  # `is_dir` would swallow what the system says
+        except (FileNotFoundError, NotADirectoryError):
             if not place.parent.is_dir():
                 return f"its folder {str(place.parent)!r} does not exist; make it"
 
-            if self._was_there and not place.exists():
+            if self._was_there:
                 return "it was removed since it was opened; put it back"
         except OSError as error:
             return f"the system says {error.strerror}"
+        else:
+            if place.is_dir():
+                return "it is a folder, and must be a file"
 
         return "this user must have the right to read and write it and its folder"
 
