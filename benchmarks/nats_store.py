@@ -196,8 +196,15 @@ async def tasks(store: AsyncStore, nc: Any) -> None:
     bare, waist = await at_once(bare_put, at_the_waist)
     print(f"100 tasks at the waist  {waist:7.0f} /s, bare {bare:.0f} /s: {waist / bare:.2f}")
     flows = [await store.get_one(one.flow_id) for one in flows]
-    bare, ours = await at_once(bare_put, put)
+    bucket = await nc.jetstream().key_value("dslflows")
+    last = [0] * TASKS
+
+    async def key_value(one: int) -> None:
+        last[one] = await bucket.update(f"kv.{one}", message.payload, last=last[one])
+
+    bare, known, ours = await at_once(bare_put, key_value, put)
     print(f"100 tasks update        {ours:7.0f} /s, bare {bare:.0f} /s: {ours / bare:.2f}")
+    print(f"  kv.update of nats-py  {known:7.0f} /s, ready-made bytes: {ours / known:.2f}")
 
 
 async def batches(store: AsyncStore, nc: Any) -> None:
