@@ -331,6 +331,11 @@ def test_a_value_inside_itself_is_named() -> None:
     with pytest.raises(EncodingError, match=r"at \$\[0\]\.a expected .* contains itself"):
         encode_json(loop)
 
+    ring: dict[str, Any] = {}
+    ring["a"] = ring
+    with pytest.raises(EncodingError, match=r"at \$\.a expected .* a dict that contains itself"):
+        encode_json(ring)
+
     with pytest.raises(EncodingError, match=r"at \$\.extra\[0\]\.a expected .* contains itself"):
         encode_state(Order(extra=loop), Order)
 

@@ -735,3 +735,15 @@ def test_a_completion_whose_bytes_are_no_text_comes_back_as_it_was() -> None:
     """Lone surrogates stand for them, which not every writer of JSON takes."""
     item = Completed(True, b"\xff\x00", "c")
     assert decode_item(W, encode_item(item)) == item
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [([(error(ODD),)], "NATS refused"), ([NOT_SENT], "nobody listens; nothing was written")],
+)
+def test_an_update_that_the_server_does_not_take_is_told(answers: list[Any], told: str) -> None:
+    """What most commits are, one record without index entries, has the errors of all others."""
+    old = head(commits=(), revision="c@5")
+    change = Put(F, old, b"{}", old.revision, old)
+    with pytest.raises(cs.StoreUnavailableError, match=told):
+        hold(waist().converse(commit(change)), *answers)
