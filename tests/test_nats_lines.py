@@ -166,12 +166,12 @@ def test_a_connection_that_was_closed_under_us(nats_server: NatsServer) -> None:
     """Before anybody has said so, it takes no more: what was given to it has lost its reply."""
 
     async def test() -> None:
-        closed = asyncio.Event()
+        again = asyncio.Event()
 
         async def note() -> None:
-            closed.set()
+            again.set()
 
-        async with connected(nats_server.url, allow_reconnect=False, closed_cb=note) as client:
+        async with connected(nats_server.url, reconnected_cb=note) as client:
             line = Line(client, LONG)
             await line.open()
             transport: Any = client._transport
@@ -181,7 +181,7 @@ def test_a_connection_that_was_closed_under_us(nats_server: NatsServer) -> None:
             assert isinstance(failure, ReplyLostError)
             assert "the connection to NATS broke" in str(failure)
             assert line.flying == 0
-            await closed.wait()
+            await again.wait()  # only so is the old connection closed
 
     run(test)
 

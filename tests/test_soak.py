@@ -362,12 +362,20 @@ class Soak:
 
         self.number += 1
 
+    def log_of(self, child: subprocess.Popen[str]) -> Path:
+        return self.directory / f"{child.pid}.jsonl"
+
     def size(self) -> int:
         return sum(file.stat().st_size for file in self.directory.glob("*.jsonl"))
 
     def go_on(self, size: int) -> None:
-        """Move the clock while so many bytes of history are written."""
-        until, goal = time.monotonic() + LONG, self.size() + size
+        """Move the clock while so many bytes of history are written, after every process has begun."""
+        until = time.monotonic() + LONG
+        while not all(self.log_of(child).exists() for child in self.children):
+            self.look_after(until)
+            time.sleep(0.02)  # decides nothing: one that begins late would find nothing left to do
+
+        goal = self.size() + size
         while self.size() < goal:
             self.look_after(until)
             time.sleep(0.02)  # decides nothing: the processes work

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from contextlib import nullcontext
 from itertools import islice
 from typing import Annotated
 from typing import Any
@@ -114,7 +115,8 @@ def _copied(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not shows) as progress:
+    progress = Progress(*columns, console=console, disable=not shows)
+    with progress if shows else nullcontext():  # before 15, rich ends one that is not shown, too
         task = progress.add_task("copying", total=total)
 
         def advance(report: cs.CopyReport) -> None:
