@@ -223,6 +223,9 @@ class Worker:
             return claimed(flows)
 
         self.attempt("claim", None, call, written)
+        if not flows:
+            time.sleep(0.005)  # decides nothing: a history of looks in vain would be long
+
         for flow in flows:
             self.work(flow)
 
@@ -326,6 +329,9 @@ def main(role: str, url: str, directory: str, seed: str) -> None:
 # --- who starts and kills them ----------------------------------------------------------------------
 
 
+_MOVES = 2
+
+
 class Soak:
     """The processes on one store, and the clock that they go by."""
 
@@ -369,17 +375,21 @@ class Soak:
         return sum(file.stat().st_size for file in self.directory.glob("*.jsonl"))
 
     def go_on(self, size: int) -> None:
-        """Move the clock while so many bytes of history are written, after every process has begun."""
+        """Move the clock while so many bytes of history are written, after every process has begun.
+
+        At least twice, else nothing would end on a store that writes them in no time.
+        """
         until = time.monotonic() + LONG
         while not all(self.log_of(child).exists() for child in self.children):
             self.look_after(until)
             time.sleep(0.02)  # decides nothing: one that begins late would find nothing left to do
 
-        goal = self.size() + size
-        while self.size() < goal:
+        goal, moves = self.size() + size, 0
+        while self.size() < goal or moves < _MOVES:
             self.look_after(until)
             time.sleep(0.02)  # decides nothing: the processes work
             if self.draw.random() < 0.2:
+                moves += 1
                 self.ms += self.draw.randrange(6_000)
                 self.clock.set(self.ms)
 
