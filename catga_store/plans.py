@@ -155,7 +155,7 @@ def _due_and_owner(
     flow: FlowSnapshot[Any], old: Head | None, now_ms: int
 ) -> tuple[int | None, str | None, str | None]:
     status, due_at = flow.status, flow.due_at
-    if due_at is not None and due_at == AT_ONCE:
+    if due_at == AT_ONCE:
         suspended = status is FlowStatus.SUSPENDED and old is None
         return None if suspended else now_ms, None, None
 

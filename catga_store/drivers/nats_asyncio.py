@@ -108,8 +108,8 @@ class NatsLink:
 
     def start(self, request: Request[Any], /) -> Started:
         """Begin a request, which is sent and answered whether somebody waits for it or not."""
-        client, line = self._client, self._line
-        if line is not None and client is not None and client.is_connected and not self._refused:
+        line = self._usable()
+        if line is not None:
             if isinstance(request, Publish):
                 return self._begin(line, request)
 
@@ -120,11 +120,7 @@ class NatsLink:
 
     async def perform(self, request: Request[Any], /) -> Any:
         """The reply. Cancelled while it waits, the request may have been sent and applied."""
-        line = self._line
-        client = self._client
-        if line is None or client is None or not client.is_connected or self._refused is not None:
-            line = await self._connected()
-
+        line = self._usable() or await self._connected()
         if isinstance(request, Greet):
             return self._greeting()
 
@@ -178,6 +174,12 @@ class NatsLink:
             _log.debug("the connection to NATS was closed with an error: %r", error)
 
     # the connection ---------------------------------------------------------------------------------
+
+    def _usable(self) -> Line | None:
+        """The connection, if it works now."""
+        client = self._client
+        works = client is not None and client.is_connected and self._refused is None
+        return self._line if works else None
 
     async def _connected(self) -> Line:
         """The connection, once it works; `NotSentError` if it does not come back in time."""

@@ -16,6 +16,7 @@ awaits yet) and cleared markers, which tell latecomers how the condition had end
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -241,7 +242,8 @@ class EmbeddedStore:
         self._partitions = partitions
         self._log_for_ms = int(timeout * 2000)
         self._prepared = False
-        self._commits = 0
+        self._tidies = itertools.cycle([False] * (_SWEEP_EVERY - 1) + [True])
+        """Whether a write is one of those that tidy up, write by write."""
         self._calls: dict[type, Callable[[Any], Call[Any]]] = {
             Read: self._read,
             Commit: self._commit,
@@ -306,8 +308,7 @@ class EmbeddedStore:
 
     def _commit(self, request: Commit) -> Call[Reply]:
         at_ms = time.time_ns() // 1_000_000
-        self._commits += 1
-        tidies = self._commits % _SWEEP_EVERY == 0
+        tidies = next(self._tidies)
 
         def transaction(tables: Tables) -> Reply:
             if tidies:
@@ -351,8 +352,7 @@ class EmbeddedStore:
 
         def handler(request: Any) -> Conversation[Any]:
             commit_id, at_ms = new_commit_id(), time.time_ns() // 1_000_000
-            self._commits += 1
-            tidies = self._commits % _SWEEP_EVERY == 0
+            tidies = next(self._tidies)
             result: Any = None
 
             def transaction(tables: Tables) -> bool:

@@ -51,7 +51,6 @@ LARGEST_IDLE_LOG = 16 * 1024 * 1024
 _LOOK_AT_LOG_EVERY = 64
 _SMALLEST_DATABASE = 512
 _PAUSES = 0.0005, 0.005
-_BEGIN = "BEGIN IMMEDIATE"
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 
@@ -141,11 +140,7 @@ class SQLiteWire:
 
     def _write(self, tables: SQLiteTables, function: Callable[[SQLiteTables], R]) -> R:
         connection = tables.connection
-        try:
-            connection.execute(_BEGIN)
-        except sqlite3.OperationalError:
-            _patiently(connection.execute, _BEGIN)
-
+        _patiently(connection.execute, "BEGIN IMMEDIATE")
         try:
             result = function(tables)
         except BaseException:
