@@ -225,7 +225,7 @@ def test_a_store_with_other_partitions_is_refused_each_time(tmp_path: Path) -> N
 USE = """
 import catga_store as cs
 store = cs.open_store({url!r})
-store.create(cs.FlowSnapshot("order", state={{"n": 1}}))
+store.get_or_create(cs.FlowSnapshot("order", state={{"n": 1}}))
 assert store.get_one("order").state == {{"n": 1}}
 {end}
 """
@@ -235,7 +235,7 @@ import anyio, catga_store as cs
 logging.getLogger("asyncio").setLevel("ERROR")  # no word of callbacks that a busy machine makes slow
 async def main():
     store = cs.open_async_store({url!r})
-    await store.create(cs.FlowSnapshot("order", state={{"n": 1}}))
+    await store.get_or_create(cs.FlowSnapshot("order", state={{"n": 1}}))
     async with anyio.create_task_group() as group:
         for _ in range(4):
             group.start_soon(store.get_one, "order")
