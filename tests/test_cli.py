@@ -19,6 +19,8 @@ from typing import Any
 import attrs
 import pytest
 import typer
+from forks import Done
+from forks import run_command
 
 import catga_store as cs
 from catga_store.cli import main
@@ -27,7 +29,6 @@ from catga_store.cli.kinds.sqlite import file_system_of
 from catga_store.cli.opening import without_password
 
 COMMAND = [sys.executable, "-m", "catga_store"]
-Done = subprocess.CompletedProcess[str]
 ODD = "we\nird \x1b[31m id"
 
 
@@ -59,27 +60,9 @@ def url(tmp_path: Path) -> str:
     return url
 
 
-def run(*arguments: str, url: str | None = None, **options: Any) -> Done:
-    """Run a command to its end, the store's URL in the environment."""
-    environment = {name: value for name, value in os.environ.items() if name != "CATGA_STORE_URL"}
-    if url is not None:
-        environment["CATGA_STORE_URL"] = url
-
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        check=False,
-        capture_output=True,
-        encoding="utf-8",
-        env={**environment, **options.pop("env", {})},
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-        **options,
-    )
-
-
 def answer(*arguments: str, url: str, code: int = 0) -> Any:
     """Run a command with `--json` and read what it prints, which is all that it prints."""
-    done = run(*arguments, "--json", url=url)
+    done = run_command(*arguments, "--json", url=url)
     assert (done.returncode, done.stderr) == (code, "")
     return json.loads(done.stdout)
 
@@ -99,7 +82,7 @@ def failed(done: Done, code: int, *parts: str) -> None:
 
 def test_ls_lists_flows_in_plain_columns(url: str) -> None:
     """One line a flow, nothing cut off, control characters escaped, no colours in a pipe."""
-    done = run("ls", url=url)
+    done = run_command("ls", url=url)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].split()[:4] == ["FLOW", "TYPE", "STATUS", "POSITION"]
@@ -152,7 +135,7 @@ def test_ls_and_count_take_the_same_filters(url: str, filters: list[str], names:
     flows = answer("ls", *filters, url=url)["flows"]
     assert {flow["flow_id"] for flow in flows} == names
     assert answer("count", *filters, url=url) == {"count": len(names)}
-    assert run("count", *filters, url=url).stdout == f"{len(names)}\n"
+    assert run_command("count", *filters, url=url).stdout == f"{len(names)}\n"
 
 
 def test_ls_goes_on_at_a_cursor(url: str) -> None:
@@ -161,7 +144,7 @@ def test_ls_goes_on_at_a_cursor(url: str) -> None:
     second = answer("ls", "--limit", "3", "--cursor", first["cursor"], url=url)
     ids = [flow["flow_id"] for flow in first["flows"] + second["flows"]]
     assert (len(ids), len(set(ids)), second["cursor"]) == (4, 4, None)
-    assert "There are more: --all" in run("ls", "--limit", "3", url=url).stderr
+    assert "There are more: --all" in run_command("ls", "--limit", "3", url=url).stderr
     assert len(answer("ls", "--limit", "1", "--all", url=url)["flows"]) == 4
 
 
@@ -177,10 +160,10 @@ def test_show_tells_everything_about_a_flow(url: str) -> None:
     order = answer("show", "order", url=url)
     assert (order["type"], order["type_version"], order["state"]) == ("order", 2, {"paid": False})
     assert answer("show", ODD, url=url)["state"] == {"n": 1}
-    text = run("show", "waiting", url=url).stdout
+    text = run_command("show", "waiting", url=url).stdout
     assert "SUSPENDED" in text
     assert "processed 2" in text
-    failed(run("show", "nobody", url=url), 1, "no flow 'nobody'")
+    failed(run_command("show", "nobody", url=url), 1, "no flow 'nobody'")
 
 
 def test_waits_lists_conditions_and_shows_one(url: str) -> None:
@@ -202,9 +185,9 @@ def test_waits_lists_conditions_and_shows_one(url: str) -> None:
         },
         {"child": "b", "completed": False, "success": None, "result": None, "error": None},
     ]
-    assert "1/2" in run("waits", url=url).stdout
-    assert '{"parcels": 2}' in run("waits", "wait", url=url).stdout
-    failed(run("waits", "nobody", url=url), 1, "no wait condition 'nobody'")
+    assert "1/2" in run_command("waits", url=url).stdout
+    assert '{"parcels": 2}' in run_command("waits", "wait", url=url).stdout
+    failed(run_command("waits", "nobody", url=url), 1, "no wait condition 'nobody'")
 
 
 def test_due_lists_work_and_claims_nothing(url: str) -> None:
@@ -219,7 +202,7 @@ def test_due_lists_work_and_claims_nothing(url: str) -> None:
     assert parent["since"].endswith("+00:00")
     later = answer("due", "--within", "5m", url=url)["due"]
     assert {one["flow_id"]: one["owner"] for one in later} == {"order": "w-1", "waiting": None}
-    assert "waiting" in run("due", url=url).stdout
+    assert "waiting" in run_command("due", url=url).stdout
     with cs.open_store(url) as store:
         assert [flow.flow_id for flow in store.claim_due(limit=10)] == ["waiting"]
 
@@ -236,7 +219,7 @@ def test_a_store_of_many_partitions_is_opened_as_it_is(tmp_path: Path) -> None:
     with cs.open_store(other, partitions=2) as store:
         assert store.count_flows() == 20
 
-    failed(run("copy", url, other, "--partitions", "3"), 2, "2 partitions", "opened with 3")
+    failed(run_command("copy", url, other, "--partitions", "3"), 2, "2 partitions", "opened with 3")
 
 
 # --- writing ----------------------------------------------------------------------------------------
@@ -254,7 +237,7 @@ def test_a_store_of_many_partitions_is_opened_as_it_is(tmp_path: Path) -> None:
 )
 def test_complete_says_what_became_of_it(url: str, words: str, code: int, said: str) -> None:
     """One line for a person, whatever the answer is; 1 if nothing was recorded."""
-    done = run("complete", *words.split(), url=url)
+    done = run_command("complete", *words.split(), url=url)
     assert (done.returncode, done.stderr) == (code, "")
     (line,) = done.stdout.splitlines()
     assert line.startswith(said)
@@ -275,7 +258,9 @@ def test_complete_records_a_completion_once(url: str) -> None:
         assert store.get_wait_condition("new") is not None
         assert new.outcome is cs.WaitOutcome.SATISFIED
 
-    failed(run("complete", "wait", "b", "--result", "{", url=url), 2, "--result must be JSON")
+    failed(
+        run_command("complete", "wait", "b", "--result", "{", url=url), 2, "--result must be JSON"
+    )
 
 
 def test_rm_removes_what_is_named(url: str) -> None:
@@ -287,14 +272,14 @@ def test_rm_removes_what_is_named(url: str) -> None:
         assert store.list_for_each_progress("waiting") == {}
         assert store.get_wait_condition("wait") is None
 
-    done = run("rm", ODD, "-y", url=url)
+    done = run_command("rm", ODD, "-y", url=url)
     assert (done.returncode, done.stdout) == (0, "removed: we\\nird \\x1b[31m id\n")
 
 
 def test_rm_without_a_terminal_needs_yes(url: str) -> None:
     """Nothing is removed by a script that did not mean to."""
-    failed(run("rm", "order", url=url), 2, "nothing was removed", "--yes")
-    failed(run("rm", "--yes", url=url), 2, "nothing to remove")
+    failed(run_command("rm", "order", url=url), 2, "nothing was removed", "--yes")
+    failed(run_command("rm", "--yes", url=url), 2, "nothing to remove")
     assert answer("count", url=url) == {"count": 4}
 
 
@@ -304,7 +289,7 @@ def test_rm_without_a_terminal_needs_yes(url: str) -> None:
 def test_copy_brings_everything_and_verifies_it(url: str, tmp_path: Path) -> None:
     """Every record arrives with its version; a second copy finds all of it there."""
     target = f"sqlite:///{tmp_path / 'new.db'}"
-    done = run("copy", url, target)
+    done = run_command("copy", url, target)
     assert (done.returncode, done.stderr) == (0, "")
     assert "4 flows, 1 wait conditions, 1 ForEach progress records, 1 early" in done.stdout
     assert "Verified" in done.stdout
@@ -392,7 +377,7 @@ def test_copy_finds_what_differs(url: str, tmp_path: Path) -> None:
     assert (one["kind"], one["id"], one["step"]) == ("flow", "order", 0)
     assert "state" in one["what"]
     assert "type" in one["what"]
-    done = run("copy", url, target)
+    done = run_command("copy", url, target)
     assert done.returncode == 1
     assert "flow 'order' differs from the source" in done.stderr
     assert answer("copy", url, target, "--no-verify", url=url)["verified"] is None
@@ -401,10 +386,10 @@ def test_copy_finds_what_differs(url: str, tmp_path: Path) -> None:
 
 def test_copy_refuses_what_makes_no_sense(url: str, tmp_path: Path) -> None:
     """Onto itself, into memory that nobody sees, from what is not there; nothing is created."""
-    failed(run("copy", url, url), 2, "same store")
-    failed(run("copy", url, "memory://"), 2, "would end with this command")
+    failed(run_command("copy", url, url), 2, "same store")
+    failed(run_command("copy", url, "memory://"), 2, "would end with this command")
     absent = tmp_path / "absent.db"
-    failed(run("copy", f"sqlite:///{absent}", url), 1, "no file", "nothing was created")
+    failed(run_command("copy", f"sqlite:///{absent}", url), 1, "no file", "nothing was created")
     assert not absent.exists()
 
 
@@ -423,7 +408,7 @@ def test_doctor_examines_a_sqlite_store(url: str) -> None:
     """Journal, sync, file system, space, permissions, log and integrity, and it changes nothing."""
     path = Path(url.removeprefix("sqlite:///"))
     before = path.read_bytes()
-    done = run("doctor", url)
+    done = run_command("doctor", url)
     code = done.returncode  # the file system of the tests may be one that is warned of
     found = findings(url, code)
     assert found["journal mode"]["found"] == "wal"
@@ -509,7 +494,7 @@ def test_bench_measures_and_leaves_nothing(url: str, tmp_path: Path) -> None:
     operations = {one["operation"]: one for one in document["operations"]}
     assert operations.keys() >= {"get", "update", "claim_due of 1"}
     assert all(0 < one["p50_us"] <= one["p99_us"] for one in document["operations"])
-    text = run("bench", "memory://", "--calls", "10").stdout
+    text = run_command("bench", "memory://", "--calls", "10").stdout
     assert "in the memory of this process, which was removed" in text
     assert sorted(tmp_path.iterdir()) == before
     assert answer("count", url=url) == {"count": 4}
@@ -524,7 +509,7 @@ READING = ["ls", "count", "show f", "waits", "waits w", "due", "complete w c", "
 def test_a_store_that_is_not_there_is_not_made(command: str, tmp_path: Path) -> None:
     """Only a demo, a benchmark and the target of a copy may create a store."""
     path = tmp_path / "absent.db"
-    done = run(*shlex.split(command), "-s", f"sqlite:///{path}")
+    done = run_command(*shlex.split(command), "-s", f"sqlite:///{path}")
     failed(done, 1, "no file", str(path), "nothing was created")
     assert list(tmp_path.iterdir()) == []
 
@@ -533,7 +518,7 @@ def test_an_empty_file_is_no_store(tmp_path: Path) -> None:
     """Nothing is laid out in it by who only looks."""
     path = tmp_path / "empty.db"
     path.touch()
-    failed(run("ls", "-s", f"sqlite:///{path}"), 1, "is empty", "nothing was created")
+    failed(run_command("ls", "-s", f"sqlite:///{path}"), 1, "is empty", "nothing was created")
     assert path.stat().st_size == 0
     document = answer("doctor", f"sqlite:///{path}", url="", code=1)
     assert document["findings"][0]["level"] == "problem"
@@ -550,35 +535,37 @@ WRONG_URLS: list[tuple[str, int, str]] = [
 @pytest.mark.parametrize(("url", "code", "said"), WRONG_URLS)
 def test_a_wrong_url_is_one_line(url: str, code: int, said: str) -> None:
     """Whatever the command, the line says what to write instead."""
-    failed(run("ls", "-s", url), code, said)
-    failed(run("ls", url=url), code, said)
+    failed(run_command("ls", "-s", url), code, said)
+    failed(run_command("ls", url=url), code, said)
     if code != 1:
-        failed(run("doctor", url), code, said)
-        failed(run("bench", url), code, said)
+        failed(run_command("doctor", url), code, said)
+        failed(run_command("bench", url), code, said)
 
 
 def test_no_url_at_all_is_wrong_usage() -> None:
     """What to write is named as this command takes it, and the variable."""
     for command in ("ls", "show f"):
-        failed(run(*shlex.split(command)), 2, "no store is named", "--store", "CATGA_STORE_URL")
+        failed(
+            run_command(*shlex.split(command)), 2, "no store is named", "--store", "CATGA_STORE_URL"
+        )
 
     for command in ("doctor", "bench", "verify"):
-        failed(run(command), 2, f"catga-store {command} sqlite:///", "CATGA_STORE_URL")
+        failed(run_command(command), 2, f"catga-store {command} sqlite:///", "CATGA_STORE_URL")
 
-    failed(run("ls", url=""), 2, "no store is named")
+    failed(run_command("ls", url=""), 2, "no store is named")
 
 
 def test_a_place_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:
     """A directory, another program's database: 3. A file that is none: 5. All are left alone."""
-    failed(run("ls", "-s", f"sqlite:///{tmp_path}"), 3, str(tmp_path))
+    failed(run_command("ls", "-s", f"sqlite:///{tmp_path}"), 3, str(tmp_path))
     foreign = tmp_path / "foreign.db"
     with closing(sqlite3.connect(foreign)) as connection:
         connection.execute("CREATE TABLE theirs (n)")
 
-    failed(run("ls", "-s", f"sqlite:///{foreign}"), 3, "something else")
+    failed(run_command("ls", "-s", f"sqlite:///{foreign}"), 3, "something else")
     rubbish = tmp_path / "rubbish.db"
     rubbish.write_bytes(b"no database " * 500)
-    failed(run("ls", "-s", f"sqlite:///{rubbish}"), 5, str(rubbish))
+    failed(run_command("ls", "-s", f"sqlite:///{rubbish}"), 5, str(rubbish))
     assert rubbish.read_bytes() == b"no database " * 500
 
 
@@ -596,7 +583,7 @@ def test_a_place_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:
 )
 def test_a_wrong_argument_is_one_line(url: str, arguments: list[str]) -> None:
     """Nothing is printed but what is wrong with it."""
-    failed(run(*arguments, url=url), 2)
+    failed(run_command(*arguments, url=url), 2)
 
 
 def test_a_missing_library_is_named_with_its_extra(capsys: pytest.CaptureFixture[str]) -> None:
@@ -677,7 +664,7 @@ def test_a_reader_that_leaves_is_no_error(many: str, form: list[str]) -> None:
 
 def test_json_is_read_by_a_json_reader(many: str) -> None:
     """`--json | python -m json.tool`, with as many flows as there are."""
-    listing = run("ls", "--all", "--json", url=many)
+    listing = run_command("ls", "--all", "--json", url=many)
     tool = subprocess.run(
         [sys.executable, "-m", "json.tool"],
         input=listing.stdout,
@@ -813,7 +800,7 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples(command: str) -> None:
     """Each command explains itself, with an example; its `--json` shape stands there."""
-    done = run(command, "--help", env={"COLUMNS": "200", "TERM": "dumb"})
+    done = run_command(command, "--help", COLUMNS="200", TERM="dumb")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"catga-store {command}" in done.stdout.split("Usage", 1)[1].split("\n", 1)[1]
     assert ("--json:" in done.stdout) is (command != "demo")
@@ -821,7 +808,7 @@ def test_help_has_examples(command: str) -> None:
 
 def test_the_exit_codes_are_documented() -> None:
     """`--help` lists the codes and every command."""
-    text = run("--help", env={"COLUMNS": "200"}).stdout
+    text = run_command("--help", COLUMNS="200").stdout
     for code in ("0 done", "1 the answer is no", "2 the command", "3 the store", "130", "141"):
         assert code in text
 
@@ -840,12 +827,10 @@ def test_the_exit_codes_are_documented() -> None:
 )
 def test_the_shell_completes(typed: str, completed: list[str]) -> None:
     """What `--install-completion` sets up answers commands, options, statuses and outcomes."""
-    done = run(
-        env={
-            "_CATGA_STORE_COMPLETE": "complete_bash",
-            "COMP_WORDS": f"catga-store {typed}",
-            "COMP_CWORD": str(len(typed.split())),
-        }
+    done = run_command(
+        _CATGA_STORE_COMPLETE="complete_bash",
+        COMP_WORDS=f"catga-store {typed}",
+        COMP_CWORD=str(len(typed.split())),
     )
     assert done.stdout.split() == completed
 
@@ -874,6 +859,6 @@ def test_passwords_are_not_printed(url: str, shown: Callable[[str], str]) -> Non
 )
 def test_a_wrong_url_is_shown_without_its_password(rest: str) -> None:
     """Whatever is wrong with it, and also where it names nothing at all."""
-    done = run("ls", "-s", rest)
+    done = run_command("ls", "-s", rest)
     failed(done, 2, "…@")
     assert "secret" not in done.stderr

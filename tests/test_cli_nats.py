@@ -16,6 +16,8 @@ from typing import Any
 
 import nats
 import pytest
+from forks import Done
+from forks import run_command
 
 import catga_store as cs
 from catga_store.testing.proxy import Proxy
@@ -23,11 +25,10 @@ from catga_store.testing.servers import NatsCluster
 from catga_store.testing.servers import NatsServer
 from catga_store.testing.servers import free_ports
 
-Done = subprocess.CompletedProcess[str]
 MAIN = "from catga_store.cli import main; main()"
 
 
-def run(*arguments: str, before: str = "") -> Done:
+def run(*arguments: str, before: str) -> Done:
     """Run a command to its end, after a line of Python of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "CATGA_STORE_URL"}
     return subprocess.run(
@@ -52,7 +53,7 @@ def failed(done: Done, code: int, *parts: str) -> None:
 
 def findings(url: str, code: int = 0) -> dict[str, Any]:
     """Answer what the doctor found, by what it looked at."""
-    done = run("doctor", url, "--json")
+    done = run_command("doctor", url, "--json")
     assert (done.returncode, done.stderr) == (code, ""), done
     document = json.loads(done.stdout)
     assert document["healthy"] is (code == 0)
@@ -125,7 +126,7 @@ def test_a_server_that_does_well(url: str, bucket: str) -> None:
     assert found["index"]["found"].startswith("4 entries")
     assert f"KV_{bucket}" in found["stream"]["found"]
     assert found["store"]["found"].endswith("holds 2 flows")
-    text = run("doctor", url).stdout
+    text = run_command("doctor", url).stdout
     assert all(check in text for check in found)
 
 
@@ -145,7 +146,7 @@ def test_storage_that_is_not_reserved(nats_server: NatsServer, bucket: str) -> N
 def test_a_bucket_that_nobody_has_used(nats_server: NatsServer, bucket: str, command: str) -> None:
     """Who looks is told that there are no flows, and makes no stream."""
     place = f"{nats_server.url}?bucket={bucket}"
-    failed(run(*command.split(), "-s", place), 1, f"no stream KV_{bucket}")
+    failed(run_command(*command.split(), "-s", place), 1, f"no stream KV_{bucket}")
     assert findings(place, 1)["store"]["level"] == "problem"
     assert "error" in ask(nats_server.url, f"$JS.API.STREAM.INFO.KV_{bucket}")
 
@@ -164,7 +165,7 @@ def test_settings_that_lose_flows(url: str, bucket: str) -> None:
     config = ask(url, f"$JS.API.STREAM.INFO.KV_{bucket}")["config"]
     changed = {"max_age": 3600 * 10**9, "duplicate_window": 60 * 10**9}
     ask(url, f"$JS.API.STREAM.UPDATE.KV_{bucket}", config | changed)
-    done = run("doctor", url)
+    done = run_command("doctor", url)
     assert done.returncode == 1
     assert "max_age is 3600000000000, not 0" in done.stdout
     assert "duplicate_window is 60000000000, not 600000000000" in done.stdout
@@ -236,7 +237,7 @@ def test_replicas() -> None:
         until = time.monotonic() + 60
         while found.get("replicas", {}).get("level") != "warning":
             assert time.monotonic() < until, found
-            done = run("doctor", url, "--json")
+            done = run_command("doctor", url, "--json")
             found = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
 
         assert gone.name in found["replicas"]["found"]
@@ -244,7 +245,7 @@ def test_replicas() -> None:
 
 def test_bench_leaves_nothing(nats_server: NatsServer, url: str) -> None:
     """It says where it was, and the stream is gone."""
-    done = run("bench", url, "--calls", "10")
+    done = run_command("bench", url, "--calls", "10")
     assert (done.returncode, done.stderr) == (0, "")
     assert "in the bucket catga-store-bench-" in done.stdout
     streams = ask(nats_server.url, "$JS.API.STREAM.NAMES")["streams"]
@@ -261,7 +262,7 @@ def test_a_server_that_is_down(command: str) -> None:
     place = f"nats://me:secret@127.0.0.1:{port}"
     name, *rest = command.split()
     named = [place] if name == "bench" else ["-s", place]
-    done = run(name, *rest, *named)
+    done = run_command(name, *rest, *named)
     failed(done, 3, "no NATS server can be used", str(port))
     assert "secret" not in done.stderr
 
@@ -275,7 +276,7 @@ def test_the_doctor_of_a_server_that_is_down() -> None:
 def test_a_server_that_wants_a_password() -> None:
     """The command says so in one line, the doctor as a problem."""
     with NatsServer("authorization { user: me, password: secret }") as server:
-        failed(run("ls", "-s", server.url), 3, "refused user, password")
+        failed(run_command("ls", "-s", server.url), 3, "refused user, password")
         assert findings(server.url, 1)["server"]["level"] == "problem"
         with_password = server.url.replace("//", "//me:secret@")
         fill(with_password)

@@ -13,17 +13,18 @@ from typing import Any
 
 import pytest
 import redis
+from forks import Done
+from forks import run_command
 
 import catga_store as cs
 from catga_store.testing.servers import RedisCluster
 from catga_store.testing.servers import RedisServer
 from catga_store.testing.servers import free_ports
 
-Done = subprocess.CompletedProcess[str]
 MAIN = "from catga_store.cli import main; main()"
 
 
-def run(*arguments: str, before: str = "") -> Done:
+def run(*arguments: str, before: str) -> Done:
     """Run a command to its end, after a line of Python of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "CATGA_STORE_URL"}
     return subprocess.run(
@@ -48,7 +49,7 @@ def failed(done: Done, code: int, *parts: str) -> None:
 
 def findings(url: str, code: int = 0) -> dict[str, Any]:
     """Answer what the doctor found, by what it looked at."""
-    done = run("doctor", url, "--json")
+    done = run_command("doctor", url, "--json")
     assert (done.returncode, done.stderr) == (code, ""), done
     document = json.loads(done.stdout)
     assert document["healthy"] is (code == 0)
@@ -121,7 +122,7 @@ def test_a_server_that_does_well(url: str, version: str) -> None:
     assert found["index"]["found"].startswith("4 entries")
     assert found["flows"]["found"].startswith("2 flows")
     assert found["store"]["found"].endswith("holds 2 flows")
-    text = run("doctor", url).stdout
+    text = run_command("doctor", url).stdout
     assert all(check in text for check in found)
 
 
@@ -194,7 +195,7 @@ def test_what_the_server_does_not_tell_is_unknown(start: Callable[..., RedisServ
     url = f"redis://app:pw@{server.host}:{server.port}"
     found = findings(url)
     assert found["durability"]["level"] == found["clock"]["level"] == "unknown"
-    assert "pw@" not in run("doctor", url, "--json").stdout
+    assert "pw@" not in run_command("doctor", url, "--json").stdout
 
 
 def test_a_cluster(redis_cluster: RedisCluster) -> None:
@@ -240,7 +241,7 @@ def test_an_empty_server(server: RedisServer, command: str) -> None:
     """Who looks is told that there is nothing under the prefix, and lays nothing out."""
     prefix = f"{uuid.uuid4().hex}:"
     place = f"{server.url}?prefix={prefix}"
-    failed(run(*command.split(), "-s", place), 1, f"no store under the prefix '{prefix}'")
+    failed(run_command(*command.split(), "-s", place), 1, f"no store under the prefix '{prefix}'")
     assert findings(place, 1)["store"]["level"] == "problem"
     with redis.Redis(port=server.port) as client:
         assert client.keys(f"{{{prefix}*") == []
@@ -262,7 +263,7 @@ def test_clocks_that_differ(url: str) -> None:
 def test_bench_leaves_nothing(start: Callable[..., RedisServer]) -> None:
     """It says where it was, and every key is gone."""
     server = start()
-    done = run("bench", server.url, "--calls", "10")
+    done = run_command("bench", server.url, "--calls", "10")
     assert (done.returncode, done.stderr) == (0, "")
     assert "under the prefix catga-store-bench-" in done.stdout
     with redis.Redis(port=server.port) as client:
@@ -279,7 +280,7 @@ def test_a_server_that_is_down(command: str) -> None:
     place = f"redis://me:secret@127.0.0.1:{port}"
     name, *rest = command.split()
     named = [place] if name == "bench" else ["-s", place]
-    done = run(name, *rest, *named)
+    done = run_command(name, *rest, *named)
     failed(done, 3, "cannot be reached", str(port))
     assert "secret" not in done.stderr
 
@@ -295,7 +296,7 @@ def test_the_doctor_of_a_server_that_is_down() -> None:
 def test_a_server_that_wants_a_password(start: Callable[..., RedisServer]) -> None:
     """The command says so in one line, the doctor as a problem."""
     server = start("--requirepass", "secret")
-    failed(run("ls", "-s", server.url), 3, "user or password")
+    failed(run_command("ls", "-s", server.url), 3, "user or password")
     assert findings(server.url, 1)["server"]["level"] == "problem"
     with_password = f"redis://:secret@{server.host}:{server.port}"
     lay_out(with_password)

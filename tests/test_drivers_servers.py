@@ -24,6 +24,7 @@ import anyio
 import pytest
 import redis
 import sniffio
+from forks import UNMEASURED
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -658,10 +659,6 @@ else:
     anyio.run(main, backend=kind)
 print(time.time(), flush=True)
 """
-
-
-# What measures coverage writes a file at the end of each process, which takes a second.
-UNMEASURED = {name: value for name, value in os.environ.items() if "COV" not in name}
 
 
 @pytest.mark.parametrize(

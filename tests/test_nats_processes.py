@@ -1,8 +1,4 @@
-"""Processes on one JetStream: chains, fan-in and claimers, and servers that are killed under load.
-
-The file is also the program that the processes run: `python test_nats_processes.py transact URL`
-prints `ready`, waits for a line, works, and prints what it has to say as lines of JSON.
-"""
+"""Processes on one JetStream: chains, fan-in and claimers, and servers that are killed under load."""
 
 from __future__ import annotations
 
@@ -10,15 +6,12 @@ import asyncio
 import itertools
 import json
 import random
-import subprocess
-import sys
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
@@ -26,6 +19,7 @@ from typing import Any
 
 import nats
 import pytest
+from forks import together
 
 import catga_store as cs
 from catga_store.testing.servers import NatsCluster
@@ -42,35 +36,35 @@ soak = pytest.mark.soak
 # --- what the processes do ------------------------------------------------------------------------
 
 
-def transact(url: str, number: str, times: str) -> list[tuple[int, int]]:
+def transact(url: str, number: int, times: int) -> list[tuple[int, int]]:
     """Add to the counter so many times; answers the version and the value each commit had read."""
-    with cs.open_store(url, owner=number) as store:
+    with cs.open_store(url, owner=f"worker-{number}") as store:
 
         def add(session: cs.Session) -> tuple[int, int]:
             flow = session.get_one("counter")
             flow.state["n"] += 1
             return flow.version, flow.state["n"] - 1
 
-        return [store.transact(add, attempts=1000) for _ in range(int(times))]
+        return [store.transact(add, attempts=1000) for _ in range(times)]
 
 
-def claim(url: str, number: str, limit: str) -> list[str]:
+def claim(url: str, number: int, limit: int) -> list[str]:
     """Claim until nothing is due; answers what was claimed."""
     taken: list[str] = []
     with cs.open_store(url, owner=f"worker-{number}") as store:
-        while flows := store.claim_due(limit=int(limit), lease=timedelta(hours=1)):
+        while flows := store.claim_due(limit=limit, lease=timedelta(hours=1)):
             taken += [flow.flow_id for flow in flows]
 
     return taken
 
 
-def complete(url: str, number: str, total: str, processes: str) -> dict[str, int]:
+def complete(url: str, number: int, total: int, processes: int) -> dict[str, int]:
     """Send this process's part of the completions and its neighbour's, so that each is sent twice."""
     seen: Counter[str] = Counter()
     sent = [
         f"child-{child}"
-        for part in (int(number), int(number) + 1)
-        for child in range(part % int(processes), int(total), int(processes))
+        for part in (number, number + 1)
+        for child in range(part % processes, total, processes)
     ]
     random.Random(number).shuffle(sent)
     with cs.open_store(url) as store:
@@ -85,62 +79,7 @@ def complete(url: str, number: str, total: str, processes: str) -> dict[str, int
     return dict(seen)
 
 
-WORK: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (transact, claim, complete)
-}
-
-
-def main(name: str, *arguments: str) -> None:
-    """Say that the process is there, wait until all are, work, and say what came of it."""
-    print("ready", flush=True)  # noqa: T201  the parent reads it
-    sys.stdin.readline()
-    print(json.dumps(WORK[name](*arguments)), flush=True)  # noqa: T201  the parent reads it
-
-
-# --- who starts them ------------------------------------------------------------------------------
-
-
-def together(url: str, work: Callable[..., Any], processes: int, *arguments: int) -> list[Any]:
-    """Run processes, let them begin together, and answer what each said."""
-    with ExitStack() as stack:
-        children = []
-
-        for number in range(processes):
-            command = [
-                sys.executable,
-                __file__,
-                work.__name__,
-                url,
-                str(number),
-                *map(str, arguments),
-            ]
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            stack.enter_context(child)
-            stack.callback(child.kill)
-            children.append(child)
-
-        for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n", child.communicate()
-
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write("go\n")
-            child.stdin.flush()
-
-        answers = []
-        for child in children:
-            out, err = child.communicate(timeout=LONG)
-            assert (child.returncode, err) == (0, "")
-            answers.append(json.loads(out))
-
-        return answers
+# --- what comes of it -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -173,7 +112,7 @@ def test_transact_by_processes_makes_a_chain(url: str, processes: int, times: in
     """Processes that add so many times each end at exactly the sum; no version was read twice."""
     with cs.open_store(url) as store:
         store.create(cs.FlowSnapshot("counter", state={"n": 0}))
-        read = together(url, transact, processes, times)
+        read = together(transact, *[(url, n, times) for n in range(processes)])
         total = processes * times
         assert sorted(map(tuple, itertools.chain(*read))) == [(n + 1, n) for n in range(total)]
         counter = store.get_one("counter")
@@ -189,7 +128,10 @@ def test_completions_by_processes_count_once(url: str, processes: int, total: in
     with cs.open_store(url) as store:
         store.set_wait_condition(cs.WaitCondition("all", flow_ids=children))
         seen = sum(
-            map(Counter, together(url, complete, processes, total, processes)), Counter[str]()
+            map(
+                Counter, together(complete, *[(url, n, total, processes) for n in range(processes)])
+            ),
+            Counter[str](),
         )
         assert seen == Counter(accepted=total, duplicate=total, now_satisfied=1)
         wait = store.get_wait_condition("all")
@@ -212,7 +154,7 @@ def test_claimers_take_each_due_flow_once(url: str, processes: int, total: int) 
                 for flow_id in ids[start : start + 200]:
                     session.add(cs.FlowSnapshot(flow_id, state={"n": 0}))
 
-        taken = together(url, claim, processes, 5)
+        taken = together(claim, *[(url, n, 5) for n in range(processes)])
         assert sorted(itertools.chain(*taken)) == ids
         for number, mine in enumerate(taken):
             assert {store.get_one(flow_id).owner for flow_id in mine[:3]} <= {f"worker-{number}"}
@@ -380,7 +322,3 @@ def test_three_servers_keep_what_they_have_acknowledged(kills: int) -> None:
 
         keep_writing(writers, 1)
         check(cluster.url, 3, writers)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

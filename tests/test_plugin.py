@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from forks import UNMEASURED
 
 import catga_store as cs
 from catga_store.testing import scratch_url
@@ -18,10 +19,6 @@ MODULE = "catga_store.testing.plugin"
 # Where the package is installed, pytest finds the plugin by itself; elsewhere it is told.
 FOUND = any(point.value == MODULE for point in entry_points(group="pytest11"))
 LOADED = [] if FOUND else ["-p", MODULE]
-
-
-# What measures coverage imports more than a run by itself.
-UNMEASURED = {name: value for name, value in os.environ.items() if "COV" not in name}
 
 
 def run(

@@ -1,8 +1,4 @@
-"""Processes on one SQLite file: chains, claimers, first openers, forks, and exits without `close()`.
-
-The file is also the program that the processes run: `python test_processes.py transact FLOWS.DB`
-prints `ready`, waits for a line, works, and prints what it has to say as one line of JSON.
-"""
+"""Processes on one SQLite file: chains, claimers, first openers, forks, and exits without `close()`."""
 
 from __future__ import annotations
 
@@ -16,12 +12,12 @@ import warnings
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterator
-from contextlib import ExitStack
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import together
 
 import catga_store as cs
 from catga_store.conversation import Call
@@ -34,9 +30,8 @@ LONG = 120
 # --- what the processes do ------------------------------------------------------------------------
 
 
-def transact(path: str, number: str, times: str) -> list[tuple[int, int]]:
+def transact(path: str, times: int) -> list[tuple[int, int]]:
     """Add to the counter so many times; answers the version and the value each commit had read."""
-    assert number
     with cs.SQLiteStore(path) as store:
 
         def add(session: cs.Session) -> tuple[int, int]:
@@ -44,23 +39,23 @@ def transact(path: str, number: str, times: str) -> list[tuple[int, int]]:
             flow.state["n"] += 1
             return flow.version, flow.state["n"] - 1
 
-        return [store.transact(add) for _ in range(int(times))]
+        return [store.transact(add) for _ in range(times)]
 
 
-def claim(path: str, number: str, limit: str) -> list[str]:
+def claim(path: str, number: int, limit: int) -> list[str]:
     """Claim until nothing is due; answers what was claimed."""
     taken: list[str] = []
     with cs.SQLiteStore(path, owner=f"worker-{number}") as store:
-        while flows := store.claim_due(limit=int(limit)):
+        while flows := store.claim_due(limit=limit):
             taken += [flow.flow_id for flow in flows]
 
     return taken
 
 
-def complete(path: str, number: str, total: str) -> list[int]:
+def complete(path: str, number: int, total: int) -> list[int]:
     """Complete every child of the condition, beginning elsewhere than the others."""
-    children = [f"child-{n}" for n in range(int(total))]
-    first = int(number) * len(children) // PROCESSES
+    children = [f"child-{n}" for n in range(total)]
+    first = number * len(children) // PROCESSES
     with cs.SQLiteStore(path) as store:
         answers = [
             store.complete_child("all", child) for child in children[first:] + children[:first]
@@ -73,10 +68,10 @@ def complete(path: str, number: str, total: str) -> list[int]:
     ]
 
 
-def open_first(path: str, number: str, partitions: str) -> str:
+def open_first(path: str, number: int, partitions: int) -> str:
     """Open a file that may not be there yet, and write to it."""
     try:
-        with cs.SQLiteStore(path, partitions=int(partitions)) as store:
+        with cs.SQLiteStore(path, partitions=partitions) as store:
             store.create(cs.FlowSnapshot(f"by-{number}", state=None))
     except cs.PartitionCountError as error:
         return f"{type(error).__name__} {error.expected}"
@@ -84,55 +79,7 @@ def open_first(path: str, number: str, partitions: str) -> str:
     return "wrote"
 
 
-WORK: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (transact, claim, complete, open_first)
-}
-
-
-def main(name: str, *arguments: str) -> None:
-    """Say that the process is there, wait until all are, work, and say what came of it."""
-    print("ready", flush=True)  # noqa: T201  the parent reads it
-    sys.stdin.readline()
-    print(json.dumps(WORK[name](*arguments)), flush=True)  # noqa: T201  the parent reads it
-
-
-# --- who starts them ------------------------------------------------------------------------------
-
-
-def together(path: Path, work: Callable[..., Any], arguments: list[str]) -> list[Any]:
-    """Run one process for each argument, let them begin together, and answer what each said."""
-    with ExitStack() as stack:
-        children = []
-
-        for number, argument in enumerate(arguments):
-            command = [sys.executable, __file__, work.__name__, str(path), str(number), argument]
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            stack.enter_context(child)
-            stack.callback(child.kill)
-            children.append(child)
-
-        for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n", child.communicate()
-
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write("go\n")
-            child.stdin.flush()
-
-        answers = []
-        for child in children:
-            out, err = child.communicate(timeout=LONG)
-            assert (child.returncode, err) == (0, "")
-            answers.append(json.loads(out))
-
-        return answers
+# --- what comes of it -----------------------------------------------------------------------------
 
 
 def test_transact_by_processes_makes_a_chain(tmp_path: Path) -> None:
@@ -141,7 +88,7 @@ def test_transact_by_processes_makes_a_chain(tmp_path: Path) -> None:
     with cs.SQLiteStore(path) as store:
         store.create(cs.FlowSnapshot("counter", state={"n": 0}))
         began = time.perf_counter()
-        answers = together(path, transact, ["200"] * PROCESSES)
+        answers = together(transact, *[(str(path), 200)] * PROCESSES)
         print(f"1600 transactions took {time.perf_counter() - began:.1f} s")  # noqa: T201  with -s
 
         read = sorted(tuple(pair) for answer in answers for pair in answer)
@@ -150,8 +97,8 @@ def test_transact_by_processes_makes_a_chain(tmp_path: Path) -> None:
         assert (counter.version, counter.state) == (1601, {"n": 1600})
 
 
-@pytest.mark.parametrize("limit", ["1", "10"])
-def test_claimers_in_processes_take_each_due_flow_once(tmp_path: Path, limit: str) -> None:
+@pytest.mark.parametrize("limit", [1, 10])
+def test_claimers_in_processes_take_each_due_flow_once(tmp_path: Path, limit: int) -> None:
     """8 processes on 1,000 due flows have each exactly once, and the store names the one."""
     path = tmp_path / "flows.db"
     ids = [f"flow-{n:04}" for n in range(1000)]
@@ -161,7 +108,7 @@ def test_claimers_in_processes_take_each_due_flow_once(tmp_path: Path, limit: st
                 for flow_id in ids[start : start + 200]:
                     session.add(cs.FlowSnapshot(flow_id, state=None))
 
-        taken = together(path, claim, [limit] * PROCESSES)
+        taken = together(claim, *[(str(path), n, limit) for n in range(PROCESSES)])
         assert sorted(flow_id for mine in taken for flow_id in mine) == ids
         owners = {flow.flow_id: flow.owner for flow in store.iter_flows()}
         assert owners == {
@@ -175,7 +122,7 @@ def test_completions_from_processes_count_once(tmp_path: Path) -> None:
     with cs.SQLiteStore(path) as store:
         children = [f"child-{n}" for n in range(100)]
         store.set_wait_condition(cs.WaitCondition("all", flow_ids=children))
-        answers = together(path, complete, ["100"] * PROCESSES)
+        answers = together(complete, *[(str(path), n, 100) for n in range(PROCESSES)])
         assert [sum(column) for column in zip(*answers, strict=True)] == [100, 700, 1]
         wait = store.get_wait_condition("all")
         assert wait is not None
@@ -185,7 +132,8 @@ def test_completions_from_processes_count_once(tmp_path: Path) -> None:
 def test_first_openers_all_succeed(tmp_path: Path) -> None:
     """20 processes that open a file which is not there yet have all written to it."""
     path = tmp_path / "flows.db"
-    assert together(path, open_first, ["1"] * 20) == ["wrote"] * 20
+    wrote = together(open_first, *[(str(path), n, 1) for n in range(20)])
+    assert wrote == ["wrote"] * 20
     with cs.SQLiteStore(path) as store:
         assert store.count_flows() == 20
 
@@ -193,7 +141,7 @@ def test_first_openers_all_succeed(tmp_path: Path) -> None:
 def test_first_openers_agree_on_one_number_of_partitions(tmp_path: Path) -> None:
     """Of processes that lay out a new file with 1 and 4 partitions, one kind is refused, whole."""
     path = tmp_path / "flows.db"
-    answers = together(path, open_first, ["1", "4"] * 4)
+    answers = together(open_first, *[(str(path), n, (1, 4)[n % 2]) for n in range(8)])
     winner = 0 if answers[0] == "wrote" else 1
     number = (1, 4)[winner]
     assert answers[winner::2] == ["wrote"] * 4
@@ -646,7 +594,3 @@ def test_a_fork_waits_for_a_read_that_is_under_way(tmp_path: Path) -> None:
             thread.join(LONG)
 
     assert seen == ["read", "forked"]
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,25 +1,17 @@
-"""Processes on one Redis: chains, fan-in and claimers, and a server that is killed under load.
-
-The file is also the program that the processes run: `python test_redis_processes.py transact URL`
-prints `ready`, waits for a line, works, and prints what it has to say as lines of JSON.
-"""
+"""Processes on one Redis: chains, fan-in and claimers, and a server that is killed under load."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import random
-import subprocess
-import sys
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any
 
 import pytest
+from forks import together
 
 import catga_store as cs
 from catga_store.testing.servers import RedisServer
@@ -33,35 +25,35 @@ soak = pytest.mark.soak
 # --- what the processes do ------------------------------------------------------------------------
 
 
-def transact(url: str, number: str, times: str) -> list[tuple[int, int]]:
+def transact(url: str, number: int, times: int) -> list[tuple[int, int]]:
     """Add to the counter so many times; answers the version and the value each commit had read."""
-    with cs.open_store(url, owner=number) as store:
+    with cs.open_store(url, owner=f"worker-{number}") as store:
 
         def add(session: cs.Session) -> tuple[int, int]:
             flow = session.get_one("counter")
             flow.state["n"] += 1
             return flow.version, flow.state["n"] - 1
 
-        return [store.transact(add, attempts=1000) for _ in range(int(times))]
+        return [store.transact(add, attempts=1000) for _ in range(times)]
 
 
-def claim(url: str, number: str, limit: str) -> list[str]:
+def claim(url: str, number: int, limit: int) -> list[str]:
     """Claim until nothing is due; answers what was claimed."""
     taken: list[str] = []
     with cs.open_store(url, owner=f"worker-{number}") as store:
-        while flows := store.claim_due(limit=int(limit)):
+        while flows := store.claim_due(limit=limit):
             taken += [flow.flow_id for flow in flows]
 
     return taken
 
 
-def complete(url: str, number: str, total: str) -> dict[str, int]:
+def complete(url: str, number: int, total: int) -> dict[str, int]:
     """Send this process's part of the completions and its neighbour's, so that each is sent twice."""
     seen: Counter[str] = Counter()
     sent = [
         f"child-{child}"
-        for part in (int(number), int(number) + 1)
-        for child in range(part % PROCESSES, int(total), PROCESSES)
+        for part in (number, number + 1)
+        for child in range(part % PROCESSES, total, PROCESSES)
     ]
     random.Random(number).shuffle(sent)
     with cs.open_store(url) as store:
@@ -76,55 +68,7 @@ def complete(url: str, number: str, total: str) -> dict[str, int]:
     return dict(seen)
 
 
-WORK: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (transact, claim, complete)
-}
-
-
-def main(name: str, *arguments: str) -> None:
-    """Say that the process is there, wait until all are, work, and say what came of it."""
-    print("ready", flush=True)  # noqa: T201  the parent reads it
-    sys.stdin.readline()
-    print(json.dumps(WORK[name](*arguments)), flush=True)  # noqa: T201  the parent reads it
-
-
-# --- who starts them ------------------------------------------------------------------------------
-
-
-def together(url: str, work: Callable[..., Any], argument: int) -> list[Any]:
-    """Run 16 processes, let them begin together, and answer what each said."""
-    with ExitStack() as stack:
-        children = []
-
-        for number in range(PROCESSES):
-            command = [sys.executable, __file__, work.__name__, url, str(number), str(argument)]
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            stack.enter_context(child)
-            stack.callback(child.kill)
-            children.append(child)
-
-        for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n", child.communicate()
-
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write("go\n")
-            child.stdin.flush()
-
-        answers = []
-        for child in children:
-            out, err = child.communicate(timeout=LONG)
-            assert (child.returncode, err) == (0, "")
-            answers.append(json.loads(out))
-
-        return answers
+# --- what comes of it -----------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["6.2", "8.2"])
@@ -138,7 +82,7 @@ def test_transact_by_processes_makes_a_chain(url: str, times: int) -> None:
     """16 processes that add so many times each end at exactly the sum; no version was read twice."""
     with cs.open_store(url) as store:
         store.create(cs.FlowSnapshot("counter", state={"n": 0}))
-        read = together(url, transact, times)
+        read = together(transact, *[(url, n, times) for n in range(PROCESSES)])
         total = PROCESSES * times
         assert sorted(map(tuple, itertools.chain(*read))) == [(n + 1, n) for n in range(total)]
         counter = store.get_one("counter")
@@ -151,7 +95,10 @@ def test_completions_by_processes_count_once(url: str, total: int) -> None:
     children = [f"child-{n}" for n in range(total)]
     with cs.open_store(url) as store:
         store.set_wait_condition(cs.WaitCondition("all", flow_ids=children))
-        seen = sum(map(Counter, together(url, complete, total)), Counter[str]())
+        seen = sum(
+            map(Counter, together(complete, *[(url, n, total) for n in range(PROCESSES)])),
+            Counter[str](),
+        )
         assert seen == Counter(accepted=total, duplicate=total, now_satisfied=1)
         wait = store.get_wait_condition("all")
         assert wait is not None
@@ -170,7 +117,7 @@ def test_claimers_take_each_due_flow_once(url: str) -> None:
                 for flow_id in ids[start : start + 200]:
                     session.add(cs.FlowSnapshot(flow_id, state={"n": 0}))
 
-        taken = together(url, claim, 5)
+        taken = together(claim, *[(url, n, 5) for n in range(PROCESSES)])
         assert sorted(itertools.chain(*taken)) == ids
         for number, mine in enumerate(taken):
             assert {store.get_one(flow_id).owner for flow_id in mine[:3]} <= {f"worker-{number}"}
@@ -271,7 +218,3 @@ def test_a_server_that_is_killed_keeps_what_it_has_acknowledged(version: str, ki
 
         told = sum((writer.settled for writer in writers), Counter[str]())
         assert told["acknowledged"] >= 20 * kills * len(writers), told
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
