@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def _server() -> subprocess.Popen[bytes]:
 
 def _end(server: subprocess.Popen[bytes]) -> None:
     """Kill it, and whatever it has forked."""
-    with server:
+    with server, suppress(ProcessLookupError):  # it was stuck, and is dead already
         os.killpg(server.pid, signal.SIGKILL)
 
 
