@@ -348,10 +348,10 @@ async def test_closing_fails_what_is_under_way(server: RedisServer) -> None:
     blocked = asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0))))
     await turns(20)
     await link.close()
-    with pytest.raises((ReplyLostError, NotSentError)):
+    with pytest.raises((ReplyLostError, NotSentError), match="the store was closed"):
         await blocked
 
-    with pytest.raises(NotSentError):
+    with pytest.raises(NotSentError, match="the store was closed"):
         await link.perform(echo("a"))
 
     assert len(clients(server.port)) == before
@@ -371,6 +371,25 @@ async def test_a_pipe_is_divided_among_nodes_and_put_together(cluster: RedisClus
         assert link.writes >= 6
         ended = await asyncio.gather(*(link.perform(pipe(("GET", key))) for key in keys))
         assert ended == [(f"v-{key}".encode(),) for key in keys]
+
+
+async def test_a_cluster_that_does_not_say_where_its_slots_are(cluster: RedisCluster) -> None:
+    """Nothing is sent, and the error says how long was waited."""
+    async with opened(cluster.url, seconds=0.3) as link:
+        for node in cluster.nodes:
+            node.signal(signal.SIGSTOP)
+
+        try:
+            with pytest.raises(
+                NotSentError, match=r"where its slots are: .*(within 0.3 s|Timeout)"
+            ):
+                await link.perform(echo("a"))
+        finally:
+            for node in cluster.nodes:
+                node.signal(signal.SIGCONT)
+
+    async with opened(cluster.url) as link:
+        assert await link.perform(echo("a")) == (b"a",)
 
 
 async def test_moved_and_asked(cluster: RedisCluster) -> None:

@@ -217,7 +217,8 @@ class RedisClusterAsyncLink:
                     await self._client.initialize()
                     await self._client.nodes_manager.initialize()
             except (RedisError, RedisClusterException, OSError) as error:
-                message = f"no node of the cluster told where its slots are: {error}"
+                why = str(error) or f"not within {self._timeout:g} s"
+                message = f"no node of the cluster told where its slots are: {why}"
                 raise NotSentError(message) from error
 
             self._found = True

@@ -224,12 +224,15 @@ class Lane:
 
     def _settle(self) -> None:
         self._task = None
-        message = "the store was closed" if self._closed else "the event loop is being closed"
+        message = self._why_ended()
         self._lose(message)
         self._refuse(message)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _why_ended(self) -> str:
+        return "the store was closed" if self._closed else "the event loop is being closed"
 
     async def _work(self) -> None:
         try:
@@ -275,7 +278,8 @@ class Lane:
                 await connection.disconnect(nowait=True)
 
             self._connection = None
-            self._lose(f"the connection was lost: {broken}", broken)
+            lost = f"the connection was lost: {broken}"
+            self._lose(self._why_ended() if broken is None else lost, broken)
 
     async def _write(self, connection: Any, reader: asyncio.Future[None]) -> None:
         waiting, flying = self._waiting, self._flying
