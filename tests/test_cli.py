@@ -19,7 +19,8 @@ from typing import Any
 import attrs
 import pytest
 import typer
-from forks import Done
+from commands import failed
+from commands import run_changed
 from forks import run_command
 
 import catga_store as cs
@@ -65,16 +66,6 @@ def answer(*arguments: str, url: str, code: int = 0) -> Any:
     done = run_command(*arguments, "--json", url=url)
     assert (done.returncode, done.stderr) == (code, "")
     return json.loads(done.stdout)
-
-
-def failed(done: Done, code: int, *parts: str) -> None:
-    """Check that a command ended with one line that says why, and printed nothing else."""
-    assert done.returncode == code, done
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert "Traceback" not in line
-    for part in parts:
-        assert part in line
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -346,11 +337,8 @@ def copy(source, target, *, on_progress, **options):
             {breaking}
     return whole(source, target, on_progress=advance, **options)
 cs.copy = copy
-from catga_store.cli import main
-main()
 """
-    command = [sys.executable, "-c", source_code, "copy", source, target]
-    broken = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", timeout=60)
+    broken = run_changed(source_code, "copy", source, target)
     failed(broken, code, said, "goes on")
     document = answer("copy", source, target, url=source)
     assert (document["flows"], document["skipped"], document["verified"]) == (150, 200, True)

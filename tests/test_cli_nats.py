@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,7 +13,9 @@ from typing import Any
 
 import nats
 import pytest
-from forks import Done
+from commands import failed
+from commands import findings
+from commands import run_changed
 from forks import run_command
 
 import catga_store as cs
@@ -24,41 +23,6 @@ from catga_store.testing.proxy import Proxy
 from catga_store.testing.servers import NatsCluster
 from catga_store.testing.servers import NatsServer
 from catga_store.testing.servers import free_ports
-
-MAIN = "from catga_store.cli import main; main()"
-
-
-def run(*arguments: str, before: str) -> Done:
-    """Run a command to its end, after a line of Python of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "CATGA_STORE_URL"}
-    return subprocess.run(
-        [sys.executable, "-c", f"{before}\n{MAIN}", *arguments],
-        check=False,
-        capture_output=True,
-        encoding="utf-8",
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-    )
-
-
-def failed(done: Done, code: int, *parts: str) -> None:
-    """Check that a command ended with one line that says why, and printed nothing else."""
-    assert (done.returncode, done.stdout) == (code, ""), done
-    (line,) = done.stderr.splitlines()
-    assert "Traceback" not in line
-    for part in parts:
-        assert part in line
-
-
-def findings(url: str, code: int = 0) -> dict[str, Any]:
-    """Answer what the doctor found, by what it looked at."""
-    done = run_command("doctor", url, "--json")
-    assert (done.returncode, done.stderr) == (code, ""), done
-    document = json.loads(done.stdout)
-    assert document["healthy"] is (code == 0)
-    assert all(finding["means"] for finding in document["findings"])
-    return {finding["check"]: finding for finding in document["findings"]}
 
 
 def ask(url: str, subject: str, payload: object = None) -> dict[str, Any]:
@@ -154,7 +118,7 @@ def test_a_bucket_that_nobody_has_used(nats_server: NatsServer, bucket: str, com
 def test_clocks_that_differ(url: str) -> None:
     """The doctor says by how much, and what it means."""
     slow = "import time; real = time.time; time.time = lambda: real() + 90"
-    done = run("doctor", url, "--json", before=slow)
+    done = run_changed(slow, "doctor", url, "--json")
     (clock,) = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "clock"]
     assert (done.returncode, clock["level"]) == (1, "warning")
     assert "90.0 s behind" in clock["found"]
@@ -288,5 +252,5 @@ def test_without_nats_py(command: str) -> None:
     """One line says what to install."""
     place = "nats://127.0.0.1:4222"
     named = [place] if command == "doctor" else ["-s", place]
-    done = run(command, *named, before="import sys; sys.modules['nats'] = None")
+    done = run_changed("import sys; sys.modules['nats'] = None", command, *named)
     failed(done, 2, "pip install 'catga_store[nats]'")

@@ -3,58 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import redis
-from forks import Done
+from commands import failed
+from commands import findings
+from commands import run_changed
 from forks import run_command
 
 import catga_store as cs
 from catga_store.testing.servers import RedisCluster
 from catga_store.testing.servers import RedisServer
 from catga_store.testing.servers import free_ports
-
-MAIN = "from catga_store.cli import main; main()"
-
-
-def run(*arguments: str, before: str) -> Done:
-    """Run a command to its end, after a line of Python of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "CATGA_STORE_URL"}
-    return subprocess.run(
-        [sys.executable, "-c", f"{before}\n{MAIN}", *arguments],
-        check=False,
-        capture_output=True,
-        encoding="utf-8",
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-    )
-
-
-def failed(done: Done, code: int, *parts: str) -> None:
-    """Check that a command ended with one line that says why, and printed nothing else."""
-    assert (done.returncode, done.stdout) == (code, ""), done
-    (line,) = done.stderr.splitlines()
-    assert "Traceback" not in line
-    for part in parts:
-        assert part in line
-
-
-def findings(url: str, code: int = 0) -> dict[str, Any]:
-    """Answer what the doctor found, by what it looked at."""
-    done = run_command("doctor", url, "--json")
-    assert (done.returncode, done.stderr) == (code, ""), done
-    document = json.loads(done.stdout)
-    assert document["healthy"] is (code == 0)
-    assert all(finding["means"] for finding in document["findings"])
-    return {finding["check"]: finding for finding in document["findings"]}
 
 
 def lay_out(url: str) -> None:
@@ -253,7 +216,7 @@ CLOCK = "import time; real = time.time; time.time = lambda: real() - {seconds}"
 def test_clocks_that_differ(url: str) -> None:
     """The doctor says by how much, and what it means; half a second is nothing."""
     assert findings(url)["clock"]["level"] == "ok"
-    done = run("doctor", url, "--json", before=CLOCK.format(seconds=90))
+    done = run_changed(CLOCK.format(seconds=90), "doctor", url, "--json")
     (clock,) = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "clock"]
     assert (done.returncode, clock["level"]) == (1, "warning")
     assert "90.0 s ahead of" in clock["found"]
@@ -308,5 +271,5 @@ def test_without_redis_py(command: str) -> None:
     """One line says what to install."""
     place = "redis://127.0.0.1:6379"
     named = [place] if command == "doctor" else ["-s", place]
-    done = run(command, *named, before="import sys; sys.modules['redis'] = None")
+    done = run_changed("import sys; sys.modules['redis'] = None", command, *named)
     failed(done, 2, "pip install 'catga_store[redis]'")
