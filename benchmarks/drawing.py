@@ -20,7 +20,7 @@ from tables import growth
 __all__ = ["draw"]
 
 COLOURS = dict(zip(STORES, ("tab:gray", "tab:blue", "tab:red", "tab:green"), strict=True))
-FACES = {"blocking": "#1f4e79", "asyncio": "#4f94cd", "trio": "#a8cbe8"}
+APIS = {"blocking": "#1f4e79", "asyncio": "#4f94cd", "trio": "#a8cbe8"}
 DPI = 110
 
 
@@ -73,10 +73,10 @@ def _latency(data: Numbers) -> Any:
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), sharey=True)
     titles = {"get": "get", "update": "update", "session": "session: get, change, commit"}
     for axis, name in zip(axes, OPERATIONS, strict=True):
-        for place, (face, colour) in enumerate(FACES.items()):
+        for place, (api, colour) in enumerate(APIS.items()):
             at = [number + 0.27 * (place - 1) for number in range(len(STORES))]
-            heights = [numbers[kind][face][name] for kind in STORES]
-            bars = axis.bar(at, heights, 0.25, label=face, color=colour)
+            heights = [numbers[kind][api][name] for kind in STORES]
+            bars = axis.bar(at, heights, 0.25, label=api, color=colour)
             axis.bar_label(bars, [_short(one) for one in heights], fontsize=6, padding=1)
 
         for number, kind in enumerate(STORES):

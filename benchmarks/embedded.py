@@ -7,7 +7,7 @@ Sections, all of them unless some are named:
 - `memory`: total and the library's own share, which is the total less encoding and decoding; once
   by subtraction, and once measured, with the codec replaced by functions that answer constants;
 - `sqlite`: beside the same statements, rows and bytes on a plain `sqlite3` connection and the codec;
-- `faces`: blocking, asyncio and trio;
+- `APIs`: blocking, asyncio and trio;
 - `fan-in`: completions against the number of children;
 - `growth`: operations against the number of stored flows;
 - `peers`: the same state in other libraries, if they are installed.
@@ -58,7 +58,7 @@ from timing import time_calls
 
 import catga_store as cs
 
-SECTIONS = ("memory", "sqlite", "faces", "fan-in", "growth", "peers")
+SECTIONS = ("memory", "sqlite", "APIs", "fan-in", "growth", "peers")
 
 TARGETS = {"get": 15, "update": 25, "session": 50}
 """Microseconds that the library may take for itself on the memory store, at p50."""
@@ -74,7 +74,7 @@ EXCHANGES = {
     "complete_child": 1,
     "claim_due": 3,
 }
-"""Wire requests of each operation, asserted."""
+"""Transport requests of each operation, asserted."""
 
 CODEC = {
     "get": ("decode",),
@@ -116,7 +116,7 @@ class Run:
 
 
 def assert_exchanges(subject: Subject) -> dict[str, int]:
-    """Count the wire requests of every operation, and hold them against the table."""
+    """Count the transport requests of every operation, and hold them against the table."""
     counted = {name: exchanges(subject.store, getattr(subject, name)) for name in EXCHANGES}
     assert counted == EXCHANGES, f"exchanges are {counted}, not {EXCHANGES}"
     return counted
@@ -268,18 +268,18 @@ def syncs(run: Run) -> Callable[[], None]:
     return call
 
 
-def faces(run: Run) -> Iterator[Table]:
-    """The blocking face beside asyncio and trio."""
-    table = Table(title="faces: p50 and p99, µs", title_justify="left")
+def apis(run: Run) -> Iterator[Table]:
+    """The blocking API beside asyncio and trio."""
+    table = Table(title="APIs: p50 and p99, µs", title_justify="left")
     names = ("get", "update", "session")
-    for column in ("store", "face", *(f"{name} {p}" for name in names for p in ("p50", "p99"))):
+    for column in ("store", "API", *(f"{name} {p}" for name in names for p in ("p50", "p99"))):
         table.add_column(column, justify="right" if " p" in column else "left")
 
     with run.stores() as stores:
         subjects = {name: Subject(store) for name, store in stores.items()}
 
         for kind, subject in subjects.items():
-            times = {(face, name): Times() for face in ("blocking", *loops()) for name in names}
+            times = {(api, name): Times() for api in ("blocking", *loops()) for name in names}
             for _ in range(run.rounds):
                 cases = {name: getattr(subject, name) for name in names}
                 for name, taken in interleaved(cases, calls=run.calls, rounds=1).items():
@@ -291,10 +291,10 @@ def faces(run: Run) -> Iterator[Table]:
                     for name, calls in taken_by.items():
                         times[loop, name].rounds.append(calls)
 
-            for face in ("blocking", *loops()):
-                values = [times[face, name] for name in names]
+            for api in ("blocking", *loops()):
+                values = [times[api, name] for name in names]
                 cells = show(v for value in values for v in (value.p50, value.p99))
-                table.add_row(kind, face, *cells)
+                table.add_row(kind, api, *cells)
 
             table.add_section()
 
@@ -378,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         drawn: dict[str, Callable[[], Any]] = {
             "memory": lambda: memory(run),
             "sqlite": lambda: sqlite(run),
-            "faces": lambda: faces(run),
+            "APIs": lambda: apis(run),
             "fan-in": lambda: [fan_in(run.stores, few)],
             "growth": lambda: [growth(run.stores, few, run.records)],
             "peers": lambda: compared(run),

@@ -6,7 +6,7 @@
 is written when it is done, so parts can be measured one by one, and one that broke off is named again:
 
 - `latency`: one caller; p50 of `get`, `update` and a session that reads, changes and commits, by store
-  and face, and what the bare client takes to read and write as many bytes, without versions; for
+  and API, and what the bare client takes to read and write as many bytes, without versions; for
   memory, what the codec takes;
 - `throughput`: `update` by 1 to 100 asyncio tasks, each on a flow of its own, and the bare client's
   write by as many tasks;
@@ -134,24 +134,24 @@ def p50(taken: Sequence[int]) -> float:
 
 
 def latency(place: Places, calls: int) -> Numbers:
-    """`{store: {face: {operation: microseconds}}}`; `bare` is the client alone."""
+    """`{store: {API: {operation: microseconds}}}`; `bare` is the client alone."""
     found: Numbers = {}
     for kind in STORES:
         with cs.open_store(place.url(kind)) as store:
             subject = Subject(store)
-            faces: Numbers = {"blocking": {}}
+            apis: Numbers = {"blocking": {}}
             for name in OPERATIONS:
                 call = getattr(subject, name)
                 warm_up(call, calls)
-                faces["blocking"][name] = p50(time_calls(call, calls))
+                apis["blocking"][name] = p50(time_calls(call, calls))
 
         for loop in loops():
             taken = anyio.run(async_round, place.url(kind), calls, backend=loop)
-            faces[loop] = {name: p50(some) for name, some in taken.items()}
+            apis[loop] = {name: p50(some) for name, some in taken.items()}
 
-        faces["bare"] = bare(place, kind, calls)
-        faces["bare"]["session"] = faces["bare"]["get"] + faces["bare"]["update"]
-        found[kind] = faces
+        apis["bare"] = bare(place, kind, calls)
+        apis["bare"]["session"] = apis["bare"]["get"] + apis["bare"]["update"]
+        found[kind] = apis
 
     return found
 

@@ -25,16 +25,16 @@ from typing import Any
 import nats
 
 import catga_store as cs
-from catga_store import envelope
 from catga_store.aio import AsyncStore
-from catga_store.conversation import Publish
+from catga_store.core import envelope
 from catga_store.drivers.nats_asyncio import NatsLink
-from catga_store.keys import flow_key
-from catga_store.keys import new_commit_id
-from catga_store.records import Commit
-from catga_store.records import Put
-from catga_store.records import Read
-from catga_store.records import Record
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Record
+from catga_store.stores.nats.transport import Publish
 from catga_store.testing.servers import NatsServer
 
 STATE = {"items": [{"sku": f"sku-{number}", "amount": number} for number in range(12)]}
@@ -121,7 +121,7 @@ async def single(store: AsyncStore, nc: Any) -> dict[str, float]:
 
     async def bare_get() -> None:
         payload = json.dumps({"last_by_subj": message.subject}).encode()
-        await nc.request("$JS.API.DIRECT.GET.KV_dslflows", payload)
+        await nc.request("$JS.api.DIRECT.GET.KV_dslflows", payload)
 
     async def bare_update() -> None:
         nonlocal number
@@ -162,7 +162,7 @@ async def tasks(store: AsyncStore, nc: Any) -> None:
     number = 0
 
     async def bare_get(_: int) -> None:
-        await nc.request("$JS.API.DIRECT.GET.KV_dslflows", wanted)
+        await nc.request("$JS.api.DIRECT.GET.KV_dslflows", wanted)
 
     bare, ours = await at_once(bare_get, lambda _: store.get("r"))
     print(f"100 tasks get           {ours:7.0f} /s, bare {bare:.0f} /s: {ours / bare:.2f}")
@@ -180,7 +180,7 @@ async def tasks(store: AsyncStore, nc: Any) -> None:
         plain = {"Nats-Msg-Id": f"put-{number}"}
         await nc.request(f"$KV.dslflows.bare.{one}", message.payload, headers=plain)
 
-    driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the waist
+    driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the store protocol
     now_ms = int(store.now().timestamp() * 1000)
     puts: list[Put] = []
     keys = tuple(one.key for one in flows)
@@ -193,8 +193,10 @@ async def tasks(store: AsyncStore, nc: Any) -> None:
         old = puts[one].head.stamped(revision, ())
         puts[one] = puts[one]._replace(expected=revision, replaces=old)
 
-    bare, waist = await at_once(bare_put, at_the_waist)
-    print(f"100 tasks at the waist  {waist:7.0f} /s, bare {bare:.0f} /s: {waist / bare:.2f}")
+    bare, protocol = await at_once(bare_put, at_the_waist)
+    print(
+        f"100 tasks at the store protocol  {protocol:7.0f} /s, bare {bare:.0f} /s: {protocol / bare:.2f}"
+    )
     flows = [await store.get_one(one.flow_id) for one in flows]
     bucket = await nc.jetstream().key_value("dslflows")
     last = [0] * TASKS
@@ -356,7 +358,7 @@ async def due(store: AsyncStore, records: int) -> None:
 
 
 def blocking(url: str, bare_us: dict[str, float]) -> None:
-    """What the blocking face costs, one call and then the calls of 16 threads."""
+    """What the blocking API costs, one call and then the calls of 16 threads."""
     with cs.NatsStore(url, timeout=timedelta(seconds=60)) as store:
         flow = cs.FlowSnapshot("blocking", state=dict(STATE), due_at=None)
         store.create(flow)

@@ -46,8 +46,8 @@ class Recorder:
 @contextmanager
 def recording(store: cs.SQLiteStore) -> Iterator[Recorder]:
     """Record what a store executes that has been used already, and not by several threads."""
-    driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the waist
-    (tables,) = driver.wire._idle  # noqa: SLF001  as above
+    driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the store protocol
+    (tables,) = driver.transport._idle  # noqa: SLF001  as above
     plain = tables.connection
     recorder = Recorder(plain)
     tables.connection, tables._execute = recorder, recorder.execute  # noqa: SLF001  as above

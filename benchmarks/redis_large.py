@@ -30,7 +30,7 @@ with cs.open_store(url) as store:
 """What the other process does: so that its interpreter's lock is none of ours."""
 
 
-def beside_large(url: str, face: str, what: str) -> tuple[list[float], float]:
+def beside_large(url: str, api: str, what: str) -> tuple[list[float], float]:
     """What small reads took while the other process was at it, and how long that was, in seconds."""
     with (
         subprocess.Popen(
@@ -49,7 +49,7 @@ def beside_large(url: str, face: str, what: str) -> tuple[list[float], float]:
         other.stdin.flush()
         start = time.perf_counter()
         taken: list[float] = []
-        if face == "blocking":
+        if api == "blocking":
             while other.poll() is None:
                 before = time.perf_counter()
                 store.get("small")

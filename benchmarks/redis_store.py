@@ -54,9 +54,9 @@ from timing import interleaved
 from timing import show
 
 import catga_store as cs
-from catga_store.conversation import Pipe
-from catga_store.conversation import ask
-from catga_store.records import Due
+from catga_store.protocol.conversation import ask
+from catga_store.protocol.requests import Due
+from catga_store.stores.redis.transport import Pipe
 from catga_store.testing.servers import RedisServer
 
 SECTIONS = ("ops", "tasks", "peers", "large", "fan-in", "growth")
@@ -71,7 +71,7 @@ RATIO = 1.25
 """What `get`, `update` and `commit` may cost: so many times redis-py and the codec."""
 
 TASKS = 100
-FASTER = {"commit at the waist": 3.0, "update": 1.7}
+FASTER = {"commit at the store protocol": 3.0, "update": 1.7}
 """What so many tasks do at least, as a multiple of what `redis.asyncio` does with the same script."""
 
 GROWTH = 1.3
@@ -85,31 +85,31 @@ PAGE = 100
 
 
 class Recorder:
-    """Stands in for a store's wire and keeps the last commands."""
+    """Stands in for a store's transport and keeps the last commands."""
 
-    def __init__(self, wire: Any) -> None:
-        self.wire = wire
-        self.threaded = wire.threaded
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+        self.threaded = transport.threaded
         self.words: tuple[Any, ...] = ()
 
     def __call__(self, request: Pipe) -> Any:
         """Perform a request."""
         self.words = request.commands[0].words
-        return self.wire(request)
+        return self.transport(request)
 
     def close(self) -> None:
-        """Close the wire beneath."""
-        self.wire.close()
+        """Close the transport beneath."""
+        self.transport.close()
 
 
 def words_of(store: cs.Store, call: Callable[[], object]) -> list[Any]:
     """Answer the words that a call sends, the last if it sends several."""
-    driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the waist
-    recorder = driver.wire = Recorder(driver.wire)
+    driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the store protocol
+    recorder = driver.transport = Recorder(driver.transport)
     try:
         call()
     finally:
-        driver.wire = recorder.wire
+        driver.transport = recorder.transport
 
     return list(recorder.words)
 
@@ -297,20 +297,20 @@ def large(run: Run) -> Iterator[Table]:
     """Small reads while another process writes or reads a large body."""
     title = "a small get while another process has 64 MiB under way"
     table = Table(title=title, title_justify="left")
-    for column in ("face", "the other"):
+    for column in ("API", "the other"):
         table.add_column(column)
 
     for column in ("its ms", "gets meanwhile", "p50, µs", "p99, µs", "worst, ms"):
         table.add_column(column, justify="right")
 
-    for face in ("blocking", "asyncio"):
+    for api in ("blocking", "asyncio"):
         url = f"{run.server.url}?prefix={uuid.uuid4().hex[:8]}:"
         for what in ("create", "update", "get"):
-            taken, seconds = beside_large(url, face, what)
+            taken, seconds = beside_large(url, api, what)
             ordered = sorted(taken)
             p99 = ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
             table.add_row(
-                *(face, what, f"{seconds * 1000:.0f}", f"{len(taken):,}"),
+                *(api, what, f"{seconds * 1000:.0f}", f"{len(taken):,}"),
                 *(f"{median(taken) * 1e6:.0f}", f"{p99 * 1e6:.0f}", f"{ordered[-1] * 1000:.1f}"),
             )
 
@@ -374,7 +374,7 @@ def _growing(store: cs.Store, size: int) -> dict[str, Callable[[], object]]:
         store.update(flow)
 
     def due_scan() -> None:
-        assert len(store._run(ask(due))) == PAGE  # noqa: SLF001  the waist alone
+        assert len(store._run(ask(due))) == PAGE  # noqa: SLF001  the store protocol alone
 
     def page() -> None:
         assert len(store.query_flows(limit=PAGE)) == PAGE

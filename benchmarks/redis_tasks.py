@@ -17,11 +17,11 @@ from state import Order
 from subject import make_flows
 
 import catga_store as cs
-from catga_store.keys import flow_key
-from catga_store.records import Applied
-from catga_store.records import Commit
-from catga_store.records import Put
-from catga_store.records import Read
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.requests import Applied
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Read
 
 __all__ = ["rates_of_tasks"]
 
@@ -34,7 +34,7 @@ class Tasks:
         self.client = client
         self.words = words
         self._begin = f"{{{prefix}0}}:".encode()
-        self._driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the waist
+        self._driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the store protocol
         self._commits: list[Commit] = []
         self._last: list[str] = []
         self._flows: list[cs.FlowSnapshot[Any]] = []
@@ -110,7 +110,7 @@ async def rates_of_tasks(
         await subject.prepare(tasks)
         cases = {
             "EVALSHA": subject.alone,
-            "commit at the waist": subject.at_the_waist,
+            "commit at the store protocol": subject.at_the_waist,
             "update": subject.update,
         }
         rates: dict[str, list[float]] = {name: [] for name in cases}

@@ -41,8 +41,8 @@ from rich.progress import TimeElapsedColumn
 from rich.table import Table
 
 import catga_store as cs
-from catga_store.records import Commit
-from catga_store.records import Refused
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Refused
 
 LEASE = timedelta(seconds=30)
 """A worker that died keeps its flows for so long."""
@@ -153,8 +153,8 @@ def _place(path: Path, header: Sequence[str], role: str, named: str | None) -> i
 class CountingWaist:
     """Between the operations and a store: counts commits that were written and refused."""
 
-    def __init__(self, waist: Any, counts: Any, first: int) -> None:
-        self._waist = waist
+    def __init__(self, protocol: Any, counts: Any, first: int) -> None:
+        self._waist = protocol
         self._counts = counts
         self._first = first
 
@@ -177,7 +177,7 @@ def work(url: str, cases: dict[str, list[Event]], counts: Any, number: int) -> N
     first = number * 5
     with open_store(url) as store:
         driver: Any = store._driver  # noqa: SLF001  commits refused inside `claim_due` show nowhere else
-        driver.waist = CountingWaist(driver.waist, counts, first)
+        driver.protocol = CountingWaist(driver.protocol, counts, first)
 
         while True:
             jobs = store.claim_due(Case, lease=LEASE, limit=AT_ONCE)

@@ -3,8 +3,8 @@
     python benchmarks/servers.py [--operations N] [--rounds N]
 
 One EVALSHA per operation, of ready-made bytes (a 400-byte body into a hash). `redis.asyncio` does it
-with its default pool; `link` is our link alone; `waist` is a commit through the asyncio driver, and
-`read` a request that is not seen through. Then the same waist request one at a time: on the loop,
+with its default pool; `link` is our link alone; `store protocol` is a commit through the asyncio driver, and
+`read` a request that is not seen through. Then the same store protocol request one at a time: on the loop,
 across the portal from trio, and across the portal from blocking code.
 
 Exchanges are counted and asserted; operations per second are reported, and compared only with what
@@ -28,16 +28,16 @@ import redis
 import redis.asyncio
 import trio
 
-from catga_store.conversation import Command
-from catga_store.conversation import Conversation
-from catga_store.conversation import Pipe
-from catga_store.conversation import Request
 from catga_store.drivers.asyncio_driver import AsyncioDriver
 from catga_store.drivers.portal import PortalDriver
 from catga_store.drivers.portal import TrioPortalDriver
 from catga_store.drivers.redis_asyncio import open_redis_link
-from catga_store.records import Commit
-from catga_store.records import Ping
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Ping
+from catga_store.stores.redis.transport import Command
+from catga_store.stores.redis.transport import Pipe
 from catga_store.testing.servers import RedisServer
 
 SCRIPT = "redis.call('HSET', KEYS[1], 'body', ARGV[1]) return 1"
@@ -46,7 +46,7 @@ SECONDS = 10.0
 
 
 class Ready:
-    """A waist whose every request is one EVALSHA of ready-made bytes."""
+    """A store protocol whose every request is one EVALSHA of ready-made bytes."""
 
     def __init__(self, digest: str) -> None:
         self.pipe = Pipe((Command(("EVALSHA", digest, 1, b"k", BODY), b"k"),), writes=True)
@@ -93,20 +93,20 @@ async def throughput(url: str, port: int, digest: str, operations: int, rounds: 
     """Print operations per second at 1, 10 and 100 tasks."""
     client = redis.asyncio.Redis.from_url(url)
     link = open_redis_link(url, SECONDS)
-    waist = Ready(digest)
-    driver = AsyncioDriver(waist, lambda: link, SECONDS)
+    protocol = Ready(digest)
+    driver = AsyncioDriver(protocol, lambda: link, SECONDS)
 
     async def alone() -> Any:
-        return (await link.perform(waist.pipe))[0]
+        return (await link.perform(protocol.pipe))[0]
 
     cases: Mapping[str, Callable[[], Awaitable[Any]]] = {
         "redis.asyncio": partial(client.evalsha, digest, 1, "k", BODY),  # type: ignore[dict-item]
         "link": alone,
-        "waist": partial(driver.ask, Commit("c", 0, (), None)),
+        "protocol": partial(driver.ask, Commit("c", 0, (), None)),
         "read": partial(driver.ask, Ping()),
     }
     heads = "".join(f"{name + ', per s':>18}{'own us':>18}" for name in cases)
-    print(f"{'tasks':>6}{heads}   writes per waist commit")
+    print(f"{'tasks':>6}{heads}   writes per store protocol commit")
     for tasks in (1, 10, 100):
         rates: dict[str, list[float]] = {name: [] for name in cases}
         owns: dict[str, list[float]] = {name: [] for name in cases}
@@ -118,7 +118,7 @@ async def throughput(url: str, port: int, digest: str, operations: int, rounds: 
                 rates[name].append(found)
                 owns[name].append(own)
                 assert calls_of(port) - before[0] == operations
-                if name == "waist":
+                if name == "protocol":
                     writes += link.writes - before[1]
 
         assert writes <= rounds * operations

@@ -99,30 +99,30 @@ def make_flows(name: str) -> list[cs.FlowSnapshot[Order]]:
 
 
 class CountingWire:
-    """Stands in for a store's wire and counts what it performs."""
+    """Stands in for a store's transport and counts what it performs."""
 
-    def __init__(self, wire: Any) -> None:
-        self.wire = wire
-        self.threaded = wire.threaded
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+        self.threaded = transport.threaded
         self.count = 0
 
     def __call__(self, call: Any) -> Any:
         """Perform a call."""
         self.count += 1
-        return self.wire(call)
+        return self.transport(call)
 
     def close(self) -> None:
-        """Close the wire beneath."""
-        self.wire.close()
+        """Close the transport beneath."""
+        self.transport.close()
 
 
 def exchanges(store: cs.Store, call: Any) -> int:
-    """Answer how many wire requests a call sends."""
-    driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the waist
-    counting = driver.wire = CountingWire(driver.wire)
+    """Answer how many transport requests a call sends."""
+    driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the store protocol
+    counting = driver.transport = CountingWire(driver.transport)
     try:
         call()
     finally:
-        driver.wire = counting.wire
+        driver.transport = counting.transport
 
     return counting.count

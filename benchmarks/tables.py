@@ -35,7 +35,7 @@ def tables(data: Numbers) -> str:
         title = _TITLES.get(part, "")
         first = "store"
         if part == "latency":
-            title, first = "Latency, p50, µs:", "store, face"
+            title, first = "Latency, p50, µs:", "store, API"
         elif part == "growth":
             title, first = "By number of stored flows, p50 in µs, and bytes a flow:", "store, what"
 
@@ -67,9 +67,7 @@ def _rows(data: Numbers, part: str) -> dict[str, dict[str, float]]:
     numbers: Numbers = data[part]["numbers"]
     if part == "latency":
         return {
-            f"{kind}, {face}": taken
-            for kind, faces in numbers.items()
-            for face, taken in faces.items()
+            f"{kind}, {api}": taken for kind, apis in numbers.items() for api, taken in apis.items()
         }
 
     if part in ("takeover", "restart"):

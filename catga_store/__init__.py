@@ -15,10 +15,10 @@ write is version-checked and every commit is all or nothing.
 2
 
 What nobody is there to be told is logged, under `catga_store.*`, and nothing else; without a handler
-of the program's own it is not shown. WARNING: `claims`, a due flow that cannot be read and is put
+of the program's own it is not shown. WARNING: `core.claims`, a due flow that cannot be read and is put
 off, and a `claim_due` that answers fewer flows because the store failed meanwhile; `stores.*`, a
-record that a listing passes over because it cannot be read; `commits`, a commit of unknown outcome,
-with its id. DEBUG: `operations`, an attempt of `transact` that conflicted.
+record that a listing passes over because it cannot be read; `core.commits`, a commit of unknown outcome,
+with its id. DEBUG: `core.sessions`, an attempt of `transact` that conflicted.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ import importlib
 import logging
 from typing import TYPE_CHECKING
 
+from catga_store.codec.evolution import flow_state
 from catga_store.copying import CopyReport
 from catga_store.copying import copy
+from catga_store.core.writes import Receipt
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import ClaimLostError
 from catga_store.errors import CommitTooLargeError
@@ -54,37 +56,35 @@ from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.errors import WaitConditionNotFoundError
-from catga_store.evolution import flow_state
-from catga_store.keys import Key
-from catga_store.kinds import MemoryStore
-from catga_store.kinds import NatsStore
-from catga_store.kinds import RedisStore
-from catga_store.kinds import SQLiteStore
-from catga_store.model import ChildResult
-from catga_store.model import Completion
-from catga_store.model import FlowPosition
-from catga_store.model import FlowSnapshot
-from catga_store.model import FlowStatus
-from catga_store.model import FlowSummary
-from catga_store.model import ForEachProgress
-from catga_store.model import Page
-from catga_store.model import Retention
-from catga_store.model import WaitCondition
-from catga_store.model import WaitOutcome
-from catga_store.model import WaitType
-from catga_store.plans import Receipt
+from catga_store.model.flows import FlowPosition
+from catga_store.model.flows import FlowSnapshot
+from catga_store.model.flows import FlowStatus
+from catga_store.model.flows import FlowSummary
+from catga_store.model.listings import Page
+from catga_store.model.listings import Retention
+from catga_store.model.progress import ForEachProgress
+from catga_store.model.waits import ChildResult
+from catga_store.model.waits import Completion
+from catga_store.model.waits import WaitCondition
+from catga_store.model.waits import WaitOutcome
+from catga_store.model.waits import WaitType
+from catga_store.opening.blocking import MemoryStore
+from catga_store.opening.blocking import NatsStore
+from catga_store.opening.blocking import RedisStore
+from catga_store.opening.blocking import SQLiteStore
+from catga_store.opening.urls import open_async_store
+from catga_store.opening.urls import open_store
+from catga_store.protocol.keys import Key
 from catga_store.session import Session
 from catga_store.store import Store
-from catga_store.urls import open_async_store
-from catga_store.urls import open_store
 
 if TYPE_CHECKING:
     from catga_store.aio import AsyncSession
     from catga_store.aio import AsyncStore
-    from catga_store.kinds_async import AsyncMemoryStore
-    from catga_store.kinds_async import AsyncNatsStore
-    from catga_store.kinds_async import AsyncRedisStore
-    from catga_store.kinds_async import AsyncSQLiteStore
+    from catga_store.opening.awaiting import AsyncMemoryStore
+    from catga_store.opening.awaiting import AsyncNatsStore
+    from catga_store.opening.awaiting import AsyncRedisStore
+    from catga_store.opening.awaiting import AsyncSQLiteStore
 
 __all__ = [
     "AsyncMemoryStore",
@@ -156,10 +156,10 @@ for _public in __all__:
 
 
 def __getattr__(name: str) -> object:
-    """The awaiting face, when it is first asked for: anyio costs blocking programs nothing."""
+    """The awaiting API, when it is first asked for: anyio costs blocking programs nothing."""
     if name not in _ASYNC:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
 
-    module = "kinds_async" if name in _ASYNC_KINDS else "aio"
+    module = "opening.awaiting" if name in _ASYNC_KINDS else "aio"
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)

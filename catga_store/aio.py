@@ -1,4 +1,4 @@
-"""The awaiting face: `AsyncStore` and `AsyncSession`, under asyncio and trio alike."""
+"""The awaiting API: `AsyncStore` and `AsyncSession`, under asyncio and trio alike."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from typing import overload
 
 from anyio.lowlevel import RunVar
 
-from catga_store.checks import check_awaitable
-from catga_store.checks import check_function
-from catga_store.claims import DEFAULT_LEASE
-from catga_store.conversation import Conversation
-from catga_store.conversation import Watch
+from catga_store.core.arguments import check_awaitable
+from catga_store.core.arguments import check_function
+from catga_store.core.claims import DEFAULT_LEASE
+from catga_store.core.sessions import Operations
+from catga_store.core.settings import Settings
+from catga_store.core.unit_of_work import UnitOfWork
+from catga_store.core.writes import AnyRecord
+from catga_store.core.writes import Receipt
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreClosedError
 from catga_store.errors import UsageError
-from catga_store.model import AT_ONCE
-from catga_store.model import Completion
-from catga_store.model import FlowSnapshot
-from catga_store.model import FlowStatus
-from catga_store.model import FlowSummary
-from catga_store.model import ForEachProgress
-from catga_store.model import Page
-from catga_store.model import WaitCondition
-from catga_store.model import WaitOutcome
-from catga_store.operations import Operations
-from catga_store.plans import AnyRecord
-from catga_store.plans import Receipt
-from catga_store.session import Queue
-from catga_store.settings import Settings
-from catga_store.unit import Unit
+from catga_store.model.flows import FlowSnapshot
+from catga_store.model.flows import FlowStatus
+from catga_store.model.flows import FlowSummary
+from catga_store.model.listings import Page
+from catga_store.model.progress import ForEachProgress
+from catga_store.model.times import AT_ONCE
+from catga_store.model.waits import Completion
+from catga_store.model.waits import WaitCondition
+from catga_store.model.waits import WaitOutcome
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Watch
+from catga_store.session import BaseSession
 
 __all__ = ["AsyncDriver", "AsyncSession", "AsyncStore"]
 
@@ -56,7 +56,7 @@ _loop_mark: RunVar[object] = RunVar("catga_store_loop")
 
 
 class AsyncDriver(Protocol):
-    """Runs conversations over waist requests by awaiting."""
+    """Runs conversations over store protocol requests by awaiting."""
 
     def run(self, conversation: Conversation[T], /) -> Coroutine[Any, Any, T]:
         """Run a conversation to its end."""
@@ -104,7 +104,7 @@ class AsyncStore:
             self._check_loop()
 
         if self._closed:
-            message = f"{self!r} cannot be used: it was closed; open it anew"
+            message = f"{self!r} cannot be used: it was closed; open it again"
             raise StoreClosedError(message)
 
         if self._watch is not None:
@@ -450,7 +450,7 @@ class AsyncStore:
         """
         check_function(function)
 
-        def call(unit: Unit) -> Awaitable[R]:
+        def call(unit: UnitOfWork) -> Awaitable[R]:
             session = AsyncSession(self._run, self._operations, unit)
             return check_awaitable(function(session, *args))
 
@@ -501,10 +501,12 @@ class AsyncStore:
         return f"<{type(self).__name__} {self._driver!r}{state}>"
 
 
-class AsyncSession(Queue):
+class AsyncSession(BaseSession):
     """`Session` for async code; what may do I/O is awaited."""
 
-    def __init__(self, run: AsyncRun, operations: Operations, unit: Unit | None = None) -> None:
+    def __init__(
+        self, run: AsyncRun, operations: Operations, unit: UnitOfWork | None = None
+    ) -> None:
         super().__init__(operations, unit)
         self._run = run
 

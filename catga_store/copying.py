@@ -18,27 +18,27 @@ from typing import TypeVar
 from attrs import evolve
 from attrs import frozen
 
-from catga_store import plans
-from catga_store.conversation import Conversation
-from catga_store.conversation import Request
-from catga_store.conversation import ask
+from catga_store.core import writes
+from catga_store.core.sessions import Operations
 from catga_store.errors import UsageError
-from catga_store.keys import FLOW
-from catga_store.keys import PROGRESS
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.keys import partition_of
-from catga_store.operations import Operations
-from catga_store.records import PENDING
-from catga_store.records import Change
-from catga_store.records import Complete
-from catga_store.records import Outcome
-from catga_store.records import Put
-from catga_store.records import Read
-from catga_store.records import Record
-from catga_store.records import Refused
-from catga_store.records import Scan
-from catga_store.records import Scanned
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.conversation import ask
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import partition_of
+from catga_store.protocol.requests import PENDING
+from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Complete
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Scanned
 from catga_store.store import Store
 
 __all__ = ["CopyReport", "Difference", "compare", "copy"]
@@ -103,9 +103,9 @@ def copy(
     """
     _check_store(source)
     _check_store(target)
-    plans.check_flag(overwrite, "overwrite")
+    writes.check_flag(overwrite, "overwrite")
     _check_function(on_progress)
-    asking, writing = source._operations, target._operations  # noqa: SLF001  both faces' own
+    asking, writing = source._operations, target._operations  # noqa: SLF001  both APIs' own
     steps = _copying(asking, writing, overwrite=overwrite, on_progress=on_progress)
     reply: Any = None
 
@@ -166,7 +166,7 @@ def _copying(
             ]
             copied = 0
             for changes in _in_commits(puts, target.settings.partitions):
-                plans.check_partition(changes, target.limits)
+                writes.check_partition(changes, target.limits)
                 copied += len((yield from _written(target, changes, now_ms)))
 
             completions = [_complete(entry, item) for entry in early for item in entry.record.items]

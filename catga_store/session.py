@@ -10,19 +10,19 @@ from typing import Self
 from typing import TypeVar
 from typing import overload
 
-from catga_store.checks import completion_change
-from catga_store.checks import step_key
-from catga_store.conversation import Conversation
-from catga_store.model import FlowSnapshot
-from catga_store.model import ForEachProgress
-from catga_store.model import WaitCondition
-from catga_store.operations import Operations
-from catga_store.plans import AnyRecord
-from catga_store.plans import Receipt
-from catga_store.unit import Intent
-from catga_store.unit import Unit
+from catga_store.core.arguments import completion_change
+from catga_store.core.arguments import step_key
+from catga_store.core.sessions import Operations
+from catga_store.core.unit_of_work import Intent
+from catga_store.core.unit_of_work import UnitOfWork
+from catga_store.core.writes import AnyRecord
+from catga_store.core.writes import Receipt
+from catga_store.model.flows import FlowSnapshot
+from catga_store.model.progress import ForEachProgress
+from catga_store.model.waits import WaitCondition
+from catga_store.protocol.conversation import Conversation
 
-__all__ = ["Queue", "Run", "Session"]
+__all__ = ["BaseSession", "Run", "Session"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -36,12 +36,12 @@ class Run(Protocol):
         ...
 
 
-class Queue:
-    """What a session does without I/O; the same on every face."""
+class BaseSession:
+    """What a session does without I/O; the same on every API."""
 
-    def __init__(self, operations: Operations, unit: Unit | None = None) -> None:
+    def __init__(self, operations: Operations, unit: UnitOfWork | None = None) -> None:
         self._operations = operations
-        self._unit = Unit() if unit is None else unit
+        self._unit = UnitOfWork() if unit is None else unit
 
     def add(self, record: AnyRecord) -> None:
         """Queue a record: one without revision is created (flow) or set (condition).
@@ -145,7 +145,7 @@ class Queue:
         return f"<{type(self).__name__} {self._unit!r}>"
 
 
-class Session(Queue):
+class Session(BaseSession):
     """A unit of work: it tracks what it loads, and writes all changes in one commit, or none.
 
     `get` answers the same object for the same id each time. A record is dirty when its encoding
@@ -166,7 +166,7 @@ class Session(Queue):
     2
     """
 
-    def __init__(self, run: Run, operations: Operations, unit: Unit | None = None) -> None:
+    def __init__(self, run: Run, operations: Operations, unit: UnitOfWork | None = None) -> None:
         super().__init__(operations, unit)
         self._run = run
 
@@ -212,7 +212,7 @@ class Session(Queue):
         )
 
     def refresh(self, record: AnyRecord) -> None:
-        """Read a record anew into the same object; what was changed on it is gone.
+        """Read a record again into the same object; what was changed on it is gone.
 
         A claim is kept; `ClaimLostError` if it was lost. `FlowNotFoundError` and the like if the
         record is gone; on an error the object is as it was.

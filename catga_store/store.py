@@ -1,4 +1,4 @@
-"""The blocking face: `Store`; the kinds of store are in `kinds`."""
+"""The blocking API: `Store`; the kinds of store are in `kinds`."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from typing import TypeVar
 from typing import TypeVarTuple
 from typing import overload
 
-from catga_store.checks import check_blocking
-from catga_store.checks import check_function
-from catga_store.claims import DEFAULT_LEASE
-from catga_store.conversation import Conversation
-from catga_store.conversation import Watch
+from catga_store.core.arguments import check_blocking
+from catga_store.core.arguments import check_function
+from catga_store.core.claims import DEFAULT_LEASE
+from catga_store.core.sessions import Operations
+from catga_store.core.settings import Settings
+from catga_store.core.unit_of_work import UnitOfWork
+from catga_store.core.writes import Receipt
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreClosedError
-from catga_store.model import AT_ONCE
-from catga_store.model import Completion
-from catga_store.model import FlowSnapshot
-from catga_store.model import FlowStatus
-from catga_store.model import FlowSummary
-from catga_store.model import ForEachProgress
-from catga_store.model import Page
-from catga_store.model import Retention
-from catga_store.model import WaitCondition
-from catga_store.model import WaitOutcome
-from catga_store.operations import Operations
-from catga_store.plans import Receipt
+from catga_store.model.flows import FlowSnapshot
+from catga_store.model.flows import FlowStatus
+from catga_store.model.flows import FlowSummary
+from catga_store.model.listings import Page
+from catga_store.model.listings import Retention
+from catga_store.model.progress import ForEachProgress
+from catga_store.model.times import AT_ONCE
+from catga_store.model.waits import Completion
+from catga_store.model.waits import WaitCondition
+from catga_store.model.waits import WaitOutcome
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Watch
 from catga_store.session import Session
-from catga_store.settings import Settings
-from catga_store.unit import Unit
 
 __all__ = ["Driver", "Store", "StoreOptions"]
 
@@ -68,7 +68,7 @@ class StoreOptions(TypedDict, total=False):
 
 
 class Driver(Protocol):
-    """Runs conversations over waist requests by blocking."""
+    """Runs conversations over store protocol requests by blocking."""
 
     def run(self, conversation: Conversation[T], /) -> T:
         """Run a conversation to its end."""
@@ -98,7 +98,7 @@ class Store:
 
     def _run(self, conversation: Conversation[T]) -> T:
         if self._closed:
-            message = f"{self!r} cannot be used: it was closed; open it anew"
+            message = f"{self!r} cannot be used: it was closed; open it again"
             raise StoreClosedError(message)
 
         if self._watch is not None:
@@ -297,7 +297,7 @@ class Store:
     def update_wait_condition(self, condition: WaitCondition) -> bool:
         """Write definition and outcome if the store still holds the revision that was read.
 
-        Results are never written. Completions are counted anew; `True` if they satisfy the new
+        Results are never written. Completions are counted again; `True` if they satisfy the new
         definition now. Else `StaleWaitConditionError` or `WaitConditionNotFoundError`.
         """
         return self._run(self._operations.update_wait_condition(condition))
@@ -556,7 +556,7 @@ class Store:
         """
         check_function(function)
 
-        def call(unit: Unit) -> R:
+        def call(unit: UnitOfWork) -> R:
             return check_blocking(function(Session(self._run, self._operations, unit), *args))
 
         result: R = self._run(self._operations.transact(call, attempts))

@@ -8,7 +8,7 @@ has set up, or to those it passes.
 |---|---|
 | `catga_store.operation` | `update`, `claim_due`, `session_commit`, `transact`, … |
 | `catga_store.store` | the class of the store, as in `SQLiteStore` |
-| `catga_store.face` | `blocking` or `async` |
+| `catga_store.api` | `blocking` or `async` |
 | `catga_store.records` | how many records it read or listed, and how many changes it sent |
 | `catga_store.key` | the record, if it was about one: `flow 'order-42'` |
 | `catga_store.outcome` | `ok`, `conflict`, `uncertain`, `unavailable`, `usage`, … |
@@ -28,8 +28,8 @@ A span has the status ERROR, and the exception, for every outcome but `ok`, `con
 | `catga_store.claimed_flows` | flows given to a worker |
 | `catga_store.due_conditions` | wait conditions that were over, whose parent was told so |
 
-Each has the operation, the store and the face as attributes. What a store's own client repeats on
-the wire is below this seam and not counted.
+Each has the operation, the store and the API as attributes. What a store's own client repeats on
+the transport is below this seam and not counted.
 """
 
 from __future__ import annotations
@@ -43,9 +43,6 @@ from typing import TypeVar
 from attrs import define
 from attrs import field
 
-from catga_store.conversation import Conversation
-from catga_store.conversation import Request
-from catga_store.conversation import through
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import ConflictError
 from catga_store.errors import CorruptRecordError
@@ -53,16 +50,19 @@ from catga_store.errors import NotSupportedError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.records import Applied
-from catga_store.records import Commit
-from catga_store.records import Extend
-from catga_store.records import Find
-from catga_store.records import Put
-from catga_store.records import Read
-from catga_store.records import Refused
-from catga_store.records import Scan
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.conversation import through
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Applied
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Extend
+from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import Scan
 from catga_store.store import Store
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class _Telemetry:
         about: dict[str, str | int] = {
             "catga_store.operation": operation,
             "catga_store.store": type(store).__name__,
-            "catga_store.face": "blocking" if isinstance(store, Store) else "async",
+            "catga_store.api": "blocking" if isinstance(store, Store) else "async",
         }
         kind = self._trace.SpanKind.CLIENT
         name = f"catga_store.{operation}"

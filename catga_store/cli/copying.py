@@ -31,12 +31,12 @@ from catga_store.cli.opening import open_existing
 from catga_store.cli.opening import open_laid_out
 from catga_store.cli.opening import without_password
 from catga_store.cli.output import print_json
-from catga_store.conversation import ask
 from catga_store.copying import Difference
 from catga_store.copying import compare
-from catga_store.keys import WAIT
-from catga_store.records import Count
-from catga_store.records import Filter
+from catga_store.protocol.conversation import ask
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import Filter
 
 __all__ = ["copy"]
 

@@ -20,10 +20,10 @@ from catga_store.cli.opening import span
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_rows
 from catga_store.cli.output import when
-from catga_store.conversation import ask
-from catga_store.keys import FLOW
-from catga_store.model import from_ms
-from catga_store.records import Due
+from catga_store.model.times import from_ms
+from catga_store.protocol.conversation import ask
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.requests import Due
 
 __all__ = ["due"]
 

@@ -42,7 +42,7 @@ def verify(
     that is there is touched. Needs Hypothesis: `pip install 'catga_store[test]'`. Exits with 1 if
     anything is off.
 
-    `--json`: `{"url", "examples", "seed", "holds": true or false, "checks": [{"claim", "face",
+    `--json`: `{"url", "examples", "seed", "holds": true or false, "checks": [{"claim", "api",
     "times", "found", "seconds", "holds"}, …]}`.
     """
     url = checked(store, "catga-store verify sqlite:///flows.db")
@@ -54,7 +54,7 @@ def verify(
             url,
             examples=examples,
             seed=seed,
-            on_finding=lambda finding: status.update(f"{finding.face}: {finding.claim}"),
+            on_finding=lambda finding: status.update(f"{finding.api}: {finding.claim}"),
         )
 
     off = [finding for finding in findings if not finding.holds]
@@ -79,7 +79,7 @@ def _tell(findings: Iterable[Finding], off: list[Finding]) -> None:
     rows = [
         (
             "ok" if one.holds else "problem",
-            one.face,
+            one.api,
             one.claim,
             str(one.times),
             f"{one.seconds:.1f} s",
@@ -89,7 +89,7 @@ def _tell(findings: Iterable[Finding], off: list[Finding]) -> None:
     print_rows(("", "FACE", "CHECKED", "TIMES", "TOOK"), rows)
     console = stdout()
     for one in off:
-        console.print(Text(f"{one.face}: {one.claim}\n{one.found}\n"), soft_wrap=True)
+        console.print(Text(f"{one.api}: {one.claim}\n{one.found}\n"), soft_wrap=True)
 
     console.print(
         Text(f"{len(off)} of {len(rows)} checks are off.", "bold red")

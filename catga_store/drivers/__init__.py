@@ -1,1 +1,1 @@
-"""The drivers: who performs wire requests, by blocking or by awaiting."""
+"""The drivers: who performs transport requests, by blocking or by awaiting."""

@@ -10,14 +10,14 @@ from collections.abc import Coroutine
 from typing import Any
 from typing import TypeVar
 
-from catga_store.conversation import Conversation
-from catga_store.conversation import Request
 from catga_store.drivers.asyncio_driver import AsyncioDriver
-from catga_store.drivers.finishing import at_home
-from catga_store.drivers.finishing import on_asyncio
+from catga_store.drivers.cancellation import at_home
+from catga_store.drivers.cancellation import on_asyncio
+from catga_store.drivers.links import AsyncLink
 from catga_store.drivers.portal import TrioPortalDriver
-from catga_store.drivers.remote import AsyncLink
-from catga_store.records import Waist
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.requests import StoreProtocol
 
 __all__ = ["AnyLoopDriver"]
 
@@ -30,12 +30,14 @@ class AnyLoopDriver:
     `AsyncStore` sees to it that no other loop uses it.
     """
 
-    def __init__(self, waist: Waist, make_link: Callable[[], AsyncLink], timeout: float) -> None:
-        self._parts = (waist, make_link, timeout)
+    def __init__(
+        self, protocol: StoreProtocol, make_link: Callable[[], AsyncLink], timeout: float
+    ) -> None:
+        self._parts = (protocol, make_link, timeout)
         self._driver: AsyncioDriver | TrioPortalDriver | None = None
 
     def run(self, conversation: Conversation[T]) -> Coroutine[Any, Any, T]:
-        """Run a conversation over waist requests to its end."""
+        """Run a conversation over store protocol requests to its end."""
         return self._find().run(conversation)
 
     async def ask(self, request: Request[Any]) -> Any:

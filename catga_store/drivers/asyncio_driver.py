@@ -1,6 +1,6 @@
 """The driver of stores on servers, on an asyncio loop.
 
-A waist request is one unit. One that reads stops at once when its caller is cancelled. One that
+A store protocol request is one unit. One that reads stops at once when its caller is cancelled. One that
 writes runs in a task of its own, to its reply or to the deadline that the link sets, whatever
 cancels the caller: anyio's scopes, `Task.cancel` or `asyncio.timeout`.
 """
@@ -18,18 +18,18 @@ from typing import TypeVar
 
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from catga_store.conversation import Conversation
-from catga_store.conversation import Finished
-from catga_store.conversation import Invoke
-from catga_store.conversation import NotSentError
-from catga_store.conversation import Pause
-from catga_store.conversation import Request
-from catga_store.conversation import arun
-from catga_store.drivers.finishing import see_through
-from catga_store.drivers.remote import AsyncLink
-from catga_store.drivers.remote import StartingLink
-from catga_store.drivers.remote import writes
-from catga_store.records import Waist
+from catga_store.drivers.cancellation import see_through
+from catga_store.drivers.links import AsyncLink
+from catga_store.drivers.links import StartingLink
+from catga_store.drivers.links import writes
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Finished
+from catga_store.protocol.conversation import Invoke
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import Pause
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.conversation import arun
+from catga_store.protocol.requests import StoreProtocol
 
 __all__ = ["AsyncioDriver", "AsyncioUnits"]
 
@@ -37,14 +37,16 @@ T = TypeVar("T")
 
 
 class AsyncioUnits:
-    """Performs waist requests on one asyncio loop; the link is made at the first of them.
+    """Performs store protocol requests on one asyncio loop; the link is made at the first of them.
 
     `make_link` is called on the loop. The link sets the deadline of each exchange; `timeout`, in
     seconds, is how long closing it may take.
     """
 
-    def __init__(self, waist: Waist, make_link: Callable[[], AsyncLink], timeout: float) -> None:
-        self.waist = waist
+    def __init__(
+        self, protocol: StoreProtocol, make_link: Callable[[], AsyncLink], timeout: float
+    ) -> None:
+        self.protocol = protocol
         self.timeout = timeout
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         """How a unit waits; may be replaced."""
@@ -54,8 +56,8 @@ class AsyncioUnits:
         self._closed = False
 
     def perform(self, request: Request[Any]) -> Coroutine[Any, Any, Any]:
-        """The reply to a waist request, as part of the calling task."""
-        return arun(self.waist.converse(request), self._perform_wire)
+        """The reply to a store protocol request, as part of the calling task."""
+        return arun(self.protocol.converse(request), self._perform_transport)
 
     async def perform_to_end(self, request: Request[Any]) -> Any:
         """The same; a cancellation meanwhile is raised as `Finished` when there is a reply."""
@@ -66,7 +68,7 @@ class AsyncioUnits:
         # What the link starts goes on by itself: to see that through costs less than a task does.
         cancelled: list[BaseException] = []
         try:
-            reply = await self._run_started(self.waist.converse(request), cancelled)
+            reply = await self._run_started(self.protocol.converse(request), cancelled)
         except BaseException as error:
             if not cancelled:
                 raise
@@ -89,7 +91,7 @@ class AsyncioUnits:
             while True:
                 try:
                     if self._starting is None or isinstance(request, Pause):
-                        rest = asyncio.ensure_future(self._perform_wire(request))
+                        rest = asyncio.ensure_future(self._perform_transport(request))
                         reply = await _end_of(rest, cancelled)
                     else:
                         started = self._starting.start(request)
@@ -105,7 +107,7 @@ class AsyncioUnits:
         except StopIteration as stop:
             return stop.value
 
-    def _perform_wire(self, request: Request[Any]) -> Awaitable[Any]:
+    def _perform_transport(self, request: Request[Any]) -> Awaitable[Any]:
         if isinstance(request, Pause):
             return self.sleep(request.seconds)
 
@@ -136,10 +138,12 @@ class AsyncioUnits:
 
 
 class AsyncioDriver:
-    """Runs conversations over waist requests on the caller's asyncio loop."""
+    """Runs conversations over store protocol requests on the caller's asyncio loop."""
 
-    def __init__(self, waist: Waist, make_link: Callable[[], AsyncLink], timeout: float) -> None:
-        self._units = AsyncioUnits(waist, make_link, timeout)
+    def __init__(
+        self, protocol: StoreProtocol, make_link: Callable[[], AsyncLink], timeout: float
+    ) -> None:
+        self._units = AsyncioUnits(protocol, make_link, timeout)
         self._finalizer: weakref.finalize[Any, AsyncioDriver] | None = None
 
     def run(self, conversation: Conversation[T]) -> Coroutine[Any, Any, T]:

@@ -1,6 +1,6 @@
 """NATS on asyncio: a link over one connection of nats-py.
 
-Any number of requests is outstanding, each for one answer or for a stream of them (`nats_line`).
+Any number of requests is outstanding, each for one answer or for a stream of them (`nats_inbox`).
 Nothing is kept for a connection that is not there: a request that was handed over and not answered is
 a `ReplyLostError`, and the store fences it before it says what became of it.
 
@@ -25,28 +25,28 @@ import nats
 from msgspec import json
 from nats import errors as nats_errors
 
-from catga_store.conversation import UNTRUSTED
-from catga_store.conversation import Answer
-from catga_store.conversation import Ask
-from catga_store.conversation import Asks
-from catga_store.conversation import Greet
-from catga_store.conversation import Greeting
-from catga_store.conversation import Message
-from catga_store.conversation import NotSentError
-from catga_store.conversation import Publish
-from catga_store.conversation import ReplyLostError
-from catga_store.conversation import Request
-from catga_store.conversation import is_untrusted
-from catga_store.drivers.finishing import OwnTask
-from catga_store.drivers.nats_line import Flight
-from catga_store.drivers.nats_line import Line
+from catga_store.drivers.cancellation import OwnTask
+from catga_store.drivers.nats_inbox import Flight
+from catga_store.drivers.nats_inbox import Inbox
 from catga_store.errors import StoreConfigError
 from catga_store.errors import UsageError
+from catga_store.protocol.conversation import UNTRUSTED
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.conversation import is_untrusted
+from catga_store.stores.nats.transport import Answer
+from catga_store.stores.nats.transport import Ask
+from catga_store.stores.nats.transport import Asks
+from catga_store.stores.nats.transport import Greet
+from catga_store.stores.nats.transport import Greeting
+from catga_store.stores.nats.transport import Message
+from catga_store.stores.nats.transport import Publish
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-    from catga_store.drivers.remote import Started
+    from catga_store.drivers.links import Started
 
 __all__ = ["NatsLink"]
 
@@ -70,7 +70,7 @@ class _Batch(NamedTuple):
 
 
 class NatsLink:
-    """Performs wire requests on one asyncio loop, for any number of its tasks.
+    """Performs transport requests on one asyncio loop, for any number of its tasks.
 
     `servers` are URLs, or a connection of the user's on this loop, which stays open. `timeout`, in
     seconds, is what an operation may take; one exchange is given up after a quarter of it.
@@ -94,7 +94,7 @@ class NatsLink:
         self._error: Exception | None = None
         self._opening: asyncio.Timeout | None = None
         self._refused: StoreConfigError | None = None
-        self._line: Line | None = None
+        self._line: Inbox | None = None
         self._queue: list[_Batch] = []
         self._reads: list[tuple[Ask, asyncio.Future[Answer]]] = []
         self._reading = 0
@@ -165,7 +165,7 @@ class NatsLink:
             await self._shut(client)
 
     async def _shut(self, client: Client) -> None:
-        # While it is being connected anew, nats-py may cancel what closes it.
+        # While it is being connected again, nats-py may cancel what closes it.
         closing = asyncio.create_task(client.close())
         self._tasks.add(closing)
         closing.add_done_callback(self._tasks.discard)
@@ -175,13 +175,13 @@ class NatsLink:
 
     # the connection ---------------------------------------------------------------------------------
 
-    def _usable(self) -> Line | None:
+    def _usable(self) -> Inbox | None:
         """The connection, if it works now."""
         client = self._client
         works = client is not None and client.is_connected and self._refused is None
         return self._line if works else None
 
-    async def _connected(self) -> Line:
+    async def _connected(self) -> Inbox:
         """The connection, once it works; `NotSentError` if it does not come back in time."""
         client = self._client
         if client is None or client.is_closed:
@@ -226,7 +226,7 @@ class NatsLink:
             _check_loop(client)
 
         self._refused = None
-        line = self._line = Line(client, self._timeout)
+        line = self._line = Inbox(client, self._timeout)
         try:
             await line.open()
         except BaseException as error:
@@ -342,7 +342,7 @@ class NatsLink:
             str(info["version"]), bool(info.get("jetstream", False)), int(client.max_payload)
         )
 
-    def _begin(self, line: Line, request: Publish) -> Flight:
+    def _begin(self, line: Inbox, request: Publish) -> Flight:
         return (
             self._join(request.messages)
             if request.atomic
@@ -452,7 +452,7 @@ class NatsLink:
             batch.flight.settle((answer,))
 
 
-def _ask_all(line: Line, request: Asks) -> Flight:
+def _ask_all(line: Inbox, request: Asks) -> Flight:
     messages = [Message(ask.subject, ask.payload, {}) for ask in request.asks]
     if request.asks[0].silent:
         return line.tell(messages)  # nobody waits for it: it may be lost

@@ -2,7 +2,7 @@
 
 A store has one portal. It starts at the first request and belongs to one process: a forked child
 starts its own and leaves its parent's alone. It ends when the store is closed or collected and
-when the interpreter exits, which waits for it no longer than a second. A waist request crosses
+when the interpreter exits, which waits for it no longer than a second. A store protocol request crosses
 into it once and its reply once back, however many exchanges it takes.
 
 The loop is asyncio's own and is called with `call_soon_threadsafe`, because anyio's blocking portal
@@ -32,18 +32,18 @@ from anyio import CancelScope
 from anyio import to_thread
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from catga_store.conversation import Conversation
-from catga_store.conversation import Invoke
-from catga_store.conversation import Pause
-from catga_store.conversation import Request
-from catga_store.conversation import arun
-from catga_store.conversation import ask
-from catga_store.conversation import run
 from catga_store.drivers.asyncio_driver import AsyncioUnits
-from catga_store.drivers.remote import AsyncLink
-from catga_store.drivers.remote import writes
+from catga_store.drivers.links import AsyncLink
+from catga_store.drivers.links import writes
 from catga_store.errors import StoreClosedError
-from catga_store.records import Waist
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Invoke
+from catga_store.protocol.conversation import Pause
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.conversation import arun
+from catga_store.protocol.conversation import ask
+from catga_store.protocol.conversation import run
+from catga_store.protocol.requests import StoreProtocol
 
 __all__ = ["PortalDriver", "TrioPortalDriver"]
 
@@ -54,7 +54,7 @@ _EXIT_SECONDS = 1.0
 
 
 class _Crossing:
-    """One waist request on its way into a portal, and what came of it on the way back."""
+    """One store protocol request on its way into a portal, and what came of it on the way back."""
 
     def __init__(self, request: Request[Any], wake: Callable[[], object]) -> None:
         self.request = request
@@ -171,8 +171,10 @@ def _closed() -> StoreClosedError:
 class _Portaled:
     """What the drivers have in common that cross a portal."""
 
-    def __init__(self, waist: Waist, make_link: Callable[[], AsyncLink], timeout: float) -> None:
-        self._make_units = partial(AsyncioUnits, waist, make_link, timeout)
+    def __init__(
+        self, protocol: StoreProtocol, make_link: Callable[[], AsyncLink], timeout: float
+    ) -> None:
+        self._make_units = partial(AsyncioUnits, protocol, make_link, timeout)
         self._timeout = timeout
         self._portal: _Portal | None = None
 
@@ -207,13 +209,15 @@ class PortalDriver(_Portaled):
     the conversation takes the reply over, asks nothing more, and the exception goes on.
     """
 
-    def __init__(self, waist: Waist, make_link: Callable[[], AsyncLink], timeout: float) -> None:
-        super().__init__(waist, make_link, timeout)
+    def __init__(
+        self, protocol: StoreProtocol, make_link: Callable[[], AsyncLink], timeout: float
+    ) -> None:
+        super().__init__(protocol, make_link, timeout)
         self.sleep: Callable[[float], object] = time.sleep
         """How it waits; may be replaced."""
 
     def run(self, conversation: Conversation[T]) -> T:
-        """Run a conversation over waist requests to its end."""
+        """Run a conversation over store protocol requests to its end."""
         interrupts: list[BaseException] = []
         try:
             return run(conversation, partial(self._perform, interrupts))
@@ -265,13 +269,15 @@ class TrioPortalDriver(_Portaled):
     cancellation goes on at the next checkpoint. Already cancelled, neither begins.
     """
 
-    def __init__(self, waist: Waist, make_link: Callable[[], AsyncLink], timeout: float) -> None:
-        super().__init__(waist, make_link, timeout)
+    def __init__(
+        self, protocol: StoreProtocol, make_link: Callable[[], AsyncLink], timeout: float
+    ) -> None:
+        super().__init__(protocol, make_link, timeout)
         self.sleep: Callable[[float], Awaitable[None]] = anyio.sleep
         """How it waits; may be replaced."""
 
     def run(self, conversation: Conversation[T]) -> Coroutine[Any, Any, T]:
-        """Run a conversation over waist requests to its end."""
+        """Run a conversation over store protocol requests to its end."""
         return arun(conversation, self.ask)
 
     async def ask(self, request: Request[Any]) -> Any:

@@ -20,13 +20,13 @@ from redis.asyncio import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from catga_store.conversation import Pipe
-from catga_store.conversation import Request
-from catga_store.drivers.finishing import OwnTask
+from catga_store.drivers.cancellation import OwnTask
+from catga_store.drivers.links import Started
 from catga_store.drivers.redis_cluster_asyncio import RedisClusterAsyncLink
-from catga_store.drivers.redis_lane import Lanes
-from catga_store.drivers.remote import Started
+from catga_store.drivers.redis_multiplexed import MultiplexedConnections
 from catga_store.errors import UsageError
+from catga_store.protocol.conversation import Request
+from catga_store.stores.redis.transport import Pipe
 
 __all__ = ["RedisAsyncLink", "check_client", "open_redis_link", "redis_link"]
 
@@ -75,7 +75,7 @@ class RedisAsyncLink:
     def __init__(self, client: Any, timeout: float, *, owned: bool = False) -> None:
         self._client = client
         self._owned = owned
-        self._lanes = Lanes(client, timeout)
+        self._lanes = MultiplexedConnections(client, timeout)
         self._connections = partial(_Pool, client.connection_pool)
 
     @property

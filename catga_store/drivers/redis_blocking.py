@@ -24,12 +24,12 @@ from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from catga_store.conversation import Command
-from catga_store.conversation import NotSentError
-from catga_store.conversation import Pipe
-from catga_store.conversation import ReplyLostError
 from catga_store.drivers.redis_packing import pack
 from catga_store.errors import UsageError
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.stores.redis.transport import Command
+from catga_store.stores.redis.transport import Pipe
 
 __all__ = ["RedisLink", "link_to_client", "link_to_url"]
 
@@ -70,7 +70,7 @@ class RedisLink:
         assert isinstance(request, Pipe), request  # noqa: S101  there are no others
         return self._perform(request.commands)
 
-    __call__ = perform  # as a wire of the blocking driver
+    __call__ = perform  # as a transport of the blocking driver
 
     def close(self) -> None:
         """Close the client if the link has opened it."""

@@ -19,14 +19,14 @@ from redis.exceptions import RedisClusterException
 from redis.exceptions import RedisError
 from redis.exceptions import TryAgainError
 
-from catga_store.conversation import NotSentError
-from catga_store.conversation import Pipe
-from catga_store.conversation import ReplyLostError
-from catga_store.conversation import Request
-from catga_store.drivers.finishing import OwnTask
-from catga_store.drivers.redis_lane import Lanes
-from catga_store.drivers.redis_lane import Words
-from catga_store.drivers.remote import Started
+from catga_store.drivers.cancellation import OwnTask
+from catga_store.drivers.links import Started
+from catga_store.drivers.redis_multiplexed import MultiplexedConnections
+from catga_store.drivers.redis_multiplexed import Words
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.conversation import Request
+from catga_store.stores.redis.transport import Pipe
 
 __all__ = ["RedisClusterAsyncLink"]
 
@@ -74,7 +74,7 @@ class RedisClusterAsyncLink:
         self._client = client
         self._timeout = timeout
         self._owned = owned
-        self._lanes = Lanes(client, timeout)
+        self._lanes = MultiplexedConnections(client, timeout)
         self._finding = asyncio.Lock()
         self._found = False
         """Where the slots are is known, as far as we know."""

@@ -1,1 +1,1 @@
-"""The stores: each turns waist requests into conversations over wire requests of its own."""
+"""The stores: each turns store protocol requests into conversations over transport requests of its own."""

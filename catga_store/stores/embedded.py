@@ -1,7 +1,7 @@
-"""What the embedded stores share: the rules of the waist over locked tables.
+"""What the embedded stores share: the rules of the store protocol over locked tables.
 
 The memory and the SQLite store differ in how they keep rows (`Tables`), not in what they decide.
-Every waist request is one wire request, a `Call` that runs as one transaction:
+Every store protocol request is one transport request, a `Call` that runs as one transaction:
 
 - a commit looks at every record it names before it writes the first, so a refused commit has
   written nothing;
@@ -10,8 +10,9 @@ Every waist request is one wire request, a `Call` that runs as one transaction:
   `Sweep` and `Clear` are logged likewise, under ids of the store's own;
 - whatever has expired is absent, and is removed when a write meets it.
 
-Condition rows have states that nobody above the waist sees: `EARLY` (completions that no condition
-awaits yet) and cleared markers, which tell latecomers how the condition had ended.
+Condition rows have two states that nobody above the store protocol sees: `PENDING_COMPLETIONS`
+(completions that no condition awaits yet) and tombstones of cleared conditions, which tell
+latecomers how the condition ended.
 """
 
 from __future__ import annotations
@@ -24,72 +25,72 @@ from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 
-from catga_store.conversation import Call
-from catga_store.conversation import Conversation
-from catga_store.conversation import NotSentError
-from catga_store.conversation import Pause
-from catga_store.conversation import ReplyLostError
-from catga_store.conversation import Request
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import PartitionCountError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
-from catga_store.keys import FLOW
-from catga_store.keys import PROGRESS
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.keys import flow_key
-from catga_store.keys import new_commit_id
-from catga_store.records import ANY
-from catga_store.records import CANCELLED
-from catga_store.records import CLAIMED
-from catga_store.records import EXISTS
-from catga_store.records import MISSING
-from catga_store.records import PENDING
-from catga_store.records import REMEMBERED_COMMITS
-from catga_store.records import SATISFIED
-from catga_store.records import STALE
-from catga_store.records import Applied
-from catga_store.records import Change
-from catga_store.records import Check
-from catga_store.records import Clear
-from catga_store.records import Commit
-from catga_store.records import Complete
-from catga_store.records import Conflict
-from catga_store.records import Count
-from catga_store.records import Delete
-from catga_store.records import Due
-from catga_store.records import Extend
-from catga_store.records import Filter
-from catga_store.records import Find
-from catga_store.records import Found
-from catga_store.records import Head
-from catga_store.records import Outcome
-from catga_store.records import Overdue
-from catga_store.records import Ping
-from catga_store.records import Put
-from catga_store.records import Read
-from catga_store.records import Record
-from catga_store.records import Refused
-from catga_store.records import Reply
-from catga_store.records import Resolve
-from catga_store.records import Scan
-from catga_store.records import Scanned
-from catga_store.records import SetWait
-from catga_store.records import Steps
-from catga_store.records import Sweep
-from catga_store.records import Terms
+from catga_store.protocol.conversation import Call
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import Pause
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import ANY
+from catga_store.protocol.requests import CANCELLED
+from catga_store.protocol.requests import CLAIMED
+from catga_store.protocol.requests import EXISTS
+from catga_store.protocol.requests import MISSING
+from catga_store.protocol.requests import PENDING
+from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import SATISFIED
+from catga_store.protocol.requests import STALE
+from catga_store.protocol.requests import Applied
+from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Check
+from catga_store.protocol.requests import Clear
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Complete
+from catga_store.protocol.requests import Conflict
+from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import Delete
+from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import Extend
+from catga_store.protocol.requests import Filter
+from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Overdue
+from catga_store.protocol.requests import Ping
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import Reply
+from catga_store.protocol.requests import Resolve
+from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Scanned
+from catga_store.protocol.requests import SetWait
+from catga_store.protocol.requests import Steps
+from catga_store.protocol.requests import Sweep
+from catga_store.protocol.requests import Terms
 
-__all__ = ["EmbeddedStore", "ItemRow", "Tables", "WaitRow"]
+__all__ = ["EmbeddedProtocol", "ItemRow", "Tables", "WaitRow"]
 
 LAYOUT = 1
 """The version of what a store keeps, and where."""
 
-EARLY = -1
+PENDING_COMPLETIONS = -1
 """Status of a condition row that only holds completions which came before their condition."""
 
-MARKER = -2
-"""Status of a cleared condition's marker is `MARKER - outcome`."""
+TOMBSTONE = -2
+"""Status of a cleared condition's marker is `TOMBSTONE - outcome`."""
 
 _TRIES = 4
 _PAUSE_SECONDS = 0.01
@@ -231,8 +232,8 @@ class Tables(Protocol):
         ...
 
 
-class EmbeddedStore:
-    """The waist of a store whose wire runs functions over `Tables` as transactions.
+class EmbeddedProtocol:
+    """The store protocol of a store whose transport runs functions over `Tables` as transactions.
 
     `partitions` and the layout version are stored at first use and checked by whoever opens the
     store later; `timeout` is in seconds.
@@ -265,7 +266,7 @@ class EmbeddedStore:
         }
 
     def converse(self, request: Request[object]) -> Conversation[object]:
-        """Do what a waist request asks and return its reply."""
+        """Do what a store protocol request asks and return its reply."""
         handler = self._handlers[type(request)]
         return handler(request) if self._prepared else self._first(handler, request)
 
@@ -553,7 +554,7 @@ def scan(tables: Tables, request: Scan) -> tuple[Scanned, ...]:
             record = tables.record(key)
             if (
                 record is None
-                or record.head.status <= MARKER
+                or record.head.status <= TOMBSTONE
                 or _gone(tables, key, record, request.now_ms)
             ):
                 continue
@@ -803,7 +804,7 @@ def _delete(tables: Tables, commit: Commit, change: Delete) -> Outcome:
     outcome = CANCELLED if row.head.status == PENDING else row.head.status
     head = Head(
         row.head.version,
-        MARKER - outcome,
+        TOMBSTONE - outcome,
         row.head.created_ms,
         commit.now_ms,
         expires_ms=_after(commit.now_ms, commit.retain_ms),
@@ -832,7 +833,7 @@ def _check(tables: Tables, change: Check) -> Outcome:
 def _set_wait(tables: Tables, commit: Commit, change: SetWait) -> Outcome:
     key, terms = change.key, change.terms
     old = tables.wait(key)
-    status = old.head.status if old is not None else MARKER
+    status = old.head.status if old is not None else TOMBSTONE
 
     if old is not None and status > PENDING:
         record = tables.record(key)
@@ -926,16 +927,16 @@ def _put_wait(tables: Tables, commit: Commit, change: Put) -> Outcome:
 def _complete(tables: Tables, commit: Commit, change: Complete) -> Outcome:
     key, child = change.key, change.child
     row = tables.wait(key)
-    status = row.head.status if row is not None else EARLY
+    status = row.head.status if row is not None else PENDING_COMPLETIONS
     item = tables.item(key, child)
 
-    if status <= MARKER:
-        return Outcome(status=MARKER - status)
+    if status <= TOMBSTONE:
+        return Outcome(status=TOMBSTONE - status)
 
     if item is not None and item.done:
-        return Outcome(status=None if status == EARLY else status, duplicate=True)
+        return Outcome(status=None if status == PENDING_COMPLETIONS else status, duplicate=True)
 
-    if row is None or status == EARLY:
+    if row is None or status == PENDING_COMPLETIONS:
         return _complete_early(tables, commit, change, row)
 
     if status != PENDING or item is None or not item.member:
@@ -976,7 +977,7 @@ def _complete_early(
     kept = ItemRow(member=False, done=True, success=change.success)
     tables.write_item(change.key, change.child, kept, change.payload)
     expires_ms = _after(commit.now_ms, commit.retain_ms)
-    head = Head(0, EARLY, commit.now_ms, commit.now_ms, expires_ms=expires_ms)
+    head = Head(0, PENDING_COMPLETIONS, commit.now_ms, commit.now_ms, expires_ms=expires_ms)
     tables.write_wait(change.key, WaitRow(head), row, Terms((), any=False))
     return Outcome(accepted=True)
 

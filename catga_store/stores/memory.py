@@ -1,12 +1,12 @@
 """The memory store: sorted tables of encoded records behind one lock.
 
 Rows hold bytes, like every other store's, so nobody ever holds the store's own object. Listings
-and due times are kept sorted, so a page costs O(log n + page). Each waist request is one
+and due times are kept sorted, so a page costs O(log n + page). Each store protocol request is one
 transaction under the lock; nothing survives the process. Stores opened with the same name share
 one set of tables inside the process.
 
 A transaction that is cut short, by Ctrl-C or for want of memory, is undone: each write notes what it
-replaces, and the sorted indexes, which may be in the middle of anything, are made anew from the
+replaces, and the sorted indexes, which may be in the middle of anything, are made again from the
 rows. An interruption while that is going on leaves the rest of it to whoever comes next.
 
 The file is over 400 lines because the rows and the indexes made of them are read together.
@@ -27,27 +27,27 @@ from typing import TypeVar
 from sortedcontainers import SortedDict
 from sortedcontainers import SortedList
 
-from catga_store.conversation import Call
 from catga_store.errors import UsageError
-from catga_store.keys import FLOW
-from catga_store.keys import PROGRESS
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.keys import flow_key
-from catga_store.records import PENDING
-from catga_store.records import REMEMBERED_COMMITS
-from catga_store.records import Filter
-from catga_store.records import Found
-from catga_store.records import Head
-from catga_store.records import Item
-from catga_store.records import Outcome
-from catga_store.records import Record
-from catga_store.records import Terms
-from catga_store.stores.embedded import EmbeddedStore
+from catga_store.protocol.conversation import Call
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.requests import PENDING
+from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import Filter
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Item
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Terms
+from catga_store.stores.embedded import EmbeddedProtocol
 from catga_store.stores.embedded import ItemRow
 from catga_store.stores.embedded import WaitRow
 
-__all__ = ["EmbeddedStore", "MemoryTables", "MemoryWire", "shared_tables"]
+__all__ = ["EmbeddedProtocol", "MemoryTables", "MemoryTransport", "shared_tables"]
 
 R = TypeVar("R")
 
@@ -529,7 +529,7 @@ def _move(
         index.add((after, key))
 
 
-class MemoryWire:
+class MemoryTransport:
     """Performs `Call` under the lock of the tables, also across `fork`."""
 
     threaded = False
@@ -537,7 +537,7 @@ class MemoryWire:
 
     def __init__(self, tables: MemoryTables) -> None:
         self._tables = tables
-        _wires.add(self)
+        _transports.add(self)
 
     def __call__(self, call: Call[Any]) -> Any:
         tables = self._tables
@@ -552,12 +552,12 @@ class MemoryWire:
         """Nothing to close: named tables live as long as the process."""
 
     def __repr__(self) -> str:
-        return f"<MemoryWire of {len(self._tables._keys)} records>"  # noqa: SLF001  its own tables
+        return f"<MemoryTransport of {len(self._tables._keys)} records>"  # noqa: SLF001  its own tables
 
 
 _named: dict[str, MemoryTables] = {}
 _named_lock = threading.Lock()
-_wires: weakref.WeakSet[MemoryWire] = weakref.WeakSet()
+_transports: weakref.WeakSet[MemoryTransport] = weakref.WeakSet()
 _held: list[MemoryTables] = []
 
 
@@ -577,7 +577,8 @@ def shared_tables(name: object) -> MemoryTables:
 def _before_fork() -> None:
     # A child must not inherit tables in the middle of another thread's transaction.
     _named_lock.acquire()
-    for tables in sorted({id(wire._tables): wire._tables for wire in _wires}.items()):  # noqa: SLF001  its own
+    shared = {id(one._tables): one._tables for one in _transports}  # noqa: SLF001  of this module
+    for tables in sorted(shared.items()):
         tables[1].lock.acquire()
         _held.append(tables[1])
 

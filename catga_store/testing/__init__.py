@@ -11,32 +11,32 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 if TYPE_CHECKING:
+    from catga_store.testing.apis import AsyncAPI
+    from catga_store.testing.apis import BlockingAPI
+    from catga_store.testing.apis import StoreAPI
     from catga_store.testing.clock import ManualClock
-    from catga_store.testing.core import DIFFERENCES
-    from catga_store.testing.core import Difference
-    from catga_store.testing.faces import AsyncFace
-    from catga_store.testing.faces import BlockingFace
-    from catga_store.testing.faces import Face
     from catga_store.testing.faults import Faults
-    from catga_store.testing.interleaving import Part
-    from catga_store.testing.interleaving import Stage
+    from catga_store.testing.interleavings.play import Part
+    from catga_store.testing.interleavings.play import Stage
+    from catga_store.testing.interleavings.scenarios import SCENARIOS
+    from catga_store.testing.interleavings.scenarios import check_scenario
     from catga_store.testing.machine import StoreMachine
     from catga_store.testing.machine import machine_for
-    from catga_store.testing.scenarios import SCENARIOS
-    from catga_store.testing.scenarios import check_scenario
+    from catga_store.testing.machine.base import DIFFERENCES
+    from catga_store.testing.machine.base import Difference
     from catga_store.testing.scratch import scratch_url
 
 __all__ = [
     "DIFFERENCES",
     "SCENARIOS",
-    "AsyncFace",
-    "BlockingFace",
+    "AsyncAPI",
+    "BlockingAPI",
     "Difference",
-    "Face",
     "Faults",
     "ManualClock",
     "Part",
     "Stage",
+    "StoreAPI",
     "StoreMachine",
     "check_scenario",
     "machine_for",
@@ -44,18 +44,18 @@ __all__ = [
 ]
 
 _MODULES = {
-    "DIFFERENCES": "core",
-    "SCENARIOS": "scenarios",
-    "AsyncFace": "faces",
-    "BlockingFace": "faces",
-    "Difference": "core",
-    "Face": "faces",
+    "DIFFERENCES": "machine.base",
+    "SCENARIOS": "interleavings.scenarios",
+    "AsyncAPI": "apis",
+    "BlockingAPI": "apis",
+    "Difference": "machine.base",
+    "StoreAPI": "apis",
     "Faults": "faults",
     "ManualClock": "clock",
-    "Part": "interleaving",
-    "Stage": "interleaving",
+    "Part": "interleavings.play",
+    "Stage": "interleavings.play",
     "StoreMachine": "machine",
-    "check_scenario": "scenarios",
+    "check_scenario": "interleavings.scenarios",
     "machine_for": "machine",
     "scratch_url": "scratch",
 }

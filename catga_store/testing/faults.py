@@ -1,6 +1,6 @@
-"""Faults between a store and its wire: replies that are lost, stores that are away.
+"""Faults between a store and its transport: replies that are lost, stores that are away.
 
-A `Faults` stands before the waist of any store, behind any face (`seams`). On memory and SQLite
+A `Faults` stands before the store protocol of any store, behind any API (`seams`). On memory and SQLite
 nothing is slept: while it is attached, pauses before another try take no time. On a server they do,
 because a store there tries until its `timeout` has passed.
 """
@@ -16,33 +16,33 @@ from typing import get_args
 from attrs import define
 
 from catga_store.aio import AsyncStore
-from catga_store.conversation import Call
-from catga_store.conversation import Conversation
-from catga_store.conversation import Invoke
-from catga_store.conversation import NotSentError
-from catga_store.conversation import Pause
-from catga_store.conversation import Pipe
-from catga_store.conversation import Publish
-from catga_store.conversation import ReplyLostError
-from catga_store.conversation import Request
-from catga_store.conversation import through
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
-from catga_store.records import ANY
-from catga_store.records import EXISTS
-from catga_store.records import STALE
-from catga_store.records import Check
-from catga_store.records import Commit
-from catga_store.records import Conflict
-from catga_store.records import Delete
-from catga_store.records import Head
-from catga_store.records import Ping
-from catga_store.records import Put
-from catga_store.records import Refused
-from catga_store.records import Waist
-from catga_store.stores.embedded import EmbeddedStore
-from catga_store.testing.seams import stand_before
+from catga_store.protocol.conversation import Call
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Invoke
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import Pause
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.conversation import through
+from catga_store.protocol.requests import ANY
+from catga_store.protocol.requests import EXISTS
+from catga_store.protocol.requests import STALE
+from catga_store.protocol.requests import Check
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Conflict
+from catga_store.protocol.requests import Delete
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Ping
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import StoreProtocol
+from catga_store.stores.embedded import EmbeddedProtocol
+from catga_store.stores.nats.transport import Publish
+from catga_store.stores.redis.transport import Pipe
+from catga_store.testing.hooks import wrap_protocol
 
 __all__ = ["CommitFault", "ExchangeFault", "Faults"]
 
@@ -83,7 +83,7 @@ class Faults:
 
     def __init__(self) -> None:
         self.exchanges: list[str] = []
-        """The name of the waist request behind each exchange since the start, or `reset`."""
+        """The name of the store protocol request behind each exchange since the start, or `reset`."""
         self.pauses: list[float] = []
         """The pauses that were swallowed, in seconds."""
         self._armed: list[_Armed] = []
@@ -91,17 +91,17 @@ class Faults:
         self._lock = threading.Lock()
 
     def attach(self, store: Any) -> Any:
-        """Stand between a store and its wire; answers the store. Best before the store is used.
+        """Stand between a store and its transport; answers the store. Best before the store is used.
 
         `NotSupportedError` for what is no store of this library.
         """
         embedded: list[bool] = []
 
-        def wrap(waist: Waist) -> Waist:
-            embedded.append(isinstance(waist, EmbeddedStore))
-            return _FaultyWaist(waist, self)
+        def wrap(protocol: StoreProtocol) -> StoreProtocol:
+            embedded.append(isinstance(protocol, EmbeddedProtocol))
+            return _FaultyProtocol(protocol, self)
 
-        stand_before(store, wrap)
+        wrap_protocol(store, wrap)
         if any(embedded):
             is_async = isinstance(store, AsyncStore)
             store._driver.sleep = self._pause if is_async else self.pauses.append
@@ -150,7 +150,7 @@ class Faults:
             self.exchanges.clear()
             self.pauses.clear()
 
-    # between a store and its wire -------------------------------------------------------------------
+    # between a store and its transport -------------------------------------------------------------------
 
     def next_exchange(self, name: str) -> ExchangeFault | None:
         """Count one exchange, and say how it is to fail."""
@@ -207,38 +207,38 @@ def _conflict_of(commit: Commit) -> Conflict | None:
     return None
 
 
-class _FaultyWaist:
-    """A waist whose exchanges with the wire fail as they are told to."""
+class _FaultyProtocol:
+    """A store protocol whose exchanges with the transport fail as they are told to."""
 
-    def __init__(self, waist: Waist, faults: Faults) -> None:
-        self.waist: Any = waist
+    def __init__(self, protocol: StoreProtocol, faults: Faults) -> None:
+        self.protocol: Any = protocol
         self._faults = faults
 
     def converse(self, request: Request[Any]) -> Conversation[Any]:
         """Do what the request asks, or let it fail."""
         kind = self._faults.next_commit(request) if isinstance(request, Commit) else None
         if kind is None:
-            conversation = self.waist.converse(request)
-            return through(conversation, lambda wire: self._exchange(request, wire))
+            conversation = self.protocol.converse(request)
+            return through(conversation, lambda transport: self._exchange(request, transport))
 
         assert isinstance(request, Commit)
         return self._fail(kind, request)
 
-    def _exchange(self, request: Request[Any], wire: Request[Any]) -> Conversation[Any]:
-        if isinstance(wire, Pause | Invoke):
-            return (yield wire)
+    def _exchange(self, request: Request[Any], transport: Request[Any]) -> Conversation[Any]:
+        if isinstance(transport, Pause | Invoke):
+            return (yield transport)
 
-        is_layout = isinstance(wire, Call) and wire.request is None
+        is_layout = isinstance(transport, Call) and transport.request is None
         how = self._faults.next_exchange("Layout" if is_layout else type(request).__name__)
         if how is None:
-            return (yield wire)
+            return (yield transport)
 
         if how == "not sent":
             message = "a fault: the request was not sent"
             raise NotSentError(message)
 
         if how == "lost after applying":
-            yield wire
+            yield transport
 
         message = f"a fault: the reply was {how}"
         raise ReplyLostError(message)
@@ -253,12 +253,14 @@ class _FaultyWaist:
             raise StoreUnavailableError(message)
 
         if kind == "reply-lost":
-            yield from self.waist.converse(Ping())  # so that what is lost is not a first greeting
+            yield from self.protocol.converse(
+                Ping()
+            )  # so that what is lost is not a first greeting
             lost = _Once()
-            return (yield from through(self.waist.converse(commit), lost.exchange))
+            return (yield from through(self.protocol.converse(commit), lost.exchange))
 
         if kind == "unknown-applied":
-            yield from self.waist.converse(commit)
+            yield from self.protocol.converse(commit)
 
         keys = tuple(change.key for change in commit.changes)
         message = f"a fault: the outcome of commit {commit.id} is not known"
@@ -271,12 +273,14 @@ class _Once:
     def __init__(self) -> None:
         self._is_lost = False
 
-    def exchange(self, wire: Request[Any]) -> Conversation[Any]:
+    def exchange(self, transport: Request[Any]) -> Conversation[Any]:
         """Do one exchange."""
-        reply = yield wire
-        writes = isinstance(wire, Publish) or (isinstance(wire, Call | Pipe) and wire.writes)
+        reply = yield transport
+        writes = isinstance(transport, Publish) or (
+            isinstance(transport, Call | Pipe) and transport.writes
+        )
         # A server that does not know the script yet has applied nothing.
-        refused = isinstance(wire, Pipe) and any(isinstance(one, Exception) for one in reply)
+        refused = isinstance(transport, Pipe) and any(isinstance(one, Exception) for one in reply)
         if writes and not refused and not self._is_lost:
             self._is_lost = True
             message = "a fault: the reply was lost"

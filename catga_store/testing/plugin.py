@@ -71,7 +71,7 @@ def flow_clock() -> ManualClock:
 
 @pytest.fixture
 def flow_faults() -> Faults:
-    """Faults on the wire of the stores of this test; see `Faults.on_commit`."""
+    """Faults on the transport of the stores of this test; see `Faults.on_commit`."""
     from catga_store.testing.faults import Faults
 
     return Faults()
@@ -104,7 +104,7 @@ def flow_store(
     request: pytest.FixtureRequest, _flow_store_place: tuple[str, dict[str, Any]]
 ) -> Iterator[Store]:
     """An empty store that goes by `flow_clock`; with `flow_faults` asked for too, they are on it."""
-    from catga_store.urls import open_store
+    from catga_store.opening.urls import open_store
 
     url, options = _flow_store_place
     with open_store(url, **options) as store:
@@ -119,7 +119,7 @@ async def async_flow_store(
     request: pytest.FixtureRequest, _flow_store_place: tuple[str, dict[str, Any]]
 ) -> AsyncIterator[AsyncStore]:
     """`flow_store` for async tests, on the same records; the test says `@pytest.mark.anyio`."""
-    from catga_store.urls import open_async_store
+    from catga_store.opening.urls import open_async_store
 
     url, options = _flow_store_place
     async with open_async_store(url, **options) as store:

@@ -24,11 +24,11 @@ from urllib.parse import unquote
 from urllib.parse import urlencode
 from urllib.parse import urlsplit
 
-from catga_store.conversation import Command
-from catga_store.conversation import Conversation
-from catga_store.conversation import Pipe
 from catga_store.errors import PartitionCountError
 from catga_store.errors import UsageError
+from catga_store.protocol.conversation import Conversation
+from catga_store.stores.redis.transport import Command
+from catga_store.stores.redis.transport import Pipe
 
 if TYPE_CHECKING:
     from catga_store.store import Store
@@ -73,7 +73,7 @@ def scratch_url(url: str, remove: Callable[[str], None] | None = None) -> Genera
 
 def _remove(url: str) -> None:
     """Remove every record and the layout, so that nothing tells that there was a store."""
-    from catga_store.urls import open_store  # noqa: PLC0415  the plugin loads this in every run
+    from catga_store.opening.urls import open_store  # noqa: PLC0415  the plugin loads this in every run
 
     try:
         _clear(open_store(url))
@@ -82,20 +82,22 @@ def _remove(url: str) -> None:
 
 
 def _clear(store: Store) -> None:
-    from catga_store.testing.seams import talker  # noqa: PLC0415  as above
+    from catga_store.testing.hooks import talker  # noqa: PLC0415  as above
 
     with store:
-        waist, hold = talker(store)
+        protocol, hold = talker(store)
         store.clear()
-        hold(_unlay(waist))
+        hold(_unlay(protocol))
 
 
-def _unlay(waist: Any) -> Conversation[Any]:
+def _unlay(protocol: Any) -> Conversation[Any]:
     """Remove what a store on a server keeps when it is cleared; only this kit has use for that."""
-    if hasattr(waist._layout, "tags"):  # Redis: the layout, and the replies of recent commits
-        return _unlink(waist._layout.tags)
+    if hasattr(protocol._layout, "tags"):  # Redis: the layout, and the replies of recent commits
+        return _unlink(protocol._layout.tags)
 
-    conversation: Conversation[Any] = waist._exchange.api("DELETE", {}, waist._exchange.deadline())
+    conversation: Conversation[Any] = protocol._exchange.api(
+        "DELETE", {}, protocol._exchange.deadline()
+    )
     return conversation
 
 

@@ -24,26 +24,26 @@ from hypothesis import seed
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from catga_store.model import Retention
+from catga_store.model.listings import Retention
+from catga_store.opening.urls import open_async_store
+from catga_store.opening.urls import open_store
+from catga_store.testing.apis import AsyncAPI
+from catga_store.testing.apis import BlockingAPI
+from catga_store.testing.apis import StoreAPI
 from catga_store.testing.clock import ManualClock
-from catga_store.testing.faces import AsyncFace
-from catga_store.testing.faces import BlockingFace
-from catga_store.testing.faces import Face
-from catga_store.testing.interleaving import Stage
+from catga_store.testing.interleavings.play import Stage
+from catga_store.testing.interleavings.scenarios import SCENARIOS
+from catga_store.testing.interleavings.scenarios import check_scenario
 from catga_store.testing.machine import machine_for
-from catga_store.testing.scenarios import SCENARIOS
-from catga_store.testing.scenarios import check_scenario
 from catga_store.testing.scratch import scratch_url
-from catga_store.urls import open_async_store
-from catga_store.urls import open_store
 
-__all__ = ["FACES", "Finding", "OpenEmpty", "verify"]
+__all__ = ["APIS", "Finding", "OpenEmpty", "verify"]
 
-OpenEmpty: TypeAlias = Callable[[str, ManualClock, Retention, int], Face]
-"""Opens an empty store behind a face, with this clock, retention and number of partitions."""
+OpenEmpty: TypeAlias = Callable[[str, ManualClock, Retention, int], StoreAPI]
+"""Opens an empty store behind a API, with this clock, retention and number of partitions."""
 
-FACES = ("blocking", "asyncio", "trio")
-"""The faces of a store."""
+APIS = ("blocking", "asyncio", "trio")
+"""The APIs of a store."""
 
 _PHASES = (Phase.generate, Phase.shrink)
 _STEPS = 40
@@ -55,7 +55,7 @@ class Finding(NamedTuple):
     """One thing that was checked: how often, and what was found if it does not hold."""
 
     claim: str
-    face: str
+    api: str
     times: int
     found: str
     seconds: float
@@ -71,44 +71,44 @@ def verify(
     *,
     examples: int = 20,
     seed: int = 0,
-    faces: tuple[str, ...] = FACES,
+    apis: tuple[str, ...] = APIS,
     on_finding: Callable[[Finding], None] = lambda _: None,
 ) -> list[Finding]:
-    """Check a store through each face; answers what was found, also told one by one.
+    """Check a store through each API; answers what was found, also told one by one.
 
     `store` is a URL, beside whose records everything happens in a scratch namespace; or, for a store
-    of your own, a function that opens an empty one behind a face: `open_empty(face, clock, retention,
+    of your own, a function that opens an empty one behind a API: `open_empty(API, clock, retention,
     partitions)`. `examples` is how many sequences of 40 drawn operations the machine tries for each
-    face, and how many orders each interleaving is played in; `seed` draws them. Whatever a check
+    API, and how many orders each interleaving is played in; `seed` draws them. Whatever a check
     raises is a finding; that the store cannot be opened is raised.
     """
     with ExitStack() as stack:
         open_empty = _open_in_scratch(stack, store) if isinstance(store, str) else store
-        open_empty(faces[0], ManualClock(), Retention(), 1).close()
+        open_empty(apis[0], ManualClock(), Retention(), 1).close()
 
         findings: list[Finding] = []
-        for face in faces:
-            for claim, check in _checks(open_empty, face, examples, seed):
-                findings.append(_find(claim, face, examples, check))
+        for api in apis:
+            for claim, check in _checks(open_empty, api, examples, seed):
+                findings.append(_find(claim, api, examples, check))
                 on_finding(findings[-1])
 
     return findings
 
 
 def _checks(
-    open_empty: OpenEmpty, face: str, examples: int, seed: int
+    open_empty: OpenEmpty, api: str, examples: int, seed: int
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     yield (
         "every operation does what the model says",
-        partial(_run_machine, partial(open_empty, face), examples, seed),
+        partial(_run_machine, partial(open_empty, api), examples, seed),
     )
     for name in SCENARIOS:
         yield (
             f"interleaved exchanges equal a serial order: {name}",
-            partial(_interleave, open_empty, face, name, examples, seed),
+            partial(_interleave, open_empty, api, name, examples, seed),
         )
 
-    if face == "blocking":  # below the waist all faces are one
+    if api == "blocking":  # below the store protocol all APIs are one
         for name in SCENARIOS:
             yield (
                 f"a lost reply changes no answer: {name}",
@@ -116,7 +116,7 @@ def _checks(
             )
 
 
-def _find(claim: str, face: str, times: int, check: Callable[[], None]) -> Finding:
+def _find(claim: str, api: str, times: int, check: Callable[[], None]) -> Finding:
     start = time.monotonic()
     try:
         check()
@@ -125,13 +125,13 @@ def _find(claim: str, face: str, times: int, check: Callable[[], None]) -> Findi
     else:
         found = ""
 
-    return Finding(claim, face, times, found[:_SHOWN], time.monotonic() - start)
+    return Finding(claim, api, times, found[:_SHOWN], time.monotonic() - start)
 
 
 def _run_machine(
-    open_face: Callable[[ManualClock, Retention, int], Face], examples: int, drawn: int
+    open_api: Callable[[ManualClock, Retention, int], StoreAPI], examples: int, drawn: int
 ) -> None:
-    machine = seed(drawn)(machine_for(open_face))
+    machine = seed(drawn)(machine_for(open_api))
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -152,10 +152,10 @@ def _orders(name: str, examples: int, seed: int) -> Iterator[tuple[list[int], se
         yield [draw.randrange(6) for _ in range(_ORDER)], {draw.randrange(25) for _ in range(2)}
 
 
-def _interleave(open_empty: OpenEmpty, face: str, name: str, examples: int, seed: int) -> None:
+def _interleave(open_empty: OpenEmpty, api: str, name: str, examples: int, seed: int) -> None:
     clock = ManualClock()
-    with open_empty(face, clock, Retention(), 1) as opened:
-        stage = Stage.at_waist(opened)
+    with open_empty(api, clock, Retention(), 1) as opened:
+        stage = Stage.at_protocol(opened)
         for order, _ in _orders(name, examples, seed):
             opened.clear()
             check_scenario(stage, clock, SCENARIOS[name], order)
@@ -164,7 +164,7 @@ def _interleave(open_empty: OpenEmpty, face: str, name: str, examples: int, seed
 def _lose(open_empty: OpenEmpty, name: str, examples: int, seed: int) -> None:
     clock = ManualClock()
     with open_empty("blocking", clock, Retention(), 1) as opened:
-        stage = Stage.below_waist(opened.store)
+        stage = Stage.below_protocol(opened.store)
         for order, lost in _orders(name, examples, seed):
             opened.clear()
             check_scenario(stage, clock, SCENARIOS[name], order, lost=lost)
@@ -176,15 +176,13 @@ def _open_in_scratch(stack: ExitStack, url: str) -> OpenEmpty:
     places = {count: stack.enter_context(scratch_url(url)) for count in (1, 4)}
     durable = urlsplit(url).scheme != "memory"
 
-    def open_empty(face: str, clock: ManualClock, retention: Retention, partitions: int) -> Face:
+    def open_empty(api: str, clock: ManualClock, retention: Retention, partitions: int) -> StoreAPI:
         options: Any = {"clock": clock, "retention": retention, "partitions": partitions}
         place = places[partitions]
-        opened: Face = (
-            BlockingFace(lambda: open_store(place, **options), durable=durable)
-            if face == "blocking"
-            else AsyncFace(
-                lambda: open_async_store(place, **options), backend=face, durable=durable
-            )
+        opened: StoreAPI = (
+            BlockingAPI(lambda: open_store(place, **options), durable=durable)
+            if api == "blocking"
+            else AsyncAPI(lambda: open_async_store(place, **options), backend=api, durable=durable)
         )
         try:
             opened.clear()

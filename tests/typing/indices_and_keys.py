@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import assert_type
 
-from catga_store.indices import IndexSet
-from catga_store.keys import Key
-from catga_store.keys import check_id
-from catga_store.keys import flow_key
+from catga_store.model.index_set import IndexSet
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import check_id
+from catga_store.protocol.keys import flow_key
 
 
 def operators_answer_index_sets(ours: IndexSet, others: frozenset[int]) -> None:

@@ -24,20 +24,17 @@ from catga_store.cli.kinds import Finding
 from catga_store.cli.kinds import Scratch
 from catga_store.cli.kinds import clock_difference
 from catga_store.cli.kinds import no_store
-from catga_store.conversation import Answer
-from catga_store.conversation import Ask
-from catga_store.conversation import Asks
-from catga_store.conversation import Greet
-from catga_store.conversation import Greeting
-from catga_store.conversation import NotSentError
-from catga_store.conversation import ReplyLostError
 from catga_store.drivers.nats_asyncio import NatsLink
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
-from catga_store.keys import FLOW
-from catga_store.keys import Key
-from catga_store.kinds import DEFAULT_BUCKET
+from catga_store.opening.blocking import DEFAULT_BUCKET
+from catga_store.opening.urls import nats_place
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import Key
+from catga_store.stores.nats.exchange import api_error
 from catga_store.stores.nats.layout import Layout
 from catga_store.stores.nats.layout import Stored
 from catga_store.stores.nats.layout import decode_record
@@ -47,8 +44,11 @@ from catga_store.stores.nats.layout import entries_of_wait
 from catga_store.stores.nats.setup import OLDEST
 from catga_store.stores.nats.setup import differing
 from catga_store.stores.nats.setup import is_too_old
-from catga_store.stores.nats.wire import api_error
-from catga_store.urls import nats_place
+from catga_store.stores.nats.transport import Answer
+from catga_store.stores.nats.transport import Ask
+from catga_store.stores.nats.transport import Asks
+from catga_store.stores.nats.transport import Greet
+from catga_store.stores.nats.transport import Greeting
 
 __all__ = ["absent", "examine", "scratch"]
 

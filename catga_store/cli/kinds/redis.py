@@ -28,19 +28,17 @@ from catga_store.cli.kinds import Finding
 from catga_store.cli.kinds import Scratch
 from catga_store.cli.kinds import clock_difference
 from catga_store.cli.kinds import no_store
-from catga_store.conversation import Command
-from catga_store.conversation import NotSentError
-from catga_store.conversation import Pipe
-from catga_store.conversation import ReplyLostError
 from catga_store.drivers.redis_blocking import RedisLink
 from catga_store.drivers.redis_blocking import link_to_url
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import StoreUnavailableError
-from catga_store.keys import FLOW
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.kinds import DEFAULT_PREFIX
-from catga_store.records import PENDING
+from catga_store.opening.blocking import DEFAULT_PREFIX
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import PENDING
 from catga_store.stores.redis.index import DIGITS
 from catga_store.stores.redis.index import newest_first
 from catga_store.stores.redis.index import stamp_of
@@ -49,6 +47,8 @@ from catga_store.stores.redis.layout import id_of
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.setup import OLDEST
 from catga_store.stores.redis.sweeping import glob
+from catga_store.stores.redis.transport import Command
+from catga_store.stores.redis.transport import Pipe
 
 __all__ = ["absent", "examine", "scratch"]
 

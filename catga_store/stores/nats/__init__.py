@@ -77,48 +77,48 @@ from functools import partial
 from re import fullmatch
 from typing import Any
 
-from catga_store.conversation import Conversation
-from catga_store.conversation import Request
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
-from catga_store.keys import PROGRESS
-from catga_store.keys import flow_key
-from catga_store.keys import new_commit_id
-from catga_store.records import Clear
-from catga_store.records import Commit
-from catga_store.records import Count
-from catga_store.records import Due
-from catga_store.records import Extend
-from catga_store.records import Find
-from catga_store.records import Found
-from catga_store.records import Head
-from catga_store.records import Overdue
-from catga_store.records import Ping
-from catga_store.records import Read
-from catga_store.records import Record
-from catga_store.records import Reply
-from catga_store.records import Resolve
-from catga_store.records import Scan
-from catga_store.records import Steps
-from catga_store.records import Sweep
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import Clear
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import Extend
+from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Overdue
+from catga_store.protocol.requests import Ping
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Reply
+from catga_store.protocol.requests import Resolve
+from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Steps
+from catga_store.protocol.requests import Sweep
 from catga_store.stores import embedded
 from catga_store.stores.nats.commits import Commits
+from catga_store.stores.nats.exchange import Exchange
 from catga_store.stores.nats.layout import Layout
 from catga_store.stores.nats.listings import Listings
 from catga_store.stores.nats.setup import lay_out
 from catga_store.stores.nats.setup import prepare
 from catga_store.stores.nats.sweeping import Sweeping
-from catga_store.stores.nats.wire import Exchange
 
-__all__ = ["NatsWaist"]
+__all__ = ["NatsProtocol"]
 
 _SWEEP_EVERY = 16
 _SWEEP_A_FEW = 8
 
 
-class NatsWaist:
-    """The waist of a NATS store; its wire requests are `Greet`, `Asks`, `Publish` and `Pause`."""
+class NatsProtocol:
+    """The store protocol of a NATS store; its transport requests are `Greet`, `Asks`, `Publish` and `Pause`."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class NatsWaist:
         }
 
     def converse(self, request: Request[object]) -> Conversation[object]:
-        """Do what a waist request asks and return its reply."""
+        """Do what a store protocol request asks and return its reply."""
         handler = self._handlers[type(request)]
         return handler(request) if self._prepared else self._first(handler, request)
 

@@ -21,42 +21,43 @@ from typing import TypeVar
 
 from attrs import evolve
 
-from catga_store.conversation import Conversation
-from catga_store.conversation import Message
-from catga_store.conversation import NotSentError
-from catga_store.conversation import Publish
-from catga_store.conversation import ReplyLostError
 from catga_store.errors import CommitTooLargeError
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import RecordTooLargeError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
-from catga_store.keys import FLOW
-from catga_store.keys import PROGRESS
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.keys import began_s
-from catga_store.keys import flow_key
-from catga_store.keys import new_commit_id
-from catga_store.records import PENDING
-from catga_store.records import REMEMBERED_COMMITS
-from catga_store.records import SATISFIED
-from catga_store.records import Applied
-from catga_store.records import Change
-from catga_store.records import Check
-from catga_store.records import Commit
-from catga_store.records import Complete
-from catga_store.records import Delete
-from catga_store.records import Head
-from catga_store.records import Outcome
-from catga_store.records import Put
-from catga_store.records import Refused
-from catga_store.records import Reply
-from catga_store.records import Resolve
-from catga_store.records import SetWait
-from catga_store.records import Terms
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import began_s
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import PENDING
+from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import SATISFIED
+from catga_store.protocol.requests import Applied
+from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Check
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Complete
+from catga_store.protocol.requests import Delete
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import Reply
+from catga_store.protocol.requests import Resolve
+from catga_store.protocol.requests import SetWait
+from catga_store.protocol.requests import Terms
 from catga_store.stores import embedded
+from catga_store.stores.nats.exchange import Ack
+from catga_store.stores.nats.exchange import Deadline
+from catga_store.stores.nats.exchange import Exchange
 from catga_store.stores.nats.layout import VERSION
 from catga_store.stores.nats.layout import Body
 from catga_store.stores.nats.layout import Layout
@@ -74,9 +75,8 @@ from catga_store.stores.nats.tables import NatsTables
 from catga_store.stores.nats.tables import Snapshot
 from catga_store.stores.nats.tables import UnreadError
 from catga_store.stores.nats.tables import Write
-from catga_store.stores.nats.wire import Ack
-from catga_store.stores.nats.wire import Deadline
-from catga_store.stores.nats.wire import Exchange
+from catga_store.stores.nats.transport import Message
+from catga_store.stores.nats.transport import Publish
 
 __all__ = ["Commits"]
 
@@ -913,7 +913,7 @@ def _not_written(error: NotSentError) -> StoreUnavailableError:
 
 
 def _apply(tables: NatsTables, request: Commit) -> Reply:
-    """The rules of the waist, for a commit that may have been applied before."""
+    """The rules of the store protocol, for a commit that may have been applied before."""
     if len(request.changes) == 1:
         before = _outcome_before(tables, request.changes[0], request.id)
         if before is not None:
@@ -965,7 +965,7 @@ def _wait_outcome_before(
         return None
 
     if isinstance(change, Delete):
-        return Outcome(accepted=True, status=embedded.MARKER - head.status)
+        return Outcome(accepted=True, status=embedded.TOMBSTONE - head.status)
 
     place = head.commits.index(commit_id)
     revision = head.revision if place == 0 else commit_id

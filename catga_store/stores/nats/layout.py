@@ -19,14 +19,14 @@ from attrs import define
 from attrs import field
 
 from catga_store.errors import CorruptRecordError
-from catga_store.keys import FLOW
-from catga_store.keys import PROGRESS
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.keys import decode_token
-from catga_store.keys import encode_token
-from catga_store.records import Filter
-from catga_store.records import Head
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import decode_token
+from catga_store.protocol.keys import encode_token
+from catga_store.protocol.requests import Filter
+from catga_store.protocol.requests import Head
 from catga_store.stores.embedded import WaitRow
 
 __all__ = [

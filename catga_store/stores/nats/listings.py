@@ -15,26 +15,27 @@ from itertools import islice
 from typing import NamedTuple
 from typing import TypeVar
 
-from catga_store.conversation import Conversation
 from catga_store.errors import CorruptRecordError
-from catga_store.keys import FLOW
-from catga_store.keys import PROGRESS
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.keys import flow_key
-from catga_store.records import PENDING
-from catga_store.records import Count
-from catga_store.records import Due
-from catga_store.records import Filter
-from catga_store.records import Find
-from catga_store.records import Found
-from catga_store.records import Head
-from catga_store.records import Overdue
-from catga_store.records import Scan
-from catga_store.records import Scanned
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.requests import PENDING
+from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import Filter
+from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Overdue
+from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Scanned
 from catga_store.stores import embedded
 from catga_store.stores.embedded import WaitRow
 from catga_store.stores.nats.commits import Commits
+from catga_store.stores.nats.exchange import Deadline
 from catga_store.stores.nats.layout import LAST_TIME
 from catga_store.stores.nats.layout import SLOTTED
 from catga_store.stores.nats.layout import TIMES
@@ -48,7 +49,6 @@ from catga_store.stores.nats.layout import last_slot_of
 from catga_store.stores.nats.layout import place_of
 from catga_store.stores.nats.layout import slot_of
 from catga_store.stores.nats.tables import NatsTables
-from catga_store.stores.nats.wire import Deadline
 
 __all__ = ["Listings"]
 
@@ -525,7 +525,7 @@ class Listings:
             for key in keys:
                 owner = tables.head(flow_key(key.id)) if key.kind == PROGRESS else None
                 record = tables.record(key)
-                if record is None or record.head.status <= embedded.MARKER:
+                if record is None or record.head.status <= embedded.TOMBSTONE:
                     continue
 
                 head = record.head if key.kind != PROGRESS else owner

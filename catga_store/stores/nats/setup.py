@@ -8,21 +8,21 @@ import time
 from typing import Any
 from typing import NamedTuple
 
-from catga_store.conversation import Ask
-from catga_store.conversation import Conversation
-from catga_store.conversation import Greet
-from catga_store.conversation import Greeting
-from catga_store.conversation import Message
-from catga_store.conversation import NotSentError
-from catga_store.conversation import ReplyLostError
 from catga_store.errors import PartitionCountError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.stores.nats.exchange import Deadline
+from catga_store.stores.nats.exchange import Exchange
+from catga_store.stores.nats.exchange import api_error
 from catga_store.stores.nats.layout import VERSION
 from catga_store.stores.nats.layout import Layout
-from catga_store.stores.nats.wire import Deadline
-from catga_store.stores.nats.wire import Exchange
-from catga_store.stores.nats.wire import api_error
+from catga_store.stores.nats.transport import Ask
+from catga_store.stores.nats.transport import Greet
+from catga_store.stores.nats.transport import Greeting
+from catga_store.stores.nats.transport import Message
 
 __all__ = ["OLDEST", "Setting", "differing", "is_too_old", "lay_out", "prepare"]
 
@@ -55,7 +55,9 @@ def prepare(
         settings = yield from _settings(exchange, deadline)
 
     if settings is None:
-        message = f"the stream {layout.stream!r} was removed while it was made; open the store anew"
+        message = (
+            f"the stream {layout.stream!r} was removed while it was made; open the store again"
+        )
         raise StoreUnavailableError(message)
 
     _check_settings(settings, layout, replicas)
@@ -152,7 +154,7 @@ def _settings(exchange: Exchange, deadline: Deadline) -> Conversation[dict[str, 
 def _create(
     exchange: Exchange, layout: Layout, replicas: int, max_bytes: int, deadline: Deadline
 ) -> Conversation[None]:
-    # Sequences begin with the time, in microseconds: those of a stream that is made anew are none
+    # Sequences begin with the time, in microseconds: those of a stream that is made again are none
     # of the old one's, so no revision that anybody still holds comes to life again.
     config = _wanted(layout, replicas)
     config |= {"first_seq": time.time_ns() // 1000, "max_bytes": max_bytes}

@@ -11,14 +11,14 @@ import time
 from datetime import datetime
 from typing import Any
 
-from catga_store.conversation import Conversation
 from catga_store.errors import CorruptRecordError
-from catga_store.keys import FLOW
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.keys import began_s
-from catga_store.keys import new_commit_id
-from catga_store.records import Sweep
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import began_s
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import Sweep
 from catga_store.stores import embedded
 from catga_store.stores.nats.commits import Commits
 from catga_store.stores.nats.listings import Listings

@@ -1,4 +1,4 @@
-"""Records read from NATS as the tables that the rules of the waist work on.
+"""Records read from NATS as the tables that the rules of the store protocol work on.
 
 A `Snapshot` holds what was read, a `NatsTables` the changes on top of it. Nothing here asks: where
 the rules need what was not read yet, `UnreadError` says what, and they are run again with it. The
@@ -16,16 +16,16 @@ from typing import NoReturn
 from attrs import define
 from attrs import field
 
-from catga_store.keys import PROGRESS
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.records import Found
-from catga_store.records import Head
-from catga_store.records import Item
-from catga_store.records import Outcome
-from catga_store.records import Record
-from catga_store.records import Terms
-from catga_store.stores.embedded import EARLY
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Item
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Terms
+from catga_store.stores.embedded import PENDING_COMPLETIONS
 from catga_store.stores.embedded import ItemRow
 from catga_store.stores.embedded import WaitRow
 from catga_store.stores.nats.layout import Body
@@ -281,7 +281,7 @@ class NatsTables:
 
     def write_item(self, key: Key, child: str, row: ItemRow, payload: bytes) -> None:
         wait = self._wait(key)
-        early = wait is None or wait.row.head.status == EARLY
+        early = wait is None or wait.row.head.status == PENDING_COMPLETIONS
         self._made(key).items[child] = Completed(row.success, payload, self._commit, early)
         self._changed[key] = None
 

@@ -59,9 +59,9 @@ reader sees some parts of one body and some of another. Progress is one value, w
 Needs EVALSHA, EVAL, SCAN, INFO, ZLEXCOUNT and what layout.lua tries at first use, on these keys. A user
 who loses the right to one of them later may leave a commit half written: change ACLs with care.
 
-`layout` says where records lie and how they are written, `scripts` has what the server runs, `wire`
+`layout` says where records lie and how they are written, `scripts` has what the server runs, `transport`
 asks and asks again, `refusals` are the server's errors as ours, `setup` is the first use; `reads`,
-`words` and `commits`, `index` and `listings`, and `sweeping` do what the waist asks.
+`words` and `commits`, `index` and `listings`, and `sweeping` do what the store protocol asks.
 """
 
 from __future__ import annotations
@@ -69,36 +69,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from catga_store.conversation import Command
-from catga_store.conversation import Conversation
-from catga_store.conversation import Request
-from catga_store.records import Clear
-from catga_store.records import Commit
-from catga_store.records import Count
-from catga_store.records import Due
-from catga_store.records import Extend
-from catga_store.records import Find
-from catga_store.records import Overdue
-from catga_store.records import Ping
-from catga_store.records import Read
-from catga_store.records import Resolve
-from catga_store.records import Scan
-from catga_store.records import Steps
-from catga_store.records import Sweep
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.requests import Clear
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import Extend
+from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import Overdue
+from catga_store.protocol.requests import Ping
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Resolve
+from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Steps
+from catga_store.protocol.requests import Sweep
 from catga_store.stores.redis.commits import Commits
+from catga_store.stores.redis.exchange import Exchange
 from catga_store.stores.redis.layout import Layout
 from catga_store.stores.redis.listings import Listings
 from catga_store.stores.redis.reads import Reads
 from catga_store.stores.redis.refusals import check
 from catga_store.stores.redis.setup import prepare
 from catga_store.stores.redis.sweeping import Sweeping
-from catga_store.stores.redis.wire import Exchange
+from catga_store.stores.redis.transport import Command
 
-__all__ = ["RedisWaist"]
+__all__ = ["RedisProtocol"]
 
 
-class RedisWaist:
-    """The waist of a Redis store, as conversations over `Pipe`; see the module.
+class RedisProtocol:
+    """The store protocol of a Redis store, as conversations over `Pipe`; see the module.
 
     `partitions` and the layout version are stored at first use and checked by whoever opens the
     store later; `timeout` is in seconds.
@@ -129,10 +129,10 @@ class RedisWaist:
         }
 
     def __repr__(self) -> str:
-        return f"<RedisWaist {self._layout.prefix!r}>"
+        return f"<RedisProtocol {self._layout.prefix!r}>"
 
     def converse(self, request: Request[object]) -> Conversation[object]:
-        """Do what a waist request asks and return its reply."""
+        """Do what a store protocol request asks and return its reply."""
         handler = self._handlers[type(request)]
         return handler(request) if self._prepared else self._first(handler, request)
 

@@ -399,7 +399,7 @@ end
 local function set_wait(change)
   local key, items, id, at = change.key, change.other, change.id, change.at
   local old = read_wait(key)
-  local status = old and old.head.status or MARKER
+  local status = old and old.head.status or TOMBSTONE
 
   if status > PENDING then
     local terms, head = redis.call('HGET', key, 'terms'), copy(old.head)
@@ -444,20 +444,20 @@ local function complete(change)
   local key, items, id, at = change.key, change.other, change.id, change.at
   local child, success, payload = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local row = read_wait(key)
-  local status = row and row.head.status or EARLY
-  if status <= MARKER then return outcome(nil, {status = MARKER - status}) end
+  local status = row and row.head.status or PENDING_COMPLETIONS
+  if status <= TOMBSTONE then return outcome(nil, {status = TOMBSTONE - status}) end
 
   local item = redis.call('HGET', items, child)
   local shown = status
-  if status == EARLY then shown = nil end
+  if status == PENDING_COMPLETIONS then shown = nil end
   if item and string.sub(item, 2, 2) == '1' then
     return outcome(nil, {status = shown, duplicate = true})
   end
 
-  if status == EARLY then
+  if status == PENDING_COMPLETIONS then
     redis.call('HSET', items, child, '01' .. success .. payload)
     local head = {
-      commits = '', version = 0, status = EARLY, created = now, updated = now,
+      commits = '', version = 0, status = PENDING_COMPLETIONS, created = now, updated = now,
       expires = after_retention(), rest = PLAIN,
     }
     write_wait(key, items, id, {head = head, any = false, expected = 0, done = 0}, row, '[[],false,null,null]')
@@ -505,7 +505,7 @@ local function delete(change)
   local ended = row.head.status
   if ended == PENDING then ended = CANCELLED end
   local head = {
-    commits = commit_id, version = row.head.version, status = MARKER - ended,
+    commits = commit_id, version = row.head.version, status = TOMBSTONE - ended,
     created = row.head.created, updated = now, expires = after_retention(), rest = PLAIN,
   }
   redis.call('UNLINK', other)

@@ -8,27 +8,35 @@ from typing import NoReturn
 
 from redis import exceptions
 
-from catga_store.conversation import Command
-from catga_store.conversation import Conversation
-from catga_store.conversation import NotSentError
-from catga_store.conversation import Pipe
-from catga_store.conversation import ReplyLostError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
-from catga_store.keys import FLOW
-from catga_store.keys import PROGRESS
-from catga_store.keys import Key
-from catga_store.keys import new_commit_id
-from catga_store.records import Applied
-from catga_store.records import Check
-from catga_store.records import Commit
-from catga_store.records import Delete
-from catga_store.records import Extend
-from catga_store.records import Head
-from catga_store.records import Outcome
-from catga_store.records import Put
-from catga_store.records import Reply
-from catga_store.records import Resolve
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import Applied
+from catga_store.protocol.requests import Check
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Delete
+from catga_store.protocol.requests import Extend
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Reply
+from catga_store.protocol.requests import Resolve
+from catga_store.stores.redis.commit_args import LARGE
+from catga_store.stores.redis.commit_args import add_change
+from catga_store.stores.redis.commit_args import body_sent
+from catga_store.stores.redis.commit_args import flags_of
+from catga_store.stores.redis.commit_args import parted_body
+from catga_store.stores.redis.commit_args import planned
+from catga_store.stores.redis.commit_args import read_conflicts
+from catga_store.stores.redis.commit_args import read_outcomes
+from catga_store.stores.redis.exchange import Exchange
+from catga_store.stores.redis.exchange import Sent
 from catga_store.stores.redis.layout import Layout
 from catga_store.stores.redis.layout import corrupt
 from catga_store.stores.redis.layout import read_head
@@ -44,16 +52,8 @@ from catga_store.stores.redis.scripts import RESOLVE
 from catga_store.stores.redis.scripts import call
 from catga_store.stores.redis.sweeping import Sweeping
 from catga_store.stores.redis.sweeping import partition_named
-from catga_store.stores.redis.wire import Exchange
-from catga_store.stores.redis.wire import Sent
-from catga_store.stores.redis.words import LARGE
-from catga_store.stores.redis.words import add_change
-from catga_store.stores.redis.words import body_sent
-from catga_store.stores.redis.words import flags_of
-from catga_store.stores.redis.words import parted_body
-from catga_store.stores.redis.words import planned
-from catga_store.stores.redis.words import read_conflicts
-from catga_store.stores.redis.words import read_outcomes
+from catga_store.stores.redis.transport import Command
+from catga_store.stores.redis.transport import Pipe
 
 __all__ = ["Commits"]
 

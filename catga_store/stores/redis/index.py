@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from catga_store.keys import FLOW
-from catga_store.keys import WAIT
-from catga_store.records import Filter
-from catga_store.records import Head
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.requests import Filter
+from catga_store.protocol.requests import Head
 from catga_store.stores.redis.layout import FIRST_MS
 from catga_store.stores.redis.layout import LAST_MS
 

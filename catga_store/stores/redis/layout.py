@@ -9,19 +9,19 @@ import msgspec
 
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import UsageError
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.keys import partition_of
-from catga_store.records import Head
-from catga_store.records import Item
-from catga_store.records import Record
-from catga_store.records import Terms
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import partition_of
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Item
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Terms
 
 __all__ = [
     "FIRST_MS",
     "LAST_MS",
     "LAYOUT",
-    "MARKER",
+    "TOMBSTONE",
     "Layout",
     "check_prefix",
     "corrupt",
@@ -36,7 +36,7 @@ __all__ = [
 
 LAYOUT = 1
 """The version of what a store keeps, and where."""
-MARKER = -2
+TOMBSTONE = -2
 _LOWEST, _HIGHEST = -5, 6
 FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
 

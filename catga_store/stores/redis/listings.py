@@ -9,23 +9,23 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
-from catga_store.conversation import Command
-from catga_store.conversation import Conversation
 from catga_store.errors import CorruptRecordError
-from catga_store.keys import FLOW
-from catga_store.keys import PROGRESS
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.records import PENDING
-from catga_store.records import Count
-from catga_store.records import Due
-from catga_store.records import Find
-from catga_store.records import Found
-from catga_store.records import Head
-from catga_store.records import Overdue
-from catga_store.records import Read
-from catga_store.records import Scan
-from catga_store.records import Scanned
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import PENDING
+from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Overdue
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Scanned
+from catga_store.stores.redis.exchange import Exchange
 from catga_store.stores.redis.index import DIGITS
 from catga_store.stores.redis.index import PAGE
 from catga_store.stores.redis.index import TOLD
@@ -39,7 +39,7 @@ from catga_store.stores.redis.index import named
 from catga_store.stores.redis.index import stamp_of
 from catga_store.stores.redis.index import stamp_of_creation
 from catga_store.stores.redis.index import stamp_of_due
-from catga_store.stores.redis.layout import MARKER
+from catga_store.stores.redis.layout import TOMBSTONE
 from catga_store.stores.redis.layout import Layout
 from catga_store.stores.redis.layout import has_expired
 from catga_store.stores.redis.layout import id_of
@@ -53,7 +53,7 @@ from catga_store.stores.redis.scripts import READ_WAIT
 from catga_store.stores.redis.scripts import STEPS
 from catga_store.stores.redis.scripts import call
 from catga_store.stores.redis.sweeping import Sweeping
-from catga_store.stores.redis.wire import Exchange
+from catga_store.stores.redis.transport import Command
 
 __all__ = ["Listings"]
 
@@ -298,7 +298,7 @@ class Listings:
             record = None if reply is None else read_wait(key, reply)
             if (
                 record is not None
-                and record.head.status > MARKER
+                and record.head.status > TOMBSTONE
                 and not has_expired(record.head, now_ms)
             ):
                 found.append(Scanned(key, record))

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from catga_store.conversation import Command
-from catga_store.conversation import Conversation
-from catga_store.conversation import NotSentError
-from catga_store.conversation import Pipe
-from catga_store.conversation import ReplyLostError
-from catga_store.keys import FLOW
-from catga_store.keys import PROGRESS
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.records import Found
-from catga_store.records import Read
-from catga_store.records import Record
-from catga_store.records import Steps
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Steps
+from catga_store.stores.redis.commit_args import parts_in
+from catga_store.stores.redis.exchange import Exchange
 from catga_store.stores.redis.layout import Layout
 from catga_store.stores.redis.layout import corrupt
 from catga_store.stores.redis.layout import has_expired
@@ -28,8 +28,8 @@ from catga_store.stores.redis.refusals import raise_for
 from catga_store.stores.redis.scripts import READ_WAIT
 from catga_store.stores.redis.scripts import STEPS
 from catga_store.stores.redis.scripts import call
-from catga_store.stores.redis.wire import Exchange
-from catga_store.stores.redis.words import parts_in
+from catga_store.stores.redis.transport import Command
+from catga_store.stores.redis.transport import Pipe
 
 __all__ = ["Reads", "read_steps"]
 

@@ -8,7 +8,7 @@
 local index, now
 local unpack = table.unpack or unpack -- Lua 5.1 has the one, later ones the other
 
-local PENDING, SATISFIED, CANCELLED, EARLY, MARKER = 0, 1, 3, -1, -2
+local PENDING, SATISFIED, CANCELLED, PENDING_COMPLETIONS, TOMBSTONE = 0, 1, 3, -1, -2
 
 -- heads ---------------------------------------------------------------------------------------------
 

@@ -8,13 +8,13 @@ from typing import NoReturn
 
 from redis import exceptions
 
-from catga_store.conversation import UNTRUSTED
-from catga_store.conversation import is_untrusted
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
-from catga_store.keys import Key
+from catga_store.protocol.conversation import UNTRUSTED
+from catga_store.protocol.conversation import is_untrusted
+from catga_store.protocol.keys import Key
 from catga_store.stores.redis.layout import corrupt
 
 __all__ = [

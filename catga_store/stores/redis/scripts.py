@@ -7,7 +7,7 @@ from hashlib import sha1
 from pathlib import Path
 from typing import NamedTuple
 
-from catga_store.conversation import Command
+from catga_store.stores.redis.transport import Command
 
 __all__ = [
     "CLEAR",

@@ -8,18 +8,18 @@ from typing import Any
 
 from redis import exceptions
 
-from catga_store.conversation import Command
-from catga_store.conversation import Conversation
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import PartitionCountError
 from catga_store.errors import StoreConfigError
+from catga_store.protocol.conversation import Conversation
+from catga_store.stores.redis.exchange import Exchange
 from catga_store.stores.redis.layout import LAYOUT
 from catga_store.stores.redis.layout import Layout
 from catga_store.stores.redis.refusals import raise_refusal
 from catga_store.stores.redis.refusals import refusal
 from catga_store.stores.redis.scripts import LAY_OUT
 from catga_store.stores.redis.scripts import call
-from catga_store.stores.redis.wire import Exchange
+from catga_store.stores.redis.transport import Command
 
 __all__ = ["OLDEST", "prepare"]
 

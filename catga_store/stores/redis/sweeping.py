@@ -7,16 +7,17 @@ import re
 from collections.abc import Iterable
 from collections.abc import Sequence
 
-from catga_store.conversation import Command
-from catga_store.conversation import Conversation
-from catga_store.conversation import NotSentError
-from catga_store.conversation import ReplyLostError
 from catga_store.errors import StoreUnavailableError
-from catga_store.keys import FLOW
-from catga_store.keys import WAIT
-from catga_store.keys import new_commit_id
-from catga_store.records import Clear
-from catga_store.records import Sweep
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import Clear
+from catga_store.protocol.requests import Sweep
+from catga_store.stores.redis.commit_args import read_outcomes
+from catga_store.stores.redis.exchange import Exchange
 from catga_store.stores.redis.index import read_expiring
 from catga_store.stores.redis.index import stamp_of
 from catga_store.stores.redis.layout import Layout
@@ -26,8 +27,7 @@ from catga_store.stores.redis.refusals import uncertain
 from catga_store.stores.redis.scripts import CLEAR
 from catga_store.stores.redis.scripts import SWEEP
 from catga_store.stores.redis.scripts import call
-from catga_store.stores.redis.wire import Exchange
-from catga_store.stores.redis.words import read_outcomes
+from catga_store.stores.redis.transport import Command
 
 __all__ = ["Sweeping", "glob", "partition_named"]
 

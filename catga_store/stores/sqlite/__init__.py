@@ -16,14 +16,14 @@ The file must lie on a local disk: WAL needs shared memory. It belongs to this l
 it with SQLite's own backup, not as a file: opening and closing it in a process that has a store on
 it drops that process's locks. Its log, beside it, is part of it while anybody has it open.
 
-`schema` lays a file out, `rows` reads and checks what it holds, `tables` has the statements, `wire`
+`schema` lays a file out, `rows` reads and checks what it holds, `tables` has the statements, `transport`
 the connections, transactions and failures.
 """
 
 from __future__ import annotations
 
-from catga_store.stores.embedded import EmbeddedStore
+from catga_store.stores.embedded import EmbeddedProtocol
+from catga_store.stores.sqlite.connection import SQLiteTransport
 from catga_store.stores.sqlite.tables import SQLiteTables
-from catga_store.stores.sqlite.wire import SQLiteWire
 
-__all__ = ["EmbeddedStore", "SQLiteTables", "SQLiteWire"]
+__all__ = ["EmbeddedProtocol", "SQLiteTables", "SQLiteTransport"]

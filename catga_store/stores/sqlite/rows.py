@@ -15,15 +15,15 @@ from typing import Any
 from typing import TypeVar
 
 from catga_store.errors import CorruptRecordError
-from catga_store.keys import FLOW
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.records import CANCELLED
-from catga_store.records import Found
-from catga_store.records import Head
-from catga_store.records import Item
-from catga_store.records import Outcome
-from catga_store.records import Terms
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import CANCELLED
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Item
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Terms
 
 __all__ = [
     "HEAD",

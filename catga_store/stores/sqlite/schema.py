@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from catga_store.records import PENDING
+from catga_store.protocol.requests import PENDING
 
 __all__ = [
     "LAY_OUT",

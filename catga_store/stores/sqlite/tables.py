@@ -16,20 +16,20 @@ from typing import Any
 import msgspec
 
 from catga_store.errors import CorruptRecordError
-from catga_store.keys import FLOW
-from catga_store.keys import PROGRESS
-from catga_store.keys import WAIT
-from catga_store.keys import Key
-from catga_store.keys import flow_key
-from catga_store.keys import new_commit_id
-from catga_store.records import PENDING
-from catga_store.records import REMEMBERED_COMMITS
-from catga_store.records import Filter
-from catga_store.records import Found
-from catga_store.records import Head
-from catga_store.records import Outcome
-from catga_store.records import Record
-from catga_store.records import Terms
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import PENDING
+from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import Filter
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Terms
 from catga_store.stores.embedded import ItemRow
 from catga_store.stores.embedded import WaitRow
 from catga_store.stores.sqlite.rows import HEAD

@@ -1,0 +1,285 @@
+"""The hooks of lists, tuples, sets and dicts, made of the hooks of what is in them.
+
+Each writes into a new list or dict. The loops are written out: they run for every element, and
+what they have done so far is where an error is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from catga_store.codec.hooks.base import INTEGER
+from catga_store.codec.hooks.base import LIST
+from catga_store.codec.hooks.base import OBJECT
+from catga_store.codec.hooks.base import TEXT
+from catga_store.codec.hooks.base import Dec
+from catga_store.codec.hooks.base import Enc
+from catga_store.codec.hooks.base import Hooks
+from catga_store.codec.hooks.base import Kind
+from catga_store.codec.hooks.base import Misfit
+from catga_store.codec.hooks.base import at
+from catga_store.codec.hooks.base import describe
+from catga_store.codec.hooks.base import json_functions
+from catga_store.codec.hooks.base import key_part
+from catga_store.codec.hooks.base import kind_of
+
+__all__ = ["dict_hooks", "dict_kinds", "list_hooks", "set_hooks", "tuple_hooks", "variadic_hooks"]
+
+
+def list_hooks(element: Hooks) -> Hooks:
+    """Make the hooks of a list."""
+    inner_enc, inner_dec = element.enc, element.dec
+    label = f"list[{element.label}]"
+
+    def enc(value: Any) -> Any:
+        if value.__class__ is not list:
+            raise Misfit(label, describe(value))
+
+        out: list[Any] = []
+        try:
+            for item in value:
+                out.append(inner_enc(item))  # noqa: PERF401  its length is the place of an error
+        except Exception as error:
+            raise at(error, f"[{len(out)}]")
+
+        return out
+
+    def dec(value: Any, _: Any) -> Any:
+        if value.__class__ is not list:
+            raise Misfit(label, kind_of(value))
+
+        out: list[Any] = []
+        try:
+            for item in value:
+                out.append(inner_dec(item, None))  # noqa: PERF401  as above
+        except Exception as error:
+            raise at(error, f"[{len(out)}]")
+
+        return out
+
+    return Hooks(label, frozenset((list,)), LIST, enc, dec)
+
+
+def variadic_hooks(element: Hooks) -> Hooks:
+    """Make the hooks of a tuple of any length: those of a list, and the class."""
+    as_list = list_hooks(element)
+    label = f"tuple[{element.label}, ...]"
+
+    def enc(value: Any) -> Any:
+        if value.__class__ is not tuple:
+            raise Misfit(label, describe(value))
+
+        return as_list.enc(list(value))
+
+    def dec(value: Any, _: Any) -> Any:
+        if value.__class__ is not list:
+            raise Misfit(label, kind_of(value))
+
+        return tuple(as_list.dec(value, None))
+
+    return Hooks(label, frozenset((tuple,)), LIST, enc, dec)
+
+
+def tuple_hooks(each: Sequence[Hooks]) -> Hooks:
+    """Make the hooks of a tuple with a type for every place."""
+    label = f"tuple[{', '.join(hooks.label for hooks in each) or '()'}]"
+    enc = _tuple_enc(label, [hooks.enc for hooks in each])
+    dec = _tuple_dec(label, [hooks.dec for hooks in each])
+    return Hooks(label, frozenset((tuple,)), LIST, enc, dec)
+
+
+def _tuple_enc(label: str, encs: Sequence[Enc]) -> Enc:
+    def enc(value: Any) -> Any:
+        if value.__class__ is not tuple:
+            raise Misfit(label, describe(value))
+
+        if len(value) != len(encs):
+            raise Misfit(label, f"a tuple of {len(value)}")
+
+        out: list[Any] = []
+        try:
+            for inner, item in zip(encs, value, strict=True):
+                out.append(inner(item))
+        except Exception as error:
+            raise at(error, f"[{len(out)}]")
+
+        return out
+
+    return enc
+
+
+def _tuple_dec(label: str, decs: Sequence[Dec]) -> Dec:
+    def dec(value: Any, _: Any) -> Any:
+        if value.__class__ is not list:
+            raise Misfit(label, kind_of(value))
+
+        if len(value) != len(decs):
+            raise Misfit(label, f"a list of {len(value)}")
+
+        out: list[Any] = []
+        try:
+            for inner, item in zip(decs, value, strict=True):
+                out.append(inner(item, None))
+        except Exception as error:
+            raise at(error, f"[{len(out)}]")
+
+        return tuple(out)
+
+    return dec
+
+
+def set_hooks(cls: type[Any], element: Hooks) -> Hooks:
+    """Make the hooks of a set or frozenset: a list in an order of its own."""
+    inner_dec = element.dec
+    label = f"{cls.__name__}[{element.label}]"
+    # One kind of scalar has a natural order; anything else is put in the order of its bytes.
+    order = None if element.kinds in (TEXT, INTEGER) else json_functions()[0]
+    inner_enc = element.text or element.enc
+
+    def enc(value: Any) -> Any:
+        if value.__class__ is not cls:
+            raise Misfit(label, describe(value))
+
+        try:
+            out = [inner_enc(item) for item in value]
+        except Exception as error:
+            raise at(error, "[*]")
+
+        out.sort(key=order)
+        return out
+
+    def dec(value: Any, _: Any) -> Any:
+        if value.__class__ is not list:
+            raise Misfit(label, kind_of(value))
+
+        try:
+            out = cls([inner_dec(item, None) for item in value])
+        except Exception as error:
+            raise at(error, "[*]")
+
+        if len(out) != len(value):
+            raise Misfit(label, "a list with an element twice")
+
+        return out
+
+    return Hooks(label, frozenset((cls,)), LIST, enc, dec)
+
+
+# --- dicts ----------------------------------------------------------------------------------------
+
+
+def dict_kinds(keys: Hooks) -> frozenset[Kind]:
+    """Say what a dict becomes: an object if its keys are texts or integers in JSON, else a list."""
+    return OBJECT if keys.kinds in (TEXT, INTEGER) else LIST
+
+
+def dict_hooks(keys: Hooks, values: Hooks) -> Hooks:
+    """Make the hooks of a dict."""
+    label = f"dict[{keys.label}, {values.label}]"
+    if keys.kinds == TEXT:
+        return _object(label, keys.text or keys.enc, keys.dec, values)
+
+    if keys.kinds == INTEGER:
+        return _object(label, *_integer_keys(keys), values)
+
+    return _pairs(label, keys, values)
+
+
+def _integer_keys(keys: Hooks) -> tuple[Enc, Dec]:
+    def key_enc(key: Any) -> str:
+        return str(keys.enc(key))
+
+    def key_dec(text: str, _: Any) -> Any:
+        number = int(text)
+        if str(number) != text:
+            raise Misfit(keys.label, "a text that is none")
+
+        return keys.dec(number, None)
+
+    return key_enc, key_dec
+
+
+def _object(label: str, key_enc: Enc, key_dec: Dec, values: Hooks) -> Hooks:
+    """Make the hooks of a dict whose keys are texts in JSON: it becomes an object."""
+    value_enc, value_dec = values.enc, values.dec
+
+    def enc(value: Any) -> Any:
+        if value.__class__ is not dict:
+            raise Misfit(label, describe(value))
+
+        out: dict[str, Any] = {}
+        key: Any = None
+        try:
+            for key, item in value.items():
+                out[key_enc(key)] = value_enc(item)
+        except Exception as error:
+            raise at(error, key_part(key))
+
+        return out
+
+    def dec(value: Any, _: Any) -> Any:
+        if value.__class__ is not dict:
+            raise Misfit(label, kind_of(value))
+
+        out: dict[Any, Any] = {}
+        key: Any = None
+        try:
+            for key, item in value.items():
+                out[key_dec(key, None)] = value_dec(item, None)
+        except Exception as error:
+            raise at(error, key_part(key))
+
+        if len(out) != len(value):
+            raise Misfit(label, "an object with a key in two spellings")
+
+        return out
+
+    return Hooks(label, frozenset((dict,)), OBJECT, enc, dec)
+
+
+def _pairs(label: str, keys: Hooks, values: Hooks) -> Hooks:
+    """Make the hooks of a dict with other keys: it becomes a list of pairs."""
+
+    def enc(value: Any) -> Any:
+        if value.__class__ is not dict:
+            raise Misfit(label, describe(value))
+
+        out: list[Any] = []
+        key: Any = None
+        try:
+            for key, item in value.items():
+                out.append([keys.enc(key), values.enc(item)])
+        except Exception as error:
+            raise at(error, key_part(key))
+
+        return out
+
+    def dec(value: Any, _: Any) -> Any:
+        if value.__class__ is not list:
+            raise Misfit(label, f"{kind_of(value)} where a list of pairs is kept")
+
+        out: dict[Any, Any] = {}
+        index = 0
+        try:
+            for pair in value:
+                key, item = _pair(pair)
+                out[keys.dec(key, None)] = values.dec(item, None)
+                index += 1
+        except Exception as error:
+            raise at(error, f"[{index}]")
+
+        if len(out) != len(value):
+            raise Misfit(label, "a key twice")
+
+        return out
+
+    return Hooks(label, frozenset((dict,)), LIST, enc, dec)
+
+
+def _pair(value: Any) -> Any:
+    match value:
+        case [_, _]:
+            return value
+        case _:
+            raise Misfit("a pair", kind_of(value))

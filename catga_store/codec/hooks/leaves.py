@@ -1,0 +1,246 @@
+"""The hooks of single values: each becomes one text or number, and reads back exactly.
+
+`LEAVES` has them by class. What is checked is the class itself: a bool is no int.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC
+from datetime import date
+from datetime import datetime
+from datetime import time
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from catga_store.codec.hooks.base import NONE
+from catga_store.codec.hooks.base import TEXT
+from catga_store.codec.hooks.base import Dec
+from catga_store.codec.hooks.base import Hooks
+from catga_store.codec.hooks.base import Kind
+from catga_store.codec.hooks.base import Misfit
+from catga_store.codec.hooks.base import describe
+from catga_store.codec.hooks.base import kind_of
+from catga_store.codec.hooks.plain import TOO_HIGH
+from catga_store.codec.hooks.plain import TOO_LOW
+from catga_store.codec.hooks.plain import check_float
+from catga_store.codec.hooks.plain import check_text
+from catga_store.codec.hooks.plain import too_long
+
+__all__ = ["EXPLAINED_STR", "LEAVES", "leaf"]
+
+_FOLD = " fold=1"
+
+
+def leaf(
+    cls: type,
+    kind: Kind,
+    to: Callable[[Any], Any],
+    back: Callable[[Any], Any],
+) -> Hooks:
+    """Make the hooks of a class whose values become single JSON values of one kind."""
+    label = cls.__qualname__
+
+    def enc(value: Any) -> Any:
+        if value.__class__ is not cls:
+            raise Misfit(label, describe(value))
+
+        return to(value)
+
+    def dec(value: Any, _: Any) -> Any:
+        if value.__class__ is not kind:
+            raise Misfit(label, kind_of(value))
+
+        try:
+            return back(value)
+        except Exception as error:
+            raise Misfit(label, f"{kind_of(value)} that is none") from error
+
+    return Hooks(label, frozenset((cls,)), frozenset((kind,)), enc, dec)
+
+
+def _native(cls: type, dec: Dec | None = None) -> Hooks:
+    """Make the hooks of a class whose values msgspec writes as `str` does, and faster."""
+    hooks = leaf(cls, str, str, cls)
+    label = hooks.label
+
+    # Not the one of `_same`: code that sees texts and these by turns loses CPython's inline caches.
+    def enc(value: Any) -> Any:
+        if value.__class__ is not cls:
+            raise Misfit(label, describe(value))
+
+        return value
+
+    return replace(hooks, enc=enc, dec=dec or hooks.dec, text=hooks.enc)
+
+
+def _same(cls: type) -> Hooks:
+    """Make the hooks of a class that JSON has too."""
+    label = "None" if cls is NONE else cls.__name__
+
+    def enc(value: Any) -> Any:
+        if value.__class__ is not cls:
+            raise Misfit(label, describe(value))
+
+        return value
+
+    def dec(value: Any, _: Any) -> Any:
+        if value.__class__ is not cls:
+            raise Misfit(label, describe(value))
+
+        return value
+
+    return Hooks(label, frozenset((cls,)), frozenset((cls,)), enc, dec)
+
+
+def _checked(cls: type, check: Callable[[Any], None]) -> Hooks:
+    """Make the hooks of a class that JSON has too, but not all of its values."""
+    hooks = _same(cls)
+    label = hooks.label
+
+    def enc(value: Any) -> Any:
+        if value.__class__ is not cls:
+            raise Misfit(label, describe(value))
+
+        check(value)
+        return value
+
+    return replace(hooks, enc=enc)
+
+
+# --- bytes, dates and times -----------------------------------------------------------------------
+
+
+def _encode_bytes(value: bytes) -> str:
+    return binascii.b2a_base64(value, newline=False).decode("ascii")
+
+
+def _decode_bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+def _encode_datetime(value: Any) -> Any:
+    if value.__class__ is not datetime:
+        raise Misfit("datetime", describe(value))
+
+    tz = value.tzinfo
+    if tz is UTC or (tz is None and not value.fold):
+        return value  # msgspec writes these as below, and much faster
+
+    return _datetime_text(value)
+
+
+def _datetime_text(value: Any) -> str:
+    if value.__class__ is not datetime:
+        raise Misfit("datetime", describe(value))
+
+    text: str = value.isoformat()
+    if value.tzinfo is None:
+        return text + _FOLD if value.fold else text
+
+    _check_offset("datetime", value.utcoffset())
+    return text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
+
+
+def _decode_datetime(value: Any, _: Any) -> Any:
+    if value.__class__ is not str:
+        raise Misfit("datetime", kind_of(value))
+
+    try:
+        if value[10] == "T":  # else it is a date, which `fromisoformat` takes for midnight
+            return datetime.fromisoformat(value)
+    except (ValueError, IndexError):
+        if value.endswith(_FOLD):
+            return _decode_datetime(value.removesuffix(_FOLD), None).replace(fold=1)
+
+    raise Misfit("datetime", "a text that is none")
+
+
+def _encode_time(value: time) -> str:
+    if value.tzinfo is None:
+        return value.isoformat() + _FOLD if value.fold else value.isoformat()
+
+    _check_offset("time", value.utcoffset())
+    return value.isoformat()
+
+
+def _decode_time(text: str) -> time:
+    if text.endswith(_FOLD):
+        return time.fromisoformat(text.removesuffix(_FOLD)).replace(fold=1)
+
+    return time.fromisoformat(text)
+
+
+def _check_offset(label: str, offset: timedelta | None) -> None:
+    if offset is None:
+        raise Misfit(label, "one whose tzinfo answers no offset", "it would come back naive")
+
+    if offset and abs(offset) < timedelta(seconds=1):  # as CPython 3.11 does
+        raise Misfit(label, "an offset below a second", "`fromisoformat` would read it as UTC")
+
+
+def _encode_timedelta(value: timedelta) -> int:
+    return (value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds
+
+
+def _decode_timedelta(microseconds: int) -> timedelta:
+    days, rest = divmod(microseconds, 86_400_000_000)
+    return timedelta(days=days, microseconds=rest)
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def _encode_int(value: Any) -> Any:
+    if value.__class__ is int and TOO_LOW < value < TOO_HIGH:
+        return value
+
+    if value.__class__ is not int:
+        raise Misfit("int", describe(value))
+
+    raise too_long()
+
+
+def _decode_decimal(value: Any, _: Any) -> Any:
+    if value.__class__ is not str:
+        raise Misfit("Decimal", kind_of(value))
+
+    try:
+        number = Decimal(value)
+    except ArithmeticError:
+        raise Misfit("Decimal", "a text that is none") from None
+
+    if number.is_nan() and "NaN" not in value:  # where InvalidOperation is not trapped
+        raise Misfit("Decimal", "a text that is none")
+
+    return number
+
+
+LEAVES: dict[Any, Hooks] = {
+    NONE: _same(NONE),
+    bool: _same(bool),
+    int: replace(_same(int), enc=_encode_int),
+    float: _checked(float, check_float),
+    str: _same(str),
+    bytes: leaf(bytes, str, _encode_bytes, _decode_bytes),
+    datetime: Hooks(
+        "datetime",
+        frozenset((datetime,)),
+        TEXT,
+        _encode_datetime,
+        _decode_datetime,
+        _datetime_text,
+    ),
+    date: leaf(date, str, date.isoformat, date.fromisoformat),
+    time: leaf(time, str, _encode_time, _decode_time),
+    timedelta: leaf(timedelta, int, _encode_timedelta, _decode_timedelta),
+    Decimal: _native(Decimal, _decode_decimal),
+    UUID: _native(UUID),
+}
+EXPLAINED_STR = _checked(str, check_text)
+"""The hooks of str when the place of a text that UTF-8 cannot carry is asked for."""

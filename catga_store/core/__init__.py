@@ -1,0 +1,1 @@
+"""The logic of the library, written once and without I/O: generators that yield requests to a store."""

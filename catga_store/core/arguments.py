@@ -1,0 +1,123 @@
+"""Checks of arguments, each before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from collections.abc import Coroutine
+from collections.abc import Iterable
+from typing import TypeVar
+
+from catga_store.core import envelope
+from catga_store.errors import FlowNotFoundError
+from catga_store.errors import UsageError
+from catga_store.model.flows import FlowSnapshot
+from catga_store.model.waits import WaitCondition
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import check_id
+from catga_store.protocol.keys import check_step
+from catga_store.protocol.keys import progress_key
+from catga_store.protocol.keys import wait_key
+from catga_store.protocol.requests import Complete
+
+__all__ = [
+    "check_awaitable",
+    "check_blocking",
+    "check_flow",
+    "check_function",
+    "check_wait",
+    "completion_change",
+    "not_found",
+    "step_key",
+    "unique_ids",
+]
+
+R = TypeVar("R")
+
+
+def completion_change(
+    correlation_id: str,
+    child_flow_id: str,
+    *,
+    success: object,
+    result: object,
+    error: object,
+) -> Complete:
+    """The change that records a completion, checked and encoded."""
+    key = wait_key(check_id(correlation_id, "a correlation id"))
+    child = check_id(child_flow_id, "a child's id")
+    if type(success) is not bool:
+        message = f"success must be True or False, not {success!r}"
+        raise UsageError(message)
+
+    if error is not None and type(error) is not str:
+        message = f"error must be text or None, not {error!r}"
+        raise UsageError(message)
+
+    return Complete(key, child, success, envelope.encode_completion(correlation_id, result, error))
+
+
+def check_flow(flow: object) -> None:
+    """Raise `UsageError` unless it is a flow."""
+    if type(flow) is not FlowSnapshot:
+        message = f"a FlowSnapshot is needed, not {flow!r}"
+        raise UsageError(message)
+
+
+def check_function(function: object) -> None:
+    """Raise `UsageError` unless it can be called."""
+    if not callable(function):
+        message = f"transact calls a function with a session; {function!r} is none"
+        raise UsageError(message)
+
+
+def check_blocking(answer: R) -> R:
+    """Answer what a function answered; `UsageError` if that is a coroutine, which did nothing yet."""
+    if isinstance(answer, Coroutine):
+        answer.close()
+        message = (
+            "the function of a blocking transact must not be async: nothing was committed; pass a"
+            " plain function, or use an AsyncStore"
+        )
+        raise UsageError(message)
+
+    return answer
+
+
+def check_awaitable(answer: Awaitable[R]) -> Awaitable[R]:
+    """Answer what an async function answered at its call; `UsageError` if it cannot be awaited."""
+    given: object = answer
+    if not isinstance(given, Awaitable):
+        message = (
+            "the function of an AsyncStore's transact must be async: nothing was committed;"
+            f" it answered {answer!r}"
+        )
+        raise UsageError(message)
+
+    return answer
+
+
+def check_wait(wait: object) -> None:
+    """Raise `UsageError` unless it is a wait condition."""
+    if type(wait) is not WaitCondition:
+        message = f"a WaitCondition is needed, not {wait!r}"
+        raise UsageError(message)
+
+
+def step_key(flow_id: str, step_index: int) -> Key:
+    """The key of a step's progress, checked."""
+    return progress_key(check_id(flow_id, "a flow id"), check_step(step_index))
+
+
+def unique_ids(flow_ids: Iterable[str]) -> list[str]:
+    """The ids, checked, each once, in their order."""
+    if isinstance(flow_ids, str | bytes) or not isinstance(flow_ids, Iterable):
+        message = f"flow_ids must be a collection of ids, not {flow_ids!r}"
+        raise UsageError(message)
+
+    return list(dict.fromkeys(check_id(flow_id, "a flow id") for flow_id in flow_ids))
+
+
+def not_found(flow_id: str) -> FlowNotFoundError:
+    """The error for a flow that is not there."""
+    message = f"there is no flow {flow_id!r}: it never was, was deleted, or has expired"
+    return FlowNotFoundError(message, flow_id=flow_id, expected=None)

@@ -1,0 +1,507 @@
+"""Between what users hold and what stores keep: records to heads and bodies, and back.
+
+A flow's body is one JSON object whose last member is the state, so that a body is written around
+encoded states and read back without decoding them:
+
+    {"layout":1,"type":"Order","type_version":1,"schema":"5f0c1d2e","wait":null,"state":{…}}
+
+`wait` is the condition that the flow shows; if that is another one than the flow is suspended on, its
+`suspended_on` names that. `layout` is this format's version, `type` and `type_version` the state's
+(`flow_state`), `schema` a fingerprint of its fields. A progress record's body is
+`{"layout":1,"processed":[[0,1000000]],"failed":[],"last":999999}`: runs, each as its first index
+and the one after its last. A completion's payload is `{"result":…,"error":…}`.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+
+from catga_store import codec
+from catga_store.codec.evolution import lift
+from catga_store.codec.fingerprint import fingerprint_of
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import EncodingError
+from catga_store.errors import RecordTooLargeError
+from catga_store.errors import StateTypeError
+from catga_store.errors import UsageError
+from catga_store.model.flows import FlowPosition
+from catga_store.model.flows import FlowSnapshot
+from catga_store.model.flows import FlowStatus
+from catga_store.model.flows import FlowSummary
+from catga_store.model.flows import loaded_flow
+from catga_store.model.index_set import IndexSet
+from catga_store.model.progress import ForEachProgress
+from catga_store.model.times import from_ms
+from catga_store.model.times import span_ms
+from catga_store.model.times import to_ms
+from catga_store.model.waits import Results
+from catga_store.model.waits import WaitCondition
+from catga_store.model.waits import WaitOutcome
+from catga_store.model.waits import WaitType
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import check_id
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Terms
+
+__all__ = [
+    "MAX_RESULT_BYTES",
+    "body_with_wait",
+    "decode_flow",
+    "decode_progress",
+    "decode_wait",
+    "encode_completion",
+    "encode_flow",
+    "encode_progress",
+    "is_same_state",
+    "load_flow",
+    "load_progress",
+    "load_results",
+    "load_wait",
+    "summary_of",
+    "terms_of",
+    "wait_in",
+]
+
+LAYOUT = 1
+
+MAX_RESULT_BYTES = 256 * 1024
+"""A child's result and error text take at most so many bytes together, encoded."""
+
+_BARE_COMPLETION = len(b'{"result":,"error":null}')
+
+_STATE = b',"state":'
+_NAMING = "type", "type_version", "schema"
+_STATUSES = tuple(FlowStatus)
+_OUTCOMES = tuple(WaitOutcome)
+_TYPES = tuple(WaitType)
+
+_positions: dict[str, FlowPosition] = {}
+_MOST_POSITIONS = 10_000
+"""A bound on memory, not a tuned figure."""
+
+
+# --- flows --------------------------------------------------------------------------------------
+
+
+def encode_flow(snapshot: FlowSnapshot[Any]) -> tuple[str, int, bytes]:
+    """Type name, type version and body of a flow as it is now.
+
+    A flow that was read as raw data keeps the type it was stored under. `EncodingError` says where
+    in the state something stands that cannot be kept.
+    """
+    state_type = codec.type_of(snapshot.state, snapshot.state_type)
+    loaded = snapshot._loaded
+
+    name, version, schema = _naming(state_type)
+    if state_type is None and loaded is not None:
+        name, version = loaded.head.type, loaded.head.type_version
+        schema = _envelope(loaded.body[: loaded.body.index(_STATE)]).get("schema", "")
+
+    state = codec.encode_state(snapshot.state, state_type)
+    prefix = _prefix(name, version, schema, snapshot.wait_condition)
+    return name, version, b"".join((prefix, _STATE, state, b"}"))
+
+
+def _naming(state_type: Any | None) -> tuple[str, int, str]:
+    """Name, version and fingerprint of a type; `StateTypeError` if it is none."""
+    try:
+        return _kept_naming(state_type)
+    except TypeError:  # it does not hash: metadata of an Annotated argument, say
+        return _new_naming(state_type)
+
+
+def _new_naming(state_type: Any | None) -> tuple[str, int, str]:
+    codec.check_state_type(state_type)
+    return codec.type_name(state_type), codec.type_version(state_type), fingerprint_of(state_type)
+
+
+_kept_naming = lru_cache(maxsize=1024)(_new_naming)
+
+
+def _prefix(name: str, version: int, schema: str, wait: WaitCondition | None) -> bytes:
+    if wait is None:
+        return _plain_prefix(name, version, schema)
+
+    return _prefix_with(name, version, schema, _wait_to_json(wait))
+
+
+def _prefix_with(name: str, version: int, schema: str, wait: dict[str, Any] | None) -> bytes:
+    return codec.encode_json(
+        {
+            "layout": LAYOUT,
+            "type": name,
+            "type_version": version,
+            "schema": schema,
+            "wait": wait,
+        }
+    )[:-1]
+
+
+@lru_cache(maxsize=1024)
+def _plain_prefix(name: str, version: int, schema: str) -> bytes:
+    """The prefix of a flow that waits for nothing."""
+    return _prefix_with(name, version, schema, None)
+
+
+@lru_cache(maxsize=1024)
+def _envelope(prefix: bytes) -> dict[str, Any]:
+    """A prefix, read; do not change what it answers."""
+    envelope: dict[str, Any] = codec.decode_json(prefix + b"}")
+    return envelope
+
+
+def body_with_wait(head: Head, body: bytes, wait: WaitCondition) -> bytes:
+    """The same body with another wait condition in it; the state is not decoded."""
+    at = body.index(_STATE)
+    schema = _envelope(body[:at]).get("schema", "")
+    return _prefix(head.type, head.type_version, schema, wait) + body[at:]
+
+
+def decode_flow(key: Key, record: Record, state_type: Any | None) -> FlowSnapshot[Any]:
+    """A new snapshot of what is stored, its state as `state_type`, or as raw data if `None`.
+
+    `StateTypeError` if it was stored as another named type or does not fit, `CorruptRecordError`
+    if it cannot be read at all.
+    """
+    state, position, wait, baseline = _read_flow(key, record, state_type)
+    return loaded_flow(
+        key,
+        state_type,
+        record,
+        state,
+        position=position,
+        status=_STATUSES[record.head.status],
+        wait=wait,
+        baseline=baseline,
+    )
+
+
+def load_flow(snapshot: FlowSnapshot[Any], record: Record, state_type: Any | None = None) -> None:
+    """Give a snapshot everything that is stored; on an error it is as it was.
+
+    `state_type` is what its state is read as if the snapshot declares no type itself.
+    """
+    if snapshot.state_type is not None:
+        state_type = snapshot.state_type
+
+    head = record.head
+    state, position, wait, baseline = _read_flow(snapshot.key, record, state_type)
+    give = object.__setattr__
+    give(snapshot, "state", state)
+    give(snapshot, "position", position)
+    give(snapshot, "status", _STATUSES[head.status])
+    give(snapshot, "error", head.error)
+    give(snapshot, "wait_condition", wait)
+    give(snapshot, "due_at", None if head.due_ms is None else from_ms(head.due_ms))
+    give(snapshot, "attempts", head.attempts)
+    give(snapshot, "_loaded", record)
+    give(snapshot, "_baseline", baseline)
+
+
+def _read_flow(
+    key: Key, record: Record, state_type: Any | None
+) -> tuple[Any, FlowPosition, WaitCondition | None, bytes | None]:
+    """State, position and wait of a flow, and what the state is encoded to if not as of today."""
+    head, body = record.head, record.body
+    at = body.find(_STATE)
+    if at < 0:
+        message = f"the body of {key} has no state; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key))
+
+    prefix = body[:at]
+    naming = None if state_type is None else _naming(state_type)
+    is_of_today, is_older, wait = True, False, None
+    if naming is None or prefix != _plain_prefix(*naming):  # what most are
+        wait = _read_wait(key, prefix)
+        if naming is not None:
+            is_older = _is_older(key, head, naming)
+            is_of_today = _is_of_today(head, prefix, naming)
+
+    position = _positions.get(head.position) or _position(key, head.position)
+    data = body[at + len(_STATE) : -1]
+
+    try:
+        if is_older:
+            lifted = lift(codec.decode_json(data), state_type, head.type_version)
+            state = codec.fit(lifted, state_type)
+        else:
+            state = codec.decode_state(data, state_type)
+    except CorruptRecordError as error:
+        message = f"the state of {key} cannot be read: {error}; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key)) from error
+    except StateTypeError as error:
+        message = f"the state of {key} does not fit: {error}; it is left as it is"
+        raise _refusal(message, head, error.expected, error.expected_version) from error
+
+    baseline = None
+    if not is_of_today:
+        with suppress(EncodingError):  # then it cannot be written either, and the write will say so
+            baseline = codec.encode_state(state, state_type)
+
+    return state, position, wait, baseline
+
+
+def _is_older(key: Key, head: Head, naming: tuple[str, int, str]) -> bool:
+    """Whether an older version of the type wrote the state; `StateTypeError` for what it is not."""
+    if not head.type:
+        return False  # data without a type has no version: it fits or it does not
+
+    name, version, _ = naming
+    if name != head.type:
+        message = (
+            f"{key} is stored with a state of type {head.type!r} and was asked for as {name!r};"
+            " ask for it as what it is, or without a type for its raw data"
+        )
+        raise _refusal(message, head, name, version)
+
+    if head.type_version > version:
+        message = (
+            f"{key} is stored with version {head.type_version} of {name!r}, this program knows"
+            f" version {version}; deploy the newer code before it reads this flow, or ask without a"
+            " type for its raw data"
+        )
+        raise _refusal(message, head, name, version)
+
+    return head.type_version < version
+
+
+def _refusal(message: str, head: Head, expected: str | None, version: int | None) -> StateTypeError:
+    return StateTypeError(
+        message,
+        expected=expected,
+        actual=head.type,
+        expected_version=version,
+        actual_version=head.type_version,
+    )
+
+
+def _is_of_today(head: Head, prefix: bytes, naming: tuple[str, int, str]) -> bool:
+    """Whether bytes were written by the type as it is: then the same state makes the same bytes."""
+    return naming == (head.type, head.type_version, _envelope(prefix).get("schema"))
+
+
+def _position(key: Key, text: str) -> FlowPosition:
+    known = _positions.get(text)
+    if known is not None:
+        return known
+
+    try:
+        position = FlowPosition(tuple(int(index) for index in text.split("/")))
+    except (ValueError, UsageError) as error:
+        message = f"the position {text!r} of {key} cannot be read; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key)) from error
+
+    if len(_positions) < _MOST_POSITIONS:
+        _positions[text] = position
+
+    return position
+
+
+def wait_in(key: Key, record: Record) -> WaitCondition | None:
+    """The condition in a flow's body; the state is not decoded."""
+    return _read_wait(key, record.body[: record.body.find(_STATE)])
+
+
+def is_same_state(snapshot: FlowSnapshot[Any], body: bytes) -> bool:
+    """Whether `body`, the snapshot's encoding now, says what was loaded.
+
+    Bytes decide if they were written by the type as it is today. Else its type has another version
+    or other fields since, and what was loaded was encoded again when it was (`_baseline`).
+    """
+    loaded = snapshot._loaded
+    if loaded is None:
+        return False
+
+    if loaded.body == body:
+        return True
+
+    at = body.index(_STATE)
+    if snapshot._baseline is None or loaded.body.startswith(body[:at]):
+        return False  # the same type, waiting for the same: the states differ
+
+    before = _envelope(loaded.body[: loaded.body.index(_STATE)])
+    now = _envelope(body[:at])
+    if before["wait"] != now["wait"] or all(before.get(name) == now[name] for name in _NAMING):
+        return False  # or written since by the type as it is today
+
+    return snapshot._baseline == body[at + len(_STATE) : -1]
+
+
+def summary_of(found: Found) -> FlowSummary:
+    """A line of a listing."""
+    head = found.head
+    return FlowSummary(
+        flow_id=found.key.id,
+        type_name=head.type,
+        status=_STATUSES[head.status],
+        position=_position(found.key, head.position),
+        version=head.version,
+        revision=head.revision,
+        created_at=from_ms(head.created_ms),
+        updated_at=from_ms(head.updated_ms),
+        due_at=None if head.due_ms is None else from_ms(head.due_ms),
+        attempts=head.attempts,
+        error=head.error,
+        owner=head.owner,
+    )
+
+
+# --- wait conditions ----------------------------------------------------------------------------
+
+
+def terms_of(wait: WaitCondition) -> Terms:
+    """The definition that a store must understand."""
+    return Terms(
+        wait.flow_ids,
+        any=wait.wait_type is WaitType.WHEN_ANY,
+        timeout_ms=None if wait.timeout is None else span_ms(wait.timeout, "a timeout"),
+        parent=wait.parent_flow_id,
+    )
+
+
+def decode_wait(correlation_id: str, record: Record) -> WaitCondition:
+    """A new condition as it is stored, with the completions of its children."""
+    wait = WaitCondition(correlation_id, flow_ids=("?",))
+    load_wait(wait, record)
+    return wait
+
+
+def load_wait(wait: WaitCondition, record: Record) -> None:
+    """Give a condition everything that is stored."""
+    terms = record.terms
+    if terms is None or not terms.children:
+        message = f"{wait.key} is stored without terms; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(wait.key))
+
+    _give_terms(wait, terms, record.head)
+    load_results(wait, record)
+    object.__setattr__(wait, "_loaded", record)
+
+
+def load_results(wait: WaitCondition, record: Record) -> None:
+    """Give a condition the completions of its children, and leave its definition as it is."""
+    completed = {item.child: item for item in record.items}
+    items = tuple(completed[child] for child in wait.flow_ids if child in completed)
+    object.__setattr__(wait, "_results", Results(items, wait.key))
+
+
+def _give_terms(wait: WaitCondition, terms: Terms, head: Head) -> None:
+    timeout = None if terms.timeout_ms is None else timedelta(milliseconds=terms.timeout_ms)
+    give = object.__setattr__
+    give(wait, "flow_ids", terms.children)
+    give(wait, "wait_type", WaitType.WHEN_ANY if terms.any else WaitType.WHEN_ALL)
+    give(wait, "timeout", timeout)
+    give(wait, "parent_flow_id", terms.parent)
+    give(wait, "created_at", from_ms(head.created_ms))
+    give(wait, "outcome", _OUTCOMES[head.status])
+
+
+def _wait_to_json(wait: WaitCondition) -> dict[str, Any]:
+    # No version and no revision: the write that ends the wait is the one that stores this copy.
+    terms = terms_of(wait)
+    fields: dict[str, Any] = {
+        "id": wait.correlation_id,
+        "flow_ids": list(terms.children),
+        "any": terms.any,
+        "timeout_ms": terms.timeout_ms,
+        "parent": terms.parent,
+        "outcome": wait.outcome.value,
+        "created_ms": None if wait.created_at is None else to_ms(wait.created_at),
+    }
+    if wait._suspended_on is not None:
+        fields["suspended_on"] = wait._suspended_on
+
+    return fields
+
+
+def _read_wait(key: Key, prefix: bytes) -> WaitCondition | None:
+    try:
+        envelope = _envelope(prefix)
+        layout, fields = envelope["layout"], envelope["wait"]
+        if layout == LAYOUT:
+            return None if fields is None else _wait_from_json(fields)
+    except (IndexError, KeyError, TypeError, ValueError, UsageError, CorruptRecordError) as error:
+        message = f"the envelope of {key} cannot be read: {error}; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key)) from error
+
+    message = (
+        f"the body of {key} has layout {layout!r}, this catga_store knows {LAYOUT};"
+        " read it with the release that wrote it; it is left as it is"
+    )
+    raise CorruptRecordError(message, key=tuple(key))
+
+
+def _wait_from_json(fields: dict[str, Any]) -> WaitCondition:
+    wait = WaitCondition(fields["id"], flow_ids=fields["flow_ids"])
+    terms = Terms(tuple(fields["flow_ids"]), fields["any"], fields["timeout_ms"], fields["parent"])
+    created_ms = fields["created_ms"]
+    _give_terms(wait, terms, Head(0, fields["outcome"], created_ms or 0, 0))
+    if created_ms is None:
+        object.__setattr__(wait, "created_at", None)
+
+    suspended_on = fields.get("suspended_on")
+    if suspended_on is not None:
+        object.__setattr__(wait, "_suspended_on", check_id(suspended_on, "a correlation id"))
+
+    return wait
+
+
+# --- ForEach progress and completions ---------------------------------------------------------------
+
+
+def encode_progress(progress: ForEachProgress) -> bytes:
+    """The body of a progress record as it is now."""
+    processed, failed = IndexSet(progress.processed_indices), IndexSet(progress.failed_indices)
+    return codec.encode_json(
+        {
+            "layout": LAYOUT,
+            "processed": [list(run) for run in processed.runs()],
+            "failed": [list(run) for run in failed.runs()],
+            "last": progress.last_processed_index,
+        }
+    )
+
+
+def decode_progress(key: Key, record: Record) -> ForEachProgress:
+    """A new progress object as it is stored."""
+    progress = ForEachProgress()
+    load_progress(progress, key, record)
+    return progress
+
+
+def load_progress(progress: ForEachProgress, key: Key, record: Record) -> None:
+    """Give a progress object everything that is stored."""
+    try:
+        fields = codec.decode_json(record.body)
+        processed = IndexSet.from_runs((first, last) for first, last in fields["processed"])
+        failed = IndexSet.from_runs((first, last) for first, last in fields["failed"])
+        last = fields["last"]
+    except (KeyError, TypeError, ValueError, UsageError, CorruptRecordError) as error:
+        message = f"the body of {key} cannot be read: {error}; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key)) from error
+
+    give = object.__setattr__
+    give(progress, "processed_indices", processed)
+    give(progress, "failed_indices", failed)
+    give(progress, "last_processed_index", last)
+    give(progress, "_key", key)
+    give(progress, "_loaded", record)
+
+
+def encode_completion(correlation_id: str, result: object, error: str | None) -> bytes:
+    """The payload of a completion; `RecordTooLargeError` for a result above 256 KiB."""
+    payload = codec.encode_json({"result": result, "error": error})
+    size = len(payload) - _BARE_COMPLETION
+    if size > MAX_RESULT_BYTES:
+        message = (
+            f"a completion of wait condition {correlation_id!r} takes {size} bytes, the"
+            f" limit is {MAX_RESULT_BYTES}; keep the result elsewhere and complete with its name"
+        )
+        raise RecordTooLargeError(message, size=size, limit=MAX_RESULT_BYTES)
+
+    return payload

@@ -1,0 +1,79 @@
+"""What every store can be told."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import datetime
+from datetime import timedelta
+from typing import Any
+
+from attrs import Attribute
+from attrs import field
+from attrs import frozen
+
+from catga_store.errors import UsageError
+from catga_store.model.listings import Retention
+from catga_store.model.times import span_ms
+from catga_store.model.times import to_ms
+from catga_store.protocol.keys import check_id
+
+__all__ = ["Settings", "default_owner"]
+
+
+_TIMEOUT: Any = timedelta(seconds=10)
+
+
+def default_owner() -> str:
+    """Host, process and a random part: who claims, unless told otherwise."""
+    return f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def _from_one(_instance: object, attribute: Attribute[Any], value: object) -> None:
+    if type(value) is not int or value < 1:
+        message = f"{attribute.name} must be an int of at least 1, not {value!r}"
+        raise UsageError(message)
+
+
+def _callable(_instance: object, attribute: Attribute[Any], value: object) -> None:
+    if value is not None and not callable(value):
+        message = f"{attribute.name} must be a function that answers the time, not {value!r}"
+        raise UsageError(message)
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, timedelta):
+        return span_ms(value, "timeout") / 1000
+
+    message = f"timeout must be a timedelta, not {value!r}"
+    raise UsageError(message)
+
+
+def _checked_retention(value: object) -> Retention:
+    if isinstance(value, Retention):
+        return value
+
+    message = f"retention must be a Retention, not {value!r}"
+    raise UsageError(message)
+
+
+def _checked_owner(value: str | None) -> str | None:
+    return None if value is None else check_id(value, "an owner")
+
+
+@frozen(kw_only=True)
+class Settings:
+    """What every store can be told; `timeout` becomes seconds."""
+
+    clock: Callable[[], datetime] | None = field(default=None, validator=_callable)
+    owner: str | None = field(default=None, converter=_checked_owner)
+    timeout: float = field(default=_TIMEOUT, converter=_seconds)
+    retention: Retention = field(factory=Retention, converter=_checked_retention)
+    partitions: int = field(default=1, validator=_from_one)
+    max_record_bytes: int = field(default=64 * 1024 * 1024, validator=_from_one)
+
+    def now_ms(self) -> int:
+        """The store's time, in milliseconds, rounded down."""
+        return time.time_ns() // 1_000_000 if self.clock is None else to_ms(self.clock())

@@ -1,0 +1,699 @@
+"""The unit of work: identity map, plan, settle. Pure: nothing here does I/O or reads a clock.
+
+`Unit` holds what a session has loaded and queued. `plan` turns that into the changes of one commit,
+and can be called and compared in a test; `settle` is the one place where objects take over what the
+store answered.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import define
+from attrs import frozen
+
+from catga_store.core import envelope
+from catga_store.core.writes import AnyRecord
+from catga_store.core.writes import Limits
+from catga_store.core.writes import Receipt
+from catga_store.core.writes import check_flag
+from catga_store.core.writes import check_partition
+from catga_store.core.writes import completion_of
+from catga_store.core.writes import conflict_error
+from catga_store.core.writes import conflict_of
+from catga_store.core.writes import due_ms_of
+from catga_store.core.writes import plan_flow
+from catga_store.core.writes import plan_progress
+from catga_store.core.writes import plan_set_wait
+from catga_store.core.writes import plan_update_wait
+from catga_store.core.writes import settle_flow
+from catga_store.core.writes import settle_head
+from catga_store.core.writes import settle_progress
+from catga_store.core.writes import settle_wait
+from catga_store.errors import CommitTooLargeError
+from catga_store.errors import ConflictError
+from catga_store.errors import SessionClosedError
+from catga_store.errors import UsageError
+from catga_store.model.flows import FlowSnapshot
+from catga_store.model.progress import ForEachProgress
+from catga_store.model.records_head import head_of
+from catga_store.model.waits import Completion
+from catga_store.model.waits import WaitCondition
+from catga_store.model.waits import WaitOutcome
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import MAX_CHANGES
+from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Check
+from catga_store.protocol.requests import Complete
+from catga_store.protocol.requests import Conflict
+from catga_store.protocol.requests import Delete
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import SetWait
+
+__all__ = ["Entry", "Intent", "Plan", "UnitOfWork", "key_of"]
+
+
+class Intent(enum.Enum):
+    """What a session will do with a record at commit."""
+
+    LOADED = "write it if it has changed"
+    NEW = "create it"
+    SET = "set it"
+    OVERWRITE = "write it whatever is there"
+    DELETED = "delete it"
+
+
+@define(eq=False)
+class Entry:
+    """One record of the identity map."""
+
+    key: Key
+    record: AnyRecord | None
+    intent: Intent
+    instead: Head | None = None
+    """The incarnation that a new record replaces, or that a deletion expects."""
+    fresh: bool = False
+    """A new progress takes the place of one that was cleared in this session."""
+    rearm: bool = False
+    """The condition's parent suspends on it in this session."""
+
+
+@frozen
+class Plan:
+    """The changes of one commit, each with its entry, if it has one."""
+
+    changes: tuple[Change, ...]
+    entries: tuple[Entry | None, ...]
+
+    @property
+    def sets_waits(self) -> bool:
+        """Whether any change sets a wait condition."""
+        return SetWait in map(type, self.changes)
+
+
+_NOTHING = Plan((), ())
+
+_LIFECYCLE = {
+    ("open", "use"): "open",
+    ("open", "commit"): "committing",
+    ("open", "rollback"): "open",
+    ("open", "close"): "closed",
+    ("closed", "close"): "closed",
+    ("closed", "rollback"): "closed",
+    ("committing", "settle"): "open",
+    ("committing", "refuse"): "open",
+    ("committing", "lose"): "closed",
+    ("committing", "close"): "closed",
+    ("closed", "settle"): "closed",
+    ("closed", "refuse"): "closed",
+    ("closed", "lose"): "closed",
+}
+"""What may be done to a session in which state, and where that leads; anything else is an error."""
+
+
+def _no_session() -> None:
+    """Stand for a session in copies of its records."""
+
+
+class UnitOfWork:
+    """What one session has loaded and queued."""
+
+    def __init__(self) -> None:
+        self.state = "open"
+        self.why_closed = "it was closed"
+        self.receipt: Receipt | None = None
+        self.refusal: BaseException | None = None
+        """The error of the last commit that was refused or lost."""
+        self.has_written = False
+        self._lost: tuple[Plan, int] | None = None
+        """What was sent when the last commit was lost, and when."""
+        self._map: dict[Key, Entry] = {}
+        self._completions: dict[tuple[Key, str], Complete] = {}
+        self._checks: dict[Key, AnyRecord] = {}
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        """A copy of a record, also one that was pickled, is in no session."""
+        return _no_session, ()
+
+    def step(self, verb: str) -> None:
+        """Go where the lifecycle leads; raises by name what it has no way for."""
+        try:
+            self.state = _LIFECYCLE[self.state, verb]
+        except KeyError:
+            if self.state == "closed":
+                message = f"this session cannot be used: {self.why_closed}; open a new one"
+                raise SessionClosedError(message) from None
+
+            message = "this session is being committed by another task; a session belongs to one"
+            raise UsageError(message) from None
+
+    def lose(self, error: BaseException, plan: Plan, now_ms: int) -> None:
+        """Close after a commit whose sending failed; what was sent may turn out to be applied."""
+        self.step("lose")
+        self._lost = plan, now_ms
+        self.why_closed = f"its commit failed with {type(error).__name__}: {error}"
+        self.refusal = error
+        self.forget()
+
+    def close(self) -> None:
+        """Forget everything for good."""
+        self.step("close")
+        self.forget()
+
+    def rollback(self) -> None:
+        """Forget everything that was loaded and queued."""
+        self.step("rollback")
+        self.forget()
+
+    # the identity map -----------------------------------------------------------------------------
+
+    def find(self, key: Key) -> Entry | None:
+        """What the session knows of a key."""
+        self.step("use")
+        return self._map.get(key)
+
+    def track(self, key: Key, record: AnyRecord, intent: Intent = Intent.LOADED) -> Entry:
+        """Take a record into the map; what it takes the place of is its holder's again."""
+        before = self._map.get(key)
+        if before is not None and before.record is not None:
+            object.__setattr__(before.record, "_session", None)
+
+        entry = Entry(key, record, intent)
+        self._map[key] = entry
+        object.__setattr__(record, "_session", self)
+        return entry
+
+    def add(self, record: object) -> Entry:
+        """Queue a record: a new one is created or set, one with a revision is updated if it changes."""
+        checked, key, entry = self.check_addable(record)
+        if entry is not None and entry.record is checked:
+            if entry.intent is Intent.DELETED:
+                self._map[key] = entry = _again(key, checked)
+
+            return entry
+
+        if head_of(checked) is not None:
+            return self.track(key, checked)
+
+        instead = None if entry is None else entry.instead
+        entry = self.track(key, checked, Intent.SET if key.kind == WAIT else Intent.NEW)
+        entry.instead = instead
+        return entry
+
+    def check_addable(self, record: object) -> tuple[AnyRecord, Key, Entry | None]:
+        """The record, its key, and what is known of that; `UsageError` if `add` would raise it."""
+        self.step("use")
+        checked = _any_record(record)
+        key = key_of(checked)
+        entry = self._map.get(key)
+        if entry is None or entry.record is not checked:
+            self._check_free(checked)
+            if entry is not None and entry.intent is not Intent.DELETED:
+                message = f"another object for {key} is in this session already; change that one"
+                raise UsageError(message)
+
+            if entry is not None and head_of(checked) is not None:
+                message = f"{key} was deleted in this session; add a new record in its place"
+                raise UsageError(message)
+
+        return checked, key, entry
+
+    def _check_free(self, record: AnyRecord) -> None:
+        other = record._session
+        if isinstance(other, UnitOfWork) and other is not self and record in other:
+            message = f"{record!r} is in another open session; expunge it there first"
+            raise UsageError(message)
+
+    def save_progress(self, key: Key, progress: ForEachProgress, *, overwrite: bool) -> None:
+        """Queue a ForEach progress under its step."""
+        self.step("use")
+        check_flag(overwrite, "overwrite")
+        if type(progress) is not ForEachProgress:
+            message = f"progress must be a ForEachProgress, not {progress!r}"
+            raise UsageError(message)
+
+        own_key = progress._key
+        if own_key is not None and own_key != key:
+            message = f"this progress is that of {own_key}; make a new one for {key}"
+            raise UsageError(message)
+
+        entry = self._map.get(key)
+        if entry is not None and entry.record is progress:
+            if entry.intent is Intent.DELETED:
+                self._map[key] = entry = _again(key, progress)
+
+            if overwrite:
+                entry.intent = Intent.OVERWRITE
+
+            return
+
+        self._check_free(progress)
+        if entry is not None and entry.intent is not Intent.DELETED:
+            message = f"another object for {key} is in this session already; change that one"
+            raise UsageError(message)
+
+        fresh = Intent.NEW if head_of(progress) is None else Intent.LOADED
+        replaced = entry is not None
+        object.__setattr__(progress, "_key", key)
+        self.track(
+            key, progress, Intent.OVERWRITE if overwrite or replaced else fresh
+        ).fresh = replaced
+
+    def clear_progress(self, key: Key) -> None:
+        """Queue the removal of a ForEach progress, whatever it holds."""
+        self.step("use")
+        entry = self._map.get(key)
+        if entry is not None and entry.record is not None:
+            _let_go(entry.record)
+
+        self._map[key] = Entry(key, None, Intent.DELETED)
+
+    def delete(self, record: object) -> None:
+        """Queue the deletion of a loaded record; a new one is only forgotten."""
+        self.step("use")
+        checked = _any_record(record)
+        key = key_of(checked)
+        entry = self._map.get(key)
+
+        if entry is not None and entry.record is not checked:
+            message = f"another object for {key} is in this session already; delete that one"
+            raise UsageError(message)
+
+        if entry is None:
+            self._check_free(checked)
+            if head_of(checked) is None:
+                message = f"{key} was never stored: there is nothing to delete"
+                raise UsageError(message)
+
+        head = head_of(checked)
+        if entry is not None and entry.intent in (Intent.NEW, Intent.SET) and head is None:
+            self.expunge(checked)
+            return
+
+        self.track(key, checked, Intent.DELETED).instead = head
+        if key.kind == FLOW:
+            self._forget_progress(key.id)
+
+    def _forget_progress(self, flow_id: str) -> None:
+        for key in [key for key in self._map if key.kind == PROGRESS and key.id == flow_id]:
+            gone = self._map.pop(key).record
+            if gone is not None:
+                _let_go(gone)
+
+    def complete(self, change: Complete) -> None:
+        """Queue a completion; the first of a child counts."""
+        self.step("use")
+        self._completions.setdefault((change.key, change.child), change)
+
+    def check(self, record: object) -> None:
+        """Queue a check: commit only if this is still what was read."""
+        self.step("use")
+        checked = _any_record(record)
+        head = head_of(checked)
+        if head is None:
+            message = f"{checked!r} was never stored: there is nothing to check"
+            raise UsageError(message)
+
+        key = key_of(checked)
+        before = head_of(self._checks.setdefault(key, checked))
+        if before is not None and before.revision != head.revision:
+            message = (
+                f"{key} is to be checked at version {before.version} already, and cannot be at"
+                f" {head.version} too: it was read twice, and has changed in between"
+            )
+            raise UsageError(message)
+
+    def expunge(self, record: object) -> None:
+        """Forget a record and what was to happen to it, not what it was to take the place of."""
+        self.step("use")
+        checked = _any_record(record)
+        key = key_of(checked)
+        entry = self._map.get(key)
+        if entry is None or entry.record is not checked:
+            message = f"{checked!r} is not in this session"
+            raise UsageError(message)
+
+        del self._map[key]
+        self._checks.pop(key, None)
+        _let_go(checked)
+        if entry.fresh or (entry.instead is not None and entry.intent is not Intent.DELETED):
+            self._map[key] = Entry(key, None, Intent.DELETED, entry.instead)
+
+    def forget(self) -> None:
+        """Forget everything; objects stay as they are and belong to their holders."""
+        for entry in self._map.values():
+            if entry.record is not None:
+                _let_go(entry.record)
+
+        self._map.clear()
+        self._completions.clear()
+        self._checks.clear()
+
+    def __contains__(self, record: object) -> bool:
+        return any(
+            entry.record is record and entry.intent is not Intent.DELETED
+            for entry in self._map.values()
+        )
+
+    # what is pending ------------------------------------------------------------------------------
+
+    def records(self, *intents: Intent) -> tuple[AnyRecord, ...]:
+        """The records with one of these intents, in the order they came."""
+        return tuple(
+            entry.record
+            for entry in self._map.values()
+            if entry.record is not None and entry.intent in intents
+        )
+
+    def dirty(self) -> tuple[AnyRecord, ...]:
+        """Loaded records whose encoding has changed, or that cannot be encoded any more."""
+        return tuple(record for record in self.records(Intent.LOADED) if _is_dirty(record))
+
+    # plan and settle ------------------------------------------------------------------------------
+
+    def plan(self, now_ms: int, limits: Limits) -> Plan:
+        """The changes of one commit; raises before anything is sent."""
+        tracked = self._map.values()
+        if len(tracked) == 1 and not self._completions and not self._checks:
+            (entry,) = tracked
+            return _plan_alone(entry, now_ms, limits)
+
+        pairs: list[tuple[Change, Entry | None]] = []
+        idle: list[Entry] = []
+
+        for entry in sorted(tracked, key=_rank) if len(tracked) > 1 else tracked:
+            change = _plan_entry(entry, now_ms, limits)
+            if change is not None:
+                pairs.append((change, entry))
+            elif isinstance(entry.record, FlowSnapshot) and entry.record._claim is not None:
+                idle.append(entry)
+
+        pairs += [(change, None) for change in self._completions.values()]
+        if not pairs and not self._checks:
+            return _NOTHING
+
+        pairs += [(_renewal(entry, now_ms), entry) for entry in idle]
+        if self._checks:
+            planned = {c.key: c for c, _ in pairs if not isinstance(c, Complete)}
+            pairs += [(check, None) for check in self._unplanned_checks(planned)]
+
+        changes, entries = zip(*pairs, strict=True)
+        if len(changes) > MAX_CHANGES:
+            message = (
+                f"this commit names {len(changes)} records, the limit is {MAX_CHANGES};"
+                " nothing was sent; commit in parts"
+            )
+            raise CommitTooLargeError(message, size=len(changes), limit=MAX_CHANGES)
+
+        check_partition(changes, limits)
+        return Plan(changes, entries)
+
+    def _unplanned_checks(
+        self, planned: Mapping[Key, Put | SetWait | Delete | Check]
+    ) -> Iterator[Check]:
+        """The checks that are no part of a write; `UsageError` for one that a write contradicts."""
+        for key, record in self._checks.items():
+            head, change = head_of(record), planned.get(key)
+            assert head is not None, "only what was read is checked"
+            if change is None:
+                yield Check(key, head.revision)
+            elif isinstance(change, SetWait) or change.expected != head.revision:
+                message = (
+                    f"{key} is checked at version {head.version}, and written without regard to"
+                    " that: change or delete the record that was read; nothing was sent"
+                )
+                raise UsageError(message)
+
+    def settle(
+        self, commit_id: str, plan: Plan, outcomes: tuple[Outcome, ...], now_ms: int
+    ) -> Receipt:
+        """Every object takes over what the store answered; from here on they are clean."""
+        self.step("settle")
+        self.has_written = True
+        self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)
+        self._completions.clear()
+        self._checks.clear()
+        return self.receipt
+
+    @property
+    def lost_changes(self) -> tuple[Change, ...]:
+        """The changes of the last commit that was lost."""
+        return () if self._lost is None else self._lost[0].changes
+
+    def recover(self, commit_id: str, outcomes: tuple[Outcome, ...]) -> None:
+        """The objects of a lost commit that was applied after all, and whose outcomes are known.
+
+        The session stays closed; the objects are the caller's, and what is stored.
+        """
+        if self._lost is not None and outcomes:
+            plan, now_ms = self._lost
+            self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)
+
+    def _take_over(
+        self, commit_id: str, plan: Plan, outcomes: tuple[Outcome, ...], now_ms: int
+    ) -> Receipt:
+        versions: dict[Key, int] = {}
+        completions: dict[tuple[str, str], Completion] = {}
+        satisfied: list[str] = []
+
+        for change, entry, outcome in zip(plan.changes, plan.entries, outcomes, strict=True):
+            if entry is not None:
+                self._settle_entry(entry, change, outcome, now_ms)
+
+            if isinstance(change, Complete):
+                completions[change.key.id, change.child] = completion_of(outcome)
+                if outcome.satisfied:
+                    self._settle_satisfied(change.key, outcome)
+                    if change.key in versions:
+                        versions[change.key] = outcome.version
+            elif not isinstance(change, Check):
+                versions[change.key] = outcome.version
+
+            if outcome.satisfied:
+                satisfied.append(change.key.id)
+
+        return Receipt(commit_id, versions, completions, tuple(satisfied))
+
+    def _settle_entry(self, entry: Entry, change: Change, outcome: Outcome, now_ms: int) -> None:
+        record = entry.record
+
+        if isinstance(change, Put):
+            assert record is not None, "only records are written"
+            if isinstance(record, FlowSnapshot):
+                settle_flow(record, change, outcome, record._claim)
+            elif isinstance(record, WaitCondition):
+                settle_wait(record, change, outcome, now_ms)
+            else:
+                settle_progress(record, change, outcome)
+        elif isinstance(change, SetWait):
+            assert isinstance(record, WaitCondition), "only conditions are set"
+            settle_wait(record, change, outcome, now_ms)
+        elif isinstance(change, Check):
+            assert isinstance(record, FlowSnapshot), "only claimed flows are renewed"
+            _settle_renewal(record, change)
+            return
+        else:
+            self._map.pop(entry.key, None)  # not there if the session was closed meanwhile
+            if record is not None:
+                _let_go(record)
+
+            return
+
+        entry.intent, entry.instead = Intent.LOADED, None
+        entry.rearm = entry.fresh = False
+
+    def _settle_satisfied(self, key: Key, outcome: Outcome) -> None:
+        entry = self._map.get(key)
+        if entry is None or not isinstance(entry.record, WaitCondition):
+            return
+
+        wait, loaded = entry.record, entry.record._loaded
+        if loaded is None or loaded.head.revision not in (outcome.revision, outcome.replaced):
+            # Changed by others since it was read: it stays what was read, and a later write of it
+            # is refused as stale.
+            return
+
+        head = loaded.head._replace(
+            version=outcome.version, revision=outcome.revision, status=outcome.status or 0
+        )
+        if wait.outcome.value == loaded.head.status:
+            object.__setattr__(wait, "outcome", WaitOutcome(head.status))
+
+        object.__setattr__(wait, "_loaded", loaded._replace(head=head))
+
+    def refused(self, plan: Plan, conflicts: tuple[Conflict, ...]) -> ConflictError:
+        """The error of a refused commit; everything is still pending."""
+        self.step("refuse")
+        error = conflict_of(
+            [
+                conflict_error(
+                    plan.changes[conflict.place], conflict, self._record_of(plan, conflict.place)
+                )
+                for conflict in conflicts
+            ]
+        )
+        self.refusal = error
+        return error
+
+    def _record_of(self, plan: Plan, index: int) -> AnyRecord | None:
+        entry = plan.entries[index]
+        return entry.record if entry is not None else self._checks.get(plan.changes[index].key)
+
+    def __repr__(self) -> str:
+        if self.state == "closed":
+            return "closed"
+
+        new = self.records(Intent.NEW, Intent.SET, Intent.OVERWRITE)
+        deleted = sum(entry.intent is Intent.DELETED for entry in self._map.values())
+        return f"dirty: {len(self.dirty())} changed, {len(new)} new, {deleted} deleted"
+
+
+def key_of(record: AnyRecord) -> Key:
+    """What a record is kept under; `UsageError` for a progress that has no step yet."""
+    if not isinstance(record, ForEachProgress):
+        return record.key
+
+    key = record._key
+    if key is None:
+        message = "a new ForEachProgress has no step yet: save_for_each_progress(flow_id, step, …)"
+        raise UsageError(message)
+
+    return key
+
+
+def _again(key: Key, record: AnyRecord) -> Entry:
+    """A record that was deleted in this session, and is not: what was read, or what is to be there."""
+    if head_of(record) is None:  # progress that was to overwrite what is there, which is deleted
+        return Entry(key, record, Intent.OVERWRITE, fresh=True)
+
+    return Entry(key, record, Intent.LOADED)
+
+
+def _let_go(record: AnyRecord) -> None:
+    """The object belongs to its holder again; progress that was never stored may go to any step."""
+    give = object.__setattr__
+    give(record, "_session", None)
+    if isinstance(record, ForEachProgress) and record._loaded is None:
+        give(record, "_key", None)
+
+
+def _any_record(record: Any) -> AnyRecord:
+    if isinstance(record, FlowSnapshot | WaitCondition | ForEachProgress):
+        return record  # pyright: ignore[reportUnknownVariableType]  # of any state
+
+    message = f"{record!r} is no record: a FlowSnapshot, WaitCondition or ForEachProgress"
+    raise UsageError(message)
+
+
+_ORDER = {FLOW: 0, WAIT: 1, PROGRESS: 2}
+
+
+def _rank(entry: Entry) -> int:
+    return _ORDER[entry.key.kind]
+
+
+def _has_changed(record: AnyRecord) -> bool:
+    loaded = record._loaded
+    assert loaded is not None, "what was never stored is new"
+    head = loaded.head
+    if isinstance(record, WaitCondition):
+        return envelope.terms_of(record) != loaded.terms or record.outcome.value != head.status
+
+    if isinstance(record, ForEachProgress):
+        return envelope.encode_progress(record) != loaded.body
+
+    return (
+        record.status.value != head.status
+        or str(record.position) != head.position
+        or record.error != head.error
+        or record.attempts != head.attempts
+        or due_ms_of(record, head) != head.due_ms
+        or not envelope.is_same_state(record, envelope.encode_flow(record)[2])
+    )
+
+
+def _is_dirty(record: AnyRecord) -> bool:
+    try:
+        return _has_changed(record)
+    except UsageError:
+        return True  # its commit will say why it cannot be kept
+
+
+def _plan_alone(entry: Entry, now_ms: int, limits: Limits) -> Plan:
+    """What most commits are: one record."""
+    change = _plan_entry(entry, now_ms, limits)
+    if change is None:
+        return _NOTHING
+
+    check_partition((change,), limits)
+    return Plan((change,), (entry,))
+
+
+def _plan_entry(entry: Entry, now_ms: int, limits: Limits) -> Change | None:
+    record, intent = entry.record, entry.intent
+
+    if intent is Intent.DELETED or record is None:
+        instead = entry.instead
+        return Delete(entry.key, None if instead is None else instead.revision, instead)
+
+    if isinstance(record, FlowSnapshot):
+        return _plan_flow_entry(entry, record, now_ms, limits)
+
+    if isinstance(record, WaitCondition):
+        if intent is Intent.SET:
+            return plan_set_wait(record, now_ms, limits, rearm=entry.rearm, instead=entry.instead)
+
+        return plan_update_wait(record, now_ms, limits) if _has_changed(record) else None
+
+    if intent is Intent.LOADED and not _has_changed(record):
+        return None
+
+    overwrite = intent is Intent.OVERWRITE
+    put = plan_progress(record, entry.key, now_ms, limits, overwrite=overwrite)
+    return put._replace(fresh=entry.fresh)
+
+
+def _plan_flow_entry(
+    entry: Entry, flow: FlowSnapshot[Any], now_ms: int, limits: Limits
+) -> Put | None:
+    """The write of a flow, or nothing: decided on the one encoding that would be written."""
+    put = plan_flow(flow, now_ms, limits, instead=entry.instead)
+    old = put.replaces
+    if entry.intent is not Intent.LOADED or old is None:
+        return put
+
+    head = put.head
+    clean = (
+        head.status == old.status
+        and head.position == old.position
+        and head.error == old.error
+        and flow.attempts == old.attempts
+        and due_ms_of(flow, old) == old.due_ms
+        and envelope.is_same_state(flow, put.body)
+    )
+    return None if clean else put
+
+
+def _renewal(entry: Entry, now_ms: int) -> Check:
+    record = entry.record
+    assert isinstance(record, FlowSnapshot)
+    head, claim = head_of(record), record._claim
+    assert head is not None
+    assert claim is not None
+    return Check(entry.key, head.revision, now_ms + claim.lease_ms)
+
+
+def _settle_renewal(flow: FlowSnapshot[Any], change: Check) -> None:
+    loaded = flow._loaded
+    assert loaded is not None
+    head = loaded.head._replace(due_ms=change.due_ms)
+    settle_head(flow, head, loaded.body, flow._claim)

@@ -1,0 +1,95 @@
+"""The blocking driver: of the stores in this process, memory and SQLite, and of those on servers.
+
+A transport is a function that performs one transport request: a `Call` in this process, a `Pipe` on a link.
+`transport` may be replaced, which is how tests inject faults. It is called where the caller stands.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+from typing import Protocol
+from typing import TypeVar
+
+from catga_store.protocol.conversation import Call
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Invoke
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import Pause
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.conversation import run
+from catga_store.protocol.requests import StoreProtocol
+
+__all__ = ["BlockingDriver", "EmbeddedDriver", "Transport"]
+
+T = TypeVar("T")
+
+
+class Transport(Protocol):
+    """Performs transport requests: in this process, `Call` as one transaction."""
+
+    threaded: bool
+
+    def __call__(self, request: Any, /) -> Any:
+        """The reply to one transport request."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what the transport has opened."""
+        ...
+
+
+class EmbeddedDriver:
+    """What drives the conversations of an embedded store."""
+
+    def __init__(self, protocol: StoreProtocol, transport: Transport) -> None:
+        self.protocol = protocol
+        self.transport = transport
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.transport!r}>"
+
+
+class BlockingDriver(EmbeddedDriver):
+    """Runs conversations by blocking; whatever is no pause and no call of the user's is the transport's."""
+
+    def __init__(self, protocol: StoreProtocol, transport: Transport) -> None:
+        super().__init__(protocol, transport)
+        self.sleep: Callable[[float], None] = time.sleep
+        """How it waits; may be replaced, like `transport`."""
+
+    def run(self, conversation: Conversation[T]) -> T:
+        """Run a conversation over store protocol requests to its end."""
+        return run(conversation, self._perform)
+
+    def _perform(self, request: Request[Any]) -> Any:
+        kind = type(request)
+        if kind is Pause or kind is Invoke:
+            return self._perform_transport(request)
+
+        # Most requests are one call of an embedded store: a conversation costs as much as its rules.
+        protocol: Any = self.protocol
+        first_call = getattr(protocol, "first_call", None)
+        call: Call[Any] | None = None if first_call is None else first_call(request)
+        if call is None:
+            return run(protocol.converse(request), self._perform_transport)
+
+        try:
+            return self.transport(call)
+        except (NotSentError, ReplyLostError) as error:
+            return run(protocol.go_on(request, call, error), self._perform_transport)
+
+    def _perform_transport(self, request: Request[Any]) -> Any:
+        if type(request) is Pause:
+            return self.sleep(request.seconds)
+
+        if type(request) is Invoke:
+            return request.function()
+
+        return self.transport(request)
+
+    def close(self) -> None:
+        """Close the transport."""
+        self.transport.close()

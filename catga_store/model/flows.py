@@ -1,0 +1,273 @@
+"""Flow snapshots: the state of a flow and where it is.
+
+They are plain mutable objects. What a store keeps beside them (version, revision, owner) is
+read-only, and comes from the record they were loaded from or last written as. Instants are kept in
+whole milliseconds, in UTC: `created_at` is rounded down, `due_at` and `timeout` up, at the moment
+they are set.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+from typing import Generic
+from typing import TypeVar
+
+from attrs import Attribute
+from attrs import Factory
+from attrs import define
+from attrs import field
+from attrs import frozen
+from attrs import setters
+
+from catga_store import codec
+from catga_store.errors import UsageError
+from catga_store.model.times import AT_ONCE
+from catga_store.model.times import from_ms
+from catga_store.model.times import moment_down
+from catga_store.model.times import moment_up
+from catga_store.model.validators import as_flow_id
+from catga_store.model.validators import check_count
+from catga_store.model.validators import check_error_text
+from catga_store.model.validators import check_path
+from catga_store.model.validators import exactly
+from catga_store.model.waits import WaitCondition
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.requests import Record
+
+S = TypeVar("S")
+
+
+def _wait_or_none(_instance: object, _attribute: Attribute[Any], value: object) -> None:
+    if value is not None and type(value) is not WaitCondition:
+        message = f"wait_condition must be a WaitCondition or None, not {value!r}"
+        raise UsageError(message)
+
+
+class FlowStatus(enum.Enum):
+    """Where a flow is in its life. The store enforces no transitions."""
+
+    CREATED = 0
+    RUNNING = 1
+    SUSPENDED = 2
+    COMPENSATING = 3
+    COMPLETED = 4
+    FAILED = 5
+    CANCELLED = 6
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the flow has ended: never due, owned by nobody, and kept for its retention."""
+        return self._value_ >= 4  # noqa: PLR2004  COMPLETED; `.value` costs ten times as much
+
+
+@frozen
+class FlowPosition:
+    """Where in its steps a flow is: a path of step indices, outermost first.
+
+    >>> position = FlowPosition().advance().enter(3)
+    >>> str(position), position.current, position.depth
+    ('1/3', 3, 2)
+    >>> str(position.exit().advance(2))
+    '3'
+    """
+
+    path: tuple[int, ...] = field(default=(0,), validator=check_path)
+
+    @property
+    def current(self) -> int:
+        """The index of the step at the innermost level."""
+        return self.path[-1]
+
+    @property
+    def depth(self) -> int:
+        """How many levels deep the position is; 1 at the top."""
+        return len(self.path)
+
+    def advance(self, by: int = 1) -> FlowPosition:
+        """The position `by` steps on, at the same level."""
+        if type(by) is not int:
+            message = f"a position advances by an int, not by {by!r}"
+            raise UsageError(message)
+
+        return FlowPosition((*self.path[:-1], self.path[-1] + by))
+
+    def enter(self, index: int) -> FlowPosition:
+        """The position of step `index` one level deeper."""
+        return FlowPosition((*self.path, index))
+
+    def exit(self) -> FlowPosition:
+        """The position one level up; `UsageError` at the top."""
+        if len(self.path) == 1:
+            message = f"position {self} is at the top level: there is nothing to exit to"
+            raise UsageError(message)
+
+        return FlowPosition(self.path[:-1])
+
+    def __str__(self) -> str:
+        return _path_text(self.path)
+
+
+@lru_cache(maxsize=4096)
+def _path_text(path: tuple[int, ...]) -> str:
+    return "/".join(map(str, path))
+
+
+@frozen
+class Claim:
+    """A lease on a flow: `token` is the id of the commit that took it."""
+
+    token: str
+    lease_ms: int
+
+
+_START = FlowPosition()
+
+
+def _flow_key_of(flow: FlowSnapshot[Any]) -> Key:
+    return flow_key(flow.flow_id)
+
+
+@define(eq=False, repr=False)
+class FlowSnapshot(Generic[S]):
+    """One flow: its state and where it is.
+
+    `state` is an attrs class, a dataclass, a TypedDict (name it as `state_type`) or plain JSON
+    data. `due_at` is when a worker should next look at the flow, `None` if nobody needs to; a new
+    flow that is neither suspended nor terminal is due at once. `attempts` is how often the flow
+    was claimed since its position or status last changed.
+
+    Two snapshots are equal if they are the same object.
+
+    >>> order = FlowSnapshot("order-1", state={"paid": False})
+    >>> order.version, order.revision, order.status.name, str(order.position)
+    (0, None, 'CREATED', '0')
+    """
+
+    flow_id: str = field(converter=as_flow_id, on_setattr=setters.frozen)
+    state: S = field(kw_only=True)
+    position: FlowPosition = field(default=_START, validator=exactly(FlowPosition), kw_only=True)
+    status: FlowStatus = field(
+        default=FlowStatus.CREATED, validator=exactly(FlowStatus), kw_only=True
+    )
+    error: str | None = field(default=None, validator=check_error_text, kw_only=True)
+    wait_condition: WaitCondition | None = field(
+        default=None, validator=_wait_or_none, kw_only=True
+    )
+    due_at: datetime | None = field(default=AT_ONCE, converter=moment_up, kw_only=True)
+    attempts: int = field(default=0, validator=check_count, kw_only=True)
+    _created_at: datetime | None = field(default=None, converter=moment_down, kw_only=True)
+    state_type: Any | None = field(default=None, kw_only=True, on_setattr=setters.frozen)
+    _key: Key = field(init=False, default=Factory(_flow_key_of, takes_self=True))
+    _loaded: Record | None = field(default=None, init=False)
+    _baseline: bytes | None = field(default=None, init=False)
+    """What the state was encoded to when it was read, if not by the type as it is today."""
+    _claim: Claim | None = field(default=None, init=False)
+    _session: object | None = field(default=None, init=False)
+
+    @property
+    def version(self) -> int:
+        """0 before the first write, then 1, 2, 3 and so on."""
+        return 0 if self._loaded is None else self._loaded.head.version
+
+    @property
+    def revision(self) -> str | None:
+        """Names this write of this record for ever; `None` before the first. Good as an ETag."""
+        return None if self._loaded is None else self._loaded.head.revision
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the flow was first written, or what was given instead; never changes afterwards."""
+        return self._created_at if self._loaded is None else from_ms(self._loaded.head.created_ms)
+
+    @property
+    def updated_at(self) -> datetime | None:
+        """When the store last wrote the flow; `None` before the first write."""
+        return None if self._loaded is None else from_ms(self._loaded.head.updated_ms)
+
+    @property
+    def owner(self) -> str | None:
+        """Who has claimed the flow, as of when it was read or written."""
+        return None if self._loaded is None else self._loaded.head.owner
+
+    @property
+    def type_name(self) -> str:
+        """The name the state is stored under; empty for plain JSON data."""
+        if self._loaded is not None and self._loaded.head.type:
+            return self._loaded.head.type
+
+        return codec.type_name(codec.type_of(self.state, self.state_type))
+
+    @property
+    def key(self) -> Key:
+        """What the store keeps the flow under."""
+        return self._key
+
+    def __repr__(self) -> str:
+        claimed = f" claimed by {self.owner}" if self.owner else ""
+        return (
+            f"<FlowSnapshot {self.flow_id!r} v{self.version} {self.status.name}"
+            f" at {self.position}{claimed}>"
+        )
+
+
+class _Unguarded(FlowSnapshot[Any]):
+    """A snapshot in the making: its attributes are set as they are, without converters and checks."""
+
+    __slots__ = ()
+    __setattr__ = object.__setattr__
+
+
+def loaded_flow(
+    key: Key,
+    state_type: Any | None,
+    record: Record,
+    state: Any,
+    *,
+    position: FlowPosition,
+    status: FlowStatus,
+    wait: WaitCondition | None,
+    baseline: bytes | None,
+) -> FlowSnapshot[Any]:
+    """A new snapshot of what is stored."""
+    head = record.head
+    # This, and then making it what it is, costs a sixth of `object.__setattr__` for each.
+    flow = object.__new__(_Unguarded)
+    flow.flow_id = key.id
+    flow.state = state
+    flow.position = position
+    flow.status = status
+    flow.error = head.error
+    flow.wait_condition = wait
+    flow.due_at = None if head.due_ms is None else from_ms(head.due_ms)
+    flow.attempts = head.attempts
+    flow._created_at = None
+    flow.state_type = state_type
+    flow._key = key
+    flow._loaded = record
+    flow._baseline = baseline
+    flow._claim = None
+    flow._session = None
+    flow.__class__ = FlowSnapshot  # type: ignore[assignment]  # of the same layout
+    return flow
+
+
+@frozen
+class FlowSummary:
+    """One line of a listing: what is known of a flow without reading its state."""
+
+    flow_id: str
+    type_name: str
+    status: FlowStatus
+    position: FlowPosition
+    version: int
+    revision: str
+    created_at: datetime
+    updated_at: datetime
+    due_at: datetime | None
+    attempts: int
+    error: str | None
+    owner: str | None

@@ -1,0 +1,48 @@
+"""Pages of listings, and how long what has ended is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Generic
+from typing import TypeVar
+
+from attrs import field
+from attrs import frozen
+
+from catga_store.model.times import MS
+from catga_store.model.times import span_ms
+
+T = TypeVar("T")
+
+
+@frozen
+class Page(Generic[T]):
+    """A part of a listing; `cursor` leads on, `None` at the end."""
+
+    items: tuple[T, ...]
+    cursor: str | None
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def _kept(value: timedelta | None) -> timedelta | None:
+    return None if value is None else span_ms(value, "a retention") * MS
+
+
+@frozen(kw_only=True)
+class Retention:
+    """How long what has ended is kept; `None`: for ever. Nothing live ever expires.
+
+    `flows` counts for completed and cancelled flows, `failed` for failed ones, from their last
+    write; `waits` for conditions, from when they ended and their parent was given to a worker, and
+    for completions that no condition awaited, from the latest of them.
+    """
+
+    flows: timedelta | None = field(default=timedelta(days=7), converter=_kept)
+    failed: timedelta | None = field(default=timedelta(days=30), converter=_kept)
+    waits: timedelta | None = field(default=timedelta(days=1), converter=_kept)

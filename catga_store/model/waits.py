@@ -1,0 +1,223 @@
+"""Wait conditions: what a parent flow waits for, and what its children have reported."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from datetime import datetime
+from datetime import timedelta
+from typing import Any
+
+from attrs import define
+from attrs import field
+from attrs import frozen
+from attrs import setters
+
+from catga_store import codec
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import StoreUnavailableError
+from catga_store.errors import UsageError
+from catga_store.model.times import moment_down
+from catga_store.model.times import span_up
+from catga_store.model.validators import as_correlation_id
+from catga_store.model.validators import as_parent_id
+from catga_store.model.validators import exactly
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import check_id
+from catga_store.protocol.keys import wait_key
+from catga_store.protocol.requests import Item
+from catga_store.protocol.requests import Record
+
+
+class WaitType(enum.Enum):
+    """What satisfies a wait condition."""
+
+    WHEN_ALL = 0
+    """Every child has completed, failed ones too."""
+    WHEN_ANY = 1
+    """The first child has succeeded, or all have completed."""
+
+
+class WaitOutcome(enum.Enum):
+    """How a wait condition ended, if it has."""
+
+    PENDING = 0
+    SATISFIED = 1
+    TIMED_OUT = 2
+    CANCELLED = 3
+
+
+@frozen
+class ChildResult:
+    """How one child completed. `result` is plain JSON data; `None` is a result like any other."""
+
+    success: bool
+    result: Any = None
+    error: str | None = None
+
+
+@frozen
+class Completion:
+    """What `complete_child` did; see there."""
+
+    accepted: bool
+    duplicate: bool
+    now_satisfied: bool
+    outcome: WaitOutcome | None
+
+
+class Results(Mapping[str, ChildResult]):
+    """Completions by child, decoded when they are looked at."""
+
+    def __init__(self, items: tuple[Item, ...], key: Key | None = None) -> None:
+        self._items = {item.child: item for item in items}
+        self._key = key
+
+    def __getitem__(self, child: str) -> ChildResult:
+        item = self._items[child]
+        try:
+            body: dict[str, Any] = codec.decode_json(item.payload) if item.payload else {}
+            return ChildResult(item.success, body.get("result"), body.get("error"))
+        except (CorruptRecordError, AttributeError) as error:
+            message = (
+                f"the completion of {child!r} in {self._key} cannot be read: {error};"
+                " it is left as it is"
+            )
+            key = None if self._key is None else tuple(self._key)
+            raise CorruptRecordError(message, key=key) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+class UnreadResults(Results):
+    """Stands for completions that could not be read: to look at them is an error, not emptiness."""
+
+    def __init__(self, key: Key, error: BaseException) -> None:
+        super().__init__((), key)
+        self._error = error
+
+    def _refusal(self) -> StoreUnavailableError:
+        message = (
+            f"what the children of {self._key} answered could not be read: {self._error};"
+            " get the condition again"
+        )
+        return StoreUnavailableError(message)
+
+    def __getitem__(self, child: str) -> ChildResult:
+        raise self._refusal() from self._error
+
+    def __iter__(self) -> Iterator[str]:
+        raise self._refusal() from self._error
+
+    def __len__(self) -> int:
+        raise self._refusal() from self._error
+
+    def __repr__(self) -> str:
+        return f"<not read: {self._error}>"
+
+
+_NO_RESULTS = Results(())
+
+
+def _children(value: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        message = f"flow_ids must be a collection of ids, not {value!r}"
+        raise UsageError(message)
+
+    children = tuple(dict.fromkeys(check_id(child, "a child's id") for child in value))
+    if not children:
+        message = "a wait condition needs at least one child in flow_ids"
+        raise UsageError(message)
+
+    return children
+
+
+@define(eq=False, repr=False)
+class WaitCondition:
+    """A parent flow waits for children: for all of them, or for the first that succeeds.
+
+    A child is any id: an approval or a webhook is completed like a flow. Completions are kept
+    beside the definition: they do not change `version`, except the one that ends the wait.
+
+    >>> wait = WaitCondition("order-1/ship", flow_ids=["s-1", "s-2"])
+    >>> wait.wait_type.name, wait.outcome.name, wait.completed_count
+    ('WHEN_ALL', 'PENDING', 0)
+    """
+
+    correlation_id: str = field(converter=as_correlation_id, on_setattr=setters.frozen)
+    flow_ids: tuple[str, ...] = field(converter=_children, kw_only=True)
+    wait_type: WaitType = field(
+        default=WaitType.WHEN_ALL, validator=exactly(WaitType), kw_only=True
+    )
+    timeout: timedelta | None = field(default=None, converter=span_up, kw_only=True)
+    parent_flow_id: str | None = field(default=None, converter=as_parent_id, kw_only=True)
+    created_at: datetime | None = field(
+        default=None, converter=moment_down, on_setattr=setters.frozen, kw_only=True
+    )
+    outcome: WaitOutcome = field(
+        default=WaitOutcome.PENDING, validator=exactly(WaitOutcome), kw_only=True
+    )
+    _loaded: Record | None = field(default=None, init=False)
+    _session: object | None = field(default=None, init=False)
+    _results: Results = field(default=_NO_RESULTS, init=False)
+    _suspended_on: str | None = field(default=None, init=False)
+    """On a copy that a flow shows: the other condition that the flow is still suspended on."""
+
+    @property
+    def version(self) -> int:
+        """0 before the first write, then 1, 2, 3 and so on."""
+        return 0 if self._loaded is None else self._loaded.head.version
+
+    @property
+    def revision(self) -> str | None:
+        """Names this write of this record for ever; `None` before the first."""
+        return None if self._loaded is None else self._loaded.head.revision
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the wait times out; `None` before the first write, and if that is never.
+
+        Never is without a timeout, and after the year 9999.
+        """
+        if self.created_at is None or self.timeout is None:
+            return None
+
+        try:
+            return self.created_at + self.timeout
+        except OverflowError:
+            return None
+
+    @property
+    def completed_count(self) -> int:
+        """How many children had completed when the condition was read."""
+        return len(self._results)
+
+    @property
+    def results(self) -> Mapping[str, ChildResult]:
+        """How children had completed when the condition was read, by child.
+
+        To look into it raises `StoreUnavailableError` where a commit has ended the condition, and the
+        store could not be asked afterwards what had come until then.
+        """
+        return self._results
+
+    @property
+    def key(self) -> Key:
+        """What the store keeps the condition under."""
+        return wait_key(self.correlation_id)
+
+    def __repr__(self) -> str:
+        count = "?" if isinstance(self._results, UnreadResults) else len(self._results)
+        return (
+            f"<WaitCondition {self.correlation_id!r} v{self.version} {self.wait_type.name}"
+            f" {self.outcome.name}: {count} of {len(self.flow_ids)}>"
+        )

@@ -1,0 +1,1 @@
+"""How a store is opened: by URL, or by the class of its kind, blocking or awaiting."""

@@ -1,0 +1,156 @@
+"""The stores of async code, by kind; each is an `AsyncStore` over a store protocol and a driver of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import Self
+from typing import Unpack
+
+from catga_store.aio import AsyncStore
+from catga_store.core.settings import Settings
+from catga_store.drivers.embedded_async import AsyncEmbeddedDriver
+from catga_store.opening.blocking import DEFAULT_BUCKET
+from catga_store.opening.blocking import DEFAULT_PREFIX
+from catga_store.opening.blocking import nats_options
+from catga_store.opening.blocking import nats_servers
+from catga_store.opening.blocking import need_nats
+from catga_store.opening.blocking import need_redis
+from catga_store.opening.blocking import sqlite_path
+from catga_store.store import StoreOptions
+from catga_store.stores.embedded import EmbeddedProtocol
+
+__all__ = ["AsyncMemoryStore", "AsyncNatsStore", "AsyncRedisStore", "AsyncSQLiteStore"]
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from redis.asyncio import Redis
+    from redis.asyncio import RedisCluster
+
+    from catga_store.drivers.links import AsyncLink
+
+
+class AsyncMemoryStore(AsyncStore):
+    """See `MemoryStore`."""
+
+    def __init__(self, name: str = "", **options: Unpack[StoreOptions]) -> None:
+        from catga_store.stores import memory
+
+        settings = Settings(**options)
+        protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
+        transport = memory.MemoryTransport(memory.shared_tables(name))
+        super().__init__(AsyncEmbeddedDriver(protocol, transport), settings)
+
+
+class AsyncSQLiteStore(AsyncStore):
+    """See `SQLiteStore`; every transaction runs in a worker thread."""
+
+    def __init__(self, path: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> None:
+        from catga_store.stores import sqlite
+
+        settings = Settings(**options)
+        protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
+        super().__init__(
+            AsyncEmbeddedDriver(protocol, sqlite.SQLiteTransport(sqlite_path(path))), settings
+        )
+
+
+class AsyncRedisStore(AsyncStore):
+    """See `RedisStore`; `client` is one of `redis.asyncio`, also one made by a Sentinel.
+
+    What concurrent tasks ask goes out together on one connection. Under trio the client lives on an
+    asyncio loop in a thread of the store's own.
+    """
+
+    def __init__(
+        self,
+        client: Redis | RedisCluster | None = None,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        need_redis()
+        from catga_store.drivers import redis_asyncio
+
+        settings = Settings(**options)
+        if client is None:
+            make = partial(redis_asyncio.open_redis_link, "redis://localhost", settings.timeout)
+        else:
+            redis_asyncio.check_client(client)
+            make = partial(redis_asyncio.redis_link, client, settings.timeout)
+
+        self._begin(make, prefix, settings)
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[StoreOptions]
+    ) -> Self:
+        """See `RedisStore.from_url`."""
+        need_redis()
+        from catga_store.drivers import redis_asyncio
+        from catga_store.drivers import redis_blocking
+
+        settings = Settings(**options)
+        redis_blocking.check_url(url)
+        store = cls.__new__(cls)
+        make = partial(redis_asyncio.open_redis_link, url, settings.timeout)
+        store._begin(make, prefix, settings)
+        return store
+
+    def _begin(self, make_link: Callable[[], AsyncLink], prefix: str, settings: Settings) -> None:
+        from catga_store.drivers.any_loop import AnyLoopDriver
+        from catga_store.stores import redis
+
+        protocol = redis.RedisProtocol(
+            prefix=prefix, partitions=settings.partitions, timeout=settings.timeout
+        )
+        AsyncStore.__init__(self, AnyLoopDriver(protocol, make_link, settings.timeout), settings)
+
+
+class AsyncNatsStore(AsyncStore):
+    """See `NatsStore`; `servers` may also be a connected client of nats-py, on this very loop.
+
+    You close a client of your own. Under trio the connection lives on an asyncio loop in a thread of
+    the store's own, so that there a client cannot be brought.
+    """
+
+    def __init__(
+        self,
+        servers: str | Sequence[str] | Client = "nats://localhost:4222",
+        *,
+        bucket: str = DEFAULT_BUCKET,
+        replicas: int = 1,
+        max_bytes: int | None = None,
+        stale_reads: bool = False,
+        connect: Mapping[str, Any] | None = None,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        need_nats()
+        from nats.aio.client import Client
+
+        from catga_store.drivers.any_loop import AnyLoopDriver
+        from catga_store.drivers.nats_asyncio import NatsLink
+        from catga_store.stores.nats import NatsProtocol
+
+        settings = Settings(**options)
+        protocol = NatsProtocol(
+            bucket=bucket,
+            replicas=replicas,
+            max_bytes=max_bytes,
+            stale_reads=stale_reads,
+            partitions=settings.partitions,
+            timeout=settings.timeout,
+        )
+        place = servers if isinstance(servers, Client) else nats_servers(servers)
+        options_of_nats = nats_options(connect)
+        make_link = partial(NatsLink, place, timeout=settings.timeout, **options_of_nats)
+        super().__init__(AnyLoopDriver(protocol, make_link, settings.timeout), settings)
+
+
+for _public in (AsyncMemoryStore, AsyncNatsStore, AsyncRedisStore, AsyncSQLiteStore):
+    _public.__module__ = "catga_store"

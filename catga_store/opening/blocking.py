@@ -1,0 +1,249 @@
+"""The blocking stores, by kind; each is a `Store` over a store protocol and a driver of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import Self
+from typing import Unpack
+
+from catga_store.core.settings import Settings
+from catga_store.drivers.blocking import BlockingDriver
+from catga_store.drivers.blocking import Transport
+from catga_store.errors import NotSupportedError
+from catga_store.errors import UsageError
+from catga_store.store import Store
+from catga_store.store import StoreOptions
+from catga_store.stores.embedded import EmbeddedProtocol
+
+__all__ = [
+    "DEFAULT_BUCKET",
+    "DEFAULT_PREFIX",
+    "MemoryStore",
+    "NatsStore",
+    "RedisStore",
+    "SQLiteStore",
+    "nats_options",
+    "nats_servers",
+    "need_nats",
+    "need_redis",
+    "sqlite_path",
+]
+
+DEFAULT_BUCKET = "dslflows"
+DEFAULT_PREFIX = "dslflow:"
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis import RedisCluster
+
+
+def sqlite_path(path: str | os.PathLike[str]) -> str:
+    """The path of a SQLite file, absolute, so that a later `chdir` does not change the store."""
+    text: Any = os.fspath(path) if hasattr(path, "__fspath__") else path
+    if not isinstance(text, str) or text in ("", ":memory:") or "\0" in text:
+        message = f"a SQLite store needs the path of a file, not {text!r}; memory:// needs none"
+        raise UsageError(message)
+
+    return str(Path(text).absolute())
+
+
+class MemoryStore(Store):
+    """Keeps records in this process, encoded like everywhere else; they end with it.
+
+    Stores of the same non-empty `name` share their records.
+    """
+
+    def __init__(self, name: str = "", **options: Unpack[StoreOptions]) -> None:
+        from catga_store.stores import memory
+
+        settings = Settings(**options)
+        protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
+        super().__init__(
+            BlockingDriver(protocol, memory.MemoryTransport(memory.shared_tables(name))), settings
+        )
+
+
+class SQLiteStore(Store):
+    """Keeps records in one SQLite file that many processes may share; opened at first use.
+
+    Every commit is on disk when it is acknowledged (WAL, `synchronous=FULL`).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> None:
+        from catga_store.stores import sqlite
+
+        settings = Settings(**options)
+        protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
+        super().__init__(
+            BlockingDriver(protocol, sqlite.SQLiteTransport(sqlite_path(path))), settings
+        )
+
+
+def need_redis() -> None:
+    """`NotSupportedError` unless redis-py is installed."""
+    if find_spec("redis") is None:
+        message = (
+            "a Redis store needs redis-py, which is not installed: pip install 'catga_store[redis]'"
+        )
+        raise NotSupportedError(message)
+
+
+class RedisStore(Store):
+    """Keeps records on a Redis (6.2 or later) or Valkey server, or cluster; connects at first use.
+
+    `client` is a `redis.Redis`, also one made by a Sentinel, or a `redis.RedisCluster` of yours: it
+    is used as it is and you close it, but no reply is waited for longer than `timeout`. Without one,
+    the server is at localhost. Every key begins with `prefix` in braces: stores with different
+    prefixes share nothing. How durable a commit is, and which eviction policies lose flows, is in
+    `catga_store.stores.redis`.
+    """
+
+    def __init__(
+        self,
+        client: Redis | RedisCluster | None = None,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        need_redis()
+        from catga_store.drivers import redis_blocking
+
+        settings = Settings(**options)
+        link = (
+            redis_blocking.link_to_url("redis://localhost", settings.timeout)
+            if client is None
+            else redis_blocking.link_to_client(client, settings.timeout)
+        )
+        self._begin(link, prefix, settings)
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[StoreOptions]
+    ) -> Self:
+        """The store at a URL, which may have redis-py's options as its query; see `open_store`."""
+        need_redis()
+        from catga_store.drivers import redis_blocking
+
+        settings = Settings(**options)
+        store = cls.__new__(cls)
+        store._begin(redis_blocking.link_to_url(url, settings.timeout), prefix, settings)
+        return store
+
+    def _begin(self, link: Transport, prefix: str, settings: Settings) -> None:
+        from catga_store.stores import redis
+
+        protocol = redis.RedisProtocol(
+            prefix=prefix, partitions=settings.partitions, timeout=settings.timeout
+        )
+        Store.__init__(self, BlockingDriver(protocol, link), settings)
+
+
+def need_nats() -> None:
+    """`NotSupportedError` unless nats-py is installed."""
+    if find_spec("nats") is None:
+        message = (
+            "a NATS store needs nats-py, which is not installed: pip install 'catga_store[nats]'"
+        )
+        raise NotSupportedError(message)
+
+
+def nats_servers(servers: Any) -> list[str]:
+    """The URLs of NATS servers as a list; `UsageError` for anything else."""
+    urls: list[Any] = [servers]
+    if not isinstance(servers, str):
+        urls = [*servers] if hasattr(servers, "__iter__") else []
+
+    if not urls or not all(isinstance(url, str) and url for url in urls):
+        message = (
+            f"a NATS store needs the URLs of servers, as ['nats://a:4222', 'nats://b:4222'],"
+            f" not {servers!r}; a connection of yours belongs to an AsyncNatsStore on its loop"
+        )
+        raise UsageError(message)
+
+    return [each for url in urls for each in _servers_of(url)]
+
+
+def _servers_of(url: str) -> list[str]:
+    """Each server of a URL that names several, as nats://user:password@a:4222,b:4222 does."""
+    scheme, mark, rest = url.rpartition("://")
+    user, at, hosts = rest.rpartition("@")
+    return [f"{scheme}{mark}{user}{at}{host}" for host in hosts.split(",")]
+
+
+def nats_options(connect: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `nats.connect` is told besides the servers; `UsageError` for what it does not take."""
+    import inspect
+
+    from nats.aio.client import Client
+
+    given: object = connect
+    if given is not None and not isinstance(given, Mapping):
+        message = f"connect must be a mapping of options of nats.connect, not {connect!r}"
+        raise UsageError(message)
+
+    options = dict(connect or {})
+    known = inspect.signature(Client.connect).parameters.keys() - {"self", "servers"}
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        message = (
+            f"connect names {unknown[0]!r}, which is no option of nats.connect that may be set here;"
+            f" there are {', '.join(sorted(known))}"
+        )
+        raise UsageError(message)
+
+    return options
+
+
+class NatsStore(Store):
+    """Keeps records in NATS JetStream (2.12.3 or later); connects and sets up at first use.
+
+    `servers` is the URL of one server, or several of one cluster; `connect` has what else
+    `nats.connect` takes, as `{"user_credentials": "/etc/flows.creds"}`. The stream `KV_<bucket>` is
+    created if it is not there, with `replicas` (1, 3 or 5); one that has other settings is refused
+    with `StoreConfigError`. With `max_bytes` so much of the servers' storage is reserved for it when
+    it is created: without, a server that runs out of storage in the middle of a commit of several
+    records may keep a part of it, which is told as a `CommitUncertainError`. With `stale_reads` any
+    replica answers what is read, also one that has not caught up; without it, reads see every commit
+    that was acknowledged before. What is atomic, and what a power failure can cost, is in
+    `catga_store.stores.nats`.
+
+    The connection lives on an event loop in a thread of the store's own; any number of threads may
+    use the store, and what they commit at the same time goes together.
+    """
+
+    def __init__(
+        self,
+        servers: str | Sequence[str] = "nats://localhost:4222",
+        *,
+        bucket: str = DEFAULT_BUCKET,
+        replicas: int = 1,
+        max_bytes: int | None = None,
+        stale_reads: bool = False,
+        connect: Mapping[str, Any] | None = None,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        need_nats()
+        from catga_store.drivers.nats_asyncio import NatsLink
+        from catga_store.drivers.portal import PortalDriver
+        from catga_store.stores.nats import NatsProtocol
+
+        settings = Settings(**options)
+        protocol = NatsProtocol(
+            bucket=bucket,
+            replicas=replicas,
+            max_bytes=max_bytes,
+            stale_reads=stale_reads,
+            partitions=settings.partitions,
+            timeout=settings.timeout,
+        )
+        make_link = partial(
+            NatsLink, nats_servers(servers), timeout=settings.timeout, **nats_options(connect)
+        )
+        super().__init__(PortalDriver(protocol, make_link, settings.timeout), settings)

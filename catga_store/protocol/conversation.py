@@ -1,0 +1,215 @@
+"""Conversations: logic as generators that yield requests and are sent replies.
+
+A conversation does no I/O and never waits. Whoever runs it performs each request and sends the
+reply back, or throws the failure in. The same conversation is therefore run by blocking code
+(`run`) and by async code (`arun`); a test can stop it, reorder it or fail it at every request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Generator
+from typing import Any
+from typing import Generic
+from typing import Protocol
+from typing import TypeAlias
+from typing import TypeVar
+
+from attrs import define
+
+__all__ = [
+    "UNTRUSTED",
+    "Call",
+    "Conversation",
+    "Finished",
+    "Invoke",
+    "NotSentError",
+    "Pause",
+    "ReplyLostError",
+    "Request",
+    "Watch",
+    "arun",
+    "ask",
+    "is_untrusted",
+    "run",
+    "through",
+]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Request(Generic[R]):
+    """Something a conversation asks its driver to do; `R` is the type of the reply."""
+
+    __slots__ = ()
+
+
+Conversation: TypeAlias = Generator[Request[Any], Any, T]
+"""A generator that yields requests, is sent their replies, and returns a `T`."""
+
+
+class Watch(Protocol):
+    """Stands between a store's operations and its driver, if anybody asked for it."""
+
+    def __call__(self, store: object, conversation: Conversation[T], /) -> Conversation[T]:
+        """The same conversation, watched: it yields and answers what the other would."""
+        ...
+
+
+def ask(request: Request[R]) -> Conversation[R]:
+    """Yield one request; what it answers has the type of the reply."""
+    reply: R = yield request
+    return reply
+
+
+@define
+class Call(Request[R]):
+    """Transport request of embedded stores: run `function(tables)` as one transaction."""
+
+    function: Callable[[Any], R]
+    writes: bool
+    single: bool = False
+    """The function reads one row: it needs no snapshot."""
+    request: object = None
+    """The store protocol request it is a try at, for those who watch or replace a transport; it decides nothing."""
+
+
+@define
+class Pause(Request[None]):
+    """Wait for so many seconds. The only way a conversation waits."""
+
+    seconds: float
+
+
+@define
+class Invoke(Request[Any]):
+    """Call a function of the user's: a blocking one, or one to be awaited, as the driver is."""
+
+    function: Callable[[], Any]
+
+
+class NotSentError(Exception):
+    """Raised by a transport: the request did not reach the store and never will."""
+
+
+class ReplyLostError(Exception):
+    """Raised by a transport: the request may have been applied, or may not have been."""
+
+
+UNTRUSTED = (
+    "the server's certificate is not trusted, and nothing was sent: trust the authority that issued"
+    " it (SSL_CERT_FILE, or the TLS options of the client), and connect by the name it is issued for"
+)
+"""What to tell of a server that a client does not trust."""
+
+
+def is_untrusted(error: BaseException | None) -> bool:
+    """Whether a request did not reach the store because its server's certificate is not trusted."""
+    while error is not None:
+        if type(error).__name__ == "SSLCertVerificationError":  # whoever raises it has imported ssl
+            return True
+
+        error = error.__cause__ or error.__context__
+
+    return False
+
+
+class Finished(BaseException):
+    """Raised by an async driver that was cancelled while it saw a request through to its end.
+
+    Carries the reply or the failure of the request, and the cancellation that must go on once the
+    conversation has settled.
+    """
+
+    def __init__(
+        self, cancelled: BaseException, reply: object, error: BaseException | None
+    ) -> None:
+        super().__init__()
+        self.cancelled = cancelled
+        self.reply = reply
+        self.error = error
+
+
+def through(
+    conversation: Conversation[T], converse: Callable[[Request[Any]], Conversation[Any]]
+) -> Conversation[T]:
+    """The same conversation one level down: each request is itself held as a conversation."""
+    send = conversation.send
+    try:
+        request = send(None)
+
+        while True:
+            try:
+                reply = yield from converse(request)
+            except GeneratorExit:
+                conversation.close()
+                raise
+            except BaseException as error:
+                request = conversation.throw(error)
+            else:
+                request = send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+def run(conversation: Conversation[T], perform: Callable[[Request[Any]], Any]) -> T:
+    """Run a conversation to its end, performing each request by blocking."""
+    send = conversation.send
+    try:
+        request = send(None)
+
+        while True:
+            try:
+                reply = perform(request)
+            except BaseException as error:
+                request = conversation.throw(error)
+            else:
+                request = send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+async def arun(
+    conversation: Conversation[T], perform: Callable[[Request[Any]], Awaitable[Any]]
+) -> T:
+    """Run a conversation to its end, awaiting each request.
+
+    A cancellation is thrown in at the request it interrupts. One that came while a request was
+    seen through (`Finished`) goes on after the conversation has had the reply; what it would ask
+    next is not asked.
+    """
+    send = conversation.send
+    try:
+        request = send(None)
+
+        while True:
+            try:
+                reply = await perform(request)
+            except Finished as finished:
+                _settle(conversation, finished)
+                raise finished.cancelled from None
+            except BaseException as error:
+                request = conversation.throw(error)
+            else:
+                request = send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+def _settle(conversation: Conversation[Any], finished: Finished) -> None:
+    try:
+        if finished.error is None:
+            conversation.send(finished.reply)
+        else:
+            conversation.throw(finished.error)
+    except StopIteration:
+        return
+    except Exception:
+        return
+
+    conversation.close()

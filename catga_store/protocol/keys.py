@@ -1,0 +1,252 @@
+"""What names a record: kinds, keys, ids, and the two forms an id takes outside this process.
+
+An id is any non-empty text of at most 512 UTF-8 bytes, kept as it is: no normalisation, no
+forbidden characters. `check_id` is the only door; everything behind it may trust the id.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+from typing import Final
+from typing import NamedTuple
+from zlib import crc32
+
+from catga_store.errors import InvalidIdError
+from catga_store.errors import UsageError
+
+__all__ = [
+    "FLOW",
+    "MAX_ID_BYTES",
+    "MAX_STEP",
+    "PROGRESS",
+    "WAIT",
+    "Key",
+    "began_s",
+    "check_id",
+    "check_step",
+    "decode_token",
+    "encode_token",
+    "flow_key",
+    "new_commit_id",
+    "partition_of",
+    "progress_key",
+    "show_int",
+    "wait_key",
+]
+
+FLOW: Final = "flow"
+PROGRESS: Final = "progress"
+WAIT: Final = "wait"
+
+MAX_ID_BYTES: Final = 512
+MAX_STEP: Final = 2**31 - 1
+
+_SHOWN_BITS = 128
+_SHOWN = 40  # characters of an id that does not fit, enough to find it in a log
+
+
+class Key(NamedTuple):
+    """The name of one record; a plain tuple, so it pickles, sorts and crosses a transport as it is.
+
+    `id` is the flow's id (`flow`, `progress`) or the correlation id (`wait`); `step` is 0 unless
+    the kind is `progress`. Nothing is checked here: ids come through `check_id`.
+
+    >>> from catga_store import Key
+    >>> print(Key("flow", "order-1"), Key("progress", "order-1", 2), Key("wait", "x"), sep="; ")
+    flow 'order-1'; progress 'order-1' step 2; wait condition 'x'
+    """
+
+    kind: str
+    id: str
+    step: int = 0
+
+    def __str__(self) -> str:
+        """Name the record as error messages do."""
+        if self.kind == PROGRESS:
+            return f"progress {self.id!r} step {self.step}"
+
+        if self.kind == WAIT:
+            return f"wait condition {self.id!r}"
+
+        return f"{self.kind} {self.id!r}"
+
+
+_new: Any = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  typeshed's generic
+
+
+def flow_key(flow_id: str) -> Key:
+    """Name a flow."""
+    key: Key = _new(Key, (FLOW, flow_id, 0))  # half of what `Key(…)` costs, in every operation
+    return key
+
+
+def progress_key(flow_id: str, step: int) -> Key:
+    """Name the progress of one ForEach step of a flow, whether or not that flow exists."""
+    return Key(PROGRESS, flow_id, step)
+
+
+def wait_key(correlation_id: str) -> Key:
+    """Name a wait condition."""
+    return Key(WAIT, correlation_id)
+
+
+def check_id(value: object, what: str) -> str:
+    """Answer `value` if it can be an id, else raise `InvalidIdError`; `what` names it: `"flow id"`.
+
+    An instance of a subclass of `str` (a `StrEnum` member) is answered as the plain text it holds.
+
+    >>> check_id("order 1/ü", "flow id")
+    'order 1/ü'
+    >>> check_id("", "flow id")
+    Traceback (most recent call last):
+    ...
+    catga_store.InvalidIdError: flow id is empty; an id is 1 to 512 UTF-8 bytes of text; nothing was sent
+    """
+    # An ASCII id has as many bytes as characters. This line is the cost of every ordinary call.
+    if type(value) is str and value.isascii() and 0 < len(value) <= MAX_ID_BYTES:
+        return value
+
+    if not isinstance(value, str):
+        found = f"is {_type_name(value)}"
+        raise InvalidIdError(_refusal(what, found), what=what)
+
+    text = str.__str__(value)
+
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        found = (
+            f"{_shown(text)} has a lone surrogate, {text[error.start]!r}, at index {error.start}"
+        )
+        raise InvalidIdError(_refusal(what, found), what=what, value=text) from None
+
+    if not text:
+        raise InvalidIdError(_refusal(what, "is empty"), what=what, value=text, size=0)
+
+    if size > MAX_ID_BYTES:
+        found = f"{_shown(text)} is {size} UTF-8 bytes long"
+        raise InvalidIdError(_refusal(what, found), what=what, value=text, size=size)
+
+    return text
+
+
+def check_step(value: object) -> int:
+    """Answer `value` if it can be a step index, a whole number from 0 to 2**31 - 1.
+
+    >>> check_step(-1)
+    Traceback (most recent call last):
+    ...
+    catga_store.UsageError: step index is -1; it must be an int from 0 to 2147483647; nothing was sent
+    """
+    if type(value) is int and 0 <= value <= MAX_STEP:
+        return value
+
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_STEP:
+        return int(value)
+
+    found = show_int(value)
+    message = f"step index is {found}; it must be an int from 0 to {MAX_STEP}; nothing was sent"
+    raise UsageError(message)
+
+
+def show_int(value: object) -> str:
+    """Say in an error message what stands where an int of another size, or an int, should."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return _type_name(value)
+
+    # Python refuses to print ints of more than 4,300 digits, and nobody wants to read them.
+    return format(value, "d") if value.bit_length() <= _SHOWN_BITS else "far out of range"
+
+
+def partition_of(any_id: str, partitions: int) -> int:
+    """Answer the partition that a record with this id lives in, from 0 to `partitions - 1`.
+
+    What is hashed is the part in braces if there is one, by Redis Cluster's rule: between the
+    first `{` and the first `}` after it, if anything stands between them; else the whole id. The
+    hash (CRC-32 of the UTF-8 bytes) is part of the stored layout: it can never change.
+
+    >>> partition_of("{order-42}/ship", 16) == partition_of("order-42", 16)
+    True
+    """
+    if partitions == 1:
+        return 0
+
+    opened = any_id.find("{")
+
+    if opened >= 0:
+        closed = any_id.find("}", opened + 1)
+
+        if closed > opened + 1:
+            any_id = any_id[opened + 1 : closed]
+
+    return crc32(any_id.encode()) % partitions
+
+
+def encode_token(any_id: str) -> str:
+    """Write an id as one NATS subject token: `[A-Za-z0-9_-]` stay, any other byte becomes `=XX`.
+
+    Different ids have different tokens, and `decode_token` answers the id again.
+
+    >>> encode_token("order.1 ü")
+    'order=2E1=20=C3=BC'
+    """
+    if any_id.isascii():
+        return any_id.translate(_TOKENS)
+
+    return "".join([_TOKENS[byte] for byte in any_id.encode()])
+
+
+def decode_token(token: str) -> str:
+    """Answer the id that `encode_token` writes as `token`; any other input is a `ValueError`.
+
+    >>> decode_token("order=2E1=20=C3=BC")
+    'order.1 ü'
+    >>> decode_token("order=2e1")
+    Traceback (most recent call last):
+    ...
+    ValueError: 'order=2e1' is no encoded id
+    """
+    plain, *escaped = token.split("=")
+
+    try:
+        data = plain.encode() + b"".join(
+            [bytes.fromhex(part[:2]) + part[2:].encode() for part in escaped]
+        )
+        any_id = data.decode()
+    except ValueError:
+        any_id = ""
+
+    # Writing it again is the check: whatever was read too kindly above comes out otherwise.
+    if not any_id or encode_token(any_id) != token:
+        message = f"{token!r} is no encoded id"
+        raise ValueError(message)
+
+    return any_id
+
+
+_KEPT = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_TOKENS = tuple(chr(byte) if byte in _KEPT else f"={byte:02X}" for byte in range(256))
+
+
+def _refusal(what: str, found: str) -> str:
+    return f"{what} {found}; an id is 1 to {MAX_ID_BYTES} UTF-8 bytes of text; nothing was sent"
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"
+
+
+def _type_name(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def new_commit_id() -> str:
+    """Unique for ever, and sorting by time: 44 bits of milliseconds, 80 random ones, as hex."""
+    return f"{time.time_ns() // 1_000_000:011x}{os.urandom(10).hex()}"
+
+
+def began_s(commit_id: str) -> float:
+    """When a commit was begun, by its id and the clock of the process that made it."""
+    return int(commit_id[:11], 16) / 1000

@@ -1,0 +1,502 @@
+"""What the NATS store asks of its link, with the retries that are harmless.
+
+`Exchange` reads records, lists subjects and publishes. Reads are asked again until the deadline
+when their reply was lost or nobody answered; publishes are sent once, and what became of them is
+an `Ack`.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import sys
+import time
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+from msgspec import json
+
+from catga_store.errors import StoreConfigError
+from catga_store.errors import StoreUnavailableError
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import Pause
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.stores.nats.layout import NOTHING
+from catga_store.stores.nats.layout import Stored
+from catga_store.stores.nats.transport import Answer
+from catga_store.stores.nats.transport import Ask
+from catga_store.stores.nats.transport import Asks
+from catga_store.stores.nats.transport import Message
+from catga_store.stores.nats.transport import Publish
+
+__all__ = ["Ack", "Deadline", "Exchange", "api_error"]
+
+_MOST_SUBJECTS = 500
+_MOST_BYTES = 256 * 1024  # of subjects in one request
+_FEW = 8
+"""So many records the leader is asked for one by one."""
+_LOOKS = 6
+_OVERLAP = 1000
+"""Pages of names are counted by the server each time again: they overlap, because names may go."""
+_ASKS_AT_ONCE = 256
+_PAUSES = (0.002, 0.25)
+
+_END, _NOT_FOUND, _TOO_MANY, _NO_RESPONDERS = 204, 404, 413, 503
+_UP_TO = "Nats-UpTo-Sequence"
+_STREAM_GONE, _NO_MESSAGE = 10059, 10037
+_RACED = {10071, 10164, 10201, 10158, 10060}
+_BUSY = {10176, 10210, 10008, 10009, 10199, 10118, 10101}
+_FULL = {10077, 10047, 10023, 10028, 10110, 10054}
+_IN_PART = 10023
+"""So a server answers that has run out of storage, also in the middle of a batch."""
+
+
+class Deadline:
+    """When an operation must be certain, and the pauses until then: growing, and not in step."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._pause = _PAUSES[0]
+        self.reason = ""
+        """Why it was not done yet, as far as the server has said."""
+
+    def has_passed(self) -> bool:
+        return time.monotonic() >= self._until
+
+    def pause(self) -> Pause:
+        seconds = random.uniform(self._pause / 2, self._pause)  # noqa: S311  jitter
+        self._pause = min(self._pause * 2, _PAUSES[1])
+        return Pause(seconds)
+
+
+class Ack(NamedTuple):
+    """What became of a publish: its sequence; or 0, and whether it raced or was not possible yet."""
+
+    sequence: int
+    duplicate: bool = False
+    raced: bool = False
+    text: str = ""
+    refusal: StoreUnavailableError | StoreConfigError | None = None
+    """Why it will not be stored."""
+    in_part: bool = False
+    """Of a batch the first messages may be stored all the same."""
+
+
+def api_error(answer: Answer) -> tuple[int, str]:
+    """The error that JetStream answered with, as its code and text; `(0, "")` if it is none."""
+    if answer.status:
+        return answer.status, answer.headers.get("Description", "")
+
+    error: dict[str, Any] = json.decode(answer.data).get("error") or {}
+    return int(error.get("err_code", error.get("code", 0))), str(error.get("description", ""))
+
+
+class Exchange:
+    """Reads and publishes of one stream; `leader`: reads must see what its leader has acknowledged.
+
+    `mark` is a subject that always holds a message.
+    """
+
+    def __init__(self, stream: str, timeout: float, mark: str) -> None:
+        self.stream = stream
+        self.mark = mark
+        self.timeout = timeout
+        self.leader = False
+        self.max_payload = 1024 * 1024
+
+    def deadline(self) -> Deadline:
+        return Deadline(self.timeout)
+
+    # asking ---------------------------------------------------------------------------------------
+
+    def ask(
+        self, asks: Sequence[Ask], deadline: Deadline
+    ) -> Conversation[tuple[tuple[Answer, ...], ...]]:
+        """The answers; asked again while nobody answers. `StoreUnavailableError` in the end."""
+        answers: list[tuple[Answer, ...]] = []
+
+        for start in range(0, len(asks), _ASKS_AT_ONCE):
+            answers += yield from self._ask(tuple(asks[start : start + _ASKS_AT_ONCE]), deadline)
+
+        return tuple(answers)
+
+    def _ask(
+        self, asks: tuple[Ask, ...], deadline: Deadline
+    ) -> Conversation[tuple[tuple[Answer, ...], ...]]:
+        while True:
+            try:
+                answers: tuple[tuple[Answer, ...], ...] = yield Asks(asks)
+            except NotSentError as error:
+                message = f"{error}; nothing was read or written"
+                raise StoreUnavailableError(message) from error
+            except ReplyLostError as error:
+                why: Exception | None = error
+                text = str(error)
+            else:
+                if all(one and one[0].status != _NO_RESPONDERS for one in answers):
+                    return answers
+
+                why = None
+                text = (
+                    "JetStream does not answer: it is not enabled, or the stream"
+                    f" {self.stream!r} has no leader or is gone"
+                )
+
+            if deadline.has_passed():
+                raise StoreUnavailableError(f"{text}; nothing was read or written") from why
+
+            yield deadline.pause()
+
+    def api(
+        self, verb: str, payload: dict[str, Any], deadline: Deadline
+    ) -> Conversation[dict[str, Any]]:
+        """One request to the JetStream API about the stream; its answer, without an error."""
+        ask = Ask(f"$JS.API.STREAM.{verb}.{self.stream}", json.encode(payload))
+
+        while True:
+            ((answer,),) = yield from self.ask((ask,), deadline)
+            code, text = api_error(answer)
+            if not code:
+                reply: dict[str, Any] = json.decode(answer.data)
+                return reply
+
+            if code not in _BUSY or deadline.has_passed():
+                raise self.refusal(code, text)
+
+            yield deadline.pause()
+
+    def refusal(self, code: int, text: str) -> StoreUnavailableError | StoreConfigError:
+        """The error for something that JetStream does not do."""
+        if code == _STREAM_GONE:
+            message = f"the stream {self.stream!r} is gone; open the store again to make it again"
+            return StoreConfigError(message)
+
+        if code in _FULL:
+            message = (
+                f"NATS has no room: {text} ({code}); nothing was written; free space or raise"
+                " the limits of the account or of the server"
+            )
+            return StoreUnavailableError(message)
+
+        return StoreUnavailableError(f"NATS refused: {text} ({code}); nothing was written")
+
+    # reading --------------------------------------------------------------------------------------
+
+    def fetch(self, subjects: Iterable[str], deadline: Deadline) -> Conversation[dict[str, Stored]]:
+        """What these subjects hold."""
+        wanted = list(dict.fromkeys(subjects))
+        if not wanted:
+            return {}
+
+        if self.leader and len(wanted) <= _FEW:
+            return (yield from self._fetch_from_leader(wanted, deadline))
+
+        found: dict[str, Stored] = dict.fromkeys(wanted, NOTHING)
+        if len(wanted) == 1:
+            subject = f"$JS.API.DIRECT.GET.{self.stream}"
+            payload = json.encode({"last_by_subj": wanted[0]})
+            ask = Ask(subject, payload, last=wanted[0])
+            ((answer,),) = yield from self.ask((ask,), deadline)
+            if answer.status == 0:
+                found[wanted[0]] = _stored(answer)
+            elif answer.status != _NOT_FOUND:
+                raise self.refusal(*api_error(answer))
+
+            return found
+
+        for part in _parts(wanted):
+            left = part
+            while left:
+                answers = yield from self._many({"multi_last": left}, deadline)
+                if answers is None:
+                    found |= yield from self._fetch_from_leader(left, deadline)
+                    break
+
+                for answer in answers[:-1]:
+                    found[answer.headers["Nats-Subject"]] = _stored(answer)
+
+                # A reply that became too long is cut off; what is missing is asked for again.
+                pending = int(answers[-1].headers.get("Nats-Num-Pending", "0"))
+                left = [one for one in left if found[one] is NOTHING] if pending else []
+
+        return {subject: found[subject] for subject in wanted}
+
+    def _many(
+        self, payload: dict[str, Any], deadline: Deadline
+    ) -> Conversation[tuple[Answer, ...] | None]:
+        """The answers to a Direct Get of many subjects, or `None` if none was new enough.
+
+        With replicas any of them may answer. So it is also asked for a message that is always there,
+        because then it says up to which sequence it has looked; the leader says how far that must be.
+        """
+        subject = f"$JS.API.DIRECT.GET.{self.stream}"
+        if not self.leader:
+            ask = Ask(subject, json.encode(payload), many=True)
+            (answers,) = yield from self.ask((ask,), deadline)
+            return self._unless_refused(answers)
+
+        payload = payload | {"multi_last": [*payload["multi_last"], self.mark]}
+        if "batch" in payload:
+            payload["batch"] += 1
+
+        looks = (
+            Ask(f"$JS.API.STREAM.INFO.{self.stream}", b""),
+            Ask(subject, json.encode(payload), many=True),
+        )
+        for _ in range(_LOOKS):
+            (info,), answers = yield from self.ask(looks, deadline)
+            if not api_error(info)[0]:
+                needed = int(json.decode(info.data)["state"]["last_seq"])
+                end = self._unless_refused(answers)[-1]
+                if end.status == _TOO_MANY or int(end.headers.get(_UP_TO, "0")) >= needed:
+                    return tuple(
+                        [one for one in answers if one.headers.get("Nats-Subject") != self.mark]
+                    )
+
+            yield deadline.pause()
+
+        return None
+
+    def _unless_refused(self, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+        if answers[-1].status not in (_END, _NOT_FOUND, _TOO_MANY):
+            raise self.refusal(*api_error(answers[-1]))
+
+        return answers
+
+    def _fetch_from_leader(
+        self, subjects: list[str], deadline: Deadline
+    ) -> Conversation[dict[str, Stored]]:
+        api = f"$JS.API.STREAM.MSG.GET.{self.stream}"
+        found: dict[str, Stored] = {}
+
+        while subjects:
+            asks = [Ask(api, json.encode({"last_by_subj": one})) for one in subjects]
+            answers = yield from self.ask(asks, deadline)
+            again: list[str] = []
+
+            for subject, (answer,) in zip(subjects, answers, strict=True):
+                code, text = api_error(answer)
+                if not code:
+                    found[subject] = _stored_by_leader(json.decode(answer.data)["message"])
+                elif code == _NO_MESSAGE:
+                    found[subject] = NOTHING
+                elif code in _BUSY and not deadline.has_passed():
+                    again.append(subject)
+                else:
+                    raise self.refusal(code, text)
+
+            subjects = again
+            if again:
+                yield deadline.pause()
+
+        return found
+
+    def names(self, filters: Sequence[str], deadline: Deadline) -> Conversation[list[list[str]]]:
+        """The subjects that hold something, for each filter, in no order; answered by the leader."""
+        api = f"$JS.API.STREAM.INFO.{self.stream}"
+        found: list[dict[str, None]] = [{} for _ in filters]
+        left = [(place, 0) for place in range(len(filters))]
+
+        while left:
+            asks = [
+                Ask(api, json.encode({"subjects_filter": filters[place], "offset": at}))
+                for place, at in left
+            ]
+            answers = yield from self.ask(asks, deadline)
+            again: list[tuple[int, int]] = []
+
+            for (place, at), (answer,) in zip(left, answers, strict=True):
+                code, text = api_error(answer)
+                if code in _BUSY and not deadline.has_passed():
+                    again.append((place, at))
+                    continue
+
+                if code:
+                    raise self.refusal(code, text)
+
+                reply = json.decode(answer.data)
+                names: list[str] = sorted(reply["state"].get("subjects") or ())
+                last = next(reversed(found[place]), "")
+                if at and names and names[0] > last:
+                    # So many have gone meanwhile that this page begins after the end of the one before.
+                    again.append((place, max(at - 10 * _OVERLAP, 0)))
+                    continue
+
+                found[place] |= dict.fromkeys(names)
+                if names and at + len(names) < reply.get("total", 0):
+                    again.append((place, max(at + len(names) - _OVERLAP, at + 1)))
+
+            left = again
+
+        return [list(some) for some in found]
+
+    def names_at_once(
+        self, filters: Sequence[str], deadline: Deadline, most: int
+    ) -> Conversation[tuple[list[str], int]]:
+        """The subjects that hold something, up to `most` of them, and how many more there are.
+
+        Of more than 1,024 the server names none, and does not say how many.
+        """
+        payload = {"multi_last": list(filters), "batch": most}
+        answers = yield from self._many(payload, deadline)
+        if answers is None:
+            found = yield from self.names(filters, deadline)
+            return [name for some in found for name in some], 0
+
+        end = answers[-1]
+        if end.status == _TOO_MANY:
+            return [], sys.maxsize
+
+        more = int(end.headers.get("Nats-Num-Pending", "0"))
+        return [answer.headers["Nats-Subject"] for answer in answers[:-1]], more
+
+    # writing --------------------------------------------------------------------------------------
+
+    def publish(self, messages: Sequence[Message], *, atomic: bool) -> Conversation[list[Ack]]:
+        """Send messages once. `NotSentError` and `ReplyLostError` pass, a refusal is raised."""
+        acks = yield from self.publish_apart(messages, atomic=atomic)
+        for ack in acks:
+            if ack.refusal is not None:
+                raise ack.refusal
+
+        return acks
+
+    def publish_apart(
+        self, messages: Sequence[Message], *, atomic: bool
+    ) -> Conversation[list[Ack]]:
+        """The same, but a refusal is told with the message it is of: others may have been stored."""
+        answers: tuple[Answer, ...] = yield Publish(tuple(messages), atomic)
+        return [self.ack(answer) for answer in answers]
+
+    def ack(self, answer: Answer) -> Ack:
+        """What a server says of a publish."""
+        if answer.status == _NO_RESPONDERS:
+            return Ack(0, text="JetStream does not answer: no server leads the stream")
+
+        reply: dict[str, Any] = json.decode(answer.data)
+        error = reply.get("error")
+        if error is None:
+            return Ack(int(reply["seq"]), bool(reply.get("duplicate")))
+
+        code = int(error.get("err_code", 0))
+        text = f"{error.get('description', '')} ({code})"
+        if code in _RACED:
+            return Ack(0, raced=True, text=text)
+
+        if code in _BUSY:
+            return Ack(0, text=text)
+
+        refusal = self.refusal(code, str(error.get("description", "")))
+        return Ack(0, text=text, refusal=refusal, in_part=code == _IN_PART)
+
+    def surely(self, messages: Sequence[Message], deadline: Deadline) -> Conversation[list[int]]:
+        """Publish what may be stored twice, until each is acknowledged; their sequences."""
+        left = list(enumerate(messages))
+        sequences = [0] * len(messages)
+
+        while True:
+            why: Exception | None = None
+            text = ""
+            try:
+                acks = yield from self.publish([message for _, message in left], atomic=False)
+            except NotSentError as error:
+                raise StoreUnavailableError(f"{error}; nothing was written") from error
+            except ReplyLostError as error:
+                why, text = error, str(error)
+            else:
+                for (place, _), ack in zip(left, acks, strict=True):
+                    sequences[place] = ack.sequence
+                    text = text or ack.text
+
+                left = [entry for entry, ack in zip(left, acks, strict=True) if not ack.sequence]
+                if not left:
+                    return sequences
+
+            if deadline.has_passed():
+                raise StoreUnavailableError(f"{text}; no record was written") from why
+
+            yield deadline.pause()
+
+    def purge(self, deadline: Deadline) -> Conversation[None]:
+        """Remove everything, by one request that is sent once. `ReplyLostError` passes."""
+        ask = Ask(f"$JS.API.STREAM.PURGE.{self.stream}", b"")
+
+        while True:
+            try:
+                ((answer,),) = yield Asks((ask,))
+            except NotSentError as error:
+                raise StoreUnavailableError(f"{error}; nothing was removed") from error
+
+            code, text = api_error(answer)
+            if not code:
+                return
+
+            if code not in (*_BUSY, _NO_RESPONDERS) or deadline.has_passed():
+                raise self.refusal(code, text)
+
+            yield deadline.pause()
+
+    def forget(self, purges: Iterable[tuple[str, int | None]]) -> Conversation[None]:
+        """Ask for the removal of what lies under filters, before a sequence if one is given.
+
+        Nobody waits for it and it may be lost: what is removed is only in the way.
+        """
+        asks = tuple(
+            [
+                Ask(f"$JS.API.STREAM.PURGE.{self.stream}", _purge(wanted, before), silent=True)
+                for wanted, before in purges
+            ]
+        )
+        if not asks:
+            return
+
+        try:
+            yield Asks(asks)
+        except (NotSentError, ReplyLostError):
+            return
+
+
+def _parts(subjects: list[str]) -> Iterator[list[str]]:
+    """Subjects in parts that one request can name."""
+    part: list[str] = []
+    size = 0
+    for subject in subjects:
+        if len(part) == _MOST_SUBJECTS or size > _MOST_BYTES:
+            yield part
+            part, size = [], 0
+
+        part.append(subject)
+        size += len(subject)
+
+    yield part
+
+
+def _purge(wanted: str, before: int | None) -> bytes:
+    payload: dict[str, Any] = {"filter": wanted}
+    if before is not None:
+        payload["seq"] = before
+
+    return json.encode(payload)
+
+
+def _stored(answer: Answer) -> Stored:
+    headers = answer.headers
+    sequence, stamp = int(headers["Nats-Sequence"]), headers.get("Nats-Time-Stamp", "")
+    if headers.get("KV-Operation"):
+        return Stored(sequence, None, answer.data.decode(), stamp)
+
+    return Stored(sequence, answer.data, "", stamp)
+
+
+def _stored_by_leader(message: dict[str, Any]) -> Stored:
+    data = base64.b64decode(message.get("data") or "")
+    headers = base64.b64decode(message.get("hdrs") or "")
+    sequence, stamp = int(message["seq"]), str(message.get("time", ""))
+    if b"KV-Operation:" in headers:
+        return Stored(sequence, None, data.decode(), stamp)
+
+    return Stored(sequence, data, "", stamp)

@@ -1,0 +1,76 @@
+"""The transport requests of NATS stores, performed by the NATS drivers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from attrs import define
+
+from catga_store.protocol.conversation import Request
+
+__all__ = ["Answer", "Ask", "Asks", "Greet", "Greeting", "Message", "Publish"]
+
+
+class Message(NamedTuple):
+    """One NATS message to be stored in a stream."""
+
+    subject: str
+    payload: bytes
+    headers: dict[str, str]
+
+
+class Answer(NamedTuple):
+    """One NATS message that came back; `status` is 0 unless the server sent one (404, 503)."""
+
+    status: int
+    headers: dict[str, str]
+    data: bytes
+
+
+class Ask(NamedTuple):
+    """One NATS request. `many`: its answers end with one that has a status. `silent`: it has none.
+
+    `last`: it is a Direct Get of the last message of that subject, which a link may ask for
+    together with others.
+    """
+
+    subject: str
+    payload: bytes
+    many: bool = False
+    silent: bool = False
+    last: str = ""
+
+
+@define
+class Asks(Request[tuple[tuple[Answer, ...], ...]]):
+    """Transport request of NATS: requests that change no record, as one flight; the answers to each.
+
+    What the server refuses is an answer; raised are `NotSentError` and `ReplyLostError`.
+    """
+
+    asks: tuple[Ask, ...]
+
+
+@define
+class Publish(Request[tuple[Answer, ...]]):
+    """Transport request of NATS: store messages; their acknowledgements in order.
+
+    `atomic`: all or none of them, as one batch, which has one acknowledgement: the sequences end
+    with the one it names. Otherwise each stands alone and they are stored in their order.
+    """
+
+    messages: tuple[Message, ...]
+    atomic: bool = False
+
+
+class Greeting(NamedTuple):
+    """What a NATS server says of itself when it is connected to."""
+
+    version: str
+    jetstream: bool
+    max_payload: int
+
+
+@define
+class Greet(Request[Greeting]):
+    """Transport request of NATS: connect, unless that was done, and tell what the server has said."""

@@ -1,0 +1,179 @@
+"""A commit as commit.lua takes it, and what its replies say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from catga_store.errors import CorruptRecordError
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Complete
+from catga_store.protocol.requests import Conflict
+from catga_store.protocol.requests import Delete
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import SetWait
+from catga_store.protocol.requests import Terms
+from catga_store.stores.redis.layout import encode
+from catga_store.stores.redis.layout import read_head
+from catga_store.stores.redis.layout import write_head
+
+__all__ = [
+    "LARGE",
+    "add_change",
+    "body_sent",
+    "flags_of",
+    "marker_of",
+    "parted_body",
+    "parts_in",
+    "planned",
+    "read_conflicts",
+    "read_outcomes",
+]
+
+_outcomes: msgspec.json.Decoder[list[list[Any]]] = msgspec.json.Decoder(list[list[Any]])
+LARGE = 1024 * 1024
+"""Commits over so many bytes do not share a connection with others; larger bodies go in parts."""
+
+_LETTER = {FLOW: b"F", PROGRESS: b"G", WAIT: b"W"}
+
+
+def add_change(
+    words: list[bytes | str | int], change: Change, *, leaves: bool, upload: str = ""
+) -> None:
+    """One change as commit.lua takes it."""
+    key = change.key
+    letter, record_id = _LETTER[key.kind], key.id.encode()
+
+    if isinstance(change, Complete):
+        success = b"1" if change.success else b"0"
+        words += (b"C", letter, record_id, change.child.encode(), success, change.payload)
+    elif isinstance(change, SetWait):
+        rearm = b"1" if change.rearm else b""
+        words += (b"S", letter, record_id, encode(change.terms), change.created_ms, rearm)
+    elif isinstance(change, Put):
+        _add_put(words, change, letter, record_id, leaves=leaves, upload=upload)
+    elif isinstance(change, Delete):
+        expected = b"" if change.expected is None else change.expected
+        words += (b"D", letter, record_id, key.step, expected, b"l" if leaves else b"")
+    else:
+        due = b"" if change.due_ms is None else change.due_ms
+        flags = b"l" if leaves else b""
+        words += (b"K", letter, record_id, key.step, change.expected, flags, due)
+
+
+def _add_put(
+    words: list[bytes | str | int],
+    change: Put,
+    letter: bytes,
+    record_id: bytes,
+    *,
+    leaves: bool,
+    upload: str,
+) -> None:
+    flags = flags_of(change, leaves=leaves)
+    expected = b"" if change.expected is None else change.expected
+    head = write_head(change.head)
+
+    if letter == b"W":
+        assert change.terms is not None, "conditions have terms"  # noqa: S101  a broken rule, not bad input
+        terms = encode(change.terms)
+        words += (b"P", letter, record_id, expected, flags, head, terms, len(change.items))
+        for item in change.items:
+            words += (item.child.encode(), b"1" if item.success else b"0", item.payload)
+    elif upload:
+        marker = marker_of(upload, change.body)
+        words += (b"P", letter, record_id, 0, expected, flags + b"p", head, marker)
+    else:
+        step = change.key.step
+        words += (b"P", letter, record_id, step, expected, flags, head, body_sent(change))
+
+
+def flags_of(change: Put, *, leaves: bool) -> bytes:
+    """The flags of a put; see commit.lua."""
+    flags = b"f" if change.fresh else b""
+    if change.claiming:
+        flags += b"c"
+
+    if change.keeps_body:
+        flags += b"k"
+
+    if leaves:
+        flags += b"l"
+
+    if change.given:
+        flags += b"g"
+
+    return flags
+
+
+def body_sent(change: Put) -> bytes:
+    """The body as it is sent with a put; nothing if the stored one, which must be there, stays."""
+    return b"" if change.keeps_body and change.expected is not None else change.body
+
+
+def parted_body(change: Change) -> bytes | None:
+    """The body of a flow that is sent ahead of the commit, in parts; `None` if it is not."""
+    if not isinstance(change, Put) or change.key.kind != FLOW:
+        return None
+
+    body = body_sent(change)
+    return body if len(body) > LARGE else None
+
+
+def marker_of(name: str, body: bytes) -> bytes:
+    """What stands for a body that lies in parts of this name."""
+    return b"*%d %b" % (-(-len(body) // LARGE), name.encode())
+
+
+def parts_in(body: bytes) -> tuple[int, bytes]:
+    """The number and the name of the parts that a marker stands for."""
+    count, _, name = body[1:].partition(b" ")
+    return int(count) if count.isdigit() else 0, name
+
+
+def planned(commit: Commit) -> bytes:
+    """The reply to a commit of one flow that went as planned, as nearly all do."""
+    put: Any = commit.changes[0]
+    head = put.head
+    return b"[[%d,null,%d,%d]]" % (head.version, head.status, head.created_ms)
+
+
+def read_outcomes(commit_id: str, reply: bytes) -> tuple[Outcome, ...]:
+    """What a commit that was applied answered."""
+    outcomes: list[Outcome] = []
+    try:
+        for fields in _outcomes.decode(reply):
+            if len(fields) > 1 and fields[1] is None:
+                fields[1] = commit_id
+
+            if len(fields) > 7 and fields[7] is not None:  # noqa: PLR2004  the terms' place
+                children, any_of, timeout_ms, parent = fields[7]
+                fields[7] = Terms(tuple(children), any_of, timeout_ms, parent)
+
+            outcomes.append(Outcome(*fields))
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
+        message = f"the reply of commit {commit_id} cannot be read: {error}; it is left as it is"
+        raise CorruptRecordError(message, key=None) from error
+
+    return tuple(outcomes)
+
+
+def read_conflicts(commit: Commit, reply: list[Any]) -> Refused:
+    """What a commit that was refused answered."""
+    conflicts: list[Conflict] = []
+
+    for start in range(0, len(reply), 3):
+        place, reason, text = reply[start : start + 3]
+        key: Key = commit.changes[int(place)].key
+        head = read_head(key, text) if text else None
+        conflicts.append(Conflict(place, reason.decode(), head))
+
+    return Refused(tuple(conflicts))

@@ -1,0 +1,190 @@
+"""Faces: blocking, asyncio and trio stores, called in one blocking style.
+
+A test written against a API runs on every kind of store. Methods of the store are called by their
+names; what the async store awaits, the API waits for; what it iterates, the API answers as a list.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator
+from collections.abc import Callable
+from collections.abc import Generator
+from contextlib import AbstractContextManager
+from contextlib import ExitStack
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from typing import Self
+from typing import TypeVar
+
+from anyio.from_thread import BlockingPortal
+from anyio.from_thread import start_blocking_portal
+
+from catga_store.aio import AsyncSession
+from catga_store.aio import AsyncStore
+from catga_store.protocol.conversation import Conversation
+from catga_store.session import Session
+from catga_store.store import Store
+
+__all__ = ["AsyncAPI", "BlockingAPI", "StoreAPI"]
+
+T = TypeVar("T")
+
+
+class StoreAPI:
+    """A store that is called by blocking; attributes that are not here are the store's.
+
+    `durable` says that the records outlive `close()`: `reopen` then finds them again.
+    """
+
+    durable: bool
+    store: Any
+
+    def session(self) -> Any:
+        """A session, called by blocking."""
+        raise NotImplementedError
+
+    def begin(self) -> AbstractContextManager[Any]:
+        """`Store.begin`, with a session that is called by blocking."""
+        raise NotImplementedError
+
+    def transact_one(self, flow_id: str, change: Callable[[Any], T], *, attempts: int = 100) -> T:
+        """`Store.transact` of a function that gets one flow and changes it."""
+        raise NotImplementedError
+
+    def run(self, conversation: Conversation[T]) -> T:
+        """Run a conversation over store protocol requests, which every store answers."""
+        raise NotImplementedError
+
+    def reopen(self) -> None:
+        """Close the store and open another one on the same records."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the store and whatever the API has started for it."""
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+class BlockingAPI(StoreAPI):
+    """The API of a `Store`, which needs no help."""
+
+    def __init__(self, make: Callable[[], Store], *, durable: bool = False) -> None:
+        self.durable = durable
+        self._make = make
+        self.store: Store = make()
+
+    def session(self) -> Session:
+        return self.store.session()
+
+    def begin(self) -> AbstractContextManager[Session]:
+        return self.store.begin()
+
+    def transact_one(self, flow_id: str, change: Callable[[Any], T], *, attempts: int = 100) -> T:
+        def call(session: Session) -> T:
+            return change(session.get_one(flow_id))
+
+        return self.store.transact(call, attempts=attempts)
+
+    def run(self, conversation: Conversation[T]) -> T:
+        return self.store._run(conversation)
+
+    def reopen(self) -> None:
+        self.store.close()
+        self.store = self._make()
+
+    def close(self) -> None:
+        self.store.close()
+
+
+class AsyncAPI(StoreAPI):
+    """The API of an `AsyncStore`, on one event loop of `backend` in a thread of its own."""
+
+    def __init__(
+        self, make: Callable[[], AsyncStore], *, backend: str = "asyncio", durable: bool = False
+    ) -> None:
+        self.durable = durable
+        self._make = make
+        self._stack = ExitStack()
+        self._portal: BlockingPortal = self._stack.enter_context(start_blocking_portal(backend))
+        self.store: AsyncStore = make()
+
+    def session(self) -> _AsyncSessionFace:
+        return _AsyncSessionFace(self._portal, self.store.session())
+
+    @contextmanager
+    def begin(self) -> Generator[_AsyncSessionFace]:
+        with self._portal.wrap_async_context_manager(self.store.begin()) as session:
+            yield _AsyncSessionFace(self._portal, session)
+
+    def transact_one(self, flow_id: str, change: Callable[[Any], T], *, attempts: int = 100) -> T:
+        async def call(session: AsyncSession) -> T:
+            return change(await session.get_one(flow_id))
+
+        return self._portal.call(partial(self.store.transact, call, attempts=attempts))
+
+    def run(self, conversation: Conversation[T]) -> T:
+        result: T = self._portal.call(self.store._run, conversation)
+        return result
+
+    def reopen(self) -> None:
+        self._portal.call(self.store.close)
+        self.store = self._make()
+
+    def close(self) -> None:
+        try:
+            self._portal.call(self.store.close)
+        finally:
+            self._stack.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return _blocking(self._portal, getattr(self.store, name))
+
+
+class _AsyncSessionFace:
+    """An async session that is called by blocking."""
+
+    def __init__(self, portal: BlockingPortal, session: AsyncSession) -> None:
+        self._portal = portal
+        self._session = session
+
+    def __getattr__(self, name: str) -> Any:
+        return _blocking(self._portal, getattr(self._session, name))
+
+    def __contains__(self, record: object) -> bool:
+        return record in self._session
+
+
+def _blocking(portal: BlockingPortal, attribute: Any) -> Any:
+    """A method as one that blocks; anything else as it is."""
+    if not callable(attribute):
+        return attribute
+
+    if inspect.iscoroutinefunction(attribute):
+
+        def awaited(*args: Any, **kwargs: Any) -> Any:
+            return portal.call(partial(attribute, *args, **kwargs))
+
+        return awaited
+
+    if inspect.isasyncgenfunction(attribute):
+
+        def listed(*args: Any, **kwargs: Any) -> list[Any]:
+            return portal.call(_listed, attribute(*args, **kwargs))
+
+        return listed
+
+    return attribute
+
+
+async def _listed(items: AsyncIterator[T]) -> list[T]:
+    return [item async for item in items]

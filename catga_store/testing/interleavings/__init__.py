@@ -1,0 +1,1 @@
+"""Interleavings: two or three clients advanced exchange by exchange, in drawn orders, and checked."""

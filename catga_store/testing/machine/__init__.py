@@ -1,0 +1,46 @@
+"""The parity machine: one Hypothesis state machine for every store and every API.
+
+To run it against a store of your own, say how to open it, and let pytest or Hypothesis run it:
+
+    class MyStoreMachine(StoreMachine):
+        def open_api(self, clock, retention, partitions):
+            return BlockingAPI(lambda: MyStore(clock=clock, retention=retention, partitions=partitions))
+
+    TestMyStore = MyStoreMachine.TestCase
+
+Each example opens a store, which must be empty, and closes it. The rules are in `rules_flows`,
+`rules_waits`, `rules_claims` and `rules_sessions`; after each, everything that can be read is
+compared with the model (`core`, `model`). Nothing in them knows which store it is that they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from catga_store.model.listings import Retention
+from catga_store.testing.apis import StoreAPI
+from catga_store.testing.clock import ManualClock
+from catga_store.testing.machine.rules_sessions import SessionRules
+
+__all__ = ["OpenFace", "StoreMachine", "machine_for"]
+
+OpenFace: TypeAlias = Callable[[ManualClock, Retention, int], StoreAPI]
+"""Opens an empty store with this clock, retention and number of partitions."""
+
+
+class StoreMachine(SessionRules):
+    """Every public operation of a store, in drawn orders, against the plain model.
+
+    A subclass says in `open_api` which store; `partitions` are the numbers that are drawn from.
+    """
+
+
+def machine_for(open_api: OpenFace) -> type[StoreMachine]:
+    """The machine for the store that `open_api(clock, retention, partitions)` opens."""
+
+    class Machine(StoreMachine):
+        def open_api(self, clock: ManualClock, retention: Retention, partitions: int) -> StoreAPI:
+            return open_api(clock, retention, partitions)
+
+    return Machine

@@ -1,0 +1,481 @@
+"""The asyncio link to Redis, against real servers: order, coalescing, faults, clusters."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import signal
+from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catga_store.drivers.redis_asyncio import open_redis_link
+from catga_store.drivers.redis_asyncio import redis_link
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.stores.redis.transport import Command
+from catga_store.stores.redis.transport import Pipe
+from catga_store.testing.servers import RedisCluster
+from catga_store.testing.servers import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run on asyncio alone: the link is for its loops; trio has it behind the portal."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module", params=["6.2", "8.2"])
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """Run one server for the tests that leave it as it is."""
+    with RedisServer(request.param) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RedisCluster]:
+    """Run one cluster for the tests of this file."""
+    with RedisCluster() as running:
+        yield running
+
+
+@asynccontextmanager
+async def opened(url: str, seconds: float = 10) -> AsyncIterator[Any]:
+    """Open a link with a client of its own, and close it."""
+    link = open_redis_link(url, seconds)
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+def pipe(*commands: tuple[Any, ...], large: bool = False) -> Pipe:
+    """Make a pipe of commands, each with its second word as its key."""
+    return Pipe(
+        tuple(Command(words, str(words[1]).encode()) for words in commands), True, large=large
+    )
+
+
+def echo(*words: str) -> Pipe:
+    """Ask for words back."""
+    return pipe(*(("ECHO", word) for word in words))
+
+
+async def turns(number: int) -> None:
+    """Let the loop go round so many times."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+def ask_directly(port: int, *words: Any) -> Any:
+    """Ask a server by blocking, on a connection of its own."""
+    with redis.Redis(port=port) as client:
+        return client.execute_command(*words)
+
+
+def calls(port: int, command: str) -> int:
+    """Answer how often the server has run a command."""
+    stats = ask_directly(port, "INFO", "commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+def clients(port: int) -> list[Any]:
+    """Answer who is connected, without the one who asks."""
+    return ask_directly(port, "CLIENT LIST")[:-1]
+
+
+# --- order and coalescing -------------------------------------------------------------------------
+
+
+async def test_replies_are_raw_and_in_order(server: RedisServer) -> None:
+    """Every reply stands where its command stands, as bytes, an error as a value."""
+    async with opened(server.url) as link:
+        replies = await link.perform(
+            pipe(("SET", "k", b"\xff"), ("GET", "k"), ("LPOP", "k"), ("GET", "none"), ("DEL", "k"))
+        )
+
+    assert replies[:2] == (b"OK", b"\xff")
+    assert isinstance(replies[2], redis.ResponseError)
+    assert replies[3:] == (None, 1)
+
+
+async def test_a_given_client_keeps_its_ways_and_stays_open(server: RedisServer) -> None:
+    """A client that decodes, in another encoding, gives raw bytes here and text to its owner."""
+    client = redis.asyncio.Redis.from_url(server.url, decode_responses=True, encoding="latin-1")
+    link = redis_link(client, 10)
+    assert await link.perform(echo("é")) == ("é".encode(),)
+    await link.close()
+    assert await client.echo("é") == "é"  # type: ignore[misc]
+    await client.aclose()
+
+
+async def test_tasks_share_one_connection_and_one_write(server: RedisServer) -> None:
+    """What a hundred tasks ask in one turn of the loop is one write on one connection."""
+    async with opened(server.url) as link:
+        await link.perform(echo("first"))
+        before = link.writes, calls(server.port, "echo")
+        asked = [link.perform(echo(f"{n}", f"{n}'")) for n in range(100)]
+        assert await asyncio.gather(*asked) == [
+            (f"{n}".encode(), f"{n}'".encode()) for n in range(100)
+        ]
+        assert link.writes - before[0] == 1
+        assert calls(server.port, "echo") - before[1] == 200
+        assert len(clients(server.port)) == 1
+
+
+async def test_a_pipe_stays_together(server: RedisServer) -> None:
+    """The commands of two pipes of a hundred are not mixed."""
+    async with opened(server.url) as link:
+        await asyncio.gather(
+            *(link.perform(pipe(*[("RPUSH", "l", n)] * 100)) for n in range(5)),
+        )
+        (left,) = await link.perform(pipe(("LRANGE", "l", 0, -1)))
+        await link.perform(pipe(("DEL", "l")))
+
+    assert left == [str(n).encode() for n in range(5) for _ in range(100)]
+
+
+async def test_large_bodies_go_apart(server: RedisServer) -> None:
+    """A large pipe has a connection of its own, while a shared one is blocked, and gives it back."""
+    body = b"x" * (2 << 20)
+    async with opened(server.url) as link:
+        blocked = asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0))))
+        await turns(5)
+        assert await link.perform(pipe(("SET", "big", body), large=True)) == (b"OK",)
+        assert await link.perform(pipe(("GET", "big"), large=True)) == (body,)
+        assert not blocked.done()
+        ask_directly(server.port, "RPUSH", "gate", "go")
+        assert await blocked == ([b"gate", b"go"],)
+
+
+async def test_more_large_bodies_than_a_pool_has_connections(server: RedisServer) -> None:
+    """However many are on their way, each has a connection of its own and none is refused."""
+    async with opened(server.url) as link:
+        waiting = [
+            asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0), large=True)))
+            for _ in range(120)
+        ]
+        while ask_directly(server.port, "INFO", "clients")["blocked_clients"] < len(waiting):
+            await turns(10)
+
+        ask_directly(server.port, "RPUSH", "gate", *range(len(waiting)))
+        ended = await asyncio.gather(*waiting)
+
+    assert sorted(int(value) for ((_, value),) in ended) == list(range(len(waiting)))
+
+
+# --- cancellation ---------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(min_value=1, max_value=3),  # commands
+            st.integers(min_value=0, max_value=6),  # turns before it asks
+            st.none() | st.integers(min_value=0, max_value=8),  # turns before it is cancelled
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+async def test_no_reply_reaches_the_wrong_caller(
+    server: RedisServer, plan: list[tuple[int, int, int | None]]
+) -> None:
+    """Whoever is cancelled, whenever, the others get what they asked for."""
+
+    async def ask(number: int, size: int, after: int) -> None:
+        await turns(after)
+        words = [f"{number}:{place}" for place in range(size)]
+        for _ in range(3):
+            assert await link.perform(echo(*words)) == tuple(word.encode() for word in words)
+
+    async def cancel(task: asyncio.Task[None], after: int) -> None:
+        await turns(after)
+        task.cancel()
+
+    async with opened(server.url) as link:
+        tasks = [asyncio.create_task(ask(n, *one[:2])) for n, one in enumerate(plan)]
+        await asyncio.gather(
+            *(cancel(tasks[n], one[2]) for n, one in enumerate(plan) if one[2] is not None)
+        )
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert await link.perform(echo("last")) == (b"last",)
+
+    for (_, _, cancelled), result in zip(plan, ended, strict=True):
+        assert result is None or (cancelled is not None and type(result) is asyncio.CancelledError)
+
+
+async def test_a_late_reply_is_that_of_who_has_left(server: RedisServer) -> None:
+    """A request that is cancelled once it was sent takes its reply along; the next has its own."""
+    async with opened(server.url) as link:
+        await link.perform(echo("before"))
+        server.signal(signal.SIGSTOP)
+        try:
+            first = asyncio.create_task(link.perform(echo("first")))
+            await turns(20)
+            first.cancel()
+            second = asyncio.create_task(link.perform(echo("second")))
+            await turns(20)
+        finally:
+            server.signal(signal.SIGCONT)
+
+        assert await second == (b"second",)
+        assert first.cancelled()
+
+
+async def test_cancelled_before_the_write_is_never_sent(server: RedisServer) -> None:
+    """A request that is cancelled in the turn in which it was asked does not reach the server."""
+    async with opened(server.url) as link:
+        await link.perform(echo("first"))
+        asked = asyncio.ensure_future(link.perform(pipe(("INCR", "never"))))
+        await turns(1)
+        asked.cancel()
+        assert await link.perform(pipe(("EXISTS", "never"))) == (0,)
+
+
+# --- faults ---------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_away_was_not_asked() -> None:
+    """With nobody there nothing is sent; with a server it works; killed in between, it is found."""
+    with RedisServer() as server:
+        async with opened(server.url) as link:
+            assert await link.perform(echo("a")) == (b"a",)
+            server.kill()
+            with pytest.raises((NotSentError, ReplyLostError)):
+                await link.perform(echo("b"))
+
+            with pytest.raises(NotSentError):
+                await link.perform(echo("c"))
+
+            server.start()
+            assert await link.perform(echo("d")) == (b"d",)
+
+
+async def test_a_hanging_server_loses_what_was_sent() -> None:
+    """At the deadline all that were in flight lose their replies, and go on when the server does."""
+    with RedisServer() as server:
+        async with opened(server.url, seconds=0.3) as link:
+            await link.perform(echo("a"))
+            server.signal(signal.SIGSTOP)
+            ended = await asyncio.gather(
+                *(link.perform(pipe(("INCR", f"n{n}"))) for n in range(10)), return_exceptions=True
+            )
+            assert {type(one) for one in ended} == {ReplyLostError}
+            with pytest.raises(NotSentError):  # nobody greets the new connection
+                await link.perform(echo("b"))
+
+            server.signal(signal.SIGCONT)
+            assert await link.perform(echo("c")) == (b"c",)
+
+
+async def test_what_was_not_sent_before_the_break_goes_out_after(server: RedisServer) -> None:
+    """A connection that is killed loses the reply of who was sent; who comes then gets another."""
+    async with opened(server.url) as link:
+        ((own,),) = [await link.perform(pipe(("CLIENT", "ID")))]
+        blocked = asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0))))
+        await turns(5)
+        ask_directly(server.port, "CLIENT KILL", "ID", own)
+        with pytest.raises(ReplyLostError):
+            await blocked
+
+        assert await link.perform(echo("again")) == (b"again",)
+
+
+class Cutter:
+    """A proxy that breaks its connection after so many more bytes of the server's replies."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.left: int | None = None
+        self.ended: list[asyncio.Task[None]] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        replies, there = await asyncio.open_connection("127.0.0.1", self.port)
+        forward = asyncio.ensure_future(self.forward(reader, there))
+        while self.left != 0 and (data := await replies.read(1 << 16)):
+            if self.left is not None:
+                data = data[: self.left]
+                self.left -= len(data)
+
+            writer.write(data)
+
+        forward.cancel()
+        for one in (writer, there):
+            one.close()
+            await asyncio.wait([asyncio.ensure_future(one.wait_closed())])
+
+    async def forward(self, reader: asyncio.StreamReader, there: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            there.write(data)
+
+        there.close()
+
+
+@pytest.mark.parametrize("passed", range(1, 17))
+async def test_a_connection_that_breaks_within_a_reply(server: RedisServer, passed: int) -> None:
+    """Who has all of a reply has it; who has part of it, or none, has lost it."""
+    cutter = Cutter(server.port)
+    proxy = await asyncio.start_server(cutter.serve, "127.0.0.1", 0)
+    async with proxy, opened(f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}") as link:
+        await link.perform(echo("first"))
+        cutter.left = passed
+        first, second = await asyncio.gather(
+            link.perform(echo("ab")), link.perform(echo("cd")), return_exceptions=True
+        )
+        cutter.left = None
+        assert await link.perform(echo("after")) == (b"after",)
+
+    whole = len(b"$2\r\nab\r\n")
+    assert first == (b"ab",) if passed >= whole else type(first) is ReplyLostError
+    assert second == (b"cd",) if passed >= 2 * whole else type(second) is ReplyLostError
+
+
+async def test_closing_fails_what_is_under_way(server: RedisServer) -> None:
+    """A closed link has lost what was sent, sends nothing more, and leaves no connection."""
+    before = len(clients(server.port))
+    link = open_redis_link(server.url, 10)
+    blocked = asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0))))
+    await turns(20)
+    await link.close()
+    with pytest.raises((ReplyLostError, NotSentError), match="the store was closed"):
+        await blocked
+
+    with pytest.raises(NotSentError, match="the store was closed"):
+        await link.perform(echo("a"))
+
+    assert len(clients(server.port)) == before
+
+
+# --- a cluster ------------------------------------------------------------------------------------
+
+
+async def test_a_pipe_is_divided_among_nodes_and_put_together(cluster: RedisCluster) -> None:
+    """Replies come in the order of the commands, whichever nodes they come from."""
+    async with opened(cluster.url) as link:
+        keys = [f"k{n}" for n in range(50)]
+        await link.perform(pipe(*(("SET", key, f"v-{key}") for key in keys)))
+        assert await link.perform(pipe(*(("GET", key) for key in keys))) == tuple(
+            f"v-{key}".encode() for key in keys
+        )
+        assert link.writes >= 6
+        ended = await asyncio.gather(*(link.perform(pipe(("GET", key))) for key in keys))
+        assert ended == [(f"v-{key}".encode(),) for key in keys]
+
+
+async def test_a_cluster_that_does_not_say_where_its_slots_are(cluster: RedisCluster) -> None:
+    """Nothing is sent, and the error says how long was waited."""
+    async with opened(cluster.url, seconds=0.3) as link:
+        for node in cluster.nodes:
+            node.signal(signal.SIGSTOP)
+
+        try:
+            with pytest.raises(
+                NotSentError, match=r"where its slots are: .*(within 0.3 s|Timeout)"
+            ):
+                await link.perform(echo("a"))
+        finally:
+            for node in cluster.nodes:
+                node.signal(signal.SIGCONT)
+
+    async with opened(cluster.url) as link:
+        assert await link.perform(echo("a")) == (b"a",)
+
+
+async def test_moved_and_asked(cluster: RedisCluster) -> None:
+    """A slot on the move is asked for where it is, and found where it has gone."""
+    key, slot = "{mover}", redis.crc.key_slot(b"mover")
+    nodes = {node.port: redis.Redis(port=node.port) for node in cluster.nodes}
+    ids = {port: str(node.execute_command("CLUSTER MYID"), "ascii") for port, node in nodes.items()}
+    source = next(
+        port
+        for port, node in nodes.items()
+        if any(low <= slot <= high for low, high in slots_of(node, port))
+    )
+    target = next(port for port in nodes if port != source)
+    async with opened(cluster.url) as link:
+        await link.perform(pipe(("SET", key, "1")))
+        nodes[target].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
+        nodes[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+        # Not here any more, or not yet: the source says to ask the target.
+        assert await link.perform(pipe(("SET", key + "new", "2"), ("GET", key))) == (b"OK", b"1")
+        assert nodes[source].execute_command("CLUSTER", "COUNTKEYSINSLOT", slot) == 1
+        nodes[source].execute_command("MIGRATE", "127.0.0.1", target, key, 0, 5000)
+        assert await link.perform(pipe(("GET", key), ("GET", key + "new"))) == (b"1", b"2")
+        for port in (target, source):
+            nodes[port].execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+
+        assert await link.perform(pipe(("INCR", key), ("INCR", key))) == (2, 3)
+        assert await link.perform(pipe(("GET", key), large=True)) == (b"3",)
+
+    for node in nodes.values():
+        node.close()
+
+
+def slots_of(node: Any, port: int) -> list[tuple[int, int]]:
+    """Answer the ranges of slots that a node says are its own."""
+    return [
+        (low, high)
+        for low, high, owner, *_ in node.execute_command("CLUSTER SLOTS")
+        if owner[1] == port
+    ]
+
+
+def is_well(node: RedisServer) -> bool:
+    """Answer whether a node finds its cluster complete."""
+    return b"cluster_state:ok" in node.ask(b"CLUSTER INFO\r\n")
+
+
+async def test_a_node_that_is_away_and_back() -> None:
+    """What is on the other nodes works on; the node is found again when it is back."""
+    with RedisCluster() as cluster:
+        async with opened(cluster.url) as link:
+            keys = [f"k{n}" for n in range(30)]
+            sets = pipe(*(("SET", key, "v") for key in keys))
+            await link.perform(sets)
+            cluster.nodes[1].kill()
+            for _ in range(2):  # a part of it was done, before the link knows and after
+                with pytest.raises(ReplyLostError):
+                    await link.perform(sets)
+
+            ended = await asyncio.gather(
+                *(link.perform(pipe(("GET", key))) for key in keys), return_exceptions=True
+            )
+            kinds = {type(one) for one in ended}
+            assert tuple in kinds
+            assert kinds <= {tuple, NotSentError}
+            cluster.nodes[1].start()
+            for node in cluster.nodes:
+                node.wait_until(partial(is_well, node))
+
+            assert await link.perform(pipe(*(("GET", key) for key in keys))) == (b"v",) * 30
+
+
+async def test_a_reply_that_comes_with_its_deadline_reaches_nobody_else(
+    server: RedisServer,
+) -> None:
+    """Read, but not handed out when its connection was given up, it is not the next caller's."""
+    async with opened(server.url) as link:
+        await link.perform(echo("first"))
+        (lane,) = link._lanes._shared.values()
+        late = link.start(echo("late"))
+        await turns(1)  # the write
+        select.select([lane._connection._writer.get_extra_info("socket").fileno()], [], [])
+        late.deadline = 0.0
+        await turns(1)  # the loop sees the reply, and what follows goes before it
+        asyncio.get_running_loop().call_soon(lane._expire)
+        next_one = link.start(echo("next"))
+        with pytest.raises(ReplyLostError):
+            await late.ended
+
+        assert await next_one.ended == (b"next",)

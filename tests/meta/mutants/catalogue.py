@@ -1,0 +1,1015 @@
+"""The mutants: what is wrong with each, where, and the tests that are run against it.
+
+A change is a piece of source that stands in its file once, and what stands there instead. Adding a
+mutant is adding a line; one whose place is gone fails by name.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["MUTANTS", "Mutant", "place_of"]
+
+FLOWS = ("tests/contract/test_flows.py", "tests/contract/test_sessions.py")
+WAITS = ("tests/contract/test_waits.py",)
+CLAIMS = ("tests/contract/test_claims.py",)
+LISTINGS = ("tests/contract/test_listings.py",)
+RETENTION = ("tests/contract/test_retention.py",)
+FAULTS = ("tests/faults/test_faults.py",)
+GIVEN_UP = (
+    "tests/faults/test_faults.py::test_what_was_given_up_is_not_applied_when_it_comes_at_last",
+)
+HINTS = ("tests/stores/nats/test_nats_hints.py",)
+REMEMBERED = ("tests/faults/test_faults.py::test_a_record_remembers_what_the_log_has_forgotten",)
+TWICE = ("tests/faults/test_faults.py::test_a_lost_reply_does_not_complete_several_twice",)
+LOST = (
+    "tests/machine/test_interleavings.py::test_an_update_whose_flow_is_deleted_before_it_is_told_was_done",
+)
+SERIAL = ("tests/machine/test_interleavings.py",)
+MEANWHILE = ("tests/core/test_meanwhile.py",)
+PROGRESS = ("tests/contract/test_progress.py",)
+REPLIES = ("tests/stores/redis/test_redis_replies.py",)
+SESSIONS = ("tests/contract/test_sessions.py", "-k", "memory")
+CANCELLED = ("tests/faults/test_cancellation.py", "-k", "sqlite")
+DRIVERS = ("tests/drivers/test_drivers_servers.py",)
+MACHINE = (
+    "tests/machine/test_parity.py::test_a_store_does_what_the_model_says[memory-blocking]",
+    "tests/machine/test_parity.py::test_a_store_does_what_the_model_says[sqlite-blocking]",
+)
+
+
+class Mutant(NamedTuple):
+    """One place of the package that is changed, and the tests that are run then, in their order."""
+
+    name: str
+    what: str
+    file: str
+    """A pattern under the package, `*` standing for directories too."""
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def place_of(mutant: Mutant, package: Path) -> Path:
+    """The one file that has what the mutant changes, once; `LookupError` if it is not so."""
+    files = [
+        file
+        for file in sorted(package.rglob("*"))
+        if fnmatch(file.relative_to(package).as_posix(), mutant.file) and file.is_file()
+    ]
+    places = [
+        file for file in files for _ in range(file.read_text(encoding="utf-8").count(mutant.old))
+    ]
+    if len(places) != 1:
+        message = f"{mutant.name}: what it changes stands {len(places)} times in {mutant.file}"
+        raise LookupError(message)
+
+    return places[0]
+
+
+RULES = "stores/embedded.py"
+MEMORY = "stores/memory.py"
+COMMIT_LUA = "stores/redis*commit.lua"
+COMMITS_PY = "stores/nats/commits.py"
+ON_REDIS = ("-k", "redis-8.2")
+ON_NATS = ("-k", "nats")
+ON_SQLITE = ("-k", "sqlite")
+
+MUTANTS: tuple[Mutant, ...] = (
+    # --- versions ---------------------------------------------------------------------------------
+    Mutant(
+        "version-not-checked",
+        "a write passes whatever is stored",
+        RULES,
+        "    if head.revision != expected:\n        return STALE\n",
+        "",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "version-number-compared",
+        "a flow that took the place of another passes for it, if both are at one version",
+        RULES,
+        "    if head.revision != expected:\n",
+        '    read = getattr(change, "replaces", None)\n'
+        "    if head.revision != expected and (read is None or read.version != head.version):\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "check-and-write-in-two-steps",
+        "update reads, compares in the client, and writes over whatever is there by then",
+        "core/records.py",
+        "        changes = (put,)\n",
+        "        (found,) = yield Read((flow.key,), now_ms)\n"
+        "        if found is not None and found.head.revision == put.expected:\n"
+        '            put = put._replace(expected="*")\n\n'
+        "        changes = (put,)\n",
+        SERIAL,
+    ),
+    Mutant(
+        "create-overwrites",
+        "create writes over a flow that is there",
+        RULES,
+        "        return EXISTS if isinstance(change, Put) and head is not None else None\n",
+        "        return None\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "check-ignored",
+        "a record that is only checked never refuses a commit: write skew",
+        RULES,
+        "    if expected == ANY:\n        return None\n",
+        "    if expected == ANY or (isinstance(change, Check) and head is not None):\n        return None\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "only-the-first-change-checked",
+        "of a commit of several records only the first is checked",
+        RULES,
+        "    for index, change in enumerate(commit.changes):\n",
+        "    for index, change in enumerate(commit.changes[:1]):\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "partial-batch",
+        "what can be written of a refused commit is written",
+        RULES,
+        "    if conflicts:\n        return Refused(conflicts)\n",
+        "    if conflicts:\n"
+        "        places = {conflict.place for conflict in conflicts}\n"
+        "        for place, change in enumerate(commit.changes):\n"
+        "            if place not in places:\n"
+        "                _apply(tables, commit, change)\n\n"
+        "        return Refused(conflicts)\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "progress-version-reset",
+        "an overwritten progress begins again at version 1",
+        RULES,
+        "        head = head._replace(version=old.version + 1, created_ms=old.created_ms)\n",
+        "        head = head._replace(version=1, created_ms=old.created_ms)\n",
+        (*PROGRESS, *MACHINE),
+    ),
+    Mutant(
+        "delete-says-it-was-there",
+        "deleting what is absent answers True",
+        RULES,
+        "        return Outcome(accepted=_remove(tables, change.key))\n",
+        "        _remove(tables, change.key)\n        return Outcome(accepted=True)\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "progress-outlives-its-flow",
+        "the progress of a deleted flow is left for the next one of its name",
+        RULES,
+        "    if key.kind == FLOW:\n        for step in tables.steps(key.id):\n"
+        "            tables.remove(step.key, step.head)\n",
+        "",
+        (*PROGRESS, *MACHINE),
+    ),
+    # --- outcomes ---------------------------------------------------------------------------------
+    Mutant(
+        "retry-reported-as-conflict",
+        "a commit whose reply was lost is not recognised when it comes again",
+        RULES,
+        "    if logged is not None:\n        if not logged:\n",
+        "    if logged is not None and not logged:\n        if not logged:\n",
+        (*FAULTS, *SERIAL),
+    ),
+    Mutant(
+        "resolve-does-not-fence",
+        "a commit that was declared never to be applied is applied when it arrives",
+        RULES,
+        "    tables.log(request.id, at_ms, ())\n    return None\n",
+        "    return None\n",
+        GIVEN_UP,
+    ),
+    Mutant(
+        "resolve-forgets-what-records-remember",
+        "a commit whose log entry is gone is denied, though a record remembers it",
+        RULES,
+        "        if head is not None and request.id in head.commits:\n",
+        "        if head is not None and request.id == head.error:\n",
+        REMEMBERED,
+    ),
+    Mutant(
+        "lost-write-reported-as-not-written",
+        "a write that may have been applied is reported as one that was not",
+        RULES,
+        "        if lost is not None and call.writes:\n            raise lost\n",
+        "",
+        FAULTS,
+    ),
+    Mutant(
+        "outage-as-none",
+        "a store that is away answers that there is no such flow",
+        "core/records.py",
+        '        key = flow_key(check_id(flow_id, "a flow id"))\n'
+        "        (record,) = yield Read((key,), self.settings.now_ms())\n",
+        '        key = flow_key(check_id(flow_id, "a flow id"))\n'
+        "        try:\n"
+        "            (record,) = yield Read((key,), self.settings.now_ms())\n"
+        "        except Exception:\n"
+        "            return None\n\n",
+        (*FAULTS, "tests/stores/sqlite/test_sqlite_faults.py"),
+    ),
+    Mutant(
+        "session-goes-on-after-a-lost-commit",
+        "a session whose commit has no known outcome stays open",
+        "core/sessions.py",
+        "            unit.lose(error, plan, now_ms)\n            raise\n",
+        '            unit.step("refuse")\n            raise\n',
+        (*FAULTS, *FLOWS),
+    ),
+    Mutant(
+        "transact-does-not-retry",
+        "a conflict of its own commit ends a transaction",
+        "core/sessions.py",
+        "                if not repeatable or attempt == attempts:\n",
+        "                if error is not None:\n",
+        (*SERIAL, *FLOWS),
+    ),
+    Mutant(
+        "live-object-handed-out",
+        "two readers of one version share an object",
+        "core/envelope.py",
+        "def decode_flow(key: Key, record: Record, state_type: Any | None)",
+        "@lru_cache\ndef decode_flow(key: Key, record: Record, state_type: Any | None)",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "ids-normalised",
+        "two ids that differ in Unicode normalisation are one",
+        "protocol/keys.py",
+        "    text = str.__str__(value)\n",
+        '    text = __import__("unicodedata").normalize("NFC", str.__str__(value))\n',
+        ("tests/core/test_keys.py", "tests/core/test_bad_input.py"),
+    ),
+    # --- conditions -------------------------------------------------------------------------------
+    Mutant(
+        "wait-overwritten",
+        "setting a condition drops the completions that it has",
+        RULES,
+        "    done, well = tables.set_members(key, terms.children)\n    if old is not None and status == PENDING:\n",
+        "    tables.remove_items(key)\n"
+        "    done, well = tables.set_members(key, terms.children)\n    if old is not None and status == PENDING:\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "closed-wait-set-again",
+        "setting a condition that has ended opens it again",
+        RULES,
+        "    if old is not None and status > PENDING:\n        record",
+        "    if old is not None and status > CANCELLED:\n        record",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "completion-counted-twice",
+        "a child that completes again counts again",
+        RULES,
+        "    if item is not None and item.done:\n",
+        "    if item is not None and item.done and status != PENDING:\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "early-completion-dropped",
+        "what completes before its condition is forgotten",
+        RULES,
+        "    tables.write_item(change.key, change.child, kept, change.payload)\n",
+        "",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "second-now-satisfied",
+        "who repeats the last completion is told too that it has ended the wait",
+        RULES,
+        "        return Outcome(status=None if status == PENDING_COMPLETIONS else status, duplicate=True)\n",
+        "        return Outcome(\n"
+        "            status=None if status == PENDING_COMPLETIONS else status,"
+        " duplicate=True, satisfied=status == SATISFIED\n"
+        "        )\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "any-satisfied-by-a-failure",
+        "a failed child satisfies a condition that waits for the first success",
+        RULES,
+        "    return done == expected or (any_of and well > 0)\n",
+        "    return done == expected or (any_of and done > 0)\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "any-waits-for-ever",
+        "a condition that waits for the first success never ends if all fail",
+        RULES,
+        "    return done == expected or (any_of and well > 0)\n",
+        "    return well > 0 if any_of else done == expected\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "failed-child-not-counted",
+        "a child that failed leaves its parent waiting for it",
+        RULES,
+        "    done = row.done + 1\n",
+        "    done = row.done + int(change.success)\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "stranger-counted",
+        "the completion of what is no child counts",
+        RULES,
+        "    if status != PENDING or item is None or not item.member:\n",
+        "    if status != PENDING:\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "late-completion-counted",
+        "a completion is accepted after the condition has ended",
+        RULES,
+        "    if status != PENDING or item is None or not item.member:\n",
+        "    if item is None or not item.member:\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "cleared-wait-forgotten",
+        "who completes after a condition was cleared is told that it came early",
+        RULES,
+        "    if status <= TOMBSTONE:\n        return Outcome(status=TOMBSTONE - status)\n",
+        "    if status <= TOMBSTONE:\n        return _complete_early(tables, commit, change, row)\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "satisfied-wait-that-nobody-is-handed",
+        "a parent is not due when its wait has ended",
+        RULES,
+        "        due_ms = commit.now_ms if head.due_ms is None else head.due_ms\n",
+        "        due_ms = head.due_ms\n",
+        (*CLAIMS, *MACHINE),
+    ),
+    Mutant(
+        "untold-wait-expires",
+        "an ended condition goes before its parent was told",
+        RULES,
+        "        due_ms = commit.now_ms if head.due_ms is None else head.due_ms\n"
+        "        return head._replace(due_ms=due_ms, expires_ms=None)\n",
+        "        due_ms = commit.now_ms if head.due_ms is None else head.due_ms\n"
+        "        return head._replace(due_ms=due_ms, expires_ms=_after(commit.now_ms, commit.retain_ms))\n",
+        (*RETENTION, *MACHINE),
+    ),
+    Mutant(
+        "deadline-starts-again",
+        "setting a pending condition again moves its deadline",
+        RULES,
+        "        created_ms, version, commits = old.head.created_ms, old.head.version + 1, old.head.commits\n",
+        "        created_ms, version, commits = change.created_ms, old.head.version + 1, old.head.commits\n",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "deadline-off-by-one",
+        "a deadline has passed one millisecond late",
+        MEMORY,
+        "        for due_ms, key in self._deadlines:\n            if due_ms > now_ms or",
+        "        for due_ms, key in self._deadlines:\n            if due_ms >= now_ms or",
+        (*WAITS, *MACHINE),
+    ),
+    Mutant(
+        "late-result-not-shown",
+        "what completes between the reading and the closing of an overdue condition is not shown",
+        "core/claims.py",
+        "                    [plan.shown for plan in batch if plan.shown and plan.closes]\n",
+        "                    []\n",
+        SERIAL,
+    ),
+    # --- claims -----------------------------------------------------------------------------------
+    Mutant(
+        "claim-by-list-read-write",
+        "a claim is written over whatever is there by then",
+        "core/claim_plans.py",
+        "    put = Put(key, head, body, old.revision, old, claiming=True,",
+        '    put = Put(key, head, body, "*", old, claiming=False,',
+        (*SERIAL, "tests/processes/test_concurrency.py"),
+    ),
+    Mutant(
+        "claim-does-not-see-an-extension",
+        "a claim passes though its flow was extended since it was listed",
+        RULES,
+        "        and head.due_ms > now_ms\n    ):\n        return CLAIMED\n",
+        "        and head.due_ms > now_ms\n    ):\n        return None\n",
+        SERIAL,
+    ),
+    Mutant(
+        "claim-does-not-fence",
+        "a claim leaves the revision as it is, so the former owner can write",
+        RULES,
+        "    if type(change) is Put:\n        outcome = _replace(tables, commit, change)\n",
+        "    old = tables.head(change.key) if type(change) is Put and change.claiming else None\n"
+        "    if old is not None and type(change) is Put and not _refusal(change, old, commit.now_ms):\n"
+        "        head = change.head.stamped(old.revision, old.commits)\n"
+        "        tables.write(change.key, head, None if change.keeps_body else change.body, old)\n"
+        "        outcome = Outcome(head.version, head.revision, head.status, head.created_ms)\n"
+        "        tables.log(commit.id, at_ms, (outcome,))\n"
+        "        return Applied((outcome,))\n\n"
+        "    if type(change) is Put:\n        outcome = _replace(tables, commit, change)\n",
+        (*CLAIMS, *SERIAL),
+    ),
+    Mutant(
+        "extend-after-the-claim-was-lost",
+        "who has lost a claim moves the lease of who has it now",
+        RULES,
+        "    if head is None or head.claim != request.claim:\n",
+        "    if head is None or head.claim is None:\n",
+        (*CLAIMS, *SERIAL),
+    ),
+    Mutant(
+        "extend-fences-its-owner",
+        "an extension changes the revision, so the owner's own commit is refused",
+        RULES,
+        "    extended = head._replace(due_ms=request.due_ms)\n",
+        '    extended = head._replace(due_ms=request.due_ms, revision=f"{head.revision}+")\n',
+        (*CLAIMS, *SERIAL),
+    ),
+    Mutant(
+        "release-keeps-the-owner",
+        "a claim that was given back still has an owner",
+        "core/claims.py",
+        "updated_ms=now_ms, owner=None, claim=None, due_ms=due_ms\n",
+        "updated_ms=now_ms, due_ms=due_ms\n",
+        (*CLAIMS, *MACHINE),
+    ),
+    Mutant(
+        "suspended-flow-stays-claimed",
+        "a flow that waits still has its owner",
+        "core/writes.py",
+        "    if status is FlowStatus.SUSPENDED and old.status != status._value_:\n        return None, None, None\n",
+        "    if status is FlowStatus.SUSPENDED and old.status != status._value_:\n"
+        "        return None, old.owner, old.claim\n",
+        (*CLAIMS, *MACHINE),
+    ),
+    Mutant(
+        "owner-does-not-renew",
+        "an owner's write leaves its lease as it was",
+        "core/writes.py",
+        "        return now_ms + claim.lease_ms, old.owner, old.claim\n",
+        "        return due_ms, old.owner, old.claim\n",
+        (*CLAIMS, *MACHINE),
+    ),
+    Mutant(
+        "attempts-not-counted",
+        "a flow that is claimed again and again looks new each time",
+        "core/claim_plans.py",
+        "        attempts=old.attempts + 1,\n",
+        "        attempts=old.attempts,\n",
+        (*CLAIMS, *MACHINE),
+    ),
+    Mutant(
+        "lease-off-by-one",
+        "a lease ends one millisecond late",
+        "core/claim_plans.py",
+        "        return self.now_ms + self.lease_ms\n",
+        "        return self.now_ms + self.lease_ms + 1\n",
+        CLAIMS,
+    ),
+    Mutant(
+        "due-off-by-one",
+        "a flow is due one millisecond late",
+        MEMORY,
+        "        for due_ms, key in self._due_flows:\n            if due_ms > now_ms or",
+        "        for due_ms, key in self._due_flows:\n            if due_ms >= now_ms or",
+        (*CLAIMS, *MACHINE),
+    ),
+    # --- retention --------------------------------------------------------------------------------
+    Mutant(
+        "live-flow-expires",
+        "every flow has the time to live of an ended one",
+        "core/writes.py",
+        "limits.retention) if ends else None,\n",
+        "limits.retention),\n",
+        (*RETENTION, *MACHINE),
+    ),
+    Mutant(
+        "failed-flow-goes-early",
+        "a failed flow is kept no longer than a completed one",
+        "core/writes.py",
+        "retention.failed if status is FlowStatus.FAILED else retention.flows\n",
+        "retention.flows\n",
+        (*RETENTION, *MACHINE),
+    ),
+    Mutant(
+        "expiry-off-by-one",
+        "what has expired is there for one more millisecond",
+        RULES,
+        "    return head.expires_ms is not None and head.expires_ms <= now_ms\n",
+        "    return head.expires_ms is not None and head.expires_ms < now_ms\n",
+        (*RETENTION, *MACHINE),
+    ),
+    Mutant(
+        "sweep-removes-the-living",
+        "a sweep removes what has not expired yet",
+        MEMORY,
+        "        for expires_ms, key in self._expiries:\n            if expires_ms > now_ms or",
+        "        for expires_ms, key in self._expiries:\n            if",
+        (*RETENTION, *MACHINE),
+    ),
+    # --- listings ---------------------------------------------------------------------------------
+    Mutant(
+        "index-not-updated",
+        "a flow is listed under the status it was created with",
+        MEMORY,
+        "        if old is None or old.status != head.status or old.type != head.type:\n",
+        "        if old is None:\n",
+        (*LISTINGS, *MACHINE),
+    ),
+    Mutant(
+        "cursor-skips",
+        "the next page begins behind the millisecond of the last entry",
+        MEMORY,
+        "            seen = -after[0], after[1]\n",
+        '            seen = -after[0], "\\U0010ffff"\n',
+        (*LISTINGS, *MACHINE),
+    ),
+    Mutant(
+        "cursor-repeats",
+        "the next page begins with the last entry",
+        MEMORY,
+        "            if after is not None and entry == (-after[0], after[1]):\n                continue\n",
+        "",
+        (*LISTINGS, *MACHINE),
+    ),
+    Mutant(
+        "count-includes-the-expired",
+        "what has expired is counted until it is swept",
+        MEMORY,
+        "            return len(listing.under(fields)) - expired\n",
+        "            return len(listing.under(fields)) + 0 * expired\n",
+        (*LISTINGS, *RETENTION, *MACHINE),
+    ),
+    Mutant(
+        "index-outlives-its-record",
+        "a deleted flow stays in the index of what is due",
+        MEMORY,
+        "        _move(self._due_flows, key, old.due_ms, None)\n",
+        "",
+        (*CLAIMS, *FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "bound-inclusive",
+        "created_before takes in what was created at that moment",
+        MEMORY,
+        '            first = 1 - wanted.created_before_ms, ""\n',
+        '            first = -wanted.created_before_ms, ""\n',
+        (*LISTINGS, *MACHINE),
+    ),
+    # --- what a revision, an id and a set are ---------------------------------------------------------
+    Mutant(
+        "version-reset-after-delete",
+        "a revision is the version's number, which begins again with the next flow of a name",
+        RULES,
+        "    return head.stamped(commit_id, (commit_id, *before))\n",
+        "    return head.stamped(str(head.version), (commit_id, *before))\n",
+        (*FLOWS, *MACHINE),
+    ),
+    Mutant(
+        "id-collision",
+        "two ids are written as one NATS subject",
+        "protocol/keys.py",
+        '0123456789_-")\n',
+        '0123456789_-=")\n',
+        ("tests/core/test_keys.py",),
+    ),
+    Mutant(
+        "set-order-makes-a-clean-record-dirty",
+        "a set is written in the order in which it happens to lie in memory",
+        "codec/hooks/containers.py",
+        "        out.sort(key=order)\n",
+        "",
+        ("tests/core/test_codec.py::test_a_set_is_written_in_its_own_order",),
+    ),
+    Mutant(
+        "expiry-lost-on-update",
+        "an ended flow that is written again stays for ever",
+        "core/writes.py",
+        "limits.retention) if ends else None,\n",
+        "limits.retention)\n"
+        "        if ends and (old is None or old.status != status._value_)\n"
+        "        else None,\n",
+        (*RETENTION, *MACHINE),
+    ),
+    Mutant(
+        "copy-keeps-claims",
+        "what was claimed in the source is held in the target by somebody who is not there",
+        "copying.py",
+        "    if head.owner is not None:\n        head =",
+        '    if head.owner == "":\n        head =',
+        ("tests/contract/test_copy.py",),
+    ),
+    # --- the unit of work ---------------------------------------------------------------------------
+    Mutant(
+        "change-not-seen",
+        "a flow of which only the error has changed counts as clean",
+        "core/unit_of_work.py",
+        "        and head.error == old.error\n        and flow.attempts",
+        "        and flow.attempts",
+        SESSIONS,
+    ),
+    Mutant(
+        "session-delete-not-checked",
+        "what a session deletes goes whatever it has become",
+        "core/unit_of_work.py",
+        "        return Delete(entry.key, None if instead is None else instead.revision, instead)\n",
+        '        return Delete(entry.key, "*" if instead is None else "*", instead)\n',
+        (*SESSIONS[:1], *MACHINE),
+    ),
+    Mutant(
+        "refused-commit-forgets-its-changes",
+        "after a conflict the changes that were pending are gone",
+        "core/unit_of_work.py",
+        '        self.step("refuse")\n',
+        '        self.step("refuse")\n        self.forget()\n',
+        SESSIONS,
+    ),
+    Mutant(
+        "completions-sent-again",
+        "the next commit of a session completes what the last one has completed",
+        "core/unit_of_work.py",
+        "        self._completions.clear()\n        self._checks.clear()\n        return self.receipt",
+        "        self._checks.clear()\n        return self.receipt",
+        ("tests/contract/test_sessions.py::test_a_completion_is_sent_by_one_commit",),
+    ),
+    Mutant(
+        "idle-claim-not-checked",
+        "who has lost a claim commits, if the claimed flow itself is not written",
+        "core/unit_of_work.py",
+        "        pairs += [(_renewal(entry, now_ms), entry) for entry in idle]\n",
+        "",
+        ("tests/contract/test_claims.py::test_a_lost_claim_refuses_the_commit_of_anything",),
+    ),
+    Mutant(
+        "object-in-two-sessions",
+        "one object is changed by one session and written by another",
+        "core/unit_of_work.py",
+        "        if isinstance(other, UnitOfWork) and other is not self and record in other:\n",
+        "        if isinstance(other, UnitOfWork) and other is self and record in other:\n",
+        SESSIONS,
+    ),
+    Mutant(
+        "deleted-progress-is-not-replaced",
+        "progress that was to overwrite, was deleted and is saved after all meets what is stored",
+        "core/unit_of_work.py",
+        "        return Entry(key, record, Intent.OVERWRITE, fresh=True)\n",
+        "        return Entry(key, record, Intent.NEW)\n",
+        MEANWHILE,
+    ),
+    Mutant(
+        "unread-results-look-empty",
+        "results that could not be read are none after the next write of their condition",
+        "core/writes.py",
+        "    if isinstance(results, UnreadResults):\n",
+        "    if isinstance(results, int):\n",
+        MEANWHILE,
+    ),
+    # --- drivers --------------------------------------------------------------------------------------
+    Mutant(
+        "cancelled-write-is-left",
+        "a cancellation leaves a commit to a thread, and nobody is told what became of it",
+        "drivers/embedded_async.py",
+        "            in_thread = call_to_end if call.writes else call_abandonable\n",
+        "            in_thread = call_abandonable\n",
+        CANCELLED,
+    ),
+    Mutant(
+        "asyncio-cancels-a-write",
+        "`Task.cancel` cuts a commit in half that was being sent",
+        "drivers/asyncio_driver.py",
+        "        return await self._units.perform_to_end(request)\n",
+        "        return await self._units.perform(request)\n",
+        DRIVERS,
+    ),
+    Mutant(
+        "portal-leaves-an-interrupted-write",
+        "Ctrl-C leaves a commit under way behind the portal",
+        "drivers/portal.py",
+        "                if not writes(request):\n                    portal.abandon(crossing)\n",
+        "                if request is not None:\n                    portal.abandon(crossing)\n",
+        DRIVERS,
+    ),
+    Mutant(
+        "portal-write-not-shielded",
+        "a cancelled task on trio leaves its commit under way behind the portal",
+        "drivers/portal.py",
+        "        if writes(request):\n            with CancelScope(shield=True):\n",
+        "        if writes(request):\n            with CancelScope(shield=False):\n",
+        DRIVERS,
+    ),
+    Mutant(
+        "reply-reaches-the-wrong-caller",
+        "the reply to who was cancelled goes to the next in line",
+        "drivers/redis_multiplexed.py",
+        "            flight = flying[0]\n            flight.replies.append(reply)\n",
+        "            while len(flying) > 1 and flying[0].ended.cancelled():\n"
+        "                flying.popleft()\n\n"
+        "            flight = flying[0]\n            flight.replies.append(reply)\n",
+        ("tests/drivers/test_drivers_redis.py::test_a_late_reply_is_that_of_who_has_left",),
+    ),
+    Mutant(
+        "lost-call-not-asked-again",
+        "a commit of an embedded store whose reply was lost is left as it is",
+        "drivers/blocking.py",
+        "            return run(protocol.go_on(request, call, error), self._perform_transport)\n",
+        "            raise\n",
+        SESSIONS,
+    ),
+    Mutant(
+        "another-event-loop-not-noticed",
+        "a store is used from an event loop that its connections do not belong to",
+        "drivers/cancellation.py",
+        "            return asyncio.get_running_loop() is loop\n",
+        "            return asyncio.get_running_loop() is not None\n",
+        ("tests/contract/test_async_api.py", "-k", "loop"),
+    ),
+    # --- SQLite -----------------------------------------------------------------------------------
+    Mutant(
+        "sqlite-fork-in-the-middle-of-a-write",
+        "a child is made while another thread of its parent holds SQLite's locks",
+        "stores/sqlite/connection.py",
+        "        self._held = self._writing.acquire(timeout=BUSY_SECONDS + 1)\n",
+        "        self._held = False\n",
+        ("tests/processes/test_processes.py::test_forks_while_threads_commit",),
+    ),
+    Mutant(
+        "sqlite-lock-taken-late",
+        "a transaction reads first and asks for the lock when it writes",
+        "stores/sqlite/connection.py",
+        '"BEGIN IMMEDIATE"',
+        '"BEGIN"',
+        ("tests/stores/sqlite/test_sqlite_faults.py::test_a_write_waits_for_the_lock",),
+    ),
+    Mutant(
+        "sqlite-failed-commit-reported-as-not-written",
+        "a COMMIT that failed on the disk is told as not written, and may be applied",
+        "stores/sqlite/connection.py",
+        "            if _code(error) == sqlite3.SQLITE_IOERR:\n",
+        "            if _code(error) == sqlite3.SQLITE_NOTICE:\n",
+        ("tests/stores/sqlite/test_sqlite_faults.py", "-k", "commit"),
+    ),
+    Mutant(
+        "sqlite-writes-to-a-removed-file",
+        "a commit is acknowledged in a file that nobody will find again",
+        "stores/sqlite/connection.py",
+        "if not call.single and place_of(self._path) != tables.file:\n",
+        "if not call.single and tables is None:\n",
+        ("tests/stores/sqlite/test_sqlite_faults.py", "-k", "taken_away"),
+    ),
+    Mutant(
+        "sqlite-connection-crosses-a-fork",
+        "a forked child believes that it holds its parent's locks",
+        "stores/sqlite/connection.py",
+        "timeout=BUSY_SECONDS + 1)\n        _close_all(self._idle)\n",
+        "timeout=BUSY_SECONDS + 1)\n",
+        ("tests/processes/test_processes.py::test_the_log_stays_when_the_parent_closes_first",),
+    ),
+    Mutant(
+        "sqlite-early-completion-dropped",
+        "what completes before its condition is forgotten when that is set",
+        "stores/sqlite/tables.py",
+        'DO UPDATE SET member = 1"',
+        'DO UPDATE SET member = 1, done = 0"',
+        (*WAITS, *ON_SQLITE),
+    ),
+    Mutant(
+        "sqlite-cursor-skips",
+        "the next page begins behind the millisecond of the last entry",
+        "stores/sqlite/tables.py",
+        '        same = f"{where} AND created_ms = ? AND id > ?"\n',
+        '        same = f"{where} AND created_ms = ? AND id > ? AND 0"\n',
+        (*LISTINGS, *ON_SQLITE),
+    ),
+    Mutant(
+        "sqlite-counts-the-expired",
+        "what has expired is counted until it is swept",
+        "stores/sqlite/tables.py",
+        '            f" - (SELECT count(*) FROM {table} INDEXED BY {table}_expires"',
+        '            f" - 0 * (SELECT count(*) FROM {table} INDEXED BY {table}_expires"',
+        ("tests/contract/test_retention.py::test_ended_flows_expire", *ON_SQLITE),
+    ),
+    Mutant(
+        "sqlite-index-not-updated",
+        "a flow is listed under the status it was created with",
+        "stores/sqlite/tables.py",
+        "        if head[place] != old[place]:\n",
+        "        if head[place] != old[place] and place != 1:\n",
+        (*LISTINGS, *ON_SQLITE),
+    ),
+    # --- Redis --------------------------------------------------------------------------------------
+    Mutant(
+        "redis-version-not-checked",
+        "the script writes whatever revision is stored",
+        COMMIT_LUA,
+        "      elseif revision_of(head) ~= expected then\n",
+        "      elseif false then\n",
+        (*FLOWS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-refuses-single-commits-only",
+        "what can be written of a refused commit of several records is written",
+        COMMIT_LUA,
+        "if #refused > 0 then return refused end\n",
+        "if #refused > 0 and #changes == 1 then return refused end\n",
+        (*FLOWS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-commit-not-remembered",
+        "the reply of a commit is not kept, so one that is sent again meets its own writes",
+        COMMIT_LUA,
+        "redis.call('SET', log, reply, 'PX', ARGV[4])\n",
+        "",
+        (*FAULTS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-fence-not-kept",
+        "a commit that was given up is applied when it arrives",
+        "stores/redis*resolve.lua",
+        "redis.call('SET', KEYS[1], '', 'PX', ARGV[2])\n",
+        "",
+        (*GIVEN_UP, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-record-remembers-one-commit",
+        "only the last commit of a record can be told of once its reply is gone",
+        COMMIT_LUA,
+        "  return commit_id .. ' ' .. (seven or old.commits)\n",
+        "  return commit_id\n",
+        (*REMEMBERED, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-index-entry-not-removed",
+        "an entry of the index that is no longer true stays",
+        "stores/redis*records.lua",
+        "  if #gone > 0 then redis.call('ZREM', index, unpack(gone)) end\n",
+        "",
+        (*LISTINGS, *CLAIMS, *RETENTION, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-expiry-kept-on-update",
+        "a flow that goes on after it had ended is forgotten by the server",
+        COMMIT_LUA,
+        "redis.call('PERSIST', key)\n",
+        "redis.call('EXISTS', key)\n",
+        (*RETENTION, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-ttl-lost-on-update",
+        "the server keeps a flow for ever that ended after it was created",
+        COMMIT_LUA,
+        "    set_ttl(new.expires, old and old.expires, key, steps, parts)\n",
+        "    set_ttl(not old and new.expires, old and old.expires, key, steps, parts)\n",
+        (*RETENTION, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-expired-flow-counts",
+        "what has expired is there for a commit until it is swept",
+        COMMIT_LUA,
+        "    local gone = flow and has_expired(flow)\n",
+        "    local gone = false\n",
+        (*FLOWS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-claim-decided-by-the-client",
+        "a claim passes though its flow was extended since it was listed",
+        COMMIT_LUA,
+        "      elseif string.find(flags, 'c', 1, true) and head.due and head.due > now\n",
+        "      elseif false and head.due and head.due > now\n",
+        (*SERIAL, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-completion-counted-twice",
+        "a child that completes again counts again",
+        COMMIT_LUA,
+        "  if item and string.sub(item, 2, 2) == '1' then\n    return",
+        "  if false then\n    return",
+        (*WAITS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-expiry-off-by-one",
+        "what has expired is there for one more millisecond",
+        "stores/redis*records.lua",
+        "  return head.expires and head.expires <= now\n",
+        "  return head.expires and head.expires < now\n",
+        (*RETENTION, *FLOWS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-short-way-for-progress",
+        "progress that was made with its flow is written over the flow's body",
+        "stores/redis*put.lua",
+        " and ARGV[6] == 'F'",
+        "",
+        ("tests/stores/redis/test_redis_scripts.py",),
+    ),
+    Mutant(
+        "redis-parts-of-two-bodies",
+        "a large body that is written while it is read is put together from what is there",
+        "stores/redis/reads.py",
+        "            if found and all(which == name and part is not None for which, part in found):\n",
+        "            if found and all(part is not None for which, part in found):\n",
+        REPLIES,
+    ),
+    # --- NATS ---------------------------------------------------------------------------------------
+    Mutant(
+        "nats-publish-without-expected-sequence",
+        "a record is published whatever is stored",
+        COMMITS_PY,
+        "        return Message(self.layout.subject(key), text, {_EXPECTED: str(expected)})\n",
+        "        return Message(self.layout.subject(key), text, {})\n",
+        (*SERIAL, *FLOWS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-tombstone-taken-for-absent",
+        "what was deleted counts as what never was, so its name cannot be used again",
+        "stores/nats/exchange.py",
+        '    if headers.get("KV-Operation"):\n        return Stored(sequence, None,',
+        '    if headers.get("KV-Operation"):\n        return Stored(0, None,',
+        ("tests/contract/test_flows.py::test_an_incarnation_never_passes_for_another", *ON_NATS),
+    ),
+    Mutant(
+        "nats-stale-follower-read",
+        "a read is answered by whoever has a copy, which may not have what was acknowledged",
+        "stores/nats/setup.py",
+        '    exchange.leader = int(settings.get("num_replicas", 1)) > 1 and not stale_reads\n',
+        "    exchange.leader = False\n",
+        ("tests/stores/nats/test_nats_store.py::test_replicas_are_read_from_their_leader",),
+    ),
+    Mutant(
+        "nats-check-left-out",
+        "what a commit depends on and does not write is not guarded by its batch",
+        COMMITS_PY,
+        "        reads = self._reads(request, tables, writes)\n",
+        "        reads = self._reads(request, tables, writes)[:0]\n",
+        (*SERIAL, *FLOWS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-part-of-a-batch-told-as-all",
+        "a commit is told as done of which a server that ran out of storage has kept a part",
+        COMMITS_PY,
+        '        if found[last].sequence < log.sequence + fields["length"] - 1:\n',
+        "        if not fields:\n",
+        ("tests/stores/nats/test_nats_servers.py::test_a_full_server_tells_what_it_has_kept",),
+    ),
+    Mutant(
+        "nats-lost-reply-not-looked-for",
+        "a commit of several records that is sent again meets its own writes",
+        COMMITS_PY,
+        "self._commit(request, deadline, again=bool(lost))\n",
+        "self._commit(request, deadline, again=False)\n",
+        (*TWICE, *FAULTS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-refusal-after-a-lost-reply-believed",
+        "a retry is reported as a conflict with itself",
+        COMMITS_PY,
+        "            if lost and isinstance(reply, Refused):\n",
+        "            if not lost and isinstance(reply, Refused):\n",
+        (*LOST, *FAULTS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-duplicate-taken-for-a-fence",
+        "a commit that the server knows by its id is denied",
+        COMMITS_PY,
+        "                return Applied(())  # the id was taken, and not by a fence: the commit is there\n",
+        "                return None\n",
+        (*LOST, *FAULTS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-old-entry-not-removed",
+        "an entry that is no longer true stays",
+        COMMITS_PY,
+        "        plan.purges.extend((entry, True) for entry in sorted(before - after))\n",
+        "",
+        ("tests/stores/nats/test_nats_store.py", *LISTINGS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-hint-believed",
+        "a listing shows what an entry says, not what the head says",
+        "stores/nats/listings.py",
+        "                and wanted.status in (None, head.status)\n",
+        "",
+        (*HINTS, *LISTINGS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-due-hint-believed",
+        "a flow is handed out because an entry says that it is due",
+        "stores/nats/listings.py",
+        "head.due_ms is not None\n                    and head.due_ms <= now_ms\n"
+        "                    and (head.expires_ms",
+        "head.due_ms is not None\n                    and (head.expires_ms",
+        (*HINTS, *CLAIMS, *ON_NATS),
+    ),
+    Mutant(
+        "nats-completion-not-fenced-by-its-life",
+        "completions of a condition that was cleared count for the next of its name",
+        "stores/nats/tables.py",
+        "        wait.items, wait.spilled, wait.life = {}, 0, self._commit\n",
+        "        wait.spilled, wait.life = 0, self._commit\n",
+        (*WAITS, *ON_NATS),
+    ),
+)

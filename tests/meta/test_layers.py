@@ -1,0 +1,207 @@
+"""Imports point down only: which folder of the package may import which, and the test that reads the code."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+# A room is a folder of the package, or a module of its root. Room -> the rooms that it may import,
+# also for type checking only. Every room may import itself.
+GROUND = {"errors", "protocol"}
+LOGIC = GROUND | {"codec", "model", "core"}
+API = LOGIC | {"session", "store", "aio", "opening", "copying"}
+
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "protocol": {"errors"},
+    "codec": GROUND,
+    "model": GROUND | {"codec"},
+    "core": GROUND | {"codec", "model"},
+    "stores": GROUND,
+    "drivers": GROUND | {"stores"},
+    "session": LOGIC,
+    "store": LOGIC | {"session"},
+    "aio": LOGIC | {"session", "store"},
+    "opening": LOGIC | {"stores", "drivers", "session", "store", "aio"},
+    "copying": LOGIC | {"store"},
+    "telemetry": GROUND | {"store", "aio"},
+    "": API,  # __init__.py
+    "testing": API | {"", "stores", "drivers"},
+    "demo": {""},
+    "cli": API | {"", "stores", "drivers", "testing", "demo"},
+    "__main__": {"cli"},
+}
+
+ON_ASYNCIO = "drivers"
+"""The room whose modules may import asyncio; everybody else awaits by anyio, or not at all."""
+
+# Imported when they are used, never by `import catga_store`.
+HEAVY = [
+    "cattrs",
+    "click",
+    "msgspec",
+    "nats",
+    "opentelemetry",
+    "redis",
+    "rich",
+    "sqlite3",
+    "trio",
+    "typer",
+]
+
+
+def package_directory() -> Path:
+    """Answer where the package is that the other tests run against."""
+    spec = find_spec("catga_store")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+PACKAGE = package_directory()
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(file: Path) -> str:
+    """Name a file's module inside the package: `stores.memory`; the package itself is empty."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """Return the room that a module is in."""
+    return module.partition(".")[0]
+
+
+MODULES = {module_of(file) for file in FILES}
+
+
+def imports(source: str, package: str) -> Iterator[str]:
+    """Answer the absolute dotted name of everything that is imported, at any depth of the code.
+
+    `package` is the full name of the package the file is in, for relative imports.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: 1 - node.level or None] if node.level else []
+            base = ".".join([*parts, *([node.module] if node.module else [])])
+            yield from (f"{base}.{name.name}" for name in node.names)
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    """Answer everything that a file of the package imports."""
+    package = ".".join(["catga_store", *file.relative_to(PACKAGE).parent.parts])
+    return imports(file.read_text(encoding="utf-8"), package)
+
+
+def modules_imported_by(file: Path) -> set[str]:
+    """Answer the modules of the package that a file imports; a name in a module is the module."""
+    found = set()
+
+    for name in imports_of(file):
+        if name.split(".")[0] == "catga_store":
+            inside = name.removeprefix("catga_store").removeprefix(".")
+
+            while inside and inside not in MODULES:
+                inside = inside.rpartition(".")[0]
+
+            found.add(inside)
+
+    return found
+
+
+def test_imports_point_down() -> None:
+    """A module imports nothing of the package but what its room may."""
+    refused = [
+        f"{module_of(file)} imports {name}"
+        for file in FILES
+        for name in sorted(modules_imported_by(file))
+        if room_of(name) not in ALLOWED[room_of(module_of(file))] | {room_of(module_of(file))}
+    ]
+    assert refused == []
+
+
+def test_every_room_has_a_line() -> None:
+    """A new folder, or a new module of the root, says what it may import."""
+    assert {room_of(module) for module in MODULES} == ALLOWED.keys()
+
+
+def test_the_rooms_are_in_order() -> None:
+    """The allowed edges have no circle, so no room can import its own importer."""
+    left = dict(ALLOWED)
+
+    while left:
+        free = {room for room, down in left.items() if not down & left.keys()}
+        assert free, f"a circle among {sorted(left)}"
+        left = {room: down for room, down in left.items() if room not in free}
+
+
+def test_a_store_imports_no_other_store() -> None:
+    """What stores share is in `protocol`."""
+    refused = [
+        f"{module_of(file)} imports {name}"
+        for file in FILES
+        for name in modules_imported_by(file)
+        if room_of(module_of(file)) == room_of(name) == "stores"
+        and kind_of(name) not in {kind_of(module_of(file)), "embedded"}
+    ]
+    assert refused == []
+
+
+def kind_of(module: str) -> str:
+    """Return which store a module of `stores` belongs to."""
+    return module.split(".")[1]
+
+
+def test_event_loops_stay_behind_the_drivers() -> None:
+    """`asyncio` is imported by drivers only, `trio` nowhere."""
+    for file in FILES:
+        roots = {name.split(".")[0] for name in imports_of(file)}
+        assert "trio" not in roots, file
+        assert "asyncio" not in roots or room_of(module_of(file)) == ON_ASYNCIO, file
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import asyncio.events", ["asyncio.events"]),
+        ("from . import memory", ["catga_store.stores.memory"]),
+        ("from .memory import A", ["catga_store.stores.memory.A"]),
+        (
+            "from .. import cli, demo",
+            ["catga_store.cli", "catga_store.demo"],
+        ),
+        ("from ..errors import UsageError", ["catga_store.errors.UsageError"]),
+        ("def f():\n    from catga_store import cli", ["catga_store.cli"]),
+    ],
+)
+def test_every_form_of_import_is_read(source: str, found: list[str]) -> None:
+    """Relative, nested and plain imports come out as the absolute names they import."""
+    assert list(imports(source, "catga_store.stores")) == found
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    """`import catga_store` leaves databases, codecs, event loops and CLI libraries alone."""
+    code = f"""
+import json, sys, time
+before = set(sys.modules)  # what coverage, say, has brought along
+start = time.perf_counter()
+import catga_store
+seconds = time.perf_counter() - start
+print(json.dumps([seconds, [name for name in {HEAVY!r} if name in sys.modules.keys() - before]]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    seconds, imported = json.loads(done.stdout)
+    print(f"import catga_store took {seconds * 1000:.0f} ms")  # noqa: T201  for who runs it with -s
+    assert imported == []

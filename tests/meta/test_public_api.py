@@ -1,0 +1,302 @@
+"""The public names: which there are, what they say of themselves, and that both APIs are one."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+
+import catga_store as cs
+from catga_store.testing.clock import ManualClock
+
+APIS = [(cs.Store, cs.AsyncStore), (cs.Session, cs.AsyncSession)]
+PLAIN = {
+    cs.Store: {"session", "begin", "now", "iter_flows", "iter_wait_conditions"},
+    cs.Session: {
+        "add",
+        "delete",
+        "suspend",
+        "save_for_each_progress",
+        "clear_for_each_progress",
+        "complete_child",
+        "check",
+        "expunge",
+        "rollback",
+    },
+}
+RENAMED = {"__enter__": "__aenter__", "__exit__": "__aexit__"}
+
+# The operations of the contract, by the table that lists them.
+OPERATIONS = {
+    cs.Store: {
+        "create",
+        "get",
+        "get_one",
+        "get_or_create",
+        "update",
+        "delete",
+        "set_wait_condition",
+        "get_wait_condition",
+        "update_wait_condition",
+        "clear_wait_condition",
+        "get_timed_out_wait_conditions",
+        "query_wait_conditions",
+        "iter_wait_conditions",
+        "complete_child",
+        "save_for_each_progress",
+        "get_for_each_progress",
+        "clear_for_each_progress",
+        "list_for_each_progress",
+        "claim_due",
+        "claim",
+        "extend",
+        "release",
+        "get_many",
+        "query_flows",
+        "iter_flows",
+        "count_flows",
+        "sweep",
+        "resolve_commit",
+        "now",
+        "clear",
+        "ping",
+        "close",
+        "session",
+        "begin",
+        "transact",
+    },
+    cs.Session: {
+        "get",
+        "get_one",
+        "get_many",
+        "get_wait_condition",
+        "get_for_each_progress",
+        "add",
+        "delete",
+        "suspend",
+        "save_for_each_progress",
+        "clear_for_each_progress",
+        "complete_child",
+        "check",
+        "new",
+        "dirty",
+        "deleted",
+        "refresh",
+        "expunge",
+        "rollback",
+        "commit",
+        "close",
+        "receipt",
+    },
+}
+
+
+def members(kind: type) -> dict[str, Any]:
+    """Answer the public members of a class, inherited ones too."""
+    return {
+        name: inspect.getattr_static(kind, name)
+        for name in dir(kind)
+        if not name.startswith("_") or name in (*RENAMED, *RENAMED.values())
+    }
+
+
+def parameters(function: Any) -> list[tuple[str, Any, Any]]:
+    """Answer name, kind and default of each parameter."""
+    return [
+        (one.name, one.kind, one.default)
+        for one in inspect.signature(inspect.unwrap(function)).parameters.values()
+    ]
+
+
+def documented() -> Iterator[tuple[str, Any]]:
+    """Answer everything public by its dotted name."""
+    for name in cs.__all__:
+        thing = getattr(cs, name)
+        yield name, thing
+        if inspect.isclass(thing) and not issubclass(thing, BaseException | enum.Enum | tuple):
+            for member, value in vars(thing).items():
+                if not member.startswith("_") and (
+                    inspect.isfunction(value) or isinstance(value, property | classmethod)
+                ):
+                    yield f"{name}.{member}", value
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def test_all_is_sorted_and_whole() -> None:
+    """`__all__` is sorted, names each thing once, and misses nothing public."""
+    assert cs.__all__ == sorted(set(cs.__all__))
+    public = {
+        name
+        for name, value in vars(cs).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert public - {"annotations", "TYPE_CHECKING"} <= set(cs.__all__)
+    assert all(hasattr(cs, name) for name in cs.__all__)
+    assert len(cs.__all__) <= 60
+
+
+@pytest.mark.parametrize("name", cs.__all__)
+def test_every_name_shows_the_package(name: str) -> None:
+    """A traceback, a pickle and `help` say `catga_store`, not where the code lies."""
+    assert getattr(cs, name).__module__ == "catga_store"
+    assert getattr(cs, name).__qualname__ == name
+
+
+@pytest.mark.parametrize(("name", "thing"), [*documented()])
+def test_everything_public_has_a_docstring(name: str, thing: Any) -> None:
+    """Classes, functions, methods and properties say what they do, in a sentence that ends."""
+    text = inspect.getdoc(thing)
+    assert text, name
+    first = text.split("\n\n")[0].strip()
+    assert first[-1] in ".…|" or first.endswith("`"), first
+
+
+def test_the_errors_are_public() -> None:
+    """Every error of the library can be caught by a public name."""
+    for name in dir(cs.errors):  # type: ignore[attr-defined]
+        if name.endswith("Error"):
+            assert name in cs.__all__
+
+
+@pytest.mark.parametrize("kind", OPERATIONS)
+def test_the_contracts_operations_are_there(kind: type) -> None:
+    """Every operation that the contract lists exists, and none beside them."""
+    found = {name for name in members(kind) if not name.startswith("_")}
+    assert found == OPERATIONS[kind]
+
+
+# --- both APIs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("blocking", "awaiting"), APIS)
+def test_both_faces_have_the_same_methods(blocking: type, awaiting: type) -> None:
+    """Nothing is on one API only; `with` is `async with`."""
+    renamed = {RENAMED.get(name, name) for name in members(blocking)}
+    assert renamed == set(members(awaiting))
+
+
+@pytest.mark.parametrize(("blocking", "awaiting"), APIS)
+def test_both_faces_take_the_same_parameters(blocking: type, awaiting: type) -> None:
+    """Names, kinds and defaults agree, parameter by parameter."""
+    for name, member in members(blocking).items():
+        twin = members(awaiting)[RENAMED.get(name, name)]
+        if isinstance(member, property):
+            assert isinstance(twin, property)
+        else:
+            assert parameters(member) == parameters(twin), name
+
+
+@pytest.mark.parametrize(("blocking", "awaiting"), APIS)
+def test_what_may_do_io_is_awaited_and_nothing_else(blocking: type, awaiting: type) -> None:
+    """Each async method is a coroutine, but for the plain ones that the contract names."""
+    for name, member in members(awaiting).items():
+        if isinstance(member, property) or name.startswith("_"):
+            continue
+
+        function = inspect.unwrap(member)
+        assert inspect.iscoroutinefunction(function) == (name not in PLAIN[blocking]), name
+        if name.startswith("iter_"):
+            assert inspect.isasyncgenfunction(function)
+
+
+@pytest.mark.parametrize(("blocking", "awaiting"), APIS)
+def test_the_async_twin_says_only_what_differs(blocking: type, awaiting: type) -> None:
+    """An async method's docstring is a reference, or an addition, never a copy."""
+    for name, member in members(awaiting).items():
+        text = inspect.getdoc(member) or ""
+        twin = inspect.getdoc(members(blocking).get(name)) or ""
+        if member is not members(blocking).get(name) and len(twin) > 200:
+            assert (
+                f"See `{blocking.__name__}.{name}`" in text or f"see `{blocking.__name__}" in text
+            )
+            assert len(text) < len(twin)
+
+
+@pytest.mark.parametrize(
+    ("blocking", "awaiting"),
+    [
+        (cs.MemoryStore, cs.AsyncMemoryStore),
+        (cs.SQLiteStore, cs.AsyncSQLiteStore),
+        (cs.RedisStore, cs.AsyncRedisStore),
+    ],
+)
+def test_each_store_has_a_twin(blocking: Any, awaiting: Any) -> None:
+    """Both are opened with the same arguments."""
+    assert parameters(blocking.__init__) == parameters(awaiting.__init__)
+    assert issubclass(blocking, cs.Store)
+    assert issubclass(awaiting, cs.AsyncStore)
+
+
+def test_options_are_keyword_only() -> None:
+    """Beyond what an operation is about, arguments have to be named."""
+    allowed = {
+        ("get_timed_out_wait_conditions", "now"),
+        ("get_timed_out_wait_conditions", "limit"),
+        ("sweep", "limit"),
+        ("extend", "lease"),
+    }
+    for kind in OPERATIONS:
+        for name, member in members(kind).items():
+            if isinstance(member, property) or name.startswith("_"):
+                continue
+
+            for parameter, how, default in parameters(member):
+                if default is not inspect.Parameter.empty and parameter != "state_type":
+                    assert how is inspect.Parameter.KEYWORD_ONLY or (name, parameter) in allowed
+
+
+# --- records ------------------------------------------------------------------------------------
+
+
+def test_records_take_their_id_first() -> None:
+    """The id is the only positional argument of a flow and of a condition."""
+    for kind in (cs.FlowSnapshot, cs.WaitCondition):
+        first, *others = inspect.signature(kind).parameters.values()
+        assert first.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        assert first.name in ("flow_id", "correlation_id")
+        assert {one.kind for one in others} == {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_small_records_are_frozen() -> None:
+    """Positions, summaries, results, completions, pages, receipts and retention cannot be changed."""
+    frozen: list[Any] = [
+        cs.FlowPosition(),
+        cs.ChildResult(success=True),
+        cs.Completion(accepted=True, duplicate=False, now_satisfied=False, outcome=None),
+        cs.Page((), None),
+        cs.Receipt(),
+        cs.Retention(),
+    ]
+    for one in frozen:
+        name = attrs.fields(type(one))[0].name
+        with pytest.raises(AttributeError):
+            setattr(one, name, None)
+
+
+def test_records_show_themselves(store: cs.Store, clock: ManualClock) -> None:
+    """`repr` has id, version and where it is; of a claimed flow the owner too."""
+    store.create(cs.FlowSnapshot("f", state={"secret": 1}))
+    flow = store.claim("f", owner="w-1")
+    assert (
+        repr(flow) == "<FlowSnapshot 'f' v2 CREATED at 0 claimed by 'w-1'>"
+        or repr(flow) == "<FlowSnapshot 'f' v2 CREATED at 0 claimed by w-1>"
+    )
+    store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a", "b"]))
+    store.complete_child("w", "a")
+    assert repr(store.get_wait_condition("w")) == "<WaitCondition 'w' v1 WHEN_ALL PENDING: 1 of 2>"
+    progress = cs.ForEachProgress([1, 2], [3])
+    assert repr(progress) == "<ForEachProgress v0: 2 processed, 1 failed>"
+
+
+def test_keys_are_plain_tuples() -> None:
+    """A key sorts, prints and compares as kind, id and step."""
+    key = cs.FlowSnapshot("f", state={}).key
+    assert key == ("flow", "f", 0)
+    assert str(key) == "flow 'f'"
+    assert cs.WaitCondition("w", flow_ids=["a"]).key == cs.Key("wait", "w")

@@ -1,0 +1,749 @@
+"""The conversations of the NATS store, held by hand: what it makes of whatever a server may answer.
+
+No server is needed to say what is asked next, or told: each answer is one that servers give.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import catga_store as cs
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import Pause
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import Applied
+from catga_store.protocol.requests import Clear
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Delete
+from catga_store.protocol.requests import Extend
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import Resolve
+from catga_store.stores.embedded import WaitRow
+from catga_store.stores.nats import NatsProtocol
+from catga_store.stores.nats import commits
+from catga_store.stores.nats.exchange import Exchange
+from catga_store.stores.nats.layout import NOTHING
+from catga_store.stores.nats.layout import Body
+from catga_store.stores.nats.layout import Completed
+from catga_store.stores.nats.layout import Layout
+from catga_store.stores.nats.layout import Stored
+from catga_store.stores.nats.layout import WaitRecord
+from catga_store.stores.nats.layout import children_of
+from catga_store.stores.nats.layout import decode_item
+from catga_store.stores.nats.layout import decode_record
+from catga_store.stores.nats.layout import decode_wait
+from catga_store.stores.nats.layout import encode_item
+from catga_store.stores.nats.layout import encode_record
+from catga_store.stores.nats.layout import encode_terms
+from catga_store.stores.nats.layout import encode_wait
+from catga_store.stores.nats.setup import lay_out
+from catga_store.stores.nats.setup import prepare
+from catga_store.stores.nats.tables import NatsTables
+from catga_store.stores.nats.tables import Snapshot
+from catga_store.stores.nats.transport import Answer
+from catga_store.stores.nats.transport import Asks
+from catga_store.stores.nats.transport import Greeting
+from catga_store.stores.nats.transport import Message
+from catga_store.stores.nats.transport import Publish
+
+LATER, NOW = 60.0, 0.0
+"""Seconds of a deadline that does not pass here, and of one that has."""
+
+LAYOUT = Layout("b")
+F = Key(FLOW, "f")
+W = Key(WAIT, "w")
+LOST = ReplyLostError("the line broke")
+NOT_SENT = NotSentError("nobody listens")
+NOBODY = Answer(503, {}, b"")
+NOT_FOUND = Answer(404, {"Description": "Message Not Found"}, b"")
+END = Answer(204, {"Description": "EOB"}, b"")
+BUSY, RACED, FULL, ODD = 10008, 10071, 10023, 10013
+"""Codes of JetStream: it is busy, the sequence is another one, there is no room, another refusal."""
+
+
+def hold(conversation: Conversation[Any], *answers: Any) -> tuple[Any, list[Request[Any]]]:
+    """Hold a conversation with a server that answers so; what it returns, and what it asked.
+
+    Errors are raised to it, pauses are not waited for, and every answer must be asked for.
+    """
+    left = list(answers)
+    asked: list[Request[Any]] = []
+    request = next(conversation)
+    while True:
+        try:
+            if isinstance(request, Pause):
+                request = conversation.send(None)
+                continue
+
+            asked.append(request)
+            answer = left.pop(0)
+            go_on = conversation.throw if isinstance(answer, Exception) else conversation.send
+            request = go_on(answer)
+        except StopIteration as stop:
+            assert left == []
+            return stop.value, asked
+
+
+def exchange(seconds: float = LATER, *, leader: bool = False) -> Exchange:
+    """Make what asks, for operations that may take so long."""
+    made = Exchange(LAYOUT.stream, seconds, LAYOUT.layout)
+    made.leader = leader
+    return made
+
+
+def protocol(seconds: float = LATER) -> NatsProtocol:
+    """Make a store that has been prepared."""
+    made = NatsProtocol(bucket="b", timeout=seconds)
+    made._prepared = True
+    return made
+
+
+def said(fields: object) -> Answer:
+    """Answer in JSON, as JetStream does."""
+    return Answer(0, {}, json.dumps(fields).encode())
+
+
+def error(code: int) -> Answer:
+    """Refuse, as JetStream does."""
+    return said({"error": {"code": 500, "err_code": code, "description": "as it wishes"}})
+
+
+def stored(subject: str, text: bytes, sequence: int = 1, **headers: str) -> Answer:
+    """Answer a Direct Get with a message."""
+    more = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(0, {"Nats-Subject": subject, "Nats-Sequence": str(sequence), **more}, text)
+
+
+def payloads(asked: list[Request[Any]]) -> list[Any]:
+    """Read what each request asked for, if it did."""
+    return [
+        json.loads(one.payload or b"null")
+        for request in asked
+        if isinstance(request, Asks)
+        for one in request.asks
+    ]
+
+
+def head(**fields: Any) -> Head:
+    """Make the head of a flow, written by the commit "before"."""
+    return Head(1, 0, 0, 0, commits=("before",))._replace(**fields)
+
+
+def flow(sequence: int = 7, body: bytes | Body = b"{}", **fields: Any) -> Answer:
+    """Answer a Direct Get with a flow."""
+    kept = body if isinstance(body, Body) else Body(body)
+    return stored(LAYOUT.subject(F), encode_record(head(**fields), kept, moved=False), sequence)
+
+
+def put(key: Key = F, **fields: Any) -> Put:
+    """Plan a new flow."""
+    return Put(key, head(commits=(), **fields), b"{}", None)
+
+
+def commit(*changes: Any) -> Commit:
+    """Make a commit that has just begun."""
+    return Commit(new_commit_id(), 0, changes, None)
+
+
+# --- asking -------------------------------------------------------------------------------------------
+
+
+def test_what_was_not_sent_has_read_nothing() -> None:
+    """A request that never left is not asked again: the link has waited for the server already."""
+    asks = exchange()
+    with pytest.raises(cs.StoreUnavailableError, match="nobody listens; nothing was read"):
+        hold(asks.fetch(["a"], asks.deadline()), NOT_SENT)
+
+
+def test_nobody_answers() -> None:
+    """A stream without a leader is asked again until the deadline, and then said to have none."""
+    asks = exchange()
+    found, asked = hold(asks.fetch(["a"], asks.deadline()), ((NOBODY,),), ((NOT_FOUND,),))
+    assert found == {"a": NOTHING}
+    assert len(asked) == 2
+    asks = exchange(NOW)
+    with pytest.raises(cs.StoreUnavailableError, match="has no leader or is gone; nothing was"):
+        hold(asks.fetch(["a"], asks.deadline()), ((NOBODY,),))
+
+
+def test_the_api_is_asked_again_while_it_is_busy() -> None:
+    """Busy is no answer until the deadline has passed; any other refusal is one at once."""
+    asks = exchange()
+    deleted = hold(
+        asks.api("DELETE", {}, asks.deadline()), ((error(BUSY),),), ((said({"success": True}),),)
+    )
+    assert deleted[0] == {"success": True}
+    with pytest.raises(cs.StoreUnavailableError, match=r"refused: as it wishes \(10013\)"):
+        hold(asks.api("DELETE", {}, asks.deadline()), ((error(ODD),),))
+
+    asks = exchange(NOW)
+    with pytest.raises(cs.StoreUnavailableError, match=r"as it wishes \(10008\)"):
+        hold(asks.api("DELETE", {}, asks.deadline()), ((error(BUSY),),))
+
+
+def test_a_stream_that_was_removed_is_told_apart() -> None:
+    """It is no outage: nothing comes back by itself."""
+    asks = exchange()
+    with pytest.raises(cs.StoreConfigError, match="'KV_b' is gone; open the store again"):
+        hold(asks.api("INFO", {}, asks.deadline()), ((error(10059),),))
+
+
+@pytest.mark.parametrize("subjects", [["a"], ["a", "b"]])
+def test_a_direct_get_that_is_refused(subjects: list[str]) -> None:
+    """Neither one record nor many are taken for absent because the server would not look."""
+    asks = exchange()
+    refused = Answer(408, {"Description": "Bad Request"}, b"")
+    with pytest.raises(cs.StoreUnavailableError, match=r"refused: Bad Request \(408\)"):
+        hold(asks.fetch(subjects, asks.deadline()), ((refused,),))
+
+
+def test_a_reply_that_was_cut_off_is_completed() -> None:
+    """What did not fit into the first reply is asked for by itself."""
+    asks = exchange()
+    cut = Answer(204, {"Nats-Num-Pending": "1"}, b"")
+    found, asked = hold(
+        asks.fetch(["a", "b", "c"], asks.deadline()),
+        ((stored("a", b"1"), stored("b", b"2"), cut),),
+        ((stored("c", b"3"), END),),
+    )
+    assert [one.text for one in found.values()] == [b"1", b"2", b"3"]
+    assert payloads(asked) == [{"multi_last": ["a", "b", "c"]}, {"multi_last": ["c"]}]
+
+
+# --- replicas -----------------------------------------------------------------------------------------
+
+
+def leads(sequence: int) -> tuple[Answer]:
+    """Answer as the leader how far the stream goes."""
+    return (said({"state": {"last_seq": sequence}}),)
+
+
+def up_to(sequence: int, *answers: Answer) -> tuple[Answer, ...]:
+    """Answer as a replica that has come so far."""
+    end = Answer(204, {"Nats-UpTo-Sequence": str(sequence)}, b"")
+    return (*answers, stored(LAYOUT.layout, b"{}"), end)
+
+
+NINE = [f"s-{number}" for number in range(9)]
+"""More than the leader is asked for one by one."""
+
+
+def test_a_replica_that_is_behind_is_not_believed() -> None:
+    """It is asked again, as is a leader that does not say how far it has come."""
+    asks = exchange(leader=True)
+    found, asked = hold(
+        asks.fetch(NINE, asks.deadline()),
+        (leads(5), up_to(4)),
+        ((error(BUSY),), up_to(5)),
+        (leads(5), up_to(5, stored("s-3", b"new"))),
+    )
+    assert found["s-3"].text == b"new"
+    assert len(asked) == 3
+
+
+def test_replicas_that_stay_behind_are_left_alone() -> None:
+    """After some looks the leader is asked for each record, and for names as well."""
+    asks = exchange(leader=True)
+    behind = [(leads(5), up_to(4))] * 6
+    message = {"subject": "s-0", "seq": 5, "data": base64.b64encode(b"text").decode()}
+    there, absent = (said({"message": message}),), (error(10037),)
+    found, _ = hold(asks.fetch(NINE, asks.deadline()), *behind, (there, *[absent] * 8))
+    assert found == {"s-0": Stored(5, b"text"), **dict.fromkeys(NINE[1:], NOTHING)}
+    named = said({"state": {"subjects": {"x.2": 1, "x.1": 1}}, "total": 2})
+    names, asked = hold(asks.names_at_once(["x.*"], asks.deadline(), 10), *behind, ((named,),))
+    assert names == (["x.1", "x.2"], 0)
+    assert payloads(asked)[1] == {"multi_last": ["x.*", LAYOUT.layout], "batch": 11}
+
+
+def test_a_leader_that_is_busy_is_asked_for_what_is_left() -> None:
+    """Only for that; a refusal, or a deadline that has passed, is an outage."""
+    asks = exchange(leader=True)
+    absent = (error(10037),)
+    found, asked = hold(
+        asks.fetch(["a", "b"], asks.deadline()), (absent, (error(BUSY),)), (absent,)
+    )
+    assert found == {"a": NOTHING, "b": NOTHING}
+    assert payloads(asked)[2:] == [{"last_by_subj": "b"}]
+    with pytest.raises(cs.StoreUnavailableError, match="10013"):
+        hold(asks.fetch(["a"], asks.deadline()), ((error(ODD),),))
+
+    asks = exchange(NOW, leader=True)
+    with pytest.raises(cs.StoreUnavailableError, match="10008"):
+        hold(asks.fetch(["a"], asks.deadline()), ((error(BUSY),),))
+
+
+# --- names --------------------------------------------------------------------------------------------
+
+
+def page(total: int, *names: str) -> tuple[tuple[Answer]]:
+    """Name some of the subjects that there are."""
+    return ((said({"state": {"subjects": dict.fromkeys(names, 1)}, "total": total}),),)
+
+
+def test_names_are_asked_for_again_while_the_leader_is_busy() -> None:
+    """The same page; what it refuses is no empty list."""
+    asks = exchange()
+    names, asked = hold(asks.names(["x.*"], asks.deadline()), ((error(BUSY),),), page(1, "x.1"))
+    assert names == [["x.1"]]
+    assert [one["offset"] for one in payloads(asked)] == [0, 0]
+    with pytest.raises(cs.StoreUnavailableError, match="10013"):
+        hold(asks.names(["x.*"], asks.deadline()), ((error(ODD),),))
+
+
+def test_names_that_go_while_they_are_counted_hide_no_others() -> None:
+    """A page that begins after the end of the one before is asked for from further ahead."""
+    asks = exchange()
+    every = [f"x.{number:05}" for number in range(3000)]
+    names, asked = hold(
+        asks.names(["x.*"], asks.deadline()),
+        page(3000, *every[:2000]),
+        page(1800, *every[2200:]),  # 1,200 of the first are gone
+        page(1800, *every[1200:]),
+    )
+    assert names == [every]
+    assert [one["offset"] for one in payloads(asked)] == [0, 1000, 0]
+
+
+# --- publishing ---------------------------------------------------------------------------------------
+
+
+def test_what_may_be_stored_twice_is_sent_until_it_is() -> None:
+    """Only what was not acknowledged, after a lost reply everything."""
+    asks = exchange()
+    messages = [Message("a", b"", {}), Message("b", b"", {})]
+    sequences, asked = hold(
+        asks.surely(messages, asks.deadline()),
+        LOST,
+        (said({"seq": 1}), error(BUSY)),
+        (NOBODY,),
+        (said({"seq": 2}),),
+    )
+    assert sequences == [1, 2]
+    assert [len(one.messages) for one in asked if isinstance(one, Publish)] == [2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (NOT_SENT, "nobody listens; nothing was written"),
+        (LOST, "the line broke; no record was written"),
+        ((NOBODY,), "no server leads the stream; no record was written"),
+        ((error(BUSY),), "as it wishes .10008.; no record was written"),
+        ((error(FULL),), "has no room: as it wishes"),
+    ],
+)
+def test_what_cannot_be_stored_in_time_is_an_outage(answer: Any, told: str) -> None:
+    """The error says what the server had said."""
+    asks = exchange(NOW)
+    with pytest.raises(cs.StoreUnavailableError, match=told):
+        hold(asks.surely([Message("a", b"", {})], asks.deadline()), answer)
+
+
+def test_a_purge_is_asked_for_again_until_the_server_takes_it() -> None:
+    """A refusal has removed nothing; what was not sent neither."""
+    asks = exchange()
+    _, asked = hold(
+        asks.purge(asks.deadline()), ((NOBODY,),), ((error(BUSY),),), ((said({"purged": 5}),),)
+    )
+    assert len(asked) == 3
+    with pytest.raises(cs.StoreUnavailableError, match="10013"):
+        hold(asks.purge(asks.deadline()), ((error(ODD),),))
+
+    with pytest.raises(cs.StoreUnavailableError, match="nobody listens; nothing was removed"):
+        hold(asks.purge(asks.deadline()), NOT_SENT)
+
+
+# --- the first use ------------------------------------------------------------------------------------
+
+
+def first_use(seconds: float) -> Conversation[None]:
+    """Begin to use a store."""
+    return prepare(
+        exchange(seconds),
+        LAYOUT,
+        partitions=1,
+        replicas=1,
+        max_bytes=-1,
+        stale_reads=False,
+    )
+
+
+HELLO = Greeting("2.12.3", True, 1 << 20)
+
+
+def test_a_greeting_that_is_lost_is_asked_for_again() -> None:
+    """Until the deadline; what was not sent is an outage at once."""
+    with pytest.raises(cs.StoreUnavailableError, match="nobody listens; nothing was read"):
+        hold(first_use(LATER), LOST, NOT_SENT)
+
+    with pytest.raises(cs.StoreUnavailableError, match="the line broke; nothing was read"):
+        hold(first_use(NOW), LOST)
+
+
+def test_a_stream_that_is_removed_while_it_is_made() -> None:
+    """It is made once, and then it is not there: somebody else is at work on it."""
+    with pytest.raises(cs.StoreUnavailableError, match="removed while it was made"):
+        hold(first_use(LATER), HELLO, ((error(10059),),), ((said({}),),), ((error(10059),),))
+
+
+def test_a_server_that_will_not_say_how_a_stream_is_set() -> None:
+    """It is asked again until the deadline."""
+    with pytest.raises(cs.StoreUnavailableError, match="removed while it was made"):
+        hold(
+            first_use(LATER),
+            HELLO,
+            ((error(BUSY),),),
+            ((error(10059),),),
+            ((said({}),),),
+            ((error(10059),),),
+        )
+
+    with pytest.raises(cs.StoreUnavailableError, match=r"as it wishes \(10008\)"):
+        hold(first_use(NOW), HELLO, ((error(BUSY),),))
+
+
+def test_a_server_that_will_not_make_a_stream_yet() -> None:
+    """It is asked again until the deadline; a stream that others have made meanwhile is as good."""
+    gone = ((error(10059),),)
+    _, asked = hold_until_laid_out(gone, ((error(BUSY),),), ((error(10058),),))
+    assert sum("CREATE" in one.asks[0].subject for one in asked if isinstance(one, Asks)) == 2
+    with pytest.raises(cs.StoreUnavailableError, match=r"as it wishes \(10008\)"):
+        hold(first_use(NOW), HELLO, gone, ((error(BUSY),),))
+
+
+def hold_until_laid_out(*answers: Any) -> tuple[Any, list[Request[Any]]]:
+    """Begin to use a store whose stream turns out to be as it must, and laid out."""
+    config = {
+        "subjects": LAYOUT.subjects,
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "num_replicas": 1,
+        "duplicate_window": 600 * 10**9,
+        **dict.fromkeys(
+            (
+                "allow_direct",
+                "allow_rollup_hdrs",
+                "allow_msg_ttl",
+                "allow_atomic",
+                "deny_delete",
+            ),
+            True,
+        ),
+        "name": LAYOUT.stream,
+    }
+    laid_out = stored(LAYOUT.layout, b'{"layout":1,"partitions":1}')
+    return hold(first_use(LATER), HELLO, *answers, ((said({"config": config}),),), ((laid_out,),))
+
+
+def test_a_layout_whose_reply_is_lost_is_read() -> None:
+    """It may have been stored; with the deadline behind it the store was not used yet."""
+    laid_out = stored(LAYOUT.layout, b'{"layout":1,"partitions":1}')
+    asks = exchange()
+    hold(lay_out(asks, LAYOUT, 1, asks.deadline()), ((NOT_FOUND,),), LOST, ((laid_out,),))
+    asks = exchange(NOW)
+    for failure in (LOST, NOT_SENT):
+        with pytest.raises(cs.StoreUnavailableError, match="; the store was not used yet"):
+            hold(lay_out(asks, LAYOUT, 1, asks.deadline()), ((NOT_FOUND,),), failure)
+
+
+# --- commits ------------------------------------------------------------------------------------------
+
+
+def test_a_flow_with_chunks_that_is_written_while_it_is_read() -> None:
+    """The chunks of the old body are gone, and the new one is answered."""
+    chunked = Body(b"", "g", 2, 6)
+    (record,), _ = hold(
+        protocol().converse(Read((F,), 0)),
+        ((flow(body=chunked),),),
+        ((stored(LAYOUT.chunk(F, "g", 0), b"abc"), END),),
+        ((flow(8, b"new"),),),
+    )
+    assert isinstance(record, Record)
+    assert record.body == b"new"
+
+
+def test_a_head_that_no_message_can_hold_is_refused() -> None:
+    """Before anything is sent; a body would have been taken apart."""
+    store = protocol()
+    store._exchange.max_payload = 4096
+    request = commit(put(position="p" * 3000))
+    with pytest.raises(cs.RecordTooLargeError, match="the server takes 4096 in one message"):
+        hold(store.converse(request))
+
+
+def test_a_commit_of_more_messages_than_a_batch_has() -> None:
+    """It is refused as a whole before anything is sent."""
+    request = commit(*(put(Key(FLOW, f"f-{number}")) for number in range(500)))
+    with pytest.raises(cs.CommitTooLargeError, match=r"takes 1001 messages.*commit in parts"):
+        hold(protocol().converse(request))
+
+
+def test_others_are_always_first() -> None:
+    """An extension that is not written in time has not been, and says what the server said last."""
+    claimed = flow(claim="c", due_ms=5)
+    with pytest.raises(cs.StoreUnavailableError, match=r"'as it wishes \(10071\)'; nothing was"):
+        hold(protocol(NOW).converse(Extend(F, "c", 9, 0)), ((claimed,),), (error(RACED),))
+
+
+def test_an_extension_that_came_too_late_is_read_again() -> None:
+    """Whoever was first has ended the claim."""
+    answer, _ = hold(
+        protocol().converse(Extend(F, "c", 9, 0)),
+        ((flow(claim="c", due_ms=5),),),
+        (error(RACED),),
+        ((flow(8, claim="other"),),),
+    )
+    assert answer is None
+
+
+def test_a_removal_that_nothing_remembers_was_done() -> None:
+    """Its reply was lost and its tombstone has expired; the server knows the id."""
+    revision = "before@7"
+    request = commit(Delete(F, revision))
+    reply, _ = hold(
+        protocol().converse(request),
+        ((flow(),),),
+        ((said({"state": {}}),),),  # the steps of the flow: there are none
+        LOST,
+        ((NOT_FOUND,),),  # the record
+        ((NOT_FOUND,),),  # the log
+        (said({"seq": 9, "duplicate": True}),),  # the fence
+        ((NOT_FOUND,),),  # the log
+        ((NOT_FOUND,),),  # the record again: no entries are missing
+    )
+    assert reply == Applied((Outcome(accepted=True),))
+
+
+def test_a_batch_that_was_stored_though_there_was_no_room() -> None:
+    """Its last record is there, and so is all before it: it is told as written."""
+    request = commit(put(), put(Key(FLOW, "g")))
+    seen: list[Publish] = []
+
+    def conversation() -> Conversation[Any]:
+        talk = protocol().converse(request)
+        publish = next(talk)
+        assert isinstance(publish, Publish)
+        seen.append(publish)
+        yield talk.send((error(FULL),))
+        last = publish.messages[-1]
+        try:
+            talk.send(((stored(last.subject, last.payload, 40), END),))
+        except StopIteration as stop:
+            return stop.value
+
+    reply, _ = hold(conversation(), None)
+    assert [one.revision for one in reply.outcomes] == [f"{request.id}@39", f"{request.id}@40"]
+
+
+def test_a_batch_of_which_nobody_can_say_what_was_stored() -> None:
+    """There was no room in the middle of it, and then nobody answers: it is uncertain."""
+    request = commit(put(), put(Key(FLOW, "g")))
+    with pytest.raises(cs.CommitUncertainError):
+        hold(protocol(NOW).converse(request), (error(FULL),), ((NOBODY,),), ((NOBODY,),))
+
+
+def fenced(request: Resolve) -> Answer:
+    """Answer what an earlier `resolve` of the same commit has left."""
+    return stored(LAYOUT.log(request.id), b'{"layout":1,"fenced":true}', 50)
+
+
+def test_a_fence_whose_reply_is_lost_is_looked_for() -> None:
+    """It may be there; if it is not, it is sent again, as when the server is busy."""
+    request = Resolve(new_commit_id(), (F,))
+    applied, asked = hold(
+        protocol().converse(request),
+        ((NOT_FOUND,),),
+        LOST,
+        ((NOT_FOUND,),),
+        (error(BUSY),),
+        ((fenced(request),),),
+        ((NOT_FOUND,),),  # the record
+    )
+    assert applied is None
+    assert sum(isinstance(one, Publish) for one in asked) == 2
+
+
+@pytest.mark.parametrize("answer", [LOST, (error(BUSY),), NOT_SENT])
+def test_a_commit_that_cannot_be_fenced_in_time_stays_uncertain(answer: Any) -> None:
+    """Nobody can say that it will never come."""
+    request = Resolve(new_commit_id(), (F,))
+    with pytest.raises(cs.CommitUncertainError, match="settles whether it was written") as caught:
+        hold(protocol(NOW).converse(request), ((NOT_FOUND,),), answer)
+
+    assert caught.value.commit_id == request.id
+
+
+def test_a_removal_that_was_fenced_shows_in_the_tombstone() -> None:
+    """The record says who removed it, as long as the server keeps what is left of it."""
+    request = Resolve(new_commit_id(), (F,))
+    tombstone = stored(LAYOUT.subject(F), request.id.encode(), 40, KV_Operation="PURGE")
+    applied, _ = hold(
+        protocol().converse(request),
+        ((fenced(request),),),
+        ((tombstone,),),
+        ((tombstone,),),  # whether entries are missing
+    )
+    assert applied == Applied(())
+
+
+def test_a_clear_whose_sign_is_gone_was_done() -> None:
+    """Its reply was lost; while the sign is there it is not certain, and without an answer neither."""
+    sign = stored("sign", b'{"clearing":true}')
+    laid_out = stored(LAYOUT.layout, b'{"layout":1,"partitions":1}')
+    accepted = (said({"seq": 1}),)
+    for before in ((), (((sign,),),)):
+        looks = *before, ((NOT_FOUND,),)
+        answer, _ = hold(protocol().converse(Clear()), accepted, LOST, *looks, ((laid_out,),))
+        assert answer is None
+
+    for then in (((sign,),), ((NOBODY,),)):
+        with pytest.raises(cs.CommitUncertainError) as caught:
+            hold(protocol(NOW).converse(Clear()), accepted, LOST, then)
+
+        request = Resolve(caught.value.commit_id, ())
+        assert hold(protocol().converse(request), ((NOT_FOUND,),))[0] == Applied(())
+        with pytest.raises(cs.CommitUncertainError):  # it may still be on its way
+            hold(protocol().converse(request), ((sign,),))
+
+
+def test_what_is_remembered_is_limited() -> None:
+    """What was remembered first is forgotten first."""
+    kept: dict[int, int] = {}
+    for number in range(5):
+        commits._keep(kept, number, number, 3)
+
+    assert list(kept) == [2, 3, 4]
+
+
+def test_a_refusal_whose_commit_never_came_is_told() -> None:
+    """After a lost reply a refusal is believed once the commit is fenced."""
+    request = commit(put())
+    reply, _ = hold(
+        protocol().converse(request),
+        LOST,
+        ((flow(8),),),  # somebody else has made it
+        ((NOT_FOUND,),),  # the log
+        (said({"seq": 9}),),  # the fence
+        ((fenced(Resolve(request.id, ())),),),
+        ((flow(8),),),  # the record
+    )
+    assert isinstance(reply, Refused)
+
+
+# --- conditions ---------------------------------------------------------------------------------------
+
+
+def condition(**fields: Any) -> WaitRecord:
+    """Make a pending condition of "a" and "b", with completions beside it."""
+    made = WaitRecord(WaitRow(head(revision="r"), expected=2), "life")
+    made.terms = Body(encode_terms(("a", "b")))
+    made.spilled = 2
+    for name, value in fields.items():
+        setattr(made, name, value)
+
+    return made
+
+
+def test_completions_that_go_while_they_are_read() -> None:
+    """The condition was cleared between two reads: what is left of it is answered."""
+    names = [LAYOUT.item(W, "life", child) for child in "ab"]
+    there = stored(names[0], encode_item(Completed(True, b"1", "c")))
+    (record,), _ = hold(
+        protocol().converse(Read((W,), 0)),
+        ((stored(LAYOUT.subject(W), encode_wait(condition())),),),
+        page(2, *names),
+        ((there, END),),
+    )
+    assert [(item.child, item.payload) for item in record.items] == [("a", b"1")]
+
+
+def tables(key: Key, text: bytes) -> NatsTables:
+    """Make what the rules work on, of one record that was read."""
+    return NatsTables(LAYOUT, Snapshot({LAYOUT.subject(key): Stored(7, text)}), "c")
+
+
+def test_what_was_read_does_not_answer_for_the_server() -> None:
+    """Rules that list or clear ask the server: what was read is not all there is."""
+    made = tables(F, b"")
+    for ask in (made.find, made.count, made.clear, made.due_flows):
+        with pytest.raises(AssertionError, match="asked of the server"):
+            ask()
+
+
+def test_completions_beside_a_condition_go_with_it() -> None:
+    """Whoever removes it removes those as well, and its next life sees none of them."""
+    made = tables(W, encode_wait(condition()))
+    row = made.wait(W)
+    assert row is not None
+    made.remove_wait(W, row)
+    assert made.dropped == [LAYOUT.items(W, "life")]
+    assert made.wait(W) is None
+    assert [write.wait for write in made.writes()] == [None]
+
+
+# --- what cannot be read ------------------------------------------------------------------------------
+
+
+def record_without(*names: str) -> bytes:
+    """Make a flow whose head lacks something."""
+    fields = json.loads(encode_record(head(), Body(), moved=False).partition(b"\n")[0])
+    return json.dumps({k: v for k, v in fields.items() if k not in names}).encode() + b"\n"
+
+
+UNREADABLE: list[tuple[Callable[[], object], str]] = [
+    (lambda: decode_record(F, Stored(1, b"garbage")), "what is stored as .* cannot be read"),
+    (lambda: decode_record(F, Stored(1, b"[]")), "what is stored as .* cannot be read"),
+    (lambda: decode_record(F, Stored(1, b'{"layout":2}')), "layout 2, this catga_store knows 1"),
+    (lambda: decode_record(F, Stored(1, record_without("version"))), "the head of .*'version'"),
+    (lambda: decode_record(F, Stored(1, record_without("commits"))), "the head of .*'commits'"),
+    (lambda: decode_wait(W, Stored(1, record_without())), "the head of .*'revision'"),
+    (lambda: children_of(W, b'{"layout":1}'), "the children of .*'children'"),
+    (lambda: children_of(W, b"garbage"), "the children of"),
+    (lambda: decode_item(W, b'{"layout":1,"result":"1"}'), "a completion of .*'success'"),
+    (lambda: decode_item(W, b'{"layout":1,"result":1}'), "a completion of .*encode"),
+]
+
+
+@pytest.mark.parametrize(("read", "told"), UNREADABLE)
+def test_what_cannot_be_read_is_said_to_be_corrupt(read: Callable[[], object], told: str) -> None:
+    """Records, conditions, children and completions alike: the error names the key and says why."""
+    with pytest.raises(cs.CorruptRecordError, match=f"{told}.*(left as|knows 1)") as caught:
+        read()
+
+    assert caught.value.key in (tuple(F), tuple(W))
+
+
+def test_a_completion_whose_bytes_are_no_text_comes_back_as_it_was() -> None:
+    """Lone surrogates stand for them, which not every writer of JSON takes."""
+    item = Completed(True, b"\xff\x00", "c")
+    assert decode_item(W, encode_item(item)) == item
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [([(error(ODD),)], "NATS refused"), ([NOT_SENT], "nobody listens; nothing was written")],
+)
+def test_an_update_that_the_server_does_not_take_is_told(answers: list[Any], told: str) -> None:
+    """What most commits are, one record without index entries, has the errors of all others."""
+    old = head(commits=(), revision="c@5")
+    change = Put(F, old, b"{}", old.revision, old)
+    with pytest.raises(cs.StoreUnavailableError, match=told):
+        hold(protocol().converse(commit(change)), *answers)

@@ -1,0 +1,279 @@
+"""Large bodies on Redis: they go in parts, so that nobody waits for a whole one."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import redis
+from proxy import Proxy
+
+import catga_store as cs
+from catga_store.stores.redis.commit_args import LARGE
+from catga_store.stores.redis.transport import Pipe
+from catga_store.testing import AsyncAPI
+from catga_store.testing import BlockingAPI
+from catga_store.testing import ManualClock
+from catga_store.testing import StoreAPI
+from catga_store.testing.servers import RedisCluster
+from catga_store.testing.servers import RedisServer
+
+TEXT = "x" * (5 * LARGE // 2)
+
+
+def flow(flow_id: str = "f", **state: Any) -> cs.FlowSnapshot[Any]:
+    """Make a flow."""
+    return cs.FlowSnapshot(flow_id, state=state)
+
+
+@pytest.fixture(params=["6.2", "8.2"])
+def server(
+    request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServer]
+) -> RedisServer:
+    """Answer a server of each version."""
+    return redis_server(request.param)
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Name records that nobody else uses."""
+    return f"{uuid.uuid4().hex}:"
+
+
+@pytest.fixture(params=["blocking", "asyncio", "trio"])
+def api(
+    request: pytest.FixtureRequest, server: RedisServer, prefix: str, clock: ManualClock
+) -> Iterator[StoreAPI]:
+    """Open a store by each of its APIs."""
+    url = f"{server.url}?prefix={prefix}"
+    opened = (
+        BlockingAPI(lambda: cs.open_store(url, clock=clock))
+        if request.param == "blocking"
+        else AsyncAPI(lambda: cs.open_async_store(url, clock=clock), backend=request.param)
+    )
+    with opened:
+        yield opened
+
+
+@pytest.fixture
+def keys(server: RedisServer, prefix: str) -> Iterator[Callable[[], list[str]]]:
+    """List what is stored, by kind and id, but for the layout, the index and recent commits."""
+    with redis.Redis(port=server.port, decode_responses=True) as client:
+
+        def found() -> list[str]:
+            names = [
+                key.removeprefix(f"{{{prefix}0}}:")
+                for key in client.scan_iter(match=f"{{{prefix}*", count=1000)
+            ]
+            return sorted(name for name in names if ":" in name and not name.startswith("commit:"))
+
+        yield found
+
+
+def test_a_large_body_is_written_read_and_removed(
+    api: StoreAPI, keys: Callable[[], list[str]]
+) -> None:
+    """It lies in parts beside the flow; a small one in its place, and a delete, remove them."""
+    large = flow(text=TEXT)
+    api.create(large)
+    assert keys() == ["flow:f", "parts:f"]
+    large.state["more"] = 1
+    api.update(large)
+    assert api.get_one("f").state == {"text": TEXT, "more": 1}
+    api.create(flow("g", text=TEXT))
+    assert [one.state["text"] for one in api.get_many(["f", "g"]).values()] == [TEXT, TEXT]
+    assert keys() == ["flow:f", "flow:g", "parts:f", "parts:g"]
+    large.state = {"small": 1}
+    api.update(large)
+    assert api.get_one("f").state == {"small": 1}
+    assert api.delete("g")
+    assert keys() == ["flow:f"]
+
+
+def test_a_claim_leaves_a_large_body_where_it_is(
+    api: StoreAPI, keys: Callable[[], list[str]]
+) -> None:
+    """Claimed, released and suspended, it is what it was."""
+    api.create(flow(text=TEXT))
+    (claimed,) = api.claim_due()
+    assert claimed.state == {"text": TEXT}
+    api.release(claimed)
+    assert api.get_one("f").state == {"text": TEXT}
+    assert keys() == ["flow:f", "parts:f"]
+
+
+def test_several_in_one_commit_or_none(api: StoreAPI, keys: Callable[[], list[str]]) -> None:
+    """All of a commit's large bodies are there afterwards; refused, it leaves nothing behind."""
+    with api.begin() as session:
+        for name in "abc":
+            session.add(flow(name, text=TEXT + name))
+
+    assert all(api.get_one(name).state == {"text": TEXT + name} for name in "abc")
+    before = keys()
+    session = api.session()
+    session.add(flow("d", text=TEXT))
+    session.add(flow("a", text="mine"))
+    with pytest.raises(cs.ConflictError):
+        session.commit()
+
+    assert keys() == before
+    assert api.get_one("a").state == {"text": TEXT + "a"}
+
+
+def test_the_parts_expire_with_their_flow(
+    api: StoreAPI,
+    keys: Callable[[], list[str]],
+    clock: ManualClock,
+    server: RedisServer,
+    prefix: str,
+) -> None:
+    """They have the flow's time to live, lose it with the flow, and are swept with it."""
+    large = flow(text=TEXT)
+    api.create(large)
+    place = f"{{{prefix}0}}:parts:f"
+    with redis.Redis(port=server.port) as client:
+        assert client.ttl(place) == -1
+        large.status = cs.FlowStatus.COMPLETED
+        api.update(large)
+        week = 7 * 24 * 3600
+        assert week < client.ttl(place) <= week + 3600
+        large.status = cs.FlowStatus.RUNNING
+        api.update(large)
+        assert client.ttl(place) == -1
+
+    large.status = cs.FlowStatus.COMPLETED
+    api.update(large)
+    clock.advance(timedelta(days=8))
+    assert api.sweep() == 1
+    assert keys() == []
+
+
+def test_parts_that_are_gone_make_a_corrupt_record(
+    api: StoreAPI, server: RedisServer, prefix: str
+) -> None:
+    """Somebody has removed them: the flow is named, and left as it is."""
+    api.create(flow(text=TEXT))
+    with redis.Redis(port=server.port) as client:
+        client.hdel(f"{{{prefix}0}}:parts:f", "1")
+
+    with pytest.raises(cs.CorruptRecordError, match="flow 'f'"):
+        api.get("f")
+
+    assert api.delete("f")
+
+
+def test_a_reader_gets_one_body_or_another_never_a_mixture(
+    server: RedisServer, prefix: str
+) -> None:
+    """While a writer replaces large bodies by large and small ones, every read is whole."""
+    url = f"{server.url}?prefix={prefix}"
+    with cs.open_store(url) as store, cs.open_store(url) as other:
+        large = flow(text="", n=0)
+        store.create(large)
+        texts = [letter * (2 * LARGE + 1) for letter in "ab"] + ["small"]
+        failures: list[BaseException] = []
+
+        def write() -> None:
+            try:
+                for number in range(30):
+                    large.state = {"text": texts[number % 3], "n": number}
+                    other.update(large)
+            except BaseException as error:  # noqa: BLE001  the test looks at it
+                failures.append(error)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        seen = []
+        while writer.is_alive():
+            state = store.get_one("f").state
+            assert state["text"] in ("", texts[state["n"] % 3])
+            seen.append(state["n"])
+
+        assert not failures
+        assert seen == sorted(seen)
+
+
+def test_no_request_is_much_larger_than_a_part(server: RedisServer, prefix: str) -> None:
+    """Of a body of 64 MiB, no command carries more than a part: others get their turn between."""
+    sizes: list[int] = []
+    with cs.open_store(f"{server.url}?prefix={prefix}") as store:
+        driver: Any = store._driver
+        transport = driver.transport
+
+        def recording(request: Pipe) -> Any:
+            for command in request.commands:
+                size = sum(len(word) for word in command.words if isinstance(word, bytes | str))
+                sizes.append(size)
+                assert request.large or size < LARGE
+
+            return transport(request)
+
+        recording.threaded = True  # type: ignore[attr-defined]
+        recording.close = transport.close  # type: ignore[attr-defined]
+        driver.transport = recording
+        large = flow(text="x" * (64 * LARGE - 1000))
+        store.create(large)
+        assert store.get_one("f").state == large.state
+        store.delete("f")
+
+    assert max(sizes) < LARGE + 1000
+    assert sum(sizes) > 64 * LARGE - 2000
+
+
+@pytest.mark.parametrize("strike", ["drop the request", "drop the reply"])
+def test_a_lost_connection_while_parts_are_sent(
+    strike: Any, server: RedisServer, prefix: str
+) -> None:
+    """They are sent again, and the commit is certain."""
+    with (
+        Proxy(server.port) as proxy,
+        cs.open_store(f"redis://127.0.0.1:{proxy.port}?prefix={prefix}") as store,
+    ):
+        store.ping()
+        # The parts arrive in many pieces: strike at each until the connection is gone.
+        proxy.strike(
+            strike, times=1000, when=lambda data: len(data) > LARGE // 100, then=proxy.calm
+        )
+        large = flow(text=TEXT)
+        store.create(large)
+        assert proxy.struck
+        proxy.strike(strike, when=lambda data: b":commit:" in data and b"EVALSHA" in data)
+        large.state["more"] = 1
+        store.update(large)
+        assert store.get_one("f").state == {"text": TEXT, "more": 1}
+        assert large.version == 2
+
+
+def test_large_bodies_on_a_cluster(redis_cluster: RedisCluster, prefix: str) -> None:
+    """Parts lie on the node of their flow."""
+    with cs.open_store(f"{redis_cluster.url}?prefix={prefix}", partitions=8) as store:
+        for number in range(6):
+            store.create(flow(f"f-{number}", text=f"{number}{TEXT}"))
+
+        found = store.get_many([f"f-{number}" for number in range(6)])
+        assert [one.state["text"][0] for one in found.values() if one] == list("012345")
+        store.clear()
+        assert store.count_flows() == 0
+
+
+def test_a_full_server_is_left_without_parts() -> None:
+    """Refused in the middle of a large body, it has back what it had taken of it."""
+    with (
+        RedisServer("8.2", "--maxmemory-policy", "noeviction") as full,
+        cs.open_store(full.url) as store,
+        redis.Redis(port=full.port) as client,
+    ):
+        small = flow("small")
+        store.create(small)
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + 8 * LARGE)
+        with pytest.raises(cs.StoreUnavailableError, match="out of memory"):
+            store.create(flow("large", text="x" * 30 * LARGE))
+
+        assert list(client.scan_iter(match="*:upload:*")) == []
+        assert store.get("large") is None
+        store.update(small)

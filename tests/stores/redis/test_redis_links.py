@@ -1,0 +1,354 @@
+"""Both links to Redis, where a whole store seldom comes: maps that are wrong, replies that are lost.
+
+`test_drivers_redis` has what the asyncio link does all day; here the blocking one stands beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from contextlib import closing
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from redis import exceptions
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.retry import Retry
+
+import catga_store as cs
+from catga_store.drivers import redis_packing
+from catga_store.drivers.redis_asyncio import open_redis_link
+from catga_store.drivers.redis_blocking import link_to_client
+from catga_store.drivers.redis_blocking import link_to_url
+from catga_store.drivers.redis_multiplexed import Flight
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.stores.redis.transport import Command
+from catga_store.stores.redis.transport import Pipe
+from catga_store.testing.servers import RedisCluster
+from catga_store.testing.servers import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run on asyncio alone: the awaiting link is for its loops."""
+    return "asyncio"
+
+
+@pytest.fixture
+def server(redis_server: Callable[[str], RedisServer]) -> RedisServer:
+    """Answer a server that others use too."""
+    return redis_server("8.2")
+
+
+def pipe(*commands: tuple[Any, ...]) -> Pipe:
+    """Make a pipe of commands, each with its second word as its key."""
+    return Pipe(tuple(Command(words, str(words[1]).encode()) for words in commands), writes=True)
+
+
+@asynccontextmanager
+async def opened(url: str, seconds: float = 10) -> AsyncIterator[Any]:
+    """Open the awaiting link, and close it."""
+    link = open_redis_link(url, seconds)
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+# --- one server -------------------------------------------------------------------------------------
+
+
+def test_who_comes_second_has_the_client_of_who_came_first(server: RedisServer) -> None:
+    """Two threads ask a new link at once: one client is opened, and both have it."""
+    link = link_to_url(server.url, 5)
+    theirs = object()
+
+    class Gate:
+        """A lock that another thread has held until now."""
+
+        def __enter__(self) -> None:
+            link._client = theirs
+
+        def __exit__(self, *_: object) -> None:
+            """Let go."""
+
+    link._lock = Gate()  # type: ignore[assignment]
+    assert link.client() is theirs
+    link._client = None
+
+
+def test_connections_at_rest_stay_with_the_parent_of_a_fork(server: RedisServer) -> None:
+    """A child takes a connection of its own: on one that two processes have, replies would mix."""
+    with closing(link_to_url(server.url, 5)) as link:
+        link.perform(pipe(("ECHO", "a")))
+        stash: Any = link._stash
+        (parents,) = stash._idle
+        stash._pid -= 1  # as it is in a child
+        assert link.perform(pipe(("ECHO", "b"))) == (b"b",)
+        (own,) = stash._idle
+        assert own is not parents
+        assert own._sock is not parents._sock
+        parents.disconnect()
+
+
+def test_what_a_server_says_to_who_may_not_is_its_answer_to_everything() -> None:
+    """A client of the user's without a password: each command is refused, none is lost."""
+    once = Retry(NoBackoff(), 0)
+    with (
+        RedisServer("8.2", "--requirepass", "secret") as locked,
+        redis.Redis(port=locked.port, protocol=2, driver_info=None, retry=once) as client,
+    ):
+        link = link_to_client(client, 1)  # which is sooner than the client's own time
+        for _ in range(2):
+            replies = link.perform(pipe(("ECHO", "a"), ("ECHO", "b")))
+            assert [type(reply) for reply in replies] == [exceptions.AuthenticationError] * 2
+
+
+async def test_a_message_that_nobody_asked_for_costs_the_connection(server: RedisServer) -> None:
+    """It is nobody's reply, so whoever asks next has a new connection, and is answered right."""
+    async with opened(f"{server.url}?protocol=2") as link:
+        await link.perform(pipe(("SUBSCRIBE", "catga-store-tests")))
+        (lane,) = link._lanes._shared.values()
+        with redis.Redis(port=server.port) as client:
+            assert client.publish("catga-store-tests", "hello") == 1
+
+        await lane._task  # it has nothing left to do
+        assert await link.perform(pipe(("ECHO", "a"))) == (b"a",)
+
+
+async def test_a_connection_that_cannot_be_written_is_replaced(server: RedisServer) -> None:
+    """What the client library cannot write has lost its replies; who asks next is answered."""
+    async with opened(server.url) as link:
+        await link.perform(pipe(("ECHO", "a")))
+        (lane,) = link._lanes._shared.values()
+
+        connection = lane._connection
+
+        async def once(*_: object, **__: object) -> None:
+            del connection.send_packed_command
+            raise exceptions.ConnectionError
+
+        connection.send_packed_command = once
+        with pytest.raises(ReplyLostError) as caught:
+            await link.perform(pipe(("ECHO", "b")))
+
+        assert type(caught.value.__cause__) is exceptions.ConnectionError
+        assert await link.perform(pipe(("ECHO", "c"))) == (b"c",)
+
+
+async def test_what_came_of_a_call_that_was_cancelled_is_told_to_who_asks_again() -> None:
+    """A write is seen through: its outcome is kept until somebody looks, reply and failure alike."""
+    for failure in (None, ReplyLostError("gone")):
+        flight = Flight([("ECHO", "a")], 0, asyncio.get_running_loop().create_future(), kept=True)
+        flight.ended.cancel()
+        if failure is None:
+            flight.replies.append(b"a")
+            flight.answer()
+            assert await flight.again() == (b"a",)
+        else:
+            flight.fail(failure)
+            with pytest.raises(ReplyLostError):
+                await flight.again()
+
+
+def test_commands_are_packed_the_same_without_hiredis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client library packs them then; what is sent is the same."""
+    commands = [("SET", b"key", "ü"), ("PEXPIRE", b"key", 7)]
+    connection = redis.Connection()
+    packed = b"".join(redis_packing.pack(connection, commands))
+    monkeypatch.setattr(redis_packing, "_pack_command", None)
+    assert b"".join(redis_packing.pack(connection, commands)) == packed
+    assert b"\r\n".join([b"*3", b"$3", b"SET", b"$3", b"key", b"$2", "ü".encode()]) in packed
+
+
+def test_a_client_of_the_other_kind_is_refused(server: RedisServer) -> None:
+    """A blocking client cannot be awaited: an async store says which kind it takes."""
+    with (
+        redis.Redis(port=server.port) as client,
+        pytest.raises(cs.UsageError, match=r"client of redis\.asyncio, not .* those of redis"),
+    ):
+        cs.AsyncRedisStore(client)  # type: ignore[arg-type]
+
+
+# --- a cluster --------------------------------------------------------------------------------------
+
+
+def slot_of(key: str) -> int:
+    """Answer the slot of a key."""
+    slot: int = key_slot(key.encode())
+    return slot
+
+
+@pytest.fixture
+def blocking(redis_cluster: RedisCluster) -> Iterator[Any]:
+    """Open the blocking link to the cluster."""
+    with closing(link_to_url(redis_cluster.url, 5)) as link:
+        link.perform(pipe(("SET", "{here}", "1"), ("SET", "{there}", "2")))
+        yield link
+
+
+@pytest.fixture
+async def awaiting(redis_cluster: RedisCluster) -> AsyncIterator[Any]:
+    """Open the awaiting link to the cluster."""
+    async with opened(redis_cluster.url, 5) as link:
+        await link.perform(pipe(("SET", "{here}", "1"), ("SET", "{there}", "2")))
+        yield link
+
+
+BOTH = pipe(("GET", "{here}"), ("GET", "{there}"))
+
+
+def nobody_tells(*_: object, **__: object) -> Any:
+    """Stand in for a look at the map of the slots while no node answers."""
+    raise exceptions.RedisClusterException
+
+
+async def nobody_tells_later(*_: object, **__: object) -> Any:
+    """Do so when it is awaited."""
+    raise exceptions.RedisClusterException
+
+
+def test_the_two_keys_lie_on_two_nodes(redis_cluster: RedisCluster, blocking: Any) -> None:
+    """What the tests below are about."""
+    nodes = blocking.client().nodes_manager
+    here, there = (nodes.get_node_from_slot(slot_of(key)) for key in ("{here}", "{there}"))
+    assert here.name != there.name
+
+
+def test_a_slot_that_nobody_serves_was_not_asked_for(
+    blocking: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The map is looked at again, so the next try finds who has it by then; or nobody tells."""
+    nodes = blocking.client().nodes_manager
+    for initialize in (nobody_tells, nodes.initialize):
+        monkeypatch.setattr(nodes, "initialize", initialize)
+        nodes.slots_cache.pop(slot_of("{here}"), None)
+        with pytest.raises(NotSentError, match="no node of the cluster serves this partition"):
+            blocking.perform(BOTH)
+
+    assert blocking.perform(BOTH) == (b"1", b"2")
+
+
+async def test_a_slot_that_nobody_serves_was_not_asked_for_either(awaiting: Any) -> None:
+    """So with the awaiting link."""
+    nodes = awaiting._client.nodes_manager
+    nodes.slots_cache.pop(slot_of("{here}"))
+    with pytest.raises(NotSentError, match="no node of the cluster has the slot"):
+        await awaiting.perform(BOTH)
+
+    assert await awaiting.perform(BOTH) == (b"1", b"2")
+    assert repr(awaiting).startswith("<RedisClusterAsyncLink ")
+
+
+def test_a_node_that_breaks_off_has_lost_its_replies(
+    redis_cluster: RedisCluster, blocking: Any
+) -> None:
+    """What was sent to it may have been done; the next request finds it again."""
+    own = "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no"
+    commands = Command(own, b"{here}"), Command(("GET", "{here}"), b"{here}")
+    with pytest.raises(ReplyLostError):
+        blocking.perform(Pipe(commands, writes=True))
+
+    assert blocking.perform(BOTH) == (b"1", b"2")
+
+
+async def test_a_part_that_was_answered_makes_the_rest_uncertain(
+    awaiting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One key was asked for, the other was sent elsewhere, and nobody tells where that is."""
+    nodes = awaiting._client.nodes_manager
+    nodes.slots_cache[slot_of("{here}")] = nodes.slots_cache[slot_of("{there}")]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(nodes), "initialize", nobody_tells_later)
+        with pytest.raises(ReplyLostError, match="a part was answered, and another not sent"):
+            await awaiting.perform(BOTH)
+
+    assert await awaiting.perform(BOTH) == (b"1", b"2")
+
+
+@contextmanager
+def from_node_to_node(cluster: RedisCluster, key: str) -> Iterator[None]:
+    """Let the owner of a key's slot say that another node has it, who says that the owner does."""
+    slot = slot_of(key)
+    nodes = [redis.Redis(port=node.port) for node in cluster.nodes]
+    ids = [str(node.execute_command("CLUSTER MYID"), "ascii") for node in nodes]
+    owner = next(place for place, node in enumerate(nodes) if has(node, slot, cluster, place))
+    nodes[owner].execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[owner - 1])
+    try:
+        yield
+    finally:
+        nodes[owner].execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[owner])
+        for node in nodes:
+            node.close()
+
+
+def has(node: Any, slot: int, cluster: RedisCluster, place: int) -> bool:
+    """Say whether a node says that it has a slot."""
+    port = cluster.nodes[place].port
+    return any(
+        low <= slot <= high and owner[1] == port
+        for low, high, owner, *_ in node.execute_command("CLUSTER SLOTS")
+    )
+
+
+async def test_a_cluster_that_sends_us_round_and_round(
+    redis_cluster: RedisCluster, blocking: Any, awaiting: Any
+) -> None:
+    """After some rounds it is an answer: to try again; nothing was run."""
+    key = "{round and round}"  # of which there is nothing: a node with keys keeps its slot
+    with from_node_to_node(redis_cluster, key):
+        (reply,) = blocking.perform(pipe(("SET", key, "1")))
+        assert type(reply) is exceptions.TryAgainError
+        assert "redirected 5 times" in str(reply)
+        for seconds in (5, -1):  # the rounds are over, or the time is
+            awaiting._timeout, awaiting._found = seconds, True
+            (reply,) = await awaiting.perform(pipe(("SET", key, "1")))
+            assert type(reply) is exceptions.TryAgainError
+            assert "from node to node" in str(reply)
+
+    awaiting._timeout = 5
+    assert blocking.perform(pipe(("GET", key))) == (None,)
+
+
+def test_an_answer_that_names_a_node_nobody_knows(
+    redis_cluster: RedisCluster, blocking: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that has joined since is looked for, and asked in order; if nobody tells, later."""
+    key = "{joined}"
+    slot = slot_of(key)
+    ports = {f"127.0.0.1:{node.port}": node.port for node in redis_cluster.nodes}
+    client = blocking.client()
+    nodes = client.nodes_manager
+    source = nodes.get_node_from_slot(slot)
+    target = next(node for node in client.get_primaries() if node.name != source.name)
+    with (
+        redis.Redis(port=ports[source.name]) as at_source,
+        redis.Redis(port=ports[target.name]) as at_target,
+    ):
+        ids = [str(one.execute_command("CLUSTER MYID"), "ascii") for one in (at_source, at_target)]
+        at_target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        at_source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        try:
+            for initialize in (nobody_tells, nodes.initialize):
+                monkeypatch.setattr(nodes, "initialize", initialize)
+                nodes.nodes_cache.pop(target.name)
+                replies = blocking.perform(pipe(("SET", key, "1"), ("GET", key)))
+                if initialize is nobody_tells:
+                    assert [type(one) for one in replies] == [exceptions.TryAgainError] * 2
+                    nodes.nodes_cache[target.name] = target
+
+            assert replies == (b"OK", b"1")
+            assert at_source.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot) == 0
+        finally:
+            for node in (at_source, at_target):
+                node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])

@@ -1,0 +1,469 @@
+"""What becomes of a commit when the connection to Redis fails: never a false conflict or a double.
+
+Every store here speaks through a proxy that loses requests or replies when it is told to. Blocking,
+asyncio and trio stores are told the same.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import redis
+from proxy import Proxy
+from proxy import Strike
+from redis.cache import CacheConfig
+
+import catga_store as cs
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.testing import AsyncAPI
+from catga_store.testing import BlockingAPI
+from catga_store.testing import ManualClock
+from catga_store.testing import StoreAPI
+from catga_store.testing.servers import RedisServer
+
+LOST: list[Strike] = ["drop the request", "drop the reply", "cut the reply"]
+LONG = 30
+"""Seconds that only a test that fails would wait."""
+
+
+def is_commit(data: bytes) -> bool:
+    """Whether a request is the script of a commit, and not the commands of another one."""
+    return b"EVAL" in data and b":commit:" in data and b'"layout"' in data
+
+
+def in_time(call: Callable[[], Any]) -> Any:
+    """Call until it is answered within the store's timeout: these are short, and machines busy."""
+    until = time.monotonic() + LONG
+    while True:
+        try:
+            return call()
+        except (cs.StoreUnavailableError, cs.CommitUncertainError):
+            assert time.monotonic() < until
+
+
+@pytest.fixture(params=["6.2", "8.2"])
+def server(
+    request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServer]
+) -> RedisServer:
+    """Answer a server of each version."""
+    return redis_server(request.param)
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[Proxy]:
+    """Stand in front of the server."""
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Name records that nobody else uses."""
+    return f"{uuid.uuid4().hex}:"
+
+
+@pytest.fixture(params=["blocking", "asyncio", "trio"])
+def open_through(
+    request: pytest.FixtureRequest, proxy: Proxy, prefix: str
+) -> Iterator[Callable[..., StoreAPI]]:
+    """Open a store behind the proxy, by each of its APIs."""
+    opened: list[StoreAPI] = []
+
+    def open_one(**options: Any) -> StoreAPI:
+        url = f"redis://127.0.0.1:{proxy.port}?prefix={prefix}"
+        opened.append(
+            BlockingAPI(lambda: cs.open_store(url, **options))
+            if request.param == "blocking"
+            else AsyncAPI(lambda: cs.open_async_store(url, **options), backend=request.param)
+        )
+        in_time(opened[-1].ping)
+        return opened[-1]
+
+    yield open_one
+    for api in opened:
+        api.close()
+
+
+@pytest.fixture
+def direct(server: RedisServer, prefix: str) -> Iterator[cs.Store]:
+    """Open the same store without the proxy."""
+    with cs.open_store(f"{server.url}?prefix={prefix}") as store:
+        yield store
+
+
+def create(store: cs.Store | StoreAPI, flow_id: str = "f") -> cs.FlowSnapshot[Any]:
+    """Store a flow and answer it."""
+    flow = cs.FlowSnapshot(flow_id, state={"n": 0})
+    store.create(flow)
+    return flow
+
+
+@pytest.mark.parametrize("strike", LOST)
+def test_a_commit_survives_a_lost_connection(
+    strike: Strike, proxy: Proxy, open_through: Callable[..., StoreAPI], direct: cs.Store
+) -> None:
+    """Sent again under its id it is applied once, and answers as it would have the first time."""
+    store = open_through()
+    flow = create(store)
+    store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
+    flow.state["n"] = 1
+    proxy.strike(strike, when=is_commit)
+    with store.begin() as session:
+        session.add(flow)
+        session.complete_child("w", "a")
+
+    receipt = session.receipt
+    assert proxy.struck == 1
+    assert receipt.satisfied == ("w",)
+    assert receipt.completions["w", "a"].accepted
+    stored = direct.get_one("f")
+    assert (flow.version, stored.version, stored.state) == (2, 2, {"n": 1})
+    assert stored.revision == flow.revision
+    assert direct.complete_child("w", "a").duplicate
+
+
+@pytest.mark.parametrize("strike", LOST)
+def test_a_read_survives_a_lost_connection(
+    strike: Strike, proxy: Proxy, open_through: Callable[..., StoreAPI]
+) -> None:
+    """It is asked again; an outage is never `None`."""
+    store = open_through()
+    create(store)
+    proxy.strike(strike, when=lambda data: b"HMGET" in data)
+    assert store.get("f") is not None
+    assert proxy.struck == 1
+
+
+def test_a_rival_between_the_commit_and_its_retry_is_no_conflict(
+    proxy: Proxy, open_through: Callable[..., StoreAPI], direct: cs.Store
+) -> None:
+    """The reply was lost and somebody has written since: the commit still answers as it was."""
+    store = open_through()
+    flow = create(store)
+
+    def rival() -> None:
+        other = direct.get_one("f")
+        other.state["rival"] = True
+        direct.update(other)
+
+    proxy.strike("drop the reply", when=is_commit, then=rival)
+    flow.state["n"] = 1
+    store.update(flow)
+    assert flow.version == 2
+    stored = direct.get_one("f")
+    assert (stored.version, stored.state) == (3, {"n": 1, "rival": True})
+
+
+@pytest.mark.parametrize(
+    ("strike", "applied"), [("drop the reply", True), ("drop the request", False)]
+)
+def test_what_cannot_be_learnt_is_uncertain_and_can_be_settled(
+    strike: Strike,
+    applied: bool,
+    proxy: Proxy,
+    open_through: Callable[..., StoreAPI],
+    direct: cs.Store,
+) -> None:
+    """After the timeout the error says so; `resolve_commit` answers the receipt, or fences."""
+    store = open_through(timeout=timedelta(milliseconds=500))
+    flow = create(direct)
+    flow.state["n"] = 1
+    proxy.strike(strike, times=1000, when=is_commit)
+    with pytest.raises(cs.CommitUncertainError, match="outcome is not known") as caught:
+        store.update(flow)
+
+    assert proxy.struck > 1
+    assert (flow.version, direct.get_one("f").version) == (1, 2 if applied else 1)
+    proxy.calm()
+    receipt = in_time(lambda: store.resolve_commit(caught.value))
+    assert (receipt is not None) is applied
+    if receipt is not None:
+        assert receipt.versions == {flow.key: 2}
+
+
+@pytest.mark.parametrize("strike", ["hold the request", "hold the reply"])
+def test_a_commit_delayed_past_the_deadline_is_settled_for_good(
+    strike: Strike, proxy: Proxy, open_through: Callable[..., StoreAPI], direct: cs.Store
+) -> None:
+    """What was given up is not applied when it arrives at last; what was applied is told."""
+    store = open_through(timeout=timedelta(milliseconds=500))
+    flow = create(direct)
+    flow.state["n"] = 1
+    proxy.strike(strike, times=1000, when=is_commit)
+    with pytest.raises(cs.CommitUncertainError) as caught:
+        store.update(flow)
+
+    proxy.calm()
+    receipt = in_time(lambda: store.resolve_commit(caught.value))
+    proxy.release()
+    for _ in range(proxy.struck):
+        assert proxy.late_replies.acquire(timeout=LONG)
+
+    applied = strike == "hold the reply"
+    assert (receipt is not None) is applied
+    stored = direct.get_one("f")
+    assert (stored.version, stored.state["n"]) == ((2, 1) if applied else (1, 0))
+
+
+@pytest.mark.parametrize("caching", [False, True])
+def test_a_client_of_the_user_waits_for_no_reply_longer_than_the_store(
+    server: RedisServer, proxy: Proxy, prefix: str, direct: cs.Store, caching: bool
+) -> None:
+    """One that would wait for ever asks again within the store's timeout, and stays as it was."""
+    if caching and server.version == "6.2":
+        return  # redis-py's caching begins with Redis 7.4
+
+    options: Any = {"protocol": 3, "cache_config": CacheConfig()} if caching else {}
+    with redis.Redis(port=proxy.port, socket_timeout=None, **options) as client:
+        store = cs.RedisStore(client, prefix=prefix, timeout=timedelta(milliseconds=500))
+        in_time(store.ping)
+        flow = create(direct)
+        flow.state["n"] = 1
+        proxy.strike("hold the request", when=is_commit)
+        rescue = threading.Timer(LONG, proxy.cut)
+        rescue.start()
+        with pytest.raises(cs.CommitUncertainError) as caught:
+            store.update(flow)
+
+        assert rescue.is_alive()
+        rescue.cancel()
+        assert in_time(lambda: store.resolve_commit(caught.value)) is None
+        connection: Any = client.connection_pool.get_connection()
+        assert getattr(connection, "_conn", connection)._sock.gettimeout() is None
+        client.connection_pool.release(connection)
+
+
+def test_an_idle_connection_that_was_cut_is_replaced(
+    proxy: Proxy, open_through: Callable[..., StoreAPI]
+) -> None:
+    """A commit after it goes over a new connection, and is certain."""
+    store = open_through()
+    flow = create(store)
+    proxy.cut()
+    flow.state["n"] = 1
+    store.update(flow)
+    assert store.get_one("f").version == 2
+
+
+def test_while_the_outcome_cannot_be_told_resolving_raises_again(
+    proxy: Proxy, open_through: Callable[..., StoreAPI], direct: cs.Store
+) -> None:
+    """`resolve_commit` on a dead line is uncertain too, and settles it later."""
+    store = open_through(timeout=timedelta(milliseconds=500))
+    flow = create(direct)
+    proxy.strike("drop the reply", times=1000)
+    with pytest.raises(cs.CommitUncertainError) as caught:
+        store.update(flow)
+
+    with pytest.raises(cs.CommitUncertainError):
+        store.resolve_commit(caught.value)
+
+    proxy.calm()
+    assert in_time(lambda: store.resolve_commit(caught.value)) is not None
+
+
+def test_a_server_of_another_age_is_refused(
+    server: RedisServer, proxy: Proxy, open_through: Callable[..., StoreAPI]
+) -> None:
+    """What says it is older than 6.2 is a configuration error, and nothing is written to it."""
+    proxy.rewrite(b"redis_version:" + server.version[:1].encode(), b"redis_version:5")
+    with pytest.raises(cs.StoreConfigError, match=r"Redis 5.* needs Redis 6.2 or later"):
+        open_through()
+
+
+def test_what_was_forgotten_is_not_said_to_have_never_been(
+    server: RedisServer, proxy: Proxy, prefix: str, direct: cs.Store
+) -> None:
+    """With its reply gone and its record written eight times since, a commit stays uncertain."""
+    lost: list[cs.CommitUncertainError] = []
+    url = f"redis://127.0.0.1:{proxy.port}?prefix={prefix}"
+    with cs.open_store(url, timeout=timedelta(milliseconds=500)) as store:
+        in_time(store.ping)
+        proxy.strike("drop the reply", times=1000, when=is_commit)
+        for flow_id, writes in (("seven", 7), ("eight", 8)):
+            flow = create(direct, flow_id)
+            with pytest.raises(cs.CommitUncertainError) as caught:
+                store.update(flow)
+
+            lost.append(caught.value)
+            flow = direct.get_one(flow_id)
+            assert flow.version == 2
+            for _ in range(writes):
+                direct.update(flow)
+
+    with redis.Redis(port=server.port) as client:
+        while any(client.exists(f"{{{prefix}0}}:commit:{error.commit_id}") for error in lost):
+            time.sleep(0.01)  # decides nothing: the server forgets them in a while
+
+    receipt = direct.resolve_commit(lost[0])
+    assert receipt is not None
+    assert receipt.versions == {cs.Key("flow", "seven"): 2}
+    with pytest.raises(cs.CommitUncertainError, match="look at what is stored") as again:
+        direct.resolve_commit(pickle.loads(pickle.dumps(lost[1])))
+
+    assert again.value.commit_id == lost[1].commit_id
+
+
+# --- writes that are no commits of records ----------------------------------------------------------
+
+HOUR = timedelta(hours=1)
+
+
+def is_noted(data: bytes) -> bool:
+    """Whether a request is a script that notes what it has done."""
+    return b"EVAL" in data and b":commit:" in data
+
+
+class Housekeeping:
+    """`extend`, `sweep` or `clear` of a store through the proxy, and whether it was done."""
+
+    def __init__(self, name: str, store: StoreAPI, direct: cs.Store, clock: ManualClock) -> None:
+        self.name = name
+        self.store = store
+        self._direct = direct
+        self._clock = clock
+        done = cs.FlowSnapshot("done", state={"n": 0}, status=cs.FlowStatus.COMPLETED)
+        direct.create(done)
+        create(direct)
+        if name == "sweep":
+            clock.advance(timedelta(days=8))
+
+        self._claimed = direct.claim("f", lease=HOUR)
+        self._due = clock() + HOUR
+
+    def run(self) -> Any:
+        """Do it."""
+        if self.name == "extend":
+            return self.store.extend(self._claimed, 3 * HOUR)
+
+        return self.store.sweep() if self.name == "sweep" else self.store.clear()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the store is as it is afterwards."""
+        if self.name == "extend":
+            return self._direct.get_one("f").due_at == self._due + 2 * HOUR
+
+        if self.name == "clear":
+            return self._direct.count_flows() == 0
+
+        return self._direct.sweep() == 0  # nothing was left for this one
+
+
+@pytest.fixture
+def place(server: RedisServer, prefix: str) -> str:
+    """Name the store without the proxy."""
+    return f"{server.url}?prefix={prefix}"
+
+
+@pytest.fixture
+def patience() -> timedelta:
+    """Be the timeout of the store: short where it is to pass."""
+    return timedelta(milliseconds=500)
+
+
+@pytest.fixture(params=["extend", "sweep", "clear"])
+def keeping(
+    request: pytest.FixtureRequest,
+    open_through: Callable[..., StoreAPI],
+    place: str,
+    clock: ManualClock,
+    patience: timedelta,
+) -> Iterator[Housekeeping]:
+    """Make a store that has something to extend, to sweep and to clear."""
+    with cs.open_store(place, clock=clock) as direct:
+        store = open_through(clock=clock, timeout=patience)
+        yield Housekeeping(request.param, store, direct, clock)
+
+
+@pytest.mark.parametrize("patience", [timedelta(seconds=10)])
+@pytest.mark.parametrize("strike", LOST)
+def test_housekeeping_survives_a_lost_connection(
+    strike: Strike, proxy: Proxy, keeping: Housekeeping
+) -> None:
+    """Sent again it is done once, and answers as it would have the first time."""
+    proxy.strike(strike, when=is_noted)
+    answer = keeping.run()
+    assert proxy.struck == 1
+    assert answer == (1 if keeping.name == "sweep" else None)
+    assert keeping.is_done
+
+
+@pytest.mark.parametrize(
+    ("strike", "applied"), [("drop the reply", True), ("drop the request", False)]
+)
+def test_lost_housekeeping_is_uncertain_and_can_be_settled(
+    strike: Strike, applied: bool, proxy: Proxy, open_through: Any, keeping: Housekeeping
+) -> None:
+    """When no reply ever comes it may have been done: `resolve_commit` tells, or fences."""
+    proxy.strike(strike, times=1000, when=is_noted)
+    with pytest.raises(cs.CommitUncertainError, match="outcome is not known") as caught:
+        keeping.run()
+
+    assert isinstance(caught.value.__cause__, redis.RedisError | ReplyLostError)
+    with pytest.raises(cs.CommitUncertainError):
+        keeping.store.resolve_commit(caught.value)
+
+    proxy.calm()
+    receipt = in_time(lambda: keeping.store.resolve_commit(caught.value))
+    if keeping.name == "clear":
+        # It goes in pages of all keys of the server: only the last one makes it done.
+        assert receipt is None or keeping.is_done
+    else:
+        assert (receipt is not None) is keeping.is_done is applied
+
+    if keeping.name != "sweep" or not applied:
+        in_time(keeping.run)
+        assert keeping.is_done
+
+
+def test_housekeeping_that_was_given_up_is_not_done_later(
+    proxy: Proxy, keeping: Housekeeping
+) -> None:
+    """A request that was held somewhere, and arrives after it was settled, changes nothing."""
+    proxy.strike("hold the request", times=1000, when=is_noted)
+    with pytest.raises(cs.CommitUncertainError) as caught:
+        keeping.run()
+
+    held = proxy.struck
+    proxy.calm()
+    assert in_time(lambda: keeping.store.resolve_commit(caught.value)) is None
+    proxy.release()
+    for _ in range(held):
+        assert proxy.late_replies.acquire(timeout=LONG)
+
+    assert not keeping.is_done
+
+
+def test_clearing_that_breaks_off_in_the_middle_is_uncertain(
+    server: RedisServer, proxy: Proxy, prefix: str, open_through: Callable[..., StoreAPI]
+) -> None:
+    """With a part of it gone nobody is told that nothing was written; cleared again, all is gone."""
+    store = open_through(partitions=4, timeout=timedelta(milliseconds=500))
+    with cs.open_store(f"{server.url}?prefix={prefix}", partitions=4) as direct:
+        for number in range(20):
+            create(direct, f"f-{number}")
+
+    proxy.strike(
+        "drop the request", times=1000, when=lambda data: b"SCAN" in data and b"3}" in data
+    )
+    with pytest.raises(cs.CommitUncertainError) as caught:
+        store.clear()
+
+    proxy.calm()
+    assert in_time(lambda: store.resolve_commit(caught.value)) is None
+    assert 0 < in_time(store.count_flows) < 20
+    in_time(store.clear)
+    assert in_time(store.count_flows) == 0
+    with redis.Redis(port=server.port) as client:
+        left = {key.split(b":")[2] for key in client.scan_iter(match=f"{{{prefix}*", count=1000)}
+
+    assert left <= {b"layout", b"commit"}

@@ -1,0 +1,408 @@
+"""What the Redis store makes of replies that a server seldom gives: conversations held by hand.
+
+No server is asked. A test says what the transport answers to each request, as the server would have:
+errors as values, lost replies and requests that were never sent as what a link raises.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from redis import exceptions
+
+import catga_store as cs
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import Pause
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.conversation import run
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Applied
+from catga_store.protocol.requests import Clear
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import Delete
+from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import Extend
+from catga_store.protocol.requests import Filter
+from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Ping
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Steps
+from catga_store.protocol.requests import Sweep
+from catga_store.stores.redis import RedisProtocol
+from catga_store.stores.redis import listings
+from catga_store.stores.redis.commit_args import LARGE
+from catga_store.stores.redis.index import PAGE
+from catga_store.stores.redis.index import newest_first
+from catga_store.stores.redis.index import stamp_of
+from catga_store.stores.redis.layout import encode
+from catga_store.stores.redis.layout import write_head
+from catga_store.stores.redis.transport import Pipe
+
+NOW = 1_893_456_000_000
+F, G, W = Key(FLOW, "f"), Key(FLOW, "g"), Key(WAIT, "w")
+STEP = Key(PROGRESS, "f", 3)
+HEAD = Head(1, 0, NOW, NOW)
+HEAD_TEXT = write_head(HEAD)
+TERMS_TEXT = encode((("a",), False, None, None))
+WRONG_TYPE = exceptions.ResponseError("WRONGTYPE Operation against a key of the wrong kind")
+MOVING = exceptions.TryAgainError("Multiple keys request during rehashing of slot")
+NOT_SENT, LOST = NotSentError("cannot be reached"), ReplyLostError("no reply in time")
+PLANNED = b"[[1,null,0,%d]]" % NOW
+
+
+class Transport:
+    """Answers each flight with the next of its answers, and keeps what was asked."""
+
+    def __init__(self, *answers: tuple[Any, ...] | Exception) -> None:
+        self._answers = iter(answers)
+        self.asked: list[Pipe] = []
+        self.pauses = 0
+
+    def __call__(self, request: Any) -> Any:
+        if isinstance(request, Pause):
+            self.pauses += 1
+            return None
+
+        self.asked.append(request)
+        answer = next(self._answers)
+        if isinstance(answer, Exception):
+            raise answer
+
+        assert len(answer) == len(request.commands)
+        return answer
+
+    def ends(self) -> bool:
+        """Whether every answer was asked for."""
+        return next(self._answers, None) is None
+
+
+def protocol(*, timeout: float = 10, prepared: bool = True) -> RedisProtocol:
+    """Make one that has seen its server, if not told otherwise."""
+    made = RedisProtocol(prefix="t:", partitions=1, timeout=timeout)
+    made._prepared = prepared
+    return made
+
+
+def asked(request: Any, *answers: tuple[Any, ...] | Exception, **options: Any) -> Any:
+    """Answer what comes of a request when the transport gives these answers, all of them."""
+    transport = Transport(*answers)
+    try:
+        return run(protocol(**options).converse(request), transport)
+    finally:
+        assert transport.ends()
+
+
+def put(flow_id: str = "f", body: bytes = b"{}") -> Put:
+    """A new flow."""
+    return Put(Key(FLOW, flow_id), HEAD, body, None)
+
+
+def commit(*changes: Any, commit_id: str = "c" * 32) -> Commit:
+    """A commit of changes."""
+    return Commit(commit_id, NOW, changes, None)
+
+
+# --- the first use --------------------------------------------------------------------------------
+
+
+def test_a_user_who_may_not_ask_for_the_version_may_use_the_store() -> None:
+    """INFO that the ACL refuses leaves the version unchecked; the layout decides."""
+    denied = exceptions.NoPermissionError("this user has no permissions to run 'info'")
+    asked(Ping(), (denied,), ([b"1", b"1"],), (1,), prepared=False)
+
+
+@pytest.mark.parametrize(
+    ("layout", "error", "said"),
+    [
+        ([b"one", b"1"], cs.CorruptRecordError, "layout of the store cannot be read"),
+        ([b"1"], cs.CorruptRecordError, "layout of the store cannot be read"),
+        ([b"1", None], cs.CorruptRecordError, "layout of the store cannot be read"),
+        ([b"2", b"1"], cs.StoreConfigError, "version 2, this catga_store knows 1"),
+        ([b"1", b"3"], cs.PartitionCountError, "laid out with 3 partitions"),
+    ],
+)
+def test_a_layout_that_is_not_as_opened(layout: list[Any], error: Any, said: str) -> None:
+    """It is refused before anything is asked of a record, and what it is is said."""
+    with pytest.raises(error, match=said):
+        asked(Ping(), (b"redis_version:8.2.0",), (layout,), prepared=False)
+
+
+def test_laying_out_that_may_have_happened_is_said_to() -> None:
+    """After a lost reply, a try that is not sent does not mean that nothing was written."""
+    info = (b"redis_version:8.2.0",)
+    with pytest.raises(cs.StoreUnavailableError, match="an earlier try may have been applied"):
+        asked(Ping(), info, LOST, NOT_SENT, prepared=False)
+
+    with pytest.raises(cs.StoreUnavailableError, match="nothing was written"):
+        asked(Ping(), info, NOT_SENT, prepared=False)
+
+
+def test_what_the_store_is_called() -> None:
+    """The prefix tells which."""
+    assert repr(protocol()) == "<RedisProtocol 't:'>"
+
+
+# --- a server that is busy, or refuses ------------------------------------------------------------
+
+
+def test_a_partition_that_is_being_moved_is_asked_again() -> None:
+    """Until it answers; or until the time is up, which is unavailable and no error of the data."""
+    transport = Transport((MOVING,), (MOVING,), ([None],))
+    assert run(protocol().converse(Steps("f", NOW)), transport) == ()
+    assert (len(transport.asked), transport.pauses) == (3, 2)
+    with pytest.raises(cs.StoreUnavailableError, match="moving this partition") as caught:
+        asked(Steps("f", NOW), (MOVING,), timeout=0)
+
+    assert caught.value.__cause__ is MOVING
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "said"),
+    [
+        (
+            exceptions.ConnectionError("max number of clients reached"),
+            cs.StoreUnavailableError,
+            "the server refuses to be used: max number of clients reached; nothing was written",
+        ),
+        (
+            exceptions.ResponseError("ERR wrong number of arguments"),
+            cs.StoreConfigError,
+            "the server refused what the store asked: ERR wrong number of arguments; nothing",
+        ),
+    ],
+)
+def test_a_refusal_that_is_not_known_is_told_as_it_is(
+    answer: Exception, error: Any, said: str
+) -> None:
+    """A connection that is refused may be tried again; a question that is refused may not."""
+    with pytest.raises(error, match=said) as caught:
+        asked(Ping(), (answer,))
+
+    assert caught.value.__cause__ is answer
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+WAIT_ERROR = "wait condition 'w' cannot be read"
+FLOW_ERROR = "flow 'f' cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("request_", "said", "answers"),
+    [
+        (Read((F,), NOW), FLOW_ERROR, [([HEAD_TEXT, None],)]),
+        (Read((F, G), NOW), FLOW_ERROR, [(WRONG_TYPE, [HEAD_TEXT, b"{}"])]),
+        (Read((STEP,), NOW), "progress 'f' step 3 cannot be read", [([HEAD_TEXT], WRONG_TYPE)]),
+        (Steps("f", NOW), FLOW_ERROR, [(WRONG_TYPE,)]),
+        (Steps("f", NOW), FLOW_ERROR, [([None, b"three", HEAD_TEXT, b"{}"],)]),
+        (Read((W,), NOW), WAIT_ERROR, [([HEAD_TEXT, b"[1]", []],)]),
+        (Read((W,), NOW), WAIT_ERROR, [([HEAD_TEXT, None, []],)]),
+        (Read((W,), NOW), WAIT_ERROR, [([HEAD_TEXT, TERMS_TEXT, [b"\xff", b"111{}"]],)]),
+        (Read((W,), NOW), WAIT_ERROR, [([HEAD_TEXT, TERMS_TEXT, [b"a", b"1?1"]],)]),
+        (Extend(F, "claim", NOW, NOW), FLOW_ERROR, [(WRONG_TYPE,)]),
+        # A body that lies in parts, of which one cannot be read, or which is not there.
+        (Read((F,), NOW), FLOW_ERROR, [([HEAD_TEXT, b"*1 n"],), (WRONG_TYPE,)]),
+        (Read((F,), NOW), FLOW_ERROR, [([HEAD_TEXT, b"*1 n"],), ([None, None],), (WRONG_TYPE,)]),
+    ],
+)
+def test_what_cannot_be_read_is_a_corrupt_record(
+    request_: Any, said: str, answers: list[Any]
+) -> None:
+    """Each place of a record that holds what none of ours would is an error with its key."""
+    with pytest.raises(cs.CorruptRecordError, match=said) as caught:
+        asked(request_, *answers)
+
+    assert caught.value.key is not None
+
+
+def test_a_large_body_that_is_written_meanwhile_is_read_as_it_is_then() -> None:
+    """Parts of another name than the head's are not put together; the head is read again."""
+    before, after = [HEAD_TEXT, b"*2 one"], [write_head(HEAD._replace(version=2)), b"*1 two"]
+    (record,) = asked(
+        Read((F,), NOW),
+        (before,),
+        ([b"one", b"a"], [b"two", b"b"]),
+        (after,),
+        ([b"two", b"new"],),
+    )
+    assert (record.head.version, record.body) == (2, b"new")
+
+
+# --- listing --------------------------------------------------------------------------------------
+
+
+def member(begin: bytes, stamp: bytes, name: str) -> bytes:
+    """A member of the index."""
+    return begin + stamp + name.encode()
+
+
+def test_a_listing_says_what_it_cannot_read() -> None:
+    """A page of a query is all or an error: it names the record whose head cannot be read."""
+    entry = member(b"fa", newest_first(NOW), "f")
+    with pytest.raises(cs.CorruptRecordError, match=FLOW_ERROR):
+        asked(Find(Filter(FLOW), None, 10, NOW), ([entry],), (WRONG_TYPE,))
+
+
+def test_a_page_after_what_came_before_its_bounds_begins_with_the_bound() -> None:
+    """A token from before the listing's first entry does not make it begin earlier."""
+    wanted = Filter(FLOW, created_before_ms=NOW)
+    for after, first in [
+        (None, b"[fa" + newest_first(NOW - 1)),
+        ((NOW + 5, "f"), b"[fa" + newest_first(NOW - 1)),
+        ((NOW - 5, "f"), b"(fa" + newest_first(NOW - 5) + b"f"),
+    ]:
+        transport = Transport(([],))
+        assert run(protocol().converse(Find(wanted, after, 10, NOW)), transport) == ()
+        assert transport.asked[0].commands[0].words[2] == first
+
+
+def test_what_has_expired_is_not_counted_however_much_it_is() -> None:
+    """The index is asked page by page for what a count must leave out."""
+    expired = [
+        b"x%bf0%b0:%d" % (stamp_of(NOW - 1), newest_first(NOW - 2), number)
+        for number in range(PAGE + 2)
+    ]
+    count = Count(Filter(FLOW), NOW)
+    assert asked(count, (expired[:PAGE], PAGE + 9), (expired[PAGE:],)) == 7
+    with pytest.raises(cs.StoreUnavailableError):
+        asked(count, (expired[:PAGE], PAGE + 9), NOT_SENT)
+
+
+def test_what_the_index_does_not_know_is_counted_page_by_page() -> None:
+    """A count by the last update reads every head, and goes on after a full page."""
+    names = [f"{number:05d}" for number in range(PAGE + 1)]
+    entries = [member(b"fa", newest_first(NOW), name) for name in names]
+    old, new = HEAD_TEXT, write_head(HEAD._replace(updated_ms=NOW + 9))
+    heads = [old] * PAGE + [new]
+    wanted = Filter(FLOW, updated_before_ms=NOW + 1)
+    pages = (entries[:PAGE],), tuple(heads[:PAGE]), (entries[PAGE:],), tuple(heads[PAGE:])
+    assert asked(Count(wanted, NOW), *pages) == PAGE
+
+
+def test_a_scan_leaves_out_what_went_meanwhile_and_says_what_it_cannot_read() -> None:
+    """Conditions that the index named and that are gone, or are markers only, are not there."""
+    names = [f"wi{name}".encode() for name in "abcd"]
+    there = [HEAD_TEXT, TERMS_TEXT, []]
+    marker = [write_head(HEAD._replace(status=-2)), TERMS_TEXT, []]
+    expired = [write_head(HEAD._replace(expires_ms=NOW)), TERMS_TEXT, []]
+    scan = Scan(WAIT, None, 10, NOW)
+    (one,) = asked(scan, (names,), (None, marker, there, expired))
+    assert one.key == Key(WAIT, "c")
+    with pytest.raises(cs.CorruptRecordError, match="wait condition 'a' cannot be read"):
+        asked(scan, (names,), (WRONG_TYPE, None, there, None))
+
+
+def test_a_scan_of_progress_asks_for_no_more_flows_than_it_takes() -> None:
+    """A page that is full of the steps of one flow leaves the next for later."""
+    steps = [None, b"1", HEAD_TEXT, b"{}", b"2", HEAD_TEXT, b"{}"]
+    found = asked(Scan(PROGRESS, None, 2, NOW), ([b"pif", b"pig"],), (steps,))
+    assert [one.key for one in found] == [Key(PROGRESS, "f", 1), Key(PROGRESS, "f", 2)]
+
+
+def test_workers_are_warned_of_each_record_and_little_is_remembered_of_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is due and cannot be read is passed over; a store of nothing else fills no memory."""
+    monkeypatch.setattr(listings, "_warned", {})
+    names = [f"{number:05d}" for number in range(2 * PAGE)]
+    entries = [member(b"fd", stamp_of(NOW - 1), name) for name in names]
+    heads = [(WRONG_TYPE,) * PAGE] * 2
+    due = Due(NOW, 2 * PAGE)
+    with caplog.at_level(logging.WARNING):
+        pages = (entries[:PAGE],), heads[0], (entries[PAGE:],), heads[1], ([],), ([],)
+        assert asked(due, *pages) == ()
+
+    assert len(caplog.records) == 2 * PAGE
+    assert "flow '01999' cannot be read" in caplog.text
+    assert 0 < len(listings._warned) <= listings._WARNED_MOST + 1
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def test_a_commit_stands_whatever_comes_of_what_it_sweeps_along() -> None:
+    """Every sixteenth removes a few expired records after it; a lost reply to that changes nothing."""
+    expired = b"x%bf0%b0:old" % (stamp_of(NOW - 1), newest_first(NOW - 2))
+    sweeps: list[Pipe] = []
+
+    def transport(request: Any) -> Any:
+        words = [command.words for command in request.commands]
+        if len(words) == 2:
+            return PLANNED, [expired]
+
+        if b"{t:0}:flow:old" in words[0]:
+            sweeps.append(request)
+            raise LOST
+
+        return (PLANNED,)
+
+    one = protocol()
+    for number in range(16):
+        answer = run(
+            one.converse(commit(put(f"flow {number}"), commit_id=f"{number:032}")), transport
+        )
+        assert isinstance(answer, Applied)
+
+    assert len(sweeps) == 1
+
+
+def test_a_refused_commit_is_refused_whatever_becomes_of_what_it_sent_ahead() -> None:
+    """The parts of its large body are removed; the server does it if the reply is lost."""
+    big = commit(put("f", b"x" * (LARGE + 1)), put("g"))
+    transport = Transport(("OK",) * 5, ([0, b"exists", HEAD_TEXT],), LOST)
+    answer = run(protocol().converse(big), transport)
+    assert isinstance(answer, Refused)
+    assert answer.conflicts[0].reason == "exists"
+    assert [words[0] for words, _ in transport.asked[-1].commands] == [b"UNLINK"]
+
+
+def test_the_outcome_of_a_commit_that_cannot_be_read() -> None:
+    """A kept reply that is none of ours is an error of the store, not of a record."""
+    for reply in (b"[1]", b"[[0,null,0,0,0,0,0,[]]]", b"oops"):
+        with pytest.raises(
+            cs.CorruptRecordError, match=r"reply of commit .* cannot be read"
+        ) as got:
+            asked(commit(Delete(F, "r")), (reply,))
+
+        assert got.value.key is None
+
+
+def test_what_was_given_up_meanwhile_is_not_done() -> None:
+    """A claim that is extended, and a sweep, that arrive after they were settled, say so."""
+    for request, answers in [
+        (Extend(F, "claim", NOW, NOW), [(0,)]),
+        (Sweep(NOW, 10), [([b"x"],), (0,)]),
+    ]:
+        with pytest.raises(cs.StoreUnavailableError, match="was given up"):
+            asked(request, *answers)
+
+
+def test_a_sweep_that_breaks_off_is_uncertain_if_it_has_removed_something() -> None:
+    """Before its first page is removed it is unavailable; after, nobody knows how much it did."""
+    with pytest.raises(cs.StoreUnavailableError):
+        asked(Sweep(NOW, 1000), NOT_SENT)
+
+    with pytest.raises(cs.CommitUncertainError):
+        asked(Sweep(NOW, 1000), ([b"x"],), (b"[[1]]",), NOT_SENT)
+
+
+def test_clearing_takes_along_what_is_no_record() -> None:
+    """Parts that were sent ahead go too; the layout, the index and recent commits stay."""
+    tag = b"{t:0}:"
+    found = [b"flow:f", b"upload:c.0", b"layout", b"index", b"commit:c", b"wait:w"]
+    transport = Transport(([b"0", [tag + name for name in found]],), (b"[[0]]",))
+    run(protocol().converse(Clear()), transport)
+    words = transport.asked[1].commands[0].words
+    assert tag + b"upload:c.0" in words
+    assert {tag + b"flow:f", tag + b"wait:w"} < set(words)
+    assert {tag + b"layout", tag + b"commit:c"}.isdisjoint(words)

@@ -1,0 +1,229 @@
+"""The scripts of the Redis store, against what they leave in the server, on drawn commits.
+
+Each run of commits is played on two stores of one server. On one of them the script of a commit has
+no short way (put.lua): both must end with the same bytes. After every step the index must be what
+the stored heads say, no entry more and none less, and what has a time to live must be what expires.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import uuid
+from collections.abc import Callable
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+
+import catga_store as cs
+from catga_store.core import claims
+from catga_store.core import commits as sending
+from catga_store.stores.redis import commits as scripted
+from catga_store.stores.redis import scripts
+from catga_store.stores.redis.index import named
+from catga_store.stores.redis.index import newest_first
+from catga_store.stores.redis.index import stamp_of
+from catga_store.testing.clock import ManualClock
+from catga_store.testing.servers import RedisServer
+
+LONG_WAY = scripts._script("records", "commit")
+FLOWS = ["f", "g\x00", 'h"\\\n é', "{t}:x"]
+WAITS = ["w", 'v\x00"\\']
+CHILDREN = ["a", "b\x00", 'c"/é']
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture(params=["6.2", "8.2"])
+def server(
+    request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServer]
+) -> RedisServer:
+    """Answer a server of each version."""
+    return redis_server(request.param)
+
+
+class Player:
+    """One store, and steps drawn from a seed: the same seed does the same to another store."""
+
+    def __init__(self, server: RedisServer, client: redis.Redis) -> None:
+        prefix = f"{uuid.uuid4().hex}:"
+        self.client = client
+        self.tag = f"{{{prefix}0}}:".encode()
+        self.clock = ManualClock()
+        self.store = cs.open_store(
+            f"{server.url}?prefix={prefix}",
+            clock=self.clock,
+            owner="me",
+            retention=cs.Retention(flows=120 * MINUTE, failed=None, waits=60 * MINUTE),
+        )
+
+    def step(self, draw: random.Random) -> None:
+        """Do one thing, which the store may refuse."""
+        what = draw.random()
+        try:
+            if what < 0.15:
+                self.clock.advance(draw.choice([1, 30, 70, 200]) * MINUTE)
+            elif what < 0.25:
+                for flow in self.store.claim_due():
+                    self.store.extend(flow, draw.randrange(1, 90) * MINUTE)
+            elif what < 0.3:
+                self.store.sweep(draw.choice([1, 3, 1000]))
+            else:
+                with self.store.begin() as session:
+                    for _ in range(draw.choice([1, 1, 2, 3])):
+                        draw.choice([self.flow, self.progress, self.wait])(session, draw)
+        except (cs.ConflictError, cs.UsageError):
+            return
+
+    def flow(self, session: cs.Session, draw: random.Random) -> None:
+        """Make, change, suspend or delete a flow."""
+        flow_id, when = draw.choice(FLOWS), draw.choice([None, self.clock() + 5 * MINUTE])
+        flow, what = session.get(flow_id), draw.random()
+        if flow is None:
+            session.add(cs.FlowSnapshot(flow_id, state={"n": 0}, due_at=when))
+        elif what < 0.5:
+            flow.state["n"] += 1
+            flow.error = draw.choice([None, "it failed, said 'a b c'"])
+        elif what < 0.65:
+            flow.status = draw.choice(list(cs.FlowStatus))
+        elif what < 0.75:
+            flow.due_at = when
+        elif what < 0.85:
+            session.suspend(flow, cs.WaitCondition(draw.choice(WAITS), flow_ids=CHILDREN[:2]))
+        else:
+            session.delete(flow)
+            if what < 0.93:
+                session.add(cs.FlowSnapshot(flow_id, state={"n": 9}))
+
+    def progress(self, session: cs.Session, draw: random.Random) -> None:
+        """Mark an item, or clear the step."""
+        flow_id, step = draw.choice(FLOWS), draw.choice([0, 7])
+        progress = session.get_for_each_progress(flow_id, step)
+        if progress is None:
+            session.save_for_each_progress(flow_id, step, cs.ForEachProgress([3]))
+        elif draw.random() < 0.7:
+            progress.mark(draw.randrange(50))
+        else:
+            session.clear_for_each_progress(flow_id, step)
+
+    def wait(self, session: cs.Session, draw: random.Random) -> None:
+        """Set, change or delete a condition, or complete a child."""
+        wait_id, what = draw.choice(WAITS), draw.random()
+        children = draw.sample(CHILDREN, draw.randrange(1, 4))
+        parent = draw.choice([None, *FLOWS])
+        if what < 0.4:
+            session.complete_child(wait_id, children[0], success=what < 0.3, result="r\x00")
+        elif (wait := session.get_wait_condition(wait_id)) is None or what < 0.6:
+            timeout = draw.choice([None, 10 * MINUTE])
+            session.add(
+                cs.WaitCondition(wait_id, flow_ids=children, timeout=timeout, parent_flow_id=parent)
+            )
+        elif what < 0.8:
+            wait.outcome = draw.choice(list(cs.WaitOutcome))
+        elif what < 0.9:
+            wait.flow_ids = tuple(children)
+        else:
+            session.delete(wait)
+
+    def stored(self) -> dict[bytes, Any]:
+        """What is in the server but for the replies of commits, without the prefix."""
+        found: dict[bytes, Any] = {}
+        for key in self.client.scan_iter(match=self.tag + b"*", count=10_000):
+            name = key.removeprefix(self.tag)
+            if name == b"index":
+                found[name] = self.client.zrange(key, 0, -1)
+            elif not name.startswith(b"commit:"):
+                found[name] = self.client.hgetall(key), self.client.pttl(key) > 0
+
+        return found
+
+    def check(self) -> None:
+        """Compare the index, and what has a time to live, with what the heads say."""
+        stored = self.stored()
+        wanted: set[bytes] = set()
+
+        for name, found in stored.items():
+            kind, _, record = name.partition(b":")
+            if kind in (b"flow", b"wait"):
+                fields, is_ending = found
+                wanted.update(entries(kind, record, fields))
+                assert is_ending == (json.loads(fields[b"head"])[6] is not None), name
+                for beside in (b"steps:", b"parts:") if kind == b"flow" else (b"items:",):
+                    if beside + record in stored:
+                        assert stored[beside + record][1] == is_ending, beside + record
+            elif kind == b"steps":
+                wanted.add(b"pi" + record)
+
+        assert set(stored.get(b"index", ())) == wanted
+
+
+def entries(kind: bytes, record: bytes, fields: dict[bytes, bytes]) -> Iterator[bytes]:
+    """The members of the index that a flow or a condition has by its head."""
+    _, _, status_number, created, _, due, expires, type_name = json.loads(fields[b"head"])[:8]
+    parent = fields.get(b"parent")
+    letter = kind[:1]
+    of = named(type_name) if letter == b"f" else named((parent or b"").decode())
+    status = b"-" if status_number < 0 else b"%d" % status_number
+    place = newest_first(created) + record
+    yield letter + b"i" + record
+    if expires is not None:
+        yield b"x" + stamp_of(expires) + letter + status + newest_first(created) + of + record
+
+    if status == b"-":
+        return
+
+    yield letter + b"a" + place
+    yield letter + b"s" + status + place
+    if letter == b"f" or parent is not None:
+        yield letter + (b"t" if letter == b"f" else b"p") + of + place
+        yield letter + b"b" + status + of + place
+
+    if due is None:
+        return
+
+    if letter == b"f":
+        yield b"fd" + stamp_of(due) + record
+        yield b"fe" + of + stamp_of(due) + record
+    elif status_number == 0:
+        yield b"wd" + stamp_of(due) + record
+
+    if parent is not None:
+        yield b"wt" + stamp_of(due) + of + record
+
+
+def counted(numbers: Iterator[int]) -> str:
+    """Make an id of a commit: the same in the same place of both runs."""
+    return f"{next(numbers):031x}"
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(4, 8), pytest.param(range(8, 200), marks=pytest.mark.soak)], ids=["few", "many"]
+)
+def test_the_short_way_and_the_index(
+    seeds: range, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes as by the long way; the index and what expires are what the heads say."""
+    monkeypatch.setitem(scripts._SOURCES, LONG_WAY.sha, LONG_WAY.source)
+    with redis.Redis(port=server.port) as client:
+        for seed in seeds:
+            ended: list[dict[bytes, Any]] = []
+            for script in (scripts.COMMIT, LONG_WAY):
+                make_id = partial(counted, itertools.count())
+                monkeypatch.setattr(scripted, "COMMIT", script)
+                monkeypatch.setattr(sending, "new_commit_id", make_id)
+                monkeypatch.setattr(claims, "new_commit_id", make_id)
+                random.seed(seed)  # which of the due flows is claimed first
+                draw, player = random.Random(seed), Player(server, client)
+                for _ in range(60):
+                    player.step(draw)
+                    if script is scripts.COMMIT:
+                        player.check()
+
+                player.store.close()
+                ended.append(player.stored())
+
+            assert ended[0] == ended[1], seed
