@@ -94,7 +94,7 @@ class Recorder:
 
     def __call__(self, request: Pipe) -> Any:
         """Perform a request."""
-        self.words = request.commands[0].words
+        self.words = request.commands[0].args
         return self.transport(request)
 
     def close(self) -> None:

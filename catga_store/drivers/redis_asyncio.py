@@ -38,7 +38,7 @@ def open_redis_link(url: str, timeout: float) -> RedisAsyncLink | RedisClusterAs
     """
     options: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0),
-        # The lane sets the deadlines; the library's would cost a task for each write.
+        # The connection sets the deadlines; the library's would cost a task for each write.
         "socket_timeout": None,
         "socket_connect_timeout": timeout,
         "max_connections": 2**31,  # a large body that finds none left would be refused
@@ -75,13 +75,13 @@ class RedisAsyncLink:
     def __init__(self, client: Any, timeout: float, *, owned: bool = False) -> None:
         self._client = client
         self._owned = owned
-        self._lanes = MultiplexedConnections(client, timeout)
+        self._multiplexed = MultiplexedConnections(client, timeout)
         self._connections = partial(_Pool, client.connection_pool)
 
     @property
     def writes(self) -> int:
         """How many writes there were on the shared connection."""
-        return self._lanes.writes
+        return self._multiplexed.writes
 
     def start(self, request: Request[Any], /) -> Started:
         """Begin a request. It fails with `NotSentError` or `ReplyLostError`."""
@@ -89,21 +89,21 @@ class RedisAsyncLink:
         if request.large:
             return OwnTask(asyncio.create_task(self.perform(request)))
 
-        lane = self._lanes.shared("", self._connections)
-        return lane.start(self._lanes.words_of(request.commands))
+        connection = self._multiplexed.shared("", self._connections)
+        return connection.start(self._multiplexed.arguments_of(request.commands))
 
     async def perform(self, request: Request[Any], /) -> tuple[Any, ...]:
         """The replies in the order of the commands. `NotSentError`, `ReplyLostError`."""
         assert isinstance(request, Pipe), request  # noqa: S101  there are no others
-        words = self._lanes.words_of(request.commands)
+        arguments = self._multiplexed.arguments_of(request.commands)
         if request.large:
-            return await self._lanes.put_apart(self._connections, words)
+            return await self._multiplexed.put_apart(self._connections, arguments)
 
-        return await self._lanes.shared("", self._connections).put(words)
+        return await self._multiplexed.shared("", self._connections).put(arguments)
 
     async def close(self) -> None:
         """Fail what is under way; close the client if it is owned."""
-        await self._lanes.close()
+        await self._multiplexed.close()
         if self._owned:
             await self._client.aclose()
 

@@ -79,8 +79,8 @@ class RedisLink:
             client.close()
 
     def _perform(self, commands: Sequence[Command]) -> tuple[object, ...]:
-        words = [command.words for command in commands]
-        return tuple(_talk(self._pool(), words, self._timeout))
+        args = [command.args for command in commands]
+        return tuple(_talk(self._pool(), args, self._timeout))
 
     def _pool(self) -> Any:
         pool = self._stash
@@ -166,8 +166,8 @@ class RedisClusterLink(RedisLink):
         for node, places in by_node.values():
             pool = client.get_redis_connection(node).connection_pool
             try:
-                words = [commands[place].words for place in places]
-                answers = _talk(pool, words, self._timeout)
+                args = [commands[place].args for place in places]
+                answers = _talk(pool, args, self._timeout)
             except NotSentError as error:
                 # Other nodes have had their part: the whole may have been done in part.
                 self._look_again(client)
@@ -203,8 +203,8 @@ class RedisClusterLink(RedisLink):
                     return True
 
             pool = client.get_redis_connection(node).connection_pool
-            words = [(b"ASKING",), commands[place].words]
-            replies[place] = _talk(pool, words, self._timeout)[1]
+            args = [(b"ASKING",), commands[place].args]
+            replies[place] = _talk(pool, args, self._timeout)[1]
 
         return False
 

@@ -21,8 +21,8 @@ from redis.exceptions import TryAgainError
 
 from catga_store.drivers.cancellation import OwnTask
 from catga_store.drivers.links import Started
+from catga_store.drivers.redis_multiplexed import Arguments
 from catga_store.drivers.redis_multiplexed import MultiplexedConnections
-from catga_store.drivers.redis_multiplexed import Words
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.conversation import Request
@@ -40,17 +40,17 @@ _REDIRECTIONS = (AskError, TryAgainError)  # MovedError is an AskError
 class _Round:
     """A pipe under way: what has been answered, what is left, and where that is to be asked."""
 
-    def __init__(self, request: Pipe, words: list[Words]) -> None:
+    def __init__(self, request: Pipe, arguments: list[Arguments]) -> None:
         self.keys = [command.key for command in request.commands]
-        self.words = words
+        self.arguments = arguments
         self.large = request.large
-        self.replies: list[Any] = [None] * len(words)
-        self.left = list(range(len(words)))
+        self.replies: list[Any] = [None] * len(arguments)
+        self.left = list(range(len(arguments)))
 
     @property
     def untouched(self) -> bool:
         """Nothing of the pipe was run."""
-        return len(self.left) == len(self.words)
+        return len(self.left) == len(self.arguments)
 
     def take(self, places: list[int], replies: tuple[Any, ...]) -> None:
         """Keep the replies to the commands at these places."""
@@ -74,7 +74,7 @@ class RedisClusterAsyncLink:
         self._client = client
         self._timeout = timeout
         self._owned = owned
-        self._lanes = MultiplexedConnections(client, timeout)
+        self._multiplexed = MultiplexedConnections(client, timeout)
         self._finding = asyncio.Lock()
         self._found = False
         """Where the slots are is known, as far as we know."""
@@ -82,7 +82,7 @@ class RedisClusterAsyncLink:
     @property
     def writes(self) -> int:
         """How many writes there were on shared connections."""
-        return self._lanes.writes
+        return self._multiplexed.writes
 
     def start(self, request: Request[Any], /) -> Started:
         """Begin a request. It fails with `NotSentError` or `ReplyLostError`."""
@@ -91,7 +91,7 @@ class RedisClusterAsyncLink:
     async def perform(self, request: Request[Any], /) -> tuple[Any, ...]:
         """The replies in the order of the commands. `NotSentError`, `ReplyLostError`."""
         assert isinstance(request, Pipe), request  # noqa: S101  there are no others
-        asked = _Round(request, self._lanes.words_of(request.commands))
+        asked = _Round(request, self._multiplexed.arguments_of(request.commands))
         until = asyncio.get_running_loop().time() + self._timeout
 
         for _ in range(_MOST_ROUNDS):
@@ -127,7 +127,7 @@ class RedisClusterAsyncLink:
 
     async def close(self) -> None:
         """Fail what is under way; close the client if it is owned."""
-        await self._lanes.close()
+        await self._multiplexed.close()
         if self._owned:
             await self._client.aclose()
 
@@ -174,19 +174,19 @@ class RedisClusterAsyncLink:
     def _send(
         self, asked: _Round, node: Any, places: list[int], *, asking: bool
     ) -> asyncio.Future[tuple[Any, ...]]:
-        words: list[Words] = []
+        arguments: list[Arguments] = []
 
         for place in places:
             if asking:  # allows the next command on this connection, and only that
-                words.append(("ASKING",))
+                arguments.append(("ASKING",))
 
-            words.append(asked.words[place])
+            arguments.append(asked.arguments[place])
 
         connections = partial(_Node, node)
         if asked.large:
-            return self._lanes.put_apart(connections, words)
+            return self._multiplexed.put_apart(connections, arguments)
 
-        return self._lanes.shared(node.name, connections).put(words)
+        return self._multiplexed.shared(node.name, connections).put(arguments)
 
     def _node(self, key: bytes, refused: Any) -> Any:
         """Who is to be asked: whom the refusal names, else who has the slot of the key."""

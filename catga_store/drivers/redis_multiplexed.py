@@ -1,13 +1,13 @@
-"""A lane: one Redis connection that any number of tasks share.
+"""A multiplexed connection: one Redis connection that any number of tasks share.
 
-What tasks ask in the same turn of the loop goes out as one write, in the order they asked; further
-writes do not wait for the replies to earlier ones. One task reads the replies and hands them out in
-that order, so a caller that has gone away costs its replies and nothing else. There is one deadline
-per call, from asking to the last reply. The first that is missed breaks the connection: what was
-sent has lost its replies, what was not sent goes out on the next connection while its own deadline
-lasts.
+Commands that tasks send in the same turn of the loop go out as one write, in order; further writes do
+not wait for the replies to earlier ones. One task reads the replies and assigns them in that order, so
+a caller that was cancelled costs its replies and nothing else. Each call has one deadline, from the
+call to its last reply. The first deadline that is missed breaks the connection: calls that were sent
+have lost their replies; calls that were not sent go out on the next connection while their own
+deadlines last.
 
-The connections are the client library's, from the pool of its client, with its parsing.
+The connections come from the pool of the client library's client, with its parser.
 """
 
 from __future__ import annotations
@@ -31,78 +31,58 @@ from redis.exceptions import RedisError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from catga_store.drivers.in_flight import InFlight
 from catga_store.drivers.redis_packing import pack
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.stores.redis.transport import Command
 
-__all__ = ["Connections", "Flight", "MultiplexedConnection", "MultiplexedConnections", "Words"]
+__all__ = [
+    "Arguments",
+    "CommandsInFlight",
+    "Connections",
+    "MultiplexedConnection",
+    "MultiplexedConnections",
+]
 
-Words: TypeAlias = tuple[bytes | str | int, ...]
+Arguments: TypeAlias = tuple[bytes | str | int, ...]
 
 _REPLIED_ERRORS = (ResponseError, AuthenticationError, AuthorizationError, BusyLoadingError)
-"""What the client library makes of error replies; the last three look like lost connections."""
+"""The exceptions that redis-py raises for error replies; the last three look like lost connections."""
 
 
 class Connections(Protocol):
-    """Where a lane has its connection from."""
+    """The source of the connection that is shared."""
 
     async def take(self) -> Any:
-        """A connection of `redis.asyncio`, connected, for this lane alone."""
+        """Return a connection of `redis.asyncio`, connected, for this caller alone."""
         ...
 
     async def give_back(self, connection: Any) -> None:
-        """Take it back, connected and with nothing outstanding, or disconnected."""
+        """Take a connection back: connected with no reply outstanding, or disconnected."""
         ...
 
 
-class Flight:
-    """What one caller asked: commands that stay together, and what came of them so far.
+class CommandsInFlight(InFlight):
+    """Commands of one caller that stay together, and the replies that have come so far.
 
-    See `remote.Started`. One that is `kept` is sent, and its outcome remembered, when nobody waits.
+    One that is `kept` is sent, and its outcome remembered, even if nobody waits for it any more.
     """
 
-    __slots__ = ("_error", "_outcome", "commands", "deadline", "ended", "kept", "replies")
+    __slots__ = ("commands", "kept", "replies")
 
     def __init__(
         self,
-        commands: Sequence[Words],
-        deadline: float,
+        commands: Sequence[Arguments],
         ended: asyncio.Future[tuple[Any, ...]],
+        deadline: float,
         *,
         kept: bool,
     ) -> None:
+        super().__init__(ended, deadline)
         self.commands = commands
-        self.deadline = deadline
-        self.ended = ended
         self.kept = kept
         self.replies: list[Any] = []
-        self._outcome: tuple[Any, ...] | None = None
-        self._error: Exception | None = None
-
-    def answer(self) -> None:
-        """All replies are there."""
-        if self.ended.done():
-            self._outcome = tuple(self.replies)
-        else:
-            self.ended.set_result(tuple(self.replies))
-
-    def fail(self, error: Exception) -> None:
-        """There will be no more replies."""
-        if self.ended.done():
-            self._error = error
-        else:
-            self.ended.set_exception(error)
-
-    def again(self) -> asyncio.Future[tuple[Any, ...]]:
-        """Another future for the outcome, once `ended` was cancelled."""
-        self.ended = self.ended.get_loop().create_future()
-        if self._outcome is not None:
-            self.ended.set_result(self._outcome)
-        elif self._error is not None:
-            self.ended.set_exception(self._error)
-
-        return self.ended
 
 
 class MultiplexedConnection:
@@ -110,48 +90,49 @@ class MultiplexedConnection:
 
     def __init__(self, connections: Connections, timeout: float) -> None:
         self.writes = 0
-        """How many writes there were; each carries what was asked together."""
+        """The number of writes so far; each carries the commands of one turn of the loop."""
         self._connections = connections
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Flight] = deque()
-        self._flying: deque[Flight] = deque()
+        self._waiting: deque[CommandsInFlight] = deque()
+        self._sent: deque[CommandsInFlight] = deque()
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._connection: Any = None
         self._given_up = False
-        """A deadline was missed: whatever still comes on this connection is nobody's."""
+        """A deadline was missed: no reply that still comes on this connection is used."""
         self._closed = False
 
-    def put(self, commands: Sequence[Words]) -> asyncio.Future[tuple[Any, ...]]:
-        """Let commands go out with the next write; cancelled before that, they never do.
+    def put(self, commands: Sequence[Arguments]) -> asyncio.Future[tuple[Any, ...]]:
+        """Send commands with the next write; cancelled before that, they are never sent.
 
-        Answers the replies, error replies as values, or `NotSentError` or `ReplyLostError`.
+        The future's result is the replies, error replies as values; or it fails with `NotSentError`
+        or `ReplyLostError`.
         """
         return self.start(commands, kept=False).ended
 
-    def start(self, commands: Sequence[Words], *, kept: bool = True) -> Flight:
-        """The same, but they go out whatever becomes of who waits."""
+    def start(self, commands: Sequence[Arguments], *, kept: bool = True) -> CommandsInFlight:
+        """Do the same, but send the commands even if the caller stops waiting."""
         ended: asyncio.Future[tuple[Any, ...]] = self._loop.create_future()
-        flight = Flight(commands, self._loop.time() + self._timeout, ended, kept=kept)
+        request = CommandsInFlight(commands, ended, self._loop.time() + self._timeout, kept=kept)
         if self._closed:
-            flight.fail(NotSentError("the store was closed"))
-            return flight
+            request.fail(NotSentError("the store was closed"))
+            return request
 
-        self._waiting.append(flight)
+        self._waiting.append(request)
         if self._timer is None:
-            self._timer = self._loop.call_at(flight.deadline, self._expire)
+            self._timer = self._loop.call_at(request.deadline, self._expire)
 
         if self._task is None:
             self._task = self._loop.create_task(self._work())
         else:
             self._rouse()
 
-        return flight
+        return request
 
     def end(self, ended: Callable[[], object]) -> None:
-        """Fail what is under way, give the connection back, then call `ended`; does not wait."""
+        """Fail what is in flight, give the connection back, then call `ended`; does not wait."""
         self._closed = True
         task = self._task
         if task is None:
@@ -161,44 +142,48 @@ class MultiplexedConnection:
             task.add_done_callback(lambda _: ended())
 
     async def close(self) -> None:
-        """Fail what is under way, and give the connection back."""
+        """Fail what is in flight, and give the connection back."""
         task = self._task
-        self.end(self._settle)  # a task that was cancelled before it began has not settled anything
+        # A task that was cancelled before its first step has settled nothing.
+        self.end(self._settle)
         if task is not None:
             await asyncio.wait([task])
 
     # deadlines ------------------------------------------------------------------------------------
 
     def _expire(self) -> None:
-        """Look at the oldest call. All have the same time, so they are due in the order they came."""
+        """Fail the calls whose deadline has passed.
+
+        All have the same timeout, so the oldest are due first.
+        """
         self._timer = None
         now = self._loop.time()
-        if self._flying and self._flying[0].deadline <= now:
-            # Before the calls are told: a write that is still in a buffer must not go out later.
+        if self._sent and self._sent[0].deadline <= now:
+            # Before the calls fail: a write that is still in a buffer must not go out later.
             self._given_up = True
             self._abort()
             self._lose(f"no reply came within {self._timeout:g} s")
 
         while self._waiting and self._waiting[0].deadline <= now:
-            message = f"no connection could be had, or none took it, within {self._timeout:g} s"
+            message = f"timed out after {self._timeout:g} s waiting for a Redis connection"
             self._waiting.popleft().fail(NotSentError(message))
 
-        oldest = self._flying or self._waiting
+        oldest = self._sent or self._waiting
         if oldest:
             self._timer = self._loop.call_at(oldest[0].deadline, self._expire)
 
     def _abort(self) -> None:
-        # `disconnect` would let the transport write what is left in its buffer.
+        # `disconnect` would let the transport write the rest of its buffer.
         writer = None if self._connection is None else self._connection._writer  # noqa: SLF001  no public way
         if writer is not None:
             writer.transport.abort()
 
     def _lose(self, message: str, cause: BaseException | None = None) -> None:
-        flying = self._flying
-        while flying:
+        sent = self._sent
+        while sent:
             error = ReplyLostError(message)
             error.__cause__ = cause
-            flying.popleft().fail(error)
+            sent.popleft().fail(error)
 
     def _refuse(self, message: str, cause: BaseException | None = None) -> None:
         waiting = self._waiting
@@ -208,14 +193,14 @@ class MultiplexedConnection:
             waiting.popleft().fail(error)
 
     def _answer_all(self, error: Exception) -> None:
-        """The server has said this to who connected, so it is its answer to every command."""
+        """The server refused the connection with this error, so it is the reply to every command."""
         waiting = self._waiting
         while waiting:
-            flight = waiting.popleft()
-            flight.replies += [error] * len(flight.commands)
-            flight.answer()
+            request = waiting.popleft()
+            request.replies += [error] * len(request.commands)
+            request.settle(tuple(request.replies))
 
-    # the working task -----------------------------------------------------------------------------
+    # the task that writes and reads -----------------------------------------------------------------
 
     def _rouse(self, _: object = None) -> None:
         idle = self._idle
@@ -242,7 +227,8 @@ class MultiplexedConnection:
                     async with asyncio.timeout(self._timeout):
                         connection = await self._connections.take()
                 except (TimeoutError, RedisTimeoutError):
-                    continue  # those who came late have time for another try, the others are told
+                    # Calls that came late have time for another try; the others have failed.
+                    continue
                 except _REPLIED_ERRORS as error:
                     self._answer_all(error)
                     continue
@@ -273,7 +259,7 @@ class MultiplexedConnection:
             if not reader.cancelled():
                 broken = reader.exception() or broken
 
-            if broken is not None or self._given_up or self._flying or not connection.is_connected:
+            if broken is not None or self._given_up or self._sent or not connection.is_connected:
                 self._abort()
                 await connection.disconnect(nowait=True)
 
@@ -282,26 +268,26 @@ class MultiplexedConnection:
             self._lose(self._why_ended() if broken is None else lost, broken)
 
     async def _write(self, connection: Any, reader: asyncio.Future[None]) -> None:
-        waiting, flying = self._waiting, self._flying
+        waiting, sent = self._waiting, self._sent
 
         while not (self._given_up or reader.done()):
-            words: list[Words] = []
+            commands: list[Arguments] = []
 
             while waiting:
-                flight = waiting.popleft()
-                if flight.kept or not flight.ended.done():
-                    flying.append(flight)
-                    words += flight.commands
+                request = waiting.popleft()
+                if request.kept or not request.ended.done():
+                    sent.append(request)
+                    commands += request.commands
 
-            if words:
+            if commands:
                 self.writes += 1
-                await connection.send_packed_command(pack(connection, words), check_health=False)
+                await connection.send_packed_command(pack(connection, commands), check_health=False)
             else:
                 self._idle = self._loop.create_future()
                 await self._idle
 
     async def _read(self, connection: Any) -> None:
-        flying = self._flying
+        sent = self._sent
         read = connection.read_response
 
         while True:
@@ -312,19 +298,19 @@ class MultiplexedConnection:
             except _REPLIED_ERRORS as error:
                 reply = error
 
-            if self._given_up or not flying:
-                message = "the server sent a reply that nobody waits for"
+            if self._given_up or not sent:
+                message = "the server sent a reply to no request"
                 raise RedisError(message)
 
-            flight = flying[0]
-            flight.replies.append(reply)
-            if len(flight.replies) == len(flight.commands):
-                flying.popleft()
-                flight.answer()
+            request = sent[0]
+            request.replies.append(reply)
+            if len(request.replies) == len(request.commands):
+                sent.popleft()
+                request.settle(tuple(request.replies))
 
 
 class MultiplexedConnections:
-    """The lanes of one link: those that are shared, by name, and those for one request alone."""
+    """The connections of one link: the shared ones, by name, and those for one request alone."""
 
     def __init__(self, client: Any, timeout: float) -> None:
         self._client = client
@@ -335,38 +321,38 @@ class MultiplexedConnections:
 
     @property
     def writes(self) -> int:
-        """How many writes there were on shared connections."""
-        return sum(lane.writes for lane in self._shared.values())
+        """The number of writes on shared connections so far."""
+        return sum(one.writes for one in self._shared.values())
 
-    def words_of(self, commands: Iterable[Command]) -> list[Words]:
-        """The words to send: text as UTF-8, whatever the encoding of a client that was given."""
+    def arguments_of(self, commands: Iterable[Command]) -> list[Arguments]:
+        """Return what to send: text as UTF-8, whatever encoding the user's client has."""
         if self._utf8:
-            return [command.words for command in commands]
+            return [command.args for command in commands]
 
         return [
-            tuple(word.encode() if isinstance(word, str) else word for word in command.words)
+            tuple(arg.encode() if isinstance(arg, str) else arg for arg in command.args)
             for command in commands
         ]
 
     def shared(self, name: str, connections: Callable[[], Connections]) -> MultiplexedConnection:
-        """The lane of this name."""
-        lane = self._shared.get(name)
-        if lane is None:
-            lane = self._shared[name] = MultiplexedConnection(connections(), self._timeout)
+        """Return the shared connection of this name."""
+        connection = self._shared.get(name)
+        if connection is None:
+            connection = self._shared[name] = MultiplexedConnection(connections(), self._timeout)
 
-        return lane
+        return connection
 
     def put_apart(
-        self, connections: Callable[[], Connections], commands: Sequence[Words]
+        self, connections: Callable[[], Connections], commands: Sequence[Arguments]
     ) -> asyncio.Future[tuple[Any, ...]]:
-        """See `Lane.put`, on a lane for these commands alone; cancelled, it breaks its connection."""
-        lane = MultiplexedConnection(connections(), self._timeout)
-        self._apart.add(lane)
-        ended = lane.put(commands)
-        ended.add_done_callback(lambda _: lane.end(partial(self._apart.discard, lane)))
+        """Send commands on a connection for them alone; cancelled, it breaks that connection."""
+        connection = MultiplexedConnection(connections(), self._timeout)
+        self._apart.add(connection)
+        ended = connection.put(commands)
+        ended.add_done_callback(lambda _: connection.end(partial(self._apart.discard, connection)))
         return ended
 
     async def close(self) -> None:
-        """Fail what is under way, and give every connection back."""
-        for lane in (*self._shared.values(), *self._apart):
-            await lane.close()
+        """Fail what is in flight, and give every connection back."""
+        for connection in (*self._shared.values(), *self._apart):
+            await connection.close()

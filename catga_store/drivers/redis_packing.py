@@ -20,5 +20,5 @@ def pack(connection: Any, commands: Sequence[Sequence[bytes | str | int]]) -> li
         packed: list[bytes] = connection.pack_commands(commands)
         return packed
 
-    pieces = [_pack_command(tuple(words)) for words in commands]
+    pieces = [_pack_command(tuple(args)) for args in commands]
     return pieces if sum(map(len, pieces)) > _COPIED_BYTES else [b"".join(pieces)]

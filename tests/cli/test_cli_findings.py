@@ -38,11 +38,11 @@ from catga_store.drivers.redis_blocking import link_to_url
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import wait_key
-from catga_store.stores.nats.layout import Layout as NatsLayout
+from catga_store.stores.nats.layout import RedisLayout as NatsLayout
 from catga_store.stores.nats.setup import _wanted
 from catga_store.stores.nats.transport import Answer
 from catga_store.stores.nats.transport import Asks
-from catga_store.stores.redis.layout import Layout
+from catga_store.stores.redis.layout import RedisLayout
 from catga_store.testing.servers import RedisServer
 from catga_store.testing.servers import free_ports
 
@@ -202,9 +202,9 @@ def url(server: RedisServer) -> str:
 
 
 @pytest.fixture
-def layout(url: str) -> Layout:
+def layout(url: str) -> RedisLayout:
     """Say where the store's keys are."""
-    return Layout(redis_kind._split(url)[1], 1)
+    return RedisLayout(redis_kind._split(url)[1], 1)
 
 
 @pytest.fixture
@@ -284,7 +284,7 @@ def test_what_bench_could_not_remove_is_named(scheme: str) -> None:
 
 
 def test_a_layout_that_is_none_is_told_by_the_store(
-    url: str, layout: Layout, client: redis.Redis
+    url: str, layout: RedisLayout, client: redis.Redis
 ) -> None:
     """The records are not looked at; opening the store says what is wrong with it."""
     client.hset(layout.layout.decode(), "partitions", "many")
@@ -297,7 +297,7 @@ def test_a_layout_that_is_none_is_told_by_the_store(
 
 
 def test_an_index_is_read_page_by_page_up_to_a_limit(
-    link: RedisLink, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    link: RedisLink, layout: RedisLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every entry is compared, whatever a page holds; of a large store, only so many are."""
     monkeypatch.setattr(redis_kind, "_PAGE", 2)
@@ -311,7 +311,7 @@ def test_an_index_is_read_page_by_page_up_to_a_limit(
 
 
 def test_a_flow_that_cannot_be_read_is_not_said_to_be_lost(
-    link: RedisLink, layout: Layout, client: redis.Redis
+    link: RedisLink, layout: RedisLayout, client: redis.Redis
 ) -> None:
     """Its entries are borne out by nothing; that it is damaged, reading it says."""
     client.hset(layout.flow[0].decode() + "f1", "head", "[]")
@@ -321,7 +321,7 @@ def test_a_flow_that_cannot_be_read_is_not_said_to_be_lost(
 
 
 def test_an_entry_that_goes_while_it_is_looked_at_is_no_mistake(
-    link: RedisLink, layout: Layout, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    link: RedisLink, layout: RedisLayout, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker removes a flow between its entry and its head: the entry has gone too, and is asked for."""
     index = layout.index[0]
@@ -330,7 +330,7 @@ def test_an_entry_that_goes_while_it_is_looked_at_is_no_mistake(
     perform = link.perform
 
     def remove_then(request: Any) -> Any:
-        if any(command.words[0] == b"ZSCORE" for command in request.commands):
+        if any(command.args[0] == b"ZSCORE" for command in request.commands):
             client.zrem(index, member)
 
         return perform(request)
@@ -340,7 +340,7 @@ def test_an_entry_that_goes_while_it_is_looked_at_is_no_mistake(
 
 
 def test_a_user_who_may_not_list_the_keys(
-    guest: Callable[..., redis.Redis], layout: Layout, server: RedisServer
+    guest: Callable[..., redis.Redis], layout: RedisLayout, server: RedisServer
 ) -> None:
     """The error of the server comes out: nothing is said of flows that were not looked at."""
     user = guest("-scan").connection_pool.connection_kwargs

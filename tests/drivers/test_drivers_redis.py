@@ -467,13 +467,13 @@ async def test_a_reply_that_comes_with_its_deadline_reaches_nobody_else(
     """Read, but not handed out when its connection was given up, it is not the next caller's."""
     async with opened(server.url) as link:
         await link.perform(echo("first"))
-        (lane,) = link._lanes._shared.values()
+        (shared,) = link._multiplexed._shared.values()
         late = link.start(echo("late"))
         await turns(1)  # the write
-        select.select([lane._connection._writer.get_extra_info("socket").fileno()], [], [])
+        select.select([shared._connection._writer.get_extra_info("socket").fileno()], [], [])
         late.deadline = 0.0
         await turns(1)  # the loop sees the reply, and what follows goes before it
-        asyncio.get_running_loop().call_soon(lane._expire)
+        asyncio.get_running_loop().call_soon(shared._expire)
         next_one = link.start(echo("next"))
         with pytest.raises(ReplyLostError):
             await late.ended

@@ -42,7 +42,7 @@ from catga_store.protocol.requests import PENDING
 from catga_store.stores.redis.index import DIGITS
 from catga_store.stores.redis.index import newest_first
 from catga_store.stores.redis.index import stamp_of
-from catga_store.stores.redis.layout import Layout
+from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.layout import id_of
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.setup import OLDEST
@@ -383,7 +383,7 @@ def _store(link: RedisLink, prefix: str, nodes: Sequence[object]) -> Iterator[Fi
     if not stored.isdigit():
         return  # opening the store says so
 
-    layout = Layout(prefix, int(stored))
+    layout = RedisLayout(prefix, int(stored))
     found = f"{layout.partitions} partition{'' if layout.partitions == 1 else 's'}"
     means, change = f"under the prefix {prefix}", ""
     if layout.partitions < len(nodes):
@@ -396,16 +396,16 @@ def _store(link: RedisLink, prefix: str, nodes: Sequence[object]) -> Iterator[Fi
 
 def _partitions(link: RedisLink, prefix: str) -> Any:
     """What the layout says of them, `None` if there is none."""
-    (stored,) = _ask(link, [(b"HGET", Layout(prefix, 1).layout, b"partitions")])
+    (stored,) = _ask(link, [(b"HGET", RedisLayout(prefix, 1).layout, b"partitions")])
     return stored
 
 
-def _ask(link: RedisLink, words: Sequence[tuple[Any, ...]]) -> list[Any]:
+def _ask(link: RedisLink, args: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Send commands, each with its second word as its key, and answer what they answer."""
-    if not words:
+    if not args:
         return []
 
-    replies = link.perform(Pipe(tuple(Command(one, one[1]) for one in words), writes=False))
+    replies = link.perform(Pipe(tuple(Command(one, one[1]) for one in args), writes=False))
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply
@@ -426,7 +426,7 @@ _LISTED: dict[bytes, tuple[str, Callable[[Any], bytes]]] = {
 """Ranges of the index whose members are a time and an id, and what the time must be."""
 
 
-def _index(link: RedisLink, layout: Layout) -> Iterator[Finding]:
+def _index(link: RedisLink, layout: RedisLayout) -> Iterator[Finding]:
     """Compare entries with the heads of their records, and the records with their entries."""
     entries, astray = 0, list[str]()
     records, lost = 0, list[str]()
@@ -474,12 +474,12 @@ def _named(ids: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(ids[:3]))
 
 
-def _flows(link: RedisLink, layout: Layout, number: int) -> Iterator[list[bytes]]:
+def _flows(link: RedisLink, layout: RedisLayout, number: int) -> Iterator[list[bytes]]:
     """The keys of a partition's flows, as the server comes across them."""
     begin, cursor = layout.flow[number], b"0"
     while True:
-        words = b"SCAN", cursor, b"MATCH", glob(begin) + b"*", b"COUNT", _PAGE
-        (answer,) = link.perform(Pipe((Command(words, begin),), writes=False))
+        args = b"SCAN", cursor, b"MATCH", glob(begin) + b"*", b"COUNT", _PAGE
+        (answer,) = link.perform(Pipe((Command(args, begin),), writes=False))
         if isinstance(answer, Exception):
             raise answer
 
@@ -490,7 +490,9 @@ def _flows(link: RedisLink, layout: Layout, number: int) -> Iterator[list[bytes]
             return
 
 
-def _unlisted(link: RedisLink, layout: Layout, number: int, keys: Sequence[bytes]) -> Iterator[str]:
+def _unlisted(
+    link: RedisLink, layout: RedisLayout, number: int, keys: Sequence[bytes]
+) -> Iterator[str]:
     """The ids of flows that the index does not have as they are, twice asked."""
     left = keys
     for _ in range(2):  # a worker may write a flow between the questions
@@ -506,7 +508,7 @@ def _unlisted(link: RedisLink, layout: Layout, number: int, keys: Sequence[bytes
         yield repr(key.removeprefix(layout.flow[number]).decode(errors="replace"))
 
 
-def _entries(layout: Layout, number: int, key: bytes, text: Any) -> list[bytes]:
+def _entries(layout: RedisLayout, number: int, key: bytes, text: Any) -> list[bytes]:
     """Some of the members that a flow must have in the index."""
     name = key.removeprefix(layout.flow[number])
     try:
@@ -521,8 +523,8 @@ def _entries(layout: Layout, number: int, key: bytes, text: Any) -> list[bytes]:
 def _members(link: RedisLink, index: bytes, begin: bytes) -> Iterator[list[bytes]]:
     first = b"[" + begin
     while True:
-        words = b"ZRANGEBYLEX", index, first, b"(" + begin + b":", b"LIMIT", 0, _PAGE
-        (members,) = _ask(link, [words])
+        args = b"ZRANGEBYLEX", index, first, b"(" + begin + b":", b"LIMIT", 0, _PAGE
+        (members,) = _ask(link, [args])
         if members:
             yield members
 
@@ -533,7 +535,7 @@ def _members(link: RedisLink, index: bytes, begin: bytes) -> Iterator[list[bytes
 
 
 def _unborne(
-    link: RedisLink, layout: Layout, number: int, begin: bytes, members: list[bytes]
+    link: RedisLink, layout: RedisLayout, number: int, begin: bytes, members: list[bytes]
 ) -> Iterator[str]:
     """The ids of entries that their records do not bear out; those that change meanwhile, too."""
     kind, stamp = _LISTED[begin]

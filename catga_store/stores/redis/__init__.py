@@ -84,14 +84,14 @@ from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
-from catga_store.stores.redis.commits import Commits
-from catga_store.stores.redis.exchange import Exchange
-from catga_store.stores.redis.layout import Layout
-from catga_store.stores.redis.listings import Listings
-from catga_store.stores.redis.reads import Reads
+from catga_store.stores.redis.commits import RedisCommits
+from catga_store.stores.redis.exchange import RedisExchange
+from catga_store.stores.redis.layout import RedisLayout
+from catga_store.stores.redis.listings import RedisListings
+from catga_store.stores.redis.reads import RedisReads
 from catga_store.stores.redis.refusals import check
 from catga_store.stores.redis.setup import prepare
-from catga_store.stores.redis.sweeping import Sweeping
+from catga_store.stores.redis.sweeping import RedisSweeping
 from catga_store.stores.redis.transport import Command
 
 __all__ = ["RedisProtocol"]
@@ -105,13 +105,13 @@ class RedisProtocol:
     """
 
     def __init__(self, *, prefix: str, partitions: int, timeout: float) -> None:
-        self._layout = Layout(prefix, partitions)
-        self._exchange = Exchange(timeout)
+        self._layout = RedisLayout(prefix, partitions)
+        self._exchange = RedisExchange(timeout)
         self._prepared = False
-        reads = Reads(self._layout, self._exchange)
-        sweeping = Sweeping(self._layout, self._exchange)
-        commits = Commits(self._layout, self._exchange, sweeping)
-        listings = Listings(self._layout, self._exchange, reads, sweeping)
+        reads = RedisReads(self._layout, self._exchange)
+        sweeping = RedisSweeping(self._layout, self._exchange)
+        commits = RedisCommits(self._layout, self._exchange, sweeping)
+        listings = RedisListings(self._layout, self._exchange, reads, sweeping)
         self._handlers: dict[type, Callable[[Any], Conversation[Any]]] = {
             Read: reads.read,
             Steps: reads.steps,

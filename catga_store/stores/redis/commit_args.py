@@ -46,7 +46,7 @@ _LETTER = {FLOW: b"F", PROGRESS: b"G", WAIT: b"W"}
 
 
 def add_change(
-    words: list[bytes | str | int], change: Change, *, leaves: bool, upload: str = ""
+    args: list[bytes | str | int], change: Change, *, leaves: bool, upload: str = ""
 ) -> None:
     """One change as commit.lua takes it."""
     key = change.key
@@ -54,23 +54,23 @@ def add_change(
 
     if isinstance(change, Complete):
         success = b"1" if change.success else b"0"
-        words += (b"C", letter, record_id, change.child.encode(), success, change.payload)
+        args += (b"C", letter, record_id, change.child.encode(), success, change.payload)
     elif isinstance(change, SetWait):
         rearm = b"1" if change.rearm else b""
-        words += (b"S", letter, record_id, encode(change.terms), change.created_ms, rearm)
+        args += (b"S", letter, record_id, encode(change.terms), change.created_ms, rearm)
     elif isinstance(change, Put):
-        _add_put(words, change, letter, record_id, leaves=leaves, upload=upload)
+        _add_put(args, change, letter, record_id, leaves=leaves, upload=upload)
     elif isinstance(change, Delete):
         expected = b"" if change.expected is None else change.expected
-        words += (b"D", letter, record_id, key.step, expected, b"l" if leaves else b"")
+        args += (b"D", letter, record_id, key.step, expected, b"l" if leaves else b"")
     else:
         due = b"" if change.due_ms is None else change.due_ms
         flags = b"l" if leaves else b""
-        words += (b"K", letter, record_id, key.step, change.expected, flags, due)
+        args += (b"K", letter, record_id, key.step, change.expected, flags, due)
 
 
 def _add_put(
-    words: list[bytes | str | int],
+    args: list[bytes | str | int],
     change: Put,
     letter: bytes,
     record_id: bytes,
@@ -85,15 +85,15 @@ def _add_put(
     if letter == b"W":
         assert change.terms is not None, "conditions have terms"  # noqa: S101  a broken rule, not bad input
         terms = encode(change.terms)
-        words += (b"P", letter, record_id, expected, flags, head, terms, len(change.items))
+        args += (b"P", letter, record_id, expected, flags, head, terms, len(change.items))
         for item in change.items:
-            words += (item.child.encode(), b"1" if item.success else b"0", item.payload)
+            args += (item.child.encode(), b"1" if item.success else b"0", item.payload)
     elif upload:
         marker = marker_of(upload, change.body)
-        words += (b"P", letter, record_id, 0, expected, flags + b"p", head, marker)
+        args += (b"P", letter, record_id, 0, expected, flags + b"p", head, marker)
     else:
         step = change.key.step
-        words += (b"P", letter, record_id, step, expected, flags, head, body_sent(change))
+        args += (b"P", letter, record_id, step, expected, flags, head, body_sent(change))
 
 
 def flags_of(change: Put, *, leaves: bool) -> bytes:

@@ -35,9 +35,9 @@ from catga_store.stores.redis.commit_args import parted_body
 from catga_store.stores.redis.commit_args import planned
 from catga_store.stores.redis.commit_args import read_conflicts
 from catga_store.stores.redis.commit_args import read_outcomes
-from catga_store.stores.redis.exchange import Exchange
+from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.exchange import Sent
-from catga_store.stores.redis.layout import Layout
+from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.layout import corrupt
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.layout import write_head
@@ -50,12 +50,12 @@ from catga_store.stores.redis.scripts import COMMIT
 from catga_store.stores.redis.scripts import EXTEND
 from catga_store.stores.redis.scripts import RESOLVE
 from catga_store.stores.redis.scripts import call
-from catga_store.stores.redis.sweeping import Sweeping
+from catga_store.stores.redis.sweeping import RedisSweeping
 from catga_store.stores.redis.sweeping import partition_named
 from catga_store.stores.redis.transport import Command
 from catga_store.stores.redis.transport import Pipe
 
-__all__ = ["Commits"]
+__all__ = ["RedisCommits"]
 
 _SWEEP_EVERY = 16
 _SWEEP_A_FEW = 8
@@ -63,10 +63,12 @@ _UPLOAD_MS = 3_600_000
 _REFUSED: Any = list  # of conflicts
 
 
-class Commits:
+class RedisCommits:
     """`Commit`, `Resolve` and `Extend`."""
 
-    def __init__(self, layout: Layout, exchange: Exchange, sweeping: Sweeping) -> None:
+    def __init__(
+        self, layout: RedisLayout, exchange: RedisExchange, sweeping: RedisSweeping
+    ) -> None:
         self._layout = layout
         self._exchange = exchange
         self._sweeping = sweeping
@@ -159,19 +161,19 @@ class Commits:
             expires = Command((b"PEXPIRE", key, _UPLOAD_MS), key)
             commands = [Command((b"HSET", key, b"g", name), key), expires]
             for part, start in enumerate(range(0, len(body), LARGE)):
-                words = b"HSET", key, b"%d" % part, body[start : start + LARGE]
-                commands.append(Command(words, key))
+                args = b"HSET", key, b"%d" % part, body[start : start + LARGE]
+                commands.append(Command(args, key))
 
             commands.append(expires)  # a full server may have refused the first, not the others
             check((yield from self._exchange.ask(commands, writes=True, large=True)))
 
     def _put_command(self, commit: Commit, number: int) -> Command:
-        """What most commits are: one flow. The words are those of `_commit_command`."""
+        """What most commits are: one flow. The args are those of `_commit_command`."""
         put: Any = commit.changes[0]
         data = put.key.id.encode()
         log = self._layout.log[number] + commit.id.encode()
         retain_ms = commit.retain_ms
-        words = (
+        args = (
             *(b"EVALSHA", COMMIT.sha, 5, log, self._layout.index[number]),
             *(self._layout.flow[number] + data, self._layout.steps[number] + data),
             self._layout.parts[number] + data,
@@ -184,14 +186,14 @@ class Commits:
             *(b"P", b"F", data, 0, b"" if put.expected is None else put.expected),
             *(flags_of(put, leaves=False), write_head(put.head), body_sent(put)),
         )
-        return Command(words, log)
+        return Command(args, log)
 
     def _commit_command(self, commit: Commit, number: int) -> tuple[Command, bool]:
         now_ms, retain_ms = commit.now_ms, commit.retain_ms
         log = self._layout.log[number] + commit.id.encode()
         keys: list[bytes] = [log, self._layout.index[number]]
         retain = b"" if retain_ms is None else retain_ms
-        words: list[bytes | str | int] = [commit.id, now_ms, retain, self._exchange.keep_ms]
+        args: list[bytes | str | int] = [commit.id, now_ms, retain, self._exchange.keep_ms]
         leaving: set[str] = set()
         size = 0
 
@@ -213,10 +215,10 @@ class Commits:
                 size += len(body_sent(change))
 
             leaves = key.kind == PROGRESS and key.id in leaving and not isinstance(change, Check)
-            add_change(words, change, leaves=leaves, upload=upload)
+            add_change(args, change, leaves=leaves, upload=upload)
 
-        words[:0] = (b"EVALSHA", COMMIT.sha, len(keys), *keys)
-        return Command(tuple(words), log), size > LARGE
+        args[:0] = (b"EVALSHA", COMMIT.sha, len(keys), *keys)
+        return Command(tuple(args), log), size > LARGE
 
     def resolve(self, request: Resolve) -> Conversation[Applied | None]:
         keys = [Key(*key) for key in request.keys]
@@ -241,8 +243,8 @@ class Commits:
         number = self._layout.partition(key.id)
         log = self._layout.log[number] + commit_id.encode()
         keys = log, self._layout.index[number], self._layout.keys(key)[0]
-        words = self._exchange.keep_ms, key.id.encode(), request.claim, request.due_ms
-        command = call(EXTEND, keys, (*words, request.now_ms))
+        args = self._exchange.keep_ms, key.id.encode(), request.claim, request.due_ms
+        command = call(EXTEND, keys, (*args, request.now_ms))
         reply = yield from self._exchange.send(command, commit_id, [key])
         if isinstance(reply, Exception):
             raise_for(key, reply)

@@ -24,7 +24,7 @@ from catga_store.stores.redis.scripts import with_source
 from catga_store.stores.redis.transport import Command
 from catga_store.stores.redis.transport import Pipe
 
-__all__ = ["Exchange", "Sent"]
+__all__ = ["RedisExchange", "Sent"]
 
 _PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE = 0.5
@@ -38,7 +38,7 @@ class Sent(NamedTuple):
     until: float
 
 
-class Exchange:
+class RedisExchange:
     """Asks a server, and asks again for up to `timeout` seconds.
 
     `keep_ms` is how long the reply of a commit is kept: twice as long as it may be sent again.

@@ -22,7 +22,7 @@ __all__ = [
     "LAST_MS",
     "LAYOUT",
     "TOMBSTONE",
-    "Layout",
+    "RedisLayout",
     "check_prefix",
     "corrupt",
     "encode",
@@ -52,7 +52,7 @@ _terms: msgspec.json.Decoder[tuple[Any, ...]] = msgspec.json.Decoder(
 encode = msgspec.json.Encoder().encode
 
 
-class Layout:
+class RedisLayout:
     """Where the records of a store lie, by partition; see the package."""
 
     def __init__(self, prefix: str, partitions: int) -> None:

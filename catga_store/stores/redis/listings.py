@@ -25,7 +25,7 @@ from catga_store.protocol.requests import Overdue
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
-from catga_store.stores.redis.exchange import Exchange
+from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.index import DIGITS
 from catga_store.stores.redis.index import PAGE
 from catga_store.stores.redis.index import TOLD
@@ -40,29 +40,33 @@ from catga_store.stores.redis.index import stamp_of
 from catga_store.stores.redis.index import stamp_of_creation
 from catga_store.stores.redis.index import stamp_of_due
 from catga_store.stores.redis.layout import TOMBSTONE
-from catga_store.stores.redis.layout import Layout
+from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.layout import has_expired
 from catga_store.stores.redis.layout import id_of
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.layout import read_wait
-from catga_store.stores.redis.reads import Reads
+from catga_store.stores.redis.reads import RedisReads
 from catga_store.stores.redis.reads import read_steps
 from catga_store.stores.redis.refusals import check
 from catga_store.stores.redis.refusals import raise_for
 from catga_store.stores.redis.scripts import READ_WAIT
 from catga_store.stores.redis.scripts import STEPS
 from catga_store.stores.redis.scripts import call
-from catga_store.stores.redis.sweeping import Sweeping
+from catga_store.stores.redis.sweeping import RedisSweeping
 from catga_store.stores.redis.transport import Command
 
-__all__ = ["Listings"]
+__all__ = ["RedisListings"]
 
 
-class Listings:
+class RedisListings:
     """`Due`, `Overdue`, `Find`, `Count` and `Scan`."""
 
     def __init__(
-        self, layout: Layout, exchange: Exchange, reads: Reads, sweeping: Sweeping
+        self,
+        layout: RedisLayout,
+        exchange: RedisExchange,
+        reads: RedisReads,
+        sweeping: RedisSweeping,
     ) -> None:
         self._layout = layout
         self._exchange = exchange
@@ -180,8 +184,8 @@ class Listings:
 
     def _range_command(self, one: Range, page: int) -> Command:
         index = self._layout.index[one.number]
-        words = b"ZRANGEBYLEX", index, one.first, one.last, b"LIMIT", 0, page
-        return Command(words, index)
+        args = b"ZRANGEBYLEX", index, one.first, one.last, b"LIMIT", 0, page
+        return Command(args, index)
 
     def _heads(
         self, kind: str, listed: Sequence[tuple[int, Entry]], *, parents: bool

@@ -17,8 +17,8 @@ from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Steps
 from catga_store.stores.redis.commit_args import parts_in
-from catga_store.stores.redis.exchange import Exchange
-from catga_store.stores.redis.layout import Layout
+from catga_store.stores.redis.exchange import RedisExchange
+from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.layout import corrupt
 from catga_store.stores.redis.layout import has_expired
 from catga_store.stores.redis.layout import read_head
@@ -31,16 +31,16 @@ from catga_store.stores.redis.scripts import call
 from catga_store.stores.redis.transport import Command
 from catga_store.stores.redis.transport import Pipe
 
-__all__ = ["Reads", "read_steps"]
+__all__ = ["RedisReads", "read_steps"]
 
 
 _PARTED = b"*"  # no JSON begins with it
 
 
-class Reads:
+class RedisReads:
     """`Read` and `Steps`."""
 
-    def __init__(self, layout: Layout, exchange: Exchange) -> None:
+    def __init__(self, layout: RedisLayout, exchange: RedisExchange) -> None:
         self._layout = layout
         self._exchange = exchange
 

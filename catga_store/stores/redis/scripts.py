@@ -60,6 +60,6 @@ def call(script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str 
 
 def with_source(command: Command) -> Command:
     """The same call of a script for a server that does not know it."""
-    sha = command.words[1]
+    sha = command.args[1]
     assert isinstance(sha, bytes)  # noqa: S101  only scripts can be unknown
-    return Command((b"EVAL", _SOURCES[sha], *command.words[2:]), command.key)
+    return Command((b"EVAL", _SOURCES[sha], *command.args[2:]), command.key)

@@ -12,9 +12,9 @@ from catga_store.errors import CorruptRecordError
 from catga_store.errors import PartitionCountError
 from catga_store.errors import StoreConfigError
 from catga_store.protocol.conversation import Conversation
-from catga_store.stores.redis.exchange import Exchange
+from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.layout import LAYOUT
-from catga_store.stores.redis.layout import Layout
+from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.refusals import raise_refusal
 from catga_store.stores.redis.refusals import refusal
 from catga_store.stores.redis.scripts import LAY_OUT
@@ -27,7 +27,7 @@ OLDEST = 6, 2
 """The oldest version of Redis that will do."""
 
 
-def prepare(layout: Layout, exchange: Exchange) -> Conversation[None]:
+def prepare(layout: RedisLayout, exchange: RedisExchange) -> Conversation[None]:
     """See that the server will do, and that the store is laid out as it was opened."""
     key = layout.layout
     (info,) = yield from exchange.ask([Command((b"INFO", b"server"), key)])

@@ -17,10 +17,10 @@ from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Sweep
 from catga_store.stores.redis.commit_args import read_outcomes
-from catga_store.stores.redis.exchange import Exchange
+from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.index import read_expiring
 from catga_store.stores.redis.index import stamp_of
-from catga_store.stores.redis.layout import Layout
+from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.refusals import check
 from catga_store.stores.redis.refusals import given_up
 from catga_store.stores.redis.refusals import uncertain
@@ -29,16 +29,16 @@ from catga_store.stores.redis.scripts import SWEEP
 from catga_store.stores.redis.scripts import call
 from catga_store.stores.redis.transport import Command
 
-__all__ = ["Sweeping", "glob", "partition_named"]
+__all__ = ["RedisSweeping", "glob", "partition_named"]
 
 _SWEEP_PAGE = 100
 _CLEAR_PAGE = 500
 
 
-class Sweeping:
+class RedisSweeping:
     """`Sweep` and `Clear`, and the few that a commit sweeps along."""
 
-    def __init__(self, layout: Layout, exchange: Exchange) -> None:
+    def __init__(self, layout: RedisLayout, exchange: RedisExchange) -> None:
         self._layout = layout
         self._exchange = exchange
 
@@ -110,9 +110,9 @@ class Sweeping:
             is_done = False
 
             while not is_done:
-                words = b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _CLEAR_PAGE
+                args = b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _CLEAR_PAGE
                 try:
-                    (reply,) = yield from self._exchange.ask([Command(words, tag)])
+                    (reply,) = yield from self._exchange.ask([Command(args, tag)])
                     check([reply])
                     cursor, found = reply
                     is_done = int(cursor) == 0
@@ -164,13 +164,13 @@ class Sweeping:
         is_last: bool,
     ) -> Command:
         flags = [b"1" if one else b"" for one in (is_last, is_done)]
-        words: list[bytes | str | int] = [self._exchange.keep_ms, *flags]
+        args: list[bytes | str | int] = [self._exchange.keep_ms, *flags]
         keys = [log, self._layout.index[number]]
         for kind, record_id in records:
-            words += (b"F" if kind == FLOW else b"W", record_id)
+            args += (b"F" if kind == FLOW else b"W", record_id)
             keys += [begin[number] + record_id for begin in self._begins(kind)]
 
-        return call(CLEAR, [*keys, *others], words)
+        return call(CLEAR, [*keys, *others], args)
 
     def _begins(self, kind: str) -> tuple[list[bytes], ...]:
         """What the keys of a record begin with, by partition."""

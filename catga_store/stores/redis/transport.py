@@ -12,9 +12,9 @@ __all__ = ["Command", "Pipe"]
 
 
 class Command(NamedTuple):
-    """One Redis command: its words, and a key of the slot that it belongs to."""
+    """One Redis command: its arguments, and a key of the slot that it belongs to."""
 
-    words: tuple[bytes | str | int, ...]
+    args: tuple[bytes | str | int, ...]
     key: bytes
 
 

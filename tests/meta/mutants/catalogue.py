@@ -706,10 +706,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "reply-reaches-the-wrong-caller",
         "the reply to who was cancelled goes to the next in line",
         "drivers/redis_multiplexed.py",
-        "            flight = flying[0]\n            flight.replies.append(reply)\n",
-        "            while len(flying) > 1 and flying[0].ended.cancelled():\n"
-        "                flying.popleft()\n\n"
-        "            flight = flying[0]\n            flight.replies.append(reply)\n",
+        "            request = sent[0]\n            request.replies.append(reply)\n",
+        "            while len(sent) > 1 and sent[0].ended.cancelled():\n"
+        "                sent.popleft()\n\n"
+        "            request = sent[0]\n            request.replies.append(reply)\n",
         ("tests/drivers/test_drivers_redis.py::test_a_late_reply_is_that_of_who_has_left",),
     ),
     Mutant(

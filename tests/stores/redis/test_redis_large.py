@@ -207,7 +207,7 @@ def test_no_request_is_much_larger_than_a_part(server: RedisServer, prefix: str)
 
         def recording(request: Pipe) -> Any:
             for command in request.commands:
-                size = sum(len(word) for word in command.words if isinstance(word, bytes | str))
+                size = sum(len(word) for word in command.args if isinstance(word, bytes | str))
                 sizes.append(size)
                 assert request.large or size < LARGE
 

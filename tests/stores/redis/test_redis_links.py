@@ -27,7 +27,7 @@ from catga_store.drivers import redis_packing
 from catga_store.drivers.redis_asyncio import open_redis_link
 from catga_store.drivers.redis_blocking import link_to_client
 from catga_store.drivers.redis_blocking import link_to_url
-from catga_store.drivers.redis_multiplexed import Flight
+from catga_store.drivers.redis_multiplexed import CommandsInFlight
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.stores.redis.transport import Command
@@ -118,11 +118,11 @@ async def test_a_message_that_nobody_asked_for_costs_the_connection(server: Redi
     """It is nobody's reply, so whoever asks next has a new connection, and is answered right."""
     async with opened(f"{server.url}?protocol=2") as link:
         await link.perform(pipe(("SUBSCRIBE", "catga-store-tests")))
-        (lane,) = link._lanes._shared.values()
+        (shared,) = link._multiplexed._shared.values()
         with redis.Redis(port=server.port) as client:
             assert client.publish("catga-store-tests", "hello") == 1
 
-        await lane._task  # it has nothing left to do
+        await shared._task  # it has nothing left to do
         assert await link.perform(pipe(("ECHO", "a"))) == (b"a",)
 
 
@@ -130,9 +130,9 @@ async def test_a_connection_that_cannot_be_written_is_replaced(server: RedisServ
     """What the client library cannot write has lost its replies; who asks next is answered."""
     async with opened(server.url) as link:
         await link.perform(pipe(("ECHO", "a")))
-        (lane,) = link._lanes._shared.values()
+        (shared,) = link._multiplexed._shared.values()
 
-        connection = lane._connection
+        connection = shared._connection
 
         async def once(*_: object, **__: object) -> None:
             del connection.send_packed_command
@@ -149,16 +149,16 @@ async def test_a_connection_that_cannot_be_written_is_replaced(server: RedisServ
 async def test_what_came_of_a_call_that_was_cancelled_is_told_to_who_asks_again() -> None:
     """A write is seen through: its outcome is kept until somebody looks, reply and failure alike."""
     for failure in (None, ReplyLostError("gone")):
-        flight = Flight([("ECHO", "a")], 0, asyncio.get_running_loop().create_future(), kept=True)
-        flight.ended.cancel()
+        ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        request = CommandsInFlight([("ECHO", "a")], ended, 0, kept=True)
+        request.ended.cancel()
         if failure is None:
-            flight.replies.append(b"a")
-            flight.answer()
-            assert await flight.again() == (b"a",)
+            request.settle((b"a",))
+            assert await request.again() == (b"a",)
         else:
-            flight.fail(failure)
+            request.fail(failure)
             with pytest.raises(ReplyLostError):
-                await flight.again()
+                await request.again()
 
 
 def test_commands_are_packed_the_same_without_hiredis(monkeypatch: pytest.MonkeyPatch) -> None:

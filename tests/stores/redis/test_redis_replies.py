@@ -263,7 +263,7 @@ def test_a_page_after_what_came_before_its_bounds_begins_with_the_bound() -> Non
     ]:
         transport = Transport(([],))
         assert run(protocol().converse(Find(wanted, after, 10, NOW)), transport) == ()
-        assert transport.asked[0].commands[0].words[2] == first
+        assert transport.asked[0].commands[0].args[2] == first
 
 
 def test_what_has_expired_is_not_counted_however_much_it_is() -> None:
@@ -336,7 +336,7 @@ def test_a_commit_stands_whatever_comes_of_what_it_sweeps_along() -> None:
     sweeps: list[Pipe] = []
 
     def transport(request: Any) -> Any:
-        words = [command.words for command in request.commands]
+        words = [command.args for command in request.commands]
         if len(words) == 2:
             return PLANNED, [expired]
 
@@ -402,7 +402,7 @@ def test_clearing_takes_along_what_is_no_record() -> None:
     found = [b"flow:f", b"upload:c.0", b"layout", b"index", b"commit:c", b"wait:w"]
     transport = Transport(([b"0", [tag + name for name in found]],), (b"[[0]]",))
     run(protocol().converse(Clear()), transport)
-    words = transport.asked[1].commands[0].words
+    words = transport.asked[1].commands[0].args
     assert tag + b"upload:c.0" in words
     assert {tag + b"flow:f", tag + b"wait:w"} < set(words)
     assert {tag + b"layout", tag + b"commit:c"}.isdisjoint(words)
