@@ -1,9 +1,11 @@
 """What every test shares: the Hypothesis profiles, the event loops, stores and their clock.
 
-A test that asks for `store` runs on every store of `STORES`; one that asks for `astore` runs on them
-under asyncio and under trio; one marked `stores("sqlite")` runs on the named ones only, with a reason
-in the test. `open_more` opens further stores on the same records,
-with other options; what a test opens is closed for it. Time stands still until `clock` is moved.
+A test that asks for `store` runs on every store; one that asks for `astore` runs on them under asyncio
+and under trio. One marked `stores("sqlite")` runs on the named stores only; `support/marks.py` has the
+usual marks. `open_more` opens further stores on the same records, with other options; what a test
+opens is closed for it. Time stands still until `clock` is moved.
+
+The default run leaves out what is marked `nightly` or `soak`; `tox -e nightly` runs everything.
 
 Servers are started when a test first needs one, once in each test process, and are shared: every
 test has a prefix or a bucket of its own. A server that does not start is a failure, never a skip.
@@ -29,6 +31,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings
+from marks import STORES
+from marks import stores_named
 
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
@@ -62,7 +66,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))  # --hypoth
 
 
 def pytest_collection_finish() -> None:
-    """Keep thousands of tests, which are no garbage, from being looked at whenever that is sought."""
+    """Freeze collected tests so that the garbage collector skips them."""
     gc.collect()
     gc.freeze()
 
@@ -70,7 +74,7 @@ def pytest_collection_finish() -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Tell how many steps the parity machine has taken, and from which seed they were drawn."""
+    """Report how many steps the parity machine took, and the seed they were drawn from."""
     taken = [
         steps
         for reports in terminalreporter.stats.values()
@@ -88,23 +92,20 @@ def pytest_terminal_summary(
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Run a test marked `anyio` once on every event loop."""
+    """Run a test marked `anyio` once on each event loop."""
     backend: str = request.param
     return backend
 
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """Stand still at the beginning of 2030."""
+    """Return a clock that stands at the beginning of 2030."""
     return ManualClock()
-
-
-STORES = ["memory", "sqlite", "redis-6.2", "redis-8.2", "nats"]
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Callable[[str], RedisServer]]:
-    """Answer the server of a version, started at first use and stopped in the end."""
+    """Return the server of a version, which is started at first use."""
     with ExitStack() as stack:
 
         @cache
@@ -116,28 +117,28 @@ def redis_server() -> Iterator[Callable[[str], RedisServer]]:
 
 @pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[RedisCluster]:
-    """Answer a cluster of three primaries, stopped in the end."""
+    """Start a cluster of three primaries."""
     with RedisCluster() as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def nats_server() -> Iterator[NatsServer]:
-    """Answer one server with JetStream, stopped in the end."""
+    """Start one server with JetStream."""
     with NatsServer() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def nats_cluster() -> Iterator[NatsCluster]:
-    """Answer three servers with one JetStream, stopped in the end."""
+    """Start three servers with one JetStream."""
     with NatsCluster() as cluster:
         yield cluster
 
 
 @pytest.fixture
 def url_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
-    """Name records that nobody else uses, in a store of that kind."""
+    """Return a function that makes the URL of an empty store of a kind."""
 
     def url(kind: str) -> str:
         if kind == "memory":
@@ -168,15 +169,16 @@ def url_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], st
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what asks for a store on every one that it can run on."""
+    """Run what asks for a store on every one, or on those that its mark names."""
     if "store_url" in metafunc.fixturenames:
-        only = metafunc.definition.get_closest_marker("stores")
-        metafunc.parametrize("store_url", only.args if only else STORES, indirect=True)
+        mark = metafunc.definition.get_closest_marker("stores")
+        chosen = STORES if mark is None or mark.args == ("all",) else stores_named(*mark.args)
+        metafunc.parametrize("store_url", chosen, indirect=True)
 
 
 @pytest.fixture
 def store_url(request: pytest.FixtureRequest, url_of: Callable[[str], str]) -> str:
-    """Name records that nobody else uses, in the store that the test runs on."""
+    """Return the URL of an empty store of the kind that the test runs on."""
     return url_of(request.param)
 
 
@@ -194,7 +196,7 @@ def open_more(store_url: str, clock: ManualClock) -> Iterator[Callable[..., cs.S
 
 @pytest.fixture
 def store(open_more: Callable[..., cs.Store]) -> cs.Store:
-    """Open the store of this test with the default options and a clock that is moved by hand."""
+    """Open the store of this test with the default options and the manual clock."""
     return open_more()
 
 

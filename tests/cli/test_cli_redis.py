@@ -13,6 +13,7 @@ from commands import failed
 from commands import findings
 from commands import run_changed
 from forks import run_command
+from marks import REDIS_VERSIONS
 
 import catga_store as cs
 from catga_store.testing.servers import RedisCluster
@@ -26,7 +27,7 @@ def lay_out(url: str) -> None:
         store.ping()
 
 
-@pytest.fixture(params=["6.2", "8.2"])
+@pytest.fixture(params=REDIS_VERSIONS)
 def version(request: pytest.FixtureRequest) -> str:
     """Answer each version there is a server of."""
     answer: str = request.param

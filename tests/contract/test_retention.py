@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+from marks import ONE_STORE
 
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
@@ -31,6 +32,7 @@ def end(store: cs.Store, correlation_id: str, outcome: cs.WaitOutcome) -> None:
     store.update_wait_condition(wait)
 
 
+@ONE_STORE
 @pytest.mark.parametrize(
     ("status", "days"),
     [
@@ -277,6 +279,7 @@ def test_clear_removes_everything(store: cs.Store) -> None:
     store.create(flow("f", cs.FlowStatus.RUNNING))
 
 
+@ONE_STORE
 def test_now_is_the_stores_clock(store: cs.Store, clock: ManualClock) -> None:
     """In whole milliseconds, in UTC, and moved with the clock."""
     clock.advance(timedelta(microseconds=1_999))
@@ -286,6 +289,7 @@ def test_now_is_the_stores_clock(store: cs.Store, clock: ManualClock) -> None:
     assert store.now() - before == DAY
 
 
+@ONE_STORE
 def test_a_store_without_a_clock_uses_the_systems(open_more: Opener) -> None:
     """`now` is aware and goes on by itself."""
     store = open_more(clock=None)

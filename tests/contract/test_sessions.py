@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 import pytest
+from marks import ONE_STORE
 
 import catga_store as cs
 from catga_store.protocol.conversation import Call
@@ -96,6 +97,7 @@ def create(store: cs.Store, *flow_ids: str) -> None:
 # --- the identity map ---------------------------------------------------------------------------
 
 
+@ONE_STORE
 def test_one_id_is_one_object(store: cs.Store) -> None:
     """Whatever loads a record answers the session's object for it."""
     create(store, "f")
@@ -115,6 +117,7 @@ def test_one_id_is_one_object(store: cs.Store) -> None:
         assert progress in session
 
 
+@ONE_STORE
 def test_get_many_tracks_what_it_loads(store: cs.Store) -> None:
     """Flows that `get_many` loaded are written when they change; what was there stays the object."""
     create(store, "f", "g")
@@ -131,6 +134,7 @@ def test_get_many_tracks_what_it_loads(store: cs.Store) -> None:
     assert store.get_one("g").state == {"n": 5}
 
 
+@ONE_STORE
 def test_a_queued_record_is_found(store: cs.Store) -> None:
     """`get` answers what was added, before it was written."""
     with store.session() as session:
@@ -142,6 +146,7 @@ def test_a_queued_record_is_found(store: cs.Store) -> None:
         assert session.get_for_each_progress("f", 0) is progress
 
 
+@ONE_STORE
 def test_a_loaded_flow_is_not_read_as_another_type(store: cs.Store) -> None:
     """One object has one state: asking for it as another type is a `StateTypeError`."""
     store.create(cs.FlowSnapshot("o", state=Order(1)))
@@ -155,6 +160,7 @@ def test_a_loaded_flow_is_not_read_as_another_type(store: cs.Store) -> None:
         assert (caught.value.expected, caught.value.actual) == ("Grown", "Order")
 
 
+@ONE_STORE
 def test_two_sessions_share_no_object(store: cs.Store) -> None:
     """Two sessions get two objects, and an object of one is refused by another, till it is closed."""
     create(store, "f")
@@ -169,6 +175,7 @@ def test_two_sessions_share_no_object(store: cs.Store) -> None:
         assert flow in third
 
 
+@ONE_STORE
 @pytest.mark.parametrize(
     "copied",
     [copy.copy, copy.deepcopy, lambda record: pickle.loads(pickle.dumps(record))],
@@ -193,6 +200,7 @@ def test_a_copy_of_a_record_is_in_no_session(
     assert store.get_one("f").error == "of the copy"
 
 
+@ONE_STORE
 def test_a_second_object_for_one_key_is_refused(store: cs.Store) -> None:
     """A session holds one object per key; adding another is a usage error that names the key."""
     create(store, "f")
@@ -205,6 +213,7 @@ def test_a_second_object_for_one_key_is_refused(store: cs.Store) -> None:
             session.delete(store.get_one("f"))
 
 
+@ONE_STORE
 def test_what_leaves_a_session_belongs_to_its_holder(store: cs.Store) -> None:
     """`expunge`, `rollback` and `close` make objects free for another session."""
     create(store, "f")
@@ -229,7 +238,7 @@ def test_what_leaves_a_session_belongs_to_its_holder(store: cs.Store) -> None:
 # --- what is dirty ------------------------------------------------------------------------------
 
 
-@WIRED
+@ONE_STORE
 def test_a_session_that_only_read_sends_nothing(store: cs.Store) -> None:
     """A commit without changes makes no exchange, and its receipt is empty."""
     create(store, "f")
@@ -266,6 +275,7 @@ def test_a_commit_is_one_exchange(store: cs.Store) -> None:
         assert transport.calls == before + 1
 
 
+@ONE_STORE
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -294,6 +304,7 @@ def test_each_field_of_a_flow_is_watched(store: cs.Store, name: str, value: obje
         assert flow.version == 2
 
 
+@ONE_STORE
 def test_a_change_deep_inside_a_state_is_seen(store: cs.Store) -> None:
     """Nothing needs to be announced: dirty is what encodes differently."""
     store.create(cs.FlowSnapshot("f", state={"lines": [{"sku": "a", "left": 2}]}))
@@ -304,6 +315,7 @@ def test_a_change_deep_inside_a_state_is_seen(store: cs.Store) -> None:
     assert store.get_one("f").state == {"lines": [{"sku": "a", "left": 1}]}
 
 
+@ONE_STORE
 def test_the_order_of_a_set_is_no_change(store: cs.Store) -> None:
     """A set that was taken apart and put together again is the set that was loaded."""
     names = {f"tag-{number}" for number in range(50)}
@@ -316,6 +328,7 @@ def test_the_order_of_a_set_is_no_change(store: cs.Store) -> None:
         assert session.dirty == (order,)
 
 
+@ONE_STORE
 def test_a_gained_field_is_no_change(store: cs.Store) -> None:
     """State from before a field was added is clean when loaded, and written whole when changed."""
     store.create(cs.FlowSnapshot("o", state=Early(1)))
@@ -334,6 +347,7 @@ def test_a_gained_field_is_no_change(store: cs.Store) -> None:
         store.get_one("o", Early)
 
 
+@ONE_STORE
 def test_raw_data_of_a_typed_flow_is_no_change(store: cs.Store) -> None:
     """A typed flow that was loaded without a type is clean until its data changes."""
     store.create(cs.FlowSnapshot("o", state=Order(1, {"b", "a"})))
@@ -347,6 +361,7 @@ def test_raw_data_of_a_typed_flow_is_no_change(store: cs.Store) -> None:
     assert store.get_one("o", Order).state == Order(1, {"a", "b", "c"})
 
 
+@ONE_STORE
 def test_untyped_data_read_as_a_type_is_no_change(store: cs.Store) -> None:
     """Reading untyped data as a type does not write it as that type."""
     store.create(cs.FlowSnapshot("o", state={"total": 1, "tags": []}))
@@ -361,6 +376,7 @@ def test_untyped_data_read_as_a_type_is_no_change(store: cs.Store) -> None:
     assert store.get_one("o", Order).state == Order(2)
 
 
+@ONE_STORE
 def test_waits_and_progress_are_watched(store: cs.Store) -> None:
     """Changed definitions and marks are written without being queued again."""
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
@@ -383,6 +399,7 @@ def test_waits_and_progress_are_watched(store: cs.Store) -> None:
     assert (wait.version, progress.version) == (2, 2)
 
 
+@ONE_STORE
 def test_new_dirty_and_deleted_say_what_a_commit_will_do(store: cs.Store) -> None:
     """Each record stands in one of `new`, `dirty`, `deleted`; only the deleted are not `in`."""
     create(store, "changed", "gone", "read")
@@ -414,6 +431,7 @@ def test_new_dirty_and_deleted_say_what_a_commit_will_do(store: cs.Store) -> Non
 # --- add, delete, replace -----------------------------------------------------------------------
 
 
+@ONE_STORE
 def test_what_cannot_be_encoded_any_more_is_dirty(store: cs.Store) -> None:
     """A session can be looked at and shown, whatever was put into a state; its commit refuses it."""
     create(store, "f")
@@ -504,6 +522,7 @@ def test_a_delete_is_checked(store: cs.Store) -> None:
     assert store.get("f") is not None
 
 
+@ONE_STORE
 def test_a_new_record_that_is_deleted_is_only_forgotten(store: cs.Store) -> None:
     """Deleting what was added in this session leaves nothing to send."""
     with store.session() as session:
@@ -619,6 +638,7 @@ def test_a_condition_is_replaced_in_one_commit(store: cs.Store) -> None:
     assert (read.outcome, read.completed_count, read.version) == (cs.WaitOutcome.PENDING, 0, 1)
 
 
+@ONE_STORE
 def test_a_deleted_record_may_be_taken_back(store: cs.Store) -> None:
     """Adding the very object that was deleted attaches it again."""
     create(store, "f")
@@ -633,6 +653,7 @@ def test_a_deleted_record_may_be_taken_back(store: cs.Store) -> None:
     assert store.get_one("f").version == 1
 
 
+@ONE_STORE
 def test_a_loaded_record_does_not_replace_a_deleted_one(store: cs.Store) -> None:
     """Another object that was read cannot take the place of what the session deleted."""
     create(store, "f")
@@ -642,6 +663,7 @@ def test_a_loaded_record_does_not_replace_a_deleted_one(store: cs.Store) -> None
             session.add(store.get_one("f"))
 
 
+@ONE_STORE
 def test_only_records_are_taken(store: cs.Store) -> None:
     """`add`, `delete`, `check`, `expunge` refuse what is no record, or has no place yet."""
     with store.session() as session:
@@ -710,6 +732,7 @@ def test_check_covers_every_kind_of_record(store: cs.Store) -> None:
     assert store.get_one("f").version == 1
 
 
+@ONE_STORE
 def test_check_is_done_with_its_commit(store: cs.Store) -> None:
     """A check holds for the next commit and for none after it."""
     create(store, "a", "b")
@@ -724,6 +747,7 @@ def test_check_is_done_with_its_commit(store: cs.Store) -> None:
     assert store.get_one("a").version == 3
 
 
+@ONE_STORE
 @pytest.mark.parametrize(
     "write",
     [
@@ -754,6 +778,7 @@ def test_a_write_does_not_hide_a_stale_check(
     assert (store.get_one("f").version, store.get_one("f").error) == (3, None)
 
 
+@ONE_STORE
 def test_what_is_written_without_a_look_cannot_be_checked(store: cs.Store) -> None:
     """Setting a condition, clearing and overwriting progress regard nothing, so a check is refused."""
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
@@ -806,6 +831,7 @@ def test_progress_is_checked_beside_the_end_of_its_flow(store: cs.Store) -> None
     assert store.get_for_each_progress("f", 0) is None
 
 
+@ONE_STORE
 def test_two_reads_of_one_record_are_both_checked(store: cs.Store) -> None:
     """Reads that differ cannot both hold, and the second does not replace the first."""
     create(store, "f")
@@ -824,6 +850,7 @@ def test_two_reads_of_one_record_are_both_checked(store: cs.Store) -> None:
 # --- refresh, expunge, rollback, close ----------------------------------------------------------
 
 
+@ONE_STORE
 def test_refresh_reads_into_the_same_object(store: cs.Store) -> None:
     """What was changed on the object is gone, what others wrote is there, and it is clean."""
     create(store, "f")
@@ -862,6 +889,7 @@ def test_refresh_covers_every_kind_of_record(store: cs.Store) -> None:
         assert progress.version == 2
 
 
+@ONE_STORE
 def test_refresh_of_what_is_gone_leaves_the_object(store: cs.Store) -> None:
     """Each kind has its own not-found error; the object keeps what it had."""
     create(store, "f")
@@ -889,6 +917,7 @@ def test_refresh_of_what_is_gone_leaves_the_object(store: cs.Store) -> None:
         assert flow in session
 
 
+@ONE_STORE
 def test_expunge_forgets_one_record(store: cs.Store) -> None:
     """An expunged record is not written; loading it again gives another object."""
     create(store, "f", "g")
@@ -907,6 +936,7 @@ def test_expunge_forgets_one_record(store: cs.Store) -> None:
     assert store.get("h") is None
 
 
+@ONE_STORE
 def test_rollback_forgets_everything(store: cs.Store) -> None:
     """After a rollback nothing is pending, the map is empty, and the session works on."""
     create(store, "f", "g")
@@ -928,6 +958,7 @@ def test_rollback_forgets_everything(store: cs.Store) -> None:
     assert store.complete_child("w", "c").duplicate is False
 
 
+@ONE_STORE
 def test_without_commit_nothing_is_written(store: cs.Store) -> None:
     """Leaving a session's block without `commit()` writes nothing."""
     create(store, "f")
@@ -957,6 +988,7 @@ USES: list[Callable[[cs.Session], object]] = [
 ]
 
 
+@ONE_STORE
 @pytest.mark.parametrize("use", USES)
 def test_a_closed_session_is_refused(store: cs.Store, use: Callable[[cs.Session], object]) -> None:
     """Everything but `close` and `rollback` raises `SessionClosedError` that says why."""
@@ -971,7 +1003,7 @@ def test_a_closed_session_is_refused(store: cs.Store, use: Callable[[cs.Session]
     assert store.count_flows() == 0
 
 
-@WIRED
+@ONE_STORE
 def test_a_commit_of_a_session_that_is_closed_meanwhile_is_told(store: cs.Store) -> None:
     """What was being sent comes to its end: the receipt, and the objects know what they are."""
     create(store, "f", "gone")
@@ -994,7 +1026,7 @@ def test_a_commit_of_a_session_that_is_closed_meanwhile_is_told(store: cs.Store)
         session.get("f")
 
 
-@WIRED
+@ONE_STORE
 @pytest.mark.parametrize("use", USES)
 def test_a_session_belongs_to_one_task(
     store: cs.Store, use: Callable[[cs.Session], object]
@@ -1181,6 +1213,7 @@ def test_after_a_refusal_the_rest_can_be_committed(store: cs.Store) -> None:
     assert store.get_one("f").state == {"n": 2}
 
 
+@ONE_STORE
 def test_after_a_refusal_rollback_forgets(store: cs.Store) -> None:
     """`rollback` after a refusal leaves a session that reads afresh."""
     create(store, "f")
@@ -1214,6 +1247,7 @@ def test_completions_never_conflict(store: cs.Store) -> None:
     assert store.get_one("f").version == 1
 
 
+@ONE_STORE
 def test_a_completion_is_sent_by_one_commit(store: cs.Store) -> None:
     """What a commit has completed the next one of its session does not complete again."""
     with store.session() as session:
@@ -1263,7 +1297,7 @@ def test_a_commit_names_at_most_200_records(store: cs.Store, kind: str) -> None:
         assert store.count_flows() == 200
 
 
-@WIRED
+@ONE_STORE
 def test_a_refused_encoding_keeps_the_session_usable(store: cs.Store) -> None:
     """What cannot be kept is refused before anything is sent; the rest is still pending."""
     create(store, "f", "g")
@@ -1547,6 +1581,7 @@ def test_an_uncertain_commit_that_cannot_be_settled_yet_stays_what_it_is(
     assert receipt.completions == {("w", "a"): cs.Completion(True, False, False, None)}
 
 
+@ONE_STORE
 def test_resolve_commit_settles_only_uncertain_commits(store: cs.Store) -> None:
     """Any other argument is a usage error."""
     with pytest.raises(cs.UsageError, match="settles a CommitUncertainError"):
@@ -1556,6 +1591,7 @@ def test_resolve_commit_settles_only_uncertain_commits(store: cs.Store) -> None:
 # --- begin and transact -------------------------------------------------------------------------
 
 
+@ONE_STORE
 def test_begin_commits_at_the_end(store: cs.Store) -> None:
     """The block's changes are written, and `receipt` tells what was."""
     with store.begin() as session:
@@ -1568,6 +1604,7 @@ def test_begin_commits_at_the_end(store: cs.Store) -> None:
         session.get("f")
 
 
+@ONE_STORE
 def test_begin_rolls_back_on_an_exception(store: cs.Store) -> None:
     """Nothing of the block is written, the exception goes on, and the session is closed."""
     with pytest.raises(ZeroDivisionError), store.begin() as session:  # noqa: PT012  the block is the test
@@ -1580,6 +1617,7 @@ def test_begin_rolls_back_on_an_exception(store: cs.Store) -> None:
         session.get("f")
 
 
+@ONE_STORE
 def test_begin_raises_the_conflict(store: cs.Store) -> None:
     """A refused commit at the end of the block is raised out of it."""
     create(store, "f")
@@ -1587,6 +1625,7 @@ def test_begin_raises_the_conflict(store: cs.Store) -> None:
         session.add(new())
 
 
+@ONE_STORE
 def test_transact_answers_what_the_function_answered(store: cs.Store) -> None:
     """The function gets a session and the arguments; its changes are committed."""
     create(store, "f")
@@ -1620,6 +1659,7 @@ def test_transact_tries_again_with_fresh_reads(store: cs.Store) -> None:
     assert store.get_one("f").state == {"n": 31}
 
 
+@ONE_STORE
 def test_transact_gives_up_after_its_attempts(store: cs.Store) -> None:
     """The last conflict is raised when the attempts are used up."""
     create(store, "f")
@@ -1637,6 +1677,7 @@ def test_transact_gives_up_after_its_attempts(store: cs.Store) -> None:
     assert (caught.value.expected, caught.value.actual) == (3, 4)
 
 
+@ONE_STORE
 def test_transact_repeats_only_its_own_conflict(store: cs.Store) -> None:
     """A conflict or any other error that the function raises itself is raised at once."""
     create(store, "f")
@@ -1722,6 +1763,7 @@ def test_transact_does_not_repeat_what_its_function_has_committed(
     assert store.get_one("f").state == {"n": 1}
 
 
+@ONE_STORE
 def test_transact_does_not_repeat_a_function_that_has_committed(store: cs.Store) -> None:
     """A conflict after a commit of the function's own is raised: that commit would be done twice."""
     create(store, "f", "g")
@@ -1771,6 +1813,7 @@ def test_transact_repeats_a_commit_that_never_happened(
     assert store.get_one("f").state == {"n": 1}
 
 
+@ONE_STORE
 def test_transact_needs_an_attempt(store: cs.Store) -> None:
     """`attempts` is an int from 1 up; anything else is refused before the function is called."""
     for attempts in (0, -1, True, 1.5, "3"):
@@ -1778,6 +1821,7 @@ def test_transact_needs_an_attempt(store: cs.Store) -> None:
             store.transact(lambda _session: pytest.fail("called"), attempts=attempts)  # type: ignore[arg-type]
 
 
+@ONE_STORE
 def test_a_session_of_transact_is_closed_afterwards(store: cs.Store) -> None:
     """What the function kept of its session cannot be used."""
     session = store.transact(lambda session: session)
@@ -1785,6 +1829,7 @@ def test_a_session_of_transact_is_closed_afterwards(store: cs.Store) -> None:
         session.get("f")
 
 
+@ONE_STORE
 def test_progress_rolled_back_may_go_elsewhere(store: cs.Store) -> None:
     """What a session only queued leaves no trace on a new progress."""
     progress = cs.ForEachProgress([1])

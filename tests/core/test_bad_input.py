@@ -22,11 +22,15 @@ from typing import Any
 import attrs
 import nats
 import pytest
+from marks import EVERY_STORE
+from marks import ONE_STORE
 from redis import Redis
 
 import catga_store as cs
 from catga_store.protocol.keys import flow_key
 from catga_store.testing.clock import ManualClock
+
+pytestmark = ONE_STORE
 
 Opener = Callable[..., cs.Store]
 
@@ -158,6 +162,7 @@ def test_bad_optional_ids_are_refused(filled: cs.Store, use: str) -> None:
     assert everything(filled) == before
 
 
+@EVERY_STORE
 @pytest.mark.parametrize(
     "good",
     [
@@ -191,6 +196,7 @@ def test_any_other_text_is_an_id(store: cs.Store, good: str) -> None:
     assert store.delete(good) is True
 
 
+@EVERY_STORE
 def test_ids_are_not_normalised(store: cs.Store) -> None:
     """Ids that differ in case, spaces or composition are different ids."""
     for name in ("a", "A", " a", "a ", "é", "e\u0301", "a\0", "a\n"):
@@ -552,6 +558,7 @@ def test_a_state_that_cannot_be_kept_is_refused(filled: cs.Store) -> None:
     assert everything(filled) == before
 
 
+@EVERY_STORE
 def test_a_record_over_the_limit_is_refused(open_more: Opener) -> None:
     """`RecordTooLargeError` has size and limit, of flows, progress and conditions alike."""
     store = open_more(max_record_bytes=KIB)
@@ -603,6 +610,7 @@ def test_all_of_a_record_counts(open_more: Opener) -> None:
     assert store.get_wait_condition("w") is None
 
 
+@EVERY_STORE
 def test_a_large_record_works(store: cs.Store) -> None:
     """Below the limit, which is 64 MiB by default, size is no matter."""
     text = "x" * (3 * KIB * KIB)
@@ -610,6 +618,7 @@ def test_a_large_record_works(store: cs.Store) -> None:
     assert store.get_one("x").state == {"text": text}
 
 
+@EVERY_STORE
 def test_a_result_over_256_kib_is_refused(filled: cs.Store) -> None:
     """A completion is not recorded, and the condition waits on."""
     before = everything(filled)
@@ -628,6 +637,7 @@ def test_a_result_over_256_kib_is_refused(filled: cs.Store) -> None:
     assert wait.results["b"].result == result
 
 
+@EVERY_STORE
 def test_a_commit_across_partitions_is_refused(open_more: Opener) -> None:
     """On every store alike, before anything is sent; a shared `{tag}` makes it one partition."""
     store = open_more(partitions=16)
@@ -674,6 +684,7 @@ def _partition(store: cs.Store, any_id: str) -> int:
     return partition_of(any_id, store._operations.settings.partitions)
 
 
+@EVERY_STORE
 def test_progress_lives_with_its_flow(open_more: Opener) -> None:
     """With partitions a flow and all its steps go in one commit."""
     store = open_more(partitions=16)
@@ -685,6 +696,7 @@ def test_progress_lives_with_its_flow(open_more: Opener) -> None:
     assert len(store.list_for_each_progress("f")) == 50
 
 
+@EVERY_STORE
 def test_the_number_of_partitions_is_kept(open_more: Opener) -> None:
     """Opened with another number a store refuses everything, and says which it has."""
     open_more(partitions=4).create(cs.FlowSnapshot("f", state={}))
@@ -735,6 +747,7 @@ CLOSED_USES: list[Callable[[cs.Store], object]] = [
 ]
 
 
+@EVERY_STORE
 def test_a_closed_store_is_refused(filled: cs.Store, open_more: Opener) -> None:
     """Everything raises `StoreClosedError`; closing again does nothing; the records are there."""
     before = everything(filled)
@@ -815,6 +828,7 @@ def edit(store_url: str, statement: str, *values: object) -> None:
     connection.close()
 
 
+@EVERY_STORE
 @pytest.mark.parametrize("body", CORRUPT_BODIES)
 def test_a_corrupt_body_is_named_and_left(store: cs.Store, store_url: str, body: bytes) -> None:
     """`CorruptRecordError` names the key; nobody deletes, claims or overwrites what it holds."""
@@ -895,6 +909,7 @@ def test_a_corrupt_condition_is_named_and_left(store: cs.Store, store_url: str, 
     assert tuple(caught.value.key or ()) == ("wait", "w", 0)
 
 
+@EVERY_STORE
 def test_a_moved_clock_takes_nothing_away(store: cs.Store, clock: ManualClock) -> None:
     """A clock far in the future or past leaves live records readable and writable."""
     store.create(cs.FlowSnapshot("f", state={}, due_at=None))

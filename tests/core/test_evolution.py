@@ -16,9 +16,12 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import ONE_STORE
 
 import catga_store as cs
 from catga_store import codec
+
+pytestmark = ONE_STORE
 
 T = TypeVar("T")
 Made = Any

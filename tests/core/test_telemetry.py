@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 from attrs import frozen
+from marks import ONE_STORE
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan
@@ -116,6 +117,7 @@ def test_every_operation_is_one_span(store: cs.Store, seen: Seen) -> None:
     assert seen.count("operation.duration", operation="update", outcome="ok") == 1
 
 
+@ONE_STORE
 @pytest.mark.anyio
 async def test_the_async_face_reports_likewise(astore: cs.AsyncStore, seen: Seen) -> None:
     """The same spans; those of concurrent tasks are children of their own tasks' spans."""
@@ -143,6 +145,7 @@ async def test_the_async_face_reports_likewise(astore: cs.AsyncStore, seen: Seen
         assert commit.attributes["catga_store.api"] == "async"
 
 
+@ONE_STORE
 def test_a_transaction_is_the_parent_of_what_its_function_does(store: cs.Store, seen: Seen) -> None:
     """And the span that was current before is current again afterwards."""
     store.create(cs.FlowSnapshot("f", state={"n": 0}))
@@ -172,6 +175,7 @@ def _bug(store: cs.Store) -> None:
     store.transact(lambda _: 1 / 0)
 
 
+@ONE_STORE
 @pytest.mark.parametrize(
     ("act", "told", "kind"),
     [
@@ -202,6 +206,7 @@ def test_a_failure_is_an_outcome(
     assert len(span.events) == (outcome != "conflict")
 
 
+@ONE_STORE
 @pytest.mark.anyio
 async def test_a_cancelled_read_is_cancelled(astore: cs.AsyncStore, seen: Seen) -> None:
     """The span ends, and the cancellation goes on; what never began has no span."""
@@ -220,6 +225,7 @@ async def test_a_cancelled_read_is_cancelled(astore: cs.AsyncStore, seen: Seen) 
 # --- counters ---------------------------------------------------------------------------------------
 
 
+@ONE_STORE
 def test_conflicts_and_retries_are_counted(store: cs.Store, seen: Seen) -> None:
     """A refused attempt of a transaction counts as both, and the transaction is ok."""
     store.create(cs.FlowSnapshot("f", state={"n": 0}))
@@ -283,6 +289,7 @@ def test_claims_and_waits_that_are_over_are_counted(
 # --- off and on ---------------------------------------------------------------------------------------
 
 
+@ONE_STORE
 def test_nothing_is_reported_until_asked_for(store: cs.Store, seen: Seen) -> None:
     """One store reports and another does not; it can be told to stop."""
     with cs.MemoryStore() as other:

@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.nightly
+
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "docs" / "figures"
 STORES = ["memory", "SQLite", "Redis", "NATS"]

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 import catga_store as cs
 
+pytestmark = pytest.mark.nightly
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "replay.py"
 HEADER = ("case:concept:name", "concept:name", "time:timestamp")
 

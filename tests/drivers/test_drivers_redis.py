@@ -16,6 +16,7 @@ import redis
 import redis.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import REDIS_VERSIONS
 
 from catga_store.drivers.redis_asyncio import open_redis_link
 from catga_store.drivers.redis_asyncio import redis_link
@@ -35,7 +36,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="module", params=["6.2", "8.2"])
+@pytest.fixture(scope="module", params=REDIS_VERSIONS)
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """Run one server for the tests that leave it as it is."""
     with RedisServer(request.param) as running:

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from hypothesis import settings
+from marks import STORES
 from proxy import Proxy
 from proxy import Strike
 
@@ -675,7 +676,7 @@ def a_commit(commit_id: str, clock: ManualClock) -> Commit:
     return Commit(commit_id, now_ms, (Put(flow_key("late"), head, b"{}", None),), None)
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis-6.2", "redis-8.2", "nats"])
+@pytest.mark.parametrize("kind", STORES)
 def test_what_was_given_up_is_not_applied_when_it_comes_at_last(
     kind: str, url_of: Callable[[str], str], clock: ManualClock, faults: Faults
 ) -> None:

@@ -102,11 +102,15 @@ STAGES: dict[str, tuple[str, Build]] = {
 
 def stages(ending: str = "") -> list[Any]:
     """Name the stages whose names end so; those on three servers are in the soak."""
-    return [
-        pytest.param(name, marks=pytest.mark.soak) if "cluster" in name else name
-        for name in STAGES
-        if name.endswith(ending)
-    ]
+    return [pytest.param(name, marks=left_to(name)) for name in STAGES if name.endswith(ending)]
+
+
+def left_to(stage: str) -> list[pytest.MarkDecorator]:
+    """Return the marks of a stage that the quick run leaves out."""
+    if "cluster" in stage:
+        return [pytest.mark.soak]
+
+    return [pytest.mark.nightly] if "6.2" in stage else []
 
 
 @pytest.fixture(params=stages())

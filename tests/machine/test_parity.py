@@ -16,6 +16,7 @@ from hypothesis import seed
 from hypothesis import settings
 from hypothesis.stateful import invariant
 from hypothesis.stateful import run_state_machine_as_test
+from marks import REDIS_VERSIONS
 
 from catga_store import AsyncMemoryStore
 from catga_store import AsyncNatsStore
@@ -222,8 +223,14 @@ def test_the_deep_profile_is_200_000_steps() -> None:
     assert examples * deep // QUICK * STEPS >= 200_000
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@pytest.mark.parametrize(
+    ("kind", "api"),
+    [
+        ("memory", "blocking"),
+        *(pytest.param("memory", api, marks=pytest.mark.nightly) for api in APIS[1:]),
+        *(("sqlite", api) for api in APIS),
+    ],
+)
 def test_a_store_does_what_the_model_says(
     kind: str, api: str, tmp_path: Path, run_machine: Run
 ) -> None:
@@ -239,7 +246,7 @@ def test_a_store_does_what_the_model_says(
 
 
 @pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("kind", ["6.2", "8.2", "cluster"])
+@pytest.mark.parametrize("kind", [*REDIS_VERSIONS, "cluster"])
 def test_redis_does_what_the_model_says(
     kind: str,
     api: str,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 from forks import together
+from marks import REDIS_VERSIONS
 
 import catga_store as cs
 from catga_store.testing.servers import RedisServer
@@ -71,7 +72,7 @@ def complete(url: str, number: int, total: int) -> dict[str, int]:
 # --- what comes of it -----------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["6.2", "8.2"])
+@pytest.fixture(params=REDIS_VERSIONS)
 def url(request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServer]) -> str:
     """Name records that nobody else uses, on a server of each version."""
     return f"{redis_server(request.param).url}?prefix={uuid.uuid4().hex}:"
@@ -182,7 +183,7 @@ class Writer(threading.Thread):
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=soak)])
-@pytest.mark.parametrize("version", ["6.2", "8.2"])
+@pytest.mark.parametrize("version", REDIS_VERSIONS)
 def test_a_server_that_is_killed_keeps_what_it_has_acknowledged(version: str, kills: int) -> None:
     """Under load, with an append-only file: nothing acknowledged is lost, nothing is torn."""
     # With `everysec` a server whose disk is slow may die with what it has acknowledged unwritten.

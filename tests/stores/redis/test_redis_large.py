@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+from marks import REDIS_VERSIONS
 from proxy import Proxy
 
 import catga_store as cs
@@ -31,7 +32,7 @@ def flow(flow_id: str = "f", **state: Any) -> cs.FlowSnapshot[Any]:
     return cs.FlowSnapshot(flow_id, state=state)
 
 
-@pytest.fixture(params=["6.2", "8.2"])
+@pytest.fixture(params=REDIS_VERSIONS)
 def server(
     request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServer]
 ) -> RedisServer:

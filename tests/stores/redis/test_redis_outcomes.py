@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import redis
+from marks import REDIS_VERSIONS
 from proxy import Proxy
 from proxy import Strike
 from redis.cache import CacheConfig
@@ -49,7 +50,7 @@ def in_time(call: Callable[[], Any]) -> Any:
             assert time.monotonic() < until
 
 
-@pytest.fixture(params=["6.2", "8.2"])
+@pytest.fixture(params=REDIS_VERSIONS)
 def server(
     request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServer]
 ) -> RedisServer:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import redis
+from marks import REDIS_VERSIONS
 
 import catga_store as cs
 from catga_store.core import claims
@@ -38,7 +39,7 @@ CHILDREN = ["a", "b\x00", 'c"/é']
 MINUTE = timedelta(minutes=1)
 
 
-@pytest.fixture(params=["6.2", "8.2"])
+@pytest.fixture(params=REDIS_VERSIONS)
 def server(
     request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServer]
 ) -> RedisServer:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import redis
+from marks import REDIS_VERSIONS
 
 import catga_store as cs
 from catga_store.stores.redis import sweeping
@@ -27,15 +28,13 @@ from catga_store.testing import StoreAPI
 from catga_store.testing.servers import RedisCluster
 from catga_store.testing.servers import RedisServer
 
-VERSIONS = ["6.2", "8.2"]
-
 
 def flow(flow_id: str = "f", **state: Any) -> cs.FlowSnapshot[Any]:
     """Make a flow."""
     return cs.FlowSnapshot(flow_id, state=state)
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=REDIS_VERSIONS)
 def version(request: pytest.FixtureRequest) -> str:
     """Answer each version there is a server of."""
     answer: str = request.param
