@@ -4,8 +4,8 @@ Any number of requests is outstanding, each for one answer or for a stream of th
 Nothing is kept for a connection that is not there: a request that was handed over and not answered is
 a `ReplyLostError`, and the store fences it before it says what became of it.
 
-Records that are asked for one by one while others are on their way are asked for together. Atomic
-batches that are asked for while another is on its way go together as one (group commit),
+Records that are asked for one by one while others are in flight are asked for together. Atomic
+batches that are asked for while another is in flight go together as one (group commit),
 up to 1,000 messages. A refused group is tried again in halves, so that a conflict of one refuses
 no other.
 """
@@ -26,7 +26,7 @@ from msgspec import json
 from nats import errors as nats_errors
 
 from catga_store.drivers.cancellation import OwnTask
-from catga_store.drivers.nats_inbox import Flight
+from catga_store.drivers.nats_inbox import Asked
 from catga_store.drivers.nats_inbox import Inbox
 from catga_store.errors import StoreConfigError
 from catga_store.errors import UsageError
@@ -66,7 +66,7 @@ class _Batch(NamedTuple):
     """An atomic batch that waits to be sent."""
 
     messages: tuple[Message, ...]
-    flight: Flight
+    flight: Asked
 
 
 class NatsLink:
@@ -94,7 +94,7 @@ class NatsLink:
         self._error: Exception | None = None
         self._opening: asyncio.Timeout | None = None
         self._refused: StoreConfigError | None = None
-        self._line: Inbox | None = None
+        self._inbox: Inbox | None = None
         self._queue: list[_Batch] = []
         self._reads: list[tuple[Ask, asyncio.Future[Answer]]] = []
         self._reading = 0
@@ -102,41 +102,42 @@ class NatsLink:
         self._sender: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        client, line = self._client, self._line
+        client, inbox = self._client, self._inbox
         state = "not connected" if client is None or not client.is_connected else "connected"
-        return f"<NatsLink {state}, {0 if line is None else line.flying} requests on their way>"
+        number = 0 if inbox is None else inbox.flying
+        return f"<NatsLink {state}, {number} {'request' if number == 1 else 'requests'} in flight>"
 
     def start(self, request: Request[Any], /) -> Started:
         """Begin a request, which is sent and answered whether somebody waits for it or not."""
-        line = self._usable()
-        if line is not None:
+        inbox = self._usable()
+        if inbox is not None:
             if isinstance(request, Publish):
-                return self._begin(line, request)
+                return self._begin(inbox, request)
 
             if isinstance(request, Asks):
-                return _ask_all(line, request)
+                return _ask_all(inbox, request)
 
         return OwnTask(asyncio.create_task(self.perform(request)))
 
     async def perform(self, request: Request[Any], /) -> Any:
         """The reply. Cancelled while it waits, the request may have been sent and applied."""
-        line = self._usable() or await self._connected()
+        inbox = self._usable() or await self._connected()
         if isinstance(request, Greet):
             return self._greeting()
 
         if isinstance(request, Publish):
-            return await self._begin(line, request).ended
+            return await self._begin(inbox, request).ended
 
         assert isinstance(request, Asks), request  # noqa: S101  there are no others
         first = request.asks[0]
         if not first.last or len(request.asks) != 1:
-            return await _ask_all(line, request).ended
+            return await _ask_all(inbox, request).ended
 
-        # The last message of a subject: alone, or with others while reads are on their way.
+        # The last message of a subject: alone, or with others while reads are in flight.
         if self._reading < _READS:
             self._reading += 1
             try:
-                return await _ask_all(line, request).ended
+                return await _ask_all(inbox, request).ended
             finally:
                 self._reading -= 1
                 if self._reads:
@@ -147,10 +148,10 @@ class NatsLink:
         return ((await future,),)
 
     async def close(self) -> None:
-        """Let what is on its way end, then close the connection if the link opened it."""
+        """Let what is in flight end, then close the connection if the link opened it."""
         self._closed = True
         client, self._client = self._client, None
-        line, self._line = self._line, None
+        inbox, self._inbox = self._inbox, None
         if client is None:
             return
 
@@ -158,8 +159,8 @@ class NatsLink:
         if sender is not None:
             await asyncio.wait([sender])
 
-        if line is not None:
-            await line.close()
+        if inbox is not None:
+            await inbox.close()
 
         if self._owned:
             await self._shut(client)
@@ -179,7 +180,7 @@ class NatsLink:
         """The connection, if it works now."""
         client = self._client
         works = client is not None and client.is_connected and self._refused is None
-        return self._line if works else None
+        return self._inbox if works else None
 
     async def _connected(self) -> Inbox:
         """The connection, once it works; `NotSentError` if it does not come back in time."""
@@ -200,12 +201,12 @@ class NatsLink:
         if self._refused is not None:
             raise self._refused
 
-        line = self._line
-        if line is None or self._client is not client:
+        inbox = self._inbox
+        if inbox is None or self._client is not client:
             message = "the store was closed"
             raise NotSentError(message)
 
-        return line
+        return inbox
 
     async def _renewed(self) -> Client:
         """A connection where there is none yet, or where the server has closed ours for good."""
@@ -226,11 +227,11 @@ class NatsLink:
             _check_loop(client)
 
         self._refused = None
-        line = self._line = Inbox(client, self._timeout)
+        inbox = self._inbox = Inbox(client, self._timeout)
         try:
-            await line.open()
+            await inbox.open()
         except BaseException as error:
-            self._line = None
+            self._inbox = None
             if self._owned:  # nobody else knows it, also when a cancellation stops us here
                 await self._shut(client)
 
@@ -240,7 +241,7 @@ class NatsLink:
             message = f"the connection to NATS is lost: {error!r}"
             raise NotSentError(message) from error
 
-        self._client, self._line = client, line
+        self._client, self._inbox = client, inbox
         if self._closed:  # while it was opened
             await self.close()
             message = "the store was closed"
@@ -256,7 +257,7 @@ class NatsLink:
             "pending_size": 0,
             "name": "catga_store",
             **self._options,
-            "max_reconnect_attempts": 1,  # a first connection is not tried for ever
+            "max_reconnect_attempts": 1,  # a first connection is not tried forever
             "error_cb": self._on_error,
             "disconnected_cb": self._on_disconnect,
         }
@@ -304,8 +305,8 @@ class NatsLink:
                 return client
 
     async def _on_disconnect(self) -> None:
-        if self._line is not None:
-            self._line.fail_all(ReplyLostError("the connection to NATS broke before the reply"))
+        if self._inbox is not None:
+            self._inbox.fail_all(ReplyLostError("the connection to NATS broke before the reply"))
 
     async def _on_error(self, error: Exception) -> None:
         self._error = error
@@ -314,23 +315,23 @@ class NatsLink:
             self._opening.reschedule(asyncio.get_running_loop().time())  # no try will be better
 
         text = str(error).lower()
-        line = self._line
-        if "permissions violation" not in text or line is None:
+        inbox = self._inbox
+        if "permissions violation" not in text or inbox is None:
             return
 
         if "subscription" in text:
-            if line.prefix.lower() in text:
-                self._refused = refusal = _refusal("subscribe to", f"{line.prefix}*", error)
-                line.fail_all(refusal)
+            if inbox.prefix.lower() in text:
+                self._refused = refusal = _refusal("subscribe to", f"{inbox.prefix}*", error)
+                inbox.fail_all(refusal)
 
             return
 
-        known = line.fail_those_to(
+        known = inbox.fail_those_to(
             lambda subject: f'"{subject.lower()}"' in text,
             lambda subject: _refusal("publish to", subject, error),
         )
         if not known:  # of what nobody waits for: old index entries stay where they are
-            _log.warning("NATS refused something that the store asked for: %s", error)
+            _log.warning("NATS refused a request of the store: %s", error)
 
     # what is asked ----------------------------------------------------------------------------------
 
@@ -342,11 +343,11 @@ class NatsLink:
             str(info["version"]), bool(info.get("jetstream", False)), int(client.max_payload)
         )
 
-    def _begin(self, line: Inbox, request: Publish) -> Flight:
+    def _begin(self, inbox: Inbox, request: Publish) -> Asked:
         return (
             self._join(request.messages)
             if request.atomic
-            else line.ask(request.messages, flat=True)
+            else inbox.ask(request.messages, flat=True)
         )
 
     # reads together -----------------------------------------------------------------------------------
@@ -365,9 +366,9 @@ class NatsLink:
         try:
             subjects = list(dict.fromkeys(ask.last for ask, _ in some))
             payload = json.encode({"multi_last": subjects})
-            line = await self._connected()
+            inbox = await self._connected()
             together = Asks((Ask(some[0][0].subject, payload, many=True),))
-            (answers,) = await _ask_all(line, together).ended
+            (answers,) = await _ask_all(inbox, together).ended
             end = answers[-1]
             found = {answer.headers["Nats-Subject"]: answer for answer in answers[:-1]}
             # A refusal is everybody's, and so is a reply that became too long and was cut off.
@@ -386,10 +387,10 @@ class NatsLink:
 
     # atomic batches -----------------------------------------------------------------------------------
 
-    def _join(self, messages: tuple[Message, ...]) -> Flight:
-        """Send a batch with others that come while one is on its way."""
+    def _join(self, messages: tuple[Message, ...]) -> Asked:
+        """Send a batch with others that come while one is in flight."""
         subjects = [message.subject for message in messages]
-        batch = _Batch(messages, Flight(asyncio.get_running_loop().create_future(), subjects))
+        batch = _Batch(messages, Asked(asyncio.get_running_loop().create_future(), subjects))
         self._queue.append(batch)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_batches())
@@ -420,9 +421,9 @@ class NatsLink:
 
     async def _send_group(self, group: list[_Batch]) -> None:
         try:
-            line = await self._connected()
+            inbox = await self._connected()
             messages = [message for batch in group for message in batch.messages]
-            ((answer,),) = await line.ask_batch(messages, os.urandom(11).hex()).ended
+            ((answer,),) = await inbox.ask_batch(messages, os.urandom(11).hex()).ended
         except (NotSentError, ReplyLostError, StoreConfigError) as error:
             for batch in group:
                 batch.flight.fail(error)
@@ -452,12 +453,12 @@ class NatsLink:
             batch.flight.settle((answer,))
 
 
-def _ask_all(line: Inbox, request: Asks) -> Flight:
+def _ask_all(inbox: Inbox, request: Asks) -> Asked:
     messages = [Message(ask.subject, ask.payload, {}) for ask in request.asks]
     if request.asks[0].silent:
-        return line.tell(messages)  # nobody waits for it: it may be lost
+        return inbox.tell(messages)  # nobody waits for it: it may be lost
 
-    return line.ask(messages, many=[ask.many for ask in request.asks])
+    return inbox.ask(messages, many=[ask.many for ask in request.asks])
 
 
 def _size(batch: _Batch) -> int:

@@ -1,4 +1,4 @@
-"""A line: one inbox on a connection of nats-py, past the client library's queues.
+"""One inbox on a connection of nats-py, past the client library's queues.
 
 nats-py makes the connection, and makes it again when it breaks. What is sent here goes to the socket
 in the same turn of the loop, and into no buffer of the client library: that would send it after the
@@ -23,6 +23,7 @@ from typing import TypeAlias
 from nats import errors as nats_errors
 from nats.aio.transport import TcpTransport
 
+from catga_store.drivers.in_flight import InFlight
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.stores.nats.transport import Answer
@@ -31,7 +32,7 @@ from catga_store.stores.nats.transport import Message
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-__all__ = ["Flight", "Inbox"]
+__all__ = ["Asked", "Inbox"]
 
 _AROUND_HEADERS = len("NATS/1.0\r\n\r\n")
 
@@ -41,24 +42,13 @@ _Receive: TypeAlias = Callable[[bytes, bytes, bytes | None], None]
 """Takes the subject, payload and headers of a message."""
 
 
-class Flight:
-    """What one caller asked, and what came of it so far; see `remote.Started`."""
+class Asked(InFlight):
+    """A request on an inbox, with the answers that came so far."""
 
-    __slots__ = (
-        "_error",
-        "_reply",
-        "answers",
-        "deadline",
-        "ended",
-        "first",
-        "flat",
-        "left",
-        "many",
-        "subjects",
-    )
+    __slots__ = ("answers", "first", "flat", "left", "many", "subjects")
 
     def __init__(self, ended: asyncio.Future[Any], subjects: Sequence[str]) -> None:
-        self.ended = ended
+        super().__init__(ended)
         self.subjects = subjects
         """What is published to: a refusal names one of them."""
         self.answers: list[list[Answer]] = []
@@ -66,33 +56,6 @@ class Flight:
         self.many: Sequence[bool] = ()
         self.flat = False
         self.first = 0
-        self.deadline = 0.0
-        self._reply: Any = None
-        self._error: Exception | None = None
-
-    def settle(self, reply: Any) -> None:
-        """This is its reply."""
-        if self.ended.done():
-            self._reply = reply
-        else:
-            self.ended.set_result(reply)
-
-    def fail(self, error: Exception) -> None:
-        """There will be no reply."""
-        if self.ended.done():
-            self._error = error
-        else:
-            self.ended.set_exception(error)
-
-    def again(self) -> asyncio.Future[Any]:
-        """Another future for the same, once `ended` was cancelled."""
-        self.ended = self.ended.get_loop().create_future()
-        if self._error is not None:
-            self.ended.set_exception(self._error)
-        elif self._reply is not None:
-            self.ended.set_result(self._reply)
-
-        return self.ended
 
 
 class Inbox:
@@ -108,8 +71,8 @@ class Inbox:
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._number = 0
-        self._expected: dict[int, Flight] = {}
-        self._flying: dict[Flight, None] = {}
+        self._expected: dict[int, Asked] = {}
+        self._flying: dict[Asked, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._gathered: list[bytes] | None = None
         self._subscription: Any = None
@@ -118,7 +81,7 @@ class Inbox:
 
     @property
     def flying(self) -> int:
-        """How many flights are on their way."""
+        """How many requests are in flight."""
         return len(self._flying)
 
     async def open(self) -> None:
@@ -149,7 +112,7 @@ class Inbox:
 
     def ask(
         self, messages: Sequence[Message], *, many: Sequence[bool] = (), flat: bool = False
-    ) -> Flight:
+    ) -> Asked:
         """Send messages; each is answered by one message, those of `many` until one has a status.
 
         The reply is the answers to each; with `flat` the one to each. `NotSentError`, `ReplyLostError`.
@@ -166,7 +129,7 @@ class Inbox:
         self._send(flight, data, longest)
         return flight
 
-    def ask_batch(self, messages: Sequence[Message], name: str) -> Flight:
+    def ask_batch(self, messages: Sequence[Message], name: str) -> Asked:
         """Send messages as one atomic batch, which has one answer."""
         flight = self._flight([message.subject for message in messages], 1, ())
         data: list[bytes] = []
@@ -187,9 +150,9 @@ class Inbox:
         self._send(flight, data, longest)
         return flight
 
-    def tell(self, messages: Sequence[Message]) -> Flight:
+    def tell(self, messages: Sequence[Message]) -> Asked:
         """Send messages that nobody answers, or lose them; the reply is empty, at once."""
-        flight = Flight(self._loop.create_future(), ())
+        flight = Asked(self._loop.create_future(), ())
         flight.settle(())
         if self._client.is_connected:
             data: list[bytes] = []
@@ -200,8 +163,8 @@ class Inbox:
 
         return flight
 
-    def _flight(self, subjects: Sequence[str], number: int, many: Sequence[bool]) -> Flight:
-        flight = Flight(self._loop.create_future(), subjects)
+    def _flight(self, subjects: Sequence[str], number: int, many: Sequence[bool]) -> Asked:
+        flight = Asked(self._loop.create_future(), subjects)
         flight.answers = [[]] if number == 1 else [[] for _ in range(number)]
         flight.left = number
         flight.many = many
@@ -210,7 +173,7 @@ class Inbox:
         self._number += number
         return flight
 
-    def _send(self, flight: Flight, data: list[bytes], longest: int) -> None:
+    def _send(self, flight: Asked, data: list[bytes], longest: int) -> None:
         if not self._client.is_connected:
             flight.fail(NotSentError("the connection to NATS is lost"))
             return
@@ -290,7 +253,7 @@ class Inbox:
                     else tuple(map(tuple, flight.answers))
                 )
 
-    def _land(self, flight: Flight) -> None:
+    def _land(self, flight: Asked) -> None:
         del self._flying[flight]
         if self._landed is not None and not self._flying and not self._landed.done():
             self._landed.set_result(None)
@@ -306,7 +269,7 @@ class Inbox:
 
             self._fail(flight, ReplyLostError(f"NATS did not answer in {self._timeout:g} s"))
 
-    def _fail(self, flight: Flight, error: Exception) -> None:
+    def _fail(self, flight: Asked, error: Exception) -> None:
         for token in range(flight.first, flight.first + len(flight.answers)):
             self._expected.pop(token, None)
 
@@ -334,7 +297,7 @@ class Inbox:
 
 
 class _Router:
-    """Stands where nats-py hands on what it has parsed; keeps back what is for a line."""
+    """Stands where nats-py hands on what it has parsed; keeps back what is for an inbox."""
 
     def __init__(self, process: Callable[..., Any]) -> None:
         self.routes: dict[int, _Receive] = {}

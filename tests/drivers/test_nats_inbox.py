@@ -22,7 +22,7 @@ from nats.aio.transport import Transport
 from proxy import Proxy
 
 from catga_store.drivers.nats_asyncio import NatsLink
-from catga_store.drivers.nats_inbox import Flight
+from catga_store.drivers.nats_inbox import Asked
 from catga_store.drivers.nats_inbox import Inbox
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
@@ -94,7 +94,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(in_time())
 
 
-async def error_of(flight: Flight) -> BaseException:
+async def error_of(flight: Asked) -> BaseException:
     """Wait for the failure of a flight."""
     (failure,) = await asyncio.gather(flight.ended, return_exceptions=True)
     assert isinstance(failure, Exception)
@@ -339,7 +339,7 @@ def test_a_batch_whose_sender_is_cancelled(nats_server: NatsServer) -> None:
     async def test() -> None:
         async with linked(nats_server.url) as link:
             batch = link.start(Publish((TO_SILENT, TO_SILENT), atomic=True))
-            while "1 requests" not in repr(link):  # noqa: ASYNC110  nobody else is told
+            while "1 request " not in repr(link):  # noqa: ASYNC110  nobody else is told
                 await asyncio.sleep(0)
 
             assert link._sender is not None
@@ -347,7 +347,7 @@ def test_a_batch_whose_sender_is_cancelled(nats_server: NatsServer) -> None:
             with pytest.raises(ReplyLostError, match="the batch was given up: CancelledError"):
                 await batch.ended
 
-            link._line.fail_all(LOST)  # type: ignore[union-attr]  it is connected
+            link._inbox.fail_all(LOST)  # type: ignore[union-attr]  it is connected
 
     run(test)
 
@@ -415,7 +415,7 @@ def test_a_link_that_is_closed_while_it_connects(nats_server: NatsServer) -> Non
                 with pytest.raises(NotSentError, match="the store was closed"):
                     await waiting
 
-                assert repr(link) == "<NatsLink not connected, 0 requests on their way>"
+                assert repr(link) == "<NatsLink not connected, 0 requests in flight>"
 
             assert mine.is_connected
             assert len(mine._subs) == 1, "nothing is left on a connection that is not ours"

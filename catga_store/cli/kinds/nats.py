@@ -35,7 +35,7 @@ from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import Key
 from catga_store.stores.nats.exchange import api_error
-from catga_store.stores.nats.layout import Layout
+from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.layout import Stored
 from catga_store.stores.nats.layout import decode_record
 from catga_store.stores.nats.layout import decode_wait
@@ -89,13 +89,13 @@ def absent(url: str) -> str | None:
     return None if there else _nothing(layout)
 
 
-def _nothing(layout: Layout) -> str:
+def _nothing(layout: NatsLayout) -> str:
     return f"there is no stream {layout.stream} on this server"
 
 
-def _place(url: str) -> tuple[dict[str, Any], Layout]:
+def _place(url: str) -> tuple[dict[str, Any], NatsLayout]:
     _, _, own = nats_place(url)
-    return own, Layout(own.get("bucket", DEFAULT_BUCKET))
+    return own, NatsLayout(own.get("bucket", DEFAULT_BUCKET))
 
 
 def examine(url: str) -> Iterator[Finding]:
@@ -170,7 +170,7 @@ async def _remove(url: str, bucket: str) -> None:
         await link.close()
 
 
-async def _is_there(url: str, layout: Layout) -> bool:
+async def _is_there(url: str, layout: NatsLayout) -> bool:
     link = _link(url)
     try:
         return bool(await _info(link, layout, f"{layout.rest}layout"))
@@ -178,7 +178,7 @@ async def _is_there(url: str, layout: Layout) -> bool:
         await link.close()
 
 
-async def _look(url: str, layout: Layout) -> _Seen:
+async def _look(url: str, layout: NatsLayout) -> _Seen:
     link = _link(url)
     try:
         greeting: Greeting = await link.perform(Greet())
@@ -215,7 +215,7 @@ def _read(answer: Answer) -> dict[str, Any] | None:
     return reply
 
 
-async def _info(link: NatsLink, layout: Layout, wanted: str) -> dict[str, Any]:
+async def _info(link: NatsLink, layout: NatsLayout, wanted: str) -> dict[str, Any]:
     payload = json.dumps({"subjects_filter": wanted}).encode()
     (answer,) = await _ask(link, Ask(f"$JS.API.STREAM.INFO.{layout.stream}", payload))
     code, text = api_error(answer)
@@ -229,7 +229,7 @@ async def _info(link: NatsLink, layout: Layout, wanted: str) -> dict[str, Any]:
     return _read(answer) or {}
 
 
-async def _names(link: NatsLink, layout: Layout) -> list[str]:
+async def _names(link: NatsLink, layout: NatsLayout) -> list[str]:
     """The index entries, as many as are looked at."""
     found: list[str] = []
     for what in ("list", "due"):
@@ -239,7 +239,7 @@ async def _names(link: NatsLink, layout: Layout) -> list[str]:
     return found[:_MOST_ENTRIES]
 
 
-async def _wrong(link: NatsLink, layout: Layout, names: list[str]) -> list[str]:
+async def _wrong(link: NatsLink, layout: NatsLayout, names: list[str]) -> list[str]:
     """Entries that their record does not bear out now."""
     wrong: list[str] = []
     for start in range(0, len(names), _TOGETHER):
@@ -257,7 +257,7 @@ async def _wrong(link: NatsLink, layout: Layout, names: list[str]) -> list[str]:
     return wrong
 
 
-def _borne_out(layout: Layout, key: Key, answer: Answer) -> frozenset[str]:
+def _borne_out(layout: NatsLayout, key: Key, answer: Answer) -> frozenset[str]:
     gone = answer.headers.get("KV-Operation") is not None
     stored = Stored(int(answer.headers["Nats-Sequence"]), None if gone else answer.data)
     try:
@@ -352,7 +352,7 @@ def _sync() -> Finding:
     )
 
 
-def _size(stream: dict[str, Any], layout: Layout) -> Finding:
+def _size(stream: dict[str, Any], layout: NatsLayout) -> Finding:
     state = stream["state"]
     found = (
         f"{layout.stream}, {_mib(state.get('bytes', 0))} in {state.get('messages', 0):,} messages"
@@ -360,7 +360,7 @@ def _size(stream: dict[str, Any], layout: Layout) -> Finding:
     return Finding("stream", "info", found, "holds every record of the store, and its index")
 
 
-def _settings(config: dict[str, Any], layout: Layout, replicas: int) -> Iterator[Finding]:
+def _settings(config: dict[str, Any], layout: NatsLayout, replicas: int) -> Iterator[Finding]:
     wrong = differing(config, layout, replicas)
     foreign = [name for name in ("mirror", "sources") if config.get(name)]
     for name, found, wanted in wrong:
@@ -391,7 +391,7 @@ def _settings(config: dict[str, Any], layout: Layout, replicas: int) -> Iterator
         yield _reserve(config, layout)
 
 
-def _reserve(config: dict[str, Any], layout: Layout) -> Finding:
+def _reserve(config: dict[str, Any], layout: NatsLayout) -> Finding:
     reserved = config.get("max_bytes", -1)
     if reserved > 0:
         means = "a full stream refuses commits whole, and no other stream can take its storage"

@@ -103,13 +103,15 @@ from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
 from catga_store.stores import embedded
-from catga_store.stores.nats.commits import Commits
-from catga_store.stores.nats.exchange import Exchange
-from catga_store.stores.nats.layout import Layout
-from catga_store.stores.nats.listings import Listings
+from catga_store.stores.nats.commits import NatsCommits
+from catga_store.stores.nats.exchange import NatsExchange
+from catga_store.stores.nats.layout import NatsLayout
+from catga_store.stores.nats.listings import NatsListings
+from catga_store.stores.nats.reading import NatsReader
+from catga_store.stores.nats.resolving import NatsResolver
 from catga_store.stores.nats.setup import lay_out
 from catga_store.stores.nats.setup import prepare
-from catga_store.stores.nats.sweeping import Sweeping
+from catga_store.stores.nats.sweeping import NatsSweeper
 
 __all__ = ["NatsProtocol"]
 
@@ -131,11 +133,13 @@ class NatsProtocol:
         timeout: float = 10.0,
     ) -> None:
         _check_options(bucket, replicas, max_bytes, stale_reads)
-        self._layout = Layout(bucket)
-        self._exchange = Exchange(self._layout.stream, timeout, self._layout.layout)
-        self._commits = Commits(self._layout, self._exchange)
-        listings = Listings(self._commits)
-        self._sweeping = Sweeping(self._commits, listings)
+        self._layout = NatsLayout(bucket)
+        self._exchange = NatsExchange(self._layout.stream, timeout, self._layout.layout)
+        self._reader = NatsReader(self._layout, self._exchange)
+        self._resolver = NatsResolver(self._reader)
+        self._commits = NatsCommits(self._reader, self._resolver)
+        listings = NatsListings(self._reader)
+        self._sweeping = NatsSweeper(self._reader, self._commits, listings)
         self._committed = 0
         self._prepare = partial(
             prepare,
@@ -152,7 +156,7 @@ class NatsProtocol:
             Read: self._read,
             Steps: self._steps,
             Commit: self._commit,
-            Resolve: self._commits.resolve,
+            Resolve: self._resolver.resolve,
             Extend: self._extend,
             Due: listings.due,
             Overdue: listings.overdue,
@@ -184,7 +188,7 @@ class NatsProtocol:
         subjects += [
             self._layout.subject(flow_key(key.id)) for key in request.keys if key.kind == PROGRESS
         ]
-        records, _ = yield from self._commits.decide(
+        records, _ = yield from self._reader.decide(
             lambda tables: embedded.read(tables, request), subjects, self._exchange.deadline()
         )
         return records
@@ -201,7 +205,7 @@ class NatsProtocol:
         return (yield from commit)
 
     def _steps(self, request: Steps) -> Conversation[tuple[Found, ...]]:
-        found, _ = yield from self._commits.decide(
+        found, _ = yield from self._reader.decide(
             lambda tables: embedded.steps(tables, request),
             [self._layout.subject(flow_key(request.flow_id))],
             self._exchange.deadline(),
@@ -216,7 +220,7 @@ class NatsProtocol:
         )
 
     def _clear(self, _request: Clear) -> Conversation[None]:
-        yield from self._commits.clear()
+        yield from self._resolver.clear()
         with suppress(StoreUnavailableError):  # it was cleared: whoever opens it next lays it out
             yield from self._lay_out(self._exchange.deadline())
 

@@ -33,7 +33,7 @@ from catga_store.stores.nats.transport import Asks
 from catga_store.stores.nats.transport import Message
 from catga_store.stores.nats.transport import Publish
 
-__all__ = ["Ack", "Deadline", "Exchange", "api_error"]
+__all__ = ["Ack", "Deadline", "NatsExchange", "api_error"]
 
 _MOST_SUBJECTS = 500
 _MOST_BYTES = 256 * 1024  # of subjects in one request
@@ -95,7 +95,7 @@ def api_error(answer: Answer) -> tuple[int, str]:
     return int(error.get("err_code", error.get("code", 0))), str(error.get("description", ""))
 
 
-class Exchange:
+class NatsExchange:
     """Reads and publishes of one stream; `leader`: reads must see what its leader has acknowledged.
 
     `mark` is a subject that always holds a message.

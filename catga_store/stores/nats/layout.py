@@ -37,7 +37,7 @@ __all__ = [
     "Body",
     "Completed",
     "Entry",
-    "Layout",
+    "NatsLayout",
     "Stored",
     "WaitRecord",
     "between",
@@ -148,7 +148,7 @@ class Entry(NamedTuple):
 # --- subjects -------------------------------------------------------------------------------------
 
 
-class Layout:
+class NatsLayout:
     """The subjects of one bucket."""
 
     def __init__(self, bucket: str) -> None:
@@ -330,7 +330,7 @@ def _due_at(ms: int, kind: str, any_id: str) -> str:
     return f"{_digits(ms)}.{'.'.join(slot)}.{kind}.{token}"
 
 
-def entries_of_flow(layout: Layout, key: Key, head: Head) -> frozenset[str]:
+def entries_of_flow(layout: NatsLayout, key: Key, head: Head) -> frozenset[str]:
     """The index entries that a flow with this head has."""
     listing = f"{layout.rest}list.flow.{head.status}.{_hashed(head.type)}."
     entries = [listing + _at(head.created_ms, FLOW, key.id)]
@@ -343,7 +343,7 @@ def entries_of_flow(layout: Layout, key: Key, head: Head) -> frozenset[str]:
     return frozenset(entries)
 
 
-def entries_of_wait(layout: Layout, key: Key, row: WaitRow) -> frozenset[str]:
+def entries_of_wait(layout: NatsLayout, key: Key, row: WaitRow) -> frozenset[str]:
     """The index entries that a condition has; markers and early completions only expire."""
     head = row.head
     entries: list[str] = []

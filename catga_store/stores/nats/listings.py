@@ -34,13 +34,12 @@ from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
 from catga_store.stores import embedded
 from catga_store.stores.embedded import WaitRow
-from catga_store.stores.nats.commits import Commits
 from catga_store.stores.nats.exchange import Deadline
 from catga_store.stores.nats.layout import LAST_TIME
 from catga_store.stores.nats.layout import SLOTTED
 from catga_store.stores.nats.layout import TIMES
 from catga_store.stores.nats.layout import Entry
-from catga_store.stores.nats.layout import Layout
+from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.layout import between
 from catga_store.stores.nats.layout import entries_of_flow
 from catga_store.stores.nats.layout import entries_of_wait
@@ -48,9 +47,10 @@ from catga_store.stores.nats.layout import last_slot
 from catga_store.stores.nats.layout import last_slot_of
 from catga_store.stores.nats.layout import place_of
 from catga_store.stores.nats.layout import slot_of
+from catga_store.stores.nats.reading import NatsReader
 from catga_store.stores.nats.tables import NatsTables
 
-__all__ = ["Listings"]
+__all__ = ["NatsListings"]
 
 T = TypeVar("T")
 
@@ -102,13 +102,13 @@ class _Search(NamedTuple):
         return (few + many) // 2 if sure else -1
 
 
-class Listings:
+class NatsListings:
     """Finds records of one store."""
 
-    def __init__(self, commits: Commits) -> None:
-        self._commits = commits
-        self._layout = commits.layout
-        self._exchange = commits.exchange
+    def __init__(self, reader: NatsReader) -> None:
+        self._reader = reader
+        self._layout = reader.layout
+        self._exchange = reader.exchange
         self._reach: dict[tuple[str, ...], int] = {}
         """By what entries begin with: how far one must look to see more than were wanted last time."""
         self._newest: dict[tuple[str, ...], int] = {}
@@ -335,7 +335,7 @@ class Listings:
         self,
         entries: Iterable[Entry],
         look: Callable[[NatsTables, Key], T | None],
-        entries_of: Callable[[Layout, Key, T], frozenset[str]],
+        entries_of: Callable[[NatsLayout, Key, T], frozenset[str]],
         deadline: Deadline,
         *,
         strict: bool,
@@ -352,7 +352,7 @@ class Listings:
 
                 return error
 
-        heads, _ = yield from self._commits.decide(
+        heads, _ = yield from self._reader.decide(
             lambda tables: [look_at(tables, key) for key in keys],
             [self._layout.subject(key) for key in keys],
             deadline,
@@ -534,7 +534,7 @@ class Listings:
 
             return found
 
-        found, _ = yield from self._commits.decide(look, subjects, deadline)
+        found, _ = yield from self._reader.decide(look, subjects, deadline)
         return found
 
 

@@ -15,10 +15,10 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.stores.nats.exchange import Deadline
-from catga_store.stores.nats.exchange import Exchange
+from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.exchange import api_error
 from catga_store.stores.nats.layout import VERSION
-from catga_store.stores.nats.layout import Layout
+from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.transport import Ask
 from catga_store.stores.nats.transport import Greet
 from catga_store.stores.nats.transport import Greeting
@@ -35,8 +35,8 @@ _NOT_ENABLED, _NO_REPLICAS = 10039, 10074
 
 
 def prepare(
-    exchange: Exchange,
-    layout: Layout,
+    exchange: NatsExchange,
+    layout: NatsLayout,
     *,
     partitions: int,
     replicas: int,
@@ -107,7 +107,7 @@ def _numbers(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)[:3]]
 
 
-def _wanted(layout: Layout, replicas: int) -> dict[str, Any]:
+def _wanted(layout: NatsLayout, replicas: int) -> dict[str, Any]:
     return {
         "name": layout.stream,
         "subjects": layout.subjects,
@@ -129,7 +129,7 @@ def _wanted(layout: Layout, replicas: int) -> dict[str, Any]:
     }
 
 
-def _settings(exchange: Exchange, deadline: Deadline) -> Conversation[dict[str, Any] | None]:
+def _settings(exchange: NatsExchange, deadline: Deadline) -> Conversation[dict[str, Any] | None]:
     while True:
         ask = Ask(f"$JS.API.STREAM.INFO.{exchange.stream}", b"")
         ((answer,),) = yield from exchange.ask((ask,), deadline)
@@ -152,7 +152,7 @@ def _settings(exchange: Exchange, deadline: Deadline) -> Conversation[dict[str, 
 
 
 def _create(
-    exchange: Exchange, layout: Layout, replicas: int, max_bytes: int, deadline: Deadline
+    exchange: NatsExchange, layout: NatsLayout, replicas: int, max_bytes: int, deadline: Deadline
 ) -> Conversation[None]:
     # Sequences begin with the time, in microseconds: those of a stream that is made again are none
     # of the old one's, so no revision that anybody still holds comes to life again.
@@ -186,7 +186,7 @@ def _create(
         yield deadline.pause()
 
 
-def differing(settings: dict[str, Any], layout: Layout, replicas: int) -> list[Setting]:
+def differing(settings: dict[str, Any], layout: NatsLayout, replicas: int) -> list[Setting]:
     """The settings of a stream that are not as the store needs them."""
     return [
         setting
@@ -221,7 +221,7 @@ class Setting(NamedTuple):
         return bool(self.found == self.wanted)
 
 
-def _check_settings(settings: dict[str, Any], layout: Layout, replicas: int) -> None:
+def _check_settings(settings: dict[str, Any], layout: NatsLayout, replicas: int) -> None:
     for name, found, wanted in differing(settings, layout, replicas):
         message = (
             f"the stream {layout.stream!r} has {name} = {found!r}, the store needs {wanted!r};"
@@ -239,7 +239,7 @@ def _check_settings(settings: dict[str, Any], layout: Layout, replicas: int) -> 
 
 
 def lay_out(
-    exchange: Exchange, layout: Layout, partitions: int, deadline: Deadline
+    exchange: NatsExchange, layout: NatsLayout, partitions: int, deadline: Deadline
 ) -> Conversation[None]:
     """Store layout version and partitions, unless they are there, and check them."""
     wanted = json.dumps({"layout": VERSION, "partitions": partitions}).encode()

@@ -20,25 +20,27 @@ from catga_store.protocol.keys import began_s
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import Sweep
 from catga_store.stores import embedded
-from catga_store.stores.nats.commits import Commits
-from catga_store.stores.nats.listings import Listings
+from catga_store.stores.nats.commits import NatsCommits
+from catga_store.stores.nats.listings import NatsListings
+from catga_store.stores.nats.reading import NatsReader
 from catga_store.stores.nats.tables import NatsTables
 
-__all__ = ["Sweeping"]
+__all__ = ["NatsSweeper"]
 
 _ENTRY_SECONDS = 600
 _CHUNK_SECONDS = 3600
 _STAMP = len("2026-01-01T00:00:00")
 
 
-class Sweeping:
+class NatsSweeper:
     """Removes what is in the way."""
 
-    def __init__(self, commits: Commits, listings: Listings) -> None:
+    def __init__(self, reader: NatsReader, commits: NatsCommits, listings: NatsListings) -> None:
+        self._reader = reader
         self._commits = commits
         self._listings = listings
-        self._layout = commits.layout
-        self._exchange = commits.exchange
+        self._layout = reader.layout
+        self._exchange = reader.exchange
 
     def sweep(self, request: Sweep) -> Conversation[int]:
         """`Sweep`."""
@@ -91,12 +93,12 @@ class Sweeping:
             return [one for one, key in old.items() if self._is_wrong(tables, key, one)]
 
         subjects = [self._layout.subject(key) for key in old.values()]
-        gone, _ = yield from self._commits.decide(wrong, subjects, deadline)
+        gone, _ = yield from self._reader.decide(wrong, subjects, deadline)
         yield from self._exchange.forget((one, stored[one].sequence + 1) for one in gone)
 
     def _is_wrong(self, tables: NatsTables, key: Key, entry: str) -> bool:
         try:
-            return entry not in self._commits.entries_of(tables, key)
+            return entry not in self._reader.entries_of(tables, key)
         except CorruptRecordError:
             return False  # what belongs to it stays, too
 
@@ -120,7 +122,7 @@ class Sweeping:
             ]
 
         subjects = [self._layout.subject(key) for _, key in old]
-        gone, _ = yield from self._commits.decide(unnamed, subjects, deadline)
+        gone, _ = yield from self._reader.decide(unnamed, subjects, deadline)
         yield from self._exchange.forget(
             (self._layout.chunks(key, generation), None) for generation, key in gone
         )

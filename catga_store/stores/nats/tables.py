@@ -31,7 +31,7 @@ from catga_store.stores.embedded import WaitRow
 from catga_store.stores.nats.layout import Body
 from catga_store.stores.nats.layout import Children
 from catga_store.stores.nats.layout import Completed
-from catga_store.stores.nats.layout import Layout
+from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.layout import Stored
 from catga_store.stores.nats.layout import WaitRecord
 from catga_store.stores.nats.layout import children_of
@@ -82,7 +82,7 @@ class Write(NamedTuple):
 class NatsTables:
     """What the rules of `embedded` work on, for one commit; implements `Tables` as far as they ask."""
 
-    def __init__(self, layout: Layout, snapshot: Snapshot, commit_id: str = "") -> None:
+    def __init__(self, layout: NatsLayout, snapshot: Snapshot, commit_id: str = "") -> None:
         self._layout = layout
         self._snapshot = snapshot
         self._commit = commit_id

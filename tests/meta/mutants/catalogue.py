@@ -73,6 +73,8 @@ RULES = "stores/embedded.py"
 MEMORY = "stores/memory.py"
 COMMIT_LUA = "stores/redis*commit.lua"
 COMMITS_PY = "stores/nats/commits.py"
+MESSAGES_PY = "stores/nats/messages.py"
+RESOLVING_PY = "stores/nats/resolving.py"
 ON_REDIS = ("-k", "redis-8.2")
 ON_NATS = ("-k", "nats")
 ON_SQLITE = ("-k", "sqlite")
@@ -918,8 +920,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "nats-publish-without-expected-sequence",
         "a record is published whatever is stored",
-        COMMITS_PY,
-        "        return Message(self.layout.subject(key), text, {_EXPECTED: str(expected)})\n",
+        MESSAGES_PY,
+        "        return Message(self.layout.subject(key), text, {EXPECTED: str(expected)})\n",
         "        return Message(self.layout.subject(key), text, {})\n",
         (*SERIAL, *FLOWS, *ON_NATS),
     ),
@@ -943,14 +945,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "nats-check-left-out",
         "what a commit depends on and does not write is not guarded by its batch",
         COMMITS_PY,
-        "        reads = self._reads(request, tables, writes)\n",
-        "        reads = self._reads(request, tables, writes)[:0]\n",
+        "        reads = self._planner.checks(request, tables, writes)\n",
+        "        reads = self._planner.checks(request, tables, writes)[:0]\n",
         (*SERIAL, *FLOWS, *ON_NATS),
     ),
     Mutant(
         "nats-part-of-a-batch-told-as-all",
         "a commit is told as done of which a server that ran out of storage has kept a part",
-        COMMITS_PY,
+        RESOLVING_PY,
         '        if found[last].sequence < log.sequence + fields["length"] - 1:\n',
         "        if not fields:\n",
         ("tests/stores/nats/test_nats_servers.py::test_a_full_server_tells_what_it_has_kept",),
@@ -974,7 +976,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "nats-duplicate-taken-for-a-fence",
         "a commit that the server knows by its id is denied",
-        COMMITS_PY,
+        RESOLVING_PY,
         "                return Applied(())  # the id was taken, and not by a fence: the commit is there\n",
         "                return None\n",
         (*LOST, *FAULTS, *ON_NATS),
@@ -982,7 +984,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "nats-old-entry-not-removed",
         "an entry that is no longer true stays",
-        COMMITS_PY,
+        MESSAGES_PY,
         "        plan.purges.extend((entry, True) for entry in sorted(before - after))\n",
         "",
         ("tests/stores/nats/test_nats_store.py", *LISTINGS, *ON_NATS),

@@ -36,12 +36,12 @@ from catga_store.protocol.requests import Refused
 from catga_store.protocol.requests import Resolve
 from catga_store.stores.embedded import WaitRow
 from catga_store.stores.nats import NatsProtocol
-from catga_store.stores.nats import commits
-from catga_store.stores.nats.exchange import Exchange
+from catga_store.stores.nats import reading
+from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.layout import NOTHING
 from catga_store.stores.nats.layout import Body
 from catga_store.stores.nats.layout import Completed
-from catga_store.stores.nats.layout import Layout
+from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.layout import Stored
 from catga_store.stores.nats.layout import WaitRecord
 from catga_store.stores.nats.layout import children_of
@@ -65,7 +65,7 @@ from catga_store.stores.nats.transport import Publish
 LATER, NOW = 60.0, 0.0
 """Seconds of a deadline that does not pass here, and of one that has."""
 
-LAYOUT = Layout("b")
+LAYOUT = NatsLayout("b")
 F = Key(FLOW, "f")
 W = Key(WAIT, "w")
 LOST = ReplyLostError("the line broke")
@@ -100,9 +100,9 @@ def hold(conversation: Conversation[Any], *answers: Any) -> tuple[Any, list[Requ
             return stop.value, asked
 
 
-def exchange(seconds: float = LATER, *, leader: bool = False) -> Exchange:
+def exchange(seconds: float = LATER, *, leader: bool = False) -> NatsExchange:
     """Make what asks, for operations that may take so long."""
-    made = Exchange(LAYOUT.stream, seconds, LAYOUT.layout)
+    made = NatsExchange(LAYOUT.stream, seconds, LAYOUT.layout)
     made.leader = leader
     return made
 
@@ -628,7 +628,7 @@ def test_what_is_remembered_is_limited() -> None:
     """What was remembered first is forgotten first."""
     kept: dict[int, int] = {}
     for number in range(5):
-        commits._keep(kept, number, number, 3)
+        reading.keep(kept, number, number, 3)
 
     assert list(kept) == [2, 3, 4]
 

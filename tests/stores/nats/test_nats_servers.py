@@ -348,7 +348,7 @@ def commits_until_it_is_full(store: cs.Store, together: int, bulk: int) -> str:
         assert store.get("0-0") is not None, "what is stored stays readable"
         if isinstance(refusal, cs.CommitUncertainError):
             assert 0 < there < together
-            assert "a part was stored" in str(refusal.__cause__ or refusal)
+            assert "was stored only in part" in str(refusal.__cause__ or refusal)
             assert [key[1] for key in refusal.keys] == ids
             with pytest.raises(cs.CommitUncertainError):
                 store.resolve_commit(refusal)

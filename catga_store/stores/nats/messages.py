@@ -1,0 +1,191 @@
+"""The messages of a commit: records with their expected sequences, checks, index entries, the log.
+
+Nothing here asks the server. The order of the messages is in `sending`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from typing import NamedTuple
+
+from attrs import evolve
+
+from catga_store.errors import RecordTooLargeError
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Applied
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Complete
+from catga_store.protocol.requests import Head
+from catga_store.stores.nats.exchange import NatsExchange
+from catga_store.stores.nats.layout import VERSION
+from catga_store.stores.nats.layout import Body
+from catga_store.stores.nats.layout import NatsLayout
+from catga_store.stores.nats.layout import WaitRecord
+from catga_store.stores.nats.layout import encode_item
+from catga_store.stores.nats.layout import encode_record
+from catga_store.stores.nats.layout import encode_wait
+from catga_store.stores.nats.layout import entries_of_flow
+from catga_store.stores.nats.layout import entries_of_wait
+from catga_store.stores.nats.tables import NatsTables
+from catga_store.stores.nats.tables import Write
+from catga_store.stores.nats.transport import Message
+
+__all__ = ["EXPECTED", "Plan", "Planner"]
+
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+
+_HEAD_BYTES = 96 * 1024  # of a message are left to the head
+_OWN_ITEMS_BYTES = 512 * 1024
+_LOG_SECONDS = 600
+
+
+class Plan(NamedTuple):
+    """The messages of one commit: records, each with its key, what goes before them, and purges."""
+
+    records: list[tuple[Key, Message]]
+    checks: list[Message]
+    entries: list[Message]
+    purges: list[tuple[str, bool]]
+    """What is in the way afterwards: a filter, and whether only before the commit."""
+
+    def places(self) -> dict[Key, int]:
+        """How far behind the log of the commit each record lies."""
+        first = 1 + len(self.checks) + len(self.entries)
+        return {key: place for place, (key, _) in enumerate(self.records, start=first)}
+
+
+class Planner:
+    """Makes the messages of commits."""
+
+    def __init__(self, layout: NatsLayout, exchange: NatsExchange) -> None:
+        self.layout = layout
+        self.exchange = exchange
+
+    def most(self) -> int:
+        """How many bytes of a body one message holds beside a head."""
+        return max(self.exchange.max_payload - _HEAD_BYTES, 4096)
+
+    def message(self, key: Key, text: bytes, expected: int) -> Message:
+        if len(text) > self.exchange.max_payload - 2048:
+            message = (
+                f"the head of {key} takes {len(text)} bytes, the server takes"
+                f" {self.exchange.max_payload} in one message; nothing was written"
+            )
+            raise RecordTooLargeError(message, size=len(text), limit=self.exchange.max_payload)
+
+        return Message(self.layout.subject(key), text, {EXPECTED: str(expected)})
+
+    def checks(self, request: Commit, tables: NatsTables, writes: list[Write]) -> list[Message]:
+        """Checks of what the commit depends on and does not write."""
+        written = {write.key for write in writes}
+        reads: list[Message] = []
+
+        for number, change in enumerate(request.changes):
+            stored = tables.stored(change.key)
+            if isinstance(change, Complete) or change.key in written or stored.text is None:
+                continue
+
+            reads.append(
+                Message(
+                    self.layout.check(request.id, number),
+                    b"",
+                    {
+                        EXPECTED: str(stored.sequence),
+                        _EXPECTED_SUBJECT: self.layout.subject(change.key),
+                        "Nats-TTL": "1s",
+                    },
+                )
+            )
+
+        return reads
+
+    def log(self, plan: Plan, request: Commit, reply: Applied) -> Message:
+        # What was removed is forgotten after a while: a record that stays is the better witness.
+        plan.records.sort(key=lambda record: "Nats-Rollup" not in record[1].headers)
+        places = plan.places()
+        last, message = plan.records[-1]
+        text = {
+            "layout": VERSION,
+            "outcomes": [list(outcome) for outcome in reply.outcomes],
+            "places": [
+                None if change.key.kind == WAIT else places.get(change.key)
+                for change in request.changes
+            ],
+            "length": places[last] + 1,
+            "last": message.subject,
+        }
+        log = self.layout.log(request.id)
+        payload = json.dumps(text, separators=(",", ":")).encode()
+        headers = {EXPECTED: "0", "Nats-TTL": f"{_LOG_SECONDS}s", "Nats-Msg-Id": request.id}
+        return Message(log, payload, headers)
+
+    def plan(self, commit_id: str, writes: list[Write], checks: list[Message]) -> Plan:
+        plan = Plan([], checks, [], [])
+
+        for write in writes:
+            before, old_body = self._traces(write.key, write.before)
+            after: frozenset[str] = frozenset()
+            new_body = Body()
+            if write.plain is not None:
+                head, new_body = write.plain
+                text = encode_record(head, new_body, moved=write.moved)
+                after = (
+                    entries_of_flow(self.layout, write.key, head)
+                    if write.key.kind == FLOW
+                    else after
+                )
+            elif write.wait is not None:
+                wait, own = self._without_bulk(commit_id, write.wait)
+                plan.entries.extend(
+                    Message(self.layout.item(write.key, wait.life, child), encode_item(item), {})
+                    for child, item in own.items()
+                )
+                new_body = wait.terms
+                text = encode_wait(wait)
+                after = entries_of_wait(self.layout, write.key, wait.row)
+            else:
+                text = commit_id.encode()
+
+            message = self.message(write.key, text, write.stored.sequence)
+            if write.plain is None and write.wait is None:
+                seconds = int(self.exchange.timeout * 2) + 1
+                message.headers.update(
+                    {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": f"{seconds}s"}
+                )
+
+            plan.records.append((write.key, message))
+            self.index(plan, before, after)
+            if old_body.count and old_body.generation != new_body.generation:
+                plan.purges.append((self.layout.chunks(write.key, old_body.generation), False))
+
+        return plan
+
+    def _without_bulk(self, commit_id: str, wait: WaitRecord) -> tuple[WaitRecord, dict[str, Any]]:
+        """A record that still fits, and the completions of this very commit that do not."""
+        own = {child: item for child, item in wait.items.items() if item.commit == commit_id}
+        if sum(len(item.payload) + 64 for item in own.values()) <= _OWN_ITEMS_BYTES:
+            return wait, {}
+
+        items = {child: item for child, item in wait.items.items() if child not in own}
+        return evolve(wait, items=items, spilled=wait.spilled + len(own)), own
+
+    def _traces(
+        self, key: Key, before: tuple[Head, Body] | WaitRecord | None
+    ) -> tuple[frozenset[str], Body]:
+        """The index entries and the body of what was stored."""
+        if isinstance(before, WaitRecord):
+            return entries_of_wait(self.layout, key, before.row), before.terms
+
+        if before is None:
+            return frozenset(), Body()
+
+        head, body = before
+        return entries_of_flow(self.layout, key, head) if key.kind == FLOW else frozenset(), body
+
+    def index(self, plan: Plan, before: frozenset[str], after: frozenset[str]) -> None:
+        plan.entries.extend(Message(entry, b"", {}) for entry in sorted(after - before))
+        plan.purges.extend((entry, True) for entry in sorted(before - after))

@@ -1,0 +1,141 @@
+"""How the NATS store reads: a rule runs over what was read, and again with what it missed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from typing import NamedTuple
+from typing import TypeVar
+
+from catga_store.errors import CorruptRecordError
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.stores.nats.exchange import Deadline
+from catga_store.stores.nats.exchange import NatsExchange
+from catga_store.stores.nats.layout import Body
+from catga_store.stores.nats.layout import NatsLayout
+from catga_store.stores.nats.layout import decode_record
+from catga_store.stores.nats.layout import entries_of_flow
+from catga_store.stores.nats.layout import entries_of_wait
+from catga_store.stores.nats.tables import NatsTables
+from catga_store.stores.nats.tables import Snapshot
+from catga_store.stores.nats.tables import UnreadError
+
+__all__ = ["UNKNOWN", "Known", "NatsReader", "keep"]
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+_CHUNKS_AT_ONCE = 16
+_KEPT = 10_000
+_KEPT_TERMS = 64
+
+
+class Known(NamedTuple):
+    """What this process knows of a record that it wrote, or whose chunks it read, by revision."""
+
+    commits: tuple[str, ...]
+    generation: str
+
+
+UNKNOWN = Known((), "")
+
+
+class NatsReader:
+    """Runs rules over records of the stream, and remembers what saves reading them again."""
+
+    def __init__(self, layout: NatsLayout, exchange: NatsExchange) -> None:
+        self.layout = layout
+        self.exchange = exchange
+        self._known: dict[str, Known] = {}
+        self._terms: dict[str, bytes] = {}
+
+    def decide(
+        self,
+        rule: Callable[[NatsTables], T],
+        subjects: Iterable[str],
+        deadline: Deadline,
+        commit_id: str = "",
+    ) -> Conversation[tuple[T, NatsTables]]:
+        """Run a rule over what it needs, read as it asks for it."""
+        snapshot = Snapshot(bodies=dict(self._terms))
+        snapshot.stored |= yield from self.exchange.fetch(subjects, deadline)
+
+        while True:
+            tables = NatsTables(self.layout, snapshot, commit_id)
+            try:
+                return rule(tables), tables
+            except UnreadError as unread:
+                missing = unread
+
+            yield from self._fill(snapshot, missing, deadline)
+
+    def _fill(
+        self, snapshot: Snapshot, missing: UnreadError, deadline: Deadline
+    ) -> Conversation[None]:
+        snapshot.stored |= yield from self.exchange.fetch(missing.subjects, deadline)
+        if missing.filters:
+            found = yield from self.exchange.names(missing.filters, deadline)
+            snapshot.listed |= dict(zip(missing.filters, found, strict=True))
+
+        if missing.body is not None:
+            yield from self._fill_body(snapshot, *missing.body, deadline)
+
+    def _fill_body(
+        self, snapshot: Snapshot, key: Key, body: Body, deadline: Deadline
+    ) -> Conversation[None]:
+        chunks = [self.layout.chunk(key, body.generation, number) for number in range(body.count)]
+        parts: list[bytes] = []
+
+        for start in range(0, len(chunks), _CHUNKS_AT_ONCE):
+            some = chunks[start : start + _CHUNKS_AT_ONCE]
+            found = yield from self.exchange.fetch(some, deadline)
+            parts += [found[chunk].text or b"" for chunk in some]
+
+        text = b"".join(parts)
+        if len(text) == body.size:
+            snapshot.bodies[body.generation] = text
+            record = snapshot.stored[self.layout.subject(key)]
+            if key.kind == WAIT:
+                keep(self._terms, body.generation, text, _KEPT_TERMS)
+            else:
+                plain = decode_record(key, record)
+                assert plain is not None  # noqa: S101  for the type checker: it named the chunks
+                self.remember(plain[0].revision, Known(plain[0].commits, body.generation))
+
+            return
+
+        # Chunks go only after the head that named them: if it is still there, they are lost.
+        subject = self.layout.subject(key)
+        before = snapshot.stored[subject].sequence
+        snapshot.stored |= yield from self.exchange.fetch([subject], deadline)
+        if snapshot.stored[subject].sequence == before:
+            message = f"chunks of the body of {key} are gone; what is left stays as it is"
+            raise CorruptRecordError(message, key=tuple(key))
+
+    def entries_of(self, tables: NatsTables, key: Key) -> frozenset[str]:
+        """The index entries that the record of a flow or condition verifies."""
+        if key.kind == WAIT:
+            row = tables.wait(key)
+            return frozenset() if row is None else entries_of_wait(self.layout, key, row)
+
+        head = tables.head(key)
+        return frozenset() if head is None else entries_of_flow(self.layout, key, head)
+
+    # what is remembered ---------------------------------------------------------------------------
+
+    def known(self, revision: str) -> Known:
+        """What is known of the record that had this revision."""
+        return self._known.get(revision, UNKNOWN)
+
+    def remember(self, revision: str, known: Known) -> None:
+        """Keep what is known of the record that has this revision."""
+        keep(self._known, revision, known, _KEPT)
+
+
+def keep(kept: dict[K, T], name: K, value: T, most: int) -> None:
+    """Remember something, and forget what was remembered first."""
+    kept[name] = value
+    if len(kept) > most:
+        del kept[next(iter(kept))]
