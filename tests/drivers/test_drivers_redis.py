@@ -17,6 +17,7 @@ import redis.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 from marks import REDIS_VERSIONS
+from waiting import until_async
 
 from catga_store.drivers.redis_asyncio import open_redis_link
 from catga_store.drivers.redis_asyncio import redis_link
@@ -166,9 +167,9 @@ async def test_more_large_bodies_than_a_pool_has_connections(server: RedisServer
             asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0), large=True)))
             for _ in range(120)
         ]
-        while ask_directly(server.port, "INFO", "clients")["blocked_clients"] < len(waiting):
-            await turns(10)
-
+        await until_async(
+            lambda: ask_directly(server.port, "INFO", "clients")["blocked_clients"] == len(waiting)
+        )
         ask_directly(server.port, "RPUSH", "gate", *range(len(waiting)))
         ended = await asyncio.gather(*waiting)
 

@@ -29,6 +29,8 @@ import sniffio
 from forks import UNMEASURED
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
+from waiting import until_async
 
 import catga_store as cs
 from catga_store.aio import AsyncStore
@@ -139,8 +141,7 @@ def blocking(make_link: Callable[[], Any]) -> Iterator[PortalDriver]:
 
 async def until_blocked(direct: Any, number: int = 1) -> None:
     """Wait until so many connections wait at a gate."""
-    while direct.info("clients")["blocked_clients"] != number:  # noqa: ASYNC110  only the server knows
-        await anyio.sleep(0.001)
+    await until_async(lambda: direct.info("clients")["blocked_clients"] == number)
 
 
 # --- on an event loop -----------------------------------------------------------------------------
@@ -296,8 +297,7 @@ async def test_a_forgotten_driver_lets_go(make_link: Callable[[], Any], direct: 
     assert len(direct.client_list()) == before + 1
     del driver
     gc.collect()
-    while len(direct.client_list()) != before:  # noqa: ASYNC110  only the server knows
-        await anyio.sleep(0.001)
+    await until_async(lambda: len(direct.client_list()) == before)
 
 
 # --- what only asyncio does to its tasks ------------------------------------------------------------
@@ -416,8 +416,7 @@ def test_closing_is_seen_through(
         with pytest.raises(asyncio.CancelledError if failure is None else OSError):
             await task
 
-        while len(direct.client_list()) != before:  # noqa: ASYNC110  only the server knows
-            await asyncio.sleep(0.001)
+        await until_async(lambda: len(direct.client_list()) == before)
 
     asyncio.run(main())
 
@@ -525,11 +524,9 @@ def interrupt_when_blocked(direct: Any, gate: str | None) -> None:
 
     def watch() -> None:
         with redis.Redis(port=direct.connection_pool.connection_kwargs["port"]) as client:
-            while not client.info("clients")["blocked_clients"]:
-                pass
-
+            until(lambda: client.info("clients")["blocked_clients"])
             os.kill(os.getpid(), signal.SIGUSR1)
-            interrupted.wait()
+            assert interrupted.wait(SECONDS)
             if gate is not None:
                 client.rpush(gate, "go")
 
@@ -572,10 +569,7 @@ def test_what_is_asked_while_the_portal_ends_is_told(make_link: Callable[[], Any
     ending._lock = lock = threading.RLock()  # type: ignore[assignment]  of another kind
     with lock:
         ending.stop()
-        until = time.monotonic() + SECONDS
-        while not ending._loop.is_closed():
-            assert time.monotonic() < until
-
+        until(ending._loop.is_closed)
         ending.send(crossing)
 
     assert told.wait(SECONDS)

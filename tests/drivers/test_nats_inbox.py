@@ -20,6 +20,7 @@ from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.transport import Transport
 from proxy import Proxy
+from waiting import until_async
 
 from catga_store.drivers.nats_asyncio import NatsLink
 from catga_store.drivers.nats_inbox import Asked
@@ -114,9 +115,7 @@ def test_what_is_waited_for_again_is_told_again(nats_server: NatsServer) -> None
                 flight.ended.cancel()
 
             before = answered.again()
-            while line.flying:  # noqa: ASYNC110  the line tells only those who wait
-                await asyncio.sleep(0.01)
-
+            await until_async(lambda: not line.flying)
             assert (await before)[0][0].status == 503
             for _ in range(2):
                 with pytest.raises(ReplyLostError, match=r"did not answer in 0\.2 s"):
@@ -339,9 +338,7 @@ def test_a_batch_whose_sender_is_cancelled(nats_server: NatsServer) -> None:
     async def test() -> None:
         async with linked(nats_server.url) as link:
             batch = link.start(Publish((TO_SILENT, TO_SILENT), atomic=True))
-            while "1 request " not in repr(link):  # noqa: ASYNC110  nobody else is told
-                await asyncio.sleep(0)
-
+            await until_async(lambda: "1 request " in repr(link), pause=0)
             assert link._sender is not None
             link._sender.cancel()
             with pytest.raises(ReplyLostError, match="the batch was given up: CancelledError"):
@@ -361,9 +358,7 @@ def test_reads_that_are_asked_for_together_fail_together(nats_server: NatsServer
                 asyncio.create_task(link.perform(Asks((Ask(SILENT, b"", last=f"s-{number}"),))))
                 for number in range(5)
             ]
-            while not link._tasks:  # noqa: ASYNC110  nobody else is told
-                await asyncio.sleep(0.01)
-
+            await until_async(lambda: link._tasks)
             reads[3].cancel()
             failures = await asyncio.gather(*reads, return_exceptions=True)
             kinds = [type(one) for one in failures]
@@ -464,9 +459,7 @@ async def halted(kind: type[Halting], link: NatsLink) -> tuple[Halting, asyncio.
     kind.halts_at = kind.place
     asking = asyncio.create_task(link.perform(Greet()))
     number = len(kind.made)
-    while len(kind.made) == number:  # noqa: ASYNC110  nobody is told
-        await asyncio.sleep(0.001)
-
+    await until_async(lambda: len(kind.made) > number)
     client = kind.made[-1]
     await client.halted.wait()
     kind.halts_at = ""

@@ -9,7 +9,6 @@ The file is over 400 lines because the operations and what is compared are share
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from datetime import timedelta
@@ -26,6 +25,7 @@ from hypothesis import settings
 from marks import STORES
 from proxy import Proxy
 from proxy import Strike
+from waiting import retried
 
 from catga_store import AsyncNatsStore
 from catga_store import CommitUncertainError
@@ -110,9 +110,9 @@ def opened(
 
 
 def in_a_hurry(protocol: Any) -> Any:
-    """Give up after some tries; what is kept for those who come back is kept as long as ever.
+    """Shorten the time after which a store gives up an exchange; nothing else changes.
 
-    What is lost between a store protocol and its transport is lost at once, so no time is needed to see it.
+    What is lost between a store protocol and its transport is lost at once: no time is needed to see it.
     """
     if isinstance(protocol, RedisProtocol):
         protocol._exchange.timeout = 0.05
@@ -131,7 +131,7 @@ def api(
 ) -> Iterator[StoreAPI]:
     """Open the store and API that the test names, with the faults attached."""
     name: str = request.param
-    hurried = "_exchange" in request.node.name or "_once_" in request.node.name
+    hurried = request.node.get_closest_marker("hurried") is not None
     url = url_of(name.split(maxsplit=1)[0])
     with opened(name, url, clock, faults, hurried=hurried) as api:
         api.ping()
@@ -140,7 +140,13 @@ def api(
 
 
 everywhere = pytest.mark.parametrize("api", [*BOTH, *SERVERS], indirect=True)
-at_every_exchange = pytest.mark.parametrize("api", AT_EVERY_EXCHANGE, indirect=True)
+
+
+def at_every_exchange(test: Any) -> Any:
+    """Run a test through these APIs, on stores that give up soon."""
+    return pytest.mark.hurried(
+        pytest.mark.parametrize("api", AT_EVERY_EXCHANGE, indirect=True)(test)
+    )
 
 
 # --- on_commit --------------------------------------------------------------------------------------
@@ -555,16 +561,8 @@ def outcome_of(api: StoreAPI, faults: Faults, call: Callable[[], Any], *, for_go
 
 
 def settled(api: StoreAPI, error: CommitUncertainError) -> Any:
-    """Answer what `resolve_commit` answers; a clear on NATS is settled after twice the timeout."""
-    until = time.monotonic() + 60
-    while True:
-        try:
-            return api.resolve_commit(error)
-        except CommitUncertainError:
-            if time.monotonic() > until:
-                raise
-
-        time.sleep(0.05)
+    """Return what `resolve_commit` returns; a clear on NATS is settled after twice the timeout."""
+    return retried(lambda: api.resolve_commit(error), CommitUncertainError)
 
 
 @at_every_exchange

@@ -20,6 +20,7 @@ from typing import Any
 import nats
 import pytest
 from forks import together
+from waiting import retried
 
 import catga_store as cs
 from catga_store.testing.servers import NatsCluster
@@ -231,14 +232,10 @@ class Writer(threading.Thread):
 
     def settle(self, error: cs.CommitUncertainError) -> bool:
         """Ask until the store can tell whether it was written."""
-        while True:
-            try:
-                written = self.store.resolve_commit(error) is not None
-            except (cs.CommitUncertainError, cs.StoreUnavailableError):
-                continue
-
-            self.settled[f"uncertain, {'written' if written else 'not written'}"] += 1
-            return written
+        unknown = cs.CommitUncertainError, cs.StoreUnavailableError
+        written = retried(lambda: self.store.resolve_commit(error), *unknown) is not None
+        self.settled[f"uncertain, {'written' if written else 'not written'}"] += 1
+        return written
 
 
 def keep_writing(writers: list[Writer], times: int) -> None:

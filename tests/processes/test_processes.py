@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from forks import together
+from waiting import until
 
 import catga_store as cs
 from catga_store.protocol.conversation import Call
@@ -537,14 +538,6 @@ def beside_a_fork(work: Callable[[], object], seen: list[str]) -> Generator[None
 
     thread.join(LONG)
     assert not thread.is_alive()
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    """Wait until it is so."""
-    give_up = time.monotonic() + LONG
-    while not is_so():
-        assert time.monotonic() < give_up
-        time.sleep(0.001)
 
 
 def test_a_read_that_begins_beside_a_fork_waits(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import pytest
 from forks import together
 from marks import REDIS_VERSIONS
+from waiting import retried
 
 import catga_store as cs
 from catga_store.testing.servers import RedisServer
@@ -172,14 +173,10 @@ class Writer(threading.Thread):
 
     def settle(self, error: cs.CommitUncertainError) -> bool:
         """Ask until the store can tell whether it was written."""
-        while True:
-            try:
-                written = self.store.resolve_commit(error) is not None
-            except cs.CommitUncertainError:
-                continue
-
-            self.settled[f"uncertain, {'written' if written else 'not written'}"] += 1
-            return written
+        unknown = cs.CommitUncertainError, cs.StoreUnavailableError
+        written = retried(lambda: self.store.resolve_commit(error), *unknown) is not None
+        self.settled[f"uncertain, {'written' if written else 'not written'}"] += 1
+        return written
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=soak)])

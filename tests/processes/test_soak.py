@@ -124,11 +124,15 @@ class Worker:
 
     def resolve(self, error: cs.CommitUncertainError) -> cs.Receipt | None:
         """Ask until the store can tell."""
+        give_up = time.monotonic() + LONG
         while True:
             try:
                 return self.store.resolve_commit(error)
             except (cs.CommitUncertainError, cs.StoreUnavailableError):
-                time.sleep(0.02)  # decides nothing: the server is away
+                if time.monotonic() > give_up:
+                    raise
+
+            time.sleep(0.02)  # decides nothing: the server is away
 
     # roles ------------------------------------------------------------------------------------------
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from waiting import until
 
 import catga_store as cs
 from catga_store.protocol.conversation import Conversation
@@ -133,13 +133,6 @@ def test_a_record_that_was_made_anew_is_not_swept(
             assert hold(protocol._sweeping.expired(later)) == 0
 
         assert store.get_one("f").state == {"n": 2}
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    """Wait for what a sweep asks the server for and does not wait for."""
-    give_up = time.monotonic() + LONG
-    while not is_so():
-        assert time.monotonic() < give_up
 
 
 def test_parts_that_no_record_names_are_swept_once_they_are_old(

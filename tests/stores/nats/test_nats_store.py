@@ -24,6 +24,8 @@ from anyio.from_thread import start_blocking_portal
 from nats.aio.client import Client
 from proxy import Proxy
 from proxy import Strike
+from waiting import retried
+from waiting import until
 
 import catga_store as cs
 from catga_store.drivers.cancellation import OwnTask
@@ -515,12 +517,7 @@ def test_a_lost_reply_is_found_again(
 
 def settle(store: cs.NatsStore, error: cs.CommitUncertainError) -> cs.Receipt | None:
     """Ask until the store can tell."""
-    until = time.monotonic() + LONG
-    while True:
-        try:
-            return store.resolve_commit(error)
-        except cs.CommitUncertainError:
-            assert time.monotonic() < until
+    return retried(lambda: store.resolve_commit(error), cs.CommitUncertainError)
 
 
 @pytest.mark.parametrize("applied", [True, False])
@@ -825,10 +822,8 @@ def test_a_store_that_is_closed_while_it_is_asked(
         for thread in threads:
             thread.start()
 
-        until = time.monotonic() + LONG
-        while "3 requests" not in repr(store._driver._portal._units.link):  # type: ignore[attr-defined]  of the driver of servers
-            assert time.monotonic() < until
-
+        driver: Any = store._driver
+        until(lambda: "3 requests" in repr(driver._portal._units.link))
         store.close()
         for thread in threads:
             thread.join(LONG)

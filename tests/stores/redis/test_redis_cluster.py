@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import pytest
 import redis
 import redis.asyncio
 from redis.crc import key_slot
+from waiting import until
 
 import catga_store as cs
 from catga_store.protocol.keys import partition_of
@@ -180,9 +180,7 @@ def test_a_slot_that_moves_to_another_node(
 
         before = refused(asked, (old, new))
         waiting = thread.submit(store.update, flow_d)
-        while refused(asked, (old, new)) == before:
-            time.sleep(0.01)  # decides nothing: waits for the update
-
+        until(lambda: refused(asked, (old, new)) != before)
         while keys := asked(old, "CLUSTER", "GETKEYSINSLOT", slot, 100):
             for key in keys:
                 asked(old, "MIGRATE", target.host, target.port, key, 0, 5000)

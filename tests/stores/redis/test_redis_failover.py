@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import pytest
 import redis
 import redis.asyncio.sentinel
 import redis.sentinel
+from waiting import retried
 
 import catga_store as cs
 from catga_store.testing import AsyncAPI
@@ -93,13 +93,7 @@ def api(request: pytest.FixtureRequest, servers: Any) -> Iterator[StoreAPI]:
 
 def when_up(call: Callable[[], Any]) -> Any:
     """Ask until the store is there again."""
-    until = time.monotonic() + LONG
-    while True:
-        try:
-            return call()
-        except cs.StoreUnavailableError:
-            assert time.monotonic() < until
-            time.sleep(0.05)  # decides nothing: nobody else is asked
+    return retried(call, cs.StoreUnavailableError)
 
 
 def test_a_failover(servers: tuple[RedisServer, RedisServer, Sentinel], api: StoreAPI) -> None:

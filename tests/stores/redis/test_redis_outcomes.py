@@ -21,6 +21,7 @@ from marks import REDIS_VERSIONS
 from proxy import Proxy
 from proxy import Strike
 from redis.cache import CacheConfig
+from waiting import until
 
 import catga_store as cs
 from catga_store.protocol.conversation import ReplyLostError
@@ -301,8 +302,8 @@ def test_what_was_forgotten_is_not_said_to_have_never_been(
                 direct.update(flow)
 
     with redis.Redis(port=server.port) as client:
-        while any(client.exists(f"{{{prefix}0}}:commit:{error.commit_id}") for error in lost):
-            time.sleep(0.01)  # decides nothing: the server forgets them in a while
+        keys = [f"{{{prefix}0}}:commit:{error.commit_id}" for error in lost]
+        until(lambda: not client.exists(*keys))
 
     receipt = direct.resolve_commit(lost[0])
     assert receipt is not None
