@@ -9,18 +9,25 @@ author = "catga_store contributors"
 copyright = "2026, catga_store contributors"  # noqa: A001  Sphinx's name
 version = release = installed_version("catga_store")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = f"catga_store {version}"
 exclude_patterns = ["build", "figures"]
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
+
+# The copy button copies what is typed: no prompts, no output.
+copybutton_prompt_text = r">>> |\.\.\. ?|\$ "
+copybutton_prompt_is_regexp = True
+copybutton_only_copy_prompt_lines = True
 default_role = "code"  # docstrings write `names` as README does
 
 # Signatures as they are written; members in the order of the source, which is that of the design.
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": True}
+autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": False}
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 

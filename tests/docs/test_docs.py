@@ -23,6 +23,7 @@ import pytest
 from attrs import define
 from typer.main import get_command
 
+import catga_store as cs
 from catga_store.cli.app import app
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +142,11 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md"], ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"],
+    ids=name_of,
+)
 def test_the_files_it_names_are_there(page: Path) -> None:
     """A guarantee is shown by a test that exists; a link leads to a page, a heading, a picture."""
     text = page.read_text("utf-8")
@@ -164,6 +169,13 @@ def test_the_page_of_commands_has_them_all() -> None:
         part = text.partition(f"## catga-store {name}\n")[2].partition("\n## ")[0]
         assert command.help.partition("\n")[0] in part
         assert all(option in part for one in command.params for option in one.opts if "-" in option)
+
+
+def test_every_error_is_in_its_tree() -> None:
+    """The tree of errors has a line for each error of the package, and for nothing else."""
+    text = (DOCS / "how-to" / "errors.md").read_text("utf-8")
+    tree = set(re.findall(r"^[ │├└─]*(\w+Error)\b", text, re.MULTILINE))
+    assert tree == {name for name in cs.__all__ if name.endswith("Error")}
 
 
 def test_a_wrong_example_is_noticed(tmp_path: Path) -> None:

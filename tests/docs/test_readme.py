@@ -1,4 +1,4 @@
-"""The README: its examples run, and what it refers to is there."""
+"""The README: its examples run, what it refers to exists, and it stays short."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def test_it_begins_with_the_two_commands() -> None:
 
 
 def test_its_examples_run() -> None:
-    """Every example answers what the README says it answers."""
+    """Every example prints what the README says it prints."""
     failed, tried = doctest.testfile(
         str(README), module_relative=False, optionflags=doctest.ELLIPSIS, encoding="utf-8"
     )
     assert failed == 0
-    assert tried > 20
+    assert tried > 10
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:tests|catga_store)/[^`]+)`", TEXT))))
 def test_the_files_it_names_are_there(path: str) -> None:
-    """A guarantee is shown by a test that exists."""
+    """A file that the README names exists."""
     assert ROOT.joinpath(path).is_file()
 
 
@@ -47,7 +47,6 @@ def test_the_names_it_uses_are_public() -> None:
     assert set(re.findall(r"\bcs\.([A-Za-z_]+)", TEXT)) <= set(cs.__all__)
 
 
-def test_every_error_is_in_its_tree() -> None:
-    """The tree of errors has a line for each error of the package, and for nothing else."""
-    tree = set(re.findall(r"^[ │├└─]*(\w+Error)\b", TEXT, re.MULTILINE))
-    assert tree == {name for name in cs.__all__ if name.endswith("Error")}
+def test_it_is_short() -> None:
+    """A reader gets through it in a few minutes: about 150 lines."""
+    assert len(TEXT.splitlines()) < 170

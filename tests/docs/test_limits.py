@@ -1,0 +1,140 @@
+"""The page on limits: each limit that it states is the one at which the library refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import catga_store as cs
+from catga_store.codec.hooks.base import MAX_LEVELS
+from catga_store.core.envelope import MAX_RESULT_BYTES
+from catga_store.protocol.keys import MAX_ID_BYTES
+from catga_store.protocol.keys import MAX_STEP
+from catga_store.protocol.requests import MAX_CHANGES
+from catga_store.protocol.requests import REMEMBERED_COMMITS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+ROWS = dict(re.findall(r"^\| (.+?) \| (.+?) \|", PAGE, re.MULTILINE))
+RETENTION = cs.Retention()
+
+
+def commit_of(records: int) -> None:
+    """Write so many records in one commit."""
+    with cs.MemoryStore() as store, store.begin() as session:
+        for number in range(records):
+            session.add(cs.FlowSnapshot(f"flow {number}", state={}))
+
+
+def completion_of(size: int) -> None:
+    """Complete a child with a result that takes so many bytes."""
+    with cs.MemoryStore() as store:
+        store.complete_child("wait", "child", result="r" * (size - len('""')))
+
+
+def save_step(index: int) -> None:
+    """Save the progress of a step."""
+    with cs.MemoryStore() as store:
+        store.save_for_each_progress("flow", index, cs.ForEachProgress())
+
+
+def state_of(levels: int) -> None:
+    """Store a state of so many nested lists."""
+    state: object = None
+    for _ in range(levels):
+        state = [state]
+
+    with cs.MemoryStore() as store:
+        store.create(cs.FlowSnapshot("flow", state=state))
+
+
+def page_of(limit: int) -> None:
+    """List flows."""
+    with cs.MemoryStore() as store:
+        store.query_flows(limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("row", "stated", "most", "do", "error"),
+    [
+        ("records in one commit", "200", MAX_CHANGES, commit_of, cs.CommitTooLargeError),
+        (
+            "an id of a flow, a condition, a child or an owner",
+            "1 to 512 bytes of UTF-8",
+            MAX_ID_BYTES,
+            lambda size: cs.FlowSnapshot("i" * size, state={}),
+            cs.InvalidIdError,
+        ),
+        (
+            "result and error of one completion, encoded",
+            "256 KiB",
+            MAX_RESULT_BYTES,
+            completion_of,
+            cs.RecordTooLargeError,
+        ),
+        ("a step index", "0 to 2,147,483,647", MAX_STEP, save_step, cs.UsageError),
+        ("levels of nesting in a state", "100", MAX_LEVELS, state_of, cs.EncodingError),
+        ("entries in one page of a listing", "1,000", 1000, page_of, cs.UsageError),
+    ],
+)
+def test_stated_limit_is_the_last_value_accepted(
+    row: str, stated: str, most: int, do: Callable[[int], None], error: type[Exception]
+) -> None:
+    """The page's value is accepted, and the next one is refused with the page's error."""
+    assert ROWS[row] == stated
+    assert f"| {row} | {stated} | `{error.__name__}` |" in PAGE
+    assert f"{most:,}" in stated or f"{most // 1024} KiB" == stated
+    do(most)
+    with pytest.raises(error):
+        do(most + 1)
+
+
+def test_stated_defaults_are_those_of_the_store() -> None:
+    """Times and sizes that the page gives as defaults are the defaults."""
+    assert ROWS["one record, encoded"] == "64 MiB"
+    assert ROWS["an operation may take to become certain"] == "10 s"
+    assert ROWS["a lease"] == "30 s"
+    assert ROWS["a completed or cancelled flow is kept"] == "7 days"
+    assert RETENTION.flows == timedelta(days=7)
+    assert ROWS["a failed flow is kept"] == "30 days"
+    assert RETENTION.failed == timedelta(days=30)
+    assert ROWS["a wait condition that is over is kept"] == "1 day"
+    assert RETENTION.waits == timedelta(days=1)
+    assert ROWS["a record remembers the commits that wrote it"] == f"the last {REMEMBERED_COMMITS}"
+
+    with cs.MemoryStore() as store:
+        settings = store._operations.settings
+        assert settings.max_record_bytes == 64 * 1024 * 1024
+        assert settings.timeout == 10
+        store.create(cs.FlowSnapshot("flow", state={}))
+        before = store.now()
+        [flow] = store.claim_due()
+        assert flow.due_at is not None
+        assert timedelta(seconds=30) <= flow.due_at - before < timedelta(seconds=40)
+
+
+@pytest.mark.parametrize("prefix", ["", "a{b", "a}b", "orders:1", "p" * 65, "a\nb"])
+def test_prefix_that_breaks_the_stated_rule_is_refused(prefix: str) -> None:
+    """Prefixes of Redis keys are 1 to 64 bytes, printable, without braces and a digit at the end."""
+    rule = "1 to 64 bytes of printable text, without braces, not ending with a digit"
+    assert ROWS["`prefix` of a Redis store"] == rule
+    with pytest.raises(cs.UsageError, match="prefix"):
+        cs.RedisStore(prefix=prefix)
+
+
+def test_longest_prefix_is_accepted() -> None:
+    """A prefix of 64 bytes makes a store."""
+    cs.RedisStore(prefix="p" * 64).close()
+
+
+@pytest.mark.parametrize("bucket", ["", "a b", "a.b", "ä", "b" * 65, "orders_wait"])
+def test_bucket_that_breaks_the_stated_rule_is_refused(bucket: str) -> None:
+    """Buckets of NATS are words that do not end in `_wait`."""
+    rule = "1 to 64 of A-Z, a-z, 0-9, `_` and `-`; it does not end in `_wait`"
+    assert ROWS["`bucket` of a NATS store"] == rule
+    with pytest.raises(cs.UsageError, match="bucket"):
+        cs.NatsStore("nats://localhost", bucket=bucket)
