@@ -278,6 +278,8 @@ class NatsServer(Server):
         super().__init__()
         self.settings = settings
         self.jetstream = jetstream
+        self.jetstream_settings = ""
+        """Further lines of the configuration's `jetstream` block."""
         self.program = program
         self.name = f"n{self.port}"
         (self.monitor_port,) = free_ports(1)
@@ -294,7 +296,8 @@ class NatsServer(Server):
             *self.settings,
         ]
         if self.jetstream:
-            lines.append(f'jetstream {{ store_dir: "{self.directory}" }}')
+            inside = f"store_dir: '{self.directory}'\n{self.jetstream_settings}"
+            lines.append(f"jetstream {{ {inside} }}")
 
         configuration = self.directory / "nats.conf"
         configuration.write_text("\n".join(lines), "utf-8")

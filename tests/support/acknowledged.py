@@ -1,0 +1,184 @@
+"""A program that writes to a store and logs what was acknowledged, and the check of what is left.
+
+`python acknowledged.py URL LOG SEED` writes until it is killed: flows alone, pairs of flows in one
+commit, new flows, claims, completions. It logs a commit after the store has acknowledged it, with the
+monotonic time. `check` holds a store against such logs: what was acknowledged is there, nothing is
+torn, and every listing says what the records say.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import catga_store as cs
+
+FLOWS = 12
+PAIRS = 4
+START_SECONDS = 60.0
+
+
+class Writer:
+    """One process that writes, and the log of what was acknowledged to it."""
+
+    def __init__(self, url: str, folder: Path, seed: int) -> None:
+        self.log = folder / f"acknowledged-{seed}.jsonl"
+        self.log.touch()
+        command = [sys.executable, __file__, url, str(self.log), str(seed)]
+        self.errors = folder / f"errors-{seed}"
+        with self.errors.open("ab") as errors:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors)
+
+    def wait_for(self, number: int) -> None:
+        """Wait until so many commits were acknowledged."""
+        deadline = time.monotonic() + START_SECONDS
+        while self.log.read_bytes().count(b"\n") < number:
+            assert self.process.poll() is None, self.errors.read_text()
+            assert time.monotonic() < deadline, f"no progress: {self.errors.read_text()}"
+            time.sleep(0.002)
+
+    def kill(self) -> None:
+        """Kill the process, as a power failure does."""
+        self.process.kill()
+        self.process.wait()
+
+
+class Acknowledged(NamedTuple):
+    """What logs say: the newest acknowledged version of each flow, and how many commits that were."""
+
+    versions: dict[str, int]
+    commits: int
+
+
+def read_logs(logs: Iterable[Path], before: float) -> Acknowledged:
+    """Read what was acknowledged before that monotonic time, by incarnation of the store."""
+    versions: dict[str, int] = {}
+    commits = 0
+    for log in logs:
+        for line in log.read_text().splitlines(keepends=True):
+            if not line.endswith("\n"):
+                continue
+
+            entry = json.loads(line)
+            if entry["at"] < before:
+                commits += 1
+                for flow_id, version in entry["versions"].items():
+                    versions[flow_id] = max(version, versions.get(flow_id, 0))
+
+    return Acknowledged(versions, commits)
+
+
+def lost(store: cs.Store, known: Acknowledged) -> list[str]:
+    """Return the flows whose newest acknowledged version is not in the store."""
+    flows = store.get_many(list(known.versions))
+    return [
+        flow_id
+        for flow_id, version in known.versions.items()
+        if (flow := flows[flow_id]) is None or flow.version < version
+    ]
+
+
+def torn(store: cs.Store) -> list[str]:
+    """Return the pairs whose two flows were written by different commits, and unreadable flows."""
+    found: list[str] = []
+    for pair in range(PAIRS):
+        try:
+            left, right = (store.get(f"pair-{pair}-{side}") for side in ("left", "right"))
+        except cs.CorruptRecordError as error:
+            found.append(str(error))
+            continue
+
+        numbers = [flow and flow.state["n"] for flow in (left, right)]
+        if numbers[0] != numbers[1]:
+            found.append(f"pair {pair}: {numbers}")
+
+    return found
+
+
+def wrong_listings(store: cs.Store) -> list[str]:
+    """Return where a listing, a count or what is due differs from the records themselves."""
+    listed = {summary.flow_id: summary for summary in store.iter_flows()}
+    flows = store.get_many(list(listed))
+    found = [f"{flow_id} is listed and is not there" for flow_id in listed if not flows[flow_id]]
+    if store.count_flows() != len(listed):
+        found.append(f"{store.count_flows()} counted, {len(listed)} listed")
+
+    known = [*(f"flow-{n}" for n in range(FLOWS))]
+    known += [f"pair-{n}-{side}" for n in range(PAIRS) for side in ("left", "right")]
+    unlisted = [name for name, flow in store.get_many(known).items() if flow and name not in listed]
+    found += [f"{name} is there and not listed" for name in unlisted]
+    for status in cs.FlowStatus:
+        there = {flow.flow_id for flow in flows.values() if flow and flow.status is status}
+        by_status = {summary.flow_id for summary in store.iter_flows(status=status)}
+        if there != by_status:
+            found.append(f"{status.name}: listed {sorted(by_status ^ there)} wrongly")
+
+    return found
+
+
+def wrong_claims(store: cs.Store) -> list[str]:
+    """Claim all that is due: return what is due and not handed out, or handed out twice."""
+    due = {flow.flow_id for flow in store.iter_flows() if flow.due_at and not flow.owner}
+    claimed: list[str] = []
+    while batch := store.claim_due(lease=timedelta(hours=1), limit=100):
+        claimed += [flow.flow_id for flow in batch]
+
+    twice = {flow_id for flow_id in claimed if claimed.count(flow_id) > 1}
+    found = [f"{flow_id} was handed out twice" for flow_id in sorted(twice)]
+    return found + [f"{flow_id} is due and not found" for flow_id in sorted(due - {*claimed})]
+
+
+# --- the program ------------------------------------------------------------------------------------
+
+def main(url: str, log: str, seed: int) -> None:
+    """Write until killed."""
+    draw = random.Random(seed)
+    number = 0
+    with cs.open_store(url, timeout=timedelta(seconds=5)) as store, Path(log).open("a") as out:
+        while True:
+            number += 1
+            ids = _drawn_ids(draw, seed, number)
+            with suppress(cs.ConflictError):
+                versions = _write(store, ids)
+                entry = {"at": time.monotonic(), "versions": versions}
+                out.write(json.dumps(entry) + "\n")
+                out.flush()
+
+
+def _drawn_ids(draw: random.Random, seed: int, number: int) -> list[str]:
+    kind = draw.choice(["flow", "flow", "pair", "pair", "new"])
+    if kind == "flow":
+        return [f"flow-{draw.randrange(FLOWS)}"]
+
+    if kind == "new":
+        return [f"new-{seed}-{number}"]
+
+    pair = draw.randrange(PAIRS)
+    return [f"pair-{pair}-left", f"pair-{pair}-right"]
+
+
+def _write(store: cs.Store, ids: list[str]) -> dict[str, int]:
+    with store.session() as session:
+        flows = [session.get(flow_id) for flow_id in ids]
+        for place, flow in enumerate(flows):
+            if flow is None:
+                session.add(cs.FlowSnapshot(ids[place], state={"n": 1}))
+            else:
+                flow.state["n"] += 1
+                flow.status = cs.FlowStatus(flow.state["n"] % 2)
+
+        session.commit()
+        stored = [session.get(flow_id) for flow_id in ids]
+        return {flow.flow_id: flow.version for flow in stored if flow is not None}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
