@@ -67,6 +67,8 @@ class Server:
 
     def __init__(self) -> None:
         self.host = _HOST
+        self.inside: Sequence[str] = ()
+        """Words before its command: what it runs in, as `("ip", "netns", "exec", "host-1")`."""
         self.directory = Path(tempfile.mkdtemp(prefix="catga-"))
         (self.port,) = free_ports(1)
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,7 +98,7 @@ class Server:
         assert self._process is None, "it runs already"
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  programs from our own wheels
-                self.command(),
+                [*self.inside, *self.command()],
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -200,7 +202,7 @@ class RedisServer(Server):
 
     def ask(self, line: bytes) -> bytes:
         """The first bytes of the answer to an inline command; none if nobody answers."""
-        return _first_bytes(self.port, line)
+        return _first_bytes(self.host, self.port, line)
 
 
 class RedisCluster:
@@ -305,7 +307,7 @@ class NatsServer(Server):
 
     def is_ready(self) -> bool:
         wanted = b"GET /healthz HTTP/1.0\r\n\r\n"
-        return b"200 OK" in _first_bytes(self.monitor_port, wanted)
+        return b"200 OK" in _first_bytes(self.host, self.monitor_port, wanted)
 
 
 class NatsCluster:
@@ -376,9 +378,9 @@ def _nats_program() -> str:
     return found
 
 
-def _first_bytes(port: int, request: bytes) -> bytes:
+def _first_bytes(host: str, port: int, request: bytes) -> bytes:
     try:
-        with socket.create_connection((_HOST, port), timeout=1) as connection:
+        with socket.create_connection((host, port), timeout=1) as connection:
             connection.sendall(request)
             return connection.recv(4096)
     except OSError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,18 +17,17 @@ from pathlib import Path
 import pytest
 from acknowledged import Writer
 from acknowledged import lost
+from acknowledged import lost_updates
 from acknowledged import read_logs
 from acknowledged import torn
 from acknowledged import wrong_claims
 from acknowledged import wrong_listings
+from sites import Site
+from sites import machines
 from volatile_disk import VolatileDisk
 from volatile_disk import why_not
 
 import catga_store as cs
-from catga_store.testing.servers import NatsCluster
-from catga_store.testing.servers import NatsServer
-from catga_store.testing.servers import RedisServer
-from catga_store.testing.servers import Server
 
 REASON = why_not()
 pytestmark = [
@@ -43,32 +41,20 @@ SURVIVE = (0.0, 0.5, 1.0)
 WRITERS = 2
 
 
-class Machine:
-    """Machines with a volatile disk each, and the servers on them, if the store has servers."""
+class Machines:
+    """Machines with a volatile disk each, and the store on them."""
 
-    def __init__(self, folder: Path, servers: list[Server], start: Callable[[], object]) -> None:
-        count = max(1, len(servers))
-        self.disks = [VolatileDisk(folder / f"machine-{n}") for n in range(count)]
-        self.servers = servers
-        self._start = start
-
-    def boot(self) -> None:
-        """Start the servers on what the disks hold."""
-        for server, disk in zip(self.servers, self.disks, strict=len(self.servers) > 0):
-            server.directory = disk.path / "data"
-            server.directory.mkdir(exist_ok=True)
-
-        self._start()
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.disks = [VolatileDisk(folder / f"machine-{n}") for n in range(machines(kind))]
+        self.site = Site(kind, [disk.path for disk in self.disks])
 
     def cut(self, survive: float, seed: int) -> float:
-        """Cut the power of all machines; returns the time before which it was on."""
+        """Cut the power of all machines; returns a time at which it was still on."""
         before = time.monotonic()
         for number, disk in enumerate(self.disks):
             disk.cut(survive, seed + number)
 
-        for server in self.servers:
-            server.kill()
-
+        self.site.kill()
         return before
 
     def restore(self) -> None:
@@ -76,75 +62,30 @@ class Machine:
         for disk in self.disks:
             disk.restore()
 
-        self.boot()
+        self.site.start()
 
 
 @pytest.fixture
-def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Machine, str]]:
-    """Machines of the kind that the test names, running, and the URL of the store on them."""
-    kind: str = request.param
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machines]:
+    """The machines of the kind of store that the test names, running."""
+    made = Machines(request.param, tmp_path)
     with ExitStack() as stack:
-        made = _machine(kind, tmp_path)
-        for server in made.servers:
-            stack.callback(server.kill)
-
         for disk in made.disks:
             stack.enter_context(disk)
 
-        stack.callback(lambda: [server.kill() for server in made.servers])
-        made.boot()
-        yield made, _url(kind, made)
-
-
-def _machine(kind: str, folder: Path) -> Machine:
-    if kind == "sqlite":
-        return Machine(folder, [], lambda: None)
-
-    if kind.startswith("redis"):
-        fsync = kind.partition("-")[2]
-        server = RedisServer("8.2", "--appendfsync", fsync)
-        return Machine(folder, [server], server.start)
-
-    replicas, sync = kind.split("-")[1:]
-    settings = 'sync_interval: "always"' if sync == "always" else 'sync_interval: "2m"'
-    if replicas == "1":
-        one = _SyncingNats(settings)
-        return Machine(folder, [one], one.start)
-
-    cluster = NatsCluster()
-    for node in cluster.nodes:
-        node.jetstream_settings = settings
-
-    return Machine(folder, [*cluster.nodes], cluster.start)
-
-
-class _SyncingNats(NatsServer):
-    def __init__(self, settings: str) -> None:
-        super().__init__()
-        self.jetstream_settings = settings
-
-
-def _url(kind: str, machine: Machine) -> str:
-    if kind == "sqlite":
-        return f"sqlite:///{machine.disks[0].path / 'flows.db'}"
-
-    if kind.startswith("nats-3"):
-        nodes = ",".join(f"{server.host}:{server.port}" for server in machine.servers)
-        return f"nats://{nodes}?replicas=3"
-
-    return machine.servers[0].url
+        stack.callback(made.site.kill)
+        made.site.start()
+        yield made
 
 
 @pytest.mark.parametrize(
-    "machine",
+    "cluster",
     ["sqlite", "redis-always", "nats-1-always", "nats-3-always"],
     indirect=True,
 )
-def test_acknowledged_commits_after_power_cuts(
-    machine: tuple[Machine, str], tmp_path: Path
-) -> None:
+def test_acknowledged_commits_after_power_cuts(cluster: Machines, tmp_path: Path) -> None:
     """With durable settings nothing acknowledged is lost or torn, and listings equal records."""
-    machines, url = machine
+    url = cluster.site.url
     draw = random.Random(2030)
     logs: list[Path] = []
     total = 0
@@ -153,17 +94,18 @@ def test_acknowledged_commits_after_power_cuts(
         for writer in writers:
             writer.wait_for(draw.randrange(1, 150))
 
-        before = machines.cut(draw.choice(SURVIVE), number)
+        before = cluster.cut(draw.choice(SURVIVE), number)
         for writer in writers:
             writer.kill()
 
-        machines.restore()
+        cluster.restore()
         logs += [writer.log for writer in writers]
         known = read_logs(logs, before)
         total = known.commits
         with cs.open_store(url) as store:
             assert lost(store, known) == [], f"after cut {number}"
             assert torn(store) == []
+            assert lost_updates(store) == []
             assert wrong_listings(store) == []
 
     print(f"{url.partition(':')[0]}: {CUTS} cuts, {total} acknowledged, none lost")  # noqa: T201
@@ -172,11 +114,11 @@ def test_acknowledged_commits_after_power_cuts(
 
 
 @pytest.mark.parametrize(
-    "machine", ["redis-everysec", "nats-1-default", "nats-3-default"], indirect=True
+    "cluster", ["redis-everysec", "nats-1-default", "nats-3-default"], indirect=True
 )
-def test_stale_writers_after_lossy_power_cuts(machine: tuple[Machine, str], tmp_path: Path) -> None:
+def test_stale_writers_after_lossy_power_cuts(cluster: Machines, tmp_path: Path) -> None:
     """With lossy settings commits may be lost, but whoever read a lost version is refused."""
-    machines, url = machine
+    url = cluster.site.url
     draw = random.Random(2031)
     total = gone = refused = 0
     for number in range(LOSSY_CUTS):
@@ -184,7 +126,7 @@ def test_stale_writers_after_lossy_power_cuts(machine: tuple[Machine, str], tmp_
         for writer in writers:
             writer.wait_for(draw.randrange(50, 150))
 
-        for disk in machines.disks:
+        for disk in cluster.disks:
             disk.sync()  # a NATS stream whose own description is not on the disk is dropped
 
         for writer in writers:
@@ -192,11 +134,11 @@ def test_stale_writers_after_lossy_power_cuts(machine: tuple[Machine, str], tmp_
 
         with cs.open_store(url) as reader:
             held = {one.flow_id: reader.get_one(one.flow_id) for one in reader.iter_flows()}
-            before = machines.cut(draw.choice(SURVIVE), number)
+            before = cluster.cut(draw.choice(SURVIVE), number)
             for writer in writers:
                 writer.kill()
 
-            machines.restore()
+            cluster.restore()
             known = read_logs([writer.log for writer in writers], before)
             with cs.open_store(url) as other:
                 gone += len(lost(other, known))

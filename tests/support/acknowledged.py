@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from typing import NamedTuple
 
 import catga_store as cs
@@ -103,6 +104,17 @@ def torn(store: cs.Store) -> list[str]:
     return found
 
 
+def lost_updates(store: cs.Store) -> list[str]:
+    """Return the flows whose count is not their version: a write was accepted over one it had not read."""
+    ids = [summary.flow_id for summary in store.iter_flows()]
+    flows = [flow for flow in store.get_many(ids).values() if flow is not None]
+    return [
+        f"{flow.flow_id}: {flow.state}, v{flow.version}"
+        for flow in flows
+        if flow.state["n"] != flow.version
+    ]
+
+
 def wrong_listings(store: cs.Store) -> list[str]:
     """Return where a listing, a count or what is due differs from the records themselves."""
     listed = {summary.flow_id: summary for summary in store.iter_flows()}
@@ -138,19 +150,62 @@ def wrong_claims(store: cs.Store) -> list[str]:
 
 # --- the program ------------------------------------------------------------------------------------
 
+
+def open_store(url: str) -> cs.Store:
+    """Open the store at a URL; `sentinel://a:1,b:2/name?acknowledged_by=1` asks Sentinels for Redis."""
+    timeout = timedelta(seconds=5)
+    scheme, _, rest = url.partition("://")
+    if scheme != "sentinel":
+        return cs.open_store(url, timeout=timeout)
+
+    from redis.backoff import NoBackoff  # noqa: PLC0415  of the tests that have Sentinels only
+    from redis.retry import Retry  # noqa: PLC0415  as above
+    from redis.sentinel import Sentinel  # noqa: PLC0415  as above
+
+    places, _, named = rest.partition("/")
+    name, _, query = named.partition("?")
+    addresses = [tuple(place.split(":")) for place in places.split(",")]
+    once: dict[str, Any] = {
+        "socket_connect_timeout": 1.0,
+        "socket_timeout": 2.0,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    sentinel = Sentinel(addresses, sentinel_kwargs=once, **once)
+    options = {
+        key: int(value) for key, value in (pair.split("=") for pair in query.split("&") if pair)
+    }
+    return cs.RedisStore(sentinel.master_for(name), timeout=timeout, **options)
+
+
 def main(url: str, log: str, seed: int) -> None:
-    """Write until killed."""
+    """Write until killed; what becomes of a commit whose reply was lost is found out first."""
     draw = random.Random(seed)
     number = 0
-    with cs.open_store(url, timeout=timedelta(seconds=5)) as store, Path(log).open("a") as out:
+    with open_store(url) as store, Path(log).open("a", encoding="utf-8") as out:
         while True:
             number += 1
-            ids = _drawn_ids(draw, seed, number)
-            with suppress(cs.ConflictError):
-                versions = _write(store, ids)
+            versions = _outcome(store, _drawn_ids(draw, seed, number))
+            if versions:
                 entry = {"at": time.monotonic(), "versions": versions}
                 out.write(json.dumps(entry) + "\n")
                 out.flush()
+
+
+def _outcome(store: cs.Store, ids: list[str]) -> dict[str, int] | None:
+    """Write flows; returns their versions if that was acknowledged, or settled as applied."""
+    try:
+        return _write(store, ids)
+    except (cs.ConflictError, cs.StoreUnavailableError):
+        return None
+    except cs.CommitUncertainError as error:
+        while True:
+            with suppress(cs.CommitUncertainError, cs.StoreUnavailableError):
+                receipt = store.resolve_commit(error)
+                return None if receipt is None else _versions(receipt)
+
+
+def _versions(receipt: cs.Receipt) -> dict[str, int]:
+    return {key.id: version for key, version in receipt.versions.items()}
 
 
 def _drawn_ids(draw: random.Random, seed: int, number: int) -> list[str]:
@@ -167,17 +222,15 @@ def _drawn_ids(draw: random.Random, seed: int, number: int) -> list[str]:
 
 def _write(store: cs.Store, ids: list[str]) -> dict[str, int]:
     with store.session() as session:
-        flows = [session.get(flow_id) for flow_id in ids]
-        for place, flow in enumerate(flows):
+        for flow_id in ids:
+            flow = session.get(flow_id)
             if flow is None:
-                session.add(cs.FlowSnapshot(ids[place], state={"n": 1}))
+                session.add(cs.FlowSnapshot(flow_id, state={"n": 1}))
             else:
                 flow.state["n"] += 1
                 flow.status = cs.FlowStatus(flow.state["n"] % 2)
 
-        session.commit()
-        stored = [session.get(flow_id) for flow_id in ids]
-        return {flow.flow_id: flow.version for flow in stored if flow is not None}
+        return _versions(session.commit())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -220,55 +221,54 @@ def serve(folder: Path, megabytes: int) -> None:
     """Serve two files until they are unmounted: `disk`, and `control`, which takes commands."""
     import mfusepy  # noqa: PLC0415  only this process loads libfuse
 
-    cache = Cache(folder / "image")
-    size = megabytes << 20
+    files = _files(mfusepy, Cache(folder / "image"), megabytes << 20)
+    mfusepy.FUSE(files, str(folder / "fuse"), foreground=True, nothreads=True)
 
-    class Files(mfusepy.Operations):  # type: ignore[misc]  it is not typed
+
+def _files(fuse: Any, cache: Cache, size: int) -> Any:  # noqa: C901  one class of short methods
+    # Names and order of the arguments are those of mfusepy's `Operations`.
+    class Files(fuse.Operations):  # type: ignore[misc]  it is not typed
         use_ns = True
 
-        def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
+        def getattr(self, path: str, _fh: int | None = None) -> dict[str, Any]:
             if path == "/":
                 return {"st_mode": stat.S_IFDIR | 0o700, "st_nlink": 2}
 
             if path not in ("/disk", "/control"):
-                raise mfusepy.FuseOSError(errno.ENOENT)
+                raise fuse.FuseOSError(errno.ENOENT)
 
-            return {
-                "st_mode": stat.S_IFREG | 0o600,
-                "st_nlink": 1,
-                "st_size": size if path == "/disk" else 0,
-            }
+            length = size if path == "/disk" else 0
+            return {"st_mode": stat.S_IFREG | 0o600, "st_nlink": 1, "st_size": length}
 
-        def readdir(self, path: str, fh: int) -> list[str]:
+        def readdir(self, _path: str, _fh: int) -> list[str]:
             return [".", "..", "disk", "control"]
 
-        def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        def read(self, path: str, size: int, offset: int, _fh: int) -> bytes:
             return cache.read(size, offset) if path == "/disk" else b""
 
-        def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
-            try:
-                if path == "/disk":
-                    cache.write(data, offset)
-                else:
-                    _word, survive, seed = data.decode().split()
-                    cache.cut(float(survive), int(seed))
-            except OSError as error:
-                raise mfusepy.FuseOSError(error.errno) from error
+        def write(self, path: str, data: bytes, offset: int, _fh: int) -> int:
+            if path == "/disk":
+                _do(cache.write, data, offset)
+            else:
+                _word, survive, seed = data.decode().split()
+                _do(cache.cut, float(survive), int(seed))
 
             return len(data)
 
-        def truncate(self, path: str, length: int, fh: int | None = None) -> int:
+        def truncate(self, _path: str, _length: int, _fh: int | None = None) -> int:
             return 0
 
-        def fsync(self, path: str, datasync: int, fh: int) -> int:
-            try:
-                cache.flush()
-            except OSError as error:
-                raise mfusepy.FuseOSError(error.errno) from error
-
+        def fsync(self, _path: str, _datasync: int, _fh: int) -> int:
+            _do(cache.flush)
             return 0
 
-    mfusepy.FUSE(Files(), str(folder / "fuse"), foreground=True, nothreads=True)
+    def _do(function: Callable[..., None], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except OSError as error:
+            raise fuse.FuseOSError(error.errno) from error
+
+    return Files()
 
 
 if __name__ == "__main__":
