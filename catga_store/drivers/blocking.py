@@ -12,12 +12,9 @@ from typing import Any
 from typing import Protocol
 from typing import TypeVar
 
-from catga_store.protocol.conversation import Call
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Invoke
-from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import Pause
-from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import run
 from catga_store.protocol.requests import StoreProtocol
@@ -62,26 +59,9 @@ class BlockingDriver(EmbeddedDriver):
 
     def run(self, conversation: Conversation[T]) -> T:
         """Run a conversation over store protocol requests to its end."""
-        return run(conversation, self._perform)
+        return run(conversation, self._perform, self.protocol.converse)
 
     def _perform(self, request: Request[Any]) -> Any:
-        kind = type(request)
-        if kind is Pause or kind is Invoke:
-            return self._perform_transport(request)
-
-        # Most requests are one call of an embedded store: a conversation costs as much as its rules.
-        protocol: Any = self.protocol
-        first_call = getattr(protocol, "first_call", None)
-        call: Call[Any] | None = None if first_call is None else first_call(request)
-        if call is None:
-            return run(protocol.converse(request), self._perform_transport)
-
-        try:
-            return self.transport(call)
-        except (NotSentError, ReplyLostError) as error:
-            return run(protocol.go_on(request, call, error), self._perform_transport)
-
-    def _perform_transport(self, request: Request[Any]) -> Any:
         if type(request) is Pause:
             return self.sleep(request.seconds)
 

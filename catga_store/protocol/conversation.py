@@ -90,6 +90,9 @@ class Invoke(Request[Any]):
     function: Callable[[], Any]
 
 
+_DRIVERS_OWN = frozenset({Pause, Invoke})
+
+
 class NotSentError(Exception):
     """Raised by a transport: the request did not reach the store and never will."""
 
@@ -155,22 +158,52 @@ def through(
         return result
 
 
-def run(conversation: Conversation[T], perform: Callable[[Request[Any]], Any]) -> T:
-    """Run a conversation to its end, performing each request by blocking."""
-    send = conversation.send
-    try:
-        request = send(None)
+def run(
+    conversation: Conversation[T],
+    perform: Callable[[Request[Any]], Any],
+    converse: Callable[[Request[Any]], Conversation[Any]] | None = None,
+) -> T:
+    """Run a conversation to its end, performing each request by blocking.
 
-        while True:
-            try:
+    With `converse`, the requests of the conversation are store protocol requests: each but `Pause`
+    and `Invoke` is held as the conversation that `converse` returns, and `perform` gets the
+    requests of that one. One loop does both levels, because a second `run` for each request costs
+    two calls more, 3 % of a `get` from the memory store.
+    """
+    current, outer = conversation, None
+    resume: Callable[[Any], Request[Any]] = conversation.send
+    reply: Any = None
+
+    while True:
+        try:
+            request = resume(reply)
+        except StopIteration as stop:
+            if outer is None:
+                result: T = stop.value
+                return result
+
+            current, outer, reply = outer, None, stop.value
+            resume = current.send
+            continue
+        except BaseException as error:
+            if outer is None:
+                reply = None  # an error that was thrown in: else its traceback and this frame hold each other
+                raise
+
+            current, outer, reply = outer, None, error
+            resume = current.throw
+            continue
+
+        try:
+            if outer is not None or converse is None or type(request) in _DRIVERS_OWN:
                 reply = perform(request)
-            except BaseException as error:
-                request = conversation.throw(error)
             else:
-                request = send(reply)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
+                current, outer, reply = converse(request), current, None
+        except BaseException as error:
+            reply = error
+            resume = current.throw
+        else:
+            resume = current.send
 
 
 async def arun(

@@ -16,6 +16,7 @@ from attrs import define
 
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
+from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import Key
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "REMEMBERED_COMMITS",
     "SATISFIED",
     "STALE",
+    "SWEEP_EVERY",
+    "SWEPT_AT_ONCE",
     "TIMED_OUT",
     "Applied",
     "Change",
@@ -69,6 +72,9 @@ MAX_CHANGES = 200
 
 REMEMBERED_COMMITS = 8
 """A record remembers the ids of so many commits that wrote it."""
+
+SWEEP_EVERY, SWEPT_AT_ONCE = 16, 8
+"""One write in 16 of a process also removes up to 8 expired records."""
 
 PENDING, SATISFIED, TIMED_OUT, CANCELLED = range(4)
 """`Head.status` of a wait condition; the values of `WaitOutcome`."""
@@ -314,7 +320,19 @@ class Commit(Request[Reply]):
     now_ms: int
     changes: tuple[Change, ...]
     retain_ms: int | None
-    """How long ended conditions, markers and early completions are kept; `None`: for ever."""
+    """How long ended conditions, tombstones and pending completions are kept; None: forever."""
+
+    def leaving_flows(self) -> set[str]:
+        """Return the ids of flows that this commit deletes or replaces, with their progress."""
+        if len(self.changes) == 1:
+            return set()
+
+        return {
+            change.key.id
+            for change in self.changes
+            if change.key.kind == FLOW
+            and (isinstance(change, Delete) or (isinstance(change, Put) and change.fresh))
+        }
 
 
 @define
@@ -389,7 +407,7 @@ class Scan(Request[tuple[Scanned, ...]]):
 
 @define
 class Sweep(Request[int]):
-    """Remove up to `limit` expired records for good; answers how many there were."""
+    """Remove up to `limit` expired records; the reply is how many there were."""
 
     now_ms: int
     limit: int
@@ -406,11 +424,7 @@ class Ping(Request[None]):
 
 
 class StoreProtocol(Protocol):
-    """A store: it turns a store protocol request into a conversation over transport requests of its own.
-
-    An embedded store also has `first_call` and `go_on`: the conversation in two parts, the first of
-    which is most often all of it.
-    """
+    """A store: it turns a store protocol request into a conversation over its own transport requests."""
 
     def converse(self, request: Request[object], /) -> Conversation[object]:
         """Do what the request asks and return its reply."""

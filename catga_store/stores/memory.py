@@ -43,9 +43,9 @@ from catga_store.protocol.requests import Item
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
+from catga_store.protocol.rules import ItemRow
+from catga_store.protocol.rules import WaitRow
 from catga_store.stores.embedded import EmbeddedProtocol
-from catga_store.stores.embedded import ItemRow
-from catga_store.stores.embedded import WaitRow
 
 __all__ = ["EmbeddedProtocol", "MemoryTables", "MemoryTransport", "shared_tables"]
 
@@ -104,7 +104,7 @@ class MemoryTables:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
+        self.undo: list[tuple[dict[Any, Any], Any, Any]] = []
         self._layout: tuple[int, int] | None = None
         self._make_rows()
         self._make_indexes()
@@ -145,22 +145,21 @@ class MemoryTables:
 
     def transact(self, function: Callable[[MemoryTables], R]) -> R:
         """Apply a function that writes, whole or not at all."""
-        self.mend()
+        if self.undo:
+            self.mend()
+
         try:
             result = function(self)
         except BaseException:
             self.mend()
             raise
 
-        self._undo.clear()
+        self.undo.clear()
         return result
 
     def mend(self) -> None:
-        """Undo what a transaction that was cut short has written; nothing to do, as a rule."""
-        if not self._undo:
-            return
-
-        for rows, key, before in reversed(self._undo):
+        """Undo what a transaction that was cut short has written."""
+        for rows, key, before in reversed(self.undo):
             if before is _ABSENT:
                 rows.pop(key, None)
             else:
@@ -174,11 +173,11 @@ class MemoryTables:
             self._keys.add(key)
             self._index_wait(key, None, row)
 
-        self._undo.clear()
+        self.undo.clear()
 
     def _note(self, rows: dict[Any, Any], key: object) -> None:
         """Before a row is written or removed: what is there now."""
-        self._undo.append((rows, key, rows.get(key, _ABSENT)))
+        self.undo.append((rows, key, rows.get(key, _ABSENT)))
 
     # flows and progress ---------------------------------------------------------------------------
 
@@ -203,7 +202,7 @@ class MemoryTables:
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
         # `_note`, in place: this is what most commits do.
-        note, heads, bodies = self._undo.append, self._heads, self._bodies
+        note, heads, bodies = self.undo.append, self._heads, self._bodies
         note((heads, key, _ABSENT if old is None else old))
         heads[key] = head
         if body is not None:
@@ -545,7 +544,9 @@ class MemoryTransport:
             if call.writes:
                 return tables.transact(call.function)
 
-            tables.mend()
+            if tables.undo:  # a call of `mend` for each read would be 1 % of it
+                tables.mend()
+
             return call.function(tables)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,7 +16,7 @@ from catga_store.stores import memory
 from catga_store.testing.clock import ManualClock
 
 Trace = Callable[[FrameType, str, object], object]
-INSIDE = ("catga_store/stores/embedded.py", "catga_store/stores/memory.py", "sortedlist.py")
+INSIDE = re.compile(r"catga_store/(protocol/rules/\w+|stores/memory)\.py$|sortedlist\.py$")
 
 
 def interrupting(at: int) -> Trace:
@@ -25,7 +26,8 @@ def interrupting(at: int) -> Trace:
     def trace(frame: FrameType, event: str, _argument: object) -> object:
         nonlocal left
         code = frame.f_code
-        if not code.co_filename.replace("\\", "/").endswith(INSIDE) or code.co_name == "__call__":
+        file = code.co_filename.replace("\\", "/")
+        if not INSIDE.search(file) or code.co_name == "__call__":
             return trace
 
         if event == "line":

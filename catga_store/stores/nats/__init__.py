@@ -27,7 +27,7 @@ two places are those under some tens of prefixes, of which one request asks for 
 **What is atomic.** Every write of a record expects the sequence that was read. A commit of one
 record is one publish; any other is one atomic batch, with a log entry that must not be there yet
 and a check for whatever was read and not written. What a commit does is decided by the rules of
-`embedded` over what was read; that it still holds when it is written is for the server to say, and
+`protocol.rules` over what was read; that it still holds when it is written is for the server to say, and
 if it does not, everything is read and decided again. So completions never refuse a commit: the
 condition is one record, and who lost a race counts again. Index entries are hints: they are
 published before the record (on one replica, one record) or in its batch, and believed only when
@@ -80,11 +80,14 @@ from typing import Any
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
+from catga_store.protocol import rules
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import SWEEP_EVERY
+from catga_store.protocol.requests import SWEPT_AT_ONCE
 from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Count
@@ -102,7 +105,6 @@ from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
-from catga_store.stores import embedded
 from catga_store.stores.nats.commits import NatsCommits
 from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.layout import NatsLayout
@@ -114,9 +116,6 @@ from catga_store.stores.nats.setup import prepare
 from catga_store.stores.nats.sweeping import NatsSweeper
 
 __all__ = ["NatsProtocol"]
-
-_SWEEP_EVERY = 16
-_SWEEP_A_FEW = 8
 
 
 class NatsProtocol:
@@ -189,24 +188,24 @@ class NatsProtocol:
             self._layout.subject(flow_key(key.id)) for key in request.keys if key.kind == PROGRESS
         ]
         records, _ = yield from self._reader.decide(
-            lambda tables: embedded.read(tables, request), subjects, self._exchange.deadline()
+            lambda tables: rules.read(tables, request), subjects, self._exchange.deadline()
         )
         return records
 
     def _commit(self, request: Commit) -> Conversation[Reply]:
         self._committed += 1
         commit = self._commits.commit(request)
-        return commit if self._committed % _SWEEP_EVERY else self._sweep_before(commit, request)
+        return commit if self._committed % SWEEP_EVERY else self._sweep_before(commit, request)
 
     def _sweep_before(self, commit: Conversation[Reply], request: Commit) -> Conversation[Reply]:
         with suppress(StoreUnavailableError, CommitUncertainError):  # the commit says so itself
-            yield from self._sweeping.expired(Sweep(request.now_ms, _SWEEP_A_FEW))
+            yield from self._sweeping.expired(Sweep(request.now_ms, SWEPT_AT_ONCE))
 
         return (yield from commit)
 
     def _steps(self, request: Steps) -> Conversation[tuple[Found, ...]]:
         found, _ = yield from self._reader.decide(
-            lambda tables: embedded.steps(tables, request),
+            lambda tables: rules.steps(tables, request),
             [self._layout.subject(flow_key(request.flow_id))],
             self._exchange.deadline(),
         )
@@ -215,7 +214,7 @@ class NatsProtocol:
     def _extend(self, request: Extend) -> Conversation[Head | None]:
         return (
             yield from self._commits.change(
-                lambda tables: embedded.extend(tables, request), [request.key], new_commit_id()
+                lambda tables: rules.extend(tables, request), [request.key], new_commit_id()
             )
         )
 

@@ -27,7 +27,7 @@ from catga_store.protocol.keys import decode_token
 from catga_store.protocol.keys import encode_token
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Head
-from catga_store.stores.embedded import WaitRow
+from catga_store.protocol.rules import WaitRow
 
 __all__ = [
     "LAST_TIME",

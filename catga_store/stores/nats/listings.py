@@ -16,6 +16,7 @@ from typing import NamedTuple
 from typing import TypeVar
 
 from catga_store.errors import CorruptRecordError
+from catga_store.protocol import rules
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PROGRESS
@@ -32,8 +33,7 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Overdue
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
-from catga_store.stores import embedded
-from catga_store.stores.embedded import WaitRow
+from catga_store.protocol.rules import WaitRow
 from catga_store.stores.nats.exchange import Deadline
 from catga_store.stores.nats.layout import LAST_TIME
 from catga_store.stores.nats.layout import SLOTTED
@@ -525,7 +525,7 @@ class NatsListings:
             for key in keys:
                 owner = tables.head(flow_key(key.id)) if key.kind == PROGRESS else None
                 record = tables.record(key)
-                if record is None or record.head.status <= embedded.TOMBSTONE:
+                if record is None or record.head.status <= rules.TOMBSTONE:
                     continue
 
                 head = record.head if key.kind != PROGRESS else owner

@@ -10,6 +10,7 @@ from typing import Any
 
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreUnavailableError
+from catga_store.protocol import rules
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import PENDING
@@ -25,7 +26,6 @@ from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import SetWait
 from catga_store.protocol.requests import Terms
-from catga_store.stores import embedded
 from catga_store.stores.nats.exchange import Deadline
 from catga_store.stores.nats.layout import WaitRecord
 from catga_store.stores.nats.layout import decode_record
@@ -52,7 +52,7 @@ def apply(tables: NatsTables, request: Commit) -> Reply:
         if before is not None:
             return Applied((before,))
 
-    reply = embedded.apply(tables, request, 0)
+    reply = rules.apply(tables, request, 0)
     if isinstance(reply, Applied):
         for change, outcome in zip(request.changes, reply.outcomes, strict=True):
             if outcome.satisfied:
@@ -98,7 +98,7 @@ def _wait_outcome_before(
         return None
 
     if isinstance(change, Delete):
-        return Outcome(accepted=True, status=embedded.TOMBSTONE - head.status)
+        return Outcome(accepted=True, status=rules.TOMBSTONE - head.status)
 
     place = head.commits.index(commit_id)
     revision = head.revision if place == 0 else commit_id

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from catga_store.errors import CorruptRecordError
+from catga_store.protocol import rules
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
@@ -19,7 +20,6 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import began_s
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import Sweep
-from catga_store.stores import embedded
 from catga_store.stores.nats.commits import NatsCommits
 from catga_store.stores.nats.listings import NatsListings
 from catga_store.stores.nats.reading import NatsReader
@@ -68,7 +68,7 @@ class NatsSweeper:
                     return 0
 
                 tables.expiring = (key,)
-                return embedded.sweep(tables, request)
+                return rules.sweep(tables, request)
 
             removed += yield from self._commits.change(remove, [key], name)
 

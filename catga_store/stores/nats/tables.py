@@ -2,7 +2,7 @@
 
 A `Snapshot` holds what was read, a `NatsTables` the changes on top of it. Nothing here asks: where
 the rules need what was not read yet, `UnreadError` says what, and they are run again with it. The
-rules themselves are those of the embedded stores; that they hold when the changes are written is
+rules themselves are those of `protocol.rules`; that they hold when the changes are written is
 what the expected sequence of every message sees to.
 """
 
@@ -25,9 +25,9 @@ from catga_store.protocol.requests import Item
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
-from catga_store.stores.embedded import PENDING_COMPLETIONS
-from catga_store.stores.embedded import ItemRow
-from catga_store.stores.embedded import WaitRow
+from catga_store.protocol.rules import PENDING_COMPLETIONS
+from catga_store.protocol.rules import ItemRow
+from catga_store.protocol.rules import WaitRow
 from catga_store.stores.nats.layout import Body
 from catga_store.stores.nats.layout import Children
 from catga_store.stores.nats.layout import Completed
@@ -80,7 +80,7 @@ class Write(NamedTuple):
 
 
 class NatsTables:
-    """What the rules of `embedded` work on, for one commit; implements `Tables` as far as they ask."""
+    """What the rules of `protocol.rules` work on, for one commit; implements `Tables` as far as they ask."""
 
     def __init__(self, layout: NatsLayout, snapshot: Snapshot, commit_id: str = "") -> None:
         self._layout = layout

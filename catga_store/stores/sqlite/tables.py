@@ -30,8 +30,8 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
-from catga_store.stores.embedded import ItemRow
-from catga_store.stores.embedded import WaitRow
+from catga_store.protocol.rules import ItemRow
+from catga_store.protocol.rules import WaitRow
 from catga_store.stores.sqlite.rows import HEAD
 from catga_store.stores.sqlite.rows import WAIT_HEAD
 from catga_store.stores.sqlite.rows import corrupt

@@ -69,7 +69,7 @@ def place_of(mutant: Mutant, package: Path) -> Path:
     return places[0]
 
 
-RULES = "stores/embedded.py"
+RULES = "protocol/rules/*.py"
 MEMORY = "stores/memory.py"
 COMMIT_LUA = "stores/redis*commit.lua"
 COMMITS_PY = "stores/nats/commits.py"
@@ -158,8 +158,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "delete-says-it-was-there",
         "deleting what is absent answers True",
         RULES,
-        "        return Outcome(accepted=_remove(tables, change.key))\n",
-        "        _remove(tables, change.key)\n        return Outcome(accepted=True)\n",
+        "    return Outcome(accepted=remove(tables, change.key))\n",
+        "    remove(tables, change.key)\n    return Outcome(accepted=True)\n",
         (*FLOWS, *MACHINE),
     ),
     Mutant(
@@ -199,8 +199,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "lost-write-reported-as-not-written",
         "a write that may have been applied is reported as one that was not",
-        RULES,
-        "        if lost is not None and call.writes:\n            raise lost\n",
+        "stores/embedded.py",
+        "    if lost is not None and call.writes:\n"
+        "        raise uncertain(commit_id, keys, lost) if commit_id else lost\n",
         "",
         FAULTS,
     ),
@@ -339,7 +340,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "who completes after a condition was cleared is told that it came early",
         RULES,
         "    if status <= TOMBSTONE:\n        return Outcome(status=TOMBSTONE - status)\n",
-        "    if status <= TOMBSTONE:\n        return _complete_early(tables, commit, change, row)\n",
+        "    if status <= TOMBSTONE:\n        return _keep_pending(tables, commit, change, row)\n",
         (*WAITS, *MACHINE),
     ),
     Mutant(
@@ -357,7 +358,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        due_ms = commit.now_ms if head.due_ms is None else head.due_ms\n"
         "        return head._replace(due_ms=due_ms, expires_ms=None)\n",
         "        due_ms = commit.now_ms if head.due_ms is None else head.due_ms\n"
-        "        return head._replace(due_ms=due_ms, expires_ms=_after(commit.now_ms, commit.retain_ms))\n",
+        "        return head._replace(due_ms=due_ms, expires_ms=after(commit.now_ms, commit.retain_ms))\n",
         (*RETENTION, *MACHINE),
     ),
     Mutant(
@@ -407,7 +408,7 @@ MUTANTS: tuple[Mutant, ...] = (
         RULES,
         "    if type(change) is Put:\n        outcome = _replace(tables, commit, change)\n",
         "    old = tables.head(change.key) if type(change) is Put and change.claiming else None\n"
-        "    if old is not None and type(change) is Put and not _refusal(change, old, commit.now_ms):\n"
+        "    if old is not None and type(change) is Put and not refusal(change, old, commit.now_ms):\n"
         "        head = change.head.stamped(old.revision, old.commits)\n"
         "        tables.write(change.key, head, None if change.keeps_body else change.body, old)\n"
         "        outcome = Outcome(head.version, head.revision, head.status, head.created_ms)\n"
@@ -717,9 +718,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "lost-call-not-asked-again",
         "a commit of an embedded store whose reply was lost is left as it is",
-        "drivers/blocking.py",
-        "            return run(protocol.go_on(request, call, error), self._perform_transport)\n",
-        "            raise\n",
+        "stores/embedded.py",
+        "        lost = error\n        yield Pause(_PAUSE_SECONDS * attempt)\n",
+        "        lost = error\n        break\n",
         SESSIONS,
     ),
     Mutant(

@@ -34,7 +34,7 @@ from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Refused
 from catga_store.protocol.requests import Resolve
-from catga_store.stores.embedded import WaitRow
+from catga_store.protocol.rules import WaitRow
 from catga_store.stores.nats import NatsProtocol
 from catga_store.stores.nats import reading
 from catga_store.stores.nats.exchange import NatsExchange

@@ -1,0 +1,73 @@
+"""Errors and warnings that every store raises in the same words."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable
+
+from catga_store.errors import CommitUncertainError
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import PartitionCountError
+from catga_store.errors import StoreConfigError
+from catga_store.errors import StoreUnavailableError
+from catga_store.protocol.keys import Key
+
+__all__ = ["check_layout", "given_up", "uncertain", "warn_passed_over"]
+
+_WARN_AGAIN_SECONDS = 30
+_WARNED_MOST = 1000
+_warned: dict[object, float] = {}
+
+
+def uncertain(
+    commit_id: str, keys: Iterable[Key], why: BaseException | str
+) -> CommitUncertainError:
+    """Return the error of a commit that was sent and whose reply did not come; `why` says why not."""
+    message = (
+        f"commit {commit_id} was sent and its outcome is not known ({why});"
+        " resolve_commit(error) settles whether it was written"
+    )
+    return CommitUncertainError(message, commit_id=commit_id, keys=tuple(dict.fromkeys(keys)))
+
+
+def given_up(commit_id: str) -> StoreUnavailableError:
+    """Return the error of a commit that arrives after `Resolve` has settled that it never will."""
+    message = (
+        f"commit {commit_id} was given up by resolve_commit before it arrived;"
+        " nothing of it was written"
+    )
+    return StoreUnavailableError(message)
+
+
+def check_layout(version: int, stored: int, *, known: int, partitions: int) -> None:
+    """Compare the layout version and the partitions of a store with how it was opened.
+
+    Raises `StoreConfigError` for another version than `known`, and `PartitionCountError` for
+    another number of partitions.
+    """
+    if version != known:
+        message = (
+            f"the store is laid out in version {version}, this catga_store knows {known};"
+            " use the release that wrote it, or copy it to a new store"
+        )
+        raise StoreConfigError(message)
+
+    if stored != partitions:
+        message = (
+            f"the store was laid out with {stored} partition{'' if stored == 1 else 's'} and opened"
+            f" with {partitions}; open it with partitions={stored}; nothing was read or written"
+        )
+        raise PartitionCountError(message, expected=stored, actual=partitions)
+
+
+def warn_passed_over(log: logging.Logger, error: CorruptRecordError) -> None:
+    """Log that a record was passed over; for each record once in 30 seconds, because workers poll."""
+    now = time.monotonic()
+    if now - _warned.get(error.key, -math.inf) > _WARN_AGAIN_SECONDS:
+        if len(_warned) > _WARNED_MOST:
+            _warned.clear()
+
+        _warned[error.key] = now
+        log.warning("passed over: %s", error)

@@ -1,0 +1,121 @@
+"""What each request that reads returns."""
+
+from __future__ import annotations
+
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Overdue
+from catga_store.protocol.requests import Ping
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Scanned
+from catga_store.protocol.requests import Steps
+from catga_store.protocol.rules.expiry import has_expired
+from catga_store.protocol.rules.tables import TOMBSTONE
+from catga_store.protocol.rules.tables import Tables
+
+__all__ = ["count", "due", "find", "overdue", "ping", "read", "scan", "steps"]
+
+
+def read(tables: Tables, request: Read) -> tuple[Record | None, ...]:
+    """Return what `Read` asks for."""
+    now_ms = request.now_ms
+    found: list[Record | None] = []
+
+    for key in request.keys:
+        record = tables.record(key)
+
+        if record is None:
+            pass
+        elif key.kind == PROGRESS:
+            flow = tables.head(flow_key(key.id))
+            if flow is not None and has_expired(flow, now_ms):
+                record = None
+        else:
+            head = record.head
+            if head.status < 0 or (head.expires_ms is not None and head.expires_ms <= now_ms):
+                record = None
+
+        found.append(record)
+
+    return tuple(found)
+
+
+def steps(tables: Tables, request: Steps) -> tuple[Found, ...]:
+    """Return what `Steps` asks for."""
+    flow = tables.head(flow_key(request.flow_id))
+    if flow is not None and has_expired(flow, request.now_ms):
+        return ()
+
+    return tuple(tables.steps(request.flow_id))
+
+
+def due(tables: Tables, request: Due) -> tuple[Found, ...]:
+    """Return what `Due` asks for."""
+    found = tables.due_flows(request.now_ms, request.limit, request.type)
+    found += tables.due_waits(request.now_ms, request.limit, request.type)
+    found.sort(key=lambda entry: entry.head.due_ms or 0)
+    return tuple(found)
+
+
+def overdue(tables: Tables, request: Overdue) -> tuple[Found, ...]:
+    """Return what `Overdue` asks for."""
+    return tuple(tables.overdue(request.now_ms, request.limit))
+
+
+def find(tables: Tables, request: Find) -> tuple[Found, ...]:
+    """Return what `Find` asks for."""
+    return tuple(tables.find(request.filter, request.after, request.limit, request.now_ms))
+
+
+def count(tables: Tables, request: Count) -> int:
+    """Return what `Count` asks for."""
+    return tables.count(request.filter, request.now_ms)
+
+
+def scan(tables: Tables, request: Scan) -> tuple[Scanned, ...]:
+    """Return what `Scan` asks for: a page of records, in the order of their keys.
+
+    Pending completions come as a record whose status is negative and whose terms are empty. An
+    expired record is left out, so a page may be shorter than asked for; an empty page is the end.
+    """
+    after = request.after
+
+    while True:
+        keys = tables.scan(request.kind, after, request.limit)
+        found: list[Scanned] = []
+
+        for key in keys:
+            record = tables.record(key)
+            if (
+                record is None
+                or record.head.status <= TOMBSTONE
+                or _is_gone(tables, key, record, request.now_ms)
+            ):
+                continue
+
+            found.append(Scanned(key, record))
+
+        if found or not keys:
+            return tuple(found)
+
+        after = keys[-1]
+
+
+def _is_gone(tables: Tables, key: Key, record: Record, now_ms: int) -> bool:
+    if key.kind != PROGRESS:
+        return has_expired(record.head, now_ms)
+
+    flow = tables.head(flow_key(key.id))
+    return flow is not None and has_expired(flow, now_ms)
+
+
+def ping(tables: Tables, _request: Ping) -> None:
+    """Do what `Ping` asks: read the layout."""
+    tables.layout()

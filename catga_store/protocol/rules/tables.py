@@ -1,0 +1,161 @@
+"""What the rules work on: the rows of a store, inside one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+from typing import Protocol
+
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Filter
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Terms
+
+__all__ = ["PENDING_COMPLETIONS", "TOMBSTONE", "ItemRow", "Tables", "WaitRow"]
+
+
+PENDING_COMPLETIONS = -1
+"""Status of a condition row that only holds completions which came before their condition."""
+
+TOMBSTONE = -2
+"""A cleared condition leaves a row whose status is `TOMBSTONE - outcome`."""
+
+
+class WaitRow(NamedTuple):
+    """A condition row. `done` counts the completed children, so that a completion costs O(1)."""
+
+    head: Head
+    any: bool = False
+    parent: str | None = None
+    expected: int = 0
+    done: int = 0
+
+
+class ItemRow(NamedTuple):
+    """One item of a condition: a child, a completion, or both."""
+
+    member: bool
+    done: bool
+    success: bool = False
+
+
+class Tables(Protocol):
+    """Rows of a store, inside one transaction. A store implements this; it decides nothing.
+
+    Methods that read return expired rows too, except where they take `now_ms`.
+    """
+
+    def layout(self) -> tuple[int, int] | None:
+        """Return layout version and partitions, or None if the store was never used."""
+        ...
+
+    def lay_out(self, version: int, partitions: int) -> None:
+        """Set layout version and partitions."""
+        ...
+
+    def head(self, key: Key) -> Head | None:
+        """Return the head of a flow or progress record."""
+        ...
+
+    def record(self, key: Key) -> Record | None:
+        """Return a whole record of any kind; a condition with the completions of its children."""
+        ...
+
+    def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
+        """Insert (`old` is None) or replace a flow or progress record; a body of None keeps the body."""
+        ...
+
+    def replace(self, key: Key, head: Head, body: bytes | None, old: Head, commit_id: str) -> bool:
+        """Replace a flow if its head is still `old`; the commits that it remembers may differ.
+
+        The new head gets this commit as its revision, and remembers it. Return False, and write
+        nothing, if the head is another one, cannot be read, or the commit is logged already.
+        """
+        ...
+
+    def remove(self, key: Key, old: Head) -> None:
+        """Remove a flow or progress record."""
+        ...
+
+    def steps(self, flow_id: str) -> list[Found]:
+        """Return the progress records of a flow, by step."""
+        ...
+
+    def wait(self, key: Key) -> WaitRow | None:
+        """Return a condition row in any state."""
+        ...
+
+    def write_wait(
+        self, key: Key, row: WaitRow, old: WaitRow | None, terms: Terms | None = None
+    ) -> None:
+        """Insert or replace a condition row; terms of None keep the terms."""
+        ...
+
+    def remove_wait(self, key: Key, old: WaitRow) -> None:
+        """Remove a condition row and all its items."""
+        ...
+
+    def item(self, key: Key, child: str) -> ItemRow | None:
+        """Return one item of a condition."""
+        ...
+
+    def write_item(self, key: Key, child: str, row: ItemRow, payload: bytes) -> None:
+        """Insert or replace one item of a condition."""
+        ...
+
+    def set_members(self, key: Key, children: Iterable[str]) -> tuple[int, int]:
+        """Make exactly these the children; return how many have completed, and how many succeeded."""
+        ...
+
+    def remove_items(self, key: Key) -> None:
+        """Remove every item of a condition."""
+        ...
+
+    def due_flows(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
+        """Return flows with `due_ms` at or before now, oldest first, without the expired ones."""
+        ...
+
+    def due_waits(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
+        """Return conditions with a parent and `due_ms` at or before now, oldest first."""
+        ...
+
+    def overdue(self, now_ms: int, limit: int | None) -> list[Found]:
+        """Return pending conditions with `due_ms` at or before now, oldest first, then by id."""
+        ...
+
+    def find(
+        self, wanted: Filter, after: tuple[int, str] | None, limit: int, now_ms: int
+    ) -> list[Found]:
+        """Return a page of a listing, without the expired records."""
+        ...
+
+    def count(self, wanted: Filter, now_ms: int) -> int:
+        """Return the length of a listing: as many as `find` would return."""
+        ...
+
+    def scan(self, kind: str, after: Key | None, limit: int) -> list[Key]:
+        """Return keys of one kind in order, whatever their state."""
+        ...
+
+    def expired(self, now_ms: int, limit: int) -> list[Key]:
+        """Return flows and condition rows that have expired."""
+        ...
+
+    def logged(self, commit_id: str) -> tuple[Outcome, ...] | None:
+        """Return the reply of a commit, `()` if it was given up, None if it is not known."""
+        ...
+
+    def log(self, commit_id: str, at_ms: int, outcomes: tuple[Outcome, ...]) -> None:
+        """Remember a commit's reply."""
+        ...
+
+    def forget_log(self, before_ms: int, limit: int) -> None:
+        """Forget up to `limit` replies that are older than `before_ms`."""
+        ...
+
+    def clear(self) -> None:
+        """Remove everything but the layout."""
+        ...
