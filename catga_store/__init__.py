@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from catga_store.codec.evolution import flow_state
 from catga_store.copying import CopyReport
 from catga_store.copying import copy
-from catga_store.core.writes import Receipt
+from catga_store.core.receipts import Receipt
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import ClaimLostError
 from catga_store.errors import CommitTooLargeError

@@ -21,14 +21,19 @@ from typing import overload
 
 from anyio.lowlevel import RunVar
 
+from catga_store.core import claims
+from catga_store.core import commits
+from catga_store.core import listings
+from catga_store.core import records
+from catga_store.core import sessions
+from catga_store.core import upkeep
 from catga_store.core.arguments import check_awaitable
 from catga_store.core.arguments import check_function
 from catga_store.core.claims import DEFAULT_LEASE
-from catga_store.core.sessions import Operations
+from catga_store.core.context import Context
+from catga_store.core.receipts import Receipt
 from catga_store.core.settings import Settings
 from catga_store.core.unit_of_work import UnitOfWork
-from catga_store.core.writes import AnyRecord
-from catga_store.core.writes import Receipt
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreClosedError
 from catga_store.errors import UsageError
@@ -37,6 +42,7 @@ from catga_store.model.flows import FlowStatus
 from catga_store.model.flows import FlowSummary
 from catga_store.model.listings import Page
 from catga_store.model.progress import ForEachProgress
+from catga_store.model.stored_state import AnyRecord
 from catga_store.model.times import AT_ONCE
 from catga_store.model.waits import Completion
 from catga_store.model.waits import WaitCondition
@@ -93,7 +99,7 @@ class AsyncStore:
 
     def __init__(self, driver: AsyncDriver, settings: Settings) -> None:
         self._driver = driver
-        self._operations = Operations(settings)
+        self._context = Context.of(settings)
         self._closed = False
         self._loop: object | None = None
         self._at_home: Callable[[], bool] | None = None
@@ -130,7 +136,7 @@ class AsyncStore:
 
     async def create(self, snapshot: FlowSnapshot[Any]) -> None:
         """See `Store.create`."""
-        await self._run(self._operations.create(snapshot))
+        await self._run(records.create(self._context, snapshot))
 
     @overload
     async def get(self, flow_id: str, state_type: type[S]) -> FlowSnapshot[S] | None: ...
@@ -138,7 +144,7 @@ class AsyncStore:
     async def get(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any] | None: ...
     async def get(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any] | None:
         """See `Store.get`."""
-        return await self._run(self._operations.get(flow_id, state_type))
+        return await self._run(records.get(self._context, flow_id, state_type))
 
     @overload
     async def get_one(self, flow_id: str, state_type: type[S]) -> FlowSnapshot[S]: ...
@@ -146,15 +152,15 @@ class AsyncStore:
     async def get_one(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any]: ...
     async def get_one(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any]:
         """See `Store.get_one`."""
-        return await self._run(self._operations.get_one(flow_id, state_type))
+        return await self._run(records.get_one(self._context, flow_id, state_type))
 
     async def get_or_create(self, snapshot: FlowSnapshot[S]) -> tuple[FlowSnapshot[S], bool]:
         """See `Store.get_or_create`."""
-        return await self._run(self._operations.get_or_create(snapshot))
+        return await self._run(records.get_or_create(self._context, snapshot))
 
     async def update(self, snapshot: FlowSnapshot[Any]) -> None:
         """See `Store.update`."""
-        await self._run(self._operations.update(snapshot))
+        await self._run(records.update(self._context, snapshot))
 
     async def delete(
         self,
@@ -165,7 +171,7 @@ class AsyncStore:
     ) -> bool:
         """See `Store.delete`."""
         return await self._run(
-            self._operations.delete(snapshot_or_id, version=version, revision=revision)
+            records.delete(self._context, snapshot_or_id, version=version, revision=revision)
         )
 
     @overload
@@ -180,7 +186,7 @@ class AsyncStore:
         self, flow_ids: Iterable[str], state_type: Any | None = None
     ) -> dict[str, Any]:
         """See `Store.get_many`."""
-        return await self._run(self._operations.get_many(flow_ids, state_type))
+        return await self._run(records.get_many(self._context, flow_ids, state_type))
 
     async def query_flows(
         self,
@@ -195,7 +201,8 @@ class AsyncStore:
     ) -> Page[FlowSummary]:
         """See `Store.query_flows`."""
         return await self._run(
-            self._operations.query_flows(
+            listings.query_flows(
+                self._context,
                 status=status,
                 state_type=state_type,
                 created_after=created_after,
@@ -245,7 +252,8 @@ class AsyncStore:
     ) -> int:
         """See `Store.count_flows`."""
         return await self._run(
-            self._operations.count_flows(
+            listings.count_flows(
+                self._context,
                 status=status,
                 state_type=state_type,
                 created_after=created_after,
@@ -258,25 +266,25 @@ class AsyncStore:
 
     async def set_wait_condition(self, condition: WaitCondition) -> bool:
         """See `Store.set_wait_condition`."""
-        return await self._run(self._operations.set_wait_condition(condition))
+        return await self._run(records.set_wait_condition(self._context, condition))
 
     async def get_wait_condition(self, correlation_id: str) -> WaitCondition | None:
         """See `Store.get_wait_condition`."""
-        return await self._run(self._operations.get_wait_condition(correlation_id))
+        return await self._run(records.get_wait_condition(self._context, correlation_id))
 
     async def update_wait_condition(self, condition: WaitCondition) -> bool:
         """See `Store.update_wait_condition`."""
-        return await self._run(self._operations.update_wait_condition(condition))
+        return await self._run(records.update_wait_condition(self._context, condition))
 
     async def clear_wait_condition(self, correlation_id: str) -> bool:
         """See `Store.clear_wait_condition`."""
-        return await self._run(self._operations.clear_wait_condition(correlation_id))
+        return await self._run(records.clear_wait_condition(self._context, correlation_id))
 
     async def get_timed_out_wait_conditions(
         self, now: datetime | None = None, limit: int | None = None
     ) -> list[WaitCondition]:
         """See `Store.get_timed_out_wait_conditions`."""
-        return await self._run(self._operations.get_timed_out_wait_conditions(now, limit))
+        return await self._run(records.get_timed_out_wait_conditions(self._context, now, limit))
 
     async def query_wait_conditions(
         self,
@@ -288,8 +296,12 @@ class AsyncStore:
     ) -> Page[WaitCondition]:
         """See `Store.query_wait_conditions`."""
         return await self._run(
-            self._operations.query_wait_conditions(
-                outcome=outcome, parent_flow_id=parent_flow_id, limit=limit, cursor=cursor
+            listings.query_wait_conditions(
+                self._context,
+                outcome=outcome,
+                parent_flow_id=parent_flow_id,
+                limit=limit,
+                cursor=cursor,
             )
         )
 
@@ -321,8 +333,13 @@ class AsyncStore:
     ) -> Completion:
         """See `Store.complete_child`."""
         return await self._run(
-            self._operations.complete_child(
-                correlation_id, child_flow_id, success=success, result=result, error=error
+            records.complete_child(
+                self._context,
+                correlation_id,
+                child_flow_id,
+                success=success,
+                result=result,
+                error=error,
             )
         )
 
@@ -333,22 +350,22 @@ class AsyncStore:
     ) -> None:
         """See `Store.save_for_each_progress`."""
         await self._run(
-            self._operations.save_for_each_progress(
-                flow_id, step_index, progress, overwrite=overwrite
+            records.save_for_each_progress(
+                self._context, flow_id, step_index, progress, overwrite=overwrite
             )
         )
 
     async def get_for_each_progress(self, flow_id: str, step_index: int) -> ForEachProgress | None:
         """See `Store.get_for_each_progress`."""
-        return await self._run(self._operations.get_for_each_progress(flow_id, step_index))
+        return await self._run(records.get_for_each_progress(self._context, flow_id, step_index))
 
     async def clear_for_each_progress(self, flow_id: str, step_index: int) -> bool:
         """See `Store.clear_for_each_progress`."""
-        return await self._run(self._operations.clear_for_each_progress(flow_id, step_index))
+        return await self._run(records.clear_for_each_progress(self._context, flow_id, step_index))
 
     async def list_for_each_progress(self, flow_id: str) -> dict[int, ForEachProgress]:
         """See `Store.list_for_each_progress`."""
-        return await self._run(self._operations.list_for_each_progress(flow_id))
+        return await self._run(records.list_for_each_progress(self._context, flow_id))
 
     # claims ---------------------------------------------------------------------------------------
 
@@ -380,7 +397,7 @@ class AsyncStore:
     ) -> list[FlowSnapshot[Any]]:
         """See `Store.claim_due`."""
         return await self._run(
-            self._operations.claim_due(state_type, lease=lease, limit=limit, owner=owner)
+            claims.claim_due(self._context, state_type, lease=lease, limit=limit, owner=owner)
         )
 
     @overload
@@ -414,22 +431,24 @@ class AsyncStore:
     ) -> FlowSnapshot[Any]:
         """See `Store.claim`."""
         return await self._run(
-            self._operations.claim(flow_id, state_type, lease=lease, timeout=timeout, owner=owner)
+            claims.claim(
+                self._context, flow_id, state_type, lease=lease, timeout=timeout, owner=owner
+            )
         )
 
     async def extend(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> None:
         """See `Store.extend`; another task may call it beside the owner's own commits."""
-        await self._run(self._operations.extend(flow, lease))
+        await self._run(claims.extend(self._context, flow, lease))
 
     async def release(self, flow: FlowSnapshot[Any], *, due_at: datetime | None = AT_ONCE) -> None:
         """See `Store.release`."""
-        await self._run(self._operations.release(flow, due_at=due_at))
+        await self._run(claims.release(self._context, flow, due_at=due_at))
 
     # sessions -------------------------------------------------------------------------------------
 
     def session(self) -> AsyncSession:
         """A unit of work; use it in an `async with`. See `Store.session`."""
-        return AsyncSession(self._run, self._operations)
+        return AsyncSession(self._run, self._context)
 
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[AsyncSession, None]:
@@ -451,33 +470,33 @@ class AsyncStore:
         check_function(function)
 
         def call(unit: UnitOfWork) -> Awaitable[R]:
-            session = AsyncSession(self._run, self._operations, unit)
+            session = AsyncSession(self._run, self._context, unit)
             return check_awaitable(function(session, *args))
 
-        result: R = await self._run(self._operations.transact(call, attempts))
+        result: R = await self._run(sessions.transact(self._context, call, attempts))
         return result
 
     async def resolve_commit(self, error: CommitUncertainError) -> Receipt | None:
         """See `Store.resolve_commit`."""
-        return await self._run(self._operations.resolve_commit(error))
+        return await self._run(commits.resolve_commit(self._context, error))
 
     # the store ------------------------------------------------------------------------------------
 
     def now(self) -> datetime:
         """The store's clock, in whole milliseconds."""
-        return self._operations.now()
+        return self._context.now()
 
     async def sweep(self, limit: int = 1000) -> int:
         """See `Store.sweep`."""
-        return await self._run(self._operations.sweep(limit))
+        return await self._run(upkeep.sweep(self._context, limit))
 
     async def clear(self) -> None:
         """See `Store.clear`."""
-        await self._run(self._operations.clear())
+        await self._run(upkeep.clear())
 
     async def ping(self) -> None:
         """See `Store.ping`."""
-        await self._run(self._operations.ping())
+        await self._run(upkeep.ping())
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -504,10 +523,8 @@ class AsyncStore:
 class AsyncSession(BaseSession):
     """`Session` for async code; what may do I/O is awaited."""
 
-    def __init__(
-        self, run: AsyncRun, operations: Operations, unit: UnitOfWork | None = None
-    ) -> None:
-        super().__init__(operations, unit)
+    def __init__(self, run: AsyncRun, context: Context, unit: UnitOfWork | None = None) -> None:
+        super().__init__(context, unit)
         self._run = run
 
     @overload
@@ -516,7 +533,7 @@ class AsyncSession(BaseSession):
     async def get(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any] | None: ...
     async def get(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any] | None:
         """See `Session.get`."""
-        return await self._run(self._operations.session_get(self._unit, flow_id, state_type))
+        return await self._run(sessions.session_get(self._context, self._unit, flow_id, state_type))
 
     @overload
     async def get_one(self, flow_id: str, state_type: type[S]) -> FlowSnapshot[S]: ...
@@ -524,7 +541,9 @@ class AsyncSession(BaseSession):
     async def get_one(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any]: ...
     async def get_one(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any]:
         """See `Session.get_one`."""
-        return await self._run(self._operations.session_get_one(self._unit, flow_id, state_type))
+        return await self._run(
+            sessions.session_get_one(self._context, self._unit, flow_id, state_type)
+        )
 
     @overload
     async def get_many(
@@ -538,23 +557,25 @@ class AsyncSession(BaseSession):
         self, flow_ids: Iterable[str], state_type: Any | None = None
     ) -> dict[str, Any]:
         """See `Session.get_many`."""
-        return await self._run(self._operations.session_get_many(self._unit, flow_ids, state_type))
+        return await self._run(
+            sessions.session_get_many(self._context, self._unit, flow_ids, state_type)
+        )
 
     async def get_wait_condition(self, correlation_id: str) -> WaitCondition | None:
         """See `Session.get_wait_condition`."""
         return await self._run(
-            self._operations.session_get_wait_condition(self._unit, correlation_id)
+            sessions.session_get_wait_condition(self._context, self._unit, correlation_id)
         )
 
     async def get_for_each_progress(self, flow_id: str, step_index: int) -> ForEachProgress | None:
         """See `Session.get_for_each_progress`."""
         return await self._run(
-            self._operations.session_get_for_each_progress(self._unit, flow_id, step_index)
+            sessions.session_get_for_each_progress(self._context, self._unit, flow_id, step_index)
         )
 
     async def refresh(self, record: AnyRecord) -> None:
         """See `Session.refresh`."""
-        await self._run(self._operations.session_refresh(self._unit, record))
+        await self._run(sessions.session_refresh(self._context, self._unit, record))
 
     async def commit(self) -> Receipt:
         """Write every change or none; see `Session.commit`.
@@ -563,7 +584,7 @@ class AsyncSession(BaseSession):
         goes on; `receipt` then tells what was written. `SessionClosedError` afterwards means that
         the outcome was lost.
         """
-        return await self._run(self._operations.session_commit(self._unit))
+        return await self._run(sessions.session_commit(self._context, self._unit))
 
     async def close(self) -> None:
         """See `Session.close`."""

@@ -18,8 +18,9 @@ from typing import TypeVar
 from attrs import evolve
 from attrs import frozen
 
+from catga_store.core import commits
 from catga_store.core import writes
-from catga_store.core.sessions import Operations
+from catga_store.core.context import Context
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
@@ -28,6 +29,7 @@ from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import partition_of
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Change
@@ -70,7 +72,7 @@ class Difference:
     """`missing`, or the names of what differs, as in `version, state`."""
 
 
-_Steps: TypeAlias = Generator[tuple[Operations, Conversation[Any]], Any, CopyReport]
+_Steps: TypeAlias = Generator[tuple[Context, Conversation[Any]], Any, CopyReport]
 _FIELDS = {WAIT: "wait_conditions", PROGRESS: "progress", FLOW: "flows"}
 
 
@@ -105,18 +107,18 @@ def copy(
     _check_store(target)
     writes.check_flag(overwrite, "overwrite")
     _check_function(on_progress)
-    asking, writing = source._operations, target._operations  # noqa: SLF001  both APIs' own
+    asking, writing = source._context, target._context  # noqa: SLF001  both APIs' own
     steps = _copying(asking, writing, overwrite=overwrite, on_progress=on_progress)
     reply: Any = None
 
     while True:
         try:
-            operations, conversation = steps.send(reply)
+            context, conversation = steps.send(reply)
         except StopIteration as stop:
             report: CopyReport = stop.value
             return report
 
-        store = source if operations is asking else target
+        store = source if context is asking else target
         reply = store._run(conversation)  # noqa: SLF001  as above
 
 
@@ -137,8 +139,8 @@ def _check_function(function: object) -> None:
 
 
 def _copying(
-    source: Operations,
-    target: Operations,
+    source: Context,
+    target: Context,
     *,
     overwrite: bool,
     on_progress: Callable[[CopyReport], object] | None,
@@ -195,11 +197,11 @@ def _is_same(record: Record, stored: Record) -> bool:
 
 
 def _written(
-    target: Operations, changes: tuple[Change, ...], now_ms: int
-) -> Generator[tuple[Operations, Conversation[Any]], Any, tuple[Outcome, ...]]:
+    target: Context, changes: tuple[Change, ...], now_ms: int
+) -> Generator[tuple[Context, Conversation[Any]], Any, tuple[Outcome, ...]]:
     """Write what the target does not refuse: somebody may have been there since it was looked at."""
     while changes:
-        _, answer = yield target, target.commit(changes, now_ms)
+        answer = yield target, commits.send(target, new_commit_id(), now_ms, changes)
         if not isinstance(answer, Refused):
             outcomes: tuple[Outcome, ...] = answer.outcomes
             return outcomes
@@ -273,7 +275,7 @@ def _ask(store: Store, request: Request[T]) -> T:
 
 
 def _now_ms(store: Store) -> int:
-    return store._operations.settings.now_ms()  # noqa: SLF001  as above
+    return store._context.settings.now_ms()  # noqa: SLF001  as above
 
 
 _COMPARED = (

@@ -246,6 +246,17 @@ class CommitUncertainError(CatgaStoreError):
 
     commit_id: str
     keys: tuple[tuple[str, str, int], ...]
+    changes: tuple[Any, ...] | None = None
+    """What was sent, without bodies; `None` if that is not known. For `resolve_commit`."""
+    kept_seconds: float | None = None
+    """How long the store keeps the reply; `None` if it is not known."""
+    lost_at: float | None = None
+    """When the outcome was lost, by the monotonic clock of the process that sent the commit."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The monotonic clock of one process means nothing in another.
+        facts = {name: None if name == "lost_at" else fact for name, fact in vars(self).items()}
+        return type(self), self.args, facts
 
 
 class CorruptRecordError(CatgaStoreError):

@@ -10,15 +10,16 @@ from typing import Self
 from typing import TypeVar
 from typing import overload
 
+from catga_store.core import sessions
 from catga_store.core.arguments import completion_change
 from catga_store.core.arguments import step_key
-from catga_store.core.sessions import Operations
+from catga_store.core.context import Context
+from catga_store.core.receipts import Receipt
 from catga_store.core.unit_of_work import Intent
 from catga_store.core.unit_of_work import UnitOfWork
-from catga_store.core.writes import AnyRecord
-from catga_store.core.writes import Receipt
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.progress import ForEachProgress
+from catga_store.model.stored_state import AnyRecord
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.conversation import Conversation
 
@@ -39,8 +40,8 @@ class Run(Protocol):
 class BaseSession:
     """What a session does without I/O; the same on every API."""
 
-    def __init__(self, operations: Operations, unit: UnitOfWork | None = None) -> None:
-        self._operations = operations
+    def __init__(self, context: Context, unit: UnitOfWork | None = None) -> None:
+        self._context = context
         self._unit = UnitOfWork() if unit is None else unit
 
     def add(self, record: AnyRecord) -> None:
@@ -64,7 +65,7 @@ class BaseSession:
         satisfied or past its deadline, at once if it is already. `flow.wait_condition` is a copy
         of the definition, `wait.parent_flow_id` the flow.
         """
-        self._operations.suspend(self._unit, flow, wait)
+        sessions.suspend(self._context, self._unit, flow, wait)
 
     def save_for_each_progress(
         self, flow_id: str, step_index: int, progress: ForEachProgress, *, overwrite: bool = False
@@ -126,7 +127,7 @@ class BaseSession:
 
         Encodes every loaded record.
         """
-        return self._unit.dirty()
+        return self._unit.dirty(self._context.limits)
 
     @property
     def deleted(self) -> tuple[AnyRecord, ...]:
@@ -166,8 +167,8 @@ class Session(BaseSession):
     2
     """
 
-    def __init__(self, run: Run, operations: Operations, unit: UnitOfWork | None = None) -> None:
-        super().__init__(operations, unit)
+    def __init__(self, run: Run, context: Context, unit: UnitOfWork | None = None) -> None:
+        super().__init__(context, unit)
         self._run = run
 
     @overload
@@ -177,7 +178,7 @@ class Session(BaseSession):
     def get(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any] | None:
         """The session's object for this flow, or `None`; see `Store.get`."""
         flow: FlowSnapshot[Any] | None = self._run(
-            self._operations.session_get(self._unit, flow_id, state_type)
+            sessions.session_get(self._context, self._unit, flow_id, state_type)
         )
         return flow
 
@@ -187,7 +188,7 @@ class Session(BaseSession):
     def get_one(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any]: ...
     def get_one(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any]:
         """Like `get`, but `FlowNotFoundError` if there is no such flow."""
-        return self._run(self._operations.session_get_one(self._unit, flow_id, state_type))
+        return self._run(sessions.session_get_one(self._context, self._unit, flow_id, state_type))
 
     @overload
     def get_many(
@@ -199,16 +200,18 @@ class Session(BaseSession):
     ) -> dict[str, FlowSnapshot[Any] | None]: ...
     def get_many(self, flow_ids: Iterable[str], state_type: Any | None = None) -> dict[str, Any]:
         """The session's objects by id, `None` for what is absent; see `Store.get_many`."""
-        return self._run(self._operations.session_get_many(self._unit, flow_ids, state_type))
+        return self._run(sessions.session_get_many(self._context, self._unit, flow_ids, state_type))
 
     def get_wait_condition(self, correlation_id: str) -> WaitCondition | None:
         """The session's object for this condition, or `None`."""
-        return self._run(self._operations.session_get_wait_condition(self._unit, correlation_id))
+        return self._run(
+            sessions.session_get_wait_condition(self._context, self._unit, correlation_id)
+        )
 
     def get_for_each_progress(self, flow_id: str, step_index: int) -> ForEachProgress | None:
         """The session's object for this step's progress, or `None`."""
         return self._run(
-            self._operations.session_get_for_each_progress(self._unit, flow_id, step_index)
+            sessions.session_get_for_each_progress(self._context, self._unit, flow_id, step_index)
         )
 
     def refresh(self, record: AnyRecord) -> None:
@@ -217,7 +220,7 @@ class Session(BaseSession):
         A claim is kept; `ClaimLostError` if it was lost. `FlowNotFoundError` and the like if the
         record is gone; on an error the object is as it was.
         """
-        self._run(self._operations.session_refresh(self._unit, record))
+        self._run(sessions.session_refresh(self._context, self._unit, record))
 
     def commit(self) -> Receipt:
         """Write every change or none, each checked against what was read.
@@ -229,7 +232,7 @@ class Session(BaseSession):
         A lost outcome (`CommitUncertainError`), or any other error out of the sending, closes the
         session. `UsageError` and its kinds come before anything is sent.
         """
-        return self._run(self._operations.session_commit(self._unit))
+        return self._run(sessions.session_commit(self._context, self._unit))
 
     def close(self) -> None:
         """Forget everything for good; objects belong to their holders."""

@@ -18,13 +18,19 @@ from typing import TypeVar
 from typing import TypeVarTuple
 from typing import overload
 
+from catga_store.core import claims
+from catga_store.core import commits
+from catga_store.core import listings
+from catga_store.core import records
+from catga_store.core import sessions
+from catga_store.core import upkeep
 from catga_store.core.arguments import check_blocking
 from catga_store.core.arguments import check_function
 from catga_store.core.claims import DEFAULT_LEASE
-from catga_store.core.sessions import Operations
+from catga_store.core.context import Context
+from catga_store.core.receipts import Receipt
 from catga_store.core.settings import Settings
 from catga_store.core.unit_of_work import UnitOfWork
-from catga_store.core.writes import Receipt
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreClosedError
 from catga_store.model.flows import FlowSnapshot
@@ -93,7 +99,7 @@ class Store:
 
     def __init__(self, driver: Driver, settings: Settings) -> None:
         self._driver = driver
-        self._operations = Operations(settings)
+        self._context = Context.of(settings)
         self._closed = False
 
     def _run(self, conversation: Conversation[T]) -> T:
@@ -121,7 +127,7 @@ class Store:
         >>> order.version
         1
         """
-        self._run(self._operations.create(snapshot))
+        self._run(records.create(self._context, snapshot))
 
     @overload
     def get(self, flow_id: str, state_type: type[S]) -> FlowSnapshot[S] | None: ...
@@ -133,7 +139,7 @@ class Store:
         Costs one round trip. `StateTypeError` if the state was stored as another named type,
         `CorruptRecordError` if what is stored cannot be read.
         """
-        flow: FlowSnapshot[Any] | None = self._run(self._operations.get(flow_id, state_type))
+        flow: FlowSnapshot[Any] | None = self._run(records.get(self._context, flow_id, state_type))
         return flow
 
     @overload
@@ -142,14 +148,14 @@ class Store:
     def get_one(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any]: ...
     def get_one(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any]:
         """Like `get`, but `FlowNotFoundError` if there is no such flow."""
-        return self._run(self._operations.get_one(flow_id, state_type))
+        return self._run(records.get_one(self._context, flow_id, state_type))
 
     def get_or_create(self, snapshot: FlowSnapshot[S]) -> tuple[FlowSnapshot[S], bool]:
         """Create the flow, answering `(snapshot, True)`, or `(what is stored, False)`.
 
         The flow id is the idempotency key of whoever starts flows.
         """
-        return self._run(self._operations.get_or_create(snapshot))
+        return self._run(records.get_or_create(self._context, snapshot))
 
     def update(self, snapshot: FlowSnapshot[Any]) -> None:
         """Write version + 1 if the store still holds the revision that was read.
@@ -171,7 +177,7 @@ class Store:
         ...     print(error)
         flow 'order-1' was read at version 1 but the store holds 2; nothing in this commit was written
         """
-        self._run(self._operations.update(snapshot))
+        self._run(records.update(self._context, snapshot))
 
     def delete(
         self,
@@ -187,7 +193,7 @@ class Store:
         second round trip: the flow is read, and deleted as the revision that was read.
         """
         return self._run(
-            self._operations.delete(snapshot_or_id, version=version, revision=revision)
+            records.delete(self._context, snapshot_or_id, version=version, revision=revision)
         )
 
     @overload
@@ -200,7 +206,7 @@ class Store:
     ) -> dict[str, FlowSnapshot[Any] | None]: ...
     def get_many(self, flow_ids: Iterable[str], state_type: Any | None = None) -> dict[str, Any]:
         """Flows by id, `None` for what is absent; one round trip per 500 ids."""
-        return self._run(self._operations.get_many(flow_ids, state_type))
+        return self._run(records.get_many(self._context, flow_ids, state_type))
 
     def query_flows(
         self,
@@ -221,7 +227,8 @@ class Store:
         come and go. One round trip; with `updated_before` it may read more than it answers.
         """
         return self._run(
-            self._operations.query_flows(
+            listings.query_flows(
+                self._context,
                 status=status,
                 state_type=state_type,
                 created_after=created_after,
@@ -269,7 +276,8 @@ class Store:
     ) -> int:
         """How many flows `iter_flows` would answer with the same filters."""
         return self._run(
-            self._operations.count_flows(
+            listings.count_flows(
+                self._context,
                 status=status,
                 state_type=state_type,
                 created_after=created_after,
@@ -288,11 +296,11 @@ class Store:
         nothing is written and the object takes what is stored, results included, which costs a
         second round trip. After `clear_wait_condition` it starts afresh.
         """
-        return self._run(self._operations.set_wait_condition(condition))
+        return self._run(records.set_wait_condition(self._context, condition))
 
     def get_wait_condition(self, correlation_id: str) -> WaitCondition | None:
         """The condition with the completions of its children, or `None`."""
-        return self._run(self._operations.get_wait_condition(correlation_id))
+        return self._run(records.get_wait_condition(self._context, correlation_id))
 
     def update_wait_condition(self, condition: WaitCondition) -> bool:
         """Write definition and outcome if the store still holds the revision that was read.
@@ -300,7 +308,7 @@ class Store:
         Results are never written. Completions are counted again; `True` if they satisfy the new
         definition now. Else `StaleWaitConditionError` or `WaitConditionNotFoundError`.
         """
-        return self._run(self._operations.update_wait_condition(condition))
+        return self._run(records.update_wait_condition(self._context, condition))
 
     def clear_wait_condition(self, correlation_id: str) -> bool:
         """Remove a condition and its completions; `True` if it existed.
@@ -308,7 +316,7 @@ class Store:
         A marker stays for `Retention.waits`: later completions are not kept and are told how it
         ended, `CANCELLED` if it was pending.
         """
-        return self._run(self._operations.clear_wait_condition(correlation_id))
+        return self._run(records.clear_wait_condition(self._context, correlation_id))
 
     def get_timed_out_wait_conditions(
         self, now: datetime | None = None, limit: int | None = None
@@ -318,7 +326,7 @@ class Store:
         A deadline closes nothing by itself: until somebody sets `outcome = TIMED_OUT` and updates
         the condition, completions count. The version check lets one closer win.
         """
-        return self._run(self._operations.get_timed_out_wait_conditions(now, limit))
+        return self._run(records.get_timed_out_wait_conditions(self._context, now, limit))
 
     def query_wait_conditions(
         self,
@@ -330,8 +338,12 @@ class Store:
     ) -> Page[WaitCondition]:
         """A page of conditions, ended ones included, newest first; see `query_flows`."""
         return self._run(
-            self._operations.query_wait_conditions(
-                outcome=outcome, parent_flow_id=parent_flow_id, limit=limit, cursor=cursor
+            listings.query_wait_conditions(
+                self._context,
+                outcome=outcome,
+                parent_flow_id=parent_flow_id,
+                limit=limit,
+                cursor=cursor,
             )
         )
 
@@ -378,8 +390,13 @@ class Store:
         True
         """
         return self._run(
-            self._operations.complete_child(
-                correlation_id, child_flow_id, success=success, result=result, error=error
+            records.complete_child(
+                self._context,
+                correlation_id,
+                child_flow_id,
+                success=success,
+                result=result,
+                error=error,
             )
         )
 
@@ -394,22 +411,22 @@ class Store:
         The flow need not exist yet.
         """
         self._run(
-            self._operations.save_for_each_progress(
-                flow_id, step_index, progress, overwrite=overwrite
+            records.save_for_each_progress(
+                self._context, flow_id, step_index, progress, overwrite=overwrite
             )
         )
 
     def get_for_each_progress(self, flow_id: str, step_index: int) -> ForEachProgress | None:
         """A step's progress, or `None`."""
-        return self._run(self._operations.get_for_each_progress(flow_id, step_index))
+        return self._run(records.get_for_each_progress(self._context, flow_id, step_index))
 
     def clear_for_each_progress(self, flow_id: str, step_index: int) -> bool:
         """Remove a step's progress; `True` if it existed."""
-        return self._run(self._operations.clear_for_each_progress(flow_id, step_index))
+        return self._run(records.clear_for_each_progress(self._context, flow_id, step_index))
 
     def list_for_each_progress(self, flow_id: str) -> dict[int, ForEachProgress]:
         """A flow's progress by step index."""
-        return self._run(self._operations.list_for_each_progress(flow_id))
+        return self._run(records.list_for_each_progress(self._context, flow_id))
 
     # claims ---------------------------------------------------------------------------------------
 
@@ -458,7 +475,7 @@ class Store:
         Costs three round trips, one or two more for parents, more under contention.
         """
         return self._run(
-            self._operations.claim_due(state_type, lease=lease, limit=limit, owner=owner)
+            claims.claim_due(self._context, state_type, lease=lease, limit=limit, owner=owner)
         )
 
     @overload
@@ -498,7 +515,9 @@ class Store:
         if that has ended, else the newest. Costs three round trips, one more for a parent.
         """
         return self._run(
-            self._operations.claim(flow_id, state_type, lease=lease, timeout=timeout, owner=owner)
+            claims.claim(
+                self._context, flow_id, state_type, lease=lease, timeout=timeout, owner=owner
+            )
         )
 
     def extend(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> None:
@@ -508,7 +527,7 @@ class Store:
         commits. `ClaimLostError` if the claim was lost or given back. After a
         `CommitUncertainError` the claim ends at the one time or the other: extend it again.
         """
-        self._run(self._operations.extend(flow, lease))
+        self._run(claims.extend(self._context, flow, lease))
 
     def release(self, flow: FlowSnapshot[Any], *, due_at: datetime | None = AT_ONCE) -> None:
         """Give the claim back without writing the state.
@@ -516,13 +535,13 @@ class Store:
         The flow is due now unless told otherwise; `None` parks it. `ClaimLostError` if the claim
         was lost. What was changed on the object is still only there.
         """
-        self._run(self._operations.release(flow, due_at=due_at))
+        self._run(claims.release(self._context, flow, due_at=due_at))
 
     # sessions -------------------------------------------------------------------------------------
 
     def session(self) -> Session:
         """A unit of work; nothing is written without its `commit()`. Use it in a `with`."""
-        return Session(self._run, self._operations)
+        return Session(self._run, self._context)
 
     @contextmanager
     def begin(self) -> Generator[Session, None, None]:
@@ -557,9 +576,9 @@ class Store:
         check_function(function)
 
         def call(unit: UnitOfWork) -> R:
-            return check_blocking(function(Session(self._run, self._operations, unit), *args))
+            return check_blocking(function(Session(self._run, self._context, unit), *args))
 
-        result: R = self._run(self._operations.transact(call, attempts))
+        result: R = self._run(sessions.transact(self._context, call, attempts))
         return result
 
     def resolve_commit(self, error: CommitUncertainError) -> Receipt | None:
@@ -568,13 +587,13 @@ class Store:
         Raises the error again while the store cannot tell. For twice the store's `timeout` it can; after
         that it cannot if a flow or progress of the commit was written eight times since.
         """
-        return self._run(self._operations.resolve_commit(error))
+        return self._run(commits.resolve_commit(self._context, error))
 
     # the store ------------------------------------------------------------------------------------
 
     def now(self) -> datetime:
         """The store's clock, in whole milliseconds."""
-        return self._operations.now()
+        return self._context.now()
 
     def sweep(self, limit: int = 1000) -> int:
         """Remove up to `limit` records that have expired; answers how many.
@@ -582,7 +601,7 @@ class Store:
         Nobody needs to call it for correctness: what has expired is absent. Writes sweep a few.
         A `CommitUncertainError` may be resolved, or forgotten.
         """
-        return self._run(self._operations.sweep(limit))
+        return self._run(upkeep.sweep(self._context, limit))
 
     def clear(self) -> None:
         """Remove every record of this store, and nothing else.
@@ -591,11 +610,11 @@ class Store:
         `resolve_commit` answers a receipt if everything is gone; if it answers `None` no more will
         go, and on a server a part may be gone: clear it again.
         """
-        self._run(self._operations.clear())
+        self._run(upkeep.clear())
 
     def ping(self) -> None:
         """Do nothing if the store works; else raise what is wrong."""
-        self._run(self._operations.ping())
+        self._run(upkeep.ping())
 
     def close(self) -> None:
         """Close what the store opened; afterwards `StoreClosedError`. May be called again."""

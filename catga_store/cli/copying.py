@@ -135,7 +135,7 @@ def _copied(
 
 
 def _size(store: cs.Store) -> int:
-    now_ms = store._operations.settings.now_ms()  # noqa: SLF001  nothing public counts conditions
+    now_ms = store._context.settings.now_ms()  # noqa: SLF001  nothing public counts conditions
     waits: int = store._run(ask(Count(Filter(WAIT), now_ms)))  # noqa: SLF001  as above
     return store.count_flows() + waits
 

@@ -83,8 +83,8 @@ def _span(text: str) -> timedelta:
 def _due(
     store: cs.Store, kind: str | None, within: timedelta, limit: int
 ) -> Iterator[dict[str, Any]]:
-    operations = store._operations  # noqa: SLF001  no public operation looks without claiming
-    until_ms = operations.settings.now_ms() + within // timedelta(milliseconds=1)
+    context = store._context  # noqa: SLF001  no public operation looks without claiming
+    until_ms = context.settings.now_ms() + within // timedelta(milliseconds=1)
     found = store._run(ask(Due(until_ms, limit, kind)))  # noqa: SLF001  as above
     told = {
         entry.key.id: store.get_wait_condition(entry.key.id)

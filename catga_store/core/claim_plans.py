@@ -14,9 +14,9 @@ from typing import Any
 from attrs import frozen
 
 from catga_store.core import envelope
-from catga_store.core import writes
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import StateTypeError
+from catga_store.model import stored_state
 from catga_store.model.flows import Claim
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
@@ -217,7 +217,7 @@ def take(candidate: Candidate, claimer: Claimer) -> ClaimPlan:
         shown = envelope.decode_wait(name, wait)
         closes = candidate.waits[name].head.status == PENDING
         if candidate.awaits and candidate.awaits[0] != name:
-            object.__setattr__(shown, "_suspended_on", candidate.awaits[0])
+            stored_state.set_suspended_on(shown, candidate.awaits[0])
 
         body = envelope.body_with_wait(old, record.body, shown)
     elif candidate.told is not None:
@@ -320,7 +320,7 @@ def _show_again(wait: WaitCondition | None, told: Record) -> None:
         return
 
     if to_ms(wait.created_at) == told.head.created_ms:
-        envelope.load_results(wait, told)
+        stored_state.load_results(wait, told)
 
 
 def _is_its_own(candidate: Candidate, wait: Record) -> bool:
@@ -414,12 +414,14 @@ def settle_plans(
         put, flow = changes[start], plan.flow
         if flow is not None and isinstance(put, Put) and put.head.claim is not None:
             claim = Claim(put.head.claim, plan.lease_ms)
-            writes.settle_flow(flow, put, outcomes[start], claim)
+            revision = outcomes[start].revision
+            stored_state.set_written(flow, put.head, put.body, revision, claim)
             if plan.shown is not None:
-                object.__setattr__(flow, "wait_condition", plan.shown)
+                stored_state.show_wait(flow, plan.shown)
                 for place, change in enumerate(plan.changes, start):
                     if change.key == plan.shown.key:
-                        writes.settle_end(plan.shown, outcomes[place])
+                        end = outcomes[place]
+                        stored_state.set_end(plan.shown, end.version, end.revision)
 
             claimed.append(flow)
 

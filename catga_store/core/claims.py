@@ -17,7 +17,6 @@ from typing import Any
 
 from catga_store import codec
 from catga_store.core import envelope
-from catga_store.core import writes
 from catga_store.core.arguments import check_flow
 from catga_store.core.arguments import not_found
 from catga_store.core.claim_plans import Candidate
@@ -36,18 +35,22 @@ from catga_store.core.claim_plans import refused_of
 from catga_store.core.claim_plans import settle_plans
 from catga_store.core.claim_plans import take
 from catga_store.core.claim_plans import told_of
-from catga_store.core.commits import Commits
+from catga_store.core.commits import commit_one
+from catga_store.core.commits import send
+from catga_store.core.conflicts import claimed_error
+from catga_store.core.context import Context
+from catga_store.core.context import read_all
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import ClaimLostError
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import UsageError
+from catga_store.model import stored_state
 from catga_store.model.flows import Claim
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.times import AT_ONCE
 from catga_store.model.times import moment_up
 from catga_store.model.times import span_ms
 from catga_store.model.times import to_ms
-from catga_store.model.waits import UnreadResults
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Pause
@@ -72,7 +75,15 @@ from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
 
-__all__ = ["DEFAULT_LEASE", "Claims"]
+__all__ = [
+    "DEFAULT_LEASE",
+    "claim",
+    "claim_due",
+    "extend",
+    "load_results",
+    "release",
+    "release_dead_waits",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -86,331 +97,348 @@ _POLL_SECONDS = 0.05
 DEFAULT_LEASE = timedelta(seconds=30)
 
 
-class Claims(Commits):
-    """Claims as conversations over store protocol requests."""
+"""Claims as conversations over store protocol requests."""
 
-    # claims ---------------------------------------------------------------------------------------
+# claims -------------------------------------------------------------------------------------------
 
-    def claim_due(
-        self,
-        state_type: Any | None = None,
-        *,
-        lease: timedelta = DEFAULT_LEASE,
-        limit: int = 1,
-        owner: str | None = None,
-    ) -> Conversation[list[FlowSnapshot[Any]]]:
-        if type(limit) is not int or not 1 <= limit <= _PAGE_MOST:
-            message = f"limit must be an int from 1 to {_PAGE_MOST}, not {limit!r}"
-            raise UsageError(message)
 
-        lease_ms = _lease_ms(lease)
-        owner = self.owner if owner is None else check_id(owner, "an owner")
-        codec.check_state_type(state_type)
-        wanted = codec.type_name(state_type) or None
-        claimed: list[FlowSnapshot[Any]] = []
-        # What is put off is due later than this, however long it takes: nothing is met twice.
-        since_ms = self.settings.now_ms()
-        idle = 0
-        nearby = 0
+def claim_due(
+    context: Context,
+    state_type: Any | None = None,
+    *,
+    lease: timedelta = DEFAULT_LEASE,
+    limit: int = 1,
+    owner: str | None = None,
+) -> Conversation[list[FlowSnapshot[Any]]]:
+    """Claim up to `limit` due flows; what each claim does is decided in `claim_plans`."""
+    if type(limit) is not int or not 1 <= limit <= _PAGE_MOST:
+        message = f"limit must be an int from 1 to {_PAGE_MOST}, not {limit!r}"
+        raise UsageError(message)
 
+    lease_ms = _lease_ms(lease)
+    owner = context.owner if owner is None else check_id(owner, "an owner")
+    codec.check_state_type(state_type)
+    wanted = codec.type_name(state_type) or None
+    claimed: list[FlowSnapshot[Any]] = []
+    # What is put off is due later than this, however long it takes: nothing is met twice.
+    since_ms = context.settings.now_ms()
+    idle = 0
+    nearby = 0
+
+    try:
+        while len(claimed) < limit and idle < _IDLE_ROUNDS:
+            missing = limit - len(claimed)
+            due = Due(since_ms, missing + _NEARBY, wanted)
+            found = yield due
+            if not found:
+                break
+
+            now_ms = max(since_ms, context.settings.now_ms())
+            chosen = choose(found, missing + nearby)
+            gathered = yield from _gather(
+                context, chosen, now_ms, all_waits=has_all_waits(chosen, found, due.limit)
+            )
+            claimer = Claimer(owner, state_type, now_ms, lease_ms)
+            plans = claim_plans_of(gathered, claimer, missing)
+            applied = yield from _take_all(context, plans, now_ms, claimed)
+            idle = 0 if applied else idle + 1
+            # Among many that cannot be claimed, those that can are looked for farther away.
+            nearby = 0 if limit - len(claimed) < missing else _NEARBY
+    except CatgaStoreError as error:
+        # What is claimed is the caller's: an error in its place would lose it for a lease.
+        if not claimed:
+            raise
+
+        _log.warning("claim_due answers %d of %d flows: %s", len(claimed), limit, error)
+
+    return claimed
+
+
+def _gather(
+    context: Context, chosen: Sequence[Found], now_ms: int, *, all_waits: bool
+) -> Conversation[Gathered]:
+    """Candidates, each with its flow and the conditions that bear on it.
+
+    `all_waits`: those chosen are all the conditions that have ended, and none need be looked
+    for.
+    """
+    gathered = Gathered()
+    records, corrupt = yield from _read_what_can_be(context, [entry.key for entry in chosen])
+    gathered.stuck = [entry for entry in chosen if entry.key in corrupt]
+
+    for entry in chosen:
+        record = records.get(entry.key)
+        if entry.key.kind == FLOW and entry.key not in corrupt:
+            gathered.candidate(entry.key.id).flow = record
+        elif record is not None and record.terms is not None and record.terms.parent:
+            gathered.candidate(record.terms.parent).woken_by[entry.key.id] = record
+
+    unread = [key for key in map(flow_key, gathered.candidates) if key not in records]
+    parents, corrupt = yield from _read_what_can_be(context, unread)
+    for key, parent in parents.items():
+        gathered.candidate(key.id).flow = parent
+
+    for key in corrupt:
+        gathered.candidate(key.id).error = corrupt[key]
+
+    for candidate in gathered.candidates.values():
+        if not all_waits and candidate.is_free(now_ms):
+            yield from _look_for_waits(candidate, now_ms)
+
+    yield from _read_waits(context, gathered.candidates.values())
+    return gathered
+
+
+def _look_for_waits(candidate: Candidate, now_ms: int) -> Conversation[None]:
+    """Whatever else has ended that the flow is to be told of; one exchange, as a rule."""
+    wanted = Filter(WAIT, parent=candidate.flow_id)
+    after: tuple[int, str] | None = None
+
+    while len(candidate.unread) < MAX_CHANGES:
         try:
-            while len(claimed) < limit and idle < _IDLE_ROUNDS:
-                missing = limit - len(claimed)
-                due = Due(since_ms, missing + _NEARBY, wanted)
-                found = yield due
-                if not found:
-                    break
-
-                now_ms = max(since_ms, self.settings.now_ms())
-                chosen = choose(found, missing + nearby)
-                gathered = yield from self._gather(
-                    chosen, now_ms, all_waits=has_all_waits(chosen, found, due.limit)
-                )
-                claimer = Claimer(owner, state_type, now_ms, lease_ms)
-                plans = claim_plans_of(gathered, claimer, missing)
-                applied = yield from self._take_all(plans, now_ms, claimed)
-                idle = 0 if applied else idle + 1
-                # Among many that cannot be claimed, those that can are looked for farther away.
-                nearby = 0 if limit - len(claimed) < missing else _NEARBY
-        except CatgaStoreError as error:
-            # What is claimed is the caller's: an error in its place would lose it for a lease.
-            if not claimed:
-                raise
-
-            _log.warning("claim_due answers %d of %d flows: %s", len(claimed), limit, error)
-
-        return claimed
-
-    def _gather(
-        self, chosen: Sequence[Found], now_ms: int, *, all_waits: bool
-    ) -> Conversation[Gathered]:
-        """Candidates, each with its flow and the conditions that bear on it.
-
-        `all_waits`: those chosen are all the conditions that have ended, and none need be looked
-        for.
-        """
-        gathered = Gathered()
-        records, corrupt = yield from self._read_what_can_be([entry.key for entry in chosen])
-        gathered.stuck = [entry for entry in chosen if entry.key in corrupt]
-
-        for entry in chosen:
-            record = records.get(entry.key)
-            if entry.key.kind == FLOW and entry.key not in corrupt:
-                gathered.candidate(entry.key.id).flow = record
-            elif record is not None and record.terms is not None and record.terms.parent:
-                gathered.candidate(record.terms.parent).woken_by[entry.key.id] = record
-
-        unread = [key for key in map(flow_key, gathered.candidates) if key not in records]
-        parents, corrupt = yield from self._read_what_can_be(unread)
-        for key, parent in parents.items():
-            gathered.candidate(key.id).flow = parent
-
-        for key in corrupt:
-            gathered.candidate(key.id).error = corrupt[key]
-
-        for candidate in gathered.candidates.values():
-            if not all_waits and candidate.is_free(now_ms):
-                yield from self._look_for_waits(candidate, now_ms)
-
-        yield from self._read_waits(gathered.candidates.values())
-        return gathered
-
-    def _look_for_waits(self, candidate: Candidate, now_ms: int) -> Conversation[None]:
-        """Whatever else has ended that the flow is to be told of; one exchange, as a rule."""
-        wanted = Filter(WAIT, parent=candidate.flow_id)
-        after: tuple[int, str] | None = None
-
-        while len(candidate.unread) < MAX_CHANGES:
-            try:
-                page = yield from ask(Find(wanted, after, _PAGE_MOST, now_ms))
-            except CorruptRecordError as error:
-                if error.key is None:
-                    raise
-
-                _log.warning("%s is passed over: %s", flow_key(candidate.flow_id), error)
-                return
-
-            candidate.unread += [
-                entry.key.id
-                for entry in page
-                if needs_telling(entry.head, now_ms) and entry.key.id not in candidate.woken_by
-            ]
-            if len(page) < _PAGE_MOST:
-                return
-
-            after = page[-1].head.created_ms, page[-1].key.id
-
-    def _read_waits(self, candidates: Iterable[Candidate]) -> Conversation[None]:
-        """The conditions that flows await, or that were found to have ended, in one request."""
-        keys: dict[Key, None] = {}
-
-        for candidate in candidates:
-            candidate.awaits = awaited_of(candidate)
-            candidate.was_told = told_of(candidate)
-            told = () if candidate.was_told is None else (candidate.was_told,)
-            for name in (*candidate.awaits, *told):
-                if name not in candidate.woken_by:
-                    keys[wait_key(name)] = None
-
-            keys |= dict.fromkeys(map(wait_key, candidate.unread))
-
-        records, corrupt = yield from self._read_what_can_be(list(keys))
-
-        for candidate in candidates:
-            known = {wait_key(name): record for name, record in candidate.woken_by.items()}
-            for name in candidate.unread:
-                record = records.get(wait_key(name))
-                if record is not None:
-                    candidate.woken_by[name] = record
-
-            if candidate.was_told is not None:
-                candidate.told = records.get(wait_key(candidate.was_told))
-
-            for name in candidate.awaits:
-                key = wait_key(name)
-                record = known.get(key) or records.get(key)
-                if record is not None:
-                    candidate.awaited[name] = record
-
-                candidate.error = candidate.error or corrupt.get(key)
-
-    def _read_what_can_be(
-        self, keys: Sequence[Key]
-    ) -> Conversation[tuple[dict[Key, Record], dict[Key, CorruptRecordError]]]:
-        """The records that are there, and why others cannot be read: those alone, one by one."""
-        found: dict[Key, Record] = {}
-        corrupt: dict[Key, CorruptRecordError] = {}
-
-        try:
-            records = yield from self._read(keys)
+            page = yield from ask(Find(wanted, after, _PAGE_MOST, now_ms))
         except CorruptRecordError as error:
             if error.key is None:
-                raise  # not a record but all of the store
-        else:
-            pairs = zip(keys, records, strict=True)
-            return {key: record for key, record in pairs if record is not None}, corrupt
+                raise
 
-        for key in keys:
-            try:
-                (one,) = yield from self._read([key])
-            except CorruptRecordError as error:
-                corrupt[key] = error
-            else:
-                found |= {} if one is None else {key: one}
-
-        return found, corrupt
-
-    def _take_all(
-        self, plans: Sequence[ClaimPlan], now_ms: int, claimed: list[FlowSnapshot[Any]]
-    ) -> Conversation[bool]:
-        """Carry plans out, one commit a partition, and add what was claimed.
-
-        Answers whether anything was written.
-        """
-        by_partition: dict[int, list[ClaimPlan]] = {}
-
-        for plan in plans:
-            number = partition_of(plan.flow_id, self.settings.partitions)
-            by_partition.setdefault(number, []).append(plan)
-
-        written = False
-        for some in by_partition.values():
-            written |= yield from self._commit_plans(some, now_ms, claimed)
-
-        return written
-
-    def _commit_plans(
-        self, plans: list[ClaimPlan], now_ms: int, claimed: list[FlowSnapshot[Any]]
-    ) -> Conversation[bool]:
-        """As few commits as they fit in; whatever is refused is left out and the rest sent again."""
-        queue = list(plans)
-        written = False
-
-        while queue:
-            commit_id = new_commit_id()
-            batch: list[ClaimPlan] = []
-            changes: list[Change] = []
-            for plan in queue:
-                if len(changes) + len(plan.changes) <= MAX_CHANGES:
-                    batch.append(plan)
-                    changes += plan.named(commit_id)
-
-            _, reply = yield from self.commit(tuple(changes), now_ms, commit_id)
-            if isinstance(reply, Applied):
-                written = True
-                claimed += settle_plans(batch, changes, reply.outcomes)
-                yield from self._load_results(
-                    [plan.shown for plan in batch if plan.shown and plan.closes]
-                )
-                queue = [plan for plan in queue if plan not in batch]
-            else:
-                refused = refused_of(batch, {conflict.place for conflict in reply.conflicts})
-                queue = [plan for plan in queue if plan not in refused]
-
-        return written
-
-    def _load_results(self, waits: Sequence[WaitCondition]) -> Conversation[None]:
-        """After a commit: how the children of waits that have ended had completed.
-
-        A completion changes no revision, so only a look at what was closed tells what had come
-        between its reading and its end.
-        """
-        try:
-            records = yield from self._read([wait.key for wait in waits])
-        except CatgaStoreError as error:
-            # What was committed is: an error here would say that it is not.
-            for wait in waits:
-                object.__setattr__(wait, "_results", UnreadResults(wait.key, error))
-
+            _log.warning("%s is passed over: %s", flow_key(candidate.flow_id), error)
             return
 
-        for wait, record in zip(waits, records, strict=True):
-            if record is not None:
-                envelope.load_wait(wait, record)
-
-    def claim(
-        self,
-        flow_id: str,
-        state_type: Any | None = None,
-        *,
-        lease: timedelta = DEFAULT_LEASE,
-        timeout: timedelta = timedelta(0),
-        owner: str | None = None,
-    ) -> Conversation[FlowSnapshot[Any]]:
-        check_id(flow_id, "a flow id")
-        lease_ms = _lease_ms(lease)
-        owner = self.owner if owner is None else check_id(owner, "an owner")
-        give_up = time.monotonic() + span_ms(timeout, "timeout") / 1000
-
-        while True:
-            now_ms = self.settings.now_ms()
-            key = flow_key(flow_id)
-            (record,) = yield Read((key,), now_ms)
-            if record is None:
-                raise not_found(flow_id)
-
-            if is_terminal(record.head):
-                return envelope.decode_flow(key, record, state_type)
-
-            if is_held(record.head, now_ms):
-                left = give_up - time.monotonic()
-                if left <= 0:
-                    raise writes.claimed_error(flow_id, record.head)
-
-                yield Pause(min(left, _POLL_SECONDS * random.uniform(0.5, 1)))
-                continue
-
-            candidate = Candidate(flow_id, record)
-            yield from self._look_for_waits(candidate, now_ms)
-            yield from self._read_waits([candidate])
-            if candidate.error is not None:
-                raise candidate.error
-
-            plan = take(candidate, Claimer(owner, state_type, now_ms, lease_ms))
-            claimed: list[FlowSnapshot[Any]] = []
-            yield from self._commit_plans([plan], now_ms, claimed)
-            if claimed:
-                return claimed[0]
-
-    def extend(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> Conversation[None]:
-        claim = _claim_of(flow)
-        now_ms = self.settings.now_ms()
-        lease_ms = claim.lease_ms if lease is None else _lease_ms(lease)
-        head = yield Extend(flow.key, claim.token, now_ms + lease_ms, now_ms)
-        if head is None:
-            message = f"the claim on {flow.key} is lost or was given back; it was not extended"
-            raise ClaimLostError(message, flow_id=flow.flow_id, expected=flow.version, actual=None)
-
-    def release(
-        self, flow: FlowSnapshot[Any], *, due_at: datetime | None = AT_ONCE
-    ) -> Conversation[None]:
-        claim = _claim_of(flow)
-        loaded = flow._loaded
-        assert loaded is not None
-        old = loaded.head
-        now_ms = self.settings.now_ms()
-        until = moment_up(due_at)
-        due_ms = None if until is None else now_ms if until == AT_ONCE else to_ms(until)
-        head = old._replace(
-            version=old.version + 1, updated_ms=now_ms, owner=None, claim=None, due_ms=due_ms
-        )
-        put = Put(flow.key, head, loaded.body, old.revision, old, keeps_body=True)
-        attempts = flow.attempts
-        outcome = yield from self._commit_one(put, now_ms, flow)
-        writes.settle_flow(flow, put, outcome, claim)
-        object.__setattr__(flow, "attempts", attempts)
-
-    def _forget_dead_wakes(self, limit: int, now_ms: int) -> Conversation[None]:
-        """Ended conditions whose parent is gone or has ended begin their retention."""
-        found = yield Due(now_ms, limit)
-        chosen = [entry for entry in found if entry.key.kind == WAIT]
-        gathered = yield from self._gather(chosen, now_ms, all_waits=True)
-        plans = [
-            put_off(candidate, now_ms)
-            for candidate in gathered.candidates.values()
-            if candidate.has_ended
+        candidate.unread += [
+            entry.key.id
+            for entry in page
+            if needs_telling(entry.head, now_ms) and entry.key.id not in candidate.woken_by
         ]
-        yield from self._take_all([plan for plan in plans if plan], now_ms, [])
+        if len(page) < _PAGE_MOST:
+            return
+
+        after = page[-1].head.created_ms, page[-1].key.id
+
+
+def _read_waits(context: Context, candidates: Iterable[Candidate]) -> Conversation[None]:
+    """The conditions that flows await, or that were found to have ended, in one request."""
+    keys: dict[Key, None] = {}
+
+    for candidate in candidates:
+        candidate.awaits = awaited_of(candidate)
+        candidate.was_told = told_of(candidate)
+        told = () if candidate.was_told is None else (candidate.was_told,)
+        for name in (*candidate.awaits, *told):
+            if name not in candidate.woken_by:
+                keys[wait_key(name)] = None
+
+        keys |= dict.fromkeys(map(wait_key, candidate.unread))
+
+    records, corrupt = yield from _read_what_can_be(context, list(keys))
+
+    for candidate in candidates:
+        known = {wait_key(name): record for name, record in candidate.woken_by.items()}
+        for name in candidate.unread:
+            record = records.get(wait_key(name))
+            if record is not None:
+                candidate.woken_by[name] = record
+
+        if candidate.was_told is not None:
+            candidate.told = records.get(wait_key(candidate.was_told))
+
+        for name in candidate.awaits:
+            key = wait_key(name)
+            record = known.get(key) or records.get(key)
+            if record is not None:
+                candidate.awaited[name] = record
+
+            candidate.error = candidate.error or corrupt.get(key)
+
+
+def _read_what_can_be(
+    context: Context, keys: Sequence[Key]
+) -> Conversation[tuple[dict[Key, Record], dict[Key, CorruptRecordError]]]:
+    """The records that are there, and why others cannot be read: those alone, one by one."""
+    found: dict[Key, Record] = {}
+    corrupt: dict[Key, CorruptRecordError] = {}
+
+    try:
+        records = yield from read_all(context, keys)
+    except CorruptRecordError as error:
+        if error.key is None:
+            raise  # not a record but all of the store
+    else:
+        pairs = zip(keys, records, strict=True)
+        return {key: record for key, record in pairs if record is not None}, corrupt
+
+    for key in keys:
+        try:
+            (one,) = yield from read_all(context, [key])
+        except CorruptRecordError as error:
+            corrupt[key] = error
+        else:
+            found |= {} if one is None else {key: one}
+
+    return found, corrupt
+
+
+def _take_all(
+    context: Context, plans: Sequence[ClaimPlan], now_ms: int, claimed: list[FlowSnapshot[Any]]
+) -> Conversation[bool]:
+    """Carry plans out, one commit a partition, and add what was claimed.
+
+    Answers whether anything was written.
+    """
+    by_partition: dict[int, list[ClaimPlan]] = {}
+
+    for plan in plans:
+        number = partition_of(plan.flow_id, context.settings.partitions)
+        by_partition.setdefault(number, []).append(plan)
+
+    written = False
+    for some in by_partition.values():
+        written |= yield from _commit_plans(context, some, now_ms, claimed)
+
+    return written
+
+
+def _commit_plans(
+    context: Context, plans: list[ClaimPlan], now_ms: int, claimed: list[FlowSnapshot[Any]]
+) -> Conversation[bool]:
+    """As few commits as they fit in; whatever is refused is left out and the rest sent again."""
+    queue = list(plans)
+    written = False
+
+    while queue:
+        commit_id = new_commit_id()
+        batch: list[ClaimPlan] = []
+        changes: list[Change] = []
+        for plan in queue:
+            if len(changes) + len(plan.changes) <= MAX_CHANGES:
+                batch.append(plan)
+                changes += plan.named(commit_id)
+
+        reply = yield from send(context, commit_id, now_ms, tuple(changes))
+        if isinstance(reply, Applied):
+            written = True
+            claimed += settle_plans(batch, changes, reply.outcomes)
+            yield from load_results(
+                context, [plan.shown for plan in batch if plan.shown and plan.closes]
+            )
+            queue = [plan for plan in queue if plan not in batch]
+        else:
+            refused = refused_of(batch, {conflict.place for conflict in reply.conflicts})
+            queue = [plan for plan in queue if plan not in refused]
+
+    return written
+
+
+def load_results(context: Context, waits: Sequence[WaitCondition]) -> Conversation[None]:
+    """After a commit: how the children of waits that have ended had completed.
+
+    A completion changes no revision, so only a look at what was closed tells what had come
+    between its reading and its end.
+    """
+    try:
+        records = yield from read_all(context, [wait.key for wait in waits])
+    except CatgaStoreError as error:
+        # What was committed is: an error here would say that it is not.
+        for wait in waits:
+            stored_state.set_unread_results(wait, error)
+
+        return
+
+    for wait, record in zip(waits, records, strict=True):
+        if record is not None:
+            envelope.load_wait(wait, record)
+
+
+def claim(
+    context: Context,
+    flow_id: str,
+    state_type: Any | None = None,
+    *,
+    lease: timedelta = DEFAULT_LEASE,
+    timeout: timedelta = timedelta(0),
+    owner: str | None = None,
+) -> Conversation[FlowSnapshot[Any]]:
+    """Claim one flow, due or not, waiting up to `timeout` for another claim to end."""
+    check_id(flow_id, "a flow id")
+    lease_ms = _lease_ms(lease)
+    owner = context.owner if owner is None else check_id(owner, "an owner")
+    give_up = time.monotonic() + span_ms(timeout, "timeout") / 1000
+
+    while True:
+        now_ms = context.settings.now_ms()
+        key = flow_key(flow_id)
+        (record,) = yield Read((key,), now_ms)
+        if record is None:
+            raise not_found(flow_id)
+
+        if is_terminal(record.head):
+            return envelope.decode_flow(key, record, state_type)
+
+        if is_held(record.head, now_ms):
+            left = give_up - time.monotonic()
+            if left <= 0:
+                raise claimed_error(flow_id, record.head)
+
+            yield Pause(min(left, _POLL_SECONDS * random.uniform(0.5, 1)))
+            continue
+
+        candidate = Candidate(flow_id, record)
+        yield from _look_for_waits(candidate, now_ms)
+        yield from _read_waits(context, [candidate])
+        if candidate.error is not None:
+            raise candidate.error
+
+        plan = take(candidate, Claimer(owner, state_type, now_ms, lease_ms))
+        claimed: list[FlowSnapshot[Any]] = []
+        yield from _commit_plans(context, [plan], now_ms, claimed)
+        if claimed:
+            return claimed[0]
+
+
+def extend(
+    context: Context, flow: FlowSnapshot[Any], lease: timedelta | None = None
+) -> Conversation[None]:
+    """Move the end of a claim, and nothing else."""
+    claim = _claim_of(flow)
+    now_ms = context.settings.now_ms()
+    lease_ms = claim.lease_ms if lease is None else _lease_ms(lease)
+    head = yield Extend(flow.key, claim.token, now_ms + lease_ms, now_ms)
+    if head is None:
+        message = f"the claim on {flow.key} is lost or was given back; it was not extended"
+        raise ClaimLostError(message, flow_id=flow.flow_id, expected=flow.version, actual=None)
+
+
+def release(
+    context: Context, flow: FlowSnapshot[Any], *, due_at: datetime | None = AT_ONCE
+) -> Conversation[None]:
+    """Give a claim back without writing the state."""
+    claim = _claim_of(flow)
+    loaded = flow._loaded
+    assert loaded is not None
+    old = loaded.head
+    now_ms = context.settings.now_ms()
+    until = moment_up(due_at)
+    due_ms = None if until is None else now_ms if until == AT_ONCE else to_ms(until)
+    head = old._replace(
+        version=old.version + 1, updated_ms=now_ms, owner=None, claim=None, due_ms=due_ms
+    )
+    put = Put(flow.key, head, loaded.body, old.revision, old, keeps_body=True)
+    attempts = flow.attempts
+    outcome = yield from commit_one(context, put, now_ms, flow)
+    stored_state.set_written(flow, put.head, put.body, outcome.revision, claim)
+    stored_state.set_attempts(flow, attempts)
+
+
+def release_dead_waits(context: Context, limit: int, now_ms: int) -> Conversation[None]:
+    """Ended conditions whose parent is gone or has ended begin their retention."""
+    found = yield Due(now_ms, limit)
+    chosen = [entry for entry in found if entry.key.kind == WAIT]
+    gathered = yield from _gather(context, chosen, now_ms, all_waits=True)
+    plans = [
+        put_off(candidate, now_ms)
+        for candidate in gathered.candidates.values()
+        if candidate.has_ended
+    ]
+    yield from _take_all(context, [plan for plan in plans if plan], now_ms, [])
 
 
 def _claim_of(flow: FlowSnapshot[Any]) -> Claim:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
 import time
 from collections.abc import Sequence
-from datetime import datetime
 
-from catga_store.core import writes
-from catga_store.core.settings import Settings
-from catga_store.core.settings import default_owner
-from catga_store.core.writes import Limits
-from catga_store.core.writes import Receipt
+from catga_store.core.conflicts import conflict_error
+from catga_store.core.context import Context
+from catga_store.core.context import read_all
+from catga_store.core.receipts import Receipt
+from catga_store.core.receipts import receipt_of
+from catga_store.core.writes import check_partition
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import UsageError
-from catga_store.model.times import from_ms
-from catga_store.model.times import span_ms
+from catga_store.model.stored_state import AnyRecord
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import WAIT
@@ -25,149 +22,134 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import began_s
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import REMEMBERED_COMMITS
-from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Complete
 from catga_store.protocol.requests import Outcome
-from catga_store.protocol.requests import Read
-from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import Resolve
 
-__all__ = ["Commits"]
+__all__ = ["commit_one", "resolve", "resolve_commit", "send"]
 
 _log = logging.getLogger(__name__)
 
-_READ_MANY = 500
 
-
-class Commits:
-    """The operations of one store, as conversations over store protocol requests."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.limits = Limits(settings.retention, settings.max_record_bytes, settings.partitions)
-        self._owner = settings.owner
-        self._owner_pid = os.getpid()
-        waits = settings.retention.waits
-        self._retain_ms = None if waits is None else span_ms(waits, "a retention")
-
-    @property
-    def owner(self) -> str:
-        """Who claims, unless told otherwise; a forked child is somebody else."""
-        if self._owner is None or (self.settings.owner is None and os.getpid() != self._owner_pid):
-            self._owner, self._owner_pid = default_owner(), os.getpid()
-
-        return self._owner
-
-    def now(self) -> datetime:
-        """The store's clock, in whole milliseconds."""
-        return from_ms(self.settings.now_ms())
-
-    # commits --------------------------------------------------------------------------------------
-
-    def commit(
-        self, changes: tuple[Change, ...], now_ms: int, commit_id: str | None = None
-    ) -> Conversation[tuple[str, Applied | Refused]]:
-        commit_id = commit_id or new_commit_id()
-        try:
-            reply = yield Commit(commit_id, now_ms, changes, self._retain_ms)
-        except CommitUncertainError as error:
-            self._note(error, changes)
-            raise
-
-        return commit_id, reply
-
-    def _commit_one(
-        self, change: Change, now_ms: int, record: writes.AnyRecord | None = None
-    ) -> Conversation[Outcome]:
-        """A commit of one change; raises its conflict."""
-        changes = (change,)
-        writes.check_partition(changes, self.limits)
-        try:
-            reply = yield Commit(new_commit_id(), now_ms, changes, self._retain_ms)
-        except CommitUncertainError as error:
-            self._note(error, changes)
-            raise
-
-        if isinstance(reply, Refused):
-            raise writes.conflict_error(change, reply.conflicts[0], record)
-
-        outcome: Outcome = reply.outcomes[0]
-        return outcome
-
-    def _note(self, error: CommitUncertainError, changes: tuple[Change, ...]) -> None:
-        """Keep with the error what `resolve_commit` answers from."""
-        kept_until = began_s(error.commit_id) + 2 * self.settings.timeout
-        error.parts = writes.parts_of(changes)  # type: ignore[attr-defined]  # for resolve
-        error.kept_until = kept_until  # type: ignore[attr-defined]  # as above
+def send(
+    context: Context, commit_id: str, now_ms: int, changes: tuple[Change, ...]
+) -> Conversation[Reply]:
+    """Send one commit. An error of unknown outcome keeps what `resolve_commit` needs."""
+    try:
+        reply: Reply = yield Commit(commit_id, now_ms, changes, context.retain_ms)
+    except CommitUncertainError as error:
+        error.changes = tuple(map(_without_body, changes))
+        error.kept_seconds = 2 * context.settings.timeout
+        error.lost_at = time.monotonic()
         _log.warning("%s", error)
+        raise
 
-    def resolve_commit(self, error: object) -> Conversation[Receipt | None]:
-        if not isinstance(error, CommitUncertainError):
-            message = f"resolve_commit settles a CommitUncertainError, not {error!r}"
-            raise UsageError(message)
+    return reply
 
-        outcomes = yield from self._resolve(error)
-        if outcomes is None:
-            return None
 
-        return writes.receipt_of(error.commit_id, _parts_of(error), outcomes)
+def commit_one(
+    context: Context, change: Change, now_ms: int, record: AnyRecord | None = None
+) -> Conversation[Outcome]:
+    """Commit one change and return its outcome; raises its conflict."""
+    changes = (change,)
+    check_partition(changes, context.limits)
+    reply = yield from send(context, new_commit_id(), now_ms, changes)
+    if isinstance(reply, Refused):
+        raise conflict_error(change, reply.conflicts[0], record)
 
-    def _resolve(self, error: CommitUncertainError) -> Conversation[tuple[Outcome, ...] | None]:
-        """What the changes of a commit did, `()` if only that it was applied is known; or `None`."""
-        keys = tuple(Key(*key) for key in error.keys)
-        parts = _parts_of(error)
-        try:
-            applied = yield from ask(Resolve(error.commit_id, keys))
-        except CommitUncertainError as again:
-            raise error from again  # the one that knows what was in the commit
+    return reply.outcomes[0]
 
-        if applied is None:
-            yield from self._check_forgotten(error, parts)
-            return None
 
-        outcomes: tuple[Outcome, ...] = applied.outcomes
-        return outcomes if len(outcomes) == len(parts) else ()
+def resolve_commit(context: Context, error: object) -> Conversation[Receipt | None]:
+    """Settle an uncertain commit; see `Store.resolve_commit`."""
+    if not isinstance(error, CommitUncertainError):
+        message = f"resolve_commit settles a CommitUncertainError, not {error!r}"
+        raise UsageError(message)
 
-    def _check_forgotten(
-        self, error: CommitUncertainError, parts: Sequence[tuple[Key, str | None, int]]
-    ) -> Conversation[None]:
-        """Raise the error again if the commit may have been applied, and forgotten since.
+    outcomes = yield from resolve(context, error)
+    if outcomes is None:
+        return None
 
-        Its reply is kept for twice the timeout. Later only the records tell, which remember their
-        last commits: it is not among those of a record that has not been written so often since.
-        """
-        if time.time() < getattr(error, "kept_until", math.inf):
+    return receipt_of(error.commit_id, _changes_of(error), outcomes)
+
+
+def resolve(
+    context: Context, error: CommitUncertainError
+) -> Conversation[tuple[Outcome, ...] | None]:
+    """Return the outcomes of a commit, `()` if only that it was applied is known, else `None`."""
+    keys = tuple(Key(*key) for key in error.keys)
+    changes = _changes_of(error)
+    try:
+        applied = yield from ask(Resolve(error.commit_id, keys))
+    except CommitUncertainError as again:
+        raise error from again  # the first error knows what was in the commit
+
+    if applied is None:
+        yield from _check_remembered(context, error, changes)
+        return None
+
+    outcomes: tuple[Outcome, ...] = applied.outcomes
+    return outcomes if len(outcomes) == len(changes) else ()
+
+
+def _check_remembered(
+    context: Context, error: CommitUncertainError, changes: Sequence[Change]
+) -> Conversation[None]:
+    """Raise the error again if the commit may have been applied and forgotten since.
+
+    A store keeps the reply for twice its timeout. Later only the records can tell: each remembers
+    its last eight commits, so it cannot tell once it was written eight times since.
+    """
+    if _is_reply_kept(error):
+        return
+
+    puts = [change for change in changes if isinstance(change, Put) and change.key.kind != WAIT]
+    records = yield from read_all(context, [put.key for put in puts])
+    for put, record in zip(puts, records, strict=True):
+        if record is None or record.head.version < put.head.version + REMEMBERED_COMMITS:
             return
 
-        puts = [(key, version) for key, _, version in parts if version > 0 and key.kind != WAIT]
-        records = yield from self._read([key for key, _ in puts])
-        for (_, version), record in zip(puts, records, strict=True):
-            if record is None or record.head.version < version + REMEMBERED_COMMITS:
-                return
-
-        if puts:
-            message = (
-                f"commit {error.commit_id} cannot be settled any more: its reply was kept for twice"
-                f" the timeout, and {puts[0][0]} was written so often since that it does not"
-                " remember; look at what is stored before you act"
-            )
-            raise CommitUncertainError(message, **error.__dict__)
-
-    def _read(self, keys: Sequence[Key]) -> Conversation[list[Record | None]]:
-        """Read any number of records, 500 in one request."""
-        now_ms = self.settings.now_ms()
-        records: list[Record | None] = []
-
-        for start in range(0, len(keys), _READ_MANY):
-            records += yield Read(tuple(keys[start : start + _READ_MANY]), now_ms)
-
-        return records
+    if puts:
+        message = (
+            f"commit {error.commit_id} cannot be settled any more: its reply was kept for twice"
+            f" the timeout, and {puts[0].key} was written at least {REMEMBERED_COMMITS} times since;"
+            " compare what is stored with what you wrote before you act"
+        )
+        raise CommitUncertainError(message, **error.__dict__)
 
 
-def _parts_of(error: CommitUncertainError) -> tuple[tuple[Key, str | None, int], ...]:
-    """What was in a commit; of an error that does not know it, the keys alone."""
-    keys = (Key(*key) for key in error.keys)
-    parts: tuple[tuple[Key, str | None, int], ...] | None = getattr(error, "parts", None)
-    return tuple((key, None, -1) for key in keys) if parts is None else parts
+def _is_reply_kept(error: CommitUncertainError) -> bool:
+    """Whether the store certainly still keeps the reply.
+
+    Both clocks must say so: the wall clock may have been set back, and the monotonic one stands
+    still while a machine is suspended. An error from another process has no monotonic time.
+    """
+    if error.kept_seconds is None:
+        return True  # not raised by `send`: `extend`, `sweep` and `clear` make no versions
+
+    if error.lost_at is None:
+        return False
+
+    by_wall_clock = time.time() - began_s(error.commit_id)
+    by_monotonic_clock = time.monotonic() - error.lost_at
+    return max(by_wall_clock, by_monotonic_clock) < error.kept_seconds
+
+
+def _changes_of(error: CommitUncertainError) -> tuple[Change, ...]:
+    """What was in a commit; for an error that does not know it, its keys, as if only checked."""
+    changes: tuple[Change, ...] | None = error.changes
+    return tuple(Check(Key(*key), "") for key in error.keys) if changes is None else changes
+
+
+def _without_body(change: Change) -> Change:
+    """The change without what was written: an error may be kept and pickled."""
+    if isinstance(change, Put):
+        return change._replace(body=b"", items=())
+
+    return change._replace(payload=b"") if isinstance(change, Complete) else change

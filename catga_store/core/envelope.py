@@ -15,7 +15,6 @@ and the one after its last. A completion's payload is `{"result":…,"error":…
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -27,19 +26,17 @@ from catga_store.errors import EncodingError
 from catga_store.errors import RecordTooLargeError
 from catga_store.errors import StateTypeError
 from catga_store.errors import UsageError
+from catga_store.model import stored_state
 from catga_store.model.flows import FlowPosition
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
 from catga_store.model.flows import FlowSummary
-from catga_store.model.flows import loaded_flow
 from catga_store.model.index_set import IndexSet
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.times import from_ms
 from catga_store.model.times import span_ms
 from catga_store.model.times import to_ms
-from catga_store.model.waits import Results
 from catga_store.model.waits import WaitCondition
-from catga_store.model.waits import WaitOutcome
 from catga_store.model.waits import WaitType
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import check_id
@@ -60,7 +57,6 @@ __all__ = [
     "is_same_state",
     "load_flow",
     "load_progress",
-    "load_results",
     "load_wait",
     "summary_of",
     "terms_of",
@@ -77,8 +73,6 @@ _BARE_COMPLETION = len(b'{"result":,"error":null}')
 _STATE = b',"state":'
 _NAMING = "type", "type_version", "schema"
 _STATUSES = tuple(FlowStatus)
-_OUTCOMES = tuple(WaitOutcome)
-_TYPES = tuple(WaitType)
 
 _positions: dict[str, FlowPosition] = {}
 _MOST_POSITIONS = 10_000
@@ -103,7 +97,12 @@ def encode_flow(snapshot: FlowSnapshot[Any]) -> tuple[str, int, bytes]:
         schema = _envelope(loaded.body[: loaded.body.index(_STATE)]).get("schema", "")
 
     state = codec.encode_state(snapshot.state, state_type)
-    prefix = _prefix(name, version, schema, snapshot.wait_condition)
+    wait = snapshot.wait_condition
+    prefix = (
+        _plain_prefix(name, version, schema)
+        if wait is None
+        else _prefix_with(name, version, schema, _wait_to_json(wait))
+    )
     return name, version, b"".join((prefix, _STATE, state, b"}"))
 
 
@@ -121,13 +120,6 @@ def _new_naming(state_type: Any | None) -> tuple[str, int, str]:
 
 
 _kept_naming = lru_cache(maxsize=1024)(_new_naming)
-
-
-def _prefix(name: str, version: int, schema: str, wait: WaitCondition | None) -> bytes:
-    if wait is None:
-        return _plain_prefix(name, version, schema)
-
-    return _prefix_with(name, version, schema, _wait_to_json(wait))
 
 
 def _prefix_with(name: str, version: int, schema: str, wait: dict[str, Any] | None) -> bytes:
@@ -159,7 +151,7 @@ def body_with_wait(head: Head, body: bytes, wait: WaitCondition) -> bytes:
     """The same body with another wait condition in it; the state is not decoded."""
     at = body.index(_STATE)
     schema = _envelope(body[:at]).get("schema", "")
-    return _prefix(head.type, head.type_version, schema, wait) + body[at:]
+    return _prefix_with(head.type, head.type_version, schema, _wait_to_json(wait)) + body[at:]
 
 
 def decode_flow(key: Key, record: Record, state_type: Any | None) -> FlowSnapshot[Any]:
@@ -169,15 +161,8 @@ def decode_flow(key: Key, record: Record, state_type: Any | None) -> FlowSnapsho
     if it cannot be read at all.
     """
     state, position, wait, baseline = _read_flow(key, record, state_type)
-    return loaded_flow(
-        key,
-        state_type,
-        record,
-        state,
-        position=position,
-        status=_STATUSES[record.head.status],
-        wait=wait,
-        baseline=baseline,
+    return stored_state.loaded_flow(
+        key, state_type, record, state, position=position, wait=wait, baseline=baseline
     )
 
 
@@ -189,18 +174,8 @@ def load_flow(snapshot: FlowSnapshot[Any], record: Record, state_type: Any | Non
     if snapshot.state_type is not None:
         state_type = snapshot.state_type
 
-    head = record.head
     state, position, wait, baseline = _read_flow(snapshot.key, record, state_type)
-    give = object.__setattr__
-    give(snapshot, "state", state)
-    give(snapshot, "position", position)
-    give(snapshot, "status", _STATUSES[head.status])
-    give(snapshot, "error", head.error)
-    give(snapshot, "wait_condition", wait)
-    give(snapshot, "due_at", None if head.due_ms is None else from_ms(head.due_ms))
-    give(snapshot, "attempts", head.attempts)
-    give(snapshot, "_loaded", record)
-    give(snapshot, "_baseline", baseline)
+    stored_state.load_flow(snapshot, record, state, position=position, wait=wait, baseline=baseline)
 
 
 def _read_flow(
@@ -378,27 +353,7 @@ def load_wait(wait: WaitCondition, record: Record) -> None:
         message = f"{wait.key} is stored without terms; it is left as it is"
         raise CorruptRecordError(message, key=tuple(wait.key))
 
-    _give_terms(wait, terms, record.head)
-    load_results(wait, record)
-    object.__setattr__(wait, "_loaded", record)
-
-
-def load_results(wait: WaitCondition, record: Record) -> None:
-    """Give a condition the completions of its children, and leave its definition as it is."""
-    completed = {item.child: item for item in record.items}
-    items = tuple(completed[child] for child in wait.flow_ids if child in completed)
-    object.__setattr__(wait, "_results", Results(items, wait.key))
-
-
-def _give_terms(wait: WaitCondition, terms: Terms, head: Head) -> None:
-    timeout = None if terms.timeout_ms is None else timedelta(milliseconds=terms.timeout_ms)
-    give = object.__setattr__
-    give(wait, "flow_ids", terms.children)
-    give(wait, "wait_type", WaitType.WHEN_ANY if terms.any else WaitType.WHEN_ALL)
-    give(wait, "timeout", timeout)
-    give(wait, "parent_flow_id", terms.parent)
-    give(wait, "created_at", from_ms(head.created_ms))
-    give(wait, "outcome", _OUTCOMES[head.status])
+    stored_state.load_wait(wait, record, terms)
 
 
 def _wait_to_json(wait: WaitCondition) -> dict[str, Any]:
@@ -440,13 +395,13 @@ def _wait_from_json(fields: dict[str, Any]) -> WaitCondition:
     wait = WaitCondition(fields["id"], flow_ids=fields["flow_ids"])
     terms = Terms(tuple(fields["flow_ids"]), fields["any"], fields["timeout_ms"], fields["parent"])
     created_ms = fields["created_ms"]
-    _give_terms(wait, terms, Head(0, fields["outcome"], created_ms or 0, 0))
+    stored_state.set_terms(wait, terms, Head(0, fields["outcome"], created_ms or 0, 0))
     if created_ms is None:
-        object.__setattr__(wait, "created_at", None)
+        stored_state.set_created_at_unknown(wait)
 
     suspended_on = fields.get("suspended_on")
     if suspended_on is not None:
-        object.__setattr__(wait, "_suspended_on", check_id(suspended_on, "a correlation id"))
+        stored_state.set_suspended_on(wait, check_id(suspended_on, "a correlation id"))
 
     return wait
 
@@ -485,12 +440,7 @@ def load_progress(progress: ForEachProgress, key: Key, record: Record) -> None:
         message = f"the body of {key} cannot be read: {error}; it is left as it is"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
-    give = object.__setattr__
-    give(progress, "processed_indices", processed)
-    give(progress, "failed_indices", failed)
-    give(progress, "last_processed_index", last)
-    give(progress, "_key", key)
-    give(progress, "_loaded", record)
+    stored_state.load_progress(progress, key, record, processed=processed, failed=failed, last=last)
 
 
 def encode_completion(correlation_id: str, result: object, error: str | None) -> bytes:

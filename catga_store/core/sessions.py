@@ -1,8 +1,7 @@
-"""Every operation of a store and of a session, as a conversation: no I/O, written once.
+"""Operations in a session, and transactions.
 
-`Operations` asks store protocol requests (`records`) and answers what the public API promises; the
-blocking and the awaiting skins run the same generators. The contract of each operation stands in
-the docstrings of `store.Store` and `session.Session`.
+Each takes the `UnitOfWork` of its session: what was loaded and queued. The contract of each
+operation is in the docstrings of `Store` and `Session`.
 """
 
 from __future__ import annotations
@@ -16,20 +15,24 @@ from functools import partial
 from typing import Any
 
 from catga_store import codec
+from catga_store.core import claims
+from catga_store.core import commits
 from catga_store.core import envelope
-from catga_store.core import writes
+from catga_store.core import records
 from catga_store.core.arguments import check_flow
 from catga_store.core.arguments import check_wait
 from catga_store.core.arguments import not_found
 from catga_store.core.arguments import step_key
 from catga_store.core.arguments import unique_ids
-from catga_store.core.records import SingleOperations
+from catga_store.core.commits import send
+from catga_store.core.conflicts import conflict_error
+from catga_store.core.context import Context
+from catga_store.core.context import read_all
+from catga_store.core.receipts import Receipt
 from catga_store.core.unit_of_work import Entry
 from catga_store.core.unit_of_work import Intent
 from catga_store.core.unit_of_work import Plan
 from catga_store.core.unit_of_work import UnitOfWork
-from catga_store.core.unit_of_work import key_of
-from catga_store.core.writes import Receipt
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import ConflictError
 from catga_store.errors import StateTypeError
@@ -37,7 +40,9 @@ from catga_store.errors import UsageError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
 from catga_store.model.progress import ForEachProgress
-from catga_store.model.records_head import head_of
+from catga_store.model.stored_state import AnyRecord
+from catga_store.model.stored_state import head_of
+from catga_store.model.stored_state import key_of
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Invoke
@@ -47,6 +52,7 @@ from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import wait_key
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Conflict
@@ -56,260 +62,290 @@ from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Refused
 from catga_store.protocol.requests import SetWait
 
-__all__ = ["Operations"]
+__all__ = [
+    "session_commit",
+    "session_get",
+    "session_get_for_each_progress",
+    "session_get_many",
+    "session_get_one",
+    "session_get_wait_condition",
+    "session_refresh",
+    "suspend",
+    "transact",
+]
 
 _log = logging.getLogger(__name__)
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.2
 
 
-class Operations(SingleOperations):
-    """The operations of one store: those on single records, and those of its sessions."""
+"""The operations of one store: those on single records, and those of its sessions."""
 
-    # sessions -------------------------------------------------------------------------------------
+# sessions -----------------------------------------------------------------------------------------
 
-    def session_get(
-        self, unit: UnitOfWork, flow_id: str, state_type: Any | None = None
-    ) -> Conversation[Any]:
-        key = flow_key(check_id(flow_id, "a flow id"))
+
+def session_get(
+    context: Context, unit: UnitOfWork, flow_id: str, state_type: Any | None = None
+) -> Conversation[Any]:
+    """Return the session's object for a flow, reading it if it has none."""
+    key = flow_key(check_id(flow_id, "a flow id"))
+    entry = unit.find(key)
+    if entry is not None:
+        return _as_tracked(entry, state_type)
+
+    (record,) = yield Read((key,), context.settings.now_ms())
+    if record is None:
+        codec.check_state_type(state_type)
+        return None
+
+    flow = envelope.decode_flow(key, record, state_type)
+    return _tracked(unit, key, flow, state_type)
+
+
+def session_get_one(
+    context: Context, unit: UnitOfWork, flow_id: str, state_type: Any | None = None
+) -> Conversation[Any]:
+    """Like `session_get`, for a flow that must be there."""
+    flow = yield from session_get(context, unit, flow_id, state_type)
+    if flow is None:
+        raise not_found(flow_id)
+
+    return flow
+
+
+def session_get_many(
+    context: Context, unit: UnitOfWork, flow_ids: Iterable[str], state_type: Any | None = None
+) -> Conversation[dict[str, Any]]:
+    """Return the session's objects for flows, reading those that it does not have."""
+    ids = unique_ids(flow_ids)
+    unknown = [flow_id for flow_id in ids if unit.find(flow_key(flow_id)) is None]
+    read = yield from records.get_many(context, unknown, state_type)
+    answer: dict[str, Any] = {}
+
+    for flow_id in ids:
+        key = flow_key(flow_id)
         entry = unit.find(key)
-        if entry is not None:
-            return _as_tracked(entry, state_type)
-
-        (record,) = yield Read((key,), self.settings.now_ms())
-        if record is None:
-            codec.check_state_type(state_type)
-            return None
-
-        flow = envelope.decode_flow(key, record, state_type)
-        return self._tracked(unit, key, flow, state_type)
-
-    def session_get_one(
-        self, unit: UnitOfWork, flow_id: str, state_type: Any | None = None
-    ) -> Conversation[Any]:
-        flow = yield from self.session_get(unit, flow_id, state_type)
-        if flow is None:
-            raise not_found(flow_id)
-
-        return flow
-
-    def session_get_many(
-        self, unit: UnitOfWork, flow_ids: Iterable[str], state_type: Any | None = None
-    ) -> Conversation[dict[str, Any]]:
-        ids = unique_ids(flow_ids)
-        unknown = [flow_id for flow_id in ids if unit.find(flow_key(flow_id)) is None]
-        read = yield from self.get_many(unknown, state_type)
-        answer: dict[str, Any] = {}
-
-        for flow_id in ids:
-            key = flow_key(flow_id)
-            entry = unit.find(key)
-            if entry is None:
-                answer[flow_id] = self._tracked(unit, key, read.get(flow_id), state_type)
-            else:
-                answer[flow_id] = _as_tracked(entry, state_type)
-
-        return answer
-
-    def session_get_wait_condition(
-        self, unit: UnitOfWork, correlation_id: str
-    ) -> Conversation[WaitCondition | None]:
-        key = wait_key(check_id(correlation_id, "a correlation id"))
-        entry = unit.find(key)
-        if entry is not None:
-            tracked: WaitCondition | None = _as_tracked(entry, None)
-            return tracked
-
-        wait = yield from self.get_wait_condition(correlation_id)
-        kept: WaitCondition | None = self._tracked(unit, key, wait, None)
-        return kept
-
-    def session_get_for_each_progress(
-        self, unit: UnitOfWork, flow_id: str, step_index: int
-    ) -> Conversation[ForEachProgress | None]:
-        key = step_key(flow_id, step_index)
-        entry = unit.find(key)
-        if entry is not None:
-            tracked: ForEachProgress | None = _as_tracked(entry, None)
-            return tracked
-
-        flow = unit.find(flow_key(flow_id))
-        if flow is not None and flow.instead is not None:
-            return None  # it goes with its flow, which is deleted or replaced in this session
-
-        progress = yield from self.get_for_each_progress(flow_id, step_index)
-        kept: ForEachProgress | None = self._tracked(unit, key, progress, None)
-        return kept
-
-    def _tracked(self, unit: UnitOfWork, key: Key, record: Any, state_type: Any | None) -> Any:
-        """Take what was read into the map, unless it got there in the meantime."""
-        if record is None:
-            return None
-
-        entry = unit.find(key)
-        if entry is not None:
-            return _as_tracked(entry, state_type)
-
-        unit.track(key, record)
-        return record
-
-    def session_refresh(self, unit: UnitOfWork, record: writes.AnyRecord) -> Conversation[None]:
-        if record not in unit:
-            message = f"{record!r} is not in this session"
-            raise UsageError(message)
-
-        key = key_of(record)
-        head = head_of(record)
-        if head is None:
-            message = f"{key} was never stored: there is nothing to refresh it from"
-            raise UsageError(message)
-
-        (found,) = yield Read((key,), self.settings.now_ms())
-        entry = unit.find(key)
-        if entry is None or entry.record is not record:
-            message = f"{record!r} left this session while it was read"
-            raise UsageError(message)
-
-        if found is None:
-            check = Check(key, head.revision)
-            raise writes.conflict_error(check, Conflict(0, "missing", None), record)
-
-        if isinstance(record, FlowSnapshot):
-            if record._claim is not None and found.head.claim != record._claim.token:
-                conflict = Conflict(0, "stale", found.head)
-                raise writes.conflict_error(Check(key, head.revision), conflict, record)
-
-            # A flow that was made here declares no type: its state is one.
-            envelope.load_flow(record, found, codec.type_of(record.state))
-        elif isinstance(record, WaitCondition):
-            envelope.load_wait(record, found)
+        if entry is None:
+            answer[flow_id] = _tracked(unit, key, read.get(flow_id), state_type)
         else:
-            envelope.load_progress(record, key, found)
+            answer[flow_id] = _as_tracked(entry, state_type)
 
-        entry.intent, entry.instead = Intent.LOADED, None
+    return answer
 
-    def suspend(self, unit: UnitOfWork, flow: FlowSnapshot[Any], wait: WaitCondition) -> None:
-        check_flow(flow)
-        check_wait(wait)
-        if flow.status.is_terminal:
-            message = f"{flow.key} is {flow.status.name}: a flow that has ended cannot wait"
-            raise UsageError(message)
 
-        if wait.parent_flow_id not in (None, flow.flow_id):
-            message = f"{wait.key} has the parent {wait.parent_flow_id!r}, not {flow.flow_id!r}"
-            raise UsageError(message)
+def session_get_wait_condition(
+    context: Context, unit: UnitOfWork, correlation_id: str
+) -> Conversation[WaitCondition | None]:
+    """Return the session's object for a condition."""
+    key = wait_key(check_id(correlation_id, "a correlation id"))
+    entry = unit.find(key)
+    if entry is not None:
+        tracked: WaitCondition | None = _as_tracked(entry, None)
+        return tracked
 
-        unit.check_addable(flow)
-        unit.check_addable(wait)
-        unit.add(flow)
-        entry = unit.add(wait)
-        entry.intent, entry.rearm = Intent.SET, True
-        wait.parent_flow_id = flow.flow_id
-        flow.status = FlowStatus.SUSPENDED
-        flow.due_at = None
-        flow.wait_condition = WaitCondition(
-            wait.correlation_id,
-            flow_ids=wait.flow_ids,
-            wait_type=wait.wait_type,
-            timeout=wait.timeout,
-            parent_flow_id=wait.parent_flow_id,
-            created_at=wait.created_at or self.now(),
-        )
+    wait = yield from records.get_wait_condition(context, correlation_id)
+    kept: WaitCondition | None = _tracked(unit, key, wait, None)
+    return kept
 
-    def session_commit(self, unit: UnitOfWork) -> Conversation[Receipt]:
-        unit.step("commit")
+
+def session_get_for_each_progress(
+    context: Context, unit: UnitOfWork, flow_id: str, step_index: int
+) -> Conversation[ForEachProgress | None]:
+    """Return the session's object for the progress of a step."""
+    key = step_key(flow_id, step_index)
+    entry = unit.find(key)
+    if entry is not None:
+        tracked: ForEachProgress | None = _as_tracked(entry, None)
+        return tracked
+
+    flow = unit.find(flow_key(flow_id))
+    if flow is not None and flow.instead is not None:
+        return None  # it goes with its flow, which is deleted or replaced in this session
+
+    progress = yield from records.get_for_each_progress(context, flow_id, step_index)
+    kept: ForEachProgress | None = _tracked(unit, key, progress, None)
+    return kept
+
+
+def _tracked(unit: UnitOfWork, key: Key, record: Any, state_type: Any | None) -> Any:
+    """Take what was read into the map, unless it got there in the meantime."""
+    if record is None:
+        return None
+
+    entry = unit.find(key)
+    if entry is not None:
+        return _as_tracked(entry, state_type)
+
+    unit.track(key, record)
+    return record
+
+
+def session_refresh(context: Context, unit: UnitOfWork, record: AnyRecord) -> Conversation[None]:
+    """Read a record again into the same object."""
+    if record not in unit:
+        message = f"{record!r} is not in this session"
+        raise UsageError(message)
+
+    key = key_of(record)
+    head = head_of(record)
+    if head is None:
+        message = f"{key} was never stored: there is nothing to refresh it from"
+        raise UsageError(message)
+
+    (found,) = yield Read((key,), context.settings.now_ms())
+    entry = unit.find(key)
+    if entry is None or entry.record is not record:
+        message = f"{record!r} left this session while it was read"
+        raise UsageError(message)
+
+    if found is None:
+        check = Check(key, head.revision)
+        raise conflict_error(check, Conflict(0, "missing", None), record)
+
+    if isinstance(record, FlowSnapshot):
+        if record._claim is not None and found.head.claim != record._claim.token:
+            conflict = Conflict(0, "stale", found.head)
+            raise conflict_error(Check(key, head.revision), conflict, record)
+
+        # A flow that was made here declares no type: its state is one.
+        envelope.load_flow(record, found, codec.type_of(record.state))
+    elif isinstance(record, WaitCondition):
+        envelope.load_wait(record, found)
+    else:
+        envelope.load_progress(record, key, found)
+
+    entry.intent, entry.instead = Intent.LOADED, None
+
+
+def suspend(
+    context: Context, unit: UnitOfWork, flow: FlowSnapshot[Any], wait: WaitCondition
+) -> None:
+    """Queue a flow and the condition that it waits for."""
+    check_flow(flow)
+    check_wait(wait)
+    if flow.status.is_terminal:
+        message = f"{flow.key} is {flow.status.name}: a flow that has ended cannot wait"
+        raise UsageError(message)
+
+    if wait.parent_flow_id not in (None, flow.flow_id):
+        message = f"{wait.key} has the parent {wait.parent_flow_id!r}, not {flow.flow_id!r}"
+        raise UsageError(message)
+
+    unit.check_addable(flow)
+    unit.check_addable(wait)
+    unit.add(flow)
+    entry = unit.add(wait)
+    entry.intent, entry.rearm = Intent.SET, True
+    wait.parent_flow_id = flow.flow_id
+    flow.status = FlowStatus.SUSPENDED
+    flow.due_at = None
+    flow.wait_condition = WaitCondition(
+        wait.correlation_id,
+        flow_ids=wait.flow_ids,
+        wait_type=wait.wait_type,
+        timeout=wait.timeout,
+        parent_flow_id=wait.parent_flow_id,
+        created_at=wait.created_at or context.now(),
+    )
+
+
+def session_commit(context: Context, unit: UnitOfWork) -> Conversation[Receipt]:
+    """Plan, send one commit, settle."""
+    unit.step("commit")
+    try:
+        now_ms = context.settings.now_ms()
+        plan = unit.plan(now_ms, context.limits)
+    except BaseException:
+        unit.step("refuse")
+        raise
+
+    if not plan.changes:
+        unit.step("settle")
+        unit.receipt = Receipt()
+        return unit.receipt
+
+    try:
+        commit_id = new_commit_id()
+        reply = yield from send(context, commit_id, now_ms, plan.changes)
+    except BaseException as error:
+        unit.lose(error, plan, now_ms)
+        raise
+
+    if isinstance(reply, Refused):
+        raise unit.refused(plan, reply.conflicts)
+
+    receipt = unit.settle(commit_id, plan, reply.outcomes, now_ms)
+    if SetWait in map(type, plan.changes):
+        yield from claims.load_results(context, _closed(plan, reply.outcomes))
+
+    return receipt
+
+
+def transact(
+    context: Context, call: Callable[[UnitOfWork], Any], attempts: int
+) -> Conversation[Any]:
+    """`call` is the user's function with a session on the unit it is given."""
+    if type(attempts) is not int or attempts < 1:
+        message = f"attempts must be an int of at least 1, not {attempts!r}"
+        raise UsageError(message)
+
+    attempt = 0
+    while True:
+        attempt += 1
+        unit = UnitOfWork()
+        result: Any = None
+        returned, repeatable = False, True
         try:
-            now_ms = self.settings.now_ms()
-            plan = unit.plan(now_ms, self.limits)
-        except BaseException:
-            unit.step("refuse")
-            raise
-
-        if not plan.changes:
-            unit.step("settle")
-            unit.receipt = Receipt()
-            return unit.receipt
-
-        try:
-            commit_id, reply = yield from self.commit(plan.changes, now_ms)
-        except BaseException as error:
-            unit.lose(error, plan, now_ms)
-            raise
-
-        if isinstance(reply, Refused):
-            raise unit.refused(plan, reply.conflicts)
-
-        receipt = unit.settle(commit_id, plan, reply.outcomes, now_ms)
-        if plan.sets_waits:
-            yield from self._load_results(_closed(plan, reply.outcomes))
-
-        return receipt
-
-    def transact(self, call: Callable[[UnitOfWork], Any], attempts: int) -> Conversation[Any]:
-        """`call` is the user's function with a session on the unit it is given."""
-        if type(attempts) is not int or attempts < 1:
-            message = f"attempts must be an int of at least 1, not {attempts!r}"
-            raise UsageError(message)
-
-        attempt = 0
-        while True:
-            attempt += 1
-            unit = UnitOfWork()
-            result: Any = None
-            returned, repeatable = False, True
             try:
-                try:
-                    result = yield from ask(Invoke(partial(call, unit)))
-                    returned = True
-                    yield from self.session_commit(unit)
-                except CommitUncertainError as error:
-                    repeatable = False
-                    if error is not unit.refusal:
-                        raise
-
-                    outcomes = yield from self._resolve(error)
-                    repeatable = outcomes is None
-                    if outcomes is None or not returned:
-                        raise
-
-                    yield from self._recover(unit, error.commit_id, outcomes)
-
-            except (ConflictError, CommitUncertainError) as error:
-                # A function that has committed by itself would do that twice.
-                repeatable = repeatable and error is unit.refusal and not unit.has_written
-                if not repeatable or attempt == attempts:
+                result = yield from ask(Invoke(partial(call, unit)))
+                returned = True
+                yield from session_commit(context, unit)
+            except CommitUncertainError as error:
+                repeatable = False
+                if error is not unit.refusal:
                     raise
 
-                _log.debug("transact: attempt %d of %d conflicts: %s", attempt, attempts, error)
-            else:
-                return result
-            finally:
-                unit.close()
+                outcomes = yield from commits.resolve(context, error)
+                repeatable = outcomes is None
+                if outcomes is None or not returned:
+                    raise
 
-            longest = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2**attempt)
-            yield Pause(random.uniform(_SHORTEST_PAUSE, longest))
+                yield from _recover(context, unit, error.commit_id, outcomes)
 
-    def _recover(
-        self, unit: UnitOfWork, commit_id: str, outcomes: tuple[Outcome, ...]
-    ) -> Conversation[None]:
-        """Give the objects of a lost commit what it made of them, or leave them as they were read.
+        except (ConflictError, CommitUncertainError) as error:
+            # A function that has committed by itself would do that twice.
+            repeatable = repeatable and error is unit.refusal and not unit.has_written
+            if not repeatable or attempt == attempts:
+                raise
 
-        Where the store knows no more than that it was applied, its records tell, unless somebody
-        has written them since.
-        """
-        changes = unit.lost_changes
-        if not outcomes and all(
-            type(change) is Put and change.key.kind != WAIT for change in changes
-        ):
-            records = yield from self._read([change.key for change in changes])
-            heads = [record.head for record in records if record is not None]
-            if len(heads) == len(changes) and all(commit_id in head.commits[:1] for head in heads):
-                outcomes = tuple(
-                    Outcome(head.version, head.revision, head.status, head.created_ms)
-                    for head in heads
-                )
+            _log.debug("transact: attempt %d of %d conflicts: %s", attempt, attempts, error)
+        else:
+            return result
+        finally:
+            unit.close()
 
-        unit.recover(commit_id, outcomes)
+        longest = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2**attempt)
+        yield Pause(random.uniform(_SHORTEST_PAUSE, longest))
+
+
+def _recover(
+    context: Context, unit: UnitOfWork, commit_id: str, outcomes: tuple[Outcome, ...]
+) -> Conversation[None]:
+    """Give the objects of a lost commit what it made of them, or leave them as they were read.
+
+    Where the store knows no more than that it was applied, its records tell, unless somebody
+    has written them since.
+    """
+    changes = unit.lost_changes
+    if not outcomes and all(type(change) is Put and change.key.kind != WAIT for change in changes):
+        records = yield from read_all(context, [change.key for change in changes])
+        heads = [record.head for record in records if record is not None]
+        if len(heads) == len(changes) and all(commit_id in head.commits[:1] for head in heads):
+            outcomes = tuple(
+                Outcome(head.version, head.revision, head.status, head.created_ms) for head in heads
+            )
+
+    unit.recover(commit_id, outcomes)
 
 
 def _closed(plan: Plan, outcomes: Sequence[Outcome]) -> list[WaitCondition]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -20,15 +18,10 @@ from catga_store.model.times import span_ms
 from catga_store.model.times import to_ms
 from catga_store.protocol.keys import check_id
 
-__all__ = ["Settings", "default_owner"]
+__all__ = ["Settings"]
 
 
 _TIMEOUT: Any = timedelta(seconds=10)
-
-
-def default_owner() -> str:
-    """Host, process and a random part: who claims, unless told otherwise."""
-    return f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def _from_one(_instance: object, attribute: Attribute[Any], value: object) -> None:

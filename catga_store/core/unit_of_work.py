@@ -17,33 +17,31 @@ from attrs import define
 from attrs import frozen
 
 from catga_store.core import envelope
-from catga_store.core.writes import AnyRecord
+from catga_store.core.conflicts import conflict_error
+from catga_store.core.conflicts import conflict_of
+from catga_store.core.receipts import Receipt
+from catga_store.core.receipts import receipt_of
 from catga_store.core.writes import Limits
-from catga_store.core.writes import Receipt
 from catga_store.core.writes import check_flag
 from catga_store.core.writes import check_partition
-from catga_store.core.writes import completion_of
-from catga_store.core.writes import conflict_error
-from catga_store.core.writes import conflict_of
-from catga_store.core.writes import due_ms_of
+from catga_store.core.writes import differs
 from catga_store.core.writes import plan_flow
 from catga_store.core.writes import plan_progress
 from catga_store.core.writes import plan_set_wait
 from catga_store.core.writes import plan_update_wait
-from catga_store.core.writes import settle_flow
-from catga_store.core.writes import settle_head
 from catga_store.core.writes import settle_progress
 from catga_store.core.writes import settle_wait
 from catga_store.errors import CommitTooLargeError
 from catga_store.errors import ConflictError
 from catga_store.errors import SessionClosedError
 from catga_store.errors import UsageError
+from catga_store.model import stored_state
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.progress import ForEachProgress
-from catga_store.model.records_head import head_of
-from catga_store.model.waits import Completion
+from catga_store.model.stored_state import AnyRecord
+from catga_store.model.stored_state import head_of
+from catga_store.model.stored_state import key_of
 from catga_store.model.waits import WaitCondition
-from catga_store.model.waits import WaitOutcome
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
@@ -93,11 +91,6 @@ class Plan:
 
     changes: tuple[Change, ...]
     entries: tuple[Entry | None, ...]
-
-    @property
-    def sets_waits(self) -> bool:
-        """Whether any change sets a wait condition."""
-        return SetWait in map(type, self.changes)
 
 
 _NOTHING = Plan((), ())
@@ -185,11 +178,11 @@ class UnitOfWork:
         """Take a record into the map; what it takes the place of is its holder's again."""
         before = self._map.get(key)
         if before is not None and before.record is not None:
-            object.__setattr__(before.record, "_session", None)
+            stored_state.attach(before.record, None)
 
         entry = Entry(key, record, intent)
         self._map[key] = entry
-        object.__setattr__(record, "_session", self)
+        stored_state.attach(record, self)
         return entry
 
     def add(self, record: object) -> Entry:
@@ -263,7 +256,7 @@ class UnitOfWork:
 
         fresh = Intent.NEW if head_of(progress) is None else Intent.LOADED
         replaced = entry is not None
-        object.__setattr__(progress, "_key", key)
+        stored_state.set_progress_key(progress, key)
         self.track(
             key, progress, Intent.OVERWRITE if overwrite or replaced else fresh
         ).fresh = replaced
@@ -273,7 +266,7 @@ class UnitOfWork:
         self.step("use")
         entry = self._map.get(key)
         if entry is not None and entry.record is not None:
-            _let_go(entry.record)
+            stored_state.detach(entry.record)
 
         self._map[key] = Entry(key, None, Intent.DELETED)
 
@@ -307,7 +300,7 @@ class UnitOfWork:
         for key in [key for key in self._map if key.kind == PROGRESS and key.id == flow_id]:
             gone = self._map.pop(key).record
             if gone is not None:
-                _let_go(gone)
+                stored_state.detach(gone)
 
     def complete(self, change: Complete) -> None:
         """Queue a completion; the first of a child counts."""
@@ -344,7 +337,7 @@ class UnitOfWork:
 
         del self._map[key]
         self._checks.pop(key, None)
-        _let_go(checked)
+        stored_state.detach(checked)
         if entry.fresh or (entry.instead is not None and entry.intent is not Intent.DELETED):
             self._map[key] = Entry(key, None, Intent.DELETED, entry.instead)
 
@@ -352,7 +345,7 @@ class UnitOfWork:
         """Forget everything; objects stay as they are and belong to their holders."""
         for entry in self._map.values():
             if entry.record is not None:
-                _let_go(entry.record)
+                stored_state.detach(entry.record)
 
         self._map.clear()
         self._completions.clear()
@@ -374,19 +367,21 @@ class UnitOfWork:
             if entry.record is not None and entry.intent in intents
         )
 
-    def dirty(self) -> tuple[AnyRecord, ...]:
-        """Loaded records whose encoding has changed, or that cannot be encoded any more."""
-        return tuple(record for record in self.records(Intent.LOADED) if _is_dirty(record))
+    def dirty(self, limits: Limits) -> tuple[AnyRecord, ...]:
+        """Loaded records that the next commit would write, or that it would refuse to encode."""
+        return tuple(
+            entry.record
+            for entry in self._map.values()
+            if entry.record is not None
+            and entry.intent is Intent.LOADED
+            and _is_dirty(entry, limits)
+        )
 
     # plan and settle ------------------------------------------------------------------------------
 
     def plan(self, now_ms: int, limits: Limits) -> Plan:
         """The changes of one commit; raises before anything is sent."""
         tracked = self._map.values()
-        if len(tracked) == 1 and not self._completions and not self._checks:
-            (entry,) = tracked
-            return _plan_alone(entry, now_ms, limits)
-
         pairs: list[tuple[Change, Entry | None]] = []
         idle: list[Entry] = []
 
@@ -461,27 +456,13 @@ class UnitOfWork:
     def _take_over(
         self, commit_id: str, plan: Plan, outcomes: tuple[Outcome, ...], now_ms: int
     ) -> Receipt:
-        versions: dict[Key, int] = {}
-        completions: dict[tuple[str, str], Completion] = {}
-        satisfied: list[str] = []
-
         for change, entry, outcome in zip(plan.changes, plan.entries, outcomes, strict=True):
             if entry is not None:
                 self._settle_entry(entry, change, outcome, now_ms)
+            elif outcome.satisfied:  # a completion
+                self._settle_satisfied(change.key, outcome)
 
-            if isinstance(change, Complete):
-                completions[change.key.id, change.child] = completion_of(outcome)
-                if outcome.satisfied:
-                    self._settle_satisfied(change.key, outcome)
-                    if change.key in versions:
-                        versions[change.key] = outcome.version
-            elif not isinstance(change, Check):
-                versions[change.key] = outcome.version
-
-            if outcome.satisfied:
-                satisfied.append(change.key.id)
-
-        return Receipt(commit_id, versions, completions, tuple(satisfied))
+        return receipt_of(commit_id, plan.changes, outcomes)
 
     def _settle_entry(self, entry: Entry, change: Change, outcome: Outcome, now_ms: int) -> None:
         record = entry.record
@@ -489,7 +470,9 @@ class UnitOfWork:
         if isinstance(change, Put):
             assert record is not None, "only records are written"
             if isinstance(record, FlowSnapshot):
-                settle_flow(record, change, outcome, record._claim)
+                stored_state.set_written(
+                    record, change.head, change.body, outcome.revision, record._claim
+                )
             elif isinstance(record, WaitCondition):
                 settle_wait(record, change, outcome, now_ms)
             else:
@@ -504,7 +487,7 @@ class UnitOfWork:
         else:
             self._map.pop(entry.key, None)  # not there if the session was closed meanwhile
             if record is not None:
-                _let_go(record)
+                stored_state.detach(record)
 
             return
 
@@ -522,13 +505,7 @@ class UnitOfWork:
             # is refused as stale.
             return
 
-        head = loaded.head._replace(
-            version=outcome.version, revision=outcome.revision, status=outcome.status or 0
-        )
-        if wait.outcome.value == loaded.head.status:
-            object.__setattr__(wait, "outcome", WaitOutcome(head.status))
-
-        object.__setattr__(wait, "_loaded", loaded._replace(head=head))
+        stored_state.set_satisfied(wait, outcome.version, outcome.revision, outcome.status or 0)
 
     def refused(self, plan: Plan, conflicts: tuple[Conflict, ...]) -> ConflictError:
         """The error of a refused commit; everything is still pending."""
@@ -552,22 +529,18 @@ class UnitOfWork:
         if self.state == "closed":
             return "closed"
 
-        new = self.records(Intent.NEW, Intent.SET, Intent.OVERWRITE)
-        deleted = sum(entry.intent is Intent.DELETED for entry in self._map.values())
-        return f"dirty: {len(self.dirty())} changed, {len(new)} new, {deleted} deleted"
+        counts = {
+            name: sum(entry.intent in intents for entry in self._map.values())
+            for name, intents in _COUNTED.items()
+        }
+        return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def key_of(record: AnyRecord) -> Key:
-    """What a record is kept under; `UsageError` for a progress that has no step yet."""
-    if not isinstance(record, ForEachProgress):
-        return record.key
-
-    key = record._key
-    if key is None:
-        message = "a new ForEachProgress has no step yet: save_for_each_progress(flow_id, step, …)"
-        raise UsageError(message)
-
-    return key
+_COUNTED = {
+    "loaded": (Intent.LOADED,),
+    "new": (Intent.NEW, Intent.SET, Intent.OVERWRITE),
+    "deleted": (Intent.DELETED,),
+}
 
 
 def _again(key: Key, record: AnyRecord) -> Entry:
@@ -576,14 +549,6 @@ def _again(key: Key, record: AnyRecord) -> Entry:
         return Entry(key, record, Intent.OVERWRITE, fresh=True)
 
     return Entry(key, record, Intent.LOADED)
-
-
-def _let_go(record: AnyRecord) -> None:
-    """The object belongs to its holder again; progress that was never stored may go to any step."""
-    give = object.__setattr__
-    give(record, "_session", None)
-    if isinstance(record, ForEachProgress) and record._loaded is None:
-        give(record, "_key", None)
 
 
 def _any_record(record: Any) -> AnyRecord:
@@ -601,41 +566,17 @@ def _rank(entry: Entry) -> int:
     return _ORDER[entry.key.kind]
 
 
-def _has_changed(record: AnyRecord) -> bool:
-    loaded = record._loaded
-    assert loaded is not None, "what was never stored is new"
-    head = loaded.head
-    if isinstance(record, WaitCondition):
-        return envelope.terms_of(record) != loaded.terms or record.outcome.value != head.status
-
-    if isinstance(record, ForEachProgress):
-        return envelope.encode_progress(record) != loaded.body
-
-    return (
-        record.status.value != head.status
-        or str(record.position) != head.position
-        or record.error != head.error
-        or record.attempts != head.attempts
-        or due_ms_of(record, head) != head.due_ms
-        or not envelope.is_same_state(record, envelope.encode_flow(record)[2])
-    )
-
-
-def _is_dirty(record: AnyRecord) -> bool:
+def _is_dirty(entry: Entry, limits: Limits) -> bool:
     try:
-        return _has_changed(record)
+        return _plan_entry(entry, 0, limits) is not None
     except UsageError:
         return True  # its commit will say why it cannot be kept
 
 
-def _plan_alone(entry: Entry, now_ms: int, limits: Limits) -> Plan:
-    """What most commits are: one record."""
-    change = _plan_entry(entry, now_ms, limits)
-    if change is None:
-        return _NOTHING
-
-    check_partition((change,), limits)
-    return Plan((change,), (entry,))
+def _wait_has_changed(wait: WaitCondition) -> bool:
+    loaded = wait._loaded
+    assert loaded is not None, "what was never stored is new"
+    return envelope.terms_of(wait) != loaded.terms or wait.outcome.value != loaded.head.status
 
 
 def _plan_entry(entry: Entry, now_ms: int, limits: Limits) -> Change | None:
@@ -652,13 +593,14 @@ def _plan_entry(entry: Entry, now_ms: int, limits: Limits) -> Change | None:
         if intent is Intent.SET:
             return plan_set_wait(record, now_ms, limits, rearm=entry.rearm, instead=entry.instead)
 
-        return plan_update_wait(record, now_ms, limits) if _has_changed(record) else None
-
-    if intent is Intent.LOADED and not _has_changed(record):
-        return None
+        return plan_update_wait(record, now_ms, limits) if _wait_has_changed(record) else None
 
     overwrite = intent is Intent.OVERWRITE
     put = plan_progress(record, entry.key, now_ms, limits, overwrite=overwrite)
+    loaded = record._loaded
+    if intent is Intent.LOADED and loaded is not None and put.body == loaded.body:
+        return None
+
     return put._replace(fresh=entry.fresh)
 
 
@@ -667,20 +609,7 @@ def _plan_flow_entry(
 ) -> Put | None:
     """The write of a flow, or nothing: decided on the one encoding that would be written."""
     put = plan_flow(flow, now_ms, limits, instead=entry.instead)
-    old = put.replaces
-    if entry.intent is not Intent.LOADED or old is None:
-        return put
-
-    head = put.head
-    clean = (
-        head.status == old.status
-        and head.position == old.position
-        and head.error == old.error
-        and flow.attempts == old.attempts
-        and due_ms_of(flow, old) == old.due_ms
-        and envelope.is_same_state(flow, put.body)
-    )
-    return None if clean else put
+    return put if entry.intent is not Intent.LOADED or differs(flow, put) else None
 
 
 def _renewal(entry: Entry, now_ms: int) -> Check:
@@ -696,4 +625,4 @@ def _settle_renewal(flow: FlowSnapshot[Any], change: Check) -> None:
     loaded = flow._loaded
     assert loaded is not None
     head = loaded.head._replace(due_ms=change.due_ms)
-    settle_head(flow, head, loaded.body, flow._claim)
+    stored_state.set_written(flow, head, loaded.body, head.revision, flow._claim)

@@ -214,47 +214,6 @@ class FlowSnapshot(Generic[S]):
         )
 
 
-class _Unguarded(FlowSnapshot[Any]):
-    """A snapshot in the making: its attributes are set as they are, without converters and checks."""
-
-    __slots__ = ()
-    __setattr__ = object.__setattr__
-
-
-def loaded_flow(
-    key: Key,
-    state_type: Any | None,
-    record: Record,
-    state: Any,
-    *,
-    position: FlowPosition,
-    status: FlowStatus,
-    wait: WaitCondition | None,
-    baseline: bytes | None,
-) -> FlowSnapshot[Any]:
-    """A new snapshot of what is stored."""
-    head = record.head
-    # This, and then making it what it is, costs a sixth of `object.__setattr__` for each.
-    flow = object.__new__(_Unguarded)
-    flow.flow_id = key.id
-    flow.state = state
-    flow.position = position
-    flow.status = status
-    flow.error = head.error
-    flow.wait_condition = wait
-    flow.due_at = None if head.due_ms is None else from_ms(head.due_ms)
-    flow.attempts = head.attempts
-    flow._created_at = None
-    flow.state_type = state_type
-    flow._key = key
-    flow._loaded = record
-    flow._baseline = baseline
-    flow._claim = None
-    flow._session = None
-    flow.__class__ = FlowSnapshot  # type: ignore[assignment]  # of the same layout
-    return flow
-
-
 @frozen
 class FlowSummary:
     """One line of a listing: what is known of a flow without reading its state."""

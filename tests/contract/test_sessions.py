@@ -422,7 +422,7 @@ def test_new_dirty_and_deleted_say_what_a_commit_will_do(store: cs.Store) -> Non
             True,
             False,
         ]
-        assert repr(session).endswith("dirty: 1 changed, 2 new, 1 deleted>")
+        assert repr(session).endswith("2 loaded, 2 new, 1 deleted>")
         session.commit()
         assert (session.new, session.dirty, session.deleted) == ((), (), ())
         assert gone not in session
@@ -439,7 +439,7 @@ def test_what_cannot_be_encoded_any_more_is_dirty(store: cs.Store) -> None:
         flow = session.get_one("f")
         flow.state["n"] = {1, 2}
         assert session.dirty == (flow,)
-        assert "1 changed" in repr(session)
+        assert repr(session).endswith("1 loaded, 0 new, 0 deleted>")
         with pytest.raises(cs.EncodingError):
             session.commit()
 

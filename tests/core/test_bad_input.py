@@ -681,7 +681,7 @@ def test_a_commit_across_partitions_is_refused(open_more: Opener) -> None:
 def _partition(store: cs.Store, any_id: str) -> int:
     from catga_store.protocol.keys import partition_of  # noqa: PLC0415  one use
 
-    return partition_of(any_id, store._operations.settings.partitions)
+    return partition_of(any_id, store._context.settings.partitions)
 
 
 @EVERY_STORE

@@ -14,6 +14,7 @@ import pytest
 
 import catga_store as cs
 from catga_store import errors
+from catga_store.protocol.requests import Check
 
 # Each error under what it derives from, as the contract draws them; what the caller does next is
 # decided by the second level.
@@ -71,7 +72,13 @@ FACTS: dict[str, dict[str, Any]] = {
     "StaleWaitConditionError": {"correlation_id": "w", "expected": 1, "actual": 2},
     "WaitConditionNotFoundError": {"correlation_id": "w", "expected": 1},
     "StaleProgressError": {"flow_id": "f", "step_index": 2, "expected": 1, "actual": None},
-    "CommitUncertainError": {"commit_id": "c", "keys": (cs.Key("flow", "f"),)},
+    "CommitUncertainError": {
+        "commit_id": "c",
+        "keys": (cs.Key("flow", "f"),),
+        "changes": (Check(cs.Key("flow", "f"), "r"),),
+        "kept_seconds": 20.0,
+        "lost_at": None,
+    },
     "CorruptRecordError": {"key": ("flow", "f", 0)},
 }
 

@@ -14,7 +14,11 @@ from typing import Any
 import pytest
 
 import catga_store as cs
+from catga_store.core import claims
+from catga_store.core import records
+from catga_store.core import sessions
 from catga_store.core.claim_plans import Candidate
+from catga_store.core.context import Context
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.model.waits import UnreadResults
 from catga_store.protocol.conversation import Conversation
@@ -136,7 +140,7 @@ def test_what_is_there_and_gone_again_is_created(store: cs.MemoryStore, held: He
     """`get_or_create` meets a flow that is deleted before it is read: then it makes its own."""
     store.create(new())
     held.before(is_a(Read), lambda: store.delete("f"))
-    flow, is_new = held(store._operations.get_or_create(new()))
+    flow, is_new = held(records.get_or_create(store._context, new()))
     assert is_new
     assert store.get_one("f").revision == flow.revision
 
@@ -149,7 +153,7 @@ def test_a_condition_that_had_ended_and_is_gone_is_what_was_answered(
     store.complete_child("w", "a")
     wait = cs.WaitCondition("w", flow_ids=["b", "c"])
     held.before(is_a(Read), lambda: store.clear_wait_condition("w"))
-    assert held(store._operations.set_wait_condition(wait)) is False
+    assert held(records.set_wait_condition(store._context, wait)) is False
     assert (wait.flow_ids, wait.outcome) == (("a",), cs.WaitOutcome.SATISFIED)
 
 
@@ -172,7 +176,7 @@ def test_a_parent_that_cannot_be_read_is_put_off_with_its_wait(
 
     held.instead(reads(flow_key("f")), fails(corrupt(*flow_key("f"))))
     with caplog.at_level(logging.WARNING):
-        assert held(store._operations.claim_due(lease=LEASE)) == []
+        assert held(claims.claim_due(store._context, lease=LEASE)) == []
 
     assert "flow 'f' is due but cannot be read, put off by one lease" in caplog.text
     assert store.claim_due() == []
@@ -190,7 +194,11 @@ def test_a_store_that_cannot_be_read_at_all_is_no_flow_to_put_off(
     for kind in (Read, Find):
         held.before(is_a(kind), fails(corrupt()))
         with pytest.raises(cs.CorruptRecordError):
-            held(store._operations.claim("f") if kind is Find else store._operations.claim_due())
+            held(
+                claims.claim(store._context, "f")
+                if kind is Find
+                else claims.claim_due(store._context)
+            )
 
     assert store.get_one("f").owner is None
 
@@ -202,7 +210,7 @@ def test_a_listing_of_waits_that_cannot_be_read_keeps_no_flow_from_being_claimed
     store.create(new())
     held.before(is_a(Find), fails(corrupt(*wait_key("w"))))
     with caplog.at_level(logging.WARNING):
-        flow = held(store._operations.claim("f"))
+        flow = held(claims.claim(store._context, "f"))
 
     assert flow.owner is not None
     assert "flow 'f' is passed over" in caplog.text
@@ -215,7 +223,7 @@ def test_a_wait_that_cannot_be_read_keeps_its_flow_from_being_claimed(
     suspended(store)
     held.instead(reads(wait_key("w")), fails(corrupt(*wait_key("w"))))
     with pytest.raises(cs.CorruptRecordError):
-        held(store._operations.claim("f"))
+        held(claims.claim(store._context, "f"))
 
     assert store.get_one("f").owner is None
 
@@ -227,7 +235,7 @@ def test_a_wait_that_goes_before_it_is_read_is_not_told(store: cs.MemoryStore, h
     store.complete_child("w", "a")
     was_there: list[bool] = []
     held.before(reads(wait_key("w")), lambda: was_there.append(store.clear_wait_condition("w")))
-    flow = held(store._operations.claim("f"))
+    flow = held(claims.claim(store._context, "f"))
     assert was_there == [True]
     assert flow.wait_condition is None
 
@@ -244,7 +252,7 @@ def test_a_wait_that_goes_when_it_was_closed_is_told_as_it_was_read(
         lambda request: is_a(Read)(request) and held.has_committed(),
         lambda: was_there.append(store.clear_wait_condition("w")),
     )
-    shown = held(store._operations.claim("f")).wait_condition
+    shown = held(claims.claim(store._context, "f")).wait_condition
     assert was_there == [True]
     assert shown.outcome is cs.WaitOutcome.TIMED_OUT
     assert shown.results["a"].result == 1
@@ -261,7 +269,7 @@ def test_claims_that_no_commit_has_room_for_together_are_several(
             store.set_wait_condition(wait)
             store.complete_child(wait.correlation_id, "a")
 
-    claimed = held(store._operations.claim_due(limit=1000))
+    claimed = held(claims.claim_due(store._context, limit=1000))
     assert sorted(flow.flow_id for flow in claimed) == ["f", "g", "h"]
     sizes = [len(request.changes) for request in held.asked if type(request) is Commit]
     assert sorted(sizes) == [MAX_CHANGES // 2, MAX_CHANGES]
@@ -276,7 +284,7 @@ def test_waits_are_looked_for_until_a_commit_is_full(store: cs.MemoryStore) -> N
         return tuple(Found(wait_key(f"{due_ms} {number}"), head) for number in range(1000))
 
     candidate = Candidate("f", Record(Head(1, 0, NOW, NOW), b"{}"))
-    looking = store._operations._look_for_waits(candidate, NOW)
+    looking = claims._look_for_waits(candidate, NOW)
     first: Any = next(looking)
     assert (first.filter.kind, first.filter.parent, first.after) == (WAIT, "f", None)
     second = looking.send(page(None))
@@ -319,7 +327,7 @@ def unread(store: cs.MemoryStore, held: Held, clock: ManualClock) -> cs.WaitCond
     clock.advance(MINUTE)
     failed = cs.StoreUnavailableError("cannot be reached")
     held.before(lambda request: is_a(Read)(request) and held.has_committed(), fails(failed))
-    wait: cs.WaitCondition = held(store._operations.claim("f")).wait_condition
+    wait: cs.WaitCondition = held(claims.claim(store._context, "f")).wait_condition
     return wait
 
 
@@ -369,10 +377,10 @@ def test_a_condition_whose_results_could_not_be_read_is_read_again(
 def test_two_reads_of_one_flow_at_once_answer_one_object(store: cs.MemoryStore, held: Held) -> None:
     """Two tasks ask a session for the same flow: whoever is answered last gets the other's object."""
     store.create(new())
-    unit, operations = UnitOfWork(), store._operations
-    first = operations.session_get(unit, "f")
+    unit, context = UnitOfWork(), store._context
+    first = sessions.session_get(context, unit, "f")
     reply = store._run(ask(next(first)))
-    second = held(operations.session_get(unit, "f"))
+    second = held(sessions.session_get(context, unit, "f"))
     with pytest.raises(StopIteration) as stop:
         first.send(reply)
 
@@ -393,12 +401,12 @@ def test_what_left_its_session_while_it_was_read_is_not_refreshed(
 ) -> None:
     """It is its holder's by then: it stays as it was, and the session says so."""
     store.create(new())
-    unit, operations = UnitOfWork(), store._operations
-    flow = held(operations.session_get(unit, "f"))
+    unit, context = UnitOfWork(), store._context
+    flow = held(sessions.session_get(context, unit, "f"))
     flow.state["n"] = 7
     held.before(is_a(Read), lambda: unit.expunge(flow))
     with pytest.raises(cs.UsageError, match="left this session while it was read"):
-        held(operations.session_refresh(unit, flow))
+        held(sessions.session_refresh(context, unit, flow))
 
     assert flow.state == {"n": 7}
 
@@ -491,7 +499,7 @@ def test_an_outcome_that_is_set_while_the_commit_is_under_way_is_not_lost(
         wait.outcome = cs.WaitOutcome.TIMED_OUT
 
     held.before(is_a(Commit), decide)
-    receipt = held(store._operations.session_commit(session._unit))
+    receipt = held(sessions.session_commit(store._context, session._unit))
     assert receipt.satisfied == ("w",)
     assert (wait.outcome, session.dirty) == (cs.WaitOutcome.TIMED_OUT, (wait,))
 
@@ -499,9 +507,9 @@ def test_an_outcome_that_is_set_while_the_commit_is_under_way_is_not_lost(
 # --- transact -------------------------------------------------------------------------------------
 
 
-def counted(unit: UnitOfWork, operations: Any, held: Held) -> cs.FlowSnapshot[Any]:
+def counted(unit: UnitOfWork, context: Context, held: Held) -> cs.FlowSnapshot[Any]:
     """Add one to the flow, in a session."""
-    flow: cs.FlowSnapshot[Any] = held(operations.session_get_one(unit, "f"))
+    flow: cs.FlowSnapshot[Any] = held(sessions.session_get_one(context, unit, "f"))
     flow.state["n"] += 1
     return flow
 
@@ -518,7 +526,7 @@ def test_an_uncertain_commit_of_the_functions_own_is_not_settled_for_it(
         raise uncertain
 
     with pytest.raises(cs.CommitUncertainError) as caught:
-        held(store._operations.transact(function, 5))
+        held(sessions.transact(store._context, function, 5))
 
     assert caught.value is uncertain
     assert len(calls) == 1
@@ -530,7 +538,7 @@ def test_a_commit_of_which_only_that_it_was_applied_is_known(
 ) -> None:
     """The object is what was written, as the record tells; who has been overtaken keeps what he had."""
     store.create(new())
-    operations = store._operations
+    context = store._context
 
     def lose(request: Commit) -> Any:
         store._run(ask(request))
@@ -551,9 +559,9 @@ def test_a_commit_of_which_only_that_it_was_applied_is_known(
 
     def function(unit: UnitOfWork) -> cs.FlowSnapshot[Any]:
         calls.append(unit)
-        return counted(unit, operations, Held(store))
+        return counted(unit, context, Held(store))
 
-    flow = held(operations.transact(function, 5))
+    flow = held(sessions.transact(context, function, 5))
     assert len(calls) == 1, "it was applied, so it is not done again"
     stored = store.get_one("f")
     if is_overtaken:

@@ -15,6 +15,7 @@ from catga_store.core import envelope
 from catga_store.core import writes
 from catga_store.core.unit_of_work import Plan
 from catga_store.core.unit_of_work import UnitOfWork
+from catga_store.model import stored_state
 from catga_store.model.flows import Claim
 from catga_store.model.times import from_ms
 from catga_store.protocol import requests as records
@@ -72,7 +73,7 @@ def claimed(flow_id: str = "f") -> cs.FlowSnapshot[Any]:
     flow = loaded(flow_id)
     record: records.Record = flow._loaded  # type: ignore[assignment]
     head = record.head._replace(owner="w-1", claim="token", due_ms=NOW + 10_000)
-    writes.settle_head(flow, head, record.body, Claim("token", 10_000))
+    stored_state.set_written(flow, head, record.body, head.revision, Claim("token", 10_000))
     return flow
 
 
@@ -115,7 +116,7 @@ def test_planning_changes_nothing() -> None:
     first, second = unit.plan(LATER, LIMITS), unit.plan(LATER, LIMITS)
     assert first.changes == second.changes
     assert (flow.version, flow.updated_at) == (1, from_ms(NOW))
-    assert unit.dirty() == (flow,)
+    assert unit.dirty(LIMITS) == (flow,)
 
 
 def test_a_changed_flow_is_a_put_that_expects_its_revision() -> None:
@@ -252,7 +253,7 @@ def test_an_idle_claim_is_checked_and_renewed() -> None:
     assert changes[1:] == (records.Check(flow_key("f"), "r1", LATER + 10_000),)
     commit(unit, LATER)
     assert (flow.version, flow.due_at) == (1, from_ms(LATER + 10_000))
-    assert unit.dirty() == ()
+    assert unit.dirty(LIMITS) == ()
 
 
 @pytest.mark.parametrize(
@@ -370,8 +371,8 @@ def test_settling_makes_everything_clean() -> None:
     assert (flow.version, flow.revision, flow.updated_at) == (2, "r2", from_ms(LATER))
     assert (wait.version, wait.created_at) == (1, from_ms(LATER))
     assert (progress.version, progress.revision) == (1, "r2")
-    assert unit.dirty() == ()
-    assert repr(unit) == "dirty: 0 changed, 0 new, 0 deleted"
+    assert unit.dirty(LIMITS) == ()
+    assert repr(unit) == "3 loaded, 0 new, 0 deleted"
     assert gone not in unit
     assert unit.plan(LATER, LIMITS).changes == ()
 
@@ -387,7 +388,7 @@ def test_a_refusal_leaves_everything_pending() -> None:
     error = unit.refused(plan, (records.Conflict(0, records.STALE, held),))
     assert isinstance(error, cs.StaleFlowError)
     assert (error.expected, error.actual) == (1, 7)
-    assert unit.dirty() == (flow,)
+    assert unit.dirty(LIMITS) == (flow,)
     assert unit.plan(LATER, LIMITS).changes == plan.changes
 
 

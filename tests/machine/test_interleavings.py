@@ -23,6 +23,8 @@ from catga_store import FlowSnapshot
 from catga_store import Session
 from catga_store import open_async_store
 from catga_store import open_store
+from catga_store.core import records
+from catga_store.core import sessions
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Pause
@@ -228,20 +230,20 @@ def test_a_lost_reply_changes_no_answer(theatre: Theatre) -> None:
 @pytest.mark.parametrize("theatre", stages(" transport"), indirect=True)
 def test_what_was_only_checked_is_still_so_when_the_commit_is_written(theatre: Theatre) -> None:
     """Two who each check what the other writes: never both, whatever the order (write skew)."""
-    operations = theatre.stage.operations
+    context = theatre.stage.context
 
     def writer(mine: str, other: str) -> Conversation[Any]:
         unit = UnitOfWork()
-        session = Session(theatre.stage.run, operations, unit)
+        session = Session(theatre.stage.run, context, unit)
         session.get_one(mine).state["on call"] = False
         session.check(session.get_one(other))
-        return operations.session_commit(unit)
+        return sessions.session_commit(context, unit)
 
     for order in itertools.product((0, 1), repeat=6):
         theatre.clear()
         for name in ("{t}ann", "{t}bob"):
             theatre.stage.run(
-                operations.create(FlowSnapshot(name, state={"on call": True}, due_at=None))
+                records.create(context, FlowSnapshot(name, state={"on call": True}, due_at=None))
             )
 
         both = [writer("{t}ann", "{t}bob"), writer("{t}bob", "{t}ann")]
@@ -252,13 +254,13 @@ def test_what_was_only_checked_is_still_so_when_the_commit_is_written(theatre: T
 @pytest.mark.parametrize("theatre", stages(" transport"), indirect=True)
 def test_an_update_whose_flow_is_deleted_before_it_is_told_was_done(theatre: Theatre) -> None:
     """Its reply is lost and the record that remembered it is gone: it is no conflict with itself."""
-    stage, operations = theatre.stage, theatre.stage.operations
+    stage, context = theatre.stage, theatre.stage.context
     flow = FlowSnapshot("{t}flow", state={"n": 0})
-    stage.run(operations.create(flow))
+    stage.run(records.create(context, flow))
     flow.state["n"] = 1
-    conversation = stage.lower(operations.update(flow))
+    conversation = stage.lower(records.update(context, flow))
     stage.perform(next(conversation))
-    assert stage.run(operations.delete("{t}flow"))
+    assert stage.run(records.delete(context, "{t}flow"))
     resume = partial(conversation.throw, ReplyLostError("the reply"))
     for _ in range(100):
         try:
@@ -269,7 +271,7 @@ def test_an_update_whose_flow_is_deleted_before_it_is_told_was_done(theatre: The
         resume = partial(conversation.send, stage.perform(request))
 
     assert flow.version == 2
-    assert stage.run(operations.get("{t}flow")) is None
+    assert stage.run(records.get(context, "{t}flow")) is None
 
 
 def advance(

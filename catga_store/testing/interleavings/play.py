@@ -28,7 +28,10 @@ from typing import NamedTuple
 
 from attrs import frozen
 
-from catga_store.core.sessions import Operations
+from catga_store.core import claims
+from catga_store.core import records
+from catga_store.core import sessions
+from catga_store.core.context import Context
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import CommitUncertainError
@@ -67,12 +70,12 @@ class Stage:
 
     def __init__(
         self,
-        operations: Operations,
+        context: Context,
         run: Callable[[Conversation[Any]], Any],
         perform: Callable[[Request[Any]], Any],
         lower: Callable[[Conversation[Any]], Conversation[Any]] = lambda same: same,
     ) -> None:
-        self.operations = operations
+        self.context = context
         self.run = run
         self.lower = lower
         self._perform = perform
@@ -80,7 +83,7 @@ class Stage:
     @classmethod
     def at_protocol(cls, api: StoreAPI) -> Stage:
         """One exchange is one store protocol request, on any store behind any API."""
-        return cls(api.store._operations, api.run, lambda request: api.run(ask(request)))
+        return cls(api.store._context, api.run, lambda request: api.run(ask(request)))
 
     @classmethod
     def below_protocol(cls, store: Any) -> Stage:
@@ -93,7 +96,7 @@ class Stage:
             )
 
         return cls(
-            store._operations,
+            store._context,
             store._run,
             lambda request: hold(ask(request)),
             lambda conversation: through(conversation, converse),
@@ -108,7 +111,7 @@ class Stage:
 
     def now(self) -> datetime:
         """The store's clock."""
-        return self.operations.now()
+        return self.context.now()
 
 
 class Part(NamedTuple):
@@ -144,10 +147,6 @@ class Hand:
         self.flow: FlowSnapshot[Any] | None = None
         self.wait: WaitCondition | None = None
 
-    @property
-    def ask(self) -> Operations:
-        return self.stage.operations
-
     # what was read, as the serial model knows it ----------------------------------------------------
 
     def seen(self, flow: FlowSnapshot[Any]) -> sequential_model.Seen:
@@ -180,11 +179,13 @@ class Hand:
     # flows ------------------------------------------------------------------------------------------
 
     def get(self) -> _Act:
-        return _Act("get", None, self.ask.get(self.flow_id), self.took_flow)
+        return _Act("get", None, records.get(self.stage.context, self.flow_id), self.took_flow)
 
     def create(self) -> _Act:
         flow = FlowSnapshot(self.flow_id, state={"n": 0})
-        return _Act("create", 0, self.ask.create(flow), lambda _: self.took_flow(flow))
+        return _Act(
+            "create", 0, records.create(self.stage.context, flow), lambda _: self.took_flow(flow)
+        )
 
     def update(self) -> _Act | None:
         flow = self.flow
@@ -194,7 +195,9 @@ class Hand:
         base = self.base(flow)
         flow.state["n"] += 1
         given = base, flow.state["n"]
-        return _Act("update", given, self.ask.update(flow), lambda _: self.seen(flow))
+        return _Act(
+            "update", given, records.update(self.stage.context, flow), lambda _: self.seen(flow)
+        )
 
     def commit(self) -> _Act | None:
         """`update`, through a session."""
@@ -211,7 +214,7 @@ class Hand:
 
     def committed(self, unit: UnitOfWork) -> Conversation[Any]:
         try:
-            return (yield from self.ask.session_commit(unit))
+            return (yield from sessions.session_commit(self.stage.context, unit))
         finally:
             unit.close()
 
@@ -219,12 +222,12 @@ class Hand:
         written: list[FlowSnapshot[Any]] = []
 
         def add_ten(unit: UnitOfWork) -> None:
-            session = Session(self.stage.run, self.ask, unit)
+            session = Session(self.stage.run, self.stage.context, unit)
             flow = session.get_one(self.flow_id)
             flow.state["n"] += 10
             written.append(flow)
 
-        conversation = self.ask.transact(add_ten, 100)
+        conversation = sessions.transact(self.stage.context, add_ten, 100)
         return _Act("transact", 10, conversation, lambda _: self.seen(written[-1]))
 
     def delete(self) -> _Act | None:
@@ -233,16 +236,20 @@ class Hand:
             return None
 
         self.flow = None
-        return _Act("delete", self.base(flow), self.ask.delete(flow), lambda there: there)
+        return _Act(
+            "delete", self.base(flow), records.delete(self.stage.context, flow), lambda there: there
+        )
 
     # claims -----------------------------------------------------------------------------------------
 
     def claim(self) -> _Act:
-        conversation = self.ask.claim(self.flow_id, lease=_LEASE, owner=self.actor)
+        conversation = claims.claim(
+            self.stage.context, self.flow_id, lease=_LEASE, owner=self.actor
+        )
         return _Act("claim", self.actor, conversation, self.took_claim)
 
     def claim_due(self) -> _Act:
-        conversation = self.ask.claim_due(lease=_LEASE, limit=1, owner=self.actor)
+        conversation = claims.claim_due(self.stage.context, lease=_LEASE, limit=1, owner=self.actor)
         return _Act(
             "claim_due",
             self.actor,
@@ -255,7 +262,9 @@ class Hand:
         if flow is None or flow._claim is None:
             return None
 
-        return _Act("extend", flow._claim.token, self.ask.extend(flow), lambda _: None)
+        return _Act(
+            "extend", flow._claim.token, claims.extend(self.stage.context, flow), lambda _: None
+        )
 
     def release(self) -> _Act | None:
         flow = self.flow
@@ -263,7 +272,9 @@ class Hand:
             return None
 
         given = self.base(flow)
-        return _Act("release", given, self.ask.release(flow), lambda _: self.seen(flow))
+        return _Act(
+            "release", given, claims.release(self.stage.context, flow), lambda _: self.seen(flow)
+        )
 
     # conditions -------------------------------------------------------------------------------------
 
@@ -282,14 +293,14 @@ class Hand:
 
     def set(self, kind: str) -> _Act:
         wait, terms = self.new_wait(kind)
-        conversation = self.ask.set_wait_condition(wait)
+        conversation = records.set_wait_condition(self.stage.context, wait)
         return _Act("set", terms, conversation, lambda now: (now, self.took_wait(wait)))
 
     def complete(self, child: str, *, ok: bool = True) -> _Act:
         return _Act(
             "complete",
             (child, ok),
-            self.ask.complete_child(self.wait_id, child, success=ok),
+            records.complete_child(self.stage.context, self.wait_id, child, success=ok),
             lambda done: (
                 done.accepted,
                 done.duplicate,
@@ -302,7 +313,7 @@ class Hand:
         return self.complete(child, ok=False)
 
     def get_wait(self) -> _Act:
-        conversation = self.ask.get_wait_condition(self.wait_id)
+        conversation = records.get_wait_condition(self.stage.context, self.wait_id)
         return _Act("get_wait", None, conversation, self.took_wait)
 
     def close(self) -> _Act | None:
@@ -311,14 +322,14 @@ class Hand:
             return None
 
         wait.outcome = WaitOutcome.TIMED_OUT
-        conversation = self.ask.update_wait_condition(wait)
+        conversation = records.update_wait_condition(self.stage.context, wait)
         self.wait = None
         return _Act(
             "close", wait.revision, conversation, lambda _: sequential_model.seen_wait(wait)
         )
 
     def clear(self) -> _Act:
-        conversation = self.ask.clear_wait_condition(self.wait_id)
+        conversation = records.clear_wait_condition(self.stage.context, self.wait_id)
         return _Act("clear", None, conversation, lambda there: there)
 
     # both in one commit -----------------------------------------------------------------------------
@@ -331,7 +342,7 @@ class Hand:
         wait, terms = self.new_wait(f"{kind} parent")
         base = self.base(flow)
         unit = UnitOfWork()
-        self.ask.suspend(unit, flow, wait)
+        sessions.suspend(self.stage.context, unit, flow, wait)
         return _Act(
             "suspend",
             (base, terms),

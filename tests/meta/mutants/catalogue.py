@@ -102,11 +102,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "check-and-write-in-two-steps",
         "update reads, compares in the client, and writes over whatever is there by then",
         "core/records.py",
-        "        changes = (put,)\n",
-        "        (found,) = yield Read((flow.key,), now_ms)\n"
-        "        if found is not None and found.head.revision == put.expected:\n"
-        '            put = put._replace(expected="*")\n\n'
-        "        changes = (put,)\n",
+        "    reply = yield from commits.send(context, new_commit_id(), now_ms, (put,))\n",
+        "    (found,) = yield Read((flow.key,), now_ms)\n"
+        "    if found is not None and found.head.revision == put.expected:\n"
+        '        put = put._replace(expected="*")\n\n'
+        "    reply = yield from commits.send(context, new_commit_id(), now_ms, (put,))\n",
         SERIAL,
     ),
     Mutant(
@@ -209,29 +209,29 @@ MUTANTS: tuple[Mutant, ...] = (
         "outage-as-none",
         "a store that is away answers that there is no such flow",
         "core/records.py",
-        '        key = flow_key(check_id(flow_id, "a flow id"))\n'
-        "        (record,) = yield Read((key,), self.settings.now_ms())\n",
-        '        key = flow_key(check_id(flow_id, "a flow id"))\n'
-        "        try:\n"
-        "            (record,) = yield Read((key,), self.settings.now_ms())\n"
-        "        except Exception:\n"
-        "            return None\n\n",
+        '    key = flow_key(check_id(flow_id, "a flow id"))\n'
+        "    (record,) = yield Read((key,), context.settings.now_ms())\n",
+        '    key = flow_key(check_id(flow_id, "a flow id"))\n'
+        "    try:\n"
+        "        (record,) = yield Read((key,), context.settings.now_ms())\n"
+        "    except Exception:\n"
+        "        return None\n\n",
         (*FAULTS, "tests/stores/sqlite/test_sqlite_faults.py"),
     ),
     Mutant(
         "session-goes-on-after-a-lost-commit",
         "a session whose commit has no known outcome stays open",
         "core/sessions.py",
-        "            unit.lose(error, plan, now_ms)\n            raise\n",
-        '            unit.step("refuse")\n            raise\n',
+        "        unit.lose(error, plan, now_ms)\n        raise\n",
+        '        unit.step("refuse")\n        raise\n',
         (*FAULTS, *FLOWS),
     ),
     Mutant(
         "transact-does-not-retry",
         "a conflict of its own commit ends a transaction",
         "core/sessions.py",
-        "                if not repeatable or attempt == attempts:\n",
-        "                if error is not None:\n",
+        "            if not repeatable or attempt == attempts:\n",
+        "            if error is not None:\n",
         (*SERIAL, *FLOWS),
     ),
     Mutant(
@@ -381,8 +381,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "late-result-not-shown",
         "what completes between the reading and the closing of an overdue condition is not shown",
         "core/claims.py",
-        "                    [plan.shown for plan in batch if plan.shown and plan.closes]\n",
-        "                    []\n",
+        "                context, [plan.shown for plan in batch if plan.shown and plan.closes]\n",
+        "                context, []\n",
         SERIAL,
     ),
     # --- claims -----------------------------------------------------------------------------------
@@ -611,9 +611,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "change-not-seen",
         "a flow of which only the error has changed counts as clean",
-        "core/unit_of_work.py",
-        "        and head.error == old.error\n        and flow.attempts",
-        "        and flow.attempts",
+        "core/writes.py",
+        "        or head.error != old.error\n        or flow.attempts",
+        "        or flow.attempts",
         SESSIONS,
     ),
     Mutant(

@@ -1,0 +1,102 @@
+"""What was refused, as errors: one for each conflict, with what was expected and what is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from catga_store.errors import ClaimLostError
+from catga_store.errors import ConflictError
+from catga_store.errors import FlowClaimedError
+from catga_store.errors import FlowExistsError
+from catga_store.errors import FlowNotFoundError
+from catga_store.errors import StaleFlowError
+from catga_store.errors import StaleProgressError
+from catga_store.errors import StaleWaitConditionError
+from catga_store.errors import WaitConditionNotFoundError
+from catga_store.model.flows import FlowSnapshot
+from catga_store.model.stored_state import AnyRecord
+from catga_store.model.stored_state import head_of
+from catga_store.model.times import from_ms
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.requests import EXISTS
+from catga_store.protocol.requests import MISSING
+from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Conflict
+from catga_store.protocol.requests import Delete
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Put
+
+__all__ = ["claimed_error", "conflict_error", "conflict_of"]
+
+
+def conflict_error(  # noqa: PLR0911  one return for each row of the table of conflicts
+    change: Change, conflict: Conflict, record: AnyRecord | None
+) -> ConflictError:
+    """The error for one refused change, with what was expected and what the store holds."""
+    key, head = change.key, conflict.head
+    actual = None if head is None else head.version
+    replaces = change.replaces if isinstance(change, Put | Delete) else None
+    loaded = head_of(record) if record is not None else None
+    read = replaces or loaded
+    expected = 0 if read is None else read.version
+    nothing = "nothing in this commit was written"
+    stale = f"{key} was read at version {expected} but the store holds {actual or 'none'}"
+    if actual == expected:
+        stale += ", of another one that has taken its place"
+
+    if key.kind == PROGRESS:
+        message = f"{stale}; {nothing}"
+        return StaleProgressError(
+            message, flow_id=key.id, step_index=key.step, expected=expected, actual=actual
+        )
+
+    if key.kind == WAIT:
+        if conflict.reason == MISSING:
+            message = f"{key} was read at version {expected} and is gone; {nothing}"
+            return WaitConditionNotFoundError(message, correlation_id=key.id, expected=expected)
+
+        return StaleWaitConditionError(
+            f"{stale}; {nothing}", correlation_id=key.id, expected=expected, actual=actual
+        )
+
+    if conflict.reason == EXISTS:
+        message = f"{key} exists already, at version {actual}; {nothing}"
+        return FlowExistsError(message, flow_id=key.id, actual=actual)
+
+    if conflict.reason == MISSING:
+        message = f"{key} was read at version {expected} and is gone; {nothing}"
+        return FlowNotFoundError(message, flow_id=key.id, expected=expected)
+
+    facts: dict[str, Any] = {"flow_id": key.id, "expected": expected, "actual": actual}
+    if isinstance(record, FlowSnapshot) and record._claim is not None:
+        holder = f"{head.owner!r} owns it" if head is not None and head.owner else "nobody owns it"
+        message = (
+            f"the claim on {key} is lost: it was claimed at version {expected}, the store holds"
+            f" {actual} and {holder}; {nothing}"
+        )
+        return ClaimLostError(message, **facts)
+
+    return StaleFlowError(f"{stale}; {nothing}", **facts)
+
+
+def claimed_error(flow_id: str, head: Head) -> FlowClaimedError:
+    """Another owner's claim has not ended."""
+    until = from_ms(head.due_ms or 0)
+    message = (
+        f"flow {flow_id!r} is claimed by {head.owner!r} until {until.isoformat()} and was not"
+        " claimed again; try after that, or pass a timeout to wait"
+    )
+    return FlowClaimedError(message, flow_id=flow_id, owner=head.owner, until=until)
+
+
+def conflict_of(errors: list[ConflictError]) -> ConflictError:
+    """What was refused: the one error, a lost claim before others, or a `ConflictError` of all."""
+    if len(errors) == 1:
+        return errors[0]
+
+    lost = next((error for error in errors if isinstance(error, ClaimLostError)), None)
+    shown = "; ".join(str(error) for error in errors[:5])
+    error = lost or ConflictError(f"{len(errors)} records were refused: {shown}")
+    error._conflicts = tuple(errors)
+    return error

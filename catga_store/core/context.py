@@ -1,0 +1,83 @@
+"""What every operation of one store shares, and the reading of any number of records.
+
+Operations are plain functions: each takes the `Context` of its store first and returns a
+conversation, as in `records.update(context, flow)`. The two APIs run the same functions.
+
+How a conversation asks: `reply = yield request` where the reply goes straight into code that does
+not depend on its type, `reply = yield from ask(request)` where the type checker should know the
+type of the reply. `ask` costs a generator, so the operations that most programs repeat (`get`,
+`update`, `commit`, `claim_due`) use the first form and annotate the reply.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from datetime import datetime
+
+from attrs import field
+from attrs import frozen
+
+from catga_store.core.settings import Settings
+from catga_store.core.writes import Limits
+from catga_store.model.times import from_ms
+from catga_store.model.times import span_ms
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Record
+
+__all__ = ["Context", "read_all"]
+
+_READ_MANY = 500
+"""The most keys in one request."""
+
+
+def _random_text() -> str:
+    return os.urandom(4).hex()
+
+
+@frozen(eq=False)
+class Context:
+    """The settings of one store, and what follows from them."""
+
+    settings: Settings
+    limits: Limits
+    retain_ms: int | None
+    """How long ended wait conditions are kept; `None`: forever."""
+    _random: str = field(factory=_random_text)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Context:
+        """The context of a store with these settings."""
+        waits = settings.retention.waits
+        return cls(
+            settings,
+            Limits(settings.retention, settings.max_record_bytes, settings.partitions),
+            None if waits is None else span_ms(waits, "a retention"),
+        )
+
+    @property
+    def owner(self) -> str:
+        """The owner of claims: the setting, or host, process and a random part.
+
+        Computed for each claim, because a forked child is another owner.
+        """
+        owner = self.settings.owner
+        return owner or f"{socket.gethostname()}-{os.getpid()}-{self._random}"
+
+    def now(self) -> datetime:
+        """The store's clock, in whole milliseconds."""
+        return from_ms(self.settings.now_ms())
+
+
+def read_all(context: Context, keys: Sequence[Key]) -> Conversation[list[Record | None]]:
+    """Read any number of records, 500 in one request."""
+    now_ms = context.settings.now_ms()
+    records: list[Record | None] = []
+
+    for start in range(0, len(keys), _READ_MANY):
+        records += yield Read(tuple(keys[start : start + _READ_MANY]), now_ms)
+
+    return records

@@ -1,0 +1,101 @@
+"""Receipts: what a commit did, built from its changes and their outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import field
+from attrs import frozen
+
+from catga_store.errors import UsageError
+from catga_store.model.stored_state import AnyRecord
+from catga_store.model.stored_state import key_of
+from catga_store.model.waits import Completion
+from catga_store.model.waits import WaitOutcome
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Check
+from catga_store.protocol.requests import Complete
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import SetWait
+
+__all__ = ["Receipt", "completion_of", "receipt_of"]
+
+
+@frozen
+class Receipt:
+    """What a commit did. `versions` maps the key of each written record to its version.
+
+    A session that had nothing to write has an empty receipt, whose `commit_id` is `None`. A
+    deleted record has version 0.
+
+    >>> from catga_store import FlowSnapshot, MemoryStore
+    >>> store, order = MemoryStore(), FlowSnapshot("order-1", state={"paid": False})
+    >>> with store.begin() as session:
+    ...     session.add(order)
+    >>> session.receipt.version_of(order)
+    1
+    """
+
+    commit_id: str | None = None
+    versions: dict[Key, int] = field(factory=dict[Key, int])
+    completions: dict[tuple[str, str], Completion] = field(
+        factory=dict[tuple[str, str], Completion]
+    )
+    satisfied: tuple[str, ...] = ()
+    """Conditions that this commit satisfied, by its completions or by setting them."""
+
+    def version_of(self, record: AnyRecord) -> int:
+        """Return the version that the commit made of a record, 0 if it deleted it.
+
+        `UsageError` if the commit did not write the record.
+        """
+        key = key_of(record)
+        if key not in self.versions:
+            message = f"commit {self.commit_id} did not write {key}"
+            raise UsageError(message)
+
+        return self.versions[key]
+
+
+def completion_of(outcome: Outcome) -> Completion:
+    """What a completion did."""
+    status = outcome.status
+    return Completion(
+        accepted=outcome.accepted,
+        duplicate=outcome.duplicate,
+        now_satisfied=outcome.satisfied,
+        outcome=None if status is None else WaitOutcome(status),
+    )
+
+
+def receipt_of(
+    commit_id: str, changes: Sequence[Change], outcomes: Sequence[Outcome | None]
+) -> Receipt:
+    """The receipt of a commit of these changes.
+
+    `outcomes` may be empty when a commit is settled long after it was sent: then the versions are
+    the planned ones, and what its completions did is not known.
+    """
+    versions: dict[Key, int] = {}
+    completions: dict[tuple[str, str], Completion] = {}
+    satisfied: list[str] = []
+
+    for change, outcome in zip(changes, outcomes or (None,) * len(changes), strict=True):
+        key = change.key
+        if isinstance(change, Complete):
+            if outcome is not None:
+                completions[key.id, change.child] = completion_of(outcome)
+                if outcome.satisfied and key in versions:
+                    versions[key] = outcome.version
+        elif isinstance(change, Put | SetWait):
+            planned = change.head.version if isinstance(change, Put) else 1
+            versions[key] = planned if outcome is None else outcome.version
+        elif not isinstance(change, Check):
+            versions[key] = 0
+
+        if outcome is not None and outcome.satisfied:
+            satisfied.append(key.id)
+
+    return Receipt(commit_id, versions, completions, tuple(satisfied))

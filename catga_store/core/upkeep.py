@@ -1,0 +1,35 @@
+"""Operations on a store as a whole."""
+
+from __future__ import annotations
+
+from catga_store.core.claims import release_dead_waits
+from catga_store.core.context import Context
+from catga_store.errors import UsageError
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.requests import Clear
+from catga_store.protocol.requests import Ping
+from catga_store.protocol.requests import Sweep
+
+__all__ = ["clear", "ping", "sweep"]
+
+
+def sweep(context: Context, limit: int = 1000) -> Conversation[int]:
+    """Remove up to `limit` expired records; see `Store.sweep`."""
+    if type(limit) is not int or limit < 1:
+        message = f"limit must be an int of at least 1, not {limit!r}"
+        raise UsageError(message)
+
+    now_ms = context.settings.now_ms()
+    yield from release_dead_waits(context, limit, now_ms)
+    removed: int = yield Sweep(now_ms, limit)
+    return removed
+
+
+def ping() -> Conversation[None]:
+    """Do nothing if the store works."""
+    yield Ping()
+
+
+def clear() -> Conversation[None]:
+    """Remove every record of the store."""
+    yield Clear()
