@@ -51,14 +51,16 @@ def open_redis_link(url: str, timeout: float) -> RedisAsyncLink | RedisClusterAs
     return redis_link(client.from_url(url, **options), timeout, owned=True)
 
 
-def check_client(client: object) -> None:
-    """`UsageError` unless this is a client of `redis.asyncio`."""
+def check_client(client: object) -> bool:
+    """Return whether this client of `redis.asyncio` is of a cluster; `UsageError` for any other."""
     if not isinstance(client, Redis | RedisCluster):
         message = (
             "an AsyncRedisStore needs a Redis or RedisCluster client of redis.asyncio,"
             f" not {client!r}; a RedisStore takes those of redis"
         )
         raise UsageError(message)
+
+    return isinstance(client, RedisCluster)
 
 
 def redis_link(
@@ -86,7 +88,7 @@ class RedisAsyncLink:
     def start(self, request: Request[Any], /) -> Started:
         """Begin a request. It fails with `NotSentError` or `ReplyLostError`."""
         assert isinstance(request, Pipe), request  # noqa: S101  there are no others
-        if request.large:
+        if request.exclusive:
             return OwnTask(asyncio.create_task(self.perform(request)))
 
         connection = self._multiplexed.shared("", self._connections)
@@ -96,7 +98,7 @@ class RedisAsyncLink:
         """The replies in the order of the commands. `NotSentError`, `ReplyLostError`."""
         assert isinstance(request, Pipe), request  # noqa: S101  there are no others
         arguments = self._multiplexed.arguments_of(request.commands)
-        if request.large:
+        if request.exclusive:
             return await self._multiplexed.put_apart(self._connections, arguments)
 
         return await self._multiplexed.shared("", self._connections).put(arguments)

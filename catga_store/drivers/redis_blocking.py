@@ -31,7 +31,7 @@ from catga_store.protocol.conversation import ReplyLostError
 from catga_store.stores.redis.transport import Command
 from catga_store.stores.redis.transport import Pipe
 
-__all__ = ["RedisLink", "link_to_client", "link_to_url"]
+__all__ = ["RedisClusterLink", "RedisLink", "link_to_client", "link_to_url"]
 
 _REDIRECTIONS = 5
 _ANSWERED = (

@@ -43,7 +43,7 @@ class _Round:
     def __init__(self, request: Pipe, arguments: list[Arguments]) -> None:
         self.keys = [command.key for command in request.commands]
         self.arguments = arguments
-        self.large = request.large
+        self.exclusive = request.exclusive
         self.replies: list[Any] = [None] * len(arguments)
         self.left = list(range(len(arguments)))
 
@@ -183,7 +183,7 @@ class RedisClusterAsyncLink:
             arguments.append(asked.arguments[place])
 
         connections = partial(_Node, node)
-        if asked.large:
+        if asked.exclusive:
             return self._multiplexed.put_apart(connections, arguments)
 
         return self._multiplexed.shared(node.name, connections).put(arguments)

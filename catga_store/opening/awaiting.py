@@ -72,6 +72,7 @@ class AsyncRedisStore(AsyncStore):
         client: Redis | RedisCluster | None = None,
         *,
         prefix: str = DEFAULT_PREFIX,
+        acknowledged_by: int = 0,
         **options: Unpack[StoreOptions],
     ) -> None:
         need_redis()
@@ -79,16 +80,22 @@ class AsyncRedisStore(AsyncStore):
 
         settings = Settings(**options)
         if client is None:
+            cluster = False
             make = partial(redis_asyncio.open_redis_link, "redis://localhost", settings.timeout)
         else:
-            redis_asyncio.check_client(client)
+            cluster = redis_asyncio.check_client(client)
             make = partial(redis_asyncio.redis_link, client, settings.timeout)
 
-        self._begin(make, prefix, settings)
+        self._begin(make, prefix, acknowledged_by, settings, cluster=cluster)
 
     @classmethod
     def from_url(
-        cls, url: str, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[StoreOptions]
+        cls,
+        url: str,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        acknowledged_by: int = 0,
+        **options: Unpack[StoreOptions],
     ) -> Self:
         """See `RedisStore.from_url`."""
         need_redis()
@@ -96,18 +103,29 @@ class AsyncRedisStore(AsyncStore):
         from catga_store.drivers import redis_blocking
 
         settings = Settings(**options)
-        redis_blocking.check_url(url)
+        _, cluster = redis_blocking.check_url(url)
         store = cls.__new__(cls)
         make = partial(redis_asyncio.open_redis_link, url, settings.timeout)
-        store._begin(make, prefix, settings)
+        store._begin(make, prefix, acknowledged_by, settings, cluster=cluster)
         return store
 
-    def _begin(self, make_link: Callable[[], AsyncLink], prefix: str, settings: Settings) -> None:
+    def _begin(
+        self,
+        make_link: Callable[[], AsyncLink],
+        prefix: str,
+        acknowledged_by: int,
+        settings: Settings,
+        *,
+        cluster: bool,
+    ) -> None:
         from catga_store.drivers.any_loop import AnyLoopDriver
         from catga_store.stores import redis
 
         protocol = redis.RedisProtocol(
-            prefix=prefix, partitions=settings.partitions, timeout=settings.timeout
+            prefix=prefix,
+            partitions=settings.partitions,
+            timeout=settings.timeout,
+            acknowledged_by=redis.check_acknowledged_by(acknowledged_by, cluster=cluster),
         )
         AsyncStore.__init__(self, AnyLoopDriver(protocol, make_link, settings.timeout), settings)
 

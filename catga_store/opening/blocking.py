@@ -101,8 +101,10 @@ class RedisStore(Store):
     `client` is a `redis.Redis`, also one made by a Sentinel, or a `redis.RedisCluster` of yours: it
     is used as it is and you close it, but no reply is waited for longer than `timeout`. Without one,
     the server is at localhost. Every key begins with `prefix` in braces: stores with different
-    prefixes share nothing. How durable a commit is, and which eviction policies lose flows, is in
-    `catga_store.stores.redis`.
+    prefixes share nothing. With `acknowledged_by=n` a write is acknowledged when `n` replicas have it,
+    so that a fail-over to one of them keeps it; if they have not confirmed it within three quarters
+    of `timeout`, the commit is a `CommitUncertainError`. Not on a cluster. How durable a commit is,
+    and which eviction policies lose flows, is in `catga_store.stores.redis`.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class RedisStore(Store):
         client: Redis | RedisCluster | None = None,
         *,
         prefix: str = DEFAULT_PREFIX,
+        acknowledged_by: int = 0,
         **options: Unpack[StoreOptions],
     ) -> None:
         need_redis()
@@ -121,11 +124,16 @@ class RedisStore(Store):
             if client is None
             else redis_blocking.link_to_client(client, settings.timeout)
         )
-        self._begin(link, prefix, settings)
+        self._begin(link, prefix, acknowledged_by, settings)
 
     @classmethod
     def from_url(
-        cls, url: str, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[StoreOptions]
+        cls,
+        url: str,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        acknowledged_by: int = 0,
+        **options: Unpack[StoreOptions],
     ) -> Self:
         """The store at a URL, which may have redis-py's options as its query; see `open_store`."""
         need_redis()
@@ -133,14 +141,22 @@ class RedisStore(Store):
 
         settings = Settings(**options)
         store = cls.__new__(cls)
-        store._begin(redis_blocking.link_to_url(url, settings.timeout), prefix, settings)
+        link = redis_blocking.link_to_url(url, settings.timeout)
+        store._begin(link, prefix, acknowledged_by, settings)
         return store
 
-    def _begin(self, link: Transport, prefix: str, settings: Settings) -> None:
+    def _begin(
+        self, link: Transport, prefix: str, acknowledged_by: int, settings: Settings
+    ) -> None:
+        from catga_store.drivers.redis_blocking import RedisClusterLink
         from catga_store.stores import redis
 
+        cluster = isinstance(link, RedisClusterLink)
         protocol = redis.RedisProtocol(
-            prefix=prefix, partitions=settings.partitions, timeout=settings.timeout
+            prefix=prefix,
+            partitions=settings.partitions,
+            timeout=settings.timeout,
+            acknowledged_by=redis.check_acknowledged_by(acknowledged_by, cluster=cluster),
         )
         Store.__init__(self, BlockingDriver(protocol, link), settings)
 

@@ -9,8 +9,8 @@
 | `unix:///run/redis.sock?db=0` | Redis by its socket |
 | `nats://user:password@a:4222,b:4222`, `tls://…` | NATS JetStream, plain or by TLS; servers of one cluster |
 
-URLs of Redis take a query: `prefix=orders:` (default `dslflow:`), and what redis-py knows, as
-`socket_connect_timeout=2`. URLs of NATS take `bucket=orders` (default `dslflows`), `replicas=3`,
+URLs of Redis take a query: `prefix=orders:` (default `dslflow:`), `acknowledged_by=1`, and what
+redis-py knows, as `socket_connect_timeout=2`. URLs of NATS take `bucket=orders` (default `dslflows`), `replicas=3`,
 `max_bytes=10000000000`, `stale_reads=true`, and of nats-py's options `token`, `user_credentials`,
 `nkeys_seed` and `name`.
 """
@@ -47,6 +47,7 @@ R = TypeVar("R", RedisStore, "AsyncRedisStore")
 N = TypeVar("N", NatsStore, "AsyncNatsStore")
 
 _REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
+_OWN_OF_REDIS = ("prefix", "acknowledged_by")
 _NATS = ("nats", "tls")
 _TEXTS_OF_NATS = ("token", "user_credentials", "nkeys_seed", "name")
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
@@ -142,16 +143,15 @@ def _names_servers(parts: SplitResult) -> bool:
 
 
 def _redis_store(kind: type[R], url: str, options: StoreOptions) -> R:
-    """The store at a URL of Redis; the prefix is ours, the rest of the query redis-py's."""
+    """The store at a URL of Redis; prefix and acknowledged_by are ours, the rest redis-py's."""
     place, _, text = url.partition("?")
     query = parse_qsl(text, keep_blank_values=True)
-    prefixes = [value for name, value in query if name == "prefix"]
-    rest = urlencode([(name, value) for name, value in query if name != "prefix"])
-    place = f"{place}?{rest}" if rest else place
-    if not prefixes:
-        return kind.from_url(place, **options)
+    own: Any = {name: value for name, value in query if name in _OWN_OF_REDIS}
+    if own.get("acknowledged_by", "").isdecimal():
+        own["acknowledged_by"] = int(own["acknowledged_by"])
 
-    return kind.from_url(place, prefix=prefixes[-1], **options)
+    rest = urlencode([(name, value) for name, value in query if name not in _OWN_OF_REDIS])
+    return kind.from_url(f"{place}?{rest}" if rest else place, **own, **options)
 
 
 def _nats_store(kind: type[N], url: str, options: StoreOptions) -> N:

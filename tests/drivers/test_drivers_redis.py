@@ -61,10 +61,12 @@ async def opened(url: str, seconds: float = 10) -> AsyncIterator[Any]:
         await link.close()
 
 
-def pipe(*commands: tuple[Any, ...], large: bool = False) -> Pipe:
+def pipe(*commands: tuple[Any, ...], exclusive: bool = False) -> Pipe:
     """Make a pipe of commands, each with its second word as its key."""
     return Pipe(
-        tuple(Command(words, str(words[1]).encode()) for words in commands), True, large=large
+        tuple(Command(words, str(words[1]).encode()) for words in commands),
+        True,
+        exclusive=exclusive,
     )
 
 
@@ -153,8 +155,8 @@ async def test_large_bodies_go_apart(server: RedisServer) -> None:
     async with opened(server.url) as link:
         blocked = asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0))))
         await turns(5)
-        assert await link.perform(pipe(("SET", "big", body), large=True)) == (b"OK",)
-        assert await link.perform(pipe(("GET", "big"), large=True)) == (body,)
+        assert await link.perform(pipe(("SET", "big", body), exclusive=True)) == (b"OK",)
+        assert await link.perform(pipe(("GET", "big"), exclusive=True)) == (body,)
         assert not blocked.done()
         ask_directly(server.port, "RPUSH", "gate", "go")
         assert await blocked == ([b"gate", b"go"],)
@@ -164,7 +166,7 @@ async def test_more_large_bodies_than_a_pool_has_connections(server: RedisServer
     """However many are on their way, each has a connection of its own and none is refused."""
     async with opened(server.url) as link:
         waiting = [
-            asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0), large=True)))
+            asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0), exclusive=True)))
             for _ in range(120)
         ]
         await until_async(
@@ -418,7 +420,7 @@ async def test_moved_and_asked(cluster: RedisCluster) -> None:
             nodes[port].execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
 
         assert await link.perform(pipe(("INCR", key), ("INCR", key))) == (2, 3)
-        assert await link.perform(pipe(("GET", key), large=True)) == (b"3",)
+        assert await link.perform(pipe(("GET", key), exclusive=True)) == (b"3",)
 
     for node in nodes.values():
         node.close()

@@ -69,6 +69,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from catga_store.errors import NotSupportedError
+from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.requests import Clear
@@ -94,7 +96,27 @@ from catga_store.stores.redis.setup import prepare
 from catga_store.stores.redis.sweeping import RedisSweeping
 from catga_store.stores.redis.transport import Command
 
-__all__ = ["RedisProtocol"]
+__all__ = ["RedisProtocol", "check_acknowledged_by"]
+
+
+def check_acknowledged_by(value: object, *, cluster: bool) -> int:
+    """Return the number of replicas that must have each write, else raise.
+
+    `UsageError` unless it is an int of at least 0; `NotSupportedError` for a cluster, where a node
+    that redirects a commit has counted the replicas of other writes.
+    """
+    if type(value) is not int or value < 0:
+        message = f"acknowledged_by: expected an int of at least 0, got {value!r}"
+        raise UsageError(message)
+
+    if value and cluster:
+        message = (
+            f"acknowledged_by={value}: expected a single server or a Sentinel client, got a cluster;"
+            " a cluster cannot say which replicas have a commit; set min-replicas-to-write on its nodes"
+        )
+        raise NotSupportedError(message)
+
+    return value
 
 
 class RedisProtocol:
@@ -104,9 +126,11 @@ class RedisProtocol:
     store later; `timeout` is in seconds.
     """
 
-    def __init__(self, *, prefix: str, partitions: int, timeout: float) -> None:
+    def __init__(
+        self, *, prefix: str, partitions: int, timeout: float, acknowledged_by: int = 0
+    ) -> None:
         self._layout = RedisLayout(prefix, partitions)
-        self._exchange = RedisExchange(timeout)
+        self._exchange = RedisExchange(timeout, acknowledged_by)
         self._prepared = False
         reads = RedisReads(self._layout, self._exchange)
         sweeping = RedisSweeping(self._layout, self._exchange)

@@ -11,8 +11,11 @@
 -- Returns '[]'; or, fenced by a resolve: 0. Once the last part was removed, the others are no more.
 
 local stored = redis.call('GET', KEYS[1])
-if stored == '' then return 0 end
-if stored then return stored end
+if stored then
+  redis.call('PEXPIRE', KEYS[1], ARGV[1]) -- a write, for WAIT: see exchange.py
+  if stored == '' then return 0 end
+  return stored
+end
 
 index = KEYS[2]
 redis.call('ZCARD', index)

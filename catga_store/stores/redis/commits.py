@@ -84,7 +84,7 @@ class RedisCommits:
             and len(change.body) <= LARGE
         ):
             command = self._put_command(commit, number)
-            reply = yield from self._send(commit, command, number, large=False)
+            reply = yield from self._send(commit, command, number, exclusive=False)
             if reply == planned(commit):
                 head = change.head
                 return Applied((Outcome(head.version, commit.id, head.status, head.created_ms),))
@@ -92,8 +92,8 @@ class RedisCommits:
             uploads: list[bytes] = []
             try:
                 yield from self._upload(commit, number, uploads)
-                command, large = self._commit_command(commit, number)
-                reply = yield from self._send(commit, command, number, large=large)
+                command, exclusive = self._commit_command(commit, number)
+                reply = yield from self._send(commit, command, number, exclusive=exclusive)
             except (StoreConfigError, StoreUnavailableError) as error:
                 if isinstance(error.__cause__, exceptions.ResponseError):  # it is there and refuses
                     yield from self._sweeping.forget(uploads)
@@ -112,36 +112,46 @@ class RedisCommits:
         return read_conflicts(commit, reply)
 
     def _send(
-        self, commit: Commit, command: Command, number: int, *, large: bool
+        self, commit: Commit, command: Command, number: int, *, exclusive: bool
     ) -> Conversation[Any]:
-        """Send the script until it is answered; now and then, sweep along a few that have expired."""
-        commands: tuple[Command, ...] = (command,)
+        """Send the script until there is a reply; every 16th time, sweep a few expired records."""
+        exchange = self._exchange
+        confirmation = exchange.confirmation
+        commands: tuple[Command, ...] = (command, *confirmation)
+        if confirmation:
+            exclusive = True
+
         self._commits += 1
         if self._commits % _SWEEP_EVERY == 0:
-            commands = command, self._sweeping.expired(number, commit.now_ms, _SWEEP_A_FEW)
+            commands += (self._sweeping.expired(number, commit.now_ms, _SWEEP_A_FEW),)
 
-        # From before it is sent first: its reply is kept for twice as long as it may be sent again.
-        until = time.monotonic() + self._exchange.timeout
+        # Counted from before the first try: the reply is kept for twice as long.
+        until = time.monotonic() + exchange.timeout
+        replies: Any = ()
+        reply: Any = None
+        failure: Exception | None = None
         try:
-            replies = yield Pipe(commands, writes=True, large=large)
-            reply: Any = replies[0]
-            failure: Exception | None = None
+            replies = yield Pipe(commands, writes=True, exclusive=exclusive)
+            reply = replies[0]
         except (NotSentError, ReplyLostError) as error:
-            replies, reply, failure = (), None, error
+            failure = error
 
         if failure is None and isinstance(reply, exceptions.RedisError):
             failure = reply
 
         if failure is not None:
             keys = [change.key for change in commit.changes]
-            reply = yield from self._exchange.send_again(
-                command, failure, Sent(commit.id, keys, until), large=large
+            reply = yield from exchange.send_again(
+                command, failure, Sent(commit.id, keys, until), exclusive=exclusive
             )
             if isinstance(reply, exceptions.RedisError):
                 _raise_for_commit(commit, reply)
+        elif confirmation and type(reply) is bytes:
+            keys = [change.key for change in commit.changes]
+            exchange.check_confirmed(commit.id, keys, replies[1])
 
-        if len(replies) > 1 and type(replies[1]) is list and replies[1]:
-            yield from self._sweeping.tidy(number, commit.now_ms, replies[1])
+        if len(replies) > len(confirmation) + 1 and type(replies[-1]) is list and replies[-1]:
+            yield from self._sweeping.tidy(number, commit.now_ms, replies[-1])
 
         return reply
 
@@ -165,7 +175,7 @@ class RedisCommits:
                 commands.append(Command(args, key))
 
             commands.append(expires)  # a full server may have refused the first, not the others
-            check((yield from self._exchange.ask(commands, writes=True, large=True)))
+            check((yield from self._exchange.ask(commands, writes=True, exclusive=True)))
 
     def _put_command(self, commit: Commit, number: int) -> Command:
         """What most commits are: one flow. The args are those of `_commit_command`."""
@@ -227,16 +237,26 @@ class RedisCommits:
         places = [self._layout.keys(key)[key.kind == PROGRESS] for key in keys]
         fields = [b"h%d" % key.step if key.kind == PROGRESS else b"head" for key in keys]
         command = call(RESOLVE, (log, *places), (request.id, self._exchange.keep_ms, *fields))
-        try:
-            (reply,) = yield from self._exchange.ask([command], writes=True)
-            check([reply])
-        except StoreUnavailableError as error:
-            raise uncertain(request.id, keys, error) from error
-
+        reply = yield from self._settle(command, request.id, keys)
         if type(reply) is bytes:
             return Applied(read_outcomes(request.id, reply))
 
         return Applied(()) if reply else None
+
+    def _settle(self, command: Command, commit_id: str, keys: list[Key]) -> Conversation[Any]:
+        """Send the script that settles a commit; what it settles must be confirmed like a commit."""
+        exchange, confirmation = self._exchange, self._exchange.confirmation
+        commands = (command, *confirmation)
+        try:
+            replies = yield from exchange.ask(commands, writes=True, exclusive=bool(confirmation))
+            check(replies[:1])
+        except StoreUnavailableError as error:
+            raise uncertain(commit_id, keys, error) from error
+
+        if confirmation:
+            exchange.check_confirmed(commit_id, keys, replies[1])
+
+        return replies[0]
 
     def extend(self, request: Extend) -> Conversation[Head | None]:
         key, commit_id = request.key, new_commit_id()

@@ -9,8 +9,11 @@
 -- by a resolve: 0. An error 'CORRUPT 0': the stored head is not ours.
 
 local stored = redis.call('GET', KEYS[1])
-if stored == '' then return 0 end
-if stored then return redis.call('HGET', KEYS[3], 'head') end
+if stored then
+  redis.call('PEXPIRE', KEYS[1], ARGV[1]) -- a write, for WAIT: see exchange.py
+  if stored == '' then return 0 end
+  return redis.call('HGET', KEYS[3], 'head')
+end
 
 index, now = KEYS[2], tonumber(ARGV[5])
 redis.call('ZCARD', index)

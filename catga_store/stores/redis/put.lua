@@ -5,6 +5,7 @@
 if #KEYS == 5 and ARGV[5] == 'P' and ARGV[6] == 'F' and ARGV[10] == '' then
   local stored = redis.call('GET', KEYS[1])
   if stored then
+    redis.call('PEXPIRE', KEYS[1], ARGV[4]) -- a write, for WAIT: see exchange.py
     if stored == '' then return 0 end
     return stored
   end

@@ -94,7 +94,7 @@ class RedisReads:
         while True:
             count, name = parts_in(record.body)
             asked = [Command((b"HMGET", place, b"g", b"%d" % n), place) for n in range(count)]
-            found = yield from self._exchange.ask(asked, large=True)
+            found = yield from self._exchange.ask(asked, exclusive=True)
             for reply in found:
                 if isinstance(reply, Exception):
                     raise_for(key, reply)

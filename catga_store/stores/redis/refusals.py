@@ -26,6 +26,7 @@ __all__ = [
     "raise_unavailable",
     "refusal",
     "uncertain",
+    "unconfirmed",
 ]
 
 _UNWRITTEN = "; nothing was written"
@@ -159,6 +160,22 @@ def uncertain(commit_id: str, keys: Iterable[Key], error: Exception) -> CommitUn
         f"commit {commit_id} was sent and its outcome is not known ({error});"
         " resolve_commit(error) settles whether it was written"
     )
+    return CommitUncertainError(message, commit_id=commit_id, keys=named)
+
+
+def unconfirmed(
+    commit_id: str, keys: Iterable[Key], replicas: Any, wanted: int, seconds: float
+) -> CommitUncertainError:
+    """Return the error of a write that the primary has made and too few replicas have confirmed.
+
+    `replicas` is the reply of `WAIT`: their number, or why they could not be counted.
+    """
+    found = f"{replicas} of {wanted}" if type(replicas) is int else f"not {wanted} ({replicas})"
+    message = (
+        f"commit {commit_id} was written by the primary, and {found} replicas confirmed it within"
+        f" {seconds:g} s: a fail-over may lose it; resolve_commit(error) settles whether it is kept"
+    )
+    named = tuple(dict.fromkeys(keys))
     return CommitUncertainError(message, commit_id=commit_id, keys=named)
 
 

@@ -9,6 +9,7 @@
 
 local stored = redis.call('GET', KEYS[1])
 if stored then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2]) -- a write, for WAIT: see exchange.py
   if stored == '' then return 0 end
   return stored
 end
@@ -16,7 +17,10 @@ end
 for place = 2, #KEYS do
   local head = redis.call('HGET', KEYS[place], ARGV[place + 1])
   local commits = head and string.match(head, '^%["([^"]*)"')
-  if commits and string.find(' ' .. commits .. ' ', ' ' .. ARGV[1] .. ' ', 1, true) then return 1 end
+  if commits and string.find(' ' .. commits .. ' ', ' ' .. ARGV[1] .. ' ', 1, true) then
+    redis.call('SET', KEYS[1], '[]', 'PX', ARGV[2])
+    return 1
+  end
 end
 
 redis.call('SET', KEYS[1], '', 'PX', ARGV[2])

@@ -15,6 +15,7 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.layout import LAYOUT
 from catga_store.stores.redis.layout import RedisLayout
+from catga_store.stores.redis.refusals import check
 from catga_store.stores.redis.refusals import raise_refusal
 from catga_store.stores.redis.refusals import refusal
 from catga_store.stores.redis.scripts import LAY_OUT
@@ -38,6 +39,9 @@ def prepare(layout: RedisLayout, exchange: RedisExchange) -> Conversation[None]:
             raise_refusal(info)
     else:
         _check_version(info)
+
+    if exchange.acknowledged_by:
+        check((yield from exchange.ask([Command((b"WAIT", 0, 1), key)])))
 
     keys = key, key.removesuffix(b"layout") + b"probe"
     lay_out = call(LAY_OUT, keys, (LAYOUT, layout.partitions))

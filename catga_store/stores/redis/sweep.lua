@@ -10,8 +10,11 @@
 -- again: one that was written since stays.
 
 local stored = redis.call('GET', KEYS[1])
-if stored == '' then return 0 end
-if stored then return stored end
+if stored then
+  redis.call('PEXPIRE', KEYS[1], ARGV[1]) -- a write, for WAIT: see exchange.py
+  if stored == '' then return 0 end
+  return stored
+end
 
 index, now = KEYS[2], tonumber(ARGV[2])
 redis.call('ZCARD', index)

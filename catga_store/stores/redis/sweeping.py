@@ -53,7 +53,7 @@ class RedisSweeping:
         """Remove a few expired records after a commit, which is done whatever comes of it."""
         command = self._sweep_command(number, now_ms, members, _name(number))
         try:
-            yield from self._exchange.fly((command,), writes=True)
+            yield from self._exchange.send_once((command,), writes=True)
         except (NotSentError, ReplyLostError):
             _log.debug("the sweep after a commit was lost; another will follow")
 
@@ -64,7 +64,7 @@ class RedisSweeping:
 
         commands = tuple(Command((b"UNLINK", key), key) for key in uploads)
         try:
-            yield from self._exchange.fly(commands, writes=True)
+            yield from self._exchange.send_once(commands, writes=True)
         except (NotSentError, ReplyLostError):
             _log.debug("what a refused commit had sent ahead stays for an hour")
 

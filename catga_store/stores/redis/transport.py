@@ -29,5 +29,5 @@ class Pipe(Request[tuple[object, ...]]):
 
     commands: tuple[Command, ...]
     writes: bool
-    large: bool = False
+    exclusive: bool = False
     """Bodies over 1 MiB go this way: not on a connection that others share."""

@@ -210,7 +210,7 @@ def test_no_request_is_much_larger_than_a_part(server: RedisServer, prefix: str)
             for command in request.commands:
                 size = sum(len(word) for word in command.args if isinstance(word, bytes | str))
                 sizes.append(size)
-                assert request.large or size < LARGE
+                assert request.exclusive or size < LARGE
 
             return transport(request)
 
