@@ -1,8 +1,14 @@
-"""The numbers of `figures.py` as plots: one PNG a part, small enough to be kept in the repository."""
+"""The numbers of `figures.py` as plots: one PNG for each part, small enough for the repository.
+
+The plots are narrow, so that their labels can be read on a small screen. Values on a logarithmic axis are
+points, not bars: such an axis has no zero, so the length of a bar would mean nothing. `python
+benchmarks/drawing.py` draws the numbers that are kept again, without measuring.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +26,10 @@ from tables import growth
 __all__ = ["draw"]
 
 COLOURS = dict(zip(STORES, ("tab:gray", "tab:blue", "tab:red", "tab:green"), strict=True))
-APIS = {"blocking": "#1f4e79", "asyncio": "#4f94cd", "trio": "#a8cbe8"}
+APIS = {"blocking": "o", "asyncio": "s", "trio": "^"}
 DPI = 110
+WIDTH = 5.6
+"""Inches; at 110 dots an inch, 9 points are still 8 pixels on a screen that is 390 wide."""
 
 
 def draw(data: Numbers, into: Path) -> None:
@@ -29,8 +37,8 @@ def draw(data: Numbers, into: Path) -> None:
     mpl.use("agg")
     plt.rcParams.update(
         {
-            "font.size": 9,
-            "axes.titlesize": 10,
+            "font.size": 10,
+            "axes.titlesize": 11,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.axisbelow": True,
@@ -70,28 +78,46 @@ def _bare(data: Numbers, kind: str, operation: str) -> float | None:
 
 def _latency(data: Numbers) -> Any:
     numbers = data["latency"]["numbers"]
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), sharey=True)
+    figure, axes = plt.subplots(3, 1, figsize=(WIDTH, 8.6), sharex=True)
     titles = {"get": "get", "update": "update", "session": "session: get, change, commit"}
     for axis, name in zip(axes, OPERATIONS, strict=True):
-        for place, (api, colour) in enumerate(APIS.items()):
-            at = [number + 0.27 * (place - 1) for number in range(len(STORES))]
-            heights = [numbers[kind][api][name] for kind in STORES]
-            bars = axis.bar(at, heights, 0.25, label=api, color=colour)
-            axis.bar_label(bars, [_short(one) for one in heights], fontsize=6, padding=1)
+        for row, kind in enumerate(STORES):
+            for place, (api, marker) in enumerate(APIS.items()):
+                value = numbers[kind][api][name]
+                _point(axis, value, row + 0.26 * (place - 1), COLOURS[kind], marker)
 
-        for number, kind in enumerate(STORES):
-            label = "bare client (memory: the codec)" if number == 0 else None
             raw = numbers[kind]["bare"][name]
-            axis.hlines(raw, number - 0.43, number + 0.43, "black", lw=2, label=label)
+            axis.vlines(raw, row - 0.42, row + 0.42, "black", lw=2)
 
-        axis.set(title=titles[name], yscale="log", xticks=range(len(STORES)), xticklabels=STORES)
-        axis.grid(axis="y", alpha=0.3)
+        axis.margins(x=0.1)
+        axis.set(title=titles[name], xscale="log", yticks=range(len(STORES)), yticklabels=STORES)
+        axis.set_ylim(len(STORES) - 0.45, -0.55)
+        axis.grid(axis="x", alpha=0.3)
 
-    axes[0].set_ylabel("p50, µs (log scale)")
-    _plain_numbers(axes[0].yaxis)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    axes[-1].set_xlabel("p50, µs (log scale)")
+    _plain_numbers(axes[-1].xaxis)
+    handles = [
+        plt.Line2D([], [], color="black", ls="", marker=marker, label=api)
+        for api, marker in APIS.items()
+    ]
+    handles.append(plt.Line2D([], [], color="black", lw=2, label="bare client (memory: the codec)"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
+
+
+def _point(axis: Any, value: float, row: float, colour: str, marker: str = "o") -> None:
+    """Draw a point and write its value beside it, on white, so that no line runs through it."""
+    axis.plot(value, row, marker, color=colour, ms=6)
+    axis.annotate(
+        f"{value:,.0f}",
+        (value, row),
+        (6, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
+        bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none"},
+        zorder=3,
+    )
 
 
 def _short(value: float) -> str:
@@ -106,7 +132,7 @@ def _short(value: float) -> str:
 
 def _throughput(data: Numbers) -> Any:
     numbers = data["throughput"]["numbers"]
-    figure, axis = plt.subplots(figsize=(7, 4))
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.6))
     for name, line in numbers.items():
         is_bare = name.startswith("bare ")
         axis.plot(
@@ -124,13 +150,13 @@ def _throughput(data: Numbers) -> Any:
     axis.set_xticks(ticks, [str(tasks) for tasks in ticks])
     axis.minorticks_off()
     _plain_numbers(axis.yaxis)
-    return _beside(figure, axis)
+    return _with_legend(figure, axis)
 
 
 def _growth(data: Numbers) -> Any:
     numbers = growth(data)
     names = [name for name in next(iter(numbers.values())) if not name.startswith("bytes")]
-    figure, axes = plt.subplots(2, 3, figsize=(10, 6), sharex=True)
+    figure, axes = plt.subplots(3, 2, figsize=(WIDTH, 8), sharex=True)
     for axis, name in zip(axes.flat, names, strict=False):
         for kind, named in numbers.items():
             line = named[name]
@@ -149,9 +175,7 @@ def _growth(data: Numbers) -> Any:
         axis.grid(alpha=0.3)
         _plain_numbers(axis.xaxis, axis.yaxis)
 
-    for axis in axes[:, 0]:
-        axis.set_ylabel("p50, µs (log scale)")
-
+    figure.supylabel("p50, µs (log scale)")
     last = axes.flat[len(names)]
     for kind, named in numbers.items():
         for what, line in named.items():
@@ -160,24 +184,25 @@ def _growth(data: Numbers) -> Any:
                 style = "s:" if what == "bytes of the server's memory" else "o-"
                 last.plot(kept.keys(), kept.values(), style, color=COLOURS[kind])
 
-    last.set(title="what a flow takes", ylabel="KiB", xscale="log", ylim=(0, 8))
-    last.plot([], [], "ks:", label="memory of the NATS server")
-    last.legend(frameon=False)
+    last.set(title="space of a flow, KiB", xscale="log", yscale="log")
     last.grid(alpha=0.3)
-    _plain_numbers(last.xaxis)
-    for axis in axes[1]:
+    _plain_numbers(last.xaxis, last.yaxis)
+    for axis in axes[-1]:
         axis.set_xlabel("stored flows")
 
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    handles.append(plt.Line2D([], [], color="black", ls="--", lw=1))
-    labels.append("bare client")
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    handles += [
+        plt.Line2D([], [], color="black", ls="--", lw=1),
+        plt.Line2D([], [], color=COLOURS["NATS"], ls=":", marker="s"),
+    ]
+    labels += ["bare client", "memory of the NATS server"]
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def _fan_in(data: Numbers) -> Any:
     numbers = data["fan-in"]["numbers"]
-    figure, axis = plt.subplots(figsize=(7, 3.8))
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.4))
     for kind, line in numbers.items():
         axis.plot(
             [int(n) for n in line], list(line.values()), "o-", color=COLOURS[kind], label=kind
@@ -192,7 +217,7 @@ def _fan_in(data: Numbers) -> Any:
         xscale="log", yscale="log", xlabel="children", ylabel="one completion, p50, µs (log scale)"
     )
     _plain_numbers(axis.xaxis, axis.yaxis)
-    return _beside(figure, axis)
+    return _with_legend(figure, axis)
 
 
 def _recovery(data: Numbers) -> Any:
@@ -200,45 +225,45 @@ def _recovery(data: Numbers) -> Any:
     if "restart" in data:
         bars |= {f"server killed, {kind}": one for kind, one in data["restart"]["numbers"].items()}
 
-    figure, axis = plt.subplots(figsize=(7, 2.6))
+    figure, axis = plt.subplots(figsize=(WIDTH, 3))
     colours = [COLOURS[name.rpartition(" ")[2]] for name in bars]
     drawn = axis.barh(list(bars), list(bars.values()), color=colours)
     axis.bar_label(drawn, fmt="%.2f s", padding=3)
     axis.axvline(LEASE_SECONDS, color="black", label="the worker's lease")
     axis.invert_yaxis()
-    axis.set(xlabel="seconds until another worker has the flow, or the next commit is done")
-    axis.margins(x=0.12)
-    return _beside(figure, axis)
+    axis.set(xlabel="seconds until work continues")
+    axis.margins(x=0.2)
+    return _with_legend(figure, axis)
 
 
 def _peers(data: Numbers) -> Any:
     numbers = data["peers"]["numbers"]
     libraries = [name for name in numbers if not name.startswith("bare client")]
     shown = [name for place in STORES for name in libraries if name.endswith(f", {place}")]
-    figure, axes = plt.subplots(1, 2, figsize=(10, 0.3 * len(shown) + 1.2), sharey=True)
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 0.5 * len(shown) + 2), sharex=True)
     for axis, what in zip(axes, ("save", "load"), strict=True):
-        values = [numbers[name][what] for name in shown]
-        colours = [COLOURS[name.rpartition(", ")[2]] for name in shown]
-        ours = [name.startswith("catga_store") for name in shown]
-        drawn = axis.barh(shown, values, color=colours)
-        for bar, own in zip(drawn, ours, strict=True):
-            bar.set_alpha(1.0 if own else 0.45)
-
-        axis.bar_label(drawn, [f"{value:,.0f}" for value in values], padding=3, fontsize=8)
-        for number, name in enumerate(shown):
-            bare = numbers.get(f"bare client, {name.rpartition(', ')[2]}")
+        for row, name in enumerate(shown):
+            kind = name.rpartition(", ")[2]
+            bare = numbers.get(f"bare client, {kind}")
             if bare is not None:
-                label = "bare client" if name == "catga_store, SQLite" else None
-                axis.vlines(bare[what], number - 0.45, number + 0.45, "black", lw=2, label=label)
+                axis.vlines(bare[what], row - 0.42, row + 0.42, "black", lw=2)
 
-        axis.set(title=what, xscale="log", xlabel="p50, µs (log scale)")
-        _plain_numbers(axis.xaxis)
-        axis.margins(x=0.15)
+            marker = "D" if name.startswith("catga_store") else "o"
+            _point(axis, numbers[name][what], row, COLOURS[kind], marker)
+
+        axis.set(title=what, xscale="log", yticks=range(len(shown)), yticklabels=shown)
+        axis.set_ylim(len(shown) - 0.4, -0.6)
+        axis.margins(x=0.12)
         axis.grid(axis="x", alpha=0.3)
 
-    axes[0].invert_yaxis()
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", frameon=False)
+    axes[-1].set_xlabel("p50, µs (log scale)")
+    _plain_numbers(axes[-1].xaxis)
+    handles = [
+        plt.Line2D([], [], color="black", ls="", marker="D", label="this library"),
+        plt.Line2D([], [], color="black", ls="", marker="o", label="others"),
+        plt.Line2D([], [], color="black", lw=2, label="bare client"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -253,8 +278,14 @@ def _plain_numbers(*axes: Any) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def _beside(figure: Any, axis: Any) -> Any:
-    """Put the legend where no line can run through it."""
+def _with_legend(figure: Any, axis: Any) -> Any:
+    """Put the legend below, where no line can run through it."""
     axis.grid(alpha=0.3)
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    legend = axis.get_legend_handles_labels()
+    figure.legend(*legend, loc="outside lower center", ncols=2, frameon=False)
     return figure
+
+
+if __name__ == "__main__":
+    FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+    draw(json.loads((FIGURES / "figures.json").read_text("utf-8")), FIGURES)
