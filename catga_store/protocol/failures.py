@@ -65,9 +65,9 @@ def check_layout(version: int, stored: int, *, known: int, partitions: int) -> N
 def warn_passed_over(log: logging.Logger, error: CorruptRecordError) -> None:
     """Log that a record was passed over; for each record once in 30 seconds, because workers poll."""
     now = time.monotonic()
-    if now - _warned.get(error.key, -math.inf) > _WARN_AGAIN_SECONDS:
+    if now - _warned.get((log.name, error.key), -math.inf) > _WARN_AGAIN_SECONDS:
         if len(_warned) > _WARNED_MOST:
             _warned.clear()
 
-        _warned[error.key] = now
+        _warned[log.name, error.key] = now
         log.warning("passed over: %s", error)

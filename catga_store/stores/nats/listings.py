@@ -18,6 +18,7 @@ from typing import TypeVar
 from catga_store.errors import CorruptRecordError
 from catga_store.protocol import rules
 from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.failures import warn_passed_over
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
@@ -360,7 +361,7 @@ class NatsListings:
         found: dict[Key, T] = {}
         for key, head in zip(keys, heads, strict=True):
             if isinstance(head, CorruptRecordError):
-                _log.warning("%s is passed over: %s", key, head)
+                warn_passed_over(_log, head)
                 entries = [entry for entry in entries if entry.key != key]
             elif head is not None:
                 found[key] = head

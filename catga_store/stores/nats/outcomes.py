@@ -11,6 +11,7 @@ from typing import Any
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreUnavailableError
 from catga_store.protocol import rules
+from catga_store.protocol.failures import uncertain
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import PENDING
@@ -38,7 +39,6 @@ __all__ = [
     "keys_of",
     "partly_stored",
     "reply_of",
-    "uncertain",
     "unread_outcome",
     "with_revision",
     "wrote",
@@ -209,19 +209,9 @@ def given_up(
         )
         return StoreUnavailableError(message)
 
-    error = uncertain(commit_id, keys)
+    error = uncertain(commit_id, keys, lost)
     error.__cause__ = lost
     return error
-
-
-def uncertain(commit_id: str, keys: Iterable[Key]) -> CommitUncertainError:
-    """The error of a commit whose outcome is not known."""
-    named = tuple(dict.fromkeys(keys))
-    message = (
-        f"commit {commit_id} was sent and its outcome is not known;"
-        " resolve_commit(error) settles whether it was written"
-    )
-    return CommitUncertainError(message, commit_id=commit_id, keys=named)
 
 
 def partly_stored(commit_id: str, keys: Iterable[Key]) -> CommitUncertainError:

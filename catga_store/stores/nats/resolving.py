@@ -11,6 +11,7 @@ from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.failures import uncertain
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import began_s
@@ -23,7 +24,6 @@ from catga_store.stores.nats.layout import Stored
 from catga_store.stores.nats.messages import EXPECTED
 from catga_store.stores.nats.outcomes import partly_stored
 from catga_store.stores.nats.outcomes import reply_of
-from catga_store.stores.nats.outcomes import uncertain
 from catga_store.stores.nats.outcomes import wrote
 from catga_store.stores.nats.reading import NatsReader
 from catga_store.stores.nats.transport import Message
@@ -53,7 +53,7 @@ class NatsResolver:
             if applied is not None and len(request.keys) == 1:
                 yield from self.complete_index(request.keys, deadline)
         except (NotSentError, StoreUnavailableError) as error:
-            raise uncertain(request.id, request.keys) from error
+            raise uncertain(request.id, request.keys, error) from error
         else:
             return applied
 
@@ -80,14 +80,14 @@ class NatsResolver:
                 (ack,) = yield from self.exchange.publish([fence], atomic=False)
             except ReplyLostError as error:
                 if deadline.has_passed():
-                    raise uncertain(request.id, request.keys) from error
+                    raise uncertain(request.id, request.keys, error) from error
             else:
                 taken = ack.duplicate
                 if taken or ack.sequence:
                     continue
 
                 if deadline.has_passed():
-                    raise uncertain(request.id, request.keys)
+                    raise uncertain(request.id, request.keys, deadline.reason)
 
             yield deadline.pause()
 
@@ -129,7 +129,10 @@ class NatsResolver:
         if found[last].sequence < log.sequence + fields["length"] - 1:
             age = time.time() - began_s(commit_id)
             is_forgotten = not found[last].sequence and age > 2 * self.exchange.timeout
-            raise uncertain(commit_id, keys) if is_forgotten else partly_stored(commit_id, keys)
+            if is_forgotten:
+                raise uncertain(commit_id, keys, "what it wrote is not there any more")
+
+            raise partly_stored(commit_id, keys)
 
         return reply_of(commit_id, log.sequence, fields)
 
@@ -150,11 +153,11 @@ class NatsResolver:
             try:
                 while (yield from self._is_there(sign.subject, deadline)):
                     if deadline.has_passed():
-                        raise uncertain(commit_id, ()) from error
+                        raise uncertain(commit_id, (), error) from error
 
                     yield deadline.pause()
             except StoreUnavailableError as unavailable:
-                raise uncertain(commit_id, ()) from unavailable
+                raise uncertain(commit_id, (), unavailable) from unavailable
 
     def _resolve_clear(self, request: Resolve, deadline: Deadline) -> Conversation[Applied | None]:
         sign = self.layout.log(request.id)
@@ -164,7 +167,7 @@ class NatsResolver:
         # Nothing fences a purge. One that did not come in twice the timeout never left.
         began = began_s(request.id.removeprefix(_CLEARING))
         if time.time() < began + 2 * self.exchange.timeout:
-            raise uncertain(request.id, ())
+            raise uncertain(request.id, (), "the request to clear the store may still be under way")
 
         return None
 

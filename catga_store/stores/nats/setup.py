@@ -8,12 +8,12 @@ import time
 from typing import Any
 from typing import NamedTuple
 
-from catga_store.errors import PartitionCountError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.failures import check_layout
 from catga_store.stores.nats.exchange import Deadline
 from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.exchange import api_error
@@ -260,17 +260,4 @@ def lay_out(
         yield deadline.pause()
 
     stored = json.loads(found)
-    if stored["layout"] != VERSION:
-        text = (
-            f"the store is laid out in version {stored['layout']}, this catga_store knows"
-            f" {VERSION}; use the release that wrote it, or copy it to a new store"
-        )
-        raise StoreConfigError(text)
-
-    if stored["partitions"] != partitions:
-        text = (
-            f"the store was laid out with {stored['partitions']} partitions and opened with"
-            f" {partitions}; open it with partitions={stored['partitions']}; nothing was read or"
-            " written"
-        )
-        raise PartitionCountError(text, expected=stored["partitions"], actual=partitions)
+    check_layout(stored["layout"], stored["partitions"], known=VERSION, partitions=partitions)

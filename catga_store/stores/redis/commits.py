@@ -13,14 +13,17 @@ from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.failures import given_up
+from catga_store.protocol.failures import uncertain
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import SWEEP_EVERY
+from catga_store.protocol.requests import SWEPT_AT_ONCE
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Commit
-from catga_store.protocol.requests import Delete
 from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Outcome
@@ -42,10 +45,8 @@ from catga_store.stores.redis.layout import corrupt
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.layout import write_head
 from catga_store.stores.redis.refusals import check
-from catga_store.stores.redis.refusals import given_up
 from catga_store.stores.redis.refusals import raise_for
 from catga_store.stores.redis.refusals import raise_refusal
-from catga_store.stores.redis.refusals import uncertain
 from catga_store.stores.redis.scripts import COMMIT
 from catga_store.stores.redis.scripts import EXTEND
 from catga_store.stores.redis.scripts import RESOLVE
@@ -57,8 +58,6 @@ from catga_store.stores.redis.transport import Pipe
 
 __all__ = ["RedisCommits"]
 
-_SWEEP_EVERY = 16
-_SWEEP_A_FEW = 8
 _UPLOAD_MS = 3_600_000
 _REFUSED: Any = list  # of conflicts
 
@@ -122,8 +121,8 @@ class RedisCommits:
             exclusive = True
 
         self._commits += 1
-        if self._commits % _SWEEP_EVERY == 0:
-            commands += (self._sweeping.expired(number, commit.now_ms, _SWEEP_A_FEW),)
+        if self._commits % SWEEP_EVERY == 0:
+            commands += (self._sweeping.expired(number, commit.now_ms, SWEPT_AT_ONCE),)
 
         # Counted from before the first try: the reply is kept for twice as long.
         until = time.monotonic() + exchange.timeout
@@ -204,16 +203,8 @@ class RedisCommits:
         keys: list[bytes] = [log, self._layout.index[number]]
         retain = b"" if retain_ms is None else retain_ms
         args: list[bytes | str | int] = [commit.id, now_ms, retain, self._exchange.keep_ms]
-        leaving: set[str] = set()
+        leaving = commit.leaving_flows()
         size = 0
-
-        if len(commit.changes) > 1:
-            leaving = {
-                change.key.id
-                for change in commit.changes
-                if change.key.kind == FLOW
-                and (isinstance(change, Delete) or (isinstance(change, Put) and change.fresh))
-            }
 
         for place, change in enumerate(commit.changes):
             key, upload = change.key, ""

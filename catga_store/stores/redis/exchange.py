@@ -23,11 +23,11 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import Pause
 from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.failures import uncertain
 from catga_store.protocol.keys import Key
 from catga_store.stores.redis.refusals import cause_of
 from catga_store.stores.redis.refusals import raise_refusal
 from catga_store.stores.redis.refusals import raise_unavailable
-from catga_store.stores.redis.refusals import uncertain
 from catga_store.stores.redis.refusals import unconfirmed
 from catga_store.stores.redis.scripts import with_source
 from catga_store.stores.redis.transport import Command

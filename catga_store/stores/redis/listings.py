@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
 from catga_store.errors import CorruptRecordError
 from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.failures import warn_passed_over
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
@@ -174,7 +174,7 @@ class RedisListings:
                     if strict:
                         raise
 
-                    _warn(error)
+                    warn_passed_over(_log, error)
                     continue
 
                 if one is not None:
@@ -362,18 +362,4 @@ def _head_command(key: bytes) -> Command:
     return Command((b"HGET", key, b"head"), key)
 
 
-def _warn(error: CorruptRecordError) -> None:
-    """Log what was passed over, for each record once in a while: workers poll."""
-    now = time.monotonic()
-    if now - _warned.get(error.key, -math.inf) > _WARN_AGAIN_SECONDS:
-        if len(_warned) > _WARNED_MOST:
-            _warned.clear()
-
-        _warned[error.key] = now
-        _log.warning("passed over: %s", error)
-
-
 _log = logging.getLogger(__name__)
-_warned: dict[object, float] = {}
-_WARNED_MOST = 1000
-_WARN_AGAIN_SECONDS = 30

@@ -20,12 +20,10 @@ from catga_store.stores.redis.layout import corrupt
 __all__ = [
     "cause_of",
     "check",
-    "given_up",
     "raise_for",
     "raise_refusal",
     "raise_unavailable",
     "refusal",
-    "uncertain",
     "unconfirmed",
 ]
 
@@ -153,16 +151,6 @@ def check(replies: Iterable[object]) -> None:
             raise_refusal(reply)
 
 
-def uncertain(commit_id: str, keys: Iterable[Key], error: Exception) -> CommitUncertainError:
-    """The error of a commit that got no answer in time."""
-    named = tuple(dict.fromkeys(keys))
-    message = (
-        f"commit {commit_id} was sent and its outcome is not known ({error});"
-        " resolve_commit(error) settles whether it was written"
-    )
-    return CommitUncertainError(message, commit_id=commit_id, keys=named)
-
-
 def unconfirmed(
     commit_id: str, keys: Iterable[Key], replicas: Any, wanted: int, seconds: float
 ) -> CommitUncertainError:
@@ -177,15 +165,6 @@ def unconfirmed(
     )
     named = tuple(dict.fromkeys(keys))
     return CommitUncertainError(message, commit_id=commit_id, keys=named)
-
-
-def given_up(commit_id: str) -> StoreUnavailableError:
-    """The error of a commit that arrives after it was settled."""
-    message = (
-        f"commit {commit_id} was given up by resolve_commit before it arrived;"
-        " nothing of it was written"
-    )
-    return StoreUnavailableError(message)
 
 
 def raise_unavailable(error: Exception) -> NoReturn:

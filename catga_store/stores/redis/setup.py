@@ -9,9 +9,9 @@ from typing import Any
 from redis import exceptions
 
 from catga_store.errors import CorruptRecordError
-from catga_store.errors import PartitionCountError
 from catga_store.errors import StoreConfigError
 from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.failures import check_layout
 from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.layout import LAYOUT
 from catga_store.stores.redis.layout import RedisLayout
@@ -69,16 +69,4 @@ def _check_layout(layout: Sequence[Any], partitions: int) -> None:
         message = f"the layout of the store cannot be read: it is {layout!r}; it is left as it is"
         raise CorruptRecordError(message, key=None) from error
 
-    if version != LAYOUT:
-        message = (
-            f"the store is laid out in version {version}, this catga_store knows {LAYOUT};"
-            " use the release that wrote it, or copy it to a new store"
-        )
-        raise StoreConfigError(message)
-
-    if stored != partitions:
-        message = (
-            f"the store was laid out with {stored} partitions and opened with {partitions};"
-            f" open it with partitions={stored}; nothing was read or written"
-        )
-        raise PartitionCountError(message, expected=stored, actual=partitions)
+    check_layout(version, stored, known=LAYOUT, partitions=partitions)

@@ -11,6 +11,8 @@ from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.failures import given_up
+from catga_store.protocol.failures import uncertain
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import new_commit_id
@@ -22,8 +24,6 @@ from catga_store.stores.redis.index import read_expiring
 from catga_store.stores.redis.index import stamp_of
 from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.refusals import check
-from catga_store.stores.redis.refusals import given_up
-from catga_store.stores.redis.refusals import uncertain
 from catga_store.stores.redis.scripts import CLEAR
 from catga_store.stores.redis.scripts import SWEEP
 from catga_store.stores.redis.scripts import call

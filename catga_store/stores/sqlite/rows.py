@@ -6,8 +6,6 @@ import contextlib
 import itertools
 import json
 import logging
-import math
-import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from typing import Any
 from typing import TypeVar
 
 from catga_store.errors import CorruptRecordError
+from catga_store.protocol.failures import warn_passed_over
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -169,26 +168,12 @@ def readable(
         try:
             found.append(read(row))
         except CorruptRecordError as error:
-            _warn(error)
+            warn_passed_over(_log, error)
 
     return found
 
 
-def _warn(error: CorruptRecordError) -> None:
-    """Log what was passed over, for each record once in a while: workers poll."""
-    now = time.monotonic()
-    if now - _warned.get(error.key, -math.inf) > _WARN_AGAIN_SECONDS:
-        if len(_warned) > _WARNED_MOST:
-            _warned.clear()
-
-        _warned[error.key] = now
-        _log.warning("passed over: %s", error)
-
-
 _log = logging.getLogger(__name__)
-_warned: dict[object, float] = {}
-_WARNED_MOST = 1000
-_WARN_AGAIN_SECONDS = 30
 
 
 def read_item(key: Key, row: Sequence[Any]) -> Item:

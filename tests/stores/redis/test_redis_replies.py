@@ -13,6 +13,7 @@ import pytest
 from redis import exceptions
 
 import catga_store as cs
+from catga_store.protocol import failures
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import Pause
 from catga_store.protocol.conversation import ReplyLostError
@@ -39,7 +40,6 @@ from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
 from catga_store.stores.redis import RedisProtocol
-from catga_store.stores.redis import listings
 from catga_store.stores.redis.commit_args import LARGE
 from catga_store.stores.redis.index import PAGE
 from catga_store.stores.redis.index import newest_first
@@ -313,7 +313,7 @@ def test_workers_are_warned_of_each_record_and_little_is_remembered_of_it(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is due and cannot be read is passed over; a store of nothing else fills no memory."""
-    monkeypatch.setattr(listings, "_warned", {})
+    monkeypatch.setattr(failures, "_warned", {})
     names = [f"{number:05d}" for number in range(2 * PAGE)]
     entries = [member(b"fd", stamp_of(NOW - 1), name) for name in names]
     heads = [(WRONG_TYPE,) * PAGE] * 2
@@ -324,7 +324,7 @@ def test_workers_are_warned_of_each_record_and_little_is_remembered_of_it(
 
     assert len(caplog.records) == 2 * PAGE
     assert "flow '01999' cannot be read" in caplog.text
-    assert 0 < len(listings._warned) <= listings._WARNED_MOST + 1
+    assert 0 < len(failures._warned) <= failures._WARNED_MOST + 1
 
 
 # --- writing --------------------------------------------------------------------------------------

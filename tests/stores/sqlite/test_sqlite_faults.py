@@ -34,6 +34,7 @@ from typing import Any
 import pytest
 
 import catga_store as cs
+from catga_store.protocol import failures
 from catga_store.protocol.conversation import Call
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import FLOW
@@ -877,7 +878,7 @@ def test_claimers_pass_over_what_they_cannot_read(
     path: Path, caplog: pytest.LogCaptureFixture, statement: str, edit: str, limit: int
 ) -> None:
     """The others are handed out, once each; what is broken is logged and stays."""
-    rows._warned.clear()
+    failures._warned.clear()
     claimed: list[str] = []
     with cs.SQLiteStore(path) as store, caplog.at_level(logging.WARNING, "catga_store"):
         fill(store)
@@ -949,8 +950,8 @@ def test_workers_are_warned_of_each_row_and_little_is_remembered_of_it(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file of nothing but rows that cannot be read fills no memory."""
-    monkeypatch.setattr(rows, "_warned", {})
-    monkeypatch.setattr(rows, "_WARNED_MOST", 5)
+    monkeypatch.setattr(failures, "_warned", {})
+    monkeypatch.setattr(failures, "_WARNED_MOST", 5)
 
     def read(row: tuple[str]) -> None:
         raise rows.corrupt(Key(FLOW, row[0]), "all of it")
@@ -964,7 +965,7 @@ def test_workers_are_warned_of_each_row_and_little_is_remembered_of_it(
         assert rows.readable(names, 9, read) == []
 
     assert "flow 'f19' cannot be read" in caplog.text
-    assert 0 < len(rows._warned) <= 6
+    assert 0 < len(failures._warned) <= 6
 
 
 @pytest.mark.parametrize(("record_id", "step"), [("text", 0), (7, 0), (b"\xff", 0), (b"f", "1")])
