@@ -410,7 +410,7 @@ def test_a_record_that_cannot_be_read_stands_in_nobodys_way(
         store.create(cs.FlowSnapshot(f"f-{number}", state={}))
 
     assert store.sweep() == 0
-    assert "passed over: flow 'bad'" in caplog.text
+    assert "passed over: what is stored as flow 'bad'" in caplog.text
     for what in (
         lambda: store.get("old"),
         store.query_flows,
