@@ -31,6 +31,7 @@ from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import partition_of
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Complete
@@ -125,7 +126,7 @@ def copy(
 def _check_store(store: object) -> None:
     if not isinstance(store, Store):
         message = (
-            f"copy reads from and writes to blocking stores, not {store!r}; nothing was copied;"
+            f"copy reads from and writes to blocking stores, not {shown(store)}; nothing was copied;"
             " for an AsyncStore, open the same records with open_store, and copy in a thread"
             " with anyio.to_thread.run_sync"
         )
@@ -134,7 +135,7 @@ def _check_store(store: object) -> None:
 
 def _check_function(function: object) -> None:
     if function is not None and not callable(function):
-        message = f"on_progress must be a function of a CopyReport or None, not {function!r}"
+        message = f"on_progress must be a function of a CopyReport or None, not {shown(function)}"
         raise UsageError(message)
 
 

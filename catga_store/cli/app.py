@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import tempfile
+from collections.abc import Generator
 from contextlib import ExitStack
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated
+from typing import Any
 from typing import NoReturn
 from urllib.parse import quote
 
 import typer
+from typer.core import TyperGroup
 
 import catga_store as cs
 from catga_store.cli.bench import bench
@@ -37,11 +42,47 @@ from catga_store.cli.waits import waits
 from catga_store.demo.story import DemoError
 from catga_store.demo.story import Story
 from catga_store.demo.verdict import judge
+from catga_store.protocol.masking import mask_url
 
 __all__ = ["app", "run"]
 
+
+class _Group(TyperGroup):
+    """The group of commands; its errors about arguments show no password of a URL."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = list(args)
+        with _masked(ctx):
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> object:
+        with _masked(ctx):
+            return super().invoke(ctx)
+
+
+_ARGUMENTS = "catga_store.arguments"
+_UsageError: Any = typer.BadParameter.__mro__[1]  # of click, which newer versions of typer hide
+
+
+@contextmanager
+def _masked(ctx: Any) -> Generator[None]:
+    """Mask the URLs among the arguments where an error quotes them."""
+    try:
+        yield
+    except _UsageError as error:
+        for argument in ctx.meta[_ARGUMENTS]:
+            _, equals, value = argument.partition("=")
+            for text in (argument, value) if equals and argument.startswith("-") else (argument,):
+                if re.search("://|@", text):
+                    for quoted in (text, repr(text)[1:-1]):
+                        error.message = error.message.replace(quoted, mask_url(text))
+
+        raise
+
+
 app = typer.Typer(
     name="catga-store",
+    cls=_Group,
     help="Durable state of workflows, from the command line.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -125,7 +166,10 @@ def _check_shared(url: str) -> None:
     """Exit with one line unless other processes can open this store too."""
     with cs.open_store(url) as store:
         if isinstance(store, cs.MemoryStore):
-            leave(f"{url} is of one process only, and the demo runs several; use sqlite:///", USAGE)
+            leave(
+                f"{mask_url(url)} is of one process only, and the demo runs several; use sqlite:///",
+                USAGE,
+            )
 
         store.ping()
 

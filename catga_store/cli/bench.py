@@ -17,9 +17,9 @@ from catga_store.cli.guard import guarded
 from catga_store.cli.opening import AsJson
 from catga_store.cli.opening import StoreArgument
 from catga_store.cli.opening import checked
-from catga_store.cli.opening import without_password
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_rows
+from catga_store.protocol.masking import mask_url
 
 __all__ = ["bench"]
 
@@ -73,7 +73,7 @@ def bench(
     if as_json:
         print_json(
             {
-                "url": without_password(url),
+                "url": mask_url(url),
                 "place": place,
                 "calls": calls,
                 "state_bytes": len(_STATE["note"]) + len('{"note":""}'),

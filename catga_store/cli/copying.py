@@ -29,12 +29,12 @@ from catga_store.cli.guard import leave
 from catga_store.cli.opening import AsJson
 from catga_store.cli.opening import open_existing
 from catga_store.cli.opening import open_laid_out
-from catga_store.cli.opening import without_password
 from catga_store.cli.output import print_json
 from catga_store.copying import Difference
 from catga_store.copying import compare
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import WAIT
+from catga_store.protocol.masking import mask_url
 from catga_store.protocol.requests import Count
 from catga_store.protocol.requests import Filter
 
@@ -75,7 +75,10 @@ def copy(
         leave("FROM and TO are the same store: nothing was copied", USAGE)
 
     if target.startswith("memory:"):
-        leave(f"{target} would end with this command, and all that was copied with it", USAGE)
+        leave(
+            f"{mask_url(target)} would end with this command, and all that was copied with it",
+            USAGE,
+        )
 
     options: dict[str, Any] = {} if partitions is None else {"partitions": partitions}
     with ExitStack() as stack:
@@ -97,7 +100,7 @@ def copy(
         documents = [{**one.key._asdict(), "what": one.what} for one in differences]
         print_json({**asdict(report), "verified": verified, "differences": documents})
     else:
-        _tell(report, differences, without_password(target), verified=verified)
+        _tell(report, differences, mask_url(target), verified=verified)
 
     if differences:
         raise typer.Exit(NO)

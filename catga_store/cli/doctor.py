@@ -20,11 +20,11 @@ from catga_store.cli.opening import AsJson
 from catga_store.cli.opening import StoreArgument
 from catga_store.cli.opening import checked
 from catga_store.cli.opening import open_laid_out
-from catga_store.cli.opening import without_password
 from catga_store.cli.output import escaped
 from catga_store.cli.output import print_hanging
 from catga_store.cli.output import print_json
 from catga_store.cli.output import stdout
+from catga_store.protocol.masking import mask_url
 
 __all__ = ["doctor", "known_kind"]
 
@@ -36,7 +36,7 @@ def known_kind(url: str, command: str) -> Kind:
     """Answer what is known of a URL's kind of store; `NotSupportedError` if nothing is."""
     kind = kind_of(url)
     if kind is None:
-        message = f"{command} knows nothing of stores like {without_password(url)} yet"
+        message = f"{command} knows nothing of stores like {mask_url(url)} yet"
         raise cs.NotSupportedError(message)
 
     return kind
@@ -58,7 +58,7 @@ def doctor(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
     off = [finding for finding in findings if finding.level in _OFF]
     if as_json:
         documents = [asdict(finding) for finding in findings]
-        print_json({"url": without_password(url), "healthy": not off, "findings": documents})
+        print_json({"url": mask_url(url), "healthy": not off, "findings": documents})
     else:
         _tell(findings, len(off))
 

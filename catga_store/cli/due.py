@@ -23,6 +23,7 @@ from catga_store.cli.output import when
 from catga_store.model.times import from_ms
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Due
 
 __all__ = ["due"]
@@ -74,7 +75,7 @@ def due(
 def _span(text: str) -> timedelta:
     found = span(text)
     if found is None:
-        message = f"--within takes a span, as in 30s, 15m, 2h or 7d, not {text!r}"
+        message = f"--within takes a span, as in 30s, 15m, 2h or 7d, not {shown(text)}"
         raise cs.UsageError(message)
 
     return found

@@ -27,6 +27,7 @@ from catga_store.cli.output import print_rows
 from catga_store.cli.output import stdout
 from catga_store.cli.output import when
 from catga_store.cli.waits import wait_document
+from catga_store.protocol.masking import shown
 
 __all__ = ["SHOWN", "Type", "count", "ls", "show"]
 
@@ -100,7 +101,7 @@ def _status(text: str) -> cs.FlowStatus:
         return cs.FlowStatus[text.upper()]
     except KeyError:
         names = ", ".join(status.name.lower() for status in cs.FlowStatus)
-        message = f"no flow has the status {text!r}: write one of {names}"
+        message = f"no flow has the status {shown(text)}: write one of {names}"
         raise cs.UsageError(message) from None
 
 
@@ -215,7 +216,7 @@ def show(
     with open_existing(store) as opened:
         flow = opened.get(flow_id)
         if flow is None:
-            leave(f"there is no flow {flow_id!r}: never was, deleted, or expired", NO)
+            leave(f"there is no flow {shown(flow_id)}: never was, deleted, or expired", NO)
 
         waited = flow.wait_condition
         wait = (

@@ -11,8 +11,6 @@ from datetime import timedelta
 from enum import Enum
 from typing import Annotated
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.parse import urlunsplit
 
 import typer
 
@@ -20,6 +18,7 @@ import catga_store as cs
 from catga_store.cli.guard import NO
 from catga_store.cli.guard import leave
 from catga_store.cli.kinds import kind_of
+from catga_store.protocol.masking import shown
 
 __all__ = [
     "AsJson",
@@ -31,7 +30,6 @@ __all__ = [
     "open_existing",
     "open_laid_out",
     "span",
-    "without_password",
 ]
 
 _URL_HELP = "The store, as in sqlite:///flows.db"
@@ -89,16 +87,6 @@ def open_existing(named: str | None) -> Generator[cs.Store]:
         yield store
 
 
-def without_password(url: str) -> str:
-    """Answer the URL as it may be printed."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-
-    place = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{place}"))
-
-
 def one_of(names: type[Enum]) -> Callable[[str], list[str]]:
     """Let the shell complete the name of a member."""
     known = [one.name.lower() for one in names]
@@ -130,7 +118,10 @@ def moment(text: str | None) -> datetime | None:
         read = None
 
     if read is None or read.tzinfo is None:
-        message = f"{text!r} is no time: write 2030-01-31T12:00Z, with an offset, or how long ago: 30s, 15m, 2h, 7d"
+        message = (
+            f"{shown(text)} is not a time: write 2030-01-31T12:00Z, with an offset, or how long ago,"
+            " as in 30s, 15m, 2h or 7d"
+        )
         raise cs.UsageError(message)
 
     return read

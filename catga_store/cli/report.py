@@ -13,6 +13,7 @@ from rich.text import Text
 from catga_store.demo.orders import Event
 from catga_store.demo.story import StoredRecord
 from catga_store.demo.verdict import Verdict
+from catga_store.protocol.masking import mask_url
 
 __all__ = ["Report"]
 
@@ -28,7 +29,7 @@ class Report:
 
     def opening(self, url: str) -> None:
         """Say where all of it is kept."""
-        self._print(Text(f"The store is {url}"))
+        self._print(Text(f"The store is {mask_url(url)}"))
 
     def act(self, title: str, text: str) -> None:
         """Begin an act."""

@@ -15,10 +15,10 @@ from catga_store.cli.guard import guarded
 from catga_store.cli.opening import AsJson
 from catga_store.cli.opening import StoreArgument
 from catga_store.cli.opening import checked
-from catga_store.cli.opening import without_password
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_rows
 from catga_store.cli.output import stdout
+from catga_store.protocol.masking import mask_url
 
 if TYPE_CHECKING:
     from catga_store.testing.verify import Finding
@@ -61,7 +61,7 @@ def verify(
     if as_json:
         print_json(
             {
-                "url": without_password(url),
+                "url": mask_url(url),
                 "examples": examples,
                 "seed": seed,
                 "holds": not off,

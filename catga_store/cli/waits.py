@@ -23,6 +23,7 @@ from catga_store.cli.output import print_json
 from catga_store.cli.output import print_json_list
 from catga_store.cli.output import print_rows
 from catga_store.cli.output import when
+from catga_store.protocol.masking import shown
 
 __all__ = ["complete", "wait_document", "waits"]
 
@@ -84,7 +85,7 @@ def waits(
             wait = opened.get_wait_condition(correlation_id)
             if wait is None:
                 leave(
-                    f"there is no wait condition {correlation_id!r}: never was, cleared, or expired",
+                    f"there is no wait condition {shown(correlation_id)}: never was, cleared, or expired",
                     NO,
                 )
 
@@ -139,7 +140,7 @@ def _outcome(text: str) -> cs.WaitOutcome:
         return cs.WaitOutcome[text.upper()]
     except KeyError:
         names = ", ".join(outcome.name.lower() for outcome in cs.WaitOutcome)
-        message = f"no wait condition has the outcome {text!r}: write one of {names}"
+        message = f"no wait condition has the outcome {shown(text)}: write one of {names}"
         raise cs.UsageError(message) from None
 
 
@@ -203,7 +204,7 @@ def complete(
     try:
         answer = None if result is None else json.loads(result)
     except ValueError as wrong:
-        message = f"--result must be JSON, not {result!r} ({wrong}); a text is '\"text\"'"
+        message = f"--result must be JSON, not {shown(result)} ({wrong}); a text is '\"text\"'"
         raise cs.UsageError(message) from wrong
 
     with open_existing(store) as opened:

@@ -17,6 +17,7 @@ from catga_store.model.listings import Retention
 from catga_store.model.times import span_ms
 from catga_store.model.times import to_ms
 from catga_store.protocol.keys import check_id
+from catga_store.protocol.masking import shown
 
 __all__ = ["Settings"]
 
@@ -26,13 +27,13 @@ _TIMEOUT: Any = timedelta(seconds=10)
 
 def _from_one(_instance: object, attribute: Attribute[Any], value: object) -> None:
     if type(value) is not int or value < 1:
-        message = f"{attribute.name} must be an int of at least 1, not {value!r}"
+        message = f"{attribute.name} must be an int of at least 1, not {shown(value)}"
         raise UsageError(message)
 
 
 def _callable(_instance: object, attribute: Attribute[Any], value: object) -> None:
     if value is not None and not callable(value):
-        message = f"{attribute.name} must be a function that answers the time, not {value!r}"
+        message = f"{attribute.name} must be a function that answers the time, not {shown(value)}"
         raise UsageError(message)
 
 
@@ -40,7 +41,7 @@ def _seconds(value: object) -> float:
     if isinstance(value, timedelta):
         return span_ms(value, "timeout") / 1000
 
-    message = f"timeout must be a timedelta, not {value!r}"
+    message = f"timeout must be a timedelta, not {shown(value)}"
     raise UsageError(message)
 
 
@@ -48,7 +49,7 @@ def _checked_retention(value: object) -> Retention:
     if isinstance(value, Retention):
         return value
 
-    message = f"retention must be a Retention, not {value!r}"
+    message = f"retention must be a Retention, not {shown(value)}"
     raise UsageError(message)
 
 

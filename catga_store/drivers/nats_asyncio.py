@@ -15,8 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import NamedTuple
@@ -35,6 +33,7 @@ from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import is_untrusted
+from catga_store.protocol.masking import mask_url
 from catga_store.stores.nats.transport import Answer
 from catga_store.stores.nats.transport import Ask
 from catga_store.stores.nats.transport import Asks
@@ -273,7 +272,7 @@ class NatsLink:
                 raise StoreConfigError(message) from error
 
             why = str(error) or "no answer"  # a TimeoutError says nothing
-            message = f"no NATS server can be used at {_without_password(servers)}: {why}"
+            message = f"no NATS server can be used at {', '.join(map(mask_url, servers))}: {why}"
             raise NotSentError(message) from error
         finally:
             self._opening = None
@@ -500,7 +499,3 @@ def _refusal(verb: str, subject: str, error: Exception) -> StoreConfigError:
     refusal = StoreConfigError(message)
     refusal.__cause__ = error
     return refusal
-
-
-def _without_password(servers: Sequence[str]) -> str:
-    return re.sub(r"//[^@/,]*@", "//…@", ", ".join(servers))

@@ -26,6 +26,7 @@ from catga_store.drivers.redis_cluster_asyncio import RedisClusterAsyncLink
 from catga_store.drivers.redis_multiplexed import MultiplexedConnections
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Request
+from catga_store.protocol.masking import shown
 from catga_store.stores.redis.transport import Pipe
 
 __all__ = ["RedisAsyncLink", "check_client", "open_redis_link", "redis_link"]
@@ -56,7 +57,7 @@ def check_client(client: object) -> bool:
     if not isinstance(client, Redis | RedisCluster):
         message = (
             "an AsyncRedisStore needs a Redis or RedisCluster client of redis.asyncio,"
-            f" not {client!r}; a RedisStore takes those of redis"
+            f" not {shown(client)}; a RedisStore takes those of redis"
         )
         raise UsageError(message)
 

@@ -28,6 +28,8 @@ from catga_store.drivers.redis_packing import pack
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.masking import mask_url
+from catga_store.protocol.masking import shown
 from catga_store.stores.redis.transport import Command
 from catga_store.stores.redis.transport import Pipe
 
@@ -336,7 +338,7 @@ def link_to_client(client: object, timeout: float) -> RedisLink:
         return RedisClusterLink(lambda: client, repr(client), timeout, owned=False)
 
     message = (
-        f"a Redis store needs a redis.Redis or redis.RedisCluster client, not {client!r};"
+        f"a Redis store needs a redis.Redis or redis.RedisCluster client, not {shown(client)};"
         " an AsyncRedisStore takes those of redis.asyncio"
     )
     raise UsageError(message)
@@ -355,24 +357,22 @@ def link_to_url(url: str, timeout: float) -> RedisLink:
         "max_connections": 2**31,  # a thread that finds none left would be refused
     }
     plain, is_cluster = check_url(url)
-    scheme, _, place = url.partition("://")
-    shown = f"{scheme}://{place.rpartition('@')[2].partition('?')[0]}"
     if is_cluster:
         make_cluster: Any = RedisCluster
         return RedisClusterLink(
-            lambda: make_cluster.from_url(plain, **options), shown, timeout, owned=True
+            lambda: make_cluster.from_url(plain, **options), mask_url(url), timeout, owned=True
         )
 
     make: Any = Redis
     client = _opened(lambda: make.from_url(plain, **options), url)
-    return RedisLink(lambda: client, shown, timeout, owned=True)
+    return RedisLink(lambda: client, mask_url(url), timeout, owned=True)
 
 
 def check_url(url: str) -> tuple[str, bool]:
     """The URL as redis-py reads it, and whether it names a cluster; `UsageError` if it is wrong."""
     given: object = url
     if not isinstance(given, str):
-        message = f"the URL of a Redis server must be text, not {given!r}"
+        message = f"the URL of a Redis server must be text, not {shown(given)}"
         raise UsageError(message)
 
     scheme, _, place = url.partition("://")
@@ -387,9 +387,11 @@ def _opened(make: Callable[[], Any], url: str) -> Any:
     try:
         client = make()
         client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
-    except (ValueError, TypeError) as error:
-        shown = url.rpartition("@")[2]
-        message = f"{shown!r} is no URL of a Redis server: {error}"
-        raise UsageError(message) from error
+    except (ValueError, TypeError):
+        client = None  # raised below: the error may quote the URL
+
+    if client is None:
+        message = f"{mask_url(url)!r} is not a URL that redis-py can open"
+        raise UsageError(message)
 
     return client

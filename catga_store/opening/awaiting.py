@@ -17,11 +17,13 @@ from catga_store.core.settings import Settings
 from catga_store.drivers.embedded_async import AsyncEmbeddedDriver
 from catga_store.opening.blocking import DEFAULT_BUCKET
 from catga_store.opening.blocking import DEFAULT_PREFIX
+from catga_store.opening.blocking import memory_name
 from catga_store.opening.blocking import nats_options
 from catga_store.opening.blocking import nats_servers
 from catga_store.opening.blocking import need_nats
 from catga_store.opening.blocking import need_redis
 from catga_store.opening.blocking import sqlite_path
+from catga_store.opening.url_grammar import parse_redis_url
 from catga_store.store import StoreOptions
 from catga_store.stores.embedded import EmbeddedProtocol
 
@@ -43,7 +45,7 @@ class AsyncMemoryStore(AsyncStore):
 
         settings = Settings(**options)
         protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
-        transport = memory.MemoryTransport(memory.shared_tables(name))
+        transport = memory.MemoryTransport(memory.shared_tables(memory_name(name)))
         super().__init__(AsyncEmbeddedDriver(protocol, transport), settings)
 
 
@@ -98,15 +100,17 @@ class AsyncRedisStore(AsyncStore):
         **options: Unpack[StoreOptions],
     ) -> Self:
         """See `RedisStore.from_url`."""
+        place = parse_redis_url(url)
         need_redis()
         from catga_store.drivers import redis_asyncio
         from catga_store.drivers import redis_blocking
 
         settings = Settings(**options)
-        _, cluster = redis_blocking.check_url(url)
+        _, cluster = redis_blocking.check_url(place.text)
+        make = partial(redis_asyncio.open_redis_link, place.text, settings.timeout)
+        own = {"prefix": prefix, "acknowledged_by": acknowledged_by, **place.own}
         store = cls.__new__(cls)
-        make = partial(redis_asyncio.open_redis_link, url, settings.timeout)
-        store._begin(make, prefix, acknowledged_by, settings, cluster=cluster)
+        store._begin(make, own["prefix"], own["acknowledged_by"], settings, cluster=cluster)
         return store
 
     def _begin(

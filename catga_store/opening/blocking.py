@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +19,9 @@ from catga_store.drivers.blocking import BlockingDriver
 from catga_store.drivers.blocking import Transport
 from catga_store.errors import NotSupportedError
 from catga_store.errors import UsageError
+from catga_store.opening.url_grammar import check_nats_server
+from catga_store.opening.url_grammar import parse_redis_url
+from catga_store.protocol.masking import shown
 from catga_store.store import Store
 from catga_store.store import StoreOptions
 from catga_store.stores.embedded import EmbeddedProtocol
@@ -29,6 +33,7 @@ __all__ = [
     "NatsStore",
     "RedisStore",
     "SQLiteStore",
+    "memory_name",
     "nats_options",
     "nats_servers",
     "need_nats",
@@ -48,10 +53,31 @@ def sqlite_path(path: str | os.PathLike[str]) -> str:
     """The path of a SQLite file, absolute, so that a later `chdir` does not change the store."""
     text: Any = os.fspath(path) if hasattr(path, "__fspath__") else path
     if not isinstance(text, str) or text in ("", ":memory:") or "\0" in text:
-        message = f"a SQLite store needs the path of a file, not {text!r}; memory:// needs none"
+        message = (
+            f"a SQLite store needs the path of a file, not {shown(text)};"
+            " a MemoryStore keeps records without one"
+        )
         raise UsageError(message)
 
+    _refuse_url(text, "a SQLite store needs the path of a file")
     return str(Path(text).absolute())
+
+
+def memory_name(name: str) -> str:
+    """Return the name of a memory store; `UsageError` for what was meant to be something else."""
+    given: object = name
+    if not isinstance(given, str):
+        message = f"the name of a memory store must be text, not {shown(given)}"
+        raise UsageError(message)
+
+    _refuse_url(name, "a memory store needs a name")
+    return name
+
+
+def _refuse_url(text: str, needed: str) -> None:
+    if re.match(r"[A-Za-z][\w+.-]*://", text):
+        message = f"{needed}, and {shown(text)} is a URL; open_store opens a store by URL"
+        raise UsageError(message)
 
 
 class MemoryStore(Store):
@@ -66,7 +92,10 @@ class MemoryStore(Store):
         settings = Settings(**options)
         protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
         super().__init__(
-            BlockingDriver(protocol, memory.MemoryTransport(memory.shared_tables(name))), settings
+            BlockingDriver(
+                protocol, memory.MemoryTransport(memory.shared_tables(memory_name(name)))
+            ),
+            settings,
         )
 
 
@@ -135,14 +164,19 @@ class RedisStore(Store):
         acknowledged_by: int = 0,
         **options: Unpack[StoreOptions],
     ) -> Self:
-        """The store at a URL, which may have redis-py's options as its query; see `open_store`."""
+        """Open the store at a URL of Redis, whose options `open_store` lists.
+
+        `prefix` and `acknowledged_by` count where the URL does not have them.
+        """
+        place = parse_redis_url(url)
         need_redis()
         from catga_store.drivers import redis_blocking
 
         settings = Settings(**options)
+        link = redis_blocking.link_to_url(place.text, settings.timeout)
         store = cls.__new__(cls)
-        link = redis_blocking.link_to_url(url, settings.timeout)
-        store._begin(link, prefix, acknowledged_by, settings)
+        own = {"prefix": prefix, "acknowledged_by": acknowledged_by, **place.own}
+        store._begin(link, own["prefix"], own["acknowledged_by"], settings)
         return store
 
     def _begin(
@@ -179,9 +213,12 @@ def nats_servers(servers: Any) -> list[str]:
     if not urls or not all(isinstance(url, str) and url for url in urls):
         message = (
             f"a NATS store needs the URLs of servers, as ['nats://a:4222', 'nats://b:4222'],"
-            f" not {servers!r}; a connection of yours belongs to an AsyncNatsStore on its loop"
+            f" not {shown(servers)}; a connection of yours belongs to an AsyncNatsStore on its loop"
         )
         raise UsageError(message)
+
+    for url in urls:
+        check_nats_server(url)
 
     return [each for url in urls for each in _servers_of(url)]
 
@@ -201,7 +238,7 @@ def nats_options(connect: Mapping[str, Any] | None) -> dict[str, Any]:
 
     given: object = connect
     if given is not None and not isinstance(given, Mapping):
-        message = f"connect must be a mapping of options of nats.connect, not {connect!r}"
+        message = f"connect must be a mapping of options of nats.connect, not {shown(given)}"
         raise UsageError(message)
 
     options = dict(connect or {})
@@ -209,8 +246,8 @@ def nats_options(connect: Mapping[str, Any] | None) -> dict[str, Any]:
     unknown = [name for name in options if name not in known]
     if unknown:
         message = (
-            f"connect names {unknown[0]!r}, which is no option of nats.connect that may be set here;"
-            f" there are {', '.join(sorted(known))}"
+            f"connect names {shown(unknown[0])}, which is not an option of nats.connect that may be"
+            f" set here; these are {', '.join(sorted(known))}"
         )
         raise UsageError(message)
 

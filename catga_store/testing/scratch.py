@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 from catga_store.errors import PartitionCountError
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.masking import mask_url
 from catga_store.stores.redis.transport import Command
 from catga_store.stores.redis.transport import Pipe
 
@@ -67,7 +68,7 @@ def scratch_url(url: str, remove: Callable[[str], None] | None = None) -> Genera
         finally:
             (remove or _remove)(there)
     else:
-        message = f"{url!r} names no store; see open_store for the URLs that do"
+        message = f"{mask_url(url)!r} names no store; see open_store for the URLs that do"
         raise UsageError(message)
 
 

@@ -104,17 +104,31 @@ def test_a_path_may_be_escaped(tmp_path: Path, name: str) -> None:
         ("sqlite:///:memory:", "needs the path of a file"),
         ("sqlite:///a%00b", "needs the path of a file"),
         ("memory://name/deeper", "names no memory store"),
-        ("memory://?partitions=4", "query or a fragment"),
-        ("sqlite:///flows.db?timeout=5", "query or a fragment"),
-        ("sqlite:///flows.db#x", "query or a fragment"),
-        ("memory://[", "is no URL"),
+        ("memory:", "names no memory store; write memory://"),
+        ("memory:name", "names no memory store"),
+        ("memory:/name", "names no memory store"),
+        ("sqlite:flows.db", "names no file; write sqlite:///flows.db"),
+        ("sqlite:./flows.db", r"names no file; write sqlite:///\./flows.db"),
+        ("sqlite:/flows.db", "sqlite:////flows.db for an absolute one"),
+        ("sqlite:////data/", "names no file but a directory"),
+        ("sqlite:///a%FFb.db", "percent escape that is not UTF-8"),
+        ("sqlite:///a\nb.db", "control character"),
+        ("redis://host\n", "control character"),
+        ("nats://host\t:4222", "control character"),
+        (" memory://", "begins or ends with a space"),
+        ("memory://?partitions=4", "pass partitions as a keyword of open_store or MemoryStore"),
+        ("sqlite:///flows.db?timeout=5", "pass timeout as a keyword of open_store or SQLiteStore"),
+        ("sqlite:///flows.db?mode=ro", "takes no options by URL"),
+        ("sqlite:///flows.db#x", "has a fragment"),
+        ("memory://[", "is not a URL"),
+        ("reddis://host", "did you mean redis://"),
         (None, "must be text"),
         (5, "must be text"),
         (Path("flows.db"), "must be text"),
     ],
 )
 def test_what_is_no_url_is_refused(opener: Callable[..., Any], url: Any, said: str) -> None:
-    """A URL that names no store is a `UsageError` that shows it and says what would do."""
+    """A URL of the wrong shape is a `UsageError` that says what was probably meant."""
     with pytest.raises(cs.UsageError, match=said) as caught:
         opener(url)
 
@@ -171,13 +185,22 @@ def test_urls_of_nats_open_its_store_and_connect_to_nothing(url: str) -> None:
         ("nats://", "names no server"),
         ("nats://a,,b", "names no server"),
         ("nats://a/flows", "names no server"),
-        ("nats://a?replicas=two", "replicas=two.*may say"),
-        ("nats://a?stale_reads=perhaps", "stale_reads=perhaps"),
-        ("nats://a?prefix=x", "prefix=x"),
+        ("nats:a", "names no server"),
+        ("nats://a:0", "port that is not a number from 1 to 65535"),
+        ("nats://a,b:99999", "names no server"),
+        ("nats://user:pw@a,user:pw@b", "comma before the @"),
+        ("nats://a?replicas=two", "option replicas, which must be a number"),
+        ("nats://a?stale_reads=perhaps", "stale_reads, which must be true or false"),
+        ("nats://a?prefix=x", "unknown option prefix"),
+        ("nats://a?buket=x", "unknown option buket, did you mean bucket?"),
+        ("nats://a?timeout=5", "pass it as a keyword"),
+        ("nats://a?name=", "option name, which must be some text"),
         ("nats://a?bucket=a.b", "bucket must be"),
         ("nats://a?replicas=2", "replicas must be 1, 3 or 5"),
         ("nats://a?max_bytes=0", "max_bytes must be an int of at least 1"),
-        ("nats://a?max_bytes=10GB", "max_bytes=10GB"),
+        ("nats://a?max_bytes=10GB", "max_bytes, which must be a number of bytes"),
+        ("nats://a?bucket=b&bucket=c", "option bucket twice"),
+        ("nats://a#x", "has a fragment"),
     ],
 )
 def test_urls_of_nats_that_say_nothing_are_refused(url: str, match: str) -> None:
@@ -210,10 +233,32 @@ def test_urls_of_redis_open_its_store_and_connect_to_nothing(url: str) -> None:
     ("url", "said"),
     [
         ("redis://", "names no server"),
-        ("redis://host/0#x", "query or a fragment"),
-        ("redis://host:port", "no URL of a Redis server|is no URL"),
-        ("redis://host?socket_timeout=soon", "no URL of a Redis server"),
-        ("redis://host?nonsense=1", "no URL of a Redis server"),
+        ("redis:host", "names no server"),
+        ("redis://host/0#x", "has a fragment"),
+        ("redis://host:port", "names no server"),
+        ("redis://host/abc", "database that is not a number"),
+        ("redis://host/1/2", "database that is not a number"),
+        ("redis://host/1?db=2", "names two databases"),
+        ("redis+cluster://host/1", "a cluster has only 0"),
+        ("redis://user:a/b@host", "write / as %2F"),
+        ("redis://user:a?b@host", "write / as %2F"),
+        ("redis://user:a#b@host", "write # as %23"),
+        ("redis://user:%FF@host", "percent escape that is not UTF-8"),
+        ("unix://run/redis.sock", "names no socket"),
+        ("unix:/run/redis.sock", "names no socket"),
+        ("redis://host?db=first", "option db, which must be a number"),
+        ("redis://host?protocol=4", "option protocol, which must be 2 or 3"),
+        (
+            "redis://host?socket_timeout=soon",
+            "option socket_timeout, which must be a number of sec",
+        ),
+        ("redis://host?nonsense=1", "unknown option nonsense"),
+        ("redis://host?prefx=a:", "unknown option prefx, did you mean prefix?"),
+        ("redis://host?partitions=4", "pass it as a keyword"),
+        ("redis://host?prefix", "prefix is ''"),
+        ("redis://host?hunter2", "option without a name"),
+        ("redis://host?ssl_ca_certs=/ca.pem", "ssl_ca_certs, which only rediss:// takes"),
+        ("rediss://host?ssl_cert_reqs=CERT_NONE", "must be required, optional or none"),
         ("redis://host?prefix=", "prefix is ''"),
         ("redis://host?prefix=a{b", "without braces"),
         ("redis://host?prefix=app1", "does not end with a digit"),
@@ -247,6 +292,47 @@ def test_a_store_shows_what_it_is(tmp_path: Path) -> None:
     assert "flows.db" in repr(store)
     store.close()
     assert repr(store).endswith(" closed>")
+
+
+@pytest.mark.parametrize("kind", [cs.RedisStore, cs.AsyncRedisStore])
+def test_from_url_takes_what_open_store_takes(kind: Any) -> None:
+    """A prefix in the URL counts there too, and other stores' URLs are refused."""
+    with pytest.raises(cs.UsageError, match="does not end with a digit"):
+        kind.from_url("redis://localhost?prefix=app1")
+
+    with pytest.raises(cs.UsageError, match="is not the URL of a Redis server"):
+        kind.from_url("nats://localhost")
+
+    with pytest.raises(cs.UsageError, match="unknown option prefx"):
+        kind.from_url("redis://localhost?prefx=a:")
+
+
+@pytest.mark.parametrize("kind", [cs.NatsStore, cs.AsyncNatsStore])
+@pytest.mark.parametrize(
+    ("servers", "said"),
+    [
+        ("nats://a?bucket=b", "options, which belong in connect="),
+        (["nats://a", "redis://b"], "is not the URL of a NATS server"),
+        ("a\nb", "control character"),
+        ([], "needs the URLs of servers"),
+        (["nats://a", 5], "needs the URLs of servers"),
+    ],
+)
+def test_nats_servers_of_the_wrong_shape_are_refused(kind: Any, servers: Any, said: str) -> None:
+    """What nats-py would pass over is refused before anything is sent."""
+    with pytest.raises(cs.UsageError, match=said):
+        kind(servers)
+
+
+@pytest.mark.parametrize(
+    "kind", [cs.MemoryStore, cs.AsyncMemoryStore, cs.SQLiteStore, cs.AsyncSQLiteStore]
+)
+def test_a_url_is_not_a_path_or_a_name(kind: Any) -> None:
+    """It would become a file or a name that nobody meant, with a password in it."""
+    with pytest.raises(cs.UsageError, match="open_store opens a store by URL") as caught:
+        kind("redis://user:hunter2@host")
+
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", [cs.RedisStore, cs.AsyncRedisStore])

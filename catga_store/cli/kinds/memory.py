@@ -9,13 +9,14 @@ from contextlib import contextmanager
 
 from catga_store.cli.kinds import Finding
 from catga_store.cli.kinds import Scratch
+from catga_store.protocol.masking import mask_url
 
 __all__ = ["absent", "examine", "scratch"]
 
 
 def absent(url: str) -> str | None:
     """Say that there is nothing: this process has just begun."""
-    return f"{url} holds nothing: a memory store is of one process, and this one has just begun"
+    return f"{mask_url(url)} holds nothing: a memory store is of one process, and this one has just begun"
 
 
 def examine(url: str) -> Iterator[Finding]:
@@ -23,7 +24,7 @@ def examine(url: str) -> Iterator[Finding]:
     yield Finding(
         "durability",
         "warning",
-        f"{url} keeps records in the memory of one process",
+        f"{mask_url(url)} keeps records in the memory of one process",
         "every flow is lost when the process ends, and no other process sees it: no worker can"
         " take over",
         "use sqlite:///flows.db where flows must outlive the process",

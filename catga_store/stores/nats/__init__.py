@@ -86,6 +86,7 @@ from catga_store.protocol.conversation import Request
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import SWEEP_EVERY
 from catga_store.protocol.requests import SWEPT_AT_ONCE
 from catga_store.protocol.requests import Clear
@@ -231,7 +232,7 @@ def _check_options(
     bucket: object, replicas: object, max_bytes: object, stale_reads: object
 ) -> None:
     if not isinstance(bucket, str) or not fullmatch(r"[A-Za-z0-9_-]{1,64}", bucket):
-        message = f"bucket must be 1 to 64 of A-Z, a-z, 0-9, _ and -, not {bucket!r}"
+        message = f"bucket must be 1 to 64 of A-Z, a-z, 0-9, _ and -, not {shown(bucket)}"
         raise UsageError(message)
 
     if bucket.endswith("_wait"):
@@ -239,13 +240,13 @@ def _check_options(
         raise UsageError(message)
 
     if type(replicas) is not int or replicas not in (1, 3, 5):
-        message = f"replicas must be 1, 3 or 5, not {replicas!r}"
+        message = f"replicas must be 1, 3 or 5, not {shown(replicas)}"
         raise UsageError(message)
 
     if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 1):
-        message = f"max_bytes must be an int of at least 1, or None, not {max_bytes!r}"
+        message = f"max_bytes must be an int of at least 1, or None, not {shown(max_bytes)}"
         raise UsageError(message)
 
     if type(stale_reads) is not bool:
-        message = f"stale_reads must be True or False, not {stale_reads!r}"
+        message = f"stale_reads must be True or False, not {shown(stale_reads)}"
         raise UsageError(message)

@@ -12,6 +12,7 @@ from catga_store.errors import UsageError
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import partition_of
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Item
 from catga_store.protocol.requests import Record
@@ -103,7 +104,7 @@ def check_prefix(prefix: object) -> str:
         return prefix
 
     message = (
-        f"prefix is {prefix!r}; it must be 1 to 64 bytes of printable text without braces that does"
+        f"prefix is {shown(prefix)}; it must be 1 to 64 bytes of printable text without braces that does"
         " not end with a digit, as 'dslflow:'; nothing was sent"
     )
     raise UsageError(message)
