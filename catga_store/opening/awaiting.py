@@ -108,7 +108,7 @@ class AsyncRedisStore(AsyncStore):
         settings = Settings(**options)
         _, cluster = redis_blocking.check_url(place.text)
         make = partial(redis_asyncio.open_redis_link, place.text, settings.timeout)
-        own = {"prefix": prefix, "acknowledged_by": acknowledged_by, **place.own}
+        own: dict[str, Any] = {"prefix": prefix, "acknowledged_by": acknowledged_by, **place.own}
         store = cls.__new__(cls)
         store._begin(make, own["prefix"], own["acknowledged_by"], settings, cluster=cluster)
         return store

@@ -175,7 +175,7 @@ class RedisStore(Store):
         settings = Settings(**options)
         link = redis_blocking.link_to_url(place.text, settings.timeout)
         store = cls.__new__(cls)
-        own = {"prefix": prefix, "acknowledged_by": acknowledged_by, **place.own}
+        own: dict[str, Any] = {"prefix": prefix, "acknowledged_by": acknowledged_by, **place.own}
         store._begin(link, own["prefix"], own["acknowledged_by"], settings)
         return store
 

@@ -147,7 +147,7 @@ _SOME_SECONDS = _Option(_seconds, "a number of seconds above 0")
 _TRUE_OR_FALSE = _Option(_truth, "true or false")
 
 _REDIS_OPTIONS: dict[str, _Option] = {
-    "acknowledged_by": _Option(_number(0), "a number of replicas", own=True),
+    "acknowledged_by": _Option(_number(0), "an int of at least 0", own=True),
     "prefix": _Option(str, "some text", own=True),
     "db": _Option(_number(0), "a number from 0"),
     "health_check_interval": _Option(_number(0), "a number of seconds"),
@@ -460,7 +460,7 @@ def _options(
             wrong = False
 
         if wrong:
-            raise _refusal(url, f"has the option {name}, which must be {option.meant}")
+            raise _refusal(url, f"has a wrong value of {name}: expected {option.meant}")
 
     return found
 
