@@ -12,6 +12,7 @@ import pytest
 import catga_store as cs
 from catga_store.codec.hooks.base import MAX_LEVELS
 from catga_store.core.envelope import MAX_RESULT_BYTES
+from catga_store.core.settings import Settings
 from catga_store.protocol.keys import MAX_ID_BYTES
 from catga_store.protocol.keys import MAX_STEP
 from catga_store.protocol.requests import MAX_CHANGES
@@ -106,10 +107,9 @@ def test_stated_defaults_are_those_of_the_store() -> None:
     assert RETENTION.waits == timedelta(days=1)
     assert ROWS["a record remembers the commits that wrote it"] == f"the last {REMEMBERED_COMMITS}"
 
+    assert Settings().max_record_bytes == 64 * 1024 * 1024
+    assert Settings().timeout == 10
     with cs.MemoryStore() as store:
-        settings = store._operations.settings
-        assert settings.max_record_bytes == 64 * 1024 * 1024
-        assert settings.timeout == 10
         store.create(cs.FlowSnapshot("flow", state={}))
         before = store.now()
         [flow] = store.claim_due()
