@@ -12,7 +12,7 @@ import typer
 from attrs import frozen
 
 import catga_store as cs
-from catga_store.cli.doctor import known_kind
+from catga_store.cli.doctor import known_doctor
 from catga_store.cli.guard import guarded
 from catga_store.cli.opening import AsJson
 from catga_store.cli.opening import StoreArgument
@@ -60,8 +60,8 @@ def bench(
     "per_second"}, …]}`.
     """
     url = checked(store, "catga-store bench sqlite:///flows.db")
-    kind = known_kind(url, "bench")
-    with kind.scratch(url) as scratch:
+    store_doctor = known_doctor(url, "bench")
+    with store_doctor.scratch(url) as scratch:
         with cs.open_store(scratch.url) as opened:
             try:
                 measured = list(_measured(opened, calls))

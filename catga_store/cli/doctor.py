@@ -11,11 +11,9 @@ from attrs import asdict
 from rich.text import Text
 
 import catga_store as cs
+from catga_store.cli.doctors import doctor_of
 from catga_store.cli.guard import NO
 from catga_store.cli.guard import guarded
-from catga_store.cli.kinds import Finding
-from catga_store.cli.kinds import Kind
-from catga_store.cli.kinds import kind_of
 from catga_store.cli.opening import AsJson
 from catga_store.cli.opening import StoreArgument
 from catga_store.cli.opening import checked
@@ -25,21 +23,23 @@ from catga_store.cli.output import print_hanging
 from catga_store.cli.output import print_json
 from catga_store.cli.output import stdout
 from catga_store.protocol.masking import mask_url
+from catga_store.stores.findings import Doctor
+from catga_store.stores.findings import Finding
 
-__all__ = ["doctor", "known_kind"]
+__all__ = ["doctor", "known_doctor"]
 
 _OFF = ("warning", "problem")
 _STYLES = {"ok": "green", "problem": "bold red", "info": "dim"}
 
 
-def known_kind(url: str, command: str) -> Kind:
+def known_doctor(url: str, command: str) -> Doctor:
     """Answer what is known of a URL's kind of store; `NotSupportedError` if nothing is."""
-    kind = kind_of(url)
-    if kind is None:
+    store_doctor = doctor_of(url)
+    if store_doctor is None:
         message = f"{command} knows nothing of stores like {mask_url(url)} yet"
         raise cs.NotSupportedError(message)
 
-    return kind
+    return store_doctor
 
 
 @guarded
@@ -53,8 +53,8 @@ def doctor(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
     "change"}, …]}`; `level` is ok, info, unknown, warning or problem.
     """
     url = checked(store, "catga-store doctor sqlite:///flows.db")
-    kind = known_kind(url, "doctor")
-    findings = list(_findings(url, kind))
+    store_doctor = known_doctor(url, "doctor")
+    findings = list(_findings(url, store_doctor))
     off = [finding for finding in findings if finding.level in _OFF]
     if as_json:
         documents = [asdict(finding) for finding in findings]
@@ -66,13 +66,13 @@ def doctor(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
         raise typer.Exit(NO)
 
 
-def _findings(url: str, kind: Kind) -> Iterator[Finding]:
+def _findings(url: str, store_doctor: Doctor) -> Iterator[Finding]:
     levels: set[str] = set()
-    for finding in kind.examine(url):
+    for finding in store_doctor.examine(url):
         levels.add(finding.level)
         yield finding
 
-    if "problem" not in levels and kind.absent(url) is None:
+    if "problem" not in levels and store_doctor.absent(url) is None:
         yield _answers(url)  # last, because opening might change what was found
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import typer
 
 import catga_store as cs
+from catga_store.cli.doctors import doctor_of
 from catga_store.cli.guard import NO
 from catga_store.cli.guard import leave
-from catga_store.cli.kinds import kind_of
 from catga_store.protocol.masking import shown
 
 __all__ = [
@@ -78,8 +78,8 @@ def checked(url: str | None, example: str) -> str:
 def open_existing(named: str | None) -> Generator[cs.Store]:
     """Open a store that must be there: nothing is created. Exits with 1 if there is none."""
     url = checked(named, "--store sqlite:///flows.db")
-    kind = kind_of(url)
-    absent = None if kind is None else kind.absent(url)
+    store_doctor = doctor_of(url)
+    absent = None if store_doctor is None else store_doctor.absent(url)
     if absent is not None:
         leave(f"{absent}; nothing was created", NO)
 

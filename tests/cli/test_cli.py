@@ -25,7 +25,7 @@ from forks import run_command
 import catga_store as cs
 from catga_store.cli import main
 from catga_store.cli.guard import guarded
-from catga_store.cli.kinds.sqlite import file_system_of
+from catga_store.stores.sqlite.doctor import file_system_of
 
 COMMAND = [sys.executable, "-m", "catga_store"]
 ODD = "we\nird \x1b[31m id"

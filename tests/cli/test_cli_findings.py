@@ -26,23 +26,23 @@ import catga_store as cs
 from catga_store.cli import copying
 from catga_store.cli import output
 from catga_store.cli.doctor import _findings
-from catga_store.cli.doctor import known_kind
-from catga_store.cli.kinds import Finding
-from catga_store.cli.kinds import kind_of
-from catga_store.cli.kinds import nats as nats_kind
-from catga_store.cli.kinds import redis as redis_kind
-from catga_store.cli.kinds import sqlite as sqlite_kind
+from catga_store.cli.doctor import known_doctor
+from catga_store.cli.doctors import doctor_of
 from catga_store.copying import Difference
 from catga_store.drivers.redis_blocking import RedisLink
 from catga_store.drivers.redis_blocking import link_to_url
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import wait_key
-from catga_store.stores.nats.layout import RedisLayout as NatsLayout
+from catga_store.stores.findings import Finding
+from catga_store.stores.nats import doctor as nats_doctor
+from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.setup import _wanted
 from catga_store.stores.nats.transport import Answer
 from catga_store.stores.nats.transport import Asks
+from catga_store.stores.redis import doctor as redis_doctor
 from catga_store.stores.redis.layout import RedisLayout
+from catga_store.stores.sqlite import doctor as sqlite_doctor
 from catga_store.testing.servers import RedisServer
 from catga_store.testing.servers import free_ports
 
@@ -54,10 +54,10 @@ def by_check(findings: Iterable[Finding]) -> dict[str, Finding]:
     return found
 
 
-def test_a_kind_of_store_that_nobody_knows() -> None:
+def test_store_without_a_doctor_is_refused_by_doctor() -> None:
     """The commands that look around a store say that they cannot, without the URL's password."""
     with pytest.raises(cs.NotSupportedError, match="doctor knows nothing of stores") as caught:
-        known_kind("postgres://me:secret@host/db", "doctor")
+        known_doctor("postgres://me:secret@host/db", "doctor")
 
     assert "secret" not in str(caught.value)
 
@@ -84,8 +84,8 @@ def test_file_systems(
 ) -> None:
     """Where locks do not hold is a problem, where files do not stay a warning; unknown is not well."""
     answer = None if kind is None else ("/mnt", kind)
-    monkeypatch.setattr(sqlite_kind, "file_system_of", lambda _path, _mounts: answer)
-    (finding,) = sqlite_kind._file_system(tmp_path)
+    monkeypatch.setattr(sqlite_doctor, "file_system_of", lambda _path, _mounts: answer)
+    (finding,) = sqlite_doctor._file_system(tmp_path)
     assert (finding.check, finding.level) == ("file system", level)
     assert said in finding.change
     assert (kind or "does not say") in finding.found
@@ -98,7 +98,7 @@ def test_a_system_without_a_list_of_mounts(tmp_path: Path, monkeypatch: pytest.M
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", missing)
-    (finding,) = sqlite_kind._file_system(tmp_path)
+    (finding,) = sqlite_doctor._file_system(tmp_path)
     assert finding.level == "unknown"
 
 
@@ -112,7 +112,7 @@ def test_a_disk_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (2048 * mib, 30_000 * mib, "warning"),
     ]:
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
-        finding = sqlite_kind._space(tmp_path / "flows.db", size)
+        finding = sqlite_doctor._space(tmp_path / "flows.db", size)
         assert (finding.level, finding.found) == (level, f"{free / mib:,.1f} MiB free")
 
 
@@ -120,9 +120,9 @@ def test_a_file_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     """File and directory are named, whichever it is."""
     file = tmp_path / "flows.db"
     file.touch()
-    assert sqlite_kind._writable(file).level == "ok"
+    assert sqlite_doctor._writable(file).level == "ok"
     monkeypatch.setattr("os.access", lambda place, _mode: place == file)
-    finding = sqlite_kind._writable(file)
+    finding = sqlite_doctor._writable(file)
     assert (finding.level, finding.found) == (
         "problem",
         f"this user may not write to {tmp_path}",
@@ -132,11 +132,11 @@ def test_a_file_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_log_that_is_not_folded_in(tmp_path: Path) -> None:
     """A log that stays large says that somebody keeps it so."""
     file = tmp_path / "flows.db"
-    assert sqlite_kind._log(file).level == "ok"
+    assert sqlite_doctor._log(file).level == "ok"
     with (tmp_path / "flows.db-wal").open("wb") as log:
-        log.truncate(sqlite_kind._LARGE_LOG + 1)  # a hole: it takes no room
+        log.truncate(sqlite_doctor._LARGE_LOG + 1)  # a hole: it takes no room
 
-    finding = sqlite_kind._log(file)
+    finding = sqlite_doctor._log(file)
     assert (finding.level, finding.found) == ("warning", "64.0 MiB")
 
 
@@ -144,12 +144,12 @@ def test_a_file_in_which_sqlite_finds_mistakes() -> None:
     """What its own check says is passed on, with what to do."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("CREATE TABLE kept (a)")
-        assert sqlite_kind._integrity(connection).level == "ok"
+        assert sqlite_doctor._integrity(connection).level == "ok"
         connection.execute("INSERT INTO kept VALUES (NULL)")
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("UPDATE sqlite_master SET sql = 'CREATE TABLE kept (a NOT NULL)'")
         connection.execute("PRAGMA writable_schema = RESET")
-        finding = sqlite_kind._integrity(connection)
+        finding = sqlite_doctor._integrity(connection)
 
     assert (finding.level, finding.found) == ("problem", "NULL value in kept.a")
 
@@ -204,7 +204,7 @@ def url(server: RedisServer) -> str:
 @pytest.fixture
 def layout(url: str) -> RedisLayout:
     """Say where the store's keys are."""
-    return RedisLayout(redis_kind._split(url)[1], 1)
+    return RedisLayout(redis_doctor._split(url, "")[1], 1)
 
 
 @pytest.fixture
@@ -216,31 +216,31 @@ def link(url: str) -> Iterator[RedisLink]:
 
 def test_servers_of_other_ages_and_names() -> None:
     """One that is too old is a problem; Valkey is called by its name."""
-    old = redis_kind._version({"redis_version": "6.0.16"}, "")
+    old = redis_doctor._version({"redis_version": "6.0.16"}, "")
     assert (old.level, old.found) == ("problem", "Redis 6.0.16")
     assert "6.2" in old.change
     valkey = {"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "8.1.1"}
-    assert redis_kind._version(valkey, "").found == "Valkey 8.1.1"
+    assert redis_doctor._version(valkey, "").found == "Valkey 8.1.1"
 
 
 def test_what_a_managed_server_keeps_to_itself(
     client: redis.Redis, guest: Callable[..., redis.Redis]
 ) -> None:
     """A policy, snapshots or replicas that nobody may look at are not called well."""
-    found = by_check(redis_kind._memory({"used_memory": 1, "maxmemory": 0}, ""))
+    found = by_check(redis_doctor._memory({"used_memory": 1, "maxmemory": 0}, ""))
     assert found["eviction"].level == "unknown"
-    assert redis_kind._setting(client, "no-such-setting") is None
+    assert redis_doctor._setting(client, "no-such-setting") is None
 
     node = guest("-config")
     info = {"aof_enabled": 0, "role": "master", "connected_slaves": 1}
-    assert by_check(redis_kind._persistence(node, info, ""))["durability"].level == "warning"
-    assert by_check(redis_kind._replication(node, info, ""))["replicas"].level == "unknown"
+    assert by_check(redis_doctor._persistence(node, info, ""))["durability"].level == "warning"
+    assert by_check(redis_doctor._replication(node, info, ""))["replicas"].level == "unknown"
 
 
 def test_a_disk_that_could_not_be_written(client: redis.Redis) -> None:
     """Which of the files failed is said, and that commits are refused."""
     info = {"aof_enabled": 1, "aof_last_write_status": "err", "rdb_last_bgsave_status": "err"}
-    found = by_check(redis_kind._persistence(client, info, " of n"))
+    found = by_check(redis_doctor._persistence(client, info, " of n"))
     assert found["disk of n"].level == "problem"
     assert found["disk of n"].found == "failed: the append-only file, the last snapshot"
 
@@ -254,7 +254,7 @@ def test_a_cluster_whose_slots_are_not_served() -> None:
         closing(redis.Redis(port=server.port)) as node,
     ):
         info = node.info("everything")
-        found = by_check(redis_kind._cluster(node, info, "", "redis+cluster://host"))
+        found = by_check(redis_doctor._cluster(node, info, "", "redis+cluster://host"))
 
     assert (found["cluster"].level, found["cluster"].found) == (
         "problem",
@@ -267,11 +267,11 @@ def test_what_bench_could_not_remove_is_named(scheme: str) -> None:
     """A server that has gone meanwhile: the place is said; an error of the benchmark's own comes first."""
     (port,) = free_ports(1)
     url = f"{scheme}://127.0.0.1:{port}"
-    kind = kind_of(url)
-    assert kind is not None
+    store_doctor = doctor_of(url)
+    assert store_doctor is not None
 
     def use(error: Exception | None) -> None:
-        with kind.scratch(url) as place:
+        with store_doctor.scratch(url) as place:
             assert "catga-store-bench-" in place.url
             if error is not None:
                 raise error
@@ -288,9 +288,9 @@ def test_a_layout_that_is_none_is_told_by_the_store(
 ) -> None:
     """The records are not looked at; opening the store says what is wrong with it."""
     client.hset(layout.layout.decode(), "partitions", "many")
-    kind = kind_of(url)
-    assert kind is not None
-    found = by_check(_findings(url, kind))
+    store_doctor = doctor_of(url)
+    assert store_doctor is not None
+    found = by_check(_findings(url, store_doctor))
     assert "index" not in found
     assert found["store"].level == "problem"
     assert "layout" in found["store"].found
@@ -300,13 +300,13 @@ def test_an_index_is_read_page_by_page_up_to_a_limit(
     link: RedisLink, layout: RedisLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every entry is compared, whatever a page holds; of a large store, only so many are."""
-    monkeypatch.setattr(redis_kind, "_PAGE", 2)
-    found = by_check(redis_kind._index(link, layout))
+    monkeypatch.setattr(redis_doctor, "_PAGE", 2)
+    found = by_check(redis_doctor._index(link, layout))
     assert (found["index"].level, found["flows"].level) == ("ok", "ok")
     assert found["index"].found.startswith("11 entries")
     assert found["flows"].found.startswith("5 flows")
-    monkeypatch.setattr(redis_kind, "_MOST_ENTRIES", 3)
-    found = by_check(redis_kind._index(link, layout))
+    monkeypatch.setattr(redis_doctor, "_MOST_ENTRIES", 3)
+    found = by_check(redis_doctor._index(link, layout))
     assert int(found["index"].found.split()[0]) < 11
 
 
@@ -315,7 +315,7 @@ def test_a_flow_that_cannot_be_read_is_not_said_to_be_lost(
 ) -> None:
     """Its entries are borne out by nothing; that it is damaged, reading it says."""
     client.hset(layout.flow[0].decode() + "f1", "head", "[]")
-    found = by_check(redis_kind._index(link, layout))
+    found = by_check(redis_doctor._index(link, layout))
     assert (found["index"].level, found["flows"].level) == ("warning", "ok")
     assert "'f1'" in found["index"].found
 
@@ -336,7 +336,7 @@ def test_an_entry_that_goes_while_it_is_looked_at_is_no_mistake(
         return perform(request)
 
     monkeypatch.setattr(link, "perform", remove_then)
-    assert list(redis_kind._unborne(link, layout, 0, b"fd", [member])) == []
+    assert list(redis_doctor._unborne(link, layout, 0, b"fd", [member])) == []
 
 
 def test_a_user_who_may_not_list_the_keys(
@@ -349,7 +349,7 @@ def test_a_user_who_may_not_list_the_keys(
         closing(link_to_url(place, 5)) as link,
         pytest.raises(redis.exceptions.NoPermissionError),
     ):
-        list(redis_kind._flows(link, layout, 0))
+        list(redis_doctor._flows(link, layout, 0))
 
 
 # --- NATS -------------------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ def test_a_stream_that_takes_in_others() -> None:
     """A mirror or sources bring records that no commit has checked."""
     layout = NatsLayout("flows")
     config = {**_wanted(layout, 1), "sources": [{"name": "other"}]}
-    found = [one for one in nats_kind._settings(config, layout, 1) if "sources" in one.found]
+    found = [one for one in nats_doctor._settings(config, layout, 1) if "sources" in one.found]
     assert [(one.level, one.found) for one in found] == [("problem", "the stream has sources")]
 
 
@@ -374,14 +374,14 @@ async def test_a_stream_that_the_server_does_not_tell_of() -> None:
 
     link: Any = Link()
     with pytest.raises(NotSentError, match=r"'KV_flows': temporarily unavailable \(10008\)"):
-        await nats_kind._info(link, NatsLayout("flows"), ">")
+        await nats_doctor._info(link, NatsLayout("flows"), ">")
 
 
 def test_a_stream_that_nobody_leads() -> None:
     """Until a majority is back nothing can be read or written."""
     replicas = [{"name": "b", "offline": True}, {"name": "c", "offline": True}]
     stream = {"config": {"num_replicas": 3}, "cluster": {"replicas": replicas}}
-    (finding,) = nats_kind._replicas(stream)
+    (finding,) = nats_doctor._replicas(stream)
     assert (finding.level, finding.found) == ("problem", "no server leads the stream")
 
 
@@ -390,7 +390,7 @@ def test_a_record_that_cannot_be_read_bears_out_no_entry() -> None:
     layout = NatsLayout("flows")
     answer = Answer(0, {"Nats-Sequence": "7"}, b"\xff")
     for key in (flow_key("f"), wait_key("w")):
-        assert nats_kind._borne_out(layout, key, answer) == frozenset()
+        assert nats_doctor._borne_out(layout, key, answer) == frozenset()
 
 
 # --- copies ------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from catga_store.stores import memory
 from catga_store.testing.clock import ManualClock
 
 Trace = Callable[[FrameType, str, object], object]
-INSIDE = re.compile(r"catga_store/(protocol/rules/\w+|stores/memory)\.py$|sortedlist\.py$")
+INSIDE = re.compile(r"catga_store/(protocol/rules/\w+|stores/memory/\w+)\.py$|sortedlist\.py$")
 
 
 def interrupting(at: int) -> Trace:

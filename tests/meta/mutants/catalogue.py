@@ -70,7 +70,7 @@ def place_of(mutant: Mutant, package: Path) -> Path:
 
 
 RULES = "protocol/rules/*.py"
-MEMORY = "stores/memory.py"
+MEMORY = "stores/memory/tables.py"
 COMMIT_LUA = "stores/redis*commit.lua"
 COMMITS_PY = "stores/nats/commits.py"
 MESSAGES_PY = "stores/nats/messages.py"

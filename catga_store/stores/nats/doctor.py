@@ -8,32 +8,31 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
+from typing import Protocol
 from urllib.parse import parse_qsl
 from urllib.parse import urlencode
 
 import anyio
 from attrs import frozen
 
-from catga_store.cli.kinds import Finding
-from catga_store.cli.kinds import Scratch
-from catga_store.cli.kinds import clock_difference
-from catga_store.cli.kinds import no_store
-from catga_store.drivers.nats_asyncio import NatsLink
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
-from catga_store.opening.blocking import DEFAULT_BUCKET
-from catga_store.opening.urls import nats_place
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import Key
+from catga_store.stores.findings import Finding
+from catga_store.stores.findings import Scratch
+from catga_store.stores.findings import clock_difference
+from catga_store.stores.findings import no_store
 from catga_store.stores.nats.exchange import api_error
 from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.layout import Stored
@@ -50,7 +49,7 @@ from catga_store.stores.nats.transport import Asks
 from catga_store.stores.nats.transport import Greet
 from catga_store.stores.nats.transport import Greeting
 
-__all__ = ["absent", "examine", "scratch"]
+__all__ = ["NatsDoctor"]
 
 _SECONDS = 5.0
 _MIB = 1024 * 1024
@@ -78,130 +77,143 @@ class _Seen:
     clock: tuple[Finding, ...] = ()
 
 
-def absent(url: str) -> str | None:
-    """Say that there is no stream; `None` if there is one, or the server does not tell."""
-    _, layout = _place(url)
-    try:
-        there = anyio.run(_is_there, url, layout)
-    except _FAILURES:
-        return None
+class ServerLink(Protocol):
+    """What the doctor needs of a link to the servers."""
 
-    return None if there else _nothing(layout)
+    async def perform(self, request: Any, /) -> Any:
+        """Return the reply to one request of the transport."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
+@frozen
+class NatsDoctor:
+    """Looks at NATS servers, at the stream of a store and at its index; see `Doctor`.
+
+    `open_link` opens a URL with a timeout in seconds; `options_of` returns the store's own options
+    in a URL.
+    """
+
+    open_link: Callable[[str, float], ServerLink]
+    options_of: Callable[[str], dict[str, Any]]
+    default_bucket: str
+
+    def absent(self, url: str) -> str | None:
+        """Say that there is no stream; `None` if there is one, or the server does not tell."""
+        _, layout = self._place(url)
+        try:
+            there = anyio.run(self._is_there, url, layout)
+        except _FAILURES:
+            return None
+
+        return None if there else _nothing(layout)
+
+    def examine(self, url: str) -> Iterator[Finding]:
+        """Look at the server, at the stream and at the index."""
+        own, layout = self._place(url)
+        try:
+            seen = anyio.run(self._look, url, layout)
+        except _FAILURES as error:
+            yield Finding(
+                "server",
+                "problem",
+                str(error),
+                "no worker can read or write a flow",
+                "see that the server runs, that the URL is its, and that the user may use it",
+            )
+            return
+
+        yield _version(seen.greeting)
+        yield _jetstream(seen)
+        yield _payload(seen.greeting)
+        if not seen.account:
+            return
+
+        yield _room(seen.account)
+        yield _sync()
+        if not seen.stream:
+            yield no_store(_nothing(layout))
+            return
+
+        yield _size(seen.stream, layout)
+        yield from _settings(seen.stream["config"], layout, own.get("replicas", 1))
+        yield from _replicas(seen.stream)
+        yield _entries(seen)
+        yield from seen.clock
+
+    @contextmanager
+    def scratch(self, url: str) -> Generator[Scratch]:
+        """Use a bucket of its own on the same servers, and remove its stream."""
+        place, _, text = url.partition("?")
+        bucket = f"catga-store-bench-{uuid.uuid4().hex}"
+        query = [(name, value) for name, value in parse_qsl(text) if name != "bucket"]
+        named = f"{place}?{urlencode([*query, ('bucket', bucket)])}"
+        try:
+            yield Scratch(named, f"in the bucket {bucket} there")
+        except BaseException:
+            with suppress(*_FAILURES):
+                anyio.run(self._remove, named, bucket)
+
+            raise
+
+        try:
+            anyio.run(self._remove, named, bucket)
+        except _FAILURES as error:
+            message = f"the stream KV_{bucket} is left there: {error}"
+            raise StoreUnavailableError(message) from error
+
+    def _place(self, url: str) -> tuple[dict[str, Any], NatsLayout]:
+        own = self.options_of(url)
+        return own, NatsLayout(own.get("bucket", self.default_bucket))
+
+    async def _remove(self, url: str, bucket: str) -> None:
+        link = self.open_link(url, _SECONDS)
+        try:
+            await link.perform(Asks((Ask(f"$JS.API.STREAM.DELETE.KV_{bucket}", b""),)))
+        finally:
+            await link.close()
+
+    async def _is_there(self, url: str, layout: NatsLayout) -> bool:
+        link = self.open_link(url, _SECONDS)
+        try:
+            return bool(await _info(link, layout, f"{layout.rest}layout"))
+        finally:
+            await link.close()
+
+    async def _look(self, url: str, layout: NatsLayout) -> _Seen:
+        link = self.open_link(url, _SECONDS)
+        try:
+            greeting: Greeting = await link.perform(Greet())
+            (answer,) = await _ask(link, Ask("$JS.API.INFO", b""))
+            account = _read(answer)
+            if account is None:
+                return _Seen(greeting, {}, {}, [], 0)
+
+            before = time.time()
+            stream = await _info(link, layout, f"{layout.rest}layout")
+            clock = clock_difference(_seconds(stream.get("ts")), before, time.time())
+            wrong: list[str] = []
+            names: list[str] = []
+            if stream:
+                names = await _names(link, layout)
+                wrong = await _wrong(link, layout, names)
+
+            return _Seen(greeting, account, stream, wrong, len(names), (clock,))
+        finally:
+            await link.close()
 
 
 def _nothing(layout: NatsLayout) -> str:
     return f"there is no stream {layout.stream} on this server"
 
 
-def _place(url: str) -> tuple[dict[str, Any], NatsLayout]:
-    _, _, own = nats_place(url)
-    return own, NatsLayout(own.get("bucket", DEFAULT_BUCKET))
-
-
-def examine(url: str) -> Iterator[Finding]:
-    """Look at the server, at the stream and at the index."""
-    own, layout = _place(url)
-    try:
-        seen = anyio.run(_look, url, layout)
-    except _FAILURES as error:
-        yield Finding(
-            "server",
-            "problem",
-            str(error),
-            "no worker can read or write a flow",
-            "see that the server runs, that the URL is its, and that the user may use it",
-        )
-        return
-
-    yield _version(seen.greeting)
-    yield _jetstream(seen)
-    yield _payload(seen.greeting)
-    if not seen.account:
-        return
-
-    yield _room(seen.account)
-    yield _sync()
-    if not seen.stream:
-        yield no_store(_nothing(layout))
-        return
-
-    yield _size(seen.stream, layout)
-    yield from _settings(seen.stream["config"], layout, own.get("replicas", 1))
-    yield from _replicas(seen.stream)
-    yield _entries(seen)
-    yield from seen.clock
-
-
-@contextmanager
-def scratch(url: str) -> Generator[Scratch]:
-    """Use a bucket of its own on the same servers, and remove its stream."""
-    place, _, text = url.partition("?")
-    bucket = f"catga-store-bench-{uuid.uuid4().hex}"
-    query = [(name, value) for name, value in parse_qsl(text) if name != "bucket"]
-    named = f"{place}?{urlencode([*query, ('bucket', bucket)])}"
-    try:
-        yield Scratch(named, f"in the bucket {bucket} there")
-    except BaseException:
-        with suppress(*_FAILURES):
-            anyio.run(_remove, named, bucket)
-
-        raise
-
-    try:
-        anyio.run(_remove, named, bucket)
-    except _FAILURES as error:
-        message = f"the stream KV_{bucket} is left there: {error}"
-        raise StoreUnavailableError(message) from error
-
-
 # --- asking -----------------------------------------------------------------------------------------
 
 
-def _link(url: str) -> NatsLink:
-    servers, connect, _ = nats_place(url)
-    return NatsLink(servers, timeout=_SECONDS, **connect)
-
-
-async def _remove(url: str, bucket: str) -> None:
-    link = _link(url)
-    try:
-        await link.perform(Asks((Ask(f"$JS.API.STREAM.DELETE.KV_{bucket}", b""),)))
-    finally:
-        await link.close()
-
-
-async def _is_there(url: str, layout: NatsLayout) -> bool:
-    link = _link(url)
-    try:
-        return bool(await _info(link, layout, f"{layout.rest}layout"))
-    finally:
-        await link.close()
-
-
-async def _look(url: str, layout: NatsLayout) -> _Seen:
-    link = _link(url)
-    try:
-        greeting: Greeting = await link.perform(Greet())
-        (answer,) = await _ask(link, Ask("$JS.API.INFO", b""))
-        account = _read(answer)
-        if account is None:
-            return _Seen(greeting, {}, {}, [], 0)
-
-        before = time.time()
-        stream = await _info(link, layout, f"{layout.rest}layout")
-        clock = clock_difference(_seconds(stream.get("ts")), before, time.time())
-        wrong: list[str] = []
-        names: list[str] = []
-        if stream:
-            names = await _names(link, layout)
-            wrong = await _wrong(link, layout, names)
-
-        return _Seen(greeting, account, stream, wrong, len(names), (clock,))
-    finally:
-        await link.close()
-
-
-async def _ask(link: NatsLink, ask: Ask) -> tuple[Answer, ...]:
+async def _ask(link: ServerLink, ask: Ask) -> tuple[Answer, ...]:
     (answers,) = await link.perform(Asks((ask,)))
     return tuple(answers)
 
@@ -215,7 +227,7 @@ def _read(answer: Answer) -> dict[str, Any] | None:
     return reply
 
 
-async def _info(link: NatsLink, layout: NatsLayout, wanted: str) -> dict[str, Any]:
+async def _info(link: ServerLink, layout: NatsLayout, wanted: str) -> dict[str, Any]:
     payload = json.dumps({"subjects_filter": wanted}).encode()
     (answer,) = await _ask(link, Ask(f"$JS.API.STREAM.INFO.{layout.stream}", payload))
     code, text = api_error(answer)
@@ -229,7 +241,7 @@ async def _info(link: NatsLink, layout: NatsLayout, wanted: str) -> dict[str, An
     return _read(answer) or {}
 
 
-async def _names(link: NatsLink, layout: NatsLayout) -> list[str]:
+async def _names(link: ServerLink, layout: NatsLayout) -> list[str]:
     """The index entries, as many as are looked at."""
     found: list[str] = []
     for what in ("list", "due"):
@@ -239,7 +251,7 @@ async def _names(link: NatsLink, layout: NatsLayout) -> list[str]:
     return found[:_MOST_ENTRIES]
 
 
-async def _wrong(link: NatsLink, layout: NatsLayout, names: list[str]) -> list[str]:
+async def _wrong(link: ServerLink, layout: NatsLayout, names: list[str]) -> list[str]:
     """Entries that their record does not bear out now."""
     wrong: list[str] = []
     for start in range(0, len(names), _TOGETHER):

@@ -1,13 +1,11 @@
-"""The memory store: sorted tables of encoded records behind one lock.
+"""The rows of a memory store, and the sorted indexes made of them.
 
-Rows hold bytes, like every other store's, so nobody ever holds the store's own object. Listings
-and due times are kept sorted, so a page costs O(log n + page). Each store protocol request is one
-transaction under the lock; nothing survives the process. Stores opened with the same name share
-one set of tables inside the process.
+Rows hold bytes, like every other store's, so no caller ever holds the store's own object. Listings
+and due times are kept sorted, so a page costs O(log n + page).
 
-A transaction that is cut short, by Ctrl-C or for want of memory, is undone: each write notes what it
-replaces, and the sorted indexes, which may be in the middle of anything, are made again from the
-rows. An interruption while that is going on leaves the rest of it to whoever comes next.
+A transaction that is cut short, by Ctrl-C or a lack of memory, is undone: each write notes what it
+replaces, and the indexes, which may be half changed, are built again from the rows. If that is
+interrupted too, the next call continues it.
 
 The file is over 400 lines because the rows and the indexes made of them are read together.
 """
@@ -15,9 +13,7 @@ The file is over 400 lines because the rows and the indexes made of them are rea
 from __future__ import annotations
 
 import itertools
-import os
 import threading
-import weakref
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -27,8 +23,6 @@ from typing import TypeVar
 from sortedcontainers import SortedDict
 from sortedcontainers import SortedList
 
-from catga_store.errors import UsageError
-from catga_store.protocol.conversation import Call
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
@@ -45,9 +39,8 @@ from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
-from catga_store.stores.embedded import EmbeddedProtocol
 
-__all__ = ["EmbeddedProtocol", "MemoryTables", "MemoryTransport", "shared_tables"]
+__all__ = ["MemoryTables"]
 
 R = TypeVar("R")
 
@@ -126,6 +119,9 @@ class MemoryTables:
         self._due_waits: SortedList[tuple[int, Key]] = SortedList()
         self._deadlines: SortedList[tuple[int, Key]] = SortedList()
         self._expiries: SortedList[tuple[int, Key]] = SortedList()
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
     def layout(self) -> tuple[int, int] | None:
         return self._layout
@@ -316,7 +312,7 @@ class MemoryTables:
             assert new is not None  # noqa: S101  for the type checker
             self._wait_listing.add(fields, new.head, key.id)
 
-        _move(self._due_waits, key, _told_at(old), _told_at(new))
+        _move(self._due_waits, key, _notified_at(old), _notified_at(new))
         _move(self._deadlines, key, _deadline(old), _deadline(new))
         _move(
             self._expiries,
@@ -507,7 +503,7 @@ class MemoryTables:
                 del self._log[commit_id]
 
 
-def _told_at(row: WaitRow | None) -> int | None:
+def _notified_at(row: WaitRow | None) -> int | None:
     return row.head.due_ms if row is not None and row.parent is not None else None
 
 
@@ -526,72 +522,3 @@ def _move(
 
     if after is not None:
         index.add((after, key))
-
-
-class MemoryTransport:
-    """Performs `Call` under the lock of the tables, also across `fork`."""
-
-    threaded = False
-    """An async driver may perform the call in the event loop: it takes microseconds."""
-
-    def __init__(self, tables: MemoryTables) -> None:
-        self._tables = tables
-        _transports.add(self)
-
-    def __call__(self, call: Call[Any]) -> Any:
-        tables = self._tables
-        with tables.lock:
-            if call.writes:
-                return tables.transact(call.function)
-
-            if tables.undo:  # a call of `mend` for each read would be 1 % of it
-                tables.mend()
-
-            return call.function(tables)
-
-    def close(self) -> None:
-        """Nothing to close: named tables live as long as the process."""
-
-    def __repr__(self) -> str:
-        return f"<MemoryTransport of {len(self._tables._keys)} records>"  # noqa: SLF001  its own tables
-
-
-_named: dict[str, MemoryTables] = {}
-_named_lock = threading.Lock()
-_transports: weakref.WeakSet[MemoryTransport] = weakref.WeakSet()
-_held: list[MemoryTables] = []
-
-
-def shared_tables(name: object) -> MemoryTables:
-    """The tables of that name in this process; the empty name makes new ones each time."""
-    if not isinstance(name, str):
-        message = f"the name of a memory store must be text, not {name!r}"
-        raise UsageError(message)
-
-    if not name:
-        return MemoryTables()
-
-    with _named_lock:
-        return _named.setdefault(name, MemoryTables())
-
-
-def _before_fork() -> None:
-    # A child must not inherit tables in the middle of another thread's transaction.
-    _named_lock.acquire()
-    shared = {id(one._tables): one._tables for one in _transports}  # noqa: SLF001  of this module
-    for tables in sorted(shared.items()):
-        tables[1].lock.acquire()
-        _held.append(tables[1])
-
-
-def _after_fork() -> None:
-    while _held:
-        _held.pop().lock.release()
-
-    _named_lock.release()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch  Windows has no fork
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
-    )

@@ -1,38 +1,22 @@
-"""What the command line knows of each kind of store, one module a kind.
+"""What the doctor of a store reports, and what the doctors of all stores share.
 
-A module here has the three functions of `Kind`, and a line in `_MODULES` for each of its URL
-schemes. Commands that only read and write records work on every store, with a module or without.
+Each store has its doctor in its package. `cli/doctors.py` finds it by the scheme of a URL.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from importlib import import_module
 from typing import Literal
 from typing import Protocol
 from typing import TypeAlias
-from typing import cast
-from urllib.parse import urlsplit
 
 from attrs import frozen
 
-__all__ = ["Finding", "Kind", "Level", "Scratch", "clock_difference", "kind_of", "no_store"]
+__all__ = ["Doctor", "Finding", "Level", "Scratch", "clock_difference", "no_store"]
 
 Level: TypeAlias = Literal["ok", "info", "unknown", "warning", "problem"]
 """`warning` and `problem` are findings: the doctor exits with 1."""
-
-_MODULES = {
-    "memory": "memory",
-    "nats": "nats",
-    "redis": "redis",
-    "redis+cluster": "redis",
-    "rediss": "redis",
-    "rediss+cluster": "redis",
-    "sqlite": "sqlite",
-    "tls": "nats",
-    "unix": "redis",
-}
 
 
 @frozen
@@ -57,8 +41,8 @@ class Scratch:
     """Where it is, in words."""
 
 
-class Kind(Protocol):
-    """What a module here has."""
+class Doctor(Protocol):
+    """Looks at one kind of store from the outside, given its URL."""
 
     def absent(self, url: str) -> str | None:
         """Say why there is no store at this URL, `None` if there is one. Creates nothing.
@@ -113,9 +97,3 @@ def no_store(found: str) -> Finding:
     """Say that there is no store, and why."""
     means = "there are no flows here; it is made when a worker first uses the store"
     return Finding("store", "problem", found, means, "is it the URL that workers use?")
-
-
-def kind_of(url: str) -> Kind | None:
-    """Answer what is known of the stores of a URL's scheme, `None` if nothing is."""
-    name = _MODULES.get(urlsplit(url).scheme)
-    return None if name is None else cast("Kind", import_module(f"{__name__}.{name}"))

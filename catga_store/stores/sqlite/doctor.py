@@ -19,11 +19,11 @@ from urllib.parse import quote
 from urllib.parse import unquote
 from urllib.parse import urlsplit
 
-from catga_store.cli.kinds import Finding
-from catga_store.cli.kinds import Scratch
-from catga_store.cli.kinds import no_store
+from catga_store.stores.findings import Finding
+from catga_store.stores.findings import Scratch
+from catga_store.stores.findings import no_store
 
-__all__ = ["absent", "examine", "file_system_of", "scratch"]
+__all__ = ["SQLiteDoctor", "file_system_of"]
 
 _MIB = 1024 * 1024
 _LARGE_LOG = 64 * _MIB
@@ -56,66 +56,69 @@ _NETWORK = {
 _VOLATILE = {"ramfs", "tmpfs"}
 
 
-def absent(url: str) -> str | None:
-    """Say why the file is no store yet; `None` if it is one, or if opening it will say more."""
-    path = _path(url)
-    if not path.exists():
-        return f"there is no file {str(path)!r}"
+class SQLiteDoctor:
+    """Looks at a SQLite file, its disk and its contents; see `Doctor`."""
 
-    try:
-        with closing(_look(path)) as connection:
-            tables = connection.execute(
-                "SELECT count(*), total(name = 'catga_layout') FROM sqlite_master"
-            ).fetchone()
-    except sqlite3.Error:
-        return None
+    def absent(self, url: str) -> str | None:
+        """Say why the file is no store yet; `None` if it is one, or if opening it will say more."""
+        path = _path(url)
+        if not path.exists():
+            return f"there is no file {str(path)!r}"
 
-    return (
-        f"the file {str(path)!r} is empty: no store was made in it yet" if tables[0] == 0 else None
-    )
+        try:
+            with closing(_look(path)) as connection:
+                tables = connection.execute(
+                    "SELECT count(*), total(name = 'catga_layout') FROM sqlite_master"
+                ).fetchone()
+        except sqlite3.Error:
+            return None
 
-
-def examine(url: str) -> Iterator[Finding]:
-    """Look at the file, its disk and its contents."""
-    missing = absent(url)
-    if missing is not None:
-        yield no_store(missing)
-        return
-
-    path = _path(url)
-    size = path.stat().st_size
-    yield Finding("file", "info", f"{path}, {_mib(size)}", "holds every record of the store")
-    yield from _file_system(path)
-    yield _space(path, size)
-    yield _writable(path)
-
-    yield _log(path)
-    yield _synchronous()
-    try:
-        with closing(_look(path)) as connection:
-            yield _journal(connection)
-            yield _integrity(connection)
-    except sqlite3.Error as error:
-        yield Finding(
-            "integrity",
-            "problem",
-            f"SQLite cannot read the file: {error}",
-            "no flow can be read",
-            "make sure that it is a SQLite database, readable by this user, and not locked",
+        return (
+            f"the file {str(path)!r} is empty: no store was made in it yet"
+            if tables[0] == 0
+            else None
         )
 
-    yield Finding(
-        "SQLite", "info", sqlite3.sqlite_version, "the release this Python is linked with"
-    )
+    def examine(self, url: str) -> Iterator[Finding]:
+        """Look at the file, its disk and its contents."""
+        missing = self.absent(url)
+        if missing is not None:
+            yield no_store(missing)
+            return
 
+        path = _path(url)
+        size = path.stat().st_size
+        yield Finding("file", "info", f"{path}, {_mib(size)}", "holds every record of the store")
+        yield from _file_system(path)
+        yield _space(path, size)
+        yield _writable(path)
 
-@contextmanager
-def scratch(url: str) -> Generator[Scratch]:
-    """Make a file in a new directory beside the store's, so that it is on the same disk."""
-    parent = _path(url).parent
-    with tempfile.TemporaryDirectory(prefix="catga-store-bench-", dir=parent) as folder:
-        file = Path(folder) / "bench.db"
-        yield Scratch(f"sqlite:///{quote(str(file))}", f"in the file {file}")
+        yield _log(path)
+        yield _synchronous()
+        try:
+            with closing(_look(path)) as connection:
+                yield _journal(connection)
+                yield _integrity(connection)
+        except sqlite3.Error as error:
+            yield Finding(
+                "integrity",
+                "problem",
+                f"SQLite cannot read the file: {error}",
+                "no flow can be read",
+                "make sure that it is a SQLite database, readable by this user, and not locked",
+            )
+
+        yield Finding(
+            "SQLite", "info", sqlite3.sqlite_version, "the release this Python is linked with"
+        )
+
+    @contextmanager
+    def scratch(self, url: str) -> Generator[Scratch]:
+        """Make a file in a new directory beside the store's, so that it is on the same disk."""
+        parent = _path(url).parent
+        with tempfile.TemporaryDirectory(prefix="catga-store-bench-", dir=parent) as folder:
+            file = Path(folder) / "bench.db"
+            yield Scratch(f"sqlite:///{quote(str(file))}", f"in the file {file}")
 
 
 def _path(url: str) -> Path:

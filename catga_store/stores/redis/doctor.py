@@ -18,27 +18,26 @@ from contextlib import closing
 from contextlib import contextmanager
 from contextlib import suppress
 from typing import Any
+from typing import Protocol
 from urllib.parse import parse_qsl
 from urllib.parse import urlencode
 
+from attrs import frozen
 from redis import RedisCluster
 from redis import exceptions
 
-from catga_store.cli.kinds import Finding
-from catga_store.cli.kinds import Scratch
-from catga_store.cli.kinds import clock_difference
-from catga_store.cli.kinds import no_store
-from catga_store.drivers.redis_blocking import RedisLink
-from catga_store.drivers.redis_blocking import link_to_url
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import StoreUnavailableError
-from catga_store.opening.blocking import DEFAULT_PREFIX
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import PENDING
+from catga_store.stores.findings import Finding
+from catga_store.stores.findings import Scratch
+from catga_store.stores.findings import clock_difference
+from catga_store.stores.findings import no_store
 from catga_store.stores.redis.index import DIGITS
 from catga_store.stores.redis.index import newest_first
 from catga_store.stores.redis.index import stamp_of
@@ -50,7 +49,7 @@ from catga_store.stores.redis.sweeping import glob
 from catga_store.stores.redis.transport import Command
 from catga_store.stores.redis.transport import Pipe
 
-__all__ = ["absent", "examine", "scratch"]
+__all__ = ["RedisDoctor"]
 
 _SECONDS = 5.0
 _MIB = 1024 * 1024
@@ -67,81 +66,104 @@ _FAILURES = (
 )
 
 
-def absent(url: str) -> str | None:
-    """Say that nothing is laid out under the prefix; `None` if it is, or the server does not tell."""
-    place, prefix = _split(url)
-    with closing(link_to_url(place, _SECONDS)) as link:
-        try:
-            laid_out = _partitions(link, prefix) is not None
-        except _FAILURES:
-            return None
+class ServerLink(Protocol):
+    """What the doctor needs of a link to a server."""
 
-    return None if laid_out else _nothing(prefix)
+    def perform(self, request: Any, /) -> tuple[object, ...]:
+        """Send the commands of a `Pipe` and return the replies."""
+        ...
+
+    def client(self) -> Any:
+        """Return the client of redis-py."""
+        ...
+
+    def close(self) -> None:
+        """Close the client."""
+        ...
+
+
+@frozen
+class RedisDoctor:
+    """Looks at Redis servers and at the index of a store; see `Doctor`.
+
+    `open_link` opens a URL without the store's own options, with a timeout in seconds.
+    """
+
+    open_link: Callable[[str, float], ServerLink]
+    default_prefix: str
+
+    def absent(self, url: str) -> str | None:
+        """Say that nothing is laid out under the prefix; `None` if it is, or the server does not tell."""
+        place, prefix = _split(url, self.default_prefix)
+        with closing(self.open_link(place, _SECONDS)) as link:
+            try:
+                laid_out = _partitions(link, prefix) is not None
+            except _FAILURES:
+                return None
+
+        return None if laid_out else _nothing(prefix)
+
+    def examine(self, url: str) -> Iterator[Finding]:
+        """Look at each node that keeps records, then at the records' index."""
+        place, prefix = _split(url, self.default_prefix)
+        with closing(self.open_link(place, _SECONDS)) as link:
+            try:
+                nodes = _nodes(link)
+                for name, node in nodes:
+                    yield from _node(node, f" of {name}" if name else "", place)
+
+                yield from _store(link, prefix, nodes)
+            except _FAILURES as error:
+                yield Finding(
+                    "server",
+                    "problem",
+                    str(error),
+                    "no worker can read or write a flow",
+                    "see that the server runs, that the URL is its, and that the user may use it",
+                )
+
+    @contextmanager
+    def scratch(self, url: str) -> Generator[Scratch]:
+        """Use a prefix of its own on the same server, and remove every key under it."""
+        place, _ = _split(url, self.default_prefix)
+        prefix = f"catga-store-bench-{uuid.uuid4().hex}:"
+        begin = "&" if "?" in place else "?"
+        named = f"{place}{begin}{urlencode({'prefix': prefix})}"
+        try:
+            yield Scratch(named, f"under the prefix {prefix} there")
+        except BaseException:
+            with suppress(*_FAILURES):
+                self._remove(place, prefix)
+
+            raise
+
+        try:
+            self._remove(place, prefix)
+        except _FAILURES as error:
+            message = f"what was written under the prefix {prefix} is left there: {error}"
+            raise StoreUnavailableError(message) from error
+
+    def _remove(self, place: str, prefix: str) -> None:
+        with closing(self.open_link(place, _SECONDS)) as link:
+            for _, node in _nodes(link):
+                for key in node.scan_iter(match=b"{" + glob(prefix.encode()) + b"*", count=_PAGE):
+                    node.unlink(key)
 
 
 def _nothing(prefix: str) -> str:
     return f"there is no store under the prefix {prefix!r} on this server"
 
 
-def examine(url: str) -> Iterator[Finding]:
-    """Look at each node that keeps records, then at the records' index."""
-    place, prefix = _split(url)
-    with closing(link_to_url(place, _SECONDS)) as link:
-        try:
-            nodes = _nodes(link)
-            for name, node in nodes:
-                yield from _node(node, f" of {name}" if name else "", place)
-
-            yield from _store(link, prefix, nodes)
-        except _FAILURES as error:
-            yield Finding(
-                "server",
-                "problem",
-                str(error),
-                "no worker can read or write a flow",
-                "see that the server runs, that the URL is its, and that the user may use it",
-            )
-
-
-@contextmanager
-def scratch(url: str) -> Generator[Scratch]:
-    """Use a prefix of its own on the same server, and remove every key under it."""
-    place, _ = _split(url)
-    prefix = f"catga-store-bench-{uuid.uuid4().hex}:"
-    begin = "&" if "?" in place else "?"
-    named = f"{place}{begin}{urlencode({'prefix': prefix})}"
-    try:
-        yield Scratch(named, f"under the prefix {prefix} there")
-    except BaseException:
-        with suppress(*_FAILURES):
-            _remove(place, prefix)
-
-        raise
-
-    try:
-        _remove(place, prefix)
-    except _FAILURES as error:
-        message = f"what was written under the prefix {prefix} is left there: {error}"
-        raise StoreUnavailableError(message) from error
-
-
-def _remove(place: str, prefix: str) -> None:
-    with closing(link_to_url(place, _SECONDS)) as link:
-        for _, node in _nodes(link):
-            for key in node.scan_iter(match=b"{" + glob(prefix.encode()) + b"*", count=_PAGE):
-                node.unlink(key)
-
-
-def _split(url: str) -> tuple[str, str]:
+def _split(url: str, default_prefix: str) -> tuple[str, str]:
     """The URL without the prefix in its query, and the prefix."""
     place, _, text = url.partition("?")
     query = parse_qsl(text, keep_blank_values=True)
     rest = urlencode([(name, value) for name, value in query if name != "prefix"])
     prefixes = [value for name, value in query if name == "prefix"]
-    return f"{place}?{rest}" if rest else place, (prefixes or [DEFAULT_PREFIX])[-1]
+    return f"{place}?{rest}" if rest else place, (prefixes or [default_prefix])[-1]
 
 
-def _nodes(link: RedisLink) -> list[tuple[str, Any]]:
+def _nodes(link: ServerLink) -> list[tuple[str, Any]]:
     """A client for each server that keeps records, with its name if there are several."""
     client = link.client()
     if not isinstance(client, RedisCluster):
@@ -374,7 +396,7 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
 # --- the records ------------------------------------------------------------------------------------
 
 
-def _store(link: RedisLink, prefix: str, nodes: Sequence[object]) -> Iterator[Finding]:
+def _store(link: ServerLink, prefix: str, nodes: Sequence[object]) -> Iterator[Finding]:
     stored = _partitions(link, prefix)
     if stored is None:
         yield no_store(_nothing(prefix))
@@ -394,13 +416,13 @@ def _store(link: RedisLink, prefix: str, nodes: Sequence[object]) -> Iterator[Fi
     yield from _index(link, layout)
 
 
-def _partitions(link: RedisLink, prefix: str) -> Any:
+def _partitions(link: ServerLink, prefix: str) -> Any:
     """What the layout says of them, `None` if there is none."""
     (stored,) = _ask(link, [(b"HGET", RedisLayout(prefix, 1).layout, b"partitions")])
     return stored
 
 
-def _ask(link: RedisLink, args: Sequence[tuple[Any, ...]]) -> list[Any]:
+def _ask(link: ServerLink, args: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Send commands, each with its second word as its key, and answer what they answer."""
     if not args:
         return []
@@ -426,7 +448,7 @@ _LISTED: dict[bytes, tuple[str, Callable[[Any], bytes]]] = {
 """Ranges of the index whose members are a time and an id, and what the time must be."""
 
 
-def _index(link: RedisLink, layout: RedisLayout) -> Iterator[Finding]:
+def _index(link: ServerLink, layout: RedisLayout) -> Iterator[Finding]:
     """Compare entries with the heads of their records, and the records with their entries."""
     entries, astray = 0, list[str]()
     records, lost = 0, list[str]()
@@ -474,7 +496,7 @@ def _named(ids: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(ids[:3]))
 
 
-def _flows(link: RedisLink, layout: RedisLayout, number: int) -> Iterator[list[bytes]]:
+def _flows(link: ServerLink, layout: RedisLayout, number: int) -> Iterator[list[bytes]]:
     """The keys of a partition's flows, as the server comes across them."""
     begin, cursor = layout.flow[number], b"0"
     while True:
@@ -491,7 +513,7 @@ def _flows(link: RedisLink, layout: RedisLayout, number: int) -> Iterator[list[b
 
 
 def _unlisted(
-    link: RedisLink, layout: RedisLayout, number: int, keys: Sequence[bytes]
+    link: ServerLink, layout: RedisLayout, number: int, keys: Sequence[bytes]
 ) -> Iterator[str]:
     """The ids of flows that the index does not have as they are, twice asked."""
     left = keys
@@ -520,7 +542,7 @@ def _entries(layout: RedisLayout, number: int, key: bytes, text: Any) -> list[by
     return [b"fi" + name, b"fa" + newest_first(head.created_ms) + name, *due]
 
 
-def _members(link: RedisLink, index: bytes, begin: bytes) -> Iterator[list[bytes]]:
+def _members(link: ServerLink, index: bytes, begin: bytes) -> Iterator[list[bytes]]:
     first = b"[" + begin
     while True:
         args = b"ZRANGEBYLEX", index, first, b"(" + begin + b":", b"LIMIT", 0, _PAGE
@@ -535,7 +557,7 @@ def _members(link: RedisLink, index: bytes, begin: bytes) -> Iterator[list[bytes
 
 
 def _unborne(
-    link: RedisLink, layout: RedisLayout, number: int, begin: bytes, members: list[bytes]
+    link: ServerLink, layout: RedisLayout, number: int, begin: bytes, members: list[bytes]
 ) -> Iterator[str]:
     """The ids of entries that their records do not bear out; those that change meanwhile, too."""
     kind, stamp = _LISTED[begin]
