@@ -250,12 +250,12 @@ class CommitUncertainError(CatgaStoreError):
     """What was sent, without bodies; `None` if that is not known. For `resolve_commit`."""
     kept_seconds: float | None = None
     """How long the store keeps the reply; `None` if it is not known."""
-    lost_at: float | None = None
-    """When the outcome was lost, by the monotonic clock of the process that sent the commit."""
+    sent_at: float | None = None
+    """When it was first sent, by the monotonic clock of the process that sent it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The monotonic clock of one process means nothing in another.
-        facts = {name: None if name == "lost_at" else fact for name, fact in vars(self).items()}
+        facts = {name: None if name == "sent_at" else fact for name, fact in vars(self).items()}
         return type(self), self.args, facts
 
 

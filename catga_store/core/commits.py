@@ -41,12 +41,13 @@ def send(
     context: Context, commit_id: str, now_ms: int, changes: tuple[Change, ...]
 ) -> Conversation[Reply]:
     """Send one commit. An error of unknown outcome keeps what `resolve_commit` needs."""
+    sent_at = time.monotonic()
     try:
         reply: Reply = yield Commit(commit_id, now_ms, changes, context.retain_ms)
     except CommitUncertainError as error:
         error.changes = tuple(map(_without_body, changes))
         error.kept_seconds = 2 * context.settings.timeout
-        error.lost_at = time.monotonic()
+        error.sent_at = sent_at
         _log.warning("%s", error)
         raise
 
@@ -103,8 +104,10 @@ def _check_remembered(
 ) -> Conversation[None]:
     """Raise the error again if the commit may have been applied and forgotten since.
 
-    A store keeps the reply for twice its timeout. Later only the records can tell: each remembers
-    its last eight commits, so it cannot tell once it was written eight times since.
+    A store keeps the reply for twice its timeout. Later only the records can tell. Each remembers
+    its last eight commits, so one that still has the commit before this one would have this one as
+    well. A record that was written eight times since, or is not there (any more), cannot tell;
+    nor can a wait condition, which does not remember each completion.
     """
     if _is_reply_kept(error):
         return
@@ -112,16 +115,16 @@ def _check_remembered(
     puts = [change for change in changes if isinstance(change, Put) and change.key.kind != WAIT]
     records = yield from read_all(context, [put.key for put in puts])
     for put, record in zip(puts, records, strict=True):
-        if record is None or record.head.version < put.head.version + REMEMBERED_COMMITS:
+        if record is not None and put.expected in record.head.commits:
             return
 
-    if puts:
-        message = (
-            f"commit {error.commit_id} cannot be settled any more: its reply was kept for twice"
-            f" the timeout, and {puts[0].key} was written at least {REMEMBERED_COMMITS} times since;"
-            " compare what is stored with what you wrote before you act"
-        )
-        raise CommitUncertainError(message, **error.__dict__)
+    message = (
+        f"commit {error.commit_id} cannot be settled any more: its reply was kept for twice the"
+        f" timeout, and what it changed does not remember it: {changes[0].key} was written"
+        f" {REMEMBERED_COMMITS} times since, or is not there, or only flows and progress remember;"
+        " compare what is stored with what you wrote before you act"
+    )
+    raise CommitUncertainError(message, **error.__dict__)
 
 
 def _is_reply_kept(error: CommitUncertainError) -> bool:
@@ -133,11 +136,11 @@ def _is_reply_kept(error: CommitUncertainError) -> bool:
     if error.kept_seconds is None:
         return True  # not raised by `send`: `extend`, `sweep` and `clear` make no versions
 
-    if error.lost_at is None:
+    if error.sent_at is None:
         return False
 
     by_wall_clock = time.time() - began_s(error.commit_id)
-    by_monotonic_clock = time.monotonic() - error.lost_at
+    by_monotonic_clock = time.monotonic() - error.sent_at
     return max(by_wall_clock, by_monotonic_clock) < error.kept_seconds
 
 

@@ -77,7 +77,7 @@ FACTS: dict[str, dict[str, Any]] = {
         "keys": (cs.Key("flow", "f"),),
         "changes": (Check(cs.Key("flow", "f"), "r"),),
         "kept_seconds": 20.0,
-        "lost_at": None,
+        "sent_at": None,
     },
     "CorruptRecordError": {"key": ("flow", "f", 0)},
 }

@@ -308,10 +308,70 @@ def test_what_was_forgotten_is_not_said_to_have_never_been(
     receipt = direct.resolve_commit(lost[0])
     assert receipt is not None
     assert receipt.versions == {cs.Key("flow", "seven"): 2}
-    with pytest.raises(cs.CommitUncertainError, match="look at what is stored") as again:
+    with pytest.raises(cs.CommitUncertainError, match="compare what is stored") as again:
         direct.resolve_commit(pickle.loads(pickle.dumps(lost[1])))
 
     assert again.value.commit_id == lost[1].commit_id
+
+
+def test_forgotten_completion_stays_uncertain(
+    server: RedisServer, proxy: Proxy, prefix: str
+) -> None:
+    """A condition does not remember who completed which child."""
+    url = f"redis://127.0.0.1:{proxy.port}?prefix={prefix}"
+    with cs.open_store(url, timeout=timedelta(milliseconds=500)) as store:
+        in_time(store.ping)
+        store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a", "b"]))
+        proxy.strike("drop the reply", times=1000, when=is_noted)
+        with pytest.raises(cs.CommitUncertainError) as caught:
+            store.complete_child("w", "a")
+
+        proxy.calm()
+        with redis.Redis(port=server.port) as client:
+            until(lambda: not client.exists(f"{{{prefix}0}}:commit:{caught.value.commit_id}"))
+
+        assert in_time(lambda: store.get_wait_condition("w")).completed_count == 1
+        with pytest.raises(cs.CommitUncertainError, match="compare what is stored"):
+            store.resolve_commit(caught.value)
+
+
+@pytest.mark.parametrize("change", ["written eight times", "deleted", "deleted and created"])
+def test_forgotten_commit_stays_uncertain_when_the_wall_clock_was_set_back(
+    change: str,
+    server: RedisServer,
+    proxy: Proxy,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The commit was applied, the server has forgotten its reply, and the record cannot tell."""
+    url = f"redis://127.0.0.1:{proxy.port}?prefix={prefix}"
+    short = timedelta(milliseconds=500)
+    place = f"{server.url}?prefix={prefix}"
+    with cs.open_store(url, timeout=short) as store, cs.open_store(place) as direct:
+        in_time(store.ping)
+        flow = create(direct)
+        proxy.strike("drop the reply", times=1000, when=is_commit)
+        with pytest.raises(cs.CommitUncertainError) as caught:
+            store.update(flow)
+
+        flow = direct.get_one("f")
+        assert flow.version == 2
+        if change == "written eight times":
+            for _ in range(8):
+                direct.update(flow)
+        else:
+            direct.delete("f")
+            if change == "deleted and created":
+                create(direct)
+
+        with redis.Redis(port=server.port) as client:
+            until(lambda: not client.exists(f"{{{prefix}0}}:commit:{caught.value.commit_id}"))
+
+        proxy.calm()
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() - 3600)
+        with pytest.raises(cs.CommitUncertainError, match="compare what is stored"):
+            store.resolve_commit(caught.value)
 
 
 # --- writes that are no commits of records ----------------------------------------------------------
