@@ -7,18 +7,26 @@ encoded states and read back without decoding them:
 
 `wait` is the condition that the flow shows; if that is another one than the flow is suspended on, its
 `suspended_on` names that. `layout` is this format's version, `type` and `type_version` the state's
-(`flow_state`), `schema` a fingerprint of its fields. A progress record's body is
-`{"layout":1,"processed":[[0,1000000]],"failed":[],"last":999999}`: runs, each as its first index
-and the one after its last. A completion's payload is `{"result":…,"error":…}`.
+(`flow_state`), `schema` a fingerprint of its fields. A progress record's body is one JSON object,
+a newline, and two bitmaps (`codec.bitmaps`):
+
+    {"layout":1,"last":999999,"processed":999999,"failed":1,"sizes":[242,26]}
+
+`last` is the item marked last. The first bitmap has all items that were marked, which is short if
+that was in order; the second has those that failed. A completion's payload is
+`{"result":…,"error":…}`.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from typing import Any
 
 from catga_store import codec
+from catga_store.codec.bitmaps import decode_bitmap
+from catga_store.codec.bitmaps import encode_bitmap
 from catga_store.codec.evolution import lift
 from catga_store.codec.fingerprint import fingerprint_of
 from catga_store.errors import CorruptRecordError
@@ -31,7 +39,7 @@ from catga_store.model.flows import FlowPosition
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
 from catga_store.model.flows import FlowSummary
-from catga_store.model.index_set import IndexSet
+from catga_store.model.index_set import check_index
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.times import from_ms
 from catga_store.model.times import span_ms
@@ -44,6 +52,9 @@ from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
+
+if TYPE_CHECKING:
+    from pyroaring import BitMap64
 
 __all__ = [
     "MAX_RESULT_BYTES",
@@ -71,6 +82,8 @@ MAX_RESULT_BYTES = 256 * 1024
 _BARE_COMPLETION = len(b'{"result":,"error":null}')
 
 _STATE = b',"state":'
+_SIZES = b',"sizes":'
+_BITMAPS = b"\n"
 _NAMING = "type", "type_version", "schema"
 _STATUSES = tuple(FlowStatus)
 
@@ -410,16 +423,52 @@ def _wait_from_json(fields: dict[str, Any]) -> WaitCondition:
 
 
 def encode_progress(progress: ForEachProgress) -> bytes:
-    """The body of a progress record as it is now."""
-    processed, failed = IndexSet(progress.processed_indices), IndexSet(progress.failed_indices)
-    return codec.encode_json(
+    """The body of a progress record as it is now: the loaded one, byte for byte, if it is equal."""
+    marked, failed = encode_bitmap(progress._marked), encode_bitmap(progress._failed)
+    failures = len(progress._failed)
+    head = codec.encode_json(
         {
             "layout": LAYOUT,
-            "processed": [list(run) for run in processed.runs()],
-            "failed": [list(run) for run in failed.runs()],
             "last": progress.last_processed_index,
+            "processed": len(progress._marked) - failures,
+            "failed": failures,
+            "sizes": [len(marked), len(failed)],
         }
     )
+    body = b"".join((head, _BITMAPS, marked, failed))
+    loaded = progress._loaded
+    if loaded is None or loaded.body == body or not _may_be_equal(loaded.body, body):
+        return body
+
+    _, *bitmaps = _read_progress(loaded.body)
+    return loaded.body if bitmaps == [progress._marked, progress._failed] else body
+
+
+def _may_be_equal(body: bytes, other: bytes) -> bool:
+    """Whether two bodies say the same but for their bitmaps; equal ones may differ in their bytes."""
+    return body.partition(_SIZES)[0] == other.partition(_SIZES)[0]
+
+
+def _read_progress(body: bytes) -> tuple[int | None, BitMap64, BitMap64]:
+    """The last index of a body, and the bitmaps of all marked and of the failed indices."""
+    head, _, bitmaps = body.partition(_BITMAPS)
+    fields = codec.decode_json(head)
+    if fields["layout"] != LAYOUT:
+        message = f"it has layout {fields['layout']!r}, this catga_store knows {LAYOUT}"
+        raise CorruptRecordError(message, key=None)
+
+    at, _ = fields["sizes"]
+    marked, failed = decode_bitmap(bitmaps[:at]), decode_bitmap(bitmaps[at:])
+    counts = fields["processed"], fields["failed"]
+    if counts != (len(marked) - len(failed), len(failed)) or not failed <= marked:
+        message = f"expected {counts[0]} processed and {counts[1]} failed indices, found others"
+        raise CorruptRecordError(message, key=None)
+
+    if marked:
+        check_index(marked.max())
+
+    last = fields["last"]
+    return None if last is None else check_index(last), marked, failed
 
 
 def decode_progress(key: Key, record: Record) -> ForEachProgress:
@@ -432,15 +481,12 @@ def decode_progress(key: Key, record: Record) -> ForEachProgress:
 def load_progress(progress: ForEachProgress, key: Key, record: Record) -> None:
     """Give a progress object everything that is stored."""
     try:
-        fields = codec.decode_json(record.body)
-        processed = IndexSet.from_runs((first, last) for first, last in fields["processed"])
-        failed = IndexSet.from_runs((first, last) for first, last in fields["failed"])
-        last = fields["last"]
+        last, marked, failed = _read_progress(record.body)
     except (KeyError, TypeError, ValueError, UsageError, CorruptRecordError) as error:
         message = f"the body of {key} cannot be read: {error}; it is left as it is"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
-    stored_state.load_progress(progress, key, record, processed=processed, failed=failed, last=last)
+    stored_state.load_progress(progress, key, record, marked=marked, failed=failed, last=last)
 
 
 def encode_completion(correlation_id: str, result: object, error: str | None) -> bytes:

@@ -5,42 +5,52 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 
-from attrs import Attribute
 from attrs import define
 from attrs import field
 
 from catga_store.errors import UsageError
+from catga_store.model.index_set import LAST_INDEX
 from catga_store.model.index_set import IndexSet
+from catga_store.model.index_set import bitmap_of
+from catga_store.model.index_set import check_index
+from catga_store.model.index_set import missing
+from catga_store.model.times import from_ms
 from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import Record
 
+if TYPE_CHECKING:
+    from pyroaring import BitMap64
+
 
 def _last_index(value: int | None) -> int | None:
-    return None if value is None else next(iter(IndexSet([value])))
+    return None if value is None else check_index(value)
 
 
-def _index_set(value: Iterable[int]) -> IndexSet:
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        message = f"the indices of a progress must be a collection of ints, not {value!r}"
+def _bitmap(indices: Iterable[int]) -> BitMap64:
+    if isinstance(indices, str | bytes) or not isinstance(indices, Iterable):
+        message = f"the indices of a progress must be a collection of ints, not {indices!r}"
         raise UsageError(message)
 
-    return IndexSet(value)
+    return bitmap_of(indices)
 
 
-_OTHERS = {"processed_indices": "failed_indices", "failed_indices": "processed_indices"}
-
-
-def _disjoint(progress: ForEachProgress, attribute: Attribute[Any], value: IndexSet) -> None:
-    if value & getattr(progress, _OTHERS[attribute.name]):
-        message = "an index cannot be both processed and failed"
+def _check_disjoint(one: BitMap64, other: BitMap64) -> None:
+    if not one.isdisjoint(other):
+        message = f"an index cannot be both processed and failed: {(one & other).min()} is"
         raise UsageError(message)
 
 
-@define(eq=False, repr=False)
+@define(eq=False, repr=False, init=False)
 class ForEachProgress:
-    """Which items of a ForEach step are done, kept as runs: in order, a million cost one.
+    """Which items of a ForEach step are done, kept as bitmaps.
+
+    `last_processed_index` is the item marked last. The record of a million items takes 0.4 KiB if
+    they were marked in order and none failed, and 125 KiB if a random tenth failed. Marking an item
+    costs less than a microsecond, saving what writing the record costs: mark many items between
+    two saves.
 
     >>> progress = ForEachProgress()
     >>> for index in range(5):
@@ -49,16 +59,50 @@ class ForEachProgress:
     (5, [3], [5, 6])
     """
 
-    processed_indices: AbstractSet[int] = field(
-        factory=IndexSet, converter=_index_set, validator=_disjoint
-    )
-    failed_indices: AbstractSet[int] = field(
-        factory=IndexSet, converter=_index_set, validator=_disjoint
-    )
-    last_processed_index: int | None = field(default=None, converter=_last_index, kw_only=True)
-    _loaded: Record | None = field(default=None, init=False)
-    _session: object | None = field(default=None, init=False)
-    _key: Key | None = field(default=None, init=False)
+    _marked: BitMap64  # what was marked, failed items included: a few runs, if marked in order
+    _failed: BitMap64  # a part of it
+    last_processed_index: int | None = field(converter=_last_index)
+    _loaded: Record | None
+    _session: object | None
+    _key: Key | None
+
+    def __init__(
+        self,
+        processed_indices: Iterable[int] = (),
+        failed_indices: Iterable[int] = (),
+        *,
+        last_processed_index: int | None = None,
+    ) -> None:
+        """Start with what was marked before, if anything; no index may be in both sets."""
+        processed, failed = _bitmap(processed_indices), _bitmap(failed_indices)
+        _check_disjoint(processed, failed)
+        self._marked, self._failed = processed | failed, failed
+        self.last_processed_index = last_processed_index
+        self._loaded = None
+        self._session = None
+        self._key = None
+
+    @property
+    def processed_indices(self) -> AbstractSet[int]:
+        """The items that succeeded, as a read-only view; assign a collection to replace them."""
+        return IndexSet(self._marked, self._failed)
+
+    @processed_indices.setter
+    def processed_indices(self, indices: Iterable[int]) -> None:
+        processed = _bitmap(indices)
+        _check_disjoint(processed, self._failed)
+        self._marked = processed | self._failed
+
+    @property
+    def failed_indices(self) -> AbstractSet[int]:
+        """The items that failed, as a read-only view; assign a collection to replace them."""
+        return IndexSet(self._failed)
+
+    @failed_indices.setter
+    def failed_indices(self, indices: Iterable[int]) -> None:
+        failed, processed = _bitmap(indices), self._marked - self._failed
+        _check_disjoint(failed, processed)
+        self._marked, self._failed = processed | failed, failed
 
     @property
     def version(self) -> int:
@@ -67,56 +111,78 @@ class ForEachProgress:
 
     @property
     def revision(self) -> str | None:
-        """Names this write of this record for ever; `None` before the first."""
+        """Identifies this write of this record forever; `None` before the first."""
         return None if self._loaded is None else self._loaded.head.revision
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the progress was first written; `None` before that."""
+        return None if self._loaded is None else from_ms(self._loaded.head.created_ms)
+
+    @property
+    def updated_at(self) -> datetime | None:
+        """When the progress was last written; `None` before the first write."""
+        return None if self._loaded is None else from_ms(self._loaded.head.updated_ms)
 
     @property
     def total_processed(self) -> int:
         """How many items were marked, processed and failed together."""
-        return len(self.processed_indices) + len(self.failed_indices)
+        return len(self._marked)
 
     def mark(self, index: int, ok: bool = True) -> None:  # noqa: FBT001, FBT002  the contract's signature
-        """Put item `index` (from 0) among the processed, or the failed, and not among the others.
+        """Put item `index` (from 0) in the processed set, or in the failed set, and not in the other.
 
-        Costs O(log runs).
+        Costs less than a microsecond, however many items are marked.
         """
-        to, out_of = self._sets() if ok else self._sets()[::-1]
-        to.add(index)
-        out_of.discard(index)
-        self.last_processed_index = index
+        if type(index) is not int or not 0 <= index <= LAST_INDEX:
+            index = check_index(index)
+
+        self._marked.add(index)
+        if ok:
+            self._failed.discard(index)
+        else:
+            self._failed.add(index)
+
+        object.__setattr__(self, "last_processed_index", index)  # checked above
 
     def pending(self, total: int) -> Iterator[int]:
-        """The indices below `total` that are in neither set, ascending."""
-        processed, failed = self._sets()
-        return processed.missing(total, failed)
+        """Iterate over the indices below `total` that were not marked, ascending, as of now."""
+        return missing(self._marked.copy(), check_index(total, "total"))
+
+    def remaining(self, total: int) -> int:
+        """How many of `total` items were not marked yet."""
+        total = check_index(total, "total")
+        return total - self._marked.range_cardinality(0, total)
+
+    def fraction(self, total: int) -> float:
+        """How much of `total` items was marked, from 0.0 to 1.0; 1.0 of no items.
+
+        >>> progress = ForEachProgress(range(30), [31])
+        >>> progress.remaining(40), progress.fraction(40)
+        (9, 0.775)
+        """
+        left = self.remaining(total)
+        return 1.0 - left / total if total else 1.0
 
     def merge(self, other: ForEachProgress) -> ForEachProgress:
-        """Take in what `other` has marked; answers this object.
+        """Add what `other` has marked, and return this object.
 
-        An item that failed here and was processed there is processed: somebody tried again.
+        An item that failed in one and was processed in the other is processed: it was tried again.
         """
-        processed, failed = self._sets()
         if type(other) is not ForEachProgress:
-            message = f"a ForEachProgress is merged with another one, not with {other!r}"
+            message = f"expected a ForEachProgress to merge with, got {other!r}"
             raise UsageError(message)
 
-        processed.update(other.processed_indices)
-        failed.update(other.failed_indices)
-        self.failed_indices = failed - processed
-
+        processed = (self._marked - self._failed) | (other._marked - other._failed)
+        self._marked = self._marked | other._marked
+        self._failed = self._marked - processed
         if other.last_processed_index is not None:
             self.last_processed_index = other.last_processed_index
 
         return self
 
-    def _sets(self) -> tuple[IndexSet, IndexSet]:
-        processed, failed = self.processed_indices, self.failed_indices
-        assert isinstance(processed, IndexSet), "whatever is set is made one"
-        assert isinstance(failed, IndexSet), "as above"
-        return processed, failed
-
     def __repr__(self) -> str:
         return (
             f"<ForEachProgress v{self.version}: {len(self.processed_indices)} processed,"
-            f" {len(self.failed_indices)} failed>"
+            f" {len(self._failed)} failed>"
         )

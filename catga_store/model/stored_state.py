@@ -9,6 +9,7 @@ functions; no other module sets such an attribute.
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeAlias
 
@@ -17,7 +18,6 @@ from catga_store.model.flows import Claim
 from catga_store.model.flows import FlowPosition
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
-from catga_store.model.index_set import IndexSet
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.times import from_ms
 from catga_store.model.waits import Results
@@ -29,6 +29,9 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
+
+if TYPE_CHECKING:
+    from pyroaring import BitMap64
 
 __all__ = [
     "AnyRecord",
@@ -265,13 +268,13 @@ def load_progress(
     key: Key,
     record: Record,
     *,
-    processed: IndexSet,
-    failed: IndexSet,
+    marked: BitMap64,
+    failed: BitMap64,
     last: int | None,
 ) -> None:
     """Give a progress object everything that is stored."""
-    _set(progress, "processed_indices", processed)
-    _set(progress, "failed_indices", failed)
+    _set(progress, "_marked", marked)
+    _set(progress, "_failed", failed)
     _set(progress, "last_processed_index", last)
     set_progress_head(progress, key, record)
 

@@ -229,7 +229,7 @@ def test_progress_belongs_to_its_step(store: cs.Store) -> None:
 def test_a_million_items_are_one_run(open_more: object) -> None:
     """A million items in order fit in a record of a few hundred bytes."""
     assert callable(open_more)
-    store = open_more(max_record_bytes=200)
+    store = open_more(max_record_bytes=500)
     progress = cs.ForEachProgress(range(1_000_000))
     progress.mark(1_000_000)
     store.save_for_each_progress("f", 0, progress)

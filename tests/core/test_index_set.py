@@ -1,11 +1,10 @@
-"""`IndexSet` against the built-in set."""
+"""Indices as ForEach progress shows them and keeps them, against the built-in set."""
 
 from __future__ import annotations
 
 import copy
 import operator
 import pickle
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,85 +13,89 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine
 from hypothesis.stateful import invariant
 from hypothesis.stateful import rule
+from pyroaring import BitMap64
 
-from catga_store.errors import UsageError
+import catga_store as cs
+from catga_store.codec.bitmaps import decode_bitmap
+from catga_store.codec.bitmaps import encode_bitmap
 from catga_store.model.index_set import IndexSet
+from catga_store.model.index_set import bitmap_of
+from catga_store.model.index_set import missing
 
 HUGE = pytest.param(10**5000, id="huge")  # Python refuses to print it
 
 small = st.integers(0, 30)  # dense, so that runs join and split
-sets = st.sets(small | st.integers(0, 2**63 - 2))
+around = st.integers(65_500, 65_600)  # the end of a container of a bitmap, and the next
+sets = st.sets(small | around | st.integers(0, 2**63 - 2))
+
+
+def indices(members: Any = ()) -> IndexSet:
+    """Return a view of a new set."""
+    return IndexSet(bitmap_of(members))
 
 
 class AgainstSet(RuleBasedStateMachine):
-    """Every change is made to an `IndexSet` and to a `set`; both must stay the same."""
+    """Every change is made to a progress and to two sets; they must stay the same."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.real = IndexSet()
-        self.model: set[int] = set()
+        self.real = cs.ForEachProgress()
+        self.processed: set[int] = set()
+        self.failed: set[int] = set()
 
-    @rule(index=small)
-    def add(self, index: int) -> None:
-        self.real.add(index)
-        self.model.add(index)
+    @rule(index=small, ok=st.booleans())
+    def mark(self, index: int, ok: bool) -> None:
+        self.real.mark(index, ok)
+        to, out_of = (self.processed, self.failed) if ok else (self.failed, self.processed)
+        to.add(index)
+        out_of.discard(index)
 
-    @rule(index=small)
-    def discard(self, index: int) -> None:
-        self.real.discard(index)
-        self.model.discard(index)
+    @rule(members=st.sets(small), how=st.sampled_from([indices, set, list, frozenset]))
+    def replace_processed(self, members: set[int], how: Any) -> None:
+        self.processed = members - self.failed
+        self.real.processed_indices = how(self.processed)
 
-    @rule(others=st.lists(st.sets(small), max_size=3), how=st.sampled_from([IndexSet, set, list]))
-    def update(self, others: list[set[int]], how: Any) -> None:
-        self.real.update(*map(how, others))
-        self.model.update(*others)
+    @rule(members=st.sets(small), how=st.sampled_from([indices, set, list, frozenset]))
+    def replace_failed(self, members: set[int], how: Any) -> None:
+        self.failed = members - self.processed
+        self.real.failed_indices = how(self.failed)
 
-    @rule(other=st.sets(small), name=st.sampled_from(["ior", "iand", "isub", "ixor"]))
-    def in_place(self, other: set[int], name: str) -> None:
-        operation = f"__{name}__"
-        same = getattr(self.real, operation)(IndexSet(other))
-        assert same is self.real
-        getattr(self.model, operation)(other)
+    @rule(members=st.sets(small), failed=st.sets(small))
+    def merge(self, members: set[int], failed: set[int]) -> None:
+        other = cs.ForEachProgress(members, failed - members)
+        assert self.real.merge(other) is self.real
+        self.processed |= members
+        self.failed = (self.failed | failed) - self.processed
 
-    @rule()
-    def pop(self) -> None:
-        if self.model:
-            self.model.remove(self.real.pop())
-
-    @rule()
-    def clear(self) -> None:
-        self.real.clear()
-        self.model.clear()
-
-    @rule(total=small, other=st.sets(small), another=st.sets(small))
-    def missing(self, total: int, other: set[int], another: set[int]) -> None:
-        answer = list(self.real.missing(total, IndexSet(other), IndexSet(another)))
-        assert answer == sorted(set(range(total)) - self.model - other - another)
+    @rule(total=st.integers(0, 40))
+    def look(self, total: int) -> None:
+        left = set(range(total)) - self.processed - self.failed
+        assert list(self.real.pending(total)) == sorted(left)
+        assert self.real.remaining(total) == len(left)
+        assert self.real.fraction(total) == (1 - len(left) / total if total else 1)
 
     @invariant()
     def same_members(self) -> None:
-        assert list(self.real) == sorted(self.model)
-        assert len(self.real) == len(self.model)
-        assert self.real == self.model
-        assert [index in self.real for index in range(-1, 33)] == [
-            index in self.model for index in range(-1, 33)
-        ]
+        for ours, theirs in (
+            (self.real.processed_indices, self.processed),
+            (self.real.failed_indices, self.failed),
+        ):
+            assert list(ours) == sorted(theirs)
+            assert len(ours) == len(theirs)
+            assert ours == theirs
+            assert {index for index in range(-1, 33) if index in ours} == theirs
 
-    @invariant()
-    def runs_are_as_few_as_can_be(self) -> None:
-        runs = list(self.real.runs())
-        assert all(start < stop for start, stop in runs)
-        assert all(left[1] < right[0] for left, right in pairwise(runs))
+        assert self.real.total_processed == len(self.processed | self.failed)
 
 
 TestAgainstSet = AgainstSet.TestCase
 
 
 @given(sets, sets)
-def test_operators_answer_what_set_answers(left: set[int], right: set[int]) -> None:
-    """Union, intersection, difference and the comparisons agree with `set`, on either side."""
-    for other in (IndexSet(right), right):
-        ours = IndexSet(left)
+def test_operators_agree_with_those_of_set(left: set[int], right: set[int]) -> None:
+    """Union, intersection, difference and the comparisons, with the view on either side."""
+    for other in (indices(right), right):
+        ours = indices(left)
         assert ours | other == left | right
         assert ours & other == left & right
         assert ours - other == left - right
@@ -103,142 +106,149 @@ def test_operators_answer_what_set_answers(left: set[int], right: set[int]) -> N
         assert ours.isdisjoint(other) == left.isdisjoint(right)
         assert ours == left
 
-    assert left | IndexSet(right) == left | right
-    assert left & IndexSet(right) == left & right
-    assert left - IndexSet(right) == left - right
+    assert left | indices(right) == left | right
+    assert left & indices(right) == left & right
+    assert left - indices(right) == left - right
 
 
 @given(sets)
-def test_runs_rebuild_the_same_set(indices: set[int]) -> None:
-    """`from_runs(runs())` equals the set, and so do its copies and its pickle."""
-    ours = IndexSet(indices)
-    assert IndexSet.from_runs(ours.runs()) == ours
-    assert pickle.loads(pickle.dumps(ours)) == ours
-    assert copy.deepcopy(ours) == ours
+def test_an_encoded_bitmap_decodes_to_the_same_set(members: set[int]) -> None:
+    """So do copies and pickles; a bitmap is not changed by being encoded."""
+    ours = bitmap_of(members)
+    assert set(decode_bitmap(encode_bitmap(ours))) == members == set(ours)
+    assert pickle.loads(pickle.dumps(indices(members))) == members
+    assert copy.deepcopy(indices(members)) == members
 
 
-@pytest.mark.parametrize("make", [IndexSet.copy, copy.copy, IndexSet])
-def test_a_copy_is_independent(make: Any) -> None:
-    """Changing a copy leaves the original as it was."""
-    ours = IndexSet([1, 2, 3])
-    other = make(ours)
-    other.discard(2)
-    other.add(9)
-    assert ours == {1, 2, 3}
+@given(st.binary(max_size=80))
+def test_bytes_that_are_not_a_bitmap_are_corrupt(data: bytes) -> None:
+    """Whatever they are; what does decode is sorted, and encodes to a bitmap that is equal."""
+    check_decoding(data)
 
 
-@pytest.mark.parametrize(
-    "runs",
-    [
-        [(0, 0)],
-        [(2, 1)],
-        [(0, 1), (1, 2)],
-        [(0, 5), (3, 9)],
-        [(5, 6), (0, 1)],
-        [(-1, 3)],
-        [(0, 2**63)],
-        [(0, True)],
-        [(False, 2)],
-        [(0, 2.0)],
-        [("0", 2)],
-    ],
+@given(
+    sets | st.integers(0, 200_000).map(range),
+    st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), min_size=1, max_size=3),
+    st.none() | st.integers(0, 2**20),
 )
-def test_runs_of_another_form_are_refused(runs: Any) -> None:
-    """Runs that are empty, overlap, touch, descend, leave the range or are no ints make no set."""
-    with pytest.raises(UsageError):
-        IndexSet.from_runs(runs)
+def test_a_damaged_bitmap_is_corrupt_or_another_bitmap(
+    members: Any, damage: list[tuple[int, int]], end: int | None
+) -> None:
+    """Bytes changed and cut never crash the process, nor make a set that is out of order."""
+    data = bytearray(encode_bitmap(bitmap_of(members)))
+    for at, byte in damage:
+        data[at % len(data)] = byte
+
+    check_decoding(bytes(data[: None if end is None else end % len(data)]))
+
+
+def check_decoding(data: bytes) -> None:
+    """Decode data that may be no bitmap, and use what it decodes to."""
+    try:
+        decoded = decode_bitmap(data)
+    except cs.CorruptRecordError:
+        return
+
+    first = BitMap64(list(decoded)[:1000]) if len(decoded) < 10**6 else decoded
+    assert list(first) == sorted(set(first))
+    assert decode_bitmap(encode_bitmap(decoded)) == decoded
+    assert first <= decoded
+    decoded.add(7)
+    decoded.discard(8)
 
 
 @pytest.mark.parametrize("bad", [True, -1, 2**63 - 1, HUGE, 1.0, "1", None])
-def test_what_can_be_no_index_is_refused_and_changes_nothing(bad: Any) -> None:
-    """Every way in refuses it with a `UsageError`, and the set stays as it was."""
-    ours = IndexSet([1, 5])
+def test_what_cannot_be_an_index_is_refused_and_changes_nothing(bad: Any) -> None:
+    """Every way in refuses it with a `UsageError`, and the sets stay as they were."""
+    ours = cs.ForEachProgress([1, 5], [7])
 
     for attempt in (
-        lambda: ours.add(bad),
-        lambda: ours.discard(bad),
-        lambda: ours.update([2, 3], [4, bad]),
-        lambda: ours.missing(bad),
-        lambda: IndexSet([bad]),
+        lambda: ours.mark(bad),
+        lambda: ours.mark(bad, ok=False),
+        lambda: ours.pending(bad),
+        lambda: ours.remaining(bad),
+        lambda: ours.fraction(bad),
+        lambda: setattr(ours, "processed_indices", [2, bad]),
+        lambda: setattr(ours, "failed_indices", [2, bad]),
+        lambda: setattr(ours, "last_processed_index", [bad]),
+        lambda: cs.ForEachProgress([bad]),
+        lambda: cs.ForEachProgress((), [bad]),
+        lambda: ours.processed_indices | {bad},
     ):
-        with pytest.raises(UsageError, match="must be an int from 0"):
+        with pytest.raises(cs.UsageError, match="must be an int from 0"):
             attempt()
 
-    assert bad not in ours
-    assert list(ours) == [1, 5]
+    assert bad not in ours.processed_indices
+    assert (list(ours.processed_indices), list(ours.failed_indices)) == ([1, 5], [7])
+    assert ours.last_processed_index is None
 
 
-def test_ranges_outside_the_indices_are_refused() -> None:
-    """A range below 0 or beyond the limit makes no set, though it is never walked through."""
-    for bad in (range(-1, 3), range(2**63 - 5, 2**63 + 5)):
-        with pytest.raises(UsageError):
-            IndexSet(bad)
+@pytest.mark.parametrize(
+    "bad", [range(-1, 3), range(2**63 - 5, 2**63 + 5), range(2**62), range(0, 2**62, 2)]
+)
+def test_a_range_that_does_not_fit_is_refused(bad: range) -> None:
+    """Below 0, beyond the limit, or so long that its bitmap would fill the memory."""
+    with pytest.raises(cs.UsageError):
+        cs.ForEachProgress(bad)
 
 
-def test_the_largest_set_has_a_length() -> None:
-    """All indices there can be are one run, and `len` can say how many they are."""
-    everything = IndexSet(range(2**63 - 1))
-    assert len(everything) == 2**63 - 1
-    assert list(everything.missing(2**63 - 2)) == []
+def test_large_sets_cost_little() -> None:
+    """The first of many billions is found without the others, and a billion are a few kilobytes."""
+    ours = cs.ForEachProgress(range(10**9))
+    assert next(iter(ours.processed_indices)) == 0
+    assert next(ours.pending(2**60)) == 10**9
+    assert ours.remaining(10**9 + 5) == 5
+    assert len(encode_bitmap(bitmap_of(range(10**9)))) < 250_000
+    assert next(missing(bitmap_of([0]), 2**62)) == 1
 
 
-def test_a_million_indices_in_order_are_one_run() -> None:
-    """However many indices are added in order, there is one run."""
-    ours = IndexSet()
+@pytest.mark.parametrize("name", ["processed_indices", "failed_indices"])
+def test_a_set_of_a_progress_cannot_be_changed(name: str) -> None:
+    """It has nothing to change it with, and it is not a key; it shows what is marked later."""
+    ours = cs.ForEachProgress([1], [2])
+    view = getattr(ours, name)
+    for method in ("add", "discard", "remove", "pop", "clear", "update", "__ior__"):
+        assert not hasattr(view, method)
 
-    for index in range(1_000_000):
-        ours.add(index)
+    with pytest.raises(TypeError):
+        hash(view)
 
-    assert list(ours.runs()) == [(0, 1_000_000)]
-    assert len(ours) == 1_000_000
-
-
-def test_missing_and_iteration_are_lazy() -> None:
-    """The first answer out of many trillions comes without the others."""
-    ours = IndexSet(range(2**40))
-    assert next(iter(ours)) == 0
-    assert next(ours.missing(2**60)) == 2**40
+    ours.mark(9, ok=name == "processed_indices")
+    assert 9 in view
 
 
-def test_a_set_may_change_while_it_is_iterated() -> None:
-    """Marking what `missing` answers, as a worker does, neither skips nor repeats an index."""
-    ours = IndexSet([3])
+def test_marking_while_iterating_over_a_set() -> None:
+    """The iteration sees the indices that were there when it began."""
+    ours = cs.ForEachProgress(range(5))
     seen = []
-
-    for index in ours.missing(6):
+    for index in ours.processed_indices:
         seen.append(index)
-        ours.add(index)
+        ours.mark(index, ok=False)
+        ours.mark(index + 100_000)
 
-    assert seen == [0, 1, 2, 4, 5]
+    assert seen == [0, 1, 2, 3, 4]
+    assert list(ours.failed_indices) == [0, 1, 2, 3, 4]
 
-    for index in ours:
-        ours.discard(index)
 
-    assert not ours
+def test_an_assigned_set_is_copied() -> None:
+    """Marking one progress does not change another that was made of its sets."""
+    ours = cs.ForEachProgress([1], [2])
+    other = cs.ForEachProgress(ours.processed_indices, ours.failed_indices)
+    ours.mark(3)
+    ours.mark(4, ok=False)
+    assert (list(other.processed_indices), list(other.failed_indices)) == ([1], [2])
 
 
 def test_repr_is_short() -> None:
-    """`repr` shows runs with both ends included, and stays one line however many there are."""
-    assert repr(IndexSet()) == "IndexSet()"
-    assert repr(IndexSet([*range(1_000_000), 1_000_005])) == "IndexSet(0..999999, 1000005)"
-    assert repr(IndexSet([3, 4])) == "IndexSet(3..4)"
-    assert len(repr(IndexSet(range(0, 2_000, 2)))) < 100
-    assert repr(IndexSet(range(0, 2_000, 2))).endswith("… 1000 indices in 1000 runs)")
-
-
-def test_an_index_set_has_no_hash() -> None:
-    """It is mutable, so it can be no key."""
-    with pytest.raises(TypeError):
-        hash(IndexSet())
+    """One line with the first few indices and how many there are."""
+    assert repr(indices()) == "<IndexSet of 0>"
+    assert repr(indices([3, 4])) == "<IndexSet of 2: 3, 4>"
+    assert len(repr(indices(range(0, 2_000, 2)))) < 100
+    assert repr(cs.ForEachProgress([1], [2])) == "<ForEachProgress v0: 1 processed, 1 failed>"
 
 
 @pytest.mark.parametrize("name", ["or_", "and_", "sub", "xor"])
-def test_operators_want_a_set(name: str) -> None:
-    """An operand that is no set is a `TypeError`, as with the built-in set."""
+def test_operators_need_a_set(name: str) -> None:
+    """An operand that is not a set is a `TypeError`, as with the built-in set."""
     with pytest.raises(TypeError, match="unsupported operand"):
-        getattr(operator, name)(IndexSet([1]), 1)
-
-
-def test_what_is_made_of_nothing_is_empty() -> None:
-    """No index, an empty range and no runs make the same empty set."""
-    assert IndexSet() == IndexSet(range(5, 5)) == IndexSet.from_runs([]) == set()
+        getattr(operator, name)(indices([1]), 1)

@@ -49,6 +49,7 @@ HEAVY = [
     "msgspec",
     "nats",
     "opentelemetry",
+    "pyroaring",
     "redis",
     "rich",
     "sqlite3",
