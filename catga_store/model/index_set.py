@@ -52,7 +52,7 @@ class IndexSet(AbstractSet[int]):
         self._without = without
 
     @classmethod
-    def _from_iterable(cls, it: Iterable[Any]) -> IndexSet:  # what the operators of `Set` call
+    def _from_iterable(cls, it: Iterable[Any]) -> IndexSet:  # type: ignore[override]  # for the operators of `Set`
         return cls(bitmap_of(it))
 
     def to_bitmap(self) -> BitMap64:
@@ -93,7 +93,7 @@ class IndexSet(AbstractSet[int]):
 
     __rand__ = __and__
 
-    def __or__(self, other: AbstractSet[Any]) -> IndexSet:  # type: ignore[override]  # indices only
+    def __or__(self, other: AbstractSet[Any]) -> IndexSet:
         """Return the union; `UsageError` if a member of `other` cannot be an index."""
         if isinstance(other, AbstractSet):
             return IndexSet(self.to_bitmap() | bitmap_of(other))

@@ -281,7 +281,11 @@ ARGUMENTS: list[Check] = [
         (-1, "x", True),
         "an index must be",
     ),
-    (lambda _, bad: cs.ForEachProgress().merge(bad), NO_RECORDS, "is merged with another one"),
+    (
+        lambda _, bad: cs.ForEachProgress().merge(bad),
+        NO_RECORDS,
+        "expected a ForEachProgress to merge with",
+    ),
     (lambda _, bad: cs.Retention(flows=bad), SPANS, "a retention must be between 0"),
     (lambda _, bad: cs.Retention(waits=bad), NO_SPANS, "a retention must be a timedelta"),
     # how a store is opened

@@ -18,10 +18,15 @@ from pyroaring import BitMap64
 import catga_store as cs
 from catga_store.codec.bitmaps import decode_bitmap
 from catga_store.codec.bitmaps import encode_bitmap
+from catga_store.core import envelope
 from catga_store.model.index_set import IndexSet
 from catga_store.model.index_set import bitmap_of
 from catga_store.model.index_set import missing
+from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Record
 
+KEY = Key("progress", "f", 0)
 HUGE = pytest.param(10**5000, id="huge")  # Python refuses to print it
 
 small = st.integers(0, 30)  # dense, so that runs join and split
@@ -155,6 +160,64 @@ def check_decoding(data: bytes) -> None:
     assert first <= decoded
     decoded.add(7)
     decoded.discard(8)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), min_size=1, max_size=3))
+def test_a_damaged_record_is_corrupt_or_another_progress(damage: list[tuple[int, int]]) -> None:
+    """Whatever bytes of its body are changed, no other error is raised and the sets are disjoint."""
+    body = bytearray(envelope.encode_progress(cs.ForEachProgress(range(300), [301, 305])))
+    for at, byte in damage:
+        body[at % len(body)] = byte
+
+    try:
+        found = envelope.decode_progress(KEY, Record(Head(1, 0, 0, 0), bytes(body)))
+    except cs.CorruptRecordError:
+        return
+
+    assert found.processed_indices.isdisjoint(found.failed_indices)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}\n",
+        b"[]\n",
+        b'{"layout":2,"last":0,"processed":0,"failed":0,"sizes":[8,8]}\n' + bytes(16),
+        b'{"layout":1,"last":-1,"processed":0,"failed":0,"sizes":[8,8]}\n' + bytes(16),
+        b'{"layout":1,"last":0,"processed":1,"failed":0,"sizes":[8,8]}\n' + bytes(16),
+        b'{"layout":1,"last":0,"processed":0,"failed":0,"sizes":[8,9]}\n' + bytes(17),
+        b'{"layout":1,"last":0,"processed":0,"failed":0,"sizes":[8]}\n' + bytes(8),
+        b'{"layout":1,"last":0,"processed":0,"failed":0,"sizes":["a",{}]}\n' + bytes(16),
+        b'{"layout":1,"last":0,"processed":-1,"failed":1,"sizes":[8,26]}\n'
+        + bytes(8)
+        + encode_bitmap(bitmap_of([1])),
+        b'{"layout":1,"last":0,"processed":1,"failed":0,"sizes":[30,8]}\n'
+        + encode_bitmap(BitMap64([2**64 - 1]))
+        + bytes(8),
+    ],
+)
+def test_a_record_that_is_no_progress_is_corrupt(body: bytes) -> None:
+    """Of another layout, with other counts or sizes than it says, or with an index that cannot be."""
+    with pytest.raises(cs.CorruptRecordError, match="progress 'f' step 0 cannot be read"):
+        envelope.decode_progress(KEY, Record(Head(1, 0, 0, 0), body))
+
+
+def test_equal_sets_are_not_a_change() -> None:
+    """Three neighbours that were marked one by one are the three that were assigned as a range."""
+    store = cs.MemoryStore()
+    progress = cs.ForEachProgress(range(3), last_processed_index=2)
+    store.save_for_each_progress("f", 0, progress)
+    with store.begin() as session:
+        found = session.get_for_each_progress("f", 0)
+        assert found is not None
+        found.processed_indices = ()
+        for index in range(3):
+            found.mark(index)
+
+        assert session.dirty == ()
+        found.mark(0, ok=False)
+        assert session.dirty == (found,)
 
 
 @pytest.mark.parametrize("bad", [True, -1, 2**63 - 1, HUGE, 1.0, "1", None])
