@@ -65,7 +65,9 @@ class _Batch(NamedTuple):
     """An atomic batch that waits to be sent."""
 
     messages: tuple[Message, ...]
-    flight: Asked
+    epoch: int
+    """The connection that it must go over, or 0."""
+    asked: Asked
 
 
 class NatsLink:
@@ -94,6 +96,7 @@ class NatsLink:
         self._opening: asyncio.Timeout | None = None
         self._refused: StoreConfigError | None = None
         self._inbox: Inbox | None = None
+        self._watched: tuple[str, ...] = ()
         self._queue: list[_Batch] = []
         self._reads: list[tuple[Ask, asyncio.Future[Answer]]] = []
         self._reading = 0
@@ -122,7 +125,9 @@ class NatsLink:
         """The reply. Cancelled while it waits, the request may have been sent and applied."""
         inbox = self._usable() or await self._connected()
         if isinstance(request, Greet):
-            return self._greeting()
+            self._watched = request.watched
+            await inbox.watch(request.watched)
+            return self._greeting(inbox)
 
         if isinstance(request, Publish):
             return await self._begin(inbox, request).ended
@@ -229,6 +234,7 @@ class NatsLink:
         inbox = self._inbox = Inbox(client, self._timeout)
         try:
             await inbox.open()
+            await inbox.watch(self._watched)
         except BaseException as error:
             self._inbox = None
             if self._owned:  # nobody else knows it, also when a cancellation stops us here
@@ -334,19 +340,22 @@ class NatsLink:
 
     # what is asked ----------------------------------------------------------------------------------
 
-    def _greeting(self) -> Greeting:
+    def _greeting(self, inbox: Inbox) -> Greeting:
         client: Any = self._client
         # Public names tell the version only; the rest of INFO has none.
         info: dict[str, Any] = client._server_info  # noqa: SLF001  see above
         return Greeting(
-            str(info["version"]), bool(info.get("jetstream", False)), int(client.max_payload)
+            str(info["version"]),
+            bool(info.get("jetstream", False)),
+            int(client.max_payload),
+            inbox.epoch,
         )
 
     def _begin(self, inbox: Inbox, request: Publish) -> Asked:
         return (
-            self._join(request.messages)
+            self._join(request)
             if request.atomic
-            else inbox.ask(request.messages, flat=True)
+            else inbox.ask(request.messages, flat=True, epoch=request.epoch)
         )
 
     # reads together -----------------------------------------------------------------------------------
@@ -386,32 +395,33 @@ class NatsLink:
 
     # atomic batches -----------------------------------------------------------------------------------
 
-    def _join(self, messages: tuple[Message, ...]) -> Asked:
+    def _join(self, request: Publish) -> Asked:
         """Send a batch with others that come while one is in flight."""
-        subjects = [message.subject for message in messages]
-        batch = _Batch(messages, Asked(asyncio.get_running_loop().create_future(), subjects))
+        subjects = [message.subject for message in request.messages]
+        asked = Asked(asyncio.get_running_loop().create_future(), subjects)
+        batch = _Batch(request.messages, request.epoch, asked)
         self._queue.append(batch)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_batches())
 
-        return batch.flight
+        return batch.asked
 
     async def _send_batches(self) -> None:
         try:
             while self._queue:
                 group: list[_Batch] = [self._queue.pop(0)]
                 number, size = len(group[0].messages), _size(group[0])
-                subjects = set(group[0].flight.subjects)
+                subjects = set(group[0].asked.subjects)
                 while self._queue:
                     batch = self._queue[0]
                     number += len(batch.messages)
                     size += _size(batch)
                     # Of two that write the same record one is refused, and all that go with it.
-                    apart = subjects.isdisjoint(batch.flight.subjects)
+                    apart = subjects.isdisjoint(batch.asked.subjects)
                     if number > _BATCH_MOST or size > _BATCH_BYTES or not apart:
                         break
 
-                    subjects.update(batch.flight.subjects)
+                    subjects.update(batch.asked.subjects)
                     group.append(self._queue.pop(0))
 
                 await self._send_group(group)
@@ -421,16 +431,20 @@ class NatsLink:
     async def _send_group(self, group: list[_Batch]) -> None:
         try:
             inbox = await self._connected()
+            group = _of_connection(group, inbox)
+            if not group:
+                return
+
             messages = [message for batch in group for message in batch.messages]
             ((answer,),) = await inbox.ask_batch(messages, os.urandom(11).hex()).ended
         except (NotSentError, ReplyLostError, StoreConfigError) as error:
             for batch in group:
-                batch.flight.fail(error)
+                batch.asked.fail(error)
 
             return
         except BaseException as error:
             for batch in group:
-                batch.flight.fail(ReplyLostError(f"the batch was given up: {error!r}"))
+                batch.asked.fail(ReplyLostError(f"the batch was given up: {error!r}"))
 
             raise
 
@@ -446,10 +460,22 @@ class NatsLink:
         last = ack.get("seq", 0)
         for batch in reversed(group):
             if stored:
-                answer = Answer(0, {}, json.encode({"seq": last}))
+                answer = Answer(0, {}, json.encode({"seq": last}), answer.epoch)
                 last -= len(batch.messages)
 
-            batch.flight.settle((answer,))
+            batch.asked.settle((answer,))
+
+
+def _of_connection(group: list[_Batch], inbox: Inbox) -> list[_Batch]:
+    """The batches that may go over the connection there is; the others are answered."""
+    fitting: list[_Batch] = []
+    for batch in group:
+        if batch.epoch in {0, inbox.epoch}:
+            fitting.append(batch)
+        else:
+            batch.asked.settle((inbox.moved(),))
+
+    return fitting
 
 
 def _ask_all(inbox: Inbox, request: Asks) -> Asked:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from nats.aio.transport import TcpTransport
 from catga_store.drivers.in_flight import InFlight
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
+from catga_store.stores.nats.transport import MOVED
 from catga_store.stores.nats.transport import Answer
 from catga_store.stores.nats.transport import Message
 
@@ -37,6 +39,9 @@ __all__ = ["Asked", "Inbox"]
 _AROUND_HEADERS = len("NATS/1.0\r\n\r\n")
 
 _VERSION_LENGTH = len("NATS/1.0")
+
+_epochs = itertools.count(1)
+"""Numbers of connections. A forked child counts on from its parent's, so it never meets one again."""
 
 _Receive: TypeAlias = Callable[[bytes, bytes, bytes | None], None]
 """Takes the subject, payload and headers of a message."""
@@ -61,7 +66,7 @@ class Asked(InFlight):
 class Inbox:
     """Requests on one connection, each with one answer or a stream of them.
 
-    `timeout`, in seconds, is what a flight may take until its last answer. Whatever is on its way
+    `timeout`, in seconds, is what a asked may take until its last answer. Whatever is on its way
     then, or when the connection breaks, has lost its reply.
     """
 
@@ -78,11 +83,24 @@ class Inbox:
         self._subscription: Any = None
         self._landed: asyncio.Future[None] | None = None
         self._drains: set[asyncio.Task[None]] = set()
+        self._watched: dict[str, Any] = {}
+        self._info: Any = None
+        self._epoch = 0
 
     @property
     def flying(self) -> int:
         """How many requests are in flight."""
         return len(self._flying)
+
+    @property
+    def epoch(self) -> int:
+        """The number of the connection that is there now: another one after each reconnect."""
+        # Each connection begins with an INFO of its own; that it has come is known before any use.
+        info = self._client._server_info  # noqa: SLF001  see above
+        if info is not self._info:
+            self._info, self._epoch = info, next(_epochs)
+
+        return self._epoch
 
     async def open(self) -> None:
         """Listen to the inbox; errors of nats-py pass."""
@@ -91,8 +109,18 @@ class Inbox:
         # What is written here would overtake it, as long as the client library has not sent it.
         await self._client.flush()
 
+    async def watch(self, subjects: Sequence[str]) -> None:
+        """Count a message on one of these subjects as a new connection; errors of nats-py pass."""
+        for subject in subjects:
+            if subject not in self._watched:
+                self._watched[subject] = one = await self._client.subscribe(subject)
+                _routes_of(self._client)[one._id] = self._notice  # noqa: SLF001  see above
+
+    def _notice(self, *_message: object) -> None:
+        self._epoch = next(_epochs)
+
     async def close(self) -> None:
-        """Wait for what is on its way, no longer than a flight may take, and listen no more."""
+        """Wait for requests in flight, no longer than one may take, then unsubscribe."""
         if self._flying and self._client.is_connected:
             self._landed = self._loop.create_future()
             with contextlib.suppress(TimeoutError):
@@ -103,35 +131,49 @@ class Inbox:
         if self._subscription is None:
             return
 
-        _routes_of(self._client).pop(self._subscription._id, None)  # noqa: SLF001  see above
-        if self._client.is_connected:
-            with contextlib.suppress(nats_errors.Error):
-                await self._subscription.unsubscribe()
+        for subscription in (self._subscription, *self._watched.values()):
+            _routes_of(self._client).pop(subscription._id, None)  # noqa: SLF001  see above
+            if self._client.is_connected:
+                with contextlib.suppress(nats_errors.Error):
+                    await subscription.unsubscribe()
 
     # sending ----------------------------------------------------------------------------------------
 
     def ask(
-        self, messages: Sequence[Message], *, many: Sequence[bool] = (), flat: bool = False
+        self,
+        messages: Sequence[Message],
+        *,
+        many: Sequence[bool] = (),
+        flat: bool = False,
+        epoch: int = 0,
     ) -> Asked:
         """Send messages; each is answered by one message, those of `many` until one has a status.
 
         The reply is the answers to each; with `flat` the one to each. `NotSentError`, `ReplyLostError`.
         """
-        flight = self._flight([message.subject for message in messages], len(messages), many)
-        flight.flat = flat
-        token = flight.first
+        asked = self._ask([message.subject for message in messages], len(messages), many)
+        asked.flat = flat
+        if epoch and epoch != self.epoch:
+            asked.settle(tuple(self.moved() for _ in messages))
+            return asked
+
+        token = asked.first
         data: list[bytes] = []
         longest = 0
         for message in messages:
             longest = max(longest, _pack(data, message, f"{self.prefix}{token}", message.headers))
             token += 1
 
-        self._send(flight, data, longest)
-        return flight
+        self._send(asked, data, longest)
+        return asked
+
+    def moved(self) -> Answer:
+        """The answer to a publish that names another connection than the one that is there."""
+        return Answer(MOVED, {"Description": "the connection was made again"}, b"", self.epoch)
 
     def ask_batch(self, messages: Sequence[Message], name: str) -> Asked:
         """Send messages as one atomic batch, which has one answer."""
-        flight = self._flight([message.subject for message in messages], 1, ())
+        asked = self._ask([message.subject for message in messages], 1, ())
         data: list[bytes] = []
         longest = 0
         for number, message in enumerate(messages, start=1):
@@ -143,17 +185,17 @@ class Inbox:
             reply = ""
             if number == len(messages):
                 headers["Nats-Batch-Commit"] = "1"
-                reply = f"{self.prefix}{flight.first}"
+                reply = f"{self.prefix}{asked.first}"
 
             longest = max(longest, _pack(data, message, reply, headers))
 
-        self._send(flight, data, longest)
-        return flight
+        self._send(asked, data, longest)
+        return asked
 
     def tell(self, messages: Sequence[Message]) -> Asked:
         """Send messages that nobody answers, or lose them; the reply is empty, at once."""
-        flight = Asked(self._loop.create_future(), ())
-        flight.settle(())
+        asked = Asked(self._loop.create_future(), ())
+        asked.settle(())
         if self._client.is_connected:
             data: list[bytes] = []
             for message in messages:
@@ -161,36 +203,36 @@ class Inbox:
 
             self._write(data)
 
-        return flight
+        return asked
 
-    def _flight(self, subjects: Sequence[str], number: int, many: Sequence[bool]) -> Asked:
-        flight = Asked(self._loop.create_future(), subjects)
-        flight.answers = [[]] if number == 1 else [[] for _ in range(number)]
-        flight.left = number
-        flight.many = many
-        flight.first = self._number
-        flight.deadline = self._loop.time() + self._timeout
+    def _ask(self, subjects: Sequence[str], number: int, many: Sequence[bool]) -> Asked:
+        asked = Asked(self._loop.create_future(), subjects)
+        asked.answers = [[]] if number == 1 else [[] for _ in range(number)]
+        asked.left = number
+        asked.many = many
+        asked.first = self._number
+        asked.deadline = self._loop.time() + self._timeout
         self._number += number
-        return flight
+        return asked
 
-    def _send(self, flight: Asked, data: list[bytes], longest: int) -> None:
+    def _send(self, asked: Asked, data: list[bytes], longest: int) -> None:
         if not self._client.is_connected:
-            flight.fail(NotSentError("the connection to NATS is lost"))
+            asked.fail(NotSentError("the connection to NATS is lost"))
             return
 
         most = self._client.max_payload
         if longest > most:
-            flight.fail(
+            asked.fail(
                 NotSentError(f"a message is larger than the {most} bytes that the server takes")
             )
             return
 
-        self._flying[flight] = None
-        for token in range(flight.first, flight.first + flight.left):
-            self._expected[token] = flight
+        self._flying[asked] = None
+        for token in range(asked.first, asked.first + asked.left):
+            self._expected[token] = asked
 
         if self._timer is None:
-            self._timer = self._loop.call_at(flight.deadline, self._expire)
+            self._timer = self._loop.call_at(asked.deadline, self._expire)
 
         self._write(data)
 
@@ -235,26 +277,26 @@ class Inbox:
         except ValueError:
             return  # nobody asked for it
 
-        flight = self._expected.get(token)
-        if flight is None:
+        asked = self._expected.get(token)
+        if asked is None:
             return
 
-        answer = _answer(data, headers)
-        place = token - flight.first
-        flight.answers[place].append(answer)
-        if answer.status or not (flight.many and flight.many[place]):
+        answer = _answer(data, headers, self.epoch)
+        place = token - asked.first
+        asked.answers[place].append(answer)
+        if answer.status or not (asked.many and asked.many[place]):
             del self._expected[token]
-            flight.left -= 1
-            if not flight.left:
-                self._land(flight)
-                flight.settle(
-                    tuple([one[0] for one in flight.answers])
-                    if flight.flat
-                    else tuple(map(tuple, flight.answers))
+            asked.left -= 1
+            if not asked.left:
+                self._land(asked)
+                asked.settle(
+                    tuple([one[0] for one in asked.answers])
+                    if asked.flat
+                    else tuple(map(tuple, asked.answers))
                 )
 
-    def _land(self, flight: Asked) -> None:
-        del self._flying[flight]
+    def _land(self, asked: Asked) -> None:
+        del self._flying[asked]
         if self._landed is not None and not self._flying and not self._landed.done():
             self._landed.set_result(None)
 
@@ -262,35 +304,35 @@ class Inbox:
         """Give up what is too old. All have the same time, so they are due in the order they came."""
         self._timer = None
         now = self._loop.time()
-        for flight in list(self._flying):
-            if flight.deadline > now:
-                self._timer = self._loop.call_at(flight.deadline, self._expire)
+        for asked in list(self._flying):
+            if asked.deadline > now:
+                self._timer = self._loop.call_at(asked.deadline, self._expire)
                 return
 
-            self._fail(flight, ReplyLostError(f"NATS did not answer in {self._timeout:g} s"))
+            self._fail(asked, ReplyLostError(f"NATS did not answer in {self._timeout:g} s"))
 
-    def _fail(self, flight: Asked, error: Exception) -> None:
-        for token in range(flight.first, flight.first + len(flight.answers)):
+    def _fail(self, asked: Asked, error: Exception) -> None:
+        for token in range(asked.first, asked.first + len(asked.answers)):
             self._expected.pop(token, None)
 
-        self._land(flight)
-        flight.fail(error)
+        self._land(asked)
+        asked.fail(error)
 
     def fail_all(self, error: Exception) -> None:
         """Nothing that is on its way will be answered."""
         self._gathered = None if self._gathered is None else []  # its turn comes still
-        for flight in list(self._flying):
-            self._fail(flight, error)
+        for asked in list(self._flying):
+            self._fail(asked, error)
 
     def fail_those_to(
         self, is_meant: Callable[[str], bool], error_of: Callable[[str], Exception]
     ) -> bool:
         """Fail what is on its way to such a subject; whether anything was."""
         known = False
-        for flight in list(self._flying):
-            subject = next(filter(is_meant, flight.subjects), None)
+        for asked in list(self._flying):
+            subject = next(filter(is_meant, asked.subjects), None)
             if subject is not None:
-                self._fail(flight, error_of(subject))
+                self._fail(asked, error_of(subject))
                 known = True
 
         return known
@@ -337,10 +379,10 @@ def _pack(data: list[bytes], message: Message, reply: str, headers: dict[str, st
     return len(line) + size
 
 
-def _answer(data: bytes, raw: bytes | None) -> Answer:
+def _answer(data: bytes, raw: bytes | None, epoch: int = 0) -> Answer:
     """A message that came: `NATS/1.0 404 No Results` is a status and its description."""
     if not raw:
-        return Answer(0, {}, data)
+        return Answer(0, {}, data, epoch)
 
     first, *lines = raw.decode("utf-8", "replace").split("\r\n")
     try:
@@ -350,12 +392,12 @@ def _answer(data: bytes, raw: bytes | None) -> Answer:
         headers = {name: value.strip() for name, _, value in pairs}
 
     if len(first) == _VERSION_LENGTH:
-        return Answer(0, headers, data)
+        return Answer(0, headers, data, epoch)
 
     _, _, rest = first.partition(" ")
     status, _, description = rest.strip().partition(" ")
     if not status.isdecimal():
-        return Answer(0, headers, data)
+        return Answer(0, headers, data, epoch)
 
     headers["Description"] = description
-    return Answer(int(status), headers, data)
+    return Answer(int(status), headers, data, epoch)

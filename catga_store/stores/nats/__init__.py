@@ -112,7 +112,6 @@ from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.listings import NatsListings
 from catga_store.stores.nats.reading import NatsReader
 from catga_store.stores.nats.resolving import NatsResolver
-from catga_store.stores.nats.setup import lay_out
 from catga_store.stores.nats.setup import prepare
 from catga_store.stores.nats.sweeping import NatsSweeper
 
@@ -129,6 +128,7 @@ class NatsProtocol:
         replicas: int = 1,
         max_bytes: int | None = None,
         stale_reads: bool = False,
+        create: bool = True,
         partitions: int = 1,
         timeout: float = 10.0,
     ) -> None:
@@ -149,8 +149,8 @@ class NatsProtocol:
             replicas=replicas,
             max_bytes=-1 if max_bytes is None else max_bytes,
             stale_reads=stale_reads,
+            create=create,
         )
-        self._lay_out = partial(lay_out, self._exchange, self._layout, partitions)
         self._prepared = False
         self._handlers: dict[type, Callable[[Any], Conversation[Any]]] = {
             Read: self._read,
@@ -221,8 +221,6 @@ class NatsProtocol:
 
     def _clear(self, _request: Clear) -> Conversation[None]:
         yield from self._resolver.clear()
-        with suppress(StoreUnavailableError):  # it was cleared: whoever opens it next lays it out
-            yield from self._lay_out(self._exchange.deadline())
 
     def _ping(self, _request: Ping) -> Conversation[None]:
         yield from self._exchange.fetch([self._layout.layout], self._exchange.deadline())

@@ -54,6 +54,7 @@ from catga_store.stores.nats.reading import keep
 from catga_store.stores.nats.resolving import NatsResolver
 from catga_store.stores.nats.sending import NatsSender
 from catga_store.stores.nats.tables import NatsTables
+from catga_store.stores.nats.tables import Write
 from catga_store.stores.nats.transport import Message
 
 __all__ = ["NatsCommits"]
@@ -142,7 +143,13 @@ class NatsCommits:
 
     def _commit_at_once(self, request: Commit, deadline: Deadline) -> Conversation[Reply | None]:
         """The commit of flows without reading them; `None` if they must be read after all."""
-        plan = Plan([], [], [], [])
+        if self.exchange.must_look() and any(
+            isinstance(change, Put) and change.expected is not None for change in request.changes
+        ):
+            yield from self.exchange.look(deadline)
+
+        trust = self.exchange.trust
+        plan = Plan([], [], [], [], self.exchange.epoch)
         heads: list[Head] = []
         for change in request.changes:
             head = None
@@ -164,7 +171,7 @@ class NatsCommits:
         if log or plan.entries or plan.purges:
             ack = yield from self._sender.send(plan, log, deadline)
         else:
-            ack = yield from self._sender.send_alone(plan.records[0][1], deadline)
+            ack = yield from self._sender.send_alone(plan.records[0][1], plan.epoch, deadline)
 
         if not ack.sequence or ack.duplicate:
             return None
@@ -173,6 +180,7 @@ class NatsCommits:
         for sequence, head in enumerate(heads, start=ack.sequence):
             revision = revision_at(request.id, sequence)
             self._reader.remember(revision, Known(head.commits, ""))
+            self._reader.trusts(revision, trust)
             outcomes.append(Outcome(head.version, revision, head.status, head.created_ms))
 
         return Applied(tuple(outcomes))
@@ -184,11 +192,15 @@ class NatsCommits:
         known = UNKNOWN
         if change.expected is not None:
             sequence = sequence_of(change.expected)
-            if old is None or sequence is None or old.revision != change.expected:
+            if (
+                old is None
+                or sequence is None
+                or old.revision != change.expected
+                or not self._reader.is_trusted(change.expected)
+            ):
                 return None
 
             expected = sequence
-
             held = old.owner is not None and old.due_ms is not None and old.due_ms > request.now_ms
             expired = old.expires_ms is not None and old.expires_ms <= request.now_ms
             if expired or (change.claiming and held):
@@ -243,6 +255,7 @@ class NatsCommits:
                     )
                 )
 
+        trust = self.exchange.trust
         reply, tables = yield from self._reader.decide(
             lambda tables: apply(tables, request), subjects, deadline, request.id
         )
@@ -259,7 +272,7 @@ class NatsCommits:
             return reply  # what one read found needs no check
 
         yield from self._sender.upload(request.id, writes, deadline)
-        plan = self._planner.plan(request.id, writes, reads)
+        plan = self._planner.plan(request.id, writes, reads, tables.epoch)
         plan.purges.extend((dropped, False) for dropped in tables.dropped)
         head: list[Message] = []
         if len(request.changes) > 1 or len(plan.records) > 1:
@@ -276,12 +289,7 @@ class NatsCommits:
             for place, (key, _) in enumerate(plan.records)
             if key.kind != WAIT
         }
-        for write in writes:
-            if write.plain is not None and not write.moved:
-                revision = revision_at(request.id, sequences[write.key])
-                known = Known(write.plain[0].commits, write.plain[1].generation)
-                self._reader.remember(revision, known)
-
+        self._remember_written(request.id, writes, sequences, trust)
         return Applied(
             tuple(
                 [
@@ -290,6 +298,17 @@ class NatsCommits:
                 ]
             )
         )
+
+    def _remember_written(
+        self, commit_id: str, writes: list[Write], sequences: dict[Key, int], trust: int
+    ) -> None:
+        for write in writes:
+            if write.plain is not None and not write.moved:
+                revision = revision_at(commit_id, sequences[write.key])
+                known = Known(write.plain[0].commits, write.plain[1].generation)
+                self._reader.remember(revision, known)
+                if write.key.kind == FLOW:
+                    self._reader.trusts(revision, trust)
 
     def _remember_lives(self, request: Commit, tables: NatsTables) -> None:
         for change in request.changes:
@@ -338,7 +357,7 @@ class NatsCommits:
 
                     return result
 
-                plan = self._planner.plan(commit_id, writes, [])
+                plan = self._planner.plan(commit_id, writes, [], tables.epoch)
                 plan.purges.extend((dropped, False) for dropped in tables.dropped)
                 plan.records[0][1].headers["Nats-Msg-Id"] = commit_id
                 try:

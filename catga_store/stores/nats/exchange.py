@@ -11,6 +11,7 @@ import base64
 import random
 import sys
 import time
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from catga_store.protocol.conversation import Pause
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.stores.nats.layout import NOTHING
 from catga_store.stores.nats.layout import Stored
+from catga_store.stores.nats.transport import MOVED
 from catga_store.stores.nats.transport import Answer
 from catga_store.stores.nats.transport import Ask
 from catga_store.stores.nats.transport import Asks
@@ -44,6 +46,8 @@ _OVERLAP = 1000
 """Pages of names are counted by the server each time again: they overlap, because names may go."""
 _ASKS_AT_ONCE = 256
 _PAUSES = (0.002, 0.25)
+_LOOK_SECONDS = 1.0
+"""How long what the leader said of the stream is relied upon: less than any election takes."""
 
 _END, _NOT_FOUND, _TOO_MANY, _NO_RESPONDERS = 204, 404, 413, 503
 _UP_TO = "Nats-UpTo-Sequence"
@@ -84,6 +88,8 @@ class Ack(NamedTuple):
     """Why it will not be stored."""
     in_part: bool = False
     """Of a batch the first messages may be stored all the same."""
+    moved: bool = False
+    """It was not sent, because the connection was made again."""
 
 
 def api_error(answer: Answer) -> tuple[int, str]:
@@ -99,6 +105,14 @@ class NatsExchange:
     """Reads and publishes of one stream; `leader`: reads must see what its leader has acknowledged.
 
     `mark` is a subject that always holds a message.
+
+    **When the stream may have gone back.** A restore, or a power failure of a server that had not
+    flushed, takes back what was acknowledged, and the sequences come again. So a sequence that was
+    read is worth something only as long as nothing of the kind can have happened: `trust` stands
+    for that time. It changes with the connection (`epoch`), and whenever the stream was made or has
+    elected its leader anew, or ends before a sequence that was seen. Every publish names the
+    connection it may go over, and the first answer that comes over another one has the store
+    verified again (`verify`) before it is used.
     """
 
     def __init__(self, stream: str, timeout: float, mark: str) -> None:
@@ -107,6 +121,15 @@ class NatsExchange:
         self.timeout = timeout
         self.leader = False
         self.max_payload = 1024 * 1024
+        self.epoch = 0
+        """The connection over which the store was verified last."""
+        self.trust = 0
+        self.verify: Callable[[Deadline], Conversation[None]] | None = None
+        """Sees that the store is still there; set once it was used."""
+        self._verifying = False
+        self._stream: tuple[object, ...] = ()
+        self._last = 0
+        self._looked = 0.0
 
     def deadline(self) -> Deadline:
         return Deadline(self.timeout)
@@ -138,6 +161,9 @@ class NatsExchange:
                 text = str(error)
             else:
                 if all(one and one[0].status != _NO_RESPONDERS for one in answers):
+                    if answers and self.verify is not None and not self._verifying:
+                        yield from self._met(answers[0][0].epoch, deadline)
+
                     return answers
 
                 why = None
@@ -150,6 +176,52 @@ class NatsExchange:
                 raise StoreUnavailableError(f"{text}; nothing was read or written") from why
 
             yield deadline.pause()
+
+    # the stream of now ----------------------------------------------------------------------------
+
+    def _met(self, epoch: int, deadline: Deadline) -> Conversation[None]:
+        """An answer came over this connection: verify the store if it is a new one."""
+        if epoch == self.epoch or self.verify is None:
+            return
+
+        self._verifying = True
+        try:
+            yield from self.verify(deadline)
+        finally:
+            self._verifying = False
+
+        self.trusted_from(epoch)
+
+    def trusted_from(self, epoch: int) -> None:
+        """Rely on what is read from now on, over this connection."""
+        self.epoch = epoch
+        self.trust += 1
+
+    def settle(self, deadline: Deadline) -> Conversation[None]:
+        """Verify the store if the connection is a new one."""
+        yield from self.fetch([self.mark], deadline)
+
+    def must_look(self) -> bool:
+        """Whether the leader was not asked for some time."""
+        return time.monotonic() - self._looked > _LOOK_SECONDS
+
+    def look(self, deadline: Deadline) -> Conversation[None]:
+        """Ask the leader whether the stream is the one that it was, and went only on."""
+        last = self._last
+        self.heed((yield from self.api("INFO", {}, deadline)), last)
+
+    def heed(self, info: dict[str, Any], last: int = 0) -> None:
+        """Take note of what the leader said; `last` is the highest sequence seen when it was asked."""
+        cluster: dict[str, Any] = info.get("cluster") or {}
+        stream = info.get("created"), cluster.get("leader"), cluster.get("leader_since")
+        now = int(info.get("state", {}).get("last_seq", 0))
+        if stream != self._stream or now < last:
+            self._stream = stream
+            self._last = now
+            self.trust += 1
+
+        self._last = max(self._last, now)
+        self._looked = time.monotonic()
 
     def api(
         self, verb: str, payload: dict[str, Any], deadline: Deadline
@@ -358,7 +430,7 @@ class NatsExchange:
 
     def publish(self, messages: Sequence[Message], *, atomic: bool) -> Conversation[list[Ack]]:
         """Send messages once. `NotSentError` and `ReplyLostError` pass, a refusal is raised."""
-        acks = yield from self.publish_apart(messages, atomic=atomic)
+        acks = yield from self.publish_apart(messages, atomic=atomic, epoch=self.epoch)
         for ack in acks:
             if ack.refusal is not None:
                 raise ack.refusal
@@ -366,10 +438,13 @@ class NatsExchange:
         return acks
 
     def publish_apart(
-        self, messages: Sequence[Message], *, atomic: bool
+        self, messages: Sequence[Message], *, atomic: bool, epoch: int
     ) -> Conversation[list[Ack]]:
-        """The same, but a refusal is told with the message it is of: others may have been stored."""
-        answers: tuple[Answer, ...] = yield Publish(tuple(messages), atomic)
+        """The same, but a refusal comes with the message it is of: others may have been stored.
+
+        `epoch`: the connection that was used when the expected sequences were read.
+        """
+        answers: tuple[Answer, ...] = yield Publish(tuple(messages), atomic, epoch)
         return [self.ack(answer) for answer in answers]
 
     def ack(self, answer: Answer) -> Ack:
@@ -377,10 +452,15 @@ class NatsExchange:
         if answer.status == _NO_RESPONDERS:
             return Ack(0, text="JetStream does not answer: no server leads the stream")
 
+        if answer.status == MOVED:
+            return Ack(0, raced=True, moved=True, text=answer.headers["Description"])
+
         reply: dict[str, Any] = json.decode(answer.data)
         error = reply.get("error")
         if error is None:
-            return Ack(int(reply["seq"]), bool(reply.get("duplicate")))
+            sequence = int(reply["seq"])
+            self._last = max(self._last, sequence)
+            return Ack(sequence, bool(reply.get("duplicate")))
 
         code = int(error.get("err_code", 0))
         text = f"{error.get('description', '')} ({code})"
@@ -416,14 +496,17 @@ class NatsExchange:
                 if not left:
                     return sequences
 
+                if any(ack.moved for ack in acks):
+                    yield from self.settle(deadline)
+
             if deadline.has_passed():
                 raise StoreUnavailableError(f"{text}; no record was written") from why
 
             yield deadline.pause()
 
-    def purge(self, deadline: Deadline) -> Conversation[None]:
-        """Remove everything, by one request that is sent once. `ReplyLostError` passes."""
-        ask = Ask(f"$JS.API.STREAM.PURGE.{self.stream}", b"")
+    def purge(self, before: int, deadline: Deadline) -> Conversation[None]:
+        """Remove everything before a sequence. `ReplyLostError` passes."""
+        ask = Ask(f"$JS.API.STREAM.PURGE.{self.stream}", json.encode({"seq": before}))
 
         while True:
             try:

@@ -51,6 +51,8 @@ class Plan(NamedTuple):
     entries: list[Message]
     purges: list[tuple[str, bool]]
     """What is in the way afterwards: a filter, and whether only before the commit."""
+    epoch: int = 0
+    """The connection over which the expected sequences were read."""
 
     def places(self) -> dict[Key, int]:
         """How far behind the log of the commit each record lies."""
@@ -123,8 +125,9 @@ class Planner:
         headers = {EXPECTED: "0", "Nats-TTL": f"{_LOG_SECONDS}s", "Nats-Msg-Id": request.id}
         return Message(log, payload, headers)
 
-    def plan(self, commit_id: str, writes: list[Write], checks: list[Message]) -> Plan:
-        plan = Plan([], checks, [], [])
+    def plan(self, commit_id: str, writes: list[Write], checks: list[Message], epoch: int) -> Plan:
+        """The messages of writes that were decided over what was read on connection `epoch`."""
+        plan = Plan([], checks, [], [], epoch)
 
         for write in writes:
             before, old_body = self._traces(write.key, write.before)

@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 _CHUNKS_AT_ONCE = 16
 _KEPT = 10_000
+_TRUSTED = 50_000
 _KEPT_TERMS = 64
 
 
@@ -50,6 +51,8 @@ class NatsReader:
         self.exchange = exchange
         self._known: dict[str, Known] = {}
         self._terms: dict[str, bytes] = {}
+        self._trusted: dict[str, int] = {}
+        """Revisions of flows that were read or written, and the exchange's `trust` of then."""
 
     def decide(
         self,
@@ -59,15 +62,22 @@ class NatsReader:
         commit_id: str = "",
     ) -> Conversation[tuple[T, NatsTables]]:
         """Run a rule over what it needs, read as it asks for it."""
+        trust, epoch = self.exchange.trust, self.exchange.epoch
         snapshot = Snapshot(bodies=dict(self._terms))
         snapshot.stored |= yield from self.exchange.fetch(subjects, deadline)
 
         while True:
-            tables = NatsTables(self.layout, snapshot, commit_id)
+            tables = NatsTables(self.layout, snapshot, commit_id, epoch)
             try:
-                return rule(tables), tables
+                result = rule(tables)
             except UnreadError as unread:
                 missing = unread
+            else:
+                if trust == self.exchange.trust:  # else something may have come in between
+                    for revision in tables.revisions:
+                        keep(self._trusted, revision, trust, _TRUSTED)
+
+                return result, tables
 
             yield from self._fill(snapshot, missing, deadline)
 
@@ -124,6 +134,14 @@ class NatsReader:
         return frozenset() if head is None else entries_of_flow(self.layout, key, head)
 
     # what is remembered ---------------------------------------------------------------------------
+
+    def is_trusted(self, revision: str) -> bool:
+        """Whether the sequence of a revision is worth something: the stream has not gone back since."""
+        return self._trusted.get(revision) == self.exchange.trust
+
+    def trusts(self, revision: str, trust: int) -> None:
+        """A flow was written and has this revision; `trust` is that of before the write."""
+        keep(self._trusted, revision, trust, _TRUSTED)
 
     def known(self, revision: str) -> Known:
         """What is known of the record that had this revision."""

@@ -82,6 +82,9 @@ class NatsResolver:
                 if deadline.has_passed():
                     raise uncertain(request.id, request.keys, error) from error
             else:
+                if ack.moved:
+                    yield from self.exchange.settle(deadline)
+
                 taken = ack.duplicate
                 if taken or ack.sequence:
                     continue
@@ -139,25 +142,36 @@ class NatsResolver:
     # clear ----------------------------------------------------------------------------------------
 
     def clear(self) -> Conversation[None]:
-        """Purge the whole stream, once: a second purge might come after others have written.
+        """Write the layout again, and purge what lies before it: the stream is never without one.
 
-        A message that says so is stored before: the purge was done when it is gone.
+        A message that says so is stored before: the purge was done when it is gone. What others write
+        after the layout stays, however late a purge comes, so it may be sent again.
         """
         deadline = self.exchange.deadline()
         commit_id = _CLEARING + new_commit_id()
         sign = Message(self.layout.log(commit_id), b'{"clearing":true}', {})
-        yield from self.exchange.surely([sign], deadline)
+        found = yield from self.exchange.fetch([self.layout.layout], deadline)
+        kept = Message(self.layout.layout, found[self.layout.layout].text or b"", {})
+        _, before = yield from self.exchange.surely([sign, kept], deadline)
+        lost: ReplyLostError | None = None
         try:
-            yield from self.exchange.purge(deadline)
-        except ReplyLostError as error:
-            try:
-                while (yield from self._is_there(sign.subject, deadline)):
-                    if deadline.has_passed():
-                        raise uncertain(commit_id, (), error) from error
+            while lost is None or (yield from self._is_there(sign.subject, deadline)):
+                try:
+                    yield from self.exchange.purge(before, deadline)
+                except ReplyLostError as error:
+                    lost = error
+                else:
+                    return
 
-                    yield deadline.pause()
-            except StoreUnavailableError as unavailable:
-                raise uncertain(commit_id, (), unavailable) from unavailable
+                if deadline.has_passed():
+                    raise uncertain(commit_id, (), lost) from lost
+
+                yield deadline.pause()
+        except StoreUnavailableError as error:
+            if lost is None:
+                raise
+
+            raise uncertain(commit_id, (), lost) from error
 
     def _resolve_clear(self, request: Resolve, deadline: Deadline) -> Conversation[Applied | None]:
         sign = self.layout.log(request.id)

@@ -124,7 +124,7 @@ class NatsSender:
                 )
                 raise CommitTooLargeError(text, size=len(messages), limit=_BATCH_MOST)
 
-            (ack,) = yield from self._sent(messages, atomic=True)
+            (ack,) = yield from self._sent(messages, plan.epoch, atomic=True)
             if ack.in_part:
                 ack = yield from self._what_is_there(messages, ack, deadline)
 
@@ -135,7 +135,9 @@ class NatsSender:
                 ack = ack._replace(sequence=ack.sequence - len(records) + 1)
         else:
             # Entries first: one that nobody needs is only passed over, one that is missing is lost.
-            *entries, ack = yield from self._sent([*plan.entries, *records], atomic=False)
+            *entries, ack = yield from self._sent(
+                [*plan.entries, *records], plan.epoch, atomic=False
+            )
             if ack.refusal is not None:
                 raise ack.refusal
 
@@ -158,10 +160,10 @@ class NatsSender:
 
         return ack
 
-    def send_alone(self, message: Message, deadline: Deadline) -> Conversation[Ack]:
+    def send_alone(self, message: Message, epoch: int, deadline: Deadline) -> Conversation[Ack]:
         """`send` for what most commits are: one record, with nothing before or after it."""
         try:
-            (answer,) = yield Publish((message,), atomic=False)
+            (answer,) = yield Publish((message,), atomic=False, epoch=epoch)
         except NotSentError as error:
             raise not_written(error) from error
 
@@ -203,9 +205,11 @@ class NatsSender:
                 message = f"the record was written and its index entries were not: {error}"
                 raise ReplyLostError(message) from error
 
-    def _sent(self, messages: list[Message], *, atomic: bool) -> Conversation[list[Ack]]:
+    def _sent(
+        self, messages: list[Message], epoch: int, *, atomic: bool
+    ) -> Conversation[list[Ack]]:
         try:
-            return (yield from self.exchange.publish_apart(messages, atomic=atomic))
+            return (yield from self.exchange.publish_apart(messages, atomic=atomic, epoch=epoch))
         except NotSentError as error:
             raise not_written(error) from error
 

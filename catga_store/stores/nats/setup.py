@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from functools import partial
 from typing import Any
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.failures import check_layout
+from catga_store.protocol.keys import new_commit_id
 from catga_store.stores.nats.exchange import Deadline
 from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.exchange import api_error
@@ -30,6 +32,8 @@ OLDEST = "2.12.3"
 """The first release whose atomic batches hold what the store puts into them."""
 
 _DUPLICATES_SECONDS = 600
+_EVENTS = ("DELETED", "RESTORE_COMPLETE", "LEADER_ELECTED")
+"""What the server announces when a stream may have gone back, to a user that may subscribe to it."""
 _NO_STREAM, _NAME_TAKEN, _SUBJECTS_TAKEN = 10059, 10058, 10065
 _NOT_ENABLED, _NO_REPLICAS = 10039, 10074
 
@@ -42,33 +46,66 @@ def prepare(
     replicas: int,
     max_bytes: int,
     stale_reads: bool,
+    create: bool = True,
 ) -> Conversation[None]:
-    """See that the store can be used, and make its stream if nobody has yet."""
+    """See that the store can be used, and make its stream if nobody has yet, unless not to `create`.
+
+    From then on the store is verified over each new connection: see `NatsExchange`.
+    """
     deadline = exchange.deadline()
-    greeting = yield from _greet(deadline)
+    greeting = yield from _greet(layout, deadline)
     _check_server(greeting)
     exchange.max_payload = greeting.max_payload
 
-    settings = yield from _settings(exchange, deadline)
-    if settings is None:
-        yield from _create(exchange, layout, replicas, max_bytes, deadline)
-        settings = yield from _settings(exchange, deadline)
+    while (settings := (yield from _settings(exchange, deadline))) is None:
+        if not create:
+            message = (
+                f"no store at the stream {layout.stream!r}: it does not exist, and create=False;"
+                " check the server, the account and the bucket, or open the store without create=False"
+            )
+            raise StoreConfigError(message)
 
-    if settings is None:
-        message = (
-            f"the stream {layout.stream!r} was removed while it was made; open the store again"
-        )
-        raise StoreUnavailableError(message)
+        yield from _create(exchange, layout, replicas, max_bytes, deadline)
+        if deadline.has_passed():
+            message = (
+                f"the stream {layout.stream!r} was created, and is not there yet; nothing was written;"
+                " open the store again"
+            )
+            raise StoreUnavailableError(message)
+
+        # Of several that create it at once in a cluster, some hear of it before its leader does.
+        yield deadline.pause()
 
     _check_settings(settings, layout, replicas)
     exchange.leader = int(settings.get("num_replicas", 1)) > 1 and not stale_reads
-    yield from lay_out(exchange, layout, partitions, deadline)
+    identity = yield from lay_out(exchange, layout, partitions, deadline, create=create)
+    exchange.trusted_from(greeting.epoch)
+    exchange.verify = partial(_verify, exchange, layout, identity)
 
 
-def _greet(deadline: Deadline) -> Conversation[Greeting]:
+def _verify(
+    exchange: NatsExchange, layout: NatsLayout, identity: str, deadline: Deadline
+) -> Conversation[None]:
+    """See that the store is still there; `StoreConfigError`."""
+    if (yield from _settings(exchange, deadline)) is None:
+        raise exchange.refusal(_NO_STREAM, "")
+
+    found = (yield from exchange.fetch([layout.layout], deadline))[layout.layout].text
+    if found is None or json.loads(found).get("store") != identity:
+        now = "is empty" if found is None else "holds another store"
+        message = (
+            f"the stream {layout.stream!r} {now}: the store that was opened is gone (the stream was"
+            " removed, or lost by a power failure, and made again); nothing was written; restore it"
+            " from a backup, or open the store again to use what is there"
+        )
+        raise StoreConfigError(message)
+
+
+def _greet(layout: NatsLayout, deadline: Deadline) -> Conversation[Greeting]:
+    watched = tuple(f"$JS.EVENT.ADVISORY.STREAM.{event}.{layout.stream}" for event in _EVENTS)
     while True:
         try:
-            greeting: Greeting = yield Greet()
+            greeting: Greeting = yield Greet(watched)
         except NotSentError as error:
             message = f"{error}; nothing was read or written"
             raise StoreUnavailableError(message) from error
@@ -135,7 +172,9 @@ def _settings(exchange: NatsExchange, deadline: Deadline) -> Conversation[dict[s
         ((answer,),) = yield from exchange.ask((ask,), deadline)
         code, text = api_error(answer)
         if not code:
-            settings: dict[str, Any] = json.loads(answer.data)["config"]
+            info: dict[str, Any] = json.loads(answer.data)
+            exchange.heed(info)
+            settings: dict[str, Any] = info["config"]
             return settings
 
         if code == _NO_STREAM:
@@ -239,15 +278,31 @@ def _check_settings(settings: dict[str, Any], layout: NatsLayout, replicas: int)
 
 
 def lay_out(
-    exchange: NatsExchange, layout: NatsLayout, partitions: int, deadline: Deadline
-) -> Conversation[None]:
-    """Store layout version and partitions, unless they are there, and check them."""
-    wanted = json.dumps({"layout": VERSION, "partitions": partitions}).encode()
+    exchange: NatsExchange,
+    layout: NatsLayout,
+    partitions: int,
+    deadline: Deadline,
+    *,
+    create: bool = True,
+) -> Conversation[str]:
+    """Store layout version, partitions and an identity, unless they are there, and check them.
+
+    Returns the identity: a store that is made again under the same name has another one.
+    """
+    fields = {"layout": VERSION, "partitions": partitions, "store": new_commit_id()}
+    wanted = json.dumps(fields).encode()
 
     while True:
         found = (yield from exchange.fetch([layout.layout], deadline))[layout.layout].text
         if found is not None:
             break
+
+        if not create:
+            text = (
+                f"no store in the stream {layout.stream!r}: it is empty, and create=False; restore a"
+                " backup, or open the store without create=False to begin an empty one"
+            )
+            raise StoreConfigError(text)
 
         message = Message(layout.layout, wanted, {"Nats-Expected-Last-Subject-Sequence": "0"})
         try:
@@ -261,3 +316,4 @@ def lay_out(
 
     stored = json.loads(found)
     check_layout(stored["layout"], stored["partitions"], known=VERSION, partitions=partitions)
+    return str(stored.get("store", ""))

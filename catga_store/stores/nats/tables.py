@@ -16,6 +16,7 @@ from typing import NoReturn
 from attrs import define
 from attrs import field
 
+from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -82,7 +83,9 @@ class Write(NamedTuple):
 class NatsTables:
     """What the rules of `protocol.rules` work on, for one commit; implements `Tables` as far as they ask."""
 
-    def __init__(self, layout: NatsLayout, snapshot: Snapshot, commit_id: str = "") -> None:
+    def __init__(
+        self, layout: NatsLayout, snapshot: Snapshot, commit_id: str = "", epoch: int = 0
+    ) -> None:
         self._layout = layout
         self._snapshot = snapshot
         self._commit = commit_id
@@ -90,6 +93,10 @@ class NatsTables:
         self._waits: dict[Key, WaitRecord | None] = {}
         self._changed: dict[Key, None] = {}
         self._moved: set[Key] = set()
+        self.epoch = epoch
+        """The connection that was used when the reading began."""
+        self.revisions: list[str] = []
+        """Those of the flows that were looked at."""
         self.dropped: list[str] = []
         """Filters of completions whose condition is gone."""
 
@@ -129,7 +136,11 @@ class NatsTables:
         if key in self._plain:
             return self._plain[key]
 
-        return decode_record(key, self.stored(key))
+        found = decode_record(key, self.stored(key))
+        if found is not None and key.kind == FLOW:
+            self.revisions.append(found[0].revision)
+
+        return found
 
     def head(self, key: Key) -> Head | None:
         found = self.plain(key)

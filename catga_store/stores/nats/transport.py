@@ -8,7 +8,10 @@ from attrs import define
 
 from catga_store.protocol.conversation import Request
 
-__all__ = ["Answer", "Ask", "Asks", "Greet", "Greeting", "Message", "Publish"]
+__all__ = ["MOVED", "Answer", "Ask", "Asks", "Greet", "Greeting", "Message", "Publish"]
+
+MOVED = 412
+"""Status of a publish that the link did not send: the connection is not the one that it names."""
 
 
 class Message(NamedTuple):
@@ -20,11 +23,15 @@ class Message(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One NATS message that came back; `status` is 0 unless the server sent one (404, 503)."""
+    """One NATS message that came back; `status` is 0 unless the server sent one (404, 503).
+
+    `epoch` is the connection that it came over; no two connections of a process have the same.
+    """
 
     status: int
     headers: dict[str, str]
     data: bytes
+    epoch: int = 0
 
 
 class Ask(NamedTuple):
@@ -57,10 +64,14 @@ class Publish(Request[tuple[Answer, ...]]):
 
     `atomic`: all or none of them, as one batch, which has one acknowledgement: the sequences end
     with the one it names. Otherwise each stands alone and they are stored in their order.
+
+    `epoch`: send only over this connection (`Answer.epoch`); over another one the answers are
+    `MOVED`, and nothing was sent. 0 is any connection.
     """
 
     messages: tuple[Message, ...]
     atomic: bool = False
+    epoch: int = 0
 
 
 class Greeting(NamedTuple):
@@ -69,8 +80,15 @@ class Greeting(NamedTuple):
     version: str
     jetstream: bool
     max_payload: int
+    epoch: int = 0
+    """The connection; see `Answer.epoch`."""
 
 
 @define
 class Greet(Request[Greeting]):
-    """Transport request of NATS: connect, unless that was done, and tell what the server has said."""
+    """Transport request of NATS: connect, unless that was done, and return what the server has said.
+
+    A message on one of the `watched` subjects counts as a new connection: see `Answer.epoch`.
+    """
+
+    watched: tuple[str, ...] = ()

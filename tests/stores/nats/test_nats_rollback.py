@@ -1,0 +1,362 @@
+"""A stream that went back: what was acknowledged is gone, and its sequences come again.
+
+A restore does that, and a power failure of a server that had not flushed. Client A holds records of
+before. Client B writes others that get the same sequences. Whatever A writes must be refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from typing import NamedTuple
+
+import nats
+import pytest
+
+import catga_store as cs
+from catga_store.stores.nats import exchange
+from catga_store.stores.nats.transport import Asks
+from catga_store.stores.nats.transport import Publish
+from catga_store.testing.servers import NatsCluster
+from catga_store.testing.servers import NatsServer
+
+STREAM = "KV_dslflows"
+NAMES = (
+    "update",
+    "one",
+    "two-a",
+    "two-b",
+    "mixed",
+    "check",
+    "delete",
+    "claimed",
+    "release",
+    "extend",
+)
+
+
+@pytest.fixture
+def server() -> Iterator[NatsServer]:
+    """Start a server that a test may send back."""
+    with NatsServer() as one:
+        yield one
+
+
+class Client:
+    """A few requests to the server itself."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def ask(self, subject: str, fields: object = None) -> dict[str, Any]:
+        payload = b"" if fields is None else json.dumps(fields).encode()
+        answer = await self._client.request(subject, payload, timeout=10)
+        reply: dict[str, Any] = json.loads(answer.data)
+        assert "error" not in reply, reply
+        return reply
+
+    async def snapshot(self) -> tuple[dict[str, Any], list[bytes]]:
+        chunks: list[bytes] = []
+        ended = asyncio.get_running_loop().create_future()
+
+        async def take(message: Any) -> None:
+            if message.data:
+                chunks.append(message.data)
+                if message.reply:
+                    await self._client.publish(message.reply, b"")
+
+            elif not ended.done():
+                ended.set_result(None)
+
+        inbox = self._client.new_inbox()
+        await self._client.subscribe(inbox, cb=take)
+        made = await self.ask(f"$JS.API.STREAM.SNAPSHOT.{STREAM}", {"deliver_subject": inbox})
+        await asyncio.wait_for(ended, 10)
+        return made, chunks
+
+    async def restore(self, made: dict[str, Any], chunks: list[bytes]) -> None:
+        await self.ask(f"$JS.API.STREAM.DELETE.{STREAM}")
+        wanted = {"config": made["config"], "state": made["state"]}
+        begun = await self.ask(f"$JS.API.STREAM.RESTORE.{STREAM}", wanted)
+        for chunk in [*chunks, b""]:
+            await self._client.request(begun["deliver_subject"], chunk, timeout=10)
+
+
+def with_client(url: str, use: Callable[[Client], Any]) -> Any:
+    """Do something over a connection of its own."""
+
+    async def go() -> Any:
+        connect: Any = nats.connect
+        client = await connect(url)
+        try:
+            return await use(Client(client))
+        finally:
+            await client.close()
+
+    return asyncio.run(go())
+
+
+def last_sequence(url: str) -> int:
+    """Return where the stream ends."""
+    info = with_client(url, lambda client: client.ask(f"$JS.API.STREAM.INFO.{STREAM}"))
+    return int(info["state"]["last_seq"])
+
+
+class Backup(NamedTuple):
+    """How a stream goes back: `restore` brings back what was there when this was made."""
+
+    restore: Callable[[], None]
+
+
+def of_power(server: NatsServer) -> Backup:
+    """Copy what is on the disk; to go back, kill the server and start it with the copy."""
+    server.stop()
+    kept = server.directory.with_name(server.directory.name + "-kept")
+    shutil.copytree(server.directory / "jetstream", kept)
+    server.start()
+
+    def restore() -> None:
+        server.kill()
+        there: Path = server.directory / "jetstream"
+        shutil.rmtree(there)
+        shutil.move(kept, there)
+        server.start()
+
+    return Backup(restore)
+
+
+def of_stream(server: NatsServer) -> Backup:
+    """Make a backup of the stream; to go back, restore it while server and clients live."""
+    made, chunks = with_client(server.url, Client.snapshot)
+
+    def restore() -> None:
+        with_client(server.url, lambda client: client.restore(made, chunks))
+
+    return Backup(restore)
+
+
+def write(store: cs.Store, who: str) -> dict[str, cs.FlowSnapshot[Any]]:
+    """Write every flow once more, always in the same order."""
+    held: dict[str, cs.FlowSnapshot[Any]] = {}
+    for name in NAMES:
+        if name in {"claimed", "release", "extend"}:
+            held[name] = store.claim(name, owner=who)
+            continue
+
+        flow = held[name] = store.get_one(name)
+        flow.state["who"] = who
+        store.update(flow)
+
+    return held
+
+
+def session_of(store: cs.Store, *flows: cs.FlowSnapshot[Any]) -> None:
+    """Commit changed flows together."""
+    session = store.session()
+    for flow in flows:
+        session.add(flow)
+
+    session.commit()
+
+
+@pytest.mark.parametrize("back", [of_power, of_stream])
+def test_stale_writer_after_a_rollback_is_refused(
+    server: NatsServer, back: Callable[[NatsServer], Backup]
+) -> None:
+    """Also where A's connection survives, as with a stream that is restored in a running server."""
+    with cs.NatsStore(server.url) as a, cs.NatsStore(server.url) as b:
+        for name in NAMES:
+            a.create(cs.FlowSnapshot(name, state={"who": ""}))
+
+        backup = back(server)
+        held = write(a, "A")
+        before = last_sequence(server.url)
+        backup.restore()
+        write(b, "B")
+        assert last_sequence(server.url) == before
+
+        for flow in held.values():
+            flow.state["who"] = "A again"
+
+        def mixed() -> None:
+            fresh = a.get_one("two-a")
+            fresh.state["who"] = "A again"
+            session_of(a, fresh, held["mixed"])
+
+        def check() -> None:
+            session = a.session()
+            session.check(held["check"])
+            session.complete_child("w", "x")
+            session.commit()
+
+        stale: dict[str, Callable[[], object]] = {
+            "update": lambda: a.update(held["update"]),
+            "session of one": lambda: session_of(a, held["one"]),
+            "session of two": lambda: session_of(a, held["two-a"], held["two-b"]),
+            "session of two, one of them fresh": mixed,
+            "check": check,
+            "delete": lambda: a.delete(held["delete"]),
+            "claimed by B meanwhile": lambda: a.update(held["claimed"]),
+            "release": lambda: a.release(held["release"]),
+            "extend": lambda: a.extend(held["extend"]),
+        }
+        for do in stale.values():
+            with pytest.raises(cs.ConflictError):
+                do()
+
+        for name in NAMES:
+            flow = b.get_one(name)
+            assert flow.state["who"] == "B" or flow.owner == "B", name
+
+
+LONG = 60
+"""Seconds that only a test that fails would wait."""
+
+
+def test_stale_writer_after_three_machines_lost_power() -> None:
+    """Replicas that went back together elect their leader again."""
+    with NatsCluster() as cluster:
+        patience = timedelta(seconds=LONG)
+        with (
+            cs.NatsStore(cluster.url, replicas=3, timeout=patience) as a,
+            cs.NatsStore(cluster.url, replicas=3, timeout=patience) as b,
+        ):
+            a.create(cs.FlowSnapshot("f", state={"who": ""}))
+            b.ping()
+            for node in cluster.nodes:
+                node.stop()
+                shutil.copytree(node.directory / "jetstream", node.directory / "kept")
+
+            cluster.start()
+            flow = a.get_one("f")
+            flow.state["who"] = "A"
+            a.update(flow)
+
+            for node in cluster.nodes:
+                node.kill()
+                shutil.rmtree(node.directory / "jetstream")
+                shutil.move(node.directory / "kept", node.directory / "jetstream")
+
+            cluster.start()
+            other = b.get_one("f")
+            assert other.state["who"] == ""
+            other.state["who"] = "B"
+            b.update(other)
+
+            flow.state["who"] = "A again"
+            with pytest.raises(cs.ConflictError):
+                a.update(flow)
+
+            assert b.get_one("f").state["who"] == "B"
+
+
+class Transport:
+    """The transport requests of a store, one after the other, as its driver performs them."""
+
+    def __init__(self, store: cs.NatsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.requests: list[object] = []
+        link = store._driver._portal._units.link  # type: ignore[attr-defined]  of the driver of servers
+        perform = link.perform
+
+        async def note(request: Any) -> Any:
+            self.requests.append(request)
+            return await perform(request)
+
+        monkeypatch.setattr(link, "perform", note)
+
+
+def test_update_on_a_healthy_connection_is_one_publish(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a flow that another store has written, once it was read."""
+    with cs.NatsStore(server.url) as store, cs.NatsStore(server.url) as other:
+        store.create(cs.FlowSnapshot("f", state={"n": 0}))
+        flow = other.get_one("f")
+        monkeypatch.setattr(exchange, "_LOOK_SECONDS", LONG)
+        seen = Transport(other, monkeypatch)
+        for number in range(5):
+            flow.state["n"] = number
+            other.update(flow)
+
+        assert [type(one) for one in seen.requests] == [Publish] * 5
+
+
+def test_leader_is_asked_once_in_a_while(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every time: once in a second, and only where something is to be written unread."""
+    with cs.NatsStore(server.url) as store:
+        flow = cs.FlowSnapshot("f", state={"n": 0})
+        store.create(flow)
+        monkeypatch.setattr(exchange, "_LOOK_SECONDS", -1.0)
+        seen = Transport(store, monkeypatch)
+        flow.state["n"] = 1
+        store.update(flow)
+        assert [type(one) for one in seen.requests] == [Asks, Publish]
+
+
+# --- a store that is gone -----------------------------------------------------------------------
+
+
+def test_empty_stream_where_there_was_a_store_is_an_error(server: NatsServer) -> None:
+    """It is not taken for an empty store, by who has seen the other."""
+    with cs.NatsStore(server.url) as store:
+        store.create(cs.FlowSnapshot("f", state={}))
+        with_client(server.url, lambda client: client.ask(f"$JS.API.STREAM.DELETE.{STREAM}"))
+        with cs.NatsStore(server.url) as other:
+            assert other.get("f") is None
+
+        uses: list[Callable[[], object]] = [
+            lambda: store.get("f"),
+            store.count_flows,
+            lambda: store.create(cs.FlowSnapshot("g", state={})),
+            lambda: store.complete_child("w", "x"),
+        ]
+        for use in uses:
+            with pytest.raises(cs.StoreConfigError, match="holds another store.*is gone"):
+                use()
+
+    with cs.NatsStore(server.url) as store:
+        assert store.get("g") is None
+
+
+def test_store_is_not_created(server: NatsServer) -> None:
+    """With `create=False`, a stream that is not there or empty is an error."""
+    with (
+        cs.NatsStore(server.url, create=False) as store,
+        pytest.raises(cs.StoreConfigError, match="does not exist, and create=False"),
+    ):
+        store.get("f")
+
+    with cs.NatsStore(server.url) as store:
+        store.create(cs.FlowSnapshot("f", state={}))
+
+    with cs.open_store(f"{server.url}?create=false") as store:
+        assert store.get("f") is not None
+
+    with_client(
+        server.url, lambda client: client.ask(f"$JS.API.STREAM.PURGE.{STREAM}", {"keep": 0})
+    )
+    with (
+        cs.open_store(f"{server.url}?create=false") as store,
+        pytest.raises(cs.StoreConfigError, match="it is empty, and create=False"),
+    ):
+        store.get("f")
+
+
+def test_cleared_store_is_used_further(server: NatsServer) -> None:
+    """`clear` keeps the store's identity: other clients do not miss it."""
+    with cs.NatsStore(server.url) as store, cs.NatsStore(server.url) as other:
+        other.create(cs.FlowSnapshot("f", state={}))
+        store.clear()
+        server.kill()
+        server.start()
+        assert other.get("f") is None
+        other.create(cs.FlowSnapshot("f", state={}))
+        assert store.get("f") is not None
