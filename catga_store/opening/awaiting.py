@@ -149,6 +149,8 @@ class AsyncNatsStore(AsyncStore):
         replicas: int = 1,
         max_bytes: int | None = None,
         stale_reads: bool = False,
+        create: bool = True,
+        domain: str | None = None,
         connect: Mapping[str, Any] | None = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -165,6 +167,8 @@ class AsyncNatsStore(AsyncStore):
             replicas=replicas,
             max_bytes=max_bytes,
             stale_reads=stale_reads,
+            create=create,
+            domain=domain,
             partitions=settings.partitions,
             timeout=settings.timeout,
         )

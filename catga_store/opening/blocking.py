@@ -264,8 +264,9 @@ class NatsStore(Store):
     it is created: without, a server that runs out of storage in the middle of a commit of several
     records may keep a part of it, which is told as a `CommitUncertainError`. With `stale_reads` any
     replica answers what is read, also one that has not caught up; without it, reads see every commit
-    that was acknowledged before. What is atomic, and what a power failure can cost, is in
-    `catga_store.stores.nats`.
+    that was acknowledged before. With `create=False` a store that does not exist is a
+    `StoreConfigError` and is not created. `domain` names the JetStream domain that keeps the stream.
+    What is atomic, and what a power failure can cost, is in `catga_store.stores.nats`.
 
     The connection lives on an event loop in a thread of the store's own; any number of threads may
     use the store, and what they commit at the same time goes together.
@@ -279,6 +280,8 @@ class NatsStore(Store):
         replicas: int = 1,
         max_bytes: int | None = None,
         stale_reads: bool = False,
+        create: bool = True,
+        domain: str | None = None,
         connect: Mapping[str, Any] | None = None,
         **options: Unpack[StoreOptions],
     ) -> None:
@@ -293,6 +296,8 @@ class NatsStore(Store):
             replicas=replicas,
             max_bytes=max_bytes,
             stale_reads=stale_reads,
+            create=create,
+            domain=domain,
             partitions=settings.partitions,
             timeout=settings.timeout,
         )

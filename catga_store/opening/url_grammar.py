@@ -166,6 +166,8 @@ _REDIS_TLS_OPTIONS: dict[str, _Option] = {
 }
 _NATS_OPTIONS: dict[str, _Option] = {
     "bucket": _Option(str, "some text", own=True),
+    "create": _Option(_truth, "true or false", own=True),
+    "domain": _Option(_text, "some text", own=True),
     "max_bytes": _Option(_number(0), "a number of bytes, as 10000000000", own=True),
     "replicas": _Option(_number(0), "a number", own=True),
     "stale_reads": _Option(_truth, "true or false", own=True),

@@ -129,12 +129,14 @@ class NatsProtocol:
         max_bytes: int | None = None,
         stale_reads: bool = False,
         create: bool = True,
+        domain: str | None = None,
         partitions: int = 1,
         timeout: float = 10.0,
     ) -> None:
-        _check_options(bucket, replicas, max_bytes, stale_reads)
+        _check_options(bucket, replicas, max_bytes, domain)
+        _check_switches(stale_reads=stale_reads, create=create)
         self._layout = NatsLayout(bucket)
-        self._exchange = NatsExchange(self._layout.stream, timeout, self._layout.layout)
+        self._exchange = NatsExchange(self._layout.stream, timeout, self._layout.layout, domain)
         self._reader = NatsReader(self._layout, self._exchange)
         self._resolver = NatsResolver(self._reader)
         self._commits = NatsCommits(self._reader, self._resolver)
@@ -226,9 +228,7 @@ class NatsProtocol:
         yield from self._exchange.fetch([self._layout.layout], self._exchange.deadline())
 
 
-def _check_options(
-    bucket: object, replicas: object, max_bytes: object, stale_reads: object
-) -> None:
+def _check_options(bucket: object, replicas: object, max_bytes: object, domain: object) -> None:
     if not isinstance(bucket, str) or not fullmatch(r"[A-Za-z0-9_-]{1,64}", bucket):
         message = f"bucket must be 1 to 64 of A-Z, a-z, 0-9, _ and -, not {shown(bucket)}"
         raise UsageError(message)
@@ -245,6 +245,15 @@ def _check_options(
         message = f"max_bytes must be an int of at least 1, or None, not {shown(max_bytes)}"
         raise UsageError(message)
 
-    if type(stale_reads) is not bool:
-        message = f"stale_reads must be True or False, not {shown(stale_reads)}"
+    if domain is not None and (
+        not isinstance(domain, str) or not fullmatch(r"[A-Za-z0-9_-]{1,64}", domain)
+    ):
+        message = f"domain must be 1 to 64 of A-Z, a-z, 0-9, _ and -, or None, not {shown(domain)}"
         raise UsageError(message)
+
+
+def _check_switches(**switches: object) -> None:
+    for name, value in switches.items():
+        if type(value) is not bool:
+            message = f"{name} must be True or False, not {shown(value)}"
+            raise UsageError(message)

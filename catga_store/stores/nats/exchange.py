@@ -115,7 +115,8 @@ class NatsExchange:
     verified again (`verify`) before it is used.
     """
 
-    def __init__(self, stream: str, timeout: float, mark: str) -> None:
+    def __init__(self, stream: str, timeout: float, mark: str, domain: str | None = None) -> None:
+        self.domain = domain
         self.stream = stream
         self.mark = mark
         self.timeout = timeout
@@ -130,6 +131,11 @@ class NatsExchange:
         self._stream: tuple[object, ...] = ()
         self._last = 0
         self._looked = 0.0
+
+    def api_subject(self, verb: str) -> str:
+        """The subject of a request of the JetStream API about the stream, in its domain."""
+        prefix = "$JS.API" if self.domain is None else f"$JS.{self.domain}.API"
+        return f"{prefix}.{verb}.{self.stream}"
 
     def deadline(self) -> Deadline:
         return Deadline(self.timeout)
@@ -227,7 +233,7 @@ class NatsExchange:
         self, verb: str, payload: dict[str, Any], deadline: Deadline
     ) -> Conversation[dict[str, Any]]:
         """One request to the JetStream API about the stream; its answer, without an error."""
-        ask = Ask(f"$JS.API.STREAM.{verb}.{self.stream}", json.encode(payload))
+        ask = Ask(self.api_subject(f"STREAM.{verb}"), json.encode(payload))
 
         while True:
             ((answer,),) = yield from self.ask((ask,), deadline)
@@ -269,7 +275,7 @@ class NatsExchange:
 
         found: dict[str, Stored] = dict.fromkeys(wanted, NOTHING)
         if len(wanted) == 1:
-            subject = f"$JS.API.DIRECT.GET.{self.stream}"
+            subject = self.api_subject("DIRECT.GET")
             payload = json.encode({"last_by_subj": wanted[0]})
             ask = Ask(subject, payload, last=wanted[0])
             ((answer,),) = yield from self.ask((ask,), deadline)
@@ -305,7 +311,7 @@ class NatsExchange:
         With replicas any of them may answer. So it is also asked for a message that is always there,
         because then it says up to which sequence it has looked; the leader says how far that must be.
         """
-        subject = f"$JS.API.DIRECT.GET.{self.stream}"
+        subject = self.api_subject("DIRECT.GET")
         if not self.leader:
             ask = Ask(subject, json.encode(payload), many=True)
             (answers,) = yield from self.ask((ask,), deadline)
@@ -316,7 +322,7 @@ class NatsExchange:
             payload["batch"] += 1
 
         looks = (
-            Ask(f"$JS.API.STREAM.INFO.{self.stream}", b""),
+            Ask(self.api_subject("STREAM.INFO"), b""),
             Ask(subject, json.encode(payload), many=True),
         )
         for _ in range(_LOOKS):
@@ -342,7 +348,7 @@ class NatsExchange:
     def _fetch_from_leader(
         self, subjects: list[str], deadline: Deadline
     ) -> Conversation[dict[str, Stored]]:
-        api = f"$JS.API.STREAM.MSG.GET.{self.stream}"
+        api = self.api_subject("STREAM.MSG.GET")
         found: dict[str, Stored] = {}
 
         while subjects:
@@ -369,7 +375,7 @@ class NatsExchange:
 
     def names(self, filters: Sequence[str], deadline: Deadline) -> Conversation[list[list[str]]]:
         """The subjects that hold something, for each filter, in no order; answered by the leader."""
-        api = f"$JS.API.STREAM.INFO.{self.stream}"
+        api = self.api_subject("STREAM.INFO")
         found: list[dict[str, None]] = [{} for _ in filters]
         left = [(place, 0) for place in range(len(filters))]
 
@@ -506,7 +512,7 @@ class NatsExchange:
 
     def purge(self, before: int, deadline: Deadline) -> Conversation[None]:
         """Remove everything before a sequence. `ReplyLostError` passes."""
-        ask = Ask(f"$JS.API.STREAM.PURGE.{self.stream}", json.encode({"seq": before}))
+        ask = Ask(self.api_subject("STREAM.PURGE"), json.encode({"seq": before}))
 
         while True:
             try:
@@ -530,7 +536,7 @@ class NatsExchange:
         """
         asks = tuple(
             [
-                Ask(f"$JS.API.STREAM.PURGE.{self.stream}", _purge(wanted, before), silent=True)
+                Ask(self.api_subject("STREAM.PURGE"), _purge(wanted, before), silent=True)
                 for wanted, before in purges
             ]
         )

@@ -54,7 +54,7 @@ def prepare(
     """
     deadline = exchange.deadline()
     greeting = yield from _greet(layout, deadline)
-    _check_server(greeting)
+    _check_server(greeting, exchange.domain)
     exchange.max_payload = greeting.max_payload
 
     while (settings := (yield from _settings(exchange, deadline))) is None:
@@ -119,7 +119,7 @@ def _greet(layout: NatsLayout, deadline: Deadline) -> Conversation[Greeting]:
         yield deadline.pause()
 
 
-def _check_server(greeting: Greeting) -> None:
+def _check_server(greeting: Greeting, domain: str | None) -> None:
     if is_too_old(greeting.version):
         message = (
             f"the NATS server is {greeting.version}; at least {OLDEST} is needed, for atomic batches;"
@@ -127,7 +127,7 @@ def _check_server(greeting: Greeting) -> None:
         )
         raise StoreConfigError(message)
 
-    if not greeting.jetstream:
+    if not greeting.jetstream and domain is None:
         message = (
             "the NATS server runs without JetStream, or this account may not use it; enable it"
             " (nats-server -js, or jetstream in its configuration); nothing was written"
@@ -168,7 +168,7 @@ def _wanted(layout: NatsLayout, replicas: int) -> dict[str, Any]:
 
 def _settings(exchange: NatsExchange, deadline: Deadline) -> Conversation[dict[str, Any] | None]:
     while True:
-        ask = Ask(f"$JS.API.STREAM.INFO.{exchange.stream}", b"")
+        ask = Ask(exchange.api_subject("STREAM.INFO"), b"")
         ((answer,),) = yield from exchange.ask((ask,), deadline)
         code, text = api_error(answer)
         if not code:
@@ -199,7 +199,7 @@ def _create(
     config |= {"first_seq": time.time_ns() // 1000, "max_bytes": max_bytes}
 
     while True:
-        ask = Ask(f"$JS.API.STREAM.CREATE.{exchange.stream}", json.dumps(config).encode())
+        ask = Ask(exchange.api_subject("STREAM.CREATE"), json.dumps(config).encode())
         ((answer,),) = yield from exchange.ask((ask,), deadline)
         code, text = api_error(answer)
         if not code or code == _NAME_TAKEN:
