@@ -14,9 +14,9 @@ redis-py's `db`, `username`, `password`, `client_name`, `protocol`, `max_connect
 `socket_timeout`, `socket_connect_timeout`, `socket_keepalive`; with `rediss://` also `ssl_ca_certs`,
 `ssl_ca_path`, `ssl_certfile`, `ssl_keyfile`, `ssl_password`, `ssl_cert_reqs`, `ssl_check_hostname` and
 `ssl_ciphers`. A URL of NATS may have `bucket=orders` (default `dslflows`), `replicas=3`,
-`max_bytes=10000000000`, `stale_reads=true`, `create=false`, `domain=hub`, and of nats-py's options `token`, `user_credentials`,
-`nkeys_seed` and `name`. A user without a password is a token of NATS. Anything else in a URL is
-refused; `url_grammar` reads it.
+`max_bytes=10000000000`, `stale_reads=true`, `create=false`, `domain=hub`, and of nats-py's options
+`token`, `user_credentials`, `nkeys_seed` and `name`. A user without a password is a token of NATS.
+Anything else in a URL is refused; `url_grammar` reads it.
 """
 
 from __future__ import annotations
