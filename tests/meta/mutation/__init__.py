@@ -1,0 +1,1 @@
+"""Mutants that a tool draws: which of them do the tests notice?"""

@@ -1,0 +1,88 @@
+"""Which tests reach which lines of the package, and how long each takes.
+
+`record` runs the tests once under coverage with this module as a plugin, which names each test as the
+context of the lines that run in it. Lines that run in another process belong to no test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import coverage
+import pytest
+
+CONFIG = """\
+[run]
+source_pkgs = catga_store
+concurrency = thread
+data_file = {data}
+"""
+# Alone in this process: under xdist coverage would see the workers' lines in no test.
+COMMAND = (sys.executable, "-m", "coverage", "run", "--rcfile", "{config}", "-m", "pytest")
+OPTIONS = ("-q", "--tb=line", "-p", "no:cacheprovider", "-p", "tests.meta.mutation.reach")
+TIMES = "CATGA_TEST_TIMES"
+_seconds: dict[str, float] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Make the test the context of what it runs."""
+    current = coverage.Coverage.current()
+    assert current is not None
+    current.switch_context(item.nodeid)
+    start = time.monotonic()
+    result = yield
+    _seconds[item.nodeid] = time.monotonic() - start
+    current.switch_context("")
+    return result
+
+
+def pytest_sessionfinish() -> None:
+    """Write down how long each test took."""
+    Path(os.environ[TIMES]).write_text(json.dumps(_seconds), encoding="utf-8")
+
+
+class Reach:
+    """What a run of the tests has shown."""
+
+    def __init__(self, place: Path, scratch: Path) -> None:
+        """Read what `record` wrote."""
+        self._place = place
+        self._data = coverage.CoverageData(str(scratch / "reached"))
+        self._data.read()
+        times = json.loads((scratch / "times.json").read_text(encoding="utf-8"))
+        self.seconds: dict[str, float] = times
+
+    def tests_of(self, file: Path, lines: set[int]) -> list[str]:
+        """Return the tests that run one of these lines, the quickest first.
+
+        What runs only while a module is imported is in no test: then all that run anything of the file.
+        """
+        contexts = self._data.contexts_by_lineno(str(file))
+        reached = {name for line in lines for name in contexts.get(line, ())} - {""}
+        if not reached and any(line in contexts for line in lines):
+            reached = {name for names in contexts.values() for name in names} - {""}
+
+        return sorted(reached, key=lambda name: self.seconds.get(name, 0.0))
+
+
+def record(place: Path, scratch: Path, tests: list[str]) -> Reach:
+    """Run the tests of a copy of the project once; scratch keeps what they reached."""
+    config = scratch / "coverage.ini"
+    config.write_text(CONFIG.format(data=scratch / "reached"), encoding="utf-8")
+    command = [word.format(config=config) for word in COMMAND]
+    paths = {"PYTHONPATH": str(place), TIMES: str(scratch / "times.json")}
+    done = subprocess.run(
+        [*command, *OPTIONS, *tests], cwd=place, env={**os.environ, **paths}, check=False
+    )
+    if done.returncode:
+        sys.stdout.write("the tests fail without a mutant: what they reach is not all known\n")
+
+    return Reach(place, scratch)
