@@ -47,7 +47,7 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Watch
 from catga_store.session import Session
 
-__all__ = ["Driver", "Store", "StoreOptions"]
+__all__ = ["Driver", "Settings", "Store", "StoreOptions"]
 
 S = TypeVar("S")
 R = TypeVar("R")

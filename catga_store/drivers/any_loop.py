@@ -33,8 +33,21 @@ class AnyLoopDriver:
     def __init__(
         self, protocol: StoreProtocol, make_link: Callable[[], AsyncLink], timeout: float
     ) -> None:
-        self._parts = (protocol, make_link, timeout)
+        self._protocol = protocol
+        self._make_link = make_link
+        self._timeout = timeout
         self._driver: AsyncioDriver | TrioPortalDriver | None = None
+
+    @property
+    def protocol(self) -> StoreProtocol:
+        """The store's protocol; may be replaced."""
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, protocol: StoreProtocol) -> None:
+        self._protocol = protocol
+        if self._driver is not None:
+            self._driver.protocol = protocol
 
     def run(self, conversation: Conversation[T]) -> Coroutine[Any, Any, T]:
         """Run a conversation over store protocol requests to its end."""
@@ -57,7 +70,7 @@ class AnyLoopDriver:
         driver = self._driver
         if driver is None:
             kind = AsyncioDriver if on_asyncio() else TrioPortalDriver
-            driver = self._driver = kind(*self._parts)
+            driver = self._driver = kind(self._protocol, self._make_link, self._timeout)
 
         return driver
 

@@ -146,6 +146,15 @@ class AsyncioDriver:
         self._units = AsyncioUnits(protocol, make_link, timeout)
         self._finalizer: weakref.finalize[Any, AsyncioDriver] | None = None
 
+    @property
+    def protocol(self) -> StoreProtocol:
+        """The store's protocol; may be replaced."""
+        return self._units.protocol
+
+    @protocol.setter
+    def protocol(self, protocol: StoreProtocol) -> None:
+        self._units.protocol = protocol
+
     def run(self, conversation: Conversation[T]) -> Coroutine[Any, Any, T]:
         """Run a conversation to its end."""
         return arun(conversation, self.ask)

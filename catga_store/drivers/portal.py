@@ -82,7 +82,7 @@ class _Portal:
 
     def __init__(self, units: AsyncioUnits) -> None:
         self.pid = os.getpid()
-        self._units = units
+        self.units = units
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._lock = threading.Lock()
@@ -135,15 +135,15 @@ class _Portal:
 
     async def _until_stopped(self) -> None:
         await self._stopping.wait()
-        await self._units.close()
+        await self.units.close()
         # The closed link has failed whatever it held, so that every request comes to a definite end.
         # A copy, because others may still add theirs.
         tasks = [one.task for one in self._crossings.copy() if one.task is not None]
         if tasks:
-            await asyncio.wait(tasks, timeout=self._units.timeout)
+            await asyncio.wait(tasks, timeout=self.units.timeout)
 
     def _start(self, crossing: _Crossing) -> None:
-        crossing.task = self._loop.create_task(self._units.perform(crossing.request))
+        crossing.task = self._loop.create_task(self.units.perform(crossing.request))
         crossing.task.add_done_callback(partial(self._end, crossing))
 
     def _end(self, crossing: _Crossing, task: asyncio.Task[Any]) -> None:
@@ -174,9 +174,21 @@ class _Portaled:
     def __init__(
         self, protocol: StoreProtocol, make_link: Callable[[], AsyncLink], timeout: float
     ) -> None:
-        self._make_units = partial(AsyncioUnits, protocol, make_link, timeout)
+        self._protocol = protocol
+        self._make_link = make_link
         self._timeout = timeout
         self._portal: _Portal | None = None
+
+    @property
+    def protocol(self) -> StoreProtocol:
+        """The store's protocol; may be replaced, also while the portal runs."""
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, protocol: StoreProtocol) -> None:
+        self._protocol = protocol
+        if self._portal is not None:
+            self._portal.units.protocol = protocol
 
     def _send(self, crossing: _Crossing) -> _Portal:
         portal = self._portal
@@ -184,7 +196,8 @@ class _Portaled:
             with _starting:
                 portal = self._portal
                 if portal is None or portal.pid != os.getpid():
-                    portal = self._portal = _Portal(self._make_units())
+                    units = AsyncioUnits(self._protocol, self._make_link, self._timeout)
+                    portal = self._portal = _Portal(units)
                     _portals.add(portal)
                     weakref.finalize(self, portal.stop).atexit = False
 

@@ -1,1 +1,162 @@
-"""For authors of stores: what a store is asked, how it replies, and what its records are keyed by."""
+"""For authors of stores: what a store is asked, what it replies, and the rules that stores share.
+
+`StoreProtocol` is what a store implements: `converse(request)` returns a conversation, a generator
+that yields requests to the store's transport. Everything that a store needs is exported here:
+
+- `requests`: what a store is asked (`Read`, `Commit`, `Due`, …) and what it replies;
+- `conversation`: generators of requests, the requests that every driver performs, and the two
+  failures that a transport raises;
+- `keys`: what names a record, and the two forms of an id outside this process;
+- `failures`: errors and warnings that every store raises in the same words.
+
+`catga_store.protocol.rules` is imported by stores that decide in Python over their rows; with
+`catga_store.stores.embedded` a store in this process needs nothing else.
+"""
+
+from __future__ import annotations
+
+from catga_store.protocol.conversation import Call
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.conversation import Pause
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.conversation import arun
+from catga_store.protocol.conversation import ask
+from catga_store.protocol.conversation import run
+from catga_store.protocol.conversation import through
+from catga_store.protocol.failures import check_layout
+from catga_store.protocol.failures import given_up
+from catga_store.protocol.failures import uncertain
+from catga_store.protocol.failures import warn_passed_over
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import MAX_ID_BYTES
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import decode_token
+from catga_store.protocol.keys import encode_token
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.keys import partition_of
+from catga_store.protocol.keys import progress_key
+from catga_store.protocol.keys import wait_key
+from catga_store.protocol.requests import ANY
+from catga_store.protocol.requests import CANCELLED
+from catga_store.protocol.requests import CLAIMED
+from catga_store.protocol.requests import EXISTS
+from catga_store.protocol.requests import MAX_CHANGES
+from catga_store.protocol.requests import MISSING
+from catga_store.protocol.requests import PENDING
+from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import SATISFIED
+from catga_store.protocol.requests import STALE
+from catga_store.protocol.requests import SWEEP_EVERY
+from catga_store.protocol.requests import SWEPT_AT_ONCE
+from catga_store.protocol.requests import TIMED_OUT
+from catga_store.protocol.requests import Applied
+from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Check
+from catga_store.protocol.requests import Clear
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Complete
+from catga_store.protocol.requests import Conflict
+from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import Delete
+from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import Extend
+from catga_store.protocol.requests import Filter
+from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Item
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Overdue
+from catga_store.protocol.requests import Ping
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import Reply
+from catga_store.protocol.requests import Resolve
+from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Scanned
+from catga_store.protocol.requests import SetWait
+from catga_store.protocol.requests import Steps
+from catga_store.protocol.requests import StoreProtocol
+from catga_store.protocol.requests import Sweep
+from catga_store.protocol.requests import Terms
+
+__all__ = [
+    "ANY",
+    "CANCELLED",
+    "CLAIMED",
+    "EXISTS",
+    "FLOW",
+    "MAX_CHANGES",
+    "MAX_ID_BYTES",
+    "MISSING",
+    "PENDING",
+    "PROGRESS",
+    "REMEMBERED_COMMITS",
+    "SATISFIED",
+    "STALE",
+    "SWEEP_EVERY",
+    "SWEPT_AT_ONCE",
+    "TIMED_OUT",
+    "WAIT",
+    "Applied",
+    "Call",
+    "Change",
+    "Check",
+    "Clear",
+    "Commit",
+    "Complete",
+    "Conflict",
+    "Conversation",
+    "Count",
+    "Delete",
+    "Due",
+    "Extend",
+    "Filter",
+    "Find",
+    "Found",
+    "Head",
+    "Item",
+    "Key",
+    "NotSentError",
+    "Outcome",
+    "Overdue",
+    "Pause",
+    "Ping",
+    "Put",
+    "Read",
+    "Record",
+    "Refused",
+    "Reply",
+    "ReplyLostError",
+    "Request",
+    "Resolve",
+    "Scan",
+    "Scanned",
+    "SetWait",
+    "Steps",
+    "StoreProtocol",
+    "Sweep",
+    "Terms",
+    "arun",
+    "ask",
+    "check_layout",
+    "decode_token",
+    "encode_token",
+    "flow_key",
+    "given_up",
+    "new_commit_id",
+    "partition_of",
+    "progress_key",
+    "run",
+    "through",
+    "uncertain",
+    "wait_key",
+    "warn_passed_over",
+]

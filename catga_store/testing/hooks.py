@@ -8,7 +8,6 @@ the transport, or lose its reply, on every store and behind every API alike.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from attrs import define
@@ -29,36 +28,12 @@ def wrap_protocol(store: Any, wrap: Callable[[StoreProtocol], StoreProtocol]) ->
 
     `NotSupportedError` for a store whose driver is none of this library's.
     """
-    driver = store._driver if isinstance(store, Store | AsyncStore) else None
-    if not _replace(driver, wrap):
-        message = f"nothing can stand between {store!r} and its transport: it is no store of this library's kind"
+    driver: Any = store._driver if isinstance(store, Store | AsyncStore) else None
+    if not hasattr(driver, "protocol"):
+        message = f"nothing can stand between {store!r} and its transport: it is not a store of this library's kind"
         raise NotSupportedError(message)
 
-
-def _replace(driver: Any, wrap: Callable[[StoreProtocol], StoreProtocol]) -> bool:
-    """Replace the store protocol wherever the driver keeps it; whether there was one."""
-    if hasattr(driver, "protocol"):  # embedded stores, blocking Redis, the units of an event loop
-        driver.protocol = wrap(driver.protocol)
-        return True
-
-    if hasattr(driver, "_make_units"):  # a portal, which makes its units at the first request
-        make = driver._make_units
-        protocol = wrap(make.args[0])
-        driver._make_units = partial(make.func, protocol, *make.args[1:])
-        if driver._portal is not None:
-            driver._portal._units.protocol = protocol
-
-        return True
-
-    if hasattr(driver, "_parts"):  # whose loop is found out at the first request
-        protocol = wrap(driver._parts[0])
-        driver._parts = (protocol, *driver._parts[1:])
-        if driver._driver is not None:
-            _replace(driver._driver, lambda _: protocol)
-
-        return True
-
-    return hasattr(driver, "_units") and _replace(driver._units, wrap)
+    driver.protocol = wrap(driver.protocol)
 
 
 @define

@@ -30,6 +30,12 @@ from catga_store import MemoryStore
 from catga_store.core import unit_of_work as unit
 from catga_store.core import writes
 from catga_store.protocol import requests as records
+from catga_store.protocol import rules
+from catga_store.protocol.rules import commits
+from catga_store.protocol.rules import expiry
+from catga_store.protocol.rules import reading
+from catga_store.protocol.rules import version_checks
+from catga_store.protocol.rules import waits
 from catga_store.stores import embedded
 from catga_store.stores import memory
 from catga_store.testing import DIFFERENCES
@@ -156,20 +162,27 @@ def test_a_difference_between_stores_has_a_name_a_reason_and_a_link() -> None:
 # --- the mutants ----------------------------------------------------------------------------------
 
 
+def patch_rule(patch: pytest.MonkeyPatch, name: str, wrong: Callable[..., Any]) -> None:
+    """Replace a rule in every module that calls it."""
+    for module in (rules, commits, expiry, reading, version_checks, waits):
+        if hasattr(module, name):
+            patch.setattr(module, name, wrong)
+
+
 def version_not_checked(patch: pytest.MonkeyPatch) -> None:
     """Write over whatever version is there."""
-    right = embedded._refusal
+    right = version_checks.refusal
 
     def wrong(change: Any, head: Any, now_ms: int) -> str | None:
         reason = right(change, head, now_ms)
         return None if reason == records.STALE else reason
 
-    patch.setattr(embedded, "_refusal", wrong)
+    patch_rule(patch, "refusal", wrong)
 
 
 def delete_and_create_accepted(patch: pytest.MonkeyPatch) -> None:
     """Compare version numbers, so that a new incarnation passes for the old one."""
-    right = embedded._refusal
+    right = version_checks.refusal
 
     def wrong(change: Any, head: Any, now_ms: int) -> str | None:
         reason = right(change, head, now_ms)
@@ -177,12 +190,12 @@ def delete_and_create_accepted(patch: pytest.MonkeyPatch) -> None:
         same = reason == records.STALE and read is not None and head.version == read.version
         return None if same else reason
 
-    patch.setattr(embedded, "_refusal", wrong)
+    patch_rule(patch, "refusal", wrong)
 
 
 def all_or_nothing_broken(patch: pytest.MonkeyPatch) -> None:
     """Write what can be written of a commit that is refused."""
-    right = embedded.apply
+    right = commits.apply
 
     def wrong(tables: Any, commit: Any, at_ms: int) -> Any:
         reply = right(tables, commit, at_ms)
@@ -190,16 +203,16 @@ def all_or_nothing_broken(patch: pytest.MonkeyPatch) -> None:
             refused = {conflict.place for conflict in reply.conflicts}
             rest = [c for place, c in enumerate(commit.changes) if place not in refused]
             for change in rest:
-                embedded._apply(tables, commit, change)
+                commits._apply(tables, commit, change)
 
         return reply
 
-    patch.setattr(embedded, "apply", wrong)
+    patch_rule(patch, "apply", wrong)
 
 
 def completion_counted_twice(patch: pytest.MonkeyPatch) -> None:
     """Count a child's second completion too."""
-    right = embedded._complete
+    right = waits.complete
 
     def wrong(tables: Any, commit: Any, change: Any) -> Any:
         outcome = right(tables, commit, change)
@@ -209,7 +222,7 @@ def completion_counted_twice(patch: pytest.MonkeyPatch) -> None:
 
         return outcome
 
-    patch.setattr(embedded, "_complete", wrong)
+    patch_rule(patch, "complete", wrong)
 
 
 def early_completion_dropped(patch: pytest.MonkeyPatch) -> None:
@@ -218,19 +231,19 @@ def early_completion_dropped(patch: pytest.MonkeyPatch) -> None:
     def wrong(_tables: Any, _commit: Any, _change: Any, _row: Any) -> Any:
         return records.Outcome(accepted=True)
 
-    patch.setattr(embedded, "_complete_early", wrong)
+    patch_rule(patch, "_keep_pending", wrong)
 
 
 def second_now_satisfied(patch: pytest.MonkeyPatch) -> None:
     """Tell whoever repeats the last completion, too, that it has ended the wait."""
-    right = embedded._complete
+    right = waits.complete
 
     def wrong(tables: Any, commit: Any, change: Any) -> Any:
         outcome = right(tables, commit, change)
         again = outcome.duplicate and outcome.status == records.SATISFIED
         return outcome._replace(satisfied=True) if again else outcome
 
-    patch.setattr(embedded, "_complete", wrong)
+    patch_rule(patch, "complete", wrong)
 
 
 def live_flow_expires(patch: pytest.MonkeyPatch) -> None:
@@ -245,7 +258,7 @@ def live_flow_expires(patch: pytest.MonkeyPatch) -> None:
 
 def claim_without_fence(patch: pytest.MonkeyPatch) -> None:
     """Claim without changing the revision, so that the former owner can still write."""
-    right = embedded._put
+    right = commits._put
 
     def wrong(tables: Any, commit: Any, change: Any, *head: Any) -> Any:
         old = tables.head(change.key)
@@ -257,14 +270,14 @@ def claim_without_fence(patch: pytest.MonkeyPatch) -> None:
         tables.write(change.key, claimed._replace(revision=old.revision), None, claimed)
         return outcome._replace(revision=old.revision)
 
-    patch.setattr(embedded, "_put", wrong)
+    patch_rule(patch, "_put", wrong)
 
 
 def extend_after_the_claim_was_lost(patch: pytest.MonkeyPatch) -> None:
     """Move the lease of whoever has the flow now."""
 
     def wrong(tables: Any, request: Any) -> Any:
-        head = embedded._live(tables, request.key, request.now_ms)
+        head = expiry.live(tables, request.key, request.now_ms)
         if head is None or head.claim is None:
             return None
 
@@ -298,13 +311,13 @@ def index_not_updated(patch: pytest.MonkeyPatch) -> None:
 
 def ended_wait_not_handed_out(patch: pytest.MonkeyPatch) -> None:
     """Leave the parent of a satisfied wait asleep."""
-    right = embedded._schedule
+    right = waits._schedule
 
     def wrong(head: Any, timeout_ms: Any, parent: Any, commit: Any) -> Any:
         scheduled = right(head, timeout_ms, parent, commit)
         return scheduled._replace(due_ms=None) if head.status > records.PENDING else scheduled
 
-    patch.setattr(embedded, "_schedule", wrong)
+    patch_rule(patch, "_schedule", wrong)
 
 
 def deadline_off_by_one(patch: pytest.MonkeyPatch) -> None:
@@ -323,7 +336,7 @@ def expiry_off_by_one(patch: pytest.MonkeyPatch) -> None:
     def wrong(head: Any, now_ms: int) -> bool:
         return head.expires_ms is not None and head.expires_ms < now_ms
 
-    patch.setattr(embedded, "_has_expired", wrong)
+    patch_rule(patch, "has_expired", wrong)
 
 
 def cursor_skips(patch: pytest.MonkeyPatch) -> None:
@@ -339,7 +352,7 @@ def cursor_skips(patch: pytest.MonkeyPatch) -> None:
 def progress_outlives_its_flow(patch: pytest.MonkeyPatch) -> None:
     """Leave the progress of a deleted flow for the next one of that name."""
     patch.setattr(memory.MemoryTables, "steps_of_removed", None, raising=False)
-    right = embedded._remove
+    right = expiry.remove
 
     def wrong(tables: Any, key: Any) -> bool:
         if key.kind != "flow":
@@ -351,7 +364,7 @@ def progress_outlives_its_flow(patch: pytest.MonkeyPatch) -> None:
 
         return head is not None
 
-    patch.setattr(embedded, "_remove", wrong)
+    patch_rule(patch, "remove", wrong)
 
 
 def refused_write_changes_the_object(patch: pytest.MonkeyPatch) -> None:

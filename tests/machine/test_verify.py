@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import catga_store as cs
 from catga_store.cli.app import app
-from catga_store.stores import embedded
+from catga_store.protocol.rules import commits
+from catga_store.protocol.rules import version_checks
 from catga_store.testing import verify as kit
 from catga_store.testing.interleavings.scenarios import SCENARIOS
 from catga_store.testing.verify import verify
@@ -47,13 +48,15 @@ def test_a_right_store_holds_and_is_left_as_it_was(tmp_path: Path) -> None:
 
 def test_a_wrong_store_is_off_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 1, and the history that equals no serial order."""
-    right = embedded._refusal
+    right = version_checks.refusal
 
     def wrong(change: Any, head: Any, now_ms: int) -> str | None:
         reason = right(change, head, now_ms)
         return None if reason == "stale" else reason
 
-    monkeypatch.setattr(embedded, "_refusal", wrong)
+    for module in (version_checks, commits):
+        monkeypatch.setattr(module, "refusal", wrong)
+
     monkeypatch.setattr(kit, "_PHASES", (Phase.generate,))  # the shortest example takes minutes
     findings = verify("memory://", examples=20, apis=("blocking",))
     off = {finding.claim: finding.found for finding in findings if not finding.holds}

@@ -823,7 +823,7 @@ def test_a_store_that_is_closed_while_it_is_asked(
             thread.start()
 
         driver: Any = store._driver
-        until(lambda: "3 requests" in repr(driver._portal._units.link))
+        until(lambda: "3 requests" in repr(driver._portal.units.link))
         store.close()
         for thread in threads:
             thread.join(LONG)
