@@ -1,4 +1,4 @@
-"""The codec, alone and in its place: what the benchmarks take off to find the library's own share."""
+"""Time the codec alone and in place; benchmarks subtract it to find the library's own share."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def codec_calls() -> dict[str, Callable[[], object]]:
 
 @contextmanager
 def timed_codec() -> Iterator[list[int]]:
-    """Let the codec note what it takes where it is called: more than alone, with cold caches."""
+    """Measure the codec where it is called: there it takes longer than alone, because caches are cold."""
     spent: list[int] = []
     clock = time.perf_counter_ns
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(data: object, state_type: object) -> Any:
             start = clock()
-            answer = function(data, state_type)
+            result = function(data, state_type)
             spent.append(clock() - start)
-            return answer
+            return result
 
         return call
 
@@ -54,7 +54,7 @@ def timed_codec() -> Iterator[list[int]]:
 
 @contextmanager
 def stubbed_codec() -> Iterator[None]:
-    """Let the codec answer constants: some state, and ever different bytes of the same size."""
+    """Replace the codec by functions that return constants: a state, and different bytes of the same size each time."""
     state = make_order()
     texts: list[bytes] = []
     for number in range(11):  # prime to the number of flows, so that none meets its own bytes again

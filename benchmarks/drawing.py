@@ -121,7 +121,7 @@ def _point(axis: Any, value: float, row: float, colour: str, marker: str = "o") 
 
 
 def _short(value: float) -> str:
-    """As in 940, 1.4k, 20k, 1M."""
+    """Format a number as in 940, 1.4k, 20k, 1M."""
     for unit, name in ((1_000_000, "M"), (1000, "k")):
         if value >= unit:
             scaled = value / unit
@@ -268,7 +268,7 @@ def _peers(data: Numbers) -> Any:
 
 
 def _plain_numbers(*axes: Any) -> None:
-    """Write numbers on logarithmic axes as people do, at enough places to read any value."""
+    """Write plain numbers on logarithmic axes, at enough places to read any value."""
     for axis in axes:
         lowest, highest = axis.get_view_interval()
         if highest < 300 * lowest:

@@ -1,11 +1,11 @@
-"""What an operation costs on the stores that need no server, beside what it is made of.
+"""The cost of operations on the memory and SQLite stores, beside the cost of their parts.
 
     python benchmarks/embedded.py [SECTION ...] [--calls N] [--rounds N] [--records N ...]
 
 Sections, all of them unless some are named:
 
 - `memory`: total and the library's own share, which is the total less encoding and decoding; once
-  by subtraction, and once measured, with the codec replaced by functions that answer constants;
+  by subtraction, and once measured, with the codec replaced by functions that return constants;
 - `sqlite`: beside the same statements, rows and bytes on a plain `sqlite3` connection and the codec;
 - `APIs`: blocking, asyncio and trio;
 - `fan-in`: completions against the number of children;
@@ -61,10 +61,10 @@ import catga_store as cs
 SECTIONS = ("memory", "sqlite", "APIs", "fan-in", "growth", "peers")
 
 TARGETS = {"get": 15, "update": 25, "session": 50}
-"""Microseconds that the library may take for itself on the memory store, at p50."""
+"""The library's own share on the memory store: at most so many microseconds at p50."""
 
 RATIO = 1.3
-"""What `get` and `update` on SQLite may cost: so many times plain `sqlite3` plus the codec."""
+"""The most that `get` and `update` may cost on SQLite, as a multiple of plain `sqlite3` plus the codec."""
 
 EXCHANGES = {
     "get": 1,
@@ -84,7 +84,7 @@ CODEC = {
     "complete_child": (),
     "claim_due": ("decode",),
 }
-"""What of the codec each operation needs: that is not the library's own share."""
+"""The codec's part in each operation, which is not the library's own share."""
 
 
 class Run:
@@ -99,7 +99,7 @@ class Run:
         self.numbers = itertools.count()
 
     def file(self) -> Path:
-        """Answer the path of a new file."""
+        """Return the path of a new file."""
         return self.directory / f"{next(self.numbers)}.db"
 
     @contextmanager
@@ -109,14 +109,14 @@ class Run:
             yield {"memory": memory, "sqlite": sqlite}
 
     def prepare(self, subject: Subject) -> None:
-        """Have enough to complete and to claim for `interleaved`, and its warming up."""
+        """Prepare enough completions and claims for `interleaved`, its warm-up included."""
         number = self.calls * self.rounds + 200
         subject.prepare_children(number)
         subject.prepare_due(number)
 
 
 def assert_exchanges(subject: Subject) -> dict[str, int]:
-    """Count the transport requests of every operation, and hold them against the table."""
+    """Count the transport requests of every operation, and compare them with the table."""
     counted = {name: exchanges(subject.store, getattr(subject, name)) for name in EXCHANGES}
     assert counted == EXCHANGES, f"exchanges are {counted}, not {EXCHANGES}"
     return counted
@@ -178,7 +178,7 @@ def memory(run: Run) -> Iterator[Table]:
 
 
 def _held(value: float, limit: float) -> str:
-    """Write a limit, coloured by whether it is held."""
+    """Format a limit, with a colour that shows whether it is kept."""
     return f"[{'green' if value < limit else 'red'}]< {limit:g}[/]"
 
 
@@ -208,7 +208,7 @@ def sqlite(run: Run) -> Iterator[Table]:
             cases[f"{kind} {name}"] = in_turn(*needed, plain)
             asked[name] = plain_sqlite.summary(recorded[0])
 
-    gc.freeze()  # the recordings are no garbage either, and only one side has them
+    gc.freeze()  # the recordings are not garbage either, and only one side has them
     times = interleaved(cases, calls=run.calls, rounds=run.rounds)
     title = f"SQLite {sqlite3.sqlite_version}, synchronous=FULL, µs"
     table = Table(title=title, title_justify="left")
@@ -335,12 +335,12 @@ async def async_round(url: str, calls: int) -> dict[str, list[int]]:
                 flow.state.retries = (flow.state.retries + 1) % 10
                 await opened.commit()
 
-        answer: dict[str, list[int]] = {}
+        result: dict[str, list[int]] = {}
         for name, call in {"get": get, "update": update, "session": session}.items():
             await time_awaits(call, min(calls, 20))
-            answer[name] = await time_awaits(call, calls)
+            result[name] = await time_awaits(call, calls)
 
-        return answer
+        return result
 
 
 def compared(run: Run) -> Iterator[Table]:
@@ -354,7 +354,7 @@ def compared(run: Run) -> Iterator[Table]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; answers its exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(description="Measure the stores that need no server.")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--calls", type=int, default=100, help="of each case in a round")
@@ -369,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     console = Console()
     console.print(f"Python {platform.python_version()}, {os.cpu_count()} cores", highlight=False)
-    gc.freeze()  # what was imported is no garbage of anybody's
+    gc.freeze()  # imported modules are not garbage
 
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(dir=options.directory))

@@ -105,7 +105,7 @@ class Places:
         self.nats_pid = nats_server.pid
 
     def url(self, kind: str) -> str:
-        """A place that nobody else uses."""
+        """Return a place that is not used yet."""
         name = uuid4().hex
         return {
             "memory": f"memory://{name}",
@@ -173,13 +173,13 @@ def bare(place: Places, kind: str, calls: int) -> dict[str, float]:
         connection.commit()
         connection.close()
         connection = connect(path)
-        answer = _timed(
+        result = _timed(
             lambda: connection.execute("SELECT body FROM f WHERE id = 'f'").fetchone(),
             lambda: connection.execute("UPDATE f SET body = ? WHERE id = 'f'", (next(bodies),)),
             calls,
         )
         connection.close()
-        return answer
+        return result
 
     if kind == "Redis":
         with redis.Redis.from_url(place.redis_url) as client:
@@ -189,30 +189,30 @@ def bare(place: Places, kind: str, calls: int) -> dict[str, float]:
 
 
 def _timed(read: Callable[[], object], write: Callable[[], object], calls: int) -> dict[str, float]:
-    answer: dict[str, float] = {}
+    result: dict[str, float] = {}
     for name, call in (("update", write), ("get", read)):
         warm_up(call, calls)
-        answer[name] = p50(time_calls(call, calls))
+        result[name] = p50(time_calls(call, calls))
 
-    return answer
+    return result
 
 
 async def _bare_nats(url: str, data: bytes, calls: int) -> dict[str, float]:
     client = await nats.connect(url)
     try:
         bucket = await client.jetstream().create_key_value(bucket=uuid4().hex, direct=True)
-        answer: dict[str, float] = {}
+        result: dict[str, float] = {}
         await bucket.put("f", data)
         for name, call in (
             ("update", lambda: bucket.put("f", data)),
             ("get", lambda: bucket.get("f")),
         ):
             await time_awaits(call, 20)
-            answer[name] = p50(await time_awaits(call, calls))
+            result[name] = p50(await time_awaits(call, calls))
     finally:
         await client.close()
 
-    return answer
+    return result
 
 
 def throughput(place: Places, seconds: float) -> Numbers:
@@ -260,7 +260,7 @@ async def _bare_nats_rate(url: str, data: bytes, tasks: int, seconds: float) -> 
 
 
 async def _repeated(calls: Sequence[Callable[[], Awaitable[object]]], seconds: float) -> float:
-    """Let a task repeat each of the calls; answer how many there were in a second."""
+    """Let a task repeat each of the calls; return the calls per second."""
     done = 0
     start = time.perf_counter()
 
@@ -438,7 +438,7 @@ class Sizes(NamedTuple):
 
 
 def rounds(sizes: Sizes, measure: Callable[[], Numbers]) -> Numbers:
-    """Measure everything several times over, and answer the median of each number."""
+    """Measure everything several times, and return the median of each number."""
     return _medians([measure() for _ in range(sizes.rounds)])
 
 
@@ -472,7 +472,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the parts, each written when it is done; draw what there is."""
     parser = argparse.ArgumentParser(description="Measure and draw the figures.")
     parser.add_argument("part", nargs="*", help=f"what to measure: {', '.join(PARTS)}")
-    parser.add_argument("--quick", action="store_true", help="few calls: to see that it works")
+    parser.add_argument("--quick", action="store_true", help="few calls, to check that it works")
     parser.add_argument("--flows", type=int, default=1_000_000, help="most flows stored for growth")
     parser.add_argument("--nats-flows", type=int, default=100_000, help="the same, on NATS")
     parser.add_argument("--into", type=Path, default=Path("docs/figures"))
@@ -481,7 +481,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     unknown = set(options.part) - PARTS.keys()
     if unknown:
-        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+        parser.error(f"unknown part: {', '.join(sorted(unknown))}")
 
     sizes = Sizes(300, 0.7, 3, 5, options.flows, options.nats_flows)
     if options.quick:

@@ -26,7 +26,7 @@ import catga_store as cs
 __all__ = ["OpenStores", "fan_in", "growth", "operations"]
 
 OpenStores: TypeAlias = Callable[[], AbstractContextManager[dict[str, Any]]]
-"""Answers new, empty stores by name, and closes them in the end."""
+"""Makes new, empty stores by name, and closes them at the end."""
 
 CHILDREN = (10, 1_000, 10_000)
 PAGE = 100

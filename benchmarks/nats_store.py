@@ -52,7 +52,7 @@ def watched() -> Generator[list[Publish]]:
         sent.append(request)
         return begin(link, line, request)
 
-    setattr(NatsLink, "_begin", watch)  # noqa: B010  type checkers let nobody assign a method
+    setattr(NatsLink, "_begin", watch)  # noqa: B010  type checkers refuse the assignment of a method
     try:
         yield sent
     finally:
@@ -60,7 +60,7 @@ def watched() -> Generator[list[Publish]]:
 
 
 async def best(*calls: Callable[[], Awaitable[object]], times: int = TIMES) -> list[float]:
-    """Microseconds of one call, for each: the best of several rounds, in which they take turns."""
+    """Microseconds of one call, for each: the best of several rounds, in which they alternate."""
     found = [float("inf")] * len(calls)
     for _ in range(ROUNDS):
         for place, call in enumerate(calls):
@@ -137,17 +137,17 @@ async def single(store: AsyncStore, nc: Any) -> dict[str, float]:
 
     nc.bare = 0
     bare, ours = await best(bare_get, lambda: store.get("f"))
-    told = {"get": bare + decode}
+    bare_times = {"get": bare + decode}
     print(
         f"get                     {ours:7.0f} us, bare {bare:.0f} + {decode:.0f} us: {ours / (bare + decode):.2f}"
     )
     bare, ours = await best(bare_update, update)
-    told["update"] = bare + encode
+    bare_times["update"] = bare + encode
     print(
         f"update                  {ours:7.0f} us, bare {bare:.0f} + {encode:.0f} us: {ours / (bare + encode):.2f}"
     )
 
-    return told
+    return bare_times
 
 
 async def tasks(store: AsyncStore, nc: Any) -> None:
@@ -390,7 +390,7 @@ def blocking(url: str, bare_us: dict[str, float]) -> None:
 
 
 async def main(url: str, records: int, parts: list[str]) -> dict[str, float]:
-    """Print the tables; answers what the bare calls took."""
+    """Print the tables; return the times of the bare calls."""
     bare = {"get": math.nan, "update": math.nan}
     async with cs.AsyncNatsStore(url, timeout=timedelta(seconds=60)) as store:
         nc: Any = await nats.connect(url)

@@ -52,7 +52,7 @@ ABOUT = {
 
 
 def peers(subjects: dict[str, Subject], directory: Path, calls: int, rounds: int) -> Table:
-    """Time save and load of this library and of its peers, taking turns."""
+    """Time save and load of this library and of its peers, alternating."""
     pairs: dict[str, Pair] = {}
     for name, subject in subjects.items():
         pairs[f"catga_store {name}, attrs class"] = subject.update, subject.get
@@ -105,7 +105,7 @@ def _data(subject: Subject) -> Any:
 def beside(
     subjects: dict[str, Subject], redis_url: str, directory: Path, calls: int, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Answer `{library and place: {"save", "load": p50 in µs}}`; all but DBOS take turns.
+    """Return `{library and place: {"save", "load": p50 in µs}}`; all but DBOS alternate.
 
     DBOS works with threads of its own in the background, so it comes when the others are done.
     """

@@ -1,4 +1,4 @@
-"""What the SQLite store asks of SQLite, and nothing around it: the floor that it is held against.
+"""The statements that the SQLite store executes, and nothing else: the floor for its cost.
 
 The statements are not written down here a second time: they are recorded from the store at work,
 text and values, and executed again on a plain connection to a file of the same layout, with the
@@ -45,7 +45,7 @@ class Recorder:
 
 @contextmanager
 def recording(store: cs.SQLiteStore) -> Iterator[Recorder]:
-    """Record what a store executes that has been used already, and not by several threads."""
+    """Record the statements of a store that is prepared and used by one thread."""
     driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the store protocol
     (tables,) = driver.transport._idle  # noqa: SLF001  as above
     plain = tables.connection
@@ -60,18 +60,18 @@ def recording(store: cs.SQLiteStore) -> Iterator[Recorder]:
 def record(
     store: cs.SQLiteStore, call: Callable[[], object], times: int, path: Path
 ) -> list[list[Statement]]:
-    """Answer what each of so many calls executes; `path` becomes the file as it was before them."""
-    answer: list[list[Statement]] = []
+    """Return the statements of each call; `path` becomes a copy of the file before the calls."""
+    result: list[list[Statement]] = []
     with recording(store) as recorder:
         with closing(sqlite3.connect(path)) as copy:
             recorder.backup(copy)
 
         for _ in range(times):
             call()
-            answer.append(recorder.seen.copy())
+            result.append(recorder.seen.copy())
             recorder.seen.clear()
 
-    return answer
+    return result
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -85,7 +85,7 @@ def connect(path: Path) -> sqlite3.Connection:
 def replayed(
     connection: sqlite3.Connection, recorded: Sequence[Sequence[Statement]]
 ) -> Callable[[], None]:
-    """Answer a call that executes what one call did, and the next time what the next one did."""
+    """Return a function that executes the statements of one recorded call at each call."""
     execute = connection.execute
     ready = [
         [(text.startswith("SELECT"), text, values) for text, values in statements]

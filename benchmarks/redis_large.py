@@ -27,11 +27,11 @@ with cs.open_store(url) as store:
     else:
         getattr(store, what)(flow)
 """
-"""What the other process does: so that its interpreter's lock is none of ours."""
+"""What the other process does: a process of its own has an interpreter lock of its own."""
 
 
 def beside_large(url: str, api: str, what: str) -> tuple[list[float], float]:
-    """What small reads took while the other process was at it, and how long that was, in seconds."""
+    """Return the times of small reads while the other process works, and how long it works, in seconds."""
     with (
         subprocess.Popen(
             [sys.executable, "-c", LARGE_BODY, what, url],

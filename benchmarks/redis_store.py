@@ -103,7 +103,7 @@ class Recorder:
 
 
 def words_of(store: cs.Store, call: Callable[[], object]) -> list[Any]:
-    """Answer the words that a call sends, the last if it sends several."""
+    """Return the command that a call sends, the last if it sends several."""
     driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the store protocol
     recorder = driver.transport = Recorder(driver.transport)
     try:
@@ -208,7 +208,7 @@ def ops(run: Run) -> Iterator[Table]:
 
 
 def _committing(store: cs.Store) -> Callable[[], object]:
-    """A session's commit of a flow that is at hand."""
+    """Commit a loaded flow with a session."""
     flows = itertools.cycle(store.get_one(f"flow-{number}", Order) for number in range(FLOWS))
 
     def commit() -> None:

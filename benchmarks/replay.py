@@ -1,4 +1,4 @@
-"""Replay an event log through a store with several worker processes, and check what is there then.
+"""Replay an event log through a store with several worker processes, and check the result.
 
     python benchmarks/replay.py LOG [--store URL] [--workers N] [--check]
 
@@ -6,7 +6,7 @@ LOG is a CSV file with a row per event: the case it belongs to, what was done, a
 becomes a flow whose state is its history. The workers share the cases by claims: each takes a few
 due flows, appends the next event of each, one commit per event, and gives the flow back, so that
 the events of a case go through many hands. At the end every history must be exactly the log's, in
-its order. A replay that was stopped goes on when it is started again on the same store; `--check`
+its order. A replay that was stopped continues when it is started again on the same store; `--check`
 only compares.
 
 Exit codes: 0 all is as in the log; 1 something differs, or a worker failed; 2 nothing was done,
@@ -45,10 +45,10 @@ from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Refused
 
 LEASE = timedelta(seconds=30)
-"""A worker that died keeps its flows for so long."""
+"""How long a worker that died keeps its flows."""
 
 AT_ONCE = 8
-"""A worker claims so many flows in one commit."""
+"""How many flows a worker claims in one commit."""
 
 HEADERS = {
     "case": ("case:concept:name", "case_id", "case id", "caseid", "case"),
@@ -63,7 +63,7 @@ that lost their claim."""
 
 
 class LogError(Exception):
-    """The log or an option cannot be used; the message is one line."""
+    """The log or an option is unusable; the message is one line."""
 
 
 class Event(NamedTuple):
@@ -84,7 +84,7 @@ class Case:
 
 
 def read_log(path: Path, columns: dict[str, str | None]) -> dict[str, list[Event]]:
-    """Answer the events of each case in the order of the file; `LogError` says what is wrong."""
+    """Return the events of each case in the order of the file; `LogError` says what is wrong."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return _read_rows(path, csv.reader(file, strict=True), columns)
@@ -159,7 +159,7 @@ class CountingWaist:
         self._first = first
 
     def converse(self, request: Any) -> Any:
-        """Hold the conversation of the store beneath."""
+        """Run the conversation of the store beneath."""
         reply = yield from self._waist.converse(request)
         if type(request) is Commit:
             self._counts[self._first + (REFUSED if type(reply) is Refused else COMMITS)] += 1
@@ -173,7 +173,7 @@ def open_store(url: str) -> cs.Store:
 
 
 def work(url: str, cases: dict[str, list[Event]], counts: Any, number: int) -> None:
-    """Write events, claim by claim, until every case is complete; the life of one worker."""
+    """Write events, claim by claim, until every case is complete; this is all that one worker does."""
     first = number * 5
     with open_store(url) as store:
         driver: Any = store._driver  # noqa: SLF001  commits refused inside `claim_due` show nowhere else
@@ -197,7 +197,7 @@ def work(url: str, cases: dict[str, list[Event]], counts: Any, number: int) -> N
 
 
 def write_next(store: cs.Store, flow: cs.FlowSnapshot[Case], events: Sequence[Event]) -> bool:
-    """Append a case's next event and give the flow back; `False` if somebody else has it now."""
+    """Append a case's next event and return the flow; `False` if another worker has it now."""
     history = flow.state.history
     history.append(events[len(history)])
     flow.position = flow.position.advance()
@@ -220,7 +220,7 @@ def write_next(store: cs.Store, flow: cs.FlowSnapshot[Case], events: Sequence[Ev
 
 
 def create_flows(store: cs.Store, cases: dict[str, list[Event]]) -> int:
-    """Create the flows that are not there yet; answers how many events are in the others."""
+    """Create the missing flows; return how many events the others contain."""
     stored = {name: flow for name, flow in store.get_many(cases, Case).items() if flow is not None}
     others = store.count_flows() - len(stored)
     if others:
@@ -274,7 +274,7 @@ def replay(url: str, cases: dict[str, list[Event]], workers: int, console: Conso
 
 
 def report(counts: Sequence[int], seconds: float, workers: int) -> Table:
-    """Draw what the workers counted."""
+    """Make a table of what the workers counted."""
     table = Table(title=f"{workers} workers, {seconds:.2f} s", title_justify="left")
     for name in ("", "events", "claims", "commits", "refused commits", "lost claims"):
         table.add_column(name, justify="right" if name else "left")
@@ -293,7 +293,7 @@ def report(counts: Sequence[int], seconds: float, workers: int) -> Table:
 
 
 def differences(store: cs.Store, cases: dict[str, list[Event]]) -> Iterator[str]:
-    """Answer a line for everything in the store that is not as the log says."""
+    """Return a line for each difference between the store and the log."""
     for names in batches(cases, 500):
         for name, flow in store.get_many(names, Case).items():
             events = cases[name]
@@ -348,21 +348,21 @@ def check(url: str, cases: dict[str, list[Event]], console: Console) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    answer = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description="Replay an event log through a store with several worker processes."
     )
-    answer.add_argument("log", type=Path, help="CSV file with a row per event")
-    answer.add_argument("--store", help="URL of an empty store (default: a temporary SQLite file)")
-    answer.add_argument("--workers", type=int, default=4, help="processes (default 4)")
-    answer.add_argument("--check", action="store_true", help="only compare the store with the log")
+    parser.add_argument("log", type=Path, help="CSV file with a row per event")
+    parser.add_argument("--store", help="URL of an empty store (default: a temporary SQLite file)")
+    parser.add_argument("--workers", type=int, default=4, help="processes (default 4)")
+    parser.add_argument("--check", action="store_true", help="only compare the store with the log")
     for role in HEADERS:
-        answer.add_argument(f"--{role}", help=f"name of the {role} column")
+        parser.add_argument(f"--{role}", help=f"name of the {role} column")
 
-    return answer
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; answers its exit code."""
+    """Run the command and return its exit code."""
     options = parser().parse_args(arguments)
     console = Console()
     try:

@@ -52,7 +52,7 @@ class Ready:
         self.pipe = Pipe((Command(("EVALSHA", digest, 1, b"k", BODY), b"k"),), writes=True)
 
     def converse(self, _: Request[Any]) -> Conversation[Any]:
-        """Ask it."""
+        """Run a request as one script."""
         (reply,) = yield self.pipe
         return reply
 
@@ -60,7 +60,7 @@ class Ready:
 async def rate(
     call: Callable[[], Awaitable[Any]], tasks: int, operations: int
 ) -> tuple[float, float]:
-    """Answer the operations per second of so many tasks, and this process's share of each, in us."""
+    """Return the operations per second of the tasks, and the processor time of each in us."""
     left = iter(range(operations))
 
     async def work() -> None:
@@ -74,14 +74,14 @@ async def rate(
 
 
 def calls_of(port: int) -> int:
-    """Answer how many scripts the server has run."""
+    """Return how many scripts the server has run."""
     with redis.Redis(port=port) as client:
         stats: Any = client.info("commandstats")
         return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
 def ratios(found: Mapping[str, list[float]]) -> list[str]:
-    """Write medians, and how they stand to the first case's in the same rounds."""
+    """Format medians, and their ratios to the first case in the same rounds."""
     beside = next(iter(found.values()))
     return [
         f"{median(one):,.0f} ({median(a / b for a, b in zip(one, beside, strict=True)):.2f}x)"
@@ -131,7 +131,7 @@ async def throughput(url: str, port: int, digest: str, operations: int, rounds: 
 
 
 async def each_awaited(driver: Any, operations: int) -> list[float]:
-    """Answer what awaited requests took one by one, in microseconds."""
+    """Return the times of single awaited requests, in microseconds."""
     taken: list[float] = []
     for _ in range(operations):
         start = time.perf_counter()

@@ -14,7 +14,7 @@ import catga_store as cs
 __all__ = ["FLOWS", "CountingWire", "Subject", "exchanges", "make_flows"]
 
 FLOWS = 20
-"""Operations go round so many flows, as the peers were measured."""
+"""Operations use so many flows in turn, as in the measurements of the peers."""
 
 CHILDREN = 100
 """How many children a condition has, unless that is what is measured."""
@@ -45,7 +45,7 @@ class Subject:
         self.store.get(next(self._ids), Order)
 
     def update(self) -> None:
-        """Change a flow that is at hand, and write it."""
+        """Change a loaded flow and write it."""
         flow = next(self._updated)
         flow.state.retries = next(self._retries)
         self.store.update(flow)
@@ -117,7 +117,7 @@ class CountingWire:
 
 
 def exchanges(store: cs.Store, call: Any) -> int:
-    """Answer how many transport requests a call sends."""
+    """Return how many transport requests a call sends."""
     driver: Any = store._driver  # noqa: SLF001  a benchmark looks under the store protocol
     counting = driver.transport = CountingWire(driver.transport)
     try:

@@ -1,4 +1,4 @@
-"""Timing things beside each other on a machine that does other things too.
+"""Timing of several cases beside each other on a machine that is also busy with other work.
 
 Cases that are compared take turns: a few calls of each, round after round, so that whatever slows
 the machine slows them all. Differences and ratios are worked out within each round; the median of
@@ -62,7 +62,7 @@ def interleaved(
 ) -> dict[str, Times]:
     """Time `rounds` times `calls` calls of each case, taking turns in an order drawn for each round.
 
-    After calls that wait, for a disk say, a processor has cooled down, and whoever comes next pays for
+    After calls that wait, for a disk say, a processor has cooled down, and the next case pays for
     it: the 36 us of a decoding were 23 after something that had kept it busy.
     """
     orders = random.Random(len(cases))
@@ -78,7 +78,7 @@ def interleaved(
 
 
 def warm_up(call: Callable[[], object], calls: int) -> None:
-    """Call a few times without looking at the clock, and leave no garbage to the first round."""
+    """Call a few times without timing, and collect garbage before the first round."""
     for _ in range(min(calls, 50)):
         call()
 
@@ -86,7 +86,7 @@ def warm_up(call: Callable[[], object], calls: int) -> None:
 
 
 def time_calls(call: Callable[[], object], calls: int, less: list[int] | None = None) -> list[int]:
-    """Answer what each of so many calls took, in nanoseconds, less what it has put in a list."""
+    """Return the time of each call in nanoseconds, less what it has added to a list."""
     clock = time.perf_counter_ns
     taken: list[int] = []
     for _ in range(calls):
@@ -101,7 +101,7 @@ def time_calls(call: Callable[[], object], calls: int, less: list[int] | None = 
 
 
 async def time_awaits(call: Callable[[], Awaitable[object]], calls: int) -> list[int]:
-    """Answer what each of so many awaited calls took, in nanoseconds."""
+    """Return the time of each awaited call in nanoseconds."""
     clock = time.perf_counter_ns
     taken: list[int] = []
     for _ in range(calls):

@@ -1,6 +1,7 @@
 """How the documentation is built: `tox -e docs`, or `sphinx-build -W docs build/docs`."""
 
 import inspect
+import sys
 from importlib.metadata import version as installed_version
 from typing import Any
 
@@ -9,7 +10,7 @@ author = "catga_store contributors"
 copyright = "2026, catga_store contributors"  # noqa: A001  Sphinx's name
 version = release = installed_version("catga_store")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 html_theme = "furo"
@@ -27,7 +28,7 @@ default_role = "code"  # docstrings write `names` as README does
 # Signatures as they are written; members in the order of the source, which is that of the design.
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 
@@ -60,11 +61,45 @@ def describe_commands() -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def find_sources() -> None:
+    """Let autodoc find the source order of names that the package shows as its own.
+
+    `catga_store.Store` is defined in a module below the package; autodoc would look for the order of
+    its methods in the package's `__init__.py`, and sort them by name.
+    """
+    from sphinx.pycode import ModuleAnalyzer  # noqa: PLC0415  only Sphinx itself calls this
+
+    import catga_store  # noqa: PLC0415  the settings can be read without it
+
+    package = ModuleAnalyzer.for_module("catga_store")
+    package.analyze()
+    public = {name for name in catga_store.__all__ if not name.startswith("Async")}
+    for module in [name for name in sys.modules if name.startswith("catga_store.")]:
+        analyzer = ModuleAnalyzer.for_module(module)
+        analyzer.analyze()
+        for found, into in (
+            (analyzer.tagorder, package.tagorder),
+            (analyzer.overloads, package.overloads),
+        ):
+            into.update({key: at for key, at in found.items() if key.split(".")[0] in public})
+
+
+HIDDEN = {f"catga_store.{name}" for name in ("Store", "AsyncStore", "Session", "AsyncSession")}
+
+
+def hide_signature(*event: Any) -> tuple[str, None] | None:
+    """Leave out the constructors of classes that users get from `open_store` and `session`."""
+    name: str = event[2]
+    return ("", None) if name in HIDDEN else None
+
+
 def setup(app: Any) -> None:
-    """Let the page on the command line be completed when it is read."""
+    """Connect what completes the pages to Sphinx's events."""
 
     def read(_app: Any, page: str, source: list[str]) -> None:
         if page == "command-line":
             source[0] = source[0].replace("<!-- commands -->", describe_commands())
 
     app.connect("source-read", read)
+    app.connect("builder-inited", lambda _app: find_sources())
+    app.connect("autodoc-process-signature", hide_signature)
