@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-import pytest
-
 import catga_store
 
 HERE = Path(__file__).parent
@@ -34,10 +32,16 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("mutant", catalogue.MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_can_be_made(mutant: object) -> None:
-    """What it changes stands in the package once; if it moved, its line in the catalogue must too."""
-    assert catalogue.place_of(mutant, PACKAGE).suffix in (".py", ".lua")
+def test_mutants_of_the_catalogue_can_be_made() -> None:
+    """What each changes stands in the package once; if it moved, its line in the catalogue must too."""
+    failures = []
+    for mutant in catalogue.MUTANTS:
+        try:
+            catalogue.place_of(mutant, PACKAGE)
+        except LookupError as error:
+            failures.append(str(error))
+
+    assert failures == []
 
 
 def test_the_table_has_every_mutant() -> None:

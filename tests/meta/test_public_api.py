@@ -112,6 +112,11 @@ def parameters(function: Any) -> list[tuple[str, Any, Any]]:
     ]
 
 
+def public() -> Iterator[tuple[str, Any]]:
+    """Return every name that the package exports, and what it is."""
+    return ((name, getattr(cs, name)) for name in cs.__all__)
+
+
 def documented() -> Iterator[tuple[str, Any]]:
     """Answer everything public by its dotted name."""
     for name in cs.__all__:
@@ -141,20 +146,17 @@ def test_all_is_sorted_and_whole() -> None:
     assert len(cs.__all__) <= 60
 
 
-@pytest.mark.parametrize("name", cs.__all__)
-def test_every_name_shows_the_package(name: str) -> None:
+def test_public_names_show_the_package() -> None:
     """A traceback, a pickle and `help` say `catga_store`, not where the code lies."""
-    assert getattr(cs, name).__module__ == "catga_store"
-    assert getattr(cs, name).__qualname__ == name
+    shown = {name: (kind.__module__, kind.__qualname__) for name, kind in public()}
+    assert shown == {name: ("catga_store", name) for name in cs.__all__}
 
 
-@pytest.mark.parametrize(("name", "thing"), [*documented()])
-def test_everything_public_has_a_docstring(name: str, thing: Any) -> None:
+def test_docstrings_of_the_public_api() -> None:
     """Classes, functions, methods and properties say what they do, in a sentence that ends."""
-    text = inspect.getdoc(thing)
-    assert text, name
-    first = text.split("\n\n")[0].strip()
-    assert first[-1] in ".…|" or first.endswith("`"), first
+    first = {name: (inspect.getdoc(thing) or "").split("\n\n")[0] for name, thing in documented()}
+    wrong = {name: text for name, text in first.items() if not text.strip().endswith((*".…|`",))}
+    assert wrong == {}
 
 
 def test_the_errors_are_public() -> None:

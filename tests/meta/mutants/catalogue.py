@@ -53,7 +53,7 @@ class Mutant(NamedTuple):
 
 
 def place_of(mutant: Mutant, package: Path) -> Path:
-    """The one file that has what the mutant changes, once; `LookupError` if it is not so."""
+    """Return the one file that has what the mutant changes, exactly once; else raise `LookupError`."""
     files = [
         file
         for file in sorted(package.rglob("*"))
@@ -63,7 +63,7 @@ def place_of(mutant: Mutant, package: Path) -> Path:
         file for file in files for _ in range(file.read_text(encoding="utf-8").count(mutant.old))
     ]
     if len(places) != 1:
-        message = f"{mutant.name}: what it changes stands {len(places)} times in {mutant.file}"
+        message = f"{mutant.name}: its old text is found {len(places)} times in {mutant.file}; expected once"
         raise LookupError(message)
 
     return places[0]
