@@ -1,4 +1,8 @@
-"""The awaiting API: `AsyncStore` and `AsyncSession`, under asyncio and trio alike."""
+"""The async API: `AsyncStore` and `AsyncSession`, the same under asyncio and trio.
+
+`store.py` and `session.py` are generated from this module by `tests/meta/generate_api.py`. To change an
+operation of the public API, change it here and run that script.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,17 @@ from collections.abc import AsyncGenerator
 from collections.abc import AsyncIterator
 from collections.abc import Awaitable
 from collections.abc import Callable
-from collections.abc import Coroutine
 from collections.abc import Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
-from typing import Protocol
 from typing import Self
 from typing import TypeVar
 from typing import TypeVarTuple
+from typing import Unpack
 from typing import overload
-
-from anyio.lowlevel import RunVar
 
 from catga_store.core import claims
 from catga_store.core import commits
@@ -29,16 +30,20 @@ from catga_store.core import sessions
 from catga_store.core import upkeep
 from catga_store.core.arguments import check_awaitable
 from catga_store.core.arguments import check_function
+from catga_store.core.base_async_store import AsyncDriver
+from catga_store.core.base_async_store import AsyncRun
+from catga_store.core.base_async_store import BaseAsyncStore
+from catga_store.core.base_session import BaseSession
 from catga_store.core.claims import DEFAULT_LEASE
 from catga_store.core.context import Context
+from catga_store.core.options import FlowFilters
+from catga_store.core.options import StoreOptions
+from catga_store.core.options import WaitFilters
 from catga_store.core.receipts import Receipt
 from catga_store.core.settings import Settings
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.errors import CommitUncertainError
-from catga_store.errors import StoreClosedError
-from catga_store.errors import UsageError
 from catga_store.model.flows import FlowSnapshot
-from catga_store.model.flows import FlowStatus
 from catga_store.model.flows import FlowSummary
 from catga_store.model.listings import Page
 from catga_store.model.progress import ForEachProgress
@@ -46,96 +51,56 @@ from catga_store.model.stored_state import AnyRecord
 from catga_store.model.times import AT_ONCE
 from catga_store.model.waits import Completion
 from catga_store.model.waits import WaitCondition
-from catga_store.model.waits import WaitOutcome
-from catga_store.protocol.conversation import Conversation
-from catga_store.protocol.conversation import Watch
-from catga_store.session import BaseSession
 
-__all__ = ["AsyncDriver", "AsyncSession", "AsyncStore"]
+__all__ = ["AsyncDriver", "AsyncSession", "AsyncStore", "Settings", "StoreOptions"]
 
 S = TypeVar("S")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
-T = TypeVar("T")
-
-_loop_mark: RunVar[object] = RunVar("catga_store_loop")
 
 
-class AsyncDriver(Protocol):
-    """Runs conversations over store protocol requests by awaiting."""
+class AsyncStore(BaseAsyncStore):
+    """Durable state of flows, for async code.
 
-    def run(self, conversation: Conversation[T], /) -> Coroutine[Any, Any, T]:
-        """Run a conversation to its end."""
-        ...
+    Each operation is atomic by itself; a `session()` makes several atomic together. Every operation
+    may raise `StoreUnavailableError` when the store cannot be reached (nothing was written),
+    `CommitUncertainError` when a write was sent and its outcome is not known (`resolve_commit`
+    settles it), and a `UsageError`, before anything is sent, for a call that can never work. After
+    an error the objects that were passed in are unchanged.
 
-    def at_home(self) -> Callable[[], bool]:
-        """A cheap check for later: whether the caller is on the event loop that runs now.
+    A store belongs to the event loop that first used it. Cancelling a read stops it at once. A write
+    that is already in flight completes first; its result is applied to your objects, and then the
+    cancellation is raised again.
 
-        `False` may also be said where that is not cheap to tell.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Close what the driver opened."""
-        ...
-
-
-class AsyncRun(Protocol):
-    """Runs a conversation by awaiting."""
-
-    def __call__(self, conversation: Conversation[T], /) -> Coroutine[Any, Any, T]:
-        """Run it to its end."""
-        ...
-
-
-class AsyncStore:
-    """`Store` for async code. It belongs to the event loop that first used it.
-
-    Cancelling a read stops it at once. A write that has begun runs to its reply; then the objects
-    take over what was written, and the cancellation goes on.
+    >>> import anyio
+    >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+    >>> async def main():
+    ...     async with AsyncMemoryStore() as store:
+    ...         await store.create(FlowSnapshot("order-1", state={"paid": False}))
+    ...         order = await store.get_one("order-1")
+    ...     print(order)
+    >>> anyio.run(main)
+    <FlowSnapshot 'order-1' v1 CREATED at 0>
     """
-
-    _watch: Watch | None = None
-
-    def __init__(self, driver: AsyncDriver, settings: Settings) -> None:
-        self._driver = driver
-        self._context = Context.of(settings)
-        self._closed = False
-        self._loop: object | None = None
-        self._at_home: Callable[[], bool] | None = None
-
-    def _run(self, conversation: Conversation[T]) -> Coroutine[Any, Any, T]:
-        # It hands a coroutine on: one of its own would cost each operation as much as its rules do.
-        if self._at_home is None or not self._at_home():
-            self._check_loop()
-
-        if self._closed:
-            message = f"{self!r} cannot be used: it was closed; open it again"
-            raise StoreClosedError(message)
-
-        if self._watch is not None:
-            conversation = self._watch(self, conversation)
-
-        return self._driver.run(conversation)
-
-    def _check_loop(self) -> None:
-        try:
-            mark = _loop_mark.get()
-        except LookupError:
-            mark = object()
-            _loop_mark.set(mark)
-
-        if self._loop is None:
-            self._loop = mark
-            self._at_home = self._driver.at_home()
-        elif self._loop is not mark:
-            message = f"{self!r} belongs to another event loop; open one in each"
-            raise UsageError(message)
 
     # flows ----------------------------------------------------------------------------------------
 
     async def create(self, snapshot: FlowSnapshot[Any]) -> None:
-        """See `Store.create`."""
+        """Write a new flow at version 1; `FlowExistsError` if its id is taken.
+
+        Costs one round trip. Unless `due_at` says otherwise, the flow is due at once if it is
+        neither suspended nor terminal.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     order = FlowSnapshot("order-1", state={"paid": False})
+        ...     await store.create(order)
+        ...     print(order.version)
+        >>> anyio.run(main)
+        1
+        """
         await self._run(records.create(self._context, snapshot))
 
     @overload
@@ -143,7 +108,19 @@ class AsyncStore:
     @overload
     async def get(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any] | None: ...
     async def get(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any] | None:
-        """See `Store.get`."""
+        """Return the flow as a new object, or `None` if there is none.
+
+        Without a type the state is raw JSON data. Costs one round trip. `StateTypeError` if the
+        state was stored as another named type, `CorruptRecordError` if it cannot be read.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     print(await store.get("order-1"))
+        >>> anyio.run(main)
+        None
+        """
         return await self._run(records.get(self._context, flow_id, state_type))
 
     @overload
@@ -151,15 +128,52 @@ class AsyncStore:
     @overload
     async def get_one(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any]: ...
     async def get_one(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any]:
-        """See `Store.get_one`."""
+        """Return the flow like `get`, but raise `FlowNotFoundError` if there is none."""
         return await self._run(records.get_one(self._context, flow_id, state_type))
 
     async def get_or_create(self, snapshot: FlowSnapshot[S]) -> tuple[FlowSnapshot[S], bool]:
-        """See `Store.get_or_create`."""
+        """Create the flow and return `(snapshot, True)`, or return `(stored flow, False)`.
+
+        This makes starting a flow idempotent: the flow id is the idempotency key. Costs one round
+        trip, two if the id is taken.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     await store.create(FlowSnapshot("order-1", state={"paid": True}))
+        ...     order = FlowSnapshot("order-1", state={"paid": False})
+        ...     stored, is_new = await store.get_or_create(order)
+        ...     print(stored.state, is_new)
+        >>> anyio.run(main)
+        {'paid': True} False
+        """
         return await self._run(records.get_or_create(self._context, snapshot))
 
     async def update(self, snapshot: FlowSnapshot[Any]) -> None:
-        """See `Store.update`."""
+        """Write the flow as version + 1 if the store still holds the revision that was read.
+
+        Only then do `version`, `revision` and `updated_at` change on the object. Otherwise nothing
+        is written, and it raises `StaleFlowError` (with `expected` and `actual`), `ClaimLostError`
+        if the flow was claimed through this object, or `FlowNotFoundError`. Costs one round trip.
+
+        A claim is renewed, unless the flow is now terminal, suspended or has another `due_at`.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot, StaleFlowError
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     await store.create(FlowSnapshot("order-1", state={"paid": False}))
+        ...     mine = await store.get_one("order-1")
+        ...     yours = await store.get_one("order-1")
+        ...     await store.update(yours)
+        ...     try:
+        ...         await store.update(mine)
+        ...     except StaleFlowError as error:
+        ...         print(error.expected, error.actual)
+        >>> anyio.run(main)
+        1 2
+        """
         await self._run(records.update(self._context, snapshot))
 
     async def delete(
@@ -169,7 +183,12 @@ class AsyncStore:
         version: int | None = None,
         revision: str | None = None,
     ) -> bool:
-        """See `Store.delete`."""
+        """Delete a flow and its ForEach progress; return whether it existed.
+
+        A loaded snapshot, a version or a revision is checked: `StaleFlowError` if the store holds
+        another one. A plain id deletes what is stored. Costs one round trip. A version or a revision
+        beside an id costs a second one: the flow is read, and deleted as the revision that was read.
+        """
         return await self._run(
             records.delete(self._context, snapshot_or_id, version=version, revision=revision)
         )
@@ -185,55 +204,41 @@ class AsyncStore:
     async def get_many(
         self, flow_ids: Iterable[str], state_type: Any | None = None
     ) -> dict[str, Any]:
-        """See `Store.get_many`."""
+        """Return flows by id, `None` for each that is absent; one round trip per 500 ids."""
         return await self._run(records.get_many(self._context, flow_ids, state_type))
 
     async def query_flows(
-        self,
-        *,
-        status: FlowStatus | None = None,
-        state_type: Any | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        updated_before: datetime | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
+        self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[FlowFilters]
     ) -> Page[FlowSummary]:
-        """See `Store.query_flows`."""
+        """Return a page of flows, newest `created_at` first, then by id, without their states.
+
+        The filters are `status`, `state_type` (a type, or the name it is stored under),
+        `created_after` (inclusive), `created_before` and `updated_before` (exclusive). `limit` is 1
+        to 1,000. For the next page pass the `cursor` of this one with the same filters. A flow that
+        matches throughout appears exactly once, also while others come and go.
+
+        Costs one round trip; with `updated_before` the store may read more than it returns.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot, FlowStatus
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     await store.create(FlowSnapshot("order-1", state={"paid": False}))
+        ...     page = await store.query_flows(status=FlowStatus.CREATED)
+        ...     print([flow.flow_id for flow in page])
+        >>> anyio.run(main)
+        ['order-1']
+        """
         return await self._run(
-            listings.query_flows(
-                self._context,
-                status=status,
-                state_type=state_type,
-                created_after=created_after,
-                created_before=created_before,
-                updated_before=updated_before,
-                limit=limit,
-                cursor=cursor,
-            )
+            listings.query_flows(self._context, limit=limit, cursor=cursor, **filters)
         )
 
-    async def iter_flows(
-        self,
-        *,
-        status: FlowStatus | None = None,
-        state_type: Any | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        updated_before: datetime | None = None,
-    ) -> AsyncIterator[FlowSummary]:
-        """See `Store.iter_flows`."""
+    async def iter_flows(self, **filters: Unpack[FlowFilters]) -> AsyncIterator[FlowSummary]:
+        """Iterate over every flow that `query_flows` would list, page by page."""
         cursor: str | None = None
 
         while True:
-            page = await self.query_flows(
-                status=status,
-                state_type=state_type,
-                created_after=created_after,
-                created_before=created_before,
-                updated_before=updated_before,
-                cursor=cursor,
-            )
+            page = await self.query_flows(cursor=cursor, **filters)
             for summary in page:
                 yield summary
 
@@ -241,80 +246,72 @@ class AsyncStore:
             if cursor is None:
                 return
 
-    async def count_flows(
-        self,
-        *,
-        status: FlowStatus | None = None,
-        state_type: Any | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        updated_before: datetime | None = None,
-    ) -> int:
-        """See `Store.count_flows`."""
-        return await self._run(
-            listings.count_flows(
-                self._context,
-                status=status,
-                state_type=state_type,
-                created_after=created_after,
-                created_before=created_before,
-                updated_before=updated_before,
-            )
-        )
+    async def count_flows(self, **filters: Unpack[FlowFilters]) -> int:
+        """Return how many flows `iter_flows` would yield with the same filters."""
+        return await self._run(listings.count_flows(self._context, **filters))
 
     # wait conditions ------------------------------------------------------------------------------
 
     async def set_wait_condition(self, condition: WaitCondition) -> bool:
-        """See `Store.set_wait_condition`."""
+        """Write a wait condition, and count the completions that came before it.
+
+        Return whether they satisfied it: then this caller is the one that sees `now_satisfied`. On a
+        pending condition it replaces the definition and keeps `created_at` and completions. On one
+        that has ended it writes nothing, and the object takes what is stored, results included,
+        which costs a second round trip. After `clear_wait_condition` it starts again.
+        """
         return await self._run(records.set_wait_condition(self._context, condition))
 
     async def get_wait_condition(self, correlation_id: str) -> WaitCondition | None:
-        """See `Store.get_wait_condition`."""
+        """Return the condition with the completions of its children, or `None`."""
         return await self._run(records.get_wait_condition(self._context, correlation_id))
 
     async def update_wait_condition(self, condition: WaitCondition) -> bool:
-        """See `Store.update_wait_condition`."""
+        """Write definition and outcome if the store still holds the revision that was read.
+
+        Results are never written. Completions are counted again; return whether they satisfy the new
+        definition now. Otherwise `StaleWaitConditionError` or `WaitConditionNotFoundError`.
+        """
         return await self._run(records.update_wait_condition(self._context, condition))
 
     async def clear_wait_condition(self, correlation_id: str) -> bool:
-        """See `Store.clear_wait_condition`."""
+        """Remove a condition and its completions; return whether it existed.
+
+        A tombstone stays for `Retention.waits`. Until then later completions are not kept, and
+        their `outcome` is how the condition ended: `CANCELLED` if it was pending.
+        """
         return await self._run(records.clear_wait_condition(self._context, correlation_id))
 
     async def get_timed_out_wait_conditions(
         self, now: datetime | None = None, limit: int | None = None
     ) -> list[WaitCondition]:
-        """See `Store.get_timed_out_wait_conditions`."""
+        """Return the pending conditions whose deadline has passed, oldest deadline first.
+
+        A deadline closes nothing by itself: completions count until somebody sets
+        `outcome = TIMED_OUT` and updates the condition. The version check lets one caller win.
+        """
         return await self._run(records.get_timed_out_wait_conditions(self._context, now, limit))
 
     async def query_wait_conditions(
-        self,
-        *,
-        outcome: WaitOutcome | None = None,
-        parent_flow_id: str | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
+        self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[WaitFilters]
     ) -> Page[WaitCondition]:
-        """See `Store.query_wait_conditions`."""
+        """Return a page of conditions, ended ones included, newest first.
+
+        The filters are `outcome` and `parent_flow_id`; `limit` and `cursor` are as for
+        `query_flows`. Costs two round trips.
+        """
         return await self._run(
-            listings.query_wait_conditions(
-                self._context,
-                outcome=outcome,
-                parent_flow_id=parent_flow_id,
-                limit=limit,
-                cursor=cursor,
-            )
+            listings.query_wait_conditions(self._context, limit=limit, cursor=cursor, **filters)
         )
 
     async def iter_wait_conditions(
-        self, *, outcome: WaitOutcome | None = None, parent_flow_id: str | None = None
+        self, **filters: Unpack[WaitFilters]
     ) -> AsyncIterator[WaitCondition]:
-        """See `Store.iter_wait_conditions`."""
+        """Iterate over every condition that `query_wait_conditions` would list, page by page."""
         cursor: str | None = None
 
         while True:
-            page = await self.query_wait_conditions(
-                outcome=outcome, parent_flow_id=parent_flow_id, cursor=cursor
-            )
+            page = await self.query_wait_conditions(cursor=cursor, **filters)
             for wait in page:
                 yield wait
 
@@ -331,7 +328,29 @@ class AsyncStore:
         result: object = None,
         error: str | None = None,
     ) -> Completion:
-        """See `Store.complete_child`."""
+        """Record the completion of one child once, however often and concurrently this is called.
+
+        The first call for a child is `accepted`, a repeated one is a `duplicate`. A call for an
+        unknown child, or for a condition that has ended or was cleared, is neither, and `outcome`
+        says how the condition ended. If there is no condition yet, the completion is accepted and
+        kept until one is set; then `outcome` is `None`. Exactly one caller ever sees
+        `now_satisfied`.
+
+        `result` is plain JSON data; encoded, with `error`, it takes at most 256 KiB
+        (`RecordTooLargeError`). Costs one round trip, whatever the number of children.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, WaitCondition
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     wait = WaitCondition("ship", flow_ids=["s-1"])
+        ...     is_satisfied = await store.set_wait_condition(wait)
+        ...     first = await store.complete_child("ship", "s-1", result={"parcel": 7})
+        ...     again = await store.complete_child("ship", "s-1")
+        ...     print(first.now_satisfied, again.duplicate)
+        >>> anyio.run(main)
+        True True
+        """
         return await self._run(
             records.complete_child(
                 self._context,
@@ -348,7 +367,11 @@ class AsyncStore:
     async def save_for_each_progress(
         self, flow_id: str, step_index: int, progress: ForEachProgress, *, overwrite: bool = False
     ) -> None:
-        """See `Store.save_for_each_progress`."""
+        """Write the progress of a step if the store still holds what was loaded.
+
+        New progress expects that nothing is stored. Otherwise `StaleProgressError`: load it,
+        `merge`, save. `overwrite` writes it whatever is stored. The flow need not exist yet.
+        """
         await self._run(
             records.save_for_each_progress(
                 self._context, flow_id, step_index, progress, overwrite=overwrite
@@ -356,15 +379,15 @@ class AsyncStore:
         )
 
     async def get_for_each_progress(self, flow_id: str, step_index: int) -> ForEachProgress | None:
-        """See `Store.get_for_each_progress`."""
+        """Return the progress of a step, or `None`."""
         return await self._run(records.get_for_each_progress(self._context, flow_id, step_index))
 
     async def clear_for_each_progress(self, flow_id: str, step_index: int) -> bool:
-        """See `Store.clear_for_each_progress`."""
+        """Remove the progress of a step; return whether it existed."""
         return await self._run(records.clear_for_each_progress(self._context, flow_id, step_index))
 
     async def list_for_each_progress(self, flow_id: str) -> dict[int, ForEachProgress]:
-        """See `Store.list_for_each_progress`."""
+        """Return the progress of every step of a flow, by step index."""
         return await self._run(records.list_for_each_progress(self._context, flow_id))
 
     # claims ---------------------------------------------------------------------------------------
@@ -395,7 +418,35 @@ class AsyncStore:
         limit: int = 1,
         owner: str | None = None,
     ) -> list[FlowSnapshot[Any]]:
-        """See `Store.claim_due`."""
+        """Claim up to `limit` due flows: nobody else is given them until the `lease` ends.
+
+        Due are new flows, flows whose pause is over, flows whose owner has not renewed its claim,
+        and parents whose wait is satisfied or past its deadline. Such a wait is closed as
+        `TIMED_OUT` in the same commit, and the parent's `wait_condition` shows how it ended, results
+        included. Flows come nearly oldest first. The store decides each claim, so no flow goes to
+        two callers. A claim adds 1 to `attempts` and to `version`.
+
+        With a type, only flows of that type and untyped ones are claimed. A flow that cannot be
+        decoded is put off by one lease, logged and skipped. That includes an untyped flow whose data
+        does not fit the type: where workers with a type and without share a store, give every flow a
+        type.
+
+        A wait that ends while its parent is claimed wakes the parent when the claim ends, at most a
+        quarter of the remaining lease later. If the parent is missing or terminal when its wait is
+        processed, that wait will not wake it later, unless the parent suspends on it again.
+
+        Costs three round trips, one or two more for parents, more under contention.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     await store.create(FlowSnapshot("order-1", state={"paid": False}))
+        ...     for job in await store.claim_due(owner="worker-1"):
+        ...         print(job)
+        >>> anyio.run(main)
+        <FlowSnapshot 'order-1' v2 CREATED at 0 claimed by worker-1>
+        """
         return await self._run(
             claims.claim_due(self._context, state_type, lease=lease, limit=limit, owner=owner)
         )
@@ -429,7 +480,14 @@ class AsyncStore:
         timeout: timedelta = timedelta(0),
         owner: str | None = None,
     ) -> FlowSnapshot[Any]:
-        """See `Store.claim`."""
+        """Claim one flow, due or not, as `claim_due` does.
+
+        Wait up to `timeout` for another owner's claim to end, then raise `FlowClaimedError` (with
+        `owner` and `until`). A terminal flow is returned as it is, unclaimed. `FlowNotFoundError` if
+        there is no such flow. The flow counts as notified of its waits that have ended;
+        `wait_condition` shows the one it suspended on if that has ended, else the newest. Costs
+        three round trips, one more for a parent.
+        """
         return await self._run(
             claims.claim(
                 self._context, flow_id, state_type, lease=lease, timeout=timeout, owner=owner
@@ -437,22 +495,42 @@ class AsyncStore:
         )
 
     async def extend(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> None:
-        """See `Store.extend`; another task may call it beside the owner's own commits."""
+        """Move the end of the claim to `lease` from now (default: as claimed); change nothing else.
+
+        Neither the version nor the object changes, so another task may call it beside the owner's
+        own commits. `ClaimLostError` if the claim was lost or given back. After a
+        `CommitUncertainError` the claim ends at either time: extend it again.
+        """
         await self._run(claims.extend(self._context, flow, lease))
 
     async def release(self, flow: FlowSnapshot[Any], *, due_at: datetime | None = AT_ONCE) -> None:
-        """See `Store.release`."""
+        """Give the claim back without writing the state.
+
+        The flow is due now unless `due_at` says otherwise; `None` parks it. `ClaimLostError` if the
+        claim was lost. Changes on the object are not written.
+        """
         await self._run(claims.release(self._context, flow, due_at=due_at))
 
     # sessions -------------------------------------------------------------------------------------
 
     def session(self) -> AsyncSession:
-        """A unit of work; use it in an `async with`. See `Store.session`."""
+        """Return a new unit of work, for use in an `async with`. Only its `commit` writes."""
         return AsyncSession(self._run, self._context)
 
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[AsyncSession, None]:
-        """A session that commits at the end of the block, and rolls back on an exception."""
+        """Open a session that commits at the end of the block and rolls back on an exception.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     async with store.begin() as session:
+        ...         session.add(FlowSnapshot("order-1", state={"paid": False}))
+        ...     print(session.receipt.versions)
+        >>> anyio.run(main)
+        {Key(kind='flow', id='order-1', step=0): 1}
+        """
         async with self.session() as session:
             yield session
             await session.commit()
@@ -463,9 +541,25 @@ class AsyncStore:
         *args: *Ts,
         attempts: int = 100,
     ) -> R:
-        """Await `function(session, *args)`, commit, and answer what it answered.
+        """Await `function(session, *args)`, commit, and return its result.
 
-        See `Store.transact`.
+        When its own commit conflicts, it is called again with fresh reads, up to `attempts` times,
+        after jittered pauses of 2 to 200 ms. An uncertain commit is resolved first. The function
+        must do nothing outside the session that may not happen twice. A function that has committed
+        something itself is not called again.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> async def add(session, amount):
+        ...     counter = await session.get_one("counter")
+        ...     counter.state["n"] += amount
+        ...     return counter.state["n"]
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     await store.create(FlowSnapshot("counter", state={"n": 0}))
+        ...     print(await store.transact(add, 5))
+        >>> anyio.run(main)
+        5
         """
         check_function(function)
 
@@ -477,29 +571,42 @@ class AsyncStore:
         return result
 
     async def resolve_commit(self, error: CommitUncertainError) -> Receipt | None:
-        """See `Store.resolve_commit`."""
+        """Settle an uncertain commit: return its receipt, or `None` if it will never be applied.
+
+        Raises the error again while the store cannot tell. The store can tell for twice its
+        `timeout`; after that, only if each flow or progress of the commit was written fewer than
+        eight times since.
+        """
         return await self._run(commits.resolve_commit(self._context, error))
 
     # the store ------------------------------------------------------------------------------------
 
-    def now(self) -> datetime:
-        """The store's clock, in whole milliseconds."""
-        return self._context.now()
-
     async def sweep(self, limit: int = 1000) -> int:
-        """See `Store.sweep`."""
+        """Remove up to `limit` expired records; return how many there were.
+
+        Correctness does not need it: an expired record is absent. Writes sweep a few. A
+        `CommitUncertainError` may be resolved, or ignored.
+        """
         return await self._run(upkeep.sweep(self._context, limit))
 
     async def clear(self) -> None:
-        """See `Store.clear`."""
+        """Remove every record of this store, and nothing else.
+
+        An embedded store does it in one step, a server in several. After a `CommitUncertainError`,
+        `resolve_commit` returns a receipt if everything is gone. If it returns `None`, nothing more
+        will be removed, and on a server some records may be gone: clear it again.
+        """
         await self._run(upkeep.clear())
 
     async def ping(self) -> None:
-        """See `Store.ping`."""
+        """Do nothing if the store works, else raise what is wrong."""
         await self._run(upkeep.ping())
 
     async def close(self) -> None:
-        """See `Store.close`."""
+        """Close what the store opened; operations then raise `StoreClosedError`.
+
+        Closing it again does nothing.
+        """
         if not self._closed:
             self._closed = True
             await self._driver.close()
@@ -515,13 +622,29 @@ class AsyncStore:
     ) -> None:
         await self.close()
 
-    def __repr__(self) -> str:
-        state = " closed" if self._closed else ""
-        return f"<{type(self).__name__} {self._driver!r}{state}>"
-
 
 class AsyncSession(BaseSession):
-    """`Session` for async code; what may do I/O is awaited."""
+    """A unit of work: it tracks what it loads, and writes all changes in one commit, or none.
+
+    `get` returns the same object for the same id each time. A record is dirty when its encoding
+    differs from that of what was loaded; changes need not be announced. A session belongs to one
+    task, and an object to one session. `async with` closes it; only `commit` writes.
+
+    >>> import anyio
+    >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+    >>> async def main():
+    ...     store = AsyncMemoryStore()
+    ...     async with store.session() as session:
+    ...         session.add(FlowSnapshot("order-1", state={"paid": False}))
+    ...         receipt = await session.commit()
+    ...     async with store.session() as session:
+    ...         order = await session.get_one("order-1")
+    ...         order.state["paid"] = True
+    ...         receipt = await session.commit()
+    ...     print(order.version)
+    >>> anyio.run(main)
+    2
+    """
 
     def __init__(self, run: AsyncRun, context: Context, unit: UnitOfWork | None = None) -> None:
         super().__init__(context, unit)
@@ -532,7 +655,11 @@ class AsyncSession(BaseSession):
     @overload
     async def get(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any] | None: ...
     async def get(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any] | None:
-        """See `Session.get`."""
+        """Return the session's object for this flow, or `None` if there is no such flow.
+
+        Costs one round trip the first time, then none. Errors are those of the store's `get`, and
+        `StateTypeError` if the session loaded the flow as another type.
+        """
         return await self._run(sessions.session_get(self._context, self._unit, flow_id, state_type))
 
     @overload
@@ -540,7 +667,7 @@ class AsyncSession(BaseSession):
     @overload
     async def get_one(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any]: ...
     async def get_one(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any]:
-        """See `Session.get_one`."""
+        """Return the flow like `get`, but raise `FlowNotFoundError` if there is none."""
         return await self._run(
             sessions.session_get_one(self._context, self._unit, flow_id, state_type)
         )
@@ -556,39 +683,49 @@ class AsyncSession(BaseSession):
     async def get_many(
         self, flow_ids: Iterable[str], state_type: Any | None = None
     ) -> dict[str, Any]:
-        """See `Session.get_many`."""
+        """Return the session's objects by id, `None` for each flow that is absent.
+
+        Costs one round trip per 500 ids that the session does not have yet.
+        """
         return await self._run(
             sessions.session_get_many(self._context, self._unit, flow_ids, state_type)
         )
 
     async def get_wait_condition(self, correlation_id: str) -> WaitCondition | None:
-        """See `Session.get_wait_condition`."""
+        """Return the session's object for this condition, or `None`."""
         return await self._run(
             sessions.session_get_wait_condition(self._context, self._unit, correlation_id)
         )
 
     async def get_for_each_progress(self, flow_id: str, step_index: int) -> ForEachProgress | None:
-        """See `Session.get_for_each_progress`."""
+        """Return the session's object for the progress of this step, or `None`."""
         return await self._run(
             sessions.session_get_for_each_progress(self._context, self._unit, flow_id, step_index)
         )
 
     async def refresh(self, record: AnyRecord) -> None:
-        """See `Session.refresh`."""
+        """Read a record again into the same object; changes on it are dropped.
+
+        A claim is kept; `ClaimLostError` if it was lost. `FlowNotFoundError` and the like if the
+        record is gone. On an error the object is unchanged.
+        """
         await self._run(sessions.session_refresh(self._context, self._unit, record))
 
     async def commit(self) -> Receipt:
-        """Write every change or none; see `Session.commit`.
+        """Write all changes or none, each checked against what was read.
 
-        Cancelling waits for the reply and lets the objects take it over before the cancellation
-        goes on; `receipt` then tells what was written. `SessionClosedError` afterwards means that
-        the outcome was lost.
+        Costs one round trip, none if nothing has changed. A refused commit raises `ConflictError`:
+        the one refusal itself, or an error whose `conflicts` has a refusal per record. Nothing was
+        written then, and the changes are still pending; `rollback()` drops them. Claims of flows in
+        the session are checked and renewed, also if only other records change. `UsageError` is
+        raised before anything is sent.
+
+        A lost outcome (`CommitUncertainError`), or any other error while sending, closes the
+        session. A cancelled commit that is in flight completes first and updates the objects, so it
+        is never applied without your knowing: afterwards `receipt` says what was written.
+        `SessionClosedError` afterwards means that the outcome was lost.
         """
         return await self._run(sessions.session_commit(self._context, self._unit))
-
-    async def close(self) -> None:
-        """See `Session.close`."""
-        self._unit.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -599,7 +736,7 @@ class AsyncSession(BaseSession):
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self._unit.close()
+        self.close()
 
 
 for _public in (AsyncSession, AsyncStore):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from collections.abc import Coroutine
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import TypeVar
 
 from catga_store.core import envelope
@@ -24,6 +25,7 @@ __all__ = [
     "check_blocking",
     "check_flow",
     "check_function",
+    "check_names",
     "check_wait",
     "completion_change",
     "not_found",
@@ -101,6 +103,17 @@ def check_wait(wait: object) -> None:
     if type(wait) is not WaitCondition:
         message = f"a WaitCondition is needed, not {wait!r}"
         raise UsageError(message)
+
+
+def check_names(what: str, kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `UsageError` for a keyword argument that is not known, saying what it may have meant."""
+    names = sorted(known)
+    for name in given:
+        if name not in names:
+            close = get_close_matches(name, names, 1)
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            message = f"{what} has no {kind} {name!r}{meant}; it takes {', '.join(names)}"
+            raise UsageError(message)
 
 
 def step_key(flow_id: str, step_index: int) -> Key:

@@ -6,12 +6,15 @@ import base64
 import json
 import operator
 from datetime import datetime
-from typing import Any
+from typing import Unpack
 
 from catga_store import codec
 from catga_store.core import envelope
+from catga_store.core.arguments import check_names
 from catga_store.core.context import Context
 from catga_store.core.context import read_all
+from catga_store.core.options import FlowFilters
+from catga_store.core.options import WaitFilters
 from catga_store.errors import InvalidIdError
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowStatus
@@ -37,54 +40,35 @@ _PAGE_MOST = 1000
 
 
 def query_flows(
-    context: Context,
-    *,
-    status: FlowStatus | None = None,
-    state_type: Any | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
-    updated_before: datetime | None = None,
-    limit: int = 100,
-    cursor: str | None = None,
+    context: Context, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[FlowFilters]
 ) -> Conversation[Page[FlowSummary]]:
     """One page of flow summaries, newest first."""
-    wanted = _flow_filter(status, state_type, created_after, created_before, updated_before)
+    wanted = _flow_filter("query_flows", filters)
     found, following = yield from _page(context, wanted, limit, cursor)
     return Page(tuple(envelope.summary_of(entry) for entry in found), following)
 
 
-def count_flows(
-    context: Context,
-    *,
-    status: FlowStatus | None = None,
-    state_type: Any | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
-    updated_before: datetime | None = None,
-) -> Conversation[int]:
+def count_flows(context: Context, **filters: Unpack[FlowFilters]) -> Conversation[int]:
     """How many flows a listing would have."""
-    wanted = _flow_filter(status, state_type, created_after, created_before, updated_before)
+    wanted = _flow_filter("count_flows", filters)
     return (yield from ask(Count(wanted, context.settings.now_ms())))
 
 
 def query_wait_conditions(
-    context: Context,
-    *,
-    outcome: WaitOutcome | None = None,
-    parent_flow_id: str | None = None,
-    limit: int = 100,
-    cursor: str | None = None,
+    context: Context, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[WaitFilters]
 ) -> Conversation[Page[WaitCondition]]:
     """One page of wait conditions, newest first."""
+    check_names("query_wait_conditions", "filter", filters, WaitFilters.__annotations__)
+    outcome, parent = filters.get("outcome"), filters.get("parent_flow_id")
     if outcome is not None and type(outcome) is not WaitOutcome:
         message = f"outcome must be a WaitOutcome or None, not {outcome!r}"
         raise UsageError(message)
 
-    if parent_flow_id is not None:
-        check_id(parent_flow_id, "a parent's flow id")
+    if parent is not None:
+        check_id(parent, "a parent's flow id")
 
     status = None if outcome is None else outcome.value
-    wanted = Filter(WAIT, status=status, parent=parent_flow_id)
+    wanted = Filter(WAIT, status=status, parent=parent)
     found, following = yield from _page(context, wanted, limit, cursor)
     records = yield from read_all(context, [entry.key for entry in found])
     waits = (
@@ -111,13 +95,9 @@ def _page(
     return found, _write_cursor(wanted, (last.head.created_ms, last.key.id))
 
 
-def _flow_filter(
-    status: FlowStatus | None,
-    state_type: Any | None,
-    created_after: datetime | None,
-    created_before: datetime | None,
-    updated_before: datetime | None,
-) -> Filter:
+def _flow_filter(operation: str, filters: FlowFilters) -> Filter:
+    check_names(operation, "filter", filters, FlowFilters.__annotations__)
+    status, state_type = filters.get("status"), filters.get("state_type")
     if status is not None and type(status) is not FlowStatus:
         message = f"status must be a FlowStatus or None, not {status!r}"
         raise UsageError(message)
@@ -133,17 +113,21 @@ def _flow_filter(
         None if status is None else status.value,
         name,
         None,
-        None if created_after is None else to_ms_up(created_after),
-        None if created_before is None else to_ms_up(created_before),
-        None if updated_before is None else to_ms_up(updated_before),
+        _moment(filters.get("created_after")),
+        _moment(filters.get("created_before")),
+        _moment(filters.get("updated_before")),
     )
+
+
+def _moment(value: datetime | None) -> int | None:
+    return None if value is None else to_ms_up(value)
 
 
 def _type_name(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        message = f"no state type is named {name!r}: {error}"
+        message = f"invalid name of a state type {name!r}: {error}"
         raise UsageError(message) from error
 
     return name
@@ -159,11 +143,11 @@ def _read_cursor(cursor: str, wanted: Filter) -> tuple[int, str]:
         after = operator.index(created_ms), check_id(record_id, "the id in a cursor")
         from_ms(after[0])
     except (ValueError, TypeError, OverflowError, RecursionError, InvalidIdError) as error:
-        message = f"{cursor!r} is no cursor of this library"
+        message = f"invalid cursor {cursor!r}: pass the cursor of a page, unchanged"
         raise UsageError(message) from error
 
     if fields != list(wanted):
-        message = "a cursor goes on with the listing it came from: pass the same filters with it"
+        message = "this cursor was issued with other filters; pass the same filters with it"
         raise UsageError(message)
 
     return after

@@ -87,7 +87,9 @@ def create(context: Context, flow: FlowSnapshot[Any]) -> Conversation[None]:
     stored_state.set_written(flow, put.head, put.body, outcome.revision, None)
 
 
-def get(context: Context, flow_id: str, state_type: Any | None = None) -> Conversation[Any]:
+def get(
+    context: Context, flow_id: str, state_type: Any | None = None
+) -> Conversation[FlowSnapshot[Any] | None]:
     """Read a flow as a new object."""
     key = flow_key(check_id(flow_id, "a flow id"))
     (record,) = yield Read((key,), context.settings.now_ms())
@@ -98,7 +100,9 @@ def get(context: Context, flow_id: str, state_type: Any | None = None) -> Conver
     return envelope.decode_flow(key, record, state_type)
 
 
-def get_one(context: Context, flow_id: str, state_type: Any | None = None) -> Conversation[Any]:
+def get_one(
+    context: Context, flow_id: str, state_type: Any | None = None
+) -> Conversation[FlowSnapshot[Any]]:
     """Read a flow that must be there."""
     flow = yield from get(context, flow_id, state_type)
     if flow is None:

@@ -86,12 +86,13 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.2
 
 def session_get(
     context: Context, unit: UnitOfWork, flow_id: str, state_type: Any | None = None
-) -> Conversation[Any]:
+) -> Conversation[FlowSnapshot[Any] | None]:
     """Return the session's object for a flow, reading it if it has none."""
     key = flow_key(check_id(flow_id, "a flow id"))
     entry = unit.find(key)
     if entry is not None:
-        return _as_tracked(entry, state_type)
+        tracked: FlowSnapshot[Any] | None = _as_tracked(entry, state_type)
+        return tracked
 
     (record,) = yield Read((key,), context.settings.now_ms())
     if record is None:
@@ -99,12 +100,13 @@ def session_get(
         return None
 
     flow = envelope.decode_flow(key, record, state_type)
-    return _tracked(unit, key, flow, state_type)
+    kept: FlowSnapshot[Any] | None = _tracked(unit, key, flow, state_type)
+    return kept
 
 
 def session_get_one(
     context: Context, unit: UnitOfWork, flow_id: str, state_type: Any | None = None
-) -> Conversation[Any]:
+) -> Conversation[FlowSnapshot[Any]]:
     """Like `session_get`, for a flow that must be there."""
     flow = yield from session_get(context, unit, flow_id, state_type)
     if flow is None:

@@ -13,6 +13,7 @@ from typing import Self
 from typing import Unpack
 
 from catga_store.aio import AsyncStore
+from catga_store.core.options import StoreOptions
 from catga_store.core.settings import Settings
 from catga_store.drivers.embedded_async import AsyncEmbeddedDriver
 from catga_store.opening.blocking import DEFAULT_BUCKET
@@ -24,7 +25,6 @@ from catga_store.opening.blocking import need_nats
 from catga_store.opening.blocking import need_redis
 from catga_store.opening.blocking import sqlite_path
 from catga_store.opening.url_grammar import parse_redis_url
-from catga_store.store import StoreOptions
 from catga_store.stores.embedded import EmbeddedProtocol
 
 __all__ = ["AsyncMemoryStore", "AsyncNatsStore", "AsyncRedisStore", "AsyncSQLiteStore"]

@@ -14,6 +14,7 @@ from typing import Any
 from typing import Self
 from typing import Unpack
 
+from catga_store.core.options import StoreOptions
 from catga_store.core.settings import Settings
 from catga_store.drivers.blocking import BlockingDriver
 from catga_store.drivers.blocking import Transport
@@ -23,7 +24,6 @@ from catga_store.opening.url_grammar import check_nats_server
 from catga_store.opening.url_grammar import parse_redis_url
 from catga_store.protocol.masking import shown
 from catga_store.store import Store
-from catga_store.store import StoreOptions
 from catga_store.stores.embedded import EmbeddedProtocol
 
 __all__ = [

@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 from attrs import field
 from attrs import frozen
 
+from catga_store.core.options import StoreOptions
 from catga_store.errors import UsageError
 from catga_store.protocol.masking import mask_url
 from catga_store.protocol.masking import shown
-from catga_store.store import StoreOptions
 
 __all__ = [
     "MemoryURL",

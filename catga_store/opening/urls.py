@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 from typing import Unpack
 
+from catga_store.core.options import StoreOptions
 from catga_store.errors import UsageError
 from catga_store.opening.blocking import MemoryStore
 from catga_store.opening.blocking import NatsStore
@@ -37,7 +38,6 @@ from catga_store.opening.url_grammar import SQLiteURL
 from catga_store.opening.url_grammar import parse_url
 from catga_store.protocol.masking import mask_url
 from catga_store.store import Store
-from catga_store.store import StoreOptions
 
 if TYPE_CHECKING:
     from catga_store.aio import AsyncStore

@@ -242,7 +242,7 @@ def test_a_cursor_belongs_to_its_filters(store: cs.Store, clock: ManualClock) ->
 def test_what_is_no_cursor_is_refused(store: cs.Store, cursor: Any) -> None:
     """Text that no page gave is a usage error, for flows and for conditions."""
     for query in (store.query_flows, store.query_wait_conditions):
-        with pytest.raises(cs.UsageError, match="is no cursor"):
+        with pytest.raises(cs.UsageError, match="invalid cursor"):
             query(cursor=cursor)
 
 

@@ -764,7 +764,9 @@ def test_a_closed_store_is_refused(filled: cs.Store, open_more: Opener) -> None:
     filled.close()
     assert repr(filled).endswith(" closed>")
     for use in CLOSED_USES:
-        with pytest.raises(cs.StoreClosedError, match="it was closed; open it again"):
+        with pytest.raises(
+            cs.StoreClosedError, match="was closed and cannot be used; open the store again"
+        ):
             use(filled)
 
     with pytest.raises(cs.StoreClosedError):

@@ -1,0 +1,138 @@
+"""What `Session` and `AsyncSession` share: everything that does no I/O."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from catga_store.core import sessions
+from catga_store.core.arguments import completion_change
+from catga_store.core.arguments import step_key
+from catga_store.core.context import Context
+from catga_store.core.receipts import Receipt
+from catga_store.core.unit_of_work import Intent
+from catga_store.core.unit_of_work import UnitOfWork
+from catga_store.model.flows import FlowSnapshot
+from catga_store.model.progress import ForEachProgress
+from catga_store.model.stored_state import AnyRecord
+from catga_store.model.waits import WaitCondition
+
+__all__ = ["BaseSession"]
+
+
+class BaseSession:
+    """State and plain methods of a session, the same on both APIs."""
+
+    def __init__(self, context: Context, unit: UnitOfWork | None = None) -> None:
+        self._context = context
+        self._unit = UnitOfWork() if unit is None else unit
+
+    def add(self, record: AnyRecord) -> None:
+        """Track a record, and write it at the next commit.
+
+        A record without a revision is created (flow) or set (condition). One with a revision is
+        written if it has changed.
+        """
+        self._unit.add(record)
+
+    def delete(self, record: AnyRecord) -> None:
+        """Queue the deletion of a loaded record; it is version-checked.
+
+        Afterwards `get` returns `None`, and `add` of the same key replaces it in the same commit.
+        """
+        self._unit.delete(record)
+
+    def suspend(self, flow: FlowSnapshot[Any], wait: WaitCondition) -> None:
+        """Let a flow wait: the commit writes both records and ends the flow's claim.
+
+        The flow becomes `SUSPENDED` and is not due. `claim_due` hands it out again when the wait is
+        satisfied or past its deadline, at once if it already is. `flow.wait_condition` is a copy of
+        the definition, `wait.parent_flow_id` the flow.
+        """
+        sessions.suspend(self._context, self._unit, flow, wait)
+
+    def save_for_each_progress(
+        self, flow_id: str, step_index: int, progress: ForEachProgress, *, overwrite: bool = False
+    ) -> None:
+        """Queue the progress of a step, and track it: later marks are written by later commits.
+
+        If the store no longer holds what was loaded, the commit raises `StaleProgressError`;
+        `overwrite` writes it whatever is stored.
+        """
+        key = step_key(flow_id, step_index)
+        self._unit.save_progress(key, progress, overwrite=overwrite)
+
+    def clear_for_each_progress(self, flow_id: str, step_index: int) -> None:
+        """Queue the removal of a step's progress, whatever is stored."""
+        self._unit.clear_progress(step_key(flow_id, step_index))
+
+    def complete_child(
+        self,
+        correlation_id: str,
+        child_flow_id: str,
+        *,
+        success: bool = True,
+        result: object = None,
+        error: str | None = None,
+    ) -> None:
+        """Queue the completion of a child; the receipt's `completions` says what it did.
+
+        Completions never make a commit conflict.
+        """
+        self._unit.complete(
+            completion_change(
+                correlation_id, child_flow_id, success=success, result=result, error=error
+            )
+        )
+
+    def check(self, record: AnyRecord) -> None:
+        """Commit only if this record is still what was read, although it is not written.
+
+        This protects against write skew: two sessions that each read what the other writes. If the
+        same commit writes the record, that must be through what was read: a commit that sets a
+        condition, clears or overwrites progress, or writes another object is a `UsageError`.
+        """
+        self._unit.check(record)
+
+    def expunge(self, record: AnyRecord) -> None:
+        """Stop tracking a record and drop its pending change; the object stays as it is.
+
+        If it was to replace a deleted record, that deletion stays pending.
+        """
+        self._unit.expunge(record)
+
+    def rollback(self) -> None:
+        """Stop tracking everything and drop all pending changes; the session stays usable."""
+        self._unit.rollback()
+
+    def close(self) -> None:
+        """Roll back for good; the objects stay as they are."""
+        self._unit.close()
+
+    @property
+    def new(self) -> tuple[AnyRecord, ...]:
+        """Records that the next commit creates, sets or overwrites."""
+        return self._unit.records(Intent.NEW, Intent.SET, Intent.OVERWRITE)
+
+    @property
+    def dirty(self) -> tuple[AnyRecord, ...]:
+        """Loaded records that the next commit writes, or that can no longer be encoded.
+
+        Encodes every loaded record.
+        """
+        return self._unit.dirty(self._context.limits)
+
+    @property
+    def deleted(self) -> tuple[AnyRecord, ...]:
+        """Records that the next commit deletes."""
+        return self._unit.records(Intent.DELETED)
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """The receipt of the last commit; `None` before the first."""
+        return self._unit.receipt
+
+    def __contains__(self, record: object) -> bool:
+        return record in self._unit
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._unit!r}>"

@@ -1,0 +1,79 @@
+"""What `Store` and `AsyncStore` share, and how a blocking store runs a conversation."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from typing import Protocol
+from typing import TypeVar
+
+from catga_store.core.context import Context
+from catga_store.core.settings import Settings
+from catga_store.errors import StoreClosedError
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Watch
+
+__all__ = ["BaseBlockingStore", "BaseStore", "Driver", "Run"]
+
+T = TypeVar("T")
+
+
+class BaseStore:
+    """State and plain methods of a store, the same on both APIs."""
+
+    _watch: Watch | None = None
+
+    def __init__(self, driver: Any, settings: Settings, place: str = "") -> None:
+        self._driver = driver
+        self._context = Context.of(settings)
+        self._place = place
+        self._closed = False
+
+    def now(self) -> datetime:
+        """Return the time by the store's clock, in whole milliseconds."""
+        return self._context.now()
+
+    def _checked(self, conversation: Conversation[T]) -> Conversation[T]:
+        """The conversation to run, watched if the store is; `StoreClosedError` after `close`."""
+        if self._closed:
+            message = f"{self!r} was closed and cannot be used; open the store again"
+            raise StoreClosedError(message)
+
+        return conversation if self._watch is None else self._watch(self, conversation)
+
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        return f"<{type(self).__name__} {self._place or repr(self._driver)}{state}>"
+
+
+class Driver(Protocol):
+    """Runs conversations over store protocol requests by blocking."""
+
+    def run(self, conversation: Conversation[T], /) -> T:
+        """Run a conversation to its end."""
+        ...
+
+    def close(self) -> None:
+        """Close what the driver opened."""
+        ...
+
+
+class Run(Protocol):
+    """Runs a conversation by blocking."""
+
+    def __call__(self, conversation: Conversation[T], /) -> T:
+        """Run it to its end."""
+        ...
+
+
+class BaseBlockingStore(BaseStore):
+    """A store whose driver blocks."""
+
+    _driver: Driver
+
+    def _run(self, conversation: Conversation[T]) -> T:
+        # Every operation comes by here, so the common case calls nothing but the driver.
+        if self._closed or self._watch is not None:
+            conversation = self._checked(conversation)
+
+        return self._driver.run(conversation)

@@ -1,0 +1,57 @@
+"""Keyword options that several public functions take, each written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from datetime import timedelta
+from typing import Any
+from typing import TypedDict
+
+from catga_store.model.flows import FlowStatus
+from catga_store.model.listings import Retention
+from catga_store.model.waits import WaitOutcome
+
+__all__ = ["FlowFilters", "StoreOptions", "WaitFilters"]
+
+
+class StoreOptions(TypedDict, total=False):
+    """Keyword options of every store.
+
+    | option | meaning | default |
+    |---|---|---|
+    | `owner` | names this worker in claims | host, pid and a random part |
+    | `clock` | a function that returns the time as an aware datetime | the system's clock |
+    | `timeout` | how long an operation may take to become certain | 10 s |
+    | `retention` | how long ended records are kept | `Retention()` |
+    | `partitions` | how many parts the store has; fixed at first use | 1 |
+    | `max_record_bytes` | the most that one record may take | 64 MiB |
+    """
+
+    owner: str | None
+    clock: Callable[[], datetime] | None
+    timeout: timedelta
+    retention: Retention
+    partitions: int
+    max_record_bytes: int
+
+
+class FlowFilters(TypedDict, total=False):
+    """Filters of `query_flows`, `iter_flows` and `count_flows`; `None` does not restrict.
+
+    `state_type` is a type or the name it is stored under. `created_after` is inclusive,
+    `created_before` and `updated_before` are exclusive.
+    """
+
+    status: FlowStatus | None
+    state_type: Any | None
+    created_after: datetime | None
+    created_before: datetime | None
+    updated_before: datetime | None
+
+
+class WaitFilters(TypedDict, total=False):
+    """Filters of `query_wait_conditions` and `iter_wait_conditions`; `None` does not restrict."""
+
+    outcome: WaitOutcome | None
+    parent_flow_id: str | None

@@ -1,0 +1,172 @@
+"""Generate the blocking API, `store.py` and `session.py`, from the async one, `aio.py`.
+
+Each class of `aio.py` becomes its blocking twin: `async` and `await` go, names change by `NAMES`, the
+examples in docstrings lose their `anyio.run(main)`, and `TEXTS` replaces what is true of one API only.
+`python tests/meta/generate_api.py` writes both files; `test_public_api.py` compares them.
+
+An example in `aio.py` is either flat, or has one function `main` without arguments that prints in its
+last statement only. Its statements become statements of the blocking example.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[2] / "catga_store"
+
+NAMES = {
+    "AsyncDriver": "Driver",
+    "AsyncGenerator": "Generator",
+    "AsyncIterator": "Iterator",
+    "AsyncMemoryStore": "MemoryStore",
+    "AsyncRun": "Run",
+    "AsyncSession": "Session",
+    "AsyncStore": "Store",
+    "BaseAsyncStore": "BaseBlockingStore",
+    "__aenter__": "__enter__",
+    "__aexit__": "__exit__",
+    "asynccontextmanager": "contextmanager",
+    "base_async_store": "base_store",
+    "check_awaitable": "check_blocking",
+}
+
+TEXTS = {
+    "Durable state of flows, for async code.": "Durable state of flows.",
+    """
+    A store belongs to the event loop that first used it. Cancelling a read stops it at once. A write
+    that is already in flight completes first; its result is applied to your objects, and then the
+    cancellation is raised again.
+""": """
+    Threads may share a store, and it may be opened before a fork.
+""",
+    "so another task may call it": "so another thread may call it",
+    "Await `function(session, *args)`": "Call `function(session, *args)`",
+    "in an `async with`": "in a `with`",
+    "`async with` closes it": "`with` closes it",
+    """while sending, closes the
+        session. A cancelled commit that is in flight completes first and updates the objects, so it
+        is never applied without your knowing: afterwards `receipt` says what was written.
+        `SessionClosedError` afterwards means that the outcome was lost.
+""": """while sending, closes the
+        session.
+""",
+    """            for summary in page:
+                yield summary
+
+""": "            yield from page\n",
+    """            for wait in page:
+                yield wait
+
+""": "            yield from page\n",
+    "Awaitable[R]": "R",
+    "Generator[AsyncSession, None]": "Generator[AsyncSession, None, None]",
+}
+
+PUBLIC = {
+    "store.py": ["Driver", "Settings", "Store", "StoreOptions"],  # for authors of stores, too
+    "session.py": ["Session"],
+}
+
+HEADERS = {
+    "store.py": '"""The blocking API: `Store`. Generated from `aio.py` by `tests/meta/generate_api.py`."""',
+    "session.py": '"""The blocking API: `Session`. Generated from `aio.py` by `tests/meta/generate_api.py`."""',
+}
+
+
+def generated() -> dict[str, str]:
+    """Return the text of each generated file, before formatting."""
+    source = (PACKAGE / "aio.py").read_text(encoding="utf-8")
+    for old in TEXTS:
+        assert old in source, f"no longer in aio.py: {old!r}"
+
+    text = source
+    for old, new in TEXTS.items():
+        text = text.replace(old, new)
+
+    text = flat_examples(text)
+    text = re.sub(r"\basync (?=def |with |for )", "", text)
+    text = re.sub(r"\bawait ", "", text)
+    text = re.sub(r"\w+", lambda name: NAMES.get(name[0], name[0]), text)
+
+    head, rest = text.split("\nclass Store(", 1)
+    store, rest = rest.split("\nclass Session(", 1)
+    session, _ = rest.split("\nfor _public in ", 1)
+    return {
+        "store.py": module("store.py", head, "class Store(" + store),
+        "session.py": module("session.py", head, "class Session(" + session),
+    }
+
+
+def flat_examples(text: str) -> str:
+    """Turn the examples that run a function `main` into the statements of that function."""
+    lines: list[str] = []
+    inside = False
+
+    for line in text.splitlines():
+        margin, mark, code = re.fullmatch(r"(\s*)(>>> |\.\.\. |)(.*)", line).groups()  # type: ignore[union-attr]
+        if mark == ">>> ":
+            inside = code == "async def main():"
+            if inside or code in ("import anyio", "anyio.run(main)"):
+                continue
+        elif inside and mark:
+            code = code.removeprefix("    ")
+            is_first = not code.startswith((" ", "except ", "else:", "finally:"))
+            lines.append(f"{margin}{'>>> ' if is_first else '... '}{code}")
+            continue
+
+        lines.append(line)
+
+    return "\n".join(lines) + "\n"
+
+
+def module(name: str, head: str, body: str) -> str:
+    """One module: its header, the imports and type variables that its class uses, and the class."""
+    kind = body.split("(", 1)[0].removeprefix("class ")
+    used = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
+    used |= {"annotations", "TypeVar", *PUBLIC[name], *(["TypeVarTuple"] if "Ts" in used else [])}
+    if kind == "Store":
+        head = head.replace(
+            "from catga_store.model.waits import WaitCondition\n",
+            "from catga_store.model.waits import WaitCondition\n"
+            "from catga_store.session import Session\n",
+        )
+
+    imports: list[str] = []
+    variables: list[str] = []
+    for line in head.splitlines():
+        imported = re.fullmatch(r"from \S+ import (\w+)", line)
+        variable = re.fullmatch(r"(\w+) = TypeVar.*", line)
+        if imported and imported[1] in used:
+            imports.append(line)
+        elif variable and variable[1] in used:
+            variables.append(line)
+        elif not line:
+            imports.append(line)
+
+    # An operation is called through its module, as in `records.update(...)`.
+    parts = [
+        HEADERS[name],
+        "\n".join(imports),
+        f"__all__ = {PUBLIC[name]!r}",
+        "\n".join(variables),
+        body.rstrip(),
+        f'{kind}.__module__ = "catga_store"',
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Write the files, sorted and formatted by ruff."""
+    for name, text in generated().items():
+        (PACKAGE / name).write_text(text, encoding="utf-8")
+
+    files = [str(PACKAGE / name) for name in HEADERS]
+    subprocess.run(["ruff", "check", "--select=I", "--fix", "-q", *files], check=True)
+    subprocess.run(["ruff", "format", "-q", *files], check=True)
+
+
+if __name__ == "__main__":
+    main()
