@@ -71,14 +71,13 @@ is set, so a power failure of the only server, or of all replicas, can cost what
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from re import fullmatch
 from typing import Any
 
-from catga_store.errors import CommitUncertainError
-from catga_store.errors import StoreUnavailableError
+from catga_store.errors import CatgaStoreError
 from catga_store.errors import UsageError
 from catga_store.protocol import rules
 from catga_store.protocol.conversation import Conversation
@@ -106,6 +105,7 @@ from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
+from catga_store.stores.nats.changes import NatsChanges
 from catga_store.stores.nats.commits import NatsCommits
 from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.layout import NatsLayout
@@ -116,6 +116,8 @@ from catga_store.stores.nats.setup import prepare
 from catga_store.stores.nats.sweeping import NatsSweeper
 
 __all__ = ["NatsProtocol"]
+
+_log = logging.getLogger(__name__)
 
 
 class NatsProtocol:
@@ -139,9 +141,10 @@ class NatsProtocol:
         self._exchange = NatsExchange(self._layout.stream, timeout, self._layout.layout, domain)
         self._reader = NatsReader(self._layout, self._exchange)
         self._resolver = NatsResolver(self._reader)
-        self._commits = NatsCommits(self._reader, self._resolver)
+        self._changes = NatsChanges(self._reader, self._resolver)
+        self._commits = NatsCommits(self._reader, self._resolver, self._changes)
         listings = NatsListings(self._reader)
-        self._sweeping = NatsSweeper(self._reader, self._commits, listings)
+        self._sweeping = NatsSweeper(self._reader, self._changes, listings)
         self._committed = 0
         self._prepare = partial(
             prepare,
@@ -201,8 +204,10 @@ class NatsProtocol:
         return commit if self._committed % SWEEP_EVERY else self._sweep_before(commit, request)
 
     def _sweep_before(self, commit: Conversation[Reply], request: Commit) -> Conversation[Reply]:
-        with suppress(StoreUnavailableError, CommitUncertainError):  # the commit says so itself
+        try:
             yield from self._sweeping.expired(Sweep(request.now_ms, SWEPT_AT_ONCE))
+        except CatgaStoreError as error:  # the user asked for the commit, not for this
+            _log.warning("expired records could not be removed: %s", error)
 
         return (yield from commit)
 
@@ -216,8 +221,10 @@ class NatsProtocol:
 
     def _extend(self, request: Extend) -> Conversation[Head | None]:
         return (
-            yield from self._commits.change(
-                lambda tables: rules.extend(tables, request), [request.key], new_commit_id()
+            yield from self._changes.change(
+                lambda tables: rules.extend(tables, request),
+                [request.key],
+                new_commit_id(),
             )
         )
 

@@ -8,11 +8,11 @@ absent: so no commit is applied twice, and one that was given up never.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterable
+import logging
 from itertools import repeat
 from typing import TypeVar
 
+from catga_store.errors import CatgaStoreError
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
@@ -34,6 +34,8 @@ from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Refused
 from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import Resolve
+from catga_store.protocol.requests import Sweep
+from catga_store.stores.nats.changes import NatsChanges
 from catga_store.stores.nats.exchange import Deadline
 from catga_store.stores.nats.layout import Body
 from catga_store.stores.nats.layout import encode_record
@@ -41,7 +43,6 @@ from catga_store.stores.nats.layout import entries_of_flow
 from catga_store.stores.nats.layout import revision_at
 from catga_store.stores.nats.layout import sequence_of
 from catga_store.stores.nats.messages import Plan
-from catga_store.stores.nats.messages import Planner
 from catga_store.stores.nats.outcomes import apply
 from catga_store.stores.nats.outcomes import given_up
 from catga_store.stores.nats.outcomes import keys_of
@@ -52,7 +53,6 @@ from catga_store.stores.nats.reading import Known
 from catga_store.stores.nats.reading import NatsReader
 from catga_store.stores.nats.reading import keep
 from catga_store.stores.nats.resolving import NatsResolver
-from catga_store.stores.nats.sending import NatsSender
 from catga_store.stores.nats.tables import NatsTables
 from catga_store.stores.nats.tables import Write
 from catga_store.stores.nats.transport import Message
@@ -61,19 +61,22 @@ __all__ = ["NatsCommits"]
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
 _KEPT_LIVES = 10_000
 
 
 class NatsCommits:
     """Decides and writes commits."""
 
-    def __init__(self, reader: NatsReader, resolver: NatsResolver) -> None:
+    def __init__(self, reader: NatsReader, resolver: NatsResolver, changes: NatsChanges) -> None:
         self.layout = reader.layout
         self.exchange = reader.exchange
         self._reader = reader
         self._resolver = resolver
-        self._planner = Planner(self.layout, self.exchange)
-        self._sender = NatsSender(self.layout, self.exchange, self._planner)
+        self._changes = changes
+        self._planner = changes.planner
+        self._sender = changes.sender
         self._lives: dict[Key, str] = {}
 
     def commit(self, request: Commit) -> Conversation[Reply]:
@@ -263,7 +266,26 @@ class NatsCommits:
         if isinstance(reply, Refused):
             return reply
 
-        writes = tables.writes()
+        return (yield from self._write(request, reply, tables, trust, deadline, again=again))
+
+    def _write(
+        self,
+        request: Commit,
+        reply: Applied,
+        tables: NatsTables,
+        trust: int,
+        deadline: Deadline,
+        *,
+        again: bool,
+    ) -> Conversation[Reply | None]:
+        """Write what was decided over what was read; `None` as above."""
+        writes, postponed, first = self._changes.remover.arrange(
+            request.id, tables.writes(), request.now_ms
+        )
+        if first:
+            yield from self._changes.remove_steps(request.id, first, tables, deadline)
+            return None
+
         reads = self._planner.checks(request, tables, writes)
         if not writes and len(reads) <= 1:
             if again:
@@ -290,6 +312,7 @@ class NatsCommits:
             if key.kind != WAIT
         }
         self._remember_written(request.id, writes, sequences, trust)
+        yield from self._remove_postponed(postponed, request.now_ms)
         return Applied(
             tuple(
                 [
@@ -298,6 +321,14 @@ class NatsCommits:
                 ]
             )
         )
+
+    def _remove_postponed(self, keys: list[Key], now_ms: int) -> Conversation[None]:
+        """Remove what the commit has expired. It was written; a sweep does what fails here."""
+        for key in keys:
+            try:
+                yield from self._changes.remove_expired(key, Sweep(now_ms, 1))
+            except CatgaStoreError as error:
+                _log.info("%s was deleted; its progress is left to a sweep: %s", key, error)
 
     def _remember_written(
         self, commit_id: str, writes: list[Write], sequences: dict[Key, int], trust: int
@@ -332,50 +363,6 @@ class NatsCommits:
 
         applied = yield from self._resolver.resolve(Resolve(request.id, (change.key,)))
         return reply if applied is None else Applied((Outcome(status=PENDING, accepted=True),))
-
-    def change(
-        self,
-        rule: Callable[[NatsTables], T],
-        keys: Iterable[Key],
-        commit_id: str,
-    ) -> Conversation[T]:
-        """Read, decide, write, again until nothing came in between: for what may be done twice.
-
-        `CommitUncertainError` if it may have been written.
-        """
-        keys = tuple(keys)
-        deadline = self.exchange.deadline()
-        subjects = [self.layout.subject(key) for key in keys]
-        lost: ReplyLostError | None = None
-        try:
-            while True:
-                result, tables = yield from self._reader.decide(rule, subjects, deadline, commit_id)
-                writes = tables.writes()
-                if not writes:
-                    if lost is not None:
-                        yield from self._resolver.complete_index(keys, deadline)
-
-                    return result
-
-                plan = self._planner.plan(commit_id, writes, [], tables.epoch)
-                plan.purges.extend((dropped, False) for dropped in tables.dropped)
-                plan.records[0][1].headers["Nats-Msg-Id"] = commit_id
-                try:
-                    ack = yield from self._sender.send(plan, [], deadline)
-                    if ack.sequence:
-                        return result
-                except ReplyLostError as error:
-                    lost = error
-
-                if deadline.has_passed():
-                    raise given_up(commit_id, keys, lost, deadline)
-
-                yield deadline.pause()
-        except StoreUnavailableError as error:
-            if lost is None:
-                raise
-
-            raise given_up(commit_id, keys, lost, deadline) from error
 
 
 def _marks_of(head: Head) -> tuple[object, ...]:

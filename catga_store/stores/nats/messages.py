@@ -91,19 +91,27 @@ class Planner:
             if isinstance(change, Complete) or change.key in written or stored.text is None:
                 continue
 
-            reads.append(
-                Message(
-                    self.layout.check(request.id, number),
-                    b"",
-                    {
-                        EXPECTED: str(stored.sequence),
-                        _EXPECTED_SUBJECT: self.layout.subject(change.key),
-                        "Nats-TTL": "1s",
-                    },
-                )
-            )
+            reads.append(self.check(request.id, number, change.key, stored.sequence))
 
         return reads
+
+    def check(self, commit_id: str, number: int, key: Key, sequence: int) -> Message:
+        """A message of a batch that expects a record, which the batch does not write, at a sequence."""
+        headers = {
+            EXPECTED: str(sequence),
+            _EXPECTED_SUBJECT: self.layout.subject(key),
+            "Nats-TTL": "1s",
+        }
+        return Message(self.layout.check(commit_id, number), b"", headers)
+
+    def tombstone(self, commit_id: str, key: Key, sequence: int) -> Message:
+        """The message that removes a record, and says for a while which commit did."""
+        message = self.message(key, commit_id.encode(), sequence)
+        seconds = int(self.exchange.timeout * 2) + 1
+        message.headers.update(
+            {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": f"{seconds}s"}
+        )
+        return message
 
     def log(self, plan: Plan, request: Commit, reply: Applied) -> Message:
         # What was removed is forgotten after a while: a record that stays is the better witness.
@@ -132,7 +140,7 @@ class Planner:
         for write in writes:
             before, old_body = self._traces(write.key, write.before)
             after: frozenset[str] = frozenset()
-            new_body = Body()
+            new_body, text = Body(), b""
             if write.plain is not None:
                 head, new_body = write.plain
                 text = encode_record(head, new_body, moved=write.moved)
@@ -150,15 +158,10 @@ class Planner:
                 new_body = wait.terms
                 text = encode_wait(wait)
                 after = entries_of_wait(self.layout, write.key, wait.row)
-            else:
-                text = commit_id.encode()
-
-            message = self.message(write.key, text, write.stored.sequence)
             if write.plain is None and write.wait is None:
-                seconds = int(self.exchange.timeout * 2) + 1
-                message.headers.update(
-                    {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": f"{seconds}s"}
-                )
+                message = self.tombstone(commit_id, write.key, write.stored.sequence)
+            else:
+                message = self.message(write.key, text, write.stored.sequence)
 
             plan.records.append((write.key, message))
             self.index(plan, before, after)

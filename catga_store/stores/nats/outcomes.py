@@ -34,6 +34,7 @@ from catga_store.stores.nats.layout import revision_at
 from catga_store.stores.nats.tables import NatsTables
 
 __all__ = [
+    "GONE_MS",
     "apply",
     "given_up",
     "keys_of",
@@ -43,6 +44,9 @@ __all__ = [
     "with_revision",
     "wrote",
 ]
+
+GONE_MS = 0
+"""`Head.expires_ms` of a flow that was deleted and whose progress is still being removed."""
 
 
 def apply(tables: NatsTables, request: Commit) -> Reply:
@@ -65,7 +69,7 @@ def _outcome_before(tables: NatsTables, change: Change, commit_id: str) -> Outco
     """What a commit of one change did, if the record says that it did."""
     key = change.key
     if isinstance(change, Delete) and key.kind != WAIT:
-        return Outcome(accepted=True) if tables.stored(key).removed_by == commit_id else None
+        return Outcome(accepted=True) if _was_removed_by(tables, key, commit_id) else None
 
     if isinstance(change, Check):
         return None
@@ -85,6 +89,15 @@ def _outcome_before(tables: NatsTables, change: Change, commit_id: str) -> Outco
         return None
 
     return _wait_outcome_before(tables, wait, change, commit_id)
+
+
+def _was_removed_by(tables: NatsTables, key: Key, commit_id: str) -> bool:
+    """Whether this commit removed a record, or left it as one that has expired at all times."""
+    if tables.stored(key).removed_by == commit_id:
+        return True
+
+    head = tables.head(key)
+    return head is not None and head.expires_ms == GONE_MS and head.commits[0] == commit_id
 
 
 def _wait_outcome_before(

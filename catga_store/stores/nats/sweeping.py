@@ -7,25 +7,26 @@ an hour after the commit that they were made for.
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import datetime
 from typing import Any
 
+from catga_store.errors import CatgaStoreError
 from catga_store.errors import CorruptRecordError
-from catga_store.protocol import rules
 from catga_store.protocol.conversation import Conversation
-from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import began_s
-from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import Sweep
-from catga_store.stores.nats.commits import NatsCommits
+from catga_store.stores.nats.changes import NatsChanges
 from catga_store.stores.nats.listings import NatsListings
 from catga_store.stores.nats.reading import NatsReader
 from catga_store.stores.nats.tables import NatsTables
 
 __all__ = ["NatsSweeper"]
+
+_log = logging.getLogger(__name__)
 
 _ENTRY_SECONDS = 600
 _CHUNK_SECONDS = 3600
@@ -35,9 +36,9 @@ _STAMP = len("2026-01-01T00:00:00")
 class NatsSweeper:
     """Removes what is in the way."""
 
-    def __init__(self, reader: NatsReader, commits: NatsCommits, listings: NatsListings) -> None:
+    def __init__(self, reader: NatsReader, changes: NatsChanges, listings: NatsListings) -> None:
         self._reader = reader
-        self._commits = commits
+        self._changes = changes
         self._listings = listings
         self._layout = reader.layout
         self._exchange = reader.exchange
@@ -55,22 +56,10 @@ class NatsSweeper:
         removed = 0
 
         for key in keys:
-            name = new_commit_id()
-
-            def remove(tables: NatsTables, key: Key = key, name: str = name) -> int:
-                if tables.stored(key).removed_by == name:
-                    return 1  # by a try whose reply was lost
-
-                row = tables.wait(key) if key.kind == WAIT else None
-                head = row.head if row is not None else None
-                head = tables.head(key) if key.kind == FLOW else head
-                if head is None or head.expires_ms is None or head.expires_ms > request.now_ms:
-                    return 0
-
-                tables.expiring = (key,)
-                return rules.sweep(tables, request)
-
-            removed += yield from self._commits.change(remove, [key], name)
+            try:
+                removed += yield from self._changes.remove_expired(key, request)
+            except CatgaStoreError as error:  # the others go all the same, and this one next time
+                _log.warning("%s has expired and could not be removed: %s", key, error)
 
         return removed
 

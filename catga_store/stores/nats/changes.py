@@ -1,0 +1,129 @@
+"""Changes without a commit of the user's: `Extend`, and the removal of what has expired.
+
+Each is read, decided and written until nothing came in between, and may be done twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from typing import TypeVar
+
+from catga_store.errors import StoreUnavailableError
+from catga_store.protocol import rules
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import ReplyLostError
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import Sweep
+from catga_store.stores.nats.exchange import Deadline
+from catga_store.stores.nats.messages import Planner
+from catga_store.stores.nats.outcomes import given_up
+from catga_store.stores.nats.reading import NatsReader
+from catga_store.stores.nats.removing import NatsRemover
+from catga_store.stores.nats.resolving import NatsResolver
+from catga_store.stores.nats.sending import NatsSender
+from catga_store.stores.nats.tables import NatsTables
+from catga_store.stores.nats.tables import Write
+
+__all__ = ["NatsChanges"]
+
+T = TypeVar("T")
+
+
+class NatsChanges:
+    """Changes records by rules of the store's own."""
+
+    def __init__(self, reader: NatsReader, resolver: NatsResolver) -> None:
+        self.layout = reader.layout
+        self.exchange = reader.exchange
+        self._reader = reader
+        self._resolver = resolver
+        self.planner = Planner(self.layout, self.exchange)
+        self.sender = NatsSender(self.layout, self.exchange, self.planner)
+        self.remover = NatsRemover(self.exchange, self.planner)
+
+    def change(
+        self,
+        rule: Callable[[NatsTables], T],
+        keys: Iterable[Key],
+        commit_id: str,
+    ) -> Conversation[T]:
+        """Read, decide, write, again until nothing came in between: for what may be done twice.
+
+        `CommitUncertainError` if it may have been written.
+        """
+        keys = tuple(keys)
+        deadline = self.exchange.deadline()
+        subjects = [self.layout.subject(key) for key in keys]
+        lost: ReplyLostError | None = None
+        try:
+            while True:
+                result, tables = yield from self._reader.decide(rule, subjects, deadline, commit_id)
+                writes = tables.writes()
+                if not writes:
+                    if lost is not None:
+                        yield from self._resolver.complete_index(keys, deadline)
+
+                    return result
+
+                try:
+                    if (yield from self._write(commit_id, writes, tables, deadline)):
+                        return result
+                except ReplyLostError as error:
+                    lost = error
+
+                if deadline.has_passed():
+                    raise given_up(commit_id, keys, lost, deadline)
+
+                yield deadline.pause()
+        except StoreUnavailableError as error:
+            if lost is None:
+                raise
+
+            raise given_up(commit_id, keys, lost, deadline) from error
+
+    def _write(
+        self, commit_id: str, writes: list[Write], tables: NatsTables, deadline: Deadline
+    ) -> Conversation[bool]:
+        """Write what was decided, in one commit; `False` if there is more to be done, or it raced."""
+        steps = self.remover.arrange(commit_id, writes, None).first
+        if steps:
+            yield from self.remove_steps(commit_id, steps, tables, deadline)
+            return False
+
+        plan = self.planner.plan(commit_id, writes, [], tables.epoch)
+        plan.purges.extend((dropped, False) for dropped in tables.dropped)
+        plan.records[0][1].headers["Nats-Msg-Id"] = commit_id
+        ack = yield from self.sender.send(plan, [], deadline)
+        return bool(ack.sequence)
+
+    def remove_expired(self, key: Key, request: Sweep) -> Conversation[int]:
+        """Remove a record that has expired, with all that belongs to it; returns 1, or 0 if it has not."""
+        name = new_commit_id()
+
+        def remove(tables: NatsTables) -> int:
+            if tables.stored(key).removed_by == name:
+                return 1  # by a try whose reply was lost
+
+            row = tables.wait(key) if key.kind == WAIT else None
+            head = row.head if row is not None else None
+            head = tables.head(key) if key.kind == FLOW else head
+            if head is None or head.expires_ms is None or head.expires_ms > request.now_ms:
+                return 0
+
+            tables.expiring = (key,)
+            return rules.sweep(tables, request)
+
+        return (yield from self.change(remove, [key], name))
+
+    def remove_steps(
+        self, commit_id: str, steps: list[Write], tables: NatsTables, deadline: Deadline
+    ) -> Conversation[None]:
+        """Remove progress of flows that are as they were read; see `NatsRemover.remove`."""
+        owners = {flow_key(step.key.id) for step in steps}
+        flows = {owner: tables.stored(owner).sequence for owner in owners}
+        yield from self.remover.remove(commit_id, steps, flows, tables.epoch, deadline)
