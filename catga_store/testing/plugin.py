@@ -1,20 +1,20 @@
 """The pytest plugin: stores, clocks, faults and servers as fixtures.
 
-It is there wherever catga_store is installed, and costs a run that does not use it nothing but its
-own import: whatever a fixture needs is imported when it is asked for.
+pytest loads it wherever catga_store is installed. A run that uses none of its fixtures pays for the
+import of this module only: a fixture imports what it needs when a test asks for it.
 
-| fixture | answers |
+| fixture | value |
 |---|---|
 | `flow_store` | an empty `Store`, closed and removed afterwards |
-| `async_flow_store` | the same as `AsyncStore`, for tests that run under anyio's plugin |
-| `flow_clock` | the `ManualClock` that these stores go by; time stands still until it is moved |
-| `flow_faults` | `Faults` on these stores, which must be embedded ones |
+| `async_flow_store` | the same as an `AsyncStore`, for tests under anyio's plugin or pytest-asyncio |
+| `flow_clock` | the `ManualClock` of these stores; time stands still until a test moves it |
+| `flow_faults` | `Faults` on these stores |
 | `redis_server`, `nats_server` | a running server for the session, from the wheels of `catga_store[test]` |
 
 Which store: `@pytest.mark.flow_store("redis://…", owner="w-1")` on a test, class or module, with
 options as keywords; else `--flow-store-url`; else `flow_store_url` in the configuration file; else
-`memory://`. The tests get a namespace of their own there (`scratch_url`), never the one that is
-named. `sqlite` alone is a file in the test's `tmp_path`.
+`memory://`. Tests never use the namespace that is named: each gets one of its own beside it
+(`scratch_url`). `sqlite` alone is a file in the test's `tmp_path`.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ __all__ = [
     "flow_faults",
     "flow_store",
     "nats_server",
+    "open_async_flow_store",
     "pytest_addoption",
     "pytest_configure",
     "redis_server",
 ]
 
-_HELP = "the store of the fixture flow_store, by URL; tests get a namespace of their own there"
+_TEST_LOOP_SCOPE = "asyncio_default_test_loop_scope"
+_HELP = "URL of the store of the fixture flow_store; each test gets a namespace of its own there"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,15 +57,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker, and the async fixtures of pytest-asyncio where it is in use."""
     config.addinivalue_line(
         "markers", "flow_store(url=None, **options): the store of the fixture flow_store"
     )
+    if config.pluginmanager.hasplugin("asyncio"):
+        from catga_store.testing import plugin_asyncio
+
+        config.pluginmanager.register(plugin_asyncio, plugin_asyncio.__name__)
 
 
 @pytest.fixture
 def flow_clock() -> ManualClock:
-    """The clock of `flow_store`: it stands still until the test moves it."""
+    """The clock of `flow_store`; it stands still until the test moves it."""
     from catga_store.testing.clock import ManualClock
 
     return ManualClock()
@@ -71,7 +77,7 @@ def flow_clock() -> ManualClock:
 
 @pytest.fixture
 def flow_faults() -> Faults:
-    """Faults on the transport of the stores of this test; see `Faults.on_commit`."""
+    """Faults on the transport of this test's stores; see `Faults.on_commit`."""
     from catga_store.testing.faults import Faults
 
     return Faults()
@@ -103,7 +109,7 @@ def _flow_store_place(request: pytest.FixtureRequest) -> Iterator[tuple[str, dic
 def flow_store(
     request: pytest.FixtureRequest, _flow_store_place: tuple[str, dict[str, Any]]
 ) -> Iterator[Store]:
-    """An empty store that goes by `flow_clock`; with `flow_faults` asked for too, they are on it."""
+    """An empty store on `flow_clock`; a test that also asks for `flow_faults` has them on it."""
     from catga_store.opening.urls import open_store
 
     url, options = _flow_store_place
@@ -114,19 +120,45 @@ def flow_store(
         yield store
 
 
-@pytest.fixture
-async def async_flow_store(
-    request: pytest.FixtureRequest, _flow_store_place: tuple[str, dict[str, Any]]
+async def open_async_flow_store(
+    request: pytest.FixtureRequest, place: tuple[str, dict[str, Any]]
 ) -> AsyncIterator[AsyncStore]:
-    """`flow_store` for async tests, on the same records; the test says `@pytest.mark.anyio`."""
+    """Open the store of `async_flow_store` and close it, on the event loop of the test."""
     from catga_store.opening.urls import open_async_store
 
-    url, options = _flow_store_place
+    url, options = place
     async with open_async_store(url, **options) as store:
         if "flow_faults" in request.fixturenames:
             request.getfixturevalue("flow_faults").attach(store)
 
         yield store
+
+
+@pytest.fixture
+async def _anyio_flow_store(  # pyright: ignore[reportUnusedFunction]  a fixture
+    request: pytest.FixtureRequest, _flow_store_place: tuple[str, dict[str, Any]]
+) -> AsyncIterator[AsyncStore]:
+    async for store in open_async_flow_store(request, _flow_store_place):
+        yield store
+
+
+@pytest.fixture
+def async_flow_store(request: pytest.FixtureRequest) -> AsyncStore:
+    """`flow_store` for async tests, on the same records.
+
+    The test is marked `@pytest.mark.anyio`, or `@pytest.mark.asyncio` with pytest-asyncio in its
+    strict mode; in the auto mode it needs no mark.
+    """
+    marker = request.node.get_closest_marker("asyncio")
+    if marker is None:
+        name = "_anyio_flow_store"
+    else:
+        scope = marker.kwargs.get("loop_scope") or request.config.getini(_TEST_LOOP_SCOPE)
+        name = f"_asyncio_flow_store_{scope or 'function'}"
+
+    # Each plugin runs its own async fixtures only, and would leave the other's alone.
+    store: AsyncStore = request.getfixturevalue(name)
+    return store
 
 
 @pytest.fixture(scope="session")

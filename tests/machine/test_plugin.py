@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
 
@@ -14,6 +15,8 @@ from forks import UNMEASURED
 
 import catga_store as cs
 from catga_store.testing import scratch_url
+from catga_store.testing.servers import NatsServer
+from catga_store.testing.servers import RedisServer
 
 MODULE = "catga_store.testing.plugin"
 # Where the package is installed, pytest finds the plugin by itself; elsewhere it is told.
@@ -81,10 +84,100 @@ def test_the_fixtures_work_together(tmp_path: Path) -> None:
         """,
         "-W",
         "error",
+        "-p",
+        "no:asyncio",
         "--strict-markers",
     )
     assert code == 0, said
     assert "8 passed" in said, "the async tests run on both event loops"
+
+
+def test_pytest_asyncio_is_installed() -> None:
+    """The tests below start pytest with it."""
+    assert find_spec("pytest_asyncio") is not None, "pip install pytest-asyncio"
+
+
+ASYNCIO = """
+    import pytest, catga_store as cs
+
+    {mark}
+    async def test_one(async_flow_store, flow_faults, flow_clock):
+        before = async_flow_store.now()
+        await async_flow_store.create(cs.FlowSnapshot("a", state={{}}))
+        assert flow_clock.now == before
+        flow_faults.on_commit("conflict")
+        with pytest.raises(cs.ConflictError):
+            await async_flow_store.update(await async_flow_store.get("a"))
+
+    {mark}
+    async def test_two(flow_store, async_flow_store):
+        assert await async_flow_store.get("a") is None
+        flow_store.create(cs.FlowSnapshot("a", state={{}}))
+        assert await async_flow_store.get("a") is not None
+
+    @pytest.mark.flow_store("sqlite", owner="w-1")
+    {mark}
+    async def test_three(async_flow_store):
+        assert type(async_flow_store) is cs.AsyncSQLiteStore
+
+    def test_blocking_beside_it(flow_store):
+        flow_store.create(cs.FlowSnapshot("a", state={{}}))
+"""
+ANYIO = """
+    @pytest.mark.anyio
+    async def test_anyio_beside_it(async_flow_store):
+        await async_flow_store.create(cs.FlowSnapshot("a", state={{}}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("mark", "ini", "passed"),
+    [
+        ("@pytest.mark.asyncio", "asyncio_mode = strict", 6),
+        ('@pytest.mark.asyncio(loop_scope="module")', "asyncio_mode = strict", 6),
+        (
+            "@pytest.mark.asyncio",
+            "asyncio_mode = strict\nasyncio_default_test_loop_scope = session",
+            6,
+        ),
+        ("", "asyncio_mode = auto", 4),
+    ],
+)
+def test_async_fixtures_under_pytest_asyncio(
+    tmp_path: Path, mark: str, ini: str, passed: int
+) -> None:
+    """In strict mode on a loop of any scope, with anyio's tests beside them; and in auto mode."""
+    test = ASYNCIO + (ANYIO if mark else "")  # the auto mode takes over every async test
+    ini = f"{ini}\nasyncio_default_fixture_loop_scope = function"
+    code, said = run(tmp_path, test.format(mark=mark), "-W", "error", ini=ini)
+    assert code == 0, said
+    assert f"{passed} passed" in said, said
+
+
+@pytest.mark.parametrize("server", [RedisServer, NatsServer])
+def test_async_fixtures_on_a_server_under_pytest_asyncio(
+    tmp_path: Path, server: type[RedisServer | NatsServer]
+) -> None:
+    """Connections are opened and closed on the loop of the test."""
+    with server() as running:
+        code, said = run(
+            tmp_path,
+            """
+            import pytest, catga_store as cs
+
+            @pytest.mark.asyncio(loop_scope="module")
+            async def test_it(async_flow_store):
+                await async_flow_store.create(cs.FlowSnapshot("a", state={}))
+            """,
+            "-W",
+            "error",
+            "--flow-store-url",
+            running.url,
+            ini="asyncio_mode = strict\nasyncio_default_fixture_loop_scope = function",
+        )
+
+    assert code == 0, said
+    assert "1 passed" in said
 
 
 @pytest.mark.parametrize("how", ["option", "setting"])
@@ -123,6 +216,8 @@ def test_a_run_that_does_not_use_it_imports_nothing_of_it(tmp_path: Path) -> Non
         "no:hypothesispytest",
         "-p",
         "no:anyio",
+        "-p",
+        "no:asyncio",
         measured=False,
     )
     assert code == 0, said
