@@ -33,6 +33,8 @@ from catga_store.cli.guard import TERMINATED
 from catga_store.cli.guard import USAGE
 from catga_store.cli.guard import guarded
 from catga_store.cli.guard import leave
+from catga_store.cli.output import escape_what_cannot_be_shown
+from catga_store.cli.output import say
 from catga_store.cli.output import stdout
 from catga_store.cli.removing import rm
 from catga_store.cli.report import Report
@@ -94,6 +96,7 @@ app = typer.Typer(
 
 def run() -> NoReturn:
     """Run the command line on `sys.argv` and exit with its code."""
+    escape_what_cannot_be_shown()
     signal.signal(signal.SIGTERM, _terminate)
     app(prog_name="catga-store")
     raise SystemExit  # typer has done so already
@@ -110,7 +113,7 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it with t
         except PackageNotFoundError:
             number = "(not installed)"
 
-        typer.echo(f"catga-store {number}")
+        say(f"catga-store {number}")
         raise typer.Exit
 
 

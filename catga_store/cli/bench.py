@@ -19,6 +19,7 @@ from catga_store.cli.opening import StoreArgument
 from catga_store.cli.opening import checked
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_rows
+from catga_store.cli.output import say
 from catga_store.protocol.masking import mask_url
 
 __all__ = ["bench"]
@@ -100,7 +101,7 @@ def bench(
         for one in measured
     ]
     print_rows(("OPERATION", "P50 µs", "P99 µs", "PER SECOND"), rows)
-    typer.echo(
+    say(
         f"\n{calls} calls of each, one at a time, by one blocking caller, on flows with 1 KiB of state,"
         f"\n{place}, which was removed. Nothing else was touched."
     )

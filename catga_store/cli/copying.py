@@ -30,6 +30,7 @@ from catga_store.cli.opening import AsJson
 from catga_store.cli.opening import open_existing
 from catga_store.cli.opening import open_laid_out
 from catga_store.cli.output import print_json
+from catga_store.cli.output import say
 from catga_store.copying import Difference
 from catga_store.copying import compare
 from catga_store.protocol.conversation import ask
@@ -146,13 +147,13 @@ def _size(store: cs.Store) -> int:
 def _tell(
     report: cs.CopyReport, differences: list[Difference], target: str, *, verified: bool | None
 ) -> None:
-    typer.echo(
+    say(
         f"Copied to {target}: {report.flows} flows, {report.wait_conditions} wait conditions,"
         f" {report.progress} ForEach progress records, {report.completions} early completions;"
         f" {report.skipped} were there already."
     )
     if verified:
-        typer.echo("Verified: every record was read back and is as in the source.")
+        say("Verified: every record was read back and is as in the source.")
 
     for one in differences[:_MOST_SHOWN]:
         complain(f"{one.key} differs from the source: {one.what}")

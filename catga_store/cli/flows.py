@@ -24,6 +24,7 @@ from catga_store.cli.output import escaped
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_json_list
 from catga_store.cli.output import print_rows
+from catga_store.cli.output import say
 from catga_store.cli.output import stdout
 from catga_store.cli.output import when
 from catga_store.cli.waits import wait_document
@@ -197,7 +198,7 @@ def count(
     if as_json:
         print_json({"count": number})
     else:
-        typer.echo(number)
+        say(number)
 
 
 @guarded
@@ -232,9 +233,9 @@ def show(
     state = document.pop("state")
     for name, value in document.items():
         if value not in (None, []):
-            typer.echo(f"{name + ':':<16}{_shown(value)}")
+            say(f"{name + ':':<16}{_shown(value)}")
 
-    typer.echo("state:")
+    say("state:")
     console = stdout()
     if console.is_terminal:
         pprint(state, console=console, expand_all=True)

@@ -1,12 +1,15 @@
 """What commands print: tables for people, JSON for programs.
 
 On a terminal a table has colours and is as wide as the screen; elsewhere it is plain columns that
-nothing is cut off, one line a row. Control characters in ids are shown escaped. JSON is one document,
-in ASCII, its times ISO 8601 in UTC; a long list is written as it is read.
+nothing is cut off, one line a row. Control characters in ids are shown escaped, and so is what the
+encoding of the output cannot show. JSON is one document, always in ASCII, its times ISO 8601 in UTC; a
+long list is written as it is read.
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -24,11 +27,13 @@ from rich.text import Text
 
 __all__ = [
     "Row",
+    "escape_what_cannot_be_shown",
     "escaped",
     "print_hanging",
     "print_json",
     "print_json_list",
     "print_rows",
+    "say",
     "stdout",
     "when",
 ]
@@ -58,6 +63,29 @@ class _Stdout(Console):
         raise BrokenPipeError
 
 
+_ASCII = {"→": "->", "…": "...", "µ": "u"}
+"""What the commands' own texts have besides ASCII, and how it is written where it cannot be shown."""
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Let output in any encoding, as cp1252 or ASCII, escape a character instead of failing."""
+    codecs.register_error(__name__, _escape)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=__name__)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+
+    text = error.object[error.start : error.end]
+    shown = [
+        _ASCII.get(one) or one.encode("ascii", "backslashreplace").decode("ascii") for one in text
+    ]
+    return "".join(shown), error.end
+
+
 def stdout() -> Console:
     """Answer the console to print to."""
     return _Stdout(highlight=False)
@@ -73,6 +101,11 @@ def escaped(text: str) -> str:
 def when(moment: datetime | None) -> str:
     """Show a moment in a table: UTC, to the second; empty for none."""
     return "" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def say(text: object) -> None:
+    """Print a line. `typer.echo` would write UTF-8 where the output is ASCII."""
+    print(text)  # noqa: T201  this is what commands are for
 
 
 def print_rows(columns: Row, rows: Iterable[Row]) -> None:

@@ -16,6 +16,7 @@ from catga_store.cli.opening import StoreOption
 from catga_store.cli.opening import open_existing
 from catga_store.cli.output import escaped
 from catga_store.cli.output import print_json
+from catga_store.cli.output import say
 
 __all__ = ["rm"]
 
@@ -56,7 +57,7 @@ def rm(
         print_json({"removed": removed, "absent": absent})
     else:
         for one, was_there in gone:
-            typer.echo(f"{'removed' if was_there else 'was not there'}: {escaped(one)}")
+            say(f"{'removed' if was_there else 'was not there'}: {escaped(one)}")
 
     if absent:
         raise typer.Exit(NO)

@@ -22,6 +22,7 @@ from catga_store.cli.output import escaped
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_json_list
 from catga_store.cli.output import print_rows
+from catga_store.cli.output import say
 from catga_store.cli.output import when
 from catga_store.protocol.masking import shown
 
@@ -164,7 +165,7 @@ def _show(wait: cs.WaitCondition, *, as_json: bool) -> None:
     for name, value in wait_document(wait).items():
         if value is not None:
             shown = when(value) if hasattr(value, "tzinfo") else escaped(str(value))
-            typer.echo(f"{name + ':':<16}{shown}")
+            say(f"{name + ':':<16}{shown}")
 
     rows = [
         (child, "-", "") if answer is None else (child, *_answer(answer))
@@ -227,7 +228,7 @@ def complete(
             }
         )
     else:
-        typer.echo(_said(done, outcome))
+        say(_said(done, outcome))
 
     if not (done.accepted or done.duplicate):
         raise typer.Exit(NO)

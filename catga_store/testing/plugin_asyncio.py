@@ -22,14 +22,14 @@ pytest_asyncio: Any = import_module("pytest_asyncio")  # not a dependency, also 
 
 
 def _fixture(loop_scope: Any) -> Any:
-    @pytest_asyncio.fixture(loop_scope=loop_scope, name=f"_asyncio_flow_store_{loop_scope}")
     async def opened(
         request: pytest.FixtureRequest, _flow_store_place: tuple[str, dict[str, Any]]
     ) -> AsyncIterator[AsyncStore]:
         async for store in open_async_flow_store(request, _flow_store_place):
             yield store
 
-    return opened
+    name = f"_asyncio_flow_store_{loop_scope}"
+    return pytest_asyncio.fixture(opened, loop_scope=loop_scope, name=name)
 
 
 _function = _fixture("function")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shlex
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from forks import run_command
 
 import catga_store as cs
 from catga_store.cli import main
+from catga_store.cli.app import run
 from catga_store.cli.guard import guarded
 from catga_store.stores.sqlite.doctor import file_system_of
 
@@ -835,3 +838,82 @@ def test_a_wrong_url_is_shown_without_its_password(rest: str) -> None:
     done = run_command("ls", "-s", rest)
     failed(done, 2, "***@")
     assert "secret" not in done.stderr
+
+
+# --- encodings --------------------------------------------------------------------------------------
+
+STRANGE = "ünï-日本-😀"
+SAID_IN_ANY_ENCODING: list[tuple[str, int]] = [
+    ("ls", 0),
+    ("ls --json", 0),
+    (f"show {STRANGE}", 0),
+    (f"show {STRANGE} --json", 0),
+    ("show none-日", 1),
+    ("count", 0),
+    ("waits", 0),
+    ("waits wait-日", 0),
+    ("waits wait-日 --json", 0),
+    ("due", 0),
+    ("complete wait-日 ч --error ошибка", 0),
+    ("complete wait-日 none-日", 1),
+    ("rm none-日 --yes", 1),
+    ("copy URL sqlite:///copied-日.db", 0),
+    ("doctor URL", 1),
+    ("doctor URL --json", 1),
+    ("bench URL --calls 10", 0),
+    ("bogus-日", 2),
+    ("ls --status none-日", 2),
+    ("ls --help", 0),
+    ("doctor --help", 0),
+    ("--help", 0),
+]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "utf-8"])
+def test_every_command_writes_in_any_encoding(
+    tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the encoding cannot show is escaped; exit codes are as documented, and JSON is ASCII."""
+    url = f"sqlite:///{tmp_path / 'flows.db'}"
+    with cs.open_store(url) as store:
+        store.create(cs.FlowSnapshot(STRANGE, state={"t": "日"}, error="né 日 💥"))
+        with store.begin() as session:
+            parent = cs.FlowSnapshot("pärent-日", state={})
+            session.add(parent)
+            session.suspend(parent, cs.WaitCondition("wait-日", flow_ids=["ч"]))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CATGA_STORE_URL", url)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for command, code in SAID_IN_ANY_ENCODING:
+        words = [url if word == "URL" else word for word in command.split()]
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["catga-store", *words])
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            with pytest.raises(SystemExit) as ended:
+                run()
+
+        out.flush()
+        output = out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+        assert (ended.value.code or 0) == code or command.startswith("doctor"), (command, output)
+        if "--json" in command:
+            assert output.isascii()
+            json.loads(output)
+
+        if command == "ls" and encoding != "utf-8":
+            assert r"\u65e5\u672c-\U0001f600" in output
+
+
+def test_command_under_an_ascii_terminal(url: str) -> None:
+    """The process says so by its environment, as `PYTHONIOENCODING` or a locale."""
+    done = subprocess.run(
+        [*COMMAND, "bench", url, "--calls", "10"],
+        check=False,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"P50 us" in done.stdout
