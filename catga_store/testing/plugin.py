@@ -62,9 +62,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "flow_store(url=None, **options): the store of the fixture flow_store"
     )
     if config.pluginmanager.hasplugin("asyncio"):
-        from catga_store.testing import plugin_asyncio
+        from catga_store.testing.plugin_asyncio import asyncio_fixtures
 
-        config.pluginmanager.register(plugin_asyncio, plugin_asyncio.__name__)
+        config.pluginmanager.register(asyncio_fixtures(), "catga_store.asyncio_fixtures")
 
 
 @pytest.fixture
