@@ -39,7 +39,12 @@ def _callable(_instance: object, attribute: Attribute[Any], value: object) -> No
 
 def _seconds(value: object) -> float:
     if isinstance(value, timedelta):
-        return span_ms(value, "timeout") / 1000
+        seconds = span_ms(value, "timeout") / 1000
+        if seconds:
+            return seconds
+
+        message = "timeout: expected more than 0, got 0; no reply could come in time"
+        raise UsageError(message)
 
     message = f"timeout must be a timedelta, not {shown(value)}"
     raise UsageError(message)

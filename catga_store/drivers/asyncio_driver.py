@@ -183,8 +183,10 @@ class AsyncioDriver:
 
     async def close(self) -> None:
         """Close the link, which waits for nothing that is under way; it is seen through."""
-        if self._finalizer is not None:
-            self._finalizer.detach()
+        detached = None if self._finalizer is None else self._finalizer.detach()
+        if detached is not None and detached[2][0] is not asyncio.get_running_loop():
+            _close_later(*detached[2])  # its connections live on the loop that first used it
+            return
 
         try:
             await see_through(asyncio.create_task(self._units.close()))

@@ -22,9 +22,15 @@ from redis.backoff import NoBackoff
 
 from catga_store.drivers.cancellation import OwnTask
 from catga_store.drivers.links import Started
+from catga_store.drivers.redis_blocking import check_options
 from catga_store.drivers.redis_cluster_asyncio import RedisClusterAsyncLink
+from catga_store.drivers.redis_failures import NO_TLS
+from catga_store.drivers.redis_failures import is_encrypted
+from catga_store.drivers.redis_failures import not_sent
 from catga_store.drivers.redis_multiplexed import MultiplexedConnections
+from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
+from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.masking import shown
 from catga_store.stores.redis.transport import Pipe
@@ -49,7 +55,12 @@ def open_redis_link(url: str, timeout: float) -> RedisAsyncLink | RedisClusterAs
     if scheme.endswith("+cluster"):
         client, url = RedisCluster, f"{scheme.removesuffix('+cluster')}://{place}"
 
-    return redis_link(client.from_url(url, **options), timeout, owned=True)
+    try:
+        opened = client.from_url(url, **options)
+    except OSError as error:  # redis-py reads files of its own
+        raise StoreUnavailableError(f"{not_sent(error)}; nothing was sent") from error
+
+    return redis_link(opened, timeout, owned=True)
 
 
 def check_client(client: object) -> bool:
@@ -61,6 +72,7 @@ def check_client(client: object) -> bool:
         )
         raise UsageError(message)
 
+    check_options(client)
     return isinstance(client, RedisCluster)
 
 
@@ -119,6 +131,10 @@ class _Pool:
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
+        self.hint = f"; {NO_TLS}" if is_encrypted(pool) else ""
+
+    def failure(self, error: BaseException) -> NotSentError:
+        return not_sent(error, self._pool)
 
     async def take(self) -> Any:
         return await self._pool.get_connection()

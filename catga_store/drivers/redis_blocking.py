@@ -11,7 +11,9 @@ not been done there, and is sent where it belongs.
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 import threading
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -24,7 +26,9 @@ from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from catga_store.drivers.redis_failures import not_sent
 from catga_store.drivers.redis_packing import pack
+from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
@@ -33,7 +37,7 @@ from catga_store.protocol.masking import shown
 from catga_store.stores.redis.transport import Command
 from catga_store.stores.redis.transport import Pipe
 
-__all__ = ["RedisClusterLink", "RedisLink", "link_to_client", "link_to_url"]
+__all__ = ["RedisClusterLink", "RedisLink", "check_options", "link_to_client", "link_to_url"]
 
 _REDIRECTIONS = 5
 _ANSWERED = (
@@ -144,9 +148,8 @@ class RedisClusterLink(RedisLink):
     def _connected(self) -> Any:
         try:
             return self.client()
-        except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
-            message = f"the cluster at {self._shown} cannot be reached: {error}"
-            raise NotSentError(message) from error
+        except Exception as error:  # also what a credential provider of the user's raises
+            raise not_sent(error) from error
 
     def _node(self, client: Any, key: bytes) -> Any:
         try:
@@ -227,6 +230,7 @@ class _Stash:
     """
 
     def __init__(self, pool: Any) -> None:
+        self.connection_class = pool.connection_class
         self._pool = pool
         self._idle: list[Any] = []
         self._pid = os.getpid()
@@ -239,6 +243,9 @@ class _Stash:
         try:
             connection = self._idle.pop()
         except IndexError:
+            connection = None
+
+        if connection is None:  # not above: an error would have the other as its context
             return self._pool.get_connection()
 
         try:
@@ -269,9 +276,8 @@ def _talk(
         connection = pool.get_connection()
     except _ANSWERED as error:
         return [error] * len(commands)
-    except (exceptions.RedisError, OSError) as error:
-        message = f"the server cannot be reached: {error}"
-        raise NotSentError(message) from error
+    except Exception as error:  # also what a credential provider of the user's raises
+        raise not_sent(error, pool) from error
 
     is_clean = False
     try:
@@ -331,6 +337,9 @@ def link_to_client(client: object, timeout: float) -> RedisLink:
 
     Where it would wait longer for a reply than `timeout`, in seconds, or for ever, it does not for us.
     """
+    if isinstance(client, Redis | RedisCluster):
+        check_options(client)
+
     if isinstance(client, Redis):
         return RedisLink(lambda: client, repr(client), timeout, owned=False)
 
@@ -383,15 +392,45 @@ def check_url(url: str) -> tuple[str, bool]:
 
 
 def _opened(make: Callable[[], Any], url: str) -> Any:
-    """A client that has connected to nothing; `UsageError` if it never could."""
+    """Return a client that has connected to nothing; `UsageError` if it never could."""
+    why, client = "", None
     try:
         client = make()
         client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
-    except (ValueError, TypeError):
-        client = None  # raised below: the error may quote the URL
+        check_options(client)
+    except UsageError as error:
+        why = f": {error}"
+    except OSError as error:  # redis-py reads files of its own
+        raise StoreUnavailableError(f"{not_sent(error)}; nothing was sent") from error
+    except (ValueError, TypeError, LookupError, exceptions.RedisError) as error:
+        # Only the name of an option: the error may quote the URL.
+        option = re.search(
+            r"unexpected keyword argument '(\w+)'|(protocol|SSL|encoding)", str(error)
+        )
+        why = f": the option {(option[1] or option[2])!r} is wrong" if option else ""
+        client = None
 
-    if client is None:
-        message = f"{mask_url(url)!r} is not a URL that redis-py can open"
+    if client is None or why:
+        message = f"{mask_url(url)!r} is not a URL that redis-py can open{why}"
         raise UsageError(message)
 
     return client
+
+
+def check_options(client: Any) -> None:
+    """Raise `UsageError` for options of a client with which it can never reach a server."""
+    pool = getattr(client, "connection_pool", None)
+    given = getattr(pool, "connection_kwargs", {})
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        if given.get(name) == 0:
+            message = f"{name} of the Redis client: expected seconds or None, got 0"
+            raise UsageError(message)
+
+    encoding = given.get("encoding", "utf-8")
+    try:
+        codecs.lookup(encoding)
+    except LookupError as error:
+        message = (
+            f"encoding of the Redis client: expected an encoding of Python, got {shown(encoding)}"
+        )
+        raise UsageError(message) from error

@@ -16,11 +16,11 @@ from redis.crc import key_slot
 from redis.exceptions import AskError
 from redis.exceptions import MovedError
 from redis.exceptions import RedisClusterException
-from redis.exceptions import RedisError
 from redis.exceptions import TryAgainError
 
 from catga_store.drivers.cancellation import OwnTask
 from catga_store.drivers.links import Started
+from catga_store.drivers.redis_failures import not_sent
 from catga_store.drivers.redis_multiplexed import Arguments
 from catga_store.drivers.redis_multiplexed import MultiplexedConnections
 from catga_store.protocol.conversation import NotSentError
@@ -216,10 +216,13 @@ class RedisClusterAsyncLink:
                 async with asyncio.timeout(self._timeout):
                     await self._client.initialize()
                     await self._client.nodes_manager.initialize()
-            except (RedisError, RedisClusterException, OSError) as error:
-                why = str(error) or f"not within {self._timeout:g} s"
-                message = f"no node of the cluster told where its slots are: {why}"
+            except TimeoutError as error:
+                message = (
+                    f"no node of the cluster told where its slots are within {self._timeout:g} s"
+                )
                 raise NotSentError(message) from error
+            except Exception as error:  # also what a credential provider of the user's raises
+                raise not_sent(error) from error
 
             self._found = True
 
@@ -230,8 +233,13 @@ class RedisClusterAsyncLink:
 class _Node:
     """The connections that a cluster's client has to one node."""
 
+    hint = ""
+
     def __init__(self, node: Any) -> None:
         self._node = node
+
+    def failure(self, error: BaseException) -> NotSentError:
+        return not_sent(error, self._node)
 
     async def take(self) -> Any:
         connection = self._node.acquire_connection()

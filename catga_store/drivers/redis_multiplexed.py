@@ -54,6 +54,13 @@ _REPLIED_ERRORS = (ResponseError, AuthenticationError, AuthorizationError, BusyL
 class Connections(Protocol):
     """The source of the connection that is shared."""
 
+    hint: str
+    """What may be the reason if no connection comes in time; begins with "; " unless empty."""
+
+    def failure(self, error: BaseException) -> NotSentError:
+        """Return what it means that `take` has failed."""
+        ...
+
     async def take(self) -> Any:
         """Return a connection of `redis.asyncio`, connected, for this caller alone."""
         ...
@@ -166,6 +173,7 @@ class MultiplexedConnection:
 
         while self._waiting and self._waiting[0].deadline <= now:
             message = f"timed out after {self._timeout:g} s waiting for a Redis connection"
+            message += self._connections.hint
             self._waiting.popleft().fail(NotSentError(message))
 
         oldest = self._sent or self._waiting
@@ -185,12 +193,10 @@ class MultiplexedConnection:
             error.__cause__ = cause
             sent.popleft().fail(error)
 
-    def _refuse(self, message: str, cause: BaseException | None = None) -> None:
+    def _refuse(self, failure: Callable[[], NotSentError]) -> None:
         waiting = self._waiting
         while waiting:
-            error = NotSentError(message)
-            error.__cause__ = cause
-            waiting.popleft().fail(error)
+            waiting.popleft().fail(failure())
 
     def _answer_all(self, error: Exception) -> None:
         """The server refused the connection with this error, so it is the reply to every command."""
@@ -211,7 +217,7 @@ class MultiplexedConnection:
         self._task = None
         message = self._why_ended()
         self._lose(message)
-        self._refuse(message)
+        self._refuse(lambda: NotSentError(message))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -232,8 +238,8 @@ class MultiplexedConnection:
                 except _REPLIED_ERRORS as error:
                     self._answer_all(error)
                     continue
-                except Exception as error:  # noqa: BLE001  whatever the client library raises
-                    self._refuse(f"the server cannot be reached: {error}", error)
+                except Exception as error:  # noqa: BLE001  also what a credential provider raises
+                    self._refuse(partial(self._connections.failure, error))
                     continue
 
                 try:

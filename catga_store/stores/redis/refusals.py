@@ -12,10 +12,9 @@ from catga_store.errors import CatgaStoreError
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
-from catga_store.protocol.conversation import UNTRUSTED
-from catga_store.protocol.conversation import is_untrusted
 from catga_store.protocol.keys import Key
 from catga_store.stores.redis.layout import corrupt
+from catga_store.stores.redis.transport import MisconfiguredError
 
 __all__ = [
     "cause_of",
@@ -176,8 +175,8 @@ def raise_unavailable(error: Exception) -> NoReturn:
 
         cause = cause.__cause__
 
-    if is_untrusted(error):
-        raise StoreConfigError(UNTRUSTED) from cause_of(error)
+    if isinstance(error, MisconfiguredError):
+        raise StoreConfigError(f"{error}{_UNWRITTEN}") from cause_of(error)
 
     raise StoreUnavailableError(f"{error}{_UNWRITTEN}") from cause_of(error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha1
-from pathlib import Path
+from importlib.resources import files
 from typing import NamedTuple
 
 from catga_store.stores.redis.transport import Command
@@ -33,7 +33,7 @@ class Script(NamedTuple):
 
 def _script(*names: str) -> Script:
     """The parts of a script, in their order, as one."""
-    here = Path(__file__).parent
+    here = files("catga_store.stores.redis")  # the package may be in a zip file
     source = b"".join([(here / f"{name}.lua").read_bytes() for name in names])
     return Script(sha1(source, usedforsecurity=False).hexdigest().encode(), source)
 
