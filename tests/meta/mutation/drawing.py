@@ -54,7 +54,9 @@ def drawn(package: Path, seed: int) -> Iterator[Mutant]:
     order = sorted(found)
     draw.shuffle(order)
     for place in order:
-        yield made(package, Path(place[0]), place[1], draw.choice(found[place]))
+        mutant = made(package, Path(place[0]), place[1], draw.choice(found[place]))
+        if mutant is not None:
+            yield mutant
 
 
 def places(source: str) -> dict[tuple[int, int], list[Change]]:
@@ -92,10 +94,14 @@ def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     ]
 
 
-def made(package: Path, file: Path, line: int, change: Change) -> Mutant:
-    """Make a change."""
+def made(package: Path, file: Path, line: int, change: Change) -> Mutant | None:
+    """Make a change; `None` if the tool cannot."""
     right = file.read_text(encoding="utf-8")
-    wrong = mutate_code(right, change.operator, change.occurrence)
+    try:
+        wrong = mutate_code(right, change.operator, change.occurrence)
+    except AttributeError:  # cosmic-ray 8.7 offers to replace a dotted exception, and fails at it
+        return None
+
     assert wrong is not None
     where = ASTQuery(change.node).get_definition_name() or ""
     name = str(file.relative_to(package))
