@@ -123,6 +123,39 @@ def test_flows_are_filtered_by_type(store: cs.Store) -> None:
     assert ids(store.query_flows(state_type=Order, status=cs.FlowStatus.RUNNING)) == []
 
 
+def test_flow_that_gains_a_type_moves_between_listings(store: cs.Store) -> None:
+    """Raw data that is written as a typed state is listed, counted and claimed under the type."""
+    store.create(cs.FlowSnapshot("raw", state={"n": 1}))
+    assert (ids(store.query_flows(state_type=Order)), store.count_flows(state_type=Order)) == (
+        [],
+        0,
+    )
+    flow: cs.FlowSnapshot[Any] = store.get_one("raw")
+    flow.state = Order(2)
+    store.update(flow)
+    (summary,) = store.query_flows(state_type=Order)
+    assert (summary.flow_id, summary.type_name, summary.version) == ("raw", "Order", 2)
+    assert store.count_flows(state_type=Order) == store.count_flows() == 1
+    assert ids(store.iter_flows(state_type="Order")) == ["raw"]
+    assert store.claim_due(Ticket) == []
+    (claimed,) = store.claim_due(Order)
+    assert claimed.state == Order(2)
+
+
+def test_flow_that_changes_its_type_moves_between_listings(store: cs.Store) -> None:
+    """A deleted flow's id that another type takes is in the listings of that type alone."""
+    for state, kind in ((Order(1), None), (Ticket(n=2), Ticket), ({"n": 3}, None)):
+        store.create(cs.FlowSnapshot("f", state=state, state_type=kind))
+        named = kind.__name__ if kind else type(state).__name__
+        for name in ("Order", "Ticket"):
+            wanted = ["f"] if name == named else []
+            assert ids(store.query_flows(state_type=name)) == wanted
+            assert store.count_flows(state_type=name) == len(wanted)
+
+        assert ids(store.query_flows()) == ["f"]
+        assert store.delete("f")
+
+
 def test_flows_are_filtered_by_time(store: cs.Store, clock: ManualClock) -> None:
     """`created_after` is inclusive, `created_before` and `updated_before` are exclusive."""
     start = clock.now
