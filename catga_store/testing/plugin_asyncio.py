@@ -30,15 +30,20 @@ def asyncio_fixtures() -> ModuleType:
         "pytest_asyncio"
     )  # an optional library, unknown to checkers
 
+    plugin = ModuleType("catga_store.asyncio_fixtures")
+    for scope in _SCOPES:
+        name = f"_asyncio_flow_store_{scope}"
+        # A function for each: pytest-asyncio keeps the scope of the loop as an attribute of it.
+        setattr(plugin, name, pytest_asyncio.fixture(_opener(), loop_scope=scope, name=name))
+
+    return plugin
+
+
+def _opener() -> Any:
     async def opened(
         request: pytest.FixtureRequest, _flow_store_place: tuple[str, dict[str, Any]]
     ) -> AsyncIterator[AsyncStore]:
         async for store in open_async_flow_store(request, _flow_store_place):
             yield store
 
-    plugin = ModuleType("catga_store.asyncio_fixtures")
-    for scope in _SCOPES:
-        name = f"_asyncio_flow_store_{scope}"
-        setattr(plugin, name, pytest_asyncio.fixture(opened, loop_scope=scope, name=name))
-
-    return plugin
+    return opened
