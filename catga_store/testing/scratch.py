@@ -25,6 +25,7 @@ from urllib.parse import urlencode
 from urllib.parse import urlsplit
 
 from catga_store.errors import PartitionCountError
+from catga_store.errors import StoreConfigError
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.masking import mask_url
@@ -96,10 +97,16 @@ def _unlay(protocol: Any) -> Conversation[Any]:
     if hasattr(protocol._layout, "tags"):  # Redis: the layout, and the replies of recent commits
         return _unlink(protocol._layout.tags)
 
-    conversation: Conversation[Any] = protocol._exchange.api(
-        "DELETE", {}, protocol._exchange.deadline()
-    )
-    return conversation
+    return _remove_stream(protocol._exchange)
+
+
+def _remove_stream(exchange: Any) -> Conversation[None]:
+    try:
+        yield from exchange.api("DELETE", {}, exchange.deadline())
+    except StoreConfigError as error:
+        # The news that the stream is deleted may overtake the reply, and the store then looks for it.
+        if "is gone" not in str(error):
+            raise
 
 
 def _unlink(tags: Sequence[bytes]) -> Conversation[None]:
