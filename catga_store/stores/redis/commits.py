@@ -174,7 +174,8 @@ class RedisCommits:
                 commands.append(Command(args, key))
 
             commands.append(expires)  # a full server may have refused the first, not the others
-            check((yield from self._exchange.ask(commands, writes=True, exclusive=True)))
+            ask = self._exchange.ask(commands, writes=True, exclusive=True, prepares=True)
+            check((yield from ask))
 
     def _put_command(self, commit: Commit, number: int) -> Command:
         """What most commits are: one flow. The args are those of `_commit_command`."""

@@ -94,11 +94,17 @@ class RedisExchange:
         return replies
 
     def ask(
-        self, commands: Sequence[Command], *, writes: bool = False, exclusive: bool = False
+        self,
+        commands: Sequence[Command],
+        *,
+        writes: bool = False,
+        exclusive: bool = False,
+        prepares: bool = False,
     ) -> Conversation[list[Any]]:
         """Send commands that may be sent twice, until there are replies or the time is up.
 
-        Errors among the replies are left to the caller, except those that pass by themselves.
+        Errors among the replies are left to the caller, except those that pass by themselves. What
+        only `prepares` a commit changes nothing by itself, so an error may say so.
         """
         sent = tuple(commands)
         until = time.monotonic() + self.timeout
@@ -109,7 +115,7 @@ class RedisExchange:
             try:
                 replies = yield from self.send_once(sent, writes=writes, exclusive=exclusive)
             except NotSentError as error:
-                if is_lost and writes:
+                if is_lost and writes and not prepares:
                     message = f"an earlier try may have been applied, and now {error}; try again"
                     raise StoreUnavailableError(message) from cause_of(error)
 
@@ -128,7 +134,7 @@ class RedisExchange:
                 if isinstance(failure, exceptions.RedisError):
                     raise_refusal(failure)
 
-                message = f"{failure}; try again"
+                message = f"{failure}; {'nothing was written' if prepares else 'try again'}"
                 raise StoreUnavailableError(message) from cause_of(failure)
 
             yield Pause(pause * random.uniform(0.5, 1))  # noqa: S311  jitter

@@ -16,6 +16,7 @@ __all__ = [
     "LAY_OUT",
     "READ_WAIT",
     "RESOLVE",
+    "SCRIPTS",
     "STEPS",
     "SWEEP",
     "Script",
@@ -47,10 +48,8 @@ LAY_OUT = _script("layout")
 READ_WAIT = _script("read_wait")
 STEPS = _script("steps")
 
-_SOURCES = {
-    script.sha: script.source
-    for script in (COMMIT, EXTEND, SWEEP, CLEAR, RESOLVE, LAY_OUT, READ_WAIT, STEPS)
-}
+SCRIPTS = (COMMIT, EXTEND, SWEEP, CLEAR, RESOLVE, LAY_OUT, READ_WAIT, STEPS)
+_SOURCES = {script.sha: script.source for script in SCRIPTS}
 
 
 def call(script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Command:

@@ -50,15 +50,18 @@ class RedisSweeping:
         return Command((b"ZRANGEBYLEX", index, first, last, b"LIMIT", 0, limit), index)
 
     def tidy(self, number: int, now_ms: int, members: Sequence[bytes]) -> Conversation[None]:
-        """Remove a few expired records after a commit, which is done whatever comes of it."""
+        """Remove a few expired records after a commit. A failure is logged: the commit is done."""
         command = self._sweep_command(number, now_ms, members, _name(number))
         try:
-            yield from self._exchange.send_once((command,), writes=True)
-        except (NotSentError, ReplyLostError):
-            _log.debug("the sweep after a commit was lost; another will follow")
+            (reply,) = yield from self._exchange.send_once((command,), writes=True)
+        except (NotSentError, ReplyLostError) as error:
+            reply = error
+
+        if isinstance(reply, Exception):
+            _log.warning("a sweep after a commit failed (%s); a later one will do its work", reply)
 
     def forget(self, uploads: Sequence[bytes]) -> Conversation[None]:
-        """Remove what a refused commit had sent ahead; the server would do it later."""
+        """Remove what a refused commit has uploaded; the server would do it an hour later."""
         if not uploads:
             return
 
@@ -66,7 +69,7 @@ class RedisSweeping:
         try:
             yield from self._exchange.send_once(commands, writes=True)
         except (NotSentError, ReplyLostError):
-            _log.debug("what a refused commit had sent ahead stays for an hour")
+            _log.debug("the upload of a refused commit stays for an hour")
 
     def sweep(self, request: Sweep) -> Conversation[int]:
         """Remove what has expired, a page at a time; each is a commit."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from collections.abc import Iterator
 from datetime import timedelta
+from signal import SIGCONT
+from signal import SIGSTOP
 from typing import Any
 
 import pytest
 import redis
 from marks import REDIS_VERSIONS
 from proxy import Proxy
+from waiting import until
 
 import catga_store as cs
 from catga_store.stores.redis.commit_args import LARGE
@@ -96,16 +100,105 @@ def test_a_large_body_is_written_read_and_removed(
     assert keys() == ["flow:f"]
 
 
-def test_a_claim_leaves_a_large_body_where_it_is(
-    api: StoreAPI, keys: Callable[[], list[str]]
+def test_large_body_is_kept_by_writes_that_do_not_carry_it(
+    api: StoreAPI, keys: Callable[[], list[str]], server: RedisServer, prefix: str
 ) -> None:
-    """Claimed, released and suspended, it is what it was."""
+    """Claimed, extended, suspended and released, it is what it was, for another store as well."""
     api.create(flow(text=TEXT))
-    (claimed,) = api.claim_due()
-    assert claimed.state == {"text": TEXT}
-    api.release(claimed)
-    assert api.get_one("f").state == {"text": TEXT}
-    assert keys() == ["flow:f", "parts:f"]
+    with cs.open_store(f"{server.url}?prefix={prefix}") as second:
+
+        def is_whole() -> bool:
+            return bool(second.get_one("f").state == {"text": TEXT}) and keys() == [
+                "flow:f",
+                "parts:f",
+            ]
+
+        (claimed,) = api.claim_due()
+        assert claimed.state == {"text": TEXT}
+        assert is_whole()
+        api.extend(claimed, timedelta(hours=1))
+        assert is_whole()
+        api.release(claimed)
+        assert is_whole()
+        claimed = api.claim("f")
+        claimed.error = "again"
+        api.update(claimed)
+        assert is_whole()
+        assert second.get_one("f").error == "again"
+
+
+STEPS = 3000
+
+
+def with_steps(api: StoreAPI, name: str) -> cs.FlowSnapshot[Any]:
+    """Create a flow with the progress of many loops, in commits of 200 records."""
+    parent = flow(name)
+    api.create(parent)
+    for start in range(0, STEPS, 200):
+        session = api.session()
+        for step in range(start, start + 200):
+            progress = cs.ForEachProgress()
+            progress.mark(0, ok=True)
+            session.save_for_each_progress(name, step, progress)
+
+        session.commit()
+
+    return parent
+
+
+def test_flow_with_thousands_of_steps_is_removed(
+    server: RedisServer, prefix: str, clock: ManualClock, keys: Callable[[], list[str]]
+) -> None:
+    """Deleted, made again after it expired, or swept: its progress goes with it, at once."""
+    url = f"{server.url}?prefix={prefix}"
+    with BlockingAPI(lambda: cs.open_store(url, clock=clock)) as api:
+        deleted = with_steps(api, "deleted")
+        assert len(api.list_for_each_progress("deleted")) == STEPS
+        api.delete(deleted)
+        assert keys() == []
+        for name in ("again", "swept"):
+            ended = with_steps(api, name)
+            ended.status = cs.FlowStatus.COMPLETED
+            api.update(ended)
+
+        clock.advance(timedelta(days=60))
+        api.create(flow("again"))
+        assert api.list_for_each_progress("again") == {}
+        assert api.sweep() == 1
+        assert keys() == ["flow:again"]
+
+
+@pytest.mark.parametrize("backend", ["blocking", "asyncio"])
+def test_server_that_stops_reading_ends_a_large_commit_in_time(backend: str) -> None:
+    """The body fills every buffer on the way; the commit was not sent, and says so."""
+    short = timedelta(seconds=1)
+    with RedisServer("8.2") as hung:
+        api = (
+            BlockingAPI(lambda: cs.open_store(hung.url, timeout=short))
+            if backend == "blocking"
+            else AsyncAPI(lambda: cs.open_async_store(hung.url, timeout=short), backend=backend)
+        )
+        with api:
+            api.ping()
+            hung.signal(SIGSTOP)
+            begin = time.monotonic()
+            with pytest.raises(cs.StoreUnavailableError, match="nothing was written"):
+                api.create(flow(text="x" * (40 * LARGE)))
+
+            assert time.monotonic() - begin < 30
+            hung.signal(SIGCONT)
+            until(lambda: is_there(api))
+            assert api.get("f") is None
+
+
+def is_there(api: StoreAPI) -> bool:
+    """Whether the store can be used."""
+    try:
+        api.ping()
+    except cs.StoreUnavailableError:
+        return False
+
+    return True
 
 
 def test_several_in_one_commit_or_none(api: StoreAPI, keys: Callable[[], list[str]]) -> None:

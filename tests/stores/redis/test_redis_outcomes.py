@@ -25,6 +25,7 @@ from waiting import until
 
 import catga_store as cs
 from catga_store.protocol.conversation import ReplyLostError
+from catga_store.stores.redis.scripts import SCRIPTS
 from catga_store.testing import AsyncAPI
 from catga_store.testing import BlockingAPI
 from catga_store.testing import ManualClock
@@ -55,8 +56,13 @@ def in_time(call: Callable[[], Any]) -> Any:
 def server(
     request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServer]
 ) -> RedisServer:
-    """Answer a server of each version."""
-    return redis_server(request.param)
+    """A server of each version that knows the scripts: a lost reply is that of one that has run."""
+    server = redis_server(request.param)
+    with redis.Redis(port=server.port) as client:
+        for script in SCRIPTS:
+            client.script_load(script.source)
+
+    return server
 
 
 @pytest.fixture

@@ -330,8 +330,13 @@ def test_workers_are_warned_of_each_record_and_little_is_remembered_of_it(
 # --- writing --------------------------------------------------------------------------------------
 
 
-def test_a_commit_stands_whatever_comes_of_what_it_sweeps_along() -> None:
-    """Every sixteenth removes a few expired records after it; a lost reply to that changes nothing."""
+@pytest.mark.parametrize(
+    "failure", [LOST, NOT_SENT, exceptions.ResponseError("the disk is full")], ids=repr
+)
+def test_failed_sweep_on_the_way_is_logged_and_not_raised(
+    failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every sixteenth commit removes a few expired records after it, and stands whatever they do."""
     expired = b"x%bf0%b0:old" % (stamp_of(NOW - 1), newest_first(NOW - 2))
     sweeps: list[Pipe] = []
 
@@ -342,7 +347,10 @@ def test_a_commit_stands_whatever_comes_of_what_it_sweeps_along() -> None:
 
         if b"{t:0}:flow:old" in words[0]:
             sweeps.append(request)
-            raise LOST
+            if isinstance(failure, exceptions.ResponseError):
+                return (failure,)
+
+            raise failure
 
         return (PLANNED,)
 
@@ -354,6 +362,7 @@ def test_a_commit_stands_whatever_comes_of_what_it_sweeps_along() -> None:
         assert isinstance(answer, Applied)
 
     assert len(sweeps) == 1
+    assert "a sweep after a commit failed" in caplog.text
 
 
 def test_a_refused_commit_is_refused_whatever_becomes_of_what_it_sent_ahead() -> None:

@@ -23,7 +23,9 @@ from marks import REDIS_VERSIONS
 
 import catga_store as cs
 from catga_store.core import claims
-from catga_store.core import commits as sending
+from catga_store.core import commits
+from catga_store.core import records
+from catga_store.core import sessions
 from catga_store.stores.redis import commits as scripted
 from catga_store.stores.redis import scripts
 from catga_store.stores.redis.index import named
@@ -215,8 +217,9 @@ def test_the_short_way_and_the_index(
             for script in (scripts.COMMIT, LONG_WAY):
                 make_id = partial(counted, itertools.count())
                 monkeypatch.setattr(scripted, "COMMIT", script)
-                monkeypatch.setattr(sending, "new_commit_id", make_id)
-                monkeypatch.setattr(claims, "new_commit_id", make_id)
+                for module in (claims, commits, records, sessions, scripted):
+                    monkeypatch.setattr(module, "new_commit_id", make_id)
+
                 random.seed(seed)  # which of the due flows is claimed first
                 draw, player = random.Random(seed), Player(server, client)
                 for _ in range(60):
