@@ -73,7 +73,7 @@ def find_sources() -> None:
 
     package = ModuleAnalyzer.for_module("catga_store")
     package.analyze()
-    public = {name for name in catga_store.__all__ if not name.startswith("Async")}
+    public = {name for name in catga_store.__all__ if hasattr(catga_store, name)}  # imports all
     for module in [name for name in sys.modules if name.startswith("catga_store.")]:
         analyzer = ModuleAnalyzer.for_module(module)
         analyzer.analyze()

@@ -178,6 +178,14 @@ def test_every_error_is_in_its_tree() -> None:
     assert tree == {name for name in cs.__all__ if name.endswith("Error")}
 
 
+def test_every_public_name_is_in_the_reference() -> None:
+    """The pages of the reference show each name of the package."""
+    text = "".join(page.read_text("utf-8") for page in (DOCS / "reference").glob("*.md"))
+    shown = set(re.findall(r"^\.\. auto\w+:: catga_store\.(\w+)$", text, re.MULTILINE))
+    assert ".. automodule:: catga_store.errors" in text
+    assert shown >= {name for name in cs.__all__ if not name.endswith("Error")}
+
+
 def test_a_wrong_example_is_noticed(tmp_path: Path) -> None:
     """The checker of commands can fail."""
     assert run("python -c 'print(1)'", tmp_path) == "1\n"
