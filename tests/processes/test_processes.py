@@ -22,7 +22,7 @@ from waiting import until
 
 import catga_store as cs
 from catga_store.protocol.conversation import Call
-from catga_store.stores.sqlite import connection as sqlite_connection
+from catga_store.stores.sqlite.forks import traffic as sqlite_traffic
 
 PROCESSES = 8
 LONG = 120
@@ -526,7 +526,7 @@ def test_a_store_is_not_opened_beside_a_fork(tmp_path: Path) -> None:
 @contextmanager
 def beside_a_fork(work: Callable[[], object], seen: list[str]) -> Generator[None]:
     """A fork as far as a store sees it; inside, `work` waits for its end, or has said something."""
-    traffic: Any = sqlite_connection._traffic
+    traffic: Any = sqlite_traffic
     traffic.stop()
     try:
         thread = threading.Thread(target=work)
@@ -534,7 +534,7 @@ def beside_a_fork(work: Callable[[], object], seen: list[str]) -> Generator[None
         until(lambda: bool(traffic._gate._waiters or seen))
         yield
     finally:
-        traffic.go_on()
+        traffic.resume()
 
     thread.join(LONG)
     assert not thread.is_alive()
@@ -560,7 +560,7 @@ def test_a_fork_waits_for_a_read_that_is_under_way(tmp_path: Path) -> None:
     """And goes on when that has ended."""
     seen: list[str] = []
     reading, go_on = threading.Event(), threading.Event()
-    traffic: Any = sqlite_connection._traffic
+    traffic: Any = sqlite_traffic
 
     def slowly(_: object) -> None:
         reading.set()
@@ -570,7 +570,7 @@ def test_a_fork_waits_for_a_read_that_is_under_way(tmp_path: Path) -> None:
     def fork() -> None:
         traffic.stop()
         seen.append("forked")
-        traffic.go_on()
+        traffic.resume()
 
     with cs.SQLiteStore(tmp_path / "flows.db") as store:
         store.ping()

@@ -6,7 +6,6 @@ The file is over 400 lines because who opens, keeps, leaves and inherits a conne
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import sqlite3
 import threading
@@ -16,18 +15,22 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import get_ident
 from typing import Any
-from typing import TypeAlias
 from typing import TypeVar
 from typing import TypeVarTuple
 
 from catga_store.errors import CorruptRecordError
-from catga_store.errors import RecordTooLargeError
 from catga_store.errors import StoreConfigError
 from catga_store.protocol.conversation import Call
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
+from catga_store.stores.sqlite.failures import BUSY_SECONDS
+from catga_store.stores.sqlite.failures import code_of
+from catga_store.stores.sqlite.failures import translated
+from catga_store.stores.sqlite.failures import unopened
+from catga_store.stores.sqlite.forks import traffic
+from catga_store.stores.sqlite.guards import FileGuard
+from catga_store.stores.sqlite.guards import enter
 from catga_store.stores.sqlite.tables import SQLiteTables
-from catga_store.stores.sqlite.tables import place_of
 
 __all__ = [
     "BUSY_SECONDS",
@@ -39,9 +42,6 @@ __all__ = [
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
-BUSY_SECONDS: float = 30
-"""How long anybody waits for another's lock before the store counts as unavailable."""
-
 MOST_IDLE = 8
 """So many connections are kept for the next call; each costs three file descriptors."""
 
@@ -51,6 +51,10 @@ LARGEST_IDLE_LOG = 16 * 1024 * 1024
 _LOOK_AT_LOG_EVERY = 64
 _SMALLEST_DATABASE = 512
 _PAUSES = 0.0005, 0.005
+_inherited: list[SQLiteTables] = []
+"""Connections of a parent process, which must not be closed here."""
+
+_BEGIN = "BEGIN IMMEDIATE"
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 
@@ -74,13 +78,13 @@ class SQLiteTransport:
         self._was_there = False
         self._written = 0
         self._finalizer = weakref.finalize(self, _close_all, self._idle)
-        _traffic.admit(self)
+        traffic.admit(self)
 
     def __call__(  # noqa: C901, PLR0912  written out: after a sync each function costs as much again
         self, call: Call[Any]
     ) -> Any:
         function, writes = call.function, call.writes
-        traffic, own = _traffic, get_ident()
+        own = get_ident()
         if not writes:
             traffic.under_way.append(own)  # be seen, then look: `stop` does it the other way round
         elif not self._writing.acquire(blocking=False):
@@ -97,22 +101,30 @@ class SQLiteTransport:
             except IndexError:
                 tables = self._open()
             else:
-                if not call.single and place_of(self._path) != tables.file:
-                    moved, tables = tables, None
-                    raise self._moved(moved)
+                if not writes and not call.single and (trouble := tables.guard.trouble()):
+                    raise self._refused(tables.guard, trouble)
 
             if writes:
                 result = self._write(tables, function)
             elif call.single:
-                result = _patiently(function, tables)
+                try:
+                    result = function(tables)
+                except sqlite3.OperationalError:
+                    result = _patiently(function, tables)
             else:
                 result = _patiently(_snapshot, tables, function)
 
             keep = True
         except sqlite3.Error as error:
-            raise self._translated(error) from error
+            raise translated(
+                error, self._path, seconds=BUSY_SECONDS, was_there=self._was_there
+            ) from error
         except BaseException:
-            keep = tables is not None and not tables.connection.in_transaction
+            keep = (
+                tables is not None
+                and not tables.connection.in_transaction
+                and not tables.guard.is_abandoned
+            )
             raise
         finally:
             if keep and tables is not None and len(self._idle) < MOST_IDLE:
@@ -120,7 +132,7 @@ class SQLiteTransport:
                 if self._closed:
                     _close_all(self._idle)
             elif tables is not None:
-                tables.connection.close()
+                tables.close()
 
             if writes:
                 self._writing.release()
@@ -140,8 +152,15 @@ class SQLiteTransport:
 
     def _write(self, tables: SQLiteTables, function: Callable[[SQLiteTables], R]) -> R:
         connection = tables.connection
-        _patiently(connection.execute, "BEGIN IMMEDIATE")
         try:
+            connection.execute(_BEGIN)
+        except sqlite3.OperationalError:
+            _patiently(connection.execute, _BEGIN)
+
+        try:
+            if trouble := tables.guard.trouble():
+                raise self._refused(tables.guard, trouble)  # noqa: TRY301  rolled back like any other
+
             result = function(tables)
         except BaseException:
             _roll_back(connection)
@@ -151,7 +170,7 @@ class SQLiteTransport:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             _roll_back(connection)
-            if _code(error) == sqlite3.SQLITE_IOERR:
+            if code_of(error) == sqlite3.SQLITE_IOERR:
                 # The log may hold the commit's last frame, and then recovery after a crash of
                 # every process would apply it; until then it counts for nothing.
                 message = f"SQLite could not finish a commit to {self._path!r}: {error}"
@@ -182,22 +201,43 @@ class SQLiteTransport:
 
     # connections ----------------------------------------------------------------------------------
 
-    def _moved(self, tables: SQLiteTables) -> StoreConfigError:
-        """Close what is open of a file that is not in its place any more, and say so."""
-        # SQLite goes on with a file that was deleted: commits would be acknowledged and lost.
-        tables.connection.close()
+    def _refused(self, guard: FileGuard, trouble: str) -> StoreConfigError:
+        """Close what is open of a file that is not whole any more, and say what happened."""
+        # SQLite itself continues with a file or a log that was deleted, so commits would be
+        # acknowledged and lost.
+        guard.abandon()
         _close_all(self._idle)
-        message = (
-            f"the file {self._path!r} was removed or replaced since it was opened;"
-            " its connections were closed and nothing was written; put it back, or open"
-            " the store again"
-        )
-        return StoreConfigError(message)
+        return StoreConfigError(trouble)
 
     def _open(self) -> SQLiteTables:
-        connection = _connect(self._path, create=not self._was_there)
+        guard = enter(self._path)
+        connection: sqlite3.Connection | None = None
+        try:
+            if guard.file is not None and (trouble := guard.trouble()):
+                raise self._refused(guard, trouble)  # noqa: TRY301  the guard is left like after any other
+
+            connection = self._connect(guard)
+            guard.hold()
+        except OSError as error:
+            guard.leave(connection)
+            raise unopened(error, self._path) from error
+        except BaseException:
+            guard.leave(connection)
+            raise
+
+        return SQLiteTables(connection, guard)
+
+    def _connect(self, guard: FileGuard) -> sqlite3.Connection:
+        try:
+            connection = _connect(self._path, create=not self._was_there)
+        except sqlite3.Error:
+            with contextlib.suppress(OSError):
+                guard.hold()  # which says so if the log is not the one that others have open
+
+            raise
+
         self._was_there = True
-        return SQLiteTables(connection, place_of(self._path))
+        return connection
 
     def close(self) -> None:
         """Close every idle connection; those in use close when they are done."""
@@ -229,69 +269,8 @@ class SQLiteTransport:
         self._writing = threading.RLock()
         self._held = False
 
-    # failures -------------------------------------------------------------------------------------
-
-    def _translated(self, error: sqlite3.Error) -> Exception:
-        kind, text, facts = _FAILURES.get(_code(error), _UNKNOWN_FAILURE)
-        why = self._why_not() if kind is StoreConfigError else ""
-        message = text.format(path=self._path, error=error, seconds=BUSY_SECONDS, why=why)
-        return kind(message, **facts)
-
-    def _why_not(self) -> str:
-        place = Path(self._path)
-        try:
-            place.stat()  # `is_dir` would swallow what the system says
-        except (FileNotFoundError, NotADirectoryError):
-            if not place.parent.is_dir():
-                return f"its folder {str(place.parent)!r} does not exist; make it"
-
-            if self._was_there:
-                return "it was removed since it was opened; put it back"
-        except OSError as error:
-            return f"the system says {error.strerror}"
-        else:
-            if place.is_dir():
-                return "it is a folder, and must be a file"
-
-        return "this user must have the right to read and write it and its folder"
-
     def __repr__(self) -> str:
         return f"<SQLiteTransport {self._path!r} idle: {len(self._idle)}>"
-
-
-_Failure: TypeAlias = tuple[type[Exception], str, dict[str, Any]]
-
-_DAMAGED = (
-    "the file {path!r} is damaged or no SQLite database: {error};"
-    " it is left as it is; restore it from a backup"
-)
-_FULL = "the disk that holds {path!r} is full: {error}; free some space"
-_LOCKED = "the file {path!r} stayed locked by another process for {seconds} s: {error}"
-_READ_ONLY = (
-    "the file {path!r} or its folder cannot be written: {error}; nothing was written;"
-    " give this user the right to write both"
-)
-_NO_ACCESS = "the file {path!r} cannot be opened: {error}; {why}; nothing was written"
-_TOO_BIG = "a record is over SQLite's limit of 1,000,000,000 bytes: {error}; nothing was written"
-_NOT_OURS = "the file {path!r} does not have this library's tables: {error}; nothing was written"
-
-_FAILURES: dict[int, _Failure] = {
-    sqlite3.SQLITE_NOTADB: (CorruptRecordError, _DAMAGED, {"key": None}),
-    sqlite3.SQLITE_CORRUPT: (CorruptRecordError, _DAMAGED, {"key": None}),
-    sqlite3.SQLITE_FULL: (NotSentError, _FULL, {}),
-    sqlite3.SQLITE_BUSY: (NotSentError, _LOCKED, {}),
-    sqlite3.SQLITE_LOCKED: (NotSentError, _LOCKED, {}),
-    sqlite3.SQLITE_PROTOCOL: (NotSentError, _LOCKED, {}),
-    sqlite3.SQLITE_READONLY: (StoreConfigError, _READ_ONLY, {}),
-    sqlite3.SQLITE_CANTOPEN: (StoreConfigError, _NO_ACCESS, {}),
-    sqlite3.SQLITE_PERM: (StoreConfigError, _NO_ACCESS, {}),
-    sqlite3.SQLITE_AUTH: (StoreConfigError, _NO_ACCESS, {}),
-    sqlite3.SQLITE_TOOBIG: (RecordTooLargeError, _TOO_BIG, {"size": None, "limit": 10**9}),
-    sqlite3.SQLITE_ERROR: (StoreConfigError, _NOT_OURS, {}),
-}
-"""What a primary result code means to the caller."""
-
-_UNKNOWN_FAILURE: _Failure = (NotSentError, "SQLite cannot use {path!r} now: {error}", {})
 
 
 def _connect(path: str, *, create: bool) -> sqlite3.Connection:
@@ -345,6 +324,8 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
         )
         raise StoreConfigError(message)
 
+    execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log and its index
+
 
 def _patiently(function: Callable[[*Ts], R], *args: *Ts) -> R:
     """Call until it is not turned away by another's lock, for at most `BUSY_SECONDS`.
@@ -358,7 +339,7 @@ def _patiently(function: Callable[[*Ts], R], *args: *Ts) -> R:
         try:
             return function(*args)
         except sqlite3.OperationalError as error:
-            if _code(error) not in _BUSY:
+            if code_of(error) not in _BUSY:
                 raise
 
             now = time.monotonic()
@@ -400,96 +381,4 @@ def _close_all(idle: list[SQLiteTables]) -> None:
         except IndexError:
             return
 
-        tables.connection.close()
-
-
-def _code(error: sqlite3.Error) -> int:
-    """The primary result code; extended codes carry it in their low byte."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-# --- forks --------------------------------------------------------------------------------------
-
-
-class _Traffic:
-    """The reads under way in this process. A fork waits until there are none, and lets none begin.
-
-    SQLite's mutexes and locks, in the middle of a call of another thread, would stay as they are
-    in the child for ever. Writes are kept apart by the lock that they take anyway.
-    """
-
-    def __init__(self) -> None:
-        self._gate = threading.Condition()
-        self.under_way: list[int] = []
-        self.stopped = False
-
-    def admit(self, transport: SQLiteTransport) -> None:
-        """Add a transport to those that a fork stops; not while one is being made."""
-        with self._gate:
-            self._gate.wait_for(lambda: not self.stopped, timeout=BUSY_SECONDS + 1)
-            _transports.add(transport)
-
-    def wait(self, own: int) -> None:
-        """A read that has been seen waits, unseen, until reads may go on."""
-        while self.stopped:
-            self.under_way.remove(own)
-            try:
-                self.notify()
-                with self._gate:
-                    self._gate.wait_for(lambda: not self.stopped)
-            finally:
-                self.under_way.append(own)
-
-    def notify(self) -> None:
-        """A read has ended while somebody waits for that."""
-        with self._gate:
-            self._gate.notify_all()
-
-    def stop(self) -> None:
-        """Let no read begin and wait for those under way, except this thread's own."""
-        own = get_ident()
-        with self._gate:
-            self._gate.wait_for(lambda: not self.stopped)
-            self.stopped = True
-            self._gate.wait_for(
-                lambda: all(ident == own for ident in tuple(self.under_way)),
-                timeout=BUSY_SECONDS + 1,
-            )
-
-    def go_on(self) -> None:
-        with self._gate:
-            self.stopped = False
-            self._gate.notify_all()
-
-
-_traffic = _Traffic()
-_transports: weakref.WeakSet[SQLiteTransport] = weakref.WeakSet()
-_inherited: list[SQLiteTables] = []
-
-
-def _before_fork() -> None:
-    _traffic.stop()
-    for transport in list(_transports):
-        transport.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for transport in list(_transports):
-        transport.after_fork_in_parent()
-
-    _traffic.go_on()
-
-
-def _after_fork_in_child() -> None:
-    global _traffic  # noqa: PLW0603  the parent's threads, which its lock is about, are not here
-    _traffic = _Traffic()
-    for transport in list(_transports):
-        transport.after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch  Windows has no fork
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )
+        tables.close()

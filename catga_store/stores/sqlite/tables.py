@@ -5,7 +5,6 @@ The file is over 400 lines because it answers one protocol, `Tables`, verb by ve
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -32,6 +31,7 @@ from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
+from catga_store.stores.sqlite.guards import FileGuard
 from catga_store.stores.sqlite.rows import HEAD
 from catga_store.stores.sqlite.rows import WAIT_HEAD
 from catga_store.stores.sqlite.rows import corrupt
@@ -50,7 +50,6 @@ from catga_store.stores.sqlite.schema import LAY_OUT
 
 __all__ = [
     "SQLiteTables",
-    "place_of",
 ]
 
 _encode = msgspec.json.Encoder().encode
@@ -119,11 +118,14 @@ def _written(
 class SQLiteTables:
     """Rows in one SQLite connection, inside one transaction; implements `Tables`."""
 
-    def __init__(self, connection: sqlite3.Connection, file: tuple[int, int] | None) -> None:
+    def __init__(self, connection: sqlite3.Connection, guard: FileGuard) -> None:
         self.connection = connection
         self._execute = connection.execute
-        self.file = file
-        """The file that the connection has open; see `place_of`."""
+        self.guard = guard
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.guard.leave(self.connection)
 
     def layout(self) -> tuple[int, int] | None:
         there = self._execute("SELECT 1 FROM sqlite_master WHERE name = 'catga_layout'").fetchone()
@@ -493,13 +495,3 @@ def _where(wanted: Filter) -> tuple[str, list[Any]]:
             values.append(value)
 
     return where, values
-
-
-def place_of(path: str) -> tuple[int, int] | None:
-    """Which file a path leads to, `None` if to none."""
-    try:
-        found = os.stat(path)  # noqa: PTH116  asked before every write: a Path costs more than this
-    except OSError:
-        return None
-
-    return found.st_dev, found.st_ino

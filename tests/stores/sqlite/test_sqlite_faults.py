@@ -48,7 +48,9 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Read
 from catga_store.stores.sqlite import connection as sqlite_connection
+from catga_store.stores.sqlite import guards
 from catga_store.stores.sqlite import rows
+from catga_store.stores.sqlite.forks import Traffic
 
 LONG = 60
 """Seconds that only a test that fails would wait."""
@@ -347,7 +349,8 @@ def test_a_file_that_is_taken_away_is_noticed(path: Path, store: cs.SQLiteStore,
     assert_works(store)
     kept = path.rename(path.with_name("kept.db"))
     if how == "replaced":
-        laid_out(path, 3)
+        laid_out(path.with_name("new.db"), 3)
+        path.with_name("new.db").rename(path)
 
     with pytest.raises(cs.StoreConfigError, match="was removed or replaced since it was opened"):
         store.create(cs.FlowSnapshot("lost", state=None))
@@ -1018,14 +1021,15 @@ def test_a_forked_child_leaves_what_its_parents_threads_had_open(
 ) -> None:
     """To close it would let go of the parent's locks; the child opens its own, and can write."""
     ours = wire_of(store)
-    monkeypatch.setattr(sqlite_connection, "_transports", {ours})
-    monkeypatch.setattr(sqlite_connection, "_traffic", sqlite_connection._Traffic())
+    traffic = Traffic()
+    traffic.admit(ours)
     store.ping()
     (tables,) = ours._idle
     # By threads that are not in the child:
     ours._writing.acquire()
-    sqlite_connection._traffic._stopped = True
-    sqlite_connection._after_fork_in_child()
+    traffic.stopped = True
+    monkeypatch.setattr(guards, "_guards", guards._guards.copy())
+    traffic.after_fork_in_child()
     assert sqlite_connection._inherited.pop() is tables
     assert tables.connection.execute("SELECT 1").fetchone() == (1,)
     assert_works(store)

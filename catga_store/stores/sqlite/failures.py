@@ -1,0 +1,119 @@
+"""What a failure of SQLite means to the caller, by its primary result code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+from typing import TypeAlias
+
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import RecordTooLargeError
+from catga_store.errors import StoreConfigError
+from catga_store.protocol.conversation import NotSentError
+
+__all__ = ["BUSY_SECONDS", "code_of", "translated", "unopened"]
+
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+
+BUSY_SECONDS: float = 30
+"""How long a call waits for another's lock before the store counts as unavailable."""
+
+
+def code_of(error: sqlite3.Error) -> int:
+    """Return the primary result code; extended codes carry it in their low byte."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def translated(error: sqlite3.Error, path: str, *, seconds: float, was_there: bool) -> Exception:
+    """Return what to raise for a failure of SQLite.
+
+    `seconds` is how long a lock was waited for, `was_there` whether the file was open before.
+    """
+    code = code_of(error)
+    if code == sqlite3.SQLITE_CANTOPEN and (left := _no_descriptors_left()) is not None:
+        return unopened(left, path)
+
+    kind, text, facts = _FAILURES.get(code, _UNKNOWN_FAILURE)
+    why = _why_not(path, was_there=was_there) if kind is StoreConfigError else ""
+    return kind(text.format(path=path, error=error, seconds=seconds, why=why), **facts)
+
+
+def unopened(error: OSError, path: str) -> Exception:
+    """Return what to raise for a failure of the system to open the file."""
+    if error.errno in _NO_DESCRIPTORS:
+        return NotSentError(_NO_MORE_FILES.format(path=path, error=error.strerror))
+
+    return StoreConfigError(
+        _NO_ACCESS.format(path=path, error=error, why=f"the system says {error.strerror}")
+    )
+
+
+def _no_descriptors_left() -> OSError | None:
+    """SQLite says only that it cannot open the file, whatever the reason."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))  # not the file: closing it drops its locks
+    except OSError as error:
+        return error if error.errno in _NO_DESCRIPTORS else None
+
+    return None
+
+
+def _why_not(path: str, *, was_there: bool) -> str:
+    place = Path(path)
+    try:
+        place.stat()  # `is_dir` would swallow what the system says
+    except (FileNotFoundError, NotADirectoryError):
+        if not place.parent.is_dir():
+            return f"its folder {str(place.parent)!r} does not exist; make it"
+
+        if was_there:
+            return "it was removed since it was opened; put it back"
+    except OSError as error:
+        return f"the system says {error.strerror}"
+    else:
+        if place.is_dir():
+            return "it is a folder, and must be a file"
+
+    return "this user must have the right to read and write it and its folder"
+
+
+_Failure: TypeAlias = tuple[type[Exception], str, dict[str, Any]]
+
+_DAMAGED = (
+    "the file {path!r} is damaged or no SQLite database: {error};"
+    " it is left as it is; restore it from a backup"
+)
+_FULL = "the disk that holds {path!r} is full: {error}; free some space"
+_LOCKED = "the file {path!r} stayed locked by another process for {seconds} s: {error}"
+_NO_MORE_FILES = (
+    "the file {path!r} cannot be opened: this process has no file descriptors left ({error});"
+    " nothing was written; raise the limit (ulimit -n), or find what keeps files open"
+)
+_READ_ONLY = (
+    "the file {path!r} or its folder cannot be written: {error}; nothing was written;"
+    " give this user the right to write both"
+)
+_NO_ACCESS = "the file {path!r} cannot be opened: {error}; {why}; nothing was written"
+_TOO_BIG = "a record is over SQLite's limit of 1,000,000,000 bytes: {error}; nothing was written"
+_NOT_OURS = "the file {path!r} does not have this library's tables: {error}; nothing was written"
+
+_FAILURES: dict[int, _Failure] = {
+    sqlite3.SQLITE_NOTADB: (CorruptRecordError, _DAMAGED, {"key": None}),
+    sqlite3.SQLITE_CORRUPT: (CorruptRecordError, _DAMAGED, {"key": None}),
+    sqlite3.SQLITE_FULL: (NotSentError, _FULL, {}),
+    sqlite3.SQLITE_BUSY: (NotSentError, _LOCKED, {}),
+    sqlite3.SQLITE_LOCKED: (NotSentError, _LOCKED, {}),
+    sqlite3.SQLITE_PROTOCOL: (NotSentError, _LOCKED, {}),
+    sqlite3.SQLITE_READONLY: (StoreConfigError, _READ_ONLY, {}),
+    sqlite3.SQLITE_CANTOPEN: (StoreConfigError, _NO_ACCESS, {}),
+    sqlite3.SQLITE_PERM: (StoreConfigError, _NO_ACCESS, {}),
+    sqlite3.SQLITE_AUTH: (StoreConfigError, _NO_ACCESS, {}),
+    sqlite3.SQLITE_TOOBIG: (RecordTooLargeError, _TOO_BIG, {"size": None, "limit": 10**9}),
+    sqlite3.SQLITE_ERROR: (StoreConfigError, _NOT_OURS, {}),
+}
+"""What a primary result code means to the caller."""
+
+_UNKNOWN_FAILURE: _Failure = (NotSentError, "SQLite cannot use {path!r} now: {error}", {})

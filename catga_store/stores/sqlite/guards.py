@@ -1,0 +1,242 @@
+"""Keep the log of a SQLite file with the file, while a process has both open.
+
+POSIX drops all locks that a process has on a file when the process closes any descriptor of that
+file. So hashing, copying or uploading `flows.db` inside a worker drops SQLite's locks. The next
+process that closes the file then believes that it is the last one and deletes the log, into which
+the worker still writes. A guard prevents that: it holds the same locks once more, as locks of an
+open file description (Linux), which only the guard's own descriptors can drop. They block nothing
+but "I am the last one".
+
+A log can also be removed by hand. So a guard knows which log and which index of the log belong to
+the connections of this process, and `trouble` says if they are not in their places any more. That
+costs two `stat` calls for each write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import struct
+import threading
+from importlib import import_module
+from typing import Any
+
+from catga_store.errors import StoreConfigError
+
+fcntl: Any
+try:
+    fcntl = import_module("fcntl")
+except ImportError:  # pragma: no cover  Windows, where locks do not go with another descriptor
+    fcntl = None
+
+__all__ = ["FileGuard", "enter", "forget_after_fork", "place_of"]
+
+_SHARED_BYTES = 0x40000002, 510
+"""Of the file: which bytes SQLite locks while it has the file open."""
+
+_INDEX_BYTES = 128, 1
+"""Of the index of the log: the byte that SQLite locks while it has the index open."""
+
+_HEADER = struct.Struct("=12xB1xHI28x")
+"""Of the index, twice: whether it is ready, the page size, and how many frames the log has."""
+
+_guards: dict[str, FileGuard] = {}
+_lock = threading.RLock()
+
+
+def place_of(path: str) -> tuple[int, int] | None:
+    """Return which file a path leads to, None if there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  asked before every write: a Path costs more than this
+    except OSError:
+        return None
+
+    return found.st_dev, found.st_ino
+
+
+def enter(path: str) -> FileGuard:
+    """Return the guard of a file, before a connection to it is opened; `leave` must follow.
+
+    Raises `StoreConfigError` if this process has lost the log of the file for good.
+    """
+    real = os.path.realpath(path)
+    with _lock:
+        guard = _guards.get(real)
+        if guard is not None and guard.file not in (None, place_of(path)) and not guard.is_lost:
+            guard = None  # another file is in its place; the connections to the old one keep theirs
+
+        if guard is None:
+            guard = _guards[real] = FileGuard(path, real)
+
+        if guard.is_lost:
+            raise StoreConfigError(_LOST.format(path=path))
+
+        guard.connections += 1
+        return guard
+
+
+def forget_after_fork() -> None:
+    """Drop the guards of the parent in its child; the parent's locks stay."""
+    global _lock  # noqa: PLW0603  another thread of the parent may have held it
+    _lock = threading.RLock()
+    for guard in _guards.values():
+        guard.let_go()
+
+    _guards.clear()
+
+
+class FileGuard:
+    """The locks on one file that all connections of this process share."""
+
+    def __init__(self, path: str, real: str) -> None:
+        self._path = path
+        self._log_path = f"{path}-wal"
+        self._real = real
+        self._descriptors: list[int] = []
+        self.connections = 0
+        self.is_abandoned = False
+        """No connection is kept for another call."""
+        self.is_lost = False
+        """No connection may be closed any more, nor opened; see `abandon`."""
+        self.file: tuple[int, int] | None = None
+        self._log: tuple[int, int] | None = None
+        self._index: tuple[int, int] | None = None
+
+    def hold(self) -> None:
+        """Take the locks, once a first connection has opened the file, its log and the index.
+
+        Raises `StoreConfigError` if the log is not the one that the index is of.
+        """
+        with _lock:
+            if self.file is not None:
+                return
+
+            if fcntl is not None and hasattr(fcntl, "F_OFD_SETLK"):
+                for path, bytes_ in (
+                    (self._path, _SHARED_BYTES),
+                    (f"{self._path}-shm", _INDEX_BYTES),
+                ):
+                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    self._descriptors.append(descriptor)
+                    _set_lock(descriptor, fcntl.F_RDLCK, bytes_)
+
+                if self._is_log_cut():
+                    raise StoreConfigError(_CUT.format(path=self._path))
+
+            self._log = place_of(self._log_path)
+            self._index = place_of(f"{self._path}-shm")
+            self.file = place_of(self._path)
+
+    def _is_log_cut(self) -> bool:
+        """Whether the index names frames that the log does not have: then another log is there."""
+        while True:
+            header = os.pread(self._descriptors[1], 2 * _HEADER.size, 0)
+            if len(header) < 2 * _HEADER.size or header[: _HEADER.size] != header[_HEADER.size :]:
+                return False  # nothing was written yet, or another process is writing right now
+
+            is_ready, page_size, frames = _HEADER.unpack_from(header)
+            if not is_ready or not frames:
+                return False
+
+            page_size = page_size if page_size != 1 else 65536
+            size = 0
+            with contextlib.suppress(OSError):
+                size = os.stat(self._log_path).st_size  # noqa: PTH116  as above
+
+            if size >= 32 + frames * (24 + page_size):
+                return False
+
+            # A checkpoint that cuts the log writes the header first.
+            if os.pread(self._descriptors[1], 2 * _HEADER.size, 0) == header:
+                return True
+
+    def trouble(self) -> str | None:
+        """Return what happened to the file or its log, None if both are in their places."""
+        try:  # `place_of`, written out: every write asks this
+            file, log = os.stat(self._path), os.stat(self._log_path)  # noqa: PTH116  as above
+            is_whole = (file.st_dev, file.st_ino) == self.file and (
+                log.st_dev,
+                log.st_ino,
+            ) == self._log
+        except OSError:
+            is_whole = False
+
+        if is_whole:
+            return None
+
+        text = _MOVED if place_of(self._path) != self.file else _LOG_GONE
+        return text.format(path=self._path)
+
+    def abandon(self) -> None:
+        """After trouble: note whether the connections may still be closed.
+
+        The last connection that is closed folds the log into the file. That saves what is in a log
+        that was removed, but it would damage a file for which others have begun another log.
+        """
+        self.is_abandoned = True
+        log, index = place_of(self._log_path), place_of(f"{self._path}-shm")
+        is_replaced = place_of(self._path) != self.file
+        if index != self._index and not (is_replaced and log is None and index is None):
+            self.is_lost = True
+
+    def leave(self, connection: sqlite3.Connection | None) -> None:
+        """Close a connection. The last one gives the locks back first, and may delete the log."""
+        if self.is_lost:
+            _left_open.append(connection)
+            return
+
+        with _lock:
+            self.connections -= 1
+            if self.connections == 0:
+                if _guards.get(self._real) is self:
+                    del _guards[self._real]
+
+                for descriptor, bytes_ in zip(
+                    self._descriptors, (_SHARED_BYTES, _INDEX_BYTES), strict=False
+                ):
+                    _set_lock(descriptor, fcntl.F_UNLCK, bytes_)
+
+                # Here, where nobody opens the file meanwhile: `let_go` drops all locks on it.
+                if connection is not None:
+                    connection.close()
+
+                self.let_go()
+                return
+
+        if connection is not None:
+            connection.close()
+
+    def let_go(self) -> None:
+        """Close the guard's descriptors, when this process has no connection to the file."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+
+_left_open: list[sqlite3.Connection | None] = []
+"""Connections that must not be closed any more: see `FileGuard.abandon`."""
+
+
+def _set_lock(descriptor: int, kind: int, bytes_: tuple[int, int]) -> None:
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, *bytes_, 0))
+
+
+_MOVED = (
+    "the file {path!r} was removed or replaced since it was opened; its connections were closed and"
+    " nothing was written; put it back, or open the store again"
+)
+_LOG_GONE = (
+    "the log of the file {path!r} ({path}-wal) was removed or replaced while this process had it open;"
+    " nothing was written; let every process that uses the file close it or end (the last one saves"
+    " what it has of the log), then open the store again"
+)
+_CUT = (
+    "the log of the file {path!r} ({path}-wal) was removed while other processes have it open;"
+    " nothing was written; let every process that uses the file close it or end (the last one saves"
+    " what it has of the log), then open the store again"
+)
+_LOST = (
+    "the log of the file {path!r} and its index ({path}-wal, {path}-shm) were removed or replaced while"
+    " this process had them open; commits that were only in the old log are lost; nothing was written;"
+    " end this process and every other that has the file open"
+)

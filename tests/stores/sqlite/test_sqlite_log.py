@@ -1,0 +1,205 @@
+"""The log of a SQLite file that is deleted under the processes that use it, and locks that are dropped.
+
+POSIX drops the locks of a process on a file when the process closes any descriptor of it. Without
+the guards of the store, the next process that closes the file deletes the log that is still in use.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import catga_store as cs
+
+SECONDS = 60
+"""The deadline of one reply of another process."""
+
+WORKER = """
+import json, sys
+import catga_store as cs
+
+store = cs.SQLiteStore(sys.argv[1])
+for line in sys.stdin:
+    verb, *words = json.loads(line)
+    try:
+        if verb == "claim":
+            reply = [flow.flow_id for flow in store.claim_due(limit=9)]
+        elif verb == "create":
+            reply = store.create(cs.FlowSnapshot(words[0], state={}, due_at=None))
+        elif verb == "version":
+            flow = store.get(words[0])
+            reply = flow and flow.version
+        else:
+            store.close()
+            store = cs.SQLiteStore(sys.argv[1])
+            reply = None
+    except cs.CatgaStoreError as error:
+        reply = f"{type(error).__name__}: {error}"
+
+    print(json.dumps(reply), flush=True)
+"""
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the file of the store is."""
+    return tmp_path / "flows.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[cs.SQLiteStore]:
+    """A store of this process with one flow that is due."""
+    with cs.SQLiteStore(str(path)) as opened:
+        opened.create(cs.FlowSnapshot("due", state={}))
+        yield opened
+
+
+@pytest.fixture
+def other(path: Path, store: cs.SQLiteStore) -> Iterator[Ask]:
+    """Ask a worker in another process, which has the file open."""
+    assert store is not None
+    with started(path) as ask:
+        assert ask("version", "due") == 1
+        yield ask
+
+
+class started:  # noqa: N801  a context manager
+    """A worker in another process."""
+
+    def __init__(self, path: Path) -> None:
+        self.worker = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Ask:
+        return self.ask
+
+    def ask(self, *words: str) -> Any:
+        """Return the reply to one request."""
+        assert self.worker.stdin is not None
+        assert self.worker.stdout is not None
+        self.worker.stdin.write(json.dumps(words) + "\n")
+        self.worker.stdin.flush()
+        readable, _, _ = select.select([self.worker.stdout], [], [], SECONDS)
+        assert readable, f"no reply in {SECONDS} s"
+        return json.loads(self.worker.stdout.readline())
+
+    def __exit__(self, *_: object) -> None:
+        self.worker.communicate(timeout=SECONDS)
+
+
+def assert_sound(path: Path) -> None:
+    """SQLite finds nothing wrong with the file."""
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="locks of open file descriptions are Linux's")
+@pytest.mark.parametrize("ends", [("",), ("", "-wal", "-shm")], ids=["file", "all three"])
+def test_reading_the_file_in_a_worker_does_not_lose_its_log(
+    path: Path, store: cs.SQLiteStore, other: Ask, ends: tuple[str, ...]
+) -> None:
+    """A hash, a copy or an upload closes a descriptor; then another process closes the store."""
+    for end in ends:
+        path.with_name(path.name + end).read_bytes()
+
+    assert other("close") is None
+    assert path.with_name("flows.db-wal").exists()
+    assert [flow.flow_id for flow in store.claim_due(limit=9)] == ["due"]
+    assert other("claim") == []
+    store.create(cs.FlowSnapshot("ours", state={}, due_at=None))
+    assert other("version", "ours") == 1
+    assert other("create", "theirs") is None
+    assert store.get_one("theirs").version == 1
+    store.close()
+    other("close")
+    assert not path.with_name("flows.db-wal").exists(), "the last one still folds the log in"
+    assert_sound(path)
+
+
+def test_removed_log_refuses_writes_until_all_have_closed(
+    path: Path, store: cs.SQLiteStore, other: Ask
+) -> None:
+    """No process writes on; what the log held is saved by the last one that closes."""
+    path.with_name("flows.db-wal").unlink()
+    with pytest.raises(cs.StoreConfigError, match=r"the log of the file .* was removed") as caught:
+        store.create(cs.FlowSnapshot("lost", state={}))
+
+    assert "nothing was written" in str(caught.value)
+    assert other("create", "lost").startswith("StoreConfigError: the log of the file")
+    store.create(cs.FlowSnapshot("ours", state={}, due_at=None))
+    assert other("create", "theirs") is None
+    assert other("claim") == ["due"]
+    assert {flow.flow_id for flow in store.iter_flows()} == {"due", "theirs", "ours"}
+    store.close()
+    other("close")
+    assert_sound(path)
+
+
+def test_process_that_comes_after_the_log_was_removed_is_refused(
+    path: Path, store: cs.SQLiteStore
+) -> None:
+    """It would begin another log, which nobody could read with the index of the first one."""
+    path.with_name("flows.db-wal").unlink()
+    with started(path) as late:
+        for verb in (("create", "lost"), ("version", "due"), ("claim",)):
+            assert late(*verb).startswith("StoreConfigError: the log of the file"), verb
+
+        store.close()
+        assert late("create", "late") is None
+        assert late("version", "due") == 1
+
+    assert_sound(path)
+
+
+def test_removed_log_and_index_refuse_the_process_for_good(
+    path: Path, store: cs.SQLiteStore, other: Ask
+) -> None:
+    """Closing would fold the old log into a file for which others have begun another one."""
+    for end in ("-wal", "-shm"):
+        path.with_name(path.name + end).unlink()
+
+    for _ in range(2):
+        with pytest.raises(cs.StoreConfigError, match="removed or replaced while this process"):
+            store.create(cs.FlowSnapshot("lost", state={}))
+
+    with (
+        cs.SQLiteStore(str(path)) as again,
+        pytest.raises(cs.StoreConfigError, match="end this process"),
+    ):
+        again.ping()
+
+    assert "StoreConfigError" in other("create", "lost")
+    assert "end this process" in other("claim")
+
+
+def test_stores_on_one_file_share_its_locks(path: Path, store: cs.SQLiteStore) -> None:
+    """Closing one store does not drop the locks of another in the same process."""
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    for name in (path, link):
+        with cs.SQLiteStore(str(name)) as second:
+            assert second.get_one("due").version == 1
+
+    with started(path) as late:
+        assert late("version", "due") == 1
+        assert late("close") is None
+
+    assert path.with_name("flows.db-wal").exists(), "the log of a file that is open"
+    store.create(cs.FlowSnapshot("ours", state={}))
+    assert_sound(path)
