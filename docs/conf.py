@@ -56,7 +56,9 @@ def describe_commands() -> str:
 
         table = ["| argument or option | |", "|---|---|", *rows] if rows else []
         text = inspect.cleandoc(command.help)
-        parts += [f"## catga-store {name}", text, "\n".join(table), command.epilog]
+        # The page says once where the URL may come from.
+        examples = command.epilog.partition(" The store's URL may")[0]
+        parts += [f"## catga-store {name}", text, "\n".join(table), examples]
 
     return "\n\n".join(part for part in parts if part)
 
