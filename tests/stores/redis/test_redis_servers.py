@@ -489,6 +489,59 @@ def test_what_the_server_has_forgotten_leaves_no_entries(
     assert client.zcard(f"{tag}index") == 0
 
 
+@pytest.mark.parametrize("key", ["flow:f", "steps:f", "parts:f", "wait:w", "items:w"])
+def test_evicted_key_is_an_absent_or_corrupt_record_never_a_wrong_one(
+    key: str, shared: tuple[cs.Store, redis.Redis, str]
+) -> None:
+    """A server that may evict has removed one key; what is left is read, and can be written again."""
+    store, client, tag = shared
+    large = flow("f")
+    large.state = {"text": "x" * (2 << 20)}
+    store.create(large)
+    progress = cs.ForEachProgress()
+    progress.mark(0, ok=True)
+    store.save_for_each_progress("f", 3, progress)
+    store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a", "b"], parent_flow_id="f"))
+    store.complete_child("w", "a")
+    assert client.unlink(f"{tag}{key}") == 1
+
+    if key == "flow:f":
+        assert store.get("f") is None
+        assert store.query_flows().items == ()
+        assert store.claim_due() == []
+        with pytest.raises(cs.FlowNotFoundError):
+            store.update(large)
+
+        store.create(flow("f"))
+        assert [one.id for one in store.query_flows().items] == ["f"]
+    elif key == "parts:f":
+        with pytest.raises(cs.CorruptRecordError, match="without its parts"):
+            store.get("f")
+    elif key == "steps:f":
+        assert store.list_for_each_progress("f") == {}
+        assert store.get_one("f").state == large.state
+    elif key == "wait:w":
+        assert store.get_wait_condition("w") is None
+    else:
+        condition = store.get_wait_condition("w")
+        assert condition is not None
+        assert not store.complete_child("w", "b").now_satisfied
+
+
+def test_resolving_a_commit_whose_reply_was_evicted(
+    shared: tuple[cs.Store, redis.Redis, str],
+) -> None:
+    """The record remembers the commit, so it is not taken for one that never was."""
+    store, client, tag = shared
+    subject = flow("f")
+    store.create(subject)
+    store.update(subject)
+    replies = client.keys(f"{tag}commit:*")
+    assert client.unlink(*replies) == len(replies)  # type: ignore[arg-type]
+    error = cs.CommitUncertainError("lost", commit_id=subject.revision, keys=[subject.key])
+    assert store.resolve_commit(error) is not None
+
+
 def test_entries_of_the_index_that_are_not_ours(
     shared: tuple[cs.Store, redis.Redis, str],
 ) -> None:
