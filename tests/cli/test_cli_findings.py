@@ -41,6 +41,7 @@ from catga_store.stores.nats.setup import _wanted
 from catga_store.stores.nats.transport import Answer
 from catga_store.stores.nats.transport import Asks
 from catga_store.stores.redis import doctor as redis_doctor
+from catga_store.stores.redis import index_check
 from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.sqlite import doctor as sqlite_doctor
 from catga_store.testing.servers import RedisServer
@@ -300,13 +301,13 @@ def test_an_index_is_read_page_by_page_up_to_a_limit(
     link: RedisLink, layout: RedisLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every entry is compared, whatever a page holds; of a large store, only so many are."""
-    monkeypatch.setattr(redis_doctor, "_PAGE", 2)
-    found = by_check(redis_doctor._index(link, layout))
+    monkeypatch.setattr(index_check, "_PAGE", 2)
+    found = by_check(index_check.examine_index(link, layout))
     assert (found["index"].level, found["flows"].level) == ("ok", "ok")
     assert found["index"].found.startswith("11 entries")
     assert found["flows"].found.startswith("5 flows")
-    monkeypatch.setattr(redis_doctor, "_MOST_ENTRIES", 3)
-    found = by_check(redis_doctor._index(link, layout))
+    monkeypatch.setattr(index_check, "_MOST_ENTRIES", 3)
+    found = by_check(index_check.examine_index(link, layout))
     assert int(found["index"].found.split()[0]) < 11
 
 
@@ -315,7 +316,7 @@ def test_a_flow_that_cannot_be_read_is_not_said_to_be_lost(
 ) -> None:
     """Its entries are borne out by nothing; that it is damaged, reading it says."""
     client.hset(layout.flow[0].decode() + "f1", "head", "[]")
-    found = by_check(redis_doctor._index(link, layout))
+    found = by_check(index_check.examine_index(link, layout))
     assert (found["index"].level, found["flows"].level) == ("warning", "ok")
     assert "'f1'" in found["index"].found
 
@@ -336,7 +337,7 @@ def test_an_entry_that_goes_while_it_is_looked_at_is_no_mistake(
         return perform(request)
 
     monkeypatch.setattr(link, "perform", remove_then)
-    assert list(redis_doctor._unborne(link, layout, 0, b"fd", [member])) == []
+    assert list(index_check.unverified(link, layout, 0, b"fd", [member])) == []
 
 
 def test_a_user_who_may_not_list_the_keys(
@@ -349,7 +350,7 @@ def test_a_user_who_may_not_list_the_keys(
         closing(link_to_url(place, 5)) as link,
         pytest.raises(redis.exceptions.NoPermissionError),
     ):
-        list(redis_doctor._flows(link, layout, 0))
+        list(index_check.flows_of(link, layout, 0))
 
 
 # --- NATS -------------------------------------------------------------------------------------------

@@ -144,7 +144,27 @@ def test_replicas(start: Callable[..., RedisServer]) -> None:
     with redis.Redis(port=primary.port) as client:
         client.config_set("min-replicas-to-write", "1")
 
-    assert findings(primary.url)["replicas"]["level"] == "ok"
+    found = findings(primary.url)
+    assert found["replicas"]["level"] == "ok"
+    assert "add a replica" in found["replicas"]["change"]
+    assert found["fail-over"]["level"] == "info"
+    assert "acknowledged_by=1" in found["fail-over"]["change"]
+
+
+def test_acknowledged_by(start: Callable[..., RedisServer]) -> None:
+    """The doctor compares the option in the URL with the replicas that are there."""
+    primary = start("--repl-diskless-sync-delay", "0")
+    with cs.open_store(primary.url) as store:
+        store.create(cs.FlowSnapshot("order", state={}))
+
+    found = findings(f"{primary.url}?acknowledged_by=1", 1)["fail-over"]
+    assert (found["level"], found["found"]) == ("problem", "acknowledged_by=1, 0 connected")
+    replica = start("--replicaof", primary.host, str(primary.port))
+    primary.wait_until(lambda: b"state=online" in primary.ask(b"INFO replication\r\n"))
+    assert replica.pid is not None
+    found = findings(f"{primary.url}?acknowledged_by=1", 1)["fail-over"]
+    assert found["level"] == "ok"
+    assert "add a replica" in found["change"]
 
 
 def test_what_the_server_does_not_tell_is_unknown(start: Callable[..., RedisServer]) -> None:

@@ -1,7 +1,7 @@
-"""Stores on Redis: version, memory and eviction, persistence, replicas, and the index.
+"""The doctor of Redis stores: version, memory and eviction, persistence, replicas, and the index.
 
-Every node that keeps records is asked for its settings. What a user may not ask, or a managed
-service hides, is unknown.
+Every node that keeps records is asked for its settings. A setting that the user may not read, or that
+a managed service hides, is `unknown`.
 
 The file is over 400 lines because each finding is a paragraph, and they are read one after another.
 """
@@ -26,28 +26,20 @@ from attrs import frozen
 from redis import RedisCluster
 from redis import exceptions
 
-from catga_store.errors import CorruptRecordError
 from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
-from catga_store.protocol.keys import FLOW
-from catga_store.protocol.keys import WAIT
-from catga_store.protocol.keys import Key
-from catga_store.protocol.requests import PENDING
 from catga_store.stores.findings import Finding
+from catga_store.stores.findings import Level
 from catga_store.stores.findings import Scratch
 from catga_store.stores.findings import clock_difference
 from catga_store.stores.findings import no_store
-from catga_store.stores.redis.index import DIGITS
-from catga_store.stores.redis.index import newest_first
-from catga_store.stores.redis.index import stamp_of
+from catga_store.stores.redis.index_check import PerformsPipes
+from catga_store.stores.redis.index_check import ask
+from catga_store.stores.redis.index_check import examine_index
 from catga_store.stores.redis.layout import RedisLayout
-from catga_store.stores.redis.layout import id_of
-from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.setup import OLDEST
 from catga_store.stores.redis.sweeping import glob
-from catga_store.stores.redis.transport import Command
-from catga_store.stores.redis.transport import Pipe
 
 __all__ = ["RedisDoctor"]
 
@@ -55,8 +47,6 @@ _SECONDS = 5.0
 _MIB = 1024 * 1024
 _NEARLY_FULL = 0.9
 _PAGE = 1000
-_MOST_ENTRIES = 100_000
-"""So many entries of an index are compared with their records; a doctor is not to take hours."""
 _FAILURES = (
     exceptions.RedisError,
     exceptions.RedisClusterException,
@@ -66,12 +56,8 @@ _FAILURES = (
 )
 
 
-class ServerLink(Protocol):
+class ServerLink(PerformsPipes, Protocol):
     """What the doctor needs of a link to a server."""
-
-    def perform(self, request: Any, /) -> tuple[object, ...]:
-        """Send the commands of a `Pipe` and return the replies."""
-        ...
 
     def client(self) -> Any:
         """Return the client of redis-py."""
@@ -93,8 +79,8 @@ class RedisDoctor:
     default_prefix: str
 
     def absent(self, url: str) -> str | None:
-        """Say that nothing is laid out under the prefix; `None` if it is, or the server does not tell."""
-        place, prefix = _split(url, self.default_prefix)
+        """Return why there is no store under the prefix; `None` if there is, or the server does not say."""
+        place, prefix, _ = _split(url, self.default_prefix)
         with closing(self.open_link(place, _SECONDS)) as link:
             try:
                 laid_out = _partitions(link, prefix) is not None
@@ -105,12 +91,15 @@ class RedisDoctor:
 
     def examine(self, url: str) -> Iterator[Finding]:
         """Look at each node that keeps records, then at the records' index."""
-        place, prefix = _split(url, self.default_prefix)
+        place, prefix, acknowledged_by = _split(url, self.default_prefix)
         with closing(self.open_link(place, _SECONDS)) as link:
             try:
                 nodes = _nodes(link)
                 for name, node in nodes:
                     yield from _node(node, f" of {name}" if name else "", place)
+
+                if len(nodes) == 1:
+                    yield from _fail_over(nodes[0][1], acknowledged_by)
 
                 yield from _store(link, prefix, nodes)
             except _FAILURES as error:
@@ -119,13 +108,13 @@ class RedisDoctor:
                     "problem",
                     str(error),
                     "no worker can read or write a flow",
-                    "see that the server runs, that the URL is its, and that the user may use it",
+                    "check that the server runs, that the URL is right, and that the user may use it",
                 )
 
     @contextmanager
     def scratch(self, url: str) -> Generator[Scratch]:
         """Use a prefix of its own on the same server, and remove every key under it."""
-        place, _ = _split(url, self.default_prefix)
+        place, _, _ = _split(url, self.default_prefix)
         prefix = f"catga-store-bench-{uuid.uuid4().hex}:"
         begin = "&" if "?" in place else "?"
         named = f"{place}{begin}{urlencode({'prefix': prefix})}"
@@ -154,23 +143,53 @@ def _nothing(prefix: str) -> str:
     return f"there is no store under the prefix {prefix!r} on this server"
 
 
-def _split(url: str, default_prefix: str) -> tuple[str, str]:
-    """The URL without the prefix in its query, and the prefix."""
+def _split(url: str, default_prefix: str) -> tuple[str, str, int]:
+    """Return the URL without the store's own options, and these: prefix and acknowledged_by."""
     place, _, text = url.partition("?")
     query = parse_qsl(text, keep_blank_values=True)
-    rest = urlencode([(name, value) for name, value in query if name != "prefix"])
-    prefixes = [value for name, value in query if name == "prefix"]
-    return f"{place}?{rest}" if rest else place, (prefixes or [default_prefix])[-1]
+    own = {"prefix": default_prefix, "acknowledged_by": "0"}
+    rest = urlencode([(name, value) for name, value in query if name not in own])
+    own |= {name: value for name, value in query if name in own}
+    return f"{place}?{rest}" if rest else place, own["prefix"], int(own["acknowledged_by"])
 
 
 def _nodes(link: ServerLink) -> list[tuple[str, Any]]:
-    """A client for each server that keeps records, with its name if there are several."""
+    """Return a client for each server that keeps records, with its name if there are several."""
     client = link.client()
     if not isinstance(client, RedisCluster):
         return [("", client)]
 
     cluster: Any = client
     return [(node.name, cluster.get_redis_connection(node)) for node in cluster.get_primaries()]
+
+
+# --- the store ------------------------------------------------------------------------------------
+
+
+def _store(link: ServerLink, prefix: str, nodes: Sequence[object]) -> Iterator[Finding]:
+    stored = _partitions(link, prefix)
+    if stored is None:
+        yield no_store(_nothing(prefix))
+        return
+
+    if not stored.isdigit():
+        return  # opening the store says so
+
+    layout = RedisLayout(prefix, int(stored))
+    found = f"{layout.partitions} partition{'' if layout.partitions == 1 else 's'}"
+    means, change = f"under the prefix {prefix}", ""
+    if layout.partitions < len(nodes):
+        means += f": not enough to use each of the {len(nodes)} primaries"
+        change = "copy it to a new prefix: `catga-store copy FROM TO --partitions 16`"
+
+    yield Finding("layout", "info", found, means, change)
+    yield from examine_index(link, layout)
+
+
+def _partitions(link: ServerLink, prefix: str) -> Any:
+    """Return the number of partitions that is stored, `None` if there is no layout."""
+    (stored,) = ask(link, [(b"HGET", RedisLayout(prefix, 1).layout, b"partitions")])
+    return stored
 
 
 # --- a node -----------------------------------------------------------------------------------------
@@ -187,7 +206,7 @@ def _node(node: Any, of: str, url: str) -> Iterator[Finding]:
 
 
 def _setting(node: Any, name: str) -> str | None:
-    """A setting of the server, `None` if it does not tell."""
+    """Return a setting of the server, `None` if it does not say."""
     try:
         answer = node.config_get(name)
     except exceptions.ResponseError:
@@ -226,7 +245,7 @@ def _version(info: dict[str, Any], of: str) -> Finding:
         )
 
     return Finding(
-        f"version{of}", "ok", shown, "has every command that is used; no module is needed"
+        f"version{of}", "ok", shown, "has every command that the store uses; no module is needed"
     )
 
 
@@ -239,7 +258,7 @@ def _cluster(node: Any, info: dict[str, Any], of: str, url: str) -> Iterator[Fin
             f"cluster{of}",
             "problem",
             "the server is a node of a cluster, and the URL is that of a single server",
-            "what lies on other nodes cannot be reached",
+            "records on other nodes cannot be reached",
             "write redis+cluster:// or rediss+cluster://",
         )
         return
@@ -255,7 +274,7 @@ def _cluster(node: Any, info: dict[str, Any], of: str, url: str) -> Iterator[Fin
             "problem",
             found,
             "the partitions in the others cannot be read or written",
-            "bring the missing nodes back, or wait for the failover",
+            "bring the missing nodes back, or wait for the fail-over",
         )
 
 
@@ -263,14 +282,14 @@ def _memory(info: dict[str, Any], of: str) -> Iterator[Finding]:
     policy, most, used = info.get("maxmemory_policy"), info.get("maxmemory"), info["used_memory"]
     check = f"eviction{of}"
     if policy is None:
-        means = "an allkeys policy would throw away live flows"
+        means = "an allkeys policy would remove live flows"
         yield Finding(check, "unknown", "the server does not say", means, "look at its settings")
     elif policy.startswith("allkeys"):
         yield Finding(
             check,
             "problem",
             f"maxmemory-policy {policy}",
-            "when memory is short the server throws away live flows, without a word",
+            "when memory is short the server removes live flows, and nobody is told",
             "set maxmemory-policy noeviction",
         )
     elif policy.startswith("volatile"):
@@ -278,17 +297,17 @@ def _memory(info: dict[str, Any], of: str) -> Iterator[Finding]:
             check,
             "warning",
             f"maxmemory-policy {policy}",
-            "when memory is short the server throws away ended flows before their time; live ones stay",
+            "when memory is short the server removes ended flows early; live ones stay",
             "set maxmemory-policy noeviction",
         )
     else:
-        means = "a full server refuses commits whole, and loses nothing"
+        means = "a full server refuses whole commits, and loses nothing"
         yield Finding(check, "ok", f"maxmemory-policy {policy}", means)
 
     check = f"memory{of}"
     if not most:
         found = f"{used / _MIB:,.1f} MiB used, no limit" if most == 0 else f"{used / _MIB:,.1f} MiB"
-        means = "without a limit it is the system that ends a server which takes too much"
+        means = "without a limit, the operating system kills a server that takes too much"
         yield Finding(check, "info", found, means)
         return
 
@@ -298,8 +317,8 @@ def _memory(info: dict[str, Any], of: str) -> Iterator[Finding]:
             check,
             "warning",
             found,
-            "when it is full every commit fails with StoreUnavailableError, and no flow goes on",
-            "raise maxmemory, or let `Retention` keep ended flows for less long",
+            "when memory is full every commit fails with StoreUnavailableError, and no flow continues",
+            "raise maxmemory, or keep ended flows for a shorter time with `Retention`",
         )
     else:
         yield Finding(check, "ok", found, "there is room to grow")
@@ -313,7 +332,7 @@ def _persistence(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
         points = _setting(node, "save")
         change = "set appendonly yes"
         if points is None:
-            means = "if it saves snapshots, a restart loses what was committed since the last one"
+            means = "if it saves snapshots, a restart loses every commit since the last one"
             yield Finding(check, "warning", "appendonly no", means, change)
         elif points:
             means = "a restart loses every commit since the last snapshot"
@@ -335,24 +354,26 @@ def _persistence(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
             "problem",
             f"failed: {', '.join(failed)}",
             "the server cannot save to its disk; by default it refuses every commit until it can",
-            "see the server's log: the disk may be full, or not writable",
+            "look at the server's log: the disk may be full, or not writable",
         )
 
 
 def _fsync(fsync: str | None, check: str) -> Finding:
     found = f"appendonly yes, appendfsync {fsync}"
     if fsync == "always":
-        return Finding(check, "ok", found, "an acknowledged commit outlives the machine")
+        return Finding(check, "ok", found, "an acknowledged commit survives a power cut")
 
     if fsync == "everysec":
-        means = "a power cut may cost the last two seconds; on a busy host, so may a crash of the server"
-        return Finding(check, "info", found, means, "appendfsync always, if that is too much")
+        means = "a power cut may lose the last two seconds; on a busy host, so may a crash of the server"
+        return Finding(
+            check, "info", found, means, "set appendfsync always, if that is too much to lose"
+        )
 
     if fsync is None:
-        means = "whether a power cut costs commits depends on appendfsync"
+        means = "whether a power cut loses commits depends on appendfsync"
         return Finding(check, "unknown", "appendonly yes", means, "look at its settings")
 
-    means = "a power cut may cost what was committed in half a minute"
+    means = "a power cut may lose the commits of half a minute"
     return Finding(check, "warning", found, means, "set appendfsync everysec, or always")
 
 
@@ -363,7 +384,7 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
             check,
             "problem",
             "the server is a replica",
-            "it refuses every commit, and answers with what it has been sent so far",
+            "it refuses every commit, and returns what it has received so far",
             "use the URL of the primary, or a client that Sentinel made",
         )
         return
@@ -372,214 +393,58 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
     least = _setting(node, "min-replicas-to-write")
     found = f"{replicas} connected, min-replicas-to-write {'unknown' if least is None else least}"
     if replicas == 0 and least in (None, "0"):
-        means = "there is nobody to fail over to: with the machine the store is lost"
+        means = "there is no replica to fail over to: the store is lost with the machine"
         yield Finding(check, "info", found, means, "add a replica, or keep backups elsewhere")
     elif least is None:
-        means = "if writes do not wait for replicas, a failover loses what they did not have yet"
+        means = "if writes do not wait for replicas, a fail-over loses what they had not received"
         yield Finding(check, "unknown", found, means, "look at its settings")
     elif least == "0":
         yield Finding(
             check,
             "warning",
             found,
-            "a failover loses acknowledged commits that the replica had not been sent yet",
-            "set min-replicas-to-write 1 and min-replicas-max-lag 1, which leaves a window of that lag",
+            "a primary that was cut off goes on to accept commits, which a fail-over loses",
+            "set min-replicas-to-write 1 and min-replicas-max-lag 1, which leaves a window of that lag, and"
+            " use two replicas: a promoted primary without a replica refuses every commit",
         )
     elif replicas < int(least):
         means = "too few replicas are connected: the server refuses every commit"
         yield Finding(check, "problem", found, means, "bring the replicas back")
     else:
-        means = "the server refuses commits that no replica would have within min-replicas-max-lag"
-        yield Finding(check, "ok", found, means)
+        means = "the server refuses commits while too few replicas are within min-replicas-max-lag"
+        change = ""
+        if replicas == int(least):
+            change = (
+                "add a replica: after a fail-over there is one fewer, and every commit is refused"
+            )
+
+        yield Finding(check, "ok", found, means, change)
 
 
-# --- the records ------------------------------------------------------------------------------------
-
-
-def _store(link: ServerLink, prefix: str, nodes: Sequence[object]) -> Iterator[Finding]:
-    stored = _partitions(link, prefix)
-    if stored is None:
-        yield no_store(_nothing(prefix))
+def _fail_over(node: Any, acknowledged_by: int) -> Iterator[Finding]:
+    """Say what a fail-over can lose, by the store's own option."""
+    info = node.info("replication")
+    if info.get("role") != "master":
         return
 
-    if not stored.isdigit():
-        return  # opening the store says so
-
-    layout = RedisLayout(prefix, int(stored))
-    found = f"{layout.partitions} partition{'' if layout.partitions == 1 else 's'}"
-    means, change = f"under the prefix {prefix}", ""
-    if layout.partitions < len(nodes):
-        means += f": not enough to use each of the {len(nodes)} primaries"
-        change = "copy it to a new prefix: `catga-store copy FROM TO --partitions 16`"
-
-    yield Finding("layout", "info", found, means, change)
-    yield from _index(link, layout)
-
-
-def _partitions(link: ServerLink, prefix: str) -> Any:
-    """What the layout says of them, `None` if there is none."""
-    (stored,) = _ask(link, [(b"HGET", RedisLayout(prefix, 1).layout, b"partitions")])
-    return stored
-
-
-def _ask(link: ServerLink, args: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Send commands, each with its second word as its key, and answer what they answer."""
-    if not args:
-        return []
-
-    replies = link.perform(Pipe(tuple(Command(one, one[1]) for one in args), writes=False))
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-
-    return list(replies)
-
-
-def _due(head: Any) -> bytes:
-    return b"" if head.due_ms is None else stamp_of(head.due_ms)
-
-
-_LISTED: dict[bytes, tuple[str, Callable[[Any], bytes]]] = {
-    b"fa": (FLOW, lambda head: newest_first(head.created_ms)),
-    b"fd": (FLOW, _due),
-    b"wa": (WAIT, lambda head: newest_first(head.created_ms)),
-    b"wd": (WAIT, lambda head: _due(head) if head.status == PENDING else b""),
-}
-"""Ranges of the index whose members are a time and an id, and what the time must be."""
-
-
-def _index(link: ServerLink, layout: RedisLayout) -> Iterator[Finding]:
-    """Compare entries with the heads of their records, and the records with their entries."""
-    entries, astray = 0, list[str]()
-    records, lost = 0, list[str]()
-    for number in range(layout.partitions):
-        for begin in _LISTED:
-            for members in _members(link, layout.index[number], begin):
-                astray += _unborne(link, layout, number, begin, members)
-                entries += len(members)
-                if entries >= _MOST_ENTRIES:
-                    break
-
-        for flows in _flows(link, layout, number):
-            lost += _unlisted(link, layout, number, flows)
-            records += len(flows)
-            if records >= _MOST_ENTRIES:
-                break
-
-    found = f"{entries:,} entries compared with their records"
-    if astray:
-        yield Finding(
-            "index",
-            "warning",
-            f"{found}: {len(astray):,} say what no record does, as of {_named(astray)}",
-            "somebody has written to these keys, or the server has lost records; listings and workers"
-            " pass over these entries",
-            "keep others from the keys; look for the flows where they may have gone",
+    replicas = int(info.get("connected_slaves", 0))
+    found = f"acknowledged_by={acknowledged_by}, {replicas} connected"
+    means, change = "", ""
+    level: Level = "ok"
+    if acknowledged_by == 0:
+        level = "info"
+        means = "a commit is acknowledged before a replica has it: a fail-over may lose it"
+        change = "to wait for a replica, write acknowledged_by=1 into the URL; use two replicas"
+    elif replicas < acknowledged_by:
+        level = "problem"
+        means = "too few replicas can confirm: every commit is a CommitUncertainError"
+        change = "bring the replicas back, or lower acknowledged_by"
+    elif replicas == acknowledged_by:
+        means = "an acknowledged commit is on every replica: a fail-over keeps it"
+        change = (
+            "add a replica: while one is away, and after a fail-over, no commit is acknowledged"
         )
     else:
-        yield Finding("index", "ok", found, "what is listed and due is what is stored")
+        means = "an acknowledged commit is on so many replicas: a fail-over to one of them keeps it"
 
-    found = f"{records:,} flows looked up in the index"
-    if lost:
-        yield Finding(
-            "flows",
-            "problem",
-            f"{found}: {len(lost):,} are not as they should be, as {_named(lost)}",
-            "no listing shows them and no worker is given them",
-            "write each again with `update`, which lists it as it then is",
-        )
-    else:
-        yield Finding("flows", "ok", found, "each is listed, and found when it is due")
-
-
-def _named(ids: Sequence[str]) -> str:
-    return ", ".join(dict.fromkeys(ids[:3]))
-
-
-def _flows(link: ServerLink, layout: RedisLayout, number: int) -> Iterator[list[bytes]]:
-    """The keys of a partition's flows, as the server comes across them."""
-    begin, cursor = layout.flow[number], b"0"
-    while True:
-        args = b"SCAN", cursor, b"MATCH", glob(begin) + b"*", b"COUNT", _PAGE
-        (answer,) = link.perform(Pipe((Command(args, begin),), writes=False))
-        if isinstance(answer, Exception):
-            raise answer
-
-        found: Any = answer
-        cursor, keys = found
-        yield keys
-        if int(cursor) == 0:
-            return
-
-
-def _unlisted(
-    link: ServerLink, layout: RedisLayout, number: int, keys: Sequence[bytes]
-) -> Iterator[str]:
-    """The ids of flows that the index does not have as they are, twice asked."""
-    left = keys
-    for _ in range(2):  # a worker may write a flow between the questions
-        heads = _ask(link, [(b"HGET", key, b"head") for key in left])
-        members = [_entries(layout, number, *one) for one in zip(left, heads, strict=True)]
-        index = layout.index[number]
-        asked = [(b"ZSCORE", index, member) for wanted in members for member in wanted]
-        scores = iter(_ask(link, asked))
-        present = [[next(scores) is not None for _ in wanted] for wanted in members]
-        left = [key for key, found in zip(left, present, strict=True) if not all(found)]
-
-    for key in left:
-        yield repr(key.removeprefix(layout.flow[number]).decode(errors="replace"))
-
-
-def _entries(layout: RedisLayout, number: int, key: bytes, text: Any) -> list[bytes]:
-    """Some of the members that a flow must have in the index."""
-    name = key.removeprefix(layout.flow[number])
-    try:
-        head = read_head(Key(FLOW, id_of(FLOW, name)), text)
-    except CorruptRecordError:
-        return []  # it has gone, or reading it says so
-
-    due = [] if head.due_ms is None else [b"fd" + stamp_of(head.due_ms) + name]
-    return [b"fi" + name, b"fa" + newest_first(head.created_ms) + name, *due]
-
-
-def _members(link: ServerLink, index: bytes, begin: bytes) -> Iterator[list[bytes]]:
-    first = b"[" + begin
-    while True:
-        args = b"ZRANGEBYLEX", index, first, b"(" + begin + b":", b"LIMIT", 0, _PAGE
-        (members,) = _ask(link, [args])
-        if members:
-            yield members
-
-        if len(members) < _PAGE:
-            return
-
-        first = b"(" + members[-1]
-
-
-def _unborne(
-    link: ServerLink, layout: RedisLayout, number: int, begin: bytes, members: list[bytes]
-) -> Iterator[str]:
-    """The ids of entries that their records do not bear out; those that change meanwhile, too."""
-    kind, stamp = _LISTED[begin]
-    keys = layout.flow if kind == FLOW else layout.wait
-    places = [member[len(begin) :] for member in members]
-    heads = _ask(link, [(b"HGET", keys[number] + place[DIGITS:], b"head") for place in places])
-    doubtful = [
-        place
-        for place, text in zip(places, heads, strict=True)
-        if not _bears_out(kind, place, text, stamp)
-    ]
-    # A worker may have moved it between the two questions: then the entry has gone as well.
-    left = _ask(link, [(b"ZSCORE", layout.index[number], begin + place) for place in doubtful])
-    for place, score in zip(doubtful, left, strict=True):
-        if score is not None:
-            yield repr(place[DIGITS:].decode(errors="replace"))
-
-
-def _bears_out(kind: str, place: bytes, text: Any, stamp: Callable[[Any], bytes]) -> bool:
-    try:
-        head = read_head(Key(kind, id_of(kind, place[DIGITS:])), text)
-    except CorruptRecordError:
-        return False
-
-    return stamp(head) == place[:DIGITS]
+    yield Finding("fail-over", level, found, means, change)

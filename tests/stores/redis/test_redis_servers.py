@@ -513,7 +513,7 @@ def test_evicted_key_is_an_absent_or_corrupt_record_never_a_wrong_one(
             store.update(large)
 
         store.create(flow("f"))
-        assert [one.id for one in store.query_flows().items] == ["f"]
+        assert [one.flow_id for one in store.query_flows().items] == ["f"]
     elif key == "parts:f":
         with pytest.raises(cs.CorruptRecordError, match="without its parts"):
             store.get("f")
