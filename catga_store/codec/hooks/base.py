@@ -62,8 +62,9 @@ Dec = Callable[[Any, Any], Any]
 class Hooks:
     """What is known about one type.
 
-    `enc` may answer an object whose JSON msgspec writes faster than Python does. `text` answers
-    the same as text, for keys and for putting in order.
+    `enc` may return an object whose JSON msgspec writes faster than Python does; `text` returns
+    the same as text, for keys and for sorting. `distinct`: values that differ are certain to differ
+    when they are read back, so that they may be elements of a set, or keys, without a check.
     """
 
     label: str
@@ -71,7 +72,8 @@ class Hooks:
     kinds: frozenset[Kind]  # of the JSON values it makes
     enc: Enc
     dec: Dec
-    text: Callable[[Any], str] | None = None  # None: what `enc` answers is it
+    text: Callable[[Any], str] | None = None  # None: what `enc` returns is it
+    distinct: bool = False
 
 
 class Misfit(Exception):  # noqa: N818  no user sees it: it becomes one of the package's errors
@@ -128,6 +130,7 @@ _KINDS: dict[Kind, str] = {
     NONE: "null",
 }
 
+_LONG = 10**20  # integers from here on are not shown: Python refuses to write the longest
 # What a path may show of a key: its whole value, as it is short and tells keys apart.
 _SHOWN = {NONE, bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID}
 
@@ -138,7 +141,7 @@ def describe(value: Any) -> str:
     if value is None:
         return "None"
 
-    if cls is bool or cls is float or (cls is int and abs(value) < 10**20):
+    if cls is bool or cls is float or (cls is int and abs(value) < _LONG):
         return f"{cls.__name__} {value!r}"
 
     return _class_name(cls)
@@ -162,7 +165,10 @@ def key_part(key: Any) -> str:
     if isinstance(key, str):
         return name_part(str.__str__(key))
 
-    return f"[{key!r}]" if key.__class__ in _SHOWN else f"[<{_class_name(key.__class__)}>]"
+    if key.__class__ not in _SHOWN or (isinstance(key, int) and abs(key) >= _LONG):
+        return f"[<{_class_name(key.__class__)}>]"
+
+    return f"[{key!r}]"
 
 
 def at(error: Exception, part: str) -> Exception:

@@ -87,7 +87,7 @@ def _choice(label: str, classes: frozenset[type], choices: Iterable[tuple[Any, A
         except (KeyError, TypeError):
             raise Misfit(label, f"{kind_of(value)} that is none of its values") from None
 
-    return Hooks(label, classes, frozenset(kind for kind, _ in decs), enc, dec)
+    return Hooks(label, classes, frozenset(kind for kind, _ in decs), enc, dec, distinct=True)
 
 
 # --- unions ---------------------------------------------------------------------------------------
@@ -122,7 +122,14 @@ def union_hooks(declared: Any, members: Sequence[Hooks]) -> Hooks:
 
         return inner(value, None)
 
-    return Hooks(label, frozenset(encs), frozenset(kinds), _by_class_enc(label, encs), dec)
+    return Hooks(
+        label,
+        frozenset(encs),
+        frozenset(kinds),
+        _by_class_enc(label, encs),
+        dec,
+        distinct=all(hooks.distinct for hooks in members),
+    )
 
 
 def _by_class(declared: Any, members: Iterable[Hooks]) -> dict[type, Hooks]:
@@ -150,7 +157,7 @@ def _by_class_enc(label: str, encs: Mapping[type, Enc]) -> Enc:
     return enc
 
 
-def _tagged(declared: Any, label: str, members: Iterable[Hooks], tagged: set[Kind]) -> Hooks:
+def _tagged(declared: Any, label: str, members: Sequence[Hooks], tagged: set[Kind]) -> Hooks:
     """Make the hooks of a union whose members look alike in JSON.
 
     Members with a kind of JSON value in `tagged` are written with a tag, whatever the order of the
@@ -187,7 +194,14 @@ def _tagged(declared: Any, label: str, members: Iterable[Hooks], tagged: set[Kin
 
         return _only_fit(value, label, by_tag.values())
 
-    return Hooks(label, frozenset(encs), OBJECT | bare.keys(), _by_class_enc(label, encs), dec)
+    return Hooks(
+        label,
+        frozenset(encs),
+        OBJECT | bare.keys(),
+        _by_class_enc(label, encs),
+        dec,
+        distinct=all(hooks.distinct for hooks in members),
+    )
 
 
 def _tag_of(hooks: Hooks) -> str:

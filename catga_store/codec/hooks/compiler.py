@@ -195,7 +195,7 @@ def _plain(building: _Building, _: Any) -> Hooks:
     def dec(value: Any, _: Any) -> Any:
         return value
 
-    return Hooks("plain JSON data", frozenset(), frozenset(), enc, dec)
+    return Hooks("plain JSON data", frozenset(), frozenset(), enc, dec, distinct=True)
 
 
 def _wrapped(building: _Building, declared: Any) -> Hooks:

@@ -6,6 +6,7 @@ what they have done so far is where an error is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,7 +79,7 @@ def variadic_hooks(element: Hooks) -> Hooks:
 
         return tuple(as_list.dec(value, None))
 
-    return Hooks(label, frozenset((tuple,)), LIST, enc, dec)
+    return Hooks(label, frozenset((tuple,)), LIST, enc, dec, distinct=element.distinct)
 
 
 def tuple_hooks(each: Sequence[Hooks]) -> Hooks:
@@ -86,7 +87,8 @@ def tuple_hooks(each: Sequence[Hooks]) -> Hooks:
     label = f"tuple[{', '.join(hooks.label for hooks in each) or '()'}]"
     enc = _tuple_enc(label, [hooks.enc for hooks in each])
     dec = _tuple_dec(label, [hooks.dec for hooks in each])
-    return Hooks(label, frozenset((tuple,)), LIST, enc, dec)
+    distinct = all(hooks.distinct for hooks in each)
+    return Hooks(label, frozenset((tuple,)), LIST, enc, dec, distinct=distinct)
 
 
 def _tuple_enc(label: str, encs: Sequence[Enc]) -> Enc:
@@ -143,6 +145,8 @@ def set_hooks(cls: type[Any], element: Hooks) -> Hooks:
 
         try:
             out = [inner_enc(item) for item in value]
+            if not element.distinct:
+                _check_distinct("elements", value, out, inner_dec)
         except Exception as error:
             raise at(error, "[*]")
 
@@ -163,7 +167,28 @@ def set_hooks(cls: type[Any], element: Hooks) -> Hooks:
 
         return out
 
-    return Hooks(label, frozenset((cls,)), LIST, enc, dec)
+    return Hooks(label, frozenset((cls,)), LIST, enc, dec, distinct=element.distinct)
+
+
+def _check_distinct(
+    what: str,
+    values: Iterable[Any],
+    encoded: Sequence[Any],
+    dec: Dec,
+) -> None:
+    """Refuse elements or keys that are written alike, or equal once read back: one would be lost."""
+    dumps, loads = json_functions()
+    written: set[bytes] = set()
+    found: set[Any] = set()
+    for value, one in zip(values, encoded, strict=True):
+        text = dumps(one)
+        read = dec(loads(text), None)
+        if text in written or read in found:
+            misfit = Misfit(f"{what} that still differ when read back", "two that would not")
+            raise at(misfit, key_part(value)) if what == "keys" else misfit
+
+        found.add(read)
+        written.add(text)
 
 
 # --- dicts ----------------------------------------------------------------------------------------
@@ -178,10 +203,10 @@ def dict_hooks(keys: Hooks, values: Hooks) -> Hooks:
     """Make the hooks of a dict."""
     label = f"dict[{keys.label}, {values.label}]"
     if keys.kinds == TEXT:
-        return _object(label, keys.text or keys.enc, keys.dec, values)
+        return _object(label, keys.text or keys.enc, keys.dec, values, distinct=keys.distinct)
 
     if keys.kinds == INTEGER:
-        return _object(label, *_integer_keys(keys), values)
+        return _object(label, *_integer_keys(keys), values, distinct=keys.distinct)
 
     return _pairs(label, keys, values)
 
@@ -200,7 +225,7 @@ def _integer_keys(keys: Hooks) -> tuple[Enc, Dec]:
     return key_enc, key_dec
 
 
-def _object(label: str, key_enc: Enc, key_dec: Dec, values: Hooks) -> Hooks:
+def _object(label: str, key_enc: Enc, key_dec: Dec, values: Hooks, *, distinct: bool) -> Hooks:
     """Make the hooks of a dict whose keys are texts in JSON: it becomes an object."""
     value_enc, value_dec = values.enc, values.dec
 
@@ -215,6 +240,9 @@ def _object(label: str, key_enc: Enc, key_dec: Dec, values: Hooks) -> Hooks:
                 out[key_enc(key)] = value_enc(item)
         except Exception as error:
             raise at(error, key_part(key))
+
+        if len(out) != len(value) or not distinct:
+            _check_distinct("keys", value, [key_enc(key) for key in value], key_dec)
 
         return out
 
@@ -252,6 +280,9 @@ def _pairs(label: str, keys: Hooks, values: Hooks) -> Hooks:
                 out.append([keys.enc(key), values.enc(item)])
         except Exception as error:
             raise at(error, key_part(key))
+
+        if not keys.distinct:
+            _check_distinct("keys", value, [pair[0] for pair in out], keys.dec)
 
         return out
 

@@ -61,7 +61,7 @@ def leaf(
         except Exception as error:
             raise Misfit(label, f"{kind_of(value)} that is none") from error
 
-    return Hooks(label, frozenset((cls,)), frozenset((kind,)), enc, dec)
+    return Hooks(label, frozenset((cls,)), frozenset((kind,)), enc, dec, distinct=True)
 
 
 def _native(cls: type, dec: Dec | None = None) -> Hooks:
@@ -95,7 +95,7 @@ def _same(cls: type) -> Hooks:
 
         return value
 
-    return Hooks(label, frozenset((cls,)), frozenset((cls,)), enc, dec)
+    return Hooks(label, frozenset((cls,)), frozenset((cls,)), enc, dec, distinct=True)
 
 
 def _checked(cls: type, check: Callable[[Any], None]) -> Hooks:
@@ -228,6 +228,8 @@ LEAVES: dict[Any, Hooks] = {
     float: _checked(float, check_float),
     str: _same(str),
     bytes: leaf(bytes, str, _encode_bytes, _decode_bytes),
+    # Not distinct: in an hour that is repeated, a time of a zone equals no other, but the instant
+    # and offset that are kept of it may equal another's.
     datetime: Hooks(
         "datetime",
         frozenset((datetime,)),
@@ -237,9 +239,9 @@ LEAVES: dict[Any, Hooks] = {
         _datetime_text,
     ),
     date: leaf(date, str, date.isoformat, date.fromisoformat),
-    time: leaf(time, str, _encode_time, _decode_time),
+    time: replace(leaf(time, str, _encode_time, _decode_time), distinct=False),  # as of a datetime
     timedelta: leaf(timedelta, int, _encode_timedelta, _decode_timedelta),
-    Decimal: _native(Decimal, _decode_decimal),
+    Decimal: replace(_native(Decimal, _decode_decimal), distinct=False),  # a NaN equals no other
     UUID: _native(UUID),
 }
 EXPLAINED_STR = _checked(str, check_text)

@@ -92,7 +92,9 @@ def namedtuple_hooks(cls: Any, label: str, fields: Mapping[str, Hooks]) -> Hooks
 
         return new(cls, out)
 
-    return Hooks(label, frozenset((cls,)), OBJECT, enc, dec)
+    as_tuples = cls.__eq__ is tuple.__eq__ and cls.__hash__ is tuple.__hash__
+    distinct = as_tuples and all(hooks.distinct for hooks in fields.values())
+    return Hooks(label, frozenset((cls,)), OBJECT, enc, dec, distinct=distinct)
 
 
 def check_keys(label: str, value: Any, fields: Mapping[str, Any], needed: AbstractSet[str]) -> None:
