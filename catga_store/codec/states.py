@@ -1,95 +1,106 @@
-"""State to bytes and back, exactly.
+"""States to bytes and back, exactly.
 
 A state is an attrs class, a dataclass, a TypedDict (named explicitly) or plain JSON data. Its bytes
-are one JSON document in UTF-8: compact, an object per class with its fields by name, the same
-bytes for the same value. What comes back is equal in value *and* in type, or an error was raised.
+are one JSON document in UTF-8: compact, an object for each class with its fields by name, and the
+same bytes for the same value. What is read back is equal in value *and* in type; anything else is
+an error when it is written.
 
 | declared | kept as |
 |---|---|
-| str, bool, None, int (to 4300 digits), finite float | itself |
+| str, bool, None, finite float, int (up to 4300 digits, or 4299 and a sign) | itself |
 | bytes | base64 text |
 | datetime, time | ISO 8601 text: microseconds, offset to the microsecond, ` fold=1` if naive and folded |
 | date, Decimal, UUID | its text; a Decimal with every digit, exponent, NaN and infinity |
 | timedelta | whole microseconds |
-| Enum, IntEnum, StrEnum | its value if all are str or int, else its name; a Flag its integer |
+| Enum, IntEnum, StrEnum | its value if all values are str or int, else its name; a Flag its integer |
 | list, also declared as Sequence or Iterable; tuple; NamedTuple | a list; a NamedTuple an object |
 | set, frozenset, also declared as Set | a list in sorted order |
-| dict, also declared as Mapping | an object if keys are texts or ints in JSON, else a list of pairs; order kept |
+| dict, also declared as Mapping | an object if keys are text or ints in JSON, else a list of pairs; the order is kept |
 | attrs class, dataclass, TypedDict, generic ones too | an object |
 | Optional, Union | its member; `{"$type": name, "value": …}` where members look alike in JSON |
 | Literal, NewType, Annotated, Final, bound TypeVar | what it stands for |
 | Any, object, an unbound TypeVar | plain JSON data |
 
-**What is kept of an aware datetime is its instant and its offset.** A `zoneinfo` zone comes back as
-a fixed `datetime.timezone`. What is kept of a UUID is its 128 bits.
+**Datetimes keep their instant and their offset.** A `zoneinfo` zone is read back as a fixed
+`datetime.timezone`. Elements of a set and keys of a dict that would become equal by that are
+refused, as are any that have the same JSON: one of the two would be lost. Of a UUID its 128 bits
+are kept.
 
-**Classes are compared by identity**: a bool is no int, a subclass is not its base, a tuple is no
-list. Fields with `init=False` are kept and set past `__init__`; fields with it go through
-`__init__`, converters and validators included: a converter must take its own answer for what it is,
-and a value that was changed in place into one that a validator refuses is kept, but is read only
-without a type. An attribute that is no field is refused, unless it belongs to a `cached_property`:
-it would be lost. A class whose `__init__` does not take exactly its fields (an `InitVar`, an
-`__init__` of its own) is refused, as are `deque`, `OrderedDict`, `Path`, callables and any other
-class.
+**Classes are compared by identity**: a bool is not an int, a subclass is not its base, a tuple is
+not a list. `deque`, `OrderedDict`, `Path`, callables and all classes not named above are refused.
 
-**Reading is strict**, as other code may have written: an unknown field is refused, because the
-next write would lose it; a missing field takes its default. So adding a field with a default is a
-compatible change for code deployed later, and for code deployed earlier an error that says so.
-Turning `A` into `A | B` is compatible if what is stored fits only one of them. Nothing is ever
-imported by a name found in the data.
+**Objects are made by `__init__`**, so converters, validators and `__post_init__` run at each read:
 
-Data is nested at most 100 levels deep. Of two equal keys of one JSON object, which this module
-never writes, the last counts.
+| of a class | when it is read |
+|---|---|
+| fields with `init=True` | passed to `__init__` |
+| fields with `init=False` | set after `__init__`, past validators and frozenness |
+| what a converter or `__post_init__` makes of fields | made again; a write that this would change is refused |
+| a value that was changed in place, and a validator refuses | written, and read only without a type (see below) |
+| attributes that are not fields | refused when written; those of a `cached_property` are not kept |
+| a class whose `__init__` does not take exactly its fields (an `InitVar`, its own `__init__`) | refused |
+
+A state whose type has a converter or a `__post_init__`, at any depth, is read back at each write: it
+is refused if its class would refuse or change it. That costs a decoding and a second encoding; other
+types pay nothing.
+
+**Reading is strict**, as other versions of the code may have written: an unknown field is refused,
+because the next write would lose it; a missing field takes its default. So adding a field with a
+default is a compatible change for code deployed later; code deployed earlier gets an error that
+says so. Turning `A` into `A | B` is compatible if what is stored fits only one of them. Nothing is
+ever imported by a name found in the data.
+
+Data is nested at most 100 levels deep.
 """
 
 from __future__ import annotations
 
 import functools
-import re
-import typing
 from typing import Any
 
 from catga_store.codec.hooks import MAX_LEVELS
 from catga_store.codec.hooks import Codec
 from catga_store.codec.hooks import Misfit
+from catga_store.codec.hooks import advice_for
 from catga_store.codec.hooks import build
-from catga_store.codec.hooks import check_json
 from catga_store.codec.hooks import describe
 from catga_store.codec.hooks import is_attrs
 from catga_store.codec.hooks import is_dataclass
 from catga_store.codec.hooks import is_typeddict
-from catga_store.codec.hooks import json_errors
 from catga_store.codec.hooks import json_functions
-from catga_store.codec.hooks import named_by_itself
+from catga_store.codec.hooks import name_part
 from catga_store.codec.hooks import origin_of
-from catga_store.errors import CorruptRecordError
+from catga_store.codec.json_data import decode_json
+from catga_store.codec.json_data import encode_json
+from catga_store.codec.naming import Naming
+from catga_store.codec.naming import new_naming
+from catga_store.codec.naming import type_name
+from catga_store.codec.refusals import encoding_error
+from catga_store.codec.refusals import explained
+from catga_store.codec.refusals import sentence
 from catga_store.errors import EncodingError
 from catga_store.errors import StateTypeError
 
 __all__ = [
-    "check_json_data",
     "check_state_type",
     "class_of",
-    "decode_json",
     "decode_state",
-    "encode_json",
     "encode_state",
     "fit",
     "is_state_type",
-    "type_name",
+    "naming",
     "type_of",
-    "type_version",
 ]
 
 _KINDS = "an attrs class, a dataclass or a TypedDict"
 
 
 def type_of(state: object, declared: Any | None = None) -> Any | None:
-    """Answer the type a state is kept as; `None` is plain JSON data.
+    """Return the type a state is kept as; `None` means plain JSON data.
 
-    `declared` if given: the state must be of exactly that class (a dict for a TypedDict), else
-    `EncodingError` at `$`. A declared type that is no attrs class, dataclass, TypedDict or generic
-    alias of one is a `StateTypeError`. Only the outermost class is looked at, not what is inside.
+    This is `declared`, if given: the state must be of exactly that class (a dict for a TypedDict),
+    else `EncodingError` at `$`. A declared type that is not an attrs class, a dataclass, a TypedDict
+    or a generic alias of one is a `StateTypeError`. Only the outermost class is looked at.
     """
     if declared is None:
         cls = state.__class__
@@ -111,27 +122,20 @@ def type_of(state: object, declared: Any | None = None) -> Any | None:
     return declared
 
 
-def type_name(state_type: Any | None) -> str:
-    """Answer the name a type is stored under: `""` for plain JSON data.
-
-    It is the class's `__qualname__`, or what `flow_state` has named it: the first of the pair in
-    its own `__flow_type__`, which a subclass does not inherit.
-    """
-    if state_type is None:
-        return ""
-
-    cls = origin_of(state_type)
-    named = named_by_itself(cls)
-    return str(named[0]) if named else str(cls.__qualname__)
+def naming(state_type: Any | None) -> Naming:
+    """Return what is stored about a type; raises what `check_state_type` raises."""
+    try:
+        return _kept_naming(state_type)
+    except TypeError:  # it does not hash: metadata of an Annotated argument, say
+        return _new_naming(state_type)
 
 
-def type_version(state_type: Any | None) -> int:
-    """Answer the version of a type: 1, or the second of the pair in its own `__flow_type__`."""
-    if state_type is None:
-        return 1
+def _new_naming(state_type: Any | None) -> Naming:
+    check_state_type(state_type)
+    return new_naming(state_type)
 
-    named = named_by_itself(origin_of(state_type))
-    return int(named[1]) if named else 1
+
+_kept_naming = functools.lru_cache(maxsize=1024)(_new_naming)
 
 
 def check_state_type(state_type: Any | None) -> None:
@@ -144,9 +148,9 @@ def check_state_type(state_type: Any | None) -> None:
 
 
 def encode_state(state: object, state_type: Any | None) -> bytes:
-    """Encode a state as `state_type` says, or as plain JSON data if it is `None`.
+    """Encode a state as `state_type` declares, or as plain JSON data if that is `None`.
 
-    What would not come back exactly raises `EncodingError`, whose `path` says where it stands.
+    `EncodingError` for anything that would not be read back exactly; its `path` says where it is.
     """
     if state_type is None:
         return encode_json(state)
@@ -157,7 +161,8 @@ def encode_state(state: object, state_type: Any | None) -> bytes:
         if codec.unbounded:
             _check_depth(transport)
 
-        return _dumps()(transport)
+        data = json_functions()[0](transport)
+        return _read_back(data, state_type, codec) if codec.converts else data
     except Exception as error:
         refusal = _not_kept(state, state_type, error)
         raise refusal from refusal.__cause__
@@ -166,16 +171,16 @@ def encode_state(state: object, state_type: Any | None) -> bytes:
 def decode_state(data: bytes | memoryview, state_type: Any | None) -> Any:
     """Decode a state into fresh objects.
 
-    Bytes that are no JSON raise `CorruptRecordError`; JSON that does not fit the type raises
-    `StateTypeError`, and so does a class that refuses the values; `EncodingError` is a type that
-    can never be kept. A call stack with no room left for the data is a `RecursionError`.
+    Bytes that are not JSON raise `CorruptRecordError`; JSON that does not fit the type raises
+    `StateTypeError`, and so does a class that refuses the values; a type that can never be kept
+    raises `EncodingError`. A call stack with no room left for the data is a `RecursionError`.
     """
     value = decode_json(data)
     return value if state_type is None else fit(value, state_type)
 
 
 def fit(value: Any, state_type: Any) -> Any:
-    """Make fresh objects of JSON data; raises what `decode_state` does of a type."""
+    """Make fresh objects of JSON data; raises what `decode_state` raises."""
     try:
         return _codec(state_type).dec(value, None)
     except (EncodingError, StateTypeError, RecursionError):
@@ -183,70 +188,6 @@ def fit(value: Any, state_type: Any) -> Any:
     except Exception as error:
         refusal = _not_fitting(value, state_type, error)
         raise refusal from refusal.__cause__
-
-
-def encode_json(value: object) -> bytes:
-    """Encode plain JSON data: None, bool, int, float, str, list, and dict with str keys.
-
-    Anything else, subclasses of these included, raises `EncodingError`: JSON would change it.
-
-    >>> encode_json({"paid": True, "items": [1, 2.0]})
-    b'{"paid":true,"items":[1,2.0]}'
-    >>> encode_json({"items": (1, 2)})
-    Traceback (most recent call last):
-    ...
-    catga_store.EncodingError: data cannot be kept: at $.items expected plain JSON data (None, bool, \
-int, float, str, list, dict with str keys), found tuple (it would come back as something else or \
-not at all); nothing was encoded
-    """
-    try:
-        check_json(value)
-        return _dumps()(value)
-    except Exception as error:
-        refusal = _not_plain(value, error)
-        raise refusal from refusal.__cause__
-
-
-def check_json_data(value: object) -> None:
-    """Raise the `EncodingError` that `encode_json` would raise."""
-    try:
-        check_json(value)
-    except Exception as error:
-        refusal = _not_plain(value, error)
-        raise refusal from refusal.__cause__
-
-
-def decode_json(data: bytes | memoryview) -> Any:
-    """Decode plain JSON data into fresh objects; `CorruptRecordError` if the bytes are none."""
-    try:
-        return json_functions()[1](data)
-    except RecursionError:
-        if not _is_too_deep(data):
-            raise  # the data is fine: the caller's stack is nearly full
-
-        raise CorruptRecordError(
-            f"expected JSON nested at most {MAX_LEVELS} levels deep, found more at $; "
-            "nothing was decoded",
-            key=None,
-        ) from None
-    except json_errors() as error:
-        message = f"expected JSON at $, found {len(data)} bytes that are none ({error}); nothing was decoded"
-        raise CorruptRecordError(message, key=None) from error
-
-
-def _is_too_deep(data: bytes | memoryview) -> bool:
-    """Say whether JSON is nested deeper than this module writes it."""
-    level = 0
-    for bracket in re.findall(rb"[\[\]{}]", re.sub(rb'"(?:[^"\\]|\\.)*"', b"", data)):
-        level += 1 if bracket in b"[{" else -1
-        if level > MAX_LEVELS:
-            return True
-
-    return False
-
-
-def _dumps() -> typing.Callable[[Any], bytes]:
-    return json_functions()[0]
 
 
 def _codec(state_type: Any) -> Codec:
@@ -261,24 +202,28 @@ def _new_codec(state_type: Any) -> Codec:
     return build(state_type)
 
 
-# Bounded, so that classes made in functions are not kept for ever; classes are told apart by
+# Bounded, so that classes made in functions are not kept forever; classes are told apart by
 # identity, whatever their names.
 _kept_codec = functools.lru_cache(maxsize=1024)(_new_codec)
 
 
 def is_state_type(cls: Any) -> bool:
-    """Say whether a class is of a kind that states can be."""
+    """Whether a class is of a kind that states can be."""
     return is_attrs(cls) or is_dataclass(cls) or is_typeddict(cls)
 
 
 def class_of(state_type: Any) -> Any:
-    """Answer the class of a type, which may be generic; `StateTypeError` if it is no state type."""
+    """Return the class of a type, which may be generic; `StateTypeError` if states cannot be of it."""
     cls = origin_of(state_type)
     if is_state_type(cls):
         return cls
 
     actual = getattr(state_type, "__qualname__", None) or describe(state_type)
-    message = f"a state type must be {_KINDS}, found {actual}; nothing was encoded or decoded"
+    advice = advice_for(cls)
+    message = (
+        f"a state type must be {_KINDS}, found {actual}{f' ({advice})' if advice else ''};"
+        " nothing was encoded or decoded"
+    )
     raise StateTypeError(message, expected=_KINDS, actual=actual)
 
 
@@ -302,55 +247,57 @@ def _check_depth(transport: Any) -> None:
     raise Misfit(f"at most {MAX_LEVELS} levels of nesting", "more")
 
 
-def _misfit(error: Exception) -> Misfit:
-    """Make the best of an error whose place is not known."""
-    if isinstance(error, Misfit):
-        return error
-
-    if isinstance(error, RecursionError):
-        return Misfit(f"at most {MAX_LEVELS} levels of nesting", "more, or too deep a call stack")
-
-    return Misfit("a value its type takes", f"{type(error).__name__}: {error}")
-
-
-def _explained(call: typing.Callable[[], object], error: Exception) -> Misfit:
-    """Do the work again in the form that tracks the path, and answer what it says."""
+def _read_back(data: bytes, state_type: Any, codec: Codec) -> bytes:
+    """Return the bytes of a state, and refuse one that its own class would refuse or change when it is read."""
+    before = decode_json(data)
     try:
-        call()
-    except Exception as explained:
-        return _misfit(explained)
+        read = codec.dec(before, None)
+    except RecursionError:
+        raise
+    except Exception as error:
+        misfit = explained(lambda: build(state_type, explain=True).dec(before, None), error)
+        misfit.why = misfit.why or "reading the state would fail"
+        raise misfit from misfit.__cause__
 
-    return _misfit(error)
+    # It may be equal all the same, if its class says so: what counts is what would be written.
+    again = json_functions()[0](codec.enc(read))
+    if again != data:
+        misfit = Misfit(
+            "a value that reading does not change",
+            "one that it does",
+            "converters and __post_init__ run at each read, and must keep what they made before",
+        )
+        misfit.parts += _difference(before, decode_json(again))
+        raise misfit
+
+    return data
 
 
-def _not_plain(value: object, error: Exception) -> EncodingError:
-    misfit = _explained(lambda: check_json(value, explain=True), error)
-    return _refusal("data cannot be kept", misfit)
+def _difference(before: Any, after: Any) -> list[str]:
+    """The path of the first difference of two JSON values, innermost part first."""
+    if before.__class__ is dict and after.__class__ is dict and before.keys() == after.keys():
+        steps = [(name_part(key), before[key], after[key]) for key in before]
+    elif before.__class__ is list and after.__class__ is list and len(before) == len(after):
+        steps = [(f"[{i}]", *pair) for i, pair in enumerate(zip(before, after, strict=True))]
+    else:
+        return []
+
+    for part, one, other in steps:
+        if one != other:
+            return [*_difference(one, other), part]
+
+    return []
 
 
 def _not_kept(state: object, state_type: Any, error: Exception) -> EncodingError:
-    misfit = _explained(lambda: build(state_type, explain=True).enc(state), error)
-    return _refusal(f"state of type {type_name(state_type)} cannot be kept", misfit)
-
-
-def _refusal(subject: str, misfit: Misfit) -> EncodingError:
-    error = EncodingError(_sentence(subject, misfit, "encoded"), path=misfit.path)
-    error.__cause__ = misfit.__cause__
-    return error
+    misfit = explained(lambda: build(state_type, explain=True).enc(state), error)
+    return encoding_error(f"state of type {type_name(state_type)} cannot be kept", misfit)
 
 
 def _not_fitting(value: object, state_type: Any, error: Exception) -> StateTypeError:
-    misfit = _explained(lambda: build(state_type, explain=True).dec(value, None), error)
+    misfit = explained(lambda: build(state_type, explain=True).dec(value, None), error)
     name = type_name(state_type)
-    message = _sentence(f"data does not fit the type {name}", misfit, "decoded")
+    message = sentence(f"data does not fit the type {name}", misfit, "decoded")
     refusal = StateTypeError(message, expected=name, actual=None)
     refusal.__cause__ = misfit.__cause__
     return refusal
-
-
-def _sentence(subject: str, misfit: Misfit, verb: str) -> str:
-    why = f" ({misfit.why})" if misfit.why else ""
-    return (
-        f"{subject}: at {misfit.path} expected {misfit.expected}, "
-        f"found {misfit.found}{why}; nothing was {verb}"
-    )

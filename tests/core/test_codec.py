@@ -44,14 +44,14 @@ from typing_extensions import ReadOnly
 from typing_extensions import TypeAliasType
 
 from catga_store import codec
+from catga_store.codec import decode_json
+from catga_store.codec import encode_json
+from catga_store.codec import type_name
+from catga_store.codec import type_version
 from catga_store.codec.states import check_state_type
-from catga_store.codec.states import decode_json
 from catga_store.codec.states import decode_state
-from catga_store.codec.states import encode_json
 from catga_store.codec.states import encode_state
-from catga_store.codec.states import type_name
 from catga_store.codec.states import type_of
-from catga_store.codec.states import type_version
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import EncodingError
 from catga_store.errors import StateTypeError
@@ -757,7 +757,7 @@ def test_an_alias_may_be_inside_itself() -> None:
 @pytest.mark.parametrize("kind", [typing.Union, Literal, Final, Annotated])
 def test_a_bare_form_is_no_type(kind: Any) -> None:
     """What needs arguments and has none is refused in words, not by an accident inside."""
-    with pytest.raises(EncodingError, match="none of the types"):
+    with pytest.raises(EncodingError, match="not one of the types"):
         check_state_type(holding(kind))
 
 

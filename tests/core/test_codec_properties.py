@@ -39,9 +39,9 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from catga_store.codec.states import decode_json
+from catga_store.codec import decode_json
+from catga_store.codec import encode_json
 from catga_store.codec.states import decode_state
-from catga_store.codec.states import encode_json
 from catga_store.codec.states import encode_state
 from catga_store.codec.states import type_of
 from catga_store.errors import CorruptRecordError

@@ -31,6 +31,7 @@ __all__ = [
     "Kind",
     "Misfit",
     "Unkept",
+    "advice_for",
     "at",
     "describe",
     "json_errors",
@@ -131,6 +132,19 @@ _KINDS: dict[Kind, str] = {
 }
 
 _LONG = 10**20  # integers from here on are not shown: Python refuses to write the longest
+_ADVICE = {
+    (
+        "pydantic",
+        "BaseModel",
+    ): "pydantic models are not supported: keep model.model_dump(mode='json')"
+    " as plain data and read it with Model.model_validate, or make the class a dataclass",
+    (
+        "msgspec",
+        "Struct",
+    ): "msgspec.Struct is not supported: keep msgspec.to_builtins(state) as plain"
+    " data and read it with msgspec.convert, or make the class a dataclass",
+}
+
 # What a path may show of a key: its whole value, as it is short and tells keys apart.
 _SHOWN = {NONE, bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID}
 
@@ -145,6 +159,19 @@ def describe(value: Any) -> str:
         return f"{cls.__name__} {value!r}"
 
     return _class_name(cls)
+
+
+def advice_for(cls: Any) -> str:
+    """Say what to do with a class of a library that has its own encoding; empty for any other."""
+    if hasattr(cls, "__is_pydantic_dataclass__"):
+        return "dataclasses of pydantic are not supported: use one of the standard library"
+
+    for base in getattr(cls, "__mro__", ()):
+        advice = _ADVICE.get((base.__module__.partition(".")[0], base.__qualname__))
+        if advice:
+            return advice
+
+    return ""
 
 
 def kind_of(value: Any) -> str:

@@ -25,6 +25,7 @@ from catga_store.codec.hooks.base import Enc
 from catga_store.codec.hooks.base import Hooks
 from catga_store.codec.hooks.base import Misfit
 from catga_store.codec.hooks.base import Unkept
+from catga_store.codec.hooks.base import advice_for
 from catga_store.codec.hooks.base import at
 from catga_store.codec.hooks.base import describe
 from catga_store.codec.hooks.base import name_part
@@ -33,7 +34,7 @@ from catga_store.codec.hooks.records import missing
 from catga_store.codec.hooks.typeforms import is_attrs
 from catga_store.codec.hooks.typeforms import own_annotations
 
-__all__ = ["Field", "check_class", "class_hooks", "fields_of"]
+__all__ = ["Field", "check_class", "class_hooks", "converts", "fields_of"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Field:
     raw: Any
     has_default: bool
     init: bool
+    converter: Any = None
 
 
 def fields_of(cls: Any) -> Iterator[Field]:
@@ -53,7 +55,8 @@ def fields_of(cls: Any) -> Iterator[Field]:
         from attrs import NOTHING
 
         for a in cls.__attrs_attrs__:
-            yield Field(a.name, a.alias, a.type, a.default is not NOTHING, a.init)
+            has_default = a.default is not NOTHING
+            yield Field(a.name, a.alias, a.type, has_default, a.init, a.converter)
     else:
         for f in dataclasses.fields(cls):
             defaults = (f.default, f.default_factory)
@@ -85,6 +88,10 @@ def class_hooks(
 
 def check_class(cls: Any, fields: Sequence[Field]) -> None:
     """Refuse classes that could be written but not made again."""
+    advice = advice_for(cls)
+    if advice:
+        raise Unkept(cls, advice)
+
     if not cls.__name__.isidentifier():
         raise Unkept(cls, "the name of the class is no identifier")
 
@@ -107,6 +114,26 @@ def check_class(cls: Any, fields: Sequence[Field]) -> None:
         odd = sorted(taken ^ initial) or [p.name for p in parameters if p.name not in taken]
         why = f"its __init__ does not take exactly its fields: {odd[0]} (an InitVar or an __init__ of its own)"
         raise Unkept(cls, why)
+
+
+def converts(cls: Any, fields: Sequence[Field]) -> bool:
+    """Whether making an instance may change the values that it is made of."""
+    if is_attrs(cls):
+        hooked = hasattr(cls, "__attrs_post_init__")
+        return hooked or any(field.init and field.converter is not None for field in fields)
+
+    # A `__setattr__` of its own, or descriptors, may do what they like; frozen ones are generated.
+    params: Any = cls.__dataclass_params__
+    sets = not params.frozen and cls.__setattr__ is not object.__setattr__
+    descriptors = (getattr(cls, field.name, None) for field in fields)
+    return (
+        sets
+        or hasattr(cls, "__post_init__")
+        or any(
+            hasattr(d, "__set__") and not isinstance(d, types.MemberDescriptorType)
+            for d in descriptors
+        )
+    )
 
 
 def _extras_check(cls: type, label: str, fields: Sequence[Field]) -> Callable[[Any], None] | None:

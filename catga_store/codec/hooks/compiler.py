@@ -25,6 +25,7 @@ from catga_store.codec.hooks.base import Enc
 from catga_store.codec.hooks.base import Hooks
 from catga_store.codec.hooks.base import Kind
 from catga_store.codec.hooks.base import Unkept
+from catga_store.codec.hooks.base import advice_for
 from catga_store.codec.hooks.base import name_part
 from catga_store.codec.hooks.choices import enum_hooks
 from catga_store.codec.hooks.choices import flag_hooks
@@ -32,6 +33,7 @@ from catga_store.codec.hooks.choices import literal_hooks
 from catga_store.codec.hooks.choices import union_hooks
 from catga_store.codec.hooks.classes import check_class
 from catga_store.codec.hooks.classes import class_hooks
+from catga_store.codec.hooks.classes import converts
 from catga_store.codec.hooks.classes import fields_of
 from catga_store.codec.hooks.containers import dict_hooks
 from catga_store.codec.hooks.containers import dict_kinds
@@ -67,11 +69,16 @@ __all__ = ["Codec", "build"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Codec:
-    """The two functions of one type. `unbounded`: the type does not limit how deep values go."""
+    """The two functions of one type.
+
+    `unbounded`: the type does not limit how deep values are nested. `converts`: a class in it has
+    converters or a `__post_init__`, so that reading may change values.
+    """
 
     enc: Enc
     dec: Dec
     unbounded: bool
+    converts: bool
 
 
 def build(state_type: Any, *, explain: bool = False) -> Codec:
@@ -91,7 +98,7 @@ def build(state_type: Any, *, explain: bool = False) -> Codec:
     except Exception as error:
         raise building.refusal(state_type, f"{type(error).__name__}: {error}") from error
 
-    return Codec(hooks.enc, hooks.dec, building.unbounded)
+    return Codec(hooks.enc, hooks.dec, building.unbounded, building.converts)
 
 
 class _Building:
@@ -100,6 +107,7 @@ class _Building:
     def __init__(self, *, explain: bool) -> None:
         self.explain = explain
         self.unbounded = False
+        self.converts = False
         self.active: set[int] = set()  # when explaining: the containers around a value
         self._path: list[str] = []
         self._known: dict[Any, Hooks] = {}
@@ -138,7 +146,7 @@ class _Building:
             return make(self, declared)
 
         named = isinstance(declared, str | typing.ForwardRef)
-        unknown = "it is none of the types whose values come back exactly"
+        unknown = advice_for(cls) or "it is not one of the types whose values are read back exactly"
         raise Unkept(declared, "the name could not be resolved" if named else unknown)
 
     def once(
@@ -334,6 +342,7 @@ def _class(building: _Building, declared: Any) -> Hooks:
             hooks[name] = building.under(name_part(name), hint)
 
         check_class(cls, fields)
+        building.converts = building.converts or converts(cls, fields)
         return class_hooks(cls, label_of(declared), fields, hooks, explain=building.explain)
 
     return building.once(declared, cls, OBJECT, make)

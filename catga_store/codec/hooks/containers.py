@@ -226,9 +226,21 @@ def _integer_keys(keys: Hooks) -> tuple[Enc, Dec]:
 
 
 def _object(label: str, key_enc: Enc, key_dec: Dec, values: Hooks, *, distinct: bool) -> Hooks:
-    """Make the hooks of a dict whose keys are texts in JSON: it becomes an object."""
-    value_enc, value_dec = values.enc, values.dec
+    """Make the hooks of a dict whose keys are text in JSON: it becomes an object."""
+    enc = _object_enc(label, key_enc, values.enc)
+    dec = _object_dec(label, key_dec, values.dec)
 
+    def checked(value: Any) -> Any:
+        out = enc(value)
+        if len(out) != len(value) or not distinct:
+            _check_distinct("keys", value, [key_enc(key) for key in value], key_dec)
+
+        return out
+
+    return Hooks(label, frozenset((dict,)), OBJECT, checked, dec)
+
+
+def _object_enc(label: str, key_enc: Enc, value_enc: Enc) -> Enc:
     def enc(value: Any) -> Any:
         if value.__class__ is not dict:
             raise Misfit(label, describe(value))
@@ -241,11 +253,12 @@ def _object(label: str, key_enc: Enc, key_dec: Dec, values: Hooks, *, distinct: 
         except Exception as error:
             raise at(error, key_part(key))
 
-        if len(out) != len(value) or not distinct:
-            _check_distinct("keys", value, [key_enc(key) for key in value], key_dec)
-
         return out
 
+    return enc
+
+
+def _object_dec(label: str, key_dec: Dec, value_dec: Dec) -> Dec:
     def dec(value: Any, _: Any) -> Any:
         if value.__class__ is not dict:
             raise Misfit(label, kind_of(value))
@@ -263,12 +276,25 @@ def _object(label: str, key_enc: Enc, key_dec: Dec, values: Hooks, *, distinct: 
 
         return out
 
-    return Hooks(label, frozenset((dict,)), OBJECT, enc, dec)
+    return dec
 
 
 def _pairs(label: str, keys: Hooks, values: Hooks) -> Hooks:
     """Make the hooks of a dict with other keys: it becomes a list of pairs."""
+    enc = _pairs_enc(label, keys.enc, values.enc)
+    dec = _pairs_dec(label, keys.dec, values.dec)
 
+    def checked(value: Any) -> Any:
+        out = enc(value)
+        if not keys.distinct:
+            _check_distinct("keys", value, [pair[0] for pair in out], keys.dec)
+
+        return out
+
+    return Hooks(label, frozenset((dict,)), LIST, checked, dec)
+
+
+def _pairs_enc(label: str, key_enc: Enc, value_enc: Enc) -> Enc:
     def enc(value: Any) -> Any:
         if value.__class__ is not dict:
             raise Misfit(label, describe(value))
@@ -277,15 +303,16 @@ def _pairs(label: str, keys: Hooks, values: Hooks) -> Hooks:
         key: Any = None
         try:
             for key, item in value.items():
-                out.append([keys.enc(key), values.enc(item)])
+                out.append([key_enc(key), value_enc(item)])
         except Exception as error:
             raise at(error, key_part(key))
 
-        if not keys.distinct:
-            _check_distinct("keys", value, [pair[0] for pair in out], keys.dec)
-
         return out
 
+    return enc
+
+
+def _pairs_dec(label: str, key_dec: Dec, value_dec: Dec) -> Dec:
     def dec(value: Any, _: Any) -> Any:
         if value.__class__ is not list:
             raise Misfit(label, f"{kind_of(value)} where a list of pairs is kept")
@@ -295,7 +322,7 @@ def _pairs(label: str, keys: Hooks, values: Hooks) -> Hooks:
         try:
             for pair in value:
                 key, item = _pair(pair)
-                out[keys.dec(key, None)] = values.dec(item, None)
+                out[key_dec(key, None)] = value_dec(item, None)
                 index += 1
         except Exception as error:
             raise at(error, f"[{index}]")
@@ -305,7 +332,7 @@ def _pairs(label: str, keys: Hooks, values: Hooks) -> Hooks:
 
         return out
 
-    return Hooks(label, frozenset((dict,)), LIST, enc, dec)
+    return dec
 
 
 def _pair(value: Any) -> Any:

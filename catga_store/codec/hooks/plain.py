@@ -15,6 +15,7 @@ from catga_store.codec.hooks.base import MAX_LEVELS
 from catga_store.codec.hooks.base import NONE
 from catga_store.codec.hooks.base import Kind
 from catga_store.codec.hooks.base import Misfit
+from catga_store.codec.hooks.base import advice_for
 from catga_store.codec.hooks.base import at
 from catga_store.codec.hooks.base import describe
 from catga_store.codec.hooks.base import key_part
@@ -151,7 +152,7 @@ def _check_text(value: str, _: set[int], __: frozenset[Kind]) -> None:
 
 def _refuse(value: Any, _: set[int], __: frozenset[Kind]) -> NoReturn:
     expected = "plain JSON data (None, bool, int, float, str, list, dict with str keys)"
-    why = "it would come back as something else or not at all"
+    why = advice_for(value.__class__) or "it would come back as something else or not at all"
     raise Misfit(expected, describe(value), why)
 
 
