@@ -63,6 +63,7 @@ from catga_store.model.flows import FlowSummary
 from catga_store.model.listings import Page
 from catga_store.model.listings import Retention
 from catga_store.model.progress import ForEachProgress
+from catga_store.model.times import NOW
 from catga_store.model.waits import ChildResult
 from catga_store.model.waits import Completion
 from catga_store.model.waits import WaitCondition
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from catga_store.opening.awaiting import AsyncSQLiteStore
 
 __all__ = [
+    "NOW",
     "AsyncMemoryStore",
     "AsyncNatsStore",
     "AsyncRedisStore",
@@ -151,7 +153,7 @@ _ASYNC_KINDS = ("AsyncMemoryStore", "AsyncNatsStore", "AsyncRedisStore", "AsyncS
 _ASYNC = (*_ASYNC_KINDS, "AsyncSession", "AsyncStore")
 
 for _public in __all__:
-    if _public not in _ASYNC:
+    if _public not in _ASYNC and _public != "NOW":  # the only value
         globals()[_public].__module__ = __name__
 
 

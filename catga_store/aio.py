@@ -48,7 +48,7 @@ from catga_store.model.flows import FlowSummary
 from catga_store.model.listings import Page
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stored_state import AnyRecord
-from catga_store.model.times import AT_ONCE
+from catga_store.model.times import NOW
 from catga_store.model.waits import Completion
 from catga_store.model.waits import WaitCondition
 
@@ -503,7 +503,7 @@ class AsyncStore(BaseAsyncStore):
         """
         await self._run(claims.extend(self._context, flow, lease))
 
-    async def release(self, flow: FlowSnapshot[Any], *, due_at: datetime | None = AT_ONCE) -> None:
+    async def release(self, flow: FlowSnapshot[Any], *, due_at: datetime | None = NOW) -> None:
         """Give the claim back without writing the state.
 
         The flow is due now unless `due_at` says otherwise; `None` parks it. `ClaimLostError` if the

@@ -39,7 +39,7 @@ from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowSummary
 from catga_store.model.listings import Page
 from catga_store.model.progress import ForEachProgress
-from catga_store.model.times import AT_ONCE
+from catga_store.model.times import NOW
 from catga_store.model.waits import Completion
 from catga_store.model.waits import WaitCondition
 from catga_store.session import Session
@@ -459,7 +459,7 @@ class Store(BaseBlockingStore):
         """
         self._run(claims.extend(self._context, flow, lease))
 
-    def release(self, flow: FlowSnapshot[Any], *, due_at: datetime | None = AT_ONCE) -> None:
+    def release(self, flow: FlowSnapshot[Any], *, due_at: datetime | None = NOW) -> None:
         """Give the claim back without writing the state.
 
         The flow is due now unless `due_at` says otherwise; `None` parks it. `ClaimLostError` if the

@@ -72,8 +72,11 @@ def _argument(declared: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " | ".join(sorted(map(_argument, union_members(declared))))
 
+    if declared in (None, types.NoneType):
+        return "None"
+
     if origin is None or origin is typing.Literal:
-        is_class = isinstance(declared, type) and declared is not types.NoneType
+        is_class = isinstance(declared, type)
         return type_name(declared) if is_class else repr(declared).removeprefix("typing.")
 
     inner = typing.get_args(declared)

@@ -47,7 +47,7 @@ from catga_store.errors import UsageError
 from catga_store.model import stored_state
 from catga_store.model.flows import Claim
 from catga_store.model.flows import FlowSnapshot
-from catga_store.model.times import AT_ONCE
+from catga_store.model.times import NOW
 from catga_store.model.times import moment_up
 from catga_store.model.times import span_ms
 from catga_store.model.times import to_ms
@@ -408,7 +408,7 @@ def extend(
 
 
 def release(
-    context: Context, flow: FlowSnapshot[Any], *, due_at: datetime | None = AT_ONCE
+    context: Context, flow: FlowSnapshot[Any], *, due_at: datetime | None = NOW
 ) -> Conversation[None]:
     """Give a claim back without writing the state."""
     claim = _claim_of(flow)
@@ -417,7 +417,7 @@ def release(
     old = loaded.head
     now_ms = context.settings.now_ms()
     until = moment_up(due_at)
-    due_ms = None if until is None else now_ms if until == AT_ONCE else to_ms(until)
+    due_ms = None if until is None else now_ms if until == NOW else to_ms(until)
     head = old._replace(
         version=old.version + 1, updated_ms=now_ms, owner=None, claim=None, due_ms=due_ms
     )

@@ -7,7 +7,8 @@ encoded states and read back without decoding them:
 
 `wait` is the condition that the flow shows; if that is another one than the flow is suspended on, its
 `suspended_on` names that. `layout` is this format's version, `type` and `type_version` the state's
-(`flow_state`), `schema` a fingerprint of its fields. A progress record's body is one JSON object,
+(`flow_state`), `schema` a fingerprint of its fields, `arguments` (`"[str]"`), if there are any, those
+of a generic type. A progress record's body is one JSON object,
 a newline, and two bitmaps (`codec.bitmaps`):
 
     {"layout":1,"last":999999,"processed":999999,"failed":1,"sizes":[242,26]}
@@ -28,7 +29,6 @@ from catga_store import codec
 from catga_store.codec.bitmaps import decode_bitmap
 from catga_store.codec.bitmaps import encode_bitmap
 from catga_store.codec.evolution import lift
-from catga_store.codec.fingerprint import fingerprint_of
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import EncodingError
 from catga_store.errors import RecordTooLargeError
@@ -84,7 +84,7 @@ _BARE_COMPLETION = len(b'{"result":,"error":null}')
 _STATE = b',"state":'
 _SIZES = b',"sizes":'
 _BITMAPS = b"\n"
-_NAMING = "type", "type_version", "schema"
+_NAMING = "type", "type_version", "schema", "arguments"
 _STATUSES = tuple(FlowStatus)
 
 _positions: dict[str, FlowPosition] = {}
@@ -104,58 +104,47 @@ def encode_flow(snapshot: FlowSnapshot[Any]) -> tuple[str, int, bytes]:
     state_type = codec.type_of(snapshot.state, snapshot.state_type)
     loaded = snapshot._loaded
 
-    name, version, schema = _naming(state_type)
+    naming = codec.naming(state_type)
     if state_type is None and loaded is not None:
-        name, version = loaded.head.type, loaded.head.type_version
-        schema = _envelope(loaded.body[: loaded.body.index(_STATE)]).get("schema", "")
+        naming = _naming_in(loaded.head, loaded.body[: loaded.body.index(_STATE)])
 
     state = codec.encode_state(snapshot.state, state_type)
     wait = snapshot.wait_condition
-    prefix = (
-        _plain_prefix(name, version, schema)
-        if wait is None
-        else _prefix_with(name, version, schema, _wait_to_json(wait))
+    prefix = _plain_prefix(naming) if wait is None else _prefix_with(naming, _wait_to_json(wait))
+    return naming.name, naming.version, b"".join((prefix, _STATE, state, b"}"))
+
+
+def _naming_in(head: Head, prefix: bytes) -> codec.Naming:
+    """What is stored about the type of a state."""
+    envelope = _envelope(prefix)
+    return codec.Naming(
+        head.type, head.type_version, envelope.get("arguments", ""), envelope.get("schema", "")
     )
-    return name, version, b"".join((prefix, _STATE, state, b"}"))
 
 
-def _naming(state_type: Any | None) -> tuple[str, int, str]:
-    """Name, version and fingerprint of a type; `StateTypeError` if it is none."""
-    try:
-        return _kept_naming(state_type)
-    except TypeError:  # it does not hash: metadata of an Annotated argument, say
-        return _new_naming(state_type)
+def _prefix_with(naming: codec.Naming, wait: dict[str, Any] | None) -> bytes:
+    fields: dict[str, Any] = {
+        "layout": LAYOUT,
+        "type": naming.name,
+        "type_version": naming.version,
+        "schema": naming.fingerprint,
+    }
+    if naming.arguments:
+        fields["arguments"] = naming.arguments
 
-
-def _new_naming(state_type: Any | None) -> tuple[str, int, str]:
-    codec.check_state_type(state_type)
-    return codec.type_name(state_type), codec.type_version(state_type), fingerprint_of(state_type)
-
-
-_kept_naming = lru_cache(maxsize=1024)(_new_naming)
-
-
-def _prefix_with(name: str, version: int, schema: str, wait: dict[str, Any] | None) -> bytes:
-    return codec.encode_json(
-        {
-            "layout": LAYOUT,
-            "type": name,
-            "type_version": version,
-            "schema": schema,
-            "wait": wait,
-        }
-    )[:-1]
+    fields["wait"] = wait
+    return codec.encode_json(fields)[:-1]
 
 
 @lru_cache(maxsize=1024)
-def _plain_prefix(name: str, version: int, schema: str) -> bytes:
+def _plain_prefix(naming: codec.Naming) -> bytes:
     """The prefix of a flow that waits for nothing."""
-    return _prefix_with(name, version, schema, None)
+    return _prefix_with(naming, None)
 
 
 @lru_cache(maxsize=1024)
 def _envelope(prefix: bytes) -> dict[str, Any]:
-    """A prefix, read; do not change what it answers."""
+    """A prefix, decoded; do not change what it returns."""
     envelope: dict[str, Any] = codec.decode_json(prefix + b"}")
     return envelope
 
@@ -163,8 +152,7 @@ def _envelope(prefix: bytes) -> dict[str, Any]:
 def body_with_wait(head: Head, body: bytes, wait: WaitCondition) -> bytes:
     """The same body with another wait condition in it; the state is not decoded."""
     at = body.index(_STATE)
-    schema = _envelope(body[:at]).get("schema", "")
-    return _prefix_with(head.type, head.type_version, schema, _wait_to_json(wait)) + body[at:]
+    return _prefix_with(_naming_in(head, body[:at]), _wait_to_json(wait)) + body[at:]
 
 
 def decode_flow(key: Key, record: Record, state_type: Any | None) -> FlowSnapshot[Any]:
@@ -202,13 +190,15 @@ def _read_flow(
         raise CorruptRecordError(message, key=tuple(key))
 
     prefix = body[:at]
-    naming = None if state_type is None else _naming(state_type)
+    naming = None if state_type is None else codec.naming(state_type)
     is_of_today, is_older, wait = True, False, None
-    if naming is None or prefix != _plain_prefix(*naming):  # what most are
+    if naming is None or prefix != _plain_prefix(naming):  # what most are
         wait = _read_wait(key, prefix)
         if naming is not None:
-            is_older = _is_older(key, head, naming)
-            is_of_today = _is_of_today(head, prefix, naming)
+            stored = _naming_in(head, prefix)
+            is_older = _is_older(key, head, stored, naming)
+            # Else the type has changed, and the same state may make other bytes.
+            is_of_today = stored == naming
 
     position = _positions.get(head.position) or _position(key, head.position)
     data = body[at + len(_STATE) : -1]
@@ -234,12 +224,12 @@ def _read_flow(
     return state, position, wait, baseline
 
 
-def _is_older(key: Key, head: Head, naming: tuple[str, int, str]) -> bool:
-    """Whether an older version of the type wrote the state; `StateTypeError` for what it is not."""
+def _is_older(key: Key, head: Head, stored: codec.Naming, asked: codec.Naming) -> bool:
+    """Whether an older version of the type wrote the state; `StateTypeError` if another type did."""
     if not head.type:
         return False  # data without a type has no version: it fits or it does not
 
-    name, version, _ = naming
+    name, version = asked.name, asked.version
     if name != head.type:
         message = (
             f"{key} is stored with a state of type {head.type!r} and was asked for as {name!r};"
@@ -255,22 +245,33 @@ def _is_older(key: Key, head: Head, naming: tuple[str, int, str]) -> bool:
         )
         raise _refusal(message, head, name, version)
 
-    return head.type_version < version
+    if head.type_version < version:
+        return True
+
+    # Text would be read as a Decimal, and a number as seconds, if only it looks like one. A class
+    # that was not generic when it was written, or is not now, has no arguments to compare.
+    if stored.arguments and asked.arguments and stored.arguments != asked.arguments:
+        has, wanted = f"{name}{stored.arguments}", f"{name}{asked.arguments}"
+        message = (
+            f"{key} is stored with a state of type {has} and was asked for as {wanted}; ask for it"
+            " as what it is, or without a type for its raw data, or give the class a new version"
+            " with an upcaster"
+        )
+        raise _refusal(message, head, wanted, version, has)
+
+    return False
 
 
-def _refusal(message: str, head: Head, expected: str | None, version: int | None) -> StateTypeError:
+def _refusal(
+    message: str, head: Head, expected: str | None, version: int | None, actual: str | None = None
+) -> StateTypeError:
     return StateTypeError(
         message,
         expected=expected,
-        actual=head.type,
+        actual=head.type if actual is None else actual,
         expected_version=version,
         actual_version=head.type_version,
     )
-
-
-def _is_of_today(head: Head, prefix: bytes, naming: tuple[str, int, str]) -> bool:
-    """Whether bytes were written by the type as it is: then the same state makes the same bytes."""
-    return naming == (head.type, head.type_version, _envelope(prefix).get("schema"))
 
 
 def _position(key: Key, text: str) -> FlowPosition:
@@ -314,7 +315,7 @@ def is_same_state(snapshot: FlowSnapshot[Any], body: bytes) -> bool:
 
     before = _envelope(loaded.body[: loaded.body.index(_STATE)])
     now = _envelope(body[:at])
-    if before["wait"] != now["wait"] or all(before.get(name) == now[name] for name in _NAMING):
+    if before["wait"] != now["wait"] or all(before.get(name) == now.get(name) for name in _NAMING):
         return False  # or written since by the type as it is today
 
     return snapshot._baseline == body[at + len(_STATE) : -1]

@@ -14,8 +14,8 @@ from attrs import frozen
 
 from catga_store.errors import UsageError
 from catga_store.model.listings import Retention
+from catga_store.model.times import clock_ms
 from catga_store.model.times import span_ms
-from catga_store.model.times import to_ms
 from catga_store.protocol.keys import check_id
 from catga_store.protocol.masking import shown
 
@@ -75,4 +75,4 @@ class Settings:
 
     def now_ms(self) -> int:
         """The store's time, in milliseconds, rounded down."""
-        return time.time_ns() // 1_000_000 if self.clock is None else to_ms(self.clock())
+        return time.time_ns() // 1_000_000 if self.clock is None else clock_ms(self.clock())

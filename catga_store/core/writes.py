@@ -21,7 +21,7 @@ from catga_store.model.flows import FlowStatus
 from catga_store.model.listings import Retention
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stored_state import head_of
-from catga_store.model.times import AT_ONCE
+from catga_store.model.times import NOW
 from catga_store.model.times import from_ms
 from catga_store.model.times import to_ms
 from catga_store.model.waits import UnreadResults
@@ -122,7 +122,7 @@ def _due_and_owner(
     flow: FlowSnapshot[Any], old: Head | None, now_ms: int
 ) -> tuple[int | None, str | None, str | None]:
     status, due_at = flow.status, flow.due_at
-    if due_at == AT_ONCE:
+    if due_at == NOW:
         suspended = status is FlowStatus.SUSPENDED and old is None
         return None if suspended else now_ms, None, None
 

@@ -24,7 +24,7 @@ from attrs import setters
 
 from catga_store import codec
 from catga_store.errors import UsageError
-from catga_store.model.times import AT_ONCE
+from catga_store.model.times import NOW
 from catga_store.model.times import from_ms
 from catga_store.model.times import moment_down
 from catga_store.model.times import moment_up
@@ -136,8 +136,8 @@ class FlowSnapshot(Generic[S]):
     """One flow: its state and where it is.
 
     `state` is an attrs class, a dataclass, a TypedDict (name it as `state_type`) or plain JSON
-    data. `due_at` is when a worker should next look at the flow, `None` if nobody needs to; a new
-    flow that is neither suspended nor terminal is due at once. `attempts` is how often the flow
+    data. `due_at` is when a worker should next look at the flow, `None` if nobody needs to. A new
+    flow has `NOW`: it is due at once, unless it is suspended or terminal. `attempts` is how often the flow
     was claimed since its position or status last changed.
 
     Two snapshots are equal if they are the same object.
@@ -157,7 +157,7 @@ class FlowSnapshot(Generic[S]):
     wait_condition: WaitCondition | None = field(
         default=None, validator=_wait_or_none, kw_only=True
     )
-    due_at: datetime | None = field(default=AT_ONCE, converter=moment_up, kw_only=True)
+    due_at: datetime | None = field(default=NOW, converter=moment_up, kw_only=True)
     attempts: int = field(default=0, validator=check_count, kw_only=True)
     _created_at: datetime | None = field(default=None, converter=moment_down, kw_only=True)
     state_type: Any | None = field(default=None, kw_only=True, on_setattr=setters.frozen)

@@ -6,55 +6,106 @@ from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
 from functools import lru_cache
+from typing import Final
 
 from catga_store.errors import UsageError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
+_ZERO = timedelta(0)
 _LONGEST = timedelta(days=36_500)
+_LATEST_CLOCK = datetime(9900, 1, 1, tzinfo=UTC)  # no span that is added to it leaves the year 9999
 
-AT_ONCE = _EPOCH
-"""The `due_at` of a flow that says nothing about it: due as soon as it is stored."""
+
+class _Now(datetime):
+    """The store's time when a flow is written, as a `due_at`: the flow is due at once.
+
+    `due_at=NOW` is what a new flow has, and what `release` sets. It is a datetime to type checkers,
+    prints as `now`, and is replaced by the time itself when the flow is written.
+
+    >>> import catga_store as cs
+    >>> flow = cs.FlowSnapshot("order-1", state={})
+    >>> print(flow.due_at)
+    now
+    >>> cs.MemoryStore().create(flow)
+    >>> flow.due_at == flow.created_at
+    True
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "NOW"
+
+    def __str__(self) -> str:
+        return "now"
+
+    def __reduce__(self) -> str:  # a name: what is copied or unpickled is `NOW`
+        return "NOW"
+
+    def __reduce_ex__(self, _: object) -> str:  # as above
+        return "NOW"
+
+
+NOW: Final[datetime] = _Now(1970, 1, 1, tzinfo=UTC)
 
 
 def to_ms(moment: object) -> int:
-    """Milliseconds since 1970, rounded down; `UsageError` unless it is an aware datetime."""
+    """Return milliseconds since 1970, rounded down; `UsageError` unless it is an aware datetime."""
+    return _since_epoch(moment) // MS
+
+
+def to_ms_up(moment: object) -> int:
+    """Return milliseconds since 1970, rounded up; `UsageError` unless it is an aware datetime."""
+    return -(-_since_epoch(moment) // MS)
+
+
+def clock_ms(moment: object) -> int:
+    """Return what the clock of a store shows, rounded down.
+
+    `UsageError` after the year 9899: the end of a lease must be a datetime, too.
+    """
+    milliseconds = to_ms(moment)
+    if milliseconds >= _since_epoch(_LATEST_CLOCK) // MS:
+        message = f"the clock of the store shows {moment}: expected a year before 9900"
+        raise UsageError(message)
+
+    return milliseconds
+
+
+def _since_epoch(moment: object) -> timedelta:
     if not isinstance(moment, datetime):
-        message = f"{moment!r} is no datetime"
+        message = f"expected a datetime, got {moment!r}"
         raise UsageError(message)
 
     if moment.tzinfo is None or moment.utcoffset() is None:
         message = (
-            f"{moment!r} has no time zone; pass an aware datetime, such as one with tzinfo=UTC"
+            f"{moment!r} has no time zone: expected an aware datetime, such as one with tzinfo=UTC"
         )
         raise UsageError(message)
 
-    return (moment - _EPOCH) // MS
-
-
-def to_ms_up(moment: datetime) -> int:
-    """Milliseconds since 1970, rounded up; `UsageError` unless it is an aware datetime."""
-    milliseconds = to_ms(moment)
-    return milliseconds if milliseconds * MS == moment - _EPOCH else milliseconds + 1
+    # Not the operator: subclasses have their own, and return what is not a timedelta.
+    return datetime.__sub__(moment, _EPOCH)
 
 
 @lru_cache(maxsize=4096)
 def from_ms(milliseconds: int) -> datetime:
-    """The moment, in UTC."""
+    """Return the moment, in UTC."""
     return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
 def span_ms(span: object, what: str) -> int:
-    """Milliseconds, rounded up; `UsageError` unless it is a span of 0 to 100 years."""
+    """Return milliseconds, rounded up; `UsageError` unless it is a span of 0 to 100 years."""
     if not isinstance(span, timedelta):
         message = f"{what} must be a timedelta, not {span!r}"
         raise UsageError(message)
 
-    if not timedelta(0) <= span <= _LONGEST:
+    plain: timedelta = timedelta.__add__(_ZERO, span)  # as above
+    if not _ZERO <= plain <= _LONGEST:
         message = f"{what} must be between 0 and 36,500 days, not {span!r}"
         raise UsageError(message)
 
-    return -(-span // MS)
+    return -(-plain // MS)
 
 
 def moment_down(value: datetime | None) -> datetime | None:
@@ -63,8 +114,8 @@ def moment_down(value: datetime | None) -> datetime | None:
 
 
 def moment_up(value: datetime | None) -> datetime | None:
-    """A moment as it is kept: in UTC, in whole milliseconds, rounded up."""
-    if value is None or value is AT_ONCE:
+    """Return a moment in UTC and whole milliseconds, rounded up; `NOW` and None as they are."""
+    if value is None or value is NOW:
         return value
 
     return _in_utc(value, to_ms_up(value))
@@ -74,7 +125,7 @@ def _in_utc(value: datetime, milliseconds: int) -> datetime:
     try:
         return from_ms(milliseconds)
     except OverflowError:
-        message = f"{value!r} cannot be kept: in UTC it is no year from 1 to 9999"
+        message = f"{value!r} is out of range: the UTC year must be between 1 and 9999"
         raise UsageError(message) from None
 
 

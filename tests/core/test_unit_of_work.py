@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import catga_store as cs
+from catga_store.codec.bitmaps import decode_bitmap
 from catga_store.core import envelope
 from catga_store.core import writes
 from catga_store.core.unit_of_work import Plan
@@ -309,15 +310,16 @@ def test_a_changed_condition_is_a_put() -> None:
 
 @pytest.mark.parametrize(("overwrite", "expected"), [(False, None), (True, records.ANY)])
 def test_new_progress_expects_none_or_anything(overwrite: bool, expected: str | None) -> None:
-    """Its runs are stored by first index and the one after the last."""
+    """Its counts are stored, and bitmaps of what was marked and of what failed."""
     unit, progress = UnitOfWork(), cs.ForEachProgress(range(1_000), [2_000])
     unit.save_progress(progress_key("f", 2), progress, overwrite=overwrite)
     change = only(unit, NOW)
     assert isinstance(change, records.Put)
     assert (change.key, change.expected) == (progress_key("f", 2), expected)
-    assert change.body == (
-        b'{"layout":1,"processed":[[0,1000]],"failed":[[2000,2001]],"last":null}'
-    )
+    head, _, bitmaps = change.body.partition(b"\n")
+    assert head == b'{"layout":1,"last":null,"processed":1000,"failed":1,"sizes":[31,30]}'
+    marked, failed = decode_bitmap(bitmaps[:31]), decode_bitmap(bitmaps[31:])
+    assert (set(marked), set(failed)) == ({*range(1_000), 2_000}, {2_000})
 
 
 def test_the_first_completion_of_a_child_is_planned() -> None:

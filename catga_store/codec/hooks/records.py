@@ -92,7 +92,8 @@ def namedtuple_hooks(cls: Any, label: str, fields: Mapping[str, Hooks]) -> Hooks
 
         return new(cls, out)
 
-    as_tuples = cls.__eq__ is tuple.__eq__ and cls.__hash__ is tuple.__hash__
+    base = cast("Any", tuple)
+    as_tuples = cls.__eq__ is base.__eq__ and cls.__hash__ is base.__hash__
     distinct = as_tuples and all(hooks.distinct for hooks in fields.values())
     return Hooks(label, frozenset((cls,)), OBJECT, enc, dec, distinct=distinct)
 
