@@ -24,6 +24,7 @@ from acknowledged import wrong_claims
 from acknowledged import wrong_listings
 from namespaces import Network
 from namespaces import why_not
+from sites import wait_until_ready
 
 import catga_store as cs
 from catga_store.testing.servers import NatsCluster
@@ -88,7 +89,7 @@ def test_acknowledged_commits_on_nats_after_partitions(
 
         known = read_logs(logs, time.monotonic())
         with cs.open_store(url) as store:
-            _until(lambda store=store: _is_quiet(store), "the cluster did not heal")
+            wait_until_ready(store)
             assert lost(store, known) == [], f"after partition {number}"
             assert torn(store) == []
             assert lost_updates(store) == []
@@ -215,22 +216,13 @@ def test_acknowledged_commits_on_redis_after_fail_overs(
         _until(sentinels.is_whole, "the replicas did not come back")
         known = read_logs(logs, time.monotonic())
         with open_store(sentinels.url) as store:
+            wait_until_ready(store)
             assert lost(store, known) == [], f"after fail-over {number}"
             assert torn(store) == []
             assert lost_updates(store) == []
             assert wrong_listings(store) == []
 
     print(f"Redis: {ROUNDS} fail-overs, {known.commits} acknowledged, none lost")  # noqa: T201
-
-
-def _is_quiet(store: cs.Store) -> bool:
-    try:
-        store.ping()
-        store.count_flows()
-    except (cs.StoreUnavailableError, cs.CommitUncertainError):
-        return False
-
-    return True
 
 
 def _pass(seconds: float) -> None:

@@ -22,12 +22,15 @@ from acknowledged import read_logs
 from acknowledged import torn
 from acknowledged import wrong_claims
 from acknowledged import wrong_listings
+from sites import NotReadyError
 from sites import Site
 from sites import machines
+from sites import wait_until_ready
 from volatile_disk import VolatileDisk
 from volatile_disk import why_not
 
 import catga_store as cs
+from catga_store.testing.servers import ServerStartError
 
 REASON = why_not()
 pytestmark = [
@@ -39,6 +42,7 @@ CUTS = int(os.environ.get("CATGA_POWER_CUTS", "15"))
 LOSSY_CUTS = int(os.environ.get("CATGA_LOSSY_CUTS", "5"))
 SURVIVE = (0.0, 0.5, 1.0)
 WRITERS = 2
+AWAY = (NotReadyError, ServerStartError, cs.StoreUnavailableError, cs.CommitUncertainError)
 
 
 class Machines:
@@ -103,6 +107,7 @@ def test_acknowledged_commits_after_power_cuts(cluster: Machines, tmp_path: Path
         known = read_logs(logs, before)
         total = known.commits
         with cs.open_store(url) as store:
+            wait_until_ready(store)
             assert lost(store, known) == [], f"after cut {number}"
             assert torn(store) == []
             assert lost_updates(store) == []
@@ -113,42 +118,53 @@ def test_acknowledged_commits_after_power_cuts(cluster: Machines, tmp_path: Path
         assert wrong_claims(store) == []
 
 
+@pytest.mark.parametrize("number", range(LOSSY_CUTS))
 @pytest.mark.parametrize(
     "cluster", ["redis-everysec", "nats-1-default", "nats-3-default"], indirect=True
 )
-def test_stale_writers_after_lossy_power_cuts(cluster: Machines, tmp_path: Path) -> None:
-    """With lossy settings commits may be lost, but whoever read a lost version is refused."""
+def test_stale_writers_after_lossy_power_cuts(
+    cluster: Machines, number: int, tmp_path: Path
+) -> None:
+    """With lossy settings commits may be lost, but whoever read a lost version is refused.
+
+    With its default `sync_interval` NATS may lose the whole stream, or keep three replicas that
+    never agree again: docs/operations/nats.md says so, and the round ends there.
+    """
     url = cluster.site.url
-    draw = random.Random(2031)
-    total = gone = refused = 0
-    for number in range(LOSSY_CUTS):
-        writers = [Writer(url, tmp_path, 100 * number + n) for n in range(WRITERS)]
+    draw = random.Random(2031 + number)
+    writers = [Writer(url, tmp_path, n) for n in range(WRITERS)]
+    for writer in writers:
+        writer.wait_for(draw.randrange(50, 150))
+
+    for disk in cluster.disks:
+        disk.sync()  # a NATS stream whose own description is not on the disk is dropped
+
+    for writer in writers:
+        writer.wait_for(draw.randrange(200, 400))
+
+    with cs.open_store(url) as reader:
+        held = {one.flow_id: reader.get_one(one.flow_id) for one in reader.iter_flows()}
+        before = cluster.cut(draw.choice(SURVIVE), number)
         for writer in writers:
-            writer.wait_for(draw.randrange(50, 150))
+            writer.kill()
 
-        for disk in cluster.disks:
-            disk.sync()  # a NATS stream whose own description is not on the disk is dropped
-
-        for writer in writers:
-            writer.wait_for(draw.randrange(200, 400))
-
-        with cs.open_store(url) as reader:
-            held = {one.flow_id: reader.get_one(one.flow_id) for one in reader.iter_flows()}
-            before = cluster.cut(draw.choice(SURVIVE), number)
-            for writer in writers:
-                writer.kill()
-
+        known = read_logs([writer.log for writer in writers], before)
+        try:
             cluster.restore()
-            known = read_logs([writer.log for writer in writers], before)
             with cs.open_store(url) as other:
-                gone += len(lost(other, known))
-                total += len(known.versions)
-                refused += _check_stale_writers(reader, other, held)
-                other.clear()
+                wait_until_ready(other)
+                gone = len(lost(other, known))
+                refused = _check_stale_writers(reader, other, held)
+        except AWAY as error:
+            if not cluster.site.may_be_lost:
+                raise
+
+            print(f"{cluster.site.kind}: the store did not come back: {error!s:.200}")  # noqa: T201
+            return
 
     print(  # noqa: T201
-        f"{url.partition(':')[0]}: {LOSSY_CUTS} cuts, {gone} of {total} flows lost their newest"
-        f" version, {refused} stale writers refused"
+        f"{cluster.site.kind}: {gone} of {len(known.versions)} flows lost their newest version,"
+        f" {refused} stale writers refused"
     )
 
 

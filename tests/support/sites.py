@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import catga_store as cs
 from catga_store.testing.servers import NatsCluster
 from catga_store.testing.servers import NatsServer
 from catga_store.testing.servers import RedisServer
 from catga_store.testing.servers import Server
 from catga_store.testing.servers import ServerStartError
 
+READY_SECONDS = 60.0
 SYNC = {"always": 'sync_interval: "always"', "default": 'sync_interval: "2m"'}
+
+
+class NotReadyError(Exception):
+    """A store could not be read again in time."""
 
 
 class Site:
@@ -23,7 +30,10 @@ class Site:
     """
 
     def __init__(self, kind: str, folders: Sequence[Path]) -> None:
+        self.kind = kind
         self.folders = folders
+        self.may_be_lost = kind.startswith("nats") and kind.endswith("default")
+        """Whether a power cut may take the whole store: NATS that does not sync each write."""
         self.servers: list[Server] = []
         self._cluster: NatsCluster | None = None
         name, _, setting = kind.partition("-")
@@ -86,6 +96,21 @@ class Site:
         """Kill the servers; the data stay as they are."""
         for server in self.servers:
             server.kill()
+
+
+def wait_until_ready(store: cs.Store) -> None:
+    """Wait until a store can be read: a cluster elects its leaders after it has started."""
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            store.ping()
+            store.count_flows()
+        except (cs.StoreUnavailableError, cs.CommitUncertainError) as error:
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"{store!r} did not come back: {error}") from error
+
+        else:
+            return
 
 
 def machines(kind: str) -> int:
