@@ -1,7 +1,7 @@
-"""Copying everything from one store to another.
+"""`copy`: every record of one store to another.
 
-Conditions go first and flows last, so that whoever works on the target meets a flow only when all
-that belongs to it is there.
+Wait conditions are written first and flows last, so that a flow appears in the target only when the
+records that belong to it are there.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ _COMMIT_BYTES = 4 * 1024 * 1024
 
 @frozen
 class CopyReport:
-    """How many records were copied; `skipped` ones were in the target already."""
+    """How many records were copied, and how many `skipped` because the target had them."""
 
     flows: int = 0
     wait_conditions: int = 0
     progress: int = 0
     completions: int = 0
-    """Completions that no condition awaits yet."""
+    """Pending completions: their condition has not been set yet."""
     skipped: int = 0
 
 
 @frozen
 class Difference:
-    """A record of the source that the target does not have as it should be after a copy."""
+    """A record that is missing in the target, or differs from that of the source."""
 
     key: Key
     what: str
-    """`missing`, or the names of what differs, as in `version, state`."""
+    """`missing`, or the names of the fields that differ, as in `version, state`."""
 
 
 _Steps: TypeAlias = Generator[tuple[Context, Conversation[Any]], Any, CopyReport]
@@ -84,19 +84,23 @@ def copy(
     overwrite: bool = False,
     on_progress: Callable[[CopyReport], object] | None = None,
 ) -> CopyReport:
-    """Copy every record with version, type name and times; answers how many.
+    """Copy every record to another store, and return how many records were copied.
 
-    Early completions and ended conditions are copied too. Claims are not: what was claimed is due.
-    A record that the target has already is skipped, or replaced with `overwrite`, unless it is the
-    very same: a store is not copied onto itself. Each page of 100 records is written in as few
-    commits as it fits in, so a copy that breaks off can be called again and goes on. `on_progress`
-    is called after each page with the report so far. What is written to the source meanwhile may be
-    missed: stop its workers first; what is written to the target meanwhile stays, and its record
-    counts as skipped. Both are blocking stores: async code opens the same records with `open_store`
-    and copies in a thread.
+    Copies flows, wait conditions that are pending or have ended, ForEach progress and pending
+    completions, with their versions, type names and times. Claims are not copied: a claimed flow is
+    due in the target. A record that the target already has is skipped, or replaced with `overwrite`.
+    Identical records are never written, so a store cannot be copied onto itself.
 
-    Not copied is what `clear_wait_condition` leaves for a day: a child of a cleared condition that
-    reports to the target only then is kept as one that is early.
+    The copy as a whole is not atomic. Each page of 100 records is written in as few commits as
+    possible; after an error, call `copy` again to continue. `on_progress` is called after each page
+    with the report so far. Stop the workers of the source first: records written during the copy may
+    be missed. A record that is written to the target during the copy is kept, and counts as skipped.
+
+    Both stores are blocking ones. Async code opens the same records with `open_store` and copies in a
+    thread. The tombstones of cleared wait conditions are not copied: a child of a cleared condition
+    that completes in the target later is kept as a pending completion.
+
+    Raises `UsageError` for anything but two stores, and what the operations of either store raise.
 
     >>> from catga_store import FlowSnapshot, MemoryStore
     >>> source, target = MemoryStore(), MemoryStore()
@@ -126,16 +130,16 @@ def copy(
 def _check_store(store: object) -> None:
     if not isinstance(store, Store):
         message = (
-            f"copy reads from and writes to blocking stores, not {shown(store)}; nothing was copied;"
-            " for an AsyncStore, open the same records with open_store, and copy in a thread"
-            " with anyio.to_thread.run_sync"
+            f"copy: expected a blocking Store, got {shown(store)}; nothing was copied; for an"
+            " AsyncStore, open the same records with open_store and copy in a thread with"
+            " anyio.to_thread.run_sync"
         )
         raise UsageError(message)
 
 
 def _check_function(function: object) -> None:
     if function is not None and not callable(function):
-        message = f"on_progress must be a function of a CopyReport or None, not {shown(function)}"
+        message = f"on_progress: expected a function or None, got {shown(function)}"
         raise UsageError(message)
 
 
@@ -158,7 +162,7 @@ def _copying(
                 break
 
             after = page[-1].key
-            early = [entry for entry in page if entry.record.head.status < PENDING]
+            pending = [entry for entry in page if entry.record.head.status < PENDING]
             kept = [entry for entry in page if entry.record.head.status >= PENDING]
             now_ms = target.settings.now_ms()
             there = yield target, ask(Read(tuple(entry.key for entry in kept), now_ms))
@@ -172,7 +176,9 @@ def _copying(
                 writes.check_partition(changes, target.limits)
                 copied += len((yield from _written(target, changes, now_ms)))
 
-            completions = [_complete(entry, item) for entry in early for item in entry.record.items]
+            completions = [
+                _complete(entry, item) for entry in pending for item in entry.record.items
+            ]
             accepted = 0
             for changes in _in_commits(completions, target.settings.partitions):
                 outcomes = yield from _written(target, changes, now_ms)
@@ -191,7 +197,7 @@ def _copying(
 
 
 def _is_same(record: Record, stored: Record) -> bool:
-    """Whether the target is the source under another name, or a file that was copied from it."""
+    """Whether both are one write: the same store under two names, or a copied file."""
     return (
         record.head.revision == stored.head.revision and record.head.commits == stored.head.commits
     )
@@ -200,7 +206,7 @@ def _is_same(record: Record, stored: Record) -> bool:
 def _written(
     target: Context, changes: tuple[Change, ...], now_ms: int
 ) -> Generator[tuple[Context, Conversation[Any]], Any, tuple[Outcome, ...]]:
-    """Write what the target does not refuse: somebody may have been there since it was looked at."""
+    """Write all changes but those that the target refuses: it may have changed since it was read."""
     while changes:
         answer = yield target, commits.send(target, new_commit_id(), now_ms, changes)
         if not isinstance(answer, Refused):
@@ -216,11 +222,11 @@ def _written(
 def compare(
     source: Store, target: Store, *, on_page: Callable[[int], object] | None = None
 ) -> Iterator[Difference]:
-    """Answer what a copy should have brought to the target and has not, record by record.
+    """Yield each record of the source that is missing in the target, or differs there.
 
-    Reads everything that the source holds, and the same keys of the target; what only the target
-    holds is no difference. Nobody may write to either meanwhile. Of what is claimed in the source
-    the claim is not compared: it is not copied. `on_page` is told how many records a page had.
+    Reads every record of the source, and those of the same keys in the target. Records that only the
+    target has are not differences, and claims are not compared, because they are not copied. Both
+    stores must be idle meanwhile. `on_page` is called with the number of records of each page.
 
     >>> from catga_store import FlowSnapshot, MemoryStore
     >>> source, target = MemoryStore(), MemoryStore()
@@ -228,7 +234,7 @@ def compare(
     >>> list(compare(source, target))
     [Difference(key=Key(kind='flow', id='order-1', step=0), what='missing')]
     """
-    early = {
+    pending = {
         (entry.key, item)
         for entry in _scanned(target, WAIT)
         if entry.record.head.status < PENDING
@@ -247,7 +253,7 @@ def compare(
             for entry in page:
                 awaited = entry.record.head.status >= PENDING
                 if not awaited and any(
-                    (entry.key, item) not in early for item in entry.record.items
+                    (entry.key, item) not in pending for item in entry.record.items
                 ):
                     yield Difference(entry.key, "completions")
 
@@ -321,7 +327,7 @@ def _put(entry: Scanned, stored: Record | None, now_ms: int) -> Put:
         head = head._replace(owner=None, claim=None, due_ms=now_ms)
 
     old = None if stored is None else stored.head
-    told = entry.key.kind == WAIT and head.status > PENDING and head.due_ms is None
+    notified = entry.key.kind == WAIT and head.status > PENDING and head.due_ms is None
     return Put(
         entry.key,
         head,
@@ -329,7 +335,7 @@ def _put(entry: Scanned, stored: Record | None, now_ms: int) -> Put:
         None if old is None else old.revision,
         old,
         terms=record.terms,
-        given=told,
+        given=notified,
         items=record.items,
     )
 
@@ -339,7 +345,7 @@ def _complete(entry: Scanned, item: Any) -> Complete:
 
 
 def _in_commits(changes: Sequence[Change], partitions: int) -> Iterator[tuple[Change, ...]]:
-    """The changes by partition, in commits of at most 100 records and 4 MiB, or of one."""
+    """Group changes by partition into commits of at most 100 records and 4 MiB, or of one record."""
     groups: dict[int, list[Change]] = {}
     sizes: dict[int, int] = {}
 

@@ -1,35 +1,34 @@
-"""OpenTelemetry for stores: a span for each operation, and counters. Needs the extra `otel`.
+"""OpenTelemetry for stores: a span for each operation, and metrics. Needs the extra `otel`.
 
-Nothing is measured until `instrument` is called, and nothing is imported; what an operation then
-costs more is one look at an attribute. Spans and instruments go to the providers that the program
-has set up, or to those it passes.
+Until `instrument` is called nothing is measured or imported, and an operation pays one attribute
+lookup. Spans and metrics go to the global providers, or to those that are passed.
 
 | span `catga_store.<operation>` | |
 |---|---|
 | `catga_store.operation` | `update`, `claim_due`, `session_commit`, `transact`, … |
 | `catga_store.store` | the class of the store, as in `SQLiteStore` |
 | `catga_store.api` | `blocking` or `async` |
-| `catga_store.records` | how many records it read or listed, and how many changes it sent |
-| `catga_store.key` | the record, if it was about one: `flow 'order-42'` |
+| `catga_store.records` | the number of records read or listed, plus the number of changes sent |
+| `catga_store.key` | the record, if the operation concerned exactly one: `flow 'order-42'` |
 | `catga_store.outcome` | `ok`, `conflict`, `uncertain`, `unavailable`, `usage`, … |
 
-The outcomes after these are `config`, `corrupt`, `error` for what is none of the library's, such as
-an error in a transaction's function, and `cancelled`.
+The other outcomes are `config`, `corrupt`, `cancelled`, and `error` for an exception that is not of
+this library, such as one raised by the function of a transaction.
 
-A span has the status ERROR, and the exception, for every outcome but `ok`, `conflict` and
-`cancelled`: those are what programs expect. What a transaction's function does are child spans.
+For every outcome but `ok`, `conflict` and `cancelled`, which programs expect, the span records the
+exception and has the status ERROR. Operations inside the function of a transaction are child spans.
 
 | metric | counts |
 |---|---|
 | `catga_store.operation.duration` | a histogram of seconds, by operation and outcome |
-| `catga_store.conflicts` | changes that a store refused, also of commits that were tried again |
+| `catga_store.conflicts` | changes that a store refused, including those of commits that were retried |
 | `catga_store.retries` | commits sent again by the same operation after a refusal |
-| `catga_store.uncertain_commits` | commits whose outcome could not be learnt |
+| `catga_store.uncertain_commits` | commits whose outcome is not known |
 | `catga_store.claimed_flows` | flows given to a worker |
-| `catga_store.due_conditions` | wait conditions that were over, whose parent was told so |
+| `catga_store.due_conditions` | ended wait conditions whose parent was notified |
 
-Each has the operation, the store and the API as attributes. What a store's own client repeats on
-the transport is below this seam and not counted.
+Each has the operation, the store and the API as attributes. Retries inside the client of a server are
+not counted.
 """
 
 from __future__ import annotations
@@ -95,18 +94,18 @@ def instrument(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> AnyStore:
-    """Report every operation of a store from now on; answers the store.
+    """Report every operation of a store from now on, and return the store.
 
-    Sessions that are open already report, too. Without providers, the global ones are used.
-    `NotSupportedError` without `opentelemetry-api`. Called again, it replaces the providers.
+    Sessions that are already open report, too. Without providers, the global ones are used. Another
+    call replaces the providers. Raises `NotSupportedError` without `opentelemetry-api`.
     """
-    store._watch = _watch(tracer_provider, meter_provider)  # noqa: SLF001  the seam made for it
+    store._watch = _watch(tracer_provider, meter_provider)  # noqa: SLF001  the attribute made for it
     return store
 
 
 def uninstrument(store: AnyStore) -> AnyStore:
-    """Report nothing of this store any more; answers the store."""
-    store._watch = None  # noqa: SLF001  the seam made for it
+    """Stop reporting operations of a store, and return the store."""
+    store._watch = None  # noqa: SLF001  the attribute made for it
     return store
 
 
@@ -128,7 +127,7 @@ class _Tally:
     retries: int = 0
     uncertain: int = 0
     claimed: int = 0
-    told: int = 0
+    notified: int = 0
 
     def seen(self, request: Request[Any]) -> Conversation[Any]:
         """Pass a request on, and count it and its reply."""
@@ -165,7 +164,7 @@ class _Tally:
             claimed = sum(put.claiming for put in puts)
             self.claimed += claimed
             if claimed:
-                self.told += sum(put.given and put.key.kind == WAIT for put in puts)
+                self.notified += sum(put.given and put.key.kind == WAIT for put in puts)
 
         return reply
 
@@ -195,13 +194,18 @@ class _Telemetry:
                 ("conflicts", "conflicts", "{change}", "Changes that a store refused"),
                 ("retries", "retries", "{commit}", "Commits sent again after a refusal"),
                 ("uncertain", "uncertain_commits", "{commit}", "Commits of unknown outcome"),
-                ("claimed", "claimed_flows", "{flow}", "Flows given to a worker"),
-                ("told", "due_conditions", "{condition}", "Ended waits whose parent was told"),
+                ("claimed", "claimed_flows", "{flow}", "Flows claimed by workers"),
+                (
+                    "notified",
+                    "due_conditions",
+                    "{condition}",
+                    "Ended wait conditions whose parent was notified",
+                ),
             )
         }
 
     def __call__(self, store: object, conversation: Conversation[T]) -> Conversation[T]:
-        """The same conversation, reported; its span is a child of the caller's."""
+        """Return the conversation, reported as a span that is a child of the caller's."""
         # Now, and not when it runs: a driver may run it in another thread.
         return self._watched(store, conversation, self._context.get_current())
 

@@ -1,4 +1,4 @@
-"""The commands; `guard` documents their exit codes."""
+"""The command line: its commands; `exit_codes` documents how they end."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from typer.core import TyperGroup
 
 import catga_store as cs
 from catga_store.cli.bench import bench
-from catga_store.cli.copying import copy
+from catga_store.cli.copy import copy
+from catga_store.cli.demo_report import Report
 from catga_store.cli.doctor import doctor
 from catga_store.cli.due import due
+from catga_store.cli.exit_codes import EXIT_CODES
+from catga_store.cli.exit_codes import NO
+from catga_store.cli.exit_codes import TERMINATED
+from catga_store.cli.exit_codes import USAGE
+from catga_store.cli.exit_codes import guarded
+from catga_store.cli.exit_codes import leave
 from catga_store.cli.flows import count
 from catga_store.cli.flows import ls
 from catga_store.cli.flows import show
-from catga_store.cli.guard import EXIT_CODES
-from catga_store.cli.guard import NO
-from catga_store.cli.guard import TERMINATED
-from catga_store.cli.guard import USAGE
-from catga_store.cli.guard import guarded
-from catga_store.cli.guard import leave
 from catga_store.cli.output import escape_what_cannot_be_shown
 from catga_store.cli.output import say
 from catga_store.cli.output import stdout
-from catga_store.cli.removing import rm
-from catga_store.cli.report import Report
-from catga_store.cli.verifying import verify
+from catga_store.cli.rm import rm
+from catga_store.cli.verify import verify
 from catga_store.cli.waits import complete
 from catga_store.cli.waits import waits
 from catga_store.demo.story import DemoError
@@ -85,7 +85,7 @@ def _masked(ctx: Any) -> Generator[None]:
 app = typer.Typer(
     name="catga-store",
     cls=_Group,
-    help="Durable state of workflows, from the command line.",
+    help="Inspect and repair stores of workflow state from the command line.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -103,7 +103,7 @@ def run() -> NoReturn:
 
 
 def _terminate(_number: int, _frame: object) -> None:
-    raise SystemExit(TERMINATED)  # so that everything that is open is closed
+    raise SystemExit(TERMINATED)  # so that open stores and processes are closed
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it with the option's value
@@ -125,7 +125,7 @@ def main(
         typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Durable state of workflows, from the command line."""
+    """Inspect and repair stores of workflow state from the command line."""
 
 
 @app.command(
@@ -137,18 +137,18 @@ def demo(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Run on this store instead of a temporary SQLite file, and leave the finished"
-            " order there to look at. Its processes claim due flows as any worker does, so do"
-            " not name a store that is in production.",
+            help="Run on this store instead of a temporary SQLite file, and keep the finished order"
+            " there. The demo's processes claim due flows as any worker does: do not name a store"
+            " that is in production.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Kill a worker in the middle of an order, and see another process finish it.
+    """Kill a worker in the middle of an order, and watch another process finish it.
 
-    A real flow on a real store: payment, a ForEach with its progress saved, a wait that times out,
-    shipments awaited, two workers that race. It checks its own result: exit code 1 if anything is
-    off.
+    A real flow on a real store: a payment, a ForEach with saved progress, a wait that times out, a
+    wait for shipments, and two workers that race. The demo checks its own result and exits with 1 if
+    a check fails.
     """
     with ExitStack() as stack:
         url = store if store is not None else _temporary_store(stack)
@@ -166,11 +166,11 @@ def _temporary_store(stack: ExitStack) -> str:
 
 
 def _check_shared(url: str) -> None:
-    """Exit with one line unless other processes can open this store too."""
+    """Exit with one line unless other processes can open this store, too."""
     with cs.open_store(url) as store:
         if isinstance(store, cs.MemoryStore):
             leave(
-                f"{mask_url(url)} is of one process only, and the demo runs several; use sqlite:///",
+                f"{mask_url(url)} exists in one process only, and the demo runs several; use sqlite:///",
                 USAGE,
             )
 
@@ -202,5 +202,5 @@ for _command, _examples in (
     (verify, "`catga-store verify redis://localhost --examples 500`"),
     (bench, "`catga-store bench sqlite:///flows.db --calls 1000`"),
 ):
-    _epilog = f"Example: {_examples}. The store's URL may also stand in CATGA_STORE_URL."
+    _epilog = f"Example: {_examples}. The URL may also be set in CATGA_STORE_URL."
     app.command(epilog=_epilog)(_command)

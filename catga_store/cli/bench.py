@@ -1,4 +1,4 @@
-"""The command `bench`: what operations take on a store like yours, from here."""
+"""The command `bench`: how long operations take on a store like yours, from this machine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from attrs import frozen
 
 import catga_store as cs
 from catga_store.cli.doctor import known_doctor
-from catga_store.cli.guard import guarded
-from catga_store.cli.opening import AsJson
-from catga_store.cli.opening import StoreArgument
-from catga_store.cli.opening import checked
+from catga_store.cli.exit_codes import guarded
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_rows
 from catga_store.cli.output import say
+from catga_store.cli.store_options import AsJson
+from catga_store.cli.store_options import StoreArgument
+from catga_store.cli.store_options import checked
 from catga_store.protocol.masking import mask_url
 
 __all__ = ["bench"]
@@ -48,14 +48,14 @@ def bench(
     store: StoreArgument = None,
     *,
     calls: Annotated[
-        int, typer.Option(min=10, max=100_000, help="Of each operation; 20 more warm it up.")
+        int, typer.Option(min=10, max=100_000, help="Calls of each operation, after 20 to warm up.")
     ] = 500,
     as_json: AsJson = False,
 ) -> None:
-    """Measure operations in a scratch place beside the store, which is removed at the end.
+    """Measure operations in a scratch namespace beside the store, which is removed at the end.
 
-    One blocking caller, one call at a time, flows with a state of 1 KiB; the times hold for this
-    machine, this network and what else runs now. Your records are neither read nor written.
+    One blocking caller, one call at a time, flows with a state of 1 KiB. The times hold for this
+    machine, this network and its present load. Your records are neither read nor written.
 
     `--json`: `{"url", "place", "calls", "state_bytes", "operations": [{"operation", "p50_us", "p99_us",
     "per_second"}, …]}`.
@@ -102,8 +102,8 @@ def bench(
     ]
     print_rows(("OPERATION", "P50 µs", "P99 µs", "PER SECOND"), rows)
     say(
-        f"\n{calls} calls of each, one at a time, by one blocking caller, on flows with 1 KiB of state,"
-        f"\n{place}, which was removed. Nothing else was touched."
+        f"\n{calls} calls of each operation, one at a time, by one blocking caller, on flows with 1 KiB"
+        f"\nof state, {place}. The scratch namespace was removed; your records were not touched."
     )
 
 

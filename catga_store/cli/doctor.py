@@ -12,16 +12,17 @@ from rich.text import Text
 
 import catga_store as cs
 from catga_store.cli.doctors import doctor_of
-from catga_store.cli.guard import NO
-from catga_store.cli.guard import guarded
-from catga_store.cli.opening import AsJson
-from catga_store.cli.opening import StoreArgument
-from catga_store.cli.opening import checked
-from catga_store.cli.opening import open_laid_out
+from catga_store.cli.exit_codes import NO
+from catga_store.cli.exit_codes import guarded
+from catga_store.cli.output import counted
 from catga_store.cli.output import escaped
 from catga_store.cli.output import print_hanging
 from catga_store.cli.output import print_json
 from catga_store.cli.output import stdout
+from catga_store.cli.store_options import AsJson
+from catga_store.cli.store_options import StoreArgument
+from catga_store.cli.store_options import checked
+from catga_store.cli.store_options import open_laid_out
 from catga_store.protocol.masking import mask_url
 from catga_store.stores.findings import Doctor
 from catga_store.stores.findings import Finding
@@ -44,10 +45,10 @@ def known_doctor(url: str, command: str) -> Doctor:
 
 @guarded
 def doctor(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
-    """Look at everything around a store that could lose or hold up flows; changes nothing.
+    """Check everything around a store that could lose or delay flows; changes nothing.
 
     Each finding says what was found, what it means for flows and how to change it. Exits with 1 if
-    there is a warning or a problem, and if there is no store.
+    there is a warning or a problem, or no store.
 
     `--json`: `{"url", "healthy": true or false, "findings": [{"check", "level", "found", "means",
     "change"}, …]}`; `level` is ok, info, unknown, warning or problem.
@@ -60,7 +61,7 @@ def doctor(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
         documents = [asdict(finding) for finding in findings]
         print_json({"url": mask_url(url), "healthy": not off, "findings": documents})
     else:
-        _tell(findings, len(off))
+        _print_findings(findings, len(off))
 
     if off:
         raise typer.Exit(NO)
@@ -88,11 +89,11 @@ def _answers(url: str) -> Finding:
             "store", "problem", str(error), "no worker can use it", "as the message says"
         )
 
-    found = f"answered in {took * 1000:.2f} ms, holds {flows:,} flow{'' if flows == 1 else 's'}"
+    found = f"answered in {took * 1000:.2f} ms, holds {counted(flows, 'flow')}"
     return Finding("store", "ok", found, "workers can use it")
 
 
-def _tell(findings: Iterable[Finding], off: int) -> None:
+def _print_findings(findings: Iterable[Finding], off: int) -> None:
     console = stdout()
     for finding in findings:
         style = _STYLES.get(finding.level, "yellow")
@@ -105,5 +106,7 @@ def _tell(findings: Iterable[Finding], off: int) -> None:
         print_hanging(console, Text(finding.level, style), lines, 9)
 
     console.print(
-        Text(f"{off} to look at.", "bold yellow") if off else Text("All is well.", "bold green")
+        Text(f"{counted(off, 'finding')} to look at.", "bold yellow")
+        if off
+        else Text("No problems found.", "bold green")
     )

@@ -11,15 +11,10 @@ import typer
 from rich.pretty import pprint
 
 import catga_store as cs
-from catga_store.cli.guard import NO
-from catga_store.cli.guard import complain
-from catga_store.cli.guard import guarded
-from catga_store.cli.guard import leave
-from catga_store.cli.opening import AsJson
-from catga_store.cli.opening import StoreOption
-from catga_store.cli.opening import moment
-from catga_store.cli.opening import one_of
-from catga_store.cli.opening import open_existing
+from catga_store.cli.exit_codes import NO
+from catga_store.cli.exit_codes import complain
+from catga_store.cli.exit_codes import guarded
+from catga_store.cli.exit_codes import leave
 from catga_store.cli.output import escaped
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_json_list
@@ -27,6 +22,11 @@ from catga_store.cli.output import print_rows
 from catga_store.cli.output import say
 from catga_store.cli.output import stdout
 from catga_store.cli.output import when
+from catga_store.cli.store_options import AsJson
+from catga_store.cli.store_options import StoreOption
+from catga_store.cli.store_options import moment
+from catga_store.cli.store_options import one_of
+from catga_store.cli.store_options import open_existing
 from catga_store.cli.waits import wait_document
 from catga_store.protocol.masking import shown
 
@@ -40,7 +40,7 @@ Status = Annotated[
     typer.Option(
         "--status",
         metavar="STATUS",
-        help="Only flows of this status, as in running.",
+        help="Only flows with this status, as in running.",
         autocompletion=one_of(cs.FlowStatus),
     ),
 ]
@@ -62,13 +62,13 @@ Before = Annotated[
 Idle = Annotated[
     str | None,
     typer.Option(
-        "--updated-before", metavar="TIME", help="Only flows not written since, as in 7d."
+        "--updated-before", metavar="TIME", help="Only flows that were not written since, as in 7d."
     ),
 ]
 
 
 def summary_document(flow: cs.FlowSummary) -> dict[str, Any]:
-    """What `ls --json` says of a flow."""
+    """Return a flow as `ls --json` prints it."""
     return {
         "flow_id": flow.flow_id,
         "type": flow.type_name or None,
@@ -102,7 +102,7 @@ def _status(text: str) -> cs.FlowStatus:
         return cs.FlowStatus[text.upper()]
     except KeyError:
         names = ", ".join(status.name.lower() for status in cs.FlowStatus)
-        message = f"no flow has the status {shown(text)}: write one of {names}"
+        message = f"unknown status {shown(text)}: expected one of {names}"
         raise cs.UsageError(message) from None
 
 
@@ -115,11 +115,11 @@ def ls(
     created_after: After = None,
     created_before: Before = None,
     updated_before: Idle = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = SHOWN,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of flows.")] = SHOWN,
     cursor: Annotated[
-        str | None, typer.Option(help="Go on where a listing with the same filters ended.")
+        str | None, typer.Option(help="Continue a listing that had the same filters.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List all flows.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List flows, newest first, without their states.
@@ -187,7 +187,7 @@ def count(
     updated_before: Idle = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how many flows there are.
+    """Print how many flows there are.
 
     `--json`: `{"count": number}`.
     """
@@ -208,16 +208,19 @@ def show(
     store: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one flow: its state as it is stored, what it waits for, its ForEach progress.
+    """Show one flow: its stored state, its wait condition and its ForEach progress.
 
-    `--json`: what `ls` says of it, and `"type_version"`, `"state"`, `"wait_condition"` (as `waits`
-    says it, or null) and `"progress": [{"step", "version", "processed", "failed", "last"}, …]`. Exits
+    `--json`: the fields of `ls`, and `"type_version"`, `"state"`, `"wait_condition"` (the fields of
+    `waits`, or null) and `"progress": [{"step", "version", "processed", "failed", "last"}, …]`. Exits
     with 1 if there is no such flow.
     """
     with open_existing(store) as opened:
         flow = opened.get(flow_id)
         if flow is None:
-            leave(f"there is no flow {shown(flow_id)}: never was, deleted, or expired", NO)
+            leave(
+                f"flow {shown(flow_id)} not found: it was never created, was deleted, or has expired",
+                NO,
+            )
 
         waited = flow.wait_condition
         wait = (

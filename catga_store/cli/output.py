@@ -1,7 +1,7 @@
 """What commands print: tables for people, JSON for programs.
 
-On a terminal a table has colours and is as wide as the screen; elsewhere it is plain columns that
-nothing is cut off, one line a row. Control characters in ids are shown escaped, and so is what the
+On a terminal a table has colours and fits the screen; elsewhere it is plain columns, one line a row,
+and nothing is cut off. Control characters in ids are shown escaped, and so is what the
 encoding of the output cannot show. JSON is one document, always in ASCII, its times ISO 8601 in UTC; a
 long list is written as it is read.
 """
@@ -27,6 +27,7 @@ from rich.text import Text
 
 __all__ = [
     "Row",
+    "counted",
     "escape_what_cannot_be_shown",
     "escaped",
     "print_hanging",
@@ -59,7 +60,7 @@ _STYLES = {
 
 class _Stdout(Console):
     def on_broken_pipe(self) -> NoReturn:
-        """Leave it to the guard: `rich` would exit with 1, which means something here."""
+        """Leave it to `exit_codes`: `rich` would exit with 1, which means something else here."""
         raise BrokenPipeError
 
 
@@ -87,19 +88,24 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 def stdout() -> Console:
-    """Answer the console to print to."""
+    """Return the console that prints to stdout."""
     return _Stdout(highlight=False)
 
 
 def escaped(text: str) -> str:
-    """Show control characters instead of sending them: an id may hold any."""
+    """Return text with its control characters escaped: an id may hold any."""
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """Return the number with its noun: `1 flow`, `2 flows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def when(moment: datetime | None) -> str:
-    """Show a moment in a table: UTC, to the second; empty for none."""
+    """Return a time as tables show it: in UTC, to the second; empty for `None`."""
     return "" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
@@ -111,8 +117,8 @@ def say(text: object) -> None:
 def print_rows(columns: Row, rows: Iterable[Row]) -> None:
     """Print a table; a cell that is a known word is coloured.
 
-    On a terminal, columns that say nothing are left out, and where the rest does not fit each row
-    is a paragraph: words of half their length help nobody.
+    On a terminal, empty columns are left out, and a table that is too wide is printed as a paragraph
+    for each row, so that no value is cut off.
     """
     shown = [[escaped(cell) for cell in row] for row in rows]
     console = stdout()
@@ -125,12 +131,12 @@ def print_rows(columns: Row, rows: Iterable[Row]) -> None:
 
         return
 
-    told = [
+    filled = [
         place for place in range(len(columns)) if any(row[place] not in _NOTHING for row in shown)
     ]
-    if told and shown:
-        columns = [columns[place] for place in told]
-        shown = [[row[place] for place in told] for row in shown]
+    if filled and shown:
+        columns = [columns[place] for place in filled]
+        shown = [[row[place] for place in filled] for row in shown]
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
@@ -148,7 +154,7 @@ def print_rows(columns: Row, rows: Iterable[Row]) -> None:
 
 
 _NOTHING = ("", "-")
-_FOLDED = ("ANSWER", "CHECKED", "ERROR")
+_FOLDED = ("CHECKED", "ERROR", "RESULT")
 _NARROW = 20
 """A column of text that is narrower than this is not worth folding."""
 
@@ -179,7 +185,7 @@ def _print_paragraph(console: Console, columns: Row, row: Row) -> None:
 
 
 def print_hanging(console: Console, mark: Text, lines: Sequence[Text], indent: int) -> None:
-    """Print lines beside a mark; what does not fit goes on below, as far in as it began."""
+    """Print lines beside a mark; a line that does not fit wraps at its own indentation."""
     if not console.is_terminal:
         for number, line in enumerate(lines):
             first = mark.plain.ljust(indent) if number == 0 else " " * indent
@@ -202,9 +208,9 @@ def print_json(document: object) -> None:
 
 
 def print_json_list(name: str, items: Iterable[object], rest: Callable[[], dict[str, Any]]) -> None:
-    """Print `{name: [item, …], …}`, an item a line, as they come; `rest` is asked at the end."""
+    """Print `{name: [item, …], …}`, one item a line, as they come; `rest` is called at the end."""
     write = sys.stdout.write
-    comma = f"{{{json.dumps(name)}: ["  # not before there is an answer: an error comes instead
+    comma = f"{{{json.dumps(name)}: ["  # printed with the first item: an error may come instead
     for item in items:
         write(f"{comma}\n  {json.dumps(item, default=_known)}")
         comma = ","

@@ -10,20 +10,20 @@ from typing import Any
 import typer
 
 import catga_store as cs
-from catga_store.cli.guard import NO
-from catga_store.cli.guard import complain
-from catga_store.cli.guard import guarded
-from catga_store.cli.guard import leave
-from catga_store.cli.opening import AsJson
-from catga_store.cli.opening import StoreOption
-from catga_store.cli.opening import one_of
-from catga_store.cli.opening import open_existing
+from catga_store.cli.exit_codes import NO
+from catga_store.cli.exit_codes import complain
+from catga_store.cli.exit_codes import guarded
+from catga_store.cli.exit_codes import leave
 from catga_store.cli.output import escaped
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_json_list
 from catga_store.cli.output import print_rows
 from catga_store.cli.output import say
 from catga_store.cli.output import when
+from catga_store.cli.store_options import AsJson
+from catga_store.cli.store_options import StoreOption
+from catga_store.cli.store_options import one_of
+from catga_store.cli.store_options import open_existing
 from catga_store.protocol.masking import shown
 
 __all__ = ["complete", "wait_document", "waits"]
@@ -32,7 +32,7 @@ _PAGE = 500
 
 
 def wait_document(wait: cs.WaitCondition) -> dict[str, Any]:
-    """What `waits --json` says of a condition."""
+    """Return a wait condition as `waits --json` prints it."""
     return {
         "correlation_id": wait.correlation_id,
         "parent_flow_id": wait.parent_flow_id,
@@ -49,7 +49,7 @@ def wait_document(wait: cs.WaitCondition) -> dict[str, Any]:
 @guarded
 def waits(
     correlation_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Show this one, with its children.")
+        str | None, typer.Argument(metavar="[ID]", help="Show this condition, with its children.")
     ] = None,
     *,
     store: StoreOption = None,
@@ -62,23 +62,27 @@ def waits(
         ),
     ] = None,
     parent: Annotated[
-        str | None, typer.Option(metavar="FLOW_ID", help="Only what this flow waits for.")
+        str | None,
+        typer.Option(metavar="FLOW_ID", help="Only conditions that this flow waits for."),
     ] = None,
     overdue: Annotated[
-        bool, typer.Option("--overdue", help="Pending ones past their deadline, oldest first.")
+        bool,
+        typer.Option(
+            "--overdue", help="Only pending conditions past their deadline, oldest first."
+        ),
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of conditions.")] = 50,
     cursor: Annotated[
-        str | None, typer.Option(help="Go on where a listing with the same filters ended.")
+        str | None, typer.Option(help="Continue a listing that had the same filters.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List all conditions.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List wait conditions, newest first, or show one with what its children answered.
+    """List wait conditions, newest first, or show one with the results of its children.
 
     `--json`: `{"wait_conditions": [{"correlation_id", "parent_flow_id", "wait_type", "outcome",
-    "children", "completed", "created_at", "deadline", "version"}, …], "cursor": text or null}`; of
-    one, that object with `"results": [{"child", "completed", "success", "result", "error"}, …]`. Exits
+    "children", "completed", "created_at", "deadline", "version"}, …], "cursor": text or null}`;
+    for one condition, that object with `"results": [{"child", "completed", "success", "result", "error"}, …]`. Exits
     with 1 if there is no such condition.
     """
     with open_existing(store) as opened:
@@ -86,7 +90,8 @@ def waits(
             wait = opened.get_wait_condition(correlation_id)
             if wait is None:
                 leave(
-                    f"there is no wait condition {shown(correlation_id)}: never was, cleared, or expired",
+                    f"wait condition {shown(correlation_id)} not found: it was never set, was cleared, or has"
+                    " expired",
                     NO,
                 )
 
@@ -141,7 +146,7 @@ def _outcome(text: str) -> cs.WaitOutcome:
         return cs.WaitOutcome[text.upper()]
     except KeyError:
         names = ", ".join(outcome.name.lower() for outcome in cs.WaitOutcome)
-        message = f"no wait condition has the outcome {shown(text)}: write one of {names}"
+        message = f"unknown outcome {shown(text)}: expected one of {names}"
         raise cs.UsageError(message) from None
 
 
@@ -168,13 +173,13 @@ def _show(wait: cs.WaitCondition, *, as_json: bool) -> None:
             say(f"{name + ':':<16}{shown}")
 
     rows = [
-        (child, "-", "") if answer is None else (child, *_answer(answer))
+        (child, "-", "") if answer is None else (child, *_result(answer))
         for child, answer in results
     ]
-    print_rows(("CHILD", "COMPLETED", "ANSWER"), rows)
+    print_rows(("CHILD", "COMPLETED", "RESULT"), rows)
 
 
-def _answer(answer: cs.ChildResult) -> tuple[str, str]:
+def _result(answer: cs.ChildResult) -> tuple[str, str]:
     said = answer.error if not answer.success else json.dumps(answer.result)
     return "ok" if answer.success else "FAILED", said or ""
 
@@ -187,25 +192,27 @@ def complete(
     store: StoreOption = None,
     failed: Annotated[bool, typer.Option("--failed", help="The child has failed.")] = False,
     result: Annotated[
-        str | None, typer.Option(metavar="JSON", help="What the child answers, as JSON.")
+        str | None, typer.Option(metavar="JSON", help="The result of the child, as JSON.")
     ] = None,
     error: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Why it failed; means --failed.")
+        str | None, typer.Option(metavar="TEXT", help="Why it failed; implies --failed.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Record that a child of a wait condition has completed: an approval, say, given by hand.
+    """Record that a child of a wait condition has completed, such as an approval given by hand.
 
-    Counts once, however often it is called. Exits with 1 if the condition has ended or does not wait
-    for this child.
+    A repeated call changes nothing. Exits with 1 if the condition has ended or does not wait for this
+    child.
 
-    `--json`: `{"accepted", "duplicate", "now_satisfied", "outcome"}`; `outcome` is null if there is
-    no such condition yet: then the completion is kept for it.
+    `--json`: `{"accepted", "duplicate", "now_satisfied", "outcome"}`; `outcome` is null if
+    there is no such condition yet: the completion is kept for it.
     """
     try:
         answer = None if result is None else json.loads(result)
     except ValueError as wrong:
-        message = f"--result must be JSON, not {shown(result)} ({wrong}); a text is '\"text\"'"
+        message = (
+            f"--result: expected JSON, got {shown(result)} ({wrong}); write a text as '\"text\"'"
+        )
         raise cs.UsageError(message) from wrong
 
     with open_existing(store) as opened:
@@ -236,12 +243,12 @@ def complete(
 
 def _said(done: cs.Completion, outcome: str | None) -> str:
     if done.duplicate:
-        return "was recorded before"
+        return "already recorded"
 
     if not done.accepted:
         return f"not recorded: the condition is {outcome}, or does not wait for this child"
 
     if outcome is None:
-        return "recorded: there is no such wait condition yet, it is kept for it"
+        return "recorded: there is no such wait condition yet; the completion is kept for it"
 
-    return "recorded: the wait is over" if done.now_satisfied else "recorded: others are awaited"
+    return "recorded: the wait has ended" if done.now_satisfied else "recorded: still waiting"

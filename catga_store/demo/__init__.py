@@ -1,10 +1,10 @@
-"""The order flow behind `catga-store demo`: example code, meant to be read.
+"""The order flow of `catga-store demo`: example code to read and to copy from.
 
 | module | what it shows |
 |---|---|
-| `orders` | **start here**: the states, the steps of the flow and the worker, as an application has them |
-| `worker` | the process that works until its standard input ends; it can be told where to die |
-| `processes` | how the demo starts such processes and hears from them |
-| `story` | what happens to one order, act by act |
-| `verdict` | whether it came out right, from what was stored and what the workers said they wrote |
+| `orders` | **start here**: the states, the steps of the flow and the worker of an application |
+| `worker` | a worker process; it runs until its standard input ends, and can be made to crash |
+| `processes` | how the demo starts worker processes and reads their events |
+| `story` | the five acts in the life of one order |
+| `verdict` | the checks of the result, from the stored records and the events of the workers |
 """

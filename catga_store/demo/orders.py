@@ -1,9 +1,9 @@
-"""An order flow: typed states, five steps, and the worker that takes them.
+"""An order flow: typed states, five steps, and the worker that runs them.
 
-The flow is one record per order. Each step is a function that is handed the claimed order, does its
-work, and commits the order at the next position; so whoever claims the order next, in whatever
-process, goes on there. A step that dies is claimed again when its lease has run out. What it asked
-of the outside is asked again under the same idempotency key, and is done once.
+Each order is one flow. A step is a function that receives the claimed order, does its work, and
+commits the order at the next position, where the next worker continues, in any process. When a worker
+dies in a step, another one claims the order after the lease has expired and runs the step again. Its
+calls to other services repeat the same idempotency key, so each service acts once.
 
 | position | step | commits |
 |---|---|---|
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 LEASE = timedelta(seconds=1)
-"""How soon another worker takes over from a dead one. Real flows take 30 seconds and `extend`."""
+"""When another worker takes over from a dead one. Real flows use 30 seconds and `extend`."""
 
 APPROVAL_TIME = timedelta(seconds=1)
 
@@ -75,7 +75,7 @@ class Payment:
 @cs.flow_state("catga-demo.Order")
 @define
 class Order:
-    """The state of the flow, stored under the name above it, wherever the class may move."""
+    """The state of the flow. It is stored under the name in the decorator, so the class can move."""
 
     placed_at: datetime
     items: list[Item]
@@ -87,21 +87,21 @@ class Order:
 
     @property
     def total(self) -> Decimal:
-        """What the items cost together."""
+        """The sum of the prices."""
         return sum((item.price for item in self.items), Decimal(0))
 
 
 @cs.flow_state("catga-demo.Shipment")
 @define
 class Shipment:
-    """The state of a child flow: what one warehouse sends, and which wait is told of it."""
+    """The state of a child flow: the items of one warehouse, and the wait that its end completes."""
 
     items: list[str]
     delivery: str
 
 
 def part_of(order_id: str, name: str) -> str:
-    """Answer an id that shares its order's partition: the id in braces decides it."""
+    """Return an id in the same partition as the order: the part in braces decides."""
     return f"{{{order_id}}}/{name}"
 
 
@@ -110,7 +110,7 @@ def part_of(order_id: str, name: str) -> str:
 
 @frozen
 class Event:
-    """What a worker says it did, such as a write (`version`) or a call to the outside (`key`)."""
+    """What a worker did: a write that the store acknowledged (`version`), or a call (`key`)."""
 
     who: str
     flow_id: str
@@ -125,20 +125,20 @@ class Event:
 
 @frozen
 class Worker:
-    """A store to work on, under a name, and somebody to tell what happens."""
+    """A store to work on, the name of the worker, and a function that receives its events."""
 
     store: cs.Store
     name: str
     tell: Callable[[Event], None]
 
     def work_on_orders(self) -> None:
-        """Claim an order that is due, if there is one, and take its next step."""
+        """Claim an order that is due, if there is one, and run its next step."""
         for order in self.store.claim_due(Order, lease=LEASE, owner=self.name):
             self.claimed(order)
             STEPS[order.position.current](self, order)
 
     def work_on_shipments(self) -> None:
-        """Deliver what is due. The shipment's end and the parent's news of it are one commit."""
+        """Deliver the shipments that are due; one commit ends a shipment and completes its wait."""
         for shipment in self.store.claim_due(Shipment, lease=LEASE, owner=self.name, limit=10):
             delivery = shipment.state.delivery
 
@@ -154,9 +154,9 @@ class Worker:
             self.wrote(shipment, text, satisfied=satisfied)
 
     def call_outside(self, order: cs.FlowSnapshot[Order], key: str, text: str) -> None:
-        """Stand for a payment or warehouse service: whatever is asked twice under a key is done once.
+        """Stand in for a payment or warehouse service that acts once for each idempotency key.
 
-        Here the service keeps its books in the same store: the flow id is the idempotency key.
+        This one keeps its records in the same store; the flow id is the idempotency key.
         """
         done = cs.FlowStatus.COMPLETED
         entry = cs.FlowSnapshot(f"outside/{key}", state={"did": text}, status=done)
@@ -165,7 +165,7 @@ class Worker:
         self.tell(Event(self.name, order.flow_id, text, key=key, first=first))
 
     def claimed(self, order: cs.FlowSnapshot[Order]) -> None:
-        """Tell of a claim, which is a write, and of the wait whose end it was for."""
+        """Report a claim, which is a write, and the wait that it ended."""
         wait = order.wait_condition
         text = f"claimed step {order.position}, attempt {order.attempts}"
         text += f": {wait.wait_type.name} {wait.outcome.name}" if wait is not None else ""
@@ -179,7 +179,7 @@ class Worker:
         attempts: int | None = None,
         satisfied: bool | None = None,
     ) -> None:
-        """Tell of a write that the store has acknowledged."""
+        """Report a write that the store has acknowledged."""
         version, position = flow.version, str(flow.position)
         self.tell(
             Event(self.name, flow.flow_id, text, version, position, attempts, satisfied=satisfied)
@@ -190,20 +190,20 @@ class Worker:
 
 
 def pay(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
-    """Charge the order's total once, and hand the order on."""
+    """Charge the total once, and let the next step begin."""
     total = order.state.total
     worker.call_outside(order, f"{order.flow_id}/{order.position}", f"charge {total} EUR")
     order.state.payment = Payment(total, worker.store.now())
 
     order.status = cs.FlowStatus.RUNNING
     order.position = order.position.advance()
-    order.due_at = worker.store.now()  # ends the claim: the next step is anybody's
+    order.due_at = worker.store.now()  # ends the claim: any worker may take the next step
     worker.store.update(order)
     worker.wrote(order, f"paid {total} EUR")
 
 
 def pack(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
-    """Pack the items that are not packed yet, and commit after each: a ForEach."""
+    """Pack the items that are not packed yet, with a commit after each: a ForEach."""
     items = order.state.items
     step = order.position.current
 
@@ -221,7 +221,7 @@ def pack(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
 
             order.state.packed.append(name)
             progress.mark(index)
-            session.commit()  # both records or neither; it renews the lease, too
+            session.commit()  # order and progress, or neither; renews the lease, too
             worker.wrote(order, f"packed the {name}, {progress.total_processed} of {len(items)}")
 
         order.position = order.position.advance()
@@ -232,7 +232,7 @@ def pack(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
 
 
 def ask(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
-    """Suspend the order until the customer or a manager approves the gift wrap, or time is up."""
+    """Suspend the order until the customer or a manager approves the gift wrap, or a timeout."""
     asked = [part_of(order.flow_id, who) for who in ("customer", "manager")]
     wait = cs.WaitCondition(
         part_of(order.flow_id, "gift-wrap"),
@@ -243,14 +243,14 @@ def ask(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
 
     with worker.store.begin() as session:
         session.add(order)
-        order.position = order.position.advance()  # where to go on when the wait is over
+        order.position = order.position.advance()  # where to continue when the wait has ended
         session.suspend(order, wait)
 
     worker.wrote(order, f"waits for {' or '.join(asked)}, {APPROVAL_TIME.total_seconds():g} s")
 
 
 def ship(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
-    """Start a shipment per warehouse, and suspend the order until all have been delivered."""
+    """Start one shipment for each warehouse, and suspend the order until all are delivered."""
     approval = order.wait_condition  # as it ended
     approved = approval is not None and approval.outcome is cs.WaitOutcome.SATISFIED
     order.state.gift_wrap = approved
@@ -274,7 +274,7 @@ def ship(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
 
 
 def close(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
-    """Note what was delivered and complete the order, which ends the claim."""
+    """Record what was delivered and complete the order, which ends the claim."""
     delivery = order.wait_condition
     if delivery is not None:
         results = delivery.results.items()

@@ -1,4 +1,4 @@
-"""Worker processes from outside: start one, hear what it does, and leave none behind."""
+"""Start worker processes, read their events, and leave none running."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _LONGEST_SECONDS = 30
 
 
 class WorkerProcess:
-    """A Python process of its own that runs `catga_store.demo.worker`; gone after the `with`."""
+    """A process that runs `catga_store.demo.worker`; it is killed at the end of the `with`."""
 
     def __init__(self, url: str, name: str, job: str, crash_at: str | None = None) -> None:
         self.name = name
         crash = [] if crash_at is None else [crash_at]
         self._process = subprocess.Popen(  # noqa: S603  our own module, no shell
-            # -P: what lies in the current directory must not stand in for a library. The path is
-            # ours, so that the worker finds what we found, installed or not.
+            # -P: a file in the current directory must not replace a library. The path is ours, so that
+            # the worker imports what we import, installed or not.
             [sys.executable, "-P", "-m", "catga_store.demo.worker", url, name, job, *crash],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
-            process_group=0,  # Ctrl-C is for us alone; we end the worker
+            process_group=0,  # Ctrl-C reaches only us; we end the worker
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         self._watchdog = threading.Timer(_LONGEST_SECONDS, self._process.kill)
@@ -40,22 +40,22 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The number of the process."""
+        """The process id."""
         return self._process.pid
 
     def events(self) -> Iterator[Event]:
-        """What it tells from now on, as it comes, to its end; may be left and taken up again."""
+        """Yield its events until it ends; can be left and called again to continue."""
         assert self._process.stdout is not None  # noqa: S101  it was asked for
         for line in self._process.stdout:
             yield Event(**json.loads(line))
 
     def ask_to_stop(self) -> None:
-        """Let it end after what it is doing."""
+        """Let it end after the step that it is running."""
         assert self._process.stdin is not None  # noqa: S101  it was asked for
         self._process.stdin.close()
 
     def wait(self) -> int:
-        """Answer its exit code when it has ended."""
+        """Wait until it has ended, and return its exit code."""
         return self._process.wait()
 
     def __enter__(self) -> Self:

@@ -40,26 +40,26 @@ _CLOSING = "4"
 """The position of an order that waits for its deliveries."""
 
 StoredRecord = tuple[str, int, str]
-"""Name, version and content of a record, for people."""
+"""Name, version and content of a record, as printed."""
 
 
 class DemoError(Exception):
-    """The demo could not go on; the message says where."""
+    """The demo could not continue; the message says where."""
 
 
 class Narrator(Protocol):
-    """Who tells the story to the user."""
+    """Prints the story."""
 
     def act(self, title: str, text: str) -> None:
-        """Begin an act."""
+        """Print the title of an act."""
         ...
 
     def event(self, event: Event) -> None:
-        """Tell what a worker did."""
+        """Print an event."""
         ...
 
     def stored(self, records: list[StoredRecord]) -> None:
-        """Show what the store holds now of what has changed since the last time."""
+        """Print the records that have changed since the last call."""
         ...
 
 
@@ -76,7 +76,7 @@ class Story:
         self.account = Account(cs.FlowSnapshot(self.order_id, state=state))
 
     def run(self) -> Account:
-        """Play all acts. If that fails, the order is cancelled: nobody is left with work of ours."""
+        """Play all acts. If one fails, cancel the order, so that no other worker takes it."""
         with self._store:
             self._store.ping()
             try:
@@ -183,7 +183,7 @@ class Story:
     def _claim_both(
         self, eve: Worker, finn: Worker
     ) -> tuple[Worker, Worker, cs.FlowSnapshot[Order]]:
-        """Claim from two threads at the same moment; answers winner, loser and the order."""
+        """Claim from two threads at the same moment; return winner, loser and the order."""
         barrier = Barrier(2, timeout=10)
 
         def claim(worker: Worker) -> cs.FlowSnapshot[Order] | cs.FlowClaimedError:
@@ -209,17 +209,17 @@ class Story:
         self.account.refused_claim = error
         return winner, loser, order
 
-    # what is behind them --------------------------------------------------------------------------
+    # helpers --------------------------------------------------------------------------------------
 
     def _tell(self, event: Event) -> None:
         self.account.events.append(event)
         self._narrator.event(event)
 
     def _hear(self, process: WorkerProcess, until: Callable[[Event], bool] | None = None) -> None:
-        """Pass on what a worker tells of this order, until something or to its end."""
+        """Pass on the events of this order, until one satisfies `until` or the process ends."""
         for event in process.events():
             if not event.flow_id.startswith((self.order_id, part_of(self.order_id, ""))):
-                continue  # what an earlier demo left in this store when it was killed
+                continue  # from an earlier demo in this store that was killed
 
             self._tell(event)
             if until is not None and until(event):
@@ -235,7 +235,7 @@ class Story:
         self._shown.update(records)
 
     def _stored(self) -> Iterator[StoredRecord]:
-        """What the store holds of this order, for people."""
+        """Yield the records of this order, as printed."""
         order = self._store.get_one(self.order_id, Order)
         state = order.state
         paid = "not paid" if state.payment is None else f"paid {state.payment.amount} EUR"
@@ -265,7 +265,7 @@ class Story:
         return self._store.get_many(ids, Shipment)
 
     def _read_account(self) -> None:
-        """Read the end from the store, so that nothing is judged by what an object says."""
+        """Read the final records from the store, so that no check relies on an object in memory."""
         account, store = self.account, self._store
         account.order = store.get_one(self.order_id, Order)
         account.progress = store.list_for_each_progress(self.order_id)
@@ -274,7 +274,7 @@ class Story:
         account.shipments = self._shipments()
 
     def _cancel(self) -> None:
-        """Leave no work behind in a store that somebody goes on using."""
+        """Leave no work behind in a store that others use."""
 
         def cancel(session: cs.Session) -> None:
             ids = [self.order_id, *self._shipments()]
@@ -282,7 +282,7 @@ class Story:
                 if flow is not None and not flow.status.is_terminal:
                     flow.status = cs.FlowStatus.CANCELLED
 
-        with suppress(cs.CatgaStoreError):  # what made us stop is what the user should hear
+        with suppress(cs.CatgaStoreError):  # the first error is the one to report
             self._store.transact(cancel)
             for name in ("gift-wrap", "delivery"):
                 self._store.clear_wait_condition(part_of(self.order_id, name))

@@ -1,4 +1,4 @@
-"""The demo's judgement of itself: pure, from what the store holds and what the workers told."""
+"""The checks of the demo: pure functions of the stored records and the events of the workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PAYING, _PACKING = cs.FlowPosition((0,)), cs.FlowPosition((1,))
 
 @define
 class Account:
-    """What happened to one order: gathered while it happened, and read from the store at the end."""
+    """What happened to one order: collected as it happened, and read from the store at the end."""
 
     order: cs.FlowSnapshot[Order]
     events: list[Event] = Factory(list[Event])
@@ -49,18 +49,18 @@ class Account:
         return f"{self.order.flow_id}/{_PAYING}"
 
     def done_outside(self, key: str) -> int:
-        """How often the outside has done what it was asked under this key."""
+        """How often a service has acted for this key."""
         return sum(event.key == key and event.first is True for event in self.events)
 
     def versions(self) -> list[int]:
-        """Every version of the order that somebody was told is written, ascending."""
+        """Every version of the order whose write was acknowledged, ascending."""
         ours = (event for event in self.events if event.flow_id == self.order.flow_id)
         return sorted(event.version for event in ours if event.version is not None)
 
 
 @frozen
 class Verdict:
-    """One thing that has to be so, whether it is, and what was found."""
+    """A claim, whether it holds, and what was found."""
 
     claim: str
     holds: bool
@@ -68,7 +68,7 @@ class Verdict:
 
 
 def judge(account: Account) -> list[Verdict]:
-    """Everything the demo promises, held against the account."""
+    """Check every promise of the demo against the account."""
     return [*_work(account), *_waits(account), *_workers(account), *_end(account)]
 
 

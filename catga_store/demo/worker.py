@@ -1,8 +1,8 @@
 """A worker process: `python -m catga_store.demo.worker URL NAME orders|shipments [CRASH_AT]`.
 
-It works until its standard input ends, which it does too when whoever started it dies. What it does
-goes to standard output, one JSON object a line. At the call with the idempotency key CRASH_AT it
-dies as from a power cut, after the outside has acted and before anything of it is committed.
+It works until its standard input ends, which happens also when the process that started it dies. It
+writes its events to standard output, one JSON object a line. At the call with the idempotency key
+CRASH_AT it exits at once, as in a power cut: the service has acted, and nothing is committed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from catga_store.demo.orders import Worker
 __all__ = ["CRASHED", "main"]
 
 CRASHED = 70
-"""The exit code of a worker that died where it was told to."""
+"""The exit code of a worker that crashed at CRASH_AT."""
 
 _POLL_SECONDS = 0.02
 
@@ -30,9 +30,9 @@ def main(url: str, name: str, job: str, crash_at: str | None = None) -> None:
     """Work until standard input ends."""
 
     def tell(event: Event) -> None:
-        print(json.dumps(asdict(event)), flush=True)  # noqa: T201  that is the interface
+        print(json.dumps(asdict(event)), flush=True)  # noqa: T201  its output is the interface
         if event.key is not None and event.key == crash_at:
-            os._exit(CRASHED)  # pragma: no cover  what was measured goes with the process
+            os._exit(CRASHED)  # pragma: no cover  the measurement ends with the process
 
     with cs.open_store(url) as store:
         worker = Worker(store, name, tell)

@@ -27,7 +27,7 @@ from forks import run_command
 import catga_store as cs
 from catga_store.cli import main
 from catga_store.cli.app import run
-from catga_store.cli.guard import guarded
+from catga_store.cli.exit_codes import guarded
 from catga_store.stores.sqlite.doctor import file_system_of
 
 COMMAND = [sys.executable, "-m", "catga_store"]
@@ -155,7 +155,7 @@ def test_show_tells_everything_about_a_flow(url: str) -> None:
     text = run_command("show", "waiting", url=url).stdout
     assert "SUSPENDED" in text
     assert "processed 2" in text
-    failed(run_command("show", "nobody", url=url), 1, "no flow 'nobody'")
+    failed(run_command("show", "nobody", url=url), 1, "flow 'nobody' not found")
 
 
 def test_waits_lists_conditions_and_shows_one(url: str) -> None:
@@ -179,7 +179,7 @@ def test_waits_lists_conditions_and_shows_one(url: str) -> None:
     ]
     assert "1/2" in run_command("waits", url=url).stdout
     assert '{"parcels": 2}' in run_command("waits", "wait", url=url).stdout
-    failed(run_command("waits", "nobody", url=url), 1, "no wait condition 'nobody'")
+    failed(run_command("waits", "nobody", url=url), 1, "wait condition 'nobody' not found")
 
 
 def test_due_lists_work_and_claims_nothing(url: str) -> None:
@@ -220,8 +220,8 @@ def test_a_store_of_many_partitions_is_opened_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("wait b", 0, "recorded: the wait is over"),
-        ("wait a", 0, "was recorded before"),
+        ("wait b", 0, "recorded: the wait has ended"),
+        ("wait a", 0, "already recorded"),
         ("wait stranger", 1, "not recorded: the condition is PENDING"),
         ("new x", 0, "recorded: there is no such wait condition yet"),
         ("early y", 0, "recorded: there is no such wait condition yet"),
@@ -251,7 +251,7 @@ def test_complete_records_a_completion_once(url: str) -> None:
         assert new.outcome is cs.WaitOutcome.SATISFIED
 
     failed(
-        run_command("complete", "wait", "b", "--result", "{", url=url), 2, "--result must be JSON"
+        run_command("complete", "wait", "b", "--result", "{", url=url), 2, "--result: expected JSON"
     )
 
 
@@ -283,7 +283,9 @@ def test_copy_brings_everything_and_verifies_it(url: str, tmp_path: Path) -> Non
     target = f"sqlite:///{tmp_path / 'new.db'}"
     done = run_command("copy", url, target)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "4 flows, 1 wait conditions, 1 ForEach progress records, 1 early" in done.stdout
+    assert (
+        "4 flows, 1 wait condition, 1 ForEach progress record, 1 pending completion;" in done.stdout
+    )
     assert "Verified" in done.stdout
     again = answer("copy", url, target, url=url)
     assert (again["flows"], again["skipped"], again["verified"]) == (0, 7, True)
@@ -340,7 +342,7 @@ def copy(source, target, *, on_progress, **options):
 cs.copy = copy
 """
     broken = run_changed(source_code, "copy", source, target)
-    failed(broken, code, said, "goes on")
+    failed(broken, code, said, "to continue")
     document = answer("copy", source, target, url=source)
     assert (document["flows"], document["skipped"], document["verified"]) == (150, 200, True)
 
@@ -376,7 +378,7 @@ def test_copy_finds_what_differs(url: str, tmp_path: Path) -> None:
 def test_copy_refuses_what_makes_no_sense(url: str, tmp_path: Path) -> None:
     """Onto itself, into memory that nobody sees, from what is not there; nothing is created."""
     failed(run_command("copy", url, url), 2, "same store")
-    failed(run_command("copy", url, "memory://"), 2, "would end with this command")
+    failed(run_command("copy", url, "memory://"), 2, "ends with this command")
     absent = tmp_path / "absent.db"
     failed(run_command("copy", f"sqlite:///{absent}", url), 1, "no file", "nothing was created")
     assert not absent.exists()
@@ -484,7 +486,7 @@ def test_bench_measures_and_leaves_nothing(url: str, tmp_path: Path) -> None:
     assert operations.keys() >= {"get", "update", "claim_due of 1"}
     assert all(0 < one["p50_us"] <= one["p99_us"] for one in document["operations"])
     text = run_command("bench", "memory://", "--calls", "10").stdout
-    assert "in the memory of this process, which was removed" in text
+    assert "in the memory of this process. The scratch namespace was removed" in text
     assert sorted(tmp_path.iterdir()) == before
     assert answer("count", url=url) == {"count": 4}
 
@@ -535,13 +537,13 @@ def test_no_url_at_all_is_wrong_usage() -> None:
     """What to write is named as this command takes it, and the variable."""
     for command in ("ls", "show f"):
         failed(
-            run_command(*shlex.split(command)), 2, "no store is named", "--store", "CATGA_STORE_URL"
+            run_command(*shlex.split(command)), 2, "no store given", "--store", "CATGA_STORE_URL"
         )
 
     for command in ("doctor", "bench", "verify"):
         failed(run_command(command), 2, f"catga-store {command} sqlite:///", "CATGA_STORE_URL")
 
-    failed(run_command("ls", url=""), 2, "no store is named")
+    failed(run_command("ls", url=""), 2, "no store given")
 
 
 def test_a_place_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:
@@ -798,7 +800,7 @@ def test_help_has_examples(command: str) -> None:
 def test_the_exit_codes_are_documented() -> None:
     """`--help` lists the codes and every command."""
     text = run_command("--help", COLUMNS="200").stdout
-    for code in ("0 done", "1 the answer is no", "2 the command", "3 the store", "130", "141"):
+    for code in ("0 done", "1 a negative result", "2 the command", "3 the store", "130", "141"):
         assert code in text
 
     for command in COMMANDS:

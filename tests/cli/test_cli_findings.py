@@ -23,7 +23,7 @@ import redis
 from rich.console import Console
 
 import catga_store as cs
-from catga_store.cli import copying
+from catga_store.cli import copy as copy_command
 from catga_store.cli import output
 from catga_store.cli.doctor import _findings
 from catga_store.cli.doctor import known_doctor
@@ -400,7 +400,7 @@ def test_a_record_that_cannot_be_read_bears_out_no_entry() -> None:
 def test_a_copy_that_differs_in_very_much(capsys: pytest.CaptureFixture[str]) -> None:
     """Twenty differences are named, and how many more there are."""
     differences = [Difference(flow_key(f"f{number:02}"), "missing") for number in range(25)]
-    copying._tell(cs.CopyReport(), differences, "memory://", verified=False)
+    copy_command._print_report(cs.CopyReport(), differences, "memory://", verified=False)
     shown = capsys.readouterr()
     lines = shown.err.splitlines()
     assert sum("differs from the source: missing" in line for line in lines) == 20

@@ -21,7 +21,7 @@ import pytest
 from rich.console import Console
 
 import catga_store as cs
-from catga_store.cli.report import Report
+from catga_store.cli.demo_report import Report
 from catga_store.demo.orders import STEPS
 from catga_store.demo.orders import Event
 from catga_store.demo.orders import Item

@@ -339,8 +339,8 @@ ARGUMENTS: list[Check] = [
         NO_FLAGS,
         "overwrite must be True or False",
     ),
-    (lambda store, bad: cs.copy(bad, store), NO_STORES, "blocking stores.*open_store"),
-    (cs.copy, NO_STORES, "blocking stores.*open_store"),
+    (lambda store, bad: cs.copy(bad, store), NO_STORES, "blocking Store.*open_store"),
+    (cs.copy, NO_STORES, "blocking Store.*open_store"),
     (
         lambda store, bad: cs.copy(store, cs.MemoryStore(), overwrite=bad),
         NO_FLAGS,
@@ -349,7 +349,7 @@ ARGUMENTS: list[Check] = [
     (
         lambda store, bad: cs.copy(store, cs.MemoryStore(), on_progress=bad),
         (5, "print"),
-        "on_progress must be a function",
+        "on_progress: expected a function",
     ),
     (lambda store, bad: store.claim("f", timeout=bad), SPANS, "timeout must be between 0"),
     (lambda store, bad: store.claim("f", timeout=bad), NO_SPANS, "timeout must be a timedelta"),

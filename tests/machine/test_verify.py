@@ -71,7 +71,7 @@ def test_the_table_tells_what_was_checked(monkeypatch: pytest.MonkeyPatch) -> No
     done = run("memory://", "--examples", "1")
     assert done.exit_code == 0, done.output
     assert "every operation does what the model says" in " ".join(done.output.split())
-    assert "Everything is as it should be." in done.output
+    assert "All checks passed." in done.output
 
 
 def test_a_url_of_no_store_is_wrong_usage() -> None:

@@ -1,15 +1,15 @@
-"""How commands end: exit codes, one line on stderr for what went wrong, never a traceback.
+"""How commands end: an exit code, and one line on stderr for an error, never a traceback.
 
 | code | means |
 |---|---|
 | 0 | done |
-| 1 | the answer is no: not found, a finding, a difference |
-| 2 | the command, the URL or the installation cannot work as it is |
-| 3 | the store cannot be reached, or is not set up to be used |
-| 4 | somebody else got there first, or the outcome of a write is not known |
-| 5 | what is stored cannot be read |
+| 1 | a negative result: not found, a finding, a difference |
+| 2 | the command, the URL or the installation is wrong |
+| 3 | the store cannot be reached, or cannot be used as it is set up |
+| 4 | another writer was first, or the outcome of a write is not known |
+| 5 | a stored record cannot be read |
 | 130 | interrupted |
-| 141 | nobody reads the output any more |
+| 141 | the reader of the output has gone |
 | 143 | terminated |
 """
 
@@ -49,10 +49,10 @@ NO, USAGE, UNAVAILABLE, CONFLICT, CORRUPT = 1, 2, 3, 4, 5
 INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 the answer is no (not found, a finding, a difference); 2 the command, the"
-    " URL or the installation cannot work as it is; 3 the store cannot be reached or used; 4 somebody"
-    " else got there first, or the outcome is not known; 5 what is stored cannot be read; 130"
-    " interrupted; 141 nobody reads the output; 143 terminated."
+    "Exit codes: 0 done; 1 a negative result (not found, a finding, a difference); 2 the command, the"
+    " URL or the installation is wrong; 3 the store cannot be reached or used; 4 another writer was"
+    " first, or the outcome is not known; 5 a stored record cannot be read; 130 interrupted; 141 the"
+    " reader of the output has gone; 143 terminated."
 )
 
 _CODES: tuple[tuple[type[Exception], int], ...] = (
@@ -67,19 +67,19 @@ _EXTRAS = {"redis": "redis", "hiredis": "redis", "nats": "nats", "hypothesis": "
 
 
 def complain(message: str) -> None:
-    """Say one line on stderr."""
+    """Print one line on stderr."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(escaped(message), markup=False)
 
 
 def leave(message: str, code: int) -> NoReturn:
-    """Say why, and exit."""
+    """Print why on stderr, and exit."""
     complain(message)
     raise typer.Exit(code)
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Let a command end with one line and a documented exit code, whatever the library raises."""
+    """Decorate a command: what the library raises becomes one line and a documented exit code."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -88,8 +88,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             sys.stdout.flush()
         except cs.CatgaStoreError as error:
             code = next((code for kind, code in _CODES if isinstance(error, kind)), NO)
-            # Of a server that is away the line cannot say whose fault it is; the doctor looks.
-            more = "; `catga-store doctor URL` looks further" if code == UNAVAILABLE else ""
+            # The message cannot say why a server is away; the doctor looks further.
+            more = "; run `catga-store doctor URL`" if code == UNAVAILABLE else ""
             leave(f"{error}{more}", code)
         except ModuleNotFoundError as error:
             leave(_missing(error), USAGE)

@@ -1,4 +1,4 @@
-"""The command `verify`: what was checked of a store, and what was found."""
+"""The command `verify`: run the conformance tests of this library against a store."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from catga_store.cli.guard import NO
-from catga_store.cli.guard import guarded
-from catga_store.cli.opening import AsJson
-from catga_store.cli.opening import StoreArgument
-from catga_store.cli.opening import checked
+from catga_store.cli.exit_codes import NO
+from catga_store.cli.exit_codes import guarded
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_rows
 from catga_store.cli.output import stdout
+from catga_store.cli.store_options import AsJson
+from catga_store.cli.store_options import StoreArgument
+from catga_store.cli.store_options import checked
 from catga_store.protocol.masking import mask_url
 
 if TYPE_CHECKING:
@@ -31,16 +31,20 @@ def verify(
     store: StoreArgument = None,
     *,
     examples: Annotated[
-        int, typer.Option(min=1, help="How many sequences and orders to draw for each check.")
+        int,
+        typer.Option(
+            min=1,
+            help="How many sequences of operations to draw for each check.",
+        ),
     ] = 20,
-    seed: Annotated[int, typer.Option(help="What they are drawn from.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of what is drawn.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Run the parity machine, interleavings and lost replies against a store of yours.
+    """Run drawn operations, interleavings and lost replies against your store, and check the results.
 
-    In a namespace of its own beside yours, which it removes: another file, prefix or bucket. Nothing
-    that is there is touched. Needs Hypothesis: `pip install 'catga_store[test]'`. Exits with 1 if
-    anything is off.
+    Runs in a scratch namespace beside your records, which it removes: another file, prefix or bucket.
+    Your records are not touched. Needs Hypothesis: `pip install 'catga_store[test]'`. Exits with 1 if
+    a check fails.
 
     `--json`: `{"url", "examples", "seed", "holds": true or false, "checks": [{"claim", "api",
     "times", "found", "seconds", "holds"}, …]}`.
@@ -48,7 +52,7 @@ def verify(
     url = checked(store, "catga-store verify sqlite:///flows.db")
     from catga_store.testing import verify as kit  # noqa: PLC0415  needs Hypothesis
 
-    # On stderr, so that what is printed can be piped.
+    # On stderr, so that the output can be piped.
     with Console(stderr=True).status("verifying") as status:
         findings = kit.verify(
             url,
@@ -69,13 +73,13 @@ def verify(
             }
         )
     else:
-        _tell(findings, off)
+        _print_findings(findings, off)
 
     if off:
         raise typer.Exit(NO)
 
 
-def _tell(findings: Iterable[Finding], off: list[Finding]) -> None:
+def _print_findings(findings: Iterable[Finding], off: list[Finding]) -> None:
     rows = [
         (
             "ok" if one.holds else "problem",
@@ -86,13 +90,13 @@ def _tell(findings: Iterable[Finding], off: list[Finding]) -> None:
         )
         for one in findings
     ]
-    print_rows(("", "FACE", "CHECKED", "TIMES", "TOOK"), rows)
+    print_rows(("", "API", "CHECKED", "TIMES", "TOOK"), rows)
     console = stdout()
     for one in off:
         console.print(Text(f"{one.api}: {one.claim}\n{one.found}\n"), soft_wrap=True)
 
     console.print(
-        Text(f"{len(off)} of {len(rows)} checks are off.", "bold red")
+        Text(f"{len(off)} of {len(rows)} checks failed.", "bold red")
         if off
-        else Text("Everything is as it should be.", "bold green")
+        else Text("All checks passed.", "bold green")
     )

@@ -21,18 +21,18 @@ _COLOURS = {"ada": "red", "bob": "green", "cleo": "magenta", "eve": "yellow", "f
 
 
 class Report:
-    """A narrator that prints as the story goes on."""
+    """A narrator that prints each event as it happens."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._acts = 0
 
     def opening(self, url: str) -> None:
-        """Say where all of it is kept."""
+        """Print where the store is."""
         self._print(Text(f"The store is {mask_url(url)}"))
 
     def act(self, title: str, text: str) -> None:
-        """Begin an act."""
+        """Print the title of an act."""
         self._acts += 1
         title = f"{self._acts}. {title}"
 
@@ -43,14 +43,14 @@ class Report:
             self._print(Text(f"\n== {title} ==\n{text}"))
 
     def event(self, event: Event) -> None:
-        """One line: the version it wrote if it wrote one, who, and what."""
+        """Print one line: the version that was written, if any, who, and what."""
         version = "" if event.version is None else f"v{event.version}"
         text = Text(event.text)
         text.append("" if event.key is None else f"  [key {event.key}]", "dim")
         self._line(Text(f"{version:>5}"), Text(event.who, _COLOURS.get(event.who, "cyan")), text)
 
     def stored(self, records: Iterable[StoredRecord]) -> None:
-        """What the store holds now of what has changed."""
+        """Print the records that have changed."""
         if not self._console.is_terminal:
             for record, version, content in records:
                 self._print(Text(f"  stored: {record}  v{version}  {content}"))
@@ -70,7 +70,7 @@ class Report:
         self._console.print(table)
 
     def verdicts(self, verdicts: Iterable[Verdict]) -> None:
-        """A line for each check, and what was found where it failed."""
+        """Print a line for each check, with what was found."""
         verdicts = list(verdicts)
         self._print(Text("\nThe demo checks itself:"))
 
@@ -99,5 +99,5 @@ class Report:
         self._console.print(grid)
 
     def _print(self, text: Text) -> None:
-        """Print without cutting lines when nobody looks at a terminal."""
+        """Print; lines are not wrapped outside a terminal."""
         self._console.print(text, soft_wrap=not self._console.is_terminal)

@@ -18,19 +18,20 @@ from rich.progress import TextColumn
 from rich.progress import TimeRemainingColumn
 
 import catga_store as cs
-from catga_store.cli.guard import CONFLICT
-from catga_store.cli.guard import INTERRUPTED
-from catga_store.cli.guard import NO
-from catga_store.cli.guard import UNAVAILABLE
-from catga_store.cli.guard import USAGE
-from catga_store.cli.guard import complain
-from catga_store.cli.guard import guarded
-from catga_store.cli.guard import leave
-from catga_store.cli.opening import AsJson
-from catga_store.cli.opening import open_existing
-from catga_store.cli.opening import open_laid_out
+from catga_store.cli.exit_codes import CONFLICT
+from catga_store.cli.exit_codes import INTERRUPTED
+from catga_store.cli.exit_codes import NO
+from catga_store.cli.exit_codes import UNAVAILABLE
+from catga_store.cli.exit_codes import USAGE
+from catga_store.cli.exit_codes import complain
+from catga_store.cli.exit_codes import guarded
+from catga_store.cli.exit_codes import leave
+from catga_store.cli.output import counted
 from catga_store.cli.output import print_json
 from catga_store.cli.output import say
+from catga_store.cli.store_options import AsJson
+from catga_store.cli.store_options import open_existing
+from catga_store.cli.store_options import open_laid_out
 from catga_store.copying import Difference
 from catga_store.copying import compare
 from catga_store.protocol.conversation import ask
@@ -43,41 +44,44 @@ __all__ = ["copy"]
 
 _MOST_DIFFERENCES = 1000
 _MOST_SHOWN = 20
-_GOES_ON = "the same command goes on where this one was"
+_CONTINUES = "run the same command again to continue"
 
 
 @guarded
 def copy(
     source: Annotated[str, typer.Argument(metavar="FROM", help="The store to read.")],
-    target: Annotated[str, typer.Argument(metavar="TO", help="The store to write; it may be new.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TO", help="The store to write; created if it does not exist.")
+    ],
     *,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what the target has already.")
+        bool, typer.Option("--overwrite", help="Replace records that the target already has.")
     ] = False,
     partitions: Annotated[
-        int | None, typer.Option(min=1, help="Of a new target; else what it has, or 1.")
+        int | None, typer.Option(min=1, help="Partitions of a new target; by default 1.")
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare every record at the end.")
+        bool,
+        typer.Option("--verify/--no-verify", help="Read back and compare every record at the end."),
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Copy every record to another store, with versions, times, waits and early completions.
+    """Copy every record to another store: flows, wait conditions, progress and pending completions.
 
-    Stop the workers of both first: what is written meanwhile may be missed. What the target has
-    already is skipped, so a copy that broke off is called again and goes on. Claims are not copied:
-    what was claimed is due. At the end every record is read back and compared; exits with 1 if one
-    differs.
+    Versions and times are kept. Stop the workers of both stores first: records written during the
+    copy may be missed. Records that the target already has are skipped, so an interrupted copy
+    continues when the command is run again. Claims are not copied: a claimed flow is due in the
+    target. At the end every record is read back and compared; exits with 1 if one differs.
 
     `--json`: `{"flows", "wait_conditions", "progress", "completions", "skipped": numbers, "verified":
     true, false or null, "differences": [{"kind", "id", "step", "what"}, …]}` (at most 1,000).
     """
     if source == target:
-        leave("FROM and TO are the same store: nothing was copied", USAGE)
+        leave("FROM and TO are the same store; nothing was copied", USAGE)
 
     if target.startswith("memory:"):
         leave(
-            f"{mask_url(target)} would end with this command, and all that was copied with it",
+            f"{mask_url(target)} is a memory store, which ends with this command; copy to another kind of store",
             USAGE,
         )
 
@@ -90,18 +94,18 @@ def copy(
                 from_store, to_store, overwrite=overwrite, verify=verify, quiet=as_json
             )
         except KeyboardInterrupt:
-            leave(f"interrupted; {_GOES_ON}", INTERRUPTED)
+            leave(f"interrupted; {_CONTINUES}", INTERRUPTED)
         except cs.StoreUnavailableError as error:
-            leave(f"{error}; of this page, that is: {_GOES_ON}", UNAVAILABLE)
+            leave(f"{error}; earlier pages were copied; {_CONTINUES}", UNAVAILABLE)
         except cs.CommitUncertainError as error:
-            leave(f"{error}; {_GOES_ON}", CONFLICT)
+            leave(f"{error}; {_CONTINUES}", CONFLICT)
 
     verified = not differences if verify else None
     if as_json:
         documents = [{**one.key._asdict(), "what": one.what} for one in differences]
         print_json({**asdict(report), "verified": verified, "differences": documents})
     else:
-        _tell(report, differences, mask_url(target), verified=verified)
+        _print_report(report, differences, mask_url(target), verified=verified)
 
     if differences:
         raise typer.Exit(NO)
@@ -144,16 +148,18 @@ def _size(store: cs.Store) -> int:
     return store.count_flows() + waits
 
 
-def _tell(
+def _print_report(
     report: cs.CopyReport, differences: list[Difference], target: str, *, verified: bool | None
 ) -> None:
     say(
-        f"Copied to {target}: {report.flows} flows, {report.wait_conditions} wait conditions,"
-        f" {report.progress} ForEach progress records, {report.completions} early completions;"
-        f" {report.skipped} were there already."
+        f"Copied to {target}: {counted(report.flows, 'flow')},"
+        f" {counted(report.wait_conditions, 'wait condition')},"
+        f" {counted(report.progress, 'ForEach progress record')},"
+        f" {counted(report.completions, 'pending completion')};"
+        f" {counted(report.skipped, 'record')} skipped."
     )
     if verified:
-        say("Verified: every record was read back and is as in the source.")
+        say("Verified: every record was read back and is the same as in the source.")
 
     for one in differences[:_MOST_SHOWN]:
         complain(f"{one.key} differs from the source: {one.what}")
@@ -163,5 +169,6 @@ def _tell(
 
     if differences:
         complain(
-            "Was it there before, or written to meanwhile? --overwrite replaces what the target has."
+            "The target had these records before, or a worker wrote during the copy; --overwrite replaces"
+            " them."
         )

@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from catga_store.cli.guard import NO
-from catga_store.cli.guard import USAGE
-from catga_store.cli.guard import guarded
-from catga_store.cli.guard import leave
-from catga_store.cli.opening import AsJson
-from catga_store.cli.opening import StoreOption
-from catga_store.cli.opening import open_existing
+from catga_store.cli.exit_codes import NO
+from catga_store.cli.exit_codes import USAGE
+from catga_store.cli.exit_codes import guarded
+from catga_store.cli.exit_codes import leave
 from catga_store.cli.output import escaped
 from catga_store.cli.output import print_json
 from catga_store.cli.output import say
+from catga_store.cli.store_options import AsJson
+from catga_store.cli.store_options import StoreOption
+from catga_store.cli.store_options import open_existing
 
 __all__ = ["rm"]
 
@@ -30,13 +30,13 @@ def rm(
         list[str] | None,
         typer.Option("--wait", metavar="ID", help="Clear this wait condition; may be repeated."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete flows with their progress, and clear wait conditions, whatever state they are in.
+    """Delete flows with their progress, and clear wait conditions, whatever their status.
 
-    Asks first; without a terminal, `--yes` is needed. Exits with 1 if any of them was not there;
-    the others are gone.
+    Asks for confirmation; without a terminal, `--yes` is required. Exits with 1 if one of them was
+    not found; the others are removed.
 
     `--json`: `{"removed": [id, …], "absent": [id, …]}`.
     """
@@ -57,7 +57,7 @@ def rm(
         print_json({"removed": removed, "absent": absent})
     else:
         for one, was_there in gone:
-            say(f"{'removed' if was_there else 'was not there'}: {escaped(one)}")
+            say(f"{'removed' if was_there else 'not found'}: {escaped(one)}")
 
     if absent:
         raise typer.Exit(NO)
@@ -65,6 +65,6 @@ def rm(
 
 def _confirm(named: list[str]) -> None:
     if not sys.stdin.isatty():
-        leave("nothing was removed: without a terminal to ask on, --yes is needed", USAGE)
+        leave("nothing was removed: --yes is required without a terminal to ask on", USAGE)
 
     typer.confirm(f"Remove {', '.join(map(escaped, named))}?", abort=True, err=True)

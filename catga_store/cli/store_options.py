@@ -1,4 +1,4 @@
-"""Stores by URL, as commands open them, and the options that commands share."""
+"""The options that commands share: the store by its URL, times, `--json`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import typer
 
 import catga_store as cs
 from catga_store.cli.doctors import doctor_of
-from catga_store.cli.guard import NO
-from catga_store.cli.guard import leave
+from catga_store.cli.exit_codes import NO
+from catga_store.cli.exit_codes import leave
 from catga_store.protocol.masking import shown
 
 __all__ = [
@@ -47,7 +47,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def open_laid_out(url: str, **options: Any) -> cs.Store:
-    """Open a store with the number of partitions that it has; see `open_store`."""
+    """Open a store with the number of partitions that it has."""
     store = cs.open_store(url, **options)
     try:
         store.ping()
@@ -65,18 +65,18 @@ def open_laid_out(url: str, **options: Any) -> cs.Store:
 
 
 def checked(url: str | None, example: str) -> str:
-    """Answer a URL that names a store; `UsageError` if it does not, or if there is none."""
+    """Return the URL of a store; `UsageError` for a wrong one, or none."""
     if not url:
-        message = f"no store is named: write its URL, as in {example}, or set CATGA_STORE_URL"
+        message = f"no store given: write its URL, as in {example}, or set CATGA_STORE_URL"
         raise cs.UsageError(message)
 
-    cs.open_store(url).close()  # which says what is wrong with it, and connects to nothing
+    cs.open_store(url).close()  # raises for a wrong URL; connects to nothing
     return url
 
 
 @contextmanager
 def open_existing(named: str | None) -> Generator[cs.Store]:
-    """Open a store that must be there: nothing is created. Exits with 1 if there is none."""
+    """Open a store that must exist; exits with 1 if it does not. Creates nothing."""
     url = checked(named, "--store sqlite:///flows.db")
     store_doctor = doctor_of(url)
     absent = None if store_doctor is None else store_doctor.absent(url)
@@ -88,14 +88,14 @@ def open_existing(named: str | None) -> Generator[cs.Store]:
 
 
 def one_of(names: type[Enum]) -> Callable[[str], list[str]]:
-    """Let the shell complete the name of a member."""
+    """Return a completion for the shell: the names of the members."""
     known = [one.name.lower() for one in names]
     # typer knows the argument by its name.
     return lambda incomplete: [one for one in known if one.startswith(incomplete.lower())]
 
 
 def span(text: str) -> timedelta | None:
-    """Read an option that is a length of time; `None` if it is not."""
+    """Parse an option that is a length of time; `None` if it is not."""
     found = re.fullmatch(r"(\d+)([smhd])", text)
     try:
         return None if found is None else timedelta(**{_UNITS[found[2]]: int(found[1])})
@@ -104,7 +104,7 @@ def span(text: str) -> timedelta | None:
 
 
 def moment(text: str | None) -> datetime | None:
-    """Read an option that is a time, or how long ago; `UsageError` if it is neither."""
+    """Parse an option that is a time, or how long ago; `UsageError` if it is neither."""
     if text is None:
         return None
 
