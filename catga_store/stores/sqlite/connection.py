@@ -300,7 +300,7 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
 
     if 0 < _size(path) < _SMALLEST_DATABASE:
         # SQLite would take it for an empty one and write over it.
-        message = f"the file {path!r} is no SQLite database: it is left as it is"
+        message = f"the file {path!r} is not a SQLite database: it is left as it is"
         raise CorruptRecordError(message, key=None)
 
     tables, ours = execute(
@@ -308,8 +308,9 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
     ).fetchone()
     if tables and not ours:
         message = (
-            f"the file {path!r} is a SQLite database of something else: it has {tables} tables and"
-            " none of this library's; nothing was written; give the store a file of its own"
+            f"the file {path!r} is a SQLite database of another program: it has {tables}"
+            f" table{'' if tables == 1 else 's'} and none of this library's; nothing was written;"
+            " give the store a file of its own"
         )
         raise StoreConfigError(message)
 

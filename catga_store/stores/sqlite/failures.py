@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
+import stat
 from pathlib import Path
 from typing import Any
 from typing import TypeAlias
@@ -15,6 +17,9 @@ from catga_store.errors import StoreConfigError
 from catga_store.protocol.conversation import NotSentError
 
 __all__ = ["BUSY_SECONDS", "code_of", "translated", "unopened"]
+
+_FILES = 5
+"""Descriptors of a first connection: the file, its log and the index, and the two of the guard."""
 
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
@@ -33,8 +38,14 @@ def translated(error: sqlite3.Error, path: str, *, seconds: float, was_there: bo
     `seconds` is how long a lock was waited for, `was_there` whether the file was open before.
     """
     code = code_of(error)
-    if code == sqlite3.SQLITE_CANTOPEN and (left := _no_descriptors_left()) is not None:
-        return unopened(left, path)
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):  # SQLite does not say why
+        odd = _not_a_file(path)
+        if odd is not None:
+            return StoreConfigError(_NOT_A_FILE.format(path=path, odd=odd))
+
+        left = _no_descriptors_left() if code == sqlite3.SQLITE_CANTOPEN else None
+        if left is not None:
+            return unopened(left, path)
 
     kind, text, facts = _FAILURES.get(code, _UNKNOWN_FAILURE)
     why = _why_not(path, was_there=was_there) if kind is StoreConfigError else ""
@@ -46,17 +57,35 @@ def unopened(error: OSError, path: str) -> Exception:
     if error.errno in _NO_DESCRIPTORS:
         return NotSentError(_NO_MORE_FILES.format(path=path, error=error.strerror))
 
-    return StoreConfigError(
-        _NO_ACCESS.format(path=path, error=error, why=f"the system says {error.strerror}")
-    )
+    odd = _not_a_file(path)
+    if odd is not None:
+        return StoreConfigError(_NOT_A_FILE.format(path=path, odd=odd))
+
+    why = "the system gives no other reason"
+    return StoreConfigError(_NO_ACCESS.format(path=path, error=error.strerror, why=why))
+
+
+def _not_a_file(path: str) -> str | None:
+    """Return which of the store's three files is there and is not a regular file."""
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        with contextlib.suppress(OSError):
+            if not stat.S_ISREG(Path(name).stat().st_mode):
+                return name
+
+    return None
 
 
 def _no_descriptors_left() -> OSError | None:
-    """SQLite says only that it cannot open the file, whatever the reason."""
+    """Return the error of the system if this process cannot open as many files as a store needs."""
+    opened: list[int] = []
     try:
-        os.close(os.open(os.devnull, os.O_RDONLY))  # not the file: closing it drops its locks
+        for _ in range(_FILES):  # not the store's own: closing one would drop its locks
+            opened.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401  closed if one fails
     except OSError as error:
         return error if error.errno in _NO_DESCRIPTORS else None
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
     return None
 
@@ -64,18 +93,16 @@ def _no_descriptors_left() -> OSError | None:
 def _why_not(path: str, *, was_there: bool) -> str:
     place = Path(path)
     try:
-        place.stat()  # `is_dir` would swallow what the system says
+        place.stat()
     except (FileNotFoundError, NotADirectoryError):
-        if not place.parent.is_dir():
-            return f"its folder {str(place.parent)!r} does not exist; make it"
+        folder = Path(os.path.realpath(path)).parent
+        if not folder.is_dir():
+            return f"its folder {str(folder)!r} does not exist; make it"
 
         if was_there:
             return "it was removed since it was opened; put it back"
     except OSError as error:
         return f"the system says {error.strerror}"
-    else:
-        if place.is_dir():
-            return "it is a folder, and must be a file"
 
     return "this user must have the right to read and write it and its folder"
 
@@ -83,14 +110,18 @@ def _why_not(path: str, *, was_there: bool) -> str:
 _Failure: TypeAlias = tuple[type[Exception], str, dict[str, Any]]
 
 _DAMAGED = (
-    "the file {path!r} is damaged or no SQLite database: {error};"
+    "the file {path!r} is damaged or is not a SQLite database: {error};"
     " it is left as it is; restore it from a backup"
 )
 _FULL = "the disk that holds {path!r} is full: {error}; free some space"
 _LOCKED = "the file {path!r} stayed locked by another process for {seconds} s: {error}"
 _NO_MORE_FILES = (
     "the file {path!r} cannot be opened: this process has no file descriptors left ({error});"
-    " nothing was written; raise the limit (ulimit -n), or find what keeps files open"
+    " raise the limit (ulimit -n), or find what keeps files open"
+)
+_NOT_A_FILE = (
+    "the file {path!r} cannot be used: {odd!r} is a folder or a device, and must be a file; nothing was"
+    " written; name another file"
 )
 _READ_ONLY = (
     "the file {path!r} or its folder cannot be written: {error}; nothing was written;"

@@ -241,7 +241,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     """The error says that the path is a folder."""
     with (
         cs.SQLiteStore(tmp_path) as store,
-        pytest.raises(cs.StoreConfigError, match="it is a folder, and must be a file"),
+        pytest.raises(cs.StoreConfigError, match="is a folder or a device, and must be a file"),
     ):
         store.ping()
 
