@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING
 from typing import Any
 from typing import NamedTuple
 
-import nats
 from msgspec import json
 from nats import errors as nats_errors
 
 from catga_store.drivers.cancellation import OwnTask
+from catga_store.drivers.nats_connecting import check_encryption
+from catga_store.drivers.nats_connecting import is_hopeless
+from catga_store.drivers.nats_connecting import meaning_of
+from catga_store.drivers.nats_connecting import open_client
 from catga_store.drivers.nats_inbox import Asked
 from catga_store.drivers.nats_inbox import Inbox
 from catga_store.errors import StoreConfigError
 from catga_store.errors import UsageError
-from catga_store.protocol.conversation import UNTRUSTED
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.conversation import Request
-from catga_store.protocol.conversation import is_untrusted
-from catga_store.protocol.masking import mask_url
 from catga_store.stores.nats.transport import Answer
 from catga_store.stores.nats.transport import Ask
 from catga_store.stores.nats.transport import Asks
@@ -57,7 +57,6 @@ _BATCH_BYTES = 8 * 1024 * 1024
 _READS, _READ_TOGETHER = 2, 64
 _END, _NOT_FOUND, _BUSY = 204, 404, 503
 _TRIES_OF_A_TIMEOUT = 4
-_TRIES_OF_A_CONNECTION = 5
 _POLL_SECONDS = 0.02
 
 
@@ -229,6 +228,7 @@ class NatsLink:
         else:
             client = servers
             _check_loop(client)
+            check_encryption(client)
 
         self._refused = None
         inbox = self._inbox = Inbox(client, self._timeout)
@@ -256,7 +256,6 @@ class NatsLink:
 
     async def _open(self, servers: list[str]) -> Client:
         options: dict[str, Any] = {
-            "servers": servers,
             "connect_timeout": max(self._timeout, 0.1),
             "reconnect_time_wait": 0.1,
             "pending_size": 0,
@@ -268,46 +267,17 @@ class NatsLink:
         }
         try:
             async with asyncio.timeout(self._timeout * _TRIES_OF_A_TIMEOUT) as self._opening:
-                client = await self._open_with(options)
-        except (nats_errors.Error, OSError, TimeoutError) as error:
-            if is_untrusted(self._error):
-                raise StoreConfigError(UNTRUSTED) from self._error
-
-            if "authorization" in repr(error).lower() or "credentials" in repr(error).lower():
-                message = "NATS refused user, password, token or credentials; mend the URL or them"
-                raise StoreConfigError(message) from error
-
-            why = str(error) or "no answer"  # a TimeoutError says nothing
-            message = f"no NATS server can be used at {', '.join(map(mask_url, servers))}: {why}"
-            raise NotSentError(message) from error
+                client = await open_client(servers, options)
+        except StoreConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001  no foreign exception passes the driver
+            cause = self._error if self._error is not None and is_hopeless(self._error) else error
+            raise meaning_of(cause, servers) from cause
         finally:
             self._opening = None
 
         client.options["max_reconnect_attempts"] = -1
         return client
-
-    async def _open_with(self, options: dict[str, Any]) -> Client:
-        tries = _TRIES_OF_A_CONNECTION
-        while True:
-            tries -= 1
-            try:
-                connect: Any = nats.connect  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  typed in part
-                client: Client = await connect(**options)
-            except (nats_errors.Error, OSError) as raised:
-                error: Exception = raised
-                if isinstance(raised, nats_errors.NoServersError) and self._error is not None:
-                    error = self._error  # what the last server said
-
-                # A server that refuses a user closes at once: its reason may be lost with that.
-                if tries and isinstance(error, ConnectionResetError | BrokenPipeError):
-                    continue
-
-                if error is raised:
-                    raise
-
-                raise error from raised
-            else:
-                return client
 
     async def _on_disconnect(self) -> None:
         if self._inbox is not None:
@@ -316,7 +286,7 @@ class NatsLink:
     async def _on_error(self, error: Exception) -> None:
         self._error = error
         alone = isinstance(self._servers, list) and len(self._servers) == 1
-        if alone and self._opening is not None and is_untrusted(error):
+        if alone and self._opening is not None and is_hopeless(error):
             self._opening.reschedule(asyncio.get_running_loop().time())  # no try will be better
 
         text = str(error).lower()

@@ -35,7 +35,9 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from catga_store.drivers.asyncio_driver import AsyncioUnits
 from catga_store.drivers.links import AsyncLink
 from catga_store.drivers.links import writes
+from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreClosedError
+from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Invoke
 from catga_store.protocol.conversation import Pause
@@ -43,6 +45,9 @@ from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import arun
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.conversation import run
+from catga_store.protocol.failures import uncertain
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import StoreProtocol
 
 __all__ = ["PortalDriver", "TrioPortalDriver"]
@@ -83,7 +88,7 @@ class _Portal:
     def __init__(self, units: AsyncioUnits) -> None:
         self.pid = os.getpid()
         self.units = units
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_loop()
         self._stopping = asyncio.Event()
         self._lock = threading.Lock()
         self._crossings: set[_Crossing] = set()
@@ -131,7 +136,7 @@ class _Portal:
                 self._ended = True
 
             for crossing in self._crossings:
-                crossing.settle(None, _closed())
+                crossing.settle(None, _cut_off(crossing))
 
     async def _until_stopped(self) -> None:
         await self._stopping.wait()
@@ -149,7 +154,7 @@ class _Portal:
     def _end(self, crossing: _Crossing, task: asyncio.Task[Any]) -> None:
         self._crossings.discard(crossing)
         if task.cancelled():
-            crossing.settle(None, _closed())
+            crossing.settle(None, _cut_off(crossing))
         elif (error := task.exception()) is not None:
             crossing.settle(None, error)
         else:
@@ -162,10 +167,36 @@ class _Portal:
 
 
 def _closed() -> StoreClosedError:
-    message = (
-        "the store was closed while it was asked; a commit that was under way may have been applied"
-    )
+    message = "the store was closed before this was asked; nothing was sent"
     return StoreClosedError(message)
+
+
+def _cut_off(crossing: _Crossing) -> StoreClosedError | CommitUncertainError:
+    """The error of a request that did not come to its end before the store was closed."""
+    request = crossing.request
+    if crossing.task is None:
+        return _closed()
+
+    why = "the store was closed before the reply came"
+    if isinstance(request, Commit):
+        return uncertain(request.id, [change.key for change in request.changes], why)
+
+    if isinstance(request, Resolve):
+        return uncertain(request.id, request.keys, why)
+
+    rest = "what it changes may have been written" if writes(request) else "nothing was written"
+    return StoreClosedError(f"{why}; {rest}")
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.new_event_loop()
+    except OSError as error:
+        message = (
+            "no file descriptor is left for the event loop of the store; nothing was sent; close what"
+            " is open, or raise the limit (ulimit -n)"
+        )
+        raise StoreUnavailableError(message) from error
 
 
 class _Portaled:

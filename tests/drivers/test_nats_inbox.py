@@ -22,6 +22,7 @@ from nats.aio.transport import Transport
 from proxy import Proxy
 from waiting import until_async
 
+from catga_store.drivers import nats_connecting
 from catga_store.drivers.nats_asyncio import NatsLink
 from catga_store.drivers.nats_inbox import Asked
 from catga_store.drivers.nats_inbox import Inbox
@@ -419,15 +420,15 @@ def test_a_link_that_is_closed_while_it_connects(nats_server: NatsServer) -> Non
     run(test)
 
 
-class Halting(Client):
+class Halting(nats_connecting.CheckedClient):
     """A client that says when a line begins to be opened on it, and waits there."""
 
     halts_at = place = ""
     made: list[Halting]
 
-    def __init__(self) -> None:
+    def __init__(self, *, encrypted: bool) -> None:
         """Keep count."""
-        super().__init__()
+        super().__init__(encrypted=encrypted)
         self.made.append(self)
         self.halted, self.may_go_on = asyncio.Event(), asyncio.Event()
 
@@ -451,7 +452,7 @@ class Halting(Client):
 def halting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Halting]:
     """Let links connect by clients that halt at one place or another, once they are told to."""
     kind = type("Halting", (Halting,), {"made": [], "place": request.param})
-    monkeypatch.setattr(nats, "NATS", kind)
+    monkeypatch.setattr(nats_connecting, "CheckedClient", kind)
     return kind
 
 
