@@ -168,11 +168,11 @@ STEPS = 40
 # store, which is below the APIs.
 EXAMPLES = {
     "memory": {"blocking": 200, "asyncio": 100, "trio": 100},
-    "sqlite": {"blocking": 100, "asyncio": 50, "trio": 50},
+    "sqlite": {"blocking": 100, "asyncio": 25, "trio": 25},
     "6.2": {"blocking": 25, "asyncio": 12, "trio": 12},
     "8.2": {"blocking": 25, "asyncio": 12, "trio": 12},
     "cluster": {"blocking": 25, "asyncio": 12, "trio": 12},
-    "one server": {"blocking": 10, "asyncio": 10, "trio": 10},
+    "one server": {"blocking": 10, "asyncio": 5, "trio": 5},
     "windows": {"blocking": 6},
     "three servers": {"blocking": 5, "asyncio": 5, "trio": 5},
 }

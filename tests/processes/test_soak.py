@@ -683,7 +683,10 @@ def run(url: str, directory: Path, rounds: int, interrupt: Callable[[], None]) -
     return done
 
 
-ROUNDS = [1, pytest.param(int(os.environ.get("CATGA_SOAK_ROUNDS", "40")), marks=soak)]
+LONG_RUN = pytest.param(int(os.environ.get("CATGA_SOAK_ROUNDS", "40")), marks=soak)
+ROUNDS = [1, LONG_RUN]
+ROUNDS_ON_SERVERS = [pytest.param(1, marks=pytest.mark.nightly), LONG_RUN]
+"""The quick run has other tests of servers that are killed: those in `test_*_processes.py`."""
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
@@ -692,7 +695,7 @@ def test_a_file_keeps_its_history(tmp_path: Path, rounds: int) -> None:
     print(run(f"sqlite:///{tmp_path / 'flows.db'}", tmp_path, rounds, lambda: None))  # noqa: T201
 
 
-@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("rounds", ROUNDS_ON_SERVERS)
 @pytest.mark.parametrize("version", [pytest.param("6.2", marks=soak), "8.2"])
 def test_redis_keeps_its_history(tmp_path: Path, version: str, rounds: int) -> None:
     """Processes and their server, killed and started again; the server syncs each write."""
@@ -700,7 +703,7 @@ def test_redis_keeps_its_history(tmp_path: Path, version: str, rounds: int) -> N
         print(run(server.url, tmp_path, rounds, partial(restart, server)))  # noqa: T201  with -s
 
 
-@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("rounds", ROUNDS_ON_SERVERS)
 def test_nats_keeps_its_history(tmp_path: Path, rounds: int) -> None:
     """Processes and their server, killed and started again."""
     with NatsServer() as server:
