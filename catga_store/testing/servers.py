@@ -194,7 +194,9 @@ class RedisServer(Server):
         program = str(_package_directory(package, wheel) / "bin" / "redis-server")
         place = ("--bind", self.host, "--port", str(self.port), "--dir", str(self.directory))
         durable = ("--save", "", "--appendonly", "yes", "--appendfsync", "everysec")
-        return [program, *place, *durable, *self.options]
+        # Else a replica waits five seconds for others to come, before it is served.
+        at_once = ("--repl-diskless-sync-delay", "0")
+        return [program, *place, *durable, *at_once, *self.options]
 
     def is_ready(self) -> bool:
         # Protected servers answer -NOAUTH, starting ones -LOADING.

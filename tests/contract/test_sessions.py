@@ -1448,8 +1448,9 @@ def test_a_lost_outcome_closes_the_session(
 
 
 @WIRED
-def test_a_commit_that_was_given_up_is_never_applied(store: cs.Store) -> None:
-    """What `resolve_commit` answered `None` about is refused when it arrives late."""
+def test_a_commit_that_was_given_up_is_never_applied(open_more: Opener) -> None:
+    """What `resolve_commit` returned `None` about is refused when it arrives late."""
+    store = open_more(timeout=timedelta(seconds=1))
     create(store, "f")
     transport = Transport(store)
     late: list[Call[Any]] = []

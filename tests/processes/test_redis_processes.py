@@ -18,7 +18,7 @@ from waiting import retried
 import catga_store as cs
 from catga_store.testing.servers import RedisServer
 
-PROCESSES = 16
+PROCESSES = 8
 LONG = 300
 """Seconds that only a test that fails would wait."""
 
@@ -81,7 +81,7 @@ def url(request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServe
 
 @pytest.mark.parametrize("times", [25, pytest.param(250, marks=soak)])
 def test_transact_by_processes_makes_a_chain(url: str, times: int) -> None:
-    """16 processes that add so many times each end at exactly the sum; no version was read twice."""
+    """Processes that add so many times each end at exactly the sum; no version was read twice."""
     with cs.open_store(url) as store:
         store.create(cs.FlowSnapshot("counter", state={"n": 0}))
         read = together(transact, *[(url, n, times) for n in range(PROCESSES)])
@@ -111,7 +111,7 @@ def test_completions_by_processes_count_once(url: str, total: int) -> None:
 
 
 def test_claimers_take_each_due_flow_once(url: str) -> None:
-    """16 processes claim until nothing is due: each of 1,000 flows went to exactly one."""
+    """Processes claim until nothing is due: each of 1,000 flows went to exactly one."""
     ids = [f"flow-{n:04}" for n in range(1000)]
     with cs.open_store(url) as store:
         for start in range(0, len(ids), 200):
