@@ -54,7 +54,7 @@ def describe_commands() -> str:
             value = f" `{one.metavar}`" if one.param_type_name == "option" and one.metavar else ""
             rows.append(f"| {shown}{value} | {about or ''} |")
 
-        table = ["| argument or option | |", "|---|---|", *rows] if rows else []
+        table = ["| argument or option | meaning |", "|---|---|", *rows] if rows else []
         text = inspect.cleandoc(command.help)
         # The page says once where the URL may come from.
         examples = command.epilog.partition(" The store's URL may")[0]
