@@ -34,7 +34,7 @@ def _sqlite() -> Doctor:
 
 
 def _redis() -> Doctor:
-    from catga_store.drivers.redis_blocking import link_to_url
+    from catga_store.drivers.redis_clients import link_to_url
     from catga_store.opening.blocking import DEFAULT_PREFIX
     from catga_store.stores.redis.doctor import RedisDoctor
 

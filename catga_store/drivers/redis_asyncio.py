@@ -1,12 +1,12 @@
-"""The asyncio link to Redis: what concurrent tasks ask goes out together on one connection.
+"""The asyncio link to Redis: commands of concurrent tasks go out together on one connection.
 
-A single server, or the master that a Sentinel names, has one shared connection (`redis_lane`); a
-cluster has one per node (`redis_cluster_asyncio`). Bodies over 1 MiB (`Pipe.large`) borrow a
-connection of their own, so that nobody waits behind them. Each occupies a place of the client's pool.
+A single server, or the primary that a Sentinel names, has one shared connection
+(`redis_multiplexed`); a cluster has one per node (`redis_cluster_asyncio`). A pipe that is `exclusive`
+borrows a connection of its own, so that nobody waits behind it. Each takes a place in the client's
+pool.
 
-A client that is given is not altered and not closed. One that is opened here does not retry by
-itself: whoever asked learns that a reply was lost. Every command asks for raw bytes, whatever the
-client decodes for its other users.
+A client of the user's is not altered and not closed. One that is opened here does not retry by
+itself, so a lost reply is known. Replies are raw bytes, whatever the client decodes for others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 
 from catga_store.drivers.cancellation import OwnTask
 from catga_store.drivers.links import Started
-from catga_store.drivers.redis_blocking import check_options
+from catga_store.drivers.redis_clients import check_options
 from catga_store.drivers.redis_cluster_asyncio import RedisClusterAsyncLink
 from catga_store.drivers.redis_failures import NO_TLS
 from catga_store.drivers.redis_failures import is_encrypted
@@ -39,16 +39,16 @@ __all__ = ["RedisAsyncLink", "check_client", "open_redis_link", "redis_link"]
 
 
 def open_redis_link(url: str, timeout: float) -> RedisAsyncLink | RedisClusterAsyncLink:
-    """A link with a client of its own, by URL: what `redis.asyncio` takes, and `redis+cluster://`.
+    """Return the link for a client of its own, by URL: one of `redis.asyncio`, or `redis+cluster://`.
 
-    It connects at first use. `timeout`, in seconds, is what every exchange may take at most.
+    It connects at first use. `timeout`, in seconds, is the longest that an exchange may take.
     """
     options: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0),
-        # The connection sets the deadlines; the library's would cost a task for each write.
+        # The multiplexed connection has the deadlines; those of redis-py cost a task for each write.
         "socket_timeout": None,
         "socket_connect_timeout": timeout,
-        "max_connections": 2**31,  # a large body that finds none left would be refused
+        "max_connections": 2**31,  # a large body that found none left would be refused
     }
     client: Any = Redis
     scheme, _, place = url.partition("://")
@@ -79,13 +79,13 @@ def check_client(client: object) -> bool:
 def redis_link(
     client: Any, timeout: float, *, owned: bool = False
 ) -> RedisAsyncLink | RedisClusterAsyncLink:
-    """The link for a client of `redis.asyncio`; an `owned` one is closed with it."""
+    """Return the link for a client of `redis.asyncio`; an `owned` one is closed with the link."""
     kind = RedisClusterAsyncLink if isinstance(client, RedisCluster) else RedisAsyncLink
     return kind(client, timeout, owned=owned)
 
 
 class RedisAsyncLink:
-    """Performs `Pipe` requests on one server; see `remote.StartingLink`."""
+    """Performs `Pipe` requests on one server; see `links.StartingLink`."""
 
     def __init__(self, client: Any, timeout: float, *, owned: bool = False) -> None:
         self._client = client
@@ -95,11 +95,11 @@ class RedisAsyncLink:
 
     @property
     def writes(self) -> int:
-        """How many writes there were on the shared connection."""
+        """The number of writes on the shared connection so far."""
         return self._multiplexed.writes
 
     def start(self, request: Request[Any], /) -> Started:
-        """Begin a request. It fails with `NotSentError` or `ReplyLostError`."""
+        """Start a request. It fails with `NotSentError` or `ReplyLostError`."""
         assert isinstance(request, Pipe), request  # noqa: S101  there are no others
         if request.exclusive:
             return OwnTask(asyncio.create_task(self.perform(request)))
@@ -108,7 +108,7 @@ class RedisAsyncLink:
         return connection.start(self._multiplexed.arguments_of(request.commands))
 
     async def perform(self, request: Request[Any], /) -> tuple[Any, ...]:
-        """The replies in the order of the commands. `NotSentError`, `ReplyLostError`."""
+        """Return the replies in the order of the commands. `NotSentError`, `ReplyLostError`."""
         assert isinstance(request, Pipe), request  # noqa: S101  there are no others
         arguments = self._multiplexed.arguments_of(request.commands)
         if request.exclusive:
@@ -117,7 +117,7 @@ class RedisAsyncLink:
         return await self._multiplexed.shared("", self._connections).put(arguments)
 
     async def close(self) -> None:
-        """Fail what is under way; close the client if it is owned."""
+        """Fail what is in flight; close the client if it is owned."""
         await self._multiplexed.close()
         if self._owned:
             await self._client.aclose()
@@ -127,7 +127,7 @@ class RedisAsyncLink:
 
 
 class _Pool:
-    """The pool of a client of one server, or of a Sentinel's master."""
+    """The pool of a client of one server, or of the primary that a Sentinel names."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool

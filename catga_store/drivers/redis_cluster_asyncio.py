@@ -1,9 +1,9 @@
 """The asyncio link to a Redis Cluster: one shared connection per node.
 
-A pipe is divided by the slots of its commands' keys; what belongs to one node stays together and in
-order. A node that does not hold a slot (any more) refuses the command and says who does: it is asked
-there, and the map of the slots is read again before the next request. The map is also read again
-after every failure of a node.
+A pipe is divided by the slots of its commands' keys; commands for one node stay together and in
+order. A node that does not hold a slot (any more) refuses the command and names the node that does:
+the command is sent there, and the map of the slots is read again before the next request. The map
+is also read again after every failure of a node.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from catga_store.stores.redis.transport import Pipe
 __all__ = ["RedisClusterAsyncLink"]
 
 _MOST_ROUNDS = 16
-"""So often, at most, a command is sent to where the cluster says that its slot is."""
+"""How often, at most, a command follows a redirection."""
 _MOVING_SECONDS = 0.01
-"""Before a command is sent again whose keys are being moved."""
+"""The pause before a command whose keys are being moved is sent again."""
 _REDIRECTIONS = (AskError, TryAgainError)  # MovedError is an AskError
 
 
 class _Round:
-    """A pipe under way: what has been answered, what is left, and where that is to be asked."""
+    """A pipe in flight: the replies so far, and the commands that are left."""
 
     def __init__(self, request: Pipe, arguments: list[Arguments]) -> None:
         self.keys = [command.key for command in request.commands]
@@ -49,7 +49,7 @@ class _Round:
 
     @property
     def untouched(self) -> bool:
-        """Nothing of the pipe was run."""
+        """Whether nothing of the pipe was run."""
         return len(self.left) == len(self.arguments)
 
     def take(self, places: list[int], replies: tuple[Any, ...]) -> None:
@@ -57,18 +57,18 @@ class _Round:
         for place, reply in zip(places, replies, strict=True):
             self.replies[place] = reply
 
-    def turn(self) -> None:
-        """See what was refused."""
+    def keep_redirected(self) -> None:
+        """Keep the commands that were redirected for the next round."""
         self.left = [place for place in self.left if self.redirection(place)]
 
     def redirection(self, place: int) -> AskError | TryAgainError | None:
-        """How a command was refused, unless it was not asked yet or was run."""
+        """Return how a command was redirected; `None` if it was not sent yet, or was run."""
         reply = self.replies[place]
         return reply if isinstance(reply, _REDIRECTIONS) else None
 
 
 class RedisClusterAsyncLink:
-    """Performs `Pipe` requests on the nodes of a cluster; see `remote.StartingLink`."""
+    """Performs `Pipe` requests on the nodes of a cluster; see `links.StartingLink`."""
 
     def __init__(self, client: Any, timeout: float, *, owned: bool = False) -> None:
         self._client = client
@@ -77,19 +77,19 @@ class RedisClusterAsyncLink:
         self._multiplexed = MultiplexedConnections(client, timeout)
         self._finding = asyncio.Lock()
         self._found = False
-        """Where the slots are is known, as far as we know."""
+        """The map of the slots was read, and nothing since says that it is wrong."""
 
     @property
     def writes(self) -> int:
-        """How many writes there were on shared connections."""
+        """The number of writes on shared connections so far."""
         return self._multiplexed.writes
 
     def start(self, request: Request[Any], /) -> Started:
-        """Begin a request. It fails with `NotSentError` or `ReplyLostError`."""
+        """Start a request. It fails with `NotSentError` or `ReplyLostError`."""
         return OwnTask(asyncio.create_task(self.perform(request)))
 
     async def perform(self, request: Request[Any], /) -> tuple[Any, ...]:
-        """The replies in the order of the commands. `NotSentError`, `ReplyLostError`."""
+        """Return the replies in the order of the commands. `NotSentError`, `ReplyLostError`."""
         assert isinstance(request, Pipe), request  # noqa: S101  there are no others
         asked = _Round(request, self._multiplexed.arguments_of(request.commands))
         until = asyncio.get_running_loop().time() + self._timeout
@@ -101,10 +101,10 @@ class RedisClusterAsyncLink:
                 if asked.untouched:
                     raise
 
-                message = f"a part was answered, and another not sent: {error}"
+                message = f"only a part of the commands was sent: {error}"
                 raise ReplyLostError(message) from error
 
-            asked.turn()
+            asked.keep_redirected()
             if not asked.left:
                 return tuple(asked.replies)
 
@@ -118,21 +118,21 @@ class RedisClusterAsyncLink:
             if any(isinstance(reply, TryAgainError) for reply in refused):
                 await asyncio.sleep(_MOVING_SECONDS)
 
-        # What was refused has not been run: whoever asked may ask again, later.
+        # A redirected command was not run: the caller may send it again later.
         for place in asked.left:
-            message = f"the cluster sent us from node to node: {asked.replies[place]}"
+            message = f"redirected from node to node: {asked.replies[place]}"
             asked.replies[place] = TryAgainError(message)
 
         return tuple(asked.replies)
 
     async def close(self) -> None:
-        """Fail what is under way; close the client if it is owned."""
+        """Fail what is in flight; close the client if it is owned."""
         await self._multiplexed.close()
         if self._owned:
             await self._client.aclose()
 
     async def _ask(self, asked: _Round) -> None:
-        """Send what is left to its nodes, all at the same time, and take in the replies."""
+        """Send the commands that are left to their nodes, all at the same time; keep the replies."""
         if not self._found:
             await self._find_nodes()
 
@@ -168,7 +168,7 @@ class RedisClusterAsyncLink:
             if lost or len(errors) == len(answers):
                 raise (lost or errors)[0]
 
-            message = f"one node answered, and another could not be asked: {errors[0]}"
+            message = f"one node replied, and another could not be reached: {errors[0]}"
             raise ReplyLostError(message) from errors[0]
 
     def _send(
@@ -177,7 +177,7 @@ class RedisClusterAsyncLink:
         arguments: list[Arguments] = []
 
         for place in places:
-            if asking:  # allows the next command on this connection, and only that
+            if asking:  # it allows the next command on this connection, and no other
                 arguments.append(("ASKING",))
 
             arguments.append(asked.arguments[place])
@@ -189,7 +189,7 @@ class RedisClusterAsyncLink:
         return self._multiplexed.shared(node.name, connections).put(arguments)
 
     def _node(self, key: bytes, refused: Any) -> Any:
-        """Who is to be asked: whom the refusal names, else who has the slot of the key."""
+        """Return the node to send to: the one that a redirection names, else the holder of the slot."""
         nodes = self._client.nodes_manager
         node: Any = None
         if isinstance(refused, AskError) and refused.host:  # pyright: ignore[reportUnknownMemberType]  untyped there
@@ -201,13 +201,13 @@ class RedisClusterAsyncLink:
                 node = nodes.get_node_from_slot(key_slot(key))
             except (KeyError, RedisClusterException) as error:
                 self._found = False
-                message = f"no node of the cluster has the slot of {key!r}"
+                message = f"no node of the cluster serves the slot of {key!r} now"
                 raise NotSentError(message) from error
 
         return node
 
     async def _find_nodes(self) -> None:
-        """Ask the cluster where its slots are. `NotSentError` if no node tells."""
+        """Read the map of the slots. `NotSentError` if no node returns it."""
         async with self._finding:
             if self._found:
                 return
@@ -217,9 +217,7 @@ class RedisClusterAsyncLink:
                     await self._client.initialize()
                     await self._client.nodes_manager.initialize()
             except TimeoutError as error:
-                message = (
-                    f"no node of the cluster told where its slots are within {self._timeout:g} s"
-                )
+                message = f"no node of the cluster returned its slots within {self._timeout:g} s"
                 raise NotSentError(message) from error
             except Exception as error:  # also what a credential provider of the user's raises
                 raise not_sent(error) from error
@@ -231,7 +229,7 @@ class RedisClusterAsyncLink:
 
 
 class _Node:
-    """The connections that a cluster's client has to one node."""
+    """The connections of a cluster's client to one node."""
 
     hint = ""
 
@@ -244,7 +242,7 @@ class _Node:
     async def take(self) -> Any:
         connection = self._node.acquire_connection()
         try:
-            # A connection that was used before may be dead: unlike a pool, a node does not look.
+            # A connection that was used before may be dead: unlike a pool, a node does not check.
             await connection.disconnect()
             await connection.connect()
         except BaseException:

@@ -1,4 +1,4 @@
-"""Redis commands as they are sent: packed by hiredis if it is there, else by redis-py, in Python."""
+"""Redis commands as they are sent: packed by hiredis if it is installed, else by redis-py in Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COPIED_BYTES = 64 * 1024
 
 
 def pack(connection: Any, commands: Sequence[Sequence[bytes | str | int]]) -> list[bytes]:
-    """The commands as they are sent; few pieces, and large bodies are not copied together."""
+    """Return the commands as they are sent: few pieces, without copying large bodies together."""
     if _pack_command is None:
         packed: list[bytes] = connection.pack_commands(commands)
         return packed

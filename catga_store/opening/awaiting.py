@@ -103,10 +103,10 @@ class AsyncRedisStore(AsyncStore):
         place = parse_redis_url(url)
         need_redis()
         from catga_store.drivers import redis_asyncio
-        from catga_store.drivers import redis_blocking
+        from catga_store.drivers import redis_clients
 
         settings = Settings(**options)
-        _, cluster = redis_blocking.check_url(place.text)
+        _, cluster = redis_clients.check_url(place.text)
         make = partial(redis_asyncio.open_redis_link, place.text, settings.timeout)
         own: dict[str, Any] = {"prefix": prefix, "acknowledged_by": acknowledged_by, **place.own}
         store = cls.__new__(cls)

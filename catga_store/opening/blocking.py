@@ -145,13 +145,13 @@ class RedisStore(Store):
         **options: Unpack[StoreOptions],
     ) -> None:
         need_redis()
-        from catga_store.drivers import redis_blocking
+        from catga_store.drivers import redis_clients
 
         settings = Settings(**options)
         link = (
-            redis_blocking.link_to_url("redis://localhost", settings.timeout)
+            redis_clients.link_to_url("redis://localhost", settings.timeout)
             if client is None
-            else redis_blocking.link_to_client(client, settings.timeout)
+            else redis_clients.link_to_client(client, settings.timeout)
         )
         self._begin(link, prefix, acknowledged_by, settings)
 
@@ -170,10 +170,10 @@ class RedisStore(Store):
         """
         place = parse_redis_url(url)
         need_redis()
-        from catga_store.drivers import redis_blocking
+        from catga_store.drivers import redis_clients
 
         settings = Settings(**options)
-        link = redis_blocking.link_to_url(place.text, settings.timeout)
+        link = redis_clients.link_to_url(place.text, settings.timeout)
         store = cls.__new__(cls)
         own: dict[str, Any] = {"prefix": prefix, "acknowledged_by": acknowledged_by, **place.own}
         store._begin(link, own["prefix"], own["acknowledged_by"], settings)
@@ -182,7 +182,7 @@ class RedisStore(Store):
     def _begin(
         self, link: Transport, prefix: str, acknowledged_by: int, settings: Settings
     ) -> None:
-        from catga_store.drivers.redis_blocking import RedisClusterLink
+        from catga_store.drivers.redis_cluster_blocking import RedisClusterLink
         from catga_store.stores import redis
 
         cluster = isinstance(link, RedisClusterLink)

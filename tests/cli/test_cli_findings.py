@@ -30,7 +30,7 @@ from catga_store.cli.doctor import known_doctor
 from catga_store.cli.doctors import doctor_of
 from catga_store.copying import Difference
 from catga_store.drivers.redis_blocking import RedisLink
-from catga_store.drivers.redis_blocking import link_to_url
+from catga_store.drivers.redis_clients import link_to_url
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import wait_key

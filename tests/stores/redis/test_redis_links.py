@@ -25,8 +25,8 @@ from redis.retry import Retry
 import catga_store as cs
 from catga_store.drivers import redis_packing
 from catga_store.drivers.redis_asyncio import open_redis_link
-from catga_store.drivers.redis_blocking import link_to_client
-from catga_store.drivers.redis_blocking import link_to_url
+from catga_store.drivers.redis_clients import link_to_client
+from catga_store.drivers.redis_clients import link_to_url
 from catga_store.drivers.redis_multiplexed import CommandsInFlight
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
@@ -243,7 +243,7 @@ async def test_a_slot_that_nobody_serves_was_not_asked_for_either(awaiting: Any)
     """So with the awaiting link."""
     nodes = awaiting._client.nodes_manager
     nodes.slots_cache.pop(slot_of("{here}"))
-    with pytest.raises(NotSentError, match="no node of the cluster has the slot"):
+    with pytest.raises(NotSentError, match="no node of the cluster serves the slot"):
         await awaiting.perform(BOTH)
 
     assert await awaiting.perform(BOTH) == (b"1", b"2")
@@ -270,7 +270,7 @@ async def test_a_part_that_was_answered_makes_the_rest_uncertain(
     nodes.slots_cache[slot_of("{here}")] = nodes.slots_cache[slot_of("{there}")]
     with monkeypatch.context() as patch:
         patch.setattr(type(nodes), "initialize", nobody_tells_later)
-        with pytest.raises(ReplyLostError, match="a part was answered, and another not sent"):
+        with pytest.raises(ReplyLostError, match="only a part of the commands was sent"):
             await awaiting.perform(BOTH)
 
     assert await awaiting.perform(BOTH) == (b"1", b"2")
