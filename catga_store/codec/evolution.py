@@ -1,9 +1,9 @@
 """State types that change: a name that outlives the module, a version, upcasters between versions.
 
-What is stored is a name and a version beside JSON data. A program that knows a later version lifts
-older data step by step when it reads it: each upcaster takes the data of one version and answers
-that of the next, and only the last answer is made into objects. Nothing is rewritten until the
-flow is.
+A name and a version are stored beside the JSON data of a state. A program that knows a later version
+lifts older data step by step when it reads it: each upcaster takes the data of one version and
+returns that of the next, and the last result is made into objects. What is stored stays as it is
+until the flow is written again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Upcaster", "flow_state", "lift"]
 C = TypeVar("C")
 
 Upcaster: TypeAlias = Callable[[Any], Any]
-"""Takes the JSON data of one version, which it may change, and answers that of the next."""
+"""Takes the JSON data of one version, which it may change, and returns that of the next."""
 
 _UPCASTERS = "__flow_upcasters__"
 
@@ -36,20 +36,19 @@ def flow_state(
     """Name a state type, and say how data of its older versions is read.
 
     The name is stored instead of the class's `__qualname__`, so the class may be moved and renamed;
-    `claim_due` and `query_flows` find flows by it. Stands above the decorator that makes the class
-    an attrs class or a dataclass; subclasses have names of their own.
+    `claim_due` and `query_flows` find flows by it. Put this decorator above the one that makes the
+    class an attrs class or a dataclass. A subclass does not inherit the name.
 
-    `upcasters` maps a version to the function that makes its data that of the next: JSON data in,
-    which it may change in place, and JSON data out. They are called in order at every read of an
-    older flow, so they must answer the same each time; the flow is written as it is now when it
-    next changes. The keys run up to `version - 1` without a gap (else `UsageError`); data older
-    than the first is refused. A flow that no upcaster reaches, an upcaster that fails and a version
-    from the future are each a `StateTypeError` that says so; `get` without a type reads the stored
-    data as it is. A type without a name is version 1 of its `__qualname__`: give it that name to
-    go on from there.
+    `upcasters` maps a version to a function that takes JSON data of that version, which it may change
+    in place, and returns JSON data of the next. They are called in order at every read of an older
+    flow, so they must return the same each time; the flow is stored in the new form when it is next
+    written. The keys must run up to `version - 1` without a gap, else `UsageError`. Data older than
+    the first upcaster, an upcaster that fails and data of a later version are each a
+    `StateTypeError`; `get` without a type returns the stored data as it is. A type without a name is
+    version 1 of its `__qualname__`: use that as its name to start with version 2.
 
-    A new field with a default needs no version: what is missing takes the default. Only the
-    outermost type of a state has a stored version; its upcasters lift what is inside it, too.
+    A new field with a default needs no new version: where it is missing, it takes the default. Only
+    the outermost type of a state has a stored version; its upcasters also lift what is inside it.
 
     >>> import attrs
     >>> import catga_store as cs
@@ -98,9 +97,9 @@ def flow_state(
 
 
 def lift(data: Any, state_type: Any, stored: int) -> Any:
-    """Make data of version `stored` that of the type as it is today; changes and answers it.
+    """Lift data of version `stored` to the version of the type; changes the data and returns it.
 
-    `StateTypeError` if a step is missing, fails, or answers what is no JSON data.
+    `StateTypeError` if an upcaster is missing, fails, or returns anything but JSON data.
     """
     cls = codec.class_of(state_type)
     name, version = codec.type_name(cls), codec.type_version(cls)
@@ -110,8 +109,8 @@ def lift(data: Any, state_type: Any, stored: int) -> Any:
         step = steps.get(number)
         if step is None:
             message = (
-                f"no upcaster leads from version {number} of {name!r} to {number + 1}, and this"
-                f" program reads version {version}; name one in @flow_state(…, upcasters=…)"
+                f"no upcaster from version {number} of {name!r} to {number + 1}, and this program"
+                f" reads version {version}; add one to @flow_state(…, upcasters=…)"
             )
             raise _refusal(message, name, version, stored)
 
@@ -121,24 +120,24 @@ def lift(data: Any, state_type: Any, stored: int) -> Any:
 
 
 def _stepped(step: Upcaster, data: Any, name: str, version: int, number: int) -> Any:
-    did = f"the upcaster of {name!r} from version {number} to {number + 1}"
+    which = f"the upcaster of {name!r} from version {number} to {number + 1}"
     try:
         lifted: Any = step(data)
     except RecursionError:
-        raise  # the caller's stack is nearly full: nobody knows whether the data fits
+        raise  # the caller's stack is nearly full: that says nothing about the data
     except Exception as error:
-        message = f"{did} failed with {type(error).__name__}: {error}"
+        message = f"{which} failed with {type(error).__name__}: {error}"
         raise _refusal(message, name, version, number) from error
 
     if lifted.__class__ is not dict:
         found = "None: does it return its data?" if lifted is None else repr(lifted.__class__)
-        message = f"{did} must answer a dict of JSON data, not {found}"
+        message = f"{which} must return a dict of JSON data, not {found}"
         raise _refusal(message, name, version, number)
 
     try:
         codec.check_json_data(lifted)
     except EncodingError as error:
-        message = f"{did} must answer JSON data: {error}"
+        message = f"{which} must return JSON data: {error}"
         raise _refusal(message, name, version, number) from error
 
     return lifted
@@ -152,7 +151,7 @@ def _refusal(message: str, name: str, version: int, stored: int) -> StateTypeErr
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not name:
-        message = f"the name of a state type must be text that is not empty, not {name!r}"
+        message = f"the name of a state type must be a non-empty str, not {name!r}"
         raise UsageError(message)
 
     try:
@@ -166,8 +165,8 @@ def _check_steps(name: str, version: int, steps: Mapping[int, Upcaster]) -> None
     for number, step in steps.items():
         if type(number) is not int or not 1 <= number < version:
             message = (
-                f"upcasters of state type {name!r} go from a version that is an int from 1 to"
-                f" {version - 1} (its version is {version}), not from {number!r}"
+                f"the keys of upcasters of state type {name!r} must be ints of at least 1 and less"
+                f" than its version {version}, not {number!r}"
             )
             raise UsageError(message)
 
@@ -180,5 +179,5 @@ def _check_steps(name: str, version: int, steps: Mapping[int, Upcaster]) -> None
 
     gap = set(range(min(steps, default=version), version)) - steps.keys()
     if gap:
-        message = f"state type {name!r} has no upcaster from version {min(gap)}; name it, too"
+        message = f"state type {name!r} has no upcaster from version {min(gap)}; add it"
         raise UsageError(message)

@@ -1,8 +1,14 @@
-"""A fingerprint of a state type: whether bytes were written by the type as it is today.
+"""A fingerprint of a state type: whether its declaration has changed since bytes were written.
 
-It says nothing about how a state is read. It only spares work: bytes that were written under the
-same fingerprint are what their state encodes to today, so bytes that differ mean a change. A
-fingerprint that misses a difference costs a write that was not needed, never a lost one.
+A session compares the bytes of a state as it is now with the bytes that were loaded, to tell whether
+it has changed. That only works if the type encodes as it did then: a type that has gained a field
+makes other bytes of the same state. So each write stores the fingerprint of the type, and a flow
+that is loaded under another one is encoded once more at once (`FlowSnapshot._baseline`), to have
+something to compare with. Without this, every flow that is read after a deployment would count as
+changed and be written by the next commit.
+
+The fingerprint has no part in how a state is read. If it misses a difference, one unneeded write
+follows, never a lost one.
 """
 
 from __future__ import annotations

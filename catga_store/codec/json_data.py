@@ -32,8 +32,8 @@ def encode_json(value: object) -> bytes:
     Traceback (most recent call last):
     ...
     catga_store.EncodingError: data cannot be kept: at $.items expected plain JSON data (None, bool, \
-int, float, str, list, dict with str keys), found tuple (it would come back as something else or \
-not at all); nothing was encoded
+int, float, str, list, dict with str keys), found tuple (it would be read back as something else, \
+or not at all); nothing was encoded
     """
     try:
         check_json(value)

@@ -303,8 +303,8 @@ def test_a_suspended_older_flow_wakes_clean(stored: cs.Store) -> None:
 STEPS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda data: data["nothing"], "failed with KeyError: 'nothing'"),
     (lambda data: data.clear(), "not None: does it return its data?"),
-    (lambda data: [data], "must answer a dict of JSON data, not <class 'list'>"),
-    (lambda _: {"cents": {1, 2}}, r"must answer JSON data: .* at \$.cents .* found set"),
+    (lambda data: [data], "must return a dict of JSON data, not <class 'list'>"),
+    (lambda _: {"cents": {1, 2}}, r"must return JSON data: .* at \$.cents .* found set"),
     (lambda data: data, r"does not fit: data does not fit the type order: at \$"),
 ]
 
@@ -337,19 +337,19 @@ def test_a_version_that_no_upcaster_reaches_is_refused(stored: cs.Store) -> None
     class Later:
         cents: int
 
-    with pytest.raises(cs.StateTypeError, match="no upcaster leads from version 1 of 'order' to 2"):
+    with pytest.raises(cs.StateTypeError, match="no upcaster from version 1 of 'order' to 2"):
         stored.get_one("o", Later)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"name": ""}, "not empty"),
+    ({"name": ""}, "a non-empty str"),
     ({"name": 5}, "not 5"),
     ({"name": "\ud800"}, "surrogates not allowed"),
     ({"name": "n", "version": 0}, "not 0"),
     ({"name": "n", "version": True}, "not True"),
-    ({"name": "n", "version": 2, "upcasters": {2: to_cents}}, "from 1 to 1"),
-    ({"name": "n", "version": 2, "upcasters": {0: to_cents}}, "not from 0"),
-    ({"name": "n", "version": 2, "upcasters": {"1": to_cents}}, "not from '1'"),
+    ({"name": "n", "version": 2, "upcasters": {2: to_cents}}, "less than its version 2, not 2"),
+    ({"name": "n", "version": 2, "upcasters": {0: to_cents}}, "version 2, not 0"),
+    ({"name": "n", "version": 2, "upcasters": {"1": to_cents}}, "version 2, not '1'"),
     ({"name": "n", "version": 2, "upcasters": {1: "to_cents"}}, "must be a function"),
     ({"name": "n", "version": 4, "upcasters": {1: to_cents, 3: to_tags}}, "from version 2;"),
 ]

@@ -1,7 +1,7 @@
-"""What all hooks share: what a hook is, the two ways it fails, and the words errors are made of.
+"""What all hooks share: what a hook is, the two ways it fails, and how errors describe values.
 
-A value that does not go with its declared type is a `Misfit`; a declared type whose values can
-never be kept is an `Unkept`. Neither leaves the package: `codec` and `build` make errors of them.
+A value that does not fit its declared type is a `Misfit`; a declared type whose values can never be
+kept is an `Unkept`. Neither leaves the package: they become an `EncodingError` or a `StateTypeError`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Hooks:
 
 
 class Misfit(Exception):  # noqa: N818  no user sees it: it becomes one of the package's errors
-    """A value and its declared type do not go together; `parts` is the path, innermost first."""
+    """A value does not fit its declared type; `parts` is the path, innermost first."""
 
     def __init__(self, expected: str, found: str, why: str = "") -> None:
         super().__init__(expected, found, why)
@@ -94,7 +94,7 @@ class Misfit(Exception):  # noqa: N818  no user sees it: it becomes one of the p
 
 
 class Unkept(Exception):  # noqa: N818  as above
-    """Values of a declared type can never be kept; `part`: the step of the path it stands at."""
+    """Values of a declared type can never be kept; `part` is the step of the path where it is."""
 
     def __init__(self, declared: Any, why: str, part: str = "") -> None:
         super().__init__(declared, why, part)
@@ -105,7 +105,7 @@ class Unkept(Exception):  # noqa: N818  as above
 
 @functools.cache
 def json_functions() -> tuple[Callable[[Any], bytes], Callable[[Any], Any]]:
-    """Answer msgspec's JSON encoder and decoder, imported on first use."""
+    """Return msgspec's JSON encoder and decoder, imported on first use."""
     import msgspec.json
 
     return msgspec.json.encode, msgspec.json.decode
@@ -113,7 +113,7 @@ def json_functions() -> tuple[Callable[[Any], bytes], Callable[[Any], Any]]:
 
 @functools.cache
 def json_errors() -> tuple[type[Exception], ...]:
-    """Answer what the decoder raises for bytes that are no JSON, or text or numbers that are none."""
+    """Return what the decoder raises for bytes that are not JSON."""
     import msgspec
 
     return ValueError, msgspec.MsgspecError  # which was no ValueError in 0.19
@@ -145,12 +145,12 @@ _ADVICE = {
     " data and read it with msgspec.convert, or make the class a dataclass",
 }
 
-# What a path may show of a key: its whole value, as it is short and tells keys apart.
+# Keys of these classes are shown in a path: they are short, and tell keys apart.
 _SHOWN = {NONE, bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID}
 
 
 def describe(value: Any) -> str:
-    """Name the class of a value, and the value itself if it is a number: texts may be secrets."""
+    """Name the class of a value, and the value itself if it is a number: text may be a secret."""
     cls = value.__class__
     if value is None:
         return "None"
@@ -180,12 +180,12 @@ def kind_of(value: Any) -> str:
 
 
 def name_part(name: str) -> str:
-    """Write a name as a step of a path."""
+    """Return a name as a step of a path."""
     return f".{name}" if name.isidentifier() else f"[{name!r}]"
 
 
 def key_part(key: Any) -> str:
-    """Write a key of a dict as a step of a path; of a key that is no scalar, only its class."""
+    """Return a key of a dict as a step of a path; of a key that is not a scalar, only its class."""
     if isinstance(key, enum.Enum):
         return f"[{key.__class__.__name__}.{key.name}]"
 
@@ -199,7 +199,7 @@ def key_part(key: Any) -> str:
 
 
 def at(error: Exception, part: str) -> Exception:
-    """Put one more step in front of the path of an error, making it a `Misfit` first."""
+    """Return an error as a `Misfit`, with one more step in front of its path."""
     if isinstance(error, RecursionError):
         return error
 

@@ -1,7 +1,7 @@
-"""The hooks of what is one of several: enums, flags, literals and unions.
+"""The hooks of enums, flags, literals and unions.
 
-A union reads the class of a value to write it and the kind of a JSON value to read it. Where two
-members look alike in JSON, those that do are written `{"$type": tag, "value": …}`.
+A union chooses its member by the class of a value when it writes, and by the kind of a JSON value
+when it reads. Members that look alike in JSON are written as `{"$type": tag, "value": …}`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TAGGED = {_TAG, _VALUE}
 
 
 def enum_hooks(cls: type[enum.Enum]) -> Hooks:
-    """Make the hooks of an enum: the values if all are texts or integers, else the names."""
+    """Make the hooks of an enum: its values if all are str or int, else the names."""
     members = list(cls.__members__.values())
     by_value = all(member.value.__class__ in (str, int) for member in members)
     transport = {member: member.value if by_value else member.name for member in members}
@@ -53,7 +53,7 @@ def flag_hooks(cls: type[enum.Flag]) -> Hooks:
     def back(number: int) -> Any:
         value = cls(number)
         if value.__class__ is not cls or value.value != number:
-            raise Misfit(cls.__qualname__, "an integer that is none")
+            raise Misfit(cls.__qualname__, "an integer that is not one of its values")
 
         return value
 
@@ -85,7 +85,7 @@ def _choice(label: str, classes: frozenset[type], choices: Iterable[tuple[Any, A
         try:
             return decs[value.__class__, value]
         except (KeyError, TypeError):
-            raise Misfit(label, f"{kind_of(value)} that is none of its values") from None
+            raise Misfit(label, f"{kind_of(value)} that is not one of its values") from None
 
     return Hooks(label, classes, frozenset(kind for kind, _ in decs), enc, dec, distinct=True)
 
@@ -99,7 +99,7 @@ def union_hooks(declared: Any, members: Sequence[Hooks]) -> Hooks:
         return members[0]
 
     for hooks in members:
-        if not hooks.classes:  # it takes what JSON has, so only that may stand beside it
+        if not hooks.classes:  # plain JSON data: only what is plain JSON itself may stand beside it
             if all(other.classes <= _PLAIN for other in members):
                 return hooks
 
@@ -184,7 +184,7 @@ def _tagged(declared: Any, label: str, members: Sequence[Hooks], tagged: set[Kin
             named = value[_TAG]
             hooks = by_tag.get(named) if named.__class__ is str else None
             if hooks is None:
-                raise Misfit(label, f"an object tagged with something else than {list(by_tag)}")
+                raise Misfit(label, f"an object tagged with none of {list(by_tag)}")
 
             return hooks.dec(value[_VALUE], None)
 
@@ -229,10 +229,10 @@ def _only_fit(value: Any, label: str, members: Iterable[Hooks]) -> Any:
             fits.append(hooks.dec(value, None))
         except RecursionError:
             raise
-        except Exception:  # noqa: S112  whatever a member says, it does not take the value
+        except Exception:  # noqa: S112  whatever a member raises, it does not take the value
             continue
 
     if len(fits) != 1:
-        raise Misfit(label, f"{kind_of(value)} without a tag that {len(fits)} of them take")
+        raise Misfit(label, f"{kind_of(value)} without a tag, which fits {len(fits)} of them")
 
     return fits[0]

@@ -1,9 +1,9 @@
 """The hooks of attrs classes and dataclasses.
 
-The functions are the ones cattrs generates, over our fields: their types and their hooks. Those of
-cattrs convert (`int("3")`, `list((1, 2))`), and ours must refuse. What is generated does not know
-which field it is at, so nobody pays for errors that do not happen; when one does, the same class is
-made again as plain loops that track the path, and the value is walked a second time.
+cattrs generates the functions, with our hooks for the fields: the hooks of cattrs convert values
+(`int("3")`, `list((1, 2))`), and ours must refuse them. Generated functions do not know which field
+they are at, so errors that do not happen cost nothing. When one happens, the functions are made once
+more as plain loops that track the path, and the value is walked a second time.
 """
 
 from __future__ import annotations
@@ -93,14 +93,14 @@ def check_class(cls: Any, fields: Sequence[Field]) -> None:
         raise Unkept(cls, advice)
 
     if not cls.__name__.isidentifier():
-        raise Unkept(cls, "the name of the class is no identifier")
+        raise Unkept(cls, "the name of the class is not an identifier")
 
     marker = "__attrs_attrs__" if is_attrs(cls) else "__dataclass_fields__"
     for base in takewhile(lambda base: marker not in vars(base), cls.__mro__):
         own = [k for k, v in own_annotations(base).items() if "ClassVar" not in str(v)]
         if own:
             name = f"{base.__qualname__}.{own[0]}"
-            why = f"{name} is no field: the class is not decorated, only its base is"
+            why = f"{name} is not a field: the class is not decorated, only its base is"
             raise Unkept(cls, why)
 
     initial = {field.alias for field in fields if field.init}
@@ -137,7 +137,7 @@ def converts(cls: Any, fields: Sequence[Field]) -> bool:
 
 
 def _extras_check(cls: type, label: str, fields: Sequence[Field]) -> Callable[[Any], None] | None:
-    """Make the check that an instance has no attribute that would be lost; None: it cannot have."""
+    """Return a check that an instance has no attribute that would be lost; None if it cannot have any."""
     if not any("__dict__" in vars(base) for base in cls.__mro__):
         return None
 
@@ -154,7 +154,7 @@ def _extras_check(cls: type, label: str, fields: Sequence[Field]) -> Callable[[A
                 continue
 
             if not isinstance(inspect.getattr_static(cls, name, None), functools.cached_property):
-                found = "an attribute that is none, and would be lost"
+                found = "another attribute, which would be lost"
                 raise at(Misfit(f"only fields of {label}", found), name_part(name))
 
     return check
@@ -166,7 +166,7 @@ def _extras_check(cls: type, label: str, fields: Sequence[Field]) -> Callable[[A
 def _generated(
     cls: Any, label: str, fields: Sequence[Field], hooks: dict[str, Hooks]
 ) -> tuple[Enc, Dec]:
-    """Have cattrs generate the functions of a class from our hooks."""
+    """Generate the functions of a class from our hooks, by cattrs."""
     import cattrs.gen
     from attrs import NOTHING
 

@@ -1,10 +1,11 @@
-"""From a declared type to its hooks: `build` answers a `Codec`.
+"""From a declared type to its hooks: `build` returns a `Codec`.
 
-Every kind of type has one function here that finds out what is inside it and has its hooks made;
-the tables at the end say which. A building knows the path it is at, for the error when a
-type can never be kept, and the types it is inside of, for those that are inside themselves.
+Each kind of type has one function here, which looks at what is inside the type and makes its hooks;
+the tables at the end say which. A `_Building` tracks the path, for the error if a type can never be
+kept, and the types that it is inside of, for types that contain themselves.
 
-A codec built to explain is slow and serves one call: it tracks the path and cycles of the values.
+A codec that is built with `explain` is slow and is used for one call: it tracks the path of the
+values, and finds values that contain themselves.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def build(state_type: Any, *, explain: bool = False) -> Codec:
 
 
 class _Building:
-    """One building of one type. Nothing is shared between two, so equal names never meet."""
+    """The building of one codec. Nothing is shared between two, so equal names never meet."""
 
     def __init__(self, *, explain: bool) -> None:
         self.explain = explain
@@ -114,7 +115,7 @@ class _Building:
         self._unfinished: set[Any] = set()
 
     def refusal(self, declared: Any, why: str, part: str = "") -> EncodingError:
-        """Make the error of a type that cannot be kept: `under` has left the path at it."""
+        """Return the error for a type that cannot be kept, at the path that `under` has reached."""
         path = "$" + "".join([*self._path, part][:20])
         message = (
             f"{path} is declared {label_of(declared)}, which cannot be kept: {why}; "
@@ -123,14 +124,14 @@ class _Building:
         return EncodingError(message, path=path)
 
     def under(self, part: str, declared: Any) -> Hooks:
-        """Answer the hooks of a type one step further down."""
+        """Return the hooks of a type one step further down."""
         self._path.append(part)
         hooks = self.hooks(declared)
         self._path.pop()
         return hooks
 
     def hooks(self, declared: Any) -> Hooks:
-        """Find out what a declared type is and make its hooks."""
+        """Return the hooks of a declared type."""
         if declared is None:
             declared = NONE
 
@@ -152,7 +153,7 @@ class _Building:
     def once(
         self, declared: Any, cls: type, kinds: frozenset[Kind], make: Callable[[], Hooks]
     ) -> Hooks:
-        """Make the hooks of a container once; inside itself it gets hooks that look them up."""
+        """Make the hooks of a container once; inside itself, it gets hooks that look them up."""
         known = self._known
         try:
             found = known.get(declared)
@@ -176,7 +177,7 @@ class _Building:
         return hooks
 
     def _guarded(self, hooks: Hooks) -> Hooks:
-        """When explaining: watch for values inside themselves and for too many levels."""
+        """When explaining, refuse values that contain themselves and too many levels."""
         if not self.explain:
             return hooks
 
@@ -402,7 +403,7 @@ _BY_TEST: list[tuple[Callable[[Any], bool], _Make]] = [
 
 
 def _maker_of(cls: Any) -> _Make | None:
-    """Find what makes the hooks of a class, by itself or by what it is."""
+    """Return the function that makes the hooks of a class, if there is one."""
     if isinstance(cls, abc.Hashable) and cls in _BY_CLASS:
         return _BY_CLASS[cls]
 

@@ -1,7 +1,7 @@
 """The hooks of lists, tuples, sets and dicts, made of the hooks of what is in them.
 
-Each writes into a new list or dict. The loops are written out: they run for every element, and
-what they have done so far is where an error is.
+Each writes into a new list or dict. The loops are written out because they run for every element;
+how far they have come is the path of an error.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def variadic_hooks(element: Hooks) -> Hooks:
 
 
 def tuple_hooks(each: Sequence[Hooks]) -> Hooks:
-    """Make the hooks of a tuple with a type for every place."""
+    """Make the hooks of a tuple with a type for each of its items."""
     label = f"tuple[{', '.join(hooks.label for hooks in each) or '()'}]"
     enc = _tuple_enc(label, [hooks.enc for hooks in each])
     dec = _tuple_dec(label, [hooks.dec for hooks in each])
@@ -132,10 +132,10 @@ def _tuple_dec(label: str, decs: Sequence[Dec]) -> Dec:
 
 
 def set_hooks(cls: type[Any], element: Hooks) -> Hooks:
-    """Make the hooks of a set or frozenset: a list in an order of its own."""
+    """Make the hooks of a set or frozenset: a sorted list."""
     inner_dec = element.dec
     label = f"{cls.__name__}[{element.label}]"
-    # One kind of scalar has a natural order; anything else is put in the order of its bytes.
+    # Text and integers have a natural order; anything else is sorted by its bytes.
     order = None if element.kinds in (TEXT, INTEGER) else json_functions()[0]
     inner_enc = element.text or element.enc
 
@@ -163,7 +163,7 @@ def set_hooks(cls: type[Any], element: Hooks) -> Hooks:
             raise at(error, "[*]")
 
         if len(out) != len(value):
-            raise Misfit(label, "a list with an element twice")
+            raise Misfit(label, "a list with the same element twice")
 
         return out
 
@@ -195,7 +195,7 @@ def _check_distinct(
 
 
 def dict_kinds(keys: Hooks) -> frozenset[Kind]:
-    """Say what a dict becomes: an object if its keys are texts or integers in JSON, else a list."""
+    """What a dict becomes: an object if its keys are text or integers in JSON, else a list."""
     return OBJECT if keys.kinds in (TEXT, INTEGER) else LIST
 
 
@@ -218,7 +218,7 @@ def _integer_keys(keys: Hooks) -> tuple[Enc, Dec]:
     def key_dec(text: str, _: Any) -> Any:
         number = int(text)
         if str(number) != text:
-            raise Misfit(keys.label, "a text that is none")
+            raise Misfit(keys.label, "text that is not an integer")
 
         return keys.dec(number, None)
 
@@ -272,7 +272,7 @@ def _object_dec(label: str, key_dec: Dec, value_dec: Dec) -> Dec:
             raise at(error, key_part(key))
 
         if len(out) != len(value):
-            raise Misfit(label, "an object with a key in two spellings")
+            raise Misfit(label, "an object with the same key in two spellings")
 
         return out
 
@@ -328,7 +328,7 @@ def _pairs_dec(label: str, key_dec: Dec, value_dec: Dec) -> Dec:
             raise at(error, f"[{index}]")
 
         if len(out) != len(value):
-            raise Misfit(label, "a key twice")
+            raise Misfit(label, "the same key twice")
 
         return out
 

@@ -1,6 +1,6 @@
-"""The hooks of single values: each becomes one text or number, and reads back exactly.
+"""The hooks of single values: each becomes one text or number, and is read back exactly.
 
-`LEAVES` has them by class. What is checked is the class itself: a bool is no int.
+`LEAVES` has them by class. The class of a value is compared by identity: a bool is not an int.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ def leaf(
         try:
             return back(value)
         except Exception as error:
-            raise Misfit(label, f"{kind_of(value)} that is none") from error
+            raise Misfit(label, f"{kind_of(value)} that is not one") from error
 
     return Hooks(label, frozenset((cls,)), frozenset((kind,)), enc, dec, distinct=True)
 
 
 def _native(cls: type, dec: Dec | None = None) -> Hooks:
-    """Make the hooks of a class whose values msgspec writes as `str` does, and faster."""
+    """Make the hooks of a class whose values msgspec writes as `str` does, but faster."""
     hooks = leaf(cls, str, str, cls)
     label = hooks.label
 
-    # Not the one of `_same`: code that sees texts and these by turns loses CPython's inline caches.
+    # Not the function of `_same`: one that sees str and other classes in turn loses CPython's caches.
     def enc(value: Any) -> Any:
         if value.__class__ is not cls:
             raise Misfit(label, describe(value))
@@ -80,7 +80,7 @@ def _native(cls: type, dec: Dec | None = None) -> Hooks:
 
 
 def _same(cls: type) -> Hooks:
-    """Make the hooks of a class that JSON has too."""
+    """Make the hooks of a class that JSON has as well."""
     label = "None" if cls is NONE else cls.__name__
 
     def enc(value: Any) -> Any:
@@ -99,7 +99,7 @@ def _same(cls: type) -> Hooks:
 
 
 def _checked(cls: type, check: Callable[[Any], None]) -> Hooks:
-    """Make the hooks of a class that JSON has too, but not all of its values."""
+    """Make the hooks of a class that JSON has as well, but not with all of its values."""
     hooks = _same(cls)
     label = hooks.label
 
@@ -158,7 +158,7 @@ def _decode_datetime(value: Any, _: Any) -> Any:
         if value.endswith(_FOLD):
             return _decode_datetime(value.removesuffix(_FOLD), None).replace(fold=1)
 
-    raise Misfit("datetime", "a text that is none")
+    raise Misfit("datetime", "a text that is not one")
 
 
 def _encode_time(value: time) -> str:
@@ -178,7 +178,7 @@ def _decode_time(text: str) -> time:
 
 def _check_offset(label: str, offset: timedelta | None) -> None:
     if offset is None:
-        raise Misfit(label, "one whose tzinfo answers no offset", "it would come back naive")
+        raise Misfit(label, "one whose tzinfo returns no offset", "it would be read back as naive")
 
     if offset and abs(offset) < timedelta(seconds=1):  # as CPython 3.11 does
         raise Misfit(label, "an offset below a second", "`fromisoformat` would read it as UTC")
@@ -213,10 +213,10 @@ def _decode_decimal(value: Any, _: Any) -> Any:
     try:
         number = Decimal(value)
     except ArithmeticError:
-        raise Misfit("Decimal", "a text that is none") from None
+        raise Misfit("Decimal", "a text that is not one") from None
 
     if number.is_nan() and "NaN" not in value:  # where InvalidOperation is not trapped
-        raise Misfit("Decimal", "a text that is none")
+        raise Misfit("Decimal", "a text that is not one")
 
     return number
 
@@ -245,4 +245,4 @@ LEAVES: dict[Any, Hooks] = {
     UUID: _native(UUID),
 }
 EXPLAINED_STR = _checked(str, check_text)
-"""The hooks of str when the place of a text that UTF-8 cannot carry is asked for."""
+"""The hooks of str that find text that UTF-8 cannot encode, to say where it is."""

@@ -1,6 +1,6 @@
-"""The check that data is plain JSON data: what JSON would bring back as it was.
+"""The check that data is plain JSON data, which JSON returns as it was.
 
-It is also where the limits of JSON values stand, which the hooks of declared types share.
+The limits of JSON values are here too; the hooks of declared types share them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = [
 TOO_HIGH = 10**4300  # Python reads and writes no longer integers unless its limit is raised
 TOO_LOW = -(10**4299)  # msgspec counts the sign as a digit when it reads
 
-# The classes whose values need no look. Texts that UTF-8 cannot carry are left to the encoder,
-# unless their place is asked for.
+# Values of these classes need no check. Text that UTF-8 cannot encode is left to the encoder, except
+# when the place of an error is looked for.
 _HARMLESS: frozenset[Kind] = frozenset((str, bool, NONE))
 _HARMLESS_EXPLAINED = _HARMLESS - {str}
 
@@ -42,7 +42,7 @@ _HARMLESS_EXPLAINED = _HARMLESS - {str}
 def check_json(value: Any, around: Iterable[int] = (), *, explain: bool = False) -> None:
     """Raise `Misfit` unless `value` is plain JSON data.
 
-    `around` are the ids of the containers around it. Texts are looked at only with `explain`.
+    `around` has the ids of the containers around it. Text is only looked at with `explain`.
     """
     harmless = _HARMLESS_EXPLAINED if explain else _HARMLESS
     if value.__class__ not in harmless:
@@ -50,7 +50,10 @@ def check_json(value: Any, around: Iterable[int] = (), *, explain: bool = False)
 
 
 def enter(value: Any, active: set[int]) -> None:
-    """Go into a container, unless it is inside itself or too deep; who leaves it discards it."""
+    """Add a container to the active ones, unless it is inside itself or nested too deep.
+
+    The caller removes it when it leaves the container.
+    """
     if id(value) in active:
         raise Misfit("data without cycles", f"a {type(value).__name__} that contains itself")
 
@@ -61,31 +64,31 @@ def enter(value: Any, active: set[int]) -> None:
 
 
 def too_long() -> Misfit:
-    """Answer what to raise for integers that Python would not read back."""
+    """Return the error for integers that could not be read back."""
     expected = "an int of at most 4300 digits, or 4299 and a sign"
     return Misfit(expected, "a longer one", "it could not be read back")
 
 
 def check_float(value: float) -> None:
-    """Refuse what JSON cannot write."""
+    """Refuse floats that JSON does not have."""
     if not math.isfinite(value):
         raise Misfit("a finite float", repr(value), "JSON has no such number")
 
 
 def check_text(value: str) -> None:
-    """Refuse what UTF-8 cannot carry."""
+    """Refuse text that UTF-8 cannot encode."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
         found = f"a lone surrogate at index {error.start}"
-        raise Misfit("text that UTF-8 can carry", found) from None
+        raise Misfit("text that UTF-8 can encode", found) from None
 
 
 # --- one function per class of JSON value ---------------------------------------------------------
 
 
 def _check_list(value: list[Any], active: set[int], harmless: frozenset[Kind]) -> None:
-    # Every value of a plain state comes by here and below: what is most common is written out.
+    # Every value of a plain state passes here or below, so the most common case is written out.
     own = id(value)
     if own in active or len(active) >= MAX_LEVELS:
         enter(value, active)
@@ -152,12 +155,12 @@ def _check_text(value: str, _: set[int], __: frozenset[Kind]) -> None:
 
 def _refuse(value: Any, _: set[int], __: frozenset[Kind]) -> NoReturn:
     expected = "plain JSON data (None, bool, int, float, str, list, dict with str keys)"
-    why = advice_for(value.__class__) or "it would come back as something else or not at all"
+    why = advice_for(value.__class__) or "it would be read back as something else, or not at all"
     raise Misfit(expected, describe(value), why)
 
 
 def _refuse_key(key: object) -> NoReturn:
-    raise Misfit("a key that is a str", describe(key), "JSON would make it a text")
+    raise Misfit("a key that is a str", describe(key), "JSON would turn it into text")
 
 
 _CHECKS: dict[Kind, Callable[[Any, set[int], frozenset[Kind]], None]] = {

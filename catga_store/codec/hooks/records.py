@@ -1,4 +1,4 @@
-"""The hooks of TypedDicts and NamedTuples, and the checks of keys that all records share."""
+"""The hooks of TypedDicts and NamedTuples, and the checks of fields that all records share."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def namedtuple_hooks(cls: Any, label: str, fields: Mapping[str, Hooks]) -> Hooks
 
 
 def check_keys(label: str, value: Any, fields: Mapping[str, Any], needed: AbstractSet[str]) -> None:
-    """Refuse what is no object with these keys."""
+    """Refuse anything but an object with these keys."""
     if value.__class__ is not dict:
         raise Misfit(label, kind_of(value))
 
@@ -113,7 +113,7 @@ def check_keys(label: str, value: Any, fields: Mapping[str, Any], needed: Abstra
 
 
 def missing(label: str, names: AbstractSet[str]) -> Misfit:
-    """Answer what to raise for fields without a value."""
+    """Return the error for fields without a value."""
     return Misfit(label, f"no value for {', '.join(sorted(names))}, which has no default")
 
 

@@ -1,6 +1,6 @@
-"""What declared types are: which class they name, what they wrap, what their variables stand for.
+"""What declarations mean: which class they name, what they wrap, what their type variables stand for.
 
-It reads declarations only; nothing here knows values or JSON.
+Nothing here knows values or JSON.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ __all__ = [
 
 
 def is_attrs(cls: object) -> bool:
-    """Say whether this is an attrs class; attrs itself need not be imported for that."""
+    """Whether this is an attrs class; attrs need not be imported to tell."""
     return isinstance(cls, type) and isinstance(getattr(cls, "__attrs_attrs__", None), tuple)
 
 
 def is_dataclass(cls: object) -> bool:
-    """Say whether this is a dataclass, not an instance of one."""
+    """Whether this is a dataclass, not an instance of one."""
     return isinstance(cls, type) and dataclasses.is_dataclass(cls)
 
 
 def is_typeddict(cls: Any) -> bool:
-    """Say whether this is a TypedDict, also one of `typing_extensions`."""
+    """Whether this is a TypedDict, also one of `typing_extensions`."""
     return _is_subclass(cls, dict) and hasattr(cls, "__required_keys__")
 
 
 def is_namedtuple(cls: Any) -> bool:
-    """Say whether this is a NamedTuple, or a `collections.namedtuple`."""
+    """Whether this is a NamedTuple, or a `collections.namedtuple`."""
     return _is_subclass(cls, tuple) and hasattr(cls, "_fields")
 
 
 def is_alias(declared: object) -> bool:
-    """Say whether this is what a `type` statement makes, also with arguments."""
+    """Whether this is what a `type` statement makes, also with arguments."""
     return type(origin_of(declared)).__name__ == "TypeAliasType"
 
 
@@ -67,7 +67,7 @@ def _is_subclass(cls: Any, base: type) -> bool:
 
 
 def origin_of(declared: Any) -> Any:
-    """Answer the class of a generic alias, anything else as it is."""
+    """Return the class of a generic alias, and anything else as it is."""
     return typing.get_origin(declared) or declared
 
 
@@ -80,7 +80,7 @@ def label_of(declared: Any) -> str:
 
 
 def named_by_itself(cls: Any) -> tuple[Any, ...] | None:
-    """Answer what stands in a class's own `__flow_type__`; a subclass does not inherit it."""
+    """Return a class's own `__flow_type__`; a subclass does not inherit it."""
     named: tuple[Any, ...] | None = cls.__dict__.get("__flow_type__")
     return named
 
@@ -89,7 +89,7 @@ def named_by_itself(cls: Any) -> tuple[Any, ...] | None:
 
 
 def alias_value(declared: Any) -> Any:
-    """Answer what an alias stands for, with its arguments in place."""
+    """Return what an alias stands for, with its arguments in place."""
     alias = origin_of(declared)
     variables = dict(zip(alias.__type_params__, typing.get_args(declared), strict=False))
     return substitute(alias.__value__, variables)
@@ -128,9 +128,9 @@ def _flat(declared: Any) -> Iterator[Any]:
 
 
 def marked(hint: Any, *, required: bool) -> tuple[Any, bool]:
-    """Take the markers off a key of a TypedDict: its type, and whether it must be there.
+    """Return the type of a key of a TypedDict without its markers, and whether it is required.
 
-    Postponed annotations hide them from `__required_keys__`, which says `required`.
+    `required` is what `__required_keys__` says, which misses markers in postponed annotations.
     """
     while True:
         marker = typing.get_origin(hint)
@@ -146,7 +146,7 @@ def marked(hint: Any, *, required: bool) -> tuple[Any, bool]:
 
 
 def substitute(declared: Any, variables: dict[Any, Any]) -> Any:
-    """Put the arguments of a generic class in the place of its type variables."""
+    """Replace the type variables of a generic class by its arguments."""
     if isinstance(declared, typing.TypeVar):
         return variables.get(declared, declared)
 
@@ -184,7 +184,7 @@ def declaring_typeddict(cls: Any, name: str) -> Any:
 
 
 def own_annotations(cls: type) -> dict[str, Any]:
-    """Answer what a class itself annotates, not its bases, without evaluating texts."""
+    """Return the annotations of a class itself, not of its bases, without evaluating strings."""
     if sys.version_info >= (3, 14):  # pragma: no cover  measured on an older Python
         import annotationlib
 
@@ -194,9 +194,9 @@ def own_annotations(cls: type) -> dict[str, Any]:
 
 
 def resolve(owner: type, name: str, raw: Any) -> Any:
-    """Evaluate one annotation where it was written.
+    """Evaluate one annotation in the scope in which it was written.
 
-    A local class knows only itself and what is inside it, beside the names of the module.
+    A local class only knows the names of its module, its own, and those of classes inside it.
     """
     holder = type("_", (), {"__annotations__": {name: raw}, "__module__": owner.__module__})
     inside = {key: value for key, value in vars(owner).items() if isinstance(value, type)}
