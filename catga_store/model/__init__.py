@@ -1,1 +1,1 @@
-"""What users hold: flow snapshots, wait conditions, ForEach progress, and listings of them."""
+"""The objects that users hold: flow snapshots, wait conditions, ForEach progress, and listings."""

@@ -1,9 +1,8 @@
 """Flow snapshots: the state of a flow and where it is.
 
-They are plain mutable objects. What a store keeps beside them (version, revision, owner) is
-read-only, and comes from the record they were loaded from or last written as. Instants are kept in
-whole milliseconds, in UTC: `created_at` is rounded down, `due_at` and `timeout` up, at the moment
-they are set.
+They are plain mutable objects. Their version, revision and owner are read-only: they come from the
+record that a snapshot was loaded from or last written as. Instants are in UTC and whole
+milliseconds: they are rounded when they are set, `created_at` down, `due_at` and `timeout` up.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class FlowStatus(enum.Enum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the flow has ended: never due, owned by nobody, and kept for its retention."""
+        """Whether the flow has ended: it is never due, has no owner, and is kept for its retention."""
         return self._value_ >= 4  # noqa: PLR2004  COMPLETED; `.value` costs ten times as much
 
 
@@ -88,21 +87,21 @@ class FlowPosition:
         return len(self.path)
 
     def advance(self, by: int = 1) -> FlowPosition:
-        """The position `by` steps on, at the same level."""
+        """Return the position `by` steps further, at the same level."""
         if type(by) is not int:
-            message = f"a position advances by an int, not by {by!r}"
+            message = f"expected an int to advance by, got {by!r}"
             raise UsageError(message)
 
         return FlowPosition((*self.path[:-1], self.path[-1] + by))
 
     def enter(self, index: int) -> FlowPosition:
-        """The position of step `index` one level deeper."""
+        """Return the position of step `index`, one level deeper."""
         return FlowPosition((*self.path, index))
 
     def exit(self) -> FlowPosition:
-        """The position one level up; `UsageError` at the top."""
+        """Return the position one level up; `UsageError` at the top level."""
         if len(self.path) == 1:
-            message = f"position {self} is at the top level: there is nothing to exit to"
+            message = f"position {self} is at the top level and cannot exit from it"
             raise UsageError(message)
 
         return FlowPosition(self.path[:-1])
@@ -118,7 +117,7 @@ def _path_text(path: tuple[int, ...]) -> str:
 
 @frozen
 class Claim:
-    """A lease on a flow: `token` is the id of the commit that took it."""
+    """A lease on a flow; `token` is the id of the commit that made the claim."""
 
     token: str
     lease_ms: int
@@ -135,12 +134,12 @@ def _flow_key_of(flow: FlowSnapshot[Any]) -> Key:
 class FlowSnapshot(Generic[S]):
     """One flow: its state and where it is.
 
-    `state` is an attrs class, a dataclass, a TypedDict (name it as `state_type`) or plain JSON
-    data. `due_at` is when a worker should next look at the flow, `None` if nobody needs to. A new
-    flow has `NOW`: it is due at once, unless it is suspended or terminal. `attempts` is how often the flow
+    `state` is an instance of an attrs class or a dataclass, a TypedDict (pass it as `state_type`), or
+    plain JSON data. `due_at` is when a worker should next take the flow; `None` is never. A new flow
+    has `NOW`: it is due at once, unless it is suspended or terminal. `attempts` is how often the flow
     was claimed since its position or status last changed.
 
-    Two snapshots are equal if they are the same object.
+    Two snapshots are equal only if they are the same object.
 
     >>> order = FlowSnapshot("order-1", state={"paid": False})
     >>> order.version, order.revision, order.status.name, str(order.position)
@@ -164,7 +163,7 @@ class FlowSnapshot(Generic[S]):
     _key: Key = field(init=False, default=Factory(_flow_key_of, takes_self=True))
     _loaded: Record | None = field(default=None, init=False)
     _baseline: bytes | None = field(default=None, init=False)
-    """What the state was encoded to when it was read, if not by the type as it is today."""
+    """The loaded state as its type encodes it today, if its type has changed since it was written."""
     _claim: Claim | None = field(default=None, init=False)
     _session: object | None = field(default=None, init=False)
 
@@ -175,12 +174,12 @@ class FlowSnapshot(Generic[S]):
 
     @property
     def revision(self) -> str | None:
-        """Names this write of this record for ever; `None` before the first. Good as an ETag."""
+        """Identifies this write of this record forever; `None` before the first. Usable as an ETag."""
         return None if self._loaded is None else self._loaded.head.revision
 
     @property
     def created_at(self) -> datetime | None:
-        """When the flow was first written, or what was given instead; never changes afterwards."""
+        """When the flow was first written, unless another time was passed; it never changes."""
         return self._created_at if self._loaded is None else from_ms(self._loaded.head.created_ms)
 
     @property
@@ -190,7 +189,7 @@ class FlowSnapshot(Generic[S]):
 
     @property
     def owner(self) -> str | None:
-        """Who has claimed the flow, as of when it was read or written."""
+        """Who had claimed the flow when it was read or written."""
         return None if self._loaded is None else self._loaded.head.owner
 
     @property
@@ -203,7 +202,7 @@ class FlowSnapshot(Generic[S]):
 
     @property
     def key(self) -> Key:
-        """What the store keeps the flow under."""
+        """The key the flow is stored under."""
         return self._key
 
     def __repr__(self) -> str:
@@ -216,7 +215,7 @@ class FlowSnapshot(Generic[S]):
 
 @frozen
 class FlowSummary:
-    """One line of a listing: what is known of a flow without reading its state."""
+    """One line of a listing: everything about a flow except its state."""
 
     flow_id: str
     type_name: str

@@ -1,4 +1,4 @@
-"""Pages of listings, and how long what has ended is kept."""
+"""Pages of listings, and how long ended records are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @frozen
 class Page(Generic[T]):
-    """A part of a listing; `cursor` leads on, `None` at the end."""
+    """A part of a listing; pass its `cursor` to get the next part. At the end, that is `None`."""
 
     items: tuple[T, ...]
     cursor: str | None
@@ -36,11 +36,11 @@ def _kept(value: timedelta | None) -> timedelta | None:
 
 @frozen(kw_only=True)
 class Retention:
-    """How long what has ended is kept; `None`: for ever. Nothing live ever expires.
+    """How long ended records are kept; `None` is forever. Live records never expire.
 
-    `flows` counts for completed and cancelled flows, `failed` for failed ones, from their last
-    write; `waits` for conditions, from when they ended and their parent was given to a worker, and
-    for completions that no condition awaited, from the latest of them.
+    `flows` applies to completed and cancelled flows and `failed` to failed ones, from their last
+    write. `waits` applies to conditions, from when they ended and their parent was handed to a
+    worker, and to completions without a condition, from the latest of them.
     """
 
     flows: timedelta | None = field(default=timedelta(days=7), converter=_kept)

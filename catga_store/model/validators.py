@@ -32,13 +32,13 @@ def check_error_text(_instance: object, attribute: Attribute[Any], value: object
         return
 
     if type(value) is not str:
-        message = f"{attribute.name} must be text or None, not {value!r}"
+        message = f"{attribute.name} must be a str or None, not {value!r}"
         raise UsageError(message)
 
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        message = f"the error text cannot be kept: {error}"
+        message = f"the error text cannot be encoded: {error}"
         raise EncodingError(message, path="error") from error
 
 
@@ -52,12 +52,14 @@ def check_count(_instance: object, attribute: Attribute[Any], value: object) -> 
 def check_path(_instance: object, _attribute: Attribute[Any], value: Any) -> None:
     """Validate the path of a position."""
     if type(value) is not tuple or not value:
-        message = f"a position is a non-empty tuple of ints, not {value!r}"
+        message = f"a position must be a non-empty tuple of ints, not {value!r}"
         raise UsageError(message)
 
     for index in cast("tuple[object, ...]", value):
         if type(index) is not int or not 0 <= index <= LAST_INDEX:
-            message = f"an index of a position is an int from 0 to 2**63 - 1, not {show_int(index)}"
+            message = (
+                f"an index of a position must be an int from 0 to 2**63 - 1, not {show_int(index)}"
+            )
             raise UsageError(message)
 
 

@@ -51,7 +51,7 @@ class WaitOutcome(enum.Enum):
 
 @frozen
 class ChildResult:
-    """How one child completed. `result` is plain JSON data; `None` is a result like any other."""
+    """How one child completed. `result` is plain JSON data, which may be `None`."""
 
     success: bool
     result: Any = None
@@ -60,7 +60,7 @@ class ChildResult:
 
 @frozen
 class Completion:
-    """What `complete_child` did; see there."""
+    """What `complete_child` did; its docstring explains the fields."""
 
     accepted: bool
     duplicate: bool
@@ -69,7 +69,7 @@ class Completion:
 
 
 class Results(Mapping[str, ChildResult]):
-    """Completions by child, decoded when they are looked at."""
+    """Completions by child, decoded on access."""
 
     def __init__(self, items: tuple[Item, ...], key: Key | None = None) -> None:
         self._items = {item.child: item for item in items}
@@ -99,7 +99,7 @@ class Results(Mapping[str, ChildResult]):
 
 
 class UnreadResults(Results):
-    """Stands for completions that could not be read: to look at them is an error, not emptiness."""
+    """Completions that could not be read: any access raises, so they are not mistaken for none."""
 
     def __init__(self, key: Key, error: BaseException) -> None:
         super().__init__((), key)
@@ -107,7 +107,7 @@ class UnreadResults(Results):
 
     def _refusal(self) -> StoreUnavailableError:
         message = (
-            f"what the children of {self._key} answered could not be read: {self._error};"
+            f"the completions of {self._key} could not be read: {self._error};"
             " get the condition again"
         )
         return StoreUnavailableError(message)
@@ -145,8 +145,8 @@ def _children(value: Iterable[str]) -> tuple[str, ...]:
 class WaitCondition:
     """A parent flow waits for children: for all of them, or for the first that succeeds.
 
-    A child is any id: an approval or a webhook is completed like a flow. Completions are kept
-    beside the definition: they do not change `version`, except the one that ends the wait.
+    A child is any id: an approval or a webhook is completed like a flow. Completions are stored
+    beside the condition and do not change its `version`, except for the one that ends the wait.
 
     >>> wait = WaitCondition("order-1/ship", flow_ids=["s-1", "s-2"])
     >>> wait.wait_type.name, wait.outcome.name, wait.completed_count
@@ -170,7 +170,7 @@ class WaitCondition:
     _session: object | None = field(default=None, init=False)
     _results: Results = field(default=_NO_RESULTS, init=False)
     _suspended_on: str | None = field(default=None, init=False)
-    """On a copy that a flow shows: the other condition that the flow is still suspended on."""
+    """On the copy in a flow: the other condition that the flow is still suspended on."""
 
     @property
     def version(self) -> int:
@@ -179,14 +179,14 @@ class WaitCondition:
 
     @property
     def revision(self) -> str | None:
-        """Names this write of this record for ever; `None` before the first."""
+        """Identifies this write of this record forever; `None` before the first."""
         return None if self._loaded is None else self._loaded.head.revision
 
     @property
     def deadline(self) -> datetime | None:
-        """When the wait times out; `None` before the first write, and if that is never.
+        """When the wait times out; `None` before the first write, and if it never does.
 
-        Never is without a timeout, and after the year 9999.
+        It never does without a timeout, or if that would be after the year 9999.
         """
         if self.created_at is None or self.timeout is None:
             return None
@@ -203,16 +203,16 @@ class WaitCondition:
 
     @property
     def results(self) -> Mapping[str, ChildResult]:
-        """How children had completed when the condition was read, by child.
+        """The completions of children when the condition was read, by child.
 
-        To look into it raises `StoreUnavailableError` where a commit has ended the condition, and the
-        store could not be asked afterwards what had come until then.
+        Access raises `StoreUnavailableError` if a commit has ended the condition and the completions
+        could not be read afterwards.
         """
         return self._results
 
     @property
     def key(self) -> Key:
-        """What the store keeps the condition under."""
+        """The key the condition is stored under."""
         return wait_key(self.correlation_id)
 
     def __repr__(self) -> str:

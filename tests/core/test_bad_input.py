@@ -248,7 +248,7 @@ ARGUMENTS: list[Check] = [
     (lambda _, bad: flow(status=bad), ("RUNNING", 1, None), "status must be a FlowStatus"),
     (lambda _, bad: flow(position=bad), ((0,), "0", None), "position must be a FlowPosition"),
     (lambda _, bad: flow(attempts=bad), (-1, True, 2**31, 1.0, None), "attempts must be an int"),
-    (lambda _, bad: flow(error=bad), (5, b"x", ValueError("x")), "error must be text or None"),
+    (lambda _, bad: flow(error=bad), (5, b"x", ValueError("x")), "error must be a str or None"),
     (lambda _, bad: flow(wait_condition=bad), ("w", 5), "must be a WaitCondition or None"),
     (lambda _, bad: flow(due_at=bad), NO_MOMENTS, "expected a datetime"),
     (lambda _, bad: flow(due_at=bad), (NAIVE,), "no time zone"),
@@ -258,14 +258,14 @@ ARGUMENTS: list[Check] = [
     (
         lambda _, bad: cs.FlowPosition(bad),
         ([0], (), "0", None),
-        "a position is a non-empty tuple of ints, not",
+        "a position must be a non-empty tuple of ints, not",
     ),
     (
         lambda _, bad: cs.FlowPosition(bad),
         ((-1,), (True,), (1.0,), (0, 2**63), (10**5000,)),
-        r"an index of a position is an int from 0 to 2\*\*63 - 1, not",
+        r"an index of a position must be an int from 0 to 2\*\*63 - 1, not",
     ),
-    (lambda _, bad: cs.FlowPosition().advance(bad), ("1", 1.0, None), "advances by an int"),
+    (lambda _, bad: cs.FlowPosition().advance(bad), ("1", 1.0, None), "expected an int to advance by"),
     (lambda _, bad: wait(outcome=bad), ("SATISFIED", 1, None), "outcome must be a WaitOutcome"),
     (lambda _, bad: wait(wait_type=bad), ("WHEN_ALL", 0, None), "wait_type must be a WaitType"),
     (lambda _, bad: wait(flow_ids=bad), (*NO_IDS, None), "must be a collection of ids"),
@@ -451,7 +451,7 @@ VALUES: list[Check] = [
         NO_JSON,
         r"at \$\.a\[1\]",
     ),
-    (lambda store, bad: store.create(flow(error=bad)), ("\ud800",), "error text cannot be kept"),
+    (lambda store, bad: store.create(flow(error=bad)), ("\ud800",), "error text cannot be encoded"),
     (lambda store, bad: store.complete_child("w", "b", error=bad), ("\ud800",), r"at \$\.error"),
 ]
 
