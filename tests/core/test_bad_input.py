@@ -265,7 +265,11 @@ ARGUMENTS: list[Check] = [
         ((-1,), (True,), (1.0,), (0, 2**63), (10**5000,)),
         r"an index of a position must be an int from 0 to 2\*\*63 - 1, not",
     ),
-    (lambda _, bad: cs.FlowPosition().advance(bad), ("1", 1.0, None), "expected an int to advance by"),
+    (
+        lambda _, bad: cs.FlowPosition().advance(bad),
+        ("1", 1.0, None),
+        "expected an int to advance by",
+    ),
     (lambda _, bad: wait(outcome=bad), ("SATISFIED", 1, None), "outcome must be a WaitOutcome"),
     (lambda _, bad: wait(wait_type=bad), ("WHEN_ALL", 0, None), "wait_type must be a WaitType"),
     (lambda _, bad: wait(flow_ids=bad), (*NO_IDS, None), "must be a collection of ids"),

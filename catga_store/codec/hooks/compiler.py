@@ -6,6 +6,9 @@ kept, and the types that it is inside of, for types that contain themselves.
 
 A codec that is built with `explain` is slow and is used for one call: it tracks the path of the
 values, and finds values that contain themselves.
+
+Over 400 lines, a seventh of them imports: the functions call each other through `_Building.hooks`,
+and the tables at the end are the list of what is supported.
 """
 
 from __future__ import annotations

@@ -232,12 +232,10 @@ def _object(label: str, key_enc: Enc, key_dec: Dec, values: Hooks, *, distinct: 
 
     def checked(value: Any) -> Any:
         out = enc(value)
-        if len(out) != len(value) or not distinct:
-            _check_distinct("keys", value, [key_enc(key) for key in value], key_dec)
-
+        _check_distinct("keys", value, [key_enc(key) for key in value], key_dec)
         return out
 
-    return Hooks(label, frozenset((dict,)), OBJECT, checked, dec)
+    return Hooks(label, frozenset((dict,)), OBJECT, enc if distinct else checked, dec)
 
 
 def _object_enc(label: str, key_enc: Enc, value_enc: Enc) -> Enc:
@@ -286,12 +284,10 @@ def _pairs(label: str, keys: Hooks, values: Hooks) -> Hooks:
 
     def checked(value: Any) -> Any:
         out = enc(value)
-        if not keys.distinct:
-            _check_distinct("keys", value, [pair[0] for pair in out], keys.dec)
-
+        _check_distinct("keys", value, [pair[0] for pair in out], keys.dec)
         return out
 
-    return Hooks(label, frozenset((dict,)), LIST, checked, dec)
+    return Hooks(label, frozenset((dict,)), LIST, enc if keys.distinct else checked, dec)
 
 
 def _pairs_enc(label: str, key_enc: Enc, value_enc: Enc) -> Enc:
