@@ -314,7 +314,7 @@ def test_an_index_is_read_page_by_page_up_to_a_limit(
 def test_a_flow_that_cannot_be_read_is_not_said_to_be_lost(
     link: RedisLink, layout: RedisLayout, client: redis.Redis
 ) -> None:
-    """Its entries are borne out by nothing; that it is damaged, reading it says."""
+    """None of its entries match it; reading it says that it is damaged."""
     client.hset(layout.flow[0].decode() + "f1", "head", "[]")
     found = by_check(index_check.examine_index(link, layout))
     assert (found["index"].level, found["flows"].level) == ("warning", "ok")
@@ -391,7 +391,7 @@ def test_a_record_that_cannot_be_read_bears_out_no_entry() -> None:
     layout = NatsLayout("flows")
     answer = Answer(0, {"Nats-Sequence": "7"}, b"\xff")
     for key in (flow_key("f"), wait_key("w")):
-        assert nats_doctor._borne_out(layout, key, answer) == frozenset()
+        assert nats_doctor._verified(layout, key, answer) == frozenset()
 
 
 # --- copies ------------------------------------------------------------------------------------------

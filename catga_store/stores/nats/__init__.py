@@ -137,8 +137,10 @@ class NatsProtocol:
     ) -> None:
         _check_options(bucket, replicas, max_bytes, domain)
         _check_switches(stale_reads=stale_reads, create=create)
-        self._layout = NatsLayout(bucket)
-        self._exchange = NatsExchange(self._layout.stream, timeout, self._layout.layout, domain)
+        self._layout = NatsLayout(bucket, domain)
+        self._exchange = NatsExchange(
+            self._layout.stream, timeout, self._layout.layout, self._layout.api
+        )
         self._reader = NatsReader(self._layout, self._exchange)
         self._resolver = NatsResolver(self._reader)
         self._changes = NatsChanges(self._reader, self._resolver)

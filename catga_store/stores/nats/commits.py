@@ -211,7 +211,8 @@ class NatsCommits:
 
             known = self._reader.known(change.expected)
 
-        if len(change.body) + len(change.head.error or "") > self._planner.most():
+        unlimited = len(change.head.error or "") + len(change.head.position)
+        if len(change.body) > self._planner.most() or unlimited * 6 > self._planner.most_of_head():
             return None
 
         commits = known.commits

@@ -1,6 +1,6 @@
 """Stores on NATS: version, the stream and its settings, replicas, room, and the index.
 
-What the server does not tell to an account, as how often it syncs to disk, is unknown.
+Some settings, such as how often the server syncs to disk, are not visible to an account: unknown.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ _FAILURES = (NotSentError, ReplyLostError, StoreConfigError)
 
 @frozen
 class _Seen:
-    """What the server told."""
+    """What the server said."""
 
     greeting: Greeting
     account: dict[str, Any]
     stream: dict[str, Any]
     """Empty if there is none."""
     wrong: list[str]
-    """Entries that no record bears out."""
+    """Entries that do not match their record."""
     looked_at: int
     clock: tuple[Finding, ...] = ()
 
@@ -122,7 +122,7 @@ class NatsDoctor:
                 "problem",
                 str(error),
                 "no worker can read or write a flow",
-                "see that the server runs, that the URL is its, and that the user may use it",
+                "check that the server runs, that the URL is right, and that the user may use it",
             )
             return
 
@@ -155,24 +155,25 @@ class NatsDoctor:
             yield Scratch(named, f"in the bucket {bucket} there")
         except BaseException:
             with suppress(*_FAILURES):
-                anyio.run(self._remove, named, bucket)
+                anyio.run(self._remove, named)
 
             raise
 
         try:
-            anyio.run(self._remove, named, bucket)
+            anyio.run(self._remove, named)
         except _FAILURES as error:
             message = f"the stream KV_{bucket} is left there: {error}"
             raise StoreUnavailableError(message) from error
 
     def _place(self, url: str) -> tuple[dict[str, Any], NatsLayout]:
         own = self.options_of(url)
-        return own, NatsLayout(own.get("bucket", self.default_bucket))
+        return own, NatsLayout(own.get("bucket", self.default_bucket), own.get("domain"))
 
-    async def _remove(self, url: str, bucket: str) -> None:
+    async def _remove(self, url: str) -> None:
+        _, layout = self._place(url)
         link = self.open_link(url, _SECONDS)
         try:
-            await link.perform(Asks((Ask(f"$JS.API.STREAM.DELETE.KV_{bucket}", b""),)))
+            await link.perform(Asks((Ask(f"{layout.api}.STREAM.DELETE.{layout.stream}", b""),)))
         finally:
             await link.close()
 
@@ -187,7 +188,7 @@ class NatsDoctor:
         link = self.open_link(url, _SECONDS)
         try:
             greeting: Greeting = await link.perform(Greet())
-            (answer,) = await _ask(link, Ask("$JS.API.INFO", b""))
+            (answer,) = await _ask(link, Ask(f"{layout.api}.INFO", b""))
             account = _read(answer)
             if account is None:
                 return _Seen(greeting, {}, {}, [], 0)
@@ -229,7 +230,7 @@ def _read(answer: Answer) -> dict[str, Any] | None:
 
 async def _info(link: ServerLink, layout: NatsLayout, wanted: str) -> dict[str, Any]:
     payload = json.dumps({"subjects_filter": wanted}).encode()
-    (answer,) = await _ask(link, Ask(f"$JS.API.STREAM.INFO.{layout.stream}", payload))
+    (answer,) = await _ask(link, Ask(f"{layout.api}.STREAM.INFO.{layout.stream}", payload))
     code, text = api_error(answer)
     if code == _NO_STREAM:
         return {}
@@ -252,24 +253,24 @@ async def _names(link: ServerLink, layout: NatsLayout) -> list[str]:
 
 
 async def _wrong(link: ServerLink, layout: NatsLayout, names: list[str]) -> list[str]:
-    """Entries that their record does not bear out now."""
+    """Entries that do not match their record now."""
     wrong: list[str] = []
     for start in range(0, len(names), _TOGETHER):
         entries = [layout.entry(name) for name in names[start : start + _TOGETHER]]
         wanted = {layout.subject(entry.key): entry.key for entry in entries}
         payload = json.dumps({"multi_last": list(wanted)}).encode()
-        ask = Ask(f"$JS.API.DIRECT.GET.{layout.stream}", payload, many=True)
+        ask = Ask(f"{layout.api}.DIRECT.GET.{layout.stream}", payload, many=True)
         *answers, _ = await _ask(link, ask)
-        borne_out: set[str] = set()
+        verified: set[str] = set()
         for answer in answers:
-            borne_out |= _borne_out(layout, wanted[answer.headers["Nats-Subject"]], answer)
+            verified |= _verified(layout, wanted[answer.headers["Nats-Subject"]], answer)
 
-        wrong += [entry.subject for entry in entries if entry.subject not in borne_out]
+        wrong += [entry.subject for entry in entries if entry.subject not in verified]
 
     return wrong
 
 
-def _borne_out(layout: NatsLayout, key: Key, answer: Answer) -> frozenset[str]:
+def _verified(layout: NatsLayout, key: Key, answer: Answer) -> frozenset[str]:
     gone = answer.headers.get("KV-Operation") is not None
     stored = Stored(int(answer.headers["Nats-Sequence"]), None if gone else answer.data)
     try:
@@ -346,7 +347,7 @@ def _room(account: dict[str, Any]) -> Finding:
             "warning",
             found,
             "when it is full every commit fails with StoreUnavailableError; nothing stored is lost,"
-            " but no flow goes on",
+            " but no flow can continue",
             "raise the limit of the account, or let `Retention` keep ended flows for less long",
         )
 
@@ -358,9 +359,12 @@ def _sync() -> Finding:
         "sync_interval",
         "unknown",
         "the server does not tell it to this account",
-        "what was acknowledged is on the disk when the server syncs, by default every two minutes:"
-        " a power failure of the only server, or of all replicas, costs what came since",
-        "set `sync_interval: always` in its jetstream block; http://HOST:8222/jsz?config=1 tells",
+        "an acknowledged commit is written, and synced to disk every sync_interval, by default every two"
+        " minutes: a power failure of the only server, or of two of three, can cost far more than what"
+        " came since, because the server removes older versions that were synced before their successors"
+        " are",
+        "set `sync_interval: always` in the jetstream block of every server;"
+        " http://HOST:8222/jsz?config=1 shows what is set",
     )
 
 
@@ -406,15 +410,27 @@ def _settings(config: dict[str, Any], layout: NatsLayout, replicas: int) -> Iter
 def _reserve(config: dict[str, Any], layout: NatsLayout) -> Finding:
     reserved = config.get("max_bytes", -1)
     if reserved > 0:
+        found = f"{_mib(reserved)} are reserved"
         means = "a full stream refuses commits whole, and no other stream can take its storage"
-        return Finding("max_bytes", "ok", f"{_mib(reserved)} are reserved", means)
+        if config.get("num_replicas", 1) > 1:
+            return Finding(
+                "max_bytes",
+                "info",
+                found,
+                f"{means}; the logs of the replicas are not counted in it, so a disk can be full all the"
+                " same: then JetStream stays off on that server until it is restarted",
+                "keep at least as much of each disk free again, and let monitoring warn of a full disk",
+            )
+
+        return Finding("max_bytes", "ok", found, means)
 
     return Finding(
         "max_bytes",
         "warning",
         "no storage is reserved for the stream",
         "a server that runs out of storage in the middle of a commit of several records keeps a part of"
-        " it; whoever commits is told so by a CommitUncertainError",
+        " it, and the commit raises a CommitUncertainError that says so; after a full disk, JetStream"
+        " stays off until the server is restarted",
         f"nats stream edit {layout.stream} --max-bytes=10GB; for a new store, max_bytes= in its URL",
     )
 
@@ -428,8 +444,8 @@ def _replicas(stream: dict[str, Any]) -> Iterator[Finding]:
             "replicas",
             "info",
             "one server keeps the records",
-            "while it is away no flow goes on, and with its disk every flow is lost",
-            "three servers and replicas=3 go on without one of them",
+            "while it is away no flow can continue, and with its disk every flow is lost",
+            "three servers and replicas=3 continue without one of them",
         )
         return
 
@@ -459,7 +475,8 @@ def _replicas(stream: dict[str, Any]) -> Iterator[Finding]:
             "replicas",
             "ok",
             f"{cluster['leader']} leads, {len(others)} have caught up",
-            "a minority of the servers may be lost",
+            "the store works without one of three servers, or two of five; two of three that lose power at"
+            " once can cost acknowledged commits, unless sync_interval is always",
         )
 
 
@@ -468,13 +485,13 @@ def _entries(seen: _Seen) -> Finding:
         return Finding(
             "index",
             "info",
-            f"{len(seen.wrong):,} of {seen.looked_at:,} entries are not borne out by their record",
-            "they belong to commits under way, or to such as were refused or whose worker died;"
-            " whoever meets one passes over it",
-            "none is needed: a sweep removes those that are ten minutes old when they were met",
+            f"{len(seen.wrong):,} of {seen.looked_at:,} entries do not match their record",
+            "they belong to commits in flight, or to commits that were refused or whose worker died;"
+            " readers verify each entry and pass over these",
+            "none is needed: a sweep removes those that are ten minutes old and were met",
         )
 
-    found = f"{seen.looked_at:,} entries, each borne out by its record"
+    found = f"{seen.looked_at:,} entries, each matches its record"
     return Finding("index", "ok", found, "what is due and what is listed is found by it")
 
 

@@ -59,6 +59,9 @@ _IN_PART = 10023
 """So a server answers that has run out of storage, also in the middle of a batch."""
 
 
+AFTER_FULL_DISK = "after a disk was full, JetStream stays off until the server is restarted, also once there is space"
+
+
 class Deadline:
     """When an operation must be certain, and the pauses until then: growing, and not in step."""
 
@@ -115,8 +118,8 @@ class NatsExchange:
     verified again (`verify`) before it is used.
     """
 
-    def __init__(self, stream: str, timeout: float, mark: str, domain: str | None = None) -> None:
-        self.domain = domain
+    def __init__(self, stream: str, timeout: float, mark: str, api: str = "$JS.API") -> None:
+        self.api = api
         self.stream = stream
         self.mark = mark
         self.timeout = timeout
@@ -134,8 +137,7 @@ class NatsExchange:
 
     def api_subject(self, verb: str) -> str:
         """The subject of a request of the JetStream API about the stream, in its domain."""
-        prefix = "$JS.API" if self.domain is None else f"$JS.{self.domain}.API"
-        return f"{prefix}.{verb}.{self.stream}"
+        return f"{self.api}.{verb}.{self.stream}"
 
     def deadline(self) -> Deadline:
         return Deadline(self.timeout)
@@ -175,7 +177,7 @@ class NatsExchange:
                 why = None
                 text = (
                     "JetStream does not answer: it is not enabled, or the stream"
-                    f" {self.stream!r} has no leader or is gone"
+                    f" {self.stream!r} has no leader or is gone; {AFTER_FULL_DISK}"
                 )
 
             if deadline.has_passed():
@@ -214,7 +216,7 @@ class NatsExchange:
     def look(self, deadline: Deadline) -> Conversation[None]:
         """Ask the leader whether the stream is the one that it was, and went only on."""
         last = self._last
-        self.heed((yield from self.api("INFO", {}, deadline)), last)
+        self.heed((yield from self.call("INFO", {}, deadline)), last)
 
     def heed(self, info: dict[str, Any], last: int = 0) -> None:
         """Take note of what the leader said; `last` is the highest sequence seen when it was asked."""
@@ -229,7 +231,7 @@ class NatsExchange:
         self._last = max(self._last, now)
         self._looked = time.monotonic()
 
-    def api(
+    def call(
         self, verb: str, payload: dict[str, Any], deadline: Deadline
     ) -> Conversation[dict[str, Any]]:
         """One request to the JetStream API about the stream; its answer, without an error."""
@@ -255,8 +257,8 @@ class NatsExchange:
 
         if code in _FULL:
             message = (
-                f"NATS has no room: {text} ({code}); nothing was written; free space or raise"
-                " the limits of the account or of the server"
+                f"NATS has no room: {text} ({code}); nothing was written; free space, or raise the"
+                f" limits of the account or of the server; {AFTER_FULL_DISK}"
             )
             return StoreUnavailableError(message)
 
@@ -286,7 +288,7 @@ class NatsExchange:
 
             return found
 
-        for part in _parts(wanted):
+        for part in _parts(wanted, min(_MOST_BYTES, self.max_payload // 4)):
             left = part
             while left:
                 answers = yield from self._many({"multi_last": left}, deadline)
@@ -456,7 +458,8 @@ class NatsExchange:
     def ack(self, answer: Answer) -> Ack:
         """What a server says of a publish."""
         if answer.status == _NO_RESPONDERS:
-            return Ack(0, text="JetStream does not answer: no server leads the stream")
+            text = f"JetStream does not answer: no server leads the stream; {AFTER_FULL_DISK}"
+            return Ack(0, text=text)
 
         if answer.status == MOVED:
             return Ack(0, raced=True, moved=True, text=answer.headers["Description"])
@@ -549,12 +552,12 @@ class NatsExchange:
             return
 
 
-def _parts(subjects: list[str]) -> Iterator[list[str]]:
+def _parts(subjects: list[str], most: int) -> Iterator[list[str]]:
     """Subjects in parts that one request can name."""
     part: list[str] = []
     size = 0
     for subject in subjects:
-        if len(part) == _MOST_SUBJECTS or size > _MOST_BYTES:
+        if len(part) == _MOST_SUBJECTS or size > most:
             yield part
             part, size = [], 0
 

@@ -53,10 +53,12 @@ __all__ = [
     "entries_of_wait",
     "last_slot",
     "last_slot_of",
+    "long_fields",
     "place_of",
     "revision_at",
     "sequence_of",
     "slot_of",
+    "with_long_fields",
 ]
 
 VERSION = 1
@@ -109,6 +111,8 @@ class Body:
     generation: str = ""
     count: int = 0
     size: int = 0
+    long: int = 0
+    """So many bytes of the chunks are not the body, but fields of the head that are too long for it."""
 
 
 class Completed(NamedTuple):
@@ -119,6 +123,8 @@ class Completed(NamedTuple):
     commit: str
     early: bool = False
     """It came before its condition."""
+    parts: int = 0
+    """Its payload lies in so many messages of its own, if it is not 0."""
 
 
 @define
@@ -151,7 +157,9 @@ class Entry(NamedTuple):
 class NatsLayout:
     """The subjects of one bucket."""
 
-    def __init__(self, bucket: str) -> None:
+    def __init__(self, bucket: str, domain: str | None = None) -> None:
+        self.api = "$JS.API" if domain is None else f"$JS.{domain}.API"
+        """What the subjects of the JetStream API begin with."""
         self.stream = f"KV_{bucket}"
         self.flows = f"$KV.{bucket}.flow."
         self.progress = f"$KV.{bucket}.progress."
@@ -195,6 +203,14 @@ class NatsLayout:
 
     def items(self, key: Key, life: str) -> str:
         return f"{self.rest}item.{encode_token(key.id)}.{life}.*"
+
+    def items_and_parts(self, key: Key, life: str) -> str:
+        return f"{self.rest}item.{encode_token(key.id)}.{life}.>"
+
+    def item_parts(self, key: Key, life: str, child: str, item: Completed) -> list[str]:
+        """Where the payload of a completion lies; its commit is in it, so that none overwrites another."""
+        before = f"{self.item(key, life, child)}.{item.commit}"
+        return [f"{before}.{number}" for number in range(item.parts)]
 
     def child(self, subject: str) -> str:
         return decode_token(subject.rpartition(".")[2])
@@ -427,7 +443,7 @@ _head_of = itemgetter(*_HEAD_FIELDS)
 
 def _with_body(fields: dict[str, Any], body: Body) -> bytes:
     if body.count:
-        fields["chunks"] = [body.generation, body.count, body.size]
+        fields["chunks"] = [body.generation, body.count, body.size, body.long]
 
     return _dump(fields) + b"\n" + body.text
 
@@ -437,9 +453,34 @@ def _body_of(fields: dict[str, Any], rest: bytes) -> Body:
     return Body(rest) if chunks is None else Body(b"", *chunks)
 
 
+_NO_LONG_FIELDS = {"position": "", "error": None}
+
+
+def long_fields(head: Head, most: int) -> bytes:
+    """The fields of a head that have no limit, as bytes before its body, if they are too long for it."""
+    if len(head.position) + len(head.error or "") <= most // 6:  # as JSON it is no longer than that
+        return b""
+
+    fields = _dump({"position": head.position, "error": head.error})
+    return fields + b"\n" if len(fields) > most else b""
+
+
+def with_long_fields(key: Key, head: Head, text: bytes) -> Head:
+    """A head with the fields that were read from before its body; `CorruptRecordError`."""
+    try:
+        fields = json.loads(text)
+        return head._replace(position=fields["position"], error=fields["error"])
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"the head of {key} cannot be read: {error!r}; it is left as it is"
+        raise CorruptRecordError(message, key=tuple(key)) from error
+
+
 def encode_record(head: Head, body: Body, *, moved: bool) -> bytes:
     """A flow or progress record. `moved`: it keeps the revision that it had elsewhere."""
     fields = _head_fields(head)
+    if body.long:
+        fields |= _NO_LONG_FIELDS
+
     if moved:
         fields["revision"] = head.revision
 
@@ -482,6 +523,7 @@ def encode_wait(record: WaitRecord) -> bytes:
                 item.payload.decode("utf-8", "surrogateescape"),
                 item.commit,
                 item.early,
+                item.parts,
             ]
             for child, item in record.items.items()
         ],
@@ -505,8 +547,10 @@ def decode_wait(key: Key, stored: Stored) -> WaitRecord | None:
         )
         row = WaitRow(head, fields["any"], fields["parent"], fields["expected"], fields["done"])
         items = {
-            child: Completed(success, payload.encode("utf-8", "surrogateescape"), commit, early)
-            for child, success, payload, commit, early in fields["items"]
+            child: Completed(
+                success, payload.encode("utf-8", "surrogateescape"), commit, early, *parts
+            )
+            for child, success, payload, commit, early, *parts in fields["items"]
         }
         return WaitRecord(
             row,
@@ -532,6 +576,7 @@ def encode_item(item: Completed) -> bytes:
             "result": payload,
             "commit": item.commit,
             "early": item.early,
+            "parts": item.parts,
         }
     )
 
@@ -541,7 +586,8 @@ def decode_item(key: Key, text: bytes) -> Completed:
     fields, _ = _load(key, text)
     try:
         payload = fields["result"].encode("utf-8", "surrogateescape")
-        return Completed(fields["success"], payload, fields["commit"], fields["early"])
+        parts = fields.get("parts", 0)
+        return Completed(fields["success"], payload, fields["commit"], fields["early"], parts)
     except (KeyError, AttributeError, ValueError) as error:
         message = f"a completion of {key} cannot be read: {error!r}; it is left as it is"
         raise CorruptRecordError(message, key=tuple(key)) from error

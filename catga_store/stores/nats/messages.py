@@ -39,7 +39,7 @@ EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 
 _HEAD_BYTES = 96 * 1024  # of a message are left to the head
-_OWN_ITEMS_BYTES = 512 * 1024
+_LONG_BYTES = 32 * 1024
 _LOG_SECONDS = 600
 
 
@@ -70,6 +70,14 @@ class Planner:
     def most(self) -> int:
         """How many bytes of a body one message holds beside a head."""
         return max(self.exchange.max_payload - _HEAD_BYTES, 4096)
+
+    def most_of_head(self) -> int:
+        """How many bytes the fields of a head may have that are not limited otherwise."""
+        return min(_LONG_BYTES, self.exchange.max_payload // 4)
+
+    def most_of_item(self) -> int:
+        """How many bytes of a payload one message holds; as JSON they may take six times as many."""
+        return self.exchange.max_payload // 8
 
     def message(self, key: Key, text: bytes, expected: int) -> Message:
         if len(text) > self.exchange.max_payload - 2048:
@@ -173,7 +181,7 @@ class Planner:
     def _without_bulk(self, commit_id: str, wait: WaitRecord) -> tuple[WaitRecord, dict[str, Any]]:
         """A record that still fits, and the completions of this very commit that do not."""
         own = {child: item for child, item in wait.items.items() if item.commit == commit_id}
-        if sum(len(item.payload) + 64 for item in own.values()) <= _OWN_ITEMS_BYTES:
+        if sum(len(item.payload) + 64 for item in own.values()) <= self.most_of_item():
             return wait, {}
 
         items = {child: item for child, item in wait.items.items() if child not in own}

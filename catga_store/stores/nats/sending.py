@@ -24,6 +24,7 @@ from catga_store.stores.nats.layout import Body
 from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.layout import WaitRecord
 from catga_store.stores.nats.layout import encode_item
+from catga_store.stores.nats.layout import long_fields
 from catga_store.stores.nats.messages import EXPECTED
 from catga_store.stores.nats.messages import Plan
 from catga_store.stores.nats.messages import Planner
@@ -55,9 +56,11 @@ class NatsSender:
         for place, write in enumerate(writes):
             if write.plain is not None:
                 head, body = write.plain
-                body = yield from self._chunked(
-                    write.key, commit_id, body, self._planner.most(), deadline
-                )
+                long = b"" if body.count else long_fields(head, self._planner.most_of_head())
+                most = 0 if long else self._planner.most()
+                whole = body if body.count else Body(long + body.text)
+                body = yield from self._chunked(write.key, commit_id, whole, most, deadline)
+                body.long = len(long) or body.long
                 writes[place] = write._replace(plain=(head, body))
             elif write.wait is not None:
                 wait = write.wait
@@ -65,6 +68,7 @@ class NatsSender:
                     write.key, commit_id, wait.terms, _TERMS_BYTES, deadline
                 )
                 wait = evolve(wait, terms=terms)
+                wait = yield from self._parted(write.key, commit_id, wait, deadline)
                 wait = yield from self._spilled(write.key, commit_id, wait, deadline)
                 writes[place] = write._replace(wait=wait)
 
@@ -85,6 +89,29 @@ class NatsSender:
             yield from self.exchange.surely(messages[start : start + _CHUNKS_AT_ONCE], deadline)
 
         return Body(b"", generation, len(messages), len(text))
+
+    def _parted(
+        self, key: Key, commit_id: str, wait: WaitRecord, deadline: Deadline
+    ) -> Conversation[WaitRecord]:
+        """The payloads of completions of this commit go before it, where they are too large for it."""
+        most = self._planner.most_of_item()
+        items = dict(wait.items)
+        for child, item in wait.items.items():
+            if item.commit != commit_id or len(item.payload) <= most:
+                continue
+
+            starts = range(0, len(item.payload), most)
+            items[child] = parted = item._replace(payload=b"", parts=len(starts))
+            subjects = self.layout.item_parts(key, wait.life, child, parted)
+            yield from self.exchange.surely(
+                [
+                    Message(subject, item.payload[at : at + most], {})
+                    for subject, at in zip(subjects, starts, strict=True)
+                ],
+                deadline,
+            )
+
+        return evolve(wait, items=items)
 
     def _spilled(
         self, key: Key, commit_id: str, wait: WaitRecord, deadline: Deadline

@@ -31,6 +31,9 @@ __all__ = ["OLDEST", "Setting", "differing", "is_too_old", "lay_out", "prepare"]
 OLDEST = "2.12.3"
 """The first release whose atomic batches hold what the store puts into them."""
 
+LEAST_PAYLOAD = 64 * 1024
+"""The least `max_payload` of a server: what is longer than a message is kept in several."""
+
 _DUPLICATES_SECONDS = 600
 _EVENTS = ("DELETED", "RESTORE_COMPLETE", "LEADER_ELECTED")
 """What the server announces when a stream may have gone back, to a user that may subscribe to it."""
@@ -54,7 +57,10 @@ def prepare(
     """
     deadline = exchange.deadline()
     greeting = yield from _greet(layout, deadline)
-    _check_server(greeting, exchange.domain)
+    _check_server(greeting)
+    if layout.api == "$JS.API":  # another domain is on other servers
+        _check_jetstream(greeting)
+
     exchange.max_payload = greeting.max_payload
 
     while (settings := (yield from _settings(exchange, deadline))) is None:
@@ -119,7 +125,7 @@ def _greet(layout: NatsLayout, deadline: Deadline) -> Conversation[Greeting]:
         yield deadline.pause()
 
 
-def _check_server(greeting: Greeting, domain: str | None) -> None:
+def _check_server(greeting: Greeting) -> None:
     if is_too_old(greeting.version):
         message = (
             f"the NATS server is {greeting.version}; at least {OLDEST} is needed, for atomic batches;"
@@ -127,7 +133,16 @@ def _check_server(greeting: Greeting, domain: str | None) -> None:
         )
         raise StoreConfigError(message)
 
-    if not greeting.jetstream and domain is None:
+    if greeting.max_payload < LEAST_PAYLOAD:
+        message = (
+            f"the NATS server takes {greeting.max_payload} bytes in one message (max_payload), the"
+            f" store needs {LEAST_PAYLOAD}; nothing was written; raise max_payload on the server"
+        )
+        raise StoreConfigError(message)
+
+
+def _check_jetstream(greeting: Greeting) -> None:
+    if not greeting.jetstream:
         message = (
             "the NATS server runs without JetStream, or this account may not use it; enable it"
             " (nats-server -js, or jetstream in its configuration); nothing was written"

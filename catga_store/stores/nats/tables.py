@@ -16,6 +16,7 @@ from typing import NoReturn
 from attrs import define
 from attrs import field
 
+from catga_store.errors import CorruptRecordError
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
@@ -40,6 +41,7 @@ from catga_store.stores.nats.layout import decode_item
 from catga_store.stores.nats.layout import decode_record
 from catga_store.stores.nats.layout import decode_wait
 from catga_store.stores.nats.layout import encode_terms
+from catga_store.stores.nats.layout import with_long_fields
 
 __all__ = ["NatsTables", "Snapshot", "UnreadError", "Write"]
 
@@ -137,10 +139,17 @@ class NatsTables:
             return self._plain[key]
 
         found = decode_record(key, self.stored(key))
-        if found is not None and key.kind == FLOW:
-            self.revisions.append(found[0].revision)
+        if found is None:
+            return None
 
-        return found
+        head, body = found
+        if body.long:
+            head = with_long_fields(key, head, self._text(key, body)[: body.long])
+
+        if key.kind == FLOW:
+            self.revisions.append(head.revision)
+
+        return head, body
 
     def head(self, key: Key) -> Head | None:
         found = self.plain(key)
@@ -149,7 +158,11 @@ class NatsTables:
     def record(self, key: Key) -> Record | None:
         if key.kind != WAIT:
             found = self.plain(key)
-            return None if found is None else Record(found[0], self._text(key, found[1]))
+            if found is None:
+                return None
+
+            head, body = found
+            return Record(head, self._text(key, body)[body.long :])
 
         wait = self._wait(key)
         if wait is None:
@@ -159,7 +172,7 @@ class NatsTables:
         row = wait.row
         terms = Terms(children, any=row.any, timeout_ms=wait.timeout_ms, parent=row.parent)
         items = (
-            Item(child, item.success, item.payload)
+            Item(child, item.success, self._payload(key, wait.life, child, item))
             for child, item in self._all_items(key, wait).items()
             if wait.row.head.status < 0 or child in members
         )
@@ -171,7 +184,12 @@ class NatsTables:
             self._plain[key] = head, Body(body)
         else:
             assert kept is not None, "a body is kept"  # noqa: S101  a broken rule, not bad input
-            self._plain[key] = head, kept[1]
+            before, kept_body = kept
+            same = (head.position, head.error) == (before.position, before.error)
+            if kept_body.count and not same:  # they may lie with the body
+                kept_body = Body(self._text(key, kept_body)[kept_body.long :])
+
+            self._plain[key] = head, kept_body
 
         self._changed[key] = None
         if old is not None and old.revision == head.revision:
@@ -290,6 +308,19 @@ class NatsTables:
 
         return found | wait.items
 
+    def _payload(self, key: Key, life: str, child: str, item: Completed) -> bytes:
+        parts = self._layout.item_parts(key, life, child, item)
+        unread = [part for part in parts if part not in self._snapshot.stored]
+        if unread:
+            raise UnreadError(unread)
+
+        texts = [self._snapshot.stored[part].text for part in parts]
+        if None in texts:
+            message = f"parts of a completion of {key} are gone; what is left stays as it is"
+            raise CorruptRecordError(message, key=tuple(key))
+
+        return item.payload + b"".join(text for text in texts if text is not None)
+
     def write_item(self, key: Key, child: str, row: ItemRow, payload: bytes) -> None:
         wait = self._wait(key)
         early = wait is None or wait.row.head.status == PENDING_COMPLETIONS
@@ -304,8 +335,8 @@ class NatsTables:
 
     def remove_items(self, key: Key) -> None:
         wait = self._made(key)
-        if wait.spilled:
-            self.dropped.append(self._layout.items(key, wait.life))
+        if wait.spilled or any(item.parts for item in wait.items.values()):
+            self.dropped.append(self._layout.items_and_parts(key, wait.life))
 
         wait.items, wait.spilled, wait.life = {}, 0, self._commit
         self._changed[key] = None

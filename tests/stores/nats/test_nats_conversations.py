@@ -179,7 +179,9 @@ def test_nobody_answers() -> None:
     assert found == {"a": NOTHING}
     assert len(asked) == 2
     asks = exchange(NOW)
-    with pytest.raises(cs.StoreUnavailableError, match="has no leader or is gone; nothing was"):
+    with pytest.raises(
+        cs.StoreUnavailableError, match=r"has no leader or is gone; .*nothing was read"
+    ):
         hold(asks.fetch(["a"], asks.deadline()), ((NOBODY,),))
 
 
@@ -187,22 +189,22 @@ def test_the_api_is_asked_again_while_it_is_busy() -> None:
     """Busy is no answer until the deadline has passed; any other refusal is one at once."""
     asks = exchange()
     deleted = hold(
-        asks.api("DELETE", {}, asks.deadline()), ((error(BUSY),),), ((said({"success": True}),),)
+        asks.call("DELETE", {}, asks.deadline()), ((error(BUSY),),), ((said({"success": True}),),)
     )
     assert deleted[0] == {"success": True}
     with pytest.raises(cs.StoreUnavailableError, match=r"refused: as it wishes \(10013\)"):
-        hold(asks.api("DELETE", {}, asks.deadline()), ((error(ODD),),))
+        hold(asks.call("DELETE", {}, asks.deadline()), ((error(ODD),),))
 
     asks = exchange(NOW)
     with pytest.raises(cs.StoreUnavailableError, match=r"as it wishes \(10008\)"):
-        hold(asks.api("DELETE", {}, asks.deadline()), ((error(BUSY),),))
+        hold(asks.call("DELETE", {}, asks.deadline()), ((error(BUSY),),))
 
 
 def test_a_stream_that_was_removed_is_told_apart() -> None:
     """It is no outage: nothing comes back by itself."""
     asks = exchange()
     with pytest.raises(cs.StoreConfigError, match="'KV_b' is gone; open the store again"):
-        hold(asks.api("INFO", {}, asks.deadline()), ((error(10059),),))
+        hold(asks.call("INFO", {}, asks.deadline()), ((error(10059),),))
 
 
 @pytest.mark.parametrize("subjects", [["a"], ["a", "b"]])
@@ -344,7 +346,7 @@ def test_what_may_be_stored_twice_is_sent_until_it_is() -> None:
     [
         (NOT_SENT, "nobody listens; nothing was written"),
         (LOST, "the line broke; no record was written"),
-        ((NOBODY,), "no server leads the stream; no record was written"),
+        ((NOBODY,), "no server leads the stream; .*no record was written"),
         ((error(BUSY),), "as it wishes .10008.; no record was written"),
         ((error(FULL),), "has no room: as it wishes"),
     ],
@@ -475,10 +477,10 @@ def test_a_flow_with_chunks_that_is_written_while_it_is_read() -> None:
 
 
 def test_a_head_that_no_message_can_hold_is_refused() -> None:
-    """Before anything is sent; a body would have been taken apart."""
+    """Before anything is sent; a body, an error or a position would be kept in several messages."""
     store = protocol()
     store._exchange.max_payload = 4096
-    request = commit(put(position="p" * 3000))
+    request = commit(put(owner="o" * 3000))
     with pytest.raises(cs.RecordTooLargeError, match="the server takes 4096 in one message"):
         hold(store.converse(request))
 
@@ -688,7 +690,7 @@ def test_completions_beside_a_condition_go_with_it() -> None:
     row = made.wait(W)
     assert row is not None
     made.remove_wait(W, row)
-    assert made.dropped == [LAYOUT.items(W, "life")]
+    assert made.dropped == [LAYOUT.items_and_parts(W, "life")]
     assert made.wait(W) is None
     assert [write.wait for write in made.writes()] == [None]
 

@@ -553,3 +553,22 @@ def test_hostile_ids(nats_server: NatsServer, bucket: str) -> None:
             assert store.get(name) is None
 
         assert store.count_flows() == 0
+
+
+def test_domain_is_named(tmp_path: Path) -> None:
+    """A store in a JetStream domain is used by its name; one that is not there is an outage."""
+    settings = f'jetstream {{ domain: hub, store_dir: "{tmp_path}" }}'
+    with NatsServer(settings, jetstream=False) as server:
+        with cs.open_store(f"{server.url}?domain=hub") as store:
+            store.create(flow(n=1))
+            found = store.get_one("f")
+            found.state["n"] = 2
+            store.update(found)
+            store.clear()
+            assert store.count_flows() == 0
+
+        with (
+            cs.open_store(f"{server.url}?domain=elsewhere", timeout=SHORT) as store,
+            pytest.raises(cs.StoreUnavailableError, match="JetStream does not answer"),
+        ):
+            store.get("f")
