@@ -1,72 +1,78 @@
-"""The NATS JetStream store: one message per record, one atomic batch per commit of several.
+"""The NATS JetStream store: one message per record, one atomic batch per commit of several records.
 
-**What lies where.** One file-backed stream `KV_<bucket>` (history 1, no limit but perhaps `max_bytes`)
-carries the key-value bucket `<bucket>`, which `nats kv get <bucket> flow.<id>` and its like read, the subjects of
+**Subject layout.** One file-backed stream `KV_<bucket>` (history 1, no limit except perhaps `max_bytes`)
+holds the key-value bucket `<bucket>`, which `nats kv get <bucket> flow.<id>` reads, the subjects of
 `<bucket>_wait`, and what only the store reads, under `catga.<bucket>.`:
 
 | subject | what its last message is |
 |---|---|
-| `$KV.<bucket>.flow.<id>` | a flow: one line of JSON, its head, then the body |
-| `$KV.<bucket>.progress.<id>.<step>` | the ForEach progress of a flow, likewise |
+| `$KV.<bucket>.flow.<id>` | a flow: its head as one line of JSON, then the body |
+| `$KV.<bucket>.progress.<id>.<step>` | the ForEach progress of a flow, in the same form |
 | `$KV.<bucket>_wait.<id>` | a condition: one line with its state and newest completions, then its children |
-| `….item.<id>.<life>.<child>` | a completion that no longer fits into its condition; it is counted there |
-| `….chunk.<generation>.<kind>.<id>.<step>.<n>` | a part of a body that is too large for one message |
+| `….item.<id>.<life>.<child>` | a completion that does not fit into its condition; it is counted there |
+| `….item.<id>.<life>.<child>.<commit>.<n>` | a part of a result that is too large for one message |
+| `….chunk.<generation>.<kind>.<id>.<step>.<n>` | a part of a body, or of a long error or position before it |
 | `….list.flow.<status>.<type>.<time>.flow.<id>` | a flow in listings; `….list.wait.<status>.<parent>…` a condition |
 | `….due.flow.<type>.<place>…` | when to look at a flow |
 | `….due.child.<place>…`, `….due.lone.<place>…` | when to look at a condition with a parent, without one |
 | `….due.expiry.<place>…` | when a record expires |
-| `….log.<commit>` | what a commit of several changes answered, or that it was given up; for ten minutes |
+| `….log.<commit>` | the reply to a commit of several changes, or that it was given up; for ten minutes |
 | `….check.<commit>.<n>` | nothing: it carried a check; for a second |
-| `….layout` | layout version and partitions |
+| `….layout` | layout version, partitions, and the identity of the store |
 
-An id is one token, `[A-Za-z0-9_-]` as they are and any other byte `=XX`; a type or parent is a hash
-of eight bytes; a time is 15 tokens of one digit, milliseconds since the year 1; a place is a time and
-three more, made of the id, so that many that are due at once can be told apart. All entries between
-two places are those under some tens of prefixes, of which one request asks for the last messages.
+An id is one token: `[A-Za-z0-9_-]` are kept and any other byte is `=XX`. A type or parent is a hash
+of eight bytes. A time is 15 tokens of one digit, milliseconds since the year 1. A place is a time and
+three more digits, derived from the id, which separate entries that are due at the same time. The
+entries between two places are those under some tens of prefixes; one request asks for them.
 
 **What is atomic.** Every write of a record expects the sequence that was read. A commit of one
-record is one publish; any other is one atomic batch, with a log entry that must not be there yet
-and a check for whatever was read and not written. What a commit does is decided by the rules of
-`protocol.rules` over what was read; that it still holds when it is written is for the server to say, and
-if it does not, everything is read and decided again. So completions never refuse a commit: the
-condition is one record, and who lost a race counts again. Index entries are hints: they are
-published before the record (on one replica, one record) or in its batch, and believed only when
-the head of their record says the same; what a commit makes wrong is purged after it, up to its
-sequence. A read of several records is one state of the stream on one replica, and each record's
-own newest state on more.
+record is one publish. Any other commit is one atomic batch, with a log entry that must not exist yet
+and a check for every record that was read and is not written. The rules in `protocol.rules` decide
+over what was read, and the server decides whether that still holds. If it does not, the store reads
+and decides again. Completions therefore never refuse a commit: the condition is one record, and the
+loser of a race counts again. Index entries are hints. They are published before the record (one
+replica, one record) or in its batch, and a reader verifies them against the head of the record.
+Entries that a commit makes wrong are purged after it, up to its sequence. A read of several records
+is one state of the stream on one replica, and the newest state of each record on more. Deleting a
+flow with hundreds of progress records is atomic too: see `removing`. Replacing one (a new
+incarnation over a live one) removes that progress first.
 
-**Revisions.** That of a flow or progress record is `<commit id>@<sequence>`, so the next write knows
-what to expect without reading. `extend` and the moving of a due time write the record again and
-keep its revision; whoever commits meanwhile reads once more. A new stream counts on from the time
-in microseconds: no sequence of a removed stream comes again. After a stream was *restored* from a
-backup, restart the workers: what they read after the backup was made must be forgotten.
+**Revisions.** The revision of a flow or progress record is `<commit id>@<sequence>`, so the next write
+knows what to expect without reading. `extend` and a moved due time write the record again and
+keep its revision; the next commit then reads once. A new stream counts from the time
+in microseconds, so no sequence of a removed stream comes again. Sequences do come again after a
+restore and after a power failure of a server that had not synced. The store therefore relies on a
+sequence only as long as the stream cannot have gone back, and reads otherwise: see `NatsExchange`.
 
-**What it costs.** `get`: one request. A commit of flows that were read before, and every claim of one
+**Round trips.** `get`: one request. A commit of flows that were read before, and the claim of one
 flow: one flight, no read. Other commits: a read and a publish. `get_many` of 500: one request; with
-replicas any of them may answer, if it has seen what the leader says, in the same flight, that there
-is. What is due, and a page: entries, in a request or two, then the heads, however many are due or
-stored: a store remembers how far it had to look, and the server is asked for no more than a few times
-what is wanted. The first search among very many takes some twenty requests. `count_*` reads every
-head it counts.
+replicas any of them may answer, if it has seen everything that the leader reports in the same flight.
+Due records, and a page of a listing: entries in one or two requests, then the heads, however many are
+due or stored. The store remembers how far it had to look, and asks for no more than a few times
+what is wanted. The first search among very many takes about twenty requests. `count_*` reads every
+head that it counts. A process that writes asks the leader once a second whether the stream is the same.
 On one replica with file storage a batch costs several fsyncs (about 3 ms on a fast disk),
-because the server stages it in a store of its own, and those of one process that come at the same time
-share one; single publishes, and batches on three replicas, do not pay it.
+because the server stages it in a store of its own. Batches of one process that arrive at the same time
+share them. Single publishes, and batches on three replicas, do not pay this.
 
-**Lost connections.** A publish whose reply is lost is looked for in what the records remember: the
-last eight commit ids, the commit of each completion and of each removal, the log. Not found, it is
-sent again with the same expected sequences and the same `Nats-Msg-Id`. `resolve` takes the log entry
-and the id of the commit for itself; from then on the server refuses the commit, should it still be
-on its way. What the client library would keep while it is not connected never reaches it.
+**A lost connection.** When the reply to a publish is lost, the store looks at what the records remember: the
+last eight commit ids, the commit of each completion and of each removal, the log. If the commit is not
+there, it is sent again with the same expected sequences and the same `Nats-Msg-Id`. `resolve` takes the
+log entry and the id of the commit, so the server refuses the commit if it still arrives. Nothing is left
+in the buffers of the client library, which would send it after the next connect. Over a new connection the
+identity of the store is verified first: a stream that was lost and created again is an error, not an
+empty store.
 
 **What expires.** Heads say when; entries under `due.expiry` find them. Tombstones of removed records
 stay for twice the timeout, log entries for ten minutes, by the server's per-message TTL. Nothing
 else is left to the server's clock.
 
-**Reads** are answered by the one server, or by the stream's leader, many at once by a replica that
-has all that the leader had; `stale_reads=True` lets any replica answer. A leader that was deposed and
-does not know it yet may answer for some seconds with what was acknowledged before. An acknowledgement
-means written, not flushed to disk: the server flushes every two minutes unless `sync_interval: always`
-is set, so a power failure of the only server, or of all replicas, can cost what was written since.
+**Reads** are answered by the one server, or by the leader of the stream; many at once also by a replica
+that has everything the leader has. `stale_reads=True` lets any replica answer. A leader that was deposed
+and does not know it yet may return acknowledged, but older, data for some seconds. An acknowledgement
+means written, not synced to disk. The server syncs every two minutes unless `sync_interval: always`
+is set. With the default, a power failure of the only server, or of two of three, can lose far more than the
+last two minutes: the server removes older, synced versions before their successors are synced.
 """
 
 from __future__ import annotations
