@@ -1,7 +1,7 @@
-"""The blocking driver: of the stores in this process, memory and SQLite, and of those on servers.
+"""The blocking driver, for memory, SQLite and Redis.
 
-A transport is a function that performs one transport request: a `Call` in this process, a `Pipe` on a link.
-`transport` may be replaced, which is how tests inject faults. It is called where the caller stands.
+A transport performs one transport request: a `Call` in this process, a `Pipe` on a link to Redis. It is
+called in the thread of the caller. `transport` may be replaced; that is how tests inject faults.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ T = TypeVar("T")
 
 
 class Transport(Protocol):
-    """Performs transport requests: in this process, `Call` as one transaction."""
+    """Performs transport requests; in this process that is a `Call`, as one transaction."""
 
     threaded: bool
 
     def __call__(self, request: Any, /) -> Any:
-        """The reply to one transport request."""
+        """Return the reply to one transport request."""
         ...
 
     def close(self) -> None:
-        """Let go of what the transport has opened."""
+        """Close what the transport has opened."""
         ...
 
 
 class EmbeddedDriver:
-    """What drives the conversations of an embedded store."""
+    """What the drivers of embedded stores have in common."""
 
     def __init__(self, protocol: StoreProtocol, transport: Transport) -> None:
         self.protocol = protocol
@@ -50,7 +50,7 @@ class EmbeddedDriver:
 
 
 class BlockingDriver(EmbeddedDriver):
-    """Runs conversations by blocking; whatever is no pause and no call of the user's is the transport's."""
+    """Runs conversations by blocking. The transport performs every request but `Pause` and `Invoke`."""
 
     def __init__(self, protocol: StoreProtocol, transport: Transport) -> None:
         super().__init__(protocol, transport)

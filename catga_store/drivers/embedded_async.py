@@ -1,7 +1,7 @@
-"""The awaiting driver of the stores that live in this process: memory and SQLite.
+"""The async driver of the stores that live in this process: memory and SQLite.
 
-The memory store's transport is called in the event loop, since it takes microseconds, and SQLite's in a
-worker thread. It is a module of its own because anyio costs blocking programs their start-up time.
+The transport of the memory store is called in the event loop, because it takes microseconds; that of
+SQLite in a worker thread. This is a module of its own so that blocking programs need not import anyio.
 """
 
 from __future__ import annotations

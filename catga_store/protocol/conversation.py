@@ -1,8 +1,8 @@
 """Conversations: logic as generators that yield requests and are sent replies.
 
-A conversation does no I/O and never waits. Whoever runs it performs each request and sends the
-reply back, or throws the failure in. The same conversation is therefore run by blocking code
-(`run`) and by async code (`arun`); a test can stop it, reorder it or fail it at every request.
+A conversation does no I/O and never waits. A driver performs each request and sends the reply back,
+or throws the failure in. So the same conversation is run by blocking code (`run`) and by async code
+(`arun`), and a test can stop it, reorder it or fail it at every request.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ R = TypeVar("R")
 
 
 class Request(Generic[R]):
-    """Something a conversation asks its driver to do; `R` is the type of the reply."""
+    """What a conversation asks its driver to do; `R` is the type of the reply."""
 
     __slots__ = ()
 
@@ -51,41 +51,41 @@ Conversation: TypeAlias = Generator[Request[Any], Any, T]
 
 
 class Watch(Protocol):
-    """Stands between a store's operations and its driver, if anybody asked for it."""
+    """Wraps the conversations of a store before its driver runs them, for metrics and traces."""
 
     def __call__(self, store: object, conversation: Conversation[T], /) -> Conversation[T]:
-        """The same conversation, watched: it yields and answers what the other would."""
+        """Return a conversation with the same requests and the same result."""
         ...
 
 
 def ask(request: Request[R]) -> Conversation[R]:
-    """Yield one request; what it answers has the type of the reply."""
+    """Yield one request and return its reply, with the type that the request declares."""
     reply: R = yield request
     return reply
 
 
 @define
 class Call(Request[R]):
-    """Transport request of embedded stores: run `function(tables)` as one transaction."""
+    """The transport request of embedded stores: run `function(tables)` as one transaction."""
 
     function: Callable[[Any], R]
     writes: bool
     single: bool = False
     """The function reads one row: it needs no snapshot."""
     request: object = None
-    """The store protocol request it is a try at, for those who watch or replace a transport; it decides nothing."""
+    """The store protocol request that it belongs to, for those who replace a transport."""
 
 
 @define
 class Pause(Request[None]):
-    """Wait for so many seconds. The only way a conversation waits."""
+    """Wait for a number of seconds: the only way in which a conversation waits."""
 
     seconds: float
 
 
 @define
 class Invoke(Request[Any]):
-    """Call a function of the user's: a blocking one, or one to be awaited, as the driver is."""
+    """Call a function of the user: a blocking one, or an async one if the driver is."""
 
     function: Callable[[], Any]
 
@@ -94,24 +94,24 @@ _DRIVERS_OWN = frozenset({Pause, Invoke})
 
 
 class NotSentError(Exception):
-    """Raised by a transport: the request did not reach the store and never will."""
+    """Raised by a transport: the request did not reach the store, and never will."""
 
 
 class ReplyLostError(Exception):
-    """Raised by a transport: the request may have been applied, or may not have been."""
+    """Raised by a transport: the request may have been applied or not."""
 
 
 UNTRUSTED = (
     "the server's certificate is not trusted, and nothing was sent: trust the authority that issued"
     " it (SSL_CERT_FILE, or the TLS options of the client), and connect by the name it is issued for"
 )
-"""What to tell of a server that a client does not trust."""
+"""The message for a server that the client does not trust."""
 
 
 def is_untrusted(error: BaseException | None) -> bool:
     """Whether a request did not reach the store because its server's certificate is not trusted."""
     while error is not None:
-        if type(error).__name__ == "SSLCertVerificationError":  # whoever raises it has imported ssl
+        if type(error).__name__ == "SSLCertVerificationError":  # by name: ssl need not be imported
             return True
 
         error = error.__cause__ or error.__context__
@@ -120,10 +120,10 @@ def is_untrusted(error: BaseException | None) -> bool:
 
 
 class Finished(BaseException):
-    """Raised by an async driver that was cancelled while it saw a request through to its end.
+    """Raised by an async driver that was cancelled while it waited for a write to end.
 
-    Carries the reply or the failure of the request, and the cancellation that must go on once the
-    conversation has settled.
+    It carries the reply or the failure of the request, and the cancellation, which is raised again
+    once the conversation has taken the reply over.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Finished(BaseException):
 def through(
     conversation: Conversation[T], converse: Callable[[Request[Any]], Conversation[Any]]
 ) -> Conversation[T]:
-    """The same conversation one level down: each request is itself held as a conversation."""
+    """Return a conversation in which each request is replaced by the requests of its own conversation."""
     send = conversation.send
     try:
         request = send(None)
@@ -211,9 +211,9 @@ async def arun(
 ) -> T:
     """Run a conversation to its end, awaiting each request.
 
-    A cancellation is thrown in at the request it interrupts. One that came while a request was
-    seen through (`Finished`) goes on after the conversation has had the reply; what it would ask
-    next is not asked.
+    A cancellation is thrown in at the request that it interrupts. One that came while a write was
+    waited for (`Finished`) is raised after the conversation has taken the reply over; the next
+    request of the conversation is not performed.
     """
     send = conversation.send
     try:

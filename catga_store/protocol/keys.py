@@ -1,7 +1,7 @@
-"""What names a record: kinds, keys, ids, and the two forms an id takes outside this process.
+"""Names of records: kinds, keys, ids, and the two forms of an id outside this process.
 
-An id is any non-empty text of at most 512 UTF-8 bytes, kept as it is: no normalisation, no
-forbidden characters. `check_id` is the only door; everything behind it may trust the id.
+An id is any non-empty text of at most 512 UTF-8 bytes. It is kept unchanged: it is not normalised, and
+no character is forbidden. Every id comes through `check_id`; other code need not check it again.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _SHOWN = 40  # characters of an id that does not fit, enough to find it in a log
 
 
 class Key(NamedTuple):
-    """The name of one record; a plain tuple, so it pickles, sorts and crosses a transport as it is.
+    """The name of one record. It is a plain tuple, so it can be pickled and sorted.
 
     `id` is the flow's id (`flow`, `progress`) or the correlation id (`wait`); `step` is 0 unless
-    the kind is `progress`. Nothing is checked here: ids come through `check_id`.
+    the kind is `progress`. Nothing is checked here.
 
     >>> from catga_store import Key
     >>> print(Key("flow", "order-1"), Key("progress", "order-1", 2), Key("wait", "x"), sep="; ")
@@ -93,9 +93,9 @@ def wait_key(correlation_id: str) -> Key:
 
 
 def check_id(value: object, what: str) -> str:
-    """Answer `value` if it can be an id, else raise `InvalidIdError`; `what` names it: `"flow id"`.
+    """Return `value` if it is a valid id, else raise `InvalidIdError`; `what` names it: `"flow id"`.
 
-    An instance of a subclass of `str` (a `StrEnum` member) is answered as the plain text it holds.
+    An instance of a subclass of `str` (a `StrEnum` member) is returned as plain text.
 
     >>> check_id("order 1/ü", "flow id")
     'order 1/ü'
@@ -133,7 +133,7 @@ def check_id(value: object, what: str) -> str:
 
 
 def check_step(value: object) -> int:
-    """Answer `value` if it can be a step index, a whole number from 0 to 2**31 - 1.
+    """Return `value` if it is a valid step index: an int from 0 to 2**31 - 1.
 
     >>> check_step(-1)
     Traceback (most recent call last):
@@ -152,20 +152,20 @@ def check_step(value: object) -> int:
 
 
 def show_int(value: object) -> str:
-    """Say in an error message what stands where an int of another size, or an int, should."""
+    """Describe, for an error message, a value that is not an int or is out of range."""
     if not isinstance(value, int) or isinstance(value, bool):
         return _type_name(value)
 
-    # Python refuses to print ints of more than 4,300 digits, and nobody wants to read them.
+    # Python refuses to print ints of more than 4,300 digits, and they are of no use in a message.
     return format(value, "d") if value.bit_length() <= _SHOWN_BITS else "far out of range"
 
 
 def partition_of(any_id: str, partitions: int) -> int:
-    """Answer the partition that a record with this id lives in, from 0 to `partitions - 1`.
+    """Return the partition of a record with this id, from 0 to `partitions - 1`.
 
-    What is hashed is the part in braces if there is one, by Redis Cluster's rule: between the
-    first `{` and the first `}` after it, if anything stands between them; else the whole id. The
-    hash (CRC-32 of the UTF-8 bytes) is part of the stored layout: it can never change.
+    The hash is that of the part in braces if there is one, by the rule of Redis Cluster: between the
+    first `{` and the first `}` after it, if there is text between them; else of the whole id. The
+    hash (CRC-32 of the UTF-8 bytes) is part of the stored layout, so it can never change.
 
     >>> partition_of("{order-42}/ship", 16) == partition_of("order-42", 16)
     True
@@ -187,7 +187,7 @@ def partition_of(any_id: str, partitions: int) -> int:
 def encode_token(any_id: str) -> str:
     """Write an id as one NATS subject token: `[A-Za-z0-9_-]` stay, any other byte becomes `=XX`.
 
-    Different ids have different tokens, and `decode_token` answers the id again.
+    Different ids have different tokens, and `decode_token` returns the id.
 
     >>> encode_token("order.1 ü")
     'order=2E1=20=C3=BC'
@@ -199,14 +199,14 @@ def encode_token(any_id: str) -> str:
 
 
 def decode_token(token: str) -> str:
-    """Answer the id that `encode_token` writes as `token`; any other input is a `ValueError`.
+    """Return the id that `encode_token` writes as `token`; raise `ValueError` for any other text.
 
     >>> decode_token("order=2E1=20=C3=BC")
     'order.1 ü'
     >>> decode_token("order=2e1")
     Traceback (most recent call last):
     ...
-    ValueError: 'order=2e1' is no encoded id
+    ValueError: 'order=2e1' is not an encoded id
     """
     plain, *escaped = token.split("=")
 
@@ -218,9 +218,9 @@ def decode_token(token: str) -> str:
     except ValueError:
         any_id = ""
 
-    # Writing it again is the check: whatever was read too kindly above comes out otherwise.
+    # Encoding it again is the check: what was decoded too leniently comes out different.
     if not any_id or encode_token(any_id) != token:
-        message = f"{token!r} is no encoded id"
+        message = f"{token!r} is not an encoded id"
         raise ValueError(message)
 
     return any_id
@@ -243,10 +243,10 @@ def _type_name(value: object) -> str:
 
 
 def new_commit_id() -> str:
-    """Unique for ever, and sorting by time: 44 bits of milliseconds, 80 random ones, as hex."""
+    """Return an id that is unique forever and sorts by time: 44 bits of milliseconds, 80 random bits."""
     return f"{time.time_ns() // 1_000_000:011x}{os.urandom(10).hex()}"
 
 
 def began_s(commit_id: str) -> float:
-    """When a commit was begun, by its id and the clock of the process that made it."""
+    """Return when a commit began, in seconds since 1970, by its id and the clock of its process."""
     return int(commit_id[:11], 16) / 1000

@@ -1,9 +1,12 @@
-"""The narrow store protocol: what every store can be asked, and what it answers.
+"""The store protocol: what every store is asked, and what it replies.
 
-A store sees records as a `Head`, which it may read, and a body, which it may not. Everything the
-public API offers is built from these requests, once, above them. All times are integers, in
+A store sees a record as a `Head`, which it may read, and a body, which it may not. Everything that
+the public API offers is built from these requests, once, above them. All times are integers, in
 milliseconds since 1970-01-01T00:00Z, and every request that depends on time carries its `now_ms`.
-An expired record is absent to every request.
+An expired record is absent for every request.
+
+The file is over 400 lines because it is the whole vocabulary of the protocol, which an author of a
+store reads from top to bottom: records, changes, replies, requests.
 """
 
 from __future__ import annotations
@@ -68,10 +71,10 @@ __all__ = [
 ]
 
 MAX_CHANGES = 200
-"""At most so many records in one commit."""
+"""The most records in one commit."""
 
 REMEMBERED_COMMITS = 8
-"""A record remembers the ids of so many commits that wrote it."""
+"""How many ids of the commits that wrote it a record remembers."""
 
 SWEEP_EVERY, SWEPT_AT_ONCE = 16, 8
 """One write in 16 of a process also removes up to 8 expired records."""
@@ -80,7 +83,7 @@ PENDING, SATISFIED, TIMED_OUT, CANCELLED = range(4)
 """`Head.status` of a wait condition; the values of `WaitOutcome`."""
 
 ANY = "*"
-"""`Put.expected` of a progress record: whatever is there; the store counts the version on."""
+"""`Put.expected` of a progress record: any revision or none; the store increments the version."""
 
 EXISTS, STALE, MISSING, CLAIMED = "exists", "stale", "missing", "claimed"
 """`Conflict.reason`."""
@@ -90,7 +93,7 @@ EXISTS, STALE, MISSING, CLAIMED = "exists", "stale", "missing", "claimed"
 
 
 class Head(NamedTuple):
-    """What a store may look at. Which fields mean something depends on the kind of record."""
+    """What a store may read of a record. Which fields have a meaning depends on the kind of record."""
 
     version: int
     status: int
@@ -105,21 +108,21 @@ class Head(NamedTuple):
     claim: str | None = None
     """The id of the commit that claimed the flow; the owner's own writes keep it."""
     due_ms: int | None = None
-    """A flow: when a worker should look at it, or its claim ends. A pending condition: its deadline.
-    An ended one: since when its parent should have been told; `None` once it was."""
+    """A flow: when a worker should look at it, or when its claim ends. A pending condition: its
+    deadline. An ended condition: since when its parent is to be notified; None once it was."""
     expires_ms: int | None = None
     revision: str = ""
-    """Unique for ever; given by the store."""
+    """Unique forever; set by the store."""
     commits: tuple[str, ...] = ()
     """The last commits that wrote the record, newest first; each made one version. Kept by the store."""
 
     @classmethod
     def of(cls, fields: tuple[object, ...]) -> Head:
-        """A head of all its fields in order; quicker than naming them."""
+        """Return a head of all its fields in order; faster than naming them."""
         return tuple.__new__(cls, fields)  # pyright: ignore[reportUnknownMemberType]  typeshed's generic
 
     def stamped(self, revision: str, commits: tuple[str, ...]) -> Head:
-        """The same head as of another write; quicker than `_replace`."""
+        """Return the head with the revision and commits of another write; faster than `_replace`."""
         return tuple.__new__(Head, (*self[:-2], revision, commits))  # pyright: ignore[reportUnknownMemberType]  as above
 
 
@@ -155,8 +158,8 @@ class Record(NamedTuple):
 class Put(NamedTuple):
     """Write a record if the store still holds revision `expected` (`None`: if it holds none).
 
-    On a wait condition the store counts the completions again and works out `due_ms` and
-    `expires_ms` itself; elsewhere the head is stored as given, with revision and commits added.
+    On a wait condition the store counts the completions again and computes `due_ms` and
+    `expires_ms` itself. Other heads are stored as they come, with revision and commits added.
     """
 
     key: Key
@@ -164,34 +167,34 @@ class Put(NamedTuple):
     body: bytes
     expected: str | None
     replaces: Head | None = None
-    """The head that `expected` had: what index entries there are."""
+    """The head that had the revision `expected`: it tells which index entries exist."""
     fresh: bool = False
-    """A new incarnation: what belonged to the old one (progress, completions) goes first."""
+    """A new incarnation: what belonged to the old one (progress, completions) is removed first."""
     claiming: bool = False
     """Refused as `CLAIMED` while another owner's claim has not ended."""
     keeps_body: bool = False
-    """The body is the stored one; a store may spare itself writing it."""
+    """The body is the stored one; a store need not write it."""
     terms: Terms | None = None
     given: bool = False
-    """The condition's parent has been given to a worker."""
+    """The condition's parent has been notified: a worker has claimed it."""
     items: tuple[Item, ...] = ()
     """Completions to restore with a condition that is copied from another store."""
 
 
 class SetWait(NamedTuple):
-    """Create a condition, or replace the terms of a pending one; leave a closed one as it is."""
+    """Create a condition, or replace the terms of a pending one; leave an ended one as it is."""
 
     key: Key
     terms: Terms
     created_ms: int
     rearm: bool = False
-    """The parent suspends on it: if it is closed, hand the parent out (again)."""
+    """The parent suspends on it: if it has ended, the parent is notified again."""
 
 
 class Delete(NamedTuple):
     """Remove a record if the store still holds revision `expected` (`None`: whatever it holds).
 
-    A flow's progress goes with it; a condition leaves a marker for `Commit.retain_ms`.
+    The progress of a flow is removed with it. A condition leaves a tombstone for `Commit.retain_ms`.
     """
 
     key: Key
@@ -230,18 +233,18 @@ class Outcome(NamedTuple):
     status: int | None = None
     created_ms: int = 0
     satisfied: bool = False
-    """This change made the condition satisfied; true once in a condition's life."""
+    """This change satisfied the condition. That is true once in the life of a condition."""
     accepted: bool = False
     """Complete: it was counted or kept now. Delete: there was something. SetWait: it was written."""
     duplicate: bool = False
     terms: Terms | None = None
-    """SetWait on a closed condition: the terms that are stored."""
+    """SetWait on an ended condition: the stored terms."""
     replaced: str = ""
     """Complete that satisfied: the revision that the condition had before."""
 
 
 class Conflict(NamedTuple):
-    """Why one change, by its place in the commit, was refused, and what the store holds instead."""
+    """Why the change at one place of the commit was refused, and which head the store holds."""
 
     place: int
     reason: str
@@ -249,7 +252,7 @@ class Conflict(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """The commit was written, whole."""
+    """Every change of the commit was written."""
 
     outcomes: tuple[Outcome, ...]
 
@@ -264,7 +267,7 @@ Reply: TypeAlias = Applied | Refused
 
 
 class Filter(NamedTuple):
-    """Which records a listing or a count wants; `None` is no restriction."""
+    """Which records a listing or a count includes; None is no restriction."""
 
     kind: str
     status: int | None = None
@@ -283,7 +286,7 @@ class Found(NamedTuple):
 
 
 class Scanned(NamedTuple):
-    """One entry of a scan of everything: a record, or completions that no condition awaits yet."""
+    """One entry of a scan: a record, or the pending completions of a condition that is not set yet."""
 
     key: Key
     record: Record
@@ -294,7 +297,7 @@ class Scanned(NamedTuple):
 
 @define
 class Read(Request[tuple[Record | None, ...]]):
-    """The records under these keys, in their order; `None` where there is none."""
+    """Read the records under these keys, in their order; the reply has None where there is none."""
 
     keys: tuple[Key, ...]
     now_ms: int
@@ -302,7 +305,7 @@ class Read(Request[tuple[Record | None, ...]]):
 
 @define
 class Steps(Request[tuple[Found, ...]]):
-    """The keys and heads of a flow's progress records, by step."""
+    """Read the keys and heads of the progress records of a flow, by step."""
 
     flow_id: str
     now_ms: int
@@ -310,10 +313,10 @@ class Steps(Request[tuple[Found, ...]]):
 
 @define
 class Commit(Request[Reply]):
-    """Apply every change, or none. Sent again with the same id, it answers as the first time.
+    """Apply every change, or none. A commit that is sent again with the same id has the same reply.
 
-    Raises `StoreUnavailableError` when nothing was written, `CommitUncertainError` when nobody
-    can tell.
+    Raises `StoreUnavailableError` when nothing was written, and `CommitUncertainError` when it is
+    not known whether the commit was applied.
     """
 
     id: str
@@ -337,7 +340,7 @@ class Commit(Request[Reply]):
 
 @define
 class Resolve(Request[Applied | None]):
-    """What became of a commit: its reply, or `None`, and from then on it will never be applied.
+    """Settle a commit: the reply is that of the commit, or None, and then it will never be applied.
 
     Raises `CommitUncertainError` while the store cannot tell.
     """
@@ -348,7 +351,7 @@ class Resolve(Request[Applied | None]):
 
 @define
 class Extend(Request[Head | None]):
-    """Move the due time of a flow that is still under claim `claim`; answers its head, else `None`."""
+    """Move the due time of a flow; the reply is its head, or None if `claim` is not its claim."""
 
     key: Key
     claim: str
@@ -358,10 +361,10 @@ class Extend(Request[Head | None]):
 
 @define
 class Due(Request[tuple[Found, ...]]):
-    """Flows whose due time has come, and conditions whose parent should be told; nearly oldest first.
+    """List flows that are due, and conditions whose parent is to be notified; nearly oldest first.
 
     Up to `limit` of each. With `type`, only flows of that type and untyped ones, and conditions
-    whose parent is such a flow or is not there.
+    whose parent is such a flow or does not exist.
     """
 
     now_ms: int
@@ -371,7 +374,7 @@ class Due(Request[tuple[Found, ...]]):
 
 @define
 class Overdue(Request[tuple[Found, ...]]):
-    """Pending conditions whose deadline has come, oldest deadline first."""
+    """List pending conditions whose deadline has passed, oldest deadline first."""
 
     now_ms: int
     limit: int | None
@@ -379,7 +382,7 @@ class Overdue(Request[tuple[Found, ...]]):
 
 @define
 class Find(Request[tuple[Found, ...]]):
-    """A listing: newest `created_ms` first, then by id; `after` is the last entry already seen."""
+    """List records: newest `created_ms` first, then by id; `after` is the last entry already seen."""
 
     filter: Filter
     after: tuple[int, str] | None
@@ -389,7 +392,7 @@ class Find(Request[tuple[Found, ...]]):
 
 @define
 class Count(Request[int]):
-    """How many records a listing would have."""
+    """Count the records that `Find` would list."""
 
     filter: Filter
     now_ms: int
@@ -397,7 +400,7 @@ class Count(Request[int]):
 
 @define
 class Scan(Request[tuple[Scanned, ...]]):
-    """Every record of one kind by key, from the first key greater than `after`."""
+    """List every record of one kind by key, from the first key greater than `after`."""
 
     kind: str
     after: Key | None
@@ -415,12 +418,12 @@ class Sweep(Request[int]):
 
 @define
 class Clear(Request[None]):
-    """Remove every record of this store, under exactly its prefix."""
+    """Remove every record under exactly the prefix of this store."""
 
 
 @define
 class Ping(Request[None]):
-    """Answer if the store works."""
+    """Reply if the store works."""
 
 
 class StoreProtocol(Protocol):

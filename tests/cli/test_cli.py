@@ -553,7 +553,7 @@ def test_a_place_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:
     with closing(sqlite3.connect(foreign)) as connection:
         connection.execute("CREATE TABLE theirs (n)")
 
-    failed(run_command("ls", "-s", f"sqlite:///{foreign}"), 3, "something else")
+    failed(run_command("ls", "-s", f"sqlite:///{foreign}"), 3, "another program")
     rubbish = tmp_path / "rubbish.db"
     rubbish.write_bytes(b"no database " * 500)
     failed(run_command("ls", "-s", f"sqlite:///{rubbish}"), 5, str(rubbish))

@@ -190,5 +190,5 @@ def test_only_what_encode_token_writes_is_decoded(token: str) -> None:
 )
 def test_a_token_of_another_form_is_refused(token: str) -> None:
     """Lower hex, escapes without need, cut escapes and broken UTF-8 are a `ValueError`."""
-    with pytest.raises(ValueError, match="is no encoded id"):
+    with pytest.raises(ValueError, match="is not an encoded id"):
         keys.decode_token(token)

@@ -1,4 +1,4 @@
-"""Stores in memory: what they lose."""
+"""The doctor of memory stores: it says what they lose."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ class MemoryDoctor:
 
     @contextmanager
     def scratch(self, url: str) -> Generator[Scratch]:
-        """Name a store that nobody else names; it goes with this process."""
+        """Name a store that has no other user; it ends with this process."""
         _ = url
         yield Scratch(f"memory://bench-{uuid.uuid4().hex}", "in the memory of this process")

@@ -140,7 +140,7 @@ class MemoryTables:
     # transactions ---------------------------------------------------------------------------------
 
     def transact(self, function: Callable[[MemoryTables], R]) -> R:
-        """Apply a function that writes, whole or not at all."""
+        """Apply a function that writes: completely or not at all."""
         if self.undo:
             self.mend()
 
@@ -154,7 +154,7 @@ class MemoryTables:
         return result
 
     def mend(self) -> None:
-        """Undo what a transaction that was cut short has written."""
+        """Undo what an interrupted transaction has written."""
         for rows, key, before in reversed(self.undo):
             if before is _ABSENT:
                 rows.pop(key, None)
@@ -172,7 +172,7 @@ class MemoryTables:
         self.undo.clear()
 
     def _note(self, rows: dict[Any, Any], key: object) -> None:
-        """Before a row is written or removed: what is there now."""
+        """Note what a row is before it is written or removed."""
         self.undo.append((rows, key, rows.get(key, _ABSENT)))
 
     # flows and progress ---------------------------------------------------------------------------
@@ -197,7 +197,7 @@ class MemoryTables:
         return None if head is None else Record(head, self._bodies[key])
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
-        # `_note`, in place: this is what most commits do.
+        # `_note`, written out: most commits do this.
         note, heads, bodies = self.undo.append, self._heads, self._bodies
         note((heads, key, _ABSENT if old is None else old))
         heads[key] = head
@@ -209,7 +209,7 @@ class MemoryTables:
 
     def replace(self, key: Key, head: Head, body: bytes | None, old: Head, commit_id: str) -> bool:
         there = self._heads.get(key)
-        # A revision is that of one head for ever, but for its due time.
+        # A revision belongs to one head forever, except for its due time.
         if (
             there is None
             or there.revision != old.revision

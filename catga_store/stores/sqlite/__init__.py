@@ -1,29 +1,36 @@
 """The SQLite store: one file, many processes, every commit durable when it is acknowledged.
 
-Tables: `catga_flows` and `catga_progress` (one row a record, keyed by id and step), `catga_waits`
-and `catga_items` (a condition, and one row per child), `catga_commits` (replies of recent commits)
-and `catga_layout`. Ids are BLOBs of UTF-8, so NUL and case stay what they are. Bodies are JSON:
-`sqlite3 flows.db "select cast(id as text), version, body from catga_flows"` reads them.
+Keys: tables `catga_flows` and `catga_progress` (one row for each record, by id and step),
+`catga_waits` and `catga_items` (a condition, and one row for each child), `catga_commits` (the replies
+of recent commits) and `catga_layout`. Ids are BLOBs of UTF-8, so NUL and case are kept. Bodies are
+JSON: `sqlite3 flows.db "select cast(id as text), version, body from catga_flows"` reads them.
 
-WAL with `synchronous=FULL`: a commit is one transaction under `BEGIN IMMEDIATE` and one fsync.
-Reads see a snapshot and never wait for writers. A writer waits up to 30 s for other processes.
-A lost connection does not exist here; a failed `COMMIT` of unknown outcome is asked again under
-the same commit id. A row that cannot be read raises `CorruptRecordError` where it is asked for, and
-is passed over, with a warning in the log, where workers ask for what is due or has expired: each
-time, because what cannot be read cannot be put off either.
+Atomic: a commit is one transaction under `BEGIN IMMEDIATE` and one fsync (WAL, `synchronous=FULL`). A
+read of one flow is one statement; any other read is one transaction with a snapshot.
 
-The file must lie on a local disk: WAL needs shared memory. It belongs to this library alone. Copy
-it with SQLite's own backup, not as a file: opening and closing it in a process that has a store on
-it drops that process's locks. Its log, beside it, is part of it while anybody has it open.
+Round trips: none to a server. A write makes two `stat` calls first, to see that the file and its log
+are in their places. Readers never wait. A writer waits up to 30 s for other processes.
 
-`schema` lays a file out, `rows` reads and checks what it holds, `tables` has the statements, `transport`
-the connections, transactions and failures.
+Lost connections: there are none. A `COMMIT` that failed with an I/O error has an unknown outcome; it is
+sent again under its commit id. A file or a log that was removed or replaced refuses every write.
+
+Expiry: an expired record is absent at once. A write that meets it removes it, one write in 16 removes
+up to 8 others, and `sweep` removes the rest. The space is used again.
+
+A row that cannot be read raises `CorruptRecordError` when it is asked for. Workers that ask for what is
+due or has expired pass over it with a warning in the log.
+
+The file must be on a local disk, because WAL needs shared memory, and it belongs to this library
+alone. Back it up with SQLite's own backup: see `guards` for what opening the file does.
+
+`schema` has the layout, `rows` reads and checks rows, `tables` has the statements, `connection` the
+transactions, `failures` what errors mean, `guards` and `forks` what protects file and log, `doctor`
+what can be said of a file.
 """
 
 from __future__ import annotations
 
-from catga_store.stores.embedded import EmbeddedProtocol
 from catga_store.stores.sqlite.connection import SQLiteTransport
 from catga_store.stores.sqlite.tables import SQLiteTables
 
-__all__ = ["EmbeddedProtocol", "SQLiteTables", "SQLiteTransport"]
+__all__ = ["SQLiteTables", "SQLiteTransport"]

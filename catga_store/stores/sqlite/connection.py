@@ -43,10 +43,10 @@ R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
 MOST_IDLE = 8
-"""So many connections are kept for the next call; each costs three file descriptors."""
+"""How many connections are kept for the next call; each costs three file descriptors."""
 
 LARGEST_IDLE_LOG = 16 * 1024 * 1024
-"""What a burst of large commits has made of the log is cut back to this once it is checkpointed."""
+"""To how many bytes the log is cut back after a burst of large commits, once it is checkpointed."""
 
 _LOOK_AT_LOG_EVERY = 64
 _SMALLEST_DATABASE = 512
@@ -61,8 +61,9 @@ _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 class SQLiteTransport:
     """Performs `Call` as one transaction on a pooled connection; opens the file at first use.
 
-    Any number of threads may use it; writers of one process queue on a lock, those of several on
-    SQLite's. It may be used on both sides of a fork, which waits for the calls that are under way.
+    Any number of threads may use it. Writers of one process wait for a lock of its own, those of
+    several processes for SQLite's. It may be used on both sides of a fork, which waits for the
+    calls under way.
     """
 
     threaded = True
@@ -71,7 +72,7 @@ class SQLiteTransport:
     def __init__(self, path: str) -> None:
         self._path = path
         self._idle: list[SQLiteTables] = []
-        # A thread that forks in the middle of a write, in a signal handler say, has it already.
+        # Reentrant: a thread may fork in the middle of a write, in a signal handler.
         self._writing = threading.RLock()
         self._held = False
         self._closed = False
@@ -86,7 +87,9 @@ class SQLiteTransport:
         function, writes = call.function, call.writes
         own = get_ident()
         if not writes:
-            traffic.under_way.append(own)  # be seen, then look: `stop` does it the other way round
+            traffic.under_way.append(
+                own
+            )  # first this, then look: `stop` does it the other way round
         elif not self._writing.acquire(blocking=False):
             self._queue_up()
 
@@ -171,8 +174,8 @@ class SQLiteTransport:
         except sqlite3.Error as error:
             _roll_back(connection)
             if code_of(error) == sqlite3.SQLITE_IOERR:
-                # The log may hold the commit's last frame, and then recovery after a crash of
-                # every process would apply it; until then it counts for nothing.
+                # The log may hold the commit's last frame. Then a recovery, after every process has
+                # crashed, would apply the commit; until then it has no effect.
                 message = f"SQLite could not finish a commit to {self._path!r}: {error}"
                 raise ReplyLostError(message) from error
 
@@ -185,11 +188,10 @@ class SQLiteTransport:
         return result
 
     def _curb_log(self, connection: sqlite3.Connection) -> None:
-        """Cut a log back that has grown because there is always somebody reading from it.
+        """Cut back a log that has grown because there was always a reader.
 
-        SQLite begins the log again only at a moment when no reader needs it, and among busy readers
-        there may never be one. This waits for those that are there, and lets new ones read the
-        file instead.
+        SQLite starts the log again only when no reader needs it, and busy readers may never leave such a
+        moment. This waits for the present readers and makes new ones read the file instead.
         """
         with contextlib.suppress(sqlite3.Error):
             if _size(f"{self._path}-wal") > 2 * LARGEST_IDLE_LOG:
@@ -247,23 +249,22 @@ class SQLiteTransport:
     # forks ----------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Let no write begin, and close every connection once none is under way.
+        """Let no write begin, and close every connection when none is under way.
 
-        SQLite's locks and shared memory must not cross a fork. A child would believe that it holds
-        locks which its parent holds, and the parent, closing last, would delete the log that the
-        child writes.
+        SQLite's locks and shared memory must not cross a fork. The child would believe that it holds
+        the locks of its parent, and the parent, closing last, would delete the log of the child.
         """
         self._held = self._writing.acquire(timeout=BUSY_SECONDS + 1)
         _close_all(self._idle)
 
     def after_fork_in_parent(self) -> None:
-        """Let writes go on."""
+        """Let writes continue."""
         if self._held:
             self._held = False
             self._writing.release()
 
     def after_fork_in_child(self) -> None:
-        """Forget what threads that are not here any more have left behind, without closing it."""
+        """Forget, without closing them, the connections of threads that exist only in the parent."""
         _inherited.extend(self._idle)
         self._idle.clear()
         self._writing = threading.RLock()
@@ -329,10 +330,10 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _patiently(function: Callable[[*Ts], R], *args: *Ts) -> R:
-    """Call until it is not turned away by another's lock, for at most `BUSY_SECONDS`.
+    """Call until no other connection holds the lock, for at most `BUSY_SECONDS`.
 
-    SQLite's own waiting goes in steps that grow to 100 ms, and whoever has waited longest asks the
-    least often: among eight busy writers the unlucky wait for a second. These are even odds.
+    SQLite itself waits in steps that grow to 100 ms, so the one that has waited longest asks least
+    often: among eight busy writers some wait for a second. These pauses give everyone equal chances.
     """
     give_up: float | None = None
 
@@ -361,7 +362,7 @@ def _snapshot(tables: SQLiteTables, function: Callable[[SQLiteTables], R]) -> R:
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
-    """End a transaction, if the failure that we are told of has not ended it already."""
+    """End a transaction, if the failure has not ended it already."""
     if connection.in_transaction:
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")

@@ -1,6 +1,6 @@
-"""Stores in SQLite files: journal, disk, file system, integrity.
+"""The doctor of SQLite stores: journal, disk, file system, integrity.
 
-Everything is looked at through a connection that cannot write to the file.
+It looks through a connection that cannot write to the file.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class SQLiteDoctor:
     """Looks at a SQLite file, its disk and its contents; see `Doctor`."""
 
     def absent(self, url: str) -> str | None:
-        """Say why the file is no store yet; `None` if it is one, or if opening it will say more."""
+        """Say why the file is not a store yet; None if it is one, or if opening it says more."""
         path = _path(url)
         if not path.exists():
             return f"there is no file {str(path)!r}"
@@ -134,7 +134,7 @@ def _mib(size: int) -> str:
 
 
 def file_system_of(path: Path, mounts: str) -> tuple[str, str] | None:
-    """Answer mount point and type of the file system of a path, by the text of Linux's `mountinfo`."""
+    """Return mount point and type of the file system of a path, from the text of Linux's `mountinfo`."""
     best: tuple[str, str] | None = None
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
@@ -209,7 +209,7 @@ def _space(path: Path, size: int) -> Finding:
             "warning",
             found,
             "when the disk is full every write fails with StoreUnavailableError; nothing stored is"
-            " lost, but no flow goes on",
+            " lost, but no flow continues",
             "free or add space; `Retention` decides how long ended flows stay",
         )
 

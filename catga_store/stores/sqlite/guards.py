@@ -197,7 +197,7 @@ class FileGuard:
                 ):
                     _set_lock(descriptor, fcntl.F_UNLCK, bytes_)
 
-                # Here, where nobody opens the file meanwhile: `let_go` drops all locks on it.
+                # Under the lock, so that no connection is opened meanwhile: `let_go` drops its locks.
                 if connection is not None:
                     connection.close()
 

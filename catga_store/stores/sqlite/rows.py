@@ -1,4 +1,4 @@
-"""Rows of a SQLite file, which somebody may have edited: to records and back, each checked."""
+"""Rows of a SQLite file to records and back. Each is checked, because a user may have edited it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ _WAITS = (
 
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
 _LOWEST, _HIGHEST = -5, 6
-"""The states of all kinds of rows lie in between; `Head.status` says more."""
+"""The lowest and the highest status of any row; see `Head.status`."""
 
 
 def read_head(key: Key, row: Sequence[Any]) -> Head:
@@ -120,8 +120,8 @@ def _shown(row: Sequence[Any]) -> str:
 
 
 def corrupt(key: Key, what: str) -> CorruptRecordError:
-    """The error of a row that this library has not written."""
-    message = f"{key} cannot be read: {what} is none of this library's; it is left as it is"
+    """Return the error of a row that this library has not written."""
+    message = f"{key} cannot be read: {what} was not written by this library; it is left as it is"
     return CorruptRecordError(message, key=tuple(key))
 
 
@@ -158,7 +158,7 @@ def wait_found(row: Sequence[Any]) -> Found:
 def readable(
     rows: Iterable[Sequence[Any]], limit: int, read: Callable[[Sequence[Any]], T]
 ) -> list[T]:
-    """The first `limit` that can be read: one row that cannot must not stand in everybody's way."""
+    """Return the first `limit` rows that can be read; others are logged and passed over."""
     found: list[T] = []
 
     for row in rows:
@@ -187,12 +187,12 @@ def read_item(key: Key, row: Sequence[Any]) -> Item:
 
 
 def write_terms(terms: Terms) -> str:
-    """What a condition waits for, as it is kept."""
+    """Return the terms of a condition as they are stored."""
     return json.dumps(terms)
 
 
 def read_terms(key: Key, text: str) -> Terms:
-    """What a condition waits for."""
+    """Return the terms of a condition."""
     try:
         fields: list[Any] = json.loads(text)
         children, any_of, timeout_ms, parent = fields

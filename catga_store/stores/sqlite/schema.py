@@ -1,4 +1,4 @@
-"""What a new SQLite file is laid out with: tables and indexes."""
+"""The tables and indexes of a new SQLite file."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CREATE TABLE catga_commits (
     "CREATE INDEX catga_flows_status ON catga_flows (status, created_ms DESC, id)",
     "CREATE INDEX catga_flows_type ON catga_flows (type, created_ms DESC, id)",
     "CREATE INDEX catga_flows_both ON catga_flows (status, type, created_ms DESC, id)",
-    # With the type, so that a worker of one type passes over others' work inside the index.
+    # With the type, so that a worker of one type skips the work of others inside the index.
     "CREATE INDEX catga_flows_due ON catga_flows (due_ms, type) WHERE due_ms IS NOT NULL",
     "CREATE INDEX catga_flows_expires ON catga_flows (expires_ms) WHERE expires_ms IS NOT NULL",
     "CREATE INDEX catga_waits_all ON catga_waits (created_ms DESC, id) WHERE status >= 0",

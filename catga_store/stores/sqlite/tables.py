@@ -1,6 +1,6 @@
 """The rows of one SQLite connection, and every statement that is run on them.
 
-The file is over 400 lines because it answers one protocol, `Tables`, verb by verb.
+The file is over 400 lines because it implements one protocol, `Tables`, method by method.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _update_text(table: str, moved: int, *, with_body: bool) -> str:
 
 @cache
 def _replace_text(moved: int, *, with_body: bool) -> str:
-    """The same if the head is a certain one and the commit not logged; it remembers one commit more."""
+    """The same, if the row has a certain head and the commit is not logged; one more commit is added."""
     text = _update_text("catga_flows", moved, with_body=with_body)
     most = REMEMBERED_COMMITS * (_ID_LENGTH + 1) - 1
     text = text.replace(" commits=?", f" commits=substr(? || ' ' || commits, 1, {most})")
@@ -97,9 +97,9 @@ def _replace_text(moved: int, *, with_body: bool) -> str:
 def _written(
     head: Head, revision: str, commits: str, body: bytes | None, old: Head
 ) -> tuple[int, list[Any]]:
-    """Which indexed columns have moved, and what is written, in the order of `_update_text`.
+    """Return which indexed columns have changed, and the values in the order of `_update_text`.
 
-    An indexed column that is named costs its index entries even if it keeps its value.
+    SQLite writes the index entries of every column that an update names, changed or not.
     """
     values: list[Any] = [head[0], head[3], *head[5:11], revision, commits]
     moved = 0
@@ -201,9 +201,9 @@ class SQLiteTables:
         self._execute(_update_text(table, moved, with_body=body is not None), values)
 
     def replace(self, key: Key, head: Head, body: bytes | None, old: Head, commit_id: str) -> bool:
-        # One statement instead of three, and no row to read and check: it is what was read before.
+        # One statement instead of three; the row need not be read and checked again.
         if len(commit_id) != _ID_LENGTH:
-            return False  # what is remembered is cut off by its length
+            return False  # the commits are cut off by their length in text
 
         moved, values = _written(head, commit_id, commit_id, body, old)
         values += key.id.encode(), key.step, *old[:14], commit_id
@@ -340,7 +340,7 @@ class SQLiteTables:
         return readable(rows, limit, self._wake)
 
     def _wake(self, row: Sequence[Any]) -> Found:
-        """A condition that can be told of: it and its parent can be read."""
+        """Return an entry for a condition whose parent can be notified: both can be read."""
         found = wait_found(row[:11])
         read_terms(found.key, row[10])
         if row[11]:
@@ -367,7 +367,7 @@ class SQLiteTables:
         if after is None:
             return self._page(wanted, where, values, limit)
 
-        # Two ranges, each of which the index begins at: many records may share a millisecond.
+        # Two ranges, each a range of the index: many records may share a millisecond.
         created_ms, last_id = after[0], after[1].encode()
         same = f"{where} AND created_ms = ? AND id > ?"
         found = self._page(wanted, same, [*values, created_ms, last_id], limit)
@@ -390,7 +390,7 @@ class SQLiteTables:
         return [read(row) for row in rows]
 
     def count(self, wanted: Filter, now_ms: int) -> int:
-        # What has expired is counted apart: so an index alone answers, and no row is read.
+        # Expired rows are counted separately: so an index is enough, and no row is read.
         where, values = _where(wanted)
         _, table = _LISTED[wanted.kind]
         number: int = self._execute(
@@ -435,7 +435,7 @@ class SQLiteTables:
         return found
 
     def _leaving(self, row: Sequence[Any]) -> Key:
-        """A flow that can be removed: it and its progress can be read."""
+        """Return the key of a flow that can be removed: it and its progress can be read."""
         key = flow_found(row).key
         self.steps(key.id)
         return key

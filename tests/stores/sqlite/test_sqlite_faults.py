@@ -165,7 +165,7 @@ def test_a_foreign_database_is_refused_and_kept(
 
     before = path.read_bytes()
     for use in OPERATIONS:
-        with pytest.raises(cs.StoreConfigError, match="has 1 tables and none of this library's"):
+        with pytest.raises(cs.StoreConfigError, match="has 1 table and none of this library's"):
             use(store)
 
     assert path.read_bytes() == before
@@ -974,7 +974,7 @@ def test_workers_are_warned_of_each_row_and_little_is_remembered_of_it(
 @pytest.mark.parametrize(("record_id", "step"), [("text", 0), (7, 0), (b"\xff", 0), (b"f", "1")])
 def test_an_id_that_no_record_can_have(record_id: object, step: object) -> None:
     """An id is bytes of UTF-8, a step a number: another row is named as well as can be."""
-    with pytest.raises(cs.CorruptRecordError, match="its id is none of this library's"):
+    with pytest.raises(cs.CorruptRecordError, match="its id was not written by this library"):
         rows.read_key(PROGRESS, record_id, step)
 
 
