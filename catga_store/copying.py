@@ -335,7 +335,7 @@ def _put(entry: Scanned, stored: Record | None, now_ms: int) -> Put:
         None if old is None else old.revision,
         old,
         terms=record.terms,
-        given=notified,
+        notified=notified,
         items=record.items,
     )
 

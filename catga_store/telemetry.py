@@ -164,7 +164,7 @@ class _Tally:
             claimed = sum(put.claiming for put in puts)
             self.claimed += claimed
             if claimed:
-                self.notified += sum(put.given and put.key.kind == WAIT for put in puts)
+                self.notified += sum(put.notified and put.key.kind == WAIT for put in puts)
 
         return reply
 

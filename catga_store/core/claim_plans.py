@@ -334,7 +334,7 @@ def _give(correlation_id: str, record: Record, now_ms: int) -> Put | None:
     if not needs_telling(head, now_ms) and (head.status == PENDING or head.due_ms is None):
         return None
 
-    return _close(correlation_id, record, now_ms)._replace(given=True)
+    return _close(correlation_id, record, now_ms)._replace(notified=True)
 
 
 def _close(correlation_id: str, record: Record, now_ms: int, due_ms: int | None = None) -> Put:
@@ -368,7 +368,7 @@ def put_off(candidate: Candidate, now_ms: int, until_ms: int | None = None) -> C
             continue
 
         if until_ms is None:
-            changes.append(_close(name, record, now_ms)._replace(given=True))
+            changes.append(_close(name, record, now_ms)._replace(notified=True))
         elif record.head.status == PENDING:
             changes.append(_close(name, record, now_ms, until_ms))
         else:

@@ -237,7 +237,7 @@ def suspend(
     unit.check_addable(wait)
     unit.add(flow)
     entry = unit.add(wait)
-    entry.intent, entry.rearm = Intent.SET, True
+    entry.intent, entry.renotify = Intent.SET, True
     wait.parent_flow_id = flow.flow_id
     flow.status = FlowStatus.SUSPENDED
     flow.due_at = None
@@ -356,7 +356,7 @@ def _closed(plan: Plan, outcomes: Sequence[Outcome]) -> list[WaitCondition]:
         entry.record
         for change, entry, outcome in zip(plan.changes, plan.entries, outcomes, strict=True)
         if isinstance(change, SetWait)
-        and not (change.rearm or outcome.accepted)
+        and not (change.renotify or outcome.accepted)
         and entry is not None
         and isinstance(entry.record, WaitCondition)
     ]

@@ -81,7 +81,7 @@ class Entry:
     """The incarnation that a new record replaces, or that a deletion expects."""
     fresh: bool = False
     """A new progress takes the place of one that was cleared in this session."""
-    rearm: bool = False
+    renotify: bool = False
     """The condition's parent suspends on it in this session."""
 
 
@@ -492,7 +492,7 @@ class UnitOfWork:
             return
 
         entry.intent, entry.instead = Intent.LOADED, None
-        entry.rearm = entry.fresh = False
+        entry.renotify = entry.fresh = False
 
     def _settle_satisfied(self, key: Key, outcome: Outcome) -> None:
         entry = self._map.get(key)
@@ -591,7 +591,9 @@ def _plan_entry(entry: Entry, now_ms: int, limits: Limits) -> Change | None:
 
     if isinstance(record, WaitCondition):
         if intent is Intent.SET:
-            return plan_set_wait(record, now_ms, limits, rearm=entry.rearm, instead=entry.instead)
+            return plan_set_wait(
+                record, now_ms, limits, renotify=entry.renotify, instead=entry.instead
+            )
 
         return plan_update_wait(record, now_ms, limits) if _wait_has_changed(record) else None
 

@@ -181,7 +181,7 @@ def plan_set_wait(
     now_ms: int,
     limits: Limits,
     *,
-    rearm: bool = False,
+    renotify: bool = False,
     instead: Head | None = None,
 ) -> SetWait | Put:
     """The setting of a condition: see `SetWait`; `instead`: it takes the place of another one."""
@@ -193,7 +193,7 @@ def plan_set_wait(
         head = Head(1, PENDING, created_ms, now_ms)
         return Put(wait.key, head, b"", instead.revision, instead, fresh=True, terms=terms)
 
-    return SetWait(wait.key, terms, created_ms, rearm)
+    return SetWait(wait.key, terms, created_ms, renotify)
 
 
 def plan_update_wait(wait: WaitCondition, now_ms: int, limits: Limits) -> Put:

@@ -175,7 +175,7 @@ class Put(NamedTuple):
     keeps_body: bool = False
     """The body is the stored one; a store need not write it."""
     terms: Terms | None = None
-    given: bool = False
+    notified: bool = False
     """The condition's parent has been notified: a worker has claimed it."""
     items: tuple[Item, ...] = ()
     """Completions to restore with a condition that is copied from another store."""
@@ -187,7 +187,7 @@ class SetWait(NamedTuple):
     key: Key
     terms: Terms
     created_ms: int
-    rearm: bool = False
+    renotify: bool = False
     """The parent suspends on it: if it has ended, the parent is notified again."""
 
 

@@ -35,8 +35,8 @@ def set_wait(tables: Tables, commit: Commit, change: SetWait) -> Outcome:
         record = tables.record(key)
         stored = record.terms if record is not None else None
         head = old.head
-        if change.rearm and stored is not None:
-            head, stored = _rearm(tables, commit, change, old, stored)
+        if change.renotify and stored is not None:
+            head, stored = _renotify(tables, commit, change, old, stored)
 
         return Outcome(head.version, head.revision, status, head.created_ms, terms=stored)
 
@@ -63,7 +63,7 @@ def set_wait(tables: Tables, commit: Commit, change: SetWait) -> Outcome:
     )
 
 
-def _rearm(
+def _renotify(
     tables: Tables, commit: Commit, change: SetWait, old: WaitRow, stored: Terms
 ) -> tuple[Head, Terms]:
     """Make a flow that suspends on an ended condition its parent, and due at once."""
@@ -111,7 +111,7 @@ def put_wait(tables: Tables, commit: Commit, change: Put) -> Outcome:
     )
     if head.status > PENDING and was_notified and old is not None:
         head = head._replace(due_ms=None, expires_ms=old.head.expires_ms)
-    elif head.status > PENDING and change.given:
+    elif head.status > PENDING and change.notified:
         head = head._replace(due_ms=None, expires_ms=after(commit.now_ms, commit.retain_ms))
     else:
         head = _schedule(head, terms.timeout_ms, terms.parent, commit)

@@ -14,7 +14,7 @@
 -- ARGV[5..] each change: what it is, its kind (F, G, W), its id, and then
 --   put       P  F/G  step  expected  flags  head  body
 --   put       P  W    expected  flags  head  terms  number of items  (child  success  payload)...
---   set       S  W    terms  created_ms  rearm ('1' or '')
+--   set       S  W    terms  created_ms  renotify ('1' or '')
 --   delete    D  any  step  expected  flags
 --   check     K  any  step  expected  flags  due_ms ('' leaves it)
 --   complete  C  W    child  success ('1' or '0')  payload

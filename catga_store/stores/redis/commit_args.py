@@ -56,8 +56,8 @@ def add_change(
         success = b"1" if change.success else b"0"
         args += (b"C", letter, record_id, change.child.encode(), success, change.payload)
     elif isinstance(change, SetWait):
-        rearm = b"1" if change.rearm else b""
-        args += (b"S", letter, record_id, encode(change.terms), change.created_ms, rearm)
+        renotify = b"1" if change.renotify else b""
+        args += (b"S", letter, record_id, encode(change.terms), change.created_ms, renotify)
     elif isinstance(change, Put):
         _add_put(args, change, letter, record_id, leaves=leaves, upload=upload)
     elif isinstance(change, Delete):
@@ -108,7 +108,7 @@ def flags_of(change: Put, *, leaves: bool) -> bytes:
     if leaves:
         flags += b"l"
 
-    if change.given:
+    if change.notified:
         flags += b"g"
 
     return flags
