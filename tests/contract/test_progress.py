@@ -12,7 +12,7 @@ from catga_store.testing.clock import ManualClock
 
 
 def marks(progress: cs.ForEachProgress | None) -> tuple[list[int], list[int], int | None]:
-    """Answer what was processed, what failed, and what was marked last."""
+    """Return the processed and the failed indices, and the last one."""
     assert progress is not None
     return (
         list(progress.processed_indices),
@@ -46,7 +46,7 @@ def test_only_indices_are_marked(index: object) -> None:
     assert marks(progress) == ([1], [], None)
 
 
-def test_pending_answers_what_is_left() -> None:
+def test_pending_returns_unmarked_items() -> None:
     """The indices below the total that are in neither set, ascending."""
     progress = cs.ForEachProgress([0, 2], [4])
     assert list(progress.pending(7)) == [1, 3, 5, 6]
@@ -54,7 +54,7 @@ def test_pending_answers_what_is_left() -> None:
     assert list(progress.pending(0)) == []
 
 
-def test_pending_may_be_marked_as_it_goes() -> None:
+def test_marking_while_iterating_over_pending() -> None:
     """A loop over what is pending sees each item once though it marks them."""
     progress = cs.ForEachProgress([1])
     seen = []
@@ -158,7 +158,7 @@ def test_fresh_progress_expects_none(store: cs.Store) -> None:
     assert marks(store.get_for_each_progress("f", 0))[0] == [1, 2]
 
 
-def test_overwrite_writes_whatever_is_there(store: cs.Store) -> None:
+def test_overwrite_replaces_any_version(store: cs.Store) -> None:
     """The version goes on from what is stored, or begins at 1."""
     first = cs.ForEachProgress([1])
     store.save_for_each_progress("f", 0, first, overwrite=True)
@@ -189,7 +189,7 @@ def test_cleared_progress_is_gone(store: cs.Store) -> None:
     assert list(store.list_for_each_progress("f")) == [0, 1]
 
 
-def test_an_incarnation_never_passes_for_another(store: cs.Store) -> None:
+def test_cleared_progress_is_not_mistaken_for_its_successor(store: cs.Store) -> None:
     """Progress that was cleared and saved again is another one at the same version."""
     old = cs.ForEachProgress([1])
     store.save_for_each_progress("f", 0, old)
@@ -226,7 +226,7 @@ def test_progress_belongs_to_its_step(store: cs.Store) -> None:
     assert list(store.list_for_each_progress("f")) == [0]
 
 
-def test_a_million_items_are_one_run(open_more: object) -> None:
+def test_million_items_in_order_fit_in_500_bytes(open_more: object) -> None:
     """A million items in order fit in a record of a few hundred bytes."""
     assert callable(open_more)
     store = open_more(max_record_bytes=500)

@@ -481,7 +481,7 @@ def test_every_argument_is_checked(
             try:
                 with pytest.raises(error, match=said):
                     act(filled, bad)
-            except (Exception, pytest.fail.Exception) as wrong:  # noqa: BLE001  all are told at once
+            except (Exception, pytest.fail.Exception) as wrong:  # noqa: BLE001  all are reported at once
                 failed.append(f"{said!r} with {bad!r}: {type(wrong).__name__}: {wrong}")
 
     assert failed == []
@@ -606,7 +606,7 @@ def test_a_record_over_the_limit_is_refused(open_more: Opener) -> None:
     assert everything(store) == before
 
 
-def test_all_of_a_record_counts(open_more: Opener) -> None:
+def test_record_size_includes_every_part(open_more: Opener) -> None:
     """Bytes are counted, not characters, and error text, position and children with the state."""
     store = open_more(max_record_bytes=1000)
     flow, wide = cs.FlowSnapshot("f", state={}), "\U0001f600"
@@ -629,7 +629,7 @@ def test_all_of_a_record_counts(open_more: Opener) -> None:
 
 @EVERY_STORE
 def test_a_large_record_works(store: cs.Store) -> None:
-    """Below the limit, which is 64 MiB by default, size is no matter."""
+    """Below the limit, which is 64 MiB by default, any size works."""
     text = "x" * (3 * KIB * KIB)
     store.create(cs.FlowSnapshot("x", state={"text": text}))
     assert store.get_one("x").state == {"text": text}
@@ -849,7 +849,7 @@ def edit(store_url: str, statement: str, *values: object) -> None:
 
 @EVERY_STORE
 @pytest.mark.parametrize("body", CORRUPT_BODIES)
-def test_a_corrupt_body_is_named_and_left(store: cs.Store, store_url: str, body: bytes) -> None:
+def test_corrupt_body_is_reported_and_kept(store: cs.Store, store_url: str, body: bytes) -> None:
     """`CorruptRecordError` names the key; nobody deletes, claims or overwrites what it holds."""
     store.create(cs.FlowSnapshot("bad", state={"n": 1}))
     store.create(cs.FlowSnapshot("good", state={"n": 1}))
@@ -884,7 +884,7 @@ def test_a_corrupt_body_is_named_and_left(store: cs.Store, store_url: str, body:
     [("status", 99), ("status", -1), ("position", "x"), ("position", "-1"), ("position", "")],
 )
 @pytest.mark.stores("sqlite")
-def test_a_corrupt_head_is_named_and_left(
+def test_corrupt_head_is_reported_and_kept(
     store: cs.Store, store_url: str, column: str, value: object
 ) -> None:
     """A damaged column makes that flow unreadable, and keeps no other from being claimed."""
@@ -902,7 +902,9 @@ def test_a_corrupt_head_is_named_and_left(
 
 @pytest.mark.stores("sqlite")
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"processed":[[2,1]],"failed":[],"last":null}'])
-def test_corrupt_progress_is_named_and_left(store: cs.Store, store_url: str, body: bytes) -> None:
+def test_corrupt_progress_is_reported_and_kept(
+    store: cs.Store, store_url: str, body: bytes
+) -> None:
     """Progress that cannot be read names its flow and step."""
     store.save_for_each_progress("f", 3, cs.ForEachProgress([1]))
     edit(store_url, "UPDATE catga_progress SET body = ?", body)
@@ -918,7 +920,9 @@ def test_corrupt_progress_is_named_and_left(store: cs.Store, store_url: str, bod
 @pytest.mark.parametrize(
     "terms", ["", "{}", "[]", "[[], false, null, null]", "[5, false, null, null]"]
 )
-def test_a_corrupt_condition_is_named_and_left(store: cs.Store, store_url: str, terms: str) -> None:
+def test_corrupt_condition_is_reported_and_kept(
+    store: cs.Store, store_url: str, terms: str
+) -> None:
     """A condition that cannot be read names its correlation id."""
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
     edit(store_url, "UPDATE catga_waits SET terms = ?", terms)
@@ -929,7 +933,7 @@ def test_a_corrupt_condition_is_named_and_left(store: cs.Store, store_url: str, 
 
 
 @EVERY_STORE
-def test_a_moved_clock_takes_nothing_away(store: cs.Store, clock: ManualClock) -> None:
+def test_moved_clock_loses_nothing(store: cs.Store, clock: ManualClock) -> None:
     """A clock far in the future or past leaves live records readable and writable."""
     store.create(cs.FlowSnapshot("f", state={}, due_at=None))
     for days in (40_000, -80_000):

@@ -182,13 +182,13 @@ class NoOffset(tzinfo):
     """A time zone that does not know."""
 
     def utcoffset(self, dt: datetime | None, /) -> None:
-        """Answer nothing."""
+        """Return None."""
 
     def dst(self, dt: datetime | None, /) -> None:
-        """Answer nothing."""
+        """Return None."""
 
     def tzname(self, _: datetime | None, /) -> str:
-        """Answer a name."""
+        """Return a name."""
         return "?"
 
 
@@ -267,7 +267,7 @@ REFUSED: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("path", "values"), REFUSED)
-def test_what_cannot_be_kept_is_refused_with_its_path(path: str, values: Any) -> None:
+def test_unsupported_value_is_refused_with_its_path(path: str, values: Any) -> None:
     """The error has the path, says it, what was expected, what was found and what it means."""
     with pytest.raises(EncodingError) as caught:
         encode_state(Order(**values), Order)
@@ -305,7 +305,7 @@ PLAIN: list[Any] = [
 
 
 @pytest.mark.parametrize(("path", "value"), PLAIN)
-def test_what_json_would_change_is_refused_as_plain_data(path: str, value: Any) -> None:
+def test_plain_data_that_json_would_change_is_refused(path: str, value: Any) -> None:
     """Tuples, sets, subclasses, other keys and other classes are refused with their path."""
     with pytest.raises(EncodingError) as caught:
         encode_json(value)
@@ -315,7 +315,7 @@ def test_what_json_would_change_is_refused_as_plain_data(path: str, value: Any) 
         encode_state(value, None)
 
 
-def test_texts_do_not_leak_into_messages() -> None:
+def test_messages_show_no_text_of_the_state() -> None:
     """The value of a text that is in the wrong place is not part of the message."""
     with pytest.raises(EncodingError) as caught:
         encode_state(Order(count="secret"), Order)  # type: ignore[arg-type]
@@ -324,7 +324,7 @@ def test_texts_do_not_leak_into_messages() -> None:
     assert "found str" in str(caught.value)
 
 
-def test_a_value_inside_itself_is_named() -> None:
+def test_cycle_is_refused_with_its_path() -> None:
     """A cycle is an `EncodingError` that says so, in plain data and in objects."""
     loop: list[Any] = []
     loop.append({"a": loop})
@@ -347,7 +347,7 @@ def test_a_value_inside_itself_is_named() -> None:
         encode_state(node, Node)
 
 
-def test_what_stands_twice_is_no_cycle() -> None:
+def test_shared_value_is_not_a_cycle() -> None:
     """The same object at two places is kept twice."""
     item = Item("a")
     shared = [1]
@@ -366,7 +366,7 @@ def chain(length: int) -> Node:
     return node
 
 
-def test_nesting_has_a_limit_that_is_the_same_for_writing_and_reading() -> None:
+def test_nesting_limit_is_the_same_for_writing_and_reading() -> None:
     """100 levels come back; 101, and a hundred thousand, are an `EncodingError`."""
     lists: Any = []
     for _ in range(99):
@@ -393,7 +393,7 @@ def at_depth(frames: int, call: Callable[[], Any]) -> Any:
     return at_depth(frames - 1, call) if frames else call()
 
 
-def test_a_full_call_stack_is_not_blamed_on_the_record() -> None:
+def test_full_call_stack_is_not_an_encoding_error() -> None:
     """Near the recursion limit writing is an `EncodingError`, reading a `RecursionError`."""
     state = chain(50)
     data = encode_state(state, Node)
@@ -411,7 +411,7 @@ def test_a_full_call_stack_is_not_blamed_on_the_record() -> None:
         decode_json(b'["[[",' + b"[" * 200_000 + b"]" * 200_001)
 
 
-def test_data_that_is_read_on_a_full_call_stack_is_not_called_corrupt() -> None:
+def test_full_call_stack_is_not_a_corrupt_record() -> None:
     """What was written can be read, or there was no room for it: a `RecursionError`."""
     data = b"[" * 99 + b"]" * 99
     value = decode_json(data)
@@ -428,7 +428,7 @@ def test_data_that_is_read_on_a_full_call_stack_is_not_called_corrupt() -> None:
 # --- types ----------------------------------------------------------------------------------------
 
 
-def test_a_set_is_written_in_its_own_order() -> None:
+def test_set_is_written_sorted() -> None:
     """However it came about, a set of the same elements is the same bytes: nothing has changed."""
 
     @attrs.define
@@ -441,7 +441,7 @@ def test_a_set_is_written_in_its_own_order() -> None:
     assert encode_state(Lot(set(one)), Lot) == encode_state(Lot(set(other)), Lot)
 
 
-def test_an_aware_datetime_comes_back_with_its_offset() -> None:
+def test_aware_datetime_keeps_its_offset() -> None:
     """Instant and offset are kept, also in the fold; the name of the zone is not."""
     berlin = ZoneInfo("Europe/Berlin")
     for fold in (0, 1):
@@ -462,7 +462,7 @@ def test_utc_has_one_spelling() -> None:
     assert encode_state(Order(when=utc), Order) == encode_state(Order(when=zone), Order)
 
 
-def test_the_text_of_a_date_is_no_datetime() -> None:
+def test_text_of_a_date_is_not_a_datetime() -> None:
     """`fromisoformat` takes a date for midnight; a datetime read from it is a `StateTypeError`."""
     with pytest.raises(StateTypeError, match=r"at \$\.when expected .* found"):
         decode_state(b'{"when":"2024-01-01"}', Order)
@@ -489,14 +489,14 @@ def test_a_decimal_is_read_exactly_in_any_context() -> None:
             decode_state(b'{"total":"abc"}', Order)
 
 
-def test_bases_without_values_come_back_as_the_type_they_were() -> None:
+def test_abstract_bases_are_read_as_the_builtin_type() -> None:
     """What is declared Sequence or Mapping holds a list or a dict, and comes back as one."""
     back = round_trip(Order(sequence=[1], mapping={"a": 1}))
     assert back.sequence.__class__ is list
     assert back.mapping.__class__ is dict
 
 
-def test_typed_dicts_keep_what_is_there() -> None:
+def test_typed_dict_keeps_absent_keys_absent() -> None:
     """Absent keys stay absent, order is kept, inherited totality and `Required` count."""
     visit: Visit = {"floor": 1, "at": datetime(2024, 1, 1), "street": "s"}  # noqa: DTZ001  naive
     back = round_trip(visit, Visit)
@@ -546,7 +546,7 @@ def test_the_order_of_a_union_does_not_matter() -> None:
     assert decode_state(encode_state(one(Dog("a")), one), other).field == Dog("a")
 
 
-def test_a_type_that_became_a_union_reads_what_was_stored_if_only_one_fits() -> None:
+def test_union_reads_untagged_data_that_fits_one_member() -> None:
     """Untagged data of an earlier type is read as the one member that takes it, or refused."""
     held = holding(Item | Cat)
     assert decode_state(b'{"field":{"sku":"a"}}', held).field == Item("a")
@@ -570,15 +570,15 @@ def test_a_literal_of_a_union_may_be_tagged() -> None:
         encode_state(held(["b"]), held)
 
 
-def test_what_a_union_wraps_is_looked_through() -> None:
-    """A NewType and an Annotated are no members of their own: what they stand for is."""
+def test_union_of_aliases_is_the_union_of_their_members() -> None:
+    """A NewType and an Annotated count as the type that they stand for."""
     held = holding(list[Sku | Annotated[int | None, "a note"]])
     assert round_trip(held(["a", 1, None])).field == ["a", 1, None]
     with pytest.raises(EncodingError, match=r"at \$\.field\[0\] expected str \| int \| None"):
         encode_state(held([1.0]), held)
 
 
-def test_a_member_that_runs_out_of_stack_has_not_said_no() -> None:
+def test_full_call_stack_in_a_union_member_is_raised() -> None:
     """A `RecursionError` of a converter comes out; else another member would be taken instead."""
 
     def dive(_: object) -> str:
@@ -600,7 +600,7 @@ class Shade(enum.Flag, boundary=enum.CONFORM):
 
 
 class Right(enum.IntFlag, boundary=enum.EJECT):
-    """A flag that answers an int for what is none of its own."""
+    """A flag that returns an int for a value that is not its own."""
 
     READ = 1
 
@@ -664,7 +664,7 @@ class Variables(Generic[Bounded, Either]):
     either: Either
 
 
-def test_type_variables_mean_what_they_mean_where_they_stand() -> None:
+def test_type_variables_are_resolved_per_class() -> None:
     """Arguments reach inherited, nested and recursive fields; without them JSON data is meant."""
     state = Derived(1, [Decimal("1.0")])
     assert round_trip(state, Derived[Decimal]) == state
@@ -715,7 +715,7 @@ def test_an_alias_is_what_it_stands_for(kind: Any, value: Any) -> None:
 
 
 def test_a_misfit_in_an_alias_has_its_path() -> None:
-    """An alias is no step of the path, and what it stands for is what was expected."""
+    """An alias is not a step of the path; the type it stands for is expected."""
     state = holding(Numbers)([1, "text"])
     with pytest.raises(EncodingError, match="expected int, found str") as caught:
         encode_state(state, state.__class__)
@@ -755,7 +755,7 @@ def test_an_alias_may_be_inside_itself() -> None:
 
 
 @pytest.mark.parametrize("kind", [typing.Union, Literal, Final, Annotated])
-def test_a_bare_form_is_no_type(kind: Any) -> None:
+def test_form_without_arguments_is_refused(kind: Any) -> None:
     """What needs arguments and has none is refused in words, not by an accident inside."""
     with pytest.raises(EncodingError, match="not one of the types"):
         check_state_type(holding(kind))
@@ -775,7 +775,7 @@ def test_wrapped_types_are_what_they_wrap() -> None:
     assert round_trip(state) == state
 
 
-def test_what_annotates_a_type_need_not_hash() -> None:
+def test_metadata_of_annotated_may_be_unhashable() -> None:
     """A container of an annotated type is kept, whatever the annotation is."""
     held = holding(list[Annotated[int, ["a note"]]])
     assert round_trip(held([1])).field == [1]
@@ -892,8 +892,8 @@ def test_converters_and_validators_run_when_reading() -> None:
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-def test_what_a_class_refuses_only_once_is_told_all_the_same() -> None:
-    """The place is looked for by reading again; if that goes well, the first refusal is told."""
+def test_error_that_is_raised_only_once_is_reported() -> None:
+    """The path is found by reading again; if that succeeds, the first error is reported."""
     refusals = [ValueError("not yet")]
 
     def check(*_: object) -> None:
@@ -937,13 +937,13 @@ def test_other_kinds_of_classes_work_too() -> None:
 
 
 def attr_s() -> Any:
-    """Answer the decorator of classic attrs."""
+    """Return the decorator of classic attrs."""
     import attr  # noqa: PLC0415  only here
 
     return attr.s
 
 
-def test_an_attribute_that_is_no_field_is_refused() -> None:
+def test_attribute_that_is_not_a_field_is_refused() -> None:
     """It would be lost; what a cached property keeps is made again, and so may be lost."""
 
     @dataclasses.dataclass
@@ -965,7 +965,7 @@ def test_an_attribute_that_is_no_field_is_refused() -> None:
     assert encode_state(Base[int](1), Base)  # typing leaves an attribute of its own
 
 
-def test_a_subclass_that_is_not_decorated_is_itself() -> None:
+def test_undecorated_subclass_is_a_type_of_its_own() -> None:
     """Without annotations of its own it is kept as itself; with them it is refused."""
 
     class Same(Item):
@@ -981,7 +981,7 @@ def test_a_subclass_that_is_not_decorated_is_itself() -> None:
 
 @dataclasses.dataclass
 class WithInitVar:
-    """Its `__init__` takes what is no field."""
+    """Its `__init__` takes a parameter that is not a field."""
 
     a: int
     b: dataclasses.InitVar[int] = 1
@@ -1050,7 +1050,7 @@ HOPELESS: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("path", "kind"), HOPELESS)
-def test_a_type_that_can_never_work_is_refused_at_first_use(path: str, kind: Any) -> None:
+def test_unsupported_type_is_refused_at_first_use(path: str, kind: Any) -> None:
     """Checking, writing and reading all raise an `EncodingError` with the path of the field."""
     for use in (
         lambda: check_state_type(kind),
@@ -1063,7 +1063,7 @@ def test_a_type_that_can_never_work_is_refused_at_first_use(path: str, kind: Any
         assert caught.value.path == path
 
 
-def test_local_classes_know_themselves_and_what_is_inside_them() -> None:
+def test_annotations_of_local_classes() -> None:
     """Postponed annotations of a local class may name it, a nested class, and the module's names."""
 
     @attrs.define
@@ -1254,7 +1254,7 @@ def test_data_that_does_not_fit_is_refused_with_its_path(path: str, data: bytes)
     assert message.endswith("; nothing was decoded")
 
 
-def test_reading_answers_fresh_objects() -> None:
+def test_reading_returns_fresh_objects() -> None:
     """Two readings of the same bytes share nothing that can be changed."""
     data = encode_state(Order(items=[Item("a")], extra=[[1]]), Order)
     one, other = (decode_state(memoryview(data), Order) for _ in range(2))
@@ -1266,12 +1266,12 @@ def test_reading_answers_fresh_objects() -> None:
     assert decode_json(memoryview(b"[[1]]")) == [[1]]
 
 
-def test_of_two_equal_keys_the_last_counts() -> None:
+def test_last_of_two_equal_keys_counts() -> None:
     """Duplicate keys, which are never written, are read like most readers do."""
     assert decode_json(b'{"a":1,"a":2}') == {"a": 2}
 
 
-def test_bytes_that_are_no_json_are_corrupt_for_states_too() -> None:
+def test_state_that_is_not_json_is_corrupt() -> None:
     """Truncated bytes of a state are a `CorruptRecordError` without a key."""
     with pytest.raises(CorruptRecordError, match=r"expected JSON at \$") as caught:
         decode_state(b'{"items":[', Order)

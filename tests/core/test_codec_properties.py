@@ -227,7 +227,7 @@ RECORDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
 
 
 def hashable(value: Any) -> bool:
-    """Say whether a value can be in a set, and equals itself there."""
+    """Whether a value can be in a set, and equals itself there."""
     try:
         return bool(hash(value) == hash(value) and value == value)  # noqa: PLR0124  NaN
     except (TypeError, ArithmeticError):
@@ -310,7 +310,7 @@ def fits(kind: Any) -> bool:
 
 
 def never_hashes(kind: Any) -> bool:
-    """Say whether most values of a type have no hash."""
+    """Whether most values of a type have no hash."""
     if kind in (Money, Inbox, Address, Any, object):
         return True
 
@@ -418,7 +418,7 @@ def test_plain_data_comes_back_equal_in_value_and_type(value: Any) -> None:
 @example("\ud800")
 @example({"\udfff": 1})
 @example(math.nan)
-def test_whatever_is_given_comes_back_or_is_refused(value: Any) -> None:
+def test_any_value_comes_back_equal_or_is_refused(value: Any) -> None:
     """No value is ever changed: it is equal after the round trip, or it was an `EncodingError`."""
     try:
         data = encode_json(value)
@@ -474,7 +474,7 @@ def test_data_of_another_shape_never_makes_a_value_of_another_class(
 @example(b"[1] x")
 @example(b"[" * 100_000)
 @example(b"9" * 5000)
-def test_bytes_that_are_no_json_are_corrupt(data: bytes) -> None:
+def test_data_that_is_not_json_is_corrupt(data: bytes) -> None:
     """Any bytes are read as JSON data that is written again, or are a `CorruptRecordError`."""
     try:
         value = decode_json(data)

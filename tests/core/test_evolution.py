@@ -28,7 +28,7 @@ Made = Any
 
 
 def first_of(name: str = "order") -> Made:
-    """Answer the type as its first release had it."""
+    """Return the type as its first release had it."""
 
     @cs.flow_state(name)
     @attrs.define
@@ -103,8 +103,8 @@ def test_the_raw_document_stays_readable(stored: cs.Store) -> None:
     assert stored.get_one("o", Order).state == Order(100, ["a"])
 
 
-def test_a_write_is_of_the_version_of_today(stored: cs.Store) -> None:
-    """Once it changes, a flow is stored as the type is now, and older code is told so."""
+def test_write_stores_the_current_version(stored: cs.Store) -> None:
+    """Once it changes, a flow is stored as the type is now, and older code gets an error."""
     flow = stored.get_one("o", Order)
     stored.update(flow)
     assert stored.get_one("o").state == {"cents": 1990, "tags": ["a"]}
@@ -119,7 +119,7 @@ def test_a_write_is_of_the_version_of_today(stored: cs.Store) -> None:
     assert (facts.actual, facts.actual_version) == ("order", 3)
 
 
-def test_another_name_is_refused_by_both_names(stored: cs.Store) -> None:
+def test_other_type_name_is_refused(stored: cs.Store) -> None:
     """A type reads nothing that was stored under another name, whatever its fields."""
     with pytest.raises(cs.StateTypeError, match="'order' and was asked for as 'invoice'") as caught:
         stored.get_one("o", first_of("invoice"))
@@ -136,7 +136,7 @@ def test_data_without_a_type_is_not_lifted(store: cs.Store) -> None:
         store.get_one("p", Order)
 
 
-def test_a_type_without_a_name_is_version_one_of_its_class(store: cs.Store) -> None:
+def test_unnamed_type_is_version_one_of_its_qualname(store: cs.Store) -> None:
     """A class that was stored before it was named goes on under that name."""
 
     @attrs.define
@@ -197,7 +197,7 @@ def test_flows_are_found_and_claimed_by_name(stored: cs.Store) -> None:
     assert {flow.flow_id for flow in stored.claim_due(Order, limit=10)} == {"o", "p"}
 
 
-def test_what_cannot_be_lifted_is_put_off(stored: cs.Store, clock: Any) -> None:
+def test_claim_skips_flows_that_cannot_be_lifted(stored: cs.Store, clock: Any) -> None:
     """A flow whose upcaster fails is not claimed, is still there, and the others are claimed."""
 
     def broken(data: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def test_what_cannot_be_lifted_is_put_off(stored: cs.Store, clock: Any) -> None:
 # --- dirty ------------------------------------------------------------------------------------------
 
 
-def test_an_older_flow_is_not_dirty_by_itself(stored: cs.Store) -> None:
+def test_older_flow_is_clean_until_it_is_changed(stored: cs.Store) -> None:
     """Reading it changes nothing; changing it writes it, and so does only moving it."""
     with stored.session() as session:
         flow = session.get_one("o", Order)
@@ -241,7 +241,7 @@ def test_an_older_flow_is_not_dirty_by_itself(stored: cs.Store) -> None:
     assert stored.get_one("o").state == {"cents": 1990, "tags": ["a"]}
 
 
-def test_an_upcaster_that_answers_otherwise_each_time_makes_nothing_dirty(store: cs.Store) -> None:
+def test_unstable_upcaster_makes_nothing_dirty(store: cs.Store) -> None:
     """What was loaded is compared, not what another read of it would be."""
     numbers = itertools.count()
 
@@ -310,9 +310,7 @@ STEPS: list[tuple[Callable[[Any], Any], str]] = [
 
 
 @pytest.mark.parametrize(("step", "said"), STEPS)
-def test_an_upcaster_that_fails_is_named(
-    stored: cs.Store, step: Callable[[Any], Any], said: str
-) -> None:
+def test_failing_upcaster_is_named(stored: cs.Store, step: Callable[[Any], Any], said: str) -> None:
     """The error names the flow and the step, and what is stored is left as it is."""
 
     @cs.flow_state("order", version=2, upcasters={1: step})
@@ -329,7 +327,7 @@ def test_an_upcaster_that_fails_is_named(
     assert stored.get_one("o").state == {"euros": 19.9, "tag": "a"}
 
 
-def test_a_version_that_no_upcaster_reaches_is_refused(stored: cs.Store) -> None:
+def test_version_without_upcaster_is_refused(stored: cs.Store) -> None:
     """Data older than the first upcaster is not guessed at."""
 
     @cs.flow_state("order", version=3, upcasters={2: to_tags})
@@ -356,14 +354,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "said"), WRONG)
-def test_a_declaration_that_cannot_work_is_refused(options: dict[str, Any], said: str) -> None:
+def test_invalid_declaration_is_refused(options: dict[str, Any], said: str) -> None:
     """It is a `UsageError` where the class is declared, not when old data is met."""
     with pytest.raises(cs.UsageError, match=said):
         cs.flow_state(**options)
 
 
-def test_the_decorator_stands_above_the_one_that_makes_the_class() -> None:
-    """A class that is no state type yet is refused with the reason."""
+def test_flow_state_below_the_class_decorator_is_refused() -> None:
+    """A class that is not a state type yet is refused with the reason."""
     with pytest.raises(cs.UsageError, match="put @flow_state above"):
 
         @attrs.define

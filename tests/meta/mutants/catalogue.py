@@ -587,7 +587,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "codec/hooks/containers.py",
         "        out.sort(key=order)\n",
         "",
-        ("tests/core/test_codec.py::test_a_set_is_written_in_its_own_order",),
+        ("tests/core/test_codec.py::test_set_is_written_sorted",),
     ),
     Mutant(
         "expiry-lost-on-update",
@@ -932,7 +932,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "stores/nats/exchange.py",
         '    if headers.get("KV-Operation"):\n        return Stored(sequence, None,',
         '    if headers.get("KV-Operation"):\n        return Stored(0, None,',
-        ("tests/contract/test_flows.py::test_an_incarnation_never_passes_for_another", *ON_NATS),
+        (
+            "tests/contract/test_flows.py::test_cleared_progress_is_not_mistaken_for_its_successor",
+            *ON_NATS,
+        ),
     ),
     Mutant(
         "nats-stale-follower-read",
