@@ -1,67 +1,69 @@
 """The Redis store: one script per commit, every key named, every partition in one cluster slot.
 
-Keys, with the default prefix `dslflow:`; `0` is the partition, and the part in braces the hash tag:
+Keys, with the default prefix `dslflow:`. `0` is the partition; the part in braces is the hash tag.
 
-| key | type | what |
+| key | type | content |
 |---|---|---|
 | `{dslflow:0}:layout` | hash | layout version and number of partitions; in partition 0 only |
 | `{dslflow:0}:flow:ID` | hash | `head`, a JSON array (below); `body`, the JSON of the flow |
-| `{dslflow:0}:parts:ID` | hash | a body over 1 MiB, in parts `0`, `1`, …; `g` names them, as `body` does |
-| `{dslflow:0}:upload:COMMIT.n` | hash | the same on its way: taken by its commit, or gone in an hour |
-| `{dslflow:0}:steps:ID` | hash | ForEach progress of a flow: `h3` head and `b3` body of step 3 |
+| `{dslflow:0}:parts:ID` | hash | a body over 1 MiB, in parts `0`, `1`, …; its name is in `g` and in `body` |
+| `{dslflow:0}:upload:COMMIT.n` | hash | such a body before its commit, which renames it; else gone in an hour |
+| `{dslflow:0}:steps:ID` | hash | ForEach progress of a flow: `h3` is the head and `b3` the body of step 3 |
 | `{dslflow:0}:wait:ID` | hash | a condition: `head`, `terms` (JSON), `any`, `parent`, `expected`, `done` |
 | `{dslflow:0}:items:ID` | hash | its children: three digits (member, done, success), then the result |
-| `{dslflow:0}:commit:ID` | string | the reply of a recent commit; empty if it was given up |
+| `{dslflow:0}:commit:ID` | string | the reply of a recent commit; empty if the commit was given up |
 | `{dslflow:0}:index` | sorted set | every index of the partition, by the first letters of its members |
 
 `redis-cli hget '{dslflow:0}:flow:order-1' body` shows a flow. A head is `["commits, newest first",
 version, status, created, updated, due, expires, type, type version, position, error, attempts,
-owner, claim]`, times in ms; its first commit is the record's revision. An id is written as it is,
-at the end of its key. The index is all score 0 and is read by `ZRANGEBYLEX`; `fd…` are the due
-flows, `fa…` all flows by time, `wd…` deadlines, `wt…` parents to be told, `x…` what expires
-(records.lua writes each of them).
+owner, claim]`, times in ms; its first commit is the record's revision. An id is written as it is, at
+the end of its key. Every member of the index has the score 0 and is read by `ZRANGEBYLEX`: `fd…` are
+flows by due time, `fa…` all flows by creation, `wd…` deadlines, `wt…` parents to notify, `x…` what
+expires (records.lua writes each of them).
 
-What is atomic: a commit is one script; it reads and judges everything before its first write, and
-the reply is kept with it for twice the store's timeout, so a commit that is sent again answers as
-the first time. A read of one record is atomic, one of several is not. A listing is: which records,
-then their heads, and what has changed in between is left out.
+**Atomic.** A commit is one script. It reads and decides everything before its first write. The reply is
+kept with it for twice the store's timeout, so a commit that is sent again returns the same reply. A
+read of one record is atomic; a read of several is not. A listing reads the index, then the heads, and
+leaves out records that have changed in between.
 
-What is due for one type of flow is an index of its own; ended conditions are looked through for
-those whose parent has the type. No index grows the cost of another's reads beyond its logarithm.
+**Round trips.** 1 for a commit, any read of records, and a count. 2 or more, by pages of at most 1,000,
+for a listing, for what is due, and for a sweep. 2 more at the first use of a store. 1 more for a script
+that the server does not know, after a restart or a fail-over. 1 more, both ways, for a body over 1 MiB.
+Every sixteenth commit also lists a few expired records, and removes them in a further round trip.
 
-Round trips: a commit, any read of records, a count 1; a listing, what is due and a sweep 2 or more,
-by pages of at most 1,000; the first use of a store 2 more; an unknown script (a server restarted,
-failed over) 1 more; a body over 1 MiB 1 more, both ways. A commit in sixteen looks for a few expired
-records, and removes them in another.
+What is due for one type of flow has an index of its own; ended conditions are filtered by the type of
+their parent. The size of one index costs the readers of another only its logarithm.
 
-What expires is absent at once, by the store's clock; the server forgets it an hour later by its own
-(`PEXPIRE`), if no sweep came before. Nothing live and no index has a time to live. So the eviction
-policy must be `noeviction` (a `volatile` one loses ended flows early, and replies of recent commits,
-so that one that is sent again may meet itself as a conflict); `allkeys` policies lose live flows. A
-server that is out of memory refuses commits whole and still reads and deletes.
+**Durable** is what the server makes durable: with `appendonly yes` an acknowledged commit survives the
+process, with `appendfsync always` a power cut. `everysec` may lose the last second or two; on a busy
+host, where the server delays writes while a flush is in progress, also when it is killed. A fail-over
+loses commits that the replica had not received. `acknowledged_by=n` acknowledges a commit only when n
+replicas have it (`exchange`); `min-replicas-to-write` makes the server refuse commits meanwhile.
 
-What is acknowledged is as durable as the server makes it: with `appendonly yes` it outlives the
-process, and with `appendfsync always` the machine; `everysec` may lose the last second or two, and
-on a busy host, where the server puts off writing while a flush is under way, also when it is killed. A
-failover loses what was not yet replicated, also commits that were acknowledged, unless the server
-is told to refuse them (`min-replicas-to-write`).
+**A lost connection.** A request that was never sent is a `StoreUnavailableError` at once. A commit whose
+reply is lost is sent again with its id until the timeout; then it is a `CommitUncertainError`. The same
+holds for `extend`, for each page of a sweep, and for `clear`, which removes page by page, keeps the
+replies of recent commits, and is done when its last page is. Error replies of the server become errors
+of this library that say what to do, with redis-py's exception as the cause (`refusals`).
 
-A lost connection: a request that was never sent is `StoreUnavailableError` at once. A commit whose
-reply is lost is sent again, with its id, until the timeout; then it is `CommitUncertainError`. So it
-is with `extend`, with each page of a sweep, and with `clear`, which goes page by page, keeps the
-replies of recent commits, and has been done once its last page has.
-Server errors become errors of ours that say what to do, with the client library's as the cause.
+**Expiry.** An expired record is absent at once, by the store's clock; the server removes it an hour
+later by its own (`PEXPIRE`), unless a sweep came before. Nothing live and no index has a time to live.
+So the eviction policy must be `noeviction`: a `volatile` policy removes ended flows early, and replies
+of recent commits, so that a commit that is sent again may be a conflict with itself; an `allkeys` policy
+removes live flows. A server that is out of memory refuses whole commits, and still reads and deletes.
 
-A body over 1 MiB is sent ahead of its commit and read after its head, a part at a time on a
-connection that nobody shares, so others wait for a part at most. It is taken over by the commit: no
-reader sees some parts of one body and some of another. Progress is one value, whatever its size.
+**Large bodies.** A body over 1 MiB is uploaded before its commit and read after its head, a part at a
+time, on a connection that nobody shares; so others wait for one part at most. The commit takes the
+upload over: no reader sees parts of two bodies. Progress is one value, whatever its size.
 
-Needs EVALSHA, EVAL, SCAN, INFO, ZLEXCOUNT and what layout.lua tries at first use, on these keys. A user
-who loses the right to one of them later may leave a commit half written: change ACLs with care.
+**Rights.** EVALSHA, EVAL, SCAN, INFO, ZLEXCOUNT and what layout.lua tries at first use, on these keys; WAIT
+with `acknowledged_by`. A user who loses one of them later may leave a commit half written: change ACLs
+with care.
 
-`layout` says where records lie and how they are written, `scripts` has what the server runs, `transport`
-asks and asks again, `refusals` are the server's errors as ours, `setup` is the first use; `reads`,
-`words` and `commits`, `index` and `listings`, and `sweeping` do what the store protocol asks.
+**Modules.** `layout` has the keys and the formats of heads and conditions, `scripts` what the server
+runs, `transport` the requests to a link, `exchange` the retries, `refusals` the errors of the server,
+`setup` the first use. `reads`, `commits` with `commit_args`, `listings` with `index`, and `sweeping`
+implement the store protocol. `doctor` and `index_check` examine a store.
 """
 
 from __future__ import annotations
@@ -122,8 +124,8 @@ def check_acknowledged_by(value: object, *, cluster: bool) -> int:
 class RedisProtocol:
     """The store protocol of a Redis store, as conversations over `Pipe`; see the module.
 
-    `partitions` and the layout version are stored at first use and checked by whoever opens the
-    store later; `timeout` is in seconds.
+    `partitions` and the layout version are stored at first use and checked at every later opening;
+    `timeout` is in seconds.
     """
 
     def __init__(
@@ -156,14 +158,14 @@ class RedisProtocol:
         return f"<RedisProtocol {self._layout.prefix!r}>"
 
     def converse(self, request: Request[object]) -> Conversation[object]:
-        """Do what a store protocol request asks and return its reply."""
+        """Perform a store protocol request, and return its reply."""
         handler = self._handlers[type(request)]
         return handler(request) if self._prepared else self._first(handler, request)
 
     def _first(
         self, handler: Callable[[Any], Conversation[Any]], request: Request[object]
     ) -> Conversation[object]:
-        """See that the server will do, and that the store is laid out as it was opened."""
+        """Check the server and the layout before the first request."""
         yield from prepare(self._layout, self._exchange)
         self._prepared = True
         return (yield from handler(request))

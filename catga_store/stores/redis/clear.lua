@@ -1,14 +1,15 @@
--- Remove records and other keys, as a part of clearing the store. What others write meanwhile stays,
--- with its entries in the index.
+-- Remove a page of records and other keys, as a part of clearing the store. Records that others write
+-- meanwhile stay, with their entries in the index.
 --
--- KEYS[1]   where the end of the clearing is noted    KEYS[2]  the index of the partition
+-- KEYS[1]   key of the reply; written with the last page    KEYS[2]  the index of the partition
 -- KEYS[3..] for each record: the flow, its steps and its parts, or the condition and its items;
---           and then what else is to be removed
--- ARGV[1]   how long the note is kept, in ms of the server's own clock
--- ARGV[2]   '1' if this is the last part of all    ARGV[3]  '1' if it is the last of the partition
+--           then the other keys to remove
+-- ARGV[1]   how long the reply is kept, in ms of the server's clock
+-- ARGV[2]   '1' if this is the last page of all    ARGV[3]  '1' if it is the last of the partition
 -- ARGV[4..] for each record: its kind (F, W) and its id
 --
--- Returns '[]'; or, fenced by a resolve: 0. Once the last part was removed, the others are no more.
+-- Returns '[]', or 0 if a resolve has fenced the clearing. If the last page was removed before, a page
+-- that arrives again removes nothing.
 
 local stored = redis.call('GET', KEYS[1])
 if stored then
@@ -20,7 +21,7 @@ end
 index = KEYS[2]
 redis.call('ZCARD', index)
 
--- What is none of ours goes too: it has no other entries than those by its id.
+-- A record that cannot be read is removed too: it has no entries but those by its id.
 local function unlist(entries_of, ...)
   local is_ours, entries = pcall(entries_of, ...)
   if is_ours then reindex(entries, {}) end

@@ -1,43 +1,47 @@
--- Apply one commit, or refuse it, or answer it again.
+-- Apply one commit, or refuse it, or return its reply again.
 --
--- KEYS[1]   where the reply of this commit is kept
+-- KEYS[1]   key of the reply
 -- KEYS[2]   the index of the partition
 -- KEYS[3..] for each change, in the order of the changes:
 --             flow F, progress G   the flow, the flow's steps, the flow's parts
---             flow with flag p     these, and where the parts of its body were sent to
+--             flow with flag p     these, and the upload of its body
 --             condition W          the condition, its items
 --
 -- ARGV[1]   id of the commit
 -- ARGV[2]   now, in ms
--- ARGV[3]   how long ended conditions, markers and early completions are kept, in ms; '' for ever
--- ARGV[4]   how long the reply is kept, in ms of the server's own clock
--- ARGV[5..] each change: what it is, its kind (F, G, W), its id, and then
+-- ARGV[3]   how long ended conditions, tombstones and pending completions are kept, in ms; '' forever
+-- ARGV[4]   how long the reply is kept, in ms of the server's clock
+-- ARGV[5..] for each change: its letter, its kind (F, G, W), its id, and then
 --   put       P  F/G  step  expected  flags  head  body
 --   put       P  W    expected  flags  head  terms  number of items  (child  success  payload)...
 --   set       S  W    terms  created_ms  renotify ('1' or '')
 --   delete    D  any  step  expected  flags
---   check     K  any  step  expected  flags  due_ms ('' leaves it)
+--   check     K  any  step  expected  flags  due_ms ('' for no change)
 --   complete  C  W    child  success ('1' or '0')  payload
--- expected is '' (there is none), '*' (whatever there is) or a revision; flags are among
--- f fresh, c claiming, k keeps_body, g given, l leaving (the flow goes in this commit), p parted. The
--- head is the JSON that is stored, with '' for its commits. The body of a parted flow is '*', the
--- number of its parts, a space and the name that they have in field g. Conditions that are cleared
--- or not set yet count as none.
+-- expected is '' (no record), '*' (any or none) or a revision. The flags are
+--   f  fresh: a new incarnation            c  claiming: refused while another claim has not ended
+--   k  the stored body is kept             g  the condition's parent was notified
+--   l  leaving: the flow is removed in this commit    p  the body was uploaded in parts
+-- The head is the JSON to store, with '' for its commits. The body of a flow with parts is '*', the
+-- number of parts, a space and the name that they have in field g. A condition that was cleared, or is
+-- not set yet, counts as no record.
 --
--- Returns the reply, which is also what is kept: a JSON array with one entry for each change,
+-- Returns the reply, which is also stored: a JSON array with one entry for each change,
 --   [version, revision, status, created_ms, satisfied, accepted, duplicate, terms, replaced]
---   short where the rest says nothing; the revision is null where it is the commit's id
--- or, refused: place, reason, stored head ('' if none), and so on for each refused change;
--- or, fenced by a resolve: 0. An error 'CORRUPT <place>': a stored head is not ours;
--- 'PARTS <place>': those of its body are not there.
--- Every key is read, and so known to be of its type, before the first write.
+--   cut where the rest is default; the revision is null where it is the id of the commit;
+-- or, if it is refused, an array: place, reason, stored head ('' if none) of each refused change;
+-- or 0 if a resolve has fenced the commit.
+-- Errors: 'CORRUPT <place>': a stored head cannot be read; 'PARTS <place>': the upload is not there.
+-- Every key is read before the first write, so a key of another type refuses the whole commit.
+--
+-- Over 400 lines because a commit is decided and written as a whole: the parts share local functions.
 
 local log = KEYS[1]
 local commit_id, retain = ARGV[1], tonumber(ARGV[3])
 index, now = KEYS[2], tonumber(ARGV[2])
 
 local HOUR = 3600000
-local LONGEST = 3000000000000 -- further away the server need not know of an expiry
+local LONGEST = 3000000000000 -- in ms: later expiries are left to sweeps
 local PLAIN = '"",1,"",null,0,null,null]'
 
 local stored = redis.call('GET', log)
@@ -57,7 +61,7 @@ local function after_retention()
   return retain and now + retain
 end
 
--- what the server forgets by itself, an hour after it has expired
+-- The server removes an expired record by itself, an hour later.
 local function set_ttl(expires, before, ...)
   local left = expires and math.max(expires - now, 0) + HOUR
   for _, key in ipairs({...}) do
@@ -132,7 +136,7 @@ local function write_wait(key, items, id, row, old, terms)
   end
 end
 
--- items: child -> member, done, success as three digits, then the payload
+-- An item of a child is three digits (member, done, success), then the payload.
 local function set_members(items, children)
   local before, wanted = {}, {}
   local all = redis.call('HGETALL', items)
@@ -175,7 +179,7 @@ local function is_satisfied(done, expected, well, any)
   return done == expected or (any and well > 0)
 end
 
--- when a condition is looked at next, and when it goes
+-- Set when a condition is due next, and when it expires.
 local function schedule(head, timeout, parent)
   if head.status == PENDING then
     head.due = timeout and head.created + timeout
@@ -380,7 +384,7 @@ local function put_wait(change)
   head.commits = remembered(old and old.head)
   if satisfied then head.status = SATISFIED end
 
-  -- Nobody was told of what had no parent: one that it is given now is still to be.
+  -- A condition without a parent has notified nobody; a parent that it gets now is still to be notified.
   local was_given = old and old.head.status > PENDING and not old.head.due
     and (old.parent or not parent)
   if head.status > PENDING and was_given then
@@ -404,24 +408,24 @@ local function set_wait(change)
 
   if status > PENDING then
     local terms, head = redis.call('HGET', key, 'terms'), copy(old.head)
-    local told = {status = status, terms = terms}
+    local found = {status = status, terms = terms}
     if ARGV[at + 2] == '1' then
       local _, _, _, parent = terms_of(ARGV[at])
       head.due, head.expires = now, nil
       if parent ~= old.parent then
-        -- The children and the rest stay; only the parent, which comes last, is another.
+        -- Only the parent changes; it comes last in the terms.
         local children, any, timeout = terms_of(terms)
         terms = '[' .. (#children > 0 and cjson.encode(children) or '[]') .. ','
           .. (any and 'true' or 'false') .. ',' .. int(timeout) .. ','
           .. (parent and cjson.encode(parent) or 'null') .. ']'
-        told.terms = terms
+        found.terms = terms
         head.version, head.updated = head.version + 1, now
         head.commits = remembered(old.head)
       end
       local row = {head = head, any = old.any, parent = parent, expected = old.expected, done = old.done}
       write_wait(key, items, id, row, old, terms)
     end
-    return outcome(head, told)
+    return outcome(head, found)
   end
 
   local children, any, timeout, parent = terms_of(ARGV[at])

@@ -1,12 +1,11 @@
 -- Move the due time of a flow that is still under a claim.
 --
--- KEYS[1]  where it is noted that this was done    KEYS[2]  the index of the partition
--- KEYS[3]  the flow
--- ARGV[1]  how long the note is kept, in ms of the server's own clock
+-- KEYS[1]  key of the reply    KEYS[2]  the index of the partition    KEYS[3]  the flow
+-- ARGV[1]  how long the reply is kept, in ms of the server's clock
 -- ARGV[2]  the flow's id    ARGV[3]  the claim    ARGV[4]  due_ms    ARGV[5]  now, in ms
 --
--- Returns the head as it is then; nil if there is no such flow or the claim is another; or, fenced
--- by a resolve: 0. An error 'CORRUPT 0': the stored head is not ours.
+-- Returns the new head; nil if there is no such flow or its claim is another one; 0 if a resolve has
+-- fenced the extension. Error: 'CORRUPT 0': the stored head cannot be read.
 
 local stored = redis.call('GET', KEYS[1])
 if stored then

@@ -1,4 +1,4 @@
-"""The index of a partition: its members, and ranges of them."""
+"""The index of a partition: the members of its sorted set, and ranges of them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from catga_store.stores.redis.layout import LAST_MS
 
 __all__ = [
     "DIGITS",
+    "NOTIFIED",
     "PAGE",
-    "TOLD",
     "Entry",
     "Range",
     "bounds_of",
@@ -37,38 +37,38 @@ __all__ = [
 PAGE = 1000
 _END = b":"  # follows every digit
 DIGITS = 15
-TOLD = b"wt"
-"""Members of the index that say whose parent to tell, and when."""
+NOTIFIED = b"wt"
+"""What members begin with that say which parent to notify, and when."""
 
 
 def stamp_of(ms: int) -> bytes:
-    """Any time as 15 digits, in order."""
+    """Return a time as 15 digits, in order."""
     return b"%015d" % (ms - FIRST_MS)
 
 
 def newest_first(ms: int) -> bytes:
-    """Any time as 15 digits, the latest first."""
+    """Return a time as 15 digits, the latest first."""
     return b"%015d" % (LAST_MS - ms)
 
 
 def named(text: str) -> bytes:
-    """A type or parent within a member: its length in bytes, and the text."""
+    """Return a type or parent as part of a member: its length in bytes, and the text."""
     data = text.encode()
     return b"%d:%b" % (len(data), data)
 
 
 def stamp_of_due(head: Head) -> bytes:
-    """Where a head stands among what is due; nowhere if it is empty."""
+    """Return the place of a head among what is due; empty if it is never due."""
     return b"" if head.due_ms is None else stamp_of(head.due_ms)
 
 
 def stamp_of_creation(head: Head) -> bytes:
-    """Where a head stands in listings."""
+    """Return the place of a head in listings."""
     return newest_first(head.created_ms)
 
 
 class Entry(NamedTuple):
-    """A member of the index: by what it is ordered, and the record it stands for."""
+    """A member of the index: its place in the order, and its record."""
 
     place: bytes
     id: bytes
@@ -77,7 +77,7 @@ class Entry(NamedTuple):
 
 
 class _Expiring(NamedTuple):
-    """A member of the index that says what has expired, and how it was listed."""
+    """A member of the index that says what expires, and how it is listed."""
 
     member: bytes
     kind: str
@@ -91,7 +91,7 @@ _EXPIRING = re.compile(rb"x\d{15}([fw])([0-9-])(\d{15})(\d+):(.*)", re.DOTALL)
 
 
 def read_expiring(member: bytes) -> _Expiring | None:
-    """What a member that begins with x says; `None` if it is none of ours."""
+    """Read a member that begins with x; `None` if this library did not write it."""
     found = _EXPIRING.fullmatch(member)
     if found is None:
         return None
@@ -103,7 +103,7 @@ def read_expiring(member: bytes) -> _Expiring | None:
 
 
 def listing_of(wanted: Filter) -> bytes:
-    """What the members of a listing begin with."""
+    """Return what the members of a listing begin with."""
     kind, of = (b"f", wanted.type) if wanted.kind == FLOW else (b"w", wanted.parent)
     status = b"" if wanted.status is None else b"%d" % wanted.status
     if of is None:
@@ -114,7 +114,7 @@ def listing_of(wanted: Filter) -> bytes:
 
 
 def bounds_of(wanted: Filter, after: tuple[int, str] | None) -> tuple[bytes, bytes]:
-    """The range of a listing, as ZRANGEBYLEX takes it."""
+    """Return the range of a listing, as ZRANGEBYLEX takes it."""
     begin = listing_of(wanted)
     first, last = b"[" + begin, b"(" + begin + _END
     if wanted.created_before_ms is not None:
@@ -132,7 +132,7 @@ def bounds_of(wanted: Filter, after: tuple[int, str] | None) -> tuple[bytes, byt
 
 
 def is_listed(wanted: Filter, member: bytes) -> bool:
-    """Whether what has expired, as the index says, is counted by a listing."""
+    """Return whether a listing would count the expired record of this member."""
     expiring = read_expiring(member)
     if expiring is None:
         return False
@@ -149,7 +149,7 @@ def is_listed(wanted: Filter, member: bytes) -> bool:
 
 
 class Range:
-    """A range of one partition's index; `first` moves on as entries are taken."""
+    """A range of one partition's index; `first` moves as entries are taken."""
 
     def __init__(self, number: int, begin: bytes, first: bytes, last: bytes) -> None:
         self.number = number
@@ -159,14 +159,14 @@ class Range:
         self.is_done = False
 
     def entries(self, members: Iterable[bytes]) -> Iterator[Entry]:
-        """What the members say; the place of an entry begins with its time, if it has one."""
+        """Read members; the place of an entry begins with its time, if it has one."""
         cut = len(self.begin)
         timed = self.begin[1:2] != b"i"
 
         for member in members:
             place = member[cut:]
             name, parent = place[DIGITS:] if timed else place, b""
-            if self.begin == TOLD:
+            if self.begin == NOTIFIED:
                 length, _, name = name.partition(b":")
                 size = int(length) if length.isdigit() else 0
                 parent, name = name[:size], name[size:]
@@ -177,7 +177,7 @@ class Range:
 def merged(
     ranges: Sequence[Range], replies: Sequence[list[bytes]], page: int
 ) -> list[tuple[int, Entry]]:
-    """The first `page` entries of all ranges, in order; each range goes on after what was taken."""
+    """Return the first `page` entries of all ranges, in order; each range continues after them."""
     numbered = (
         [(entry.place, place, entry) for entry in one.entries(members)]
         for place, (one, members) in enumerate(zip(ranges, replies, strict=True))

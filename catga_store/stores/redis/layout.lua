@@ -1,11 +1,11 @@
--- Lay the store out unless somebody has, and see that every command the scripts need is allowed.
+-- Lay out the store unless it is, and try every command that the scripts need.
 --
 -- KEYS[1]  the layout: a hash of version and partitions
--- KEYS[2]  a key to try commands on; it is not there before and not there afterwards
+-- KEYS[2]  a key to try commands on; it exists neither before nor afterwards
 -- ARGV[1]  version    ARGV[2]  partitions
 --
--- Returns version and partitions, as they are stored; or the error of a command that is not allowed.
--- A script that is refused a command in its middle has written half; so it is found out here.
+-- Returns the stored version and partitions. Error: that of a command that is not allowed.
+-- A script that is refused a command halfway has written one half; so the rights are tested here.
 
 local key = KEYS[2]
 local tries = {
@@ -16,7 +16,7 @@ local tries = {
   {'ZADD', key, '0', 'a'}, {'ZSCORE', key, 'a'}, {'ZCARD', key},
   {'ZRANGEBYLEX', key, '-', '+', 'LIMIT', '0', '1'}, {'ZREM', key, 'a'}, {'UNLINK', key},
 }
--- how Redis 7, 8 and 6.2 say it, and each of a command that was renamed
+-- The texts of Redis 7, 8 and 6.2, and those for a command that was renamed.
 local refusals = {
   ['NOPERM'] = 'NOPERM', ['ACL failure'] = 'NOPERM', ['executing the script'] = 'NOPERM',
   ['Unknown Redis command'] = 'ERR unknown command,',

@@ -1,4 +1,4 @@
-"""What a Redis store holds: the keys of its records, and how heads and conditions are written."""
+"""The layout of a Redis store: the keys of its records, and the formats of heads and conditions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 LAYOUT = 1
-"""The version of what a store keeps, and where."""
+"""The version of the layout."""
 TOMBSTONE = -2
 _LOWEST, _HIGHEST = -5, 6
 FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
@@ -54,7 +54,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class RedisLayout:
-    """Where the records of a store lie, by partition; see the package."""
+    """The keys of a store's records, by partition; see the package."""
 
     def __init__(self, prefix: str, partitions: int) -> None:
         self.prefix = check_prefix(prefix)
@@ -71,11 +71,11 @@ class RedisLayout:
         self.index = [tag + b"index" for tag in tags]
 
     def partition(self, any_id: str) -> int:
-        """Answer where a record lies, by its id."""
+        """Return the partition of a record, by its id."""
         return 0 if self.partitions == 1 else partition_of(any_id, self.partitions)
 
     def keys(self, key: Key) -> tuple[bytes, bytes]:
-        """Answer the two keys of a record: flow and steps, or condition and items."""
+        """Return the two keys of a record: flow and steps, or condition and items."""
         number, data = self.partition(key.id), key.id.encode()
         if key.kind == WAIT:
             return self.wait[number] + data, self.items[number] + data
@@ -83,17 +83,17 @@ class RedisLayout:
         return self.flow[number] + data, self.steps[number] + data
 
     def written(self, key: Key) -> tuple[bytes, ...]:
-        """Answer the keys of all that is written with a record: those of a flow are three."""
+        """Return every key that is written with a record; a flow has three."""
         keys = self.keys(key)
         return keys if key.kind == WAIT else (*keys, self.parts_of(key.id))
 
     def parts_of(self, flow_id: str) -> bytes:
-        """Answer the key of a large body's parts."""
+        """Return the key of a large body's parts."""
         return self.parts[self.partition(flow_id)] + flow_id.encode()
 
 
 def check_prefix(prefix: object) -> str:
-    """Answer a prefix that keys can begin with, else raise `UsageError`."""
+    """Return the prefix if keys can begin with it, else raise `UsageError`."""
     if (
         isinstance(prefix, str)
         and prefix
@@ -111,7 +111,7 @@ def check_prefix(prefix: object) -> str:
 
 
 def write_head(head: Head) -> bytes:
-    """A head as it is stored, but for its commits, which the script adds."""
+    """Return a head as it is stored, without its commits, which the script adds."""
     version, status, created, updated, kind, kind_version, position, error, attempts = head[:9]
     owner, claim, due, expires = head[9:13]
     return encode(
@@ -123,7 +123,7 @@ def write_head(head: Head) -> bytes:
 
 
 def read_head(key: Key, text: Any) -> Head:
-    """A stored head; `CorruptRecordError` if it is none."""
+    """Return a stored head; `CorruptRecordError` if it cannot be read."""
     try:
         fields = _heads.decode(text)
     except (msgspec.DecodeError, TypeError) as error:
@@ -142,10 +142,8 @@ def read_head(key: Key, text: Any) -> Head:
 
 
 def corrupt(key: Key, found: object) -> CorruptRecordError:
-    """The error of a record that cannot be read."""
-    message = (
-        f"{key} cannot be read: {repr(found)[:100]} is none of this library's; it is left as it is"
-    )
+    """Return the error of a record that cannot be read."""
+    message = f"{key} cannot be read: {repr(found)[:100]} was not written by this library; it is left as it is"
     return CorruptRecordError(message, key=tuple(key))
 
 
@@ -159,7 +157,7 @@ def _text(key: Key, data: Any) -> str:
 
 
 def id_of(kind: str, data: bytes) -> str:
-    """The id at the end of a key or member; `CorruptRecordError` if it is no text."""
+    """Return the id at the end of a key or member; `CorruptRecordError` if it is not text."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -174,7 +172,7 @@ def _read_terms(key: Key, data: Any) -> Terms:
 
 
 def read_record(key: Key, head: Any, body: Any, now_ms: int) -> Record | None:
-    """A flow or progress record, `None` if there is none or it has expired."""
+    """Return a flow or progress record; `None` if there is none or it has expired."""
     if head is None and body is None:
         return None
 
@@ -186,7 +184,7 @@ def read_record(key: Key, head: Any, body: Any, now_ms: int) -> Record | None:
 
 
 def read_wait(key: Key, reply: Any) -> Record:
-    """A condition in any state."""
+    """Return a condition in any state."""
     head, terms, flat = reply
     read = read_head(key, head)
     hidden = read.status < 0
@@ -203,5 +201,5 @@ def read_wait(key: Key, reply: Any) -> Record:
 
 
 def has_expired(head: Head, now_ms: int) -> bool:
-    """Whether a record is absent to every operation."""
+    """Return whether a record has expired, and so is absent for every operation."""
     return head.expires_ms is not None and head.expires_ms <= now_ms

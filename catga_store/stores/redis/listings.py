@@ -1,4 +1,4 @@
-"""What is due, pages, counts and scans: the index says which, their heads whether."""
+"""What is due, pages, counts and scans: the index names candidates, their heads decide."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
 from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.index import DIGITS
+from catga_store.stores.redis.index import NOTIFIED
 from catga_store.stores.redis.index import PAGE
-from catga_store.stores.redis.index import TOLD
 from catga_store.stores.redis.index import Entry
 from catga_store.stores.redis.index import Range
 from catga_store.stores.redis.index import bounds_of
@@ -91,10 +91,10 @@ class RedisListings:
 
         begins = [b"fd"] if wanted is None else [b"fe" + named(name) for name in ("", wanted)]
         flows = [(begin, b"[" + begin, b"(" + begin + upto) for begin in begins]
-        told = [(TOLD, b"[" + TOLD, b"(" + TOLD + upto)]
+        notified = [(NOTIFIED, b"[" + NOTIFIED, b"(" + NOTIFIED + upto)]
         found = yield from self._gather(FLOW, flows, limit, flow, stamp_of_due)
         found += yield from self._gather(
-            WAIT, told, limit, wait, stamp_of_due, parents=wanted is not None
+            WAIT, notified, limit, wait, stamp_of_due, parents=wanted is not None
         )
         found.sort(key=lambda entry: entry.head.due_ms or 0)
         return tuple(found)
@@ -145,11 +145,11 @@ class RedisListings:
         parents: bool = False,
         strict: bool = False,
     ) -> Conversation[list[Found]]:
-        """The first records in these ranges of the index of all partitions, merged.
+        """Return the first records in these ranges of the index, merged over all partitions.
 
-        A page of the index and the heads that it names are two round trips, and more where many
-        entries do not match. An entry counts only if its record still has the `stamp` by which it
-        stands there. What cannot be read is passed over with a warning, unless this is `strict`.
+        A page of the index and the heads of its entries are two round trips; more where many
+        entries do not match. An entry counts only if its record still has the `stamp` of the entry.
+        A record that cannot be read is passed over with a warning, unless this is `strict`.
         """
         ranges = [
             Range(number, *bound) for number in range(self._layout.partitions) for bound in bounds
@@ -190,7 +190,7 @@ class RedisListings:
     def _heads(
         self, kind: str, listed: Sequence[tuple[int, Entry]], *, parents: bool
     ) -> Conversation[list[tuple[Any, Any]]]:
-        """The stored heads of entries, each with that of its parent if that is asked for."""
+        """Return the stored heads of entries, each with that of its parent if `parents`."""
         keys = self._layout.flow if kind == FLOW else self._layout.wait
         commands = [_head_command(keys[number] + entry.id) for number, entry in listed]
         if parents:
@@ -237,7 +237,7 @@ class RedisListings:
         return total
 
     def _count_by_heads(self, request: Count) -> Conversation[int]:
-        """What the index does not know by itself is counted page by page."""
+        """Count page by page, for a filter that the index does not know."""
         total, after = 0, None
 
         while True:
@@ -250,12 +250,12 @@ class RedisListings:
             after = found[-1].head.created_ms, found[-1].key.id
 
     def scan(self, request: Scan) -> Conversation[tuple[Scanned, ...]]:
-        """`Scan`; early completions come as a record whose status is negative, without terms."""
+        """Perform `Scan`; pending completions are records with a negative status, without terms."""
         kind, after = request.kind, request.after
         begin = {FLOW: b"fi", PROGRESS: b"pi", WAIT: b"wi"}[kind]
         first, last = b"[" + begin, b"(" + begin[:1] + b"j"
         if after is not None:
-            # Of the flow whose progress was answered last there may be more.
+            # The flow whose progress was returned last may have more of it.
             first = (b"[" if kind == PROGRESS else b"(") + begin + after.id.encode()
 
         ranges = [Range(number, begin, first, last) for number in range(self._layout.partitions)]
@@ -310,7 +310,7 @@ class RedisListings:
         return found
 
     def _scan_progress(self, ids: Sequence[str], request: Scan) -> Conversation[list[Scanned]]:
-        """The steps of so many flows as it takes; those of one flow are few."""
+        """Return the steps of as many flows as needed; one flow has few."""
         after, found = request.after, list[Scanned]()
 
         for flow_id in ids:
@@ -335,7 +335,7 @@ def _found(
     matches: Callable[[Head, Head | None], bool],
     stamp: Callable[[Head], bytes],
 ) -> Found | None:
-    """The record of an entry, if it is there and still stands where the index says."""
+    """Return the record of an entry, if it is there and the entry is still right."""
     text, parent_text = texts
     key = Key(kind, id_of(kind, entry.id))
     for answer in texts:

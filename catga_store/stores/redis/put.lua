@@ -1,6 +1,6 @@
--- What most commits are, put before commit.lua, whose signature it has: one flow is written again, and
--- nothing changes by which it is listed or found to be due. Anything else goes on below. Patterns walk
--- through a text in Lua's slowest way, so they are kept from the ids of the commits.
+-- A fast path for the most frequent commit, in front of commit.lua and with its signature: one flow is
+-- updated, and nothing changes by which it is listed or due. Everything else continues below. Patterns
+-- are Lua's slowest way through a text, so they are not applied to the ids of the commits.
 
 if #KEYS == 5 and ARGV[5] == 'P' and ARGV[6] == 'F' and ARGV[10] == '' then
   local stored = redis.call('GET', KEYS[1])

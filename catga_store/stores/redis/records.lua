@@ -1,12 +1,12 @@
--- What the scripts that write have in common: stored heads, and the entries that they have in the
--- index. It is put before each of them; `index` (a key) and `now` (in ms) are set in between.
+-- The common part of the scripts that write: heads, and their entries in the index. It is put in front
+-- of each of them, which then sets `index` (a key) and `now` (in ms).
 --
 -- A head is a JSON array without spaces between its elements:
 --   ["commits, newest first", version, status, created_ms, updated_ms, due_ms, expires_ms,
 --    type, type_version, position, error, attempts, owner, claim]
 
 local index, now
-local unpack = table.unpack or unpack -- Lua 5.1 has the one, later ones the other
+local unpack = table.unpack or unpack -- the name differs between Lua 5.1 and later
 
 local PENDING, SATISFIED, CANCELLED, PENDING_COMPLETIONS, TOMBSTONE = 0, 1, 3, -1, -2
 

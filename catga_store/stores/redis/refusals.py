@@ -1,4 +1,4 @@
-"""What a server refuses, as errors of ours that say what to do."""
+"""Error replies of the server as errors of this library that say what to do: one table."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ _REFUSALS: tuple[
         exceptions.AuthenticationError,
         ("NOAUTH", "WRONGPASS", "invalid username-password"),
         StoreConfigError,
-        "the server wants another user or password: give them in the URL, or to the client",
+        "the server expects another user or password: give them in the URL, or to the client",
     ),
     (
         exceptions.NoPermissionError,
         ("NOPERM", "ACL failure", "executing the script can't"),
         StoreConfigError,
-        "the server's ACL refuses what `catga_store.stores.redis` says it needs: allow it this user",
+        "the server's ACL refuses a command or key that the store needs: allow it for this user",
     ),
     (
         exceptions.OutOfMemoryError,
         ("OOM command",),
         StoreUnavailableError,
-        "the server is out of memory: free some or raise maxmemory, then try again",
+        "the server is out of memory: free some, or raise maxmemory, then try again",
     ),
     (
         exceptions.ReadOnlyError,
         ("READONLY",),
         StoreUnavailableError,
-        "the server is a read-only replica: connect to the primary, or wait for the failover to end",
+        "the server is a read-only replica: connect to the primary, or wait for the end of the fail-over",
     ),
     (
         exceptions.BusyLoadingError,
@@ -65,13 +65,13 @@ _REFUSALS: tuple[
         exceptions.MasterDownError,
         ("MASTERDOWN",),
         StoreUnavailableError,
-        "the server is a replica that has lost its primary: wait for the failover to end",
+        "the server is a replica that has lost its primary: wait for the end of the fail-over",
     ),
     (
         exceptions.ClusterDownError,
         ("CLUSTERDOWN",),
         StoreUnavailableError,
-        "the cluster does not serve this partition now: bring its node back, or wait for the failover",
+        "the cluster does not serve this partition now: bring its node back, or wait for the fail-over",
     ),
     (
         exceptions.AskError,
@@ -89,13 +89,13 @@ _REFUSALS: tuple[
         None,
         ("MISCONF",),
         StoreUnavailableError,
-        "the server cannot save to its disk and refuses writes: mend that, then try again",
+        "the server cannot save to its disk and refuses writes: repair that, then try again",
     ),
     (
         None,
         ("PARTS ",),
         StoreUnavailableError,
-        "the parts of a large body were gone before the commit came: try again",
+        "the upload of a large body was gone before its commit arrived: try again",
     ),
     (
         None,
@@ -107,25 +107,25 @@ _REFUSALS: tuple[
         None,
         ("BUSY ",),
         StoreUnavailableError,
-        "the server is busy with somebody's long script: try again, or end it with SCRIPT KILL",
+        "the server is busy with a long script: try again, or end the script with SCRIPT KILL",
     ),
     (
         None,
         ("WRONGTYPE",),
         StoreConfigError,
-        "a key of this store holds what is none of this library's: use another prefix, or remove it",
+        "a key of this store was written by another program: use another prefix, or remove the key",
     ),
     (
         None,
         ("unknown command", "Unknown Redis command", "CROSSSLOT"),
         StoreConfigError,
-        "the server is none that the store can use: it needs Redis 6.2 or later, or Valkey",
+        "the store cannot use this server: it needs Redis 6.2 or later, or Valkey",
     ),
 )
 
 
 def refusal(error: Exception) -> CatgaStoreError:
-    """What to tell of an error that the server answered."""
+    """Return the error of this library for an error reply."""
     said = str(error)
 
     for kind, texts, ours, advice in _REFUSALS:
@@ -133,18 +133,18 @@ def refusal(error: Exception) -> CatgaStoreError:
             return ours(f"{advice}{_UNWRITTEN} (the server said: {said})")
 
     if isinstance(error, exceptions.ConnectionError):
-        return StoreUnavailableError(f"the server refuses to be used: {said}{_UNWRITTEN}")
+        return StoreUnavailableError(f"the server refuses the connection: {said}{_UNWRITTEN}")
 
     return StoreConfigError(f"the server refused what the store asked: {said}{_UNWRITTEN}")
 
 
 def raise_refusal(error: Exception) -> NoReturn:
-    """Raise what an error that the server answered means."""
+    """Raise the error of this library for an error reply."""
     raise refusal(error) from error
 
 
 def check(replies: Iterable[object]) -> None:
-    """Raise the first refusal among replies."""
+    """Raise the first error among replies."""
     for reply in replies:
         if isinstance(reply, Exception):
             raise_refusal(reply)
@@ -167,7 +167,7 @@ def unconfirmed(
 
 
 def raise_unavailable(error: Exception) -> NoReturn:
-    """Raise what it means that a request was never sent: what a server has said before counts."""
+    """Raise the error of a request that was never sent; what the server said when connecting counts."""
     cause = error.__cause__
     while cause is not None:
         if isinstance(cause, _SAID):
@@ -182,7 +182,7 @@ def raise_unavailable(error: Exception) -> NoReturn:
 
 
 def cause_of(error: Exception) -> BaseException:
-    """The client library's exception behind a failure of the link, if there is one."""
+    """Return redis-py's exception behind a failure of the link, if there is one."""
     return error.__cause__ or error
 
 
@@ -192,11 +192,11 @@ _SAID = (
     exceptions.BusyLoadingError,
     exceptions.NoPermissionError,
 )
-"""What a server answers to who connects."""
+"""Error replies to a client that connects."""
 
 
 def raise_for(key: Key, error: Any) -> NoReturn:
-    """Raise what an error among replies means for the record that was asked for."""
+    """Raise the error for a record whose read was refused."""
     said = str(error)
     if "WRONGTYPE" in said or said.startswith("CORRUPT"):
         raise corrupt(key, said) from error

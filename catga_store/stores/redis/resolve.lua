@@ -1,11 +1,11 @@
--- Learn what became of a commit, and see to it that it never happens if it has not.
+-- Settle a commit: return its outcome, or make sure that it is never applied.
 --
--- KEYS[1]   where the reply of the commit is kept
+-- KEYS[1]   key of the commit's reply
 -- KEYS[2..] the hashes of the records that it names
 -- ARGV[1]   id of the commit    ARGV[2]  how long the fence is kept, in ms of the server's clock
 -- ARGV[3..] the field of each record's head in its hash
 --
--- Returns the reply; or 1 if a record remembers the commit; or 0 and then it is never applied.
+-- Returns the reply; or 1 if only a record remembers the commit; or 0, and it is never applied.
 
 local stored = redis.call('GET', KEYS[1])
 if stored then

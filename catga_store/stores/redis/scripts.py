@@ -1,4 +1,4 @@
-"""The scripts that the server runs: their sources, and calls of them."""
+"""The Lua scripts: their sources, and the commands that call them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = [
 
 
 class Script(NamedTuple):
-    """A script and its digest."""
+    """A script, and its SHA-1 digest in hexadecimal."""
 
     sha: bytes
     source: bytes
 
 
 def _script(*names: str) -> Script:
-    """The parts of a script, in their order, as one."""
+    """Return files joined into one script, in this order."""
     here = files("catga_store.stores.redis")  # the package may be in a zip file
     source = b"".join([(here / f"{name}.lua").read_bytes() for name in names])
     return Script(sha1(source, usedforsecurity=False).hexdigest().encode(), source)
@@ -53,12 +53,12 @@ _SOURCES = {script.sha: script.source for script in SCRIPTS}
 
 
 def call(script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Command:
-    """The call of a script by its digest."""
+    """Return the command that calls a script by its digest."""
     return Command((b"EVALSHA", script.sha, len(keys), *keys, *arguments), keys[0])
 
 
 def with_source(command: Command) -> Command:
-    """The same call of a script for a server that does not know it."""
+    """Return the same call with the source, for a server that does not know the script."""
     sha = command.args[1]
-    assert isinstance(sha, bytes)  # noqa: S101  only scripts can be unknown
+    assert isinstance(sha, bytes)  # noqa: S101  only scripts are unknown
     return Command((b"EVAL", _SOURCES[sha], *command.args[2:]), command.key)

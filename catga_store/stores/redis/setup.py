@@ -1,4 +1,4 @@
-"""What is asked before anything else: whether the server will do, and the store's layout."""
+"""The first use of a store: the server's version, the rights of the user, and the layout."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from catga_store.stores.redis.transport import Command
 __all__ = ["OLDEST", "prepare"]
 
 OLDEST = 6, 2
-"""The oldest version of Redis that will do."""
+"""The oldest version of Redis that works."""
 
 
 def prepare(layout: RedisLayout, exchange: RedisExchange) -> Conversation[None]:
-    """See that the server will do, and that the store is laid out as it was opened."""
+    """Check that the server is new enough and allows what is needed, and that the layout fits."""
     key = layout.layout
     (info,) = yield from exchange.ask([Command((b"INFO", b"server"), key)])
     if isinstance(info, Exception):

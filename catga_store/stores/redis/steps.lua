@@ -1,7 +1,7 @@
--- List the progress records of a flow, as of one moment.
+-- List the progress records of a flow at one moment.
 --
 -- KEYS[1]  the flow    KEYS[2]  its steps
--- ARGV[1]  '1' to answer the bodies too
+-- ARGV[1]  '1' to return the bodies too
 --
 -- Returns the flow's head (or nil), and step, head, body (or nil), step, head, body ...
 

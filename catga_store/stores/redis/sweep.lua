@@ -1,13 +1,13 @@
--- Remove records that have expired, with every entry of theirs in the index.
+-- Remove expired records, with all their entries in the index.
 --
--- KEYS[1]   where the reply is kept    KEYS[2]  the index of the partition
+-- KEYS[1]   key of the reply    KEYS[2]  the index of the partition
 -- KEYS[3..] for each entry: the flow, its steps and its parts, or the condition and its items
--- ARGV[1]   how long the reply is kept, in ms of the server's own clock    ARGV[2]  now, in ms
--- ARGV[3..] the entries of the index that say what has expired and how it was listed:
+-- ARGV[1]   how long the reply is kept, in ms of the server's clock    ARGV[2]  now, in ms
+-- ARGV[3..] the entries of the index that say what has expired, and how it was listed:
 --           x <expires> f|w <status> <created> <length>:<type or parent> <id>, without the spaces
 --
--- Returns [[n]], the JSON of how many records were removed; or, fenced by a resolve: 0. Looks at each
--- again: one that was written since stays.
+-- Returns [[n]], the number of removed records as JSON; or 0 if a resolve has fenced the sweep. Each
+-- record is checked again: one that was written since stays.
 
 local stored = redis.call('GET', KEYS[1])
 if stored then
@@ -57,7 +57,7 @@ for place = 3, #ARGV do
     end
 
     if head == false or row == false then
-      redis.call('ZREM', index, entry) -- it cannot be read: it is left as it is
+      redis.call('ZREM', index, entry) -- the record cannot be read: it stays
     elseif is_current and is_flow then
       remove_flow(key, other, parts, id, head)
       removed = removed + 1
@@ -69,7 +69,7 @@ for place = 3, #ARGV do
         if not current[one] and one ~= 'pi' .. id then redis.call('ZREM', index, one) end
       end
     else
-      redis.call('ZREM', index, unpack(entries)) -- the server has forgotten it already
+      redis.call('ZREM', index, unpack(entries)) -- the server has removed it already
       redis.call('UNLINK', key, other)
       if parts then redis.call('UNLINK', parts) end
       removed = removed + 1

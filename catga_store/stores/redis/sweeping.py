@@ -1,4 +1,4 @@
-"""Housekeeping: what has expired goes, and everything if that is asked for."""
+"""Removing what has expired, and everything if that is wanted."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _CLEAR_PAGE = 500
 
 
 class RedisSweeping:
-    """`Sweep` and `Clear`, and the few that a commit sweeps along."""
+    """`Sweep` and `Clear`, and the few expired records that a commit removes on the way."""
 
     def __init__(self, layout: RedisLayout, exchange: RedisExchange) -> None:
         self._layout = layout
         self._exchange = exchange
 
     def expired(self, number: int, now_ms: int, limit: int, after: bytes | None = None) -> Command:
-        """The command that lists entries of what has expired."""
+        """Return the command that lists index entries of expired records."""
         index = self._layout.index[number]
         first = b"[x" if after is None else b"(" + after
         last = b"(x" + stamp_of(now_ms + 1)
@@ -72,7 +72,7 @@ class RedisSweeping:
             _log.debug("the upload of a refused commit stays for an hour")
 
     def sweep(self, request: Sweep) -> Conversation[int]:
-        """Remove what has expired, a page at a time; each is a commit."""
+        """Remove expired records, a page at a time; each page is a commit."""
         removed = 0
 
         for number in range(self._layout.partitions):
@@ -102,7 +102,7 @@ class RedisSweeping:
     def clear(self, _request: Clear) -> Conversation[None]:
         """Remove everything but the layout and the replies of recent commits, a page at a time.
 
-        One commit: settled before its last page was removed, it goes no further.
+        One commit: if it is settled as never applied before its last page, it stops there.
         """
         name, last = new_commit_id(), self._layout.partitions - 1
         has_begun = False
@@ -137,9 +137,9 @@ class RedisSweeping:
     def _sorted(
         self, number: int, keys: Sequence[bytes]
     ) -> tuple[set[tuple[str, bytes]], list[bytes]]:
-        """What is to go of some keys: records, by kind and id, and others."""
+        """Return what to remove of some keys: records, by kind and id, and other keys."""
         layout = self._layout
-        # Without its reply, or its fence, a commit that is sent again would be applied again.
+        # Without its reply or its fence, a commit that is sent again would be applied again.
         stays = layout.log[number], layout.index[number], layout.layout
         begins = {begin[number]: kind for kind in (FLOW, WAIT) for begin in self._begins(kind)}
         records: set[tuple[str, bytes]] = set()
@@ -176,7 +176,7 @@ class RedisSweeping:
         return call(CLEAR, [*keys, *others], args)
 
     def _begins(self, kind: str) -> tuple[list[bytes], ...]:
-        """What the keys of a record begin with, by partition."""
+        """Return what the keys of a record begin with, by partition."""
         layout = self._layout
         if kind == FLOW:
             return layout.flow, layout.steps, layout.parts
@@ -214,7 +214,7 @@ class RedisSweeping:
 
 
 _OF = "~"
-"""In the id of a commit that names no record: what follows is its partition."""
+"""Separates the partition in the id of a commit that names no record."""
 
 
 def _name(number: int) -> str:
@@ -222,13 +222,13 @@ def _name(number: int) -> str:
 
 
 def partition_named(commit_id: str) -> int:
-    """The partition of a commit that names no record."""
+    """Return the partition of a commit that names no record."""
     number = commit_id.partition(_OF)[2]
     return int(number) if number.isdecimal() else 0
 
 
 def glob(text: bytes) -> bytes:
-    """A pattern of SCAN that matches this and nothing else."""
+    """Return the SCAN pattern that matches this text and nothing else."""
     return re.sub(rb"([*?\[\]\\^-])", rb"\\\1", text)
 
 

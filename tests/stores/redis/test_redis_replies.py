@@ -172,7 +172,7 @@ def test_a_partition_that_is_being_moved_is_asked_again() -> None:
         (
             exceptions.ConnectionError("max number of clients reached"),
             cs.StoreUnavailableError,
-            "the server refuses to be used: max number of clients reached; nothing was written",
+            "the server refuses the connection: max number of clients reached; nothing was written",
         ),
         (
             exceptions.ResponseError("ERR wrong number of arguments"),
