@@ -156,6 +156,19 @@ def write(store: cs.Store, who: str) -> dict[str, cs.FlowSnapshot[Any]]:
     return held
 
 
+def change_others(store: cs.Store) -> tuple[cs.ForEachProgress, cs.WaitCondition]:
+    """Write progress and a condition once more."""
+    progress = store.get_for_each_progress("update", 0)
+    condition = store.get_wait_condition("pending")
+    assert progress is not None
+    assert condition is not None
+    progress.mark(0, ok=True)
+    store.save_for_each_progress("update", 0, progress)
+    condition.flow_ids = [*condition.flow_ids, "y"]
+    store.update_wait_condition(condition)
+    return progress, condition
+
+
 def session_of(store: cs.Store, *flows: cs.FlowSnapshot[Any]) -> None:
     """Commit changed flows together."""
     session = store.session()
@@ -174,11 +187,15 @@ def test_stale_writer_after_a_rollback_is_refused(
         for name in NAMES:
             a.create(cs.FlowSnapshot(name, state={"who": ""}))
 
+        a.save_for_each_progress("update", 0, cs.ForEachProgress())
+        a.set_wait_condition(cs.WaitCondition("pending", flow_ids=["x"]))
         backup = back(server)
         held = write(a, "A")
+        progress, condition = change_others(a)
         before = last_sequence(server.url)
         backup.restore()
         write(b, "B")
+        change_others(b)
         assert last_sequence(server.url) == before
 
         for flow in held.values():
@@ -205,6 +222,8 @@ def test_stale_writer_after_a_rollback_is_refused(
             "claimed by B meanwhile": lambda: a.update(held["claimed"]),
             "release": lambda: a.release(held["release"]),
             "extend": lambda: a.extend(held["extend"]),
+            "progress": lambda: a.save_for_each_progress("update", 0, progress),
+            "condition": lambda: a.update_wait_condition(condition),
         }
         for do in stale.values():
             with pytest.raises(cs.ConflictError):
@@ -213,6 +232,44 @@ def test_stale_writer_after_a_rollback_is_refused(
         for name in NAMES:
             flow = b.get_one(name)
             assert flow.state["who"] == "B" or flow.owner == "B", name
+
+
+@pytest.mark.parametrize("back", [of_power, of_stream])
+def test_stale_writer_over_a_client_of_the_user(
+    server: NatsServer, back: Callable[[NatsServer], Backup]
+) -> None:
+    """The store notices a new connection that it has not made itself."""
+
+    async def use() -> None:
+        connect: Any = nats.connect
+        client = await connect(server.url, reconnect_time_wait=0.1, max_reconnect_attempts=-1)
+        try:
+            async with cs.AsyncNatsStore(client) as a:
+                await a.create(cs.FlowSnapshot("f", state={"who": ""}))
+                backup = await asyncio.to_thread(back, server)
+                flow = await a.get_one("f")
+                flow.state["who"] = "A"
+                await a.update(flow)
+                await asyncio.to_thread(backup.restore)
+                await asyncio.to_thread(overtake, server.url)
+                flow.state["who"] = "A again"
+                with pytest.raises(cs.StaleFlowError):
+                    await a.update(flow)
+
+                assert (await a.get_one("f")).state == {"who": "B"}
+        finally:
+            await client.close()
+
+    asyncio.run(use())
+
+
+def overtake(url: str) -> None:
+    """Write the next version of a flow."""
+    with cs.NatsStore(url) as store:
+        flow = store.get_one("f")
+        assert flow.state["who"] == ""
+        flow.state["who"] = "B"
+        store.update(flow)
 
 
 LONG = 60
