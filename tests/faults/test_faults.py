@@ -52,7 +52,7 @@ from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Resolve
 from catga_store.stores.nats import NatsProtocol
-from catga_store.stores.nats.exchange import Deadline
+from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.redis import RedisProtocol
 from catga_store.testing import AsyncAPI
 from catga_store.testing import BlockingAPI

@@ -19,7 +19,7 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import Sweep
-from catga_store.stores.nats.exchange import Deadline
+from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.messages import Planner
 from catga_store.stores.nats.outcomes import given_up
 from catga_store.stores.nats.reading import NatsReader

@@ -35,13 +35,9 @@ from catga_store.protocol.requests import Refused
 from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Sweep
+from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.changes import NatsChanges
-from catga_store.stores.nats.exchange import Deadline
-from catga_store.stores.nats.layout import Body
-from catga_store.stores.nats.layout import encode_record
 from catga_store.stores.nats.layout import entries_of_flow
-from catga_store.stores.nats.layout import revision_at
-from catga_store.stores.nats.layout import sequence_of
 from catga_store.stores.nats.messages import Plan
 from catga_store.stores.nats.outcomes import apply
 from catga_store.stores.nats.outcomes import given_up
@@ -52,6 +48,10 @@ from catga_store.stores.nats.reading import UNKNOWN
 from catga_store.stores.nats.reading import Known
 from catga_store.stores.nats.reading import NatsReader
 from catga_store.stores.nats.reading import keep
+from catga_store.stores.nats.record_text import Body
+from catga_store.stores.nats.record_text import encode_record
+from catga_store.stores.nats.record_text import revision_at
+from catga_store.stores.nats.record_text import sequence_of
 from catga_store.stores.nats.resolving import NatsResolver
 from catga_store.stores.nats.tables import NatsTables
 from catga_store.stores.nats.tables import Write

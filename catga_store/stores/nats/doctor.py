@@ -33,13 +33,13 @@ from catga_store.stores.findings import Finding
 from catga_store.stores.findings import Scratch
 from catga_store.stores.findings import clock_difference
 from catga_store.stores.findings import no_store
-from catga_store.stores.nats.exchange import api_error
+from catga_store.stores.nats.answers import api_error
 from catga_store.stores.nats.layout import NatsLayout
-from catga_store.stores.nats.layout import Stored
-from catga_store.stores.nats.layout import decode_record
-from catga_store.stores.nats.layout import decode_wait
 from catga_store.stores.nats.layout import entries_of_flow
 from catga_store.stores.nats.layout import entries_of_wait
+from catga_store.stores.nats.record_text import Stored
+from catga_store.stores.nats.record_text import decode_record
+from catga_store.stores.nats.record_text import decode_wait
 from catga_store.stores.nats.setup import OLDEST
 from catga_store.stores.nats.setup import differing
 from catga_store.stores.nats.setup import is_too_old

@@ -1,14 +1,12 @@
 """What the NATS store asks of its link, with the retries that are harmless.
 
-`Exchange` reads records, lists subjects and publishes. Reads are asked again until the deadline
+`NatsExchange` reads records, lists subjects and publishes. Reads are asked again until the deadline
 when their reply was lost or nobody answered; publishes are sent once, and what became of them is
-an `Ack`.
+an `Ack`. Longer than 400 lines: it is the one seam between the store and its link.
 """
 
 from __future__ import annotations
 
-import base64
-import random
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +14,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 from msgspec import json
 
@@ -24,18 +21,30 @@ from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
-from catga_store.protocol.conversation import Pause
 from catga_store.protocol.conversation import ReplyLostError
-from catga_store.stores.nats.layout import NOTHING
-from catga_store.stores.nats.layout import Stored
-from catga_store.stores.nats.transport import MOVED
+from catga_store.stores.nats.answers import AFTER_FULL_DISK
+from catga_store.stores.nats.answers import BUSY
+from catga_store.stores.nats.answers import END
+from catga_store.stores.nats.answers import NO_MESSAGE
+from catga_store.stores.nats.answers import NO_RESPONDERS
+from catga_store.stores.nats.answers import NOT_FOUND
+from catga_store.stores.nats.answers import TOO_MANY
+from catga_store.stores.nats.answers import Ack
+from catga_store.stores.nats.answers import Deadline
+from catga_store.stores.nats.answers import ack_of
+from catga_store.stores.nats.answers import api_error
+from catga_store.stores.nats.answers import refusal_of
+from catga_store.stores.nats.answers import stored_by_leader
+from catga_store.stores.nats.answers import stored_of
+from catga_store.stores.nats.record_text import NOTHING
+from catga_store.stores.nats.record_text import Stored
 from catga_store.stores.nats.transport import Answer
 from catga_store.stores.nats.transport import Ask
 from catga_store.stores.nats.transport import Asks
 from catga_store.stores.nats.transport import Message
 from catga_store.stores.nats.transport import Publish
 
-__all__ = ["Ack", "Deadline", "NatsExchange", "api_error"]
+__all__ = ["NatsExchange"]
 
 _MOST_SUBJECTS = 500
 _MOST_BYTES = 256 * 1024  # of subjects in one request
@@ -45,63 +54,10 @@ _LOOKS = 6
 _OVERLAP = 1000
 """Pages of names are counted by the server each time again: they overlap, because names may go."""
 _ASKS_AT_ONCE = 256
-_PAUSES = (0.002, 0.25)
 _LOOK_SECONDS = 1.0
 """How long what the leader said of the stream is relied upon: less than any election takes."""
 
-_END, _NOT_FOUND, _TOO_MANY, _NO_RESPONDERS = 204, 404, 413, 503
 _UP_TO = "Nats-UpTo-Sequence"
-_STREAM_GONE, _NO_MESSAGE = 10059, 10037
-_RACED = {10071, 10164, 10201, 10158, 10060}
-_BUSY = {10176, 10210, 10008, 10009, 10199, 10118, 10101}
-_FULL = {10077, 10047, 10023, 10028, 10110, 10054}
-_IN_PART = 10023
-"""So a server answers that has run out of storage, also in the middle of a batch."""
-
-
-AFTER_FULL_DISK = "after a disk was full, JetStream stays off until the server is restarted, also once there is space"
-
-
-class Deadline:
-    """When an operation must be certain, and the pauses until then: growing, and not in step."""
-
-    def __init__(self, seconds: float) -> None:
-        self._until = time.monotonic() + seconds
-        self._pause = _PAUSES[0]
-        self.reason = ""
-        """Why it was not done yet, as far as the server has said."""
-
-    def has_passed(self) -> bool:
-        return time.monotonic() >= self._until
-
-    def pause(self) -> Pause:
-        seconds = random.uniform(self._pause / 2, self._pause)  # noqa: S311  jitter
-        self._pause = min(self._pause * 2, _PAUSES[1])
-        return Pause(seconds)
-
-
-class Ack(NamedTuple):
-    """What became of a publish: its sequence; or 0, and whether it raced or was not possible yet."""
-
-    sequence: int
-    duplicate: bool = False
-    raced: bool = False
-    text: str = ""
-    refusal: StoreUnavailableError | StoreConfigError | None = None
-    """Why it will not be stored."""
-    in_part: bool = False
-    """Of a batch the first messages may be stored all the same."""
-    moved: bool = False
-    """It was not sent, because the connection was made again."""
-
-
-def api_error(answer: Answer) -> tuple[int, str]:
-    """The error that JetStream answered with, as its code and text; `(0, "")` if it is none."""
-    if answer.status:
-        return answer.status, answer.headers.get("Description", "")
-
-    error: dict[str, Any] = json.decode(answer.data).get("error") or {}
-    return int(error.get("err_code", error.get("code", 0))), str(error.get("description", ""))
 
 
 class NatsExchange:
@@ -168,7 +124,7 @@ class NatsExchange:
                 why: Exception | None = error
                 text = str(error)
             else:
-                if all(one and one[0].status != _NO_RESPONDERS for one in answers):
+                if all(one and one[0].status != NO_RESPONDERS for one in answers):
                     if answers and self.verify is not None and not self._verifying:
                         yield from self._met(answers[0][0].epoch, deadline)
 
@@ -244,25 +200,14 @@ class NatsExchange:
                 reply: dict[str, Any] = json.decode(answer.data)
                 return reply
 
-            if code not in _BUSY or deadline.has_passed():
+            if code not in BUSY or deadline.has_passed():
                 raise self.refusal(code, text)
 
             yield deadline.pause()
 
     def refusal(self, code: int, text: str) -> StoreUnavailableError | StoreConfigError:
-        """The error for something that JetStream does not do."""
-        if code == _STREAM_GONE:
-            message = f"the stream {self.stream!r} is gone; open the store again to make it again"
-            return StoreConfigError(message)
-
-        if code in _FULL:
-            message = (
-                f"NATS has no room: {text} ({code}); nothing was written; free space, or raise the"
-                f" limits of the account or of the server; {AFTER_FULL_DISK}"
-            )
-            return StoreUnavailableError(message)
-
-        return StoreUnavailableError(f"NATS refused: {text} ({code}); nothing was written")
+        """Return the error for something that JetStream refused."""
+        return refusal_of(self.stream, code, text)
 
     # reading --------------------------------------------------------------------------------------
 
@@ -282,8 +227,8 @@ class NatsExchange:
             ask = Ask(subject, payload, last=wanted[0])
             ((answer,),) = yield from self.ask((ask,), deadline)
             if answer.status == 0:
-                found[wanted[0]] = _stored(answer)
-            elif answer.status != _NOT_FOUND:
+                found[wanted[0]] = stored_of(answer)
+            elif answer.status != NOT_FOUND:
                 raise self.refusal(*api_error(answer))
 
             return found
@@ -297,7 +242,7 @@ class NatsExchange:
                     break
 
                 for answer in answers[:-1]:
-                    found[answer.headers["Nats-Subject"]] = _stored(answer)
+                    found[answer.headers["Nats-Subject"]] = stored_of(answer)
 
                 # A reply that became too long is cut off; what is missing is asked for again.
                 pending = int(answers[-1].headers.get("Nats-Num-Pending", "0"))
@@ -332,7 +277,7 @@ class NatsExchange:
             if not api_error(info)[0]:
                 needed = int(json.decode(info.data)["state"]["last_seq"])
                 end = self._unless_refused(answers)[-1]
-                if end.status == _TOO_MANY or int(end.headers.get(_UP_TO, "0")) >= needed:
+                if end.status == TOO_MANY or int(end.headers.get(_UP_TO, "0")) >= needed:
                     return tuple(
                         [one for one in answers if one.headers.get("Nats-Subject") != self.mark]
                     )
@@ -342,7 +287,7 @@ class NatsExchange:
         return None
 
     def _unless_refused(self, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
-        if answers[-1].status not in (_END, _NOT_FOUND, _TOO_MANY):
+        if answers[-1].status not in (END, NOT_FOUND, TOO_MANY):
             raise self.refusal(*api_error(answers[-1]))
 
         return answers
@@ -361,10 +306,10 @@ class NatsExchange:
             for subject, (answer,) in zip(subjects, answers, strict=True):
                 code, text = api_error(answer)
                 if not code:
-                    found[subject] = _stored_by_leader(json.decode(answer.data)["message"])
-                elif code == _NO_MESSAGE:
+                    found[subject] = stored_by_leader(json.decode(answer.data)["message"])
+                elif code == NO_MESSAGE:
                     found[subject] = NOTHING
-                elif code in _BUSY and not deadline.has_passed():
+                elif code in BUSY and not deadline.has_passed():
                     again.append(subject)
                 else:
                     raise self.refusal(code, text)
@@ -391,7 +336,7 @@ class NatsExchange:
 
             for (place, at), (answer,) in zip(left, answers, strict=True):
                 code, text = api_error(answer)
-                if code in _BUSY and not deadline.has_passed():
+                if code in BUSY and not deadline.has_passed():
                     again.append((place, at))
                     continue
 
@@ -428,7 +373,7 @@ class NatsExchange:
             return [name for some in found for name in some], 0
 
         end = answers[-1]
-        if end.status == _TOO_MANY:
+        if end.status == TOO_MANY:
             return [], sys.maxsize
 
         more = int(end.headers.get("Nats-Num-Pending", "0"))
@@ -456,31 +401,10 @@ class NatsExchange:
         return [self.ack(answer) for answer in answers]
 
     def ack(self, answer: Answer) -> Ack:
-        """What a server says of a publish."""
-        if answer.status == _NO_RESPONDERS:
-            text = f"JetStream does not answer: no server leads the stream; {AFTER_FULL_DISK}"
-            return Ack(0, text=text)
-
-        if answer.status == MOVED:
-            return Ack(0, raced=True, moved=True, text=answer.headers["Description"])
-
-        reply: dict[str, Any] = json.decode(answer.data)
-        error = reply.get("error")
-        if error is None:
-            sequence = int(reply["seq"])
-            self._last = max(self._last, sequence)
-            return Ack(sequence, bool(reply.get("duplicate")))
-
-        code = int(error.get("err_code", 0))
-        text = f"{error.get('description', '')} ({code})"
-        if code in _RACED:
-            return Ack(0, raced=True, text=text)
-
-        if code in _BUSY:
-            return Ack(0, text=text)
-
-        refusal = self.refusal(code, str(error.get("description", "")))
-        return Ack(0, text=text, refusal=refusal, in_part=code == _IN_PART)
+        """Return what a server says of a publish."""
+        ack = ack_of(self.stream, answer)
+        self._last = max(self._last, ack.sequence)
+        return ack
 
     def surely(self, messages: Sequence[Message], deadline: Deadline) -> Conversation[list[int]]:
         """Publish what may be stored twice, until each is acknowledged; their sequences."""
@@ -527,7 +451,7 @@ class NatsExchange:
             if not code:
                 return
 
-            if code not in (*_BUSY, _NO_RESPONDERS) or deadline.has_passed():
+            if code not in (*BUSY, NO_RESPONDERS) or deadline.has_passed():
                 raise self.refusal(code, text)
 
             yield deadline.pause()
@@ -573,22 +497,3 @@ def _purge(wanted: str, before: int | None) -> bytes:
         payload["seq"] = before
 
     return json.encode(payload)
-
-
-def _stored(answer: Answer) -> Stored:
-    headers = answer.headers
-    sequence, stamp = int(headers["Nats-Sequence"]), headers.get("Nats-Time-Stamp", "")
-    if headers.get("KV-Operation"):
-        return Stored(sequence, None, answer.data.decode(), stamp)
-
-    return Stored(sequence, answer.data, "", stamp)
-
-
-def _stored_by_leader(message: dict[str, Any]) -> Stored:
-    data = base64.b64decode(message.get("data") or "")
-    headers = base64.b64decode(message.get("hdrs") or "")
-    sequence, stamp = int(message["seq"]), str(message.get("time", ""))
-    if b"KV-Operation:" in headers:
-        return Stored(sequence, None, data.decode(), stamp)
-
-    return Stored(sequence, data, "", stamp)

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sized
 from itertools import islice
-from typing import NamedTuple
 from typing import TypeVar
 
 from catga_store.errors import CorruptRecordError
@@ -35,7 +34,7 @@ from catga_store.protocol.requests import Overdue
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
 from catga_store.protocol.rules import WaitRow
-from catga_store.stores.nats.exchange import Deadline
+from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.layout import LAST_TIME
 from catga_store.stores.nats.layout import SLOTTED
 from catga_store.stores.nats.layout import TIMES
@@ -45,10 +44,13 @@ from catga_store.stores.nats.layout import between
 from catga_store.stores.nats.layout import entries_of_flow
 from catga_store.stores.nats.layout import entries_of_wait
 from catga_store.stores.nats.layout import last_slot
-from catga_store.stores.nats.layout import last_slot_of
 from catga_store.stores.nats.layout import place_of
 from catga_store.stores.nats.layout import slot_of
 from catga_store.stores.nats.reading import NatsReader
+from catga_store.stores.nats.searching import Search
+from catga_store.stores.nats.searching import nearest
+from catga_store.stores.nats.searching import next_reach
+from catga_store.stores.nats.searching import span
 from catga_store.stores.nats.tables import NatsTables
 
 __all__ = ["NatsListings"]
@@ -62,45 +64,8 @@ _LEAST_ENTRIES = 16
 _MOST_DOUBTED = 1000
 _MOST_WANTED = 400
 """So many entries are looked for at once; the server names no more than 1,024 in one answer."""
-_LEAST_NAMED = 128
 _A_SECOND_OF_SLOTS = 1_000_000
 _SECONDS_10 = 10_000
-_FASTER = 16
-
-
-class _Search(NamedTuple):
-    """How far a search goes, in places."""
-
-    first: int
-    """To where it looks first."""
-    farthest: int
-    stride: int
-    """How much farther it looks when there is too little."""
-    distance: Callable[[Entry], int]
-    oldest_first: bool = False
-    start: int = 0
-    whole_ms: bool = False
-    """What is due at one time is asked for together: it comes by its ids."""
-
-    def rounded(self, end: int) -> int:
-        """The same distance, or as far as the millisecond goes."""
-        return last_slot_of(self.start + end) - self.start if self.whole_ms else end
-
-    def between(self, few: int, many: int, some: list[Entry], number: int, *, sure: bool) -> int:
-        """A distance with enough entries, as some of those there are show; -1 for a guess.
-
-        The server names first what was written first, which is often what is due first, and seldom
-        what a listing begins with.
-        """
-        if not (self.oldest_first or sure):
-            return -1
-
-        for end in sorted(map(self.distance, some))[number - 1 : number]:
-            for reach in (self.rounded(end), end):
-                if few < reach < many:
-                    return reach
-
-        return (few + many) // 2 if sure else -1
 
 
 class NatsListings:
@@ -130,51 +95,6 @@ class NatsListings:
         names, more = yield from self._exchange.names_at_once(filters, deadline, most)
         return list(map(self._layout.entry, names)), more
 
-    def _nearest(
-        self,
-        until: Callable[[int, int], Conversation[tuple[list[Entry], int]]],
-        search: _Search,
-        number: int,
-    ) -> Conversation[tuple[list[Entry], int]]:
-        """Entries up to some distance, `number` of them or more unless it is the farthest, and it.
-
-        `until` answers entries up to a distance, no more than it is told unless that is 0, and how many
-        more there are. However many there are, only about as many are looked at as are wanted: up to the
-        distance that is known from the last time, or one that is found by going where there are enough
-        and not too many.
-        """
-        most = max(2 * number, _LEAST_NAMED)
-        # Up to `few` there are too few, up to `many` too many for one request.
-        few, many = -1, -1
-        before, total = 0, 0  # how many there are up to those
-        some: list[Entry] = []
-        reach, stride = min(search.first, search.farthest), 1
-        while True:
-            entries, more = yield from until(reach, most)
-            if not more and (len(entries) >= number or reach == search.farthest):
-                return entries, reach
-
-            if more:
-                many, total, some = reach, len(entries) + more, entries
-            else:
-                few, before = reach, len(entries)
-
-            gap = many - few
-            if many < 0:
-                stride = max(stride, 2 * _span(search, entries))
-                reach = min(reach + stride, search.farthest)
-                stride *= _FASTER
-            elif gap <= 1:  # they are all at one place
-                entries, _ = yield from until(many, 0)
-                return entries, many
-            elif total >= sys.maxsize:  # nothing is known but that they are many
-                reach = few + max(gap // 10, 1) if more else many - max(gap // 10, 1)
-            else:
-                reach = search.between(few, many, some, number, sure=not more)
-                if reach < 0:  # as if they were spread evenly
-                    part = gap * (3 * number // 2 - before) // (total - before)
-                    reach = few + min(max(part, 1), gap - 1)
-
     def _oldest_pages(  # noqa: PLR0917  it is the loop of three callers
         self,
         prefixes: tuple[str, ...],
@@ -202,7 +122,7 @@ class NatsListings:
                 return slot_of(entry) - low
 
             wanted = max(min(limit - len(found), _MOST_WANTED), 1)
-            search = _Search(
+            search = Search(
                 first,
                 last - low,
                 _A_SECOND_OF_SLOTS,
@@ -211,11 +131,11 @@ class NatsListings:
                 start=low,
                 whole_ms=whole_ms,
             )
-            entries, reach = yield from self._nearest(until, search, wanted)
+            entries, reach = yield from nearest(until, search, wanted)
             if not start:
-                self._reach[prefixes] = _next_reach(search, entries, reach, wanted)
+                self._reach[prefixes] = next_reach(search, entries, reach, wanted)
 
-            first = _span(search, entries)
+            first = span(search, entries)
             yield from _look_at(entries, limit, look, found)
             start += reach + 1
 
@@ -410,9 +330,9 @@ class NatsListings:
             number = max(min(request.limit - len(found), _MOST_WANTED), 1)
             farthest = base - lowest
             first, stride = self._first_reach(request, base, farthest), _SECONDS_10
-            search = _Search(first, farthest, stride, distance)
-            entries, reach = yield from self._nearest(until, search, number)
-            self._keep_reach(request, base, _next_reach(search, entries, reach, number))
+            search = Search(first, farthest, stride, distance)
+            entries, reach = yield from nearest(until, search, number)
+            self._keep_reach(request, base, next_reach(search, entries, reach, number))
             yield from self._fill(found, entries, request, deadline)
             base -= reach + 1
             high = base
@@ -553,20 +473,6 @@ def _upper_of(request: Find) -> int:
         upper = min(upper, place_of(request.filter.created_before_ms - 1))
 
     return upper
-
-
-def _next_reach(search: _Search, entries: list[Entry], reach: int, wanted: int) -> int:
-    """How far to look next time: for some more than were wanted this time."""
-    if not entries or (reach == search.farthest and len(entries) <= 2 * wanted):
-        return sys.maxsize
-
-    return search.rounded(sorted(map(search.distance, entries))[: 2 * wanted][-1])
-
-
-def _span(search: _Search, entries: list[Entry]) -> int:
-    """How far apart the first and the last of these are."""
-    distances = list(map(search.distance, entries))
-    return max(distances) - min(distances) + 1 if len(distances) > 1 else search.stride
 
 
 def _look_at(

@@ -27,10 +27,10 @@ from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import SetWait
 from catga_store.protocol.requests import Terms
-from catga_store.stores.nats.exchange import Deadline
-from catga_store.stores.nats.layout import WaitRecord
-from catga_store.stores.nats.layout import decode_record
-from catga_store.stores.nats.layout import revision_at
+from catga_store.stores.nats.answers import Deadline
+from catga_store.stores.nats.record_text import WaitRecord
+from catga_store.stores.nats.record_text import decode_record
+from catga_store.stores.nats.record_text import revision_at
 from catga_store.stores.nats.tables import NatsTables
 
 __all__ = [

@@ -11,13 +11,13 @@ from catga_store.errors import CorruptRecordError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
-from catga_store.stores.nats.exchange import Deadline
+from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.exchange import NatsExchange
-from catga_store.stores.nats.layout import Body
 from catga_store.stores.nats.layout import NatsLayout
-from catga_store.stores.nats.layout import decode_record
 from catga_store.stores.nats.layout import entries_of_flow
 from catga_store.stores.nats.layout import entries_of_wait
+from catga_store.stores.nats.record_text import Body
+from catga_store.stores.nats.record_text import decode_record
 from catga_store.stores.nats.tables import NatsTables
 from catga_store.stores.nats.tables import Snapshot
 from catga_store.stores.nats.tables import UnreadError

@@ -20,7 +20,7 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import REMEMBERED_COMMITS
 from catga_store.protocol.requests import Head
 from catga_store.protocol.rules.expiry import has_expired
-from catga_store.stores.nats.exchange import Deadline
+from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.messages import Planner
 from catga_store.stores.nats.outcomes import GONE_MS

@@ -18,14 +18,14 @@ from catga_store.protocol.keys import began_s
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Resolve
-from catga_store.stores.nats.exchange import Deadline
-from catga_store.stores.nats.layout import VERSION
-from catga_store.stores.nats.layout import Stored
+from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.messages import EXPECTED
 from catga_store.stores.nats.outcomes import partly_stored
 from catga_store.stores.nats.outcomes import reply_of
 from catga_store.stores.nats.outcomes import wrote
 from catga_store.stores.nats.reading import NatsReader
+from catga_store.stores.nats.record_text import VERSION
+from catga_store.stores.nats.record_text import Stored
 from catga_store.stores.nats.transport import Message
 
 __all__ = ["NatsResolver"]

@@ -16,11 +16,11 @@ from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.failures import check_layout
 from catga_store.protocol.keys import new_commit_id
-from catga_store.stores.nats.exchange import Deadline
+from catga_store.stores.nats.answers import Deadline
+from catga_store.stores.nats.answers import api_error
 from catga_store.stores.nats.exchange import NatsExchange
-from catga_store.stores.nats.exchange import api_error
-from catga_store.stores.nats.layout import VERSION
 from catga_store.stores.nats.layout import NatsLayout
+from catga_store.stores.nats.record_text import VERSION
 from catga_store.stores.nats.transport import Ask
 from catga_store.stores.nats.transport import Greet
 from catga_store.stores.nats.transport import Greeting
@@ -63,7 +63,8 @@ def prepare(
 
     exchange.max_payload = greeting.max_payload
 
-    while (settings := (yield from _settings(exchange, deadline))) is None:
+    settings = yield from _settings(exchange, deadline)
+    while settings is None:
         if not create:
             message = (
                 f"no store at the stream {layout.stream!r}: it does not exist, and create=False;"
@@ -72,15 +73,16 @@ def prepare(
             raise StoreConfigError(message)
 
         yield from _create(exchange, layout, replicas, max_bytes, deadline)
-        if deadline.has_passed():
+        settings = yield from _settings(exchange, deadline)
+        if settings is None and deadline.has_passed():
             message = (
                 f"the stream {layout.stream!r} was created, and is not there yet; nothing was written;"
                 " open the store again"
             )
             raise StoreUnavailableError(message)
 
-        # Of several that create it at once in a cluster, some hear of it before its leader does.
-        yield deadline.pause()
+        if settings is None:  # of several that create it at once, some hear of it before its leader
+            yield deadline.pause()
 
     _check_settings(settings, layout, replicas)
     exchange.leader = int(settings.get("num_replicas", 1)) > 1 and not stale_reads

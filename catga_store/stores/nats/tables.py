@@ -30,18 +30,18 @@ from catga_store.protocol.requests import Terms
 from catga_store.protocol.rules import PENDING_COMPLETIONS
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
-from catga_store.stores.nats.layout import Body
-from catga_store.stores.nats.layout import Children
-from catga_store.stores.nats.layout import Completed
 from catga_store.stores.nats.layout import NatsLayout
-from catga_store.stores.nats.layout import Stored
-from catga_store.stores.nats.layout import WaitRecord
-from catga_store.stores.nats.layout import children_of
-from catga_store.stores.nats.layout import decode_item
-from catga_store.stores.nats.layout import decode_record
-from catga_store.stores.nats.layout import decode_wait
-from catga_store.stores.nats.layout import encode_terms
-from catga_store.stores.nats.layout import with_long_fields
+from catga_store.stores.nats.record_text import Body
+from catga_store.stores.nats.record_text import Children
+from catga_store.stores.nats.record_text import Completed
+from catga_store.stores.nats.record_text import Stored
+from catga_store.stores.nats.record_text import WaitRecord
+from catga_store.stores.nats.record_text import children_of
+from catga_store.stores.nats.record_text import decode_item
+from catga_store.stores.nats.record_text import decode_record
+from catga_store.stores.nats.record_text import decode_wait
+from catga_store.stores.nats.record_text import encode_terms
+from catga_store.stores.nats.record_text import with_long_fields
 
 __all__ = ["NatsTables", "Snapshot", "UnreadError", "Write"]
 

@@ -929,7 +929,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "nats-tombstone-taken-for-absent",
         "what was deleted counts as what never was, so its name cannot be used again",
-        "stores/nats/exchange.py",
+        "stores/nats/answers.py",
         '    if headers.get("KV-Operation"):\n        return Stored(sequence, None,',
         '    if headers.get("KV-Operation"):\n        return Stored(0, None,',
         (

@@ -38,20 +38,20 @@ from catga_store.protocol.rules import WaitRow
 from catga_store.stores.nats import NatsProtocol
 from catga_store.stores.nats import reading
 from catga_store.stores.nats.exchange import NatsExchange
-from catga_store.stores.nats.layout import NOTHING
-from catga_store.stores.nats.layout import Body
-from catga_store.stores.nats.layout import Completed
 from catga_store.stores.nats.layout import NatsLayout
-from catga_store.stores.nats.layout import Stored
-from catga_store.stores.nats.layout import WaitRecord
-from catga_store.stores.nats.layout import children_of
-from catga_store.stores.nats.layout import decode_item
-from catga_store.stores.nats.layout import decode_record
-from catga_store.stores.nats.layout import decode_wait
-from catga_store.stores.nats.layout import encode_item
-from catga_store.stores.nats.layout import encode_record
-from catga_store.stores.nats.layout import encode_terms
-from catga_store.stores.nats.layout import encode_wait
+from catga_store.stores.nats.record_text import NOTHING
+from catga_store.stores.nats.record_text import Body
+from catga_store.stores.nats.record_text import Completed
+from catga_store.stores.nats.record_text import Stored
+from catga_store.stores.nats.record_text import WaitRecord
+from catga_store.stores.nats.record_text import children_of
+from catga_store.stores.nats.record_text import decode_item
+from catga_store.stores.nats.record_text import decode_record
+from catga_store.stores.nats.record_text import decode_wait
+from catga_store.stores.nats.record_text import encode_item
+from catga_store.stores.nats.record_text import encode_record
+from catga_store.stores.nats.record_text import encode_terms
+from catga_store.stores.nats.record_text import encode_wait
 from catga_store.stores.nats.setup import lay_out
 from catga_store.stores.nats.setup import prepare
 from catga_store.stores.nats.tables import NatsTables
@@ -404,7 +404,7 @@ def test_created_stream_that_is_not_there_yet() -> None:
     gone, made = ((error(10059),),), ((said({}),),)
     hold_until_laid_out(gone, made, gone, ((error(10058),),), gone, made)
     with pytest.raises(cs.StoreUnavailableError, match="is not there yet; nothing was written"):
-        hold(first_use(NOW), HELLO, gone, made)
+        hold(first_use(NOW), HELLO, gone, made, gone)
 
 
 def test_a_server_that_will_not_say_how_a_stream_is_set() -> None:

@@ -13,6 +13,7 @@ from catga_store.drivers import nats_inbox
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.requests import Due
 from catga_store.stores.nats import listings
+from catga_store.stores.nats import searching
 from catga_store.testing import ManualClock
 
 MANY = 1500
@@ -28,9 +29,9 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     answer = nats_inbox._answer
 
-    def counted(data: bytes, raw: bytes | None) -> nats_inbox.Answer:
+    def counted(data: bytes, raw: bytes | None, epoch: int) -> nats_inbox.Answer:
         seen.append(1)
-        return answer(data, raw)
+        return answer(data, raw, epoch)
 
     monkeypatch.setattr(nats_inbox, "_answer", counted)
     return seen
@@ -90,7 +91,7 @@ def test_a_backlog_that_changes_while_it_is_claimed(
     least: int,
 ) -> None:
     """What becomes due before the place that was looked at last, or long after it, is found too."""
-    monkeypatch.setattr(listings, "_LEAST_NAMED", least)
+    monkeypatch.setattr(searching, "_LEAST_NAMED", least)
     with cs.open_store(url_of("nats"), clock=clock) as store:
         left = set(fill(store, clock, timedelta(seconds=3), 150))
         for step in range(12):
@@ -195,7 +196,7 @@ def test_pages_of_many(
     apart: timedelta,
 ) -> None:
     """Every flow is on one page, newest first and then by id, however close together they are."""
-    monkeypatch.setattr(listings, "_LEAST_NAMED", 1)
+    monkeypatch.setattr(searching, "_LEAST_NAMED", 1)
     monkeypatch.setattr(listings, "_MOST_WANTED", 7)
     with cs.open_store(url_of("nats"), clock=clock) as store:
         for start in range(0, 120, 40):

@@ -96,7 +96,7 @@ def test_interrupted_removal_is_finished_by_a_sweep(
 ) -> None:
     """The flow is gone for every reader as soon as the delete was written."""
     flow = with_steps(store)
-    protocol = store._driver._portal._units.protocol  # type: ignore[attr-defined]  of the driver of servers
+    protocol = store._driver.protocol  # type: ignore[attr-defined]  of the driver of servers
 
     def fail(*_arguments: object) -> Conversation[int]:
         message = "not now"

@@ -318,7 +318,7 @@ class Transport:
 
     def __init__(self, store: cs.NatsStore, monkeypatch: pytest.MonkeyPatch) -> None:
         self.requests: list[object] = []
-        link = store._driver._portal._units.link  # type: ignore[attr-defined]  of the driver of servers
+        link = store._driver._portal.units.link  # type: ignore[attr-defined]  of the driver of servers
         perform = link.perform
 
         async def note(request: Any) -> Any:
