@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sqlite3
 import uuid
@@ -128,6 +129,22 @@ def test_a_file_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         "problem",
         f"this user may not write to {tmp_path}",
     )
+
+
+def test_log_that_is_older_than_its_file_is_a_warning(tmp_path: Path) -> None:
+    """A backup may have been restored over a file whose log was still there."""
+    file, log = tmp_path / "flows.db", tmp_path / "flows.db-wal"
+    file.touch()
+    assert list(sqlite_doctor._older_log(file)) == [], "no log"
+    log.touch()
+    os.utime(log, (0, 0))
+    assert list(sqlite_doctor._older_log(file)) == [], "an empty log"
+    log.write_bytes(b"frames")
+    assert list(sqlite_doctor._older_log(file)) == [], "a log that was just written"
+    os.utime(log, (0, 0))
+    (finding,) = sqlite_doctor._older_log(file)
+    assert (finding.check, finding.level) == ("log age", "warning")
+    assert "remove the file, its -wal and its -shm" in finding.change
 
 
 def test_a_log_that_is_not_folded_in(tmp_path: Path) -> None:

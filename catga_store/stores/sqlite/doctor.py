@@ -28,6 +28,8 @@ __all__ = ["SQLiteDoctor", "file_system_of"]
 _MIB = 1024 * 1024
 _LARGE_LOG = 64 * _MIB
 """Four times what the store leaves of an idle log: then something keeps it from being checkpointed."""
+_MOST_MINUTES = 5
+"""A checkpoint writes the file after the log, but at once."""
 _LITTLE_SPACE = 1024 * _MIB
 
 _NETWORK = {
@@ -94,6 +96,7 @@ class SQLiteDoctor:
         yield _writable(path)
 
         yield _log(path)
+        yield from _older_log(path)
         yield _synchronous()
         try:
             with closing(_look(path)) as connection:
@@ -273,6 +276,25 @@ def _log(path: Path) -> Finding:
         )
 
     return Finding("log size", "ok", _mib(size), "the log is folded into the file as it should be")
+
+
+def _older_log(path: Path) -> Iterator[Finding]:
+    """Warn of a log that was last written long before the file."""
+    try:
+        log = path.with_name(f"{path.name}-wal").stat()
+        minutes = (path.stat().st_mtime - log.st_mtime) / 60
+    except FileNotFoundError:
+        return
+
+    if log.st_size and minutes > _MOST_MINUTES:
+        yield Finding(
+            "log age",
+            "warning",
+            f"the file was changed {minutes:,.0f} minutes after its log was last written",
+            "if a backup was put in place of the file, this log belongs to the former file: SQLite applies"
+            " it to the backup, which then has no effect or is damaged",
+            "to restore, stop the workers, remove the file, its -wal and its -shm, and copy the backup",
+        )
 
 
 def _integrity(connection: sqlite3.Connection) -> Finding:

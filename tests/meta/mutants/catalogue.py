@@ -770,7 +770,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "stores/sqlite/connection.py",
         "timeout=BUSY_SECONDS + 1)\n        _close_all(self._idle)\n",
         "timeout=BUSY_SECONDS + 1)\n",
-        ("tests/processes/test_processes.py::test_the_log_stays_when_the_parent_closes_first",),
+        ("tests/stores/sqlite/test_sqlite_log.py", "-k", "crosses_a_fork"),
+    ),
+    Mutant(
+        "sqlite-locks-held-once",
+        "a worker that opens and closes its own file loses the log that it writes",
+        "stores/sqlite/guards.py",
+        "                    _set_lock(descriptor, fcntl.F_RDLCK, bytes_)\n",
+        "",
+        ("tests/stores/sqlite/test_sqlite_log.py",),
     ),
     Mutant(
         "sqlite-early-completion-dropped",

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import catga_store as cs
+from catga_store.stores.sqlite.forks import traffic
 
 SECONDS = 60
 """The deadline of one reply of another process."""
@@ -203,3 +204,17 @@ def test_stores_on_one_file_share_its_locks(path: Path, store: cs.SQLiteStore) -
     assert path.with_name("flows.db-wal").exists(), "the log of a file that is open"
     store.create(cs.FlowSnapshot("ours", state={}))
     assert_sound(path)
+
+
+def test_no_connection_and_no_lock_crosses_a_fork(path: Path, store: cs.SQLiteStore) -> None:
+    """Before a fork everything is closed: the log is folded in, as there is no other process."""
+    driver: Any = store._driver
+    assert driver.transport._idle
+    traffic.before_fork()
+    try:
+        assert driver.transport._idle == []
+        assert not path.with_name("flows.db-wal").exists()
+    finally:
+        traffic.after_fork_in_parent()
+
+    store.create(cs.FlowSnapshot("after", state={}))
