@@ -382,7 +382,7 @@ def test_an_update_without_revision_is_refused(store: cs.Store) -> None:
     assert store.get_one("f").version == 1
 
 
-def test_cleared_progress_is_not_mistaken_for_its_successor(store: cs.Store) -> None:
+def test_recreated_flow_is_another_record(store: cs.Store) -> None:
     """After delete and create both say version 1; what was read before is refused all the same."""
     store.create(new())
     old = store.get_one("f")

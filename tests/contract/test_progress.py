@@ -189,7 +189,7 @@ def test_cleared_progress_is_gone(store: cs.Store) -> None:
     assert list(store.list_for_each_progress("f")) == [0, 1]
 
 
-def test_cleared_progress_is_not_mistaken_for_its_successor(store: cs.Store) -> None:
+def test_recreated_progress_is_another_record(store: cs.Store) -> None:
     """Progress that was cleared and saved again is another one at the same version."""
     old = cs.ForEachProgress([1])
     store.save_for_each_progress("f", 0, old)

@@ -378,7 +378,7 @@ def test_update_of_what_was_never_read_is_a_usage_error(store: cs.Store) -> None
     assert read(store).flow_ids == ("a",)
 
 
-def test_cleared_progress_is_not_mistaken_for_its_successor(store: cs.Store) -> None:
+def test_recreated_wait_is_another_record(store: cs.Store) -> None:
     """A condition that was read before it was cleared and set again is stale at the same version."""
     store.set_wait_condition(wait_for("w", "a"))
     old = read(store)

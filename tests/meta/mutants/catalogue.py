@@ -941,7 +941,7 @@ MUTANTS: tuple[Mutant, ...] = (
         '    if headers.get("KV-Operation"):\n        return Stored(sequence, None,',
         '    if headers.get("KV-Operation"):\n        return Stored(0, None,',
         (
-            "tests/contract/test_flows.py::test_cleared_progress_is_not_mistaken_for_its_successor",
+            "tests/contract/test_flows.py::test_recreated_flow_is_another_record",
             *ON_NATS,
         ),
     ),
