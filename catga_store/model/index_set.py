@@ -23,7 +23,7 @@ __all__ = ["LAST_INDEX", "IndexSet", "bitmap_of", "check_index", "missing"]
 
 LAST_INDEX = 2**63 - 2
 
-_LONGEST_RANGE = 2**36  # of one `range`; takes 50 MB of memory, and each 16 times as much more
+_LONGEST_RANGE = 2**36  # a single `range` of this length takes 200 MB of memory
 _WINDOW = 2**20
 _SHOWN = 8
 

@@ -196,8 +196,21 @@ def test_a_damaged_record_is_corrupt_or_another_progress(damage: list[tuple[int,
         + encode_bitmap(BitMap64([2**64 - 1]))
         + bytes(8),
     ],
+    ids=[
+        "empty",
+        "no fields",
+        "a list",
+        "layout",
+        "last",
+        "counts",
+        "rest",
+        "one size",
+        "sizes",
+        "failed only",
+        "index",
+    ],
 )
-def test_a_record_that_is_no_progress_is_corrupt(body: bytes) -> None:
+def test_malformed_record_is_corrupt(body: bytes) -> None:
     """Of another layout, with other counts or sizes than it says, or with an index that cannot be."""
     with pytest.raises(cs.CorruptRecordError, match="progress 'f' step 0 cannot be read"):
         envelope.decode_progress(KEY, Record(Head(1, 0, 0, 0), body))
