@@ -1,4 +1,4 @@
-"""The commands on Redis: what the doctor finds, a server that is down, a library that is missing."""
+"""The commands on Redis: findings of the doctor, a stopped server, a missing library."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def lay_out(url: str) -> None:
 
 @pytest.fixture(params=REDIS_VERSIONS)
 def version(request: pytest.FixtureRequest) -> str:
-    """Answer each version there is a server of."""
+    """Every version that there is a server of."""
     answer: str = request.param
     return answer
 
 
 @pytest.fixture
 def server(version: str, redis_server: Callable[[str], RedisServer]) -> RedisServer:
-    """Answer a server that others use too."""
+    """A server that other tests use too."""
     return redis_server(version)
 
 
@@ -56,7 +56,7 @@ def start(version: str) -> Iterator[Callable[..., RedisServer]]:
 
 @pytest.fixture
 def url(server: RedisServer) -> str:
-    """Name a store with two flows and a condition."""
+    """The URL of a store with two flows and a condition."""
     url = f"{server.url}?prefix={uuid.uuid4().hex}:"
     with cs.open_store(url) as store:
         store.create(cs.FlowSnapshot("order", state={}))
@@ -67,12 +67,12 @@ def url(server: RedisServer) -> str:
 
 
 def tag_of(url: str) -> str:
-    """Answer what the keys of a store begin with."""
+    """Return the tag of the keys of a store."""
     return f"{{{url.rpartition('=')[2]}0}}:"
 
 
-def test_a_server_that_does_well(url: str, version: str) -> None:
-    """Everything is said in words, and nothing is written."""
+def test_doctor_of_a_healthy_server(url: str, version: str) -> None:
+    """Every check has a sentence, and nothing is written."""
     with redis.Redis.from_url(url.partition("?")[0]) as client:
         before = {key: client.type(key) for key in client.keys(f"{tag_of(url)}*")}
         found = findings(url)
@@ -101,7 +101,7 @@ def test_a_server_that_does_well(url: str, version: str) -> None:
         (("--min-replicas-to-write", "1"), "replicas", "problem", "bring the replicas back"),
     ],
 )
-def test_settings_that_lose_or_hold_up_flows(
+def test_doctor_of_harmful_settings(
     start: Callable[..., RedisServer], options: tuple[str, ...], check: str, level: str, said: str
 ) -> None:
     """Each is a finding that says how to change it."""
@@ -110,8 +110,8 @@ def test_settings_that_lose_or_hold_up_flows(
     assert said in found[check]["change"]
 
 
-def test_snapshots_alone(start: Callable[..., RedisServer]) -> None:
-    """They lose what was committed since the last one."""
+def test_doctor_of_snapshots_without_a_log(start: Callable[..., RedisServer]) -> None:
+    """A restart loses the commits since the last snapshot."""
     server = start("--appendonly", "no")
     with redis.Redis(port=server.port) as client:
         client.config_set("save", "900 1")
@@ -120,16 +120,16 @@ def test_snapshots_alone(start: Callable[..., RedisServer]) -> None:
     assert (found["level"], found["found"]) == ("warning", "appendonly no, save 900 1")
 
 
-def test_settings_that_are_good(start: Callable[..., RedisServer]) -> None:
-    """A limit that is far off, and fsync at every commit, are well."""
+def test_doctor_of_good_settings(start: Callable[..., RedisServer]) -> None:
+    """A high memory limit and fsync at every commit are fine."""
     server = start("--maxmemory", "1gb", "--appendfsync", "always")
     lay_out(server.url)
     found = findings(server.url)
     assert found["memory"]["level"] == found["durability"]["level"] == "ok"
 
 
-def test_replicas(start: Callable[..., RedisServer]) -> None:
-    """A replica refuses commits; a primary whose replica may lag loses some at a failover."""
+def test_doctor_of_replicas(start: Callable[..., RedisServer]) -> None:
+    """A replica refuses commits; a primary whose replica may lag loses some at a fail-over."""
     primary = start()
     with cs.open_store(primary.url) as store:
         store.create(cs.FlowSnapshot("order", state={}))
@@ -151,7 +151,7 @@ def test_replicas(start: Callable[..., RedisServer]) -> None:
     assert "acknowledged_by=1" in found["fail-over"]["change"]
 
 
-def test_acknowledged_by(start: Callable[..., RedisServer]) -> None:
+def test_doctor_of_acknowledged_by(start: Callable[..., RedisServer]) -> None:
     """The doctor compares the option in the URL with the replicas that are there."""
     primary = start("--repl-diskless-sync-delay", "0")
     with cs.open_store(primary.url) as store:
@@ -167,8 +167,8 @@ def test_acknowledged_by(start: Callable[..., RedisServer]) -> None:
     assert "add a replica" in found["change"]
 
 
-def test_what_the_server_does_not_tell_is_unknown(start: Callable[..., RedisServer]) -> None:
-    """A user who may not read settings is told what to look at, and it is never well."""
+def test_hidden_settings_are_unknown(start: Callable[..., RedisServer]) -> None:
+    """A setting that the user may not read is never reported as fine."""
     server = start()
     with redis.Redis(port=server.port) as client:
         client.execute_command(
@@ -182,8 +182,8 @@ def test_what_the_server_does_not_tell_is_unknown(start: Callable[..., RedisServ
     assert "pw@" not in run_command("doctor", url, "--json").stdout
 
 
-def test_a_cluster(redis_cluster: RedisCluster) -> None:
-    """Every primary is looked at; as a single server, a node is none."""
+def test_doctor_of_a_cluster(redis_cluster: RedisCluster) -> None:
+    """Every primary is examined; a node is not a single server."""
     url = f"{redis_cluster.url}?prefix={uuid.uuid4().hex}:"
     with cs.open_store(url, partitions=8) as store:
         for number in range(10):
@@ -202,7 +202,7 @@ def test_a_cluster(redis_cluster: RedisCluster) -> None:
     assert "redis+cluster://" in found["cluster"]["change"]
 
 
-def test_entries_that_nobody_bears_out(url: str, server: RedisServer) -> None:
+def test_doctor_of_entries_without_records(url: str, server: RedisServer) -> None:
     """An entry without its record is a warning; a flow without its entries, a problem."""
     tag = tag_of(url)
     with redis.Redis(port=server.port) as client:
@@ -221,8 +221,8 @@ def test_entries_that_nobody_bears_out(url: str, server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("command", ["ls", "complete w c"])
-def test_an_empty_server(server: RedisServer, command: str) -> None:
-    """Who looks is told that there is nothing under the prefix, and lays nothing out."""
+def test_empty_server(server: RedisServer, command: str) -> None:
+    """The command says that there is no store under the prefix, and creates none."""
     prefix = f"{uuid.uuid4().hex}:"
     place = f"{server.url}?prefix={prefix}"
     failed(run_command(*command.split(), "-s", place), 1, f"no store under the prefix '{prefix}'")
@@ -234,8 +234,8 @@ def test_an_empty_server(server: RedisServer, command: str) -> None:
 CLOCK = "import time; real = time.time; time.time = lambda: real() - {seconds}"
 
 
-def test_clocks_that_differ(url: str) -> None:
-    """The doctor says by how much, and what it means; half a second is nothing."""
+def test_doctor_of_different_clocks(url: str) -> None:
+    """The doctor says by how much, and what it means; half a second is ignored."""
     assert findings(url)["clock"]["level"] == "ok"
     done = run_changed(CLOCK.format(seconds=90), "doctor", url, "--json")
     (clock,) = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "clock"]
@@ -244,8 +244,8 @@ def test_clocks_that_differ(url: str) -> None:
     assert "NTP" in clock["change"]
 
 
-def test_bench_leaves_nothing(start: Callable[..., RedisServer]) -> None:
-    """It says where it was, and every key is gone."""
+def test_bench_removes_its_keys(start: Callable[..., RedisServer]) -> None:
+    """It names its prefix, and every key is removed."""
     server = start()
     done = run_command("bench", server.url, "--calls", "10")
     assert (done.returncode, done.stderr) == (0, "")
@@ -258,7 +258,7 @@ READING = ["ls", "count", "show f", "waits", "due", "complete w c", "rm f --yes"
 
 
 @pytest.mark.parametrize("command", READING)
-def test_a_server_that_is_down(command: str) -> None:
+def test_command_on_a_stopped_server(command: str) -> None:
     """One line, and the exit code of a store that cannot be reached."""
     (port,) = free_ports(1)
     place = f"redis://me:secret@127.0.0.1:{port}"
@@ -269,16 +269,16 @@ def test_a_server_that_is_down(command: str) -> None:
     assert "secret" not in done.stderr
 
 
-def test_the_doctor_of_a_server_that_is_down() -> None:
-    """It is a problem like others."""
+def test_doctor_of_a_stopped_server() -> None:
+    """It is a finding like others."""
     (port,) = free_ports(1)
     for scheme in ("redis", "redis+cluster"):
         found = findings(f"{scheme}://127.0.0.1:{port}", 1)
         assert found["server"]["level"] == "problem"
 
 
-def test_a_server_that_wants_a_password(start: Callable[..., RedisServer]) -> None:
-    """The command says so in one line, the doctor as a problem."""
+def test_server_with_a_password(start: Callable[..., RedisServer]) -> None:
+    """The command prints one line, the doctor a problem."""
     server = start("--requirepass", "secret")
     failed(run_command("ls", "-s", server.url), 3, "user or password")
     assert findings(server.url, 1)["server"]["level"] == "problem"

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Run on asyncio alone: the link is for its loops; trio has it behind the portal."""
+    """Run on asyncio only: trio uses the link through the portal."""
     return "asyncio"
 
 
@@ -62,7 +62,7 @@ async def opened(url: str, seconds: float = 10) -> AsyncIterator[Any]:
 
 
 def pipe(*commands: tuple[Any, ...], exclusive: bool = False) -> Pipe:
-    """Make a pipe of commands, each with its second word as its key."""
+    """Make a pipe of commands, each with its second argument as its key."""
     return Pipe(
         tuple(Command(words, str(words[1]).encode()) for words in commands),
         True,
@@ -71,38 +71,38 @@ def pipe(*commands: tuple[Any, ...], exclusive: bool = False) -> Pipe:
 
 
 def echo(*words: str) -> Pipe:
-    """Ask for words back."""
+    """Make a pipe of ECHO commands."""
     return pipe(*(("ECHO", word) for word in words))
 
 
 async def turns(number: int) -> None:
-    """Let the loop go round so many times."""
+    """Let the loop run so many turns."""
     for _ in range(number):
         await asyncio.sleep(0)
 
 
 def ask_directly(port: int, *words: Any) -> Any:
-    """Ask a server by blocking, on a connection of its own."""
+    """Send a command on a blocking connection of its own."""
     with redis.Redis(port=port) as client:
         return client.execute_command(*words)
 
 
 def calls(port: int, command: str) -> int:
-    """Answer how often the server has run a command."""
+    """Return how often the server has run a command."""
     stats = ask_directly(port, "INFO", "commandstats")
     return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
 def clients(port: int) -> list[Any]:
-    """Answer who is connected, without the one who asks."""
+    """Return the connected clients without this one."""
     return ask_directly(port, "CLIENT LIST")[:-1]
 
 
 # --- order and coalescing -------------------------------------------------------------------------
 
 
-async def test_replies_are_raw_and_in_order(server: RedisServer) -> None:
-    """Every reply stands where its command stands, as bytes, an error as a value."""
+async def test_replies_are_bytes_in_order(server: RedisServer) -> None:
+    """Each reply has the place of its command, as bytes; an error is a value."""
     async with opened(server.url) as link:
         replies = await link.perform(
             pipe(("SET", "k", b"\xff"), ("GET", "k"), ("LPOP", "k"), ("GET", "none"), ("DEL", "k"))
@@ -113,8 +113,8 @@ async def test_replies_are_raw_and_in_order(server: RedisServer) -> None:
     assert replies[3:] == (None, 1)
 
 
-async def test_a_given_client_keeps_its_ways_and_stays_open(server: RedisServer) -> None:
-    """A client that decodes, in another encoding, gives raw bytes here and text to its owner."""
+async def test_client_of_the_user_is_not_altered_and_stays_open(server: RedisServer) -> None:
+    """A client that decodes in another encoding returns bytes here and text to its owner."""
     client = redis.asyncio.Redis.from_url(server.url, decode_responses=True, encoding="latin-1")
     link = redis_link(client, 10)
     assert await link.perform(echo("é")) == ("é".encode(),)
@@ -124,7 +124,7 @@ async def test_a_given_client_keeps_its_ways_and_stays_open(server: RedisServer)
 
 
 async def test_tasks_share_one_connection_and_one_write(server: RedisServer) -> None:
-    """What a hundred tasks ask in one turn of the loop is one write on one connection."""
+    """Commands of a hundred tasks in one turn of the loop are one write on one connection."""
     async with opened(server.url) as link:
         await link.perform(echo("first"))
         before = link.writes, calls(server.port, "echo")
@@ -137,7 +137,7 @@ async def test_tasks_share_one_connection_and_one_write(server: RedisServer) -> 
         assert len(clients(server.port)) == 1
 
 
-async def test_a_pipe_stays_together(server: RedisServer) -> None:
+async def test_commands_of_a_pipe_stay_together(server: RedisServer) -> None:
     """The commands of two pipes of a hundred are not mixed."""
     async with opened(server.url) as link:
         await asyncio.gather(
@@ -149,8 +149,8 @@ async def test_a_pipe_stays_together(server: RedisServer) -> None:
     assert left == [str(n).encode() for n in range(5) for _ in range(100)]
 
 
-async def test_large_bodies_go_apart(server: RedisServer) -> None:
-    """A large pipe has a connection of its own, while a shared one is blocked, and gives it back."""
+async def test_exclusive_pipe_has_its_own_connection(server: RedisServer) -> None:
+    """It works while the shared connection is blocked, and gives its own back."""
     body = b"x" * (2 << 20)
     async with opened(server.url) as link:
         blocked = asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0))))
@@ -162,8 +162,8 @@ async def test_large_bodies_go_apart(server: RedisServer) -> None:
         assert await blocked == ([b"gate", b"go"],)
 
 
-async def test_more_large_bodies_than_a_pool_has_connections(server: RedisServer) -> None:
-    """However many are on their way, each has a connection of its own and none is refused."""
+async def test_more_exclusive_pipes_than_the_pool_has_connections(server: RedisServer) -> None:
+    """However many are in flight, each has a connection and none is refused."""
     async with opened(server.url) as link:
         waiting = [
             asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0), exclusive=True)))
@@ -195,7 +195,7 @@ async def test_more_large_bodies_than_a_pool_has_connections(server: RedisServer
 async def test_no_reply_reaches_the_wrong_caller(
     server: RedisServer, plan: list[tuple[int, int, int | None]]
 ) -> None:
-    """Whoever is cancelled, whenever, the others get what they asked for."""
+    """Callers that are cancelled at any time do not change the replies of others."""
 
     async def ask(number: int, size: int, after: int) -> None:
         await turns(after)
@@ -219,8 +219,8 @@ async def test_no_reply_reaches_the_wrong_caller(
         assert result is None or (cancelled is not None and type(result) is asyncio.CancelledError)
 
 
-async def test_a_late_reply_is_that_of_who_has_left(server: RedisServer) -> None:
-    """A request that is cancelled once it was sent takes its reply along; the next has its own."""
+async def test_late_reply_of_a_cancelled_call_is_dropped(server: RedisServer) -> None:
+    """A call that is cancelled after it was sent takes its reply; the next call has its own."""
     async with opened(server.url) as link:
         await link.perform(echo("before"))
         server.signal(signal.SIGSTOP)
@@ -237,8 +237,8 @@ async def test_a_late_reply_is_that_of_who_has_left(server: RedisServer) -> None
         assert first.cancelled()
 
 
-async def test_cancelled_before_the_write_is_never_sent(server: RedisServer) -> None:
-    """A request that is cancelled in the turn in which it was asked does not reach the server."""
+async def test_call_cancelled_before_the_write_is_never_sent(server: RedisServer) -> None:
+    """A call that is cancelled in its own turn of the loop does not reach the server."""
     async with opened(server.url) as link:
         await link.perform(echo("first"))
         asked = asyncio.ensure_future(link.perform(pipe(("INCR", "never"))))
@@ -250,8 +250,8 @@ async def test_cancelled_before_the_write_is_never_sent(server: RedisServer) -> 
 # --- faults ---------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_is_away_was_not_asked() -> None:
-    """With nobody there nothing is sent; with a server it works; killed in between, it is found."""
+async def test_nothing_is_sent_to_a_stopped_server() -> None:
+    """It works when the server runs, and again after the server was killed and started."""
     with RedisServer() as server:
         async with opened(server.url) as link:
             assert await link.perform(echo("a")) == (b"a",)
@@ -266,8 +266,8 @@ async def test_a_server_that_is_away_was_not_asked() -> None:
             assert await link.perform(echo("d")) == (b"d",)
 
 
-async def test_a_hanging_server_loses_what_was_sent() -> None:
-    """At the deadline all that were in flight lose their replies, and go on when the server does."""
+async def test_hung_server_loses_what_was_sent() -> None:
+    """At the deadline all calls in flight lose their replies; later calls work."""
     with RedisServer() as server:
         async with opened(server.url, seconds=0.3) as link:
             await link.perform(echo("a"))
@@ -283,8 +283,8 @@ async def test_a_hanging_server_loses_what_was_sent() -> None:
             assert await link.perform(echo("c")) == (b"c",)
 
 
-async def test_what_was_not_sent_before_the_break_goes_out_after(server: RedisServer) -> None:
-    """A connection that is killed loses the reply of who was sent; who comes then gets another."""
+async def test_unsent_call_goes_out_on_the_next_connection(server: RedisServer) -> None:
+    """A killed connection loses the replies of sent calls only."""
     async with opened(server.url) as link:
         ((own,),) = [await link.perform(pipe(("CLIENT", "ID")))]
         blocked = asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0))))
@@ -327,8 +327,8 @@ class Cutter:
 
 
 @pytest.mark.parametrize("passed", range(1, 17))
-async def test_a_connection_that_breaks_within_a_reply(server: RedisServer, passed: int) -> None:
-    """Who has all of a reply has it; who has part of it, or none, has lost it."""
+async def test_connection_that_breaks_within_a_reply(server: RedisServer, passed: int) -> None:
+    """A complete reply counts; a partial one is lost."""
     cutter = Cutter(server.port)
     proxy = await asyncio.start_server(cutter.serve, "127.0.0.1", 0)
     async with proxy, opened(f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}") as link:
@@ -345,8 +345,8 @@ async def test_a_connection_that_breaks_within_a_reply(server: RedisServer, pass
     assert second == (b"cd",) if passed >= 2 * whole else type(second) is ReplyLostError
 
 
-async def test_closing_fails_what_is_under_way(server: RedisServer) -> None:
-    """A closed link has lost what was sent, sends nothing more, and leaves no connection."""
+async def test_close_fails_what_is_in_flight(server: RedisServer) -> None:
+    """A closed link loses what was sent, sends nothing more, and leaves no connection open."""
     before = len(clients(server.port))
     link = open_redis_link(server.url, 10)
     blocked = asyncio.ensure_future(link.perform(pipe(("BLPOP", "gate", 0))))
@@ -364,8 +364,8 @@ async def test_closing_fails_what_is_under_way(server: RedisServer) -> None:
 # --- a cluster ------------------------------------------------------------------------------------
 
 
-async def test_a_pipe_is_divided_among_nodes_and_put_together(cluster: RedisCluster) -> None:
-    """Replies come in the order of the commands, whichever nodes they come from."""
+async def test_pipe_is_divided_among_nodes_and_put_together(cluster: RedisCluster) -> None:
+    """Replies are in the order of the commands, whichever nodes send them."""
     async with opened(cluster.url) as link:
         keys = [f"k{n}" for n in range(50)]
         await link.perform(pipe(*(("SET", key, f"v-{key}") for key in keys)))
@@ -377,8 +377,8 @@ async def test_a_pipe_is_divided_among_nodes_and_put_together(cluster: RedisClus
         assert ended == [(f"v-{key}".encode(),) for key in keys]
 
 
-async def test_a_cluster_that_does_not_say_where_its_slots_are(cluster: RedisCluster) -> None:
-    """Nothing is sent, and the error says how long was waited."""
+async def test_cluster_that_does_not_return_its_slots(cluster: RedisCluster) -> None:
+    """Nothing is sent, and the error says how long the wait was."""
     async with opened(cluster.url, seconds=0.3) as link:
         for node in cluster.nodes:
             node.signal(signal.SIGSTOP)
@@ -394,8 +394,8 @@ async def test_a_cluster_that_does_not_say_where_its_slots_are(cluster: RedisClu
         assert await link.perform(echo("a")) == (b"a",)
 
 
-async def test_moved_and_asked(cluster: RedisCluster) -> None:
-    """A slot on the move is asked for where it is, and found where it has gone."""
+async def test_moved_and_ask_redirections(cluster: RedisCluster) -> None:
+    """A moving slot is found at its old and at its new node."""
     key, slot = "{mover}", redis.crc.key_slot(b"mover")
     nodes = {node.port: redis.Redis(port=node.port) for node in cluster.nodes}
     ids = {port: str(node.execute_command("CLUSTER MYID"), "ascii") for port, node in nodes.items()}
@@ -425,7 +425,7 @@ async def test_moved_and_asked(cluster: RedisCluster) -> None:
 
 
 def slots_of(node: Any, port: int) -> list[tuple[int, int]]:
-    """Answer the ranges of slots that a node says are its own."""
+    """Return the ranges of slots that a node says it has."""
     return [
         (low, high)
         for low, high, owner, *_ in node.execute_command("CLUSTER SLOTS")
@@ -434,12 +434,12 @@ def slots_of(node: Any, port: int) -> list[tuple[int, int]]:
 
 
 def is_well(node: RedisServer) -> bool:
-    """Answer whether a node finds its cluster complete."""
+    """Return whether a node reports its cluster as complete."""
     return b"cluster_state:ok" in node.ask(b"CLUSTER INFO\r\n")
 
 
-async def test_a_node_that_is_away_and_back() -> None:
-    """What is on the other nodes works on; the node is found again when it is back."""
+async def test_stopped_node_is_found_again() -> None:
+    """Other nodes work meanwhile."""
     with RedisCluster() as cluster:
         async with opened(cluster.url) as link:
             keys = [f"k{n}" for n in range(30)]
@@ -463,10 +463,10 @@ async def test_a_node_that_is_away_and_back() -> None:
             assert await link.perform(pipe(*(("GET", key) for key in keys))) == (b"v",) * 30
 
 
-async def test_a_reply_that_comes_with_its_deadline_reaches_nobody_else(
+async def test_reply_at_its_deadline_reaches_nobody_else(
     server: RedisServer,
 ) -> None:
-    """Read, but not handed out when its connection was given up, it is not the next caller's."""
+    """A reply that was read when its connection was given up is not the next caller's."""
     async with opened(server.url) as link:
         await link.perform(echo("first"))
         (shared,) = link._multiplexed._shared.values()

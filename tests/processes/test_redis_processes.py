@@ -1,4 +1,4 @@
-"""Processes on one Redis: chains, fan-in and claimers, and a server that is killed under load."""
+"""Processes on one Redis: chains, fan-in, claims, and a server that is killed under load."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from catga_store.testing.servers import RedisServer
 
 PROCESSES = 8
 LONG = 300
-"""Seconds that only a test that fails would wait."""
+"""Seconds that only a failing test would wait."""
 
 soak = pytest.mark.soak
 
@@ -28,7 +28,7 @@ soak = pytest.mark.soak
 
 
 def transact(url: str, number: int, times: int) -> list[tuple[int, int]]:
-    """Add to the counter so many times; answers the version and the value each commit had read."""
+    """Add to the counter so many times; return the version and value that each commit had read."""
     with cs.open_store(url, owner=f"worker-{number}") as store:
 
         def add(session: cs.Session) -> tuple[int, int]:
@@ -40,7 +40,7 @@ def transact(url: str, number: int, times: int) -> list[tuple[int, int]]:
 
 
 def claim(url: str, number: int, limit: int) -> list[str]:
-    """Claim until nothing is due; answers what was claimed."""
+    """Claim until nothing is due; return what was claimed."""
     taken: list[str] = []
     with cs.open_store(url, owner=f"worker-{number}") as store:
         while flows := store.claim_due(limit=limit):
@@ -80,8 +80,8 @@ def url(request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServe
 
 
 @pytest.mark.parametrize("times", [25, pytest.param(250, marks=soak)])
-def test_transact_by_processes_makes_a_chain(url: str, times: int) -> None:
-    """Processes that add so many times each end at exactly the sum; no version was read twice."""
+def test_transact_in_processes_is_a_chain(url: str, times: int) -> None:
+    """The counter is exactly the sum, and no version was read twice."""
     with cs.open_store(url) as store:
         store.create(cs.FlowSnapshot("counter", state={"n": 0}))
         read = together(transact, *[(url, n, times) for n in range(PROCESSES)])
@@ -92,8 +92,8 @@ def test_transact_by_processes_makes_a_chain(url: str, times: int) -> None:
 
 
 @pytest.mark.parametrize("total", [1_000, pytest.param(10_000, marks=soak)])
-def test_completions_by_processes_count_once(url: str, total: int) -> None:
-    """Each is sent twice, from different processes: each counts once, and one satisfies."""
+def test_completions_of_processes_count_once(url: str, total: int) -> None:
+    """Each is sent twice, by different processes: each counts once, and one satisfies the condition."""
     children = [f"child-{n}" for n in range(total)]
     with cs.open_store(url) as store:
         store.set_wait_condition(cs.WaitCondition("all", flow_ids=children))
@@ -110,8 +110,8 @@ def test_completions_by_processes_count_once(url: str, total: int) -> None:
         }
 
 
-def test_claimers_take_each_due_flow_once(url: str) -> None:
-    """Processes claim until nothing is due: each of 1,000 flows went to exactly one."""
+def test_each_due_flow_is_claimed_once(url: str) -> None:
+    """Processes claim until nothing is due; each of 1,000 flows goes to exactly one."""
     ids = [f"flow-{n:04}" for n in range(1000)]
     with cs.open_store(url) as store:
         for start in range(0, len(ids), 200):
@@ -129,7 +129,7 @@ def test_claimers_take_each_due_flow_once(url: str) -> None:
 
 
 class Writer(threading.Thread):
-    """Commits one number after another into two flows at once, and remembers what became of each."""
+    """Commits one number after another into two flows at once, and remembers each outcome."""
 
     def __init__(self, store: cs.Store, name: str) -> None:
         super().__init__()
@@ -181,8 +181,8 @@ class Writer(threading.Thread):
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=soak)])
 @pytest.mark.parametrize("version", REDIS_VERSIONS)
-def test_a_server_that_is_killed_keeps_what_it_has_acknowledged(version: str, kills: int) -> None:
-    """Under load, with an append-only file: nothing acknowledged is lost, nothing is torn."""
+def test_killed_server_keeps_acknowledged_commits(version: str, kills: int) -> None:
+    """Under load, with an append-only file, nothing acknowledged is lost and no commit is torn."""
     # With `everysec` a server whose disk is slow may die with what it has acknowledged unwritten.
     always = ("--appendfsync", "always")
     with RedisServer(version, *always) as server, cs.open_store(server.url) as store:

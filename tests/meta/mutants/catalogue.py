@@ -761,7 +761,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            while len(sent) > 1 and sent[0].ended.cancelled():\n"
         "                sent.popleft()\n\n"
         "            request = sent[0]\n            request.replies.append(reply)\n",
-        ("tests/drivers/test_drivers_redis.py::test_a_late_reply_is_that_of_who_has_left",),
+        ("tests/drivers/test_drivers_redis.py::test_late_reply_of_a_cancelled_call_is_dropped",),
     ),
     Mutant(
         "lost-call-not-asked-again",

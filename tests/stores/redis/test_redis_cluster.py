@@ -1,4 +1,4 @@
-"""A Redis Cluster: partitions on different nodes, nodes that are away, and slots that move."""
+"""A Redis Cluster: partitions on several nodes, stopped nodes, and slots that move."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def flow(flow_id: str) -> cs.FlowSnapshot[Any]:
 
 
 def node_of(client: redis.RedisCluster, prefix: str, partition: int) -> str:
-    """Answer the name of the node that has a partition."""
+    """Return the name of the node that has a partition."""
     slot = client.keyslot(f"{{{prefix}{partition}}}")
     name: str = client.nodes_manager.get_node_from_slot(slot).name
     return name
 
 
-def test_partitions_spread_and_answer_as_one(redis_cluster: RedisCluster) -> None:
-    """Records lie on every node; listings, claims, counts, sweeps and clear see them all."""
+def test_partitions_on_several_nodes_act_as_one_store(redis_cluster: RedisCluster) -> None:
+    """Every node has records; listings, claims, counts, sweeps and clear see all of them."""
     prefix = f"{uuid.uuid4().hex}:"
     url = f"{redis_cluster.url}?prefix={prefix}"
     ids = [f"f-{number:03}" for number in range(100)]
@@ -64,7 +64,7 @@ def test_partitions_spread_and_answer_as_one(redis_cluster: RedisCluster) -> Non
         assert store.count_flows() == 0
 
 
-def test_a_client_of_the_user(redis_cluster: RedisCluster) -> None:
+def test_cluster_client_of_the_user_is_used_as_it_is(redis_cluster: RedisCluster) -> None:
     """A `RedisCluster` that decodes and retries is used as it is."""
     first = redis_cluster.nodes[0]
     with redis.RedisCluster(first.host, first.port, decode_responses=True) as client:
@@ -89,16 +89,16 @@ async def _use_a_client(host: str, port: int) -> None:
     await client.aclose()
 
 
-def test_an_asyncio_client_of_the_user(redis_cluster: RedisCluster) -> None:
-    """So is the asyncio twin, by any number of tasks."""
+def test_asyncio_cluster_client_of_the_user_is_used_as_it_is(redis_cluster: RedisCluster) -> None:
+    """The asyncio client is, too, by any number of tasks."""
     first = redis_cluster.nodes[0]
     anyio.run(_use_a_client, first.host, first.port)
 
 
-def test_a_node_that_is_away_takes_its_partitions_along(
+def test_stopped_node_makes_its_partitions_unavailable(
     redis_cluster: RedisCluster,  # started first, so that ports are its own
 ) -> None:
-    """Its records are unavailable, not absent; the others go on; it comes back with its records."""
+    """Its records are unavailable, not absent; the others work; it returns with its records."""
     prefix = f"{uuid.uuid4().hex}:"
     # With `everysec` a server whose disk is slow may die with what it has acknowledged unwritten.
     with RedisCluster("8.2", "--appendfsync", "always") as cluster:
@@ -145,10 +145,10 @@ def asked(redis_cluster: RedisCluster) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("api", ["blocking", "asyncio"])
-def test_a_slot_that_moves_to_another_node(
+def test_slot_that_moves_to_another_node(
     redis_cluster: RedisCluster, asked: Callable[..., Any], api: str
 ) -> None:
-    """While its keys are on the way, reads find them and commits wait; then all goes on there."""
+    """While its keys are moving, reads find them and commits wait; afterwards both work there."""
     prefix = f"{uuid.uuid4().hex}:"
     slot = key_slot(f"{prefix}0".encode())
     old = slot * 3 // 16384
@@ -197,7 +197,7 @@ def test_a_slot_that_moves_to_another_node(
 
 
 def refused(asked: Callable[..., Any], places: tuple[int, ...]) -> int:
-    """Answer how often nodes have said to try again."""
+    """Return how often nodes have replied TRYAGAIN."""
     errors = (asked(place, "INFO", "errorstats") for place in places)
     return sum(one.get("errorstat_TRYAGAIN", {"count": 0})["count"] for one in errors)
 
@@ -211,8 +211,8 @@ def opened(api: str, url: str, **options: Any) -> StoreAPI:
 
 
 @pytest.mark.parametrize("api", ["blocking", "asyncio"])
-def test_a_cluster_that_wants_a_password(api: str) -> None:
-    """None and a wrong one are errors of the deployment here too."""
+def test_cluster_with_a_password(api: str) -> None:
+    """A missing or wrong password is a `StoreConfigError` here too."""
     with RedisCluster() as cluster:
         for node in cluster.nodes:
             with redis.Redis(port=node.port) as client:

@@ -1,4 +1,4 @@
-"""Sentinel-made clients, and a failover to a replica that knows no script."""
+"""Clients made by Sentinel, and a fail-over to a replica that does not know the scripts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from catga_store.testing.servers import RedisServer
 from catga_store.testing.servers import Server
 
 LONG = 60
-"""Seconds that only a test that fails would wait."""
+"""Seconds that only a failing test would wait."""
 
 
 class Sentinel(Server):
@@ -92,12 +92,14 @@ def api(request: pytest.FixtureRequest, servers: Any) -> Iterator[StoreAPI]:
 
 
 def when_up(call: Callable[[], Any]) -> Any:
-    """Ask until the store is there again."""
+    """Repeat a call until the store is available again."""
     return retried(call, cs.StoreUnavailableError)
 
 
-def test_a_failover(servers: tuple[RedisServer, RedisServer, Sentinel], api: StoreAPI) -> None:
-    """What was replicated is there on the new primary, and scripts that it never saw run at once."""
+def test_fail_over_to_a_replica_without_scripts(
+    servers: tuple[RedisServer, RedisServer, Sentinel], api: StoreAPI
+) -> None:
+    """Replicated records are on the new primary, and scripts that it never saw run at once."""
     primary, replica, _ = servers
     flow = cs.FlowSnapshot("f", state={"n": 0})
     when_up(lambda: api.create(flow))
@@ -127,7 +129,7 @@ def test_a_failover(servers: tuple[RedisServer, RedisServer, Sentinel], api: Sto
 
 
 def offset_of(server: RedisServer) -> bytes:
-    """Answer how far a server's replication has come."""
+    """Return the replication offset of a server."""
     with redis.Redis(port=server.port) as client:
         found: Any = client.info("replication")
 

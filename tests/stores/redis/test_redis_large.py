@@ -1,4 +1,4 @@
-"""Large bodies on Redis: they go in parts, so that nobody waits for a whole one."""
+"""Large bodies on Redis: they are sent in parts, so that nobody waits for a whole one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def flow(flow_id: str = "f", **state: Any) -> cs.FlowSnapshot[Any]:
 def server(
     request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServer]
 ) -> RedisServer:
-    """Answer a server of each version."""
+    """A server of each version."""
     return redis_server(request.param)
 
 
@@ -67,7 +67,7 @@ def api(
 
 @pytest.fixture
 def keys(server: RedisServer, prefix: str) -> Iterator[Callable[[], list[str]]]:
-    """List what is stored, by kind and id, but for the layout, the index and recent commits."""
+    """Return the stored keys by kind and id, without layout, index and replies of commits."""
     with redis.Redis(port=server.port, decode_responses=True) as client:
 
         def found() -> list[str]:
@@ -80,10 +80,10 @@ def keys(server: RedisServer, prefix: str) -> Iterator[Callable[[], list[str]]]:
         yield found
 
 
-def test_a_large_body_is_written_read_and_removed(
+def test_large_body_is_written_read_and_removed(
     api: StoreAPI, keys: Callable[[], list[str]]
 ) -> None:
-    """It lies in parts beside the flow; a small one in its place, and a delete, remove them."""
+    """It is in parts beside the flow; a small body in its place, and a delete, remove them."""
     large = flow(text=TEXT)
     api.create(large)
     assert keys() == ["flow:f", "parts:f"]
@@ -103,7 +103,7 @@ def test_a_large_body_is_written_read_and_removed(
 def test_large_body_is_kept_by_writes_that_do_not_carry_it(
     api: StoreAPI, keys: Callable[[], list[str]], server: RedisServer, prefix: str
 ) -> None:
-    """Claimed, extended, suspended and released, it is what it was, for another store as well."""
+    """Claim, extend, release and an update of another field keep it; a second store reads it."""
     api.create(flow(text=TEXT))
     with cs.open_store(f"{server.url}?prefix={prefix}") as second:
 
@@ -201,8 +201,8 @@ def is_there(api: StoreAPI) -> bool:
     return True
 
 
-def test_several_in_one_commit_or_none(api: StoreAPI, keys: Callable[[], list[str]]) -> None:
-    """All of a commit's large bodies are there afterwards; refused, it leaves nothing behind."""
+def test_several_large_bodies_in_one_commit(api: StoreAPI, keys: Callable[[], list[str]]) -> None:
+    """All are stored, or none: a refused commit leaves nothing behind."""
     with api.begin() as session:
         for name in "abc":
             session.add(flow(name, text=TEXT + name))
@@ -219,14 +219,14 @@ def test_several_in_one_commit_or_none(api: StoreAPI, keys: Callable[[], list[st
     assert api.get_one("a").state == {"text": TEXT + "a"}
 
 
-def test_the_parts_expire_with_their_flow(
+def test_parts_expire_with_their_flow(
     api: StoreAPI,
     keys: Callable[[], list[str]],
     clock: ManualClock,
     server: RedisServer,
     prefix: str,
 ) -> None:
-    """They have the flow's time to live, lose it with the flow, and are swept with it."""
+    """They have the time to live of their flow, and are swept with it."""
     large = flow(text=TEXT)
     api.create(large)
     place = f"{{{prefix}0}}:parts:f"
@@ -247,10 +247,10 @@ def test_the_parts_expire_with_their_flow(
     assert keys() == []
 
 
-def test_parts_that_are_gone_make_a_corrupt_record(
+def test_missing_parts_make_a_corrupt_record(
     api: StoreAPI, server: RedisServer, prefix: str
 ) -> None:
-    """Somebody has removed them: the flow is named, and left as it is."""
+    """The error names the flow, which is left as it is."""
     api.create(flow(text=TEXT))
     with redis.Redis(port=server.port) as client:
         client.hdel(f"{{{prefix}0}}:parts:f", "1")
@@ -261,10 +261,8 @@ def test_parts_that_are_gone_make_a_corrupt_record(
     assert api.delete("f")
 
 
-def test_a_reader_gets_one_body_or_another_never_a_mixture(
-    server: RedisServer, prefix: str
-) -> None:
-    """While a writer replaces large bodies by large and small ones, every read is whole."""
+def test_reader_never_gets_parts_of_two_bodies(server: RedisServer, prefix: str) -> None:
+    """While a writer replaces large bodies with large and small ones, every read is whole."""
     url = f"{server.url}?prefix={prefix}"
     with cs.open_store(url) as store, cs.open_store(url) as other:
         large = flow(text="", n=0)
@@ -292,8 +290,8 @@ def test_a_reader_gets_one_body_or_another_never_a_mixture(
         assert seen == sorted(seen)
 
 
-def test_no_request_is_much_larger_than_a_part(server: RedisServer, prefix: str) -> None:
-    """Of a body of 64 MiB, no command carries more than a part: others get their turn between."""
+def test_no_command_is_much_larger_than_a_part(server: RedisServer, prefix: str) -> None:
+    """No command of a 64 MiB body carries more than one part, so others are served in between."""
     sizes: list[int] = []
     with cs.open_store(f"{server.url}?prefix={prefix}") as store:
         driver: Any = store._driver
@@ -320,10 +318,8 @@ def test_no_request_is_much_larger_than_a_part(server: RedisServer, prefix: str)
 
 
 @pytest.mark.parametrize("strike", ["drop the request", "drop the reply"])
-def test_a_lost_connection_while_parts_are_sent(
-    strike: Any, server: RedisServer, prefix: str
-) -> None:
-    """They are sent again, and the commit is certain."""
+def test_lost_connection_during_an_upload(strike: Any, server: RedisServer, prefix: str) -> None:
+    """The parts are sent again, and the outcome of the commit is certain."""
     with (
         Proxy(server.port) as proxy,
         cs.open_store(f"redis://127.0.0.1:{proxy.port}?prefix={prefix}") as store,
@@ -344,7 +340,7 @@ def test_a_lost_connection_while_parts_are_sent(
 
 
 def test_large_bodies_on_a_cluster(redis_cluster: RedisCluster, prefix: str) -> None:
-    """Parts lie on the node of their flow."""
+    """Parts are on the node of their flow."""
     with cs.open_store(f"{redis_cluster.url}?prefix={prefix}", partitions=8) as store:
         for number in range(6):
             store.create(flow(f"f-{number}", text=f"{number}{TEXT}"))
@@ -355,8 +351,8 @@ def test_large_bodies_on_a_cluster(redis_cluster: RedisCluster, prefix: str) -> 
         assert store.count_flows() == 0
 
 
-def test_a_full_server_is_left_without_parts() -> None:
-    """Refused in the middle of a large body, it has back what it had taken of it."""
+def test_full_server_keeps_no_parts() -> None:
+    """An upload that is refused halfway is removed."""
     with (
         RedisServer("8.2", "--maxmemory-policy", "noeviction") as full,
         cs.open_store(full.url) as store,

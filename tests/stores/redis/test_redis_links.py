@@ -1,4 +1,4 @@
-"""Both links to Redis, where a whole store seldom comes: maps that are wrong, replies that are lost.
+"""Both links to Redis in states that a whole store seldom meets: wrong slot maps, lost replies.
 
 `test_drivers_redis` has what the asyncio link does all day; here the blocking one stands beside it.
 """
@@ -46,12 +46,12 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def server(redis_server: Callable[[str], RedisServer]) -> RedisServer:
-    """Answer a server that others use too."""
+    """A server that other tests use too."""
     return redis_server("8.2")
 
 
 def pipe(*commands: tuple[Any, ...]) -> Pipe:
-    """Make a pipe of commands, each with its second word as its key."""
+    """Make a pipe of commands, each with its second argument as its key."""
     return Pipe(tuple(Command(words, str(words[1]).encode()) for words in commands), writes=True)
 
 
@@ -68,8 +68,8 @@ async def opened(url: str, seconds: float = 10) -> AsyncIterator[Any]:
 # --- one server -------------------------------------------------------------------------------------
 
 
-def test_who_comes_second_has_the_client_of_who_came_first(server: RedisServer) -> None:
-    """Two threads ask a new link at once: one client is opened, and both have it."""
+def test_two_threads_open_one_client(server: RedisServer) -> None:
+    """Two threads use a new link at once: one client is opened, and both get it."""
     link = link_to_url(server.url, 5)
     theirs = object()
 
@@ -87,8 +87,8 @@ def test_who_comes_second_has_the_client_of_who_came_first(server: RedisServer) 
     link._client = None
 
 
-def test_connections_at_rest_stay_with_the_parent_of_a_fork(server: RedisServer) -> None:
-    """A child takes a connection of its own: on one that two processes have, replies would mix."""
+def test_idle_connections_stay_with_the_parent_of_a_fork(server: RedisServer) -> None:
+    """A child opens a connection of its own: on a shared one replies would mix."""
     with closing(link_to_url(server.url, 5)) as link:
         link.perform(pipe(("ECHO", "a")))
         stash: Any = link._stash
@@ -101,8 +101,8 @@ def test_connections_at_rest_stay_with_the_parent_of_a_fork(server: RedisServer)
         parents.disconnect()
 
 
-def test_what_a_server_says_to_who_may_not_is_its_answer_to_everything() -> None:
-    """A client of the user's without a password: each command is refused, none is lost."""
+def test_refused_connection_refuses_every_command() -> None:
+    """A client without a password: each command is refused, none is lost."""
     once = Retry(NoBackoff(), 0)
     with (
         RedisServer("8.2", "--requirepass", "secret") as locked,
@@ -114,8 +114,8 @@ def test_what_a_server_says_to_who_may_not_is_its_answer_to_everything() -> None
             assert [type(reply) for reply in replies] == [exceptions.AuthenticationError] * 2
 
 
-async def test_a_message_that_nobody_asked_for_costs_the_connection(server: RedisServer) -> None:
-    """It is nobody's reply, so whoever asks next has a new connection, and is answered right."""
+async def test_unexpected_message_breaks_the_connection(server: RedisServer) -> None:
+    """It is no reply to a request, so the next request gets a new connection."""
     async with opened(f"{server.url}?protocol=2") as link:
         await link.perform(pipe(("SUBSCRIBE", "catga-store-tests")))
         (shared,) = link._multiplexed._shared.values()
@@ -126,8 +126,8 @@ async def test_a_message_that_nobody_asked_for_costs_the_connection(server: Redi
         assert await link.perform(pipe(("ECHO", "a"))) == (b"a",)
 
 
-async def test_a_connection_that_cannot_be_written_is_replaced(server: RedisServer) -> None:
-    """What the client library cannot write has lost its replies; who asks next is answered."""
+async def test_connection_that_cannot_be_written_is_replaced(server: RedisServer) -> None:
+    """Commands that redis-py fails to write have lost their replies; the next request works."""
     async with opened(server.url) as link:
         await link.perform(pipe(("ECHO", "a")))
         (shared,) = link._multiplexed._shared.values()
@@ -146,8 +146,8 @@ async def test_a_connection_that_cannot_be_written_is_replaced(server: RedisServ
         assert await link.perform(pipe(("ECHO", "c"))) == (b"c",)
 
 
-async def test_what_came_of_a_call_that_was_cancelled_is_told_to_who_asks_again() -> None:
-    """A write is seen through: its outcome is kept until somebody looks, reply and failure alike."""
+async def test_outcome_of_a_cancelled_call_is_kept() -> None:
+    """A write is completed; its reply or failure is kept until it is asked for."""
     for failure in (None, ReplyLostError("gone")):
         ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         request = CommandsInFlight([("ECHO", "a")], ended, 0, kept=True)
@@ -161,8 +161,8 @@ async def test_what_came_of_a_call_that_was_cancelled_is_told_to_who_asks_again(
                 await request.again()
 
 
-def test_commands_are_packed_the_same_without_hiredis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client library packs them then; what is sent is the same."""
+def test_packing_without_hiredis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py packs the commands then; the bytes are the same."""
     commands = [("SET", b"key", "ü"), ("PEXPIRE", b"key", 7)]
     connection = redis.Connection()
     packed = b"".join(redis_packing.pack(connection, commands))
@@ -171,8 +171,8 @@ def test_commands_are_packed_the_same_without_hiredis(monkeypatch: pytest.Monkey
     assert b"\r\n".join([b"*3", b"$3", b"SET", b"$3", b"key", b"$2", "ü".encode()]) in packed
 
 
-def test_a_client_of_the_other_kind_is_refused(server: RedisServer) -> None:
-    """A blocking client cannot be awaited: an async store says which kind it takes."""
+def test_blocking_client_for_an_async_store_is_refused(server: RedisServer) -> None:
+    """A blocking client cannot be awaited: the error names the right class."""
     with (
         redis.Redis(port=server.port) as client,
         pytest.raises(cs.UsageError, match=r"client of redis\.asyncio, not .* those of redis"),
@@ -184,7 +184,7 @@ def test_a_client_of_the_other_kind_is_refused(server: RedisServer) -> None:
 
 
 def slot_of(key: str) -> int:
-    """Answer the slot of a key."""
+    """Return the slot of a key."""
     slot: int = key_slot(key.encode())
     return slot
 
@@ -209,26 +209,26 @@ BOTH = pipe(("GET", "{here}"), ("GET", "{there}"))
 
 
 def nobody_tells(*_: object, **__: object) -> Any:
-    """Stand in for a look at the map of the slots while no node answers."""
+    """Replace reading the slot map, as if no node replied."""
     raise exceptions.RedisClusterException
 
 
 async def nobody_tells_later(*_: object, **__: object) -> Any:
-    """Do so when it is awaited."""
+    """Do so for asyncio."""
     raise exceptions.RedisClusterException
 
 
-def test_the_two_keys_lie_on_two_nodes(redis_cluster: RedisCluster, blocking: Any) -> None:
-    """What the tests below are about."""
+def test_two_keys_are_on_two_nodes(redis_cluster: RedisCluster, blocking: Any) -> None:
+    """The tests below rely on it."""
     nodes = blocking.client().nodes_manager
     here, there = (nodes.get_node_from_slot(slot_of(key)) for key in ("{here}", "{there}"))
     assert here.name != there.name
 
 
-def test_a_slot_that_nobody_serves_was_not_asked_for(
+def test_unserved_slot_is_not_sent_on_the_blocking_link(
     blocking: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The map is looked at again, so the next try finds who has it by then; or nobody tells."""
+    """The slot map is read again, so the next try finds the node."""
     nodes = blocking.client().nodes_manager
     for initialize in (nobody_tells, nodes.initialize):
         monkeypatch.setattr(nodes, "initialize", initialize)
@@ -239,8 +239,8 @@ def test_a_slot_that_nobody_serves_was_not_asked_for(
     assert blocking.perform(BOTH) == (b"1", b"2")
 
 
-async def test_a_slot_that_nobody_serves_was_not_asked_for_either(awaiting: Any) -> None:
-    """So with the awaiting link."""
+async def test_unserved_slot_is_not_sent_on_the_asyncio_link(awaiting: Any) -> None:
+    """The asyncio link does the same."""
     nodes = awaiting._client.nodes_manager
     nodes.slots_cache.pop(slot_of("{here}"))
     with pytest.raises(NotSentError, match="no node of the cluster serves the slot"):
@@ -250,10 +250,8 @@ async def test_a_slot_that_nobody_serves_was_not_asked_for_either(awaiting: Any)
     assert repr(awaiting).startswith("<RedisClusterAsyncLink ")
 
 
-def test_a_node_that_breaks_off_has_lost_its_replies(
-    redis_cluster: RedisCluster, blocking: Any
-) -> None:
-    """What was sent to it may have been done; the next request finds it again."""
+def test_broken_node_has_lost_its_replies(redis_cluster: RedisCluster, blocking: Any) -> None:
+    """Commands that were sent may have run; the next request connects again."""
     own = "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no"
     commands = Command(own, b"{here}"), Command(("GET", "{here}"), b"{here}")
     with pytest.raises(ReplyLostError):
@@ -262,10 +260,10 @@ def test_a_node_that_breaks_off_has_lost_its_replies(
     assert blocking.perform(BOTH) == (b"1", b"2")
 
 
-async def test_a_part_that_was_answered_makes_the_rest_uncertain(
+async def test_partly_answered_pipe_is_uncertain(
     awaiting: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One key was asked for, the other was sent elsewhere, and nobody tells where that is."""
+    """One command has run, the other was redirected, and no node says where."""
     nodes = awaiting._client.nodes_manager
     nodes.slots_cache[slot_of("{here}")] = nodes.slots_cache[slot_of("{there}")]
     with monkeypatch.context() as patch:
@@ -278,7 +276,7 @@ async def test_a_part_that_was_answered_makes_the_rest_uncertain(
 
 @contextmanager
 def from_node_to_node(cluster: RedisCluster, key: str) -> Iterator[None]:
-    """Let the owner of a key's slot say that another node has it, who says that the owner does."""
+    """Let two nodes each say that the other one has the slot of a key."""
     slot = slot_of(key)
     nodes = [redis.Redis(port=node.port) for node in cluster.nodes]
     ids = [str(node.execute_command("CLUSTER MYID"), "ascii") for node in nodes]
@@ -293,7 +291,7 @@ def from_node_to_node(cluster: RedisCluster, key: str) -> Iterator[None]:
 
 
 def has(node: Any, slot: int, cluster: RedisCluster, place: int) -> bool:
-    """Say whether a node says that it has a slot."""
+    """Return whether a node says that it has a slot."""
     port = cluster.nodes[place].port
     return any(
         low <= slot <= high and owner[1] == port
@@ -301,10 +299,10 @@ def has(node: Any, slot: int, cluster: RedisCluster, place: int) -> bool:
     )
 
 
-async def test_a_cluster_that_sends_us_round_and_round(
+async def test_endless_redirection_ends_in_try_again(
     redis_cluster: RedisCluster, blocking: Any, awaiting: Any
 ) -> None:
-    """After some rounds it is an answer: to try again; nothing was run."""
+    """After some rounds the reply is TRYAGAIN; nothing has run."""
     key = "{round and round}"  # of which there is nothing: a node with keys keeps its slot
     with from_node_to_node(redis_cluster, key):
         (reply,) = blocking.perform(pipe(("SET", key, "1")))
@@ -320,10 +318,10 @@ async def test_a_cluster_that_sends_us_round_and_round(
     assert blocking.perform(pipe(("GET", key))) == (None,)
 
 
-def test_an_answer_that_names_a_node_nobody_knows(
+def test_redirection_to_an_unknown_node(
     redis_cluster: RedisCluster, blocking: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that has joined since is looked for, and asked in order; if nobody tells, later."""
+    """A new node is looked up, and gets the commands in order."""
     key = "{joined}"
     slot = slot_of(key)
     ports = {f"127.0.0.1:{node.port}": node.port for node in redis_cluster.nodes}

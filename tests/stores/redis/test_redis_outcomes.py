@@ -1,4 +1,4 @@
-"""What becomes of a commit when the connection to Redis fails: never a false conflict or a double.
+"""Outcomes of commits when the connection to Redis fails: no false conflict, no double write.
 
 Every store here speaks through a proxy that loses requests or replies when it is told to. Blocking,
 asyncio and trio stores are told the same.
@@ -34,16 +34,16 @@ from catga_store.testing.servers import RedisServer
 
 LOST: list[Strike] = ["drop the request", "drop the reply", "cut the reply"]
 LONG = 30
-"""Seconds that only a test that fails would wait."""
+"""Seconds that only a failing test would wait."""
 
 
 def is_commit(data: bytes) -> bool:
-    """Whether a request is the script of a commit, and not the commands of another one."""
+    """Return whether a request is the script of a commit."""
     return b"EVAL" in data and b":commit:" in data and b'"layout"' in data
 
 
 def in_time(call: Callable[[], Any]) -> Any:
-    """Call until it is answered within the store's timeout: these are short, and machines busy."""
+    """Repeat a call until it succeeds: timeouts are short here, and machines busy."""
     until = time.monotonic() + LONG
     while True:
         try:
@@ -67,7 +67,7 @@ def server(
 
 @pytest.fixture
 def proxy(server: RedisServer) -> Iterator[Proxy]:
-    """Stand in front of the server."""
+    """A proxy in front of the server."""
     with Proxy(server.port) as proxy:
         yield proxy
 
@@ -108,17 +108,17 @@ def direct(server: RedisServer, prefix: str) -> Iterator[cs.Store]:
 
 
 def create(store: cs.Store | StoreAPI, flow_id: str = "f") -> cs.FlowSnapshot[Any]:
-    """Store a flow and answer it."""
+    """Create a flow and return it."""
     flow = cs.FlowSnapshot(flow_id, state={"n": 0})
     store.create(flow)
     return flow
 
 
 @pytest.mark.parametrize("strike", LOST)
-def test_a_commit_survives_a_lost_connection(
+def test_commit_survives_a_lost_connection(
     strike: Strike, proxy: Proxy, open_through: Callable[..., StoreAPI], direct: cs.Store
 ) -> None:
-    """Sent again under its id it is applied once, and answers as it would have the first time."""
+    """Sent again with its id it is applied once, and returns the same reply."""
     store = open_through()
     flow = create(store)
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
@@ -139,10 +139,10 @@ def test_a_commit_survives_a_lost_connection(
 
 
 @pytest.mark.parametrize("strike", LOST)
-def test_a_read_survives_a_lost_connection(
+def test_read_survives_a_lost_connection(
     strike: Strike, proxy: Proxy, open_through: Callable[..., StoreAPI]
 ) -> None:
-    """It is asked again; an outage is never `None`."""
+    """It is sent again; an outage is never `None`."""
     store = open_through()
     create(store)
     proxy.strike(strike, when=lambda data: b"HMGET" in data)
@@ -150,10 +150,10 @@ def test_a_read_survives_a_lost_connection(
     assert proxy.struck == 1
 
 
-def test_a_rival_between_the_commit_and_its_retry_is_no_conflict(
+def test_rival_write_before_the_retry_is_no_conflict(
     proxy: Proxy, open_through: Callable[..., StoreAPI], direct: cs.Store
 ) -> None:
-    """The reply was lost and somebody has written since: the commit still answers as it was."""
+    """The reply was lost and another client has written since: the commit returns its own reply."""
     store = open_through()
     flow = create(store)
 
@@ -173,14 +173,14 @@ def test_a_rival_between_the_commit_and_its_retry_is_no_conflict(
 @pytest.mark.parametrize(
     ("strike", "applied"), [("drop the reply", True), ("drop the request", False)]
 )
-def test_what_cannot_be_learnt_is_uncertain_and_can_be_settled(
+def test_lost_commit_is_uncertain_and_can_be_settled(
     strike: Strike,
     applied: bool,
     proxy: Proxy,
     open_through: Callable[..., StoreAPI],
     direct: cs.Store,
 ) -> None:
-    """After the timeout the error says so; `resolve_commit` answers the receipt, or fences."""
+    """After the timeout it is an error; `resolve_commit` returns the receipt, or fences the commit."""
     store = open_through(timeout=timedelta(milliseconds=500))
     flow = create(direct)
     flow.state["n"] = 1
@@ -198,10 +198,10 @@ def test_what_cannot_be_learnt_is_uncertain_and_can_be_settled(
 
 
 @pytest.mark.parametrize("strike", ["hold the request", "hold the reply"])
-def test_a_commit_delayed_past_the_deadline_is_settled_for_good(
+def test_late_commit_is_settled_for_good(
     strike: Strike, proxy: Proxy, open_through: Callable[..., StoreAPI], direct: cs.Store
 ) -> None:
-    """What was given up is not applied when it arrives at last; what was applied is told."""
+    """A commit that was given up is not applied when it arrives; an applied one has a receipt."""
     store = open_through(timeout=timedelta(milliseconds=500))
     flow = create(direct)
     flow.state["n"] = 1
@@ -222,10 +222,10 @@ def test_a_commit_delayed_past_the_deadline_is_settled_for_good(
 
 
 @pytest.mark.parametrize("caching", [False, True])
-def test_a_client_of_the_user_waits_for_no_reply_longer_than_the_store(
+def test_client_of_the_user_waits_no_longer_than_the_store(
     server: RedisServer, proxy: Proxy, prefix: str, direct: cs.Store, caching: bool
 ) -> None:
-    """One that would wait for ever asks again within the store's timeout, and stays as it was."""
+    """A client that would wait forever is used with the store's timeout, and not altered."""
     if caching and server.version == "6.2":
         return  # redis-py's caching begins with Redis 7.4
 
@@ -249,10 +249,10 @@ def test_a_client_of_the_user_waits_for_no_reply_longer_than_the_store(
         client.connection_pool.release(connection)
 
 
-def test_an_idle_connection_that_was_cut_is_replaced(
+def test_cut_idle_connection_is_replaced(
     proxy: Proxy, open_through: Callable[..., StoreAPI]
 ) -> None:
-    """A commit after it goes over a new connection, and is certain."""
+    """The next commit uses a new connection, and its outcome is certain."""
     store = open_through()
     flow = create(store)
     proxy.cut()
@@ -261,10 +261,10 @@ def test_an_idle_connection_that_was_cut_is_replaced(
     assert store.get_one("f").version == 2
 
 
-def test_while_the_outcome_cannot_be_told_resolving_raises_again(
+def test_resolve_without_a_connection_is_uncertain_again(
     proxy: Proxy, open_through: Callable[..., StoreAPI], direct: cs.Store
 ) -> None:
-    """`resolve_commit` on a dead line is uncertain too, and settles it later."""
+    """`resolve_commit` raises the error again, and settles the commit later."""
     store = open_through(timeout=timedelta(milliseconds=500))
     flow = create(direct)
     proxy.strike("drop the reply", times=1000)
@@ -278,19 +278,19 @@ def test_while_the_outcome_cannot_be_told_resolving_raises_again(
     assert in_time(lambda: store.resolve_commit(caught.value)) is not None
 
 
-def test_a_server_of_another_age_is_refused(
+def test_old_server_is_refused(
     server: RedisServer, proxy: Proxy, open_through: Callable[..., StoreAPI]
 ) -> None:
-    """What says it is older than 6.2 is a configuration error, and nothing is written to it."""
+    """A server older than 6.2 is a `StoreConfigError`, and nothing is written to it."""
     proxy.rewrite(b"redis_version:" + server.version[:1].encode(), b"redis_version:5")
     with pytest.raises(cs.StoreConfigError, match=r"Redis 5.* needs Redis 6.2 or later"):
         open_through()
 
 
-def test_what_was_forgotten_is_not_said_to_have_never_been(
+def test_forgotten_commit_of_a_busy_record_stays_uncertain(
     server: RedisServer, proxy: Proxy, prefix: str, direct: cs.Store
 ) -> None:
-    """With its reply gone and its record written eight times since, a commit stays uncertain."""
+    """Its reply is gone, and its record was written eight times since."""
     lost: list[cs.CommitUncertainError] = []
     url = f"redis://127.0.0.1:{proxy.port}?prefix={prefix}"
     with cs.open_store(url, timeout=timedelta(milliseconds=500)) as store:
@@ -386,7 +386,7 @@ HOUR = timedelta(hours=1)
 
 
 def is_noted(data: bytes) -> bool:
-    """Whether a request is a script that notes what it has done."""
+    """Return whether a request is a script that stores its reply."""
     return b"EVAL" in data and b":commit:" in data
 
 
@@ -428,13 +428,13 @@ class Housekeeping:
 
 @pytest.fixture
 def place(server: RedisServer, prefix: str) -> str:
-    """Name the store without the proxy."""
+    """The URL of the store without the proxy."""
     return f"{server.url}?prefix={prefix}"
 
 
 @pytest.fixture
 def patience() -> timedelta:
-    """Be the timeout of the store: short where it is to pass."""
+    """The timeout of the store; short where a test waits for its end."""
     return timedelta(milliseconds=500)
 
 
@@ -446,7 +446,7 @@ def keeping(
     clock: ManualClock,
     patience: timedelta,
 ) -> Iterator[Housekeeping]:
-    """Make a store that has something to extend, to sweep and to clear."""
+    """A store with something to extend, to sweep and to clear."""
     with cs.open_store(place, clock=clock) as direct:
         store = open_through(clock=clock, timeout=patience)
         yield Housekeeping(request.param, store, direct, clock)
@@ -457,7 +457,7 @@ def keeping(
 def test_housekeeping_survives_a_lost_connection(
     strike: Strike, proxy: Proxy, keeping: Housekeeping
 ) -> None:
-    """Sent again it is done once, and answers as it would have the first time."""
+    """Sent again it is done once, and returns the same reply."""
     proxy.strike(strike, when=is_noted)
     answer = keeping.run()
     assert proxy.struck == 1
@@ -471,7 +471,7 @@ def test_housekeeping_survives_a_lost_connection(
 def test_lost_housekeeping_is_uncertain_and_can_be_settled(
     strike: Strike, applied: bool, proxy: Proxy, open_through: Any, keeping: Housekeeping
 ) -> None:
-    """When no reply ever comes it may have been done: `resolve_commit` tells, or fences."""
+    """Without any reply it may have been done: `resolve_commit` finds out, or fences it."""
     proxy.strike(strike, times=1000, when=is_noted)
     with pytest.raises(cs.CommitUncertainError, match="outcome is not known") as caught:
         keeping.run()
@@ -493,10 +493,8 @@ def test_lost_housekeeping_is_uncertain_and_can_be_settled(
         assert keeping.is_done
 
 
-def test_housekeeping_that_was_given_up_is_not_done_later(
-    proxy: Proxy, keeping: Housekeeping
-) -> None:
-    """A request that was held somewhere, and arrives after it was settled, changes nothing."""
+def test_given_up_housekeeping_is_not_done_later(proxy: Proxy, keeping: Housekeeping) -> None:
+    """A request that arrives after it was settled changes nothing."""
     proxy.strike("hold the request", times=1000, when=is_noted)
     with pytest.raises(cs.CommitUncertainError) as caught:
         keeping.run()
@@ -511,10 +509,10 @@ def test_housekeeping_that_was_given_up_is_not_done_later(
     assert not keeping.is_done
 
 
-def test_clearing_that_breaks_off_in_the_middle_is_uncertain(
+def test_interrupted_clear_is_uncertain(
     server: RedisServer, proxy: Proxy, prefix: str, open_through: Callable[..., StoreAPI]
 ) -> None:
-    """With a part of it gone nobody is told that nothing was written; cleared again, all is gone."""
+    """A part is removed, so the error does not say that nothing was written; a second clear removes the rest."""
     store = open_through(partitions=4, timeout=timedelta(milliseconds=500))
     with cs.open_store(f"{server.url}?prefix={prefix}", partitions=4) as direct:
         for number in range(20):

@@ -1,4 +1,4 @@
-"""What the Redis store makes of replies that a server seldom gives: conversations held by hand.
+"""Replies that a server seldom sends: conversations of the Redis store, played by hand.
 
 No server is asked. A test says what the transport answers to each request, as the server would have:
 errors as values, lost replies and requests that were never sent as what a link raises.
@@ -61,7 +61,7 @@ PLANNED = b"[[1,null,0,%d]]" % NOW
 
 
 class Transport:
-    """Answers each flight with the next of its answers, and keeps what was asked."""
+    """Answers each request with the next of its replies, and keeps the requests."""
 
     def __init__(self, *answers: tuple[Any, ...] | Exception) -> None:
         self._answers = iter(answers)
@@ -87,14 +87,14 @@ class Transport:
 
 
 def protocol(*, timeout: float = 10, prepared: bool = True) -> RedisProtocol:
-    """Make one that has seen its server, if not told otherwise."""
+    """Make a protocol that has done its first use, unless told otherwise."""
     made = RedisProtocol(prefix="t:", partitions=1, timeout=timeout)
     made._prepared = prepared
     return made
 
 
 def asked(request: Any, *answers: tuple[Any, ...] | Exception, **options: Any) -> Any:
-    """Answer what comes of a request when the transport gives these answers, all of them."""
+    """Return the reply to a request when the transport returns exactly these replies."""
     transport = Transport(*answers)
     try:
         return run(protocol(**options).converse(request), transport)
@@ -115,8 +115,8 @@ def commit(*changes: Any, commit_id: str = "c" * 32) -> Commit:
 # --- the first use --------------------------------------------------------------------------------
 
 
-def test_a_user_who_may_not_ask_for_the_version_may_use_the_store() -> None:
-    """INFO that the ACL refuses leaves the version unchecked; the layout decides."""
+def test_user_without_the_right_to_info() -> None:
+    """If the ACL refuses INFO, the version is not checked and the layout decides."""
     denied = exceptions.NoPermissionError("this user has no permissions to run 'info'")
     asked(Ping(), (denied,), ([b"1", b"1"],), (1,), prepared=False)
 
@@ -131,14 +131,14 @@ def test_a_user_who_may_not_ask_for_the_version_may_use_the_store() -> None:
         ([b"1", b"3"], cs.PartitionCountError, "laid out with 3 partitions"),
     ],
 )
-def test_a_layout_that_is_not_as_opened(layout: list[Any], error: Any, said: str) -> None:
-    """It is refused before anything is asked of a record, and what it is is said."""
+def test_layout_other_than_opened_is_refused(layout: list[Any], error: Any, said: str) -> None:
+    """It is refused before any record is read, and the error says what it is."""
     with pytest.raises(error, match=said):
         asked(Ping(), (b"redis_version:8.2.0",), (layout,), prepared=False)
 
 
-def test_laying_out_that_may_have_happened_is_said_to() -> None:
-    """After a lost reply, a try that is not sent does not mean that nothing was written."""
+def test_lost_layout_reply_is_not_reported_as_unwritten() -> None:
+    """After a lost reply, a retry that cannot be sent does not mean that nothing was written."""
     info = (b"redis_version:8.2.0",)
     with pytest.raises(cs.StoreUnavailableError, match="an earlier try may have been applied"):
         asked(Ping(), info, LOST, NOT_SENT, prepared=False)
@@ -147,16 +147,16 @@ def test_laying_out_that_may_have_happened_is_said_to() -> None:
         asked(Ping(), info, NOT_SENT, prepared=False)
 
 
-def test_what_the_store_is_called() -> None:
-    """The prefix tells which."""
+def test_repr_names_the_prefix() -> None:
+    """The prefix says which store it is."""
     assert repr(protocol()) == "<RedisProtocol 't:'>"
 
 
 # --- a server that is busy, or refuses ------------------------------------------------------------
 
 
-def test_a_partition_that_is_being_moved_is_asked_again() -> None:
-    """Until it answers; or until the time is up, which is unavailable and no error of the data."""
+def test_moving_partition_is_asked_again() -> None:
+    """Until it replies, or until the timeout, which is a `StoreUnavailableError`."""
     transport = Transport((MOVING,), (MOVING,), ([None],))
     assert run(protocol().converse(Steps("f", NOW)), transport) == ()
     assert (len(transport.asked), transport.pauses) == (3, 2)
@@ -181,10 +181,8 @@ def test_a_partition_that_is_being_moved_is_asked_again() -> None:
         ),
     ],
 )
-def test_a_refusal_that_is_not_known_is_told_as_it_is(
-    answer: Exception, error: Any, said: str
-) -> None:
-    """A connection that is refused may be tried again; a question that is refused may not."""
+def test_unknown_refusal_is_quoted(answer: Exception, error: Any, said: str) -> None:
+    """A refused connection may be tried again; a refused command may not."""
     with pytest.raises(error, match=said) as caught:
         asked(Ping(), (answer,))
 
@@ -215,18 +213,16 @@ FLOW_ERROR = "flow 'f' cannot be read"
         (Read((F,), NOW), FLOW_ERROR, [([HEAD_TEXT, b"*1 n"],), ([None, None],), (WRONG_TYPE,)]),
     ],
 )
-def test_what_cannot_be_read_is_a_corrupt_record(
-    request_: Any, said: str, answers: list[Any]
-) -> None:
-    """Each place of a record that holds what none of ours would is an error with its key."""
+def test_unreadable_reply_is_a_corrupt_record(request_: Any, said: str, answers: list[Any]) -> None:
+    """Any unreadable part of a record is an error with its key."""
     with pytest.raises(cs.CorruptRecordError, match=said) as caught:
         asked(request_, *answers)
 
     assert caught.value.key is not None
 
 
-def test_a_large_body_that_is_written_meanwhile_is_read_as_it_is_then() -> None:
-    """Parts of another name than the head's are not put together; the head is read again."""
+def test_large_body_written_meanwhile_is_read_again() -> None:
+    """If the parts have another name than in the head, the head is read again."""
     before, after = [HEAD_TEXT, b"*2 one"], [write_head(HEAD._replace(version=2)), b"*1 two"]
     (record,) = asked(
         Read((F,), NOW),
@@ -246,15 +242,15 @@ def member(begin: bytes, stamp: bytes, name: str) -> bytes:
     return begin + stamp + name.encode()
 
 
-def test_a_listing_says_what_it_cannot_read() -> None:
-    """A page of a query is all or an error: it names the record whose head cannot be read."""
+def test_listing_with_an_unreadable_head_is_an_error() -> None:
+    """A page of a query is complete or an error that names the unreadable record."""
     entry = member(b"fa", newest_first(NOW), "f")
     with pytest.raises(cs.CorruptRecordError, match=FLOW_ERROR):
         asked(Find(Filter(FLOW), None, 10, NOW), ([entry],), (WRONG_TYPE,))
 
 
-def test_a_page_after_what_came_before_its_bounds_begins_with_the_bound() -> None:
-    """A token from before the listing's first entry does not make it begin earlier."""
+def test_page_after_an_entry_before_its_bounds_begins_at_the_bound() -> None:
+    """A cursor before the listing's first entry does not make it begin earlier."""
     wanted = Filter(FLOW, created_before_ms=NOW)
     for after, first in [
         (None, b"[fa" + newest_first(NOW - 1)),
@@ -266,8 +262,8 @@ def test_a_page_after_what_came_before_its_bounds_begins_with_the_bound() -> Non
         assert transport.asked[0].commands[0].args[2] == first
 
 
-def test_what_has_expired_is_not_counted_however_much_it_is() -> None:
-    """The index is asked page by page for what a count must leave out."""
+def test_many_expired_records_are_not_counted() -> None:
+    """The expired entries to subtract are read page by page."""
     expired = [
         b"x%bf0%b0:%d" % (stamp_of(NOW - 1), newest_first(NOW - 2), number)
         for number in range(PAGE + 2)
@@ -278,8 +274,8 @@ def test_what_has_expired_is_not_counted_however_much_it_is() -> None:
         asked(count, (expired[:PAGE], PAGE + 9), NOT_SENT)
 
 
-def test_what_the_index_does_not_know_is_counted_page_by_page() -> None:
-    """A count by the last update reads every head, and goes on after a full page."""
+def test_count_by_last_update_reads_every_head() -> None:
+    """It continues after a full page."""
     names = [f"{number:05d}" for number in range(PAGE + 1)]
     entries = [member(b"fa", newest_first(NOW), name) for name in names]
     old, new = HEAD_TEXT, write_head(HEAD._replace(updated_ms=NOW + 9))
@@ -289,8 +285,8 @@ def test_what_the_index_does_not_know_is_counted_page_by_page() -> None:
     assert asked(Count(wanted, NOW), *pages) == PAGE
 
 
-def test_a_scan_leaves_out_what_went_meanwhile_and_says_what_it_cannot_read() -> None:
-    """Conditions that the index named and that are gone, or are markers only, are not there."""
+def test_scan_skips_removed_records_and_raises_for_unreadable_ones() -> None:
+    """Conditions that were removed meanwhile, and tombstones, are left out."""
     names = [f"wi{name}".encode() for name in "abcd"]
     there = [HEAD_TEXT, TERMS_TEXT, []]
     marker = [write_head(HEAD._replace(status=-2)), TERMS_TEXT, []]
@@ -302,17 +298,17 @@ def test_a_scan_leaves_out_what_went_meanwhile_and_says_what_it_cannot_read() ->
         asked(scan, (names,), (WRONG_TYPE, None, there, None))
 
 
-def test_a_scan_of_progress_asks_for_no_more_flows_than_it_takes() -> None:
-    """A page that is full of the steps of one flow leaves the next for later."""
+def test_scan_of_progress_reads_no_more_flows_than_needed() -> None:
+    """A page that is full with the steps of one flow leaves the next flow for later."""
     steps = [None, b"1", HEAD_TEXT, b"{}", b"2", HEAD_TEXT, b"{}"]
     found = asked(Scan(PROGRESS, None, 2, NOW), ([b"pif", b"pig"],), (steps,))
     assert [one.key for one in found] == [Key(PROGRESS, "f", 1), Key(PROGRESS, "f", 2)]
 
 
-def test_workers_are_warned_of_each_record_and_little_is_remembered_of_it(
+def test_unreadable_due_records_are_logged_once_each(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is due and cannot be read is passed over; a store of nothing else fills no memory."""
+    """Such records are skipped; many of them do not fill the memory of the log filter."""
     monkeypatch.setattr(failures, "_warned", {})
     names = [f"{number:05d}" for number in range(2 * PAGE)]
     entries = [member(b"fd", stamp_of(NOW - 1), name) for name in names]
@@ -336,7 +332,7 @@ def test_workers_are_warned_of_each_record_and_little_is_remembered_of_it(
 def test_failed_sweep_on_the_way_is_logged_and_not_raised(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every sixteenth commit removes a few expired records after it, and stands whatever they do."""
+    """Every sixteenth commit removes a few expired records afterwards; it is done even if that fails."""
     expired = b"x%bf0%b0:old" % (stamp_of(NOW - 1), newest_first(NOW - 2))
     sweeps: list[Pipe] = []
 
@@ -365,8 +361,8 @@ def test_failed_sweep_on_the_way_is_logged_and_not_raised(
     assert "a sweep after a commit failed" in caplog.text
 
 
-def test_a_refused_commit_is_refused_whatever_becomes_of_what_it_sent_ahead() -> None:
-    """The parts of its large body are removed; the server does it if the reply is lost."""
+def test_refused_commit_removes_its_uploads() -> None:
+    """If that is lost, the server removes them an hour later."""
     big = commit(put("f", b"x" * (LARGE + 1)), put("g"))
     transport = Transport(("OK",) * 5, ([0, b"exists", HEAD_TEXT],), LOST)
     answer = run(protocol().converse(big), transport)
@@ -375,8 +371,8 @@ def test_a_refused_commit_is_refused_whatever_becomes_of_what_it_sent_ahead() ->
     assert [words[0] for words, _ in transport.asked[-1].commands] == [b"UNLINK"]
 
 
-def test_the_outcome_of_a_commit_that_cannot_be_read() -> None:
-    """A kept reply that is none of ours is an error of the store, not of a record."""
+def test_unreadable_stored_reply_is_a_corrupt_store() -> None:
+    """An unreadable stored reply is a `CorruptRecordError` without a key."""
     for reply in (b"[1]", b"[[0,null,0,0,0,0,0,[]]]", b"oops"):
         with pytest.raises(
             cs.CorruptRecordError, match=r"reply of commit .* cannot be read"
@@ -386,8 +382,8 @@ def test_the_outcome_of_a_commit_that_cannot_be_read() -> None:
         assert got.value.key is None
 
 
-def test_what_was_given_up_meanwhile_is_not_done() -> None:
-    """A claim that is extended, and a sweep, that arrive after they were settled, say so."""
+def test_fenced_extend_and_sweep_say_so() -> None:
+    """They arrive after they were settled as never done."""
     for request, answers in [
         (Extend(F, "claim", NOW, NOW), [(0,)]),
         (Sweep(NOW, 10), [([b"x"],), (0,)]),
@@ -396,8 +392,8 @@ def test_what_was_given_up_meanwhile_is_not_done() -> None:
             asked(request, *answers)
 
 
-def test_a_sweep_that_breaks_off_is_uncertain_if_it_has_removed_something() -> None:
-    """Before its first page is removed it is unavailable; after, nobody knows how much it did."""
+def test_interrupted_sweep_is_uncertain_after_its_first_page() -> None:
+    """Before its first page it is a `StoreUnavailableError`."""
     with pytest.raises(cs.StoreUnavailableError):
         asked(Sweep(NOW, 1000), NOT_SENT)
 
@@ -405,8 +401,8 @@ def test_a_sweep_that_breaks_off_is_uncertain_if_it_has_removed_something() -> N
         asked(Sweep(NOW, 1000), ([b"x"],), (b"[[1]]",), NOT_SENT)
 
 
-def test_clearing_takes_along_what_is_no_record() -> None:
-    """Parts that were sent ahead go too; the layout, the index and recent commits stay."""
+def test_clear_removes_uploads_and_keeps_layout_and_replies() -> None:
+    """Uploads are removed too; the layout, the index and replies of recent commits stay."""
     tag = b"{t:0}:"
     found = [b"flow:f", b"upload:c.0", b"layout", b"index", b"commit:c", b"wait:w"]
     transport = Transport(([b"0", [tag + name for name in found]],), (b"[[0]]",))

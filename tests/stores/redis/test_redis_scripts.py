@@ -1,4 +1,4 @@
-"""The scripts of the Redis store, against what they leave in the server, on drawn commits.
+"""The scripts of the Redis store: what they leave in the server after drawn commits.
 
 Each run of commits is played on two stores of one server. On one of them the script of a commit has
 no short way (put.lua): both must end with the same bytes. After every step the index must be what
@@ -45,12 +45,12 @@ MINUTE = timedelta(minutes=1)
 def server(
     request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServer]
 ) -> RedisServer:
-    """Answer a server of each version."""
+    """A server of each version."""
     return redis_server(request.param)
 
 
 class Player:
-    """One store, and steps drawn from a seed: the same seed does the same to another store."""
+    """One store, and steps drawn from a seed; the same seed plays the same steps on another store."""
 
     def __init__(self, server: RedisServer, client: redis.Redis) -> None:
         prefix = f"{uuid.uuid4().hex}:"
@@ -165,7 +165,7 @@ class Player:
 
 
 def entries(kind: bytes, record: bytes, fields: dict[bytes, bytes]) -> Iterator[bytes]:
-    """The members of the index that a flow or a condition has by its head."""
+    """Return the index members of a flow or a condition, by its head."""
     _, _, status_number, created, _, due, expires, type_name = json.loads(fields[b"head"])[:8]
     parent = fields.get(b"parent")
     letter = kind[:1]
@@ -199,17 +199,17 @@ def entries(kind: bytes, record: bytes, fields: dict[bytes, bytes]) -> Iterator[
 
 
 def counted(numbers: Iterator[int]) -> str:
-    """Make an id of a commit: the same in the same place of both runs."""
+    """Return the id of a commit; the same at the same place of both runs."""
     return f"{next(numbers):031x}"
 
 
 @pytest.mark.parametrize(
     "seeds", [range(4, 8), pytest.param(range(8, 200), marks=pytest.mark.soak)], ids=["few", "many"]
 )
-def test_the_short_way_and_the_index(
+def test_fast_path_and_index(
     seeds: range, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same bytes as by the long way; the index and what expires are what the heads say."""
+    """The fast path stores the same bytes; index and expiry agree with the heads."""
     monkeypatch.setitem(scripts._SOURCES, LONG_WAY.sha, LONG_WAY.source)
     with redis.Redis(port=server.port) as client:
         for seed in seeds:

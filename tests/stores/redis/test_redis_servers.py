@@ -1,4 +1,4 @@
-"""Redis servers that will not serve: each is a clear error of ours, with the client's as its cause."""
+"""Redis servers that cannot serve: each is an error of the library, with redis-py's as its cause."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def flow(flow_id: str = "f", **state: Any) -> cs.FlowSnapshot[Any]:
 
 @pytest.fixture(params=REDIS_VERSIONS)
 def version(request: pytest.FixtureRequest) -> str:
-    """Answer each version there is a server of."""
+    """Every version that there is a server of."""
     answer: str = request.param
     return answer
 
@@ -72,7 +72,7 @@ def open_api(request: pytest.FixtureRequest) -> Callable[..., StoreAPI]:
 def shared(
     version: str, redis_server: Callable[[str], RedisServer]
 ) -> Iterator[tuple[cs.Store, redis.Redis, str]]:
-    """Answer a store on a shared server, a client of it, and the tag of the store's keys."""
+    """Return a store on a shared server, a client of it, and the tag of the store's keys."""
     prefix = f"{uuid.uuid4().hex}:"
     url = redis_server(version).url
     with cs.open_store(f"{url}?prefix={prefix}") as store, redis.Redis.from_url(url) as client:
@@ -80,10 +80,10 @@ def shared(
         yield store, client, f"{{{prefix}0}}:"
 
 
-def test_a_server_that_is_down(
+def test_stopped_server(
     start: Callable[..., RedisServer], open_api: Callable[..., StoreAPI]
 ) -> None:
-    """Reads and writes say so at once; they work again when it is back."""
+    """Reads and writes raise at once, and work again when the server is back."""
     server = start()
     with open_api(server.url) as store:
         store.create(flow())
@@ -101,7 +101,7 @@ def test_a_server_that_is_down(
         assert store.get("g") is None
 
 
-def test_a_server_that_is_still_loading(
+def test_loading_server(
     start: Callable[..., RedisServer], open_api: Callable[..., StoreAPI]
 ) -> None:
     """It is unavailable, not empty."""
@@ -125,10 +125,10 @@ def test_a_server_that_is_still_loading(
         assert store.get("f") is not None
 
 
-def test_a_server_that_is_read_only(
+def test_read_only_replica(
     start: Callable[..., RedisServer], open_api: Callable[..., StoreAPI]
 ) -> None:
-    """A replica answers reads and refuses commits whole."""
+    """A replica serves reads and refuses whole commits."""
     primary = start()
     with open_api(primary.url) as store:
         store.create(flow())
@@ -146,10 +146,10 @@ def test_a_server_that_is_read_only(
         assert store.get("g") is None
 
 
-def test_a_server_that_is_out_of_memory(
+def test_server_out_of_memory(
     start: Callable[..., RedisServer], open_api: Callable[..., StoreAPI]
 ) -> None:
-    """With `noeviction`, commits are refused whole; reads and deletes go on."""
+    """With `noeviction`, whole commits are refused; reads and deletes work."""
     server = start("--maxmemory-policy", "noeviction")
     with open_api(server.url) as store, redis.Redis(port=server.port) as client:
         store.create(flow())
@@ -169,10 +169,10 @@ def test_a_server_that_is_out_of_memory(
         assert store.get("f") is not None, "a new process can still read"
 
 
-def test_a_server_that_wants_a_password(
+def test_server_with_a_password(
     start: Callable[..., RedisServer], open_api: Callable[..., StoreAPI]
 ) -> None:
-    """None and a wrong one are errors of the deployment; the right one works."""
+    """A missing or wrong password is a `StoreConfigError`; the right one works."""
     server = start("--requirepass", "secret")
     for user in ("", ":wrong@"):
         with (
@@ -188,10 +188,10 @@ def test_a_server_that_wants_a_password(
 
 
 @pytest.mark.parametrize("missing", ["-zadd", "-evalsha", "-hset", "-unlink", "-set", "-hget"])
-def test_a_user_who_may_not(
+def test_user_without_the_right_to_a_command(
     start: Callable[..., RedisServer], open_api: Callable[..., StoreAPI], missing: str
 ) -> None:
-    """A command that the ACL refuses is found out at first use, before anything is half written."""
+    """A command that the ACL refuses is found at first use, before anything is half written."""
     server = start()
     with redis.Redis(port=server.port) as client:
         client.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", missing)
@@ -205,8 +205,8 @@ def test_a_user_who_may_not(
         assert client.keys() == []
 
 
-def test_a_user_who_may_not_these_keys(start: Callable[..., RedisServer]) -> None:
-    """A user for other keys is refused; one for exactly this prefix will do."""
+def test_user_without_the_right_to_the_keys(start: Callable[..., RedisServer]) -> None:
+    """A user for other keys is refused; a user for exactly this prefix works."""
     server = start()
     with redis.Redis(port=server.port) as client:
         for keys in ("~other*", "~{dslflow:*"):
@@ -222,8 +222,8 @@ def test_a_user_who_may_not_these_keys(start: Callable[..., RedisServer]) -> Non
             store.create(flow())
 
 
-def test_a_user_with_what_the_store_says_it_needs(start: Callable[..., RedisServer]) -> None:
-    """These commands and keys, and no others, are enough for every kind of request."""
+def test_user_with_the_documented_rights_only(start: Callable[..., RedisServer]) -> None:
+    """The documented commands and keys are enough for every kind of request."""
     tried = re.findall(r"\{'([A-Z]+)'", LAY_OUT.source.decode())
     allowed = {*tried, "EVALSHA", "EVAL", "SCAN", "INFO", "ZLEXCOUNT"}
     server = start()
@@ -256,8 +256,8 @@ def test_a_user_with_what_the_store_says_it_needs(start: Callable[..., RedisServ
         store.clear()
 
 
-def test_keys_that_hold_something_else(shared: tuple[cs.Store, redis.Redis, str]) -> None:
-    """A record's key is a corrupt record; the index, a matter of the deployment; both are left."""
+def test_keys_of_another_type(shared: tuple[cs.Store, redis.Redis, str]) -> None:
+    """A record's key is a corrupt record, the index a `StoreConfigError`; both are left as they are."""
     store, client, tag = shared
     client.set(f"{tag}flow:f", "mine")
     with pytest.raises(cs.CorruptRecordError, match="flow 'f'"):
@@ -277,8 +277,8 @@ def test_keys_that_hold_something_else(shared: tuple[cs.Store, redis.Redis, str]
 @pytest.mark.parametrize(
     "head", [b"", b"garbage", b"[]", b'["a",1,99,0,0,null,null,"",1,"0",null,0,null,null]']
 )
-def test_a_head_that_is_not_ours(shared: tuple[cs.Store, redis.Redis, str], head: bytes) -> None:
-    """It is named when it is read; workers and sweeps pass it over; nobody touches it."""
+def test_unreadable_head(shared: tuple[cs.Store, redis.Redis, str], head: bytes) -> None:
+    """Reading it raises with its name; workers and sweeps skip it; it stays as it is."""
     store, client, tag = shared
     store.create(flow("bad"))
     store.create(flow("good"))
@@ -297,8 +297,10 @@ def test_a_head_that_is_not_ours(shared: tuple[cs.Store, redis.Redis, str], head
     assert client.hget(f"{tag}flow:bad", "head") == head
 
 
-def test_scripts_that_the_server_has_forgotten(shared: tuple[cs.Store, redis.Redis, str]) -> None:
-    """After SCRIPT FLUSH every kind of request works as before, alone and among others."""
+def test_scripts_are_sent_again_after_script_flush(
+    shared: tuple[cs.Store, redis.Redis, str],
+) -> None:
+    """Every kind of request works as before, alone and with others in one pipe."""
     store, client, _ = shared
     client.script_flush()
     store.create(flow())
@@ -318,10 +320,10 @@ def test_scripts_that_the_server_has_forgotten(shared: tuple[cs.Store, redis.Red
     assert store.sweep() == 0
 
 
-def test_a_client_of_the_user_is_used_and_not_altered(
+def test_client_of_the_user_is_not_altered(
     version: str, redis_server: Callable[[str], RedisServer]
 ) -> None:
-    """Whatever it decodes, ours are bytes; it is not closed with the store."""
+    """The store reads bytes whatever the client decodes, and does not close it."""
     prefix = f"{uuid.uuid4().hex}:"
     with redis.Redis(port=redis_server(version).port, decode_responses=True) as client:
         with cs.RedisStore(client, prefix=prefix) as store:
@@ -331,10 +333,10 @@ def test_a_client_of_the_user_is_used_and_not_altered(
         assert client.hget(f"{{{prefix}0}}:flow:ü", "head") is not None
 
 
-def test_a_hung_server_takes_no_longer_than_the_timeout(
+def test_hung_server_costs_no_more_than_the_timeout(
     start: Callable[..., RedisServer], open_api: Callable[..., StoreAPI]
 ) -> None:
-    """A read of a server that stands still is unavailable, a commit uncertain; later all is well."""
+    """A read of a stopped process is unavailable and a commit uncertain; later both work."""
     server = start()
     with open_api(server.url, timeout=timedelta(milliseconds=300)) as store:
         store.create(flow())
@@ -351,8 +353,8 @@ def test_a_hung_server_takes_no_longer_than_the_timeout(
         assert store.get("f") is not None
 
 
-def test_more_threads_than_a_pool_has_connections() -> None:
-    """However many read at the same time, each waits for the server and none is refused."""
+def test_more_threads_than_the_pool_has_connections() -> None:
+    """However many read at the same time, none is refused."""
     threads = 120
     with RedisServer() as server, cs.open_store(server.url) as store:
         store.create(flow())
@@ -364,8 +366,8 @@ def test_more_threads_than_a_pool_has_connections() -> None:
         assert [one.version for one in found] == [1] * threads
 
 
-def test_a_fork_has_connections_of_its_own(shared: tuple[cs.Store, redis.Redis, str]) -> None:
-    """Parent and child go on with the same store, and no reply reaches the other."""
+def test_forked_child_has_connections_of_its_own(shared: tuple[cs.Store, redis.Redis, str]) -> None:
+    """Parent and child use the same store, and no reply reaches the other process."""
     store, _, _ = shared
     store.create(flow("counter", n=0))
 
@@ -390,7 +392,7 @@ def test_a_fork_has_connections_of_its_own(shared: tuple[cs.Store, redis.Redis, 
 def test_clear_removes_exactly_this_prefix(
     version: str, redis_server: Callable[[str], RedisServer]
 ) -> None:
-    """Prefixes with the letters of patterns, and longer ones, keep what is theirs."""
+    """Prefixes with pattern characters, and longer prefixes, keep their records."""
     url = redis_server(version).url
     base = uuid.uuid4().hex
     prefixes = [f"{base}[a*]?:", f"{base}a:", f"{base}aa:", f"{base}[a*]?:x"]
@@ -411,10 +413,10 @@ def test_clear_removes_exactly_this_prefix(
         store.close()
 
 
-def test_what_is_written_while_the_store_is_cleared_stays_whole(
+def test_record_written_during_clear_is_whole_or_gone(
     shared: tuple[cs.Store, redis.Redis, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between a look at the keys and their removal: it stays, listed and due, or goes, entries included."""
+    """It was written between the scan and the removal: it stays, listed and due, or goes with its entries."""
     store, client, tag = shared
     store.create(flow("f"))
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
@@ -450,8 +452,8 @@ def test_what_is_written_while_the_store_is_cleared_stays_whole(
         }
 
 
-def test_a_command_that_was_renamed(start: Callable[..., RedisServer]) -> None:
-    """A server without a command that the scripts need is found out before anything is half written."""
+def test_renamed_command_is_found_at_first_use(start: Callable[..., RedisServer]) -> None:
+    """A server without a command that the scripts need is found before anything is half written."""
     server = start("--rename-command", "PERSIST", "")
     with (
         cs.open_store(server.url) as store,
@@ -463,10 +465,10 @@ def test_a_command_that_was_renamed(start: Callable[..., RedisServer]) -> None:
         assert client.keys() == []
 
 
-def test_what_the_server_has_forgotten_leaves_no_entries(
+def test_sweep_removes_entries_of_records_the_server_expired(
     shared: tuple[cs.Store, redis.Redis, str],
 ) -> None:
-    """Records have a time to live an hour after they expire; a sweep cleans up after them."""
+    """The server removes records an hour after they expire; a sweep removes their entries."""
     store, client, tag = shared
     done = flow("done")
     done.status = cs.FlowStatus.COMPLETED
@@ -490,10 +492,10 @@ def test_what_the_server_has_forgotten_leaves_no_entries(
 
 
 @pytest.mark.parametrize("key", ["flow:f", "steps:f", "parts:f", "wait:w", "items:w"])
-def test_evicted_key_is_an_absent_or_corrupt_record_never_a_wrong_one(
+def test_evicted_key_is_an_absent_or_corrupt_record(
     key: str, shared: tuple[cs.Store, redis.Redis, str]
 ) -> None:
-    """A server that may evict has removed one key; what is left is read, and can be written again."""
+    """One key of a record was evicted: the rest is read, and can be written again."""
     store, client, tag = shared
     large = flow("f")
     large.state = {"text": "x" * (2 << 20)}
@@ -531,7 +533,7 @@ def test_evicted_key_is_an_absent_or_corrupt_record_never_a_wrong_one(
 def test_resolving_a_commit_whose_reply_was_evicted(
     shared: tuple[cs.Store, redis.Redis, str],
 ) -> None:
-    """The record remembers the commit, so it is not taken for one that never was."""
+    """The record remembers the commit, so it is not reported as never applied."""
     store, client, tag = shared
     subject = flow("f")
     store.create(subject)
@@ -542,10 +544,10 @@ def test_resolving_a_commit_whose_reply_was_evicted(
     assert store.resolve_commit(error) is not None
 
 
-def test_entries_of_the_index_that_are_not_ours(
+def test_foreign_index_entries_are_skipped(
     shared: tuple[cs.Store, redis.Redis, str],
 ) -> None:
-    """Whatever somebody has added to it is passed over; sweeps, counts and claims go on."""
+    """Members that another program has added are skipped by sweeps, counts and claims."""
     store, client, tag = shared
     store.create(flow())
     added = [
@@ -564,7 +566,7 @@ def test_entries_of_the_index_that_are_not_ours(
         store.create(flow(f"f-{number}"))
 
 
-def test_a_node_of_a_cluster_that_is_opened_as_a_server(
+def test_cluster_node_opened_as_a_single_server(
     redis_cluster: RedisCluster,
 ) -> None:
     """The error says how a cluster is opened."""
