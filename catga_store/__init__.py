@@ -31,6 +31,7 @@ from catga_store.codec.evolution import flow_state
 from catga_store.copying import CopyReport
 from catga_store.copying import copy
 from catga_store.core.receipts import Receipt
+from catga_store.core.state_types import RAW
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import ClaimLostError
 from catga_store.errors import CommitTooLargeError
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOW",
+    "RAW",
     "AsyncMemoryStore",
     "AsyncNatsStore",
     "AsyncRedisStore",
@@ -153,7 +155,7 @@ _ASYNC_KINDS = ("AsyncMemoryStore", "AsyncNatsStore", "AsyncRedisStore", "AsyncS
 _ASYNC = (*_ASYNC_KINDS, "AsyncSession", "AsyncStore")
 
 for _public in __all__:
-    if _public not in _ASYNC and _public != "NOW":  # the only value
+    if _public not in _ASYNC and not _public.isupper():  # constants know no module
         globals()[_public].__module__ = __name__
 
 

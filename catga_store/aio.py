@@ -41,6 +41,7 @@ from catga_store.core.options import StoreOptions
 from catga_store.core.options import WaitFilters
 from catga_store.core.receipts import Receipt
 from catga_store.core.settings import Settings
+from catga_store.core.state_types import ManyTypes
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.errors import CommitUncertainError
 from catga_store.model.flows import FlowSnapshot
@@ -404,7 +405,7 @@ class AsyncStore(BaseAsyncStore):
     @overload
     async def claim_due(
         self,
-        state_type: None = None,
+        state_type: ManyTypes | None = None,
         *,
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
@@ -426,16 +427,22 @@ class AsyncStore(BaseAsyncStore):
         included. Flows come nearly oldest first. The store decides each claim, so no flow goes to
         two callers. A claim adds 1 to `attempts` and to `version`.
 
-        With a type, only flows of that type and untyped ones are claimed. A flow that cannot be
-        decoded is put off by one lease, logged and skipped. That includes an untyped flow whose data
-        does not fit the type: where workers with a type and without share a store, give every flow a
-        type.
+        `state_type` says which flows are claimed. Without it, untyped flows only. A type claims
+        flows of that type and untyped ones. Several types, in a tuple or list, claim flows of these,
+        each with the state of its own type. A stored name, or several, claims flows of that name
+        with raw JSON data as state; `RAW` claims all flows that way.
+
+        A flow that cannot be decoded is put off by one lease, logged and skipped. That includes an
+        untyped flow whose data does not fit the type: where workers with a type and without share a
+        store, give every flow a type. A flow whose lease ends before this call returns is not
+        returned.
 
         A wait that ends while its parent is claimed wakes the parent when the claim ends, at most a
         quarter of the remaining lease later. If the parent is missing or terminal when its wait is
         processed, that wait will not wake it later, unless the parent suspends on it again.
 
-        Costs three round trips, one or two more for parents, more under contention.
+        Costs three round trips, up to three more for parents and for the waits of all claimed flows
+        together, more under contention.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -465,7 +472,7 @@ class AsyncStore(BaseAsyncStore):
     async def claim(
         self,
         flow_id: str,
-        state_type: None = None,
+        state_type: ManyTypes | None = None,
         *,
         lease: timedelta = DEFAULT_LEASE,
         timeout: timedelta = timedelta(0),
@@ -485,8 +492,9 @@ class AsyncStore(BaseAsyncStore):
         Wait up to `timeout` for another owner's claim to end, then raise `FlowClaimedError` (with
         `owner` and `until`). A terminal flow is returned as it is, unclaimed. `FlowNotFoundError` if
         there is no such flow. The flow counts as notified of its waits that have ended;
-        `wait_condition` shows the one it suspended on if that has ended, else the newest. Costs
-        three round trips, one more for a parent.
+        `wait_condition` shows the one it suspended on if that has ended, else the newest.
+        `StateTypeError` if the flow is stored with another type than `state_type`, which is as for
+        `claim_due`. Costs three round trips, one more for a parent.
         """
         return await self._run(
             claims.claim(
@@ -507,7 +515,8 @@ class AsyncStore(BaseAsyncStore):
         """Give the claim back without writing the state.
 
         The flow is due now unless `due_at` says otherwise; `None` parks it. `ClaimLostError` if the
-        claim was lost. Changes on the object are not written.
+        claim was lost. `UsageError` if the object was changed, because the changes would be lost:
+        set its `due_at` and update it instead, which writes them and ends the claim.
         """
         await self._run(claims.release(self._context, flow, due_at=due_at))
 
@@ -701,6 +710,102 @@ class AsyncSession(BaseSession):
         """Return the session's object for the progress of this step, or `None`."""
         return await self._run(
             sessions.session_get_for_each_progress(self._context, self._unit, flow_id, step_index)
+        )
+
+    @overload
+    async def claim_due(
+        self,
+        state_type: type[S],
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        limit: int = 1,
+        owner: str | None = None,
+    ) -> list[FlowSnapshot[S]]: ...
+    @overload
+    async def claim_due(
+        self,
+        state_type: ManyTypes | None = None,
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        limit: int = 1,
+        owner: str | None = None,
+    ) -> list[FlowSnapshot[Any]]: ...
+    async def claim_due(
+        self,
+        state_type: Any | None = None,
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        limit: int = 1,
+        owner: str | None = None,
+    ) -> list[FlowSnapshot[Any]]:
+        """Claim due flows like the store's `claim_due`, and track them in this session.
+
+        The claim is written at once, not by `commit`; a rollback does not give it back. Flows that
+        the session already has are not claimed.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     await store.create(FlowSnapshot("order-1", state={"paid": False}))
+        ...     async with store.begin() as session:
+        ...         for order in await session.claim_due():
+        ...             order.state["paid"] = True
+        ...     order = await store.get_one("order-1")
+        ...     print(order.state)
+        >>> anyio.run(main)
+        {'paid': True}
+        """
+        return await self._run(
+            sessions.session_claim_due(
+                self._context, self._unit, state_type, lease=lease, limit=limit, owner=owner
+            )
+        )
+
+    @overload
+    async def claim(
+        self,
+        flow_id: str,
+        state_type: type[S],
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        timeout: timedelta = timedelta(0),
+        owner: str | None = None,
+    ) -> FlowSnapshot[S]: ...
+    @overload
+    async def claim(
+        self,
+        flow_id: str,
+        state_type: ManyTypes | None = None,
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        timeout: timedelta = timedelta(0),
+        owner: str | None = None,
+    ) -> FlowSnapshot[Any]: ...
+    async def claim(
+        self,
+        flow_id: str,
+        state_type: Any | None = None,
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        timeout: timedelta = timedelta(0),
+        owner: str | None = None,
+    ) -> FlowSnapshot[Any]:
+        """Claim one flow like the store's `claim`, and track it in this session.
+
+        The claim is written at once, not by `commit`; a rollback does not give it back. `UsageError`
+        if the session already has the flow.
+        """
+        return await self._run(
+            sessions.session_claim(
+                self._context,
+                self._unit,
+                flow_id,
+                state_type,
+                lease=lease,
+                timeout=timeout,
+                owner=owner,
+            )
         )
 
     async def refresh(self, record: AnyRecord) -> None:

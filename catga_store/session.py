@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 from typing import Self
@@ -12,8 +13,10 @@ from typing import overload
 from catga_store.core import sessions
 from catga_store.core.base_session import BaseSession
 from catga_store.core.base_store import Run
+from catga_store.core.claims import DEFAULT_LEASE
 from catga_store.core.context import Context
 from catga_store.core.receipts import Receipt
+from catga_store.core.state_types import ManyTypes
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.progress import ForEachProgress
@@ -94,6 +97,99 @@ class Session(BaseSession):
         """Return the session's object for the progress of this step, or `None`."""
         return self._run(
             sessions.session_get_for_each_progress(self._context, self._unit, flow_id, step_index)
+        )
+
+    @overload
+    def claim_due(
+        self,
+        state_type: type[S],
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        limit: int = 1,
+        owner: str | None = None,
+    ) -> list[FlowSnapshot[S]]: ...
+    @overload
+    def claim_due(
+        self,
+        state_type: ManyTypes | None = None,
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        limit: int = 1,
+        owner: str | None = None,
+    ) -> list[FlowSnapshot[Any]]: ...
+    def claim_due(
+        self,
+        state_type: Any | None = None,
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        limit: int = 1,
+        owner: str | None = None,
+    ) -> list[FlowSnapshot[Any]]:
+        """Claim due flows like the store's `claim_due`, and track them in this session.
+
+        The claim is written at once, not by `commit`; a rollback does not give it back. Flows that
+        the session already has are not claimed.
+
+        >>> from catga_store import MemoryStore, FlowSnapshot
+        >>> store = MemoryStore()
+        >>> store.create(FlowSnapshot("order-1", state={"paid": False}))
+        >>> with store.begin() as session:
+        ...     for order in session.claim_due():
+        ...         order.state["paid"] = True
+        >>> order = store.get_one("order-1")
+        >>> print(order.state)
+        {'paid': True}
+        """
+        return self._run(
+            sessions.session_claim_due(
+                self._context, self._unit, state_type, lease=lease, limit=limit, owner=owner
+            )
+        )
+
+    @overload
+    def claim(
+        self,
+        flow_id: str,
+        state_type: type[S],
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        timeout: timedelta = timedelta(0),
+        owner: str | None = None,
+    ) -> FlowSnapshot[S]: ...
+    @overload
+    def claim(
+        self,
+        flow_id: str,
+        state_type: ManyTypes | None = None,
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        timeout: timedelta = timedelta(0),
+        owner: str | None = None,
+    ) -> FlowSnapshot[Any]: ...
+    def claim(
+        self,
+        flow_id: str,
+        state_type: Any | None = None,
+        *,
+        lease: timedelta = DEFAULT_LEASE,
+        timeout: timedelta = timedelta(0),
+        owner: str | None = None,
+    ) -> FlowSnapshot[Any]:
+        """Claim one flow like the store's `claim`, and track it in this session.
+
+        The claim is written at once, not by `commit`; a rollback does not give it back. `UsageError`
+        if the session already has the flow.
+        """
+        return self._run(
+            sessions.session_claim(
+                self._context,
+                self._unit,
+                flow_id,
+                state_type,
+                lease=lease,
+                timeout=timeout,
+                owner=owner,
+            )
         )
 
     def refresh(self, record: AnyRecord) -> None:

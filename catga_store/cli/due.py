@@ -89,7 +89,7 @@ def _due(
 ) -> Iterator[dict[str, Any]]:
     context = store._context  # noqa: SLF001  no public operation looks without claiming
     until_ms = context.settings.now_ms() + within // timedelta(milliseconds=1)
-    found = store._run(ask(Due(until_ms, limit, kind)))  # noqa: SLF001  as above
+    found = store._run(ask(Due(until_ms, limit, None if kind is None else ("", kind))))  # noqa: SLF001  as above
     ended = {
         entry.key.id: store.get_wait_condition(entry.key.id)
         for entry in found

@@ -84,7 +84,7 @@ class BaseSession:
             )
         )
 
-    def check(self, record: AnyRecord) -> None:
+    def require_unchanged(self, record: AnyRecord) -> None:
         """Commit only if this record is still what was read, although it is not written.
 
         This protects against write skew: two sessions that each read what the other writes. If the
@@ -92,6 +92,10 @@ class BaseSession:
         condition, clears or overwrites progress, or writes another object is a `UsageError`.
         """
         self._unit.check(record)
+
+    def check(self, record: AnyRecord) -> None:
+        """Do the same as `require_unchanged`, the name to prefer."""
+        self.require_unchanged(record)
 
     def expunge(self, record: AnyRecord) -> None:
         """Stop tracking a record and drop its pending change; the object stays as it is.

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Container
 from collections.abc import Sequence
 from typing import Any
 
 from attrs import frozen
 
 from catga_store.core import envelope
+from catga_store.core.state_types import Wanted
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import StateTypeError
 from catga_store.model import stored_state
@@ -23,6 +25,7 @@ from catga_store.model.flows import FlowStatus
 from catga_store.model.times import to_ms
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import wait_key
 from catga_store.protocol.requests import MAX_CHANGES
@@ -64,9 +67,11 @@ class Claimer:
     """Who claims, as what state, from when and for how long."""
 
     owner: str
-    state_type: Any | None
+    wanted: Wanted
     now_ms: int
     lease_ms: int
+    skip: Container[Key] = ()
+    """Flows that are not claimed."""
 
     @property
     def until_ms(self) -> int:
@@ -182,6 +187,8 @@ def claim_plans_of(gathered: Gathered, claimer: Claimer, most: int) -> list[Clai
 def _claim_plan_of(candidate: Candidate, claimer: Claimer) -> ClaimPlan | None:
     now_ms = claimer.now_ms
     error: Exception | None = candidate.error
+    if flow_key(candidate.flow_id) in claimer.skip:
+        return None
 
     if error is None:
         if not candidate.is_free(now_ms):
@@ -206,7 +213,7 @@ def take(candidate: Candidate, claimer: Claimer) -> ClaimPlan:
     assert record is not None
     key, old = flow_key(candidate.flow_id), record.head
     now_ms = claimer.now_ms
-    flow = envelope.decode_flow(key, record, claimer.state_type)
+    flow = envelope.decode_flow(key, record, claimer.wanted.type_of(key, record))
     body, shown = record.body, None
 
     closes = False

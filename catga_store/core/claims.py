@@ -9,44 +9,45 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Container
 from collections.abc import Sequence
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
 
-from catga_store import codec
 from catga_store.core import envelope
 from catga_store.core.arguments import check_flow
 from catga_store.core.arguments import not_found
+from catga_store.core.claim_candidates import gather
+from catga_store.core.claim_candidates import look_for_waits
+from catga_store.core.claim_candidates import read_waits
 from catga_store.core.claim_plans import Candidate
 from catga_store.core.claim_plans import Claimer
 from catga_store.core.claim_plans import ClaimPlan
-from catga_store.core.claim_plans import Gathered
-from catga_store.core.claim_plans import awaited_of
 from catga_store.core.claim_plans import choose
 from catga_store.core.claim_plans import claim_plans_of
 from catga_store.core.claim_plans import has_all_waits
 from catga_store.core.claim_plans import is_held
 from catga_store.core.claim_plans import is_terminal
-from catga_store.core.claim_plans import needs_telling
 from catga_store.core.claim_plans import put_off
 from catga_store.core.claim_plans import refused_of
 from catga_store.core.claim_plans import settle_plans
 from catga_store.core.claim_plans import take
-from catga_store.core.claim_plans import told_of
 from catga_store.core.commits import commit_one
 from catga_store.core.commits import send
 from catga_store.core.conflicts import claimed_error
 from catga_store.core.context import Context
 from catga_store.core.context import read_all
+from catga_store.core.state_types import wanted_of
+from catga_store.core.writes import changes_of
+from catga_store.core.writes import plan_flow
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import ClaimLostError
-from catga_store.errors import CorruptRecordError
 from catga_store.errors import UsageError
 from catga_store.model import stored_state
 from catga_store.model.flows import Claim
 from catga_store.model.flows import FlowSnapshot
+from catga_store.model.stored_state import head_of
 from catga_store.model.times import NOW
 from catga_store.model.times import moment_up
 from catga_store.model.times import span_ms
@@ -54,26 +55,21 @@ from catga_store.model.times import to_ms
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Pause
-from catga_store.protocol.conversation import ask
-from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import partition_of
-from catga_store.protocol.keys import wait_key
 from catga_store.protocol.requests import MAX_CHANGES
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import Extend
-from catga_store.protocol.requests import Filter
-from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Read
-from catga_store.protocol.requests import Record
 
 __all__ = [
     "DEFAULT_LEASE",
@@ -97,11 +93,6 @@ _POLL_SECONDS = 0.05
 DEFAULT_LEASE = timedelta(seconds=30)
 
 
-"""Claims as conversations over store protocol requests."""
-
-# claims -------------------------------------------------------------------------------------------
-
-
 def claim_due(
     context: Context,
     state_type: Any | None = None,
@@ -109,16 +100,19 @@ def claim_due(
     lease: timedelta = DEFAULT_LEASE,
     limit: int = 1,
     owner: str | None = None,
+    skip: Container[Key] = (),
 ) -> Conversation[list[FlowSnapshot[Any]]]:
-    """Claim up to `limit` due flows; what each claim does is decided in `claim_plans`."""
+    """Claim up to `limit` due flows, none of those to `skip`.
+
+    What is done about each flow is decided in `claim_plans`.
+    """
     if type(limit) is not int or not 1 <= limit <= _PAGE_MOST:
         message = f"limit must be an int from 1 to {_PAGE_MOST}, not {limit!r}"
         raise UsageError(message)
 
     lease_ms = _lease_ms(lease)
     owner = context.owner if owner is None else check_id(owner, "an owner")
-    codec.check_state_type(state_type)
-    wanted = codec.type_name(state_type) or None
+    wanted = wanted_of(state_type)
     claimed: list[FlowSnapshot[Any]] = []
     # What is put off is due later than this, however long it takes: nothing is met twice.
     since_ms = context.settings.now_ms()
@@ -128,17 +122,17 @@ def claim_due(
     try:
         while len(claimed) < limit and idle < _IDLE_ROUNDS:
             missing = limit - len(claimed)
-            due = Due(since_ms, missing + _NEARBY, wanted)
-            found = yield due
+            due = Due(since_ms, missing + _NEARBY, wanted.names)
+            found: tuple[Found, ...] = yield due
             if not found:
                 break
 
             now_ms = max(since_ms, context.settings.now_ms())
             chosen = choose(found, missing + nearby)
-            gathered = yield from _gather(
+            gathered = yield from gather(
                 context, chosen, now_ms, all_waits=has_all_waits(chosen, found, due.limit)
             )
-            claimer = Claimer(owner, state_type, now_ms, lease_ms)
+            claimer = Claimer(owner, wanted, now_ms, lease_ms, skip)
             plans = claim_plans_of(gathered, claimer, missing)
             applied = yield from _take_all(context, plans, now_ms, claimed)
             idle = 0 if applied else idle + 1
@@ -149,132 +143,29 @@ def claim_due(
         if not claimed:
             raise
 
-        _log.warning("claim_due answers %d of %d flows: %s", len(claimed), limit, error)
+        _log.warning("claim_due returns %d of %d flows: %s", len(claimed), limit, error)
 
-    return claimed
-
-
-def _gather(
-    context: Context, chosen: Sequence[Found], now_ms: int, *, all_waits: bool
-) -> Conversation[Gathered]:
-    """Candidates, each with its flow and the conditions that bear on it.
-
-    `all_waits`: those chosen are all the conditions that have ended, and none need be looked
-    for.
-    """
-    gathered = Gathered()
-    records, corrupt = yield from _read_what_can_be(context, [entry.key for entry in chosen])
-    gathered.stuck = [entry for entry in chosen if entry.key in corrupt]
-
-    for entry in chosen:
-        record = records.get(entry.key)
-        if entry.key.kind == FLOW and entry.key not in corrupt:
-            gathered.candidate(entry.key.id).flow = record
-        elif record is not None and record.terms is not None and record.terms.parent:
-            gathered.candidate(record.terms.parent).woken_by[entry.key.id] = record
-
-    unread = [key for key in map(flow_key, gathered.candidates) if key not in records]
-    parents, corrupt = yield from _read_what_can_be(context, unread)
-    for key, parent in parents.items():
-        gathered.candidate(key.id).flow = parent
-
-    for key in corrupt:
-        gathered.candidate(key.id).error = corrupt[key]
-
-    for candidate in gathered.candidates.values():
-        if not all_waits and candidate.is_free(now_ms):
-            yield from _look_for_waits(candidate, now_ms)
-
-    yield from _read_waits(context, gathered.candidates.values())
-    return gathered
+    return _with_time_left(claimed, context.settings.now_ms())
 
 
-def _look_for_waits(candidate: Candidate, now_ms: int) -> Conversation[None]:
-    """Whatever else has ended that the flow is to be told of; one exchange, as a rule."""
-    wanted = Filter(WAIT, parent=candidate.flow_id)
-    after: tuple[int, str] | None = None
+def _with_time_left(claimed: list[FlowSnapshot[Any]], now_ms: int) -> list[FlowSnapshot[Any]]:
+    """The flows whose lease is not over yet; a call may take longer than its lease."""
+    kept = [flow for flow in claimed if is_held(_head_of_claimed(flow), now_ms)]
+    if len(kept) < len(claimed):
+        _log.warning(
+            "claim_due took longer than its lease: %d of %d claimed flows are not returned, and are"
+            " due again; pass a longer lease or a smaller limit",
+            len(claimed) - len(kept),
+            len(claimed),
+        )
 
-    while len(candidate.unread) < MAX_CHANGES:
-        try:
-            page = yield from ask(Find(wanted, after, _PAGE_MOST, now_ms))
-        except CorruptRecordError as error:
-            if error.key is None:
-                raise
-
-            _log.warning("%s is passed over: %s", flow_key(candidate.flow_id), error)
-            return
-
-        candidate.unread += [
-            entry.key.id
-            for entry in page
-            if needs_telling(entry.head, now_ms) and entry.key.id not in candidate.woken_by
-        ]
-        if len(page) < _PAGE_MOST:
-            return
-
-        after = page[-1].head.created_ms, page[-1].key.id
+    return kept
 
 
-def _read_waits(context: Context, candidates: Iterable[Candidate]) -> Conversation[None]:
-    """The conditions that flows await, or that were found to have ended, in one request."""
-    keys: dict[Key, None] = {}
-
-    for candidate in candidates:
-        candidate.awaits = awaited_of(candidate)
-        candidate.was_told = told_of(candidate)
-        told = () if candidate.was_told is None else (candidate.was_told,)
-        for name in (*candidate.awaits, *told):
-            if name not in candidate.woken_by:
-                keys[wait_key(name)] = None
-
-        keys |= dict.fromkeys(map(wait_key, candidate.unread))
-
-    records, corrupt = yield from _read_what_can_be(context, list(keys))
-
-    for candidate in candidates:
-        known = {wait_key(name): record for name, record in candidate.woken_by.items()}
-        for name in candidate.unread:
-            record = records.get(wait_key(name))
-            if record is not None:
-                candidate.woken_by[name] = record
-
-        if candidate.was_told is not None:
-            candidate.told = records.get(wait_key(candidate.was_told))
-
-        for name in candidate.awaits:
-            key = wait_key(name)
-            record = known.get(key) or records.get(key)
-            if record is not None:
-                candidate.awaited[name] = record
-
-            candidate.error = candidate.error or corrupt.get(key)
-
-
-def _read_what_can_be(
-    context: Context, keys: Sequence[Key]
-) -> Conversation[tuple[dict[Key, Record], dict[Key, CorruptRecordError]]]:
-    """The records that are there, and why others cannot be read: those alone, one by one."""
-    found: dict[Key, Record] = {}
-    corrupt: dict[Key, CorruptRecordError] = {}
-
-    try:
-        records = yield from read_all(context, keys)
-    except CorruptRecordError as error:
-        if error.key is None:
-            raise  # not a record but all of the store
-    else:
-        pairs = zip(keys, records, strict=True)
-        return {key: record for key, record in pairs if record is not None}, corrupt
-
-    for key in keys:
-        try:
-            (one,) = yield from read_all(context, [key])
-        except CorruptRecordError as error:
-            corrupt[key] = error
-        else:
-            found |= {} if one is None else {key: one}
-
-    return found, corrupt
+def _head_of_claimed(flow: FlowSnapshot[Any]) -> Head:
+    head = head_of(flow)
+    assert head is not None, "a claim is a write"
+    return head
 
 
 def _take_all(
@@ -282,7 +173,7 @@ def _take_all(
 ) -> Conversation[bool]:
     """Carry plans out, one commit a partition, and add what was claimed.
 
-    Answers whether anything was written.
+    Returns whether anything was written.
     """
     by_partition: dict[int, list[ClaimPlan]] = {}
 
@@ -361,6 +252,7 @@ def claim(
     check_id(flow_id, "a flow id")
     lease_ms = _lease_ms(lease)
     owner = context.owner if owner is None else check_id(owner, "an owner")
+    wanted = wanted_of(state_type)
     give_up = time.monotonic() + span_ms(timeout, "timeout") / 1000
 
     while True:
@@ -371,7 +263,7 @@ def claim(
             raise not_found(flow_id)
 
         if is_terminal(record.head):
-            return envelope.decode_flow(key, record, state_type)
+            return envelope.decode_flow(key, record, wanted.type_of(key, record))
 
         if is_held(record.head, now_ms):
             left = give_up - time.monotonic()
@@ -382,12 +274,12 @@ def claim(
             continue
 
         candidate = Candidate(flow_id, record)
-        yield from _look_for_waits(candidate, now_ms)
-        yield from _read_waits(context, [candidate])
+        yield from look_for_waits([candidate], now_ms)
+        yield from read_waits(context, [candidate])
         if candidate.error is not None:
             raise candidate.error
 
-        plan = take(candidate, Claimer(owner, state_type, now_ms, lease_ms))
+        plan = take(candidate, Claimer(owner, wanted, now_ms, lease_ms))
         claimed: list[FlowSnapshot[Any]] = []
         yield from _commit_plans(context, [plan], now_ms, claimed)
         if claimed:
@@ -410,29 +302,35 @@ def extend(
 def release(
     context: Context, flow: FlowSnapshot[Any], *, due_at: datetime | None = NOW
 ) -> Conversation[None]:
-    """Give a claim back without writing the state."""
+    """Give a claim back without writing the state; a changed flow is refused."""
     claim = _claim_of(flow)
     loaded = flow._loaded
     assert loaded is not None
     old = loaded.head
     now_ms = context.settings.now_ms()
+    changed = changes_of(flow, plan_flow(flow, now_ms, context.limits))
+    if changed:
+        message = (
+            f"{flow.key} was changed ({', '.join(changed)}) and release would not write that; set"
+            " its due_at and update it, which writes the changes and ends the claim, or get it again"
+        )
+        raise UsageError(message)
+
     until = moment_up(due_at)
     due_ms = None if until is None else now_ms if until == NOW else to_ms(until)
     head = old._replace(
         version=old.version + 1, updated_ms=now_ms, owner=None, claim=None, due_ms=due_ms
     )
     put = Put(flow.key, head, loaded.body, old.revision, old, keeps_body=True)
-    attempts = flow.attempts
     outcome = yield from commit_one(context, put, now_ms, flow)
     stored_state.set_written(flow, put.head, put.body, outcome.revision, claim)
-    stored_state.set_attempts(flow, attempts)
 
 
 def release_dead_waits(context: Context, limit: int, now_ms: int) -> Conversation[None]:
     """Ended conditions whose parent is gone or has ended begin their retention."""
     found = yield Due(now_ms, limit)
     chosen = [entry for entry in found if entry.key.kind == WAIT]
-    gathered = yield from _gather(context, chosen, now_ms, all_waits=True)
+    gathered = yield from gather(context, chosen, now_ms, all_waits=True)
     plans = [
         put_off(candidate, now_ms)
         for candidate in gathered.candidates.values()

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from catga_store.core.arguments import check_wait
 from catga_store.core.arguments import not_found
 from catga_store.core.arguments import step_key
 from catga_store.core.arguments import unique_ids
+from catga_store.core.claims import DEFAULT_LEASE
 from catga_store.core.commits import send
 from catga_store.core.conflicts import conflict_error
 from catga_store.core.context import Context
@@ -63,6 +65,8 @@ from catga_store.protocol.requests import Refused
 from catga_store.protocol.requests import SetWait
 
 __all__ = [
+    "session_claim",
+    "session_claim_due",
     "session_commit",
     "session_get",
     "session_get_for_each_progress",
@@ -180,6 +184,51 @@ def _tracked(unit: UnitOfWork, key: Key, record: Any, state_type: Any | None) ->
 
     unit.track(key, record)
     return record
+
+
+def session_claim_due(
+    context: Context,
+    unit: UnitOfWork,
+    state_type: Any | None = None,
+    *,
+    lease: timedelta = DEFAULT_LEASE,
+    limit: int = 1,
+    owner: str | None = None,
+) -> Conversation[list[FlowSnapshot[Any]]]:
+    """Claim due flows that the session does not have yet, and track them."""
+    unit.step("use")
+    flows = yield from claims.claim_due(
+        context, state_type, lease=lease, limit=limit, owner=owner, skip=unit.keys()
+    )
+    for flow in flows:
+        unit.track_claimed(flow)
+
+    return flows
+
+
+def session_claim(
+    context: Context,
+    unit: UnitOfWork,
+    flow_id: str,
+    state_type: Any | None = None,
+    *,
+    lease: timedelta = DEFAULT_LEASE,
+    timeout: timedelta = timedelta(0),
+    owner: str | None = None,
+) -> Conversation[FlowSnapshot[Any]]:
+    """Claim a flow that the session does not have yet, and track it."""
+    key = flow_key(check_id(flow_id, "a flow id"))
+    if unit.find(key) is not None:
+        message = (
+            f"{key} is in this session already; expunge it first, or claim it before you get it"
+        )
+        raise UsageError(message)
+
+    flow = yield from claims.claim(
+        context, flow_id, state_type, lease=lease, timeout=timeout, owner=owner
+    )
+    unit.track_claimed(flow)
+    return flow
 
 
 def session_refresh(context: Context, unit: UnitOfWork, record: AnyRecord) -> Conversation[None]:

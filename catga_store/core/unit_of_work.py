@@ -22,9 +22,9 @@ from catga_store.core.conflicts import conflict_of
 from catga_store.core.receipts import Receipt
 from catga_store.core.receipts import receipt_of
 from catga_store.core.writes import Limits
+from catga_store.core.writes import changes_of
 from catga_store.core.writes import check_flag
 from catga_store.core.writes import check_partition
-from catga_store.core.writes import differs
 from catga_store.core.writes import plan_flow
 from catga_store.core.writes import plan_progress
 from catga_store.core.writes import plan_set_wait
@@ -184,6 +184,18 @@ class UnitOfWork:
         self._map[key] = entry
         stored_state.attach(record, self)
         return entry
+
+    def keys(self) -> frozenset[Key]:
+        """The keys that the session knows something of."""
+        return frozenset(self._map)
+
+    def track_claimed(self, flow: FlowSnapshot[Any]) -> None:
+        """Track a flow that was just claimed, unless the session was used otherwise meanwhile.
+
+        The claim is written, so its object goes to the caller in any case.
+        """
+        if self.state == "open" and flow.key not in self._map:
+            self.track(flow.key, flow)
 
     def add(self, record: object) -> Entry:
         """Queue a record: a new one is created or set, one with a revision is updated if it changes."""
@@ -611,7 +623,7 @@ def _plan_flow_entry(
 ) -> Put | None:
     """The write of a flow, or nothing: decided on the one encoding that would be written."""
     put = plan_flow(flow, now_ms, limits, instead=entry.instead)
-    return put if entry.intent is not Intent.LOADED or differs(flow, put) else None
+    return put if entry.intent is not Intent.LOADED or changes_of(flow, put) else None
 
 
 def _renewal(entry: Entry, now_ms: int) -> Check:

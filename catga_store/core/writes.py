@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
+from itertools import compress
+from operator import ne
 from typing import Any
 
 from attrs import frozen
@@ -39,9 +41,9 @@ from catga_store.protocol.requests import SetWait
 
 __all__ = [
     "Limits",
+    "changes_of",
     "check_flag",
     "check_partition",
-    "differs",
     "plan_flow",
     "plan_progress",
     "plan_set_wait",
@@ -152,18 +154,19 @@ def _due_ms_of(flow: FlowSnapshot[Any], old: Head | None) -> int | None:
     return to_ms(due_at)
 
 
-def differs(flow: FlowSnapshot[Any], put: Put) -> bool:
-    """Whether the planned write of a loaded flow would change what is stored."""
+def changes_of(flow: FlowSnapshot[Any], put: Put) -> tuple[str, ...]:
+    """What the planned write of a loaded flow would change, by the names of its attributes."""
     head, old = put.head, put.replaces
-    return (
-        old is None
-        or head.status != old.status
-        or head.position != old.position
-        or head.error != old.error
-        or flow.attempts != old.attempts
-        or _due_ms_of(flow, old) != old.due_ms
-        or not envelope.is_same_state(flow, put.body)
-    )
+    if old is None:
+        return ("state",)
+
+    same = envelope.is_same_state(flow, put.body)
+    now = head.status, head.position, head.error, flow.attempts, _due_ms_of(flow, old), same
+    before = old.status, old.position, old.error, old.attempts, old.due_ms, True
+    return tuple(compress(_WATCHED, map(ne, now, before)))
+
+
+_WATCHED = "status", "position", "error", "attempts", "due_at", "state"
 
 
 def _created_ms(record: FlowSnapshot[Any] | WaitCondition, now_ms: int) -> int:

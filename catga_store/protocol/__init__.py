@@ -64,6 +64,7 @@ from catga_store.protocol.requests import Conflict
 from catga_store.protocol.requests import Count
 from catga_store.protocol.requests import Delete
 from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Find
@@ -117,6 +118,7 @@ __all__ = [
     "Count",
     "Delete",
     "Due",
+    "DueWaits",
     "Extend",
     "Filter",
     "Find",

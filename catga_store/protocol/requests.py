@@ -46,6 +46,7 @@ __all__ = [
     "Count",
     "Delete",
     "Due",
+    "DueWaits",
     "Extend",
     "Filter",
     "Find",
@@ -363,13 +364,25 @@ class Extend(Request[Head | None]):
 class Due(Request[tuple[Found, ...]]):
     """List flows that are due, and conditions whose parent is to be notified; nearly oldest first.
 
-    Up to `limit` of each. With `type`, only flows of that type and untyped ones, and conditions
-    whose parent is such a flow or does not exist.
+    Up to `limit` of each. With `types`, only flows whose type is one of these names (`""`: untyped),
+    and conditions whose parent is such a flow or does not exist.
     """
 
     now_ms: int
     limit: int
-    type: str | None = None
+    types: tuple[str, ...] | None = None
+
+
+@define
+class DueWaits(Request[tuple[tuple[Found, ...], ...]]):
+    """For each of these flows, the conditions whose parent it is and that it should be notified of.
+
+    At most `limit` of each flow, newest first. One request for all flows.
+    """
+
+    parents: tuple[str, ...]
+    limit: int
+    now_ms: int
 
 
 @define

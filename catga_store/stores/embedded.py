@@ -36,6 +36,7 @@ from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Count
 from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Outcome
@@ -80,6 +81,7 @@ class EmbeddedProtocol:
             Clear: self._writing(rules.clear),
             Steps: self._reading(rules.steps),
             Due: self._reading(rules.due),
+            DueWaits: self._reading(rules.due_waits),
             Overdue: self._reading(rules.overdue),
             Find: self._reading(rules.find),
             Count: self._reading(rules.count),

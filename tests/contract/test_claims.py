@@ -146,7 +146,39 @@ def test_a_type_limits_what_is_claimed(store: cs.Store) -> None:
     store.create(new("raw"))
     found = {flow.flow_id: flow.state for flow in store.claim_due(Order, limit=9)}
     assert found == {"order": Order(1), "raw": Order(0)}
-    assert [flow.state for flow in store.claim_due(limit=9)] == [{"text": "x"}]
+    assert store.claim_due(limit=9) == [], "without a type, only untyped flows"
+    assert [flow.state for flow in store.claim_due("Other", limit=9)] == [{"text": "x"}]
+
+
+def test_several_types_are_claimed_at_once(store: cs.Store) -> None:
+    """Each flow has the state of its own type; a name gives raw data; untyped flows stay due."""
+    store.create(cs.FlowSnapshot("order", state=Order(1)))
+    store.create(cs.FlowSnapshot("other", state=Other("x")))
+    store.create(new("raw"))
+    found = {flow.flow_id: flow.state for flow in store.claim_due([Order, "Other"], limit=9)}
+    assert found == {"order": Order(1), "other": {"text": "x"}}
+    assert [flow.flow_id for flow in store.claim_due(cs.RAW, limit=9)] == ["raw"]
+    with pytest.raises(cs.UsageError, match="at least one type"):
+        store.claim_due([])
+
+
+def test_raw_claims_flows_of_any_type(store: cs.Store) -> None:
+    """Their states are raw data."""
+    store.create(cs.FlowSnapshot("order", state=Order(1)))
+    store.create(new("raw"))
+    found = {flow.flow_id: flow.state for flow in store.claim_due(cs.RAW, limit=9)}
+    assert found == {"order": {"n": 1}, "raw": {"n": 0}}
+
+
+def test_claim_of_a_typed_flow_needs_its_type(store: cs.Store) -> None:
+    """Its type, its stored name or `RAW`; otherwise it is refused and nothing is claimed."""
+    store.create(cs.FlowSnapshot("order", state=Order(1)))
+    for wanted in (None, "Other", (Other, "More")):
+        with pytest.raises(cs.StateTypeError, match="'Order'"):
+            store.claim("order", wanted)
+
+    assert store.get_one("order").owner is None
+    assert store.claim("order", "Order", lease=SECOND, owner="w-1").state == {"n": 1}
 
 
 def test_what_cannot_be_decoded_is_put_off(
@@ -681,18 +713,14 @@ def test_extend_needs_a_claim(store: cs.Store) -> None:
 
 
 def test_release_gives_the_flow_back(store: cs.Store, clock: ManualClock, claimed: Flow) -> None:
-    """It is due now, owned by nobody; what was changed on the object is still only there."""
+    """It is due now and owned by nobody; the state is as it was."""
     clock.advance(SECOND)
-    claimed.state["n"] = 99
-    claimed.status = cs.FlowStatus.RUNNING
-    claimed.error = "mine"
     assert store.release(claimed) is None
     read = store.get_one("f")
     assert (read.owner, read.due_at, read.version) == (None, clock.now, 3)
     assert (read.state, read.status, read.error) == ({"n": 0}, cs.FlowStatus.CREATED, None)
     assert read.attempts == 1
-    assert (claimed.state, claimed.error, claimed.owner) == ({"n": 99}, "mine", None)
-    assert claimed.status is cs.FlowStatus.RUNNING
+    assert (claimed.state, claimed.owner) == ({"n": 0}, None)
     assert (claimed.version, claimed.revision) == (3, read.revision)
     assert [flow.attempts for flow in store.claim_due()] == [2]
 
@@ -720,17 +748,29 @@ def test_release_of_a_lost_claim(store: cs.Store, clock: ManualClock, claimed: F
     store.update(taken)
 
 
-def test_changes_are_written_after_a_release(store: cs.Store, claimed: Flow) -> None:
-    """A session sees what a released object still has to write."""
-    claimed.state["n"] = 5
-    store.release(claimed, due_at=None)
-    with store.session() as session:
-        session.add(claimed)
-        assert session.dirty == (claimed,)
-        session.commit()
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("state", {"n": 5}),
+        ("error", "mine"),
+        ("status", cs.FlowStatus.RUNNING),
+        ("position", cs.FlowPosition((1,))),
+        ("attempts", 0),
+        ("due_at", None),
+    ],
+)
+def test_release_of_a_changed_flow_is_refused(
+    store: cs.Store, claimed: Flow, name: str, value: Any
+) -> None:
+    """It would drop the change: nothing is written, and the claim stays."""
+    setattr(claimed, name, value)
+    with pytest.raises(cs.UsageError, match=f"changed \\({name}\\)"):
+        store.release(claimed)
 
-    read = store.get_one("f")
-    assert (read.state, read.owner, read.due_at) == ({"n": 5}, None, None)
+    assert (store.get_one("f").version, store.get_one("f").owner) == (2, claimed.owner)
+    claimed.due_at = store.now()
+    store.update(claimed)
+    assert store.get_one("f").owner is None
 
 
 # --- a worker's round ---------------------------------------------------------------------------

@@ -230,6 +230,7 @@ NO_STEPS = (-1, 2**31, 1.0, "0", None, True)
 NO_IDS = (5, 1.5, "abc", b"abc")
 NO_RECORDS = ({}, None, "f", 5)
 NO_TYPES = (5, "Order", int, dict, [], {})
+NO_CLAIMS = (5, int, dict, {}, (Order, int), ["Order", 5])
 NO_JSON = (object(), {1, 2}, (1,), NAIVE, {1: 2}, float("nan"), float("inf"), b"x", "\ud800")
 NO_COUNTS = (0, -1, 1.5, "1", True)
 NO_FLAGS = ("no", 1, None)
@@ -435,8 +436,8 @@ STATE_TYPES: list[Check] = [
     (lambda store, bad: store.session().get("absent", bad), NO_TYPES, "a state type must be"),
     (lambda store, bad: store.get_many(["o"], bad), NO_TYPES, "a state type must be"),
     (lambda store, bad: store.get_many(["absent"], bad), NO_TYPES, "a state type must be"),
-    (lambda store, bad: store.claim("o", bad), NO_TYPES, "a state type must be"),
-    (lambda store, bad: store.claim_due(bad), NO_TYPES, "a state type must be"),
+    (lambda store, bad: store.claim("o", bad), NO_CLAIMS, "a state type must be"),
+    (lambda store, bad: store.claim_due(bad), NO_CLAIMS, "a state type must be"),
     (lambda store, bad: store.query_flows(state_type=bad), (5, int, []), "a state type must be"),
     (lambda store, bad: store.create(flow(state_type=bad)), NO_TYPES, "a state type must be"),
     (lambda store, bad: store.get("o", bad), (Other,), r"'Order'.*'Other'"),

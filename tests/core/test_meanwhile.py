@@ -17,6 +17,7 @@ import catga_store as cs
 from catga_store.core import claims
 from catga_store.core import records
 from catga_store.core import sessions
+from catga_store.core.claim_candidates import look_for_waits
 from catga_store.core.claim_plans import Candidate
 from catga_store.core.context import Context
 from catga_store.core.unit_of_work import UnitOfWork
@@ -25,18 +26,13 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Invoke
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.conversation import run
-from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import wait_key
 from catga_store.protocol.requests import MAX_CHANGES
-from catga_store.protocol.requests import SATISFIED
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Commit
-from catga_store.protocol.requests import Find
-from catga_store.protocol.requests import Found
-from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Read
-from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Resolve
 from catga_store.testing.clock import ManualClock
 
@@ -159,7 +155,7 @@ def test_a_condition_that_had_ended_and_is_gone_is_what_was_answered(
 
 def test_a_type_that_no_store_can_name_is_refused(store: cs.MemoryStore) -> None:
     """A text that UTF-8 cannot carry names no type: that is said before anything is asked."""
-    with pytest.raises(cs.UsageError, match="no state type is named"):
+    with pytest.raises(cs.UsageError, match="invalid name of a state type"):
         store.query_flows(state_type="\ud800")
 
 
@@ -191,12 +187,12 @@ def test_a_store_that_cannot_be_read_at_all_is_no_flow_to_put_off(
 ) -> None:
     """An error of no record is the caller's, whatever was asked for; nothing is claimed."""
     store.create(new())
-    for kind in (Read, Find):
+    for kind in (Read, DueWaits):
         held.before(is_a(kind), fails(corrupt()))
         with pytest.raises(cs.CorruptRecordError):
             held(
                 claims.claim(store._context, "f")
-                if kind is Find
+                if kind is DueWaits
                 else claims.claim_due(store._context)
             )
 
@@ -208,7 +204,7 @@ def test_a_listing_of_waits_that_cannot_be_read_keeps_no_flow_from_being_claimed
 ) -> None:
     """What else has ended is not told this time; it says so, and the flow is claimed."""
     store.create(new())
-    held.before(is_a(Find), fails(corrupt(*wait_key("w"))))
+    held.instead(is_a(DueWaits), fails(corrupt(*wait_key("w"))))
     with caplog.at_level(logging.WARNING):
         flow = held(claims.claim(store._context, "f"))
 
@@ -276,23 +272,21 @@ def test_claims_that_no_commit_has_room_for_together_are_several(
     assert store.claim_due(limit=1000) == []
 
 
-def test_waits_are_looked_for_until_a_commit_is_full(store: cs.MemoryStore) -> None:
-    """Page after page, past those that call for nobody; no further than there is room for."""
+def test_waits_of_several_flows_are_one_request(store: cs.MemoryStore, held: Held) -> None:
+    """If they cannot be read, those of each flow are asked for alone: one flow is passed over."""
+    for name in "fg":
+        store.create(new(name))
+        store.set_wait_condition(cs.WaitCondition(name, flow_ids=["a"], parent_flow_id=name))
+        store.complete_child(name, "a")
 
-    def page(due_ms: int | None) -> tuple[Found, ...]:
-        head = Head(2, SATISFIED, NOW, NOW, due_ms=due_ms)
-        return tuple(Found(wait_key(f"{due_ms} {number}"), head) for number in range(1000))
-
-    candidate = Candidate("f", Record(Head(1, 0, NOW, NOW), b"{}"))
-    looking = claims._look_for_waits(candidate, NOW)
-    first: Any = next(looking)
-    assert (first.filter.kind, first.filter.parent, first.after) == (WAIT, "f", None)
-    second = looking.send(page(None))
-    assert second.after == (NOW, "None 999")
-    with pytest.raises(StopIteration):
-        looking.send(page(NOW))
-
-    assert len(candidate.unread) >= MAX_CHANGES
+    held.instead(
+        lambda request: type(request) is DueWaits and "f" in request.parents,
+        fails(corrupt(*wait_key("f"))),
+    )
+    candidates = [Candidate(name) for name in "fg"]
+    held(look_for_waits(candidates, NOW))
+    assert [candidate.unread for candidate in candidates] == [[], ["g"]]
+    assert [request.parents for request in held.asked] == [("f", "g"), ("f",), ("g",)]
 
 
 def test_a_wait_that_was_set_anew_shows_nothing_of_the_one_before(

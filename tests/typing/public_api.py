@@ -93,6 +93,10 @@ def claims_are_typed(store: cs.Store) -> None:
     assert_type(store.claim("o", Order), cs.FlowSnapshot[Order])
     assert_type(store.claim("o", Order, timeout=timedelta(1), owner="w"), cs.FlowSnapshot[Order])
     assert_type(store.claim("o"), cs.FlowSnapshot[Any])
+    assert_type(store.claim("o", cs.RAW), cs.FlowSnapshot[Any])
+    assert_type(store.claim_due((Order, Parcel)), list[cs.FlowSnapshot[Any]])
+    assert_type(store.claim_due([Order, "Parcel"]), list[cs.FlowSnapshot[Any]])
+    assert_type(store.claim_due("Order"), list[cs.FlowSnapshot[Any]])
 
     for job in store.claim_due(Order, lease=timedelta(seconds=30), limit=10):
         job.state.total += 1
@@ -133,6 +137,8 @@ def sessions_are_typed(store: cs.Store) -> None:
         assert_type(session.get_many(["o"], Order), dict[str, cs.FlowSnapshot[Order] | None])
         assert_type(session.get_wait_condition("w"), cs.WaitCondition | None)
         assert_type(session.get_for_each_progress("o", 0), cs.ForEachProgress | None)
+        assert_type(session.claim_due(Order), list[cs.FlowSnapshot[Order]])
+        assert_type(session.claim("o", Order), cs.FlowSnapshot[Order])
         assert_type(session.commit(), cs.Receipt)
         assert_type(session.receipt, cs.Receipt | None)
 

@@ -23,6 +23,7 @@ from catga_store.protocol.rules.expiry import clear
 from catga_store.protocol.rules.expiry import sweep
 from catga_store.protocol.rules.reading import count
 from catga_store.protocol.rules.reading import due
+from catga_store.protocol.rules.reading import due_waits
 from catga_store.protocol.rules.reading import find
 from catga_store.protocol.rules.reading import overdue
 from catga_store.protocol.rules.reading import ping
@@ -45,6 +46,7 @@ __all__ = [
     "clear",
     "count",
     "due",
+    "due_waits",
     "extend",
     "find",
     "overdue",

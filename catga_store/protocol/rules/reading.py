@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.requests import Count
 from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import DueWaits
+from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Overdue
@@ -20,7 +23,7 @@ from catga_store.protocol.rules.expiry import has_expired
 from catga_store.protocol.rules.tables import TOMBSTONE
 from catga_store.protocol.rules.tables import Tables
 
-__all__ = ["count", "due", "find", "overdue", "ping", "read", "scan", "steps"]
+__all__ = ["count", "due", "due_waits", "find", "overdue", "ping", "read", "scan", "steps"]
 
 
 def read(tables: Tables, request: Read) -> tuple[Record | None, ...]:
@@ -58,10 +61,37 @@ def steps(tables: Tables, request: Steps) -> tuple[Found, ...]:
 
 def due(tables: Tables, request: Due) -> tuple[Found, ...]:
     """Return what `Due` asks for."""
-    found = tables.due_flows(request.now_ms, request.limit, request.type)
-    found += tables.due_waits(request.now_ms, request.limit, request.type)
+    found = tables.due_flows(request.now_ms, request.limit, request.types)
+    found += tables.due_waits(request.now_ms, request.limit, request.types)
     found.sort(key=lambda entry: entry.head.due_ms or 0)
     return tuple(found)
+
+
+_PAGE = 1000
+
+
+def due_waits(tables: Tables, request: DueWaits) -> tuple[tuple[Found, ...], ...]:
+    """Return what `DueWaits` asks for."""
+    return tuple(tuple(_due_waits_of(tables, parent, request)) for parent in request.parents)
+
+
+def _due_waits_of(tables: Tables, parent: str, request: DueWaits) -> list[Found]:
+    found: list[Found] = []
+    after: tuple[int, str] | None = None
+
+    while len(found) < request.limit:
+        page = tables.find(Filter(WAIT, parent=parent), after, _PAGE, request.now_ms)
+        found += [
+            entry
+            for entry in page
+            if entry.head.due_ms is not None and entry.head.due_ms <= request.now_ms
+        ]
+        if len(page) < _PAGE:
+            break
+
+        after = page[-1].head.created_ms, page[-1].key.id
+
+    return found[: request.limit]
 
 
 def overdue(tables: Tables, request: Overdue) -> tuple[Found, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 from typing import Protocol
 
@@ -114,11 +115,11 @@ class Tables(Protocol):
         """Remove every item of a condition."""
         ...
 
-    def due_flows(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
+    def due_flows(self, now_ms: int, limit: int, types: Sequence[str] | None) -> list[Found]:
         """Return flows with `due_ms` at or before now, oldest first, without the expired ones."""
         ...
 
-    def due_waits(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
+    def due_waits(self, now_ms: int, limit: int, types: Sequence[str] | None) -> list[Found]:
         """Return conditions with a parent and `due_ms` at or before now, oldest first."""
         ...
 

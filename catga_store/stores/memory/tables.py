@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 from typing import TypeVar
 
@@ -359,7 +360,7 @@ class MemoryTables:
 
     # listings -------------------------------------------------------------------------------------
 
-    def due_flows(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
+    def due_flows(self, now_ms: int, limit: int, types: Sequence[str] | None) -> list[Found]:
         found: list[Found] = []
 
         for due_ms, key in self._due_flows:
@@ -368,12 +369,12 @@ class MemoryTables:
 
             head = self._heads[key]
             live = head.expires_ms is None or head.expires_ms > now_ms
-            if live and (wanted is None or head.type in ("", wanted)):
+            if live and (types is None or head.type in types):
                 found.append(Found(key, head))
 
         return found
 
-    def due_waits(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
+    def due_waits(self, now_ms: int, limit: int, types: Sequence[str] | None) -> list[Found]:
         found: list[Found] = []
 
         for due_ms, key in self._due_waits:
@@ -383,7 +384,7 @@ class MemoryTables:
             row = self._waits[key]
             parent = self._heads.get(flow_key(row.parent or ""))
             gone = parent is None or (parent.expires_ms is not None and parent.expires_ms <= now_ms)
-            if wanted is None or gone or (parent is not None and parent.type in ("", wanted)):
+            if types is None or gone or (parent is not None and parent.type in types):
                 found.append(Found(key, row.head))
 
         return found

@@ -98,6 +98,7 @@ from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Count
 from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
@@ -172,6 +173,7 @@ class NatsProtocol:
             Resolve: self._resolver.resolve,
             Extend: self._extend,
             Due: listings.due,
+            DueWaits: listings.due_waits,
             Overdue: listings.overdue,
             Find: listings.find,
             Count: listings.count,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from collections.abc import Sized
 from itertools import islice
 from typing import TypeVar
@@ -26,6 +27,7 @@ from catga_store.protocol.keys import flow_key
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Count
 from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
@@ -142,8 +144,8 @@ class NatsListings:
     def due(self, request: Due) -> Conversation[tuple[Found, ...]]:
         """`Due`."""
         deadline = self._exchange.deadline()
-        now_ms, wanted, limit = request.now_ms, request.type, request.limit
-        kinds = (None,) if wanted is None else ("", wanted)
+        now_ms, types, limit = request.now_ms, request.types, request.limit
+        kinds = (None,) if types is None else types
         flows: dict[Key, Found] = {}
         waits: dict[Key, Found] = {}
 
@@ -153,7 +155,7 @@ class NatsListings:
                     head.due_ms is not None
                     and head.due_ms <= now_ms
                     and (head.expires_ms is None or head.expires_ms > now_ms)
-                    and (wanted is None or head.type in ("", wanted))
+                    and (types is None or head.type in types)
                 ):
                     flows[key] = Found(key, head)
 
@@ -166,7 +168,7 @@ class NatsListings:
                 and row.head.due_ms is not None
                 and row.head.due_ms <= now_ms
             }
-            for key in (yield from self._with_parent_of(ready, wanted, now_ms, deadline)):
+            for key in (yield from self._with_parent_of(ready, types, now_ms, deadline)):
                 waits[key] = Found(key, ready[key].head)
 
         prefixes = tuple(map(self._layout.due_flows, dict.fromkeys(kinds)))
@@ -178,9 +180,9 @@ class NatsListings:
         return tuple(sorted(found, key=lambda one: one.head.due_ms or 0))
 
     def _with_parent_of(
-        self, rows: dict[Key, WaitRow], wanted: str | None, now_ms: int, deadline: Deadline
+        self, rows: dict[Key, WaitRow], types: Sequence[str] | None, now_ms: int, deadline: Deadline
     ) -> Conversation[list[Key]]:
-        if wanted is None or not rows:
+        if types is None or not rows:
             return list(rows)
 
         parents = yield from self._flows(
@@ -190,10 +192,39 @@ class NatsListings:
         for key, row in rows.items():
             parent = parents.get(flow_key(row.parent or ""))
             gone = parent is None or (parent.expires_ms is not None and parent.expires_ms <= now_ms)
-            if gone or (parent is not None and parent.type in ("", wanted)):
+            if gone or (parent is not None and parent.type in types):
                 kept.append(key)
 
         return kept
+
+    def due_waits(self, request: DueWaits) -> Conversation[tuple[tuple[Found, ...], ...]]:
+        """`DueWaits`."""
+        deadline = self._exchange.deadline()
+        now_ms = request.now_ms
+        found: dict[str | None, list[Found]] = {parent: [] for parent in request.parents}
+        prefixes = [self._layout.listing(Filter(WAIT, parent=parent)) for parent in request.parents]
+        entries, more = yield from self._named(prefixes, [">"], _MOST_WANTED, deadline)
+        if more:
+            entries, _ = yield from self._named(prefixes, [">"], 0, deadline)
+
+        entries = list({entry.key: entry for entry in entries}.values())
+        for page in _pages(entries, len(entries)):
+            rows = yield from self._waits(page, deadline, strict=True)
+            for key, row in rows.items():
+                head = row.head
+                if (
+                    row.parent in found
+                    and head.due_ms is not None
+                    and head.due_ms <= now_ms
+                    and head.status >= 0
+                    and (head.expires_ms is None or head.expires_ms > now_ms)
+                ):
+                    found[row.parent].append(Found(key, head))
+
+        for some in found.values():
+            some.sort(key=lambda one: (-one.head.created_ms, one.key.id))
+
+        return tuple(tuple(some[: request.limit]) for some in found.values())
 
     def overdue(self, request: Overdue) -> Conversation[tuple[Found, ...]]:
         """`Overdue`."""

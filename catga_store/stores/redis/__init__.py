@@ -79,6 +79,7 @@ from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Count
 from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Overdue
@@ -145,6 +146,7 @@ class RedisProtocol:
             Resolve: commits.resolve,
             Extend: commits.extend,
             Due: listings.due,
+            DueWaits: listings.due_waits,
             Overdue: listings.overdue,
             Find: listings.find,
             Count: listings.count,

@@ -18,6 +18,8 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Count
 from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import DueWaits
+from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
@@ -74,30 +76,68 @@ class RedisListings:
         self._sweeping = sweeping
 
     def due(self, request: Due) -> Conversation[tuple[Found, ...]]:
-        now_ms, limit, wanted = request.now_ms, request.limit, request.type
+        now_ms, limit, types = request.now_ms, request.limit, request.types
         upto = stamp_of(now_ms + 1)
 
         def flow(head: Head, _parent: Head | None) -> bool:
-            return _is_due(head, now_ms) and (wanted is None or head.type in {"", wanted})
+            return _is_due(head, now_ms) and (types is None or head.type in types)
 
         def wait(head: Head, parent: Head | None) -> bool:
             is_ours = (
-                wanted is None
+                types is None
                 or parent is None
-                or parent.type in {"", wanted}
+                or parent.type in types
                 or has_expired(parent, now_ms)
             )
             return is_ours and _is_due(head, now_ms)
 
-        begins = [b"fd"] if wanted is None else [b"fe" + named(name) for name in ("", wanted)]
+        begins = [b"fd"] if types is None else [b"fe" + named(name) for name in types]
         flows = [(begin, b"[" + begin, b"(" + begin + upto) for begin in begins]
         notified = [(NOTIFIED, b"[" + NOTIFIED, b"(" + NOTIFIED + upto)]
         found = yield from self._gather(FLOW, flows, limit, flow, stamp_of_due)
         found += yield from self._gather(
-            WAIT, notified, limit, wait, stamp_of_due, parents=wanted is not None
+            WAIT, notified, limit, wait, stamp_of_due, parents=types is not None
         )
         found.sort(key=lambda entry: entry.head.due_ms or 0)
         return tuple(found)
+
+    def due_waits(self, request: DueWaits) -> Conversation[tuple[tuple[Found, ...], ...]]:
+        now_ms = request.now_ms
+        found: dict[str, list[Found]] = {parent: [] for parent in request.parents}
+        left: list[tuple[str, Range]] = []
+        for parent in found:
+            wanted = Filter(WAIT, parent=parent)
+            begin, bounds = listing_of(wanted), bounds_of(wanted, None)
+            left += [
+                (parent, Range(number, begin, *bounds)) for number in range(self._layout.partitions)
+            ]
+
+        def is_due(head: Head, _parent: Head | None) -> bool:
+            return _is_due(head, now_ms)
+
+        while left:
+            replies = yield from self._exchange.ask(
+                [self._range_command(one, PAGE) for _, one in left]
+            )
+            check(replies)
+            listed = [
+                (parent, entry)
+                for (parent, one), reply in zip(left, replies, strict=True)
+                for entry in merged([one], [reply], PAGE)
+            ]
+            texts = yield from self._heads(WAIT, [entry for _, entry in listed], parents=False)
+            for (parent, (_, entry)), text in zip(listed, texts, strict=True):
+                one = _found(WAIT, entry, text, is_due, stamp_of_creation)
+                if one is not None:
+                    found[parent].append(one)
+
+            left = [
+                (parent, one)
+                for parent, one in left
+                if not one.is_done and len(found[parent]) < request.limit
+            ]
+
+        return tuple(tuple(some[: request.limit]) for some in found.values())
 
     def overdue(self, request: Overdue) -> Conversation[tuple[Found, ...]]:
         now_ms = request.now_ms

@@ -316,26 +316,23 @@ class SQLiteTables:
 
     # listings -------------------------------------------------------------------------------------
 
-    def due_flows(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
+    def due_flows(self, now_ms: int, limit: int, types: Sequence[str] | None) -> list[Found]:
         rows = self._execute(
             f"SELECT {HEAD}, id, typeof(body)"  # noqa: S608  ours
             " FROM catga_flows WHERE due_ms IS NOT NULL AND due_ms <= ?"
-            " AND (? IS NULL OR type IN ('', ?)) AND (expires_ms IS NULL OR expires_ms > ?)"
-            " ORDER BY due_ms",
-            (now_ms, wanted, wanted, now_ms),
+            f"{_type_in('type', types)} AND (expires_ms IS NULL OR expires_ms > ?) ORDER BY due_ms",
+            (now_ms, *(types or ()), now_ms),
         )
         return readable(rows, limit, due_found)
 
-    def due_waits(self, now_ms: int, limit: int, wanted: str | None) -> list[Found]:
+    def due_waits(self, now_ms: int, limit: int, types: Sequence[str] | None) -> list[Found]:
         rows = self._execute(
             f"SELECT {WAIT_HEAD}, id, parent, terms, EXISTS (SELECT 1 FROM catga_items"  # noqa: S608  ours
             " WHERE wait = catga_waits.id AND done AND (typeof(child) <> 'blob'"
             " OR typeof(success) <> 'integer' OR typeof(payload) <> 'blob')) FROM catga_waits"
             " WHERE due_ms IS NOT NULL AND parent IS NOT NULL AND due_ms <= ?"
-            " AND (? IS NULL OR ifnull((SELECT type FROM catga_flows"
-            " WHERE id = parent AND step = 0 AND (expires_ms IS NULL OR expires_ms > ?)), '')"
-            " IN ('', ?)) ORDER BY due_ms",
-            (now_ms, wanted, now_ms, wanted),
+            f"{_parent_type_in(types)} ORDER BY due_ms",
+            (now_ms, *(() if types is None else (now_ms, types[0], *types))),
         )
         return readable(rows, limit, self._wake)
 
@@ -459,6 +456,23 @@ class SQLiteTables:
             " (SELECT id FROM catga_commits ORDER BY id LIMIT ?)",
             (before_ms, limit),
         )
+
+
+def _type_in(column: str, types: Sequence[str] | None) -> str:
+    """The condition that a type is one of these, by as many parameters; nothing for any type."""
+    return "" if types is None else f" AND {column} IN ({', '.join('?' * len(types))})"
+
+
+def _parent_type_in(types: Sequence[str] | None) -> str:
+    """Likewise for the type of a condition's parent; a parent that is gone is of any type.
+
+    Parameters: the time, one of the types, the types.
+    """
+    return _type_in(
+        "coalesce((SELECT type FROM catga_flows WHERE id = parent AND step = 0"
+        " AND (expires_ms IS NULL OR expires_ms > ?)), ?)",
+        types,
+    )
 
 
 _LISTED = {FLOW: (HEAD, "catga_flows"), WAIT: (WAIT_HEAD, "catga_waits")}

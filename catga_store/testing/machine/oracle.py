@@ -782,9 +782,14 @@ class World:
 
         self.flows[flow_id] = replace(flow, due=self.now + lease)
 
-    def release(self, flow_id: str, base: Flow, due: datetime | None) -> None:
-        """Give a claim back: what was read is written again, without owner."""
+    def release(
+        self, flow_id: str, base: Flow, due: datetime | None, *, changed: bool = False
+    ) -> None:
+        """Give a claim back: what was read is written again, without owner; not if it was changed."""
         self.forget_expired()
+        if changed:
+            raise Refusal("UsageError")
+
         there = self.flows.get(flow_id)
         if there is None:
             raise Refusal("FlowNotFoundError", expected=base.version)

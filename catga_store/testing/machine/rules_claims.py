@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 
+from catga_store.core.state_types import RAW
 from catga_store.model.waits import WaitCondition
 from catga_store.model.waits import WaitOutcome
 from catga_store.testing.machine import base
@@ -24,23 +25,50 @@ __all__ = ["ClaimRules"]
 
 owners = st.sampled_from(OWNERS)
 
+CLAIMED_AS: dict[str | None, Any] = {**TYPES, None: RAW, "": None}
+"""What a claim is asked for: `None` in the model is any type, `""` only untyped flows."""
+
+_FIELDS = "state", "position", "status", "error", "due", "attempts", "waits_for"
+
+
+def is_changed(copy: Copy) -> bool:
+    """Whether a flow differs from what it was read or written as."""
+    draft = base.draft_of(copy.obj, copy.base)
+    return any(getattr(draft, name) != getattr(copy.base, name) for name in _FIELDS)
+
 
 class ClaimRules(WaitRules):
     """Every operation on claims."""
 
     @rule(
-        type_name=st.sampled_from([None, None, None, "Order"]),
+        type_name=st.sampled_from([None, None, None, "Order", ""]),
         lease=base.spans,
         limit=st.sampled_from([1, 1, 2, 50, 50]),
         owner=owners,
+        in_session=st.booleans(),
     )
-    def claim_due(self, type_name: str | None, lease: timedelta, limit: int, owner: str) -> None:
-        self.claim_some(type_name, lease, limit, owner)
+    def claim_due(
+        self, type_name: str | None, lease: timedelta, limit: int, owner: str, in_session: bool
+    ) -> None:
+        self.claim_some(type_name, lease, limit, owner, in_session=in_session)
 
-    def claim_some(self, type_name: str | None, lease: timedelta, limit: int, owner: str) -> None:
-        """Claim what is due."""
+    def claim_some(
+        self,
+        type_name: str | None,
+        lease: timedelta,
+        limit: int,
+        owner: str,
+        *,
+        in_session: bool = False,
+    ) -> None:
+        """Claim what is due, perhaps in a session that is closed afterwards."""
         self.world.forget_expired()
-        flows = self.api.claim_due(TYPES[type_name], lease=lease, limit=limit, owner=owner)
+        claimer: Any = self.api.session() if in_session else self.api
+        flows = claimer.claim_due(CLAIMED_AS[type_name], lease=lease, limit=limit, owner=owner)
+        if in_session:
+            assert all(flow in claimer for flow in flows)
+            claimer.close()
+
         self.world.claim_due(
             [(flow.flow_id, base.shown_of(flow.wait_condition)) for flow in flows],
             self.see(),
@@ -98,8 +126,9 @@ class ClaimRules(WaitRules):
         place=places,
         lease=base.spans,
         owner=owners,
-        type_name=st.sampled_from([None, None, None, "Order"]),
+        type_name=st.sampled_from([None, None, None, "Order", ""]),
         timeout=st.sampled_from([timedelta(0), timedelta(0), timedelta(milliseconds=1)]),
+        in_session=st.booleans(),
     )
     def claim(
         self,
@@ -108,8 +137,9 @@ class ClaimRules(WaitRules):
         owner: str,
         type_name: str | None,
         timeout: timedelta,
+        in_session: bool,
     ) -> None:
-        self.claim_one(self.flow_id(place), lease, owner, type_name, timeout)
+        self.claim_one(self.flow_id(place), lease, owner, type_name, timeout, in_session=in_session)
 
     def claim_one(
         self,
@@ -118,17 +148,24 @@ class ClaimRules(WaitRules):
         owner: str,
         type_name: str | None = None,
         timeout: timedelta = timedelta(0),
+        *,
+        in_session: bool = False,
     ) -> None:
         """Claim a flow, or find it claimed: the clock stands still while it waits for another's end."""
         self.world.forget_expired()
+        claimer: Any = self.api.session() if in_session else self.api
         done = self.agree(
-            lambda: self.api.claim(
-                flow_id, TYPES[type_name], lease=lease, timeout=timeout, owner=owner
+            lambda: claimer.claim(
+                flow_id, CLAIMED_AS[type_name], lease=lease, timeout=timeout, owner=owner
             ),
             lambda: self.world.claim(
                 flow_id, owner, in_ms(lease), lambda flow: reads_as(flow, type_name)
             ),
         )
+        if in_session:
+            assert done is None or done[0] in claimer
+            claimer.close()
+
         if done is not None:
             flow, claimed = done
             if claimed:
@@ -202,7 +239,7 @@ class ClaimRules(WaitRules):
         before = base.draft_of(copy.obj, copy.base)
         done = self.agree(
             lambda: self.api.release(copy.obj, **given),
-            lambda: self.world.release(copy.key, copy.base, modelled),
+            lambda: self.world.release(copy.key, copy.base, modelled, changed=is_changed(copy)),
         )
         if done is not None:
             want = self.world.flows[copy.key]

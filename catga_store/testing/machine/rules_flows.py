@@ -48,7 +48,7 @@ def reads_as(flow: oracle.Flow, type_name: str | None) -> bool:
     if type_name is None:
         return True
 
-    if flow.type_name:
+    if flow.type_name or not type_name:
         return flow.type_name == type_name
 
     return isinstance(flow.state["n"], int)

@@ -436,9 +436,10 @@ class SessionRules(ClaimRules):
         """Check an object; two reads of one record that differ cannot both hold."""
         before = opened.checks.setdefault((kind, copy.key), copy)
         if before.base.stamp == copy.base.stamp:
-            opened.real.check(copy.obj)
+            opened.real.require_unchanged(copy.obj)
+            opened.real.check(copy.obj)  # the same by its shorter name
         else:
-            self.refused(lambda: opened.real.check(copy.obj))
+            self.refused(lambda: opened.real.require_unchanged(copy.obj))
 
     # the end --------------------------------------------------------------------------------------
 

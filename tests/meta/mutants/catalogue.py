@@ -660,8 +660,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "change-not-seen",
         "a flow of which only the error has changed counts as clean",
         "core/writes.py",
-        "        or head.error != old.error\n        or flow.attempts",
-        "        or flow.attempts",
+        "head.position, head.error, flow.attempts",
+        "head.position, old.error, flow.attempts",
         SESSIONS,
     ),
     Mutant(

@@ -153,7 +153,9 @@ def test_a_parent_of_another_type_is_nobodys_but_its_own(
             assert store.complete_child(f"w-{name}", "a").now_satisfied
 
         now_ms = int(clock().timestamp() * 1000)
-        found = store._run(ask(Due(now_ms, 10, type=store.get_one("Pear")._loaded.head.type)))
+        found = store._run(
+            ask(Due(now_ms, 10, types=("", store.get_one("Pear")._loaded.head.type)))
+        )
         assert [one.key.id for one in found] == ["w-Pear"]
         assert [flow.flow_id for flow in store.claim_due(limit=5, state_type=Pear)] == ["Pear"]
         assert [flow.flow_id for flow in store.claim_due(limit=5, state_type=Apple)] == ["Apple"]
