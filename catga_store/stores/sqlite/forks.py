@@ -10,6 +10,8 @@ from typing import Protocol
 
 from catga_store.stores.sqlite.failures import BUSY_SECONDS
 from catga_store.stores.sqlite.guards import forget_after_fork
+from catga_store.stores.sqlite.guards import resume_after_fork
+from catga_store.stores.sqlite.guards import stop_for_fork
 
 __all__ = ["Traffic", "traffic"]
 
@@ -88,8 +90,11 @@ class Traffic:
         for forkable in list(self._forkables):
             forkable.before_fork()
 
+        stop_for_fork()
+
     def after_fork_in_parent(self) -> None:
         """Let writes and reads continue."""
+        resume_after_fork()
         for forkable in list(self._forkables):
             forkable.after_fork_in_parent()
 

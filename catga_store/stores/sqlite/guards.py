@@ -30,7 +30,14 @@ try:
 except ImportError:  # pragma: no cover  Windows, where locks do not go with another descriptor
     fcntl = None
 
-__all__ = ["FileGuard", "enter", "forget_after_fork", "place_of"]
+__all__ = [
+    "FileGuard",
+    "enter",
+    "forget_after_fork",
+    "place_of",
+    "resume_after_fork",
+    "stop_for_fork",
+]
 
 _SHARED_BYTES = 0x40000002, 510
 """Of the file: which bytes SQLite locks while it has the file open."""
@@ -62,18 +69,29 @@ def enter(path: str) -> FileGuard:
     """
     real = os.path.realpath(path)
     with _lock:
-        guard = _guards.get(real)
-        if guard is not None and guard.file not in (None, place_of(path)) and not guard.is_lost:
-            guard = None  # another file is in its place; the connections to the old one keep theirs
+        while True:
+            guard = _guards.get(real)
+            if guard is None or (
+                not guard.is_lost and guard.file not in (None, place_of(path))
+            ):  # for another file in its place; connections to the old one keep theirs
+                guard = _guards[real] = FileGuard(path, real)
 
-        if guard is None:
-            guard = _guards[real] = FileGuard(path, real)
+            if guard.is_lost:
+                raise StoreConfigError(_LOST.format(path=path))
 
-        if guard.is_lost:
-            raise StoreConfigError(_LOST.format(path=path))
+            guard.connections += 1
+            if _guards.get(real) is guard:  # else a finalizer has closed the last one meanwhile
+                return guard
 
-        guard.connections += 1
-        return guard
+
+def stop_for_fork() -> None:
+    """Let no connection be opened or closed for good; `resume_after_fork` must follow."""
+    _lock.acquire()
+
+
+def resume_after_fork() -> None:
+    """Let connections be opened and closed again, in the parent."""
+    _lock.release()
 
 
 def forget_after_fork() -> None:
