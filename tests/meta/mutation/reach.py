@@ -29,6 +29,7 @@ COMMAND = (sys.executable, "-m", "coverage", "run", "--rcfile", "{config}", "-m"
 OPTIONS = ("-q", "--tb=line", "-p", "no:cacheprovider", "-p", "tests.meta.mutation.reach")
 TIMES = "CATGA_TEST_TIMES"
 _seconds: dict[str, float] = {}
+_failed: set[str] = set()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -44,9 +45,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     return result
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note the tests that fail without a mutant: they can tell nothing."""
+    if report.failed:
+        _failed.add(report.nodeid)
+
+
 def pytest_sessionfinish() -> None:
-    """Write down how long each test took."""
-    Path(os.environ[TIMES]).write_text(json.dumps(_seconds), encoding="utf-8")
+    """Write down how long each test took that passed."""
+    passed = {name: seconds for name, seconds in _seconds.items() if name not in _failed}
+    Path(os.environ[TIMES]).write_text(json.dumps(passed), encoding="utf-8")
 
 
 class Reach:
@@ -66,11 +74,11 @@ class Reach:
         What runs only while a module is imported is in no test: then all that run anything of the file.
         """
         contexts = self._data.contexts_by_lineno(str(file))
-        reached = {name for line in lines for name in contexts.get(line, ())} - {""}
-        if not reached and any(line in contexts for line in lines):
-            reached = {name for names in contexts.values() for name in names} - {""}
+        reached = {name for line in lines for name in contexts.get(line, ())}
+        if not reached - {""} and any(line in contexts for line in lines):
+            reached = {name for names in contexts.values() for name in names}
 
-        return sorted(reached, key=lambda name: self.seconds.get(name, 0.0))
+        return sorted(reached & self.seconds.keys(), key=self.seconds.__getitem__)
 
 
 def record(place: Path, scratch: Path, tests: list[str]) -> Reach:
@@ -83,6 +91,6 @@ def record(place: Path, scratch: Path, tests: list[str]) -> Reach:
         [*command, *OPTIONS, *tests], cwd=place, env={**os.environ, **paths}, check=False
     )
     if done.returncode:
-        sys.stdout.write("the tests fail without a mutant: what they reach is not all known\n")
+        sys.stdout.write("tests that fail without a mutant are left out\n")
 
     return Reach(place, scratch)
