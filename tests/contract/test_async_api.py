@@ -400,7 +400,7 @@ class CancellingWire:
 
 
 def from_a_thread(function: Callable[[], None], loop: str) -> Callable[[], None]:
-    """Answer what calls a function in this event loop from any thread and waits until it is done."""
+    """Return what calls a function in this event loop from any thread and waits until it is done."""
     if loop == "trio":
         call_soon: Callable[..., object] = trio.lowlevel.current_trio_token().run_sync_soon
     else:

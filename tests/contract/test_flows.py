@@ -51,7 +51,7 @@ def new(flow_id: str = "f", **fields: object) -> cs.FlowSnapshot[dict[str, int]]
 
 
 def facts(flow: cs.FlowSnapshot[object]) -> dict[str, object]:
-    """Answer everything that can be read off a flow."""
+    """Return everything that can be read off a flow."""
     wait = flow.wait_condition
     return {
         "flow_id": flow.flow_id,
@@ -86,7 +86,7 @@ def test_a_flow_needs_only_its_id_and_state() -> None:
 
 
 def test_every_field_comes_back(store: cs.Store, clock: ManualClock) -> None:
-    """What `create` was given is what `get` answers, field by field, with the store's additions."""
+    """What `create` was given is what `get` returns, field by field, with the store's additions."""
     due = clock.now + timedelta(hours=1)
     written = cs.FlowSnapshot(
         "order-1",

@@ -32,12 +32,12 @@ class Ticket(TypedDict):
 
 
 def ids(page: Any) -> list[str]:
-    """Answer the ids of a listing, in its order."""
+    """Return the ids of a listing, in its order."""
     return [getattr(item, "flow_id", None) or item.correlation_id for item in page]
 
 
 def fill(store: cs.Store, clock: ManualClock, number: int) -> list[str]:
-    """Store flows, one a second; answers their ids, newest first."""
+    """Store flows, one a second; return their ids, newest first."""
     names = [f"f-{index:03}" for index in range(number)]
     for name in names:
         store.create(cs.FlowSnapshot(name, state={}, due_at=None))

@@ -88,7 +88,7 @@ def test_live_flows_never_expire(
 
 
 def test_retention_is_settable(open_more: Opener, clock: ManualClock) -> None:
-    """Each span is the store's; `None` keeps for ever."""
+    """Each span is the store's; `None` keeps forever."""
     store = open_more(retention=cs.Retention(flows=DAY, failed=None, waits=2 * DAY))
     store.create(flow("done", cs.FlowStatus.COMPLETED))
     store.create(flow("failed", cs.FlowStatus.FAILED))

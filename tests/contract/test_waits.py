@@ -70,7 +70,7 @@ def test_a_wait_needs_only_its_id_and_children() -> None:
 
 
 def test_every_field_comes_back(store: cs.Store, clock: ManualClock) -> None:
-    """What was set is what `get` answers, children in the order given."""
+    """What was set is what `get` returns, children in the order given."""
     created = clock.now - MINUTE
     wait = wait_for(
         "w",
@@ -160,7 +160,7 @@ def test_when_any_ends_when_all_have_failed(store: cs.Store) -> None:
 
 
 def test_a_stranger_is_neither_accepted_nor_duplicate(store: cs.Store) -> None:
-    """A completion of what is no child changes nothing, however often."""
+    """A completion of what is not a child changes nothing, however often."""
     store.set_wait_condition(wait_for("w", "a"))
     for _ in range(2):
         assert store.complete_child("w", "stranger") == answer(outcome=PENDING)
@@ -267,7 +267,7 @@ def test_set_on_a_pending_condition_redefines_it(store: cs.Store, clock: ManualC
 
 
 def test_a_redefinition_may_satisfy(store: cs.Store) -> None:
-    """Fewer children, or any of them, may be satisfied already: then `set` answers `True`."""
+    """Fewer children, or any of them, may be satisfied already: then `set` returns `True`."""
     store.set_wait_condition(wait_for("w", "a", "b"))
     store.complete_child("w", "a")
     assert store.set_wait_condition(wait_for("w", "a")) is True
@@ -336,7 +336,7 @@ def test_update_writes_definition_and_outcome(store: cs.Store) -> None:
 
 
 def test_update_counts_completions_anew(store: cs.Store) -> None:
-    """A definition that is satisfied by what has completed closes, and `update` answers `True`."""
+    """A definition that is satisfied by what has completed closes, and `update` returns `True`."""
     store.set_wait_condition(wait_for("w", "a", "b"))
     wait = read(store)
     store.complete_child("w", "a")

@@ -115,7 +115,7 @@ class Program:
         )
 
     def hear(self) -> Any:
-        """Answer the next thing it says, `None` if it is gone."""
+        """Return the next thing it says, `None` if it is gone."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         return json.loads(line) if line.endswith("\n") else None

@@ -52,7 +52,7 @@ def filled() -> cs.MemoryStore:
 
 
 def everything(store: cs.MemoryStore) -> list[Any]:
-    """Answer all that can be read, by every index there is, but for what differs each time."""
+    """Return all that can be read, by every index there is, but for what differs each time."""
     flows = [
         (flow.flow_id, flow.status, flow.version, flow.due_at, flow.owner)
         for flow in store.iter_flows()

@@ -184,7 +184,7 @@ Run = Callable[[type[StoreMachine], str, str], None]
 def run_machine(
     request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> Run:
-    """Run the machine on a kind of store behind a API: other examples on each, from one seed."""
+    """Run the machine on a kind of store behind an API: other examples on each, from one seed."""
 
     def run(machine: type[StoreMachine], kind: str, api: str) -> None:
         steps = count()

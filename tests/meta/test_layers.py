@@ -59,7 +59,7 @@ HEAVY = [
 
 
 def package_directory() -> Path:
-    """Answer where the package is that the other tests run against."""
+    """Return where the package is that the other tests run against."""
     spec = find_spec("catga_store")
     assert spec is not None
     assert spec.origin is not None
@@ -85,7 +85,7 @@ MODULES = {module_of(file) for file in FILES}
 
 
 def imports(source: str, package: str) -> Iterator[str]:
-    """Answer the absolute dotted name of everything that is imported, at any depth of the code.
+    """Return the absolute dotted name of everything that is imported, at any depth of the code.
 
     `package` is the full name of the package the file is in, for relative imports.
     """
@@ -99,13 +99,13 @@ def imports(source: str, package: str) -> Iterator[str]:
 
 
 def imports_of(file: Path) -> Iterator[str]:
-    """Answer everything that a file of the package imports."""
+    """Return everything that a file of the package imports."""
     package = ".".join(["catga_store", *file.relative_to(PACKAGE).parent.parts])
     return imports(file.read_text(encoding="utf-8"), package)
 
 
 def modules_imported_by(file: Path) -> set[str]:
-    """Answer the modules of the package that a file imports; a name in a module is the module."""
+    """Return the modules of the package that a file imports; a name in a module is the module."""
     found = set()
 
     for name in imports_of(file):

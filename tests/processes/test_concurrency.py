@@ -35,7 +35,7 @@ LONG = 30
 
 
 def in_threads(function: Callable[[int], R], number: int = THREADS) -> list[R]:
-    """Answer what `function(thread)` answered in so many threads that begin together."""
+    """Return what `function(thread)` answered in so many threads that begin together."""
     barrier = threading.Barrier(number)
 
     def run(thread: int) -> R:

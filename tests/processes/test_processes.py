@@ -32,7 +32,7 @@ LONG = 120
 
 
 def transact(path: str, times: int) -> list[tuple[int, int]]:
-    """Add to the counter so many times; answers the version and the value each commit had read."""
+    """Add to the counter so many times; return the version and the value each commit had read."""
     with cs.SQLiteStore(path) as store:
 
         def add(session: cs.Session) -> tuple[int, int]:

@@ -301,7 +301,7 @@ def wait_id(parent: str, at: int) -> str:
 
 
 def new_parent(flow_id: str) -> cs.FlowSnapshot[Any]:
-    """Answer a flow of `STEPS` steps, each of which ends with a wait."""
+    """Return a flow of `STEPS` steps, each of which ends with a wait."""
     return cs.FlowSnapshot(flow_id, state={"steps": []})
 
 
@@ -510,7 +510,7 @@ class History:
         return history
 
     def named(self, *names: str) -> Iterator[Deed]:
-        """Answer the deeds of these names."""
+        """Return the deeds of these names."""
         return (deed for deed in self.deeds if deed.name in names)
 
     def unknown(self, flow_id: str) -> int:

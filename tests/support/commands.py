@@ -38,7 +38,7 @@ def failed(done: Done, code: int, *parts: str) -> None:
 
 
 def findings(url: str, code: int = 0) -> dict[str, Any]:
-    """Answer what the doctor found, by what it looked at."""
+    """Return what the doctor found, by what it looked at."""
     done = run_command("doctor", url, "--json")
     assert (done.returncode, done.stderr) == (code, ""), done
     document = json.loads(done.stdout)

@@ -47,7 +47,7 @@ def copy_to(place: Path) -> None:
 
 
 def change(place: Path, mutant: Mutant) -> tuple[Path, str]:
-    """Make the mutant's change; answers the file and the text that was there."""
+    """Make the mutant's change; return the file and the text that was there."""
     file = place_of(mutant, place / "catga_store")
     right = file.read_text(encoding="utf-8")
     file.write_text(right.replace(mutant.old, mutant.new), encoding="utf-8")
