@@ -39,7 +39,7 @@ def _bitmap(indices: Iterable[int]) -> BitMap64:
 
 def _check_disjoint(one: BitMap64, other: BitMap64) -> None:
     if not one.isdisjoint(other):
-        message = f"an index cannot be both processed and failed: {(one & other).min()} is"
+        message = f"index {(one & other).min()} cannot be both processed and failed"
         raise UsageError(message)
 
 
