@@ -1,7 +1,7 @@
-"""The test kit: a clock to move, faults to inject, interleavings, and the machine that compares stores.
+"""The test kit: a manual clock, faults, interleavings, and the machine that compares stores.
 
-Everything is imported when it is first asked for: the pytest plugin loads this package in every run,
-and only the parity machine needs Hypothesis.
+Each name is imported at first use: the pytest plugin loads this package in every run, and only the
+parity machine needs Hypothesis.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Faces: blocking, asyncio and trio stores, called in one blocking style.
+"""Blocking, asyncio and trio stores behind one blocking interface, for tests.
 
-A test written against a API runs on every kind of store. Methods of the store are called by their
-names; what the async store awaits, the API waits for; what it iterates, the API answers as a list.
+A test written against a `StoreAPI` runs on every kind of store. Methods have the names of the store's.
+The result of an async method is waited for, and an async iterator is returned as a list.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ T = TypeVar("T")
 
 
 class StoreAPI:
-    """A store that is called by blocking; attributes that are not here are the store's.
+    """A store with blocking methods; attributes that are not defined here are the store's.
 
-    `durable` says that the records outlive `close()`: `reopen` then finds them again.
+    `durable` is true if the records outlive `close()`; `reopen` then finds them again.
     """
 
     durable: bool
     store: Any
 
     def session(self) -> Any:
-        """A session, called by blocking."""
+        """Open a session with blocking methods."""
         raise NotImplementedError
 
     def begin(self) -> AbstractContextManager[Any]:
-        """`Store.begin`, with a session that is called by blocking."""
+        """`Store.begin`, with a session that has blocking methods."""
         raise NotImplementedError
 
     def transact_one(self, flow_id: str, change: Callable[[Any], T], *, attempts: int = 100) -> T:
@@ -54,7 +54,7 @@ class StoreAPI:
         raise NotImplementedError
 
     def run(self, conversation: Conversation[T]) -> T:
-        """Run a conversation over store protocol requests, which every store answers."""
+        """Run a conversation of store protocol requests."""
         raise NotImplementedError
 
     def reopen(self) -> None:
@@ -62,7 +62,7 @@ class StoreAPI:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close the store and whatever the API has started for it."""
+        """Close the store, and the thread of its event loop if there is one."""
         raise NotImplementedError
 
     def __getattr__(self, name: str) -> Any:
@@ -76,7 +76,7 @@ class StoreAPI:
 
 
 class BlockingAPI(StoreAPI):
-    """The API of a `Store`, which needs no help."""
+    """The API of a `Store`, which blocks by itself."""
 
     def __init__(self, make: Callable[[], Store], *, durable: bool = False) -> None:
         self.durable = durable
@@ -107,7 +107,7 @@ class BlockingAPI(StoreAPI):
 
 
 class AsyncAPI(StoreAPI):
-    """The API of an `AsyncStore`, on one event loop of `backend` in a thread of its own."""
+    """The API of an `AsyncStore`, on an event loop of `backend` in a thread."""
 
     def __init__(
         self, make: Callable[[], AsyncStore], *, backend: str = "asyncio", durable: bool = False
@@ -118,13 +118,13 @@ class AsyncAPI(StoreAPI):
         self._portal: BlockingPortal = self._stack.enter_context(start_blocking_portal(backend))
         self.store: AsyncStore = make()
 
-    def session(self) -> _AsyncSessionFace:
-        return _AsyncSessionFace(self._portal, self.store.session())
+    def session(self) -> _BlockingAsyncSession:
+        return _BlockingAsyncSession(self._portal, self.store.session())
 
     @contextmanager
-    def begin(self) -> Generator[_AsyncSessionFace]:
+    def begin(self) -> Generator[_BlockingAsyncSession]:
         with self._portal.wrap_async_context_manager(self.store.begin()) as session:
-            yield _AsyncSessionFace(self._portal, session)
+            yield _BlockingAsyncSession(self._portal, session)
 
     def transact_one(self, flow_id: str, change: Callable[[Any], T], *, attempts: int = 100) -> T:
         async def call(session: AsyncSession) -> T:
@@ -150,8 +150,8 @@ class AsyncAPI(StoreAPI):
         return _blocking(self._portal, getattr(self.store, name))
 
 
-class _AsyncSessionFace:
-    """An async session that is called by blocking."""
+class _BlockingAsyncSession:
+    """An async session with blocking methods."""
 
     def __init__(self, portal: BlockingPortal, session: AsyncSession) -> None:
         self._portal = portal
@@ -165,7 +165,7 @@ class _AsyncSessionFace:
 
 
 def _blocking(portal: BlockingPortal, attribute: Any) -> Any:
-    """A method as one that blocks; anything else as it is."""
+    """Return a method as a blocking one; anything else as it is."""
     if not callable(attribute):
         return attribute
 

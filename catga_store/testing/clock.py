@@ -13,10 +13,10 @@ _START = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 class ManualClock:
-    """The time of a store under test: pass it as `clock=`; any number of stores may share it.
+    """The clock of a store under test: pass it as `clock=`. Several stores may share one.
 
-    Leases, deadlines, wake-ups and retention follow it, so a test that moves it never sleeps.
-    Threads may read and move it.
+    Leases, deadlines, wake-ups and retention follow it, so a test advances it instead of sleeping. It
+    is thread-safe.
 
     >>> from datetime import timedelta
     >>> from catga_store import MemoryStore
@@ -31,7 +31,7 @@ class ManualClock:
 
     def __init__(self, start: datetime = _START) -> None:
         if start.tzinfo is None or start.utcoffset() is None:
-            message = f"a clock needs an aware datetime to start at, not {start!r}"
+            message = f"start: expected a datetime with a time zone, got {start!r}"
             raise ValueError(message)
 
         self._now = start.astimezone(UTC)
@@ -48,7 +48,7 @@ class ManualClock:
         return self()
 
     def advance(self, span: timedelta) -> datetime:
-        """Move the clock, back if the span is negative; answers the new time."""
+        """Move the clock, back if the span is negative, and return the new time."""
         with self._lock:
             self._now += span
             return self._now

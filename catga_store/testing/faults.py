@@ -1,8 +1,8 @@
-"""Faults between a store and its transport: replies that are lost, stores that are away.
+"""Faults between a store and its transport: lost replies and unavailable stores.
 
-A `Faults` stands before the store protocol of any store, behind any API (`seams`). On memory and SQLite
-nothing is slept: while it is attached, pauses before another try take no time. On a server they do,
-because a store there tries until its `timeout` has passed.
+A `Faults` wraps the store protocol of any store (`hooks`). On memory and SQLite the pauses before a
+retry take no time while it is attached. On a server they do, because the store retries until its
+`timeout` has passed.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _AtExchange:
 
 
 class Faults:
-    """Faults for the stores it is attached to: of every kind, blocking and async.
+    """Faults for the stores it is attached to, of every kind, blocking and async.
 
     >>> from catga_store import CommitUncertainError, FlowSnapshot, MemoryStore
     >>> faults = Faults()
@@ -83,17 +83,17 @@ class Faults:
 
     def __init__(self) -> None:
         self.exchanges: list[str] = []
-        """The name of the store protocol request behind each exchange since the start, or `reset`."""
+        """The name of the store protocol request of each exchange since the start, or since `reset`."""
         self.pauses: list[float] = []
-        """The pauses that were swallowed, in seconds."""
+        """The pauses that were skipped, in seconds."""
         self._armed: list[_Armed] = []
         self._at: list[_AtExchange] = []
         self._lock = threading.Lock()
 
     def attach(self, store: Any) -> Any:
-        """Stand between a store and its transport; answers the store. Best before the store is used.
+        """Stand between a store and its transport, and return the store. Call it before first use.
 
-        `NotSupportedError` for what is no store of this library.
+        Raises `NotSupportedError` for anything but a store of this library.
         """
         embedded: list[bool] = []
 
@@ -114,29 +114,29 @@ class Faults:
     # arming ---------------------------------------------------------------------------------------
 
     def on_commit(self, kind: CommitFault, after: int = 0, times: int = 1) -> None:
-        """Let `times` commits fail, after `after` others have passed.
+        """Make `times` commits fail, after `after` others have passed.
 
         - `"reply-lost"`: applied; the first reply is lost, the next try finds it. The caller sees
           success.
         - `"unknown-applied"`: applied, and no reply ever comes: `CommitUncertainError`, and
-          `resolve_commit` answers the receipt.
+          `resolve_commit` returns the receipt.
         - `"unknown-not-applied"`: never applied, and no reply ever comes: `CommitUncertainError`,
-          and `resolve_commit` answers `None`.
+          and `resolve_commit` returns `None`.
         - `"unavailable"`: not sent: `StoreUnavailableError`.
-        - `"conflict"`: refused, as if somebody else had written first: the `ConflictError` of the
-          first record that can have one. A commit of nothing but completions passes.
+        - `"conflict"`: refused, as if another client had written first: the `ConflictError` of the
+          first record that can have one. A commit of completions only passes.
         """
         if kind not in get_args(CommitFault):
-            message = f"no fault is called {kind!r}; there are {', '.join(get_args(CommitFault))}"
+            message = f"unknown fault {kind!r}: expected one of {', '.join(get_args(CommitFault))}"
             raise UsageError(message)
 
         with self._lock:
             self._armed.append(_Armed(kind, after, times))
 
     def at_exchange(self, number: int, how: ExchangeFault, times: int = 1) -> None:
-        """Let `times` exchanges fail, from exchange `number` on, counted from 1 since `reset`."""
+        """Make `times` exchanges fail from exchange `number` on, counted from 1 since `reset`."""
         if how not in get_args(ExchangeFault):
-            message = f"no fault is called {how!r}; there are {', '.join(get_args(ExchangeFault))}"
+            message = f"unknown fault {how!r}: expected one of {', '.join(get_args(ExchangeFault))}"
             raise UsageError(message)
 
         with self._lock:
@@ -153,7 +153,7 @@ class Faults:
     # between a store and its transport -------------------------------------------------------------------
 
     def next_exchange(self, name: str) -> ExchangeFault | None:
-        """Count one exchange, and say how it is to fail."""
+        """Count one exchange, and return how it is to fail."""
         with self._lock:
             self.exchanges.append(name)
             number = len(self.exchanges)
@@ -164,7 +164,7 @@ class Faults:
         return None
 
     def next_commit(self, commit: Commit) -> CommitFault | None:
-        """Say how a commit is to fail; each is counted once."""
+        """Return how a commit is to fail; each is counted once."""
         with self._lock:
             while self._armed and not self._armed[0].times:
                 del self._armed[0]
@@ -188,7 +188,7 @@ class Faults:
 
 
 def _conflict_of(commit: Commit) -> Conflict | None:
-    """What a rival's write would have been reported as; `None` if nothing here can conflict."""
+    """Return the conflict that a write of another client would cause; `None` if there is none."""
     for place, change in enumerate(commit.changes):
         if isinstance(change, Put) and change.expected == ANY:
             continue
@@ -208,14 +208,14 @@ def _conflict_of(commit: Commit) -> Conflict | None:
 
 
 class _FaultyProtocol:
-    """A store protocol whose exchanges with the transport fail as they are told to."""
+    """A store protocol whose exchanges with the transport fail as `Faults` says."""
 
     def __init__(self, protocol: StoreProtocol, faults: Faults) -> None:
         self.protocol: Any = protocol
         self._faults = faults
 
     def converse(self, request: Request[Any]) -> Conversation[Any]:
-        """Do what the request asks, or let it fail."""
+        """Perform the request, or fail."""
         kind = self._faults.next_commit(request) if isinstance(request, Commit) else None
         if kind is None:
             conversation = self.protocol.converse(request)
@@ -249,7 +249,7 @@ class _FaultyProtocol:
             return Refused(() if conflict is None else (conflict,))
 
         if kind == "unavailable":
-            message = "a fault: the store is away; nothing was written"
+            message = "a fault: the store is unavailable; nothing was written"
             raise StoreUnavailableError(message)
 
         if kind == "reply-lost":

@@ -1,4 +1,4 @@
-"""A namespace of one's own in any store, by URL, that is removed afterwards.
+"""`scratch_url`: a namespace beside any store, by URL, that is removed afterwards.
 
 | URL | scratch |
 |---|---|
@@ -43,10 +43,10 @@ _SERVERS = (*_NATS, "redis", "rediss", "redis+cluster", "rediss+cluster", "unix"
 
 @contextmanager
 def scratch_url(url: str, remove: Callable[[str], None] | None = None) -> Generator[str]:
-    """The URL of an empty namespace beside that of `url`, which itself is not touched.
+    """Yield the URL of an empty namespace beside that of `url`, which is not touched.
 
-    At the end a scratch file is deleted, a scratch prefix or bucket is removed with its layout; with
-    `remove` that is called instead, with its URL. `UsageError` for a URL of no store.
+    At the end the scratch file, prefix or bucket is removed with its layout. With `remove`, that is
+    called instead, with the scratch URL. Raises `UsageError` for anything but the URL of a store.
     """
     parts = urlsplit(url)
     name = f"scratch-{uuid.uuid4().hex}"
@@ -74,7 +74,7 @@ def scratch_url(url: str, remove: Callable[[str], None] | None = None) -> Genera
 
 
 def _remove(url: str) -> None:
-    """Remove every record and the layout, so that nothing tells that there was a store."""
+    """Remove every record and the layout, so that no trace of a store is left."""
     from catga_store.opening.urls import open_store  # noqa: PLC0415  the plugin loads this in every run
 
     try:
@@ -84,16 +84,16 @@ def _remove(url: str) -> None:
 
 
 def _clear(store: Store) -> None:
-    from catga_store.testing.hooks import talker  # noqa: PLC0415  as above
+    from catga_store.testing.hooks import conversation_runner  # noqa: PLC0415  as above
 
     with store:
-        protocol, hold = talker(store)
+        protocol, hold = conversation_runner(store)
         store.clear()
         hold(_unlay(protocol))
 
 
 def _unlay(protocol: Any) -> Conversation[Any]:
-    """Remove what a store on a server keeps when it is cleared; only this kit has use for that."""
+    """Remove what a store on a server keeps when it is cleared. Only the test kit needs this."""
     if hasattr(protocol._layout, "tags"):  # Redis: the layout, and the replies of recent commits
         return _unlink(protocol._layout.tags)
 

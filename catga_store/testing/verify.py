@@ -1,8 +1,8 @@
-"""Verify a store of one's own: the parity machine, interleavings and lost replies.
+"""`verify`: run the parity machine, interleavings and lost replies against a store.
 
-`verify(url)` runs on a real server what the tests of this library run on theirs, beside the records
-that are there and without touching them, and removes what it wrote. `catga-store verify URL` prints
-its findings. `verify(open_empty)` does the same to a store that somebody else has written.
+`verify(url)` runs the tests of this library against your server, in a scratch namespace that it
+removes; your records are not touched. `catga-store verify URL` prints its findings.
+`verify(open_empty)` tests a store that you have written.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from catga_store.testing.scratch import scratch_url
 __all__ = ["APIS", "Finding", "OpenEmpty", "verify"]
 
 OpenEmpty: TypeAlias = Callable[[str, ManualClock, Retention, int], StoreAPI]
-"""Opens an empty store behind a API, with this clock, retention and number of partitions."""
+"""Opens an empty store behind an API, with this clock, retention and number of partitions."""
 
 APIS = ("blocking", "asyncio", "trio")
 """The APIs of a store."""
@@ -52,7 +52,7 @@ _SHOWN = 4000
 
 
 class Finding(NamedTuple):
-    """One thing that was checked: how often, and what was found if it does not hold."""
+    """One check: how often it ran, and what was found if it failed."""
 
     claim: str
     api: str
@@ -62,7 +62,7 @@ class Finding(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was found."""
+        """Whether the check passed."""
         return not self.found
 
 
@@ -74,13 +74,13 @@ def verify(
     apis: tuple[str, ...] = APIS,
     on_finding: Callable[[Finding], None] = lambda _: None,
 ) -> list[Finding]:
-    """Check a store through each API; answers what was found, also told one by one.
+    """Check a store through each API, and return the findings.
 
-    `store` is a URL, beside whose records everything happens in a scratch namespace; or, for a store
-    of your own, a function that opens an empty one behind a API: `open_empty(API, clock, retention,
-    partitions)`. `examples` is how many sequences of 40 drawn operations the machine tries for each
-    API, and how many orders each interleaving is played in; `seed` draws them. Whatever a check
-    raises is a finding; that the store cannot be opened is raised.
+    `store` is a URL, and the checks run in a scratch namespace beside its records; or, for a store that
+    you have written, a function that opens an empty one behind an API: `open_empty(api, clock,
+    retention, partitions)`. `examples` is the number of sequences of 40 drawn operations for each API,
+    and of orders for each interleaving; `seed` seeds both. `on_finding` is called after each check.
+    An exception in a check is a finding. An error on opening the store is raised.
     """
     with ExitStack() as stack:
         open_empty = _open_in_scratch(stack, store) if isinstance(store, str) else store
@@ -108,10 +108,10 @@ def _checks(
             partial(_interleave, open_empty, api, name, examples, seed),
         )
 
-    if api == "blocking":  # below the store protocol all APIs are one
+    if api == "blocking":  # all APIs share what is below the store protocol
         for name in SCENARIOS:
             yield (
-                f"a lost reply changes no answer: {name}",
+                f"a lost reply changes no result: {name}",
                 partial(_lose, open_empty, name, examples, seed),
             )
 
@@ -120,7 +120,7 @@ def _find(claim: str, api: str, times: int, check: Callable[[], None]) -> Findin
     start = time.monotonic()
     try:
         check()
-    except Exception as error:  # noqa: BLE001  whatever it is, it is what was found
+    except Exception as error:  # noqa: BLE001  any exception is the finding
         found = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
     else:
         found = ""
@@ -172,7 +172,7 @@ def _lose(open_empty: OpenEmpty, name: str, examples: int, seed: int) -> None:
 
 def _open_in_scratch(stack: ExitStack, url: str) -> OpenEmpty:
     """Open stores beside that of a URL, in namespaces that are removed when the stack ends."""
-    # The number of partitions is a namespace's for good.
+    # A namespace keeps its number of partitions forever.
     places = {count: stack.enter_context(scratch_url(url)) for count in (1, 4)}
     durable = urlsplit(url).scheme != "memory"
 

@@ -51,7 +51,7 @@ from catga_store.protocol.conversation import ask
 from catga_store.protocol.conversation import through
 from catga_store.session import Session
 from catga_store.testing.apis import StoreAPI
-from catga_store.testing.hooks import talker
+from catga_store.testing.hooks import conversation_runner
 from catga_store.testing.interleavings import sequential_model
 from catga_store.testing.interleavings.histories import NEVER
 from catga_store.testing.interleavings.histories import Event
@@ -88,7 +88,7 @@ class Stage:
     @classmethod
     def below_protocol(cls, store: Any) -> Stage:
         """One exchange is one request on the transport of a blocking store, which nobody has used yet."""
-        protocol, hold = talker(store)
+        protocol, hold = conversation_runner(store)
 
         def converse(request: Request[Any]) -> Conversation[Any]:
             return (

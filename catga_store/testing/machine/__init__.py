@@ -9,8 +9,9 @@ To run it against a store of your own, say how to open it, and let pytest or Hyp
     TestMyStore = MyStoreMachine.TestCase
 
 Each example opens a store, which must be empty, and closes it. The rules are in `rules_flows`,
-`rules_waits`, `rules_claims` and `rules_sessions`; after each, everything that can be read is
-compared with the model (`core`, `model`). Nothing in them knows which store it is that they run.
+`rules_waits`, `rules_claims`, `rules_sessions` and `rules_rare_cases`. After each rule, everything that
+can be read is compared with the `oracle`, which says what a store must do (`base`). No rule knows which
+store it runs on.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from typing import TypeAlias
 from catga_store.model.listings import Retention
 from catga_store.testing.apis import StoreAPI
 from catga_store.testing.clock import ManualClock
-from catga_store.testing.machine.rules_sessions import SessionRules
+from catga_store.testing.machine.rules_rare_cases import RareCaseRules
 
-__all__ = ["OpenFace", "StoreMachine", "machine_for"]
+__all__ = ["OpenEmpty", "StoreMachine", "machine_for"]
 
-OpenFace: TypeAlias = Callable[[ManualClock, Retention, int], StoreAPI]
+OpenEmpty: TypeAlias = Callable[[ManualClock, Retention, int], StoreAPI]
 """Opens an empty store with this clock, retention and number of partitions."""
 
 
-class StoreMachine(SessionRules):
-    """Every public operation of a store, in drawn orders, against the plain model.
+class StoreMachine(RareCaseRules):
+    """Every public operation of a store, in drawn orders, against the oracle.
 
-    A subclass says in `open_api` which store; `partitions` are the numbers that are drawn from.
+    A subclass opens its store in `open_api`; `partitions` are the numbers that are drawn from.
     """
 
 
-def machine_for(open_api: OpenFace) -> type[StoreMachine]:
+def machine_for(open_api: OpenEmpty) -> type[StoreMachine]:
     """The machine for the store that `open_api(clock, retention, partitions)` opens."""
 
     class Machine(StoreMachine):

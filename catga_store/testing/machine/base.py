@@ -1,9 +1,9 @@
-"""What the rules of the parity machine share: copies, comparisons, and the look at everything.
+"""What the rules of the parity machine share: drawn values, copies, and the comparison with the oracle.
 
-A `Copy` is an object that a user holds, with what the model says it was read as. After every rule
-`everything_agrees` reads all that can be read through the public API, and when conditions will
-call for their parents through the store protocol, and compares it with the model. What the rules draw from
-stands here too, because comparisons and rules are about the same ids and states.
+A `Copy` is an object that a user holds, with the record of the oracle that it was read as. After every
+rule, `everything_agrees` reads everything through the public API, and the wake-up times of conditions
+through the store protocol, and compares it with the oracle. Over 400 lines: the values that rules draw
+and the comparisons concern the same ids and states.
 """
 
 from __future__ import annotations
@@ -46,13 +46,16 @@ from catga_store.testing.machine import oracle
 __all__ = [
     "CHILDREN",
     "DIFFERENCES",
+    "EPOCH",
     "FLOW_IDS",
+    "LARGE",
+    "OWNERS",
     "STEPS",
     "TYPES",
     "WAIT_IDS",
     "Copy",
-    "Core",
     "Difference",
+    "MachineBase",
     "Order",
     "Parcel",
     "draft_of",
@@ -72,7 +75,7 @@ M = TypeVar("M")
 
 
 class Difference(NamedTuple):
-    """A difference between stores that must exist: what it is called, why it is, where it is told."""
+    """A difference between stores that cannot be avoided: its name, its reason, its documentation."""
 
     name: str
     reason: str
@@ -100,12 +103,12 @@ DIFFERENCES: tuple[Difference, ...] = (
         "docs/operations/nats.md",
     ),
 )
-"""Every known difference between stores. What is not in here is a bug."""
+"""Every known difference between stores. Any other is a bug."""
 
 
 # --- what is drawn --------------------------------------------------------------------------------
 
-# `{t}` ids share a partition; the others lie where they lie. The last two differ in normalisation.
+# `{t}` ids share a partition. The last two differ in normalisation.
 FLOW_IDS = (
     "{t}/order",
     "{t}:a b.*>\n\x00",
@@ -138,7 +141,7 @@ class Parcel:
 
 TYPES: dict[str | None, type | None] = {None: None, "Order": Order, "Parcel": Parcel}
 
-_LARGE = "large " * 20_000
+LARGE = "large " * 20_000
 
 spans = st.sampled_from(
     [
@@ -274,10 +277,10 @@ def result_of(wait: WaitCondition) -> dict[str, oracle.Result]:
 
 _HELD = 6
 _FAR = datetime(2100, 1, 1, tzinfo=UTC)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Core(RuleBasedStateMachine):
+class MachineBase(RuleBasedStateMachine):
     """A store, its model, and what users hold of it."""
 
     partitions: ClassVar[tuple[int, ...]] = (1, 4)
@@ -288,7 +291,7 @@ class Core(RuleBasedStateMachine):
 
     @initialize(data=st.data(), keeps=st.sampled_from([True, True, True, False]))
     def start(self, data: st.DataObject, keeps: bool) -> None:
-        """Open a store, which keeps what has ended for a minute or so, or for ever."""
+        """Open a store, which keeps what has ended for a minute or so, or forever."""
         partitions = data.draw(st.sampled_from(self.partitions), label="partitions")
         self.clock = ManualClock(datetime(2030, 1, 1, 0, 0, 0, 400, tzinfo=UTC))
         flows, failed, waits = (timedelta(seconds=s) if keeps else None for s in (60, 90, 45))
@@ -358,7 +361,7 @@ class Core(RuleBasedStateMachine):
                 self._same_refusal(error, refusal)
                 return None
 
-            message = f"answered {got!r}, expected {refusal.names} {refusal.facts}"
+            message = f"returned {got!r}, expected {refusal.names} {refusal.facts}"
             raise AssertionError(message) from None
 
         return real(), want
@@ -389,7 +392,7 @@ class Core(RuleBasedStateMachine):
         name, value = change
         typed = not isinstance(flow.state, dict)
         if name in ("n", "large"):
-            field_name, new = ("n", value) if name == "n" else ("note", _LARGE)
+            field_name, new = ("n", value) if name == "n" else ("note", LARGE)
             if typed:
                 setattr(flow.state, field_name, new)
             else:
@@ -486,7 +489,7 @@ class Core(RuleBasedStateMachine):
         """When conditions call for their parents: what `claim_due` goes by, read without claiming."""
         found = self.api.run(ask(Due(_in_ms(_FAR), 10_000)))
         return {
-            entry.key.id: _EPOCH + timedelta(milliseconds=entry.head.due_ms)
+            entry.key.id: EPOCH + timedelta(milliseconds=entry.head.due_ms)
             for entry in found
             if entry.key.kind == WAIT and entry.head.due_ms is not None
         }
@@ -598,4 +601,4 @@ def _one_of(there: list[str], all_ids: tuple[str, ...], place: int) -> str:
 
 
 def _in_ms(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(milliseconds=1)
+    return (moment - EPOCH) // timedelta(milliseconds=1)

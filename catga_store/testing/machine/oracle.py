@@ -37,9 +37,8 @@ __all__ = [
     "DeleteFlow",
     "Done",
     "Draft",
-    "Early",
     "Flow",
-    "Marker",
+    "PendingCompletions",
     "Progress",
     "Refusal",
     "Renew",
@@ -48,6 +47,7 @@ __all__ = [
     "SetWait",
     "Shown",
     "Terms",
+    "Tombstone",
     "UpdateWait",
     "Wait",
     "World",
@@ -188,7 +188,7 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Early:
+class PendingCompletions:
     """Completions that came before their condition."""
 
     completions: dict[str, Result]
@@ -196,7 +196,7 @@ class Early:
 
 
 @dataclass(frozen=True)
-class Marker:
+class Tombstone:
     """What a cleared condition leaves behind."""
 
     outcome: str
@@ -394,8 +394,8 @@ class World:
     keep_waits: timedelta | None
     partitions: int = 1
     flows: dict[str, Flow] = field(default_factory=dict[str, Flow])
-    waits: dict[str, Wait | Early | Marker] = field(
-        default_factory=dict[str, "Wait | Early | Marker"]
+    waits: dict[str, Wait | PendingCompletions | Tombstone] = field(
+        default_factory=dict[str, "Wait | PendingCompletions | Tombstone"]
     )
     progress: dict[tuple[str, int], Progress] = field(
         default_factory=dict[tuple[str, int], Progress]
@@ -687,7 +687,9 @@ class World:
             outcome="PENDING",
             version=1 if pending is None else pending.version + 1,
             stamp=next(self._stamps),
-            completions=dict(there.completions) if isinstance(there, Wait | Early) else {},
+            completions=dict(there.completions)
+            if isinstance(there, Wait | PendingCompletions)
+            else {},
         )
         return self._counted(key, wait, accepted=True)
 
@@ -740,7 +742,7 @@ class World:
             return Done()
 
         outcome = "CANCELLED" if there.outcome == "PENDING" else there.outcome
-        self.waits[change.correlation_id] = Marker(outcome, self._wait_expiry())
+        self.waits[change.correlation_id] = Tombstone(outcome, self._wait_expiry())
         return Done(existed=True, outcome=outcome)
 
     def _complete(self, change: Complete) -> Done:
@@ -749,7 +751,7 @@ class World:
             change.child,
             self.waits.get(change.correlation_id),
         )
-        if isinstance(there, Marker):
+        if isinstance(there, Tombstone):
             return Done(outcome=there.outcome)
 
         known = {} if there is None else there.completions
@@ -759,7 +761,7 @@ class World:
 
         completions = {**known, child: change.result}
         if not isinstance(there, Wait):
-            self.waits[key] = Early(completions, self._wait_expiry())
+            self.waits[key] = PendingCompletions(completions, self._wait_expiry())
             return Done(accepted=True)
 
         if outcome != "PENDING" or child not in there.terms.children:
@@ -838,7 +840,7 @@ class World:
         ended += [] if showed is None else [showed]
         self._take(flow_id, self._as_shown(ended[0], flow_id) if ended else None, owner, lease)
         for name in dict.fromkeys(ended):
-            self._tell(name, flow_id)
+            self._notify(name, flow_id)
 
         return True
 
@@ -871,13 +873,13 @@ class World:
         ours = wait.terms.parent in (None, flow_id)
         return name if ours or wait.outcome != "PENDING" else None
 
-    def _tell(self, correlation_id: str, flow_id: str) -> None:
+    def _notify(self, correlation_id: str, flow_id: str) -> None:
         """This flow is given to a worker: its overdue condition is closed, its ended one may go."""
         wait = self.waits[correlation_id]
         if isinstance(wait, Wait) and wait.terms.parent in (None, flow_id):
-            self.waits[correlation_id] = self._told(wait)
+            self.waits[correlation_id] = self._notified(wait)
 
-    def _told(self, wait: Wait) -> Wait:
+    def _notified(self, wait: Wait) -> Wait:
         if wait.outcome != "PENDING" and wait.wake is None:
             return wait
 
@@ -994,7 +996,7 @@ class World:
 
         for awaited, flow_id in zip(told, ids, strict=True):
             if awaited is not None and awaited not in outcomes:
-                self._tell(awaited, flow_id)
+                self._notify(awaited, flow_id)
 
     def _is_free(self, flow_id: str) -> bool:
         flow = self.flows.get(flow_id)
@@ -1028,7 +1030,7 @@ class World:
         untouched = [] if must else [wait]
 
         if flow is None or flow.status in TERMINAL:
-            return [self._told(wait), *untouched]
+            return [self._notified(wait), *untouched]
 
         if flow.is_held(self.now) and flow.due is not None:
             left = flow.due - self.now
@@ -1042,7 +1044,7 @@ class World:
             assert not must, f"{name!r} has ended and nobody was given {parent!r}"
             return [wait]
 
-        return [self._told(wait)]
+        return [self._notified(wait)]
 
     def _possible_shows(self, flow_id: str, calling: dict[str, Wait]) -> list[Shown | None]:
         """Which condition a claimed flow may show."""
@@ -1068,7 +1070,7 @@ class World:
             parent = self.flows.get(wait.terms.parent or "")
             if parent is None or parent.status in TERMINAL:
                 untouched = [] if len(calling) <= limit else [wait]
-                self.waits[name] = _matching(name, [self._told(wait), *untouched], seen)
+                self.waits[name] = _matching(name, [self._notified(wait), *untouched], seen)
 
         assert 0 <= removed <= min(limit, self.expired), (
             f"sweep({limit}) removed {removed}, at most {self.expired} had expired"
@@ -1092,7 +1094,7 @@ class World:
         for name, wait in list(self.waits.items()):
             if isinstance(wait, Wait):
                 self.waits[name] = self._copied_wait(wait, over=over)
-            elif not over and isinstance(wait, Early):
+            elif not over and isinstance(wait, PendingCompletions):
                 self.waits[name] = replace(wait, expires=self._wait_expiry())
             elif not over:
                 del self.waits[name]

@@ -32,7 +32,7 @@ from catga_store.testing.machine.base import FLOW_IDS
 from catga_store.testing.machine.base import STEPS
 from catga_store.testing.machine.base import TYPES
 from catga_store.testing.machine.base import Copy
-from catga_store.testing.machine.base import Core
+from catga_store.testing.machine.base import MachineBase
 
 __all__ = ["FlowRules"]
 
@@ -54,7 +54,7 @@ def reads_as(flow: oracle.Flow, type_name: str | None) -> bool:
     return isinstance(flow.state["n"], int)
 
 
-class FlowRules(Core):
+class FlowRules(MachineBase):
     """Every operation on flows and on their progress, one at a time."""
 
     # flows ----------------------------------------------------------------------------------------
@@ -476,7 +476,9 @@ class FlowRules(Core):
         """To a store in memory, and back: onto what is there, over it, or after a clear."""
         self.world.forget_expired()
         world, api = self.world, self.api
-        early = [wait for wait in world.waits.values() if isinstance(wait, oracle.Early)]
+        early = [
+            wait for wait in world.waits.values() if isinstance(wait, oracle.PendingCompletions)
+        ]
         records = len(world.flows), len(world.conditions()), len(world.progress)
         completions = sum(len(wait.completions) for wait in early)
         with MemoryStore(

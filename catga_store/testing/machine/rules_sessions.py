@@ -1,14 +1,11 @@
-"""Rules of the parity machine: several sessions at once, each a small model of its own.
+"""Rules of the parity machine: several sessions at once, each with its model (`session_model`).
 
-The model of a session is what the contract says of one: a map of what was loaded and queued, from
-which the changes of a commit are read off when it comes. It is one file because both halves, the
-rules and the model that they keep, change together.
+Over 400 lines: each operation of a session is one rule, and all share how a record is loaded, tracked
+and compared.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from dataclasses import field
 from typing import Any
 
 from hypothesis import strategies as st
@@ -38,20 +35,18 @@ from catga_store.testing.machine.rules_flows import places
 from catga_store.testing.machine.rules_flows import reads_as
 from catga_store.testing.machine.rules_waits import new_wait
 from catga_store.testing.machine.rules_waits import same_completion
+from catga_store.testing.machine.session_model import Entry
+from catga_store.testing.machine.session_model import Open
+from catga_store.testing.machine.session_model import Planned
+from catga_store.testing.machine.session_model import changed_something
+from catga_store.testing.machine.session_model import expected_by
+from catga_store.testing.machine.session_model import is_dirty
+from catga_store.testing.machine.session_model import key_of
+from catga_store.testing.machine.session_model import planned_changes
 
 __all__ = ["SessionRules"]
 
 _SESSIONS = 3
-_ORDER = {"flow": 0, "wait": 1, "progress": 2}
-_FIELDS = (
-    "state",
-    "position",
-    "status",
-    "error",
-    "waits_for",
-    "due",
-    "attempts",
-)
 
 which = st.integers(0, 5)
 session = st.integers(0, _SESSIONS - 1)
@@ -62,66 +57,6 @@ _GONE = {
     "wait": "WaitConditionNotFoundError",
     "progress": "StaleProgressError",
 }
-
-
-@dataclass(eq=False)
-class Entry:
-    """One record in a session: `intent` is loaded, new, set, overwrite or deleted."""
-
-    copy: Copy | None
-    intent: str = "loaded"
-    instead: Any = None
-    suspends: bool = False
-    fresh: bool = False
-
-
-@dataclass(eq=False)
-class Open:
-    """An open session: the real one, and what it knows."""
-
-    real: Any
-    entries: dict[tuple[str, Any], Entry] = field(default_factory=dict[tuple[str, Any], Entry])
-    completions: dict[tuple[str, str], oracle.Complete] = field(
-        default_factory=dict[tuple[str, str], oracle.Complete]
-    )
-    checks: dict[tuple[str, Any], Copy] = field(default_factory=dict[tuple[str, Any], Copy])
-
-    def forget(self) -> None:
-        """What rollback, close and a lost commit leave."""
-        self.entries.clear()
-        self.completions.clear()
-        self.checks.clear()
-
-    def live(self, kind: str) -> list[Copy]:
-        """The records of one kind that it holds and does not delete."""
-        return [
-            entry.copy
-            for (of, _), entry in self.entries.items()
-            if of == kind and entry.copy is not None and entry.intent != "deleted"
-        ]
-
-    def holds(self, copy: Copy) -> bool:
-        """Whether an object is in its map."""
-        return any(entry.copy is copy for entry in self.entries.values())
-
-
-def is_dirty(kind: str, copy: Copy) -> bool:
-    """Whether an object differs from what it was read as."""
-    if kind == "flow":
-        draft = base.draft_of(copy.obj, copy.base)
-        return any(getattr(draft, name) != getattr(copy.base, name) for name in _FIELDS)
-
-    if kind == "wait":
-        wait = base.terms_of(copy.obj), copy.obj.outcome.name
-        changed: bool = wait != (copy.base.terms, copy.base.outcome)
-        return changed
-
-    now = base.progress_of(copy.obj)
-    return (now.processed, now.failed, now.last) != (
-        copy.base.processed,
-        copy.base.failed,
-        copy.base.last,
-    )
 
 
 class SessionRules(ClaimRules):
@@ -538,43 +473,11 @@ class SessionRules(ClaimRules):
     def session_commit(self, number: int) -> None:
         self.commit(self.opened(number))
 
-    def plan(self, opened: Open) -> list[tuple[oracle.Change, str, Entry | None]]:
-        """The changes of a commit; nothing if nothing is to be written."""
-        planned: list[tuple[oracle.Change, str, Entry | None]] = []
-        idle: list[tuple[oracle.Change, str, Entry | None]] = []
-        entries = sorted(opened.entries.items(), key=lambda item: _ORDER[item[0][0]])
-        for (kind, key), entry in entries:
-            copy = entry.copy
-            change = _change_of(kind, key, entry)
-            if change is not None:
-                planned.append((change, kind, entry))
-            elif kind == "flow" and copy is not None and copy.lease is not None:
-                idle.append((oracle.Renew(key, copy.base, copy.lease), kind, entry))
-
-        planned += [(change, "completion", None) for change in opened.completions.values()]
-        if not planned and not opened.checks:
-            return []
-
-        planned += idle
-        keys = {
-            _key_of(change) for change, _, _ in planned if not isinstance(change, oracle.Complete)
-        }
-        for (kind, key), copy in opened.checks.items():
-            if (kind, key) not in keys:
-                check: oracle.Change = (
-                    oracle.CheckFlow(key, copy.base, copy.lease is not None)
-                    if kind == "flow"
-                    else oracle.CheckWait(key, copy.base)
-                )
-                planned.append((check, "check", None))
-
-        return planned
-
     def commit(self, opened: Open) -> None:
         """Commit a session: every change or none."""
         self.pending_agrees(opened)
         self.world.forget_expired()
-        planned = self.plan(opened)
+        planned = planned_changes(opened)
         before = opened.real.receipt
         changes = [change for change, _, _ in planned]
         done = self.agree(opened.real.commit, lambda: self.decided(opened, changes))
@@ -589,7 +492,7 @@ class SessionRules(ClaimRules):
         if planned:
             self.settle(opened, planned)
             self.same_receipt(receipt, planned, outcomes)
-            if any(map(_changed_something, changes, outcomes)):
+            if any(map(changed_something, changes, outcomes)):
                 self.resolves(receipt)
 
             opened.completions.clear()
@@ -599,7 +502,7 @@ class SessionRules(ClaimRules):
 
     def decided(self, opened: Open, changes: list[oracle.Change]) -> list[oracle.Done]:
         """What the model says of a commit; a write that does not regard a check is a usage error."""
-        written = {_key_of(c): _expected(c) for c in changes if not isinstance(c, oracle.Complete)}
+        written = {key_of(c): expected_by(c) for c in changes if not isinstance(c, oracle.Complete)}
         for key, copy in opened.checks.items():
             if written.get(key, copy.base.stamp) != copy.base.stamp:
                 raise oracle.Refusal("UsageError")
@@ -617,14 +520,14 @@ class SessionRules(ClaimRules):
         assert found is not None
         assert found.commit_id == receipt.commit_id
 
-    def settle(self, opened: Open, planned: list[tuple[oracle.Change, str, Entry | None]]) -> None:
+    def settle(self, opened: Open, planned: list[Planned]) -> None:
         """Every object takes over what is stored now, and is clean."""
         world = self.world
         for change, kind, entry in planned:
             if entry is None:
                 continue
 
-            key = _key_of(change)
+            key = key_of(change)
             if entry.intent == "deleted":
                 del opened.entries[key]
                 continue
@@ -649,7 +552,7 @@ class SessionRules(ClaimRules):
     def same_receipt(
         self,
         receipt: Any,
-        planned: list[tuple[oracle.Change, str, Entry | None]],
+        planned: list[Planned],
         outcomes: list[oracle.Done],
     ) -> None:
         """The receipt says what was written."""
@@ -659,7 +562,7 @@ class SessionRules(ClaimRules):
             if isinstance(change, oracle.Complete):
                 completed[change.correlation_id, change.child] = outcome
             elif entry is not None and not isinstance(change, oracle.Renew):
-                key = _key_of(change)[1]
+                key = key_of(change)[1]
                 named = {"flow": flow_key, "wait": wait_key}.get(kind)
                 real_key = progress_key(*key) if named is None else named(key)
                 gone = (kind, key) not in self.stored_now()
@@ -724,15 +627,25 @@ class SessionRules(ClaimRules):
         if not any_wait:  # one that shares the flow's partition
             arguments["correlation_id"] = flow_id
 
+        opened = self.open_for(flow_id)
+        held = opened.live("flow")
+        if held and not held[0].obj.status.is_terminal:
+            self.suspend(opened, held[0], WaitCondition(**arguments))
+            self.commit(opened)
+
+        self.leave(opened)
+
+    def open_for(self, flow_id: str) -> Open:
+        """Open a session for one rule, and load a flow in it."""
         opened = Open(self.api.session())
         self.world.forget_expired()
         self.sessions.append(opened)
         found = opened.real.get(flow_id)
         self.track(opened, "flow", flow_id, found, self.world.flows.get(flow_id))
-        if found is not None and not found.status.is_terminal:
-            self.suspend(opened, opened.live("flow")[0], WaitCondition(**arguments))
-            self.commit(opened)
+        return opened
 
+    def leave(self, opened: Open) -> None:
+        """Close the session of one rule."""
         opened.real.close()
         self.forget(opened)
         self.sessions.remove(opened)
@@ -794,9 +707,7 @@ class SessionRules(ClaimRules):
             self.save(other, overwrite=True)
 
         self.commit(opened)
-        opened.real.close()
-        self.forget(opened)
-        self.sessions.remove(opened)
+        self.leave(opened)
 
     @rule(place=places, change=base.flow_changes, fails=st.booleans())
     def begin(self, place: int, change: tuple[str, Any], fails: bool) -> None:
@@ -825,78 +736,3 @@ class SessionRules(ClaimRules):
 
 class _ChangedMindError(Exception):
     """Raised in a block, to leave it."""
-
-
-def _change_of(  # noqa: PLR0911  one return for each kind of change
-    kind: str, key: Any, entry: Entry
-) -> oracle.Change | None:
-    """What becomes of one entry at commit."""
-    copy, intent = entry.copy, entry.intent
-    if intent == "deleted" or copy is None:
-        if kind == "flow":
-            return oracle.DeleteFlow(
-                key, entry.instead, copy is not None and copy.lease is not None
-            )
-
-        if kind == "wait":
-            return oracle.ClearWait(key, entry.instead)
-
-        return oracle.ClearProgress(key[0], key[1], entry.instead)
-
-    if intent == "loaded" and not is_dirty(kind, copy):
-        return None
-
-    if kind == "flow":
-        read = copy.base if intent == "loaded" else None
-        draft = base.draft_of(copy.obj, read)
-        return oracle.WriteFlow(key, draft, read, copy.lease, entry.instead)
-
-    if kind == "wait":
-        terms = base.terms_of(copy.obj)
-        if intent == "set":
-            created = copy.obj.created_at
-            return oracle.SetWait(key, terms, created, entry.suspends, entry.instead)
-
-        return oracle.UpdateWait(key, terms, copy.obj.outcome.name, copy.base)
-
-    return oracle.SaveProgress(
-        key[0],
-        key[1],
-        base.progress_of(copy.obj),
-        copy.base,
-        overwrite=intent == "overwrite",
-        fresh=entry.fresh,
-    )
-
-
-def _changed_something(change: oracle.Change, done: oracle.Done) -> bool:
-    """Whether a commit has left a trace of one of its changes."""
-    if isinstance(change, oracle.DeleteFlow | oracle.ClearWait | oracle.ClearProgress):
-        return done.existed
-
-    if isinstance(change, oracle.Complete | oracle.SetWait):
-        return done.accepted
-
-    return not isinstance(change, oracle.CheckFlow | oracle.CheckWait | oracle.CheckProgress)
-
-
-def _expected(change: oracle.Change) -> Any:
-    """The write that a change expects to find; `None` if it takes what is there, or nothing."""
-    base = change.base if not isinstance(change, oracle.SetWait | oracle.Complete) else None
-    if base is None and isinstance(change, oracle.WriteFlow | oracle.SetWait):
-        base = change.instead
-
-    return base and base.stamp
-
-
-def _key_of(change: oracle.Change) -> tuple[str, Any]:
-    if isinstance(change, oracle.SaveProgress | oracle.ClearProgress | oracle.CheckProgress):
-        return "progress", (change.flow_id, change.step)
-
-    if isinstance(
-        change,
-        oracle.SetWait | oracle.UpdateWait | oracle.ClearWait | oracle.CheckWait | oracle.Complete,
-    ):
-        return "wait", change.correlation_id
-
-    return "flow", change.flow_id

@@ -26,7 +26,7 @@ from catga_store.stores.nats.layout import entries_of_flow
 from catga_store.stores.nats.transport import Message
 from catga_store.stores.nats.transport import Publish
 from catga_store.testing import ManualClock
-from catga_store.testing.hooks import talker
+from catga_store.testing.hooks import conversation_runner
 
 LONG = 60
 """Seconds that only a test that fails would wait."""
@@ -49,7 +49,7 @@ def test_an_entry_that_the_head_does_not_bear_out_is_passed_over(
 ) -> None:
     """As a writer leaves them that dies between an entry and its record."""
     with cs.open_store(url_of("nats"), clock=clock) as store:
-        protocol, hold = talker(store)
+        protocol, hold = conversation_runner(store)
         flow, record = an_hour_away(store)
         head: Head = record.head._replace(**claimed)
         entries = entries_of_flow(protocol._layout, flow.key, head)
@@ -70,7 +70,7 @@ def test_an_entry_that_was_passed_over_is_swept_once_it_is_old(
 ) -> None:
     """Not before: its record may be on the way. What the head bears out stays."""
     with cs.open_store(url_of("nats"), clock=clock) as store:
-        protocol, hold = talker(store)
+        protocol, hold = conversation_runner(store)
         flow, record = an_hour_away(store)
         right = entries_of_flow(protocol._layout, flow.key, record.head)
         failed = record.head._replace(status=cs.FlowStatus.FAILED.value)
@@ -98,7 +98,7 @@ def test_an_entry_of_a_record_that_cannot_be_read_stays(
     """However old it is: what belongs to the record stays with it until somebody mends it."""
     monkeypatch.setattr(sweeping, "_ENTRY_SECONDS", -600)
     with cs.open_store(url_of("nats"), clock=clock) as store:
-        protocol, hold = talker(store)
+        protocol, hold = conversation_runner(store)
         flow, record = an_hour_away(store)
         failed = record.head._replace(status=cs.FlowStatus.FAILED.value)
         wrong = entries_of_flow(protocol._layout, flow.key, failed)
@@ -116,7 +116,7 @@ def test_a_record_that_was_made_anew_is_not_swept(
 ) -> None:
     """It had expired when it was looked for, and was there again when it was to be removed."""
     with cs.open_store(url_of("nats"), clock=clock) as store:
-        protocol, hold = talker(store)
+        protocol, hold = conversation_runner(store)
         store.create(cs.FlowSnapshot("f", state={}, status=cs.FlowStatus.COMPLETED))
         clock.advance(timedelta(days=9))
         later = Sweep(int(clock().timestamp() * 1000), 10)
@@ -140,7 +140,7 @@ def test_parts_that_no_record_names_are_swept_once_they_are_old(
 ) -> None:
     """As a writer leaves them that dies before its head; those of the body that is stored stay."""
     with cs.open_store(url_of("nats"), clock=clock) as store:
-        protocol, hold = talker(store)
+        protocol, hold = conversation_runner(store)
         bulk = "x" * 2_000_000
         store.create(cs.FlowSnapshot("large", state={"bulk": bulk}))
         key = cs.FlowSnapshot("large", state={}).key
@@ -165,7 +165,7 @@ def test_parts_of_conditions_and_of_what_cannot_be_read_stay(
     """Those of a condition are the children that it names; nobody knows what garbage names."""
     monkeypatch.setattr(sweeping, "_CHUNK_SECONDS", -3600)
     with cs.open_store(url_of("nats"), clock=clock) as store:
-        protocol, hold = talker(store)
+        protocol, hold = conversation_runner(store)
         children = [f"child-{number:04}" for number in range(1000)]
         keys = [Key(WAIT, name) for name in ("kept", "gone", "garbage")]
         for key in keys:

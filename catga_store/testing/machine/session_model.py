@@ -1,0 +1,208 @@
+"""The model of a session: what it has loaded and queued, and the changes that it would commit.
+
+The rules keep it beside a real session (`rules_sessions`); it knows nothing of stores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field
+from typing import Any
+from typing import TypeAlias
+
+from catga_store.testing.machine import base
+from catga_store.testing.machine import oracle
+from catga_store.testing.machine.base import Copy
+
+__all__ = [
+    "Entry",
+    "Open",
+    "Planned",
+    "changed_something",
+    "expected_by",
+    "is_dirty",
+    "key_of",
+    "planned_changes",
+]
+
+_ORDER = {"flow": 0, "wait": 1, "progress": 2}
+_FIELDS = (
+    "state",
+    "position",
+    "status",
+    "error",
+    "waits_for",
+    "due",
+    "attempts",
+)
+
+
+@dataclass(eq=False)
+class Entry:
+    """One record in a session: `intent` is loaded, new, set, overwrite or deleted."""
+
+    copy: Copy | None
+    intent: str = "loaded"
+    instead: Any = None
+    suspends: bool = False
+    fresh: bool = False
+
+
+@dataclass(eq=False)
+class Open:
+    """An open session: the real one, and what it knows."""
+
+    real: Any
+    entries: dict[tuple[str, Any], Entry] = field(default_factory=dict[tuple[str, Any], Entry])
+    completions: dict[tuple[str, str], oracle.Complete] = field(
+        default_factory=dict[tuple[str, str], oracle.Complete]
+    )
+    checks: dict[tuple[str, Any], Copy] = field(default_factory=dict[tuple[str, Any], Copy])
+
+    def forget(self) -> None:
+        """What rollback, close and a lost commit leave."""
+        self.entries.clear()
+        self.completions.clear()
+        self.checks.clear()
+
+    def live(self, kind: str) -> list[Copy]:
+        """The records of one kind that it holds and does not delete."""
+        return [
+            entry.copy
+            for (of, _), entry in self.entries.items()
+            if of == kind and entry.copy is not None and entry.intent != "deleted"
+        ]
+
+    def holds(self, copy: Copy) -> bool:
+        """Whether an object is in its map."""
+        return any(entry.copy is copy for entry in self.entries.values())
+
+
+def is_dirty(kind: str, copy: Copy) -> bool:
+    """Whether an object differs from what it was read as."""
+    if kind == "flow":
+        draft = base.draft_of(copy.obj, copy.base)
+        return any(getattr(draft, name) != getattr(copy.base, name) for name in _FIELDS)
+
+    if kind == "wait":
+        wait = base.terms_of(copy.obj), copy.obj.outcome.name
+        changed: bool = wait != (copy.base.terms, copy.base.outcome)
+        return changed
+
+    now = base.progress_of(copy.obj)
+    return (now.processed, now.failed, now.last) != (
+        copy.base.processed,
+        copy.base.failed,
+        copy.base.last,
+    )
+
+
+Planned: TypeAlias = tuple[oracle.Change, str, Entry | None]
+"""A change, the kind of its record, and the entry that it is made from."""
+
+
+def planned_changes(opened: Open) -> list[Planned]:
+    """The changes of a commit; nothing if nothing is to be written."""
+    planned: list[Planned] = []
+    idle: list[Planned] = []
+    entries = sorted(opened.entries.items(), key=lambda item: _ORDER[item[0][0]])
+    for (kind, key), entry in entries:
+        copy = entry.copy
+        change = _change_of(kind, key, entry)
+        if change is not None:
+            planned.append((change, kind, entry))
+        elif kind == "flow" and copy is not None and copy.lease is not None:
+            idle.append((oracle.Renew(key, copy.base, copy.lease), kind, entry))
+
+    planned += [(change, "completion", None) for change in opened.completions.values()]
+    if not planned and not opened.checks:
+        return []
+
+    planned += idle
+    keys = {key_of(change) for change, _, _ in planned if not isinstance(change, oracle.Complete)}
+    for (kind, key), copy in opened.checks.items():
+        if (kind, key) not in keys:
+            check: oracle.Change = (
+                oracle.CheckFlow(key, copy.base, copy.lease is not None)
+                if kind == "flow"
+                else oracle.CheckWait(key, copy.base)
+            )
+            planned.append((check, "check", None))
+
+    return planned
+
+
+def _change_of(  # noqa: PLR0911  one return for each kind of change
+    kind: str, key: Any, entry: Entry
+) -> oracle.Change | None:
+    """What becomes of one entry at commit."""
+    copy, intent = entry.copy, entry.intent
+    if intent == "deleted" or copy is None:
+        if kind == "flow":
+            return oracle.DeleteFlow(
+                key, entry.instead, copy is not None and copy.lease is not None
+            )
+
+        if kind == "wait":
+            return oracle.ClearWait(key, entry.instead)
+
+        return oracle.ClearProgress(key[0], key[1], entry.instead)
+
+    if intent == "loaded" and not is_dirty(kind, copy):
+        return None
+
+    if kind == "flow":
+        read = copy.base if intent == "loaded" else None
+        draft = base.draft_of(copy.obj, read)
+        return oracle.WriteFlow(key, draft, read, copy.lease, entry.instead)
+
+    if kind == "wait":
+        terms = base.terms_of(copy.obj)
+        if intent == "set":
+            created = copy.obj.created_at
+            return oracle.SetWait(key, terms, created, entry.suspends, entry.instead)
+
+        return oracle.UpdateWait(key, terms, copy.obj.outcome.name, copy.base)
+
+    return oracle.SaveProgress(
+        key[0],
+        key[1],
+        base.progress_of(copy.obj),
+        copy.base,
+        overwrite=intent == "overwrite",
+        fresh=entry.fresh,
+    )
+
+
+def changed_something(change: oracle.Change, done: oracle.Done) -> bool:
+    """Whether a commit has left a trace of one of its changes."""
+    if isinstance(change, oracle.DeleteFlow | oracle.ClearWait | oracle.ClearProgress):
+        return done.existed
+
+    if isinstance(change, oracle.Complete | oracle.SetWait):
+        return done.accepted
+
+    return not isinstance(change, oracle.CheckFlow | oracle.CheckWait | oracle.CheckProgress)
+
+
+def expected_by(change: oracle.Change) -> Any:
+    """The write that a change expects to find; `None` if it takes what is there, or nothing."""
+    base = change.base if not isinstance(change, oracle.SetWait | oracle.Complete) else None
+    if base is None and isinstance(change, oracle.WriteFlow | oracle.SetWait):
+        base = change.instead
+
+    return base and base.stamp
+
+
+def key_of(change: oracle.Change) -> tuple[str, Any]:
+    """Return the kind and the key of the record that a change is about."""
+    if isinstance(change, oracle.SaveProgress | oracle.ClearProgress | oracle.CheckProgress):
+        return "progress", (change.flow_id, change.step)
+
+    if isinstance(
+        change,
+        oracle.SetWait | oracle.UpdateWait | oracle.ClearWait | oracle.CheckWait | oracle.Complete,
+    ):
+        return "wait", change.correlation_id
+
+    return "flow", change.flow_id
