@@ -227,22 +227,26 @@ class RareCaseRules(SessionRules):
 
     # large states ---------------------------------------------------------------------------------
 
-    @rule(place=places, note=st.sampled_from([base.LARGE, base.LARGE, _HUGE]), ends=st.booleans())
-    def large_state_under_a_claim(self, place: int, note: str, ends: bool) -> None:
+    @rule(place=places, huge=st.sampled_from([False, False, True]), ends=st.booleans())
+    def large_state_under_a_claim(self, place: int, huge: bool, ends: bool) -> None:
         """A large state survives claim, extend and release, as read by another store."""
         self.world.forget_expired()
         flow_id = self.flow_id(place)
         if flow_id not in self.world.flows:
             return
 
-        self.write_note(flow_id, note)
+        self.write_note(flow_id, _HUGE if huge else base.LARGE)
         self.claim_one(flow_id, _LEASE, OWNERS[0])
         mine = [one for one in self.claimed() if one.base is self.world.flows[flow_id]]
         if mine:
             self.extend_one(mine[-1], 2 * _LEASE)
 
         self.read_by_another(flow_id)
-        if mine and ends and self.world.flows[flow_id].is_held(self.now):
+        # What stays large makes every later step slow.
+        if mine and not ends:
+            self.set_note(mine[-1].obj, "small again")
+            self.write_back(mine[-1])
+        elif mine:
             self.release_one(mine[-1])
             self.read_by_another(flow_id)
 
