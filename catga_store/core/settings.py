@@ -75,4 +75,13 @@ class Settings:
 
     def now_ms(self) -> int:
         """The store's time, in milliseconds, rounded down."""
-        return time.time_ns() // 1_000_000 if self.clock is None else clock_ms(self.clock())
+        if self.clock is None:
+            return time.time_ns() // 1_000_000
+
+        try:
+            now = self.clock()
+        except Exception as error:
+            message = f"the clock raised {type(error).__name__}; it must return an aware datetime"
+            raise UsageError(message) from error
+
+        return clock_ms(now)
