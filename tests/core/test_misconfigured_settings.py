@@ -96,7 +96,7 @@ CLOCKS: list[tuple[str, Callable[[], Any]]] = [
     [
         lambda store: store.now(),
         lambda store: store.create(cs.FlowSnapshot("f", state={})),
-        lambda store: store.claim_due(dict),
+        lambda store: store.claim_due("order"),
         lambda store: store.query_flows(),
         lambda store: store.sweep(),
         lambda store: store.set_wait_condition(

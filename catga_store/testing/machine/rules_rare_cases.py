@@ -263,10 +263,10 @@ class RareCaseRules(SessionRules):
     @staticmethod
     def set_note(flow: FlowSnapshot[Any], note: str) -> None:
         """Change a text of a state, which is a dict or has attributes."""
-        if isinstance(flow.state, dict):
-            flow.state["note"] = note
-        else:
+        if hasattr(flow.state, "note"):
             flow.state.note = note
+        else:
+            flow.state["note"] = note
 
     def read_by_another(self, flow_id: str) -> None:
         """Read a flow with a store that has seen none of it, if the records outlive a store."""
