@@ -536,18 +536,18 @@ local function check(change)
   return '[]'
 end
 
-local answers = {}
+local outcomes = {}
 for _, change in ipairs(changes) do
-  local answer
-  if change.what == 'P' and change.kind ~= 'W' then answer = put_record(change)
-  elseif change.what == 'P' then answer = put_wait(change)
-  elseif change.what == 'S' then answer = set_wait(change)
-  elseif change.what == 'C' then answer = complete(change)
-  elseif change.what == 'D' then answer = delete(change)
-  else answer = check(change) end
-  answers[#answers + 1] = answer
+  local entry
+  if change.what == 'P' and change.kind ~= 'W' then entry = put_record(change)
+  elseif change.what == 'P' then entry = put_wait(change)
+  elseif change.what == 'S' then entry = set_wait(change)
+  elseif change.what == 'C' then entry = complete(change)
+  elseif change.what == 'D' then entry = delete(change)
+  else entry = check(change) end
+  outcomes[#outcomes + 1] = entry
 end
 
-local reply = '[' .. table.concat(answers, ',') .. ']'
+local reply = '[' .. table.concat(outcomes, ',') .. ']'
 redis.call('SET', log, reply, 'PX', ARGV[4])
 return reply

@@ -28,11 +28,11 @@ from catga_store.stores.redis.layout import write_head
 __all__ = [
     "LARGE",
     "add_change",
+    "body_in_parts",
     "body_sent",
     "flags_of",
     "parted_body",
     "parts_in",
-    "parts_marker",
     "planned",
     "read_conflicts",
     "read_outcomes",
@@ -93,8 +93,8 @@ def _add_put(
         for item in change.items:
             args += (item.child.encode(), b"1" if item.success else b"0", item.payload)
     elif upload:
-        marker = parts_marker(upload, change.body)
-        args += (b"P", letter, record_id, 0, expected, flags + b"p", head, marker)
+        stored = body_in_parts(upload, change.body)
+        args += (b"P", letter, record_id, 0, expected, flags + b"p", head, stored)
     else:
         step = change.key.step
         args += (b"P", letter, record_id, step, expected, flags, head, body_sent(change))
@@ -132,7 +132,7 @@ def parted_body(change: Change) -> bytes | None:
     return body if len(body) > LARGE else None
 
 
-def parts_marker(name: str, body: bytes) -> bytes:
+def body_in_parts(name: str, body: bytes) -> bytes:
     """Return what is stored as the body of a flow whose body is in parts of this name."""
     return b"*%d %b" % (-(-len(body) // LARGE), name.encode())
 

@@ -95,12 +95,12 @@ class RedisCommits:
                 reply = yield from self._send(commit, command, number, exclusive=exclusive)
             except (StoreConfigError, StoreUnavailableError) as error:
                 if isinstance(error.__cause__, exceptions.ResponseError):  # the server has replied
-                    yield from self._sweeping.forget(uploads)
+                    yield from self._sweeping.remove_uploads(uploads)
 
                 raise
 
             if isinstance(reply, _REFUSED):
-                yield from self._sweeping.forget(uploads)
+                yield from self._sweeping.remove_uploads(uploads)
 
         if type(reply) is bytes:
             return Applied(read_outcomes(commit.id, reply))

@@ -289,7 +289,7 @@ def _memory(info: dict[str, Any], of: str) -> Iterator[Finding]:
             check,
             "problem",
             f"maxmemory-policy {policy}",
-            "when memory is short the server removes live flows, and nobody is told",
+            "when memory is short the server removes live flows without an error",
             "set maxmemory-policy noeviction",
         )
     elif policy.startswith("volatile"):
@@ -403,7 +403,7 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
             check,
             "warning",
             found,
-            "a primary that was cut off goes on to accept commits, which a fail-over loses",
+            "a primary that was cut off continues to accept commits, which a fail-over loses",
             "set min-replicas-to-write 1 and min-replicas-max-lag 1, which leaves a window of that lag, and"
             " use two replicas: a promoted primary without a replica refuses every commit",
         )

@@ -378,9 +378,9 @@ def _found(
     """Return the record of an entry, if it is there and the entry is still right."""
     text, parent_text = texts
     key = Key(kind, id_of(kind, entry.id))
-    for answer in texts:
-        if isinstance(answer, Exception):
-            raise_for(key, answer)
+    for reply in texts:
+        if isinstance(reply, Exception):
+            raise_for(key, reply)
 
     if text is None:
         return None

@@ -128,9 +128,9 @@ def refusal(error: Exception) -> CatgaStoreError:
     """Return the error of this library for an error reply."""
     said = str(error)
 
-    for kind, texts, ours, advice in _REFUSALS:
+    for kind, texts, error_type, advice in _REFUSALS:
         if (kind is not None and isinstance(error, kind)) or any(text in said for text in texts):
-            return ours(f"{advice}{_UNWRITTEN} (the server said: {said})")
+            return error_type(f"{advice}{_UNWRITTEN} (the server said: {said})")
 
     if isinstance(error, exceptions.ConnectionError):
         return StoreUnavailableError(f"the server refuses the connection: {said}{_UNWRITTEN}")

@@ -60,7 +60,7 @@ class RedisSweeping:
         if isinstance(reply, Exception):
             _log.warning("a sweep after a commit failed (%s); a later one will do its work", reply)
 
-    def forget(self, uploads: Sequence[bytes]) -> Conversation[None]:
+    def remove_uploads(self, uploads: Sequence[bytes]) -> Conversation[None]:
         """Remove what a refused commit has uploaded; the server would do it an hour later."""
         if not uploads:
             return
@@ -209,8 +209,8 @@ class RedisSweeping:
         if reply == 0:
             raise given_up(commit_id)
 
-        answer: bytes = reply
-        return answer
+        stored: bytes = reply
+        return stored
 
 
 _OF = "~"
