@@ -19,9 +19,9 @@ from nats import errors as nats_errors
 from nats.aio.client import Client
 
 from catga_store.errors import StoreConfigError
-from catga_store.protocol.conversation import UNTRUSTED
 from catga_store.protocol.conversation import NotSentError
-from catga_store.protocol.conversation import is_untrusted
+from catga_store.protocol.failures import UNTRUSTED
+from catga_store.protocol.failures import is_untrusted
 from catga_store.protocol.masking import mask_url
 from catga_store.protocol.masking import shown
 

@@ -16,8 +16,8 @@ from typing import TypeAlias
 
 from redis import exceptions
 
-from catga_store.protocol.conversation import UNTRUSTED
 from catga_store.protocol.conversation import NotSentError
+from catga_store.protocol.failures import UNTRUSTED
 from catga_store.stores.redis.transport import MisconfiguredError
 
 __all__ = ["NO_TLS", "is_encrypted", "not_sent"]

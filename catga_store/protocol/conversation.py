@@ -19,7 +19,6 @@ from typing import TypeVar
 from attrs import define
 
 __all__ = [
-    "UNTRUSTED",
     "Call",
     "Conversation",
     "Finished",
@@ -31,7 +30,6 @@ __all__ = [
     "Watch",
     "arun",
     "ask",
-    "is_untrusted",
     "run",
     "through",
 ]
@@ -99,24 +97,6 @@ class NotSentError(Exception):
 
 class ReplyLostError(Exception):
     """Raised by a transport: the request may have been applied or not."""
-
-
-UNTRUSTED = (
-    "the server's certificate is not trusted, and nothing was sent: trust the authority that issued"
-    " it (SSL_CERT_FILE, or the TLS options of the client), and connect by the name it is issued for"
-)
-"""The message for a server that the client does not trust."""
-
-
-def is_untrusted(error: BaseException | None) -> bool:
-    """Whether a request did not reach the store because its server's certificate is not trusted."""
-    while error is not None:
-        if type(error).__name__ == "SSLCertVerificationError":  # by name: ssl need not be imported
-            return True
-
-        error = error.__cause__ or error.__context__
-
-    return False
 
 
 class Finished(BaseException):

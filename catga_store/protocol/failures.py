@@ -14,7 +14,20 @@ from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.keys import Key
 
-__all__ = ["check_layout", "given_up", "uncertain", "warn_passed_over"]
+__all__ = [
+    "UNTRUSTED",
+    "check_layout",
+    "given_up",
+    "is_untrusted",
+    "uncertain",
+    "warn_passed_over",
+]
+
+UNTRUSTED = (
+    "the server's certificate is not trusted, and nothing was sent: trust the authority that issued"
+    " it (SSL_CERT_FILE, or the TLS options of the client), and connect by the name it is issued for"
+)
+"""The message for a server that the client does not trust."""
 
 _WARN_AGAIN_SECONDS = 30
 _WARNED_MOST = 1000
@@ -71,3 +84,14 @@ def warn_passed_over(log: logging.Logger, error: CorruptRecordError) -> None:
 
         _warned[log.name, error.key] = now
         log.warning("passed over: %s", error)
+
+
+def is_untrusted(error: BaseException | None) -> bool:
+    """Whether a request did not reach the store because its server's certificate is not trusted."""
+    while error is not None:
+        if type(error).__name__ == "SSLCertVerificationError":  # by name: ssl need not be imported
+            return True
+
+        error = error.__cause__ or error.__context__
+
+    return False
