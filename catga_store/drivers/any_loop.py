@@ -58,7 +58,7 @@ class AnyLoopDriver:
         return await self._find().ask(request)
 
     def at_home(self) -> Callable[[], bool]:
-        """See `finishing.at_home`."""
+        """See `cancellation.at_home`."""
         return at_home()
 
     async def close(self) -> None:

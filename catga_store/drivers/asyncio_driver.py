@@ -65,7 +65,7 @@ class AsyncioUnits:
         if self._starting is None:
             return await see_through(asyncio.create_task(self.perform(request)))
 
-        # What the link starts goes on by itself: to see that through costs less than a task does.
+        # What the link starts continues by itself: waiting for it costs less than a task.
         cancelled: list[BaseException] = []
         try:
             reply = await self._run_started(self.protocol.converse(request), cancelled)

@@ -71,7 +71,7 @@ async def see_through(future: asyncio.Future[R]) -> R:
 
 
 async def call_abandonable(function: Callable[[], R]) -> R:
-    """Call in a worker thread; a cancellation leaves the thread alone and goes on at once."""
+    """Call in a worker thread; a cancellation leaves the thread alone and continues at once."""
     if on_asyncio():
         await checkpoint_if_cancelled()
         return await asyncio.get_running_loop().run_in_executor(None, function)
@@ -95,7 +95,7 @@ async def call_to_end(function: Callable[[], R]) -> R:
 
 
 class OwnTask:
-    """A request that goes on by itself because it has a task of its own; see `remote.Started`."""
+    """A request that continues by itself because it has a task of its own; see `links.Started`."""
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self._task = task

@@ -56,10 +56,10 @@ class AsyncLink(Protocol):
 
 
 class Started(Protocol):
-    """A request that goes on by itself."""
+    """A request that continues by itself."""
 
     ended: asyncio.Future[Any]
-    """Its reply or its failure. Cancelled, it tells no more, but the request goes on."""
+    """Its reply or its failure. Once cancelled it stays so, but the request continues."""
 
     def again(self) -> asyncio.Future[Any]:
         """Another future for the same, once `ended` was cancelled."""

@@ -312,7 +312,7 @@ class NatsLink:
 
     def _greeting(self, inbox: Inbox) -> Greeting:
         client: Any = self._client
-        # Public names tell the version only; the rest of INFO has none.
+        # Only the version has a public name; the rest of INFO has none.
         info: dict[str, Any] = client._server_info  # noqa: SLF001  see above
         return Greeting(
             str(info["version"]),
@@ -331,7 +331,7 @@ class NatsLink:
     # reads together -----------------------------------------------------------------------------------
 
     def _read_queued(self) -> None:
-        """Ask for what has gathered, in a task: whoever gathered it may be cancelled."""
+        """Ask for what has gathered, in a task: the callers that gathered it may be cancelled."""
         self._reads = [(ask, future) for ask, future in self._reads if not future.done()]
         if self._reads and self._reading < _READS:
             some, self._reads = self._reads[:_READ_TOGETHER], self._reads[_READ_TOGETHER:]
@@ -451,7 +451,7 @@ def _of_connection(group: list[_Batch], inbox: Inbox) -> list[_Batch]:
 def _ask_all(inbox: Inbox, request: Asks) -> Asked:
     messages = [Message(ask.subject, ask.payload, {}) for ask in request.asks]
     if request.asks[0].silent:
-        return inbox.tell(messages)  # nobody waits for it: it may be lost
+        return inbox.send_silent(messages)  # no reply is expected: it may be lost
 
     return inbox.ask(messages, many=[ask.many for ask in request.asks])
 
@@ -472,7 +472,7 @@ def _settle(future: asyncio.Future[Answer], result: Answer | Exception) -> None:
 
 def _check_loop(client: Client) -> None:
     """`UsageError` unless a connection of the user's was made on the loop that runs."""
-    # No public name tells the loop; a client that was never connected reads nothing.
+    # The loop has no public name; a client that was never connected reads nothing.
     private: Any = client
     task: asyncio.Task[None] | None = private._reading_task  # noqa: SLF001  see above
     if task is None:

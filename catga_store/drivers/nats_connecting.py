@@ -63,7 +63,7 @@ class CheckedClient(Client):
 
 
 def _is_encrypted(client: Any) -> bool:
-    transport = client._transport  # noqa: SLF001  no public name tells
+    transport = client._transport  # noqa: SLF001  there is no public name
     writer = getattr(transport, "_io_writer", None)
     if writer is None:  # a web socket: wss is TLS from the first byte
         return bool(client._current_server.uri.scheme == "wss")  # noqa: SLF001  as above
@@ -83,7 +83,7 @@ def check_encryption(client: Client) -> None:
     """Refuse a connection of the user's that was to be encrypted and is not: `StoreConfigError`."""
     private: Any = client
     options: dict[str, Any] = private.options
-    pool = [str(server.uri.scheme) + "://" for server in private._server_pool]  # noqa: SLF001  no public name tells
+    pool = [str(server.uri.scheme) + "://" for server in private._server_pool]  # noqa: SLF001  there is no public name
     if asks_for_tls(pool, options) and client.is_connected and not _is_encrypted(client):
         raise StoreConfigError(_NOT_ENCRYPTED)
 
@@ -93,11 +93,11 @@ async def open_client(servers: list[str], options: dict[str, Any]) -> Client:
     _check_seconds(options["connect_timeout"])
     _check_credentials(options.get("user_credentials"))
     last: list[Exception] = []
-    told: Callable[[Exception], Awaitable[None]] = options["error_cb"]
+    notify: Callable[[Exception], Awaitable[None]] = options["error_cb"]
 
     async def note(error: Exception) -> None:
         last.append(error)
-        await told(error)
+        await notify(error)
 
     tries = _TRIES_OF_A_CONNECTION
     while True:
@@ -123,14 +123,14 @@ async def open_client(servers: list[str], options: dict[str, Any]) -> Client:
 
             raise error from raised
         else:
-            client._error_cb = told  # noqa: SLF001  what comes later is not about connecting
+            client._error_cb = notify  # noqa: SLF001  what comes later is not about connecting
             connected: Client = client
             return connected
 
 
 async def _close_transport(client: Any) -> None:
     """Close what nats-py leaves open at errors that it does not expect."""
-    transport = client._transport  # noqa: SLF001  no public name tells
+    transport = client._transport  # noqa: SLF001  there is no public name
     if transport is not None:
         transport.close()
         with contextlib.suppress(Exception):
@@ -144,7 +144,7 @@ def _check_seconds(given: object) -> None:
 
 
 def _check_credentials(given: object) -> None:
-    """Read a file of credentials before nats-py does, which looks for its parts for ever."""
+    """Read a file of credentials before nats-py does, which looks for its parts forever."""
     pair: Any = given
     files: tuple[Any, ...] = pair if isinstance(given, tuple) else (given,)
     for file in files:
@@ -174,11 +174,11 @@ def is_hopeless(error: BaseException) -> bool:
 def meaning_of(error: Exception, servers: list[str]) -> StoreConfigError | NotSentError:
     """What an error of connecting means: the deployment is at fault, or the server is not there.
 
-    Errors of unknown kinds are told by their class alone: their texts may hold secrets.
+    Of an error of an unknown kind only the class is named: its text may hold secrets.
     """
-    for is_meant, tell in _MEANINGS:
+    for is_meant, describe in _MEANINGS:
         if is_meant(error):
-            return StoreConfigError(tell(error))
+            return StoreConfigError(describe(error))
 
     place = ", ".join(map(mask_url, servers))
     if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:

@@ -66,7 +66,7 @@ class Asked(InFlight):
 class Inbox:
     """Requests on one connection, each with one answer or a stream of them.
 
-    `timeout`, in seconds, is what a asked may take until its last answer. Whatever is on its way
+    `timeout`, in seconds, is what a request may take until its last answer. Whatever is in flight
     then, or when the connection breaks, has lost its reply.
     """
 
@@ -192,8 +192,8 @@ class Inbox:
         self._send(asked, data, longest)
         return asked
 
-    def tell(self, messages: Sequence[Message]) -> Asked:
-        """Send messages that nobody answers, or lose them; the reply is empty, at once."""
+    def send_silent(self, messages: Sequence[Message]) -> Asked:
+        """Send messages that have no answer, or lose them; the reply is empty, at once."""
         asked = Asked(self._loop.create_future(), ())
         asked.settle(())
         if self._client.is_connected:
@@ -265,7 +265,7 @@ class Inbox:
 
         if not isinstance(
             transport, TcpTransport
-        ):  # a web socket sends what was written when told to
+        ):  # a web socket sends what was written when it is drained
             self._drains.add(drain := self._loop.create_task(transport.drain()))
             drain.add_done_callback(self._drains.discard)
 
@@ -319,7 +319,7 @@ class Inbox:
         asked.fail(error)
 
     def fail_all(self, error: Exception) -> None:
-        """Nothing that is on its way will be answered."""
+        """Fail every request in flight."""
         self._gathered = None if self._gathered is None else []  # its turn comes still
         for asked in list(self._flying):
             self._fail(asked, error)
@@ -327,7 +327,7 @@ class Inbox:
     def fail_those_to(
         self, is_meant: Callable[[str], bool], error_of: Callable[[str], Exception]
     ) -> bool:
-        """Fail what is on its way to such a subject; whether anything was."""
+        """Fail requests in flight to such a subject; return whether there were any."""
         known = False
         for asked in list(self._flying):
             subject = next(filter(is_meant, asked.subjects), None)
@@ -387,7 +387,7 @@ def _answer(data: bytes, raw: bytes | None, epoch: int = 0) -> Answer:
     first, *lines = raw.decode("utf-8", "replace").split("\r\n")
     try:
         headers = dict([line.split(": ", 1) for line in lines if line])
-    except ValueError:  # whoever wrote this message left out the space
+    except ValueError:  # the author of this message left out the space
         pairs = [line.partition(":") for line in lines if line]
         headers = {name: value.strip() for name, _, value in pairs}
 

@@ -59,7 +59,7 @@ _EXIT_SECONDS = 1.0
 
 
 class _Crossing:
-    """One store protocol request on its way into a portal, and what came of it on the way back."""
+    """One store protocol request on its way into a portal, and its outcome on the way back."""
 
     def __init__(self, request: Request[Any], wake: Callable[[], object]) -> None:
         self.request = request
@@ -69,7 +69,7 @@ class _Crossing:
         self._error: BaseException | None = None
 
     def settle(self, reply: Any, error: BaseException | None = None) -> None:
-        """Keep what came of it and wake whoever waits. Called in the portal's thread."""
+        """Keep the outcome and wake the caller. Called in the portal's thread."""
         self._reply, self._error = reply, error
         with suppress(RuntimeError):  # the loop that waited is over
             self._wake()
@@ -250,7 +250,7 @@ class PortalDriver(_Portaled):
 
     A `KeyboardInterrupt`, or whatever else a signal handler raises, while a reply is waited for:
     a request that reads is left at once. One that writes is waited for, to its reply or deadline;
-    the conversation takes the reply over, asks nothing more, and the exception goes on.
+    the conversation takes the reply over, asks nothing more, and the exception is raised.
     """
 
     def __init__(
@@ -310,7 +310,7 @@ class TrioPortalDriver(_Portaled):
     """Runs conversations for tasks on trio.
 
     A cancelled read is left at once; a write is shielded to its reply or deadline, and the
-    cancellation goes on at the next checkpoint. Already cancelled, neither begins.
+    cancellation continues at the next checkpoint. Already cancelled, neither begins.
     """
 
     def __init__(
@@ -333,8 +333,8 @@ class TrioPortalDriver(_Portaled):
             return await request.function()
 
         await checkpoint_if_cancelled()
-        # anyio tells tokens only from 4.11 on, and wakes no loop without making the waker wait;
-        # whoever runs on trio has imported it.
+        # anyio has tokens only from 4.11 on, and cannot wake a loop without making the waker wait;
+        # a caller on trio has imported it.
         token = sys.modules["trio"].lowlevel.current_trio_token()
         ended = anyio.Event()
         crossing = _Crossing(request, partial(token.run_sync_soon, ended.set))

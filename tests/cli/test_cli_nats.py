@@ -66,7 +66,7 @@ def fill(url: str) -> None:
         store.set_wait_condition(cs.WaitCondition("wait", flow_ids=["a"]))
 
 
-def test_a_server_that_does_well(url: str, bucket: str) -> None:
+def test_healthy_server(url: str, bucket: str) -> None:
     """Everything is said in words, and nothing is written."""
     before = ask(url, f"$JS.API.STREAM.INFO.KV_{bucket}")["state"]["last_seq"]
     found = findings(url)
@@ -107,7 +107,7 @@ def test_storage_that_is_not_reserved(nats_server: NatsServer, bucket: str) -> N
 
 
 @pytest.mark.parametrize("command", ["ls", "complete w c"])
-def test_a_bucket_that_nobody_has_used(nats_server: NatsServer, bucket: str, command: str) -> None:
+def test_unused_bucket(nats_server: NatsServer, bucket: str, command: str) -> None:
     """Who looks is told that there are no flows, and makes no stream."""
     place = f"{nats_server.url}?bucket={bucket}"
     failed(run_command(*command.split(), "-s", place), 1, f"no stream KV_{bucket}")
@@ -136,7 +136,7 @@ def test_settings_that_lose_flows(url: str, bucket: str) -> None:
     assert findings(url, 1)["settings"]["change"].startswith(f"nats stream edit KV_{bucket}")
 
 
-def test_entries_that_nobody_bears_out(url: str, bucket: str) -> None:
+def test_entries_that_match_no_record(url: str, bucket: str) -> None:
     """They are counted, and are no reason to worry."""
     wanted = {"subjects_filter": f"catga.{bucket}.list.flow.>"}
     state = ask(url, f"$JS.API.STREAM.INFO.KV_{bucket}", wanted)["state"]

@@ -289,7 +289,7 @@ async def test_a_store_belongs_to_one_loop(make_link: Callable[[], Any]) -> None
 
 
 @pytest.mark.anyio
-async def test_a_forgotten_driver_lets_go(make_link: Callable[[], Any], direct: Any) -> None:
+async def test_forgotten_driver_closes_its_link(make_link: Callable[[], Any], direct: Any) -> None:
     """A driver that is collected without being closed closes its connection."""
     before = len(direct.client_list())
     driver = AnyLoopDriver(TinyStore(), make_link, SECONDS)
@@ -429,7 +429,7 @@ def test_a_driver_that_was_never_used_is_closed(make_link: Callable[[], Any], di
 
 
 @pytest.mark.parametrize("waiting", [False, True])
-def test_what_is_seen_through_may_be_cancelled_itself(waiting: bool) -> None:
+def test_request_seen_through_is_cancelled_itself(waiting: bool) -> None:
     """Then there is no reply to be told with the cancellation; whoever waits is cancelled."""
 
     async def main() -> None:
@@ -534,7 +534,7 @@ def interrupt_when_blocked(direct: Any, gate: str | None) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def test_closing_ends_what_is_under_way(make_link: Callable[[], Any], direct: Any) -> None:
+def test_closing_ends_requests_in_flight(make_link: Callable[[], Any], direct: Any) -> None:
     """Closed from another thread, a waiting caller is told, and the portal's thread has ended."""
     driver = PortalDriver(TinyStore(), make_link, SECONDS)
     raised: list[BaseException] = []
@@ -557,7 +557,7 @@ def test_closing_ends_what_is_under_way(make_link: Callable[[], Any], direct: An
         driver.ask(Ping())
 
 
-def test_what_is_asked_while_the_portal_ends_is_told(make_link: Callable[[], Any]) -> None:
+def test_request_while_the_portal_ends(make_link: Callable[[], Any]) -> None:
     """Its loop is closed and its thread has not said so yet: nobody waits for ever."""
     driver = PortalDriver(TinyStore(), make_link, SECONDS)
     assert driver.ask(Ping()) == b"here"

@@ -106,7 +106,7 @@ async def error_of(flight: Asked) -> BaseException:
 # --- the line -----------------------------------------------------------------------------------------
 
 
-def test_what_is_waited_for_again_is_told_again(nats_server: NatsServer) -> None:
+def test_outcome_is_available_again(nats_server: NatsServer) -> None:
     """Whoever stopped waiting before the reply or the failure came is given it later."""
 
     async def test() -> None:
@@ -147,7 +147,7 @@ def test_a_message_larger_than_the_server_takes_is_not_sent(nats_server: NatsSer
     run(test)
 
 
-def test_a_line_without_a_connection_sends_nothing(nats_server: NatsServer) -> None:
+def test_inbox_without_a_connection_sends_nothing(nats_server: NatsServer) -> None:
     """What is asked has not been sent; what nobody answers is lost without a word."""
 
     async def test() -> None:
@@ -156,13 +156,13 @@ def test_a_line_without_a_connection_sends_nothing(nats_server: NatsServer) -> N
             await line.open()
             await client.close()
             assert isinstance(await error_of(line.ask([TO_NOBODY])), NotSentError)
-            assert await line.tell([TO_NOBODY]).ended == ()
+            assert await line.send_silent([TO_NOBODY]).ended == ()
             assert line.flying == 0
 
     run(test)
 
 
-def test_a_connection_that_was_closed_under_us(nats_server: NatsServer) -> None:
+def test_connection_closed_during_a_write(nats_server: NatsServer) -> None:
     """Before anybody has said so, it takes no more: what was given to it has lost its reply."""
 
     async def test() -> None:
@@ -186,7 +186,7 @@ def test_a_connection_that_was_closed_under_us(nats_server: NatsServer) -> None:
     run(test)
 
 
-def test_what_was_gathered_is_not_sent_when_the_connection_broke(nats_server: NatsServer) -> None:
+def test_gathered_requests_are_not_sent_after_a_break(nats_server: NatsServer) -> None:
     """Its failure has been told: it must not go out later, on this connection or the next."""
 
     async def test() -> None:
@@ -205,7 +205,7 @@ def test_what_was_gathered_is_not_sent_when_the_connection_broke(nats_server: Na
     run(test)
 
 
-def test_only_what_goes_to_a_subject_fails_with_it(nats_server: NatsServer) -> None:
+def test_refused_subject_fails_only_its_requests(nats_server: NatsServer) -> None:
     """A permission that is missing for one subject is no failure of the others."""
 
     async def test() -> None:
@@ -219,7 +219,7 @@ def test_only_what_goes_to_a_subject_fails_with_it(nats_server: NatsServer) -> N
     run(test)
 
 
-def test_messages_that_nobody_asked_for(nats_server: NatsServer) -> None:
+def test_unexpected_messages_are_ignored(nats_server: NatsServer) -> None:
     """What comes to the inbox and answers nothing is passed over; the user's own gets to the user."""
 
     async def test() -> None:
@@ -303,7 +303,7 @@ class Frames(Transport):
 Frames.__abstractmethods__ = frozenset()  # the others are those of the other transport
 
 
-def test_a_transport_that_sends_when_it_is_told_to(nats_server: NatsServer) -> None:
+def test_transport_that_sends_when_drained(nats_server: NatsServer) -> None:
     """Web sockets keep what is written; it goes out all the same, without another request."""
 
     async def test() -> None:
@@ -320,7 +320,7 @@ def test_a_transport_that_sends_when_it_is_told_to(nats_server: NatsServer) -> N
 # --- the link -----------------------------------------------------------------------------------------
 
 
-def test_closing_waits_for_a_batch_that_is_on_its_way(nats_server: NatsServer) -> None:
+def test_closing_waits_for_a_batch_in_flight(nats_server: NatsServer) -> None:
     """No longer than a flight may take: its reply is lost then."""
 
     async def test() -> None:
@@ -539,7 +539,7 @@ def test_a_connection_of_the_users_that_is_closed(nats_server: NatsServer) -> No
     run(test)
 
 
-def test_a_link_that_is_closed_while_it_connects_anew(nats_server: NatsServer) -> None:
+def test_link_closed_while_it_reconnects(nats_server: NatsServer) -> None:
     """Whoever waits for a connection of the user's to come back is refused when it does."""
 
     async def test() -> None:
@@ -566,7 +566,7 @@ def test_a_link_that_is_closed_while_it_connects_anew(nats_server: NatsServer) -
     run(test)
 
 
-def test_a_connection_that_cannot_be_closed_well(
+def test_connection_that_fails_to_close(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What the user's own callback raises then is logged: the link is closed all the same."""

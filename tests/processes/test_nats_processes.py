@@ -291,7 +291,7 @@ def start_writers(store: cs.Store) -> list[Writer]:
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=soak)])
-def test_a_server_that_is_killed_keeps_what_it_has_acknowledged(kills: int) -> None:
+def test_killed_server_keeps_acknowledged_commits(kills: int) -> None:
     """SIGKILL under load: nothing acknowledged is lost, nothing torn, no deadline lost or doubled."""
     with NatsServer() as server, cs.open_store(server.url) as store:
         writers = start_writers(store)
@@ -305,7 +305,7 @@ def test_a_server_that_is_killed_keeps_what_it_has_acknowledged(kills: int) -> N
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=soak)])
-def test_three_servers_keep_what_they_have_acknowledged(kills: int) -> None:
+def test_three_servers_keep_acknowledged_commits(kills: int) -> None:
     """SIGKILL of the one that leads the stream, under load: the other two go on without a gap in it."""
     with NatsCluster() as cluster, cs.open_store(f"{cluster.url}?replicas=3") as store:
         writers = start_writers(store)

@@ -102,7 +102,7 @@ class NatsDoctor:
     default_bucket: str
 
     def absent(self, url: str) -> str | None:
-        """Say that there is no stream; `None` if there is one, or the server does not tell."""
+        """Say that there is no stream; `None` if there is one, or the server does not say."""
         _, layout = self._place(url)
         try:
             there = anyio.run(self._is_there, url, layout)
@@ -236,7 +236,7 @@ async def _info(link: ServerLink, layout: NatsLayout, wanted: str) -> dict[str, 
         return {}
 
     if code:
-        message = f"NATS does not tell of the stream {layout.stream!r}: {text} ({code})"
+        message = f"NATS does not describe the stream {layout.stream!r}: {text} ({code})"
         raise NotSentError(message)
 
     return _read(answer) or {}
@@ -332,15 +332,15 @@ def _payload(greeting: Greeting) -> Finding:
 def _room(account: dict[str, Any]) -> Finding:
     tiers: dict[str, Any] = account.get("tiers", {"": account})
     full = 0.0
-    told: list[str] = []
+    tiers_found: list[str] = []
     for name, tier in tiers.items():
         used, most = tier.get("storage", 0), tier.get("limits", {}).get("max_storage", -1)
         share = used / most if most > 0 else 0.0
         full = max(full, share)
         limit = f" of {_mib(most)}" if most > 0 else ", no limit of the account"
-        told.append(f"{f'{name}: ' if name else ''}{_mib(used)}{limit}")
+        tiers_found.append(f"{f'{name}: ' if name else ''}{_mib(used)}{limit}")
 
-    found = "; ".join(told)
+    found = "; ".join(tiers_found)
     if full > _NEARLY_FULL:
         return Finding(
             "room",
@@ -358,7 +358,7 @@ def _sync() -> Finding:
     return Finding(
         "sync_interval",
         "unknown",
-        "the server does not tell it to this account",
+        "the server does not show it to this account",
         "an acknowledged commit is written, and synced to disk every sync_interval, by default every two"
         " minutes: a power failure of the only server, or of two of three, can cost far more than what"
         " came since, because the server removes older versions that were synced before their successors"

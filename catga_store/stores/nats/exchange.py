@@ -69,7 +69,7 @@ class NatsExchange:
     flushed, takes back what was acknowledged, and the sequences come again. So a sequence that was
     read is worth something only as long as nothing of the kind can have happened: `trust` stands
     for that time. It changes with the connection (`epoch`), and whenever the stream was made or has
-    elected its leader anew, or ends before a sequence that was seen. Every publish names the
+    elected its leader again, or ends before a sequence that was seen. Every publish names the
     connection it may go over, and the first answer that comes over another one has the store
     verified again (`verify`) before it is used.
     """
@@ -459,7 +459,7 @@ class NatsExchange:
     def forget(self, purges: Iterable[tuple[str, int | None]]) -> Conversation[None]:
         """Ask for the removal of what lies under filters, before a sequence if one is given.
 
-        Nobody waits for it and it may be lost: what is removed is only in the way.
+        No reply is expected and it may be lost: what is removed is only in the way.
         """
         asks = tuple(
             [

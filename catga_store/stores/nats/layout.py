@@ -171,7 +171,7 @@ def _digits(ms: int) -> str:
 
 
 # Entries are looked for between two places. In listings these are times; of what is due there are
-# 1,000 to each millisecond, so that many that are due at one time can be told apart.
+# 1,000 to each millisecond, so that those that are due at one time are separate.
 
 TIMES = _DIGITS
 """The digits of a place in listings."""
@@ -259,7 +259,7 @@ def entries_of_flow(layout: NatsLayout, key: Key, head: Head) -> frozenset[str]:
 
 
 def entries_of_wait(layout: NatsLayout, key: Key, row: WaitRow) -> frozenset[str]:
-    """The index entries that a condition has; markers and early completions only expire."""
+    """The index entries that a condition has; tombstones and pending completions only expire."""
     head = row.head
     entries: list[str] = []
     if head.status >= 0:

@@ -82,7 +82,7 @@ class NatsListings:
         self._newest: dict[tuple[str, ...], int] = {}
         """Likewise, down to which place a listing looked that began with the newest."""
         self.doubted: dict[str, Key] = {}
-        """Entries that their records did not bear out when they were met."""
+        """Entries that did not match their records when they were met."""
 
     # what is due ----------------------------------------------------------------------------------
 
@@ -317,15 +317,15 @@ class NatsListings:
             elif head is not None:
                 found[key] = head
 
-        borne_out = {key: entries_of(self._layout, key, head) for key, head in found.items()}
-        self._doubt(entries, borne_out)
+        verified = {key: entries_of(self._layout, key, head) for key, head in found.items()}
+        self._doubt(entries, verified)
         return found
 
-    def _doubt(self, entries: list[Entry], borne_out: dict[Key, frozenset[str]]) -> None:
+    def _doubt(self, entries: list[Entry], verified: dict[Key, frozenset[str]]) -> None:
         for entry in entries:
             if (
                 entry.subject
-                and entry.subject not in borne_out.get(entry.key, ())
+                and entry.subject not in verified.get(entry.key, ())
                 and len(self.doubted) < _MOST_DOUBTED
             ):
                 self.doubted[entry.subject] = entry.key

@@ -156,7 +156,7 @@ def _completion_before(
 
 
 def unread_outcome(change: Change, commit_id: str) -> Outcome:
-    """What a change did that could be refused and was not, as far as it can be told without a record."""
+    """Return the outcome of a change that was not refused, as far as it is known without its record."""
     if isinstance(change, Put):
         head = change.head
         return Outcome(head.version, commit_id, head.status, head.created_ms)
@@ -190,7 +190,7 @@ def with_revision(outcome: Outcome, commit_id: str, sequence: int | None) -> Out
 
 
 def reply_of(commit_id: str, sequence: int, fields: dict[str, Any]) -> Applied:
-    """What a log at this sequence tells."""
+    """Return the reply that is in a log at this sequence."""
     outcomes: list[Outcome] = []
     for values, place in zip(fields["outcomes"], fields["places"], strict=True):
         outcome = Outcome(*values)

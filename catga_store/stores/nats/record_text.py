@@ -142,7 +142,7 @@ _encode_all = json.JSONEncoder(separators=(",", ":")).encode
 def _dump(fields: dict[str, Any]) -> bytes:
     try:
         return _encode(fields)
-    except UnicodeEncodeError:  # bytes that are no text, written as lone surrogates
+    except UnicodeEncodeError:  # bytes that are not text, written as lone surrogates
         return _encode_all(fields).encode()
 
 

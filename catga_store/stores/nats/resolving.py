@@ -1,4 +1,4 @@
-"""What became of a commit whose reply was lost, and `Clear`, which has no record to tell."""
+"""How the outcome of a commit is found whose reply was lost; and `Clear`, which leaves no record of itself."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class NatsResolver:
     def logged(
         self, commit_id: str, keys: Iterable[Key], log: Stored, deadline: Deadline
     ) -> Conversation[Applied | None]:
-        """The reply that a log tells, `None` if it is a fence; raises if the rest is not there."""
+        """Return the reply that is in a log, `None` if it is a fence; raise if the rest is not there."""
         fields: dict[str, Any] = json.loads(log.text or b"")
         if fields.get("fenced"):
             return None

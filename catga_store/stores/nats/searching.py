@@ -62,7 +62,7 @@ def nearest(
 ) -> Conversation[tuple[list[Entry], int]]:
     """Entries up to some distance, `number` of them or more unless it is the farthest, and it.
 
-    `until` answers entries up to a distance, no more than it is told unless that is 0, and how many
+    `until` returns entries up to a distance, no more than its limit unless that is 0, and how many
     more there are. However many there are, only about as many are looked at as are wanted: up to the
     distance that is known from the last time, or one that is found by going where there are enough
     and not too many.

@@ -2,7 +2,7 @@
 
 One record is one publish; several messages are one atomic batch, in which the records come last. A
 server that runs out of storage in the middle of a batch keeps what it had stored of it until then
-(nats-server 2.15.1), and whether the last record is there tells.
+(nats-server 2.15.1); whether the last record is there shows what it kept.
 """
 
 from __future__ import annotations

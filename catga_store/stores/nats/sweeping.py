@@ -1,6 +1,6 @@
 """How the NATS store removes what has expired and what nothing points to.
 
-An index entry that its record does not bear out may belong to a commit that is on its way: it goes
+An index entry that does not match its record may belong to a commit in flight. It is removed
 when it is ten minutes old, and only if it was not written again. Chunks that no record names go
 an hour after the commit that they were made for.
 """
@@ -13,7 +13,9 @@ from datetime import datetime
 from typing import Any
 
 from catga_store.errors import CatgaStoreError
+from catga_store.errors import CommitUncertainError
 from catga_store.errors import CorruptRecordError
+from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -51,20 +53,22 @@ class NatsSweeper:
         return removed
 
     def expired(self, request: Sweep) -> Conversation[int]:
-        """Remove expired records, each with all that belongs to it; answers how many."""
+        """Remove expired records, each with all that belongs to it; return how many."""
         keys = yield from self._listings.expired(request.now_ms, request.limit)
         removed = 0
 
         for key in keys:
             try:
                 removed += yield from self._changes.remove_expired(key, request)
-            except CatgaStoreError as error:  # the others go all the same, and this one next time
+            except (StoreUnavailableError, CommitUncertainError):
+                raise
+            except CatgaStoreError as error:  # the others are removed all the same
                 _log.warning("%s has expired and could not be removed: %s", key, error)
 
         return removed
 
     def _entries(self) -> Conversation[None]:
-        """Remove entries that were met and not borne out, if they still are not."""
+        """Remove entries that were met and did not match their record, if they still do not."""
         doubted, self._listings.doubted = self._listings.doubted, {}
         if not doubted:
             return

@@ -1015,7 +1015,7 @@ MUTANTS: tuple[Mutant, ...] = (
         RESOLVING_PY,
         '        if found[last].sequence < log.sequence + fields["length"] - 1:\n',
         "        if not fields:\n",
-        ("tests/stores/nats/test_nats_servers.py::test_a_full_server_tells_what_it_has_kept",),
+        ("tests/stores/nats/test_nats_servers.py::test_full_server_keeps_part_of_a_batch",),
     ),
     Mutant(
         "nats-lost-reply-not-looked-for",

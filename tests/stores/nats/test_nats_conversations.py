@@ -165,14 +165,14 @@ def commit(*changes: Any) -> Commit:
 # --- asking -------------------------------------------------------------------------------------------
 
 
-def test_what_was_not_sent_has_read_nothing() -> None:
+def test_unsent_read_is_an_outage() -> None:
     """A request that never left is not asked again: the link has waited for the server already."""
     asks = exchange()
     with pytest.raises(cs.StoreUnavailableError, match="nobody listens; nothing was read"):
         hold(asks.fetch(["a"], asks.deadline()), NOT_SENT)
 
 
-def test_nobody_answers() -> None:
+def test_no_responders() -> None:
     """A stream without a leader is asked again until the deadline, and then said to have none."""
     asks = exchange()
     found, asked = hold(asks.fetch(["a"], asks.deadline()), ((NOBODY,),), ((NOT_FOUND,),))
@@ -185,7 +185,7 @@ def test_nobody_answers() -> None:
         hold(asks.fetch(["a"], asks.deadline()), ((NOBODY,),))
 
 
-def test_the_api_is_asked_again_while_it_is_busy() -> None:
+def test_busy_api_is_asked_again() -> None:
     """Busy is no answer until the deadline has passed; any other refusal is one at once."""
     asks = exchange()
     deleted = hold(
@@ -200,7 +200,7 @@ def test_the_api_is_asked_again_while_it_is_busy() -> None:
         hold(asks.call("DELETE", {}, asks.deadline()), ((error(BUSY),),))
 
 
-def test_a_stream_that_was_removed_is_told_apart() -> None:
+def test_removed_stream_has_an_error_of_its_own() -> None:
     """It is no outage: nothing comes back by itself."""
     asks = exchange()
     with pytest.raises(cs.StoreConfigError, match="'KV_b' is gone; open the store again"):
@@ -208,7 +208,7 @@ def test_a_stream_that_was_removed_is_told_apart() -> None:
 
 
 @pytest.mark.parametrize("subjects", [["a"], ["a", "b"]])
-def test_a_direct_get_that_is_refused(subjects: list[str]) -> None:
+def test_refused_direct_get(subjects: list[str]) -> None:
     """Neither one record nor many are taken for absent because the server would not look."""
     asks = exchange()
     refused = Answer(408, {"Description": "Bad Request"}, b"")
@@ -216,7 +216,7 @@ def test_a_direct_get_that_is_refused(subjects: list[str]) -> None:
         hold(asks.fetch(subjects, asks.deadline()), ((refused,),))
 
 
-def test_a_reply_that_was_cut_off_is_completed() -> None:
+def test_reply_cut_off_is_completed() -> None:
     """What did not fit into the first reply is asked for by itself."""
     asks = exchange()
     cut = Answer(204, {"Nats-Num-Pending": "1"}, b"")
@@ -247,7 +247,7 @@ NINE = [f"s-{number}" for number in range(9)]
 """More than the leader is asked for one by one."""
 
 
-def test_a_replica_that_is_behind_is_not_believed() -> None:
+def test_replica_behind_is_not_used() -> None:
     """It is asked again, as is a leader that does not say how far it has come."""
     asks = exchange(leader=True)
     found, asked = hold(
@@ -260,7 +260,7 @@ def test_a_replica_that_is_behind_is_not_believed() -> None:
     assert len(asked) == 3
 
 
-def test_replicas_that_stay_behind_are_left_alone() -> None:
+def test_replicas_that_stay_behind_are_not_asked_again() -> None:
     """After some looks the leader is asked for each record, and for names as well."""
     asks = exchange(leader=True)
     behind = [(leads(5), up_to(4))] * 6
@@ -274,7 +274,7 @@ def test_replicas_that_stay_behind_are_left_alone() -> None:
     assert payloads(asked)[1] == {"multi_last": ["x.*", LAYOUT.layout], "batch": 11}
 
 
-def test_a_leader_that_is_busy_is_asked_for_what_is_left() -> None:
+def test_busy_leader_is_asked_for_the_rest() -> None:
     """Only for that; a refusal, or a deadline that has passed, is an outage."""
     asks = exchange(leader=True)
     absent = (error(10037),)
@@ -299,7 +299,7 @@ def page(total: int, *names: str) -> tuple[tuple[Answer]]:
     return ((said({"state": {"subjects": dict.fromkeys(names, 1)}, "total": total}),),)
 
 
-def test_names_are_asked_for_again_while_the_leader_is_busy() -> None:
+def test_names_from_a_busy_leader() -> None:
     """The same page; what it refuses is no empty list."""
     asks = exchange()
     names, asked = hold(asks.names(["x.*"], asks.deadline()), ((error(BUSY),),), page(1, "x.1"))
@@ -309,7 +309,7 @@ def test_names_are_asked_for_again_while_the_leader_is_busy() -> None:
         hold(asks.names(["x.*"], asks.deadline()), ((error(ODD),),))
 
 
-def test_names_that_go_while_they_are_counted_hide_no_others() -> None:
+def test_names_removed_between_pages() -> None:
     """A page that begins after the end of the one before is asked for from further ahead."""
     asks = exchange()
     every = [f"x.{number:05}" for number in range(3000)]
@@ -326,7 +326,7 @@ def test_names_that_go_while_they_are_counted_hide_no_others() -> None:
 # --- publishing ---------------------------------------------------------------------------------------
 
 
-def test_what_may_be_stored_twice_is_sent_until_it_is() -> None:
+def test_repeatable_publish_is_sent_until_stored() -> None:
     """Only what was not acknowledged, after a lost reply everything."""
     asks = exchange()
     messages = [Message("a", b"", {}), Message("b", b"", {})]
@@ -351,14 +351,14 @@ def test_what_may_be_stored_twice_is_sent_until_it_is() -> None:
         ((error(FULL),), "has no room: as it wishes"),
     ],
 )
-def test_what_cannot_be_stored_in_time_is_an_outage(answer: Any, told: str) -> None:
+def test_repeatable_publish_past_the_deadline(answer: Any, told: str) -> None:
     """The error says what the server had said."""
     asks = exchange(NOW)
     with pytest.raises(cs.StoreUnavailableError, match=told):
         hold(asks.surely([Message("a", b"", {})], asks.deadline()), answer)
 
 
-def test_a_purge_is_asked_for_again_until_the_server_takes_it() -> None:
+def test_purge_is_sent_until_accepted() -> None:
     """A refusal has removed nothing; what was not sent neither."""
     asks = exchange()
     _, asked = hold(
@@ -390,7 +390,7 @@ def first_use(seconds: float) -> Conversation[None]:
 HELLO = Greeting("2.12.3", True, 1 << 20)
 
 
-def test_a_greeting_that_is_lost_is_asked_for_again() -> None:
+def test_lost_greeting_is_asked_for_again() -> None:
     """Until the deadline; what was not sent is an outage at once."""
     with pytest.raises(cs.StoreUnavailableError, match="nobody listens; nothing was read"):
         hold(first_use(LATER), LOST, NOT_SENT)
@@ -407,14 +407,14 @@ def test_created_stream_that_is_not_there_yet() -> None:
         hold(first_use(NOW), HELLO, gone, made, gone)
 
 
-def test_a_server_that_will_not_say_how_a_stream_is_set() -> None:
+def test_stream_settings_from_a_busy_server() -> None:
     """It is asked again until the deadline."""
     hold_until_laid_out(((error(BUSY),),), ((error(10059),),), ((said({}),),))
     with pytest.raises(cs.StoreUnavailableError, match=r"as it wishes \(10008\)"):
         hold(first_use(NOW), HELLO, ((error(BUSY),),))
 
 
-def test_a_server_that_will_not_make_a_stream_yet() -> None:
+def test_stream_creation_on_a_busy_server() -> None:
     """It is asked again until the deadline; a stream that others have made meanwhile is as good."""
     gone = ((error(10059),),)
     _, asked = hold_until_laid_out(gone, ((error(BUSY),),), ((error(10058),),))
@@ -449,7 +449,7 @@ def hold_until_laid_out(*answers: Any) -> tuple[Any, list[Request[Any]]]:
     return hold(first_use(LATER), HELLO, *answers, ((said({"config": config}),),), ((laid_out,),))
 
 
-def test_a_layout_whose_reply_is_lost_is_read() -> None:
+def test_layout_whose_reply_is_lost() -> None:
     """It may have been stored; with the deadline behind it the store was not used yet."""
     laid_out = stored(LAYOUT.layout, b'{"layout":1,"partitions":1}')
     asks = exchange()
@@ -463,7 +463,7 @@ def test_a_layout_whose_reply_is_lost_is_read() -> None:
 # --- commits ------------------------------------------------------------------------------------------
 
 
-def test_a_flow_with_chunks_that_is_written_while_it_is_read() -> None:
+def test_chunked_flow_written_while_it_is_read() -> None:
     """The chunks of the old body are gone, and the new one is answered."""
     chunked = Body(b"", "g", 2, 6)
     (record,), _ = hold(
@@ -476,7 +476,7 @@ def test_a_flow_with_chunks_that_is_written_while_it_is_read() -> None:
     assert record.body == b"new"
 
 
-def test_a_head_that_no_message_can_hold_is_refused() -> None:
+def test_head_larger_than_a_message_is_refused() -> None:
     """Before anything is sent; a body, an error or a position would be kept in several messages."""
     store = protocol()
     store._exchange.max_payload = 4096
@@ -485,21 +485,21 @@ def test_a_head_that_no_message_can_hold_is_refused() -> None:
         hold(store.converse(request))
 
 
-def test_a_commit_of_more_messages_than_a_batch_has() -> None:
+def test_commit_larger_than_a_batch_is_refused() -> None:
     """It is refused as a whole before anything is sent."""
     request = commit(*(put(Key(FLOW, f"f-{number}")) for number in range(500)))
     with pytest.raises(cs.CommitTooLargeError, match=r"takes 1001 messages.*commit in parts"):
         hold(protocol().converse(request))
 
 
-def test_others_are_always_first() -> None:
+def test_write_that_always_loses_the_race() -> None:
     """An extension that is not written in time has not been, and says what the server said last."""
     claimed = flow(claim="c", due_ms=5)
     with pytest.raises(cs.StoreUnavailableError, match=r"'as it wishes \(10071\)'; nothing was"):
         hold(protocol(NOW).converse(Extend(F, "c", 9, 0)), ((claimed,),), (error(RACED),))
 
 
-def test_an_extension_that_came_too_late_is_read_again() -> None:
+def test_extension_that_lost_a_race_is_read_again() -> None:
     """Whoever was first has ended the claim."""
     answer, _ = hold(
         protocol().converse(Extend(F, "c", 9, 0)),
@@ -510,7 +510,7 @@ def test_an_extension_that_came_too_late_is_read_again() -> None:
     assert answer is None
 
 
-def test_a_removal_that_nothing_remembers_was_done() -> None:
+def test_removal_that_nothing_remembers_was_done() -> None:
     """Its reply was lost and its tombstone has expired; the server knows the id."""
     revision = "before@7"
     request = commit(Delete(F, revision))
@@ -528,7 +528,7 @@ def test_a_removal_that_nothing_remembers_was_done() -> None:
     assert reply == Applied((Outcome(accepted=True),))
 
 
-def test_a_batch_that_was_stored_though_there_was_no_room() -> None:
+def test_batch_stored_in_spite_of_no_room() -> None:
     """Its last record is there, and so is all before it: it is told as written."""
     request = commit(put(), put(Key(FLOW, "g")))
     seen: list[Publish] = []
@@ -549,7 +549,7 @@ def test_a_batch_that_was_stored_though_there_was_no_room() -> None:
     assert [one.revision for one in reply.outcomes] == [f"{request.id}@39", f"{request.id}@40"]
 
 
-def test_a_batch_of_which_nobody_can_say_what_was_stored() -> None:
+def test_batch_of_unknown_extent_is_uncertain() -> None:
     """There was no room in the middle of it, and then nobody answers: it is uncertain."""
     request = commit(put(), put(Key(FLOW, "g")))
     with pytest.raises(cs.CommitUncertainError):
@@ -561,7 +561,7 @@ def fenced(request: Resolve) -> Answer:
     return stored(LAYOUT.log(request.id), b'{"layout":1,"fenced":true}', 50)
 
 
-def test_a_fence_whose_reply_is_lost_is_looked_for() -> None:
+def test_fence_whose_reply_is_lost() -> None:
     """It may be there; if it is not, it is sent again, as when the server is busy."""
     request = Resolve(new_commit_id(), (F,))
     applied, asked = hold(
@@ -578,7 +578,7 @@ def test_a_fence_whose_reply_is_lost_is_looked_for() -> None:
 
 
 @pytest.mark.parametrize("answer", [LOST, (error(BUSY),), NOT_SENT])
-def test_a_commit_that_cannot_be_fenced_in_time_stays_uncertain(answer: Any) -> None:
+def test_commit_not_fenced_in_time_stays_uncertain(answer: Any) -> None:
     """Nobody can say that it will never come."""
     request = Resolve(new_commit_id(), (F,))
     with pytest.raises(cs.CommitUncertainError, match="settles whether it was written") as caught:
@@ -587,7 +587,7 @@ def test_a_commit_that_cannot_be_fenced_in_time_stays_uncertain(answer: Any) -> 
     assert caught.value.commit_id == request.id
 
 
-def test_a_removal_that_was_fenced_shows_in_the_tombstone() -> None:
+def test_removal_before_the_fence_shows_in_the_tombstone() -> None:
     """The record says who removed it, as long as the server keeps what is left of it."""
     request = Resolve(new_commit_id(), (F,))
     tombstone = stored(LAYOUT.subject(F), request.id.encode(), 40, KV_Operation="PURGE")
@@ -600,7 +600,7 @@ def test_a_removal_that_was_fenced_shows_in_the_tombstone() -> None:
     assert applied == Applied(())
 
 
-def test_a_clear_whose_sign_is_gone_was_done() -> None:
+def test_clear_whose_sign_is_gone_was_done() -> None:
     """Its reply was lost; while the sign is there it is not certain, and without an answer neither."""
     sign = stored("sign", b'{"clearing":true}')
     laid_out = stored(LAYOUT.layout, b'{"layout":1,"partitions":1}')
@@ -620,7 +620,7 @@ def test_a_clear_whose_sign_is_gone_was_done() -> None:
             hold(protocol().converse(request), ((sign,),))
 
 
-def test_what_is_remembered_is_limited() -> None:
+def test_memory_of_revisions_is_limited() -> None:
     """What was remembered first is forgotten first."""
     kept: dict[int, int] = {}
     for number in range(5):
@@ -629,7 +629,7 @@ def test_what_is_remembered_is_limited() -> None:
     assert list(kept) == [2, 3, 4]
 
 
-def test_a_refusal_whose_commit_never_came_is_told() -> None:
+def test_refusal_after_a_lost_reply() -> None:
     """After a lost reply a refusal is believed once the commit is fenced."""
     request = commit(put())
     reply, _ = hold(
@@ -658,7 +658,7 @@ def condition(**fields: Any) -> WaitRecord:
     return made
 
 
-def test_completions_that_go_while_they_are_read() -> None:
+def test_completions_removed_while_they_are_read() -> None:
     """The condition was cleared between two reads: what is left of it is answered."""
     names = [LAYOUT.item(W, "life", child) for child in "ab"]
     there = stored(names[0], encode_item(Completed(True, b"1", "c")))
@@ -676,7 +676,7 @@ def tables(key: Key, text: bytes) -> NatsTables:
     return NatsTables(LAYOUT, Snapshot({LAYOUT.subject(key): Stored(7, text)}), "c")
 
 
-def test_what_was_read_does_not_answer_for_the_server() -> None:
+def test_tables_do_not_stand_for_the_server() -> None:
     """Rules that list or clear ask the server: what was read is not all there is."""
     made = tables(F, b"")
     for ask in (made.find, made.count, made.clear, made.due_flows):
@@ -684,7 +684,7 @@ def test_what_was_read_does_not_answer_for_the_server() -> None:
             ask()
 
 
-def test_completions_beside_a_condition_go_with_it() -> None:
+def test_spilled_completions_go_with_their_condition() -> None:
     """Whoever removes it removes those as well, and its next life sees none of them."""
     made = tables(W, encode_wait(condition()))
     row = made.wait(W)
@@ -719,7 +719,7 @@ UNREADABLE: list[tuple[Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("read", "told"), UNREADABLE)
-def test_what_cannot_be_read_is_said_to_be_corrupt(read: Callable[[], object], told: str) -> None:
+def test_unreadable_text_is_corrupt(read: Callable[[], object], told: str) -> None:
     """Records, conditions, children and completions alike: the error names the key and says why."""
     with pytest.raises(cs.CorruptRecordError, match=f"{told}.*(left as|knows 1)") as caught:
         read()
@@ -727,7 +727,7 @@ def test_what_cannot_be_read_is_said_to_be_corrupt(read: Callable[[], object], t
     assert caught.value.key in (tuple(F), tuple(W))
 
 
-def test_a_completion_whose_bytes_are_no_text_comes_back_as_it_was() -> None:
+def test_completion_of_bytes_that_are_not_text() -> None:
     """Lone surrogates stand for them, which not every writer of JSON takes."""
     item = Completed(True, b"\xff\x00", "c")
     assert decode_item(W, encode_item(item)) == item
@@ -737,7 +737,7 @@ def test_a_completion_whose_bytes_are_no_text_comes_back_as_it_was() -> None:
     ("answers", "told"),
     [([(error(ODD),)], "NATS refused"), ([NOT_SENT], "nobody listens; nothing was written")],
 )
-def test_an_update_that_the_server_does_not_take_is_told(answers: list[Any], told: str) -> None:
+def test_update_refused_by_the_server(answers: list[Any], told: str) -> None:
     """What most commits are, one record without index entries, has the errors of all others."""
     old = head(commits=(), revision="c@5")
     change = Put(F, old, b"{}", old.revision, old)

@@ -125,7 +125,7 @@ class Pear:
     n: int = 0
 
 
-def test_flows_of_another_type_stand_in_nobodys_way(
+def test_flows_of_another_type_do_not_slow_a_claim(
     url_of: Callable[[str], str], clock: ManualClock, answers: list[int]
 ) -> None:
     """A worker of one type of state is given those and the ones without a type, and looks at no others."""
@@ -140,7 +140,7 @@ def test_flows_of_another_type_stand_in_nobodys_way(
         assert sorted(flow.flow_id for flow in found) == ["pear", "plain"]
 
 
-def test_a_parent_of_another_type_is_nobodys_but_its_own(
+def test_parent_of_another_type_is_not_claimed(
     url_of: Callable[[str], str], clock: ManualClock
 ) -> None:
     """A condition that has ended hands its parent to workers of the parent's type only."""
@@ -161,7 +161,7 @@ def test_a_parent_of_another_type_is_nobodys_but_its_own(
         assert [flow.flow_id for flow in store.claim_due(limit=5, state_type=Apple)] == ["Apple"]
 
 
-def test_what_is_overdue_at_one_time_comes_by_its_ids(
+def test_overdue_at_one_time_is_ordered_by_id(
     url_of: Callable[[str], str], clock: ManualClock
 ) -> None:
     """Also if few are asked for, and again, from where the first had to look."""
@@ -176,7 +176,7 @@ def test_what_is_overdue_at_one_time_comes_by_its_ids(
             assert [one.correlation_id for one in found] == ["w-1", "w-2"]
 
 
-def test_a_page_of_what_is_made_later_than_now(
+def test_page_of_flows_created_later_than_now(
     url_of: Callable[[str], str], clock: ManualClock
 ) -> None:
     """Times that are given may be to come; pages have them first, and by themselves if asked."""

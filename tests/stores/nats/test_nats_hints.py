@@ -44,7 +44,7 @@ def an_hour_away(store: cs.Store) -> tuple[cs.FlowSnapshot[Any], Record]:
 @pytest.mark.parametrize(
     "claimed", [{"status": cs.FlowStatus.FAILED.value}, {"due_ms": 0}, {"expires_ms": 1}]
 )
-def test_an_entry_that_the_head_does_not_bear_out_is_passed_over(
+def test_entry_that_does_not_match_its_head_is_passed_over(
     claimed: dict[str, Any], url_of: Callable[[str], str], clock: ManualClock
 ) -> None:
     """As a writer leaves them that dies between an entry and its record."""
@@ -65,7 +65,7 @@ def test_an_entry_that_the_head_does_not_bear_out_is_passed_over(
         assert store.get("order-1") is not None
 
 
-def test_an_entry_that_was_passed_over_is_swept_once_it_is_old(
+def test_old_entry_that_was_passed_over_is_swept(
     url_of: Callable[[str], str], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not before: its record may be on the way. What the head bears out stays."""
@@ -92,7 +92,7 @@ def test_an_entry_that_was_passed_over_is_swept_once_it_is_old(
         assert [one.flow_id for one in store.iter_flows()] == ["order-1"]
 
 
-def test_an_entry_of_a_record_that_cannot_be_read_stays(
+def test_entry_of_an_unreadable_record_stays(
     url_of: Callable[[str], str], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However old it is: what belongs to the record stays with it until somebody mends it."""
@@ -111,7 +111,7 @@ def test_an_entry_of_a_record_that_cannot_be_read_stays(
         assert all(stored.sequence for stored in found.values())
 
 
-def test_a_record_that_was_made_anew_is_not_swept(
+def test_record_created_again_is_not_swept(
     url_of: Callable[[str], str], clock: ManualClock
 ) -> None:
     """It had expired when it was looked for, and was there again when it was to be removed."""
@@ -135,7 +135,7 @@ def test_a_record_that_was_made_anew_is_not_swept(
         assert store.get_one("f").state == {"n": 2}
 
 
-def test_parts_that_no_record_names_are_swept_once_they_are_old(
+def test_old_chunks_without_a_record_are_swept(
     url_of: Callable[[str], str], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a writer leaves them that dies before its head; those of the body that is stored stay."""
@@ -159,7 +159,7 @@ def test_parts_that_no_record_names_are_swept_once_they_are_old(
         assert store.get_one("large").state == {"bulk": bulk}
 
 
-def test_parts_of_conditions_and_of_what_cannot_be_read_stay(
+def test_chunks_of_conditions_and_unreadable_records_stay(
     url_of: Callable[[str], str], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of a condition are the children that it names; nobody knows what garbage names."""

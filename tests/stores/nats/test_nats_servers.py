@@ -57,7 +57,7 @@ def bucket(nats_server: NatsServer) -> Iterator[str]:
     ask(nats_server.url, f"$JS.API.STREAM.DELETE.KV_{name}", {})
 
 
-def test_nobody_listens() -> None:
+def test_server_that_is_not_there() -> None:
     """A server that is not there is an outage, told in time."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -71,7 +71,7 @@ def test_nobody_listens() -> None:
     assert isinstance(caught.value.__cause__, Exception)
 
 
-def test_a_server_that_goes_down() -> None:
+def test_server_that_goes_down() -> None:
     """Reads and writes say so and write nothing; they work again when it is back."""
     with NatsServer() as server, cs.NatsStore(server.url, timeout=SHORT) as store:
         store.create(flow())
@@ -363,7 +363,7 @@ def commits_until_it_is_full(store: cs.Store, together: int, bulk: int) -> str:
     pytest.fail("it was never full")
 
 
-def test_a_full_server_tells_what_it_has_kept(tmp_path: Path) -> None:
+def test_full_server_keeps_part_of_a_batch(tmp_path: Path) -> None:
     """Nothing of a commit of one; of one of several perhaps a part, which is never told as all or none.
 
     Which it is depends on where the storage ends: some of these sizes end it between two records.
@@ -382,9 +382,7 @@ def test_a_full_server_tells_what_it_has_kept(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("bulk", [20_000, 34_002])
-async def test_commits_that_go_together_are_told_apart_when_it_is_full(
-    tmp_path: Path, bulk: int
-) -> None:
+async def test_grouped_commits_on_a_full_server(tmp_path: Path, bulk: int) -> None:
     """What is told as done is there, what is told as not written is not; the others are uncertain.
 
     A batch that others share may be cut off without a reply, and nothing can be fenced without room.
@@ -421,9 +419,7 @@ async def test_commits_that_go_together_are_told_apart_when_it_is_full(
 
 
 @pytest.mark.parametrize("bulk", [20_000, 34_002, 48_004])
-def test_a_stream_that_has_reserved_its_storage_refuses_commits_whole(
-    nats_server: NatsServer, bulk: int
-) -> None:
+def test_stream_with_max_bytes_refuses_commits_whole(nats_server: NatsServer, bulk: int) -> None:
     """With `max_bytes` no commit is ever stored in part; workers that do not name it use the stream."""
     url = f"{nats_server.url}?bucket={uuid.uuid4().hex}"
     with cs.open_store(f"{url}&max_bytes=1000000") as store:

@@ -201,7 +201,7 @@ def test_concurrent_first_users_make_one_stream(open_store: Callable[..., cs.Nat
     assert stores[0].count_flows() == 8
 
 
-def test_a_recreated_stream_takes_no_old_revision(
+def test_recreated_stream_refuses_old_revisions(
     open_store: Callable[..., cs.NatsStore], raw: Raw
 ) -> None:
     """A flow read before the stream was removed and made again is stale in the new one."""
@@ -236,7 +236,7 @@ def test_deleted_records_leave_only_what_expires(store: cs.NatsStore, raw: Raw) 
         assert answer.headers["KV-Operation"] == "PURGE"
 
 
-def test_an_update_that_moves_no_entry_is_one_publish(
+def test_update_without_index_change_is_one_publish(
     store: cs.NatsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is sent for one flow is one message with the expected sequence, and no read."""
@@ -282,7 +282,7 @@ def test_chunks_go_with_the_update_of_another_process(
     raw.until_gone("catga.{}.chunk.>")
 
 
-def test_the_bucket_is_one_for_every_client(store: cs.NatsStore, raw: Raw) -> None:
+def test_bucket_is_readable_by_every_client(store: cs.NatsStore, raw: Raw) -> None:
     """Clients open the bucket of flows by its name, and read what `nats kv get` would show."""
     store.create(cs.FlowSnapshot("order/1", state={"n": 1}))
 
@@ -297,7 +297,7 @@ def test_the_bucket_is_one_for_every_client(store: cs.NatsStore, raw: Raw) -> No
     assert json.loads(body)["state"] == {"n": 1}
 
 
-def test_chunks_that_are_gone_are_told(store: cs.NatsStore, raw: Raw) -> None:
+def test_missing_chunks_are_corrupt(store: cs.NatsStore, raw: Raw) -> None:
     """A body that the server lost in part is no shorter body: the record cannot be read."""
     store.create(cs.FlowSnapshot("f", state={"bulk": "x" * 3_000_000}))
     raw.api("PURGE", {"filter": raw.subjects("catga.{}.chunk.>")[1]})
@@ -390,7 +390,7 @@ def test_stale_entries_are_swept(store: cs.NatsStore, raw: Raw) -> None:
     assert raw.subjects("catga.{}.list.>") == [entry, wrong]
 
 
-def test_a_record_that_cannot_be_read_stands_in_nobodys_way(
+def test_unreadable_record_does_not_block_others(
     store: cs.NatsStore, raw: Raw, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Claims, commits and sweeps pass it over and say so; who asks for it is told, and it stays."""
@@ -504,9 +504,7 @@ EXPECTED: dict[str, object] = {
 
 @pytest.mark.parametrize(("applied", "times"), [(True, 1), (False, 1), (False, 3)])
 @pytest.mark.parametrize("kind", EXPECTED)
-def test_a_lost_reply_is_found_again(
-    store: cs.NatsStore, kind: str, applied: bool, times: int
-) -> None:
+def test_lost_reply_is_recovered(store: cs.NatsStore, kind: str, applied: bool, times: int) -> None:
     """A commit whose reply was lost answers as the first time, written once."""
     commit = changes(store, kind)
     with lost_replies(applied=applied, times=times) as lost:
@@ -559,7 +557,7 @@ def claimed(store: cs.NatsStore) -> cs.FlowSnapshot[Any]:
 
 
 @pytest.mark.parametrize(("applied", "times"), [(True, 1), (False, 1), (False, 3)])
-def test_what_is_no_commit_finds_its_lost_reply_too(
+def test_lost_reply_of_housekeeping_is_recovered(
     store: cs.NatsStore, clock: ManualClock, applied: bool, times: int
 ) -> None:
     """`extend` and `sweep` answer as the first time."""
@@ -721,7 +719,7 @@ def test_clear_whose_reply_is_lost(
         assert proxy.struck >= 1
 
 
-def test_a_clear_leaves_the_layout(store: cs.NatsStore, raw: Raw) -> None:
+def test_clear_leaves_the_layout(store: cs.NatsStore, raw: Raw) -> None:
     """Nothing else is left of what the store held."""
     store.create(cs.FlowSnapshot("f", state={"bulk": "x" * 3_000_000}))
     store.complete_child("w", "a")
@@ -930,7 +928,7 @@ def test_replicas_are_read_from_their_leader(nats_cluster: NatsCluster, bucket: 
             assert look(other) != [], "what asks for a copy is seen here"
 
 
-def test_closing_waits_for_what_is_on_its_way(
+def test_closing_waits_for_requests_in_flight(
     nats_server: NatsServer, store: cs.NatsStore, bucket: str
 ) -> None:
     """What was sent before is answered; what was not is refused, and was not written."""
