@@ -153,7 +153,8 @@ class Inbox:
         """
         asked = self._ask([message.subject for message in messages], len(messages), many)
         asked.flat = flat
-        if epoch and epoch != self.epoch:
+        same = self._client._server_info is self._info  # noqa: SLF001  as in `epoch`
+        if epoch and epoch != (self._epoch if same else self.epoch):
             asked.settle(tuple(self.moved() for _ in messages))
             return asked
 
@@ -281,7 +282,8 @@ class Inbox:
         if asked is None:
             return
 
-        answer = _answer(data, headers, self.epoch)
+        same = self._client._server_info is self._info  # noqa: SLF001  as in `epoch`
+        answer = _answer(data, headers, self._epoch if same else self.epoch)
         place = token - asked.first
         asked.answers[place].append(answer)
         if answer.status or not (asked.many and asked.many[place]):

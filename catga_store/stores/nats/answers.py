@@ -106,7 +106,7 @@ def refusal_of(stream: str, code: int, text: str) -> StoreUnavailableError | Sto
 
 
 def ack_of(stream: str, answer: Answer) -> Ack:
-    """Return what a server says of a publish."""
+    """Return what a server says of a publish that it did not acknowledge."""
     if answer.status == NO_RESPONDERS:
         text = f"JetStream does not answer: no server leads the stream; {AFTER_FULL_DISK}"
         return Ack(0, text=text)
@@ -115,10 +115,7 @@ def ack_of(stream: str, answer: Answer) -> Ack:
         return Ack(0, raced=True, moved=True, text=answer.headers["Description"])
 
     reply: dict[str, Any] = json.decode(answer.data)
-    error = reply.get("error")
-    if error is None:
-        return Ack(int(reply["seq"]), bool(reply.get("duplicate")))
-
+    error = reply["error"]
     code = int(error.get("err_code", 0))
     text = f"{error.get('description', '')} ({code})"
     if code in _RACED:

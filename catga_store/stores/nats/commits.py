@@ -64,6 +64,8 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _KEPT_LIVES = 10_000
+_SURELY_SHORT = 2048
+"""Error and position of a head that are no longer fit into it, however they are encoded."""
 
 
 class NatsCommits:
@@ -109,6 +111,9 @@ class NatsCommits:
             if lost and len(keys) == 1:  # those of several are in its batch
                 yield from self._resolver.complete_index(keys, deadline)
         except StoreConfigError as error:
+            if lost:  # it was sent, to a store that is gone or may not be used any more
+                raise given_up(request.id, keys_of(request), lost[-1], deadline) from error
+
             # Entries and a single record are sent together: the server may have taken the record alone.
             if len(keys_of(request)) > 1 or not any(
                 f"'{one}" in str(error) for one in self.layout.entries
@@ -182,8 +187,7 @@ class NatsCommits:
         outcomes: list[Outcome] = []
         for sequence, head in enumerate(heads, start=ack.sequence):
             revision = revision_at(request.id, sequence)
-            self._reader.remember(revision, Known(head.commits, ""))
-            self._reader.trusts(revision, trust)
+            self._reader.remember(revision, Known(head.commits, ""), trust)
             outcomes.append(Outcome(head.version, revision, head.status, head.created_ms))
 
         return Applied(tuple(outcomes))
@@ -195,24 +199,23 @@ class NatsCommits:
         known = UNKNOWN
         if change.expected is not None:
             sequence = sequence_of(change.expected)
+            trusted = self._reader.trusted(change.expected)
             if (
                 old is None
                 or sequence is None
+                or trusted is None
                 or old.revision != change.expected
-                or not self._reader.is_trusted(change.expected)
             ):
                 return None
 
-            expected = sequence
+            expected, known = sequence, trusted
             held = old.owner is not None and old.due_ms is not None and old.due_ms > request.now_ms
             expired = old.expires_ms is not None and old.expires_ms <= request.now_ms
             if expired or (change.claiming and held):
                 return None
 
-            known = self._reader.known(change.expected)
-
         unlimited = len(change.head.error or "") + len(change.head.position)
-        if len(change.body) > self._planner.most() or unlimited * 6 > self._planner.most_of_head():
+        if len(change.body) > self._planner.most() or unlimited > _SURELY_SHORT:
             return None
 
         commits = known.commits
@@ -338,9 +341,7 @@ class NatsCommits:
             if write.plain is not None and not write.moved:
                 revision = revision_at(commit_id, sequences[write.key])
                 known = Known(write.plain[0].commits, write.plain[1].generation)
-                self._reader.remember(revision, known)
-                if write.key.kind == FLOW:
-                    self._reader.trusts(revision, trust)
+                self._reader.remember(revision, known, trust)
 
     def _remember_lives(self, request: Commit, tables: NatsTables) -> None:
         for change in request.changes:

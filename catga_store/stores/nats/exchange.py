@@ -125,8 +125,13 @@ class NatsExchange:
                 text = str(error)
             else:
                 if all(one and one[0].status != NO_RESPONDERS for one in answers):
-                    if answers and self.verify is not None and not self._verifying:
-                        yield from self._met(answers[0][0].epoch, deadline)
+                    if (
+                        answers
+                        and answers[0][0].epoch != self.epoch
+                        and self.verify is not None
+                        and not self._verifying
+                    ):
+                        yield from self._met(self.verify, answers[0][0].epoch, deadline)
 
                     return answers
 
@@ -143,14 +148,13 @@ class NatsExchange:
 
     # the stream of now ----------------------------------------------------------------------------
 
-    def _met(self, epoch: int, deadline: Deadline) -> Conversation[None]:
-        """An answer came over this connection: verify the store if it is a new one."""
-        if epoch == self.epoch or self.verify is None:
-            return
-
+    def _met(
+        self, verify: Callable[[Deadline], Conversation[None]], epoch: int, deadline: Deadline
+    ) -> Conversation[None]:
+        """Verify the store: an answer came over a new connection."""
         self._verifying = True
         try:
-            yield from self.verify(deadline)
+            yield from verify(deadline)
         finally:
             self._verifying = False
 
@@ -402,9 +406,14 @@ class NatsExchange:
 
     def ack(self, answer: Answer) -> Ack:
         """Return what a server says of a publish."""
-        ack = ack_of(self.stream, answer)
-        self._last = max(self._last, ack.sequence)
-        return ack
+        if not answer.status:
+            reply: dict[str, Any] = json.decode(answer.data)
+            if "error" not in reply:
+                sequence = int(reply["seq"])
+                self._last = max(self._last, sequence)
+                return Ack(sequence, bool(reply.get("duplicate")))
+
+        return ack_of(self.stream, answer)
 
     def surely(self, messages: Sequence[Message], deadline: Deadline) -> Conversation[list[int]]:
         """Publish what may be stored twice, until each is acknowledged; their sequences."""

@@ -75,7 +75,8 @@ class NatsReader:
             else:
                 if trust == self.exchange.trust:  # else something may have come in between
                     for revision in tables.revisions:
-                        keep(self._trusted, revision, trust, _TRUSTED)
+                        if self._trusted.get(revision) != trust:
+                            keep(self._trusted, revision, trust, _TRUSTED)
 
                 return result, tables
 
@@ -135,21 +136,28 @@ class NatsReader:
 
     # what is remembered ---------------------------------------------------------------------------
 
-    def is_trusted(self, revision: str) -> bool:
-        """Whether the sequence of a revision is worth something: the stream has not gone back since."""
-        return self._trusted.get(revision) == self.exchange.trust
+    def trusted(self, revision: str) -> Known | None:
+        """Return what is known of a record, if the stream has not gone back since; else `None`."""
+        if self._trusted.get(revision) != self.exchange.trust:
+            return None
 
-    def trusts(self, revision: str, trust: int) -> None:
-        """A flow was written and has this revision; `trust` is that of before the write."""
-        keep(self._trusted, revision, trust, _TRUSTED)
-
-    def known(self, revision: str) -> Known:
-        """What is known of the record that had this revision."""
         return self._known.get(revision, UNKNOWN)
 
-    def remember(self, revision: str, known: Known) -> None:
-        """Keep what is known of the record that has this revision."""
-        keep(self._known, revision, known, _KEPT)
+    def remember(self, revision: str, known: Known, trust: int | None = None) -> None:
+        """Keep what is known of the record that has this revision.
+
+        `trust` is that of the exchange before the record was written, if it is to be relied upon.
+        """
+        kept = self._known
+        kept[revision] = known
+        if len(kept) > _KEPT:
+            del kept[next(iter(kept))]
+
+        if trust is not None:
+            trusted = self._trusted
+            trusted[revision] = trust
+            if len(trusted) > _TRUSTED:
+                del trusted[next(iter(trusted))]
 
 
 def keep(kept: dict[K, T], name: K, value: T, most: int) -> None:
