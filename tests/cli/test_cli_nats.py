@@ -108,7 +108,7 @@ def test_storage_that_is_not_reserved(nats_server: NatsServer, bucket: str) -> N
 
 @pytest.mark.parametrize("command", ["ls", "complete w c"])
 def test_unused_bucket(nats_server: NatsServer, bucket: str, command: str) -> None:
-    """Who looks is told that there are no flows, and makes no stream."""
+    """Commands that read say that there are no flows, and create no stream."""
     place = f"{nats_server.url}?bucket={bucket}"
     failed(run_command(*command.split(), "-s", place), 1, f"no stream KV_{bucket}")
     assert findings(place, 1)["store"]["level"] == "problem"
@@ -158,7 +158,7 @@ def test_a_server_that_is_too_old(nats_server: NatsServer, url: str) -> None:
 
 
 def ask_version(server: NatsServer) -> str:
-    """Answer the version that the server tells who connects."""
+    """Return the version that the server sends to clients."""
     with socket.create_connection((server.host, server.port)) as connection:
         info = connection.makefile("rb").readline()
 
@@ -188,7 +188,7 @@ def test_little_room_and_little_messages(tmp_path: Path) -> None:
 
 
 def test_replicas() -> None:
-    """Three are told, and one that is away; the URL must say how many there are."""
+    """Three are shown, and one that is away; the URL must say how many there are."""
     with NatsCluster() as cluster:
         url = f"{cluster.url}?replicas=3"
         fill(url)

@@ -176,7 +176,7 @@ async def test_a_read_is_left_at_once(driver: AnyLoopDriver, direct: Any) -> Non
         await until_blocked(direct)
         tasks.cancel_scope.cancel()
 
-    direct.rpush("gate-f", "go")  # nobody else opens it: what waited there is not waited for
+    direct.rpush("gate-f", "go")  # nothing else opens it, and the caller does not wait
     assert await driver.ask(Ping()) == b"here"
 
 
@@ -307,7 +307,7 @@ async def test_forgotten_driver_closes_its_link(make_link: Callable[[], Any], di
 def test_asyncio_cancels_in_its_own_ways(
     make_link: Callable[[], Any], direct: Any, how: str
 ) -> None:
-    """`Task.cancel` and `asyncio.timeout` wait for the end of a write, then go on."""
+    """`Task.cancel` and `asyncio.timeout` wait for the end of a write, then continue."""
     settled: list[int] = []
 
     def conversation() -> Conversation[None]:
@@ -352,7 +352,7 @@ def test_asyncio_cancels_in_its_own_ways(
 def test_a_write_that_fails_after_it_was_cancelled(
     make_link: Callable[[], Any], direct: Any, times: int
 ) -> None:
-    """Its conversation has the failure; the caller goes on with the cancellation."""
+    """Its conversation has the failure; the caller continues with the cancellation."""
     settled: list[BaseException] = []
 
     def conversation() -> Conversation[None]:
@@ -380,7 +380,7 @@ def test_a_write_that_fails_after_it_was_cancelled(
 
 
 class SlowLink(TaskLink):
-    """A link that closes when it may, and then fails if it is told to."""
+    """A link that closes when it may, and then fails on request."""
 
     def __init__(self, url: str, failure: Exception | None = None) -> None:
         super().__init__(url)
@@ -401,7 +401,7 @@ class SlowLink(TaskLink):
 def test_closing_is_seen_through(
     server: RedisServer, direct: Any, failure: Exception | None
 ) -> None:
-    """Cancelled meanwhile, it closes the connection all the same; a failure is told before."""
+    """Cancelled meanwhile, it closes the connection; a failure is raised first."""
 
     async def main() -> None:
         before = len(direct.client_list())
@@ -430,7 +430,7 @@ def test_a_driver_that_was_never_used_is_closed(make_link: Callable[[], Any], di
 
 @pytest.mark.parametrize("waiting", [False, True])
 def test_request_seen_through_is_cancelled_itself(waiting: bool) -> None:
-    """Then there is no reply to be told with the cancellation; whoever waits is cancelled."""
+    """Then there is no reply beside the cancellation; the caller is cancelled."""
 
     async def main() -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -449,7 +449,7 @@ def test_request_seen_through_is_cancelled_itself(waiting: bool) -> None:
 
 
 def test_a_request_with_a_task_of_its_own_is_waited_for_again() -> None:
-    """Whoever was cancelled while it was under way is given its reply later."""
+    """A caller that was cancelled while it was in flight can ask for its reply later."""
 
     async def main() -> None:
         gate = asyncio.Event()
@@ -488,7 +488,7 @@ def test_threads_share_a_portal(blocking: PortalDriver, direct: Any) -> None:
 
 
 def test_a_signal_during_a_write(blocking: PortalDriver, direct: Any) -> None:
-    """An interrupted write has its reply before the exception goes on, and nothing follows it."""
+    """An interrupted write has its reply before the exception is raised, and nothing follows it."""
     settled: list[Any] = []
 
     def conversation() -> Conversation[None]:
@@ -535,7 +535,7 @@ def interrupt_when_blocked(direct: Any, gate: str | None) -> None:
 
 
 def test_closing_ends_requests_in_flight(make_link: Callable[[], Any], direct: Any) -> None:
-    """Closed from another thread, a waiting caller is told, and the portal's thread has ended."""
+    """Closed from another thread, a waiting caller gets an error, and the portal's thread has ended."""
     driver = PortalDriver(TinyStore(), make_link, SECONDS)
     raised: list[BaseException] = []
 
@@ -558,7 +558,7 @@ def test_closing_ends_requests_in_flight(make_link: Callable[[], Any], direct: A
 
 
 def test_request_while_the_portal_ends(make_link: Callable[[], Any]) -> None:
-    """Its loop is closed and its thread has not said so yet: nobody waits for ever."""
+    """Its loop is closed and its thread has not said so yet: no caller waits forever."""
     driver = PortalDriver(TinyStore(), make_link, SECONDS)
     assert driver.ask(Ping()) == b"here"
     ending = driver._portal
@@ -610,7 +610,7 @@ def test_a_portal_of_the_parent_is_left_alone(
 
 
 def test_a_forked_child_has_a_portal_of_its_own(blocking: PortalDriver, direct: Any) -> None:
-    """Parent and child go on, each on its own connection; the child's end takes nothing along."""
+    """Parent and child continue, each on its own connection; the child's end closes nothing of the parent's."""
     assert blocking.ask(commit("n")) == 1
     mine = {one["id"] for one in direct.client_list()}
     pid = os.fork()
@@ -665,7 +665,7 @@ print(time.time(), flush=True)
 def test_a_process_that_forgets_to_close_exits(server: RedisServer, kind: str, fork: str) -> None:
     """It exits within two seconds of its last line, also when it has forked, and says nothing."""
     code = SCRIPT.format(places=PLACES)
-    # Python 3.12 and later warn whoever forks a process of several threads, and the portal is one.
+    # Python 3.12 and later warn when a process of several threads forks, and the portal is one.
     quiet = "ignore:This process:DeprecationWarning"
     done = subprocess.run(
         [sys.executable, "-W", quiet, "-c", code, server.url, kind, fork],

@@ -1,4 +1,4 @@
-"""The line to a NATS server, and the link over it: what becomes of requests when it breaks or ends.
+"""The inbox on a NATS connection, and the link over it: requests when the connection breaks or ends.
 
 Each test has a connection of its own to a server that all share. What is sent to `SILENT` arrives, and
 nobody answers it.
@@ -68,7 +68,7 @@ async def listen(client: Client, subject: str, **options: Any) -> Any:
 
 @asynccontextmanager
 async def lined(url: str, seconds: float = LONG) -> AsyncIterator[tuple[Client, Inbox]]:
-    """Open a line on a connection."""
+    """Open an inbox on a connection."""
     async with connected(url) as client:
         line = Inbox(client, seconds)
         await line.open()
@@ -87,7 +87,7 @@ async def linked(url: str, seconds: float = LONG, **options: Any) -> AsyncIterat
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    """Run on asyncio: a line knows no other loop."""
+    """Run on asyncio: an inbox works on no other loop."""
 
     async def in_time() -> None:
         async with asyncio.timeout(LONG):
@@ -103,11 +103,11 @@ async def error_of(flight: Asked) -> BaseException:
     return failure
 
 
-# --- the line -----------------------------------------------------------------------------------------
+# --- the inbox ----------------------------------------------------------------------------------------
 
 
 def test_outcome_is_available_again(nats_server: NatsServer) -> None:
-    """Whoever stopped waiting before the reply or the failure came is given it later."""
+    """A caller that stopped waiting before the outcome came can ask for it later."""
 
     async def test() -> None:
         async with lined(nats_server.url, SHORT) as (client, line):
@@ -148,7 +148,7 @@ def test_a_message_larger_than_the_server_takes_is_not_sent(nats_server: NatsSer
 
 
 def test_inbox_without_a_connection_sends_nothing(nats_server: NatsServer) -> None:
-    """What is asked has not been sent; what nobody answers is lost without a word."""
+    """Requests were not sent; messages without an answer are lost silently."""
 
     async def test() -> None:
         async with connected(nats_server.url) as client:
@@ -187,7 +187,7 @@ def test_connection_closed_during_a_write(nats_server: NatsServer) -> None:
 
 
 def test_gathered_requests_are_not_sent_after_a_break(nats_server: NatsServer) -> None:
-    """Its failure has been told: it must not go out later, on this connection or the next."""
+    """It has failed: it must not be sent later, on this connection or the next."""
 
     async def test() -> None:
         async with lined(nats_server.url) as (client, line):
@@ -206,7 +206,7 @@ def test_gathered_requests_are_not_sent_after_a_break(nats_server: NatsServer) -
 
 
 def test_refused_subject_fails_only_its_requests(nats_server: NatsServer) -> None:
-    """A permission that is missing for one subject is no failure of the others."""
+    """A permission that is missing for one subject does not fail the others."""
 
     async def test() -> None:
         async with lined(nats_server.url) as (_, line):
@@ -246,7 +246,7 @@ def test_unexpected_messages_are_ignored(nats_server: NatsServer) -> None:
     ],
 )
 def test_headers_that_others_wrote(nats_server: NatsServer, raw: bytes, answer: Answer) -> None:
-    """Without the usual spaces, or with other words where a status stands, they are read all the same."""
+    """They are read without the usual spaces, or with other words in place of a status."""
 
     async def test() -> None:
         async with lined(nats_server.url) as (client, line):
@@ -264,7 +264,7 @@ def test_headers_that_others_wrote(nats_server: NatsServer, raw: bytes, answer: 
 
 
 class Frames(Transport):
-    """A transport that sends what was written when it is told to, as that of web sockets does."""
+    """A transport that sends what was written when it is drained, as that of web sockets does."""
 
     def __init__(self, transport: Transport) -> None:
         """Send over another."""
@@ -304,7 +304,7 @@ Frames.__abstractmethods__ = frozenset()  # the others are those of the other tr
 
 
 def test_transport_that_sends_when_drained(nats_server: NatsServer) -> None:
-    """Web sockets keep what is written; it goes out all the same, without another request."""
+    """Web sockets keep what is written; it is sent without another request."""
 
     async def test() -> None:
         async with lined(nats_server.url) as (client, line):
@@ -335,7 +335,7 @@ def test_closing_waits_for_a_batch_in_flight(nats_server: NatsServer) -> None:
 
 
 def test_a_batch_whose_sender_is_cancelled(nats_server: NatsServer) -> None:
-    """As when the loop ends: whoever waits for it is told that it may have been stored."""
+    """As when the loop ends: the caller learns that it may have been stored."""
 
     async def test() -> None:
         async with linked(nats_server.url) as link:
@@ -352,7 +352,7 @@ def test_a_batch_whose_sender_is_cancelled(nats_server: NatsServer) -> None:
 
 
 def test_reads_that_are_asked_for_together_fail_together(nats_server: NatsServer) -> None:
-    """Each reader is told; one who has left meanwhile is left alone."""
+    """Each reader gets the error, except one that has left meanwhile."""
 
     async def test() -> None:
         async with linked(nats_server.url, 4 * SHORT) as link:
@@ -400,7 +400,7 @@ def test_reads_together_whose_reply_is_cut_off(nats_server: NatsServer) -> None:
 
 
 def test_a_link_that_is_closed_while_it_connects(nats_server: NatsServer) -> None:
-    """Whoever waits for the connection is refused, and it is not left open."""
+    """Callers that wait for the connection are refused, and it is not left open."""
 
     async def test() -> None:
         async with connected(nats_server.url) as mine:
@@ -421,7 +421,7 @@ def test_a_link_that_is_closed_while_it_connects(nats_server: NatsServer) -> Non
 
 
 class Halting(nats_connecting.CheckedClient):
-    """A client that says when a line begins to be opened on it, and waits there."""
+    """A client that says when an inbox begins to be opened on it, and waits there."""
 
     halts_at = place = ""
     made: list[Halting]
@@ -450,14 +450,14 @@ class Halting(nats_connecting.CheckedClient):
 
 @pytest.fixture(params=["subscribe", "flush"])
 def halting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Halting]:
-    """Let links connect by clients that halt at one place or another, once they are told to."""
+    """Let links connect by clients that halt at one place or another, on request."""
     kind = type("Halting", (Halting,), {"made": [], "place": request.param})
     monkeypatch.setattr(nats_connecting, "CheckedClient", kind)
     return kind
 
 
 async def halted(kind: type[Halting], link: NatsLink) -> tuple[Halting, asyncio.Task[Any]]:
-    """Ask something, and go on when its client halts."""
+    """Ask something, and return when its client halts."""
     kind.halts_at = kind.place
     asking = asyncio.create_task(link.perform(Greet()))
     number = len(kind.made)
@@ -504,7 +504,7 @@ def test_a_reader_that_is_cancelled_while_it_connects(
 def test_a_link_that_is_closed_while_it_makes_another_connection(
     nats_server: NatsServer, halting: type[Halting]
 ) -> None:
-    """Whoever waits for it is refused, and it is not left open."""
+    """Callers that wait for it are refused, and it is not left open."""
 
     async def test() -> None:
         link = NatsLink([nats_server.url], timeout=LONG)
@@ -540,7 +540,7 @@ def test_a_connection_of_the_users_that_is_closed(nats_server: NatsServer) -> No
 
 
 def test_link_closed_while_it_reconnects(nats_server: NatsServer) -> None:
-    """Whoever waits for a connection of the user's to come back is refused when it does."""
+    """Callers that wait for a connection of the user's to come back are refused when it is closed."""
 
     async def test() -> None:
         broken = asyncio.Event()
@@ -569,7 +569,7 @@ def test_link_closed_while_it_reconnects(nats_server: NatsServer) -> None:
 def test_connection_that_fails_to_close(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the user's own callback raises then is logged: the link is closed all the same."""
+    """What the user's own callback raises is logged, and the link is closed."""
 
     async def test() -> None:
         async def fail() -> None:
@@ -586,7 +586,7 @@ def test_connection_that_fails_to_close(
 
 
 def test_a_url_that_the_client_cannot_use() -> None:
-    """It says why, and nobody was connected to."""
+    """The error says why, and no server was connected to."""
 
     async def test() -> None:
         link = NatsLink(["nats://127.0.0.1:4222", "ws://127.0.0.1:4223"], timeout=LONG)
@@ -597,7 +597,7 @@ def test_a_url_that_the_client_cannot_use() -> None:
 
 
 def test_a_permission_that_others_lack(nats_server: NatsServer) -> None:
-    """What the server says of a subscription that is not the line's refuses nothing of the line."""
+    """An error about another subscription does not fail requests of the inbox."""
 
     async def test() -> None:
         async with linked(nats_server.url) as link:

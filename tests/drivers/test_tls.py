@@ -1,4 +1,4 @@
-"""Stores by TLS: an encrypted server is used by its URL, one that nobody vouches for is not.
+"""Stores by TLS: an encrypted server is used by its URL, one with an untrusted certificate is not.
 
 nats-server speaks TLS itself. The Redis servers of the wheels are built without it: before one
 stands a front that does, as before many a server in the field.

@@ -184,7 +184,7 @@ class Writer(threading.Thread):
             store.create(cs.FlowSnapshot(f"{name}-{part}", state={"n": 0}))
 
     def run(self) -> None:
-        """Write until told to stop; a number is written again only if it is known not to be there."""
+        """Write until stopped; a number is written again only if it is known not to be there."""
         try:
             while self.going.is_set():
                 number = self.written + 1
@@ -231,7 +231,7 @@ class Writer(threading.Thread):
         self.store.update(flow)
 
     def settle(self, error: cs.CommitUncertainError) -> bool:
-        """Ask until the store can tell whether it was written."""
+        """Ask until the store knows whether it was written."""
         unknown = cs.CommitUncertainError, cs.StoreUnavailableError
         written = retried(lambda: self.store.resolve_commit(error), *unknown) is not None
         self.settled[f"uncertain, {'written' if written else 'not written'}"] += 1
@@ -306,7 +306,7 @@ def test_killed_server_keeps_acknowledged_commits(kills: int) -> None:
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=soak)])
 def test_three_servers_keep_acknowledged_commits(kills: int) -> None:
-    """SIGKILL of the one that leads the stream, under load: the other two go on without a gap in it."""
+    """SIGKILL of the leader of the stream, under load: the other two continue without a gap in it."""
     with NatsCluster() as cluster, cs.open_store(f"{cluster.url}?replicas=3") as store:
         writers = start_writers(store)
         for _ in range(kills):

@@ -186,7 +186,7 @@ def test_no_responders() -> None:
 
 
 def test_busy_api_is_asked_again() -> None:
-    """Busy is no answer until the deadline has passed; any other refusal is one at once."""
+    """A busy API is asked again until the deadline; any other refusal is an error at once."""
     asks = exchange()
     deleted = hold(
         asks.call("DELETE", {}, asks.deadline()), ((error(BUSY),),), ((said({"success": True}),),)
@@ -201,7 +201,7 @@ def test_busy_api_is_asked_again() -> None:
 
 
 def test_removed_stream_has_an_error_of_its_own() -> None:
-    """It is no outage: nothing comes back by itself."""
+    """It is not an outage: it does not come back by itself."""
     asks = exchange()
     with pytest.raises(cs.StoreConfigError, match="'KV_b' is gone; open the store again"):
         hold(asks.call("INFO", {}, asks.deadline()), ((error(10059),),))
@@ -300,7 +300,7 @@ def page(total: int, *names: str) -> tuple[tuple[Answer]]:
 
 
 def test_names_from_a_busy_leader() -> None:
-    """The same page; what it refuses is no empty list."""
+    """The same page is asked for again; a refusal is not an empty list."""
     asks = exchange()
     names, asked = hold(asks.names(["x.*"], asks.deadline()), ((error(BUSY),),), page(1, "x.1"))
     assert names == [["x.1"]]
@@ -500,7 +500,7 @@ def test_write_that_always_loses_the_race() -> None:
 
 
 def test_extension_that_lost_a_race_is_read_again() -> None:
-    """Whoever was first has ended the claim."""
+    """The winner of the race has ended the claim."""
     answer, _ = hold(
         protocol().converse(Extend(F, "c", 9, 0)),
         ((flow(claim="c", due_ms=5),),),
@@ -529,7 +529,7 @@ def test_removal_that_nothing_remembers_was_done() -> None:
 
 
 def test_batch_stored_in_spite_of_no_room() -> None:
-    """Its last record is there, and so is all before it: it is told as written."""
+    """Its last record is there, and so is everything before it: it was written."""
     request = commit(put(), put(Key(FLOW, "g")))
     seen: list[Publish] = []
 
@@ -550,7 +550,7 @@ def test_batch_stored_in_spite_of_no_room() -> None:
 
 
 def test_batch_of_unknown_extent_is_uncertain() -> None:
-    """There was no room in the middle of it, and then nobody answers: it is uncertain."""
+    """There was no room in the middle of it, and then no answer: it is uncertain."""
     request = commit(put(), put(Key(FLOW, "g")))
     with pytest.raises(cs.CommitUncertainError):
         hold(protocol(NOW).converse(request), (error(FULL),), ((NOBODY,),), ((NOBODY,),))
@@ -579,7 +579,7 @@ def test_fence_whose_reply_is_lost() -> None:
 
 @pytest.mark.parametrize("answer", [LOST, (error(BUSY),), NOT_SENT])
 def test_commit_not_fenced_in_time_stays_uncertain(answer: Any) -> None:
-    """Nobody can say that it will never come."""
+    """It may still arrive."""
     request = Resolve(new_commit_id(), (F,))
     with pytest.raises(cs.CommitUncertainError, match="settles whether it was written") as caught:
         hold(protocol(NOW).converse(request), ((NOT_FOUND,),), answer)
@@ -616,7 +616,7 @@ def test_clear_whose_sign_is_gone_was_done() -> None:
 
         request = Resolve(caught.value.commit_id, ())
         assert hold(protocol().converse(request), ((NOT_FOUND,),))[0] == Applied(())
-        with pytest.raises(cs.CommitUncertainError):  # it may still be on its way
+        with pytest.raises(cs.CommitUncertainError):  # it may still arrive
             hold(protocol().converse(request), ((sign,),))
 
 
@@ -685,7 +685,7 @@ def test_tables_do_not_stand_for_the_server() -> None:
 
 
 def test_spilled_completions_go_with_their_condition() -> None:
-    """Whoever removes it removes those as well, and its next life sees none of them."""
+    """Removing the condition removes them, and its next life sees none of them."""
     made = tables(W, encode_wait(condition()))
     row = made.wait(W)
     assert row is not None

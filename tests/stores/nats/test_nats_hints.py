@@ -68,7 +68,7 @@ def test_entry_that_does_not_match_its_head_is_passed_over(
 def test_old_entry_that_was_passed_over_is_swept(
     url_of: Callable[[str], str], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not before: its record may be on the way. What the head bears out stays."""
+    """Not before: its record may be in flight. An entry that matches the head stays."""
     with cs.open_store(url_of("nats"), clock=clock) as store:
         protocol, hold = conversation_runner(store)
         flow, record = an_hour_away(store)
@@ -162,7 +162,7 @@ def test_old_chunks_without_a_record_are_swept(
 def test_chunks_of_conditions_and_unreadable_records_stay(
     url_of: Callable[[str], str], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of a condition are the children that it names; nobody knows what garbage names."""
+    """Chunks of a condition are its children; those of an unreadable record may be named by it."""
     monkeypatch.setattr(sweeping, "_CHUNK_SECONDS", -3600)
     with cs.open_store(url_of("nats"), clock=clock) as store:
         protocol, hold = conversation_runner(store)

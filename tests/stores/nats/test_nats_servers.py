@@ -58,7 +58,7 @@ def bucket(nats_server: NatsServer) -> Iterator[str]:
 
 
 def test_server_that_is_not_there() -> None:
-    """A server that is not there is an outage, told in time."""
+    """A server that is not there is an outage, reported in time."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"nats://127.0.0.1:{free.getsockname()[1]}"
@@ -143,7 +143,7 @@ def ask_version(server: NatsServer) -> str:
     ],
 )
 def test_wrong_credentials(settings: str, user: str) -> None:
-    """A wrong password or token, or none, is told as such, and never shown."""
+    """A wrong password or token, or none, is a configuration error, and is never shown."""
     with NatsServer(settings) as server:
         url = server.url.replace("//", f"//{user}")
         with (
@@ -175,7 +175,7 @@ def limited(publish: str, subscribe: str = "_INBOX.>") -> Generator[str]:
     ],
 )
 def test_missing_permissions(publish: str, missing: str) -> None:
-    """A user who may not publish what the store needs is told which subject it was."""
+    """The error of a missing permission names the subject."""
     with (
         limited(publish) as url,
         cs.NatsStore(url, timeout=SHORT) as store,
@@ -200,7 +200,7 @@ def test_entries_that_may_not_be_written() -> None:
 
 
 def test_a_missing_permission_inside_a_batch() -> None:
-    """It is told for any message of a batch, and nothing of the batch was written."""
+    """It is named for any message of a batch, and nothing of the batch was written."""
     allowed = '"$JS.API.>", "catga.>", "$KV.dslflows.flow.f"'
     with limited(allowed) as url, cs.NatsStore(url, timeout=SHORT) as store:
         with store.session() as session:
@@ -215,7 +215,7 @@ def test_a_missing_permission_inside_a_batch() -> None:
 def test_no_permission_for_replies() -> None:
     """Without an inbox no reply comes; the error says what to allow."""
     with limited('">"', "elsewhere.>") as url, cs.NatsStore(url, timeout=SHORT) as store:
-        for _ in range(2):  # and is told again, without another try
+        for _ in range(2):  # and is refused again, without another try
             with pytest.raises(cs.StoreConfigError, match=r"subscribe to '_INBOX\."):
                 store.get("f")
 
@@ -255,7 +255,7 @@ def test_other_settings_are_named(nats_server: NatsServer, bucket: str) -> None:
 
 
 def test_a_full_stream_is_an_outage(nats_server: NatsServer, bucket: str) -> None:
-    """Without room nothing is written, and the error says so; reads go on."""
+    """Without room nothing is written, and the error says so; reads continue."""
     with cs.NatsStore(nats_server.url, bucket=bucket) as store:
         store.create(flow())
         config = ask(nats_server.url, f"$JS.API.STREAM.INFO.KV_{bucket}", {})["config"]
@@ -281,7 +281,7 @@ def test_subjects_that_another_stream_has(nats_server: NatsServer, bucket: str) 
 
 
 def test_another_number_of_replicas(nats_server: NatsServer, bucket: str) -> None:
-    """Who opens a store with more replicas than it has is told both numbers and both ways out."""
+    """The error names both numbers and both ways out."""
     with cs.NatsStore(nats_server.url, bucket=bucket) as store:
         store.ping()
 
@@ -329,7 +329,7 @@ def test_a_store_of_another_layout(nats_server: NatsServer, bucket: str) -> None
 
 
 def commits_until_it_is_full(store: cs.Store, together: int, bulk: int) -> str:
-    """Commit so many flows at once until that is refused; what was told is true of each commit."""
+    """Commit so many flows at once until that is refused; every outcome must be true."""
     for number in range(200):
         ids = [f"{number}-{part}" for part in range(together)]
         refusal: cs.CatgaStoreError | None = None
@@ -364,7 +364,7 @@ def commits_until_it_is_full(store: cs.Store, together: int, bulk: int) -> str:
 
 
 def test_full_server_keeps_part_of_a_batch(tmp_path: Path) -> None:
-    """Nothing of a commit of one; of one of several perhaps a part, which is never told as all or none.
+    """Nothing of a commit of one record; of several perhaps a part, which is uncertain, never all or none.
 
     Which it is depends on where the storage ends: some of these sizes end it between two records.
     """
@@ -383,7 +383,7 @@ def test_full_server_keeps_part_of_a_batch(tmp_path: Path) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("bulk", [20_000, 34_002])
 async def test_grouped_commits_on_a_full_server(tmp_path: Path, bulk: int) -> None:
-    """What is told as done is there, what is told as not written is not; the others are uncertain.
+    """What was acknowledged is there, what was refused is not; the others are uncertain.
 
     A batch that others share may be cut off without a reply, and nothing can be fenced without room.
     """

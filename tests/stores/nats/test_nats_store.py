@@ -204,7 +204,7 @@ def test_concurrent_first_users_make_one_stream(open_store: Callable[..., cs.Nat
 def test_recreated_stream_refuses_old_revisions(
     open_store: Callable[..., cs.NatsStore], raw: Raw
 ) -> None:
-    """A flow read before the stream was removed and made again is stale in the new one."""
+    """A flow read before the stream was removed and created again is stale in the new one."""
     old = cs.FlowSnapshot("f", state={"n": 1})
     open_store().create(old)
     raw.api("DELETE")
@@ -298,7 +298,7 @@ def test_bucket_is_readable_by_every_client(store: cs.NatsStore, raw: Raw) -> No
 
 
 def test_missing_chunks_are_corrupt(store: cs.NatsStore, raw: Raw) -> None:
-    """A body that the server lost in part is no shorter body: the record cannot be read."""
+    """A body that the server lost in part is not a shorter body: the record is corrupt."""
     store.create(cs.FlowSnapshot("f", state={"bulk": "x" * 3_000_000}))
     raw.api("PURGE", {"filter": raw.subjects("catga.{}.chunk.>")[1]})
     with pytest.raises(cs.CorruptRecordError, match="chunks of the body"):
@@ -333,7 +333,7 @@ def test_completions_that_do_not_fit_into_the_record(store: cs.NatsStore, raw: R
 
 
 def test_completions_of_one_commit_that_do_not_fit_into_the_record(store: cs.NatsStore) -> None:
-    """They come in the batch of their commit, beside the condition, and are counted all the same."""
+    """They are in the batch of their commit, beside the condition, and are counted."""
     children = [f"c-{number}" for number in range(8)]
     wait = cs.WaitCondition("w", flow_ids=children, wait_type=cs.WaitType.WHEN_ALL)
     store.set_wait_condition(wait)
@@ -379,7 +379,7 @@ def test_a_commit_that_does_not_say_what_it_replaces(store: cs.NatsStore) -> Non
 
 
 def test_stale_entries_are_swept(store: cs.NatsStore, raw: Raw) -> None:
-    """An entry that no record bears out is passed over, and stays while it may be a commit's."""
+    """An entry that matches no record is passed over, and stays while it may belong to a commit."""
     store.create(cs.FlowSnapshot("f", state={"n": 1}))
     (entry,) = raw.subjects("catga.{}.list.>")
     wrong = entry.replace(".list.flow.0.", ".list.flow.4.")
@@ -393,7 +393,7 @@ def test_stale_entries_are_swept(store: cs.NatsStore, raw: Raw) -> None:
 def test_unreadable_record_does_not_block_others(
     store: cs.NatsStore, raw: Raw, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Claims, commits and sweeps pass it over and say so; who asks for it is told, and it stays."""
+    """Claims, commits and sweeps pass it over and log it; reading it raises, and it stays."""
     store.create(cs.FlowSnapshot("bad", state={}))
     store.create(cs.FlowSnapshot("old", state={}, status=cs.FlowStatus.COMPLETED))
     store.set_wait_condition(
@@ -514,7 +514,7 @@ def test_lost_reply_is_recovered(store: cs.NatsStore, kind: str, applied: bool, 
 
 
 def settle(store: cs.NatsStore, error: cs.CommitUncertainError) -> cs.Receipt | None:
-    """Ask until the store can tell."""
+    """Ask until the store knows."""
     return retried(lambda: store.resolve_commit(error), cs.CommitUncertainError)
 
 
@@ -581,7 +581,7 @@ def test_lost_reply_of_housekeeping_is_recovered(
 def test_an_uncertain_extend_is_settled(
     open_store: Callable[..., cs.NatsStore], clock: ManualClock, applied: bool
 ) -> None:
-    """The claim ends at the one time or the other, and `resolve_commit` tells."""
+    """The claim ends at one time or the other, and `resolve_commit` says at which."""
     store = open_store(timeout=timedelta(milliseconds=300))
     flow = claimed(store)
     with (
@@ -624,7 +624,7 @@ NO_ROOM = Answer(0, {}, b'{"error":{"err_code":10077,"description":"maximum byte
 def test_entries_that_had_no_room_when_their_record_had(
     open_store: Callable[..., cs.NatsStore], monkeypatch: pytest.MonkeyPatch, times: int | None
 ) -> None:
-    """The commit is not told as refused, and what is due is found once its commit is certain."""
+    """The commit is not refused, and what is due is found once its commit is certain."""
     store = open_store(timeout=timedelta(milliseconds=300))
     store.ping()
     perform = NatsLink.perform
@@ -737,7 +737,7 @@ LOST: list[Strike] = ["drop the request", "drop the reply", "cut the reply"]
 def test_commits_and_reads_survive_a_lost_connection(
     nats_server: NatsServer, open_store: Callable[..., cs.NatsStore], raw: Raw, strike: Strike
 ) -> None:
-    """What was on its way when the connection broke is done once, on the next one."""
+    """Requests in flight when the connection broke are done once, on the next one."""
     with Proxy(nats_server.port) as proxy:
         store = open_store(servers=f"nats://127.0.0.1:{proxy.port}")
         flow = cs.FlowSnapshot("f", state={"n": 0})
@@ -775,7 +775,7 @@ def write_behind(store: cs.NatsStore) -> None:
 def test_a_commit_delayed_past_the_deadline_is_settled_for_good(
     nats_server: NatsServer, open_store: Callable[..., cs.NatsStore], raw: Raw, strike: Strike
 ) -> None:
-    """What was given up is not applied when it arrives at last; what was applied is told."""
+    """A commit that was given up is not applied when it arrives; one that was applied is found."""
     direct = open_store()
     flow = cs.FlowSnapshot("f", state={"n": 0})
     direct.create(flow)
@@ -801,7 +801,7 @@ def test_a_commit_delayed_past_the_deadline_is_settled_for_good(
 def test_a_store_that_is_closed_while_it_is_asked(
     nats_server: NatsServer, open_store: Callable[..., cs.NatsStore], raw: Raw
 ) -> None:
-    """Whoever waits for a reply then gets an error of ours, soon; the store is closed for good."""
+    """Callers get an error of ours, soon; the store stays closed."""
     with NatsServer() as server:
         store = cs.NatsStore(server.url, timeout=timedelta(seconds=4))
         flow = cs.FlowSnapshot("f", state={})
@@ -837,7 +837,7 @@ def test_a_store_that_is_closed_while_it_is_asked(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_store_that_was_used_before_a_fork(store: cs.NatsStore) -> None:
-    """Parent and child go on, each over a connection of its own."""
+    """Parent and child continue, each over a connection of its own."""
     store.create(cs.FlowSnapshot("f", state={"n": 0}))
 
     def add(session: cs.Session) -> None:
@@ -878,7 +878,7 @@ async def test_a_client_of_another_loop_is_refused(
 def test_a_client_of_the_same_loop_is_used_and_stays_open(
     nats_server: NatsServer, raw: Raw, bucket: str
 ) -> None:
-    """Whoever opened a connection closes it."""
+    """The owner of a connection closes it."""
 
     async def use() -> None:
         connect: Any = nats.connect
@@ -897,7 +897,7 @@ def test_a_client_of_the_same_loop_is_used_and_stays_open(
 
 
 def test_replicas_are_read_from_their_leader(nats_cluster: NatsCluster, bucket: str) -> None:
-    """A copy may lack what was acknowledged: without `stale_reads` it must tell how far it has come."""
+    """A replica may lack acknowledged commits: without `stale_reads` it must say how far it is."""
     url = nats_cluster.nodes[0].url
     raw = Raw(url, bucket)
     asked: list[str] = []
