@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+from collections import UserString
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -148,14 +149,17 @@ def _check_credentials(given: object) -> None:
     pair: Any = given
     files: tuple[Any, ...] = pair if isinstance(given, tuple) else (given,)
     for file in files:
-        if not isinstance(file, str | Path):
+        if isinstance(file, UserString):  # nats-py's RawCredentials: the text itself
+            name, text = "given as text", str(file).encode()
+        elif isinstance(file, str | Path):
+            name, text = repr(str(file)), Path(file).read_bytes()
+        else:
             continue
 
-        text = Path(file).read_bytes()
         missing = [part for part in _PARTS_OF_CREDENTIALS if part not in text]
         if missing and len(files) == 1:
-            message = f"the credentials file {str(file)!r} has no line {missing[0].decode()!r}"
-            raise StoreConfigError(f"{message}; name the file that nsc has made for the user")
+            message = f"the credentials {name} have no line {missing[0].decode()!r}"
+            raise StoreConfigError(f"{message}; use the file that nsc creates for the user")
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections import UserString
 from collections.abc import Callable
 from collections.abc import Iterator
 from datetime import timedelta
@@ -70,7 +71,13 @@ WAYS: list[tuple[str, Connect, type[Exception], str]] = [
         "a file without credentials",
         lambda path: {"user_credentials": credentials(path, "hello")},
         cs.StoreConfigError,
-        "has no line 'BEGIN NATS USER JWT'",
+        "have no line 'BEGIN NATS USER JWT'",
+    ),
+    (
+        "a text without credentials",
+        lambda _: {"user_credentials": UserString(SECRET)},
+        cs.StoreConfigError,
+        "have no line 'BEGIN NATS USER JWT'",
     ),
     (
         "credentials without the package nkeys",

@@ -111,17 +111,11 @@ class NatsCommits:
             if lost and len(keys) == 1:  # those of several are in its batch
                 yield from self._resolver.complete_index(keys, deadline)
         except StoreConfigError as error:
-            if lost:  # it was sent, to a store that is gone or may not be used any more
-                raise given_up(request.id, keys_of(request), lost[-1], deadline) from error
-
-            # Entries and a single record are sent together: the server may have taken the record alone.
-            if len(keys_of(request)) > 1 or not any(
-                f"'{one}" in str(error) for one in self.layout.entries
-            ):
+            refused = self._refused(request, lost, deadline, error)
+            if refused is error:
                 raise
 
-            message = f"commit {request.id} may have been written, its index entries were not"
-            raise StoreConfigError(f"{message}: {error}") from error
+            raise refused from error
         except (StoreUnavailableError, CorruptRecordError) as error:
             if not lost:
                 raise
@@ -129,6 +123,26 @@ class NatsCommits:
             raise given_up(request.id, keys_of(request), lost[-1], deadline) from error
 
         return reply
+
+    def _refused(
+        self,
+        request: Commit,
+        lost: list[BaseException],
+        deadline: Deadline,
+        error: StoreConfigError,
+    ) -> Exception:
+        """What a commit raises that met an error of configuration."""
+        if lost:  # it was sent, to a store that is gone or may not be used any more
+            return given_up(request.id, keys_of(request), lost[-1], deadline)
+
+        # Entries and a single record are sent together: the server may have taken the record alone.
+        if len(keys_of(request)) > 1 or not any(
+            f"'{one}" in str(error) for one in self.layout.entries
+        ):
+            return error
+
+        message = f"commit {request.id} may have been written, its index entries were not"
+        return StoreConfigError(f"{message}: {error}")
 
     def _until_it_is_certain(
         self, request: Commit, lost: list[BaseException], deadline: Deadline

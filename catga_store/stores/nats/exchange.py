@@ -66,12 +66,13 @@ class NatsExchange:
     `mark` is a subject that always holds a message.
 
     **When the stream may have gone back.** A restore, or a power failure of a server that had not
-    flushed, takes back what was acknowledged, and the sequences come again. So a sequence that was
-    read is worth something only as long as nothing of the kind can have happened: `trust` stands
-    for that time. It changes with the connection (`epoch`), and whenever the stream was made or has
-    elected its leader again, or ends before a sequence that was seen. Every publish names the
-    connection it may go over, and the first answer that comes over another one has the store
-    verified again (`verify`) before it is used.
+    synced, takes back acknowledged messages, and their sequences are used again. A sequence that was
+    read is therefore valid only while that cannot have happened. `trust` is a number for that time.
+    It changes with the connection (`epoch`), when the stream was created again, when it has a new
+    leader, and when it ends before a sequence that was seen. The server announces most of that, which
+    counts as a new connection; `look` asks the leader, at most once a second. Every publish names the
+    connection that it may be sent over. The first answer over another connection makes the store
+    verify its identity (`verify`) before it is used.
     """
 
     def __init__(self, stream: str, timeout: float, mark: str, api: str = "$JS.API") -> None:
@@ -85,7 +86,7 @@ class NatsExchange:
         """The connection over which the store was verified last."""
         self.trust = 0
         self.verify: Callable[[Deadline], Conversation[None]] | None = None
-        """Sees that the store is still there; set once it was used."""
+        """Verifies that the store is still there; set at the first use."""
         self._verifying = False
         self._stream: tuple[object, ...] = ()
         self._last = 0
