@@ -31,6 +31,7 @@ from catga_store import Session
 from catga_store import SQLiteStore
 from catga_store import Store
 from catga_store.stores.nats import listings
+from catga_store.stores.nats import searching
 from catga_store.testing import AsyncAPI
 from catga_store.testing import BlockingAPI
 from catga_store.testing import ManualClock
@@ -294,7 +295,7 @@ def test_nats_does_what_the_model_says(
     name = "nats_cluster" if replicas > 1 else "nats_server"
     server: NatsServer | NatsCluster = request.getfixturevalue(name)
     if kind == "windows":
-        monkeypatch.setattr(listings, "_LEAST_NAMED", 1)
+        monkeypatch.setattr(searching, "_LEAST_NAMED", 1)
         monkeypatch.setattr(listings, "_MOST_WANTED", 2)
 
     bucket = uuid.uuid4().hex
