@@ -102,7 +102,7 @@ def _unlay(protocol: Any) -> Conversation[Any]:
 
 def _remove_stream(exchange: Any) -> Conversation[None]:
     try:
-        yield from exchange.api("DELETE", {}, exchange.deadline())
+        yield from exchange.call("DELETE", {}, exchange.deadline())
     except StoreConfigError as error:
         # The news that the stream is deleted may overtake the reply, and the store then looks for it.
         if "is gone" not in str(error):
