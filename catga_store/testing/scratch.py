@@ -34,6 +34,7 @@ from catga_store.stores.redis.transport import Pipe
 
 if TYPE_CHECKING:
     from catga_store.store import Store
+    from catga_store.stores.nats.exchange import NatsExchange
 
 __all__ = ["scratch_url"]
 
@@ -100,7 +101,7 @@ def _unlay(protocol: Any) -> Conversation[Any]:
     return _remove_stream(protocol._exchange)
 
 
-def _remove_stream(exchange: Any) -> Conversation[None]:
+def _remove_stream(exchange: NatsExchange) -> Conversation[None]:
     try:
         yield from exchange.call("DELETE", {}, exchange.deadline())
     except StoreConfigError as error:
