@@ -845,6 +845,18 @@ def test_a_wait_that_ends_while_its_parent_is_held_wakes_it_later(
     assert parent.wait_condition.outcome is SATISFIED
 
 
+def test_ended_wait_of_a_held_parent_is_not_written_again(store: cs.Store) -> None:
+    """Whoever looks for work meanwhile puts its wake-up off; the condition stays as it ended."""
+    suspended(store, wait_for("w", "a"))
+    store.claim("parent", owner="w-1")
+    store.complete_child("w", "a", result=1)
+    ended = read(store)
+    for _ in range(3):
+        assert due(store) == []
+
+    assert (read(store).version, read(store).revision) == (ended.version, ended.revision)
+
+
 def test_a_wait_that_ends_while_its_parent_is_held_wakes_it_on_release(
     store: cs.Store, clock: ManualClock
 ) -> None:
