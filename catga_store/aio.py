@@ -841,7 +841,10 @@ class AsyncSession(BaseSession):
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if _kind is None:
+            self.close()
+        else:
+            self._unit.close()  # an exception drops the changes on purpose
 
 
 for _public in (AsyncSession, AsyncStore):

@@ -223,7 +223,10 @@ class Session(BaseSession):
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if _kind is None:
+            self.close()
+        else:
+            self._unit.close()  # an exception drops the changes on purpose
 
 
 Session.__module__ = "catga_store"

@@ -109,8 +109,11 @@ class BaseSession:
         self._unit.rollback()
 
     def close(self) -> None:
-        """Roll back for good; the objects stay as they are."""
-        self._unit.close()
+        """Roll back for good; the objects stay as they are.
+
+        A claimed flow with changes that were not committed is logged as a warning.
+        """
+        self._unit.close(self._context.limits)
 
     @property
     def new(self) -> tuple[AnyRecord, ...]:
@@ -139,4 +142,5 @@ class BaseSession:
         return record in self._unit
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._unit!r}>"
+        store = f" of {self._context.store}" if self._context.store else ""
+        return f"<{type(self).__name__}{store}: {self._unit!r}>"

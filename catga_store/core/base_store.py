@@ -9,7 +9,10 @@ from typing import TypeVar
 
 from catga_store.core.context import Context
 from catga_store.core.settings import Settings
+from catga_store.errors import CatgaStoreError
+from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreClosedError
+from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Watch
 
@@ -25,7 +28,7 @@ class BaseStore:
 
     def __init__(self, driver: Any, settings: Settings, place: str = "") -> None:
         self._driver = driver
-        self._context = Context.of(settings)
+        self._context = Context.of(settings, f"{type(self).__name__} {place}".strip())
         self._place = place
         self._closed = False
 
@@ -42,8 +45,8 @@ class BaseStore:
         return conversation if self._watch is None else self._watch(self, conversation)
 
     def __repr__(self) -> str:
-        state = " closed" if self._closed else ""
-        return f"<{type(self).__name__} {self._place or repr(self._driver)}{state}>"
+        place = f" {self._place}" if self._place else ""
+        return f"<{type(self).__name__}{place}{' closed' if self._closed else ''}>"
 
 
 class Driver(Protocol):
@@ -66,6 +69,20 @@ class Run(Protocol):
         ...
 
 
+def without_internal_frames(error: CatgaStoreError) -> CatgaStoreError:
+    """The same error without the frames of the library, which say nothing of an outage.
+
+    Its cause keeps its message, and loses its frames and what was before it.
+    """
+    cause = error.__cause__
+    if cause is not None:
+        cause.__cause__ = None
+        cause.__suppress_context__ = True
+        cause.__traceback__ = None
+
+    return error.with_traceback(None)
+
+
 class BaseBlockingStore(BaseStore):
     """A store whose driver blocks."""
 
@@ -76,4 +93,10 @@ class BaseBlockingStore(BaseStore):
         if self._closed or self._watch is not None:
             conversation = self._checked(conversation)
 
-        return self._driver.run(conversation)
+        try:
+            return self._driver.run(conversation)
+        except (StoreUnavailableError, CommitUncertainError) as error:
+            if getattr(conversation, "__name__", "") == "transact":
+                raise  # the frames may be those of the user's function
+
+            raise without_internal_frames(error)  # noqa: B904  its cause stays

@@ -46,16 +46,19 @@ class Context:
     limits: Limits
     retain_ms: int | None
     """How long ended wait conditions are kept; `None`: forever."""
+    store: str = ""
+    """Which store it is, for the `repr` of its sessions."""
     _random: str = field(factory=_random_text)
 
     @classmethod
-    def of(cls, settings: Settings) -> Context:
+    def of(cls, settings: Settings, store: str = "") -> Context:
         """The context of a store with these settings."""
         waits = settings.retention.waits
         return cls(
             settings,
             Limits(settings.retention, settings.max_record_bytes, settings.partitions),
             None if waits is None else span_ms(waits, "a retention"),
+            store,
         )
 
     @property

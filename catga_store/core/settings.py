@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
@@ -12,6 +14,8 @@ from attrs import Attribute
 from attrs import field
 from attrs import frozen
 
+from catga_store.core.arguments import check_names
+from catga_store.core.options import StoreOptions
 from catga_store.errors import UsageError
 from catga_store.model.listings import Retention
 from catga_store.model.times import clock_ms
@@ -72,6 +76,16 @@ class Settings:
     retention: Retention = field(factory=Retention, converter=_checked_retention)
     partitions: int = field(default=1, validator=_from_one)
     max_record_bytes: int = field(default=64 * 1024 * 1024, validator=_from_one)
+
+    @classmethod
+    def of(cls, store: type, options: Mapping[str, Any]) -> Settings:
+        """The settings in keywords of a store; an unknown one is refused in the name of the store."""
+        known = StoreOptions.__annotations__.keys()
+        if not options.keys() <= known:
+            own = inspect.signature(store).parameters.keys() - {"options"}
+            check_names(store.__name__, "option", options, known | own)
+
+        return cls(**options)
 
     def now_ms(self) -> int:
         """The store's time, in milliseconds, rounded down."""

@@ -8,6 +8,7 @@ store answered.
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -58,6 +59,9 @@ from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import SetWait
 
 __all__ = ["Entry", "Intent", "Plan", "UnitOfWork", "key_of"]
+
+
+_log = logging.getLogger(__name__)
 
 
 class Intent(enum.Enum):
@@ -157,10 +161,32 @@ class UnitOfWork:
         self.refusal = error
         self.forget()
 
-    def close(self) -> None:
-        """Forget everything for good."""
+    def close(self, limits: Limits | None = None) -> None:
+        """Forget everything for good; with `limits`, warn of changes to claimed flows."""
+        if limits is not None and self.state == "open":
+            self._warn_of_unwritten(limits)
+
         self.step("close")
         self.forget()
+
+    def _warn_of_unwritten(self, limits: Limits) -> None:
+        """Log each claimed flow that leaves the session with changes that nobody wrote.
+
+        A worker that forgets to commit loses its work without an error, and only that.
+        """
+        for entry in self._map.values():
+            record = entry.record
+            if (
+                isinstance(record, FlowSnapshot)
+                and record._claim is not None
+                and entry.intent is Intent.LOADED
+                and _is_dirty(entry, limits)
+            ):
+                _log.warning(
+                    "%s is claimed and was changed, and its session was closed without a commit: the"
+                    " changes are not written; commit, or roll back first to drop them on purpose",
+                    entry.key,
+                )
 
     def rollback(self) -> None:
         """Forget everything that was loaded and queued."""

@@ -24,6 +24,8 @@ from catga_store.opening.blocking import nats_servers
 from catga_store.opening.blocking import need_nats
 from catga_store.opening.blocking import need_redis
 from catga_store.opening.blocking import sqlite_path
+from catga_store.opening.places import nats_place
+from catga_store.opening.places import redis_place
 from catga_store.opening.url_grammar import parse_redis_url
 from catga_store.stores.embedded import EmbeddedProtocol
 
@@ -43,10 +45,11 @@ class AsyncMemoryStore(AsyncStore):
     def __init__(self, name: str = "", **options: Unpack[StoreOptions]) -> None:
         from catga_store.stores import memory
 
-        settings = Settings(**options)
+        settings = Settings.of(type(self), options)
         protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
         transport = memory.MemoryTransport(memory.shared_tables(memory_name(name)))
-        super().__init__(AsyncEmbeddedDriver(protocol, transport), settings)
+        place = repr(name) if name else ""
+        super().__init__(AsyncEmbeddedDriver(protocol, transport), settings, place)
 
 
 class AsyncSQLiteStore(AsyncStore):
@@ -55,11 +58,11 @@ class AsyncSQLiteStore(AsyncStore):
     def __init__(self, path: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> None:
         from catga_store.stores import sqlite
 
-        settings = Settings(**options)
+        settings = Settings.of(type(self), options)
         protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
-        super().__init__(
-            AsyncEmbeddedDriver(protocol, sqlite.SQLiteTransport(sqlite_path(path))), settings
-        )
+        place = sqlite_path(path)
+        transport = sqlite.SQLiteTransport(place)
+        super().__init__(AsyncEmbeddedDriver(protocol, transport), settings, place)
 
 
 class AsyncRedisStore(AsyncStore):
@@ -80,7 +83,7 @@ class AsyncRedisStore(AsyncStore):
         need_redis()
         from catga_store.drivers import redis_asyncio
 
-        settings = Settings(**options)
+        settings = Settings.of(type(self), options)
         if client is None:
             cluster = False
             make = partial(redis_asyncio.open_redis_link, "redis://localhost", settings.timeout)
@@ -88,7 +91,8 @@ class AsyncRedisStore(AsyncStore):
             cluster = redis_asyncio.check_client(client)
             make = partial(redis_asyncio.redis_link, client, settings.timeout)
 
-        self._begin(make, prefix, acknowledged_by, settings, cluster=cluster)
+        server = client or "redis://localhost:6379/0"
+        self._begin(make, server, prefix, acknowledged_by, settings, cluster=cluster)
 
     @classmethod
     def from_url(
@@ -105,17 +109,19 @@ class AsyncRedisStore(AsyncStore):
         from catga_store.drivers import redis_asyncio
         from catga_store.drivers import redis_clients
 
-        settings = Settings(**options)
+        settings = Settings.of(cls, options)
         _, cluster = redis_clients.check_url(place.text)
         make = partial(redis_asyncio.open_redis_link, place.text, settings.timeout)
         own: dict[str, Any] = {"prefix": prefix, "acknowledged_by": acknowledged_by, **place.own}
         store = cls.__new__(cls)
-        store._begin(make, own["prefix"], own["acknowledged_by"], settings, cluster=cluster)
+        acknowledged = own["acknowledged_by"]
+        store._begin(make, place.text, own["prefix"], acknowledged, settings, cluster=cluster)
         return store
 
     def _begin(
         self,
         make_link: Callable[[], AsyncLink],
+        server: Any,
         prefix: str,
         acknowledged_by: int,
         settings: Settings,
@@ -131,7 +137,8 @@ class AsyncRedisStore(AsyncStore):
             timeout=settings.timeout,
             acknowledged_by=redis.check_acknowledged_by(acknowledged_by, cluster=cluster),
         )
-        AsyncStore.__init__(self, AnyLoopDriver(protocol, make_link, settings.timeout), settings)
+        driver = AnyLoopDriver(protocol, make_link, settings.timeout)
+        AsyncStore.__init__(self, driver, settings, redis_place(server, prefix))
 
 
 class AsyncNatsStore(AsyncStore):
@@ -161,7 +168,7 @@ class AsyncNatsStore(AsyncStore):
         from catga_store.drivers.nats_asyncio import NatsLink
         from catga_store.stores.nats import NatsProtocol
 
-        settings = Settings(**options)
+        settings = Settings.of(type(self), options)
         protocol = NatsProtocol(
             bucket=bucket,
             replicas=replicas,
@@ -175,7 +182,8 @@ class AsyncNatsStore(AsyncStore):
         place = servers if isinstance(servers, Client) else nats_servers(servers)
         options_of_nats = nats_options(connect)
         make_link = partial(NatsLink, place, timeout=settings.timeout, **options_of_nats)
-        super().__init__(AnyLoopDriver(protocol, make_link, settings.timeout), settings)
+        driver = AnyLoopDriver(protocol, make_link, settings.timeout)
+        super().__init__(driver, settings, nats_place(place, bucket))
 
 
 for _public in (AsyncMemoryStore, AsyncNatsStore, AsyncRedisStore, AsyncSQLiteStore):

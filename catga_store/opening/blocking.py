@@ -20,6 +20,8 @@ from catga_store.drivers.blocking import BlockingDriver
 from catga_store.drivers.blocking import Transport
 from catga_store.errors import NotSupportedError
 from catga_store.errors import UsageError
+from catga_store.opening.places import nats_place
+from catga_store.opening.places import redis_place
 from catga_store.opening.url_grammar import check_nats_server
 from catga_store.opening.url_grammar import parse_redis_url
 from catga_store.protocol.masking import shown
@@ -89,13 +91,14 @@ class MemoryStore(Store):
     def __init__(self, name: str = "", **options: Unpack[StoreOptions]) -> None:
         from catga_store.stores import memory
 
-        settings = Settings(**options)
+        settings = Settings.of(type(self), options)
         protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
         super().__init__(
             BlockingDriver(
                 protocol, memory.MemoryTransport(memory.shared_tables(memory_name(name)))
             ),
             settings,
+            repr(name) if name else "",
         )
 
 
@@ -108,11 +111,10 @@ class SQLiteStore(Store):
     def __init__(self, path: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> None:
         from catga_store.stores import sqlite
 
-        settings = Settings(**options)
+        settings = Settings.of(type(self), options)
         protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
-        super().__init__(
-            BlockingDriver(protocol, sqlite.SQLiteTransport(sqlite_path(path))), settings
-        )
+        place = sqlite_path(path)
+        super().__init__(BlockingDriver(protocol, sqlite.SQLiteTransport(place)), settings, place)
 
 
 def need_redis() -> None:
@@ -147,13 +149,13 @@ class RedisStore(Store):
         need_redis()
         from catga_store.drivers import redis_clients
 
-        settings = Settings(**options)
+        settings = Settings.of(type(self), options)
         link = (
             redis_clients.link_to_url("redis://localhost", settings.timeout)
             if client is None
             else redis_clients.link_to_client(client, settings.timeout)
         )
-        self._begin(link, prefix, acknowledged_by, settings)
+        self._begin(link, client or "redis://localhost:6379/0", prefix, acknowledged_by, settings)
 
     @classmethod
     def from_url(
@@ -172,15 +174,15 @@ class RedisStore(Store):
         need_redis()
         from catga_store.drivers import redis_clients
 
-        settings = Settings(**options)
+        settings = Settings.of(cls, options)
         link = redis_clients.link_to_url(place.text, settings.timeout)
         store = cls.__new__(cls)
         own: dict[str, Any] = {"prefix": prefix, "acknowledged_by": acknowledged_by, **place.own}
-        store._begin(link, own["prefix"], own["acknowledged_by"], settings)
+        store._begin(link, place.text, own["prefix"], own["acknowledged_by"], settings)
         return store
 
     def _begin(
-        self, link: Transport, prefix: str, acknowledged_by: int, settings: Settings
+        self, link: Transport, server: Any, prefix: str, acknowledged_by: int, settings: Settings
     ) -> None:
         from catga_store.drivers.redis_cluster_blocking import RedisClusterLink
         from catga_store.stores import redis
@@ -192,7 +194,7 @@ class RedisStore(Store):
             timeout=settings.timeout,
             acknowledged_by=redis.check_acknowledged_by(acknowledged_by, cluster=cluster),
         )
-        Store.__init__(self, BlockingDriver(protocol, link), settings)
+        Store.__init__(self, BlockingDriver(protocol, link), settings, redis_place(server, prefix))
 
 
 def need_nats() -> None:
@@ -290,7 +292,7 @@ class NatsStore(Store):
         from catga_store.drivers.portal import PortalDriver
         from catga_store.stores.nats import NatsProtocol
 
-        settings = Settings(**options)
+        settings = Settings.of(type(self), options)
         protocol = NatsProtocol(
             bucket=bucket,
             replicas=replicas,
@@ -301,7 +303,7 @@ class NatsStore(Store):
             partitions=settings.partitions,
             timeout=settings.timeout,
         )
-        make_link = partial(
-            NatsLink, nats_servers(servers), timeout=settings.timeout, **nats_options(connect)
-        )
-        super().__init__(PortalDriver(protocol, make_link, settings.timeout), settings)
+        urls = nats_servers(servers)
+        make_link = partial(NatsLink, urls, timeout=settings.timeout, **nats_options(connect))
+        driver = PortalDriver(protocol, make_link, settings.timeout)
+        super().__init__(driver, settings, nats_place(urls, bucket))

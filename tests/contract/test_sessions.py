@@ -5,6 +5,7 @@ One file, and long: every promise about a session is looked for here.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 from collections.abc import Callable
@@ -996,11 +997,66 @@ def test_a_closed_session_is_refused(store: cs.Store, use: Callable[[cs.Session]
     session.close()
     session.close()
     session.rollback()
-    assert repr(session) == "<Session closed>"
+    assert repr(session).endswith(": closed>")
     with pytest.raises(cs.SessionClosedError, match="it was closed; open a new one"):
         use(session)
 
     assert store.count_flows() == 0
+
+
+@ONE_STORE
+def test_close_with_unwritten_changes_to_a_claimed_flow_is_logged(
+    store: cs.Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A forgotten commit is a warning; a rollback, a commit and an unchanged flow are not."""
+    create(store, "f")
+    with store.session() as session:
+        flow = session.claim("f")
+        flow.state["n"] = 5
+
+    assert "flow 'f' is claimed and was changed" in caplog.text
+    caplog.clear()
+    with store.session() as session:
+        session.add(flow)
+        session.rollback()
+
+    with contextlib.suppress(KeyError), store.session() as session:
+        session.add(flow)
+        raise KeyError
+
+    with store.begin() as session:
+        session.add(flow)
+
+    with store.session() as session:
+        session.add(flow)
+
+    assert store.get_one("f").state["n"] == 5
+    assert caplog.records == []
+
+
+@ONE_STORE
+def test_claims_of_a_session_are_tracked(store: cs.Store) -> None:
+    """What claim and claim_due return is written by the commit; what the session has is not claimed."""
+    create(store, "f")
+    store.create(new("g"))
+    with store.begin() as session:
+        flow = session.claim("f", owner="w-1")
+        flow.state["n"] = 1
+        with pytest.raises(cs.UsageError, match="'f' is in this session already"):
+            session.claim("f")
+
+        loaded = session.get_one("g")
+        assert session.claim_due(limit=9) == []
+        session.expunge(loaded)
+        (other,) = session.claim_due(limit=9)
+        other.state["n"] = 2
+        assert (flow in session, other in session) == (True, True)
+
+    assert [store.get_one(name).state["n"] for name in "fg"] == [1, 2]
+    assert session.receipt is not None
+    assert [session.receipt.version_of(one) for one in (flow, other)] == [3, 3]
+    with pytest.raises(cs.UsageError, match="did not write flow 'h'"):
+        session.receipt.version_of(cs.FlowSnapshot("h", state={}))
 
 
 @ONE_STORE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import traceback
 from collections.abc import Callable
 from datetime import UTC
 from datetime import datetime
@@ -14,6 +15,7 @@ import pytest
 
 import catga_store as cs
 from catga_store import errors
+from catga_store.core.settings import Settings
 from catga_store.protocol.requests import Check
 
 # Each error under what it derives from, as the contract draws them; what the caller does next is
@@ -222,6 +224,36 @@ def test_every_conflict_says_that_nothing_was_written(store: cs.Store) -> None:
 
         for part in parts:
             assert part in str(caught.value)
+
+
+class Down:
+    """A driver whose server is down, many frames deep."""
+
+    def run(self, conversation: Any, depth: int = 20) -> Any:
+        """Fail, after `depth` more calls."""
+        if depth:
+            return self.run(conversation, depth - 1)
+
+        next(conversation)
+        try:
+            raise ConnectionRefusedError(111, "refused")  # noqa: TRY301  as a client would
+        except ConnectionRefusedError as error:
+            message = "the server cannot be reached"
+            raise cs.StoreUnavailableError(message) from error
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+def test_outage_is_an_error_of_few_frames() -> None:
+    """Its traceback shows the call, not how the library got to its server; its cause stays."""
+    store = cs.Store(Down(), Settings())
+    with pytest.raises(cs.StoreUnavailableError) as caught:
+        store.get("f")
+
+    assert len(caught.traceback) <= 3
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+    assert "during handling" not in "".join(traceback.format_exception(caught.value)).lower()
 
 
 def test_one_except_clause_per_answer() -> None:

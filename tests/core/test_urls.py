@@ -142,8 +142,11 @@ def test_options_are_passed_on(opener: Callable[..., Any]) -> None:
     with pytest.raises(cs.UsageError, match="partitions must be an int of at least 1"):
         opener("memory://", partitions=0)
 
-    with pytest.raises(TypeError, match="nonsense"):
+    with pytest.raises(cs.UsageError, match=r"MemoryStore has no option 'nonsense'; it takes"):
         opener("memory://", nonsense=1)
+
+    with pytest.raises(cs.UsageError, match=r"'onwer' \(did you mean 'owner'\?\)"):
+        opener("memory://", onwer="w")
 
 
 @pytest.mark.parametrize("bad", ["", ":memory:", "a\0b", b"flows.db", 5, None])
