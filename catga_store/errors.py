@@ -93,7 +93,7 @@ class InvalidIdError(UsageError):
 
 
 class StateTypeError(UsageError):
-    """A state was stored under a name or a version that the type asked for is not, or does not fit it."""
+    """The stored state has another type name or version than the requested type, or does not fit it."""
 
     expected: str | None
     actual: str | None
@@ -102,7 +102,7 @@ class StateTypeError(UsageError):
 
 
 class EncodingError(UsageError):
-    """A value cannot be kept exactly. `path` says where in the state it stands, as in `$.items[2]`."""
+    """A value cannot be stored exactly. `path` is its place in the state, as in `$.items[2]`."""
 
     path: str
 
@@ -157,7 +157,7 @@ class PartitionCountError(UsageError, StoreConfigError):
 
 
 class ConflictError(CatgaStoreError):
-    """Somebody else got there first. Nothing of the commit was written.
+    """Somebody else wrote first. Nothing of the commit was written.
 
     `conflicts` holds one error per record that was refused; an error that stands alone is its own
     only conflict.
@@ -199,7 +199,7 @@ class FlowClaimedError(ConflictError):
 
 
 class FlowNotFoundError(ConflictError):
-    """There is no such flow: never was, deleted, or expired."""
+    """There is no such flow: it was never created, was deleted, or has expired."""
 
     flow_id: str
     expected: int | None
@@ -214,7 +214,7 @@ class StaleWaitConditionError(ConflictError):
 
 
 class WaitConditionNotFoundError(ConflictError):
-    """There is no such wait condition: never was, cleared, or expired."""
+    """There is no such wait condition: it was never set, was cleared, or has expired."""
 
     correlation_id: str
     expected: int | None

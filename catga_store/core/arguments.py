@@ -72,30 +72,30 @@ def check_function(function: object) -> None:
         raise UsageError(message)
 
 
-def check_blocking(answer: R) -> R:
-    """Answer what a function answered; `UsageError` if that is a coroutine, which did nothing yet."""
-    if isinstance(answer, Coroutine):
-        answer.close()
+def check_blocking(result: R) -> R:
+    """Return the result of a function; `UsageError` if it is a coroutine, which has not run."""
+    if isinstance(result, Coroutine):
+        result.close()
         message = (
             "the function of a blocking transact must not be async: nothing was committed; pass a"
             " plain function, or use an AsyncStore"
         )
         raise UsageError(message)
 
-    return answer
+    return result
 
 
-def check_awaitable(answer: Awaitable[R]) -> Awaitable[R]:
-    """Answer what an async function answered at its call; `UsageError` if it cannot be awaited."""
-    given: object = answer
-    if not isinstance(given, Awaitable):
+def check_awaitable(result: Awaitable[R]) -> Awaitable[R]:
+    """Return what calling an async function returned; `UsageError` if it cannot be awaited."""
+    returned: object = result
+    if not isinstance(returned, Awaitable):
         message = (
             "the function of an AsyncStore's transact must be async: nothing was committed;"
-            f" it answered {answer!r}"
+            f" it returned {result!r}"
         )
         raise UsageError(message)
 
-    return answer
+    return result
 
 
 def check_wait(wait: object) -> None:
@@ -131,6 +131,6 @@ def unique_ids(flow_ids: Iterable[str]) -> list[str]:
 
 
 def not_found(flow_id: str) -> FlowNotFoundError:
-    """The error for a flow that is not there."""
-    message = f"there is no flow {flow_id!r}: it never was, was deleted, or has expired"
+    """The error for a flow that does not exist."""
+    message = f"flow {flow_id!r} not found: it was never created, was deleted, or has expired"
     return FlowNotFoundError(message, flow_id=flow_id, expected=None)

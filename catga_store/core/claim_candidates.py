@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from catga_store.core.claim_plans import Candidate
 from catga_store.core.claim_plans import Gathered
 from catga_store.core.claim_plans import awaited_of
-from catga_store.core.claim_plans import told_of
+from catga_store.core.claim_plans import notified_of
 from catga_store.core.context import Context
 from catga_store.core.context import read_all
 from catga_store.errors import CorruptRecordError
@@ -99,8 +99,8 @@ def read_waits(context: Context, candidates: Iterable[Candidate]) -> Conversatio
 
     for candidate in candidates:
         candidate.awaits = awaited_of(candidate)
-        candidate.was_told = told_of(candidate)
-        told = () if candidate.was_told is None else (candidate.was_told,)
+        candidate.was_notified_of = notified_of(candidate)
+        told = () if candidate.was_notified_of is None else (candidate.was_notified_of,)
         for name in (*candidate.awaits, *told):
             if name not in candidate.woken_by:
                 keys[wait_key(name)] = None
@@ -116,8 +116,8 @@ def read_waits(context: Context, candidates: Iterable[Candidate]) -> Conversatio
             if record is not None:
                 candidate.woken_by[name] = record
 
-        if candidate.was_told is not None:
-            candidate.told = records.get(wait_key(candidate.was_told))
+        if candidate.was_notified_of is not None:
+            candidate.shown_before = records.get(wait_key(candidate.was_notified_of))
 
         for name in candidate.awaits:
             key = wait_key(name)

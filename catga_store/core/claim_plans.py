@@ -1,7 +1,7 @@
 """What is to be done about flows that are due: claim them, put them off, or nothing. Pure.
 
 `claims` reads what bears on a flow into a `Candidate`; here that becomes a `ClaimPlan`, the changes of a
-commit, and what the store answered is settled on the flows that were claimed.
+commit, and what the store returned is settled on the flows that were claimed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
     "has_all_waits",
     "is_held",
     "is_terminal",
-    "needs_telling",
+    "needs_notification",
     "put_off",
     "refused_of",
     "settle_plans",
@@ -80,7 +80,7 @@ class Claimer:
 
 
 class Candidate:
-    """A flow that is due, or that conditions say should be told, with what bears on it."""
+    """A flow that is due, or that is to be notified of a condition, with what bears on it."""
 
     def __init__(self, flow_id: str, flow: Record | None = None) -> None:
         self.flow_id = flow_id
@@ -93,9 +93,9 @@ class Candidate:
         self.awaits: tuple[str, ...] = ()
         """The condition that it is suspended on, and the one that it was shown instead, if any."""
         self.awaited: dict[str, Record] = {}
-        self.was_told: str | None = None
+        self.was_notified_of: str | None = None
         """The condition that it was handed out with before, if it has not suspended since."""
-        self.told: Record | None = None
+        self.shown_before: Record | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -113,7 +113,7 @@ class Candidate:
         assert self.flow is not None, "only what is there is asked"
         due_ms = self.flow.head.due_ms
         return (due_ms is not None and due_ms <= now_ms) or any(
-            needs_telling(wait.head, now_ms) for wait in self.woken_by.values()
+            needs_notification(wait.head, now_ms) for wait in self.woken_by.values()
         )
 
     @property
@@ -208,7 +208,7 @@ def _claim_plan_of(candidate: Candidate, claimer: Claimer) -> ClaimPlan | None:
 
 
 def take(candidate: Candidate, claimer: Claimer) -> ClaimPlan:
-    """Claim a flow, close what is overdue of what it waits for, and mark it as told."""
+    """Claim a flow, close what is overdue of what it waits for, and mark it as notified."""
     record = candidate.flow
     assert record is not None
     key, old = flow_key(candidate.flow_id), record.head
@@ -227,8 +227,8 @@ def take(candidate: Candidate, claimer: Claimer) -> ClaimPlan:
             stored_state.set_suspended_on(shown, candidate.awaits[0])
 
         body = envelope.body_with_wait(old, record.body, shown)
-    elif candidate.told is not None:
-        _show_again(flow.wait_condition, candidate.told)
+    elif candidate.shown_before is not None:
+        _show_again(flow.wait_condition, candidate.shown_before)
 
     head = old._replace(
         version=old.version + 1,
@@ -268,7 +268,7 @@ def is_held(head: Head, now_ms: int) -> bool:
     return head.owner is not None and head.due_ms is not None and head.due_ms > now_ms
 
 
-def needs_telling(head: Head, now_ms: int) -> bool:
+def needs_notification(head: Head, now_ms: int) -> bool:
     """Whether a condition calls for its parent: it has ended, or is overdue."""
     return head.due_ms is not None and head.due_ms <= now_ms
 
@@ -287,8 +287,8 @@ def awaited_of(candidate: Candidate) -> tuple[str, ...]:
     return (shown,) if own is None else (own, shown)
 
 
-def told_of(candidate: Candidate) -> str | None:
-    """The ended condition in a flow that is not suspended: who was told may have died with it."""
+def notified_of(candidate: Candidate) -> str | None:
+    """The ended condition in a flow that is not suspended: the worker that received it may have crashed."""
     flow = candidate.flow
     if flow is None or flow.head.status == FlowStatus.SUSPENDED.value:
         return None
@@ -311,7 +311,7 @@ def _ended_waits(candidate: Candidate, now_ms: int) -> list[tuple[str, Record]]:
     for name, record in candidate.waits.items():
         head = record.head
         if head.status == PENDING:
-            if not needs_telling(head, now_ms) or not _is_its_own(candidate, record):
+            if not needs_notification(head, now_ms) or not _is_its_own(candidate, record):
                 continue
 
             head = head._replace(version=head.version + 1, status=TIMED_OUT)
@@ -322,7 +322,7 @@ def _ended_waits(candidate: Candidate, now_ms: int) -> list[tuple[str, Record]]:
 
 
 def _show_again(wait: WaitCondition | None, told: Record) -> None:
-    """Give what a flow was told of its results again, if it is still that condition."""
+    """Show the results of a condition again, if it is still the one that the flow shows."""
     if wait is None or wait.created_at is None or wait.outcome.value != told.head.status:
         return
 
@@ -336,9 +336,9 @@ def _is_its_own(candidate: Candidate, wait: Record) -> bool:
 
 
 def _give(correlation_id: str, record: Record, now_ms: int) -> Put | None:
-    """Mark a condition's parent as told, closing it if it is overdue; nothing if it is neither."""
+    """Mark the parent of a condition as notified, and close the condition if it is overdue."""
     head = record.head
-    if not needs_telling(head, now_ms) and (head.status == PENDING or head.due_ms is None):
+    if not needs_notification(head, now_ms) and (head.status == PENDING or head.due_ms is None):
         return None
 
     return _close(correlation_id, record, now_ms)._replace(notified=True)
@@ -371,7 +371,7 @@ def put_off(candidate: Candidate, now_ms: int, until_ms: int | None = None) -> C
         changes.append(Check(flow_key(candidate.flow_id), flow.head.revision, until_ms))
 
     for name, record in candidate.woken_by.items():
-        if not needs_telling(record.head, now_ms):
+        if not needs_notification(record.head, now_ms):
             continue
 
         if until_ms is None:
@@ -385,7 +385,7 @@ def put_off(candidate: Candidate, now_ms: int, until_ms: int | None = None) -> C
 
 
 def _look_again_ms(held: Head, now_ms: int) -> int:
-    """When to look again at what a held flow is to be told of.
+    """When to look again at what a held flow is to be notified of.
 
     Its owner may give it back any time without knowing of that. So the wake-up comes at most a
     quarter of what was left of the lease late, or a second, and costs a few looks in each lease.

@@ -85,9 +85,9 @@ _log = logging.getLogger(__name__)
 
 _PAGE_MOST = 1000
 _NEARBY = 16
-"""A claimer picks among so many more of the oldest due than it wants, so that claimers seldom collide."""
+"""A claimer picks among this many more of the oldest due than it wants, so that two seldom collide."""
 _IDLE_ROUNDS = 64
-"""After so many rounds in which others were quicker with everything, a claimer goes away."""
+"""A claimer returns after this many rounds in which others took everything first."""
 _POLL_SECONDS = 0.05
 
 DEFAULT_LEASE = timedelta(seconds=30)

@@ -77,7 +77,7 @@ __all__ = [
 LAYOUT = 1
 
 MAX_RESULT_BYTES = 256 * 1024
-"""A child's result and error text take at most so many bytes together, encoded."""
+"""The most that the result and the error text of a child take together, encoded."""
 
 _BARE_COMPLETION = len(b'{"result":,"error":null}')
 

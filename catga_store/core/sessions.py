@@ -126,17 +126,17 @@ def session_get_many(
     ids = unique_ids(flow_ids)
     unknown = [flow_id for flow_id in ids if unit.find(flow_key(flow_id)) is None]
     read = yield from records.get_many(context, unknown, state_type)
-    answer: dict[str, Any] = {}
+    found: dict[str, Any] = {}
 
     for flow_id in ids:
         key = flow_key(flow_id)
         entry = unit.find(key)
         if entry is None:
-            answer[flow_id] = _tracked(unit, key, read.get(flow_id), state_type)
+            found[flow_id] = _tracked(unit, key, read.get(flow_id), state_type)
         else:
-            answer[flow_id] = _as_tracked(entry, state_type)
+            found[flow_id] = _as_tracked(entry, state_type)
 
-    return answer
+    return found
 
 
 def session_get_wait_condition(
@@ -335,7 +335,7 @@ def session_commit(context: Context, unit: UnitOfWork) -> Conversation[Receipt]:
 def transact(
     context: Context, call: Callable[[UnitOfWork], Any], attempts: int
 ) -> Conversation[Any]:
-    """`call` is the user's function with a session on the unit it is given."""
+    """Call `call`, the user's function with a session on a unit of work, and commit."""
     if type(attempts) is not int or attempts < 1:
         message = f"attempts must be an int of at least 1, not {attempts!r}"
         raise UsageError(message)

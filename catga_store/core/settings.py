@@ -1,4 +1,4 @@
-"""What every store can be told."""
+"""The options of every store, checked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _from_one(_instance: object, attribute: Attribute[Any], value: object) -> No
 
 def _callable(_instance: object, attribute: Attribute[Any], value: object) -> None:
     if value is not None and not callable(value):
-        message = f"{attribute.name} must be a function that answers the time, not {shown(value)}"
+        message = f"{attribute.name} must be a function that returns the time, not {shown(value)}"
         raise UsageError(message)
 
 
@@ -68,7 +68,7 @@ def _checked_owner(value: str | None) -> str | None:
 
 @frozen(kw_only=True)
 class Settings:
-    """What every store can be told; `timeout` becomes seconds."""
+    """The options of every store; `timeout` becomes seconds."""
 
     clock: Callable[[], datetime] | None = field(default=None, validator=_callable)
     owner: str | None = field(default=None, converter=_checked_owner)

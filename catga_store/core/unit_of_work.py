@@ -2,7 +2,7 @@
 
 `Unit` holds what a session has loaded and queued. `plan` turns that into the changes of one commit,
 and can be called and compared in a test; `settle` is the one place where objects take over what the
-store answered.
+store returned.
 """
 
 from __future__ import annotations
@@ -274,7 +274,9 @@ class UnitOfWork:
 
         own_key = progress._key
         if own_key is not None and own_key != key:
-            message = f"this progress is that of {own_key}; make a new one for {key}"
+            message = (
+                f"this ForEachProgress already belongs to {own_key}; create a new one for {key}"
+            )
             raise UsageError(message)
 
         entry = self._map.get(key)
@@ -358,13 +360,13 @@ class UnitOfWork:
         before = head_of(self._checks.setdefault(key, checked))
         if before is not None and before.revision != head.revision:
             message = (
-                f"{key} is to be checked at version {before.version} already, and cannot be at"
-                f" {head.version} too: it was read twice, and has changed in between"
+                f"cannot check {key} at version {head.version}: version {before.version} of it is"
+                " already being checked; it changed between two reads in this session"
             )
             raise UsageError(message)
 
     def expunge(self, record: object) -> None:
-        """Forget a record and what was to happen to it, not what it was to take the place of."""
+        """Stop tracking a record and drop its change; if it was to replace a deletion, that stays."""
         self.step("use")
         checked = _any_record(record)
         key = key_of(checked)
@@ -453,7 +455,7 @@ class UnitOfWork:
     def _unplanned_checks(
         self, planned: Mapping[Key, Put | SetWait | Delete | Check]
     ) -> Iterator[Check]:
-        """The checks that are no part of a write; `UsageError` for one that a write contradicts."""
+        """The checks of records that are not written; `UsageError` for one that a write contradicts."""
         for key, record in self._checks.items():
             head, change = head_of(record), planned.get(key)
             assert head is not None, "only what was read is checked"
@@ -469,7 +471,7 @@ class UnitOfWork:
     def settle(
         self, commit_id: str, plan: Plan, outcomes: tuple[Outcome, ...], now_ms: int
     ) -> Receipt:
-        """Every object takes over what the store answered; from here on they are clean."""
+        """Every object takes what the store returned; from here on they are clean."""
         self.step("settle")
         self.has_written = True
         self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)
@@ -582,7 +584,7 @@ _COUNTED = {
 
 
 def _again(key: Key, record: AnyRecord) -> Entry:
-    """A record that was deleted in this session, and is not: what was read, or what is to be there."""
+    """Undo a deletion: the entry of a record that was deleted in this session and added again."""
     if head_of(record) is None:  # progress that was to overwrite what is there, which is deleted
         return Entry(key, record, Intent.OVERWRITE, fresh=True)
 
@@ -593,7 +595,7 @@ def _any_record(record: Any) -> AnyRecord:
     if isinstance(record, FlowSnapshot | WaitCondition | ForEachProgress):
         return record  # pyright: ignore[reportUnknownVariableType]  # of any state
 
-    message = f"{record!r} is no record: a FlowSnapshot, WaitCondition or ForEachProgress"
+    message = f"expected a FlowSnapshot, WaitCondition or ForEachProgress, got {record!r}"
     raise UsageError(message)
 
 

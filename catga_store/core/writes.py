@@ -75,7 +75,7 @@ def plan_flow(
     given another `due_at`, and is renewed by any other write of its owner; attempts start again
     when position or status have changed, unless they were set by hand.
     """
-    # Every write of a flow comes by here: what would call a function to no end does not.
+    # Every write of a flow passes here, so it avoids needless calls.
     loaded = flow._loaded
     old = None if loaded is None or instead is not None else loaded.head
     key, status, error = flow._key, flow.status, flow.error
@@ -208,7 +208,7 @@ def plan_update_wait(wait: WaitCondition, now_ms: int, limits: Limits) -> Put:
 
     if wait.outcome.value == PENDING and old.status != PENDING:
         message = (
-            f"{wait.key} has ended and cannot be opened again: its end was told already;"
+            f"{wait.key} has ended and cannot be opened again: its parent was notified already;"
             " clear it and set a new one"
         )
         raise UsageError(message)
@@ -225,7 +225,7 @@ def plan_progress(
     """The write of a ForEach progress; it must be what was loaded unless it is to be overwritten."""
     own_key = progress._key
     if own_key is not None and own_key != key:
-        message = f"this progress is that of {own_key}; make a new one for {key}"
+        message = f"this ForEachProgress already belongs to {own_key}; create a new one for {key}"
         raise UsageError(message)
 
     old = head_of(progress)

@@ -259,7 +259,7 @@ async def test_transact_gives_up(astore: cs.AsyncStore) -> None:
     with pytest.raises(cs.UsageError, match="transact calls a function"):
         await astore.transact(None)  # type: ignore[arg-type]
 
-    with pytest.raises(cs.UsageError, match="must be async: nothing was committed; it answered 5"):
+    with pytest.raises(cs.UsageError, match="must be async: nothing was committed; it returned 5"):
         await astore.transact(lambda _session: 5)  # type: ignore[arg-type, return-value]
 
 

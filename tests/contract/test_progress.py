@@ -220,7 +220,7 @@ def test_progress_belongs_to_its_step(store: cs.Store) -> None:
     """A loaded progress cannot be saved as that of another step."""
     progress = cs.ForEachProgress([1])
     store.save_for_each_progress("f", 0, progress)
-    with pytest.raises(cs.UsageError, match="that of progress 'f' step 0"):
+    with pytest.raises(cs.UsageError, match="belongs to progress 'f' step 0"):
         store.save_for_each_progress("f", 1, progress)
 
     assert list(store.list_for_each_progress("f")) == [0]

@@ -669,7 +669,9 @@ def test_only_records_are_taken(store: cs.Store) -> None:
     """`add`, `delete`, `check`, `expunge` refuse what is no record, or has no place yet."""
     with store.session() as session:
         for act in (session.add, session.delete, session.check, session.expunge):
-            with pytest.raises(cs.UsageError, match="is no record"):
+            with pytest.raises(
+                cs.UsageError, match="expected a FlowSnapshot, WaitCondition or ForEachProgress"
+            ):
                 act({"f": 1})  # type: ignore[arg-type]
 
         with pytest.raises(cs.UsageError, match="has no step yet"):
@@ -841,7 +843,7 @@ def test_two_reads_of_one_record_are_both_checked(store: cs.Store) -> None:
     with store.session() as session:
         session.check(old)
         session.check(same)
-        with pytest.raises(cs.UsageError, match="at version 1 already, and cannot be at 2 too"):
+        with pytest.raises(cs.UsageError, match="cannot check flow 'f' at version 2: version 1"):
             session.check(store.get_one("f"))
 
         with pytest.raises(cs.StaleFlowError):

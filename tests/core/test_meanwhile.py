@@ -412,7 +412,7 @@ def test_progress_of_one_step_is_not_saved_under_another(store: cs.MemoryStore) 
     with store.session() as session:
         progress = session.get_for_each_progress("f", 1)
         assert progress is not None
-        with pytest.raises(cs.UsageError, match="is that of progress 'f' step 1"):
+        with pytest.raises(cs.UsageError, match="already belongs to progress 'f' step 1"):
             session.save_for_each_progress("f", 2, progress)
 
 
