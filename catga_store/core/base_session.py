@@ -8,8 +8,8 @@ from catga_store.core import sessions
 from catga_store.core.arguments import completion_change
 from catga_store.core.arguments import step_key
 from catga_store.core.context import Context
+from catga_store.core.entries import Intent
 from catga_store.core.receipts import Receipt
-from catga_store.core.unit_of_work import Intent
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.progress import ForEachProgress

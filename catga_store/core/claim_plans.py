@@ -1,7 +1,8 @@
 """What is to be done about flows that are due: claim them, put them off, or nothing. Pure.
 
 `claims` reads what bears on a flow into a `Candidate`; here that becomes a `ClaimPlan`, the changes of a
-commit, and what the store returned is settled on the flows that were claimed.
+commit, and what the store returned is settled on the flows that were claimed. The file is over 400 lines
+because the decisions about one flow are read together.
 """
 
 from __future__ import annotations

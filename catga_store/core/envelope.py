@@ -16,6 +16,8 @@ a newline, and two bitmaps (`codec.bitmaps`):
 `last` is the item marked last. The first bitmap has all items that were marked, which is short if
 that was in order; the second has those that failed. A completion's payload is
 `{"result":…,"error":…}`.
+
+The file is over 400 lines because it is the whole format: what is written is read beside it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Operations in a session, and transactions.
 
 Each takes the `UnitOfWork` of its session: what was loaded and queued. The contract of each
-operation is in the docstrings of `Store` and `Session`.
+operation is in the docstrings of `Store` and `Session`. The file is over 400 lines
+because each operation of a session stands in it once.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from catga_store.core.commits import send
 from catga_store.core.conflicts import conflict_error
 from catga_store.core.context import Context
 from catga_store.core.context import read_all
+from catga_store.core.entries import Entry
+from catga_store.core.entries import Intent
 from catga_store.core.receipts import Receipt
-from catga_store.core.unit_of_work import Entry
-from catga_store.core.unit_of_work import Intent
 from catga_store.core.unit_of_work import Plan
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.errors import CommitUncertainError

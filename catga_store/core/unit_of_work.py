@@ -1,35 +1,36 @@
 """The unit of work: identity map, plan, settle. Pure: nothing here does I/O or reads a clock.
 
-`Unit` holds what a session has loaded and queued. `plan` turns that into the changes of one commit,
+`UnitOfWork` holds what a session has loaded and queued. `plan` turns that into the changes of one commit,
 and can be called and compared in a test; `settle` is the one place where objects take over what the
 store returned.
+
+What becomes of one record is in `entries`. This file is over 400 lines because the verbs of a session
+share one map, and each is read beside the others.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import define
 from attrs import frozen
 
-from catga_store.core import envelope
 from catga_store.core.conflicts import conflict_error
 from catga_store.core.conflicts import conflict_of
+from catga_store.core.entries import Entry
+from catga_store.core.entries import Intent
+from catga_store.core.entries import again
+from catga_store.core.entries import is_dirty
+from catga_store.core.entries import plan_entry
+from catga_store.core.entries import renewal
 from catga_store.core.receipts import Receipt
 from catga_store.core.receipts import receipt_of
 from catga_store.core.writes import Limits
-from catga_store.core.writes import changes_of
 from catga_store.core.writes import check_flag
 from catga_store.core.writes import check_partition
-from catga_store.core.writes import plan_flow
-from catga_store.core.writes import plan_progress
-from catga_store.core.writes import plan_set_wait
-from catga_store.core.writes import plan_update_wait
 from catga_store.core.writes import settle_progress
 from catga_store.core.writes import settle_wait
 from catga_store.errors import CommitTooLargeError
@@ -53,40 +54,14 @@ from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Complete
 from catga_store.protocol.requests import Conflict
 from catga_store.protocol.requests import Delete
-from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import SetWait
 
-__all__ = ["Entry", "Intent", "Plan", "UnitOfWork", "key_of"]
+__all__ = ["Plan", "UnitOfWork"]
 
 
 _log = logging.getLogger(__name__)
-
-
-class Intent(enum.Enum):
-    """What a session will do with a record at commit."""
-
-    LOADED = "write it if it has changed"
-    NEW = "create it"
-    SET = "set it"
-    OVERWRITE = "write it whatever is there"
-    DELETED = "delete it"
-
-
-@define(eq=False)
-class Entry:
-    """One record of the identity map."""
-
-    key: Key
-    record: AnyRecord | None
-    intent: Intent
-    instead: Head | None = None
-    """The incarnation that a new record replaces, or that a deletion expects."""
-    fresh: bool = False
-    """A new progress takes the place of one that was cleared in this session."""
-    renotify: bool = False
-    """The condition's parent suspends on it in this session."""
 
 
 @frozen
@@ -180,7 +155,7 @@ class UnitOfWork:
                 isinstance(record, FlowSnapshot)
                 and record._claim is not None
                 and entry.intent is Intent.LOADED
-                and _is_dirty(entry, limits)
+                and is_dirty(entry, limits)
             ):
                 _log.warning(
                     "%s is claimed and was changed, and its session was closed without a commit: the"
@@ -228,7 +203,7 @@ class UnitOfWork:
         checked, key, entry = self.check_addable(record)
         if entry is not None and entry.record is checked:
             if entry.intent is Intent.DELETED:
-                self._map[key] = entry = _again(key, checked)
+                self._map[key] = entry = again(key, checked)
 
             return entry
 
@@ -282,7 +257,7 @@ class UnitOfWork:
         entry = self._map.get(key)
         if entry is not None and entry.record is progress:
             if entry.intent is Intent.DELETED:
-                self._map[key] = entry = _again(key, progress)
+                self._map[key] = entry = again(key, progress)
 
             if overwrite:
                 entry.intent = Intent.OVERWRITE
@@ -414,7 +389,7 @@ class UnitOfWork:
             for entry in self._map.values()
             if entry.record is not None
             and entry.intent is Intent.LOADED
-            and _is_dirty(entry, limits)
+            and is_dirty(entry, limits)
         )
 
     # plan and settle ------------------------------------------------------------------------------
@@ -426,7 +401,7 @@ class UnitOfWork:
         idle: list[Entry] = []
 
         for entry in sorted(tracked, key=_rank) if len(tracked) > 1 else tracked:
-            change = _plan_entry(entry, now_ms, limits)
+            change = plan_entry(entry, now_ms, limits)
             if change is not None:
                 pairs.append((change, entry))
             elif isinstance(entry.record, FlowSnapshot) and entry.record._claim is not None:
@@ -436,7 +411,7 @@ class UnitOfWork:
         if not pairs and not self._checks:
             return _NOTHING
 
-        pairs += [(_renewal(entry, now_ms), entry) for entry in idle]
+        pairs += [(renewal(entry, now_ms), entry) for entry in idle]
         if self._checks:
             planned = {c.key: c for c, _ in pairs if not isinstance(c, Complete)}
             pairs += [(check, None) for check in self._unplanned_checks(planned)]
@@ -583,12 +558,11 @@ _COUNTED = {
 }
 
 
-def _again(key: Key, record: AnyRecord) -> Entry:
-    """Undo a deletion: the entry of a record that was deleted in this session and added again."""
-    if head_of(record) is None:  # progress that was to overwrite what is there, which is deleted
-        return Entry(key, record, Intent.OVERWRITE, fresh=True)
+_ORDER = {FLOW: 0, WAIT: 1, PROGRESS: 2}
 
-    return Entry(key, record, Intent.LOADED)
+
+def _rank(entry: Entry) -> int:
+    return _ORDER[entry.key.kind]
 
 
 def _any_record(record: Any) -> AnyRecord:
@@ -597,70 +571,6 @@ def _any_record(record: Any) -> AnyRecord:
 
     message = f"expected a FlowSnapshot, WaitCondition or ForEachProgress, got {record!r}"
     raise UsageError(message)
-
-
-_ORDER = {FLOW: 0, WAIT: 1, PROGRESS: 2}
-
-
-def _rank(entry: Entry) -> int:
-    return _ORDER[entry.key.kind]
-
-
-def _is_dirty(entry: Entry, limits: Limits) -> bool:
-    try:
-        return _plan_entry(entry, 0, limits) is not None
-    except UsageError:
-        return True  # its commit will say why it cannot be kept
-
-
-def _wait_has_changed(wait: WaitCondition) -> bool:
-    loaded = wait._loaded
-    assert loaded is not None, "what was never stored is new"
-    return envelope.terms_of(wait) != loaded.terms or wait.outcome.value != loaded.head.status
-
-
-def _plan_entry(entry: Entry, now_ms: int, limits: Limits) -> Change | None:
-    record, intent = entry.record, entry.intent
-
-    if intent is Intent.DELETED or record is None:
-        instead = entry.instead
-        return Delete(entry.key, None if instead is None else instead.revision, instead)
-
-    if isinstance(record, FlowSnapshot):
-        return _plan_flow_entry(entry, record, now_ms, limits)
-
-    if isinstance(record, WaitCondition):
-        if intent is Intent.SET:
-            return plan_set_wait(
-                record, now_ms, limits, renotify=entry.renotify, instead=entry.instead
-            )
-
-        return plan_update_wait(record, now_ms, limits) if _wait_has_changed(record) else None
-
-    overwrite = intent is Intent.OVERWRITE
-    put = plan_progress(record, entry.key, now_ms, limits, overwrite=overwrite)
-    loaded = record._loaded
-    if intent is Intent.LOADED and loaded is not None and put.body == loaded.body:
-        return None
-
-    return put._replace(fresh=entry.fresh)
-
-
-def _plan_flow_entry(
-    entry: Entry, flow: FlowSnapshot[Any], now_ms: int, limits: Limits
-) -> Put | None:
-    """The write of a flow, or nothing: decided on the one encoding that would be written."""
-    put = plan_flow(flow, now_ms, limits, instead=entry.instead)
-    return put if entry.intent is not Intent.LOADED or changes_of(flow, put) else None
-
-
-def _renewal(entry: Entry, now_ms: int) -> Check:
-    record = entry.record
-    assert isinstance(record, FlowSnapshot)
-    head, claim = head_of(record), record._claim
-    assert head is not None
-    assert claim is not None
-    return Check(entry.key, head.revision, now_ms + claim.lease_ms)
 
 
 def _settle_renewal(flow: FlowSnapshot[Any], change: Check) -> None:

@@ -27,6 +27,7 @@ from hypothesis.stateful import run_state_machine_as_test
 import catga_store.testing
 from catga_store import CatgaStoreError
 from catga_store import MemoryStore
+from catga_store.core import entries
 from catga_store.core import unit_of_work as unit
 from catga_store.core import writes
 from catga_store.protocol import requests as records
@@ -376,8 +377,8 @@ def refused_write_changes_the_object(patch: pytest.MonkeyPatch) -> None:
         self._completions.clear()
         self._checks.clear()
         for entry in list(self._map.values()):
-            if entry.intent is unit.Intent.NEW:
-                entry.intent = unit.Intent.LOADED
+            if entry.intent is entries.Intent.NEW:
+                entry.intent = entries.Intent.LOADED
 
         return error
 

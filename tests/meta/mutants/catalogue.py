@@ -667,7 +667,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "session-delete-not-checked",
         "what a session deletes goes whatever it has become",
-        "core/unit_of_work.py",
+        "core/entries.py",
         "        return Delete(entry.key, None if instead is None else instead.revision, instead)\n",
         '        return Delete(entry.key, "*" if instead is None else "*", instead)\n',
         (*SESSIONS[:1], *MACHINE),
@@ -692,7 +692,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "idle-claim-not-checked",
         "who has lost a claim commits, if the claimed flow itself is not written",
         "core/unit_of_work.py",
-        "        pairs += [(_renewal(entry, now_ms), entry) for entry in idle]\n",
+        "        pairs += [(renewal(entry, now_ms), entry) for entry in idle]\n",
         "",
         ("tests/contract/test_claims.py::test_a_lost_claim_refuses_the_commit_of_anything",),
     ),
@@ -707,7 +707,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "deleted-progress-is-not-replaced",
         "progress that was to overwrite, was deleted and is saved after all meets what is stored",
-        "core/unit_of_work.py",
+        "core/entries.py",
         "        return Entry(key, record, Intent.OVERWRITE, fresh=True)\n",
         "        return Entry(key, record, Intent.NEW)\n",
         MEANWHILE,
