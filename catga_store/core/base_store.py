@@ -9,12 +9,11 @@ from typing import TypeVar
 
 from catga_store.core.context import Context
 from catga_store.core.settings import Settings
-from catga_store.errors import CatgaStoreError
-from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreClosedError
-from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Watch
+from catga_store.protocol.outages import OUTAGES
+from catga_store.protocol.outages import without_internal_frames
 
 __all__ = ["BaseBlockingStore", "BaseStore", "Driver", "Run"]
 
@@ -69,20 +68,6 @@ class Run(Protocol):
         ...
 
 
-def without_internal_frames(error: CatgaStoreError) -> CatgaStoreError:
-    """The same error without the frames of the library, which say nothing of an outage.
-
-    Its cause keeps its message, and loses its frames and what was before it.
-    """
-    cause = error.__cause__
-    if cause is not None:
-        cause.__cause__ = None
-        cause.__suppress_context__ = True
-        cause.__traceback__ = None
-
-    return error.with_traceback(None)
-
-
 class BaseBlockingStore(BaseStore):
     """A store whose driver blocks."""
 
@@ -95,8 +80,5 @@ class BaseBlockingStore(BaseStore):
 
         try:
             return self._driver.run(conversation)
-        except (StoreUnavailableError, CommitUncertainError) as error:
-            if getattr(conversation, "__name__", "") == "transact":
-                raise  # the frames may be those of the user's function
-
+        except OUTAGES as error:
             raise without_internal_frames(error)  # noqa: B904  its cause stays

@@ -18,6 +18,9 @@ from typing import TypeVar
 
 from attrs import define
 
+from catga_store.protocol.outages import OUTAGES
+from catga_store.protocol.outages import without_internal_frames
+
 __all__ = [
     "Call",
     "Conversation",
@@ -209,6 +212,8 @@ async def arun(
                 request = conversation.throw(error)
             else:
                 request = send(reply)
+    except OUTAGES as error:
+        raise without_internal_frames(error)  # noqa: B904  its cause stays
     except StopIteration as stop:
         result: T = stop.value
         return result

@@ -9,13 +9,13 @@ import traceback
 from collections.abc import Callable
 from datetime import UTC
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import catga_store as cs
 from catga_store import errors
-from catga_store.core.settings import Settings
 from catga_store.protocol.requests import Check
 
 # Each error under what it derives from, as the contract draws them; what the caller does next is
@@ -226,34 +226,40 @@ def test_every_conflict_says_that_nothing_was_written(store: cs.Store) -> None:
             assert part in str(caught.value)
 
 
-class Down:
-    """A driver whose server is down, many frames deep."""
-
-    def run(self, conversation: Any, depth: int = 20) -> Any:
-        """Fail, after `depth` more calls."""
-        if depth:
-            return self.run(conversation, depth - 1)
-
-        next(conversation)
-        try:
-            raise ConnectionRefusedError(111, "refused")  # noqa: TRY301  as a client would
-        except ConnectionRefusedError as error:
-            message = "the server cannot be reached"
-            raise cs.StoreUnavailableError(message) from error
-
-    def close(self) -> None:
-        """Close nothing."""
-
-
-def test_outage_is_an_error_of_few_frames() -> None:
+def test_outage_is_an_error_of_few_frames(tmp_path: Path) -> None:
     """Its traceback shows the call, not how the library got to its server; its cause stays."""
-    store = cs.Store(Down(), Settings())
-    with pytest.raises(cs.StoreUnavailableError) as caught:
-        store.get("f")
+    with cs.SQLiteStore(tmp_path / "missing" / "flows.db") as store:
+        with pytest.raises(cs.StoreConfigError) as caught:
+            store.get("f")
 
-    assert len(caught.traceback) <= 3
-    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
-    assert "during handling" not in "".join(traceback.format_exception(caught.value)).lower()
+        assert len(caught.traceback) <= 3
+        assert caught.value.__cause__ is not None
+        shown = "".join(traceback.format_exception(caught.value))
+        assert shown.count("  File ") <= 4
+        assert "During handling" not in shown
+
+
+def test_frames_of_the_users_function_stay(tmp_path: Path) -> None:
+    """An outage of another store inside a transaction shows where it came from."""
+    with cs.SQLiteStore(tmp_path / "missing" / "flows.db") as other, cs.MemoryStore() as store:
+
+        def copied_from(_session: cs.Session) -> None:
+            other.get("f")
+
+        with pytest.raises(cs.StoreConfigError) as caught:
+            store.transact(copied_from)
+
+    assert "copied_from" in [entry.name for entry in caught.traceback]
+
+
+@pytest.mark.anyio
+async def test_async_outage_is_an_error_of_few_frames(tmp_path: Path) -> None:
+    """The async API shows no more."""
+    async with cs.AsyncSQLiteStore(tmp_path / "missing" / "flows.db") as store:
+        with pytest.raises(cs.StoreConfigError) as caught:
+            await store.get("f")
+
+    assert len(caught.traceback) <= 4
 
 
 def test_one_except_clause_per_answer() -> None:
