@@ -253,7 +253,7 @@ def test_get_answers_none(store: cs.Store) -> None:
     """A flow that is not there is `None` from `get` and an error from `get_one`."""
     assert store.get("nobody") is None
     assert store.get("nobody", Order) is None
-    with pytest.raises(cs.FlowNotFoundError, match="no flow 'nobody'") as caught:
+    with pytest.raises(cs.FlowNotFoundError, match="flow 'nobody' not found") as caught:
         store.get_one("nobody")
 
     assert caught.value.flow_id == "nobody"
