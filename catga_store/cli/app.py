@@ -1,4 +1,8 @@
-"""The command line: its commands; `exit_codes` documents how they end."""
+"""The command line: its list of commands, at the end of this file.
+
+A new command is a function in a module of its own, and is added to that list. How commands end is
+documented in `exit_codes`.
+"""
 
 from __future__ import annotations
 

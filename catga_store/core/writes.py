@@ -1,6 +1,7 @@
 """Planning the write of one record, and settling it. Pure.
 
-The operations on single records and the unit of work use the same functions.
+`plan_flow` decides version, due time, claim, attempts and expiry; a terminal flow is never due. The
+operations on single records and the unit of work use the same functions.
 """
 
 from __future__ import annotations

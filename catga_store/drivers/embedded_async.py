@@ -50,7 +50,7 @@ class AsyncEmbeddedDriver(EmbeddedDriver):
         return await arun(through(conversation, self._converse), self._perform)
 
     def at_home(self) -> Callable[[], bool]:
-        """See `finishing.at_home`."""
+        """See `cancellation.at_home`."""
         return at_home()
 
     def _converse(self, request: Request[Any]) -> Conversation[Any]:

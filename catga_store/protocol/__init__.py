@@ -9,8 +9,8 @@ that yields requests to the store's transport. Everything that a store needs is 
 - `keys`: what names a record, and the two forms of an id outside this process;
 - `failures`: errors and warnings that every store raises in the same words.
 
-`catga_store.protocol.rules` is imported by stores that decide in Python over their rows; with
-`catga_store.stores.embedded` a store in this process needs nothing else.
+A store in this process implements `rules.Tables` instead; `catga_store.stores.embedded` does the rest.
+`catga_store.protocol.rules` is also for stores on servers that decide in Python over rows they have read.
 """
 
 from __future__ import annotations

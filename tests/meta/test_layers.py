@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-# A room is a folder of the package, or a module of its root. Room -> the rooms that it may import,
-# also for type checking only. Every room may import itself.
+# A layer is a folder of the package, or a module of its root. Layer -> the layers that it may import,
+# also for type checking only. Every layer may import itself.
 GROUND = {"errors", "protocol"}
 LOGIC = GROUND | {"codec", "model", "core"}
 API = LOGIC | {"session", "store", "aio", "opening", "copying"}
@@ -40,7 +40,11 @@ ALLOWED: dict[str, set[str]] = {
 }
 
 ON_ASYNCIO = "drivers"
-"""The room whose modules may import asyncio; everybody else awaits by anyio, or not at all."""
+"""The layer whose modules may import asyncio; all others await by anyio, or not at all."""
+
+# Client library -> the folders that may import it. Type checking needs no client at run time, so it is
+# left out.
+CLIENTS = {"redis": ("drivers", "stores.redis"), "nats": ("drivers", "opening")}
 
 # Imported when they are used, never by `import catga_store`.
 HEAVY = [
@@ -76,8 +80,8 @@ def module_of(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def room_of(module: str) -> str:
-    """Return the room that a module is in."""
+def layer_of(module: str) -> str:
+    """Return the layer that a module is in."""
     return module.partition(".")[0]
 
 
@@ -121,29 +125,29 @@ def modules_imported_by(file: Path) -> set[str]:
 
 
 def test_imports_point_down() -> None:
-    """A module imports nothing of the package but what its room may."""
+    """A module imports nothing of the package but what its layer may."""
     refused = [
         f"{module_of(file)} imports {name}"
         for file in FILES
         for name in sorted(modules_imported_by(file))
-        if room_of(name) not in ALLOWED[room_of(module_of(file))] | {room_of(module_of(file))}
+        if layer_of(name) not in ALLOWED[layer_of(module_of(file))] | {layer_of(module_of(file))}
     ]
     assert refused == []
 
 
-def test_every_room_has_a_line() -> None:
+def test_every_layer_has_a_line() -> None:
     """A new folder, or a new module of the root, says what it may import."""
-    assert {room_of(module) for module in MODULES} == ALLOWED.keys()
+    assert {layer_of(module) for module in MODULES} == ALLOWED.keys()
 
 
-def test_the_rooms_are_in_order() -> None:
-    """The allowed edges have no circle, so no room can import its own importer."""
+def test_the_layers_are_in_order() -> None:
+    """The allowed edges have no circle, so no layer can import its own importer."""
     left = dict(ALLOWED)
 
     while left:
-        free = {room for room, down in left.items() if not down & left.keys()}
+        free = {layer for layer, down in left.items() if not down & left.keys()}
         assert free, f"a circle among {sorted(left)}"
-        left = {room: down for room, down in left.items() if room not in free}
+        left = {layer: down for layer, down in left.items() if layer not in free}
 
 
 def test_a_store_imports_no_other_store() -> None:
@@ -152,7 +156,7 @@ def test_a_store_imports_no_other_store() -> None:
         f"{module_of(file)} imports {name}"
         for file in FILES
         for name in modules_imported_by(file)
-        if room_of(module_of(file)) == room_of(name) == "stores"
+        if layer_of(module_of(file)) == layer_of(name) == "stores"
         and store_of(name) not in {store_of(module_of(file)), "embedded", "findings"}
     ]
     assert refused == []
@@ -168,7 +172,25 @@ def test_event_loops_stay_behind_the_drivers() -> None:
     for file in FILES:
         roots = {name.split(".")[0] for name in imports_of(file)}
         assert "trio" not in roots, file
-        assert "asyncio" not in roots or room_of(module_of(file)) == ON_ASYNCIO, file
+        assert "asyncio" not in roots or layer_of(module_of(file)) == ON_ASYNCIO, file
+
+
+def imported_at_run_time(file: Path) -> set[str]:
+    """Return the roots of what a file imports outside of `if TYPE_CHECKING:`."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+
+    return {name.split(".")[0] for name in imports(ast.unparse(tree), "catga_store.some.package")}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_client_libraries_stay_behind_the_drivers(client: str) -> None:
+    """Only the folders in `CLIENTS` import redis and nats."""
+    importers = {module_of(file) for file in FILES if client in imported_at_run_time(file)}
+    assert importers, "nothing was found, so nothing was checked"
+    assert [name for name in importers if not name.startswith(CLIENTS[client])] == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Which changes a store refuses: optimistic locking and the fence of claims are all here."""
+"""Which changes a store refuses: optimistic locking and the fence of claims.
+
+SQLite and memory repeat the check in `Tables.replace`, the short path of a single update.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Commits: sending them, settling lost ones, and extending claims."""
+"""Commit, Resolve and Extend as scripts.
+
+`exchange` sends a commit again when its reply is lost.
+"""
 
 from __future__ import annotations
 

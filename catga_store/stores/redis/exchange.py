@@ -1,4 +1,4 @@
-"""The exchanges of the Redis store with its link, and the retries that are harmless.
+"""Sending requests to Redis, and sending them again when a reply is lost.
 
 A read may be sent again at any time. A commit is sent again under its id, because the server keeps
 its reply. Neither is sent for the first time after `timeout`.
