@@ -186,7 +186,7 @@ def test_due_lists_work_and_claims_nothing(url: str) -> None:
     """Flows that are due, a claim that ends in time, and parents whose wait is over."""
     assert [one["flow_id"] for one in answer("due", url=url)["due"]] == ["order"]
     with cs.open_store(url) as store:
-        store.claim("order", owner="w-1")
+        store.claim("order", cs.RAW, owner="w-1")
         assert store.complete_child("wait", "b").now_satisfied
 
     (parent,) = answer("due", url=url)["due"]
@@ -196,7 +196,7 @@ def test_due_lists_work_and_claims_nothing(url: str) -> None:
     assert {one["flow_id"]: one["owner"] for one in later} == {"order": "w-1", "waiting": None}
     assert "waiting" in run_command("due", url=url).stdout
     with cs.open_store(url) as store:
-        assert [flow.flow_id for flow in store.claim_due(limit=10)] == ["waiting"]
+        assert [flow.flow_id for flow in store.claim_due(cs.RAW, limit=10)] == ["waiting"]
 
 
 def test_a_store_of_many_partitions_is_opened_as_it_is(tmp_path: Path) -> None:

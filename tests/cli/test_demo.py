@@ -335,7 +335,7 @@ def test_a_story_that_is_stopped_leaves_no_work_in_the_store(tmp_path: Path) -> 
         assert store.get_one(story.order_id).status is cs.FlowStatus.CANCELLED
         assert all(flow.status.is_terminal for flow in store.iter_flows())
         assert list(store.iter_wait_conditions()) == []
-        assert store.claim_due() == []
+        assert store.claim_due(cs.RAW) == []
 
 
 def test_a_worker_that_fails_is_an_error_and_not_a_silence(
@@ -376,7 +376,7 @@ def test_one_worker_takes_every_step(clock: ManualClock) -> None:
         for _ in ("pay", "pack", "ask"):
             worker.work_on_orders()
 
-        assert store.claim_due() == []
+        assert store.claim_due(cs.RAW) == []
         store.complete_child(part_of("o", "gift-wrap"), part_of("o", "manager"))
         worker.work_on_orders()
         worker.work_on_shipments()
