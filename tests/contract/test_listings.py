@@ -50,7 +50,7 @@ def test_a_summary_tells_all_but_the_state(store: cs.Store, clock: ManualClock) 
     """Every field of a summary is what the stored flow says."""
     store.create(cs.FlowSnapshot("o", state=Order(1), position=cs.FlowPosition((1, 2))))
     clock.advance(SECOND)
-    flow = store.claim("o", owner="w-1")
+    flow = store.claim("o", Order, owner="w-1")
     flow.error = "slow"
     flow.status = cs.FlowStatus.RUNNING
     flow.attempts = 3
