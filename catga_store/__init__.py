@@ -57,6 +57,8 @@ from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.errors import WaitConditionNotFoundError
+from catga_store.model.composite_ids import join_id
+from catga_store.model.composite_ids import split_id
 from catga_store.model.flows import FlowPosition
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
@@ -145,8 +147,10 @@ __all__ = [
     "WaitType",
     "copy",
     "flow_state",
+    "join_id",
     "open_async_store",
     "open_store",
+    "split_id",
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

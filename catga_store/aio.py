@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from datetime import timedelta
@@ -200,12 +201,32 @@ class AsyncStore(BaseAsyncStore):
     ) -> dict[str, FlowSnapshot[S] | None]: ...
     @overload
     async def get_many(
-        self, flow_ids: Iterable[str], state_type: None = None
+        self, flow_ids: Iterable[str] | Mapping[str, type[Any] | None], state_type: None = None
     ) -> dict[str, FlowSnapshot[Any] | None]: ...
     async def get_many(
         self, flow_ids: Iterable[str], state_type: Any | None = None
     ) -> dict[str, Any]:
-        """Return flows by id, `None` for each that is absent; one round trip per 500 ids."""
+        """Return flows by id, `None` for each that is absent; one round trip per 500 ids.
+
+        `state_type` is the type of all of them. Where they differ, pass a mapping of ids to types
+        instead; `None` in it means raw JSON data. If one flow is of another type or cannot be read,
+        none is returned, and the error is that of `get`.
+
+        >>> import anyio
+        >>> from dataclasses import dataclass
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> @dataclass
+        ... class Order:
+        ...     paid: bool
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     await store.create(FlowSnapshot("order-1", state=Order(paid=True)))
+        ...     await store.create(FlowSnapshot("total", state={"n": 12}))
+        ...     flows = await store.get_many({"order-1": Order, "total": None, "x": None})
+        ...     print([flow and flow.state for flow in flows.values()])
+        >>> anyio.run(main)
+        [Order(paid=True), {'n': 12}, None]
+        """
         return await self._run(records.get_many(self._context, flow_ids, state_type))
 
     async def query_flows(
@@ -687,14 +708,15 @@ class AsyncSession(BaseSession):
     ) -> dict[str, FlowSnapshot[S] | None]: ...
     @overload
     async def get_many(
-        self, flow_ids: Iterable[str], state_type: None = None
+        self, flow_ids: Iterable[str] | Mapping[str, type[Any] | None], state_type: None = None
     ) -> dict[str, FlowSnapshot[Any] | None]: ...
     async def get_many(
         self, flow_ids: Iterable[str], state_type: Any | None = None
     ) -> dict[str, Any]:
         """Return the session's objects by id, `None` for each flow that is absent.
 
-        Costs one round trip per 500 ids that the session does not have yet.
+        Where the types differ, pass a mapping of ids to types instead of `state_type`. Costs one
+        round trip per 500 ids that the session does not have yet.
         """
         return await self._run(
             sessions.session_get_many(self._context, self._unit, flow_ids, state_type)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
@@ -78,12 +79,13 @@ class Session(BaseSession):
     ) -> dict[str, FlowSnapshot[S] | None]: ...
     @overload
     def get_many(
-        self, flow_ids: Iterable[str], state_type: None = None
+        self, flow_ids: Iterable[str] | Mapping[str, type[Any] | None], state_type: None = None
     ) -> dict[str, FlowSnapshot[Any] | None]: ...
     def get_many(self, flow_ids: Iterable[str], state_type: Any | None = None) -> dict[str, Any]:
         """Return the session's objects by id, `None` for each flow that is absent.
 
-        Costs one round trip per 500 ids that the session does not have yet.
+        Where the types differ, pass a mapping of ids to types instead of `state_type`. Costs one
+        round trip per 500 ids that the session does not have yet.
         """
         return self._run(sessions.session_get_many(self._context, self._unit, flow_ids, state_type))
 

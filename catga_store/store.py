@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from datetime import timedelta
@@ -175,10 +176,27 @@ class Store(BaseBlockingStore):
     ) -> dict[str, FlowSnapshot[S] | None]: ...
     @overload
     def get_many(
-        self, flow_ids: Iterable[str], state_type: None = None
+        self, flow_ids: Iterable[str] | Mapping[str, type[Any] | None], state_type: None = None
     ) -> dict[str, FlowSnapshot[Any] | None]: ...
     def get_many(self, flow_ids: Iterable[str], state_type: Any | None = None) -> dict[str, Any]:
-        """Return flows by id, `None` for each that is absent; one round trip per 500 ids."""
+        """Return flows by id, `None` for each that is absent; one round trip per 500 ids.
+
+        `state_type` is the type of all of them. Where they differ, pass a mapping of ids to types
+        instead; `None` in it means raw JSON data. If one flow is of another type or cannot be read,
+        none is returned, and the error is that of `get`.
+
+        >>> from dataclasses import dataclass
+        >>> from catga_store import MemoryStore, FlowSnapshot
+        >>> @dataclass
+        ... class Order:
+        ...     paid: bool
+        >>> store = MemoryStore()
+        >>> store.create(FlowSnapshot("order-1", state=Order(paid=True)))
+        >>> store.create(FlowSnapshot("total", state={"n": 12}))
+        >>> flows = store.get_many({"order-1": Order, "total": None, "x": None})
+        >>> print([flow and flow.state for flow in flows.values()])
+        [Order(paid=True), {'n': 12}, None]
+        """
         return self._run(records.get_many(self._context, flow_ids, state_type))
 
     def query_flows(

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from collections.abc import Coroutine
 from collections.abc import Iterable
+from collections.abc import Mapping
 from difflib import get_close_matches
+from typing import Any
 from typing import TypeVar
+from typing import cast
 
+from catga_store import codec
 from catga_store.core import envelope
 from catga_store.errors import FlowNotFoundError
 from catga_store.errors import UsageError
@@ -30,6 +34,7 @@ __all__ = [
     "completion_change",
     "not_found",
     "step_key",
+    "typed_ids",
     "unique_ids",
 ]
 
@@ -128,6 +133,25 @@ def unique_ids(flow_ids: Iterable[str]) -> list[str]:
         raise UsageError(message)
 
     return list(dict.fromkeys(check_id(flow_id, "a flow id") for flow_id in flow_ids))
+
+
+def typed_ids(flow_ids: Iterable[str], state_type: Any | None) -> dict[str, Any | None]:
+    """The ids, checked, each once, in their order, with the type that each is to be read as."""
+    ids = unique_ids(flow_ids)
+    if not isinstance(flow_ids, Mapping):
+        codec.check_state_type(state_type)
+        return dict.fromkeys(ids, state_type)
+
+    if state_type is not None:
+        message = "a mapping says the type of each id: pass no state_type beside it"
+        raise UsageError(message)
+
+    given = cast("Mapping[str, Any]", flow_ids)
+    types = dict(zip(ids, given.values(), strict=True))
+    for each in types.values():
+        codec.check_state_type(each)
+
+    return types
 
 
 def not_found(flow_id: str) -> FlowNotFoundError:

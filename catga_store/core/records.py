@@ -15,7 +15,7 @@ from catga_store.core.arguments import check_wait
 from catga_store.core.arguments import completion_change
 from catga_store.core.arguments import not_found
 from catga_store.core.arguments import step_key
-from catga_store.core.arguments import unique_ids
+from catga_store.core.arguments import typed_ids
 from catga_store.core.conflicts import conflict_error
 from catga_store.core.context import Context
 from catga_store.core.context import read_all
@@ -191,12 +191,11 @@ def get_many(
     context: Context, flow_ids: Iterable[str], state_type: Any | None = None
 ) -> Conversation[dict[str, Any]]:
     """Read flows by id."""
-    ids = unique_ids(flow_ids)
-    codec.check_state_type(state_type)
-    keys = [flow_key(flow_id) for flow_id in ids]
+    types = typed_ids(flow_ids, state_type)
+    keys = [flow_key(flow_id) for flow_id in types]
     records = yield from read_all(context, keys)
     return {
-        key.id: None if record is None else envelope.decode_flow(key, record, state_type)
+        key.id: None if record is None else envelope.decode_flow(key, record, types[key.id])
         for key, record in zip(keys, records, strict=True)
     }
 

@@ -25,7 +25,7 @@ from catga_store.core.arguments import check_flow
 from catga_store.core.arguments import check_wait
 from catga_store.core.arguments import not_found
 from catga_store.core.arguments import step_key
-from catga_store.core.arguments import unique_ids
+from catga_store.core.arguments import typed_ids
 from catga_store.core.claims import DEFAULT_LEASE
 from catga_store.core.commits import send
 from catga_store.core.conflicts import conflict_error
@@ -124,18 +124,18 @@ def session_get_many(
     context: Context, unit: UnitOfWork, flow_ids: Iterable[str], state_type: Any | None = None
 ) -> Conversation[dict[str, Any]]:
     """Return the session's objects for flows, reading those that it does not have."""
-    ids = unique_ids(flow_ids)
-    unknown = [flow_id for flow_id in ids if unit.find(flow_key(flow_id)) is None]
-    read = yield from records.get_many(context, unknown, state_type)
+    types = typed_ids(flow_ids, state_type)
+    unknown = {each: types[each] for each in types if unit.find(flow_key(each)) is None}
+    read = yield from records.get_many(context, unknown)
     found: dict[str, Any] = {}
 
-    for flow_id in ids:
+    for flow_id, wanted in types.items():
         key = flow_key(flow_id)
         entry = unit.find(key)
         if entry is None:
-            found[flow_id] = _tracked(unit, key, read.get(flow_id), state_type)
+            found[flow_id] = _tracked(unit, key, read.get(flow_id), wanted)
         else:
-            found[flow_id] = _as_tracked(entry, state_type)
+            found[flow_id] = _as_tracked(entry, wanted)
 
     return found
 

@@ -126,6 +126,11 @@ OPERATIONS: dict[str, tuple[Callable[[cs.Store], object], int, int]] = {
     "get_many of 1": (lambda store: store.get_many(["a"]), 1, 0),
     "get_many of 500": (lambda store: store.get_many(map(str, range(500))), 1, 0),
     "get_many of 501": (lambda store: store.get_many(map(str, range(501))), 2, 0),
+    "get_many of 501 by type": (
+        lambda store: store.get_many(dict.fromkeys(map(str, range(501)))),
+        2,
+        0,
+    ),
     "get_many of 0": (lambda store: store.get_many([]), 0, 0),
     "query_flows": (lambda store: store.query_flows(limit=2), 1, 0),
     "count_flows": (lambda store: store.count_flows(), 1, 0),

@@ -60,7 +60,9 @@ def reads_are_typed(store: cs.Store) -> None:
     assert_type(store.get_one("o", Ticket).state["seat"], int)
     assert_type(store.get_one("o"), cs.FlowSnapshot[Any])
     assert_type(store.get_many(["o"], Order), dict[str, cs.FlowSnapshot[Order] | None])
-    assert_type(store.get_many({"o": 1}), dict[str, cs.FlowSnapshot[Any] | None])
+    assert_type(
+        store.get_many({"o": Order, "p": Parcel, "q": None}), dict[str, cs.FlowSnapshot[Any] | None]
+    )
 
 
 def writes_are_typed(store: cs.Store, flow: cs.FlowSnapshot[Order]) -> None:
@@ -72,6 +74,8 @@ def writes_are_typed(store: cs.Store, flow: cs.FlowSnapshot[Order]) -> None:
     )
     store.create(flow)
     store.update(flow)
+    assert_type(cs.join_id("a", "b", tag="t"), str)
+    assert_type(cs.split_id("a/b"), tuple[tuple[str, ...], str | None])
     assert_type(store.delete(flow), bool)
     assert_type(store.delete("o", version=1), bool)
     assert_type(store.delete("o", revision=flow.revision), bool)

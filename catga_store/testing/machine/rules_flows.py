@@ -132,15 +132,28 @@ class FlowRules(MachineBase):
 
     @rule(ids=st.lists(flow_ids, max_size=4), type_name=type_names)
     def get_many(self, ids: list[str], type_name: str | None) -> None:
+        """Many flows, all read as one type."""
+        types: dict[str, str | None] = dict.fromkeys(ids, type_name)
+        self.read_many(lambda: self.api.get_many(ids, TYPES[type_name]), types)
+
+    @rule(types=st.dictionaries(flow_ids, type_names, max_size=4))
+    def get_many_by_type(self, types: dict[str, str | None]) -> None:
+        """Many flows, each read as a type of its own."""
+        ids = {flow_id: TYPES[type_name] for flow_id, type_name in types.items()}
+        self.read_many(lambda: self.api.get_many(ids), types)
+
+    def read_many(self, call: Callable[[], Any], types: dict[str, str | None]) -> None:
+        """Read many flows, and compare and hold each."""
+
         def modelled() -> dict[str, oracle.Flow | None]:
             self.world.forget_expired()
-            found = {flow_id: self.world.flows.get(flow_id) for flow_id in ids}
-            if not all(flow is None or reads_as(flow, type_name) for flow in found.values()):
+            found = {flow_id: self.world.flows.get(flow_id) for flow_id in types}
+            if not all(each is None or reads_as(each, types[key]) for key, each in found.items()):
                 raise oracle.Refusal("StateTypeError")
 
             return found
 
-        done = self.agree(lambda: self.api.get_many(ids, TYPES[type_name]), modelled)
+        done = self.agree(call, modelled)
         if done is not None:
             got, want = done
             assert list(got) == list(want)
