@@ -14,11 +14,11 @@ write is version-checked and every commit is all or nothing.
 >>> store.get_one("order-42").version
 2
 
-Problems that cannot be raised to a caller are logged under `catga_store.*`; without a handler
-of the program's own it is not shown. WARNING: `core.claims`, a due flow that cannot be read and is put
-off, and a `claim_due` that returns fewer flows because the store failed meanwhile; `stores.*`, a
-record that a listing passes over because it cannot be read; `core.commits`, a commit of unknown outcome,
-with its id. DEBUG: `core.sessions`, an attempt of `transact` that conflicted.
+The library logs, under `catga_store.*`, only what it cannot raise to a caller. Without a handler of
+your own nothing is shown. WARNING: `core.claims`: a due flow that cannot be read and is put off, or a
+`claim_due` that returns fewer flows because the store failed meanwhile; `stores.*`: a record that a
+listing passes over because it cannot be read; `core.commits`: a commit of unknown outcome, with its id.
+DEBUG: `core.sessions`: an attempt of `transact` that conflicted.
 """
 
 from __future__ import annotations

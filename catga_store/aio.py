@@ -309,7 +309,7 @@ class AsyncStore(BaseAsyncStore):
     ) -> list[WaitCondition]:
         """Return the pending conditions whose deadline has passed, oldest deadline first.
 
-        A deadline closes nothing by itself: completions count until somebody sets
+        A deadline closes nothing by itself: completions count until your code sets
         `outcome = TIMED_OUT` and updates the condition. The version check lets one caller win.
         """
         return await self._run(records.get_timed_out_wait_conditions(self._context, now, limit))
@@ -440,7 +440,7 @@ class AsyncStore(BaseAsyncStore):
         limit: int = 1,
         owner: str | None = None,
     ) -> list[FlowSnapshot[Any]]:
-        """Claim up to `limit` due flows: nobody else is given them until the `lease` ends.
+        """Claim up to `limit` due flows: no other worker gets them until the `lease` ends.
 
         Due are new flows, flows whose pause is over, flows whose owner has not renewed its claim,
         and parents whose wait is satisfied or past its deadline. Such a wait is closed as

@@ -119,7 +119,7 @@ def _watch(tracers: TracerProvider | None, meters: MeterProvider | None) -> _Tel
 
 @define
 class _Tally:
-    """What one operation has asked and been answered."""
+    """What one operation has sent and received."""
 
     records: int = 0
     keys: set[Key] = field(factory=set[Key])

@@ -211,7 +211,7 @@ def complete(
         answer = None if result is None else json.loads(result)
     except ValueError as wrong:
         message = (
-            f"--result: expected JSON, got {shown(result)} ({wrong}); write a text as '\"text\"'"
+            f"--result: expected JSON, got {shown(result)} ({wrong}); write a string as '\"text\"'"
         )
         raise cs.UsageError(message) from wrong
 

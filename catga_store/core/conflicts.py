@@ -43,7 +43,7 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
     nothing = "nothing in this commit was written"
     stale = f"{key} was read at version {expected} but the store holds {actual or 'none'}"
     if actual == expected:
-        stale += ", of another one that has taken its place"
+        stale += "; another record with the same id has replaced it"
 
     if key.kind == PROGRESS:
         message = f"{stale}; {nothing}"
@@ -70,7 +70,7 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
 
     facts: dict[str, Any] = {"flow_id": key.id, "expected": expected, "actual": actual}
     if isinstance(record, FlowSnapshot) and record._claim is not None:
-        holder = f"{head.owner!r} owns it" if head is not None and head.owner else "nobody owns it"
+        holder = f"{head.owner!r} owns it" if head is not None and head.owner else "it has no owner"
         message = (
             f"the claim on {key} is lost: it was claimed at version {expected}, the store holds"
             f" {actual} and {holder}; {nothing}"

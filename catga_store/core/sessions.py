@@ -385,8 +385,8 @@ def _recover(
 ) -> Conversation[None]:
     """Give the objects of a lost commit what it made of them, or leave them as they were read.
 
-    Where the store knows no more than that it was applied, its records tell, unless somebody
-    has written them since.
+    Where the store knows only that it was applied, the records show what it did, unless they have been
+    written since.
     """
     changes = unit.lost_changes
     if not outcomes and all(type(change) is Put and change.key.kind != WAIT for change in changes):

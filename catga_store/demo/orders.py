@@ -9,7 +9,7 @@ calls to other services repeat the same idempotency key, so each service acts on
 |---|---|---|
 | 0 | `pay` | the charge |
 | 1 | `pack` | a ForEach: order and progress together, once per item |
-| 2 | `ask` | the order suspended until somebody approves the gift wrap (WHEN_ANY, with a timeout) |
+| 2 | `ask` | the order suspended until the gift wrap is approved (WHEN_ANY, with a timeout) |
 | 3 | `ship` | the shipments, and the order suspended until all are delivered (WHEN_ALL) |
 | 4 | `close` | the order completed |
 """

@@ -118,8 +118,8 @@ class Story:
     def _take_over(self) -> None:
         text = (
             f"Another process polls claim_due. When ada's lease of {LEASE.total_seconds():g} s has"
-            " run out it is handed the order, and goes on at the item that is not done. Then the"
-            " order waits for an approval that nobody gives; the timeout wakes it up."
+            " run out it claims the order, and continues at the item that is not done. Then the"
+            " order waits for an approval that does not come; the timeout wakes it up."
         )
         self._narrator.act("Another process takes over", text)
 
@@ -139,7 +139,7 @@ class Story:
     def _deliver(self) -> None:
         text = (
             "The shipments are flows of their own. Each ends in one commit with complete_child;"
-            " exactly one of them is told that it was the last."
+            " exactly one of them learns that it was the last."
         )
         self._narrator.act("A courier delivers", text)
 
@@ -195,15 +195,15 @@ class Story:
                 return error
 
         with ThreadPoolExecutor(2) as threads:
-            answers = dict(zip((eve, finn), threads.map(claim, (eve, finn)), strict=True))
+            replies = dict(zip((eve, finn), threads.map(claim, (eve, finn)), strict=True))
 
-        match answers[eve], answers[finn]:
+        match replies[eve], replies[finn]:
             case cs.FlowSnapshot() as order, cs.FlowClaimedError() as error:
                 winner, loser = eve, finn
             case cs.FlowClaimedError() as error, cs.FlowSnapshot() as order:
                 winner, loser = finn, eve
             case _:
-                message = f"of two claims at once exactly one must be refused: {answers}"
+                message = f"of two claims at once exactly one must be refused: {replies}"
                 raise DemoError(message)
 
         self.account.refused_claim = error

@@ -108,7 +108,7 @@ def _waits(account: Account) -> Iterator[Verdict]:
     approval, delivery = account.approval, account.delivery
     late = account.late_approval
     yield Verdict(
-        "WHEN_ANY timed out, and the late approval was told so",
+        "WHEN_ANY timed out, and the late approval got that outcome",
         approval is not None
         and approval.outcome is cs.WaitOutcome.TIMED_OUT
         and account.order.state.gift_wrap is False
@@ -127,7 +127,7 @@ def _waits(account: Account) -> Iterator[Verdict]:
         and set(delivery.results) == set(children)
         and len(last) == 1
         and sum(account.order.state.parcels.values()) == len(account.order.state.items),
-        f"{_outcome(delivery)}, last: {', '.join(last) or 'nobody'}",
+        f"{_outcome(delivery)}, last: {', '.join(last) or 'no worker'}",
     )
 
 
@@ -143,7 +143,7 @@ def _workers(account: Account) -> Iterator[Verdict]:
     yield Verdict(
         "a worker died in the middle, and another took over at its second attempt",
         code == CRASHED and len(again) == 1,
-        f"exit code {code}, second attempt by {', '.join(again) or 'nobody'}",
+        f"exit code {code}, second attempt by {', '.join(again) or 'no worker'}",
     )
 
     claim, commit, late = account.refused_claim, account.refused_commit, account.refused_worker
@@ -173,7 +173,7 @@ def _end(account: Account) -> Iterator[Verdict]:
     ended = [flow for flow in flows if flow and flow.status is cs.FlowStatus.COMPLETED]
     held = [flow for flow in flows if flow and (flow.owner or flow.due_at)]
     yield Verdict(
-        "order and shipments are COMPLETED, and nobody holds or awaits any of them",
+        "order and shipments are COMPLETED, and no worker holds or awaits any of them",
         len(ended) == len(flows) > 1 and not held,
         f"{len(ended)} of {len(flows)} completed, {len(held)} held or due",
     )

@@ -71,5 +71,5 @@ class StartingLink(AsyncLink, Protocol):
     """A link that needs no task to see a request through, which is most of what a request costs."""
 
     def start(self, request: Request[Any], /) -> Started:
-        """Begin a request, which is sent and answered whether somebody waits for it or not."""
+        """Begin a request; it is sent and runs to its reply even if no caller waits for it."""
         ...

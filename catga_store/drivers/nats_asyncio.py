@@ -109,7 +109,7 @@ class NatsLink:
         return f"<NatsLink {state}, {number} {'request' if number == 1 else 'requests'} in flight>"
 
     def start(self, request: Request[Any], /) -> Started:
-        """Begin a request, which is sent and answered whether somebody waits for it or not."""
+        """Begin a request; it is sent and runs to its reply even if no caller waits for it."""
         inbox = self._usable()
         if inbox is not None:
             if isinstance(request, Publish):
@@ -237,7 +237,7 @@ class NatsLink:
             await inbox.watch(self._watched)
         except BaseException as error:
             self._inbox = None
-            if self._owned:  # nobody else knows it, also when a cancellation stops us here
+            if self._owned:  # no other code knows it, also when a cancellation stops us here
                 await self._shut(client)
 
             if not isinstance(error, nats_errors.Error):
@@ -305,7 +305,7 @@ class NatsLink:
             lambda subject: f'"{subject.lower()}"' in text,
             lambda subject: _refusal("publish to", subject, error),
         )
-        if not known:  # of what nobody waits for: old index entries stay where they are
+        if not known:  # no caller waits for it: old index entries stay where they are
             _log.warning("NATS refused a request of the store: %s", error)
 
     # what is asked ----------------------------------------------------------------------------------
@@ -437,7 +437,7 @@ class NatsLink:
 
 
 def _of_connection(group: list[_Batch], inbox: Inbox) -> list[_Batch]:
-    """The batches that may go over the connection there is; the others are answered."""
+    """The batches that may go over this connection; the others get their answer here."""
     fitting: list[_Batch] = []
     for batch in group:
         if batch.epoch in {0, inbox.epoch}:

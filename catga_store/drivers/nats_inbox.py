@@ -260,7 +260,7 @@ class Inbox:
         except (
             OSError,
             RuntimeError,
-        ) as error:  # it was closed under us, and nobody has said so yet
+        ) as error:  # it was closed, and the client library has not noticed yet
             self.fail_all(ReplyLostError(f"the connection to NATS broke: {error}"))
             return
 
@@ -276,7 +276,7 @@ class Inbox:
         try:
             token = int(subject[len(self.prefix) :])
         except ValueError:
-            return  # nobody asked for it
+            return  # it belongs to no request
 
         asked = self._expected.get(token)
         if asked is None:

@@ -108,7 +108,7 @@ class _Portal:
             self._call(self._start, crossing)
 
     def abandon(self, crossing: _Crossing) -> None:
-        """Stop a request that nobody waits for any more; does not wait for its end."""
+        """Stop a request that no caller waits for any more; do not wait for its end."""
         self._call(self._cancel, crossing)
 
     def stop(self) -> None:
@@ -334,7 +334,7 @@ class TrioPortalDriver(_Portaled):
 
         await checkpoint_if_cancelled()
         # anyio has tokens only from 4.11 on, and cannot wake a loop without making the waker wait;
-        # a caller on trio has imported it.
+        # a caller on trio has imported trio.
         token = sys.modules["trio"].lowlevel.current_trio_token()
         ended = anyio.Event()
         crossing = _Crossing(request, partial(token.run_sync_soon, ended.set))

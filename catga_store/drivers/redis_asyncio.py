@@ -2,7 +2,7 @@
 
 A single server, or the primary that a Sentinel names, has one shared connection
 (`redis_multiplexed`); a cluster has one per node (`redis_cluster_asyncio`). A pipe that is `exclusive`
-borrows a connection of its own, so that nobody waits behind it. Each takes a place in the client's
+borrows a connection of its own, so that no other pipe waits behind it. Each takes a place in the client's
 pool.
 
 A client of the user's is not altered and not closed. One that is opened here does not retry by

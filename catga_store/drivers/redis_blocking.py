@@ -2,7 +2,7 @@
 
 It takes connections from the client's pool and does the sending and receiving itself. So replies are
 raw bytes whatever the client decodes, nothing is sent twice without our knowledge, and a request that
-was never sent is told from one that may have arrived. A pool opens new connections in a forked child,
+was never sent is distinguished from one that may have arrived. A pool opens new connections in a forked child,
 and it checks a connection before it hands it out, so one that the server has closed is replaced.
 """
 
@@ -24,7 +24,7 @@ from catga_store.stores.redis.transport import Pipe
 
 __all__ = ["RedisLink", "talk"]
 
-_ANSWERED = (
+_REPLIED = (
     exceptions.ResponseError,
     exceptions.AuthenticationError,
     exceptions.AuthorizationError,
@@ -93,7 +93,7 @@ class RedisLink:
 
 
 class _Stash:
-    """Idle connections of a pool of ours; taking one costs a tenth of what the pool's own way costs.
+    """Idle connections of a pool of ours; `pop` costs a tenth of the pool's own `get_connection`.
 
     Threads share it: a list's `append` and `pop` are atomic. A forked child leaves the connections to
     its parent and takes new ones from the pool, which does the same.
@@ -144,7 +144,7 @@ def talk(
     """Send commands on a connection of the pool; return their replies, each within the timeout."""
     try:
         connection = pool.get_connection()
-    except _ANSWERED as error:
+    except _REPLIED as error:
         return [error] * len(commands)
     except Exception as error:  # also what a credential provider of the user's raises
         raise not_sent(error, pool) from error
@@ -190,7 +190,7 @@ def _converse(connection: Any, commands: Sequence[Sequence[bytes | str | int]]) 
             replies.append(read(disable_decoding=True))
         except exceptions.ResponseError as error:
             replies.append(error)
-        except _ANSWERED as error:
+        except _REPLIED as error:
             # redis-py has closed the connection: the other commands were refused as well.
             replies += [error] * (len(commands) - len(replies))
             connection.disconnect()

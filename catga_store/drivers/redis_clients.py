@@ -129,7 +129,5 @@ def check_options(client: Any) -> None:
     try:
         codecs.lookup(encoding)
     except LookupError as error:
-        message = (
-            f"encoding of the Redis client: expected an encoding of Python, got {shown(encoding)}"
-        )
+        message = f"encoding of the Redis client: expected a Python encoding, got {shown(encoding)}"
         raise UsageError(message) from error

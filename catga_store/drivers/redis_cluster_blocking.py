@@ -129,7 +129,7 @@ class RedisClusterLink(RedisLink):
 
     @staticmethod
     def _read_slots(client: Any) -> None:
-        """Read the map of the slots again; if no node answers, the next try does."""
+        """Read the map of the slots again; if no node replies, leave it to the next try."""
         try:
             client.nodes_manager.initialize()
         except (exceptions.RedisError, exceptions.RedisClusterException, OSError):

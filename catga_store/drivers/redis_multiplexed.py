@@ -73,7 +73,7 @@ class Connections(Protocol):
 class CommandsInFlight(InFlight):
     """Commands of one caller that stay together, and the replies that have come so far.
 
-    One that is `kept` is sent, and its outcome remembered, even if nobody waits for it any more.
+    One that is `kept` is sent, and its outcome remembered, even if no caller waits for it any more.
     """
 
     __slots__ = ("commands", "kept", "replies")
@@ -198,7 +198,7 @@ class MultiplexedConnection:
         while waiting:
             waiting.popleft().fail(failure())
 
-    def _answer_all(self, error: Exception) -> None:
+    def _reply_to_all(self, error: Exception) -> None:
         """The server refused the connection with this error, so it is the reply to every command."""
         waiting = self._waiting
         while waiting:
@@ -236,7 +236,7 @@ class MultiplexedConnection:
                     # Calls that came late have time for another try; the others have failed.
                     continue
                 except _REPLIED_ERRORS as error:
-                    self._answer_all(error)
+                    self._reply_to_all(error)
                     continue
                 except Exception as error:  # noqa: BLE001  also what a credential provider raises
                     self._refuse(partial(self._connections.failure, error))
@@ -305,7 +305,7 @@ class MultiplexedConnection:
                 reply = error
 
             if self._given_up or not sent:
-                message = "the server sent a reply to no request"
+                message = "the server sent a reply that matches no request"
                 raise RedisError(message)
 
             request = sent[0]

@@ -143,7 +143,7 @@ def bitmap_of(indices: Iterable[int]) -> BitMap64:
 def missing(bitmap: BitMap64, total: int) -> Iterator[int]:
     """Iterate over the indices below `total` that are not in `bitmap`, ascending and lazily.
 
-    The bitmap is consumed: pass one that nobody else uses.
+    The bitmap is consumed: pass one that is not used elsewhere.
     """
     from pyroaring import BitMap64
 

@@ -83,7 +83,7 @@ class Results(Mapping[str, ChildResult]):
         except (CorruptRecordError, AttributeError) as error:
             message = (
                 f"the completion of {child!r} in {self._key} cannot be read: {error};"
-                " it is left as it is"
+                " nothing was changed"
             )
             key = None if self._key is None else tuple(self._key)
             raise CorruptRecordError(message, key=key) from error

@@ -214,8 +214,9 @@ def nats_servers(servers: Any) -> list[str]:
 
     if not urls or not all(isinstance(url, str) and url for url in urls):
         message = (
-            f"a NATS store needs the URLs of servers, as ['nats://a:4222', 'nats://b:4222'],"
-            f" not {shown(servers)}; a connection of yours belongs to an AsyncNatsStore on its loop"
+            "servers: expected URLs such as ['nats://a:4222', 'nats://b:4222'], got"
+            f" {shown(servers)}; to use a connection of your own, pass it to AsyncNatsStore on its"
+            " event loop"
         )
         raise UsageError(message)
 
@@ -233,7 +234,7 @@ def _servers_of(url: str) -> list[str]:
 
 
 def nats_options(connect: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What `nats.connect` is told besides the servers; `UsageError` for what it does not take."""
+    """Return the options of `nats.connect` besides the servers; `UsageError` for unknown ones."""
     import inspect
 
     from nats.aio.client import Client
@@ -262,13 +263,13 @@ class NatsStore(Store):
     `servers` is the URL of one server, or several of one cluster; `connect` has what else
     `nats.connect` takes, as `{"user_credentials": "/etc/flows.creds"}`. The stream `KV_<bucket>` is
     created if it is not there, with `replicas` (1, 3 or 5); one that has other settings is refused
-    with `StoreConfigError`. With `max_bytes` so much of the servers' storage is reserved for it when
-    it is created: without, a server that runs out of storage in the middle of a commit of several
-    records may keep a part of it, which is told as a `CommitUncertainError`. With `stale_reads` any
-    replica answers what is read, also one that has not caught up; without it, reads see every commit
-    that was acknowledged before. With `create=False` a store that does not exist is a
-    `StoreConfigError` and is not created. `domain` names the JetStream domain that keeps the stream.
-    What is atomic, and what a power failure can cost, is in `catga_store.stores.nats`.
+    with `StoreConfigError`. `max_bytes` reserves that much storage when the stream is created. Without
+    it, a server that runs out of storage during a commit of several records may keep part of it, and
+    the commit raises `CommitUncertainError`. With `stale_reads`, any replica serves reads, including
+    one that lags behind; without it, reads see every commit that was acknowledged before. With
+    `create=False` a store that does not exist is a `StoreConfigError` and is not created. `domain`
+    names the JetStream domain that keeps the stream. What is atomic, and what a power failure can cost,
+    is in `catga_store.stores.nats`.
 
     The connection lives on an event loop in a thread of the store's own; any number of threads may
     use the store, and what they commit at the same time goes together.

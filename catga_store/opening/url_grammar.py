@@ -49,7 +49,7 @@ _FORMS = (
 
 @frozen
 class MemoryURL:
-    """`memory://name`; the name is empty for a store that shares its records with nobody."""
+    """`memory://name`; the name is empty for a store that does not share its records."""
 
     name: str
 
@@ -339,7 +339,7 @@ def _check_host(url: str, host: str, meant: str) -> None:
         parts = urlsplit(f"x://{host}")
         port, name = parts.port, parts.hostname
     except ValueError:
-        port, name = 0, None  # told below: the error quotes the text
+        port, name = 0, None  # refused below, where the error quotes the text
 
     if not name or re.search(r"\s", name):
         raise _refusal(url, f"names no server; write {meant}")

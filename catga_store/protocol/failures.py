@@ -62,7 +62,7 @@ def check_layout(version: int, stored: int, *, known: int, partitions: int) -> N
     """
     if version != known:
         message = (
-            f"the store is laid out in version {version}, this catga_store knows {known};"
+            f"the store has layout version {version}, but this release of catga_store supports {known};"
             " use the release that wrote it, or copy it to a new store"
         )
         raise StoreConfigError(message)

@@ -1,7 +1,7 @@
 """What messages, reprs, logs and output may show of a URL, and of a value that may hold one.
 
 Whatever comes from a URL passes through `mask_url`, and whatever a caller passed by mistake through
-`shown`, before anybody reads it. Both work from a list of what is harmless: what they do not know is
+`shown`, before it is shown. Both work from a list of what is harmless: what they do not know is
 masked. A URL that cannot be parsed is masked like any other.
 """
 

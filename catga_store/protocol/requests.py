@@ -268,7 +268,7 @@ Reply: TypeAlias = Applied | Refused
 
 
 class Filter(NamedTuple):
-    """Which records a listing or a count includes; None is no restriction."""
+    """Which records a listing or a count includes; None means no restriction."""
 
     kind: str
     status: int | None = None

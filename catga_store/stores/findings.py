@@ -34,7 +34,7 @@ class Finding:
 
 @frozen
 class Scratch:
-    """A place for a benchmark: like the one the URL names, empty, and nobody else's."""
+    """A place for a benchmark: like the one the URL names, empty, and used by nothing else."""
 
     url: str
     place: str
@@ -52,7 +52,7 @@ class Doctor(Protocol):
         ...
 
     def examine(self, url: str) -> Iterator[Finding]:
-        """Look at everything that bears on flows. Creates and changes nothing.
+        """Look at everything that affects flows. Creates and changes nothing.
 
         What cannot be seen is `unknown`, and never `ok`. That there is no store is a problem.
         """
@@ -80,9 +80,9 @@ def clock_difference(server: float | None, before: float, after: float, of: str 
     )
     if server is None:
         change = "keep the hosts' clocks together with NTP"
-        return Finding(check, "unknown", "the server does not tell its time", means, change)
+        return Finding(check, "unknown", "the server does not report its time", means, change)
 
-    # Anything between the two looks is no difference that could be seen.
+    # A difference that is smaller than the time between the two looks cannot be seen.
     apart = server - min(max(server, before), after)
     if abs(apart) < _MOST_APART:
         found = f"this host and the server are less than {_MOST_APART:.1f} s apart"
@@ -95,5 +95,7 @@ def clock_difference(server: float | None, before: float, after: float, of: str 
 
 def no_store(found: str) -> Finding:
     """Say that there is no store, and why."""
-    means = "there are no flows here; it is made when a worker first uses the store"
-    return Finding("store", "problem", found, means, "is it the URL that workers use?")
+    means = "there are no flows here; the store is created when a worker first uses it"
+    return Finding(
+        "store", "problem", found, means, "check that this is the URL that the workers use"
+    )

@@ -234,13 +234,13 @@ class _FaultyProtocol:
             return (yield transport)
 
         if how == "not sent":
-            message = "a fault: the request was not sent"
+            message = "injected fault: the request was not sent"
             raise NotSentError(message)
 
         if how == "lost after applying":
             yield transport
 
-        message = f"a fault: the reply was {how}"
+        message = f"injected fault: the reply was {how}"
         raise ReplyLostError(message)
 
     def _fail(self, kind: CommitFault, commit: Commit) -> Conversation[Any]:
@@ -249,7 +249,7 @@ class _FaultyProtocol:
             return Refused(() if conflict is None else (conflict,))
 
         if kind == "unavailable":
-            message = "a fault: the store is unavailable; nothing was written"
+            message = "injected fault: the store is unavailable; nothing was written"
             raise StoreUnavailableError(message)
 
         if kind == "reply-lost":
@@ -263,7 +263,7 @@ class _FaultyProtocol:
             yield from self.protocol.converse(commit)
 
         keys = tuple(change.key for change in commit.changes)
-        message = f"a fault: the outcome of commit {commit.id} is not known"
+        message = f"injected fault: the outcome of commit {commit.id} is not known"
         raise CommitUncertainError(message, commit_id=commit.id, keys=keys)
 
 
@@ -283,7 +283,7 @@ class _Once:
         refused = isinstance(transport, Pipe) and any(isinstance(one, Exception) for one in reply)
         if writes and not refused and not self._is_lost:
             self._is_lost = True
-            message = "a fault: the reply was lost"
+            message = "injected fault: the reply was lost"
             raise ReplyLostError(message)
 
         return reply

@@ -53,7 +53,7 @@ class ServerStartError(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """As many loopback ports as asked for that nobody listened on a moment ago."""
+    """Return that many loopback ports that were free a moment ago."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -90,11 +90,11 @@ class Server:
         raise NotImplementedError
 
     def is_ready(self) -> bool:
-        """Whether it answers; asked until it does."""
+        """Whether it replies; asked until it does."""
         raise NotImplementedError
 
     def start(self, *, wait: bool = True) -> Self:
-        """Start it, again on the same port and data, and wait until it answers."""
+        """Start it, again on the same port and data, and wait until it replies."""
         assert self._process is None, "it runs already"
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  programs from our own wheels
@@ -129,7 +129,7 @@ class Server:
         return (self.directory / "log").read_text("utf-8", "replace")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal: `SIGSTOP` and `SIGCONT` make it hang and go on."""
+        """Send it a signal: `SIGSTOP` and `SIGCONT` make it hang and continue."""
         assert self._process is not None, "it does not run"
         self._process.send_signal(number)
 
@@ -203,7 +203,7 @@ class RedisServer(Server):
         return self.ask(b"PING\r\n").startswith((b"+PONG", b"-NOAUTH"))
 
     def ask(self, line: bytes) -> bytes:
-        """The first bytes of the answer to an inline command; none if nobody answers."""
+        """The first bytes of the reply to an inline command; none if there is no reply."""
         return _first_bytes(self.host, self.port, line)
 
 
@@ -216,7 +216,7 @@ class RedisCluster:
 
     @property
     def url(self) -> str:
-        """What `open_store` takes: any node tells of the others."""
+        """The URL for `open_store`: any node names the others."""
         return f"redis+cluster://{self.nodes[0].host}:{self.nodes[0].port}"
 
     def start(self) -> Self:

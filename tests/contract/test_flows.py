@@ -390,7 +390,9 @@ def test_recreated_flow_is_another_record(store: cs.Store) -> None:
     store.create(new(attempts=5))
     assert store.get_one("f").version == old.version == 1
     old.state["n"] = 99
-    with pytest.raises(cs.StaleFlowError, match="another one that has taken its place") as caught:
+    with pytest.raises(
+        cs.StaleFlowError, match="another record with the same id has replaced it"
+    ) as caught:
         store.update(old)
 
     assert (caught.value.expected, caught.value.actual) == (1, 1)

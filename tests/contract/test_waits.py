@@ -385,7 +385,9 @@ def test_recreated_wait_is_another_record(store: cs.Store) -> None:
     store.clear_wait_condition("w")
     store.set_wait_condition(wait_for("w", "a"))
     assert read(store).version == old.version == 1
-    with pytest.raises(cs.StaleWaitConditionError, match="another one that has taken its place"):
+    with pytest.raises(
+        cs.StaleWaitConditionError, match="another record with the same id has replaced it"
+    ):
         store.update_wait_condition(old)
 
 

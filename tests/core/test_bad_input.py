@@ -365,7 +365,7 @@ ARGUMENTS: list[Check] = [
     (lambda store, bad: store.claim_due(lease=bad), NO_SPANS, "a lease must be a timedelta"),
     (lambda store, bad: store.claim_due(lease=bad), (timedelta(0),), "must be longer than 0"),
     (lambda store, bad: store.sweep(bad), NO_COUNTS, "limit must be an int of at least 1"),
-    (lambda store, bad: store.transact(bad), ("x", None, 5), "transact calls a function"),
+    (lambda store, bad: store.transact(bad), ("x", None, 5), "transact: expected a function"),
     # listings
     (lambda store, bad: store.query_flows(status=bad), ("RUNNING", 1), "must be a FlowStatus"),
     (lambda store, bad: store.count_flows(status=bad), ("RUNNING", 1), "must be a FlowStatus"),
@@ -865,7 +865,7 @@ def test_corrupt_body_is_reported_and_kept(store: cs.Store, store_url: str, body
         lambda: session.get("bad"),
     ):
         with pytest.raises(
-            cs.CorruptRecordError, match=r"flow 'bad'.*it is left as it is"
+            cs.CorruptRecordError, match=r"flow 'bad'.*nothing was changed"
         ) as caught:
             read()
 

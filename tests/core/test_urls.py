@@ -317,8 +317,8 @@ def test_from_url_takes_what_open_store_takes(kind: Any) -> None:
         ("nats://a?bucket=b", "options, which belong in connect="),
         (["nats://a", "redis://b"], "is not the URL of a NATS server"),
         ("a\nb", "control character"),
-        ([], "needs the URLs of servers"),
-        (["nats://a", 5], "needs the URLs of servers"),
+        ([], "expected URLs such as"),
+        (["nats://a", 5], "expected URLs such as"),
     ],
 )
 def test_nats_servers_of_the_wrong_shape_are_refused(kind: Any, servers: Any, said: str) -> None:

@@ -124,7 +124,7 @@ def json_errors() -> tuple[type[Exception], ...]:
 _KINDS: dict[Kind, str] = {
     dict: "an object",
     list: "a list",
-    str: "a text",
+    str: "a string",
     int: "an integer",
     float: "a float",
     bool: "a bool",

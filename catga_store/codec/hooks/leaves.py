@@ -158,7 +158,7 @@ def _decode_datetime(value: Any, _: Any) -> Any:
         if value.endswith(_FOLD):
             return _decode_datetime(value.removesuffix(_FOLD), None).replace(fold=1)
 
-    raise Misfit("datetime", "a text that is not one")
+    raise Misfit("datetime", "a string that is not one")
 
 
 def _encode_time(value: time) -> str:
@@ -213,10 +213,10 @@ def _decode_decimal(value: Any, _: Any) -> Any:
     try:
         number = Decimal(value)
     except ArithmeticError:
-        raise Misfit("Decimal", "a text that is not one") from None
+        raise Misfit("Decimal", "a string that is not one") from None
 
     if number.is_nan() and "NaN" not in value:  # where InvalidOperation is not trapped
-        raise Misfit("Decimal", "a text that is not one")
+        raise Misfit("Decimal", "a string that is not one")
 
     return number
 

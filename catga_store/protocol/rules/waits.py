@@ -102,7 +102,7 @@ def put_wait(tables: Tables, commit: Commit, change: Put) -> Outcome:
     if satisfied:
         head = head._replace(status=SATISFIED)
 
-    # A condition without a parent notified nobody: a parent that it gets now is still to be notified.
+    # A condition without a parent has notified no flow: a parent that it gets now is still to be notified.
     was_notified = (
         old is not None
         and old.head.status > PENDING

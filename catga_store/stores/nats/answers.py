@@ -81,7 +81,7 @@ class Ack(NamedTuple):
 
 
 def api_error(answer: Answer) -> tuple[int, str]:
-    """The error that JetStream answered with, as its code and text; `(0, "")` if it is none."""
+    """The error in an answer of JetStream, as its code and text; `(0, "")` if there is none."""
     if answer.status:
         return answer.status, answer.headers.get("Description", "")
 

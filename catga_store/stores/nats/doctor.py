@@ -57,7 +57,7 @@ _LITTLE_PAYLOAD = 256 * 1024
 _NEARLY_FULL = 0.9
 _TOGETHER = 500
 _MOST_ENTRIES = 50_000
-"""So many entries of an index are compared with their records; a doctor is not to take hours."""
+"""The most entries of an index that are compared with their records: a doctor must not take hours."""
 
 _NO_STREAM = 10059
 _FAILURES = (NotSentError, ReplyLostError, StoreConfigError)

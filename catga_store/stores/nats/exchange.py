@@ -1,8 +1,8 @@
 """What the NATS store asks of its link, with the retries that are harmless.
 
 `NatsExchange` reads records, lists subjects and publishes. Reads are asked again until the deadline
-when their reply was lost or nobody answered; publishes are sent once, and what became of them is
-an `Ack`. Longer than 400 lines: it is the one seam between the store and its link.
+when their reply was lost or no server answered; publishes are sent once, and what became of them is
+an `Ack`. Longer than 400 lines: it is the one interface between the store and its link.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ __all__ = ["NatsExchange"]
 _MOST_SUBJECTS = 500
 _MOST_BYTES = 256 * 1024  # of subjects in one request
 _FEW = 8
-"""So many records the leader is asked for one by one."""
+"""Up to this many records the leader is asked for one by one."""
 _LOOKS = 6
 _OVERLAP = 1000
-"""Pages of names are counted by the server each time again: they overlap, because names may go."""
+"""The server counts pages of names again each time: they overlap, because names may go."""
 _ASKS_AT_ONCE = 256
 _LOOK_SECONDS = 1.0
 """How long what the leader said of the stream is relied upon: less than any election takes."""
@@ -104,7 +104,7 @@ class NatsExchange:
     def ask(
         self, asks: Sequence[Ask], deadline: Deadline
     ) -> Conversation[tuple[tuple[Answer, ...], ...]]:
-        """The answers; asked again while nobody answers. `StoreUnavailableError` in the end."""
+        """The answers; asked again while no server answers. `StoreUnavailableError` in the end."""
         answers: list[tuple[Answer, ...]] = []
 
         for start in range(0, len(asks), _ASKS_AT_ONCE):
@@ -352,7 +352,7 @@ class NatsExchange:
                 names: list[str] = sorted(reply["state"].get("subjects") or ())
                 last = next(reversed(found[place]), "")
                 if at and names and names[0] > last:
-                    # So many have gone meanwhile that this page begins after the end of the one before.
+                    # Entries were removed meanwhile: this page begins after the end of the one before.
                     again.append((place, max(at - 10 * _OVERLAP, 0)))
                     continue
 

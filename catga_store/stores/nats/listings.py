@@ -65,7 +65,7 @@ _PAGE = 100
 _LEAST_ENTRIES = 16
 _MOST_DOUBTED = 1000
 _MOST_WANTED = 400
-"""So many entries are looked for at once; the server names no more than 1,024 in one answer."""
+"""The most entries that are looked for at once; the server names no more than 1,024 in one answer."""
 _A_SECOND_OF_SLOTS = 1_000_000
 _SECONDS_10 = 10_000
 

@@ -86,7 +86,7 @@ class Body:
     count: int = 0
     size: int = 0
     long: int = 0
-    """So many bytes of the chunks are not the body, but fields of the head that are too long for it."""
+    """How many bytes of the chunks are not the body, but fields of the head that are too long for it."""
 
 
 class Completed(NamedTuple):
@@ -98,7 +98,7 @@ class Completed(NamedTuple):
     early: bool = False
     """It came before its condition."""
     parts: int = 0
-    """Its payload lies in so many messages of its own, if it is not 0."""
+    """In how many messages of its own its payload lies; 0 if it lies here."""
 
 
 @define
@@ -112,7 +112,7 @@ class WaitRecord:
     timeout_ms: int | None = None
     items: dict[str, Completed] = field(factory=dict[str, Completed])
     spilled: int = 0
-    """So many completions lie in messages of their own."""
+    """How many completions lie in messages of their own."""
     satisfied_by: str = ""
     """The commit that satisfied it."""
 
@@ -152,18 +152,18 @@ def _load(key: Key, text: bytes) -> tuple[dict[str, Any], bytes]:
         fields: dict[str, Any]
         try:
             fields = _decode(line)
-        except msgspec.DecodeError:  # lone surrogates, or what is no JSON at all
+        except msgspec.DecodeError:  # lone surrogates, or what is not JSON at all
             fields = json.loads(line)
 
         layout = fields["layout"]
     except (ValueError, KeyError, TypeError) as error:
-        message = f"what is stored as {key} cannot be read: {error}; it is left as it is"
+        message = f"what is stored as {key} cannot be read: {error}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
     if layout != VERSION:
         message = (
             f"{key} is stored in layout {layout!r}, this catga_store knows {VERSION}; read it with"
-            " the release that wrote it; it is left as it is"
+            " the release that wrote it; nothing was changed"
         )
         raise CorruptRecordError(message, key=tuple(key))
 
@@ -211,7 +211,7 @@ def with_long_fields(key: Key, head: Head, text: bytes) -> Head:
         fields = json.loads(text)
         return head._replace(position=fields["position"], error=fields["error"])
     except (ValueError, KeyError, TypeError) as error:
-        message = f"the head of {key} cannot be read: {error!r}; it is left as it is"
+        message = f"the head of {key} cannot be read: {error!r}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
 
@@ -239,7 +239,7 @@ def decode_record(key: Key, stored: Stored) -> tuple[Head, Body] | None:
         head = Head.of((*_head_of(fields), revision, commits))
         return head, _body_of(fields, rest)
     except (KeyError, IndexError, TypeError) as error:
-        message = f"the head of {key} cannot be read: {error!r}; it is left as it is"
+        message = f"the head of {key} cannot be read: {error!r}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
 
@@ -302,7 +302,7 @@ def decode_wait(key: Key, stored: Stored) -> WaitRecord | None:
             fields["satisfied_by"],
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        message = f"the head of {key} cannot be read: {error!r}; it is left as it is"
+        message = f"the head of {key} cannot be read: {error!r}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
 
@@ -329,7 +329,7 @@ def decode_item(key: Key, text: bytes) -> Completed:
         parts = fields.get("parts", 0)
         return Completed(fields["success"], payload, fields["commit"], fields["early"], parts)
     except (KeyError, AttributeError, ValueError) as error:
-        message = f"a completion of {key} cannot be read: {error!r}; it is left as it is"
+        message = f"a completion of {key} cannot be read: {error!r}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
 

@@ -29,7 +29,7 @@ from catga_store.stores.nats.tables import Write
 __all__ = ["NatsRemover", "Removal"]
 
 _MOST_STEPS = 400
-"""So many progress records one commit removes with their flows, and one batch without."""
+"""The most progress records that one commit removes with their flows, or one batch without."""
 
 
 class Removal(NamedTuple):

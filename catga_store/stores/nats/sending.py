@@ -161,7 +161,7 @@ class NatsSender:
             if ack.sequence:
                 ack = ack._replace(sequence=ack.sequence - len(records) + 1)
         else:
-            # Entries first: one that nobody needs is only passed over, one that is missing is lost.
+            # Entries first: an entry without a record is passed over, a record without an entry is lost.
             *entries, ack = yield from self._sent(
                 [*plan.entries, *records], plan.epoch, atomic=False
             )

@@ -51,7 +51,7 @@ def prepare(
     stale_reads: bool,
     create: bool = True,
 ) -> Conversation[None]:
-    """See that the store can be used, and make its stream if nobody has yet, unless not to `create`.
+    """Check that the store can be used; make its stream if it is absent and `create` is true.
 
     From then on the store is verified over each new connection: see `NatsExchange`.
     """
@@ -198,7 +198,7 @@ def _settings(exchange: NatsExchange, deadline: Deadline) -> Conversation[dict[s
             return None
 
         if code == _NOT_ENABLED:
-            message = f"this NATS account may not use JetStream: {text}; enable it for the account"
+            message = f"this NATS account is not allowed to use JetStream: {text}; enable JetStream for the account"
             raise StoreConfigError(message)
 
         if deadline.has_passed():
@@ -210,8 +210,8 @@ def _settings(exchange: NatsExchange, deadline: Deadline) -> Conversation[dict[s
 def _create(
     exchange: NatsExchange, layout: NatsLayout, replicas: int, max_bytes: int, deadline: Deadline
 ) -> Conversation[None]:
-    # Sequences begin with the time, in microseconds: those of a stream that is made again are none
-    # of the old one's, so no revision that anybody still holds comes to life again.
+    # Sequences begin with the time, in microseconds: a stream that is made again has none of the
+    # old one's, so no revision that a caller still holds becomes valid again.
     config = _wanted(layout, replicas)
     config |= {"first_seq": time.time_ns() // 1000, "max_bytes": max_bytes}
 
@@ -220,7 +220,7 @@ def _create(
         ((answer,),) = yield from exchange.ask((ask,), deadline)
         code, text = api_error(answer)
         if not code or code == _NAME_TAKEN:
-            return  # made, now or by somebody else; whether it is as it must be is seen next
+            return  # made, now or by another client; the caller checks next whether it is as it must be
 
         if code == _SUBJECTS_TAKEN:
             message = (
@@ -264,7 +264,7 @@ class Setting(NamedTuple):
     wanted: Any
 
     def is_good(self) -> bool:
-        """Whether it is as it must be; the order of subjects says nothing."""
+        """Whether it is as it must be; the order of subjects does not matter."""
         if self.name == "subjects":
             return sorted(str(one) for one in self.found or ()) == sorted(self.wanted)
 

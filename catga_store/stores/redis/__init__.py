@@ -53,7 +53,7 @@ of recent commits, so that a commit that is sent again may be a conflict with it
 removes live flows. A server that is out of memory refuses whole commits, and still reads and deletes.
 
 **Large bodies.** A body over 1 MiB is uploaded before its commit and read after its head, a part at a
-time, on a connection that nobody shares; so others wait for one part at most. The commit takes the
+time, on a connection of its own; so others wait for one part at most. The commit takes the
 upload over: no reader sees parts of two bodies. Progress is one value, whatever its size.
 
 **Rights.** EVALSHA, EVAL, SCAN, INFO, ZLEXCOUNT and what layout.lua tries at first use, on these keys; WAIT

@@ -384,7 +384,7 @@ local function put_wait(change)
   head.commits = remembered(old and old.head)
   if satisfied then head.status = SATISFIED end
 
-  -- A condition without a parent has notified nobody; a parent that it gets now is still to be notified.
+  -- A condition without a parent has notified no flow; a parent that it gets now is still to be notified.
   local was_given = old and old.head.status > PENDING and not old.head.due
     and (old.parent or not parent)
   if head.status > PENDING and was_given then

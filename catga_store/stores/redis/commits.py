@@ -159,7 +159,7 @@ class RedisCommits:
         return reply
 
     def _upload(self, commit: Commit, number: int, uploads: list[bytes]) -> Conversation[None]:
-        """Upload large bodies in parts, so that nobody waits for a whole one; append their keys.
+        """Upload large bodies in parts, so that no other caller waits for a whole one; append their keys.
 
         The server removes an upload after an hour unless the commit takes it over.
         """

@@ -403,7 +403,7 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
             check,
             "warning",
             found,
-            "a primary that was cut off continues to accept commits, which a fail-over loses",
+            "a primary that was cut off keeps accepting commits, which a fail-over loses",
             "set min-replicas-to-write 1 and min-replicas-max-lag 1, which leaves a window of that lag, and"
             " use two replicas: a promoted primary without a replica refuses every commit",
         )
@@ -445,6 +445,8 @@ def _fail_over(node: Any, acknowledged_by: int) -> Iterator[Finding]:
             "add a replica: while one is away, and after a fail-over, no commit is acknowledged"
         )
     else:
-        means = "an acknowledged commit is on so many replicas: a fail-over to one of them keeps it"
+        means = (
+            "an acknowledged commit is on that many replicas: a fail-over to one of them keeps it"
+        )
 
     yield Finding("fail-over", level, found, means, change)

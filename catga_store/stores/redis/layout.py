@@ -143,7 +143,7 @@ def read_head(key: Key, text: Any) -> Head:
 
 def corrupt(key: Key, found: object) -> CorruptRecordError:
     """Return the error of a record that cannot be read."""
-    message = f"{key} cannot be read: {repr(found)[:100]} was not written by this library; it is left as it is"
+    message = f"{key} cannot be read: {repr(found)[:100]} was not written by this library; nothing was changed"
     return CorruptRecordError(message, key=tuple(key))
 
 

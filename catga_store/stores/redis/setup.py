@@ -66,7 +66,7 @@ def _check_layout(layout: Sequence[Any], partitions: int) -> None:
     try:
         version, stored = map(int, layout)
     except (TypeError, ValueError) as error:
-        message = f"the layout of the store cannot be read: it is {layout!r}; it is left as it is"
+        message = f"the layout of the store cannot be read: it is {layout!r}; nothing was changed"
         raise CorruptRecordError(message, key=None) from error
 
     check_layout(version, stored, known=LAYOUT, partitions=partitions)

@@ -301,7 +301,7 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
 
     if 0 < _size(path) < _SMALLEST_DATABASE:
         # SQLite would take it for an empty one and write over it.
-        message = f"the file {path!r} is not a SQLite database: it is left as it is"
+        message = f"the file {path!r} is not a SQLite database; nothing was changed"
         raise CorruptRecordError(message, key=None)
 
     tables, ours = execute(

@@ -200,7 +200,7 @@ def _file_system(path: Path) -> Iterator[Finding]:
             "put the file on a volume",
         )
     else:
-        yield Finding("file system", "ok", seen, "a local disk, as far as its type tells")
+        yield Finding("file system", "ok", seen, "a local disk, judging by its type")
 
 
 def _space(path: Path, size: int) -> Finding:

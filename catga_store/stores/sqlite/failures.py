@@ -111,7 +111,7 @@ _Failure: TypeAlias = tuple[type[Exception], str, dict[str, Any]]
 
 _DAMAGED = (
     "the file {path!r} is damaged or is not a SQLite database: {error};"
-    " it is left as it is; restore it from a backup"
+    " nothing was changed; restore it from a backup"
 )
 _FULL = "the disk that holds {path!r} is full: {error}; free some space"
 _LOCKED = "the file {path!r} stayed locked by another process for {seconds} s: {error}"

@@ -121,7 +121,7 @@ def _shown(row: Sequence[Any]) -> str:
 
 def corrupt(key: Key, what: str) -> CorruptRecordError:
     """Return the error of a row that this library has not written."""
-    message = f"{key} cannot be read: {what} was not written by this library; it is left as it is"
+    message = f"{key} cannot be read: {what} was not written by this library; nothing was changed"
     return CorruptRecordError(message, key=tuple(key))
 
 
@@ -223,7 +223,7 @@ def read_outcomes(commit_id: str, text: str) -> tuple[Outcome, ...]:
 
             outcomes.append(outcome)
     except (ValueError, TypeError) as error:
-        message = f"the reply of commit {commit_id} cannot be read: {error}; it is left as it is"
+        message = f"the reply of commit {commit_id} cannot be read: {error}; nothing was changed"
         raise CorruptRecordError(message, key=None) from error
 
     return tuple(outcomes)

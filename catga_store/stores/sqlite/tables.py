@@ -134,7 +134,7 @@ class SQLiteTables:
 
         row = self._execute("SELECT version, partitions FROM catga_layout").fetchone()
         if row is None or tuple(map(type, row)) != (int, int):
-            message = f"the layout of the store cannot be read: it is {row}; it is left as it is"
+            message = f"the layout of the store cannot be read: it is {row}; nothing was changed"
             raise CorruptRecordError(message, key=None)
 
         version, partitions = row

@@ -2,7 +2,7 @@
 
 An event is one operation of one actor, with the steps at which it was called and answered. A
 history is right if its events can be put in one order, in which no event comes before another that
-was answered before it was called, and in which a plain sequential model answers what was answered.
+was answered before it was called, and in which a plain sequential model returns the same.
 An event that was never answered (its actor died) may be in that order or not.
 
 The search is that of J. M. Wing and C. Gong, "Testing and verifying concurrent objects" (Journal
@@ -31,7 +31,7 @@ S = TypeVar("S", bound=Hashable)
 
 
 class _Never:
-    """The answer of what was never answered."""
+    """The answer of an operation that was never answered."""
 
     def __repr__(self) -> str:
         return "never answered"

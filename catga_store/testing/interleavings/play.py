@@ -87,7 +87,7 @@ class Stage:
 
     @classmethod
     def below_protocol(cls, store: Any) -> Stage:
-        """One exchange is one request on the transport of a blocking store, which nobody has used yet."""
+        """One exchange is one request on the transport of a blocking store, which has not been used yet."""
         protocol, hold = conversation_runner(store)
 
         def converse(request: Request[Any]) -> Conversation[Any]:
@@ -117,7 +117,7 @@ class Stage:
 class Part(NamedTuple):
     """What one actor does, by verbs of `VERBS`.
 
-    With `dies_after` it hears the replies of so many exchanges, makes one more, and stops for ever.
+    With `dies_after` it hears that many replies, makes one exchange more, and stops forever.
     """
 
     actor: str
@@ -351,7 +351,7 @@ class Hand:
         )
 
     def time_out(self) -> _Act | None:
-        """A sweeper's commit: the condition that was read is over, and its parent goes on."""
+        """A sweeper's commit: the condition that was read is over, and its parent continues."""
         flow, wait = self.flow, self.wait
         if flow is None or wait is None or wait.outcome is not WaitOutcome.PENDING:
             return None
@@ -426,7 +426,7 @@ class _Actor:
         assert conversation is not None, "an operation is under way"
         assert request is not None, "as above"
         if self._left == 0:
-            with suppress(CatgaStoreError):  # it does not hear what it would be told
+            with suppress(CatgaStoreError):  # the actor does not hear the error
                 self._hand.stage.perform(request)
 
             self._die(tick)
@@ -485,7 +485,7 @@ class _Actor:
             self._history.append(event)
 
     def _die(self, tick: int) -> None:
-        """Stop for ever; what is under way may have happened, and may not."""
+        """Stop forever; what is under way may have happened, and may not."""
         self._end(tick, NEVER)
         self._verbs.clear()
         assert self._conversation is not None, "it was under way"
@@ -511,9 +511,9 @@ def play(
 ) -> list[Event]:
     """The history of actors that each make one exchange whenever `order` names them.
 
-    A number of `order` counts among those that have something left to do; when it ends they go on
+    A number of `order` counts among those that have something left to do; when it ends they continue
     in turn. The reply of the exchange at each step of `lost` is lost after it was applied. `history`
-    is what was before, and `hands` what the actors hold since then; the answer begins with it.
+    is what was before, and `hands` what the actors hold since then; the result begins with it.
     """
     events = list(history)
     hands = {} if hands is None else hands
@@ -532,5 +532,5 @@ def play(
         tick += 1
         active[next(drawn, tick) % len(active)].step(tick, lost=tick in lost)
 
-    message = f"after 10,000 exchanges somebody still has something to do: {parts}"
+    message = f"after 10,000 exchanges an actor still has something to do: {parts}"
     raise AssertionError(message)

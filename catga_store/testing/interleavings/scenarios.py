@@ -28,7 +28,7 @@ __all__ = ["SCENARIOS", "SETUPS", "Scenario", "check_scenario"]
 class Scenario(NamedTuple):
     """What the first actor did before, and what several then do at once.
 
-    With `leases_end` the clock goes on in between, and the first of them holds what it had claimed.
+    With `leases_end` time passes in between, and the first of them holds what it had claimed.
     """
 
     before: Sequence[str]
@@ -123,7 +123,7 @@ def check_scenario(
     lost: Collection[int] = (),
     dies_after: Sequence[int | None] = (None, None, None),
 ) -> list[Event]:
-    """Play a scenario on an empty store; answers a serial order, or raises `NotSerialError`."""
+    """Play a scenario on an empty store; return a serial order, or raise `NotSerialError`."""
     hands: dict[str, Hand] = {}
     before = play(stage, [Part(_ACTORS[0], scenario.before)], [], hands=hands)
     if scenario.leases_end:

@@ -1,9 +1,9 @@
-"""What one flow and one wait condition may answer when operations come one after the other.
+"""What operations on one flow and one wait condition may return when they come one after the other.
 
 The sequential model of the interleavings: a pure function from a state and an event to the states
 that may follow. It is smaller than the parity machine's model and knows less (no clock that moves,
-no listings); what it adds is that it can be asked about any order. Revisions are taken from the
-answers: a model of optimistic locking needs to know only which is which.
+no listings); what it adds is that it can be asked about any order. Revisions are taken from
+the events: a model of optimistic locking needs to know only which is which.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from catga_store.testing.interleavings.histories import Event
 __all__ = ["Flow", "Refused", "Seen", "State", "Wait", "WaitSeen", "seen_flow", "seen_wait", "step"]
 
 UNKNOWN = "unknown"
-"""The revision of a write whose answer nobody saw, until somebody reads it."""
+"""The revision of a write whose answer was lost, until an actor reads it."""
 
 PARKED, NOW, LATER = "parked", "now", "later"
 
 
 class Refused(NamedTuple):
-    """An answer: the operation was refused, with these errors, one for each record."""
+    """The answer of an operation that was refused, with these errors, one for each record."""
 
     names: tuple[str, ...]
     actual: int | None = None
@@ -64,7 +64,7 @@ class Flow(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """A condition; without children it holds early completions, or marks a cleared one."""
+    """A condition; without children it holds pending completions, or is the tombstone of a cleared one."""
 
     outcome: str
     revision: str = UNKNOWN
@@ -74,7 +74,7 @@ class Wait(NamedTuple):
     overdue: bool = False
     parent: bool = False
     items: frozenset[tuple[str, bool]] = frozenset()
-    told: bool = False
+    notified: bool = False
     kind: str = "condition"
 
     def done(self) -> frozenset[str]:
@@ -87,7 +87,7 @@ class Wait(NamedTuple):
         return self.done() == self.children or (self.any_of and well)
 
     def written(self, **fields: Any) -> Wait:
-        """The condition after another write, whose revision nobody has seen yet."""
+        """The condition after another write, whose revision no actor has seen yet."""
         return self._replace(revision=UNKNOWN, version=self.version + 1, **fields)
 
 
@@ -112,7 +112,7 @@ def seen_wait(wait: WaitCondition) -> WaitSeen:
 
 
 def step(state: State, event: Event) -> Iterable[State]:
-    """The states that may follow; none if the operation cannot have answered so."""
+    """The states that may follow; none if the operation cannot have that answer."""
     return _STEPS[event.name](state, event)
 
 
@@ -124,14 +124,14 @@ def _is_held(flow: Flow) -> bool:
 
 
 def _is(stored: Seen, seen: Seen) -> bool:
-    """Whether a reader may see this; the revision of a write that nobody saw may be any."""
+    """Whether a reader may see this; the revision of a write that no actor saw may be any."""
     return seen == stored or (
         stored.revision == UNKNOWN and seen == stored._replace(revision=seen.revision)
     )
 
 
 def _get(state: State, event: Event) -> Iterable[State]:
-    """`get`: given nothing; answers `Seen` or `None`."""
+    """`get`: given nothing; returns `Seen` or `None`."""
     flow, answer = state.flow, event.answer
     if answer is NEVER or (flow is None and answer is None):
         yield state
@@ -140,7 +140,7 @@ def _get(state: State, event: Event) -> Iterable[State]:
 
 
 def _create(state: State, event: Event) -> Iterable[State]:
-    """`create`: given n; answers `Seen`."""
+    """`create`: given n; returns `Seen`."""
     answer = event.answer
     if state.flow is not None:
         if answer is NEVER or answer == Refused(("FlowExistsError",), state.flow.seen.version):
@@ -168,7 +168,7 @@ class Base(NamedTuple):
 
 
 def _refusal(state: State, base: Base) -> Refused | None:
-    """Why the store refuses a write of who has read this."""
+    """Why the store refuses a write that is based on this."""
     flow = state.flow
     if flow is None:
         return Refused(("FlowNotFoundError",))
@@ -194,7 +194,7 @@ def _guarded(
 
 
 def _update(state: State, event: Event) -> Iterable[State]:
-    """`update`: given what was read and the new n; answers `Seen`."""
+    """`update`: given what was read and the new n; returns `Seen`."""
     base, n = event.given
 
     def write(flow: Flow) -> Iterable[State]:
@@ -207,7 +207,7 @@ def _update(state: State, event: Event) -> Iterable[State]:
 
 
 def _transact(state: State, event: Event) -> Iterable[State]:
-    """`transact` that adds to n: given how much; answers `Seen`. It meets no conflict."""
+    """`transact` that adds to n: given how much; returns `Seen`. It meets no conflict."""
     flow = state.flow
     if flow is None:
         if event.answer in (NEVER, Refused(("FlowNotFoundError",))):
@@ -221,7 +221,7 @@ def _transact(state: State, event: Event) -> Iterable[State]:
 
 
 def _delete(state: State, event: Event) -> Iterable[State]:
-    """`delete` of what was read; answers whether it was there."""
+    """`delete` of what was read; returns whether it was there."""
     refusal = _refusal(state, event.given)
     if refusal is None:
         if event.answer in (NEVER, True):
@@ -236,7 +236,7 @@ def _delete(state: State, event: Event) -> Iterable[State]:
 def _over(state: State) -> bool:
     """Whether the condition calls for its parent."""
     wait = state.wait
-    if wait is None or wait.kind != "condition" or wait.told or not wait.parent:
+    if wait is None or wait.kind != "condition" or wait.notified or not wait.parent:
         return False
 
     return wait.outcome != "PENDING" or wait.overdue
@@ -254,7 +254,7 @@ class Claimed(NamedTuple):
 def _claimed(
     state: State, flow: Flow, owner: str, answer: Claimed | None, *, woken: bool
 ) -> Iterable[State]:
-    """The flow is claimed and its condition has told it; `answer` is `None` if nobody saw it."""
+    """The flow is claimed and notified of its condition; `answer` is `None` if it was lost."""
     seen = flow.seen
     new = seen._replace(revision=UNKNOWN, version=seen.version + 1, owner=owner, due=LATER)
     wait, ended = state.wait, flow.ended
@@ -264,9 +264,9 @@ def _claimed(
         closes = wait.outcome == "PENDING" and wait.overdue
         if closes or wait.outcome != "PENDING":
             ended, done = "TIMED_OUT" if closes else wait.outcome, wait.done()
-            # The first telling is written on the condition; so is its end, in the same write.
-            if closes or (wait.parent and not wait.told):
-                wait = wait.written(outcome=ended, told=True)
+            # The first notification is written on the condition; so is its end, in the same write.
+            if closes or (wait.parent and not wait.notified):
+                wait = wait.written(outcome=ended, notified=True)
 
     if answer is None:
         yield State(Flow(new, UNKNOWN, ended), wait)
@@ -278,7 +278,7 @@ def _claimed(
 
 
 def _claim(state: State, event: Event) -> Iterable[State]:
-    """`claim`: given the owner; answers `Claimed`."""
+    """`claim`: given the owner; returns `Claimed`."""
     flow, answer = state.flow, event.answer
     if flow is None or _is_held(flow):
         name = "FlowNotFoundError" if flow is None else "FlowClaimedError"
@@ -292,7 +292,7 @@ def _claim(state: State, event: Event) -> Iterable[State]:
 
 
 def _claim_due(state: State, event: Event) -> Iterable[State]:
-    """`claim_due`: given the owner; answers `Claimed`, or `None` if it was given nothing."""
+    """`claim_due`: given the owner; returns `Claimed`, or `None` if it was given nothing."""
     flow, answer = state.flow, event.answer
     free = flow is not None and not _is_held(flow)
     due = flow is not None and free and (flow.seen.due == NOW or _over(state))
@@ -303,10 +303,10 @@ def _claim_due(state: State, event: Event) -> Iterable[State]:
 
         wait = state.wait
         if not free and wait is not None and _over(state):
-            # Whose parent is held is closed all the same; whose parent is gone need tell nobody.
+            # It is closed even if its parent is held; if its parent is gone, no flow is left to notify.
             ended = "TIMED_OUT" if wait.outcome == "PENDING" else wait.outcome
             if flow is None or ended != wait.outcome:
-                yield state._replace(wait=wait.written(outcome=ended, told=flow is None))
+                yield state._replace(wait=wait.written(outcome=ended, notified=flow is None))
 
     if due and flow is not None and (answer is NEVER or isinstance(answer, Claimed)):
         known = None if answer is NEVER else answer
@@ -316,7 +316,7 @@ def _claim_due(state: State, event: Event) -> Iterable[State]:
 
 
 def _extend(state: State, event: Event) -> Iterable[State]:
-    """`extend`: given the claim; answers `None`."""
+    """`extend`: given the claim; returns `None`."""
     flow = state.flow
     mine = flow is not None and flow.claim == event.given
     if flow is not None and mine and event.answer in (NEVER, None):
@@ -326,7 +326,7 @@ def _extend(state: State, event: Event) -> Iterable[State]:
 
 
 def _release(state: State, event: Event) -> Iterable[State]:
-    """`release`: given what was read; answers `Seen`."""
+    """`release`: given what was read; returns `Seen`."""
 
     def write(flow: Flow) -> Iterable[State]:
         new = flow.seen._replace(
@@ -354,14 +354,14 @@ def _set_in(old: Wait | None, terms: Terms) -> tuple[Wait, bool]:
     if old is not None and old.kind == "condition" and old.outcome != "PENDING":
         return old, False
 
-    items = frozenset[tuple[str, bool]]() if old is None or old.kind == "marker" else old.items
+    items = frozenset[tuple[str, bool]]() if old is None or old.kind == "tombstone" else old.items
     version = old.version + 1 if old is not None and old.kind == "condition" else 1
     new = Wait("PENDING", UNKNOWN, version, *terms, items=items)
     return (new._replace(outcome="SATISFIED") if new.is_complete() else new), True
 
 
 def _set(state: State, event: Event) -> Iterable[State]:
-    """`set_wait_condition`: given the terms; answers (was it satisfied by this, `WaitSeen`)."""
+    """`set_wait_condition`: given the terms; returns (was it satisfied by this, `WaitSeen`)."""
     wait, written = _set_in(state.wait, event.given)
     if event.answer is NEVER:
         yield state._replace(wait=wait)
@@ -378,17 +378,17 @@ def _set(state: State, event: Event) -> Iterable[State]:
 
 
 def _complete(state: State, event: Event) -> Iterable[State]:
-    """`complete_child`: given the child and its success; answers the fields of `Completion`."""
+    """`complete_child`: given the child and its success; returns the fields of `Completion`."""
     wait, (child, ok) = state.wait, event.given
     after = wait
     want: tuple[bool, bool, bool, str | None]
-    if wait is None or wait.kind == "early":
+    if wait is None or wait.kind == "pending":
         items = frozenset[tuple[str, bool]]() if wait is None else wait.items
         known = any(name == child for name, _ in items)
         want = (not known, known, False, None)
         if not known:
-            after = Wait("", items=items | {(child, ok)}, kind="early")
-    elif wait.kind == "marker":
+            after = Wait("", items=items | {(child, ok)}, kind="pending")
+    elif wait.kind == "tombstone":
         want = (False, False, False, wait.outcome)
     elif any(name == child for name, _ in wait.items):
         want = (False, True, False, wait.outcome)
@@ -406,7 +406,7 @@ def _complete(state: State, event: Event) -> Iterable[State]:
 
 
 def _get_wait(state: State, event: Event) -> Iterable[State]:
-    """`get_wait_condition`: answers `WaitSeen` or `None`."""
+    """`get_wait_condition`: returns `WaitSeen` or `None`."""
     wait, answer = state.wait, event.answer
     there = wait is not None and wait.kind == "condition"
     if answer is NEVER or (not there and answer is None):
@@ -427,7 +427,7 @@ def _wait_refusal(state: State, revision: str) -> str | None:
 
 
 def _close(state: State, event: Event) -> Iterable[State]:
-    """`update_wait_condition` to `TIMED_OUT`: given the revision read; answers `WaitSeen`."""
+    """`update_wait_condition` to `TIMED_OUT`: given the revision read; returns `WaitSeen`."""
     wait, answer = state.wait, event.answer
     refusal = _wait_refusal(state, event.given)
     if refusal is not None or wait is None:
@@ -444,32 +444,32 @@ def _close(state: State, event: Event) -> Iterable[State]:
 
 
 def _clear(state: State, event: Event) -> Iterable[State]:
-    """`clear_wait_condition`: answers whether it was there."""
+    """`clear_wait_condition`: returns whether it was there."""
     wait = state.wait
     there = wait is not None and wait.kind == "condition"
     if event.answer not in (NEVER, there):
         return
 
-    if wait is None or wait.kind == "marker":
+    if wait is None or wait.kind == "tombstone":
         yield state
-    elif wait.kind == "early":
-        yield state  # completions without a condition are nobody's to clear
+    elif wait.kind == "pending":
+        yield state  # completions without a condition are not cleared
     else:
         outcome = "CANCELLED" if wait.outcome == "PENDING" else wait.outcome
-        yield state._replace(wait=Wait(outcome, kind="marker"))
+        yield state._replace(wait=Wait(outcome, kind="tombstone"))
 
 
 # --- two records in one commit ----------------------------------------------------------------------
 
 
 def _suspend(state: State, event: Event) -> Iterable[State]:
-    """`suspend` and commit: given what was read and the terms; answers (`Seen`, outcome)."""
+    """`suspend` and commit: given what was read and the terms; returns (`Seen`, outcome)."""
     base, terms = event.given
 
     def write(flow: Flow) -> Iterable[State]:
         wait, written = _set_in(state.wait, terms)
-        if not written:  # a condition that has ended: the flow becomes its parent, and is told
-            wait = (wait if wait.parent else wait.written(parent=True))._replace(told=False)
+        if not written:  # a condition that has ended: the flow becomes its parent, and is notified
+            wait = (wait if wait.parent else wait.written(parent=True))._replace(notified=False)
 
         new = flow.seen._replace(
             revision=UNKNOWN,
@@ -492,7 +492,7 @@ def _suspend(state: State, event: Event) -> Iterable[State]:
 def _time_out(state: State, event: Event) -> Iterable[State]:
     """A sweeper's commit: closes the condition and resumes the parent, both as they were read.
 
-    Given what was read of either; answers `Seen`.
+    Given what was read of either; returns `Seen`.
     """
     base, revision = event.given
     flow_refusal, wait_refusal = _refusal(state, base), _wait_refusal(state, revision)

@@ -98,7 +98,7 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         "a NATS server that runs out of storage",
         "nats-server (2.15.1) keeps the first messages of an atomic batch in which it runs out of storage:"
-        " a commit of several records may be stored in part, and is told as a `CommitUncertainError`;"
+        " a commit of several records may be stored in part, and raises `CommitUncertainError`;"
         " with `max_bytes` it is refused whole",
         "docs/operations/nats.md",
     ),
@@ -588,8 +588,8 @@ class MachineBase(RuleBasedStateMachine):
 def _compare(what: str, fields: dict[str, tuple[Any, Any]]) -> None:
     wrong = {name: pair for name, pair in fields.items() if pair[0] != pair[1]}
     if wrong:
-        told = "; ".join(f"{name} is {a!r}, expected {b!r}" for name, (a, b) in wrong.items())
-        message = f"{what}: {told}"
+        found = "; ".join(f"{name} is {a!r}, expected {b!r}" for name, (a, b) in wrong.items())
+        message = f"{what}: {found}"
         note(message[:2000])
         raise AssertionError(message[:2000])
 

@@ -2,10 +2,10 @@
 
 `World` is what a correct store holds. It shares no code with the library: no stores, no encoded
 records, none of the library's decisions. Where the contract leaves the store a choice (which of
-the due flows a claimer is given) the model takes what the store answered, checks that it was
-allowed, and goes on from there.
+the due flows a claimer is given) the model takes the store's choice, checks that it was
+allowed, and continues from there.
 
-The file is longer than others because it is read as one text, beside the contract.
+The file is longer than others because it is read as one text, next to the contract.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Flow:
     expires: datetime | None = None
 
     def is_held(self, now: datetime) -> bool:
-        """Whether somebody's claim has not ended."""
+        """Whether a claim on it has not ended."""
         return self.owner is not None and self.due is not None and self.due > now
 
 
@@ -155,7 +155,7 @@ Result: TypeAlias = tuple[bool, Any, "str | None"]
 
 @dataclass(frozen=True)
 class Wait:
-    """A stored condition. `wake` is since when its parent should be told that it has ended."""
+    """A stored condition. `wake` is since when its parent should be notified of its end."""
 
     terms: Terms
     created: datetime
@@ -178,11 +178,11 @@ class Wait:
         return {child: result for child, result in self.completions.items() if child in members}
 
     def is_overdue(self, now: datetime) -> bool:
-        """Whether its deadline has come and nobody has closed it."""
+        """Whether its deadline has come and it is still open."""
         return self.outcome == "PENDING" and self.deadline is not None and self.deadline <= now
 
     def calls(self, now: datetime) -> bool:
-        """Whether its parent, if any, should be told now."""
+        """Whether its parent, if any, should be notified now."""
         woken = self.wake is not None and self.wake <= now
         return self.is_overdue(now) or (self.outcome != "PENDING" and woken)
 
@@ -386,7 +386,7 @@ class Refusal(Exception):  # noqa: N818  the store's error is the error; this is
 
 @dataclass
 class World:
-    """What a correct store holds, and what a correct store answers."""
+    """What a correct store holds, and what it returns."""
 
     clock: Callable[[], datetime]
     keep_flows: timedelta | None
@@ -401,7 +401,7 @@ class World:
         default_factory=dict[tuple[str, int], Progress]
     )
     expired: int = 0
-    """At most so many expired records may still be there to be swept."""
+    """The most expired records that may still be there to be swept."""
     _stamps: count[int] = field(default_factory=lambda: count(1))
 
     @property
@@ -694,7 +694,7 @@ class World:
         return self._counted(key, wait, accepted=True)
 
     def _taken_over(self, wait: Wait, parent: str | None) -> Wait:
-        """An ended condition that a flow suspends on: that flow is to be told, at once."""
+        """An ended condition that a flow suspends on: that flow is to be notified at once."""
         wait = replace(wait, wake=self.now, expires=None)
         if wait.terms.parent == parent:
             return wait
@@ -721,7 +721,7 @@ class World:
         key = change.correlation_id
         there = self.wait(key)
         assert there is not None, "checked before"
-        was_told = there.outcome != "PENDING" and there.wake is None
+        was_notified = there.outcome != "PENDING" and there.wake is None
         wait = replace(
             there,
             terms=change.terms,
@@ -731,7 +731,7 @@ class World:
         )
         if change.outcome == "PENDING":
             wait = replace(wait, wake=None, expires=None)
-        elif not was_told or (there.terms.parent is None and change.terms.parent is not None):
+        elif not was_notified or (there.terms.parent is None and change.terms.parent is not None):
             wait = self._closed(wait, change.outcome)
 
         return self._counted(key, wait, accepted=True)
@@ -776,7 +776,7 @@ class World:
     # claims ---------------------------------------------------------------------------------------
 
     def extend(self, flow_id: str, claim: int, lease: timedelta) -> None:
-        """Move the end of a claim, whoever has written the flow since, while it is there."""
+        """Move the end of a claim, if it is still there, even if the flow has been written since."""
         self.forget_expired()
         flow = self.flows.get(flow_id)
         if flow is None or flow.claim != claim:
@@ -893,7 +893,7 @@ class World:
         )
 
     def _put_off(self, wait: Wait, until: datetime) -> Wait:
-        """The parent cannot be told before then; an overdue condition is closed all the same."""
+        """The parent cannot be notified before then; an overdue condition is closed all the same."""
         if wait.outcome != "PENDING":
             return replace(wait, wake=until)
 
@@ -927,7 +927,7 @@ class World:
         )
 
     def calling(self, type_name: str | None = None) -> dict[str, Wait]:
-        """Conditions whose parent should be told now, by a claimer of flows of that type."""
+        """Conditions whose parent should be notified now, by a claimer of flows of that type."""
         found: dict[str, Wait] = {}
         for correlation_id, wait in self.conditions().items():
             parent = self.flows.get(wait.terms.parent or "")
@@ -957,10 +957,10 @@ class World:
         owner: str,
         reads: Callable[[Flow], bool] = lambda _flow: True,
     ) -> None:
-        """Check what a claimer was given and what became of the conditions, and go on from there.
+        """Check what a claimer was given and what became of the conditions, and continue from there.
 
-        The store chooses among what is due, and may come across conditions that cannot be told to
-        anybody now, or have nobody left to be told to. `reads` says whether a state can be decoded
+        The store chooses among what is due, and may find conditions whose parent
+        cannot be notified now, or is gone. `reads` says whether a state can be decoded
         as what the claimer asked for.
         """
         due, calling = self.due_flows(type_name), self.calling(type_name)
@@ -979,7 +979,7 @@ class World:
 
         must = len(due) + len(calling) <= limit or len(ids) < limit
         self._put_off_flows(due & unreadable, seen, lease, must=must)
-        told = [self._awaited_end(flow_id) for flow_id in ids]
+        awaited_ends = [self._awaited_end(flow_id) for flow_id in ids]
         outcomes = {
             name: self._fates(name, wait, ids, unreadable, lease, must=must)
             for name, wait in calling.items()
@@ -994,7 +994,7 @@ class World:
         for name, possible_waits in outcomes.items():
             self.waits[name] = _matching(name, possible_waits, seen)
 
-        for awaited, flow_id in zip(told, ids, strict=True):
+        for awaited, flow_id in zip(awaited_ends, ids, strict=True):
             if awaited is not None and awaited not in outcomes:
                 self._notify(awaited, flow_id)
 
@@ -1041,7 +1041,7 @@ class World:
             return [self._put_off(wait, until), *untouched]
 
         if parent not in ids:
-            assert not must, f"{name!r} has ended and nobody was given {parent!r}"
+            assert not must, f"{name!r} has ended and no claimer was given {parent!r}"
             return [wait]
 
         return [self._notified(wait)]
@@ -1063,7 +1063,7 @@ class World:
     # the store ------------------------------------------------------------------------------------
 
     def sweep(self, removed: int, limit: int, seen: Seen) -> None:
-        """Check what a sweep answered; the ended conditions of parents that are gone may now go."""
+        """Check what a sweep returned; the ended conditions of parents that are gone may now go."""
         self.forget_expired()
         calling = self.calling()
         for name, wait in calling.items():

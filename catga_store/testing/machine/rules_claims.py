@@ -171,7 +171,7 @@ class ClaimRules(WaitRules):
             if claimed:
                 self.taken(flow, lease)
             else:
-                self.same_flow(flow, self.world.flows[flow_id], "answered as it is")
+                self.same_flow(flow, self.world.flows[flow_id], "returned as it is")
                 self.held(flow)
 
     def claimed(self) -> list[Copy]:
@@ -201,7 +201,7 @@ class ClaimRules(WaitRules):
         late=st.sampled_from([timedelta(0), timedelta(milliseconds=-1)]),
     )
     def lose_a_claim(self, place: int, how: str, change: tuple[str, Any], late: timedelta) -> None:
-        """A lease ends, or almost, somebody else claims the flow, and its first owner comes back."""
+        """A lease ends, or almost, another owner claims the flow, and its first owner comes back."""
         self.world.forget_expired()
         flow_id = self.flow_id(place)
         lease = timedelta(seconds=1)

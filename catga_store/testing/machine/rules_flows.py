@@ -264,7 +264,7 @@ class FlowRules(MachineBase):
 
     @rule(place=places, change=base.flow_changes, at=st.sampled_from([1, 1, 2]))
     def delete_and_create(self, place: int, change: tuple[str, Any], at: int) -> None:
-        """A flow goes and another comes under its id; who has read the first one writes."""
+        """Delete a flow and create another with its id; then write a copy of the first."""
         self.world.forget_expired()
         flow_id = self.flow_id(place)
         if flow_id not in self.world.flows:
@@ -515,7 +515,7 @@ class FlowRules(MachineBase):
 
     @rule(place=places, kind=st.sampled_from([flow_key, wait_key]))
     def resolve_what_never_came(self, place: int, kind: Callable[[str], Any]) -> None:
-        """A commit that the store has not seen is told as not applied, and changes nothing."""
+        """A commit that the store has not seen is reported as not applied, and nothing changes."""
         key = kind(self.flow_id(place))
         lost = CommitUncertainError("", commit_id=new_commit_id(), keys=(key,))
         assert self.api.resolve_commit(lost) is None

@@ -86,11 +86,11 @@ class SessionRules(ClaimRules):
     # loading --------------------------------------------------------------------------------------
 
     def track(self, opened: Open, kind: str, key: Any, found: Any, want: Any) -> None:
-        """What a session answers: the object it has, or what is stored."""
+        """Check what a session returns: the object it has, or what is stored."""
         entry = opened.entries.get((kind, key))
         if entry is not None:
             expected = None if entry.intent == "deleted" or entry.copy is None else entry.copy.obj
-            assert found is expected, f"the session has {expected!r} and answered {found!r}"
+            assert found is expected, f"the session has {expected!r} and returned {found!r}"
             return
 
         assert (found is None) is (want is None), f"{kind} {key!r}: {found!r}, not {want}"
@@ -212,7 +212,7 @@ class SessionRules(ClaimRules):
         except UsageError:
             return
 
-        message = f"answered {answer!r} where the contract refuses"
+        message = f"returned {answer!r} where the contract refuses"
         raise AssertionError(message)
 
     @rule(number=session, arguments=base.new_flow(st.sampled_from(FLOW_IDS)))
@@ -230,7 +230,7 @@ class SessionRules(ClaimRules):
     @precondition(lambda self: any(copy.base for copy in self.flows))
     @rule(number=session, which=which)
     def session_attach_flow(self, number: int, which: int) -> None:
-        """A flow that was read, or claimed, outside of the session goes on inside."""
+        """A flow that was read, or claimed, outside of the session is used inside."""
         self.add(self.opened(number), "flow", self.pick(self.flows, which), "new")
 
     @rule(number=session, arguments=new_wait(st.sampled_from([None, *FLOW_IDS])))
@@ -510,9 +510,9 @@ class SessionRules(ClaimRules):
         return self.world.commit(changes)
 
     def resolves(self, receipt: Any) -> None:
-        """A commit that was applied is told as applied, to whoever has lost its reply.
+        """A commit that was applied is reported as applied to a client that has lost its reply.
 
-        One that found nothing to change may be told as not applied: that is as true of it.
+        One that found nothing to change may be reported as not applied, which is as true.
         """
         keys = (*receipt.versions, *(wait_key(name) for name, _ in receipt.completions))
         lost = CommitUncertainError("", commit_id=receipt.commit_id, keys=keys)
@@ -656,7 +656,7 @@ class SessionRules(ClaimRules):
         rival=st.sampled_from([None, "flow", "wait", "progress", "check"]),
     )
     def commit_beside_a_rival(self, place: int, change: tuple[str, Any], rival: str | None) -> None:
-        """A session changes several records; somebody else may change one of them before it commits."""
+        """A session changes several records; another client may change one of them before it commits."""
         self.world.forget_expired()
         ids = [each for each in sorted(self.world.flows) if each.startswith("{t}")]
         if not ids:

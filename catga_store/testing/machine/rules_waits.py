@@ -65,14 +65,14 @@ class WaitRules(FlowRules):
         self.set_one(copy)
 
     def set_one(self, copy: Copy) -> None:
-        """Set a condition; one that has ended is answered instead of written."""
+        """Set a condition; one that has ended is returned instead of written."""
         change = self.set_change(copy.obj)
         done = self.agree(
             lambda: self.api.set_wait_condition(copy.obj), lambda: self.world.commit([change])
         )
         if done is not None:
             got, want = done
-            assert got is want[0].now_satisfied, f"set answered {got}, {want}"
+            assert got is want[0].now_satisfied, f"set returned {got}, {want}"
             self.keep_wait(copy, results=False)
 
     def keep_wait(self, copy: Copy, *, results: bool) -> None:
@@ -129,7 +129,9 @@ class WaitRules(FlowRules):
             wait.parent_flow_id = parent
 
         self.write_wait(copy)
-        if base.reopens(copy, wait.outcome):  # refused; or nobody could write this object again
+        if base.reopens(
+            copy, wait.outcome
+        ):  # refused; otherwise this object could not be written again
             wait.outcome = WaitOutcome[copy.base.outcome]
 
     @rule(place=places)
@@ -153,7 +155,7 @@ class WaitRules(FlowRules):
         )
         if done is not None:
             got, want = done
-            assert got is want[0].now_satisfied, f"update answered {got}, {want}"
+            assert got is want[0].now_satisfied, f"update returned {got}, {want}"
             self.keep_wait(copy, results=False)
 
     @rule(
@@ -254,4 +256,4 @@ def same_completion(got: Any, want: oracle.Done) -> None:
     outcome = None if got.outcome is None else got.outcome.name
     fields = (got.accepted, got.duplicate, got.now_satisfied, outcome)
     wanted = (want.accepted, want.duplicate, want.now_satisfied, want.outcome)
-    assert fields == wanted, f"the completion answered {fields}, expected {wanted}"
+    assert fields == wanted, f"the completion returned {fields}, expected {wanted}"

@@ -323,7 +323,7 @@ def test_a_store_of_another_layout(nats_server: NatsServer, bucket: str) -> None
     ask(nats_server.url, f"catga.{bucket}.layout", {"layout": 99, "partitions": 1})
     with (
         cs.NatsStore(nats_server.url, bucket=bucket) as store,
-        pytest.raises(cs.StoreConfigError, match="laid out in version 99"),
+        pytest.raises(cs.StoreConfigError, match="has layout version 99"),
     ):
         store.ping()
 

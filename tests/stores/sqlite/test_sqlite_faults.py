@@ -116,7 +116,7 @@ def test_a_file_that_is_no_database_is_refused_and_kept(
     """Every operation raises `CorruptRecordError` that names the file, and no byte changes."""
     path.write_bytes(content)
     for use in OPERATIONS:
-        with pytest.raises(cs.CorruptRecordError, match="left as it is") as caught:
+        with pytest.raises(cs.CorruptRecordError, match="nothing was changed") as caught:
             use(store)
 
         assert str(path) in str(caught.value)
@@ -806,7 +806,7 @@ def test_an_edited_record_is_named_and_kept(
     before = dump(path)
     key = (kind, "bad", 0)
     for api in (store, store.session(), store.session()):
-        with pytest.raises(cs.CorruptRecordError, match="left as it is") as caught:
+        with pytest.raises(cs.CorruptRecordError, match="nothing was changed") as caught:
             read_bad(api, kind)
 
         assert caught.value.key == key
@@ -834,7 +834,7 @@ def test_an_edited_flow_is_not_written_over(path: Path, store: cs.SQLiteStore, e
 
     before = dump(path)
     held.state["n"] = 2
-    with pytest.raises(cs.CorruptRecordError, match="left as it is") as caught:
+    with pytest.raises(cs.CorruptRecordError, match="nothing was changed") as caught:
         store.update(held)
 
     assert caught.value.key == ("flow", "bad", 0)
@@ -857,7 +857,7 @@ def test_an_edited_condition_is_named_and_kept(
     with raw(path) as connection:
         assert connection.execute(statement.format(edit)).rowcount == 1
 
-    with pytest.raises(cs.CorruptRecordError, match="left as it is") as caught:
+    with pytest.raises(cs.CorruptRecordError, match="nothing was changed") as caught:
         result_of(store, "bad-wait")
 
     assert caught.value.key == ("wait", "bad-wait", 0)

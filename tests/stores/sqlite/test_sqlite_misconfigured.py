@@ -96,7 +96,7 @@ WRONG: list[tuple[Make, type[cs.CatgaStoreError], str]] = [
     (text_file, cs.CorruptRecordError, "is not a SQLite database"),
     (short_file, cs.CorruptRecordError, "is not a SQLite database"),
     (other_database, cs.StoreConfigError, "it has 1 table and none of this library's"),
-    (other_layout, cs.StoreConfigError, "the store is laid out in version 99"),
+    (other_layout, cs.StoreConfigError, "the store has layout version 99"),
     (other_partitions, cs.PartitionCountError, "was laid out with 4 partitions and opened with 1"),
 ]
 
