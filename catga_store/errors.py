@@ -157,7 +157,7 @@ class PartitionCountError(UsageError, StoreConfigError):
 
 
 class ConflictError(CatgaStoreError):
-    """Somebody else wrote first. Nothing of the commit was written.
+    """Another caller wrote first. Nothing of the commit was written.
 
     `conflicts` holds one error per record that was refused; an error that stands alone is its own
     only conflict.
@@ -187,7 +187,7 @@ class StaleFlowError(ConflictError):
 
 
 class ClaimLostError(StaleFlowError):
-    """The flow was claimed by its caller, and has been written or claimed by somebody else since."""
+    """The flow was claimed by its caller, and has been written or claimed by another caller since."""
 
 
 class FlowClaimedError(ConflictError):
@@ -229,7 +229,7 @@ class StaleProgressError(ConflictError):
     actual: int | None
 
 
-# --- try again later, look before you act, call somebody --------------------------------------------
+# --- try again later, look before you act, ask an operator --------------------------------------------
 
 
 class StoreUnavailableError(CatgaStoreError):

@@ -73,7 +73,7 @@ def check_flow(flow: object) -> None:
 def check_function(function: object) -> None:
     """Raise `UsageError` unless it can be called."""
     if not callable(function):
-        message = f"transact calls a function with a session; {function!r} is none"
+        message = f"transact: expected a function that takes a session, got {function!r}"
         raise UsageError(message)
 
 

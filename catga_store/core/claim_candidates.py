@@ -1,4 +1,4 @@
-"""Reading what bears on flows that may be claimed: the flow, and the conditions that it waits for."""
+"""Reading what a claim depends on: the flow, and the conditions that it waits for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 def gather(
     context: Context, chosen: Sequence[Found], now_ms: int, *, all_waits: bool
 ) -> Conversation[Gathered]:
-    """Candidates, each with its flow and the conditions that bear on it.
+    """Return candidates, each with its flow and the conditions that a claim of it depends on.
 
     `all_waits`: those chosen are all the conditions that have ended, and none need be looked
     for.
@@ -100,8 +100,8 @@ def read_waits(context: Context, candidates: Iterable[Candidate]) -> Conversatio
     for candidate in candidates:
         candidate.awaits = awaited_of(candidate)
         candidate.was_notified_of = notified_of(candidate)
-        told = () if candidate.was_notified_of is None else (candidate.was_notified_of,)
-        for name in (*candidate.awaits, *told):
+        notified = () if candidate.was_notified_of is None else (candidate.was_notified_of,)
+        for name in (*candidate.awaits, *notified):
             if name not in candidate.woken_by:
                 keys[wait_key(name)] = None
 
@@ -131,7 +131,10 @@ def read_waits(context: Context, candidates: Iterable[Candidate]) -> Conversatio
 def _read_what_can_be(
     context: Context, keys: Sequence[Key]
 ) -> Conversation[tuple[dict[Key, Record], dict[Key, CorruptRecordError]]]:
-    """The records that are there, and why others cannot be read: those alone, one by one."""
+    """Return the records that can be read, and an error for each that cannot.
+
+    After an error they are read one by one.
+    """
     found: dict[Key, Record] = {}
     corrupt: dict[Key, CorruptRecordError] = {}
 

@@ -1,8 +1,8 @@
 """What is to be done about flows that are due: claim them, put them off, or nothing. Pure.
 
-`claims` reads what bears on a flow into a `Candidate`; here that becomes a `ClaimPlan`, the changes of a
-commit, and what the store returned is settled on the flows that were claimed. The file is over 400 lines
-because the decisions about one flow are read together.
+`claim_candidates` reads a flow and its conditions into a `Candidate`. Here that becomes a `ClaimPlan`,
+the changes of a commit, and what the store returned is settled on the flows that were claimed. The file
+is over 400 lines because the decisions about one flow are read together.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ __all__ = [
     "is_held",
     "is_terminal",
     "needs_notification",
+    "plan_claim",
     "put_off",
     "refused_of",
     "settle_plans",
-    "take",
 ]
 
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Claimer:
 
 
 class Candidate:
-    """A flow that is due, or that is to be notified of a condition, with what bears on it."""
+    """A flow that is due, or that is to be notified of a condition, with all that its claim depends on."""
 
     def __init__(self, flow_id: str, flow: Record | None = None) -> None:
         self.flow_id = flow_id
@@ -100,7 +100,7 @@ class Candidate:
 
     @property
     def has_ended(self) -> bool:
-        """Whether there is nobody left to tell."""
+        """Whether no flow is left to notify."""
         return self.error is None and (self.flow is None or is_terminal(self.flow.head))
 
     def is_free(self, now_ms: int) -> bool:
@@ -119,7 +119,7 @@ class Candidate:
 
     @property
     def waits(self) -> dict[str, Record]:
-        """The conditions that bear on it: the one that it is suspended on, then what is news."""
+        """The conditions that its claim depends on: the one it is suspended on, then those that have ended."""
         if not self.awaited:
             return self.woken_by
 
@@ -199,7 +199,7 @@ def _claim_plan_of(candidate: Candidate, claimer: Claimer) -> ClaimPlan | None:
             return None
 
         try:
-            return take(candidate, claimer)
+            return plan_claim(candidate, claimer)
         except (CorruptRecordError, StateTypeError) as misfit:
             error = misfit
 
@@ -208,7 +208,7 @@ def _claim_plan_of(candidate: Candidate, claimer: Claimer) -> ClaimPlan | None:
     return put_off(candidate, now_ms, until_ms=claimer.until_ms)
 
 
-def take(candidate: Candidate, claimer: Claimer) -> ClaimPlan:
+def plan_claim(candidate: Candidate, claimer: Claimer) -> ClaimPlan:
     """Claim a flow, close what is overdue of what it waits for, and mark it as notified."""
     record = candidate.flow
     assert record is not None
@@ -239,12 +239,12 @@ def take(candidate: Candidate, claimer: Claimer) -> ClaimPlan:
         due_ms=claimer.until_ms,
     )
     put = Put(key, head, body, old.revision, old, claiming=True, keeps_body=body is record.body)
-    given = (
-        _give(name, wait, now_ms)
+    notified = (
+        _notify(name, wait, now_ms)
         for name, wait in candidate.waits.items()
         if _is_its_own(candidate, wait)
     )
-    changes = (put, *(change for change in given if change is not None))
+    changes = (put, *(change for change in notified if change is not None))
     # What a commit has no room for stays due and wakes the flow once more.
     changes = changes[:MAX_CHANGES]
     return ClaimPlan(candidate.flow_id, changes, flow, shown, closes, claimer.lease_ms)
@@ -265,7 +265,7 @@ def is_terminal(head: Head) -> bool:
 
 
 def is_held(head: Head, now_ms: int) -> bool:
-    """Whether somebody's claim has not ended."""
+    """Whether a claim on the flow has not ended."""
     return head.owner is not None and head.due_ms is not None and head.due_ms > now_ms
 
 
@@ -322,13 +322,13 @@ def _ended_waits(candidate: Candidate, now_ms: int) -> list[tuple[str, Record]]:
     return ended
 
 
-def _show_again(wait: WaitCondition | None, told: Record) -> None:
+def _show_again(wait: WaitCondition | None, shown_before: Record) -> None:
     """Show the results of a condition again, if it is still the one that the flow shows."""
-    if wait is None or wait.created_at is None or wait.outcome.value != told.head.status:
+    if wait is None or wait.created_at is None or wait.outcome.value != shown_before.head.status:
         return
 
-    if to_ms(wait.created_at) == told.head.created_ms:
-        stored_state.load_results(wait, told)
+    if to_ms(wait.created_at) == shown_before.head.created_ms:
+        stored_state.load_results(wait, shown_before)
 
 
 def _is_its_own(candidate: Candidate, wait: Record) -> bool:
@@ -336,7 +336,7 @@ def _is_its_own(candidate: Candidate, wait: Record) -> bool:
     return wait.terms is None or wait.terms.parent in (None, candidate.flow_id)
 
 
-def _give(correlation_id: str, record: Record, now_ms: int) -> Put | None:
+def _notify(correlation_id: str, record: Record, now_ms: int) -> Put | None:
     """Mark the parent of a condition as notified, and close the condition if it is overdue."""
     head = record.head
     if not needs_notification(head, now_ms) and (head.status == PENDING or head.due_ms is None):
@@ -356,7 +356,7 @@ def put_off(candidate: Candidate, now_ms: int, until_ms: int | None = None) -> C
     """For a flow that cannot be claimed: see to it that it does not stand in the way of others.
 
     While it is held or cannot be read, its conditions are looked at again when that may have
-    changed; when it is gone or has ended, there is nobody to tell.
+    changed; when it is gone or has ended, no flow is left to notify.
     """
     flow = candidate.flow
     if until_ms is None and flow is not None and not is_terminal(flow.head):

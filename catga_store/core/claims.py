@@ -29,10 +29,10 @@ from catga_store.core.claim_plans import claim_plans_of
 from catga_store.core.claim_plans import has_all_waits
 from catga_store.core.claim_plans import is_held
 from catga_store.core.claim_plans import is_terminal
+from catga_store.core.claim_plans import plan_claim
 from catga_store.core.claim_plans import put_off
 from catga_store.core.claim_plans import refused_of
 from catga_store.core.claim_plans import settle_plans
-from catga_store.core.claim_plans import take
 from catga_store.core.commits import commit_one
 from catga_store.core.commits import send
 from catga_store.core.conflicts import claimed_error
@@ -279,7 +279,7 @@ def claim(
         if candidate.error is not None:
             raise candidate.error
 
-        plan = take(candidate, Claimer(owner, wanted, now_ms, lease_ms))
+        plan = plan_claim(candidate, Claimer(owner, wanted, now_ms, lease_ms))
         claimed: list[FlowSnapshot[Any]] = []
         yield from _commit_plans(context, [plan], now_ms, claimed)
         if claimed:

@@ -188,7 +188,7 @@ def _read_flow(
     head, body = record.head, record.body
     at = body.find(_STATE)
     if at < 0:
-        message = f"the body of {key} has no state; it is left as it is"
+        message = f"the body of {key} has no state; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key))
 
     prefix = body[:at]
@@ -212,10 +212,10 @@ def _read_flow(
         else:
             state = codec.decode_state(data, state_type)
     except CorruptRecordError as error:
-        message = f"the state of {key} cannot be read: {error}; it is left as it is"
+        message = f"the state of {key} cannot be read: {error}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
     except StateTypeError as error:
-        message = f"the state of {key} does not fit: {error}; it is left as it is"
+        message = f"the state of {key} does not fit: {error}; nothing was changed"
         raise _refusal(message, head, error.expected, error.expected_version) from error
 
     baseline = None
@@ -284,7 +284,7 @@ def _position(key: Key, text: str) -> FlowPosition:
     try:
         position = FlowPosition(tuple(int(index) for index in text.split("/")))
     except (ValueError, UsageError) as error:
-        message = f"the position {text!r} of {key} cannot be read; it is left as it is"
+        message = f"the position {text!r} of {key} cannot be read; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
     if len(_positions) < _MOST_POSITIONS:
@@ -366,7 +366,7 @@ def load_wait(wait: WaitCondition, record: Record) -> None:
     """Give a condition everything that is stored."""
     terms = record.terms
     if terms is None or not terms.children:
-        message = f"{wait.key} is stored without terms; it is left as it is"
+        message = f"{wait.key} is stored without terms; nothing was changed"
         raise CorruptRecordError(message, key=tuple(wait.key))
 
     stored_state.load_wait(wait, record, terms)
@@ -397,12 +397,12 @@ def _read_wait(key: Key, prefix: bytes) -> WaitCondition | None:
         if layout == LAYOUT:
             return None if fields is None else _wait_from_json(fields)
     except (IndexError, KeyError, TypeError, ValueError, UsageError, CorruptRecordError) as error:
-        message = f"the envelope of {key} cannot be read: {error}; it is left as it is"
+        message = f"the envelope of {key} cannot be read: {error}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
     message = (
         f"the body of {key} has layout {layout!r}, this catga_store knows {LAYOUT};"
-        " read it with the release that wrote it; it is left as it is"
+        " read it with the release that wrote it; nothing was changed"
     )
     raise CorruptRecordError(message, key=tuple(key))
 
@@ -486,7 +486,7 @@ def load_progress(progress: ForEachProgress, key: Key, record: Record) -> None:
     try:
         last, marked, failed = _read_progress(record.body)
     except (KeyError, TypeError, ValueError, UsageError, CorruptRecordError) as error:
-        message = f"the body of {key} cannot be read: {error}; it is left as it is"
+        message = f"the body of {key} cannot be read: {error}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
     stored_state.load_progress(progress, key, record, marked=marked, failed=failed, last=last)

@@ -145,7 +145,7 @@ class UnitOfWork:
         self.forget()
 
     def _warn_of_unwritten(self, limits: Limits) -> None:
-        """Log each claimed flow that leaves the session with changes that nobody wrote.
+        """Log each claimed flow that leaves the session with changes that were not written.
 
         A worker that forgets to commit loses its work without an error, and only that.
         """

@@ -72,7 +72,7 @@ def plan_flow(
     """The write of a flow as it is now; `instead`: it takes the place of another incarnation.
 
     Decides what the contract says of `due_at`, claims, attempts and expiry:
-    a terminal flow is never due and owned by nobody; a claim ends when the flow is suspended or
+    a terminal flow is never due and has no owner; a claim ends when the flow is suspended or
     given another `due_at`, and is renewed by any other write of its owner; attempts start again
     when position or status have changed, unless they were set by hand.
     """
