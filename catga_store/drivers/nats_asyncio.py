@@ -319,6 +319,7 @@ class NatsLink:
             bool(info.get("jetstream", False)),
             int(client.max_payload),
             inbox.epoch,
+            str(info.get("server_name", "")),
         )
 
     def _begin(self, inbox: Inbox, request: Publish) -> Asked:

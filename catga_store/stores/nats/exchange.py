@@ -41,6 +41,7 @@ from catga_store.stores.nats.record_text import Stored
 from catga_store.stores.nats.transport import Answer
 from catga_store.stores.nats.transport import Ask
 from catga_store.stores.nats.transport import Asks
+from catga_store.stores.nats.transport import Greeting
 from catga_store.stores.nats.transport import Message
 from catga_store.stores.nats.transport import Publish
 
@@ -57,6 +58,7 @@ _ASKS_AT_ONCE = 256
 _LOOK_SECONDS = 1.0
 """How long what the leader said of the stream is relied upon: less than any election takes."""
 
+_API = "$JS.API"
 _UP_TO = "Nats-UpTo-Sequence"
 
 
@@ -73,9 +75,13 @@ class NatsExchange:
     counts as a new connection; `look` asks the leader, at most once a second. Every publish names the
     connection that it may be sent over. The first answer over another connection makes the store
     verify its identity (`verify`) before it is used.
+
+    A stream with one replica that another server keeps than the one connected to, in a cluster or
+    behind a leaf node, can go back without any of these signs. Its sequences are never relied upon
+    (`is_near`), so each write reads first.
     """
 
-    def __init__(self, stream: str, timeout: float, mark: str, api: str = "$JS.API") -> None:
+    def __init__(self, stream: str, timeout: float, mark: str, api: str = _API) -> None:
         self.api = api
         self.stream = stream
         self.mark = mark
@@ -88,6 +94,9 @@ class NatsExchange:
         self.verify: Callable[[Deadline], Conversation[None]] | None = None
         """Verifies that the store is still there; set at the first use."""
         self._verifying = False
+        self._server = ""
+        self.is_near = False
+        """Whether the stream cannot go back unnoticed: see above."""
         self._stream: tuple[object, ...] = ()
         self._last = 0
         self._looked = 0.0
@@ -161,6 +170,11 @@ class NatsExchange:
 
         self.trusted_from(epoch)
 
+    def greeted(self, greeting: Greeting) -> None:
+        """Take note of the server that the link is connected to."""
+        self._server = greeting.server
+        self.max_payload = greeting.max_payload
+
     def trusted_from(self, epoch: int) -> None:
         """Rely on what is read from now on, over this connection."""
         self.epoch = epoch
@@ -184,6 +198,8 @@ class NatsExchange:
         cluster: dict[str, Any] = info.get("cluster") or {}
         stream = info.get("created"), cluster.get("leader"), cluster.get("leader_since")
         now = int(info.get("state", {}).get("last_seq", 0))
+        replicas = int(info.get("config", {}).get("num_replicas", 1))
+        self.is_near = replicas > 1 or cluster.get("leader") == self._server
         if stream != self._stream or now < last:
             self._stream = stream
             self._last = now
@@ -402,8 +418,16 @@ class NatsExchange:
 
         `epoch`: the connection that was used when the expected sequences were read.
         """
-        answers: tuple[Answer, ...] = yield Publish(tuple(messages), atomic, epoch)
+        sent = tuple(map(self.addressed, messages))
+        answers: tuple[Answer, ...] = yield Publish(sent, atomic, epoch)
         return [self.ack(answer) for answer in answers]
+
+    def addressed(self, message: Message) -> Message:
+        """Return the message for the domain: leaf nodes pass `$KV` on under the prefix of the API only."""
+        if self.api == _API or not message.subject.startswith("$KV."):
+            return message
+
+        return message._replace(subject=f"{self.api}.{message.subject}")
 
     def ack(self, answer: Answer) -> Ack:
         """Return what a server says of a publish."""

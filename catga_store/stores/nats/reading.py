@@ -138,7 +138,8 @@ class NatsReader:
 
     def trusted(self, revision: str) -> Known | None:
         """Return what is known of a record, if the stream has not gone back since; else `None`."""
-        if self._trusted.get(revision) != self.exchange.trust:
+        exchange = self.exchange
+        if not exchange.is_near or self._trusted.get(revision) != exchange.trust:
             return None
 
         return self._known.get(revision, UNKNOWN)

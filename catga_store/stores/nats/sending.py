@@ -190,7 +190,9 @@ class NatsSender:
     def send_alone(self, message: Message, epoch: int, deadline: Deadline) -> Conversation[Ack]:
         """`send` for what most commits are: one record, with nothing before or after it."""
         try:
-            (answer,) = yield Publish((message,), atomic=False, epoch=epoch)
+            (answer,) = yield Publish(
+                (self.exchange.addressed(message),), atomic=False, epoch=epoch
+            )
         except NotSentError as error:
             raise not_written(error) from error
 

@@ -61,7 +61,7 @@ def prepare(
     if layout.api == "$JS.API":  # another domain is on other servers
         _check_jetstream(greeting)
 
-    exchange.max_payload = greeting.max_payload
+    exchange.greeted(greeting)
 
     settings = yield from _settings(exchange, deadline)
     while settings is None:
@@ -95,6 +95,7 @@ def _verify(
     exchange: NatsExchange, layout: NatsLayout, identity: str, deadline: Deadline
 ) -> Conversation[None]:
     """See that the store is still there; `StoreConfigError`."""
+    exchange.greeted((yield from _greet(layout, deadline)))
     if (yield from _settings(exchange, deadline)) is None:
         raise exchange.refusal(_NO_STREAM, "")
 

@@ -82,6 +82,8 @@ class Greeting(NamedTuple):
     max_payload: int
     epoch: int = 0
     """The connection; see `Answer.epoch`."""
+    server: str = ""
+    """The name of the server."""
 
 
 @define

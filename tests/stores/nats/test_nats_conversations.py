@@ -742,6 +742,7 @@ def test_update_refused_by_the_server(answers: list[Any], told: str) -> None:
     old = head(commits=(), revision="c@5")
     change = Put(F, old, b"{}", old.revision, old)
     used = protocol()
+    used._exchange.is_near = True
     used._reader.remember(old.revision, reading.UNKNOWN, used._exchange.trust)
     with pytest.raises(cs.StoreUnavailableError, match=told):
         hold(used.converse(commit(change)), *answers)

@@ -25,6 +25,7 @@ from catga_store.stores.nats.transport import Asks
 from catga_store.stores.nats.transport import Publish
 from catga_store.testing.servers import NatsCluster
 from catga_store.testing.servers import NatsServer
+from catga_store.testing.servers import free_ports
 
 STREAM = "KV_dslflows"
 NAMES = (
@@ -312,6 +313,69 @@ def test_stale_writer_after_three_machines_lost_power() -> None:
                 a.update(flow)
 
             assert b.get_one("f").state["who"] == "B"
+
+
+def go_back(node: NatsServer, change: Callable[[], None]) -> None:
+    """Copy a server's store, let something change, and put the copy back as if power had failed."""
+    node.stop()
+    shutil.copytree(node.directory / "jetstream", node.directory / "kept")
+    node.start()
+    change()
+    node.kill()
+    shutil.rmtree(node.directory / "jetstream")
+    shutil.move(node.directory / "kept", node.directory / "jetstream")
+    node.start()
+
+
+def overtake_behind_a_connection(url: str, node: NatsServer, domain: str | None = None) -> None:
+    """Let A's last write get lost on a server that A is not connected to, and let B write instead."""
+    patience = timedelta(seconds=LONG)
+    with (
+        cs.NatsStore(url, timeout=patience, domain=domain) as a,
+        cs.NatsStore(url, timeout=patience, domain=domain) as b,
+    ):
+        flow = cs.FlowSnapshot("f", state={"who": ""})
+        a.create(flow)
+
+        def change() -> None:
+            flow.state["who"] = "A"
+            a.update(flow)
+
+        go_back(node, change)
+        other = b.get_one("f")
+        assert other.state["who"] == ""
+        other.state["who"] = "B"
+        b.update(other)
+
+        flow.state["who"] = "A again"
+        with pytest.raises(cs.StaleFlowError):
+            a.update(flow)
+
+        assert b.get_one("f").state["who"] == "B"
+
+
+def test_stale_writer_whose_connection_is_to_another_server_of_the_cluster() -> None:
+    """One replica elects no leader, and the client's connection survives: nothing tells of it."""
+    with NatsCluster() as cluster:
+        first = cluster.nodes[0].url
+        with cs.NatsStore(first, timeout=timedelta(seconds=LONG)) as store:
+            store.ping()
+
+        info = with_client(first, lambda client: client.ask(f"$JS.API.STREAM.INFO.{STREAM}"))
+        leader = info["cluster"]["leader"]
+        (holder,) = [node for node in cluster.nodes if node.name == leader]
+        other = next(node for node in cluster.nodes if node is not holder)
+        overtake_behind_a_connection(other.url, holder)
+
+
+def test_stale_writer_behind_a_leaf_node() -> None:
+    """The connection to the leaf node survives when the server behind it goes back."""
+    (port,) = free_ports(1)
+    hub = NatsServer(f'leafnodes {{ listen: "127.0.0.1:{port}" }}')
+    hub.jetstream_settings = "domain: hub"
+    remote = f'leafnodes {{ remotes: [{{ url: "nats://127.0.0.1:{port}" }}], reconnect: 1 }}'
+    with hub, NatsServer(remote, jetstream=False) as leaf:
+        overtake_behind_a_connection(leaf.url, hub, "hub")
 
 
 class Transport:
