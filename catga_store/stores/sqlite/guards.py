@@ -9,7 +9,7 @@ but "I am the last one".
 
 A log can also be removed by hand. So a guard knows which log and which index of the log belong to
 the connections of this process, and `trouble` says if they are not in their places any more. That
-costs two `stat` calls for each write.
+costs three `stat` calls for each write.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def enter(path: str) -> FileGuard:
                 guard = _guards[real] = FileGuard(path, real)
 
             if guard.is_lost:
-                raise StoreConfigError(_LOST.format(path=path))
+                raise StoreConfigError(guard.why_lost.format(path=path))
 
             guard.connections += 1
             if _guards.get(real) is guard:  # else a finalizer has closed the last one meanwhile
@@ -110,6 +110,7 @@ class FileGuard:
     def __init__(self, path: str, real: str) -> None:
         self._path = path
         self._log_path = f"{path}-wal"
+        self._index_path = f"{path}-shm"
         self._real = real
         self._descriptors: list[int] = []
         self.connections = 0
@@ -117,6 +118,7 @@ class FileGuard:
         """No connection is kept for another call."""
         self.is_lost = False
         """No connection may be closed any more, nor opened; see `abandon`."""
+        self.why_lost = _LOST
         self.file: tuple[int, int] | None = None
         self._log: tuple[int, int] | None = None
         self._index: tuple[int, int] | None = None
@@ -133,7 +135,7 @@ class FileGuard:
             if fcntl is not None and hasattr(fcntl, "F_OFD_SETLK"):
                 for path, bytes_ in (
                     (self._path, _SHARED_BYTES),
-                    (f"{self._path}-shm", _INDEX_BYTES),
+                    (self._index_path, _INDEX_BYTES),
                 ):
                     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                     self._descriptors.append(descriptor)
@@ -143,7 +145,7 @@ class FileGuard:
                     raise StoreConfigError(_CUT.format(path=self._path))
 
             self._log = place_of(self._log_path)
-            self._index = place_of(f"{self._path}-shm")
+            self._index = place_of(self._index_path)
             self.file = place_of(self._path)
 
     def _is_log_cut(self) -> bool:
@@ -170,20 +172,26 @@ class FileGuard:
                 return True
 
     def trouble(self) -> str | None:
-        """Return what happened to the file or its log, None if both are in their places."""
+        """Return what happened to the file, its log or the index, None if all are in their places."""
+        stat = os.stat
         try:  # `place_of`, written out: every write asks this
-            file, log = os.stat(self._path), os.stat(self._log_path)  # noqa: PTH116  as above
-            is_whole = (file.st_dev, file.st_ino) == self.file and (
-                log.st_dev,
-                log.st_ino,
-            ) == self._log
+            file, log, index = stat(self._path), stat(self._log_path), stat(self._index_path)
+            if (
+                (file.st_dev, file.st_ino) == self.file
+                and (log.st_dev, log.st_ino) == self._log
+                and (index.st_dev, index.st_ino) == self._index
+            ):
+                return None
         except OSError:
-            is_whole = False
+            pass
 
-        if is_whole:
-            return None
+        if place_of(self._path) != self.file:
+            text = _MOVED
+        elif place_of(self._log_path) != self._log:
+            text = _LOG_GONE
+        else:
+            text = _INDEX_GONE
 
-        text = _MOVED if place_of(self._path) != self.file else _LOG_GONE
         return text.format(path=self._path)
 
     def abandon(self) -> None:
@@ -193,13 +201,17 @@ class FileGuard:
         that was removed, but it would damage a file for which others have begun another log.
         """
         self.is_abandoned = True
-        log, index = place_of(self._log_path), place_of(f"{self._path}-shm")
+        log, index = place_of(self._log_path), place_of(self._index_path)
         is_replaced = place_of(self._path) != self.file
         if index != self._index and not (is_replaced and log is None and index is None):
             self.is_lost = True
+            self.why_lost = _INDEX_GONE if log == self._log else _LOST
 
     def leave(self, connection: sqlite3.Connection | None) -> None:
         """Close a connection. The last one gives the locks back first, and may delete the log."""
+        if self.connections == 1 and self.file is not None and self.trouble() is not None:
+            self.abandon()  # closing would fold what this process knows into what others have written
+
         if self.is_lost:
             _left_open.append(connection)
             return
@@ -252,6 +264,11 @@ _CUT = (
     "the log of the file {path!r} ({path}-wal) was removed while other processes have it open;"
     " nothing was written; let every process that uses the file close it or end (the last one saves"
     " what it has of the log), then open the store again"
+)
+_INDEX_GONE = (
+    "the index of the log of the file {path!r} ({path}-shm) was removed or replaced while this process"
+    " had it open; nothing was written, and the log still has what was; end this process and every"
+    " other that has the file open, then open the store again"
 )
 _LOST = (
     "the log of the file {path!r} and its index ({path}-wal, {path}-shm) were removed or replaced while"

@@ -189,6 +189,48 @@ def test_removed_log_and_index_refuse_the_process_for_good(
     assert "end this process" in other("claim")
 
 
+def test_removed_index_refuses_the_process_for_good(
+    path: Path, store: cs.SQLiteStore, other: Ask
+) -> None:
+    """A process that comes later makes another one, and both would write over each other's commits."""
+    path.with_name("flows.db-shm").unlink()
+    with started(path) as late:
+        assert late("create", "late") is None
+        for _ in range(2):
+            with pytest.raises(cs.StoreConfigError, match=r"the index of the log .* was removed"):
+                store.create(cs.FlowSnapshot("lost", state={}))
+
+        assert other("create", "lost").startswith("StoreConfigError: the index of the log")
+        assert late("create", "later") is None
+        assert late("version", "due") == 1
+
+    store.close()
+    assert_holds(path, {"due", "late", "later"})
+
+
+def test_closing_after_the_index_was_removed_loses_nothing(
+    path: Path, store: cs.SQLiteStore
+) -> None:
+    """Who has the removed index does not fold the log in, which has grown since."""
+    path.with_name("flows.db-shm").unlink()
+    with started(path) as late:
+        assert late("create", "late") is None
+
+    store.close()
+    assert_holds(path, {"due", "late"})
+
+
+def assert_holds(path: Path, flows: set[str]) -> None:
+    """A process that comes now reads these flows, and the file is sound."""
+    with started(path) as late:
+        for name in flows:
+            assert late("version", name) == 1, name
+
+        assert late("version", "lost") is None
+
+    assert_sound(path)
+
+
 def test_stores_on_one_file_share_its_locks(path: Path, store: cs.SQLiteStore) -> None:
     """Closing one store does not drop the locks of another in the same process."""
     link = path.with_name("link.db")
