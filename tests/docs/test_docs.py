@@ -70,10 +70,8 @@ def run(line: str, directory: Path) -> str:
         words[:1] = [sys.executable, "-m", "catga_store"]
 
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}"}
-    # Where pytest-asyncio is installed it warns of a setting that no page has.
-    environment["PYTEST_ADDOPTS"] = "-p no:asyncio"
     if not IS_INSTALLED:
-        environment["PYTEST_ADDOPTS"] += " -p catga_store.testing.plugin"
+        environment["PYTEST_ADDOPTS"] = "-p catga_store.testing.plugin"
 
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")

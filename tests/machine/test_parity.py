@@ -168,7 +168,7 @@ STEPS = 40
 # crosses a network costs more, so the same time buys fewer. On `windows` NATS lists as in a large
 # store, which is below the APIs.
 EXAMPLES = {
-    "memory": {"blocking": 300, "asyncio": 100, "trio": 100},
+    "memory": {"blocking": 200, "asyncio": 100, "trio": 100},
     "sqlite": {"blocking": 100, "asyncio": 25, "trio": 25},
     "6.2": {"blocking": 25, "asyncio": 12, "trio": 12},
     "8.2": {"blocking": 25, "asyncio": 12, "trio": 12},
