@@ -195,6 +195,25 @@ class AsyncStore(BaseAsyncStore):
             records.delete(self._context, snapshot_or_id, version=version, revision=revision)
         )
 
+    async def delete_many(self, flow_ids: Iterable[str]) -> int:
+        """Delete flows by id, with their ForEach progress; return how many of them existed.
+
+        Nothing is checked: each flow is deleted at whatever version it has, claimed or not. Costs
+        one round trip per 200 ids, the most that one commit may change; with partitions, per 200
+        ids of one partition. Each of these commits is atomic, all together are not: after an error
+        the earlier ones are done. Deleting again is safe, so call it again with the same ids.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     await store.create(FlowSnapshot("thread-1", state={}))
+        ...     print(await store.delete_many(["thread-1", "thread-2"]))
+        >>> anyio.run(main)
+        1
+        """
+        return await self._run(records.delete_many(self._context, flow_ids))
+
     @overload
     async def get_many(
         self, flow_ids: Iterable[str], state_type: type[S]

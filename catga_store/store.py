@@ -170,6 +170,22 @@ class Store(BaseBlockingStore):
             records.delete(self._context, snapshot_or_id, version=version, revision=revision)
         )
 
+    def delete_many(self, flow_ids: Iterable[str]) -> int:
+        """Delete flows by id, with their ForEach progress; return how many of them existed.
+
+        Nothing is checked: each flow is deleted at whatever version it has, claimed or not. Costs
+        one round trip per 200 ids, the most that one commit may change; with partitions, per 200
+        ids of one partition. Each of these commits is atomic, all together are not: after an error
+        the earlier ones are done. Deleting again is safe, so call it again with the same ids.
+
+        >>> from catga_store import MemoryStore, FlowSnapshot
+        >>> store = MemoryStore()
+        >>> store.create(FlowSnapshot("thread-1", state={}))
+        >>> print(store.delete_many(["thread-1", "thread-2"]))
+        1
+        """
+        return self._run(records.delete_many(self._context, flow_ids))
+
     @overload
     def get_many(
         self, flow_ids: Iterable[str], state_type: type[S]

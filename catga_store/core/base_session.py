@@ -15,6 +15,8 @@ from catga_store.model.flows import FlowSnapshot
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stored_state import AnyRecord
 from catga_store.model.waits import WaitCondition
+from catga_store.protocol.keys import check_id
+from catga_store.protocol.keys import flow_key
 
 __all__ = ["BaseSession"]
 
@@ -40,6 +42,25 @@ class BaseSession:
         Afterwards `get` returns `None`, and `add` of the same key replaces it in the same commit.
         """
         self._unit.delete(record)
+
+    def delete_by_id(self, flow_id: str) -> None:
+        """Queue the deletion of a flow and its ForEach progress, whatever is stored then.
+
+        Nothing is read or checked, so this never makes a commit conflict, and the receipt does not
+        say whether there was a flow. The session's object for the flow, if it has one, leaves the
+        session with its changes; afterwards `get` returns `None`. A new flow cannot take its place
+        in the same commit (`UsageError` from `add`): load the flow and `delete` it for that.
+
+        >>> from catga_store import FlowSnapshot, MemoryStore
+        >>> store = MemoryStore()
+        >>> store.create(FlowSnapshot("order-1", state={}))
+        >>> with store.begin() as session:
+        ...     session.delete_by_id("order-1")
+        ...     session.delete_by_id("order-2")
+        >>> store.get("order-1") is None
+        True
+        """
+        self._unit.delete_by_id(flow_key(check_id(flow_id, "a flow id")))
 
     def suspend(self, flow: FlowSnapshot[Any], wait: WaitCondition) -> None:
         """Let a flow wait: the commit writes both records and ends the flow's claim.

@@ -16,6 +16,7 @@ from catga_store.core.arguments import completion_change
 from catga_store.core.arguments import not_found
 from catga_store.core.arguments import step_key
 from catga_store.core.arguments import typed_ids
+from catga_store.core.arguments import unique_ids
 from catga_store.core.conflicts import conflict_error
 from catga_store.core.context import Context
 from catga_store.core.context import read_all
@@ -37,8 +38,12 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.keys import partition_of
 from catga_store.protocol.keys import wait_key
+from catga_store.protocol.requests import MAX_CHANGES
 from catga_store.protocol.requests import PENDING
+from catga_store.protocol.requests import Applied
+from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Delete
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Overdue
@@ -52,6 +57,7 @@ __all__ = [
     "complete_child",
     "create",
     "delete",
+    "delete_many",
     "get",
     "get_for_each_progress",
     "get_many",
@@ -184,6 +190,25 @@ def delete(
         return False
 
     existed: bool = outcome.accepted
+    return existed
+
+
+def delete_many(context: Context, flow_ids: Iterable[str]) -> Conversation[int]:
+    """Delete flows by id, as few commits as the limit of a commit and the partitions allow."""
+    by_partition: dict[int, list[Change]] = {}
+    for flow_id in unique_ids(flow_ids):
+        number = partition_of(flow_id, context.settings.partitions)
+        by_partition.setdefault(number, []).append(Delete(flow_key(flow_id), None))
+
+    existed = 0
+    for changes in by_partition.values():
+        for start in range(0, len(changes), MAX_CHANGES):
+            some = tuple(changes[start : start + MAX_CHANGES])
+            now_ms = context.settings.now_ms()
+            reply = yield from commits.send(context, new_commit_id(), now_ms, some)
+            assert isinstance(reply, Applied), "deletions that expect nothing are never refused"
+            existed += sum(outcome.accepted for outcome in reply.outcomes)
+
     return existed
 
 

@@ -166,7 +166,7 @@ def session_get_for_each_progress(
         return tracked
 
     flow = unit.find(flow_key(flow_id))
-    if flow is not None and flow.instead is not None:
+    if flow is not None and (flow.instead is not None or flow.intent is Intent.DELETED):
         return None  # it goes with its flow, which is deleted or replaced in this session
 
     progress = yield from records.get_for_each_progress(context, flow_id, step_index)

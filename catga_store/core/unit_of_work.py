@@ -231,6 +231,13 @@ class UnitOfWork:
                 message = f"{key} was deleted in this session; add a new record in its place"
                 raise UsageError(message)
 
+            if entry is not None and key.kind == FLOW and entry.instead is None:
+                message = (
+                    f"{key} is deleted by its id in this session, and a new one can only replace"
+                    " what was read; get it and delete it, or add the new one in another commit"
+                )
+                raise UsageError(message)
+
         return checked, key, entry
 
     def _check_free(self, record: AnyRecord) -> None:
@@ -279,6 +286,15 @@ class UnitOfWork:
     def clear_progress(self, key: Key) -> None:
         """Queue the removal of a ForEach progress, whatever it holds."""
         self.step("use")
+        self._delete_unchecked(key)
+
+    def delete_by_id(self, key: Key) -> None:
+        """Queue the deletion of a flow, whatever is stored."""
+        self.step("use")
+        self._delete_unchecked(key)
+        self._forget_progress(key.id)
+
+    def _delete_unchecked(self, key: Key) -> None:
         entry = self._map.get(key)
         if entry is not None and entry.record is not None:
             stored_state.detach(entry.record)

@@ -96,6 +96,13 @@ def change_nothing(store: cs.Store) -> None:
         assert session.get_one("a") is session.get_one("a")
 
 
+def delete_by_id(store: cs.Store) -> None:
+    """Delete two flows that the session has not read."""
+    with store.begin() as session:
+        session.delete_by_id("a")
+        session.delete_by_id("nobody")
+
+
 def clear_and_sweep(store: cs.Store) -> None:
     """Sweep when there is nothing."""
     store.clear()
@@ -123,6 +130,10 @@ OPERATIONS: dict[str, tuple[Callable[[cs.Store], object], int, int]] = {
     "get, delete": (lambda store: store.delete(store.get_one("a")), 1, 1),
     "delete by id": (lambda store: store.delete("a"), 0, 1),
     "delete by version": (lambda store: store.delete("a", version=1), 1, 1),
+    "delete_many of 200": (lambda store: store.delete_many(map(str, range(200))), 0, 1),
+    "delete_many of 201": (lambda store: store.delete_many(map(str, range(201))), 0, 2),
+    "delete_many of 0": (lambda store: store.delete_many([]), 0, 0),
+    "session, delete_by_id": (delete_by_id, 0, 1),
     "get_many of 1": (lambda store: store.get_many(["a"]), 1, 0),
     "get_many of 500": (lambda store: store.get_many(map(str, range(500))), 1, 0),
     "get_many of 501": (lambda store: store.get_many(map(str, range(501))), 2, 0),

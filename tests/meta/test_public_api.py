@@ -23,6 +23,7 @@ PLAIN = {
     cs.Session: {
         "add",
         "delete",
+        "delete_by_id",
         "suspend",
         "save_for_each_progress",
         "clear_for_each_progress",
@@ -45,6 +46,7 @@ OPERATIONS = {
         "get_or_create",
         "update",
         "delete",
+        "delete_many",
         "set_wait_condition",
         "get_wait_condition",
         "update_wait_condition",
@@ -83,6 +85,7 @@ OPERATIONS = {
         "get_for_each_progress",
         "add",
         "delete",
+        "delete_by_id",
         "suspend",
         "save_for_each_progress",
         "clear_for_each_progress",

@@ -77,6 +77,7 @@ def writes_are_typed(store: cs.Store, flow: cs.FlowSnapshot[Order]) -> None:
     assert_type(cs.join_id("a", "b", tag="t"), str)
     assert_type(cs.split_id("a/b"), tuple[tuple[str, ...], str | None])
     assert_type(store.delete(flow), bool)
+    assert_type(store.delete_many(["o"]), int)
     assert_type(store.delete("o", version=1), bool)
     assert_type(store.delete("o", revision=flow.revision), bool)
 

@@ -236,10 +236,14 @@ class FlowRules(MachineBase):
     @rule(
         place=places,
         which=which,
-        by=st.sampled_from(["id", "snapshot", "version", "revision"]),
+        by=st.sampled_from(["version", "revision", "snapshot", "id", "many"]),
     )
     def delete(self, place: int, which: int, by: str) -> None:
         copies = [copy for copy in self.flows if copy.base is not None]
+        if by == "many":
+            self.delete_many([self.flow_id(place), FLOW_IDS[which % len(FLOW_IDS)]])
+            return
+
         if by == "id" or not copies:
             flow_id = self.flow_id(place)
             self._delete(lambda: self.api.delete(flow_id), oracle.DeleteFlow(flow_id))
@@ -282,6 +286,16 @@ class FlowRules(MachineBase):
 
         self.change_flow(copy.obj, change)
         self.write_back(copy)
+
+    def delete_many(self, ids: list[str]) -> None:
+        """Delete whatever is stored under some ids, in as many partitions as they are."""
+
+        def modelled() -> int:
+            wanted = dict.fromkeys(ids)
+            return sum(self.world.commit([oracle.DeleteFlow(each)])[0].existed for each in wanted)
+
+        done = self.agree(lambda: self.api.delete_many(ids), modelled)
+        assert done is None or done[0] == done[1], f"deleted: {done}"
 
     def _delete(self, real: Any, change: oracle.DeleteFlow, *, facts: bool = True) -> None:
         def modelled() -> bool:

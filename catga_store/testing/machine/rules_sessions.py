@@ -180,7 +180,7 @@ class SessionRules(ClaimRules):
         self.world.forget_expired()
         found = opened.real.get_for_each_progress(flow_id, step)
         flow = opened.entries.get(("flow", flow_id))
-        leaving = flow is not None and flow.instead is not None
+        leaving = flow is not None and (flow.instead is not None or flow.intent == "deleted")
         want = None if leaving else self.world.progress.get((flow_id, step))
         self.track(opened, "progress", (flow_id, step), found, want)
 
@@ -199,6 +199,9 @@ class SessionRules(ClaimRules):
         taken = entry is not None and entry.intent != "deleted"
         if elsewhere or taken or (entry is not None and copy.base is not None):
             return None
+
+        if entry is not None and kind == "flow" and entry.instead is None:
+            return None  # it was deleted by its id: nothing was read that it could replace
 
         instead = None if entry is None else entry.instead
         entry = Entry(copy, "loaded" if copy.base is not None else intent, instead)
@@ -357,6 +360,20 @@ class SessionRules(ClaimRules):
         if add and kind == "flow":
             flow = self.new_snapshot({"flow_id": copy.key, "state": {"n": 7, "note": "again"}})
             self.add(opened, "flow", Copy(flow, copy.key), "new")
+
+    @rule(number=session, place=places)
+    def session_delete_by_id(self, number: int, place: int) -> None:
+        """Delete whatever will be stored under an id; what the session has of it leaves."""
+        opened, flow_id = self.opened(number), self.flow_id(place)
+        opened.real.delete_by_id(flow_id)
+        assert opened.real.get(flow_id) is None
+        before = opened.entries.get(("flow", flow_id))
+        if before is not None and before.copy is not None:
+            self.let_go("flow", before.copy)
+
+        opened.entries["flow", flow_id] = Entry(None, "deleted")
+        for key in [key for key in opened.entries if key[0] == "progress" and key[1][0] == flow_id]:
+            del opened.entries[key]
 
     @precondition(lambda self: self.flows or self.waits)
     @rule(number=session, which=which, kind=st.sampled_from(["flow", "wait"]))
