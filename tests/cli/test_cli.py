@@ -130,7 +130,7 @@ def test_ls_and_count_take_the_same_filters(url: str, filters: list[str], names:
     assert run_command("count", *filters, url=url).stdout == f"{len(names)}\n"
 
 
-def test_ls_goes_on_at_a_cursor(url: str) -> None:
+def test_ls_continues_at_a_cursor(url: str) -> None:
     """Pages cover everything once; people are told that there is more; `--all` needs no cursor."""
     first = answer("ls", "--limit", "3", url=url)
     second = answer("ls", "--limit", "3", "--cursor", first["cursor"], url=url)
@@ -293,7 +293,7 @@ def test_copy_brings_everything_and_verifies_it(url: str, tmp_path: Path) -> Non
     assert answer("ls", "-s", target, url=url)["flows"][0]["version"] >= 1
 
 
-def test_copy_goes_on_where_it_broke_off(tmp_path: Path) -> None:
+def test_copy_continues_where_it_broke_off(tmp_path: Path) -> None:
     """What the first attempt brought is skipped, the rest is copied, and all of it is verified."""
     source, target = (f"sqlite:///{tmp_path / name}" for name in ("a.db", "b.db"))
 
@@ -320,7 +320,7 @@ def test_copy_goes_on_where_it_broke_off(tmp_path: Path) -> None:
         ("raise cs.CommitUncertainError('no reply', commit_id='c', keys=())", 4, "no reply"),
     ],
 )
-def test_a_copy_that_breaks_off_goes_on(
+def test_a_copy_that_breaks_off_continues(
     breaking: str, code: int, said: str, tmp_path: Path
 ) -> None:
     """Ctrl-C, an outage or a lost reply, after some pages is one line that says how; the same command does."""
@@ -505,7 +505,7 @@ def test_a_store_that_is_not_there_is_not_made(command: str, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_file_is_no_store(tmp_path: Path) -> None:
+def test_an_empty_file_is_not_a_store(tmp_path: Path) -> None:
     """Nothing is laid out in it by who only looks."""
     path = tmp_path / "empty.db"
     path.touch()
@@ -638,7 +638,7 @@ def many(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_a_reader_that_leaves_is_no_error(many: str, form: list[str]) -> None:
+def test_a_reader_that_leaves_is_not_an_error(many: str, form: list[str]) -> None:
     """`| head -1` gets its line; nothing is said on stderr, and the exit code tells."""
     with subprocess.Popen(
         [*COMMAND, "ls", "--all", "-s", many, *form],

@@ -301,7 +301,7 @@ def test_what_bench_could_not_remove_is_named(scheme: str) -> None:
         use(ValueError("of the benchmark"))
 
 
-def test_a_layout_that_is_none_is_told_by_the_store(
+def test_opening_reports_an_invalid_layout(
     url: str, layout: RedisLayout, client: redis.Redis
 ) -> None:
     """The records are not looked at; opening the store says what is wrong with it."""
@@ -328,7 +328,7 @@ def test_an_index_is_read_page_by_page_up_to_a_limit(
     assert int(found["index"].found.split()[0]) < 11
 
 
-def test_a_flow_that_cannot_be_read_is_not_said_to_be_lost(
+def test_an_unreadable_flow_is_not_reported_as_lost(
     link: RedisLink, layout: RedisLayout, client: redis.Redis
 ) -> None:
     """None of its entries match it; reading it says that it is damaged."""
@@ -338,7 +338,7 @@ def test_a_flow_that_cannot_be_read_is_not_said_to_be_lost(
     assert "'f1'" in found["index"].found
 
 
-def test_an_entry_that_goes_while_it_is_looked_at_is_no_mistake(
+def test_an_entry_removed_during_the_check_is_not_a_mistake(
     link: RedisLink, layout: RedisLayout, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker removes a flow between its entry and its head: the entry has gone too, and is asked for."""
@@ -395,7 +395,7 @@ async def test_a_stream_that_the_server_does_not_tell_of() -> None:
         await nats_doctor._info(link, NatsLayout("flows"), ">")
 
 
-def test_a_stream_that_nobody_leads() -> None:
+def test_a_stream_without_a_leader() -> None:
     """Until a majority is back nothing can be read or written."""
     replicas = [{"name": "b", "offline": True}, {"name": "c", "offline": True}]
     stream = {"config": {"num_replicas": 3}, "cluster": {"replicas": replicas}}
@@ -403,7 +403,7 @@ def test_a_stream_that_nobody_leads() -> None:
     assert (finding.level, finding.found) == ("problem", "no server leads the stream")
 
 
-def test_a_record_that_cannot_be_read_bears_out_no_entry() -> None:
+def test_an_unreadable_record_matches_no_entry() -> None:
     """Its entries are told as those of what is not there."""
     layout = NatsLayout("flows")
     answer = Answer(0, {"Nats-Sequence": "7"}, b"\xff")

@@ -101,7 +101,7 @@ def test_doctor_of_a_healthy_server(url: str, version: str) -> None:
         (("--min-replicas-to-write", "1"), "replicas", "problem", "bring the replicas back"),
     ],
 )
-def test_doctor_of_harmful_settings(
+def test_doctor_reports_harmful_settings(
     start: Callable[..., RedisServer], options: tuple[str, ...], check: str, level: str, said: str
 ) -> None:
     """Each is a finding that says how to change it."""

@@ -190,7 +190,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(
     assert processes_about(tmp_path) == []
 
 
-def test_a_demo_that_nobody_reads_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_demo_without_a_reader_leaves_nothing_behind(tmp_path: Path) -> None:
     """`| head -1` ends it with 141, in silence; its worker and its file go, too."""
     with subprocess.Popen(
         DEMO,
@@ -403,7 +403,7 @@ def test_an_order_that_nothing_was_shipped_for_is_closed(clock: ManualClock) -> 
     assert order.state.closed_by == "w"
 
 
-def test_two_claims_of_which_none_is_given_stop_the_story(tmp_path: Path) -> None:
+def test_two_refused_claims_stop_the_story(tmp_path: Path) -> None:
     """Who tells of two workers must have seen exactly one of them refused."""
     url = f"sqlite:///{tmp_path / 'flows.db'}"
     story = Story(url, Notes())
@@ -418,7 +418,7 @@ def test_two_claims_of_which_none_is_given_stop_the_story(tmp_path: Path) -> Non
     story._store.close()
 
 
-def test_what_a_worker_does_for_another_demo_is_not_told() -> None:
+def test_events_of_another_demo_are_not_shown() -> None:
     """On a named store there may be what an earlier one has left."""
     heard = Notes()
     story = Story("memory://", heard)

@@ -78,7 +78,7 @@ def test_nothing_due_is_nothing_claimed(store: cs.Store) -> None:
     assert store.claim_due(limit=1000) == []
 
 
-def test_claim_due_answers_up_to_its_limit(store: cs.Store) -> None:
+def test_claim_due_returns_up_to_its_limit(store: cs.Store) -> None:
     """One by default; each flow once, nearly oldest first."""
     with store.begin() as session:
         for number in range(40):
@@ -105,7 +105,7 @@ def test_the_oldest_are_claimed_first(store: cs.Store, clock: ManualClock) -> No
     assert max(early) <= "f-31"
 
 
-def test_nobody_else_is_given_a_claimed_flow(store: cs.Store, clock: ManualClock) -> None:
+def test_no_other_worker_gets_a_claimed_flow(store: cs.Store, clock: ManualClock) -> None:
     """Until the lease has ended a flow is due to nobody; then it is, to the millisecond."""
     store.create(new())
     store.claim_due(lease=LEASE)
@@ -130,7 +130,7 @@ def test_a_claim_is_respected_by_every_store(open_more: Opener) -> None:
     assert None not in owners
 
 
-def test_a_store_may_be_told_its_owner(open_more: Opener) -> None:
+def test_a_store_has_a_default_owner(open_more: Opener) -> None:
     """`owner` names the worker; a claim may name another."""
     store = open_more(owner="worker-7")
     store.create(new("a"))
@@ -262,9 +262,7 @@ def test_a_parent_of_very_many_ended_waits_is_claimed(store: cs.Store) -> None:
     assert [flow.flow_id for flow in store.claim_due(limit=1000)] == ["f"]
 
 
-def test_who_takes_over_from_who_was_told_is_told_the_same(
-    store: cs.Store, clock: ManualClock
-) -> None:
+def test_the_next_owner_gets_the_same_results(store: cs.Store, clock: ManualClock) -> None:
     """A sweeper lets a parent go on; the worker it is given to dies; the next one has the results."""
     store.create(new())
     with store.begin() as session:
@@ -380,7 +378,7 @@ def test_claim_gives_up_waiting(store: cs.Store, claimed: Flow) -> None:
         store.claim("f", timeout=timedelta(milliseconds=20))
 
 
-def test_a_terminal_flow_is_answered_unclaimed(store: cs.Store) -> None:
+def test_a_terminal_flow_is_returned_unclaimed(store: cs.Store) -> None:
     """`claim` of a flow that has ended answers it as it is and writes nothing."""
     store.create(new(status=cs.FlowStatus.COMPLETED))
     flow = store.claim("f")

@@ -74,7 +74,7 @@ def test_every_record_arrives_with_version_type_and_times(
     assert list(progress.processed_indices) == [3]
 
 
-def test_waits_go_on_where_they_were(source: cs.Store, target: cs.Store) -> None:
+def test_copied_waits_continue(source: cs.Store, target: cs.Store) -> None:
     """Completions made before the copy count after it, and the parent is handed out."""
     cs.copy(source, target)
     ended = target.get_wait_condition("ended")

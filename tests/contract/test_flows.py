@@ -249,7 +249,7 @@ def test_created_at_never_changes(store: cs.Store, clock: ManualClock) -> None:
     assert (read.created_at, read.updated_at) == (start, start + MINUTE)
 
 
-def test_get_answers_none(store: cs.Store) -> None:
+def test_get_of_a_missing_flow_returns_none(store: cs.Store) -> None:
     """A flow that is not there is `None` from `get` and an error from `get_one`."""
     assert store.get("nobody") is None
     assert store.get("nobody", Order) is None
@@ -260,7 +260,7 @@ def test_get_answers_none(store: cs.Store) -> None:
     assert caught.value.expected is None
 
 
-def test_get_without_a_type_answers_raw_data(store: cs.Store) -> None:
+def test_get_without_a_type_returns_raw_data(store: cs.Store) -> None:
     """Typed state is plain JSON data when no type is asked for, and keeps its type when written."""
     store.create(cs.FlowSnapshot("o", state=Order(1, {"x"})))
     raw = store.get_one("o")
@@ -627,7 +627,7 @@ def test_progress_goes_with_its_flow(store: cs.Store) -> None:
 # --- many ---------------------------------------------------------------------------------------
 
 
-def test_get_many_answers_by_id(store: cs.Store) -> None:
+def test_get_many_returns_flows_by_id(store: cs.Store) -> None:
     """Each id once, in the order given, `None` for what is absent; more than one request holds."""
     with store.begin() as session:
         for number in range(200):
@@ -727,7 +727,7 @@ def test_get_or_create_over_an_expired_flow_creates(
     assert created
 
 
-def test_an_expired_flows_progress_is_fresh(
+def test_progress_after_expiry_starts_new(
     store: cs.Store, expired: cs.FlowSnapshot[dict[str, int]]
 ) -> None:
     """Progress saved as new under an expired flow's id meets none."""

@@ -232,7 +232,7 @@ def test_a_flow_that_matches_throughout_appears_once(store: cs.Store, clock: Man
     assert len(seen) == len(set(seen))
 
 
-def test_iter_flows_answers_everything(store: cs.Store, clock: ManualClock) -> None:
+def test_iter_flows_returns_everything(store: cs.Store, clock: ManualClock) -> None:
     """Beyond one page, with the same filters as a query."""
     with store.begin() as session:
         for number in range(150):
@@ -272,7 +272,7 @@ def test_a_cursor_belongs_to_its_filters(store: cs.Store, clock: ManualClock) ->
 @pytest.mark.parametrize(
     "cursor", ["", "x", "!!!", "bm90IGpzb24=", "W10=", "NQ==", "bnVsbA==", "ü", "\ud800", 5, b"x"]
 )
-def test_what_is_no_cursor_is_refused(store: cs.Store, cursor: Any) -> None:
+def test_an_invalid_cursor_is_refused(store: cs.Store, cursor: Any) -> None:
     """Text that no page gave is a usage error, for flows and for conditions."""
     for query in (store.query_flows, store.query_wait_conditions):
         with pytest.raises(cs.UsageError, match="invalid cursor"):

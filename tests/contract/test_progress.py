@@ -88,7 +88,7 @@ def test_a_new_progress_has_disjoint_sets() -> None:
     assert marks(progress) == ([1, 2], [3], None)
 
 
-def test_a_step_without_progress_is_none(store: cs.Store) -> None:
+def test_a_step_without_progress_returns_none(store: cs.Store) -> None:
     """`get` answers `None`, `list` nothing and `clear` `False`."""
     assert store.get_for_each_progress("f", 0) is None
     assert store.list_for_each_progress("f") == {}

@@ -299,9 +299,7 @@ def test_a_store_without_a_clock_uses_the_systems(open_more: Opener) -> None:
 
 
 @pytest.mark.stores("redis-6.2", "redis-8.2")
-def test_the_server_forgets_what_has_ended_and_nothing_that_goes_on(
-    store: cs.Store, store_url: str
-) -> None:
+def test_the_server_removes_ended_flows_and_no_others(store: cs.Store, store_url: str) -> None:
     """A time to live is set when a flow ends, and taken away when it goes on."""
     flow = cs.FlowSnapshot("order-1", state={})
     store.create(flow)

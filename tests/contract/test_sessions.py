@@ -317,7 +317,7 @@ def test_a_change_deep_inside_a_state_is_seen(store: cs.Store) -> None:
 
 
 @ONE_STORE
-def test_the_order_of_a_set_is_no_change(store: cs.Store) -> None:
+def test_the_order_of_a_set_is_not_a_change(store: cs.Store) -> None:
     """A set that was taken apart and put together again is the set that was loaded."""
     names = {f"tag-{number}" for number in range(50)}
     store.create(cs.FlowSnapshot("o", state=Order(1, set(names))))
@@ -330,7 +330,7 @@ def test_the_order_of_a_set_is_no_change(store: cs.Store) -> None:
 
 
 @ONE_STORE
-def test_a_gained_field_is_no_change(store: cs.Store) -> None:
+def test_a_gained_field_is_not_a_change(store: cs.Store) -> None:
     """State from before a field was added is clean when loaded, and written whole when changed."""
     store.create(cs.FlowSnapshot("o", state=Early(1)))
     with store.session() as session:
@@ -349,7 +349,7 @@ def test_a_gained_field_is_no_change(store: cs.Store) -> None:
 
 
 @ONE_STORE
-def test_raw_data_of_a_typed_flow_is_no_change(store: cs.Store) -> None:
+def test_raw_data_of_a_typed_flow_is_not_a_change(store: cs.Store) -> None:
     """A typed flow that was loaded without a type is clean until its data changes."""
     store.create(cs.FlowSnapshot("o", state=Order(1, {"b", "a"})))
     with store.session() as session:
@@ -363,7 +363,7 @@ def test_raw_data_of_a_typed_flow_is_no_change(store: cs.Store) -> None:
 
 
 @ONE_STORE
-def test_untyped_data_read_as_a_type_is_no_change(store: cs.Store) -> None:
+def test_untyped_data_read_as_a_type_is_not_a_change(store: cs.Store) -> None:
     """Reading untyped data as a type does not write it as that type."""
     store.create(cs.FlowSnapshot("o", state={"total": 1, "tags": []}))
     with store.session() as session:
@@ -1062,7 +1062,7 @@ def test_claims_of_a_session_are_tracked(store: cs.Store) -> None:
 
 
 @ONE_STORE
-def test_a_commit_of_a_session_that_is_closed_meanwhile_is_told(store: cs.Store) -> None:
+def test_a_commit_of_a_session_closed_meanwhile_is_settled(store: cs.Store) -> None:
     """What was being sent comes to its end: the receipt, and the objects know what they are."""
     create(store, "f", "gone")
     transport = Transport(store)
@@ -1534,7 +1534,7 @@ def test_a_commit_that_was_given_up_is_never_applied(open_more: Opener) -> None:
 
 
 @WIRED
-def test_a_lost_reply_that_is_found_again_is_no_error(store: cs.Store) -> None:
+def test_a_lost_reply_that_is_found_again_raises_nothing(store: cs.Store) -> None:
     """A commit whose reply was lost once is sent again and answers as the first would have."""
     transport = Transport(store)
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
@@ -1580,7 +1580,9 @@ def test_any_failure_of_the_sending_closes_the_session(store: cs.Store, failure:
 
 
 @WIRED
-def test_an_outage_is_never_an_answer(store: cs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_is_never_reported_as_absence(
+    store: cs.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Reads of a store that cannot be reached raise; none answers `None` or nothing."""
     create(store, "f")
     transport = Transport(store)
@@ -1685,7 +1687,7 @@ def test_begin_raises_the_conflict(store: cs.Store) -> None:
 
 
 @ONE_STORE
-def test_transact_answers_what_the_function_answered(store: cs.Store) -> None:
+def test_transact_returns_the_functions_result(store: cs.Store) -> None:
     """The function gets a session and the arguments; its changes are committed."""
     create(store, "f")
 

@@ -104,7 +104,7 @@ def test_what_the_store_says_cannot_be_assigned(name: str) -> None:
         setattr(wait_for("w", "a"), name, None)
 
 
-def test_a_missing_condition_is_none(store: cs.Store) -> None:
+def test_a_missing_condition_is_read_as_none(store: cs.Store) -> None:
     """`get_wait_condition` of what is not there is `None`, `clear` is `False`."""
     assert store.get_wait_condition("w") is None
     assert store.clear_wait_condition("w") is False
@@ -335,7 +335,7 @@ def test_update_writes_definition_and_outcome(store: cs.Store) -> None:
     assert kept.revision == wait.revision
 
 
-def test_update_counts_completions_anew(store: cs.Store) -> None:
+def test_update_counts_completions_again(store: cs.Store) -> None:
     """A definition that is satisfied by what has completed closes, and `update` returns `True`."""
     store.set_wait_condition(wait_for("w", "a", "b"))
     wait = read(store)
@@ -1107,7 +1107,7 @@ def test_a_wait_that_was_not_suspended_on_wakes_its_parent_once(
     assert due(store) == []
 
 
-def test_a_due_flow_is_told_of_waits_that_were_not_chosen(
+def test_a_due_flow_is_notified_of_waits_that_were_not_chosen(
     store: cs.Store, clock: ManualClock
 ) -> None:
     """A claimer that takes a flow for its own due time, among many ended waits, tells it of its own."""
@@ -1147,7 +1147,7 @@ def test_a_cleared_wait_does_not_wake_its_parent(store: cs.Store, clock: ManualC
     assert store.claim("parent").wait_condition is not None
 
 
-def test_type_of_the_parent_decides_who_is_given_it(store: cs.Store) -> None:
+def test_the_parents_type_decides_which_claimer_gets_it(store: cs.Store) -> None:
     """A typed claim takes untyped parents, as it takes untyped flows."""
     import attrs  # noqa: PLC0415  one use
 

@@ -67,7 +67,7 @@ def test_the_limit_counts_bytes(text: str) -> None:
         (b"order-1", "is of type bytes"),
     ],
 )
-def test_a_refused_id_is_told_which_expected_found_and_meaning(value: object, found: str) -> None:
+def test_a_refused_id_is_named_with_expected_found_and_meaning(value: object, found: str) -> None:
     """The message has all four parts, stays short, and `what` is a fact of the error."""
     with pytest.raises(InvalidIdError) as caught:
         keys.check_id(value, "correlation id")
@@ -110,7 +110,7 @@ def test_a_step_of_a_subclass_of_int_becomes_a_plain_int() -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 2**31, HUGE, True, 1.0, "1", None])
-def test_a_step_that_is_no_such_int_is_refused(value: object) -> None:
+def test_a_step_that_is_not_such_an_int_is_refused(value: object) -> None:
     """Negative, too large, bool and everything that is no int is a `UsageError`."""
     with pytest.raises(UsageError, match=r"step index is .*; it must be .*; nothing was sent"):
         keys.check_step(value)

@@ -141,7 +141,7 @@ def test_what_is_there_and_gone_again_is_created(store: cs.MemoryStore, held: He
     assert store.get_one("f").revision == flow.revision
 
 
-def test_a_condition_that_had_ended_and_is_gone_is_what_was_answered(
+def test_an_ended_condition_that_is_gone_is_what_the_store_returned(
     store: cs.MemoryStore, held: Held
 ) -> None:
     """Setting it again changed nothing; the object is what the store answered, not what was set."""
@@ -182,9 +182,7 @@ def test_a_parent_that_cannot_be_read_is_put_off_with_its_wait(
     assert flow.wait_condition.outcome is cs.WaitOutcome.SATISFIED
 
 
-def test_a_store_that_cannot_be_read_at_all_is_no_flow_to_put_off(
-    store: cs.MemoryStore, held: Held
-) -> None:
+def test_an_unreadable_store_puts_no_flow_off(store: cs.MemoryStore, held: Held) -> None:
     """An error of no record is the caller's, whatever was asked for; nothing is claimed."""
     store.create(new())
     for kind in (Read, DueWaits):
@@ -224,7 +222,7 @@ def test_a_wait_that_cannot_be_read_keeps_its_flow_from_being_claimed(
     assert store.get_one("f").owner is None
 
 
-def test_a_wait_that_goes_before_it_is_read_is_not_told(store: cs.MemoryStore, held: Held) -> None:
+def test_a_wait_cleared_before_it_is_read_is_not_shown(store: cs.MemoryStore, held: Held) -> None:
     """It was found to have ended, and cleared: the flow is claimed, and shown nothing of it."""
     store.create(new())
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"], parent_flow_id="f"))
@@ -236,7 +234,7 @@ def test_a_wait_that_goes_before_it_is_read_is_not_told(store: cs.MemoryStore, h
     assert flow.wait_condition is None
 
 
-def test_a_wait_that_goes_when_it_was_closed_is_told_as_it_was_read(
+def test_a_wait_cleared_after_it_was_closed_is_shown_as_read(
     store: cs.MemoryStore, held: Held, clock: ManualClock
 ) -> None:
     """The claim has closed it; the look at what had come last finds nothing, and changes nothing."""
@@ -289,7 +287,7 @@ def test_waits_of_several_flows_are_one_request(store: cs.MemoryStore, held: Hel
     assert [request.parents for request in held.asked] == [("f", "g"), ("f",), ("g",)]
 
 
-def test_a_wait_that_was_set_anew_shows_nothing_of_the_one_before(
+def test_a_wait_that_was_set_again_shows_nothing_of_the_one_before(
     store: cs.MemoryStore, clock: ManualClock
 ) -> None:
     """Who takes over from who was told is not shown the results of a condition that is pending."""
@@ -368,7 +366,7 @@ def test_a_condition_whose_results_could_not_be_read_is_read_again(
 # --- sessions -------------------------------------------------------------------------------------
 
 
-def test_two_reads_of_one_flow_at_once_answer_one_object(store: cs.MemoryStore, held: Held) -> None:
+def test_two_reads_of_one_flow_at_once_return_one_object(store: cs.MemoryStore, held: Held) -> None:
     """Two tasks ask a session for the same flow: whoever is answered last gets the other's object."""
     store.create(new())
     unit, context = UnitOfWork(), store._context

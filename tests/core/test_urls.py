@@ -127,7 +127,7 @@ def test_a_path_may_be_escaped(tmp_path: Path, name: str) -> None:
         (Path("flows.db"), "must be text"),
     ],
 )
-def test_what_is_no_url_is_refused(opener: Callable[..., Any], url: Any, said: str) -> None:
+def test_an_invalid_url_is_refused(opener: Callable[..., Any], url: Any, said: str) -> None:
     """A URL of the wrong shape is a `UsageError` that says what was probably meant."""
     with pytest.raises(cs.UsageError, match=said) as caught:
         opener(url)
@@ -268,7 +268,7 @@ def test_urls_of_redis_open_its_store_and_connect_to_nothing(url: str) -> None:
         (f"redis://host?prefix={'x' * 65}", "1 to 64 bytes"),
     ],
 )
-def test_what_is_no_url_of_redis_is_refused(url: str, said: str) -> None:
+def test_an_invalid_redis_url_is_refused(url: str, said: str) -> None:
     """Options that redis-py does not know, and prefixes that keys cannot begin with, are refused."""
     with pytest.raises(cs.UsageError, match=said):
         cs.open_store(url)

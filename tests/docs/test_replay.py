@@ -91,7 +91,7 @@ def test_every_history_is_the_logs(tmp_path: Path, url: str) -> None:
         assert {flow.status for flow in store.iter_flows()} == {cs.FlowStatus.COMPLETED}
 
 
-def test_an_unfinished_replay_goes_on(tmp_path: Path, url: str) -> None:
+def test_an_unfinished_replay_continues(tmp_path: Path, url: str) -> None:
     """Events that are there are not written again, and what is missing is."""
     rows = small_log()
     first = [row for row in rows if row[0] != "case 5"][:-3]
@@ -154,7 +154,7 @@ def test_a_doctored_store_is_reported(tmp_path: Path, url: str, doctor: Any, say
     assert "not as in the log: 1\n" in done.stdout
 
 
-def test_a_store_of_others_is_refused(tmp_path: Path, url: str) -> None:
+def test_a_store_with_other_flows_is_refused(tmp_path: Path, url: str) -> None:
     """A store with other flows in it is not touched: its due flows would be claimed."""
     with cs.open_store(url) as store:
         store.create(cs.FlowSnapshot("somebody's", state={"n": 1}))

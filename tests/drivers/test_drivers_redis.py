@@ -463,7 +463,7 @@ async def test_stopped_node_is_found_again() -> None:
             assert await link.perform(pipe(*(("GET", key) for key in keys))) == (b"v",) * 30
 
 
-async def test_reply_at_its_deadline_reaches_nobody_else(
+async def test_reply_at_its_deadline_reaches_no_other_caller(
     server: RedisServer,
 ) -> None:
     """A reply that was read when its connection was given up is not the next caller's."""

@@ -522,7 +522,7 @@ def test_a_link_that_is_closed_while_it_makes_another_connection(
     run(test)
 
 
-def test_a_connection_of_the_users_that_is_closed(nats_server: NatsServer) -> None:
+def test_a_closed_user_connection_is_not_replaced(nats_server: NatsServer) -> None:
     """Before it is used or later, nothing was sent, and the link makes none in its place."""
 
     async def test() -> None:

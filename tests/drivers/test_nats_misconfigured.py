@@ -232,7 +232,7 @@ def test_no_file_descriptor_is_left(nats_server: NatsServer) -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
-def test_meaning_of_a_seed_that_is_none() -> None:
+def test_meaning_of_an_invalid_seed() -> None:
     """Errors of the package nkeys are about the seed."""
     bad = type("InvalidSeedError", (Exception,), {"__module__": "nkeys"})(SECRET)
     meaning = meaning_of(bad, ["nats://localhost"])

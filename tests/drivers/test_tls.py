@@ -153,7 +153,7 @@ def test_an_authority_named_in_the_url_decides(redis_url: str, certificates: Cer
         assert store.get("named") is not None
 
 
-def test_a_server_that_nobody_vouches_for_is_not_used(url: str) -> None:
+def test_an_untrusted_server_is_not_used(url: str) -> None:
     """The deployment is at fault, and the message says so: nothing was sent, no time was waited."""
     with (
         cs.open_store(url, timeout=timedelta(seconds=60)) as store,

@@ -229,7 +229,7 @@ def test_a_kill_leaves_all_of_a_commit_or_none(
             acknowledged = assert_whole(store, acknowledged)
 
 
-def test_a_process_killed_inside_a_transaction_holds_nobody_up(
+def test_a_process_killed_inside_a_transaction_holds_no_lock(
     store: cs.Store, start: Callable[[Callable[[str], None]], Program]
 ) -> None:
     """What it had written inside is undone, and the next writer has the lock."""
@@ -293,7 +293,7 @@ def test_a_former_owners_late_commit_is_refused_whole(
     assert store.get_one("order").state == {"by": "second"}
 
 
-def test_a_lease_that_is_over_is_no_refusal_by_itself(
+def test_an_expired_lease_alone_refuses_nothing(
     store: cs.Store, time: Time, start: Callable[[Callable[[str], None]], Program]
 ) -> None:
     """An owner that comes back late, before anybody has claimed its flow, commits."""

@@ -469,7 +469,7 @@ def start_again(api: StoreAPI, faults: Faults, name: str) -> None:
 
 
 @at_every_exchange
-def test_results_that_could_not_be_read_are_not_shown_as_none_at_an_exchange(
+def test_unreadable_results_are_not_shown_as_none_at_an_exchange(
     api: StoreAPI, faults: Faults, clock: ManualClock
 ) -> None:
     """A wait is closed by its claim and the store goes away: to look at its results is an error."""
@@ -510,7 +510,9 @@ def test_results_that_could_not_be_read_are_not_shown_as_none_at_an_exchange(
 
 @at_every_exchange
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_what_is_told_is_true_at_every_exchange(api: StoreAPI, faults: Faults, name: str) -> None:
+def test_the_reported_outcome_is_true_at_every_exchange(
+    api: StoreAPI, faults: Faults, name: str
+) -> None:
     """Done, not done or uncertain: at each exchange, each fault is told as what it was."""
     operation = OPERATIONS[name]
     start_again(api, faults, name)
@@ -634,7 +636,7 @@ class Nth:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("kind", ["redis-8.2", "nats"])
-def test_what_is_told_is_true_whatever_the_line_does(
+def test_the_reported_outcome_is_true_whatever_the_line_does(
     kind: str, name: str, url_of: Callable[[str], str], clock: ManualClock
 ) -> None:
     """A connection that breaks at any request: before it, before its reply, or within that.

@@ -114,7 +114,7 @@ def test_a_right_history_has_a_serial_order(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_history_has_none(name: str) -> None:
+def test_a_wrong_history_has_no_order(name: str) -> None:
     """It is refused, and the message shows every event."""
     with pytest.raises(NotSerialError) as caught:
         require_serial(WRONG[name], register, 0)
@@ -123,7 +123,7 @@ def test_a_wrong_history_has_none(name: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_a_real_register_answers_is_right_and_a_forged_answer_is_wrong(seed: int) -> None:
+def test_what_a_real_register_returns_is_right_and_a_forged_reply_is_wrong(seed: int) -> None:
     """Histories of a register that takes effect at a random moment of each operation."""
     draw = random.Random(seed)
     history: list[Event] = []

@@ -207,7 +207,7 @@ def test_an_actor_that_dies_has_done_a_thing_or_has_not(theatre: Theatre) -> Non
 
 
 @pytest.mark.parametrize("theatre", stages(" transport"), indirect=True)
-def test_a_lost_reply_changes_no_answer(theatre: Theatre) -> None:
+def test_a_lost_reply_changes_no_result(theatre: Theatre) -> None:
     """A reply that is lost after it was applied: the next try answers as the first would have."""
     theatre.check(SCENARIOS["increments"], [0, 1, 2], lost={4, 5, 6})
     for at in range(3, 8):  # a completion whose condition is cleared, or set, before it is told
@@ -252,7 +252,7 @@ def test_what_was_only_checked_is_still_so_when_the_commit_is_written(theatre: T
 
 
 @pytest.mark.parametrize("theatre", stages(" transport"), indirect=True)
-def test_an_update_whose_flow_is_deleted_before_it_is_told_was_done(theatre: Theatre) -> None:
+def test_an_update_whose_flow_is_deleted_before_its_reply_was_done(theatre: Theatre) -> None:
     """Its reply is lost and the record that remembered it is gone: it is no conflict with itself."""
     stage, context = theatre.stage, theatre.stage.context
     flow = FlowSnapshot("{t}flow", state={"n": 0})
@@ -308,7 +308,7 @@ def test_a_step_is_one_exchange_of_one_actor(memory: Theatre) -> None:
     assert [event.answer.n for event in history] == [0, 10, 20]
 
 
-def test_who_dies_is_not_answered(memory: Theatre) -> None:
+def test_an_actor_that_dies_gets_no_reply(memory: Theatre) -> None:
     """What was under way stands in the history as never answered; nothing follows it."""
     history = play(memory.stage, [Part("ann", ["create", "get"], dies_after=0)], [])
     assert [(event.name, event.answer) for event in history] == [("create", NEVER)]
@@ -333,7 +333,7 @@ def test_a_sweeper_leaves_a_claimed_flow_alone(memory: Theatre) -> None:
 
 
 @pytest.mark.parametrize("theatre", ["memory transport"], indirect=True)
-def test_who_hears_nothing_for_good_is_not_answered(theatre: Theatre) -> None:
+def test_an_actor_that_never_hears_a_reply_has_none(theatre: Theatre) -> None:
     """A commit may have happened, and ends its actor; a read has not, and the actor goes on."""
     theatre.clear()  # and lay the store out
     lost = range(10_000)

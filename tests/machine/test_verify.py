@@ -66,7 +66,7 @@ def test_a_wrong_store_is_off_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "update" in writers
 
 
-def test_the_table_tells_what_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_shows_what_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line for each check and a last one for all."""
     done = run("memory://", "--examples", "1")
     assert done.exit_code == 0, done.output

@@ -459,7 +459,7 @@ def cancel_by_task(task: Callable[[], Any], turns: int) -> Any:
     [("asyncio", cancel_by_scope), ("asyncio", cancel_by_task), ("trio", cancel_by_scope)],
 )
 @pytest.mark.anyio
-async def test_whenever_a_cancellation_comes_the_receipt_tells_what_is_stored(
+async def test_whenever_a_cancellation_comes_the_receipt_is_true(
     filed: cs.AsyncStore, cancel: Callable[[Callable[[], Any], int], Any]
 ) -> None:
     """200 cancellations at drawn moments: the file holds what objects and receipts say, each time."""

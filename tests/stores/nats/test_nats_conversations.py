@@ -399,7 +399,7 @@ def test_lost_greeting_is_asked_for_again() -> None:
         hold(first_use(NOW), LOST)
 
 
-def test_created_stream_that_is_not_there_yet() -> None:
+def test_set_up_waits_for_the_created_stream() -> None:
     """Set-up continues until its deadline: of several clients, some hear of the stream later."""
     gone, made = ((error(10059),),), ((said({}),),)
     hold_until_laid_out(gone, made, gone, ((error(10058),),), gone, made)

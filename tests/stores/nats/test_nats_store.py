@@ -956,7 +956,7 @@ def test_closing_waits_for_requests_in_flight(
 # --- together -----------------------------------------------------------------------------------------
 
 
-def test_reads_together_are_each_answered(open_store: Callable[..., cs.NatsStore]) -> None:
+def test_reads_together_each_get_their_reply(open_store: Callable[..., cs.NatsStore]) -> None:
     """Reads of many threads, of records that are there and of such as are not, get their own answer."""
     store = open_store()
     for number in range(50):

@@ -260,7 +260,7 @@ def test_broken_node_has_lost_its_replies(redis_cluster: RedisCluster, blocking:
     assert blocking.perform(BOTH) == (b"1", b"2")
 
 
-async def test_partly_answered_pipe_is_uncertain(
+async def test_partly_replied_pipe_is_uncertain(
     awaiting: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One command has run, the other was redirected, and no node says where."""

@@ -185,7 +185,7 @@ def test_wrong_client_is_an_error_of_the_library(
 
 
 @pytest.mark.parametrize("outer", [KeyError, FileNotFoundError, UnicodeError])
-def test_exception_that_the_caller_handles_is_no_reason(outer: type[Exception]) -> None:
+def test_an_exception_that_the_caller_handles_does_not_matter(outer: type[Exception]) -> None:
     """A store that is used in an `except` block is not misconfigured by that."""
 
     def fail() -> None:

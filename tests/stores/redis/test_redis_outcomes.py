@@ -150,7 +150,7 @@ def test_read_survives_a_lost_connection(
     assert proxy.struck == 1
 
 
-def test_rival_write_before_the_retry_is_no_conflict(
+def test_rival_write_before_the_retry_is_not_a_conflict(
     proxy: Proxy, open_through: Callable[..., StoreAPI], direct: cs.Store
 ) -> None:
     """The reply was lost and another client has written since: the commit returns its own reply."""

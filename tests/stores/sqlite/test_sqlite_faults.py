@@ -110,7 +110,7 @@ def assert_works(store: cs.Store) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no database\n" * 100, b"x", b"SQLite format 3\0" * 64])
-def test_a_file_that_is_no_database_is_refused_and_kept(
+def test_a_file_that_is_not_a_database_is_refused_and_kept(
     path: Path, store: cs.SQLiteStore, content: bytes
 ) -> None:
     """Every operation raises `CorruptRecordError` that names the file, and no byte changes."""
@@ -214,7 +214,7 @@ def test_a_missing_table_is_a_config_error(path: Path, store: cs.SQLiteStore) ->
 # --- places ---------------------------------------------------------------------------------------
 
 
-def test_a_path_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+def test_an_impossible_path_is_reported(tmp_path: Path) -> None:
     """The system's own reason stands in the error, whatever was asked of the store."""
     with cs.SQLiteStore(tmp_path / ("x" * 5000)) as store:
         for use in OPERATIONS:
@@ -237,7 +237,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         assert_works(store)
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
     """The error says that the path is a folder."""
     with (
         cs.SQLiteStore(tmp_path) as store,
@@ -928,7 +928,7 @@ def test_very_many_that_cannot_be_read_do_not_hide_one_that_can(path: Path, edit
         "UPDATE catga_waits SET version = 'x'",
     ],
 )
-def test_an_edited_record_that_has_expired_stays_and_stops_nobody(
+def test_an_edited_expired_record_stays_and_stops_no_sweep(
     path: Path, store: cs.SQLiteStore, edit: str
 ) -> None:
     """The sweeping that commits do passes it over, and so does `sweep`; nothing deletes it."""
@@ -1265,7 +1265,7 @@ def test_odd_ids_and_texts_come_back(store: cs.SQLiteStore, odd: str) -> None:
     assert sorted(flow.flow_id for flow in store.iter_flows()) == sorted({"a", odd})
 
 
-def test_the_file_is_private_to_nobody_but_its_umask(path: Path, store: cs.SQLiteStore) -> None:
+def test_the_file_mode_follows_the_umask(path: Path, store: cs.SQLiteStore) -> None:
     """The file has the mode that the process's umask gives, and so has its log."""
     assert_works(store)
     plain = path.with_name("plain")
