@@ -61,7 +61,7 @@ import catga_store as cs
 SECTIONS = ("memory", "sqlite", "APIs", "fan-in", "growth", "peers")
 
 TARGETS = {"get": 15, "update": 25, "session": 50}
-"""The library's own share on the memory store: at most so many microseconds at p50."""
+"""The library's own share on the memory store: at most that many microseconds at p50."""
 
 RATIO = 1.3
 """The most that `get` and `update` may cost on SQLite, as a multiple of plain `sqlite3` plus the codec."""

@@ -381,7 +381,7 @@ def _taken_over(url: str) -> float:
 
 
 def restart(times: int, flows: int) -> Numbers:
-    """`{store: seconds}` from the SIGKILL of its server, with so many flows, to the next commit."""
+    """`{store: seconds}` from the SIGKILL of its server, with that many flows, to the next commit."""
     found: Numbers = {}
     for kind, server in (
         ("Redis", RedisServer("8.2", "--appendonly", "yes", "--save", "")),

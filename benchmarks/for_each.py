@@ -2,7 +2,7 @@
 
     python benchmarks/for_each.py [--items N] [--every N] [--failed 0.1] [--rounds N]
 
-Every item is marked, and the progress is saved every so many items, as a worker does it. Shown are
+Every item is marked, and the progress is saved every N items, as a worker does it. Shown are
 the time of the whole step and of a save, their ratios to the same step with none failed, and the
 size of the last record. The two cases take turns, round by round, on each store; the fastest round
 of each is shown, since what a busy machine adds is not the library's. Servers are started from the

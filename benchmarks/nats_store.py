@@ -317,7 +317,7 @@ async def growth(store: AsyncStore, records: int) -> None:
 
 
 async def backlog(store: AsyncStore, records: int) -> None:
-    """What it costs to claim from so many flows that are due."""
+    """What it costs to claim from that many flows that are due."""
     now = store.now()
     for name, apart in (("at once", 0), ("1 ms apart", 1)):
         flows = [
@@ -339,7 +339,7 @@ async def backlog(store: AsyncStore, records: int) -> None:
 
 
 async def due(store: AsyncStore, records: int) -> None:
-    """What it costs to find 100 conditions past their deadline among so many pending ones."""
+    """What it costs to find 100 conditions past their deadline among that many pending ones."""
     now = store.now()
     waits = [
         cs.WaitCondition(

@@ -34,7 +34,7 @@ def blocking(url: str, calls: int) -> list[float]:
 
 
 async def tasks(url: str, number: int, calls: int) -> float:
-    """Return the updates a second of so many tasks, each on its own flow."""
+    """Return the updates a second of that many tasks, each on its own flow."""
     async with cs.open_async_store(url) as store:
         await store.clear()
 

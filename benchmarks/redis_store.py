@@ -68,14 +68,14 @@ BYTES = {"get": 100, "update": 2_300}
 """The most bytes that one may send, asserted; the state is 1,024 of them."""
 
 RATIO = 1.25
-"""What `get`, `update` and `commit` may cost: so many times redis-py and the codec."""
+"""What `get`, `update` and `commit` may cost, as a multiple of redis-py and the codec."""
 
 TASKS = 100
 FASTER = {"commit at the store protocol": 3.0, "update": 1.7}
-"""What so many tasks do at least, as a multiple of what `redis.asyncio` does with the same script."""
+"""What that many tasks do at least, as a multiple of what `redis.asyncio` does with the same script."""
 
 GROWTH = 1.3
-"""What an operation may cost with the most flows: so many times what it costs with the fewest."""
+"""What an operation may cost with the most flows, as a multiple of what it costs with the fewest."""
 
 PEER = 4.0
 """How many times faster than the peer a save and a load are to be, at p50."""

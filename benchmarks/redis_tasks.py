@@ -99,7 +99,7 @@ class Tasks:
 async def rates_of_tasks(
     server: str, words: list[Any], tasks: int, calls: int, rounds: int
 ) -> dict[str, list[float]]:
-    """Operations per second, round by round, of so many tasks with so many calls each.
+    """Operations per second, round by round, of that many tasks with that many calls each.
 
     `words` are those of an `update`, as the store sends them.
     """

@@ -14,7 +14,7 @@ import catga_store as cs
 __all__ = ["FLOWS", "CountingWire", "Subject", "exchanges", "make_flows"]
 
 FLOWS = 20
-"""Operations use so many flows in turn, as in the measurements of the peers."""
+"""Operations use that many flows in turn, as in the measurements of the peers."""
 
 CHILDREN = 100
 """How many children a condition has, unless that is what is measured."""
@@ -73,7 +73,7 @@ class Subject:
     # what they need -------------------------------------------------------------------------------
 
     def prepare_children(self, number: int, children: int = CHILDREN) -> None:
-        """Set conditions of so many children each, with at least so many completions to come."""
+        """Set conditions of that many children each, with at least that many completions to come."""
         waits = [f"wait-{children}-{place}" for place in range(-(-number // children))]
         names = [f"child-{place}" for place in range(children)]
         for wait in waits:

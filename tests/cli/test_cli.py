@@ -131,7 +131,7 @@ def test_ls_and_count_take_the_same_filters(url: str, filters: list[str], names:
 
 
 def test_ls_continues_at_a_cursor(url: str) -> None:
-    """Pages cover everything once; people are told that there is more; `--all` needs no cursor."""
+    """Pages cover everything once; people see that there is more; `--all` needs no cursor."""
     first = answer("ls", "--limit", "3", url=url)
     second = answer("ls", "--limit", "3", "--cursor", first["cursor"], url=url)
     ids = [flow["flow_id"] for flow in first["flows"] + second["flows"]]
@@ -200,7 +200,7 @@ def test_due_lists_work_and_claims_nothing(url: str) -> None:
 
 
 def test_a_store_of_many_partitions_is_opened_as_it_is(tmp_path: Path) -> None:
-    """Nobody needs to know the number; `copy` can choose another one."""
+    """No caller needs to know the number; `copy` can choose another one."""
     url, other = f"sqlite:///{tmp_path / 'a.db'}", f"sqlite:///{tmp_path / 'b.db'}"
     with cs.open_store(url, partitions=4) as store:
         for number in range(20):
@@ -376,7 +376,7 @@ def test_copy_finds_what_differs(url: str, tmp_path: Path) -> None:
 
 
 def test_copy_refuses_what_makes_no_sense(url: str, tmp_path: Path) -> None:
-    """Onto itself, into memory that nobody sees, from what is not there; nothing is created."""
+    """Onto itself, into memory that no process sees, from a store that does not exist; nothing is created."""
     failed(run_command("copy", url, url), 2, "same store")
     failed(run_command("copy", url, "memory://"), 2, "ends with this command")
     absent = tmp_path / "absent.db"
@@ -547,7 +547,7 @@ def test_no_url_at_all_is_wrong_usage() -> None:
 
 
 def test_a_place_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:
-    """A directory, another program's database: 3. A file that is none: 5. All are left alone."""
+    """A directory, another program's database: 3. Not a database: 5. All are left alone."""
     failed(run_command("ls", "-s", f"sqlite:///{tmp_path}"), 3, str(tmp_path))
     foreign = tmp_path / "foreign.db"
     with closing(sqlite3.connect(foreign)) as connection:
@@ -689,7 +689,7 @@ def at_terminal(
         while True:
             try:
                 chunk = os.read(ours, 65536)
-            except OSError:  # nobody has the other end any more
+            except OSError:  # the other end is closed
                 break
 
             if not chunk:
@@ -762,7 +762,7 @@ def test_a_narrow_terminal_breaks_no_word(url: str, columns: int) -> None:
 
 @on_terminals
 def test_the_doctor_keeps_its_margin(url: str) -> None:
-    """What goes on below goes on beside the levels, not under them."""
+    """What happens below is shown beside the levels, not under them."""
     code, text = at_terminal("stdout", "doctor", url, COLUMNS="50")
     assert code == 0
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in text.splitlines()]
@@ -817,7 +817,7 @@ def test_the_exit_codes_are_documented() -> None:
     ],
 )
 def test_the_shell_completes(typed: str, completed: list[str]) -> None:
-    """What `--install-completion` sets up answers commands, options, statuses and outcomes."""
+    """What `--install-completion` sets up completes commands, options, statuses and outcomes."""
     done = run_command(
         _CATGA_STORE_COMPLETE="complete_bash",
         COMP_WORDS=f"catga-store {typed}",

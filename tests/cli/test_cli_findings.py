@@ -1,7 +1,7 @@
 """What the doctor makes of what it sees, and how tables are printed: in this process, piece by piece.
 
 `test_cli` and its like run whole commands. Here is what a whole command seldom meets: a file system
-that is no local disk, a server of another age, a record that goes while it is looked at.
+that is not a local disk, a server of another age, a record that goes while it is looked at.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def test_log_that_is_older_than_its_file_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_a_log_that_is_not_folded_in(tmp_path: Path) -> None:
-    """A log that stays large says that somebody keeps it so."""
+    """A log that stays large says that a reader keeps it so."""
     file = tmp_path / "flows.db"
     assert sqlite_doctor._log(file).level == "ok"
     with (tmp_path / "flows.db-wal").open("wb") as log:
@@ -244,7 +244,7 @@ def test_servers_of_other_ages_and_names() -> None:
 def test_what_a_managed_server_keeps_to_itself(
     client: redis.Redis, guest: Callable[..., redis.Redis]
 ) -> None:
-    """A policy, snapshots or replicas that nobody may look at are not called well."""
+    """A policy, snapshots or replicas that cannot be read are not called well."""
     found = by_check(redis_doctor._memory({"used_memory": 1, "maxmemory": 0}, ""))
     assert found["eviction"].level == "unknown"
     assert redis_doctor._setting(client, "no-such-setting") is None
@@ -317,7 +317,7 @@ def test_opening_reports_an_invalid_layout(
 def test_an_index_is_read_page_by_page_up_to_a_limit(
     link: RedisLink, layout: RedisLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every entry is compared, whatever a page holds; of a large store, only so many are."""
+    """Every entry is compared, whatever a page holds; of a large store, only a part."""
     monkeypatch.setattr(index_check, "_PAGE", 2)
     found = by_check(index_check.examine_index(link, layout))
     assert (found["index"].level, found["flows"].level) == ("ok", "ok")
@@ -404,7 +404,7 @@ def test_a_stream_without_a_leader() -> None:
 
 
 def test_an_unreadable_record_matches_no_entry() -> None:
-    """Its entries are told as those of what is not there."""
+    """Its entries are reported as entries without a record."""
     layout = NatsLayout("flows")
     answer = Answer(0, {"Nats-Sequence": "7"}, b"\xff")
     for key in (flow_key("f"), wait_key("w")):

@@ -45,7 +45,7 @@ def ask(url: str, subject: str, payload: object = None) -> dict[str, Any]:
 
 @pytest.fixture
 def bucket() -> str:
-    """Name records that nobody else uses."""
+    """Name records that no other test uses."""
     return uuid.uuid4().hex
 
 

@@ -46,7 +46,7 @@ NOTHING_OFF = "Everything is as it should be."
 
 
 class Notes:
-    """A narrator that keeps what it is told, and stops the story at an act if asked to."""
+    """A narrator that keeps what it receives, and stops the story at an act if asked to."""
 
     def __init__(self, stop_at: str | None = None) -> None:
         self.stop_at = stop_at
@@ -72,7 +72,7 @@ class Notes:
 
 @pytest.fixture(scope="module")
 def notes() -> Notes:
-    """Answer what the narrator of `played` was told."""
+    """Return what the narrator of `played` received."""
     return Notes()
 
 
@@ -140,7 +140,7 @@ def test_the_demo_succeeds_and_leaves_nothing_behind(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[-1] == NOTHING_OFF
     assert sum(line.split()[:1] == ["ok"] for line in lines) == CHECKS
-    assert "\x1b" not in done.stdout, "colours where nobody sees them"
+    assert "\x1b" not in done.stdout, "colours without a terminal"
     assert list(tmp_path.iterdir()) == []
     assert processes_about(tmp_path) == []
 
@@ -307,9 +307,9 @@ main()
 
 
 def test_the_story_shows_what_it_is_about(played: Account, notes: Notes) -> None:
-    """A second attempt, a repeated key, both refusals and both outcomes are told, in five acts."""
+    """A second attempt, a repeated key, both refusals and both outcomes are shown, in five acts."""
     assert len(notes.titles) == len(set(notes.titles)) == 5
-    told = "\n".join(f"{event.text} {event.key or ''}" for event in notes.events)
+    shown = "\n".join(f"{event.text} {event.key or ''}" for event in notes.events)
 
     for fact in (
         "claimed step 1, attempt 2",
@@ -319,7 +319,7 @@ def test_the_story_shows_what_it_is_about(played: Account, notes: Notes) -> None
         "WHEN_ANY TIMED_OUT",
         "WHEN_ALL SATISFIED",
     ):
-        assert fact in told
+        assert fact in shown
 
     assert len(notes.records) == len(set(notes.records)), "the same record was shown twice"
 
@@ -368,10 +368,10 @@ def test_a_worker_ends_when_its_input_does(tmp_path: Path, monkeypatch: pytest.M
 
 def test_one_worker_takes_every_step(clock: ManualClock) -> None:
     """In one process and without a fault: paid, packed, wrapped as approved, shipped and closed."""
-    told: list[Event] = []
+    shown: list[Event] = []
     items = [Item(name, Decimal(3), "north" if name < "c" else "south") for name in "abc"]
     with cs.MemoryStore(clock=clock) as store:
-        worker = Worker(store, "w", told.append)
+        worker = Worker(store, "w", shown.append)
         store.create(cs.FlowSnapshot("o", state=Order(store.now(), items)))
         for _ in ("pay", "pack", "ask"):
             worker.work_on_orders()
@@ -387,8 +387,8 @@ def test_one_worker_takes_every_step(clock: ManualClock) -> None:
     assert order.state.payment == Payment(Decimal(9), clock.now)
     assert (order.state.packed, order.state.gift_wrap) == (["a", "b", "c"], True)
     assert order.state.parcels == {part_of("o", "north"): 2, part_of("o", "south"): 1}
-    assert all(event.first for event in told if event.key is not None)
-    assert [event.position for event in told if event.text.startswith("claimed")] == [*"01234"]
+    assert all(event.first for event in shown if event.key is not None)
+    assert [event.position for event in shown if event.text.startswith("claimed")] == [*"01234"]
 
 
 def test_an_order_that_nothing_was_shipped_for_is_closed(clock: ManualClock) -> None:
@@ -531,13 +531,13 @@ def test_whatever_is_off_is_found(
 
 
 def test_a_held_order_is_found(account: Account, tmp_path: Path) -> None:
-    """An order that somebody still holds is not finished, whatever its other fields say."""
+    """An order that a worker still holds is not finished, whatever its other fields say."""
     with cs.open_store(f"sqlite:///{tmp_path / 'flows.db'}") as store:
         store.create(cs.FlowSnapshot(account.order.flow_id, state=account.order.state))
         (account.order,) = store.claim_due(Order)
 
     off = [verdict.claim for verdict in judge(account) if not verdict.holds]
-    assert any("nobody holds" in claim for claim in off)
+    assert any("no worker holds" in claim for claim in off)
 
 
 def test_the_account_on_a_terminal() -> None:
@@ -550,9 +550,9 @@ def test_the_account_on_a_terminal() -> None:
     report.stored([("flow 'order'", 3, "[bold]paid[/]")])
     report.verdicts([Verdict("every item is packed once", True, "3"), Verdict("no", False, "4")])
     assert isinstance(console.file, StringIO)
-    told = console.file.getvalue()
-    assert "\x1b[" in told
-    plain = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", told).split())
+    shown = console.file.getvalue()
+    assert "\x1b[" in shown
+    plain = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", shown).split())
     for words in (
         "The store is sqlite:///flows.db",
         "1. The order",

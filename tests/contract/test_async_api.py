@@ -280,7 +280,7 @@ async def test_both_faces_share_their_records(
 
 @pytest.mark.stores("memory", "sqlite")  # it stands before their transport
 async def test_a_session_belongs_to_one_task(astore: cs.AsyncStore) -> None:
-    """Used while its commit is on the way, a session raises and the commit goes on."""
+    """Used while its commit is on the way, a session raises and the commit continues."""
     session = astore.session()
     session.add(new())
     driver: Any = astore._driver

@@ -106,7 +106,7 @@ def test_the_oldest_are_claimed_first(store: cs.Store, clock: ManualClock) -> No
 
 
 def test_no_other_worker_gets_a_claimed_flow(store: cs.Store, clock: ManualClock) -> None:
-    """Until the lease has ended a flow is due to nobody; then it is, to the millisecond."""
+    """A flow is not due until the lease has ended; then it is, to the millisecond."""
     store.create(new())
     store.claim_due(lease=LEASE)
     clock.advance(LEASE - timedelta(milliseconds=1))
@@ -288,11 +288,11 @@ def test_the_next_owner_gets_the_same_results(store: cs.Store, clock: ManualCloc
 
     with store.session() as session:
         session.add(store.claim("f"))
-        assert session.dirty == (), "to be shown results is no change"
+        assert session.dirty == (), "to be shown results is not a change"
 
 
 def test_results_of_another_wait_are_not_shown(store: cs.Store, clock: ManualClock) -> None:
-    """Who has been told of a wait is not shown what came of another under its name."""
+    """A flow that was notified of a wait is not shown the results of another one with its name."""
     store.create(new())
     with store.begin() as session:
         session.suspend(session.get_one("f"), cs.WaitCondition("w", flow_ids=["a"]))
@@ -351,7 +351,7 @@ def test_a_held_flow_is_refused_at_once(store: cs.Store, clock: ManualClock, cla
 def test_a_claim_whose_lease_has_ended_is_taken_over(
     store: cs.Store, clock: ManualClock, claimed: Flow
 ) -> None:
-    """By the clock alone: nobody needs to notice that the first owner is gone."""
+    """By the clock alone: no process needs to notice that the first owner is gone."""
     clock.advance(LEASE)
     taken = store.claim("f", owner="w-2")
     assert (taken.owner, taken.attempts) == ("w-2", 2)
@@ -379,7 +379,7 @@ def test_claim_gives_up_waiting(store: cs.Store, claimed: Flow) -> None:
 
 
 def test_a_terminal_flow_is_returned_unclaimed(store: cs.Store) -> None:
-    """`claim` of a flow that has ended answers it as it is and writes nothing."""
+    """`claim` of a flow that has ended returns it as it is and writes nothing."""
     store.create(new(status=cs.FlowStatus.COMPLETED))
     flow = store.claim("f")
     assert (flow.owner, flow.version, flow.attempts) == (None, 1, 0)
@@ -443,7 +443,7 @@ def test_the_former_owner_cannot_end_or_release(
 def test_clocks_never_decide_whether_a_write_is_accepted(
     store: cs.Store, clock: ManualClock, claimed: Flow
 ) -> None:
-    """A lease that has run out, with nobody else claiming, lets its owner go on."""
+    """A lease that has run out, with no other claim, lets its owner continue."""
     clock.advance(100 * LEASE)
     claimed.state["n"] = 1
     store.update(claimed)
@@ -616,7 +616,7 @@ def test_setting_the_same_due_at_keeps_the_claim(
 
 
 def test_status_and_position_keep_the_claim(store: cs.Store, claimed: Flow) -> None:
-    """A flow that goes on is still its owner's."""
+    """A flow that is written again is still its owner's."""
     claimed.status = cs.FlowStatus.RUNNING
     claimed.position = claimed.position.advance()
     store.update(claimed)
@@ -625,7 +625,7 @@ def test_status_and_position_keep_the_claim(store: cs.Store, claimed: Flow) -> N
 
 
 def test_refresh_keeps_a_claim(store: cs.Store, clock: ManualClock, claimed: Flow) -> None:
-    """After another's write the owner refreshes and goes on; after another's claim it cannot."""
+    """After another's write the owner refreshes and continues; after another's claim it cannot."""
     other = store.get_one("f")
     other.error = "note"
     store.update(other)
@@ -668,7 +668,7 @@ def test_extend_moves_only_the_end(store: cs.Store, clock: ManualClock, claimed:
 
 
 def test_extend_from_another_object_of_the_owner(store: cs.Store, claimed: Flow) -> None:
-    """Beside the owner's commits: an extension between read and commit is no conflict."""
+    """Beside the owner's commits: an extension between read and commit is not a conflict."""
     with store.session() as session:
         session.add(claimed)
         claimed.state["n"] = 1
@@ -684,7 +684,7 @@ def test_extend_from_another_object_of_the_owner(store: cs.Store, claimed: Flow)
 def test_extend_after_the_lease_has_ended(
     store: cs.Store, clock: ManualClock, claimed: Flow
 ) -> None:
-    """As long as nobody else has claimed, the claim can still be extended."""
+    """Until another worker claims the flow, the claim can still be extended."""
     clock.advance(2 * LEASE)
     store.extend(claimed)
     assert store.claim_due() == []
@@ -711,7 +711,7 @@ def test_extend_needs_a_claim(store: cs.Store) -> None:
 
 
 def test_release_gives_the_flow_back(store: cs.Store, clock: ManualClock, claimed: Flow) -> None:
-    """It is due now and owned by nobody; the state is as it was."""
+    """It is due now and has no owner; the state is as it was."""
     clock.advance(SECOND)
     assert store.release(claimed) is None
     read = store.get_one("f")
@@ -727,7 +727,7 @@ def test_release_gives_the_flow_back(store: cs.Store, clock: ManualClock, claime
 def test_release_until(
     store: cs.Store, clock: ManualClock, claimed: Flow, delay: timedelta | None
 ) -> None:
-    """A released flow is due when it is told to be; `None` parks it."""
+    """A released flow is due at the given time; `None` parks it."""
     due_at = None if delay is None else clock.now + delay
     store.release(claimed, due_at=due_at)
     assert store.get_one("f").due_at == claimed.due_at == due_at
@@ -736,7 +736,7 @@ def test_release_until(
 
 
 def test_release_of_a_lost_claim(store: cs.Store, clock: ManualClock, claimed: Flow) -> None:
-    """Somebody else's claim is not given back."""
+    """Another owner's claim is not released."""
     clock.advance(LEASE)
     taken = store.claim("f", owner="w-2")
     with pytest.raises(cs.ClaimLostError):
@@ -775,7 +775,7 @@ def test_release_of_a_changed_flow_is_refused(
 
 
 def test_an_abandoned_flow_is_given_to_another(open_more: Opener, clock: ManualClock) -> None:
-    """A worker that says nothing for a lease loses its flow, which goes on where it was."""
+    """A worker that is silent for a lease loses its flow, which continues where it was."""
     one, other = open_more(owner="w-1"), open_more(owner="w-2")
     one.create(cs.FlowSnapshot("o", state=Order(0)))
     (mine,) = one.claim_due(Order, lease=LEASE)
@@ -798,7 +798,7 @@ def test_an_abandoned_flow_is_given_to_another(open_more: Opener, clock: ManualC
 def test_a_clock_that_goes_back_takes_no_claim_away(
     store: cs.Store, clock: ManualClock, claimed: Flow
 ) -> None:
-    """Moved back, the clock lets the owner write, and gives the flow to nobody."""
+    """Moved back, the clock lets the owner write, and lets no worker claim the flow."""
     clock.advance(-MINUTE)
     assert store.claim_due() == []
     claimed.state["n"] = 1

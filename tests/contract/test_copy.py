@@ -123,7 +123,7 @@ def test_a_store_is_not_copied_onto_itself(source: cs.Store) -> None:
 
 
 def test_what_is_written_to_the_target_meanwhile_hides_nothing_else() -> None:
-    """A record that somebody was quicker with is skipped; the rest of its page is copied."""
+    """A record that another client has written first is skipped; the rest of its page is copied."""
     with cs.MemoryStore() as source, cs.MemoryStore() as target:
         for number in range(5):
             source.create(cs.FlowSnapshot(f"f-{number}", state={"n": number}))
@@ -149,7 +149,7 @@ def test_what_is_written_to_the_target_meanwhile_hides_nothing_else() -> None:
 
 
 def test_a_page_that_was_written_to_the_target_meanwhile_is_skipped() -> None:
-    """Of a page whose every record somebody was quicker with, nothing is written."""
+    """If another client has written every record of a page first, nothing is written."""
     with cs.MemoryStore() as source, cs.MemoryStore() as target:
         source.create(cs.FlowSnapshot("f", state={"n": 1}))
         target.ping()

@@ -1,4 +1,4 @@
-"""Expired records that nobody has swept yet: every way to look passes over them, to the millisecond."""
+"""Expired records that were not swept yet: every way to look passes over them, to the millisecond."""
 
 from __future__ import annotations
 

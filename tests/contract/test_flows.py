@@ -227,7 +227,7 @@ def test_create_refuses_a_taken_id(store: cs.Store) -> None:
 
 
 def test_create_refuses_what_was_stored(store: cs.Store) -> None:
-    """A flow with a revision is no new flow: `create` is then a usage error."""
+    """A flow with a revision is not a new flow: `create` is then a usage error."""
     flow = new()
     store.create(flow)
     store.delete("f")
@@ -291,7 +291,7 @@ def test_a_state_is_not_read_as_another_named_type(store: cs.Store) -> None:
 
 
 def test_get_or_create_creates_once(store: cs.Store) -> None:
-    """The first call answers its own object and `True`, the second what is stored and `False`."""
+    """The first call returns its own object and `True`, the second what is stored and `False`."""
     mine = cs.FlowSnapshot("o", state=Order(1))
     assert store.get_or_create(mine) == (mine, True)
     assert mine.version == 1
@@ -546,7 +546,7 @@ def test_delete_by_id_takes_what_is_there(store: cs.Store) -> None:
 
 
 def test_delete_by_snapshot_is_checked(store: cs.Store) -> None:
-    """A loaded snapshot is deleted only at its revision; of what is gone it answers `False`."""
+    """A loaded snapshot is deleted only at its revision; for one that is gone it returns `False`."""
     store.create(new())
     stale, fresh = store.get_one("f"), store.get_one("f")
     store.update(fresh)
@@ -611,7 +611,7 @@ def test_delete_of_what_was_never_stored_is_a_usage_error(store: cs.Store) -> No
 
 
 def test_progress_goes_with_its_flow(store: cs.Store) -> None:
-    """Deleting a flow deletes its ForEach progress, and nobody else's."""
+    """Deleting a flow deletes its ForEach progress, and that of no other flow."""
     for flow_id in ("f", "g"):
         store.create(new(flow_id))
         store.save_for_each_progress(flow_id, 0, cs.ForEachProgress([1]))
@@ -738,7 +738,7 @@ def test_progress_after_expiry_starts_new(
 
 
 def test_two_stores_on_the_same_records_see_each_other(open_more: Opener) -> None:
-    """A read sees every commit that was acknowledged before it began, whoever made it."""
+    """A read sees every commit that was acknowledged before it began, from any client."""
     one, other = open_more(), open_more()
     flow = new()
     one.create(flow)

@@ -78,7 +78,7 @@ def test_updates_beside_a_large_body_leave_it_whole(
 def test_large_body_survives_sweeps_after_its_claim(
     stored: cs.Store, open_more: Opener, clock: ManualClock
 ) -> None:
-    """What a head that was written later still names is no remainder, however old it is."""
+    """A part that a later head still names is not removed, however old it is."""
     flow = stored.claim("f")
     stored.release(flow, due_at=None)
     for _ in range(3):

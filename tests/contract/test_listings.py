@@ -245,7 +245,7 @@ def test_iter_flows_returns_everything(store: cs.Store, clock: ManualClock) -> N
 
 
 def test_a_cursor_belongs_to_its_filters(store: cs.Store, clock: ManualClock) -> None:
-    """With other filters it is a usage error; another limit is no other filter."""
+    """With other filters it is a usage error; another limit is not another filter."""
     fill(store, clock, 5)
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
     store.set_wait_condition(cs.WaitCondition("v", flow_ids=["a"]))
@@ -333,7 +333,7 @@ def test_conditions_are_listed(store: cs.Store, clock: ManualClock) -> None:
 
 
 def test_pages_of_conditions_hold_together(store: cs.Store, clock: ManualClock) -> None:
-    """Page after page each condition comes once, and `iter_wait_conditions` answers them all."""
+    """Page after page each condition comes once, and `iter_wait_conditions` returns them all."""
     names = [f"w-{number:03}" for number in range(120)]
     for start in range(0, 120, 60):
         with store.begin() as session:

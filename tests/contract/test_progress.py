@@ -89,7 +89,7 @@ def test_a_new_progress_has_disjoint_sets() -> None:
 
 
 def test_a_step_without_progress_returns_none(store: cs.Store) -> None:
-    """`get` answers `None`, `list` nothing and `clear` `False`."""
+    """`get` returns `None`, `list` nothing and `clear` `False`."""
     assert store.get_for_each_progress("f", 0) is None
     assert store.list_for_each_progress("f") == {}
     assert store.clear_for_each_progress("f", 0) is False
@@ -159,7 +159,7 @@ def test_fresh_progress_expects_none(store: cs.Store) -> None:
 
 
 def test_overwrite_replaces_any_version(store: cs.Store) -> None:
-    """The version goes on from what is stored, or begins at 1."""
+    """The version continues from what is stored, or begins at 1."""
     first = cs.ForEachProgress([1])
     store.save_for_each_progress("f", 0, first, overwrite=True)
     assert first.version == 1

@@ -112,7 +112,7 @@ def test_retention_has_the_documented_defaults() -> None:
 
 
 def test_pending_conditions_never_expire(store: cs.Store, clock: ManualClock) -> None:
-    """Nor do overdue ones, until somebody closes them."""
+    """Nor do overdue ones, until they are closed."""
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
     store.set_wait_condition(cs.WaitCondition("overdue", flow_ids=["a"], timeout=DAY))
     clock.advance(FOREVER)
@@ -187,7 +187,7 @@ def test_a_condition_stays_until_its_parent_was_given_to_a_worker(
 def test_a_condition_whose_parent_is_gone_expires_in_the_end(
     store: cs.Store, clock: ManualClock
 ) -> None:
-    """When nobody is left to tell, a sweep starts the retention."""
+    """When no parent is left to notify, a sweep starts the retention."""
     with store.begin() as session:
         for flow_id in ("gone", "done"):
             parent = flow(flow_id, cs.FlowStatus.RUNNING)
@@ -222,7 +222,7 @@ def test_early_completions_expire_after_the_latest(store: cs.Store, clock: Manua
 
 
 def test_sweep_removes_what_has_expired(store: cs.Store, clock: ManualClock) -> None:
-    """It answers how many, at most `limit`, and leaves what is live."""
+    """It returns how many, at most `limit`, and leaves what is live."""
     for number in range(7):
         store.create(flow(f"f-{number}", cs.FlowStatus.COMPLETED))
 
@@ -248,7 +248,7 @@ def test_sweep_takes_progress_with_its_flow(store: cs.Store, clock: ManualClock)
 
 
 def test_writes_sweep_a_few(store: cs.Store, clock: ManualClock) -> None:
-    """A store that nobody sweeps does not keep everything that has expired."""
+    """A store that is never swept does not keep everything that has expired."""
     for number in range(5):
         store.create(flow(f"f-{number}", cs.FlowStatus.COMPLETED))
 
@@ -260,7 +260,7 @@ def test_writes_sweep_a_few(store: cs.Store, clock: ManualClock) -> None:
 
 
 def test_clear_removes_everything(store: cs.Store) -> None:
-    """Flows, progress, conditions, early completions and markers are gone; the store works on."""
+    """Flows, progress, conditions, pending completions and tombstones are gone; the store still works."""
     store.create(flow("f", cs.FlowStatus.RUNNING))
     store.save_for_each_progress("f", 0, cs.ForEachProgress([1]))
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"], timeout=timedelta(0)))
@@ -291,7 +291,7 @@ def test_now_is_the_stores_clock(store: cs.Store, clock: ManualClock) -> None:
 
 @ONE_STORE
 def test_a_store_without_a_clock_uses_the_systems(open_more: Opener) -> None:
-    """`now` is aware and goes on by itself."""
+    """`now` is aware and advances by itself."""
     store = open_more(clock=None)
     first = store.now()
     assert first.utcoffset() == timedelta(0)
@@ -300,7 +300,7 @@ def test_a_store_without_a_clock_uses_the_systems(open_more: Opener) -> None:
 
 @pytest.mark.stores("redis-6.2", "redis-8.2")
 def test_the_server_removes_ended_flows_and_no_others(store: cs.Store, store_url: str) -> None:
-    """A time to live is set when a flow ends, and taken away when it goes on."""
+    """A time to live is set when a flow ends, and taken away when it is written again."""
     flow = cs.FlowSnapshot("order-1", state={})
     store.create(flow)
     with redis.Redis.from_url(store_url.partition("?")[0]) as client:

@@ -84,7 +84,7 @@ def test_overdue_wait_that_moves_wakes_its_new_parent(
 
 
 def test_ended_wait_that_moves_wakes_its_new_parent(store: cs.Store) -> None:
-    """A condition that ended and that nobody was told of yet belongs to the flow it names."""
+    """A condition that ended, and whose parent is not notified yet, belongs to the flow it names."""
     parked(store, "old", "new")
     store.set_wait_condition(wait_for("old"))
     store.complete_child("w", "x")
@@ -94,7 +94,7 @@ def test_ended_wait_that_moves_wakes_its_new_parent(store: cs.Store) -> None:
 
 
 def test_ended_wait_that_loses_its_parent_expires(store: cs.Store, clock: ManualClock) -> None:
-    """Nobody is handed out, and the retention begins."""
+    """No flow is claimed by it, and the retention begins."""
     parked(store, "old")
     store.set_wait_condition(wait_for("old"))
     store.complete_child("w", "x")

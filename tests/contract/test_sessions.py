@@ -90,7 +90,7 @@ def new(flow_id: str = "f", **fields: Any) -> Flow:
 
 
 def create(store: cs.Store, *flow_ids: str) -> None:
-    """Store flows that are due to nobody."""
+    """Store flows that are not due."""
     for flow_id in flow_ids:
         store.create(new(flow_id, due_at=None))
 
@@ -100,7 +100,7 @@ def create(store: cs.Store, *flow_ids: str) -> None:
 
 @ONE_STORE
 def test_one_id_is_one_object(store: cs.Store) -> None:
-    """Whatever loads a record answers the session's object for it."""
+    """Whatever loads a record returns the session's object for it."""
     create(store, "f")
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["c"]))
     store.save_for_each_progress("f", 0, cs.ForEachProgress([1]))
@@ -137,7 +137,7 @@ def test_get_many_tracks_what_it_loads(store: cs.Store) -> None:
 
 @ONE_STORE
 def test_a_queued_record_is_found(store: cs.Store) -> None:
-    """`get` answers what was added, before it was written."""
+    """`get` returns what was added, before it was written."""
     with store.session() as session:
         flow = new()
         session.add(flow)
@@ -472,7 +472,7 @@ def test_an_added_flow_may_not_exist(store: cs.Store) -> None:
 
 
 def test_a_deleted_record_is_gone_from_the_session(store: cs.Store) -> None:
-    """After `delete`, `get` answers `None`, also of the flow's progress, before the commit."""
+    """After `delete`, `get` returns `None`, also for the flow's progress, before the commit."""
     create(store, "f")
     store.save_for_each_progress("f", 0, cs.ForEachProgress([1]))
     store.save_for_each_progress("f", 1, cs.ForEachProgress([1]))
@@ -666,7 +666,7 @@ def test_a_loaded_record_does_not_replace_a_deleted_one(store: cs.Store) -> None
 
 @ONE_STORE
 def test_only_records_are_taken(store: cs.Store) -> None:
-    """`add`, `delete`, `check`, `expunge` refuse what is no record, or has no place yet."""
+    """`add`, `delete`, `check`, `expunge` refuse an object that is not a record, or has no place yet."""
     with store.session() as session:
         for act in (session.add, session.delete, session.check, session.expunge):
             with pytest.raises(
@@ -1089,7 +1089,7 @@ def test_a_commit_of_a_session_closed_meanwhile_is_settled(store: cs.Store) -> N
 def test_a_session_belongs_to_one_task(
     store: cs.Store, use: Callable[[cs.Session], object]
 ) -> None:
-    """A session that is used while its commit is on the way raises, and the commit goes on."""
+    """A session that is used while its commit is on the way raises, and the commit continues."""
     create(store, "f")
     transport = Transport(store)
     session = store.session()
@@ -1465,7 +1465,7 @@ def lost(transport: Transport, *, applied: bool) -> Callable[[Call[Any]], Any]:
 def test_a_lost_outcome_closes_the_session(
     open_more: Callable[..., cs.Store], applied: bool
 ) -> None:
-    """Nobody can tell: the error has the commit's id and keys, and the session says why it closed."""
+    """The outcome is not known: the error has the commit's id and keys, and the session says why it closed."""
     store = open_more(timeout=timedelta(seconds=1))
     create(store, "f")
     transport = Transport(store)
@@ -1535,7 +1535,7 @@ def test_a_commit_that_was_given_up_is_never_applied(open_more: Opener) -> None:
 
 @WIRED
 def test_a_lost_reply_that_is_found_again_raises_nothing(store: cs.Store) -> None:
-    """A commit whose reply was lost once is sent again and answers as the first would have."""
+    """A commit whose reply was lost once is sent again and returns what the first would have."""
     transport = Transport(store)
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a"]))
     losses = [True, True]
@@ -1583,7 +1583,7 @@ def test_any_failure_of_the_sending_closes_the_session(store: cs.Store, failure:
 def test_an_outage_is_never_reported_as_absence(
     store: cs.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reads of a store that cannot be reached raise; none answers `None` or nothing."""
+    """Reads of a store that cannot be reached raise; none returns `None` or nothing."""
     create(store, "f")
     transport = Transport(store)
 
@@ -1667,7 +1667,7 @@ def test_begin_commits_at_the_end(store: cs.Store) -> None:
 
 @ONE_STORE
 def test_begin_rolls_back_on_an_exception(store: cs.Store) -> None:
-    """Nothing of the block is written, the exception goes on, and the session is closed."""
+    """Nothing of the block is written, the exception is raised, and the session is closed."""
     with pytest.raises(ZeroDivisionError), store.begin() as session:  # noqa: PT012  the block is the test
         session.add(new())
         _ = 1 // 0

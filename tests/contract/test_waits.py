@@ -216,7 +216,7 @@ def test_early_completions_are_kept(store: cs.Store) -> None:
 
 @pytest.mark.parametrize("wait_type", list(cs.WaitType))
 def test_early_completions_may_satisfy(store: cs.Store, wait_type: cs.WaitType) -> None:
-    """`set_wait_condition` is then the one that answers `now_satisfied`."""
+    """`set_wait_condition` is then the call that returns `now_satisfied`."""
     assert not store.complete_child("w", "a").now_satisfied
     assert not store.complete_child("w", "b", success=False).now_satisfied
     wait = wait_for("w", "a", "b", wait_type=wait_type)
@@ -241,7 +241,7 @@ def test_early_completions_of_strangers_do_not_count(store: cs.Store) -> None:
 
 
 def test_clear_forgets_early_completions_only_with_a_condition(store: cs.Store) -> None:
-    """Without a condition there is nothing to clear, and early completions stay."""
+    """Without a condition there is nothing to clear, and pending completions stay."""
     store.complete_child("w", "a")
     assert store.clear_wait_condition("w") is False
     assert store.set_wait_condition(wait_for("w", "a")) is True
@@ -251,7 +251,7 @@ def test_clear_forgets_early_completions_only_with_a_condition(store: cs.Store) 
 
 
 def test_set_on_a_pending_condition_redefines_it(store: cs.Store, clock: ManualClock) -> None:
-    """The definition is replaced; `created_at` and completions stay; the version goes on."""
+    """The definition is replaced; `created_at` and completions stay; the version is the next one."""
     start = clock.now
     store.set_wait_condition(wait_for("w", "a", "b", timeout=MINUTE))
     store.complete_child("w", "a", result=1)
@@ -392,7 +392,7 @@ def test_recreated_wait_is_another_record(store: cs.Store) -> None:
 
 
 def test_one_closer_wins(store: cs.Store, clock: ManualClock) -> None:
-    """Of two sweepers one is refused; a completion after the deadline is told how it ended."""
+    """Of two sweepers one is refused; a completion after the deadline gets the outcome."""
     store.set_wait_condition(wait_for("w", "a", timeout=MINUTE))
     clock.advance(MINUTE)
     (one,), (other,) = store.get_timed_out_wait_conditions(), store.get_timed_out_wait_conditions()
@@ -406,7 +406,7 @@ def test_one_closer_wins(store: cs.Store, clock: ManualClock) -> None:
 
 
 def test_the_last_completion_beats_a_late_sweeper(store: cs.Store, clock: ManualClock) -> None:
-    """Until somebody closes it, completions count; then the sweeper's version is stale."""
+    """Until it is closed, completions count; then the sweeper's version is stale."""
     store.set_wait_condition(wait_for("w", "a", timeout=MINUTE))
     clock.advance(2 * MINUTE)
     (found,) = store.get_timed_out_wait_conditions()
@@ -433,21 +433,21 @@ def test_a_completion_and_a_close_in_one_commit(store: cs.Store) -> None:
 
 
 def test_an_ended_wait_is_satisfied_once_in_its_life(store: cs.Store) -> None:
-    """However a condition is written again, nobody is told a second time that it is satisfied."""
+    """However a condition is written again, it is reported only once as satisfied."""
     store.set_wait_condition(wait_for("w", "a"))
-    told = [store.complete_child("w", "a").now_satisfied]
+    satisfied = [store.complete_child("w", "a").now_satisfied]
     wait = read(store)
     wait.timeout = MINUTE
-    told.append(store.update_wait_condition(wait))
-    told.append(store.set_wait_condition(wait_for("w", "a")))
-    assert told == [True, False, False]
+    satisfied.append(store.update_wait_condition(wait))
+    satisfied.append(store.set_wait_condition(wait_for("w", "a")))
+    assert satisfied == [True, False, False]
 
 
 # --- clear --------------------------------------------------------------------------------------
 
 
 def test_a_cleared_condition_tells_latecomers(store: cs.Store, clock: ManualClock) -> None:
-    """The marker stays for `Retention.waits`: completions are not kept and told CANCELLED."""
+    """The tombstone stays for `Retention.waits`: completions are not kept, and get CANCELLED."""
     store.set_wait_condition(wait_for("w", "a", "b"))
     store.complete_child("w", "a")
     assert store.clear_wait_condition("w") is True
@@ -464,7 +464,7 @@ def test_a_cleared_condition_tells_latecomers(store: cs.Store, clock: ManualCloc
 
 @pytest.mark.parametrize("how", [SATISFIED, TIMED_OUT])
 def test_a_marker_remembers_how_the_wait_ended(store: cs.Store, how: cs.WaitOutcome) -> None:
-    """What had ended before it was cleared is told as it ended."""
+    """What had ended before it was cleared is reported as it ended."""
     store.set_wait_condition(wait_for("w", "a"))
     if how is SATISFIED:
         store.complete_child("w", "a")
@@ -717,7 +717,7 @@ def test_a_completion_after_the_deadline_still_counts(store: cs.Store, clock: Ma
 def test_a_parent_of_a_wait_that_was_closed_is_handed_out(
     store: cs.Store, how: cs.WaitOutcome
 ) -> None:
-    """A wait that somebody closed by hand is over: its parent is work."""
+    """A wait that was closed by hand is over: its parent is due."""
     suspended(store, wait_for("w", "a"))
     wait = read(store)
     wait.outcome = how
@@ -848,7 +848,7 @@ def test_a_wait_that_ends_while_its_parent_is_held_wakes_it_later(
 
 
 def test_ended_wait_of_a_held_parent_is_not_written_again(store: cs.Store) -> None:
-    """Whoever looks for work meanwhile puts its wake-up off; the condition stays as it ended."""
+    """A worker that looks for work meanwhile puts its wake-up off; the condition stays as it ended."""
     suspended(store, wait_for("w", "a"))
     store.claim("parent", owner="w-1")
     store.complete_child("w", "a", result=1)
@@ -880,7 +880,7 @@ def test_a_wait_that_ends_while_its_parent_is_held_wakes_it_on_release(
 def test_an_overdue_wait_of_a_held_parent_is_closed_when_it_is_handed_out(
     store: cs.Store, clock: ManualClock
 ) -> None:
-    """A deadline that passes under somebody's claim is not lost."""
+    """A deadline that passes during a claim is not lost."""
     suspended(store, wait_for("w", "a", timeout=MINUTE))
     store.claim("parent", lease=2 * MINUTE)
     clock.advance(MINUTE)
@@ -1044,7 +1044,7 @@ def test_several_waits_of_one_parent_wake_it_once_each(store: cs.Store, clock: M
 def test_another_wait_does_not_hide_the_one_that_was_suspended_on(
     store: cs.Store, clock: ManualClock, claimed_by: str, how: str
 ) -> None:
-    """A parent that was woken by another wait is still told of its own, whoever was given it first."""
+    """A parent that was woken by another wait is still notified of its own, whichever worker got it first."""
 
     def claimed() -> cs.FlowSnapshot[Any]:
         return store.claim("parent") if claimed_by == "claim" else store.claim_due()[0]
@@ -1087,7 +1087,7 @@ def test_another_wait_does_not_hide_the_one_that_was_suspended_on(
 def test_a_wait_that_was_not_suspended_on_wakes_its_parent_once(
     store: cs.Store, clock: ManualClock, claimed_by: str
 ) -> None:
-    """However the parent is claimed, its ended waits are told by that: it is not handed out again."""
+    """However the parent is claimed, that notifies it of its ended waits: it is not claimed for them again."""
     store.create(cs.FlowSnapshot("p", state={}, due_at=None))
     for number in range(3):
         store.set_wait_condition(wait_for(f"w-{number}", "a", parent_flow_id="p"))
@@ -1162,16 +1162,16 @@ def test_the_parents_type_decides_which_claimer_gets_it(store: cs.Store) -> None
 
 
 def test_two_stores_share_waits(open_more: Opener) -> None:
-    """Exactly one caller is told, whichever store it came through."""
+    """Exactly one caller gets `now_satisfied`, whichever store it came through."""
     one, other = open_more(), open_more()
     one.set_wait_condition(wait_for("w", "a", "b"))
-    told = [
+    satisfied = [
         other.complete_child("w", "a").now_satisfied,
         one.complete_child("w", "a").now_satisfied,
         one.complete_child("w", "b").now_satisfied,
         other.complete_child("w", "b").now_satisfied,
     ]
-    assert told == [False, False, True, False]
+    assert satisfied == [False, False, True, False]
 
 
 def test_a_condition_that_has_ended_is_not_opened_again(store: cs.Store) -> None:

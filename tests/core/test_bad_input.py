@@ -851,7 +851,7 @@ def edit(store_url: str, statement: str, *values: object) -> None:
 @EVERY_STORE
 @pytest.mark.parametrize("body", CORRUPT_BODIES)
 def test_corrupt_body_is_reported_and_kept(store: cs.Store, store_url: str, body: bytes) -> None:
-    """`CorruptRecordError` names the key; nobody deletes, claims or overwrites what it holds."""
+    """`CorruptRecordError` names the key; nothing deletes, claims or overwrites what it holds."""
     store.create(cs.FlowSnapshot("bad", state={"n": 1}))
     store.create(cs.FlowSnapshot("good", state={"n": 1}))
     damage(store, store_url, "bad", body)

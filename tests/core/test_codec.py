@@ -389,7 +389,7 @@ def test_nesting_limit_is_the_same_for_writing_and_reading() -> None:
 
 
 def at_depth(frames: int, call: Callable[[], Any]) -> Any:
-    """Call from so many frames further down."""
+    """Call from that many frames further down."""
     return at_depth(frames - 1, call) if frames else call()
 
 
@@ -784,7 +784,7 @@ def test_metadata_of_annotated_may_be_unhashable() -> None:
 
 
 class Fixed(TypedDict):
-    """A key that type checkers let nobody write."""
+    """A key that type checkers do not let a program write."""
 
     name: ReadOnly[str]
     note: ReadOnly[NotRequired[str]]

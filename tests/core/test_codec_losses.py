@@ -452,7 +452,7 @@ class Moment(datetime):
     """A datetime with operators of its own, as those of pendulum are."""
 
     def __sub__(self, other: Any) -> Any:
-        """Return what is no timedelta."""
+        """Return a value that is not a timedelta."""
         return NotImplemented
 
     __rsub__ = __lt__ = __le__ = __sub__

@@ -263,7 +263,7 @@ async def test_async_outage_is_an_error_of_few_frames(tmp_path: Path) -> None:
 
 
 def test_one_except_clause_per_reaction() -> None:
-    """Each error falls under exactly one of the answers to "what do I do next?"."""
+    """Each error falls under exactly one reply to "what do I do next?"."""
     answers = (
         cs.UsageError,
         cs.StoreConfigError,

@@ -70,7 +70,7 @@ def stored(store: cs.Store) -> cs.Store:
 
 
 def test_older_data_is_lifted_step_by_step(stored: cs.Store) -> None:
-    """Every way to read a flow answers the state as it is today."""
+    """Every way to read a flow returns the state in its current form."""
     today = Order(1990, ["a"])
     assert stored.get_one("o", Order).state == today
     found = stored.get_many(["o"], Order)["o"]
@@ -137,7 +137,7 @@ def test_data_without_a_type_is_not_lifted(store: cs.Store) -> None:
 
 
 def test_unnamed_type_is_version_one_of_its_qualname(store: cs.Store) -> None:
-    """A class that was stored before it was named goes on under that name."""
+    """A class that was stored before it was named continues under that name."""
 
     @attrs.define
     class Plain:

@@ -82,7 +82,7 @@ def test_a_refused_id_is_named_with_expected_found_and_meaning(value: object, fo
 
 
 def test_an_id_of_a_subclass_of_str_becomes_plain_text() -> None:
-    """What `check_id` answers is a `str` and nothing more, so no subclass reaches a store."""
+    """What `check_id` returns is a `str` and nothing more, so no subclass reaches a store."""
 
     class Name(StrEnum):
         ORDER = "order-1"
@@ -94,12 +94,12 @@ def test_an_id_of_a_subclass_of_str_becomes_plain_text() -> None:
 
 @given(st.integers(0, 2**31 - 1))
 def test_a_step_is_any_int_of_31_bits(step: int) -> None:
-    """`check_step` answers ints from 0 to 2**31 - 1 as they are."""
+    """`check_step` returns ints from 0 to 2**31 - 1 as they are."""
     assert keys.check_step(step) == step
 
 
 def test_a_step_of_a_subclass_of_int_becomes_a_plain_int() -> None:
-    """What `check_step` answers is an `int` and nothing more."""
+    """What `check_step` returns is an `int` and nothing more."""
 
     class Step(IntEnum):
         PAY = 3
@@ -111,7 +111,7 @@ def test_a_step_of_a_subclass_of_int_becomes_a_plain_int() -> None:
 
 @pytest.mark.parametrize("value", [-1, 2**31, HUGE, True, 1.0, "1", None])
 def test_a_step_that_is_not_such_an_int_is_refused(value: object) -> None:
-    """Negative, too large, bool and everything that is no int is a `UsageError`."""
+    """Negative, too large, bool and everything that is not an int is a `UsageError`."""
     with pytest.raises(UsageError, match=r"step index is .*; it must be .*; nothing was sent"):
         keys.check_step(value)
 

@@ -200,7 +200,7 @@ def test_an_unreadable_store_puts_no_flow_off(store: cs.MemoryStore, held: Held)
 def test_a_listing_of_waits_that_cannot_be_read_keeps_no_flow_from_being_claimed(
     store: cs.MemoryStore, held: Held, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What else has ended is not told this time; it says so, and the flow is claimed."""
+    """Other ended waits are not shown this time; that is logged, and the flow is claimed."""
     store.create(new())
     held.instead(is_a(DueWaits), fails(corrupt(*wait_key("w"))))
     with caplog.at_level(logging.WARNING):
@@ -290,7 +290,7 @@ def test_waits_of_several_flows_are_one_request(store: cs.MemoryStore, held: Hel
 def test_a_wait_that_was_set_again_shows_nothing_of_the_one_before(
     store: cs.MemoryStore, clock: ManualClock
 ) -> None:
-    """Who takes over from who was told is not shown the results of a condition that is pending."""
+    """The next owner of a notified flow is not shown the results of a condition that is pending."""
     suspended(store)
     for child in "ab":
         store.complete_child("w", child, result=1)
@@ -324,7 +324,7 @@ def unread(store: cs.MemoryStore, held: Held, clock: ManualClock) -> cs.WaitCond
 
 
 def test_results_that_could_not_be_read_are_an_error_to_look_at(unread: cs.WaitCondition) -> None:
-    """In whatever way; only to show them in a debugger is none, and says why they are not there."""
+    """Any way to use them; only showing them in a debugger does not raise, and says why they are not there."""
     looks: list[Callable[[], object]] = [
         lambda: unread.results["a"],
         lambda: list(unread.results),
@@ -343,7 +343,7 @@ def test_results_that_could_not_be_read_are_an_error_to_look_at(unread: cs.WaitC
 def test_results_that_could_not_be_read_are_not_empty_after_a_write(
     store: cs.MemoryStore, unread: cs.WaitCondition
 ) -> None:
-    """An update of the condition does not make it look as if nobody had answered."""
+    """An update of the condition does not make it look as if no child had completed."""
     store.update_wait_condition(unread)
     assert isinstance(unread.results, UnreadResults)
     fresh = store.get_wait_condition("w")
@@ -367,7 +367,7 @@ def test_a_condition_whose_results_could_not_be_read_is_read_again(
 
 
 def test_two_reads_of_one_flow_at_once_return_one_object(store: cs.MemoryStore, held: Held) -> None:
-    """Two tasks ask a session for the same flow: whoever is answered last gets the other's object."""
+    """Two tasks ask a session for the same flow: the one that gets its reply last gets the other's object."""
     store.create(new())
     unit, context = UnitOfWork(), store._context
     first = sessions.session_get(context, unit, "f")

@@ -32,7 +32,7 @@ from catga_store.testing.faults import Faults
 
 @frozen
 class Seen:
-    """What a program's providers have been told."""
+    """What a program's providers have received."""
 
     spans: InMemorySpanExporter
     metrics: InMemoryMetricReader
@@ -82,7 +82,7 @@ class Seen:
 
 @pytest.fixture
 def seen() -> Iterator[Seen]:
-    """Set up providers that keep what they are told."""
+    """Set up providers that keep what they receive."""
     spans, metrics = InMemorySpanExporter(), InMemoryMetricReader()
     tracers, meters = TracerProvider(), MeterProvider([metrics])
     tracers.add_span_processor(SimpleSpanProcessor(spans))
@@ -177,7 +177,7 @@ def _bug(store: cs.Store) -> None:
 
 @ONE_STORE
 @pytest.mark.parametrize(
-    ("act", "told", "kind"),
+    ("act", "reported", "kind"),
     [
         (_conflict, ("create", "conflict"), cs.FlowExistsError),
         (_usage, ("update", "usage"), cs.UsageError),
@@ -188,11 +188,11 @@ def test_a_failure_is_an_outcome(
     store: cs.Store,
     seen: Seen,
     act: Callable[[cs.Store], None],
-    told: tuple[str, str],
+    reported: tuple[str, str],
     kind: type[Exception],
 ) -> None:
-    """The error goes on as it was; only what nobody expects makes the span one."""
-    operation, outcome = told
+    """The error is raised as it was; only an unexpected one marks the span as failed."""
+    operation, outcome = reported
     store.create(cs.FlowSnapshot("f", state={}))
     seen.watch(store)
     with pytest.raises(kind):
@@ -209,7 +209,7 @@ def test_a_failure_is_an_outcome(
 @ONE_STORE
 @pytest.mark.anyio
 async def test_a_cancelled_read_is_cancelled(astore: cs.AsyncStore, seen: Seen) -> None:
-    """The span ends, and the cancellation goes on; what never began has no span."""
+    """The span ends, and the cancellation continues; what never began has no span."""
     seen.watch(astore)
     with anyio.CancelScope() as scope:
         scope.cancel()
@@ -251,7 +251,7 @@ def test_conflicts_and_retries_are_counted(store: cs.Store, seen: Seen) -> None:
 
 @pytest.mark.stores("memory", "sqlite")  # as for `Faults`
 def test_uncertain_commits_are_counted(store: cs.Store, seen: Seen) -> None:
-    """A commit whose outcome is not known counts once, though the error goes on."""
+    """A commit whose outcome is not known counts once, though the error is raised."""
     faults = Faults()
     seen.watch(faults.attach(store))
     faults.on_commit("unknown-applied")
@@ -291,7 +291,7 @@ def test_claims_and_waits_that_are_over_are_counted(
 
 @ONE_STORE
 def test_nothing_is_reported_until_asked_for(store: cs.Store, seen: Seen) -> None:
-    """One store reports and another does not; it can be told to stop."""
+    """One store reports and another does not; it can be stopped."""
     with cs.MemoryStore() as other:
         seen.watch(other)
         store.get("f")

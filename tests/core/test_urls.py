@@ -174,7 +174,7 @@ def test_a_memory_store_needs_text_as_its_name(kind: Callable[..., Any]) -> None
     ],
 )
 def test_urls_of_nats_open_its_store_and_connect_to_nothing(url: str) -> None:
-    """Every form answers a `NatsStore` at once, whose `repr` tells no password."""
+    """Every form returns a `NatsStore` at once, whose `repr` shows no password."""
     with cs.open_store(url) as store:
         assert type(store) is cs.NatsStore
         assert "secret" not in repr(store)
@@ -223,7 +223,7 @@ def test_urls_of_nats_that_say_nothing_are_refused(url: str, match: str) -> None
     ],
 )
 def test_urls_of_redis_open_its_store_and_connect_to_nothing(url: str) -> None:
-    """Every form answers a `RedisStore` at once, whose `repr` has the place but no password."""
+    """Every form returns a `RedisStore` at once, whose `repr` has the place but no password."""
     with cs.open_store(url) as store:
         assert type(store) is cs.RedisStore
         assert url.partition("://")[0] in repr(store)
@@ -276,7 +276,7 @@ def test_an_invalid_redis_url_is_refused(url: str, said: str) -> None:
 
 @pytest.mark.parametrize("client", ["redis://localhost", 5, redis.asyncio.Redis()])
 def test_a_redis_store_needs_a_client_of_redis(client: Any) -> None:
-    """What is no blocking client of redis-py is refused before anything is sent."""
+    """An object that is not a blocking client of redis-py is refused before anything is sent."""
     with pytest.raises(cs.UsageError, match=r"redis\.Redis or redis\.RedisCluster"):
         cs.RedisStore(client)
 
@@ -331,7 +331,7 @@ def test_nats_servers_of_the_wrong_shape_are_refused(kind: Any, servers: Any, sa
     "kind", [cs.MemoryStore, cs.AsyncMemoryStore, cs.SQLiteStore, cs.AsyncSQLiteStore]
 )
 def test_a_url_is_not_a_path_or_a_name(kind: Any) -> None:
-    """It would become a file or a name that nobody meant, with a password in it."""
+    """It would become a file or a name that was not meant, with a password in it."""
     with pytest.raises(cs.UsageError, match="open_store opens a store by URL") as caught:
         kind("redis://user:hunter2@host")
 

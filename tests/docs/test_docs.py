@@ -33,7 +33,7 @@ FILE = re.compile(
     r"^```\{code-block\} python\n:caption: (\S+)\n\n(.*?)^```$", re.DOTALL | re.MULTILINE
 )
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-# Where the package is installed, pytest finds its plugin by itself; elsewhere it is told.
+# Where the package is installed, pytest finds its plugin by itself; elsewhere it is named.
 IS_INSTALLED = bool(entry_points(group="pytest11", name="catga_store"))
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -92,7 +92,7 @@ def run(line: str, directory: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_its_examples_run(page: Path) -> None:
-    """Every example at a prompt answers what the page says it answers."""
+    """Every example at a prompt prints what the page says."""
     failed, _ = doctest.testfile(
         str(page), module_relative=False, optionflags=FLAGS, encoding="utf-8"
     )

@@ -25,14 +25,14 @@ RETENTION = cs.Retention()
 
 
 def commit_of(records: int) -> None:
-    """Write so many records in one commit."""
+    """Write that many records in one commit."""
     with cs.MemoryStore() as store, store.begin() as session:
         for number in range(records):
             session.add(cs.FlowSnapshot(f"flow {number}", state={}))
 
 
 def completion_of(size: int) -> None:
-    """Complete a child with a result that takes so many bytes."""
+    """Complete a child with a result that takes that many bytes."""
     with cs.MemoryStore() as store:
         store.complete_child("wait", "child", result="r" * (size - len('""')))
 
@@ -44,7 +44,7 @@ def save_step(index: int) -> None:
 
 
 def state_of(levels: int) -> None:
-    """Store a state of so many nested lists."""
+    """Store a state of that many nested lists."""
     state: object = None
     for _ in range(levels):
         state = [state]

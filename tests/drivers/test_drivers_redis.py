@@ -76,7 +76,7 @@ def echo(*words: str) -> Pipe:
 
 
 async def turns(number: int) -> None:
-    """Let the loop run so many turns."""
+    """Let the loop run that many turns."""
     for _ in range(number):
         await asyncio.sleep(0)
 
@@ -276,7 +276,7 @@ async def test_hung_server_loses_what_was_sent() -> None:
                 *(link.perform(pipe(("INCR", f"n{n}"))) for n in range(10)), return_exceptions=True
             )
             assert {type(one) for one in ended} == {ReplyLostError}
-            with pytest.raises(NotSentError):  # nobody greets the new connection
+            with pytest.raises(NotSentError):  # no server greets the new connection
                 await link.perform(echo("b"))
 
             server.signal(signal.SIGCONT)
@@ -297,7 +297,7 @@ async def test_unsent_call_goes_out_on_the_next_connection(server: RedisServer) 
 
 
 class Cutter:
-    """A proxy that breaks its connection after so many more bytes of the server's replies."""
+    """A proxy that breaks its connection after that many more bytes of the server's replies."""
 
     def __init__(self, port: int) -> None:
         self.port = port

@@ -140,7 +140,7 @@ def blocking(make_link: Callable[[], Any]) -> Iterator[PortalDriver]:
 
 
 async def until_blocked(direct: Any, number: int = 1) -> None:
-    """Wait until so many connections wait at a gate."""
+    """Wait until that many connections wait at a gate."""
     await until_async(lambda: direct.info("clients")["blocked_clients"] == number)
 
 

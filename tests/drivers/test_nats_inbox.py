@@ -1,7 +1,7 @@
 """The inbox on a NATS connection, and the link over it: requests when the connection breaks or ends.
 
 Each test has a connection of its own to a server that all share. What is sent to `SILENT` arrives, and
-nobody answers it.
+gets no reply.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ async def lined(url: str, seconds: float = LONG) -> AsyncIterator[tuple[Client, 
 
 @asynccontextmanager
 async def linked(url: str, seconds: float = LONG, **options: Any) -> AsyncIterator[NatsLink]:
-    """Open a link, while somebody listens to `SILENT` on another connection."""
+    """Open a link, while a subscriber listens to `SILENT` on another connection."""
     async with connected(url):
         link = NatsLink([url], timeout=seconds, **options)
         await link.perform(Greet())
@@ -163,7 +163,7 @@ def test_inbox_without_a_connection_sends_nothing(nats_server: NatsServer) -> No
 
 
 def test_connection_closed_during_a_write(nats_server: NatsServer) -> None:
-    """Before anybody has said so, it takes no more: what was given to it has lost its reply."""
+    """It takes no more before nats-py has noticed: what was given to it has lost its reply."""
 
     async def test() -> None:
         again = asyncio.Event()
@@ -220,7 +220,7 @@ def test_refused_subject_fails_only_its_requests(nats_server: NatsServer) -> Non
 
 
 def test_unexpected_messages_are_ignored(nats_server: NatsServer) -> None:
-    """What comes to the inbox and answers nothing is passed over; the user's own gets to the user."""
+    """What comes to the inbox and matches no request is passed over; the user's own gets to the user."""
 
     async def test() -> None:
         async with lined(nats_server.url) as (client, line):

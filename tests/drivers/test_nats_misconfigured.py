@@ -92,7 +92,7 @@ WAYS: list[tuple[str, Connect, type[Exception], str]] = [
         "need the package nkeys",
     ),
     (
-        "a context that is none",
+        "not a context",
         lambda _: {"tls": SECRET, "tls_handshake_first": True},
         cs.StoreConfigError,
         "nats.connect raised",
@@ -103,7 +103,12 @@ WAYS: list[tuple[str, Connect, type[Exception], str]] = [
         cs.StoreConfigError,
         "does not offer TLS.*nothing was sent, not even user and password",
     ),
-    ("a name that is no text", lambda _: {"name": object()}, cs.StoreConfigError, "nats.connect"),
+    (
+        "a name that is not a string",
+        lambda _: {"name": object()},
+        cs.StoreConfigError,
+        "nats.connect",
+    ),
     (
         "no time to connect",
         lambda _: {"connect_timeout": 0},
@@ -120,15 +125,15 @@ WAYS: list[tuple[str, Connect, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("connect", "kind", "told"), [way[1:] for way in WAYS], ids=[w[0] for w in WAYS]
+    ("connect", "kind", "message"), [way[1:] for way in WAYS], ids=[w[0] for w in WAYS]
 )
 def test_misconfigured_connection(
-    guarded: NatsServer, tmp_path: Path, connect: Connect, kind: type[Exception], told: str
+    guarded: NatsServer, tmp_path: Path, connect: Connect, kind: type[Exception], message: str
 ) -> None:
     """It is refused in time, and no secret is in the message."""
     with (
         cs.NatsStore(guarded.url, connect=connect(tmp_path), timeout=PATIENCE) as store,
-        pytest.raises(kind, match=told) as caught,
+        pytest.raises(kind, match=message) as caught,
     ):
         store.ping()
 
@@ -241,7 +246,7 @@ def test_meaning_of_an_invalid_seed() -> None:
 
 
 def test_meaning_of_an_outage() -> None:
-    """What nats-py says of a server that is away is told as it is."""
+    """What nats-py says of a server that is away is passed on as it is."""
     meaning = meaning_of(OSError(111, "Connection refused"), [f"nats://me:{SECRET}@host:4222"])
     assert isinstance(meaning, NotSentError)
     assert "Connection refused" in str(meaning)

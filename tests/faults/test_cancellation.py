@@ -1,6 +1,6 @@
 """Cancellation at every await: a call was done or it was not, and its objects say which.
 
-Each operation is cancelled after so many turns of the event loop, from none to more than it takes.
+Each operation is cancelled after that many turns of the event loop, from none to more than it takes.
 Nothing is timed: a turn is a turn, whatever it does.
 """
 
@@ -88,7 +88,7 @@ async def commit(store: cs.AsyncStore, name: str) -> Trial:
 
 
 async def complete(store: cs.AsyncStore, name: str) -> Trial:
-    """A completion was counted once or not at all; whoever comes next is told which."""
+    """A completion was counted once or not at all; the next call returns which."""
     await store.set_wait_condition(cs.WaitCondition(name, flow_ids=["a"]))
 
     async def check() -> None:
@@ -113,7 +113,7 @@ async def claim(store: cs.AsyncStore, name: str) -> Trial:
 
 
 async def extend(store: cs.AsyncStore, name: str) -> Trial:
-    """A claim ends when it did before, or when it was told to; its owner can go on."""
+    """A claim ends when it did before, or at its new time; its owner can continue."""
     await store.create(cs.FlowSnapshot(name, state={}))
     flow = await store.claim(name, lease=LEASE)
     ends = [store.now() + LEASE, store.now() + 3 * LEASE]
@@ -137,7 +137,7 @@ async def get(store: cs.AsyncStore, name: str) -> Trial:
 
 
 async def was_cancelled(call: Callable[[], Awaitable[Any]], turns: int) -> bool:
-    """Cancel a call after so many turns of the loop; whether it had not ended by then."""
+    """Cancel a call after that many turns of the loop; return whether it had not ended by then."""
     scope, ended = CancelScope(), False
 
     async def run() -> None:

@@ -1,7 +1,7 @@
 """Processes that are killed with SIGKILL: in the middle of commits, and while they hold claims.
 
 The file is also the program that is killed: `python test_crash.py write FLOWS.DB` prints what it
-has done, line by line, and is told by lines on its stdin to go on. Time is moved by the store's
+has done, line by line, and continues at a line on its stdin. Time is moved by the store's
 clock; nothing sleeps until a lease ends.
 """
 
@@ -76,7 +76,7 @@ def hold_the_lock(path: str) -> None:
 
 
 def hold_a_claim(path: str) -> None:
-    """Claim what is due, say what it is and stand still; commit when told, and say what came."""
+    """Claim what is due, say what it is and stand still; commit on command, and print what came."""
     store = cs.SQLiteStore(path, clock=lambda: START, owner="first")
     (flow,) = store.claim_due(lease=LEASE)
     wait = flow.wait_condition
@@ -127,7 +127,7 @@ class Program:
         self._process.stdin.flush()
 
     def kill(self) -> list[Any]:
-        """End it where it stands; answers what it had still said."""
+        """End it where it stands; return what it had still printed."""
         self._process.send_signal(signal.SIGKILL)
         said = list(iter(self.hear, None))
         self._process.communicate(timeout=LONG)
@@ -175,7 +175,7 @@ def time() -> Time:
 
 @pytest.fixture
 def store(tmp_path: Path, time: Time) -> Iterator[cs.Store]:
-    """Open the store of whoever finds what was left behind."""
+    """Open the store as the next process does."""
     with cs.SQLiteStore(tmp_path / "flows.db", clock=time, owner="second") as store:
         yield store
 
@@ -251,7 +251,7 @@ def test_a_process_killed_inside_a_transaction_holds_no_lock(
 def test_a_killed_claimers_flow_is_taken_when_its_lease_is_over(
     store: cs.Store, time: Time, start: Callable[[Callable[[str], None]], Program]
 ) -> None:
-    """Until then nobody is given it; then another is, once, and sees that it is the second try."""
+    """Until then no worker gets it; then another does, once, and sees that it is the second try."""
     store.create(cs.FlowSnapshot("order", state={"by": None}))
     program = start(hold_a_claim)
     assert program.hear() == ["order", 1, {}]
@@ -296,7 +296,7 @@ def test_a_former_owners_late_commit_is_refused_whole(
 def test_an_expired_lease_alone_refuses_nothing(
     store: cs.Store, time: Time, start: Callable[[Callable[[str], None]], Program]
 ) -> None:
-    """An owner that comes back late, before anybody has claimed its flow, commits."""
+    """An owner that comes back late, before another has claimed its flow, commits."""
     store.create(cs.FlowSnapshot("order", state={"by": None}))
     program = start(hold_a_claim)
     assert program.hear() == ["order", 1, {}]
@@ -324,7 +324,7 @@ def test_a_parent_whose_resumer_is_killed_is_handed_out_again(
     start: Callable[[Callable[[str], None]], Program],
     ending: str,
 ) -> None:
-    """Whoever comes next gets the parent with the outcome and the results of its wait, as before."""
+    """The next worker gets the parent with the outcome and the results of its wait, as before."""
     timeout = None
     if ending == "timed out":
         time.now = START - timedelta(minutes=1)

@@ -1,4 +1,4 @@
-"""Faults: what a caller is told is true, whatever happens to the transport at whatever exchange.
+"""Faults: the reported outcome is true, whatever happens to the transport at whatever exchange.
 
 Each operation runs once in peace, to learn its exchanges and what it does; then once for every
 exchange and every way in which that exchange may fail. Between a store and its transport on all of them,
@@ -67,7 +67,7 @@ T = TypeVar("T")
 LEASE = timedelta(seconds=30)
 SOON = timedelta(seconds=2)
 FOR_GOOD = 10_000
-"""More tries than anybody makes."""
+"""More tries than any operation makes."""
 APIS = ("blocking", "asyncio", "trio")
 LOST: list[Strike] = ["drop the request", "drop the reply", "cut the reply"]
 
@@ -178,7 +178,7 @@ def test_no_test_waits_for_another_try(api: StoreAPI, faults: Faults) -> None:
 
 @everywhere
 def test_a_lost_reply_does_not_complete_twice(api: StoreAPI, faults: Faults) -> None:
-    """A completion whose reply is lost is told as accepted, with its `now_satisfied`."""
+    """A completion whose reply is lost is reported as accepted, with its `now_satisfied`."""
     api.set_wait_condition(WaitCondition("ship", flow_ids=["s-1"]))
     faults.on_commit("reply-lost")
     completion = api.complete_child("ship", "s-1")
@@ -191,7 +191,7 @@ def test_a_lost_reply_does_not_complete_twice(api: StoreAPI, faults: Faults) -> 
 
 @everywhere
 def test_a_lost_reply_does_not_complete_several_twice(api: StoreAPI, faults: Faults) -> None:
-    """Completions of one commit are told as accepted, and what they satisfied, by the second try."""
+    """Completions of one commit are reported as accepted, with what they satisfied, by the second try."""
     api.set_wait_condition(WaitCondition("{o}ship", flow_ids=["s-1", "s-2"]))
     api.set_wait_condition(WaitCondition("{o}bill", flow_ids=["b-1"]))
     faults.on_commit("reply-lost")
@@ -303,22 +303,22 @@ def test_transact_gets_through(api: StoreAPI, faults: Faults, kind: Any) -> None
     flow = api.get("counter")
     assert (flow.state, flow.version) == ({"n": 1}, 2)
     assert (answered.version, answered.revision) == (2, flow.revision), "it is what was stored"
-    assert api.delete(answered), "so it may go on with it"
+    assert api.delete(answered), "so the caller may continue with it"
 
 
 @everywhere
 def test_after_and_times_count_commits(api: StoreAPI, faults: Faults) -> None:
     """`after` commits pass, `times` fail, and the next pass again; reads and tries do not count."""
     faults.on_commit("unavailable", after=1, times=2)
-    told = []
+    unavailable = []
     for number in range(5):
         api.get("nobody")
         try:
             api.create(FlowSnapshot(f"order-{number}", state={}))
         except StoreUnavailableError:
-            told.append(number)
+            unavailable.append(number)
 
-    assert told == [1, 2]
+    assert unavailable == [1, 2]
 
 
 def test_an_unknown_fault_is_refused(faults: Faults) -> None:
@@ -513,7 +513,7 @@ def test_unreadable_results_are_not_shown_as_none_at_an_exchange(
 def test_the_reported_outcome_is_true_at_every_exchange(
     api: StoreAPI, faults: Faults, name: str
 ) -> None:
-    """Done, not done or uncertain: at each exchange, each fault is told as what it was."""
+    """Done, not done or uncertain: at each exchange, each fault is reported as what it was."""
     operation = OPERATIONS[name]
     start_again(api, faults, name)
     before = everything(api)
@@ -525,15 +525,15 @@ def test_the_reported_outcome_is_true_at_every_exchange(
     for number, how, times in cases_of(api, name, len(exchanges)):
         start_again(api, faults, name)
         faults.at_exchange(number, how, times)
-        told = outcome_of(api, faults, lambda: operation(api), for_good=times > 1)
+        outcome = outcome_of(api, faults, lambda: operation(api), for_good=times > 1)
         found = everything(api)
-        where = f"{how} {times} times at exchange {number} of {exchanges}: {told}"
-        in_part = name == "clear" and told == "not done" and found != before  # as it documents
-        if told == "ask again" or in_part:
+        where = f"{how} {times} times at exchange {number} of {exchanges}: {outcome}"
+        in_part = name == "clear" and outcome == "not done" and found != before  # as it documents
+        if outcome == "ask again" or in_part:
             operation(api)
-            told, found = "done", everything(api)
+            outcome, found = "done", everything(api)
 
-        assert found == (done if told == "done" else before), where
+        assert found == (done if outcome == "done" else before), where
 
 
 def cases_of(api: StoreAPI, name: str, exchanges: int) -> list[tuple[int, ExchangeFault, int]]:
@@ -550,7 +550,7 @@ def a_few_of(cases: list[T], kind: str, name: str) -> list[T]:
 
 
 def outcome_of(api: StoreAPI, faults: Faults, call: Callable[[], Any], *, for_good: bool) -> str:
-    """Return what the caller is told, after resolving what is uncertain."""
+    """Return the reported outcome, after resolving what is uncertain."""
     try:
         call()
     except StoreUnavailableError as error:
@@ -576,7 +576,7 @@ def settled(api: StoreAPI, error: CommitUncertainError) -> Any:
 @at_every_exchange
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_what_was_lost_once_stays_uncertain(api: StoreAPI, faults: Faults, name: str) -> None:
-    """A reply that is lost before the store goes away is not told as "nothing was written"."""
+    """A reply that is lost before the store goes away is not reported as "nothing was written"."""
     operation = OPERATIONS[name]
     start_again(api, faults, name)
     before = everything(api)
@@ -588,15 +588,15 @@ def test_what_was_lost_once_stays_uncertain(api: StoreAPI, faults: Faults, name:
     start_again(api, faults, name)
     faults.at_exchange(number, "lost after applying", 1)
     faults.at_exchange(number + 1, "not sent", FOR_GOOD)
-    told = outcome_of(api, faults, lambda: operation(api), for_good=True)
+    outcome = outcome_of(api, faults, lambda: operation(api), for_good=True)
     in_part = (
-        name == "clear" and told == "not done" and everything(api) != before
+        name == "clear" and outcome == "not done" and everything(api) != before
     )  # as it documents
-    if told == "ask again" or in_part:
+    if outcome == "ask again" or in_part:
         operation(api)
-        told = "done"
+        outcome = "done"
 
-    assert everything(api) == (done if told == "done" else before), told
+    assert everything(api) == (done if outcome == "done" else before), outcome
 
 
 @pytest.mark.parametrize("name", [*BOTH, *SERVERS])
@@ -641,8 +641,8 @@ def test_the_reported_outcome_is_true_whatever_the_line_does(
 ) -> None:
     """A connection that breaks at any request: before it, before its reply, or within that.
 
-    The client connects again and goes on; here the bytes themselves are lost, and not what a
-    conversation is told of them.
+    The client connects again and continues; here the bytes themselves are lost, and not what a
+    conversation learns of them.
     """
     operation, quiet = OPERATIONS[name], Faults()
     url = url_of(kind)
@@ -667,9 +667,9 @@ def test_the_reported_outcome_is_true_whatever_the_line_does(
             proxy.calm()
             start_again(api, quiet, name)
             proxy.strike(strike, when=Nth(number))
-            told = outcome_of(api, quiet, lambda: operation(api), for_good=False)
-            where = f"{strike} at request {number} of {counted.seen}: {told}"
-            assert everything(direct) == (done if told == "done" else before), where
+            outcome = outcome_of(api, quiet, lambda: operation(api), for_good=False)
+            where = f"{strike} at request {number} of {counted.seen}: {outcome}"
+            assert everything(direct) == (done if outcome == "done" else before), where
 
 
 # --- what was given up, and what is remembered ------------------------------------------------------
@@ -702,7 +702,7 @@ def test_what_was_given_up_is_not_applied_when_it_comes_at_last(
 def test_a_record_remembers_what_the_log_has_forgotten(
     kind: str, alone: bool, url_of: Callable[[str], str], clock: ManualClock
 ) -> None:
-    """The last eight commits of a record are told as applied, long after their replies are gone."""
+    """The last eight commits of a record are reported as applied, long after their replies are gone."""
     url = url_of(kind)
     with open_store(url, clock=clock) as store:
         flow, other = (FlowSnapshot(name, state={"n": 0}) for name in ("order-1", "order-2"))

@@ -135,7 +135,7 @@ def test_a_transaction_that_is_interrupted_is_undone(name: str) -> None:
 
 
 def test_an_interrupted_undoing_is_finished_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while a transaction is undone leaves the rest to whoever asks the store next."""
+    """Ctrl-C while a transaction is undone leaves the rest to the next caller."""
     before = everything(filled())
     store = filled()
 

@@ -125,7 +125,7 @@ def test_acknowledged_commits_after_power_cuts(cluster: Machines, tmp_path: Path
 def test_stale_writers_after_lossy_power_cuts(
     cluster: Machines, number: int, tmp_path: Path
 ) -> None:
-    """With lossy settings commits may be lost, but whoever read a lost version is refused.
+    """With lossy settings commits may be lost, but a writer that read a lost version is refused.
 
     With its default `sync_interval` NATS may lose the whole stream, or keep three replicas that
     never agree again: docs/operations/nats.md says so, and the round ends there.

@@ -1,4 +1,4 @@
-"""A reply is lost while a rival writes: what the first writer is told is its own outcome, with its version."""
+"""A reply is lost while a rival writes: the first writer still gets its own outcome, with its version."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_create_replaced_before_its_reply(
 def test_claim_taken_over_before_its_reply(
     store: cs.Store, rival: cs.Store, overtake: Callable[[Act], None]
 ) -> None:
-    """Somebody updates the flow in between: the claim was made, and is lost at its first write."""
+    """A rival updates the flow in between: the claim was made, and is lost at its first write."""
     overtake(lambda: add_one(rival))
     flow = store.claim("f", owner="w-1")
     assert (flow.version, flow.owner) == (3, "w-1")

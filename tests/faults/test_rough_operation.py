@@ -53,7 +53,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
 
 def test_stale_writers_after_a_restore(site: Site, tmp_path: Path) -> None:
-    """Whoever read a version that a restore took away is refused, though its number comes again."""
+    """A writer that read a version that a restore took away is refused, though its number comes again."""
     folder = site.folders[0]
     backup = tmp_path / "backup"
     with cs.open_store(site.url) as first:

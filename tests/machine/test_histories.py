@@ -61,7 +61,7 @@ RIGHT = {
         event("b", "write", 2, None, 0, 3),
         event("c", "read", None, 1, 4, 5),
     ],
-    "a write that nobody heard of may have happened": [
+    "a write without a reply may have happened": [
         event("a", "write", 1, NEVER, 0),
         event("b", "read", None, 0, 1, 2),
         event("b", "read", None, 1, 3, 4),
@@ -70,7 +70,7 @@ RIGHT = {
 }
 
 WRONG = {
-    "a read of what nobody wrote": [event("a", "read", None, 7, 0, 1)],
+    "a read of what was never written": [event("a", "read", None, 7, 0, 1)],
     "a read after a write that does not see it": [
         event("a", "write", 1, None, 0, 1),
         event("b", "read", None, 0, 2, 3),
@@ -91,7 +91,7 @@ WRONG = {
         event("c", "read", None, 2, 3, 4),
         event("d", "read", None, 1, 5, 6),
     ],
-    "a write that nobody heard of happens twice": [
+    "a write without a reply happens twice": [
         event("a", "write", 1, NEVER, 0),
         event("b", "read", None, 1, 1, 2),
         event("c", "write", 2, None, 3, 4),
@@ -180,7 +180,7 @@ def handed(version: int, owner: str, outcome: str | None = "SATISFIED") -> Claim
 
 
 KNOWN_GOOD = {
-    "the slower of two writers is told": [
+    "the slower of two writers is refused": [
         MADE,
         event("a", "update", (Base("r1"), 1), TWO, 1, 3),
         event("b", "update", (Base("r1"), 2), Refused(("StaleFlowError",), 2), 2, 4),
@@ -197,7 +197,7 @@ KNOWN_GOOD = {
         event("b", "claim", "b", Claimed(Seen("r3", 3, 0, "CREATED", "b", LATER), "c2"), 3, 5),
         event("a", "extend", "c1", Refused(("ClaimLostError",)), 4, 6),
     ],
-    "a parent that is claimed again is told the same": [
+    "a parent that is claimed again gets the same results": [
         MADE,
         SUSPENDED,
         event("a", "complete", ("a", True), FIRST, 2, 2),
@@ -206,7 +206,7 @@ KNOWN_GOOD = {
         event("t", "advance", None, None, 5, 5),
         event("c", "claim_due", "c", handed(4, "c"), 6, 6),
     ],
-    "a parent that is held is handed to nobody when its wait has ended": [
+    "a parent that is held is not claimed when its wait has ended": [
         MADE,
         SUSPENDED,
         event("b", "claim", "b", handed(3, "b", None), 2, 2),
@@ -214,27 +214,27 @@ KNOWN_GOOD = {
         event("a", "complete", ("b", True), LAST, 4, 4),
         event("c", "claim_due", "c", None, 5, 5),
     ],
-    "a flow that suspends on what has ended is told so": [
+    "a flow that suspends on an ended wait gets the outcome": [
         SET,
         event("a", "complete", ("a", True), LAST, 1, 1),
         MADE._replace(called=2, answered=2),
         event("x", "suspend", (Base("r1"), BOTH), (ASLEEP, "SATISFIED"), 3, 3),
     ],
-    "a condition that nobody heard of being set is there": [
+    "a condition whose set had no reply is there": [
         SET._replace(answer=NEVER, answered=99),
         event("a", "get_wait", None, WaitSeen("w1", 1, "PENDING", frozenset()), 2, 2),
     ],
-    "a condition that nobody heard of being closed is over": [
+    "a condition whose end had no reply is over": [
         SET,
         event("a", "close", "w1", NEVER, 1),
         event("a", "get_wait", None, WaitSeen("w2", 2, "TIMED_OUT", frozenset()), 2, 2),
     ],
-    "a flow that nobody heard of being suspended sleeps": [
+    "a flow whose suspension had no reply sleeps": [
         MADE,
         SUSPENDED._replace(answer=NEVER, answered=99),
         event("a", "get", None, ASLEEP, 2, 2),
     ],
-    "a commit whose end nobody saw is read later": [
+    "a commit without a reply is read later": [
         MADE,
         event("a", "update", (Base("r1"), 1), NEVER, 1),
         event("b", "get", None, ONE, 2, 2),
@@ -292,20 +292,20 @@ KNOWN_BAD = {
         event("b", "claim", "b", Claimed(Seen("r3", 3, 0, "CREATED", "b", LATER), "c2"), 3, 3),
         event("a", "extend", "c1", None, 4, 4),
     ],
-    "a flow that is due and that nobody is handed": [
+    "a due flow is not claimed": [
         MADE,
         event("a", "claim_due", "a", None, 1, 1),
     ],
-    "two are told that they ended the wait": [
+    "two completions are reported to end the wait": [
         SET,
         event("a", "complete", ("a", True), LAST, 1, 3),
         event("b", "complete", ("a", True), LAST, 2, 4),
     ],
-    "nobody is told": [
+    "no completion is reported to end the wait": [
         SET,
         event("a", "complete", ("a", True), (True, False, False, "SATISFIED"), 1, 1),
     ],
-    "an early completion is dropped": [
+    "a pending completion is dropped": [
         event("a", "complete", ("a", True), (True, False, False, None), 0, 0),
         SET._replace(called=1, answered=1),
     ],
@@ -315,7 +315,7 @@ KNOWN_BAD = {
         event("a", "complete", ("a", True), FIRST, 2, 4),
         event("b", "complete", ("b", True), FIRST, 3, 5),
     ],
-    "a satisfied wait that nobody is handed": [
+    "the parent of a satisfied wait is not claimed": [
         MADE,
         SUSPENDED,
         event("a", "complete", ("a", True), FIRST, 2, 2),
@@ -340,7 +340,7 @@ KNOWN_BAD = {
         event("a", "close", "w1", WaitSeen("w2", 2, "TIMED_OUT", frozenset()), 1, 3),
         event("b", "complete", ("a", True), LAST, 2, 4),
     ],
-    "a condition that nobody has set is read": [
+    "a condition that was never set is read": [
         event("a", "get_wait", None, WaitSeen("w1", 1, "PENDING", frozenset()), 0, 0),
     ],
     "a condition is closed and stays at its version": [

@@ -151,7 +151,7 @@ def test_every_order_of_the_first_exchanges_is_serial(memory: Theatre, name: str
 
 @pytest.mark.parametrize("theatre", stages(" transport"), indirect=True)
 def test_a_claim_and_an_extension_meet_in_every_order(theatre: Theatre) -> None:
-    """Whoever comes first wins: a claim sees an extension that came since it looked what is due."""
+    """The first one wins: a claim sees an extension that came since it looked what is due."""
     for order in itertools.product((0, 1), repeat=6):
         theatre.check(SCENARIOS["claim against extend"], order)
 
@@ -170,7 +170,7 @@ parts = st.lists(st.sampled_from(VERBS), min_size=1, max_size=4)
 
 
 def test_every_history_equals_some_serial_order(theatre: Theatre) -> None:
-    """Whatever the order of the exchanges, the answers are those of some order of the operations."""
+    """Whatever the order of the exchanges, the results are those of some order of the operations."""
 
     @draw(theatre, name=names, order=orders)
     def check(name: str, order: list[int]) -> None:
@@ -178,7 +178,7 @@ def test_every_history_equals_some_serial_order(theatre: Theatre) -> None:
 
 
 def test_whatever_actors_do_at_once_is_serial(theatre: Theatre) -> None:
-    """Two or three actors with parts that nobody thought of."""
+    """Two or three actors with drawn parts."""
 
     @draw(
         theatre,
@@ -194,7 +194,7 @@ def test_whatever_actors_do_at_once_is_serial(theatre: Theatre) -> None:
 
 
 def test_an_actor_that_dies_has_done_a_thing_or_has_not(theatre: Theatre) -> None:
-    """Who stops for ever in an exchange leaves what some serial order explains, with it or without."""
+    """An actor that stops forever in an exchange leaves what some serial order explains, with it or without."""
 
     @draw(
         theatre,
@@ -208,13 +208,13 @@ def test_an_actor_that_dies_has_done_a_thing_or_has_not(theatre: Theatre) -> Non
 
 @pytest.mark.parametrize("theatre", stages(" transport"), indirect=True)
 def test_a_lost_reply_changes_no_result(theatre: Theatre) -> None:
-    """A reply that is lost after it was applied: the next try answers as the first would have."""
+    """A reply that is lost after it was applied: the next try returns what the first would have."""
     theatre.check(SCENARIOS["increments"], [0, 1, 2], lost={4, 5, 6})
-    for at in range(3, 8):  # a completion whose condition is cleared, or set, before it is told
+    for at in range(3, 8):  # a completion whose condition is cleared, or set, before its reply
         theatre.check(SCENARIOS["clear against complete"], [3], lost={at})
         theatre.check(SCENARIOS["set against complete"], [1, 1, 1], lost={at})
 
-    for at in range(1, 6):  # an update of a flow that is deleted before it is told
+    for at in range(1, 6):  # an update of a flow that is deleted before its reply
         theatre.check(SCENARIOS["delete and create"], [0, 0, 1, 1, 1, 1, 1], lost={at})
 
     @draw(
@@ -253,7 +253,7 @@ def test_what_was_only_checked_is_still_so_when_the_commit_is_written(theatre: T
 
 @pytest.mark.parametrize("theatre", stages(" transport"), indirect=True)
 def test_an_update_whose_flow_is_deleted_before_its_reply_was_done(theatre: Theatre) -> None:
-    """Its reply is lost and the record that remembered it is gone: it is no conflict with itself."""
+    """Its reply is lost and the record that remembered it is gone: it does not conflict with itself."""
     stage, context = theatre.stage, theatre.stage.context
     flow = FlowSnapshot("{t}flow", state={"n": 0})
     stage.run(records.create(context, flow))
@@ -317,13 +317,13 @@ def test_an_actor_that_dies_gets_no_reply(memory: Theatre) -> None:
 
 
 def test_a_verb_that_needs_what_was_not_read_is_left_out(memory: Theatre) -> None:
-    """Nobody writes, extends or closes what it does not hold."""
+    """No actor writes, extends or closes what it does not hold."""
     verbs = ["update", "commit", "delete", "extend", "release", "close", "time_out", "suspend all"]
     assert play(memory.stage, [Part("ann", verbs)], []) == []
 
 
 def test_a_sweeper_leaves_a_claimed_flow_alone(memory: Theatre) -> None:
-    """Its owner goes on with it; of a flow that nobody holds the sweeper ends the wait."""
+    """Its owner continues with it; if no actor holds the flow, the sweeper ends the wait."""
     verbs = ["create", "suspend all", "claim", "get_wait", "time_out"]
     for left_out in (None, "claim"):
         memory.clear()
@@ -334,7 +334,7 @@ def test_a_sweeper_leaves_a_claimed_flow_alone(memory: Theatre) -> None:
 
 @pytest.mark.parametrize("theatre", ["memory transport"], indirect=True)
 def test_an_actor_that_never_hears_a_reply_has_none(theatre: Theatre) -> None:
-    """A commit may have happened, and ends its actor; a read has not, and the actor goes on."""
+    """A commit may have happened, and ends its actor; a read has not, and the actor continues."""
     theatre.clear()  # and lay the store out
     lost = range(10_000)
     history = play(theatre.stage, [Part("ann", ["create", "get"])], [], lost=lost)
@@ -344,7 +344,7 @@ def test_an_actor_that_never_hears_a_reply_has_none(theatre: Theatre) -> None:
 
 
 def test_an_operation_without_an_end_is_found_out(memory: Theatre) -> None:
-    """Who goes on for ever is named, and the run ends."""
+    """An actor that never ends is named, and the run ends."""
     hand = Hand(memory.stage, "ann")
 
     def wait_for_ever() -> Conversation[Any]:
@@ -352,5 +352,5 @@ def test_an_operation_without_an_end_is_found_out(memory: Theatre) -> None:
             yield Pause(1)
 
     hand.get = lambda: _Act("get", None, wait_for_ever(), lambda _: None)  # type: ignore[method-assign]
-    with pytest.raises(AssertionError, match=r"somebody still has something to do: .*ann"):
+    with pytest.raises(AssertionError, match=r"an actor still has something to do: .*ann"):
         play(memory.stage, [Part("ann", ["get"])], [], hands={"ann": hand})

@@ -215,7 +215,7 @@ def run_machine(
 
 
 def test_the_deep_profile_is_200_000_steps() -> None:
-    """`tox -e deep` draws them; how many were run is told at the end of the run."""
+    """`tox -e deep` draws them; how many were run is printed at the end."""
     examples = sum(sum(apis.values()) for apis in EXAMPLES.values())
     deep = settings.get_profile("deep").max_examples
     assert settings.get_profile("quick").max_examples == QUICK

@@ -19,7 +19,7 @@ from catga_store.testing.servers import NatsServer
 from catga_store.testing.servers import RedisServer
 
 MODULE = "catga_store.testing.plugin"
-# Where the package is installed, pytest finds the plugin by itself; elsewhere it is told.
+# Where the package is installed, pytest finds the plugin by itself; elsewhere it is named.
 FOUND = any(point.value == MODULE for point in entry_points(group="pytest11"))
 LOADED = [] if FOUND else ["-p", MODULE]
 
@@ -27,7 +27,7 @@ LOADED = [] if FOUND else ["-p", MODULE]
 def run(
     directory: Path, test: str, *options: str, ini: str = "", measured: bool = True
 ) -> tuple[int, str]:
-    """Run a file of tests; answers the exit code and what was printed."""
+    """Run a file of tests; return the exit code and what was printed."""
     (directory / "test_it.py").write_text(dedent(test), encoding="utf-8")
     (directory / "pytest.ini").write_text(f"[pytest]\n{ini}\n", encoding="utf-8")
     done = subprocess.run(

@@ -118,7 +118,7 @@ def test_a_server_that_does_not_start_says_why() -> None:
 
 
 def test_a_server_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that hangs is not waited for for ever."""
+    """One that hangs is not waited for forever."""
     monkeypatch.setattr(servers, "_STOP_SECONDS", 0.05)
     with RedisServer("8.2") as server:
         server.signal(signal.SIGSTOP)
@@ -130,7 +130,7 @@ def test_a_server_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_forked_child_leaves_the_server_to_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a child closes, also at its exit, goes on."""
+    """What a child closes, also at its exit, keeps working."""
     with RedisServer("8.2") as server:
         with monkeypatch.context() as child:
             child.setattr(server, "_pid", 0)
@@ -154,7 +154,7 @@ def test_a_server_that_is_not_installed_is_named(
 
 
 def test_a_difference_between_stores_has_a_name_a_reason_and_a_link() -> None:
-    """The one table of known differences says of each what it is, why, and where it is told."""
+    """The one table of known differences says of each what it is, why, and where it is documented."""
     for difference in DIFFERENCES:
         assert all(difference)
         assert (Path(__file__).parents[2] / difference.link).is_file()
@@ -236,7 +236,7 @@ def early_completion_dropped(patch: pytest.MonkeyPatch) -> None:
 
 
 def second_now_satisfied(patch: pytest.MonkeyPatch) -> None:
-    """Tell whoever repeats the last completion, too, that it has ended the wait."""
+    """Report `now_satisfied` also to a caller that repeats the last completion."""
     right = waits.complete
 
     def wrong(tables: Any, commit: Any, change: Any) -> Any:
@@ -275,7 +275,7 @@ def claim_without_fence(patch: pytest.MonkeyPatch) -> None:
 
 
 def extend_after_the_claim_was_lost(patch: pytest.MonkeyPatch) -> None:
-    """Move the lease of whoever has the flow now."""
+    """Move the lease of the flow's current owner."""
 
     def wrong(tables: Any, request: Any) -> Any:
         head = expiry.live(tables, request.key, request.now_ms)
@@ -426,7 +426,7 @@ def run_machine() -> None:
             derandomize=False,
             database=None,
             report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),  # what is drawn is no matter here
+            suppress_health_check=list(HealthCheck),  # what is drawn does not matter here
         ),
     )
 

@@ -35,7 +35,7 @@ LONG = 30
 
 
 def in_threads(function: Callable[[int], R], number: int = THREADS) -> list[R]:
-    """Return what `function(thread)` answered in so many threads that begin together."""
+    """Return what `function(thread)` returned in that many threads that begin together."""
     barrier = threading.Barrier(number)
 
     def run(thread: int) -> R:
@@ -47,7 +47,7 @@ def in_threads(function: Callable[[int], R], number: int = THREADS) -> list[R]:
 
 
 def create_many(store: cs.Store, number: int) -> list[str]:
-    """Create so many flows that are due, and answer their ids, sorted."""
+    """Create that many flows that are due, and return their ids, sorted."""
     ids = [f"flow-{n:04}" for n in range(number)]
 
     for start in range(0, number, 200):
@@ -130,18 +130,18 @@ def test_claimers_take_each_due_flow_once(store: cs.Store, limit: int) -> None:
 
 
 def test_claims_by_name_go_to_one_thread(store: cs.Store) -> None:
-    """Of 8 threads that claim one flow, one has it and seven are told who."""
+    """Of 8 threads that claim one flow, one has it and seven get the owner's name."""
     store.create(cs.FlowSnapshot("job", state=None))
 
     def claim(thread: int) -> str:
         try:
             return f"has {store.claim('job', owner=f'worker-{thread}').owner}"
         except cs.FlowClaimedError as error:
-            return f"told {error.owner}"
+            return f"refused for {error.owner}"
 
     answers = Counter(in_threads(claim))
     owner = store.get_one("job").owner
-    assert answers == {f"has {owner}": 1, f"told {owner}": 7}
+    assert answers == {f"has {owner}": 1, f"refused for {owner}": 7}
 
 
 def test_get_or_create_makes_one_flow(store: cs.Store) -> None:
@@ -272,7 +272,7 @@ async def assert_committed(
 
 @pytest.mark.anyio
 async def test_a_commit_in_flight_outlives_a_cancelled_scope(filed: cs.AsyncStore) -> None:
-    """The commit is finished and settled, and the cancellation goes on after it."""
+    """The commit is finished and settled, and the cancellation continues after it."""
     async with filed.session() as session:
         flow = await session.get_one("counter")
         flow.state["n"] = 1
@@ -406,7 +406,7 @@ async def test_a_task_cancelled_before_it_ran_writes_nothing(filed: cs.AsyncStor
 
 @pytest.mark.anyio
 async def test_a_cancelled_read_stops_at_once(filed: cs.AsyncStore) -> None:
-    """A read is left behind where it hangs, and the store answers the next one."""
+    """A read is left behind where it hangs, and the store serves the next one."""
     gate = gate_of(filed, writes=False)
     try:
         async with anyio.create_task_group() as group:
@@ -426,7 +426,7 @@ async def test_a_cancelled_read_stops_at_once(filed: cs.AsyncStore) -> None:
 
 
 def cancel_by_scope(task: Callable[[], Any], turns: int) -> Any:
-    """Run a task and cancel the scope around it after so many turns of the loop."""
+    """Run a task and cancel the scope around it after that many turns of the loop."""
 
     async def run() -> None:
         async with anyio.create_task_group() as group:
@@ -440,7 +440,7 @@ def cancel_by_scope(task: Callable[[], Any], turns: int) -> Any:
 
 
 def cancel_by_task(task: Callable[[], Any], turns: int) -> Any:
-    """Run a task and cancel it natively after so many turns of the loop."""
+    """Run a task and cancel it natively after that many turns of the loop."""
 
     async def run() -> None:
         running = asyncio.ensure_future(task())

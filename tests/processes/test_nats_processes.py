@@ -38,7 +38,7 @@ soak = pytest.mark.soak
 
 
 def transact(url: str, number: int, times: int) -> list[tuple[int, int]]:
-    """Add to the counter so many times; answers the version and the value each commit had read."""
+    """Add to the counter that many times; return the version and the value each commit had read."""
     with cs.open_store(url, owner=f"worker-{number}") as store:
 
         def add(session: cs.Session) -> tuple[int, int]:
@@ -50,7 +50,7 @@ def transact(url: str, number: int, times: int) -> list[tuple[int, int]]:
 
 
 def claim(url: str, number: int, limit: int) -> list[str]:
-    """Claim until nothing is due; answers what was claimed."""
+    """Claim until nothing is due; return what was claimed."""
     taken: list[str] = []
     with cs.open_store(url, owner=f"worker-{number}") as store:
         while flows := store.claim_due(limit=limit, lease=timedelta(hours=1)):
@@ -85,7 +85,7 @@ def complete(url: str, number: int, total: int, processes: int) -> dict[str, int
 
 @pytest.fixture
 def url(nats_server: NatsServer) -> Iterator[str]:
-    """Name records that nobody else uses."""
+    """Name records that no other test uses."""
     bucket = uuid.uuid4().hex
     yield f"{nats_server.url}?bucket={bucket}"
     ask(nats_server.url, f"$JS.API.STREAM.DELETE.KV_{bucket}")
@@ -110,7 +110,7 @@ def ask(url: str, subject: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("processes", "times"), [(FEW, 40), pytest.param(MANY, 250, marks=soak)])
 def test_transact_by_processes_makes_a_chain(url: str, processes: int, times: int) -> None:
-    """Processes that add so many times each end at exactly the sum; no version was read twice."""
+    """Processes that add that many times each end at exactly the sum; no version was read twice."""
     with cs.open_store(url) as store:
         store.create(cs.FlowSnapshot("counter", state={"n": 0}))
         read = together(transact, *[(url, n, times) for n in range(processes)])
@@ -239,7 +239,7 @@ class Writer(threading.Thread):
 
 
 def keep_writing(writers: list[Writer], times: int) -> None:
-    """Wait until each has written so many more."""
+    """Wait until each has written that many more."""
     wanted = [writer.written + times for writer in writers]
     until = time.monotonic() + LONG
     while any(writer.written < want for writer, want in zip(writers, wanted, strict=True)):
@@ -311,8 +311,8 @@ def test_three_servers_keep_acknowledged_commits(kills: int) -> None:
         writers = start_writers(store)
         for _ in range(kills):
             keep_writing(writers, 10)
-            told = ask(cluster.url, "$JS.API.STREAM.INFO.KV_dslflows")
-            (leader,) = [one for one in cluster.nodes if one.name == told["cluster"]["leader"]]
+            reply = ask(cluster.url, "$JS.API.STREAM.INFO.KV_dslflows")
+            (leader,) = [one for one in cluster.nodes if one.name == reply["cluster"]["leader"]]
             leader.kill()
             keep_writing(writers, 5)
             cluster.start()

@@ -32,7 +32,7 @@ LONG = 120
 
 
 def transact(path: str, times: int) -> list[tuple[int, int]]:
-    """Add to the counter so many times; return the version and the value each commit had read."""
+    """Add to the counter that many times; return the version and the value each commit had read."""
     with cs.SQLiteStore(path) as store:
 
         def add(session: cs.Session) -> tuple[int, int]:
@@ -44,7 +44,7 @@ def transact(path: str, times: int) -> list[tuple[int, int]]:
 
 
 def claim(path: str, number: int, limit: int) -> list[str]:
-    """Claim until nothing is due; answers what was claimed."""
+    """Claim until nothing is due; return what was claimed."""
     taken: list[str] = []
     with cs.SQLiteStore(path, owner=f"worker-{number}") as store:
         while flows := store.claim_due(limit=limit):
@@ -194,7 +194,7 @@ anyio.run(main, backend={backend!r})
 
 
 def finish(code: str, *options: str) -> tuple[float, int, str]:
-    """Run a program; answers seconds, exit code and stderr."""
+    """Run a program; return seconds, exit code and stderr."""
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", *options, "-c", code],
@@ -207,7 +207,7 @@ def finish(code: str, *options: str) -> tuple[float, int, str]:
 
 
 def best_of_three(code: str) -> float:
-    """Run a program, which must say nothing, until it takes less than 2 s; answers its seconds."""
+    """Run a program, which must say nothing, until it takes less than 2 s; return its seconds."""
     best = float(LONG)
 
     for _ in range(3):
@@ -335,7 +335,7 @@ def read_for_ever(store: cs.Store) -> None:
 
 @needs_proc
 def test_a_store_closed_while_threads_use_it_leaves_no_file_open(tmp_path: Path) -> None:
-    """Threads in the middle of calls finish them or are told, and close what they had."""
+    """Threads in the middle of calls finish them or get an error, and close what they had."""
     store = cs.SQLiteStore(tmp_path / "flows.db")
     store.create(cs.FlowSnapshot("order", state={"n": 0}))
     started = threading.Barrier(5)
@@ -557,7 +557,7 @@ def test_a_read_that_begins_beside_a_fork_waits(tmp_path: Path) -> None:
 
 
 def test_a_fork_waits_for_a_read_that_is_under_way(tmp_path: Path) -> None:
-    """And goes on when that has ended."""
+    """And continues when that has ended."""
     seen: list[str] = []
     reading, go_on = threading.Event(), threading.Event()
     traffic: Any = sqlite_traffic

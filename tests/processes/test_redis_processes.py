@@ -28,7 +28,7 @@ soak = pytest.mark.soak
 
 
 def transact(url: str, number: int, times: int) -> list[tuple[int, int]]:
-    """Add to the counter so many times; return the version and value that each commit had read."""
+    """Add to the counter that many times; return the version and value that each commit had read."""
     with cs.open_store(url, owner=f"worker-{number}") as store:
 
         def add(session: cs.Session) -> tuple[int, int]:
@@ -75,7 +75,7 @@ def complete(url: str, number: int, total: int) -> dict[str, int]:
 
 @pytest.fixture(params=REDIS_VERSIONS)
 def url(request: pytest.FixtureRequest, redis_server: Callable[[str], RedisServer]) -> str:
-    """Name records that nobody else uses, on a server of each version."""
+    """Name records that no other test uses, on a server of each version."""
     return f"{redis_server(request.param).url}?prefix={uuid.uuid4().hex}:"
 
 
@@ -144,7 +144,7 @@ class Writer(threading.Thread):
             store.create(cs.FlowSnapshot(f"{name}-{half}", state={"n": 0}))
 
     def run(self) -> None:
-        """Write until told to stop; a number is written again only if it is known not to be there."""
+        """Write until `going` is cleared; write a number again only if it is known not to be stored."""
         try:
             while self.going.is_set():
                 self.write(self.acknowledged + 1)
@@ -214,5 +214,5 @@ def test_killed_server_keeps_acknowledged_commits(version: str, kills: int) -> N
                 assert flow.state["n"] == writer.acknowledged
                 assert flow.version == writer.acknowledged + 1
 
-        told = sum((writer.settled for writer in writers), Counter[str]())
-        assert told["acknowledged"] >= 20 * kills * len(writers), told
+        counted = sum((writer.settled for writer in writers), Counter[str]())
+        assert counted["acknowledged"] >= 20 * kills * len(writers), counted

@@ -7,7 +7,7 @@ once, by who held the flow; every completion counts once, one caller ends each w
 left behind.
 
 The file is also the program that the processes run: `python test_soak.py write URL DIRECTORY SEED`
-goes on until it is killed or finds the file `stop`. Of what is killed every few kilobytes of history
+works until it is killed or finds the file `stop`. Of what is killed every few kilobytes of history
 are decided, not moments, so a slow machine takes longer and does the same.
 """
 
@@ -99,7 +99,7 @@ class Worker:
         name: str,
         given: Any,
         call: Callable[[], Any],
-        told: Callable[[cs.Receipt], Any] = lambda _: None,
+        reported: Callable[[cs.Receipt], Any] = lambda _: None,
     ) -> Any:
         """Do one thing; what it came to is its answer, or what the receipt says of it.
 
@@ -115,7 +115,7 @@ class Worker:
             whole = False
         except cs.CommitUncertainError as error:
             receipt = self.resolve(error)
-            answer, whole = None if receipt is None else told(receipt), False
+            answer, whole = None if receipt is None else reported(receipt), False
         except cs.ConflictError:
             pass
 
@@ -186,10 +186,10 @@ class Worker:
         def call() -> Any:
             return completion(self.store.complete_child(name, child, success=ok, result=name))
 
-        def told(receipt: cs.Receipt) -> Any:
+        def reported(receipt: cs.Receipt) -> Any:
             return completion(receipt.completions[name, child])
 
-        self.attempt("complete", [name, child, ok], call, told)
+        self.attempt("complete", [name, child, ok], call, reported)
 
     def time_out(self) -> None:
         """Close what is overdue, with its parent; sweep."""
@@ -317,12 +317,12 @@ def claimed(flows: list[cs.FlowSnapshot[Any]]) -> Any:
 
 
 def completion(done: cs.Completion) -> list[Any]:
-    """Say what a completion was told."""
+    """Write down what a completion returned."""
     return [done.accepted, done.duplicate, done.now_satisfied]
 
 
 def main(role: str, url: str, directory: str, seed: str) -> None:
-    """Do one thing after another until told to stop."""
+    """Do one thing after another until it is stopped."""
     place = Path(directory)
     worker = Worker(url, place, seed)
     with worker.store, worker.log:
@@ -379,7 +379,7 @@ class Soak:
         return sum(file.stat().st_size for file in self.directory.glob("*.jsonl"))
 
     def go_on(self, size: int) -> None:
-        """Move the clock while so many bytes of history are written, after every process has begun.
+        """Move the clock while that many bytes of history are written, after every process has begun.
 
         At least twice, else nothing would end on a store that writes them in no time.
         """
@@ -401,7 +401,7 @@ class Soak:
         for child in self.children:
             assert child.poll() is None, self.said()
 
-        assert time.monotonic() < until, f"nothing goes on: {self.said()}"
+        assert time.monotonic() < until, f"nothing continues: {self.said()}"
 
     def said(self) -> str:
         return "".join(file.read_text() for file in self.directory.glob("*.stderr"))
@@ -459,7 +459,7 @@ def finish(soak: Soak) -> None:
             if not left:
                 return
 
-        pytest.fail(f"nobody is handed {left}")
+        pytest.fail(f"no worker gets {left}")
 
 
 # --- the history ------------------------------------------------------------------------------------
@@ -470,7 +470,7 @@ WRITES = ("move", "add", "close", "claim", "release", "step")
 
 @dataclass
 class Deed:
-    """One thing that was done: `answered` is `None` if its process was killed before it was told."""
+    """One thing that was done: `answered` is `None` if its process was killed before the reply."""
 
     who: str
     called: int
@@ -514,7 +514,7 @@ class History:
         return (deed for deed in self.deeds if deed.name in names)
 
     def unknown(self, flow_id: str) -> int:
-        """How many writes of a flow nobody heard the end of."""
+        """How many writes of a flow have no known outcome."""
         return sum(
             not deed.whole and (deed.name == "claim" or flow_id in (deed.given or ()))
             for deed in self.named(*WRITES)
@@ -539,7 +539,7 @@ def deeds_of(file: Path) -> list[Deed]:
 
 
 def check(store: cs.Store, history: History) -> Counter[str]:
-    """Compare all that is stored with all that was done; answers how much was done."""
+    """Compare all that is stored with all that was done; return how much was done."""
     flows = {one.flow_id: store.get_one(one.flow_id) for one in store.iter_flows()}
     for name, flow in flows.items():
         check_chain(history, name, flow)
@@ -562,19 +562,19 @@ def check(store: cs.Store, history: History) -> Counter[str]:
     unheard = {deed.given[0] for deed in history.named("step") if deed.answered is None}
     for wait in waits:
         by_its_set = wait.parent_flow_id in unheard
-        check_wait(wait, completions[wait.correlation_id], perhaps_told=by_its_set)
+        check_wait(wait, completions[wait.correlation_id], perhaps_reported=by_its_set)
 
     done = Counter(deed.name for deed in history.deeds if deed.answer is not None)
     return done + Counter(parents=len(parents), waits=len(waits))
 
 
 def check_chain(history: History, name: str, flow: cs.FlowSnapshot[Any]) -> None:
-    """Versions follow each other, in the order of time; what nobody wrote, somebody killed wrote."""
+    """Versions follow each other, in the order of time; a killed process wrote those without a writer."""
     writers = history.writers[name]
     assert max(writers, default=1) <= flow.version, f"{name} has gone back to v{flow.version}"
     born = 1  # by the test, or by the last step of the flow before
     missing = set(range(born + 1, flow.version + 1)) - writers.keys()
-    assert len(missing) <= history.unknown(name), f"nobody has written {name} {missing}"
+    assert len(missing) <= history.unknown(name), f"no process has written {name} {missing}"
     latest = 0
     for version in sorted(writers):
         deed = writers[version]
@@ -583,7 +583,7 @@ def check_chain(history: History, name: str, flow: cs.FlowSnapshot[Any]) -> None
 
 
 def check_readers(history: History) -> None:
-    """Nobody reads less than had been acknowledged, nor what nobody had begun to write."""
+    """No read is older than what was acknowledged, or newer than what was begun."""
     acknowledged = {
         name: sorted((deed.answered or 0, version) for version, deed in writers.items())
         for name, writers in history.writers.items()
@@ -629,8 +629,8 @@ def check_steps(store: cs.Store, history: History, name: str, flow: cs.FlowSnaps
             assert between == [], f"{deed} though others had claimed {name}: {between}"
 
 
-def check_wait(wait: cs.WaitCondition, deeds: list[Deed], *, perhaps_told: bool) -> None:
-    """Each child counted once, all that were accepted did, and one was told that it ended the wait.
+def check_wait(wait: cs.WaitCondition, deeds: list[Deed], *, perhaps_reported: bool) -> None:
+    """Each child counted once, all that were accepted did, and one was reported to end the wait.
 
     That is who completes the last child, or who sets the condition if all were early.
     """
@@ -639,7 +639,7 @@ def check_wait(wait: cs.WaitCondition, deeds: list[Deed], *, perhaps_told: bool)
     assert set(accepted.values()) <= {1}, f"{wait} took {accepted}"
     assert accepted.keys() <= wait.results.keys(), f"{wait} has lost {accepted.keys()}"
     unheard = {deed.given[1] for deed in completions if deed.answered is None}
-    assert wait.results.keys() <= accepted.keys() | unheard, f"{wait} has what nobody sent"
+    assert wait.results.keys() <= accepted.keys() | unheard, f"{wait} has what no child sent"
     assert all(result.result == wait.correlation_id for result in wait.results.values())
 
     well = any(result.success for result in wait.results.values())
@@ -647,9 +647,11 @@ def check_wait(wait: cs.WaitCondition, deeds: list[Deed], *, perhaps_told: bool)
         wait.wait_type is cs.WaitType.WHEN_ANY and well
     )
     assert is_satisfied is (wait.outcome is cs.WaitOutcome.SATISFIED), wait
-    told = sum(deed.name == "step" or bool(deed.answer and deed.answer[2]) for deed in deeds)
-    assert told <= is_satisfied, f"{told} were told that they ended {wait}"
-    assert told or not is_satisfied or unheard or perhaps_told, f"nobody was told of {wait}"
+    reported = sum(deed.name == "step" or bool(deed.answer and deed.answer[2]) for deed in deeds)
+    assert reported <= is_satisfied, f"{reported} were reported to end {wait}"
+    assert reported or not is_satisfied or unheard or perhaps_reported, (
+        f"no completion ended {wait}"
+    )
 
 
 # --- the tests --------------------------------------------------------------------------------------

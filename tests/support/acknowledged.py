@@ -39,7 +39,7 @@ class Writer:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors)
 
     def wait_for(self, number: int) -> None:
-        """Wait until so many commits were acknowledged."""
+        """Wait until that many commits were acknowledged."""
         deadline = time.monotonic() + START_SECONDS
         while self.log.read_bytes().count(b"\n") < number:
             assert self.process.poll() is None, self.errors.read_text()

@@ -2,7 +2,7 @@
 
 A new interpreter takes half a second of a core to import the library, its clients and the command
 line, and the tests want hundreds. So each test process has one more, which runs this file: it reads
-a request a line, forks what is wanted, and answers with the exit codes. What it forks is a process of
+a request a line, forks what is wanted, and replies with the exit codes. What it forks is a process of
 its own, with its own environment and its own stdout and stderr, and ends as every interpreter does.
 """
 
@@ -50,9 +50,9 @@ def run_command(*arguments: str, url: str | None = None, **environment: str) -> 
 
 
 def together(work: Callable[..., Any], *each: Sequence[object]) -> list[Any]:
-    """Call a test module's function in one process for each list of arguments; what each answers.
+    """Call a test module's function in one process for each list of arguments; return what each returned.
 
-    Nobody begins before all are there. Arguments and answers cross as JSON.
+    No call begins before all are there. Arguments and results cross as JSON.
     """
     code = work.__code__
     place = {"module": code.co_filename, "function": code.co_name}
@@ -105,7 +105,7 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 
 def serve() -> dict[str, Any] | None:
-    """Fork what is asked for until nobody asks any more; in what is forked, answers its job."""
+    """Fork on request until the requests end; in a forked child, return its job."""
     with os.fdopen(os.dup(0), "rb") as requests, os.fdopen(os.dup(1), "wb") as answers:
         for line in requests:
             request = json.loads(line)
@@ -120,7 +120,7 @@ def serve() -> dict[str, Any] | None:
                 if pid == 0:
                     os.close(all_are_there)
                     become(request, job)
-                    os.read(gate, 1)  # ends when nobody can write to it any more
+                    os.read(gate, 1)  # ends when all writers have closed it
                     return job
 
                 children.append(pid)

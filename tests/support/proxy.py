@@ -23,7 +23,7 @@ __all__ = ["Proxy", "Strike"]
 Strike: TypeAlias = Literal[
     "drop the request", "hold the request", "drop the reply", "cut the reply", "hold the reply"
 ]
-"""What happens to a request; held ones go on after `release`, also when nobody waits any more."""
+"""What happens to a request; held ones continue after `release`, also when no caller waits any more."""
 
 _CHUNK = 1 << 16
 
@@ -71,7 +71,7 @@ class Proxy:
             self._armed.append(_Armed(kind, times, when, then))
 
     def rewrite(self, old: bytes, new: bytes) -> None:
-        """Put other bytes into what the server answers; as many, or the lengths are wrong."""
+        """Put other bytes into the server's reply; as many, or the lengths are wrong."""
         self._rewritten = old, new
 
     def release(self) -> None:

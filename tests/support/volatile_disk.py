@@ -85,7 +85,7 @@ class VolatileDisk:
     def cut(self, survive: float, seed: int) -> None:
         """Cut the power: at one instant nothing is written any more; then the mount is taken away.
 
-        Whoever has files open there must be killed before `restore`.
+        Processes that have files open there must be killed before `restore`.
         """
         assert self._server is not None
         (self._fuse / "control").write_text(f"cut {survive} {seed}\n")

@@ -15,7 +15,7 @@ LONG = 60.0
 
 
 def until(condition: Callable[[], T], seconds: float = LONG, *, pause: float = 0.002) -> T:
-    """Return what the condition returns once that is true; fail after so many seconds."""
+    """Return what the condition returns once that is true; fail after that many seconds."""
     give_up = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < give_up, f"not so within {seconds} s: {found!r}"
@@ -27,7 +27,7 @@ def until(condition: Callable[[], T], seconds: float = LONG, *, pause: float = 0
 async def until_async(
     condition: Callable[[], T], seconds: float = LONG, *, pause: float = 0.002
 ) -> T:
-    """Do the same on an event loop, which goes on meanwhile; a pause of 0 is one turn of it."""
+    """Do the same on an event loop, which continues meanwhile; a pause of 0 is one turn of it."""
     give_up = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < give_up, f"not so within {seconds} s: {found!r}"

@@ -156,7 +156,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "delete-says-it-was-there",
-        "deleting what is absent answers True",
+        "deleting what is absent returns True",
         RULES,
         "    return Outcome(accepted=remove(tables, change.key))\n",
         "    remove(tables, change.key)\n    return Outcome(accepted=True)\n",
@@ -207,7 +207,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "outage-as-none",
-        "a store that is away answers that there is no such flow",
+        "a store that is away returns that there is no such flow",
         "core/records.py",
         '    key = flow_key(check_id(flow_id, "a flow id"))\n'
         "    (record,) = yield Read((key,), context.settings.now_ms())\n",
@@ -286,7 +286,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "second-now-satisfied",
-        "who repeats the last completion is told too that it has ended the wait",
+        "a repeated last completion is also reported to end the wait",
         RULES,
         "        return Outcome(status=None if status == PENDING_COMPLETIONS else status, duplicate=True)\n",
         "        return Outcome(\n"
@@ -321,7 +321,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "stranger-counted",
-        "the completion of what is no child counts",
+        "the completion of a stranger counts",
         RULES,
         "    if status != PENDING or item is None or not item.member:\n",
         "    if status != PENDING:\n",
@@ -337,14 +337,14 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "cleared-wait-forgotten",
-        "who completes after a condition was cleared is told that it came early",
+        "a completion after a condition was cleared is reported as pending",
         RULES,
         "    if status <= TOMBSTONE:\n        return Outcome(status=TOMBSTONE - status)\n",
         "    if status <= TOMBSTONE:\n        return _keep_pending(tables, commit, change, row)\n",
         (*WAITS, *MACHINE),
     ),
     Mutant(
-        "satisfied-wait-that-nobody-is-handed",
+        "satisfied-wait-without-wake-up",
         "a parent is not due when its wait has ended",
         RULES,
         "        due_ms = commit.now_ms if head.due_ms is None else head.due_ms\n",
@@ -352,8 +352,8 @@ MUTANTS: tuple[Mutant, ...] = (
         (*CLAIMS, *MACHINE),
     ),
     Mutant(
-        "untold-wait-expires",
-        "an ended condition goes before its parent was told",
+        "unnotified-wait-expires",
+        "an ended condition is removed before its parent was notified",
         RULES,
         "        due_ms = commit.now_ms if head.due_ms is None else head.due_ms\n"
         "        return head._replace(due_ms=due_ms, expires_ms=None)\n",
@@ -639,7 +639,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "expiry-lost-on-update",
-        "an ended flow that is written again stays for ever",
+        "an ended flow that is written again stays forever",
         "core/writes.py",
         "limits.retention) if ends else None,\n",
         "limits.retention)\n"
@@ -649,7 +649,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "copy-keeps-claims",
-        "what was claimed in the source is held in the target by somebody who is not there",
+        "what was claimed in the source is held in the target by an owner who is not there",
         "copying.py",
         "    if head.owner is not None:\n        head =",
         '    if head.owner == "":\n        head =',
@@ -723,7 +723,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # --- drivers --------------------------------------------------------------------------------------
     Mutant(
         "cancelled-write-is-left",
-        "a cancellation leaves a commit to a thread, and nobody is told what became of it",
+        "a cancellation leaves a commit to a thread, and its outcome is not reported",
         "drivers/embedded_async.py",
         "            in_thread = call_to_end if call.writes else call_abandonable\n",
         "            in_thread = call_abandonable\n",
@@ -798,7 +798,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sqlite-failed-commit-reported-as-not-written",
-        "a COMMIT that failed on the disk is told as not written, and may be applied",
+        "a COMMIT that failed on the disk is reported as not written, and may be applied",
         "stores/sqlite/connection.py",
         "            if code_of(error) == sqlite3.SQLITE_IOERR:\n",
         "            if code_of(error) == sqlite3.SQLITE_NOTICE:\n",
@@ -806,7 +806,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sqlite-writes-to-a-removed-file",
-        "a commit is acknowledged in a file that nobody will find again",
+        "a commit is acknowledged in a file that is found under no name",
         "stores/sqlite/connection.py",
         "            if trouble := tables.guard.trouble():\n",
         "            if trouble := None:\n",
@@ -895,7 +895,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "redis-record-remembers-one-commit",
-        "only the last commit of a record can be told of once its reply is gone",
+        "only the last commit of a record can be resolved once its reply is gone",
         COMMIT_LUA,
         "  return commit_id .. ' ' .. (seven or old.commits)\n",
         "  return commit_id\n",
@@ -911,7 +911,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "redis-expiry-kept-on-update",
-        "a flow that goes on after it had ended is forgotten by the server",
+        "a flow that is written again after it had ended is removed by the server",
         COMMIT_LUA,
         "redis.call('PERSIST', key)\n",
         "redis.call('EXISTS', key)\n",
@@ -919,7 +919,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "redis-ttl-lost-on-update",
-        "the server keeps a flow for ever that ended after it was created",
+        "the server keeps a flow forever that ended after it was created",
         COMMIT_LUA,
         "    set_ttl(new.expires, old and old.expires, key, steps, parts)\n",
         "    set_ttl(not old and new.expires, old and old.expires, key, steps, parts)\n",
@@ -995,7 +995,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "nats-stale-follower-read",
-        "a read is answered by whoever has a copy, which may not have what was acknowledged",
+        "a read is served by any replica, which may not have what was acknowledged",
         "stores/nats/setup.py",
         '    exchange.leader = int(settings.get("num_replicas", 1)) > 1 and not stale_reads\n',
         "    exchange.leader = False\n",
@@ -1010,8 +1010,8 @@ MUTANTS: tuple[Mutant, ...] = (
         (*SERIAL, *FLOWS, *ON_NATS),
     ),
     Mutant(
-        "nats-part-of-a-batch-told-as-all",
-        "a commit is told as done of which a server that ran out of storage has kept a part",
+        "nats-part-of-a-batch-reported-as-all",
+        "a commit is reported as done of which a server that ran out of storage has kept a part",
         RESOLVING_PY,
         '        if found[last].sequence < log.sequence + fields["length"] - 1:\n',
         "        if not fields:\n",

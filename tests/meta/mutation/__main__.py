@@ -3,7 +3,7 @@
 The tests run once without a mutant, to learn which lines each reaches. Then for each mutant those that
 reach its lines run against it, the quickest first, to the first failure. With `--write` the survivors
 are written to TABLE.md, which keeps what is said there about those that it has already. A mutant that
-cannot be imported is no mutant. The exit code is 1 if fewer than 90 % are killed.
+cannot be imported is not a mutant. The exit code is 1 if fewer than 90 % are killed.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def places(source: str) -> dict[tuple[int, int], list[Change]]:
 
 
 def is_meant(operator: str) -> bool:
-    """Whether it is a change that somebody could make: not `is` for `==`, nor `<` for `is`."""
+    """Whether it is a change that a programmer could make: not `is` for `==`, nor `<` for `is`."""
     compared = operator.split("_")[1:] if "Comparison" in operator else []
     return len({kind.startswith("Is") for kind in compared}) < 2
 

@@ -20,7 +20,7 @@ MANY = 1500
 """More than the server names in one answer."""
 
 NEARBY = 16
-"""A claimer picks among so many more than it wants."""
+"""How many more flows a claimer looks at than it wants."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def fill(
     store: cs.Store, clock: ManualClock, apart: timedelta, number: int, state: object = None
 ) -> list[str]:
-    """Store flows that are due so far apart, the last of them now; answers their ids, oldest first."""
+    """Store flows that are due so far apart, the last of them now; return their ids, oldest first."""
     names = [f"f-{place:04}" for place in range(number)]
     for start in range(0, number, 150):
         with store.begin() as session:

@@ -95,7 +95,7 @@ def test_old_entry_that_was_passed_over_is_swept(
 def test_entry_of_an_unreadable_record_stays(
     url_of: Callable[[str], str], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However old it is: what belongs to the record stays with it until somebody mends it."""
+    """However old it is: what belongs to the record stays with it until it is mended."""
     monkeypatch.setattr(sweeping, "_ENTRY_SECONDS", -600)
     with cs.open_store(url_of("nats"), clock=clock) as store:
         protocol, hold = conversation_runner(store)

@@ -23,7 +23,7 @@ STEPS = 1100
 
 @pytest.fixture
 def store(nats_server: NatsServer, clock: ManualClock) -> Iterator[cs.Store]:
-    """Open a store that nobody else uses."""
+    """Open a store that no other test uses."""
     with cs.NatsStore(nats_server.url, bucket=uuid.uuid4().hex, clock=clock) as opened:
         yield opened
 

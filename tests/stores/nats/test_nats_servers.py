@@ -51,7 +51,7 @@ def ask(url: str, subject: str, payload: object) -> dict[str, Any]:
 
 @pytest.fixture
 def bucket(nats_server: NatsServer) -> Iterator[str]:
-    """Name records that nobody else uses."""
+    """Name records that no other test uses."""
     name = uuid.uuid4().hex
     yield name
     ask(nats_server.url, f"$JS.API.STREAM.DELETE.KV_{name}", {})
@@ -158,7 +158,7 @@ def test_wrong_credentials(settings: str, user: str) -> None:
 
 @contextmanager
 def limited(publish: str, subscribe: str = "_INBOX.>") -> Generator[str]:
-    """Start a server that lets its user publish and subscribe to so little; answers its URL."""
+    """Start a server that lets its user publish and subscribe to so little; return its URL."""
     allowed = f'{{ publish: [{publish}], subscribe: ["{subscribe}"] }}'
     user = f"{{ user: a, password: b, permissions: {allowed} }}"
     with NatsServer(f"authorization {{ users: [{user}] }}") as server:
@@ -268,7 +268,7 @@ def test_a_full_stream_is_an_outage(nats_server: NatsServer, bucket: str) -> Non
 
 
 def test_subjects_that_another_stream_has(nats_server: NatsServer, bucket: str) -> None:
-    """A bucket whose subjects lie in a stream of somebody else is refused; that stream stays as it is."""
+    """A bucket whose subjects lie in another program's stream is refused; that stream stays as it is."""
     other = {"name": f"other-{bucket}", "subjects": [f"$KV.{bucket}.>"]}
     ask(nats_server.url, f"$JS.API.STREAM.CREATE.{other['name']}", other)
     with (
@@ -329,7 +329,7 @@ def test_a_store_of_another_layout(nats_server: NatsServer, bucket: str) -> None
 
 
 def commits_until_it_is_full(store: cs.Store, together: int, bulk: int) -> str:
-    """Commit so many flows at once until that is refused; every outcome must be true."""
+    """Commit that many flows at once until that is refused; every outcome must be true."""
     for number in range(200):
         ids = [f"{number}-{part}" for part in range(together)]
         refusal: cs.CatgaStoreError | None = None
@@ -368,16 +368,16 @@ def test_full_server_keeps_part_of_a_batch(tmp_path: Path) -> None:
 
     Which it is depends on where the storage ends: some of these sizes end it between two records.
     """
-    told: set[str] = set()
+    outcomes: set[str] = set()
     for place, (together, bulk) in enumerate([(1, 20_000), (2, 20_000), (2, 34_002), (2, 48_004)]):
         room = f'jetstream {{ store_dir: "{tmp_path / str(place)}", max_file: 1000000 }}'
         with (
             NatsServer(room, jetstream=False) as server,
             cs.NatsStore(server.url, timeout=SHORT) as store,
         ):
-            told.add(commits_until_it_is_full(store, together, bulk))
+            outcomes.add(commits_until_it_is_full(store, together, bulk))
 
-    assert told == {"nothing", "a part"}
+    assert outcomes == {"nothing", "a part"}
 
 
 @pytest.mark.anyio
@@ -388,7 +388,7 @@ async def test_grouped_commits_on_a_full_server(tmp_path: Path, bulk: int) -> No
     A batch that others share may be cut off without a reply, and nothing can be fenced without room.
     """
     room = f'jetstream {{ store_dir: "{tmp_path}", max_file: 3000000 }}'
-    told: dict[int, str] = {}
+    outcomes: dict[int, str] = {}
     with NatsServer(room, jetstream=False) as server:
         async with cs.open_async_store(server.url, timeout=SHORT) as store:
 
@@ -398,24 +398,24 @@ async def test_grouped_commits_on_a_full_server(tmp_path: Path, bulk: int) -> No
                         for part in "ab":
                             session.add(flow(f"{number}-{part}", bulk="x" * bulk))
                 except cs.StoreUnavailableError:
-                    told[number] = "nothing"
+                    outcomes[number] = "nothing"
                 except cs.CommitUncertainError:
-                    told[number] = "uncertain"
+                    outcomes[number] = "uncertain"
                 else:
-                    told[number] = "done"
+                    outcomes[number] = "done"
 
             for start in range(0, 100, 10):
                 async with anyio.create_task_group() as group:
                     for number in range(start, start + 10):
                         group.start_soon(commit, number)
 
-            for number, what in told.items():
+            for number, what in outcomes.items():
                 found = await store.get_many([f"{number}-a", f"{number}-b"])
                 there = sum(one is not None for one in found.values())
                 expected = {"done": (2,), "nothing": (0,), "uncertain": (0, 1, 2)}
                 assert there in expected[what], f"{number}: {what}, and there are {there}"
 
-    assert {"done", "nothing"} <= set(told.values())
+    assert {"done", "nothing"} <= set(outcomes.values())
 
 
 @pytest.mark.parametrize("bulk", [20_000, 34_002, 48_004])
@@ -493,7 +493,7 @@ def test_options_that_cannot_be(kind: Any, options: dict[str, Any]) -> None:
 
 
 def test_several_servers_in_one_url(nats_server: NatsServer, bucket: str) -> None:
-    """The constructor takes what `open_store` takes: the first that answers is used."""
+    """The constructor takes what `open_store` takes: the first that replies is used."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nobody = f"127.0.0.1:{free.getsockname()[1]}"

@@ -84,7 +84,7 @@ class Raw:
         return self.portal.call(ask)
 
     def publish(self, *messages: Message, atomic: bool = False) -> list[dict[str, Any]]:
-        """Store messages; answers their acknowledgements, or the one of a batch."""
+        """Store messages; return their acknowledgements, or the one of a batch."""
         if not atomic:
             return [
                 json.loads(self.request(one.subject, one.payload, one.headers or None).data)
@@ -133,7 +133,7 @@ class Raw:
 
 @pytest.fixture
 def bucket() -> str:
-    """Name records that nobody else uses."""
+    """Name records that no other test uses."""
     return uuid.uuid4().hex
 
 
@@ -273,7 +273,7 @@ def test_bodies_of_64_mebibytes(store: cs.NatsStore, raw: Raw) -> None:
 def test_chunks_go_with_the_update_of_another_process(
     open_store: Callable[..., cs.NatsStore], raw: Raw
 ) -> None:
-    """Who shortens a body that somebody else wrote removes its chunks, without reading it again."""
+    """A writer that shortens the body of another writer removes its chunks, without reading it again."""
     open_store().create(cs.FlowSnapshot("f", state={"bulk": "x" * 3_000_000}))
     store = open_store()
     flow = store.get_one("f")
@@ -505,7 +505,7 @@ EXPECTED: dict[str, object] = {
 @pytest.mark.parametrize(("applied", "times"), [(True, 1), (False, 1), (False, 3)])
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_lost_reply_is_recovered(store: cs.NatsStore, kind: str, applied: bool, times: int) -> None:
-    """A commit whose reply was lost answers as the first time, written once."""
+    """A commit whose reply was lost returns what the first would have, written once."""
     commit = changes(store, kind)
     with lost_replies(applied=applied, times=times) as lost:
         assert commit() == EXPECTED[kind]
@@ -946,9 +946,9 @@ def test_closing_waits_for_requests_in_flight(
         await astore.close()
         return await asyncio.gather(*updates, return_exceptions=True)
 
-    told = asyncio.run(close_under_way())
-    assert None in told
-    for number, answer in enumerate(told):
+    outcomes = asyncio.run(close_under_way())
+    assert None in outcomes
+    for number, answer in enumerate(outcomes):
         assert answer is None or isinstance(answer, cs.StoreClosedError | cs.StoreUnavailableError)
         assert store.get_one(f"f-{number}").state["n"] == (1 if answer is None else 0)
 

@@ -1,4 +1,4 @@
-"""Large bodies on Redis: they are sent in parts, so that nobody waits for a whole one."""
+"""Large bodies on Redis: they are sent in parts, so that no other caller waits for a whole one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def server(
 
 @pytest.fixture
 def prefix() -> str:
-    """Name records that nobody else uses."""
+    """Name records that no other test uses."""
     return f"{uuid.uuid4().hex}:"
 
 

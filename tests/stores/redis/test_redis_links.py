@@ -115,7 +115,7 @@ def test_refused_connection_refuses_every_command() -> None:
 
 
 async def test_unexpected_message_breaks_the_connection(server: RedisServer) -> None:
-    """It is no reply to a request, so the next request gets a new connection."""
+    """It is not a reply to a request, so the next request gets a new connection."""
     async with opened(f"{server.url}?protocol=2") as link:
         await link.perform(pipe(("SUBSCRIBE", "catga-store-tests")))
         (shared,) = link._multiplexed._shared.values()

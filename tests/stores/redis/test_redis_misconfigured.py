@@ -280,7 +280,7 @@ def test_timeout_of_zero_is_refused() -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a closed loop closes no socket
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_close_in_another_loop_is_quiet(server: RedisServer) -> None:
-    """The loop that has the connections was closed: nobody can close them in order."""
+    """The loop that has the connections was closed: they cannot be closed in order."""
     store = cs.open_async_store(server.url, timeout=SOON)
     asyncio.run(store.ping())
     asyncio.run(store.close())

@@ -1,7 +1,7 @@
 """Outcomes of commits when the connection to Redis fails: no false conflict, no double write.
 
-Every store here speaks through a proxy that loses requests or replies when it is told to. Blocking,
-asyncio and trio stores are told the same.
+Every store here speaks through a proxy that loses requests or replies on command. Blocking,
+asyncio and trio stores get the same outcome.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def proxy(server: RedisServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 def prefix() -> str:
-    """Name records that nobody else uses."""
+    """Name records that no other test uses."""
     return f"{uuid.uuid4().hex}:"
 
 

@@ -1,6 +1,6 @@
 """Replies that a server seldom sends: conversations of the Redis store, played by hand.
 
-No server is asked. A test says what the transport answers to each request, as the server would have:
+No server is asked. A test says what the transport replies to each request, as the server would have:
 errors as values, lost replies and requests that were never sent as what a link raises.
 """
 
@@ -61,7 +61,7 @@ PLANNED = b"[[1,null,0,%d]]" % NOW
 
 
 class Transport:
-    """Answers each request with the next of its replies, and keeps the requests."""
+    """Gives each request the next of its replies, and keeps the requests."""
 
     def __init__(self, *answers: tuple[Any, ...] | Exception) -> None:
         self._answers = iter(answers)
@@ -87,7 +87,7 @@ class Transport:
 
 
 def protocol(*, timeout: float = 10, prepared: bool = True) -> RedisProtocol:
-    """Make a protocol that has done its first use, unless told otherwise."""
+    """Make a protocol that has done its first use, unless it is not `prepared`."""
     made = RedisProtocol(prefix="t:", partitions=1, timeout=timeout)
     made._prepared = prepared
     return made

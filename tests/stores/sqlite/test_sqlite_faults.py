@@ -1,7 +1,7 @@
 """What goes wrong with a SQLite file: each fault has its own error, and nothing is written.
 
-Files that are no database, damaged, full, locked, read-only, gone or somebody else's; commits whose
-`COMMIT` fails; rows that somebody has edited. After each the store works again as soon as the
+Files that are not a database, damaged, full, locked, read-only, gone or another user's; commits whose
+`COMMIT` fails; rows that were edited. After each the store works again as soon as the
 fault is gone. The plans of the statements are checked here too.
 """
 
@@ -76,7 +76,7 @@ def wire_of(store: cs.Store) -> Any:
 
 
 def laid_out(path: Path, flows: int = 1) -> None:
-    """Make a store of so many flows, `flow-0` onwards, and close it."""
+    """Make a store of that many flows, `flow-0` onwards, and close it."""
     with cs.SQLiteStore(path) as store, store.begin() as session:
         for n in range(flows):
             session.add(cs.FlowSnapshot(f"flow-{n}", state={"n": n, "pad": "x" * 500}))
@@ -84,7 +84,7 @@ def laid_out(path: Path, flows: int = 1) -> None:
 
 @contextmanager
 def raw(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the file as anybody could."""
+    """Open the file as any program could."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         yield connection
 
@@ -344,7 +344,7 @@ def test_a_read_only_folder_is_named(shared: Path) -> None:
 
 @pytest.mark.parametrize("how", ["removed", "replaced"])
 def test_a_file_that_is_taken_away_is_noticed(path: Path, store: cs.SQLiteStore, how: str) -> None:
-    """A write never goes to a file that nobody will find again; no new one is made in its place."""
+    """A write never goes to a file that is found under no name; no new one is made in its place."""
     laid_out(path)
     assert_works(store)
     kept = path.rename(path.with_name("kept.db"))
@@ -563,7 +563,7 @@ def test_a_write_waits_for_the_lock(
 def test_threads_queue_for_no_longer_than_the_busy_timeout(
     path: Path, store: cs.SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A writer behind a thread that hangs is told so."""
+    """A writer behind a thread that hangs gets an error that says so."""
     laid_out(path)
     store.ping()
     monkeypatch.setattr(sqlite_connection, "BUSY_SECONDS", 0.05)
@@ -583,7 +583,7 @@ def test_threads_queue_for_no_longer_than_the_busy_timeout(
 
 
 class Failing:
-    """A connection whose next so many COMMITs fail, after or without having committed."""
+    """A connection whose next COMMITs fail as planned, after or without having committed."""
 
     def __init__(self, connection: sqlite3.Connection, plan: list[tuple[int, bool]]) -> None:
         self._connection = connection
@@ -621,7 +621,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
 def test_a_commit_that_fails_once_is_settled_by_itself(
     store: cs.SQLiteStore, plan: list[tuple[int, bool]], applied: bool
 ) -> None:
-    """It is asked again under its id and answers as the first would have: version 2, written once."""
+    """It is asked again under its id and returns what the first would have: version 2, written once."""
     flow = cs.FlowSnapshot("order", state={"n": 0})
     store.create(flow)
     plan[:] = [(FSYNC, applied)]
@@ -701,7 +701,7 @@ def test_a_commit_that_is_refused_is_definite(
     error: type[Exception],
     message: str,
 ) -> None:
-    """What SQLite says has not happened is told as that, and the object is as it was."""
+    """What SQLite says has not happened is reported as that, and the object is as it was."""
     flow = cs.FlowSnapshot("order", state={"n": 0})
     store.create(flow)
     plan[:] = [(code, False)]
@@ -714,7 +714,7 @@ def test_a_commit_that_is_refused_is_definite(
     assert store.get_one("order").state == {"n": 1}
 
 
-# --- rows that somebody has edited ----------------------------------------------------------------
+# --- rows that were edited ------------------------------------------------------------------------
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -1204,7 +1204,7 @@ def test_no_statement_reads_a_whole_table(store: cs.SQLiteStore) -> None:
 
 
 def test_counting_all_flows_reads_no_row(store: cs.SQLiteStore) -> None:
-    """An index alone answers how many flows there are, of a status, of a type."""
+    """An index alone gives how many flows there are, of a status, of a type."""
     plans = statements(store)
     counted = [
         plan

@@ -155,7 +155,7 @@ def test_removed_log_refuses_writes_until_all_have_closed(
 def test_process_that_comes_after_the_log_was_removed_is_refused(
     path: Path, store: cs.SQLiteStore
 ) -> None:
-    """It would begin another log, which nobody could read with the index of the first one."""
+    """It would begin another log, which could not be read with the index of the first one."""
     path.with_name("flows.db-wal").unlink()
     with started(path) as late:
         for verb in (("create", "lost"), ("version", "due"), ("claim",)):

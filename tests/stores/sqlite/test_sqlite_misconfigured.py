@@ -57,7 +57,7 @@ def dangling_link(path: Path) -> None:
 
 
 def text_file(path: Path) -> None:
-    """The file is long enough for a database, and is none."""
+    """The file is long enough for a database, and is not one."""
     path.write_text("hello " * 1000, encoding="utf-8")
 
 
