@@ -401,7 +401,7 @@ def _read_wait(key: Key, prefix: bytes) -> WaitCondition | None:
         raise CorruptRecordError(message, key=tuple(key)) from error
 
     message = (
-        f"the body of {key} has layout {layout!r}, this catga_store knows {LAYOUT};"
+        f"the body of {key} has layout {layout!r}, but this release of catga_store supports {LAYOUT};"
         " read it with the release that wrote it; nothing was changed"
     )
     raise CorruptRecordError(message, key=tuple(key))
@@ -457,7 +457,9 @@ def _read_progress(body: bytes) -> tuple[int | None, BitMap64, BitMap64]:
     head, _, bitmaps = body.partition(_BITMAPS)
     fields = codec.decode_json(head)
     if fields["layout"] != LAYOUT:
-        message = f"it has layout {fields['layout']!r}, this catga_store knows {LAYOUT}"
+        message = (
+            f"it has layout {fields['layout']!r}, but this release of catga_store supports {LAYOUT}"
+        )
         raise CorruptRecordError(message, key=None)
 
     at, _ = fields["sizes"]

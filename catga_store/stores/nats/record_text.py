@@ -162,7 +162,7 @@ def _load(key: Key, text: bytes) -> tuple[dict[str, Any], bytes]:
 
     if layout != VERSION:
         message = (
-            f"{key} is stored in layout {layout!r}, this catga_store knows {VERSION}; read it with"
+            f"{key} has layout {layout!r}, but this release of catga_store supports {VERSION}; read it with"
             " the release that wrote it; nothing was changed"
         )
         raise CorruptRecordError(message, key=tuple(key))
@@ -350,7 +350,7 @@ def children_of(key: Key, text: bytes) -> Children:
     try:
         return _children(text)
     except (ValueError, KeyError, TypeError) as error:
-        message = f"the children of {key} cannot be read: {error!r}; they are left as they are"
+        message = f"the children of {key} cannot be read: {error!r}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
 

@@ -707,7 +707,10 @@ def record_without(*names: str) -> bytes:
 UNREADABLE: list[tuple[Callable[[], object], str]] = [
     (lambda: decode_record(F, Stored(1, b"garbage")), "what is stored as .* cannot be read"),
     (lambda: decode_record(F, Stored(1, b"[]")), "what is stored as .* cannot be read"),
-    (lambda: decode_record(F, Stored(1, b'{"layout":2}')), "layout 2, this catga_store knows 1"),
+    (
+        lambda: decode_record(F, Stored(1, b'{"layout":2}')),
+        "layout 2, but this release of catga_store supports 1",
+    ),
     (lambda: decode_record(F, Stored(1, record_without("version"))), "the head of .*'version'"),
     (lambda: decode_record(F, Stored(1, record_without("commits"))), "the head of .*'commits'"),
     (lambda: decode_wait(W, Stored(1, record_without())), "the head of .*'revision'"),
@@ -722,7 +725,7 @@ UNREADABLE: list[tuple[Callable[[], object], str]] = [
 def test_unreadable_text_is_corrupt(read: Callable[[], object], message: str) -> None:
     """Records, conditions, children and completions alike: the error names the key and says why."""
     with pytest.raises(
-        cs.CorruptRecordError, match=f"{message}.*(nothing was changed|knows 1)"
+        cs.CorruptRecordError, match=f"{message}.*(nothing was changed|supports 1)"
     ) as caught:
         read()
 

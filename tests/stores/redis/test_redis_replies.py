@@ -127,7 +127,11 @@ def test_user_without_the_right_to_info() -> None:
         ([b"one", b"1"], cs.CorruptRecordError, "layout of the store cannot be read"),
         ([b"1"], cs.CorruptRecordError, "layout of the store cannot be read"),
         ([b"1", None], cs.CorruptRecordError, "layout of the store cannot be read"),
-        ([b"2", b"1"], cs.StoreConfigError, "version 2, this catga_store knows 1"),
+        (
+            [b"2", b"1"],
+            cs.StoreConfigError,
+            "layout version 2, but this release of catga_store supports 1",
+        ),
         ([b"1", b"3"], cs.PartitionCountError, "laid out with 3 partitions"),
     ],
 )

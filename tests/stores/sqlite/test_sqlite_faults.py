@@ -178,7 +178,10 @@ def test_a_newer_layout_is_refused(path: Path, store: cs.SQLiteStore) -> None:
         connection.execute("UPDATE catga_layout SET version = 2")
 
     for use in OPERATIONS:
-        with pytest.raises(cs.StoreConfigError, match=r"version 2, this catga_store knows 1"):
+        with pytest.raises(
+            cs.StoreConfigError,
+            match=r"layout version 2, but this release of catga_store supports 1",
+        ):
             use(store)
 
     with raw(path) as connection:
