@@ -857,7 +857,7 @@ class AsyncSession(BaseSession):
         """
         await self._run(sessions.session_refresh(self._context, self._unit, record))
 
-    async def commit(self) -> Receipt:
+    async def commit(self, *, resolve: bool = False) -> Receipt:
         """Write all changes or none, each checked against what was read.
 
         Costs one round trip, none if nothing has changed. A refused commit raises `ConflictError`:
@@ -866,12 +866,16 @@ class AsyncSession(BaseSession):
         the session are checked and renewed, also if only other records change. `UsageError` is
         raised before anything is sent.
 
+        With `resolve` a lost outcome is settled here, by further requests for up to the store's
+        `timeout`. If the commit was applied, the objects take over what it made of them, and the
+        session is used on. If it was not, and never will be, that is a `StoreUnavailableError`.
+
         A lost outcome (`CommitUncertainError`), or any other error while sending, closes the
         session. A cancelled commit that is in flight completes first and updates the objects, so it
         is never applied without your knowing: afterwards `receipt` says what was written.
         `SessionClosedError` afterwards means that the outcome was lost.
         """
-        return await self._run(sessions.session_commit(self._context, self._unit))
+        return await self._run(sessions.session_commit(self._context, self._unit, resolve=resolve))
 
     async def __aenter__(self) -> Self:
         return self

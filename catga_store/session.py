@@ -202,7 +202,7 @@ class Session(BaseSession):
         """
         self._run(sessions.session_refresh(self._context, self._unit, record))
 
-    def commit(self) -> Receipt:
+    def commit(self, *, resolve: bool = False) -> Receipt:
         """Write all changes or none, each checked against what was read.
 
         Costs one round trip, none if nothing has changed. A refused commit raises `ConflictError`:
@@ -211,10 +211,14 @@ class Session(BaseSession):
         the session are checked and renewed, also if only other records change. `UsageError` is
         raised before anything is sent.
 
+        With `resolve` a lost outcome is settled here, by further requests for up to the store's
+        `timeout`. If the commit was applied, the objects take over what it made of them, and the
+        session is used on. If it was not, and never will be, that is a `StoreUnavailableError`.
+
         A lost outcome (`CommitUncertainError`), or any other error while sending, closes the
         session.
         """
-        return self._run(sessions.session_commit(self._context, self._unit))
+        return self._run(sessions.session_commit(self._context, self._unit, resolve=resolve))
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -36,9 +37,11 @@ from catga_store.core.entries import Intent
 from catga_store.core.receipts import Receipt
 from catga_store.core.unit_of_work import Plan
 from catga_store.core.unit_of_work import UnitOfWork
+from catga_store.core.writes import check_flag
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import ConflictError
 from catga_store.errors import StateTypeError
+from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
@@ -57,6 +60,8 @@ from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import wait_key
+from catga_store.protocol.requests import Applied
+from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Conflict
 from catga_store.protocol.requests import Outcome
@@ -301,8 +306,11 @@ def suspend(
     )
 
 
-def session_commit(context: Context, unit: UnitOfWork) -> Conversation[Receipt]:
-    """Plan, send one commit, settle."""
+def session_commit(
+    context: Context, unit: UnitOfWork, *, resolve: bool = False
+) -> Conversation[Receipt]:
+    """Plan, send one commit, settle; with `resolve`, find out what became of a lost one."""
+    check_flag(resolve, "resolve")
     unit.step("commit")
     try:
         now_ms = context.settings.now_ms()
@@ -318,7 +326,13 @@ def session_commit(context: Context, unit: UnitOfWork) -> Conversation[Receipt]:
 
     try:
         commit_id = new_commit_id()
-        reply = yield from send(context, commit_id, now_ms, plan.changes)
+        try:
+            reply = yield from send(context, commit_id, now_ms, plan.changes)
+        except CommitUncertainError as error:
+            if not resolve:
+                raise
+
+            reply = yield from _reply_of_lost(context, plan.changes, error)
     except BaseException as error:
         unit.lose(error, plan, now_ms)
         raise
@@ -326,11 +340,54 @@ def session_commit(context: Context, unit: UnitOfWork) -> Conversation[Receipt]:
     if isinstance(reply, Refused):
         raise unit.refused(plan, reply.conflicts)
 
+    if not reply.outcomes:
+        return unit.settle_unread(commit_id, plan, now_ms)
+
     receipt = unit.settle(commit_id, plan, reply.outcomes, now_ms)
     if SetWait in map(type, plan.changes):
         yield from claims.load_results(context, _closed(plan, reply.outcomes))
 
     return receipt
+
+
+def _reply_of_lost(
+    context: Context, changes: Sequence[Change], lost: CommitUncertainError
+) -> Conversation[Applied]:
+    """Find out what became of a commit whose reply was lost.
+
+    The outcomes are empty if no more is known than that it was applied.
+    """
+    outcomes = yield from _resolve_in_time(context, lost)
+    if outcomes is None:
+        message = (
+            f"commit {lost.commit_id} was lost on its way and will never be applied; nothing was"
+            " written; do it again"
+        )
+        raise StoreUnavailableError(message) from lost
+
+    known = yield from _read_outcomes(context, lost.commit_id, changes, outcomes)
+    return Applied(known)
+
+
+def _resolve_in_time(
+    context: Context, lost: CommitUncertainError
+) -> Conversation[tuple[Outcome, ...] | None]:
+    """Resolve a commit, again and again until the store can tell or the timeout has passed."""
+    timeout = context.settings.timeout
+    give_up = time.monotonic() + timeout
+    pause = paused = 0.0
+
+    while True:
+        try:
+            return (yield from commits.resolve(context, lost))
+        except CommitUncertainError:
+            # Both: `Faults` skips the pauses, and each question may take long.
+            if paused >= timeout or time.monotonic() >= give_up:
+                raise
+
+        pause = min(max(2 * pause, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+        paused += pause
+        yield Pause(pause)
 
 
 def transact(
@@ -385,10 +442,20 @@ def _recover(
 ) -> Conversation[None]:
     """Give the objects of a lost commit what it made of them, or leave them as they were read.
 
+    See `_read_outcomes` for what is known of it.
+    """
+    known = yield from _read_outcomes(context, commit_id, unit.lost_changes, outcomes)
+    unit.recover(commit_id, known)
+
+
+def _read_outcomes(
+    context: Context, commit_id: str, changes: Sequence[Change], outcomes: tuple[Outcome, ...]
+) -> Conversation[tuple[Outcome, ...]]:
+    """Return the outcomes of a commit that was applied, empty if they are not known.
+
     Where the store knows only that it was applied, the records show what it did, unless they have been
     written since.
     """
-    changes = unit.lost_changes
     if not outcomes and all(type(change) is Put and change.key.kind != WAIT for change in changes):
         records = yield from read_all(context, [change.key for change in changes])
         heads = [record.head for record in records if record is not None]
@@ -397,7 +464,7 @@ def _recover(
                 Outcome(head.version, head.revision, head.status, head.created_ms) for head in heads
             )
 
-    unit.recover(commit_id, outcomes)
+    return outcomes
 
 
 def _closed(plan: Plan, outcomes: Sequence[Outcome]) -> list[WaitCondition]:

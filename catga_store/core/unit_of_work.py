@@ -470,6 +470,20 @@ class UnitOfWork:
         self._checks.clear()
         return self.receipt
 
+    def settle_unread(self, commit_id: str, plan: Plan, now_ms: int) -> Receipt:
+        """Close after a commit that was applied, although nothing else is known of it.
+
+        The objects stay what was read, so the session cannot use them on. The versions of the
+        receipt are the planned ones.
+        """
+        self.step("lose")
+        self._lost = plan, now_ms
+        self.has_written = True
+        self.why_closed = f"commit {commit_id} was applied, but its versions are not known"
+        self.receipt = receipt_of(commit_id, plan.changes, ())
+        self.forget()
+        return self.receipt
+
     @property
     def lost_changes(self) -> tuple[Change, ...]:
         """The changes of the last commit that was lost."""

@@ -139,6 +139,7 @@ def sessions_are_typed(store: cs.Store) -> None:
         assert_type(session.get("o", Order), cs.FlowSnapshot[Order] | None)
         assert_type(session.get("o"), cs.FlowSnapshot[Any] | None)
         assert_type(session.get_one("o", Ticket).state, Ticket)
+        assert_type(session.commit(resolve=True), cs.Receipt)
         assert_type(session.get_many(["o"], Order), dict[str, cs.FlowSnapshot[Order] | None])
         assert_type(session.get_wait_condition("w"), cs.WaitCondition | None)
         assert_type(session.get_for_each_progress("o", 0), cs.ForEachProgress | None)

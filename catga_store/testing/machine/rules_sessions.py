@@ -486,18 +486,20 @@ class SessionRules(ClaimRules):
 
         self.forget(opened)
 
-    @rule(number=session)
-    def session_commit(self, number: int) -> None:
-        self.commit(self.opened(number))
+    @rule(number=session, resolve=st.booleans())
+    def session_commit(self, number: int, resolve: bool) -> None:
+        self.commit(self.opened(number), resolve=resolve)
 
-    def commit(self, opened: Open) -> None:
+    def commit(self, opened: Open, *, resolve: bool = False) -> None:
         """Commit a session: every change or none."""
         self.pending_agrees(opened)
         self.world.forget_expired()
         planned = planned_changes(opened)
         before = opened.real.receipt
         changes = [change for change, _, _ in planned]
-        done = self.agree(opened.real.commit, lambda: self.decided(opened, changes))
+        done = self.agree(
+            lambda: opened.real.commit(resolve=resolve), lambda: self.decided(opened, changes)
+        )
         if done is None:
             assert opened.real.receipt is before
             self.pending_agrees(opened)
