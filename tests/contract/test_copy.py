@@ -213,7 +213,7 @@ def test_a_copy_has_no_differences(source: cs.Store, target: cs.Store) -> None:
     assert {one.key.kind for one in before} == {"flow", "wait", "progress"}
     assert sum(one.what == "missing" for one in before) == 5
     assert Difference(cs.Key("wait", "early"), "completions") in before
-    source.claim("order", owner="w-1")
+    source.claim("order", cs.RAW, owner="w-1")
     cs.copy(source, target)
     assert list(compare(source, target)) == []
 
