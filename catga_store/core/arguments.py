@@ -22,6 +22,7 @@ from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import check_step
 from catga_store.protocol.keys import progress_key
 from catga_store.protocol.keys import wait_key
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Complete
 
 __all__ = [
@@ -53,11 +54,11 @@ def completion_change(
     key = wait_key(check_id(correlation_id, "a correlation id"))
     child = check_id(child_flow_id, "a child's id")
     if type(success) is not bool:
-        message = f"success must be True or False, not {success!r}"
+        message = f"success must be True or False, not {shown(success)}"
         raise UsageError(message)
 
     if error is not None and type(error) is not str:
-        message = f"error must be text or None, not {error!r}"
+        message = f"error must be text or None, not {shown(error)}"
         raise UsageError(message)
 
     return Complete(key, child, success, envelope.encode_completion(correlation_id, result, error))
@@ -66,14 +67,14 @@ def completion_change(
 def check_flow(flow: object) -> None:
     """Raise `UsageError` unless it is a flow."""
     if type(flow) is not FlowSnapshot:
-        message = f"a FlowSnapshot is needed, not {flow!r}"
+        message = f"a FlowSnapshot is needed, not {shown(flow)}"
         raise UsageError(message)
 
 
 def check_function(function: object) -> None:
     """Raise `UsageError` unless it can be called."""
     if not callable(function):
-        message = f"transact: expected a function that takes a session, got {function!r}"
+        message = f"transact: expected a function that takes a session, got {shown(function)}"
         raise UsageError(message)
 
 
@@ -106,7 +107,7 @@ def check_awaitable(result: Awaitable[R]) -> Awaitable[R]:
 def check_wait(wait: object) -> None:
     """Raise `UsageError` unless it is a wait condition."""
     if type(wait) is not WaitCondition:
-        message = f"a WaitCondition is needed, not {wait!r}"
+        message = f"a WaitCondition is needed, not {shown(wait)}"
         raise UsageError(message)
 
 
@@ -129,7 +130,7 @@ def step_key(flow_id: str, step_index: int) -> Key:
 def unique_ids(flow_ids: Iterable[str]) -> list[str]:
     """The ids, checked, each once, in their order."""
     if isinstance(flow_ids, str | bytes) or not isinstance(flow_ids, Iterable):
-        message = f"flow_ids must be a collection of ids, not {flow_ids!r}"
+        message = f"flow_ids must be a collection of ids, not {shown(flow_ids)}"
         raise UsageError(message)
 
     return list(dict.fromkeys(check_id(flow_id, "a flow id") for flow_id in flow_ids))

@@ -61,6 +61,7 @@ from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import partition_of
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import MAX_CHANGES
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Change
@@ -107,7 +108,7 @@ def claim_due(
     What is done about each flow is decided in `claim_plans`.
     """
     if type(limit) is not int or not 1 <= limit <= _PAGE_MOST:
-        message = f"limit must be an int from 1 to {_PAGE_MOST}, not {limit!r}"
+        message = f"limit must be an int from 1 to {_PAGE_MOST}, not {shown(limit)}"
         raise UsageError(message)
 
     lease_ms = _lease_ms(lease)

@@ -21,6 +21,7 @@ from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import began_s
 from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import REMEMBERED_COMMITS
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
@@ -70,7 +71,7 @@ def commit_one(
 def resolve_commit(context: Context, error: object) -> Conversation[Receipt | None]:
     """Settle an uncertain commit; see `Store.resolve_commit`."""
     if not isinstance(error, CommitUncertainError):
-        message = f"resolve_commit settles a CommitUncertainError, not {error!r}"
+        message = f"resolve_commit settles a CommitUncertainError, not {shown(error)}"
         raise UsageError(message)
 
     outcomes = yield from resolve(context, error)

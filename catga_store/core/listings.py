@@ -29,6 +29,7 @@ from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import check_id
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Count
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Find
@@ -61,7 +62,7 @@ def query_wait_conditions(
     check_names("query_wait_conditions", "filter", filters, WaitFilters.__annotations__)
     outcome, parent = filters.get("outcome"), filters.get("parent_flow_id")
     if outcome is not None and type(outcome) is not WaitOutcome:
-        message = f"outcome must be a WaitOutcome or None, not {outcome!r}"
+        message = f"outcome must be a WaitOutcome or None, not {shown(outcome)}"
         raise UsageError(message)
 
     if parent is not None:
@@ -83,7 +84,7 @@ def _page(
     context: Context, wanted: Filter, limit: int, cursor: str | None
 ) -> Conversation[tuple[tuple[Found, ...], str | None]]:
     if type(limit) is not int or not 1 <= limit <= _PAGE_MOST:
-        message = f"limit must be an int from 1 to {_PAGE_MOST}, not {limit!r}"
+        message = f"limit must be an int from 1 to {_PAGE_MOST}, not {shown(limit)}"
         raise UsageError(message)
 
     after = None if cursor is None else _read_cursor(cursor, wanted)
@@ -99,7 +100,7 @@ def _flow_filter(operation: str, filters: FlowFilters) -> Filter:
     check_names(operation, "filter", filters, FlowFilters.__annotations__)
     status, state_type = filters.get("status"), filters.get("state_type")
     if status is not None and type(status) is not FlowStatus:
-        message = f"status must be a FlowStatus or None, not {status!r}"
+        message = f"status must be a FlowStatus or None, not {shown(status)}"
         raise UsageError(message)
 
     if isinstance(state_type, str):
@@ -143,7 +144,7 @@ def _read_cursor(cursor: str, wanted: Filter) -> tuple[int, str]:
         after = operator.index(created_ms), check_id(record_id, "the id in a cursor")
         from_ms(after[0])
     except (ValueError, TypeError, OverflowError, RecursionError, InvalidIdError) as error:
-        message = f"invalid cursor {cursor!r}: pass the cursor of a page, unchanged"
+        message = f"invalid cursor {shown(cursor)}: pass the cursor of a page, unchanged"
         raise UsageError(message) from error
 
     if fields != list(wanted):

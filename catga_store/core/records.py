@@ -40,6 +40,7 @@ from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import partition_of
 from catga_store.protocol.keys import wait_key
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import MAX_CHANGES
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Applied
@@ -261,6 +262,10 @@ def update_wait_condition(context: Context, wait: WaitCondition) -> Conversation
     return outcome.satisfied
 
 
+_LARGEST_LIMIT = 2**31 - 1
+"""More than any store has; a larger int does not fit into what SQLite takes."""
+
+
 def clear_wait_condition(context: Context, correlation_id: str) -> Conversation[bool]:
     """Remove a condition and its completions."""
     key = wait_key(check_id(correlation_id, "a correlation id"))
@@ -273,11 +278,11 @@ def get_timed_out_wait_conditions(
 ) -> Conversation[list[WaitCondition]]:
     """Read the pending conditions that are past their deadline."""
     if limit is not None and (type(limit) is not int or limit < 1):
-        message = f"limit must be an int of at least 1 or None, not {limit!r}"
+        message = f"limit must be an int of at least 1 or None, not {shown(limit)}"
         raise UsageError(message)
 
     now_ms = context.settings.now_ms() if now is None else to_ms(now)
-    found = yield Overdue(now_ms, limit)
+    found = yield Overdue(now_ms, None if limit is None else min(limit, _LARGEST_LIMIT))
     records = yield from read_all(context, [entry.key for entry in found])
     return [
         envelope.decode_wait(entry.key.id, record)
@@ -318,7 +323,7 @@ def save_for_each_progress(
     key = step_key(flow_id, step_index)
     writes.check_flag(overwrite, "overwrite")
     if type(progress) is not ForEachProgress:
-        message = f"progress must be a ForEachProgress, not {progress!r}"
+        message = f"progress must be a ForEachProgress, not {shown(progress)}"
         raise UsageError(message)
 
     now_ms = context.settings.now_ms()
@@ -360,11 +365,11 @@ def list_for_each_progress(
 
 def _check_expected(version: object, revision: object) -> None:
     if version is not None and type(version) is not int:
-        message = f"version must be an int or None, not {version!r}"
+        message = f"version must be an int or None, not {shown(version)}"
         raise UsageError(message)
 
     if revision is not None and type(revision) is not str:
-        message = f"revision must be text or None, not {revision!r}"
+        message = f"revision must be text or None, not {shown(revision)}"
         raise UsageError(message)
 
 

@@ -60,6 +60,7 @@ from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import wait_key
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
@@ -240,7 +241,7 @@ def session_claim(
 def session_refresh(context: Context, unit: UnitOfWork, record: AnyRecord) -> Conversation[None]:
     """Read a record again into the same object."""
     if record not in unit:
-        message = f"{record!r} is not in this session"
+        message = f"{shown(record)} is not in this session"
         raise UsageError(message)
 
     key = key_of(record)
@@ -395,7 +396,7 @@ def transact(
 ) -> Conversation[Any]:
     """Call `call`, the user's function with a session on a unit of work, and commit."""
     if type(attempts) is not int or attempts < 1:
-        message = f"attempts must be an int of at least 1, not {attempts!r}"
+        message = f"attempts must be an int of at least 1, not {shown(attempts)}"
         raise UsageError(message)
 
     attempt = 0

@@ -48,6 +48,7 @@ from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import MAX_CHANGES
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
@@ -251,7 +252,7 @@ class UnitOfWork:
         self.step("use")
         check_flag(overwrite, "overwrite")
         if type(progress) is not ForEachProgress:
-            message = f"progress must be a ForEachProgress, not {progress!r}"
+            message = f"progress must be a ForEachProgress, not {shown(progress)}"
             raise UsageError(message)
 
         own_key = progress._key
@@ -599,7 +600,7 @@ def _any_record(record: Any) -> AnyRecord:
     if isinstance(record, FlowSnapshot | WaitCondition | ForEachProgress):
         return record  # pyright: ignore[reportUnknownVariableType]  # of any state
 
-    message = f"expected a FlowSnapshot, WaitCondition or ForEachProgress, got {record!r}"
+    message = f"expected a FlowSnapshot, WaitCondition or ForEachProgress, got {shown(record)}"
     raise UsageError(message)
 
 

@@ -31,6 +31,7 @@ from catga_store.model.waits import UnreadResults
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import partition_of
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import ANY
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Change
@@ -254,7 +255,7 @@ def _too_large(key: Key, size: int, limits: Limits) -> RecordTooLargeError:
 def check_flag(value: object, name: str) -> None:
     """Raise `UsageError` unless it is `True` or `False`."""
     if type(value) is not bool:
-        message = f"{name} must be True or False, not {value!r}"
+        message = f"{name} must be True or False, not {shown(value)}"
         raise UsageError(message)
 
 
@@ -274,9 +275,11 @@ def check_partition(changes: Iterable[Change], limits: Limits) -> None:
             found[any_id] = partition_of(any_id, limits.partitions)
 
     if len(set(found.values())) > 1:
-        shown = ", ".join(f"{any_id!r} in {number}" for any_id, number in sorted(found.items())[:5])
+        places = ", ".join(
+            f"{any_id!r} in {number}" for any_id, number in sorted(found.items())[:5]
+        )
         message = (
-            f"one commit cannot span partitions: {shown}; give ids that belong together the same"
+            f"one commit cannot span partitions: {places}; give ids that belong together the same"
             " {tag}; nothing was sent"
         )
         raise CrossPartitionError(message, partitions=found)

@@ -35,6 +35,7 @@ from catga_store.model.validators import exactly
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import flow_key
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Record
 
 S = TypeVar("S")
@@ -42,7 +43,7 @@ S = TypeVar("S")
 
 def _wait_or_none(_instance: object, _attribute: Attribute[Any], value: object) -> None:
     if value is not None and type(value) is not WaitCondition:
-        message = f"wait_condition must be a WaitCondition or None, not {value!r}"
+        message = f"wait_condition must be a WaitCondition or None, not {shown(value)}"
         raise UsageError(message)
 
 
@@ -89,7 +90,7 @@ class FlowPosition:
     def advance(self, by: int = 1) -> FlowPosition:
         """Return the position `by` steps further, at the same level."""
         if type(by) is not int:
-            message = f"expected an int to advance by, got {by!r}"
+            message = f"expected an int to advance by, got {shown(by)}"
             raise UsageError(message)
 
         return FlowPosition((*self.path[:-1], self.path[-1] + by))

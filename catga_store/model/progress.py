@@ -19,6 +19,7 @@ from catga_store.model.index_set import check_index
 from catga_store.model.index_set import missing
 from catga_store.model.times import from_ms
 from catga_store.protocol.keys import Key
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Record
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _last_index(value: int | None) -> int | None:
 
 def _bitmap(indices: Iterable[int]) -> BitMap64:
     if isinstance(indices, str | bytes) or not isinstance(indices, Iterable):
-        message = f"the indices of a progress must be a collection of ints, not {indices!r}"
+        message = f"the indices of a progress must be a collection of ints, not {shown(indices)}"
         raise UsageError(message)
 
     return bitmap_of(indices)
@@ -137,12 +138,12 @@ class ForEachProgress:
         if type(index) is not int or not 0 <= index <= LAST_INDEX:
             index = check_index(index)
 
-        self._marked.add(index)
-        if ok:
+        if ok:  # first, because it may raise
             self._failed.discard(index)
         else:
             self._failed.add(index)
 
+        self._marked.add(index)
         object.__setattr__(self, "last_processed_index", index)  # checked above
 
     def pending(self, total: int) -> Iterator[int]:
@@ -170,7 +171,7 @@ class ForEachProgress:
         An item that failed in one and was processed in the other is processed: it was tried again.
         """
         if type(other) is not ForEachProgress:
-            message = f"expected a ForEachProgress to merge with, got {other!r}"
+            message = f"expected a ForEachProgress to merge with, got {shown(other)}"
             raise UsageError(message)
 
         processed = (self._marked - self._failed) | (other._marked - other._failed)

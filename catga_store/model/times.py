@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Final
 
 from catga_store.errors import UsageError
+from catga_store.protocol.masking import shown
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
@@ -75,10 +76,16 @@ def clock_ms(moment: object) -> int:
 
 def _since_epoch(moment: object) -> timedelta:
     if not isinstance(moment, datetime):
-        message = f"expected a datetime, got {moment!r}"
+        message = f"expected a datetime, got {shown(moment)}"
         raise UsageError(message)
 
-    if moment.tzinfo is None or moment.utcoffset() is None:
+    try:
+        offset = moment.utcoffset()
+    except Exception as error:
+        message = f"the time zone of a datetime, a {type(moment.tzinfo).__name__}, cannot be used: {error}"
+        raise UsageError(message) from error
+
+    if offset is None:
         message = (
             f"{moment!r} has no time zone: expected an aware datetime, such as one with tzinfo=UTC"
         )
@@ -97,7 +104,7 @@ def from_ms(milliseconds: int) -> datetime:
 def span_ms(span: object, what: str) -> int:
     """Return milliseconds, rounded up; `UsageError` unless it is a span of 0 to 100 years."""
     if not isinstance(span, timedelta):
-        message = f"{what} must be a timedelta, not {span!r}"
+        message = f"{what} must be a timedelta, not {shown(span)}"
         raise UsageError(message)
 
     plain: timedelta = timedelta.__add__(_ZERO, span)  # as above

@@ -11,6 +11,7 @@ from catga_store.errors import EncodingError
 from catga_store.errors import UsageError
 from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import show_int
+from catga_store.protocol.masking import shown
 
 LAST_INDEX = 2**63 - 1
 
@@ -20,7 +21,7 @@ def exactly(wanted: type, *, or_none: bool = False) -> Any:
 
     def validate(_instance: object, attribute: Attribute[Any], value: object) -> None:
         if type(value) is not wanted and not (or_none and value is None):
-            message = f"{attribute.name} must be a {wanted.__name__}, not {value!r}"
+            message = f"{attribute.name} must be a {wanted.__name__}, not {shown(value)}"
             raise UsageError(message)
 
     return validate
@@ -32,7 +33,7 @@ def check_error_text(_instance: object, attribute: Attribute[Any], value: object
         return
 
     if type(value) is not str:
-        message = f"{attribute.name} must be a str or None, not {value!r}"
+        message = f"{attribute.name} must be a str or None, not {shown(value)}"
         raise UsageError(message)
 
     try:
@@ -45,14 +46,14 @@ def check_error_text(_instance: object, attribute: Attribute[Any], value: object
 def check_count(_instance: object, attribute: Attribute[Any], value: object) -> None:
     """Validate a count: an int from 0 to 2**31 - 1."""
     if type(value) is not int or not 0 <= value < 2**31:
-        message = f"{attribute.name} must be an int from 0 to 2**31 - 1, not {value!r}"
+        message = f"{attribute.name} must be an int from 0 to 2**31 - 1, not {shown(value)}"
         raise UsageError(message)
 
 
 def check_path(_instance: object, _attribute: Attribute[Any], value: Any) -> None:
     """Validate the path of a position."""
     if type(value) is not tuple or not value:
-        message = f"a position must be a non-empty tuple of ints, not {value!r}"
+        message = f"a position must be a non-empty tuple of ints, not {shown(value)}"
         raise UsageError(message)
 
     for index in cast("tuple[object, ...]", value):

@@ -27,6 +27,7 @@ from catga_store.model.validators import exactly
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import wait_key
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Item
 from catga_store.protocol.requests import Record
 
@@ -130,7 +131,7 @@ _NO_RESULTS = Results(())
 
 def _children(value: Iterable[str]) -> tuple[str, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        message = f"flow_ids must be a collection of ids, not {value!r}"
+        message = f"flow_ids must be a collection of ids, not {shown(value)}"
         raise UsageError(message)
 
     children = tuple(dict.fromkeys(check_id(child, "a child's id") for child in value))
