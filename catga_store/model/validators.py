@@ -53,7 +53,9 @@ def check_count(_instance: object, attribute: Attribute[Any], value: object) -> 
 def check_path(_instance: object, _attribute: Attribute[Any], value: Any) -> None:
     """Validate the path of a position."""
     if type(value) is not tuple or not value:
-        message = f"a position must be a non-empty tuple of ints, not {shown(value)}"
+        message = (
+            f"a position must be a non-empty tuple of ints, not {shown(cast('object', value))}"
+        )
         raise UsageError(message)
 
     for index in cast("tuple[object, ...]", value):

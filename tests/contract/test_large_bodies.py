@@ -118,3 +118,51 @@ def test_suspending_keeps_a_large_body(stored: cs.Store, open_more: Opener) -> N
     assert flow.wait_condition is not None
     assert flow.wait_condition.results["x"].result == "y" * 200_000
     assert from_another(open_more) == STATE
+
+
+def test_large_bodies_of_one_commit_are_told_apart(
+    store: cs.Store, open_more: Opener, clock: ManualClock
+) -> None:
+    """Each flow is read with its own state, alone and together, in claims and copies."""
+    texts = {name: name[-1] * 1_200_000 for name in ("{x}a", "{x}b")}
+    with store.begin() as session:
+        for name, text in texts.items():
+            session.add(cs.FlowSnapshot(name, state={"text": text}))
+
+    def states(flows: Any) -> dict[str, str]:
+        return {flow.flow_id: flow.state["text"] for flow in flows}
+
+    with open_more() as other, cs.MemoryStore(clock=clock) as copied:
+        assert states(other.get_many(list(texts)).values()) == texts
+        cs.copy(other, copied)
+        assert states(copied.get_many(list(texts)).values()) == texts
+        assert states(other.claim_due(limit=2)) == texts
+
+
+def test_large_condition_and_large_state_of_one_commit_are_told_apart(
+    store: cs.Store, open_more: Opener
+) -> None:
+    """Also in a store that counts completions first: it remembers the children of the condition."""
+    children = [f"child-{number}-{'x' * 480}" for number in range(2500)]
+    store.create(cs.FlowSnapshot("{x}f", state={}))
+    with store.begin() as session:
+        flow = session.get_one("{x}f")
+        flow.state = STATE
+        session.suspend(flow, cs.WaitCondition("{x}w", flow_ids=children))
+
+    with open_more() as other:
+        assert other.complete_child("{x}w", children[7]).accepted
+        flow = other.get_one("{x}f")
+        assert flow.state == STATE
+        assert flow.wait_condition is not None
+        assert set(flow.wait_condition.flow_ids) == set(children)
+        flow.position = flow.position.advance()
+        other.update(flow)
+
+    assert from_another_named("{x}f", open_more) == STATE
+
+
+def from_another_named(name: str, open_more: Opener) -> Any:
+    """Read a state from a store that has seen nothing of it."""
+    with open_more() as other:
+        return other.get_one(name).state

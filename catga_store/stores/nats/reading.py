@@ -50,7 +50,7 @@ class NatsReader:
         self.layout = layout
         self.exchange = exchange
         self._known: dict[str, Known] = {}
-        self._terms: dict[str, bytes] = {}
+        self._terms: dict[tuple[Key, str], bytes] = {}
         self._trusted: dict[str, int] = {}
         """Revisions of flows that were read or written, and the exchange's `trust` of then."""
 
@@ -106,10 +106,10 @@ class NatsReader:
 
         text = b"".join(parts)
         if len(text) == body.size:
-            snapshot.bodies[body.generation] = text
+            snapshot.bodies[key, body.generation] = text
             record = snapshot.stored[self.layout.subject(key)]
             if key.kind == WAIT:
-                keep(self._terms, body.generation, text, _KEPT_TERMS)
+                keep(self._terms, (key, body.generation), text, _KEPT_TERMS)
             else:
                 plain = decode_record(key, record)
                 assert plain is not None  # noqa: S101  for the type checker: it named the chunks

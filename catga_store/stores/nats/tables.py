@@ -67,8 +67,8 @@ class Snapshot:
 
     stored: dict[str, Stored] = field(factory=dict[str, Stored])
     listed: dict[str, list[str]] = field(factory=dict[str, list[str]])
-    bodies: dict[str, bytes] = field(factory=dict[str, bytes])
-    """Chunked bodies by generation."""
+    bodies: dict[tuple[Key, str], bytes] = field(factory=dict[tuple[Key, str], bytes])
+    """Chunked bodies by record and generation: the records of one commit have the same generation."""
 
 
 class Write(NamedTuple):
@@ -126,7 +126,7 @@ class NatsTables:
         if not body.count:
             return body.text
 
-        text = self._snapshot.bodies.get(body.generation)
+        text = self._snapshot.bodies.get((key, body.generation))
         if text is None:
             raise UnreadError(body=(key, body))
 
