@@ -546,7 +546,7 @@ class AsyncStore(BaseAsyncStore):
         """Move the end of the claim to `lease` from now (default: as claimed); change nothing else.
 
         Neither the version nor the object changes, so another task may call it beside the owner's
-        own commits. `ClaimLostError` if the claim was lost or given back. After a
+        own commits. `ClaimLostError` if the claim was lost or released. After a
         `CommitUncertainError` the claim ends at either time: extend it again.
         """
         await self._run(claims.extend(self._context, flow, lease))
@@ -781,7 +781,7 @@ class AsyncSession(BaseSession):
     ) -> list[FlowSnapshot[Any]]:
         """Claim due flows like the store's `claim_due`, and track them in this session.
 
-        The claim is written at once, not by `commit`; a rollback does not give it back. Flows that
+        The claim is written at once, not by `commit`; a rollback does not release it. Flows that
         the session already has are not claimed.
 
         >>> import anyio
@@ -834,7 +834,7 @@ class AsyncSession(BaseSession):
     ) -> FlowSnapshot[Any]:
         """Claim one flow like the store's `claim`, and track it in this session.
 
-        The claim is written at once, not by `commit`; a rollback does not give it back. `UsageError`
+        The claim is written at once, not by `commit`; a rollback does not release it. `UsageError`
         if the session already has the flow.
         """
         return await self._run(

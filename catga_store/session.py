@@ -129,7 +129,7 @@ class Session(BaseSession):
     ) -> list[FlowSnapshot[Any]]:
         """Claim due flows like the store's `claim_due`, and track them in this session.
 
-        The claim is written at once, not by `commit`; a rollback does not give it back. Flows that
+        The claim is written at once, not by `commit`; a rollback does not release it. Flows that
         the session already has are not claimed.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
@@ -179,7 +179,7 @@ class Session(BaseSession):
     ) -> FlowSnapshot[Any]:
         """Claim one flow like the store's `claim`, and track it in this session.
 
-        The claim is written at once, not by `commit`; a rollback does not give it back. `UsageError`
+        The claim is written at once, not by `commit`; a rollback does not release it. `UsageError`
         if the session already has the flow.
         """
         return self._run(

@@ -496,7 +496,7 @@ class Store(BaseBlockingStore):
         """Move the end of the claim to `lease` from now (default: as claimed); change nothing else.
 
         Neither the version nor the object changes, so another thread may call it beside the owner's
-        own commits. `ClaimLostError` if the claim was lost or given back. After a
+        own commits. `ClaimLostError` if the claim was lost or released. After a
         `CommitUncertainError` the claim ends at either time: extend it again.
         """
         self._run(claims.extend(self._context, flow, lease))

@@ -65,7 +65,7 @@ class BaseSession:
     def suspend(self, flow: FlowSnapshot[Any], wait: WaitCondition) -> None:
         """Let a flow wait: the commit writes both records and ends the flow's claim.
 
-        The flow becomes `SUSPENDED` and is not due. `claim_due` hands it out again when the wait is
+        The flow becomes `SUSPENDED` and is not due. `claim_due` returns it again when the wait is
         satisfied or past its deadline, at once if it already is. `flow.wait_condition` is a copy of
         the definition, `wait.parent_flow_id` the flow.
         """

@@ -95,7 +95,7 @@ class Candidate:
         """The condition that it is suspended on, and the one that it was shown instead, if any."""
         self.awaited: dict[str, Record] = {}
         self.was_notified_of: str | None = None
-        """The condition that it was handed out with before, if it has not suspended since."""
+        """The condition that an earlier claim has shown it, if it has not suspended since."""
         self.shown_before: Record | None = None
 
     @property
@@ -388,7 +388,7 @@ def put_off(candidate: Candidate, now_ms: int, until_ms: int | None = None) -> C
 def _look_again_ms(held: Head, now_ms: int) -> int:
     """When to look again at what a held flow is to be notified of.
 
-    Its owner may give it back any time without knowing of that. So the wake-up comes at most a
+    Its owner may release it at any time without knowing of that. So the wake-up comes at most a
     quarter of what was left of the lease late, or a second, and costs a few looks in each lease.
     """
     assert held.due_ms is not None, "a claim has an end"

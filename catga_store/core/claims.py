@@ -1,7 +1,6 @@
 """Claims: who may work on a flow, and for how long.
 
-What is decided about each flow stands in `claim_plans`. The file is a little over 400 lines because what
-claims, extends and gives back is read together.
+`claim_plans` decides about each flow.
 """
 
 from __future__ import annotations
@@ -296,7 +295,7 @@ def extend(
     lease_ms = claim.lease_ms if lease is None else _lease_ms(lease)
     head = yield Extend(flow.key, claim.token, now_ms + lease_ms, now_ms)
     if head is None:
-        message = f"the claim on {flow.key} is lost or was given back; it was not extended"
+        message = f"the claim on {flow.key} is lost or was released; it was not extended"
         raise ClaimLostError(message, flow_id=flow.flow_id, expected=flow.version, actual=None)
 
 

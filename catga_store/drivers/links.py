@@ -1,7 +1,7 @@
 """What the drivers of stores on servers have in common.
 
-A link is a connection to a server, or several. It performs the transport requests of one store; who
-waits, retries or decides is above it.
+A link is a connection to a server, or several. It performs the transport requests of one store;
+waiting, retries and decisions are above it.
 """
 
 from __future__ import annotations

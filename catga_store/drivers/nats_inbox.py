@@ -358,7 +358,7 @@ class _Router:
 
 
 def _routes_of(client: Any) -> dict[int, _Receive]:
-    """Who takes what on this connection, by the number of the subscription."""
+    """The receivers on this connection, by the number of the subscription."""
     router = client._process_msg  # noqa: SLF001  see above
     if not isinstance(router, _Router):
         client._process_msg = router = _Router(router)  # noqa: SLF001  see above

@@ -115,7 +115,7 @@ class RedisClusterLink(RedisLink):
             asked: Any = reply
             node = client.get_node(host=asked.host, port=asked.port)
             if node is None:
-                # Now: later commands of this pipe must not overtake it.
+                # Read the slots now: later commands of this pipe must not overtake this one.
                 self._read_slots(client)
                 node = client.get_node(host=asked.host, port=asked.port)
                 if node is None:

@@ -190,7 +190,7 @@ class FlowSnapshot(Generic[S]):
 
     @property
     def owner(self) -> str | None:
-        """Who had claimed the flow when it was read or written."""
+        """The owner of the claim on the flow when it was read or written."""
         return None if self._loaded is None else self._loaded.head.owner
 
     @property

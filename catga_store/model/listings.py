@@ -39,8 +39,8 @@ class Retention:
     """How long ended records are kept; `None` is forever. Live records never expire.
 
     `flows` applies to completed and cancelled flows and `failed` to failed ones, from their last
-    write. `waits` applies to conditions, from when they ended and their parent was handed to a
-    worker, and to completions without a condition, from the latest of them.
+    write. `waits` applies to conditions, from when they ended and a worker has
+    claimed their parent, and to completions without a condition, from the latest of them.
     """
 
     flows: timedelta | None = field(default=timedelta(days=7), converter=_kept)

@@ -56,7 +56,9 @@ class Late:
     note: str = "none"
 
 
-WIRED = pytest.mark.stores("memory", "sqlite", "redis-8.2")  # those whose transport is called
+ON_TRANSPORT = pytest.mark.stores(
+    "memory", "sqlite", "redis-8.2"
+)  # those whose transport is called
 
 
 class Transport:
@@ -259,7 +261,7 @@ def test_a_session_that_only_read_sends_nothing(store: cs.Store) -> None:
     assert store.get_one("f").version == 1
 
 
-@WIRED
+@ON_TRANSPORT
 def test_a_commit_is_one_exchange(store: cs.Store) -> None:
     """Whatever a commit changes, it is sent once."""
     create(store, "f", "g")
@@ -1327,7 +1329,7 @@ def test_a_condition_in_the_session_learns_that_it_was_satisfied(store: cs.Store
         assert session.dirty == ()
 
 
-@WIRED
+@ON_TRANSPORT
 @pytest.mark.parametrize("kind", ["flows", "completions", "mixed"])
 def test_a_commit_names_at_most_200_records(store: cs.Store, kind: str) -> None:
     """201 are refused before anything is sent, 200 are written."""
@@ -1460,7 +1462,7 @@ def lost(transport: Transport, *, applied: bool) -> Callable[[Call[Any]], Any]:
     return perform
 
 
-@WIRED
+@ON_TRANSPORT
 @pytest.mark.parametrize("applied", [True, False])
 def test_a_lost_outcome_closes_the_session(
     open_more: Callable[..., cs.Store], applied: bool
@@ -1505,7 +1507,7 @@ def test_a_lost_outcome_closes_the_session(
     assert store.resolve_commit(error) == receipt
 
 
-@WIRED
+@ON_TRANSPORT
 def test_a_commit_that_was_given_up_is_never_applied(open_more: Opener) -> None:
     """What `resolve_commit` returned `None` about is refused when it arrives late."""
     store = open_more(timeout=timedelta(seconds=1))
@@ -1533,7 +1535,7 @@ def test_a_commit_that_was_given_up_is_never_applied(open_more: Opener) -> None:
     assert store.get_one("f").state == {"n": 0}
 
 
-@WIRED
+@ON_TRANSPORT
 def test_a_lost_reply_that_is_found_again_raises_nothing(store: cs.Store) -> None:
     """A commit whose reply was lost once is sent again and returns what the first would have."""
     transport = Transport(store)
@@ -1555,7 +1557,7 @@ def test_a_lost_reply_that_is_found_again_raises_nothing(store: cs.Store) -> Non
     assert losses == []
 
 
-@WIRED
+@ON_TRANSPORT
 @pytest.mark.parametrize("failure", [NotSentError("no route"), RuntimeError("a bug")])
 def test_any_failure_of_the_sending_closes_the_session(store: cs.Store, failure: Exception) -> None:
     """An outage is an error, nothing was written, and the session is not used on."""
@@ -1579,7 +1581,7 @@ def test_any_failure_of_the_sending_closes_the_session(store: cs.Store, failure:
     assert store.get_one("f").version == 1
 
 
-@WIRED
+@ON_TRANSPORT
 def test_an_outage_is_never_reported_as_absence(
     store: cs.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1611,7 +1613,7 @@ def test_an_outage_is_never_reported_as_absence(
             read()
 
 
-@WIRED
+@ON_TRANSPORT
 def test_an_uncertain_commit_that_cannot_be_settled_yet_stays_what_it_is(
     open_more: Opener,
 ) -> None:
@@ -1770,7 +1772,7 @@ def test_transact_repeats_only_its_own_conflict(store: cs.Store) -> None:
     assert store.get_one("f").state == {"n": 0}
 
 
-@WIRED
+@ON_TRANSPORT
 def test_transact_resolves_an_uncertain_commit(store: cs.Store) -> None:
     """A commit that did happen is not done again, though its reply was lost for good."""
     create(store, "f")
@@ -1844,7 +1846,7 @@ def test_transact_does_not_repeat_a_function_that_has_committed(store: cs.Store)
     assert store.get_one("f").state == {"n": 1}
 
 
-@WIRED
+@ON_TRANSPORT
 def test_transact_repeats_a_commit_that_never_happened(
     open_more: Callable[..., cs.Store],
 ) -> None:

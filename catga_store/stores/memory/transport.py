@@ -1,4 +1,4 @@
-"""Who runs the transactions of a memory store: one at a time, under the lock of its tables."""
+"""Running the transactions of a memory store: one at a time, under the lock of its tables."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class WaitRecord:
 
 
 def revision_at(commit_id: str, sequence: int) -> str:
-    """The revision of a flow or progress record: who wrote it, and where it stood in the stream."""
+    """The revision of a flow or progress record: the commit that wrote it, and its place in the stream."""
     return f"{commit_id}@{sequence}"
 
 

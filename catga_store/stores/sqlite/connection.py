@@ -1,6 +1,6 @@
 """Connections to a SQLite file, transactions on them, and what their failures mean.
 
-The file is over 400 lines because who opens, keeps, leaves and inherits a connection is read together.
+How a connection is opened, kept, left and inherited by a forked process is here too.
 """
 
 from __future__ import annotations

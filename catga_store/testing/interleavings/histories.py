@@ -42,7 +42,7 @@ NEVER: Any = _Never()
 
 
 class Event(NamedTuple):
-    """One operation: who, what, with what, what came of it, and between which steps."""
+    """One operation: its actor, name, argument and answer, and the steps at which it began and ended."""
 
     actor: str
     name: str

@@ -1,4 +1,4 @@
-"""Scenarios for the interleavings: who does what with one flow and one condition, by name.
+"""Scenarios for the interleavings, by name: what actors do with one flow and one condition.
 
 Each is a `Scenario`: what is there before, what two or three actors then do, and whether the leases
 of before have ended by then. `check_scenario` plays one in one order and requires that its history,

@@ -257,7 +257,7 @@ def terms_of(wait: WaitCondition) -> oracle.Terms:
 
 
 def progress_of(progress: ForEachProgress) -> oracle.Progress:
-    """A progress, as the model keeps it."""
+    """A progress record as the model keeps it."""
     return oracle.Progress(
         frozenset(progress.processed_indices),
         frozenset(progress.failed_indices),
@@ -459,7 +459,7 @@ class MachineBase(RuleBasedStateMachine):
     def same_progress(
         self, key: tuple[str, int], progress: ForEachProgress, want: oracle.Progress
     ) -> None:
-        """A progress, just read or written, is what the model says."""
+        """Check that a progress record, just read or written, is what the model says."""
         got = progress_of(progress)
         fields = {
             "processed": (got.processed, want.processed),

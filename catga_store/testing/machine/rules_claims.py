@@ -252,7 +252,7 @@ class ClaimRules(WaitRules):
     @precondition(lambda self: self.claimed())
     @rule(which=st.integers(0, 3), change=base.flow_changes)
     def owner_writes(self, which: int, change: tuple[str, Any]) -> None:
-        """The owner, or who has been it, writes."""
+        """The owner, or a former owner, writes."""
         copy = self.pick(self.claimed(), which)
         self.change_flow(copy.obj, change)
         self.write_back(copy)

@@ -435,7 +435,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "release-keeps-the-owner",
-        "a claim that was given back still has an owner",
+        "a claim that was released still has an owner",
         "core/claims.py",
         "updated_ms=now_ms, owner=None, claim=None, due_ms=due_ms\n",
         "updated_ms=now_ms, due_ms=due_ms\n",

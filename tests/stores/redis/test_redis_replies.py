@@ -293,10 +293,10 @@ def test_scan_skips_removed_records_and_raises_for_unreadable_ones() -> None:
     """Conditions that were removed meanwhile, and tombstones, are left out."""
     names = [f"wi{name}".encode() for name in "abcd"]
     there = [HEAD_TEXT, TERMS_TEXT, []]
-    marker = [write_head(HEAD._replace(status=-2)), TERMS_TEXT, []]
+    tombstone = [write_head(HEAD._replace(status=-2)), TERMS_TEXT, []]
     expired = [write_head(HEAD._replace(expires_ms=NOW)), TERMS_TEXT, []]
     scan = Scan(WAIT, None, 10, NOW)
-    (one,) = asked(scan, (names,), (None, marker, there, expired))
+    (one,) = asked(scan, (names,), (None, tombstone, there, expired))
     assert one.key == Key(WAIT, "c")
     with pytest.raises(cs.CorruptRecordError, match="wait condition 'a' cannot be read"):
         asked(scan, (names,), (WRONG_TYPE, None, there, None))
