@@ -2,7 +2,8 @@
 
 An index entry that does not match its record may belong to a commit in flight. It is removed
 when it is ten minutes old, and only if it was not written again. Chunks that no record names go
-an hour after the commit that they were made for.
+after an hour. How old something is the server's clock decides: that of this process, or of the one
+that wrote it, may be wrong by hours.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import began_s
 from catga_store.protocol.requests import Sweep
+from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.changes import NatsChanges
 from catga_store.stores.nats.listings import NatsListings
 from catga_store.stores.nats.reading import NatsReader
@@ -75,7 +77,7 @@ class NatsSweeper:
 
         deadline = self._exchange.deadline()
         stored = yield from self._exchange.fetch(doubted, deadline)
-        before = time.time() - _ENTRY_SECONDS
+        before = (yield from self._server_time(deadline)) - _ENTRY_SECONDS
         old = {
             subject: doubted[subject]
             for subject, entry in stored.items()
@@ -99,26 +101,38 @@ class NatsSweeper:
         deadline = self._exchange.deadline()
         (names,) = yield from self._exchange.names([self._layout.first_chunks()], deadline)
         before = time.time() - _CHUNK_SECONDS
-        old = [
+        aged = [
             (generation, key)
             for generation, key in map(self._layout.chunk_owner, names)
             if began_s(generation) < before
         ]
-        if not old:
+        if not aged:
             return
 
         def unnamed(tables: NatsTables) -> list[tuple[str, Key]]:
             return [
                 (generation, key)
-                for generation, key in old
+                for generation, key in aged
                 if _generation_of(tables, key) not in (generation, None)
             ]
 
-        subjects = [self._layout.subject(key) for _, key in old]
-        gone, _ = yield from self._reader.decide(unnamed, subjects, deadline)
+        subjects = [self._layout.subject(key) for _, key in aged]
+        unused, _ = yield from self._reader.decide(unnamed, subjects, deadline)
+        if not unused:
+            return
+
+        firsts = [self._layout.chunk(key, generation, 0) for generation, key in unused]
+        stored = yield from self._exchange.fetch(firsts, deadline)
+        before = (yield from self._server_time(deadline)) - _CHUNK_SECONDS
         yield from self._exchange.forget(
-            (self._layout.chunks(key, generation), None) for generation, key in gone
+            (self._layout.chunks(key, generation), None)
+            for (generation, key), first in zip(unused, firsts, strict=True)
+            if stored[first].sequence and _moment(stored[first].stamp) < before
         )
+
+    def _server_time(self, deadline: Deadline) -> Conversation[float]:
+        info = yield from self._exchange.call("INFO", {}, deadline)
+        return _moment(info["ts"])
 
 
 def _generation_of(tables: NatsTables, key: Key) -> str | None:
@@ -136,5 +150,5 @@ def _generation_of(tables: NatsTables, key: Key) -> str | None:
 
 
 def _moment(stamp: str) -> float:
-    """The server's time of a message, in seconds; its nanoseconds do not matter."""
+    """The server's time, in seconds; its nanoseconds do not matter."""
     return datetime.fromisoformat(f"{stamp[:_STAMP]}+00:00").timestamp()

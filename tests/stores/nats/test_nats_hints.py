@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ import catga_store as cs
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Pause
 from catga_store.protocol.conversation import ask
+from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import new_commit_id
@@ -157,6 +159,22 @@ def test_old_chunks_without_a_record_are_swept(
         store.sweep()
         until(lambda: not is_there())
         assert store.get_one("large").state == {"bulk": bulk}
+
+
+def test_young_chunks_stay_though_a_clock_is_wrong(
+    url_of: Callable[[str], str], clock: ManualClock
+) -> None:
+    """Their writer, whose clock is two hours late, has yet to write the record that names them."""
+    with cs.open_store(url_of("nats"), clock=clock) as store:
+        store.ping()
+        protocol, hold = conversation_runner(store)
+        two_hours_ago = int((time.time() - 7200) * 1000)
+        generation = f"{two_hours_ago:011x}{new_commit_id()[11:]}"
+        chunk = protocol._layout.chunk(Key(FLOW, "coming"), generation, 0)
+        hold(ask(Publish((Message(chunk, b"half", {}),))))
+        store.sweep()
+        found = hold(protocol._exchange.fetch([chunk], protocol._exchange.deadline()))
+        assert found[chunk].text == b"half"
 
 
 def test_chunks_of_conditions_and_unreadable_records_stay(
