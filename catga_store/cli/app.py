@@ -39,6 +39,7 @@ from catga_store.cli.flows import count
 from catga_store.cli.flows import ls
 from catga_store.cli.flows import show
 from catga_store.cli.output import escape_what_cannot_be_shown
+from catga_store.cli.output import replace_closed_streams
 from catga_store.cli.output import say
 from catga_store.cli.output import stdout
 from catga_store.cli.rm import rm
@@ -100,6 +101,7 @@ app = typer.Typer(
 
 def run() -> NoReturn:
     """Run the command line on `sys.argv` and exit with its code."""
+    replace_closed_streams()
     escape_what_cannot_be_shown()
     signal.signal(signal.SIGTERM, _terminate)
     app(prog_name="catga-store")

@@ -3,7 +3,7 @@
 | code | means |
 |---|---|
 | 0 | done |
-| 1 | a negative result: not found, a finding, a difference |
+| 1 | a negative result: not found, a finding, a difference; the output could not be written |
 | 2 | the command, the URL or the installation is wrong |
 | 3 | the store cannot be reached, or cannot be used as it is set up |
 | 4 | another writer was first, or the outcome of a write is not known |
@@ -96,13 +96,23 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt:
             leave("interrupted", INTERRUPTED)
         except BrokenPipeError:
-            # What is still in the buffer would fail once more when Python exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             raise typer.Exit(UNREAD) from None
+        except OSError as error:  # those of stores have become errors of the library
+            if error.filename is not None:
+                raise
+
+            _drop_output()
+            leave(f"the output could not be written: {error.strerror}", NO)
         else:
             return answer
 
     return run
+
+
+def _drop_output() -> None:
+    """Forget what is still in the buffer: it would fail once more when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _missing(error: ModuleNotFoundError) -> str:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 from datetime import UTC
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from typing import NoReturn
 
@@ -34,6 +36,7 @@ __all__ = [
     "print_json",
     "print_json_list",
     "print_rows",
+    "replace_closed_streams",
     "say",
     "stdout",
     "when",
@@ -66,6 +69,17 @@ class _Stdout(Console):
 
 _ASCII = {"→": "->", "…": "...", "µ": "u"}
 """What the commands' own texts have besides ASCII, and how it is written where it cannot be shown."""
+
+
+def replace_closed_streams() -> None:
+    """Open the null device for each standard stream that was closed, as by `>&-`.
+
+    Python has None there, and the next file that is opened would get the stream's descriptor.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Open until the process ends, like the stream that it replaces.
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def escape_what_cannot_be_shown() -> None:

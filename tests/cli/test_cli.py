@@ -653,6 +653,43 @@ def test_a_reader_that_leaves_is_not_an_error(many: str, form: list[str]) -> Non
         assert process.wait(60) == 141
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the full device is Linux's")
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_output_that_cannot_be_written_is_one_line(many: str, form: list[str]) -> None:
+    """As on a full disk: exit code 1, and no traceback."""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [*COMMAND, "ls", "--all", "-s", many, *form],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+
+    assert ended.returncode == 1
+    assert ended.stderr == "the output could not be written: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell closes the streams")
+@pytest.mark.parametrize("closed", [">&-", "<&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(many: str, closed: str) -> None:
+    """What would be printed there is dropped; the store's file does not take the stream's place."""
+    words = shlex.join([*COMMAND, "ls", "-s", many])
+    ended = subprocess.run(
+        f"{words} {closed}",
+        shell=True,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    with cs.open_store(many) as store:
+        assert store.count_flows() == 1000
+
+
 def test_json_is_read_by_a_json_reader(many: str) -> None:
     """`--json | python -m json.tool`, with as many flows as there are."""
     listing = run_command("ls", "--all", "--json", url=many)
