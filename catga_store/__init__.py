@@ -17,7 +17,9 @@ write is version-checked and every commit is all or nothing.
 The library logs, under `catga_store.*`, only what it cannot raise to a caller. Without a handler of
 your own nothing is shown. WARNING: `core.claims`: a due flow that cannot be read and is put off, or a
 `claim_due` that returns fewer flows because the store failed meanwhile; `stores.*`: a record that a
-listing passes over because it cannot be read; `core.commits`: a commit of unknown outcome, with its id.
+listing passes over because it cannot be read; `core.commits`: a commit of unknown outcome, with its id;
+`core.unit_of_work`, `core.dropped`: a claimed flow was changed, and its session was closed or its object
+dropped without a write.
 DEBUG: `core.sessions`: an attempt of `transact` that conflicted.
 """
 

@@ -15,7 +15,7 @@ from catga_store import codec
 from catga_store.core import envelope
 from catga_store.errors import FlowNotFoundError
 from catga_store.errors import UsageError
-from catga_store.model.flows import FlowSnapshot
+from catga_store.model.stored_state import FLOW_CLASSES
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import check_id
@@ -66,7 +66,7 @@ def completion_change(
 
 def check_flow(flow: object) -> None:
     """Raise `UsageError` unless it is a flow."""
-    if type(flow) is not FlowSnapshot:
+    if type(flow) not in FLOW_CLASSES:
         message = f"a FlowSnapshot is needed, not {shown(flow)}"
         raise UsageError(message)
 

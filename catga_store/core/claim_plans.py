@@ -16,6 +16,7 @@ from typing import Any
 from attrs import frozen
 
 from catga_store.core import envelope
+from catga_store.core.dropped import warn_of_dropped
 from catga_store.core.state_types import Wanted
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import StateTypeError
@@ -421,7 +422,7 @@ def settle_plans(
     for plan in batch:
         put, flow = changes[start], plan.flow
         if flow is not None and isinstance(put, Put) and put.head.claim is not None:
-            claim = Claim(put.head.claim, plan.lease_ms)
+            claim = Claim(put.head.claim, plan.lease_ms, warn_of_dropped)
             revision = outcomes[start].revision
             stored_state.set_written(flow, put.head, put.body, revision, claim)
             if plan.shown is not None:

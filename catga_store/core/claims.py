@@ -295,6 +295,7 @@ def extend(
     lease_ms = claim.lease_ms if lease is None else _lease_ms(lease)
     head = yield Extend(flow.key, claim.token, now_ms + lease_ms, now_ms)
     if head is None:
+        stored_state.stop_watching(flow)
         message = f"the claim on {flow.key} is lost or was released; it was not extended"
         raise ClaimLostError(message, flow_id=flow.flow_id, expected=flow.version, actual=None)
 

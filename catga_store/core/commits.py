@@ -15,6 +15,7 @@ from catga_store.core.writes import check_partition
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import UsageError
 from catga_store.model.stored_state import AnyRecord
+from catga_store.model.stored_state import stop_watching
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import WAIT
@@ -61,8 +62,14 @@ def commit_one(
     """Commit one change and return its outcome; raises its conflict."""
     changes = (change,)
     check_partition(changes, context.limits)
-    reply = yield from send(context, new_commit_id(), now_ms, changes)
+    try:
+        reply = yield from send(context, new_commit_id(), now_ms, changes)
+    except CommitUncertainError:
+        stop_watching(record)  # what it was changed to may be written
+        raise
+
     if isinstance(reply, Refused):
+        stop_watching(record)
         raise conflict_error(change, reply.conflicts[0], record)
 
     return reply.outcomes[0]

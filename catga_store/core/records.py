@@ -21,6 +21,7 @@ from catga_store.core.conflicts import conflict_error
 from catga_store.core.context import Context
 from catga_store.core.context import read_all
 from catga_store.core.receipts import completion_of
+from catga_store.errors import CommitUncertainError
 from catga_store.errors import FlowExistsError
 from catga_store.errors import FlowNotFoundError
 from catga_store.errors import StaleFlowError
@@ -146,8 +147,14 @@ def update(context: Context, flow: FlowSnapshot[Any]) -> Conversation[None]:
     now_ms = context.settings.now_ms()
     put = writes.plan_flow(flow, now_ms, context.limits)
     # One flow is never of two partitions, so unlike `commit_one` this checks none.
-    reply = yield from commits.send(context, new_commit_id(), now_ms, (put,))
+    try:
+        reply = yield from commits.send(context, new_commit_id(), now_ms, (put,))
+    except CommitUncertainError:
+        stored_state.stop_watching(flow)  # the changes may be written
+        raise
+
     if isinstance(reply, Refused):
+        stored_state.stop_watching(flow)
         raise conflict_error(put, reply.conflicts[0], flow)
 
     stored_state.set_written(flow, put.head, put.body, reply.outcomes[0].revision, flow._claim)
@@ -190,6 +197,7 @@ def delete(
     except FlowNotFoundError:
         return False
 
+    stored_state.stop_watching(record)
     existed: bool = outcome.accepted
     return existed
 

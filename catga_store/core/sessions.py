@@ -43,6 +43,7 @@ from catga_store.errors import ConflictError
 from catga_store.errors import StateTypeError
 from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
+from catga_store.model import stored_state
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
 from catga_store.model.progress import ForEachProgress
@@ -262,6 +263,7 @@ def session_refresh(context: Context, unit: UnitOfWork, record: AnyRecord) -> Co
 
     if isinstance(record, FlowSnapshot):
         if record._claim is not None and found.head.claim != record._claim.token:
+            stored_state.stop_watching(record)
             conflict = Conflict(0, "stale", found.head)
             raise conflict_error(Check(key, head.revision), conflict, record)
 

@@ -135,12 +135,15 @@ class UnitOfWork:
         self._lost = plan, now_ms
         self.why_closed = f"its commit failed with {type(error).__name__}: {error}"
         self.refusal = error
+        self._stop_watching()
         self.forget()
 
     def close(self, limits: Limits | None = None) -> None:
         """Forget everything for good; with `limits`, warn of changes to claimed flows."""
         if limits is not None and self.state == "open":
             self._warn_of_unwritten(limits)
+        else:
+            self._stop_watching()
 
         self.step("close")
         self.forget()
@@ -163,10 +166,17 @@ class UnitOfWork:
                     " changes are not written; commit, or roll back first to drop them on purpose",
                     entry.key,
                 )
+                stored_state.stop_watching(record)  # once is enough
+
+    def _stop_watching(self) -> None:
+        """Let claimed flows be dropped without a warning: their changes are dropped on purpose."""
+        for entry in self._map.values():
+            stored_state.stop_watching(entry.record)
 
     def rollback(self) -> None:
         """Forget everything that was loaded and queued."""
         self.step("rollback")
+        self._stop_watching()
         self.forget()
 
     # the identity map -----------------------------------------------------------------------------
@@ -370,6 +380,7 @@ class UnitOfWork:
         del self._map[key]
         self._checks.pop(key, None)
         stored_state.detach(checked)
+        stored_state.stop_watching(checked)
         if entry.fresh or (entry.instead is not None and entry.intent is not Intent.DELETED):
             self._map[key] = Entry(key, None, Intent.DELETED, entry.instead)
 
@@ -534,6 +545,7 @@ class UnitOfWork:
             self._map.pop(entry.key, None)  # not there if the session was closed meanwhile
             if record is not None:
                 stored_state.detach(record)
+                stored_state.stop_watching(record)
 
             return
 

@@ -8,6 +8,8 @@ milliseconds: they are rounded when they are set, `created_at` down, `due_at` an
 from __future__ import annotations
 
 import enum
+import os
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -122,6 +124,10 @@ class Claim:
 
     token: str
     lease_ms: int
+    dropped: Callable[[FlowSnapshot[Any]], None] = field(eq=False, repr=False)
+    """Called with the flow when the interpreter frees it while it holds this claim."""
+    process: int = field(factory=os.getpid, eq=False, repr=False)
+    """Where the claim was made: a forked process has a flow of its parent's."""
 
 
 _START = FlowPosition()

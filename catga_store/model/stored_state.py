@@ -11,6 +11,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import SupportsIndex
 from typing import TypeAlias
 
 from catga_store.errors import UsageError
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pyroaring import BitMap64
 
 __all__ = [
+    "FLOW_CLASSES",
     "AnyRecord",
     "attach",
     "detach",
@@ -56,6 +58,7 @@ __all__ = [
     "set_unread_results",
     "set_written",
     "show_wait",
+    "stop_watching",
 ]
 
 AnyRecord: TypeAlias = FlowSnapshot[Any] | WaitCondition | ForEachProgress
@@ -147,6 +150,36 @@ def loaded_flow(
     return flow
 
 
+class _ClaimedFlow(FlowSnapshot[Any]):
+    """A snapshot that holds a claim: it says when the interpreter frees it.
+
+    A snapshot gets this class with its claim and loses it with that, so only claimed ones pay for a
+    finalizer. Its copies, also pickled ones, are plain snapshots: only the object that was claimed
+    is expected to be written.
+    """
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        # Of an object that could not be made, the attribute is missing.
+        claim: Claim | None = getattr(self, "_claim", None)
+        if claim is not None:
+            claim.dropped(self)
+
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> tuple[Any, ...]:
+        return object.__new__, (FlowSnapshot,), self.__getstate__()
+
+
+FLOW_CLASSES = (FlowSnapshot, _ClaimedFlow)
+"""What the class of a flow may be."""
+
+
+def stop_watching(record: object) -> None:
+    """Let a claimed flow be dropped without a warning: its caller knows, or meant to."""
+    if record.__class__ is _ClaimedFlow:
+        _set(record, "__class__", FlowSnapshot)
+
+
 def load_flow(
     flow: FlowSnapshot[Any],
     record: Record,
@@ -177,7 +210,13 @@ def set_written(
     _set_due_at(flow, None if due_ms is None else from_ms(due_ms))
     _set_attempts(flow, head.attempts)
     _set_loaded(flow, Record(head.stamped(revision, ()), body))
-    _set_claim(flow, None if head.claim is None else claim)
+    if head.claim is None or claim is None:
+        _set_claim(flow, None)
+        if flow.__class__ is not FlowSnapshot:
+            _set(flow, "__class__", FlowSnapshot)
+    else:
+        _set_claim(flow, claim)
+        _set(flow, "__class__", _ClaimedFlow)
 
 
 def set_attempts(flow: FlowSnapshot[Any], attempts: int) -> None:

@@ -74,7 +74,7 @@ def claimed(flow_id: str = "f") -> cs.FlowSnapshot[Any]:
     flow = loaded(flow_id)
     record: records.Record = flow._loaded  # type: ignore[assignment]
     head = record.head._replace(owner="w-1", claim="token", due_ms=NOW + 10_000)
-    stored_state.set_written(flow, head, record.body, head.revision, Claim("token", 10_000))
+    stored_state.set_written(flow, head, record.body, head.revision, Claim("token", 10_000, bool))
     return flow
 
 
