@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from catga_store.core import claims
 from catga_store.core import sessions
 from catga_store.core.arguments import completion_change
 from catga_store.core.arguments import step_key
@@ -117,6 +118,32 @@ class BaseSession:
     def check(self, record: AnyRecord) -> None:
         """Do the same as `require_unchanged`, the name to prefer."""
         self.require_unchanged(record)
+
+    def guard(self, flow: FlowSnapshot[Any]) -> None:
+        """Commit only while the claim of this flow stands, and renew it; write nothing of the flow.
+
+        The flow is not attached to the session, and the object is not changed. So workers that act
+        for one owner, each with a session of its own, can commit at the same time under one claim,
+        also while the owner writes the flow. Once the claim is lost or given back, the commit
+        raises `ClaimLostError` (`FlowNotFoundError` if the flow is gone) and writes nothing. A
+        claim whose lease is over stands until somebody else claims the flow.
+
+        Like a check, it is for the next commit, and it makes that a commit if there is nothing else
+        to write. It is part of the same round trip, and the flow must be in the same partition.
+        `UsageError` if the object holds no claim, or, from `commit`, if the session writes the flow
+        without having read it under this claim.
+
+        >>> from catga_store import FlowSnapshot, MemoryStore
+        >>> store = MemoryStore()
+        >>> store.create(FlowSnapshot("thread-1", state={}))
+        >>> (thread,) = store.claim_due()
+        >>> with store.begin() as session:
+        ...     session.guard(thread)
+        ...     session.add(FlowSnapshot("thread-1/step-1", state={}, due_at=None))
+        >>> thread.version
+        2
+        """
+        self._unit.guard(flow, claims.claim_of(flow))
 
     def expunge(self, record: AnyRecord) -> None:
         """Stop tracking a record and drop its pending change; the object stays as it is.

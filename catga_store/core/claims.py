@@ -75,6 +75,7 @@ __all__ = [
     "DEFAULT_LEASE",
     "claim",
     "claim_due",
+    "claim_of",
     "extend",
     "load_results",
     "release",
@@ -290,7 +291,7 @@ def extend(
     context: Context, flow: FlowSnapshot[Any], lease: timedelta | None = None
 ) -> Conversation[None]:
     """Move the end of a claim, and nothing else."""
-    claim = _claim_of(flow)
+    claim = claim_of(flow)
     now_ms = context.settings.now_ms()
     lease_ms = claim.lease_ms if lease is None else _lease_ms(lease)
     head = yield Extend(flow.key, claim.token, now_ms + lease_ms, now_ms)
@@ -304,7 +305,7 @@ def release(
     context: Context, flow: FlowSnapshot[Any], *, due_at: datetime | None = NOW
 ) -> Conversation[None]:
     """Give a claim back without writing the state; a changed flow is refused."""
-    claim = _claim_of(flow)
+    claim = claim_of(flow)
     loaded = flow._loaded
     assert loaded is not None
     old = loaded.head
@@ -340,7 +341,8 @@ def release_dead_waits(context: Context, limit: int, now_ms: int) -> Conversatio
     yield from _take_all(context, [plan for plan in plans if plan], now_ms, [])
 
 
-def _claim_of(flow: FlowSnapshot[Any]) -> Claim:
+def claim_of(flow: FlowSnapshot[Any]) -> Claim:
+    """Return the claim that an object holds; `UsageError` if it holds none."""
     check_flow(flow)
     claim = flow._claim
     if claim is None:

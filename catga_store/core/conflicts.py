@@ -22,6 +22,7 @@ from catga_store.protocol.keys import WAIT
 from catga_store.protocol.requests import EXISTS
 from catga_store.protocol.requests import MISSING
 from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Conflict
 from catga_store.protocol.requests import Delete
 from catga_store.protocol.requests import Head
@@ -69,7 +70,8 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
         return FlowNotFoundError(message, flow_id=key.id, expected=expected)
 
     facts: dict[str, Any] = {"flow_id": key.id, "expected": expected, "actual": actual}
-    if isinstance(record, FlowSnapshot) and record._claim is not None:
+    guards = isinstance(change, Check) and change.claim is not None
+    if guards or (isinstance(record, FlowSnapshot) and record._claim is not None):
         holder = f"{head.owner!r} owns it" if head is not None and head.owner else "it has no owner"
         message = (
             f"the claim on {key} is lost: it was claimed at version {expected}, the store holds"

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import frozen
@@ -38,6 +39,7 @@ from catga_store.errors import ConflictError
 from catga_store.errors import SessionClosedError
 from catga_store.errors import UsageError
 from catga_store.model import stored_state
+from catga_store.model.flows import Claim
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stored_state import AnyRecord
@@ -49,12 +51,14 @@ from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.masking import shown
+from catga_store.protocol.requests import ANY
 from catga_store.protocol.requests import MAX_CHANGES
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Complete
 from catga_store.protocol.requests import Conflict
 from catga_store.protocol.requests import Delete
+from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import SetWait
@@ -112,6 +116,7 @@ class UnitOfWork:
         self._map: dict[Key, Entry] = {}
         self._completions: dict[tuple[Key, str], Complete] = {}
         self._checks: dict[Key, AnyRecord] = {}
+        self._guards: dict[Key, tuple[FlowSnapshot[Any], Claim]] = {}
 
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
         """A copy of a record, also one that was pickled, is in no session."""
@@ -367,6 +372,14 @@ class UnitOfWork:
             )
             raise UsageError(message)
 
+    def guard(self, flow: FlowSnapshot[Any], claim: Claim) -> None:
+        """Queue a check of a claim, which is renewed."""
+        self.step("use")
+        before = self._guards.setdefault(flow.key, (flow, claim))[1]
+        if before.token != claim.token:
+            message = f"{flow.key} is guarded in this session already, under another claim"
+            raise UsageError(message)
+
     def expunge(self, record: object) -> None:
         """Stop tracking a record and drop its change; if it was to replace a deletion, that stays."""
         self.step("use")
@@ -393,6 +406,7 @@ class UnitOfWork:
         self._map.clear()
         self._completions.clear()
         self._checks.clear()
+        self._guards.clear()
 
     def __contains__(self, record: object) -> bool:
         return any(
@@ -436,13 +450,16 @@ class UnitOfWork:
                 idle.append(entry)
 
         pairs += [(change, None) for change in self._completions.values()]
-        if not pairs and not self._checks:
+        if not pairs and not self._checks and not self._guards:
             return _NOTHING
 
         pairs += [(renewal(entry, now_ms), entry) for entry in idle]
         if self._checks:
             planned = {c.key: c for c, _ in pairs if not isinstance(c, Complete)}
             pairs += [(check, None) for check in self._unplanned_checks(planned)]
+
+        if self._guards:
+            pairs += [(check, None) for check in self._unplanned_guards(pairs, now_ms)]
 
         changes, entries = zip(*pairs, strict=True)
         if len(changes) > MAX_CHANGES:
@@ -471,6 +488,40 @@ class UnitOfWork:
                 )
                 raise UsageError(message)
 
+    def _unplanned_guards(
+        self, pairs: Sequence[tuple[Change, Entry | None]], now_ms: int
+    ) -> Iterator[Check]:
+        """The checks of claims on flows that nothing else checks.
+
+        What was read under the claim and is unchanged is under it still, so a write or a check of
+        that needs no other check; `UsageError` for a write that may be under no claim.
+        """
+        planned = {
+            change.key: self._read_before(change, entry)
+            for change, entry in pairs
+            if change.key in self._guards
+        }
+        for key, (_, claim) in self._guards.items():
+            if key not in planned:
+                yield Check(key, ANY, now_ms + claim.lease_ms, claim.token)
+                continue
+
+            read = planned[key]
+            if read is None or read.claim != claim.token:
+                message = (
+                    f"{key} is guarded by a claim, and written or checked without regard to that:"
+                    " use what was read under the claim; nothing was sent"
+                )
+                raise UsageError(message)
+
+    def _read_before(self, change: Change, entry: Entry | None) -> Head | None:
+        """What a planned change expects to find: what was read, or nothing."""
+        if isinstance(change, Put | Delete):
+            return change.replaces
+
+        record = self._checks.get(change.key) if entry is None else entry.record
+        return None if record is None else head_of(record)
+
     def settle(
         self, commit_id: str, plan: Plan, outcomes: tuple[Outcome, ...], now_ms: int
     ) -> Receipt:
@@ -480,6 +531,7 @@ class UnitOfWork:
         self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)
         self._completions.clear()
         self._checks.clear()
+        self._guards.clear()
         return self.receipt
 
     def settle_unread(self, commit_id: str, plan: Plan, now_ms: int) -> Receipt:
@@ -581,7 +633,14 @@ class UnitOfWork:
 
     def _record_of(self, plan: Plan, index: int) -> AnyRecord | None:
         entry = plan.entries[index]
-        return entry.record if entry is not None else self._checks.get(plan.changes[index].key)
+        if entry is not None:
+            return entry.record
+
+        change = plan.changes[index]
+        if isinstance(change, Check) and change.claim is not None:
+            return self._guards[change.key][0]
+
+        return self._checks.get(change.key)
 
     def __repr__(self) -> str:
         if self.state == "closed":

@@ -84,7 +84,8 @@ PENDING, SATISFIED, TIMED_OUT, CANCELLED = range(4)
 """`Head.status` of a wait condition; the values of `WaitOutcome`."""
 
 ANY = "*"
-"""`Put.expected` of a progress record: any revision or none; the store increments the version."""
+"""`Put.expected` of a progress record: any revision or none; the store increments the version. Of a
+`Check`: any revision, under its claim."""
 
 EXISTS, STALE, MISSING, CLAIMED = "exists", "stale", "missing", "claimed"
 """`Conflict.reason`."""
@@ -212,6 +213,8 @@ class Check(NamedTuple):
     key: Key
     expected: str
     due_ms: int | None = None
+    claim: str | None = None
+    """With `ANY` as `expected`: the flow must be under this claim, at any revision."""
 
 
 class Complete(NamedTuple):

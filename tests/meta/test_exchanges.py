@@ -103,6 +103,14 @@ def delete_by_id(store: cs.Store) -> None:
         session.delete_by_id("nobody")
 
 
+def guard_and_change(store: cs.Store) -> None:
+    """Claim one flow, and change another one under that claim."""
+    claimed = store.claim("c")
+    with store.begin() as session:
+        session.guard(claimed)
+        session.get_one("a").state["n"] += 1
+
+
 def clear_and_sweep(store: cs.Store) -> None:
     """Sweep when there is nothing."""
     store.clear()
@@ -133,6 +141,7 @@ OPERATIONS: dict[str, tuple[Callable[[cs.Store], object], int, int]] = {
     "delete_many of 200": (lambda store: store.delete_many(map(str, range(200))), 0, 1),
     "delete_many of 201": (lambda store: store.delete_many(map(str, range(201))), 0, 2),
     "delete_many of 0": (lambda store: store.delete_many([]), 0, 0),
+    "session, guard": (guard_and_change, 3, 2),
     "session, delete_by_id": (delete_by_id, 0, 1),
     "get_many of 1": (lambda store: store.get_many(["a"]), 1, 0),
     "get_many of 500": (lambda store: store.get_many(map(str, range(500))), 1, 0),

@@ -139,6 +139,8 @@ def sessions_are_typed(store: cs.Store) -> None:
         assert_type(session.get("o", Order), cs.FlowSnapshot[Order] | None)
         assert_type(session.get("o"), cs.FlowSnapshot[Any] | None)
         assert_type(session.get_one("o", Ticket).state, Ticket)
+        session.guard(session.claim("o", Order))
+        session.delete_by_id("p")
         assert_type(session.commit(resolve=True), cs.Receipt)
         assert_type(session.get_many(["o"], Order), dict[str, cs.FlowSnapshot[Order] | None])
         assert_type(session.get_wait_condition("w"), cs.WaitCondition | None)

@@ -58,7 +58,7 @@ def refusal(  # noqa: PLR0911  one return for each rule
         return EXISTS if isinstance(change, Put) and head is not None else None
 
     if expected == ANY:
-        return None
+        return _lost_claim(change, head) if isinstance(change, Check) else None
 
     if head is None:
         return MISSING
@@ -76,6 +76,13 @@ def refusal(  # noqa: PLR0911  one return for each rule
         return CLAIMED
 
     return None
+
+
+def _lost_claim(change: Check, head: Head | None) -> str | None:
+    if head is None:
+        return MISSING
+
+    return None if head.claim == change.claim else STALE
 
 
 def written(head: Head, commit_id: str, old: Head | None) -> Head:

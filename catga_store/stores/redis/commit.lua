@@ -22,6 +22,7 @@
 --   f  fresh: a new incarnation            c  claiming: refused while another claim has not ended
 --   k  the stored body is kept             g  the condition's parent was notified
 --   l  leaving: the flow is removed in this commit    p  the body was uploaded in parts
+--   o  owned: `expected` is the claim that the flow must be under, at any revision
 -- The head is the JSON to store, with '' for its commits. The body of a flow with parts is '*', the
 -- number of parts, a space and the name that they have in field g. A condition that was cleared, or is
 -- not set yet, counts as no record.
@@ -303,6 +304,8 @@ while arg <= #ARGV do
     elseif expected ~= '*' then
       if not head then
         reason = 'missing'
+      elseif string.find(flags, 'o', 1, true) then
+        if cjson.decode('[' .. head.rest)[7] ~= expected then reason = 'stale' end
       elseif revision_of(head) ~= expected then
         reason = 'stale'
       elseif string.find(flags, 'c', 1, true) and head.due and head.due > now

@@ -69,8 +69,9 @@ def add_change(
         args += (b"D", letter, record_id, key.step, expected, b"l" if leaves else b"")
     else:
         due = b"" if change.due_ms is None else change.due_ms
-        flags = b"l" if leaves else b""
-        args += (b"K", letter, record_id, key.step, change.expected, flags, due)
+        flags = b"l" if leaves else b"o" if change.claim is not None else b""
+        expected = change.expected if change.claim is None else change.claim
+        args += (b"K", letter, record_id, key.step, expected, flags, due)
 
 
 def _add_put(

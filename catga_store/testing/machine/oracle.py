@@ -38,6 +38,7 @@ __all__ = [
     "Done",
     "Draft",
     "Flow",
+    "Guard",
     "PendingCompletions",
     "Progress",
     "Refusal",
@@ -336,6 +337,16 @@ class Renew:
     lease: timedelta
 
 
+@dataclass(frozen=True)
+class Guard:
+    """Check that a claim stands, whoever has written the flow since, and renew its lease."""
+
+    flow_id: str
+    base: Flow
+    claim: int
+    lease: timedelta
+
+
 Change: TypeAlias = (
     WriteFlow
     | DeleteFlow
@@ -349,6 +360,7 @@ Change: TypeAlias = (
     | CheckWait
     | CheckProgress
     | Renew
+    | Guard
 )
 
 
@@ -529,6 +541,14 @@ class World:
         if isinstance(change, UpdateWait | ClearWait | CheckWait | SetWait):
             return self._wait_refusal(change)
 
+        if isinstance(change, Guard):
+            guarded = self.flows.get(change.flow_id)
+            if guarded is None:
+                return Refusal("FlowNotFoundError", expected=change.base.version)
+
+            lost = guarded.claim != change.claim
+            return _stale("ClaimLostError", change.base, guarded) if lost else None
+
         if isinstance(change, SaveProgress | ClearProgress | CheckProgress):
             there = self.progress.get((change.flow_id, change.step))
             if change.flow_id in leaving and not isinstance(change, CheckProgress):
@@ -604,7 +624,7 @@ class World:
             self.progress[key] = replace(change.value, version=version, stamp=next(self._stamps))
         elif isinstance(change, ClearProgress):
             return Done(existed=self.progress.pop((change.flow_id, change.step), None) is not None)
-        elif isinstance(change, Renew):
+        elif isinstance(change, Renew | Guard):
             flow = self.flows[change.flow_id]
             self.flows[change.flow_id] = replace(flow, due=self.now + change.lease)
 

@@ -236,7 +236,7 @@ class FlowRules(MachineBase):
     @rule(
         place=places,
         which=which,
-        by=st.sampled_from(["version", "revision", "snapshot", "id", "many"]),
+        by=st.sampled_from(["both", "version", "revision", "snapshot", "id", "many"]),
     )
     def delete(self, place: int, which: int, by: str) -> None:
         copies = [copy for copy in self.flows if copy.base is not None]
@@ -257,14 +257,15 @@ class FlowRules(MachineBase):
 
         self.world.forget_expired()
         there = self.world.flows.get(copy.key)
-        number = {by: getattr(copy.obj, by)}
+        names = ("version", "revision") if by == "both" else (by,)
+        number = {name: getattr(copy.obj, name) for name in names}
         same = there is not None and (
             there.version == copy.base.version
             if by == "version"
             else there.stamp == copy.base.stamp
         )
         change = oracle.DeleteFlow(copy.key, there if same else copy.base)
-        self._delete(lambda: self.api.delete(copy.key, **number), change, facts=by == "version")
+        self._delete(lambda: self.api.delete(copy.key, **number), change, facts=by != "revision")
 
     @rule(place=places, change=base.flow_changes, at=st.sampled_from([1, 1, 2]))
     def delete_and_create(self, place: int, change: tuple[str, Any], at: int) -> None:

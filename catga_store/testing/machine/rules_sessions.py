@@ -39,6 +39,7 @@ from catga_store.testing.machine.session_model import Entry
 from catga_store.testing.machine.session_model import Open
 from catga_store.testing.machine.session_model import Planned
 from catga_store.testing.machine.session_model import changed_something
+from catga_store.testing.machine.session_model import claim_expected_by
 from catga_store.testing.machine.session_model import expected_by
 from catga_store.testing.machine.session_model import is_dirty
 from catga_store.testing.machine.session_model import key_of
@@ -393,6 +394,24 @@ class SessionRules(ClaimRules):
         else:
             self.refused(lambda: opened.real.require_unchanged(copy.obj))
 
+    @precondition(lambda self: any(copy.claim is not None for copy in self.flows))
+    @rule(number=session, which=which, commit=st.booleans())
+    def session_guard(self, number: int, which: int, commit: bool) -> None:
+        """Commit under a claim that somebody else may have by then."""
+        opened = self.opened(number)
+        copies = [copy for copy in self.flows if copy.claim is not None]
+        copy = self.pick(copies, which)
+        assert copy.claim is not None
+        assert copy.lease is not None
+        before = opened.guards.setdefault(copy.key, (copy, copy.claim, copy.lease))
+        if before[1] != copy.claim:
+            self.refused(lambda: opened.real.guard(copy.obj))
+            return
+
+        opened.real.guard(copy.obj)
+        if commit:
+            self.commit(opened)
+
     # the end --------------------------------------------------------------------------------------
 
     @rule(number=session, which=which, kind=st.sampled_from(["flow", "wait", "progress"]))
@@ -516,6 +535,7 @@ class SessionRules(ClaimRules):
 
             opened.completions.clear()
             opened.checks.clear()
+            opened.guards.clear()
 
         self.pending_agrees(opened)
 
@@ -524,6 +544,11 @@ class SessionRules(ClaimRules):
         written = {key_of(c): expected_by(c) for c in changes if not isinstance(c, oracle.Complete)}
         for key, copy in opened.checks.items():
             if written.get(key, copy.base.stamp) != copy.base.stamp:
+                raise oracle.Refusal("UsageError")
+
+        under = {key_of(c)[1]: claim_expected_by(c) for c in changes if key_of(c)[0] == "flow"}
+        for flow_id, (_, claim, _) in opened.guards.items():
+            if under[flow_id] != claim:
                 raise oracle.Refusal("UsageError")
 
         return self.world.commit(changes)

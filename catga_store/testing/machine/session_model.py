@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from dataclasses import field
+from datetime import timedelta
 from typing import Any
 from typing import TypeAlias
 
@@ -19,6 +20,7 @@ __all__ = [
     "Open",
     "Planned",
     "changed_something",
+    "claim_expected_by",
     "expected_by",
     "is_dirty",
     "key_of",
@@ -59,8 +61,14 @@ class Open:
     )
     checks: dict[tuple[str, Any], Copy] = field(default_factory=dict[tuple[str, Any], Copy])
 
+    guards: dict[str, tuple[Copy, int, timedelta]] = field(
+        default_factory=dict[str, tuple[Copy, int, timedelta]]
+    )
+    """The copies whose claim the next commit checks, with the claim and its lease."""
+
     def forget(self) -> None:
         """What rollback, close and a lost commit leave."""
+        self.guards.clear()
         self.entries.clear()
         self.completions.clear()
         self.checks.clear()
@@ -115,7 +123,7 @@ def planned_changes(opened: Open) -> list[Planned]:
             idle.append((oracle.Renew(key, copy.base, copy.lease), kind, entry))
 
     planned += [(change, "completion", None) for change in opened.completions.values()]
-    if not planned and not opened.checks:
+    if not planned and not opened.checks and not opened.guards:
         return []
 
     planned += idle
@@ -128,6 +136,11 @@ def planned_changes(opened: Open) -> list[Planned]:
                 else oracle.CheckWait(key, copy.base)
             )
             planned.append((check, "check", None))
+
+    regarded = {key_of(change) for change, _, _ in planned}
+    for key, (copy, claim, lease) in opened.guards.items():
+        if ("flow", key) not in regarded:
+            planned.append((oracle.Guard(key, copy.base, claim, lease), "check", None))
 
     return planned
 
@@ -182,7 +195,23 @@ def changed_something(change: oracle.Change, done: oracle.Done) -> bool:
     if isinstance(change, oracle.Complete | oracle.SetWait):
         return done.accepted
 
-    return not isinstance(change, oracle.CheckFlow | oracle.CheckWait | oracle.CheckProgress)
+    return not isinstance(
+        change, oracle.CheckFlow | oracle.CheckWait | oracle.CheckProgress | oracle.Guard
+    )
+
+
+def claim_expected_by(change: oracle.Change) -> int | None:
+    """The claim that a change of a flow expects by what was read; `None` if nothing was."""
+    if isinstance(change, oracle.Guard):
+        return change.claim
+
+    base: oracle.Flow | None = None
+    if isinstance(change, oracle.WriteFlow):
+        base = change.base or change.instead
+    elif isinstance(change, oracle.DeleteFlow | oracle.CheckFlow | oracle.Renew):
+        base = change.base
+
+    return None if base is None else base.claim
 
 
 def expected_by(change: oracle.Change) -> Any:

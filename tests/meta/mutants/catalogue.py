@@ -121,8 +121,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "check-ignored",
         "a record that is only checked never refuses a commit: write skew",
         RULES,
-        "    if expected == ANY:\n        return None\n",
-        "    if expected == ANY or (isinstance(change, Check) and head is not None):\n        return None\n",
+        "    if expected == ANY:\n",
+        "    if isinstance(change, Check) and change.claim is None and head is not None:\n"
+        "        return None\n\n"
+        "    if expected == ANY:\n",
         (*FLOWS, *MACHINE),
     ),
     Mutant(
@@ -684,8 +686,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "completions-sent-again",
         "the next commit of a session completes what the last one has completed",
         "core/unit_of_work.py",
-        "        self._completions.clear()\n        self._checks.clear()\n        return self.receipt",
-        "        self._checks.clear()\n        return self.receipt",
+        "        self._completions.clear()\n        self._checks.clear()\n        self._guards.clear()\n"
+        "        return self.receipt",
+        "        self._checks.clear()\n        self._guards.clear()\n        return self.receipt",
         ("tests/contract/test_sessions.py::test_a_completion_is_sent_by_one_commit",),
     ),
     Mutant(
