@@ -388,7 +388,7 @@ def test_copy_refuses_what_makes_no_sense(url: str, tmp_path: Path) -> None:
 
 
 def findings(url: str, code: int) -> dict[str, dict[str, str]]:
-    """Answer what the doctor finds, by check."""
+    """Return what the doctor finds, by check."""
     document = answer("doctor", url, url=url, code=code)
     assert document["healthy"] is (code == 0)
     assert all(finding["means"] for finding in document["findings"])
@@ -506,7 +506,7 @@ def test_a_store_that_is_not_there_is_not_made(command: str, tmp_path: Path) -> 
 
 
 def test_an_empty_file_is_not_a_store(tmp_path: Path) -> None:
-    """Nothing is laid out in it by who only looks."""
+    """A command that only reads creates nothing in it."""
     path = tmp_path / "empty.db"
     path.touch()
     failed(run_command("ls", "-s", f"sqlite:///{path}"), 1, "is empty", "nothing was created")

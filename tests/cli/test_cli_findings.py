@@ -50,7 +50,7 @@ from catga_store.testing.servers import free_ports
 
 
 def by_check(findings: Iterable[Finding]) -> dict[str, Finding]:
-    """Answer findings by what was looked at, each of which says what it means."""
+    """Return findings by what was looked at, each of which says what it means."""
     found = {finding.check: finding for finding in findings}
     assert all(finding.means for finding in found.values())
     return found
@@ -177,20 +177,20 @@ def test_a_file_in_which_sqlite_finds_mistakes() -> None:
 
 @pytest.fixture
 def server(redis_server: Callable[[str], RedisServer]) -> RedisServer:
-    """Answer a server that others use too."""
+    """Return a server that others use too."""
     return redis_server("8.2")
 
 
 @pytest.fixture
 def client(server: RedisServer) -> Iterator[redis.Redis]:
-    """Answer a client of it."""
+    """Return a client of it."""
     with redis.Redis(port=server.port) as opened:
         yield opened
 
 
 @pytest.fixture
 def guest(server: RedisServer, client: redis.Redis) -> Iterator[Callable[..., redis.Redis]]:
-    """Answer a client of a user who may do everything but what is named."""
+    """Return a client of a user who may do everything except the named commands."""
     opened: list[redis.Redis] = []
     name = uuid.uuid4().hex
 
@@ -227,7 +227,7 @@ def layout(url: str) -> RedisLayout:
 
 @pytest.fixture
 def link(url: str) -> Iterator[RedisLink]:
-    """Answer the doctor's own link to the store's server."""
+    """Return the doctor's own link to the store's server."""
     with closing(link_to_url(url.partition("?")[0], 5)) as opened:
         yield opened
 

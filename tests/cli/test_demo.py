@@ -78,14 +78,14 @@ def notes() -> Notes:
 
 @pytest.fixture(scope="module")
 def played(notes: Notes, tmp_path_factory: pytest.TempPathFactory) -> Account:
-    """Answer the account of one order, played to its end."""
+    """Return the account of one order, played to its end."""
     path = tmp_path_factory.mktemp("demo") / "a b.db"
     return Story(f"sqlite:///{path}", notes).run()
 
 
 @pytest.fixture
 def account(played: Account) -> Account:
-    """Answer a copy of that account, to doctor."""
+    """Return a copy of that account, to doctor."""
     state = copy.deepcopy(played.order.state)
     order = copy.copy(played.order)
     order.state = state
@@ -116,7 +116,7 @@ def run(
 
 
 def processes_about(folder: Path) -> list[str]:
-    """Answer the processes that were started to work in a folder and are still there."""
+    """Return the processes that were started to work in a folder and are still there."""
     commands: list[str] = []
 
     if Path("/proc/self/cmdline").exists():
@@ -428,7 +428,7 @@ def test_events_of_another_demo_are_not_shown() -> None:
         """A worker that met both orders."""
 
         def events(self) -> list[Event]:
-            """Answer what it did."""
+            """Return what it did."""
             return [Event("w", "order-0", "theirs"), mine]
 
     process: Any = Process()
@@ -448,27 +448,27 @@ def test_a_good_account_is_found_good(played: Account) -> None:
 
 
 def set_state(name: str, value: object) -> Callable[[Account], None]:
-    """Answer what sets a field of the order's state."""
+    """Return what sets a field of the order's state."""
     return lambda account: setattr(account.order.state, name, value)
 
 
 def set_fact(name: str, value: object) -> Callable[[Account], None]:
-    """Answer what sets a field of the account."""
+    """Return what sets a field of the account."""
     return lambda account: setattr(account, name, value)
 
 
 def set_outcome(name: str, outcome: cs.WaitOutcome) -> Callable[[Account], None]:
-    """Answer what sets the outcome of a wait of the account."""
+    """Return what sets the outcome of a wait of the account."""
     return lambda account: setattr(getattr(account, name), "outcome", outcome)
 
 
 def repeat(matches: Callable[[Event], object]) -> Callable[[Account], None]:
-    """Answer what tells the first such event twice."""
+    """Return what tells the first such event twice."""
     return lambda account: account.events.append(next(filter(matches, account.events)))
 
 
 def drop(matches: Callable[[Event], object]) -> Callable[[Account], None]:
-    """Answer what leaves out the first such event."""
+    """Return what leaves out the first such event."""
     return lambda account: account.events.remove(next(filter(matches, account.events)))
 
 

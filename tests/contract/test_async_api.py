@@ -104,7 +104,7 @@ async def test_progress(astore: cs.AsyncStore) -> None:
 
 
 async def test_claims(astore: cs.AsyncStore, clock: ManualClock) -> None:
-    """Claims are taken, refused, extended, lost and given back."""
+    """Claims are taken, refused, extended, lost and released."""
     await astore.create(cs.FlowSnapshot("o", state=Order(1)))
     (mine,) = await astore.claim_due(Order, lease=LEASE, owner="w-1")
     with pytest.raises(cs.FlowClaimedError):
@@ -185,7 +185,7 @@ async def test_a_session(astore: cs.AsyncStore) -> None:
 
 
 async def test_suspend_and_wake(astore: cs.AsyncStore) -> None:
-    """A flow that waits is given back, with the results of its children."""
+    """A flow that waits is claimed again, with the results of its children."""
     async with astore.begin() as session:
         flow = new("parent")
         session.add(flow)

@@ -75,7 +75,7 @@ def test_every_record_arrives_with_version_type_and_times(
 
 
 def test_copied_waits_continue(source: cs.Store, target: cs.Store) -> None:
-    """Completions made before the copy count after it, and the parent is handed out."""
+    """Completions made before the copy count after it, and the parent is claimed."""
     cs.copy(source, target)
     ended = target.get_wait_condition("ended")
     assert ended is not None

@@ -1,4 +1,4 @@
-"""Conditions that are used again, or moved to another flow: who is handed out, and with which results."""
+"""Conditions that are used again, or moved to another flow: which flow is claimed, and with which results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def move(store: cs.Store, parent: str | None, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["set", "update"])
 def test_pending_wait_that_moves_wakes_its_new_parent(store: cs.Store, how: str) -> None:
-    """The completion hands out the flow that the condition names by then, and no other."""
+    """The completion wakes the flow that the condition names by then, and no other."""
     parked(store, "old", "new")
     store.set_wait_condition(wait_for("old", "x", "y"))
     store.complete_child("w", "x", result=1)
@@ -110,7 +110,7 @@ def test_ended_wait_that_loses_its_parent_expires(store: cs.Store, clock: Manual
 def test_ended_wait_that_gains_a_parent_stays_until_it_was_claimed(
     store: cs.Store, clock: ManualClock
 ) -> None:
-    """Its retention, which had begun, begins again when the parent is handed out."""
+    """Its retention, which had begun, begins again when the parent is claimed."""
     parked(store, "new")
     store.set_wait_condition(wait_for(None))
     store.complete_child("w", "x")
@@ -139,7 +139,7 @@ def test_wait_used_again_forgets_the_first_round(store: cs.Store) -> None:
 
 
 def test_suspending_on_a_wait_used_again_shows_only_its_own_results(store: cs.Store) -> None:
-    """The flow that is handed out after the second round sees nothing of the first."""
+    """The flow that is claimed after the second round sees nothing of the first."""
     parked(store, "parent")
     for result in (1, 2):
         with store.begin() as session:
@@ -158,7 +158,7 @@ def test_suspending_on_a_wait_used_again_shows_only_its_own_results(store: cs.St
 
 
 def test_wait_of_one_flow_used_again_by_another(store: cs.Store) -> None:
-    """The flow that suspended on it first is not handed out for the second round."""
+    """The flow that suspended on it first is not claimed for the second round."""
     parked(store, "first", "second")
     for name in ("first", "second"):
         with store.begin() as session:

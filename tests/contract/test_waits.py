@@ -756,7 +756,7 @@ def test_completions_in_the_suspending_commit_wake_the_parent(store: cs.Store) -
 def test_an_ended_wait_wakes_its_parent_again_until_it_is_claimed(
     store: cs.Store, clock: ManualClock
 ) -> None:
-    """A parent whose claimer dies is handed out again, and its wait still shows how it ended."""
+    """A parent whose claimer dies is claimed again, and its wait still shows how it ended."""
     suspended(store, wait_for("w", "a"))
     store.complete_child("w", "a", result=1)
     for attempt in (1, 2, 3):
@@ -820,7 +820,7 @@ def test_suspend_on_an_ended_wait_wakes_the_parent_again(
 
 
 def test_suspend_on_a_wait_that_ended_without_a_parent_wakes_the_flow(store: cs.Store) -> None:
-    """A wait that was set and satisfied before it had a parent wakes who suspends on it."""
+    """A wait that was set and satisfied before it had a parent wakes the flow that suspends on it."""
     store.set_wait_condition(wait_for("w", "a"))
     store.complete_child("w", "a", result=1)
     suspended(store, wait_for("w", "a"))
@@ -834,7 +834,7 @@ def test_suspend_on_a_wait_that_ended_without_a_parent_wakes_the_flow(store: cs.
 def test_a_wait_that_ends_while_its_parent_is_held_wakes_it_later(
     store: cs.Store, clock: ManualClock
 ) -> None:
-    """A claim that was there first is respected; when it ends, the parent is handed out."""
+    """A claim that was there first is respected; when it ends, the parent is claimed."""
     suspended(store, wait_for("w", "a"))
     early = store.claim("parent", lease=MINUTE)
     assert early.wait_condition is not None
@@ -862,7 +862,7 @@ def test_ended_wait_of_a_held_parent_is_not_written_again(store: cs.Store) -> No
 def test_a_wait_that_ends_while_its_parent_is_held_wakes_it_on_release(
     store: cs.Store, clock: ManualClock
 ) -> None:
-    """After a release the parent is handed out with its ended wait, once."""
+    """After a release the parent is claimed with its ended wait, once."""
     suspended(store, wait_for("w", "a"))
     early = store.claim("parent", lease=MINUTE)
     store.complete_child("w", "a")
@@ -953,7 +953,7 @@ class Meanwhile:
 def test_a_completion_at_the_last_moment_is_among_the_results(
     open_more: Opener, clock: ManualClock, claimed_by: str
 ) -> None:
-    """What was accepted before the deadline closed the wait is in the results that are handed out."""
+    """What was accepted before the deadline closed the wait is in the results that the claim shows."""
     store, other = open_more(), open_more()
     suspended(store, wait_for("w", "a", "b", "c", timeout=MINUTE))
     store.complete_child("w", "a", result=1)

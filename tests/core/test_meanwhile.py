@@ -61,7 +61,7 @@ class Held:
         self._acts.append((when, act))
 
     def instead(self, when: Callable[[Any], bool], answer: Callable[[Any], Any]) -> None:
-        """Answer all such requests otherwise, or fail them."""
+        """Return all such requests otherwise, or fail them."""
         self._answers.append((when, answer))
 
     def has_committed(self) -> bool:
@@ -528,7 +528,7 @@ def test_an_uncertain_commit_of_the_functions_own_is_not_settled_for_it(
 def test_a_commit_of_which_only_that_it_was_applied_is_known(
     store: cs.MemoryStore, held: Held, is_overtaken: bool
 ) -> None:
-    """The object is what was written, as the record tells; who has been overtaken keeps what he had."""
+    """The object is what was written, as the record shows; a writer that was overtaken keeps what it had."""
     store.create(new())
     context = store._context
 

@@ -46,7 +46,7 @@ class Seen:
         )
 
     def named(self, operation: str) -> list[Mapping[str, Any]]:
-        """Answer the attributes of the spans of an operation, without their prefix."""
+        """Return the attributes of the spans of an operation, without their prefix."""
         return [
             {
                 name.removeprefix("catga_store."): value
@@ -57,7 +57,7 @@ class Seen:
         ]
 
     def span(self, operation: str) -> ReadableSpan:
-        """Answer the only span of an operation."""
+        """Return the only span of an operation."""
         (span,) = [
             span
             for span in self.spans.get_finished_spans()
@@ -66,7 +66,7 @@ class Seen:
         return span
 
     def count(self, metric: str, **about: str) -> float:
-        """Answer the sum of a metric, a histogram's number of values."""
+        """Return the sum of a metric, a histogram's number of values."""
         data = self.metrics.get_metrics_data()
         return sum(
             getattr(point, "value", getattr(point, "count", 0))

@@ -36,7 +36,7 @@ def new(flow_id: str = "f", **fields: Any) -> cs.FlowSnapshot[Any]:
 
 
 def outcomes_of(plan: Plan, revision: str = "r") -> tuple[records.Outcome, ...]:
-    """Answer what a store says that has applied every change as planned."""
+    """Return what a store says that has applied every change as planned."""
     found = []
     for change in plan.changes:
         if isinstance(change, records.Put):

@@ -65,7 +65,7 @@ def histories(store: cs.Store) -> dict[str, list[Row]]:
 
 
 def expected(rows: list[Row]) -> dict[str, list[Row]]:
-    """Answer what `histories` must be."""
+    """Return what `histories` must be."""
     cases: dict[str, list[Row]] = {}
     for case, *event in rows:
         cases.setdefault(case, []).append(tuple(event))

@@ -150,7 +150,7 @@ class Listener:
         self.port = self._socket.getsockname()[1]
 
     def serve(self) -> None:
-        """Greet who comes, and read what it sends until it leaves."""
+        """Greet each client, and read what it sends until it leaves."""
         with contextlib.suppress(OSError):
             while True:
                 peer, _ = self._socket.accept()

@@ -36,7 +36,7 @@ LEASE = timedelta(seconds=30)
 
 
 def say(what: object) -> None:
-    """Tell the test; it may kill this process as soon as it has read the line."""
+    """Print a line for the test; it may kill this process as soon as it has read the line."""
     sys.stdout.write(f"{json.dumps(what)}\n")
     sys.stdout.flush()
 

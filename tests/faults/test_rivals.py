@@ -55,7 +55,7 @@ class Overtaken:
 
 @pytest.fixture
 def rival(open_more: Opener) -> cs.Store:
-    """Open the store of the one who writes in between."""
+    """Open the store of the rival that writes in between."""
     return open_more(owner="rival")
 
 

@@ -33,7 +33,7 @@ from catga_store.testing.interleavings.sequential_model import step
 def event(  # noqa: PLR0917  the columns of a history
     actor: str, name: str, given: Any, answer: Any, called: int, answered: int = 99
 ) -> Event:
-    """Answer one event; one without an end is never answered."""
+    """Return one event; one without an end is never answered."""
     return Event(actor, name, given, answer, called, answered)
 
 
@@ -173,7 +173,7 @@ AGAIN = (False, True, False, "SATISFIED")
 
 
 def handed(version: int, owner: str, outcome: str | None = "SATISFIED") -> Claimed:
-    """Answer the parent as its owner was handed it, with all that its children said by then."""
+    """Return the parent as its owner claimed it, with all that its children said by then."""
     seen = Seen(f"r{version}", version, 0, "SUSPENDED", owner, LATER)
     done = frozenset({"a", "b"}) if outcome is not None else frozenset[str]()
     return Claimed(seen, f"c{version}", outcome, done)
@@ -322,7 +322,7 @@ KNOWN_BAD = {
         event("a", "complete", ("b", True), LAST, 3, 3),
         event("b", "claim_due", "b", None, 4, 4),
     ],
-    "a parent is handed out without an accepted result": [
+    "a parent is claimed without an accepted result": [
         MADE,
         SUSPENDED._replace(given=(Base("r1"), BOTH._replace(overdue=True))),
         event("b", "complete", ("a", True), FIRST, 3, 3),

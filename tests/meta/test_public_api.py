@@ -132,7 +132,7 @@ def parsed(source: str) -> tuple[str, list[str]]:
 
 
 def members(kind: type) -> dict[str, Any]:
-    """Answer the public members of a class, inherited ones too."""
+    """Return the public members of a class, inherited ones too."""
     return {
         name: inspect.getattr_static(kind, name)
         for name in dir(kind)
@@ -141,7 +141,7 @@ def members(kind: type) -> dict[str, Any]:
 
 
 def parameters(function: Any) -> list[tuple[str, Any, Any]]:
-    """Answer name, kind and default of each parameter."""
+    """Return name, kind and default of each parameter."""
     return [
         (one.name, one.kind, one.default)
         for one in inspect.signature(inspect.unwrap(function)).parameters.values()
@@ -154,7 +154,7 @@ def public() -> Iterator[tuple[str, Any]]:
 
 
 def documented() -> Iterator[tuple[str, Any]]:
-    """Answer everything public by its dotted name."""
+    """Return everything public by its dotted name."""
     for name in cs.__all__:
         thing = getattr(cs, name)
         yield name, thing

@@ -417,7 +417,7 @@ class Soak:
         self.children.insert(place, self.children.pop())
 
     def end(self) -> None:
-        """Tell all to stop, and wait."""
+        """Stop all, and wait."""
         (self.directory / "stop").touch()
         for child in self.children:
             assert child.wait(LONG) == 0, self.said()
@@ -431,7 +431,7 @@ class Soak:
 
 
 def finish(soak: Soak) -> None:
-    """Do what is left: after the last lease everything that is not over is handed out, or completed."""
+    """Do what is left: after the last lease everything that is not over is claimed, or completed."""
     worker = Worker(soak.url, soak.directory, "the last")
     with worker.store as store, worker.log:
         for _ in range(10 * (STEPS + 2)):
@@ -620,7 +620,7 @@ def check_steps(store: cs.Store, history: History, name: str, flow: cs.FlowSnaps
         wait = store.get_wait_condition(wait_name)
         assert wait is not None
         assert wait.outcome.name == outcome != "PENDING"
-        assert set(children) == set(wait.results), f"{wait_name} was handed out with {children}"
+        assert set(children) == set(wait.results), f"{wait_name} was claimed with {children}"
 
     claims = {version for version, deed in history.writers[name].items() if deed.name == "claim"}
     for version, deed in history.writers[name].items():

@@ -137,14 +137,14 @@ def wrong_listings(store: cs.Store) -> list[str]:
 
 
 def wrong_claims(store: cs.Store) -> list[str]:
-    """Claim all that is due: return what is due and not handed out, or handed out twice."""
+    """Claim all that is due: return what is due and not claimed, or claimed twice."""
     due = {flow.flow_id for flow in store.iter_flows() if flow.due_at and not flow.owner}
     claimed: list[str] = []
     while batch := store.claim_due(lease=timedelta(hours=1), limit=100):
         claimed += [flow.flow_id for flow in batch]
 
     twice = {flow_id for flow_id in claimed if claimed.count(flow_id) > 1}
-    found = [f"{flow_id} was handed out twice" for flow_id in sorted(twice)]
+    found = [f"{flow_id} was claimed twice" for flow_id in sorted(twice)]
     return found + [f"{flow_id} is due and not found" for flow_id in sorted(due - {*claimed})]
 
 

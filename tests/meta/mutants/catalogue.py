@@ -1062,7 +1062,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "nats-due-hint-believed",
-        "a flow is handed out because an entry says that it is due",
+        "a flow is claimed because an entry says that it is due",
         "stores/nats/listings.py",
         "head.due_ms is not None\n                    and head.due_ms <= now_ms\n"
         "                    and (head.expires_ms",

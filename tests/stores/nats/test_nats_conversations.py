@@ -557,7 +557,7 @@ def test_batch_of_unknown_extent_is_uncertain() -> None:
 
 
 def fenced(request: Resolve) -> Answer:
-    """Answer what an earlier `resolve` of the same commit has left."""
+    """Return what an earlier `resolve` of the same commit has left."""
     return stored(LAYOUT.log(request.id), b'{"layout":1,"fenced":true}', 50)
 
 

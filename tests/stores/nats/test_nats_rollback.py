@@ -427,7 +427,7 @@ def test_leader_is_asked_once_in_a_while(
 
 
 def test_empty_stream_where_there_was_a_store_is_an_error(server: NatsServer) -> None:
-    """It is not taken for an empty store, by who has seen the other."""
+    """A client that has seen the other store does not take it for an empty one."""
     with cs.NatsStore(server.url) as store:
         store.create(cs.FlowSnapshot("f", state={}))
         with_client(server.url, lambda client: client.ask(f"$JS.API.STREAM.DELETE.{STREAM}"))

@@ -126,7 +126,7 @@ def test_a_server_that_is_too_old(nats_server: NatsServer) -> None:
 
 
 def ask_version(server: NatsServer) -> str:
-    """Answer what the server says when it is connected to."""
+    """Return what the server says when it is connected to."""
     with socket.create_connection((server.host, server.port)) as connection:
         info = connection.makefile("rb").readline()
 

@@ -70,7 +70,7 @@ def store(path: Path) -> Iterator[cs.SQLiteStore]:
 
 
 def wire_of(store: cs.Store) -> Any:
-    """Answer what performs a store's calls."""
+    """Return what performs a store's calls."""
     driver: Any = store._driver
     return driver.transport
 
@@ -845,7 +845,7 @@ def test_an_edited_flow_is_not_written_over(path: Path, store: cs.SQLiteStore, e
 
 
 def result_of(store: cs.Store, correlation_id: str) -> object:
-    """Answer what the child of a condition has sent."""
+    """Return what the child of a condition has sent."""
     wait = store.get_wait_condition(correlation_id)
     assert wait is not None
     return wait.results["child"].result
@@ -883,7 +883,7 @@ CLAIM_EDITS = [
 def test_claimers_pass_over_what_they_cannot_read(
     path: Path, caplog: pytest.LogCaptureFixture, statement: str, edit: str, limit: int
 ) -> None:
-    """The others are handed out, once each; what is broken is logged and stays."""
+    """The others are claimed, once each; what is broken is logged and stays."""
     failures._warned.clear()
     claimed: list[str] = []
     with cs.SQLiteStore(path) as store, caplog.at_level(logging.WARNING, "catga_store"):

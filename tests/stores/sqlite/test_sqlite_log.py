@@ -211,7 +211,7 @@ def test_removed_index_refuses_the_process_for_good(
 def test_closing_after_the_index_was_removed_loses_nothing(
     path: Path, store: cs.SQLiteStore
 ) -> None:
-    """Who has the removed index does not fold the log in, which has grown since."""
+    """A process that has the removed index does not fold the log in, which has grown since."""
     path.with_name("flows.db-shm").unlink()
     with started(path) as late:
         assert late("create", "late") is None
