@@ -35,7 +35,7 @@ LONG = 60
 
 
 def an_hour_away(store: cs.Store) -> tuple[cs.FlowSnapshot[Any], Record]:
-    """Create a flow that is due in an hour; answer it, and what is stored of it."""
+    """Create a flow that is due in an hour; return it, and what is stored of it."""
     flow = cs.FlowSnapshot[Any]("order-1", state={}, due_at=store.now() + timedelta(hours=1))
     store.create(flow)
     (record,) = store._run(ask(Read((flow.key,), 0)))
