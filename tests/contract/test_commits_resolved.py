@@ -50,7 +50,7 @@ def change_many(session: cs.Session) -> None:
 def test_applied_commit_is_taken_over(
     faulty: cs.Store, faults: Faults, change: Callable[[cs.Session], None]
 ) -> None:
-    """The receipt is that of the commit, the objects have their versions, the session goes on."""
+    """The receipt is that of the commit, the objects have their versions, the session continues."""
     with faulty.session() as session:
         change(session)
         flow = session.get_one("f")

@@ -305,7 +305,7 @@ def _jetstream(seen: _Seen) -> Finding:
         return Finding(
             "JetStream",
             "problem",
-            "it is not enabled on the server, or this account may not use it",
+            "it is not enabled on the server, or this account is not allowed to use it",
             "no worker can use the store: it keeps its records in JetStream",
             "enable it: nats-server -js, or `jetstream: enabled` for the account",
         )

@@ -147,7 +147,7 @@ def _check_server(greeting: Greeting) -> None:
 def _check_jetstream(greeting: Greeting) -> None:
     if not greeting.jetstream:
         message = (
-            "the NATS server runs without JetStream, or this account may not use it; enable it"
+            "the NATS server runs without JetStream, or this account is not allowed to use it; enable it"
             " (nats-server -js, or jetstream in its configuration); nothing was written"
         )
         raise StoreConfigError(message)

@@ -310,7 +310,7 @@ def test_an_account_that_may_not_use_jetstream() -> None:
     with (
         NatsServer(accounts) as server,
         cs.open_store(f"nats://u:p@{server.host}:{server.port}", timeout=SHORT) as store,
-        pytest.raises(cs.StoreConfigError, match=r"this (NATS )?account may not use"),
+        pytest.raises(cs.StoreConfigError, match=r"this (NATS )?account is not allowed to use"),
     ):
         store.ping()
 
