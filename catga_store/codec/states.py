@@ -40,9 +40,9 @@ not a list. `deque`, `OrderedDict`, `Path`, callables and all classes not named 
 | attributes that are not fields | refused when written; those of a `cached_property` are not kept |
 | a class whose `__init__` does not take exactly its fields (an `InitVar`, its own `__init__`) | refused |
 
-A state whose type has a converter or a `__post_init__`, at any depth, is read back at each write: it
-is refused if its class would refuse or change it. That costs a decoding and a second encoding; other
-types pay nothing.
+A state whose type has a converter, a `__post_init__`, or an `__init__` or access of its own, at any
+depth, is read back at each write: it is refused if its class would refuse or change it. That costs a
+decoding and a second encoding; other types pay nothing.
 
 **Reading is strict**, as other versions of the code may have written: an unknown field is refused,
 because the next write would lose it; a missing field takes its default. So adding a field with a

@@ -24,6 +24,8 @@ class BaseStore:
     """State and plain methods of a store, the same on both APIs."""
 
     _watch: Watch | None = None
+    _place = ""  # for the repr in a traceback of a store that could not be made
+    _closed = False
 
     def __init__(self, driver: Any, settings: Settings, place: str = "") -> None:
         self._driver = driver

@@ -279,6 +279,78 @@ class Setting:
         object.__setattr__(self, name, value + 1)
 
 
+@attrs.define(slots=False)
+class SettingAttrs:
+    """A `__setattr__` of its own, of an attrs class."""
+
+    number: int
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value + 1)
+
+
+@dataclasses.dataclass
+class Doubling:
+    """An `__init__` of its own that takes its fields."""
+
+    number: int
+
+    def __init__(self, number: int) -> None:
+        self.number = number * 2
+
+
+@attrs.define(init=False)
+class DoublingAttrs:
+    """The same of an attrs class."""
+
+    number: int
+
+    def __init__(self, number: int) -> None:
+        self.number = number * 2
+
+
+@dataclasses.dataclass
+class Reading:
+    """Its fields are read in its own way."""
+
+    number: int
+
+    def __getattribute__(self, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        return value + 1 if name == "number" else value
+
+
+class Meta(type):
+    """Makes instances in its own way."""
+
+    def __call__(cls, number: int) -> Any:
+        return super().__call__(number + 1)
+
+
+@dataclasses.dataclass
+class Called(metaclass=Meta):
+    """Its metaclass changes what it is made of."""
+
+    number: int
+
+
+class Counter:
+    """A descriptor that counts up what is set."""
+
+    def __get__(self, instance: Any, _owner: object = None) -> int:
+        return 0 if instance is None else instance.__dict__["number"]
+
+    def __set__(self, instance: Any, value: int) -> None:
+        instance.__dict__["number"] = value + 1
+
+
+@dataclasses.dataclass
+class Described:
+    """Its field is a descriptor, which looks like a default of the class."""
+
+    number: int = Counter()  # type: ignore[assignment]  as the documentation of dataclasses does
+
+
 @dataclasses.dataclass
 class Tidy:
     """Its `__post_init__` leaves alone what it has made."""
@@ -298,6 +370,12 @@ class Tidy:
         (list[Shouting], [Shouting("a")], "$.field[0].text"),
         (dict[str, Counting], {"a b": Counting(1)}, "$.field['a b'].number"),
         (Setting | None, Setting(1), "$.field.number"),
+        (SettingAttrs, SettingAttrs(1), "$.field.number"),
+        (Doubling, Doubling(1), "$.field.number"),
+        (DoublingAttrs, DoublingAttrs(1), "$.field.number"),
+        (Reading, Reading(1), "$.field.number"),
+        (Called, Called(1), "$.field.number"),
+        (Described, Described(1), "$.field.number"),
     ],
 )
 def test_a_value_that_reading_changes_is_refused(kind: Any, value: Any, path: str) -> None:

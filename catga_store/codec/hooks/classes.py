@@ -117,23 +117,47 @@ def check_class(cls: Any, fields: Sequence[Field]) -> None:
 
 
 def converts(cls: Any, fields: Sequence[Field]) -> bool:
-    """Whether making an instance may change the values that it is made of."""
-    if is_attrs(cls):
-        hooked = hasattr(cls, "__attrs_post_init__")
-        return hooked or any(field.init and field.converter is not None for field in fields)
+    """Whether making an instance, or reading its fields, may change the values that it is made of."""
+    if (
+        cls.__new__ is not object.__new__
+        or cls.__getattribute__ is not object.__getattribute__
+        or type(cls).__call__ is not type.__call__
+    ):
+        return True
 
-    # A `__setattr__` of its own, or descriptors, may do what they like; frozen ones are generated.
-    params: Any = cls.__dataclass_params__
-    sets = not params.frozen and cls.__setattr__ is not object.__setattr__
-    descriptors = (getattr(cls, field.name, None) for field in fields)
+    if is_attrs(cls):
+        return (
+            hasattr(cls, "__attrs_post_init__")
+            or hasattr(cls, "__attrs_init__")  # there is an `__init__` of its own
+            or _sets_in_its_own_way(cls)
+            or any(field.init and field.converter is not None for field in fields)
+        )
+
+    code = getattr(cls.__init__, "__code__", None)
+    is_own = code is None or "__create_fn__" not in code.co_qualname
+    descriptors = (inspect.getattr_static(cls, field.name, None) for field in fields)
     return (
-        sets
+        is_own
+        or _sets_in_its_own_way(cls)
         or hasattr(cls, "__post_init__")
         or any(
             hasattr(d, "__set__") and not isinstance(d, types.MemberDescriptorType)
             for d in descriptors
         )
     )
+
+
+def _sets_in_its_own_way(cls: Any) -> bool:
+    """Whether there is a `__setattr__` that neither attrs nor dataclasses has made."""
+    setter = cls.__setattr__
+    if setter is object.__setattr__ or getattr(cls, "__attrs_own_setattr__", False):
+        return False
+
+    if is_attrs(cls):
+        return str(getattr(setter, "__module__", "")) != "attr._make"  # that of frozen classes
+
+    params: Any = cls.__dataclass_params__
+    return not params.frozen
 
 
 def _extras_check(cls: type, label: str, fields: Sequence[Field]) -> Callable[[Any], None] | None:
