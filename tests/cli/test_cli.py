@@ -140,7 +140,7 @@ def test_ls_continues_at_a_cursor(url: str) -> None:
     assert len(answer("ls", "--limit", "1", "--all", url=url)["flows"]) == 4
 
 
-def test_show_tells_everything_about_a_flow(url: str) -> None:
+def test_show_prints_everything_about_a_flow(url: str) -> None:
     """State as it is stored, the condition it waits for as it is now, and its progress."""
     flow = answer("show", "waiting", url=url)
     assert flow["state"] == [1, {"a": None}]

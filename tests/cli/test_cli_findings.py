@@ -382,7 +382,7 @@ def test_a_stream_that_takes_in_others() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_stream_that_the_server_does_not_tell_of() -> None:
+async def test_a_stream_that_the_server_does_not_show() -> None:
     """An error that is not its absence is one: there may be flows in it."""
     error = {"code": 503, "err_code": 10008, "description": "temporarily unavailable"}
 

@@ -420,7 +420,7 @@ def test_an_error_leaves_the_object_alone(store: cs.Store) -> None:
     assert flow.version == 2
 
 
-def test_what_was_handed_out_is_the_callers(store: cs.Store) -> None:
+def test_a_returned_object_is_the_callers(store: cs.Store) -> None:
     """Changing a state after a write, or after a read, changes nothing that is stored."""
     flow = cs.FlowSnapshot("f", state={"items": [1]})
     store.create(flow)

@@ -46,7 +46,7 @@ def fill(store: cs.Store, clock: ManualClock, number: int) -> list[str]:
     return names[::-1]
 
 
-def test_a_summary_tells_all_but_the_state(store: cs.Store, clock: ManualClock) -> None:
+def test_a_summary_shows_all_but_the_state(store: cs.Store, clock: ManualClock) -> None:
     """Every field of a summary is what the stored flow says."""
     store.create(cs.FlowSnapshot("o", state=Order(1), position=cs.FlowPosition((1, 2))))
     clock.advance(SECOND)

@@ -206,7 +206,7 @@ def test_a_condition_whose_parent_is_gone_expires_in_the_end(
     assert store.query_wait_conditions().items == ()
 
 
-def test_early_completions_expire_after_the_latest(store: cs.Store, clock: ManualClock) -> None:
+def test_pending_completions_expire_after_the_latest(store: cs.Store, clock: ManualClock) -> None:
     """Without a condition, completions are kept for `waits` from the latest of them."""
     store.complete_child("w", "a")
     clock.advance(DAY - MS)

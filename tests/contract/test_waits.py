@@ -202,7 +202,7 @@ def test_completions_do_not_change_the_version(store: cs.Store) -> None:
 # --- completions that come first ----------------------------------------------------------------
 
 
-def test_early_completions_are_kept(store: cs.Store) -> None:
+def test_pending_completions_are_kept(store: cs.Store) -> None:
     """Without a condition a completion is accepted once, and counted when the condition comes."""
     assert store.complete_child("w", "a", result=1) == answer(accepted=True)
     assert store.complete_child("w", "a", result=2) == answer(duplicate=True)
@@ -215,7 +215,7 @@ def test_early_completions_are_kept(store: cs.Store) -> None:
 
 
 @pytest.mark.parametrize("wait_type", list(cs.WaitType))
-def test_early_completions_may_satisfy(store: cs.Store, wait_type: cs.WaitType) -> None:
+def test_pending_completions_may_satisfy(store: cs.Store, wait_type: cs.WaitType) -> None:
     """`set_wait_condition` is then the call that returns `now_satisfied`."""
     assert not store.complete_child("w", "a").now_satisfied
     assert not store.complete_child("w", "b", success=False).now_satisfied
@@ -232,7 +232,7 @@ def test_early_failures_do_not_satisfy_when_any(store: cs.Store) -> None:
     assert store.complete_child("w", "b").now_satisfied
 
 
-def test_early_completions_of_strangers_do_not_count(store: cs.Store) -> None:
+def test_pending_completions_of_strangers_do_not_count(store: cs.Store) -> None:
     """Only children of the definition that comes are counted and shown."""
     store.complete_child("w", "stranger")
     assert store.set_wait_condition(wait_for("w", "a")) is False
@@ -240,7 +240,7 @@ def test_early_completions_of_strangers_do_not_count(store: cs.Store) -> None:
     assert store.complete_child("w", "a").now_satisfied
 
 
-def test_clear_forgets_early_completions_only_with_a_condition(store: cs.Store) -> None:
+def test_clear_forgets_pending_completions_only_with_a_condition(store: cs.Store) -> None:
     """Without a condition there is nothing to clear, and pending completions stay."""
     store.complete_child("w", "a")
     assert store.clear_wait_condition("w") is False
@@ -446,7 +446,7 @@ def test_an_ended_wait_is_satisfied_once_in_its_life(store: cs.Store) -> None:
 # --- clear --------------------------------------------------------------------------------------
 
 
-def test_a_cleared_condition_tells_latecomers(store: cs.Store, clock: ManualClock) -> None:
+def test_a_cleared_condition_reports_its_outcome(store: cs.Store, clock: ManualClock) -> None:
     """The tombstone stays for `Retention.waits`: completions are not kept, and get CANCELLED."""
     store.set_wait_condition(wait_for("w", "a", "b"))
     store.complete_child("w", "a")
@@ -463,7 +463,7 @@ def test_a_cleared_condition_tells_latecomers(store: cs.Store, clock: ManualCloc
 
 
 @pytest.mark.parametrize("how", [SATISFIED, TIMED_OUT])
-def test_a_marker_remembers_how_the_wait_ended(store: cs.Store, how: cs.WaitOutcome) -> None:
+def test_a_tombstone_remembers_how_the_wait_ended(store: cs.Store, how: cs.WaitOutcome) -> None:
     """What had ended before it was cleared is reported as it ended."""
     store.set_wait_condition(wait_for("w", "a"))
     if how is SATISFIED:
@@ -477,7 +477,7 @@ def test_a_marker_remembers_how_the_wait_ended(store: cs.Store, how: cs.WaitOutc
     assert store.complete_child("w", "a") == answer(outcome=how)
 
 
-def test_set_over_a_marker_starts_afresh(store: cs.Store, clock: ManualClock) -> None:
+def test_set_over_a_tombstone_starts_afresh(store: cs.Store, clock: ManualClock) -> None:
     """Version, `created_at` and completions begin again."""
     store.set_wait_condition(wait_for("w", "a", "b"))
     store.complete_child("w", "a")
@@ -666,7 +666,7 @@ def test_a_suspend_that_is_refused_queues_nothing(store: cs.Store) -> None:
 # --- waits are work -----------------------------------------------------------------------------
 
 
-def test_a_satisfied_parent_is_handed_out(store: cs.Store) -> None:
+def test_a_satisfied_parent_is_claimed(store: cs.Store) -> None:
     """From the last completion on, `claim_due` finds the parent; its wait shows every result."""
     suspended(store, wait_for("w", "a", "b"))
     assert due(store) == []
@@ -687,7 +687,7 @@ def test_a_satisfied_parent_is_handed_out(store: cs.Store) -> None:
     assert due(store) == []
 
 
-def test_an_overdue_parent_is_handed_out_as_timed_out(store: cs.Store, clock: ManualClock) -> None:
+def test_an_overdue_parent_is_claimed_as_timed_out(store: cs.Store, clock: ManualClock) -> None:
     """The condition is closed as TIMED_OUT in the commit that claims its parent."""
     suspended(store, wait_for("w", "a", "b", timeout=MINUTE))
     store.complete_child("w", "a", result=1)
@@ -714,7 +714,7 @@ def test_a_completion_after_the_deadline_still_counts(store: cs.Store, clock: Ma
 
 
 @pytest.mark.parametrize("how", [TIMED_OUT, CANCELLED])
-def test_a_parent_of_a_wait_that_was_closed_is_handed_out(
+def test_a_parent_of_a_wait_that_was_closed_is_claimed(
     store: cs.Store, how: cs.WaitOutcome
 ) -> None:
     """A wait that was closed by hand is over: its parent is due."""
@@ -727,7 +727,7 @@ def test_a_parent_of_a_wait_that_was_closed_is_handed_out(
     assert parent.wait_condition.outcome is how
 
 
-def test_early_completions_wake_the_parent_at_once(store: cs.Store) -> None:
+def test_pending_completions_wake_the_parent_at_once(store: cs.Store) -> None:
     """If the children were faster than `suspend`, the parent is due as soon as it is written."""
     store.complete_child("w", "a", result=1)
     with store.session() as session:
@@ -771,7 +771,7 @@ def test_an_ended_wait_wakes_its_parent_again_until_it_is_claimed(
 
 @pytest.mark.parametrize("claimed_by", ["claim_due", "claim"])
 @pytest.mark.parametrize("ended_by", ["completion", "deadline"])
-def test_an_ended_wait_is_handed_out_once(
+def test_an_ended_wait_wakes_its_parent_once(
     store: cs.Store, clock: ManualClock, claimed_by: str, ended_by: str
 ) -> None:
     """When the parent was claimed and has gone on, its wait does not wake it any more."""
@@ -877,7 +877,7 @@ def test_a_wait_that_ends_while_its_parent_is_held_wakes_it_on_release(
     assert due(store) == []
 
 
-def test_an_overdue_wait_of_a_held_parent_is_closed_when_it_is_handed_out(
+def test_an_overdue_wait_of_a_held_parent_is_closed_by_its_claim(
     store: cs.Store, clock: ManualClock
 ) -> None:
     """A deadline that passes during a claim is not lost."""
@@ -1003,7 +1003,7 @@ def test_a_claimed_parent_that_was_only_read_keeps_its_wait(store: cs.Store) -> 
     assert store.complete_child("w", "a").now_satisfied
 
 
-def test_a_parent_that_has_ended_is_not_handed_out(store: cs.Store, clock: ManualClock) -> None:
+def test_a_parent_that_has_ended_is_not_claimed(store: cs.Store, clock: ManualClock) -> None:
     """A terminal or deleted parent stays away, and does not stand in the way of others."""
     for flow_id in ("done", "gone", "live"):
         suspended(store, wait_for(f"w-{flow_id}", "a"), flow_id)

@@ -318,7 +318,7 @@ def suspend(store: cs.Store, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("ending", ["satisfied", "timed out"])
-def test_a_parent_whose_resumer_is_killed_is_handed_out_again(
+def test_a_parent_whose_resumer_is_killed_is_claimed_again(
     store: cs.Store,
     time: Time,
     start: Callable[[Callable[[str], None]], Program],

@@ -270,7 +270,7 @@ def test_servers_run(tmp_path: Path) -> None:
     assert code == 0, said
 
 
-def test_a_scratch_namespace_is_beside_and_goes(tmp_path: Path) -> None:
+def test_a_scratch_namespace_is_separate_and_removed(tmp_path: Path) -> None:
     """A file of its own that is deleted, the named one untouched; another prefix; another bucket."""
     mine = f"sqlite:///{tmp_path}/mine.db"
     with cs.open_store(mine) as store:

@@ -209,7 +209,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "outage-as-none",
-        "a store that is away returns that there is no such flow",
+        "an outage is returned as a missing flow",
         "core/records.py",
         '    key = flow_key(check_id(flow_id, "a flow id"))\n'
         "    (record,) = yield Read((key,), context.settings.now_ms())\n",
@@ -221,7 +221,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (*FAULTS, "tests/stores/sqlite/test_sqlite_faults.py"),
     ),
     Mutant(
-        "session-goes-on-after-a-lost-commit",
+        "session-continues-after-a-lost-commit",
         "a session whose commit has no known outcome stays open",
         "core/sessions.py",
         "        unit.lose(error, plan, now_ms)\n        raise\n",
@@ -279,7 +279,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (*WAITS, *MACHINE),
     ),
     Mutant(
-        "early-completion-dropped",
+        "pending-completion-dropped",
         "what completes before its condition is forgotten",
         RULES,
         "    tables.write_item(change.key, change.child, kept, change.payload)\n",
@@ -306,7 +306,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (*WAITS, *MACHINE),
     ),
     Mutant(
-        "any-waits-for-ever",
+        "any-waits-forever",
         "a condition that waits for the first success never ends if all fail",
         RULES,
         "    return done == expected or (any_of and well > 0)\n",
@@ -494,7 +494,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (*RETENTION, *MACHINE),
     ),
     Mutant(
-        "failed-flow-goes-early",
+        "failed-flow-expires-early",
         "a failed flow is kept no longer than a completed one",
         "core/writes.py",
         "retention.failed if status is FlowStatus.FAILED else retention.flows\n",
@@ -832,7 +832,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/stores/sqlite/test_sqlite_log.py",),
     ),
     Mutant(
-        "sqlite-early-completion-dropped",
+        "sqlite-pending-completion-dropped",
         "what completes before its condition is forgotten when that is set",
         "stores/sqlite/tables.py",
         'DO UPDATE SET member = 1"',
