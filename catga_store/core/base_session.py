@@ -124,9 +124,9 @@ class BaseSession:
 
         The flow is not attached to the session, and the object is not changed. So workers that act
         for one owner, each with a session of its own, can commit at the same time under one claim,
-        also while the owner writes the flow. Once the claim is lost or given back, the commit
+        also while the owner writes the flow. Once the claim is lost or released, the commit
         raises `ClaimLostError` (`FlowNotFoundError` if the flow is gone) and writes nothing. A
-        claim whose lease is over stands until somebody else claims the flow.
+        claim whose lease is over stands until another owner claims the flow.
 
         Like a check, it is for the next commit, and it makes that a commit if there is nothing else
         to write. It is part of the same round trip, and the flow must be in the same partition.

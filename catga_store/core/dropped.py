@@ -45,7 +45,7 @@ def warn_of_dropped(flow: FlowSnapshot[Any]) -> None:
                 flow.key,
                 ", ".join(changed),
             )
-    except Exception:  # noqa: BLE001  a handler of the program's may raise anything, here to nobody
+    except Exception:  # noqa: BLE001  a handler of the program's may raise anything, and no caller is here
         return
 
 

@@ -256,7 +256,7 @@ async def test_transact_gives_up(astore: cs.AsyncStore) -> None:
         await astore.transact(miss)
 
     assert len(calls) == 3
-    with pytest.raises(cs.UsageError, match="transact calls a function"):
+    with pytest.raises(cs.UsageError, match="transact: expected a function"):
         await astore.transact(None)  # type: ignore[arg-type]
 
     with pytest.raises(cs.UsageError, match="must be async: nothing was committed; it returned 5"):

@@ -339,7 +339,7 @@ class Renew:
 
 @dataclass(frozen=True)
 class Guard:
-    """Check that a claim stands, whoever has written the flow since, and renew its lease."""
+    """Check that a claim stands, even if the flow has been written since, and renew its lease."""
 
     flow_id: str
     base: Flow

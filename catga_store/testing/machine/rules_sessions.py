@@ -397,7 +397,7 @@ class SessionRules(ClaimRules):
     @precondition(lambda self: any(copy.claim is not None for copy in self.flows))
     @rule(number=session, which=which, commit=st.booleans())
     def session_guard(self, number: int, which: int, commit: bool) -> None:
-        """Commit under a claim that somebody else may have by then."""
+        """Commit under a claim that another owner may have by then."""
         opened = self.opened(number)
         copies = [copy for copy in self.flows if copy.claim is not None]
         copy = self.pick(copies, which)
