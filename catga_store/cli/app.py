@@ -71,6 +71,14 @@ _ARGUMENTS = "catga_store.arguments"
 _UsageError: Any = typer.BadParameter.__mro__[1]  # of click, which newer versions of typer hide
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def _hex(control: re.Match[str]) -> str:
+    """Write a control character as typer does in its messages since 0.29."""
+    return f"\\x{ord(control[0]):02x}"
+
+
 @contextmanager
 def _masked(ctx: Any) -> Generator[None]:
     """Mask the URLs among the arguments where an error quotes them."""
@@ -81,7 +89,7 @@ def _masked(ctx: Any) -> Generator[None]:
             _, equals, value = argument.partition("=")
             for text in (argument, value) if equals and argument.startswith("-") else (argument,):
                 if re.search("://|@", text):
-                    for quoted in (text, repr(text)[1:-1]):
+                    for quoted in (text, repr(text)[1:-1], _CONTROL.sub(_hex, text)):
                         error.message = error.message.replace(quoted, mask_url(text))
 
         raise

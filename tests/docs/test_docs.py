@@ -70,8 +70,11 @@ def run(line: str, directory: Path) -> str:
         words[:1] = [sys.executable, "-m", "catga_store"]
 
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}"}
-    if not IS_INSTALLED:
-        environment["PYTEST_ADDOPTS"] = "-p catga_store.testing.plugin"
+    # A page is about its own plugins: pytest-asyncio, where it is installed, warns in every run.
+    options = "-p no:asyncio" if "pytest-asyncio" not in line else ""
+    environment["PYTEST_ADDOPTS"] = options + (
+        "" if IS_INSTALLED else " -p catga_store.testing.plugin"
+    )
 
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
