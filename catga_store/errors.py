@@ -187,7 +187,10 @@ class StaleFlowError(ConflictError):
 
 
 class ClaimLostError(StaleFlowError):
-    """The flow was claimed by its caller, and has been written or claimed by another caller since."""
+    """The flow was claimed by its caller, and the claim is lost.
+
+    Another caller has written or claimed the flow since, or the lease was over before `claim` returned.
+    """
 
 
 class FlowClaimedError(ConflictError):

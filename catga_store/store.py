@@ -484,7 +484,8 @@ class Store(BaseBlockingStore):
         there is no such flow. The flow counts as notified of its waits that have ended;
         `wait_condition` shows the one it suspended on if that has ended, else the newest.
         `StateTypeError` if the flow is stored with another type than `state_type`, which is as for
-        `claim_due`. Costs three round trips, one more for a parent.
+        `claim_due`. `ClaimLostError` if the lease ends before this call returns. Costs three round
+        trips, one more for a parent.
         """
         return self._run(
             claims.claim(

@@ -284,7 +284,19 @@ def claim(
         claimed: list[FlowSnapshot[Any]] = []
         yield from _commit_plans(context, [plan], now_ms, claimed)
         if claimed:
-            return claimed[0]
+            return _in_time(claimed[0], context.settings.now_ms(), lease_ms)
+
+
+def _in_time(flow: FlowSnapshot[Any], now_ms: int, lease_ms: int) -> FlowSnapshot[Any]:
+    """The flow, if its lease is not over yet; another worker may have it then."""
+    if is_held(_head_of_claimed(flow), now_ms):
+        return flow
+
+    message = (
+        f"the claim on {flow.key} was over before claim() returned, which took longer than the"
+        f" lease of {lease_ms} ms; the flow is due again; pass a longer lease"
+    )
+    raise ClaimLostError(message, flow_id=flow.flow_id, expected=flow.version, actual=None)
 
 
 def extend(

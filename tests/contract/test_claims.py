@@ -367,9 +367,31 @@ def test_claim_waits_for_the_others_lease_to_end(open_more: Opener) -> None:
     store = open_more(clock=running)
     store.create(new())
     store.claim("f", owner="w-1", lease=timedelta(seconds=45))
-    taken = store.claim("f", owner="w-2", timeout=MINUTE)
+    taken = store.claim("f", owner="w-2", timeout=MINUTE, lease=timedelta(hours=1))
     assert taken.owner == "w-2"
     assert taken.version == 3
+
+
+def test_claim_that_took_longer_than_its_lease_is_lost(open_more: Opener) -> None:
+    """The flow may be another worker's already, so it is not handed out; it stays due."""
+    inner = ManualClock()
+
+    def running() -> datetime:
+        return inner.advance(timedelta(seconds=10))
+
+    store = open_more(clock=running)
+    store.create(new())
+    with pytest.raises(cs.ClaimLostError, match="longer than the lease of 5000 ms") as caught:
+        store.claim("f", owner="w-1", lease=timedelta(seconds=5))
+
+    assert (caught.value.flow_id, caught.value.expected) == ("f", 2)
+    with store.session() as session:
+        with pytest.raises(cs.ClaimLostError):
+            session.claim("f", owner="w-1", lease=timedelta(seconds=5))
+
+        assert session.dirty == ()
+
+    assert store.claim("f", owner="w-2", lease=timedelta(hours=1)).version == 4
 
 
 def test_claim_gives_up_waiting(store: cs.Store, claimed: Flow) -> None:
