@@ -19,6 +19,7 @@ from catga_store import codec
 from catga_store.errors import EncodingError
 from catga_store.errors import StateTypeError
 from catga_store.errors import UsageError
+from catga_store.protocol.masking import shown
 
 __all__ = ["Upcaster", "flow_state", "lift"]
 
@@ -72,9 +73,8 @@ def flow_state(
     """
     _check_name(name)
     if type(version) is not int or version < 1:
-        message = (
-            f"the version of state type {name!r} must be an int of at least 1, not {version!r}"
-        )
+        found = shown(version)
+        message = f"the version of state type {name!r} must be an int of at least 1, not {found}"
         raise UsageError(message)
 
     steps = MappingProxyType(dict(upcasters or {}))
@@ -151,7 +151,7 @@ def _refusal(message: str, name: str, version: int, stored: int) -> StateTypeErr
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not name:
-        message = f"the name of a state type must be a non-empty str, not {name!r}"
+        message = f"the name of a state type must be a non-empty str, not {shown(name)}"
         raise UsageError(message)
 
     try:
@@ -166,14 +166,15 @@ def _check_steps(name: str, version: int, steps: Mapping[int, Upcaster]) -> None
         if type(number) is not int or not 1 <= number < version:
             message = (
                 f"the keys of upcasters of state type {name!r} must be ints of at least 1 and less"
-                f" than its version {version}, not {number!r}"
+                f" than its version {version}, not {shown(number)}"
             )
             raise UsageError(message)
 
         given: object = step
         if not callable(given):
             message = (
-                f"the upcaster of {name!r} from version {number} must be a function, not {given!r}"
+                f"the upcaster of {name!r} from version {number} must be a function, not"
+                f" {shown(given)}"
             )
             raise UsageError(message)
 

@@ -128,7 +128,7 @@ def _type_name(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        message = f"invalid name of a state type {name!r}: {error}"
+        message = f"invalid name of a state type {shown(name)}: {error}"
         raise UsageError(message) from error
 
     return name

@@ -24,6 +24,7 @@ from catga_store import codec
 from catga_store.errors import StateTypeError
 from catga_store.errors import UsageError
 from catga_store.protocol.keys import Key
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Record
 
 __all__ = ["RAW", "ManyTypes", "Raw", "Wanted", "wanted_of"]
@@ -116,7 +117,7 @@ def _checked_name(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        message = f"invalid name of a state type {name!r}: {error}"
+        message = f"invalid name of a state type {shown(name)}: {error}"
         raise UsageError(message) from error
 
     return name

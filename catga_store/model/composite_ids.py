@@ -10,6 +10,7 @@ import re
 
 from catga_store.errors import InvalidIdError
 from catga_store.protocol.keys import check_id
+from catga_store.protocol.masking import shown
 
 __all__ = ["join_id", "split_id"]
 
@@ -67,7 +68,7 @@ def split_id(any_id: str) -> tuple[tuple[str, ...], str | None]:
     parts = tuple(_ANY_ESCAPE.sub(_plain, part) for part in texts)
     # Joining them again is the check: what was read too leniently comes out different.
     if tag == "" or join_id(*parts, tag=tag) != text:
-        message = f"{_ID} {text!r} was not made by join_id; nothing was sent"
+        message = f"{_ID} {shown(text)} was not made by join_id; nothing was sent"
         raise InvalidIdError(message, what=_ID, value=text)
 
     return parts, tag
@@ -80,7 +81,7 @@ def _plain(found: re.Match[str]) -> str:
 def _checked_tag(tag: object) -> str:
     text = _text(tag, _TAG)
     if not text or "}" in text:
-        message = f"{_TAG} is {text!r}: expected text without '}}'; nothing was sent"
+        message = f"{_TAG} is {shown(text)}: expected text without '}}'; nothing was sent"
         raise InvalidIdError(message, what=_TAG, value=text)
 
     return text

@@ -91,6 +91,12 @@ USES: dict[str, Use] = {
     "timeout": lambda _, bad: cs.WaitCondition("w", flow_ids=["x"], timeout=bad),
     "indices": lambda _, bad: cs.ForEachProgress(bad),
     "merge": lambda _, bad: cs.ForEachProgress().merge(bad),
+    "version": lambda _, bad: cs.flow_state("x", version=-bad if type(bad) is int else bad),
+    "name": lambda _, bad: cs.flow_state(bad, version=1),
+    "upcaster": lambda _, bad: cs.flow_state("x", version=2, upcasters={1: bad}),
+    "upcaster key": lambda _, bad: cs.flow_state("x", version=2, upcasters={bad: dict}),
+    "replicas": lambda _, bad: cs.RedisStore(acknowledged_by=-bad if type(bad) is int else bad),
+    "memory name": lambda _, bad: cs.MemoryStore(bad),
     "retention": lambda _, bad: cs.Retention(flows=bad),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Call
+from catga_store.protocol.masking import shown
 from catga_store.stores.memory.tables import MemoryTables
 
 __all__ = ["MemoryTransport", "shared_tables"]
@@ -52,7 +53,7 @@ _held: list[MemoryTables] = []
 def shared_tables(name: object) -> MemoryTables:
     """The tables of that name in this process; the empty name makes new ones each time."""
     if not isinstance(name, str):
-        message = f"the name of a memory store must be text, not {name!r}"
+        message = f"the name of a memory store must be text, not {shown(name)}"
         raise UsageError(message)
 
     if not name:

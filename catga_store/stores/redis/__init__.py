@@ -75,6 +75,7 @@ from catga_store.errors import NotSupportedError
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Count
@@ -109,7 +110,7 @@ def check_acknowledged_by(value: object, *, cluster: bool) -> int:
     that redirects a commit has counted the replicas of other writes.
     """
     if type(value) is not int or value < 0:
-        message = f"acknowledged_by: expected an int of at least 0, got {value!r}"
+        message = f"acknowledged_by: expected an int of at least 0, got {shown(value)}"
         raise UsageError(message)
 
     if value and cluster:
