@@ -119,7 +119,7 @@ def test_guard_of_a_claim_that_was_given_back_is_refused(store: cs.Store, end: s
 
 
 def test_guard_of_a_deleted_flow_is_refused(store: cs.Store) -> None:
-    """Whoever deletes the flow stops all that is done for it."""
+    """Deleting the flow stops all that is done for it."""
     flow = claimed(store)
     store.delete("{t}")
     with pytest.raises(cs.FlowNotFoundError):
