@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from typing import cast
 
 from catga_store.core.conflicts import conflict_error
 from catga_store.core.context import Context
@@ -81,11 +82,36 @@ def resolve_commit(context: Context, error: object) -> Conversation[Receipt | No
         message = f"resolve_commit settles a CommitUncertainError, not {shown(error)}"
         raise UsageError(message)
 
+    if not _says_which(error):
+        message = (
+            "the CommitUncertainError does not say which commit it is of: pass the one that the store"
+            " raised, with its commit_id and keys"
+        )
+        raise UsageError(message)
+
     outcomes = yield from resolve(context, error)
     if outcomes is None:
         return None
 
     return receipt_of(error.commit_id, _changes_of(error), outcomes)
+
+
+def _says_which(error: CommitUncertainError) -> bool:
+    """Whether the error has the facts of one that a store raised."""
+    commit_id: object = getattr(error, "commit_id", None)
+    keys: object = getattr(error, "keys", None)
+    return (
+        isinstance(commit_id, str)
+        and bool(commit_id)
+        and isinstance(keys, tuple)
+        and all(
+            isinstance(key, tuple) and list(map(type, cast("tuple[object, ...]", key))) == _KEY
+            for key in cast("tuple[object, ...]", keys)
+        )
+    )
+
+
+_KEY = [str, str, int]
 
 
 def resolve(

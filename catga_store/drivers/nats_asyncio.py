@@ -58,6 +58,7 @@ _READS, _READ_TOGETHER = 2, 64
 _END, _NOT_FOUND, _BUSY = 204, 404, 503
 _TRIES_OF_A_TIMEOUT = 4
 _POLL_SECONDS = 0.02
+_CLOSED = "the store was closed"
 
 
 class _Batch(NamedTuple):
@@ -187,6 +188,9 @@ class NatsLink:
 
     async def _connected(self) -> Inbox:
         """The connection, once it works; `NotSentError` if it does not come back in time."""
+        if self._closed:  # batches that are queued then must not open another connection
+            raise NotSentError(_CLOSED)
+
         client = self._client
         if client is None or client.is_closed:
             async with self._connecting:
@@ -206,8 +210,7 @@ class NatsLink:
 
         inbox = self._inbox
         if inbox is None or self._client is not client:
-            message = "the store was closed"
-            raise NotSentError(message)
+            raise NotSentError(_CLOSED)
 
         return inbox
 
@@ -246,12 +249,15 @@ class NatsLink:
             message = f"the connection to NATS is lost: {error!r}"
             raise NotSentError(message) from error
 
-        self._client, self._inbox = client, inbox
         if self._closed:  # while it was opened
-            await self.close()
-            message = "the store was closed"
-            raise NotSentError(message)
+            self._inbox = None
+            await inbox.close()
+            if self._owned:
+                await self._shut(client)
 
+            raise NotSentError(_CLOSED)
+
+        self._client, self._inbox = client, inbox
         return client
 
     async def _open(self, servers: list[str]) -> Client:

@@ -136,6 +136,17 @@ def test_limit_of_any_size_is_taken(store: cs.Store) -> None:
     assert store.sweep(2**70) == 0
 
 
+@pytest.mark.parametrize(
+    "facts", [{}, {"commit_id": "a" * 31}, {"commit_id": "a" * 31, "keys": (5,)}, {"keys": ()}]
+)
+def test_uncertain_commit_without_facts_is_refused(
+    store: cs.Store, facts: dict[str, object]
+) -> None:
+    """As of an error that did not come from a store."""
+    with pytest.raises(cs.UsageError, match="does not say which commit"):
+        store.resolve_commit(cs.CommitUncertainError("lost", **facts))
+
+
 def test_mark_with_an_undecided_truth_changes_nothing() -> None:
     """Such as that of an array of several elements."""
 

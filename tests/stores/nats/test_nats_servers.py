@@ -568,3 +568,42 @@ def test_domain_is_named(tmp_path: Path) -> None:
             pytest.raises(cs.StoreUnavailableError, match="JetStream does not answer"),
         ):
             store.get("f")
+
+
+def test_close_beside_commits_ends_them_all(nats_server: NatsServer, bucket: str) -> None:
+    """Also batches that wait behind one in flight; what was not written is said to be so."""
+
+    async def use() -> None:
+        for rest in range(8):
+            store = cs.AsyncNatsStore(nats_server.url, bucket=bucket)
+            await store.ping()
+            told: dict[str, str] = {}
+            async with anyio.create_task_group() as tasks:
+                for number in range(30):
+                    tasks.start_soon(commit, store, f"{{{rest}-{number}}}", told)
+
+                await anyio.sleep(rest / 1000)
+                with anyio.fail_after(30):
+                    await store.close()
+
+                tasks.cancel_scope.deadline = anyio.current_time() + 30
+
+            assert len(told) == 30
+            async with cs.AsyncNatsStore(nats_server.url, bucket=bucket) as other:
+                for name, outcome in told.items():
+                    is_there = await other.get(f"{name}-a") is not None
+                    assert outcome == "may be" or is_there == (outcome == "written"), name
+
+    async def commit(store: cs.AsyncStore, name: str, told: dict[str, str]) -> None:
+        try:
+            async with store.begin() as session:
+                session.add(cs.FlowSnapshot(f"{name}-a", state={}))
+                session.add(cs.FlowSnapshot(f"{name}-b", state={}))
+        except cs.CommitUncertainError:
+            told[name] = "may be"
+        except (cs.StoreUnavailableError, cs.StoreClosedError):
+            told[name] = "not written"
+        else:
+            told[name] = "written"
+
+    anyio.run(use)
