@@ -15,6 +15,7 @@ __all__ = ["MUTANTS", "Mutant", "place_of"]
 FLOWS = ("tests/contract/test_flows.py", "tests/contract/test_sessions.py")
 WAITS = ("tests/contract/test_waits.py",)
 CLAIMS = ("tests/contract/test_claims.py",)
+GUARDS = ("tests/contract/test_guards.py",)
 LISTINGS = ("tests/contract/test_listings.py",)
 RETENTION = ("tests/contract/test_retention.py",)
 FAULTS = ("tests/faults/test_faults.py",)
@@ -388,6 +389,63 @@ MUTANTS: tuple[Mutant, ...] = (
         SERIAL,
     ),
     # --- claims -----------------------------------------------------------------------------------
+    Mutant(
+        "guard-ignored",
+        "a commit is made for the owner of a claim that is lost",
+        RULES,
+        "    return None if head.claim == change.claim else STALE\n",
+        "    return None\n",
+        GUARDS,
+    ),
+    Mutant(
+        "guard-of-the-revision",
+        "commits that share a claim are refused because the owner writes the flow",
+        "core/unit_of_work.py",
+        "                yield Check(key, ANY, now_ms + claim.lease_ms, claim.token)\n",
+        "                revision = self._guards[key][0].revision or ''\n"
+        "                yield Check(key, revision, now_ms + claim.lease_ms)\n",
+        GUARDS,
+    ),
+    Mutant(
+        "guard-does-not-renew",
+        "work under a guard loses the claim after one lease",
+        "core/unit_of_work.py",
+        "                yield Check(key, ANY, now_ms + claim.lease_ms, claim.token)\n",
+        "                yield Check(key, ANY, None, claim.token)\n",
+        GUARDS,
+    ),
+    Mutant(
+        "redis-guard-ignored",
+        "on Redis a commit is made for the owner of a claim that is lost",
+        COMMIT_LUA,
+        "        if cjson.decode('[' .. head.rest)[7] ~= expected then reason = 'stale' end\n",
+        "",
+        GUARDS,
+    ),
+    Mutant(
+        "flow-deleted-by-id-replaced",
+        "a new flow is added in the place of one that nobody has read, and refused at the commit",
+        "core/unit_of_work.py",
+        "            if entry is not None and key.kind == FLOW and entry.instead is None:\n",
+        "            if entry is not None and key.kind == FLOW and entry.instead is checked:\n",
+        ("tests/contract/test_deletion_by_id.py",),
+    ),
+    Mutant(
+        "lost-commit-not-resolved",
+        "a commit that was applied is reported as one that was not",
+        "core/sessions.py",
+        "            return (yield from commits.resolve(context, lost))\n",
+        "            yield from commits.resolve(context, lost)\n            return None\n",
+        ("tests/contract/test_commits_resolved.py",),
+    ),
+    Mutant(
+        "separator-not-escaped",
+        "two lists of texts make one id",
+        "model/composite_ids.py",
+        '"%": "%25", "/": "%2F", ',
+        '"%": "%25", ',
+        ("tests/core/test_composite_ids.py",),
+    ),
     Mutant(
         "claim-by-list-read-write",
         "a claim is written over whatever is there by then",
