@@ -115,7 +115,7 @@ class RecordTooLargeError(UsageError):
 
 
 class CommitTooLargeError(UsageError):
-    """A commit names more than 200 records."""
+    """A commit names more than 200 records, or replaces a flow with more progress than NATS can."""
 
     size: int
     limit: int

@@ -34,8 +34,8 @@ loser of a race counts again. Index entries are hints. They are published before
 replica, one record) or in its batch, and a reader verifies them against the head of the record.
 Entries that a commit makes wrong are purged after it, up to its sequence. A read of several records
 is one state of the stream on one replica, and the newest state of each record on more. Deleting a
-flow with hundreds of progress records is atomic too: see `removing`. Replacing one (a new
-incarnation over a live one) removes that progress first.
+flow with hundreds of progress records is atomic too: see `removing`. Replacing a live
+one in the same commit is refused: that progress would go before the commit.
 
 **Revisions.** The revision of a flow or progress record is `<commit id>@<sequence>`, so the next write
 knows what to expect without reading. `extend` and a moved due time write the record again and

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from catga_store.errors import CommitTooLargeError
 from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
@@ -40,7 +41,7 @@ class Removal(NamedTuple):
     postponed: list[Key]
     """Flows that are expired by it and removed after it."""
     first: list[Write]
-    """Progress of flows that have expired, or are replaced: it goes before the commit is decided."""
+    """Progress of flows that have expired: it goes before the commit is decided."""
 
 
 class NatsRemover:
@@ -63,6 +64,9 @@ class NatsRemover:
         flows = {w.key.id: w for w in writes if w.key.kind == FLOW and w.key.id in owners}
         deleted = {name: w for name, w in flows.items() if _deletes_live(w, now_ms)}
         first = [step for step in steps if step.key.id in flows and step.key.id not in deleted]
+        for step in first:
+            _check_not_replaced(flows[step.key.id], len(first), now_ms)
+
         left: list[Write] = []
         for write in writes:
             if write.key.kind == FLOW and write.key.id in deleted:
@@ -118,6 +122,20 @@ def _deletes_live(write: Write, now_ms: int | None) -> bool:
         return False
 
     return not has_expired(write.before[0], now_ms)
+
+
+def _check_not_replaced(write: Write, steps: int, now_ms: int | None) -> None:
+    """Refuse to replace a live flow: its progress would go before the commit, which may be refused."""
+    if now_ms is None or write.plain is None or not isinstance(write.before, tuple):
+        return
+
+    if not has_expired(write.before[0], now_ms):
+        message = (
+            f"{write.key} has more progress records than one batch of NATS can replace with it: {steps},"
+            f" expected at most {_MOST_STEPS}; nothing was written; delete the flow in a commit of its"
+            " own, then add it again"
+        )
+        raise CommitTooLargeError(message, size=steps, limit=_MOST_STEPS)
 
 
 def _expired(commit_id: str, write: Write) -> Write:

@@ -129,3 +129,24 @@ def test_sweep_on_the_way_does_not_fail_the_commit(
             store.create(cs.FlowSnapshot(f"f-{number}", state={}))
 
     assert "expired records could not be removed: it could not be removed" in caplog.text
+
+
+def test_live_flow_with_many_steps_is_not_replaced(store: cs.Store) -> None:
+    """Its progress would go before the commit, and be lost if that were refused."""
+    store.create(cs.FlowSnapshot("f", state={"n": 1}, due_at=None))
+    for start in range(0, 450, 150):
+        with store.begin() as session:
+            for step in range(start, start + 150):
+                session.save_for_each_progress("f", step, cs.ForEachProgress([step]))
+
+    session = store.session()
+    session.delete(session.get_one("f"))
+    session.add(cs.FlowSnapshot("f", state={"n": 2}))
+    with pytest.raises(cs.CommitTooLargeError, match="450, expected at most 400; nothing was"):
+        session.commit()
+
+    assert store.get_one("f").state == {"n": 1}
+    assert len(store.list_for_each_progress("f")) == 450
+    store.delete("f")
+    store.create(cs.FlowSnapshot("f", state={"n": 2}))
+    assert store.list_for_each_progress("f") == {}
