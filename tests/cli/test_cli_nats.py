@@ -187,6 +187,7 @@ def test_little_room_and_little_messages(tmp_path: Path) -> None:
         assert (found["room"]["level"], found["max_payload"]["level"]) == ("warning", "warning")
 
 
+@pytest.mark.nightly
 def test_replicas() -> None:
     """Three are shown, and one that is away; the URL must say how many there are."""
     with NatsCluster() as cluster:

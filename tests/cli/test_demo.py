@@ -166,7 +166,7 @@ def test_on_a_named_store_it_touches_nothing_of_the_user(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "terminated"]
 )
-@pytest.mark.parametrize("when", ["ada", "bob"])
+@pytest.mark.parametrize("when", ["ada", pytest.param("bob", marks=pytest.mark.nightly)])
 def test_an_interrupted_demo_leaves_nothing_behind(
     when: str, number: signal.Signals, code: int, tmp_path: Path
 ) -> None:

@@ -222,16 +222,19 @@ def test_the_deep_profile_is_200_000_steps() -> None:
     assert examples * deep // QUICK * STEPS >= 200_000
 
 
+LEFT_OUT = {("memory", "asyncio"), ("memory", "trio"), ("sqlite", "asyncio")}
+
+
 def cells(*kinds: str) -> list[Any]:
     """Pair each kind with its APIs.
 
-    The quick run takes one API where another kind of the same family goes through all of them, and
-    leaves out the oldest Redis.
+    The quick run takes every API of Redis 8.2 and of one NATS server, two of the embedded stores, and
+    leaves clusters and the oldest Redis to the nightly run.
     """
-    once = ("memory", "cluster", "three servers")
+    nightly = ("6.2", "cluster", "three servers")
     return [
         pytest.param(kind, api, marks=pytest.mark.nightly)
-        if kind == "6.2" or (kind in once and api != "blocking")
+        if kind in nightly or (kind, api) in LEFT_OUT
         else (kind, api)
         for kind in kinds
         for api in EXAMPLES[kind]

@@ -134,11 +134,17 @@ ANYIO = """
     ("mark", "ini", "passed"),
     [
         ("@pytest.mark.asyncio", "asyncio_mode = strict", 6),
-        ('@pytest.mark.asyncio(loop_scope="module")', "asyncio_mode = strict", 6),
-        (
+        pytest.param(
+            '@pytest.mark.asyncio(loop_scope="module")',
+            "asyncio_mode = strict",
+            6,
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
             "@pytest.mark.asyncio",
             "asyncio_mode = strict\nasyncio_default_test_loop_scope = session",
             6,
+            marks=pytest.mark.nightly,
         ),
         ("", "asyncio_mode = auto", 4),
     ],
@@ -154,6 +160,7 @@ def test_async_fixtures_under_pytest_asyncio(
     assert f"{passed} passed" in said, said
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("server", [RedisServer, NatsServer])
 def test_async_fixtures_on_a_server_under_pytest_asyncio(
     tmp_path: Path, server: type[RedisServer | NatsServer]

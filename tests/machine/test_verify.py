@@ -81,6 +81,7 @@ def test_a_url_of_no_store_is_wrong_usage() -> None:
     assert "names no store" in done.output
 
 
+@pytest.mark.nightly
 @pytest.mark.stores("redis-8.2", "nats")
 def test_a_server_is_left_as_it_was(store_url: str) -> None:
     """A prefix, or a bucket, beside the user's; afterwards the server knows of neither."""

@@ -278,6 +278,7 @@ LONG = 60
 """Seconds that only a test that fails would wait."""
 
 
+@pytest.mark.nightly
 def test_stale_writer_after_three_machines_lost_power() -> None:
     """Replicas that went back together elect their leader again."""
     with NatsCluster() as cluster:
