@@ -144,7 +144,7 @@ def typed_ids(flow_ids: Iterable[str], state_type: Any | None) -> dict[str, Any 
         return dict.fromkeys(ids, state_type)
 
     if state_type is not None:
-        message = "a mapping says the type of each id: pass no state_type beside it"
+        message = "a mapping gives the type of each id; do not also pass state_type"
         raise UsageError(message)
 
     given = cast("Mapping[str, Any]", flow_ids)

@@ -309,7 +309,7 @@ def extend(
     head = yield Extend(flow.key, claim.token, now_ms + lease_ms, now_ms)
     if head is None:
         stored_state.stop_watching(flow)
-        message = f"the claim on {flow.key} is lost or was released; it was not extended"
+        message = f"the claim on {flow.key} was lost or released; it was not extended"
         raise ClaimLostError(message, flow_id=flow.flow_id, expected=flow.version, actual=None)
 
 
@@ -358,7 +358,10 @@ def claim_of(flow: FlowSnapshot[Any]) -> Claim:
     check_flow(flow)
     claim = flow._claim
     if claim is None:
-        message = f"{flow.key} is not claimed by this object: take it from claim() or claim_due()"
+        message = (
+            f"{flow.key} was not claimed through this object; use the one that claim() or "
+            "claim_due() returned"
+        )
         raise UsageError(message)
 
     return claim

@@ -84,7 +84,7 @@ def resolve_commit(context: Context, error: object) -> Conversation[Receipt | No
 
     if not _says_which(error):
         message = (
-            "the CommitUncertainError does not say which commit it is of: pass the one that the store"
+            "the CommitUncertainError does not identify its commit: pass the one that the store"
             " raised, with its commit_id and keys"
         )
         raise UsageError(message)
@@ -153,10 +153,10 @@ def _check_remembered(
             return
 
     message = (
-        f"commit {error.commit_id} cannot be settled any more: its reply was kept for twice the"
-        f" timeout, and what it changed does not remember it: {changes[0].key} was written"
-        f" {REMEMBERED_COMMITS} times since, or is not there, or only flows and progress remember;"
-        " compare what is stored with what you wrote before you act"
+        f"commit {error.commit_id} can no longer be settled: its reply was kept for twice the"
+        f" timeout, and no record that it changed remembers it: {changes[0].key} was written"
+        f" {REMEMBERED_COMMITS} times since, no longer exists, or is a wait condition, which "
+        "remembers no commits; compare the stored records with what you wrote before you act"
     )
     raise CommitUncertainError(message, **error.__dict__)
 

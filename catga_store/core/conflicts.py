@@ -54,7 +54,7 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
 
     if key.kind == WAIT:
         if conflict.reason == MISSING:
-            message = f"{key} was read at version {expected} and is gone; {nothing}"
+            message = f"{key} was read at version {expected} but no longer exists; {nothing}"
             return WaitConditionNotFoundError(message, correlation_id=key.id, expected=expected)
 
         return StaleWaitConditionError(
@@ -62,11 +62,11 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
         )
 
     if conflict.reason == EXISTS:
-        message = f"{key} exists already, at version {actual}; {nothing}"
+        message = f"{key} already exists, at version {actual}; {nothing}"
         return FlowExistsError(message, flow_id=key.id, actual=actual)
 
     if conflict.reason == MISSING:
-        message = f"{key} was read at version {expected} and is gone; {nothing}"
+        message = f"{key} was read at version {expected} but no longer exists; {nothing}"
         return FlowNotFoundError(message, flow_id=key.id, expected=expected)
 
     facts: dict[str, Any] = {"flow_id": key.id, "expected": expected, "actual": actual}
@@ -74,7 +74,7 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
     if guards or (isinstance(record, FlowSnapshot) and record._claim is not None):
         holder = f"{head.owner!r} owns it" if head is not None and head.owner else "it has no owner"
         message = (
-            f"the claim on {key} is lost: it was claimed at version {expected}, the store holds"
+            f"the claim on {key} is lost: it was claimed at version {expected}, but the store holds"
             f" {actual} and {holder}; {nothing}"
         )
         return ClaimLostError(message, **facts)

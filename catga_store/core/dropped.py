@@ -39,8 +39,8 @@ def warn_of_dropped(flow: FlowSnapshot[Any]) -> None:
         changed = _changes_of(flow)
         if changed:
             _log.warning(
-                "%s is claimed and was changed (%s), and its object was dropped: the changes are not"
-                " written, and the flow is due again after its lease; update it, or add it to a"
+                "%s was claimed and changed (%s), but its object was dropped: the changes were not "
+                "written, and the flow is due again after its lease; update it, or add it to a"
                 " session and commit",
                 flow.key,
                 ", ".join(changed),

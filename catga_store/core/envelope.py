@@ -234,16 +234,16 @@ def _is_older(key: Key, head: Head, stored: codec.Naming, asked: codec.Naming) -
     name, version = asked.name, asked.version
     if name != head.type:
         message = (
-            f"{key} is stored with a state of type {head.type!r} and was asked for as {name!r};"
-            " ask for it as what it is, or without a type for its raw data"
+            f"{key} is stored with a state of type {head.type!r} but was requested as {name!r};"
+            " request it with its stored type, or without a type for its raw data"
         )
         raise _refusal(message, head, name, version)
 
     if head.type_version > version:
         message = (
-            f"{key} is stored with version {head.type_version} of {name!r}, this program knows"
-            f" version {version}; deploy the newer code before it reads this flow, or ask without a"
-            " type for its raw data"
+            f"{key} is stored with version {head.type_version} of {name!r}, but this program "
+            f"supports version {version}; deploy the newer code before it reads this flow, or "
+            "request it without a type for its raw data"
         )
         raise _refusal(message, head, name, version)
 
@@ -255,8 +255,9 @@ def _is_older(key: Key, head: Head, stored: codec.Naming, asked: codec.Naming) -
     if stored.arguments and asked.arguments and stored.arguments != asked.arguments:
         has, wanted = f"{name}{stored.arguments}", f"{name}{asked.arguments}"
         message = (
-            f"{key} is stored with a state of type {has} and was asked for as {wanted}; ask for it"
-            " as what it is, or without a type for its raw data, or give the class a new version"
+            f"{key} is stored with a state of type {has} but was requested as {wanted}; request it "
+            "with its stored type, or without a type for its raw data, or give the class a new "
+            "version"
             " with an upcaster"
         )
         raise _refusal(message, head, wanted, version, has)
@@ -500,8 +501,8 @@ def encode_completion(correlation_id: str, result: object, error: str | None) ->
     size = len(payload) - _BARE_COMPLETION
     if size > MAX_RESULT_BYTES:
         message = (
-            f"a completion of wait condition {correlation_id!r} takes {size} bytes, the"
-            f" limit is {MAX_RESULT_BYTES}; keep the result elsewhere and complete with its name"
+            f"a completion of wait condition {correlation_id!r} takes {size} bytes; the limit is "
+            f"{MAX_RESULT_BYTES}; store the result elsewhere and complete with a reference to it"
         )
         raise RecordTooLargeError(message, size=size, limit=MAX_RESULT_BYTES)
 

@@ -86,7 +86,7 @@ def create(context: Context, flow: FlowSnapshot[Any]) -> Conversation[None]:
     """Write a new flow."""
     check_flow(flow)
     if head_of(flow) is not None:
-        message = f"{flow.key} has a revision: it was stored or read already; update it"
+        message = f"{flow.key} has a revision, so it was already stored or read; use update()"
         raise UsageError(message)
 
     now_ms = context.settings.now_ms()
@@ -141,7 +141,7 @@ def update(context: Context, flow: FlowSnapshot[Any]) -> Conversation[None]:
     """Write a loaded flow."""
     check_flow(flow)
     if flow._loaded is None:
-        message = f"{flow.key} has no revision: it was never stored or read; create it"
+        message = f"{flow.key} has no revision, so it was never stored or read; use create()"
         raise UsageError(message)
 
     now_ms = context.settings.now_ms()
@@ -178,7 +178,10 @@ def delete(
             raise UsageError(message)
 
         if version is not None or revision is not None:
-            message = "a loaded snapshot is its own check: pass version or revision with an id"
+            message = (
+                "a loaded snapshot already has its revision; pass version or revision only with an "
+                "id"
+            )
             raise UsageError(message)
     else:
         key = flow_key(check_id(flow, "a flow id"))

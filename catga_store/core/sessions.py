@@ -228,7 +228,7 @@ def session_claim(
     key = flow_key(check_id(flow_id, "a flow id"))
     if unit.find(key) is not None:
         message = (
-            f"{key} is in this session already; expunge it first, or claim it before you get it"
+            f"{key} is already in this session; expunge it first, or claim it before you get it"
         )
         raise UsageError(message)
 
@@ -254,7 +254,7 @@ def session_refresh(context: Context, unit: UnitOfWork, record: AnyRecord) -> Co
     (found,) = yield Read((key,), context.settings.now_ms())
     entry = unit.find(key)
     if entry is None or entry.record is not record:
-        message = f"{record!r} left this session while it was read"
+        message = f"{record!r} left this session while it was being read"
         raise UsageError(message)
 
     if found is None:
@@ -363,8 +363,8 @@ def _reply_of_lost(
     outcomes = yield from _resolve_in_time(context, lost)
     if outcomes is None:
         message = (
-            f"commit {lost.commit_id} was lost on its way and will never be applied; nothing was"
-            " written; do it again"
+            f"commit {lost.commit_id} was lost in transit and will never be applied; nothing was "
+            "written; retry it"
         )
         raise StoreUnavailableError(message) from lost
 
@@ -493,8 +493,8 @@ def _as_tracked(entry: Entry, state_type: Any | None) -> Any:
         if has != state_type:
             name, wanted = codec.type_name(has), codec.type_name(state_type)
             message = (
-                f"{entry.key} is in this session as {name or 'raw data'!r} and was asked for as"
-                f" {wanted!r}; expunge it first, or ask for it as what it is"
+                f"{entry.key} is loaded in this session as {name or 'raw data'!r} but was "
+                f"requested as {wanted!r}; expunge it first, or request it as that type"
             )
             raise StateTypeError(message, expected=wanted, actual=name)
 

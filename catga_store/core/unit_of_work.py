@@ -167,8 +167,8 @@ class UnitOfWork:
                 and is_dirty(entry, limits)
             ):
                 _log.warning(
-                    "%s is claimed and was changed, and its session was closed without a commit: the"
-                    " changes are not written; commit, or roll back first to drop them on purpose",
+                    "%s was claimed and changed, but its session was closed without a commit: the "
+                    "changes were not written; commit them, or roll back first to discard them",
                     entry.key,
                 )
                 stored_state.stop_watching(record)  # once is enough
@@ -240,7 +240,7 @@ class UnitOfWork:
         if entry is None or entry.record is not checked:
             self._check_free(checked)
             if entry is not None and entry.intent is not Intent.DELETED:
-                message = f"another object for {key} is in this session already; change that one"
+                message = f"another object for {key} is already in this session; change that one"
                 raise UsageError(message)
 
             if entry is not None and head_of(checked) is not None:
@@ -289,7 +289,7 @@ class UnitOfWork:
 
         self._check_free(progress)
         if entry is not None and entry.intent is not Intent.DELETED:
-            message = f"another object for {key} is in this session already; change that one"
+            message = f"another object for {key} is already in this session; change that one"
             raise UsageError(message)
 
         fresh = Intent.NEW if head_of(progress) is None else Intent.LOADED
@@ -325,7 +325,7 @@ class UnitOfWork:
         entry = self._map.get(key)
 
         if entry is not None and entry.record is not checked:
-            message = f"another object for {key} is in this session already; delete that one"
+            message = f"another object for {key} is already in this session; delete that one"
             raise UsageError(message)
 
         if entry is None:
@@ -377,7 +377,7 @@ class UnitOfWork:
         self.step("use")
         before = self._guards.setdefault(flow.key, (flow, claim))[1]
         if before.token != claim.token:
-            message = f"{flow.key} is guarded in this session already, under another claim"
+            message = f"{flow.key} is already guarded in this session under another claim"
             raise UsageError(message)
 
     def expunge(self, record: object) -> None:
@@ -464,7 +464,7 @@ class UnitOfWork:
         changes, entries = zip(*pairs, strict=True)
         if len(changes) > MAX_CHANGES:
             message = (
-                f"this commit names {len(changes)} records, the limit is {MAX_CHANGES};"
+                f"this commit names {len(changes)} records; the limit is {MAX_CHANGES};"
                 " nothing was sent; commit in parts"
             )
             raise CommitTooLargeError(message, size=len(changes), limit=MAX_CHANGES)
@@ -483,8 +483,8 @@ class UnitOfWork:
                 yield Check(key, head.revision)
             elif isinstance(change, SetWait) or change.expected != head.revision:
                 message = (
-                    f"{key} is checked at version {head.version}, and written without regard to"
-                    " that: change or delete the record that was read; nothing was sent"
+                    f"{key} is checked at version {head.version} but written unconditionally; "
+                    "change or delete the record that was read; nothing was sent"
                 )
                 raise UsageError(message)
 
@@ -509,8 +509,8 @@ class UnitOfWork:
             read = planned[key]
             if read is None or read.claim != claim.token:
                 message = (
-                    f"{key} is guarded by a claim, and written or checked without regard to that:"
-                    " use what was read under the claim; nothing was sent"
+                    f"{key} is guarded by a claim but written or checked outside it; use the "
+                    "record that was read under the claim; nothing was sent"
                 )
                 raise UsageError(message)
 

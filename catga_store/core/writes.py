@@ -205,12 +205,14 @@ def plan_update_wait(wait: WaitCondition, now_ms: int, limits: Limits) -> Put:
     """The version-checked write of a condition's definition and outcome."""
     old = head_of(wait)
     if old is None:
-        message = f"{wait.key} has no revision: it was never stored or read; set it"
+        message = (
+            f"{wait.key} has no revision, so it was never stored or read; use set_wait_condition()"
+        )
         raise UsageError(message)
 
     if wait.outcome.value == PENDING and old.status != PENDING:
         message = (
-            f"{wait.key} has ended and cannot be opened again: its parent was notified already;"
+            f"{wait.key} has ended and cannot be reopened: its parent has already been notified;"
             " clear it and set a new one"
         )
         raise UsageError(message)
@@ -246,8 +248,8 @@ def _check_size(key: Key, size: int, limits: Limits) -> None:
 
 def _too_large(key: Key, size: int, limits: Limits) -> RecordTooLargeError:
     message = (
-        f"{key} takes {size} bytes, the store's limit is {limits.max_record_bytes};"
-        " nothing was written; raise max_record_bytes or keep the bulk elsewhere"
+        f"{key} takes {size} bytes; the store's limit is {limits.max_record_bytes};"
+        " nothing was written; raise max_record_bytes or store large data elsewhere"
     )
     return RecordTooLargeError(message, size=size, limit=limits.max_record_bytes)
 

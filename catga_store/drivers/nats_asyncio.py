@@ -483,12 +483,13 @@ def _check_loop(client: Client) -> None:
     private: Any = client
     task: asyncio.Task[None] | None = private._reading_task  # noqa: SLF001  see above
     if task is None:
-        message = "the NATS client was never connected; connect it before it is given to the store"
+        message = "the NATS client was never connected; connect it before you pass it to the store"
         raise UsageError(message)
 
     if task.get_loop() is not asyncio.get_running_loop():
         message = (
-            "the NATS client belongs to another event loop than the store's; connect it on the loop"
+            "the NATS client belongs to a different event loop than the store; connect it on the "
+            "loop"
             " that uses the store, or give the store the URLs of the servers (under trio always)"
         )
         raise UsageError(message)

@@ -165,7 +165,7 @@ def _check_credentials(given: object) -> None:
 # --- errors ---------------------------------------------------------------------------------------
 
 _NOT_ENCRYPTED = (
-    "the NATS server does not offer TLS, which the URL or an option asks for; nothing was sent, not"
+    "the NATS server does not offer TLS, which the URL or an option requires; nothing was sent, not"
     " even user and password; enable TLS on the server, or use nats:// on a network that you trust"
 )
 
@@ -197,8 +197,8 @@ def meaning_of(error: Exception, servers: list[str]) -> StoreConfigError | NotSe
         return NotSentError(f"no NATS server can be used at {place}: {why}")
 
     message = (
-        f"NATS at {place} cannot be connected to: nats.connect raised {type(error).__name__}; look at"
-        " the values in connect=, and at the cause of this error"
+        f"cannot connect to NATS at {place}: nats.connect raised {type(error).__name__}; check the "
+        "values in connect= and the cause of this error"
     )
     return StoreConfigError(message)
 
@@ -235,15 +235,18 @@ _MEANINGS: tuple[tuple[Callable[[Exception], bool], Callable[[Exception], str]],
     (lambda error: isinstance(error, NotEncryptedError), lambda _: _NOT_ENCRYPTED),
     (
         _is_refused,
-        lambda _: "NATS refused user, password, token or credentials; mend the URL or them",
+        lambda _: (
+            "NATS refused user, password, token or credentials; correct them in the URL or the "
+            "options"
+        ),
     ),
     (lambda error: isinstance(error, ImportError), _of_import),
     (_names_a_file, _of_file),
     (
         _is_bad_key,
         lambda _: (
-            "the seed of the NATS user is not one: it must be the line that begins with SU, as nsc and"
-            " nk make it; nothing was sent"
+            "the seed of the NATS user is invalid: expected the line that begins with SU, as nsc "
+            "and nk create it; nothing was sent"
         ),
     ),
 )

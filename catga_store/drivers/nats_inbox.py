@@ -170,7 +170,7 @@ class Inbox:
 
     def moved(self) -> Answer:
         """The answer to a publish that names another connection than the one that is there."""
-        return Answer(MOVED, {"Description": "the connection was made again"}, b"", self.epoch)
+        return Answer(MOVED, {"Description": "the connection was re-established"}, b"", self.epoch)
 
     def ask_batch(self, messages: Sequence[Message], name: str) -> Asked:
         """Send messages as one atomic batch, which has one answer."""
@@ -224,7 +224,7 @@ class Inbox:
         most = self._client.max_payload
         if longest > most:
             asked.fail(
-                NotSentError(f"a message is larger than the {most} bytes that the server takes")
+                NotSentError(f"a message is larger than the {most} bytes that the server accepts")
             )
             return
 

@@ -167,7 +167,7 @@ class _Portal:
 
 
 def _closed() -> StoreClosedError:
-    message = "the store was closed before this was asked; nothing was sent"
+    message = "the store was closed before this request; nothing was sent"
     return StoreClosedError(message)
 
 

@@ -78,7 +78,7 @@ def memory_name(name: str) -> str:
 
 def _refuse_url(text: str, needed: str) -> None:
     if re.match(r"[A-Za-z][\w+.-]*://", text):
-        message = f"{needed}, and {shown(text)} is a URL; open_store opens a store by URL"
+        message = f"{needed}, but {shown(text)} is a URL; open_store opens a store by URL"
         raise UsageError(message)
 
 

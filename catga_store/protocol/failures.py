@@ -48,8 +48,7 @@ def uncertain(
 def given_up(commit_id: str) -> StoreUnavailableError:
     """Return the error of a commit that arrives after `Resolve` has settled that it never will."""
     message = (
-        f"commit {commit_id} was given up by resolve_commit before it arrived;"
-        " nothing of it was written"
+        f"commit {commit_id} was given up by resolve_commit before it arrived; nothing was written"
     )
     return StoreUnavailableError(message)
 
@@ -69,8 +68,9 @@ def check_layout(version: int, stored: int, *, known: int, partitions: int) -> N
 
     if stored != partitions:
         message = (
-            f"the store was laid out with {stored} partition{'' if stored == 1 else 's'} and opened"
-            f" with {partitions}; open it with partitions={stored}; nothing was read or written"
+            f"the store was laid out with {stored} partition{'' if stored == 1 else 's'} but "
+            f"opened with {partitions}; open it with partitions={stored}; nothing was read or "
+            "written"
         )
         raise PartitionCountError(message, expected=stored, actual=partitions)
 

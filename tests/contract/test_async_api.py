@@ -439,7 +439,7 @@ async def test_a_store_belongs_to_one_loop(astore: cs.AsyncStore, anyio_backend_
         anyio.run(astore.ping, backend=anyio_backend_name)
 
     await astore.ping()
-    with pytest.raises(cs.UsageError, match="belongs to another event loop"):
+    with pytest.raises(cs.UsageError, match="belongs to a different event loop"):
         await anyio.to_thread.run_sync(use_elsewhere)
 
     await astore.ping()

@@ -405,7 +405,7 @@ def test_a_terminal_flow_is_returned_unclaimed(store: cs.Store) -> None:
     store.create(new(status=cs.FlowStatus.COMPLETED))
     flow = store.claim("f")
     assert (flow.owner, flow.version, flow.attempts) == (None, 1, 0)
-    with pytest.raises(cs.UsageError, match="'f' is not claimed"):
+    with pytest.raises(cs.UsageError, match="'f' was not claimed"):
         store.extend(flow)
 
 
@@ -425,7 +425,7 @@ def test_the_former_owner_is_fenced_off(store: cs.Store, clock: ManualClock, cla
     claimed.state["n"] = 99
     with pytest.raises(
         cs.ClaimLostError,
-        match=r"the claim on flow 'f' is lost: .* version 2, the store holds 3 and 'w-2' owns it",
+        match=r"the claim on flow 'f' is lost: .* version 2, but the store holds 3 and 'w-2' owns it",
     ) as caught:
         store.update(claimed)
 
@@ -609,10 +609,10 @@ def test_a_claim_ends_with_the_work(
         assert one.owner is None
         assert one.due_at == (value if name == "due_at" else None)
 
-    with pytest.raises(cs.UsageError, match="'f' is not claimed by this object"):
+    with pytest.raises(cs.UsageError, match="'f' was not claimed through this object"):
         store.extend(claimed)
 
-    with pytest.raises(cs.UsageError, match="'f' is not claimed by this object"):
+    with pytest.raises(cs.UsageError, match="'f' was not claimed through this object"):
         store.release(claimed)
 
 
@@ -716,7 +716,7 @@ def test_extend_of_a_lost_claim(store: cs.Store, clock: ManualClock, claimed: Fl
     """`ClaimLostError` names the flow, and the other's lease is not moved."""
     clock.advance(LEASE)
     store.claim("f", owner="w-2", lease=MINUTE)
-    with pytest.raises(cs.ClaimLostError, match="the claim on flow 'f' is lost") as caught:
+    with pytest.raises(cs.ClaimLostError, match="the claim on flow 'f' was lost") as caught:
         store.extend(claimed, timedelta(hours=1))
 
     assert (caught.value.flow_id, caught.value.expected) == ("f", 2)
@@ -728,7 +728,7 @@ def test_extend_needs_a_claim(store: cs.Store) -> None:
     store.create(new())
     flow = store.get_one("f")
     for act in (store.extend, store.release):
-        with pytest.raises(cs.UsageError, match="flow 'f' is not claimed by this object"):
+        with pytest.raises(cs.UsageError, match="flow 'f' was not claimed through this object"):
             act(flow)
 
 

@@ -123,7 +123,7 @@ def test_check_of_a_flow_deleted_by_id_is_refused(store: cs.Store) -> None:
     with store.session() as session:
         session.require_unchanged(session.get_one("f"))
         session.delete_by_id("f")
-        with pytest.raises(cs.UsageError, match="without regard"):
+        with pytest.raises(cs.UsageError, match="written unconditionally"):
             session.commit()
 
 

@@ -218,7 +218,7 @@ def test_create_refuses_a_taken_id(store: cs.Store) -> None:
     store.update(store.get_one("f"))
     late = new(attempts=1)
     before = facts(late)
-    with pytest.raises(cs.FlowExistsError, match="'f' exists already, at version 2") as caught:
+    with pytest.raises(cs.FlowExistsError, match="'f' already exists, at version 2") as caught:
         store.create(late)
 
     assert (caught.value.flow_id, caught.value.actual) == ("f", 2)
@@ -361,7 +361,7 @@ def test_an_update_of_a_deleted_flow_is_refused(store: cs.Store) -> None:
     store.delete("f")
     before = facts(flow)
     with pytest.raises(
-        cs.FlowNotFoundError, match="'f' was read at version 1 and is gone"
+        cs.FlowNotFoundError, match="'f' was read at version 1 but no longer exists"
     ) as caught:
         store.update(flow)
 
@@ -604,7 +604,7 @@ def test_delete_of_what_was_never_stored_is_a_usage_error(store: cs.Store) -> No
     with pytest.raises(cs.UsageError, match="'f' was never stored"):
         store.delete(new())
 
-    with pytest.raises(cs.UsageError, match="its own check"):
+    with pytest.raises(cs.UsageError, match="already has its revision"):
         store.delete(store.get_one("f"), version=1)
 
     assert store.get("f") is not None

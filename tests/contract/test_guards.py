@@ -211,7 +211,7 @@ def test_guard_beside_a_write_of_the_flow(store: cs.Store) -> None:
         with store.session() as session:
             session.guard(flow)
             queue(session)
-            with pytest.raises(cs.UsageError, match="without regard"):
+            with pytest.raises(cs.UsageError, match="written or checked outside it"):
                 session.commit()
 
     assert store.get_one("{t}").version == 3

@@ -157,7 +157,9 @@ def test_a_loaded_flow_is_not_read_as_another_type(store: cs.Store) -> None:
         order = session.get("o", Order)
         assert session.get("o") is order
         assert session.get("o", Order) is order
-        with pytest.raises(cs.StateTypeError, match="'o' is in this session as 'Order'") as caught:
+        with pytest.raises(
+            cs.StateTypeError, match="'o' is loaded in this session as 'Order'"
+        ) as caught:
             session.get("o", Early)
 
         assert (caught.value.expected, caught.value.actual) == ("Grown", "Order")
@@ -772,7 +774,7 @@ def test_a_write_does_not_hide_a_stale_check(
     with store.session() as session:
         session.check(old)
         write(session)
-        with pytest.raises(cs.UsageError, match="flow 'f' is checked at version 1, and written"):
+        with pytest.raises(cs.UsageError, match="flow 'f' is checked at version 1 but written"):
             session.commit()
 
         session.rollback()
@@ -807,7 +809,7 @@ def test_what_is_written_without_a_look_cannot_be_checked(store: cs.Store) -> No
         with store.session() as session:
             session.check(checked)
             act(session)
-            with pytest.raises(cs.UsageError, match="is checked at version 1, and written"):
+            with pytest.raises(cs.UsageError, match="is checked at version 1 but written"):
                 session.commit()
 
 
@@ -1018,7 +1020,7 @@ def test_close_with_unwritten_changes_to_a_claimed_flow_is_logged(
         flow = session.claim("f")
         flow.state["n"] = 5
 
-    assert "flow 'f' is claimed and was changed" in caplog.text
+    assert "flow 'f' was claimed and changed" in caplog.text
     caplog.clear()
     with store.session() as session:
         session.add(flow)
@@ -1046,7 +1048,7 @@ def test_claims_of_a_session_are_tracked(store: cs.Store) -> None:
     with store.begin() as session:
         flow = session.claim("f", owner="w-1")
         flow.state["n"] = 1
-        with pytest.raises(cs.UsageError, match="'f' is in this session already"):
+        with pytest.raises(cs.UsageError, match="'f' is already in this session"):
             session.claim("f")
 
         loaded = session.get_one("g")
@@ -1341,7 +1343,7 @@ def test_a_commit_names_at_most_200_records(store: cs.Store, kind: str) -> None:
             else:
                 session.complete_child("w", f"c-{number}")
 
-        with pytest.raises(cs.CommitTooLargeError, match="201 records, the limit is 200") as caught:
+        with pytest.raises(cs.CommitTooLargeError, match="201 records; the limit is 200") as caught:
             session.commit()
 
         assert (caught.value.size, caught.value.limit) == (201, 200)

@@ -1181,12 +1181,12 @@ def test_a_condition_that_has_ended_is_not_opened_again(store: cs.Store) -> None
     wait = store.get_wait_condition("w")
     assert wait is not None
     wait.outcome = cs.WaitOutcome.PENDING
-    with pytest.raises(cs.UsageError, match="cannot be opened again"):
+    with pytest.raises(cs.UsageError, match="cannot be reopened"):
         store.update_wait_condition(wait)
 
     with store.session() as session:
         session.add(wait)
-        with pytest.raises(cs.UsageError, match="cannot be opened again"):
+        with pytest.raises(cs.UsageError, match="cannot be reopened"):
             session.commit()
 
     stored = store.get_wait_condition("w")

@@ -590,7 +590,7 @@ def test_a_record_over_the_limit_is_refused(open_more: Opener) -> None:
         lambda: store.set_wait_condition(wait(flow_ids=[f"child-{n:06}" for n in range(100)])),
     ):
         with pytest.raises(
-            cs.RecordTooLargeError, match="bytes, the store's limit is 1024"
+            cs.RecordTooLargeError, match="bytes; the store's limit is 1024"
         ) as caught:
             act()
 
@@ -721,7 +721,7 @@ def test_the_number_of_partitions_is_kept(open_more: Opener) -> None:
     wrong = open_more(partitions=8)
     for act in (lambda: wrong.get("f"), lambda: wrong.create(flow()), wrong.ping):
         with pytest.raises(
-            cs.UsageError, match="laid out with 4 partitions and opened with 8"
+            cs.UsageError, match="laid out with 4 partitions but opened with 8"
         ) as caught:
             act()
 

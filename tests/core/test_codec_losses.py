@@ -475,7 +475,9 @@ def test_another_argument_is_another_type() -> None:
     store.create(flow)
     assert store.get_one("f", Box[str]).state == Box("12.5")
     for kind in (Box[Decimal], Box[str | None], Box[Any]):
-        with pytest.raises(cs.StateTypeError, match=r"of type Box\[str\] and was asked") as caught:
+        with pytest.raises(
+            cs.StateTypeError, match=r"of type Box\[str\] but was requested"
+        ) as caught:
             store.get_one("f", kind)
 
         assert caught.value.actual == "Box[str]"

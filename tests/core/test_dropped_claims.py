@@ -70,7 +70,7 @@ def test_drop_after_a_change_is_warned_of_once(caplog: pytest.LogCaptureFixture,
         del flow
         (warning,) = warnings_of(caplog)
 
-    assert warning.startswith("flow 'job' is claimed and was changed (")
+    assert warning.startswith("flow 'job' was claimed and changed (")
     assert name in warning.partition("(")[2].partition(")")[0].split(", ")
 
 
@@ -389,6 +389,4 @@ def test_forked_process_is_silent() -> None:
         os.waitpid(pid, 0)
     """
     assert not run(textwrap.dedent(child) + "store.update(flow)")
-    assert (
-        run(textwrap.dedent(child) + "del flow").count("flow 'job' is claimed and was changed") == 1
-    )
+    assert run(textwrap.dedent(child) + "del flow").count("flow 'job' was claimed and changed") == 1

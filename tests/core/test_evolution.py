@@ -111,7 +111,7 @@ def test_write_stores_the_current_version(stored: cs.Store) -> None:
     with pytest.raises(cs.StateTypeError) as caught:
         stored.get_one("o", first_of())
 
-    for part in ("flow 'o'", "version 3 of 'order'", "knows version 1"):
+    for part in ("flow 'o'", "version 3 of 'order'", "supports version 1"):
         assert part in str(caught.value)
 
     facts = caught.value
@@ -121,7 +121,7 @@ def test_write_stores_the_current_version(stored: cs.Store) -> None:
 
 def test_other_type_name_is_refused(stored: cs.Store) -> None:
     """A type reads nothing that was stored under another name, whatever its fields."""
-    with pytest.raises(cs.StateTypeError, match="'order' and was asked for as 'invoice'") as caught:
+    with pytest.raises(cs.StateTypeError, match="'order' but was requested as 'invoice'") as caught:
         stored.get_one("o", first_of("invoice"))
 
     assert (caught.value.expected, caught.value.actual) == ("invoice", "order")

@@ -397,7 +397,7 @@ def test_what_left_its_session_while_it_was_read_is_not_refreshed(
     flow = held(sessions.session_get(context, unit, "f"))
     flow.state["n"] = 7
     held.before(is_a(Read), lambda: unit.expunge(flow))
-    with pytest.raises(cs.UsageError, match="left this session while it was read"):
+    with pytest.raises(cs.UsageError, match="left this session while it was being read"):
         held(sessions.session_refresh(context, unit, flow))
 
     assert flow.state == {"n": 7}

@@ -143,7 +143,7 @@ def test_uncertain_commit_without_facts_is_refused(
     store: cs.Store, facts: dict[str, object]
 ) -> None:
     """As of an error that did not come from a store."""
-    with pytest.raises(cs.UsageError, match="does not say which commit"):
+    with pytest.raises(cs.UsageError, match="does not identify its commit"):
         store.resolve_commit(cs.CommitUncertainError("lost", **facts))
 
 

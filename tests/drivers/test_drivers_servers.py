@@ -282,7 +282,7 @@ async def test_a_store_belongs_to_one_loop(make_link: Callable[[], Any]) -> None
     store = AsyncStore(driver, Settings())
     await store.ping()
     backend = sniffio.current_async_library()
-    with pytest.raises(cs.UsageError, match="another event loop"):
+    with pytest.raises(cs.UsageError, match="a different event loop"):
         await anyio.to_thread.run_sync(partial(anyio.run, store.ping, backend=backend))
 
     await store.close()

@@ -513,7 +513,7 @@ def test_an_async_store_belongs_to_one_loop(unbound: cs.AsyncStore, backend: str
         await unbound.get("nobody")
 
     anyio.run(use)
-    with pytest.raises(cs.UsageError, match="belongs to another event loop"):
+    with pytest.raises(cs.UsageError, match="belongs to a different event loop"):
         anyio.run(use, backend=backend)
 
 

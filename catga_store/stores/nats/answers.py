@@ -92,7 +92,7 @@ def api_error(answer: Answer) -> tuple[int, str]:
 def refusal_of(stream: str, code: int, text: str) -> StoreUnavailableError | StoreConfigError:
     """Return the error for something that JetStream refused."""
     if code == STREAM_GONE:
-        message = f"the stream {stream!r} is gone; open the store again to make it again"
+        message = f"the stream {stream!r} no longer exists; open the store again to create it"
         return StoreConfigError(message)
 
     if code in _FULL:
@@ -108,7 +108,7 @@ def refusal_of(stream: str, code: int, text: str) -> StoreUnavailableError | Sto
 def ack_of(stream: str, answer: Answer) -> Ack:
     """Return what a server says of a publish that it did not acknowledge."""
     if answer.status == NO_RESPONDERS:
-        text = f"JetStream does not answer: no server leads the stream; {AFTER_FULL_DISK}"
+        text = f"JetStream does not respond: no server leads the stream; {AFTER_FULL_DISK}"
         return Ack(0, text=text)
 
     if answer.status == MOVED:

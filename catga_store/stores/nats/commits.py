@@ -141,7 +141,7 @@ class NatsCommits:
         ):
             return error
 
-        message = f"commit {request.id} may have been written, its index entries were not"
+        message = f"commit {request.id} may have been written, but its index entries were not"
         return StoreConfigError(f"{message}: {error}")
 
     def _until_it_is_certain(

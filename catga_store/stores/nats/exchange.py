@@ -147,7 +147,7 @@ class NatsExchange:
 
                 why = None
                 text = (
-                    "JetStream does not answer: it is not enabled, or the stream"
+                    "JetStream does not respond: it is not enabled, or the stream"
                     f" {self.stream!r} has no leader or is gone; {AFTER_FULL_DISK}"
                 )
 

@@ -82,8 +82,8 @@ class Planner:
     def message(self, key: Key, text: bytes, expected: int) -> Message:
         if len(text) > self.exchange.max_payload - 2048:
             message = (
-                f"the head of {key} takes {len(text)} bytes, the server takes"
-                f" {self.exchange.max_payload} in one message; nothing was written"
+                f"the head of {key} takes {len(text)} bytes; the server accepts at most "
+                f"{self.exchange.max_payload} in one message; nothing was written"
             )
             raise RecordTooLargeError(message, size=len(text), limit=self.exchange.max_payload)
 

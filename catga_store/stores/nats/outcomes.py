@@ -217,8 +217,8 @@ def given_up(
     """The error of a commit whose time is over: uncertain if a reply of it was lost."""
     if lost is None:
         message = (
-            f"commit {commit_id} could not be written in time: others were always first, or NATS"
-            f" was busy; it said {deadline.reason!r}; nothing was written"
+            f"commit {commit_id} could not be written in time: other writers were always first, or "
+            f"NATS was busy; the last reason was {deadline.reason!r}; nothing was written"
         )
         return StoreUnavailableError(message)
 
@@ -232,7 +232,7 @@ def partly_stored(commit_id: str, keys: Iterable[Key]) -> CommitUncertainError:
     named = tuple(dict.fromkeys(keys))
     message = (
         f"commit {commit_id} was stored only in part: the server ran out of storage in the middle of"
-        " its batch; free space, look at its records, and write what is missing; a stream that has"
+        " its batch; free space, check its records, and write what is missing; a stream that has"
         " max_bytes reserves its storage, and its batches are refused whole"
     )
     return CommitUncertainError(message, commit_id=commit_id, keys=named)

@@ -122,7 +122,10 @@ class NatsReader:
         before = snapshot.stored[subject].sequence
         snapshot.stored |= yield from self.exchange.fetch([subject], deadline)
         if snapshot.stored[subject].sequence == before:
-            message = f"chunks of the body of {key} are gone; what is left stays as it is"
+            message = (
+                f"chunks of the body of {key} are missing; the rest of the record was left "
+                "unchanged"
+            )
             raise CorruptRecordError(message, key=tuple(key))
 
     def entries_of(self, tables: NatsTables, key: Key) -> frozenset[str]:

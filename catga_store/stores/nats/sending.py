@@ -146,8 +146,8 @@ class NatsSender:
             messages = [*head, *plan.checks, *plan.entries, *records]
             if len(messages) > _BATCH_MOST:
                 text = (
-                    f"this commit takes {len(messages)} messages, NATS takes {_BATCH_MOST} in one"
-                    " batch; nothing was written; commit in parts"
+                    f"this commit needs {len(messages)} messages; NATS accepts at most "
+                    f"{_BATCH_MOST} in one batch; nothing was written; commit in parts"
                 )
                 raise CommitTooLargeError(text, size=len(messages), limit=_BATCH_MOST)
 
@@ -231,7 +231,7 @@ class NatsSender:
             try:
                 yield from self.exchange.surely(entries, deadline)
             except StoreUnavailableError as error:
-                message = f"the record was written and its index entries were not: {error}"
+                message = f"the record was written, but its index entries were not: {error}"
                 raise ReplyLostError(message) from error
 
     def _sent(

@@ -76,7 +76,8 @@ def prepare(
         settings = yield from _settings(exchange, deadline)
         if settings is None and deadline.has_passed():
             message = (
-                f"the stream {layout.stream!r} was created, and is not there yet; nothing was written;"
+                f"the stream {layout.stream!r} was created but does not exist yet; nothing was "
+                "written;"
                 " open the store again"
             )
             raise StoreUnavailableError(message)
@@ -104,7 +105,8 @@ def _verify(
         now = "is empty" if found is None else "holds another store"
         message = (
             f"the stream {layout.stream!r} {now}: the store that was opened is gone (the stream was"
-            " removed, or lost by a power failure, and made again); nothing was written; restore it"
+            " removed, or lost in a power failure, and created again); nothing was written; "
+            "restore it"
             " from a backup, or open the store again to use what is there"
         )
         raise StoreConfigError(message)
@@ -131,15 +133,17 @@ def _greet(layout: NatsLayout, deadline: Deadline) -> Conversation[Greeting]:
 def _check_server(greeting: Greeting) -> None:
     if is_too_old(greeting.version):
         message = (
-            f"the NATS server is {greeting.version}; at least {OLDEST} is needed, for atomic batches;"
+            f"the NATS server is {greeting.version}; the store needs at least {OLDEST} for atomic "
+            "batches;"
             " nothing was written; update the server"
         )
         raise StoreConfigError(message)
 
     if greeting.max_payload < LEAST_PAYLOAD:
         message = (
-            f"the NATS server takes {greeting.max_payload} bytes in one message (max_payload), the"
-            f" store needs {LEAST_PAYLOAD}; nothing was written; raise max_payload on the server"
+            f"the NATS server accepts at most {greeting.max_payload} bytes per message "
+            f"(max_payload); the store needs {LEAST_PAYLOAD}; nothing was written; raise "
+            "max_payload on the server"
         )
         raise StoreConfigError(message)
 
@@ -281,13 +285,13 @@ class Setting(NamedTuple):
 def _check_settings(settings: dict[str, Any], layout: NatsLayout, replicas: int) -> None:
     for name, found, wanted in differing(settings, layout, replicas):
         message = (
-            f"the stream {layout.stream!r} has {name} = {found!r}, the store needs {wanted!r};"
-            f" mend it (nats stream edit {layout.stream}), or choose another bucket; nothing was"
+            f"the stream {layout.stream!r} has {name} = {found!r}; the store needs {wanted!r}; "
+            f"correct it (nats stream edit {layout.stream}), or choose another bucket; nothing was"
             " written"
         )
         if name == "num_replicas":
             message = (
-                f"the stream {layout.stream!r} has {found} replicas and the store was opened with"
+                f"the stream {layout.stream!r} has {found} replicas but the store was opened with"
                 f" {wanted}; open it with replicas={found}, or run"
                 f" nats stream edit {layout.stream} --replicas={wanted}; nothing was written"
             )

@@ -316,7 +316,10 @@ class NatsTables:
 
         texts = [self._snapshot.stored[part].text for part in parts]
         if None in texts:
-            message = f"parts of a completion of {key} are gone; what is left stays as it is"
+            message = (
+                f"parts of a completion of {key} are missing; the rest of the record was left "
+                "unchanged"
+            )
             raise CorruptRecordError(message, key=tuple(key))
 
         return item.payload + b"".join(text for text in texts if text is not None)

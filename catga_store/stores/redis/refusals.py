@@ -35,7 +35,7 @@ _REFUSALS: tuple[
         exceptions.AuthenticationError,
         ("NOAUTH", "WRONGPASS", "invalid username-password"),
         StoreConfigError,
-        "the server expects another user or password: give them in the URL, or to the client",
+        "the server expects a different user or password: set them in the URL or on the client",
     ),
     (
         exceptions.NoPermissionError,
@@ -59,7 +59,7 @@ _REFUSALS: tuple[
         exceptions.BusyLoadingError,
         ("LOADING",),
         StoreUnavailableError,
-        "the server is still loading its data: try again in a while",
+        "the server is still loading its data: try again later",
     ),
     (
         exceptions.MasterDownError,
@@ -95,7 +95,7 @@ _REFUSALS: tuple[
         None,
         ("PARTS ",),
         StoreUnavailableError,
-        "the upload of a large body was gone before its commit arrived: try again",
+        "the upload of a large body was removed before its commit arrived: try again",
     ),
     (
         None,
@@ -119,7 +119,7 @@ _REFUSALS: tuple[
         None,
         ("unknown command", "Unknown Redis command", "CROSSSLOT"),
         StoreConfigError,
-        "the store cannot use this server: it needs Redis 6.2 or later, or Valkey",
+        "this server is not supported: the store needs Redis 6.2 or later, or Valkey",
     ),
 )
 
@@ -135,7 +135,7 @@ def refusal(error: Exception) -> CatgaStoreError:
     if isinstance(error, exceptions.ConnectionError):
         return StoreUnavailableError(f"the server refuses the connection: {said}{_UNWRITTEN}")
 
-    return StoreConfigError(f"the server refused what the store asked: {said}{_UNWRITTEN}")
+    return StoreConfigError(f"the server refused a request of the store: {said}{_UNWRITTEN}")
 
 
 def raise_refusal(error: Exception) -> NoReturn:
@@ -159,7 +159,7 @@ def unconfirmed(
     """
     found = f"{replicas} of {wanted}" if type(replicas) is int else f"not {wanted} ({replicas})"
     message = (
-        f"commit {commit_id} was written by the primary, and {found} replicas confirmed it within"
+        f"commit {commit_id} was written by the primary, but {found} replicas confirmed it within"
         f" {seconds:g} s: a fail-over may lose it; resolve_commit(error) settles whether it is kept"
     )
     named = tuple(dict.fromkeys(keys))

@@ -308,9 +308,10 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
         "SELECT count(*), total(name = 'catga_layout') FROM sqlite_master WHERE type = 'table'"
     ).fetchone()
     if tables and not ours:
+        whose = "not" if tables == 1 else "none of them"
         message = (
-            f"the file {path!r} is a SQLite database of another program: it has {tables}"
-            f" table{'' if tables == 1 else 's'} and none of this library's; nothing was written;"
+            f"the file {path!r} belongs to another program: this SQLite database has {tables} "
+            f"table{'' if tables == 1 else 's'}, {whose} this library's; nothing was written;"
             " give the store a file of its own"
         )
         raise StoreConfigError(message)
@@ -321,7 +322,7 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
     (mode,) = execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         message = (
-            f"the file {path!r} cannot have a write-ahead log, SQLite offers {mode!r}: its file"
+            f"the file {path!r} cannot have a write-ahead log (SQLite offers {mode!r}): its file"
             " system has no shared memory; nothing was written; put the file on a local disk"
         )
         raise StoreConfigError(message)

@@ -97,14 +97,14 @@ def _why_not(path: str, *, was_there: bool) -> str:
     except (FileNotFoundError, NotADirectoryError):
         folder = Path(os.path.realpath(path)).parent
         if not folder.is_dir():
-            return f"its folder {str(folder)!r} does not exist; make it"
+            return f"its folder {str(folder)!r} does not exist; create it"
 
         if was_there:
-            return "it was removed since it was opened; put it back"
+            return "it was removed after it was opened; put it back"
     except OSError as error:
         return f"the system says {error.strerror}"
 
-    return "this user must have the right to read and write it and its folder"
+    return "this user needs read and write access to the file and its folder"
 
 
 _Failure: TypeAlias = tuple[type[Exception], str, dict[str, Any]]
@@ -125,7 +125,7 @@ _NOT_A_FILE = (
 )
 _READ_ONLY = (
     "the file {path!r} or its folder cannot be written: {error}; nothing was written;"
-    " give this user the right to write both"
+    " grant this user write access to both"
 )
 _NO_ACCESS = "the file {path!r} cannot be opened: {error}; {why}; nothing was written"
 _TOO_BIG = "a record is over SQLite's limit of 1,000,000,000 bytes: {error}; nothing was written"

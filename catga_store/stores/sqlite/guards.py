@@ -267,7 +267,8 @@ _CUT = (
 )
 _INDEX_GONE = (
     "the index of the log of the file {path!r} ({path}-shm) was removed or replaced while this process"
-    " had it open; nothing was written, and the log still has what was; end this process and every"
+    " had it open; nothing was written, and the log still holds what was written before; end this "
+    "process and every"
     " other that has the file open, then open the store again"
 )
 _LOST = (

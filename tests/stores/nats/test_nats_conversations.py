@@ -203,7 +203,7 @@ def test_busy_api_is_asked_again() -> None:
 def test_removed_stream_has_an_error_of_its_own() -> None:
     """It is not an outage: it does not come back by itself."""
     asks = exchange()
-    with pytest.raises(cs.StoreConfigError, match="'KV_b' is gone; open the store again"):
+    with pytest.raises(cs.StoreConfigError, match="'KV_b' no longer exists; open the store again"):
         hold(asks.call("INFO", {}, asks.deadline()), ((error(10059),),))
 
 
@@ -403,7 +403,7 @@ def test_set_up_waits_for_the_created_stream() -> None:
     """Set-up continues until its deadline: of several clients, some hear of the stream later."""
     gone, made = ((error(10059),),), ((said({}),),)
     hold_until_laid_out(gone, made, gone, ((error(10058),),), gone, made)
-    with pytest.raises(cs.StoreUnavailableError, match="is not there yet; nothing was written"):
+    with pytest.raises(cs.StoreUnavailableError, match="does not exist yet; nothing was written"):
         hold(first_use(NOW), HELLO, gone, made, gone)
 
 
@@ -481,14 +481,16 @@ def test_head_larger_than_a_message_is_refused() -> None:
     store = protocol()
     store._exchange.max_payload = 4096
     request = commit(put(owner="o" * 3000))
-    with pytest.raises(cs.RecordTooLargeError, match="the server takes 4096 in one message"):
+    with pytest.raises(
+        cs.RecordTooLargeError, match="the server accepts at most 4096 in one message"
+    ):
         hold(store.converse(request))
 
 
 def test_commit_larger_than_a_batch_is_refused() -> None:
     """It is refused as a whole before anything is sent."""
     request = commit(*(put(Key(FLOW, f"f-{number}")) for number in range(500)))
-    with pytest.raises(cs.CommitTooLargeError, match=r"takes 1001 messages.*commit in parts"):
+    with pytest.raises(cs.CommitTooLargeError, match=r"needs 1001 messages.*commit in parts"):
         hold(protocol().converse(request))
 
 

@@ -108,6 +108,6 @@ def test_message_limit_below_the_least() -> None:
     with (
         NatsServer("max_payload: 32KB") as server,
         cs.NatsStore(server.url) as store,
-        pytest.raises(cs.StoreConfigError, match="takes 32768 bytes in one message"),
+        pytest.raises(cs.StoreConfigError, match="at most 32768 bytes per message"),
     ):
         store.ping()

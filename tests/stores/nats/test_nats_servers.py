@@ -191,7 +191,7 @@ def test_entries_that_may_not_be_written() -> None:
     """The record may be written alone then: the error does not say that it was not."""
     allowed = '"$JS.API.>", "catga.dslflows.layout", "$KV.>"'
     with limited(allowed) as url, cs.NatsStore(url, timeout=SHORT) as store:
-        with pytest.raises(cs.StoreConfigError, match="may have been written, its index"):
+        with pytest.raises(cs.StoreConfigError, match="may have been written, but its index"):
             store.create(flow())
 
         until = time.monotonic() + LONG
@@ -565,7 +565,7 @@ def test_domain_is_named(tmp_path: Path) -> None:
 
         with (
             cs.open_store(f"{server.url}?domain=elsewhere", timeout=SHORT) as store,
-            pytest.raises(cs.StoreUnavailableError, match="JetStream does not answer"),
+            pytest.raises(cs.StoreUnavailableError, match="JetStream does not respond"),
         ):
             store.get("f")
 

@@ -230,7 +230,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "missing"
     with cs.SQLiteStore(folder / "flows.db") as store:
         for use in OPERATIONS:
-            with pytest.raises(cs.StoreConfigError, match="does not exist; make it") as caught:
+            with pytest.raises(cs.StoreConfigError, match="does not exist; create it") as caught:
                 use(store)
 
             assert repr(str(folder)) in str(caught.value)
@@ -338,7 +338,7 @@ def test_a_read_only_folder_is_named(shared: Path) -> None:
 
     for name, message in as_nobody(shared / "new.db"):
         assert name == "StoreConfigError"
-        assert "the right to read and write it and its folder" in message
+        assert "needs read and write access to the file and its folder" in message
 
     assert [file.name for file in shared.iterdir()] == ["flows.db"]
     shared.chmod(0o777)

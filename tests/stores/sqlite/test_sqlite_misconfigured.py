@@ -92,12 +92,12 @@ WRONG: list[tuple[Make, type[cs.CatgaStoreError], str]] = [
     (folder_for_the_index, cs.StoreConfigError, "flows.db-shm' is a folder or a device"),
     (device, cs.StoreConfigError, "is a folder or a device"),
     (loop, cs.StoreConfigError, "symbolic links"),
-    (dangling_link, cs.StoreConfigError, "nowhere' does not exist; make it"),
+    (dangling_link, cs.StoreConfigError, "nowhere' does not exist; create it"),
     (text_file, cs.CorruptRecordError, "is not a SQLite database"),
     (short_file, cs.CorruptRecordError, "is not a SQLite database"),
-    (other_database, cs.StoreConfigError, "it has 1 table and none of this library's"),
+    (other_database, cs.StoreConfigError, "has 1 table, not this library's"),
     (other_layout, cs.StoreConfigError, "the store has layout version 99"),
-    (other_partitions, cs.PartitionCountError, "was laid out with 4 partitions and opened with 1"),
+    (other_partitions, cs.PartitionCountError, "was laid out with 4 partitions but opened with 1"),
 ]
 
 
@@ -130,8 +130,8 @@ def test_misconfigured_file_is_refused(
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        (("missing", "flows.db"), "missing' does not exist; make it"),
-        (("file", "flows.db"), "file' does not exist; make it"),
+        (("missing", "flows.db"), "missing' does not exist; create it"),
+        (("file", "flows.db"), "file' does not exist; create it"),
         (("x" * 300,), "File name too long"),
     ],
 )
