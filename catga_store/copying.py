@@ -44,7 +44,7 @@ from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
 from catga_store.store import Store
 
-__all__ = ["CopyReport", "Difference", "compare", "copy"]
+__all__ = ["CopyDifference", "CopyReport", "compare", "copy"]
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class CopyReport:
 
 
 @frozen
-class Difference:
+class CopyDifference:
     """A record that is missing in the target, or differs from that of the source."""
 
     key: Key
@@ -221,7 +221,7 @@ def _written(
 
 def compare(
     source: Store, target: Store, *, on_page: Callable[[int], object] | None = None
-) -> Iterator[Difference]:
+) -> Iterator[CopyDifference]:
     """Yield each record of the source that is missing in the target, or differs there.
 
     Reads every record of the source, and those of the same keys in the target. Records that only the
@@ -232,7 +232,7 @@ def compare(
     >>> source, target = MemoryStore(), MemoryStore()
     >>> source.create(FlowSnapshot("order-1", state={"paid": True}))
     >>> list(compare(source, target))
-    [Difference(key=Key(kind='flow', id='order-1', step=0), what='missing')]
+    [CopyDifference(key=Key(kind='flow', id='order-1', step=0), what='missing')]
     """
     pending = {
         (entry.key, item)
@@ -248,14 +248,14 @@ def compare(
             for entry, stored in zip(kept, there, strict=True):
                 what = _differences(entry, stored)
                 if what:
-                    yield Difference(entry.key, ", ".join(what))
+                    yield CopyDifference(entry.key, ", ".join(what))
 
             for entry in page:
                 awaited = entry.record.head.status >= PENDING
                 if not awaited and any(
                     (entry.key, item) not in pending for item in entry.record.items
                 ):
-                    yield Difference(entry.key, "completions")
+                    yield CopyDifference(entry.key, "completions")
 
             if on_page is not None:
                 on_page(len(kept))

@@ -32,7 +32,7 @@ from catga_store.cli.output import say
 from catga_store.cli.store_options import AsJson
 from catga_store.cli.store_options import open_existing
 from catga_store.cli.store_options import open_laid_out
-from catga_store.copying import Difference
+from catga_store.copying import CopyDifference
 from catga_store.copying import compare
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import WAIT
@@ -113,7 +113,7 @@ def copy(
 
 def _copied(
     source: cs.Store, target: cs.Store, *, overwrite: bool, verify: bool, quiet: bool
-) -> tuple[cs.CopyReport, list[Difference]]:
+) -> tuple[cs.CopyReport, list[CopyDifference]]:
     console = Console(stderr=True)
     shows = console.is_terminal and not quiet
     total = _size(source) if shows else 0
@@ -149,7 +149,7 @@ def _size(store: cs.Store) -> int:
 
 
 def _print_report(
-    report: cs.CopyReport, differences: list[Difference], target: str, *, verified: bool | None
+    report: cs.CopyReport, differences: list[CopyDifference], target: str, *, verified: bool | None
 ) -> None:
     say(
         f"Copied to {target}: {counted(report.flows, 'flow')},"

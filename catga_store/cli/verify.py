@@ -21,7 +21,7 @@ from catga_store.cli.store_options import checked
 from catga_store.protocol.masking import mask_url
 
 if TYPE_CHECKING:
-    from catga_store.testing.verify import Finding
+    from catga_store.testing.verify import CheckResult
 
 __all__ = ["verify"]
 
@@ -79,7 +79,7 @@ def verify(
         raise typer.Exit(NO)
 
 
-def _print_findings(findings: Iterable[Finding], off: list[Finding]) -> None:
+def _print_findings(findings: Iterable[CheckResult], off: list[CheckResult]) -> None:
     rows = [
         (
             "ok" if one.holds else "problem",

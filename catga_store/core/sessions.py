@@ -35,7 +35,7 @@ from catga_store.core.context import read_all
 from catga_store.core.entries import Entry
 from catga_store.core.entries import Intent
 from catga_store.core.receipts import Receipt
-from catga_store.core.unit_of_work import Plan
+from catga_store.core.unit_of_work import CommitPlan
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.core.writes import check_flag
 from catga_store.errors import CommitUncertainError
@@ -312,7 +312,7 @@ def suspend(
 def session_commit(
     context: Context, unit: UnitOfWork, *, resolve: bool = False
 ) -> Conversation[Receipt]:
-    """Plan, send one commit, settle; with `resolve`, find out what became of a lost one."""
+    """CommitPlan, send one commit, settle; with `resolve`, find out what became of a lost one."""
     check_flag(resolve, "resolve")
     unit.step("commit")
     try:
@@ -470,7 +470,7 @@ def _read_outcomes(
     return outcomes
 
 
-def _closed(plan: Plan, outcomes: Sequence[Outcome]) -> list[WaitCondition]:
+def _closed(plan: CommitPlan, outcomes: Sequence[Outcome]) -> list[WaitCondition]:
     """The waits that were set and had ended; a parent that suspends on one is claimed with it."""
     return [
         entry.record

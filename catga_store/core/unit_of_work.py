@@ -63,21 +63,21 @@ from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import SetWait
 
-__all__ = ["Plan", "UnitOfWork"]
+__all__ = ["CommitPlan", "UnitOfWork"]
 
 
 _log = logging.getLogger(__name__)
 
 
 @frozen
-class Plan:
+class CommitPlan:
     """The changes of one commit, each with its entry, if it has one."""
 
     changes: tuple[Change, ...]
     entries: tuple[Entry | None, ...]
 
 
-_NOTHING = Plan((), ())
+_NOTHING = CommitPlan((), ())
 
 _LIFECYCLE = {
     ("open", "use"): "open",
@@ -111,7 +111,7 @@ class UnitOfWork:
         self.refusal: BaseException | None = None
         """The error of the last commit that was refused or lost."""
         self.has_written = False
-        self._lost: tuple[Plan, int] | None = None
+        self._lost: tuple[CommitPlan, int] | None = None
         """What was sent when the last commit was lost, and when."""
         self._map: dict[Key, Entry] = {}
         self._completions: dict[tuple[Key, str], Complete] = {}
@@ -134,7 +134,7 @@ class UnitOfWork:
             message = "this session is being committed by another task; a session belongs to one"
             raise UsageError(message) from None
 
-    def lose(self, error: BaseException, plan: Plan, now_ms: int) -> None:
+    def lose(self, error: BaseException, plan: CommitPlan, now_ms: int) -> None:
         """Close after a commit whose sending failed; what was sent may turn out to be applied."""
         self.step("lose")
         self._lost = plan, now_ms
@@ -436,7 +436,7 @@ class UnitOfWork:
 
     # plan and settle ------------------------------------------------------------------------------
 
-    def plan(self, now_ms: int, limits: Limits) -> Plan:
+    def plan(self, now_ms: int, limits: Limits) -> CommitPlan:
         """The changes of one commit; raises before anything is sent."""
         tracked = self._map.values()
         pairs: list[tuple[Change, Entry | None]] = []
@@ -470,7 +470,7 @@ class UnitOfWork:
             raise CommitTooLargeError(message, size=len(changes), limit=MAX_CHANGES)
 
         check_partition(changes, limits)
-        return Plan(changes, entries)
+        return CommitPlan(changes, entries)
 
     def _unplanned_checks(
         self, planned: Mapping[Key, Put | SetWait | Delete | Check]
@@ -523,7 +523,7 @@ class UnitOfWork:
         return None if record is None else head_of(record)
 
     def settle(
-        self, commit_id: str, plan: Plan, outcomes: tuple[Outcome, ...], now_ms: int
+        self, commit_id: str, plan: CommitPlan, outcomes: tuple[Outcome, ...], now_ms: int
     ) -> Receipt:
         """Every object takes what the store returned; from here on they are clean."""
         self.step("settle")
@@ -534,7 +534,7 @@ class UnitOfWork:
         self._guards.clear()
         return self.receipt
 
-    def settle_unread(self, commit_id: str, plan: Plan, now_ms: int) -> Receipt:
+    def settle_unread(self, commit_id: str, plan: CommitPlan, now_ms: int) -> Receipt:
         """Close after a commit that was applied, although nothing else is known of it.
 
         The objects stay what was read, so the session cannot use them on. The versions of the
@@ -563,7 +563,7 @@ class UnitOfWork:
             self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)
 
     def _take_over(
-        self, commit_id: str, plan: Plan, outcomes: tuple[Outcome, ...], now_ms: int
+        self, commit_id: str, plan: CommitPlan, outcomes: tuple[Outcome, ...], now_ms: int
     ) -> Receipt:
         for change, entry, outcome in zip(plan.changes, plan.entries, outcomes, strict=True):
             if entry is not None:
@@ -617,7 +617,7 @@ class UnitOfWork:
 
         stored_state.set_satisfied(wait, outcome.version, outcome.revision, outcome.status or 0)
 
-    def refused(self, plan: Plan, conflicts: tuple[Conflict, ...]) -> ConflictError:
+    def refused(self, plan: CommitPlan, conflicts: tuple[Conflict, ...]) -> ConflictError:
         """The error of a refused commit; everything is still pending."""
         self.step("refuse")
         error = conflict_of(
@@ -631,7 +631,7 @@ class UnitOfWork:
         self.refusal = error
         return error
 
-    def _record_of(self, plan: Plan, index: int) -> AnyRecord | None:
+    def _record_of(self, plan: CommitPlan, index: int) -> AnyRecord | None:
         entry = plan.entries[index]
         if entry is not None:
             return entry.record

@@ -37,7 +37,7 @@ from catga_store.testing.interleavings.scenarios import check_scenario
 from catga_store.testing.machine import machine_for
 from catga_store.testing.scratch import scratch_url
 
-__all__ = ["APIS", "Finding", "OpenEmpty", "verify"]
+__all__ = ["APIS", "CheckResult", "OpenEmpty", "verify"]
 
 OpenEmpty: TypeAlias = Callable[[str, ManualClock, Retention, int], StoreAPI]
 """Opens an empty store behind an API, with this clock, retention and number of partitions."""
@@ -51,7 +51,7 @@ _ORDER = 40
 _SHOWN = 4000
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """One check: how often it ran, and what was found if it failed."""
 
     claim: str
@@ -72,8 +72,8 @@ def verify(
     examples: int = 20,
     seed: int = 0,
     apis: tuple[str, ...] = APIS,
-    on_finding: Callable[[Finding], None] = lambda _: None,
-) -> list[Finding]:
+    on_finding: Callable[[CheckResult], None] = lambda _: None,
+) -> list[CheckResult]:
     """Check a store through each API, and return the findings.
 
     `store` is a URL, and the checks run in a scratch namespace beside its records; or, for a store that
@@ -86,7 +86,7 @@ def verify(
         open_empty = _open_in_scratch(stack, store) if isinstance(store, str) else store
         open_empty(apis[0], ManualClock(), Retention(), 1).close()
 
-        findings: list[Finding] = []
+        findings: list[CheckResult] = []
         for api in apis:
             for claim, check in _checks(open_empty, api, examples, seed):
                 findings.append(_find(claim, api, examples, check))
@@ -116,7 +116,7 @@ def _checks(
             )
 
 
-def _find(claim: str, api: str, times: int, check: Callable[[], None]) -> Finding:
+def _find(claim: str, api: str, times: int, check: Callable[[], None]) -> CheckResult:
     start = time.monotonic()
     try:
         check()
@@ -125,7 +125,7 @@ def _find(claim: str, api: str, times: int, check: Callable[[], None]) -> Findin
     else:
         found = ""
 
-    return Finding(claim, api, times, found[:_SHOWN], time.monotonic() - start)
+    return CheckResult(claim, api, times, found[:_SHOWN], time.monotonic() - start)
 
 
 def _run_machine(

@@ -29,7 +29,7 @@ from catga_store.cli import output
 from catga_store.cli.doctor import _findings
 from catga_store.cli.doctor import known_doctor
 from catga_store.cli.doctors import doctor_of
-from catga_store.copying import Difference
+from catga_store.copying import CopyDifference
 from catga_store.drivers.redis_blocking import RedisLink
 from catga_store.drivers.redis_clients import link_to_url
 from catga_store.protocol.conversation import NotSentError
@@ -416,7 +416,7 @@ def test_an_unreadable_record_matches_no_entry() -> None:
 
 def test_a_copy_that_differs_in_very_much(capsys: pytest.CaptureFixture[str]) -> None:
     """Twenty differences are named, and how many more there are."""
-    differences = [Difference(flow_key(f"f{number:02}"), "missing") for number in range(25)]
+    differences = [CopyDifference(flow_key(f"f{number:02}"), "missing") for number in range(25)]
     copy_command._print_report(cs.CopyReport(), differences, "memory://", verified=False)
     shown = capsys.readouterr()
     lines = shown.err.splitlines()

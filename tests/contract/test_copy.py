@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 import catga_store as cs
-from catga_store.copying import Difference
+from catga_store.copying import CopyDifference
 from catga_store.copying import compare
 from catga_store.protocol.conversation import Call
 from catga_store.protocol.requests import Commit
@@ -212,7 +212,7 @@ def test_a_copy_has_no_differences(source: cs.Store, target: cs.Store) -> None:
     before = list(compare(source, target))
     assert {one.key.kind for one in before} == {"flow", "wait", "progress"}
     assert sum(one.what == "missing" for one in before) == 5
-    assert Difference(cs.Key("wait", "early"), "completions") in before
+    assert CopyDifference(cs.Key("wait", "early"), "completions") in before
     source.claim("order", cs.RAW, owner="w-1")
     cs.copy(source, target)
     assert list(compare(source, target)) == []

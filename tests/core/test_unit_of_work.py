@@ -14,7 +14,7 @@ import catga_store as cs
 from catga_store.codec.bitmaps import decode_bitmap
 from catga_store.core import envelope
 from catga_store.core import writes
-from catga_store.core.unit_of_work import Plan
+from catga_store.core.unit_of_work import CommitPlan
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.model import stored_state
 from catga_store.model.flows import Claim
@@ -35,7 +35,7 @@ def new(flow_id: str = "f", **fields: Any) -> cs.FlowSnapshot[Any]:
     return cs.FlowSnapshot(flow_id, state={"n": 0}, **fields)
 
 
-def outcomes_of(plan: Plan, revision: str = "r") -> tuple[records.Outcome, ...]:
+def outcomes_of(plan: CommitPlan, revision: str = "r") -> tuple[records.Outcome, ...]:
     """Return what a store says that has applied every change as planned."""
     found = []
     for change in plan.changes:
@@ -52,7 +52,7 @@ def outcomes_of(plan: Plan, revision: str = "r") -> tuple[records.Outcome, ...]:
     return tuple(found)
 
 
-def commit(unit: UnitOfWork, now_ms: int = NOW, revision: str = "r") -> Plan:
+def commit(unit: UnitOfWork, now_ms: int = NOW, revision: str = "r") -> CommitPlan:
     """Plan and settle, as if the store had applied it all."""
     unit.step("commit")
     plan = unit.plan(now_ms, LIMITS)
@@ -90,9 +90,9 @@ def only(unit: UnitOfWork, now_ms: int = LATER) -> records.Change:
 def test_an_empty_unit_plans_nothing() -> None:
     """Neither does one that only holds what it loaded."""
     unit = UnitOfWork()
-    assert unit.plan(NOW, LIMITS) == Plan((), ())
+    assert unit.plan(NOW, LIMITS) == CommitPlan((), ())
     unit.add(loaded())
-    assert unit.plan(NOW, LIMITS) == Plan((), ())
+    assert unit.plan(NOW, LIMITS) == CommitPlan((), ())
 
 
 def test_a_new_flow_is_a_put_that_expects_none() -> None:

@@ -228,3 +228,19 @@ print(json.dumps([seconds, [name for name in {HEAVY!r} if name in sys.modules.ke
     seconds, imported = json.loads(done.stdout)
     print(f"import catga_store took {seconds * 1000:.0f} ms")  # noqa: T201  for who runs it with -s
     assert imported == []
+
+
+MODELLED = {"testing", "demo"}
+"""Layers whose classes may have the names of what they model: an oracle's commit, an example's order."""
+
+
+def test_no_two_classes_share_a_name() -> None:
+    """A name that is found by grep is found once."""
+    names = [
+        node.name
+        for file in FILES
+        if layer_of(module_of(file)) not in MODELLED
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

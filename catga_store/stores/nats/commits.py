@@ -38,7 +38,7 @@ from catga_store.protocol.requests import Sweep
 from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.changes import NatsChanges
 from catga_store.stores.nats.layout import entries_of_flow
-from catga_store.stores.nats.messages import Plan
+from catga_store.stores.nats.messages import MessagePlan
 from catga_store.stores.nats.outcomes import apply
 from catga_store.stores.nats.outcomes import given_up
 from catga_store.stores.nats.outcomes import keys_of
@@ -171,7 +171,7 @@ class NatsCommits:
             yield from self.exchange.look(deadline)
 
         trust = self.exchange.trust
-        plan = Plan([], [], [], [], self.exchange.epoch)
+        plan = MessagePlan([], [], [], [], self.exchange.epoch)
         heads: list[Head] = []
         for change in request.changes:
             head = None
@@ -206,8 +206,8 @@ class NatsCommits:
 
         return Applied(tuple(outcomes))
 
-    def _put_at_once(self, plan: Plan, change: Put, request: Commit) -> Head | None:
-        """Plan the write of a flow, from what was read when it was; `None` if that is not enough."""
+    def _put_at_once(self, plan: MessagePlan, change: Put, request: Commit) -> Head | None:
+        """MessagePlan the write of a flow, from what was read when it was; `None` if that is not enough."""
         old = change.replaces
         expected = 0
         known = UNKNOWN

@@ -77,7 +77,7 @@ class _Seen:
     clock: tuple[Finding, ...] = ()
 
 
-class ServerLink(Protocol):
+class NatsServerLink(Protocol):
     """What the doctor needs of a link to the servers."""
 
     async def perform(self, request: Any, /) -> Any:
@@ -97,7 +97,7 @@ class NatsDoctor:
     in a URL.
     """
 
-    open_link: Callable[[str, float], ServerLink]
+    open_link: Callable[[str, float], NatsServerLink]
     options_of: Callable[[str], dict[str, Any]]
     default_bucket: str
 
@@ -214,7 +214,7 @@ def _nothing(layout: NatsLayout) -> str:
 # --- asking -----------------------------------------------------------------------------------------
 
 
-async def _ask(link: ServerLink, ask: Ask) -> tuple[Answer, ...]:
+async def _ask(link: NatsServerLink, ask: Ask) -> tuple[Answer, ...]:
     (answers,) = await link.perform(Asks((ask,)))
     return tuple(answers)
 
@@ -228,7 +228,7 @@ def _read(answer: Answer) -> dict[str, Any] | None:
     return reply
 
 
-async def _info(link: ServerLink, layout: NatsLayout, wanted: str) -> dict[str, Any]:
+async def _info(link: NatsServerLink, layout: NatsLayout, wanted: str) -> dict[str, Any]:
     payload = json.dumps({"subjects_filter": wanted}).encode()
     (answer,) = await _ask(link, Ask(f"{layout.api}.STREAM.INFO.{layout.stream}", payload))
     code, text = api_error(answer)
@@ -242,7 +242,7 @@ async def _info(link: ServerLink, layout: NatsLayout, wanted: str) -> dict[str, 
     return _read(answer) or {}
 
 
-async def _names(link: ServerLink, layout: NatsLayout) -> list[str]:
+async def _names(link: NatsServerLink, layout: NatsLayout) -> list[str]:
     """The index entries, as many as are looked at."""
     found: list[str] = []
     for what in ("list", "due"):
@@ -252,7 +252,7 @@ async def _names(link: ServerLink, layout: NatsLayout) -> list[str]:
     return found[:_MOST_ENTRIES]
 
 
-async def _wrong(link: ServerLink, layout: NatsLayout, names: list[str]) -> list[str]:
+async def _wrong(link: NatsServerLink, layout: NatsLayout, names: list[str]) -> list[str]:
     """Entries that do not match their record now."""
     wrong: list[str] = []
     for start in range(0, len(names), _TOGETHER):

@@ -21,7 +21,7 @@ __all__ = [
     "LAST_TIME",
     "SLOTTED",
     "TIMES",
-    "Entry",
+    "NatsIndexEntry",
     "NatsLayout",
     "between",
     "entries_of_flow",
@@ -42,7 +42,7 @@ _SLOTS: int = 10**_SLOT_DIGITS
 _SLOT_LENGTH = 2 * _SLOT_DIGITS
 
 
-class Entry(NamedTuple):
+class NatsIndexEntry(NamedTuple):
     """What the subject of an index entry says: a record, and a time."""
 
     ms: int
@@ -154,7 +154,7 @@ class NatsLayout:
         """What the due entries of flows of one type begin with; `None`: of any, as a wildcard."""
         return f"{self.rest}due.flow.{_hashed(kind)}."
 
-    def entry(self, subject: str) -> Entry:
+    def entry(self, subject: str) -> NatsIndexEntry:
         """What an entry's subject says; its last tokens are digits, kind and id."""
         before, kind, token = subject.rsplit(".", 2)
         if subject.startswith("due.", len(self.rest)):
@@ -162,7 +162,9 @@ class NatsLayout:
 
         ms = int(before[-_DIGITS_LENGTH:].replace(".", "")) - _YEAR_ONE_MS
         # Entries are written here only: one without an escape is the id.
-        return Entry(ms, Key(kind, decode_token(token) if "=" in token else token), subject)
+        return NatsIndexEntry(
+            ms, Key(kind, decode_token(token) if "=" in token else token), subject
+        )
 
 
 def _digits(ms: int) -> str:
@@ -197,7 +199,7 @@ def last_slot_of(place: int) -> int:
     return place // _SLOTS * _SLOTS + _SLOTS - 1
 
 
-def slot_of(entry: Entry) -> int:
+def slot_of(entry: NatsIndexEntry) -> int:
     """The place of an entry of what is due."""
     before, _, _ = entry.subject.rsplit(".", 2)
     return int(before[-2 * SLOTTED + 1 :].replace(".", ""))

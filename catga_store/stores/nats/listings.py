@@ -40,7 +40,7 @@ from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.layout import LAST_TIME
 from catga_store.stores.nats.layout import SLOTTED
 from catga_store.stores.nats.layout import TIMES
-from catga_store.stores.nats.layout import Entry
+from catga_store.stores.nats.layout import NatsIndexEntry
 from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.layout import between
 from catga_store.stores.nats.layout import entries_of_flow
@@ -88,7 +88,7 @@ class NatsListings:
 
     def _named(
         self, prefixes: Iterable[str], covering: list[str], most: int, deadline: Deadline
-    ) -> Conversation[tuple[list[Entry], int]]:
+    ) -> Conversation[tuple[list[NatsIndexEntry], int]]:
         filters = [f"{prefix}{one}" for prefix in prefixes for one in covering]
         if not most:
             found = yield from self._exchange.names(filters, deadline)
@@ -102,7 +102,7 @@ class NatsListings:
         prefixes: tuple[str, ...],
         now_ms: int,
         limit: int,
-        look: Callable[[list[Entry]], Conversation[None]],
+        look: Callable[[list[NatsIndexEntry]], Conversation[None]],
         found: Sized,
         deadline: Deadline,
         *,
@@ -116,11 +116,11 @@ class NatsListings:
 
             def until(
                 reach: int, most: int, low: int = low
-            ) -> Conversation[tuple[list[Entry], int]]:
+            ) -> Conversation[tuple[list[NatsIndexEntry], int]]:
                 covering = between(low, low + reach, SLOTTED)
                 return (yield from self._named(prefixes, covering, most, deadline))
 
-            def distance(entry: Entry, low: int = low) -> int:
+            def distance(entry: NatsIndexEntry, low: int = low) -> int:
                 return slot_of(entry) - low
 
             wanted = max(min(limit - len(found), _MOST_WANTED), 1)
@@ -149,7 +149,7 @@ class NatsListings:
         flows: dict[Key, Found] = {}
         waits: dict[Key, Found] = {}
 
-        def flows_of(entries: list[Entry]) -> Conversation[None]:
+        def flows_of(entries: list[NatsIndexEntry]) -> Conversation[None]:
             for key, head in (yield from self._flows(entries, deadline)).items():
                 if (
                     head.due_ms is not None
@@ -159,7 +159,7 @@ class NatsListings:
                 ):
                     flows[key] = Found(key, head)
 
-        def waits_of(entries: list[Entry]) -> Conversation[None]:
+        def waits_of(entries: list[NatsIndexEntry]) -> Conversation[None]:
             rows = yield from self._waits(entries, deadline)
             ready = {
                 key: row
@@ -186,7 +186,7 @@ class NatsListings:
             return list(rows)
 
         parents = yield from self._flows(
-            [Entry(0, flow_key(row.parent or "")) for row in rows.values()], deadline
+            [NatsIndexEntry(0, flow_key(row.parent or "")) for row in rows.values()], deadline
         )
         kept: list[Key] = []
         for key, row in rows.items():
@@ -233,7 +233,7 @@ class NatsListings:
         now_ms, limit = request.now_ms, request.limit
         found: dict[Key, Found] = {}
 
-        def look(entries: list[Entry]) -> Conversation[None]:
+        def look(entries: list[NatsIndexEntry]) -> Conversation[None]:
             for key, row in (yield from self._waits(entries, deadline)).items():
                 due_ms = row.head.due_ms
                 if row.head.status == PENDING and due_ms is not None and due_ms <= now_ms:
@@ -249,7 +249,7 @@ class NatsListings:
         deadline = self._exchange.deadline()
         found: dict[Key, None] = {}
 
-        def look(entries: list[Entry]) -> Conversation[None]:
+        def look(entries: list[NatsIndexEntry]) -> Conversation[None]:
             flows = yield from self._flows([e for e in entries if e.key.kind == FLOW], deadline)
             waits = yield from self._waits([e for e in entries if e.key.kind == WAIT], deadline)
             heads = flows | {key: row.head for key, row in waits.items()}
@@ -264,7 +264,7 @@ class NatsListings:
     # heads ----------------------------------------------------------------------------------------
 
     def _flows(
-        self, entries: Iterable[Entry], deadline: Deadline, *, strict: bool = False
+        self, entries: Iterable[NatsIndexEntry], deadline: Deadline, *, strict: bool = False
     ) -> Conversation[dict[Key, Head]]:
         """The heads of flows. What cannot be read is logged and passed over, unless `strict`."""
         return (
@@ -274,7 +274,7 @@ class NatsListings:
         )
 
     def _waits(
-        self, entries: Iterable[Entry], deadline: Deadline, *, strict: bool = False
+        self, entries: Iterable[NatsIndexEntry], deadline: Deadline, *, strict: bool = False
     ) -> Conversation[dict[Key, WaitRow]]:
         """The rows of conditions, likewise."""
         return (
@@ -285,7 +285,7 @@ class NatsListings:
 
     def _found(
         self,
-        entries: Iterable[Entry],
+        entries: Iterable[NatsIndexEntry],
         look: Callable[[NatsTables, Key], T | None],
         entries_of: Callable[[NatsLayout, Key, T], frozenset[str]],
         deadline: Deadline,
@@ -321,7 +321,7 @@ class NatsListings:
         self._doubt(entries, verified)
         return found
 
-    def _doubt(self, entries: list[Entry], verified: dict[Key, frozenset[str]]) -> None:
+    def _doubt(self, entries: list[NatsIndexEntry], verified: dict[Key, frozenset[str]]) -> None:
         for entry in entries:
             if (
                 entry.subject
@@ -351,11 +351,11 @@ class NatsListings:
 
             def until(
                 reach: int, most: int, top: int = top, start: int = start
-            ) -> Conversation[tuple[list[Entry], int]]:
+            ) -> Conversation[tuple[list[NatsIndexEntry], int]]:
                 covering = between(start - reach, top, TIMES)
                 return (yield from self._named(prefixes, covering, most, deadline))
 
-            def distance(entry: Entry, start: int = start) -> int:
+            def distance(entry: NatsIndexEntry, start: int = start) -> int:
                 return max(start - place_of(entry.ms), 0)
 
             number = max(min(request.limit - len(found), _MOST_WANTED), 1)
@@ -392,7 +392,11 @@ class NatsListings:
             self._reach[prefixes] = reach
 
     def _fill(
-        self, found: list[Found], entries: Iterable[Entry], request: Find, deadline: Deadline
+        self,
+        found: list[Found],
+        entries: Iterable[NatsIndexEntry],
+        request: Find,
+        deadline: Deadline,
     ) -> Conversation[None]:
         """Add to a page what proves right of these entries, until it is full."""
         # Several may name one record, while it changes: its head decides, once.
@@ -406,7 +410,7 @@ class NatsListings:
             found += yield from self._matching(page, request.filter, request.now_ms, deadline)
 
     def _matching(
-        self, entries: list[Entry], wanted: Filter, now_ms: int, deadline: Deadline
+        self, entries: list[NatsIndexEntry], wanted: Filter, now_ms: int, deadline: Deadline
     ) -> Conversation[list[Found]]:
         parents: dict[Key, str | None] = {}
         if wanted.kind == FLOW:
@@ -507,9 +511,9 @@ def _upper_of(request: Find) -> int:
 
 
 def _look_at(
-    entries: list[Entry],
+    entries: list[NatsIndexEntry],
     limit: int,
-    look: Callable[[list[Entry]], Conversation[None]],
+    look: Callable[[list[NatsIndexEntry]], Conversation[None]],
     found: Sized,
 ) -> Conversation[None]:
     """Look at entries, oldest first, until enough prove right; several may name one record."""
@@ -519,7 +523,7 @@ def _look_at(
             return
 
 
-def _is_wanted(entry: Entry, wanted: Filter, after: tuple[int, str] | None) -> bool:
+def _is_wanted(entry: NatsIndexEntry, wanted: Filter, after: tuple[int, str] | None) -> bool:
     first, before = wanted.created_after_ms, wanted.created_before_ms
     return (
         (first is None or entry.ms >= first)
@@ -528,7 +532,7 @@ def _is_wanted(entry: Entry, wanted: Filter, after: tuple[int, str] | None) -> b
     )
 
 
-def _pages(entries: list[Entry], limit: int) -> Iterator[list[Entry]]:
+def _pages(entries: list[NatsIndexEntry], limit: int) -> Iterator[list[NatsIndexEntry]]:
     """Slices of what is wanted and a few more: some entries may prove wrong."""
     size = min(max(limit, _LEAST_ENTRIES), _PAGE * 5)
     for start in range(0, len(entries), size):

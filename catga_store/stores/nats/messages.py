@@ -33,7 +33,7 @@ from catga_store.stores.nats.tables import NatsTables
 from catga_store.stores.nats.tables import Write
 from catga_store.stores.nats.transport import Message
 
-__all__ = ["EXPECTED", "Plan", "Planner"]
+__all__ = ["EXPECTED", "MessagePlan", "Planner"]
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
@@ -43,7 +43,7 @@ _LONG_BYTES = 32 * 1024
 _LOG_SECONDS = 600
 
 
-class Plan(NamedTuple):
+class MessagePlan(NamedTuple):
     """The messages of one commit: records, each with its key, what goes before them, and purges."""
 
     records: list[tuple[Key, Message]]
@@ -121,7 +121,7 @@ class Planner:
         )
         return message
 
-    def log(self, plan: Plan, request: Commit, reply: Applied) -> Message:
+    def log(self, plan: MessagePlan, request: Commit, reply: Applied) -> Message:
         # What was removed is forgotten after a while: a record that stays is the better witness.
         plan.records.sort(key=lambda record: "Nats-Rollup" not in record[1].headers)
         places = plan.places()
@@ -141,9 +141,11 @@ class Planner:
         headers = {EXPECTED: "0", "Nats-TTL": f"{_LOG_SECONDS}s", "Nats-Msg-Id": request.id}
         return Message(log, payload, headers)
 
-    def plan(self, commit_id: str, writes: list[Write], checks: list[Message], epoch: int) -> Plan:
+    def plan(
+        self, commit_id: str, writes: list[Write], checks: list[Message], epoch: int
+    ) -> MessagePlan:
         """The messages of writes that were decided over what was read on connection `epoch`."""
-        plan = Plan([], checks, [], [], epoch)
+        plan = MessagePlan([], checks, [], [], epoch)
 
         for write in writes:
             before, old_body = self._traces(write.key, write.before)
@@ -200,6 +202,6 @@ class Planner:
         head, body = before
         return entries_of_flow(self.layout, key, head) if key.kind == FLOW else frozenset(), body
 
-    def index(self, plan: Plan, before: frozenset[str], after: frozenset[str]) -> None:
+    def index(self, plan: MessagePlan, before: frozenset[str], after: frozenset[str]) -> None:
         plan.entries.extend(Message(entry, b"", {}) for entry in sorted(after - before))
         plan.purges.extend((entry, True) for entry in sorted(before - after))

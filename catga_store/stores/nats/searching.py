@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from catga_store.protocol.conversation import Conversation
-from catga_store.stores.nats.layout import Entry
+from catga_store.stores.nats.layout import NatsIndexEntry
 from catga_store.stores.nats.layout import last_slot_of
 
 __all__ = ["Search", "nearest", "next_reach", "span"]
@@ -28,7 +28,7 @@ class Search(NamedTuple):
     farthest: int
     stride: int
     """How much farther it looks when there is too little."""
-    distance: Callable[[Entry], int]
+    distance: Callable[[NatsIndexEntry], int]
     oldest_first: bool = False
     start: int = 0
     whole_ms: bool = False
@@ -38,7 +38,9 @@ class Search(NamedTuple):
         """The same distance, or as far as the millisecond goes."""
         return last_slot_of(self.start + end) - self.start if self.whole_ms else end
 
-    def between(self, few: int, many: int, some: list[Entry], number: int, *, sure: bool) -> int:
+    def between(
+        self, few: int, many: int, some: list[NatsIndexEntry], number: int, *, sure: bool
+    ) -> int:
         """A distance with enough entries, as some of those there are show; -1 for a guess.
 
         The server names first what was written first, which is often what is due first, and seldom
@@ -56,10 +58,10 @@ class Search(NamedTuple):
 
 
 def nearest(
-    until: Callable[[int, int], Conversation[tuple[list[Entry], int]]],
+    until: Callable[[int, int], Conversation[tuple[list[NatsIndexEntry], int]]],
     search: Search,
     number: int,
-) -> Conversation[tuple[list[Entry], int]]:
+) -> Conversation[tuple[list[NatsIndexEntry], int]]:
     """Entries up to some distance, `number` of them or more unless it is the farthest, and it.
 
     `until` returns entries up to a distance, no more than its limit unless that is 0, and how many
@@ -71,7 +73,7 @@ def nearest(
     # Up to `few` there are too few, up to `many` too many for one request.
     few, many = -1, -1
     before, total = 0, 0  # how many there are up to those
-    some: list[Entry] = []
+    some: list[NatsIndexEntry] = []
     reach, stride = min(search.first, search.farthest), 1
     while True:
         entries, more = yield from until(reach, most)
@@ -100,7 +102,7 @@ def nearest(
                 reach = few + min(max(part, 1), gap - 1)
 
 
-def next_reach(search: Search, entries: list[Entry], reach: int, wanted: int) -> int:
+def next_reach(search: Search, entries: list[NatsIndexEntry], reach: int, wanted: int) -> int:
     """How far to look next time: for some more than were wanted this time."""
     if not entries or (reach == search.farthest and len(entries) <= 2 * wanted):
         return sys.maxsize
@@ -108,7 +110,7 @@ def next_reach(search: Search, entries: list[Entry], reach: int, wanted: int) ->
     return search.rounded(sorted(map(search.distance, entries))[: 2 * wanted][-1])
 
 
-def span(search: Search, entries: list[Entry]) -> int:
+def span(search: Search, entries: list[NatsIndexEntry]) -> int:
     """How far apart the first and the last of these are."""
     distances = list(map(search.distance, entries))
     return max(distances) - min(distances) + 1 if len(distances) > 1 else search.stride

@@ -22,7 +22,7 @@ from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.messages import EXPECTED
-from catga_store.stores.nats.messages import Plan
+from catga_store.stores.nats.messages import MessagePlan
 from catga_store.stores.nats.messages import Planner
 from catga_store.stores.nats.record_text import Body
 from catga_store.stores.nats.record_text import WaitRecord
@@ -136,7 +136,9 @@ class NatsSender:
 
     # the commit -----------------------------------------------------------------------------------
 
-    def send(self, plan: Plan, head: Sequence[Message], deadline: Deadline) -> Conversation[Ack]:
+    def send(
+        self, plan: MessagePlan, head: Sequence[Message], deadline: Deadline
+    ) -> Conversation[Ack]:
         """Send a commit once; the sequence is that of its first record."""
         records = [message for _, message in plan.records]
         several = len(head) + len(plan.checks) + len(records) > 1

@@ -56,7 +56,7 @@ _FAILURES = (
 )
 
 
-class ServerLink(PerformsPipes, Protocol):
+class RedisServerLink(PerformsPipes, Protocol):
     """What the doctor needs of a link to a server."""
 
     def client(self) -> Any:
@@ -75,7 +75,7 @@ class RedisDoctor:
     `open_link` opens a URL without the store's own options, with a timeout in seconds.
     """
 
-    open_link: Callable[[str, float], ServerLink]
+    open_link: Callable[[str, float], RedisServerLink]
     default_prefix: str
 
     def absent(self, url: str) -> str | None:
@@ -153,7 +153,7 @@ def _split(url: str, default_prefix: str) -> tuple[str, str, int]:
     return f"{place}?{rest}" if rest else place, own["prefix"], int(own["acknowledged_by"])
 
 
-def _nodes(link: ServerLink) -> list[tuple[str, Any]]:
+def _nodes(link: RedisServerLink) -> list[tuple[str, Any]]:
     """Return a client for each server that keeps records, with its name if there are several."""
     client = link.client()
     if not isinstance(client, RedisCluster):
@@ -166,7 +166,7 @@ def _nodes(link: ServerLink) -> list[tuple[str, Any]]:
 # --- the store ------------------------------------------------------------------------------------
 
 
-def _store(link: ServerLink, prefix: str, nodes: Sequence[object]) -> Iterator[Finding]:
+def _store(link: RedisServerLink, prefix: str, nodes: Sequence[object]) -> Iterator[Finding]:
     stored = _partitions(link, prefix)
     if stored is None:
         yield no_store(_nothing(prefix))
@@ -186,7 +186,7 @@ def _store(link: ServerLink, prefix: str, nodes: Sequence[object]) -> Iterator[F
     yield from examine_index(link, layout)
 
 
-def _partitions(link: ServerLink, prefix: str) -> Any:
+def _partitions(link: RedisServerLink, prefix: str) -> Any:
     """Return the number of partitions that is stored, `None` if there is no layout."""
     (stored,) = ask(link, [(b"HGET", RedisLayout(prefix, 1).layout, b"partitions")])
     return stored

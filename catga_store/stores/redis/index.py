@@ -20,8 +20,8 @@ __all__ = [
     "DIGITS",
     "NOTIFIED",
     "PAGE",
-    "Entry",
     "Range",
+    "RedisIndexEntry",
     "bounds_of",
     "is_listed",
     "listing_of",
@@ -67,7 +67,7 @@ def stamp_of_creation(head: Head) -> bytes:
     return newest_first(head.created_ms)
 
 
-class Entry(NamedTuple):
+class RedisIndexEntry(NamedTuple):
     """A member of the index: its place in the order, and its record."""
 
     place: bytes
@@ -158,7 +158,7 @@ class Range:
         self.last = last
         self.is_done = False
 
-    def entries(self, members: Iterable[bytes]) -> Iterator[Entry]:
+    def entries(self, members: Iterable[bytes]) -> Iterator[RedisIndexEntry]:
         """Read members; the place of an entry begins with its time, if it has one."""
         cut = len(self.begin)
         timed = self.begin[1:2] != b"i"
@@ -171,19 +171,19 @@ class Range:
                 size = int(length) if length.isdigit() else 0
                 parent, name = name[:size], name[size:]
 
-            yield Entry(place, name, parent, member)
+            yield RedisIndexEntry(place, name, parent, member)
 
 
 def merged(
     ranges: Sequence[Range], replies: Sequence[list[bytes]], page: int
-) -> list[tuple[int, Entry]]:
+) -> list[tuple[int, RedisIndexEntry]]:
     """Return the first `page` entries of all ranges, in order; each range continues after them."""
     numbered = (
         [(entry.place, place, entry) for entry in one.entries(members)]
         for place, (one, members) in enumerate(zip(ranges, replies, strict=True))
     )
     taken = [0] * len(ranges)
-    found: list[tuple[int, Entry]] = []
+    found: list[tuple[int, RedisIndexEntry]] = []
 
     for _, place, entry in heapq.merge(*numbered):
         if len(found) == page:

@@ -31,8 +31,8 @@ from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.index import DIGITS
 from catga_store.stores.redis.index import NOTIFIED
 from catga_store.stores.redis.index import PAGE
-from catga_store.stores.redis.index import Entry
 from catga_store.stores.redis.index import Range
+from catga_store.stores.redis.index import RedisIndexEntry
 from catga_store.stores.redis.index import bounds_of
 from catga_store.stores.redis.index import is_listed
 from catga_store.stores.redis.index import listing_of
@@ -228,7 +228,7 @@ class RedisListings:
         return Command(args, index)
 
     def _heads(
-        self, kind: str, listed: Sequence[tuple[int, Entry]], *, parents: bool
+        self, kind: str, listed: Sequence[tuple[int, RedisIndexEntry]], *, parents: bool
     ) -> Conversation[list[tuple[Any, Any]]]:
         """Return the stored heads of entries, each with that of its parent if `parents`."""
         keys = self._layout.flow if kind == FLOW else self._layout.wait
@@ -370,7 +370,7 @@ class RedisListings:
 
 def _found(
     kind: str,
-    entry: Entry,
+    entry: RedisIndexEntry,
     texts: tuple[Any, Any],
     matches: Callable[[Head, Head | None], bool],
     stamp: Callable[[Head], bytes],

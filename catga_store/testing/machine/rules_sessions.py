@@ -35,9 +35,9 @@ from catga_store.testing.machine.rules_flows import places
 from catga_store.testing.machine.rules_flows import reads_as
 from catga_store.testing.machine.rules_waits import new_wait
 from catga_store.testing.machine.rules_waits import same_completion
-from catga_store.testing.machine.session_model import Entry
 from catga_store.testing.machine.session_model import Open
 from catga_store.testing.machine.session_model import Planned
+from catga_store.testing.machine.session_model import SessionEntry
 from catga_store.testing.machine.session_model import changed_something
 from catga_store.testing.machine.session_model import claim_expected_by
 from catga_store.testing.machine.session_model import expected_by
@@ -100,7 +100,7 @@ class SessionRules(ClaimRules):
 
         copy = Copy(found, key, want)
         self.same_object(kind, copy, results=True)
-        opened.entries[kind, key] = Entry(copy)
+        opened.entries[kind, key] = SessionEntry(copy)
 
     @rule(
         number=session,
@@ -175,7 +175,7 @@ class SessionRules(ClaimRules):
         opened, flow_id = self.opened(number), self.flow_id(place)
         if clear:
             opened.real.clear_for_each_progress(flow_id, step)
-            opened.entries["progress", (flow_id, step)] = Entry(None, "deleted")
+            opened.entries["progress", (flow_id, step)] = SessionEntry(None, "deleted")
             return
 
         self.world.forget_expired()
@@ -187,12 +187,12 @@ class SessionRules(ClaimRules):
 
     # changing -------------------------------------------------------------------------------------
 
-    def take(self, opened: Open, kind: str, copy: Copy, intent: str) -> Entry | None:
+    def take(self, opened: Open, kind: str, copy: Copy, intent: str) -> SessionEntry | None:
         """The rules of `add`: one object for a key, and no object in two sessions."""
         entry = opened.entries.get((kind, copy.key))
         if entry is not None and entry.copy is copy:
             if entry.intent == "deleted":
-                opened.entries[kind, copy.key] = entry = Entry(copy)
+                opened.entries[kind, copy.key] = entry = SessionEntry(copy)
 
             return entry
 
@@ -205,7 +205,7 @@ class SessionRules(ClaimRules):
             return None  # it was deleted by its id: nothing was read that it could replace
 
         instead = None if entry is None else entry.instead
-        entry = Entry(copy, "loaded" if copy.base is not None else intent, instead)
+        entry = SessionEntry(copy, "loaded" if copy.base is not None else intent, instead)
         opened.entries[kind, copy.key] = entry
         return entry
 
@@ -265,7 +265,7 @@ class SessionRules(ClaimRules):
     def suspend(self, opened: Open, copy: Copy, wait: WaitCondition) -> None:
         """Let a flow of the session wait."""
         name = wait.correlation_id
-        if opened.entries.get(("wait", name), Entry(None, "deleted")).intent != "deleted":
+        if opened.entries.get(("wait", name), SessionEntry(None, "deleted")).intent != "deleted":
             self.refused(lambda: opened.real.suspend(copy.obj, wait))
             return
 
@@ -327,7 +327,7 @@ class SessionRules(ClaimRules):
         opened.real.save_for_each_progress(*key, progress, overwrite=overwrite)
         intent = "overwrite" if overwrite or entry is not None else "new"
         fresh = entry is not None
-        opened.entries["progress", key] = Entry(Copy(progress, key), intent, fresh=fresh)
+        opened.entries["progress", key] = SessionEntry(Copy(progress, key), intent, fresh=fresh)
 
     @rule(
         number=session,
@@ -350,9 +350,9 @@ class SessionRules(ClaimRules):
             del opened.entries[kind, copy.key]
             opened.checks.pop((kind, copy.key), None)
             if entry.instead is not None:
-                opened.entries[kind, copy.key] = Entry(None, "deleted", entry.instead)
+                opened.entries[kind, copy.key] = SessionEntry(None, "deleted", entry.instead)
         else:
-            opened.entries[kind, copy.key] = Entry(copy, "deleted", copy.base)
+            opened.entries[kind, copy.key] = SessionEntry(copy, "deleted", copy.base)
             if kind == "flow":
                 mine = [k for k in opened.entries if k[0] == "progress" and k[1][0] == copy.key]
                 for key in mine:
@@ -372,7 +372,7 @@ class SessionRules(ClaimRules):
         if before is not None and before.copy is not None:
             self.let_go("flow", before.copy)
 
-        opened.entries["flow", flow_id] = Entry(None, "deleted")
+        opened.entries["flow", flow_id] = SessionEntry(None, "deleted")
         for key in [key for key in opened.entries if key[0] == "progress" and key[1][0] == flow_id]:
             del opened.entries[key]
 
@@ -490,7 +490,7 @@ class SessionRules(ClaimRules):
             opened.checks.pop((kind, copy.key), None)
             self.let_go(kind, copy)
             if entry.fresh or entry.instead is not None:
-                opened.entries[kind, copy.key] = Entry(None, "deleted", entry.instead)
+                opened.entries[kind, copy.key] = SessionEntry(None, "deleted", entry.instead)
 
     @rule(number=session, close=st.booleans())
     def session_rollback(self, number: int, close: bool) -> None:
@@ -729,7 +729,7 @@ class SessionRules(ClaimRules):
         progress.mark(place)
         opened.real.save_for_each_progress(flow_id, STEPS[0], progress)
         if found is None:
-            opened.entries["progress", (flow_id, STEPS[0])] = Entry(
+            opened.entries["progress", (flow_id, STEPS[0])] = SessionEntry(
                 Copy(progress, (flow_id, STEPS[0])), "new"
             )
 

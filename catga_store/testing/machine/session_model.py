@@ -16,9 +16,9 @@ from catga_store.testing.machine import oracle
 from catga_store.testing.machine.base import Copy
 
 __all__ = [
-    "Entry",
     "Open",
     "Planned",
+    "SessionEntry",
     "changed_something",
     "claim_expected_by",
     "expected_by",
@@ -40,7 +40,7 @@ _FIELDS = (
 
 
 @dataclass(eq=False)
-class Entry:
+class SessionEntry:
     """One record in a session: `intent` is loaded, new, set, overwrite or deleted."""
 
     copy: Copy | None
@@ -55,7 +55,9 @@ class Open:
     """An open session: the real one, and what it knows."""
 
     real: Any
-    entries: dict[tuple[str, Any], Entry] = field(default_factory=dict[tuple[str, Any], Entry])
+    entries: dict[tuple[str, Any], SessionEntry] = field(
+        default_factory=dict[tuple[str, Any], SessionEntry]
+    )
     completions: dict[tuple[str, str], oracle.Complete] = field(
         default_factory=dict[tuple[str, str], oracle.Complete]
     )
@@ -105,7 +107,7 @@ def is_dirty(kind: str, copy: Copy) -> bool:
     )
 
 
-Planned: TypeAlias = tuple[oracle.Change, str, Entry | None]
+Planned: TypeAlias = tuple[oracle.Change, str, SessionEntry | None]
 """A change, the kind of its record, and the entry that it is made from."""
 
 
@@ -146,7 +148,7 @@ def planned_changes(opened: Open) -> list[Planned]:
 
 
 def _change_of(  # noqa: PLR0911  one return for each kind of change
-    kind: str, key: Any, entry: Entry
+    kind: str, key: Any, entry: SessionEntry
 ) -> oracle.Change | None:
     """What becomes of one entry at commit."""
     copy, intent = entry.copy, entry.intent
