@@ -145,6 +145,7 @@ def test_the_demo_succeeds_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert processes_about(tmp_path) == []
 
 
+@pytest.mark.nightly
 def test_on_a_named_store_it_touches_nothing_of_the_user(tmp_path: Path) -> None:
     """The user's flows stay as they are; the finished order stays, and no work with it."""
     url = f"sqlite:///{tmp_path / 'mine.db'}"

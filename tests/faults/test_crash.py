@@ -203,7 +203,7 @@ def assert_whole(store: cs.Store, acknowledged: int) -> int:
     return last
 
 
-@pytest.mark.parametrize("kills", [15, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.soak)])
 def test_a_kill_leaves_all_of_a_commit_or_none(
     tmp_path: Path, start: Callable[[Callable[[str], None]], Program], kills: int
 ) -> None:

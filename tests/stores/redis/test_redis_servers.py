@@ -540,7 +540,7 @@ def test_resolving_a_commit_whose_reply_was_evicted(
     store.update(subject)
     replies = client.keys(f"{tag}commit:*")
     assert client.unlink(*replies) == len(replies)  # type: ignore[arg-type]
-    error = cs.CommitUncertainError("lost", commit_id=subject.revision, keys=[subject.key])
+    error = cs.CommitUncertainError("lost", commit_id=subject.revision, keys=(subject.key,))
     assert store.resolve_commit(error) is not None
 
 
