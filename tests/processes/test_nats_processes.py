@@ -304,6 +304,7 @@ def test_killed_server_keeps_acknowledged_commits(kills: int) -> None:
         check(server.url, 1, writers)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=soak)])
 def test_three_servers_keep_acknowledged_commits(kills: int) -> None:
     """SIGKILL of the leader of the stream, under load: the other two continue without a gap in it."""

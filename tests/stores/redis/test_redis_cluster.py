@@ -95,6 +95,7 @@ def test_asyncio_cluster_client_of_the_user_is_used_as_it_is(redis_cluster: Redi
     anyio.run(_use_a_client, first.host, first.port)
 
 
+@pytest.mark.nightly
 def test_stopped_node_makes_its_partitions_unavailable(
     redis_cluster: RedisCluster,  # started first, so that ports are its own
 ) -> None:
