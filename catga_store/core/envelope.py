@@ -257,8 +257,7 @@ def _is_older(key: Key, head: Head, stored: codec.Naming, asked: codec.Naming) -
         message = (
             f"{key} is stored with a state of type {has} but was requested as {wanted}; request it "
             "with its stored type, or without a type for its raw data, or give the class a new "
-            "version"
-            " with an upcaster"
+            "version with an upcaster"
         )
         raise _refusal(message, head, wanted, version, has)
 

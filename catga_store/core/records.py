@@ -179,8 +179,8 @@ def delete(
 
         if version is not None or revision is not None:
             message = (
-                "a loaded snapshot already has its revision; pass version or revision only with an "
-                "id"
+                "a loaded snapshot already has its revision; pass version or revision "
+                "only with an id"
             )
             raise UsageError(message)
     else:

@@ -69,8 +69,7 @@ def check_layout(version: int, stored: int, *, known: int, partitions: int) -> N
     if stored != partitions:
         message = (
             f"the store was laid out with {stored} partition{'' if stored == 1 else 's'} but "
-            f"opened with {partitions}; open it with partitions={stored}; nothing was read or "
-            "written"
+            f"opened with {partitions}; open it with partitions={stored}; nothing was read or written"
         )
         raise PartitionCountError(message, expected=stored, actual=partitions)
 

@@ -44,7 +44,9 @@ _FULL = {10077, 10047, 10023, 10028, 10110, 10054}
 _IN_PART = 10023
 """A server that has run out of storage says so, also in the middle of a batch."""
 
-AFTER_FULL_DISK = "after a disk was full, JetStream stays off until the server is restarted, also once there is space"
+AFTER_FULL_DISK = (
+    "after a full disk, JetStream stays off until the server is restarted, even once space is free"
+)
 
 
 class Deadline:
@@ -97,7 +99,7 @@ def refusal_of(stream: str, code: int, text: str) -> StoreUnavailableError | Sto
 
     if code in _FULL:
         message = (
-            f"NATS has no room: {text} ({code}); nothing was written; free space, or raise the"
+            f"NATS is out of space: {text} ({code}); nothing was written; free space, or raise the"
             f" limits of the account or of the server; {AFTER_FULL_DISK}"
         )
         return StoreUnavailableError(message)

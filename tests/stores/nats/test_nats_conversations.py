@@ -348,7 +348,7 @@ def test_repeatable_publish_is_sent_until_stored() -> None:
         (LOST, "the line broke; no record was written"),
         ((NOBODY,), "no server leads the stream; .*no record was written"),
         ((error(BUSY),), "as it wishes .10008.; no record was written"),
-        ((error(FULL),), "has no room: as it wishes"),
+        ((error(FULL),), "is out of space: as it wishes"),
     ],
 )
 def test_repeatable_publish_past_the_deadline(answer: Any, message: str) -> None:

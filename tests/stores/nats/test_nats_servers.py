@@ -261,7 +261,7 @@ def test_a_full_stream_is_an_outage(nats_server: NatsServer, bucket: str) -> Non
         config = ask(nats_server.url, f"$JS.API.STREAM.INFO.KV_{bucket}", {})["config"]
         config["max_bytes"] = 2000
         ask(nats_server.url, f"$JS.API.STREAM.UPDATE.KV_{bucket}", config)
-        with pytest.raises(cs.StoreUnavailableError, match="has no room"):
+        with pytest.raises(cs.StoreUnavailableError, match="is out of space"):
             store.create(flow("g", bulk="x" * 10_000))
 
         assert store.get("g") is None
@@ -356,7 +356,7 @@ def commits_until_it_is_full(store: cs.Store, together: int, bulk: int) -> str:
             return "a part"
 
         assert there == 0
-        assert "NATS has no room" in str(refusal)
+        assert "NATS is out of space" in str(refusal)
         assert "raise the limits" in str(refusal)
         return "nothing"
 

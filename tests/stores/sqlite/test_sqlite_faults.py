@@ -165,7 +165,7 @@ def test_a_foreign_database_is_refused_and_kept(
 
     before = path.read_bytes()
     for use in OPERATIONS:
-        with pytest.raises(cs.StoreConfigError, match="has 1 table and none of this library's"):
+        with pytest.raises(cs.StoreConfigError, match="has 1 table, not this library's"):
             use(store)
 
     assert path.read_bytes() == before
