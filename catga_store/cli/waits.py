@@ -249,6 +249,6 @@ def _said(done: cs.Completion, outcome: str | None) -> str:
         return f"not recorded: the condition is {outcome}, or does not wait for this child"
 
     if outcome is None:
-        return "recorded: there is no such wait condition yet; the completion is kept for it"
+        return "recorded: the wait condition has not been set yet; the completion is kept for it"
 
     return "recorded: the wait has ended" if done.now_satisfied else "recorded: still waiting"

@@ -311,7 +311,7 @@ class Inbox:
                 self._timer = self._loop.call_at(asked.deadline, self._expire)
                 return
 
-            self._fail(asked, ReplyLostError(f"NATS did not answer in {self._timeout:g} s"))
+            self._fail(asked, ReplyLostError(f"NATS did not respond within {self._timeout:g} s"))
 
     def _fail(self, asked: Asked, error: Exception) -> None:
         for token in range(asked.first, asked.first + len(asked.answers)):

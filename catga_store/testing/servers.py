@@ -95,7 +95,7 @@ class Server:
 
     def start(self, *, wait: bool = True) -> Self:
         """Start it, again on the same port and data, and wait until it replies."""
-        assert self._process is None, "it runs already"
+        assert self._process is None, "the server is already running"
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  programs from our own wheels
                 [*self.inside, *self.command()],
@@ -119,7 +119,7 @@ class Server:
             if ended or time.monotonic() > until:
                 tail = self.log()[-2000:]
                 self.kill()
-                message = f"{self!r} {'ended' if ended else 'did not answer'}; it printed:\n{tail}"
+                message = f"{self!r} {'ended' if ended else 'did not respond'}; it printed:\n{tail}"
                 raise ServerStartError(message)
 
             time.sleep(_POLL_SECONDS)
@@ -130,11 +130,11 @@ class Server:
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal: `SIGSTOP` and `SIGCONT` make it hang and continue."""
-        assert self._process is not None, "it does not run"
+        assert self._process is not None, "the server is not running"
         self._process.send_signal(number)
 
     def stop(self) -> None:
-        """Ask it to end, and wait; the data stay. Does nothing if it does not run."""
+        """Ask it to end, and wait; the data stay. Does nothing if it is not running."""
         if self._process is not None:
             self._process.terminate()
             try:

@@ -223,8 +223,8 @@ def test_a_store_of_many_partitions_is_opened_as_it_is(tmp_path: Path) -> None:
         ("wait b", 0, "recorded: the wait has ended"),
         ("wait a", 0, "already recorded"),
         ("wait stranger", 1, "not recorded: the condition is PENDING"),
-        ("new x", 0, "recorded: there is no such wait condition yet"),
-        ("early y", 0, "recorded: there is no such wait condition yet"),
+        ("new x", 0, "recorded: the wait condition has not been set yet"),
+        ("early y", 0, "recorded: the wait condition has not been set yet"),
     ],
 )
 def test_complete_says_what_became_of_it(url: str, words: str, code: int, said: str) -> None:

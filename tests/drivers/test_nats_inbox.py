@@ -119,7 +119,7 @@ def test_outcome_is_available_again(nats_server: NatsServer) -> None:
             await until_async(lambda: not line.flying)
             assert (await before)[0][0].status == 503
             for _ in range(2):
-                with pytest.raises(ReplyLostError, match=r"did not answer in 0\.2 s"):
+                with pytest.raises(ReplyLostError, match=r"did not respond within 0\.2 s"):
                     await silent.again()
 
             answered.ended.cancel()
@@ -328,7 +328,7 @@ def test_closing_waits_for_a_batch_in_flight(nats_server: NatsServer) -> None:
             batch = link.start(Publish((TO_SILENT, TO_SILENT), atomic=True))
             await asyncio.sleep(0)
             await link.close()
-            with pytest.raises(ReplyLostError, match="did not answer"):
+            with pytest.raises(ReplyLostError, match="did not respond"):
                 await batch.ended
 
     run(test)

@@ -241,7 +241,7 @@ def test_meaning_of_an_invalid_seed() -> None:
     """Errors of the package nkeys are about the seed."""
     bad = type("InvalidSeedError", (Exception,), {"__module__": "nkeys"})(SECRET)
     meaning = meaning_of(bad, ["nats://localhost"])
-    assert "the seed of the NATS user is not one" in str(meaning)
+    assert "the seed of the NATS user is invalid" in str(meaning)
     assert SECRET not in str(meaning)
 
 

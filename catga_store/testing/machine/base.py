@@ -418,7 +418,7 @@ class MachineBase(RuleBasedStateMachine):
         known = self.revisions.setdefault((key, revision), stamp)
         assert known == stamp, f"{key} has the revision {revision} of another write"
         known = self.revisions.setdefault((key, stamp), revision)
-        assert known == revision, f"{key} was written once and has two revisions"
+        assert known == revision, f"{key} was written once but has two revisions"
 
     def same_flow(self, flow: FlowSnapshot[Any], want: oracle.Flow, what: str = "") -> None:
         """An object, just read or written, is what the model says."""
@@ -477,7 +477,7 @@ class MachineBase(RuleBasedStateMachine):
 
         while True:
             page = query(limit=limit, cursor=cursor, **filters)
-            assert len(page) <= limit, "a page is longer than asked for"
+            assert len(page) <= limit, "the page is longer than the limit"
             items += page
             cursor = page.cursor
             if cursor is None:

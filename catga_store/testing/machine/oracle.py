@@ -992,8 +992,10 @@ class World:
         unreadable = {flow_id for flow_id in wanted if not reads(self.flows[flow_id])}
         ids = [flow_id for flow_id, _ in given]
         claimable = wanted - unreadable
-        assert len(ids) == len(set(ids)), f"claim_due gave one flow twice: {ids}"
-        assert set(ids) <= claimable, f"{set(ids) - claimable} given, {claimable} are due"
+        assert len(ids) == len(set(ids)), f"claim_due returned a flow twice: {ids}"
+        assert set(ids) <= claimable, (
+            f"{set(ids) - claimable} were claimed, but only {claimable} are due"
+        )
         number = min(limit, len(claimable))
         assert len(ids) == number, f"{ids} given of {claimable}, limit {limit}"
 
@@ -1007,7 +1009,7 @@ class World:
         shows = [self._possible_shows(flow_id, calling) for flow_id, _ in given]
         for (flow_id, shown), possible in zip(given, shows, strict=True):
             assert shown in possible, (
-                f"{flow_id!r} was given with {shown}, expected one of {possible}"
+                f"{flow_id!r} was claimed with {shown}, expected one of {possible}"
             )
             self._take(flow_id, shown, owner, lease)
 
