@@ -314,7 +314,7 @@ def test_forgotten_commit_of_a_busy_record_stays_uncertain(
     receipt = direct.resolve_commit(lost[0])
     assert receipt is not None
     assert receipt.versions == {cs.Key("flow", "seven"): 2}
-    with pytest.raises(cs.CommitUncertainError, match="compare what is stored") as again:
+    with pytest.raises(cs.CommitUncertainError, match="compare the stored records") as again:
         direct.resolve_commit(pickle.loads(pickle.dumps(lost[1])))
 
     assert again.value.commit_id == lost[1].commit_id
@@ -337,7 +337,7 @@ def test_forgotten_completion_stays_uncertain(
             until(lambda: not client.exists(f"{{{prefix}0}}:commit:{caught.value.commit_id}"))
 
         assert in_time(lambda: store.get_wait_condition("w")).completed_count == 1
-        with pytest.raises(cs.CommitUncertainError, match="compare what is stored"):
+        with pytest.raises(cs.CommitUncertainError, match="compare the stored records"):
             store.resolve_commit(caught.value)
 
 
@@ -376,7 +376,7 @@ def test_forgotten_commit_stays_uncertain_when_the_wall_clock_was_set_back(
         proxy.calm()
         now = time.time
         monkeypatch.setattr(time, "time", lambda: now() - 3600)
-        with pytest.raises(cs.CommitUncertainError, match="compare what is stored"):
+        with pytest.raises(cs.CommitUncertainError, match="compare the stored records"):
             store.resolve_commit(caught.value)
 
 
