@@ -23,7 +23,10 @@ from tests.meta.mutants.catalogue import place_of
 
 ROOT = Path(__file__).parents[3]
 TABLE = Path(__file__).parent / "TABLE.md"
-COPIED = ("catga_store", "tests", "README.md", "pyproject.toml", "setup.cfg")
+COPIED = (
+    *("catga_store", "tests", "docs", "benchmarks", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *("LICENSE", "pyproject.toml", "setup.cfg", "tox.ini"),
+)
 LONG = 600
 """Seconds after which a run counts as stuck, which kills a mutant too."""
 

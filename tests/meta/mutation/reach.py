@@ -90,6 +90,10 @@ def record(place: Path, scratch: Path, tests: list[str]) -> Reach:
     done = subprocess.run(
         [*command, *OPTIONS, *tests], cwd=place, env={**os.environ, **paths}, check=False
     )
+    if done.returncode not in (0, pytest.ExitCode.TESTS_FAILED):
+        message = f"the tests could not run without a mutant: pytest ended with {done.returncode}"
+        raise SystemExit(message)
+
     if done.returncode:
         sys.stdout.write("tests that fail without a mutant are left out\n")
 
