@@ -64,26 +64,24 @@ class _Crossing:
     def __init__(self, request: Request[Any], wake: Callable[[], object]) -> None:
         self.request = request
         self.task: asyncio.Task[Any] | None = None
+        self.ended = False
+        """Whether there is a reply or an error; set before the caller is woken."""
+        self.reply: Any = None
+        self.error: BaseException | None = None
         self._wake = wake
-        self._reply: Any = None
-        self._error: BaseException | None = None
 
     def settle(self, reply: Any, error: BaseException | None = None) -> None:
-        """Keep the outcome and wake the caller. Called in the portal's thread."""
-        self._reply, self._error = reply, error
-        with suppress(RuntimeError):  # the loop that waited is over
+        """Keep the first outcome and wake the caller. Called in the portal's thread while that lives."""
+        if not self.ended:
+            self.reply, self.error = reply, error
+            self.ended = True
+
+        with suppress(RuntimeError):  # the loop that waited is over, or the caller was woken before
             self._wake()
-
-    def result(self) -> Any:
-        """The reply, or raise the failure."""
-        if self._error is not None:
-            raise self._error
-
-        return self._reply
 
 
 class _Portal:
-    """A running loop with the link of one store. `send`, `abandon`, `stop`, `join` are for others."""
+    """A running loop with the link of one store. What has no `_` before its name is for others."""
 
     def __init__(self, units: AsyncioUnits) -> None:
         self.pid = os.getpid()
@@ -98,14 +96,16 @@ class _Portal:
         self._thread.start()
 
     def send(self, crossing: _Crossing) -> None:
-        """Start a request; `StoreClosedError` if the portal has ended."""
-        with self._lock:
-            if self._ended:
-                raise _closed()
+        """Start a request; if the portal has ended, its outcome is `StoreClosedError`."""
+        self._add(crossing, self._start)
 
-            # If the loop is closed, and its thread has not said so yet, it will settle what is here.
-            self._crossings.add(crossing)
-            self._call(self._start, crossing)
+    def recall(self, crossing: _Crossing, error: BaseException) -> None:
+        """After an interrupt: settle a request with that error if it was not started; wake the caller again.
+
+        It will not be started later, because the loop calls functions in the order in which they came.
+        A caller that was woken when the interrupt came has forgotten it, and waits once more.
+        """
+        self._add(crossing, partial(self._recall, error=error))
 
     def abandon(self, crossing: _Crossing) -> None:
         """Stop a request that no caller waits for any more; do not wait for its end."""
@@ -120,6 +120,15 @@ class _Portal:
         """Wait for the end of the thread."""
         if self.pid == os.getpid():
             self._thread.join(seconds)
+
+    def _add(self, crossing: _Crossing, function: Callable[[_Crossing], object]) -> None:
+        with self._lock:
+            if self._ended:
+                crossing.settle(None, _cut_off(crossing))
+            else:
+                # If the loop is closed, and its thread has not said so yet, it will settle what is here.
+                self._crossings.add(crossing)
+                self._call(function, crossing)
 
     def _call(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         with suppress(RuntimeError):  # the loop is closed: there is nothing left to do
@@ -160,10 +169,16 @@ class _Portal:
         else:
             crossing.settle(task.result())
 
-    @staticmethod
-    def _cancel(crossing: _Crossing) -> None:
-        assert crossing.task is not None  # noqa: S101  for the type checker: its start came before
-        crossing.task.cancel()
+    def _recall(self, crossing: _Crossing, error: BaseException) -> None:
+        if crossing.task is None or crossing.ended:
+            self._crossings.discard(crossing)
+            crossing.settle(None, error)
+
+    def _cancel(self, crossing: _Crossing) -> None:
+        if crossing.task is None:  # `send` was interrupted
+            self._crossings.discard(crossing)
+        else:
+            crossing.task.cancel()
 
 
 def _closed() -> StoreClosedError:
@@ -221,7 +236,7 @@ class _Portaled:
         if self._portal is not None:
             self._portal.units.protocol = protocol
 
-    def _send(self, crossing: _Crossing) -> _Portal:
+    def _started(self) -> _Portal:
         portal = self._portal
         if portal is None or portal.pid != os.getpid():
             with _starting:
@@ -232,7 +247,6 @@ class _Portaled:
                     _portals.add(portal)
                     weakref.finalize(self, portal.stop).atexit = False
 
-        portal.send(crossing)
         return portal
 
     def _leave(self) -> None:
@@ -248,9 +262,10 @@ class _Portaled:
 class PortalDriver(_Portaled):
     """Runs conversations for blocking callers, any number of threads.
 
-    A `KeyboardInterrupt`, or whatever else a signal handler raises, while a reply is waited for:
-    a request that reads is left at once. One that writes is waited for, to its reply or deadline;
-    the conversation takes the reply over, asks nothing more, and the exception is raised.
+    A `KeyboardInterrupt`, or whatever else a signal handler raises, while a request is handed over
+    or its reply is waited for: a request that reads is left at once. One that writes, and is on its
+    way, is waited for, to its reply or deadline; the conversation takes the reply over, asks nothing
+    more, and the exception is raised. One that writes and is not on its way is never sent.
     """
 
     def __init__(
@@ -264,7 +279,9 @@ class PortalDriver(_Portaled):
         """Run a conversation over store protocol requests to its end."""
         interrupts: list[BaseException] = []
         try:
-            return run(conversation, partial(self._perform, interrupts))
+            # Not `partial`: Python looks for signals when a function of C returns, and a reply that
+            # was taken would be lost. It does not when a function of Python returns.
+            return run(conversation, lambda request: self._perform(interrupts, request))
         finally:
             if interrupts:
                 raise interrupts[0]
@@ -284,22 +301,32 @@ class PortalDriver(_Portaled):
             return request.function()
 
         # A bare lock, released by the portal, is the cheapest thing to wait on.
-        ended = threading.Lock()
-        ended.acquire()
-        crossing = _Crossing(request, ended.release)
-        portal = self._send(crossing)
+        woken = threading.Lock()
+        woken.acquire()
+        crossing = _Crossing(request, woken.release)
+        portal = self._started()
 
         while True:
             try:
-                ended.acquire()
+                if interrupts:
+                    portal.recall(crossing, interrupts[0])
+                else:
+                    portal.send(crossing)
+
+                woken.acquire()
+                break
             except BaseException as error:
                 if not writes(request):
                     portal.abandon(crossing)
                     raise
 
                 interrupts.append(error)
-            else:
-                return crossing.result()
+
+        # Nothing is called from here on: an interrupt could not lose what was replied.
+        if crossing.error is not None:
+            raise crossing.error
+
+        return crossing.reply
 
     def close(self) -> None:
         """Close the link and end the loop; what is under way fails definitely."""
@@ -338,7 +365,8 @@ class TrioPortalDriver(_Portaled):
         token = sys.modules["trio"].lowlevel.current_trio_token()
         ended = anyio.Event()
         crossing = _Crossing(request, partial(token.run_sync_soon, ended.set))
-        portal = self._send(crossing)
+        portal = self._started()
+        portal.send(crossing)
         if writes(request):
             with CancelScope(shield=True):
                 await ended.wait()
@@ -349,7 +377,10 @@ class TrioPortalDriver(_Portaled):
                 portal.abandon(crossing)
                 raise
 
-        return crossing.result()
+        if crossing.error is not None:
+            raise crossing.error
+
+        return crossing.reply
 
     async def close(self) -> None:
         """Close the link and end the loop; what is under way fails definitely. Not cancellable."""

@@ -807,6 +807,22 @@ MUTANTS: tuple[Mutant, ...] = (
         DRIVERS,
     ),
     Mutant(
+        "portal-hands-over-without-a-shield",
+        "Ctrl-C while a commit is handed to the portal reports one that was written as never sent",
+        "drivers/portal.py",
+        "        if crossing.task is None or crossing.ended:\n",
+        "        if crossing is not None:\n",
+        ("tests/drivers/test_portal_interrupts.py",),
+    ),
+    Mutant(
+        "portal-waits-for-a-reply-that-it-has",
+        "Ctrl-C at the instant of the reply makes the caller wait forever",
+        "drivers/portal.py",
+        "        if crossing.task is None or crossing.ended:\n",
+        "        if crossing.task is None:\n",
+        ("tests/drivers/test_portal_interrupts.py",),
+    ),
+    Mutant(
         "portal-write-not-shielded",
         "a cancelled task on trio leaves its commit under way behind the portal",
         "drivers/portal.py",
