@@ -29,6 +29,7 @@ from catga_store.core import listings
 from catga_store.core import records
 from catga_store.core import sessions
 from catga_store.core import upkeep
+from catga_store.core import waiting
 from catga_store.core.arguments import check_awaitable
 from catga_store.core.arguments import check_function
 from catga_store.core.base_async_store import AsyncDriver
@@ -44,6 +45,7 @@ from catga_store.core.receipts import Receipt
 from catga_store.core.settings import Settings
 from catga_store.core.state_types import ManyTypes
 from catga_store.core.unit_of_work import UnitOfWork
+from catga_store.core.waiting import NO_WAIT
 from catga_store.errors import CommitUncertainError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowSummary
@@ -441,6 +443,7 @@ class AsyncStore(BaseAsyncStore):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[S]]: ...
     @overload
     async def claim_due(
@@ -450,6 +453,7 @@ class AsyncStore(BaseAsyncStore):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]: ...
     async def claim_due(
         self,
@@ -458,6 +462,7 @@ class AsyncStore(BaseAsyncStore):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]:
         """Claim up to `limit` due flows: no other worker gets them until the `lease` ends.
 
@@ -481,8 +486,14 @@ class AsyncStore(BaseAsyncStore):
         quarter of the remaining lease later. If the parent is missing or terminal when its wait is
         processed, that wait will not wake it later, unless the parent suspends on it again.
 
+        With `wait`, a call that finds nothing due waits for it, and returns as soon as it has claimed
+        something, or an empty list when `wait` has passed. It is woken by commits that make something due,
+        and is on time for pauses, deadlines and ends of leases. Of several such calls in a process, a
+        commit wakes one. What no notification reaches is found after the store's `poll_interval`.
+        `StoreClosedError` if the store is closed meanwhile.
+
         Costs three round trips, up to three more for parents and for the waits of all claimed flows
-        together, more under contention.
+        together, more under contention; while it waits, one request for each poll interval.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -495,7 +506,9 @@ class AsyncStore(BaseAsyncStore):
         <FlowSnapshot 'order-1' v2 CREATED at 0 claimed by worker-1>
         """
         return await self._run(
-            claims.claim_due(self._context, state_type, lease=lease, limit=limit, owner=owner)
+            waiting.claim_due(
+                self._context, state_type, lease=lease, limit=limit, owner=owner, wait=wait
+            )
         )
 
     @overload
@@ -541,6 +554,60 @@ class AsyncStore(BaseAsyncStore):
             claims.claim(
                 self._context, flow_id, state_type, lease=lease, timeout=timeout, owner=owner
             )
+        )
+
+    async def wait_due(self, state_type: Any | None = None, *, timeout: timedelta) -> bool:
+        """Wait until something may be due, and return `True`; `False` when `timeout` has passed.
+
+        `state_type` is as for `claim_due`. Nothing is claimed, so another worker may be faster: `True`
+        means that it is worth while to call `claim_due`. It is woken as `claim_due` with `wait` is. With
+        a timeout of 0 it returns whether something is due now, for one round trip.
+
+        >>> import anyio
+        >>> from datetime import timedelta
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     await store.create(FlowSnapshot("order-1", state={"paid": False}))
+        ...     print(await store.wait_due(timeout=timedelta(seconds=30)))
+        >>> anyio.run(main)
+        True
+        """
+        return await self._run(waiting.wait_due(self._context, state_type, timeout=timeout))
+
+    @overload
+    async def watch(
+        self, flow_id: str, state_type: type[S], *, after: int, timeout: timedelta
+    ) -> FlowSnapshot[S] | None: ...
+    @overload
+    async def watch(
+        self, flow_id: str, state_type: None = None, *, after: int, timeout: timedelta
+    ) -> FlowSnapshot[Any] | None: ...
+    async def watch(
+        self, flow_id: str, state_type: Any | None = None, *, after: int, timeout: timedelta
+    ) -> FlowSnapshot[Any] | None:
+        """Return the flow as soon as its version is greater than `after`; `None` after `timeout`.
+
+        For programs and people that wait for a result. `after` is the version they have seen, 0 for a flow
+        that may not exist yet. Versions between may be skipped: the newest is returned. A flow that is
+        deleted and created again counts from 1. Errors are those of `get`, and `StoreClosedError` if the
+        store is closed meanwhile.
+
+        Costs one round trip, and one more whenever the flow was written or a poll interval has passed.
+
+        >>> import anyio
+        >>> from datetime import timedelta
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     await store.create(FlowSnapshot("order-1", state={"paid": False}))
+        ...     order = await store.watch("order-1", after=0, timeout=timedelta(seconds=30))
+        ...     print(order)
+        >>> anyio.run(main)
+        <FlowSnapshot 'order-1' v1 CREATED at 0>
+        """
+        return await self._run(
+            waiting.watch(self._context, flow_id, state_type, after=after, timeout=timeout)
         )
 
     async def extend(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> None:
@@ -655,10 +722,11 @@ class AsyncStore(BaseAsyncStore):
     async def close(self) -> None:
         """Close what the store opened; operations then raise `StoreClosedError`.
 
-        Closing it again does nothing.
+        Calls that wait for work raise it, too. Closing it again does nothing.
         """
         if not self._closed:
             self._closed = True
+            self._context.waiters.close()
             await self._driver.close()
 
     async def __aenter__(self) -> Self:
@@ -762,6 +830,7 @@ class AsyncSession(BaseSession):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[S]]: ...
     @overload
     async def claim_due(
@@ -771,6 +840,7 @@ class AsyncSession(BaseSession):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]: ...
     async def claim_due(
         self,
@@ -779,11 +849,12 @@ class AsyncSession(BaseSession):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]:
         """Claim due flows like the store's `claim_due`, and track them in this session.
 
         The claim is written at once, not by `commit`; a rollback does not release it. Flows that
-        the session already has are not claimed.
+        the session already has are not claimed. `wait` is as for the store's `claim_due`.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -800,7 +871,13 @@ class AsyncSession(BaseSession):
         """
         return await self._run(
             sessions.session_claim_due(
-                self._context, self._unit, state_type, lease=lease, limit=limit, owner=owner
+                self._context,
+                self._unit,
+                state_type,
+                lease=lease,
+                limit=limit,
+                owner=owner,
+                wait=wait,
             )
         )
 

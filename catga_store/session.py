@@ -19,6 +19,7 @@ from catga_store.core.context import Context
 from catga_store.core.receipts import Receipt
 from catga_store.core.state_types import ManyTypes
 from catga_store.core.unit_of_work import UnitOfWork
+from catga_store.core.waiting import NO_WAIT
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stored_state import AnyRecord
@@ -109,6 +110,7 @@ class Session(BaseSession):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[S]]: ...
     @overload
     def claim_due(
@@ -118,6 +120,7 @@ class Session(BaseSession):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]: ...
     def claim_due(
         self,
@@ -126,11 +129,12 @@ class Session(BaseSession):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]:
         """Claim due flows like the store's `claim_due`, and track them in this session.
 
         The claim is written at once, not by `commit`; a rollback does not release it. Flows that
-        the session already has are not claimed.
+        the session already has are not claimed. `wait` is as for the store's `claim_due`.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -144,7 +148,13 @@ class Session(BaseSession):
         """
         return self._run(
             sessions.session_claim_due(
-                self._context, self._unit, state_type, lease=lease, limit=limit, owner=owner
+                self._context,
+                self._unit,
+                state_type,
+                lease=lease,
+                limit=limit,
+                owner=owner,
+                wait=wait,
             )
         )
 

@@ -24,6 +24,7 @@ from catga_store.core import listings
 from catga_store.core import records
 from catga_store.core import sessions
 from catga_store.core import upkeep
+from catga_store.core import waiting
 from catga_store.core.arguments import check_blocking
 from catga_store.core.arguments import check_function
 from catga_store.core.base_store import BaseBlockingStore
@@ -36,6 +37,7 @@ from catga_store.core.receipts import Receipt
 from catga_store.core.settings import Settings
 from catga_store.core.state_types import ManyTypes
 from catga_store.core.unit_of_work import UnitOfWork
+from catga_store.core.waiting import NO_WAIT
 from catga_store.errors import CommitUncertainError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowSummary
@@ -394,6 +396,7 @@ class Store(BaseBlockingStore):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[S]]: ...
     @overload
     def claim_due(
@@ -403,6 +406,7 @@ class Store(BaseBlockingStore):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]: ...
     def claim_due(
         self,
@@ -411,6 +415,7 @@ class Store(BaseBlockingStore):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]:
         """Claim up to `limit` due flows: no other worker gets them until the `lease` ends.
 
@@ -434,8 +439,14 @@ class Store(BaseBlockingStore):
         quarter of the remaining lease later. If the parent is missing or terminal when its wait is
         processed, that wait will not wake it later, unless the parent suspends on it again.
 
+        With `wait`, a call that finds nothing due waits for it, and returns as soon as it has claimed
+        something, or an empty list when `wait` has passed. It is woken by commits that make something due,
+        and is on time for pauses, deadlines and ends of leases. Of several such calls in a process, a
+        commit wakes one. What no notification reaches is found after the store's `poll_interval`.
+        `StoreClosedError` if the store is closed meanwhile.
+
         Costs three round trips, up to three more for parents and for the waits of all claimed flows
-        together, more under contention.
+        together, more under contention; while it waits, one request for each poll interval.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -445,7 +456,9 @@ class Store(BaseBlockingStore):
         <FlowSnapshot 'order-1' v2 CREATED at 0 claimed by worker-1>
         """
         return self._run(
-            claims.claim_due(self._context, state_type, lease=lease, limit=limit, owner=owner)
+            waiting.claim_due(
+                self._context, state_type, lease=lease, limit=limit, owner=owner, wait=wait
+            )
         )
 
     @overload
@@ -491,6 +504,54 @@ class Store(BaseBlockingStore):
             claims.claim(
                 self._context, flow_id, state_type, lease=lease, timeout=timeout, owner=owner
             )
+        )
+
+    def wait_due(self, state_type: Any | None = None, *, timeout: timedelta) -> bool:
+        """Wait until something may be due, and return `True`; `False` when `timeout` has passed.
+
+        `state_type` is as for `claim_due`. Nothing is claimed, so another worker may be faster: `True`
+        means that it is worth while to call `claim_due`. It is woken as `claim_due` with `wait` is. With
+        a timeout of 0 it returns whether something is due now, for one round trip.
+
+        >>> from datetime import timedelta
+        >>> from catga_store import MemoryStore, FlowSnapshot
+        >>> store = MemoryStore()
+        >>> store.create(FlowSnapshot("order-1", state={"paid": False}))
+        >>> print(store.wait_due(timeout=timedelta(seconds=30)))
+        True
+        """
+        return self._run(waiting.wait_due(self._context, state_type, timeout=timeout))
+
+    @overload
+    def watch(
+        self, flow_id: str, state_type: type[S], *, after: int, timeout: timedelta
+    ) -> FlowSnapshot[S] | None: ...
+    @overload
+    def watch(
+        self, flow_id: str, state_type: None = None, *, after: int, timeout: timedelta
+    ) -> FlowSnapshot[Any] | None: ...
+    def watch(
+        self, flow_id: str, state_type: Any | None = None, *, after: int, timeout: timedelta
+    ) -> FlowSnapshot[Any] | None:
+        """Return the flow as soon as its version is greater than `after`; `None` after `timeout`.
+
+        For programs and people that wait for a result. `after` is the version they have seen, 0 for a flow
+        that may not exist yet. Versions between may be skipped: the newest is returned. A flow that is
+        deleted and created again counts from 1. Errors are those of `get`, and `StoreClosedError` if the
+        store is closed meanwhile.
+
+        Costs one round trip, and one more whenever the flow was written or a poll interval has passed.
+
+        >>> from datetime import timedelta
+        >>> from catga_store import MemoryStore, FlowSnapshot
+        >>> store = MemoryStore()
+        >>> store.create(FlowSnapshot("order-1", state={"paid": False}))
+        >>> order = store.watch("order-1", after=0, timeout=timedelta(seconds=30))
+        >>> print(order)
+        <FlowSnapshot 'order-1' v1 CREATED at 0>
+        """
+        return self._run(
+            waiting.watch(self._context, flow_id, state_type, after=after, timeout=timeout)
         )
 
     def extend(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> None:
@@ -599,10 +660,11 @@ class Store(BaseBlockingStore):
     def close(self) -> None:
         """Close what the store opened; operations then raise `StoreClosedError`.
 
-        Closing it again does nothing.
+        Calls that wait for work raise it, too. Closing it again does nothing.
         """
         if not self._closed:
             self._closed = True
+            self._context.waiters.close()
             self._driver.close()
 
     def __enter__(self) -> Self:

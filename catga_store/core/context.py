@@ -19,6 +19,7 @@ from datetime import datetime
 from attrs import field
 from attrs import frozen
 
+from catga_store.core.open_waiters import OpenWaiters
 from catga_store.core.settings import Settings
 from catga_store.core.writes import Limits
 from catga_store.model.times import from_ms
@@ -49,6 +50,8 @@ class Context:
     store: str = ""
     """Which store it is, for the `repr` of its sessions."""
     _random: str = field(factory=_random_text)
+    waiters: OpenWaiters = field(factory=OpenWaiters)
+    """The calls that wait, which closing the store ends."""
 
     @classmethod
     def of(cls, settings: Settings, store: str = "") -> Context:

@@ -23,6 +23,7 @@ class StoreOptions(TypedDict, total=False):
     | `owner` | names this worker in claims | host, pid and a random part |
     | `clock` | a function that returns the time as an aware datetime | the system's clock |
     | `timeout` | how long an operation may take to become certain | 10 s |
+    | `poll_interval` | after how long a call that waits looks again although nothing has woken it | 5 s |
     | `retention` | how long ended records are kept | `Retention()` |
     | `partitions` | how many parts the store has; fixed at first use | 1 |
     | `max_record_bytes` | the most that one record may take | 64 MiB |
@@ -31,6 +32,7 @@ class StoreOptions(TypedDict, total=False):
     owner: str | None
     clock: Callable[[], datetime] | None
     timeout: timedelta
+    poll_interval: timedelta
     retention: Retention
     partitions: int
     max_record_bytes: int

@@ -22,6 +22,7 @@ from catga_store.core import claims
 from catga_store.core import commits
 from catga_store.core import envelope
 from catga_store.core import records
+from catga_store.core import waiting
 from catga_store.core.arguments import check_flow
 from catga_store.core.arguments import check_wait
 from catga_store.core.arguments import not_found
@@ -37,6 +38,7 @@ from catga_store.core.entries import Intent
 from catga_store.core.receipts import Receipt
 from catga_store.core.unit_of_work import CommitPlan
 from catga_store.core.unit_of_work import UnitOfWork
+from catga_store.core.waiting import NO_WAIT
 from catga_store.core.writes import check_flag
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import ConflictError
@@ -202,11 +204,18 @@ def session_claim_due(
     lease: timedelta = DEFAULT_LEASE,
     limit: int = 1,
     owner: str | None = None,
+    wait: timedelta = NO_WAIT,
 ) -> Conversation[list[FlowSnapshot[Any]]]:
     """Claim due flows that the session does not have yet, and track them."""
     unit.step("use")
-    flows = yield from claims.claim_due(
-        context, state_type, lease=lease, limit=limit, owner=owner, skip=unit.keys()
+    flows = yield from waiting.claim_due(
+        context,
+        state_type,
+        lease=lease,
+        limit=limit,
+        owner=owner,
+        wait=wait,
+        skip=unit.keys(),
     )
     for flow in flows:
         unit.track_claimed(flow)

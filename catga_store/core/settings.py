@@ -27,6 +27,7 @@ __all__ = ["Settings"]
 
 
 _TIMEOUT: Any = timedelta(seconds=10)
+_POLL_INTERVAL: Any = timedelta(seconds=5)
 
 
 def _from_one(_instance: object, attribute: Attribute[Any], value: object) -> None:
@@ -54,6 +55,15 @@ def _seconds(value: object) -> float:
     raise UsageError(message)
 
 
+def _interval(value: object) -> float:
+    seconds = span_ms(value, "poll_interval") / 1000
+    if seconds:
+        return seconds
+
+    message = "poll_interval: expected more than 0, got 0; a call that waits would never pause"
+    raise UsageError(message)
+
+
 def _checked_retention(value: object) -> Retention:
     if isinstance(value, Retention):
         return value
@@ -68,11 +78,12 @@ def _checked_owner(value: str | None) -> str | None:
 
 @frozen(kw_only=True)
 class Settings:
-    """The options of every store; `timeout` becomes seconds."""
+    """The options of every store; `timeout` and `poll_interval` become seconds."""
 
     clock: Callable[[], datetime] | None = field(default=None, validator=_callable)
     owner: str | None = field(default=None, converter=_checked_owner)
     timeout: float = field(default=_TIMEOUT, converter=_seconds)
+    poll_interval: float = field(default=_POLL_INTERVAL, converter=_interval)
     retention: Retention = field(factory=Retention, converter=_checked_retention)
     partitions: int = field(default=1, validator=_from_one)
     max_record_bytes: int = field(default=64 * 1024 * 1024, validator=_from_one)

@@ -22,6 +22,8 @@ from catga_store.drivers.cancellation import see_through
 from catga_store.drivers.links import AsyncLink
 from catga_store.drivers.links import StartingLink
 from catga_store.drivers.links import writes
+from catga_store.drivers.sleeping import sleep_async
+from catga_store.protocol.conversation import Await
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Finished
 from catga_store.protocol.conversation import Invoke
@@ -174,6 +176,9 @@ class AsyncioDriver:
 
         if isinstance(request, Invoke):
             return await request.function()
+
+        if isinstance(request, Await):
+            return await sleep_async(request.sleeper)
 
         if not writes(request):
             return await self._units.perform(request)

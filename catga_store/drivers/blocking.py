@@ -12,6 +12,8 @@ from typing import Any
 from typing import Protocol
 from typing import TypeVar
 
+from catga_store.drivers.sleeping import sleep_blocking
+from catga_store.protocol.conversation import Await
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Invoke
 from catga_store.protocol.conversation import Pause
@@ -50,7 +52,7 @@ class EmbeddedDriver:
 
 
 class BlockingDriver(EmbeddedDriver):
-    """Runs conversations by blocking. The transport performs every request but `Pause` and `Invoke`."""
+    """Runs conversations by blocking. The transport performs all but the driver's own requests."""
 
     def __init__(self, protocol: StoreProtocol, transport: Transport) -> None:
         super().__init__(protocol, transport)
@@ -67,6 +69,9 @@ class BlockingDriver(EmbeddedDriver):
 
         if type(request) is Invoke:
             return request.function()
+
+        if type(request) is Await:
+            return sleep_blocking(request.sleeper)
 
         return self.transport(request)
 

@@ -19,6 +19,8 @@ from catga_store.drivers.blocking import Transport
 from catga_store.drivers.cancellation import at_home
 from catga_store.drivers.cancellation import call_abandonable
 from catga_store.drivers.cancellation import call_to_end
+from catga_store.drivers.sleeping import sleep_async
+from catga_store.protocol.conversation import Await
 from catga_store.protocol.conversation import Call
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Invoke
@@ -54,7 +56,7 @@ class AsyncEmbeddedDriver(EmbeddedDriver):
         return at_home()
 
     def _converse(self, request: Request[Any]) -> Conversation[Any]:
-        if isinstance(request, Pause | Invoke):
+        if isinstance(request, Pause | Invoke | Await):
             return ask(request)
 
         return self.protocol.converse(request)
@@ -70,6 +72,9 @@ class AsyncEmbeddedDriver(EmbeddedDriver):
 
         if isinstance(request, Pause):
             return await self.sleep(request.seconds)
+
+        if isinstance(request, Await):
+            return await sleep_async(request.sleeper)
 
         assert isinstance(request, Invoke), request  # noqa: S101  there are no others
         return await request.function()

@@ -35,9 +35,12 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from catga_store.drivers.asyncio_driver import AsyncioUnits
 from catga_store.drivers.links import AsyncLink
 from catga_store.drivers.links import writes
+from catga_store.drivers.sleeping import sleep_async
+from catga_store.drivers.sleeping import sleep_blocking
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreClosedError
 from catga_store.errors import StoreUnavailableError
+from catga_store.protocol.conversation import Await
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Invoke
 from catga_store.protocol.conversation import Pause
@@ -300,6 +303,9 @@ class PortalDriver(_Portaled):
         if isinstance(request, Invoke):
             return request.function()
 
+        if isinstance(request, Await):
+            return sleep_blocking(request.sleeper)
+
         # A bare lock, released by the portal, is the cheapest thing to wait on.
         woken = threading.Lock()
         woken.acquire()
@@ -358,6 +364,9 @@ class TrioPortalDriver(_Portaled):
 
         if isinstance(request, Invoke):
             return await request.function()
+
+        if isinstance(request, Await):
+            return await sleep_async(request.sleeper)
 
         await checkpoint_if_cancelled()
         # anyio has tokens only from 4.11 on, and cannot wake a loop without making the waker wait;

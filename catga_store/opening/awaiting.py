@@ -46,8 +46,12 @@ class AsyncMemoryStore(AsyncStore):
         from catga_store.stores import memory
 
         settings = Settings.of(type(self), options)
-        protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
         transport = memory.MemoryTransport(memory.shared_tables(memory_name(name)))
+        protocol = EmbeddedProtocol(
+            partitions=settings.partitions,
+            timeout=settings.timeout,
+            wakeups=memory.shared_wakeups(name),
+        )
         place = repr(name) if name else ""
         super().__init__(AsyncEmbeddedDriver(protocol, transport), settings, place)
 
@@ -59,8 +63,12 @@ class AsyncSQLiteStore(AsyncStore):
         from catga_store.stores import sqlite
 
         settings = Settings.of(type(self), options)
-        protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
         place = sqlite_path(path)
+        protocol = EmbeddedProtocol(
+            partitions=settings.partitions,
+            timeout=settings.timeout,
+            wakeups=sqlite.shared_wakeups(place),
+        )
         transport = sqlite.SQLiteTransport(place)
         super().__init__(AsyncEmbeddedDriver(protocol, transport), settings, place)
 

@@ -92,14 +92,14 @@ class MemoryStore(Store):
         from catga_store.stores import memory
 
         settings = Settings.of(type(self), options)
-        protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
-        super().__init__(
-            BlockingDriver(
-                protocol, memory.MemoryTransport(memory.shared_tables(memory_name(name)))
-            ),
-            settings,
-            repr(name) if name else "",
+        transport = memory.MemoryTransport(memory.shared_tables(memory_name(name)))
+        protocol = EmbeddedProtocol(
+            partitions=settings.partitions,
+            timeout=settings.timeout,
+            wakeups=memory.shared_wakeups(name),
         )
+        place = repr(name) if name else ""
+        super().__init__(BlockingDriver(protocol, transport), settings, place)
 
 
 class SQLiteStore(Store):
@@ -112,8 +112,12 @@ class SQLiteStore(Store):
         from catga_store.stores import sqlite
 
         settings = Settings.of(type(self), options)
-        protocol = EmbeddedProtocol(partitions=settings.partitions, timeout=settings.timeout)
         place = sqlite_path(path)
+        protocol = EmbeddedProtocol(
+            partitions=settings.partitions,
+            timeout=settings.timeout,
+            wakeups=sqlite.shared_wakeups(place),
+        )
         super().__init__(BlockingDriver(protocol, sqlite.SQLiteTransport(place)), settings, place)
 
 

@@ -22,6 +22,7 @@ from catga_store.protocol.outages import OUTAGES
 from catga_store.protocol.outages import without_internal_frames
 
 __all__ = [
+    "Await",
     "Call",
     "Conversation",
     "Finished",
@@ -30,6 +31,7 @@ __all__ = [
     "Pause",
     "ReplyLostError",
     "Request",
+    "Sleeper",
     "Watch",
     "arun",
     "ask",
@@ -79,9 +81,27 @@ class Call(Request[R]):
 
 @define
 class Pause(Request[None]):
-    """Wait for a number of seconds: the only way in which a conversation waits."""
+    """Wait for a number of seconds."""
 
     seconds: float
+
+
+class Sleeper(Protocol):
+    """One that waits to be woken."""
+
+    notify: Callable[[], object] | None
+    """Set by the driver before it asks `seconds_left`, and called, from any thread, when that changes."""
+
+    def seconds_left(self) -> float:
+        """For how long to sleep from now on; 0: not at all."""
+        ...
+
+
+@define
+class Await(Request[None]):
+    """Wait until `seconds_left` of the sleeper is 0. The store is asked nothing meanwhile."""
+
+    sleeper: Sleeper
 
 
 @define
@@ -91,7 +111,7 @@ class Invoke(Request[Any]):
     function: Callable[[], Any]
 
 
-_DRIVERS_OWN = frozenset({Pause, Invoke})
+_DRIVERS_OWN = frozenset({Pause, Invoke, Await})
 
 
 class NotSentError(Exception):
@@ -148,8 +168,8 @@ def run(
 ) -> T:
     """Run a conversation to its end, performing each request by blocking.
 
-    With `converse`, the requests of the conversation are store protocol requests: each but `Pause`
-    and `Invoke` is held as the conversation that `converse` returns, and `perform` gets the
+    With `converse`, the requests of the conversation are store protocol requests: each but `Pause`,
+    `Invoke` and `Await` is held as the conversation that `converse` returns, and `perform` gets the
     requests of that one. One loop does both levels, because a second `run` for each request costs
     two calls more, 3 % of a `get` from the memory store.
     """

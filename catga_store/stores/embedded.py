@@ -26,6 +26,8 @@ from catga_store.protocol.conversation import Request
 from catga_store.protocol.failures import check_layout
 from catga_store.protocol.failures import given_up
 from catga_store.protocol.failures import uncertain
+from catga_store.protocol.hints import hints_of_commit
+from catga_store.protocol.hints import hints_of_extension
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import new_commit_id
@@ -49,6 +51,8 @@ from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
 from catga_store.protocol.rules import Tables
+from catga_store.protocol.wakeups import Listen
+from catga_store.protocol.wakeups import Wakeups
 
 __all__ = ["EmbeddedProtocol"]
 
@@ -63,10 +67,12 @@ class EmbeddedProtocol:
     """The store protocol of a store whose transport runs functions over `Tables` as transactions.
 
     `partitions` and the layout version are stored at first use and checked whenever the store is
-    opened later; `timeout` is in seconds.
+    opened later; `timeout` is in seconds. `wakeups` has those who wait for these records in this
+    process; stores that share records share it.
     """
 
-    def __init__(self, *, partitions: int, timeout: float) -> None:
+    def __init__(self, *, partitions: int, timeout: float, wakeups: Wakeups | None = None) -> None:
+        self._wakeups = Wakeups() if wakeups is None else wakeups
         self._partitions = partitions
         self._log_for_ms = int(timeout * 2000)
         self._is_prepared = False
@@ -87,6 +93,7 @@ class EmbeddedProtocol:
             Count: self._reading(rules.count),
             Scan: self._reading(rules.scan),
             Ping: self._reading(rules.ping),
+            Listen: self._listen,
         }
 
     def converse(self, request: Request[object]) -> Conversation[object]:
@@ -126,6 +133,9 @@ class EmbeddedProtocol:
         except (NotSentError, ReplyLostError) as error:
             keys = [change.key for change in request.changes]
             reply = yield from _send_again(call, error, request.id, keys)
+
+        if self._wakeups.waiters and isinstance(reply, Applied):
+            self._wakeups.publish(hints_of_commit(request, reply))
 
         return reply
 
@@ -179,9 +189,16 @@ class EmbeddedProtocol:
             if not (yield from _send(call, commit_id, keys)):
                 raise given_up(commit_id)
 
+            if self._wakeups.waiters and isinstance(request, Extend) and result is not None:
+                self._wakeups.publish(hints_of_extension(result))
+
             return result
 
         return handler
+
+    def _listen(self, request: Listen) -> Conversation[None]:
+        request.waiter.join(self._wakeups)
+        yield from ()
 
     def _prepare(
         self, handler: Callable[[Any], Conversation[Any]], request: Request[object]

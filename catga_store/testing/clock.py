@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
@@ -16,7 +17,8 @@ class ManualClock:
     """The clock of a store under test: pass it as `clock=`. Several stores may share one.
 
     Leases, deadlines, wake-ups and retention follow it, so a test advances it instead of sleeping. It
-    is thread-safe.
+    is thread-safe. Calls that wait on its stores (`claim_due(wait=)`) notice when it is moved; how long
+    they wait at most is real time.
 
     >>> from datetime import timedelta
     >>> from catga_store import MemoryStore
@@ -36,6 +38,8 @@ class ManualClock:
 
         self._now = start.astimezone(UTC)
         self._lock = threading.Lock()
+        self.listeners: set[Callable[[], object]] = set()
+        """Called whenever the clock was moved: those who wait for a time."""
 
     def __call__(self) -> datetime:
         """The time, as an aware datetime in UTC."""
@@ -51,7 +55,12 @@ class ManualClock:
         """Move the clock, back if the span is negative, and return the new time."""
         with self._lock:
             self._now += span
-            return self._now
+            now = self._now
+
+        for listener in list(self.listeners):
+            listener()
+
+        return now
 
     def __repr__(self) -> str:
         return f"<ManualClock {self().isoformat()}>"

@@ -62,6 +62,8 @@ OPERATIONS = {
         "list_for_each_progress",
         "claim_due",
         "claim",
+        "wait_due",
+        "watch",
         "extend",
         "release",
         "get_many",

@@ -102,6 +102,11 @@ def claims_are_typed(store: cs.Store) -> None:
     assert_type(store.claim_due((Order, Parcel)), list[cs.FlowSnapshot[Any]])
     assert_type(store.claim_due([Order, "Parcel"]), list[cs.FlowSnapshot[Any]])
     assert_type(store.claim_due("Order"), list[cs.FlowSnapshot[Any]])
+    assert_type(store.claim_due(Order, wait=timedelta(1)), list[cs.FlowSnapshot[Order]])
+    assert_type(store.wait_due([Order, "Parcel"], timeout=timedelta(1)), bool)
+    watched = store.watch("order-1", Order, after=1, timeout=timedelta(1))
+    assert_type(watched, cs.FlowSnapshot[Order] | None)
+    assert_type(store.watch("order-1", after=1, timeout=timedelta(1)), cs.FlowSnapshot[Any] | None)
 
     for job in store.claim_due(Order, lease=timedelta(seconds=30), limit=10):
         job.state.total += 1
@@ -184,6 +189,7 @@ async def the_async_face_is_typed(store: cs.AsyncStore) -> None:
     assert_type(await store.get_many(["o"], Order), dict[str, cs.FlowSnapshot[Order] | None])
     assert_type(await store.claim_due(Order), list[cs.FlowSnapshot[Order]])
     assert_type(await store.claim_due(), list[cs.FlowSnapshot[Any]])
+    assert_type(await store.wait_due(timeout=timedelta(1)), bool)
     assert_type(await store.claim("o", Order), cs.FlowSnapshot[Order])
     assert_type(store.iter_flows(), AsyncIterator[cs.FlowSummary])
     assert_type(store.now(), datetime)

@@ -16,5 +16,6 @@ from __future__ import annotations
 from catga_store.stores.memory.tables import MemoryTables
 from catga_store.stores.memory.transport import MemoryTransport
 from catga_store.stores.memory.transport import shared_tables
+from catga_store.stores.memory.transport import shared_wakeups
 
-__all__ = ["MemoryTables", "MemoryTransport", "shared_tables"]
+__all__ = ["MemoryTables", "MemoryTransport", "shared_tables", "shared_wakeups"]

@@ -10,9 +10,10 @@ from typing import Any
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Call
 from catga_store.protocol.masking import shown
+from catga_store.protocol.wakeups import Wakeups
 from catga_store.stores.memory.tables import MemoryTables
 
-__all__ = ["MemoryTransport", "shared_tables"]
+__all__ = ["MemoryTransport", "shared_tables", "shared_wakeups"]
 
 
 class MemoryTransport:
@@ -45,6 +46,7 @@ class MemoryTransport:
 
 
 _named: dict[str, MemoryTables] = {}
+_waited_for: dict[str, Wakeups] = {}
 _named_lock = threading.Lock()
 _transports: weakref.WeakSet[MemoryTransport] = weakref.WeakSet()
 _held: list[MemoryTables] = []
@@ -61,6 +63,15 @@ def shared_tables(name: object) -> MemoryTables:
 
     with _named_lock:
         return _named.setdefault(name, MemoryTables())
+
+
+def shared_wakeups(name: str) -> Wakeups:
+    """Those who wait for the records of that name in this process."""
+    if not name:
+        return Wakeups()
+
+    with _named_lock:
+        return _waited_for.setdefault(name, Wakeups())
 
 
 def _before_fork() -> None:

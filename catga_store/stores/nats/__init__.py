@@ -112,6 +112,8 @@ from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
+from catga_store.protocol.wakeups import Listen
+from catga_store.protocol.wakeups import Wakeups
 from catga_store.stores.nats.changes import NatsChanges
 from catga_store.stores.nats.commits import NatsCommits
 from catga_store.stores.nats.exchange import NatsExchange
@@ -166,6 +168,7 @@ class NatsProtocol:
             create=create,
         )
         self._prepared = False
+        self._wakeups = Wakeups()
         self._handlers: dict[type, Callable[[Any], Conversation[Any]]] = {
             Read: self._read,
             Steps: self._steps,
@@ -181,6 +184,7 @@ class NatsProtocol:
             Sweep: self._sweeping.sweep,
             Clear: self._clear,
             Ping: self._ping,
+            Listen: self._listen,
         }
 
     def converse(self, request: Request[object]) -> Conversation[object]:
@@ -243,6 +247,11 @@ class NatsProtocol:
 
     def _ping(self, _request: Ping) -> Conversation[None]:
         yield from self._exchange.fetch([self._layout.layout], self._exchange.deadline())
+
+    def _listen(self, request: Listen) -> Conversation[None]:
+        # No hints are sent yet: a call that waits looks after each poll interval.
+        request.waiter.join(self._wakeups)
+        yield from ()
 
 
 def _check_options(bucket: object, replicas: object, max_bytes: object, domain: object) -> None:

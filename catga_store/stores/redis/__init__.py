@@ -90,6 +90,8 @@ from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
+from catga_store.protocol.wakeups import Listen
+from catga_store.protocol.wakeups import Wakeups
 from catga_store.stores.redis.commits import RedisCommits
 from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.layout import RedisLayout
@@ -140,6 +142,7 @@ class RedisProtocol:
         sweeping = RedisSweeping(self._layout, self._exchange)
         commits = RedisCommits(self._layout, self._exchange, sweeping)
         listings = RedisListings(self._layout, self._exchange, reads, sweeping)
+        self._wakeups = Wakeups()
         self._handlers: dict[type, Callable[[Any], Conversation[Any]]] = {
             Read: reads.read,
             Steps: reads.steps,
@@ -155,6 +158,7 @@ class RedisProtocol:
             Sweep: sweeping.sweep,
             Clear: sweeping.clear,
             Ping: self._ping,
+            Listen: self._listen,
         }
 
     def __repr__(self) -> str:
@@ -176,3 +180,8 @@ class RedisProtocol:
     def _ping(self, _request: Ping) -> Conversation[None]:
         key = self._layout.layout
         check((yield from self._exchange.ask([Command((b"EXISTS", key), key)])))
+
+    def _listen(self, request: Listen) -> Conversation[None]:
+        # No hints are sent yet: a call that waits looks after each poll interval.
+        request.waiter.join(self._wakeups)
+        yield from ()

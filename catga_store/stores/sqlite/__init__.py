@@ -32,5 +32,6 @@ from __future__ import annotations
 
 from catga_store.stores.sqlite.connection import SQLiteTransport
 from catga_store.stores.sqlite.tables import SQLiteTables
+from catga_store.stores.sqlite.watching import shared_wakeups
 
-__all__ = ["SQLiteTables", "SQLiteTransport"]
+__all__ = ["SQLiteTables", "SQLiteTransport", "shared_wakeups"]
