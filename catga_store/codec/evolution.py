@@ -109,8 +109,9 @@ def lift(data: Any, state_type: Any, stored: int) -> Any:
         step = steps.get(number)
         if step is None:
             message = (
-                f"no upcaster from version {number} of {name!r} to {number + 1}, and this program"
-                f" reads version {version}; add one to @flow_state(…, upcasters=…)"
+                f"state type {name!r} has no upcaster from version {number} to {number + 1}, so stored"
+                f" version {stored} cannot be read as version {version}; add it to"
+                " @flow_state(…, upcasters=…)"
             )
             raise _refusal(message, name, version, stored)
 
@@ -130,7 +131,9 @@ def _stepped(step: Upcaster, data: Any, name: str, version: int, number: int) ->
         raise _refusal(message, name, version, number) from error
 
     if lifted.__class__ is not dict:
-        found = "None: does it return its data?" if lifted is None else repr(lifted.__class__)
+        found = (
+            "None: is its return statement missing?" if lifted is None else repr(lifted.__class__)
+        )
         message = f"{which} must return a dict of JSON data, not {found}"
         raise _refusal(message, name, version, number)
 

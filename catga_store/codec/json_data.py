@@ -31,7 +31,7 @@ def encode_json(value: object) -> bytes:
     >>> encode_json({"items": (1, 2)})
     Traceback (most recent call last):
     ...
-    catga_store.EncodingError: data cannot be kept: at $.items expected plain JSON data (None, bool, \
+    catga_store.EncodingError: data cannot be stored: at $.items expected plain JSON data (None, bool, \
 int, float, str, list, dict with str keys), found tuple (it would be read back as something else, \
 or not at all); nothing was encoded
     """
@@ -75,7 +75,7 @@ def decode_json(data: bytes | memoryview) -> Any:
 
 def _not_plain(value: object, error: Exception) -> EncodingError:
     misfit = explained(lambda: check_json(value, explain=True), error)
-    return encoding_error("data cannot be kept", misfit)
+    return encoding_error("data cannot be stored", misfit)
 
 
 def _is_too_deep(data: bytes | memoryview) -> bool:

@@ -35,7 +35,7 @@ def _misfit(error: Exception) -> Misfit:
     if isinstance(error, RecursionError):
         return Misfit(f"at most {MAX_LEVELS} levels of nesting", "more, or too deep a call stack")
 
-    return Misfit("a value its type takes", f"{type(error).__name__}: {error}")
+    return Misfit("a value that its type accepts", f"{type(error).__name__}: {error}")
 
 
 def encoding_error(subject: str, misfit: Misfit) -> EncodingError:

@@ -114,7 +114,7 @@ def type_of(state: object, declared: Any | None = None) -> Any | None:
     if state.__class__ is not wanted:
         name = type_name(declared)
         message = (
-            f"state of type {name} cannot be kept: at $ expected {_expected(cls)}, "
+            f"state of type {name} cannot be stored: at $ expected {_expected(cls)}, "
             f"found {describe(state)}; nothing was encoded"
         )
         raise EncodingError(message, path="$")
@@ -263,9 +263,9 @@ def _read_back(data: bytes, state_type: Any, codec: Codec) -> bytes:
     again = json_functions()[0](codec.enc(read))
     if again != data:
         misfit = Misfit(
-            "a value that reading does not change",
-            "one that it does",
-            "converters and __post_init__ run at each read, and must keep what they made before",
+            "a value that is the same when it is read back",
+            "one that changes",
+            "converters and __post_init__ run at each read, and must not change their own results",
         )
         misfit.parts += _difference(before, decode_json(again))
         raise misfit
@@ -291,7 +291,7 @@ def _difference(before: Any, after: Any) -> list[str]:
 
 def _not_kept(state: object, state_type: Any, error: Exception) -> EncodingError:
     misfit = explained(lambda: build(state_type, explain=True).enc(state), error)
-    return encoding_error(f"state of type {type_name(state_type)} cannot be kept", misfit)
+    return encoding_error(f"state of type {type_name(state_type)} cannot be stored", misfit)
 
 
 def _not_fitting(value: object, state_type: Any, error: Exception) -> StateTypeError:

@@ -67,7 +67,7 @@ def completion_change(
 def check_flow(flow: object) -> None:
     """Raise `UsageError` unless it is a flow."""
     if type(flow) not in FLOW_CLASSES:
-        message = f"a FlowSnapshot is needed, not {shown(flow)}"
+        message = f"expected a FlowSnapshot, got {shown(flow)}"
         raise UsageError(message)
 
 
@@ -83,8 +83,8 @@ def check_blocking(result: R) -> R:
     if isinstance(result, Coroutine):
         result.close()
         message = (
-            "the function of a blocking transact must not be async: nothing was committed; pass a"
-            " plain function, or use an AsyncStore"
+            "transact of a blocking store: expected a plain function, got an async one; nothing was"
+            " committed; pass a plain function, or use an AsyncStore"
         )
         raise UsageError(message)
 
@@ -96,8 +96,8 @@ def check_awaitable(result: Awaitable[R]) -> Awaitable[R]:
     returned: object = result
     if not isinstance(returned, Awaitable):
         message = (
-            "the function of an AsyncStore's transact must be async: nothing was committed;"
-            f" it returned {result!r}"
+            f"transact of an AsyncStore: expected an async function, got one that returned {result!r};"
+            " nothing was committed"
         )
         raise UsageError(message)
 
@@ -107,7 +107,7 @@ def check_awaitable(result: Awaitable[R]) -> Awaitable[R]:
 def check_wait(wait: object) -> None:
     """Raise `UsageError` unless it is a wait condition."""
     if type(wait) is not WaitCondition:
-        message = f"a WaitCondition is needed, not {shown(wait)}"
+        message = f"expected a WaitCondition, got {shown(wait)}"
         raise UsageError(message)
 
 
@@ -144,7 +144,9 @@ def typed_ids(flow_ids: Iterable[str], state_type: Any | None) -> dict[str, Any 
         return dict.fromkeys(ids, state_type)
 
     if state_type is not None:
-        message = "a mapping gives the type of each id; do not also pass state_type"
+        message = (
+            "flow_ids is a mapping, which gives the type of each id: do not also pass state_type"
+        )
         raise UsageError(message)
 
     given = cast("Mapping[str, Any]", flow_ids)

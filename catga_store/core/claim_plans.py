@@ -173,7 +173,7 @@ def claim_plans_of(gathered: Gathered, claimer: Claimer, most: int) -> list[Clai
     number = 0
 
     for entry in gathered.stuck:
-        _log.warning("%s is due but cannot be read, put off by one lease", entry.key)
+        _log.warning("%s is due but cannot be read; postponed by one lease", entry.key)
         change = Check(entry.key, entry.head.revision, claimer.until_ms)
         plans.append(ClaimPlan(entry.key.id, (change,)))
 
@@ -205,7 +205,7 @@ def _claim_plan_of(candidate: Candidate, claimer: Claimer) -> ClaimPlan | None:
             error = misfit
 
     key = flow_key(candidate.flow_id)
-    _log.warning("%s is due but cannot be read, put off by one lease: %s", key, error)
+    _log.warning("%s is due but cannot be read; postponed by one lease: %s", key, error)
     return put_off(candidate, now_ms, until_ms=claimer.until_ms)
 
 

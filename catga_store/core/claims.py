@@ -293,7 +293,7 @@ def _in_time(flow: FlowSnapshot[Any], now_ms: int, lease_ms: int) -> FlowSnapsho
         return flow
 
     message = (
-        f"the claim on {flow.key} was over before claim() returned, which took longer than the"
+        f"the claim on {flow.key} ended before claim() returned: the call took longer than the"
         f" lease of {lease_ms} ms; the flow is due again; pass a longer lease"
     )
     raise ClaimLostError(message, flow_id=flow.flow_id, expected=flow.version, actual=None)
@@ -309,7 +309,10 @@ def extend(
     head = yield Extend(flow.key, claim.token, now_ms + lease_ms, now_ms)
     if head is None:
         stored_state.stop_watching(flow)
-        message = f"the claim on {flow.key} was lost or released; it was not extended"
+        message = (
+            f"the claim on {flow.key} was lost or released, and was not extended; another worker may"
+            " have the flow: stop work on it, or claim it again"
+        )
         raise ClaimLostError(message, flow_id=flow.flow_id, expected=flow.version, actual=None)
 
 
@@ -325,8 +328,8 @@ def release(
     changed = changes_of(flow, plan_flow(flow, now_ms, context.limits))
     if changed:
         message = (
-            f"{flow.key} was changed ({', '.join(changed)}) and release would not write that; set"
-            " its due_at and update it, which writes the changes and ends the claim, or get it again"
+            f"{flow.key} has changes that release would not write ({', '.join(changed)}); set due_at and"
+            " call update, which writes them and ends the claim, or undo them before the release"
         )
         raise UsageError(message)
 
@@ -359,8 +362,8 @@ def claim_of(flow: FlowSnapshot[Any]) -> Claim:
     claim = flow._claim
     if claim is None:
         message = (
-            f"{flow.key} was not claimed through this object; use the one that claim() or "
-            "claim_due() returned"
+            f"this object has no claim on {flow.key}: the flow was not claimed through it, or the claim has"
+            " ended; use the object that claim() or claim_due() returned, or claim the flow again"
         )
         raise UsageError(message)
 
@@ -370,7 +373,7 @@ def claim_of(flow: FlowSnapshot[Any]) -> Claim:
 def _lease_ms(lease: timedelta) -> int:
     lease_ms = span_ms(lease, "a lease")
     if lease_ms == 0:
-        message = "a lease must be longer than 0"
+        message = "a lease must be longer than 0, not 0"
         raise UsageError(message)
 
     return lease_ms

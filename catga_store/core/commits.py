@@ -79,7 +79,7 @@ def commit_one(
 def resolve_commit(context: Context, error: object) -> Conversation[Receipt | None]:
     """Settle an uncertain commit; see `Store.resolve_commit`."""
     if not isinstance(error, CommitUncertainError):
-        message = f"resolve_commit settles a CommitUncertainError, not {shown(error)}"
+        message = f"resolve_commit: expected a CommitUncertainError, got {shown(error)}"
         raise UsageError(message)
 
     if not _says_which(error):
@@ -153,10 +153,10 @@ def _check_remembered(
             return
 
     message = (
-        f"commit {error.commit_id} can no longer be settled: its reply was kept for twice the"
-        f" timeout, and no record that it changed remembers it: {changes[0].key} was written"
-        f" {REMEMBERED_COMMITS} times since, no longer exists, or is a wait condition, which "
-        "remembers no commits; compare the stored records with what you wrote before you act"
+        f"it is too late to find out the outcome of commit {error.commit_id}: a store keeps the reply"
+        " for twice its timeout, and the records that the commit changed no longer show it, because"
+        f" {changes[0].key} was written {REMEMBERED_COMMITS} times since, no longer exists, or is a"
+        " wait condition; compare the stored records with what the commit should have written"
     )
     raise CommitUncertainError(message, **error.__dict__)
 

@@ -48,6 +48,12 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
 
     if key.kind == PROGRESS:
         message = f"{stale}; {nothing}"
+        if read is None:
+            message = (
+                f"{key} was saved as new but exists at version {actual}; {nothing}; load it and merge"
+                " the new one into it"
+            )
+
         return StaleProgressError(
             message, flow_id=key.id, step_index=key.step, expected=expected, actual=actual
         )
@@ -86,8 +92,8 @@ def claimed_error(flow_id: str, head: Head) -> FlowClaimedError:
     """Another owner's claim has not ended."""
     until = from_ms(head.due_ms or 0)
     message = (
-        f"flow {flow_id!r} is claimed by {head.owner!r} until {until.isoformat()} and was not"
-        " claimed again; try after that, or pass a timeout to wait"
+        f"flow {flow_id!r} is claimed by {head.owner!r} until {until.isoformat()}; it was not claimed"
+        " again; try again after that time, or pass a timeout to wait for it"
     )
     return FlowClaimedError(message, flow_id=flow_id, owner=head.owner, until=until)
 

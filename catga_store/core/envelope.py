@@ -215,7 +215,7 @@ def _read_flow(
         message = f"the state of {key} cannot be read: {error}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
     except StateTypeError as error:
-        message = f"the state of {key} does not fit: {error}; nothing was changed"
+        message = f"the state of {key} cannot be decoded: {error}; nothing was changed"
         raise _refusal(message, head, error.expected, error.expected_version) from error
 
     baseline = None
@@ -242,8 +242,8 @@ def _is_older(key: Key, head: Head, stored: codec.Naming, asked: codec.Naming) -
     if head.type_version > version:
         message = (
             f"{key} is stored with version {head.type_version} of {name!r}, but this program "
-            f"supports version {version}; deploy the newer code before it reads this flow, or "
-            "request it without a type for its raw data"
+            f"supports version {version}; update the program before it reads this flow, or "
+            "request the flow without a type for its raw data"
         )
         raise _refusal(message, head, name, version)
 
@@ -366,7 +366,7 @@ def load_wait(wait: WaitCondition, record: Record) -> None:
     """Give a condition everything that is stored."""
     terms = record.terms
     if terms is None or not terms.children:
-        message = f"{wait.key} is stored without terms; nothing was changed"
+        message = f"{wait.key} is stored without its children; nothing was changed"
         raise CorruptRecordError(message, key=tuple(wait.key))
 
     stored_state.load_wait(wait, record, terms)
@@ -397,7 +397,7 @@ def _read_wait(key: Key, prefix: bytes) -> WaitCondition | None:
         if layout == LAYOUT:
             return None if fields is None else _wait_from_json(fields)
     except (IndexError, KeyError, TypeError, ValueError, UsageError, CorruptRecordError) as error:
-        message = f"the envelope of {key} cannot be read: {error}; nothing was changed"
+        message = f"the body of {key} cannot be read: {error}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
     message = (
@@ -466,7 +466,10 @@ def _read_progress(body: bytes) -> tuple[int | None, BitMap64, BitMap64]:
     marked, failed = decode_bitmap(bitmaps[:at]), decode_bitmap(bitmaps[at:])
     counts = fields["processed"], fields["failed"]
     if counts != (len(marked) - len(failed), len(failed)) or not failed <= marked:
-        message = f"expected {counts[0]} processed and {counts[1]} failed indices, found others"
+        message = (
+            f"its counts are {counts[0]} processed and {counts[1]} failed indices, but its bitmaps hold"
+            f" {len(marked - failed)} and {len(failed)}"
+        )
         raise CorruptRecordError(message, key=None)
 
     if marked:

@@ -171,13 +171,15 @@ def delete(
     if isinstance(flow, FlowSnapshot):
         record, key, replaces = flow, flow.key, head_of(flow)
         if replaces is None:
-            message = f"{key} was never stored or read: pass its id to delete what is there"
+            message = (
+                f"{key} was never stored or read; pass its id to delete the flow that is stored"
+            )
             raise UsageError(message)
 
         if version is not None or revision is not None:
             message = (
-                "a loaded snapshot already has its revision; pass version or revision "
-                "only with an id"
+                f"the snapshot of {key} already has a revision; pass version or revision only with an"
+                " id"
             )
             raise UsageError(message)
     else:

@@ -263,7 +263,7 @@ def session_refresh(context: Context, unit: UnitOfWork, record: AnyRecord) -> Co
     (found,) = yield Read((key,), context.settings.now_ms())
     entry = unit.find(key)
     if entry is None or entry.record is not record:
-        message = f"{record!r} left this session while it was being read"
+        message = f"{record!r} was removed from this session while refresh was reading it; nothing was changed"
         raise UsageError(message)
 
     if found is None:
@@ -297,7 +297,10 @@ def suspend(
         raise UsageError(message)
 
     if wait.parent_flow_id not in (None, flow.flow_id):
-        message = f"{wait.key} has the parent {wait.parent_flow_id!r}, not {flow.flow_id!r}"
+        message = (
+            f"{wait.key} already has the parent {wait.parent_flow_id!r}, so {flow.flow_id!r} cannot wait"
+            " for it; create another condition"
+        )
         raise UsageError(message)
 
     unit.check_addable(flow)
@@ -503,7 +506,7 @@ def _as_tracked(entry: Entry, state_type: Any | None) -> Any:
             name, wanted = codec.type_name(has), codec.type_name(state_type)
             message = (
                 f"{entry.key} is loaded in this session as {name or 'raw data'!r} but was "
-                f"requested as {wanted!r}; expunge it first, or request it as that type"
+                f"requested as {wanted!r}; expunge it first, or request it as loaded"
             )
             raise StateTypeError(message, expected=wanted, actual=name)
 

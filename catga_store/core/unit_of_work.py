@@ -131,7 +131,7 @@ class UnitOfWork:
                 message = f"this session cannot be used: {self.why_closed}; open a new one"
                 raise SessionClosedError(message) from None
 
-            message = "this session is being committed by another task; a session belongs to one"
+            message = "this session is being committed by another task; give each task a session of its own"
             raise UsageError(message) from None
 
     def lose(self, error: BaseException, plan: CommitPlan, now_ms: int) -> None:
@@ -249,8 +249,8 @@ class UnitOfWork:
 
             if entry is not None and key.kind == FLOW and entry.instead is None:
                 message = (
-                    f"{key} is deleted by its id in this session, and a new one can only replace"
-                    " what was read; get it and delete it, or add the new one in another commit"
+                    f"{key} is deleted by its id in this session, so no new one can be added in the same"
+                    " commit; delete the loaded object instead, or add the new one in another commit"
                 )
                 raise UsageError(message)
 
@@ -377,7 +377,10 @@ class UnitOfWork:
         self.step("use")
         before = self._guards.setdefault(flow.key, (flow, claim))[1]
         if before.token != claim.token:
-            message = f"{flow.key} is already guarded in this session under another claim"
+            message = (
+                f"{flow.key} is already guarded in this session under another claim, and only the newest"
+                " claim can be valid; guard that one in a new session"
+            )
             raise UsageError(message)
 
     def expunge(self, record: object) -> None:
@@ -465,7 +468,7 @@ class UnitOfWork:
         if len(changes) > MAX_CHANGES:
             message = (
                 f"this commit names {len(changes)} records; the limit is {MAX_CHANGES};"
-                " nothing was sent; commit in parts"
+                " nothing was sent; split it into several commits"
             )
             raise CommitTooLargeError(message, size=len(changes), limit=MAX_CHANGES)
 

@@ -212,7 +212,7 @@ def plan_update_wait(wait: WaitCondition, now_ms: int, limits: Limits) -> Put:
 
     if wait.outcome.value == PENDING and old.status != PENDING:
         message = (
-            f"{wait.key} has ended and cannot be reopened: its parent has already been notified;"
+            f"{wait.key} has ended and cannot be reopened: its parent may have been notified already;"
             " clear it and set a new one"
         )
         raise UsageError(message)

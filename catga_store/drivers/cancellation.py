@@ -91,7 +91,9 @@ async def call_to_end(function: Callable[[], R]) -> R:
     with CancelScope(shield=True):
         return await to_thread.run_sync(function)
 
-    raise AssertionError("a shield swallows nothing")  # pragma: no cover  for type checkers
+    raise AssertionError(
+        "a scope that shields never suppresses a cancellation"
+    )  # pragma: no cover  for type checkers
 
 
 class OwnTask:

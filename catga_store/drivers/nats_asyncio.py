@@ -200,7 +200,7 @@ class NatsLink:
         until = now() + self._timeout * _TRIES_OF_A_TIMEOUT
         while not client.is_connected:
             if client.is_closed or now() > until:
-                message = f"the connection to NATS is lost: {client.last_error!r}"
+                message = f"the connection to NATS was lost: {client.last_error!r}"
                 raise NotSentError(message) from client.last_error
 
             await asyncio.sleep(_POLL_SECONDS)
@@ -246,7 +246,7 @@ class NatsLink:
             if not isinstance(error, nats_errors.Error):
                 raise
 
-            message = f"the connection to NATS is lost: {error!r}"
+            message = f"the connection to NATS was lost: {error!r}"
             raise NotSentError(message) from error
 
         if self._closed:  # while it was opened
@@ -421,7 +421,7 @@ class NatsLink:
             return
         except BaseException as error:
             for batch in group:
-                batch.asked.fail(ReplyLostError(f"the batch was given up: {error!r}"))
+                batch.asked.fail(ReplyLostError(f"the batch was abandoned: {error!r}"))
 
             raise
 
@@ -488,17 +488,16 @@ def _check_loop(client: Client) -> None:
 
     if task.get_loop() is not asyncio.get_running_loop():
         message = (
-            "the NATS client belongs to a different event loop than the store; connect it on the "
-            "loop"
-            " that uses the store, or give the store the URLs of the servers (under trio always)"
+            "the NATS client belongs to a different event loop than the store; connect it on the loop"
+            " that uses the store, or give the store the URLs of the servers; under trio, only URLs work"
         )
         raise UsageError(message)
 
 
 def _refusal(verb: str, subject: str, error: Exception) -> StoreConfigError:
     message = (
-        f"NATS does not let this user {verb} {subject!r}; allow it, as the documentation of the"
-        " store lists; it was not written"
+        f"NATS does not permit this user to {verb} {subject!r}; grant the permission (the documentation of"
+        " the NATS store lists all that are needed); this request had no effect"
     )
     refusal = StoreConfigError(message)
     refusal.__cause__ = error

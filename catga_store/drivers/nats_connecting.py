@@ -187,14 +187,14 @@ def meaning_of(error: Exception, servers: list[str]) -> StoreConfigError | NotSe
     place = ", ".join(map(mask_url, servers))
     if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
         message = (
-            f"no file descriptor is left to connect to NATS at {place}; close what is open, or raise"
-            " the limit (ulimit -n)"
+            f"cannot connect to NATS at {place}: this process has no file descriptors left; close some,"
+            " or raise the limit (ulimit -n)"
         )
         return NotSentError(message)
 
     if isinstance(error, nats_errors.Error | OSError | TimeoutError):
-        why = str(error) or "no answer"  # a TimeoutError says nothing
-        return NotSentError(f"no NATS server can be used at {place}: {why}")
+        why = str(error) or "timed out"  # a TimeoutError says nothing
+        return NotSentError(f"no NATS server can be reached at {place}: {why}")
 
     message = (
         f"cannot connect to NATS at {place}: nats.connect raised {type(error).__name__}; check the "
@@ -221,7 +221,7 @@ def _is_refused(error: Exception) -> bool:
 
 def _of_file(error: Exception) -> str:
     assert isinstance(error, OSError)  # noqa: S101  for the type checker: see `_names_a_file`
-    return f"the file {error.filename!r} for the connection to NATS: {error.strerror}; nothing was sent"
+    return f"the file {error.filename!r} for the connection to NATS cannot be read: {error.strerror}; nothing was sent"
 
 
 def _of_import(error: Exception) -> str:
@@ -236,7 +236,7 @@ _MEANINGS: tuple[tuple[Callable[[Exception], bool], Callable[[Exception], str]],
     (
         _is_refused,
         lambda _: (
-            "NATS refused user, password, token or credentials; correct them in the URL or the "
+            "NATS refused the user, password, token or credentials; correct them in the URL or the "
             "options"
         ),
     ),

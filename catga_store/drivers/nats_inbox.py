@@ -218,7 +218,7 @@ class Inbox:
 
     def _send(self, asked: Asked, data: list[bytes], longest: int) -> None:
         if not self._client.is_connected:
-            asked.fail(NotSentError("the connection to NATS is lost"))
+            asked.fail(NotSentError("the connection to NATS was lost"))
             return
 
         most = self._client.max_payload

@@ -211,8 +211,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
         return asyncio.new_event_loop()
     except OSError as error:
         message = (
-            "no file descriptor is left for the event loop of the store; nothing was sent; close what"
-            " is open, or raise the limit (ulimit -n)"
+            "cannot create the event loop of the store: this process has no file descriptors left;"
+            " nothing was sent; close some, or raise the limit (ulimit -n)"
         )
         raise StoreUnavailableError(message) from error
 

@@ -101,7 +101,7 @@ class RedisClusterAsyncLink:
                 if asked.untouched:
                     raise
 
-                message = f"only a part of the commands was sent: {error}"
+                message = f"only some of the commands were sent: {error}"
                 raise ReplyLostError(message) from error
 
             asked.keep_redirected()

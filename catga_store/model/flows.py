@@ -104,7 +104,7 @@ class FlowPosition:
     def exit(self) -> FlowPosition:
         """Return the position one level up; `UsageError` at the top level."""
         if len(self.path) == 1:
-            message = f"position {self} is at the top level and cannot exit from it"
+            message = f"position {self} is at the top level: there is no level to exit from"
             raise UsageError(message)
 
         return FlowPosition(self.path[:-1])

@@ -86,7 +86,7 @@ def key_of(record: AnyRecord) -> Key:
 
     key = record._key
     if key is None:
-        message = "a new ForEachProgress has no step yet: save_for_each_progress(flow_id, step, …)"
+        message = "a new ForEachProgress has no step yet; save it with save_for_each_progress(flow_id, step, …)"
         raise UsageError(message)
 
     return key

@@ -57,7 +57,7 @@ def sqlite_path(path: str | os.PathLike[str]) -> str:
     if not isinstance(text, str) or text in ("", ":memory:") or "\0" in text:
         message = (
             f"a SQLite store needs the path of a file, not {shown(text)};"
-            " a MemoryStore keeps records without one"
+            " to keep records without a file, use a MemoryStore"
         )
         raise UsageError(message)
 
@@ -78,7 +78,7 @@ def memory_name(name: str) -> str:
 
 def _refuse_url(text: str, needed: str) -> None:
     if re.match(r"[A-Za-z][\w+.-]*://", text):
-        message = f"{needed}, but {shown(text)} is a URL; open_store opens a store by URL"
+        message = f"{needed}, but {shown(text)} is a URL; to open a store by URL, use open_store"
         raise UsageError(message)
 
 
@@ -253,8 +253,7 @@ def nats_options(connect: Mapping[str, Any] | None) -> dict[str, Any]:
     unknown = [name for name in options if name not in known]
     if unknown:
         message = (
-            f"connect names {shown(unknown[0])}, which is not an option of nats.connect that may be"
-            f" set here; these are {', '.join(sorted(known))}"
+            f"connect takes no option {shown(unknown[0])}; it takes {', '.join(sorted(known))}"
         )
         raise UsageError(message)
 

@@ -168,7 +168,7 @@ _NATS_OPTIONS: dict[str, _Option] = {
     "bucket": _Option(str, "some text", own=True),
     "create": _Option(_truth, "true or false", own=True),
     "domain": _Option(_text, "some text", own=True),
-    "max_bytes": _Option(_number(0), "a number of bytes, as 10000000000", own=True),
+    "max_bytes": _Option(_number(0), "a number of bytes, such as 10000000000", own=True),
     "replicas": _Option(_number(0), "a number", own=True),
     "stale_reads": _Option(_truth, "true or false", own=True),
     **_texts("name", "nkeys_seed", "token", "user_credentials"),
@@ -194,8 +194,8 @@ def parse_url(url: object) -> StoreURL:
         return _nats(text, parts)
 
     near = get_close_matches(parts.scheme, _SCHEMES, 1) if "://" in text else []
-    guess = f"did you mean {near[0]}://…? " if near else ""
-    raise _refusal(text, f"names no store; {guess}write {_FORMS}")
+    guess = f" (did you mean {near[0]}://…?)" if near else ""
+    raise _refusal(text, f"is not the URL of a store{guess}; write {_FORMS}")
 
 
 def parse_redis_url(url: object) -> RedisURL:
@@ -224,7 +224,8 @@ def check_nats_server(url: str) -> None:
 
     if parts.query:
         raise _refusal(
-            text, "has options, which belong in connect= here; open_store takes a URL with options"
+            text,
+            "has options; pass them in connect=, or use open_store, which takes a URL with options",
         )
 
     _nats(text, parts)
@@ -263,13 +264,13 @@ def _unescaped(url: str, text: str) -> str:
     except UnicodeDecodeError:
         pass  # raised below: the error holds the text
 
-    raise _refusal(url, "has a percent escape that is not UTF-8, as %FF")
+    raise _refusal(url, "has a percent escape that is not UTF-8, such as %FF")
 
 
 def _memory(url: str, parts: SplitResult) -> MemoryURL:
     _no_options(url, parts, "MemoryStore")
     if not re.match("memory://[^@:]*$", url, re.IGNORECASE) or parts.path not in ("", "/"):
-        raise _refusal(url, "names no memory store; write memory:// or memory://name")
+        raise _refusal(url, "is not the URL of a memory store; write memory:// or memory://name")
 
     return MemoryURL(_unescaped(url, parts.netloc))
 
@@ -281,34 +282,35 @@ def _sqlite(url: str, parts: SplitResult) -> SQLiteURL:
         path = "" if "@" in url else url.partition(":")[2].strip("/")
         raise _refusal(
             url,
-            f"names no file; write sqlite:///{path or 'flows.db'} for a relative path,"
+            f"has no path of a file; write sqlite:///{path or 'flows.db'} for a relative path,"
             f" sqlite:////{path} for an absolute one"
             if path
-            else f"names no file; write sqlite:///flows.db for a relative path, {absolute}",
+            else f"has no path of a file; write sqlite:///flows.db for a relative path, {absolute}",
         )
 
     path = _unescaped(url, parts.path)[1:]
     if not path:
         raise _refusal(
-            url, f"names no file; write sqlite:///flows.db for a relative path, {absolute}"
+            url, f"has no path of a file; write sqlite:///flows.db for a relative path, {absolute}"
         )
 
     if path.endswith("/"):
-        raise _refusal(url, "names no file but a directory; write the name of the file after it")
+        raise _refusal(url, "names a directory; add the name of the file")
 
     return SQLiteURL(path)
 
 
 def _no_options(url: str, parts: SplitResult, store: str) -> None:
     if parts.fragment or "#" in url:
-        raise _refusal(url, "has a fragment, which means nothing here; write # as %23")
+        raise _refusal(url, "has a fragment (#…), which no store uses; in a path write # as %23")
 
     if parts.query:
         names = _named(parts.query)
         known = [name for name in names if name in StoreOptions.__annotations__]
         how = f"; pass {known[0]} as a keyword of open_store or {store}" if known else ""
         raise _refusal(
-            url, f"has a query, and this store takes no options by URL{how}; write ? as %3F"
+            url,
+            f"has a query, but this store takes no options by URL{how}; in a path write ? as %3F",
         )
 
 
@@ -320,7 +322,7 @@ def _check_userinfo(url: str, parts: SplitResult) -> None:
     """Refuse a URL in which a password that was not escaped may stand elsewhere."""
     if parts.fragment or "#" in url:
         raise _refusal(
-            url, "has a fragment, which means nothing here; in a password write # as %23"
+            url, "has a fragment (#…), which no store uses; in a password write # as %23"
         )
 
     if "@" in parts.path or "@" in parts.query:
@@ -342,7 +344,7 @@ def _check_host(url: str, host: str, meant: str) -> None:
         port, name = 0, None  # refused below, where the error quotes the text
 
     if not name or re.search(r"\s", name):
-        raise _refusal(url, f"names no server; write {meant}")
+        raise _refusal(url, f"has no host name; write {meant}")
 
     if port == 0:
         raise _refusal(url, f"has a port that is not a number from 1 to 65535; write {meant}")
@@ -373,7 +375,7 @@ def _redis(url: str, parts: SplitResult) -> RedisURL:
 def _check_socket(url: str, parts: SplitResult) -> None:
     host = parts.netloc.rpartition("@")[2]
     if host or not url[len("unix") :].startswith("://") or len(parts.path) <= len("/"):
-        raise _refusal(url, "names no socket; write unix:///run/redis.sock?db=0")
+        raise _refusal(url, "has no path of a socket; write unix:///run/redis.sock?db=0")
 
     _unescaped(url, parts.path)
 
@@ -390,7 +392,8 @@ def _check_database(url: str, path: str, db: int | None, *, is_cluster: bool) ->
 
     if is_cluster and numbers - {0}:
         raise _refusal(
-            url, "names a database, and a cluster has only 0; use prefix= to keep stores apart"
+            url,
+            "names a database, but a cluster has only database 0; use prefix= to keep stores apart",
         )
 
 
@@ -401,13 +404,13 @@ def _nats(url: str, parts: SplitResult) -> NatsURL:
     meant = f"{scheme}://host:4222, or {scheme}://a:4222,b:4222"
     if parts.path not in ("", "/"):
         raise _refusal(
-            url, f"names no server: it has a path; write {meant}, and the bucket as ?bucket="
+            url, f"has a path, which NATS does not use; write {meant}, and the bucket as ?bucket="
         )
 
     if "," in who:
         raise _refusal(
             url,
-            "has a comma before the @: user and password stand once, before the first host; in a"
+            "has a comma before the @: write user and password once, before the first host; in a"
             " password write a comma as %2C",
         )
 
@@ -443,7 +446,7 @@ def _options(
         pairs = None  # raised below: the error holds the text
 
     if pairs is None:
-        raise _refusal(url, "has an option with a percent escape that is not UTF-8, as %FF")
+        raise _refusal(url, "has an option with a percent escape that is not UTF-8, such as %FF")
 
     found: dict[str, Any] = {}
     for name, value in pairs:
@@ -462,7 +465,7 @@ def _options(
             wrong = False
 
         if wrong:
-            raise _refusal(url, f"has a wrong value of {name}: expected {option.meant}")
+            raise _refusal(url, f"has an invalid value for {name}: expected {option.meant}")
 
     return found
 
@@ -472,7 +475,7 @@ def _unknown_option(
 ) -> UsageError:
     """Name an unknown option, if it looks like one: what is not the name of an option may be secret."""
     if name in elsewhere:
-        return _refusal(url, f"has the option {name}, which only {elsewhere[name]} takes")
+        return _refusal(url, f"has the option {name}, which needs {elsewhere[name]}")
 
     named = name if re.fullmatch("[a-z][a-z_]{0,39}", name) and f"{name}=" in url else None
     if named in StoreOptions.__annotations__:
@@ -482,7 +485,7 @@ def _unknown_option(
 
     near = get_close_matches(name, known, 1)
     which = "an option without a name" if named is None else f"the unknown option {named}"
-    guess = f", did you mean {near[0]}?" if near else ";"
+    guess = f" (did you mean {near[0]}?)" if near else ""
     return _refusal(
-        url, f"has {which}{guess} The URL of a {store} store may have {', '.join(sorted(known))}"
+        url, f"has {which}{guess}; the URL of a {store} store may have {', '.join(sorted(known))}"
     )

@@ -25,7 +25,7 @@ __all__ = [
 
 UNTRUSTED = (
     "the server's certificate is not trusted, and nothing was sent: trust the authority that issued"
-    " it (SSL_CERT_FILE, or the TLS options of the client), and connect by the name it is issued for"
+    " it (SSL_CERT_FILE, or the TLS options of the client), and connect with a host name that is in the certificate"
 )
 """The message for a server that the client does not trust."""
 
@@ -39,8 +39,8 @@ def uncertain(
 ) -> CommitUncertainError:
     """Return the error of a commit that was sent and whose reply did not come; `why` says why not."""
     message = (
-        f"commit {commit_id} was sent and its outcome is not known ({why});"
-        " resolve_commit(error) settles whether it was written"
+        f"commit {commit_id} was sent but its outcome is not known ({why});"
+        " call resolve_commit(error) to find out whether it was written"
     )
     return CommitUncertainError(message, commit_id=commit_id, keys=tuple(dict.fromkeys(keys)))
 
@@ -48,7 +48,7 @@ def uncertain(
 def given_up(commit_id: str) -> StoreUnavailableError:
     """Return the error of a commit that arrives after `Resolve` has settled that it never will."""
     message = (
-        f"commit {commit_id} was given up by resolve_commit before it arrived; nothing was written"
+        f"commit {commit_id} arrived after resolve_commit had ruled it out; nothing was written"
     )
     return StoreUnavailableError(message)
 
@@ -62,13 +62,13 @@ def check_layout(version: int, stored: int, *, known: int, partitions: int) -> N
     if version != known:
         message = (
             f"the store has layout version {version}, but this release of catga_store supports {known};"
-            " use the release that wrote it, or copy it to a new store"
+            " open it with the release that created it; nothing was changed"
         )
         raise StoreConfigError(message)
 
     if stored != partitions:
         message = (
-            f"the store was laid out with {stored} partition{'' if stored == 1 else 's'} but "
+            f"the store was created with {stored} partition{'' if stored == 1 else 's'} but "
             f"opened with {partitions}; open it with partitions={stored}; nothing was read or written"
         )
         raise PartitionCountError(message, expected=stored, actual=partitions)
@@ -82,7 +82,7 @@ def warn_passed_over(log: logging.Logger, error: CorruptRecordError) -> None:
             _warned.clear()
 
         _warned[log.name, error.key] = now
-        log.warning("passed over: %s", error)
+        log.warning("skipped: %s", error)
 
 
 def is_untrusted(error: BaseException | None) -> bool:

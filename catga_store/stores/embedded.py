@@ -210,7 +210,9 @@ class EmbeddedProtocol:
             try:
                 layout = yield from _send(lay_out)
             except ReplyLostError as error:
-                message = f"{error}; the store was not used yet"
+                message = (
+                    f"{error}; the store may have been created, but no record was read or written"
+                )
                 raise StoreUnavailableError(message) from error
 
         check_layout(*layout, known=LAYOUT, partitions=self._partitions)

@@ -70,7 +70,9 @@ def scratch_url(url: str, remove: Callable[[str], None] | None = None) -> Genera
         finally:
             (remove or _remove)(there)
     else:
-        message = f"{mask_url(url)!r} names no store; see open_store for the URLs that do"
+        message = (
+            f"{mask_url(url)!r} is not the URL of a store; see open_store for the URLs that are"
+        )
         raise UsageError(message)
 
 

@@ -294,7 +294,9 @@ def test_what_bench_could_not_remove_is_named(scheme: str) -> None:
             if error is not None:
                 raise error
 
-    with pytest.raises(cs.StoreUnavailableError, match=r"catga-store-bench-.* is left there: "):
+    with pytest.raises(
+        cs.StoreUnavailableError, match=r"catga-store-bench-.* could not be removed: "
+    ):
         use(None)
 
     with pytest.raises(ValueError, match="of the benchmark"):

@@ -228,7 +228,7 @@ def test_a_server_that_is_down(command: str) -> None:
     name, *rest = command.split()
     named = [place] if name == "bench" else ["-s", place]
     done = run_command(name, *rest, *named)
-    failed(done, 3, "no NATS server can be used", str(port))
+    failed(done, 3, "no NATS server can be reached", str(port))
     assert "secret" not in done.stderr
 
 
@@ -241,7 +241,7 @@ def test_the_doctor_of_a_server_that_is_down() -> None:
 def test_a_server_that_wants_a_password() -> None:
     """The command says so in one line, the doctor as a problem."""
     with NatsServer("authorization { user: me, password: secret }") as server:
-        failed(run_command("ls", "-s", server.url), 3, "refused user, password")
+        failed(run_command("ls", "-s", server.url), 3, "refused the user, password")
         assert findings(server.url, 1)["server"]["level"] == "problem"
         with_password = server.url.replace("//", "//me:secret@")
         fill(with_password)

@@ -218,7 +218,7 @@ def test_a_demo_without_a_reader_leaves_nothing_behind(tmp_path: Path) -> None:
         ("memory://", 2, "several"),
         ("memory://name", 2, "several"),
         ("nonsense", 2, "'nonsense'"),
-        ("sqlite://", 2, "names no file"),
+        ("sqlite://", 2, "has no path of a file"),
         ("redis://127.0.0.1:1", 3, "cannot be reached"),
         ("sqlite:///no/such/folder/flows.db", 3, "folder"),
     ],
@@ -350,7 +350,7 @@ def test_a_worker_that_fails_is_an_error_and_not_a_silence(
     ):
         story._hear(zoe, until=lambda _event: True)
 
-    assert "names no store" in capfd.readouterr().err
+    assert "is not the URL of a store" in capfd.readouterr().err
 
 
 def test_a_worker_ends_when_its_input_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,7 +259,10 @@ async def test_transact_gives_up(astore: cs.AsyncStore) -> None:
     with pytest.raises(cs.UsageError, match="transact: expected a function"):
         await astore.transact(None)  # type: ignore[arg-type]
 
-    with pytest.raises(cs.UsageError, match="must be async: nothing was committed; it returned 5"):
+    with pytest.raises(
+        cs.UsageError,
+        match="expected an async function, got one that returned 5; nothing was committed",
+    ):
         await astore.transact(lambda _session: 5)  # type: ignore[arg-type, return-value]
 
 

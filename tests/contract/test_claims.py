@@ -405,7 +405,7 @@ def test_a_terminal_flow_is_returned_unclaimed(store: cs.Store) -> None:
     store.create(new(status=cs.FlowStatus.COMPLETED))
     flow = store.claim("f")
     assert (flow.owner, flow.version, flow.attempts) == (None, 1, 0)
-    with pytest.raises(cs.UsageError, match="'f' was not claimed"):
+    with pytest.raises(cs.UsageError, match="no claim on flow 'f': the flow was not claimed"):
         store.extend(flow)
 
 
@@ -609,10 +609,10 @@ def test_a_claim_ends_with_the_work(
         assert one.owner is None
         assert one.due_at == (value if name == "due_at" else None)
 
-    with pytest.raises(cs.UsageError, match="'f' was not claimed through this object"):
+    with pytest.raises(cs.UsageError, match="this object has no claim on flow 'f'"):
         store.extend(claimed)
 
-    with pytest.raises(cs.UsageError, match="'f' was not claimed through this object"):
+    with pytest.raises(cs.UsageError, match="this object has no claim on flow 'f'"):
         store.release(claimed)
 
 
@@ -728,7 +728,7 @@ def test_extend_needs_a_claim(store: cs.Store) -> None:
     store.create(new())
     flow = store.get_one("f")
     for act in (store.extend, store.release):
-        with pytest.raises(cs.UsageError, match="flow 'f' was not claimed through this object"):
+        with pytest.raises(cs.UsageError, match="this object has no claim on flow 'f'"):
             act(flow)
 
 
@@ -784,12 +784,23 @@ def test_release_of_a_changed_flow_is_refused(
 ) -> None:
     """It would drop the change: nothing is written, and the claim stays."""
     setattr(claimed, name, value)
-    with pytest.raises(cs.UsageError, match=f"changed \\({name}\\)"):
+    with pytest.raises(cs.UsageError, match=f"would not write \\({name}\\); set due_at .*or undo"):
         store.release(claimed)
 
     assert (store.get_one("f").version, store.get_one("f").owner) == (2, claimed.owner)
     claimed.due_at = store.now()
     store.update(claimed)
+    assert store.get_one("f").owner is None
+
+
+def test_release_after_the_change_was_undone(store: cs.Store, claimed: Flow) -> None:
+    """A flow that is as it was claimed is released."""
+    before, claimed.error = claimed.error, "mine"
+    with pytest.raises(cs.UsageError, match="or undo them before the release"):
+        store.release(claimed)
+
+    claimed.error = before
+    store.release(claimed)
     assert store.get_one("f").owner is None
 
 

@@ -604,7 +604,7 @@ def test_delete_of_what_was_never_stored_is_a_usage_error(store: cs.Store) -> No
     with pytest.raises(cs.UsageError, match="'f' was never stored"):
         store.delete(new())
 
-    with pytest.raises(cs.UsageError, match="already has its revision"):
+    with pytest.raises(cs.UsageError, match="already has a revision"):
         store.delete(store.get_one("f"), version=1)
 
     assert store.get("f") is not None

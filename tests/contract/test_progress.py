@@ -151,6 +151,7 @@ def test_fresh_progress_expects_none(store: cs.Store) -> None:
         store.save_for_each_progress("f", 0, fresh)
 
     assert (caught.value.expected, caught.value.actual) == (0, 1)
+    assert "step 0 was saved as new but exists at version 1; nothing" in str(caught.value)
     assert (fresh.version, marks(fresh)[0]) == (0, [2])
     stored = store.get_for_each_progress("f", 0)
     assert stored is not None

@@ -1649,7 +1649,7 @@ def test_an_uncertain_commit_that_cannot_be_settled_yet_stays_what_it_is(
 @ONE_STORE
 def test_resolve_commit_settles_only_uncertain_commits(store: cs.Store) -> None:
     """Any other argument is a usage error."""
-    with pytest.raises(cs.UsageError, match="settles a CommitUncertainError"):
+    with pytest.raises(cs.UsageError, match="expected a CommitUncertainError"):
         store.resolve_commit(ValueError("x"))  # type: ignore[arg-type]
 
 

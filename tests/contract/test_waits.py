@@ -634,7 +634,8 @@ def test_a_wait_has_one_parent(store: cs.Store) -> None:
     with store.session() as session:
         flow = cs.FlowSnapshot("f", state={})
         with pytest.raises(
-            cs.UsageError, match="wait condition 'w' has the parent 'other', not 'f'"
+            cs.UsageError,
+            match="wait condition 'w' already has the parent 'other', so 'f' cannot wait",
         ):
             session.suspend(flow, wait_for("w", "a", parent_flow_id="other"))
 

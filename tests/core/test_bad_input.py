@@ -304,14 +304,22 @@ ARGUMENTS: list[Check] = [
     (lambda _, bad: opened(clock=lambda: bad).get("f"), (NAIVE,), "no time zone"),
     (lambda _, bad: opened(clock=lambda: bad).get("f"), (LAST,), "expected a year before 9900"),
     # single operations
-    (lambda store, bad: store.create(bad), NO_RECORDS, "a FlowSnapshot is needed"),
-    (lambda store, bad: store.transact(bad), (awaits_nothing,), "must not be async"),
-    (lambda store, bad: store.update(bad), NO_RECORDS, "a FlowSnapshot is needed"),
-    (lambda store, bad: store.get_or_create(bad), NO_RECORDS, "a FlowSnapshot is needed"),
-    (lambda store, bad: store.extend(bad), NO_RECORDS, "a FlowSnapshot is needed"),
-    (lambda store, bad: store.release(bad), NO_RECORDS, "a FlowSnapshot is needed"),
-    (lambda store, bad: store.set_wait_condition(bad), NO_RECORDS, "a WaitCondition is needed"),
-    (lambda store, bad: store.update_wait_condition(bad), NO_RECORDS, "a WaitCondition is needed"),
+    (lambda store, bad: store.create(bad), NO_RECORDS, "expected a FlowSnapshot, got"),
+    (
+        lambda store, bad: store.transact(bad),
+        (awaits_nothing,),
+        "expected a plain function, got an async one",
+    ),
+    (lambda store, bad: store.update(bad), NO_RECORDS, "expected a FlowSnapshot, got"),
+    (lambda store, bad: store.get_or_create(bad), NO_RECORDS, "expected a FlowSnapshot, got"),
+    (lambda store, bad: store.extend(bad), NO_RECORDS, "expected a FlowSnapshot, got"),
+    (lambda store, bad: store.release(bad), NO_RECORDS, "expected a FlowSnapshot, got"),
+    (lambda store, bad: store.set_wait_condition(bad), NO_RECORDS, "expected a WaitCondition, got"),
+    (
+        lambda store, bad: store.update_wait_condition(bad),
+        NO_RECORDS,
+        "expected a WaitCondition, got",
+    ),
     (lambda store, bad: store.get_many(bad), (*NO_IDS, None), "must be a collection of ids"),
     (lambda store, bad: store.delete("f", version=bad), ("1", True, 1.0), "version must be an int"),
     (lambda store, bad: store.delete("f", revision=bad), (5, b"x"), "revision must be text"),
@@ -394,11 +402,15 @@ ARGUMENTS: list[Check] = [
     ),
     # sessions
     (lambda store, bad: store.session().get_many(bad), (*NO_IDS, None), "a collection of ids"),
-    (lambda store, bad: store.session().suspend(bad, wait()), NO_RECORDS, "FlowSnapshot is needed"),
+    (
+        lambda store, bad: store.session().suspend(bad, wait()),
+        NO_RECORDS,
+        "expected a FlowSnapshot, got",
+    ),
     (
         lambda store, bad: store.session().suspend(flow(), bad),
         NO_RECORDS,
-        "WaitCondition is needed",
+        "expected a WaitCondition, got",
     ),
     (
         lambda store, bad: store.session().complete_child("w", "b", success=bad),
@@ -721,7 +733,7 @@ def test_the_number_of_partitions_is_kept(open_more: Opener) -> None:
     wrong = open_more(partitions=8)
     for act in (lambda: wrong.get("f"), lambda: wrong.create(flow()), wrong.ping):
         with pytest.raises(
-            cs.UsageError, match="laid out with 4 partitions but opened with 8"
+            cs.UsageError, match="created with 4 partitions but opened with 8"
         ) as caught:
             act()
 

@@ -132,7 +132,7 @@ def test_data_without_a_type_is_not_lifted(store: cs.Store) -> None:
     store.create(cs.FlowSnapshot("o", state={"cents": 5, "tags": []}))
     assert store.get_one("o", Order).state == Order(5, [])
     store.create(cs.FlowSnapshot("p", state={"euros": 5.0, "tag": None}))
-    with pytest.raises(cs.StateTypeError, match="flow 'p' does not fit"):
+    with pytest.raises(cs.StateTypeError, match="flow 'p' cannot be decoded: data does not fit"):
         store.get_one("p", Order)
 
 
@@ -302,10 +302,10 @@ def test_a_suspended_older_flow_wakes_clean(stored: cs.Store) -> None:
 
 STEPS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda data: data["nothing"], "failed with KeyError: 'nothing'"),
-    (lambda data: data.clear(), "not None: does it return its data?"),
+    (lambda data: data.clear(), "not None: is its return statement missing?"),
     (lambda data: [data], "must return a dict of JSON data, not <class 'list'>"),
     (lambda _: {"cents": {1, 2}}, r"must return JSON data: .* at \$.cents .* found set"),
-    (lambda data: data, r"does not fit: data does not fit the type order: at \$"),
+    (lambda data: data, r"cannot be decoded: data does not fit the type order: at \$"),
 ]
 
 
@@ -335,7 +335,7 @@ def test_version_without_upcaster_is_refused(stored: cs.Store) -> None:
     class Later:
         cents: int
 
-    with pytest.raises(cs.StateTypeError, match="no upcaster from version 1 of 'order' to 2"):
+    with pytest.raises(cs.StateTypeError, match="'order' has no upcaster from version 1 to 2, so"):
         stored.get_one("o", Later)
 
 

@@ -174,7 +174,7 @@ def test_a_parent_that_cannot_be_read_is_put_off_with_its_wait(
     with caplog.at_level(logging.WARNING):
         assert held(claims.claim_due(store._context, lease=LEASE)) == []
 
-    assert "flow 'f' is due but cannot be read, put off by one lease" in caplog.text
+    assert "flow 'f' is due but cannot be read; postponed by one lease" in caplog.text
     assert store.claim_due() == []
     clock.advance(LEASE)
     (flow,) = store.claim_due()
@@ -397,7 +397,7 @@ def test_what_left_its_session_while_it_was_read_is_not_refreshed(
     flow = held(sessions.session_get(context, unit, "f"))
     flow.state["n"] = 7
     held.before(is_a(Read), lambda: unit.expunge(flow))
-    with pytest.raises(cs.UsageError, match="left this session while it was being read"):
+    with pytest.raises(cs.UsageError, match="was removed from this session while"):
         held(sessions.session_refresh(context, unit, flow))
 
     assert flow.state == {"n": 7}

@@ -343,7 +343,7 @@ def test_a_batch_whose_sender_is_cancelled(nats_server: NatsServer) -> None:
             await until_async(lambda: "1 request " in repr(link), pause=0)
             assert link._sender is not None
             link._sender.cancel()
-            with pytest.raises(ReplyLostError, match="the batch was given up: CancelledError"):
+            with pytest.raises(ReplyLostError, match="the batch was abandoned: CancelledError"):
                 await batch.ended
 
             link._inbox.fail_all(LOST)  # type: ignore[union-attr]  it is connected
@@ -531,7 +531,7 @@ def test_a_closed_user_connection_is_not_replaced(nats_server: NatsServer) -> No
             await used.perform(Greet())
             await mine.close()
             for link in (used, NatsLink(mine, timeout=LONG)):
-                with pytest.raises(NotSentError, match="the connection to NATS is lost"):
+                with pytest.raises(NotSentError, match="the connection to NATS was lost"):
                     await link.perform(Greet())
 
                 await link.close()
@@ -590,7 +590,7 @@ def test_a_url_that_the_client_cannot_use() -> None:
 
     async def test() -> None:
         link = NatsLink(["nats://127.0.0.1:4222", "ws://127.0.0.1:4223"], timeout=LONG)
-        with pytest.raises(NotSentError, match=r"no NATS server can be used at .*websocket"):
+        with pytest.raises(NotSentError, match=r"no NATS server can be reached at .*websocket"):
             await link.perform(Greet())
 
     run(test)

@@ -51,15 +51,15 @@ WAYS: list[tuple[str, Connect, type[Exception], str]] = [
         "wrong password",
         lambda _: {"user": "me", "password": SECRET},
         cs.StoreConfigError,
-        "NATS refused user, password, token or credentials",
+        "NATS refused the user, password, token or credentials",
     ),
-    ("wrong token", lambda _: {"token": SECRET}, cs.StoreConfigError, "NATS refused user"),
-    ("no user", lambda _: {}, cs.StoreConfigError, "NATS refused user"),
+    ("wrong token", lambda _: {"token": SECRET}, cs.StoreConfigError, "NATS refused the user"),
+    ("no user", lambda _: {}, cs.StoreConfigError, "NATS refused the user"),
     (
         "no file of credentials",
         lambda path: {"user_credentials": str(path / "none.creds")},
         cs.StoreConfigError,
-        "none.creds' for the connection to NATS: No such file",
+        "none.creds' for the connection to NATS cannot be read: No such file",
     ),
     (
         "a directory instead of credentials",
@@ -215,7 +215,7 @@ for more in 0, 1, 2, 3, 4:
     try:
         store.ping()
     except cs.StoreUnavailableError as error:
-        assert "no file descriptor is left" in str(error), error
+        assert "no file descriptors left" in str(error), error
     else:
         break
 else:

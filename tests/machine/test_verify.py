@@ -47,7 +47,7 @@ def test_a_right_store_holds_and_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_wrong_store_is_off_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 1, and the history that equals no serial order."""
+    """Exit code 1, and the history that matches no serial order."""
     right = version_checks.refusal
 
     def wrong(change: Any, head: Any, now_ms: int) -> str | None:
@@ -62,7 +62,7 @@ def test_a_wrong_store_is_off_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     off = {finding.claim: finding.found for finding in findings if not finding.holds}
     assert "every operation does what the model says" in off
     writers = off["interleaved exchanges equal a serial order: writers"]
-    assert "equals no serial order" in writers
+    assert "matches no serial order" in writers
     assert "update" in writers
 
 
@@ -78,7 +78,7 @@ def test_a_url_of_no_store_is_wrong_usage() -> None:
     """Exit code 2 and one line."""
     done = run("http://nowhere")
     assert done.exit_code == 2
-    assert "names no store" in done.output
+    assert "is not the URL of a store" in done.output
 
 
 @pytest.mark.nightly

@@ -136,12 +136,12 @@ _ADVICE = {
     (
         "pydantic",
         "BaseModel",
-    ): "pydantic models are not supported: keep model.model_dump(mode='json')"
+    ): "pydantic models are not supported: store model.model_dump(mode='json')"
     " as plain data and read it with Model.model_validate, or make the class a dataclass",
     (
         "msgspec",
         "Struct",
-    ): "msgspec.Struct is not supported: keep msgspec.to_builtins(state) as plain"
+    ): "msgspec.Struct is not supported: store msgspec.to_builtins(state) as plain"
     " data and read it with msgspec.convert, or make the class a dataclass",
 }
 
@@ -205,7 +205,7 @@ def at(error: Exception, part: str) -> Exception:
 
     if not isinstance(error, Misfit):
         cause = error
-        error = Misfit("a value its type takes", f"{type(cause).__name__}: {cause}")
+        error = Misfit("a value that its type accepts", f"{type(cause).__name__}: {cause}")
         error.__cause__ = cause
 
     error.parts.append(part)

@@ -103,7 +103,9 @@ def union_hooks(declared: Any, members: Sequence[Hooks]) -> Hooks:
             if all(other.classes <= _PLAIN for other in members):
                 return hooks
 
-            raise Unkept(declared, "plain JSON data and its other members look alike")
+            raise Unkept(
+                declared, "values of its other members cannot be told apart from plain JSON data"
+            )
 
     by_class = _by_class(declared, members)
     label = " | ".join(hooks.label for hooks in members)
@@ -184,7 +186,7 @@ def _tagged(declared: Any, label: str, members: Sequence[Hooks], tagged: set[Kin
             named = value[_TAG]
             hooks = by_tag.get(named) if named.__class__ is str else None
             if hooks is None:
-                raise Misfit(label, f"an object tagged with none of {list(by_tag)}")
+                raise Misfit(label, f"an object whose tag is not one of {list(by_tag)}")
 
             return hooks.dec(value[_VALUE], None)
 
@@ -233,6 +235,8 @@ def _only_fit(value: Any, label: str, members: Iterable[Hooks]) -> Any:
             continue
 
     if len(fits) != 1:
-        raise Misfit(label, f"{kind_of(value)} without a tag, which fits {len(fits)} of them")
+        raise Misfit(
+            label, f"{kind_of(value)} without a tag, which fits {len(fits)} members instead of one"
+        )
 
     return fits[0]

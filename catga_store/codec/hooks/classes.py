@@ -100,19 +100,24 @@ def check_class(cls: Any, fields: Sequence[Field]) -> None:
         own = [k for k, v in own_annotations(base).items() if "ClassVar" not in str(v)]
         if own:
             name = f"{base.__qualname__}.{own[0]}"
-            why = f"{name} is not a field: the class is not decorated, only its base is"
+            why = (
+                f"{name} is not a field: only the base class is decorated; decorate this class too"
+            )
             raise Unkept(cls, why)
 
     initial = {field.alias for field in fields if field.init}
     try:
         parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     except (TypeError, ValueError) as error:
-        raise Unkept(cls, "its __init__ has no readable signature") from error
+        raise Unkept(cls, "the signature of its __init__ cannot be read") from error
 
     taken = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     if taken != initial or len(taken) != len(parameters):
         odd = sorted(taken ^ initial) or [p.name for p in parameters if p.name not in taken]
-        why = f"its __init__ does not take exactly its fields: {odd[0]} (an InitVar or an __init__ of its own)"
+        why = (
+            "its __init__ must take exactly its fields (no InitVar and no __init__ written by hand):"
+            f" {odd[0]} is only a field, or only a parameter"
+        )
         raise Unkept(cls, why)
 
 
@@ -270,7 +275,7 @@ def _looping(
         try:
             instance = cls(**arguments)
         except Exception as error:
-            found = f"values that it refuses ({type(error).__name__}: {error})"
+            found = f"values that the class rejects ({type(error).__name__}: {error})"
             raise Misfit(label, found) from error
 
         _set_late(instance, value, late, hooks, label)
@@ -283,7 +288,7 @@ def _value_of(instance: Any, name: str, label: str) -> Any:
     try:
         return getattr(instance, name)
     except AttributeError:
-        raise Misfit(f"a value of {label}", "a field without one") from None
+        raise Misfit(f"a value for each field of {label}", "a field that is not set") from None
 
 
 def _set_late(

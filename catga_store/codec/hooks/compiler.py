@@ -97,7 +97,7 @@ def build(state_type: Any, *, explain: bool = False) -> Codec:
         refusal = building.refusal(error.declared, error.why, error.part)
         raise refusal from error.__cause__
     except RecursionError:
-        why = "it has no end, or the call stack is too deep"
+        why = "it refers to itself without end, or the call stack is too deep"
         raise building.refusal(state_type, why) from None
     except Exception as error:
         raise building.refusal(state_type, f"{type(error).__name__}: {error}") from error
@@ -121,7 +121,7 @@ class _Building:
         """Return the error for a type that cannot be kept, at the path that `under` has reached."""
         path = "$" + "".join([*self._path, part][:20])
         message = (
-            f"{path} is declared {label_of(declared)}, which cannot be kept: {why}; "
+            f"{path} is declared {label_of(declared)}, which cannot be stored: {why}; "
             "nothing was encoded or decoded"
         )
         return EncodingError(message, path=path)
@@ -265,7 +265,7 @@ def _tuple(building: _Building, declared: Any) -> Hooks:
         or getattr(a, "__typing_is_unpacked_typevartuple__", False)
         for a in arguments
     ):
-        raise Unkept(declared, "a tuple with an unpacked part is not supported")
+        raise Unkept(declared, "a tuple with an unpacked part, such as *Ts, is not supported")
 
     def make() -> Hooks:
         if arguments[1:] == (...,):

@@ -97,7 +97,7 @@ def _tuple_enc(label: str, encs: Sequence[Enc]) -> Enc:
             raise Misfit(label, describe(value))
 
         if len(value) != len(encs):
-            raise Misfit(label, f"a tuple of {len(value)}")
+            raise Misfit(label, f"a tuple of length {len(value)}")
 
         out: list[Any] = []
         try:
@@ -117,7 +117,7 @@ def _tuple_dec(label: str, decs: Sequence[Dec]) -> Dec:
             raise Misfit(label, kind_of(value))
 
         if len(value) != len(decs):
-            raise Misfit(label, f"a list of {len(value)}")
+            raise Misfit(label, f"a list of length {len(value)}")
 
         out: list[Any] = []
         try:
@@ -184,7 +184,7 @@ def _check_distinct(
         text = dumps(one)
         read = dec(loads(text), None)
         if text in written or read in found:
-            misfit = Misfit(f"{what} that still differ when read back", "two that would not")
+            misfit = Misfit(f"{what} that still differ when read back", "two that would be equal")
             raise at(misfit, key_part(value)) if what == "keys" else misfit
 
         found.add(read)
@@ -311,7 +311,7 @@ def _pairs_enc(label: str, key_enc: Enc, value_enc: Enc) -> Enc:
 def _pairs_dec(label: str, key_dec: Dec, value_dec: Dec) -> Dec:
     def dec(value: Any, _: Any) -> Any:
         if value.__class__ is not list:
-            raise Misfit(label, f"{kind_of(value)} where a list of pairs is kept")
+            raise Misfit(label, f"{kind_of(value)} instead of a list of pairs")
 
         out: dict[Any, Any] = {}
         index = 0
@@ -336,4 +336,4 @@ def _pair(value: Any) -> Any:
         case [_, _]:
             return value
         case _:
-            raise Misfit("a pair", kind_of(value))
+            raise Misfit("a pair of key and value", kind_of(value))

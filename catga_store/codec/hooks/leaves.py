@@ -59,7 +59,7 @@ def leaf(
         try:
             return back(value)
         except Exception as error:
-            raise Misfit(label, f"{kind_of(value)} that is not one") from error
+            raise Misfit(label, f"{kind_of(value)} that is not a valid {label}") from error
 
     return Hooks(label, frozenset((cls,)), frozenset((kind,)), enc, dec, distinct=True)
 
@@ -158,7 +158,7 @@ def _decode_datetime(value: Any, _: Any) -> Any:
         if value.endswith(_FOLD):
             return _decode_datetime(value.removesuffix(_FOLD), None).replace(fold=1)
 
-    raise Misfit("datetime", "a string that is not one")
+    raise Misfit("datetime", "a string that is not a valid datetime")
 
 
 def _encode_time(value: time) -> str:
@@ -181,7 +181,9 @@ def _check_offset(label: str, offset: timedelta | None) -> None:
         raise Misfit(label, "one whose tzinfo returns no offset", "it would be read back as naive")
 
     if offset and abs(offset) < timedelta(seconds=1):  # as CPython 3.11 does
-        raise Misfit(label, "an offset below a second", "`fromisoformat` would read it as UTC")
+        raise Misfit(
+            label, "a UTC offset of less than a second", "`fromisoformat` would read it as UTC"
+        )
 
 
 def _encode_timedelta(value: timedelta) -> int:
@@ -213,10 +215,10 @@ def _decode_decimal(value: Any, _: Any) -> Any:
     try:
         number = Decimal(value)
     except ArithmeticError:
-        raise Misfit("Decimal", "a string that is not one") from None
+        raise Misfit("Decimal", "a string that is not a valid Decimal") from None
 
     if number.is_nan() and "NaN" not in value:  # where InvalidOperation is not trapped
-        raise Misfit("Decimal", "a string that is not one")
+        raise Misfit("Decimal", "a string that is not a valid Decimal")
 
     return number
 

@@ -260,7 +260,10 @@ def _check_options(bucket: object, replicas: object, max_bytes: object, domain: 
         raise UsageError(message)
 
     if bucket.endswith("_wait"):
-        message = f"bucket {bucket!r} ends in _wait, as the second bucket of another store would"
+        message = (
+            f"bucket must not end in _wait, got {bucket!r}: a store keeps its wait conditions in a"
+            " second bucket of its name and _wait; choose another name"
+        )
         raise UsageError(message)
 
     if type(replicas) is not int or replicas not in (1, 3, 5):

@@ -104,7 +104,7 @@ def refusal_of(stream: str, code: int, text: str) -> StoreUnavailableError | Sto
         )
         return StoreUnavailableError(message)
 
-    return StoreUnavailableError(f"NATS refused: {text} ({code}); nothing was written")
+    return StoreUnavailableError(f"NATS refused the request: {text} ({code}); nothing was written")
 
 
 def ack_of(stream: str, answer: Answer) -> Ack:

@@ -162,7 +162,7 @@ class NatsDoctor:
         try:
             anyio.run(self._remove, named)
         except _FAILURES as error:
-            message = f"the stream KV_{bucket} is left there: {error}"
+            message = f"the stream KV_{bucket} could not be removed: {error}"
             raise StoreUnavailableError(message) from error
 
     def _place(self, url: str) -> tuple[dict[str, Any], NatsLayout]:

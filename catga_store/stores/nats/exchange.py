@@ -148,7 +148,7 @@ class NatsExchange:
                 why = None
                 text = (
                     "JetStream does not respond: it is not enabled, or the stream"
-                    f" {self.stream!r} has no leader or is gone; {AFTER_FULL_DISK}"
+                    f" {self.stream!r} has no leader or does not exist; {AFTER_FULL_DISK}"
                 )
 
             if deadline.has_passed():

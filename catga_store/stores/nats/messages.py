@@ -83,7 +83,8 @@ class Planner:
         if len(text) > self.exchange.max_payload - 2048:
             message = (
                 f"the head of {key} takes {len(text)} bytes; the server accepts at most "
-                f"{self.exchange.max_payload} in one message; nothing was written"
+                f"{self.exchange.max_payload} in one message; nothing was written; raise max_payload on the"
+                " server"
             )
             raise RecordTooLargeError(message, size=len(text), limit=self.exchange.max_payload)
 

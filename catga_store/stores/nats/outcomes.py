@@ -217,8 +217,9 @@ def given_up(
     """The error of a commit whose time is over: uncertain if a reply of it was lost."""
     if lost is None:
         message = (
-            f"commit {commit_id} could not be written in time: other writers were always first, or "
-            f"NATS was busy; the last reason was {deadline.reason!r}; nothing was written"
+            f"commit {commit_id} could not be written within the timeout, because other writers changed the"
+            f" same records first or NATS was busy (it last replied {deadline.reason!r}); nothing was"
+            " written; try again"
         )
         return StoreUnavailableError(message)
 
@@ -232,7 +233,7 @@ def partly_stored(commit_id: str, keys: Iterable[Key]) -> CommitUncertainError:
     named = tuple(dict.fromkeys(keys))
     message = (
         f"commit {commit_id} was stored only in part: the server ran out of storage in the middle of"
-        " its batch; free space, check its records, and write what is missing; a stream that has"
-        " max_bytes reserves its storage, and its batches are refused whole"
+        " its batch; free space, check the records, and write what is missing; to prevent this, set"
+        " max_bytes on the stream, which reserves the storage"
     )
     return CommitUncertainError(message, commit_id=commit_id, keys=named)

@@ -149,7 +149,7 @@ class NatsSender:
             if len(messages) > _BATCH_MOST:
                 text = (
                     f"this commit needs {len(messages)} messages; NATS accepts at most "
-                    f"{_BATCH_MOST} in one batch; nothing was written; commit in parts"
+                    f"{_BATCH_MOST} in one batch; nothing was written; split it into several commits"
                 )
                 raise CommitTooLargeError(text, size=len(messages), limit=_BATCH_MOST)
 

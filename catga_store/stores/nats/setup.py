@@ -67,8 +67,8 @@ def prepare(
     while settings is None:
         if not create:
             message = (
-                f"no store at the stream {layout.stream!r}: it does not exist, and create=False;"
-                " check the server, the account and the bucket, or open the store without create=False"
+                f"no store found: the stream {layout.stream!r} does not exist, and create=False; check the"
+                " server, the account and the bucket, or open the store without create=False"
             )
             raise StoreConfigError(message)
 
@@ -76,9 +76,8 @@ def prepare(
         settings = yield from _settings(exchange, deadline)
         if settings is None and deadline.has_passed():
             message = (
-                f"the stream {layout.stream!r} was created but does not exist yet; nothing was "
-                "written;"
-                " open the store again"
+                f"the stream {layout.stream!r} was created but is not available yet; nothing was"
+                " written; open the store again"
             )
             raise StoreUnavailableError(message)
 
@@ -105,9 +104,8 @@ def _verify(
         now = "is empty" if found is None else "holds another store"
         message = (
             f"the stream {layout.stream!r} {now}: the store that was opened is gone (the stream was"
-            " removed, or lost in a power failure, and created again); nothing was written; "
-            "restore it"
-            " from a backup, or open the store again to use what is there"
+            " removed, or lost in a power failure, and created again); nothing was written; restore"
+            " it from a backup, or open the store again to use what is there"
         )
         raise StoreConfigError(message)
 
@@ -133,9 +131,8 @@ def _greet(layout: NatsLayout, deadline: Deadline) -> Conversation[Greeting]:
 def _check_server(greeting: Greeting) -> None:
     if is_too_old(greeting.version):
         message = (
-            f"the NATS server is {greeting.version}; the store needs at least {OLDEST} for atomic "
-            "batches;"
-            " nothing was written; update the server"
+            f"the NATS server is {greeting.version}; the store needs at least {OLDEST} for atomic"
+            " batches; nothing was written; update the server"
         )
         raise StoreConfigError(message)
 
@@ -321,8 +318,8 @@ def lay_out(
 
         if not create:
             text = (
-                f"no store in the stream {layout.stream!r}: it is empty, and create=False; restore a"
-                " backup, or open the store without create=False to begin an empty one"
+                f"no store found: the stream {layout.stream!r} is empty, and create=False; restore a backup, or"
+                " open the store without create=False to start with an empty one"
             )
             raise StoreConfigError(text)
 
@@ -331,7 +328,9 @@ def lay_out(
             yield from exchange.publish([message], atomic=False)
         except (NotSentError, ReplyLostError) as error:
             if deadline.has_passed():
-                text = f"{error}; the store was not used yet"
+                text = (
+                    f"{error}; the store may have been created, but no record was read or written"
+                )
                 raise StoreUnavailableError(text) from error
 
         yield deadline.pause()

@@ -380,7 +380,7 @@ class NatsTables:
         """The log is written with the commit."""
 
     def _elsewhere(self, *_arguments: Any) -> NoReturn:
-        message = "this is asked of the server, not of what was read"
+        message = "only the server knows this: ask it instead of the records that were read"
         raise AssertionError(message)
 
     layout: Any = _elsewhere

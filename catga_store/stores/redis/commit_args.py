@@ -168,7 +168,7 @@ def read_outcomes(commit_id: str, reply: bytes) -> tuple[Outcome, ...]:
 
             outcomes.append(Outcome(*fields))
     except (msgspec.DecodeError, TypeError, ValueError) as error:
-        message = f"the reply of commit {commit_id} cannot be read: {error}; nothing was changed"
+        message = f"the reply to commit {commit_id} cannot be read: {error}; nothing was changed"
         raise CorruptRecordError(message, key=None) from error
 
     return tuple(outcomes)

@@ -282,6 +282,6 @@ def _raise_for_commit(commit: Commit, error: Exception) -> NoReturn:
     said = str(error)
     if said.startswith("CORRUPT"):
         key = commit.changes[int(said.split()[1])].key
-        raise corrupt(key, "its head") from error
+        raise corrupt(key, "an invalid head") from error
 
     raise_refusal(error)

@@ -129,7 +129,7 @@ class RedisDoctor:
         try:
             self._remove(place, prefix)
         except _FAILURES as error:
-            message = f"what was written under the prefix {prefix} is left there: {error}"
+            message = f"the keys with the prefix {prefix} could not be removed: {error}"
             raise StoreUnavailableError(message) from error
 
     def _remove(self, place: str, prefix: str) -> None:

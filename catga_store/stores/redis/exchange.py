@@ -116,9 +116,7 @@ class RedisExchange:
                 replies = yield from self.send_once(sent, writes=writes, exclusive=exclusive)
             except NotSentError as error:
                 if is_lost and writes and not prepares:
-                    message = (
-                        f"an earlier attempt may have been applied, and now {error}; try again"
-                    )
+                    message = f"an earlier attempt may have been applied, and the last one failed: {error}; try again"
                     raise StoreUnavailableError(message) from cause_of(error)
 
                 raise_unavailable(error)

@@ -105,7 +105,7 @@ def check_prefix(prefix: object) -> str:
 
     message = (
         f"prefix is {shown(prefix)}; it must be 1 to 64 bytes of printable text without braces that does"
-        " not end with a digit, as 'dslflow:'; nothing was sent"
+        " not end with a digit, such as 'dslflow:'; nothing was sent"
     )
     raise UsageError(message)
 
@@ -143,7 +143,11 @@ def read_head(key: Key, text: Any) -> Head:
 
 def corrupt(key: Key, found: object) -> CorruptRecordError:
     """Return the error of a record that cannot be read."""
-    message = f"{key} cannot be read: {repr(found)[:100]} was not written by this library; nothing was changed"
+    what = found if isinstance(found, str) else repr(found)
+    message = (
+        f"{key} cannot be read: found {what[:100]}, which this library did not write; nothing was"
+        " changed; restore the record from a backup"
+    )
     return CorruptRecordError(message, key=tuple(key))
 
 
@@ -161,7 +165,7 @@ def id_of(kind: str, data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise corrupt(Key(kind, repr(data)[:100]), "its id") from error
+        raise corrupt(Key(kind, repr(data)[:100]), "an invalid id") from error
 
 
 def _read_terms(key: Key, data: Any) -> Terms:

@@ -157,10 +157,13 @@ def unconfirmed(
 
     `replicas` is the reply of `WAIT`: their number, or why they could not be counted.
     """
-    found = f"{replicas} of {wanted}" if type(replicas) is int else f"not {wanted} ({replicas})"
+    found = f"{replicas} of {wanted} replicas confirmed it within {seconds:g} s"
+    if type(replicas) is not int:
+        found = f"the server did not say whether {wanted} replicas have it ({replicas})"
+
     message = (
-        f"commit {commit_id} was written by the primary, but {found} replicas confirmed it within"
-        f" {seconds:g} s: a fail-over may lose it; resolve_commit(error) settles whether it is kept"
+        f"commit {commit_id} was written by the primary, but {found}; a fail-over may lose it; call"
+        " resolve_commit(error) to find out whether it is safe"
     )
     named = tuple(dict.fromkeys(keys))
     return CommitUncertainError(message, commit_id=commit_id, keys=named)
@@ -199,6 +202,6 @@ def raise_for(key: Key, error: Any) -> NoReturn:
     """Raise the error for a record whose read was refused."""
     said = str(error)
     if "WRONGTYPE" in said or said.startswith("CORRUPT"):
-        raise corrupt(key, said) from error
+        raise corrupt(key, f"the error {said!r}") from error
 
     raise_refusal(error)

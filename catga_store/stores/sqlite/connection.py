@@ -311,7 +311,7 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
         whose = "not" if tables == 1 else "none of them"
         message = (
             f"the file {path!r} belongs to another program: this SQLite database has {tables} "
-            f"table{'' if tables == 1 else 's'}, {whose} this library's; nothing was written;"
+            f"table{'' if tables == 1 else 's'}, {whose} created by this library; nothing was written;"
             " give the store a file of its own"
         )
         raise StoreConfigError(message)

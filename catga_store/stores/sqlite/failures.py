@@ -117,7 +117,7 @@ _FULL = "the disk that holds {path!r} is full: {error}; free some space"
 _LOCKED = "the file {path!r} stayed locked by another process for {seconds} s: {error}"
 _NO_MORE_FILES = (
     "the file {path!r} cannot be opened: this process has no file descriptors left ({error});"
-    " raise the limit (ulimit -n), or find what keeps files open"
+    " close some, or raise the limit (ulimit -n)"
 )
 _NOT_A_FILE = (
     "the file {path!r} cannot be used: {odd!r} is a folder or a device, and must be a file; nothing was"
@@ -128,7 +128,7 @@ _READ_ONLY = (
     " grant this user write access to both"
 )
 _NO_ACCESS = "the file {path!r} cannot be opened: {error}; {why}; nothing was written"
-_TOO_BIG = "a record is over SQLite's limit of 1,000,000,000 bytes: {error}; nothing was written"
+_TOO_BIG = "a record exceeds SQLite's limit of 1,000,000,000 bytes: {error}; nothing was written"
 _NOT_OURS = "the file {path!r} does not have this library's tables: {error}; nothing was written"
 
 _FAILURES: dict[int, _Failure] = {

@@ -121,7 +121,10 @@ def _shown(row: Sequence[Any]) -> str:
 
 def corrupt(key: Key, what: str) -> CorruptRecordError:
     """Return the error of a row that this library has not written."""
-    message = f"{key} cannot be read: {what} was not written by this library; nothing was changed"
+    message = (
+        f"{key} cannot be read: found {what}, which this library did not write; nothing was changed;"
+        " restore the record from a backup"
+    )
     return CorruptRecordError(message, key=tuple(key))
 
 
@@ -131,7 +134,7 @@ def read_key(kind: str, record_id: object, step: object = 0) -> Key:
         with contextlib.suppress(UnicodeDecodeError):
             return Key(kind, record_id.decode(), step)
 
-    raise corrupt(Key(kind, repr(record_id)[:100]), "its id")
+    raise corrupt(Key(kind, repr(record_id)[:100]), "an invalid id")
 
 
 def flow_found(row: Sequence[Any]) -> Found:
@@ -203,9 +206,9 @@ def read_terms(key: Key, text: str) -> Terms:
         ):
             return Terms(tuple(fields[0]), any_of, timeout_ms, parent)
     except (ValueError, TypeError) as error:
-        raise corrupt(key, f"what it waits for, {text[:100]!r},") from error
+        raise corrupt(key, f"the definition {text[:100]!r}") from error
 
-    raise corrupt(key, f"what it waits for, {text[:100]!r},")
+    raise corrupt(key, f"the definition {text[:100]!r}")
 
 
 _TERMS = _shapes((bool,), _INT_OR_NONE, _TEXT_OR_NONE)
@@ -223,7 +226,9 @@ def read_outcomes(commit_id: str, text: str) -> tuple[Outcome, ...]:
 
             outcomes.append(outcome)
     except (ValueError, TypeError) as error:
-        message = f"the reply of commit {commit_id} cannot be read: {error}; nothing was changed"
+        message = (
+            f"the stored reply to commit {commit_id} cannot be read: {error}; nothing was changed"
+        )
         raise CorruptRecordError(message, key=None) from error
 
     return tuple(outcomes)

@@ -103,7 +103,7 @@ def require_serial(
     order = serial_order(history, step, initial)
     if order is None:
         lines = "\n".join(map(str, sorted(history, key=lambda event: event.called)))
-        message = f"this history equals no serial order, from {initial}:\n{lines}"
+        message = f"this history matches no serial order from {initial}:\n{lines}"
         raise NotSerialError(message)
 
     return order

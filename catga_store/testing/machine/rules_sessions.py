@@ -216,7 +216,7 @@ class SessionRules(ClaimRules):
         except UsageError:
             return
 
-        message = f"returned {answer!r} where the contract refuses"
+        message = f"returned {answer!r} where the contract requires an error"
         raise AssertionError(message)
 
     @rule(number=session, arguments=base.new_flow(st.sampled_from(FLOW_IDS)))

@@ -468,7 +468,7 @@ def test_store_is_not_created(server: NatsServer) -> None:
     )
     with (
         cs.open_store(f"{server.url}?create=false") as store,
-        pytest.raises(cs.StoreConfigError, match="it is empty, and create=False"),
+        pytest.raises(cs.StoreConfigError, match="is empty, and create=False"),
     ):
         store.get("f")
 

@@ -64,7 +64,9 @@ def test_server_that_is_not_there() -> None:
         url = f"nats://127.0.0.1:{free.getsockname()[1]}"
         with (
             cs.NatsStore(url, timeout=timedelta(seconds=1)) as store,
-            pytest.raises(cs.StoreUnavailableError, match="no NATS server can be used") as caught,
+            pytest.raises(
+                cs.StoreUnavailableError, match="no NATS server can be reached"
+            ) as caught,
         ):
             store.get("f")
 
@@ -148,7 +150,7 @@ def test_wrong_credentials(settings: str, user: str) -> None:
         url = server.url.replace("//", f"//{user}")
         with (
             cs.open_store(url, timeout=SHORT) as store,
-            pytest.raises(cs.StoreConfigError, match="refused user, password") as caught,
+            pytest.raises(cs.StoreConfigError, match="refused the user, password") as caught,
         ):
             store.get("f")
 
@@ -179,7 +181,9 @@ def test_missing_permissions(publish: str, missing: str) -> None:
     with (
         limited(publish) as url,
         cs.NatsStore(url, timeout=SHORT) as store,
-        pytest.raises(cs.StoreConfigError, match="does not let this user publish to") as caught,
+        pytest.raises(
+            cs.StoreConfigError, match="does not permit this user to publish to"
+        ) as caught,
     ):
         store.create(flow())
 

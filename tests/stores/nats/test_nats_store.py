@@ -410,7 +410,7 @@ def test_unreadable_record_does_not_block_others(
         store.create(cs.FlowSnapshot(f"f-{number}", state={}))
 
     assert store.sweep() == 0
-    assert "passed over: what is stored as flow 'bad'" in caplog.text
+    assert "skipped: what is stored as flow 'bad'" in caplog.text
     for what in (
         lambda: store.get("old"),
         store.query_flows,

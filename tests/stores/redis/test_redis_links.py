@@ -268,7 +268,7 @@ async def test_partly_replied_pipe_is_uncertain(
     nodes.slots_cache[slot_of("{here}")] = nodes.slots_cache[slot_of("{there}")]
     with monkeypatch.context() as patch:
         patch.setattr(type(nodes), "initialize", nobody_tells_later)
-        with pytest.raises(ReplyLostError, match="only a part of the commands was sent"):
+        with pytest.raises(ReplyLostError, match="only some of the commands were sent"):
             await awaiting.perform(BOTH)
 
     assert await awaiting.perform(BOTH) == (b"1", b"2")

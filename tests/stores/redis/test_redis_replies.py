@@ -132,7 +132,7 @@ def test_user_without_the_right_to_info() -> None:
             cs.StoreConfigError,
             "layout version 2, but this release of catga_store supports 1",
         ),
-        ([b"1", b"3"], cs.PartitionCountError, "laid out with 3 partitions"),
+        ([b"1", b"3"], cs.PartitionCountError, "created with 3 partitions"),
     ],
 )
 def test_layout_other_than_opened_is_refused(layout: list[Any], error: Any, said: str) -> None:
@@ -379,7 +379,7 @@ def test_unreadable_stored_reply_is_a_corrupt_store() -> None:
     """An unreadable stored reply is a `CorruptRecordError` without a key."""
     for reply in (b"[1]", b"[[0,null,0,0,0,0,0,[]]]", b"oops"):
         with pytest.raises(
-            cs.CorruptRecordError, match=r"reply of commit .* cannot be read"
+            cs.CorruptRecordError, match=r"reply to commit .* cannot be read"
         ) as got:
             asked(commit(Delete(F, "r")), (reply,))
 
@@ -392,7 +392,7 @@ def test_fenced_extend_and_sweep_say_so() -> None:
         (Extend(F, "claim", NOW, NOW), [(0,)]),
         (Sweep(NOW, 10), [([b"x"],), (0,)]),
     ]:
-        with pytest.raises(cs.StoreUnavailableError, match="was given up"):
+        with pytest.raises(cs.StoreUnavailableError, match="had ruled it out"):
             asked(request, *answers)
 
 

@@ -165,7 +165,7 @@ def test_a_foreign_database_is_refused_and_kept(
 
     before = path.read_bytes()
     for use in OPERATIONS:
-        with pytest.raises(cs.StoreConfigError, match="has 1 table, not this library's"):
+        with pytest.raises(cs.StoreConfigError, match="has 1 table, not created by this library"):
             use(store)
 
     assert path.read_bytes() == before
@@ -977,14 +977,18 @@ def test_workers_are_warned_of_each_row_and_little_is_remembered_of_it(
 @pytest.mark.parametrize(("record_id", "step"), [("text", 0), (7, 0), (b"\xff", 0), (b"f", "1")])
 def test_an_id_that_no_record_can_have(record_id: object, step: object) -> None:
     """An id is bytes of UTF-8, a step a number: another row is named as well as can be."""
-    with pytest.raises(cs.CorruptRecordError, match="its id was not written by this library"):
+    with pytest.raises(
+        cs.CorruptRecordError, match="found an invalid id, which this library did not write"
+    ):
         rows.read_key(PROGRESS, record_id, step)
 
 
 @pytest.mark.parametrize("reply", ["[", "[1]", "[[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]"])
 def test_a_kept_reply_that_cannot_be_read(reply: str) -> None:
     """It is an error of the store, which names the commit."""
-    with pytest.raises(cs.CorruptRecordError, match="the reply of commit c cannot be read") as got:
+    with pytest.raises(
+        cs.CorruptRecordError, match="the stored reply to commit c cannot be read"
+    ) as got:
         rows.read_outcomes("c", reply)
 
     assert got.value.key is None

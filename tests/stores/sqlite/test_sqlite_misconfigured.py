@@ -95,9 +95,9 @@ WRONG: list[tuple[Make, type[cs.CatgaStoreError], str]] = [
     (dangling_link, cs.StoreConfigError, "nowhere' does not exist; create it"),
     (text_file, cs.CorruptRecordError, "is not a SQLite database"),
     (short_file, cs.CorruptRecordError, "is not a SQLite database"),
-    (other_database, cs.StoreConfigError, "has 1 table, not this library's"),
+    (other_database, cs.StoreConfigError, "has 1 table, not created by this library"),
     (other_layout, cs.StoreConfigError, "the store has layout version 99"),
-    (other_partitions, cs.PartitionCountError, "was laid out with 4 partitions but opened with 1"),
+    (other_partitions, cs.PartitionCountError, "was created with 4 partitions but opened with 1"),
 ]
 
 
