@@ -304,15 +304,17 @@ async def growth(store: AsyncStore, records: int) -> None:
 
         get_us, put_us = await best(lambda: store.get("g-1"), update)
         second = (await store.query_flows()).cursor
-        page, later, none = await best(
+        page, later, by_id, none = await best(
             store.query_flows,
             partial(store.query_flows, cursor=second),
+            partial(store.query_flows, id_prefix="g-9"),
             store.get_timed_out_wait_conditions,
             times=5,
         )
         print(
             f"among {wanted:7}: get {get_us:.0f} us, update {put_us:.0f} us, page {page / 1000:.1f} ms,"
-            f" next page {later / 1000:.1f} ms, nothing due {none / 1000:.1f} ms"
+            f" next page {later / 1000:.1f} ms, page by id prefix {by_id / 1000:.1f} ms,"
+            f" nothing due {none / 1000:.1f} ms"
         )
 
 

@@ -256,11 +256,17 @@ class AsyncStore(BaseAsyncStore):
         """Return a page of flows, newest `created_at` first, then by id, without their states.
 
         The filters are `status`, `state_type` (a type, or the name it is stored under),
-        `created_after` (inclusive), `created_before` and `updated_before` (exclusive). `limit` is 1
-        to 1,000. For the next page pass the `cursor` of this one with the same filters. A flow that
-        matches throughout appears exactly once, also while others come and go.
+        `created_after` (inclusive), `created_before` and `updated_before` (exclusive), and
+        `id_prefix` (1 to 512 bytes of UTF-8, compared by bytes). `limit` is 1 to 1,000. For the next
+        page pass the `cursor` of this one with the same filters. A flow that matches throughout
+        appears exactly once, also while others come and go.
 
         Costs one round trip; with `updated_before` the store may read more than it returns.
+
+        With `id_prefix` the flows are ordered by id, as UTF-8 bytes, so that a page costs what has
+        the prefix and not what is stored. Other filters are then checked flow by flow: the store
+        reads whatever has the prefix until the page is full. On NATS each page also costs the names
+        of all flows, or of all with the given status or type: 100,000 in a request.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot, FlowStatus

@@ -65,6 +65,12 @@ Idle = Annotated[
         "--updated-before", metavar="TIME", help="Only flows that were not written since, as in 7d."
     ),
 ]
+Prefix = Annotated[
+    str | None,
+    typer.Option(
+        "--id-prefix", metavar="TEXT", help="Only flows whose id begins with this, ordered by id."
+    ),
+]
 
 
 def summary_document(flow: cs.FlowSummary) -> dict[str, Any]:
@@ -85,8 +91,13 @@ def summary_document(flow: cs.FlowSummary) -> dict[str, Any]:
     }
 
 
-def _filters(
-    status: str | None, kind: str | None, after: str | None, before: str | None, idle: str | None
+def _filters(  # noqa: PLR0917  one for each option, in their order
+    status: str | None,
+    kind: str | None,
+    after: str | None,
+    before: str | None,
+    idle: str | None,
+    prefix: str | None,
 ) -> dict[str, Any]:
     return {
         "status": None if status is None else _status(status),
@@ -94,6 +105,7 @@ def _filters(
         "created_after": moment(after),
         "created_before": moment(before),
         "updated_before": moment(idle),
+        "id_prefix": prefix,
     }
 
 
@@ -115,6 +127,7 @@ def ls(
     created_after: After = None,
     created_before: Before = None,
     updated_before: Idle = None,
+    id_prefix: Prefix = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of flows.")] = SHOWN,
     cursor: Annotated[
         str | None, typer.Option(help="Continue a listing that had the same filters.")
@@ -122,12 +135,12 @@ def ls(
     everything: Annotated[bool, typer.Option("--all", help="List all flows.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List flows, newest first, without their states.
+    """List flows, newest first, without their states; with `--id-prefix` by id.
 
     `--json`: `{"flows": [{"flow_id", "type", "status", "position", "version", "revision",
     "created_at", "updated_at", "due_at", "owner", "attempts", "error"}, …], "cursor": text or null}`.
     """
-    filters = _filters(status, kind, created_after, created_before, updated_before)
+    filters = _filters(status, kind, created_after, created_before, updated_before, id_prefix)
     left: list[str | None] = [cursor]
 
     def pages(opened: cs.Store) -> Iterator[cs.FlowSummary]:
@@ -185,13 +198,14 @@ def count(
     created_after: After = None,
     created_before: Before = None,
     updated_before: Idle = None,
+    id_prefix: Prefix = None,
     as_json: AsJson = False,
 ) -> None:
     """Print how many flows there are.
 
     `--json`: `{"count": number}`.
     """
-    filters = _filters(status, kind, created_after, created_before, updated_before)
+    filters = _filters(status, kind, created_after, created_before, updated_before, id_prefix)
     with open_existing(store) as opened:
         number = opened.count_flows(**filters)
 

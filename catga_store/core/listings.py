@@ -27,6 +27,7 @@ from catga_store.model.waits import WaitOutcome
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import MAX_ID_BYTES
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import check_id
 from catga_store.protocol.masking import shown
@@ -43,7 +44,7 @@ _PAGE_MOST = 1000
 def query_flows(
     context: Context, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[FlowFilters]
 ) -> Conversation[Page[FlowSummary]]:
-    """One page of flow summaries, newest first."""
+    """One page of flow summaries, newest first, or by id if it is restricted to an id prefix."""
     wanted = _flow_filter("query_flows", filters)
     found, following = yield from _page(context, wanted, limit, cursor)
     return Page(tuple(envelope.summary_of(entry) for entry in found), following)
@@ -117,11 +118,32 @@ def _flow_filter(operation: str, filters: FlowFilters) -> Filter:
         _moment(filters.get("created_after")),
         _moment(filters.get("created_before")),
         _moment(filters.get("updated_before")),
+        _id_prefix(filters.get("id_prefix")),
     )
 
 
 def _moment(value: datetime | None) -> int | None:
     return None if value is None else to_ms_up(value)
+
+
+def _id_prefix(value: object) -> str | None:
+    """The prefix as plain text; like an id it cannot be empty, which is seldom what was meant."""
+    if value is None:
+        return None
+
+    try:
+        if isinstance(value, str) and 1 <= len(value.encode()) <= MAX_ID_BYTES:
+            return str.__str__(value)
+
+        reason = ""
+    except UnicodeEncodeError as error:
+        reason = f": {error}"
+
+    message = (
+        f"id_prefix must be text of 1 to {MAX_ID_BYTES} UTF-8 bytes, or None, not"
+        f" {shown(value)}{reason}"
+    )
+    raise UsageError(message)
 
 
 def _type_name(name: str) -> str:

@@ -42,7 +42,8 @@ class FlowFilters(TypedDict, total=False):
     """Filters of `query_flows`, `iter_flows` and `count_flows`; `None` does not restrict.
 
     `state_type` is a type or the name it is stored under. `created_after` is inclusive,
-    `created_before` and `updated_before` are exclusive.
+    `created_before` and `updated_before` are exclusive. `id_prefix` is what the ids begin with, 1 to
+    512 bytes of UTF-8.
     """
 
     status: FlowStatus | None
@@ -50,6 +51,7 @@ class FlowFilters(TypedDict, total=False):
     created_after: datetime | None
     created_before: datetime | None
     updated_before: datetime | None
+    id_prefix: str | None
 
 
 class WaitFilters(TypedDict, total=False):

@@ -271,7 +271,10 @@ Reply: TypeAlias = Applied | Refused
 
 
 class Filter(NamedTuple):
-    """Which records a listing or a count includes; None means no restriction."""
+    """Which records a listing or a count includes; None means no restriction.
+
+    `id_prefix` is for flows only: those whose id begins with it, as UTF-8 bytes.
+    """
 
     kind: str
     status: int | None = None
@@ -280,6 +283,7 @@ class Filter(NamedTuple):
     created_after_ms: int | None = None
     created_before_ms: int | None = None
     updated_before_ms: int | None = None
+    id_prefix: str | None = None
 
 
 class Found(NamedTuple):
@@ -398,7 +402,10 @@ class Overdue(Request[tuple[Found, ...]]):
 
 @define
 class Find(Request[tuple[Found, ...]]):
-    """List records: newest `created_ms` first, then by id; `after` is the last entry already seen."""
+    """List records: newest `created_ms` first, then by id; with `id_prefix` by id alone.
+
+    `after` is the last entry already seen: its `created_ms` and id. Ids are ordered as UTF-8 bytes.
+    """
 
     filter: Filter
     after: tuple[int, str] | None

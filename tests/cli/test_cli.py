@@ -120,6 +120,8 @@ def test_ls_json_has_the_documented_shape(url: str) -> None:
         (["--created-after", "2h"], {"order", "failed", "waiting", ODD}),
         (["--created-before", "2020-01-01T00:00Z"], set[str]()),
         (["--updated-before", "1d"], set[str]()),
+        (["--id-prefix", "f"], {"failed"}),
+        (["--id-prefix", "f", "--status", "created"], set[str]()),
     ],
 )
 def test_ls_and_count_take_the_same_filters(url: str, filters: list[str], names: set[str]) -> None:

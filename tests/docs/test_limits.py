@@ -53,6 +53,12 @@ def state_of(levels: int) -> None:
         store.create(cs.FlowSnapshot("flow", state=state))
 
 
+def prefix_of(size: int) -> None:
+    """List flows whose ids begin with that much."""
+    with cs.MemoryStore() as store:
+        store.query_flows(id_prefix="i" * size)
+
+
 def page_of(limit: int) -> None:
     """List flows."""
     with cs.MemoryStore() as store:
@@ -80,6 +86,13 @@ def page_of(limit: int) -> None:
         ("a step index", "0 to 2,147,483,647", MAX_STEP, save_step, cs.UsageError),
         ("levels of nesting in a state", "100", MAX_LEVELS, state_of, cs.EncodingError),
         ("entries in one page of a listing", "1,000", 1000, page_of, cs.UsageError),
+        (
+            "`id_prefix` of a listing",
+            "1 to 512 bytes of UTF-8",
+            MAX_ID_BYTES,
+            prefix_of,
+            cs.UsageError,
+        ),
     ],
 )
 def test_stated_limit_is_the_last_value_accepted(

@@ -153,7 +153,14 @@ OPERATIONS: dict[str, tuple[Callable[[cs.Store], object], int, int]] = {
     ),
     "get_many of 0": (lambda store: store.get_many([]), 0, 0),
     "query_flows": (lambda store: store.query_flows(limit=2), 1, 0),
+    "query_flows, id_prefix": (lambda store: store.query_flows(id_prefix="a"), 1, 0),
+    "query_flows, id_prefix and status": (
+        lambda store: store.query_flows(id_prefix="a", status=cs.FlowStatus.RUNNING),
+        1,
+        0,
+    ),
     "count_flows": (lambda store: store.count_flows(), 1, 0),
+    "count_flows, id_prefix": (lambda store: store.count_flows(id_prefix="a"), 1, 0),
     "set_wait_condition": (
         lambda store: store.set_wait_condition(cs.WaitCondition("w", flow_ids=["x", "y"])),
         0,

@@ -176,6 +176,9 @@ def listings_are_typed(store: cs.Store) -> None:
     assert_type(store.query_flows(), cs.Page[cs.FlowSummary])
     assert_type(store.query_flows(state_type=Order).items, tuple[cs.FlowSummary, ...])
     assert_type(store.query_flows(state_type="Order").cursor, str | None)
+    assert_type(store.query_flows(id_prefix="order-"), cs.Page[cs.FlowSummary])
+    store.query_flows(id_prefix=b"order-")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(store.count_flows(id_prefix=None), int)
     assert_type(store.iter_flows(), Iterator[cs.FlowSummary])
     assert_type(store.iter_wait_conditions(), Iterator[cs.WaitCondition])
     assert_type(store.complete_child("w", "a", result={"n": 1}), cs.Completion)

@@ -439,6 +439,10 @@ class MemoryTables:
     def _matching(
         self, wanted: Filter, after: tuple[int, str] | None, now_ms: int
     ) -> Iterator[Found]:
+        if wanted.id_prefix is not None:
+            yield from self._matching_by_id(wanted, wanted.id_prefix, after, now_ms)
+            return
+
         listing, fields = self._listing(wanted)
         first: tuple[int, str] | None = None
         if wanted.created_before_ms is not None:
@@ -462,6 +466,26 @@ class MemoryTables:
                 continue
 
             if wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms:
+                yield Found(key, head)
+
+    def _matching_by_id(
+        self, wanted: Filter, prefix: str, after: tuple[int, str] | None, now_ms: int
+    ) -> Iterator[Found]:
+        # Text is ordered as its UTF-8 bytes are.
+        first = flow_key(prefix if after is None else after[1])
+        for key in self._keys.irange(first, inclusive=(after is None, True)):
+            if key.kind != FLOW or not key.id.startswith(prefix):
+                return
+
+            head = self._heads[key]
+            if (
+                (head.expires_ms is None or head.expires_ms > now_ms)
+                and wanted.status in (None, head.status)
+                and wanted.type in (None, head.type)
+                and (wanted.created_after_ms is None or head.created_ms >= wanted.created_after_ms)
+                and (wanted.created_before_ms is None or head.created_ms < wanted.created_before_ms)
+                and (wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms)
+            ):
                 yield Found(key, head)
 
     def scan(self, kind: str, after: Key | None, limit: int) -> list[Key]:

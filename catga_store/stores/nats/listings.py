@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from bisect import bisect_right
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import decode_token
+from catga_store.protocol.keys import encode_token
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Count
@@ -333,9 +336,12 @@ class NatsListings:
     # listings -------------------------------------------------------------------------------------
 
     def find(self, request: Find) -> Conversation[tuple[Found, ...]]:
-        """`Find`: windows of time, latest first, until the page is full."""
+        """`Find`: windows of time, latest first, until the page is full; or by id, see `_find_by_id`."""
         deadline = self._exchange.deadline()
         wanted = request.filter
+        if wanted.id_prefix is not None:
+            return (yield from self._find_by_id(request, wanted.id_prefix, deadline))
+
         prefixes = (self._layout.listing(wanted),)
         found: list[Found] = []
 
@@ -428,20 +434,76 @@ class NatsListings:
                 and entry.key not in found
                 and head.status >= 0
                 and head.created_ms == entry.ms
-                and wanted.status in (None, head.status)
-                and wanted.type in (None, head.type)
                 and wanted.parent in (None, parents.get(entry.key))
-                and (head.expires_ms is None or head.expires_ms > now_ms)
-                and (wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms)
+                and _is_in_listing(head, wanted, now_ms)
             ):
                 found[entry.key] = Found(entry.key, head)
 
         return list(found.values())
 
+    def _named_by_id(
+        self, wanted: Filter, prefix: str, deadline: Deadline
+    ) -> Conversation[list[Key]]:
+        """The flows whose id begins with a prefix, by id.
+
+        An id is one token, of which wildcards match the whole only. So the server names all flows,
+        or all of a status or type, 100,000 in one reply, and those that are wanted are chosen here.
+        Another index entry for each flow, with a token for each byte, would make every creation and
+        removal dearer by a publish.
+        """
+        everything = wanted.status is None and wanted.type is None
+        names_of = self._layout.all_of(FLOW) if everything else f"{self._layout.listing(wanted)}>"
+        (names,) = yield from self._exchange.names([names_of], deadline)
+        token = encode_token(prefix)
+        tokens = {
+            name.rpartition(".")[2]
+            for name in names
+            if name.startswith(token, name.rindex(".") + 1)
+        }
+        # The order of tokens is not that of ids.
+        return sorted(flow_key(decode_token(one)) for one in tokens)
+
+    def _find_by_id(
+        self, request: Find, prefix: str, deadline: Deadline
+    ) -> Conversation[tuple[Found, ...]]:
+        keys = yield from self._named_by_id(request.filter, prefix, deadline)
+        if request.after is not None:
+            keys = keys[bisect_right(keys, flow_key(request.after[1])) :]
+
+        found: list[Found] = []
+        entries = [NatsIndexEntry(0, key) for key in keys]
+        for page in _pages(entries, request.limit):
+            found += yield from self._matching_by_id(page, request.filter, request.now_ms, deadline)
+            if len(found) >= request.limit:
+                break
+
+        return tuple(found[: request.limit])
+
+    def _matching_by_id(
+        self, entries: list[NatsIndexEntry], wanted: Filter, now_ms: int, deadline: Deadline
+    ) -> Conversation[list[Found]]:
+        heads = yield from self._flows(entries, deadline, strict=True)
+        found = [Found(key, heads[key]) for _, key, _ in entries if key in heads]
+        return [
+            one
+            for one in found
+            if _is_in_listing(one.head, wanted, now_ms) and _is_in_time(one.head.created_ms, wanted)
+        ]
+
     def count(self, request: Count) -> Conversation[int]:
         """`Count`: heads are read, because entries are hints."""
         deadline = self._exchange.deadline()
         wanted = request.filter
+        if wanted.id_prefix is not None:
+            keys = yield from self._named_by_id(wanted, wanted.id_prefix, deadline)
+            total = 0
+            for page in _pages([NatsIndexEntry(0, key) for key in keys], len(keys)):
+                total += len(
+                    (yield from self._matching_by_id(page, wanted, request.now_ms, deadline))
+                )
+
+            return total
+
         (names,) = yield from self._exchange.names([f"{self._layout.listing(wanted)}>"], deadline)
         entries = [
             entry
@@ -524,11 +586,23 @@ def _look_at(
 
 
 def _is_wanted(entry: NatsIndexEntry, wanted: Filter, after: tuple[int, str] | None) -> bool:
+    return _is_in_time(entry.ms, wanted) and (
+        after is None or (-entry.ms, entry.key.id) > (-after[0], after[1])
+    )
+
+
+def _is_in_time(created_ms: int, wanted: Filter) -> bool:
     first, before = wanted.created_after_ms, wanted.created_before_ms
+    return (first is None or created_ms >= first) and (before is None or created_ms < before)
+
+
+def _is_in_listing(head: Head, wanted: Filter, now_ms: int) -> bool:
+    """Whether a head has what is wanted, except its time, which the entries say."""
     return (
-        (first is None or entry.ms >= first)
-        and (before is None or entry.ms < before)
-        and (after is None or (-entry.ms, entry.key.id) > (-after[0], after[1]))
+        wanted.status in (None, head.status)
+        and wanted.type in (None, head.type)
+        and (head.expires_ms is None or head.expires_ms > now_ms)
+        and (wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms)
     )
 
 

@@ -17,6 +17,7 @@ from catga_store.stores.redis.layout import FIRST_MS
 from catga_store.stores.redis.layout import LAST_MS
 
 __all__ = [
+    "BY_ID",
     "DIGITS",
     "NOTIFIED",
     "PAGE",
@@ -36,7 +37,10 @@ __all__ = [
 
 PAGE = 1000
 _END = b":"  # follows every digit
+_AFTER_TEXT = b"\xff"  # follows every byte of UTF-8
 DIGITS = 15
+BY_ID = b"fi"
+"""What members begin with that name all flows, by id."""
 NOTIFIED = b"wt"
 """What members begin with that say which parent to notify, and when."""
 
@@ -104,6 +108,9 @@ def read_expiring(member: bytes) -> _Expiring | None:
 
 def listing_of(wanted: Filter) -> bytes:
     """Return what the members of a listing begin with."""
+    if wanted.id_prefix is not None:
+        return BY_ID
+
     kind, of = (b"f", wanted.type) if wanted.kind == FLOW else (b"w", wanted.parent)
     status = b"" if wanted.status is None else b"%d" % wanted.status
     if of is None:
@@ -116,6 +123,11 @@ def listing_of(wanted: Filter) -> bytes:
 def bounds_of(wanted: Filter, after: tuple[int, str] | None) -> tuple[bytes, bytes]:
     """Return the range of a listing, as ZRANGEBYLEX takes it."""
     begin = listing_of(wanted)
+    if wanted.id_prefix is not None:
+        begin += wanted.id_prefix.encode()
+        first = b"[" + begin if after is None else b"(" + BY_ID + after[1].encode()
+        return first, b"(" + begin + _AFTER_TEXT
+
     first, last = b"[" + begin, b"(" + begin + _END
     if wanted.created_before_ms is not None:
         first += newest_first(wanted.created_before_ms - 1)
@@ -145,6 +157,7 @@ def is_listed(wanted: Filter, member: bytes) -> bool:
         and (of is None or expiring.of == of.encode())
         and (wanted.created_after_ms is None or expiring.created_ms >= wanted.created_after_ms)
         and (wanted.created_before_ms is None or expiring.created_ms < wanted.created_before_ms)
+        and (wanted.id_prefix is None or expiring.id.startswith(wanted.id_prefix.encode()))
     )
 
 

@@ -163,13 +163,19 @@ class RedisListings:
                 and (wanted.status is None or head.status == wanted.status)
                 and (wanted.type is None or head.type == wanted.type)
                 and (wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms)
+                and (wanted.id_prefix is None or _is_created_between(head, wanted))
             )
 
         listing = [(listing_of(wanted), *bounds_of(wanted, request.after))]
         return tuple(
             (
                 yield from self._gather(
-                    wanted.kind, listing, request.limit, matches, stamp_of_creation, strict=True
+                    wanted.kind,
+                    listing,
+                    request.limit,
+                    matches,
+                    stamp_of_creation if wanted.id_prefix is None else None,
+                    strict=True,
                 )
             )
         )
@@ -180,7 +186,7 @@ class RedisListings:
         bounds: Sequence[tuple[bytes, bytes, bytes]],
         limit: int | None,
         matches: Callable[[Head, Head | None], bool],
-        stamp: Callable[[Head], bytes],
+        stamp: Callable[[Head], bytes] | None,
         *,
         parents: bool = False,
         strict: bool = False,
@@ -188,7 +194,8 @@ class RedisListings:
         """Return the first records in these ranges of the index, merged over all partitions.
 
         A page of the index and the heads of its entries are two round trips; more where many
-        entries do not match. An entry counts only if its record still has the `stamp` of the entry.
+        entries do not match. An entry counts only if its record still has the `stamp` of the entry;
+        entries that say nothing but an id have none.
         A record that cannot be read is passed over with a warning, unless this is `strict`.
         """
         ranges = [
@@ -246,7 +253,10 @@ class RedisListings:
 
     def count(self, request: Count) -> Conversation[int]:
         wanted, now_ms = request.filter, request.now_ms
-        if wanted.updated_before_ms is not None:
+        prefix = wanted.id_prefix
+        if wanted.updated_before_ms is not None or (
+            prefix is not None and wanted != Filter(FLOW, id_prefix=prefix)
+        ):
             return (yield from self._count_by_heads(request))
 
         first, last = bounds_of(wanted, None)
@@ -373,7 +383,7 @@ def _found(
     entry: RedisIndexEntry,
     texts: tuple[Any, Any],
     matches: Callable[[Head, Head | None], bool],
-    stamp: Callable[[Head], bytes],
+    stamp: Callable[[Head], bytes] | None,
 ) -> Found | None:
     """Return the record of an entry, if it is there and the entry is still right."""
     text, parent_text = texts
@@ -390,8 +400,16 @@ def _found(
     if parent_text is not None:
         parent = read_head(Key(FLOW, id_of(FLOW, entry.parent)), parent_text)
 
-    is_there = stamp(head) == entry.place[:DIGITS] and head.status >= 0
+    is_current = stamp is None or stamp(head) == entry.place[:DIGITS]
+    is_there = is_current and head.status >= 0
     return Found(key, head) if is_there and matches(head, parent) else None
+
+
+def _is_created_between(head: Head, wanted: Filter) -> bool:
+    after, before = wanted.created_after_ms, wanted.created_before_ms
+    return (after is None or head.created_ms >= after) and (
+        before is None or head.created_ms < before
+    )
 
 
 def _is_due(head: Head, now_ms: int) -> bool:

@@ -365,6 +365,9 @@ class SQLiteTables:
         if after is None:
             return self._page(wanted, where, values, limit)
 
+        if wanted.id_prefix is not None:
+            return self._page(wanted, f"{where} AND id > ?", [*values, after[1].encode()], limit)
+
         # Two ranges, each a range of the index: many records may share a millisecond.
         created_ms, last_id = after[0], after[1].encode()
         same = f"{where} AND created_ms = ? AND id > ?"
@@ -379,9 +382,10 @@ class SQLiteTables:
         self, wanted: Filter, where: str, values: Sequence[object], limit: int
     ) -> list[Found]:
         columns, table = _LISTED[wanted.kind]
+        order = "created_ms DESC, id" if wanted.id_prefix is None else "id"
         rows = self._execute(
             f"SELECT {columns}, id FROM {table} INDEXED BY {_index(wanted)} WHERE {where}"  # noqa: S608  ours
-            " ORDER BY created_ms DESC, id LIMIT ?",
+            f" ORDER BY {order} LIMIT ?",
             (*values, limit),
         )
         read = flow_found if wanted.kind == FLOW else wait_found
@@ -476,6 +480,9 @@ def _parent_type_in(types: Sequence[str] | None) -> str:
     )
 
 
+_AFTER_TEXT = b"\xff"
+"""Greater than any byte of UTF-8: what begins with a prefix comes before the prefix and this."""
+
 _LISTED = {FLOW: (HEAD, "catga_flows"), WAIT: (WAIT_HEAD, "catga_waits")}
 
 
@@ -487,6 +494,9 @@ def _index(wanted: Filter) -> str:
 
         return "catga_waits_all" if wanted.status is None else "catga_waits_status"
 
+    if wanted.id_prefix is not None:
+        return "sqlite_autoindex_catga_flows_1"  # of the primary key
+
     if wanted.type is None:
         return "catga_flows_all" if wanted.status is None else "catga_flows_status"
 
@@ -496,6 +506,7 @@ def _index(wanted: Filter) -> str:
 def _where(wanted: Filter) -> tuple[str, list[Any]]:
     where = "status >= 0" if wanted.kind == WAIT else "1"
     values: list[Any] = []
+    prefix = None if wanted.id_prefix is None else wanted.id_prefix.encode()
     terms: tuple[tuple[str, object], ...] = (
         ("status = ?", wanted.status),
         ("type = ?", wanted.type),
@@ -503,6 +514,8 @@ def _where(wanted: Filter) -> tuple[str, list[Any]]:
         ("created_ms >= ?", wanted.created_after_ms),
         ("created_ms < ?", wanted.created_before_ms),
         ("updated_ms < ?", wanted.updated_before_ms),
+        ("id >= ?", prefix),
+        ("id < ?", None if prefix is None else prefix + _AFTER_TEXT),
     )
     for term, value in terms:
         if value is not None:

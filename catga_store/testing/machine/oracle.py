@@ -468,8 +468,9 @@ class World:
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         updated_before: datetime | None = None,
+        id_prefix: str | None = None,
     ) -> list[str]:
-        """Ids of the flows that match, newest first, then by id."""
+        """Ids of the flows that match, newest first, then by id; with a prefix, by id."""
         found = [
             (flow.created, flow_id)
             for flow_id, flow in self.flows.items()
@@ -479,6 +480,11 @@ class World:
             and (created_before is None or flow.created < created_before)
             and (updated_before is None or flow.updated < updated_before)
         ]
+        if id_prefix is not None:
+            prefix = id_prefix.encode()
+            ids = [(flow_id.encode(), flow_id) for _, flow_id in found]
+            return [flow_id for data, flow_id in sorted(ids) if data.startswith(prefix)]
+
         return [flow_id for _, flow_id in _newest_first(found)]
 
     def list_waits(self, *, outcome: str | None = None, parent: str | None = None) -> list[str]:

@@ -40,6 +40,10 @@ flow_ids = st.sampled_from(FLOW_IDS)
 places = st.integers(0, 23)
 which = st.integers(0, 5)
 type_names = st.sampled_from([None, None, "Order", "Parcel"])
+prefixes = st.sampled_from(
+    [None, None, "{", "{t}", "{t}:a b.*>\n", "{u}\U0001f98a", "e", "\u00e9", "x"]
+)
+"""What ids begin with: of one, of several, of none."""
 marks = st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=3)
 
 
@@ -323,6 +327,7 @@ class FlowRules(MachineBase):
         after=st.one_of(st.none(), base.offsets),
         before=st.one_of(st.none(), base.offsets),
         updated=st.one_of(st.none(), base.offsets),
+        prefix=prefixes,
         limit=st.integers(1, 3),
     )
     def query_flows(
@@ -333,6 +338,7 @@ class FlowRules(MachineBase):
         after: timedelta | None,
         before: timedelta | None,
         updated: timedelta | None,
+        prefix: str | None,
         limit: int,
     ) -> None:
         """Page by page, and counted, what matches is what the model says."""
@@ -345,9 +351,10 @@ class FlowRules(MachineBase):
         wanted = self.world.list_flows(
             status=status.name if status else None,
             type_name=type_name,
+            id_prefix=prefix,
             **{name: moment and oracle.ceil_ms(moment) for name, moment in times.items()},
         )
-        filters: dict[str, Any] = {**times, "status": status}
+        filters: dict[str, Any] = {**times, "status": status, "id_prefix": prefix}
         filters["state_type"] = TYPES[type_name] if as_type else type_name
         pages = self.pages(self.api.query_flows, limit, **filters)
         assert [summary.flow_id for summary in pages] == wanted
@@ -356,10 +363,14 @@ class FlowRules(MachineBase):
         assert listed == wanted
 
     @precondition(lambda self: not self.reading)
-    @rule(status=st.sampled_from([None, None, FlowStatus.CREATED, FlowStatus.RUNNING]))
-    def begin_listing(self, status: FlowStatus | None) -> None:
+    @rule(
+        status=st.sampled_from([None, None, FlowStatus.CREATED, FlowStatus.RUNNING]),
+        prefix=prefixes,
+    )
+    def begin_listing(self, status: FlowStatus | None, prefix: str | None) -> None:
         """Begin to read a listing page by page, while flows come and go between the pages."""
-        self.reading.append({"status": status, "cursor": None, "seen": [], "throughout": None})
+        filters = {"status": status, "id_prefix": prefix}
+        self.reading.append({"filters": filters, "cursor": None, "seen": [], "throughout": None})
         self.go_on_listing()
 
     @precondition(lambda self: self.reading)
@@ -367,7 +378,7 @@ class FlowRules(MachineBase):
     def go_on_listing(self) -> None:
         """Read another page; at the end, each flow that matched throughout was there, once."""
         reading = self.reading[0]
-        page = self.api.query_flows(limit=1, status=reading["status"], cursor=reading["cursor"])
+        page = self.api.query_flows(limit=1, cursor=reading["cursor"], **reading["filters"])
         reading["seen"] += [summary.flow_id for summary in page]
         reading["cursor"] = page.cursor
         self.note_matching()
@@ -382,8 +393,8 @@ class FlowRules(MachineBase):
         """Remember what has matched the listing that is being read since its first page."""
         self.world.forget_expired()
         for reading in self.reading:
-            status = reading["status"]
-            found = self.world.list_flows(status=status.name if status else None)
+            status, prefix = reading["filters"]["status"], reading["filters"]["id_prefix"]
+            found = self.world.list_flows(status=status.name if status else None, id_prefix=prefix)
             now = {(flow_id, self.world.flows[flow_id].created) for flow_id in found}
             throughout = reading["throughout"]
             reading["throughout"] = now if throughout is None else throughout & now

@@ -1155,10 +1155,10 @@ def statements(store: cs.Store) -> dict[str, list[str]]:
 
     tables._execute = explain
     afters = (None, (5, "x"))
-    for status, kind, first, last, updated, after in itertools.product(
-        (None, 1), (None, "T"), (None, 3), (None, 9), (None, 7), afters
+    for status, kind, first, last, updated, prefix, after in itertools.product(
+        (None, 1), (None, "T"), (None, 3), (None, 9), (None, 7), (None, "x"), afters
     ):
-        wanted = Filter(FLOW, status, kind, None, first, last, updated)
+        wanted = Filter(FLOW, status, kind, None, first, last, updated, prefix)
         tables.find(wanted, after, 10, 1)
         tables.count(wanted, 1)
 
@@ -1211,14 +1211,17 @@ def test_no_statement_reads_a_whole_table(store: cs.SQLiteStore) -> None:
 
 
 def test_counting_all_flows_reads_no_row(store: cs.SQLiteStore) -> None:
-    """An index alone gives how many flows there are, of a status, of a type."""
+    """An index alone gives how many flows there are, of a status, of a type, with an id prefix."""
     plans = statements(store)
     counted = [
         plan
         for statement, plan in plans.items()
-        if "count(*)" in statement and "catga_flows" in statement and "updated_ms" not in statement
+        if "count(*)" in statement
+        and "catga_flows" in statement
+        and "updated_ms" not in statement
+        and ("id >= ?" not in statement or "WHERE 1 AND id >= ?" in statement)
     ]
-    assert len(counted) == 16
+    assert len(counted) == 17
     for plan in counted:
         assert any("USING COVERING INDEX" in step for step in plan), plan
 
