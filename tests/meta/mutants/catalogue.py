@@ -17,6 +17,7 @@ WAITS = ("tests/contract/test_waits.py",)
 CLAIMS = ("tests/contract/test_claims.py",)
 GUARDS = ("tests/contract/test_guards.py",)
 LISTINGS = ("tests/contract/test_listings.py",)
+PREFIXES = ("tests/contract/test_id_prefix.py",)
 RETENTION = ("tests/contract/test_retention.py",)
 FAULTS = ("tests/faults/test_faults.py",)
 GIVEN_UP = (
@@ -624,6 +625,39 @@ MUTANTS: tuple[Mutant, ...] = (
         '            first = -wanted.created_before_ms, ""\n',
         (*LISTINGS, *MACHINE),
     ),
+    Mutant(
+        "prefix-cursor-repeats",
+        "the next page of a listing by id begins with the last entry",
+        MEMORY,
+        "        for key in self._keys.irange(first, inclusive=(after is None, True)):\n",
+        "        for key in self._keys.irange(first, inclusive=(True, True)):\n",
+        (*PREFIXES, *MACHINE),
+    ),
+    Mutant(
+        "sqlite-prefix-is-a-pattern",
+        "in a prefix of ids, % and _ match anything, and case does not matter",
+        "stores/sqlite/tables.py",
+        '        ("id >= ?", prefix),\n'
+        '        ("id < ?", None if prefix is None else prefix + _AFTER_TEXT),\n',
+        '        ("CAST(id AS TEXT) LIKE ?", prefix and prefix.decode() + "%"),\n',
+        (*PREFIXES, *ON_SQLITE),
+    ),
+    Mutant(
+        "redis-prefix-ends-at-ascii",
+        "what continues a prefix with a character of several bytes is not listed",
+        "stores/redis/index.py",
+        '_AFTER_TEXT = b"\\xff"',
+        '_AFTER_TEXT = b"\\x7f"',
+        (*PREFIXES, *ON_REDIS),
+    ),
+    Mutant(
+        "nats-prefix-ordered-by-token",
+        "flows with a prefix come in the order of their subjects, which is not that of their ids",
+        "stores/nats/listings.py",
+        "        return sorted(flow_key(decode_token(one)) for one in tokens)\n",
+        "        return [flow_key(decode_token(one)) for one in sorted(tokens)]\n",
+        (*PREFIXES, *ON_NATS),
+    ),
     # --- what a revision, an id and a set are ---------------------------------------------------------
     Mutant(
         "version-reset-after-delete",
@@ -1130,8 +1164,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "nats-hint-believed",
         "a listing shows what an entry says, not what the head says",
         "stores/nats/listings.py",
-        "                and wanted.status in (None, head.status)\n",
-        "",
+        "        wanted.status in (None, head.status)\n",
+        "        True\n",
         (*HINTS, *LISTINGS, *ON_NATS),
     ),
     Mutant(
