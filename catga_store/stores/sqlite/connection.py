@@ -6,6 +6,7 @@ How a connection is opened, kept, left and inherited by a forked process is here
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import sqlite3
 import threading
@@ -194,7 +195,7 @@ class SQLiteTransport:
         moment. This waits for the present readers and makes new ones read the file instead.
         """
         with contextlib.suppress(sqlite3.Error):
-            if _size(f"{self._path}-wal") > 2 * LARGEST_IDLE_LOG:
+            if _size(f"{os.path.realpath(self._path)}-wal") > 2 * LARGEST_IDLE_LOG:
                 connection.execute("PRAGMA busy_timeout = 250")
                 try:
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

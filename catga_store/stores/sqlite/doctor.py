@@ -262,7 +262,7 @@ def _synchronous() -> Finding:
 
 def _log(path: Path) -> Finding:
     try:
-        size = path.with_name(f"{path.name}-wal").stat().st_size
+        size = Path(f"{path.resolve()}-wal").stat().st_size
     except FileNotFoundError:
         size = 0
 
@@ -281,7 +281,7 @@ def _log(path: Path) -> Finding:
 def _older_log(path: Path) -> Iterator[Finding]:
     """Warn of a log that was last written long before the file."""
     try:
-        log = path.with_name(f"{path.name}-wal").stat()
+        log = Path(f"{path.resolve()}-wal").stat()
         minutes = (path.stat().st_mtime - log.st_mtime) / 60
     except FileNotFoundError:
         return

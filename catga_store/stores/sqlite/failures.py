@@ -67,7 +67,8 @@ def unopened(error: OSError, path: str) -> Exception:
 
 def _not_a_file(path: str) -> str | None:
     """Return which of the store's three files is there and is not a regular file."""
-    for name in (path, f"{path}-wal", f"{path}-shm"):
+    real = os.path.realpath(path)
+    for name in (path, f"{real}-wal", f"{real}-shm"):
         with contextlib.suppress(OSError):
             if not stat.S_ISREG(Path(name).stat().st_mode):
                 return name

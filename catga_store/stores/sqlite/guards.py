@@ -109,8 +109,8 @@ class FileGuard:
 
     def __init__(self, path: str, real: str) -> None:
         self._path = path
-        self._log_path = f"{path}-wal"
-        self._index_path = f"{path}-shm"
+        self._log_path = f"{real}-wal"  # SQLite puts it beside the file that a link leads to
+        self._index_path = f"{real}-shm"
         self._real = real
         self._descriptors: list[int] = []
         self._names: list[tuple[str, str]] = []

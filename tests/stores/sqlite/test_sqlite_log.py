@@ -248,6 +248,34 @@ def test_stores_on_one_file_share_its_locks(path: Path, store: cs.SQLiteStore) -
     assert_sound(path)
 
 
+def test_a_store_behind_a_link(path: Path) -> None:
+    """Its log is beside the file; what happens to the link, the file and the log is noticed."""
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    with cs.SQLiteStore(str(link)) as store:
+        store.create(cs.FlowSnapshot("due", state={}))
+        with started(path) as other:
+            assert other("version", "due") == 1
+            assert other("create", "theirs") is None
+
+        assert store.get_one("theirs").version == 1
+        link.unlink()
+        link.symlink_to(path.with_name("other.db"))
+        with cs.SQLiteStore(str(link)) as another:
+            another.create(cs.FlowSnapshot("other", state={}))
+
+        with pytest.raises(cs.StoreConfigError, match="was removed or replaced since it was open"):
+            store.create(cs.FlowSnapshot("lost", state={}))
+
+        assert store.get("lost") is None
+        assert store.get_one("other").version == 1
+        path.with_name("other.db-wal").unlink()
+        with pytest.raises(cs.StoreConfigError, match=r"the log of the file .* was removed"):
+            store.create(cs.FlowSnapshot("lost", state={}))
+
+    assert_sound(path)
+
+
 def test_no_connection_and_no_lock_crosses_a_fork(path: Path, store: cs.SQLiteStore) -> None:
     """Before a fork everything is closed: the log is folded in, as there is no other process."""
     driver: Any = store._driver
