@@ -41,8 +41,9 @@ class OpenWaiters:
                 waiter.close()
 
     def after_fork(self) -> None:
-        """In a forked child: another thread may have held the lock."""
+        """In a forked child: the calls of other threads do not exist, and none holds the lock."""
         self._lock = threading.RLock()
+        self._waiters = set()
 
 
 _all: weakref.WeakSet[OpenWaiters] = weakref.WeakSet()

@@ -97,10 +97,8 @@ def claim_when_due(
             claimed = yield from claims.claim_due(
                 context, state_type, lease=lease, limit=limit, owner=owner, skip=skip
             )
+            waiter.has_looked(is_more=len(claimed) >= limit)
             if claimed:
-                if len(claimed) >= limit:
-                    waiter.served()
-
                 return claimed
 
             prompted = yield from _until_due(context, waiter, vain)
@@ -122,7 +120,9 @@ def wait_due(
 
     with _waiting(context, LOOK, timeout_ms / 1000, types=names) as waiter:
         yield Listen(waiter)
-        return (yield from _until_due(context, waiter)) is not None
+        prompted = yield from _until_due(context, waiter)
+        waiter.has_looked()
+        return prompted is not None
 
 
 def watch(
@@ -236,7 +236,7 @@ def _waiting(
     # A clock that a test moves has a set of what is to be called after that.
     listeners: set[Any] | None = getattr(settings.clock, "listeners", None)
     if listeners is not None:
-        listeners.add(waiter.poke)
+        listeners.add(waiter.look_now)
 
     context.waiters.add(waiter)
     try:
@@ -245,4 +245,4 @@ def _waiting(
         waiter.leave()
         context.waiters.remove(waiter)
         if listeners is not None:
-            listeners.discard(waiter.poke)
+            listeners.discard(waiter.look_now)

@@ -32,7 +32,8 @@ def hints_of_commit(commit: Commit, reply: Applied) -> Iterator[Hint]:
 
     for change, outcome in zip(commit.changes, outcomes, strict=True):
         if isinstance(change, Put) and change.key.kind == FLOW:
-            yield Hint(change.head.due_ms, change.head.type, change.key.id)
+            head = change.head
+            yield Hint(head.due_ms, head.type, change.key.id, head.version, outcome.revision)
         elif isinstance(change, Delete) and change.key.kind == FLOW:
             yield Hint(flow_id=change.key.id)
         else:

@@ -50,6 +50,8 @@ _LEAST_SHARE = 0.8
 """A look comes after this much of the poll interval at the earliest: so looks of many spread."""
 _MOST_EXPECTED = 1000
 """How many times are remembered; one that is forgotten is found by the next look."""
+_MOST_PUBLISHED = 1000
+"""How many hints are remembered, so that they wake no second waiter."""
 
 
 class Hint(NamedTuple):
@@ -60,7 +62,11 @@ class Hint(NamedTuple):
     type: str | None = None
     """The type of the flow that is due; None if it is not known."""
     flow_id: str | None = None
-    """The flow that was written."""
+    """The flow that was written, or is due."""
+    version: int = 0
+    """Its version; 0 if it is not known."""
+    revision: str = ""
+    """Its revision, where a hint may come by two ways: then it wakes once."""
 
 
 class HintSource(Protocol):
@@ -68,6 +74,10 @@ class HintSource(Protocol):
 
     def start(self, wakeups: Wakeups, /) -> None:
         """Begin unless it has begun; called under no lock, whenever a waiter joins."""
+        ...
+
+    def stop(self) -> None:
+        """End at once if there are no waiters: the store was closed."""
         ...
 
     def forget(self) -> None:
@@ -106,6 +116,8 @@ class Waiter:
         self.is_woken = False
         self.is_closed = False
         """The store was closed."""
+        self.is_looking = False
+        """It was woken, and what it was woken for is not done."""
         self.passes_on = False
         """What has woken it may concern several flows."""
         self.notify: Callable[[], object] | None = None
@@ -121,7 +133,7 @@ class Waiter:
         wakeups.add(self)
 
     def leave(self) -> None:
-        """Unsubscribe, and pass on what has woken it since its last look."""
+        """Unsubscribe, and pass on what has woken it, unless it has looked since, to the end."""
         if self._wakeups is not None:
             self._wakeups.remove(self)
 
@@ -139,6 +151,11 @@ class Waiter:
         self.share = random.uniform(_LEAST_SHARE, 1)  # noqa: S311  jitter
         self.look_at = time.monotonic() + seconds * self.share
 
+    def look_now(self) -> None:
+        """Look, because the clock of the store was moved: anything may be due."""
+        self.look_at = 0.0
+        self.poke()
+
     def looked(self) -> None:
         """Note that nothing was due just now: the others of this group need not look for an interval."""
         self.rest(self.interval)
@@ -150,14 +167,15 @@ class Waiter:
         if self._wakeups is not None:
             self._wakeups.publish((Hint(due_ms, type_name),))
 
-    def served(self) -> None:
-        """Wake another waiter, if there may be more than this one has claimed."""
-        if self.passes_on and self._wakeups is not None:
+    def has_looked(self, *, is_more: bool = False) -> None:
+        """Note that its look has come to an end. If there may be more than it has claimed, wake another."""
+        self.is_looking = False
+        if is_more and self.passes_on and self._wakeups is not None:
             self._wakeups.pass_on(self)
 
     def seconds_left(self) -> float:
         """For how long it sleeps unless it is woken; 0: it is to look, or it is over."""
-        if self.is_woken or self.is_closed:
+        if self.is_woken or self.is_closed or not self.look_at:
             return 0.0
 
         left = min(self.give_up, self.look_at) - time.monotonic()
@@ -170,6 +188,7 @@ class Waiter:
 
         if self.is_woken:
             self.is_woken = False
+            self.is_looking = True
             return True
 
         self.passes_on = True  # it looks by itself, and may find anything
@@ -208,6 +227,7 @@ class Wakeups:
         self._keeper: Waiter | None = None
         self._looks: dict[object, float] = {}
         self._horizon_ms = 0
+        self._published: dict[Hint, None] = {}
         # Reentrant: a signal handler may commit while its thread holds it.
         self._lock = threading.RLock()
         _all.add(self)
@@ -237,8 +257,11 @@ class Wakeups:
 
             if not self.waiters:
                 self._expected.clear()
-            elif waiter.is_woken:
-                waiter.is_woken = False
+                self._published.clear()
+                if self._source is not None and waiter.is_closed:
+                    self._source.stop()
+            elif waiter.is_woken or waiter.is_looking:
+                waiter.is_woken = waiter.is_looking = False
                 self.pass_on(waiter)
 
     def pass_on(self, waiter: Waiter) -> None:
@@ -300,23 +323,24 @@ class Wakeups:
                 return
 
             now_ms = _time_of(self.waiters[0])
-            for due_ms, type_name, flow_id in hints:
+            for hint in hints:
+                due_ms, type_name, flow_id, version, revision = hint
                 if flow_id is not None:
-                    self._wake_watchers(flow_id)
+                    self._wake_watchers(flow_id, version)
 
                 if due_ms is None or due_ms > now_ms + self._horizon_ms:
                     continue  # every waiter looks before that anyway
 
-                if due_ms <= now_ms:
-                    self._wake(type_name, passes_on=False)
-                else:
+                if due_ms > now_ms:
                     self._expect(due_ms, type_name)
+                elif not (revision and self._is_known(hint)):
+                    self._wake(type_name, passes_on=False)
 
     def look_again(self) -> None:
         """Wake one waiter of each group, and all who watch: anything may have been written."""
         with self._lock:
             self._wake(None, passes_on=True)
-            self._wake_watchers(None)
+            self._wake_watchers(None, 0)
 
     def groups(self) -> list[Waiter]:
         """One waiter of each group, for a source that looks on behalf of all."""
@@ -343,10 +367,25 @@ class Wakeups:
             if not waiter.is_woken:
                 waiter.wake(passes_on=passes_on or type_name is None)
 
-    def _wake_watchers(self, flow_id: str | None) -> None:
+    def _wake_watchers(self, flow_id: str | None, version: int) -> None:
         for waiter in self.waiters:
-            if waiter.what == WATCH and flow_id in (None, waiter.flow_id):
+            if (
+                waiter.what == WATCH
+                and flow_id in (None, waiter.flow_id)
+                and (not version or version > waiter.after)
+            ):
                 waiter.wake(passes_on=False)
+
+    def _is_known(self, hint: Hint) -> bool:
+        """Note a hint; return whether it has come before."""
+        if hint in self._published:
+            return True
+
+        if len(self._published) == _MOST_PUBLISHED:
+            del self._published[next(iter(self._published))]
+
+        self._published[hint] = None
+        return False
 
     def _expect(self, due_ms: int, type_name: str | None) -> None:
         entry = due_ms, _ANY if type_name is None else type_name
@@ -379,6 +418,7 @@ class Wakeups:
         self._expected = []
         self._keeper = None
         self._looks = {}
+        self._published = {}
         if self._source is not None:
             self._source.forget()
 
