@@ -47,10 +47,12 @@ from catga_store.errors import FlowExistsError
 from catga_store.errors import FlowNotFoundError
 from catga_store.errors import InvalidIdError
 from catga_store.errors import NotSupportedError
+from catga_store.errors import PartExistsError
 from catga_store.errors import PartitionCountError
 from catga_store.errors import RecordTooLargeError
 from catga_store.errors import SessionClosedError
 from catga_store.errors import StaleFlowError
+from catga_store.errors import StalePartError
 from catga_store.errors import StaleProgressError
 from catga_store.errors import StaleWaitConditionError
 from catga_store.errors import StateTypeError
@@ -67,6 +69,9 @@ from catga_store.model.flows import FlowStatus
 from catga_store.model.flows import FlowSummary
 from catga_store.model.listings import Page
 from catga_store.model.listings import Retention
+from catga_store.model.parts import Appended
+from catga_store.model.parts import LogEntry
+from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.times import NOW
 from catga_store.model.waits import ChildResult
@@ -95,6 +100,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NOW",
     "RAW",
+    "Appended",
     "AsyncMemoryStore",
     "AsyncNatsStore",
     "AsyncRedisStore",
@@ -122,10 +128,13 @@ __all__ = [
     "ForEachProgress",
     "InvalidIdError",
     "Key",
+    "LogEntry",
     "MemoryStore",
     "NatsStore",
     "NotSupportedError",
     "Page",
+    "Part",
+    "PartExistsError",
     "PartitionCountError",
     "Receipt",
     "RecordTooLargeError",
@@ -135,6 +144,7 @@ __all__ = [
     "Session",
     "SessionClosedError",
     "StaleFlowError",
+    "StalePartError",
     "StaleProgressError",
     "StaleWaitConditionError",
     "StateTypeError",

@@ -17,6 +17,7 @@ from datetime import datetime
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
+from typing import Literal
 from typing import Self
 from typing import TypeVar
 from typing import TypeVarTuple
@@ -26,6 +27,7 @@ from typing import overload
 from catga_store.core import claims
 from catga_store.core import commits
 from catga_store.core import listings
+from catga_store.core import parts
 from catga_store.core import records
 from catga_store.core import sessions
 from catga_store.core import upkeep
@@ -50,6 +52,9 @@ from catga_store.errors import CommitUncertainError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowSummary
 from catga_store.model.listings import Page
+from catga_store.model.parts import Appended
+from catga_store.model.parts import LogEntry
+from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stored_state import AnyRecord
 from catga_store.model.times import NOW
@@ -187,10 +192,11 @@ class AsyncStore(BaseAsyncStore):
         version: int | None = None,
         revision: str | None = None,
     ) -> bool:
-        """Delete a flow and its ForEach progress; return whether it existed.
+        """Delete a flow with its ForEach progress and its parts; return whether it existed.
 
         A loaded snapshot, a version or a revision is checked: `StaleFlowError` if the store holds
-        another one. A plain id deletes what is stored. Costs one round trip. A version or a revision
+        another one. A plain id deletes what is stored. Parts are absent at once, however many there are;
+        later writes and sweeps reclaim their space. Costs one round trip. A version or a revision
         beside an id costs a second one: the flow is read, and deleted as the revision that was read.
         """
         return await self._run(
@@ -198,7 +204,7 @@ class AsyncStore(BaseAsyncStore):
         )
 
     async def delete_many(self, flow_ids: Iterable[str]) -> int:
-        """Delete flows by id, with their ForEach progress; return how many of them existed.
+        """Delete flows by id, with all that belongs to them; return how many of them existed.
 
         Nothing is checked: each flow is deleted at whatever version it has, claimed or not. Costs
         one round trip per 200 ids, the most that one commit may change; with partitions, per 200
@@ -438,6 +444,218 @@ class AsyncStore(BaseAsyncStore):
     async def list_for_each_progress(self, flow_id: str) -> dict[int, ForEachProgress]:
         """Return the progress of every step of a flow, by step index."""
         return await self._run(records.list_for_each_progress(self._context, flow_id))
+
+    # parts and logs -------------------------------------------------------------------------------
+
+    async def put_part(
+        self, part: Part[Any], *, exists: Literal["refuse", "keep", "overwrite"] = "refuse"
+    ) -> bool:
+        """Write a part of a flow; return whether it was written.
+
+        A new part expects that there is none (`PartExistsError`), one that was read that the store still
+        holds what was read (`StalePartError`); it is not written if it has not changed. With
+        `exists="keep"` a new part is written only if there is none, else the object stays new and the
+        stored part stays; with `exists="overwrite"` it is written whatever is there. The flow need not
+        exist yet; parts without a flow may be removed after `Retention.waits`. Costs one round trip.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, Part
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     part = Part("order-1", "invoice", b"%PDF-1.7")
+        ...     print(await store.put_part(part), part.version)
+        >>> anyio.run(main)
+        True 1
+        """
+        return await self._run(parts.put_part(self._context, part, exists=exists))
+
+    @overload
+    async def get_part(self, flow_id: str, name: str, body_type: type[S]) -> Part[S] | None: ...
+    @overload
+    async def get_part(
+        self, flow_id: str, name: str, body_type: None = None
+    ) -> Part[Any] | None: ...
+    async def get_part(
+        self, flow_id: str, name: str, body_type: Any | None = None
+    ) -> Part[Any] | None:
+        """Return the part as a new object, or `None` if there is none.
+
+        Without a type, the body is `bytes` if it was written as such, else raw JSON data. Costs one
+        round trip. Errors are those of `get`.
+        """
+        return await self._run(parts.get_part(self._context, flow_id, name, body_type))
+
+    @overload
+    async def get_parts(
+        self, flow_id: str, names: Iterable[str], body_type: type[S]
+    ) -> dict[str, Part[S] | None]: ...
+    @overload
+    async def get_parts(
+        self, flow_id: str, names: Iterable[str], body_type: None = None
+    ) -> dict[str, Part[Any] | None]: ...
+    async def get_parts(
+        self, flow_id: str, names: Iterable[str], body_type: Any | None = None
+    ) -> dict[str, Any]:
+        """Return parts of one flow by name, `None` for each that is absent.
+
+        Costs one round trip per 500 names. If one part is of another type or cannot be read, none is
+        returned.
+        """
+        return await self._run(parts.get_parts(self._context, flow_id, names, body_type))
+
+    @overload
+    async def list_parts(
+        self,
+        flow_id: str,
+        prefix: str = "",
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        reverse: bool = False,
+        limit: int = 100,
+        bodies: bool = False,
+        body_type: type[S],
+    ) -> Page[Part[S]]: ...
+    @overload
+    async def list_parts(
+        self,
+        flow_id: str,
+        prefix: str = "",
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        reverse: bool = False,
+        limit: int = 100,
+        bodies: bool = False,
+        body_type: None = None,
+    ) -> Page[Part[Any]]: ...
+    async def list_parts(
+        self,
+        flow_id: str,
+        prefix: str = "",
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        reverse: bool = False,
+        limit: int = 100,
+        bodies: bool = False,
+        body_type: Any | None = None,
+    ) -> Page[Part[Any]]:
+        """Return a page of the parts of a flow whose names begin with `prefix`, in the order of names.
+
+        Names are compared by their UTF-8 bytes. `after` and `before` are names that the page lies
+        between; they need not exist. With `reverse`, the last ones come first. For the next page pass
+        the `cursor` of this one as `after`, or, with `reverse`, as `before`. A part that is there
+        throughout appears exactly once, also while others come and go. `limit` is 1 to 1,000.
+
+        Without `bodies`, `tag` and `version` are all there is to read: `body` raises `UsageError`. A
+        page with bodies is held in memory as a whole. Entries of logs are parts and are listed, too.
+        Costs one round trip, by what is returned, not by what the flow has.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, Part
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     for name in ("step/1", "step/2", "total"):
+        ...         is_new = await store.put_part(Part("order-1", name, {}))
+        ...     page = await store.list_parts("order-1", "step/")
+        ...     print([part.name for part in page], page.cursor)
+        >>> anyio.run(main)
+        ['step/1', 'step/2'] None
+        """
+        return await self._run(
+            parts.list_parts(
+                self._context,
+                flow_id,
+                prefix,
+                after=after,
+                before=before,
+                reverse=reverse,
+                limit=limit,
+                bodies=bodies,
+                body_type=body_type,
+            )
+        )
+
+    async def delete_part(self, flow_id: str, name: str) -> bool:
+        """Delete a part, whatever it holds; return whether it existed. Costs one round trip."""
+        return await self._run(parts.delete_part(self._context, flow_id, name))
+
+    async def delete_parts(self, flow_id: str, prefix: str) -> int:
+        """Delete the parts whose names begin with `prefix` (empty: all); return how many there were.
+
+        Costs one round trip per 500 parts. Each of these commits is atomic, all together are not: after
+        an error, call it again. A log whose entries are deleted keeps counting from where it was.
+        """
+        return await self._run(parts.delete_parts(self._context, flow_id, prefix))
+
+    async def append(
+        self, flow_id: str, body: object, *, log: str = "log", key: str | None = None
+    ) -> Appended:
+        """Add the next entry to a log of a flow; return its sequence: from 1, without gaps.
+
+        Never conflicts, however many callers append at once. If the log has an entry with the same
+        `key`, nothing is written, and the `duplicate` has the sequence of that entry. `body` is `bytes`
+        or whatever a state can be. Costs one round trip.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     first = await store.append("order-1", {"event": "created"}, key="create")
+        ...     print(await store.append("order-1", {"event": "created"}, key="create"))
+        >>> anyio.run(main)
+        Appended(flow_id='order-1', log='log', sequence=1, key='create', duplicate=True)
+        """
+        return await self._run(parts.append(self._context, flow_id, body, log=log, key=key))
+
+    async def read_log(
+        self,
+        flow_id: str,
+        log: str = "log",
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int = 100,
+        reverse: bool = False,
+        body_type: Any | None = None,
+    ) -> list[LogEntry]:
+        """Return up to `limit` entries of a log with sequences greater than `after`, in their order.
+
+        With `before`, only smaller ones; with `reverse`, the last ones first. `limit` is 1 to 1,000. An
+        entry says in which commit of its flow it was written (`version`), and when. Costs one round
+        trip, by what is returned.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     first = await store.append("order-1", {"event": "created"})
+        ...     for entry in await store.read_log("order-1"):
+        ...         print(entry.sequence, entry.body)
+        >>> anyio.run(main)
+        1 {'event': 'created'}
+        """
+        return await self._run(
+            parts.read_log(
+                self._context,
+                flow_id,
+                log,
+                after=after,
+                before=before,
+                limit=limit,
+                reverse=reverse,
+                body_type=body_type,
+            )
+        )
+
+    async def trim_log(self, flow_id: str, log: str = "log", *, before: int) -> int:
+        """Delete the entries of a log with sequences less than `before`; return how many there were.
+
+        The others keep their sequences, and so does the next one. A `key` of a deleted entry counts as
+        new. Costs one round trip per 500 entries, each a commit: after an error, call it again.
+        """
+        return await self._run(parts.trim_log(self._context, flow_id, log, before=before))
 
     # claims ---------------------------------------------------------------------------------------
 
@@ -814,6 +1032,39 @@ class AsyncSession(BaseSession):
         """
         return await self._run(
             sessions.session_get_many(self._context, self._unit, flow_ids, state_type)
+        )
+
+    @overload
+    async def get_part(self, flow_id: str, name: str, body_type: type[S]) -> Part[S] | None: ...
+    @overload
+    async def get_part(
+        self, flow_id: str, name: str, body_type: None = None
+    ) -> Part[Any] | None: ...
+    async def get_part(
+        self, flow_id: str, name: str, body_type: Any | None = None
+    ) -> Part[Any] | None:
+        """Return the session's object for this part, or `None`; see the store's `get_part`."""
+        return await self._run(
+            parts.session_get_part(self._context, self._unit, flow_id, name, body_type)
+        )
+
+    @overload
+    async def get_parts(
+        self, flow_id: str, names: Iterable[str], body_type: type[S]
+    ) -> dict[str, Part[S] | None]: ...
+    @overload
+    async def get_parts(
+        self, flow_id: str, names: Iterable[str], body_type: None = None
+    ) -> dict[str, Part[Any] | None]: ...
+    async def get_parts(
+        self, flow_id: str, names: Iterable[str], body_type: Any | None = None
+    ) -> dict[str, Any]:
+        """Return the session's objects for parts of one flow by name, `None` for each that is absent.
+
+        Costs one round trip per 500 names that the session does not have yet.
+        """
+        return await self._run(
+            parts.session_get_parts(self._context, self._unit, flow_id, names, body_type)
         )
 
     async def get_wait_condition(self, correlation_id: str) -> WaitCondition | None:

@@ -26,16 +26,17 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import is_counter
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import partition_of
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Complete
-from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
@@ -59,6 +60,8 @@ class CopyReport:
     flows: int = 0
     wait_conditions: int = 0
     progress: int = 0
+    parts: int = 0
+    """Entries of logs are parts, too."""
     completions: int = 0
     """Pending completions: their condition has not been set yet."""
     skipped: int = 0
@@ -74,7 +77,7 @@ class CopyDifference:
 
 
 _Steps: TypeAlias = Generator[tuple[Context, Conversation[Any]], Any, CopyReport]
-_FIELDS = {WAIT: "wait_conditions", PROGRESS: "progress", FLOW: "flows"}
+_FIELDS = {WAIT: "wait_conditions", PROGRESS: "progress", PART: "parts", FLOW: "flows"}
 
 
 def copy(
@@ -152,7 +155,7 @@ def _copying(
 ) -> _Steps:
     report = CopyReport()
 
-    for kind in (WAIT, PROGRESS, FLOW):
+    for kind in (WAIT, PROGRESS, PART, FLOW):
         after = None
 
         while True:
@@ -171,24 +174,26 @@ def _copying(
                 for entry, stored in zip(kept, there, strict=True)
                 if stored is None or (overwrite and not _is_same(entry.record, stored))
             ]
-            copied = 0
+            written: list[Change] = []
             for changes in _in_commits(puts, target.settings.partitions):
                 writes.check_partition(changes, target.limits)
-                copied += len((yield from _written(target, changes, now_ms)))
+                written += yield from _written(target, changes, now_ms)
 
             completions = [
                 _complete(entry, item) for entry in pending for item in entry.record.items
             ]
             accepted = 0
             for changes in _in_commits(completions, target.settings.partitions):
-                outcomes = yield from _written(target, changes, now_ms)
-                accepted += sum(outcome.accepted for outcome in outcomes)
+                accepted += yield from _completed(target, changes, now_ms)
+
+            copied = sum(not is_counter(change.key) for change in written)
+            counted = sum(not is_counter(entry.key) for entry in kept)
 
             report = evolve(
                 report,
                 **{_FIELDS[kind]: getattr(report, _FIELDS[kind]) + copied},
                 completions=report.completions + accepted,
-                skipped=report.skipped + len(kept) - copied + len(completions) - accepted,
+                skipped=report.skipped + counted - copied + len(completions) - accepted,
             )
             if on_progress is not None:
                 on_progress(report)
@@ -203,15 +208,22 @@ def _is_same(record: Record, stored: Record) -> bool:
     )
 
 
+def _completed(
+    target: Context, changes: tuple[Change, ...], now_ms: int
+) -> Generator[tuple[Context, Conversation[Any]], Any, int]:
+    """Write completions, which are never refused; return how many the target did not have."""
+    reply = yield target, commits.send(target, new_commit_id(), now_ms, changes)
+    return sum(outcome.accepted for outcome in reply.outcomes)
+
+
 def _written(
     target: Context, changes: tuple[Change, ...], now_ms: int
-) -> Generator[tuple[Context, Conversation[Any]], Any, tuple[Outcome, ...]]:
+) -> Generator[tuple[Context, Conversation[Any]], Any, tuple[Change, ...]]:
     """Write all changes but those that the target refuses: it may have changed since it was read."""
     while changes:
         answer = yield target, commits.send(target, new_commit_id(), now_ms, changes)
         if not isinstance(answer, Refused):
-            outcomes: tuple[Outcome, ...] = answer.outcomes
-            return outcomes
+            return changes
 
         refused = {conflict.place for conflict in answer.conflicts}
         changes = tuple(c for place, c in enumerate(changes) if place not in refused)
@@ -240,7 +252,7 @@ def compare(
         if entry.record.head.status < PENDING
         for item in entry.record.items
     }
-    for kind in (WAIT, PROGRESS, FLOW):
+    for kind in (WAIT, PROGRESS, PART, FLOW):
         for page in _paged(_scanned(source, kind)):
             kept = [entry for entry in page if entry.record.head.status >= PENDING]
             read = Read(tuple(entry.key for entry in kept), _now_ms(target))

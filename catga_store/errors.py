@@ -21,7 +21,9 @@ CatgaStoreError
 │   ├── FlowNotFoundError
 │   ├── StaleWaitConditionError
 │   ├── WaitConditionNotFoundError
-│   └── StaleProgressError
+│   ├── StaleProgressError
+│   ├── PartExistsError
+│   └── StalePartError
 ├── StoreUnavailableError            try again later; nothing was written
 ├── CommitUncertainError             look before you act: `Store.resolve_commit`
 └── CorruptRecordError               what is stored cannot be read; it is never deleted
@@ -55,10 +57,12 @@ __all__ = [
     "FlowNotFoundError",
     "InvalidIdError",
     "NotSupportedError",
+    "PartExistsError",
     "PartitionCountError",
     "RecordTooLargeError",
     "SessionClosedError",
     "StaleFlowError",
+    "StalePartError",
     "StaleProgressError",
     "StaleWaitConditionError",
     "StateTypeError",
@@ -232,6 +236,23 @@ class StaleProgressError(ConflictError):
     actual: int | None
 
 
+class PartExistsError(ConflictError):
+    """A new part has the name of one that is stored: get that one, or pass `exists=`."""
+
+    flow_id: str
+    name: str
+    actual: int
+
+
+class StalePartError(ConflictError):
+    """The stored part is not the one that was read, or is gone: get it again and decide again."""
+
+    flow_id: str
+    name: str
+    expected: int
+    actual: int | None
+
+
 # --- try again later, look before you act, ask an operator --------------------------------------------
 
 
@@ -248,7 +269,7 @@ class CommitUncertainError(CatgaStoreError):
     """
 
     commit_id: str
-    keys: tuple[tuple[str, str, int], ...]
+    keys: tuple[tuple[str, str, int, str], ...]
     changes: tuple[Any, ...] | None = None
     """What was sent, without bodies; `None` if that is not known. For `resolve_commit`."""
     kept_seconds: float | None = None
@@ -265,7 +286,7 @@ class CommitUncertainError(CatgaStoreError):
 class CorruptRecordError(CatgaStoreError):
     """What is stored cannot be read. `key` names it; it is left as it is."""
 
-    key: tuple[str, str, int] | None
+    key: tuple[str, str, int, str] | None
 
 
 for _name in __all__:

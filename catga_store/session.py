@@ -11,6 +11,7 @@ from typing import Self
 from typing import TypeVar
 from typing import overload
 
+from catga_store.core import parts
 from catga_store.core import sessions
 from catga_store.core.base_session import BaseSession
 from catga_store.core.base_store import Run
@@ -21,6 +22,7 @@ from catga_store.core.state_types import ManyTypes
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.core.waiting import NO_WAIT
 from catga_store.model.flows import FlowSnapshot
+from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stored_state import AnyRecord
 from catga_store.model.waits import WaitCondition
@@ -89,6 +91,35 @@ class Session(BaseSession):
         round trip per 500 ids that the session does not have yet.
         """
         return self._run(sessions.session_get_many(self._context, self._unit, flow_ids, state_type))
+
+    @overload
+    def get_part(self, flow_id: str, name: str, body_type: type[S]) -> Part[S] | None: ...
+    @overload
+    def get_part(self, flow_id: str, name: str, body_type: None = None) -> Part[Any] | None: ...
+    def get_part(self, flow_id: str, name: str, body_type: Any | None = None) -> Part[Any] | None:
+        """Return the session's object for this part, or `None`; see the store's `get_part`."""
+        return self._run(
+            parts.session_get_part(self._context, self._unit, flow_id, name, body_type)
+        )
+
+    @overload
+    def get_parts(
+        self, flow_id: str, names: Iterable[str], body_type: type[S]
+    ) -> dict[str, Part[S] | None]: ...
+    @overload
+    def get_parts(
+        self, flow_id: str, names: Iterable[str], body_type: None = None
+    ) -> dict[str, Part[Any] | None]: ...
+    def get_parts(
+        self, flow_id: str, names: Iterable[str], body_type: Any | None = None
+    ) -> dict[str, Any]:
+        """Return the session's objects for parts of one flow by name, `None` for each that is absent.
+
+        Costs one round trip per 500 names that the session does not have yet.
+        """
+        return self._run(
+            parts.session_get_parts(self._context, self._unit, flow_id, names, body_type)
+        )
 
     def get_wait_condition(self, correlation_id: str) -> WaitCondition | None:
         """Return the session's object for this condition, or `None`."""

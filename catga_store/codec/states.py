@@ -1,6 +1,7 @@
 """States to bytes and back, exactly.
 
-A state is an attrs class, a dataclass, a TypedDict (named explicitly) or plain JSON data. Its bytes
+A state is an attrs class, a dataclass, a TypedDict (named explicitly), plain JSON data, or `bytes`,
+which are kept as they are, under the type name `bytes`. The bytes of any other state
 are one JSON document in UTF-8: compact, an object for each class with its fields by name, and the
 same bytes for the same value. What is read back is equal in value *and* in type; anything else is
 an error when it is written.
@@ -8,7 +9,7 @@ an error when it is written.
 | declared | kept as |
 |---|---|
 | str, bool, None, finite float, int (up to 4300 digits, or 4299 and a sign) | itself |
-| bytes | base64 text |
+| bytes inside a state | base64 text |
 | datetime, time | ISO 8601 text: microseconds, offset to the microsecond, ` fold=1` if naive and folded |
 | date, Decimal, UUID | its text; a Decimal with every digit, exponent, NaN and infinity |
 | timedelta | whole microseconds |
@@ -92,7 +93,7 @@ __all__ = [
     "type_of",
 ]
 
-_KINDS = "an attrs class, a dataclass or a TypedDict"
+_KINDS = "an attrs class, a dataclass, a TypedDict or bytes"
 
 
 def type_of(state: object, declared: Any | None = None) -> Any | None:
@@ -104,9 +105,11 @@ def type_of(state: object, declared: Any | None = None) -> Any | None:
     """
     if declared is None:
         cls = state.__class__
-        return cls if is_attrs(cls) or is_dataclass(cls) else None
+        return cls if is_attrs(cls) or is_dataclass(cls) or cls is bytes else None
 
-    if state.__class__ is declared and (is_attrs(declared) or is_dataclass(declared)):
+    if state.__class__ is declared and (
+        is_attrs(declared) or is_dataclass(declared) or declared is bytes
+    ):
         return declared  # what it nearly always is, without asking `typing`
 
     cls = class_of(declared)
@@ -143,7 +146,7 @@ def check_state_type(state_type: Any | None) -> None:
 
     `EncodingError` names the field whose type can never be kept. Costs nothing the second time.
     """
-    if state_type is not None:
+    if state_type is not None and state_type is not bytes:
         _codec(state_type)
 
 
@@ -154,6 +157,10 @@ def encode_state(state: object, state_type: Any | None) -> bytes:
     """
     if state_type is None:
         return encode_json(state)
+
+    if state_type is bytes:
+        assert isinstance(state, bytes), "type_of has checked it"  # noqa: S101  a broken rule, not bad input
+        return state
 
     codec = _codec(state_type)
     try:
@@ -175,6 +182,9 @@ def decode_state(data: bytes | memoryview, state_type: Any | None) -> Any:
     `StateTypeError`, and so does a class that refuses the values; a type that can never be kept
     raises `EncodingError`. A call stack with no room left for the data is a `RecursionError`.
     """
+    if state_type is bytes:
+        return bytes(data)
+
     value = decode_json(data)
     return value if state_type is None else fit(value, state_type)
 
@@ -215,7 +225,7 @@ def is_state_type(cls: Any) -> bool:
 def class_of(state_type: Any) -> Any:
     """Return the class of a type, which may be generic; `StateTypeError` if states cannot be of it."""
     cls = origin_of(state_type)
-    if is_state_type(cls):
+    if is_state_type(cls) or cls is bytes:
         return cls
 
     actual = getattr(state_type, "__qualname__", None) or describe(state_type)

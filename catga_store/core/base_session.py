@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from typing import Literal
 
 from catga_store.core import claims
+from catga_store.core import parts
 from catga_store.core import sessions
 from catga_store.core.arguments import completion_change
 from catga_store.core.arguments import step_key
@@ -13,6 +15,7 @@ from catga_store.core.entries import Intent
 from catga_store.core.receipts import Receipt
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.model.flows import FlowSnapshot
+from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stored_state import AnyRecord
 from catga_store.model.waits import WaitCondition
@@ -62,6 +65,51 @@ class BaseSession:
         True
         """
         self._unit.delete_by_id(flow_key(check_id(flow_id, "a flow id")))
+
+    def add_part(
+        self, part: Part[Any], *, exists: Literal["refuse", "keep", "overwrite"] = "refuse"
+    ) -> None:
+        """Track a part, and write it at the next commit.
+
+        A part that was read is written if it has changed and the store still holds what was read, else
+        the commit raises `StalePartError`. A new part expects that there is none (`PartExistsError`);
+        with `exists="keep"` it is written only if there is none, which never makes a commit conflict:
+        `receipt.kept` names those that were there, and their objects leave the session. With
+        `exists="overwrite"` it is written whatever is there.
+
+        >>> from catga_store import FlowSnapshot, MemoryStore, Part
+        >>> store = MemoryStore()
+        >>> with store.begin() as session:
+        ...     session.add(FlowSnapshot("order-1", state={}))
+        ...     session.add_part(Part("order-1", "invoice", b"%PDF-1.7", tag="application/pdf"))
+        >>> store.get_part("order-1", "invoice").body
+        b'%PDF-1.7'
+        """
+        self._unit.add_part(part, exists)
+
+    def delete_part(self, part: Part[Any]) -> None:
+        """Queue the deletion of a part that was read or written; it is version-checked."""
+        self._unit.delete(part)
+
+    def append(
+        self, flow_id: str, body: object, *, log: str = "log", key: str | None = None
+    ) -> None:
+        """Queue an entry of a log of a flow; the receipt's `entries` says its sequence.
+
+        The store gives the sequence at commit: from 1, without gaps, in the order of commits. An append
+        never makes a commit conflict. If the log has an entry with the same `key`, nothing is written,
+        and the receipt says `duplicate` with the sequence of that entry. The body is encoded now, so
+        later changes of the object are not written; it is `bytes` or whatever a state can be.
+
+        >>> from catga_store import FlowSnapshot, MemoryStore
+        >>> store = MemoryStore()
+        >>> with store.begin() as session:
+        ...     session.add(FlowSnapshot("order-1", state={}))
+        ...     session.append("order-1", {"event": "created"}, key="create")
+        >>> session.receipt.entries
+        (Appended(flow_id='order-1', log='log', sequence=1, key='create', duplicate=False),)
+        """
+        self._unit.append(parts.append_change(self._context, flow_id, body, log=log, key=key))
 
     def suspend(self, flow: FlowSnapshot[Any], wait: WaitCondition) -> None:
         """Let a flow wait: the commit writes both records and ends the flow's claim.
@@ -166,7 +214,7 @@ class BaseSession:
     @property
     def new(self) -> tuple[AnyRecord, ...]:
         """Records that the next commit creates, sets or overwrites."""
-        return self._unit.records(Intent.NEW, Intent.SET, Intent.OVERWRITE)
+        return self._unit.records(Intent.NEW, Intent.SET, Intent.OVERWRITE, Intent.KEEP)
 
     @property
     def dirty(self) -> tuple[AnyRecord, ...]:

@@ -25,6 +25,7 @@ from catga_store.protocol.keys import began_s
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Commit
@@ -111,7 +112,7 @@ def _says_which(error: CommitUncertainError) -> bool:
     )
 
 
-_KEY = [str, str, int]
+_KEY = [str, str, int, str]
 
 
 def resolve(
@@ -156,7 +157,7 @@ def _check_remembered(
         f"it is too late to find out the outcome of commit {error.commit_id}: a store keeps the reply"
         " for twice its timeout, and the records that the commit changed no longer show it, because"
         f" {changes[0].key} was written {REMEMBERED_COMMITS} times since, no longer exists, or is a"
-        " wait condition; compare the stored records with what the commit should have written"
+        " wait condition or a log; compare the stored records with what the commit should have written"
     )
     raise CommitUncertainError(message, **error.__dict__)
 
@@ -188,5 +189,8 @@ def _without_body(change: Change) -> Change:
     """The change without what was written: an error may be kept and pickled."""
     if isinstance(change, Put):
         return change._replace(body=b"", items=())
+
+    if isinstance(change, Append):
+        return change._replace(body=b"")
 
     return change._replace(payload=b"") if isinstance(change, Complete) else change

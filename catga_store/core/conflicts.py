@@ -9,7 +9,9 @@ from catga_store.errors import ConflictError
 from catga_store.errors import FlowClaimedError
 from catga_store.errors import FlowExistsError
 from catga_store.errors import FlowNotFoundError
+from catga_store.errors import PartExistsError
 from catga_store.errors import StaleFlowError
+from catga_store.errors import StalePartError
 from catga_store.errors import StaleProgressError
 from catga_store.errors import StaleWaitConditionError
 from catga_store.errors import WaitConditionNotFoundError
@@ -17,8 +19,10 @@ from catga_store.model.flows import FlowSnapshot
 from catga_store.model.stored_state import AnyRecord
 from catga_store.model.stored_state import head_of
 from catga_store.model.times import from_ms
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import EXISTS
 from catga_store.protocol.requests import MISSING
 from catga_store.protocol.requests import Change
@@ -58,6 +62,9 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
             message, flow_id=key.id, step_index=key.step, expected=expected, actual=actual
         )
 
+    if key.kind == PART:
+        return _part_error(conflict, key, expected, stale)
+
     if key.kind == WAIT:
         if conflict.reason == MISSING:
             message = f"{key} was read at version {expected} but no longer exists; {nothing}"
@@ -86,6 +93,17 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
         return ClaimLostError(message, **facts)
 
     return StaleFlowError(f"{stale}; {nothing}", **facts)
+
+
+def _part_error(conflict: Conflict, key: Key, expected: int, stale: str) -> ConflictError:
+    actual = None if conflict.head is None else conflict.head.version
+    facts: dict[str, Any] = {"flow_id": key.id, "name": key.name, "actual": actual}
+    if conflict.reason == EXISTS:
+        message = f"{key} already exists, at version {actual}; nothing in this commit was written"
+        return PartExistsError(message, **facts)
+
+    message = f"{stale}; nothing in this commit was written"
+    return StalePartError(message, expected=expected, **facts)
 
 
 def claimed_error(flow_id: str, head: Head) -> FlowClaimedError:

@@ -11,15 +11,19 @@ from catga_store.core import envelope
 from catga_store.core.writes import Limits
 from catga_store.core.writes import changes_of
 from catga_store.core.writes import plan_flow
+from catga_store.core.writes import plan_part
 from catga_store.core.writes import plan_progress
 from catga_store.core.writes import plan_set_wait
 from catga_store.core.writes import plan_update_wait
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowSnapshot
+from catga_store.model.parts import Part
 from catga_store.model.stored_state import AnyRecord
 from catga_store.model.stored_state import head_of
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import ANY
+from catga_store.protocol.requests import IF_ABSENT
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Delete
@@ -36,6 +40,7 @@ class Intent(enum.Enum):
     NEW = "create it"
     SET = "set it"
     OVERWRITE = "write it whatever is there"
+    KEEP = "write it if there is none"
     DELETED = "delete it"
 
 
@@ -70,7 +75,9 @@ def is_dirty(entry: Entry, limits: Limits) -> bool:
         return True  # its commit will say why it cannot be kept
 
 
-def plan_entry(entry: Entry, now_ms: int, limits: Limits) -> Change | None:
+def plan_entry(  # noqa: PLR0911  one return for each kind of record
+    entry: Entry, now_ms: int, limits: Limits
+) -> Change | None:
     """The change that the session makes to a record; `None` if it is as it was loaded."""
     record, intent = entry.record, entry.intent
 
@@ -89,6 +96,9 @@ def plan_entry(entry: Entry, now_ms: int, limits: Limits) -> Change | None:
 
         return plan_update_wait(record, now_ms, limits) if _wait_has_changed(record) else None
 
+    if isinstance(record, Part):
+        return _plan_part_entry(entry, record, now_ms, limits)
+
     overwrite = intent is Intent.OVERWRITE
     put = plan_progress(record, entry.key, now_ms, limits, overwrite=overwrite)
     loaded = record._loaded
@@ -96,6 +106,18 @@ def plan_entry(entry: Entry, now_ms: int, limits: Limits) -> Change | None:
         return None
 
     return put._replace(fresh=entry.fresh)
+
+
+_EXPECTED = {Intent.OVERWRITE: ANY, Intent.KEEP: IF_ABSENT}
+
+
+def _plan_part_entry(entry: Entry, part: Part[Any], now_ms: int, limits: Limits) -> Put | None:
+    put = plan_part(part, now_ms, limits, _EXPECTED.get(entry.intent))
+    instead = entry.instead
+    if put is None or instead is None:
+        return put
+
+    return put._replace(expected=instead.revision, replaces=instead, fresh=True)
 
 
 def _plan_flow_entry(

@@ -5,8 +5,11 @@ encoded states and read back without decoding them:
 
     {"layout":1,"type":"Order","type_version":1,"schema":"5f0c1d2e","wait":null,"state":{…}}
 
-`wait` is the condition that the flow shows; if that is another one than the flow is suspended on, its
-`suspended_on` names that. `layout` is this format's version, `type` and `type_version` the state's
+A state of `bytes` stands there as it is. `wait` is the condition that the flow shows; if that is another
+one than the flow is suspended on, its `suspended_on` names that. A part has the same body, without a
+condition, or, if its body is `bytes`, just these.
+
+`layout` is this format's version, `type` and `type_version` the state's
 (`flow_state`), `schema` a fingerprint of its fields, `arguments` (`"[str]"`), if there are any, those
 of a generic type. A progress record's body is one JSON object,
 a newline, and two bitmaps (`codec.bitmaps`):
@@ -42,14 +45,19 @@ from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
 from catga_store.model.flows import FlowSummary
 from catga_store.model.index_set import check_index
+from catga_store.model.parts import LogEntry
+from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.times import from_ms
 from catga_store.model.times import span_ms
 from catga_store.model.times import to_ms
 from catga_store.model.waits import WaitCondition
 from catga_store.model.waits import WaitType
+from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import check_id
+from catga_store.protocol.keys import log_of
+from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Record
@@ -61,14 +69,20 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_RESULT_BYTES",
     "body_with_wait",
+    "decode_entry",
     "decode_flow",
+    "decode_part",
     "decode_progress",
     "decode_wait",
     "encode_completion",
+    "encode_entry",
     "encode_flow",
+    "encode_part",
     "encode_progress",
+    "is_same_part",
     "is_same_state",
     "load_flow",
+    "load_part",
     "load_progress",
     "load_wait",
     "summary_of",
@@ -77,6 +91,8 @@ __all__ = [
 ]
 
 LAYOUT = 1
+BYTES = "bytes"
+"""The type name of bytes that are kept as they are."""
 
 MAX_RESULT_BYTES = 256 * 1024
 """The most that the result and the error text of a child take together, encoded."""
@@ -89,6 +105,7 @@ _BITMAPS = b"\n"
 _NAMING = "type", "type_version", "schema", "arguments"
 _STATUSES = tuple(FlowStatus)
 
+_START = FlowPosition()
 _positions: dict[str, FlowPosition] = {}
 _MOST_POSITIONS = 10_000
 """A bound on memory, not a tuned figure."""
@@ -108,6 +125,13 @@ def encode_flow(snapshot: FlowSnapshot[Any]) -> tuple[str, int, bytes]:
 
     naming = codec.naming(state_type)
     if state_type is None and loaded is not None:
+        if loaded.head.type == BYTES:
+            message = (
+                f"the state of {snapshot.key} cannot be kept: at $ expected bytes, as it was read,"
+                f" found {shown(snapshot.state)}; nothing was encoded"
+            )
+            raise EncodingError(message, path="$")
+
         naming = _naming_in(loaded.head, loaded.body[: loaded.body.index(_STATE)])
 
     state = codec.encode_state(snapshot.state, state_type)
@@ -202,7 +226,13 @@ def _read_flow(
             # Else the type has changed, and the same state may make other bytes.
             is_of_today = stored == naming
 
-    position = _positions.get(head.position) or _position(key, head.position)
+    position = _START
+    if key.kind == FLOW:
+        position = _positions.get(head.position) or _position(key, head.position)
+
+    if state_type is None and head.type == BYTES:
+        state_type = bytes
+
     data = body[at + len(_STATE) : -1]
 
     try:
@@ -298,7 +328,7 @@ def wait_in(key: Key, record: Record) -> WaitCondition | None:
     return _read_wait(key, record.body[: record.body.find(_STATE)])
 
 
-def is_same_state(snapshot: FlowSnapshot[Any], body: bytes) -> bool:
+def is_same_state(snapshot: FlowSnapshot[Any] | Part[Any], body: bytes) -> bool:
     """Whether `body`, the snapshot's encoding now, says what was loaded.
 
     Bytes decide if they were written by the type as it is today. Else its type has another version
@@ -340,6 +370,85 @@ def summary_of(found: Found) -> FlowSummary:
         error=head.error,
         owner=head.owner,
     )
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+
+def encode_part(part: Part[Any]) -> tuple[str, int, bytes]:
+    """Type name, type version and body of a part as it is now: bytes as they are, else like a flow."""
+    body, loaded = part.body, part._loaded
+    body_type = codec.type_of(body, part.body_type)
+    if body_type is bytes:
+        return BYTES, 1, codec.encode_state(body, bytes)
+
+    naming = codec.naming(body_type)
+    if body_type is None and loaded is not None and loaded.head.type not in ("", BYTES):
+        naming = _naming_in(loaded.head, loaded.body[: loaded.body.index(_STATE)])
+
+    state = codec.encode_state(body, body_type)
+    return naming.name, naming.version, b"".join((_plain_prefix(naming), _STATE, state, b"}"))
+
+
+def encode_entry(body: object) -> tuple[str, int, bytes]:
+    """Likewise for an entry of a log."""
+    body_type = codec.type_of(body)
+    naming, data = codec.naming(body_type), codec.encode_state(body, body_type)
+    if body_type is bytes:
+        return BYTES, 1, data
+
+    return naming.name, naming.version, b"".join((_plain_prefix(naming), _STATE, data, b"}"))
+
+
+def decode_part(key: Key, record: Record, body_type: Any | None) -> Part[Any]:
+    """A new part of what is stored, its body as `body_type`, or as raw data; errors as of a flow."""
+    part: Part[Any] = stored_state.listed_part(key, record, body_type)
+    load_part(part, record)
+    return part
+
+
+def load_part(part: Part[Any], record: Record) -> None:
+    """Give a part everything that is stored; on an error it is as it was."""
+    body, baseline = _read_part(part.key, record, part.body_type)
+    stored_state.load_part(part, record, body, baseline)
+
+
+def _read_part(key: Key, record: Record, body_type: Any | None) -> tuple[Any, bytes | None]:
+    head = record.head
+    if head.type == BYTES and body_type in (None, bytes):
+        return record.body, None
+
+    if BYTES in (head.type, codec.type_name(body_type)):
+        asked = codec.type_name(body_type)
+        message = (
+            f"{key} is stored with a body of type {head.type!r} but was requested as {asked!r};"
+            " request it with its stored type, or without a type"
+        )
+        raise _refusal(message, head, asked, None)
+
+    body, _, _, baseline = _read_flow(key, record, body_type)
+    return body, baseline
+
+
+def decode_entry(key: Key, head: Head, body: bytes, body_type: Any | None) -> LogEntry:
+    """An entry of a log."""
+    read, _ = _read_part(key, Record(head, body), body_type)
+    logged = log_of(key)
+    assert logged is not None, "only entries are read"
+    at, version = from_ms(head.created_ms), head.attempts or None
+    return LogEntry(logged[1], read, head.position or None, at, version)
+
+
+def is_same_part(part: Part[Any], type_name: str, body: bytes) -> bool:
+    """Whether a part is what was loaded; `type_name` and `body` are its encoding now."""
+    loaded = part._loaded
+    if loaded is None or part.tag != loaded.head.position:
+        return False
+
+    if BYTES in (type_name, loaded.head.type):
+        return type_name == loaded.head.type and body == loaded.body
+
+    return is_same_state(part, body)
 
 
 # --- wait conditions ----------------------------------------------------------------------------

@@ -8,11 +8,14 @@ from attrs import field
 from attrs import frozen
 
 from catga_store.errors import UsageError
+from catga_store.model.parts import Appended
 from catga_store.model.stored_state import AnyRecord
 from catga_store.model.stored_state import key_of
 from catga_store.model.waits import Completion
 from catga_store.model.waits import WaitOutcome
 from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import IF_ABSENT
+from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Complete
@@ -20,7 +23,7 @@ from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import SetWait
 
-__all__ = ["Receipt", "completion_of", "receipt_of"]
+__all__ = ["Receipt", "appended_of", "completion_of", "receipt_of"]
 
 
 @frozen
@@ -45,6 +48,10 @@ class Receipt:
     )
     satisfied: tuple[str, ...] = ()
     """Conditions that this commit satisfied, by its completions or by setting them."""
+    entries: tuple[Appended, ...] = ()
+    """What its appends to logs did, in their order; empty if that is not known."""
+    kept: tuple[Key, ...] = ()
+    """Parts added with `exists="keep"` that were there already, and were not written."""
 
     def version_of(self, record: AnyRecord) -> int:
         """Return the version that the commit made of a record, 0 if it deleted it.
@@ -82,9 +89,16 @@ def receipt_of(
     completions: dict[tuple[str, str], Completion] = {}
     satisfied: list[str] = []
 
+    entries: list[Appended] = []
+    kept: list[Key] = []
+
     for change, outcome in zip(changes, outcomes or (None,) * len(changes), strict=True):
         key = change.key
-        if isinstance(change, Complete):
+        if isinstance(change, Append):
+            entries += [] if outcome is None else [appended_of(change, outcome)]
+        elif _was_kept(change, outcome):
+            kept.append(key)
+        elif isinstance(change, Complete):
             if outcome is not None:
                 completions[key.id, change.child] = completion_of(outcome)
                 if outcome.satisfied and key in versions:
@@ -98,4 +112,20 @@ def receipt_of(
         if outcome is not None and outcome.satisfied:
             satisfied.append(key.id)
 
-    return Receipt(commit_id, versions, completions, tuple(satisfied))
+    return Receipt(commit_id, versions, completions, tuple(satisfied), tuple(entries), tuple(kept))
+
+
+def appended_of(change: Append, outcome: Outcome) -> Appended:
+    """What an append did."""
+    key = change.key
+    entry_key = change.head.position or None
+    return Appended(key.id, key.name, outcome.version, entry_key, outcome.duplicate)
+
+
+def _was_kept(change: Change, outcome: Outcome | None) -> bool:
+    return (
+        isinstance(change, Put)
+        and change.expected == IF_ABSENT
+        and outcome is not None
+        and not outcome.accepted
+    )

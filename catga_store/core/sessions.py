@@ -48,6 +48,7 @@ from catga_store.errors import UsageError
 from catga_store.model import stored_state
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
+from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stored_state import AnyRecord
 from catga_store.model.stored_state import head_of
@@ -174,8 +175,7 @@ def session_get_for_each_progress(
         tracked: ForEachProgress | None = _as_tracked(entry, None)
         return tracked
 
-    flow = unit.find(flow_key(flow_id))
-    if flow is not None and (flow.instead is not None or flow.intent is Intent.DELETED):
+    if unit.leaves(flow_id):
         return None  # it goes with its flow, which is deleted or replaced in this session
 
     progress = yield from records.get_for_each_progress(context, flow_id, step_index)
@@ -280,6 +280,8 @@ def session_refresh(context: Context, unit: UnitOfWork, record: AnyRecord) -> Co
         envelope.load_flow(record, found, codec.type_of(record.state))
     elif isinstance(record, WaitCondition):
         envelope.load_wait(record, found)
+    elif isinstance(record, Part):
+        envelope.load_part(record, found)
     else:
         envelope.load_progress(record, key, found)
 
@@ -476,7 +478,8 @@ def _read_outcomes(
         heads = [record.head for record in records if record is not None]
         if len(heads) == len(changes) and all(commit_id in head.commits[:1] for head in heads):
             outcomes = tuple(
-                Outcome(head.version, head.revision, head.status, head.created_ms) for head in heads
+                Outcome(head.version, head.revision, head.status, head.created_ms, accepted=True)
+                for head in heads
             )
 
     return outcomes

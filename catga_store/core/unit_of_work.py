@@ -32,6 +32,7 @@ from catga_store.core.receipts import receipt_of
 from catga_store.core.writes import Limits
 from catga_store.core.writes import check_flag
 from catga_store.core.writes import check_partition
+from catga_store.core.writes import settle_part
 from catga_store.core.writes import settle_progress
 from catga_store.core.writes import settle_wait
 from catga_store.errors import CommitTooLargeError
@@ -41,18 +42,23 @@ from catga_store.errors import UsageError
 from catga_store.model import stored_state
 from catga_store.model.flows import Claim
 from catga_store.model.flows import FlowSnapshot
+from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stored_state import AnyRecord
 from catga_store.model.stored_state import head_of
 from catga_store.model.stored_state import key_of
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import flow_key
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import ANY
+from catga_store.protocol.requests import IF_ABSENT
 from catga_store.protocol.requests import MAX_CHANGES
+from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Complete
@@ -63,7 +69,7 @@ from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import SetWait
 
-__all__ = ["CommitPlan", "UnitOfWork"]
+__all__ = ["CommitPlan", "UnitOfWork", "check_exists"]
 
 
 _log = logging.getLogger(__name__)
@@ -115,6 +121,7 @@ class UnitOfWork:
         """What was sent when the last commit was lost, and when."""
         self._map: dict[Key, Entry] = {}
         self._completions: dict[tuple[Key, str], Complete] = {}
+        self._appends: list[Append] = []
         self._checks: dict[Key, AnyRecord] = {}
         self._guards: dict[Key, tuple[FlowSnapshot[Any], Claim]] = {}
 
@@ -201,6 +208,16 @@ class UnitOfWork:
         self._map[key] = entry
         stored_state.attach(record, self)
         return entry
+
+    def present(self, key: Key) -> AnyRecord | None:
+        """The session's object under a key, unless the session deletes it."""
+        entry = self.find(key)
+        return None if entry is None or entry.intent is Intent.DELETED else entry.record
+
+    def leaves(self, flow_id: str) -> bool:
+        """Whether the session deletes or replaces a flow, and with it all that belongs to it."""
+        flow = self.find(flow_key(flow_id))
+        return flow is not None and (flow.instead is not None or flow.intent is Intent.DELETED)
 
     def keys(self) -> frozenset[Key]:
         """The keys that the session knows something of."""
@@ -344,7 +361,7 @@ class UnitOfWork:
             self._forget_progress(key.id)
 
     def _forget_progress(self, flow_id: str) -> None:
-        for key in [key for key in self._map if key.kind == PROGRESS and key.id == flow_id]:
+        for key in [key for key in self._map if key.kind in _BELONGING and key.id == flow_id]:
             gone = self._map.pop(key).record
             if gone is not None:
                 stored_state.detach(gone)
@@ -353,6 +370,23 @@ class UnitOfWork:
         """Queue a completion; the first of a child counts."""
         self.step("use")
         self._completions.setdefault((change.key, change.child), change)
+
+    def append(self, change: Append) -> None:
+        """Queue an entry of a log; its times, and the version of its flow, come with the plan."""
+        self.step("use")
+        self._appends.append(change)
+
+    def add_part(self, record: object, exists: str) -> None:
+        """Queue a part: a new one to be written unless, or whether or not, there is one."""
+        part = check_exists(record, exists)
+        before = self._map.get(part.key)
+        entry = self.add(part)
+        if exists == "overwrite":
+            entry.intent = Intent.OVERWRITE
+        elif exists == "keep":
+            entry.intent = Intent.KEEP
+        elif before is not None and entry is before and head_of(part) is None:
+            entry.intent = Intent.NEW
 
     def check(self, record: object) -> None:
         """Queue a check: commit only if this is still what was read."""
@@ -408,6 +442,7 @@ class UnitOfWork:
 
         self._map.clear()
         self._completions.clear()
+        self._appends.clear()
         self._checks.clear()
         self._guards.clear()
 
@@ -453,12 +488,18 @@ class UnitOfWork:
                 idle.append(entry)
 
         pairs += [(change, None) for change in self._completions.values()]
+        if self._appends:
+            written = {
+                change.key: change.head.version for change, _ in pairs if type(change) is Put
+            }
+            pairs += [(_dated(change, now_ms, written), None) for change in self._appends]
+
         if not pairs and not self._checks and not self._guards:
             return _NOTHING
 
         pairs += [(renewal(entry, now_ms), entry) for entry in idle]
         if self._checks:
-            planned = {c.key: c for c, _ in pairs if not isinstance(c, Complete)}
+            planned = {c.key: c for c, _ in pairs if not isinstance(c, Complete | Append)}
             pairs += [(check, None) for check in self._unplanned_checks(planned)]
 
         if self._guards:
@@ -533,6 +574,7 @@ class UnitOfWork:
         self.has_written = True
         self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)
         self._completions.clear()
+        self._appends.clear()
         self._checks.clear()
         self._guards.clear()
         return self.receipt
@@ -587,6 +629,12 @@ class UnitOfWork:
                 )
             elif isinstance(record, WaitCondition):
                 settle_wait(record, change, outcome, now_ms)
+            elif isinstance(record, Part):
+                if change.expected == IF_ABSENT and not outcome.accepted:
+                    self._drop(entry)  # it is not what is stored
+                    return
+
+                settle_part(record, change, outcome)
             else:
                 settle_progress(record, change, outcome)
         elif isinstance(change, SetWait):
@@ -597,15 +645,17 @@ class UnitOfWork:
             _settle_renewal(record, change)
             return
         else:
-            self._map.pop(entry.key, None)  # not there if the session was closed meanwhile
-            if record is not None:
-                stored_state.detach(record)
-                stored_state.stop_watching(record)
-
+            self._drop(entry)
             return
 
         entry.intent, entry.instead = Intent.LOADED, None
         entry.renotify = entry.fresh = False
+
+    def _drop(self, entry: Entry) -> None:
+        self._map.pop(entry.key, None)  # not there if the session was closed meanwhile
+        if entry.record is not None:
+            stored_state.detach(entry.record)
+            stored_state.stop_watching(entry.record)
 
     def _settle_satisfied(self, key: Key, outcome: Outcome) -> None:
         entry = self._map.get(key)
@@ -656,14 +706,17 @@ class UnitOfWork:
         return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
+_BELONGING = (PROGRESS, PART)
+"""What goes with a flow."""
+
 _COUNTED = {
     "loaded": (Intent.LOADED,),
-    "new": (Intent.NEW, Intent.SET, Intent.OVERWRITE),
+    "new": (Intent.NEW, Intent.SET, Intent.OVERWRITE, Intent.KEEP),
     "deleted": (Intent.DELETED,),
 }
 
 
-_ORDER = {FLOW: 0, WAIT: 1, PROGRESS: 2}
+_ORDER = {FLOW: 0, WAIT: 1, PROGRESS: 2, PART: 3}
 
 
 def _rank(entry: Entry) -> int:
@@ -671,11 +724,38 @@ def _rank(entry: Entry) -> int:
 
 
 def _any_record(record: Any) -> AnyRecord:
-    if isinstance(record, FlowSnapshot | WaitCondition | ForEachProgress):
+    if isinstance(record, FlowSnapshot | WaitCondition | ForEachProgress | Part):
         return record  # pyright: ignore[reportUnknownVariableType]  # of any state
 
-    message = f"expected a FlowSnapshot, WaitCondition or ForEachProgress, got {shown(record)}"
+    message = (
+        f"expected a FlowSnapshot, WaitCondition, ForEachProgress or Part, got {shown(record)}"
+    )
     raise UsageError(message)
+
+
+def check_exists(record: object, exists: object) -> Part[Any]:
+    """Return the part, if it can be written that way: `refuse`, `keep` or `overwrite`."""
+    if not isinstance(record, Part):
+        message = f"expected a Part, got {shown(record)}"
+        raise UsageError(message)
+
+    if exists not in ("refuse", "keep", "overwrite"):
+        message = f"exists must be 'refuse', 'keep' or 'overwrite', not {shown(exists)}"
+        raise UsageError(message)
+
+    part: Part[Any] = record  # pyright: ignore[reportUnknownVariableType]  # of any body
+    if exists == "keep" and head_of(part) is not None:
+        message = f"{part.key} was stored or read before: exists='keep' is for a new part"
+        raise UsageError(message)
+
+    return part
+
+
+def _dated(change: Append, now_ms: int, written: Mapping[Key, int]) -> Append:
+    """The change at the time of its commit, with the version that this makes of its flow."""
+    version = written.get(flow_key(change.key.id), 0)
+    head = change.head._replace(created_ms=now_ms, updated_ms=now_ms, attempts=version)
+    return change._replace(head=head)
 
 
 def _settle_renewal(flow: FlowSnapshot[Any], change: Check) -> None:

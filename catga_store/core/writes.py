@@ -22,6 +22,8 @@ from catga_store.model import stored_state
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
 from catga_store.model.listings import Retention
+from catga_store.model.parts import UNREAD
+from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stored_state import head_of
 from catga_store.model.times import NOW
@@ -46,10 +48,13 @@ __all__ = [
     "changes_of",
     "check_flag",
     "check_partition",
+    "check_size",
     "plan_flow",
+    "plan_part",
     "plan_progress",
     "plan_set_wait",
     "plan_update_wait",
+    "settle_part",
     "settle_progress",
     "settle_wait",
 ]
@@ -191,7 +196,7 @@ def plan_set_wait(
 ) -> SetWait | Put:
     """The setting of a condition: see `SetWait`; `instead`: it takes the place of another one."""
     terms = envelope.terms_of(wait)
-    _check_size(wait.key, len("".join(terms.children).encode()), limits)
+    check_size(wait.key, len("".join(terms.children).encode()), limits)
     created_ms = _created_ms(wait, now_ms)
 
     if instead is not None:
@@ -218,7 +223,7 @@ def plan_update_wait(wait: WaitCondition, now_ms: int, limits: Limits) -> Put:
         raise UsageError(message)
 
     terms = envelope.terms_of(wait)
-    _check_size(wait.key, len("".join(terms.children).encode()), limits)
+    check_size(wait.key, len("".join(terms.children).encode()), limits)
     head = Head(old.version + 1, wait.outcome.value, old.created_ms, now_ms)
     return Put(wait.key, head, b"", old.revision, old, terms=terms)
 
@@ -234,14 +239,37 @@ def plan_progress(
 
     old = head_of(progress)
     body = envelope.encode_progress(progress)
-    _check_size(key, len(body), limits)
+    check_size(key, len(body), limits)
     created_ms = now_ms if old is None else old.created_ms
     head = Head(1 if old is None else old.version + 1, 0, created_ms, now_ms)
     expected = ANY if overwrite else None if old is None else old.revision
     return Put(key, head, body, expected, old)
 
 
-def _check_size(key: Key, size: int, limits: Limits) -> None:
+def plan_part(
+    part: Part[Any], now_ms: int, limits: Limits, expected: str | None = None
+) -> Put | None:
+    """The write of a part: `ANY`, `IF_ABSENT`, or what was loaded; `None` if that has not changed."""
+    key, old = part._key, head_of(part)
+    if old is not None and part._body is UNREAD and expected is None and part.tag == old.position:
+        return None
+
+    name, version, body = envelope.encode_part(part)
+    if expected is None and envelope.is_same_part(part, name, body):
+        return None
+
+    check_size(key, len(body), limits)
+    created_ms = now_ms if old is None else old.created_ms
+    number = 1 if old is None else old.version + 1
+    head = Head(number, 0, created_ms, now_ms, name, version, part.tag)
+    if expected is None and old is not None:
+        expected = old.revision
+
+    return Put(key, head, body, expected, old)
+
+
+def check_size(key: Key, size: int, limits: Limits) -> None:
+    """Raise `RecordTooLargeError` for a record of more bytes than the store's limit."""
     if size > limits.max_record_bytes:
         raise _too_large(key, size, limits)
 
@@ -302,6 +330,14 @@ def settle_wait(wait: WaitCondition, change: Put | SetWait, outcome: Outcome, no
     envelope.load_wait(wait, Record(head, b"", terms, tuple(results._items.values())))
     if isinstance(results, UnreadResults):
         stored_state.keep_results(wait, results)
+
+
+def settle_part(part: Part[Any], put: Put, outcome: Outcome) -> None:
+    """Let a part be what was written."""
+    head = put.head._replace(
+        version=outcome.version, revision=outcome.revision, created_ms=outcome.created_ms
+    )
+    stored_state.set_part_written(part, head, put.body)
 
 
 def settle_progress(progress: ForEachProgress, put: Put, outcome: Outcome) -> None:

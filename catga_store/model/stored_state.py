@@ -19,6 +19,8 @@ from catga_store.model.flows import Claim
 from catga_store.model.flows import FlowPosition
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
+from catga_store.model.parts import UNREAD
+from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.times import from_ms
 from catga_store.model.waits import Results
@@ -42,7 +44,9 @@ __all__ = [
     "head_of",
     "keep_results",
     "key_of",
+    "listed_part",
     "load_flow",
+    "load_part",
     "load_progress",
     "load_results",
     "load_wait",
@@ -50,6 +54,7 @@ __all__ = [
     "set_attempts",
     "set_created_at_unknown",
     "set_end",
+    "set_part_written",
     "set_progress_head",
     "set_progress_key",
     "set_satisfied",
@@ -61,7 +66,7 @@ __all__ = [
     "stop_watching",
 ]
 
-AnyRecord: TypeAlias = FlowSnapshot[Any] | WaitCondition | ForEachProgress
+AnyRecord: TypeAlias = FlowSnapshot[Any] | WaitCondition | ForEachProgress | Part[Any]
 
 _STATUSES = tuple(FlowStatus)
 _OUTCOMES = tuple(WaitOutcome)
@@ -297,6 +302,40 @@ def set_satisfied(wait: WaitCondition, version: int, revision: str, status: int)
         _set(wait, "outcome", WaitOutcome(status))
 
     _set(wait, "_loaded", loaded._replace(head=head))
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+
+_PART: type[Part[Any]] = Part
+
+
+def listed_part(key: Key, record: Record, body_type: Any | None = None) -> Part[Any]:
+    """Return a part without its body."""
+    part: Part[Any] = object.__new__(_PART)
+    _set(part, "flow_id", key.id)
+    _set(part, "name", key.name)  # not checked: it may be that of an entry of a log
+    _set(part, "_body", UNREAD)
+    _set(part, "tag", record.head.position)
+    _set(part, "body_type", body_type)
+    _set(part, "_key", key)
+    _set(part, "_loaded", record)
+    _set(part, "_baseline", None)
+    _set(part, "_session", None)
+    return part
+
+
+def load_part(part: Part[Any], record: Record, body: Any, baseline: bytes | None) -> None:
+    """Give a part everything that is stored."""
+    _set(part, "_body", body)
+    _set(part, "tag", record.head.position)
+    _set(part, "_loaded", record)
+    _set(part, "_baseline", baseline)
+
+
+def set_part_written(part: Part[Any], head: Head, body: bytes) -> None:
+    """Let a part be what was written."""
+    _set(part, "_loaded", Record(head, body))
 
 
 # --- ForEach progress ---------------------------------------------------------------------------

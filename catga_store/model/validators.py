@@ -10,6 +10,7 @@ from attrs import Attribute
 from catga_store.errors import EncodingError
 from catga_store.errors import UsageError
 from catga_store.protocol.keys import check_id
+from catga_store.protocol.keys import check_part_name
 from catga_store.protocol.keys import show_int
 from catga_store.protocol.masking import shown
 
@@ -69,6 +70,31 @@ def check_path(_instance: object, _attribute: Attribute[Any], value: Any) -> Non
 def as_flow_id(value: str) -> str:
     """Return a valid flow id."""
     return check_id(value, "a flow id")
+
+
+def as_part_name(value: str) -> str:
+    """Return a valid name of a part."""
+    return check_part_name(value)
+
+
+_TAG_BYTES = 256
+
+
+def check_tag(_instance: object, attribute: Attribute[Any], value: object) -> None:
+    """Validate a tag: text of at most 256 UTF-8 bytes."""
+    if type(value) is not str:
+        message = f"{attribute.name} must be a str, not {shown(value)}"
+        raise UsageError(message)
+
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        message = f"{attribute.name} cannot be encoded: {error}"
+        raise EncodingError(message, path=attribute.name) from error
+
+    if size > _TAG_BYTES:
+        message = f"{attribute.name} is {size} UTF-8 bytes long; the limit is {_TAG_BYTES}"
+        raise UsageError(message)
 
 
 def as_correlation_id(value: str) -> str:

@@ -31,13 +31,20 @@ from catga_store.protocol.failures import uncertain
 from catga_store.protocol.failures import warn_passed_over
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import MAX_ID_BYTES
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import counter_key
 from catga_store.protocol.keys import decode_token
 from catga_store.protocol.keys import encode_token
+from catga_store.protocol.keys import entry_key
 from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import is_counter
+from catga_store.protocol.keys import is_entry
+from catga_store.protocol.keys import log_of
 from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.keys import part_key
 from catga_store.protocol.keys import partition_of
 from catga_store.protocol.keys import progress_key
 from catga_store.protocol.keys import wait_key
@@ -45,6 +52,7 @@ from catga_store.protocol.requests import ANY
 from catga_store.protocol.requests import CANCELLED
 from catga_store.protocol.requests import CLAIMED
 from catga_store.protocol.requests import EXISTS
+from catga_store.protocol.requests import IF_ABSENT
 from catga_store.protocol.requests import MAX_CHANGES
 from catga_store.protocol.requests import MISSING
 from catga_store.protocol.requests import PENDING
@@ -54,6 +62,7 @@ from catga_store.protocol.requests import STALE
 from catga_store.protocol.requests import SWEEP_EVERY
 from catga_store.protocol.requests import SWEPT_AT_ONCE
 from catga_store.protocol.requests import TIMED_OUT
+from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
@@ -71,13 +80,16 @@ from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Item
+from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Overdue
+from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Ping
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import RemoveParts
 from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Scan
@@ -94,9 +106,11 @@ __all__ = [
     "CLAIMED",
     "EXISTS",
     "FLOW",
+    "IF_ABSENT",
     "MAX_CHANGES",
     "MAX_ID_BYTES",
     "MISSING",
+    "PART",
     "PENDING",
     "PROGRESS",
     "REMEMBERED_COMMITS",
@@ -106,6 +120,7 @@ __all__ = [
     "SWEPT_AT_ONCE",
     "TIMED_OUT",
     "WAIT",
+    "Append",
     "Applied",
     "Call",
     "Change",
@@ -126,15 +141,18 @@ __all__ = [
     "Head",
     "Item",
     "Key",
+    "ListedPart",
     "NotSentError",
     "Outcome",
     "Overdue",
+    "Parts",
     "Pause",
     "Ping",
     "Put",
     "Read",
     "Record",
     "Refused",
+    "RemoveParts",
     "Reply",
     "ReplyLostError",
     "Request",
@@ -149,11 +167,17 @@ __all__ = [
     "arun",
     "ask",
     "check_layout",
+    "counter_key",
     "decode_token",
     "encode_token",
+    "entry_key",
     "flow_key",
     "given_up",
+    "is_counter",
+    "is_entry",
+    "log_of",
     "new_commit_id",
+    "part_key",
     "partition_of",
     "progress_key",
     "run",

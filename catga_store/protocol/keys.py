@@ -20,16 +20,26 @@ __all__ = [
     "FLOW",
     "MAX_ID_BYTES",
     "MAX_STEP",
+    "PART",
     "PROGRESS",
+    "SEQUENCE_DIGITS",
     "WAIT",
     "Key",
     "began_s",
     "check_id",
+    "check_log",
+    "check_part_name",
     "check_step",
+    "counter_key",
     "decode_token",
     "encode_token",
+    "entry_key",
     "flow_key",
+    "is_counter",
+    "is_entry",
+    "log_of",
     "new_commit_id",
+    "part_key",
     "partition_of",
     "progress_key",
     "show_int",
@@ -37,11 +47,14 @@ __all__ = [
 ]
 
 FLOW: Final = "flow"
+PART: Final = "part"
 PROGRESS: Final = "progress"
 WAIT: Final = "wait"
 
 MAX_ID_BYTES: Final = 512
 MAX_STEP: Final = 2**31 - 1
+SEQUENCE_DIGITS: Final = 12
+"""The number of an entry in its name has as many digits, so that names have the order of numbers."""
 
 _SHOWN_BITS = 128
 _SHOWN = 40  # characters of an id that does not fit, enough to find it in a log
@@ -50,8 +63,8 @@ _SHOWN = 40  # characters of an id that does not fit, enough to find it in a log
 class Key(NamedTuple):
     """The name of one record. It is a plain tuple, so it can be pickled and sorted.
 
-    `id` is the flow's id (`flow`, `progress`) or the correlation id (`wait`); `step` is 0 unless
-    the kind is `progress`. Nothing is checked here.
+    `id` is the flow's id (`flow`, `progress`, `part`) or the correlation id (`wait`); `step` is 0
+    unless the kind is `progress`, and `name` is empty unless it is `part`. Nothing is checked here.
 
     >>> from catga_store import Key
     >>> print(Key("flow", "order-1"), Key("progress", "order-1", 2), Key("wait", "x"), sep="; ")
@@ -61,9 +74,18 @@ class Key(NamedTuple):
     kind: str
     id: str
     step: int = 0
+    name: str = ""
+
+    def __repr__(self) -> str:
+        """Leave out a name that is empty, as it is of most keys."""
+        name = f", name={self.name!r}" if self.name else ""
+        return f"Key(kind={self.kind!r}, id={self.id!r}, step={self.step!r}{name})"
 
     def __str__(self) -> str:
         """Name the record as error messages do."""
+        if self.kind == PART:
+            return f"part {self.name!r} of flow {self.id!r}"
+
         if self.kind == PROGRESS:
             return f"progress {self.id!r} step {self.step}"
 
@@ -78,13 +100,56 @@ _new: Any = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnkn
 
 def flow_key(flow_id: str) -> Key:
     """Name a flow."""
-    key: Key = _new(Key, (FLOW, flow_id, 0))  # half of what `Key(…)` costs, in every operation
+    key: Key = _new(Key, (FLOW, flow_id, 0, ""))  # half of what `Key(…)` costs, in every operation
     return key
 
 
 def progress_key(flow_id: str, step: int) -> Key:
     """Name the progress of one ForEach step of a flow, whether or not that flow exists."""
     return Key(PROGRESS, flow_id, step)
+
+
+def part_key(flow_id: str, name: str) -> Key:
+    """Name a part of a flow, whether or not that flow exists."""
+    return Key(PART, flow_id, 0, name)
+
+
+def entry_key(flow_id: str, log: str, sequence: int) -> Key:
+    """Name an entry of a log, which is a part.
+
+    >>> print(entry_key("order-1", "log", 7))
+    part 'log/000000000007' of flow 'order-1'
+    """
+    return Key(PART, flow_id, 0, f"{log}/{sequence:0{SEQUENCE_DIGITS}d}")
+
+
+def counter_key(flow_id: str, log: str) -> Key:
+    """Name the hidden part whose version is the number of the last entry of a log."""
+    return Key(PART, flow_id, 0, f"{log}/")
+
+
+def is_counter(key: Key) -> bool:
+    """Return whether a part is the counter of a log, which no listing shows."""
+    return key.name.endswith("/")
+
+
+def log_of(key: Key) -> tuple[str, int] | None:
+    """Return the log and the sequence of a part that is an entry of a log, else None."""
+    log, _, digits = key.name.rpartition("/")
+    return (log, int(digits)) if log and _is_sequence(digits) else None
+
+
+def is_entry(name: str, prefix: str) -> bool:
+    """Return whether a name is the prefix, which is the name of a log and a slash, and a sequence.
+
+    >>> is_entry("log/000000000007", "log/"), is_entry("log/inner/000000000007", "log/")
+    (True, False)
+    """
+    return name.startswith(prefix) and _is_sequence(name[len(prefix) :])
+
+
+def _is_sequence(text: str) -> bool:
+    return len(text) == SEQUENCE_DIGITS and text.isascii() and text.isdigit()
 
 
 def wait_key(correlation_id: str) -> Key:
@@ -130,6 +195,41 @@ def check_id(value: object, what: str) -> str:
         raise InvalidIdError(_refusal(what, found), what=what, value=text, size=size)
 
     return text
+
+
+def check_part_name(value: object) -> str:
+    """Return `value` if it can name a part, else raise `InvalidIdError`.
+
+    >>> check_part_name("steps/")
+    Traceback (most recent call last):
+    ...
+    catga_store.InvalidIdError: part name 'steps/' ends with '/'; end it with a name; nothing was sent
+    """
+    name = check_id(value, "part name")
+    group, _, last = name.rpartition("/")
+    if not last:
+        message = f"part name {_shown(name)} ends with '/'; end it with a name; nothing was sent"
+        raise InvalidIdError(message, what="part name", value=name)
+
+    if group and _is_sequence(last):
+        message = f"part name {_shown(name)} is that of a log entry; append() writes those; nothing was sent"
+        raise InvalidIdError(message, what="part name", value=name)
+
+    return name
+
+
+def check_log(value: object) -> str:
+    """Return `value` if it can name a log, else raise `InvalidIdError`."""
+    name = check_id(value, "log name")
+    most = MAX_ID_BYTES - SEQUENCE_DIGITS - 1
+    if len(name.encode()) > most or name.endswith("/"):
+        message = (
+            f"log name {_shown(name)} ends with '/' or is longer than {most} UTF-8 bytes;"
+            " nothing was sent"
+        )
+        raise InvalidIdError(message, what="log name", value=name)
+
+    return name
 
 
 def check_step(value: object) -> int:

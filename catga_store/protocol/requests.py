@@ -27,6 +27,7 @@ __all__ = [
     "CANCELLED",
     "CLAIMED",
     "EXISTS",
+    "IF_ABSENT",
     "MAX_CHANGES",
     "MISSING",
     "PENDING",
@@ -36,6 +37,7 @@ __all__ = [
     "SWEEP_EVERY",
     "SWEPT_AT_ONCE",
     "TIMED_OUT",
+    "Append",
     "Applied",
     "Change",
     "Check",
@@ -53,13 +55,16 @@ __all__ = [
     "Found",
     "Head",
     "Item",
+    "ListedPart",
     "Outcome",
     "Overdue",
+    "Parts",
     "Ping",
     "Put",
     "Read",
     "Record",
     "Refused",
+    "RemoveParts",
     "Reply",
     "Resolve",
     "Scan",
@@ -84,8 +89,11 @@ PENDING, SATISFIED, TIMED_OUT, CANCELLED = range(4)
 """`Head.status` of a wait condition; the values of `WaitOutcome`."""
 
 ANY = "*"
-"""`Put.expected` of a progress record: any revision or none; the store increments the version. Of a
-`Check`: any revision, under its claim."""
+"""`Put.expected` of a progress record or part: any revision or none; the store increments the version.
+Of a `Check`: any revision, under its claim."""
+
+IF_ABSENT = "-"
+"""`Put.expected` of a part: it is written only if there is none, and never refused."""
 
 EXISTS, STALE, MISSING, CLAIMED = "exists", "stale", "missing", "claimed"
 """`Conflict.reason`."""
@@ -104,8 +112,11 @@ class Head(NamedTuple):
     type: str = ""
     type_version: int = 1
     position: str = ""
+    """A flow: its position. A part: its tag; of an entry of a log, its key."""
     error: str | None = None
     attempts: int = 0
+    """A flow: how often it was claimed. An entry of a log: the version of its flow that its commit made,
+    0 if it made none."""
     owner: str | None = None
     claim: str | None = None
     """The id of the commit that claimed the flow; the owner's own writes keep it."""
@@ -171,7 +182,7 @@ class Put(NamedTuple):
     replaces: Head | None = None
     """The head that had the revision `expected`: it tells which index entries exist."""
     fresh: bool = False
-    """A new incarnation: what belonged to the old one (progress, completions) is removed first."""
+    """A new incarnation: what belonged to the old one (progress, parts, completions) goes first."""
     claiming: bool = False
     """Refused as `CLAIMED` while another owner's claim has not ended."""
     keeps_body: bool = False
@@ -196,7 +207,8 @@ class SetWait(NamedTuple):
 class Delete(NamedTuple):
     """Remove a record if the store still holds revision `expected` (`None`: whatever it holds).
 
-    The progress of a flow is removed with it. A condition leaves a tombstone for `Commit.retain_ms`.
+    The progress and the parts of a flow are absent from then on; their space may be reclaimed later. A
+    condition leaves a tombstone for `Commit.retain_ms`.
     """
 
     key: Key
@@ -226,20 +238,37 @@ class Complete(NamedTuple):
     payload: bytes
 
 
-Change: TypeAlias = Put | SetWait | Delete | Check | Complete
+class Append(NamedTuple):
+    """Add the next entry to a log of a flow. Never a reason to refuse a commit.
+
+    The entry is the part `entry_key(id, log, sequence)`. The sequence is 1 more than the version of the
+    log's counter, `counter_key(id, log)`, which the store writes with it. If the log has an entry with
+    the same key, which is `head.position`, nothing is written; an empty key is like no other. `head` is
+    stored as it comes, with version 1, revision and commits.
+    """
+
+    key: Key
+    """The name of the log, as the name of a part."""
+    head: Head
+    body: bytes
+
+
+Change: TypeAlias = Put | SetWait | Delete | Check | Complete | Append
 
 
 class Outcome(NamedTuple):
     """What one change of an applied commit did; which fields are set depends on the change."""
 
     version: int = 0
+    """Append: the sequence of the entry, which is that of the first one if it is a duplicate."""
     revision: str = ""
     status: int | None = None
     created_ms: int = 0
     satisfied: bool = False
     """This change satisfied the condition. That is true once in the life of a condition."""
     accepted: bool = False
-    """Complete: it was counted or kept now. Delete: there was something. SetWait: it was written."""
+    """Complete: it was counted or kept now. Delete: there was something. SetWait: it was written. Put
+    with `IF_ABSENT`: it was written; else version and revision are those of what is there."""
     duplicate: bool = False
     terms: Terms | None = None
     """SetWait on an ended condition: the stored terms."""
@@ -293,6 +322,14 @@ class Found(NamedTuple):
     head: Head
 
 
+class ListedPart(NamedTuple):
+    """One part of a listing; `body` is None unless it was asked for."""
+
+    name: str
+    head: Head
+    body: bytes | None
+
+
 class Scanned(NamedTuple):
     """One entry of a scan: a record, or the pending completions of a condition that is not set yet."""
 
@@ -331,10 +368,11 @@ class Commit(Request[Reply]):
     now_ms: int
     changes: tuple[Change, ...]
     retain_ms: int | None
-    """How long ended conditions, tombstones and pending completions are kept; None: forever."""
+    """How long ended conditions, tombstones, pending completions, and parts without a flow are kept
+    from their last write; None: forever. Such parts are not absent then, but a sweep removes them."""
 
     def leaving_flows(self) -> set[str]:
-        """Return the ids of flows that this commit deletes or replaces, with their progress."""
+        """Return the ids of flows that this commit deletes or replaces, with progress and parts."""
         if len(self.changes) == 1:
             return set()
 
@@ -422,8 +460,46 @@ class Count(Request[int]):
 
 
 @define
+class Parts(Request[tuple[ListedPart, ...]]):
+    """List up to `limit` parts of a flow whose names begin with `prefix`, by the bytes of their names.
+
+    Only names greater than `after` and less than `before`, as bytes. With `reverse`, the last ones,
+    last first. With `bodies`, each with its body, as one commit wrote both. Counters of logs are left out.
+    """
+
+    flow_id: str
+    prefix: str
+    after: str | None
+    before: str | None
+    reverse: bool
+    limit: int
+    bodies: bool
+    now_ms: int
+    entries: bool = False
+    """Only entries of the log whose name, with a slash, is the prefix; see `is_entry`."""
+
+
+@define
+class RemoveParts(Request[int]):
+    """Remove up to `limit` parts of a flow: those that `Parts` would list first.
+
+    Returns how many there were. Counters of logs stay, so no sequence of a log comes again.
+    """
+
+    flow_id: str
+    prefix: str
+    before: str | None
+    limit: int
+    now_ms: int
+    entries: bool = False
+
+
+@define
 class Scan(Request[tuple[Scanned, ...]]):
-    """List every record of one kind by key, from the first key greater than `after`."""
+    """List every record of one kind by key, from the first key greater than `after`.
+
+    Parts are listed with the counters of logs.
+    """
 
     kind: str
     after: Key | None

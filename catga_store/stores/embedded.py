@@ -31,6 +31,7 @@ from catga_store.protocol.hints import hints_of_extension
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import SWEEP_EVERY
 from catga_store.protocol.requests import SWEPT_AT_ONCE
 from catga_store.protocol.requests import Applied
@@ -43,8 +44,10 @@ from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Overdue
+from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Ping
 from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import RemoveParts
 from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Scan
@@ -85,7 +88,9 @@ class EmbeddedProtocol:
             Extend: self._writing(rules.extend),
             Sweep: self._writing(rules.sweep),
             Clear: self._writing(rules.clear),
+            RemoveParts: self._writing(rules.remove_parts),
             Steps: self._reading(rules.steps),
+            Parts: self._reading(rules.parts),
             Due: self._reading(rules.due),
             DueWaits: self._reading(rules.due_waits),
             Overdue: self._reading(rules.overdue),
@@ -184,7 +189,12 @@ class EmbeddedProtocol:
                 tables.log(commit_id, at_ms, (Outcome(),))
                 return True
 
-            keys = (request.key,) if isinstance(request, Extend) else ()
+            keys: tuple[Key, ...] = ()
+            if isinstance(request, Extend):
+                keys = (request.key,)
+            elif isinstance(request, RemoveParts):
+                keys = (part_key(request.flow_id, request.prefix),)
+
             call = Call(transaction, writes=True, request=request)
             if not (yield from _send(call, commit_id, keys)):
                 raise given_up(commit_id)

@@ -674,7 +674,8 @@ def test_only_records_are_taken(store: cs.Store) -> None:
     with store.session() as session:
         for act in (session.add, session.delete, session.check, session.expunge):
             with pytest.raises(
-                cs.UsageError, match="expected a FlowSnapshot, WaitCondition or ForEachProgress"
+                cs.UsageError,
+                match="expected a FlowSnapshot, WaitCondition, ForEachProgress or Part",
             ):
                 act({"f": 1})  # type: ignore[arg-type]
 
@@ -1141,11 +1142,11 @@ def test_a_receipt_says_what_was_done(store: cs.Store) -> None:
 
     assert receipt.commit_id
     assert {tuple(key): version for key, version in receipt.versions.items()} == {
-        ("flow", "f", 0): 2,
-        ("flow", "g", 0): 1,
-        ("flow", "gone", 0): 0,
-        ("progress", "f", 3): 1,
-        ("wait", "early", 0): 1,
+        ("flow", "f", 0, ""): 2,
+        ("flow", "g", 0, ""): 1,
+        ("flow", "gone", 0, ""): 0,
+        ("progress", "f", 3, ""): 1,
+        ("wait", "early", 0, ""): 1,
     }
     pending, satisfied = cs.WaitOutcome.PENDING, cs.WaitOutcome.SATISFIED
     assert receipt.completions == {
@@ -1482,7 +1483,7 @@ def test_a_lost_outcome_closes_the_session(
         session.commit()
 
     error = caught.value
-    assert [tuple(key) for key in error.keys] == [("flow", "f", 0), ("wait", "w", 0)]
+    assert [tuple(key) for key in error.keys] == [("flow", "f", 0, ""), ("wait", "w", 0, "")]
     assert error.commit_id
     assert flow.version == 1
     with pytest.raises(cs.SessionClosedError, match="CommitUncertainError"):
@@ -1498,7 +1499,7 @@ def test_a_lost_outcome_closes_the_session(
         assert receipt is not None
         assert receipt.commit_id == error.commit_id
         assert {tuple(key): version for key, version in receipt.versions.items()} == {
-            ("flow", "f", 0): 2
+            ("flow", "f", 0, ""): 2
         }
         assert receipt.completions["w", "c"].accepted
         assert store.get_one("f").state == {"n": 1}

@@ -576,8 +576,8 @@ def test_suspend_writes_both_records(store: cs.Store, clock: ManualClock) -> Non
         assert session.commit() == cs.Receipt()
 
     assert {tuple(key): version for key, version in receipt.versions.items()} == {
-        ("flow", "parent", 0): 3,
-        ("wait", "w", 0): 1,
+        ("flow", "parent", 0, ""): 3,
+        ("wait", "w", 0, ""): 1,
     }
     assert wait.parent_flow_id == "parent"
     for one in (flow, store.get_one("parent")):

@@ -881,7 +881,7 @@ def test_corrupt_body_is_reported_and_kept(store: cs.Store, store_url: str, body
         ) as caught:
             read()
 
-        assert tuple(caught.value.key or ()) == ("flow", "bad", 0)
+        assert tuple(caught.value.key or ()) == ("flow", "bad", 0, "")
 
     assert [flow.flow_id for flow in store.claim_due(limit=5)] == ["good"]
     assert {flow.flow_id for flow in store.iter_flows()} == {"bad", "good"}
@@ -924,7 +924,7 @@ def test_corrupt_progress_is_reported_and_kept(
     with pytest.raises(cs.CorruptRecordError, match="progress 'f' step 3") as caught:
         store.get_for_each_progress("f", 3)
 
-    assert tuple(caught.value.key or ()) == ("progress", "f", 3)
+    assert tuple(caught.value.key or ()) == ("progress", "f", 3, "")
     with pytest.raises(cs.CorruptRecordError):
         store.list_for_each_progress("f")
 
@@ -942,7 +942,7 @@ def test_corrupt_condition_is_reported_and_kept(
     with pytest.raises(cs.CorruptRecordError, match="wait condition 'w'") as caught:
         store.get_wait_condition("w")
 
-    assert tuple(caught.value.key or ()) == ("wait", "w", 0)
+    assert tuple(caught.value.key or ()) == ("wait", "w", 0, "")
 
 
 @EVERY_STORE

@@ -44,6 +44,8 @@ TREE: dict[str, tuple[str, ...]] = {
     "StaleWaitConditionError": ("ConflictError",),
     "WaitConditionNotFoundError": ("ConflictError",),
     "StaleProgressError": ("ConflictError",),
+    "PartExistsError": ("ConflictError",),
+    "StalePartError": ("ConflictError",),
     "StoreUnavailableError": ("CatgaStoreError",),
     "CommitUncertainError": ("CatgaStoreError",),
     "CorruptRecordError": ("CatgaStoreError",),
@@ -74,6 +76,8 @@ FACTS: dict[str, dict[str, Any]] = {
     "StaleWaitConditionError": {"correlation_id": "w", "expected": 1, "actual": 2},
     "WaitConditionNotFoundError": {"correlation_id": "w", "expected": 1},
     "StaleProgressError": {"flow_id": "f", "step_index": 2, "expected": 1, "actual": None},
+    "PartExistsError": {"flow_id": "f", "name": "p", "actual": 1},
+    "StalePartError": {"flow_id": "f", "name": "p", "expected": 1, "actual": None},
     "CommitUncertainError": {
         "commit_id": "c",
         "keys": (cs.Key("flow", "f"),),
@@ -81,7 +85,7 @@ FACTS: dict[str, dict[str, Any]] = {
         "kept_seconds": 20.0,
         "sent_at": None,
     },
-    "CorruptRecordError": {"key": ("flow", "f", 0)},
+    "CorruptRecordError": {"key": ("flow", "f", 0, "")},
 }
 
 

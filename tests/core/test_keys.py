@@ -126,9 +126,9 @@ def test_a_key_reads_as_its_record_is_called() -> None:
 def test_a_key_is_a_plain_tuple() -> None:
     """A key equals, hashes and pickles as the tuple (kind, id, step)."""
     key = keys.progress_key("order-1", 2)
-    assert key == ("progress", "order-1", 2)
+    assert key == ("progress", "order-1", 2, "")
     assert pickle.loads(pickle.dumps(key)) == key
-    assert len({key, ("progress", "order-1", 2), keys.flow_key("order-1")}) == 2
+    assert len({key, ("progress", "order-1", 2, ""), keys.flow_key("order-1")}) == 2
 
 
 @given(braced | ids, st.integers(1, 64))

@@ -263,7 +263,7 @@ async def assert_committed(
     """Object, receipt and store say the same: version 2 was written."""
     receipt = session.receipt
     assert receipt is not None
-    assert receipt.versions == {("flow", "counter", 0): 2}
+    assert receipt.versions == {("flow", "counter", 0, ""): 2}
     stored = await store.get_one("counter")
     assert (flow.version, stored.version, stored.state) == (2, 2, {"n": 1})
     assert flow.revision == stored.revision

@@ -21,6 +21,8 @@ from catga_store.protocol.rules.commits import extend
 from catga_store.protocol.rules.commits import resolve
 from catga_store.protocol.rules.expiry import clear
 from catga_store.protocol.rules.expiry import sweep
+from catga_store.protocol.rules.parts import parts
+from catga_store.protocol.rules.parts import remove_parts
 from catga_store.protocol.rules.reading import count
 from catga_store.protocol.rules.reading import due
 from catga_store.protocol.rules.reading import due_waits
@@ -50,8 +52,10 @@ __all__ = [
     "extend",
     "find",
     "overdue",
+    "parts",
     "ping",
     "read",
+    "remove_parts",
     "resolve",
     "scan",
     "steps",

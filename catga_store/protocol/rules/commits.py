@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from catga_store.protocol.failures import given_up
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.requests import ANY
+from catga_store.protocol.requests import IF_ABSENT
+from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
@@ -23,6 +26,8 @@ from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import SetWait
 from catga_store.protocol.rules.expiry import live
 from catga_store.protocol.rules.expiry import remove
+from catga_store.protocol.rules.parts import append
+from catga_store.protocol.rules.parts import note_orphan
 from catga_store.protocol.rules.tables import Tables
 from catga_store.protocol.rules.version_checks import conflicts_of
 from catga_store.protocol.rules.version_checks import refusal
@@ -100,7 +105,9 @@ def _apply_put(tables: Tables, commit: Commit, change: Put, at_ms: int) -> Reply
     return Applied(outcomes)
 
 
-def _apply(tables: Tables, commit: Commit, change: Change) -> Outcome:
+def _apply(  # noqa: PLR0911  one return for each kind of change
+    tables: Tables, commit: Commit, change: Change
+) -> Outcome:
     if isinstance(change, Put):
         if change.key.kind == WAIT:
             return put_wait(tables, commit, change)
@@ -113,6 +120,9 @@ def _apply(tables: Tables, commit: Commit, change: Change) -> Outcome:
     if isinstance(change, SetWait):
         return set_wait(tables, commit, change)
 
+    if isinstance(change, Append):
+        return append(tables, commit, change)
+
     if isinstance(change, Delete):
         return _delete(tables, commit, change)
 
@@ -124,6 +134,9 @@ def _put(tables: Tables, commit: Commit, change: Put, old: Head | None) -> Outco
         remove(tables, change.key)
         old = None
 
+    if change.expected == IF_ABSENT and old is not None:
+        return Outcome(old.version, old.revision, old.status, old.created_ms)
+
     head = written(change.head, commit.id, old)
     if change.expected == ANY and old is None:
         head = head._replace(version=1, created_ms=commit.now_ms)
@@ -133,7 +146,11 @@ def _put(tables: Tables, commit: Commit, change: Put, old: Head | None) -> Outco
     tables.write(
         change.key, head, None if change.keeps_body and old is not None else change.body, old
     )
-    return Outcome(head.version, head.revision, head.status, head.created_ms)
+    if change.key.kind == PART:
+        note_orphan(tables, commit, change.key.id)
+
+    wrote = change.expected == IF_ABSENT
+    return Outcome(head.version, head.revision, head.status, head.created_ms, accepted=wrote)
 
 
 def _delete(tables: Tables, commit: Commit, change: Delete) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -27,7 +28,7 @@ def after(now_ms: int, retain_ms: int | None) -> int | None:
 
 def live(tables: Tables, key: Key, now_ms: int) -> Head | None:
     """Return the head under a key; if it has expired, remove it and return None."""
-    if key.kind == PROGRESS:
+    if key.kind in (PROGRESS, PART):
         flow = tables.head(flow_key(key.id))
         if flow is not None and has_expired(flow, now_ms):
             remove(tables, flow_key(key.id))
@@ -57,6 +58,9 @@ def remove(tables: Tables, key: Key) -> bool:
 
         return row is not None
 
+    if key.kind == PART and not key.name:
+        return _remove_orphans(tables, key)
+
     head = tables.head(key)
     if head is None:
         return False
@@ -65,18 +69,33 @@ def remove(tables: Tables, key: Key) -> bool:
         for step in tables.steps(key.id):
             tables.remove(step.key, step.head)
 
+        tables.drop_parts(key.id)
+
     tables.remove(key, head)
     return True
+
+
+def _remove_orphans(tables: Tables, key: Key) -> bool:
+    """Remove parts whose flow never came; they have expired, or belong to a flow that has come since."""
+    if tables.head(flow_key(key.id)) is None:
+        tables.drop_parts(key.id)
+        return True
+
+    tables.orphan(key.id, None)
+    return False
+
+
+_RECLAIMED, _MOST_RECLAIMED = 25, 5000
+"""Rows of dropped parts that a sweep removes for each record that it may remove, and in all: 200 beside
+a write. They bound how long a sweep keeps other writers of SQLite waiting."""
 
 
 def sweep(tables: Tables, request: Sweep) -> int:
     """Do what `Sweep` asks."""
     keys = tables.expired(request.now_ms, request.limit)
-
-    for key in keys:
-        remove(tables, key)
-
-    return len(keys)
+    removed = sum([remove(tables, key) for key in keys])
+    tables.reclaim(min(_RECLAIMED * request.limit, _MOST_RECLAIMED))
+    return removed
 
 
 def clear(tables: Tables, _request: Clear) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -36,7 +37,7 @@ def read(tables: Tables, request: Read) -> tuple[Record | None, ...]:
 
         if record is None:
             pass
-        elif key.kind == PROGRESS:
+        elif key.kind in (PROGRESS, PART):
             flow = tables.head(flow_key(key.id))
             if flow is not None and has_expired(flow, now_ms):
                 record = None
@@ -139,7 +140,7 @@ def scan(tables: Tables, request: Scan) -> tuple[Scanned, ...]:
 
 
 def _is_gone(tables: Tables, key: Key, record: Record, now_ms: int) -> bool:
-    if key.kind != PROGRESS:
+    if key.kind not in (PROGRESS, PART):
         return has_expired(record.head, now_ms)
 
     flow = tables.head(flow_key(key.id))

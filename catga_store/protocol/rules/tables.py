@@ -11,7 +11,9 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
 
@@ -58,7 +60,7 @@ class Tables(Protocol):
         ...
 
     def head(self, key: Key) -> Head | None:
-        """Return the head of a flow or progress record."""
+        """Return the head of a flow, progress record or part."""
         ...
 
     def record(self, key: Key) -> Record | None:
@@ -66,7 +68,10 @@ class Tables(Protocol):
         ...
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
-        """Insert (`old` is None) or replace a flow or progress record; a body of None keeps the body."""
+        """Insert (`old` is None) or replace a flow, progress record or part.
+
+        A body of None keeps the body.
+        """
         ...
 
     def replace(self, key: Key, head: Head, body: bytes | None, old: Head, commit_id: str) -> bool:
@@ -78,7 +83,30 @@ class Tables(Protocol):
         ...
 
     def remove(self, key: Key, old: Head) -> None:
-        """Remove a flow or progress record."""
+        """Remove a flow, a progress record or a part."""
+        ...
+
+    def parts(self, wanted: Parts) -> list[ListedPart]:
+        """Return a page of parts, in order, without the counters of logs."""
+        ...
+
+    def entry(self, flow_id: str, log: str, key: str) -> int | None:
+        """Return the sequence of the entry of a log that has this key, which is not empty."""
+        ...
+
+    def drop_parts(self, flow_id: str) -> None:
+        """Make all parts of a flow absent, counters included, in a time that does not grow with them.
+
+        Their rows may be removed later, by `reclaim`. New parts of the same flow are unaffected.
+        """
+        ...
+
+    def reclaim(self, limit: int) -> None:
+        """Remove up to `limit` rows of parts that were dropped."""
+        ...
+
+    def orphan(self, flow_id: str, expires_ms: int | None) -> None:
+        """Set when the parts of a flow that does not exist may be removed; None: not at all."""
         ...
 
     def steps(self, flow_id: str) -> list[Found]:
@@ -142,7 +170,10 @@ class Tables(Protocol):
         ...
 
     def expired(self, now_ms: int, limit: int) -> list[Key]:
-        """Return flows and condition rows that have expired."""
+        """Return flows and condition rows that have expired, and orphaned parts.
+
+        Orphaned parts are one key for each flow, `part_key(flow_id, "")`.
+        """
         ...
 
     def logged(self, commit_id: str) -> tuple[Outcome, ...] | None:

@@ -5,13 +5,16 @@ SQLite and memory repeat the check in `Tables.replace`, the short path of a sing
 
 from __future__ import annotations
 
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.requests import ANY
 from catga_store.protocol.requests import CLAIMED
 from catga_store.protocol.requests import EXISTS
+from catga_store.protocol.requests import IF_ABSENT
 from catga_store.protocol.requests import MISSING
 from catga_store.protocol.requests import REMEMBERED_COMMITS
 from catga_store.protocol.requests import STALE
+from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Commit
@@ -35,7 +38,7 @@ def conflicts_of(tables: Tables, commit: Commit) -> tuple[Conflict, ...]:
     for index, change in enumerate(commit.changes):
         key = change.key
         head = live(tables, key, now_ms)
-        goes = key.kind == PROGRESS and key.id in leaving and not isinstance(change, Check)
+        goes = key.kind in (PROGRESS, PART) and key.id in leaving and not isinstance(change, Check)
         if goes or (head is not None and head.status < 0):
             head = None
 
@@ -50,12 +53,15 @@ def refusal(  # noqa: PLR0911  one return for each rule
     change: Change, head: Head | None, now_ms: int
 ) -> str | None:
     """Return why a change is refused by a store that holds `head`, or None if it is accepted."""
-    if isinstance(change, Complete | SetWait):
+    if isinstance(change, Complete | SetWait | Append):
         return None
 
     expected = change.expected
     if expected is None:
         return EXISTS if isinstance(change, Put) and head is not None else None
+
+    if expected == IF_ABSENT:
+        return None
 
     if expected == ANY:
         return _lost_claim(change, head) if isinstance(change, Check) else None

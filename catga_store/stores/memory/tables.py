@@ -25,21 +25,26 @@ from sortedcontainers import SortedDict
 from sortedcontainers import SortedList
 
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import REMEMBERED_COMMITS
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Item
+from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
+from catga_store.stores.memory.parts import FlowParts
 
 __all__ = ["MemoryTables"]
 
@@ -98,7 +103,7 @@ class MemoryTables:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.undo: list[tuple[dict[Any, Any], Any, Any]] = []
+        self.undo: list[tuple[Any, Any, Any]] = []
         self._layout: tuple[int, int] | None = None
         self._make_rows()
         self._make_indexes()
@@ -109,6 +114,8 @@ class MemoryTables:
         self._waits: dict[Key, WaitRow] = {}
         self._terms: dict[Key, Terms] = {}
         self._items: dict[Key, dict[str, tuple[ItemRow, bytes]]] = {}
+        self._parts: SortedDict[str, FlowParts] = SortedDict()
+        self._orphans: dict[str, int] = {}
         self._log: dict[str, tuple[int, tuple[Outcome, ...]]] = {}
 
     def _make_indexes(self) -> None:
@@ -122,7 +129,7 @@ class MemoryTables:
         self._expiries: SortedList[tuple[int, Key]] = SortedList()
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._keys) + sum(len(parts.rows) for parts in self._parts.values())
 
     def layout(self) -> tuple[int, int] | None:
         return self._layout
@@ -132,7 +139,7 @@ class MemoryTables:
         self._layout = version, partitions
 
     def clear(self) -> None:
-        for name in ("_heads", "_bodies", "_waits", "_terms", "_items", "_log"):
+        for name in _ROWS:
             self._note(vars(self), name)
 
         self._make_rows()
@@ -170,18 +177,28 @@ class MemoryTables:
             self._keys.add(key)
             self._index_wait(key, None, row)
 
+        for flow_id, expires_ms in self._orphans.items():
+            self._expiries.add((expires_ms, part_key(flow_id, "")))
+
         self.undo.clear()
 
-    def _note(self, rows: dict[Any, Any], key: object) -> None:
+    def _note(self, rows: Any, key: object) -> None:
         """Note what a row is before it is written or removed."""
         self.undo.append((rows, key, rows.get(key, _ABSENT)))
 
     # flows and progress ---------------------------------------------------------------------------
 
     def head(self, key: Key) -> Head | None:
+        if key.kind == PART:
+            part = self._part(key)
+            return None if part is None else part.head
+
         return self._heads.get(key)
 
     def record(self, key: Key) -> Record | None:
+        if key.kind == PART:
+            return self._part(key)
+
         if key.kind == WAIT:
             row = self._waits.get(key)
             if row is None:
@@ -198,6 +215,10 @@ class MemoryTables:
         return None if head is None else Record(head, self._bodies[key])
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
+        if key.kind == PART:
+            self._write_part(key, head, body)
+            return
+
         # `_note`, written out: most commits do this.
         note, heads, bodies = self.undo.append, self._heads, self._bodies
         note((heads, key, _ABSENT if old is None else old))
@@ -250,6 +271,10 @@ class MemoryTables:
                 self._flow_listing.add(fields, head, key.id)
 
     def remove(self, key: Key, old: Head) -> None:
+        if key.kind == PART:
+            self._parts[key.id].remove(key.name)
+            return
+
         self._note(self._heads, key)
         del self._heads[key]
         self._note(self._bodies, key)
@@ -274,6 +299,50 @@ class MemoryTables:
             return []
 
         return [Found(Key(PROGRESS, flow_id, step), head) for step, head in steps.items()]
+
+    # parts ----------------------------------------------------------------------------------------
+
+    def _part(self, key: Key) -> Record | None:
+        parts = self._parts.get(key.id)
+        return None if parts is None else parts.rows.get(key.name)
+
+    def _write_part(self, key: Key, head: Head, body: bytes | None) -> None:
+        parts = self._parts.get(key.id)
+        if parts is None:
+            self._note(self._parts, key.id)
+            parts = self._parts[key.id] = FlowParts(key.id, self._note)
+
+        parts.write(key.name, head, body)
+
+    def parts(self, wanted: Parts) -> list[ListedPart]:
+        parts = self._parts.get(wanted.flow_id)
+        return [] if parts is None else parts.listed(wanted)
+
+    def entry(self, flow_id: str, log: str, key: str) -> int | None:
+        parts = self._parts.get(flow_id)
+        return None if parts is None else parts.entry(log, key)
+
+    def drop_parts(self, flow_id: str) -> None:
+        if flow_id in self._parts:
+            self._note(self._parts, flow_id)
+            del self._parts[flow_id]
+            self.orphan(flow_id, None)
+
+    def reclaim(self, limit: int) -> None:
+        """Do nothing: the interpreter frees what was dropped."""
+
+    def orphan(self, flow_id: str, expires_ms: int | None) -> None:
+        before = self._orphans.get(flow_id)
+        if before == expires_ms:
+            return
+
+        self._note(self._orphans, flow_id)
+        if expires_ms is None:
+            del self._orphans[flow_id]
+        else:
+            self._orphans[flow_id] = expires_ms
+
+        _move(self._expiries, part_key(flow_id, ""), before, expires_ms)
 
     # conditions -----------------------------------------------------------------------------------
 
@@ -489,6 +558,9 @@ class MemoryTables:
                 yield Found(key, head)
 
     def scan(self, kind: str, after: Key | None, limit: int) -> list[Key]:
+        if kind == PART:
+            return self._scan_parts(after, limit)
+
         found: list[Key] = []
         first = Key(kind, "") if after is None else after
 
@@ -499,6 +571,18 @@ class MemoryTables:
             found.append(key)
 
         return found
+
+    def _scan_parts(self, after: Key | None, limit: int) -> list[Key]:
+        flow_id, last = ("", "") if after is None else (after.id, after.name)
+        found: list[Key] = []
+
+        for each in self._parts.irange(flow_id):
+            names = self._parts[each].rows.irange(last if each == flow_id else "")
+            found += (part_key(each, name) for name in names if each != flow_id or name > last)
+            if len(found) >= limit:
+                break
+
+        return found[:limit]
 
     def expired(self, now_ms: int, limit: int) -> list[Key]:
         found: list[Key] = []
@@ -526,6 +610,9 @@ class MemoryTables:
             if at_ms < before_ms:
                 self._note(self._log, commit_id)
                 del self._log[commit_id]
+
+
+_ROWS = ("_heads", "_bodies", "_waits", "_terms", "_items", "_parts", "_orphans", "_log")
 
 
 def _notified_at(row: WaitRow | None) -> int | None:

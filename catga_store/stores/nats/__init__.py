@@ -88,6 +88,7 @@ from catga_store.errors import UsageError
 from catga_store.protocol import rules
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
+from catga_store.protocol.failures import refuse_parts
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
@@ -189,6 +190,7 @@ class NatsProtocol:
 
     def converse(self, request: Request[object]) -> Conversation[object]:
         """Do what a store protocol request asks and return its reply."""
+        refuse_parts(request, "NATS")
         handler = self._handlers[type(request)]
         return handler(request) if self._prepared else self._first(handler, request)
 

@@ -21,6 +21,7 @@ from catga_store.protocol import rules
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.failures import warn_passed_over
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -519,6 +520,9 @@ class NatsListings:
 
     def scan(self, request: Scan) -> Conversation[tuple[Scanned, ...]]:
         """`Scan`."""
+        if request.kind == PART:
+            return ()  # there are none
+
         deadline = self._exchange.deadline()
         (names,) = yield from self._exchange.names([self._layout.all_of(request.kind)], deadline)
         keys = sorted(map(self._layout.key, names))

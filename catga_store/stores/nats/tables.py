@@ -24,7 +24,9 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Item
+from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
 from catga_store.protocol.rules import PENDING_COMPLETIONS
@@ -216,6 +218,21 @@ class NatsTables:
         self._read_all(keys)
         found = [(key, self.head(key)) for key in sorted(keys)]
         return [Found(key, head) for key, head in found if head is not None]
+
+    def parts(self, wanted: Parts) -> list[ListedPart]:  # noqa: ARG002  there are none
+        return []
+
+    def entry(self, flow_id: str, log: str, key: str) -> int | None:  # noqa: ARG002  as above
+        return None
+
+    def drop_parts(self, flow_id: str) -> None:
+        """Do nothing: there are none."""
+
+    def reclaim(self, limit: int) -> None:
+        """Do nothing: there are none."""
+
+    def orphan(self, flow_id: str, expires_ms: int | None) -> None:
+        """Do nothing: there are none."""
 
     def _read_all(self, keys: Iterable[Key]) -> None:
         subjects = [self._layout.subject(key) for key in keys]

@@ -75,6 +75,7 @@ from catga_store.errors import NotSupportedError
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
+from catga_store.protocol.failures import refuse_parts
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Commit
@@ -166,6 +167,7 @@ class RedisProtocol:
 
     def converse(self, request: Request[object]) -> Conversation[object]:
         """Perform a store protocol request, and return its reply."""
+        refuse_parts(request, "Redis")
         handler = self._handlers[type(request)]
         return handler(request) if self._prepared else self._first(handler, request)
 

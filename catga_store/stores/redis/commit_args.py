@@ -12,6 +12,7 @@ from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Complete
 from catga_store.protocol.requests import Conflict
@@ -67,7 +68,7 @@ def add_change(
     elif isinstance(change, Delete):
         expected = b"" if change.expected is None else change.expected
         args += (b"D", letter, record_id, key.step, expected, b"l" if leaves else b"")
-    else:
+    elif isinstance(change, Check):
         due = b"" if change.due_ms is None else change.due_ms
         flags = b"l" if leaves else b"o" if change.claim is not None else b""
         expected = change.expected if change.claim is None else change.claim

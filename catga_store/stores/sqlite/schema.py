@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from catga_store.protocol.requests import PENDING
+from catga_store.stores.sqlite.parts import LAY_OUT_PARTS
 
 __all__ = [
     "LAY_OUT",
@@ -71,4 +72,5 @@ CREATE INDEX catga_waits_deadline ON catga_waits (due_ms, id)
 WHERE due_ms IS NOT NULL AND status = {PENDING}
 """,
     "CREATE INDEX catga_waits_expires ON catga_waits (expires_ms) WHERE expires_ms IS NOT NULL",
+    *LAY_OUT_PARTS,
 )

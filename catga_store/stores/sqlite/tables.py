@@ -16,6 +16,7 @@ import msgspec
 
 from catga_store.errors import CorruptRecordError
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -26,12 +27,15 @@ from catga_store.protocol.requests import REMEMBERED_COMMITS
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
 from catga_store.stores.sqlite.guards import FileGuard
+from catga_store.stores.sqlite.parts import SQLiteParts
 from catga_store.stores.sqlite.rows import HEAD
 from catga_store.stores.sqlite.rows import WAIT_HEAD
 from catga_store.stores.sqlite.rows import corrupt
@@ -122,6 +126,7 @@ class SQLiteTables:
         self.connection = connection
         self._execute = connection.execute
         self.guard = guard
+        self._parts = SQLiteParts(connection.execute)
 
     def close(self) -> None:
         """Close the connection."""
@@ -150,10 +155,15 @@ class SQLiteTables:
         for table in ("flows", "progress", "waits", "items", "commits"):
             self._execute(f"DELETE FROM catga_{table}")  # noqa: S608  a literal name
 
+        self._parts.clear()
+
     # flows and progress ---------------------------------------------------------------------------
 
     def head(self, key: Key) -> Head | None:
-        kind, record_id, step = key
+        kind, record_id, step, _ = key
+        if kind == PART:
+            return self._parts.head(key)
+
         row = self._execute(_READ_HEAD[kind], (record_id.encode(), step)).fetchone()
         return None if row is None else read_head(key, row)
 
@@ -161,7 +171,10 @@ class SQLiteTables:
         if key.kind == WAIT:
             return self._wait_record(key)
 
-        kind, record_id, step = key
+        kind, record_id, step, _ = key
+        if kind == PART:
+            return self._parts.record(key)
+
         row = self._execute(_READ[kind], (record_id.encode(), step)).fetchone()
         return None if row is None else Record(read_head(key, row), row[15])
 
@@ -187,6 +200,10 @@ class SQLiteTables:
         )
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
+        if key.kind == PART:
+            self._parts.write(key, head, body, old)
+            return
+
         table = _TABLE[key.kind]
         if old is None:
             self._execute(
@@ -211,6 +228,10 @@ class SQLiteTables:
         return cursor.rowcount == 1
 
     def remove(self, key: Key, old: Head) -> None:  # noqa: ARG002  memory needs `old`
+        if key.kind == PART:
+            self._parts.remove(key)
+            return
+
         self._execute(
             f"DELETE FROM {_TABLE[key.kind]} WHERE id = ? AND step = ?",  # noqa: S608  ours
             (key.id.encode(), key.step),
@@ -227,6 +248,23 @@ class SQLiteTables:
             found.append(Found(key, read_head(key, row)))
 
         return found
+
+    # parts ----------------------------------------------------------------------------------------
+
+    def parts(self, wanted: Parts) -> list[ListedPart]:
+        return self._parts.listed(wanted)
+
+    def entry(self, flow_id: str, log: str, key: str) -> int | None:
+        return self._parts.entry(flow_id, log, key)
+
+    def drop_parts(self, flow_id: str) -> None:
+        self._parts.drop(flow_id)
+
+    def reclaim(self, limit: int) -> None:
+        self._parts.reclaim(limit)
+
+    def orphan(self, flow_id: str, expires_ms: int | None) -> None:
+        self._parts.orphan(flow_id, expires_ms)
 
     # conditions -----------------------------------------------------------------------------------
 
@@ -404,6 +442,9 @@ class SQLiteTables:
         return number
 
     def scan(self, kind: str, after: Key | None, limit: int) -> list[Key]:
+        if kind == PART:
+            return self._parts.scan(after, limit)
+
         if kind == WAIT:
             rows = self._execute(
                 "SELECT id, 0 FROM catga_waits WHERE id > ? ORDER BY id LIMIT ?",
@@ -434,7 +475,7 @@ class SQLiteTables:
             )
             found += readable(rows, limit - len(found), read)
 
-        return found
+        return found + self._parts.orphans(now_ms, limit - len(found))
 
     def _leaving(self, row: Sequence[Any]) -> Key:
         """Return the key of a flow that can be removed: it and its progress can be read."""

@@ -650,7 +650,7 @@ def test_a_commit_that_keeps_failing_is_uncertain(
     with pytest.raises(cs.CommitUncertainError) as caught:
         session.commit()
 
-    assert set(caught.value.keys) == {("flow", "order", 0), ("flow", "other", 0)}
+    assert set(caught.value.keys) == {("flow", "order", 0, ""), ("flow", "other", 0, "")}
     with pytest.raises(cs.SessionClosedError):
         session.get("order")
 
@@ -663,7 +663,7 @@ def test_a_commit_that_keeps_failing_is_uncertain(
         receipt = store.resolve_commit(caught.value)
         assert (receipt is not None) is applied
         if receipt is not None:
-            assert receipt.versions == {("flow", "order", 0): 2, ("flow", "other", 0): 1}
+            assert receipt.versions == {("flow", "order", 0, ""): 2, ("flow", "other", 0, ""): 1}
 
         assert store.get_one("order").state == {"n": int(applied)}
         assert (store.get("other") is not None) is applied
@@ -840,7 +840,7 @@ def test_an_edited_flow_is_not_written_over(path: Path, store: cs.SQLiteStore, e
     with pytest.raises(cs.CorruptRecordError, match="nothing was changed") as caught:
         store.update(held)
 
-    assert caught.value.key == ("flow", "bad", 0)
+    assert caught.value.key == ("flow", "bad", 0, "")
     assert dump(path) == before
 
 
@@ -863,7 +863,7 @@ def test_an_edited_condition_is_named_and_kept(
     with pytest.raises(cs.CorruptRecordError, match="nothing was changed") as caught:
         result_of(store, "bad-wait")
 
-    assert caught.value.key == ("wait", "bad-wait", 0)
+    assert caught.value.key == ("wait", "bad-wait", 0, "")
     assert result_of(store, "good-wait") == 1
 
 

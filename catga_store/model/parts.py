@@ -1,0 +1,154 @@
+"""Parts: further bodies under a flow, by name; and the entries of its logs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from typing import Final
+from typing import Generic
+from typing import TypeVar
+from typing import final
+
+from attrs import Factory
+from attrs import define
+from attrs import field
+from attrs import frozen
+from attrs import setters
+
+from catga_store import codec
+from catga_store.errors import UsageError
+from catga_store.model.times import from_ms
+from catga_store.model.validators import as_flow_id
+from catga_store.model.validators import as_part_name
+from catga_store.model.validators import check_tag
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import part_key
+from catga_store.protocol.requests import Record
+
+__all__ = ["UNREAD", "Appended", "LogEntry", "Part"]
+
+S = TypeVar("S")
+
+
+@final
+class _Unread:
+    """Stands for a body that was not read."""
+
+    def __repr__(self) -> str:
+        return "<not read>"
+
+
+UNREAD: Final[Any] = _Unread()
+
+
+def _key_of_part(part: Part[Any]) -> Key:
+    return part_key(part.flow_id, part.name)
+
+
+@define(eq=False, repr=False)
+class Part(Generic[S]):
+    """One named body under a flow: a step's result, a chunk of data, another program's record.
+
+    `name` is 1 to 512 UTF-8 bytes; parts are listed by the bytes of their names, and `/` groups them by
+    convention. It does not end with `/`. `body` is `bytes`, which are kept as they are, or whatever a
+    flow's state can be; `body_type` is like `state_type` of a flow. `tag` is up to 256 UTF-8 bytes of
+    text that listings return without the body.
+
+    A part commits with its flow, in the flow's partition, and goes with it. It may be written before
+    its flow is. Two parts are equal only if they are the same object.
+
+    >>> part = Part("order-1", "step/3", b"...", tag="image/png")
+    >>> part.version, part
+    (0, <Part 'step/3' of 'order-1' v0>)
+    """
+
+    flow_id: str = field(converter=as_flow_id, on_setattr=setters.frozen)
+    name: str = field(converter=as_part_name, on_setattr=setters.frozen)
+    _body: S = field()
+    tag: str = field(default="", validator=check_tag, kw_only=True)
+    body_type: Any | None = field(default=None, kw_only=True, on_setattr=setters.frozen)
+    _key: Key = field(init=False, default=Factory(_key_of_part, takes_self=True))
+    _loaded: Record | None = field(default=None, init=False)
+    _baseline: bytes | None = field(default=None, init=False)
+    """As on a flow."""
+    _session: object | None = field(default=None, init=False)
+
+    @property
+    def body(self) -> S:
+        """The body; `UsageError` if the part came from a listing without bodies."""
+        if self._body is UNREAD:
+            message = (
+                f"the body of {self._key} was not read: list with bodies=True, or get the part"
+            )
+            raise UsageError(message)
+
+        return self._body
+
+    @body.setter
+    def body(self, value: S) -> None:
+        self._body = value
+
+    @property
+    def version(self) -> int:
+        """0 before the first write, then 1, 2, 3 and so on."""
+        return 0 if self._loaded is None else self._loaded.head.version
+
+    @property
+    def revision(self) -> str | None:
+        """Identifies this write of this part forever; `None` before the first."""
+        return None if self._loaded is None else self._loaded.head.revision
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the part was first written; `None` before that."""
+        return None if self._loaded is None else from_ms(self._loaded.head.created_ms)
+
+    @property
+    def updated_at(self) -> datetime | None:
+        """When the store last wrote the part; `None` before the first write."""
+        return None if self._loaded is None else from_ms(self._loaded.head.updated_ms)
+
+    @property
+    def type_name(self) -> str:
+        """The name the body is stored under: `bytes`, that of its type, or empty for JSON data."""
+        if self._loaded is not None:
+            stored = self._loaded.head.type
+            if self._body is UNREAD or stored not in ("", "bytes"):
+                return stored
+
+        return codec.type_name(codec.type_of(self._body, self.body_type))
+
+    @property
+    def key(self) -> Key:
+        """The key the part is stored under."""
+        return self._key
+
+    def __repr__(self) -> str:
+        return f"<Part {self.name!r} of {self.flow_id!r} v{self.version}>"
+
+
+@frozen
+class Appended:
+    """What an append did: the `sequence` of its entry, from 1, without gaps in a log.
+
+    `duplicate`: the log had an entry with the same key, and nothing was written; the sequence is that
+    of this entry.
+    """
+
+    flow_id: str
+    log: str
+    sequence: int
+    key: str | None = None
+    duplicate: bool = False
+
+
+@frozen
+class LogEntry:
+    """One entry of a log: its body, and when and by what it was written."""
+
+    sequence: int
+    body: Any
+    key: str | None
+    at: datetime
+    version: int | None
+    """The version of the flow that the same commit made; `None` if it did not write the flow."""

@@ -1,0 +1,211 @@
+"""The parts of flows in a SQLite file.
+
+The parts of one flow have a number, their life, so that deleting a flow with many parts is one row: the
+life loses its flow. The rows of such a life are removed later, some at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+from catga_store.protocol.keys import PART
+from catga_store.protocol.keys import SEQUENCE_DIGITS
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import log_of
+from catga_store.protocol.keys import part_key
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import ListedPart
+from catga_store.protocol.requests import Parts
+from catga_store.protocol.requests import Record
+from catga_store.stores.sqlite.rows import HEAD
+from catga_store.stores.sqlite.rows import corrupt
+from catga_store.stores.sqlite.rows import read_head
+from catga_store.stores.sqlite.rows import read_key
+
+__all__ = ["LAY_OUT_PARTS", "SQLiteParts"]
+
+LAY_OUT_PARTS = (
+    # `id` is NULL once the flow is gone; `expires_ms` is set while it has not come yet.
+    "CREATE TABLE catga_lives (life INTEGER PRIMARY KEY, id BLOB UNIQUE, expires_ms INTEGER)",
+    """
+CREATE TABLE catga_parts (
+  life INTEGER NOT NULL, name BLOB NOT NULL,
+  version INTEGER NOT NULL, status INTEGER NOT NULL,
+  created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
+  type TEXT NOT NULL, type_version INTEGER NOT NULL,
+  position TEXT NOT NULL, error TEXT, attempts INTEGER NOT NULL,
+  owner TEXT, claim TEXT, due_ms INTEGER, expires_ms INTEGER,
+  revision TEXT NOT NULL, commits TEXT NOT NULL,
+  log BLOB, body BLOB NOT NULL,
+  PRIMARY KEY (life, name)
+)
+""",
+    # `log` is set on an entry that has a key, which is its `position`.
+    "CREATE INDEX catga_parts_key ON catga_parts (life, log, position, name) WHERE log IS NOT NULL",
+    "CREATE INDEX catga_lives_gone ON catga_lives (life) WHERE id IS NULL",
+    "CREATE INDEX catga_lives_expires ON catga_lives (expires_ms) WHERE expires_ms IS NOT NULL",
+)
+
+_MOST = 2**31 - 1  # SQLite takes no larger ones than 64 bits
+
+_LIFE = "(SELECT life FROM catga_lives WHERE id = ?)"
+_READ_HEAD = f"SELECT {HEAD} FROM catga_parts WHERE life = {_LIFE} AND name = ?"  # noqa: S608  ours
+_READ = f"SELECT {HEAD}, body FROM catga_parts WHERE life = {_LIFE} AND name = ?"  # noqa: S608  ours
+_INSERT = (
+    f"INSERT INTO catga_parts (life, name, {HEAD}, log, body)"  # noqa: S608  ours
+    f" VALUES ({_LIFE}, {', '.join('?' * 18)})"
+)
+_COLUMNS = HEAD.split(", ")
+_UPDATE = (
+    f"UPDATE catga_parts SET {' = ?, '.join(_COLUMNS)} = ?, body = ifnull(?, body)"  # noqa: S608  ours
+    f" WHERE life = {_LIFE} AND name = ?"
+)
+
+
+class SQLiteParts:
+    """The rows of parts in one connection, inside one transaction."""
+
+    def __init__(self, execute: Callable[..., Any]) -> None:
+        self._execute = execute
+
+    def head(self, key: Key) -> Head | None:
+        """Return the head of a part."""
+        row = self._execute(_READ_HEAD, (key.id.encode(), key.name.encode())).fetchone()
+        return None if row is None else read_head(key, row)
+
+    def record(self, key: Key) -> Record | None:
+        """Return a part."""
+        row = self._execute(_READ, (key.id.encode(), key.name.encode())).fetchone()
+        return None if row is None else Record(read_head(key, row), row[15])
+
+    def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
+        """Insert or replace a part."""
+        flow_id, name = key.id.encode(), key.name.encode()
+        values = (*head[:14], " ".join(head.commits))
+        if old is not None:
+            self._execute(_UPDATE, (*values, body, flow_id, name))
+            return
+
+        logged = log_of(key) if head.position else None
+        log = None if logged is None else logged[0].encode()
+        self._execute("INSERT OR IGNORE INTO catga_lives (id) VALUES (?)", (flow_id,))
+        self._execute(_INSERT, (flow_id, name, *values, log, body))
+
+    def remove(self, key: Key) -> None:
+        """Remove a part."""
+        self._execute(
+            f"DELETE FROM catga_parts WHERE life = {_LIFE} AND name = ?",  # noqa: S608  ours
+            (key.id.encode(), key.name.encode()),
+        )
+
+    def listed(self, wanted: Parts) -> list[ListedPart]:
+        """Return a page of parts."""
+        where = ""
+        values: list[bytes | int] = [wanted.flow_id.encode()]
+        prefix = wanted.prefix.encode()
+        if prefix:
+            where += " AND name >= ? AND name < ?"
+            values += [prefix, prefix[:-1] + bytes((prefix[-1] + 1,))]  # UTF-8 has no byte 255
+
+        if wanted.after is not None:
+            where += " AND name > ?"
+            values.append(wanted.after.encode())
+
+        if wanted.before is not None:
+            where += " AND name < ?"
+            values.append(wanted.before.encode())
+
+        if wanted.entries:
+            where += " AND length(name) = ? AND substr(CAST(name AS TEXT), ?) NOT GLOB '*[^0-9]*'"
+            values += [len(prefix) + SEQUENCE_DIGITS, len(wanted.prefix) + 1]
+
+        order = " DESC" if wanted.reverse else ""
+        rows = self._execute(
+            f"SELECT {HEAD}, name{', body' if wanted.bodies else ''} FROM catga_parts"  # noqa: S608  ours
+            f" WHERE life = {_LIFE}{where} AND substr(name, -1) <> x'2f' ORDER BY name{order} LIMIT ?",
+            (*values, wanted.limit),
+        )
+        return [_listed(wanted, row) for row in rows]
+
+    def entry(self, flow_id: str, log: str, key: str) -> int | None:
+        """Return the sequence of the entry of a log that has this key."""
+        row = self._execute(
+            f"SELECT name FROM catga_parts WHERE life = {_LIFE} AND log = ? AND position = ?"  # noqa: S608  ours
+            " ORDER BY name LIMIT 1",
+            (flow_id.encode(), log.encode(), key),
+        ).fetchone()
+        if row is None:
+            return None
+
+        logged = log_of(_key(flow_id, row[0]))
+        if logged is None:
+            raise corrupt(part_key(flow_id, repr(row[0])[:100]), "an entry of a log")
+
+        return logged[1]
+
+    def drop(self, flow_id: str) -> None:
+        """Make all parts of a flow absent."""
+        self._execute(
+            "UPDATE catga_lives SET id = NULL, expires_ms = NULL WHERE id = ?", (flow_id.encode(),)
+        )
+
+    def reclaim(self, limit: int) -> None:
+        """Remove some rows of parts that were dropped."""
+        left = limit
+        lives = self._execute("SELECT life FROM catga_lives WHERE id IS NULL LIMIT ?", (limit,))
+        for (life,) in lives.fetchall():
+            removed = self._execute(
+                "DELETE FROM catga_parts WHERE rowid IN"
+                " (SELECT rowid FROM catga_parts WHERE life = ? LIMIT ?)",
+                (life, left),
+            ).rowcount
+            left -= removed
+            if left <= 0:
+                return  # perhaps there are more of it
+
+            self._execute("DELETE FROM catga_lives WHERE life = ?", (life,))
+
+    def orphan(self, flow_id: str, expires_ms: int | None) -> None:
+        """Set when the parts of a flow that does not exist may be removed."""
+        self._execute(
+            "UPDATE catga_lives SET expires_ms = ? WHERE id = ?", (expires_ms, flow_id.encode())
+        )
+
+    def orphans(self, now_ms: int, limit: int) -> list[Key]:
+        """Return the flows whose orphaned parts may be removed."""
+        rows = self._execute(
+            "SELECT id FROM catga_lives WHERE expires_ms IS NOT NULL AND expires_ms <= ?"
+            " ORDER BY expires_ms LIMIT ?",
+            (now_ms, min(limit, _MOST)),
+        )
+        return [read_key(PART, row[0]) for row in rows]
+
+    def scan(self, after: Key | None, limit: int) -> list[Key]:
+        """Return keys of parts in order, those of counters included."""
+        flow_id, name = ("", "") if after is None else (after.id, after.name)
+        rows = self._execute(
+            "SELECT id, name FROM catga_lives JOIN catga_parts USING (life)"
+            " WHERE id IS NOT NULL AND (id, name) > (?, ?) ORDER BY id, name LIMIT ?",
+            (flow_id.encode(), name.encode(), limit),
+        )
+        return [_key(read_key(PART, row[0]).id, row[1]) for row in rows]
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self._execute("DELETE FROM catga_parts")
+        self._execute("DELETE FROM catga_lives")
+
+
+def _key(flow_id: str, name: object) -> Key:
+    return part_key(flow_id, read_key(PART, name).id)
+
+
+def _listed(wanted: Parts, row: Sequence[Any]) -> ListedPart:
+    key = _key(wanted.flow_id, row[15])
+    head = read_head(key, row[:15])
+    if wanted.bodies and type(row[16]) is not bytes:
+        raise corrupt(key, f"a body of type {type(row[16]).__name__}")
+
+    return ListedPart(key.name, head, row[16] if wanted.bodies else None)
