@@ -67,6 +67,7 @@ from catga_store.model.flows import FlowPosition
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
 from catga_store.model.flows import FlowSummary
+from catga_store.model.flows import FlowVersion
 from catga_store.model.listings import Page
 from catga_store.model.listings import Retention
 from catga_store.model.parts import Appended
@@ -125,6 +126,7 @@ __all__ = [
     "FlowSnapshot",
     "FlowStatus",
     "FlowSummary",
+    "FlowVersion",
     "ForEachProgress",
     "InvalidIdError",
     "Key",

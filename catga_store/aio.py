@@ -26,6 +26,7 @@ from typing import overload
 
 from catga_store.core import claims
 from catga_store.core import commits
+from catga_store.core import history
 from catga_store.core import listings
 from catga_store.core import parts
 from catga_store.core import records
@@ -51,6 +52,7 @@ from catga_store.core.waiting import NO_WAIT
 from catga_store.errors import CommitUncertainError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowSummary
+from catga_store.model.flows import FlowVersion
 from catga_store.model.listings import Page
 from catga_store.model.parts import Appended
 from catga_store.model.parts import LogEntry
@@ -113,14 +115,23 @@ class AsyncStore(BaseAsyncStore):
         await self._run(records.create(self._context, snapshot))
 
     @overload
-    async def get(self, flow_id: str, state_type: type[S]) -> FlowSnapshot[S] | None: ...
+    async def get(
+        self, flow_id: str, state_type: type[S], *, version: int | None = None
+    ) -> FlowSnapshot[S] | None: ...
     @overload
-    async def get(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any] | None: ...
-    async def get(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any] | None:
+    async def get(
+        self, flow_id: str, state_type: None = None, *, version: int | None = None
+    ) -> FlowSnapshot[Any] | None: ...
+    async def get(
+        self, flow_id: str, state_type: Any | None = None, *, version: int | None = None
+    ) -> FlowSnapshot[Any] | None:
         """Return the flow as a new object, or `None` if there is none.
 
         Without a type the state is raw JSON data. Costs one round trip. `StateTypeError` if the
         state was stored as another named type, `CorruptRecordError` if it cannot be read.
+
+        With `version`, return the flow as that version was, or `None` if it is not kept (the option
+        `history`). A former version cannot be written: `update` raises `StaleFlowError`.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore
@@ -130,6 +141,9 @@ class AsyncStore(BaseAsyncStore):
         >>> anyio.run(main)
         None
         """
+        if version is not None:
+            return await self._run(history.get_version(self._context, flow_id, state_type, version))
+
         return await self._run(records.get(self._context, flow_id, state_type))
 
     @overload
@@ -304,6 +318,58 @@ class AsyncStore(BaseAsyncStore):
     async def count_flows(self, **filters: Unpack[FlowFilters]) -> int:
         """Return how many flows `iter_flows` would yield with the same filters."""
         return await self._run(listings.count_flows(self._context, **filters))
+
+    # history --------------------------------------------------------------------------------------
+
+    async def list_versions(
+        self, flow_id: str, *, before: int | None = None, limit: int = 100
+    ) -> list[FlowVersion]:
+        """Return what the versions of a flow were, the newest first, the current one included.
+
+        Former versions are those that the option `history` of the stores that wrote them has kept.
+        For the next page pass the last version as `before`. `limit` is 1 to 1,000. Costs two round
+        trips, and the bytes of the states.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> async def main():
+        ...     store = AsyncMemoryStore(history=10)
+        ...     order = FlowSnapshot("order-1", state={"paid": False})
+        ...     await store.create(order)
+        ...     order.position = order.position.advance()
+        ...     await store.update(order)
+        ...     for one in await store.list_versions("order-1"):
+        ...         print(one.version, one.status.name, one.position)
+        >>> anyio.run(main)
+        2 CREATED 1
+        1 CREATED 0
+        """
+        return await self._run(
+            history.list_versions(self._context, flow_id, before=before, limit=limit)
+        )
+
+    async def fork(
+        self, flow_id: str, new_id: str, *, version: int | None = None
+    ) -> FlowSnapshot[Any]:
+        """Make a new flow of a version of this one, due at once; return it, its state as raw data.
+
+        It has the state and position of that version, `CREATED`, `RUNNING` or `COMPENSATING` if the
+        version was, else `RUNNING`; no error, no attempts, no wait condition. Of the current version,
+        which is the default, ForEach progress, parts and logs are copied with it; they have no former
+        versions. `FlowNotFoundError` if there is no such flow or version, `FlowExistsError` if the
+        new id is taken. Costs four round trips; what does not fit into one commit of 200 records is
+        written before, as parts without a flow, which a sweep removes if the fork fails.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     await store.create(FlowSnapshot("order-1", state={"paid": True}))
+        ...     print(await store.fork("order-1", "order-1-again"))
+        >>> anyio.run(main)
+        <FlowSnapshot 'order-1-again' v1 CREATED at 0>
+        """
+        return await self._run(history.fork(self._context, flow_id, new_id, version=version))
 
     # wait conditions ------------------------------------------------------------------------------
 

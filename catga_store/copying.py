@@ -30,7 +30,7 @@ from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
-from catga_store.protocol.keys import is_counter
+from catga_store.protocol.keys import is_hidden
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import partition_of
 from catga_store.protocol.masking import shown
@@ -186,8 +186,8 @@ def _copying(
             for changes in _in_commits(completions, target.settings.partitions):
                 accepted += yield from _completed(target, changes, now_ms)
 
-            copied = sum(not is_counter(change.key) for change in written)
-            counted = sum(not is_counter(entry.key) for entry in kept)
+            copied = sum(not is_hidden(change.key) for change in written)
+            counted = sum(not is_hidden(entry.key) for entry in kept)
 
             report = evolve(
                 report,
@@ -335,7 +335,7 @@ def _differences(entry: Scanned, stored: Record | None) -> list[str]:
 def _put(entry: Scanned, stored: Record | None, now_ms: int) -> Put:
     record = entry.record
     head = record.head
-    if head.owner is not None:
+    if head.owner is not None and entry.key.kind == FLOW:
         head = head._replace(owner=None, claim=None, due_ms=now_ms)
 
     old = None if stored is None else stored.head

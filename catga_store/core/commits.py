@@ -47,7 +47,9 @@ def send(
     """Send one commit. An error of unknown outcome keeps what `resolve_commit` needs."""
     sent_at = time.monotonic()
     try:
-        reply: Reply = yield Commit(commit_id, now_ms, changes, context.retain_ms)
+        reply: Reply = yield Commit(
+            commit_id, now_ms, changes, context.retain_ms, context.settings.history
+        )
     except CommitUncertainError as error:
         error.changes = tuple(map(_without_body, changes))
         error.kept_seconds = 2 * context.settings.timeout

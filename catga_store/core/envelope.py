@@ -44,6 +44,7 @@ from catga_store.model.flows import FlowPosition
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
 from catga_store.model.flows import FlowSummary
+from catga_store.model.flows import FlowVersion
 from catga_store.model.index_set import check_index
 from catga_store.model.parts import LogEntry
 from catga_store.model.parts import Part
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_RESULT_BYTES",
     "body_with_wait",
+    "body_without_wait",
     "decode_entry",
     "decode_flow",
     "decode_part",
@@ -87,6 +89,7 @@ __all__ = [
     "load_wait",
     "summary_of",
     "terms_of",
+    "version_of",
     "wait_in",
 ]
 
@@ -179,6 +182,26 @@ def body_with_wait(head: Head, body: bytes, wait: WaitCondition) -> bytes:
     """The same body with another wait condition in it; the state is not decoded."""
     at = body.index(_STATE)
     return _prefix_with(_naming_in(head, body[:at]), _wait_to_json(wait)) + body[at:]
+
+
+def body_without_wait(head: Head, body: bytes) -> bytes:
+    """The same body, waiting for nothing; the state is not decoded."""
+    at = body.index(_STATE)
+    return _plain_prefix(_naming_in(head, body[:at])) + body[at:]
+
+
+def version_of(key: Key, record: Record) -> FlowVersion:
+    """A line of the history of a flow."""
+    head = record.head
+    return FlowVersion(
+        version=head.version,
+        status=_STATUSES[head.status],
+        position=_positions.get(head.position) or _position(key, head.position),
+        error=head.error,
+        owner=head.owner,
+        updated_at=from_ms(head.updated_ms),
+        size=len(record.body),
+    )
 
 
 def decode_flow(key: Key, record: Record, state_type: Any | None) -> FlowSnapshot[Any]:

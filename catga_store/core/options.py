@@ -26,6 +26,7 @@ class StoreOptions(TypedDict, total=False):
     | `poll_interval` | after how long a call that waits looks again although nothing has woken it | 5 s |
     | `retention` | how long ended records are kept | `Retention()` |
     | `partitions` | how many parts the store has; fixed at first use | 1 |
+    | `history` | how many versions of each flow are kept, the current one included | 1 |
     | `max_record_bytes` | the most that one record may take | 64 MiB |
     """
 
@@ -35,6 +36,7 @@ class StoreOptions(TypedDict, total=False):
     poll_interval: timedelta
     retention: Retention
     partitions: int
+    history: int
     max_record_bytes: int
 
 

@@ -86,6 +86,7 @@ class Settings:
     poll_interval: float = field(default=_POLL_INTERVAL, converter=_interval)
     retention: Retention = field(factory=Retention, converter=_checked_retention)
     partitions: int = field(default=1, validator=_from_one)
+    history: int = field(default=1, validator=_from_one)
     max_record_bytes: int = field(default=64 * 1024 * 1024, validator=_from_one)
 
     @classmethod

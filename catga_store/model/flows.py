@@ -236,3 +236,17 @@ class FlowSummary:
     attempts: int
     error: str | None
     owner: str | None
+
+
+@frozen
+class FlowVersion:
+    """One line of the history of a flow: what a version was, except its state."""
+
+    version: int
+    status: FlowStatus
+    position: FlowPosition
+    error: str | None
+    owner: str | None
+    updated_at: datetime
+    size: int
+    """The bytes that the state takes, with what is stored beside it."""

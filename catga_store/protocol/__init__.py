@@ -40,13 +40,15 @@ from catga_store.protocol.keys import decode_token
 from catga_store.protocol.keys import encode_token
 from catga_store.protocol.keys import entry_key
 from catga_store.protocol.keys import flow_key
-from catga_store.protocol.keys import is_counter
 from catga_store.protocol.keys import is_entry
+from catga_store.protocol.keys import is_hidden
+from catga_store.protocol.keys import is_version
 from catga_store.protocol.keys import log_of
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import part_key
 from catga_store.protocol.keys import partition_of
 from catga_store.protocol.keys import progress_key
+from catga_store.protocol.keys import version_key
 from catga_store.protocol.keys import wait_key
 from catga_store.protocol.requests import ANY
 from catga_store.protocol.requests import CANCELLED
@@ -173,8 +175,9 @@ __all__ = [
     "entry_key",
     "flow_key",
     "given_up",
-    "is_counter",
     "is_entry",
+    "is_hidden",
+    "is_version",
     "log_of",
     "new_commit_id",
     "part_key",
@@ -183,6 +186,7 @@ __all__ = [
     "run",
     "through",
     "uncertain",
+    "version_key",
     "wait_key",
     "warn_passed_over",
 ]

@@ -23,6 +23,7 @@ __all__ = [
     "PART",
     "PROGRESS",
     "SEQUENCE_DIGITS",
+    "VERSIONS",
     "WAIT",
     "Key",
     "began_s",
@@ -35,14 +36,16 @@ __all__ = [
     "encode_token",
     "entry_key",
     "flow_key",
-    "is_counter",
     "is_entry",
+    "is_hidden",
+    "is_version",
     "log_of",
     "new_commit_id",
     "part_key",
     "partition_of",
     "progress_key",
     "show_int",
+    "version_key",
     "wait_key",
 ]
 
@@ -53,6 +56,8 @@ WAIT: Final = "wait"
 
 MAX_ID_BYTES: Final = 512
 MAX_STEP: Final = 2**31 - 1
+VERSIONS: Final = "//"
+"""What the names of former versions of a flow begin with."""
 SEQUENCE_DIGITS: Final = 12
 """The number of an entry in its name has as many digits, so that names have the order of numbers."""
 
@@ -128,8 +133,21 @@ def counter_key(flow_id: str, log: str) -> Key:
     return Key(PART, flow_id, 0, f"{log}/")
 
 
-def is_counter(key: Key) -> bool:
-    """Return whether a part is the counter of a log, which no listing shows."""
+def version_key(flow_id: str, version: int) -> Key:
+    """Name the hidden part that is a former version of a flow.
+
+    No counter has such a name, because no log has a name that ends with a slash.
+    """
+    return Key(PART, flow_id, 0, f"{VERSIONS}{version:0{SEQUENCE_DIGITS}d}//")
+
+
+def is_version(name: str) -> bool:
+    """Return whether a part is a former version of its flow."""
+    return name.startswith(VERSIONS) and name.endswith("//")
+
+
+def is_hidden(key: Key) -> bool:
+    """Return whether a part is the counter of a log or a version: no ordinary listing shows it."""
     return key.name.endswith("/")
 
 

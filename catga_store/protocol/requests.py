@@ -370,6 +370,9 @@ class Commit(Request[Reply]):
     retain_ms: int | None
     """How long ended conditions, tombstones, pending completions, and parts without a flow are kept
     from their last write; None: forever. Such parts are not absent then, but a sweep removes them."""
+    history: int = 1
+    """How many versions of a flow are kept, the current one included: a write of a flow keeps what it
+    replaces as the part `version_key(id, version)`, and removes the versions that are too old."""
 
     def leaving_flows(self) -> set[str]:
         """Return the ids of flows that this commit deletes or replaces, with progress and parts."""
@@ -477,6 +480,8 @@ class Parts(Request[tuple[ListedPart, ...]]):
     now_ms: int
     entries: bool = False
     """Only entries of the log whose name, with a slash, is the prefix; see `is_entry`."""
+    versions: bool = False
+    """Only former versions of the flow, which other listings leave out; see `is_version`."""
 
 
 @define

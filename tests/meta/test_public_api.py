@@ -82,6 +82,8 @@ OPERATIONS = {
         "query_flows",
         "iter_flows",
         "count_flows",
+        "list_versions",
+        "fork",
         "sweep",
         "resolve_commit",
         "now",

@@ -26,6 +26,7 @@ from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import SetWait
 from catga_store.protocol.rules.expiry import live
 from catga_store.protocol.rules.expiry import remove
+from catga_store.protocol.rules.history import keep_version
 from catga_store.protocol.rules.parts import append
 from catga_store.protocol.rules.parts import note_orphan
 from catga_store.protocol.rules.tables import Tables
@@ -84,6 +85,7 @@ def _replace(tables: Tables, commit: Commit, change: Put) -> Outcome | None:
         or old.revision != expected
         or key.kind != FLOW
         or change.fresh
+        or commit.history > 1
         or (old.expires_ms is not None and old.expires_ms <= commit.now_ms)
         or (change.claiming and refusal(change, old, commit.now_ms) is not None)
         or not tables.replace(key, head, None if change.keeps_body else body, old, commit.id)
@@ -142,6 +144,9 @@ def _put(tables: Tables, commit: Commit, change: Put, old: Head | None) -> Outco
         head = head._replace(version=1, created_ms=commit.now_ms)
     elif change.expected == ANY and old is not None:
         head = head._replace(version=old.version + 1, created_ms=old.created_ms)
+
+    if commit.history > 1 and old is not None and change.key.kind == FLOW:
+        keep_version(tables, commit, change.key, old, head.version)
 
     tables.write(
         change.key, head, None if change.keeps_body and old is not None else change.body, old

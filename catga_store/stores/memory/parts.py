@@ -8,8 +8,9 @@ from typing import Any
 
 from sortedcontainers import SortedDict
 
-from catga_store.protocol.keys import is_counter
 from catga_store.protocol.keys import is_entry
+from catga_store.protocol.keys import is_hidden
+from catga_store.protocol.keys import is_version
 from catga_store.protocol.keys import log_of
 from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import Head
@@ -60,16 +61,17 @@ class FlowParts:
             if len(found) == wanted.limit or not name.startswith(wanted.prefix):
                 break
 
-            shown = (
-                is_entry(name, wanted.prefix)
-                if wanted.entries
-                else not is_counter(part_key(self._flow_id, name))
-            )
-            if shown:
+            if self._is_shown(name, wanted):
                 head, body = self.rows[name][:2]
                 found.append(ListedPart(name, head, body if wanted.bodies else None))
 
         return found
+
+    def _is_shown(self, name: str, wanted: Parts) -> bool:
+        if wanted.entries:
+            return is_entry(name, wanted.prefix)
+
+        return is_version(name) if wanted.versions else not is_hidden(part_key(self._flow_id, name))
 
     def _names(self, wanted: Parts) -> Iterator[str]:
         """Names between the bounds, in order; the order of text is that of its UTF-8 bytes."""

@@ -165,6 +165,9 @@ class NatsCommits:
 
     def _commit_at_once(self, request: Commit, deadline: Deadline) -> Conversation[Reply | None]:
         """The commit of flows without reading them; `None` if they must be read after all."""
+        if request.history > 1:
+            return None
+
         if self.exchange.must_look() and any(
             isinstance(change, Put) and change.expected is not None for change in request.changes
         ):

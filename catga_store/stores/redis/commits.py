@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from redis import exceptions
 
+from catga_store.errors import NotSupportedError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
@@ -77,6 +78,10 @@ class RedisCommits:
         self._commits = 0
 
     def commit(self, commit: Commit) -> Conversation[Reply]:
+        if commit.history > 1:
+            message = "Redis keeps no former versions yet: open the store without history; nothing was sent"
+            raise NotSupportedError(message)
+
         change: Any = commit.changes[0]
         number = self._layout.partition(change.key.id)
         if (

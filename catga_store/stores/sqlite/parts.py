@@ -122,9 +122,10 @@ class SQLiteParts:
             values += [len(prefix) + SEQUENCE_DIGITS, len(wanted.prefix) + 1]
 
         order = " DESC" if wanted.reverse else ""
+        hidden = "-2) = x'2f2f'" if wanted.versions else "-1) <> x'2f'"
         rows = self._execute(
             f"SELECT {HEAD}, name{', body' if wanted.bodies else ''} FROM catga_parts"  # noqa: S608  ours
-            f" WHERE life = {_LIFE}{where} AND substr(name, -1) <> x'2f' ORDER BY name{order} LIMIT ?",
+            f" WHERE life = {_LIFE}{where} AND substr(name, {hidden} ORDER BY name{order} LIMIT ?",
             (*values, wanted.limit),
         )
         return [_listed(wanted, row) for row in rows]

@@ -745,8 +745,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "copy-keeps-claims",
         "what was claimed in the source is held in the target by an owner who is not there",
         "copying.py",
-        "    if head.owner is not None:\n        head =",
-        '    if head.owner == "":\n        head =',
+        "    if head.owner is not None and entry.key.kind == FLOW:\n",
+        '    if head.owner == "":\n',
         ("tests/contract/test_copy.py",),
     ),
     # --- the unit of work ---------------------------------------------------------------------------

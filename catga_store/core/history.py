@@ -1,0 +1,208 @@
+"""Former versions of flows: reading and listing them, and new flows made of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from catga_store import codec
+from catga_store.core import commits
+from catga_store.core import envelope
+from catga_store.core import writes
+from catga_store.core.arguments import not_found
+from catga_store.core.conflicts import conflict_error
+from catga_store.core.context import Context
+from catga_store.errors import FlowNotFoundError
+from catga_store.errors import UsageError
+from catga_store.model.flows import FlowSnapshot
+from catga_store.model.flows import FlowStatus
+from catga_store.model.flows import FlowVersion
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import ask
+from catga_store.protocol.keys import PART
+from catga_store.protocol.keys import VERSIONS
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import check_id
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import is_version
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.keys import part_key
+from catga_store.protocol.keys import version_key
+from catga_store.protocol.masking import shown
+from catga_store.protocol.requests import ANY
+from catga_store.protocol.requests import EXISTS
+from catga_store.protocol.requests import MAX_CHANGES
+from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Check
+from catga_store.protocol.requests import Conflict
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Parts
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Steps
+
+__all__ = ["fork", "get_version", "list_versions"]
+
+_LAST = 10**12 - 1
+_PAGE = 100
+_PAGE_MOST = 1000
+
+
+def get_version(
+    context: Context, flow_id: str, state_type: Any | None, version: object
+) -> Conversation[FlowSnapshot[Any] | None]:
+    """Read one version of a flow, as a new object."""
+    key = flow_key(check_id(flow_id, "a flow id"))
+    record = yield from _read_version(context, key, version)
+    if record is None:
+        codec.check_state_type(state_type)
+        return None
+
+    return envelope.decode_flow(key, record, state_type)
+
+
+def _read_version(context: Context, key: Key, version: object) -> Conversation[Record | None]:
+    """The record of a version of a flow, whether it is the current one or a former one."""
+    if type(version) is not int or not 1 <= version <= _LAST:
+        message = f"version must be an int from 1 to {_LAST}, not {shown(version)}"
+        raise UsageError(message)
+
+    keys = (key, version_key(key.id, version))
+    current, former = yield from ask(Read(keys, context.settings.now_ms()))
+    if current is None:
+        return None
+
+    return current if current.head.version == version else former
+
+
+def list_versions(
+    context: Context, flow_id: str, *, before: int | None = None, limit: int = 100
+) -> Conversation[list[FlowVersion]]:
+    """Read what the versions of a flow were, the newest first."""
+    key = flow_key(check_id(flow_id, "a flow id"))
+    if before is not None and (type(before) is not int or not 1 <= before <= _LAST):
+        message = f"before must be an int from 1 to {_LAST}, or None, not {shown(before)}"
+        raise UsageError(message)
+
+    if type(limit) is not int or not 1 <= limit <= _PAGE_MOST:
+        message = f"limit must be an int from 1 to {_PAGE_MOST}, not {shown(limit)}"
+        raise UsageError(message)
+
+    now_ms = context.settings.now_ms()
+    (current,) = yield from ask(Read((key,), now_ms))
+    if current is None:
+        return []
+
+    newest = current.head.version
+    last = newest if before is None else min(before, newest)
+    records = [current] if before is None or newest < before else []
+    if limit > len(records):
+        wanted = Parts(
+            flow_id,
+            VERSIONS,
+            after=None,
+            before=version_key(flow_id, last).name,
+            reverse=True,
+            limit=limit - len(records),
+            bodies=True,
+            now_ms=now_ms,
+            versions=True,
+        )
+        found = yield from ask(wanted)
+        records += [Record(one.head, one.body or b"") for one in found]
+
+    return [envelope.version_of(key, record) for record in records]
+
+
+def fork(
+    context: Context, flow_id: str, new_id: str, *, version: int | None = None
+) -> Conversation[FlowSnapshot[Any]]:
+    """Make a new flow of a version of another one."""
+    key, new = flow_key(check_id(flow_id, "a flow id")), flow_key(check_id(new_id, "a flow id"))
+    writes.check_partition((Check(key, ANY), Check(new, ANY)), context.limits)
+    current, there = yield from ask(Read((key, new), context.settings.now_ms()))
+    if there is not None:
+        raise conflict_error(Put(new, there.head, b"", None), Conflict(0, EXISTS, there.head), None)
+
+    if current is None:
+        raise not_found(flow_id)
+
+    record: Record | None = current
+    if version is not None:
+        record = yield from _read_version(context, key, version)
+
+    if record is None:
+        message = f"version {version} of {key} not found: it was never kept, or is kept no longer"
+        raise FlowNotFoundError(message, flow_id=flow_id, expected=version)
+
+    belongings: list[Change] = []
+    if record.head.version == current.head.version:
+        belongings = yield from _belongings(context, key.id, new.id)
+
+    now_ms = context.settings.now_ms()
+    put = _forked(new, record, now_ms)
+    changes = (put, *belongings)
+    reply = yield from commits.send(context, new_commit_id(), now_ms, changes)
+    if isinstance(reply, Refused):
+        conflict = reply.conflicts[0]
+        raise conflict_error(changes[conflict.place], conflict, None)
+
+    revision = reply.outcomes[0].revision
+    written = Record(put.head.stamped(revision, (revision,)), put.body)
+    return envelope.decode_flow(new, written, None)
+
+
+def _forked(new: Key, record: Record, now_ms: int) -> Put:
+    """The first write of a flow that continues where a version of another one was."""
+    old = record.head
+    status = old.status if old.status in _CONTINUED else FlowStatus.RUNNING.value
+    head = Head(1, status, now_ms, now_ms, old.type, old.type_version, old.position, due_ms=now_ms)
+    return Put(new, head, envelope.body_without_wait(old, record.body), None)
+
+
+_CONTINUED = FlowStatus.CREATED.value, FlowStatus.RUNNING.value, FlowStatus.COMPENSATING.value
+
+
+def _belongings(context: Context, flow_id: str, new_id: str) -> Conversation[list[Change]]:
+    """Copies of the ForEach progress and the parts of a flow, counters of logs included.
+
+    As many as fit into one commit beside the flow are returned; the others, which come before, are
+    written here, while the new flow is not there yet.
+    """
+    now_ms = context.settings.now_ms()
+    steps = yield from ask(Steps(flow_id, now_ms))
+    keys = tuple(step.key for step in steps)
+    records = yield from ask(Read(keys, now_ms)) if keys else ask(Read((), now_ms))
+    copies: list[Change] = [
+        Put(key._replace(id=new_id), record.head, record.body, None)
+        for key, record in zip(keys, records, strict=True)
+        if record is not None
+    ]
+    after = part_key(flow_id, "")
+    while True:
+        found = yield from ask(Scan(PART, after, _PAGE, now_ms))
+        mine = [one for one in found if one.key.id == flow_id]
+        copies += [
+            Put(one.key._replace(id=new_id), one.record.head, one.record.body, None)
+            for one in mine
+            if not is_version(one.key.name)
+        ]
+        if len(mine) < len(found) or not found:
+            return (yield from _write_most(context, copies, now_ms))
+
+        copies = yield from _write_most(context, copies, now_ms)
+        after = mine[-1].key
+
+
+def _write_most(context: Context, copies: list[Change], now_ms: int) -> Conversation[list[Change]]:
+    """Write all but what fits into one commit with a flow, and return that."""
+    while len(copies) >= MAX_CHANGES:
+        some, copies = tuple(copies[:_PAGE]), copies[_PAGE:]
+        reply = yield from commits.send(context, new_commit_id(), now_ms, some)
+        if isinstance(reply, Refused):
+            conflict = reply.conflicts[0]
+            raise conflict_error(some[conflict.place], conflict, None)
+
+    return copies
