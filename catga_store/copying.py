@@ -320,6 +320,9 @@ def _differences(entry: Scanned, stored: Record | None) -> list[str]:
     if entry.key.kind == FLOW and head.owner is None and head.due_ms != other.due_ms:
         what.append("due_ms")
 
+    if entry.key.kind == FLOW and head.expires_ms != other.expires_ms:
+        what.append("expires_ms")
+
     if record.body != stored.body:
         what.append("state" if entry.key.kind == FLOW else "body")
 

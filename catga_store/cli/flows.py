@@ -85,6 +85,7 @@ def summary_document(flow: cs.FlowSummary) -> dict[str, Any]:
         "created_at": flow.created_at,
         "updated_at": flow.updated_at,
         "due_at": flow.due_at,
+        "expires_at": flow.expires_at,
         "owner": flow.owner,
         "attempts": flow.attempts,
         "error": flow.error,
@@ -138,7 +139,8 @@ def ls(
     """List flows, newest first, without their states; with `--id-prefix` by id.
 
     `--json`: `{"flows": [{"flow_id", "type", "status", "position", "version", "revision",
-    "created_at", "updated_at", "due_at", "owner", "attempts", "error"}, …], "cursor": text or null}`.
+    "created_at", "updated_at", "due_at", "expires_at", "owner", "attempts", "error"}, …], "cursor": text
+    or null}`.
     """
     filters = _filters(status, kind, created_after, created_before, updated_before, id_prefix)
     left: list[str | None] = [cursor]
@@ -277,6 +279,7 @@ def _flow_document(
         "created_at": flow.created_at,
         "updated_at": flow.updated_at,
         "due_at": flow.due_at,
+        "expires_at": flow.expires_at,
         "owner": flow.owner,
         "attempts": flow.attempts,
         "error": flow.error,

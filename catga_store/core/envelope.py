@@ -5,9 +5,10 @@ encoded states and read back without decoding them:
 
     {"layout":1,"type":"Order","type_version":1,"schema":"5f0c1d2e","wait":null,"state":{…}}
 
-A state of `bytes` stands there as it is. `wait` is the condition that the flow shows; if that is another
-one than the flow is suspended on, its `suspended_on` names that. A part has the same body, without a
-condition, or, if its body is `bytes`, just these.
+`"own_expiry":true` before `wait`: the flow has ended, and its expiry was set by the user, not by the
+retention. A state of `bytes` stands there as it is. `wait` is the condition that the flow shows; if that
+is another one than the flow is suspended on, its `suspended_on` names that. A part has the same body,
+without a condition, or, if its body is `bytes`, just these.
 
 `layout` is this format's version, `type` and `type_version` the state's
 (`flow_state`), `schema` a fingerprint of its fields, `arguments` (`"[str]"`), if there are any, those
@@ -81,6 +82,7 @@ __all__ = [
     "encode_flow",
     "encode_part",
     "encode_progress",
+    "has_own_expiry",
     "is_same_part",
     "is_same_state",
     "load_flow",
@@ -103,6 +105,7 @@ MAX_RESULT_BYTES = 256 * 1024
 _BARE_COMPLETION = len(b'{"result":,"error":null}')
 
 _STATE = b',"state":'
+_OWN_EXPIRY = b',"own_expiry":true,'
 _SIZES = b',"sizes":'
 _BITMAPS = b"\n"
 _NAMING = "type", "type_version", "schema", "arguments"
@@ -117,8 +120,8 @@ _MOST_POSITIONS = 10_000
 # --- flows --------------------------------------------------------------------------------------
 
 
-def encode_flow(snapshot: FlowSnapshot[Any]) -> tuple[str, int, bytes]:
-    """Type name, type version and body of a flow as it is now.
+def encode_flow(snapshot: FlowSnapshot[Any], *, own_expiry: bool = False) -> tuple[str, int, bytes]:
+    """Type name, type version and body of a flow as it is now; `own_expiry` is kept with it.
 
     A flow that was read as raw data keeps the type it was stored under. `EncodingError` says where
     in the state something stands that cannot be kept.
@@ -139,7 +142,12 @@ def encode_flow(snapshot: FlowSnapshot[Any]) -> tuple[str, int, bytes]:
 
     state = codec.encode_state(snapshot.state, state_type)
     wait = snapshot.wait_condition
-    prefix = _plain_prefix(naming) if wait is None else _prefix_with(naming, _wait_to_json(wait))
+    if wait is None and not own_expiry:
+        prefix = _plain_prefix(naming)
+    else:
+        shown = None if wait is None else _wait_to_json(wait)
+        prefix = _prefix_with(naming, shown, own_expiry=own_expiry)
+
     return naming.name, naming.version, b"".join((prefix, _STATE, state, b"}"))
 
 
@@ -151,7 +159,9 @@ def _naming_in(head: Head, prefix: bytes) -> codec.Naming:
     )
 
 
-def _prefix_with(naming: codec.Naming, wait: dict[str, Any] | None) -> bytes:
+def _prefix_with(
+    naming: codec.Naming, wait: dict[str, Any] | None, *, own_expiry: bool = False
+) -> bytes:
     fields: dict[str, Any] = {
         "layout": LAYOUT,
         "type": naming.name,
@@ -160,6 +170,9 @@ def _prefix_with(naming: codec.Naming, wait: dict[str, Any] | None) -> bytes:
     }
     if naming.arguments:
         fields["arguments"] = naming.arguments
+
+    if own_expiry:
+        fields["own_expiry"] = True
 
     fields["wait"] = wait
     return codec.encode_json(fields)[:-1]
@@ -178,8 +191,13 @@ def _envelope(prefix: bytes) -> dict[str, Any]:
     return envelope
 
 
+def has_own_expiry(body: bytes) -> bool:
+    """Whether a stored flow that has ended expires when its user has said."""
+    return _OWN_EXPIRY in body[: body.find(_STATE)]
+
+
 def body_with_wait(head: Head, body: bytes, wait: WaitCondition) -> bytes:
-    """The same body with another wait condition in it; the state is not decoded."""
+    """The same body of a live flow with another wait condition in it; the state is not decoded."""
     at = body.index(_STATE)
     return _prefix_with(_naming_in(head, body[:at]), _wait_to_json(wait)) + body[at:]
 
@@ -389,6 +407,7 @@ def summary_of(found: Found) -> FlowSummary:
         created_at=from_ms(head.created_ms),
         updated_at=from_ms(head.updated_ms),
         due_at=None if head.due_ms is None else from_ms(head.due_ms),
+        expires_at=None if head.expires_ms is None else from_ms(head.expires_ms),
         attempts=head.attempts,
         error=head.error,
         owner=head.owner,

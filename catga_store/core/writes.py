@@ -80,13 +80,17 @@ def plan_flow(
     Decides what the contract says of `due_at`, claims, attempts and expiry:
     a terminal flow is never due and has no owner; a claim ends when the flow is suspended or
     given another `due_at`, and is renewed by any other write of its owner; attempts start again
-    when position or status have changed, unless they were set by hand.
+    when position or status have changed, unless they were set by hand; an expiry that was set by
+    hand stays, and without one the retention says when a terminal flow expires.
     """
     # Every write of a flow passes here, so it avoids needless calls.
     loaded = flow._loaded
     old = None if loaded is None or instead is not None else loaded.head
     key, status, error = flow._key, flow.status, flow.error
-    type_name, type_version, body = envelope.encode_flow(flow)
+    ends = status.is_terminal
+    expires_ms = None if flow.expires_at is None else _own_expiry_ms(flow, old)
+    own_expiry = ends and expires_ms is not None
+    type_name, type_version, body = envelope.encode_flow(flow, own_expiry=own_expiry)
     position = str(flow.position)
     size = len(body) + len(position)
     if error is not None:
@@ -95,7 +99,9 @@ def plan_flow(
     if size > limits.max_record_bytes:
         raise _too_large(key, size, limits)
 
-    ends = status.is_terminal
+    if ends and expires_ms is None:
+        expires_ms = _retained_until_ms(status, now_ms, limits.retention)
+
     due_ms, owner, claim = (None, None, None) if ends else _due_and_owner(flow, old, now_ms)
     attempts, number = flow.attempts, status._value_
     if old is not None and attempts == old.attempts:
@@ -116,7 +122,7 @@ def plan_flow(
             owner,
             claim,
             due_ms,
-            _expires_ms(status, now_ms, limits.retention) if ends else None,
+            expires_ms,
             "",
             (),
         )
@@ -168,20 +174,34 @@ def changes_of(flow: FlowSnapshot[Any], put: Put) -> tuple[str, ...]:
         return ("state",)
 
     same = envelope.is_same_state(flow, put.body)
-    now = head.status, head.position, head.error, flow.attempts, _due_ms_of(flow, old), same
-    before = old.status, old.position, old.error, old.attempts, old.due_ms, True
-    return tuple(compress(_WATCHED, map(ne, now, before)))
+    expires_ms = None if flow.expires_at is None else to_ms(flow.expires_at)
+    now = head.status, head.position, head.error, flow.attempts, _due_ms_of(flow, old), expires_ms
+    before = old.status, old.position, old.error, old.attempts, old.due_ms, old.expires_ms
+    return tuple(compress(_WATCHED, map(ne, (*now, same), (*before, True))))
 
 
-_WATCHED = "status", "position", "error", "attempts", "due_at", "state"
+_WATCHED = "status", "position", "error", "attempts", "due_at", "expires_at", "state"
 
 
 def _created_ms(record: FlowSnapshot[Any] | WaitCondition, now_ms: int) -> int:
     return now_ms if record.created_at is None else to_ms(record.created_at)
 
 
-def _expires_ms(status: FlowStatus, now_ms: int, retention: Retention) -> int | None:
-    """When a flow that has ended expires."""
+def _own_expiry_ms(flow: FlowSnapshot[Any], old: Head | None) -> int | None:
+    """The `expires_at` that the user has set, now or before; `None` for one of the retention."""
+    assert flow.expires_at is not None
+    expires_ms = to_ms(flow.expires_at)
+    loaded = flow._loaded
+    if old is None or loaded is None or expires_ms != old.expires_ms:
+        return expires_ms
+
+    # Nothing else gives a live flow one.
+    ended = FlowStatus(old.status).is_terminal
+    return None if ended and not envelope.has_own_expiry(loaded.body) else expires_ms
+
+
+def _retained_until_ms(status: FlowStatus, now_ms: int, retention: Retention) -> int | None:
+    """When a flow that has ended expires, unless its user has said when."""
     kept = retention.failed if status is FlowStatus.FAILED else retention.flows
     return None if kept is None else now_ms + kept // timedelta(milliseconds=1)
 

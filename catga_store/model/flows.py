@@ -2,7 +2,8 @@
 
 They are plain mutable objects. Their version, revision and owner are read-only: they come from the
 record that a snapshot was loaded from or last written as. Instants are in UTC and whole
-milliseconds: they are rounded when they are set, `created_at` down, `due_at` and `timeout` up.
+milliseconds: they are rounded when they are set, `created_at` down, `due_at`, `expires_at` and `timeout`
+up.
 """
 
 from __future__ import annotations
@@ -144,7 +145,9 @@ class FlowSnapshot(Generic[S]):
     `state` is an instance of an attrs class or a dataclass, a TypedDict (pass it as `state_type`), or
     plain JSON data. `due_at` is when a worker should next take the flow; `None` is never. A new flow
     has `NOW`: it is due at once, unless it is suspended or terminal. `attempts` is how often the flow
-    was claimed since its position or status last changed.
+    was claimed since its position or status last changed. `expires_at` is when the flow expires, whatever
+    its status. An expiry that you set stays until you set another one, also when the flow ends. Without
+    one, a live flow never expires, and each write of an ended flow sets it by the store's `Retention`.
 
     Two snapshots are equal only if they are the same object.
 
@@ -164,6 +167,7 @@ class FlowSnapshot(Generic[S]):
         default=None, validator=_wait_or_none, kw_only=True
     )
     due_at: datetime | None = field(default=NOW, converter=moment_up, kw_only=True)
+    expires_at: datetime | None = field(default=None, converter=moment_up, kw_only=True)
     attempts: int = field(default=0, validator=check_count, kw_only=True)
     _created_at: datetime | None = field(default=None, converter=moment_down, kw_only=True)
     state_type: Any | None = field(default=None, kw_only=True, on_setattr=setters.frozen)
@@ -233,6 +237,7 @@ class FlowSummary:
     created_at: datetime
     updated_at: datetime
     due_at: datetime | None
+    expires_at: datetime | None
     attempts: int
     error: str | None
     owner: str | None

@@ -36,10 +36,10 @@ def _kept(value: timedelta | None) -> timedelta | None:
 
 @frozen(kw_only=True)
 class Retention:
-    """How long ended records are kept; `None` is forever. Live records never expire.
+    """How long ended records are kept; `None` is forever. Live records do not expire by themselves.
 
     `flows` applies to completed and cancelled flows and `failed` to failed ones, from their last
-    write. `waits` applies to conditions, from when they ended and a worker has
+    write, unless `expires_at` of the flow was set. `waits` applies to conditions, from when they ended and a worker has
     claimed their parent, and to completions without a condition, from the latest of them.
     """
 

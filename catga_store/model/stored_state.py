@@ -72,9 +72,10 @@ _STATUSES = tuple(FlowStatus)
 _OUTCOMES = tuple(WaitOutcome)
 _set = object.__setattr__
 
-# The descriptors of the four attributes that every write of a flow sets: half of what `_set` costs.
-_set_due_at, _set_attempts, _set_loaded, _set_claim = (
-    vars(FlowSnapshot)[name].__set__ for name in ("due_at", "attempts", "_loaded", "_claim")
+# The descriptors of the five attributes that every write of a flow sets: half of what `_set` costs.
+_set_due_at, _set_expires_at, _set_attempts, _set_loaded, _set_claim = (
+    vars(FlowSnapshot)[name].__set__
+    for name in ("due_at", "expires_at", "attempts", "_loaded", "_claim")
 )
 
 
@@ -143,6 +144,7 @@ def loaded_flow(
     flow.error = head.error
     flow.wait_condition = wait
     flow.due_at = None if head.due_ms is None else from_ms(head.due_ms)
+    flow.expires_at = None if head.expires_ms is None else from_ms(head.expires_ms)
     flow.attempts = head.attempts
     flow._created_at = None
     flow.state_type = state_type
@@ -203,6 +205,7 @@ def load_flow(
     _set(flow, "wait_condition", wait)
     _set(flow, "_baseline", baseline)
     _set_due_at(flow, None if head.due_ms is None else from_ms(head.due_ms))
+    _set_expires_at(flow, None if head.expires_ms is None else from_ms(head.expires_ms))
     _set_attempts(flow, head.attempts)
     _set_loaded(flow, record)
 
@@ -211,8 +214,9 @@ def set_written(
     flow: FlowSnapshot[Any], head: Head, body: bytes, revision: str, claim: Claim | None
 ) -> None:
     """Let a flow be what was written: this head and body, under `claim` if the head has one."""
-    due_ms = head.due_ms
+    due_ms, expires_ms = head.due_ms, head.expires_ms
     _set_due_at(flow, None if due_ms is None else from_ms(due_ms))
+    _set_expires_at(flow, None if expires_ms is None else from_ms(expires_ms))
     _set_attempts(flow, head.attempts)
     _set_loaded(flow, Record(head.stamped(revision, ()), body))
     if head.claim is None or claim is None:

@@ -100,6 +100,7 @@ def test_ls_json_has_the_documented_shape(url: str) -> None:
         "created_at",
         "updated_at",
         "due_at",
+        "expires_at",
         "owner",
         "attempts",
         "error",

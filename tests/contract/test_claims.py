@@ -777,6 +777,7 @@ def test_release_of_a_lost_claim(store: cs.Store, clock: ManualClock, claimed: F
         ("position", cs.FlowPosition((1,))),
         ("attempts", 0),
         ("due_at", None),
+        ("expires_at", ManualClock().now + MINUTE),
     ],
 )
 def test_release_of_a_changed_flow_is_refused(

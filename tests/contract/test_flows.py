@@ -61,6 +61,7 @@ def facts(flow: cs.FlowSnapshot[object]) -> dict[str, object]:
         "error": flow.error,
         "wait": None if wait is None else (wait.correlation_id, wait.flow_ids, wait.outcome),
         "due_at": flow.due_at,
+        "expires_at": flow.expires_at,
         "attempts": flow.attempts,
         "created_at": flow.created_at,
         "updated_at": flow.updated_at,
@@ -80,6 +81,7 @@ def test_a_flow_needs_only_its_id_and_state() -> None:
     assert flow.status is cs.FlowStatus.CREATED
     assert flow.position == cs.FlowPosition((0,))
     assert (flow.error, flow.wait_condition, flow.attempts) == (None, None, 0)
+    assert (flow.due_at, flow.expires_at) == (cs.NOW, None)
     assert (flow.created_at, flow.updated_at, flow.owner) == (None, None, None)
     assert (flow.version, flow.revision) == (0, None)
     assert flow.type_name == "Order"
@@ -96,6 +98,7 @@ def test_every_field_comes_back(store: cs.Store, clock: ManualClock) -> None:
         error="card refused: ü\n\0",
         wait_condition=cs.WaitCondition("w", flow_ids=["s-1"], timeout=MINUTE),
         due_at=due,
+        expires_at=due + MINUTE,
         attempts=3,
         created_at=datetime(2020, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC),
     )
@@ -110,6 +113,7 @@ def test_every_field_comes_back(store: cs.Store, clock: ManualClock) -> None:
         "error": "card refused: ü\n\0",
         "wait": ("w", ("s-1",), cs.WaitOutcome.PENDING),
         "due_at": due,
+        "expires_at": due + MINUTE,
         "attempts": 3,
         "created_at": datetime(2020, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC),
         "updated_at": clock.now,

@@ -54,6 +54,7 @@ def test_a_summary_shows_all_but_the_state(store: cs.Store, clock: ManualClock) 
     flow.error = "slow"
     flow.status = cs.FlowStatus.RUNNING
     flow.attempts = 3
+    flow.expires_at = clock.now + timedelta(days=1)
     store.update(flow)
     (summary,) = store.query_flows()
     assert summary == cs.FlowSummary(
@@ -66,6 +67,7 @@ def test_a_summary_shows_all_but_the_state(store: cs.Store, clock: ManualClock) 
         created_at=clock.now - SECOND,
         updated_at=clock.now,
         due_at=clock.now + timedelta(seconds=30),
+        expires_at=clock.now + timedelta(days=1),
         attempts=3,
         error="slow",
         owner="w-1",

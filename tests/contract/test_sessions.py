@@ -291,6 +291,7 @@ def test_a_commit_is_one_exchange(store: cs.Store) -> None:
         ("wait_condition", cs.WaitCondition("w", flow_ids=["c"])),
         ("attempts", 2),
         ("due_at", ManualClock().now + MINUTE),
+        ("expires_at", ManualClock().now + MINUTE),
     ],
 )
 def test_each_field_of_a_flow_is_watched(store: cs.Store, name: str, value: object) -> None:

@@ -526,6 +526,7 @@ def test_setting_a_bad_field_leaves_the_old_one() -> None:
         ("attempts", -1),
         ("error", 5),
         ("due_at", NAIVE),
+        ("expires_at", NAIVE),
         ("wait_condition", 5),
     ):
         before = getattr(made, name)

@@ -72,6 +72,8 @@ def writes_are_typed(store: cs.Store, flow: cs.FlowSnapshot[Order]) -> None:
     assert_type(
         cs.FlowSnapshot("t", state=Ticket(seat=1), state_type=Ticket), cs.FlowSnapshot[Ticket]
     )
+    assert_type(flow.expires_at, datetime | None)
+    flow.expires_at = None
     store.create(flow)
     store.update(flow)
     assert_type(cs.join_id("a", "b", tag="t"), str)
@@ -87,6 +89,7 @@ def wrong_states_are_seen(store: cs.Store, flow: cs.FlowSnapshot[Order]) -> None
     flow.state.total = "much"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
     store.get(5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     store.update("o")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    flow.expires_at = timedelta(1)  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
     flow.version = 2  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -174,6 +177,7 @@ def transactions_are_typed(store: cs.Store) -> None:
 
 def listings_are_typed(store: cs.Store) -> None:
     assert_type(store.query_flows(), cs.Page[cs.FlowSummary])
+    assert_type(store.query_flows().items[0].expires_at, datetime | None)
     assert_type(store.query_flows(state_type=Order).items, tuple[cs.FlowSummary, ...])
     assert_type(store.query_flows(state_type="Order").cursor, str | None)
     assert_type(store.query_flows(id_prefix="order-"), cs.Page[cs.FlowSummary])

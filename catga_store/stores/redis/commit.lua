@@ -42,6 +42,7 @@ local commit_id, retain = ARGV[1], tonumber(ARGV[3])
 index, now = KEYS[2], tonumber(ARGV[2])
 
 local HOUR = 3600000
+local COMPLETED = 4 -- the least status of a flow that has ended
 local LONGEST = 3000000000000 -- in ms: later expiries are left to sweeps
 local PLAIN = '"",1,"",null,0,null,null]'
 
@@ -62,7 +63,8 @@ local function after_retention()
   return retain and now + retain
 end
 
--- The server removes an expired record by itself, an hour later.
+-- The server removes an expired record by itself, an hour later. A live flow it does not: a sweep finds by
+-- the entry of its expiry what else is in the index of a flow that has ended, and of no other.
 local function set_ttl(expires, before, ...)
   local left = expires and math.max(expires - now, 0) + HOUR
   for _, key in ipairs({...}) do
@@ -93,7 +95,7 @@ local function write_flow(change, old, new, text, body)
     redis.call('HSET', key, 'head', text)
   end
   if new.expires or (old and old.expires) then
-    set_ttl(new.expires, old and old.expires, key, steps, parts)
+    set_ttl(new.status >= COMPLETED and new.expires, old and old.expires, key, steps, parts)
   end
 end
 

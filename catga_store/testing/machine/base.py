@@ -176,6 +176,7 @@ flow_changes = st.one_of(
     st.tuples(st.just("status"), st.sampled_from(FlowStatus)),
     st.tuples(st.just("position"), st.sampled_from([(0,), (1,), (1, 0), (2, 3, 4)])),
     st.tuples(st.just("due"), offsets),
+    st.tuples(st.just("expires"), offsets),
     st.tuples(st.just("error"), st.sampled_from([None, "", "it broke: 🦊\x00"])),
     st.tuples(st.just("attempts"), st.sampled_from([0, 5])),
     st.tuples(st.just("large"), st.none()),
@@ -192,6 +193,7 @@ def new_flow(draw: st.DrawFn, ids: st.SearchStrategy[str]) -> dict[str, Any]:
         arguments["due_at"] = draw(offsets)
         arguments["created_at"] = draw(offsets)
         arguments["attempts"] = draw(st.sampled_from([0, 3]))
+        arguments["expires_at"] = draw(offsets)
         arguments["position"] = FlowPosition(draw(st.sampled_from([(0,), (4, 2)])))
 
     return arguments
@@ -229,6 +231,7 @@ def draft_of(flow: FlowSnapshot[Any], base: oracle.Flow | None = None) -> oracle
         flow.due_at,
         flow.attempts,
         flow.created_at,
+        flow.expires_at,
     )
 
 
@@ -379,7 +382,7 @@ class MachineBase(RuleBasedStateMachine):
     def new_snapshot(self, arguments: dict[str, Any]) -> FlowSnapshot[Any]:
         """A new flow; offsets become moments."""
         given = dict(arguments)
-        for name in ("due_at", "created_at"):
+        for name in ("due_at", "created_at", "expires_at"):
             offset = given.get(name)
             if isinstance(offset, timedelta):
                 given[name] = self.clock.now + offset
@@ -410,6 +413,11 @@ class MachineBase(RuleBasedStateMachine):
             flow.due_at = due
             expected = None if due is None else oracle.ceil_ms(due)
             assert flow.due_at == expected, "due_at is rounded up to a millisecond"
+        elif name == "expires":
+            expires = self.moment(value)
+            flow.expires_at = expires
+            expected = None if expires is None else oracle.ceil_ms(expires)
+            assert flow.expires_at == expected, "expires_at is rounded up to a millisecond"
 
     # comparisons ----------------------------------------------------------------------------------
 
@@ -430,6 +438,7 @@ class MachineBase(RuleBasedStateMachine):
             "error": (got.error, want.error),
             "wait_condition": (got.waits_for, want.waits_for),
             "due_at": (got.due, want.due),
+            "expires_at": (got.expires, want.expires),
             "attempts": (got.attempts, want.attempts),
             "created_at": (flow.created_at, want.created),
             "updated_at": (flow.updated_at, want.updated),
@@ -551,6 +560,7 @@ class MachineBase(RuleBasedStateMachine):
             "created_at": (summary.created_at, want.created),
             "updated_at": (summary.updated_at, want.updated),
             "due_at": (summary.due_at, want.due),
+            "expires_at": (summary.expires_at, want.expires),
             "attempts": (summary.attempts, want.attempts),
             "error": (summary.error, want.error),
             "owner": (summary.owner, want.owner),

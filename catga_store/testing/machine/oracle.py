@@ -120,6 +120,8 @@ class Flow:
     owner: str | None = None
     claim: int | None = None
     expires: datetime | None = None
+    own_expiry: bool = False
+    """Whether the user has set when it expires; else the retention did, or it never does."""
 
     def is_held(self, now: datetime) -> bool:
         """Whether a claim on it has not ended."""
@@ -139,6 +141,7 @@ class Draft:
     due: datetime | None
     attempts: int
     created: datetime | None = None
+    expires: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -644,6 +647,7 @@ class World:
             self._drop_flow(change.flow_id)
 
         due, owner, claim = self._due(change)
+        own = self._own_expiry(draft, base)
         moved = base is not None and (base.position, base.status) != (draft.position, draft.status)
         set_by_hand = base is not None and base.attempts != draft.attempts
         created = base.created if base is not None else draft.created or now
@@ -662,9 +666,17 @@ class World:
             stamp=next(self._stamps),
             owner=owner,
             claim=claim,
-            expires=self._flow_expiry(draft.status),
+            expires=self._flow_expiry(draft.status) if own is None else own,
+            own_expiry=own is not None,
         )
         return Done()
+
+    def _own_expiry(self, draft: Draft, base: Flow | None) -> datetime | None:
+        """The expiry that was set by hand, with this write or before."""
+        if base is None or draft.expires != base.expires or base.own_expiry:
+            return draft.expires
+
+        return None
 
     def _due(self, change: WriteFlow) -> tuple[datetime | None, str | None, int | None]:
         """When the flow is due after a write, and whose claim on it is left."""

@@ -28,7 +28,7 @@ owners = st.sampled_from(OWNERS)
 CLAIMED_AS: dict[str | None, Any] = {**TYPES, None: RAW, "": None}
 """What a claim is asked for: `None` in the model is any type, `""` only untyped flows."""
 
-_FIELDS = "state", "position", "status", "error", "due", "attempts", "waits_for"
+_FIELDS = "state", "position", "status", "error", "due", "attempts", "expires", "waits_for"
 
 
 def is_changed(copy: Copy) -> bool:

@@ -230,6 +230,7 @@ class FlowRules(MachineBase):
                 base.waits_for,
                 base.due,
                 base.attempts,
+                expires=base.expires,
             )
             self.world.commit([oracle.WriteFlow(flow_id, draft, base)])
             return amount

@@ -36,6 +36,7 @@ _FIELDS = (
     "waits_for",
     "due",
     "attempts",
+    "expires",
 )
 
 

@@ -17,6 +17,7 @@ WAITS = ("tests/contract/test_waits.py",)
 CLAIMS = ("tests/contract/test_claims.py",)
 GUARDS = ("tests/contract/test_guards.py",)
 LISTINGS = ("tests/contract/test_listings.py",)
+OWN_EXPIRY = ("tests/contract/test_own_expiry.py",)
 PREFIXES = ("tests/contract/test_id_prefix.py",)
 RETENTION = ("tests/contract/test_retention.py",)
 FAULTS = ("tests/faults/test_faults.py",)
@@ -575,6 +576,62 @@ MUTANTS: tuple[Mutant, ...] = (
         "        for expires_ms, key in self._expiries:\n            if expires_ms > now_ms or",
         "        for expires_ms, key in self._expiries:\n            if",
         (*RETENTION, *MACHINE),
+    ),
+    Mutant(
+        "expiry-not-watched",
+        "a session does not write a flow of which only the expiry was changed",
+        "core/writes.py",
+        "    expires_ms = None if flow.expires_at is None else to_ms(flow.expires_at)\n    now",
+        "    expires_ms = old.expires_ms\n    now",
+        (*OWN_EXPIRY, *MACHINE),
+    ),
+    Mutant(
+        "retention-overrides-expiry",
+        "a flow that ends expires by the retention, whatever its user has set",
+        "core/writes.py",
+        "    if ends and expires_ms is None:\n",
+        "    if ends:\n",
+        (*OWN_EXPIRY, *MACHINE),
+    ),
+    Mutant(
+        "retention-taken-for-own-expiry",
+        "the expiry that the retention gave stays when the flow is written again or revived",
+        "core/writes.py",
+        "    return None if ended and not envelope.has_own_expiry(loaded.body) else expires_ms\n",
+        "    return expires_ms\n",
+        (*RETENTION, *OWN_EXPIRY),
+    ),
+    Mutant(
+        "own-expiry-forgotten",
+        "the second write of an ended flow gives it the retention instead of its own expiry",
+        "core/envelope.py",
+        "    return _OWN_EXPIRY in body[: body.find(_STATE)]\n",
+        "    return False\n",
+        (*OWN_EXPIRY, *MACHINE),
+    ),
+    Mutant(
+        "expired-flows-hide-live-ones",
+        "flows that have expired hide those that are due after them",
+        MEMORY,
+        "            live = head.expires_ms is None or head.expires_ms > now_ms\n",
+        "            live = True\n",
+        OWN_EXPIRY,
+    ),
+    Mutant(
+        "redis-live-flow-has-a-time-to-live",
+        "the server removes a live flow, and its due time stays in the index",
+        COMMIT_LUA,
+        "    set_ttl(new.status >= COMPLETED and new.expires, ",
+        "    set_ttl(new.expires, ",
+        (*OWN_EXPIRY, *ON_REDIS),
+    ),
+    Mutant(
+        "nats-expired-flow-written",
+        "a flow that has expired since it was read is written, and lives again",
+        COMMITS_PY,
+        "            if expired or (change.claiming and held):\n",
+        "            if change.claiming and held:\n",
+        (*OWN_EXPIRY, *ON_NATS),
     ),
     # --- listings ---------------------------------------------------------------------------------
     Mutant(
