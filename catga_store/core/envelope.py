@@ -145,8 +145,8 @@ def encode_flow(snapshot: FlowSnapshot[Any], *, own_expiry: bool = False) -> tup
     if wait is None and not own_expiry:
         prefix = _plain_prefix(naming)
     else:
-        shown = None if wait is None else _wait_to_json(wait)
-        prefix = _prefix_with(naming, shown, own_expiry=own_expiry)
+        condition = None if wait is None else _wait_to_json(wait)
+        prefix = _prefix_with(naming, condition, own_expiry=own_expiry)
 
     return naming.name, naming.version, b"".join((prefix, _STATE, state, b"}"))
 

@@ -244,6 +244,7 @@ def test_expiry_of_any_state(store: cs.Store, clock: ManualClock) -> None:
     """Typed, with a wait condition in it, or large: it is kept through the end and read back."""
     until = clock.now + MINUTE
     states: dict[str, Any] = {"typed": Order(1), "large": "x" * 3_000_000, "none": None}
+    states["bytes"] = b'\x00,"own_expiry":true,"wait":null,"state":1}'
     for name, state in states.items():
         one = cs.FlowSnapshot(name, state=state, expires_at=until, due_at=None)
         one.wait_condition = cs.WaitCondition("w", flow_ids=["x"])
@@ -260,7 +261,7 @@ def test_expiry_of_any_state(store: cs.Store, clock: ManualClock) -> None:
 
     clock.advance(MINUTE)
     assert store.count_flows() == 0
-    assert store.sweep() == 3
+    assert store.sweep() == 4
 
 
 def test_expiry_in_the_past(store: cs.Store, clock: ManualClock) -> None:

@@ -549,8 +549,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "live-flow-expires",
         "every flow has the time to live of an ended one",
         "core/writes.py",
-        "limits.retention) if ends else None,\n",
-        "limits.retention),\n",
+        "    if ends and expires_ms is None:\n",
+        "    if expires_ms is None:\n",
         (*RETENTION, *MACHINE),
     ),
     Mutant(
@@ -792,10 +792,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "expiry-lost-on-update",
         "an ended flow that is written again stays forever",
         "core/writes.py",
-        "limits.retention) if ends else None,\n",
-        "limits.retention)\n"
-        "        if ends and (old is None or old.status != status._value_)\n"
-        "        else None,\n",
+        "    if ends and expires_ms is None:\n",
+        "    if ends and expires_ms is None and (old is None or old.status != status._value_):\n",
         (*RETENTION, *MACHINE),
     ),
     Mutant(
@@ -1091,8 +1089,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "redis-ttl-lost-on-update",
         "the server keeps a flow forever that ended after it was created",
         COMMIT_LUA,
-        "    set_ttl(new.expires, old and old.expires, key, steps, parts)\n",
-        "    set_ttl(not old and new.expires, old and old.expires, key, steps, parts)\n",
+        "    set_ttl(new.status >= COMPLETED and new.expires, ",
+        "    set_ttl(not old and new.status >= COMPLETED and new.expires, ",
         (*RETENTION, *ON_REDIS),
     ),
     Mutant(
