@@ -33,6 +33,7 @@ from catga_store.core.arguments import check_function
 from catga_store.core.base_store import BaseBlockingStore
 from catga_store.core.base_store import Driver
 from catga_store.core.claims import DEFAULT_LEASE
+from catga_store.core.holding import Holding
 from catga_store.core.options import FlowFilters
 from catga_store.core.options import StoreOptions
 from catga_store.core.options import WaitFilters
@@ -826,6 +827,30 @@ class Store(BaseBlockingStore):
         `CommitUncertainError` the claim ends at either time: extend it again.
         """
         self._run(claims.extend(self._context, flow, lease))
+
+    def holding(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> Holding:
+        """Keep the claim of a flow while a `with` block runs: extend it every third of `lease`.
+
+        For a step that takes longer than its lease (default: as claimed). The block is entered with an
+        extension, so `ClaimLostError` means that the claim is lost already. When it is lost later, the
+        block continues, because a thread cannot be stopped: `lost` of what `with` returns says so.
+        `ClaimLostError` is raised at its end, unless it raises something itself. Inside, the flow may
+        be written as always; a commit that ends the claim ends the extensions, too. While the store cannot
+        be reached the block continues, because the claim stands until another worker takes the flow.
+
+        Costs one round trip at the beginning, and one more for each third of a lease.
+
+        >>> from catga_store import MemoryStore, FlowSnapshot
+        >>> store = MemoryStore()
+        >>> store.create(FlowSnapshot("order-1", state={"paid": False}))
+        >>> order = store.claim("order-1")
+        >>> with store.holding(order):
+        ...     order.state["paid"] = True  # after a long call, say
+        >>> store.update(order)
+        >>> print(order.version)
+        3
+        """
+        return Holding(self._run, self._context, flow, lease)
 
     def release(self, flow: FlowSnapshot[Any], *, due_at: datetime | None = NOW) -> None:
         """Give the claim back without writing the state.

@@ -1,4 +1,4 @@
-"""How an async store runs a conversation. The only module of `core` that imports anyio."""
+"""How an async store runs a conversation. Only this module of `core` and `async_holding` import anyio."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager
 from contextlib import ExitStack
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from typing import Self
@@ -23,6 +24,7 @@ from anyio.from_thread import start_blocking_portal
 
 from catga_store.aio import AsyncSession
 from catga_store.aio import AsyncStore
+from catga_store.model.flows import FlowSnapshot
 from catga_store.protocol.conversation import Conversation
 from catga_store.session import Session
 from catga_store.store import Store
@@ -125,6 +127,9 @@ class AsyncAPI(StoreAPI):
     def begin(self) -> Generator[_BlockingAsyncSession]:
         with self._portal.wrap_async_context_manager(self.store.begin()) as session:
             yield _BlockingAsyncSession(self._portal, session)
+
+    def holding(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> Any:
+        return self._portal.wrap_async_context_manager(self.store.holding(flow, lease))
 
     def transact_one(self, flow_id: str, change: Callable[[Any], T], *, attempts: int = 100) -> T:
         async def call(session: AsyncSession) -> T:

@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "catga_store"
 NAMES = {
     "AsyncDriver": "Driver",
     "AsyncGenerator": "Generator",
+    "AsyncHolding": "Holding",
     "AsyncIterator": "Iterator",
     "AsyncMemoryStore": "MemoryStore",
     "AsyncRun": "Run",
@@ -28,6 +29,7 @@ NAMES = {
     "BaseAsyncStore": "BaseBlockingStore",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
+    "async_holding": "holding",
     "asynccontextmanager": "contextmanager",
     "base_async_store": "base_store",
     "check_awaitable": "check_blocking",
@@ -45,6 +47,13 @@ TEXTS = {
     "so another task may call it": "so another thread may call it",
     "Await `function(session, *args)`": "Call `function(session, *args)`",
     "in an `async with`": "in a `with`",
+    """while an `async with` block runs: extend it""": "while a `with` block runs: extend it",
+    """
+        block is cancelled, and `ClaimLostError` is raised at its end, by itself. Inside, the flow may be
+        written as always; a commit""": """
+        block continues, because a thread cannot be stopped: `lost` of what `with` returns says so.
+        `ClaimLostError` is raised at its end, unless it raises something itself. Inside, the flow may
+        be written as always; a commit""",
     "`async with` closes it": "`with` closes it",
     """while sending, closes the
         session. A cancelled commit that is in flight completes first and updates the objects, so it

@@ -19,7 +19,7 @@ from catga_store.testing.clock import ManualClock
 
 APIS = [(cs.Store, cs.AsyncStore), (cs.Session, cs.AsyncSession)]
 PLAIN = {
-    cs.Store: {"session", "begin", "now", "iter_flows", "iter_wait_conditions"},
+    cs.Store: {"session", "begin", "holding", "now", "iter_flows", "iter_wait_conditions"},
     cs.Session: {
         "add",
         "delete",
@@ -77,6 +77,7 @@ OPERATIONS = {
         "wait_due",
         "watch",
         "extend",
+        "holding",
         "release",
         "get_many",
         "query_flows",
