@@ -910,7 +910,7 @@ class AsyncStore(BaseAsyncStore):
         """
         await self._run(claims.extend(self._context, flow, lease))
 
-    def holding(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> AsyncHolding:
+    def holding(self, flow: FlowSnapshot[Any], *, lease: timedelta | None = None) -> AsyncHolding:
         """Keep the claim of a flow while an `async with` block runs: extend it every third of `lease`.
 
         For a step that takes longer than its lease (default: as claimed). The block is entered with an

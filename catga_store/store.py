@@ -828,7 +828,7 @@ class Store(BaseBlockingStore):
         """
         self._run(claims.extend(self._context, flow, lease))
 
-    def holding(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> Holding:
+    def holding(self, flow: FlowSnapshot[Any], *, lease: timedelta | None = None) -> Holding:
         """Keep the claim of a flow while a `with` block runs: extend it every third of `lease`.
 
         For a step that takes longer than its lease (default: as claimed). The block is entered with an

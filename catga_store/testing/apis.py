@@ -128,8 +128,8 @@ class AsyncAPI(StoreAPI):
         with self._portal.wrap_async_context_manager(self.store.begin()) as session:
             yield _BlockingAsyncSession(self._portal, session)
 
-    def holding(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> Any:
-        return self._portal.wrap_async_context_manager(self.store.holding(flow, lease))
+    def holding(self, flow: FlowSnapshot[Any], *, lease: timedelta | None = None) -> Any:
+        return self._portal.wrap_async_context_manager(self.store.holding(flow, lease=lease))
 
     def transact_one(self, flow_id: str, change: Callable[[Any], T], *, attempts: int = 100) -> T:
         async def call(session: AsyncSession) -> T:

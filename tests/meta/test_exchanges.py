@@ -117,6 +117,15 @@ def clear_and_sweep(store: cs.Store) -> None:
     store.sweep()
 
 
+HOUR = timedelta(hours=1)
+
+
+def claim_and_hold(store: cs.Store) -> None:
+    """Claim a flow by name, and hold the claim for less than a third of its lease."""
+    with store.holding(store.claim("a")):
+        pass
+
+
 def claim_and_extend(store: cs.Store) -> None:
     """Claim a flow by name and move the end of the claim."""
     store.extend(store.claim("a"))
@@ -181,6 +190,11 @@ OPERATIONS: dict[str, tuple[Callable[[cs.Store], object], int, int]] = {
     "get_for_each_progress": (lambda store: store.get_for_each_progress("a", 1), 1, 0),
     "clear_for_each_progress": (lambda store: store.clear_for_each_progress("a", 1), 0, 1),
     "list_for_each_progress": (lambda store: store.list_for_each_progress("a"), 2, 0),
+    "wait_due, now": (lambda store: store.wait_due(timeout=timedelta(0)), 1, 0),
+    "wait_due, something is due": (lambda store: store.wait_due(timeout=HOUR), 1, 0),
+    "watch, now": (lambda store: store.watch("a", after=1, timeout=timedelta(0)), 1, 0),
+    "watch, a later version": (lambda store: store.watch("a", after=0, timeout=HOUR), 1, 0),
+    "claim, hold": (claim_and_hold, 2, 2),
     "claim": (lambda store: store.claim("a"), 2, 1),
     "claim, of a parent": (lambda store: store.claim("b"), 4, 1),
     "claim, extend": (claim_and_extend, 2, 2),
@@ -216,6 +230,25 @@ def test_claim_due_of_a_plain_flow(store: cs.Store) -> None:
     store.create(cs.FlowSnapshot("due", state={}))
     transport.reads = transport.writes = 0
     assert len(store.claim_due()) == 1
+    assert (transport.reads, transport.writes) == (2, 1)
+
+
+def test_waiting_for_nothing(store: cs.Store) -> None:
+    """Beside the claim, a wait is one look for what will be due before the next look."""
+    store.clear()
+    transport = count(store)
+    assert store.claim_due(wait=timedelta(milliseconds=1)) == []
+    assert (transport.reads, transport.writes) == (2, 0)
+    assert not store.wait_due(timeout=timedelta(milliseconds=1))
+    assert (transport.reads, transport.writes) == (3, 0)
+
+
+def test_waiting_for_a_flow_that_is_due(store: cs.Store) -> None:
+    """A wait that need not wait costs what the claim costs."""
+    store.clear()
+    store.create(cs.FlowSnapshot("due", state={}))
+    transport = count(store)
+    assert len(store.claim_due(wait=HOUR)) == 1
     assert (transport.reads, transport.writes) == (2, 1)
 
 

@@ -46,11 +46,18 @@ class ClaimRules(WaitRules):
         limit=st.sampled_from([1, 1, 2, 50, 50]),
         owner=owners,
         in_session=st.booleans(),
+        wait=st.sampled_from([timedelta(0), timedelta(0), timedelta(milliseconds=1)]),
     )
     def claim_due(
-        self, type_name: str | None, lease: timedelta, limit: int, owner: str, in_session: bool
+        self,
+        type_name: str | None,
+        lease: timedelta,
+        limit: int,
+        owner: str,
+        in_session: bool,
+        wait: timedelta,
     ) -> None:
-        self.claim_some(type_name, lease, limit, owner, in_session=in_session)
+        self.claim_some(type_name, lease, limit, owner, in_session=in_session, wait=wait)
 
     def claim_some(
         self,
@@ -60,11 +67,17 @@ class ClaimRules(WaitRules):
         owner: str,
         *,
         in_session: bool = False,
+        wait: timedelta = timedelta(0),
     ) -> None:
-        """Claim what is due, perhaps in a session that is closed afterwards."""
+        """Claim what is due, perhaps in a session that is closed afterwards.
+
+        The clock stands still while it waits, so nothing becomes due meanwhile.
+        """
         self.world.forget_expired()
         claimer: Any = self.api.session() if in_session else self.api
-        flows = claimer.claim_due(CLAIMED_AS[type_name], lease=lease, limit=limit, owner=owner)
+        flows = claimer.claim_due(
+            CLAIMED_AS[type_name], lease=lease, limit=limit, owner=owner, wait=wait
+        )
         if in_session:
             assert all(flow in claimer for flow in flows)
             claimer.close()
@@ -80,6 +93,48 @@ class ClaimRules(WaitRules):
         )
         for flow in flows:
             self.taken(flow, lease)
+
+    @rule(
+        type_name=st.sampled_from([None, "Order", ""]),
+        timeout=st.sampled_from([timedelta(0), timedelta(milliseconds=1)]),
+    )
+    def wait_due(self, type_name: str | None, timeout: timedelta) -> None:
+        """Whether something is due; nothing becomes due while it waits."""
+        self.world.forget_expired()
+        is_due = bool(self.world.due_flows(type_name) or self.world.calling(type_name))
+        assert self.api.wait_due(CLAIMED_AS[type_name], timeout=timeout) is is_due
+
+    @rule(
+        place=places,
+        type_name=st.sampled_from([None, "Order"]),
+        after=st.integers(0, 3),
+        timeout=st.sampled_from([timedelta(0), timedelta(milliseconds=1)]),
+    )
+    def watch(self, place: int, type_name: str | None, after: int, timeout: timedelta) -> None:
+        """A flow at a later version than one that was seen, if it is at one."""
+        flow_id = self.flow_id(place)
+
+        def modelled() -> oracle.Flow | None:
+            self.world.forget_expired()
+            there = self.world.flows.get(flow_id)
+            if there is None or there.version <= after:
+                return None
+
+            if not reads_as(there, type_name):
+                raise oracle.Refusal("StateTypeError")
+
+            return there
+
+        done = self.agree(
+            lambda: self.api.watch(flow_id, TYPES[type_name], after=after, timeout=timeout),
+            modelled,
+        )
+        if done is not None:
+            got, want = done
+            assert (got is None) is (want is None)
+            if want is not None:
+                self.same_flow(got, want, "watched")
+                self.held(got)
 
     @rule(
         which=st.integers(0, 3),
@@ -193,6 +248,20 @@ class ClaimRules(WaitRules):
             lambda: self.world.extend(copy.key, copy.claim or 0, span),
         )
         assert before == (copy.obj.version, copy.obj.revision, copy.obj.due_at)
+
+    @precondition(lambda self: self.claimed())
+    @rule(which=st.integers(0, 3), lease=st.one_of(st.none(), base.spans))
+    def hold(self, which: int, lease: timedelta | None) -> None:
+        """A block that holds a claim begins with an extension; none comes later, it is that short."""
+        copy = self.pick(self.claimed(), which)
+        span = copy.lease if lease is None else in_ms(lease)
+        assert span is not None
+
+        def held() -> None:
+            with self.api.holding(copy.obj, lease=lease):
+                pass
+
+        self.agree(held, lambda: self.world.extend(copy.key, copy.claim or 0, span))
 
     @rule(
         place=places,
