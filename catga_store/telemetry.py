@@ -13,7 +13,8 @@ lookup. Spans and metrics go to the global providers, or to those that are passe
 | `catga_store.outcome` | `ok`, `conflict`, `uncertain`, `unavailable`, `usage`, … |
 
 The other outcomes are `config`, `corrupt`, `cancelled`, and `error` for an exception that is not of
-this library, such as one raised by the function of a transaction.
+this library, such as one raised by the function of a transaction. `claim_due` with `wait` is the operation
+`claim_when_due`; what it takes is mostly waiting, as with `wait_due` and `watch`.
 
 For every outcome but `ok`, `conflict` and `cancelled`, which programs expect, the span records the
 exception and has the status ERROR. Operations inside the function of a transaction are child spans.

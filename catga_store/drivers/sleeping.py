@@ -1,4 +1,4 @@
-"""How drivers perform `Await`: a thread sleeps on an event of its own, a task on one of its loop."""
+"""How drivers perform `Await`: a thread sleeps on a lock of its own, a task on an event of its loop."""
 
 from __future__ import annotations
 
@@ -13,13 +13,22 @@ __all__ = ["sleep_async", "sleep_blocking"]
 
 
 def sleep_blocking(sleeper: Sleeper) -> None:
-    """Block until no seconds are left. Any exception of a signal handler ends it."""
-    event = threading.Event()
-    sleeper.notify = event.set
+    """Block until no seconds are left. Any exception of a signal handler ends it.
+
+    A bare lock, because a signal handler of this very thread may wake it, by a commit or by closing the
+    store: an `Event` could be held by the thread that the handler interrupts.
+    """
+    bell = threading.Lock()
+    bell.acquire()
+
+    def ring() -> None:
+        with suppress(RuntimeError):  # it rings already
+            bell.release()
+
+    sleeper.notify = ring
     try:
         while (seconds := sleeper.seconds_left()) > 0:
-            event.wait(min(seconds, threading.TIMEOUT_MAX))
-            event.clear()
+            bell.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
     finally:
         sleeper.notify = None
 

@@ -362,6 +362,25 @@ def test_an_interrupt_ends_the_wait(open_one: Callable[..., cs.Store]) -> None:
         assert len(store.claim_due(wait=LONGEST)) == 1
 
 
+def test_a_signal_handler_may_close_the_store(open_one: Callable[..., cs.Store]) -> None:
+    """It runs in the thread that waits, and wakes it."""
+    store = open_one()
+
+    def signalled() -> None:
+        until(lambda: sleepers(store) == 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: store.close())
+    thread = threading.Thread(target=signalled)
+    thread.start()
+    try:
+        with pytest.raises(cs.StoreClosedError):
+            store.claim_due(wait=LONGEST)
+    finally:
+        thread.join(LONG)
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.anyio
 async def test_tasks_are_woken_by_other_threads(
     open_one: Callable[..., cs.Store], url: str
