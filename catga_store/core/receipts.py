@@ -77,6 +77,9 @@ def completion_of(outcome: Outcome) -> Completion:
     )
 
 
+_VERSIONED = Put, SetWait
+
+
 def receipt_of(
     commit_id: str, changes: Sequence[Change], outcomes: Sequence[Outcome | None]
 ) -> Receipt:
@@ -103,7 +106,7 @@ def receipt_of(
                 completions[key.id, change.child] = completion_of(outcome)
                 if outcome.satisfied and key in versions:
                     versions[key] = outcome.version
-        elif isinstance(change, Put | SetWait):
+        elif isinstance(change, _VERSIONED):
             planned = change.head.version if isinstance(change, Put) else 1
             versions[key] = planned if outcome is None else outcome.version
         elif not isinstance(change, Check):

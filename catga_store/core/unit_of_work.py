@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import Any
 
 from attrs import frozen
@@ -477,44 +477,50 @@ class UnitOfWork:
     def plan(self, now_ms: int, limits: Limits) -> CommitPlan:
         """The changes of one commit; raises before anything is sent."""
         tracked = self._map.values()
-        pairs: list[tuple[Change, Entry | None]] = []
+        changes: list[Change] = []
+        entries: list[Entry | None] = []  # of the changes; at the end, `None` for the last ones
         idle: list[Entry] = []
 
         for entry in sorted(tracked, key=_rank) if len(tracked) > 1 else tracked:
             change = plan_entry(entry, now_ms, limits)
             if change is not None:
-                pairs.append((change, entry))
+                changes.append(change)
+                entries.append(entry)
             elif isinstance(entry.record, FlowSnapshot) and entry.record._claim is not None:
                 idle.append(entry)
 
-        pairs += [(change, None) for change in self._completions.values()]
+        changes += self._completions.values()
         if self._appends:
-            written = {
-                change.key: change.head.version for change, _ in pairs if type(change) is Put
-            }
-            pairs += [(_dated(change, now_ms, written), None) for change in self._appends]
+            written = {one.key: one.head.version for one in changes if type(one) is Put}
+            changes += [_dated(change, now_ms, written) for change in self._appends]
 
-        if not pairs and not self._checks and not self._guards:
+        if not changes and not self._checks and not self._guards:
             return _NOTHING
 
-        pairs += [(renewal(entry, now_ms), entry) for entry in idle]
+        if idle:
+            entries += [None] * (len(changes) - len(entries))
+            changes += [renewal(entry, now_ms) for entry in idle]
+            entries += idle
+
         if self._checks:
-            planned = {c.key: c for c, _ in pairs if not isinstance(c, Complete | Append)}
-            pairs += [(check, None) for check in self._unplanned_checks(planned)]
+            planned = {c.key: c for c in changes if not isinstance(c, Complete | Append)}
+            changes += self._unplanned_checks(planned)
 
+        entries += [None] * (len(changes) - len(entries))
         if self._guards:
-            pairs += [(check, None) for check in self._unplanned_guards(pairs, now_ms)]
+            guards = [*self._unplanned_guards(zip(changes, entries, strict=True), now_ms)]
+            changes += guards
+            entries += [None] * len(guards)
 
-        changes, entries = zip(*pairs, strict=True)
         if len(changes) > MAX_CHANGES:
             message = (
                 f"this commit names {len(changes)} records; the limit is {MAX_CHANGES};"
-                " nothing was sent; split it into several commits"
+                " nothing was sent; commit in parts"
             )
             raise CommitTooLargeError(message, size=len(changes), limit=MAX_CHANGES)
 
         check_partition(changes, limits)
-        return CommitPlan(changes, entries)
+        return CommitPlan(tuple(changes), tuple(entries))
 
     def _unplanned_checks(
         self, planned: Mapping[Key, Put | SetWait | Delete | Check]
@@ -533,7 +539,7 @@ class UnitOfWork:
                 raise UsageError(message)
 
     def _unplanned_guards(
-        self, pairs: Sequence[tuple[Change, Entry | None]], now_ms: int
+        self, pairs: Iterable[tuple[Change, Entry | None]], now_ms: int
     ) -> Iterator[Check]:
         """The checks of claims on flows that nothing else checks.
 

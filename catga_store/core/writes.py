@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from itertools import compress
-from operator import ne
 from typing import Any
 
 from attrs import frozen
@@ -173,14 +171,30 @@ def changes_of(flow: FlowSnapshot[Any], put: Put) -> tuple[str, ...]:
     if old is None:
         return ("state",)
 
-    same = envelope.is_same_state(flow, put.body)
-    expires_ms = None if flow.expires_at is None else to_ms(flow.expires_at)
-    now = head.status, head.position, head.error, flow.attempts, _due_ms_of(flow, old), expires_ms
-    before = old.status, old.position, old.error, old.attempts, old.due_ms, old.expires_ms
-    return tuple(compress(_WATCHED, map(ne, (*now, same), (*before, True))))
+    # Every commit of a loaded flow passes here, and seldom finds more than one of these.
+    changed: list[str] = []
+    if head.status != old.status:
+        changed.append("status")
 
+    if head.position != old.position:
+        changed.append("position")
 
-_WATCHED = "status", "position", "error", "attempts", "due_at", "expires_at", "state"
+    if head.error != old.error:
+        changed.append("error")
+
+    if flow.attempts != old.attempts:
+        changed.append("attempts")
+
+    if _due_ms_of(flow, old) != old.due_ms:
+        changed.append("due_at")
+
+    if (None if flow.expires_at is None else to_ms(flow.expires_at)) != old.expires_ms:
+        changed.append("expires_at")
+
+    if not envelope.is_same_state(flow, put.body):
+        changed.append("state")
+
+    return tuple(changed)
 
 
 def _created_ms(record: FlowSnapshot[Any] | WaitCondition, now_ms: int) -> int:

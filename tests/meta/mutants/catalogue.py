@@ -581,8 +581,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "expiry-not-watched",
         "a session does not write a flow of which only the expiry was changed",
         "core/writes.py",
-        "    expires_ms = None if flow.expires_at is None else to_ms(flow.expires_at)\n    now",
-        "    expires_ms = old.expires_ms\n    now",
+        "    if (None if flow.expires_at is None else to_ms(flow.expires_at)) != old.expires_ms:\n",
+        "    if old.expires_ms != old.expires_ms:\n",
         (*OWN_EXPIRY, *MACHINE),
     ),
     Mutant(
@@ -809,8 +809,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "change-not-seen",
         "a flow of which only the error has changed counts as clean",
         "core/writes.py",
-        "head.position, head.error, flow.attempts",
-        "head.position, old.error, flow.attempts",
+        "    if head.error != old.error:\n",
+        "    if old.error != old.error:\n",
         SESSIONS,
     ),
     Mutant(
@@ -844,8 +844,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "idle-claim-not-checked",
         "who has lost a claim commits, if the claimed flow itself is not written",
         "core/unit_of_work.py",
-        "        pairs += [(renewal(entry, now_ms), entry) for entry in idle]\n",
-        "",
+        "            changes += [renewal(entry, now_ms) for entry in idle]\n            entries += idle\n",
+        "            pass\n",
         ("tests/contract/test_claims.py::test_a_lost_claim_refuses_the_commit_of_anything",),
     ),
     Mutant(
