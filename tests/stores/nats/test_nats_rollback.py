@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,7 +18,10 @@ from typing import Any
 from typing import NamedTuple
 
 import nats
+import nats.errors
 import pytest
+from waiting import retried
+from waiting import until
 
 import catga_store as cs
 from catga_store.stores.nats import exchange
@@ -314,6 +318,86 @@ def test_stale_writer_after_three_machines_lost_power() -> None:
                 a.update(flow)
 
             assert b.get_one("f").state["who"] == "B"
+
+
+@pytest.mark.soak
+def test_stale_writer_after_two_of_three_machines_went_back() -> None:
+    """The two elect a leader without what the third has, to which the stale writer is connected.
+
+    What is acknowledged after that is kept. The third server cannot follow the others until its data
+    are removed (nats-server 2.15.1), as `docs/operations/nats.md` says.
+    """
+    patience = timedelta(seconds=LONG)
+    with NatsCluster() as cluster:
+        third, *back = cluster.nodes
+        with cs.NatsStore(third.url, replicas=3, timeout=patience) as a:
+            a.create(cs.FlowSnapshot("f", state={"who": ""}))
+            for node in back:
+                node.stop()
+                shutil.copytree(node.directory / "jetstream", node.directory / "kept")
+
+            cluster.start()
+            flow = a.get_one("f")
+            flow.state["who"] = "A"
+            a.update(flow)
+            before = last_sequence(third.url)
+
+            third.signal(signal.SIGSTOP)  # else it may become the leader, and nothing is lost
+            for node in back:
+                node.kill()
+                shutil.rmtree(node.directory / "jetstream")
+                shutil.move(node.directory / "kept", node.directory / "jetstream")
+                node.start(wait=False)
+
+            with cs.NatsStore(back[0].url, replicas=3, timeout=patience) as b:
+                other = retried(lambda: b.get_one("f"), cs.StoreUnavailableError)
+                assert other.state["who"] == "", "the update of A is lost"
+                other.state["who"] = "B"
+                b.update(other)
+                assert last_sequence(back[0].url) <= before, "the sequences come again"
+                third.signal(signal.SIGCONT)
+
+                flow.state["who"] = "A again"
+                with pytest.raises(cs.StaleFlowError):
+                    a.update(flow)
+
+                for store in (a, b):
+                    assert store.get_one("f").state["who"] == "B"
+
+                acknowledged = [f"new-{number}" for number in range(100)]
+                for number, name in enumerate(acknowledged):
+                    (a, b)[number % 2].create(cs.FlowSnapshot(name, state={}))
+
+            third.kill()
+            shutil.rmtree(third.directory / "jetstream")
+            third.start(wait=False)
+            until(lambda: follows(back[0].url, third.name))
+            for node in cluster.nodes:
+                node.kill()
+                alive = next(one for one in cluster.nodes if one is not node)
+                with cs.NatsStore(alive.url, replicas=3, timeout=patience) as c:
+                    found = retried(lambda: c.get_many(acknowledged), *NOT_YET)
+                    missing = [name for name in acknowledged if found[name] is None]
+                    assert missing == [], f"without {node.name}"
+                    assert c.get_one("f").state["who"] == "B"
+
+                node.start(wait=False)
+                until(lambda: follows(alive.url, node.name))  # noqa: B023  called at once
+
+
+NOT_YET = cs.StoreUnavailableError, cs.CommitUncertainError
+
+
+def follows(url: str, name: str) -> bool:
+    """Whether a server of the cluster is the stream's leader or has all that the leader has."""
+    try:
+        info = with_client(url, lambda client: client.ask(f"$JS.API.STREAM.INFO.{STREAM}"))
+    except (nats.errors.Error, AssertionError):  # there is no leader yet
+        return False
+
+    cluster = info["cluster"]
+    states = {one["name"]: one["current"] for one in cluster["replicas"]}
+    return bool(cluster["leader"] == name or states.get(name))
 
 
 def go_back(node: NatsServer, change: Callable[[], None]) -> None:
