@@ -6,9 +6,11 @@ Keys, with the default prefix `dslflow:`. `0` is the partition; the part in brac
 |---|---|---|
 | `{dslflow:0}:layout` | hash | layout version and number of partitions; in partition 0 only |
 | `{dslflow:0}:flow:ID` | hash | `head`, a JSON array (below); `body`, the JSON of the flow |
-| `{dslflow:0}:parts:ID` | hash | a body over 1 MiB, in parts `0`, `1`, …; its name is in `g` and in `body` |
+| `{dslflow:0}:chunks:ID` | hash | a body over 1 MiB, in chunks `0`, `1`, …; its name is in `g` and in `body` |
 | `{dslflow:0}:upload:COMMIT.n` | hash | such a body before its commit, which renames it; else gone in an hour |
 | `{dslflow:0}:steps:ID` | hash | ForEach progress of a flow: `h3` is the head and `b3` the body of step 3 |
+| `{dslflow:0}:parts:ID` | hash | parts: `hNAME` is a head, `bNAME` a body; the other fields are below |
+| `{dslflow:0}:names:ID` | sorted set | `nNAME` of each part, `cLOG/` of each counter of a log, by their bytes |
 | `{dslflow:0}:wait:ID` | hash | a condition: `head`, `terms` (JSON), `any`, `parent`, `expected`, `done` |
 | `{dslflow:0}:items:ID` | hash | its children: three digits (member, done, success), then the result |
 | `{dslflow:0}:commit:ID` | string | the reply of a recent commit; empty if the commit was given up |
@@ -21,14 +23,22 @@ the end of its key. Every member of the index has the score 0 and is read by `ZR
 flows by due time, `fa…` all flows by creation, `wd…` deadlines, `wt…` parents to notify, `x…` what
 expires (records.lua writes each of them).
 
+**Parts.** An entry of a log is the part `LOG/SEQUENCE`, and the counter of the log the part `LOG/`, whose
+version is the last sequence. In the hash of a flow's parts, `k3:logKEY` is the sequence of the entry of
+`log` (of 3 bytes) that has this key. `lNAME` is there in place of a body over 1 MiB: the number and name
+of its chunks, which stay under `upload:`; the index has them as `nl…`, and as `x…u…` once the part is gone.
+`x` is the time in the index entry `x…n…` of parts whose flow does not exist. `ni…` are flows with parts.
+
 **Atomic.** A commit is one script. It reads and decides everything before its first write. The reply is
 kept with it for twice the store's timeout, so a commit that is sent again returns the same reply. A
 read of one record is atomic; a read of several is not. A listing reads the index, then the heads, and
 leaves out records that have changed in between.
 
-**Round trips.** 1 for a commit, any read of records, and a count. 2 or more, by pages of at most 1,000,
-for a listing, for what is due, and for a sweep. 2 more at the first use of a store. 1 more for a script
-that the server does not know, after a restart or a fail-over. 1 more, both ways, for a body over 1 MiB.
+**Round trips.** 1 for a commit, any read of records, a page of parts, their removal, and a count. 2 or
+more, by pages of at most 1,000, for a listing, for what is due, and for a sweep. A page of parts with
+bodies is cut after 1 MiB of them, and takes another for each. 2 more at the first use of a store. 1 more for a script
+that the server does not know, after a restart or a fail-over. 1 more, both ways, for a body over 1 MiB;
+2 more to remove that of a part, after the commit that replaced or deleted it.
 Every sixteenth commit also lists a few expired records, and removes them in a further round trip.
 
 What is due for one type of flow has an index of its own; ended conditions are filtered by the type of
@@ -42,9 +52,10 @@ replicas have it (`exchange`); `min-replicas-to-write` makes the server refuse c
 
 **A lost connection.** A request that was never sent is a `StoreUnavailableError` at once. A commit whose
 reply is lost is sent again with its id until the timeout; then it is a `CommitUncertainError`. The same
-holds for `extend`, for each page of a sweep, and for `clear`, which removes page by page, keeps the
-replies of recent commits, and is done when its last page is. Error replies of the server become errors
-of this library that say what to do, with redis-py's exception as the cause (`refusals`).
+holds for `extend`, for the removal of parts, for each page of a sweep, and for `clear`, which removes page
+by page, keeps the replies of recent commits, and is done when its last page is. Error replies of the
+server become errors of this library that say what to do, with redis-py's exception as the cause
+(`refusals`).
 
 **Expiry.** An expired record is absent at once, by the store's clock; the server removes it an hour
 later by its own (`PEXPIRE`), unless a sweep came before. Nothing live and no index has a time to live.
@@ -52,9 +63,13 @@ So the eviction policy must be `noeviction`: a `volatile` policy removes ended f
 of recent commits, so that a commit that is sent again may be a conflict with itself; an `allkeys` policy
 removes live flows. A server that is out of memory refuses whole commits, and still reads and deletes.
 
-**Large bodies.** A body over 1 MiB is uploaded before its commit and read after its head, a part at a
-time, on a connection of its own; so others wait for one part at most. The commit takes the
-upload over: no reader sees parts of two bodies. Progress is one value, whatever its size.
+The parts of a flow have its time to live, but for their large bodies, which a sweep removes. It also
+removes parts whose flow does not exist, after their retention. The other keys of a flow go with `UNLINK`,
+which frees their memory in the background.
+
+**Large bodies.** A body over 1 MiB is uploaded before its commit and read after its head, a chunk at a
+time, on a connection of its own; so others wait for one chunk at most. The commit takes the
+upload over: no reader sees chunks of two bodies. Progress is one value, whatever its size.
 
 **Rights.** EVALSHA, EVAL, SCAN, INFO, ZLEXCOUNT and what layout.lua tries at first use, on these keys; WAIT
 with `acknowledged_by`. A user who loses one of them later may leave a commit half written: change ACLs
@@ -62,8 +77,9 @@ with care.
 
 **Modules.** `layout` has the keys and the formats of heads and conditions, `scripts` what the server
 runs, `transport` the requests to a link, `exchange` the retries, `refusals` the errors of the server,
-`setup` the first use. `reads`, `commits` with `commit_args`, `listings` with `index`, and `sweeping`
-implement the store protocol. `doctor` and `index_check` examine a store.
+`setup` the first use. `reads`, `commits` with `commit_args`, `listings` with `index`, `parts`, and
+`sweeping` implement the store protocol. `doctor`, `index_check` and `parts_check`
+examine a store.
 """
 
 from __future__ import annotations
@@ -75,7 +91,7 @@ from catga_store.errors import NotSupportedError
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
-from catga_store.protocol.failures import refuse_parts
+from catga_store.protocol.keys import PART
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Commit
@@ -85,10 +101,13 @@ from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Overdue
+from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Ping
 from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import RemoveParts
 from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Scanned
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
 from catga_store.protocol.wakeups import Listen
@@ -97,6 +116,7 @@ from catga_store.stores.redis.commits import RedisCommits
 from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.listings import RedisListings
+from catga_store.stores.redis.parts import RedisParts
 from catga_store.stores.redis.reads import RedisReads
 from catga_store.stores.redis.refusals import check
 from catga_store.stores.redis.setup import prepare
@@ -144,6 +164,11 @@ class RedisProtocol:
         commits = RedisCommits(self._layout, self._exchange, sweeping)
         listings = RedisListings(self._layout, self._exchange, reads, sweeping)
         self._wakeups = Wakeups()
+        parts = RedisParts(self._layout, self._exchange, reads, sweeping)
+
+        def scan(request: Scan) -> Conversation[tuple[Scanned, ...]]:
+            return (parts if request.kind == PART else listings).scan(request)
+
         self._handlers: dict[type, Callable[[Any], Conversation[Any]]] = {
             Read: reads.read,
             Steps: reads.steps,
@@ -155,7 +180,9 @@ class RedisProtocol:
             Overdue: listings.overdue,
             Find: listings.find,
             Count: listings.count,
-            Scan: listings.scan,
+            Scan: scan,
+            Parts: parts.parts,
+            RemoveParts: parts.remove_parts,
             Sweep: sweeping.sweep,
             Clear: sweeping.clear,
             Ping: self._ping,
@@ -167,7 +194,6 @@ class RedisProtocol:
 
     def converse(self, request: Request[object]) -> Conversation[object]:
         """Perform a store protocol request, and return its reply."""
-        refuse_parts(request, "Redis")
         handler = self._handlers[type(request)]
         return handler(request) if self._prepared else self._first(handler, request)
 

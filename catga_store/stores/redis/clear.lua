@@ -2,8 +2,8 @@
 -- meanwhile stay, with their entries in the index.
 --
 -- KEYS[1]   key of the reply; written with the last page    KEYS[2]  the index of the partition
--- KEYS[3..] for each record: the flow, its steps and its parts, or the condition and its items;
---           then the other keys to remove
+-- KEYS[3..] for each record: the flow, its steps, its chunks, its parts and their names, or the condition
+--           and its items; then the other keys to remove
 -- ARGV[1]   how long the reply is kept, in ms of the server's clock
 -- ARGV[2]   '1' if this is the last page of all    ARGV[3]  '1' if it is the last of the partition
 -- ARGV[4..] for each record: its kind (F, W) and its id
@@ -37,9 +37,14 @@ for place = 4, #ARGV, 2 do
   local row = redis.pcall('HMGET', key, 'head', 'parent')
   if ARGV[place] == 'F' then
     unlist(flow_entries, id, head_of(row))
-    redis.call('ZREM', index, 'fi' .. id, 'pi' .. id)
-    redis.call('UNLINK', key, KEYS[at + 1], KEYS[at + 2])
-    at = at + 3
+    redis.call('ZREM', index, 'fi' .. id, 'pi' .. id, 'ni' .. id)
+    local parts = KEYS[at + 3]
+    local orphaned = redis.pcall('HGET', parts, 'x')
+    if type(orphaned) == 'string' then redis.call('ZREM', index, 'x' .. orphaned .. 'n' .. id) end
+    now = 0 -- what is left of it can be removed since then
+    leave_large(id)
+    redis.call('UNLINK', key, KEYS[at + 1], KEYS[at + 2], parts, KEYS[at + 4])
+    at = at + 5
   else
     unlist(wait_entries, id, head_of(row), row[2] or nil)
     redis.call('ZREM', index, 'wi' .. id)
@@ -52,7 +57,7 @@ for place = at, #KEYS do redis.call('UNLINK', KEYS[place]) end
 
 if ARGV[3] == '1' then
   local listed = 0
-  for _, kind in ipairs({'f', 'p', 'w'}) do
+  for _, kind in ipairs({'f', 'n', 'p', 'w'}) do
     listed = listed + #redis.call('ZRANGEBYLEX', index, '[' .. kind .. 'i', '(' .. kind .. 'j', 'LIMIT', '0', '1')
   end
   if listed == 0 then redis.call('UNLINK', index) end

@@ -3,36 +3,42 @@
 -- KEYS[1]   key of the reply
 -- KEYS[2]   the index of the partition
 -- KEYS[3..] for each change, in the order of the changes:
---             flow F, progress G   the flow, the flow's steps, the flow's parts
---             flow with flag p     these, and the upload of its body
---             condition W          the condition, its items
+--             flow F, progress G, part N   the flow, its steps, its chunks, its parts, their names
+--             flow or part with flag p     these, and the upload of its body
+--             condition W                  the condition, its items
+--           a commit of one flow that is updated, and did not expire before and does not now, is without
+--           the last two
 --
 -- ARGV[1]   id of the commit
 -- ARGV[2]   now, in ms
--- ARGV[3]   how long ended conditions, tombstones and pending completions are kept, in ms; '' forever
+-- ARGV[3]   how long ended conditions, tombstones, pending completions, and parts without a flow are
+--           kept, in ms; '' forever
 -- ARGV[4]   how long the reply is kept, in ms of the server's clock
--- ARGV[5..] for each change: its letter, its kind (F, G, W), its id, and then
---   put       P  F/G  step  expected  flags  head  body
+-- ARGV[5..] for each change: its letter, its kind (F, G, N, W), its id, and then
+--   put       P  F/G/N  step (N: name)  expected  flags  head  body
 --   put       P  W    expected  flags  head  terms  number of items  (child  success  payload)...
 --   set       S  W    terms  created_ms  renotify ('1' or '')
---   delete    D  any  step  expected  flags
---   check     K  any  step  expected  flags  due_ms ('' for no change)
+--   delete    D  any  step (N: name)  expected  flags
+--   check     K  any  step (N: name)  expected  flags  due_ms ('' for no change)
+--   append    A  N    log  key ('' for none)  flags  head  body
 --   complete  C  W    child  success ('1' or '0')  payload
--- expected is '' (no record), '*' (any or none) or a revision. The flags are
+-- expected is '' (no record), '*' (any or none), '-' (written only if there is none) or a revision. The
+-- flags are
 --   f  fresh: a new incarnation            c  claiming: refused while another claim has not ended
 --   k  the stored body is kept             g  the condition's parent was notified
---   l  leaving: the flow is removed in this commit    p  the body was uploaded in parts
+--   l  leaving: the flow is removed in this commit    p  the body was uploaded in chunks
 --   o  owned: `expected` is the claim that the flow must be under, at any revision
--- The head is the JSON to store, with '' for its commits. The body of a flow with parts is '*', the
--- number of parts, a space and the name that they have in field g. A condition that was cleared, or is
--- not set yet, counts as no record.
+-- The head is the JSON to store, with '' for its commits. The body of a flow with flag p is '*', the
+-- number of chunks, a space and the name that they have in field g; that of a part is without the '*'. A
+-- condition that was cleared, or is not set yet, counts as no record.
 --
 -- Returns the reply, which is also stored: a JSON array with one entry for each change,
 --   [version, revision, status, created_ms, satisfied, accepted, duplicate, terms, replaced]
---   cut where the rest is default; the revision is null where it is the id of the commit;
+--   cut where the rest is default; the revision is null where it is the id of the commit; and a newline
+--   if large bodies of parts are left to be removed;
 -- or, if it is refused, an array: place, reason, stored head ('' if none) of each refused change;
 -- or 0 if a resolve has fenced the commit.
--- Errors: 'CORRUPT <place>': a stored head cannot be read; 'PARTS <place>': the upload is not there.
+-- Errors: 'CORRUPT <place>': a stored head cannot be read; 'CHUNKS <place>': the upload is not there.
 -- Every key is read before the first write, so a key of another type refuses the whole commit.
 --
 -- Over 400 lines because a commit is decided and written as a whole: the parts share local functions.
@@ -79,23 +85,24 @@ end
 -- flows and progress --------------------------------------------------------------------------------
 
 local function write_flow(change, old, new, text, body)
-  local key, steps, parts, id = change.key, change.other, change.parts, change.id
+  local keys, key, chunks, id = change.keys, change.key, change.keys.chunks, change.id
   if not old or old.status ~= new.status or old.created ~= new.created or old.due ~= new.due
     or old.expires ~= new.expires or text_of(old.rest) ~= text_of(new.rest) then
     reindex(old and flow_entries(id, old) or {}, flow_entries(id, new))
   end
   if body then
     redis.call('HSET', key, 'head', text, 'body', body)
-    if old then redis.call('UNLINK', parts) end
+    if old then redis.call('UNLINK', chunks) end
     if change.upload then
-      redis.call('RENAME', change.upload, parts)
-      redis.call('PERSIST', parts)
+      redis.call('RENAME', change.upload, chunks)
+      redis.call('PERSIST', chunks)
     end
   else
     redis.call('HSET', key, 'head', text)
   end
   if new.expires or (old and old.expires) then
-    set_ttl(new.status >= COMPLETED and new.expires, old and old.expires, key, steps, parts)
+    local expires = new.status >= COMPLETED and new.expires
+    set_ttl(expires, old and old.expires, key, keys.steps, chunks, keys.parts, keys.names)
   end
 end
 
@@ -119,6 +126,67 @@ end
 local function remove_step(steps, id, step)
   redis.call('HDEL', steps, 'h' .. step, 'b' .. step)
   if redis.call('EXISTS', steps) == 0 then redis.call('ZREM', index, 'pi' .. id) end
+end
+
+-- parts ---------------------------------------------------------------------------------------------
+
+local function read_part(parts, name)
+  local text = redis.call('HGET', parts, 'h' .. name)
+  if not text then return nil end
+  return parse(text) or false, text
+end
+
+-- Set when the parts of a flow that does not exist may be removed: `retain` after their last write.
+local function note_orphan(parts, id)
+  local before, after = redis.call('HGET', parts, 'x'), after_retention()
+  after = after and stamp(after)
+  if before == after then return end
+  if before then redis.call('ZREM', index, 'x' .. before .. 'n' .. id) end
+  if after then
+    redis.call('ZADD', index, '0', 'x' .. after .. 'n' .. id)
+    redis.call('HSET', parts, 'x', after)
+  elseif before then
+    redis.call('HDEL', parts, 'x')
+  end
+end
+
+local function write_part(change, name, old, text, body)
+  local keys, parts, names, id = change.keys, change.keys.parts, change.keys.names, change.id
+  redis.call('ZADD', index, '0', 'ni' .. id) -- also if it is there, to repair what others have removed
+  redis.call('ZADD', names, '0', member_of(name))
+  if old then forget_key(parts, name, old) end
+  if not body then
+    redis.call('HSET', parts, 'h' .. name, text)
+  else
+    local large = old and redis.call('HGET', parts, 'l' .. name)
+    if large then
+      leave(id, string.match(large, ' (.*)$'))
+      redis.call('HDEL', parts, 'l' .. name)
+    end
+    if change.upload then
+      redis.call('PERSIST', change.upload)
+      redis.call('HSET', parts, 'h' .. name, text, 'l' .. name, body)
+      redis.call('ZADD', index, '0', 'nl' .. named(id) .. string.match(body, ' (.*)$'))
+      if old then redis.call('HDEL', parts, 'b' .. name) end
+    else
+      redis.call('HSET', parts, 'h' .. name, text, 'b' .. name, body)
+    end
+  end
+  local left = redis.call('PTTL', keys.flow)
+  if left > 0 then
+    redis.call('PEXPIRE', parts, int(left))
+    redis.call('PEXPIRE', names, int(left))
+  elseif left == -2 then
+    note_orphan(parts, id)
+  end
+end
+
+-- Note the key of an entry, unless an earlier one has it.
+local function note_key(parts, log, key, sequence)
+  local first = redis.call('HGET', parts, keyed(log, key))
+  if not first or tonumber(first) > sequence then
+    redis.call('HSET', parts, keyed(log, key), int(sequence))
+  end
 end
 
 -- conditions ----------------------------------------------------------------------------------------
@@ -226,8 +294,9 @@ end
 -- read and decide: nothing is written yet -------------------------------------------------------------
 
 redis.call('ZCARD', index)
-local changes, refused, expired, lost, partless = {}, {}, {}, {}, nil
+local changes, refused, expired, lost, without_upload = {}, {}, {}, {}, nil
 local arg, key_at, place = 5, 3, 0
+local is_short = #KEYS == 5 -- one flow, without the keys of its parts
 
 local function next_args(count)
   local first = arg
@@ -238,13 +307,15 @@ end
 while arg <= #ARGV do
   local first = next_args(3)
   local key, other = KEYS[key_at], KEYS[key_at + 1]
-  key_at = key_at + 2
   local change = {what = ARGV[first], kind = ARGV[first + 1], id = ARGV[first + 2], key = key, other = other}
   local expected, flags = nil, ''
   changes[#changes + 1] = change
-  if change.kind ~= 'W' then
-    change.parts = KEYS[key_at]
-    key_at = key_at + 1
+  if change.kind == 'W' then
+    key_at = key_at + 2
+  else
+    change.keys = {flow = key, steps = other, chunks = KEYS[key_at + 2]}
+    if not is_short then change.keys.parts, change.keys.names = KEYS[key_at + 3], KEYS[key_at + 4] end
+    key_at = key_at + 5
   end
 
   if change.what == 'C' or change.what == 'S' then
@@ -255,6 +326,9 @@ while arg <= #ARGV do
     expected, flags = ARGV[change.at], ARGV[change.at + 1]
     next_args(3 * tonumber(ARGV[change.at + 4]))
     redis.call('HLEN', other)
+  elseif change.what == 'A' then
+    change.at = next_args(5)
+    flags = ARGV[change.at + 2]
   else
     change.at = next_args(change.what == 'P' and 5 or change.what == 'K' and 4 or 3)
     change.step = ARGV[change.at]
@@ -283,7 +357,13 @@ while arg <= #ARGV do
     if change.kind == 'F' then
       head, text = flow, flow_text
     else
-      head, text = read_step(other, change.step)
+      if change.kind == 'G' then
+        head, text = read_step(other, change.step)
+      else
+        redis.call('ZCARD', change.keys.names)
+        local name = change.what == 'A' and ARGV[change.at] .. '/' or change.step
+        head, text = read_part(change.keys.parts, name)
+      end
       if head == false then lost[#lost + 1] = place end
       if string.find(flags, 'l', 1, true) then head = nil end
     end
@@ -292,10 +372,10 @@ while arg <= #ARGV do
     if string.find(flags, 'p', 1, true) then
       change.upload = KEYS[key_at]
       key_at = key_at + 1
-      local count = string.match(ARGV[change.at + 4], '^%*(%d+) ')
-      if redis.call('HLEN', change.upload) ~= tonumber(count) + 1 then partless = place end
+      local count = string.match(ARGV[change.at + 4], '^%*?(%d+) ')
+      if redis.call('HLEN', change.upload) ~= tonumber(count) + 1 then without_upload = place end
     end
-    if change.kind == 'F' then redis.call('HLEN', change.parts) end
+    if change.kind == 'F' then redis.call('HLEN', change.keys.chunks) end
     if change.kind == 'F' and string.find(flags, 'f', 1, true) then redis.call('HLEN', other) end
   end
 
@@ -303,7 +383,7 @@ while arg <= #ARGV do
     local reason
     if expected == '' then
       reason = change.what == 'P' and head and 'exists'
-    elseif expected ~= '*' then
+    elseif expected ~= '*' and expected ~= '-' then
       if not head then
         reason = 'missing'
       elseif string.find(flags, 'o', 1, true) then
@@ -326,7 +406,7 @@ end
 
 if #lost > 0 then return redis.error_reply('CORRUPT ' .. table.concat(lost, ' ')) end
 if #refused > 0 then return refused end
-if partless then return redis.error_reply('PARTS ' .. partless) end
+if without_upload then return redis.error_reply('CHUNKS ' .. without_upload) end
 
 -- write -------------------------------------------------------------------------------------------------
 
@@ -336,21 +416,35 @@ for _, change in ipairs(expired) do
     if row then remove_wait(change.key, change.other, change.id, row) end
   else
     local flow = read_flow(change.key)
-    if flow then remove_flow(change.key, change.other, change.parts, change.id, flow) end
+    if flow then remove_flow(change.keys, change.id, flow) end
+  end
+end
+
+local function read_stored(change)
+  if change.kind == 'F' then return (read_flow(change.key)) end
+  if change.kind == 'G' then return (read_step(change.other, change.step)) end
+  return (read_part(change.keys.parts, change.step))
+end
+
+local function remove_stored(change, old)
+  if change.kind == 'F' then
+    remove_flow(change.keys, change.id, old)
+  elseif change.kind == 'G' then
+    remove_step(change.other, change.id, change.step)
+  else
+    remove_part(change.keys, change.id, change.step, old)
   end
 end
 
 local function put_record(change)
   local key, other, id, at = change.key, change.other, change.id, change.at
-  local is_flow = change.kind == 'F'
   local old = change.old
-  if place > 1 then
-    if is_flow then old = read_flow(key) else old = read_step(other, change.step) end
-  end
+  if place > 1 then old = read_stored(change) end
   if old and string.find(change.flags, 'f', 1, true) then
-    if is_flow then remove_flow(key, other, change.parts, id, old) else remove_step(other, id, change.step) end
+    remove_stored(change, old)
     old = nil
   end
+  if old and change.expected == '-' then return outcome(old, {status = old.status}) end
   local text, body = ARGV[at + 3], ARGV[at + 4]
   if old and string.find(change.flags, 'k', 1, true) then body = nil end
   local new = parse(text)
@@ -362,12 +456,37 @@ local function put_record(change)
   else
     text = '["' .. remembered(old) .. string.sub(text, 3)
   end
-  if is_flow then
+  if change.kind == 'F' then
     write_flow(change, old, new, text, body)
-  else
+  elseif change.kind == 'G' then
     write_step(key, other, id, change.step, text, body)
+  else
+    write_part(change, change.step, old, text, body)
+    local log, sequence = string.match(change.step, '^(.+)/(%d%d%d%d%d%d%d%d%d%d%d%d)$')
+    local entry_key = log and tag_of(new) or ''
+    if entry_key ~= '' then note_key(change.keys.parts, log, entry_key, tonumber(sequence)) end
   end
-  return '[' .. int(new.version) .. ',null,' .. int(new.status) .. ',' .. int(new.created) .. ']'
+  return '[' .. int(new.version) .. ',null,' .. int(new.status) .. ',' .. int(new.created)
+    .. (change.expected == '-' and ',false,true]' or ']')
+end
+
+local function append(change)
+  local parts, at = change.keys.parts, change.at
+  local log, key = ARGV[at], ARGV[at + 1]
+  if key ~= '' then
+    local first = redis.call('HGET', parts, keyed(log, key))
+    if first then return '[' .. first .. ',"",null,0,false,false,true]' end
+  end
+  local counter = read_part(parts, log .. '/')
+  local sequence = counter and counter.version + 1 or 1
+  write_part({keys = change.keys, id = change.id}, log .. '/', counter, write({
+    commits = remembered(counter), version = sequence, status = 0,
+    created = counter and counter.created or now, updated = now, rest = PLAIN,
+  }), '')
+  local text = '["' .. commit_id .. string.sub(ARGV[at + 3], 3)
+  write_part(change, log .. string.format('/%012.0f', sequence), nil, text, ARGV[at + 4])
+  if key ~= '' then note_key(parts, log, key, sequence) end
+  return '[' .. int(sequence) .. ',null,0,' .. int(now) .. ',false,true]'
 end
 
 local function put_wait(change)
@@ -498,15 +617,10 @@ end
 
 local function delete(change)
   local key, other, id = change.key, change.other, change.id
-  if change.kind == 'F' then
-    local flow = read_flow(key)
-    if not flow then return outcome(nil, {}) end
-    remove_flow(key, other, change.parts, id, flow)
-    return outcome(nil, {accepted = true})
-  end
-  if change.kind == 'G' then
-    if not read_step(other, change.step) then return outcome(nil, {}) end
-    remove_step(other, id, change.step)
+  if change.kind ~= 'W' then
+    local old = read_stored(change)
+    if not old then return outcome(nil, {}) end
+    remove_stored(change, old)
     return outcome(nil, {accepted = true})
   end
 
@@ -548,11 +662,12 @@ for _, change in ipairs(changes) do
   elseif change.what == 'P' then entry = put_wait(change)
   elseif change.what == 'S' then entry = set_wait(change)
   elseif change.what == 'C' then entry = complete(change)
+  elseif change.what == 'A' then entry = append(change)
   elseif change.what == 'D' then entry = delete(change)
   else entry = check(change) end
   outcomes[#outcomes + 1] = entry
 end
 
-local reply = '[' .. table.concat(outcomes, ',') .. ']'
+local reply = '[' .. table.concat(outcomes, ',') .. ']' .. (left_large and '\n' or '')
 redis.call('SET', log, reply, 'PX', ARGV[4])
 return reply

@@ -8,9 +8,12 @@ import msgspec
 
 from catga_store.errors import CorruptRecordError
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import IF_ABSENT
+from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Commit
@@ -29,11 +32,11 @@ from catga_store.stores.redis.layout import write_head
 __all__ = [
     "LARGE",
     "add_change",
-    "body_in_parts",
     "body_sent",
+    "chunks_in",
     "flags_of",
-    "parted_body",
-    "parts_in",
+    "is_unused",
+    "large_body",
     "planned",
     "read_conflicts",
     "read_outcomes",
@@ -41,9 +44,9 @@ __all__ = [
 
 _outcomes: msgspec.json.Decoder[list[list[Any]]] = msgspec.json.Decoder(list[list[Any]])
 LARGE = 1024 * 1024
-"""In bytes. A larger commit does not share a connection; a larger body is uploaded in parts."""
+"""In bytes. A larger commit does not share a connection; a larger body is uploaded in chunks."""
 
-_LETTER = {FLOW: b"F", PROGRESS: b"G", WAIT: b"W"}
+_LETTER = {FLOW: b"F", PROGRESS: b"G", PART: b"N", WAIT: b"W"}
 
 
 def add_change(
@@ -51,11 +54,12 @@ def add_change(
 ) -> None:
     """Append the arguments of one change; commit.lua has their order.
 
-    `leaves` says that the flow of a progress record is removed in the same commit. `upload` names
-    the parts of a body that was uploaded.
+    `leaves` says that the flow of a progress record or part is removed in the same commit. `upload`
+    names the chunks of a body that was uploaded.
     """
     key = change.key
     letter, record_id = _LETTER[key.kind], key.id.encode()
+    place: bytes | int = key.name.encode() if key.kind == PART else key.step
 
     if isinstance(change, Complete):
         success = b"1" if change.success else b"0"
@@ -64,15 +68,19 @@ def add_change(
         renotify = b"1" if change.renotify else b""
         args += (b"S", letter, record_id, encode(change.terms), change.created_ms, renotify)
     elif isinstance(change, Put):
-        _add_put(args, change, letter, record_id, leaves=leaves, upload=upload)
+        _add_put(args, change, letter, record_id, place, leaves=leaves, upload=upload)
     elif isinstance(change, Delete):
         expected = b"" if change.expected is None else change.expected
-        args += (b"D", letter, record_id, key.step, expected, b"l" if leaves else b"")
+        args += (b"D", letter, record_id, place, expected, b"l" if leaves else b"")
     elif isinstance(change, Check):
         due = b"" if change.due_ms is None else change.due_ms
         flags = b"l" if leaves else b"o" if change.claim is not None else b""
         expected = change.expected if change.claim is None else change.claim
-        args += (b"K", letter, record_id, key.step, expected, flags, due)
+        args += (b"K", letter, record_id, place, expected, flags, due)
+    else:
+        entry_key, head = change.head.position.encode(), change.head._replace(version=1)
+        args += (b"A", letter, record_id, place, entry_key, b"p" if upload else b"")
+        args += (write_head(head), _in_chunks(upload, change.body) if upload else change.body)
 
 
 def _add_put(
@@ -80,6 +88,7 @@ def _add_put(
     change: Put,
     letter: bytes,
     record_id: bytes,
+    place: bytes | int,
     *,
     leaves: bool,
     upload: str,
@@ -95,11 +104,13 @@ def _add_put(
         for item in change.items:
             args += (item.child.encode(), b"1" if item.success else b"0", item.payload)
     elif upload:
-        stored = body_in_parts(upload, change.body)
-        args += (b"P", letter, record_id, 0, expected, flags + b"p", head, stored)
+        stored = _in_chunks(upload, change.body)
+        if change.key.kind == FLOW:
+            stored = b"*" + stored
+
+        args += (b"P", letter, record_id, place, expected, flags + b"p", head, stored)
     else:
-        step = change.key.step
-        args += (b"P", letter, record_id, step, expected, flags, head, body_sent(change))
+        args += (b"P", letter, record_id, place, expected, flags, head, body_sent(change))
 
 
 def flags_of(change: Put, *, leaves: bool) -> bytes:
@@ -125,24 +136,35 @@ def body_sent(change: Put) -> bytes:
     return b"" if change.keeps_body and change.expected is not None else change.body
 
 
-def parted_body(change: Change) -> bytes | None:
-    """Return the body of a flow that must be uploaded in parts; `None` if it goes with the commit."""
-    if not isinstance(change, Put) or change.key.kind != FLOW:
+def large_body(change: Change) -> bytes | None:
+    """Return the body that must be uploaded in chunks; `None` if it goes with the commit."""
+    if type(change) is Append:
+        body = change.body
+    elif type(change) is Put and change.key.kind in (FLOW, PART):
+        body = body_sent(change)
+    else:
         return None
 
-    body = body_sent(change)
     return body if len(body) > LARGE else None
 
 
-def body_in_parts(name: str, body: bytes) -> bytes:
-    """Return what is stored as the body of a flow whose body is in parts of this name."""
-    return b"*%d %b" % (-(-len(body) // LARGE), name.encode())
+def _in_chunks(name: str, body: bytes) -> bytes:
+    """Return what is stored in place of a body that is in chunks of this name; a flow has a `*` first."""
+    return b"%d %b" % (-(-len(body) // LARGE), name.encode())
 
 
-def parts_in(body: bytes) -> tuple[int, bytes]:
-    """Return the number and the name of the parts, from what is stored as the body."""
-    count, _, name = body[1:].partition(b" ")
+def chunks_in(stored: bytes) -> tuple[int, bytes]:
+    """Return the number and the name of the chunks, from what is stored in place of the body."""
+    count, _, name = stored.removeprefix(b"*").partition(b" ")
     return int(count) if count.isdigit() else 0, name
+
+
+def is_unused(change: Change, outcome: Outcome) -> bool:
+    """Return whether a change of an applied commit has written nothing: its part was there before."""
+    if isinstance(change, Append):
+        return outcome.duplicate
+
+    return isinstance(change, Put) and change.expected == IF_ABSENT and not outcome.accepted
 
 
 def planned(commit: Commit) -> bytes:

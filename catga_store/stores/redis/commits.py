@@ -20,11 +20,13 @@ from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.failures import given_up
 from catga_store.protocol.failures import uncertain
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import SWEEP_EVERY
 from catga_store.protocol.requests import SWEPT_AT_ONCE
+from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Commit
@@ -38,7 +40,8 @@ from catga_store.stores.redis.commit_args import LARGE
 from catga_store.stores.redis.commit_args import add_change
 from catga_store.stores.redis.commit_args import body_sent
 from catga_store.stores.redis.commit_args import flags_of
-from catga_store.stores.redis.commit_args import parted_body
+from catga_store.stores.redis.commit_args import is_unused
+from catga_store.stores.redis.commit_args import large_body
 from catga_store.stores.redis.commit_args import planned
 from catga_store.stores.redis.commit_args import read_conflicts
 from catga_store.stores.redis.commit_args import read_outcomes
@@ -55,6 +58,7 @@ from catga_store.stores.redis.scripts import COMMIT
 from catga_store.stores.redis.scripts import EXTEND
 from catga_store.stores.redis.scripts import RESOLVE
 from catga_store.stores.redis.scripts import call
+from catga_store.stores.redis.sweeping import LEFT
 from catga_store.stores.redis.sweeping import RedisSweeping
 from catga_store.stores.redis.sweeping import partition_named
 from catga_store.stores.redis.transport import Command
@@ -84,6 +88,7 @@ class RedisCommits:
 
         change: Any = commit.changes[0]
         number = self._layout.partition(change.key.id)
+        uploads: dict[int, bytes] = {}
         if (
             len(commit.changes) == 1
             and type(change) is Put
@@ -96,27 +101,48 @@ class RedisCommits:
                 head = change.head
                 return Applied((Outcome(head.version, commit.id, head.status, head.created_ms),))
         else:
-            uploads: list[bytes] = []
             try:
                 yield from self._upload(commit, number, uploads)
                 command, exclusive = self._commit_command(commit, number)
                 reply = yield from self._send(commit, command, number, exclusive=exclusive)
             except (StoreConfigError, StoreUnavailableError) as error:
                 if isinstance(error.__cause__, exceptions.ResponseError):  # the server has replied
-                    yield from self._sweeping.remove_uploads(uploads)
+                    yield from self._sweeping.remove_uploads(uploads.values())
 
                 raise
 
             if isinstance(reply, _REFUSED):
-                yield from self._sweeping.remove_uploads(uploads)
+                yield from self._sweeping.remove_uploads(uploads.values())
 
         if type(reply) is bytes:
-            return Applied(read_outcomes(commit.id, reply))
+            applied = Applied(read_outcomes(commit.id, reply))
+            if uploads or reply[-1:] == LEFT:
+                yield from self._tidy_up(commit, number, uploads, applied, reply)
+
+            return applied
 
         if reply == 0:
             raise given_up(commit.id)
 
         return read_conflicts(commit, reply)
+
+    def _tidy_up(
+        self,
+        commit: Commit,
+        number: int,
+        uploads: dict[int, bytes],
+        applied: Applied,
+        reply: bytes,
+    ) -> Conversation[None]:
+        """Remove uploads that the commit has not taken over, and large bodies that it has left."""
+        unused = [
+            key
+            for place, key in uploads.items()
+            if is_unused(commit.changes[place], applied.outcomes[place])
+        ]
+        yield from self._sweeping.remove_uploads(unused)
+        if reply[-1:] == LEFT:
+            yield from self._sweeping.remove_left(number, commit.now_ms)
 
     def _send(
         self, commit: Commit, command: Command, number: int, *, exclusive: bool
@@ -163,23 +189,23 @@ class RedisCommits:
 
         return reply
 
-    def _upload(self, commit: Commit, number: int, uploads: list[bytes]) -> Conversation[None]:
-        """Upload large bodies in parts, so that no other caller waits for a whole one; append their keys.
+    def _upload(self, commit: Commit, number: int, uploads: dict[int, bytes]) -> Conversation[None]:
+        """Upload large bodies in chunks, so that no other caller waits for a whole one; note their keys.
 
         The server removes an upload after an hour unless the commit takes it over.
         """
         for place, change in enumerate(commit.changes):
-            body = parted_body(change)
+            body = large_body(change)
             if body is None:
                 continue
 
             name = _upload_name(commit, place)
             key = self._layout.upload[number] + name.encode()
-            uploads.append(key)
+            uploads[place] = key
             expires = Command((b"PEXPIRE", key, _UPLOAD_MS), key)
             commands = [Command((b"HSET", key, b"g", name), key), expires]
-            for part, start in enumerate(range(0, len(body), LARGE)):
-                args = b"HSET", key, b"%d" % part, body[start : start + LARGE]
+            for chunk, start in enumerate(range(0, len(body), LARGE)):
+                args = b"HSET", key, b"%d" % chunk, body[start : start + LARGE]
                 commands.append(Command(args, key))
 
             commands.append(expires)  # a full server may have refused only the first
@@ -195,10 +221,21 @@ class RedisCommits:
         data = put.key.id.encode()
         log = self._layout.log[number] + commit.id.encode()
         retain_ms = commit.retain_ms
+        parts: tuple[bytes, ...] = ()
+        if (
+            put.expected is None
+            or put.fresh
+            or put.head.expires_ms is not None
+            or put.replaces is None
+            or put.replaces.expires_ms is not None
+        ):
+            # They are removed with what was there before, or get its time to live.
+            parts = self._layout.parts[number] + data, self._layout.names[number] + data
+
         args = (
-            *(b"EVALSHA", COMMIT.sha, 5, log, self._layout.index[number]),
+            *(b"EVALSHA", COMMIT.sha, 7 if parts else 5, log, self._layout.index[number]),
             *(self._layout.flow[number] + data, self._layout.steps[number] + data),
-            self._layout.parts[number] + data,
+            *(self._layout.chunks[number] + data, *parts),
             *(
                 commit.id,
                 commit.now_ms,
@@ -222,13 +259,16 @@ class RedisCommits:
         for place, change in enumerate(commit.changes):
             key, upload = change.key, ""
             keys += self._layout.written(key)
-            if parted_body(change) is not None:
+            if large_body(change) is not None:
                 upload = _upload_name(commit, place)
                 keys.append(self._layout.upload[number] + upload.encode())
-            elif isinstance(change, Put):
+            elif type(change) is Put:
                 size += len(body_sent(change))
+            elif type(change) is Append:
+                size += len(change.body)
 
-            leaves = key.kind == PROGRESS and key.id in leaving and not isinstance(change, Check)
+            goes = key.kind in (PROGRESS, PART) and key.id in leaving
+            leaves = goes and not isinstance(change, Check)
             add_change(args, change, leaves=leaves, upload=upload)
 
         args[:0] = (b"EVALSHA", COMMIT.sha, len(keys), *keys)
@@ -238,8 +278,8 @@ class RedisCommits:
         keys = [Key(*key) for key in request.keys]
         number = self._layout.partition(keys[0].id) if keys else partition_named(request.id)
         log = self._layout.log[number] + request.id.encode()
-        places = [self._layout.keys(key)[key.kind == PROGRESS] for key in keys]
-        fields = [b"h%d" % key.step if key.kind == PROGRESS else b"head" for key in keys]
+        heads = [self._layout.head_of(key) for key in keys]
+        places, fields = [one[0] for one in heads], [one[1] for one in heads]
         command = call(RESOLVE, (log, *places), (request.id, self._exchange.keep_ms, *fields))
         reply = yield from self._settle(command, request.id, keys)
         if type(reply) is bytes:

@@ -38,6 +38,7 @@ from catga_store.stores.redis.index_check import PerformsPipes
 from catga_store.stores.redis.index_check import ask
 from catga_store.stores.redis.index_check import examine_index
 from catga_store.stores.redis.layout import RedisLayout
+from catga_store.stores.redis.parts_check import examine_parts
 from catga_store.stores.redis.setup import OLDEST
 from catga_store.stores.redis.sweeping import glob
 
@@ -184,6 +185,7 @@ def _store(link: RedisServerLink, prefix: str, nodes: Sequence[object]) -> Itera
 
     yield Finding("layout", "info", found, means, change)
     yield from examine_index(link, layout)
+    yield from examine_parts(link, layout)
 
 
 def _partitions(link: RedisServerLink, prefix: str) -> Any:

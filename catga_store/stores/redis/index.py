@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Head
@@ -21,6 +22,7 @@ __all__ = [
     "DIGITS",
     "NOTIFIED",
     "PAGE",
+    "UPLOAD",
     "Range",
     "RedisIndexEntry",
     "bounds_of",
@@ -80,8 +82,12 @@ class RedisIndexEntry(NamedTuple):
     member: bytes
 
 
+UPLOAD = "upload"
+"""The kind of an entry that names the large body of a part that is gone."""
+
+
 class _Expiring(NamedTuple):
-    """A member of the index that says what expires, and how it is listed."""
+    """A member of the index that says what expires, and how it is listed, if it is."""
 
     member: bytes
     kind: str
@@ -92,13 +98,18 @@ class _Expiring(NamedTuple):
 
 
 _EXPIRING = re.compile(rb"x\d{15}([fw])([0-9-])(\d{15})(\d+):(.*)", re.DOTALL)
+_UNLISTED = re.compile(rb"x\d{15}([nu])(.*)", re.DOTALL)
 
 
 def read_expiring(member: bytes) -> _Expiring | None:
     """Read a member that begins with x; `None` if this library did not write it."""
     found = _EXPIRING.fullmatch(member)
     if found is None:
-        return None
+        other = _UNLISTED.fullmatch(member)
+        if other is None:
+            return None
+
+        return _Expiring(member, PART if other[1] == b"n" else UPLOAD, b"-", 0, b"", other[2])
 
     kind, status, created, length, rest = found.groups()
     size, created_ms = int(length), LAST_MS - int(created)

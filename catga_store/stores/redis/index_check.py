@@ -27,7 +27,7 @@ from catga_store.stores.redis.sweeping import glob
 from catga_store.stores.redis.transport import Command
 from catga_store.stores.redis.transport import Pipe
 
-__all__ = ["PerformsPipes", "ask", "examine_index", "flows_of", "unverified"]
+__all__ = ["PerformsPipes", "ask", "examine_index", "flows_of", "keys_of", "unverified"]
 
 _PAGE = 1000
 _MOST_ENTRIES = 100_000
@@ -118,7 +118,12 @@ def _named(ids: Sequence[str]) -> str:
 
 def flows_of(link: PerformsPipes, layout: RedisLayout, number: int) -> Iterator[list[bytes]]:
     """Return the keys of a partition's flows, a page at a time."""
-    begin, cursor = layout.flow[number], b"0"
+    return keys_of(link, layout.flow[number])
+
+
+def keys_of(link: PerformsPipes, begin: bytes) -> Iterator[list[bytes]]:
+    """Return the keys that begin so, a page at a time."""
+    cursor = b"0"
     while True:
         args = b"SCAN", cursor, b"MATCH", glob(begin) + b"*", b"COUNT", _PAGE
         (answer,) = link.perform(Pipe((Command(args, begin),), writes=False))

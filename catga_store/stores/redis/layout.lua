@@ -14,7 +14,8 @@ local tries = {
   {'HSET', key, 'a', '1'}, {'HINCRBY', key, 'a', '1'}, {'HGET', key, 'a'}, {'HMGET', key, 'a'},
   {'HGETALL', key}, {'HKEYS', key}, {'HLEN', key}, {'HDEL', key, 'a'}, {'UNLINK', key},
   {'ZADD', key, '0', 'a'}, {'ZSCORE', key, 'a'}, {'ZCARD', key},
-  {'ZRANGEBYLEX', key, '-', '+', 'LIMIT', '0', '1'}, {'ZREM', key, 'a'}, {'UNLINK', key},
+  {'ZRANGEBYLEX', key, '-', '+', 'LIMIT', '0', '1'}, {'ZREVRANGEBYLEX', key, '+', '-', 'LIMIT', '0', '1'},
+  {'ZREM', key, 'a'}, {'UNLINK', key},
 }
 -- The texts of Redis 7, 8 and 6.2, and those for a command that was renamed.
 local refusals = {

@@ -9,6 +9,8 @@ import msgspec
 
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import UsageError
+from catga_store.protocol.keys import PART
+from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import partition_of
@@ -63,7 +65,9 @@ class RedisLayout:
         self.layout = tags[0] + b"layout"
         self.flow = [tag + b"flow:" for tag in tags]
         self.steps = [tag + b"steps:" for tag in tags]
+        self.chunks = [tag + b"chunks:" for tag in tags]
         self.parts = [tag + b"parts:" for tag in tags]
+        self.names = [tag + b"names:" for tag in tags]
         self.upload = [tag + b"upload:" for tag in tags]
         self.wait = [tag + b"wait:" for tag in tags]
         self.items = [tag + b"items:" for tag in tags]
@@ -83,13 +87,45 @@ class RedisLayout:
         return self.flow[number] + data, self.steps[number] + data
 
     def written(self, key: Key) -> tuple[bytes, ...]:
-        """Return every key that is written with a record; a flow has three."""
-        keys = self.keys(key)
-        return keys if key.kind == WAIT else (*keys, self.parts_of(key.id))
+        """Return every key that is written with a record, which are five for whatever is of a flow."""
+        number, data = self.partition(key.id), key.id.encode()
+        if key.kind == WAIT:
+            return self.wait[number] + data, self.items[number] + data
 
-    def parts_of(self, flow_id: str) -> bytes:
-        """Return the key of a large body's parts."""
-        return self.parts[self.partition(flow_id)] + flow_id.encode()
+        flow, steps, chunks = self.flow[number], self.steps[number], self.chunks[number]
+        parts, names = self.parts[number], self.names[number]
+        return flow + data, steps + data, chunks + data, parts + data, names + data
+
+    def begins(self, kind: str) -> tuple[list[bytes], ...]:
+        """Return what the keys of a record begin with, by partition."""
+        if kind == WAIT:
+            return self.wait, self.items
+
+        return self.flow, self.steps, self.chunks, self.parts, self.names
+
+    def head_of(self, key: Key) -> tuple[bytes, bytes]:
+        """Return where the head of a record is: a hash and its field."""
+        number, data = self.partition(key.id), key.id.encode()
+        if key.kind == PROGRESS:
+            return self.steps[number] + data, b"h%d" % key.step
+
+        if key.kind == PART:
+            return self.parts[number] + data, b"h" + key.name.encode()
+
+        return (self.wait if key.kind == WAIT else self.flow)[number] + data, b"head"
+
+    def chunks_of(self, flow_id: str) -> bytes:
+        """Return the key of the chunks of a flow's large body."""
+        return self.chunks[self.partition(flow_id)] + flow_id.encode()
+
+    def parts_of(self, flow_id: str) -> tuple[bytes, bytes, bytes]:
+        """Return the keys of a flow, its parts and their names."""
+        number, data = self.partition(flow_id), flow_id.encode()
+        return self.flow[number] + data, self.parts[number] + data, self.names[number] + data
+
+    def upload_of(self, flow_id: str, name: bytes) -> bytes:
+        """Return the key of an upload, which is that of a part's large body after its commit."""
+        return self.upload[self.partition(flow_id)] + name
 
 
 def check_prefix(prefix: object) -> str:

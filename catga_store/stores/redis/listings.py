@@ -12,7 +12,6 @@ from catga_store.errors import CorruptRecordError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.failures import warn_passed_over
 from catga_store.protocol.keys import FLOW
-from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -301,10 +300,10 @@ class RedisListings:
             after = found[-1].head.created_ms, found[-1].key.id
 
     def scan(self, request: Scan) -> Conversation[tuple[Scanned, ...]]:
-        """Perform `Scan`; pending completions are records with a negative status, without terms."""
-        if request.kind == PART:
-            return ()  # there are none
+        """Perform `Scan`; pending completions are records with a negative status, without terms.
 
+        Parts are scanned by `RedisParts`.
+        """
         kind, after = request.kind, request.after
         begin = {FLOW: b"fi", PROGRESS: b"pi", WAIT: b"wi"}[kind]
         first, last = b"[" + begin, b"(" + begin[:1] + b"j"

@@ -1,8 +1,9 @@
 -- A fast path for the most frequent commit, in front of commit.lua and with its signature: one flow is
 -- updated, and nothing changes by which it is listed or due. Everything else continues below. Patterns
--- are Lua's slowest way through a text, so they are not applied to the ids of the commits.
+-- are Lua's slowest way through a text, so they are not applied to the ids of the commits. Only a commit of
+-- one flow has five keys.
 
-if #KEYS == 5 and ARGV[5] == 'P' and ARGV[6] == 'F' and ARGV[10] == '' then
+if #KEYS == 5 and ARGV[10] == '' then
   local stored = redis.call('GET', KEYS[1])
   if stored then
     redis.call('PEXPIRE', KEYS[1], ARGV[4]) -- a write, for WAIT: see exchange.py

@@ -9,6 +9,7 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -16,7 +17,7 @@ from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Steps
-from catga_store.stores.redis.commit_args import parts_in
+from catga_store.stores.redis.commit_args import chunks_in
 from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.layout import corrupt
@@ -34,7 +35,7 @@ from catga_store.stores.redis.transport import Pipe
 __all__ = ["RedisReads", "read_steps"]
 
 
-_PARTED = b"*"  # no JSON begins with it
+_IN_CHUNKS = b"*"  # the body of a flow begins with `{` else
 
 
 class RedisReads:
@@ -50,22 +51,37 @@ class RedisReads:
             return (yield from self._read_flow(keys[0], request.now_ms))
 
         commands: list[Command] = []
+        with_parts: set[str] = set()
         for key in keys:
             first, second = self._layout.keys(key)
             if key.kind == FLOW:
                 commands.append(Command((b"HMGET", first, b"head", b"body"), first))
             elif key.kind == WAIT:
                 commands.append(call(READ_WAIT, (first, second), ()))
+            elif key.kind == PART:
+                if key.id not in with_parts:
+                    with_parts.add(key.id)
+                    commands.append(Command((b"HMGET", first, b"head"), first))
+
+                commands.append(self._part_command(key))
             else:
                 step = b"%d" % key.step
                 commands.append(Command((b"HMGET", first, b"head"), first))
                 commands.append(Command((b"HMGET", second, b"h" + step, b"b" + step), second))
 
         replies = iter((yield from self._exchange.ask(commands)) if commands else ())
-        records = [self._record(key, replies, request.now_ms) for key in keys]
-        for place, record in enumerate(records):
-            if record is not None and record.body[:1] == _PARTED:
-                records[place] = yield from self._with_parts(keys[place], record, request.now_ms)
+        flows: dict[str, bool] = {}
+        records: list[Record | None] = []
+        for key in keys:
+            if key.kind == PART:
+                records.append((yield from self._part(key, replies, flows, request.now_ms)))
+                continue
+
+            record = self._record(key, replies, request.now_ms)
+            if record is not None and key.kind == FLOW and record.body[:1] == _IN_CHUNKS:
+                record = yield from self._with_chunks(key, record, request.now_ms)
+
+            records.append(record)
 
         return tuple(records)
 
@@ -82,25 +98,34 @@ class RedisReads:
             raise_for(key, reply)
 
         record = read_record(key, reply[0], reply[1], now_ms)
-        if record is not None and record.body[:1] == _PARTED:
-            record = yield from self._with_parts(key, record, now_ms)
+        if record is not None and record.body[:1] == _IN_CHUNKS:
+            record = yield from self._with_chunks(key, record, now_ms)
 
         return (record,)
 
-    def _with_parts(self, key: Key, record: Record, now_ms: int) -> Conversation[Record | None]:
-        """Return the record with the body from its parts; as it is now, if it was written meanwhile."""
-        first, place = self._layout.keys(key)[0], self._layout.parts_of(key.id)
+    def _chunks(
+        self, key: Key, place: bytes, count: int, name: bytes
+    ) -> Conversation[bytes | None]:
+        """Return the body that is in chunks of this name; None if they are not there any more."""
+        asked = [Command((b"HMGET", place, b"g", b"%d" % n), place) for n in range(count)]
+        found = yield from self._exchange.ask(asked, exclusive=True)
+        for reply in found:
+            if isinstance(reply, Exception):
+                raise_for(key, reply)
+
+        if found and all(which == name and chunk is not None for which, chunk in found):
+            return b"".join([chunk for _, chunk in found])
+
+        return None
+
+    def _with_chunks(self, key: Key, record: Record, now_ms: int) -> Conversation[Record | None]:
+        """Return the flow with the body from its chunks; as it is now, if it was written meanwhile."""
+        first, place = self._layout.keys(key)[0], self._layout.chunks_of(key.id)
 
         while True:
-            count, name = parts_in(record.body)
-            asked = [Command((b"HMGET", place, b"g", b"%d" % n), place) for n in range(count)]
-            found = yield from self._exchange.ask(asked, exclusive=True)
-            for reply in found:
-                if isinstance(reply, Exception):
-                    raise_for(key, reply)
-
-            if found and all(which == name and part is not None for which, part in found):
-                return Record(record.head, b"".join([part for _, part in found]))
+            body = yield from self._chunks(key, place, *chunks_in(record.body))
+            if body is not None:
+                return Record(record.head, body)
 
             (reply,) = yield from self._exchange.ask(
                 [Command((b"HMGET", first, b"head", b"body"), first)]
@@ -109,13 +134,63 @@ class RedisReads:
                 raise_for(key, reply)
 
             now = read_record(key, reply[0], reply[1], now_ms)
-            if now is None or now.body[:1] != _PARTED:
+            if now is None or now.body[:1] != _IN_CHUNKS:
                 return now
 
             if now.body == record.body:
-                raise corrupt(key, "a body without its parts")
+                raise corrupt(key, "a body without its chunks")
 
             record = now
+
+    def _part_command(self, key: Key) -> Command:
+        place, head = self._layout.head_of(key)
+        return Command((b"HMGET", place, head, b"b" + head[1:], b"l" + head[1:]), place)
+
+    def _part(
+        self, key: Key, replies: Iterator[Any], flows: dict[str, bool], now_ms: int
+    ) -> Conversation[Record | None]:
+        """Return a part; `flows` says which flows have expired, as far as their heads have come."""
+        if key.id not in flows:
+            reply = next(replies)
+            if isinstance(reply, Exception):
+                raise_for(key, reply)
+
+            head = None if reply[0] is None else read_head(Key(FLOW, key.id), reply[0])
+            flows[key.id] = head is not None and has_expired(head, now_ms)
+
+        reply = next(replies)
+        if isinstance(reply, Exception):
+            raise_for(key, reply)
+
+        return None if flows[key.id] else (yield from self.part_of(key, reply))
+
+    def part_of(self, key: Key, row: Any) -> Conversation[Record | None]:
+        """Return a part from its head, body and chunks; as it is now, if it was written meanwhile."""
+        seen = None
+        while True:
+            head, body, large = row
+            if head is None and body is None and large is None:
+                return None
+
+            read = read_head(key, head)
+            if large is None:
+                if body is None:
+                    raise corrupt(key, body)
+
+                return Record(read, body)
+
+            count, name = chunks_in(large)
+            body = yield from self._chunks(key, self._layout.upload_of(key.id, name), count, name)
+            if body is not None:
+                return Record(read, body)
+
+            if large == seen:
+                raise corrupt(key, "a body without its chunks")
+
+            seen = large
+            (row,) = yield from self._exchange.ask([self._part_command(key)])
+            if isinstance(row, Exception):
+                raise_for(key, row)
 
     def _record(self, key: Key, replies: Iterator[Any], now_ms: int) -> Record | None:
         reply = next(replies)

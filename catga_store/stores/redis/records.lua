@@ -106,16 +106,94 @@ local function reindex(old, new)
   if #come > 0 then redis.call('ZADD', index, unpack(come)) end
 end
 
+-- parts ---------------------------------------------------------------------------------------------
+
+-- A large body of a part is a key of its own, which few scripts can name. When the part is gone, an
+-- entry x..u says that the key can be removed, and the reply ends with a newline: see sweeping.py.
+local left_large = false
+
+local function leave(id, upload)
+  redis.call('ZREM', index, 'nl' .. named(id) .. upload)
+  redis.call('ZADD', index, '0', 'x' .. stamp(now) .. 'u' .. upload)
+  left_large = true
+end
+
+-- Leave all large bodies of a flow. The length in front of its id sets it apart from other flows.
+local function leave_large(id)
+  local begin = 'nl' .. named(id)
+  for _, entry in ipairs(redis.call('ZRANGEBYLEX', index, '[' .. begin, '(' .. begin .. '\255')) do
+    leave(id, string.sub(entry, #begin + 1))
+  end
+end
+
+-- The member of a part among the names. Counters of logs are apart, so that no listing meets them.
+local function member_of(name)
+  return (string.sub(name, -1) == '/' and 'c' or 'n') .. name
+end
+
+-- The field that has the sequence of the entry with this key.
+local function keyed(log, key)
+  return 'k' .. named(log) .. key
+end
+
+local function tag_of(head)
+  return cjson.decode('[' .. head.rest)[3] -- of type, type_version, position ...
+end
+
+-- Forget the key of a part that was an entry of a log and had one.
+local function forget_key(parts, name, head)
+  local log, sequence = string.match(name, '^(.+)/(%d%d%d%d%d%d%d%d%d%d%d%d)$')
+  local key = log and head and tag_of(head) or ''
+  if key ~= '' and tonumber(redis.call('HGET', parts, keyed(log, key)) or nil) == tonumber(sequence) then
+    redis.call('HDEL', parts, keyed(log, key))
+  end
+end
+
+local function remove_part(keys, id, name, head)
+  local large = redis.call('HGET', keys.parts, 'l' .. name)
+  if large then leave(id, string.match(large, ' (.*)$')) end
+  forget_key(keys.parts, name, head)
+  redis.call('HDEL', keys.parts, 'h' .. name, 'b' .. name, 'l' .. name)
+  redis.call('ZREM', keys.names, member_of(name))
+  if redis.call('EXISTS', keys.parts) == 0 then redis.call('ZREM', index, 'ni' .. id) end
+end
+
+-- Return up to `limit` names of parts between two bounds, as ZRANGEBYLEX takes them. With `cut`, only
+-- names that have the digits of a sequence from there on, and nothing else.
+local function names_between(key, first, last, reverse, limit, cut)
+  local found = {}
+  repeat
+    local page
+    if reverse then
+      page = redis.call('ZREVRANGEBYLEX', key, last, first, 'LIMIT', '0', int(limit))
+    else
+      page = redis.call('ZRANGEBYLEX', key, first, last, 'LIMIT', '0', int(limit))
+    end
+    for _, member in ipairs(page) do
+      local name = string.sub(member, 2)
+      if #found < limit and (not cut or string.find(string.sub(name, cut), '^%d%d%d%d%d%d%d%d%d%d%d%d$')) then
+        found[#found + 1] = name
+      end
+    end
+    if reverse then last = '(' .. (page[#page] or '') else first = '(' .. (page[#page] or '') end
+  until #found == limit or #page < limit
+  return found
+end
+
+-- flows and conditions --------------------------------------------------------------------------------
+
 local function read_flow(key)
   local text = redis.call('HGET', key, 'head')
   if not text then return nil end
   return parse(text) or false, text
 end
 
-local function remove_flow(key, steps, parts, id, head)
+-- Remove a flow with everything that belongs to it, however much that is.
+local function remove_flow(keys, id, head)
   reindex(flow_entries(id, head), {})
-  redis.call('ZREM', index, 'pi' .. id)
-  redis.call('UNLINK', key, steps, parts)
+  redis.call('ZREM', index, 'pi' .. id, 'ni' .. id)
+  leave_large(id)
+  redis.call('UNLINK', keys.flow, keys.steps, keys.chunks, keys.parts, keys.names)
 end
 
 -- fields of a condition: head, terms, any, parent (if any), expected, done

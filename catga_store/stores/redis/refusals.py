@@ -93,7 +93,7 @@ _REFUSALS: tuple[
     ),
     (
         None,
-        ("PARTS ",),
+        ("CHUNKS ",),
         StoreUnavailableError,
         "the upload of a large body was removed before its commit arrived: try again",
     ),

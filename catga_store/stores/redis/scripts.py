@@ -14,7 +14,9 @@ __all__ = [
     "COMMIT",
     "EXTEND",
     "LAY_OUT",
+    "PARTS",
     "READ_WAIT",
+    "REMOVE_PARTS",
     "RESOLVE",
     "SCRIPTS",
     "STEPS",
@@ -47,8 +49,10 @@ RESOLVE = _script("resolve")
 LAY_OUT = _script("layout")
 READ_WAIT = _script("read_wait")
 STEPS = _script("steps")
+PARTS = _script("records", "parts")
+REMOVE_PARTS = _script("records", "remove_parts")
 
-SCRIPTS = (COMMIT, EXTEND, SWEEP, CLEAR, RESOLVE, LAY_OUT, READ_WAIT, STEPS)
+SCRIPTS = (COMMIT, EXTEND, SWEEP, CLEAR, RESOLVE, LAY_OUT, READ_WAIT, STEPS, PARTS, REMOVE_PARTS)
 _SOURCES = {script.sha: script.source for script in SCRIPTS}
 
 

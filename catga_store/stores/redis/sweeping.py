@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Sequence
 
@@ -14,12 +15,14 @@ from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.failures import given_up
 from catga_store.protocol.failures import uncertain
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Sweep
 from catga_store.stores.redis.commit_args import read_outcomes
 from catga_store.stores.redis.exchange import RedisExchange
+from catga_store.stores.redis.index import UPLOAD
 from catga_store.stores.redis.index import read_expiring
 from catga_store.stores.redis.index import stamp_of
 from catga_store.stores.redis.layout import RedisLayout
@@ -29,8 +32,10 @@ from catga_store.stores.redis.scripts import SWEEP
 from catga_store.stores.redis.scripts import call
 from catga_store.stores.redis.transport import Command
 
-__all__ = ["RedisSweeping", "glob", "partition_named"]
+__all__ = ["LEFT", "RedisSweeping", "glob", "partition_named"]
 
+LEFT = b"\n"
+"""The end of a script's reply that left large bodies of parts to be removed; JSON ignores it."""
 _SWEEP_PAGE = 100
 _CLEAR_PAGE = 500
 
@@ -60,8 +65,19 @@ class RedisSweeping:
         if isinstance(reply, Exception):
             _log.warning("a sweep after a commit failed (%s); a later one will do its work", reply)
 
-    def remove_uploads(self, uploads: Sequence[bytes]) -> Conversation[None]:
-        """Remove what a refused commit has uploaded; the server would do it an hour later."""
+    def remove_left(self, number: int, now_ms: int) -> Conversation[None]:
+        """Remove large bodies of parts that a commit has left, and what else has expired."""
+        command = self.expired(number, now_ms, _SWEEP_PAGE)
+        try:
+            (found,) = yield from self._exchange.send_once((command,), writes=False)
+        except (NotSentError, ReplyLostError) as error:
+            found = error
+
+        if not isinstance(found, Exception) and found:
+            yield from self.tidy(number, now_ms, found)
+
+    def remove_uploads(self, uploads: Collection[bytes]) -> Conversation[None]:
+        """Remove what a commit has uploaded and not taken over; the server would do it an hour later."""
         if not uploads:
             return
 
@@ -141,7 +157,7 @@ class RedisSweeping:
         layout = self._layout
         # Without its reply or its fence, a commit that is sent again would be applied again.
         stays = layout.log[number], layout.index[number], layout.layout
-        begins = {begin[number]: kind for kind in (FLOW, WAIT) for begin in self._begins(kind)}
+        begins = {begin[number]: kind for kind in (FLOW, WAIT) for begin in layout.begins(kind)}
         records: set[tuple[str, bytes]] = set()
         others: list[bytes] = []
 
@@ -171,17 +187,9 @@ class RedisSweeping:
         keys = [log, self._layout.index[number]]
         for kind, record_id in records:
             args += (b"F" if kind == FLOW else b"W", record_id)
-            keys += [begin[number] + record_id for begin in self._begins(kind)]
+            keys += [begin[number] + record_id for begin in self._layout.begins(kind)]
 
         return call(CLEAR, [*keys, *others], args)
-
-    def _begins(self, kind: str) -> tuple[list[bytes], ...]:
-        """Return what the keys of a record begin with, by partition."""
-        layout = self._layout
-        if kind == FLOW:
-            return layout.flow, layout.steps, layout.parts
-
-        return layout.wait, layout.items
 
     def _page(
         self, number: int, now_ms: int, limit: int, after: bytes | None
@@ -198,10 +206,18 @@ class RedisSweeping:
         keys = [self._layout.log[number] + commit_id.encode(), self._layout.index[number]]
         entries = [entry for entry in map(read_expiring, members) if entry is not None]
         for expiring in entries:
-            keys += [begin[number] + expiring.id for begin in self._begins(expiring.kind)]
+            keys += [begin[number] + expiring.id for begin in self._removed(expiring.kind)]
 
         members_read = (entry.member for entry in entries)
         return call(SWEEP, keys, (self._exchange.keep_ms, now_ms, *members_read))
+
+    def _removed(self, kind: str) -> tuple[list[bytes], ...]:
+        """Return what the keys that an entry of the index removes begin with, by partition."""
+        layout = self._layout
+        if kind == UPLOAD:
+            return (layout.upload,)
+
+        return (layout.flow, layout.parts, layout.names) if kind == PART else layout.begins(kind)
 
     def _send(self, command: Command, commit_id: str) -> Conversation[bytes]:
         reply = yield from self._exchange.send(command, commit_id, ())

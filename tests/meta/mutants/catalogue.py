@@ -34,6 +34,9 @@ SERIAL = ("tests/machine/test_interleavings.py",)
 MEANWHILE = ("tests/core/test_meanwhile.py",)
 PROGRESS = ("tests/contract/test_progress.py",)
 REPLIES = ("tests/stores/redis/test_redis_replies.py",)
+REDIS_PARTS = ("tests/stores/redis/test_redis_parts.py",)
+PARTS = ("tests/contract/test_parts.py",)
+LOGS = ("tests/contract/test_logs.py",)
 SESSIONS = ("tests/contract/test_sessions.py", "-k", "memory")
 CANCELLED = ("tests/faults/test_cancellation.py", "-k", "sqlite")
 DRIVERS = ("tests/drivers/test_drivers_servers.py",)
@@ -621,8 +624,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "redis-live-flow-has-a-time-to-live",
         "the server removes a live flow, and its due time stays in the index",
         COMMIT_LUA,
-        "    set_ttl(new.status >= COMPLETED and new.expires, ",
-        "    set_ttl(new.expires, ",
+        "    local expires = new.status >= COMPLETED and new.expires\n",
+        "    local expires = new.expires\n",
         (*OWN_EXPIRY, *ON_REDIS),
     ),
     Mutant(
@@ -1089,8 +1092,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "redis-ttl-lost-on-update",
         "the server keeps a flow forever that ended after it was created",
         COMMIT_LUA,
-        "    set_ttl(new.status >= COMPLETED and new.expires, ",
-        "    set_ttl(not old and new.status >= COMPLETED and new.expires, ",
+        "    local expires = new.status >= COMPLETED and new.expires\n",
+        "    local expires = not old and new.status >= COMPLETED and new.expires\n",
         (*RETENTION, *ON_REDIS),
     ),
     Mutant(
@@ -1126,10 +1129,10 @@ MUTANTS: tuple[Mutant, ...] = (
         (*RETENTION, *FLOWS, *ON_REDIS),
     ),
     Mutant(
-        "redis-short-way-for-progress",
-        "progress that was made with its flow is written over the flow's body",
+        "redis-short-way-for-another-status",
+        "a flow is written with another status, and listed with the one that it had",
         "stores/redis*put.lua",
-        " and ARGV[6] == 'F'",
+        " and placed == new_placed",
         "",
         ("tests/stores/redis/test_redis_scripts.py",),
     ),
@@ -1137,9 +1140,81 @@ MUTANTS: tuple[Mutant, ...] = (
         "redis-parts-of-two-bodies",
         "a large body that is written while it is read is put together from what is there",
         "stores/redis/reads.py",
-        "            if found and all(which == name and part is not None for which, part in found):\n",
-        "            if found and all(part is not None for which, part in found):\n",
+        "        if found and all(which == name and chunk is not None for which, chunk in found):\n",
+        "        if found and all(chunk is not None for which, chunk in found):\n",
         REPLIES,
+    ),
+    Mutant(
+        "redis-append-ignores-keys",
+        "the same key is appended again",
+        COMMIT_LUA,
+        "    if first then return '[' .. first",
+        "    if false then return '[' .. first",
+        (*LOGS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-kept-part-is-written",
+        "a part that is to be kept is written over",
+        COMMIT_LUA,
+        "  if old and change.expected == '-' then",
+        "  if false then",
+        (*PARTS, *ON_REDIS),
+    ),
+    Mutant(
+        "redis-orphaned-parts-removed-too-early",
+        "parts are swept at the time of their first write, whatever was written since",
+        "stores/redis*sweep.lua",
+        "  if not is_last then return end\n",
+        "",
+        REDIS_PARTS,
+    ),
+    Mutant(
+        "redis-sweep-takes-parts-that-came-later",
+        "a flow that the server has removed takes parts with it that were written since",
+        "stores/redis*sweep.lua",
+        "        redis.call('UNLINK', keys.chunks)\n",
+        "        redis.call('UNLINK', keys.chunks, keys.parts, keys.names)\n",
+        REDIS_PARTS,
+    ),
+    Mutant(
+        "redis-part-without-its-time-to-live",
+        "a part that is written after its flow has ended stays forever",
+        COMMIT_LUA,
+        "    redis.call('PEXPIRE', parts, int(left))\n",
+        "",
+        REDIS_PARTS,
+    ),
+    Mutant(
+        "redis-large-body-outlives-its-flow",
+        "the large bodies of a deleted flow's parts stay forever",
+        "stores/redis*records.lua",
+        "  leave_large(id)\n  redis.call('UNLINK', keys.flow",
+        "  redis.call('UNLINK', keys.flow",
+        REDIS_PARTS,
+    ),
+    Mutant(
+        "redis-removal-not-remembered",
+        "a removal of parts whose reply was lost counts none",
+        "stores/redis*remove_parts.lua",
+        "redis.call('SET', KEYS[1], reply, 'PX', ARGV[1])\n",
+        "",
+        REDIS_PARTS,
+    ),
+    Mutant(
+        "redis-cut-page-is-the-last",
+        "a page of parts ends after a MiB of bodies",
+        "stores/redis*parts.lua",
+        "    found[2] = 1\n",
+        "",
+        REDIS_PARTS,
+    ),
+    Mutant(
+        "redis-counters-among-the-names",
+        "the counters of logs are listed as parts",
+        "stores/redis*records.lua",
+        "  return (string.sub(name, -1) == '/' and 'c' or 'n') .. name\n",
+        "  return 'n' .. name\n",
+        (*LOGS, *ON_REDIS),
     ),
     # --- NATS ---------------------------------------------------------------------------------------
     Mutant(

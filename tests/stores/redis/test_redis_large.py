@@ -1,4 +1,4 @@
-"""Large bodies on Redis: they are sent in parts, so that no other caller waits for a whole one."""
+"""Large bodies on Redis: they are sent in chunks, so that no other caller waits for a whole one."""
 
 from __future__ import annotations
 
@@ -83,16 +83,16 @@ def keys(server: RedisServer, prefix: str) -> Iterator[Callable[[], list[str]]]:
 def test_large_body_is_written_read_and_removed(
     api: StoreAPI, keys: Callable[[], list[str]]
 ) -> None:
-    """It is in parts beside the flow; a small body in its place, and a delete, remove them."""
+    """It is in chunks beside the flow; a small body in its place, and a delete, remove them."""
     large = flow(text=TEXT)
     api.create(large)
-    assert keys() == ["flow:f", "parts:f"]
+    assert keys() == ["chunks:f", "flow:f"]
     large.state["more"] = 1
     api.update(large)
     assert api.get_one("f").state == {"text": TEXT, "more": 1}
     api.create(flow("g", text=TEXT))
     assert [one.state["text"] for one in api.get_many(["f", "g"]).values()] == [TEXT, TEXT]
-    assert keys() == ["flow:f", "flow:g", "parts:f", "parts:g"]
+    assert keys() == ["chunks:f", "chunks:g", "flow:f", "flow:g"]
     large.state = {"small": 1}
     api.update(large)
     assert api.get_one("f").state == {"small": 1}
@@ -109,8 +109,8 @@ def test_large_body_is_kept_by_writes_that_do_not_carry_it(
 
         def is_whole() -> bool:
             return bool(second.get_one("f").state == {"text": TEXT}) and keys() == [
+                "chunks:f",
                 "flow:f",
-                "parts:f",
             ]
 
         (claimed,) = api.claim_due()
@@ -219,7 +219,7 @@ def test_several_large_bodies_in_one_commit(api: StoreAPI, keys: Callable[[], li
     assert api.get_one("a").state == {"text": TEXT + "a"}
 
 
-def test_parts_expire_with_their_flow(
+def test_chunks_expire_with_their_flow(
     api: StoreAPI,
     keys: Callable[[], list[str]],
     clock: ManualClock,
@@ -229,7 +229,7 @@ def test_parts_expire_with_their_flow(
     """They have the time to live of their flow, and are swept with it."""
     large = flow(text=TEXT)
     api.create(large)
-    place = f"{{{prefix}0}}:parts:f"
+    place = f"{{{prefix}0}}:chunks:f"
     with redis.Redis(port=server.port) as client:
         assert client.ttl(place) == -1
         large.status = cs.FlowStatus.COMPLETED
@@ -247,13 +247,13 @@ def test_parts_expire_with_their_flow(
     assert keys() == []
 
 
-def test_missing_parts_make_a_corrupt_record(
+def test_missing_chunks_make_a_corrupt_record(
     api: StoreAPI, server: RedisServer, prefix: str
 ) -> None:
     """The error names the flow, which is left as it is."""
     api.create(flow(text=TEXT))
     with redis.Redis(port=server.port) as client:
-        client.hdel(f"{{{prefix}0}}:parts:f", "1")
+        client.hdel(f"{{{prefix}0}}:chunks:f", "1")
 
     with pytest.raises(cs.CorruptRecordError, match="flow 'f'"):
         api.get("f")
@@ -261,7 +261,7 @@ def test_missing_parts_make_a_corrupt_record(
     assert api.delete("f")
 
 
-def test_reader_never_gets_parts_of_two_bodies(server: RedisServer, prefix: str) -> None:
+def test_reader_never_gets_chunks_of_two_bodies(server: RedisServer, prefix: str) -> None:
     """While a writer replaces large bodies with large and small ones, every read is whole."""
     url = f"{server.url}?prefix={prefix}"
     with cs.open_store(url) as store, cs.open_store(url) as other:
@@ -290,8 +290,8 @@ def test_reader_never_gets_parts_of_two_bodies(server: RedisServer, prefix: str)
         assert seen == sorted(seen)
 
 
-def test_no_command_is_much_larger_than_a_part(server: RedisServer, prefix: str) -> None:
-    """No command of a 64 MiB body carries more than one part, so others are served in between."""
+def test_no_command_is_much_larger_than_a_chunk(server: RedisServer, prefix: str) -> None:
+    """No command of a 64 MiB body carries more than one chunk, so others are served in between."""
     sizes: list[int] = []
     with cs.open_store(f"{server.url}?prefix={prefix}") as store:
         driver: Any = store._driver
@@ -319,13 +319,13 @@ def test_no_command_is_much_larger_than_a_part(server: RedisServer, prefix: str)
 
 @pytest.mark.parametrize("strike", ["drop the request", "drop the reply"])
 def test_lost_connection_during_an_upload(strike: Any, server: RedisServer, prefix: str) -> None:
-    """The parts are sent again, and the outcome of the commit is certain."""
+    """The chunks are sent again, and the outcome of the commit is certain."""
     with (
         Proxy(server.port) as proxy,
         cs.open_store(f"redis://127.0.0.1:{proxy.port}?prefix={prefix}") as store,
     ):
         store.ping()
-        # The parts arrive in many pieces: strike at each until the connection is gone.
+        # The chunks arrive in many pieces: strike at each until the connection is gone.
         proxy.strike(
             strike, times=1000, when=lambda data: len(data) > LARGE // 100, then=proxy.calm
         )
@@ -340,7 +340,7 @@ def test_lost_connection_during_an_upload(strike: Any, server: RedisServer, pref
 
 
 def test_large_bodies_on_a_cluster(redis_cluster: RedisCluster, prefix: str) -> None:
-    """Parts are on the node of their flow."""
+    """Chunks are on the node of their flow."""
     with cs.open_store(f"{redis_cluster.url}?prefix={prefix}", partitions=8) as store:
         for number in range(6):
             store.create(flow(f"f-{number}", text=f"{number}{TEXT}"))
@@ -351,7 +351,7 @@ def test_large_bodies_on_a_cluster(redis_cluster: RedisCluster, prefix: str) -> 
         assert store.count_flows() == 0
 
 
-def test_full_server_keeps_no_parts() -> None:
+def test_full_server_keeps_no_chunks() -> None:
     """An upload that is refused halfway is removed."""
     with (
         RedisServer("8.2", "--maxmemory-policy", "noeviction") as full,

@@ -19,6 +19,7 @@ from catga_store.protocol.conversation import Pause
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.conversation import run
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -32,10 +33,12 @@ from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Ping
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import RemoveParts
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
@@ -58,6 +61,7 @@ WRONG_TYPE = exceptions.ResponseError("WRONGTYPE Operation against a key of the 
 MOVING = exceptions.TryAgainError("Multiple keys request during rehashing of slot")
 NOT_SENT, LOST = NotSentError("cannot be reached"), ReplyLostError("no reply in time")
 PLANNED = b"[[1,null,0,%d]]" % NOW
+REMOVE = RemoveParts("f", "p/", None, 500, NOW)
 
 
 class Transport:
@@ -375,6 +379,73 @@ def test_refused_commit_removes_its_uploads() -> None:
     assert [words[0] for words, _ in transport.asked[-1].commands] == [b"UNLINK"]
 
 
+def test_a_removal_of_parts_is_sent_again_under_its_id() -> None:
+    """Its reply may be lost, and the server may not know the script; an unreadable flow is named."""
+    unknown = exceptions.NoScriptError("No matching script")
+    transport = Transport(LOST, (unknown,), (b"[[3]]",))
+    assert run(protocol().converse(REMOVE), transport) == 3
+    logs = {request.commands[0].args[3] for request in transport.asked}
+    assert len(logs) == 1
+    with pytest.raises(cs.CorruptRecordError, match="flow 'f' cannot be read"):
+        asked(REMOVE, (exceptions.ResponseError("CORRUPT 0"),))
+
+    with pytest.raises(cs.CommitUncertainError) as got:
+        asked(REMOVE, LOST, timeout=0)
+
+    assert got.value.keys == (Key(PART, "f", 0, "p/"),)
+
+
+def test_what_a_removal_has_left_is_swept() -> None:
+    """A failure of that is not one of the removal: a later sweep does its work."""
+    left = b"x%buc.0" % stamp_of(NOW)
+    for answers in [([left],), (b"[[0]]",)], [([left],), LOST], [([],)], [LOST], [(WRONG_TYPE,)]:
+        assert asked(REMOVE, (b"[[3]]\n",), *answers) == 3
+
+
+def test_a_part_whose_large_body_was_replaced_while_it_was_read() -> None:
+    """It is read again, until there is a body that belongs to its head, or no part."""
+    key = Key(PART, "f", 0, "p")
+    large, gone = [HEAD_TEXT, None, b"1 c.0"], ([None, None],)
+    read = Read((key,), NOW)
+    for after, body in (
+        ([HEAD_TEXT, b"small", None], b"small"),
+        ([None, None, None], None),
+    ):
+        (record,) = asked(read, ([None], large), gone, (after,))
+        assert (record and record.body) == body
+
+    (record,) = asked(
+        read, ([None], large), gone, ([HEAD_TEXT, None, b"1 d.0"],), ([b"d.0", b"new"],)
+    )
+    assert record.body == b"new"
+    page = Parts("f", "", None, None, reverse=False, limit=3, bodies=True, now_ms=NOW)
+    rows = [None, 0, b"p", *large, b"q", HEAD_TEXT, b"2", None]
+    found = asked(page, (rows,), gone, ([None, None, None],))
+    assert [(one.name, one.body) for one in found] == [("q", b"2")]
+    with pytest.raises(cs.CorruptRecordError, match="part 'p' of flow 'f'"):
+        asked(read, ([None], large), gone, (large,), gone)
+
+    with pytest.raises(cs.CorruptRecordError, match="part 'p' of flow 'f'"):
+        asked(read, ([None], [HEAD_TEXT, None, None]))
+
+
+def test_refused_reads_of_parts() -> None:
+    """Of the flow, of the part, of its chunks, of a page: each is the server's error, or names the record."""
+    read = Read((Key(PART, "f", 0, "p"),), NOW)
+    large = [HEAD_TEXT, None, b"1 c.0"]
+    page = Parts("f", "", None, None, reverse=False, limit=3, bodies=False, now_ms=NOW)
+    for request, answers in [
+        (read, [(WRONG_TYPE, large)]),
+        (read, [([None], WRONG_TYPE)]),
+        (read, [([None], large), (WRONG_TYPE,)]),
+        (read, [([None], large), ([None, None],), (WRONG_TYPE,)]),
+        (page, [(WRONG_TYPE,)]),
+        (page, [([None, 0, b"\xff", HEAD_TEXT, None, None],)]),
+    ]:
+        with pytest.raises(cs.CorruptRecordError):
+            asked(request, *answers)
+
+
 def test_unreadable_stored_reply_is_a_corrupt_store() -> None:
     """An unreadable stored reply is a `CorruptRecordError` without a key."""
     for reply in (b"[1]", b"[[0,null,0,0,0,0,0,[]]]", b"oops"):
@@ -391,6 +462,7 @@ def test_fenced_extend_and_sweep_say_so() -> None:
     for request, answers in [
         (Extend(F, "claim", NOW, NOW), [(0,)]),
         (Sweep(NOW, 10), [([b"x"],), (0,)]),
+        (REMOVE, [(0,)]),
     ]:
         with pytest.raises(cs.StoreUnavailableError, match="had ruled it out"):
             asked(request, *answers)

@@ -491,7 +491,9 @@ def test_sweep_removes_entries_of_records_the_server_expired(
     assert client.zcard(f"{tag}index") == 0
 
 
-@pytest.mark.parametrize("key", ["flow:f", "steps:f", "parts:f", "wait:w", "items:w"])
+@pytest.mark.parametrize(
+    "key", ["flow:f", "steps:f", "chunks:f", "parts:f", "names:f", "wait:w", "items:w"]
+)
 def test_evicted_key_is_an_absent_or_corrupt_record(
     key: str, shared: tuple[cs.Store, redis.Redis, str]
 ) -> None:
@@ -503,6 +505,8 @@ def test_evicted_key_is_an_absent_or_corrupt_record(
     progress = cs.ForEachProgress()
     progress.mark(0, ok=True)
     store.save_for_each_progress("f", 3, progress)
+    part = cs.Part("f", "p", 1)
+    store.put_part(part)
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["a", "b"], parent_flow_id="f"))
     store.complete_child("w", "a")
     assert client.unlink(f"{tag}{key}") == 1
@@ -516,9 +520,21 @@ def test_evicted_key_is_an_absent_or_corrupt_record(
 
         store.create(flow("f"))
         assert [one.flow_id for one in store.query_flows().items] == ["f"]
-    elif key == "parts:f":
-        with pytest.raises(cs.CorruptRecordError, match="without its parts"):
+    elif key == "chunks:f":
+        with pytest.raises(cs.CorruptRecordError, match="without its chunks"):
             store.get("f")
+    elif key == "parts:f":
+        assert store.get_part("f", "p") is None
+        with pytest.raises(cs.CorruptRecordError, match="part 'p' of flow 'f'"):
+            store.list_parts("f")
+
+        assert store.put_part(cs.Part("f", "p", 2)) is True
+        assert [one.name for one in store.list_parts("f")] == ["p"]
+    elif key == "names:f":
+        assert store.list_parts("f").items == ()
+        part.body = 2
+        assert store.put_part(part) is True
+        assert [one.name for one in store.list_parts("f")] == ["p"]
     elif key == "steps:f":
         assert store.list_for_each_progress("f") == {}
         assert store.get_one("f").state == large.state
