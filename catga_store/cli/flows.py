@@ -222,12 +222,18 @@ def show(
     flow_id: Annotated[str, typer.Argument(metavar="FLOW_ID")],
     *,
     store: StoreOption = None,
+    history: Annotated[
+        bool, typer.Option("--history", help="Also list the versions that are kept.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show one flow: its stored state, its wait condition and its ForEach progress.
+    """Show one flow: its stored state, its wait condition, its ForEach progress and its parts.
 
     `--json`: the fields of `ls`, and `"type_version"`, `"state"`, `"wait_condition"` (the fields of
-    `waits`, or null) and `"progress": [{"step", "version", "processed", "failed", "last"}, …]`. Exits
+    `waits`, or null), `"progress": [{"step", "version", "processed", "failed", "last"}, …]`, `"parts":
+    [{"name", "version", "type", "tag", "updated_at"}, …]` (the first 100), `"more_parts"` (whether
+    there are more) and, with `--history`, `"versions": [{"version", "status", "position", "owner",
+    "error", "updated_at", "size"}, …]`, the newest 100. A state of bytes is `{"base64": text}`. Exits
     with 1 if there is no such flow.
     """
     with open_existing(store) as opened:
@@ -243,15 +249,23 @@ def show(
             None if waited is None else opened.get_wait_condition(waited.correlation_id) or waited
         )
         progress = opened.list_for_each_progress(flow_id)
+        parts = opened.list_parts(flow_id)
+        versions = opened.list_versions(flow_id) if history else []
 
     document = _flow_document(flow, wait, progress)
+    document["parts"] = [_part_document(part) for part in parts]
+    document["more_parts"] = parts.cursor is not None
+    if history:
+        document["versions"] = [_version_document(one) for one in versions]
+
+    document["state"] = flow.state
     if as_json:
         print_json(document)
         return
 
     state = document.pop("state")
     for name, value in document.items():
-        if value not in (None, []):
+        if value not in (None, [], False):
             say(f"{name + ':':<16}{_shown(value)}")
 
     say("state:")
@@ -294,7 +308,28 @@ def _flow_document(
             }
             for step, one in progress.items()
         ],
-        "state": flow.state,
+    }
+
+
+def _part_document(part: cs.Part[Any]) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "version": part.version,
+        "type": part.type_name or None,
+        "tag": part.tag or None,
+        "updated_at": part.updated_at,
+    }
+
+
+def _version_document(one: cs.FlowVersion) -> dict[str, Any]:
+    return {
+        "version": one.version,
+        "status": one.status.name,
+        "position": str(one.position),
+        "owner": one.owner,
+        "error": one.error,
+        "updated_at": one.updated_at,
+        "size": one.size,
     }
 
 

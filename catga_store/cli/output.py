@@ -8,6 +8,7 @@ long list is written as it is read.
 
 from __future__ import annotations
 
+import base64
 import codecs
 import io
 import json
@@ -236,8 +237,11 @@ def print_json_list(name: str, items: Iterable[object], rest: Callable[[], dict[
     write("}\n")
 
 
-def _known(value: object) -> str:
+def _known(value: object) -> object:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
+
+    if isinstance(value, bytes):  # as the state of a flow
+        return {"base64": base64.b64encode(value).decode()}
 
     raise TypeError(value)

@@ -152,6 +152,7 @@ def test_show_prints_everything_about_a_flow(url: str) -> None:
     assert flow["progress"] == [
         {"step": 2, "version": 1, "processed": 2, "failed": 1, "last": None}
     ]
+    assert (flow["parts"], flow["more_parts"]) == ([], False)
     order = answer("show", "order", url=url)
     assert (order["type"], order["type_version"], order["state"]) == ("order", 2, {"paid": False})
     assert answer("show", ODD, url=url)["state"] == {"n": 1}
@@ -159,6 +160,29 @@ def test_show_prints_everything_about_a_flow(url: str) -> None:
     assert "SUSPENDED" in text
     assert "processed 2" in text
     failed(run_command("show", "nobody", url=url), 1, "flow 'nobody' not found")
+
+
+def test_show_lists_parts_and_versions(url: str) -> None:
+    """The first hundred parts, entries of logs among them, and with `--history` what is kept."""
+    with cs.open_store(url, history=5) as store:
+        flow = cs.FlowSnapshot("f", state=b"\x00\xff", due_at=None)
+        store.create(flow)
+        flow.error = "boom"
+        store.update(flow)
+        store.append("f", {"event": 1}, key="first")
+        for number in range(100):
+            store.put_part(cs.Part("f", f"p/{number:03}", b"", tag="t"))
+
+    shown = answer("show", "f", "--history", url=url)
+    assert shown["state"] == {"base64": "AP8="}
+    assert (len(shown["parts"]), shown["more_parts"]) == (100, True)
+    assert shown["parts"][0]["name"] == "log/000000000001"
+    assert (shown["parts"][1]["name"], shown["parts"][1]["tag"]) == ("p/000", "t")
+    assert [(one["version"], one["error"]) for one in shown["versions"]] == [(2, "boom"), (1, None)]
+    assert "versions" not in answer("show", "f", url=url)
+    text = run_command("show", "f", "--history", url=url).stdout
+    assert "name p/000" in text
+    assert "version 1, status CREATED" in text
 
 
 def test_waits_lists_conditions_and_shows_one(url: str) -> None:
