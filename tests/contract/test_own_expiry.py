@@ -14,6 +14,7 @@ import attrs
 import pytest
 import redis
 from marks import ONE_STORE
+from marks import PART_STORES
 
 import catga_store as cs
 from catga_store.copying import compare
@@ -313,6 +314,22 @@ def test_expired_flows_do_not_stand_in_the_way(store: cs.Store, clock: ManualClo
     store.create(flow("live"))
     clock.advance(MINUTE)
     assert [one.flow_id for one in store.claim_due()] == ["live"]
+
+
+@PART_STORES
+def test_parts_of_a_live_flow_expire_with_it(store: cs.Store, clock: ManualClock) -> None:
+    """Its log too; neither is there when the clock is moved back, or for another flow of its id."""
+    store.create(flow(expires_at=clock.now + MINUTE))
+    store.put_part(cs.Part("f", "a", b"x"))
+    store.append("f", b"entry")
+    assert len(store.list_parts("f")) == 2
+    clock.advance(MINUTE)
+    assert (store.list_parts("f").items, store.get_part("f", "a")) == ((), None)
+    assert store.sweep() == 1
+    clock.advance(-MINUTE)
+    assert store.list_parts("f").items == ()
+    store.create(flow())
+    assert store.list_parts("f").items == ()
 
 
 def test_condition_of_an_expired_parent(store: cs.Store, clock: ManualClock) -> None:
