@@ -716,6 +716,45 @@ class AsyncStore(BaseAsyncStore):
             )
         )
 
+    async def watch_log(
+        self,
+        flow_id: str,
+        log: str = "log",
+        *,
+        after: int,
+        timeout: timedelta,
+        limit: int = 100,
+        body_type: Any | None = None,
+    ) -> list[LogEntry]:
+        """Return entries of a log as soon as there are some after `after`; none after `timeout`.
+
+        Like `read_log`, but it waits: call it again with the sequence of the last entry. It is woken by
+        `append`, and what no notification reaches is found after the store's `poll_interval`. Costs one
+        round trip, and one more whenever an entry was added or a poll interval has passed.
+
+        >>> import anyio
+        >>> from datetime import timedelta
+        >>> from catga_store import AsyncMemoryStore
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     first = await store.append("order-1", {"event": "created"})
+        ...     for entry in await store.watch_log("order-1", after=0, timeout=timedelta(seconds=20)):
+        ...         print(entry.sequence, entry.body)
+        >>> anyio.run(main)
+        1 {'event': 'created'}
+        """
+        return await self._run(
+            waiting.watch_log(
+                self._context,
+                flow_id,
+                log,
+                after=after,
+                timeout=timeout,
+                limit=limit,
+                body_type=body_type,
+            )
+        )
+
     async def trim_log(self, flow_id: str, log: str = "log", *, before: int) -> int:
         """Delete the entries of a log with sequences less than `before`; return how many there were.
 

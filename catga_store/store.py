@@ -643,6 +643,42 @@ class Store(BaseBlockingStore):
             )
         )
 
+    def watch_log(
+        self,
+        flow_id: str,
+        log: str = "log",
+        *,
+        after: int,
+        timeout: timedelta,
+        limit: int = 100,
+        body_type: Any | None = None,
+    ) -> list[LogEntry]:
+        """Return entries of a log as soon as there are some after `after`; none after `timeout`.
+
+        Like `read_log`, but it waits: call it again with the sequence of the last entry. It is woken by
+        `append`, and what no notification reaches is found after the store's `poll_interval`. Costs one
+        round trip, and one more whenever an entry was added or a poll interval has passed.
+
+        >>> from datetime import timedelta
+        >>> from catga_store import MemoryStore
+        >>> store = MemoryStore()
+        >>> first = store.append("order-1", {"event": "created"})
+        >>> for entry in store.watch_log("order-1", after=0, timeout=timedelta(seconds=20)):
+        ...     print(entry.sequence, entry.body)
+        1 {'event': 'created'}
+        """
+        return self._run(
+            waiting.watch_log(
+                self._context,
+                flow_id,
+                log,
+                after=after,
+                timeout=timeout,
+                limit=limit,
+                body_type=body_type,
+            )
+        )
+
     def trim_log(self, flow_id: str, log: str = "log", *, before: int) -> int:
         """Delete the entries of a log with sequences less than `before`; return how many there were.
 

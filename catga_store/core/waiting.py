@@ -18,12 +18,14 @@ from typing import Any
 from catga_store import codec
 from catga_store.core import claims
 from catga_store.core import envelope
+from catga_store.core import parts
 from catga_store.core.claims import DEFAULT_LEASE
 from catga_store.core.context import Context
 from catga_store.core.state_types import wanted_of
 from catga_store.errors import StoreClosedError
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowSnapshot
+from catga_store.model.parts import LogEntry
 from catga_store.model.times import span_ms
 from catga_store.protocol.conversation import Await
 from catga_store.protocol.conversation import Conversation
@@ -41,7 +43,7 @@ from catga_store.protocol.wakeups import WATCH
 from catga_store.protocol.wakeups import Listen
 from catga_store.protocol.wakeups import Waiter
 
-__all__ = ["NO_WAIT", "claim_due", "claim_when_due", "wait_due", "watch"]
+__all__ = ["NO_WAIT", "claim_due", "claim_when_due", "wait_due", "watch", "watch_log"]
 
 NO_WAIT = timedelta(0)
 
@@ -157,6 +159,33 @@ def watch(
             yield from _sleep(waiter)
 
 
+def watch_log(
+    context: Context,
+    flow_id: str,
+    log: str = "log",
+    *,
+    after: int,
+    timeout: timedelta,
+    limit: int = 100,
+    body_type: Any | None = None,
+) -> Conversation[list[LogEntry]]:
+    """Wait for entries of a log after this one."""
+    seconds = span_ms(timeout, "timeout") / 1000
+    with _waiting(context, WATCH, seconds, flow_id=flow_id, log=log, after=after) as waiter:
+        while True:
+            if seconds:
+                yield Listen(waiter)
+
+            entries = yield from parts.read_log(
+                context, flow_id, log, after=after, limit=limit, body_type=body_type
+            )
+            if entries or waiter.is_over:
+                return entries
+
+            waiter.looked()
+            yield from _sleep(waiter)
+
+
 _SEEN, _WOKEN = "seen", "woken"
 
 
@@ -220,6 +249,7 @@ def _waiting(
     *,
     types: tuple[str, ...] | None = None,
     flow_id: str | None = None,
+    log: str | None = None,
     after: int = 0,
 ) -> Generator[Waiter]:
     """A waiter for as long as the block runs."""
@@ -231,6 +261,7 @@ def _waiting(
         interval=settings.poll_interval,
         types=types,
         flow_id=flow_id,
+        log=log,
         after=after,
     )
     # A clock that a test moves has a set of what is to be called after that.

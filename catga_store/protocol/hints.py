@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.requests import PENDING
+from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
@@ -34,6 +35,8 @@ def hints_of_commit(commit: Commit, reply: Applied) -> Iterator[Hint]:
         if isinstance(change, Put) and change.key.kind == FLOW:
             head = change.head
             yield Hint(head.due_ms, head.type, change.key.id, head.version, outcome.revision)
+        elif isinstance(change, Append):
+            yield Hint(flow_id=change.key.id, version=outcome.version, log=change.key.name)
         elif isinstance(change, Delete) and change.key.kind == FLOW:
             yield Hint(flow_id=change.key.id)
         else:

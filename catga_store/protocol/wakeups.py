@@ -4,7 +4,7 @@ A notification is latency, never truth. A waiter subscribes (`Listen`), then loo
 (`Await`); whatever a hint misses is found by its next look, after the poll interval at the latest.
 
 - A **`Waiter`** is one call that waits: for flows that are due (`CLAIM`, `LOOK`), or for the next version
-  of one flow (`WATCH`).
+  of one flow, or the next entry of a log of it (`WATCH`).
 - A **`Wakeups`** has the waiters of one store in one process: of one name in memory, of one SQLite file,
   of one store object on a server. It also has the times at which something is due soon.
 - A **`Hint`** is what is known of a commit: something is due at a time, a flow was written. `publish` takes
@@ -67,6 +67,8 @@ class Hint(NamedTuple):
     """Its version; 0 if it is not known."""
     revision: str = ""
     """Its revision, where a hint may come by two ways: then it wakes once."""
+    log: str | None = None
+    """The log of the flow that has a new entry; then the flow itself was not written by this change."""
 
 
 class HintSource(Protocol):
@@ -88,7 +90,7 @@ class HintSource(Protocol):
 class Waiter:
     """One call that waits. Times: `give_up` by the monotonic clock, `now_ms` by the store's.
 
-    `types` are names, None for all; `flow_id` and `after` are of a `WATCH`.
+    `types` are names, None for all; `flow_id`, `log` and `after`, a version or a sequence, are of a `WATCH`.
     """
 
     def __init__(
@@ -100,15 +102,17 @@ class Waiter:
         interval: float,
         types: tuple[str, ...] | None = None,
         flow_id: str | None = None,
+        log: str | None = None,
         after: int = 0,
     ) -> None:
         self.what = what
         self.types = types
         self.flow_id = flow_id
+        self.log = log
         self.after = after
         self.now_ms = now_ms
         self.interval = interval
-        self.group = what, types, flow_id, after
+        self.group = what, types, flow_id, log, after
         """Those of one group are interchangeable: a look of one is a look of all."""
         self.give_up = time.monotonic() + seconds
         self.look_at = 0.0
@@ -324,9 +328,9 @@ class Wakeups:
 
             now_ms = _time_of(self.waiters[0])
             for hint in hints:
-                due_ms, type_name, flow_id, version, revision = hint
+                due_ms, type_name, flow_id, version, revision, log = hint
                 if flow_id is not None:
-                    self._wake_watchers(flow_id, version)
+                    self._wake_watchers(flow_id, version, log)
 
                 if due_ms is None or due_ms > now_ms + self._horizon_ms:
                     continue  # every waiter looks before that anyway
@@ -340,7 +344,9 @@ class Wakeups:
         """Wake one waiter of each group, and all who watch: anything may have been written."""
         with self._lock:
             self._wake(None, passes_on=True)
-            self._wake_watchers(None, 0)
+            for waiter in self.waiters:
+                if waiter.what == WATCH:
+                    waiter.wake(passes_on=False)
 
     def groups(self) -> list[Waiter]:
         """One waiter of each group, for a source that looks on behalf of all."""
@@ -367,13 +373,9 @@ class Wakeups:
             if not waiter.is_woken:
                 waiter.wake(passes_on=passes_on or type_name is None)
 
-    def _wake_watchers(self, flow_id: str | None, version: int) -> None:
+    def _wake_watchers(self, flow_id: str, version: int, log: str | None) -> None:
         for waiter in self.waiters:
-            if (
-                waiter.what == WATCH
-                and flow_id in (None, waiter.flow_id)
-                and (not version or version > waiter.after)
-            ):
+            if waiter.flow_id == flow_id and waiter.log == log and not 0 < version <= waiter.after:
                 waiter.wake(passes_on=False)
 
     def _is_known(self, hint: Hint) -> bool:

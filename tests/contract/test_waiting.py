@@ -1,4 +1,4 @@
-"""Calls that wait: `claim_due(wait=)`, `wait_due` and `watch`, on every store and both APIs.
+"""Calls that wait: `claim_due(wait=)`, `wait_due`, `watch` and `watch_log`, on every store and both APIs.
 
 Each wait has a deadline. Where a store has hints, its poll interval is far longer than that, so a hint or a
 time that was seen coming ends the wait; elsewhere it is short.
@@ -17,6 +17,7 @@ from typing import Any
 import anyio
 import pytest
 from marks import ONE_STORE
+from marks import PART_STORES
 from waiting import LONG
 from waiting import until
 from waiting import until_async
@@ -249,6 +250,27 @@ def test_watch(store: cs.Store, beside: Any) -> None:
     store.update(flow)
     assert result(waiting).state == {"n": 1}
     assert store.watch("f", after=1, timeout=NOTHING).version == 2
+
+
+@PART_STORES
+def test_watch_log(store: cs.Store, beside: Any) -> None:
+    """It returns the entries after one that was seen, at once if there are some already."""
+    assert store.watch_log("f", after=0, timeout=NOTHING) == []
+    waiting = beside(store.watch_log, "f", "events", after=0, timeout=LONGEST)
+    until(is_waiting(store))
+    store.append("f", {"n": 1})
+    store.append("f", {"n": 2}, log="events")
+    assert [entry.body for entry in result(waiting)] == [{"n": 2}]
+    store.append("f", {"n": 3}, log="events")
+    assert [entry.body for entry in store.watch_log("f", "events", after=1, timeout=LONGEST)] == [
+        {"n": 3}
+    ]
+    assert store.watch_log("f", "events", after=2, timeout=timedelta(milliseconds=20)) == []
+    waiting = beside(store.watch_log, "f", "events", after=2, timeout=LONGEST)
+    until(is_waiting(store))
+    store.append("f", b"4", log="events")
+    (entry,) = result(waiting)
+    assert (entry.sequence, entry.body) == (3, b"4")
 
 
 # what ends a wait -----------------------------------------------------------------------------------

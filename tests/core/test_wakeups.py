@@ -306,9 +306,11 @@ def take_turns(path: str, role: str) -> int:
             if role == "creates":
                 store.create(cs.FlowSnapshot(flow_id, state={}))
                 assert store.watch(flow_id, after=1, timeout=LONGEST) is not None
+                assert store.watch_log(flow_id, after=0, timeout=LONGEST)
             else:
                 (flow,) = store.claim_due(wait=LONGEST, lease=timedelta(hours=9))
                 assert flow.flow_id == flow_id
+                store.append(flow_id, {"claimed": True})
 
     return ROUNDS
 

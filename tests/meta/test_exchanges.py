@@ -194,6 +194,11 @@ OPERATIONS: dict[str, tuple[Callable[[cs.Store], object], int, int]] = {
     "wait_due, something is due": (lambda store: store.wait_due(timeout=HOUR), 1, 0),
     "watch, now": (lambda store: store.watch("a", after=1, timeout=timedelta(0)), 1, 0),
     "watch, a later version": (lambda store: store.watch("a", after=0, timeout=HOUR), 1, 0),
+    "watch_log, now": (
+        lambda store: store.watch_log("a", after=0, timeout=timedelta(0)),
+        1,
+        0,
+    ),
     "claim, hold": (claim_and_hold, 2, 2),
     "claim": (lambda store: store.claim("a"), 2, 1),
     "claim, of a parent": (lambda store: store.claim("b"), 4, 1),

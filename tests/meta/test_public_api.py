@@ -76,6 +76,7 @@ OPERATIONS = {
         "claim",
         "wait_due",
         "watch",
+        "watch_log",
         "extend",
         "holding",
         "release",
@@ -315,6 +316,7 @@ def test_options_are_keyword_only() -> None:
         ("extend", "lease"),
         ("list_parts", "prefix"),
         ("read_log", "log"),
+        ("watch_log", "log"),
         ("trim_log", "log"),
     }
     for kind in OPERATIONS:

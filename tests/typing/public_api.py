@@ -106,6 +106,7 @@ def claims_are_typed(store: cs.Store) -> None:
     assert_type(store.claim_due([Order, "Parcel"]), list[cs.FlowSnapshot[Any]])
     assert_type(store.claim_due("Order"), list[cs.FlowSnapshot[Any]])
     assert_type(store.claim_due(Order, wait=timedelta(1)), list[cs.FlowSnapshot[Order]])
+    assert_type(store.watch_log("f", after=0, timeout=timedelta(1)), list[cs.LogEntry])
     assert_type(store.wait_due([Order, "Parcel"], timeout=timedelta(1)), bool)
     watched = store.watch("order-1", Order, after=1, timeout=timedelta(1))
     assert_type(watched, cs.FlowSnapshot[Order] | None)

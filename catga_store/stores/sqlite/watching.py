@@ -25,8 +25,10 @@ from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import entry_key
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import Parts
 from catga_store.protocol.wakeups import WATCH
 from catga_store.protocol.wakeups import Hint
 from catga_store.protocol.wakeups import Waiter
@@ -161,14 +163,35 @@ def _written_in(tables: SQLiteTables, waiters: list[Waiter]) -> list[Hint]:
     for waiter in waiters:
         if waiter.flow_id is not None:
             try:
-                head = tables.head(flow_key(waiter.flow_id))
+                is_new = _is_there(tables, waiter.flow_id, waiter)
             except CorruptRecordError:
-                found.append(Hint(flow_id=waiter.flow_id))  # its own look raises that
-            else:
-                if head is not None and head.version > waiter.after:
-                    found.append(Hint(flow_id=waiter.flow_id))
+                is_new = True  # its own look raises that
+
+            if is_new:
+                found.append(Hint(flow_id=waiter.flow_id, log=waiter.log))
 
     return found
+
+
+def _is_there(tables: SQLiteTables, flow_id: str, waiter: Waiter) -> bool:
+    """Whether there is what a waiter watches for: a later version, or a later entry of a log."""
+    if waiter.log is None:
+        head = tables.head(flow_key(flow_id))
+        return head is not None and head.version > waiter.after
+
+    first = entry_key(flow_id, waiter.log, waiter.after).name
+    entries = Parts(
+        flow_id,
+        f"{waiter.log}/",
+        first,
+        None,
+        reverse=False,
+        limit=1,
+        bodies=False,
+        now_ms=waiter.now_ms(),
+        entries=True,
+    )
+    return bool(rules.parts(tables, entries))
 
 
 _by_file: weakref.WeakValueDictionary[str, Wakeups] = weakref.WeakValueDictionary()
