@@ -28,8 +28,8 @@ STORES = stores_named("memory", "sqlite", "redis-6.2", "redis-8.2", "nats")
 REDIS_VERSIONS = stores_named("6.2", "8.2")
 """The oldest Redis that is supported, and the newest."""
 
-PART_STORES = pytest.mark.stores("memory", "sqlite", "redis-6.2", "redis-8.2")
+PART_STORES = pytest.mark.stores("memory", "sqlite", "redis-6.2", "redis-8.2", "nats")
 """The stores that have parts."""
 
-HISTORY_STORES = pytest.mark.stores("memory", "sqlite")
+HISTORY_STORES = pytest.mark.stores("memory", "sqlite", "nats")
 """The stores that keep former versions."""

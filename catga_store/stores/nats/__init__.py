@@ -88,7 +88,7 @@ from catga_store.errors import UsageError
 from catga_store.protocol import rules
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
-from catga_store.protocol.failures import refuse_parts
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
@@ -104,10 +104,13 @@ from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Overdue
+from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Ping
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import RemoveParts
 from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Scan
@@ -119,7 +122,9 @@ from catga_store.stores.nats.changes import NatsChanges
 from catga_store.stores.nats.commits import NatsCommits
 from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.layout import NatsLayout
+from catga_store.stores.nats.layout import root_of
 from catga_store.stores.nats.listings import NatsListings
+from catga_store.stores.nats.part_removal import NatsPartRemover
 from catga_store.stores.nats.reading import NatsReader
 from catga_store.stores.nats.resolving import NatsResolver
 from catga_store.stores.nats.setup import prepare
@@ -181,6 +186,8 @@ class NatsProtocol:
             Overdue: listings.overdue,
             Find: listings.find,
             Count: listings.count,
+            Parts: self._parts,
+            RemoveParts: NatsPartRemover(self._reader, self._changes).remove,
             Scan: listings.scan,
             Sweep: self._sweeping.sweep,
             Clear: self._clear,
@@ -190,7 +197,6 @@ class NatsProtocol:
 
     def converse(self, request: Request[object]) -> Conversation[object]:
         """Do what a store protocol request asks and return its reply."""
-        refuse_parts(request, "NATS")
         handler = self._handlers[type(request)]
         return handler(request) if self._prepared else self._first(handler, request)
 
@@ -207,7 +213,12 @@ class NatsProtocol:
     def _read(self, request: Read) -> Conversation[tuple[Record | None, ...]]:
         subjects = [self._layout.subject(key) for key in request.keys]
         subjects += [
-            self._layout.subject(flow_key(key.id)) for key in request.keys if key.kind == PROGRESS
+            self._layout.subject(flow_key(key.id))
+            for key in request.keys
+            if key.kind in (PROGRESS, PART)
+        ]
+        subjects += [
+            self._layout.subject(root_of(key.id)) for key in request.keys if key.kind == PART
         ]
         records, _ = yield from self._reader.decide(
             lambda tables: rules.read(tables, request), subjects, self._exchange.deadline()
@@ -231,6 +242,15 @@ class NatsProtocol:
         found, _ = yield from self._reader.decide(
             lambda tables: rules.steps(tables, request),
             [self._layout.subject(flow_key(request.flow_id))],
+            self._exchange.deadline(),
+        )
+        return found
+
+    def _parts(self, request: Parts) -> Conversation[tuple[ListedPart, ...]]:
+        flow_id = request.flow_id
+        found, _ = yield from self._reader.decide(
+            lambda tables: rules.parts(tables, request),
+            [self._layout.subject(flow_key(flow_id)), self._layout.subject(root_of(flow_id))],
             self._exchange.deadline(),
         )
         return found

@@ -14,12 +14,14 @@ from catga_store.protocol import rules
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import Sweep
 from catga_store.stores.nats.answers import Deadline
+from catga_store.stores.nats.layout import root_of
 from catga_store.stores.nats.messages import Planner
 from catga_store.stores.nats.outcomes import given_up
 from catga_store.stores.nats.reading import NatsReader
@@ -51,14 +53,17 @@ class NatsChanges:
         rule: Callable[[NatsTables], T],
         keys: Iterable[Key],
         commit_id: str,
+        *also: Key,
     ) -> Conversation[T]:
         """Read, decide, write, again until nothing came in between: for what may be done twice.
+
+        `also`: what will be read, too.
 
         `CommitUncertainError` if it may have been written.
         """
         keys = tuple(keys)
         deadline = self.exchange.deadline()
-        subjects = [self.layout.subject(key) for key in keys]
+        subjects = [self.layout.subject(key) for key in (*keys, *also)]
         lost: ReplyLostError | None = None
         try:
             while True:
@@ -95,8 +100,9 @@ class NatsChanges:
             yield from self.remove_steps(commit_id, steps, tables, deadline)
             return False
 
-        plan = self.planner.plan(commit_id, writes, [], tables.epoch)
-        plan.purges.extend((dropped, False) for dropped in tables.dropped)
+        checks = self.planner.checks_of_parts(commit_id, tables, writes)
+        plan = self.planner.plan(commit_id, writes, checks, tables.epoch)
+        self.planner.tidy(plan, tables)
         plan.records[0][1].headers["Nats-Msg-Id"] = commit_id
         ack = yield from self.sender.send(plan, [], deadline)
         return bool(ack.sequence)
@@ -105,20 +111,30 @@ class NatsChanges:
         """Remove a record that has expired, with all that belongs to it; returns 1, or 0 if it has not."""
         name = new_commit_id()
 
+        root = root_of(key.id)
+
         def remove(tables: NatsTables) -> int:
-            if tables.stored(key).removed_by == name:
+            named = root if key.kind == PART else key
+            if tables.stored(named).removed_by == name:
                 return 1  # by a try whose reply was lost
 
-            row = tables.wait(key) if key.kind == WAIT else None
-            head = row.head if row is not None else None
-            head = tables.head(key) if key.kind == FLOW else head
-            if head is None or head.expires_ms is None or head.expires_ms > request.now_ms:
+            if key.kind == PART:
+                expires_ms = tables.parts_of_flows.expires_ms(key.id)
+            else:
+                row = tables.wait(key) if key.kind == WAIT else None
+                head = row.head if row is not None else None
+                head = tables.head(key) if key.kind == FLOW else head
+                expires_ms = None if head is None else head.expires_ms
+
+            if expires_ms is None or expires_ms > request.now_ms:
                 return 0
 
             tables.expiring = (key,)
             return rules.sweep(tables, request)
 
-        return (yield from self.change(remove, [key], name))
+        keys = [flow_key(key.id)] if key.kind == PART else [key]
+        also = () if key.kind == WAIT else (root,)
+        return (yield from self.change(remove, keys, name, *also))
 
     def remove_steps(
         self, commit_id: str, steps: list[Write], tables: NatsTables, deadline: Deadline

@@ -19,15 +19,19 @@ from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import counter_key
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Complete
+from catga_store.protocol.requests import Delete
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Put
@@ -38,6 +42,8 @@ from catga_store.protocol.requests import Sweep
 from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.changes import NatsChanges
 from catga_store.stores.nats.layout import entries_of_flow
+from catga_store.stores.nats.layout import entry_of
+from catga_store.stores.nats.layout import root_of
 from catga_store.stores.nats.messages import MessagePlan
 from catga_store.stores.nats.outcomes import apply
 from catga_store.stores.nats.outcomes import given_up
@@ -80,6 +86,8 @@ class NatsCommits:
         self._planner = changes.planner
         self._sender = changes.sender
         self._lives: dict[Key, str] = {}
+        self._paths: dict[str, list[str]] = {}
+        """Nodes of directories of parts that were written last, by flow: an append needs them again."""
 
     def commit(self, request: Commit) -> Conversation[Reply]:
         """`Commit`."""
@@ -257,12 +265,7 @@ class NatsCommits:
         self, request: Commit, deadline: Deadline, *, again: bool
     ) -> Conversation[Reply | None]:
         """Read, decide, write; `None` if something else was written meanwhile."""
-        subjects = [self.layout.subject(change.key) for change in request.changes]
-        subjects += [
-            self.layout.subject(flow_key(change.key.id))
-            for change in request.changes
-            if change.key.kind == PROGRESS
-        ]
+        subjects = self._subjects_of(request)
         # Where it lies if it was spilled, as far as that is known: to be read in the same request.
         subjects += [
             self.layout.item(change.key, self._lives[change.key], change.child)
@@ -270,7 +273,8 @@ class NatsCommits:
             if isinstance(change, Complete) and change.key in self._lives
         ]
         log = self.layout.log(request.id)
-        if again and len(request.changes) > 1:
+        has_parts = any(change.key.kind == PART for change in request.changes)
+        if again and (len(request.changes) > 1 or has_parts):
             logged = yield from self.exchange.fetch([log], deadline)
             if logged[log].text is not None:
                 return (
@@ -288,6 +292,32 @@ class NatsCommits:
             return reply
 
         return (yield from self._write(request, reply, tables, trust, deadline, again=again))
+
+    def _subjects_of(self, request: Commit) -> list[str]:
+        """What a commit will read, as far as that is known before."""
+        keys: list[Key] = []
+        for change in request.changes:
+            key = change.key
+            if isinstance(change, Append):
+                keys.append(counter_key(key.id, key.name))
+                if change.head.position:
+                    keys.append(entry_of(key.id, key.name, change.head.position))
+            else:
+                keys.append(key)
+
+            if key.kind in (PART, PROGRESS):
+                keys.append(flow_key(key.id))
+
+            leaves = isinstance(change, Delete) or (isinstance(change, Put) and change.fresh)
+            if key.kind == PART or (key.kind == FLOW and leaves):
+                keys.append(root_of(key.id))
+
+        subjects = list(map(self.layout.subject, keys))
+        for change in request.changes:
+            if change.key.kind == PART:
+                subjects += self._paths.get(change.key.id, ())
+
+        return subjects
 
     def _write(
         self,
@@ -308,7 +338,10 @@ class NatsCommits:
             return None
 
         reads = self._planner.checks(request, tables, writes)
-        if not writes and len(reads) <= 1:
+        if not writes:
+            if len(reads) > 1 and not (yield from self._is_still(request, tables, deadline)):
+                return None
+
             if again:
                 return (yield from self._unless_it_was_wiped_out(request, reply))
 
@@ -316,7 +349,7 @@ class NatsCommits:
 
         yield from self._sender.upload(request.id, writes, deadline)
         plan = self._planner.plan(request.id, writes, reads, tables.epoch)
-        plan.purges.extend((dropped, False) for dropped in tables.dropped)
+        self._planner.tidy(plan, tables)
         head: list[Message] = []
         if len(request.changes) > 1 or len(plan.records) > 1:
             head = [self._planner.log(plan, request, reply)]
@@ -330,8 +363,11 @@ class NatsCommits:
         sequences = {
             key: ack.sequence + place
             for place, (key, _) in enumerate(plan.records)
-            if key.kind != WAIT
+            if key.kind not in (WAIT, PART)
         }
+        for flow_id, path in tables.parts_of_flows.paths().items():
+            keep(self._paths, flow_id, list(map(self.layout.subject, path)), _KEPT_LIVES)
+
         self._remember_written(request.id, writes, sequences, trust)
         yield from self._remove_postponed(postponed, request.now_ms)
         return Applied(
@@ -341,6 +377,16 @@ class NatsCommits:
                     for change, outcome in zip(request.changes, reply.outcomes, strict=True)
                 ]
             )
+        )
+
+    def _is_still(
+        self, request: Commit, tables: NatsTables, deadline: Deadline
+    ) -> Conversation[bool]:
+        """Whether what a commit depends on that writes nothing is as it was read, all at one time."""
+        read = self._planner.dependencies(request, tables, [])
+        now = yield from self.exchange.fetch(map(self.layout.subject, read), deadline)
+        return all(
+            now[self.layout.subject(key)].sequence == sequence for key, sequence in read.items()
         )
 
     def _remove_postponed(self, keys: list[Key], now_ms: int) -> Conversation[None]:
@@ -355,7 +401,7 @@ class NatsCommits:
         self, commit_id: str, writes: list[Write], sequences: dict[Key, int], trust: int
     ) -> None:
         for write in writes:
-            if write.plain is not None and not write.moved:
+            if write.plain is not None and not write.moved and write.key.kind != PART:
                 revision = revision_at(commit_id, sequences[write.key])
                 known = Known(write.plain[0].commits, write.plain[1].generation)
                 self._reader.remember(revision, known, trust)
@@ -375,8 +421,7 @@ class NatsCommits:
         A completion that an earlier try has counted was forgotten if the condition was cleared since:
         the server knows whether it had it.
         """
-        (change,) = request.changes
-        (outcome,) = reply.outcomes
+        change, outcome = request.changes[0], reply.outcomes[0]
         if not isinstance(change, Complete) or outcome.accepted or outcome.duplicate:
             return reply
 

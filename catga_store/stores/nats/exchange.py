@@ -47,7 +47,7 @@ from catga_store.stores.nats.transport import Publish
 
 __all__ = ["NatsExchange"]
 
-_MOST_SUBJECTS = 500
+_MOST_SUBJECTS = 510  # 500 records and what they belong to
 _MOST_BYTES = 256 * 1024  # of subjects in one request
 _FEW = 8
 """Up to this many records the leader is asked for one by one."""
@@ -468,6 +468,20 @@ class NatsExchange:
 
             if deadline.has_passed():
                 raise StoreUnavailableError(f"{text}; no record was written") from why
+
+            yield deadline.pause()
+
+    def purged(self, wanted: str, before: int | None, deadline: Deadline) -> Conversation[None]:
+        """Remove what lies under a filter, before a sequence if one is given, and know that it is gone."""
+        ask = Ask(self.api_subject("STREAM.PURGE"), _purge(wanted, before))
+        while True:
+            ((answer,),) = yield from self.ask((ask,), deadline)
+            code, text = api_error(answer)
+            if not code:
+                return
+
+            if code not in BUSY or deadline.has_passed():
+                raise self.refusal(code, text)
 
             yield deadline.pause()
 

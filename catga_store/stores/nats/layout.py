@@ -7,6 +7,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -18,20 +19,32 @@ from catga_store.protocol.rules import WaitRow
 from catga_store.stores.nats.record_text import Completed
 
 __all__ = [
+    "ENTRY",
     "LAST_TIME",
+    "NODE",
+    "ROOT",
     "SLOTTED",
     "TIMES",
     "NatsIndexEntry",
     "NatsLayout",
     "between",
     "entries_of_flow",
+    "entries_of_root",
     "entries_of_wait",
+    "entry_of",
+    "hash_of",
     "last_slot",
     "last_slot_of",
+    "node_of",
     "place_of",
+    "root_of",
     "slot_of",
 ]
 
+
+ROOT, NODE, ENTRY = "parts", "directory", "entry"
+"""Kinds of keys of messages that belong to the parts of a flow: the root of their directory, another node
+of it, and the sequence of the entry of a log that has a key."""
 
 _YEAR_ONE_MS = 62_135_596_800_000
 _DIGITS = 15
@@ -40,6 +53,31 @@ _LAST: int = 10**_DIGITS - 1
 _SLOT_DIGITS = 3
 _SLOTS: int = 10**_SLOT_DIGITS
 _SLOT_LENGTH = 2 * _SLOT_DIGITS
+
+
+def root_of(flow_id: str) -> Key:
+    """Name the root of the parts of a flow."""
+    return Key(ROOT, flow_id)
+
+
+def node_of(flow_id: str, node: str) -> Key:
+    """Name a node of the directory of the parts of a flow; the root is the node without a name."""
+    return Key(NODE, flow_id, 0, node) if node else root_of(flow_id)
+
+
+def entry_of(flow_id: str, log: str, key: str) -> Key:
+    """Name what remembers the key of an entry of a log."""
+    return Key(ENTRY, flow_id, 0, hash_of(f"{log}/", key))
+
+
+def hash_of(*texts: str) -> str:
+    """A name of any length as one token: two names of one flow have the same token never, in practice."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        data = text.encode()
+        hashed.update(b"%d:" % len(data) + data)
+
+    return hashed.hexdigest()
 
 
 class NatsIndexEntry(NamedTuple):
@@ -76,7 +114,14 @@ class NatsLayout:
         if key.kind == WAIT:
             return f"{self.waits}{token}"
 
-        return f"{self.progress}{token}.{key.step}"
+        if key.kind == PROGRESS:
+            return f"{self.progress}{token}.{key.step}"
+
+        if key.kind == ROOT:
+            return f"{self.rest}parts.{token}"
+
+        name = hash_of(key.name) if key.kind == PART else key.name
+        return f"{self.rest}part.{token}.{key.kind}.{name}"
 
     def all_of(self, kind: str) -> str:
         if kind == PROGRESS:
@@ -96,6 +141,57 @@ class NatsLayout:
 
         token, _, step = subject[len(self.progress) :].partition(".")
         return Key(PROGRESS, decode_token(token), int(step))
+
+    # parts --------------------------------------------------------------------------------------
+
+    def roots(self) -> str:
+        """The roots of the parts of all flows."""
+        return f"{self.rest}parts.*"
+
+    def root_owner(self, subject: str) -> str:
+        """The flow whose parts have their root there."""
+        return decode_token(subject.rpartition(".")[2])
+
+    def parts_of(self, flow_id: str) -> str:
+        """Everything of the parts of a flow, of all their lives, but the root and pieces of bodies."""
+        return f"{self.rest}part.{encode_token(flow_id)}.>"
+
+    def belongs_to_parts(self, subject: str) -> bool:
+        """Whether a message is purged when the parts of its flow are dropped."""
+        return subject.startswith("part.", len(self.rest))
+
+    def root_beside(self, subject: str) -> str:
+        """The root of the parts that such a message belongs to."""
+        token, _, _ = subject[len(self.rest) + len("part.") :].split(".")
+        return f"{self.rest}parts.{token}"
+
+    def pieces_of(self, flow_id: str, life: str) -> str:
+        """The pieces of bodies of parts of one life."""
+        return f"{self.rest}piece.{encode_token(flow_id)}.{life}.>"
+
+    def all_pieces(self, key: Key, life: str) -> str:
+        """The pieces of all bodies of one part."""
+        return f"{self.rest}piece.{encode_token(key.id)}.{life}.*.{hash_of(key.name)}.*"
+
+    def first_pieces(self) -> str:
+        """The first piece of every body of every part."""
+        return f"{self.rest}piece.*.*.*.*.0"
+
+    def piece_owner(self, subject: str) -> tuple[str, str, str]:
+        """The flow of a piece, its generation, and the subject of its part."""
+        token, life, commit, name, _ = subject[len(self.rest) + len("piece.") :].split(".")
+        return decode_token(token), f"{life}.{commit}", f"{self.rest}part.{token}.{PART}.{name}"
+
+    def dead(self, flow_id: str, life: str) -> str:
+        """Says that parts of a flow were dropped and what is left of them must be purged."""
+        return f"{self.due('dead')}{life}.{encode_token(flow_id)}"
+
+    def dead_life(self, subject: str) -> tuple[str, str]:
+        """The flow and the life that an entry says are dropped."""
+        life, token = subject[len(self.due("dead")) :].split(".")
+        return decode_token(token), life
+
+    # conditions ---------------------------------------------------------------------------------
 
     def item(self, key: Key, life: str, child: str) -> str:
         return f"{self.rest}item.{encode_token(key.id)}.{life}.{encode_token(child)}"
@@ -127,6 +223,10 @@ class NatsLayout:
         return generation, Key(kind, decode_token(token), int(step))
 
     def chunks(self, key: Key, generation: str) -> str:
+        """The chunks of a body; the generation of that of a part is its life and its commit."""
+        if key.kind == PART:
+            return f"{self.rest}piece.{encode_token(key.id)}.{generation}.{hash_of(key.name)}.*"
+
         owner = f"{key.kind}.{encode_token(key.id)}.{key.step}"
         return f"{self.rest}chunk.{generation}.{owner}.*"
 
@@ -147,7 +247,7 @@ class NatsLayout:
         return f"{self.rest}list.wait.{status}.{_hashed(wanted.parent)}."
 
     def due(self, what: str) -> str:
-        """`what`: `child` (conditions with a parent), `lone` (those without) or `expiry`."""
+        """`what`: `child` (conditions with a parent), `lone` (those without), `expiry` or `dead`."""
         return f"{self.rest}due.{what}."
 
     def due_flows(self, kind: str | None) -> str:
@@ -276,3 +376,11 @@ def entries_of_wait(layout: NatsLayout, key: Key, row: WaitRow) -> frozenset[str
         entries.append(layout.due("expiry") + _due_at(head.expires_ms, WAIT, key.id))
 
     return frozenset(entries)
+
+
+def entries_of_root(layout: NatsLayout, flow_id: str, expires_ms: int | None) -> frozenset[str]:
+    """The index entry of the parts of a flow that may not come: when they may be removed."""
+    if expires_ms is None:
+        return frozenset()
+
+    return frozenset((layout.due("expiry") + _due_at(expires_ms, PART, flow_id),))

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from collections.abc import Sized
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -48,9 +49,11 @@ from catga_store.stores.nats.layout import NatsIndexEntry
 from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.layout import between
 from catga_store.stores.nats.layout import entries_of_flow
+from catga_store.stores.nats.layout import entries_of_root
 from catga_store.stores.nats.layout import entries_of_wait
 from catga_store.stores.nats.layout import last_slot
 from catga_store.stores.nats.layout import place_of
+from catga_store.stores.nats.layout import root_of
 from catga_store.stores.nats.layout import slot_of
 from catga_store.stores.nats.reading import NatsReader
 from catga_store.stores.nats.searching import Search
@@ -65,6 +68,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
+_OWNED = (PROGRESS, PART)
 _PAGE = 100
 _LEAST_ENTRIES = 16
 _MOST_DOUBTED = 1000
@@ -249,7 +253,7 @@ class NatsListings:
         return tuple(sorted(found.values(), key=_due_first)[:limit])
 
     def expired(self, now_ms: int, limit: int) -> Conversation[list[Key]]:
-        """Flows and conditions that have expired."""
+        """Flows and conditions that have expired, and parts whose flow never came."""
         deadline = self._exchange.deadline()
         found: dict[Key, None] = {}
 
@@ -257,13 +261,41 @@ class NatsListings:
             flows = yield from self._flows([e for e in entries if e.key.kind == FLOW], deadline)
             waits = yield from self._waits([e for e in entries if e.key.kind == WAIT], deadline)
             heads = flows | {key: row.head for key, row in waits.items()}
-            for key, head in heads.items():
-                if head.expires_ms is not None and head.expires_ms <= now_ms:
+            times = {key: head.expires_ms for key, head in heads.items()}
+            times |= yield from self._orphans([e for e in entries if e.key.kind == PART], deadline)
+            for key, expires_ms in times.items():
+                if expires_ms is not None and expires_ms <= now_ms:
                     found[key] = None
 
         prefixes = (self._layout.due("expiry"),)
         yield from self._oldest_pages(prefixes, now_ms, limit, look, found, deadline)
         return list(found)[:limit]
+
+    def _orphans(
+        self, entries: list[NatsIndexEntry], deadline: Deadline
+    ) -> Conversation[dict[Key, int | None]]:
+        """When parts expire whose flow never came."""
+        keys = list(dict.fromkeys(entry.key for entry in entries))
+
+        def look_at(tables: NatsTables, key: Key) -> int | None:
+            try:
+                return tables.parts_of_flows.expires_ms(key.id)
+            except CorruptRecordError as error:
+                warn_passed_over(_log, error)
+                return None
+
+        times, _ = yield from self._reader.decide(
+            lambda tables: [look_at(tables, key) for key in keys],
+            [self._layout.subject(root_of(key.id)) for key in keys],
+            deadline,
+        )
+        found = dict(zip(keys, times, strict=True))
+        verified = {
+            key: entries_of_root(self._layout, key.id, expires_ms)
+            for key, expires_ms in found.items()
+        }
+        self._doubt(entries, verified)
+        return found
 
     # heads ----------------------------------------------------------------------------------------
 
@@ -520,10 +552,10 @@ class NatsListings:
 
     def scan(self, request: Scan) -> Conversation[tuple[Scanned, ...]]:
         """`Scan`."""
-        if request.kind == PART:
-            return ()  # there are none
-
         deadline = self._exchange.deadline()
+        if request.kind == PART:
+            return (yield from self._scan_parts(request, deadline))
+
         (names,) = yield from self._exchange.names([self._layout.all_of(request.kind)], deadline)
         keys = sorted(map(self._layout.key, names))
         keys = [key for key in keys if request.after is None or key > request.after]
@@ -536,21 +568,48 @@ class NatsListings:
 
         return ()
 
+    def _scan_parts(self, request: Scan, deadline: Deadline) -> Conversation[tuple[Scanned, ...]]:
+        (names,) = yield from self._exchange.names([self._layout.roots()], deadline)
+        after = request.after
+        owners = sorted(map(self._layout.root_owner, names))
+        for flow_id in owners:
+            name = after.name if after is not None and after.id == flow_id else ""
+            if after is not None and flow_id < after.id:
+                continue
+
+            while True:
+                keys, _ = yield from self._reader.decide(
+                    partial(_scanned_parts, flow_id, name, request.limit),
+                    [self._layout.subject(root_of(flow_id))],
+                    deadline,
+                )
+                if not keys:
+                    break
+
+                found = yield from self._scanned(keys, request.now_ms, deadline)
+                if found:
+                    return tuple(found)
+
+                name = keys[-1].name
+
+        return ()
+
     def _scanned(
         self, keys: list[Key], now_ms: int, deadline: Deadline
     ) -> Conversation[list[Scanned]]:
         subjects = [self._layout.subject(key) for key in keys]
-        subjects += [self._layout.subject(flow_key(k.id)) for k in keys if k.kind == PROGRESS]
+        subjects += [self._layout.subject(flow_key(k.id)) for k in keys if k.kind in _OWNED]
+        subjects += [self._layout.subject(root_of(k.id)) for k in keys if k.kind == PART]
 
         def look(tables: NatsTables) -> list[Scanned]:
             found: list[Scanned] = []
             for key in keys:
-                owner = tables.head(flow_key(key.id)) if key.kind == PROGRESS else None
+                owner = tables.head(flow_key(key.id)) if key.kind in _OWNED else None
                 record = tables.record(key)
                 if record is None or record.head.status <= rules.TOMBSTONE:
                     continue
 
-                head = record.head if key.kind != PROGRESS else owner
+                head = record.head if key.kind not in _OWNED else owner
                 if head is None or head.expires_ms is None or head.expires_ms > now_ms:
                     found.append(Scanned(key, record))
 
@@ -558,6 +617,10 @@ class NatsListings:
 
         found, _ = yield from self._reader.decide(look, subjects, deadline)
         return found
+
+
+def _scanned_parts(flow_id: str, after: str, limit: int, tables: NatsTables) -> list[Key]:
+    return tables.parts_of_flows.scanned(flow_id, after, limit)
 
 
 def _due_first(found: Found) -> tuple[int, Key]:

@@ -13,8 +13,10 @@ from attrs import evolve
 
 from catga_store.errors import RecordTooLargeError
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Complete
@@ -23,6 +25,7 @@ from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.layout import entries_of_flow
 from catga_store.stores.nats.layout import entries_of_wait
+from catga_store.stores.nats.part_text import encode_part
 from catga_store.stores.nats.record_text import VERSION
 from catga_store.stores.nats.record_text import Body
 from catga_store.stores.nats.record_text import WaitRecord
@@ -88,21 +91,39 @@ class Planner:
             )
             raise RecordTooLargeError(message, size=len(text), limit=self.exchange.max_payload)
 
-        return Message(self.layout.subject(key), text, {EXPECTED: str(expected)})
+        headers = {EXPECTED: str(expected)} if expected >= 0 else {}
+        return Message(self.layout.subject(key), text, headers)
 
     def checks(self, request: Commit, tables: NatsTables, writes: list[Write]) -> list[Message]:
         """Checks of what the commit depends on and does not write."""
-        written = {write.key for write in writes}
-        reads: list[Message] = []
+        return self._checks(request.id, self.dependencies(request, tables, writes))
 
-        for number, change in enumerate(request.changes):
-            stored = tables.stored(change.key)
-            if isinstance(change, Complete) or change.key in written or stored.text is None:
+    def checks_of_parts(
+        self, commit_id: str, tables: NatsTables, writes: list[Write]
+    ) -> list[Message]:
+        """Checks of what changed parts depend on, where no commit of a user changes them."""
+        return self._checks(commit_id, _left(tables.parts_of_flows.checks(tables.stored), writes))
+
+    def _checks(self, commit_id: str, wanted: dict[Key, int]) -> list[Message]:
+        return [
+            self.check(commit_id, number, key, sequence)
+            for number, (key, sequence) in enumerate(wanted.items())
+        ]
+
+    def dependencies(
+        self, request: Commit, tables: NatsTables, writes: list[Write]
+    ) -> dict[Key, int]:
+        """What the commit depends on and does not write, each with its sequence."""
+        found: dict[Key, int] = {}
+        for change in request.changes:
+            if isinstance(change, Complete | Append):
                 continue
 
-            reads.append(self.check(request.id, number, change.key, stored.sequence))
+            stored = tables.stored(change.key)
+            if stored.text is not None:
+                found[change.key] = stored.sequence
 
-        return reads
+        return _left(found | tables.parts_of_flows.checks(tables.stored), writes)
 
     def check(self, commit_id: str, number: int, key: Key, sequence: int) -> Message:
         """A message of a batch that expects a record, which the batch does not write, at a sequence."""
@@ -124,14 +145,20 @@ class Planner:
 
     def log(self, plan: MessagePlan, request: Commit, reply: Applied) -> Message:
         # What was removed is forgotten after a while: a record that stays is the better witness.
-        plan.records.sort(key=lambda record: "Nats-Rollup" not in record[1].headers)
+        # So is one that is not purged when the parts of its flow are dropped.
+        plan.records.sort(
+            key=lambda record: (
+                "Nats-Rollup" not in record[1].headers,
+                not self.layout.belongs_to_parts(record[1].subject),
+            )
+        )
         places = plan.places()
         last, message = plan.records[-1]
         text = {
             "layout": VERSION,
             "outcomes": [list(outcome) for outcome in reply.outcomes],
             "places": [
-                None if change.key.kind == WAIT else places.get(change.key)
+                None if change.key.kind in (WAIT, PART) else places.get(change.key)
                 for change in request.changes
             ],
             "length": places[last] + 1,
@@ -142,6 +169,12 @@ class Planner:
         headers = {EXPECTED: "0", "Nats-TTL": f"{_LOG_SECONDS}s", "Nats-Msg-Id": request.id}
         return Message(log, payload, headers)
 
+    def count_log(self, commit_id: str, count: int) -> Message:
+        """The log of a commit of the store's own: how many parts it removed."""
+        payload = json.dumps({"layout": VERSION, "removed": count}).encode()
+        headers = {EXPECTED: "0", "Nats-TTL": f"{_LOG_SECONDS}s", "Nats-Msg-Id": commit_id}
+        return Message(self.layout.log(commit_id), payload, headers)
+
     def plan(
         self, commit_id: str, writes: list[Write], checks: list[Message], epoch: int
     ) -> MessagePlan:
@@ -151,10 +184,17 @@ class Planner:
         for write in writes:
             before, old_body = self._traces(write.key, write.before)
             after: frozenset[str] = frozenset()
-            new_body, text = Body(), b""
-            if write.plain is not None:
+            new_body = Body()
+            text: bytes | None = None
+            if write.raw is not None:
+                text, before, after = write.raw.text, write.raw.before, write.raw.after
+            elif write.plain is not None:
                 head, new_body = write.plain
-                text = encode_record(head, new_body, moved=write.moved)
+                text = (
+                    encode_part(write.life, write.key.name, head, new_body)
+                    if write.key.kind == PART
+                    else encode_record(head, new_body, moved=write.moved)
+                )
                 after = (
                     entries_of_flow(self.layout, write.key, head)
                     if write.key.kind == FLOW
@@ -169,7 +209,8 @@ class Planner:
                 new_body = wait.terms
                 text = encode_wait(wait)
                 after = entries_of_wait(self.layout, write.key, wait.row)
-            if write.plain is None and write.wait is None:
+
+            if text is None:
                 message = self.tombstone(commit_id, write.key, write.stored.sequence)
             else:
                 message = self.message(write.key, text, write.stored.sequence)
@@ -180,6 +221,19 @@ class Planner:
                 plan.purges.append((self.layout.chunks(write.key, old_body.generation), False))
 
         return plan
+
+    def tidy(self, plan: MessagePlan, tables: NatsTables) -> None:
+        """Add what is purged after a commit because its owner is gone."""
+        plan.purges.extend((dropped, False) for dropped in tables.dropped)
+        parts = tables.parts_of_flows
+        plan.purges.extend(
+            (wanted, True) for size, wanted in parts.large.values() if size > self.most()
+        )
+        for flow_id, life in parts.dropped.items():
+            # A sweep purges again, and then removes the entry: this may be lost.
+            plan.entries.append(Message(self.layout.dead(flow_id, life), b"", {}))
+            plan.purges.append((self.layout.parts_of(flow_id), True))
+            plan.purges.append((self.layout.pieces_of(flow_id, life), False))
 
     def _without_bulk(self, commit_id: str, wait: WaitRecord) -> tuple[WaitRecord, dict[str, Any]]:
         """A record that still fits, and the completions of this very commit that do not."""
@@ -206,3 +260,8 @@ class Planner:
     def index(self, plan: MessagePlan, before: frozenset[str], after: frozenset[str]) -> None:
         plan.entries.extend(Message(entry, b"", {}) for entry in sorted(after - before))
         plan.purges.extend((entry, True) for entry in sorted(before - after))
+
+
+def _left(wanted: dict[Key, int], writes: list[Write]) -> dict[Key, int]:
+    written = {write.key for write in writes}
+    return {key: sequence for key, sequence in wanted.items() if key not in written}

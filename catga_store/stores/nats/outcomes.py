@@ -6,16 +6,22 @@ Pure functions over `NatsTables` and replies; nothing here asks the server.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreUnavailableError
 from catga_store.protocol import rules
 from catga_store.protocol.failures import uncertain
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import counter_key
+from catga_store.protocol.keys import entry_key
+from catga_store.protocol.requests import IF_ABSENT
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import SATISFIED
+from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
@@ -56,6 +62,7 @@ def apply(tables: NatsTables, request: Commit) -> Reply:
         if before is not None:
             return Applied((before,))
 
+    tables.parts_of_flows.read_nodes(_parts_of(tables, request))
     reply = rules.apply(tables, request, 0)
     if isinstance(reply, Applied):
         for change, outcome in zip(request.changes, reply.outcomes, strict=True):
@@ -65,13 +72,24 @@ def apply(tables: NatsTables, request: Commit) -> Reply:
     return reply
 
 
+def _parts_of(tables: NatsTables, request: Commit) -> Iterator[Key]:
+    """The parts that a commit may write."""
+    for change in request.changes:
+        key = change.key
+        if isinstance(change, Append):
+            counter = tables.head(counter_key(key.id, key.name))
+            yield entry_key(key.id, key.name, 1 if counter is None else counter.version + 1)
+        elif key.kind == PART:
+            yield key
+
+
 def _outcome_before(tables: NatsTables, change: Change, commit_id: str) -> Outcome | None:
     """What a commit of one change did, if the record says that it did."""
     key = change.key
     if isinstance(change, Delete) and key.kind != WAIT:
         return Outcome(accepted=True) if _was_removed_by(tables, key, commit_id) else None
 
-    if isinstance(change, Check):
+    if isinstance(change, Check | Append):  # only the log knows what an append did
         return None
 
     if key.kind != WAIT:
@@ -82,7 +100,14 @@ def _outcome_before(tables: NatsTables, change: Change, commit_id: str) -> Outco
         place = head.commits.index(commit_id)
         revision = head.revision if place == 0 else commit_id
         assert isinstance(change, Put)  # noqa: S101  for the type checker
-        return Outcome(head.version - place, revision, change.head.status, head.created_ms)
+        wrote_it = change.expected == IF_ABSENT
+        return Outcome(
+            head.version - place,
+            revision,
+            change.head.status,
+            head.created_ms,
+            accepted=wrote_it,
+        )
 
     wait = tables.wait_record(key)
     if wait is None:
@@ -156,7 +181,13 @@ def _completion_before(
 
 
 def unread_outcome(change: Change, commit_id: str) -> Outcome:
-    """Return the outcome of a change that was not refused, as far as it is known without its record."""
+    """Return the outcome of a change that was not refused, as far as it is known without its record.
+
+    `CommitUncertainError` for one that depends on what was there.
+    """
+    if isinstance(change, Append) or (isinstance(change, Put) and change.expected == IF_ABSENT):
+        raise uncertain(commit_id, (change.key,), "it was applied, but what it did is not known")
+
     if isinstance(change, Put):
         head = change.head
         return Outcome(head.version, commit_id, head.status, head.created_ms)
@@ -168,6 +199,10 @@ def wrote(tables: NatsTables, key: Key, commit_id: str) -> bool:
     """Whether a record says that a commit wrote it."""
     if tables.stored(key).removed_by == commit_id:
         return True
+
+    if key.kind == PART:  # the key of an append names a log
+        heads = tables.head(key), tables.head(counter_key(key.id, key.name))
+        return any(head is not None and commit_id in head.commits for head in heads)
 
     if key.kind != WAIT:
         found = decode_record(key, tables.stored(key))

@@ -9,13 +9,16 @@ from typing import TypeVar
 
 from catga_store.errors import CorruptRecordError
 from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.layout import entries_of_flow
+from catga_store.stores.nats.layout import entries_of_root
 from catga_store.stores.nats.layout import entries_of_wait
+from catga_store.stores.nats.layout import root_of
 from catga_store.stores.nats.record_text import Body
 from catga_store.stores.nats.record_text import decode_record
 from catga_store.stores.nats.tables import NatsTables
@@ -108,6 +111,9 @@ class NatsReader:
         if len(text) == body.size:
             snapshot.bodies[key, body.generation] = text
             record = snapshot.stored[self.layout.subject(key)]
+            if key.kind == PART:
+                return
+
             if key.kind == WAIT:
                 keep(self._terms, (key, body.generation), text, _KEPT_TERMS)
             else:
@@ -117,11 +123,14 @@ class NatsReader:
 
             return
 
-        # Chunks go only after the head that named them: if it is still there, they are lost.
-        subject = self.layout.subject(key)
-        before = snapshot.stored[subject].sequence
-        snapshot.stored |= yield from self.exchange.fetch([subject], deadline)
-        if snapshot.stored[subject].sequence == before:
+        # Chunks go only after what named them, or its root: if that is still there, they are lost.
+        subjects = [self.layout.subject(key)]
+        if key.kind == PART:
+            subjects.append(self.layout.subject(root_of(key.id)))
+
+        before = [snapshot.stored[subject].sequence for subject in subjects]
+        snapshot.stored |= yield from self.exchange.fetch(subjects, deadline)
+        if [snapshot.stored[subject].sequence for subject in subjects] == before:
             message = (
                 f"chunks of the body of {key} are missing; the rest of the record was left "
                 "unchanged"
@@ -129,7 +138,11 @@ class NatsReader:
             raise CorruptRecordError(message, key=tuple(key))
 
     def entries_of(self, tables: NatsTables, key: Key) -> frozenset[str]:
-        """The index entries that the record of a flow or condition verifies."""
+        """The index entries that the record of a flow or condition verifies, or the root of parts."""
+        if key.kind == PART:
+            expires_ms = tables.parts_of_flows.expires_ms(key.id)
+            return entries_of_root(self.layout, key.id, expires_ms)
+
         if key.kind == WAIT:
             row = tables.wait(key)
             return frozenset() if row is None else entries_of_wait(self.layout, key, row)

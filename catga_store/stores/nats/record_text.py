@@ -21,6 +21,7 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.rules import WaitRow
 
 __all__ = [
+    "HEAD_FIELDS",
     "NOTHING",
     "VERSION",
     "Body",
@@ -28,24 +29,29 @@ __all__ = [
     "Completed",
     "Stored",
     "WaitRecord",
+    "body_of",
     "children_of",
     "decode_item",
     "decode_record",
     "decode_wait",
+    "dump_fields",
     "encode_item",
     "encode_record",
     "encode_terms",
     "encode_wait",
+    "head_fields",
+    "load_fields",
     "long_fields",
     "revision_at",
     "sequence_of",
+    "with_body",
     "with_long_fields",
 ]
 
 
 VERSION = 1
 
-_HEAD_FIELDS = (
+HEAD_FIELDS = (
     "version",
     "status",
     "created_ms",
@@ -139,14 +145,16 @@ _decode = msgspec.json.Decoder().decode
 _encode_all = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def _dump(fields: dict[str, Any]) -> bytes:
+def dump_fields(fields: dict[str, Any]) -> bytes:
+    """Write fields as JSON without a line break."""
     try:
         return _encode(fields)
     except UnicodeEncodeError:  # bytes that are not text, written as lone surrogates
         return _encode_all(fields).encode()
 
 
-def _load(key: Key, text: bytes) -> tuple[dict[str, Any], bytes]:
+def load_fields(key: Key, text: bytes) -> tuple[dict[str, Any], bytes]:
+    """Read the fields of a record, and what follows them; `CorruptRecordError`."""
     line, _, rest = text.partition(b"\n")
     try:
         fields: dict[str, Any]
@@ -170,25 +178,28 @@ def _load(key: Key, text: bytes) -> tuple[dict[str, Any], bytes]:
     return fields, rest
 
 
-def _head_fields(head: Head) -> dict[str, Any]:
+def head_fields(head: Head) -> dict[str, Any]:
+    """Return a head as fields."""
     return {
         "layout": VERSION,
-        **dict(zip(_HEAD_FIELDS, head, strict=False)),
+        **dict(zip(HEAD_FIELDS, head, strict=False)),
         "commits": head.commits,
     }
 
 
-_head_of = itemgetter(*_HEAD_FIELDS)
+_head_of = itemgetter(*HEAD_FIELDS)
 
 
-def _with_body(fields: dict[str, Any], body: Body) -> bytes:
+def with_body(fields: dict[str, Any], body: Body) -> bytes:
+    """Write a record: its fields, then the body, if it lies here."""
     if body.count:
         fields["chunks"] = [body.generation, body.count, body.size, body.long]
 
-    return _dump(fields) + b"\n" + body.text
+    return dump_fields(fields) + b"\n" + body.text
 
 
-def _body_of(fields: dict[str, Any], rest: bytes) -> Body:
+def body_of(fields: dict[str, Any], rest: bytes) -> Body:
+    """Return the body of a record that was read, or where it lies."""
     chunks = fields.get("chunks")
     return Body(rest) if chunks is None else Body(b"", *chunks)
 
@@ -201,7 +212,7 @@ def long_fields(head: Head, most: int) -> bytes:
     if len(head.position) + len(head.error or "") <= most // 6:  # as JSON it is no longer than that
         return b""
 
-    fields = _dump({"position": head.position, "error": head.error})
+    fields = dump_fields({"position": head.position, "error": head.error})
     return fields + b"\n" if len(fields) > most else b""
 
 
@@ -217,14 +228,14 @@ def with_long_fields(key: Key, head: Head, text: bytes) -> Head:
 
 def encode_record(head: Head, body: Body, *, moved: bool) -> bytes:
     """A flow or progress record. `moved`: it keeps the revision that it had elsewhere."""
-    fields = _head_fields(head)
+    fields = head_fields(head)
     if body.long:
         fields |= _NO_LONG_FIELDS
 
     if moved:
         fields["revision"] = head.revision
 
-    return _with_body(fields, body)
+    return with_body(fields, body)
 
 
 def decode_record(key: Key, stored: Stored) -> tuple[Head, Body] | None:
@@ -232,12 +243,12 @@ def decode_record(key: Key, stored: Stored) -> tuple[Head, Body] | None:
     if stored.text is None:
         return None
 
-    fields, rest = _load(key, stored.text)
+    fields, rest = load_fields(key, stored.text)
     try:
         commits = tuple(fields["commits"])
         revision = fields.get("revision") or revision_at(commits[0], stored.sequence)
         head = Head.of((*_head_of(fields), revision, commits))
-        return head, _body_of(fields, rest)
+        return head, body_of(fields, rest)
     except (KeyError, IndexError, TypeError) as error:
         message = f"the head of {key} cannot be read: {error!r}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
@@ -246,7 +257,7 @@ def decode_record(key: Key, stored: Stored) -> tuple[Head, Body] | None:
 def encode_wait(record: WaitRecord) -> bytes:
     """A condition record."""
     row = record.row
-    fields = _head_fields(row.head) | {
+    fields = head_fields(row.head) | {
         "revision": row.head.revision,
         "any": row.any,
         "parent": row.parent,
@@ -268,7 +279,7 @@ def encode_wait(record: WaitRecord) -> bytes:
             for child, item in record.items.items()
         ],
     }
-    return _with_body(fields, record.terms)
+    return with_body(fields, record.terms)
 
 
 def decode_wait(key: Key, stored: Stored) -> WaitRecord | None:
@@ -276,11 +287,11 @@ def decode_wait(key: Key, stored: Stored) -> WaitRecord | None:
     if stored.text is None:
         return None
 
-    fields, rest = _load(key, stored.text)
+    fields, rest = load_fields(key, stored.text)
     try:
         head = Head.of(
             (
-                *(fields[name] for name in _HEAD_FIELDS),
+                *(fields[name] for name in HEAD_FIELDS),
                 fields["revision"],
                 tuple(fields["commits"]),
             )
@@ -295,7 +306,7 @@ def decode_wait(key: Key, stored: Stored) -> WaitRecord | None:
         return WaitRecord(
             row,
             fields["life"],
-            _body_of(fields, rest),
+            body_of(fields, rest),
             fields["timeout_ms"],
             items,
             fields["spilled"],
@@ -309,7 +320,7 @@ def decode_wait(key: Key, stored: Stored) -> WaitRecord | None:
 def encode_item(item: Completed) -> bytes:
     """A completion in a message of its own."""
     payload = item.payload.decode("utf-8", "surrogateescape")
-    return _dump(
+    return dump_fields(
         {
             "layout": VERSION,
             "success": item.success,
@@ -323,7 +334,7 @@ def encode_item(item: Completed) -> bytes:
 
 def decode_item(key: Key, text: bytes) -> Completed:
     """A completion that was spilled; `CorruptRecordError`."""
-    fields, _ = _load(key, text)
+    fields, _ = load_fields(key, text)
     try:
         payload = fields["result"].encode("utf-8", "surrogateescape")
         parts = fields.get("parts", 0)
@@ -335,7 +346,7 @@ def decode_item(key: Key, text: bytes) -> Completed:
 
 def encode_terms(children: tuple[str, ...]) -> bytes:
     """The children of a condition, as its body."""
-    return _dump({"layout": VERSION, "children": list(children)})
+    return dump_fields({"layout": VERSION, "children": list(children)})
 
 
 class Children(NamedTuple):

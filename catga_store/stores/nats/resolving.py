@@ -12,6 +12,7 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.failures import uncertain
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import began_s
@@ -105,7 +106,7 @@ class NatsResolver:
 
     def complete_index(self, keys: Iterable[Key], deadline: Deadline) -> Conversation[None]:
         """Add the index entries of records whose commit has lost its reply, and theirs perhaps."""
-        wanted = [key for key in dict.fromkeys(keys) if key.kind != PROGRESS]
+        wanted = [key for key in dict.fromkeys(keys) if key.kind not in (PART, PROGRESS)]
         subjects = [self.layout.subject(key) for key in wanted]
         entries, _ = yield from self._reader.decide(
             lambda tables: [
@@ -129,6 +130,11 @@ class NatsResolver:
 
         last: str = fields["last"]
         found = yield from self.exchange.fetch([last], deadline)
+        if not found[last].sequence and self.layout.belongs_to_parts(last):
+            # It was purged with the other parts of its flow: then something wrote their root since.
+            last = self.layout.root_beside(last)
+            found = yield from self.exchange.fetch([last], deadline)
+
         if found[last].sequence < log.sequence + fields["length"] - 1:
             age = time.time() - began_s(commit_id)
             is_forgotten = not found[last].sequence and age > 2 * self.exchange.timeout

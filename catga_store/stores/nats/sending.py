@@ -59,7 +59,8 @@ class NatsSender:
                 long = b"" if body.count else long_fields(head, self._planner.most_of_head())
                 most = 0 if long else self._planner.most()
                 whole = body if body.count else Body(long + body.text)
-                body = yield from self._chunked(write.key, commit_id, whole, most, deadline)
+                generation = f"{write.life}.{commit_id}" if write.life else commit_id
+                body = yield from self._chunked(write.key, generation, whole, most, deadline)
                 body.long = len(long) or body.long
                 writes[place] = write._replace(plain=(head, body))
             elif write.wait is not None:

@@ -2,8 +2,9 @@
 
 An index entry that does not match its record may belong to a commit in flight. It is removed
 when it is ten minutes old, and only if it was not written again. Chunks that no record names go
-after an hour. How old something is the server's clock decides: that of this process, or of the one
-that wrote it, may be wrong by hours.
+after an hour. What is left of dropped parts was purged when they were dropped; it is purged again here,
+and then the entry goes that says so. How old something is the server's clock decides: that of this
+process, or of the one that wrote it, may be wrong by hours.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import began_s
+from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import Sweep
 from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.changes import NatsChanges
 from catga_store.stores.nats.listings import NatsListings
+from catga_store.stores.nats.part_text import decode_part
 from catga_store.stores.nats.reading import NatsReader
+from catga_store.stores.nats.record_text import Stored
 from catga_store.stores.nats.tables import NatsTables
 
 __all__ = ["NatsSweeper"]
@@ -50,9 +54,54 @@ class NatsSweeper:
     def sweep(self, request: Sweep) -> Conversation[int]:
         """`Sweep`."""
         removed = yield from self.expired(request)
+        yield from self._dead()
         yield from self._entries()
         yield from self._chunks()
+        yield from self._pieces()
         return removed
+
+    def _dead(self) -> Conversation[None]:
+        """Purge what is left of parts that were dropped."""
+        deadline = self._exchange.deadline()
+        entries = f"{self._layout.due('dead')}>"
+        (names,) = yield from self._exchange.names([entries], deadline)
+        stored = yield from self._exchange.fetch(names, deadline)
+        for name in names:
+            sequence = stored[name].sequence
+            if not sequence:
+                continue  # another sweep was first
+
+            flow_id, life = self._layout.dead_life(name)
+            yield from self._exchange.purged(self._layout.parts_of(flow_id), sequence, deadline)
+            yield from self._exchange.purged(self._layout.pieces_of(flow_id, life), None, deadline)
+            yield from self._exchange.forget([(name, sequence + 1)])
+
+    def _pieces(self) -> Conversation[None]:
+        """Remove pieces of bodies of parts that no part names."""
+        deadline = self._exchange.deadline()
+        (names,) = yield from self._exchange.names([self._layout.first_pieces()], deadline)
+        before = time.time() - _CHUNK_SECONDS
+        aged = {
+            name: (generation, part)
+            for name, (_, generation, part) in zip(
+                names, map(self._layout.piece_owner, names), strict=True
+            )
+            if began_s(generation.rpartition(".")[2]) < before
+        }
+        if not aged:
+            return
+
+        stored = yield from self._exchange.fetch(
+            [*aged, *(part for _, part in aged.values())], deadline
+        )
+        before = (yield from self._server_time(deadline)) - _CHUNK_SECONDS
+        yield from self._exchange.forget(
+            (f"{name.rpartition('.')[0]}.*", None)
+            for name, (generation, part) in aged.items()
+            if stored[name].sequence
+            and _moment(stored[name].stamp) < before
+            and _generation_of_part(stored[part]) not in (generation, None)
+        )
 
     def expired(self, request: Sweep) -> Conversation[int]:
         """Remove expired records, each with all that belongs to it; return how many."""
@@ -147,6 +196,17 @@ def _generation_of(tables: NatsTables, key: Key) -> str | None:
         return None
 
     return "" if found is None else found[1].generation
+
+
+def _generation_of_part(stored: Stored) -> str | None:
+    """The pieces that a part names, of whichever life; `None` if it cannot be read."""
+    if stored.text is None:
+        return ""
+
+    try:
+        return decode_part(part_key("", ""), stored.text).body.generation
+    except CorruptRecordError:
+        return None
 
 
 def _moment(stamp: str) -> float:

@@ -9,6 +9,7 @@ what the expected sequence of every message sees to.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 from typing import NoReturn
@@ -18,9 +19,11 @@ from attrs import field
 
 from catga_store.errors import CorruptRecordError
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Item
@@ -33,6 +36,10 @@ from catga_store.protocol.rules import PENDING_COMPLETIONS
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
 from catga_store.stores.nats.layout import NatsLayout
+from catga_store.stores.nats.part_tables import NatsParts
+from catga_store.stores.nats.part_tables import Raw
+from catga_store.stores.nats.part_tables import Source
+from catga_store.stores.nats.part_text import decode_part
 from catga_store.stores.nats.record_text import Body
 from catga_store.stores.nats.record_text import Children
 from catga_store.stores.nats.record_text import Completed
@@ -45,7 +52,7 @@ from catga_store.stores.nats.record_text import decode_wait
 from catga_store.stores.nats.record_text import encode_terms
 from catga_store.stores.nats.record_text import with_long_fields
 
-__all__ = ["NatsTables", "Snapshot", "UnreadError", "Write"]
+__all__ = ["UNCHECKED", "NatsTables", "Snapshot", "UnreadError", "Write"]
 
 
 class UnreadError(Exception):
@@ -71,10 +78,16 @@ class Snapshot:
     listed: dict[str, list[str]] = field(factory=dict[str, list[str]])
     bodies: dict[tuple[Key, str], bytes] = field(factory=dict[tuple[Key, str], bytes])
     """Chunked bodies by record and generation: the records of one commit have the same generation."""
+    stale: dict[str, tuple[int, ...]] = field(factory=dict[str, "tuple[int, ...]"])
+    """What was missing, and the sequences of what said that it is there."""
+
+
+UNCHECKED = Stored(-1, None)
+"""What a part's message holds that was not read: its directory is verified, which changes with it."""
 
 
 class Write(NamedTuple):
-    """One record to be written, or removed if it is neither plain nor a wait."""
+    """One record to be written, or removed if it is none of plain, wait and raw."""
 
     key: Key
     stored: Stored
@@ -82,6 +95,9 @@ class Write(NamedTuple):
     plain: tuple[Head, Body] | None = None
     wait: WaitRecord | None = None
     moved: bool = False
+    life: str = ""
+    """Of a part."""
+    raw: Raw | None = None
 
 
 class NatsTables:
@@ -103,12 +119,18 @@ class NatsTables:
         """Those of the flows that were looked at."""
         self.dropped: list[str] = []
         """Filters of completions whose condition is gone."""
+        source = Source(self.stored, self.read_all, self._is_read, self._stale)
+        self.parts_of_flows = NatsParts(layout, source, commit_id)
 
     # what was read --------------------------------------------------------------------------------
 
     def stored(self, key: Key) -> Stored:
         """What the subject of a record holds."""
         return self._subject(self._layout.subject(key))
+
+    def logged_text(self, log: str) -> bytes | None:
+        """What lies in a log."""
+        return self._subject(log).text
 
     def _subject(self, subject: str) -> Stored:
         found = self._snapshot.stored.get(subject)
@@ -140,7 +162,7 @@ class NatsTables:
         if key in self._plain:
             return self._plain[key]
 
-        found = decode_record(key, self.stored(key))
+        found = self._decoded(key)
         if found is None:
             return None
 
@@ -152,6 +174,12 @@ class NatsTables:
             self.revisions.append(head.revision)
 
         return head, body
+
+    def _decoded(self, key: Key) -> tuple[Head, Body] | None:
+        if key.kind == PART:
+            return self.parts_of_flows.part(key)
+
+        return decode_record(key, self.stored(key))
 
     def head(self, key: Key) -> Head | None:
         found = self.plain(key)
@@ -181,10 +209,10 @@ class NatsTables:
         return Record(wait.row.head, b"", terms, tuple(items))
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
-        kept = self.plain(key)
         if body is not None:
             self._plain[key] = head, Body(body)
         else:
+            kept = self.plain(key)
             assert kept is not None, "a body is kept"  # noqa: S101  a broken rule, not bad input
             before, kept_body = kept
             same = (head.position, head.error) == (before.position, before.error)
@@ -194,7 +222,10 @@ class NatsTables:
             self._plain[key] = head, kept_body
 
         self._changed[key] = None
-        if old is not None and old.revision == head.revision:
+        if key.kind == PART:
+            size = -1 if body is None else len(body)
+            self.parts_of_flows.write(key, head, size, is_new=old is None)
+        elif old is not None and old.revision == head.revision:
             self._moved.add(key)
 
     def replace(
@@ -207,7 +238,10 @@ class NatsTables:
     ) -> bool:
         return False  # the head was read before the rules are asked: there is nothing to spare
 
-    def remove(self, key: Key, old: Head) -> None:  # noqa: ARG002  the rules name it
+    def remove(self, key: Key, old: Head) -> None:
+        if key.kind == PART:
+            self.parts_of_flows.remove(key, old)
+
         self._plain[key] = None
         self._changed[key] = None
         self._moved.discard(key)
@@ -215,26 +249,67 @@ class NatsTables:
     def steps(self, flow_id: str) -> list[Found]:
         keys = {self._layout.key(name) for name in self._names(self._layout.steps(flow_id))}
         keys |= {key for key in self._plain if key.kind == PROGRESS and key.id == flow_id}
-        self._read_all(keys)
+        self.read_all(keys)
         found = [(key, self.head(key)) for key in sorted(keys)]
         return [Found(key, head) for key, head in found if head is not None]
 
-    def parts(self, wanted: Parts) -> list[ListedPart]:  # noqa: ARG002  there are none
-        return []
+    # parts ----------------------------------------------------------------------------------------
 
-    def entry(self, flow_id: str, log: str, key: str) -> int | None:  # noqa: ARG002  as above
-        return None
+    def parts(self, wanted: Parts) -> list[ListedPart]:
+        rows = self.parts_of_flows.listed(wanted)
+        if not wanted.bodies:
+            return [ListedPart(row.name, row.head(), None) for row in rows]
+
+        keys = [part_key(wanted.flow_id, row.name) for row in rows]
+        self.read_all(keys)
+        found: list[ListedPart] = []
+        for key in keys:
+            record = self.record(key)
+            if record is None:
+                self._stale(key, self.parts_of_flows.nodes(key))
+
+            found.append(ListedPart(key.name, record.head, record.body))
+
+        return found
+
+    def entry(self, flow_id: str, log: str, key: str) -> int | None:
+        return self.parts_of_flows.entry(flow_id, log, key)
 
     def drop_parts(self, flow_id: str) -> None:
-        """Do nothing: there are none."""
+        """Make all parts of a flow absent: what is left of them is purged afterwards."""
+        self.parts_of_flows.drop(flow_id)
+        for key in [key for key in self._plain if key.kind == PART and key.id == flow_id]:
+            del self._plain[key]
+            self._changed.pop(key, None)
 
     def reclaim(self, limit: int) -> None:
-        """Do nothing: there are none."""
+        """Do nothing: the server purges what was dropped."""
 
     def orphan(self, flow_id: str, expires_ms: int | None) -> None:
-        """Do nothing: there are none."""
+        self.parts_of_flows.orphan(flow_id, expires_ms)
 
-    def _read_all(self, keys: Iterable[Key]) -> None:
+    def _stale(self, key: Key, above: Sequence[Key]) -> NoReturn:
+        """Have something read again, with what says that it is there: they were not of one time.
+
+        If that has not changed meanwhile, it should have been there.
+        """
+        subject = self._layout.subject(key)
+        nodes = [self._layout.subject(one) for one in above]
+        seen = tuple([self._snapshot.stored[one].sequence for one in nodes])
+        if self._snapshot.stale.get(subject) == seen:
+            message = (
+                f"{key} is missing, though the directory of parts names it; nothing was changed"
+            )
+            raise CorruptRecordError(message, key=tuple(key))
+
+        self._snapshot.stale[subject] = seen
+        raise UnreadError([*nodes, subject])
+
+    def _is_read(self, key: Key) -> bool:
+        return self._layout.subject(key) in self._snapshot.stored
+
+    def read_all(self, keys: Iterable[Key]) -> None:
+        """Have records read, unless all of them were."""
         subjects = [self._layout.subject(key) for key in keys]
         unread = [subject for subject in subjects if subject not in self._snapshot.stored]
         if unread:
@@ -369,9 +444,13 @@ class NatsTables:
 
     def writes(self) -> list[Write]:
         """What changed, in the order it did."""
-        return [write for write in map(self._write_of, self._changed) if write is not None]
+        raw = [Write(one.key, one.stored, None, raw=one) for one in self.parts_of_flows.messages()]
+        return [write for write in map(self._write_of, self._changed) if write is not None] + raw
 
     def _write_of(self, key: Key) -> Write | None:
+        if key.kind == PART:
+            return self._write_of_part(key)
+
         stored = self.stored(key)
         if key.kind == WAIT:
             wait, read = self._waits[key], decode_wait(key, stored)  # the one is changed by now
@@ -382,6 +461,21 @@ class NatsTables:
             return None
 
         return Write(key, stored, before, plain=plain, moved=key in self._moved)
+
+    def _write_of_part(self, key: Key) -> Write | None:
+        stored = self._snapshot.stored.get(self._layout.subject(key), UNCHECKED)
+        plain = self._plain[key]
+        if plain is None and stored is not UNCHECKED and stored.text is None:
+            return None
+
+        before = None if stored.text is None else decode_part(key, stored.text)
+        return Write(
+            key,
+            stored,
+            None if before is None else (before.head, before.body),
+            plain=plain,
+            life=self.parts_of_flows.life(key.id),
+        )
 
     # what the rules of single transactions do not ask -------------------------------------------------
 
