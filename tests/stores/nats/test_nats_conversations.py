@@ -522,7 +522,7 @@ def test_removal_that_nothing_remembers_was_done() -> None:
     request = commit(Delete(F, revision))
     reply, _ = hold(
         protocol().converse(request),
-        ((flow(),),),
+        ((flow(), END),),  # with the root of its parts, of which there is none
         ((said({"state": {}}),),),  # the steps of the flow: there are none
         LOST,
         ((NOT_FOUND,),),  # the record
