@@ -83,6 +83,7 @@ def test_healthy_server(url: str, bucket: str) -> None:
         "max_bytes": "ok",
         "replicas": "info",
         "index": "ok",
+        "parts": "ok",
         "clock": "ok",
         "store": "ok",
     }

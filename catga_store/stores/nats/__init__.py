@@ -12,18 +12,25 @@ holds the key-value bucket `<bucket>`, which `nats kv get <bucket> flow.<id>` re
 | `….item.<id>.<life>.<child>` | a completion that does not fit into its condition; it is counted there |
 | `….item.<id>.<life>.<child>.<commit>.<n>` | a part of a result that is too large for one message |
 | `….chunk.<generation>.<kind>.<id>.<step>.<n>` | a part of a body, or of a long error or position before it |
+| `….parts.<id>` | the root of the parts of a flow: their life, and the first node of their directory |
+| `….part.<id>.part.<name>` | a part, or the counter of a log, in the same form as a flow |
+| `….part.<id>.directory.<node>` | another node: names, heads and tags of parts in order, up to 16 KiB |
+| `….part.<id>.entry.<key>` | the sequence of the entry of a log that has this key |
+| `….piece.<id>.<life>.<generation>.<name>.<n>` | a piece of the body of a part that is too large for one message |
 | `….list.flow.<status>.<type>.<time>.flow.<id>` | a flow in listings; `….list.wait.<status>.<parent>…` a condition |
 | `….due.flow.<type>.<place>…` | when to look at a flow |
 | `….due.child.<place>…`, `….due.lone.<place>…` | when to look at a condition with a parent, without one |
-| `….due.expiry.<place>…` | when a record expires |
+| `….due.expiry.<place>…` | when a record expires, or parts whose flow never came |
+| `….due.dead.<life>.<id>` | nothing: parts of this life were dropped, and what is left of them must be purged |
 | `….log.<commit>` | the reply to a commit of several changes, or that it was given up; for ten minutes |
 | `….check.<commit>.<n>` | nothing: it carried a check; for a second |
 | `….layout` | layout version, partitions, and the identity of the store |
 
-An id is one token: `[A-Za-z0-9_-]` are kept and any other byte is `=XX`. A type or parent is a hash
-of eight bytes. A time is 15 tokens of one digit, milliseconds since the year 1. A place is a time and
-three more digits, derived from the id, which separate entries that are due at the same time. The
-entries between two places are those under some tens of prefixes; one request asks for them.
+An id is one token: `[A-Za-z0-9_-]` are kept and any other byte is `=XX`. A type or parent is a hash of
+eight bytes; the name of a part, or the key of an entry, one of sixteen. A time is 15 tokens of one
+digit, milliseconds since the year 1. A place is a time and three more digits, derived from the id, which
+separate entries that are due at the same time. The entries between two places are those under some tens
+of prefixes; one request asks for them.
 
 **What is atomic.** Every write of a record expects the sequence that was read. A commit of one
 record is one publish. Any other commit is one atomic batch, with a log entry that must not exist yet
@@ -37,6 +44,15 @@ is one state of the stream on one replica, and the newest state of each record o
 flow with hundreds of progress records is atomic too: see `removing`. Replacing a live
 one in the same commit is refused: that progress would go before the commit.
 
+**Parts.** Those of a flow have one life, the commit that made their root, and each part says of which
+life it is. What is of another life is absent. Deleting a flow therefore removes the root with it, in
+one batch, however many parts there are; they are purged afterwards, up to the sequence of that batch, and
+again by a sweep. A part is written in one batch with the node of the directory that names it, and the
+batch verifies the root, so none is written into a life that has ended. The commit that makes
+the root verifies the flow. A node that is larger than 16 KiB is divided into two new ones, so a
+parent that was read too early leads to a node that is right, or that is gone, and then both are read
+again. Appends to one log meet at its counter. The loser reads again, and is never refused.
+
 **Revisions.** The revision of a flow or progress record is `<commit id>@<sequence>`, so the next write
 knows what to expect without reading. `extend` and a moved due time write the record again and
 keep its revision; the next commit then reads once. A new stream counts from the time
@@ -44,16 +60,19 @@ in microseconds, so no sequence of a removed stream comes again. Sequences do co
 restore and after a power failure of a server that had not synced. The store therefore relies on a
 sequence only as long as the stream cannot have gone back, and reads otherwise: see `NatsExchange`.
 
-**Round trips.** `get`: one request. A commit of flows that were read before, and the claim of one
-flow: one flight, no read. Other commits: a read and a publish. `get_many` of 500: one request; with
-replicas any of them may answer, if it has seen everything that the leader reports in the same flight.
-Due records, and a page of a listing: entries in one or two requests, then the heads, however many are
-due or stored. The store remembers how far it had to look, and asks for no more than a few times
-what is wanted. The first search among very many takes about twenty requests. `count_*` reads every
-head that it counts. A process that writes asks the leader once a second whether the stream is the same.
-On one replica with file storage a batch costs several fsyncs (about 3 ms on a fast disk),
-because the server stages it in a store of its own. Batches of one process that arrive at the same time
-share them. Single publishes, and batches on three replicas, do not pay this.
+**Round trips.** `get`: one request. A commit of flows that were read before, and the claim of one flow:
+one flight, no read. Other commits: a read and a publish. `get_many` of 500: one request; with replicas
+any of them may answer, if it has seen everything that the leader reports in the same flight. Due
+records, and a page of a listing: entries in one or two requests, then the heads, however many are due or
+stored. The store remembers how far it had to look, and asks for no more than a few times what is wanted.
+The first search among very many takes about twenty requests. `count_*` reads every head that it counts.
+A part: one request. A listing of 100 parts: the root, and one or two nodes, which is one request as long
+as all fit into the root (some 100 do), else two, with 30,000 parts three; with bodies one more. A commit
+with parts, or an append: a read and a batch; where the directory has more than the root, one more read
+for each level, unless this process wrote there last. A process that writes asks the leader once a second
+whether the stream is the same. On one replica with file storage a batch costs several fsyncs (about 3 ms
+on a fast disk), because the server stages it in a store of its own. Batches of one process that arrive
+at the same time share them. Single publishes, and batches on three replicas, do not pay this.
 
 **A lost connection.** When the reply to a publish is lost, the store looks at what the records remember: the
 last eight commit ids, the commit of each completion and of each removal, the log. If the commit is not

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 from typing import Protocol
 from urllib.parse import parse_qsl
@@ -28,15 +29,22 @@ from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import Key
 from catga_store.stores.findings import Finding
 from catga_store.stores.findings import Scratch
 from catga_store.stores.findings import clock_difference
 from catga_store.stores.findings import no_store
 from catga_store.stores.nats.answers import api_error
+from catga_store.stores.nats.doctor_parts import PartsSeen
+from catga_store.stores.nats.doctor_parts import look_at_parts
+from catga_store.stores.nats.doctor_parts import parts_finding
 from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.layout import entries_of_flow
+from catga_store.stores.nats.layout import entries_of_root
 from catga_store.stores.nats.layout import entries_of_wait
+from catga_store.stores.nats.layout import root_of
+from catga_store.stores.nats.part_text import decode_root
 from catga_store.stores.nats.record_text import Stored
 from catga_store.stores.nats.record_text import decode_record
 from catga_store.stores.nats.record_text import decode_wait
@@ -74,6 +82,7 @@ class _Seen:
     wrong: list[str]
     """Entries that do not match their record."""
     looked_at: int
+    parts: PartsSeen | None = None
     clock: tuple[Finding, ...] = ()
 
 
@@ -142,6 +151,9 @@ class NatsDoctor:
         yield from _settings(seen.stream["config"], layout, own.get("replicas", 1))
         yield from _replicas(seen.stream)
         yield _entries(seen)
+        if seen.parts is not None:
+            yield parts_finding(seen.parts)
+
         yield from seen.clock
 
     @contextmanager
@@ -198,11 +210,15 @@ class NatsDoctor:
             clock = clock_difference(_seconds(stream.get("ts")), before, time.time())
             wrong: list[str] = []
             names: list[str] = []
+            parts: PartsSeen | None = None
             if stream:
                 names = await _names(link, layout)
                 wrong = await _wrong(link, layout, names)
+                parts = await look_at_parts(
+                    layout, partial(_named, link, layout), partial(_ask, link)
+                )
 
-            return _Seen(greeting, account, stream, wrong, len(names), (clock,))
+            return _Seen(greeting, account, stream, wrong, len(names), parts, (clock,))
         finally:
             await link.close()
 
@@ -246,10 +262,16 @@ async def _names(link: NatsServerLink, layout: NatsLayout) -> list[str]:
     """The index entries, as many as are looked at."""
     found: list[str] = []
     for what in ("list", "due"):
-        reply = await _info(link, layout, f"{layout.rest}{what}.>")
-        found += reply["state"].get("subjects", ())
+        found += await _named(link, layout, f"{layout.rest}{what}.>")
 
-    return found[:_MOST_ENTRIES]
+    dropped = layout.due("dead")
+    return [name for name in found if not name.startswith(dropped)][:_MOST_ENTRIES]
+
+
+async def _named(link: NatsServerLink, layout: NatsLayout, wanted: str) -> list[str]:
+    """The subjects under a filter, as many as the server names at once."""
+    reply = await _info(link, layout, wanted)
+    return list(reply["state"].get("subjects") or ())
 
 
 async def _wrong(link: NatsServerLink, layout: NatsLayout, names: list[str]) -> list[str]:
@@ -257,7 +279,7 @@ async def _wrong(link: NatsServerLink, layout: NatsLayout, names: list[str]) -> 
     wrong: list[str] = []
     for start in range(0, len(names), _TOGETHER):
         entries = [layout.entry(name) for name in names[start : start + _TOGETHER]]
-        wanted = {layout.subject(entry.key): entry.key for entry in entries}
+        wanted = {_owner_of(layout, entry.key): entry.key for entry in entries}
         payload = json.dumps({"multi_last": list(wanted)}).encode()
         ask = Ask(f"{layout.api}.DIRECT.GET.{layout.stream}", payload, many=True)
         *answers, _ = await _ask(link, ask)
@@ -270,10 +292,19 @@ async def _wrong(link: NatsServerLink, layout: NatsLayout, names: list[str]) -> 
     return wrong
 
 
+def _owner_of(layout: NatsLayout, key: Key) -> str:
+    """The subject of what verifies an entry: the record, or the root of parts."""
+    return layout.subject(root_of(key.id) if key.kind == PART else key)
+
+
 def _verified(layout: NatsLayout, key: Key, answer: Answer) -> frozenset[str]:
     gone = answer.headers.get("KV-Operation") is not None
     stored = Stored(int(answer.headers["Nats-Sequence"]), None if gone else answer.data)
     try:
+        if key.kind == PART:
+            root = None if stored.text is None else decode_root(key, stored.text)
+            return frozenset() if root is None else entries_of_root(layout, key.id, root.expires_ms)
+
         if key.kind == FLOW:
             flow = decode_record(key, stored)
             return frozenset() if flow is None else entries_of_flow(layout, key, flow[0])

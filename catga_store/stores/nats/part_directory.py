@@ -162,7 +162,7 @@ class Directory:
     # listings ---------------------------------------------------------------------------------------
 
     def rows(self, first: str, last: str | None, limit: int, *, reverse: bool) -> Iterator[Row]:
-        """Yield rows from the first name to before the last, in order; `limit`: perhaps so many."""
+        """Yield rows from the first name to before the last, in order; `limit`: how many will be read, or fewer."""
         return self._rows([""], first, last, limit, reverse=reverse)
 
     def _rows(

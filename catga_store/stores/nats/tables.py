@@ -4,6 +4,8 @@ A `Snapshot` holds what was read, a `NatsTables` the changes on top of it. Nothi
 the rules need what was not read yet, `UnreadError` says what, and they are run again with it. The
 rules themselves are those of `protocol.rules`; that they hold when the changes are written is
 what the expected sequence of every message sees to.
+
+It is over 400 lines because it is the rules' view of every kind of record.
 """
 
 from __future__ import annotations

@@ -1,0 +1,132 @@
+"""What the NATS doctor sees of parts: their roots, the nodes that these name, and what was dropped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from catga_store.errors import CorruptRecordError
+from catga_store.stores.findings import Finding
+from catga_store.stores.nats.layout import NatsLayout
+from catga_store.stores.nats.layout import node_of
+from catga_store.stores.nats.layout import root_of
+from catga_store.stores.nats.part_text import decode_root
+from catga_store.stores.nats.transport import Answer
+from catga_store.stores.nats.transport import Ask
+
+__all__ = ["PartsSeen", "look_at_parts", "parts_finding"]
+
+_MOST_ROOTS = 1000
+_TOGETHER = 100
+
+
+@frozen
+class PartsSeen:
+    """What there is of parts."""
+
+    roots: int = 0
+    looked_at: int = 0
+    broken: tuple[str, ...] = ()
+    """Flows whose directory cannot be read, or names nodes that are not there."""
+    dropped: int = 0
+    """Lives that have ended, and that a sweep has not purged yet."""
+
+
+async def look_at_parts(
+    layout: NatsLayout,
+    names: Callable[[str], Awaitable[Sequence[str]]],
+    ask: Callable[[Ask], Awaitable[Sequence[Answer]]],
+) -> PartsSeen:
+    """Look at some roots, and at the nodes that they name."""
+    roots = await names(layout.roots())
+    dropped = await names(f"{layout.due('dead')}>")
+    broken: list[str] = []
+    some = roots[:_MOST_ROOTS]
+
+    for start in range(0, len(some), _TOGETHER):
+        page = some[start : start + _TOGETHER]
+        broken += await _broken(layout, page, ask)
+
+    if broken:  # a commit may have come between the two reads of one
+        broken = await _broken(
+            layout, [layout.subject(root_of(name)) for name in broken[:_TOGETHER]], ask
+        )
+
+    return PartsSeen(len(roots), len(some), tuple(broken), len(dropped))
+
+
+async def _broken(
+    layout: NatsLayout,
+    page: Sequence[str],
+    ask: Callable[[Ask], Awaitable[Sequence[Answer]]],
+) -> list[str]:
+    nodes: dict[str, str] = {}
+    broken: list[str] = []
+    for answer in await _last(layout, page, ask):
+        if answer.headers.get("KV-Operation"):
+            continue
+
+        flow_id = layout.root_owner(answer.headers["Nats-Subject"])
+        try:
+            root = decode_root(root_of(flow_id), answer.data)
+        except CorruptRecordError:
+            broken.append(flow_id)
+            continue
+
+        for child in root.node.children[:_TOGETHER]:
+            nodes[layout.subject(node_of(flow_id, child.node))] = flow_id
+
+    there: set[str] = set()
+    wanted = list(nodes)
+    for start in range(0, len(wanted), _TOGETHER):
+        answers = await _last(layout, wanted[start : start + _TOGETHER], ask)
+        there |= {
+            answer.headers["Nats-Subject"]
+            for answer in answers
+            if not answer.headers.get("KV-Operation")
+        }
+
+    broken += [flow_id for subject, flow_id in nodes.items() if subject not in there]
+    return list(dict.fromkeys(broken))
+
+
+async def _last(
+    layout: NatsLayout,
+    subjects: Sequence[str],
+    ask: Callable[[Ask], Awaitable[Sequence[Answer]]],
+) -> Sequence[Answer]:
+    if not subjects:
+        return ()
+
+    payload = json.dumps({"multi_last": list(subjects)}).encode()
+    answers = await ask(Ask(f"{layout.api}.DIRECT.GET.{layout.stream}", payload, many=True))
+    return [answer for answer in answers if "Nats-Subject" in answer.headers]
+
+
+def parts_finding(seen: PartsSeen) -> Finding:
+    """Say what there is of parts."""
+    found = f"{seen.roots:,} flows have parts"
+    if seen.broken:
+        shown = ", ".join(repr(name[:100]) for name in seen.broken[:3])
+        return Finding(
+            "parts",
+            "problem",
+            f"{found}; the directories of {len(seen.broken):,} of {seen.looked_at:,} cannot be read: {shown}",
+            "their parts cannot be listed or written; the flows themselves are not affected",
+            "restore the stream from a backup, or delete these flows and their parts",
+        )
+
+    if seen.dropped:
+        return Finding(
+            "parts",
+            "info",
+            f"{found}; what is left of {seen.dropped:,} deleted sets of parts may not be purged yet",
+            "it is absent for every reader, and takes space",
+            "none is needed: a sweep purges it",
+        )
+
+    return Finding("parts", "ok", found, "their directories name nodes that are there")
