@@ -2,8 +2,8 @@
 
 All parts of a flow are of one life, which their root names. What is read and is of another life is
 absent: it is left of a flow that is gone. So dropping all parts is one message, the removal of the root.
-Whoever writes a part verifies the root in the same batch, so no part is written into a life that has
-ended; who creates the root verifies the flow, and so does who drops the parts of a flow that never came.
+Each commit that writes a part verifies the root in the same batch, so none is written into a life that has
+ended. One that creates the root verifies the flow, and so does one that drops parts whose flow never came.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from catga_store.stores.nats.record_text import NOTHING
 from catga_store.stores.nats.record_text import Body
 from catga_store.stores.nats.record_text import Stored
 
-__all__ = ["NatsParts", "Raw", "Source"]
+__all__ = ["NatsParts", "PartMessage", "Source"]
 
 
 class Source(NamedTuple):
@@ -59,7 +59,7 @@ class Source(NamedTuple):
     """Have a message that is missing read again with others that say it is there."""
 
 
-class Raw(NamedTuple):
+class PartMessage(NamedTuple):
     """A message of the directory, or of the key of an entry, to be written; to be removed without text."""
 
     key: Key
@@ -293,16 +293,16 @@ class NatsParts:
 
     # what there is to be written ----------------------------------------------------------------------
 
-    def messages(self) -> list[Raw]:
+    def messages(self) -> list[PartMessage]:
         """Return what is to be written beside the parts themselves."""
-        found: list[Raw] = []
+        found: list[PartMessage] = []
         for at, sequence in self._keys.items():
             stored = self._source.stored(at)
             flow = self._flow(at.id)
             if sequence is not None and flow is not None:
-                found.append(Raw(at, stored, encode_entry(flow.life, sequence)))
+                found.append(PartMessage(at, stored, encode_entry(flow.life, sequence)))
             elif stored.text is not None:
-                found.append(Raw(at, stored, None))
+                found.append(PartMessage(at, stored, None))
 
         for flow_id, flow in self._flows.items():
             if flow is not None:
@@ -313,31 +313,31 @@ class NatsParts:
 
         return found
 
-    def _nodes(self, flow_id: str, flow: _Flow) -> Iterator[Raw]:
+    def _nodes(self, flow_id: str, flow: _Flow) -> Iterator[PartMessage]:
         for name in flow.directory.removed:
             stored = self._kept(node_of(flow_id, name))
             if stored.text is not None:
-                yield Raw(node_of(flow_id, name), stored, None)
+                yield PartMessage(node_of(flow_id, name), stored, None)
 
         for name in flow.directory.changed:
             if name:
                 key = node_of(flow_id, name)
-                yield Raw(key, self._kept(key), encode_node(flow.directory.node(name)))
+                yield PartMessage(key, self._kept(key), encode_node(flow.directory.node(name)))
 
     def _kept(self, key: Key) -> Stored:
         """What was read of a node; one that this commit has made was not there."""
         return NOTHING if key.name.startswith(f"{self._commit}-") else self._source.stored(key)
 
-    def _changed_root(self, flow_id: str, flow: _Flow | None) -> Iterator[Raw]:
+    def _changed_root(self, flow_id: str, flow: _Flow | None) -> Iterator[PartMessage]:
         key = root_of(flow_id)
         stored, root = self._source.stored(key), self._root(flow_id)
         before = entries_of_root(self._layout, flow_id, None if root is None else root.expires_ms)
         if flow is not None:
             text = encode_root(Root(flow.life, flow.expires_ms, flow.directory.node("")))
             after = entries_of_root(self._layout, flow_id, flow.expires_ms)
-            yield Raw(key, stored, text, before, after)
+            yield PartMessage(key, stored, text, before, after)
         elif root is not None:
-            yield Raw(key, stored, None, before)
+            yield PartMessage(key, stored, None, before)
 
     def checks(self, flow: Callable[[Key], Stored]) -> dict[Key, int]:
         """Return what the changes depend on, and its sequence: checked unless it is written.

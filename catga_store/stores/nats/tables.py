@@ -39,7 +39,7 @@ from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
 from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.part_tables import NatsParts
-from catga_store.stores.nats.part_tables import Raw
+from catga_store.stores.nats.part_tables import PartMessage
 from catga_store.stores.nats.part_tables import Source
 from catga_store.stores.nats.part_text import decode_part
 from catga_store.stores.nats.record_text import Body
@@ -89,7 +89,7 @@ UNCHECKED = Stored(-1, None)
 
 
 class Write(NamedTuple):
-    """One record to be written, or removed if it is none of plain, wait and raw."""
+    """One record to be written, or removed if it has none of plain, wait and raw."""
 
     key: Key
     stored: Stored
@@ -99,7 +99,7 @@ class Write(NamedTuple):
     moved: bool = False
     life: str = ""
     """Of a part."""
-    raw: Raw | None = None
+    raw: PartMessage | None = None
 
 
 class NatsTables:
