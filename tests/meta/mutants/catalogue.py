@@ -1221,8 +1221,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "nats-publish-without-expected-sequence",
         "a record is published whatever is stored",
         MESSAGES_PY,
-        "        return Message(self.layout.subject(key), text, {EXPECTED: str(expected)})\n",
-        "        return Message(self.layout.subject(key), text, {})\n",
+        "        headers = {EXPECTED: str(expected)} if expected >= 0 else {}\n",
+        "        headers = {}\n",
         (*SERIAL, *FLOWS, *ON_NATS),
     ),
     Mutant(
