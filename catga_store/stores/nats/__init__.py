@@ -45,13 +45,14 @@ flow with hundreds of progress records is atomic too: see `removing`. Replacing 
 one in the same commit is refused: that progress would go before the commit.
 
 **Parts.** Those of a flow have one life, the commit that made their root, and each part says of which
-life it is. What is of another life is absent. Deleting a flow therefore removes the root with it, in
-one batch, however many parts there are; they are purged afterwards, up to the sequence of that batch, and
+life it is. What is of another life is absent. Deleting a flow therefore removes the root with it, in one
+batch, however many parts there are; they are purged afterwards, up to the sequence of that batch, and
 again by a sweep. A part is written in one batch with the node of the directory that names it, and the
-batch verifies the root, so none is written into a life that has ended. The commit that makes
-the root verifies the flow. A node that is larger than 16 KiB is divided into two new ones, so a
-parent that was read too early leads to a node that is right, or that is gone, and then both are read
-again. Appends to one log meet at its counter. The loser reads again, and is never refused.
+batch verifies the root, so none is written into a life that has ended. The commit that makes the root
+writes the flow again as it is, so that a deletion which has seen no root looks again. A node that is
+larger than 16 KiB is divided into two new ones, so a parent that was read too early leads to a node that
+is right, or that is gone, and then both are read again. Appends to one log meet at its counter. The
+loser reads again, and is never refused.
 
 **Revisions.** The revision of a flow or progress record is `<commit id>@<sequence>`, so the next write
 knows what to expect without reading. `extend` and a moved due time write the record again and

@@ -3,7 +3,8 @@
 All parts of a flow are of one life, which their root names. What is read and is of another life is
 absent: it is left of a flow that is gone. So dropping all parts is one message, the removal of the root.
 Each commit that writes a part verifies the root in the same batch, so none is written into a life that has
-ended. One that creates the root verifies the flow, and so does one that drops parts whose flow never came.
+ended. One that creates the root writes the flow again, if there is one: its deletion may have seen that
+there is no root, and must look again. One that drops parts whose flow never came verifies that.
 """
 
 from __future__ import annotations
@@ -179,9 +180,13 @@ class NatsParts:
 
     # changes ----------------------------------------------------------------------------------------
 
-    def write(self, key: Key, head: Head, size: int, *, is_new: bool) -> None:
-        """Note a part that is written; `size` of its body, -1 for that which it has."""
+    def write(self, key: Key, head: Head, size: int, *, is_new: bool) -> bool:
+        """Note a part that is written; `size` of its body, -1 for that which it has.
+
+        Returns whether it is the first of its flow, so that a root is created.
+        """
         flow = self._flow(key.id)
+        is_first = flow is None
         if flow is None:
             root = Root(self._commit, None, Node())
             flow = self._flows[key.id] = self._opened(key.id, root)
@@ -197,6 +202,8 @@ class NatsParts:
             first = self.entry(key.id, logged[0], head.position)
             if first is None or first > logged[1]:
                 self._keys[entry_of(key.id, logged[0], head.position)] = logged[1]
+
+        return is_first
 
     def remove(self, key: Key, old: Head) -> None:
         """Note a part that is removed."""
@@ -352,8 +359,6 @@ class NatsParts:
                 found[root_of(flow_id)] = root.sequence
                 if self._flows[flow_id] is None and owner.text is None:
                     found[flow_key(flow_id)] = owner.sequence
-            elif self._flows[flow_id] is not None and owner.text is not None:
-                found[flow_key(flow_id)] = owner.sequence
 
         for key in self._relied:
             stored = self._source.stored(key)

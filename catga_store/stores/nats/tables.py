@@ -25,6 +25,7 @@ from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
@@ -226,9 +227,18 @@ class NatsTables:
         self._changed[key] = None
         if key.kind == PART:
             size = -1 if body is None else len(body)
-            self.parts_of_flows.write(key, head, size, is_new=old is None)
+            if self.parts_of_flows.write(key, head, size, is_new=old is None):
+                self._touch(flow_key(key.id))
         elif old is not None and old.revision == head.revision:
             self._moved.add(key)
+        else:
+            self._moved.discard(key)
+
+    def _touch(self, key: Key) -> None:
+        """Write a flow again as it is: who deletes it now must see that it has parts."""
+        head = self.head(key)
+        if head is not None and key not in self._changed:
+            self.write(key, head, None, head)
 
     def replace(
         self,
