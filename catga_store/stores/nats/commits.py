@@ -27,6 +27,7 @@ from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import counter_key
 from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import version_key
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import REMEMBERED_COMMITS
 from catga_store.protocol.requests import Append
@@ -309,6 +310,10 @@ class NatsCommits:
 
             if key.kind in (PART, PROGRESS):
                 keys.append(flow_key(key.id))
+
+            old = change.replaces if isinstance(change, Put) else None
+            if request.history > 1 and key.kind == FLOW and old is not None:
+                keys += root_of(key.id), version_key(key.id, old.version)
 
             leaves = isinstance(change, Delete) or (isinstance(change, Put) and change.fresh)
             if key.kind == PART or (key.kind == FLOW and leaves):

@@ -20,8 +20,9 @@ from attrs import define
 
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import flow_key
-from catga_store.protocol.keys import is_counter
 from catga_store.protocol.keys import is_entry
+from catga_store.protocol.keys import is_hidden
+from catga_store.protocol.keys import is_version
 from catga_store.protocol.keys import log_of
 from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import Head
@@ -193,8 +194,11 @@ class NatsParts:
             self._written[key.id] = None
 
         self.large.pop(key, None)  # pieces of the new body are there already
-        if is_new or not is_counter(key):  # the head of a counter is not listed
-            row = Row(key.name, *head[:7], head.attempts, head.commits[0], size)
+        listed = head._replace(position="") if is_version(key.name) else head  # which has no limit
+        if (
+            is_new or listed is not head or not is_hidden(key)
+        ):  # the head of a counter is not listed
+            row = Row(key.name, *listed[:7], head.attempts, head.commits[0], size)
             flow.directory.put(row)
 
         logged = log_of(key) if head.position and is_new else None
@@ -258,8 +262,7 @@ class NatsParts:
             if len(found) == wanted.limit:
                 break
 
-            shown = is_entry(row.name, wanted.prefix) if wanted.entries else row.name[-1] != "/"
-            if shown:
+            if _is_shown(row.name, wanted):
                 found.append(row)
 
         return found
@@ -366,6 +369,13 @@ class NatsParts:
                 found[key] = stored.sequence
 
         return found
+
+
+def _is_shown(name: str, wanted: Parts) -> bool:
+    if wanted.entries:
+        return is_entry(name, wanted.prefix)
+
+    return is_version(name) if wanted.versions else not is_hidden(part_key(wanted.flow_id, name))
 
 
 def _after_all(prefix: str) -> str | None:

@@ -19,6 +19,7 @@ from catga_store.errors import CorruptRecordError
 from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import Head
 from catga_store.stores.nats.record_text import HEAD_FIELDS
+from catga_store.stores.nats.record_text import NO_LONG_FIELDS
 from catga_store.stores.nats.record_text import VERSION
 from catga_store.stores.nats.record_text import Body
 from catga_store.stores.nats.record_text import body_of
@@ -133,16 +134,24 @@ _head_of = itemgetter(*HEAD_FIELDS)
 
 
 def encode_part(life: str, name: str, head: Head, body: Body) -> bytes:
-    """A part."""
-    return with_body(head_fields(head) | {"life": life, "name": name}, body)
+    """A part. The former version of a flow keeps the revision that this had."""
+    fields = head_fields(head) | {"life": life, "name": name}
+    if body.long:
+        fields |= NO_LONG_FIELDS
+
+    if head.revision != head.commits[0]:
+        fields["revision"] = head.revision
+
+    return with_body(fields, body)
 
 
 def decode_part(key: Key, text: bytes) -> StoredPart:
-    """A part as it is stored; `CorruptRecordError`. Its revision is the last commit that wrote it."""
+    """A part as it is stored; `CorruptRecordError`. Its revision is that of the last commit that wrote it."""
 
     def read(fields: dict[str, Any], rest: bytes) -> StoredPart:
         commits = tuple(fields["commits"])
-        head = Head.of((*_head_of(fields), commits[0], commits))
+        revision = fields.get("revision") or commits[0]
+        head = Head.of((*_head_of(fields), revision, commits))
         return StoredPart(fields["life"], fields["name"], head, body_of(fields, rest))
 
     return _decoded(key, text, read)

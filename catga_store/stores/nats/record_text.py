@@ -23,6 +23,7 @@ from catga_store.protocol.rules import WaitRow
 __all__ = [
     "HEAD_FIELDS",
     "NOTHING",
+    "NO_LONG_FIELDS",
     "VERSION",
     "Body",
     "Children",
@@ -204,7 +205,7 @@ def body_of(fields: dict[str, Any], rest: bytes) -> Body:
     return Body(rest) if chunks is None else Body(b"", *chunks)
 
 
-_NO_LONG_FIELDS = {"position": "", "error": None}
+NO_LONG_FIELDS = {"position": "", "error": None}
 
 
 def long_fields(head: Head, most: int) -> bytes:
@@ -230,7 +231,7 @@ def encode_record(head: Head, body: Body, *, moved: bool) -> bytes:
     """A flow or progress record. `moved`: it keeps the revision that it had elsewhere."""
     fields = head_fields(head)
     if body.long:
-        fields |= _NO_LONG_FIELDS
+        fields |= NO_LONG_FIELDS
 
     if moved:
         fields["revision"] = head.revision
