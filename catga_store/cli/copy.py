@@ -74,7 +74,7 @@ def copy(
     target. At the end every record is read back and compared; exits with 1 if one differs.
 
     `--json`: `{"flows", "wait_conditions", "progress", "completions", "skipped": numbers, "verified":
-    true, false or null, "differences": [{"kind", "id", "step", "what"}, …]}` (at most 1,000).
+    true, false or null, "differences": [{"kind", "id", "step", "name", "what"}, …]}` (at most 1,000).
     """
     if source == target:
         leave("FROM and TO are the same store; nothing was copied", USAGE)
@@ -129,14 +129,15 @@ def _copied(
 
         def advance(report: cs.CopyReport) -> None:
             done = report.flows + report.wait_conditions + report.skipped
-            # Skipped ForEach progress is in the sum and not in the total.
+            # Skipped ForEach progress and parts are in the sum and not in the total.
             progress.update(task, completed=min(done, total))
 
         report = cs.copy(source, target, overwrite=overwrite, on_progress=advance)
         if not verify:
             return report, []
 
-        total = max(total, report.flows + report.wait_conditions + report.progress + report.skipped)
+        read = report.flows + report.wait_conditions + report.progress + report.parts
+        total = max(total, read + report.skipped)
         task = progress.add_task("verifying", total=total)
         found = compare(source, target, on_page=lambda count: progress.advance(task, count))
         return report, list(islice(found, _MOST_DIFFERENCES))

@@ -392,7 +392,7 @@ def test_copy_finds_what_differs(url: str, tmp_path: Path) -> None:
     document = answer("copy", url, target, url=url, code=1)
     assert document["verified"] is False
     (one,) = document["differences"]
-    assert (one["kind"], one["id"], one["step"]) == ("flow", "order", 0, "")
+    assert (one["kind"], one["id"], one["step"], one["name"]) == ("flow", "order", 0, "")
     assert "state" in one["what"]
     assert "type" in one["what"]
     done = run_command("copy", url, target)

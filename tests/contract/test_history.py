@@ -8,13 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from marks import HISTORY_STORES
 from marks import ONE_STORE
+from marks import PART_STORES
 
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
 
-pytestmark = HISTORY_STORES
+pytestmark = PART_STORES
 
 
 @dataclass

@@ -30,6 +30,3 @@ REDIS_VERSIONS = stores_named("6.2", "8.2")
 
 PART_STORES = pytest.mark.stores("memory", "sqlite", "redis-6.2", "redis-8.2", "nats")
 """The stores that have parts."""
-
-HISTORY_STORES = pytest.mark.stores("memory", "sqlite", "nats")
-"""The stores that keep former versions."""

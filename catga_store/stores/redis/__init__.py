@@ -29,6 +29,10 @@ version is the last sequence. In the hash of a flow's parts, `k3:logKEY` is the 
 of its chunks, which stay under `upload:`; the index has them as `nl…`, and as `x…u…` once the part is gone.
 `x` is the time in the index entry `x…n…` of parts whose flow does not exist. `ni…` are flows with parts.
 
+**History.** With `history=n` the script of a commit copies what a flow was to the hidden part
+`//VERSION//` before it writes the flow; a state over 1 MiB is put together from its chunks for that, which
+keeps others waiting for some milliseconds.
+
 **Atomic.** A commit is one script. It reads and decides everything before its first write. The reply is
 kept with it for twice the store's timeout, so a commit that is sent again returns the same reply. A
 read of one record is atomic; a read of several is not. A listing reads the index, then the heads, and

@@ -28,6 +28,7 @@
 --   k  the stored body is kept             g  the condition's parent was notified
 --   l  leaving: the flow is removed in this commit    p  the body was uploaded in chunks
 --   o  owned: `expected` is the claim that the flow must be under, at any revision
+--   hN with digits: N versions of the flow are kept, the current one included
 -- The head is the JSON to store, with '' for its commits. The body of a flow with flag p is '*', the
 -- number of chunks, a space and the name that they have in field g; that of a part is without the '*'. A
 -- condition that was cleared, or is not set yet, counts as no record.
@@ -436,6 +437,27 @@ local function remove_stored(change, old)
   end
 end
 
+-- Keep what a flow is as a hidden part, and remove the versions that are too old. A large body is put
+-- together, so it keeps others waiting for some milliseconds.
+local function keep_version(change, old, version, history)
+  local keys, id = change.keys, change.id
+  local row = redis.call('HMGET', change.key, 'head', 'body')
+  local body = row[2]
+  local count = string.match(body, '^%*(%d+) ')
+  if count then
+    local chunks = {}
+    for place = 1, tonumber(count) do chunks[place] = redis.call('HGET', keys.chunks, int(place - 1)) end
+    body = table.concat(chunks)
+  end
+  local function name_of(number) return string.format('//%012.0f//', number) end
+  local name = name_of(old.version)
+  write_part({keys = keys, id = id}, name, read_part(keys.parts, name), row[1], body)
+  local last = '(' .. member_of(name_of(math.max(version - history + 1, 0)))
+  for _, one in ipairs(names_between(keys.names, '[c//', last, false, 10)) do
+    if string.sub(one, -2) == '//' then remove_part(keys, id, one, read_part(keys.parts, one)) end
+  end
+end
+
 local function put_record(change)
   local key, other, id, at = change.key, change.other, change.id, change.at
   local old = change.old
@@ -448,6 +470,8 @@ local function put_record(change)
   local text, body = ARGV[at + 3], ARGV[at + 4]
   if old and string.find(change.flags, 'k', 1, true) then body = nil end
   local new = parse(text)
+  local history = string.match(change.flags, 'h(%d+)')
+  if history and old then keep_version(change, old, new.version, tonumber(history)) end
   if change.expected == '*' then
     new.version = old and old.version + 1 or 1
     new.created = old and old.created or now

@@ -50,12 +50,17 @@ _LETTER = {FLOW: b"F", PROGRESS: b"G", PART: b"N", WAIT: b"W"}
 
 
 def add_change(
-    args: list[bytes | str | int], change: Change, *, leaves: bool, upload: str = ""
+    args: list[bytes | str | int],
+    change: Change,
+    *,
+    leaves: bool,
+    upload: str = "",
+    history: int = 1,
 ) -> None:
     """Append the arguments of one change; commit.lua has their order.
 
     `leaves` says that the flow of a progress record or part is removed in the same commit. `upload`
-    names the chunks of a body that was uploaded.
+    names the chunks of a body that was uploaded. `history` is that of the commit.
     """
     key = change.key
     letter, record_id = _LETTER[key.kind], key.id.encode()
@@ -68,7 +73,8 @@ def add_change(
         renotify = b"1" if change.renotify else b""
         args += (b"S", letter, record_id, encode(change.terms), change.created_ms, renotify)
     elif isinstance(change, Put):
-        _add_put(args, change, letter, record_id, place, leaves=leaves, upload=upload)
+        flags = flags_of(change, leaves=leaves, history=history)
+        _add_put(args, change, letter, record_id, place, flags=flags, upload=upload)
     elif isinstance(change, Delete):
         expected = b"" if change.expected is None else change.expected
         args += (b"D", letter, record_id, place, expected, b"l" if leaves else b"")
@@ -90,10 +96,9 @@ def _add_put(
     record_id: bytes,
     place: bytes | int,
     *,
-    leaves: bool,
+    flags: bytes,
     upload: str,
 ) -> None:
-    flags = flags_of(change, leaves=leaves)
     expected = b"" if change.expected is None else change.expected
     head = write_head(change.head)
 
@@ -113,9 +118,12 @@ def _add_put(
         args += (b"P", letter, record_id, place, expected, flags, head, body_sent(change))
 
 
-def flags_of(change: Put, *, leaves: bool) -> bytes:
+def flags_of(change: Put, *, leaves: bool, history: int) -> bytes:
     """Return the flags of a put; see commit.lua."""
     flags = b"f" if change.fresh else b""
+    if history > 1 and change.key.kind == FLOW:
+        flags += b"h%d" % history
+
     if change.claiming:
         flags += b"c"
 

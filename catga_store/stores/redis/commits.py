@@ -11,7 +11,6 @@ from typing import NoReturn
 
 from redis import exceptions
 
-from catga_store.errors import NotSupportedError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
@@ -82,10 +81,6 @@ class RedisCommits:
         self._commits = 0
 
     def commit(self, commit: Commit) -> Conversation[Reply]:
-        if commit.history > 1:
-            message = "Redis keeps no former versions yet: open the store without history; nothing was sent"
-            raise NotSupportedError(message)
-
         change: Any = commit.changes[0]
         number = self._layout.partition(change.key.id)
         uploads: dict[int, bytes] = {}
@@ -224,12 +219,13 @@ class RedisCommits:
         parts: tuple[bytes, ...] = ()
         if (
             put.expected is None
+            or commit.history > 1
             or put.fresh
             or put.head.expires_ms is not None
             or put.replaces is None
             or put.replaces.expires_ms is not None
         ):
-            # They are removed with what was there before, or get its time to live.
+            # They are removed with what was there before, get its time to live, or get a version.
             parts = self._layout.parts[number] + data, self._layout.names[number] + data
 
         args = (
@@ -243,7 +239,11 @@ class RedisCommits:
                 self._exchange.keep_ms,
             ),
             *(b"P", b"F", data, 0, b"" if put.expected is None else put.expected),
-            *(flags_of(put, leaves=False), write_head(put.head), body_sent(put)),
+            *(
+                flags_of(put, leaves=False, history=commit.history),
+                write_head(put.head),
+                body_sent(put),
+            ),
         )
         return Command(args, log)
 
@@ -269,7 +269,7 @@ class RedisCommits:
 
             goes = key.kind in (PROGRESS, PART) and key.id in leaving
             leaves = goes and not isinstance(change, Check)
-            add_change(args, change, leaves=leaves, upload=upload)
+            add_change(args, change, leaves=leaves, upload=upload, history=commit.history)
 
         args[:0] = (b"EVALSHA", COMMIT.sha, len(keys), *keys)
         return Command(tuple(args), log), size > LARGE

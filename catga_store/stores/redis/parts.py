@@ -10,6 +10,7 @@ from catga_store.protocol.failures import given_up
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import is_version
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import ListedPart
@@ -41,7 +42,8 @@ from catga_store.stores.redis.transport import Command
 __all__ = ["COUNTER", "NAME", "RedisParts"]
 
 NAME, COUNTER = b"n", b"c"
-"""What the members of a flow's names begin with: those of parts, and those of counters of logs."""
+"""What the members of a flow's names begin with: those of parts, and those of what no listing of parts
+shows, which are counters of logs and former versions of the flow."""
 
 
 class _Bounds(NamedTuple):
@@ -92,6 +94,9 @@ class RedisParts:
             )
             for name, *row in page.rows:
                 key = part_key(flow_id, id_of(PART, name))
+                if request.versions and not is_version(key.name):
+                    continue  # the counter of a log with such a name
+
                 if not request.bodies:
                     found.append(ListedPart(key.name, read_head(key, row[0]), None))
                     continue
@@ -106,7 +111,7 @@ class RedisParts:
             if page.is_last:
                 break
 
-            seen = b"(" + NAME + page.rows[-1][0]
+            seen = b"(" + _kind_of(request) + page.rows[-1][0]
             bounds = bounds._replace(**{"last" if request.reverse else "first": seen})
 
         return tuple(found)
@@ -223,20 +228,25 @@ def _by_name(entry: Scanned) -> bytes:
 
 
 def _bounds(wanted: Parts | RemoveParts) -> _Bounds:
-    prefix = NAME + wanted.prefix.encode()
+    kind = _kind_of(wanted)
+    prefix = kind + wanted.prefix.encode()
     first, last = b"[" + prefix, _after_all(prefix)
     cut: bytes | int = b""
     if wanted.entries:
         first, last, cut = first + b"0", b"(" + prefix + b":", len(prefix)
 
     after = wanted.after if isinstance(wanted, Parts) else None
-    if after is not None and NAME + after.encode() >= first[1:]:
-        first = b"(" + NAME + after.encode()
+    if after is not None and kind + after.encode() >= first[1:]:
+        first = b"(" + kind + after.encode()
 
     if wanted.before is not None:
-        last = min(last, b"(" + NAME + wanted.before.encode())
+        last = min(last, b"(" + kind + wanted.before.encode())
 
     return _Bounds(first, last, cut)
+
+
+def _kind_of(wanted: Parts | RemoveParts) -> bytes:
+    return COUNTER if isinstance(wanted, Parts) and wanted.versions else NAME
 
 
 def _removed(wanted: RemoveParts) -> tuple[bytes | int, ...]:
