@@ -509,6 +509,49 @@ def test_given_up_housekeeping_is_not_done_later(proxy: Proxy, keeping: Housekee
     assert not keeping.is_done
 
 
+@pytest.mark.parametrize("strike", ["drop the reply", "drop the request"])
+def test_uncertain_housekeeping_is_done_again(
+    strike: Strike, proxy: Proxy, keeping: Housekeeping
+) -> None:
+    """Without settling it first: done twice or once, the store is as it should be."""
+    proxy.strike(strike, times=1000, when=is_noted)
+    with pytest.raises(cs.CommitUncertainError):
+        keeping.run()
+
+    proxy.calm()
+    answer = in_time(keeping.run)
+    if keeping.name == "sweep":
+        assert answer == (0 if strike == "drop the reply" else 1)
+    else:
+        assert keeping.is_done
+
+
+def test_late_extension_sets_its_own_end(
+    proxy: Proxy, open_through: Callable[..., StoreAPI], place: str, clock: ManualClock
+) -> None:
+    """One that was not settled is not refused when it arrives after another one, as the page says."""
+    with cs.open_store(place, clock=clock) as direct:
+        create(direct)
+        claimed = direct.claim("f", lease=HOUR)
+        store = open_through(clock=clock, timeout=timedelta(milliseconds=500))
+        began = clock()
+        proxy.strike("hold the request", times=1000, when=is_noted)
+        with pytest.raises(cs.CommitUncertainError):
+            store.extend(claimed, HOUR)
+
+        held = proxy.struck
+        proxy.calm()
+        clock.advance(HOUR / 2)
+        in_time(lambda: store.extend(claimed, HOUR))
+        assert direct.get_one("f").due_at == began + 1.5 * HOUR
+        proxy.release()
+        for _ in range(held):
+            assert proxy.late_replies.acquire(timeout=LONG)
+
+        assert direct.get_one("f").due_at == began + HOUR
+        direct.update(claimed)  # the claim is the same
+
+
 def test_interrupted_clear_is_uncertain(
     server: RedisServer, proxy: Proxy, prefix: str, open_through: Callable[..., StoreAPI]
 ) -> None:
