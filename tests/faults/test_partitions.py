@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +24,7 @@ from acknowledged import wrong_listings
 from namespaces import Network
 from namespaces import why_not
 from sites import wait_until_ready
+from waiting import until
 
 import catga_store as cs
 from catga_store.testing.servers import NatsCluster
@@ -38,7 +38,6 @@ pytestmark = [
 
 ROUNDS = int(os.environ.get("CATGA_PARTITIONS", "10"))
 WRITERS = 2
-HEALED_SECONDS = 60.0
 MASTER = "flows"
 
 
@@ -123,14 +122,17 @@ class Sentinels:
         for server in self.servers:
             server.start()
 
-        _until(
+        until(
             lambda: b"connected_slaves:2" in self.servers[0].ask(b"INFO replication\r\n"),
-            "no replicas",
+            otherwise="no replicas",
         )
         for sentinel in self.sentinels:
             sentinel.start()
 
-        _until(lambda: all(map(self._is_complete, self.sentinels)), "the Sentinels did not meet")
+        until(
+            lambda: all(map(self._is_complete, self.sentinels)),
+            otherwise="the Sentinels did not meet",
+        )
 
     @property
     def url(self) -> str:
@@ -205,7 +207,7 @@ def test_acknowledged_commits_on_redis_after_fail_overs(
         primary = sentinels.primary()
         alone = network.hosts[primary]
         network.partition([alone], [host for host in network.hosts if host != alone])
-        _until(lambda old=primary: sentinels.primary() != old, "no fail-over")
+        until(lambda old=primary: sentinels.primary() != old, otherwise="no fail-over")
         _pass(draw.uniform(0.5, 3.0))
         network.heal()
         done = [writer.log.read_bytes().count(b"\n") for writer in writers]
@@ -213,7 +215,7 @@ def test_acknowledged_commits_on_redis_after_fail_overs(
             writer.wait_for(count + 20)
             writer.kill()
 
-        _until(sentinels.is_whole, "the replicas did not come back")
+        until(sentinels.is_whole, otherwise="the replicas did not come back")
         known = read_logs(logs, time.monotonic())
         with open_store(sentinels.url) as store:
             wait_until_ready(store)
@@ -228,10 +230,3 @@ def test_acknowledged_commits_on_redis_after_fail_overs(
 def _pass(seconds: float) -> None:
     """Let the writers meet the partition for so long; decides nothing."""
     time.sleep(seconds)
-
-
-def _until(condition: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + HEALED_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.05)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from competing import claim
+from competing import transact
 from forks import together
 from waiting import until
 
@@ -29,28 +31,6 @@ LONG = 120
 """Seconds that only a test that fails would wait."""
 
 # --- what the processes do ------------------------------------------------------------------------
-
-
-def transact(path: str, times: int) -> list[tuple[int, int]]:
-    """Add to the counter that many times; return the version and the value each commit had read."""
-    with cs.SQLiteStore(path) as store:
-
-        def add(session: cs.Session) -> tuple[int, int]:
-            flow = session.get_one("counter")
-            flow.state["n"] += 1
-            return flow.version, flow.state["n"] - 1
-
-        return [store.transact(add) for _ in range(times)]
-
-
-def claim(path: str, number: int, limit: int) -> list[str]:
-    """Claim until nothing is due; return what was claimed."""
-    taken: list[str] = []
-    with cs.SQLiteStore(path, owner=f"worker-{number}") as store:
-        while flows := store.claim_due(limit=limit):
-            taken += [flow.flow_id for flow in flows]
-
-    return taken
 
 
 def complete(path: str, number: int, total: int) -> list[int]:
@@ -89,7 +69,7 @@ def test_transact_by_processes_makes_a_chain(tmp_path: Path) -> None:
     with cs.SQLiteStore(path) as store:
         store.create(cs.FlowSnapshot("counter", state={"n": 0}))
         began = time.perf_counter()
-        answers = together(transact, *[(str(path), 200)] * PROCESSES)
+        answers = together(transact, *[(f"sqlite:///{path}", n, 200) for n in range(PROCESSES)])
         print(f"1600 transactions took {time.perf_counter() - began:.1f} s")  # noqa: T201  with -s
 
         read = sorted(tuple(pair) for answer in answers for pair in answer)
@@ -109,7 +89,7 @@ def test_claimers_in_processes_take_each_due_flow_once(tmp_path: Path, limit: in
                 for flow_id in ids[start : start + 200]:
                     session.add(cs.FlowSnapshot(flow_id, state=None))
 
-        taken = together(claim, *[(str(path), n, limit) for n in range(PROCESSES)])
+        taken = together(claim, *[(f"sqlite:///{path}", n, limit) for n in range(PROCESSES)])
         assert sorted(flow_id for mine in taken for flow_id in mine) == ids
         owners = {flow.flow_id: flow.owner for flow in store.iter_flows()}
         assert owners == {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 import threading
 import time
 import uuid
@@ -11,6 +10,9 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from competing import claim
+from competing import complete
+from competing import transact
 from forks import together
 from marks import REDIS_VERSIONS
 from waiting import retried
@@ -23,52 +25,6 @@ LONG = 300
 """Seconds that only a failing test would wait."""
 
 soak = pytest.mark.soak
-
-# --- what the processes do ------------------------------------------------------------------------
-
-
-def transact(url: str, number: int, times: int) -> list[tuple[int, int]]:
-    """Add to the counter that many times; return the version and value that each commit had read."""
-    with cs.open_store(url, owner=f"worker-{number}") as store:
-
-        def add(session: cs.Session) -> tuple[int, int]:
-            flow = session.get_one("counter")
-            flow.state["n"] += 1
-            return flow.version, flow.state["n"] - 1
-
-        return [store.transact(add, attempts=1000) for _ in range(times)]
-
-
-def claim(url: str, number: int, limit: int) -> list[str]:
-    """Claim until nothing is due; return what was claimed."""
-    taken: list[str] = []
-    with cs.open_store(url, owner=f"worker-{number}") as store:
-        while flows := store.claim_due(limit=limit):
-            taken += [flow.flow_id for flow in flows]
-
-    return taken
-
-
-def complete(url: str, number: int, total: int) -> dict[str, int]:
-    """Send this process's part of the completions and its neighbour's, so that each is sent twice."""
-    seen: Counter[str] = Counter()
-    sent = [
-        f"child-{child}"
-        for part in (number, number + 1)
-        for child in range(part % PROCESSES, total, PROCESSES)
-    ]
-    random.Random(number).shuffle(sent)
-    with cs.open_store(url) as store:
-        for child in sent:
-            answer = store.complete_child("all", child, result=child)
-            seen.update(
-                accepted=answer.accepted,
-                duplicate=answer.duplicate,
-                now_satisfied=answer.now_satisfied,
-            )
-
-    return dict(seen)
-
 
 # --- what comes of it -----------------------------------------------------------------------------
 
@@ -98,7 +54,9 @@ def test_completions_of_processes_count_once(url: str, total: int) -> None:
     with cs.open_store(url) as store:
         store.set_wait_condition(cs.WaitCondition("all", flow_ids=children))
         seen = sum(
-            map(Counter, together(complete, *[(url, n, total) for n in range(PROCESSES)])),
+            map(
+                Counter, together(complete, *[(url, n, total, PROCESSES) for n in range(PROCESSES)])
+            ),
             Counter[str](),
         )
         assert seen == Counter(accepted=total, duplicate=total, now_satisfied=1)

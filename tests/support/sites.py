@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from waiting import retried
 
 import catga_store as cs
 from catga_store.testing.servers import NatsCluster
@@ -14,7 +15,6 @@ from catga_store.testing.servers import RedisServer
 from catga_store.testing.servers import Server
 from catga_store.testing.servers import ServerStartError
 
-READY_SECONDS = 60.0
 SYNC = {"always": 'sync_interval: "always"', "default": 'sync_interval: "2m"'}
 
 
@@ -100,17 +100,15 @@ class Site:
 
 def wait_until_ready(store: cs.Store) -> None:
     """Wait until a store can be read: a cluster elects its leaders after it has started."""
-    deadline = time.monotonic() + READY_SECONDS
-    while True:
-        try:
-            store.ping()
-            store.count_flows()
-        except (cs.StoreUnavailableError, cs.CommitUncertainError) as error:
-            if time.monotonic() > deadline:
-                raise NotReadyError(f"{store!r} did not come back: {error}") from error
 
-        else:
-            return
+    def read() -> None:
+        store.ping()
+        store.count_flows()
+
+    try:
+        retried(read, cs.StoreUnavailableError, cs.CommitUncertainError)
+    except (cs.StoreUnavailableError, cs.CommitUncertainError) as error:
+        raise NotReadyError(f"{store!r} did not come back: {error}") from error
 
 
 def machines(kind: str) -> int:

@@ -20,12 +20,13 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from typing import Self
+
+from waiting import until
 
 SECTOR = 512
 SECONDS = 30.0
@@ -113,7 +114,9 @@ class VolatileDisk:
     def _serve(self) -> None:
         command = [sys.executable, __file__, str(self.folder), str(self._megabytes)]
         self._server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        _until(lambda: os.path.ismount(self._fuse), "the FUSE server did not start")
+        until(
+            lambda: os.path.ismount(self._fuse), SECONDS, otherwise="the FUSE server did not start"
+        )
 
     def _mount(self) -> None:
         self._device = _run("losetup", "-f", "--show", self._file).strip()
@@ -121,15 +124,27 @@ class VolatileDisk:
 
     def _unmount(self) -> None:
         if os.path.ismount(self.path):
-            _until(lambda: _succeeds("umount", str(self.path)), f"{self.path} is still in use")
+            until(
+                lambda: _succeeds("umount", str(self.path)),
+                SECONDS,
+                otherwise=f"{self.path} is still in use",
+            )
 
         if self._device is not None:
             _run("losetup", "-d", self._device)
-            _until(lambda: not _is_attached(self._file), "the loop device is still attached")
+            until(
+                lambda: not _is_attached(self._file),
+                SECONDS,
+                otherwise="the loop device is still attached",
+            )
             self._device = None
 
         if os.path.ismount(self._fuse):
-            _until(lambda: _succeeds("umount", str(self._fuse)), f"{self._fuse} is still in use")
+            until(
+                lambda: _succeeds("umount", str(self._fuse)),
+                SECONDS,
+                otherwise=f"{self._fuse} is still in use",
+            )
 
         if self._server is not None:
             self._server.wait(SECONDS)
@@ -148,13 +163,6 @@ def _succeeds(*command: str) -> bool:
 
 def _is_attached(file: str) -> bool:
     return bool(_run("losetup", "-j", file).strip())
-
-
-def _until(condition: Any, otherwise: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.01)
 
 
 # --- the FUSE server --------------------------------------------------------------------------------

@@ -14,11 +14,17 @@ LONG = 60.0
 """Seconds; far more than anything here takes, so that only a failure takes so long."""
 
 
-def until(condition: Callable[[], T], seconds: float = LONG, *, pause: float = 0.002) -> T:
-    """Return what the condition returns once that is true; fail after that many seconds."""
+def until(
+    condition: Callable[[], T],
+    seconds: float = LONG,
+    *,
+    pause: float = 0.002,
+    otherwise: str = "not so",
+) -> T:
+    """Return what the condition returns once that is true; fail after that many seconds, and say so."""
     give_up = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < give_up, f"not so within {seconds} s: {found!r}"
+        assert time.monotonic() < give_up, f"{otherwise} within {seconds} s: {found!r}"
         time.sleep(pause)
 
     return found
