@@ -25,6 +25,8 @@ import catga_store as cs
 FLOWS = 12
 PAIRS = 4
 START_SECONDS = 60.0
+SETTLE_SECONDS = 20.0
+"""Four times the timeout of the store; its replies are kept for twice that."""
 
 
 class Writer:
@@ -198,10 +200,14 @@ def _outcome(store: cs.Store, ids: list[str]) -> dict[str, int] | None:
     except (cs.ConflictError, cs.StoreUnavailableError):
         return None
     except cs.CommitUncertainError as error:
-        while True:
+        # A fault may outlast the time for which the store can tell. Then nothing was acknowledged.
+        give_up = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < give_up:
             with suppress(cs.CommitUncertainError, cs.StoreUnavailableError):
                 receipt = store.resolve_commit(error)
                 return None if receipt is None else _versions(receipt)
+
+        return None
 
 
 def _versions(receipt: cs.Receipt) -> dict[str, int]:
