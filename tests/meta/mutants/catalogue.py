@@ -39,6 +39,11 @@ PARTS = ("tests/contract/test_parts.py",)
 LOGS = ("tests/contract/test_logs.py",)
 SESSIONS = ("tests/contract/test_sessions.py", "-k", "memory")
 CANCELLED = ("tests/faults/test_cancellation.py", "-k", "sqlite")
+WAKEUPS = (
+    "tests/core/test_wakeups.py",
+    "-k",
+    "hint or leaves or looked or passed or sleeper or sooner",
+)
 DRIVERS = ("tests/drivers/test_drivers_servers.py",)
 MACHINE = (
     "tests/machine/test_parity.py::test_a_store_does_what_the_model_says[memory-blocking]",
@@ -1316,5 +1321,69 @@ MUTANTS: tuple[Mutant, ...] = (
         "        wait.items, wait.spilled, wait.life = {}, 0, self._commit\n",
         "        wait.spilled, wait.life = 0, self._commit\n",
         (*WAITS, *ON_NATS),
+    ),
+    Mutant(
+        "wakeups-lost-with-a-waiter",
+        "a waiter that is cancelled when it was woken takes the notification with it",
+        "protocol/wakeups.py",
+        "            elif waiter.is_woken or waiter.is_looking:\n",
+        "            elif False:\n",
+        WAKEUPS,
+    ),
+    Mutant(
+        "wakeups-not-passed-on-in-the-middle",
+        "a waiter whose look fails keeps the work from the others",
+        "protocol/wakeups.py",
+        "            elif waiter.is_woken or waiter.is_looking:\n",
+        "            elif waiter.is_woken:\n",
+        WAKEUPS,
+    ),
+    Mutant(
+        "wakeups-of-several-wake-one",
+        "what may be several flows wakes one waiter, and no other after that",
+        "protocol/wakeups.py",
+        "        if is_more and self.passes_on and",
+        "        if False and",
+        WAKEUPS,
+    ),
+    Mutant(
+        "wakeups-times-leave-with-their-keeper",
+        "no other waiter keeps the times when the one that did has left",
+        "protocol/wakeups.py",
+        "            if self._expected:\n                self._poke_keeper(waiter)\n",
+        "",
+        WAKEUPS,
+    ),
+    Mutant(
+        "wakeups-twice",
+        "a hint that comes by two ways wakes two waiters",
+        "protocol/wakeups.py",
+        "elif not (revision and self._is_known(hint)):",
+        "else:",
+        WAKEUPS,
+    ),
+    Mutant(
+        "wakeups-of-other-types",
+        "a commit wakes a waiter for flows of another type",
+        "protocol/wakeups.py",
+        "waiter.what == WATCH or not waiter.wants(type_name)",
+        "waiter.what == WATCH",
+        WAKEUPS,
+    ),
+    Mutant(
+        "waiting-deaf-to-completions",
+        "the last completion does not wake a worker for the parent",
+        "protocol/hints.py",
+        "        return commit.now_ms if outcome.satisfied else None\n",
+        "        return None\n",
+        ("tests/contract/test_waiting.py", "-k", "memory and completion"),
+    ),
+    Mutant(
+        "waiting-survives-its-store",
+        "closing the store does not end a call that waits",
+        "core/open_waiters.py",
+        "            for waiter in self._waiters:\n                waiter.close()\n",
+        "",
+        ("tests/contract/test_waiting.py", "-k", "memory and closing and claim_due"),
     ),
 )
