@@ -19,7 +19,8 @@ your own nothing is shown. WARNING: `core.claims`: a due flow that cannot be rea
 `claim_due` that returns fewer flows because the store failed meanwhile; `stores.*`: a record that a
 listing passes over because it cannot be read; `core.commits`: a commit of unknown outcome, with its id;
 `core.unit_of_work`, `core.dropped`: a claimed flow was changed, and its session was closed or its object
-dropped without a write.
+dropped without a write; `worker`: a failed attempt, a lost claim, the store out of reach and back. ERROR:
+`worker`: a flow that has failed for good.
 DEBUG: `core.sessions`: an attempt of `transact` that conflicted.
 """
 
@@ -97,6 +98,12 @@ if TYPE_CHECKING:
     from catga_store.opening.awaiting import AsyncNatsStore
     from catga_store.opening.awaiting import AsyncRedisStore
     from catga_store.opening.awaiting import AsyncSQLiteStore
+    from catga_store.worker import AsyncRun
+    from catga_store.worker import AsyncWorker
+    from catga_store.worker import GiveUp
+    from catga_store.worker import Retry
+    from catga_store.worker import Run
+    from catga_store.worker import Worker
 
 __all__ = [
     "NOW",
@@ -105,9 +112,11 @@ __all__ = [
     "AsyncMemoryStore",
     "AsyncNatsStore",
     "AsyncRedisStore",
+    "AsyncRun",
     "AsyncSQLiteStore",
     "AsyncSession",
     "AsyncStore",
+    "AsyncWorker",
     "CatgaStoreError",
     "ChildResult",
     "ClaimLostError",
@@ -128,6 +137,7 @@ __all__ = [
     "FlowSummary",
     "FlowVersion",
     "ForEachProgress",
+    "GiveUp",
     "InvalidIdError",
     "Key",
     "LogEntry",
@@ -142,6 +152,8 @@ __all__ = [
     "RecordTooLargeError",
     "RedisStore",
     "Retention",
+    "Retry",
+    "Run",
     "SQLiteStore",
     "Session",
     "SessionClosedError",
@@ -159,6 +171,7 @@ __all__ = [
     "WaitConditionNotFoundError",
     "WaitOutcome",
     "WaitType",
+    "Worker",
     "copy",
     "flow_state",
     "join_id",
@@ -169,19 +182,32 @@ __all__ = [
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-_ASYNC_KINDS = ("AsyncMemoryStore", "AsyncNatsStore", "AsyncRedisStore", "AsyncSQLiteStore")
-_ASYNC = (*_ASYNC_KINDS, "AsyncSession", "AsyncStore")
+_LATE = {
+    "AsyncMemoryStore": "opening.awaiting",
+    "AsyncNatsStore": "opening.awaiting",
+    "AsyncRedisStore": "opening.awaiting",
+    "AsyncSQLiteStore": "opening.awaiting",
+    "AsyncSession": "aio",
+    "AsyncStore": "aio",
+    "AsyncRun": "worker",
+    "AsyncWorker": "worker",
+    "GiveUp": "worker",
+    "Retry": "worker",
+    "Run": "worker",
+    "Worker": "worker",
+}
+"""Names that are imported when they are first asked for, and from where."""
 
 for _public in __all__:
-    if _public not in _ASYNC and not _public.isupper():  # constants know no module
+    if _public not in _LATE and not _public.isupper():  # constants know no module
         globals()[_public].__module__ = __name__
 
 
 def __getattr__(name: str) -> object:
-    """The awaiting API, when it is first asked for: anyio costs blocking programs nothing."""
-    if name not in _ASYNC:
+    """The async API and the workers, when they are first asked for: they cost other programs nothing."""
+    module = _LATE.get(name)
+    if module is None:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
 
-    module = "opening.awaiting" if name in _ASYNC_KINDS else "aio"
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)

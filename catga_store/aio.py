@@ -37,7 +37,7 @@ from catga_store.core.arguments import check_awaitable
 from catga_store.core.arguments import check_function
 from catga_store.core.async_holding import AsyncHolding
 from catga_store.core.base_async_store import AsyncDriver
-from catga_store.core.base_async_store import AsyncRun
+from catga_store.core.base_async_store import AsyncRunner
 from catga_store.core.base_async_store import BaseAsyncStore
 from catga_store.core.base_session import BaseSession
 from catga_store.core.claims import DEFAULT_LEASE
@@ -1120,7 +1120,7 @@ class AsyncSession(BaseSession):
     2
     """
 
-    def __init__(self, run: AsyncRun, context: Context, unit: UnitOfWork | None = None) -> None:
+    def __init__(self, run: AsyncRunner, context: Context, unit: UnitOfWork | None = None) -> None:
         super().__init__(context, unit)
         self._run = run
 

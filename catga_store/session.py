@@ -14,7 +14,7 @@ from typing import overload
 from catga_store.core import parts
 from catga_store.core import sessions
 from catga_store.core.base_session import BaseSession
-from catga_store.core.base_store import Run
+from catga_store.core.base_store import Runner
 from catga_store.core.claims import DEFAULT_LEASE
 from catga_store.core.context import Context
 from catga_store.core.receipts import Receipt
@@ -52,7 +52,7 @@ class Session(BaseSession):
     2
     """
 
-    def __init__(self, run: Run, context: Context, unit: UnitOfWork | None = None) -> None:
+    def __init__(self, run: Runner, context: Context, unit: UnitOfWork | None = None) -> None:
         super().__init__(context, unit)
         self._run = run
 

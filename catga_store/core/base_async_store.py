@@ -15,7 +15,7 @@ from catga_store.core.settings import Settings
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Conversation
 
-__all__ = ["AsyncDriver", "AsyncRun", "BaseAsyncStore"]
+__all__ = ["AsyncDriver", "AsyncRunner", "BaseAsyncStore"]
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class AsyncDriver(Protocol):
         ...
 
 
-class AsyncRun(Protocol):
+class AsyncRunner(Protocol):
     """Runs a conversation by awaiting."""
 
     def __call__(self, conversation: Conversation[T], /) -> Coroutine[Any, Any, T]:

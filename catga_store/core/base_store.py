@@ -15,7 +15,7 @@ from catga_store.protocol.conversation import Watch
 from catga_store.protocol.outages import OUTAGES
 from catga_store.protocol.outages import without_internal_frames
 
-__all__ = ["BaseBlockingStore", "BaseStore", "Driver", "Run"]
+__all__ = ["BaseBlockingStore", "BaseStore", "Driver", "Runner"]
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class Driver(Protocol):
         ...
 
 
-class Run(Protocol):
+class Runner(Protocol):
     """Runs a conversation by blocking."""
 
     def __call__(self, conversation: Conversation[T], /) -> T:

@@ -9,6 +9,7 @@ each poll interval, and is on time for pauses, deadlines and ends of leases that
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Container
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -88,12 +89,19 @@ def claim_when_due(
     limit: int,
     owner: str | None,
     seconds: float,
-    skip: Container[Key],
+    skip: Container[Key] = (),
+    begun: Callable[[Waiter], object] | None = None,
 ) -> Conversation[list[FlowSnapshot[Any]]]:
-    """Claim what is due as soon as there is something; nothing after `seconds`."""
+    """Claim what is due as soon as there is something; nothing after `seconds`.
+
+    `begun` is called with the waiter before it first looks: `Waiter.end` then ends the wait early.
+    """
     names = wanted_of(state_type).names
     vain = 0
     with _waiting(context, CLAIM, seconds, types=names) as waiter:
+        if begun is not None:
+            begun(waiter)
+
         yield Listen(waiter)
         while True:
             claimed = yield from claims.claim_due(

@@ -204,6 +204,11 @@ class Waiter:
         self.is_woken = True
         self.poke()
 
+    def end(self) -> None:
+        """Let it end after the look that is under way, as if its time had passed. For any thread."""
+        self.give_up = 0.0
+        self.poke()
+
     def close(self) -> None:
         """Let it end, because its store was closed."""
         self.is_closed = True

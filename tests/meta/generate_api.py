@@ -23,7 +23,7 @@ NAMES = {
     "AsyncHolding": "Holding",
     "AsyncIterator": "Iterator",
     "AsyncMemoryStore": "MemoryStore",
-    "AsyncRun": "Run",
+    "AsyncRunner": "Runner",
     "AsyncSession": "Session",
     "AsyncStore": "Store",
     "BaseAsyncStore": "BaseBlockingStore",

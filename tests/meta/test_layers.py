@@ -32,10 +32,11 @@ ALLOWED: dict[str, set[str]] = {
     "opening": LOGIC | {"stores", "drivers", "session", "store", "aio"},
     "copying": LOGIC | {"store"},
     "telemetry": GROUND | {"store", "aio"},
-    "": API,  # __init__.py
+    "worker": LOGIC | {"session", "store", "aio"},
+    "": API | {"worker"},  # __init__.py
     "testing": API | {"", "stores", "drivers"},
     "demo": {""},
-    "cli": API | {"", "stores", "drivers", "testing", "demo"},
+    "cli": API | {"", "worker", "stores", "drivers", "testing", "demo"},
     "__main__": {"cli"},
 }
 
@@ -48,11 +49,14 @@ CLIENTS = {"redis": ("drivers", "stores.redis"), "nats": ("drivers", "opening")}
 
 # Imported when they are used, never by `import catga_store`.
 HEAVY = [
+    "anyio",
     "cattrs",
     "click",
+    "cronsim",
     "msgspec",
     "nats",
     "opentelemetry",
+    "prometheus_client",
     "pyroaring",
     "redis",
     "rich",

@@ -273,7 +273,10 @@ def test_generated_api_is_up_to_date(name: str) -> None:
     assert parsed(generate_api.generated()[name]) == parsed(written)
 
 
-@pytest.mark.parametrize("kind", [kind for pair in APIS for kind in pair])
+WORKERS = (cs.Worker, cs.AsyncWorker, cs.Retry)
+
+
+@pytest.mark.parametrize("kind", [*WORKERS, *(kind for pair in APIS for kind in pair)])
 def test_docstring_examples_run(kind: type) -> None:
     """Also those of classes that pytest does not collect, because the package imports them late."""
     found = doctest.DocTestFinder(exclude_empty=True).find(kind, kind.__name__, module=False)  # type: ignore[arg-type]
@@ -290,6 +293,23 @@ def test_both_apis_have_full_docstrings(blocking: type, awaiting: type) -> None:
         for name, member in members(kind).items():
             text = inspect.getdoc(member) or ""
             assert not text.startswith("See "), name
+
+
+@pytest.mark.parametrize(
+    ("blocking", "awaiting", "awaited"),
+    [
+        (cs.Worker, cs.AsyncWorker, {"run", "run_until_idle"}),
+        (cs.Run, cs.AsyncRun, {"once"}),
+    ],
+)
+def test_workers_and_runs_have_twins(blocking: type, awaiting: type, awaited: set[str]) -> None:
+    """The same methods with the same parameters; what may do I/O is awaited."""
+    assert set(members(blocking)) == set(members(awaiting))
+    for name, member in members(blocking).items():
+        twin = members(awaiting)[name]
+        if inspect.isfunction(member):
+            assert parameters(member) == parameters(twin), name
+            assert inspect.iscoroutinefunction(twin) == (name in awaited), name
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,40 @@ async def the_async_face_is_typed(store: cs.AsyncStore) -> None:
     assert_type(await store.transact(add, 5), str)
 
 
+def handlers_are_typed(store: cs.Store) -> None:
+    worker = cs.Worker(store, retry=cs.Retry(attempts=3))
+
+    def charge(amount: int, *, currency: str) -> str:
+        return f"{amount} {currency}"
+
+    @worker.handles(Order)
+    def handle(run: cs.Run[Order]) -> None:
+        assert_type(run.flow, cs.FlowSnapshot[Order])
+        assert_type(run.session, cs.Session)
+        assert_type(run.once("charge", charge, 5, currency="EUR"), str)
+        run.once("charge", charge, "5")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+    @worker.handles(Ticket, None, time_limit=timedelta(1))
+    def several(run: cs.Run[Any]) -> None:
+        run.complete()
+
+    assert_type(worker.run_until_idle(), int)
+
+
+def async_handlers_are_typed(store: cs.AsyncStore) -> None:
+    worker = cs.AsyncWorker(store)
+
+    async def charge(amount: int) -> str:
+        return str(amount)
+
+    @worker.handles(Order)
+    async def handle(run: cs.AsyncRun[Order]) -> None:
+        assert_type(run.flow, cs.FlowSnapshot[Order])
+        assert_type(run.session, cs.AsyncSession)
+        assert_type(await run.once("charge", charge, 5), str)
+        assert_type(await run.once("number", int, "5"), int)
+
+
 def named_states_keep_their_types(store: cs.Store) -> None:
     def lifted(data: dict[str, Any]) -> dict[str, Any]:
         return {**data, "colour": "red"}

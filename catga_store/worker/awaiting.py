@@ -1,0 +1,380 @@
+"""The worker of an async store: one task claims, one extends, and some run handlers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Awaitable
+from collections.abc import Callable
+from datetime import datetime
+from datetime import timedelta
+from typing import Any
+from typing import TypeAlias
+from typing import TypeVar
+from typing import overload
+
+import anyio
+from anyio.abc import TaskGroup
+
+from catga_store.aio import AsyncStore
+from catga_store.model.flows import FlowSnapshot
+from catga_store.worker.base import BaseWorker
+from catga_store.worker.base import check_store
+from catga_store.worker.flights import Flight
+from catga_store.worker.policy import Retry
+from catga_store.worker.runs import AsyncRun
+from catga_store.worker.steps import OUTAGES
+from catga_store.worker.steps import CallHandler
+from catga_store.worker.steps import Nap
+from catga_store.worker.steps import Steps
+from catga_store.worker.steps import StoppedError
+from catga_store.worker.steps import back_off
+from catga_store.worker.steps import execute
+from catga_store.worker.steps import extend
+from catga_store.worker.steps import settle_error
+from catga_store.worker.stopping import SIGNALS
+
+__all__ = ["AsyncWorker"]
+
+S = TypeVar("S")
+Handled: TypeAlias = Callable[[AsyncRun[S]], Awaitable[None]]
+Failed: TypeAlias = Callable[[AsyncRun[Any], Exception], Awaitable[None]]
+
+_MOST_PARTS = 3
+"""A lease is extended that often before it would end."""
+_LAST_WRITES_SECONDS = 10.0
+
+
+class AsyncWorker(BaseWorker):
+    """Claims due flows of a store, runs their async handlers in tasks, and commits what they changed.
+
+    Optional: it calls the public operations of the store, as a loop of your own would. It runs on
+    asyncio and on trio.
+
+    `concurrency`: how many handlers run at the same time. `lease`: for how long a flow is claimed; claims
+    of flows under way are extended every third of it. `retry`: what happens after an exception. `grace`:
+    how long handlers may still run after the worker was stopped. `owner`: its name in claims.
+
+    >>> import anyio
+    >>> import catga_store as cs
+    >>> async def main():
+    ...     store = cs.open_async_store("memory://")
+    ...     worker = cs.AsyncWorker(store)
+    ...     @worker.handles(None)
+    ...     async def count(run):
+    ...         run.flow.state["n"] += 1
+    ...         run.complete()
+    ...     await store.create(cs.FlowSnapshot("counter", state={"n": 0}))
+    ...     await worker.run_until_idle()
+    ...     print((await store.get_one("counter")).state)
+    >>> anyio.run(main)
+    {'n': 1}
+    """
+
+    store: AsyncStore
+    _run_class = AsyncRun
+    _is_async = True
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        *,
+        concurrency: int = 8,
+        lease: timedelta = timedelta(seconds=30),
+        retry: Retry | None = None,
+        grace: timedelta = timedelta(seconds=20),
+        owner: str | None = None,
+    ) -> None:
+        check_store(store, AsyncStore, "an AsyncStore; with a Store use a Worker")
+        super().__init__(
+            store, concurrency=concurrency, lease=lease, retry=retry, grace=grace, owner=owner
+        )
+        self._flights: set[Flight] = set()
+        self._changed = anyio.Event()
+        self._is_over = False
+
+    @overload
+    def handles(
+        self,
+        state_type: type[S],
+        /,
+        *,
+        retry: Retry | None = None,
+        time_limit: timedelta | None = None,
+    ) -> Callable[[Handled[S]], Handled[S]]: ...
+    @overload
+    def handles(
+        self,
+        *types: type[Any] | str | None,
+        retry: Retry | None = None,
+        time_limit: timedelta | None = None,
+    ) -> Callable[[Handled[Any]], Handled[Any]]: ...
+    def handles(
+        self,
+        *types: Any,
+        retry: Retry | None = None,
+        time_limit: timedelta | None = None,
+    ) -> Callable[[Handled[Any]], Handled[Any]]:
+        """Decorate the handler for flows of these types; a name is a stored type name, `None` untyped flows.
+
+        The handler takes an `AsyncRun`. `retry` replaces the worker's. A handler that takes longer than
+        `time_limit` is cancelled: the attempt has failed, and nothing of it is committed.
+        """
+
+        def decorate(function: Handled[Any]) -> Handled[Any]:
+            self._add_handler(function, types, retry, time_limit)
+            return function
+
+        return decorate
+
+    def on_failure(self, *types: type[Any] | str | None) -> Callable[[Failed], Failed]:
+        """Decorate a function that is called when a flow of these types fails for good.
+
+        It takes an `AsyncRun` and the error. The flow is as it was stored, `FAILED` and with its `error`. What
+        the function changes is part of the commit that fails the flow. It may also set the flow going
+        again, as with the status `COMPENSATING`. If it raises, the flow fails without its changes.
+        """
+
+        def decorate(function: Failed) -> Failed:
+            self._add_failure_handler(function, types)
+            return function
+
+        return decorate
+
+    # running --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until `stop` is called, or on SIGTERM or SIGINT if this is the main thread.
+
+        Then nothing more is claimed, and handlers have the `grace` to return. What still runs after that is
+        cancelled and given back to other workers, and does not count as an attempt. A second signal does
+        that at once, and so does a cancellation of this call. An outage of the store does not end it.
+        """
+        self._begin()
+        self._changed = anyio.Event()
+        fatal: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as helpers:
+                if threading.current_thread() is threading.main_thread():
+                    helpers.start_soon(self._watch_signals)
+
+                helpers.start_soon(self._keep)
+                helpers.start_soon(self._watch_cancellation)
+                async with anyio.create_task_group() as runs:
+                    try:
+                        await self._claim_loop(runs)
+                    except Exception as error:  # noqa: BLE001  raised below, not in a group
+                        fatal = error
+
+                    self._is_stopping = True
+                    await self._drain()
+
+                helpers.cancel_scope.cancel()
+        finally:
+            self._reset()
+
+        if fatal is not None:
+            raise fatal
+
+    def stop(self, grace: timedelta | None = None) -> None:
+        """Let `run` return; from code on its event loop. `grace` replaces the worker's."""
+        if grace is not None:
+            self._grace_now = grace.total_seconds()
+
+        self._is_stopping = True
+        self._notify()
+        waiter = self._waiter
+        if waiter is not None:
+            waiter.end()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it stops at once: what cannot be written now is left to the end of its lease."""
+        return self._is_over
+
+    def _notify(self) -> None:
+        """Wake all who wait for a change: a run has ended, or the worker stops."""
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def _reset(self) -> None:
+        self._flights.clear()
+        self._is_running = self._is_stopping = self._is_over = False
+        self._waiter = None
+
+    async def _watch_signals(self) -> None:
+        with anyio.open_signal_receiver(*SIGNALS) as received:
+            async for _ in received:
+                self.log.info("%s", "stopping at once" if self._is_stopping else "stopping")
+                self.stop(timedelta(0) if self._is_stopping else None)
+
+    async def _watch_cancellation(self) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.stop(timedelta(0))
+
+    async def _claim_loop(self, runs: TaskGroup) -> None:
+        while not self._is_stopping:
+            self._turn()
+            free = self.concurrency - len(self._flights)
+            if not free:
+                await self._wait_for_change(1.0)
+                continue
+
+            flows: list[FlowSnapshot[Any]] = []
+            try:
+                # Shielded: what is claimed is given back, not lost for a lease. `stop` ends the wait.
+                with anyio.CancelScope(shield=True):
+                    flows = await self.store._run(self._claiming(free))
+            except OUTAGES as error:
+                self.store_failed(error)
+                await self._pause(back_off(self._vain))
+                self._vain += 1
+                continue
+
+            self._store_works()
+            for flow in flows:
+                flight = self._flight(flow)
+                self._flights.add(flight)
+                runs.start_soon(self._work, flight)
+
+    async def _wait_for_change(self, seconds: float) -> None:
+        changed = self._changed
+        with anyio.move_on_after(max(seconds, 0)):
+            await changed.wait()
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but not when the worker stops."""
+        until = time.monotonic() + seconds
+        while not self._is_stopping and (left := until - time.monotonic()) > 0:
+            await self._wait_for_change(left)
+
+    async def _work(self, flight: Flight) -> None:
+        try:
+            if self._is_stopping and flight.begin_settling():
+                await self._drive(settle_error(self, flight, StoppedError()))
+            else:
+                await self._drive(execute(self, flight))
+        finally:
+            self._flights.discard(flight)
+            self._notify()
+
+    async def _drive(self, steps: Steps) -> None:
+        """Run steps to their end; an error here would be one of this module, and must not end the others."""
+        try:
+            await self._perform(steps)
+        except Exception:
+            self.log.exception(
+                "a run ended unexpectedly; its flow is due again when its lease ends"
+            )
+
+    async def _perform(self, steps: Steps) -> None:
+        step: Callable[[Any], Any] = steps.send
+        argument: Any = None
+        try:
+            while True:
+                asked = step(argument)
+                try:
+                    argument = None
+                    if isinstance(asked, CallHandler):
+                        await self._invoke(asked)
+                    elif isinstance(asked, Nap):
+                        await self._nap(asked.seconds)
+                    else:
+                        # Shielded: what a run has begun to write at its end, it writes.
+                        with anyio.CancelScope(shield=True):
+                            argument = await asked
+
+                    step = steps.send
+                except Exception as error:  # noqa: BLE001  the steps decide
+                    step, argument = steps.throw, error
+        except StopIteration:
+            pass
+
+    async def _nap(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._is_over and (left := until - time.monotonic()) > 0:
+            await self._wait_for_change(left)
+
+    async def _invoke(self, asked: CallHandler) -> None:
+        """Call a handler; if it was cancelled by its worker, raise why."""
+        flight = asked.flight
+        more = () if asked.error is None else (asked.error,)
+        limit = flight.handler.time_limit if asked.error is None else None
+        try:
+            with anyio.CancelScope() as scope:
+                if asked.error is None:
+                    flight.scope = scope
+                    if limit is not None:
+                        scope.deadline = anyio.current_time() + limit
+
+                await asked.function(asked.run, *more)
+        except anyio.get_cancelled_exc_class():
+            # The task that called `run` was cancelled: the steps give the flow back, under a shield.
+            flight.is_stopped = True
+            raise StoppedError from None
+        finally:
+            flight.scope = None
+
+        if scope.cancelled_caught:
+            if flight.is_stopped or flight.lost:
+                raise StoppedError
+
+            raise flight.limit_error()
+
+    # keeping claims, and giving up ----------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        """Extend the claims of what is under way, every third of a lease."""
+        pause = self._lease.total_seconds() / _MOST_PARTS
+        in_doubt = False
+        while True:
+            await anyio.sleep(min(pause, 0.5) if in_doubt else pause)
+            in_doubt = False
+            for flight in list(self._flights):
+                await self._perform(extend(self, flight))
+                in_doubt |= flight.in_doubt and not flight.lost
+
+    async def _drain(self) -> None:
+        """Wait for what is under way, and cancel what does not end in time; that is given back."""
+        began = time.monotonic()
+        while self._flights and (left := began + self._grace_now - time.monotonic()) > 0:
+            await self._wait_for_change(left)
+
+        self._is_over = True
+        self._notify()
+        for flight in list(self._flights):
+            flight.is_stopped = True
+            flight.cancel()
+
+    # tests ----------------------------------------------------------------------------------------
+
+    async def run_until_idle(self, *, until: datetime | None = None, most: int = 10_000) -> int:
+        """Run everything that is due, one after the other in this task; return how many runs that were.
+
+        For tests. On a store with a `ManualClock` the clock is moved to whatever is due next, so pauses,
+        retries and deadlines take no time; with `until`, not past that time. `UsageError` after `most`
+        runs. Errors of handlers are written to their flows, as always; those of the store are raised.
+        """
+        self._begin()
+        runs = 0
+        try:
+            while True:
+                flows = await self.store.claim_due(
+                    self._types, lease=self._lease, owner=self._owner
+                )
+                for flow in flows:
+                    self._check_runs(runs, most)
+                    await self._perform(execute(self, self._flight(flow)))
+                    runs += 1
+
+                if not flows:
+                    next_due = await self.store._run(self._next_due())
+                    if not self._moves_clock(next_due, until):
+                        return runs
+        finally:
+            self._reset()
+
+
+AsyncWorker.__module__ = "catga_store"

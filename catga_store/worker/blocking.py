@@ -1,0 +1,395 @@
+"""The worker of a blocking store: one thread claims, one extends, and some run handlers."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from datetime import timedelta
+from typing import Any
+from typing import TypeAlias
+from typing import TypeVar
+from typing import overload
+
+from catga_store.store import Store
+from catga_store.worker.base import BaseWorker
+from catga_store.worker.base import check_plain
+from catga_store.worker.base import check_store
+from catga_store.worker.flights import Flight
+from catga_store.worker.policy import Retry
+from catga_store.worker.runs import Run
+from catga_store.worker.steps import OUTAGES
+from catga_store.worker.steps import CallHandler
+from catga_store.worker.steps import Nap
+from catga_store.worker.steps import Steps
+from catga_store.worker.steps import StoppedError
+from catga_store.worker.steps import back_off
+from catga_store.worker.steps import execute
+from catga_store.worker.steps import extend
+from catga_store.worker.steps import settle_error
+from catga_store.worker.stopping import signals_to
+
+__all__ = ["Worker"]
+
+S = TypeVar("S")
+Handled: TypeAlias = Callable[[Run[S]], None]
+Failed: TypeAlias = Callable[[Run[Any], Exception], None]
+
+_MOST_PARTS = 3
+"""A lease is extended that often before it would end."""
+_LAST_WRITES_SECONDS = 10.0
+
+
+class Worker(BaseWorker):
+    """Claims due flows of a store, runs their handlers in threads, and commits what they changed.
+
+    Optional: it calls the public operations of the store, as a loop of your own would.
+
+    `concurrency`: how many handlers run at the same time. `lease`: for how long a flow is claimed; claims
+    of flows under way are extended every third of it. `retry`: what happens after an exception. `grace`:
+    how long handlers may still run after the worker was stopped. `owner`: its name in claims.
+
+    >>> import catga_store as cs
+    >>> store = cs.open_store("memory://")
+    >>> worker = cs.Worker(store)
+    >>> @worker.handles(None)
+    ... def count(run):
+    ...     run.flow.state["n"] += 1
+    ...     run.complete()
+    >>> store.create(cs.FlowSnapshot("counter", state={"n": 0}))
+    >>> worker.run_until_idle()
+    1
+    >>> store.get_one("counter").state
+    {'n': 1}
+    """
+
+    store: Store
+    _run_class = Run
+    _is_async = False
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        concurrency: int = 8,
+        lease: timedelta = timedelta(seconds=30),
+        retry: Retry | None = None,
+        grace: timedelta = timedelta(seconds=20),
+        owner: str | None = None,
+    ) -> None:
+        check_store(store, Store, "a Store; with an AsyncStore use an AsyncWorker")
+        super().__init__(
+            store, concurrency=concurrency, lease=lease, retry=retry, grace=grace, owner=owner
+        )
+        self._flights: set[Flight] = set()
+        self._changed = threading.Condition()
+        self._wake = threading.Event()
+        """Set when the worker stops: ends its pauses."""
+        self._over = threading.Event()
+        """Set when it stops at once: ends pauses in an outage."""
+        self._ended = threading.Event()
+        """Set when nothing is under way any more, or is waited for."""
+        self._queue: queue.SimpleQueue[Flight | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._idle_threads = 0
+
+    @overload
+    def handles(
+        self,
+        state_type: type[S],
+        /,
+        *,
+        retry: Retry | None = None,
+        time_limit: timedelta | None = None,
+    ) -> Callable[[Handled[S]], Handled[S]]: ...
+    @overload
+    def handles(
+        self,
+        *types: type[Any] | str | None,
+        retry: Retry | None = None,
+        time_limit: timedelta | None = None,
+    ) -> Callable[[Handled[Any]], Handled[Any]]: ...
+    def handles(
+        self,
+        *types: Any,
+        retry: Retry | None = None,
+        time_limit: timedelta | None = None,
+    ) -> Callable[[Handled[Any]], Handled[Any]]:
+        """Decorate the handler for flows of these types; a name is a stored type name, `None` untyped flows.
+
+        The handler takes a `Run`. `retry` replaces the worker's. A handler that takes longer than
+        `time_limit` is waited for no longer: the attempt has failed, and nothing of it is committed. Its
+        thread cannot be ended, and is left to itself.
+        """
+
+        def decorate(function: Handled[Any]) -> Handled[Any]:
+            self._add_handler(function, types, retry, time_limit)
+            return function
+
+        return decorate
+
+    def on_failure(self, *types: type[Any] | str | None) -> Callable[[Failed], Failed]:
+        """Decorate a function that is called when a flow of these types fails for good.
+
+        It takes a `Run` and the error. The flow is as it was stored, `FAILED` and with its `error`. What the
+        function changes is part of the commit that fails the flow. It may also set the flow going again,
+        as with the status `COMPENSATING`. If it raises, the flow fails without its changes.
+        """
+
+        def decorate(function: Failed) -> Failed:
+            self._add_failure_handler(function, types)
+            return function
+
+        return decorate
+
+    # running --------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until `stop` is called, or on SIGTERM or SIGINT if this is the main thread.
+
+        Then nothing more is claimed, and handlers have the `grace` to return. What still runs after that is
+        given back to other workers, and does not count as an attempt. A second signal does that at
+        once. An outage of the store does not end it.
+        """
+        self._begin()
+        keeper = threading.Thread(target=self._keep, name="catga-store-keeper", daemon=True)
+        keeper.start()
+        try:
+            with signals_to(self._signalled):
+                try:
+                    self._claim_loop()
+                finally:
+                    self._is_stopping = True
+                    self._drain()
+        finally:
+            self._ended.set()
+            keeper.join()
+            for _ in self._threads:
+                self._queue.put(None)
+
+            for thread in self._threads:
+                thread.join()
+
+            self._reset()
+
+    def stop(self, grace: timedelta | None = None) -> None:
+        """Let `run` return; for any thread. `grace` replaces the worker's."""
+        with self._changed:
+            if grace is not None:
+                self._grace_now = grace.total_seconds()
+
+            self._is_stopping = True
+            self._wake.set()
+            self._changed.notify_all()
+
+        waiter = self._waiter
+        if waiter is not None:
+            waiter.end()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it stops at once: what cannot be written now is left to the end of its lease."""
+        return self._over.is_set()
+
+    def _signalled(self) -> None:
+        self.log.info("%s", "stopping at once" if self._is_stopping else "stopping")
+        self.stop(timedelta(0) if self._is_stopping else None)
+
+    def _reset(self) -> None:
+        self._threads.clear()
+        self._idle_threads = 0
+        self._wake.clear()
+        self._ended.clear()
+        self._over.clear()
+        self._is_running = self._is_stopping = False
+        self._waiter = None
+
+    def _claim_loop(self) -> None:
+        while (free := self._free_slots()) and not self._is_stopping:
+            self._turn()
+            try:
+                flows = self.store._run(self._claiming(free))
+            except OUTAGES as error:
+                self.store_failed(error)
+                self._wake.wait(back_off(self._vain))
+                self._vain += 1
+                continue
+
+            self._store_works()
+            for flow in flows:
+                self._start(self._flight(flow))
+
+    def _free_slots(self) -> int:
+        """Wait for a free slot; 0 when the worker stops."""
+        with self._changed:
+            while not self._is_stopping:
+                free = self.concurrency - len(self._flights)
+                if free:
+                    return free
+
+                self._turn()
+                self._changed.wait(1.0)
+
+        return 0
+
+    def _start(self, flight: Flight) -> None:
+        with self._changed:
+            self._flights.add(flight)
+            if self._idle_threads:
+                self._idle_threads -= 1
+            else:
+                name = f"catga-store-worker-{len(self._threads)}"
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+        self._queue.put(flight)
+
+    def _work(self) -> None:
+        while (flight := self._queue.get()) is not None:
+            flight.thread = threading.current_thread()
+            if self._is_stopping and flight.begin_settling():
+                self._drive(settle_error(self, flight, StoppedError()))
+            else:
+                self._drive(execute(self, flight))
+
+            if not self._finish(flight):
+                return
+
+    def _finish(self, flight: Flight) -> bool:
+        """Free the slot of a run; `False` if it was free already, because the run was given up."""
+        with self._changed:
+            is_mine = flight in self._flights
+            self._flights.discard(flight)
+            self._idle_threads += is_mine
+            self._changed.notify_all()
+            return is_mine
+
+    def _drive(self, steps: Steps) -> None:
+        """Run steps to their end; an error here would be one of this module, and must not end a thread."""
+        try:
+            self._perform(steps)
+        except Exception:
+            self.log.exception(
+                "a run ended unexpectedly; its flow is due again when its lease ends"
+            )
+
+    def _perform(self, steps: Steps) -> None:
+        result: Any = None
+        error: Exception | None = None
+        try:
+            while True:
+                asked = steps.send(result) if error is None else steps.throw(error)
+                result, error = asked, None
+                if isinstance(asked, CallHandler):
+                    try:
+                        self._invoke(asked)
+                    except Exception as raised:  # noqa: BLE001  the steps decide
+                        error = raised
+                elif isinstance(asked, Nap):
+                    self._over.wait(asked.seconds)
+        except StopIteration:
+            pass
+
+    def _invoke(self, asked: CallHandler) -> None:
+        more = () if asked.error is None else (asked.error,)
+        check_plain(asked.function(asked.run, *more))
+
+    # keeping claims, and giving up ----------------------------------------------------------------
+
+    def _keep(self) -> None:
+        """Extend the claims of what is under way, every third of a lease; look at time limits."""
+        pause = self._lease.total_seconds() / _MOST_PARTS
+        extend_at = time.monotonic() + pause
+        while not self._ended.wait(self._until_next(extend_at)):
+            for flight in self._in_flight():
+                if flight.is_late:
+                    self._give_up(flight, flight.limit_error())
+
+            if time.monotonic() >= extend_at:
+                in_doubt = False
+                for flight in self._in_flight():
+                    self._drive(extend(self, flight))
+                    in_doubt |= flight.in_doubt and not flight.lost
+
+                extend_at = time.monotonic() + (min(pause, 0.5) if in_doubt else pause)
+
+    def _in_flight(self) -> list[Flight]:
+        with self._changed:
+            return list(self._flights)
+
+    def _until_next(self, extend_at: float) -> float:
+        times = [extend_at - time.monotonic()]
+        for flight in self._in_flight():
+            limit = flight.handler.time_limit
+            if limit is not None and not flight.is_settling:
+                times.append(limit - flight.seconds)
+
+        # A run that starts later may have a limit, too.
+        shortest = min(
+            (one.time_limit for one in self._handlers.values() if one.time_limit is not None),
+            default=None,
+        )
+        if shortest is not None:
+            times.append(shortest)
+
+        return max(min(times), 0.001)
+
+    def _give_up(self, flight: Flight, error: BaseException) -> None:
+        """End a run whose handler has not returned; what the handler still does is not committed."""
+        if flight.begin_settling():
+            self._drive(settle_error(self, flight, error))
+            flight.lose()
+            with self._changed:
+                self._flights.discard(flight)
+                if flight.thread in self._threads:
+                    self._threads.remove(flight.thread)  # it may never end
+
+                self._changed.notify_all()
+
+    def _drain(self) -> None:
+        """Wait for what is under way, and give back what does not end in time."""
+        began = time.monotonic()
+        with self._changed:
+            while self._flights and (left := began + self._grace_now - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+        self._over.set()
+        for flight in self._in_flight():
+            self._give_up(flight, StoppedError())
+
+        give_up = time.monotonic() + _LAST_WRITES_SECONDS
+        with self._changed:
+            while self._flights and time.monotonic() < give_up:
+                self._changed.wait(give_up - time.monotonic())
+
+    # tests ----------------------------------------------------------------------------------------
+
+    def run_until_idle(self, *, until: datetime | None = None, most: int = 10_000) -> int:
+        """Run everything that is due, one after the other in this thread; return how many runs that were.
+
+        For tests. On a store with a `ManualClock` the clock is moved to whatever is due next, so pauses,
+        retries and deadlines take no time; with `until`, not past that time. `UsageError` after `most`
+        runs. Errors of handlers are written to their flows, as always; those of the store are raised.
+        """
+        self._begin()
+        runs = 0
+        try:
+            while True:
+                flows = self.store.claim_due(self._types, lease=self._lease, owner=self._owner)
+                for flow in flows:
+                    self._check_runs(runs, most)
+                    self._perform(execute(self, self._flight(flow)))
+                    runs += 1
+
+                if not flows:
+                    next_due = self.store._run(self._next_due())
+                    if not self._moves_clock(next_due, until):
+                        return runs
+        finally:
+            self._reset()
+
+
+Worker.__module__ = "catga_store"

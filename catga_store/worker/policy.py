@@ -1,0 +1,71 @@
+"""When a step that failed is run again, and when the flow is given up."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from typing import Any
+
+from attrs import Attribute
+from attrs import field
+from attrs import frozen
+
+from catga_store.errors import UsageError
+from catga_store.model.times import MS
+from catga_store.model.times import span_ms
+from catga_store.protocol.masking import shown
+
+__all__ = ["GiveUp", "Retry"]
+
+_MOST_DOUBLINGS = 62
+"""More than a delay of 100 years takes, from one millisecond."""
+
+
+class GiveUp(Exception):  # noqa: N818  a request of a handler, not an error of the library
+    """Raised by a handler: fail the flow at once, however many attempts are left.
+
+    Its text becomes `flow.error`. What the handler has changed since its last commit is discarded. To
+    fail a flow and keep the changes, call `run.fail(reason)` and return.
+    """
+
+
+def _check_attempts(_instance: object, _attribute: Attribute[Any], value: object) -> None:
+    if type(value) is not int or value < 1:
+        message = f"attempts must be an int of at least 1, not {shown(value)}"
+        raise UsageError(message)
+
+
+def _checked_span(value: object) -> timedelta:
+    return span_ms(value, "a delay of Retry") * MS
+
+
+@frozen(kw_only=True)
+class Retry:
+    """How often a step is attempted, and how long a worker waits between attempts.
+
+    The delay is drawn evenly from 0 to an upper bound (full jitter). The bound is `first` after the first
+    attempt, and doubles with each further one, up to `most`.
+
+    >>> from datetime import timedelta
+    >>> from catga_store import Retry
+    >>> retry = Retry(attempts=5, first=timedelta(seconds=1), most=timedelta(minutes=1))
+    >>> [retry.longest_delay(attempt).seconds for attempt in (1, 2, 3, 4, 10)]
+    [1, 2, 4, 8, 60]
+    """
+
+    attempts: int = field(default=10, validator=_check_attempts)
+    first: timedelta = field(default=timedelta(seconds=1), converter=_checked_span)
+    most: timedelta = field(default=timedelta(minutes=10), converter=_checked_span)
+
+    def longest_delay(self, attempt: int) -> timedelta:
+        """Return the upper bound of the delay after this attempt; 1 is the first."""
+        doublings = min(max(attempt - 1, 0), _MOST_DOUBLINGS)
+        seconds = self.first.total_seconds() * 2**doublings
+        return timedelta(seconds=min(seconds, self.most.total_seconds()))
+
+    def delay(self, attempt: int) -> timedelta:
+        """Draw the delay after this attempt."""
+        return self.longest_delay(attempt) * random.random()  # noqa: S311  jitter
+
+
+GiveUp.__module__ = Retry.__module__ = "catga_store"

@@ -1,0 +1,271 @@
+"""What a handler is given: a claimed flow in a session, and how the run is to end."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Generator
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import Generic
+from typing import ParamSpec
+from typing import TypeVar
+from typing import cast
+from typing import overload
+
+from attrs import frozen
+
+from catga_store import codec
+from catga_store.errors import UsageError
+from catga_store.model.flows import FlowSnapshot
+from catga_store.model.flows import FlowStatus
+from catga_store.model.parts import Part
+from catga_store.model.times import NOW
+from catga_store.model.times import span_ms
+from catga_store.model.validators import as_part_name
+from catga_store.model.waits import WaitCondition
+from catga_store.protocol.masking import shown
+from catga_store.worker.driving import drive
+from catga_store.worker.driving import drive_async
+from catga_store.worker.recurring import ONCE
+from catga_store.worker.recurring import Schedule
+from catga_store.worker.recurring import by_cron
+from catga_store.worker.recurring import by_interval
+
+if TYPE_CHECKING:
+    from catga_store.aio import AsyncSession
+    from catga_store.session import Session
+
+__all__ = ["AsyncRun", "BaseRun", "RetryWish", "Run"]
+
+S = TypeVar("S")
+R = TypeVar("R")
+P = ParamSpec("P")
+
+
+class RetryRequestedError(Exception):
+    """What `flow.error` says after `run.retry()`."""
+
+
+@frozen
+class RetryWish:
+    """What a handler has asked for with `run.retry`."""
+
+    after: timedelta | None
+    reason: str
+
+    @property
+    def error(self) -> RetryRequestedError:
+        """The error of the attempt."""
+        return RetryRequestedError(self.reason)
+
+
+class BaseRun(Generic[S]):
+    """One run of a handler: everything that does no I/O."""
+
+    flow: FlowSnapshot[S]
+    """The claimed flow, in the session of the run."""
+
+    def __init__(self, store: Any, flow: FlowSnapshot[S], session: Any) -> None:
+        self.flow = flow
+        self._store = store
+        self._session = session
+        self._position = flow.position
+        self._is_lost = False
+        self._retry: RetryWish | None = None
+        self._schedule: Schedule | None = None
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at this step it is, from 1."""
+        return max(self.flow.attempts, 1)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the run is to stop: another worker may have the flow, or the worker gave up waiting.
+
+        Nothing that the handler still does will be committed. A blocking handler of long steps looks at
+        it now and then; an async one is cancelled.
+        """
+        return self._is_lost
+
+    def next(self, by: int = 1, *, after: timedelta | None = None) -> None:
+        """Go to the next step: advance the position, due now or after a pause."""
+        self.flow.position = self.flow.position.advance(by)
+        self.flow.due_at = NOW if after is None else self._store.now() + _span(after)
+
+    def sleep(self, span: timedelta) -> None:
+        """Let the flow be due again after a pause, at the position that it is at."""
+        self.flow.due_at = self._store.now() + _span(span)
+
+    def complete(self) -> None:
+        """End the flow as `COMPLETED`."""
+        self.flow.status = FlowStatus.COMPLETED
+
+    def fail(self, reason: str) -> None:
+        """End the flow as `FAILED`, keeping what the handler has changed; see also `GiveUp`."""
+        self.flow.error = reason
+        self.flow.status = FlowStatus.FAILED
+
+    def retry(
+        self, *, after: timedelta | None = None, reason: str = "the handler asked for it"
+    ) -> None:
+        """Attempt the step again, after a pause or by the retry policy; what was changed is kept.
+
+        The attempt counts. On the last one the flow fails as if the handler had raised `GiveUp`.
+        """
+        self._retry = RetryWish(None if after is None else _span(after), reason)
+
+    def every(self, interval: timedelta) -> None:
+        """End a round of a recurring flow: it is due at its next planned time.
+
+        Planned times are an interval apart, however late or long a round runs. However many of them were
+        missed, they are made up for by one round. Results of `once` are forgotten, so the next round does
+        everything again.
+        """
+        self._schedule = by_interval(interval)
+
+    def cron(self, expression: str, timezone: str = "UTC") -> None:
+        """End a round of a recurring flow: it is due at the next time of a cron expression.
+
+        Otherwise like `every`. Needs the extra `worker`.
+        """
+        self._schedule = by_cron(expression, timezone)
+
+    def suspend(self, wait: WaitCondition) -> None:
+        """Let the flow wait for children or events; see `Session.suspend`."""
+        self._session.suspend(self.flow, wait)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.flow!r}{' lost' if self._is_lost else ''}>"
+
+
+class Run(BaseRun[S]):
+    """One run of a handler of a `Worker`.
+
+    What the handler changes on `flow`, and whatever else it does in `session`, is committed when it
+    returns. It must have moved the flow, by one of the methods here or by setting position, status or
+    due time.
+    """
+
+    @property
+    def session(self) -> Session:
+        """The session that the flow is in; it is committed when the handler returns."""
+        session: Session = self._session
+        return session
+
+    def once(self, name: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function whose result is kept: after a crash it is returned, and not computed again.
+
+        The result is a part of the flow, named after the position and `name`. It is written at once,
+        while the claim of this run stands, else `ClaimLostError`. A worker that dies between the call and
+        this write makes the next attempt call it again: give other services a key, so that they act
+        once. The result is `bytes`, JSON data, or of the class that the function is annotated to return.
+        Costs two round trips, and one if the result is there.
+        """
+        return cast("R", drive(_once(self, name, function, args, kwargs)))
+
+
+class AsyncRun(BaseRun[S]):
+    """One run of a handler of an `AsyncWorker`.
+
+    What the handler changes on `flow`, and whatever else it does in `session`, is committed when it
+    returns. It must have moved the flow, by one of the methods here or by setting position, status or
+    due time.
+    """
+
+    @property
+    def session(self) -> AsyncSession:
+        """The session that the flow is in; it is committed when the handler returns."""
+        session: AsyncSession = self._session
+        return session
+
+    @overload
+    async def once(
+        self,
+        name: str,
+        function: Callable[P, Awaitable[R]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R: ...
+    @overload
+    async def once(
+        self, name: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    async def once(
+        self, name: str, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
+    ) -> Any:
+        """Call a function whose result is kept: after a crash it is returned, and not computed again.
+
+        The result is a part of the flow, named after the position and `name`. It is written at once,
+        while the claim of this run stands, else `ClaimLostError`. A worker that dies between the call and
+        this write makes the next attempt call it again: give other services a key, so that they act
+        once. The result is `bytes`, JSON data, or of the class that the function is annotated to return.
+        Costs two round trips, and one if the result is there.
+        """
+        return await drive_async(_once(self, name, function, args, kwargs))
+
+
+def _once(
+    run: BaseRun[Any],
+    name: str,
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Generator[Any, Any, Any]:
+    if not callable(function):
+        message = f"once: expected a function to call, got {shown(function)}"
+        raise UsageError(message)
+
+    flow, store = run.flow, run._store
+    # The position as it began: `run.next()` may come before or after.
+    position = ".".join(map(str, run._position.path))
+    part_name = as_part_name(f"{ONCE}{position}/{name}")
+    body_type = _result_type(function)
+    kept = yield store.get_part(flow.flow_id, part_name, body_type)
+    if kept is not None:
+        return kept.body
+
+    result = yield function(*args, **kwargs)
+    part: Part[Any] = Part(flow.flow_id, part_name, result, body_type=body_type)
+    session = store.session()
+    try:
+        session.guard(flow)
+        session.add_part(part)
+        yield session.commit(resolve=True)
+    finally:
+        session.close()
+
+    if body_type is None and part.type_name not in ("", "bytes"):
+        message = (
+            f"once({name!r}) returned a {type(result).__name__}, which is kept, but would come back as plain"
+            " data after a crash: annotate what the function returns with this class"
+        )
+        raise UsageError(message)
+
+    return result
+
+
+def _result_type(function: Callable[..., Any]) -> Any | None:
+    """The class that a function is annotated to return, if results of it can be kept as that."""
+    called = inspect.unwrap(getattr(function, "func", function))
+    try:
+        found = typing.get_type_hints(called).get("return")
+    except (NameError, TypeError):
+        return None
+
+    try:
+        return found if codec.is_state_type(codec.class_of(found)) else None
+    except (UsageError, TypeError):
+        return None
+
+
+def _span(span: timedelta) -> timedelta:
+    span_ms(span, "a pause")
+    return span
+
+
+Run.__module__ = AsyncRun.__module__ = "catga_store"
