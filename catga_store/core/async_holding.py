@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from catga_store.core import claims
-from catga_store.core.base_async_store import AsyncRun
+from catga_store.core.base_async_store import AsyncRunner
 from catga_store.core.context import Context
 from catga_store.core.holding import BaseHolding
 from catga_store.core.holding import keep
@@ -29,7 +29,7 @@ class AsyncHolding(BaseHolding):
     """A claim that is kept for as long as an `async with` block runs; returned by `AsyncStore.holding`."""
 
     def __init__(
-        self, run: AsyncRun, context: Context, flow: FlowSnapshot[Any], lease: timedelta | None
+        self, run: AsyncRunner, context: Context, flow: FlowSnapshot[Any], lease: timedelta | None
     ) -> None:
         super().__init__(context, flow, lease)
         self._run = run

@@ -15,7 +15,7 @@ from typing import Any
 from typing import Self
 
 from catga_store.core import claims
-from catga_store.core.base_store import Run
+from catga_store.core.base_store import Runner
 from catga_store.core.context import Context
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import ClaimLostError
@@ -103,7 +103,7 @@ class Holding(BaseHolding):
     """A claim that is kept for as long as a `with` block runs; returned by `Store.holding`."""
 
     def __init__(
-        self, run: Run, context: Context, flow: FlowSnapshot[Any], lease: timedelta | None
+        self, run: Runner, context: Context, flow: FlowSnapshot[Any], lease: timedelta | None
     ) -> None:
         super().__init__(context, flow, lease)
         self._run = run
