@@ -47,8 +47,9 @@ class RedisReads:
 
     def read(self, request: Read) -> Conversation[tuple[Record | None, ...]]:
         keys = request.keys
-        if len(keys) == 1 and keys[0].kind == FLOW:
-            return (yield from self._read_flow(keys[0], request.now_ms))
+        if len(keys) == 1 and keys[0].kind in (FLOW, PART):
+            read = self._read_flow if keys[0].kind == FLOW else self._read_part
+            return (yield from read(keys[0], request.now_ms))
 
         commands: list[Command] = []
         with_parts: set[str] = set()
@@ -102,6 +103,31 @@ class RedisReads:
             record = yield from self._with_chunks(key, record, now_ms)
 
         return (record,)
+
+    def _read_part(self, key: Key, now_ms: int) -> Conversation[tuple[Record | None, ...]]:
+        """Return one part; it makes 24 calls fewer than the general way."""
+        number, data, name = self._layout.partition(key.id), key.id.encode(), key.name.encode()
+        flow, place = self._layout.flow[number] + data, self._layout.parts[number] + data
+        commands = (
+            Command((b"HGET", flow, b"head"), flow),
+            Command((b"HMGET", place, b"h" + name, b"b" + name, b"l" + name), place),
+        )
+        try:
+            text, row = yield Pipe(commands, writes=False)
+        except (NotSentError, ReplyLostError):
+            text, row = yield from self._exchange.ask(commands)
+
+        if text is not None:
+            if type(text) is not bytes:
+                raise_for(key, text)
+
+            if has_expired(read_head(Key(FLOW, key.id), text), now_ms):
+                return (None,)
+
+        if type(row) is not list:
+            raise_for(key, row)
+
+        return ((yield from self.part_of(key, row)),)
 
     def _chunks(
         self, key: Key, place: bytes, count: int, name: bytes

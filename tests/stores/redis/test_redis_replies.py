@@ -411,11 +411,11 @@ def test_a_part_whose_large_body_was_replaced_while_it_was_read() -> None:
         ([HEAD_TEXT, b"small", None], b"small"),
         ([None, None, None], None),
     ):
-        (record,) = asked(read, ([None], large), gone, (after,))
+        (record,) = asked(read, (None, large), gone, (after,))
         assert (record and record.body) == body
 
     (record,) = asked(
-        read, ([None], large), gone, ([HEAD_TEXT, None, b"1 d.0"],), ([b"d.0", b"new"],)
+        read, (None, large), gone, ([HEAD_TEXT, None, b"1 d.0"],), ([b"d.0", b"new"],)
     )
     assert record.body == b"new"
     page = Parts("f", "", None, None, reverse=False, limit=3, bodies=True, now_ms=NOW)
@@ -423,10 +423,10 @@ def test_a_part_whose_large_body_was_replaced_while_it_was_read() -> None:
     found = asked(page, (rows,), gone, ([None, None, None],))
     assert [(one.name, one.body) for one in found] == [("q", b"2")]
     with pytest.raises(cs.CorruptRecordError, match="part 'p' of flow 'f'"):
-        asked(read, ([None], large), gone, (large,), gone)
+        asked(read, (None, large), gone, (large,), gone)
 
     with pytest.raises(cs.CorruptRecordError, match="part 'p' of flow 'f'"):
-        asked(read, ([None], [HEAD_TEXT, None, None]))
+        asked(read, (None, [HEAD_TEXT, None, None]))
 
 
 def test_refused_reads_of_parts() -> None:
@@ -436,9 +436,9 @@ def test_refused_reads_of_parts() -> None:
     page = Parts("f", "", None, None, reverse=False, limit=3, bodies=False, now_ms=NOW)
     for request, answers in [
         (read, [(WRONG_TYPE, large)]),
-        (read, [([None], WRONG_TYPE)]),
-        (read, [([None], large), (WRONG_TYPE,)]),
-        (read, [([None], large), ([None, None],), (WRONG_TYPE,)]),
+        (read, [(None, WRONG_TYPE)]),
+        (read, [(None, large), (WRONG_TYPE,)]),
+        (read, [(None, large), ([None, None],), (WRONG_TYPE,)]),
         (page, [(WRONG_TYPE,)]),
         (page, [([None, 0, b"\xff", HEAD_TEXT, None, None],)]),
     ]:
