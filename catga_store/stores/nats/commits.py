@@ -301,12 +301,11 @@ class NatsCommits:
         keys: list[Key] = []
         for change in request.changes:
             key = change.key
+            keys.append(key)  # of an append, too: the rules look at every key
             if isinstance(change, Append):
                 keys.append(counter_key(key.id, key.name))
                 if change.head.position:
                     keys.append(entry_of(key.id, key.name, change.head.position))
-            else:
-                keys.append(key)
 
             if key.kind in (PART, PROGRESS):
                 keys.append(flow_key(key.id))
@@ -346,7 +345,9 @@ class NatsCommits:
 
         reads = self._planner.checks(request, tables, writes)
         if not writes:
-            if len(reads) > 1 and not (yield from self._is_still(request, tables, deadline)):
+            # A record and the root of its parts are of one time at some moment of the reading.
+            several = len(request.changes) > 1 and len(reads) > 1
+            if several and not (yield from self._is_still(request, tables, deadline)):
                 return None
 
             if again:

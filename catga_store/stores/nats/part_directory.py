@@ -185,7 +185,7 @@ class Directory:
         if reverse:
             places.reverse()
 
-        ahead = min(1 + limit // _ROWS_OF_A_NODE, _MOST_AT_ONCE)
+        ahead = min(2 + limit // _ROWS_OF_A_NODE, _MOST_AT_ONCE)
         for number, place in enumerate(places):
             wanted = [node.children[one].node for one in places[number : number + ahead]]
             below = self._below(path, wanted)

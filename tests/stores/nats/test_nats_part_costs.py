@@ -1,0 +1,134 @@
+"""What parts cost on NATS, counted: requests that read, and publishes with the messages of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import catga_store as cs
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.conversation import through
+from catga_store.stores.nats.transport import Asks
+from catga_store.stores.nats.transport import Publish
+from catga_store.testing.hooks import wrap_protocol
+
+LONG = "n" * 480
+
+
+class Counter:
+    """Stands between a store and its link, and counts."""
+
+    def __init__(self) -> None:
+        self.protocol: Any = None
+        self.reads = 0
+        self.batches: list[int] = []
+        """Messages of each publish; 0 for one that is not a batch."""
+
+    def attach(self, protocol: Any) -> Counter:
+        """Wrap a store protocol."""
+        self.protocol = protocol
+        return self
+
+    def converse(self, request: Request[Any]) -> Conversation[Any]:
+        """Perform a request."""
+        return through(self.protocol.converse(request), self._exchange)
+
+    def _exchange(self, transport: Request[Any]) -> Conversation[Any]:
+        if isinstance(transport, Publish):
+            self.batches.append(len(transport.messages) if transport.atomic else 0)
+        elif isinstance(transport, Asks) and not all(one.silent for one in transport.asks):
+            self.reads += 1
+
+        return (yield transport)
+
+    def count(self, do: Callable[[], object]) -> tuple[int, list[int]]:
+        """Count what an operation costs."""
+        self.reads, self.batches = 0, []
+        do()
+        return self.reads, self.batches
+
+
+@pytest.fixture
+def counter() -> Counter:
+    """Make a counter."""
+    return Counter()
+
+
+@pytest.fixture
+def store(url_of: Callable[[str], str], counter: Counter) -> Iterator[cs.Store]:
+    """Open a store that was used before, whose costs are counted."""
+    with cs.open_store(url_of("nats")) as opened:
+        wrap_protocol(opened, counter.attach)
+        opened.ping()
+        yield opened
+
+
+def in_a_session(store: cs.Store, flow: cs.FlowSnapshot[Any], name: str) -> None:
+    """Commit a flow and a part of it."""
+    with store.begin() as session:
+        session.add(flow)
+        flow.state["n"] += 1
+        session.add_part(cs.Part(flow.flow_id, name, b"1"))
+
+
+def test_flows_without_parts(store: cs.Store, counter: Counter) -> None:
+    """Cost what they did before there were parts."""
+    flow = cs.FlowSnapshot("f", state={"n": 0})
+    assert counter.count(lambda: store.create(flow)) == (0, [0])
+    assert counter.count(lambda: store.get("f")) == (1, [])
+    flow.state["n"] = 1
+    assert counter.count(lambda: store.update(flow)) == (0, [0])
+    assert counter.count(lambda: store.delete(flow)) == (2, [0])
+
+
+def test_one_part(store: cs.Store, counter: Counter) -> None:
+    """One request to read, also of many; a read and a batch to write, alone or with its flow."""
+    flow = cs.FlowSnapshot("f", state={"n": 0})
+    store.create(flow)
+    log, part, root, record = 1, 1, 1, 1
+    assert counter.count(lambda: in_a_session(store, flow, "a")) == (
+        1,
+        [log + part + root + record],
+    )
+    assert counter.count(lambda: in_a_session(store, flow, "b")) == (
+        1,
+        [log + part + root + record],
+    )
+    assert counter.count(lambda: store.put_part(cs.Part("f", "c", 1))) == (1, [log + part + root])
+    assert counter.count(lambda: store.get_part("f", "a")) == (1, [])
+    assert counter.count(lambda: store.get_parts("f", map(str, range(500)))) == (1, [])
+    assert counter.count(lambda: store.list_parts("f")) == (1, [])
+    assert counter.count(lambda: store.list_parts("f", bodies=True)) == (2, [])
+    assert counter.count(lambda: store.delete_part("f", "a")) == (1, [log + part + root])
+    assert counter.count(lambda: store.delete_parts("f", "")) == (1, [log + 2 * part + root])
+    entry = 1
+    assert counter.count(lambda: store.delete("f")) == (2, [log + record + root + entry])
+
+
+def test_an_append(store: cs.Store, counter: Counter) -> None:
+    """A read and a batch, with a key too, and however long the log is; a duplicate is one read."""
+    store.create(cs.FlowSnapshot("f", state={"n": 0}))
+    store.append("f", 0)
+    log, number, entry, root, key, check, node = 1, 1, 1, 1, 1, 1, 1
+    assert counter.count(lambda: store.append("f", 1)) == (1, [log + number + entry + root])
+    assert counter.count(lambda: store.append("f", 1, key="k")) == (
+        1,
+        [log + number + entry + root + key],
+    )
+    assert counter.count(lambda: store.append("f", 1, key="k")) == (1, [])
+    for _ in range(3):
+        with store.begin() as session:
+            for _ in range(200):
+                session.append("f", 2)
+
+    store.append("f", 3)
+    assert counter.count(lambda: store.append("f", 4)) == (
+        1,
+        [log + check + number + entry + node],
+    )
+    assert counter.count(lambda: store.read_log("f", after=300)) == (3, [])
+    assert counter.count(lambda: store.list_parts("f", reverse=True)) == (2, [])
