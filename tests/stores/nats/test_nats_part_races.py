@@ -1,0 +1,222 @@
+"""Parts on NATS while something comes in between: after one request of an operation, before its next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import catga_store as cs
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.conversation import through
+from catga_store.stores.nats.transport import Asks
+from catga_store.stores.nats.transport import Publish
+from catga_store.testing.hooks import wrap_protocol
+
+LONG = "n" * 480
+"""Names of this length make a directory of a hundred parts more than its root."""
+
+
+class Between:
+    """Stands between a store and its link, and lets something happen once, before a request."""
+
+    def __init__(self) -> None:
+        self.protocol: Any = None
+        self._kind: type = Publish
+        self._left = 0
+        self._do: Callable[[], object] | None = None
+
+    def attach(self, protocol: Any) -> Between:
+        """Wrap a store protocol."""
+        self.protocol = protocol
+        return self
+
+    def before(self, kind: type, number: int, do: Callable[[], object]) -> None:
+        """Do this before the next publish or request, or before one that comes later."""
+        self._kind, self._left, self._do = kind, number, do
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it happened."""
+        return self._do is None
+
+    def converse(self, request: Request[Any]) -> Conversation[Any]:
+        """Perform a request."""
+        return through(self.protocol.converse(request), self._exchange)
+
+    def _exchange(self, transport: Request[Any]) -> Conversation[Any]:
+        if isinstance(transport, self._kind) and self._do is not None:
+            self._left -= 1
+            if not self._left:
+                do, self._do = self._do, None
+                do()
+
+        return (yield transport)
+
+
+@pytest.fixture(params=["nats", "nats-cluster"])
+def url(request: pytest.FixtureRequest, url_of: Callable[[str], str]) -> str:
+    """Return an empty store on one server, and on three."""
+    return url_of(request.param)
+
+
+@pytest.fixture
+def between() -> Between:
+    """Make what lets something happen."""
+    return Between()
+
+
+@pytest.fixture
+def store(url: str, between: Between) -> Iterator[cs.Store]:
+    """Open the store between whose requests something happens."""
+    with cs.open_store(url) as opened:
+        wrap_protocol(opened, between.attach)
+        opened.ping()
+        yield opened
+
+
+@pytest.fixture
+def other(url: str, store: cs.Store) -> Iterator[cs.Store]:
+    """Open the store that comes in between."""
+    with cs.open_store(url) as opened:
+        opened.ping()
+        yield opened
+
+
+def fill(store: cs.Store, count: int) -> None:
+    """Write parts with long names."""
+    with store.begin() as session:
+        for number in range(count):
+            session.add_part(cs.Part("f", f"{number:04d}{LONG}", b"x"))
+
+
+def names(store: cs.Store) -> list[str]:
+    """List the parts."""
+    return [part.name[:4] for part in store.list_parts("f", limit=1000)]
+
+
+@pytest.mark.parametrize("count", [3, 150])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_flow_that_is_deleted_before_its_part_is_written(
+    store: cs.Store, other: cs.Store, between: Between, count: int, *, again: bool
+) -> None:
+    """The part comes after the deletion: it is there, and nothing else is."""
+    store.create(cs.FlowSnapshot("f", state={}))
+    fill(store, count)
+
+    def delete() -> None:
+        other.delete("f")
+        if again:
+            other.create(cs.FlowSnapshot("f", state={}))
+            fill(other, 1)
+
+    between.before(Publish, 1, delete)
+    store.put_part(cs.Part("f", "new", b"new"))
+    assert between.is_done
+    assert names(other) == names(store) == [*(["0000"] if again else []), "new"]
+    part = other.get_part("f", "new")
+    assert part is not None
+    assert part.version == 1
+    between.before(Publish, 1, lambda: other.delete_parts("f", ""))
+    assert store.append("f", 1).sequence == 1
+    assert [entry.body for entry in other.read_log("f")] == [1]
+
+
+def test_the_first_part_before_its_flow_is_deleted(
+    store: cs.Store, other: cs.Store, between: Between
+) -> None:
+    """The deletion has seen that there are no parts; they go all the same."""
+    store.create(cs.FlowSnapshot("f", state={"n": 1}))
+    held = other.get_one("f")
+    between.before(Publish, 1, lambda: other.put_part(cs.Part("f", "p", 1)))
+    store.delete("f")
+    assert between.is_done
+    assert names(other) == []
+    assert other.get_part("f", "p") is None
+    store.create(cs.FlowSnapshot("f", state={"n": 2}))
+    assert other.get_part("f", "p") is None
+    with pytest.raises(cs.ConflictError):
+        other.update(held)
+
+
+def test_the_first_part_leaves_its_flow_as_it_is(store: cs.Store, other: cs.Store) -> None:
+    """Version and revision stay, so whoever holds the flow can write it."""
+    held = cs.FlowSnapshot("f", state={"n": 1})
+    store.create(held)
+    other.put_part(cs.Part("f", "p", 1))
+    assert other.get_one("f").revision == held.revision
+    held.state = {"n": 2}
+    store.update(held)
+    assert held.version == 2
+
+
+def test_an_orphan_whose_flow_comes_before_it_is_swept(url: str, between: Between) -> None:
+    """It belongs to the flow."""
+    short = cs.Retention(waits=cs.Retention().waits / 10**9)
+    with cs.open_store(url, retention=short) as store, cs.open_store(url) as other:
+        wrap_protocol(store, between.attach)
+        store.put_part(cs.Part("f", "p", 1))
+        between.before(Publish, 1, lambda: other.create(cs.FlowSnapshot("f", state={})))
+        store.sweep()
+        assert between.is_done
+        assert names(other) == ["p"]
+        other.delete("f")
+        assert names(store) == []
+
+
+def test_two_appends_at_one_time(store: cs.Store, other: cs.Store, between: Between) -> None:
+    """The second one counts on; with the same key it is the duplicate."""
+    for key in (None, "k"):
+        between.before(Publish, 1, lambda key=key: other.append("f", "theirs", key=key))
+        mine = store.append("f", "mine", key=key)
+        assert between.is_done
+        assert (mine.sequence, mine.duplicate) == ((2, False) if key is None else (3, True))
+
+    assert [entry.body for entry in store.read_log("f")] == ["theirs", "mine", "theirs"]
+
+
+def test_a_part_that_is_guarded_when_its_flow_goes(
+    store: cs.Store, other: cs.Store, between: Between
+) -> None:
+    """Its message is there still, perhaps; the commit that relies on it is refused."""
+    store.create(cs.FlowSnapshot("f", state={}))
+    store.put_part(cs.Part("f", "p", 1))
+    read = store.get_part("f", "p")
+    assert read is not None
+    between.before(Publish, 1, lambda: other.delete("f"))
+    with store.session() as session:
+        session.require_unchanged(read)
+        session.add(cs.FlowSnapshot("g", state={}))
+        with pytest.raises(cs.StalePartError):
+            session.commit()
+
+    assert between.is_done
+    assert store.get("g") is None
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("bodies", [False, True])
+def test_a_directory_that_changes_while_it_is_read(
+    store: cs.Store, other: cs.Store, between: Between, number: int, *, bodies: bool
+) -> None:
+    """What stays is listed once, whether nodes are split or removed before they are read."""
+    fill(store, 150)
+
+    def split() -> None:
+        with other.begin() as session:
+            for one in range(150):
+                session.add_part(cs.Part("f", f"{one:04d}{LONG[1:]}", b"x"))
+
+    between.before(Asks, number, split)
+    found = store.list_parts("f", limit=1000, bodies=bodies)
+    seen = [part.name for part in found]
+    stays = [f"{one:04d}{LONG}" for one in range(150)]
+    assert seen == sorted(set(seen))
+    assert set(stays) <= set(seen)
+    between.before(Asks, number, lambda: other.delete_parts("f", "00"))
+    seen = [part.name for part in store.list_parts("f", limit=1000, bodies=bodies)]
+    assert {name for name in stays if name.startswith("01")} <= set(seen)
+    assert seen == sorted(set(seen))
