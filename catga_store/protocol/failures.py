@@ -9,23 +9,16 @@ from collections.abc import Iterable
 
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import CorruptRecordError
-from catga_store.errors import NotSupportedError
 from catga_store.errors import PartitionCountError
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
-from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import Key
-from catga_store.protocol.requests import Commit
-from catga_store.protocol.requests import Parts
-from catga_store.protocol.requests import Read
-from catga_store.protocol.requests import RemoveParts
 
 __all__ = [
     "UNTRUSTED",
     "check_layout",
     "given_up",
     "is_untrusted",
-    "refuse_parts",
     "uncertain",
     "warn_passed_over",
 ]
@@ -101,16 +94,3 @@ def is_untrusted(error: BaseException | None) -> bool:
         error = error.__cause__ or error.__context__
 
     return False
-
-
-def refuse_parts(request: object, store: str) -> None:
-    """Raise `NotSupportedError` for a request that concerns parts, for a store that has none."""
-    keys: Iterable[Key] = ()
-    if isinstance(request, Commit):
-        keys = [change.key for change in request.changes]
-    elif isinstance(request, Read):
-        keys = request.keys
-
-    if isinstance(request, Parts | RemoveParts) or any(key.kind == PART for key in keys):
-        message = f"{store} has no parts yet; nothing was sent"
-        raise NotSupportedError(message)

@@ -25,6 +25,8 @@ GIVEN_UP = (
     "tests/faults/test_faults.py::test_what_was_given_up_is_not_applied_when_it_comes_at_last",
 )
 HINTS = ("tests/stores/nats/test_nats_hints.py",)
+PARTS_NATS = ("tests/stores/nats/test_nats_parts.py", "-k", "nats and not cluster")
+RACES_NATS = ("tests/stores/nats/test_nats_part_races.py", "-k", "nats and not cluster")
 REMEMBERED = ("tests/faults/test_faults.py::test_a_record_remembers_what_the_log_has_forgotten",)
 TWICE = ("tests/faults/test_faults.py::test_a_lost_reply_does_not_complete_several_twice",)
 LOST = (
@@ -1385,5 +1387,86 @@ MUTANTS: tuple[Mutant, ...] = (
         "            for waiter in self._waiters:\n                waiter.close()\n",
         "",
         ("tests/contract/test_waiting.py", "-k", "memory and closing and claim_due"),
+    ),
+    Mutant(
+        "nats-part-of-a-gone-flow-read",
+        "parts that are left of a deleted flow are those of the next one of its name",
+        "stores/nats/part_tables.py",
+        "        if found is None or (found.life, found.name) != (flow.life, key.name):\n",
+        "        if found is None:\n",
+        PARTS_NATS,
+    ),
+    Mutant(
+        "nats-key-of-a-gone-log-believed",
+        "an append is the duplicate of an entry that went with the flow before",
+        "stores/nats/part_tables.py",
+        "        return sequence if life == flow.life else None\n",
+        "        return sequence or None\n",
+        PARTS_NATS,
+    ),
+    Mutant(
+        "nats-root-of-parts-not-verified",
+        "a part is written although its flow was deleted meanwhile, and nobody ever sees it",
+        "stores/nats/part_tables.py",
+        "                found[root_of(flow_id)] = root.sequence\n",
+        "",
+        RACES_NATS,
+    ),
+    Mutant(
+        "nats-first-part-unseen-by-its-flow",
+        "a flow is deleted that has got its first part meanwhile, which is left to the next one",
+        "stores/nats/tables.py",
+        "                self._touch(flow_key(key.id))\n",
+        "                pass\n",
+        RACES_NATS,
+    ),
+    Mutant(
+        "nats-orphan-swept-though-its-flow-came",
+        "the sweep of parts without a flow does not see that it has come",
+        "stores/nats/part_tables.py",
+        "                    found[flow_key(flow_id)] = owner.sequence\n",
+        "                    pass\n",
+        RACES_NATS,
+    ),
+    Mutant(
+        "nats-missing-node-taken-for-empty",
+        "a listing leaves out the parts of a node that was split before it was read",
+        "stores/nats/part_tables.py",
+        "                self._source.stale(keys[0], [node_of(flow_id, name) for name in path])\n",
+        "                return Node()\n",
+        RACES_NATS,
+    ),
+    Mutant(
+        "nats-sweep-purges-new-parts",
+        "what is left of a deleted flow is purged with the parts of the next one",
+        "stores/nats/sweeping.py",
+        "self._layout.parts_of(flow_id), sequence, deadline",
+        "self._layout.parts_of(flow_id), None, deadline",
+        PARTS_NATS,
+    ),
+    Mutant(
+        "nats-log-of-an-append-not-looked-for",
+        "an append whose reply was lost is the duplicate of itself",
+        COMMITS_PY,
+        "        if again and (len(request.changes) > 1 or has_parts):\n",
+        "        if again and len(request.changes) > 1:\n",
+        PARTS_NATS,
+    ),
+    Mutant(
+        "nats-removal-of-parts-counted-again",
+        "parts that were removed by a try whose reply was lost are not counted",
+        "stores/nats/part_removal.py",
+        "            if text is not None:  # by a try whose reply was lost\n",
+        '            if text == b"":\n',
+        PARTS_NATS,
+    ),
+    Mutant(
+        "nats-directory-splits-in-place",
+        "a node that is split keeps its name, so a parent that was read too early misses the other half",
+        "stores/nats/part_directory.py",
+        '        halves = [Child("", self._new_node(left)), Child(low, self._new_node(right))]\n',
+        '        halves = [Child("", path[-1] or self._new_node(left)), Child(low, self._new_node(right))]\n'
+        "        self._nodes[halves[0].node], self.changed[halves[0].node] = left, None\n",
+        ("tests/stores/nats/test_nats_directory.py",),
     ),
 )
