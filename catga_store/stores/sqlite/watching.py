@@ -39,7 +39,7 @@ from catga_store.stores.sqlite.tables import SQLiteTables
 __all__ = ["FileWatcher", "shared_wakeups"]
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.004, 0.05
-_CALMS_DOWN = 100
+_CALMS_DOWN = 150
 """The pause grows to this part of the time since the last change."""
 _AFTER_ERROR = 1.0
 _LINGERS = 1.0
