@@ -4,19 +4,25 @@ The tests run once without a mutant, to learn which lines each reaches. Then for
 reach its lines run against it, the quickest first, to the first failure. With `--write` the survivors
 are written to TABLE.md, which keeps what is said there about those that it has already. A mutant that
 cannot be imported is not a mutant. The exit code is 1 if fewer than 90 % are killed.
+
+The first run takes as long as all tests. `--keep FOLDER` keeps what it has found, with the copy of the
+project that it is of, and a later run with the same folder continues with the next mutant.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
+from shutil import copytree
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from tests.meta.mutants.__main__ import copy_to
@@ -28,6 +34,8 @@ from tests.meta.mutation.reach import record
 
 TABLE = Path(__file__).parent / "TABLE.md"
 ENOUGH = 0.9
+LONGEST_IMPORT = 300
+"""Seconds: also on a busy machine no import takes so long."""
 IMPORT = """
 import importlib, pkgutil, catga_store
 for one in pkgutil.walk_packages(catga_store.__path__, "catga_store."):
@@ -93,12 +101,19 @@ def run(mutant: Mutant, place: Path, reach: Reach, limit: float) -> Result | Non
     right = file.read_text(encoding="utf-8")
     file.write_text(mutant.source, encoding="utf-8")
     try:
-        if python(place, "-c", IMPORT, seconds=60).returncode:
+        if not _can_be_imported(place):
             return None
 
         return Result(mutant, len(chosen), killer_of(place, chosen, 120 + 5 * (limit - left)))
     finally:
         file.write_text(right, encoding="utf-8")
+
+
+def _can_be_imported(place: Path) -> bool:
+    try:
+        return not python(place, "-c", IMPORT, seconds=LONGEST_IMPORT).returncode
+    except subprocess.TimeoutExpired:
+        return False  # an endless loop in a module
 
 
 def said_before() -> dict[tuple[str, ...], str]:
@@ -142,18 +157,33 @@ def main(words: list[str]) -> int:
     parser.add_argument("-n", "--number", type=int, default=200, help="how many mutants")
     parser.add_argument("--seed", type=int, default=2030)
     parser.add_argument("--limit", type=float, default=600, help="seconds of tests for each mutant")
+    parser.add_argument("--keep", type=Path, help="folder for what the first run finds")
     parser.add_argument("--write", action="store_true", help="make the table again")
     parser.add_argument("tests", nargs="*", default=["tests"])
     chosen = parser.parse_args(words)
     results: list[Result] = []
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "copy"
-        place.mkdir()
-        copy_to(place)
-        reach = record(place, Path(folder), chosen.tests)
-        mutants = drawn(place / "catga_store", chosen.seed)
-        tried = (run_and_tell(mutant, place, reach, chosen.limit) for mutant in mutants)
-        results = list(islice((one for one in tried if one is not None), chosen.number))
+    with nullcontext(chosen.keep) if chosen.keep else TemporaryDirectory() as folder:
+        scratch = Path(folder).resolve()
+        place = scratch / "copy"
+        if not (scratch / "times.json").exists():
+            place.mkdir(parents=True)
+            copy_to(place)
+            record(place, scratch, chosen.tests)
+            copytree(place / "catga_store", scratch / "unchanged")
+
+        # A run that was killed has left its mutant there.
+        copytree(scratch / "unchanged", place / "catga_store", dirs_exist_ok=True)
+        reach = Reach(place, scratch)
+        done = scratch / "results.jsonl"
+        results += results_in(done)
+        mutants = islice(drawn(place / "catga_store", chosen.seed), tried_in(done), None)
+        for mutant in mutants:
+            if len(results) >= chosen.number:
+                break
+
+            result = run_and_tell(mutant, place, reach, chosen.limit)
+            remember(done, result)
+            results += [] if result is None else [result]
 
     killed = sum(bool(result.killer) for result in results)
     sys.stdout.write(f"{killed} of {len(results)} killed\n")
@@ -161,6 +191,25 @@ def main(words: list[str]) -> int:
         TABLE.write_text(table_of(results, chosen.seed), encoding="utf-8")
 
     return 0 if killed >= ENOUGH * len(results) else 1
+
+
+def remember(done: Path, result: Result | None) -> None:
+    """Write down what came of a mutant; None of one that is no mutant."""
+    line = None if result is None else (*result.mutant[:-1], result.number, result.killer)
+    with done.open("a", encoding="utf-8") as file:
+        file.write(f"{json.dumps(line, default=sorted)}\n")
+
+
+def tried_in(done: Path) -> int:
+    """Return how many mutants were drawn before."""
+    return len(done.read_text(encoding="utf-8").splitlines()) if done.exists() else 0
+
+
+def results_in(done: Path) -> list[Result]:
+    """Return what came of the mutants before."""
+    lines = done.read_text(encoding="utf-8").splitlines() if done.exists() else []
+    found = [json.loads(line) for line in lines]
+    return [Result(Mutant(*one[:-2], ""), one[-2], one[-1]) for one in found if one is not None]
 
 
 def run_and_tell(mutant: Mutant, place: Path, reach: Reach, limit: float) -> Result | None:
