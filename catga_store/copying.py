@@ -172,7 +172,7 @@ def _copying(
             puts = [
                 _put(entry, stored, now_ms)
                 for entry, stored in zip(kept, there, strict=True)
-                if stored is None or (overwrite and not _is_same(entry.record, stored))
+                if stored is None or _is_replaced(entry, stored, overwrite=overwrite)
             ]
             written: list[Change] = []
             for changes in _in_commits(puts, target.settings.partitions):
@@ -199,6 +199,17 @@ def _copying(
                 on_progress(report)
 
     return report
+
+
+def _is_replaced(entry: Scanned, stored: Record, *, overwrite: bool) -> bool:
+    """Whether a record of the target is written over.
+
+    The counter of a log only ever goes on: an append must not meet the sequence of another entry.
+    """
+    if is_counter(entry.key):
+        return entry.record.head.version > stored.head.version
+
+    return overwrite and not _is_same(entry.record, stored)
 
 
 def _is_same(record: Record, stored: Record) -> bool:

@@ -426,6 +426,13 @@ def encode_part(part: Part[Any]) -> tuple[str, int, bytes]:
 
     naming = codec.naming(body_type)
     if body_type is None and loaded is not None and loaded.head.type not in ("", BYTES):
+        if not part._is_read:
+            message = (
+                f"{part.key} holds a {loaded.head.type!r}, which was not read: raw data cannot take its"
+                " place as one; get the part, or set a body of a type; nothing was sent"
+            )
+            raise UsageError(message)
+
         naming = _naming_in(loaded.head, loaded.body[: loaded.body.index(_STATE)])
 
     state = codec.encode_state(body, body_type)
@@ -484,7 +491,7 @@ def decode_entry(key: Key, head: Head, body: bytes, body_type: Any | None) -> Lo
 def is_same_part(part: Part[Any], type_name: str, body: bytes) -> bool:
     """Whether a part is what was loaded; `type_name` and `body` are its encoding now."""
     loaded = part._loaded
-    if loaded is None or part.tag != loaded.head.position:
+    if loaded is None or not part._is_read or part.tag != loaded.head.position:
         return False
 
     if BYTES in (type_name, loaded.head.type):

@@ -18,6 +18,7 @@ from catga_store.errors import StateTypeError
 from catga_store.errors import UsageError
 from catga_store.model import stored_state
 from catga_store.model.listings import Page
+from catga_store.model.parts import UNREAD
 from catga_store.model.parts import Appended
 from catga_store.model.parts import LogEntry
 from catga_store.model.parts import Part
@@ -314,9 +315,15 @@ def _tracked(unit: UnitOfWork, key: Key, body_type: Any | None) -> Part[Any] | N
     if not isinstance(part, Part):
         return None
 
-    has = part.body_type or codec.type_of(part.body)
-    if body_type is not None and has != body_type:
-        name, wanted = codec.type_name(has), codec.type_name(body_type)
+    if body_type is None:
+        return part
+
+    has = part.body_type
+    if has is None and part._body is not UNREAD:
+        has = codec.type_of(part.body)
+
+    if has != body_type:
+        name, wanted = codec.type_name(has) or part.type_name, codec.type_name(body_type)
         message = (
             f"{key} is loaded in this session as {name or 'raw data'!r} but was requested as "
             f"{wanted!r}; expunge it first, or request it as that type"

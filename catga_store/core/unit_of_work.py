@@ -352,7 +352,7 @@ class UnitOfWork:
                 raise UsageError(message)
 
         head = head_of(checked)
-        if entry is not None and entry.intent in (Intent.NEW, Intent.SET) and head is None:
+        if entry is not None and head is None and (entry.intent in _CREATES or key.kind == PART):
             self.expunge(checked)
             return
 
@@ -711,6 +711,8 @@ class UnitOfWork:
         }
         return ", ".join(f"{count} {name}" for name, count in counts.items())
 
+
+_CREATES = (Intent.NEW, Intent.SET)
 
 _BELONGING = (PROGRESS, PART)
 """What goes with a flow."""

@@ -30,6 +30,7 @@ from catga_store.model.times import to_ms
 from catga_store.model.waits import UnreadResults
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import log_of
 from catga_store.protocol.keys import partition_of
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import ANY
@@ -291,6 +292,10 @@ def plan_part(
     name, version, body = envelope.encode_part(part)
     if expected is None and envelope.is_same_part(part, name, body):
         return None
+
+    if log_of(key) is not None:
+        message = f"{key} is an entry of a log, which stays as it was appended; append another one"
+        raise UsageError(message)
 
     check_size(key, len(body), limits)
     created_ms = now_ms if old is None else old.created_ms

@@ -37,6 +37,10 @@ class _Unread:
     def __repr__(self) -> str:
         return "<not read>"
 
+    def __reduce__(self) -> str:
+        """A copy, also one that was pickled, is the same object."""
+        return "UNREAD"
+
 
 UNREAD: Final[Any] = _Unread()
 
@@ -72,6 +76,8 @@ class Part(Generic[S]):
     _baseline: bytes | None = field(default=None, init=False)
     """As on a flow."""
     _session: object | None = field(default=None, init=False)
+    _is_read: bool = field(default=True, init=False)
+    """Whether `_loaded` has the body; not so on a part from a listing without bodies."""
 
     @property
     def body(self) -> S:

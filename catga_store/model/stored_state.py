@@ -326,6 +326,7 @@ def listed_part(key: Key, record: Record, body_type: Any | None = None) -> Part[
     _set(part, "_loaded", record)
     _set(part, "_baseline", None)
     _set(part, "_session", None)
+    _set(part, "_is_read", False)  # noqa: FBT003  the value of the attribute
     return part
 
 
@@ -335,11 +336,13 @@ def load_part(part: Part[Any], record: Record, body: Any, baseline: bytes | None
     _set(part, "tag", record.head.position)
     _set(part, "_loaded", record)
     _set(part, "_baseline", baseline)
+    _set(part, "_is_read", True)  # noqa: FBT003  the value of the attribute
 
 
 def set_part_written(part: Part[Any], head: Head, body: bytes) -> None:
     """Let a part be what was written."""
     _set(part, "_loaded", Record(head, body))
+    _set(part, "_is_read", True)  # noqa: FBT003  the value of the attribute
 
 
 # --- ForEach progress ---------------------------------------------------------------------------

@@ -191,6 +191,32 @@ def test_entries_are_parts(store: cs.Store) -> None:
     assert store.read_log("f") == []
 
 
+def test_an_entry_stays_as_it_was_appended(store: cs.Store) -> None:
+    """It is read as a part and can be deleted, but neither its body nor its key can be changed."""
+    store.append("f", {"n": 1}, key="k")
+    name = "log/000000000001"
+    for change in ("body", "tag"):
+        entry = store.get_part("f", name)
+        assert entry is not None
+        assert store.put_part(entry) is False
+        setattr(entry, change, "other")
+        with pytest.raises(cs.UsageError, match="stays as it was appended"):
+            store.put_part(entry)
+
+        with store.session() as session:
+            session.add_part(entry, exists="overwrite")
+            with pytest.raises(cs.UsageError, match="stays as it was appended"):
+                session.commit()
+
+    assert store.append("f", 2, key="k").duplicate is True
+    with store.begin() as session:
+        read = session.get_part("f", name)
+        assert read is not None
+        session.delete_part(read)
+
+    assert store.read_log("f") == []
+
+
 def test_appends_at_the_same_time(open_more: Callable[..., cs.Store]) -> None:
     """Eight writers, each append sent twice: every sequence once, and none is missing."""
     stores = [open_more() for _ in range(8)]
@@ -292,4 +318,9 @@ def test_a_log_is_copied_with_its_counter(store: cs.Store) -> None:
             third.append("f", "other", key="k9")
             third.append("f", "other")
             assert cs.copy(store, third).parts == 2
-            assert third.append("f", 0).sequence == 3
+            assert third.append("f", 0).sequence == 4
+            assert [entry.sequence for entry in third.read_log("f")] == [1, 2, 3, 4]
+            assert cs.copy(third, target, overwrite=True).parts == 5
+            third.append("f", 0)
+            cs.copy(target, third, overwrite=True)
+            assert third.append("f", 0).sequence == 6

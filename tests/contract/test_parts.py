@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -247,6 +249,66 @@ def test_bodies_are_listed_if_asked_for(store: cs.Store) -> None:
     ]
     page = store.list_parts("f", "typed", bodies=True, body_type=Step)
     assert [part.body for part in page] == [Step(1)]
+
+
+def test_a_part_without_its_body_is_written_over(store: cs.Store) -> None:
+    """A body that is set on it is written, whatever it is; its tag alone cannot be changed."""
+    store.put_part(cs.Part("f", "raw", b"*1 x"))
+    store.put_part(cs.Part("f", "typed", Step(1)))
+    raw, typed = store.list_parts("f")
+    assert store.put_part(raw) is False
+    raw.tag = "t"
+    with pytest.raises(cs.UsageError, match="was not read"):
+        store.put_part(raw)
+
+    raw.body = b""
+    assert store.put_part(raw) is True
+    assert (body_of(store, "f", "raw"), raw.version) == (b"", 2)
+    assert store.put_part(raw) is False
+    typed.body = {"n": 2, "note": ""}
+    with pytest.raises(cs.UsageError, match="'Step', which was not read"):
+        store.put_part(typed)
+
+    typed.body = Step(2)
+    assert store.put_part(typed) is True
+    assert body_of(store, "f", "typed") == {"n": 2, "note": ""}
+
+
+@ONE_STORE
+def test_a_copy_of_a_part_without_its_body_has_none(store: cs.Store) -> None:
+    """Also one that was pickled."""
+    store.put_part(cs.Part("f", "p", b"1"))
+    (part,) = store.list_parts("f")
+    for copied in (copy.deepcopy(part), pickle.loads(pickle.dumps(part))):  # noqa: S301  our own
+        with pytest.raises(cs.UsageError, match="was not read"):
+            _ = copied.body
+
+
+@ONE_STORE
+def test_a_listed_part_in_a_session(store: cs.Store) -> None:
+    """The session returns it as it is, and reads it with `refresh`."""
+    store.put_part(cs.Part("f", "p", b"1"))
+    (part,) = store.list_parts("f")
+    with store.session() as session:
+        session.add_part(part)
+        assert session.get_part("f", "p") is part
+        with pytest.raises(cs.StateTypeError):
+            session.get_part("f", "p", Step)
+
+        session.refresh(part)
+        assert part.body == b"1"
+
+
+@pytest.mark.parametrize("exists", ["refuse", "keep", "overwrite"])
+def test_a_new_part_that_is_deleted_again_is_forgotten(store: cs.Store, exists: Any) -> None:
+    """What is stored under its name stays."""
+    store.put_part(cs.Part("f", "p", b"theirs"))
+    with store.begin() as session:
+        part = cs.Part("f", "p", b"mine")
+        session.add_part(part, exists=exists)
+        session.delete_part(part)
+
+    assert body_of(store, "f", "p") == b"theirs"
 
 
 def test_parts_are_deleted_by_prefix(store: cs.Store) -> None:
