@@ -33,13 +33,13 @@ from catga_store.testing import AsyncAPI
 from catga_store.testing import BlockingAPI
 from catga_store.testing import ManualClock
 from catga_store.testing import StoreAPI
+from catga_store.testing.interleavings.acts import Act
 from catga_store.testing.interleavings.histories import NEVER
 from catga_store.testing.interleavings.histories import Event
 from catga_store.testing.interleavings.play import VERBS
 from catga_store.testing.interleavings.play import Hand
 from catga_store.testing.interleavings.play import Part
 from catga_store.testing.interleavings.play import Stage
-from catga_store.testing.interleavings.play import _Act
 from catga_store.testing.interleavings.play import play
 from catga_store.testing.interleavings.scenarios import SCENARIOS
 from catga_store.testing.interleavings.scenarios import SETUPS
@@ -351,6 +351,6 @@ def test_an_operation_without_an_end_is_found_out(memory: Theatre) -> None:
         while True:
             yield Pause(1)
 
-    hand.get = lambda: _Act("get", None, wait_for_ever(), lambda _: None)  # type: ignore[method-assign]
+    hand.get = lambda: Act("get", None, wait_for_ever(), lambda _: None)  # type: ignore[method-assign]
     with pytest.raises(AssertionError, match=r"an actor still has something to do: .*ann"):
         play(memory.stage, [Part("ann", ["get"])], [], hands={"ann": hand})

@@ -26,19 +26,21 @@ from functools import partial
 from typing import Any
 from typing import NamedTuple
 
-from attrs import frozen
-
 from catga_store.core import claims
+from catga_store.core import parts
 from catga_store.core import records
 from catga_store.core import sessions
 from catga_store.core.context import Context
+from catga_store.core.receipts import Receipt
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import ConflictError
+from catga_store.errors import NotSupportedError
 from catga_store.errors import StoreUnavailableError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
+from catga_store.model.parts import Part as StoredPart
 from catga_store.model.waits import WaitCondition
 from catga_store.model.waits import WaitOutcome
 from catga_store.model.waits import WaitType
@@ -53,8 +55,11 @@ from catga_store.session import Session
 from catga_store.testing.apis import StoreAPI
 from catga_store.testing.hooks import conversation_runner
 from catga_store.testing.interleavings import sequential_model
+from catga_store.testing.interleavings.acts import Act
 from catga_store.testing.interleavings.histories import NEVER
 from catga_store.testing.interleavings.histories import Event
+from catga_store.testing.interleavings.part_verbs import PART_VERBS
+from catga_store.testing.interleavings.part_verbs import PartVerbs
 
 __all__ = ["VERBS", "Hand", "Part", "Stage", "play"]
 
@@ -79,6 +84,7 @@ class Stage:
         self.run = run
         self.lower = lower
         self._perform = perform
+        self._has_parts: bool | None = None
 
     @classmethod
     def at_protocol(cls, api: StoreAPI) -> Stage:
@@ -109,6 +115,17 @@ class Stage:
 
         return request.function() if isinstance(request, Invoke) else self._perform(request)
 
+    def has_parts(self) -> bool:
+        """Whether the store has parts: the one gate for stores that do not yet."""
+        if self._has_parts is None:
+            try:
+                self.run(parts.list_parts(self.context, "{t}flow"))
+                self._has_parts = True
+            except NotSupportedError:
+                self._has_parts = False
+
+        return self._has_parts
+
     def now(self) -> datetime:
         """The store's clock."""
         return self.context.now()
@@ -125,23 +142,14 @@ class Part(NamedTuple):
     dies_after: int | None = None
 
 
-@frozen
-class _Act:
-    """One operation that an actor begins: its conversation, and what to make of the answer."""
-
-    name: str
-    given: Any
-    conversation: Conversation[Any]
-    answer: Callable[[Any], Any]
-
-
-class Hand:
+class Hand(PartVerbs):
     """What one actor holds: the flow and the condition that it read last, and how it does things."""
 
     flow_id = "{t}flow"
     wait_id = "{t}wait"
 
     def __init__(self, stage: Stage, actor: str) -> None:
+        super().__init__()
         self.stage = stage
         self.actor = actor
         self.flow: FlowSnapshot[Any] | None = None
@@ -178,16 +186,16 @@ class Hand:
 
     # flows ------------------------------------------------------------------------------------------
 
-    def get(self) -> _Act:
-        return _Act("get", None, records.get(self.stage.context, self.flow_id), self.took_flow)
+    def get(self) -> Act:
+        return Act("get", None, records.get(self.stage.context, self.flow_id), self.took_flow)
 
-    def create(self) -> _Act:
+    def create(self) -> Act:
         flow = FlowSnapshot(self.flow_id, state={"n": 0})
-        return _Act(
+        return Act(
             "create", 0, records.create(self.stage.context, flow), lambda _: self.took_flow(flow)
         )
 
-    def update(self) -> _Act | None:
+    def update(self) -> Act | None:
         flow = self.flow
         if flow is None:
             return None
@@ -195,11 +203,11 @@ class Hand:
         base = self.base(flow)
         flow.state["n"] += 1
         given = base, flow.state["n"]
-        return _Act(
+        return Act(
             "update", given, records.update(self.stage.context, flow), lambda _: self.seen(flow)
         )
 
-    def commit(self) -> _Act | None:
+    def commit(self) -> Act | None:
         """`update`, through a session."""
         flow = self.flow
         if flow is None:
@@ -210,7 +218,7 @@ class Hand:
         base = self.base(flow)
         flow.state["n"] += 1
         conversation = self.committed(unit)
-        return _Act("update", (base, flow.state["n"]), conversation, lambda _: self.seen(flow))
+        return Act("update", (base, flow.state["n"]), conversation, lambda _: self.seen(flow))
 
     def committed(self, unit: UnitOfWork) -> Conversation[Any]:
         try:
@@ -218,7 +226,7 @@ class Hand:
         finally:
             unit.close()
 
-    def transact(self) -> _Act:
+    def transact(self) -> Act:
         written: list[FlowSnapshot[Any]] = []
 
         def add_ten(unit: UnitOfWork) -> None:
@@ -228,51 +236,51 @@ class Hand:
             written.append(flow)
 
         conversation = sessions.transact(self.stage.context, add_ten, 100)
-        return _Act("transact", 10, conversation, lambda _: self.seen(written[-1]))
+        return Act("transact", 10, conversation, lambda _: self.seen(written[-1]))
 
-    def delete(self) -> _Act | None:
+    def delete(self) -> Act | None:
         flow = self.flow
         if flow is None:
             return None
 
         self.flow = None
-        return _Act(
+        return Act(
             "delete", self.base(flow), records.delete(self.stage.context, flow), lambda there: there
         )
 
     # claims -----------------------------------------------------------------------------------------
 
-    def claim(self) -> _Act:
+    def claim(self) -> Act:
         conversation = claims.claim(
             self.stage.context, self.flow_id, lease=_LEASE, owner=self.actor
         )
-        return _Act("claim", self.actor, conversation, self.took_claim)
+        return Act("claim", self.actor, conversation, self.took_claim)
 
-    def claim_due(self) -> _Act:
+    def claim_due(self) -> Act:
         conversation = claims.claim_due(self.stage.context, lease=_LEASE, limit=1, owner=self.actor)
-        return _Act(
+        return Act(
             "claim_due",
             self.actor,
             conversation,
             lambda flows: self.took_claim(flows[0]) if flows else None,
         )
 
-    def extend(self) -> _Act | None:
+    def extend(self) -> Act | None:
         flow = self.flow
         if flow is None or flow._claim is None:
             return None
 
-        return _Act(
+        return Act(
             "extend", flow._claim.token, claims.extend(self.stage.context, flow), lambda _: None
         )
 
-    def release(self) -> _Act | None:
+    def release(self) -> Act | None:
         flow = self.flow
         if flow is None or flow._claim is None:
             return None
 
         given = self.base(flow)
-        return _Act(
+        return Act(
             "release", given, claims.release(self.stage.context, flow), lambda _: self.seen(flow)
         )
 
@@ -291,13 +299,13 @@ class Hand:
         )
         return wait, sequential_model.Terms(frozenset(children), any_of, overdue, parent)
 
-    def set(self, kind: str) -> _Act:
+    def set(self, kind: str) -> Act:
         wait, terms = self.new_wait(kind)
         conversation = records.set_wait_condition(self.stage.context, wait)
-        return _Act("set", terms, conversation, lambda now: (now, self.took_wait(wait)))
+        return Act("set", terms, conversation, lambda now: (now, self.took_wait(wait)))
 
-    def complete(self, child: str, *, ok: bool = True) -> _Act:
-        return _Act(
+    def complete(self, child: str, *, ok: bool = True) -> Act:
+        return Act(
             "complete",
             (child, ok),
             records.complete_child(self.stage.context, self.wait_id, child, success=ok),
@@ -309,14 +317,14 @@ class Hand:
             ),
         )
 
-    def fail(self, child: str) -> _Act:
+    def fail(self, child: str) -> Act:
         return self.complete(child, ok=False)
 
-    def get_wait(self) -> _Act:
+    def get_wait(self) -> Act:
         conversation = records.get_wait_condition(self.stage.context, self.wait_id)
-        return _Act("get_wait", None, conversation, self.took_wait)
+        return Act("get_wait", None, conversation, self.took_wait)
 
-    def close(self) -> _Act | None:
+    def close(self) -> Act | None:
         wait = self.wait
         if wait is None or wait.outcome is not WaitOutcome.PENDING or wait.version == 0:
             return None
@@ -324,17 +332,15 @@ class Hand:
         wait.outcome = WaitOutcome.TIMED_OUT
         conversation = records.update_wait_condition(self.stage.context, wait)
         self.wait = None
-        return _Act(
-            "close", wait.revision, conversation, lambda _: sequential_model.seen_wait(wait)
-        )
+        return Act("close", wait.revision, conversation, lambda _: sequential_model.seen_wait(wait))
 
-    def clear(self) -> _Act:
+    def clear(self) -> Act:
         conversation = records.clear_wait_condition(self.stage.context, self.wait_id)
-        return _Act("clear", None, conversation, lambda there: there)
+        return Act("clear", None, conversation, lambda there: there)
 
-    # both in one commit -----------------------------------------------------------------------------
+    # several in one commit -----------------------------------------------------------------------------
 
-    def suspend(self, kind: str) -> _Act | None:
+    def suspend(self, kind: str) -> Act | None:
         flow = self.flow
         if flow is None or flow.status is FlowStatus.SUSPENDED:
             return None
@@ -343,14 +349,36 @@ class Hand:
         base = self.base(flow)
         unit = UnitOfWork()
         sessions.suspend(self.stage.context, unit, flow, wait)
-        return _Act(
+        return Act(
             "suspend",
             (base, terms),
             self.committed(unit),
             lambda _: (self.seen(flow), wait.outcome.name),
         )
 
-    def time_out(self) -> _Act | None:
+    def journal(self, key: str | None = None) -> Act | None:
+        """What a worker does at the end of a step: the flow, an entry, and a part unless there is one."""
+        flow = self.flow
+        if flow is None:
+            return None
+
+        unit = UnitOfWork()
+        unit.add(flow)
+        base = self.base(flow)
+        flow.state["n"] += 1
+        part = StoredPart(self.flow_id, "part", {"n": flow.state["n"]})
+        unit.add_part(part, "keep")
+        unit.append(parts.append_change(self.stage.context, self.flow_id, {}, key=key))
+        given = base, flow.state["n"], key
+
+        def answer(receipt: Receipt) -> tuple[Any, ...]:
+            (entry,) = receipt.entries
+            self.part = None if receipt.kept else part
+            return self.seen(flow), entry.sequence, entry.duplicate, bool(receipt.kept)
+
+        return Act("journal", given, self.committed(unit), answer)
+
+    def time_out(self) -> Act | None:
         """A sweeper's commit: the condition that was read is over, and its parent continues."""
         flow, wait = self.flow, self.wait
         if flow is None or wait is None or wait.outcome is not WaitOutcome.PENDING:
@@ -367,7 +395,7 @@ class Hand:
         flow.status = FlowStatus.RUNNING
         flow.due_at = self.stage.now()
         self.flow = self.wait = None
-        return _Act("time_out", given, self.committed(unit), lambda _: self.seen(flow))
+        return Act("time_out", given, self.committed(unit), lambda _: self.seen(flow))
 
 
 VERBS = (
@@ -395,6 +423,7 @@ VERBS = (
     "suspend any",
     "suspend all overdue",
     "time_out",
+    *PART_VERBS,
 )
 """What an actor can do. One that needs what it has not read is left out when its turn comes."""
 
@@ -407,7 +436,7 @@ class _Actor:
         self._left = part.dies_after
         self._hand = hand
         self._history = history
-        self._act: _Act | None = None
+        self._act: Act | None = None
         self._conversation: Conversation[Any] | None = None
         self._request: Request[Any] | None = None
         self._called = 0
@@ -443,8 +472,12 @@ class _Actor:
     def _begin(self, tick: int) -> bool:
         """Begin the next operation that is possible; whether there is one under way now."""
         while self._verbs:
-            name, *rest = self._verbs.pop(0).split(" ", 1)
-            act: _Act | None = getattr(self._hand, name)(*rest)
+            verb = self._verbs.pop(0)
+            if verb in PART_VERBS and not self._hand.stage.has_parts():
+                continue
+
+            name, *rest = verb.split(" ", 1)
+            act: Act | None = getattr(self._hand, name)(*rest)
             if act is None:
                 continue
 

@@ -1,4 +1,4 @@
-"""Scenarios for the interleavings, by name: what actors do with one flow and one condition.
+"""Scenarios for the interleavings, by name: what actors do with one flow, its parts, and one condition.
 
 Each is a `Scenario`: what is there before, what two or three actors then do, and whether the leases
 of before have ended by then. `check_scenario` plays one in one order and requires that its history,
@@ -97,6 +97,33 @@ SCENARIOS: dict[str, Scenario] = {
     "release against extend": Scenario(
         ["create"], [["claim", "extend", "release", "extend"], ["claim", "claim_due"]]
     ),
+    "append against append": Scenario(
+        ["create"], [["append", "append k", "read_log"], ["append k", "append"], ["append"]]
+    ),
+    "append against an update": Scenario(
+        ["create"], [["append", "append k"], ["get", "update", "journal k"], ["get", "update"]]
+    ),
+    "journal against journal": Scenario(
+        ["create"], [["get", "journal k", "read_log"], ["get", "journal k", "get", "journal"]]
+    ),
+    "trim against append": Scenario(
+        ["append k", "append"], [["trim 3", "append k"], ["append k", "append", "read_log"]]
+    ),
+    "keep against keep": Scenario(
+        [], [["keep_part 3", "get_part"], ["keep_part 4", "update_part"], ["overwrite_part 5"]]
+    ),
+    "part against part": Scenario(
+        ["put_part 1"],
+        [["get_part", "update_part"], ["get_part", "update_part"], ["delete_part", "put_part 2"]],
+    ),
+    "part against the deletion of its flow": Scenario(
+        ["create", "append k"],
+        [["get", "delete", "create"], ["put_part 1", "append k"], ["get", "journal", "get_part"]],
+    ),
+    "journal against the deletion of its flow": Scenario(
+        ["create", "keep_part 3"],
+        [["get", "delete", "keep_part 4"], ["get", "journal k", "append k", "read_log"]],
+    ),
 }
 SETUPS: tuple[Sequence[str], ...] = (
     [],
@@ -106,12 +133,13 @@ SETUPS: tuple[Sequence[str], ...] = (
     ["create", "suspend all overdue", "complete a"],
     ["create", "claim_due", "suspend any"],
     ["set all", "complete a"],
+    ["create", "append k", "put_part 1"],
 )
 """What may be there before drawn actors begin."""
 
 _LONG = timedelta(hours=1)
 _ACTORS = ("ann", "bob", "cy")
-_LOOK = ("get", "get_wait", "claim_due", "get", "get_wait")
+_LOOK = ("get", "get_wait", "get_part", "read_log", "claim_due", "get", "get_wait")
 
 
 def check_scenario(

@@ -18,6 +18,9 @@ from catga_store.model.flows import FlowSnapshot
 from catga_store.model.waits import WaitCondition
 from catga_store.testing.interleavings.histories import NEVER
 from catga_store.testing.interleavings.histories import Event
+from catga_store.testing.interleavings.sequential_parts import PART_STEPS
+from catga_store.testing.interleavings.sequential_parts import Parts
+from catga_store.testing.interleavings.sequential_parts import journalled
 
 __all__ = ["Flow", "Refused", "Seen", "State", "Wait", "WaitSeen", "seen_flow", "seen_wait", "step"]
 
@@ -92,10 +95,11 @@ class Wait(NamedTuple):
 
 
 class State(NamedTuple):
-    """The two records that the operations are about."""
+    """The two records that the operations are about, and what belongs to the flow."""
 
     flow: Flow | None = None
     wait: Wait | None = None
+    parts: Parts = Parts()
 
 
 def seen_flow(flow: FlowSnapshot[Any], now: datetime) -> Seen:
@@ -113,6 +117,10 @@ def seen_wait(wait: WaitCondition) -> WaitSeen:
 
 def step(state: State, event: Event) -> Iterable[State]:
     """The states that may follow; none if the operation cannot have that answer."""
+    on_parts = PART_STEPS.get(event.name)
+    if on_parts is not None:
+        return (state._replace(parts=after) for after in on_parts(state.parts, event))
+
     return _STEPS[event.name](state, event)
 
 
@@ -225,7 +233,7 @@ def _delete(state: State, event: Event) -> Iterable[State]:
     refusal = _refusal(state, event.given)
     if refusal is None:
         if event.answer in (NEVER, True):
-            yield state._replace(flow=None)
+            yield state._replace(flow=None, parts=Parts())
     elif event.answer in (NEVER, False if state.flow is None else refusal):
         yield state
 
@@ -269,12 +277,12 @@ def _claimed(
                 wait = wait.written(outcome=ended, notified=True)
 
     if answer is None:
-        yield State(Flow(new, UNKNOWN, ended), wait)
+        yield state._replace(flow=Flow(new, UNKNOWN, ended), wait=wait)
     elif _is(new, answer.seen) and (answer.outcome, answer.done) == (ended, done):
-        yield State(Flow(answer.seen, answer.claim, ended), wait)
+        yield state._replace(flow=Flow(answer.seen, answer.claim, ended), wait=wait)
     elif not woken and _is(new, answer.seen) and answer[2:] == (flow.ended, frozenset()):
         # It asked for this flow, and saw its condition before it ended: that calls again.
-        yield State(Flow(answer.seen, answer.claim, flow.ended), state.wait)
+        yield state._replace(flow=Flow(answer.seen, answer.claim, flow.ended))
 
 
 def _claim(state: State, event: Event) -> Iterable[State]:
@@ -479,7 +487,7 @@ def _suspend(state: State, event: Event) -> Iterable[State]:
             due=PARKED,
         )
         if event.answer is NEVER:
-            return [State(Flow(new), wait)]
+            return [state._replace(flow=Flow(new), wait=wait)]
 
         if isinstance(event.answer, Refused) or event.answer[1] != wait.outcome:
             return []
@@ -515,6 +523,28 @@ def _time_out(state: State, event: Event) -> Iterable[State]:
     yield from _after_write(state._replace(wait=wait), Flow(new), answer)
 
 
+def _journal(state: State, event: Event) -> Iterable[State]:
+    """A commit of the flow, an entry and a part that is kept; given what was read, the new n and the key.
+
+    Returns (`Seen`, the sequence, whether it was a duplicate, whether the part was kept).
+    """
+    base, n, key = event.given
+
+    def write(flow: Flow) -> Iterable[State]:
+        due = LATER if base.claim is not None else base.due
+        version = flow.seen.version + 1
+        new = flow.seen._replace(revision=UNKNOWN, version=version, n=n, due=due)
+        seen, *answer = (NEVER, NEVER) if event.answer is NEVER else event.answer
+        after, *did = journalled(state.parts, key, n, version)
+        if event.answer is NEVER or answer == did:
+            yield from _after_write(state._replace(parts=after), flow._replace(seen=new), seen)
+
+    if isinstance(event.answer, Refused) and _refusal(state, base) is None:
+        return ()
+
+    return _guarded(state, event, base, write)
+
+
 def _advance(state: State, _event: Event) -> Iterable[State]:
     """The clock: whatever lease there was has ended."""
     flow = state.flow
@@ -536,6 +566,7 @@ _STEPS: dict[str, Callable[[State, Event], Iterable[State]]] = {
     "extend": _extend,
     "get": _get,
     "get_wait": _get_wait,
+    "journal": _journal,
     "release": _release,
     "set": _set,
     "suspend": _suspend,
