@@ -29,6 +29,7 @@ from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import through
 from catga_store.protocol.requests import ANY
 from catga_store.protocol.requests import EXISTS
+from catga_store.protocol.requests import IF_ABSENT
 from catga_store.protocol.requests import STALE
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Commit
@@ -124,7 +125,8 @@ class Faults:
           and `resolve_commit` returns `None`.
         - `"unavailable"`: not sent: `StoreUnavailableError`.
         - `"conflict"`: refused, as if another client had written first: the `ConflictError` of the
-          first record that can have one. A commit of completions only passes.
+          first record that can have one. A commit of nothing but completions, appends, and parts that
+          are kept or overwritten passes.
         """
         if kind not in get_args(CommitFault):
             message = f"unknown fault {kind!r}: expected one of {', '.join(get_args(CommitFault))}"
@@ -190,7 +192,7 @@ class Faults:
 def _conflict_of(commit: Commit) -> Conflict | None:
     """Return the conflict that a write of another client would cause; `None` if there is none."""
     for place, change in enumerate(commit.changes):
-        if isinstance(change, Put) and change.expected == ANY:
+        if isinstance(change, Put) and change.expected in (ANY, IF_ABSENT):
             continue
 
         if isinstance(change, Put | Delete) and change.replaces is not None:

@@ -35,6 +35,7 @@ from catga_store import FlowStatus
 from catga_store import ForEachProgress
 from catga_store import NatsStore
 from catga_store import NotSupportedError
+from catga_store import Part
 from catga_store import SessionClosedError
 from catga_store import StaleFlowError
 from catga_store import StoreUnavailableError
@@ -61,6 +62,7 @@ from catga_store.testing import ManualClock
 from catga_store.testing import StoreAPI
 from catga_store.testing.faults import ExchangeFault
 from catga_store.testing.hooks import wrap_protocol
+from catga_store.testing.machine.base import has_parts
 
 T = TypeVar("T")
 
@@ -349,6 +351,11 @@ def prepare(api: StoreAPI) -> None:
     api.set_wait_condition(WaitCondition("pending", flow_ids=["s-1", "s-2"], timeout=timedelta(0)))
     api.set_wait_condition(WaitCondition("last", flow_ids=["s-1"], parent_flow_id="b"))
     api.save_for_each_progress("a", 1, ForEachProgress(range(3)))
+    if has_parts(api):
+        api.put_part(Part("a", "p", {"n": 1}, tag="t"))
+        api.put_part(Part("a", "q", b"1"))
+        api.append("a", "first", key="k")
+        api.append("a", "second")
 
 
 def update(api: StoreAPI) -> Any:
@@ -394,6 +401,45 @@ def transact(api: StoreAPI) -> Any:
     return api.transact_one("a", change)
 
 
+def put_part(api: StoreAPI) -> Any:
+    """Change a part."""
+    part = api.get_part("a", "p")
+    part.body["n"] = 5
+    return api.put_part(part)
+
+
+def commit_parts(api: StoreAPI) -> Any:
+    """Write a flow, parts and entries in one commit."""
+    session = api.session()
+    session.get("a").state["n"] = 6
+    session.get_part("a", "p").tag = "new"
+    session.delete_part(session.get_part("a", "q"))
+    session.add_part(Part("a", "r", b"r"))
+    session.add_part(Part("a", "s", b"s"), exists="keep")
+    session.append("a", "with its flow", key="k")
+    session.append("a", "with its flow")
+    return session.commit()
+
+
+def keep_and_append(api: StoreAPI) -> Any:
+    """Write a part and an entry only if they are not there, and nothing else."""
+    session = api.session()
+    session.add_part(Part("a", "p", b"no"), exists="keep")
+    session.add_part(Part("a", "r", b"r"), exists="overwrite")
+    session.append("a", "third", key="l")
+    return session.commit()
+
+
+def replace_with_parts(api: StoreAPI) -> Any:
+    """Put another flow in the place of one, with a part and an entry."""
+    session = api.session()
+    session.delete(session.get("a"))
+    session.add(FlowSnapshot("a", state={"n": 9}))
+    session.add_part(Part("a", "p", b"new"))
+    session.append("a", "first again", key="k")
+    return session.commit()
+
+
 def extend(api: StoreAPI) -> Any:
     """Extend a claim."""
     return api.extend(api.claimed, timedelta(seconds=99))
@@ -435,7 +481,27 @@ OPERATIONS: dict[str, Operation] = {
     "sweep": lambda api: api.sweep(),
     "clear": lambda api: api.clear(),
     "ping": lambda api: api.ping(),
+    "put_part": lambda api: api.put_part(Part("a", "r", b"r")),
+    "put_part, read": put_part,
+    "put_part, kept": lambda api: api.put_part(Part("a", "p", b"r"), exists="keep"),
+    "put_part, overwritten": lambda api: api.put_part(Part("a", "p", b"r"), exists="overwrite"),
+    "put_part, orphaned": lambda api: api.put_part(Part("new", "p", b"r")),
+    "get_part": lambda api: api.get_part("a", "p"),
+    "get_parts": lambda api: api.get_parts("a", ["p", "x"]),
+    "list_parts": lambda api: api.list_parts("a", bodies=True),
+    "delete_part": lambda api: api.delete_part("a", "p"),
+    "delete_parts": lambda api: api.delete_parts("a", "p"),
+    "append": lambda api: api.append("a", "third"),
+    "append, keyed": lambda api: api.append("a", "third", key="l"),
+    "append, again": lambda api: api.append("a", "third", key="k"),
+    "append, first": lambda api: api.append("new", "first", key="k"),
+    "read_log": lambda api: api.read_log("a"),
+    "trim_log": lambda api: api.trim_log("a", before=2),
+    "commit, of parts": commit_parts,
+    "commit, of parts alone": keep_and_append,
+    "commit, in the place of a flow": replace_with_parts,
 }
+ON_PARTS = set(list(OPERATIONS)[list(OPERATIONS).index("put_part") :])
 
 
 def everything(api: StoreAPI) -> Any:
@@ -454,12 +520,29 @@ def everything(api: StoreAPI) -> Any:
         for flow_id in ("a", "new")
         for step, progress in api.list_for_each_progress(flow_id).items()
     }
-    return flows, waits, progress
+    return flows, waits, progress, parts_and_logs(api) if has_parts(api) else None
+
+
+def parts_and_logs(api: StoreAPI) -> Any:
+    """Likewise of parts and logs, and what the next append would be."""
+    parts = {
+        (flow_id, part.name): (part.body, part.tag, part.version)
+        for flow_id in ("a", "new")
+        for part in api.list_parts(flow_id, bodies=True)
+    }
+    entries = {
+        flow_id: [(one.sequence, one.key, one.body, one.version) for one in api.read_log(flow_id)]
+        for flow_id in ("a", "new")
+    }
+    return parts, entries
 
 
 def start_again(api: StoreAPI, faults: Faults, name: str) -> None:
     """Clear the store and store the same again."""
     faults.reset()
+    if name in ON_PARTS and not has_parts(api):
+        pytest.skip("this store has no parts yet")
+
     api.clear()
     prepare(api)
     if name in ("extend", "release"):
