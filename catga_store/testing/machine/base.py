@@ -28,6 +28,7 @@ from hypothesis.stateful import invariant
 
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import ConflictError
+from catga_store.errors import NotSupportedError
 from catga_store.model.flows import FlowPosition
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
@@ -58,8 +59,11 @@ __all__ = [
     "MachineBase",
     "Order",
     "Parcel",
+    "compare",
     "draft_of",
     "flow_changes",
+    "has_parts",
+    "ms_of",
     "new_flow",
     "offsets",
     "progress_of",
@@ -211,6 +215,8 @@ class Copy:
     base: Any = None
     lease: timedelta | None = None
     claim: int | None = None
+    is_read: bool = True
+    """Whether what is stored was read, or written through it: not so of a part listed without its body."""
 
 
 def draft_of(flow: FlowSnapshot[Any], base: oracle.Flow | None = None) -> oracle.Draft:
@@ -279,6 +285,7 @@ def result_of(wait: WaitCondition) -> dict[str, oracle.Result]:
 # --- the machine's base ---------------------------------------------------------------------------
 
 _HELD = 6
+_EVERYTHING = 1000
 _FAR = datetime(2100, 1, 1, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -304,14 +311,17 @@ class MachineBase(RuleBasedStateMachine):
         self.flows: list[Copy] = []
         self.waits: list[Copy] = []
         self.progress: list[Copy] = []
+        self.parts: list[Copy] = []
         self.sessions: list[Any] = []
         self.reading: list[dict[str, Any]] = []
         self.revisions: dict[Any, Any] = {}
+        self.has_parts = has_parts(self.api)
         self.started = True
         for arguments in data.draw(st.lists(new_flow(st.sampled_from(FLOW_IDS)), max_size=4)):
             self.create_one(arguments)
 
     started = False
+    has_parts = True
 
     def teardown(self) -> None:
         """Close the store."""
@@ -327,6 +337,16 @@ class MachineBase(RuleBasedStateMachine):
     def now(self) -> datetime:
         """The store's time."""
         return self.world.now
+
+    def pass_time(self, span: timedelta) -> None:
+        """Move the clock, and sweep once parts without a flow may be removed: they are not absent by then.
+
+        Any write may sweep as well, so until they are removed a store may have them or not.
+        """
+        self.clock.advance(span)
+        if self.world.parts.due_orphans(self.now):
+            self.world.forget_expired()
+            self.world.sweep(self.api.sweep(_EVERYTHING), _EVERYTHING, self.see())
 
     def moment(self, offset: timedelta | None) -> datetime | None:
         """So much from now, to the microsecond."""
@@ -446,7 +466,7 @@ class MachineBase(RuleBasedStateMachine):
             "owner": (flow.owner, want.owner),
             "type_name": (flow.type_name, want.type_name or got.type_name),
         }
-        _compare(f"{what or 'flow'} {flow.flow_id!r}", fields)
+        compare(f"{what or 'flow'} {flow.flow_id!r}", fields)
         self._same_revision(("flow", flow.flow_id), flow.revision, want.stamp)
 
     def same_wait(self, wait: WaitCondition, want: oracle.Wait, *, results: bool = True) -> None:
@@ -462,7 +482,7 @@ class MachineBase(RuleBasedStateMachine):
             fields["results"] = result_of(wait), want.results
             fields["completed_count"] = wait.completed_count, len(want.results)
 
-        _compare(f"wait condition {wait.correlation_id!r}", fields)
+        compare(f"wait condition {wait.correlation_id!r}", fields)
         self._same_revision(("wait", wait.correlation_id), wait.revision, want.stamp)
 
     def same_progress(
@@ -476,7 +496,7 @@ class MachineBase(RuleBasedStateMachine):
             "last": (got.last, want.last),
             "version": (progress.version, want.version),
         }
-        _compare(f"progress {key}", fields)
+        compare(f"progress {key}", fields)
         self._same_revision(("progress", key), progress.revision, want.stamp)
 
     def pages(self, query: Callable[..., Any], limit: int, **filters: Any) -> list[Any]:
@@ -496,7 +516,7 @@ class MachineBase(RuleBasedStateMachine):
 
     def wakes(self) -> dict[str, datetime]:
         """When conditions call for their parents: what `claim_due` goes by, read without claiming."""
-        found = self.api.run(ask(Due(_in_ms(_FAR), 10_000)))
+        found = self.api.run(ask(Due(ms_of(_FAR), 10_000)))
         return {
             entry.key.id: EPOCH + timedelta(milliseconds=entry.head.due_ms)
             for entry in found
@@ -522,6 +542,11 @@ class MachineBase(RuleBasedStateMachine):
         self._flows_agree()
         self._waits_agree()
         self._progress_agrees()
+        if self.has_parts:
+            self.parts_agree()
+
+    def parts_agree(self) -> None:
+        """All parts and logs are what the model says."""
 
     def note_matching(self) -> None:
         """Remember what has matched the listing that is being read since its first page."""
@@ -539,15 +564,15 @@ class MachineBase(RuleBasedStateMachine):
 
         page = self.pages(api.query_flows, 4)
         listed = [summary.flow_id for summary in page]
-        _compare("the listing of flows", {"order": (listed, world.list_flows())})
+        compare("the listing of flows", {"order": (listed, world.list_flows())})
         for summary in page:
             self._same_summary(summary, world.flows[summary.flow_id])
 
-        _compare("flows", {"count": (api.count_flows(), len(world.flows))})
+        compare("flows", {"count": (api.count_flows(), len(world.flows))})
         for status in sorted({flow.status for flow in world.flows.values()}):
             page = api.query_flows(status=FlowStatus[status])
             listed = [summary.flow_id for summary in page]
-            _compare(
+            compare(
                 f"flows that are {status}", {"order": (listed, world.list_flows(status=status))}
             )
 
@@ -565,37 +590,38 @@ class MachineBase(RuleBasedStateMachine):
             "error": (summary.error, want.error),
             "owner": (summary.owner, want.owner),
         }
-        _compare(f"the summary of {summary.flow_id!r}", fields)
+        compare(f"the summary of {summary.flow_id!r}", fields)
         self._same_revision(("flow", summary.flow_id), summary.revision, want.stamp)
 
     def _waits_agree(self) -> None:
         world, api = self.world, self.api
         page = self.pages(api.query_wait_conditions, 3)
         listed = [wait.correlation_id for wait in page]
-        _compare("the listing of conditions", {"order": (listed, world.list_waits())})
+        compare("the listing of conditions", {"order": (listed, world.list_waits())})
         for wait in page:
             self.same_wait(wait, world.conditions()[wait.correlation_id])
 
         timed_out = [wait.correlation_id for wait in api.get_timed_out_wait_conditions()]
-        _compare("timed-out conditions", {"order": (timed_out, world.list_overdue(self.now))})
+        compare("timed-out conditions", {"order": (timed_out, world.list_overdue(self.now))})
         wakes = {
             name: wait.deadline if wait.outcome == "PENDING" else wait.wake
             for name, wait in world.conditions().items()
             if wait.terms.parent is not None
         }
         want = {name: wake for name, wake in wakes.items() if wake is not None}
-        _compare("conditions that call for their parents", {"when": (self.wakes(), want)})
+        compare("conditions that call for their parents", {"when": (self.wakes(), want)})
 
     def _progress_agrees(self) -> None:
         for flow_id in FLOW_IDS:
             want = {step: p for (i, step), p in self.world.progress.items() if i == flow_id}
             found = self.api.list_for_each_progress(flow_id)
-            _compare(f"progress of {flow_id!r}", {"steps": (list(found), sorted(want))})
+            compare(f"progress of {flow_id!r}", {"steps": (list(found), sorted(want))})
             for step, progress in found.items():
                 self.same_progress((flow_id, step), progress, want[step])
 
 
-def _compare(what: str, fields: dict[str, tuple[Any, Any]]) -> None:
+def compare(what: str, fields: dict[str, tuple[Any, Any]]) -> None:
+    """Fail for each field that is not what is expected of it: `name: (found, expected)`."""
     wrong = {name: pair for name, pair in fields.items() if pair[0] != pair[1]}
     if wrong:
         found = "; ".join(f"{name} is {a!r}, expected {b!r}" for name, (a, b) in wrong.items())
@@ -604,11 +630,22 @@ def _compare(what: str, fields: dict[str, tuple[Any, Any]]) -> None:
         raise AssertionError(message[:2000])
 
 
+def has_parts(api: StoreAPI) -> bool:
+    """Whether the store has parts: the one gate for stores that do not yet."""
+    try:
+        api.list_parts(FLOW_IDS[0])
+    except NotSupportedError:
+        return False
+
+    return True
+
+
 def _one_of(there: list[str], all_ids: tuple[str, ...], place: int) -> str:
     chosen = place % (len(all_ids) * 4)
     ids = there if there and chosen >= len(all_ids) else all_ids
     return ids[chosen % len(ids)]
 
 
-def _in_ms(moment: datetime) -> int:
+def ms_of(moment: datetime) -> int:
+    """A moment in milliseconds since 1970."""
     return (moment - EPOCH) // timedelta(milliseconds=1)

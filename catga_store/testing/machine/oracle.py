@@ -24,6 +24,12 @@ from typing import Any
 from typing import TypeAlias
 from zlib import crc32
 
+from catga_store.testing.machine.parts_model import Append
+from catga_store.testing.machine.parts_model import CheckPart
+from catga_store.testing.machine.parts_model import DeletePart
+from catga_store.testing.machine.parts_model import PartsModel
+from catga_store.testing.machine.parts_model import PutPart
+
 __all__ = [
     "AT_ONCE",
     "TERMINAL",
@@ -364,6 +370,10 @@ Change: TypeAlias = (
     | CheckProgress
     | Renew
     | Guard
+    | PutPart
+    | DeletePart
+    | CheckPart
+    | Append
 )
 
 
@@ -376,6 +386,8 @@ class Done:
     duplicate: bool = False
     now_satisfied: bool = False
     outcome: str | None = None
+    sequence: int = 0
+    """Of the entry that was appended, or of the one with the same key."""
 
 
 @dataclass(frozen=True)
@@ -418,6 +430,7 @@ class World:
     expired: int = 0
     """The most expired records that may still be there to be swept."""
     _stamps: count[int] = field(default_factory=lambda: count(1))
+    parts: PartsModel = field(default_factory=PartsModel)
 
     @property
     def now(self) -> datetime:
@@ -425,7 +438,10 @@ class World:
         return floor_ms(self.clock())
 
     def forget_expired(self) -> None:
-        """What has expired is absent to every operation."""
+        """What has expired is absent to every operation.
+
+        Parts without a flow may stay until a sweep: whoever moves the clock past their time sweeps.
+        """
         now = self.now
         gone = [i for i, flow in self.flows.items() if flow.expires and flow.expires <= now]
         for flow_id in gone:
@@ -439,12 +455,18 @@ class World:
         for correlation_id in lost:
             del self.waits[correlation_id]
 
-        self.expired += len(gone) + len(lost)
+        orphans = self.parts.due_orphans(now)
+        for flow_id in orphans:
+            self.parts.drop(flow_id)
+
+        self.expired += len(gone) + len(lost) + len(orphans)
 
     def _drop_flow(self, flow_id: str) -> bool:
-        """Remove a flow and its progress; progress without a flow stays until there is one."""
+        """Remove a flow, its progress and its parts; those of no flow stay until there is one."""
         if flow_id not in self.flows:
             return False
+
+        self.parts.drop(flow_id)
 
         for key in [key for key in self.progress if key[0] == flow_id]:
             del self.progress[key]
@@ -521,12 +543,55 @@ class World:
             if isinstance(change, DeleteFlow)
             or (isinstance(change, WriteFlow) and change.instead is not None)
         }
-        refusals = [refusal for c in todo if (refusal := self._refusal(c, leaving)) is not None]
+        refusals = [
+            refusal
+            for c in todo
+            if (refusal := self._parts_refusal(c, leaving) or self._refusal(c, leaving)) is not None
+        ]
         if refusals:
             facts = refusals[0].facts if len(refusals) == 1 else {}
             raise Refusal(*(refusal.names[0] for refusal in refusals), **facts)
 
-        return [self._apply(change) for change in todo]
+        wrote = {change.flow_id for change in todo if isinstance(change, WriteFlow)}
+        return [
+            self._change_parts(change, wrote)
+            if isinstance(change, PutPart | DeletePart | CheckPart | Append)
+            else self._apply(change)
+            for change in todo
+        ]
+
+    def _change_parts(
+        self, change: PutPart | DeletePart | CheckPart | Append, wrote: set[str]
+    ) -> Done:
+        """What a change of parts does; `wrote` are the flows that its commit has written by then."""
+        flow_id = change.flow_id
+        if isinstance(change, CheckPart):
+            return Done()
+
+        if isinstance(change, DeletePart):
+            return Done(existed=self.parts.delete(flow_id, change.name))
+
+        if isinstance(change, PutPart):
+            done = Done(accepted=self.parts.put(change, self.now))
+        else:
+            version = self.flows[flow_id].version if flow_id in wrote else None
+            sequence, again = self.parts.append(change, self.now, version)
+            done = Done(accepted=not again, duplicate=again, sequence=sequence)
+
+        if done.accepted:
+            self.note_orphan(flow_id)
+
+        return done
+
+    def note_orphan(self, flow_id: str) -> None:
+        """Parts of that flow were written: if it does not exist, they are kept for some time from now."""
+        expires = self._wait_expiry()
+        if flow_id not in self.flows and expires is not None:
+            self.parts.orphans[flow_id] = expires
+
+    def delete_parts(self, flow_id: str, names: list[str]) -> int:
+        """Remove parts by name, whatever they hold; how many there were."""
+        return sum(self.parts.delete(flow_id, name) for name in names)
 
     def _check_partitions(self, changes: list[Change]) -> None:
         named: set[str] = set()
@@ -540,6 +605,13 @@ class World:
 
         if len({partition_of(any_id, self.partitions) for any_id in named}) > 1:
             raise Refusal("CrossPartitionError")
+
+    def _parts_refusal(self, change: Change, leaving: set[str]) -> Refusal | None:
+        if not isinstance(change, PutPart | DeletePart | CheckPart | Append):
+            return None
+
+        refused = self.parts.refusal(change, leaving)
+        return None if refused is None else Refusal(refused[0], **refused[1])
 
     def _refusal(  # noqa: PLR0911  one return for each kind of change
         self, change: Change, leaving: set[str]
@@ -646,6 +718,7 @@ class World:
         if change.instead is not None:
             self._drop_flow(change.flow_id)
 
+        self.parts.orphans.pop(change.flow_id, None)
         due, owner, claim = self._due(change)
         own = self._own_expiry(draft, base)
         moved = base is not None and (base.position, base.status) != (draft.position, draft.status)
@@ -1131,6 +1204,12 @@ class World:
         for key, progress in self.progress.items():
             self.progress[key] = replace(progress, stamp=next(self._stamps))
 
+        # Over what is there, the counters of logs stand, and are not written again.
+        self.parts.copied()
+        written = {flow_id for flow_id, rows in self.parts.rows.items() if rows}
+        for flow_id in written if over else written | {key[0] for key in self.parts.counters}:
+            self.note_orphan(flow_id)
+
         for name, wait in list(self.waits.items()):
             if isinstance(wait, Wait):
                 self.waits[name] = self._copied_wait(wait, over=over)
@@ -1151,6 +1230,7 @@ class World:
         self.flows.clear()
         self.waits.clear()
         self.progress.clear()
+        self.parts.clear()
         self.expired = 0
 
 

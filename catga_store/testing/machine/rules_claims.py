@@ -158,7 +158,7 @@ class ClaimRules(WaitRules):
                         self.complete_one(name, child, (which != 1, which, None))
             elif wait.deadline is not None and wait.deadline > self.now:
                 early = timedelta(milliseconds=how == "almost")
-                self.clock.advance(wait.deadline - early - self.clock.now)
+                self.pass_time(wait.deadline - early - self.clock.now)
 
             self.claim_some(None, lease, limit, OWNERS[0])
 
@@ -284,7 +284,7 @@ class ClaimRules(WaitRules):
             return
 
         copy = mine[0]
-        self.clock.advance(lease + late)
+        self.pass_time(lease + late)
         self.claim_one(flow_id, lease, OWNERS[1])
         self.extend_one(copy, None)
         if how == "release":

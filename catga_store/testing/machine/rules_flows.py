@@ -459,14 +459,14 @@ class FlowRules(MachineBase):
 
     @rule(span=base.spans)
     def advance(self, span: timedelta) -> None:
-        self.clock.advance(span)
+        self.pass_time(span)
 
     @rule(which=st.integers(0, 3), early=st.sampled_from([timedelta(0), timedelta(milliseconds=1)]))
     def advance_to_the_next_event(self, which: int, early: timedelta) -> None:
         """To the very millisecond at which something is due or gone, or to the one before."""
         coming = sorted(moment for moment in self.moments() if moment - early > self.now)
         if coming:
-            self.clock.advance(coming[which % len(coming)] - early - self.clock.now)
+            self.pass_time(coming[which % len(coming)] - early - self.clock.now)
 
     @rule(
         place=places,
@@ -485,7 +485,7 @@ class FlowRules(MachineBase):
         self.write_back(copy)
         expires = self.world.flows[flow_id].expires
         if expires is not None:
-            self.clock.advance(expires - early - self.clock.now)
+            self.pass_time(expires - early - self.clock.now)
 
     def moments(self) -> set[datetime]:
         """When something happens by itself."""
@@ -493,6 +493,7 @@ class FlowRules(MachineBase):
         moments = {flow.due for flow in world.flows.values()}
         moments |= {flow.expires for flow in world.flows.values()}
         moments |= {wait.expires for wait in world.waits.values()}
+        moments |= set(world.parts.orphans.values())
         for wait in world.conditions().values():
             moments |= {wait.deadline, wait.wake}
 
@@ -519,7 +520,12 @@ class FlowRules(MachineBase):
         early = [
             wait for wait in world.waits.values() if isinstance(wait, oracle.PendingCompletions)
         ]
-        records = len(world.flows), len(world.conditions()), len(world.progress)
+        records = (
+            len(world.flows),
+            len(world.conditions()),
+            len(world.progress),
+            world.parts.count(),
+        )
         completions = sum(len(wait.completions) for wait in early)
         with MemoryStore(
             clock=self.clock, retention=self.retention, partitions=world.partitions

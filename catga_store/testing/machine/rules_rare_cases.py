@@ -36,7 +36,7 @@ from catga_store.testing.machine.base import TYPES
 from catga_store.testing.machine.base import WAIT_IDS
 from catga_store.testing.machine.base import Copy
 from catga_store.testing.machine.rules_flows import places
-from catga_store.testing.machine.rules_sessions import SessionRules
+from catga_store.testing.machine.rules_part_sessions import PartSessionRules
 
 __all__ = ["RareCaseRules"]
 
@@ -48,7 +48,7 @@ _HUGE = "huge " * 240_000
 endings = st.sampled_from(["complete", "cancel", "clear", "leave pending"])
 
 
-class RareCaseRules(SessionRules):
+class RareCaseRules(PartSessionRules):
     """The cases of this module, each as one rule."""
 
     # conditions that are used again or moved ------------------------------------------------------
@@ -162,7 +162,7 @@ class RareCaseRules(SessionRules):
         expiries = {one.expires for one in expiring if one.expires is not None}
         coming = sorted(one for one in expiries if one - early > self.now)
         if coming:
-            self.clock.advance(coming[which % len(coming)] - early - self.clock.now)
+            self.pass_time(coming[which % len(coming)] - early - self.clock.now)
 
         world.forget_expired()
         self.scans_agree()
@@ -178,6 +178,9 @@ class RareCaseRules(SessionRules):
             WAIT: {(name, 0) for name in world.conditions()},
             PROGRESS: set(world.progress),
         }
+        if self.has_parts:
+            self.scan_of_parts_agrees()
+
         now_ms = (self.now - base.EPOCH) // _MILLISECOND
         for kind, want in wanted.items():
             page: Any = self.api.run(ask(Scan(kind, None, 1000, now_ms)))
@@ -220,6 +223,7 @@ class RareCaseRules(SessionRules):
                 len(world.flows),
                 len(world.conditions()),
                 len(world.progress),
+                world.parts.count(),
                 sum(len(wait.completions) for wait in early),
             )
             assert other.count_flows() == len(world.flows)

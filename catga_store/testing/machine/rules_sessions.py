@@ -18,21 +18,26 @@ from catga_store.model.progress import ForEachProgress
 from catga_store.model.waits import WaitCondition
 from catga_store.model.waits import WaitOutcome
 from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import part_key
 from catga_store.protocol.keys import progress_key
 from catga_store.protocol.keys import wait_key
 from catga_store.testing.machine import base
 from catga_store.testing.machine import oracle
+from catga_store.testing.machine import parts_model
 from catga_store.testing.machine.base import CHILDREN
 from catga_store.testing.machine.base import FLOW_IDS
 from catga_store.testing.machine.base import STEPS
 from catga_store.testing.machine.base import TYPES
 from catga_store.testing.machine.base import WAIT_IDS
 from catga_store.testing.machine.base import Copy
-from catga_store.testing.machine.rules_claims import ClaimRules
 from catga_store.testing.machine.rules_flows import mark
 from catga_store.testing.machine.rules_flows import marks
 from catga_store.testing.machine.rules_flows import places
 from catga_store.testing.machine.rules_flows import reads_as
+from catga_store.testing.machine.rules_logs import LogRules
+from catga_store.testing.machine.rules_logs import same_appended
+from catga_store.testing.machine.rules_parts import BODY_TYPES
+from catga_store.testing.machine.rules_parts import reads_part_as
 from catga_store.testing.machine.rules_waits import new_wait
 from catga_store.testing.machine.rules_waits import same_completion
 from catga_store.testing.machine.session_model import Open
@@ -57,10 +62,14 @@ _GONE = {
     "flow": "FlowNotFoundError",
     "wait": "WaitConditionNotFoundError",
     "progress": "StaleProgressError",
+    "part": "StalePartError",
 }
 
 
-class SessionRules(ClaimRules):
+BODY_TYPE_NAMES: dict[Any, str | None] = {kind: name for name, kind in BODY_TYPES.items()}
+
+
+class SessionRules(LogRules):
     """Every operation of a session, with other sessions and single operations in between."""
 
     def opened(self, number: int) -> Open:
@@ -180,9 +189,7 @@ class SessionRules(ClaimRules):
 
         self.world.forget_expired()
         found = opened.real.get_for_each_progress(flow_id, step)
-        flow = opened.entries.get(("flow", flow_id))
-        leaving = flow is not None and (flow.instead is not None or flow.intent == "deleted")
-        want = None if leaving else self.world.progress.get((flow_id, step))
+        want = None if opened.leaves(flow_id) else self.world.progress.get((flow_id, step))
         self.track(opened, "progress", (flow_id, step), found, want)
 
     # changing -------------------------------------------------------------------------------------
@@ -354,9 +361,7 @@ class SessionRules(ClaimRules):
         else:
             opened.entries[kind, copy.key] = SessionEntry(copy, "deleted", copy.base)
             if kind == "flow":
-                mine = [k for k in opened.entries if k[0] == "progress" and k[1][0] == copy.key]
-                for key in mine:
-                    del opened.entries[key]
+                opened.forget_what_belongs_to(copy.key)
 
         if add and kind == "flow":
             flow = self.new_snapshot({"flow_id": copy.key, "state": {"n": 7, "note": "again"}})
@@ -373,8 +378,7 @@ class SessionRules(ClaimRules):
             self.let_go("flow", before.copy)
 
         opened.entries["flow", flow_id] = SessionEntry(None, "deleted")
-        for key in [key for key in opened.entries if key[0] == "progress" and key[1][0] == flow_id]:
-            del opened.entries[key]
+        opened.forget_what_belongs_to(flow_id)
 
     @precondition(lambda self: self.flows or self.waits)
     @rule(number=session, which=which, kind=st.sampled_from(["flow", "wait"]))
@@ -419,17 +423,18 @@ class SessionRules(ClaimRules):
         opened = self.opened(number)
         self.hold_a_flow(opened, which)
         copies = [copy for copy in opened.live(kind) if copy.base is not None]
-        if not copies:
-            return
+        if copies:
+            self.refresh(opened, kind, self.pick(copies, which))
 
-        copy = self.pick(copies, which)
+    def refresh(self, opened: Open, kind: str, copy: Copy) -> None:
+        """Read a record again into its object."""
         state_type: str = type(copy.obj.state).__qualname__ if kind == "flow" else "dict"
         done = self.agree(
             lambda: opened.real.refresh(copy.obj),
             lambda: self.refreshed(kind, copy, None if state_type == "dict" else state_type),
         )
         if done is not None:
-            copy.base = done[1]
+            copy.base, copy.is_read = done[1], True
             opened.entries[kind, copy.key].intent = "loaded"
             self.same_object(kind, copy, results=True)
             assert kind != "flow" or type(copy.obj.state).__qualname__ == state_type
@@ -441,6 +446,7 @@ class SessionRules(ClaimRules):
             "flow": self.world.flows.get,
             "wait": self.world.wait,
             "progress": self.world.progress.get,
+            "part": lambda key: self.world.parts.get(*key),
         }
         want = stored[kind](copy.key)
         if want is None:
@@ -452,6 +458,9 @@ class SessionRules(ClaimRules):
         if kind == "flow" and not reads_as(want, type_name):
             raise oracle.Refusal("StateTypeError")
 
+        if kind == "part" and not reads_part_as(want, BODY_TYPE_NAMES[copy.obj.body_type]):
+            raise oracle.Refusal("StateTypeError")
+
         return want
 
     def same_object(self, kind: str, copy: Copy, *, results: bool = False) -> None:
@@ -460,13 +469,16 @@ class SessionRules(ClaimRules):
             self.same_flow(copy.obj, copy.base, "in a session")
         elif kind == "wait":
             self.same_wait(copy.obj, copy.base, results=results)
+        elif kind == "part":
+            self.same_part(copy.obj, copy.base, body=copy.is_read)
         else:
             self.same_progress(copy.key, copy.obj, copy.base)
 
     def let_go(self, kind: str, copy: Copy) -> None:
         """An object that has left its session is its holder's."""
         if copy.base is not None:
-            held = {"flow": self.flows, "wait": self.waits, "progress": self.progress}[kind]
+            lists = {"flow": self.flows, "wait": self.waits, "progress": self.progress}
+            held = {**lists, "part": self.parts}[kind]
             if copy not in held:
                 self.keep(held, copy)
 
@@ -484,13 +496,16 @@ class SessionRules(ClaimRules):
         opened = self.opened(number)
         self.hold_a_flow(opened, which)
         if opened.live(kind):
-            copy = self.pick(opened.live(kind), which)
-            opened.real.expunge(copy.obj)
-            entry = opened.entries.pop((kind, copy.key))
-            opened.checks.pop((kind, copy.key), None)
-            self.let_go(kind, copy)
-            if entry.fresh or entry.instead is not None:
-                opened.entries[kind, copy.key] = SessionEntry(None, "deleted", entry.instead)
+            self.expunge(opened, kind, self.pick(opened.live(kind), which))
+
+    def expunge(self, opened: Open, kind: str, copy: Copy) -> None:
+        """Let go of one object; what it was to replace is still deleted."""
+        opened.real.expunge(copy.obj)
+        entry = opened.entries.pop((kind, copy.key))
+        opened.checks.pop((kind, copy.key), None)
+        self.let_go(kind, copy)
+        if entry.fresh or entry.instead is not None:
+            opened.entries[kind, copy.key] = SessionEntry(None, "deleted", entry.instead)
 
     @rule(number=session, close=st.booleans())
     def session_rollback(self, number: int, close: bool) -> None:
@@ -513,27 +528,31 @@ class SessionRules(ClaimRules):
         """Commit a session: every change or none."""
         self.pending_agrees(opened)
         self.world.forget_expired()
-        planned = planned_changes(opened)
         before = opened.real.receipt
-        changes = [change for change, _, _ in planned]
-        done = self.agree(
-            lambda: opened.real.commit(resolve=resolve), lambda: self.decided(opened, changes)
-        )
+        planned: list[Planned] = []
+
+        def modelled() -> list[oracle.Done]:
+            planned.extend(planned_changes(opened))
+            return self.decided(opened, [change for change, _, _ in planned])
+
+        done = self.agree(lambda: opened.real.commit(resolve=resolve), modelled)
         if done is None:
             assert opened.real.receipt is before
             self.pending_agrees(opened)
             return
 
         receipt, outcomes = done
+        changes = [change for change, _, _ in planned]
         assert opened.real.receipt is receipt
         assert (receipt.commit_id is None) is (not planned)
         if planned:
-            self.settle(opened, planned)
+            self.settle(opened, planned, outcomes)
             self.same_receipt(receipt, planned, outcomes)
             if any(map(changed_something, changes, outcomes)):
                 self.resolves(receipt)
 
             opened.completions.clear()
+            opened.appends.clear()
             opened.checks.clear()
             opened.guards.clear()
 
@@ -541,7 +560,8 @@ class SessionRules(ClaimRules):
 
     def decided(self, opened: Open, changes: list[oracle.Change]) -> list[oracle.Done]:
         """What the model says of a commit; a write that does not regard a check is a usage error."""
-        written = {key_of(c): expected_by(c) for c in changes if not isinstance(c, oracle.Complete)}
+        unchecked = oracle.Complete | parts_model.Append
+        written = {key_of(c): expected_by(c) for c in changes if not isinstance(c, unchecked)}
         for key, copy in opened.checks.items():
             if written.get(key, copy.base.stamp) != copy.base.stamp:
                 raise oracle.Refusal("UsageError")
@@ -558,21 +578,25 @@ class SessionRules(ClaimRules):
 
         One that found nothing to change may be reported as not applied, which is as true.
         """
-        keys = (*receipt.versions, *(wait_key(name) for name, _ in receipt.completions))
+        keys = (
+            *receipt.versions,
+            *(wait_key(name) for name, _ in receipt.completions),
+            *(part_key(entry.flow_id, entry.log) for entry in receipt.entries),
+        )
         lost = CommitUncertainError("", commit_id=receipt.commit_id, keys=keys)
         found = self.api.resolve_commit(lost)
         assert found is not None
         assert found.commit_id == receipt.commit_id
 
-    def settle(self, opened: Open, planned: list[Planned]) -> None:
+    def settle(self, opened: Open, planned: list[Planned], outcomes: list[oracle.Done]) -> None:
         """Every object takes over what is stored now, and is clean."""
         world = self.world
-        for change, kind, entry in planned:
+        for (change, kind, entry), outcome in zip(planned, outcomes, strict=True):
             if entry is None:
                 continue
 
             key = key_of(change)
-            if entry.intent == "deleted":
+            if entry.intent == "deleted" or was_kept(change, outcome):
                 del opened.entries[key]
                 continue
 
@@ -582,8 +606,10 @@ class SessionRules(ClaimRules):
                 "flow": world.flows,
                 "wait": world.conditions(),
                 "progress": world.progress,
+                "part": world.parts.rows.get(copy.key[0], {}),
             }
-            copy.base = stored[kind][copy.key]
+            copy.base = stored[kind][copy.key[1] if kind == "part" else copy.key]
+            copy.is_read = True
             if kind == "flow" and copy.base.claim is None:
                 copy.lease = copy.claim = None
 
@@ -602,13 +628,20 @@ class SessionRules(ClaimRules):
         """The receipt says what was written."""
         versions: dict[Any, int] = {}
         completed: dict[Any, oracle.Done] = {}
+        kept: list[Any] = []
+        appended: list[tuple[parts_model.Append, oracle.Done]] = []
         for (change, kind, entry), outcome in zip(planned, outcomes, strict=True):
             if isinstance(change, oracle.Complete):
                 completed[change.correlation_id, change.child] = outcome
+            elif isinstance(change, parts_model.Append):
+                appended.append((change, outcome))
+            elif was_kept(change, outcome):
+                kept.append(part_key(*key_of(change)[1]))
             elif entry is not None and not isinstance(change, oracle.Renew):
                 key = key_of(change)[1]
-                named = {"flow": flow_key, "wait": wait_key}.get(kind)
-                real_key = progress_key(*key) if named is None else named(key)
+                named: dict[str, Any] = {"progress": progress_key, "part": part_key}
+                single = {"flow": flow_key, "wait": wait_key}.get(kind)
+                real_key = named[kind](*key) if single is None else single(key)
                 gone = (kind, key) not in self.stored_now()
                 versions[real_key] = 0 if gone else self.stored_now()[kind, key]
 
@@ -628,6 +661,10 @@ class SessionRules(ClaimRules):
         assert receipt.versions.keys() == versions.keys()
         assert set(receipt.satisfied) == satisfied
         assert len(receipt.satisfied) == len(satisfied)
+        assert receipt.kept == tuple(kept)
+        for got, (change, outcome) in zip(receipt.entries, appended, strict=True):
+            same_appended(got, change, outcome)
+
         assert receipt.completions.keys() == completed.keys()
         for key, want in completed.items():
             same_completion(receipt.completions[key], want)
@@ -639,11 +676,16 @@ class SessionRules(ClaimRules):
             **{("flow", key): flow.version for key, flow in world.flows.items()},
             **{("wait", key): wait.version for key, wait in world.conditions().items()},
             **{("progress", key): progress.version for key, progress in world.progress.items()},
+            **{
+                ("part", (flow_id, name)): row.version
+                for flow_id, rows in world.parts.rows.items()
+                for name, row in rows.items()
+            },
         }
 
     def pending_agrees(self, opened: Open) -> None:
         """What a session says it would do."""
-        new = {"new", "set", "overwrite"}
+        new = {"new", "set", "overwrite", "keep"}
         entries = [entry for entry in opened.entries.values() if entry.copy is not None]
         wanted = {
             "new": {id(e.copy.obj) for e in entries if e.copy and e.intent in new},
@@ -776,6 +818,11 @@ class SessionRules(ClaimRules):
         self.world.commit(writes)
         self.written(copy)
         self.let_go("flow", copy)
+
+
+def was_kept(change: oracle.Change, outcome: oracle.Done) -> bool:
+    """Whether a part was left as it was because there was one."""
+    return isinstance(change, parts_model.PutPart) and change.is_free and not outcome.accepted
 
 
 class _ChangedMindError(Exception):

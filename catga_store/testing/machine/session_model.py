@@ -13,7 +13,10 @@ from typing import TypeAlias
 
 from catga_store.testing.machine import base
 from catga_store.testing.machine import oracle
+from catga_store.testing.machine import parts_model
 from catga_store.testing.machine.base import Copy
+from catga_store.testing.machine.rules_parts import is_same_part
+from catga_store.testing.machine.rules_parts import written_part
 
 __all__ = [
     "Open",
@@ -27,7 +30,7 @@ __all__ = [
     "planned_changes",
 ]
 
-_ORDER = {"flow": 0, "wait": 1, "progress": 2}
+_ORDER = {"flow": 0, "wait": 1, "progress": 2, "part": 3}
 _FIELDS = (
     "state",
     "position",
@@ -42,7 +45,7 @@ _FIELDS = (
 
 @dataclass(eq=False)
 class SessionEntry:
-    """One record in a session: `intent` is loaded, new, set, overwrite or deleted."""
+    """One record in a session: `intent` is loaded, new, set, keep, overwrite or deleted."""
 
     copy: Copy | None
     intent: str = "loaded"
@@ -62,6 +65,7 @@ class Open:
     completions: dict[tuple[str, str], oracle.Complete] = field(
         default_factory=dict[tuple[str, str], oracle.Complete]
     )
+    appends: list[parts_model.Append] = field(default_factory=list[parts_model.Append])
     checks: dict[tuple[str, Any], Copy] = field(default_factory=dict[tuple[str, Any], Copy])
 
     guards: dict[str, tuple[Copy, int, timedelta]] = field(
@@ -74,6 +78,7 @@ class Open:
         self.guards.clear()
         self.entries.clear()
         self.completions.clear()
+        self.appends.clear()
         self.checks.clear()
 
     def live(self, kind: str) -> list[Copy]:
@@ -83,6 +88,17 @@ class Open:
             for (of, _), entry in self.entries.items()
             if of == kind and entry.copy is not None and entry.intent != "deleted"
         ]
+
+    def leaves(self, flow_id: str) -> bool:
+        """Whether it deletes or replaces a flow, and with it all that belongs to it."""
+        flow = self.entries.get(("flow", flow_id))
+        return flow is not None and (flow.instead is not None or flow.intent == "deleted")
+
+    def forget_what_belongs_to(self, flow_id: str) -> None:
+        """What it has of a flow that it deletes, beside the flow, leaves it."""
+        for kind, key in list(self.entries):
+            if kind in ("progress", "part") and key[0] == flow_id:
+                del self.entries[kind, key]
 
     def holds(self, copy: Copy) -> bool:
         """Whether an object is in its map."""
@@ -99,6 +115,9 @@ def is_dirty(kind: str, copy: Copy) -> bool:
         wait = base.terms_of(copy.obj), copy.obj.outcome.name
         changed: bool = wait != (copy.base.terms, copy.base.outcome)
         return changed
+
+    if kind == "part":
+        return not is_same_part(copy)
 
     now = base.progress_of(copy.obj)
     return (now.processed, now.failed, now.last) != (
@@ -126,19 +145,16 @@ def planned_changes(opened: Open) -> list[Planned]:
             idle.append((oracle.Renew(key, copy.base, copy.lease), kind, entry))
 
     planned += [(change, "completion", None) for change in opened.completions.values()]
+    planned += [(change, "entry", None) for change in opened.appends]
     if not planned and not opened.checks and not opened.guards:
         return []
 
     planned += idle
-    keys = {key_of(change) for change, _, _ in planned if not isinstance(change, oracle.Complete)}
+    unchecked = oracle.Complete | parts_model.Append
+    keys = {key_of(change) for change, _, _ in planned if not isinstance(change, unchecked)}
     for (kind, key), copy in opened.checks.items():
         if (kind, key) not in keys:
-            check: oracle.Change = (
-                oracle.CheckFlow(key, copy.base, copy.lease is not None)
-                if kind == "flow"
-                else oracle.CheckWait(key, copy.base)
-            )
-            planned.append((check, "check", None))
+            planned.append((_check_of(kind, key, copy), "check", None))
 
     regarded = {key_of(change) for change, _, _ in planned}
     for key, (copy, claim, lease) in opened.guards.items():
@@ -146,6 +162,16 @@ def planned_changes(opened: Open) -> list[Planned]:
             planned.append((oracle.Guard(key, copy.base, claim, lease), "check", None))
 
     return planned
+
+
+def _check_of(kind: str, key: Any, copy: Copy) -> oracle.Change:
+    if kind == "part":
+        return parts_model.CheckPart(key[0], key[1], copy.base)
+
+    if kind == "wait":
+        return oracle.CheckWait(key, copy.base)
+
+    return oracle.CheckFlow(key, copy.base, copy.lease is not None)
 
 
 def _change_of(  # noqa: PLR0911  one return for each kind of change
@@ -162,6 +188,9 @@ def _change_of(  # noqa: PLR0911  one return for each kind of change
         if kind == "wait":
             return oracle.ClearWait(key, entry.instead)
 
+        if kind == "part":
+            return parts_model.DeletePart(key[0], key[1], entry.instead)
+
         return oracle.ClearProgress(key[0], key[1], entry.instead)
 
     if intent == "loaded" and not is_dirty(kind, copy):
@@ -171,6 +200,10 @@ def _change_of(  # noqa: PLR0911  one return for each kind of change
         read = copy.base if intent == "loaded" else None
         draft = base.draft_of(copy.obj, read)
         return oracle.WriteFlow(key, draft, read, copy.lease, entry.instead)
+
+    if kind == "part":
+        exists = intent if intent in ("keep", "overwrite") else "refuse"
+        return written_part(copy, exists, entry.instead)
 
     if kind == "wait":
         terms = base.terms_of(copy.obj)
@@ -192,14 +225,24 @@ def _change_of(  # noqa: PLR0911  one return for each kind of change
 
 def changed_something(change: oracle.Change, done: oracle.Done) -> bool:
     """Whether a commit has left a trace of one of its changes."""
-    if isinstance(change, oracle.DeleteFlow | oracle.ClearWait | oracle.ClearProgress):
+    if isinstance(
+        change,
+        oracle.DeleteFlow | oracle.ClearWait | oracle.ClearProgress | parts_model.DeletePart,
+    ):
         return done.existed
 
-    if isinstance(change, oracle.Complete | oracle.SetWait):
+    if isinstance(
+        change, oracle.Complete | oracle.SetWait | parts_model.PutPart | parts_model.Append
+    ):
         return done.accepted
 
     return not isinstance(
-        change, oracle.CheckFlow | oracle.CheckWait | oracle.CheckProgress | oracle.Guard
+        change,
+        oracle.CheckFlow
+        | oracle.CheckWait
+        | oracle.CheckProgress
+        | oracle.Guard
+        | parts_model.CheckPart,
     )
 
 
@@ -219,7 +262,14 @@ def claim_expected_by(change: oracle.Change) -> int | None:
 
 def expected_by(change: oracle.Change) -> Any:
     """The write that a change expects to find; `None` if it takes what is there, or nothing."""
-    base = change.base if not isinstance(change, oracle.SetWait | oracle.Complete) else None
+    if isinstance(change, parts_model.PutPart):
+        return change.expects and change.expects.stamp
+
+    base = (
+        None
+        if isinstance(change, oracle.SetWait | oracle.Complete | parts_model.Append)
+        else change.base
+    )
     if base is None and isinstance(change, oracle.WriteFlow | oracle.SetWait):
         base = change.instead
 
@@ -230,6 +280,12 @@ def key_of(change: oracle.Change) -> tuple[str, Any]:
     """Return the kind and the key of the record that a change is about."""
     if isinstance(change, oracle.SaveProgress | oracle.ClearProgress | oracle.CheckProgress):
         return "progress", (change.flow_id, change.step)
+
+    if isinstance(change, parts_model.PutPart | parts_model.DeletePart | parts_model.CheckPart):
+        return "part", (change.flow_id, change.name)
+
+    if isinstance(change, parts_model.Append):
+        return "entry", (change.flow_id, change.log)
 
     if isinstance(
         change,
