@@ -279,7 +279,7 @@ def test_a_copy_of_a_part_without_its_body_has_none(store: cs.Store) -> None:
     """Also one that was pickled."""
     store.put_part(cs.Part("f", "p", b"1"))
     (part,) = store.list_parts("f")
-    for copied in (copy.deepcopy(part), pickle.loads(pickle.dumps(part))):  # noqa: S301  our own
+    for copied in (copy.deepcopy(part), pickle.loads(pickle.dumps(part))):
         with pytest.raises(cs.UsageError, match="was not read"):
             _ = copied.body
 

@@ -61,6 +61,10 @@ def store(url: str) -> Iterator[cs.Store]:
 
         opened.save_for_each_progress("a", 1, cs.ForEachProgress([1, 2]))
         opened.save_for_each_progress("a", 2, cs.ForEachProgress([3]))
+        opened.put_part(cs.Part("a", "p", {"n": 0}))
+        for number in range(3):
+            opened.append("a", number, key=f"k{number}")
+
         children = [f"child {number}" for number in range(1000)]
         opened.set_wait_condition(cs.WaitCondition("wait", flow_ids=children))
         opened.set_wait_condition(
@@ -124,6 +128,37 @@ def claim_and_hold(store: cs.Store) -> None:
     """Claim a flow by name, and hold the claim for less than a third of its lease."""
     with store.holding(store.claim("a")):
         pass
+
+
+def change_parts(store: cs.Store) -> None:
+    """Change a flow and a part, and add parts and entries, in one session that reads two of them."""
+    with store.begin() as session:
+        session.get_one("a").state["n"] += 1
+        part = session.get_part("a", "p")
+        assert part is not None
+        part.body["n"] += 1
+        session.add_part(cs.Part("a", "p/1", b"1"))
+        session.add_part(cs.Part("a", "p/2", b"2"), exists="keep")
+        session.append("a", "new", key="k9")
+        session.append("a", "again", key="k1")
+        assert session.get_part("a", "p") is part
+
+
+def step_with_entry(store: cs.Store) -> None:
+    """Write an entry and a part with a flow that is read."""
+    with store.begin() as session:
+        session.get_one("a").state["n"] += 1
+        session.append("a", "done")
+
+
+def delete_parts_of_501(store: cs.Store) -> None:
+    """Delete one part more than one commit removes."""
+    for first in (0, 200, 400):
+        with store.begin() as session:
+            for number in range(first, min(first + 200, 501)):
+                session.add_part(cs.Part("b", f"{number}", b""))
+
+    assert store.delete_parts("b", "") == 501
 
 
 def claim_and_extend(store: cs.Store) -> None:
@@ -207,6 +242,33 @@ OPERATIONS: dict[str, tuple[Callable[[cs.Store], object], int, int]] = {
     "session, seven changes": (change_many, 1, 1),
     "session, no change": (change_nothing, 1, 0),
     "transact": (lambda store: store.transact(lambda session: session.get_one("a")), 1, 0),
+    "put_part": (lambda store: store.put_part(cs.Part("a", "q", b"")), 0, 1),
+    "put_part, keep": (lambda store: store.put_part(cs.Part("a", "p", b""), exists="keep"), 0, 1),
+    "put_part, overwrite": (
+        lambda store: store.put_part(cs.Part("a", "p", b""), exists="overwrite"),
+        0,
+        1,
+    ),
+    "get_part, put_part unchanged": (
+        lambda store: store.put_part(store.get_part("a", "p") or cs.Part("a", "p", b"")),
+        1,
+        0,
+    ),
+    "get_part": (lambda store: store.get_part("a", "p"), 1, 0),
+    "get_parts of 500": (lambda store: store.get_parts("a", map(str, range(500))), 1, 0),
+    "get_parts of 501": (lambda store: store.get_parts("a", map(str, range(501))), 2, 0),
+    "get_parts of 0": (lambda store: store.get_parts("a", []), 0, 0),
+    "list_parts": (lambda store: store.list_parts("a"), 1, 0),
+    "list_parts, with bodies": (lambda store: store.list_parts("a", bodies=True, limit=1000), 1, 0),
+    "delete_part": (lambda store: store.delete_part("a", "p"), 0, 1),
+    "delete_parts": (lambda store: store.delete_parts("a", ""), 0, 1),
+    "delete_parts of 501": (delete_parts_of_501, 0, 5),
+    "append": (lambda store: store.append("a", "new"), 0, 1),
+    "append, again": (lambda store: store.append("a", "new", key="k1"), 0, 1),
+    "read_log": (lambda store: store.read_log("a", limit=1000), 1, 0),
+    "trim_log": (lambda store: store.trim_log("a", before=3), 0, 1),
+    "session, parts": (change_parts, 2, 1),
+    "session, one step with an entry": (step_with_entry, 1, 1),
     "sweep, with a wait that is over": (lambda store: store.sweep(), 3, 1),
     "clear, sweep": (clear_and_sweep, 1, 2),
     "ping": (lambda store: store.ping(), 1, 0),

@@ -20,6 +20,7 @@ import pytest
 from competing import claim
 from competing import transact
 from forks import together
+from marks import SHARED_STORES
 from waiting import until
 
 import catga_store as cs
@@ -47,6 +48,19 @@ def complete(path: str, number: int, total: int) -> list[int]:
         sum(answer.duplicate for answer in answers),
         sum(answer.now_satisfied for answer in answers),
     ]
+
+
+def append(url: str, number: int, times: int, keyed: bool) -> list[tuple[int, bool]]:
+    """Append that many times, each twice under its key if it has one; return sequences and duplicates."""
+    done: list[tuple[int, bool]] = []
+    with cs.open_store(url) as store:
+        for entry in range(times):
+            for _ in range(2 if keyed else 1):
+                key = f"{number}/{entry}" if keyed else None
+                found = store.append("f", [number, entry], key=key)
+                done.append((found.sequence, found.duplicate))
+
+    return done
 
 
 def open_first(path: str, number: int, partitions: int) -> str:
@@ -108,6 +122,29 @@ def test_completions_from_processes_count_once(tmp_path: Path) -> None:
         wait = store.get_wait_condition("all")
         assert wait is not None
         assert (wait.outcome, wait.completed_count) == (cs.WaitOutcome.SATISFIED, 100)
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize("total", [200, pytest.param(1000, marks=pytest.mark.soak)])
+@SHARED_STORES
+def test_appends_by_processes_have_no_gaps(store_url: str, total: int, keyed: bool) -> None:
+    """8 processes append to one log: each sequence is given once, also if every append is sent twice."""
+    times = total // PROCESSES
+    with cs.open_store(store_url) as store:
+        store.create(cs.FlowSnapshot("f", state={"n": 0}))
+        found = together(append, *[(store_url, n, times, keyed) for n in range(PROCESSES)])
+        answers = [(sequence, again) for each in found for sequence, again in each]
+        wanted = list(range(1, total + 1))
+        assert sorted(sequence for sequence, again in answers if not again) == wanted
+        assert sorted(sequence for sequence, again in answers if again) == wanted * keyed
+
+        entries = store.read_log("f", limit=1000)
+        assert [entry.sequence for entry in entries] == wanted
+        expected = [[number, entry] for number in range(PROCESSES) for entry in range(times)]
+        assert sorted(entry.body for entry in entries) == expected
+        for number in range(PROCESSES):  # each process's own are in the order in which it sent them
+            mine = [entry.body[1] for entry in entries if entry.body[0] == number]
+            assert mine == list(range(times))
 
 
 def test_first_openers_all_succeed(tmp_path: Path) -> None:

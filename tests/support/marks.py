@@ -30,3 +30,6 @@ REDIS_VERSIONS = stores_named("6.2", "8.2")
 
 PART_STORES = pytest.mark.stores("memory", "sqlite", "redis-6.2", "redis-8.2", "nats")
 """The stores that have parts."""
+
+SHARED_STORES = pytest.mark.stores("sqlite", "redis-6.2", "redis-8.2", "nats")
+"""Those that several processes can use."""

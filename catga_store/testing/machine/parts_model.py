@@ -132,6 +132,10 @@ class PartsModel:
         """The part that a reader finds."""
         return self.rows.get(flow_id, {}).get(name)
 
+    def at(self, key: tuple[str, str]) -> PartRow | None:
+        """Likewise, by both names."""
+        return self.get(*key)
+
     def names(
         self,
         flow_id: str,

@@ -92,12 +92,17 @@ def draft_of(copy: Copy) -> PartDraft | None:
     return PartDraft(*plain_of(body, copy.base), copy.obj.tag)
 
 
+def has_type(body: Any) -> bool:
+    """Whether a body is of one of the types of the machine."""
+    return isinstance(body, Order | Parcel)
+
+
 def plain_of(body: Any, row: PartRow | None = None) -> tuple[Any, str]:
     """A body as the model has it, and the name of its type: raw data keeps the type it was read of."""
     if isinstance(body, bytes):
         return body, "bytes"
 
-    if isinstance(body, Order | Parcel):
+    if has_type(body):
         return asdict(body), type(body).__name__
 
     kept = "" if row is None or row.draft.type_name == "bytes" else row.draft.type_name
@@ -124,9 +129,9 @@ def change_part(copy: Copy, change: tuple[str, Any]) -> None:
         part.body = value
     elif what == "n" and part.body_type is not bytes:
         stored = copy.base.draft.type_name if draft is None else draft.type_name
-        if draft is not None and isinstance(part.body, dict):
+        if draft is not None and isinstance(draft.body, dict) and not has_type(part.body):
             part.body["n"] = value
-        elif draft is not None and isinstance(part.body, Order | Parcel):
+        elif draft is not None and has_type(part.body):
             part.body.n = value
         else:
             kind = TYPES.get(stored) or part.body_type

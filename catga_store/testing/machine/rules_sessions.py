@@ -446,7 +446,7 @@ class SessionRules(LogRules):
             "flow": self.world.flows.get,
             "wait": self.world.wait,
             "progress": self.world.progress.get,
-            "part": lambda key: self.world.parts.get(*key),
+            "part": self.world.parts.at,
         }
         want = stored[kind](copy.key)
         if want is None:
