@@ -171,6 +171,20 @@ def test_a_log_goes_with_its_flow(store: cs.Store) -> None:
         assert store.read_log("f") == []
 
 
+def test_an_append_keeps_a_log_without_a_flow(store: cs.Store, clock: ManualClock) -> None:
+    """For the retention of waits from then; an append that is not written because of its key does not."""
+    store.append("f", 1, key="k")
+    clock.advance(timedelta(hours=16))
+    store.append("f", 2)
+    clock.advance(timedelta(hours=16))
+    assert store.append("f", 3, key="k").duplicate is True
+    assert store.sweep() == 0
+    clock.advance(timedelta(hours=8))
+    assert store.sweep() == 1
+    assert store.read_log("f") == []
+    assert store.append("f", 4, key="k") == cs.Appended("f", "log", 1, "k")
+
+
 def test_entries_are_parts(store: cs.Store) -> None:
     """Listed as such, by their names, without what the log counts with."""
     store.append("f", {"n": 1}, key="k")

@@ -9,9 +9,9 @@ To run it against a store of your own, say how to open it, and let pytest or Hyp
     TestMyStore = MyStoreMachine.TestCase
 
 Each example opens a store, which must be empty, and closes it. The rules are in `rules_flows`,
-`rules_waits`, `rules_claims`, `rules_sessions` and `rules_rare_cases`. After each rule, everything that
-can be read is compared with the `oracle`, which says what a store must do (`base`). No rule knows which
-store it runs on.
+`rules_waits`, `rules_claims`, `rules_parts`, `rules_logs`, `rules_sessions`, `rules_part_sessions` and
+`rules_rare_cases`. After each rule, everything that can be read is compared with the `oracle`, which says
+what a store must do (`base`; of parts and logs in `parts_model`). No rule knows which store it runs on.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from datetime import timedelta
 from typing import Any
 
 from hypothesis import strategies as st
@@ -20,16 +21,16 @@ from catga_store.testing.machine import base
 from catga_store.testing.machine import oracle
 from catga_store.testing.machine import parts_model
 from catga_store.testing.machine.base import FLOW_IDS
+from catga_store.testing.machine.part_draws import BODY_TYPES
+from catga_store.testing.machine.part_draws import bodies
+from catga_store.testing.machine.part_draws import body_types
+from catga_store.testing.machine.part_draws import plain_of
+from catga_store.testing.machine.part_draws import reads_part_as
+from catga_store.testing.machine.part_draws import with_parts
 from catga_store.testing.machine.parts_model import PartDraft
 from catga_store.testing.machine.parts_model import PartRow
 from catga_store.testing.machine.rules_flows import places
-from catga_store.testing.machine.rules_parts import BODY_TYPES
 from catga_store.testing.machine.rules_parts import PartRules
-from catga_store.testing.machine.rules_parts import bodies
-from catga_store.testing.machine.rules_parts import body_types
-from catga_store.testing.machine.rules_parts import plain_of
-from catga_store.testing.machine.rules_parts import reads_part_as
-from catga_store.testing.machine.rules_parts import with_parts
 
 __all__ = ["LogRules", "entry_keys", "logs", "same_appended"]
 
@@ -221,6 +222,38 @@ class LogRules(PartRules):
             expires = self.world.flows[flow_id].expires
             if expires is not None:
                 self.pass_time(expires - self.clock.now)
+
+    # parts without a flow -------------------------------------------------------------------------
+
+    @with_parts
+    @rule(
+        place=places,
+        early=st.sampled_from([timedelta(0), timedelta(milliseconds=1)]),
+        by=st.sampled_from([None, "append", "again", "put", "keep"]),
+    )
+    def let_orphans_expire(self, place: int, early: timedelta, by: str | None) -> None:
+        """Parts without a flow come to their end, or almost; a write before that moves it."""
+        self.world.forget_expired()
+        absent = [one for one in FLOW_IDS if one not in self.world.flows]
+        if not absent:
+            return
+
+        orphans = sorted(self.world.parts.orphans)
+        if not orphans:
+            self.append_one(absent[place % len(absent)], "log", b"", "k")
+            orphans = sorted(self.world.parts.orphans)
+
+        if orphans:  # else they are kept forever
+            flow_id = orphans[place % len(orphans)]
+            self.pass_time((self.world.parts.orphans[flow_id] - self.now) / 2)
+            if by in ("append", "again"):
+                self.append_one(flow_id, "log", b"", None if by == "append" else "k")
+            elif by is not None:
+                copy = base.Copy(new_part(flow_id, b""), (flow_id, "a"))
+                self.put_one(copy, "keep" if by == "keep" else "overwrite")
+
+            expires = self.world.parts.orphans[flow_id]
+            self.pass_time(expires - early - self.clock.now)
 
     # the look at everything -----------------------------------------------------------------------
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import asdict
-from datetime import timedelta
 from typing import Any
 from typing import Literal
 
@@ -12,131 +10,36 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 
-from catga_store.errors import UsageError
 from catga_store.model.parts import Part
 from catga_store.testing.machine import base
 from catga_store.testing.machine import oracle
 from catga_store.testing.machine import parts_model
 from catga_store.testing.machine.base import FLOW_IDS
-from catga_store.testing.machine.base import TYPES
 from catga_store.testing.machine.base import Copy
-from catga_store.testing.machine.base import Order
-from catga_store.testing.machine.base import Parcel
-from catga_store.testing.machine.parts_model import PartDraft
+from catga_store.testing.machine.part_draws import BODY_TYPES
+from catga_store.testing.machine.part_draws import PART_NAMES
+from catga_store.testing.machine.part_draws import PREFIXES
+from catga_store.testing.machine.part_draws import bodies
+from catga_store.testing.machine.part_draws import body_types
+from catga_store.testing.machine.part_draws import bounds
+from catga_store.testing.machine.part_draws import change_part
+from catga_store.testing.machine.part_draws import exists_how
+from catga_store.testing.machine.part_draws import is_same_part
+from catga_store.testing.machine.part_draws import part_changes
+from catga_store.testing.machine.part_draws import part_names
+from catga_store.testing.machine.part_draws import plain_of
+from catga_store.testing.machine.part_draws import reads_part_as
+from catga_store.testing.machine.part_draws import some_names
+from catga_store.testing.machine.part_draws import tags
+from catga_store.testing.machine.part_draws import with_parts
+from catga_store.testing.machine.part_draws import written_part
 from catga_store.testing.machine.parts_model import PartRow
 from catga_store.testing.machine.rules_claims import ClaimRules
 from catga_store.testing.machine.rules_flows import places
 
-__all__ = [
-    "BODY_TYPES",
-    "PART_NAMES",
-    "PartRules",
-    "bodies",
-    "body_types",
-    "change_part",
-    "draft_of",
-    "exists_how",
-    "is_same_part",
-    "part_changes",
-    "part_names",
-    "plain_of",
-    "reads_part_as",
-    "some_names",
-    "tags",
-    "with_parts",
-    "written_part",
-]
+__all__ = ["PartRules"]
 
-# In the order of their bytes, and of no other: `a/1` is before `a0`, and U+1F98A after U+FFFF.
-PART_NAMES = ("a", "a/1", "a/10", "a0\x00*>", "e\u0301 \n", "\u00e9", "\uffff", "\U0001f98a", "log")
-_ENTRIES = ("log/000000000001", "log/000000000002", "a/1/000000000001")
-_PREFIXES = ("", "a", "a/", "a/1", "e", "log", "log/", "\uffff", "\U0001f98a", "zz")
-_LARGE = b"\x00large" * 20_000
-
-BODY_TYPES: dict[str | None, Any] = {**TYPES, "bytes": bytes}
-
-bodies: st.SearchStrategy[Any] = st.one_of(
-    base.states,
-    st.sampled_from([b"", b"\x00\xff*1 {", b"\xe2", b"text", b"[]", _LARGE]),
-    st.sampled_from([[1, None, "🦊\x00"], "text", None, 7]),
-)
-body_types = st.sampled_from([None, None, None, "Order", "Parcel", "bytes"])
-part_names = st.sampled_from(PART_NAMES)
-some_names = st.sampled_from((*PART_NAMES, *_ENTRIES))
-bounds = st.one_of(st.none(), st.sampled_from((*PART_NAMES, *_ENTRIES, "a/", "b", "zz")))
-tags = st.sampled_from(["", "", "t", "tag \n🦊\x00"])
-exists_how: st.SearchStrategy[Literal["refuse", "keep", "overwrite"]] = st.sampled_from(
-    ["refuse", "refuse", "keep", "overwrite"]
-)
-part_changes = st.one_of(
-    st.tuples(st.just("n"), st.integers(0, 9)),
-    st.tuples(st.just("bytes"), st.sampled_from([b"", b"\x00other"])),
-    st.tuples(st.just("tag"), tags),
-    st.tuples(st.just("nothing"), st.none()),
-)
 which = st.integers(0, 5)
-
-
-def with_parts(function: Any) -> Any:
-    """Leave a rule to stores that have parts."""
-    return precondition(lambda self: self.has_parts)(function)
-
-
-def draft_of(copy: Copy) -> PartDraft | None:
-    """What the user wants a part to be; `None` if its body was not read."""
-    try:
-        body: Any = copy.obj.body
-    except UsageError:
-        return None
-
-    return PartDraft(*plain_of(body, copy.base), copy.obj.tag)
-
-
-def has_type(body: Any) -> bool:
-    """Whether a body is of one of the types of the machine."""
-    return isinstance(body, Order | Parcel)
-
-
-def plain_of(body: Any, row: PartRow | None = None) -> tuple[Any, str]:
-    """A body as the model has it, and the name of its type: raw data keeps the type it was read of."""
-    if isinstance(body, bytes):
-        return body, "bytes"
-
-    if has_type(body):
-        return asdict(body), type(body).__name__
-
-    kept = "" if row is None or row.draft.type_name == "bytes" else row.draft.type_name
-    return deepcopy(body), kept
-
-
-def reads_part_as(row: PartRow, type_name: str | None) -> bool:
-    """Whether a body can be read as that type: it is of it, or untyped and fits."""
-    if type_name is None or row.draft.type_name == type_name:
-        return True
-
-    body = row.draft.body
-    fits = isinstance(body, dict) and isinstance(body["n"], int)  # pyright: ignore[reportUnknownArgumentType]  of any data
-    return not row.draft.type_name and type_name != "bytes" and fits
-
-
-def change_part(copy: Copy, change: tuple[str, Any]) -> None:
-    """Change a part as a user would."""
-    part, (what, value) = copy.obj, change
-    draft = draft_of(copy)
-    if what == "tag":
-        part.tag = value
-    elif what == "bytes" and part.body_type in (None, bytes):
-        part.body = value
-    elif what == "n" and part.body_type is not bytes:
-        stored = copy.base.draft.type_name if draft is None else draft.type_name
-        if draft is not None and isinstance(draft.body, dict) and not has_type(part.body):
-            part.body["n"] = value
-        elif draft is not None and has_type(part.body):
-            part.body.n = value
-        else:
-            kind = TYPES.get(stored) or part.body_type
-            new: dict[str, Any] = {"n": value, "note": ""}
-            part.body = new if kind is None else kind(**new)
 
 
 class PartRules(ClaimRules):
@@ -145,7 +48,11 @@ class PartRules(ClaimRules):
     def part_name(self, flow_id: str, place: int) -> str:
         """Mostly the name of a part that is there, once there is one."""
         there = self.world.parts.names(flow_id)
-        return there[place % len(there)] if there and place % 4 else PART_NAMES[place % 9]
+        return (
+            there[place % len(there)]
+            if there and place % 4
+            else PART_NAMES[place % len(PART_NAMES)]
+        )
 
     def same_part(self, part: Part[Any], want: PartRow, *, body: bool = True) -> None:
         """A part, just read or written, is what the model says."""
@@ -250,7 +157,7 @@ class PartRules(ClaimRules):
         assert gone is done[0].existed, f"deleted: {gone}"
 
     @with_parts
-    @rule(place=places, prefix=st.sampled_from(_PREFIXES))
+    @rule(place=places, prefix=st.sampled_from(PREFIXES))
     def delete_parts(self, place: int, prefix: str) -> None:
         self.world.forget_expired()
         flow_id = self.flow_id(place)
@@ -306,7 +213,7 @@ class PartRules(ClaimRules):
     @with_parts
     @rule(
         place=places,
-        prefix=st.sampled_from(_PREFIXES),
+        prefix=st.sampled_from(PREFIXES),
         after=bounds,
         before=bounds,
         reverse=st.booleans(),
@@ -361,23 +268,6 @@ class PartRules(ClaimRules):
         if found and (bodies or body_type is None):
             self.keep_part(found[-1], is_read=bodies)
 
-    # the end of flows -----------------------------------------------------------------------------
-
-    @with_parts
-    @rule(place=places, early=st.sampled_from([timedelta(0), timedelta(milliseconds=1)]))
-    def let_orphans_expire(self, place: int, early: timedelta) -> None:
-        """Parts without a flow come to their end, or almost; a write before moves it."""
-        self.world.forget_expired()
-        orphans = sorted(self.world.parts.orphans.items())
-        if orphans:
-            flow_id, expires = orphans[place % len(orphans)]
-            if place % 2:
-                self.pass_time((expires - self.now) / 2)
-                self.put_one(Copy(Part(flow_id, "a", b""), (flow_id, "a")), "overwrite")
-                expires = self.world.parts.orphans[flow_id]
-
-            self.pass_time(expires - early - self.clock.now)
-
     def parts_agree(self) -> None:
         """All parts are what the model says."""
         for flow_id in FLOW_IDS:
@@ -389,22 +279,3 @@ class PartRules(ClaimRules):
                 row = self.world.parts.get(flow_id, part.name)
                 assert row is not None
                 self.same_part(part, row)
-
-
-def is_same_part(copy: Copy) -> bool:
-    """Whether a part that was read is as it was."""
-    draft, row = draft_of(copy), copy.base
-    if draft is None:
-        same: bool = copy.obj.tag == row.draft.tag
-        return same
-
-    return copy.is_read and draft == row.draft
-
-
-def written_part(copy: Copy, exists: str, instead: PartRow | None = None) -> parts_model.PutPart:
-    """The write of a part; refused by the contract if its body was not read, or of a log's entry."""
-    draft, (flow_id, name) = draft_of(copy), copy.key
-    if draft is None or parts_model.entry_of(name) is not None:
-        raise oracle.Refusal("UsageError")
-
-    return parts_model.PutPart(flow_id, name, draft, copy.base, exists, instead)

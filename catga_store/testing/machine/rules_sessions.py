@@ -30,14 +30,14 @@ from catga_store.testing.machine.base import STEPS
 from catga_store.testing.machine.base import TYPES
 from catga_store.testing.machine.base import WAIT_IDS
 from catga_store.testing.machine.base import Copy
+from catga_store.testing.machine.part_draws import BODY_TYPES
+from catga_store.testing.machine.part_draws import reads_part_as
 from catga_store.testing.machine.rules_flows import mark
 from catga_store.testing.machine.rules_flows import marks
 from catga_store.testing.machine.rules_flows import places
 from catga_store.testing.machine.rules_flows import reads_as
 from catga_store.testing.machine.rules_logs import LogRules
 from catga_store.testing.machine.rules_logs import same_appended
-from catga_store.testing.machine.rules_parts import BODY_TYPES
-from catga_store.testing.machine.rules_parts import reads_part_as
 from catga_store.testing.machine.rules_waits import new_wait
 from catga_store.testing.machine.rules_waits import same_completion
 from catga_store.testing.machine.session_model import Open

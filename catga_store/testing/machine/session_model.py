@@ -15,8 +15,8 @@ from catga_store.testing.machine import base
 from catga_store.testing.machine import oracle
 from catga_store.testing.machine import parts_model
 from catga_store.testing.machine.base import Copy
-from catga_store.testing.machine.rules_parts import is_same_part
-from catga_store.testing.machine.rules_parts import written_part
+from catga_store.testing.machine.part_draws import is_same_part
+from catga_store.testing.machine.part_draws import written_part
 
 __all__ = [
     "Open",
