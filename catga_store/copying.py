@@ -31,6 +31,7 @@ from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import is_hidden
+from catga_store.protocol.keys import is_version
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import partition_of
 from catga_store.protocol.masking import shown
@@ -206,7 +207,7 @@ def _is_replaced(entry: Scanned, stored: Record, *, overwrite: bool) -> bool:
 
     The counter of a log only ever goes on: an append must not meet the sequence of another entry.
     """
-    if is_counter(entry.key):
+    if is_hidden(entry.key) and not is_version(entry.key.name):
         return entry.record.head.version > stored.head.version
 
     return overwrite and not _is_same(entry.record, stored)

@@ -15,7 +15,7 @@ from catga_store.model.parts import LogEntry
 from catga_store.model.parts import Part
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import PART
-from catga_store.protocol.keys import is_counter
+from catga_store.protocol.keys import is_hidden
 from catga_store.protocol.requests import Scan
 from catga_store.testing.machine import base
 from catga_store.testing.machine import oracle
@@ -280,13 +280,13 @@ class LogRules(PartRules):
         found = {
             (one.key.id, one.key.name): one.record.head.version
             for one in page
-            if not is_counter(one.key)
+            if not is_hidden(one.key)
         }
         base.compare("a scan of parts", {"versions": (found, wanted)})
         counted = {
             (one.key.id, one.key.name): one.record.head.version
             for one in page
-            if is_counter(one.key)
+            if is_hidden(one.key)
         }
         counters = {(flow_id, f"{log}/"): last for (flow_id, log), last in model.counters.items()}
         base.compare("a scan of logs", {"counters": (counted, counters)})
