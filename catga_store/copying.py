@@ -205,7 +205,7 @@ def _copying(
 def _is_replaced(entry: Scanned, stored: Record, *, overwrite: bool) -> bool:
     """Whether a record of the target is written over.
 
-    The counter of a log only ever goes on: an append must not meet the sequence of another entry.
+    The counter of a log never goes back: an append must not meet the sequence of another entry.
     """
     if is_hidden(entry.key) and not is_version(entry.key.name):
         return entry.record.head.version > stored.head.version

@@ -440,7 +440,7 @@ class World:
     def forget_expired(self) -> None:
         """What has expired is absent to every operation.
 
-        Parts without a flow may stay until a sweep: whoever moves the clock past their time sweeps.
+        Parts without a flow may stay until a sweep: what moves the clock past their time sweeps.
         """
         now = self.now
         gone = [i for i, flow in self.flows.items() if flow.expires and flow.expires <= now]

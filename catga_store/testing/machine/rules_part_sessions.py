@@ -258,7 +258,7 @@ class PartSessionRules(SessionRules):
         self.leave(opened)
 
     def load_a_part(self, opened: Open, flow_id: str) -> Copy | None:
-        """Load the first part of a flow that is no entry of a log, if there is one."""
+        """Load the first part of a flow that is not an entry of a log, if there is one."""
         names = self.world.parts.names(flow_id)
         names = [one for one in names if parts_model.entry_of(one) is None and one != "a/10"]
         if not names:
