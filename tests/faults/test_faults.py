@@ -62,7 +62,6 @@ from catga_store.testing import ManualClock
 from catga_store.testing import StoreAPI
 from catga_store.testing.faults import ExchangeFault
 from catga_store.testing.hooks import wrap_protocol
-from catga_store.testing.machine.base import has_parts
 
 T = TypeVar("T")
 
@@ -351,11 +350,10 @@ def prepare(api: StoreAPI) -> None:
     api.set_wait_condition(WaitCondition("pending", flow_ids=["s-1", "s-2"], timeout=timedelta(0)))
     api.set_wait_condition(WaitCondition("last", flow_ids=["s-1"], parent_flow_id="b"))
     api.save_for_each_progress("a", 1, ForEachProgress(range(3)))
-    if has_parts(api):
-        api.put_part(Part("a", "p", {"n": 1}, tag="t"))
-        api.put_part(Part("a", "q", b"1"))
-        api.append("a", "first", key="k")
-        api.append("a", "second")
+    api.put_part(Part("a", "p", {"n": 1}, tag="t"))
+    api.put_part(Part("a", "q", b"1"))
+    api.append("a", "first", key="k")
+    api.append("a", "second")
 
 
 def update(api: StoreAPI) -> Any:
@@ -501,7 +499,6 @@ OPERATIONS: dict[str, Operation] = {
     "commit, of parts alone": keep_and_append,
     "commit, in the place of a flow": replace_with_parts,
 }
-ON_PARTS = set(list(OPERATIONS)[list(OPERATIONS).index("put_part") :])
 
 
 def everything(api: StoreAPI) -> Any:
@@ -520,7 +517,7 @@ def everything(api: StoreAPI) -> Any:
         for flow_id in ("a", "new")
         for step, progress in api.list_for_each_progress(flow_id).items()
     }
-    return flows, waits, progress, parts_and_logs(api) if has_parts(api) else None
+    return flows, waits, progress, parts_and_logs(api)
 
 
 def parts_and_logs(api: StoreAPI) -> Any:
@@ -540,9 +537,6 @@ def parts_and_logs(api: StoreAPI) -> Any:
 def start_again(api: StoreAPI, faults: Faults, name: str) -> None:
     """Clear the store and store the same again."""
     faults.reset()
-    if name in ON_PARTS and not has_parts(api):
-        pytest.skip("this store has no parts yet")
-
     api.clear()
     prepare(api)
     if name in ("extend", "release"):

@@ -36,7 +36,6 @@ from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import ConflictError
-from catga_store.errors import NotSupportedError
 from catga_store.errors import StoreUnavailableError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
@@ -84,7 +83,6 @@ class Stage:
         self.run = run
         self.lower = lower
         self._perform = perform
-        self._has_parts: bool | None = None
 
     @classmethod
     def at_protocol(cls, api: StoreAPI) -> Stage:
@@ -114,17 +112,6 @@ class Stage:
             return None
 
         return request.function() if isinstance(request, Invoke) else self._perform(request)
-
-    def has_parts(self) -> bool:
-        """Whether the store has parts: the one gate for stores that do not yet."""
-        if self._has_parts is None:
-            try:
-                self.run(parts.list_parts(self.context, "{t}flow"))
-                self._has_parts = True
-            except NotSupportedError:
-                self._has_parts = False
-
-        return self._has_parts
 
     def now(self) -> datetime:
         """The store's clock."""
@@ -472,11 +459,7 @@ class _Actor:
     def _begin(self, tick: int) -> bool:
         """Begin the next operation that is possible; whether there is one under way now."""
         while self._verbs:
-            verb = self._verbs.pop(0)
-            if verb in PART_VERBS and not self._hand.stage.has_parts():
-                continue
-
-            name, *rest = verb.split(" ", 1)
+            name, *rest = self._verbs.pop(0).split(" ", 1)
             act: Act | None = getattr(self._hand, name)(*rest)
             if act is None:
                 continue

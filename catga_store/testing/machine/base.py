@@ -28,7 +28,6 @@ from hypothesis.stateful import invariant
 
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import ConflictError
-from catga_store.errors import NotSupportedError
 from catga_store.model.flows import FlowPosition
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
@@ -62,7 +61,6 @@ __all__ = [
     "compare",
     "draft_of",
     "flow_changes",
-    "has_parts",
     "ms_of",
     "new_flow",
     "offsets",
@@ -315,13 +313,11 @@ class MachineBase(RuleBasedStateMachine):
         self.sessions: list[Any] = []
         self.reading: list[dict[str, Any]] = []
         self.revisions: dict[Any, Any] = {}
-        self.has_parts = has_parts(self.api)
         self.started = True
         for arguments in data.draw(st.lists(new_flow(st.sampled_from(FLOW_IDS)), max_size=4)):
             self.create_one(arguments)
 
     started = False
-    has_parts = True
 
     def teardown(self) -> None:
         """Close the store."""
@@ -542,8 +538,7 @@ class MachineBase(RuleBasedStateMachine):
         self._flows_agree()
         self._waits_agree()
         self._progress_agrees()
-        if self.has_parts:
-            self.parts_agree()
+        self.parts_agree()
 
     def parts_agree(self) -> None:
         """All parts and logs are what the model says."""
@@ -628,16 +623,6 @@ def compare(what: str, fields: dict[str, tuple[Any, Any]]) -> None:
         message = f"{what}: {found}"
         note(message[:2000])
         raise AssertionError(message[:2000])
-
-
-def has_parts(api: StoreAPI) -> bool:
-    """Whether the store has parts: the one gate for stores that do not yet."""
-    try:
-        api.list_parts(FLOW_IDS[0])
-    except NotSupportedError:
-        return False
-
-    return True
 
 
 def _one_of(there: list[str], all_ids: tuple[str, ...], place: int) -> str:

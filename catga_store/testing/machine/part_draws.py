@@ -8,7 +8,6 @@ from typing import Any
 from typing import Literal
 
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition
 
 from catga_store.errors import UsageError
 from catga_store.testing.machine import base
@@ -38,7 +37,6 @@ __all__ = [
     "reads_part_as",
     "some_names",
     "tags",
-    "with_parts",
     "written_part",
 ]
 
@@ -72,11 +70,6 @@ part_changes = st.one_of(
     st.tuples(st.just("tag"), tags),
     st.tuples(st.just("nothing"), st.none()),
 )
-
-
-def with_parts(function: Any) -> Any:
-    """Leave a rule to stores that have parts."""
-    return precondition(lambda self: self.has_parts)(function)
 
 
 def draft_of(copy: Copy) -> PartDraft | None:

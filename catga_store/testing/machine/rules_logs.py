@@ -26,7 +26,6 @@ from catga_store.testing.machine.part_draws import bodies
 from catga_store.testing.machine.part_draws import body_types
 from catga_store.testing.machine.part_draws import plain_of
 from catga_store.testing.machine.part_draws import reads_part_as
-from catga_store.testing.machine.part_draws import with_parts
 from catga_store.testing.machine.parts_model import PartDraft
 from catga_store.testing.machine.parts_model import PartRow
 from catga_store.testing.machine.rules_flows import places
@@ -52,7 +51,6 @@ def same_appended(got: Appended, change: parts_model.Append, want: oracle.Done) 
 class LogRules(PartRules):
     """Every operation on logs, one at a time."""
 
-    @with_parts
     @rule(place=places, log=logs, body=bodies, key=entry_keys, again=st.booleans())
     def append(self, place: int, log: str, body: Any, key: str | None, again: bool) -> None:
         """Append an entry, perhaps twice."""
@@ -65,7 +63,6 @@ class LogRules(PartRules):
         got = self.api.append(flow_id, deepcopy(body), log=log, key=key)
         same_appended(got, change, self.world.commit([change])[0])
 
-    @with_parts
     @rule(
         place=places,
         log=logs,
@@ -127,7 +124,6 @@ class LogRules(PartRules):
             }
             base.compare(f"entry {entry.sequence} of {what}", fields)
 
-    @with_parts
     @rule(place=places, log=logs, before=sequences)
     def trim_log(self, place: int, log: str, before: int) -> None:
         self.world.forget_expired()
@@ -137,7 +133,6 @@ class LogRules(PartRules):
         found = self.api.trim_log(flow_id, log, before=before)
         assert found == self.world.delete_parts(flow_id, names), f"trimmed {found} of {names}"
 
-    @with_parts
     @rule(place=places, log=logs, by=st.sampled_from(["trim", "parts", "part"]), body=bodies)
     def count_on(self, place: int, log: str, by: str, body: Any) -> None:
         """A log whose entries go counts on, and knows none of their keys."""
@@ -166,7 +161,6 @@ class LogRules(PartRules):
         names = [parts_model.name_of_entry(log, number) for number in numbers]
         self.world.delete_parts(flow_id, names)
 
-    @with_parts
     @rule(
         place=places,
         how=st.sampled_from(["expire", "delete", "replace"]),
@@ -225,7 +219,6 @@ class LogRules(PartRules):
 
     # parts without a flow -------------------------------------------------------------------------
 
-    @with_parts
     @rule(
         place=places,
         early=st.sampled_from([timedelta(0), timedelta(milliseconds=1)]),

@@ -26,7 +26,6 @@ from catga_store.testing.machine.part_draws import plain_of
 from catga_store.testing.machine.part_draws import reads_part_as
 from catga_store.testing.machine.part_draws import some_names
 from catga_store.testing.machine.part_draws import tags
-from catga_store.testing.machine.part_draws import with_parts
 from catga_store.testing.machine.parts_model import PartDraft
 from catga_store.testing.machine.rules_flows import places
 from catga_store.testing.machine.rules_logs import entry_keys
@@ -47,7 +46,6 @@ class PartSessionRules(SessionRules):
 
     # loading --------------------------------------------------------------------------------------
 
-    @with_parts
     @rule(number=session, place=places, at=places, body_type=body_types)
     def session_get_part(self, number: int, place: int, at: int, body_type: str | None) -> None:
         opened, flow_id = self.opened(number), self.flow_id(place)
@@ -59,7 +57,6 @@ class PartSessionRules(SessionRules):
         if done is not None:
             self.track_part(opened, flow_id, name, done[0])
 
-    @with_parts
     @rule(
         number=session,
         place=places,
@@ -105,7 +102,6 @@ class PartSessionRules(SessionRules):
 
     # changing -------------------------------------------------------------------------------------
 
-    @with_parts
     @rule(number=session, place=places, name=part_names, body=bodies, tag=tags, exists=exists_how)
     def session_add_part(
         self, number: int, place: int, name: str, body: Any, tag: str, exists: str
@@ -137,14 +133,12 @@ class PartSessionRules(SessionRules):
         if exists != "refuse" or (entry is before and copy.base is None):
             entry.intent = _INTENTS[exists]
 
-    @with_parts
     @rule(number=session, which=which, change=part_changes)
     def session_change_part(self, number: int, which: int, change: tuple[str, Any]) -> None:
         copies = self.opened(number).live("part")
         if copies:
             change_part_in_session(self.pick(copies, which), change)
 
-    @with_parts
     @rule(number=session, which=which, again=st.booleans(), exists=exists_how)
     def session_delete_part(self, number: int, which: int, again: bool, exists: str) -> None:
         """Delete a part of the session; perhaps put a new one in its place."""
@@ -170,7 +164,6 @@ class PartSessionRules(SessionRules):
                 opened, Copy(Part(copy.key[0], copy.key[1], b"in its place"), copy.key), exists
             )
 
-    @with_parts
     @rule(number=session, place=places, log=logs, body=bodies, key=entry_keys)
     def session_append(self, number: int, place: int, log: str, body: Any, key: str | None) -> None:
         """Queue an entry, perhaps of the flow that the session has; later changes are not written."""
@@ -196,7 +189,6 @@ class PartSessionRules(SessionRules):
         if copies:
             self.check(opened, "part", self.pick(copies, which))
 
-    @with_parts
     @rule(number=session, which=which, expunge=st.booleans())
     def session_refresh_or_expunge_part(self, number: int, which: int, expunge: bool) -> None:
         opened = self.opened(number)
@@ -208,7 +200,6 @@ class PartSessionRules(SessionRules):
 
     # all in one -----------------------------------------------------------------------------------
 
-    @with_parts
     @rule(
         place=places,
         change=base.flow_changes,
@@ -267,7 +258,6 @@ class PartSessionRules(SessionRules):
         self.track_part(opened, flow_id, names[0], opened.real.get_part(flow_id, names[0]))
         return opened.entries["part", (flow_id, names[0])].copy
 
-    @with_parts
     @rule(place=places, body=bodies, by=st.sampled_from(["object", "id", "replace"]))
     def delete_a_flow_and_write_its_parts(self, place: int, body: Any, by: str) -> None:
         """In one commit: what was there goes, what comes with it stays, in a log that begins again."""

@@ -31,7 +31,6 @@ from catga_store.testing.machine.part_draws import plain_of
 from catga_store.testing.machine.part_draws import reads_part_as
 from catga_store.testing.machine.part_draws import some_names
 from catga_store.testing.machine.part_draws import tags
-from catga_store.testing.machine.part_draws import with_parts
 from catga_store.testing.machine.part_draws import written_part
 from catga_store.testing.machine.parts_model import PartRow
 from catga_store.testing.machine.rules_claims import ClaimRules
@@ -84,7 +83,6 @@ class PartRules(ClaimRules):
 
     # writing --------------------------------------------------------------------------------------
 
-    @with_parts
     @rule(place=places, name=part_names, body=bodies, tag=tags, exists=exists_how)
     def put_new_part(
         self,
@@ -106,7 +104,6 @@ class PartRules(ClaimRules):
         change_part(copy, change)
         self.put_one(copy, exists)
 
-    @with_parts
     @rule(place=places, at=places, change=part_changes)
     def edit_part(self, place: int, at: int, change: tuple[str, Any]) -> None:
         """Read, change and write in one go, so that most writes are not stale."""
@@ -146,7 +143,6 @@ class PartRules(ClaimRules):
 
         return self.world.commit([written_part(copy, exists)])[0].accepted
 
-    @with_parts
     @rule(place=places, at=places, name=some_names, there=st.booleans())
     def delete_part(self, place: int, at: int, name: str, there: bool) -> None:
         self.world.forget_expired()
@@ -156,7 +152,6 @@ class PartRules(ClaimRules):
         done = self.world.commit([parts_model.DeletePart(flow_id, name)])
         assert gone is done[0].existed, f"deleted: {gone}"
 
-    @with_parts
     @rule(place=places, prefix=st.sampled_from(PREFIXES))
     def delete_parts(self, place: int, prefix: str) -> None:
         self.world.forget_expired()
@@ -167,7 +162,6 @@ class PartRules(ClaimRules):
 
     # reading --------------------------------------------------------------------------------------
 
-    @with_parts
     @rule(place=places, at=places, body_type=body_types)
     def get_part(self, place: int, at: int, body_type: str | None) -> None:
         flow_id = self.flow_id(place)
@@ -179,7 +173,6 @@ class PartRules(ClaimRules):
             body_type,
         )
 
-    @with_parts
     @rule(place=places, names=st.lists(some_names, max_size=4), body_type=body_types)
     def get_parts(self, place: int, names: list[str], body_type: str | None) -> None:
         flow_id = self.flow_id(place)
@@ -210,7 +203,6 @@ class PartRules(ClaimRules):
                 if row is not None:
                     self.keep_part(got[name])
 
-    @with_parts
     @rule(
         place=places,
         prefix=st.sampled_from(PREFIXES),

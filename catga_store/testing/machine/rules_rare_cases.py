@@ -178,9 +178,7 @@ class RareCaseRules(PartSessionRules):
             WAIT: {(name, 0) for name in world.conditions()},
             PROGRESS: set(world.progress),
         }
-        if self.has_parts:
-            self.scan_of_parts_agrees()
-
+        self.scan_of_parts_agrees()
         now_ms = (self.now - base.EPOCH) // _MILLISECOND
         for kind, want in wanted.items():
             page: Any = self.api.run(ask(Scan(kind, None, 1000, now_ms)))
