@@ -95,6 +95,31 @@ def test_healthy_server(url: str, bucket: str) -> None:
     assert all(check in text for check in found)
 
 
+def test_parts_and_their_directories(url: str, bucket: str) -> None:
+    """How many flows have parts; a directory that names what is not there is a problem."""
+    with cs.open_store(f"{url}&max_bytes=100000000") as store:
+        store.put_part(cs.Part("order", "p", 1))
+        for flow_id in ("deep", "gone"):
+            with store.begin() as session:
+                for number in range(60):
+                    session.add_part(cs.Part(flow_id, f"{number:03d}{'n' * 480}", 1))
+
+        store.create(cs.FlowSnapshot("gone", state={}))
+        store.delete("gone")
+        found = findings(url)
+        assert found["index"]["level"] == "ok"
+        assert found["parts"]["level"] == "info"
+        assert found["parts"]["found"].startswith("2 flows have parts; what is left of 1 ")
+        store.sweep()
+        assert findings(url)["parts"]["level"] == "ok"
+        gone = {"filter": f"catga.{bucket}.part.deep.directory.>"}
+        ask(url, f"$JS.API.STREAM.PURGE.KV_{bucket}", gone)
+
+    found = findings(url, 1)
+    assert found["parts"]["level"] == "problem"
+    assert found["parts"]["found"].endswith("of 2 cannot be read: 'deep'")
+
+
 def test_storage_that_is_not_reserved(nats_server: NatsServer, bucket: str) -> None:
     """A warning: what a full server does to a commit of several records, and the command against it."""
     place = f"{nats_server.url}?bucket={bucket}"

@@ -46,28 +46,32 @@ async def look_at_parts(
     dropped = await names(f"{layout.due('dead')}>")
     broken: list[str] = []
     some = roots[:_MOST_ROOTS]
+    gone = 0
 
     for start in range(0, len(some), _TOGETHER):
-        page = some[start : start + _TOGETHER]
-        broken += await _broken(layout, page, ask)
+        found, tombstones = await _broken(layout, some[start : start + _TOGETHER], ask)
+        broken += found
+        gone += tombstones
 
     if broken:  # a commit may have come between the two reads of one
-        broken = await _broken(
-            layout, [layout.subject(root_of(name)) for name in broken[:_TOGETHER]], ask
-        )
+        again = [layout.subject(root_of(name)) for name in broken[:_TOGETHER]]
+        broken, _ = await _broken(layout, again, ask)
 
-    return PartsSeen(len(roots), len(some), tuple(broken), len(dropped))
+    return PartsSeen(len(roots) - gone, len(some) - gone, tuple(broken), len(dropped))
 
 
 async def _broken(
     layout: NatsLayout,
     page: Sequence[str],
     ask: Callable[[Ask], Awaitable[Sequence[Answer]]],
-) -> list[str]:
+) -> tuple[list[str], int]:
+    """Flows whose directory is broken, and how many of these roots are tombstones."""
     nodes: dict[str, str] = {}
     broken: list[str] = []
+    gone = 0
     for answer in await _last(layout, page, ask):
         if answer.headers.get("KV-Operation"):
+            gone += 1
             continue
 
         flow_id = layout.root_owner(answer.headers["Nats-Subject"])
@@ -91,7 +95,7 @@ async def _broken(
         }
 
     broken += [flow_id for subject, flow_id in nodes.items() if subject not in there]
-    return list(dict.fromkeys(broken))
+    return list(dict.fromkeys(broken)), gone
 
 
 async def _last(

@@ -17,12 +17,19 @@ from typing import Any
 import anyio
 import nats
 import pytest
+from waiting import until
 
 import catga_store as cs
 from catga_store.protocol import conversation
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import Parts
+from catga_store.stores.nats import sweeping
+from catga_store.stores.nats.transport import Message
+from catga_store.stores.nats.transport import Publish
 from catga_store.testing import Faults
 from catga_store.testing import ManualClock
+from catga_store.testing.hooks import conversation_runner
 from catga_store.testing.servers import NatsServer
 
 KINDS = ("nats", "nats-cluster")
@@ -467,6 +474,32 @@ def test_a_large_part_is_replaced_in_its_commit(url: str) -> None:
         read = store.get_part("f", "p")
         assert read is not None
         assert (read.version, read.body) == (1, b"\x02" * 2_000_000)
+
+
+def test_old_pieces_without_a_part_are_swept(
+    url_of: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a writer leaves them that dies before its commit; those of the body that is stored stay."""
+    url = url_of("nats")
+    with cs.open_store(url) as store:
+        protocol, hold = conversation_runner(store)
+        body = bytes(2_000_000)
+        store.put_part(cs.Part("f", "p", body))
+        (first, *_) = subjects(url, "piece.*.*.*.*.0")
+        life = first.split(".")[4]
+        strays = [
+            protocol._layout.chunk(part_key("f", name), f"{life}.{new_commit_id()}", 0)
+            for name in ("p", "never")
+        ]
+        hold(conversation.ask(Publish(tuple(Message(one, b"half", {}) for one in strays))))
+        store.sweep()
+        assert set(strays) < set(subjects(url, "piece.*.*.*.*.0"))
+        monkeypatch.setattr(sweeping, "_CHUNK_SECONDS", -3600)
+        store.sweep()
+        until(lambda: subjects(url, "piece.*.*.*.*.0") == [first])
+        read = store.get_part("f", "p")
+        assert read is not None
+        assert read.body == body
 
 
 # --- time ----------------------------------------------------------------------------------------------
