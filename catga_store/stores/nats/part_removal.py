@@ -60,7 +60,7 @@ class NatsPartRemover:
     def _remove(self, request: RemoveParts) -> Conversation[int]:
         commit_id = new_commit_id()
         deadline = self._exchange.deadline()
-        root = root_of(request.flow_id)
+        keys = (flow_key(request.flow_id),)
         lost: ReplyLostError | None = None
         try:
             while True:
@@ -73,14 +73,14 @@ class NatsPartRemover:
                     return count
 
                 if deadline.has_passed():
-                    raise given_up(commit_id, (root,), lost, deadline)
+                    raise given_up(commit_id, keys, lost, deadline)
 
                 yield deadline.pause()
         except StoreUnavailableError as error:
             if lost is None:
                 raise
 
-            raise given_up(commit_id, (root,), lost, deadline) from error
+            raise given_up(commit_id, keys, lost, deadline) from error
 
     def _batch(
         self, commit_id: str, request: RemoveParts, deadline: Deadline

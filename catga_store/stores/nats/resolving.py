@@ -128,6 +128,9 @@ class NatsResolver:
         if fields.get("fenced"):
             return None
 
+        if "removed" in fields:  # parts by their prefix: only their number was to be known
+            return Applied(())
+
         last: str = fields["last"]
         found = yield from self.exchange.fetch([last], deadline)
         if not found[last].sequence and self.layout.belongs_to_parts(last):
