@@ -46,6 +46,7 @@ from catga_store.cli.rm import rm
 from catga_store.cli.verify import verify
 from catga_store.cli.waits import complete
 from catga_store.cli.waits import waits
+from catga_store.cli.worker import worker
 from catga_store.demo.story import DemoError
 from catga_store.demo.story import Story
 from catga_store.demo.verdict import judge
@@ -218,3 +219,8 @@ for _command, _examples in (
 ):
     _epilog = f"Example: {_examples}. The URL may also be set in CATGA_STORE_URL."
     app.command(epilog=_epilog)(_command)
+
+app.command(
+    epilog="Example: `catga-store worker myapp.flows:worker --processes 4 --health 8080`. The store is that"
+    " of the worker."
+)(worker)

@@ -63,7 +63,13 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (cs.CommitUncertainError, CONFLICT),
     (cs.CorruptRecordError, CORRUPT),
 )
-_EXTRAS = {"redis": "redis", "hiredis": "redis", "nats": "nats", "hypothesis": "test"}
+_EXTRAS = {
+    "redis": "redis",
+    "hiredis": "redis",
+    "nats": "nats",
+    "hypothesis": "test",
+    "prometheus_client": "worker",
+}
 
 
 def complain(message: str) -> None:

@@ -89,7 +89,6 @@ class AsyncWorker(BaseWorker):
         super().__init__(
             store, concurrency=concurrency, lease=lease, retry=retry, grace=grace, owner=owner
         )
-        self._flights: set[Flight] = set()
         self._changed = anyio.Event()
         self._is_over = False
 

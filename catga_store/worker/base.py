@@ -76,6 +76,7 @@ class BaseWorker:
         self._grace_now = self._grace
         self._handlers: dict[str, Handler] = {}
         self._types: list[Any] = []
+        self._flights: set[Flight] = set()
         self._is_running = False
         self._is_stopping = False
         self._waiter: Waiter | None = None
@@ -193,6 +194,16 @@ class BaseWorker:
         """Whether the worker runs and its claim loop turns, also while the store cannot be reached."""
         return self._is_running and time.monotonic() - self._turned < _STALE_SECONDS
 
+    @property
+    def in_flight(self) -> int:
+        """How many flows it has claimed now."""
+        return len(self._flights)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the types that it handles."""
+        return tuple(self._handlers)
+
     def now(self) -> datetime:
         """Return the time by the clock of the store."""
         now: datetime = self.store.now()
@@ -220,8 +231,7 @@ class BaseWorker:
     def _next_due(self) -> Conversation[datetime | None]:
         """When something is due next that this worker handles."""
         now_ms = self.store._context.settings.now_ms()
-        names = tuple(self._handlers)
-        found: tuple[Found, ...] = yield Due(now_ms + _FOREVER_MS, 1, names)
+        found: tuple[Found, ...] = yield Due(now_ms + _FOREVER_MS, 1, self.names)
         times = [entry.head.due_ms for entry in found if entry.head.due_ms is not None]
         return from_ms(min(times)) if times else None
 

@@ -83,7 +83,6 @@ class Worker(BaseWorker):
         super().__init__(
             store, concurrency=concurrency, lease=lease, retry=retry, grace=grace, owner=owner
         )
-        self._flights: set[Flight] = set()
         self._changed = threading.Condition()
         self._wake = threading.Event()
         """Set when the worker stops: ends its pauses."""
