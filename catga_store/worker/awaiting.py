@@ -214,18 +214,16 @@ class AsyncWorker(BaseWorker):
             self.stop(timedelta(0))
 
     async def _claim_loop(self, runs: TaskGroup) -> None:
-        while not self._is_stopping:
+        while free := await self._free_slots():
             self._turn()
-            free = self.concurrency - len(self._flights)
-            if not free:
-                await self._wait_for_change(1.0)
-                continue
-
+            began = time.monotonic()
             flows: list[FlowSnapshot[Any]] = []
             try:
                 # Shielded: what is claimed is given back, not lost for a lease. `stop` ends the wait.
                 with anyio.CancelScope(shield=True):
                     flows = await self.store._run(self._claiming(free))
+
+                self._claimed_in(time.monotonic() - began)
             except OUTAGES as error:
                 self.store_failed(error)
                 await self._pause(back_off(self._vain))
@@ -237,6 +235,24 @@ class AsyncWorker(BaseWorker):
                 flight = self._flight(flow)
                 self._flights.add(flight)
                 runs.start_soon(self._work, flight)
+
+    async def _free_slots(self) -> int:
+        """Wait for a free slot; 0 when the worker stops."""
+        free_since = time.monotonic()
+        while not self._is_stopping:
+            free = self.concurrency - len(self._flights)
+            gathering = self._gathering(free_since) if free else 1.0
+            if gathering <= 0:
+                return free
+
+            if not free:
+                free_since = time.monotonic() + 1.0
+
+            self._turn()
+            await self._wait_for_change(gathering)
+            free_since = min(free_since, time.monotonic())
+
+        return 0
 
     async def _wait_for_change(self, seconds: float) -> None:
         changed = self._changed

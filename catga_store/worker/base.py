@@ -36,6 +36,7 @@ _WAIT_SECONDS = 20.0
 _STALE_SECONDS = 60.0
 """A claim loop that has not turned for so long hangs."""
 _MOST_CONCURRENCY = 1000
+_LONGEST_GATHERING = 0.02
 _FOREVER_MS = 100 * 365 * 86_400_000
 
 
@@ -83,6 +84,7 @@ class BaseWorker:
         self._turned = 0.0
         self._down_since: float | None = None
         self._vain = 0
+        self._claim_seconds = 0.0
 
     @property
     def is_over(self) -> bool:
@@ -170,6 +172,22 @@ class BaseWorker:
         self._waiter = waiter
         if self._is_stopping:
             waiter.end()
+
+    def _claimed_in(self, seconds: float) -> None:
+        """Note how long a claim took, the waiting for work included."""
+        self._claim_seconds = min(seconds, _LONGEST_GATHERING)
+
+    def _gathering(self, free_since: float) -> float:
+        """For how many seconds to wait for more free slots before the next claim; 0: claim now.
+
+        A claim costs as much for one flow as for several. So while most slots are taken, it may wait
+        for as long as a claim takes.
+        """
+        free = self.concurrency - len(self._flights)
+        if 2 * free >= self.concurrency:
+            return 0.0
+
+        return free_since + self._claim_seconds - time.monotonic()
 
     def _flight(self, flow: FlowSnapshot[Any]) -> Flight:
         return Flight(self.store, self._run_class, flow, self._handlers[flow.type_name])

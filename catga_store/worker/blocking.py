@@ -208,8 +208,10 @@ class Worker(BaseWorker):
     def _claim_loop(self) -> None:
         while (free := self._free_slots()) and not self._is_stopping:
             self._turn()
+            began = time.monotonic()
             try:
                 flows = self.store._run(self._claiming(free))
+                self._claimed_in(time.monotonic() - began)
             except OUTAGES as error:
                 self.store_failed(error)
                 self._wake.wait(back_off(self._vain))
@@ -222,14 +224,20 @@ class Worker(BaseWorker):
 
     def _free_slots(self) -> int:
         """Wait for a free slot; 0 when the worker stops."""
+        free_since = time.monotonic()
         with self._changed:
             while not self._is_stopping:
                 free = self.concurrency - len(self._flights)
-                if free:
+                gathering = self._gathering(free_since) if free else 1.0
+                if gathering <= 0:
                     return free
 
+                if not free:
+                    free_since = time.monotonic() + 1.0
+
                 self._turn()
-                self._changed.wait(1.0)
+                self._changed.wait(gathering)
+                free_since = min(free_since, time.monotonic())
 
         return 0
 
