@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "telemetry": GROUND | {"store", "aio"},
     "worker": LOGIC | {"session", "store", "aio"},
     "": API | {"worker"},  # __init__.py
+    "langgraph": {""},
     "testing": API | {"", "stores", "drivers"},
     "demo": {""},
     "cli": API | {"", "worker", "stores", "drivers", "testing", "demo"},

@@ -1,0 +1,14 @@
+"""LangGraph's checkpoints in a store of this library.
+
+Needs the extra `langgraph`. `layout` says what is stored, `operations` is every method once, `saver` is
+what LangGraph calls, blocking and async.
+"""
+
+from catga_store.langgraph.layout import SEEN
+from catga_store.langgraph.layout import StaleThreadError
+from catga_store.langgraph.saver import CatgaSaver
+
+__all__ = ["SEEN", "CatgaSaver", "StaleThreadError"]
+
+for _public in (CatgaSaver, StaleThreadError):
+    _public.__module__ = "catga_store.langgraph"

@@ -1,0 +1,262 @@
+"""`CatgaSaver`: what LangGraph calls. Each method is here twice, blocking and async, and does nothing itself."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator
+from collections.abc import Coroutine
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import Self
+from typing import TypeVar
+
+from anyio import to_thread
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import ChannelVersions
+from langgraph.checkpoint.base import Checkpoint
+from langgraph.checkpoint.base import CheckpointMetadata
+from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.base import DeltaChannelHistory
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+import catga_store as cs
+from catga_store.langgraph.operations import ThreadOperations
+
+__all__ = ["CatgaSaver"]
+
+T = TypeVar("T")
+
+
+class CatgaSaver(ThreadOperations):
+    """A LangGraph checkpointer on a store of this library.
+
+    On a blocking store all methods work, and the async ones run in threads. On an async store only the
+    async methods work. The saver does not close the store.
+
+    `put` writes a checkpoint only if its parent is the newest checkpoint of the thread's namespace, and
+    `put_writes` likewise; else they raise `StaleThreadError`. So of two runs of one thread at the same
+    time one ends with that error, and nothing that was acknowledged is lost. To continue from an older
+    checkpoint, name it in the config, as always in LangGraph: then the newest one must be the same as
+    when the older one was read. A `put` whose config names no parent, and was never passed to
+    `get_tuple`, is not checked.
+
+    `put` and `put_writes` cost one round trip, the first `put` in a namespace up to three. `get_tuple`
+    costs one, and two for a checkpoint that has writes or that the config names. Each is all or nothing.
+    `copy_thread`, `prune` and `delete_for_runs` take several commits; after an error, call them again.
+    Errors are those of the store; an outcome that was lost is settled before the method returns.
+
+    >>> import catga_store as cs
+    >>> from langgraph.checkpoint.base import empty_checkpoint
+    >>> saver = CatgaSaver(cs.open_store("memory://"))
+    >>> config = {"configurable": {"thread_id": "1", "checkpoint_ns": ""}}
+    >>> stored = saver.put(config, empty_checkpoint(), {"source": "input", "step": -1}, {})
+    >>> saver.get_tuple(config).metadata
+    {'source': 'input', 'step': -1}
+    """
+
+    def __init__(
+        self, store: cs.Store | cs.AsyncStore, *, serde: SerializerProtocol | None = None
+    ) -> None:
+        super().__init__(serde=serde)
+        self.store = store
+        self._claimed = None
+        self._heads = {}
+
+    def under(self, flow: cs.FlowSnapshot[Any]) -> Self:
+        """Return a saver on the same store that writes only while the claim of this flow stands.
+
+        Each commit checks the claim and renews it, and raises `ClaimLostError` once it is lost. It writes
+        nothing of the flow. With partitions, the flow must be in that of the thread: its id is the
+        thread's id, or both have the same `{tag}`.
+        """
+        clone = copy.copy(self)
+        clone._claimed = flow  # noqa: SLF001  its own
+        return clone
+
+    def __repr__(self) -> str:
+        under = "" if self._claimed is None else f" under {self._claimed.flow_id!r}"
+        return f"<{type(self).__name__} on {self.store!r}{under}>"
+
+    def _now(self, call: Coroutine[Any, Any, T]) -> T:
+        if isinstance(self.store, cs.AsyncStore):
+            call.close()
+            message = "this saver is on an async store: await its async methods, or give it a blocking store"
+            raise cs.UsageError(message)
+
+        return _driven(call)
+
+    async def _later(self, call: Coroutine[Any, Any, T]) -> T:
+        if isinstance(self.store, cs.AsyncStore):
+            return await call
+
+        return await to_thread.run_sync(_driven, call)
+
+    # reading --------------------------------------------------------------------------------------
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Return the checkpoint that the config names, else the newest one, or `None`."""
+        return self._now(self._get_tuple(config))
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Return the checkpoint that the config names, else the newest one, or `None`."""
+        return await self._later(self._get_tuple(config))
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002  the base class's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """Iterate over the checkpoints of a namespace by descending id.
+
+        Without a namespace, over those of all namespaces, one after the other; without a config, over
+        those of all threads. With a filter, a checkpoint that does not match is not read, if its
+        metadata take up to about 200 bytes.
+        """
+        found = self._list(config, filter, before, limit)
+        try:
+            while (one := self._now(_next_of(found))) is not None:
+                yield one
+        finally:
+            self._now(found.aclose())
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002  the base class's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Iterate over checkpoints, like `list`."""
+        found = self._list(config, filter, before, limit)
+        try:
+            while (one := await self._later(_next_of(found))) is not None:
+                yield one
+        finally:
+            await found.aclose()
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Return what the values of delta channels are made of; the parents are read page by page."""
+        return self._now(self._history(config, channels))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Return what the values of delta channels are made of; the parents are read page by page."""
+        return await self._later(self._history(config, channels))
+
+    # writing --------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,  # noqa: ARG002  each checkpoint is stored whole
+    ) -> RunnableConfig:
+        """Write a checkpoint; `StaleThreadError` if its parent is not the newest one any more."""
+        return self._now(self._put(config, checkpoint, metadata))
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,  # noqa: ARG002  each checkpoint is stored whole
+    ) -> RunnableConfig:
+        """Write a checkpoint; `StaleThreadError` if its parent is not the newest one any more."""
+        return await self._later(self._put(config, checkpoint, metadata))
+
+    def put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Write what a task has written; `StaleThreadError` if another run has written since."""
+        self._now(self._put_writes(config, writes, task_id, task_path))
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Write what a task has written; `StaleThreadError` if another run has written since."""
+        await self._later(self._put_writes(config, writes, task_id, task_path))
+
+    def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002  the base class's
+        """Return a greater version than this: a number of 32 digits, and a random part."""
+        number = 0 if current is None else int(str(current).partition(".")[0])
+        return f"{number + 1:032}.{random.random():016}"  # noqa: S311  it need not be secret
+
+    # whole threads ----------------------------------------------------------------------------------
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Delete a thread with all its namespaces: one round trip, however many checkpoints it has."""
+        self._now(self._delete_thread(thread_id))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete a thread with all its namespaces: one round trip, however many checkpoints it has."""
+        await self._later(self._delete_thread(thread_id))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints whose metadata have one of these run ids; lists all threads.
+
+        Delta channels of later checkpoints may be made of what is deleted.
+        """
+        self._now(self._delete_for_runs(run_ids))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints of runs, like `delete_for_runs`."""
+        await self._later(self._delete_for_runs(run_ids))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread, if there is one, to a new thread; `FlowExistsError` if that exists.
+
+        A copy has a newest checkpoint only when it is complete. After an error, delete the new thread
+        and copy again.
+        """
+        self._now(self._copy_thread(source_thread_id, target_thread_id))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread, like `copy_thread`."""
+        await self._later(self._copy_thread(source_thread_id, target_thread_id))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Delete all but the newest checkpoint of each namespace, or with `"delete"` the threads.
+
+        The parents that delta channels of the newest checkpoint are made of are kept with it.
+        """
+        self._now(self._prune(thread_ids, strategy))
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Delete checkpoints, like `prune`."""
+        await self._later(self._prune(thread_ids, strategy))
+
+
+def _driven(call: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits, because what it awaits is done."""
+    try:
+        call.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+    message = "a method on a blocking store has waited"
+    raise RuntimeError(message)
+
+
+async def _next_of(found: AsyncGenerator[T, None]) -> T | None:
+    return await anext(found, None)
