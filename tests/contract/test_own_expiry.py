@@ -14,7 +14,6 @@ import attrs
 import pytest
 import redis
 from marks import ONE_STORE
-from marks import PART_STORES
 
 import catga_store as cs
 from catga_store.copying import compare
@@ -316,7 +315,6 @@ def test_expired_flows_do_not_stand_in_the_way(store: cs.Store, clock: ManualClo
     assert [one.flow_id for one in store.claim_due()] == ["live"]
 
 
-@PART_STORES
 def test_parts_of_a_live_flow_expire_with_it(store: cs.Store, clock: ManualClock) -> None:
     """Its log too; neither is there when the clock is moved back, or for another flow of its id."""
     store.create(flow(expires_at=clock.now + MINUTE))

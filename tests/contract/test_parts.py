@@ -11,12 +11,9 @@ from typing import Any
 
 import pytest
 from marks import ONE_STORE
-from marks import PART_STORES
 
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
-
-pytestmark = PART_STORES
 
 NAMES = [
     "a",

@@ -9,14 +9,11 @@ from typing import Any
 from typing import get_args
 
 import pytest
-from marks import PART_STORES
 
 import catga_store as cs
 from catga_store.testing import Faults
 from catga_store.testing.clock import ManualClock
 from catga_store.testing.faults import ExchangeFault
-
-pytestmark = PART_STORES
 
 LOST = ["reply-lost", "unknown-applied", "unknown-not-applied"]
 IN_THE_PROCESS = pytest.mark.stores("memory", "sqlite")
