@@ -51,6 +51,7 @@ MACHINE = (
     "tests/machine/test_parity.py::test_a_store_does_what_the_model_says[memory-blocking]",
     "tests/machine/test_parity.py::test_a_store_does_what_the_model_says[sqlite-blocking]",
 )
+PARTS = ("tests/contract/test_parts.py", "tests/contract/test_logs.py", *MACHINE)
 
 
 class Mutant(NamedTuple):
@@ -185,6 +186,147 @@ MUTANTS: tuple[Mutant, ...] = (
         "            tables.remove(step.key, step.head)\n",
         "",
         (*PROGRESS, *MACHINE),
+    ),
+    # --- parts and logs ---------------------------------------------------------------------------
+    Mutant(
+        "log-counter-not-written",
+        "an append does not count, so the next one writes over it",
+        "protocol/rules/parts.py",
+        '    tables.write(at, written(head, commit.id, counter), b"", counter)\n',
+        "",
+        PARTS,
+    ),
+    Mutant(
+        "append-key-ignored",
+        "an append that is sent again under its key is written again",
+        "protocol/rules/parts.py",
+        "    if change.head.position:\n        first",
+        "    if change.head.position and not flow_id:\n        first",
+        PARTS,
+    ),
+    Mutant(
+        "duplicate-leaves-a-gap",
+        "an append that is not written because of its key counts",
+        "protocol/rules/parts.py",
+        "            return Outcome(first, duplicate=True)\n",
+        "            counted = tables.head(counter_key(flow_id, log))\n"
+        "            if counted is not None:\n"
+        "                more = counted._replace(version=counted.version + 1)\n"
+        '                tables.write(counter_key(flow_id, log), more, b"", counted)\n\n'
+        "            return Outcome(first, duplicate=True)\n",
+        PARTS,
+    ),
+    Mutant(
+        "append-leaves-orphans-alone",
+        "an append does not move when the parts of a flow that never came are removed",
+        "protocol/rules/parts.py",
+        "    note_orphan(tables, commit, flow_id)\n    return",
+        "    return",
+        PARTS,
+    ),
+    Mutant(
+        "orphans-go-though-their-flow-came",
+        "parts that were written before their flow are removed although it exists by then",
+        "protocol/rules/expiry.py",
+        "    if tables.head(flow_key(key.id)) is None:\n",
+        "    if key.id:\n",
+        PARTS,
+    ),
+    Mutant(
+        "parts-outlive-their-flow",
+        "the parts of a deleted flow are left for the next one of its name",
+        "protocol/rules/expiry.py",
+        "        tables.drop_parts(key.id)\n\n    tables.remove(key, head)\n",
+        "    tables.remove(key, head)\n",
+        PARTS,
+    ),
+    Mutant(
+        "parts-of-an-expired-flow-listed",
+        "parts are listed although their flow has expired",
+        "protocol/rules/parts.py",
+        "    if flow is not None and has_expired(flow, request.now_ms):\n        return ()\n",
+        "    if flow is not None and has_expired(flow, 0):\n        return ()\n",
+        PARTS,
+    ),
+    Mutant(
+        "trim-takes-parts",
+        "trimming a log removes other parts whose names begin with its name",
+        "protocol/rules/parts.py",
+        "        entries=request.entries,\n",
+        "        entries=False,\n",
+        PARTS,
+    ),
+    Mutant(
+        "keep-overwrites",
+        "a part that is to be kept is written over",
+        "protocol/rules/commits.py",
+        "    if change.expected == IF_ABSENT and old is not None:\n",
+        "    if change.expected == IF_ABSENT and old is not None and not commit.id:\n",
+        PARTS,
+    ),
+    Mutant(
+        "part-version-reset",
+        "a part that is written again stays at version 1",
+        "core/writes.py",
+        "    number = 1 if old is None else old.version + 1\n    head = Head(number, 0, created_ms, now_ms, name",
+        "    number = 1\n    head = Head(number, 0, created_ms, now_ms, name",
+        PARTS,
+    ),
+    Mutant(
+        "prefix-takes-one-more",
+        "a listing of parts by prefix also has the first name after all that begin with it",
+        "stores/sqlite/parts.py",
+        " AND name >= ? AND name < ?",
+        " AND name >= ? AND name <= ?",
+        (*PARTS[:1], *ON_SQLITE),
+    ),
+    Mutant(
+        "part-listing-not-reversed",
+        "the last parts are asked for, and the first ones returned",
+        "core/parts.py",
+        "after, before, reverse, limit + 1,",
+        "after, before, False, limit + 1,",
+        PARTS,
+    ),
+    Mutant(
+        "kept-part-settled-as-written",
+        "the object of a part that was there already takes over what is stored",
+        "core/unit_of_work.py",
+        "                if change.expected == IF_ABSENT and not outcome.accepted:\n",
+        "                if change.expected == IF_ABSENT and not outcome.revision:\n",
+        PARTS,
+    ),
+    Mutant(
+        "replaced-part-not-checked",
+        "a part that takes the place of a deleted one is written whatever is there by then",
+        "core/entries.py",
+        "    return put._replace(expected=instead.revision, replaces=instead, fresh=True)\n",
+        "    return put._replace(expected=ANY, replaces=instead, fresh=True)\n",
+        PARTS,
+    ),
+    Mutant(
+        "entry-forgets-its-flow",
+        "an entry does not say which version of its flow its commit made",
+        "core/unit_of_work.py",
+        "updated_ms=now_ms, attempts=version)",
+        "updated_ms=now_ms, attempts=0)",
+        PARTS,
+    ),
+    Mutant(
+        "entry-rewritten",
+        "an entry of a log can be changed and written as a part",
+        "core/writes.py",
+        "    if log_of(key) is not None:\n",
+        "    if log_of(key) is None and not now_ms:\n",
+        PARTS,
+    ),
+    Mutant(
+        "copy-sets-a-counter-back",
+        "a copy over another log makes its next append write over an entry",
+        "copying.py",
+        "        return entry.record.head.version > stored.head.version\n",
+        "        return overwrite\n",
+        PARTS,
     ),
     # --- outcomes ---------------------------------------------------------------------------------
     Mutant(
