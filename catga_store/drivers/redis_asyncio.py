@@ -28,12 +28,14 @@ from catga_store.drivers.redis_failures import NO_TLS
 from catga_store.drivers.redis_failures import is_encrypted
 from catga_store.drivers.redis_failures import not_sent
 from catga_store.drivers.redis_multiplexed import MultiplexedConnections
+from catga_store.drivers.redis_subscribing_asyncio import AsyncSubscription
 from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.masking import shown
 from catga_store.stores.redis.transport import Pipe
+from catga_store.stores.redis.transport import Subscribe
 
 __all__ = ["RedisAsyncLink", "check_client", "open_redis_link", "redis_link"]
 
@@ -92,6 +94,7 @@ class RedisAsyncLink:
         self._owned = owned
         self._multiplexed = MultiplexedConnections(client, timeout)
         self._connections = partial(_Pool, client.connection_pool)
+        self._subscription = AsyncSubscription(self._connection_apart, timeout)
 
     @property
     def writes(self) -> int:
@@ -109,6 +112,10 @@ class RedisAsyncLink:
 
     async def perform(self, request: Request[Any], /) -> tuple[Any, ...]:
         """Return the replies in the order of the commands. `NotSentError`, `ReplyLostError`."""
+        if isinstance(request, Subscribe):
+            await self._subscription.begin(request)
+            return ()
+
         assert isinstance(request, Pipe), request  # noqa: S101  there are no others
         arguments = self._multiplexed.arguments_of(request.commands)
         if request.exclusive:
@@ -118,9 +125,15 @@ class RedisAsyncLink:
 
     async def close(self) -> None:
         """Fail what is in flight; close the client if it is owned."""
+        await self._subscription.close()
         await self._multiplexed.close()
         if self._owned:
             await self._client.aclose()
+
+    async def _connection_apart(self) -> Any:
+        """Return a new connection that the client's pool knows nothing of, and does not count."""
+        pool = self._client.connection_pool
+        return pool.connection_class(**pool.connection_kwargs)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._client!r}>"

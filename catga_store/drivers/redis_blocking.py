@@ -18,11 +18,13 @@ from redis import exceptions
 
 from catga_store.drivers.redis_failures import not_sent
 from catga_store.drivers.redis_packing import pack
+from catga_store.drivers.redis_subscribing import BlockingSubscription
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.stores.redis.transport import Command
 from catga_store.stores.redis.transport import Pipe
+from catga_store.stores.redis.transport import Subscribe
 
-__all__ = ["RedisLink", "talk"]
+__all__ = ["RedisLink", "connection_of", "talk"]
 
 _REPLIED = (
     exceptions.ResponseError,
@@ -50,12 +52,17 @@ class RedisLink:
         self._client: Any = None
         self._stash: _Stash | None = None
         self._lock = threading.Lock()
+        self._subscription = BlockingSubscription(self._connection_apart, timeout)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._shown}>"
 
     def perform(self, request: Any) -> tuple[object, ...]:
-        """Send the commands of a `Pipe` together, and return their replies; see there."""
+        """Send the commands of a `Pipe` together, and return their replies; see there, and `Subscribe`."""
+        if isinstance(request, Subscribe):
+            self._subscription.begin(request)
+            return ()
+
         assert isinstance(request, Pipe), request  # noqa: S101  there are no others
         return self._perform(request.commands)
 
@@ -63,6 +70,7 @@ class RedisLink:
 
     def close(self) -> None:
         """Close the client if the link has opened it."""
+        self._subscription.close()
         client, self._client, self._stash = self._client, None, None
         if self._owned and client is not None:
             client.close()
@@ -79,6 +87,10 @@ class RedisLink:
                 pool = self._stash = _Stash(pool)
 
         return pool
+
+    def _connection_apart(self) -> Any:
+        """Return a new connection that the client's pool knows nothing of, and does not count."""
+        return connection_of(self.client().connection_pool)
 
     def client(self) -> Any:
         """Return the client; the first call opens it."""
@@ -136,6 +148,11 @@ class _Stash:
             self._idle.append(connection)
         else:
             self._pool.release(connection)
+
+
+def connection_of(pool: Any) -> Any:
+    """Return a new connection, not connected yet, to where those of a pool go."""
+    return pool.connection_class(**pool.connection_kwargs)
 
 
 def talk(

@@ -9,6 +9,7 @@ is also read again after every failure of a node.
 from __future__ import annotations
 
 import asyncio
+import random
 from functools import partial
 from typing import Any
 
@@ -23,10 +24,12 @@ from catga_store.drivers.links import Started
 from catga_store.drivers.redis_failures import not_sent
 from catga_store.drivers.redis_multiplexed import Arguments
 from catga_store.drivers.redis_multiplexed import MultiplexedConnections
+from catga_store.drivers.redis_subscribing_asyncio import AsyncSubscription
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.conversation import Request
 from catga_store.stores.redis.transport import Pipe
+from catga_store.stores.redis.transport import Subscribe
 
 __all__ = ["RedisClusterAsyncLink"]
 
@@ -75,6 +78,7 @@ class RedisClusterAsyncLink:
         self._timeout = timeout
         self._owned = owned
         self._multiplexed = MultiplexedConnections(client, timeout)
+        self._subscription = AsyncSubscription(self._connection_apart, timeout)
         self._finding = asyncio.Lock()
         self._found = False
         """The map of the slots was read, and nothing since says that it is wrong."""
@@ -90,6 +94,10 @@ class RedisClusterAsyncLink:
 
     async def perform(self, request: Request[Any], /) -> tuple[Any, ...]:
         """Return the replies in the order of the commands. `NotSentError`, `ReplyLostError`."""
+        if isinstance(request, Subscribe):
+            await self._subscription.begin(request)
+            return ()
+
         assert isinstance(request, Pipe), request  # noqa: S101  there are no others
         asked = _Round(request, self._multiplexed.arguments_of(request.commands))
         until = asyncio.get_running_loop().time() + self._timeout
@@ -127,9 +135,18 @@ class RedisClusterAsyncLink:
 
     async def close(self) -> None:
         """Fail what is in flight; close the client if it is owned."""
+        await self._subscription.close()
         await self._multiplexed.close()
         if self._owned:
             await self._client.aclose()
+
+    async def _connection_apart(self) -> Any:
+        """Return a new connection to any primary: each has the messages of all."""
+        if not self._found:
+            await self._find_nodes()
+
+        node: Any = random.choice(self._client.get_primaries())  # noqa: S311  to spread them
+        return node.connection_class(**node.connection_kwargs)
 
     async def _ask(self, asked: _Round) -> None:
         """Send the commands that are left to their nodes, all at the same time; keep the replies."""

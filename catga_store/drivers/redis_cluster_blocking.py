@@ -5,6 +5,7 @@ A node that redirects a command (MOVED, ASK) has not run it; the command is sent
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from redis import exceptions
 
 from catga_store.drivers.redis_blocking import RedisLink
+from catga_store.drivers.redis_blocking import connection_of
 from catga_store.drivers.redis_blocking import talk
 from catga_store.drivers.redis_failures import not_sent
 from catga_store.protocol.conversation import NotSentError
@@ -58,6 +60,12 @@ class RedisClusterLink(RedisLink):
             replies[place] = exceptions.TryAgainError(message)
 
         return tuple(replies)
+
+    def _connection_apart(self) -> Any:
+        """Return a new connection to any primary: each has the messages of all."""
+        client = self.client()
+        node = random.choice(client.get_primaries())  # noqa: S311  to spread them
+        return connection_of(client.get_redis_connection(node).connection_pool)
 
     def _connected(self) -> Any:
         try:

@@ -75,14 +75,21 @@ which frees their memory in the background.
 time, on a connection of its own; so others wait for one chunk at most. The commit takes the
 upload over: no reader sees chunks of two bodies. Progress is one value, whatever its size.
 
+**Hints.** Every script that writes a flow, an entry of a log, or when something is due, publishes that on the
+channel `{dslflow:0}:hints` of its partition (records.lua). A process in which a call waits has one
+subscription to all partitions of its store, on a connection of its own, which ends a second after the
+last such call. Hints of a cluster go to all its nodes. Redis has one set of channels for all its
+databases: stores of one prefix in two of them wake each other in vain.
+
 **Rights.** EVALSHA, EVAL, SCAN, INFO, ZLEXCOUNT and what layout.lua tries at first use, on these keys; WAIT
 with `acknowledged_by`. A user who loses one of them later may leave a commit half written: change ACLs
-with care.
+with care. For hints PUBLISH, SUBSCRIBE and PING, and the channels (`&{dslflow:*}:hints`); without them
+nothing fails, and calls that wait look after each `poll_interval`.
 
 **Modules.** `layout` has the keys and the formats of heads and conditions, `scripts` what the server
 runs, `transport` the requests to a link, `exchange` the retries, `refusals` the errors of the server,
-`setup` the first use. `reads`, `commits` with `commit_args`, `listings` with `index`, `parts`, and
-`sweeping` implement the store protocol. `doctor`, `index_check` and `parts_check`
+`setup` the first use. `reads`, `commits` with `commit_args`, `listings` with `index`, `parts`, `hints`
+and `sweeping` implement the store protocol. `doctor`, `index_check` and `parts_check`
 examine a store.
 """
 
@@ -115,9 +122,9 @@ from catga_store.protocol.requests import Scanned
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
 from catga_store.protocol.wakeups import Listen
-from catga_store.protocol.wakeups import Wakeups
 from catga_store.stores.redis.commits import RedisCommits
 from catga_store.stores.redis.exchange import RedisExchange
+from catga_store.stores.redis.hints import RedisHints
 from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.listings import RedisListings
 from catga_store.stores.redis.parts import RedisParts
@@ -167,7 +174,7 @@ class RedisProtocol:
         sweeping = RedisSweeping(self._layout, self._exchange)
         commits = RedisCommits(self._layout, self._exchange, sweeping)
         listings = RedisListings(self._layout, self._exchange, reads, sweeping)
-        self._wakeups = Wakeups()
+        hints = RedisHints(self._layout)
         parts = RedisParts(self._layout, self._exchange, reads, sweeping)
 
         def scan(request: Scan) -> Conversation[tuple[Scanned, ...]]:
@@ -190,7 +197,7 @@ class RedisProtocol:
             Sweep: sweeping.sweep,
             Clear: sweeping.clear,
             Ping: self._ping,
-            Listen: self._listen,
+            Listen: hints.listen,
         }
 
     def __repr__(self) -> str:
@@ -212,8 +219,3 @@ class RedisProtocol:
     def _ping(self, _request: Ping) -> Conversation[None]:
         key = self._layout.layout
         check((yield from self._exchange.ask([Command((b"EXISTS", key), key)])))
-
-    def _listen(self, request: Listen) -> Conversation[None]:
-        # No hints are sent yet: a call that waits looks after each poll interval.
-        request.waiter.join(self._wakeups)
-        yield from ()

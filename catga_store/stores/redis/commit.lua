@@ -101,6 +101,7 @@ local function write_flow(change, old, new, text, body)
   else
     redis.call('HSET', key, 'head', text)
   end
+  hint(new.due, new.rest, id, new.version)
   if new.expires or (old and old.expires) then
     local expires = new.status >= COMPLETED and new.expires
     set_ttl(expires, old and old.expires, key, keys.steps, chunks, keys.parts, keys.names)
@@ -203,6 +204,7 @@ local function write_wait(key, items, id, row, old, terms)
     redis.call('HDEL', key, 'parent')
   end
   if terms then redis.call('HSET', key, 'terms', terms) end
+  if row.parent and row.head.due then hint(row.head.due) end
   if row.head.expires or (old and old.head.expires) then
     set_ttl(row.head.expires, old and old.head.expires, key, items)
   end
@@ -510,6 +512,7 @@ local function append(change)
   local text = '["' .. commit_id .. string.sub(ARGV[at + 3], 3)
   write_part(change, log .. string.format('/%012.0f', sequence), nil, text, ARGV[at + 4])
   if key ~= '' then note_key(parts, log, key, sequence) end
+  hint(nil, nil, change.id, sequence, log)
   return '[' .. int(sequence) .. ',null,0,' .. int(now) .. ',false,true]'
 end
 
@@ -645,6 +648,7 @@ local function delete(change)
     local old = read_stored(change)
     if not old then return outcome(nil, {}) end
     remove_stored(change, old)
+    if change.kind == 'F' then hint(nil, nil, id) end
     return outcome(nil, {accepted = true})
   end
 
@@ -694,4 +698,5 @@ end
 
 local reply = '[' .. table.concat(outcomes, ',') .. ']' .. (left_large and '\n' or '')
 redis.call('SET', log, reply, 'PX', ARGV[4])
+publish_hints()
 return reply

@@ -26,4 +26,6 @@ reindex(before, flow_entries(ARGV[2], head))
 local text = write(head)
 redis.call('HSET', KEYS[3], 'head', text)
 redis.call('SET', KEYS[1], '[[]]', 'PX', ARGV[1])
+hint(head.due, head.rest)
+publish_hints()
 return text

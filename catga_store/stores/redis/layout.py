@@ -73,6 +73,8 @@ class RedisLayout:
         self.items = [tag + b"items:" for tag in tags]
         self.log = [tag + b"commit:" for tag in tags]
         self.index = [tag + b"index" for tag in tags]
+        self.hints = tuple(tag + b"hints" for tag in tags)
+        """The channels on which the scripts publish what they have done."""
 
     def partition(self, any_id: str) -> int:
         """Return the partition of a record, by its id."""

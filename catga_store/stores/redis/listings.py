@@ -94,9 +94,23 @@ class RedisListings:
         begins = [b"fd"] if types is None else [b"fe" + named(name) for name in types]
         flows = [(begin, b"[" + begin, b"(" + begin + upto) for begin in begins]
         notified = [(NOTIFIED, b"[" + NOTIFIED, b"(" + NOTIFIED + upto)]
-        found = yield from self._gather(FLOW, flows, limit, flow, stamp_of_due)
+        # The first pages of both are asked for together: mostly that is all there is.
+        page = min(limit, PAGE)
+        ranges = self._ranges(flows) + self._ranges(notified)
+        first = yield from self._exchange.ask([self._range_command(one, page) for one in ranges])
+        check(first)
+        number = len(flows) * self._layout.partitions
+        found = yield from self._gather(
+            FLOW, flows, limit, flow, stamp_of_due, first=first[:number]
+        )
         found += yield from self._gather(
-            WAIT, notified, limit, wait, stamp_of_due, parents=types is not None
+            WAIT,
+            notified,
+            limit,
+            wait,
+            stamp_of_due,
+            parents=types is not None,
+            first=first[number:],
         )
         found.sort(key=lambda entry: entry.head.due_ms or 0)
         return tuple(found)
@@ -190,6 +204,7 @@ class RedisListings:
         *,
         parents: bool = False,
         strict: bool = False,
+        first: Sequence[Any] | None = None,
     ) -> Conversation[list[Found]]:
         """Return the first records in these ranges of the index, merged over all partitions.
 
@@ -197,19 +212,21 @@ class RedisListings:
         entries do not match. An entry counts only if its record still has the `stamp` of the entry;
         entries that say nothing but an id have none.
         A record that cannot be read is passed over with a warning, unless this is `strict`.
+        `first` are the first pages, if they are there already.
         """
-        ranges = [
-            Range(number, *bound) for number in range(self._layout.partitions) for bound in bounds
-        ]
+        ranges = self._ranges(bounds)
         found: list[Found] = []
         most = math.inf if limit is None else limit
 
         while ranges and len(found) < most:
             page = int(min(most - len(found), PAGE))
-            replies = yield from self._exchange.ask(
-                [self._range_command(one, page) for one in ranges]
-            )
-            check(replies)
+            replies, first = first, None
+            if replies is None:
+                replies = yield from self._exchange.ask(
+                    [self._range_command(one, page) for one in ranges]
+                )
+                check(replies)
+
             listed = merged(ranges, replies, page)
             ranges = [one for one in ranges if not one.is_done]
             heads = yield from self._heads(kind, listed, parents=parents)
@@ -228,6 +245,11 @@ class RedisListings:
                     found.append(one)
 
         return found
+
+    def _ranges(self, bounds: Sequence[tuple[bytes, bytes, bytes]]) -> list[Range]:
+        return [
+            Range(number, *bound) for number in range(self._layout.partitions) for bound in bounds
+        ]
 
     def _range_command(self, one: Range, page: int) -> Command:
         index = self._layout.index[one.number]

@@ -1,7 +1,7 @@
 -- A fast path for the most frequent commit, in front of commit.lua and with its signature: one flow is
 -- updated, and nothing changes by which it is listed or due. Everything else continues below. Patterns
 -- are Lua's slowest way through a text, so they are not applied to the ids of the commits. Only a commit of
--- one flow has five keys.
+-- one flow has five keys. What it publishes is described in records.lua.
 
 if #KEYS == 5 and ARGV[10] == '' then
   local stored = redis.call('GET', KEYS[1])
@@ -31,6 +31,9 @@ if #KEYS == 5 and ARGV[10] == '' then
       redis.call('HSET', KEYS[3], 'head', head, 'body', ARGV[12])
       redis.call('UNLINK', KEYS[5])
       redis.call('SET', KEYS[1], reply, 'PX', ARGV[4])
+      local due, kind = match(listed, '^([^,]+),null,(.*)$')
+      redis.pcall('PUBLISH', sub(KEYS[2], 1, -6) .. 'hints',
+        '[[' .. due .. ',' .. kind .. ',' .. cjson.encode(ARGV[7]) .. ',' .. version .. ']]')
       return reply
     end
   end

@@ -48,6 +48,28 @@ local function has_expired(head)
   return head.expires and head.expires <= now
 end
 
+-- hints ---------------------------------------------------------------------------------------------
+
+-- What a script reports to calls that wait: one message on the channel of the partition, an array of
+--   [due_ms, type, id, version, log]
+-- cut where the rest is null: a flow was written or deleted (id), a log has a new entry (id, log), or something
+-- will be due. It is published after the last write, and a user without the right to do that loses nothing else.
+local hints = {}
+
+local function hint(due, kind, id, version, log)
+  local name = kind and (string.match(kind, '^"[^"\\]*"') or cjson.encode(text_of(kind))) or 'null'
+  local text = '[' .. int(due) .. ',' .. name
+  if id then text = text .. ',' .. cjson.encode(id) .. ',' .. int(version or 0) end
+  if log then text = text .. ',' .. cjson.encode(log) end
+  hints[#hints + 1] = text .. ']'
+end
+
+local function publish_hints()
+  if #hints > 0 then
+    redis.pcall('PUBLISH', string.sub(index, 1, -6) .. 'hints', '[' .. table.concat(hints, ',') .. ']')
+  end
+end
+
 -- the index -----------------------------------------------------------------------------------------
 
 local function stamp(ms) return string.format('%015.0f', ms + 62135596800000) end

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+from typing import Protocol
 
 from attrs import define
 
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import Request
 
-__all__ = ["Command", "MisconfiguredError", "Pipe"]
+__all__ = ["Command", "Listener", "MisconfiguredError", "Pipe", "Subscribe"]
 
 
 class MisconfiguredError(NotSentError):
@@ -36,3 +37,32 @@ class Pipe(Request[tuple[object, ...]]):
     writes: bool
     exclusive: bool = False
     """Not on a connection that others share: for bodies over 1 MiB, and for commands that block."""
+
+
+class Listener(Protocol):
+    """Takes what a subscription receives; called from any thread."""
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there are calls that wait; without them a subscription ends after a second."""
+        ...
+
+    def receive(self, message: object, /) -> None:
+        """Take a message; it raises nothing."""
+        ...
+
+    def missed(self) -> None:
+        """Messages may have been lost, and from now on they come again."""
+        ...
+
+
+@define
+class Subscribe(Request[None]):
+    """Transport request of Redis: begin the one subscription of the link, unless it runs.
+
+    It ends when the server has confirmed that, or when it is known that it does not for now; then
+    the link continues to try. It fails never.
+    """
+
+    channels: tuple[bytes, ...]
+    listener: Listener

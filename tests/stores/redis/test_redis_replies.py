@@ -323,7 +323,7 @@ def test_unreadable_due_records_are_logged_once_each(
     heads = [(WRONG_TYPE,) * PAGE] * 2
     due = Due(NOW, 2 * PAGE)
     with caplog.at_level(logging.WARNING):
-        pages = (entries[:PAGE],), heads[0], (entries[PAGE:],), heads[1], ([],), ([],)
+        pages = (entries[:PAGE], []), heads[0], (entries[PAGE:],), heads[1], ([],)
         assert asked(due, *pages) == ()
 
     assert len(caplog.records) == 2 * PAGE
