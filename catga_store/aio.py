@@ -356,10 +356,13 @@ class AsyncStore(BaseAsyncStore):
 
         It has the state and position of that version, `CREATED`, `RUNNING` or `COMPENSATING` if the
         version was, else `RUNNING`; no error, no attempts, no wait condition. Of the current version,
-        which is the default, ForEach progress, parts and logs are copied with it; they have no former
-        versions. `FlowNotFoundError` if there is no such flow or version, `FlowExistsError` if the
-        new id is taken. Costs four round trips; what does not fit into one commit of 200 records is
-        written before, as parts without a flow, which a sweep removes if the fork fails.
+        which is the default, ForEach progress, parts and logs are copied with it, as they were at that
+        version: a flow that is written meanwhile is read again, up to ten times, then
+        `StaleFlowError`. What others write without the flow meanwhile may be missed; a log then ends
+        earlier. Of former versions none are copied. `FlowNotFoundError` if there is no such flow or
+        version, `FlowExistsError` if the new id is taken. Costs four round trips; what does not fit
+        into one commit of 200 records is written before, as parts without a flow. A fork that is
+        refused removes them; those of one that broke off are left to a sweep.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot

@@ -21,6 +21,7 @@ from attrs import frozen
 from catga_store.core import commits
 from catga_store.core import writes
 from catga_store.core.context import Context
+from catga_store.core.counters import CountersOfLogs
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
@@ -98,7 +99,8 @@ def copy(
     The copy as a whole is not atomic. Each page of 100 records is written in as few commits as
     possible; after an error, call `copy` again to continue. `on_progress` is called after each page
     with the report so far. Stop the workers of the source first: records written during the copy may
-    be missed. A record that is written to the target during the copy is kept, and counts as skipped.
+    be missed; a log that is appended to meanwhile counts on behind its copied entries. A record that is
+    written to the target during the copy is kept, and counts as skipped.
 
     Both stores are blocking ones. Async code opens the same records with `open_store` and copies in a
     thread. The tombstones of cleared wait conditions are not copied: a child of a cleared condition
@@ -166,6 +168,9 @@ def _copying(
                 break
 
             after = page[-1].key
+            if kind == PART:
+                page = yield from _with_counters(source, page)
+
             pending = [entry for entry in page if entry.record.head.status < PENDING]
             kept = [entry for entry in page if entry.record.head.status >= PENDING]
             now_ms = target.settings.now_ms()
@@ -200,6 +205,27 @@ def _copying(
                 on_progress(report)
 
     return report
+
+
+def _with_counters(
+    source: Context, page: Sequence[Scanned]
+) -> Generator[tuple[Context, Conversation[Any]], Any, Sequence[Scanned]]:
+    """Add the counters of logs of which the page has entries, unless they are in it already.
+
+    They were read before the entries, and another program may have appended since.
+    """
+    logs = CountersOfLogs()
+    logs.note((entry.key, entry.record) for entry in page)
+    behind = logs.behind()
+    if not behind:
+        return page
+
+    read = yield source, ask(Read(tuple(behind), source.settings.now_ms()))
+    fresh = {key: record for key, record in zip(behind, read, strict=True) if record is not None}
+    return [
+        *(entry for entry in page if entry.key not in fresh),
+        *(Scanned(key, record) for key, record in fresh.items()),
+    ]
 
 
 def _is_replaced(entry: Scanned, stored: Record, *, overwrite: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from catga_store import codec
@@ -11,6 +12,8 @@ from catga_store.core import writes
 from catga_store.core.arguments import not_found
 from catga_store.core.conflicts import conflict_error
 from catga_store.core.context import Context
+from catga_store.core.context import read_all
+from catga_store.core.counters import CountersOfLogs
 from catga_store.errors import FlowNotFoundError
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowSnapshot
@@ -23,7 +26,7 @@ from catga_store.protocol.keys import VERSIONS
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import flow_key
-from catga_store.protocol.keys import is_version
+from catga_store.protocol.keys import is_hidden
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import part_key
 from catga_store.protocol.keys import version_key
@@ -34,6 +37,7 @@ from catga_store.protocol.requests import MAX_CHANGES
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Conflict
+from catga_store.protocol.requests import Delete
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Put
@@ -122,12 +126,44 @@ def fork(
     """Make a new flow of a version of another one."""
     key, new = flow_key(check_id(flow_id, "a flow id")), flow_key(check_id(new_id, "a flow id"))
     writes.check_partition((Check(key, ANY), Check(new, ANY)), context.limits)
+    attempt = 0
+    while True:
+        attempt += 1
+        record, is_current = yield from _source_of(context, key, new, version)
+        copying = _Copying(context, key.id, new.id)
+        belongings: list[Change] = []
+        if is_current:
+            # They are read after the flow, which must not have been written meanwhile.
+            belongings = [Check(key, record.head.revision), *(yield from copying.read_all())]
+
+        now_ms = context.settings.now_ms()
+        put = _forked(new, record, now_ms)
+        changes = (put, *belongings)
+        reply = yield from commits.send(context, new_commit_id(), now_ms, changes)
+        if not isinstance(reply, Refused):
+            revision = reply.outcomes[0].revision
+            written = Record(put.head.stamped(revision, (revision,)), put.body)
+            return envelope.decode_flow(new, written, None)
+
+        yield from copying.undo()
+        conflict = reply.conflicts[0]
+        if changes[conflict.place].key != key or attempt == _ATTEMPTS:
+            raise conflict_error(changes[conflict.place], conflict, None)
+
+
+_ATTEMPTS = 10
+
+
+def _source_of(
+    context: Context, key: Key, new: Key, version: int | None
+) -> Conversation[tuple[Record, bool]]:
+    """Read the version of a flow that is forked, and whether it is the current one."""
     current, there = yield from ask(Read((key, new), context.settings.now_ms()))
     if there is not None:
         raise conflict_error(Put(new, there.head, b"", None), Conflict(0, EXISTS, there.head), None)
 
     if current is None:
-        raise not_found(flow_id)
+        raise not_found(key.id)
 
     record: Record | None = current
     if version is not None:
@@ -135,23 +171,9 @@ def fork(
 
     if record is None:
         message = f"version {version} of {key} not found: it was never kept, or is kept no longer"
-        raise FlowNotFoundError(message, flow_id=flow_id, expected=version)
+        raise FlowNotFoundError(message, flow_id=key.id, expected=version)
 
-    belongings: list[Change] = []
-    if record.head.version == current.head.version:
-        belongings = yield from _belongings(context, key.id, new.id)
-
-    now_ms = context.settings.now_ms()
-    put = _forked(new, record, now_ms)
-    changes = (put, *belongings)
-    reply = yield from commits.send(context, new_commit_id(), now_ms, changes)
-    if isinstance(reply, Refused):
-        conflict = reply.conflicts[0]
-        raise conflict_error(changes[conflict.place], conflict, None)
-
-    revision = reply.outcomes[0].revision
-    written = Record(put.head.stamped(revision, (revision,)), put.body)
-    return envelope.decode_flow(new, written, None)
+    return record, record.head.version == current.head.version
 
 
 def _forked(new: Key, record: Record, now_ms: int) -> Put:
@@ -165,44 +187,78 @@ def _forked(new: Key, record: Record, now_ms: int) -> Put:
 _CONTINUED = FlowStatus.CREATED.value, FlowStatus.RUNNING.value, FlowStatus.COMPENSATING.value
 
 
-def _belongings(context: Context, flow_id: str, new_id: str) -> Conversation[list[Change]]:
+class _Copying:
     """Copies of the ForEach progress and the parts of a flow, counters of logs included.
 
     As many as fit into one commit beside the flow are returned; the others, which come before, are
     written here, while the new flow is not there yet.
     """
-    now_ms = context.settings.now_ms()
-    steps = yield from ask(Steps(flow_id, now_ms))
-    keys = tuple(step.key for step in steps)
-    records = yield from ask(Read(keys, now_ms)) if keys else ask(Read((), now_ms))
-    copies: list[Change] = [
-        Put(key._replace(id=new_id), record.head, record.body, None)
-        for key, record in zip(keys, records, strict=True)
-        if record is not None
-    ]
-    after = part_key(flow_id, "")
-    while True:
-        found = yield from ask(Scan(PART, after, _PAGE, now_ms))
-        mine = [one for one in found if one.key.id == flow_id]
-        copies += [
-            Put(one.key._replace(id=new_id), one.record.head, one.record.body, None)
-            for one in mine
-            if not is_version(one.key.name)
+
+    def __init__(self, context: Context, flow_id: str, new_id: str) -> None:
+        self._context = context
+        self._id = flow_id
+        self._new_id = new_id
+        self._copies: list[Change] = []
+        self._written: list[Delete] = []
+        """What undoes what was written."""
+
+    def read_all(self) -> Conversation[list[Change]]:
+        """Copy everything, and return what is to be written with the flow."""
+        now_ms = self._context.settings.now_ms()
+        steps = yield from ask(Steps(self._id, now_ms))
+        keys = tuple(step.key for step in steps)
+        records = yield from ask(Read(keys, now_ms)) if keys else ask(Read((), now_ms))
+        self._copy(zip(keys, records, strict=True))
+        yield from self._parts(now_ms)
+        return self._copies
+
+    def _parts(self, now_ms: int) -> Conversation[None]:
+        logs = CountersOfLogs()
+        after = part_key(self._id, "")
+        while True:
+            found = yield from ask(Scan(PART, after, _PAGE, now_ms))
+            mine = [(one.key, one.record) for one in found if one.key.id == self._id]
+            logs.note(mine)
+            self._copy(pair for pair in mine if not is_hidden(pair[0]))
+            yield from self._write_most(now_ms)
+            if len(mine) < len(found) or not found:
+                break
+
+            after = mine[-1][0]
+
+        behind = logs.behind()
+        if behind:
+            fresh = yield from read_all(self._context, behind)
+            logs.note(zip(behind, fresh, strict=True))
+
+        self._copy(logs.counters.items())
+        yield from self._write_most(now_ms)
+
+    def _copy(self, found: Iterable[tuple[Key, Record | None]]) -> None:
+        self._copies += [
+            Put(key._replace(id=self._new_id), record.head, record.body, None)
+            for key, record in found
+            if record is not None
         ]
-        if len(mine) < len(found) or not found:
-            return (yield from _write_most(context, copies, now_ms))
 
-        copies = yield from _write_most(context, copies, now_ms)
-        after = mine[-1].key
+    def _write_most(self, now_ms: int) -> Conversation[None]:
+        """Write all but what fits into one commit with a flow and the check of the other one."""
+        while len(self._copies) > MAX_CHANGES - 2:
+            some, self._copies = tuple(self._copies[:_PAGE]), self._copies[_PAGE:]
+            reply = yield from commits.send(self._context, new_commit_id(), now_ms, some)
+            if isinstance(reply, Refused):
+                yield from self.undo()
+                conflict = reply.conflicts[0]
+                raise conflict_error(some[conflict.place], conflict, None)
 
+            self._written += [
+                Delete(change.key, outcome.revision)
+                for change, outcome in zip(some, reply.outcomes, strict=True)
+            ]
 
-def _write_most(context: Context, copies: list[Change], now_ms: int) -> Conversation[list[Change]]:
-    """Write all but what fits into one commit with a flow, and return that."""
-    while len(copies) >= MAX_CHANGES:
-        some, copies = tuple(copies[:_PAGE]), copies[_PAGE:]
-        reply = yield from commits.send(context, new_commit_id(), now_ms, some)
-        if isinstance(reply, Refused):
-            conflict = reply.conflicts[0]
-            raise conflict_error(some[conflict.place], conflict, None)
-
-    return copies
+    def undo(self) -> Conversation[None]:
+        """Remove what was written, so that the fork can be tried again; what was changed since stays."""
+        while self._written:
+            some, self._written = tuple(self._written[:_PAGE]), self._written[_PAGE:]
+            now_ms = self._context.settings.now_ms()
+            yield from commits.send(self._context, new_commit_id(), now_ms, some)

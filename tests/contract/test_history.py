@@ -11,6 +11,8 @@ import pytest
 from marks import ONE_STORE
 
 import catga_store as cs
+from catga_store.core import history
+from catga_store.protocol.conversation import Conversation
 from catga_store.testing.clock import ManualClock
 
 
@@ -244,6 +246,106 @@ def test_fork_of_a_flow_with_many_parts(store: cs.Store) -> None:
     store.fork("f", "g")
     page = store.list_parts("g", limit=1000, bodies=True)
     assert [part.body for part in page] == list(range(450))
+
+
+def interrupted(conversation: Conversation[Any], number: int, do: Callable[[], object]) -> Any:
+    """Let something happen before the exchange of this number."""
+    reply: Any = None
+    while True:
+        try:
+            request = conversation.send(reply)
+        except StopIteration as stop:
+            return stop.value
+
+        if number == 0:
+            do()
+
+        number -= 1
+        reply = yield request
+
+
+def forked(store: cs.Store, number: int, do: Callable[[], object]) -> cs.FlowSnapshot[Any]:
+    """Fork the flow f to g; something happens before an exchange."""
+    conversation = history.fork(store._context, "f", "g")
+    flow: cs.FlowSnapshot[Any] = store._run(interrupted(conversation, number, do))
+    return flow
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+@pytest.mark.parametrize("count", [0, 320])
+def test_a_fork_while_its_flow_is_written(store: cs.Store, number: int, count: int) -> None:
+    """Its state, parts and logs are of one version."""
+    store.create(cs.FlowSnapshot("f", state={"n": 0}))
+    for start in range(0, count, 80):
+        with store.begin() as session:
+            for at in range(start, start + 80):
+                session.append("f", at)
+
+    def write() -> None:
+        with store.begin() as session:
+            flow = session.get_one("f")
+            flow.state["n"] = 1
+            session.add_part(cs.Part("f", "a", 1))
+            session.append("f", count)
+            session.add_part(cs.Part("f", "z", 1))
+
+    forked(store, number, write)
+    fork = store.get_one("g")
+    entries = [entry.body for entry in store.read_log("g", limit=1000)]
+    assert entries == list(range(count + fork.state["n"]))
+    parts = [part.name for part in store.list_parts("g", limit=1000) if "/" not in part.name]
+    assert parts == ["a", "z"][: 2 * fork.state["n"]]
+    assert store.append("g", "next").sequence == len(entries) + 1
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_a_fork_while_a_log_is_appended_to(store: cs.Store, number: int) -> None:
+    """Appends alone do not write the flow: the fork has some of them, and its log counts on."""
+    store.create(cs.FlowSnapshot("f", state={}))
+    for start in range(0, 160, 80):
+        with store.begin() as session:
+            for at in range(start, start + 80):
+                session.append("f", at)
+
+    def write() -> None:
+        store.append("f", 160)
+        store.append("f", 0, log="other")
+
+    forked(store, number, write)
+    for log in ("log", "other"):
+        before = [(entry.sequence, entry.body) for entry in store.read_log("g", log, limit=1000)]
+        assert store.append("g", "next", log=log).sequence == len(before) + 1
+        after = [(entry.sequence, entry.body) for entry in store.read_log("g", log, limit=1000)]
+        assert after == [*before, (len(before) + 1, "next")]
+
+
+def test_a_fork_that_is_refused_leaves_nothing(store: cs.Store) -> None:
+    """Neither parts nor counters, so that it can be made again; what others have written stays."""
+    store.create(cs.FlowSnapshot("f", state={}))
+    for start in range(0, 320, 80):
+        with store.begin() as session:
+            for at in range(start, start + 80):
+                session.append("f", at)
+
+    taken = cs.FlowSnapshot("g", state={"mine": True})
+    with pytest.raises(cs.FlowExistsError):
+        forked(store, 7, lambda: store.create(taken))
+
+    assert store.get_one("g").state == {"mine": True}
+    assert list(store.list_parts("g")) == []
+    assert store.append("g", "first").sequence == 1
+    store.delete(taken)
+    assert len(store.list_parts(store.fork("f", "g").flow_id, limit=1000)) == 320
+
+
+def test_a_fork_of_a_flow_that_goes(store: cs.Store) -> None:
+    """Refused: it would be without its parts."""
+    store.create(cs.FlowSnapshot("f", state={}))
+    store.put_part(cs.Part("f", "p", 1))
+    with pytest.raises(cs.FlowNotFoundError):
+        forked(store, 1, lambda: store.delete(store.get_one("f")))
+
+    assert store.get("g") is None
 
 
 def test_a_fork_that_cannot_be(open_more: Callable[..., cs.Store]) -> None:

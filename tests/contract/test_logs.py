@@ -335,3 +335,25 @@ def test_a_log_is_copied_with_its_counter(store: cs.Store) -> None:
             third.append("f", 0)
             cs.copy(target, third, overwrite=True)
             assert third.append("f", 0).sequence == 6
+
+
+def test_a_log_that_is_copied_while_it_is_appended_to(store: cs.Store) -> None:
+    """The copy has some of the new entries, and counts on after them."""
+    with cs.MemoryStore() as source:
+        for start in (0, 80):
+            with source.begin() as session:
+                for at in range(start, start + 80):
+                    session.append("f", at)
+
+        def append(_report: cs.CopyReport) -> None:
+            if len(source.read_log("f", limit=1000)) < 165:
+                source.append("f", 0)
+
+        cs.copy(source, store, on_progress=append)
+
+    before = store.read_log("f", limit=1000)
+    assert len(before) > 160
+    assert store.append("f", "next").sequence == len(before) + 1
+    after = store.read_log("f", limit=1000)
+    assert after[:-1] == before
+    assert after[-1].body == "next"
