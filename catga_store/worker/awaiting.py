@@ -223,7 +223,7 @@ class AsyncWorker(BaseWorker):
                 with anyio.CancelScope(shield=True):
                     flows = await self.store._run(self._claiming(free))
 
-                self._claimed_in(time.monotonic() - began)
+                self._claimed(len(flows), free, time.monotonic() - began)
             except OUTAGES as error:
                 self.store_failed(error)
                 await self._pause(back_off(self._vain))

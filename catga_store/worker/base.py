@@ -173,18 +173,18 @@ class BaseWorker:
         if self._is_stopping:
             waiter.end()
 
-    def _claimed_in(self, seconds: float) -> None:
-        """Note how long a claim took, the waiting for work included."""
-        self._claim_seconds = min(seconds, _LONGEST_GATHERING)
+    def _claimed(self, number: int, limit: int, seconds: float) -> None:
+        """Note what a claim has brought, and how long it took."""
+        is_more = number == limit
+        self._claim_seconds = min(seconds, _LONGEST_GATHERING) if is_more else 0.0
 
     def _gathering(self, free_since: float) -> float:
         """For how many seconds to wait for more free slots before the next claim; 0: claim now.
 
-        A claim costs as much for one flow as for several. So while most slots are taken, it may wait
-        for as long as a claim takes.
+        A claim costs as much for one flow as for several. So where there is more work than slots, it
+        waits for as long as a claim takes.
         """
-        free = self.concurrency - len(self._flights)
-        if 2 * free >= self.concurrency:
+        if len(self._flights) == 0:
             return 0.0
 
         return free_since + self._claim_seconds - time.monotonic()

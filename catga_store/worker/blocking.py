@@ -211,7 +211,7 @@ class Worker(BaseWorker):
             began = time.monotonic()
             try:
                 flows = self.store._run(self._claiming(free))
-                self._claimed_in(time.monotonic() - began)
+                self._claimed(len(flows), free, time.monotonic() - began)
             except OUTAGES as error:
                 self.store_failed(error)
                 self._wake.wait(back_off(self._vain))
