@@ -29,7 +29,16 @@ import catga_store as cs
 from catga_store.langgraph import CatgaSaver
 
 DELETED = 2000
-"""Checkpoints of the thread that is deleted."""
+"""Checkpoints of the thread that is deleted, each with the writes of a task."""
+ROUNDS = 5
+_CHECKPOINT = "checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata"
+_WRITE = "checkpoint_ns, checkpoint_id, task_id, idx, channel, type, value"
+COPY = [
+    f"INSERT INTO {table} (thread_id, {columns}) SELECT ?, {columns} FROM {table}"
+    " WHERE thread_id = 'template'"
+    for table, columns in (("checkpoints", _CHECKPOINT), ("writes", _WRITE))
+]
+"""SqliteSaver has no `copy_thread`."""
 
 
 class Thread:
@@ -133,10 +142,16 @@ def main() -> None:
                     operation, f"{kib} KiB", f"{mine:.0f}", f"{peer:.0f}", f"{mine / peer:.2f}"
                 )
 
+        filled(ours, "template", DELETED)
+        filled(theirs, "template", DELETED)
         times: dict[str, list[float]] = {"ours": [], "theirs": []}
-        for number in range(5):
+        for number in range(ROUNDS):
+            ours.copy_thread("template", f"d{number}")
+            for statement in COPY:
+                connection.execute(statement, (f"d{number}",))
+
+            connection.commit()
             for key, saver in (("ours", ours), ("theirs", theirs)):
-                filled(saver, f"d{number}", DELETED)
                 start = time.perf_counter()
                 saver.delete_thread(f"d{number}")
                 times[key].append(time.perf_counter() - start)

@@ -19,7 +19,7 @@ from catga_store.langgraph import CatgaSaver
 PROCESSES, RUNS = 4, 5
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 
-FILES_AND_SERVERS = pytest.mark.stores("sqlite", "redis-8.2")
+FILES_AND_SERVERS = pytest.mark.stores("sqlite", "redis-8.2", "nats")
 """The stores with parts that several processes can share."""
 
 

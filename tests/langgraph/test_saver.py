@@ -243,9 +243,9 @@ def test_blocking_calls_on_an_async_store_are_refused() -> None:
     asyncio.run(run())
 
 
-@PART_STORES
+@pytest.mark.stores("memory", "sqlite", "redis-8.2")
 def test_what_calls_cost(store_url: str) -> None:
-    """Exchanges with the store, counted."""
+    """Exchanges with the store, counted; on NATS a listing asks for the names first."""
     faults = Faults()
 
     def exchanges(call: Any) -> int:
