@@ -9,14 +9,14 @@ import pytest
 from graphs import ONE_RUN
 from graphs import Log
 from graphs import diamond
-from marks import PART_STORES
+from marks import EVERY_STORE
 
 import catga_store as cs
 from catga_store.langgraph import CatgaSaver
 from catga_store.testing.faults import CommitFault
 from catga_store.testing.faults import Faults
 
-pytestmark = PART_STORES
+pytestmark = EVERY_STORE
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 COMMITS = 9

@@ -11,14 +11,14 @@ from graphs import config_of
 from graphs import ids
 from graphs import newest
 from graphs import put
-from marks import PART_STORES
+from marks import EVERY_STORE
 
 import catga_store as cs
 from catga_store.langgraph import CatgaSaver
 from catga_store.langgraph import StaleThreadError
 from catga_store.testing.clock import ManualClock
 
-pytestmark = PART_STORES
+pytestmark = EVERY_STORE
 
 A, B, C, D = "1f000000-a", "1f000000-b", "1f000000-c", "1f000000-d"
 

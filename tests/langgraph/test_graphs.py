@@ -17,12 +17,12 @@ from langgraph.graph import START
 from langgraph.graph import StateGraph
 from langgraph.types import Command
 from langgraph.types import interrupt
-from marks import PART_STORES
+from marks import EVERY_STORE
 
 from catga_store.langgraph import CatgaSaver
 from catga_store.langgraph import StaleThreadError
 
-pytestmark = PART_STORES
+pytestmark = EVERY_STORE
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 DURABILITIES = pytest.mark.parametrize("durability", ["sync", "async", "exit"])

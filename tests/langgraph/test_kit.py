@@ -19,7 +19,7 @@ from langgraph.checkpoint.conformance.spec.test_list import ALL_LIST_TESTS
 from langgraph.checkpoint.conformance.spec.test_prune import ALL_PRUNE_TESTS
 from langgraph.checkpoint.conformance.spec.test_put import ALL_PUT_TESTS
 from langgraph.checkpoint.conformance.spec.test_put_writes import ALL_PUT_WRITES_TESTS
-from marks import PART_STORES
+from marks import EVERY_STORE
 
 from catga_store.langgraph import CatgaSaver
 
@@ -44,7 +44,7 @@ def test_the_kit_is_whole() -> None:
     assert DetectedCapabilities.from_instance(CatgaSaver(None)).detected == ALL_CAPABILITIES  # type: ignore[arg-type]
 
 
-@PART_STORES
+@EVERY_STORE
 @pytest.mark.parametrize("test", KIT, ids=lambda test: test.__name__.removeprefix("test_"))
 def test_kit(store_url: str, api: str, test: Test) -> None:
     """One test of the kit."""

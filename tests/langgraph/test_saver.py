@@ -12,8 +12,8 @@ from graphs import newest
 from graphs import put
 from langgraph.checkpoint.serde.types import ERROR
 from langgraph.checkpoint.serde.types import INTERRUPT
+from marks import EVERY_STORE
 from marks import ONE_STORE
-from marks import PART_STORES
 
 import catga_store as cs
 from catga_store.langgraph import CatgaSaver
@@ -64,7 +64,7 @@ def test_no_writes_are_nothing(saver: CatgaSaver) -> None:
     assert pending(saver) == []
 
 
-@PART_STORES
+@EVERY_STORE
 @pytest.mark.parametrize(
     ("thread", "ns", "checkpoint"),
     [
@@ -144,7 +144,7 @@ def test_listing_of_all_namespaces_with_limit_and_before(saver: CatgaSaver) -> N
     assert ids(saver, None) == [C, B, A, C, B, A]
 
 
-@PART_STORES
+@EVERY_STORE
 def test_more_than_one_page(saver: CatgaSaver) -> None:
     """Checkpoints, and writes of one, beyond the size of a page."""
     config = config_of("t")
