@@ -298,7 +298,10 @@ def writes_parts(
 
 
 def writes_of(group: Group, serde: SerializerProtocol) -> list[PendingWrite]:
-    """Return the writes of a checkpoint in `writes_sort_key` order; the first of an index counts."""
+    """Return the writes of a checkpoint in `writes_sort_key` order; the first of an index counts.
+
+    Of two calls of one task in the same millisecond, that counts which wrote less.
+    """
     found: dict[tuple[str, int], tuple[tuple[str, str, int], str, str, bytes]] = {}
     for part in sorted(group.writes, key=_age_of):
         (task, path, entries), blob = unframed(part.body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from marks import ONE_STORE
 
 import catga_store as cs
 from catga_store.langgraph import CatgaSaver
+from catga_store.testing.clock import ManualClock
 from catga_store.testing.faults import Faults
 
 pytestmark = ONE_STORE
@@ -40,12 +42,14 @@ def test_writes_have_the_order_of_their_tasks(saver: CatgaSaver) -> None:
     assert pending(saver) == [("b", "n", 1), ("z", "n", 2), ("a", "n", 3), ("a", "n", 4)]
 
 
-def test_the_first_write_of_an_index_stays(saver: CatgaSaver) -> None:
+def test_the_first_write_of_an_index_stays(store: cs.Store, clock: ManualClock) -> None:
     """A task that runs again does not change what it has written, but may add to it."""
+    saver = CatgaSaver(store)
     config = put(saver, config_of("t"), A)
-    saver.put_writes(config, [("n", 1), ("n", 2)], "a")
-    saver.put_writes(config, [("n", 7)], "a")
-    saver.put_writes(config, [("n", 8), ("n", 9), ("n", 3)], "a")
+    for writes in ([("n", 1), ("n", 2)], [("n", 7)], [("n", 8), ("n", 9), ("n", 3)]):
+        saver.put_writes(config, writes, "a")
+        clock.advance(timedelta(milliseconds=1))
+
     assert pending(saver) == [("a", "n", 1), ("a", "n", 2), ("a", "n", 3)]
 
 
