@@ -27,6 +27,7 @@ from catga_store.drivers.nats_connecting import check_encryption
 from catga_store.drivers.nats_connecting import is_hopeless
 from catga_store.drivers.nats_connecting import meaning_of
 from catga_store.drivers.nats_connecting import open_client
+from catga_store.drivers.nats_hints import HintSubscription
 from catga_store.drivers.nats_inbox import Asked
 from catga_store.drivers.nats_inbox import Inbox
 from catga_store.errors import StoreConfigError
@@ -41,6 +42,8 @@ from catga_store.stores.nats.transport import Greet
 from catga_store.stores.nats.transport import Greeting
 from catga_store.stores.nats.transport import Message
 from catga_store.stores.nats.transport import Publish
+from catga_store.stores.nats.transport import SubscribeToHints
+from catga_store.stores.nats.transport import Tell
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -102,6 +105,8 @@ class NatsLink:
         self._reading = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._sender: asyncio.Task[None] | None = None
+        self._hints = HintSubscription(self._usable, self._timeout)
+        self._hints_refused: set[str] = set()
 
     def __repr__(self) -> str:
         client, inbox = self._client, self._inbox
@@ -119,10 +124,16 @@ class NatsLink:
             if isinstance(request, Asks):
                 return _ask_all(inbox, request)
 
+        if isinstance(request, Tell):
+            return self._tell(inbox, request)
+
         return OwnTask(asyncio.create_task(self.perform(request)))
 
     async def perform(self, request: Request[Any], /) -> Any:
         """The reply. Cancelled while it waits, the request may have been sent and applied."""
+        if isinstance(request, Tell | SubscribeToHints):
+            return await self._perform_for_hints(request)
+
         inbox = self._usable() or await self._connected()
         if isinstance(request, Greet):
             self._watched = request.watched
@@ -154,6 +165,7 @@ class NatsLink:
     async def close(self) -> None:
         """Let what is in flight end, then close the connection if the link opened it."""
         self._closed = True
+        await self._hints.close()
         client, self._client = self._client, None
         inbox, self._inbox = self._inbox, None
         if client is None:
@@ -300,6 +312,10 @@ class NatsLink:
         if "permissions violation" not in text or inbox is None:
             return
 
+        if '"catga_hints.' in text:
+            self._refuse_hints("subscribe" if "subscription" in text else "publish", error)
+            return
+
         if "subscription" in text:
             if inbox.prefix.lower() in text:
                 self._refused = refusal = _refusal("subscribe to", f"{inbox.prefix}*", error)
@@ -314,6 +330,16 @@ class NatsLink:
         if not known:  # no caller waits for it: old index entries stay where they are
             _log.warning("NATS refused a request of the store: %s", error)
 
+    def _refuse_hints(self, what: str, error: Exception) -> None:
+        if what not in self._hints_refused:
+            self._hints_refused.add(what)
+            _log.warning(
+                "NATS refuses the hints of the store: %s; calls that wait look after each poll interval;"
+                " allow %s on catga_hints.<bucket>",
+                error,
+                what,
+            )
+
     # what is asked ----------------------------------------------------------------------------------
 
     def _greeting(self, inbox: Inbox) -> Greeting:
@@ -327,6 +353,20 @@ class NatsLink:
             inbox.epoch,
             str(info.get("server_name", "")),
         )
+
+    def _tell(self, inbox: Inbox | None, request: Tell) -> Asked:
+        if inbox is not None and "publish" not in self._hints_refused:
+            inbox.tell(Message(request.subject, request.payload, {}))
+
+        done = Asked(asyncio.get_running_loop().create_future(), ())
+        done.settle(())
+        return done
+
+    async def _perform_for_hints(self, request: Tell | SubscribeToHints) -> None:
+        if isinstance(request, SubscribeToHints):
+            await self._hints.begin(request)
+        else:
+            await self._tell(self._usable(), request).ended
 
     def _begin(self, inbox: Inbox, request: Publish) -> Asked:
         return (

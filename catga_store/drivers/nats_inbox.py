@@ -8,6 +8,8 @@ costs.
 
 nats-py has no public names for that (`Client._transport`, `Client._process_msg`); where it sends
 otherwise than over a socket, it is left to do so.
+
+Over 400 lines, because all of that is kept in one place.
 """
 
 from __future__ import annotations
@@ -84,6 +86,7 @@ class Inbox:
         self._landed: asyncio.Future[None] | None = None
         self._drains: set[asyncio.Task[None]] = set()
         self._watched: dict[str, Any] = {}
+        self._heard: dict[str, Any] = {}
         self._info: Any = None
         self._epoch = 0
 
@@ -116,6 +119,29 @@ class Inbox:
                 self._watched[subject] = one = await self._client.subscribe(subject)
                 _routes_of(self._client)[one._id] = self._notice  # noqa: SLF001  see above
 
+    async def listen(self, subject: str, receive: Callable[[bytes], None]) -> None:
+        """Pass on each message on this subject, once the server has confirmed that; errors of nats-py pass."""
+        if subject not in self._heard:
+            self._heard[subject] = one = await self._client.subscribe(subject)
+            _routes_of(self._client)[one._id] = lambda _subject, data, _headers: receive(data)  # noqa: SLF001  see above
+
+        await self._client.flush()
+
+    async def silence(self, subject: str) -> None:
+        """End that."""
+        one = self._heard.pop(subject, None)
+        if one is not None:
+            _routes_of(self._client).pop(one._id, None)  # noqa: SLF001  see above
+            if self._client.is_connected:
+                await one.unsubscribe()
+
+    def tell(self, message: Message) -> None:
+        """Send a message to any that listen, or lose it."""
+        if self._client.is_connected:
+            data: list[bytes] = []
+            if _pack(data, message, "", message.headers) <= self._client.max_payload:
+                self._write(data)
+
     def _notice(self, *_message: object) -> None:
         self._epoch = next(_epochs)
 
@@ -131,7 +157,7 @@ class Inbox:
         if self._subscription is None:
             return
 
-        for subscription in (self._subscription, *self._watched.values()):
+        for subscription in (self._subscription, *self._watched.values(), *self._heard.values()):
             _routes_of(self._client).pop(subscription._id, None)  # noqa: SLF001  see above
             if self._client.is_connected:
                 with contextlib.suppress(nats_errors.Error):

@@ -28,7 +28,7 @@ from catga_store.testing.clock import ManualClock
 SOON = timedelta(milliseconds=50)
 LONGEST = timedelta(seconds=LONG)
 NOTHING = timedelta(0)
-HAS_HINTS = ("memory:", "sqlite:", "redis")
+HAS_HINTS = ("memory:", "sqlite:", "redis", "nats:")
 """On these stores every commit wakes those who wait for it, so nothing here depends on looking."""
 
 

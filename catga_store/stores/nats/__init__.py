@@ -83,6 +83,10 @@ in the buffers of the client library, which would send it after the next connect
 identity of the store is verified first: a stream that was lost and created again is an error, not an
 empty store.
 
+**Hints.** After a commit is acknowledged, a plain message on `catga_hints.<bucket>`, which no stream keeps, says
+what will be due and what was written (`hints`). A process in which a call waits has one subscription to it for
+each store, on the connection of the store, which ends a second after the last such call.
+
 **What expires.** Heads say when; entries under `due.expiry` find them. Tombstones of removed records
 stay for twice the timeout, log entries for ten minutes, by the server's per-message TTL. Nothing
 else is left to the server's clock.
@@ -108,6 +112,8 @@ from catga_store.errors import UsageError
 from catga_store.protocol import rules
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
+from catga_store.protocol.hints import hints_of_commit
+from catga_store.protocol.hints import hints_of_extension
 from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import flow_key
@@ -115,6 +121,7 @@ from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import SWEEP_EVERY
 from catga_store.protocol.requests import SWEPT_AT_ONCE
+from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Count
@@ -137,10 +144,10 @@ from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
 from catga_store.protocol.wakeups import Listen
-from catga_store.protocol.wakeups import Wakeups
 from catga_store.stores.nats.changes import NatsChanges
 from catga_store.stores.nats.commits import NatsCommits
 from catga_store.stores.nats.exchange import NatsExchange
+from catga_store.stores.nats.hints import NatsHints
 from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.layout import root_of
 from catga_store.stores.nats.listings import NatsListings
@@ -156,7 +163,7 @@ _log = logging.getLogger(__name__)
 
 
 class NatsProtocol:
-    """The store protocol of a NATS store; its transport requests are `Greet`, `Asks`, `Publish` and `Pause`."""
+    """The store protocol of a NATS store; its transport requests are those of `transport`, and `Pause`."""
 
     def __init__(
         self,
@@ -194,7 +201,7 @@ class NatsProtocol:
             create=create,
         )
         self._prepared = False
-        self._wakeups = Wakeups()
+        self._hints = NatsHints(bucket)
         self._handlers: dict[type, Callable[[Any], Conversation[Any]]] = {
             Read: self._read,
             Steps: self._steps,
@@ -212,7 +219,7 @@ class NatsProtocol:
             Sweep: self._sweeping.sweep,
             Clear: self._clear,
             Ping: self._ping,
-            Listen: self._listen,
+            Listen: self._hints.listen,
         }
 
     def converse(self, request: Request[object]) -> Conversation[object]:
@@ -247,16 +254,17 @@ class NatsProtocol:
 
     def _commit(self, request: Commit) -> Conversation[Reply]:
         self._committed += 1
-        commit = self._commits.commit(request)
-        return commit if self._committed % SWEEP_EVERY else self._sweep_before(commit, request)
+        if self._committed % SWEEP_EVERY == 0:
+            try:
+                yield from self._sweeping.expired(Sweep(request.now_ms, SWEPT_AT_ONCE))
+            except CatgaStoreError as error:  # the user asked for the commit, not for this
+                _log.warning("expired records could not be removed: %s", error)
 
-    def _sweep_before(self, commit: Conversation[Reply], request: Commit) -> Conversation[Reply]:
-        try:
-            yield from self._sweeping.expired(Sweep(request.now_ms, SWEPT_AT_ONCE))
-        except CatgaStoreError as error:  # the user asked for the commit, not for this
-            _log.warning("expired records could not be removed: %s", error)
+        reply = yield from self._commits.commit(request)
+        if isinstance(reply, Applied):
+            yield from self._hints.send(hints_of_commit(request, reply))
 
-        return (yield from commit)
+        return reply
 
     def _steps(self, request: Steps) -> Conversation[tuple[Found, ...]]:
         found, _ = yield from self._reader.decide(
@@ -276,24 +284,19 @@ class NatsProtocol:
         return found
 
     def _extend(self, request: Extend) -> Conversation[Head | None]:
-        return (
-            yield from self._changes.change(
-                lambda tables: rules.extend(tables, request),
-                [request.key],
-                new_commit_id(),
-            )
+        head = yield from self._changes.change(
+            lambda tables: rules.extend(tables, request), [request.key], new_commit_id()
         )
+        if head is not None:
+            yield from self._hints.send(hints_of_extension(head))
+
+        return head
 
     def _clear(self, _request: Clear) -> Conversation[None]:
         yield from self._resolver.clear()
 
     def _ping(self, _request: Ping) -> Conversation[None]:
         yield from self._exchange.fetch([self._layout.layout], self._exchange.deadline())
-
-    def _listen(self, request: Listen) -> Conversation[None]:
-        # No hints are sent yet: a call that waits looks after each poll interval.
-        request.waiter.join(self._wakeups)
-        yield from ()
 
 
 def _check_options(bucket: object, replicas: object, max_bytes: object, domain: object) -> None:

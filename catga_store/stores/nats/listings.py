@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from bisect import bisect_right
+from collections import ChainMap
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -179,10 +180,23 @@ class NatsListings:
             for key in (yield from self._with_parent_of(ready, types, now_ms, deadline)):
                 waits[key] = Found(key, ready[key].head)
 
+        def any_of(entries: list[NatsIndexEntry]) -> Conversation[None]:
+            for kind, look in (FLOW, flows_of), (WAIT, waits_of):
+                some = [entry for entry in entries if entry.key.kind == kind]
+                if some:
+                    yield from look(some)
+
         prefixes = tuple(map(self._layout.due_flows, dict.fromkeys(kinds)))
-        yield from self._oldest_pages(prefixes, now_ms, limit, flows_of, flows, deadline)
-        prefixes = (self._layout.due("child"),)
-        yield from self._oldest_pages(prefixes, now_ms, limit, waits_of, waits, deadline)
+        child = (self._layout.due("child"),)
+        if (
+            limit == 1
+        ):  # the first of all, which a call that waits asks for again and again: one search
+            first: Sized = ChainMap(flows, waits)
+            yield from self._oldest_pages(prefixes + child, now_ms, limit, any_of, first, deadline)
+        else:
+            yield from self._oldest_pages(prefixes, now_ms, limit, flows_of, flows, deadline)
+            yield from self._oldest_pages(child, now_ms, limit, waits_of, waits, deadline)
+
         found = sorted(flows.values(), key=_due_first)[:limit]
         found += sorted(waits.values(), key=_due_first)[:limit]
         return tuple(sorted(found, key=lambda one: one.head.due_ms or 0))

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+from typing import Protocol
 
 from attrs import define
 
 from catga_store.protocol.conversation import Request
 
-__all__ = ["MOVED", "Answer", "Ask", "Asks", "Greet", "Greeting", "Message", "Publish"]
+__all__ = [
+    "MOVED",
+    "Answer",
+    "Ask",
+    "Asks",
+    "Greet",
+    "Greeting",
+    "HintReceiver",
+    "Message",
+    "Publish",
+    "SubscribeToHints",
+    "Tell",
+]
 
 MOVED = 412
 """Status of a publish that the link did not send: the connection is not the one that it names."""
@@ -94,3 +107,43 @@ class Greet(Request[Greeting]):
     """
 
     watched: tuple[str, ...] = ()
+
+
+@define
+class Tell(Request[None]):
+    """Transport request of NATS: publish a message that no stream keeps, if there is a connection now.
+
+    It ends at once, and fails never.
+    """
+
+    subject: str
+    payload: bytes
+
+
+class HintReceiver(Protocol):
+    """Takes what a subscription receives; called on the loop of the link."""
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there are calls that wait; without them a subscription ends after a second."""
+        ...
+
+    def receive(self, message: bytes, /) -> None:
+        """Take a message; it raises nothing."""
+        ...
+
+    def missed(self) -> None:
+        """Messages may have been lost, and from now on they come again."""
+        ...
+
+
+@define
+class SubscribeToHints(Request[None]):
+    """Transport request of NATS: begin the one subscription of the link, unless it runs.
+
+    It ends when the server has confirmed that, or when it is known that it does not for now; then
+    the link continues to try. It fails never.
+    """
+
+    subject: str
+    listener: HintReceiver

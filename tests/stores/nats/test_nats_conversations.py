@@ -61,6 +61,7 @@ from catga_store.stores.nats.transport import Asks
 from catga_store.stores.nats.transport import Greeting
 from catga_store.stores.nats.transport import Message
 from catga_store.stores.nats.transport import Publish
+from catga_store.stores.nats.transport import Tell
 
 LATER, NOW = 60.0, 0.0
 """Seconds of a deadline that does not pass here, and of one that has."""
@@ -80,14 +81,14 @@ BUSY, RACED, FULL, ODD = 10008, 10071, 10023, 10013
 def hold(conversation: Conversation[Any], *answers: Any) -> tuple[Any, list[Request[Any]]]:
     """Hold a conversation with a server that gives these answers; what it returns, and what it asked.
 
-    Errors are raised to it, pauses are not waited for, and every answer must be asked for.
+    Errors are raised to it, pauses and hints are not waited for, and every answer must be asked for.
     """
     left = list(answers)
     asked: list[Request[Any]] = []
     request = next(conversation)
     while True:
         try:
-            if isinstance(request, Pause):
+            if isinstance(request, Pause | Tell):
                 request = conversation.send(None)
                 continue
 
@@ -547,7 +548,8 @@ def test_batch_stored_in_spite_of_no_room() -> None:
         yield talk.send((error(FULL),))
         last = publish.messages[-1]
         try:
-            talk.send(((stored(last.subject, last.payload, 40), END),))
+            assert isinstance(talk.send(((stored(last.subject, last.payload, 40), END),)), Tell)
+            talk.send(None)
         except StopIteration as stop:
             return stop.value
 

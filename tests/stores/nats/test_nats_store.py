@@ -47,6 +47,7 @@ from catga_store.stores.nats.transport import Answer
 from catga_store.stores.nats.transport import Asks
 from catga_store.stores.nats.transport import Message
 from catga_store.stores.nats.transport import Publish
+from catga_store.stores.nats.transport import Tell
 from catga_store.testing import ManualClock
 from catga_store.testing.servers import NatsCluster
 from catga_store.testing.servers import NatsServer
@@ -167,12 +168,16 @@ def store(open_store: Callable[..., cs.NatsStore]) -> cs.NatsStore:
 
 
 def patch_wire(patch: pytest.MonkeyPatch, perform: Callable[[NatsLink, Request[Any]], Any]) -> None:
-    """Let every request go through this function, those too that need no task of their own."""
+    """Let every request go through this function, also without a task of its own, but hints."""
+    original = NatsLink.perform
+
+    async def through(link: NatsLink, request: Request[Any]) -> Any:
+        return await (original if isinstance(request, Tell) else perform)(link, request)
 
     def start(link: NatsLink, request: Request[Any]) -> OwnTask:
         return OwnTask(asyncio.create_task(link.perform(request)))
 
-    patch.setattr(NatsLink, "perform", perform)
+    patch.setattr(NatsLink, "perform", through)
     patch.setattr(NatsLink, "start", start)
 
 
