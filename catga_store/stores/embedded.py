@@ -59,7 +59,7 @@ from catga_store.protocol.wakeups import Wakeups
 
 __all__ = ["EmbeddedProtocol"]
 
-LAYOUT = 1
+LAYOUT = 2
 """The version of what a store keeps, and where."""
 
 _TRIES = 4

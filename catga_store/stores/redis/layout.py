@@ -37,7 +37,7 @@ __all__ = [
     "write_head",
 ]
 
-LAYOUT = 1
+LAYOUT = 2
 """The version of the layout."""
 TOMBSTONE = -2
 _LOWEST, _HIGHEST = -5, 6

@@ -122,7 +122,7 @@ def commit(*changes: Any, commit_id: str = "c" * 32) -> Commit:
 def test_user_without_the_right_to_info() -> None:
     """If the ACL refuses INFO, the version is not checked and the layout decides."""
     denied = exceptions.NoPermissionError("this user has no permissions to run 'info'")
-    asked(Ping(), (denied,), ([b"1", b"1"],), (1,), prepared=False)
+    asked(Ping(), (denied,), ([b"2", b"1"],), (1,), prepared=False)
 
 
 @pytest.mark.parametrize(
@@ -132,11 +132,11 @@ def test_user_without_the_right_to_info() -> None:
         ([b"1"], cs.CorruptRecordError, "layout of the store cannot be read"),
         ([b"1", None], cs.CorruptRecordError, "layout of the store cannot be read"),
         (
-            [b"2", b"1"],
+            [b"1", b"1"],
             cs.StoreConfigError,
-            "layout version 2, but this release of catga_store supports 1",
+            "layout version 1, but this release of catga_store supports 2",
         ),
-        ([b"1", b"3"], cs.PartitionCountError, "created with 3 partitions"),
+        ([b"2", b"3"], cs.PartitionCountError, "created with 3 partitions"),
     ],
 )
 def test_layout_other_than_opened_is_refused(layout: list[Any], error: Any, said: str) -> None:

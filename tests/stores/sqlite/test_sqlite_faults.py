@@ -175,18 +175,18 @@ def test_a_newer_layout_is_refused(path: Path, store: cs.SQLiteStore) -> None:
     """What a later release has laid out is not touched by this one."""
     laid_out(path)
     with raw(path) as connection:
-        connection.execute("UPDATE catga_layout SET version = 2")
+        connection.execute("UPDATE catga_layout SET version = 3")
 
     for use in OPERATIONS:
         with pytest.raises(
             cs.StoreConfigError,
-            match=r"layout version 2, but this release of catga_store supports 1",
+            match=r"layout version 3, but this release of catga_store supports 2",
         ):
             use(store)
 
     with raw(path) as connection:
         assert connection.execute("SELECT count(*) FROM catga_flows").fetchone() == (1,)
-        connection.execute("UPDATE catga_layout SET version = 1")
+        connection.execute("UPDATE catga_layout SET version = 2")
 
     assert_works(store)
 
@@ -807,7 +807,7 @@ def test_an_edited_record_is_named_and_kept(
         assert connection.execute(statement.format(edit)).rowcount == 1
 
     before = dump(path)
-    key = (kind, "bad", 0)
+    key = (kind, "bad", 0, "")
     for api in (store, store.session(), store.session()):
         with pytest.raises(cs.CorruptRecordError, match="nothing was changed") as caught:
             read_bad(api, kind)
