@@ -257,9 +257,13 @@ def _completed(
 def _written(
     target: Context, changes: tuple[Change, ...], now_ms: int
 ) -> Generator[tuple[Context, Conversation[Any]], Any, tuple[Change, ...]]:
-    """Write all changes but those that the target refuses: it may have changed since it was read."""
+    """Write all changes but those that the target refuses: it may have changed since it was read.
+
+    A flow that is written over has the history of the source; what it was is not a version of that.
+    """
     while changes:
-        answer = yield target, commits.send(target, new_commit_id(), now_ms, changes)
+        commit = commits.send(target, new_commit_id(), now_ms, changes, keeps_history=False)
+        answer = yield target, commit
         if not isinstance(answer, Refused):
             return changes
 

@@ -42,14 +42,18 @@ _log = logging.getLogger(__name__)
 
 
 def send(
-    context: Context, commit_id: str, now_ms: int, changes: tuple[Change, ...]
+    context: Context,
+    commit_id: str,
+    now_ms: int,
+    changes: tuple[Change, ...],
+    *,
+    keeps_history: bool = True,
 ) -> Conversation[Reply]:
     """Send one commit. An error of unknown outcome keeps what `resolve_commit` needs."""
     sent_at = time.monotonic()
+    history = context.settings.history if keeps_history else 1
     try:
-        reply: Reply = yield Commit(
-            commit_id, now_ms, changes, context.retain_ms, context.settings.history
-        )
+        reply: Reply = yield Commit(commit_id, now_ms, changes, context.retain_ms, history)
     except CommitUncertainError as error:
         error.changes = tuple(map(_without_body, changes))
         error.kept_seconds = 2 * context.settings.timeout

@@ -75,8 +75,8 @@ def _read_version(context: Context, key: Key, version: object) -> Conversation[R
 
     keys = (key, version_key(key.id, version))
     current, former = yield from ask(Read(keys, context.settings.now_ms()))
-    if current is None:
-        return None
+    if current is None or version > current.head.version:
+        return None  # a copy over a flow leaves what it had kept of later versions
 
     return current if current.head.version == version else former
 

@@ -178,6 +178,7 @@ def _open_in_scratch(stack: ExitStack, url: str) -> OpenEmpty:
 
     def open_empty(api: str, clock: ManualClock, retention: Retention, partitions: int) -> StoreAPI:
         options: Any = {"clock": clock, "retention": retention, "partitions": partitions}
+        options["history"] = 3
         place = places[partitions]
         opened: StoreAPI = (
             BlockingAPI(lambda: open_store(place, **options), durable=durable)

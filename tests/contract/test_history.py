@@ -402,6 +402,28 @@ def test_history_is_copied(open_more: Callable[..., cs.Store]) -> None:
         assert target.get("f", version=2).owner == "w"  # type: ignore[union-attr]
 
 
+def test_a_copy_over_a_flow_brings_its_history(open_more: Callable[..., cs.Store]) -> None:
+    """All of it, though the target keeps less; what the target had is no version of that flow."""
+    target = open_more(history=2)
+    flow = cs.FlowSnapshot("f", state={"n": "old"}, due_at=None)
+    target.create(flow)
+    for _ in range(4):
+        target.update(flow)
+
+    with cs.MemoryStore(history=5) as source:
+        other = cs.FlowSnapshot("f", state={"n": 1}, due_at=None)
+        source.create(other)
+        wrote(source, other, 2)
+        cs.copy(source, target, overwrite=True)
+
+    assert versions(target) == [3, 2, 1]
+    assert [target.get("f", version=one) for one in (4, 5)] == [None, None]
+    assert target.get("f", version=1).state == {"n": 1}  # type: ignore[union-attr]
+    wrote(target, target.get_one("f"), 2)
+    assert versions(target) == [5, 4]
+    assert target.get("f", version=4).state == {"n": 4}  # type: ignore[union-attr]
+
+
 @pytest.mark.anyio
 async def test_history_under_an_event_loop(open_more_async: Callable[..., cs.AsyncStore]) -> None:
     """The same operations, awaited."""

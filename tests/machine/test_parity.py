@@ -45,6 +45,8 @@ from catga_store.testing.servers import RedisServer
 QUICK = 50
 """`max_examples` of the quick profile: the numbers below are for it, others go with theirs."""
 
+HISTORY = 3
+"""Versions of each flow that the stores keep."""
 
 WATCHED = ("memory", "blocking")
 
@@ -56,7 +58,8 @@ def open_api(kind: str, api: str, directory: Path, seen: set[str]) -> Callable[.
     awaiting: dict[str, Any] = {"memory": AsyncMemoryStore, "sqlite": AsyncSQLiteStore}
 
     def open_one(clock: ManualClock, retention: Retention, partitions: int) -> StoreAPI:
-        options = {"clock": clock, "retention": retention, "partitions": partitions}
+        options: dict[str, Any] = {"clock": clock, "retention": retention}
+        options |= {"partitions": partitions, "history": HISTORY}
         place = () if kind == "memory" else (directory / f"{next(numbers)}.db",)
         durable = kind == "sqlite"
         if (kind, api) == WATCHED:
@@ -270,7 +273,7 @@ def test_redis_does_what_the_model_says(
     def open_api(clock: ManualClock, retention: Retention, partitions: int) -> StoreAPI:
         prefix = f"{uuid.uuid4().hex}:"
         options: dict[str, Any] = {"clock": clock, "retention": retention, "prefix": prefix}
-        options["partitions"] = partitions
+        options |= {"partitions": partitions, "history": HISTORY}
         if api == "blocking":
             return BlockingAPI(lambda: RedisStore.from_url(server.url, **options), durable=True)
 
@@ -306,6 +309,7 @@ def test_nats_does_what_the_model_says(
     def open_api(clock: ManualClock, retention: Retention, partitions: int) -> StoreAPI:
         options: dict[str, Any] = {"clock": clock, "retention": retention, "replicas": replicas}
         options |= {"partitions": partitions, "bucket": f"{bucket}-{partitions}"}
+        options["history"] = HISTORY
         opened: StoreAPI
         if api == "blocking":
             opened = BlockingAPI(lambda: NatsStore(server.url, **options), durable=True)

@@ -306,6 +306,9 @@ class MachineBase(RuleBasedStateMachine):
         self.retention = Retention(flows=flows, failed=failed, waits=waits)
         self.api = self.open_api(self.clock, self.retention, partitions)
         self.world = oracle.World(self.clock, flows, failed, waits, partitions=partitions)
+        # What the store under test was opened with; 1 is no history.
+        self.world.history.length = self.api.store._context.settings.history
+        self.listed_versions: dict[str, int] = {}
         self.flows: list[Copy] = []
         self.waits: list[Copy] = []
         self.progress: list[Copy] = []
@@ -444,8 +447,10 @@ class MachineBase(RuleBasedStateMachine):
         known = self.revisions.setdefault((key, stamp), revision)
         assert known == revision, f"{key} was written once but has two revisions"
 
-    def same_flow(self, flow: FlowSnapshot[Any], want: oracle.Flow, what: str = "") -> None:
-        """An object, just read or written, is what the model says."""
+    def same_flow(
+        self, flow: FlowSnapshot[Any], want: oracle.Flow, what: str = "", *, former: bool = False
+    ) -> None:
+        """An object, just read or written, is what the model says; `former`: of a former version."""
         got = draft_of(flow, want)
         fields = {
             "state": (got.state, want.state),
@@ -463,7 +468,8 @@ class MachineBase(RuleBasedStateMachine):
             "type_name": (flow.type_name, want.type_name or got.type_name),
         }
         compare(f"{what or 'flow'} {flow.flow_id!r}", fields)
-        self._same_revision(("flow", flow.flow_id), flow.revision, want.stamp)
+        if not former:
+            self._same_revision(("flow", flow.flow_id), flow.revision, want.stamp)
 
     def same_wait(self, wait: WaitCondition, want: oracle.Wait, *, results: bool = True) -> None:
         """A condition, just read or written, is what the model says."""
@@ -539,9 +545,13 @@ class MachineBase(RuleBasedStateMachine):
         self._waits_agree()
         self._progress_agrees()
         self.parts_agree()
+        self.history_agrees()
 
     def parts_agree(self) -> None:
         """All parts and logs are what the model says."""
+
+    def history_agrees(self) -> None:
+        """The versions of flows are what the model says."""
 
     def note_matching(self) -> None:
         """Remember what has matched the listing that is being read since its first page."""

@@ -24,6 +24,7 @@ from typing import Any
 from typing import TypeAlias
 from zlib import crc32
 
+from catga_store.testing.machine.history_model import HistoryModel
 from catga_store.testing.machine.parts_model import Append
 from catga_store.testing.machine.parts_model import CheckPart
 from catga_store.testing.machine.parts_model import DeletePart
@@ -66,6 +67,8 @@ __all__ = [
 
 AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 TERMINAL = ("COMPLETED", "FAILED", "CANCELLED")
+_CONTINUED = ("CREATED", "RUNNING", "COMPENSATING")
+"""The statuses that a fork keeps; any other becomes `RUNNING`."""
 
 _MS = timedelta(milliseconds=1)
 
@@ -431,6 +434,7 @@ class World:
     """The most expired records that may still be there to be swept."""
     _stamps: count[int] = field(default_factory=lambda: count(1))
     parts: PartsModel = field(default_factory=PartsModel)
+    history: HistoryModel = field(default_factory=HistoryModel)
 
     @property
     def now(self) -> datetime:
@@ -462,12 +466,12 @@ class World:
         self.expired += len(gone) + len(lost) + len(orphans)
 
     def _drop_flow(self, flow_id: str) -> bool:
-        """Remove a flow, its progress and its parts; those of no flow stay until there is one."""
+        """Remove a flow and all that belongs to it; what belongs to no flow stays until there is one."""
         if flow_id not in self.flows:
             return False
 
         self.parts.drop(flow_id)
-
+        self.history.drop(flow_id)
         for key in [key for key in self.progress if key[0] == flow_id]:
             del self.progress[key]
 
@@ -718,6 +722,9 @@ class World:
         if change.instead is not None:
             self._drop_flow(change.flow_id)
 
+        if base is not None:
+            self.history.keep(change.flow_id, self.flows[change.flow_id])
+
         self.parts.orphans.pop(change.flow_id, None)
         due, owner, claim = self._due(change)
         own = self._own_expiry(draft, base)
@@ -773,6 +780,72 @@ class World:
     def _flow_expiry(self, status: str) -> datetime | None:
         kept = self.keep_failed if status == "FAILED" else self.keep_flows
         return self.now + kept if status in TERMINAL and kept is not None else None
+
+    # history --------------------------------------------------------------------------------------
+
+    def version(self, flow_id: str, version: int) -> Flow | None:
+        """A version of a flow that a reader finds, the current one or a former one."""
+        current = self.flows.get(flow_id)
+        if current is None or current.version == version:
+            return current
+
+        return self.history.get(flow_id, version)
+
+    def fork(self, flow_id: str, new_id: str, version: int | None) -> Flow:
+        """A new flow of a version of another one; with the current version goes what belongs to it."""
+        self.forget_expired()
+        if partition_of(flow_id, self.partitions) != partition_of(new_id, self.partitions):
+            raise Refusal("CrossPartitionError")
+
+        taken, current = self.flows.get(new_id), self.flows.get(flow_id)
+        if taken is not None:
+            raise Refusal("FlowExistsError", actual=taken.version)
+
+        if current is None:
+            raise Refusal("FlowNotFoundError")
+
+        old = current if version is None else self.version(flow_id, version)
+        if old is None:
+            raise Refusal("FlowNotFoundError", expected=version)
+
+        if old is current:
+            self._copy_belongings(flow_id, new_id)
+
+        self.parts.orphans.pop(new_id, None)
+        status = old.status if old.status in _CONTINUED else "RUNNING"
+        now = self.now
+        new = Flow(
+            state=old.state,
+            type_name=old.type_name,
+            position=old.position,
+            status=status,
+            error=None,
+            waits_for=None,
+            due=now,
+            attempts=0,
+            created=now,
+            updated=now,
+            version=1,
+            stamp=next(self._stamps),
+        )
+        self.flows[new_id] = new
+        return new
+
+    def _copy_belongings(self, flow_id: str, new_id: str) -> None:
+        """Progress, parts and counters of logs, as new records; refused where there are some."""
+        steps = {step: one for (each, step), one in self.progress.items() if each == flow_id}
+        for step in sorted(steps):
+            there = self.progress.get((new_id, step))
+            if there is not None:
+                raise Refusal("StaleProgressError", expected=0, actual=there.version)
+
+        if self.parts.has_some_of(flow_id, new_id):
+            raise Refusal("PartExistsError")
+
+        for step, one in steps.items():
+            self.progress[new_id, step] = replace(one, stamp=next(self._stamps))
+
+        self.parts.copy(flow_id, new_id)
 
     # wait conditions ------------------------------------------------------------------------------
 
@@ -910,6 +983,7 @@ class World:
         if not _same(there, base):
             raise _stale("ClaimLostError", base, there)
 
+        self.history.keep(flow_id, there)
         self.flows[flow_id] = replace(
             base,
             version=base.version + 1,
@@ -1025,6 +1099,7 @@ class World:
     def _take(self, flow_id: str, shown: Shown | None, owner: str, lease: timedelta) -> None:
         flow = self.flows[flow_id]
         stamp = next(self._stamps)
+        self.history.keep(flow_id, flow)
         self.flows[flow_id] = replace(
             flow,
             waits_for=flow.waits_for if shown is None else shown,
@@ -1231,6 +1306,7 @@ class World:
         self.waits.clear()
         self.progress.clear()
         self.parts.clear()
+        self.history.rows.clear()
         self.expired = 0
 
 

@@ -224,6 +224,22 @@ class PartsModel:
         self.rows.setdefault(flow_id, {})[name_of_entry(log, sequence)] = row
         return sequence, False
 
+    def has_some_of(self, flow_id: str, other_id: str) -> bool:
+        """Whether the second flow has a part or a log of the first, by its name."""
+        parts = self.rows.get(flow_id, {}).keys() & self.rows.get(other_id, {}).keys()
+        logs = {log for one, log in self.counters if one == flow_id}
+        return bool(parts) or any((other_id, log) in self.counters for log in logs)
+
+    def copy(self, flow_id: str, other_id: str) -> None:
+        """Give another flow the parts of this one, as they are, and what its logs have counted to."""
+        rows = self.rows.setdefault(other_id, {})
+        for name, row in self.rows.get(flow_id, {}).items():
+            rows[name] = replace(row, stamp=next(self.stamps))
+
+        for (one, log), number in list(self.counters.items()):
+            if one == flow_id:
+                self.counters[other_id, log] = number
+
     # what goes by itself ------------------------------------------------------------------------------
 
     def drop(self, flow_id: str) -> None:

@@ -16,6 +16,7 @@ from catga_store.model.parts import Part
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import is_hidden
+from catga_store.protocol.keys import is_version
 from catga_store.protocol.requests import Scan
 from catga_store.testing.machine import base
 from catga_store.testing.machine import oracle
@@ -83,19 +84,6 @@ class LogRules(PartRules):
         body_type: str | None,
     ) -> None:
         flow_id = self.flow_id(place)
-        rows: dict[int, PartRow] = {}
-
-        def modelled() -> None:
-            self.world.forget_expired()
-            found = [
-                (sequence, row)
-                for sequence, row in self.world.parts.log(flow_id, log).items()
-                if after < sequence and (before is None or sequence < before)
-            ]
-            rows.update(found[::-1][:limit] if reverse else found[:limit])
-            if not all(reads_part_as(row, body_type) for row in rows.values()):
-                raise oracle.Refusal("StateTypeError")
-
         done = self.agree(
             lambda: self.api.read_log(
                 flow_id,
@@ -106,10 +94,60 @@ class LogRules(PartRules):
                 reverse=reverse,
                 body_type=BODY_TYPES[body_type],
             ),
-            modelled,
+            lambda: self.entries(flow_id, log, after, before, limit, body_type, reverse=reverse),
         )
         if done is not None:
-            self.same_entries(f"{log!r} of {flow_id!r}", done[0], rows)
+            self.same_entries(f"{log!r} of {flow_id!r}", *done)
+
+    @rule(
+        place=places,
+        log=logs,
+        after=sequences,
+        limit=st.sampled_from([1, 2, 1000]),
+        body_type=body_types,
+    )
+    def watch_log(
+        self, place: int, log: str, after: int, limit: int, body_type: str | None
+    ) -> None:
+        """Entries after one that was seen; nothing is added while it waits, so it does not wait."""
+        flow_id = self.flow_id(place)
+        done = self.agree(
+            lambda: self.api.watch_log(
+                flow_id,
+                log,
+                after=after,
+                timeout=timedelta(0),
+                limit=limit,
+                body_type=BODY_TYPES[body_type],
+            ),
+            lambda: self.entries(flow_id, log, after, None, limit, body_type),
+        )
+        if done is not None:
+            self.same_entries(f"{log!r} of {flow_id!r}, watched", *done)
+
+    def entries(
+        self,
+        flow_id: str,
+        log: str,
+        after: int,
+        before: int | None,
+        limit: int,
+        body_type: str | None,
+        *,
+        reverse: bool = False,
+    ) -> dict[int, PartRow]:
+        """The entries of a log that a reader finds, if they can be read as that type."""
+        self.world.forget_expired()
+        found = [
+            (sequence, row)
+            for sequence, row in self.world.parts.log(flow_id, log).items()
+            if after < sequence and (before is None or sequence < before)
+        ]
+        rows = dict(found[::-1][:limit] if reverse else found[:limit])
+        if not all(reads_part_as(row, body_type) for row in rows.values()):
+            raise oracle.Refusal("StateTypeError")
+
+        return rows
 
     def same_entries(self, what: str, found: list[LogEntry], rows: dict[int, PartRow]) -> None:
         """Entries that were read are what the model says."""
@@ -276,11 +314,19 @@ class LogRules(PartRules):
             if not is_hidden(one.key)
         }
         base.compare("a scan of parts", {"versions": (found, wanted)})
-        counted = {
+        hidden = {
             (one.key.id, one.key.name): one.record.head.version
             for one in page
             if is_hidden(one.key)
         }
+        former = {
+            (flow_id, version)
+            for flow_id, rows in self.world.history.rows.items()
+            for version in rows
+        }
+        versions = {(key[0], number) for key, number in hidden.items() if is_version(key[1])}
+        base.compare("a scan of former versions", {"versions": (versions, former)})
+        counted = {key: number for key, number in hidden.items() if not is_version(key[1])}
         counters = {(flow_id, f"{log}/"): last for (flow_id, log), last in model.counters.items()}
         base.compare("a scan of logs", {"counters": (counted, counters)})
 
