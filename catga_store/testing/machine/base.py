@@ -306,7 +306,7 @@ class MachineBase(RuleBasedStateMachine):
         self.retention = Retention(flows=flows, failed=failed, waits=waits)
         self.api = self.open_api(self.clock, self.retention, partitions)
         self.world = oracle.World(self.clock, flows, failed, waits, partitions=partitions)
-        # What the store under test was opened with; 1 is no history.
+        # What the store under test was opened with; 1: it keeps only the current version.
         self.world.history.length = self.api.store._context.settings.history
         self.listed_versions: dict[str, int] = {}
         self.flows: list[Copy] = []

@@ -51,9 +51,19 @@ _LARGE = b"\x00large" * 20_000
 
 BODY_TYPES: dict[str | None, Any] = {**TYPES, "bytes": bytes}
 
+
+def _in_full(body: bytes) -> bytes:
+    """The body; in place of its name, a large one, which no strategy should show.
+
+    Hypothesis makes one text of all rules and their strategies at most draws of a rule. With the large
+    body in it, that took half of the machine's time.
+    """
+    return _LARGE if body == b"large" else body
+
+
 bodies: st.SearchStrategy[Any] = st.one_of(
     base.states,
-    st.sampled_from([b"", b"\x00\xff*1 {", b"\xe2", b"text", b"[]", _LARGE]),
+    st.sampled_from([b"", b"\x00\xff*1 {", b"\xe2", b"text", b"[]", b"large"]).map(_in_full),
     st.sampled_from([[1, None, "🦊\x00"], "text", None, 7]),
 )
 body_types = st.sampled_from([None, None, None, "Order", "Parcel", "bytes"])

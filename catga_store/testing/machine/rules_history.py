@@ -25,14 +25,14 @@ __all__ = ["HistoryRules"]
 _MOST = 1000
 
 backs = st.sampled_from([-1, 0, 1, 1, 2, 2, 3])
-"""So many versions before the current one."""
+"""How many versions before the current one; -1 is one that does not exist yet."""
 
 
 class HistoryRules(RareCaseRules):
     """Every operation on former versions, and forks."""
 
     def version_before(self, flow_id: str, back: int) -> int:
-        """The version of a flow so many writes ago."""
+        """The number of a version before the current one, at least 1."""
         self.world.forget_expired()
         flow = self.world.flows.get(flow_id)
         return max(1, (0 if flow is None else flow.version) - back)
