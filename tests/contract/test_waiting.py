@@ -17,7 +17,6 @@ from typing import Any
 import anyio
 import pytest
 from marks import ONE_STORE
-from marks import PART_STORES
 from waiting import LONG
 from waiting import until
 from waiting import until_async
@@ -252,7 +251,6 @@ def test_watch(store: cs.Store, beside: Any) -> None:
     assert store.watch("f", after=1, timeout=NOTHING).version == 2
 
 
-@PART_STORES
 def test_watch_log(store: cs.Store, beside: Any) -> None:
     """It returns the entries after one that was seen, at once if there are some already."""
     assert store.watch_log("f", after=0, timeout=NOTHING) == []

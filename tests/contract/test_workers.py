@@ -17,7 +17,6 @@ import anyio.lowlevel
 import attrs
 import pytest
 from marks import ONE_STORE
-from marks import PART_STORES
 from waiting import LONG
 from waiting import until
 from waiting import until_async
@@ -425,7 +424,6 @@ async def test_cancelling_run_gives_back(astore: cs.AsyncStore) -> None:
     assert (order.attempts, order.owner) == (0, None)
 
 
-@PART_STORES
 @pytest.mark.anyio
 async def test_once_and_retries_of_async_handlers(astore: cs.AsyncStore) -> None:
     """A result is kept over a failure; an async function is awaited, a plain one called."""

@@ -553,7 +553,7 @@ def test_union_reads_untagged_data_that_fits_one_member() -> None:
     with pytest.raises(StateTypeError, match="which fits 2 members instead of one"):
         decode_state(b'{"field":{"name":"a"}}', holding(Cat | Dog))
 
-    with pytest.raises(StateTypeError, match="which fits 0 of them"):
+    with pytest.raises(StateTypeError, match="which fits 0 members instead of one"):
         decode_state(b'{"field":{}}', held)
 
     with pytest.raises(StateTypeError, match="tag is not one of"):

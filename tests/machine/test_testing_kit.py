@@ -249,12 +249,19 @@ def second_now_satisfied(patch: pytest.MonkeyPatch) -> None:
 
 def live_flow_expires(patch: pytest.MonkeyPatch) -> None:
     """Give every flow the time to live of an ended one."""
+    right = writes.plan_flow
 
-    def wrong(_status: Any, now_ms: int, retention: Any) -> int | None:
-        kept = retention.flows
-        return None if kept is None else now_ms + kept // timedelta(milliseconds=1)
+    def wrong(flow: Any, now_ms: int, limits: Any, **options: Any) -> Any:
+        put = right(flow, now_ms, limits, **options)
+        kept = limits.retention.flows
+        if kept is None or put.head.expires_ms is not None:
+            return put
 
-    patch.setattr(writes, "_expires_ms", wrong)
+        expires_ms = now_ms + kept // timedelta(milliseconds=1)
+        return put._replace(head=put.head._replace(expires_ms=expires_ms))
+
+    patch.setattr(writes, "plan_flow", wrong)
+    patch.setattr(entries, "plan_flow", wrong)
 
 
 def claim_without_fence(patch: pytest.MonkeyPatch) -> None:

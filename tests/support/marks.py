@@ -27,3 +27,6 @@ STORES = stores_named("memory", "sqlite", "redis-6.2", "redis-8.2", "nats")
 
 REDIS_VERSIONS = stores_named("6.2", "8.2")
 """The oldest Redis that is supported, and the newest."""
+
+SHARED_STORES = pytest.mark.stores("sqlite", "redis-6.2", "redis-8.2", "nats")
+"""Those that several processes can use."""

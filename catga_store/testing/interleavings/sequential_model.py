@@ -106,7 +106,10 @@ def seen_flow(flow: FlowSnapshot[Any], now: datetime) -> Seen:
     """What a reader sees of a flow at that time."""
     due = PARKED if flow.due_at is None else NOW if flow.due_at <= now else LATER
     n: int = flow.state["n"]
-    return Seen(flow.revision or "", flow.version, n, flow.status.name, flow.owner, due)
+    # The commit alone: on NATS a revision has a sequence, too, which is not known of a write whose reply
+    # was lost, and whose record is gone.
+    commit_id = (flow.revision or "").partition("@")[0]
+    return Seen(commit_id, flow.version, n, flow.status.name, flow.owner, due)
 
 
 def seen_wait(wait: WaitCondition) -> WaitSeen:

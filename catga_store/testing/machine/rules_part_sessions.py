@@ -143,6 +143,10 @@ class PartSessionRules(SessionRules):
     def session_delete_part(self, number: int, which: int, again: bool, exists: str) -> None:
         """Delete a part of the session; perhaps put a new one in its place."""
         opened = self.opened(number)
+        if not opened.live("part"):
+            key = self.flow_id(which), "p"
+            self.add_part(opened, Copy(Part(*key, b""), key), "overwrite")
+
         copies = opened.live("part")
         if not copies:
             return

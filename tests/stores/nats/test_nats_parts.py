@@ -217,7 +217,7 @@ def test_parts_that_were_not_purged(url: str) -> None:
         store.append("f", 1, key="k")
         store.put_part(cs.Part("f", "large", bytes(2_500_000)))
         faults.reset()
-        faults.at_exchange(count, "not sent")  # the purge, which comes last
+        faults.at_exchange(count - 1, "not sent")  # the purge; the last one is a hint to waiters
         store.delete("f")
         assert len(faults.exchanges) == count
         assert len(subjects(url, "part.>")) > 300
