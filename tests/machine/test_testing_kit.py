@@ -438,6 +438,7 @@ def run_machine() -> None:
     )
 
 
+@pytest.mark.nightly  # the more rules the machine has, the longer it takes until it meets a bug
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_the_machine_catches_a_wrong_store(
     mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
