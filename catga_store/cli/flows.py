@@ -27,7 +27,10 @@ from catga_store.cli.store_options import StoreOption
 from catga_store.cli.store_options import moment
 from catga_store.cli.store_options import one_of
 from catga_store.cli.store_options import open_existing
-from catga_store.cli.waits import wait_document
+from catga_store.model.documents import flow_document
+from catga_store.model.documents import part_document
+from catga_store.model.documents import summary_document
+from catga_store.model.documents import version_document
 from catga_store.protocol.masking import shown
 
 __all__ = ["SHOWN", "Type", "count", "ls", "show"]
@@ -71,25 +74,6 @@ Prefix = Annotated[
         "--id-prefix", metavar="TEXT", help="Only flows whose id begins with this, ordered by id."
     ),
 ]
-
-
-def summary_document(flow: cs.FlowSummary) -> dict[str, Any]:
-    """Return a flow as `ls --json` prints it."""
-    return {
-        "flow_id": flow.flow_id,
-        "type": flow.type_name or None,
-        "status": flow.status.name,
-        "position": str(flow.position),
-        "version": flow.version,
-        "revision": flow.revision,
-        "created_at": flow.created_at,
-        "updated_at": flow.updated_at,
-        "due_at": flow.due_at,
-        "expires_at": flow.expires_at,
-        "owner": flow.owner,
-        "attempts": flow.attempts,
-        "error": flow.error,
-    }
 
 
 def _filters(  # noqa: PLR0917  one for each option, in their order
@@ -252,11 +236,11 @@ def show(
         parts = opened.list_parts(flow_id)
         versions = opened.list_versions(flow_id) if history else []
 
-    document = _flow_document(flow, wait, progress)
-    document["parts"] = [_part_document(part) for part in parts]
+    document = flow_document(flow, wait, progress)
+    document["parts"] = [part_document(part) for part in parts]
     document["more_parts"] = parts.cursor is not None
     if history:
-        document["versions"] = [_version_document(one) for one in versions]
+        document["versions"] = [version_document(one) for one in versions]
 
     document["state"] = flow.state
     if as_json:
@@ -274,63 +258,6 @@ def show(
         pprint(state, console=console, expand_all=True)
     else:
         print_json(state)
-
-
-def _flow_document(
-    flow: cs.FlowSnapshot[Any],
-    wait: cs.WaitCondition | None,
-    progress: dict[int, cs.ForEachProgress],
-) -> dict[str, Any]:
-    loaded = flow._loaded  # noqa: SLF001  the version of a type is nowhere public
-    return {
-        "flow_id": flow.flow_id,
-        "type": flow.type_name or None,
-        "type_version": loaded.head.type_version if loaded is not None and flow.type_name else None,
-        "status": flow.status.name,
-        "position": str(flow.position),
-        "version": flow.version,
-        "revision": flow.revision,
-        "created_at": flow.created_at,
-        "updated_at": flow.updated_at,
-        "due_at": flow.due_at,
-        "expires_at": flow.expires_at,
-        "owner": flow.owner,
-        "attempts": flow.attempts,
-        "error": flow.error,
-        "wait_condition": None if wait is None else wait_document(wait),
-        "progress": [
-            {
-                "step": step,
-                "version": one.version,
-                "processed": len(one.processed_indices),
-                "failed": len(one.failed_indices),
-                "last": one.last_processed_index,
-            }
-            for step, one in progress.items()
-        ],
-    }
-
-
-def _part_document(part: cs.Part[Any]) -> dict[str, Any]:
-    return {
-        "name": part.name,
-        "version": part.version,
-        "type": part.type_name or None,
-        "tag": part.tag or None,
-        "updated_at": part.updated_at,
-    }
-
-
-def _version_document(one: cs.FlowVersion) -> dict[str, Any]:
-    return {
-        "version": one.version,
-        "status": one.status.name,
-        "position": str(one.position),
-        "owner": one.owner,
-        "error": one.error,
-        "updated_at": one.updated_at,
-        "size": one.size,
-    }
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,6 @@ long list is written as it is read.
 
 from __future__ import annotations
 
-import base64
 import codecs
 import io
 import json
@@ -27,6 +26,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from catga_store.model.documents import json_value
+from catga_store.protocol.masking import escaped
 
 __all__ = [
     "Row",
@@ -105,13 +107,6 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 def stdout() -> Console:
     """Return the console that prints to stdout."""
     return _Stdout(highlight=False)
-
-
-def escaped(text: str) -> str:
-    """Return text with its control characters escaped: an id may hold any."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
 
 
 def counted(number: int, noun: str) -> str:
@@ -219,7 +214,7 @@ def print_hanging(console: Console, mark: Text, lines: Sequence[Text], indent: i
 
 def print_json(document: object) -> None:
     """Print one JSON document."""
-    print(json.dumps(document, indent=2, default=_known))  # noqa: T201  this is the command's answer
+    print(json.dumps(document, indent=2, default=json_value))  # noqa: T201  this is the command's answer
 
 
 def print_json_list(name: str, items: Iterable[object], rest: Callable[[], dict[str, Any]]) -> None:
@@ -227,21 +222,11 @@ def print_json_list(name: str, items: Iterable[object], rest: Callable[[], dict[
     write = sys.stdout.write
     comma = f"{{{json.dumps(name)}: ["  # printed with the first item: an error may come instead
     for item in items:
-        write(f"{comma}\n  {json.dumps(item, default=_known)}")
+        write(f"{comma}\n  {json.dumps(item, default=json_value)}")
         comma = ","
 
     write("\n]" if comma == "," else f"{comma}]")
     for key, value in rest().items():
-        write(f", {json.dumps(key)}: {json.dumps(value, default=_known)}")
+        write(f", {json.dumps(key)}: {json.dumps(value, default=json_value)}")
 
     write("}\n")
-
-
-def _known(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
-
-    if isinstance(value, bytes):  # as the state of a flow
-        return {"base64": base64.b64encode(value).decode()}
-
-    raise TypeError(value)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import datetime
-from datetime import timedelta
 from enum import Enum
 from typing import Annotated
 from typing import Any
@@ -18,7 +15,8 @@ import catga_store as cs
 from catga_store.cli.doctors import doctor_of
 from catga_store.cli.exit_codes import NO
 from catga_store.cli.exit_codes import leave
-from catga_store.protocol.masking import shown
+from catga_store.model.time_texts import moment
+from catga_store.model.time_texts import span
 
 __all__ = [
     "AsJson",
@@ -42,8 +40,6 @@ StoreArgument = Annotated[
     str | None, typer.Argument(metavar="URL", envvar="CATGA_STORE_URL", help=_URL_HELP)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def open_laid_out(url: str, **options: Any) -> cs.Store:
@@ -92,36 +88,3 @@ def one_of(names: type[Enum]) -> Callable[[str], list[str]]:
     known = [one.name.lower() for one in names]
     # typer knows the argument by its name.
     return lambda incomplete: [one for one in known if one.startswith(incomplete.lower())]
-
-
-def span(text: str) -> timedelta | None:
-    """Parse an option that is a length of time; `None` if it is not."""
-    found = re.fullmatch(r"(\d+)([smhd])", text)
-    try:
-        return None if found is None else timedelta(**{_UNITS[found[2]]: int(found[1])})
-    except OverflowError:
-        return None
-
-
-def moment(text: str | None) -> datetime | None:
-    """Parse an option that is a time, or how long ago; `UsageError` if it is neither."""
-    if text is None:
-        return None
-
-    ago = span(text)
-    try:
-        if ago is not None:
-            return datetime.now().astimezone() - ago
-
-        read = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        read = None
-
-    if read is None or read.tzinfo is None:
-        message = (
-            f"{shown(text)} is not a time: write 2030-01-31T12:00Z, with an offset, or how long ago,"
-            " as in 30s, 15m, 2h or 7d"
-        )
-        raise cs.UsageError(message)
-
-    return read

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Annotated
-from typing import Any
 
 import typer
 
@@ -24,26 +23,13 @@ from catga_store.cli.store_options import AsJson
 from catga_store.cli.store_options import StoreOption
 from catga_store.cli.store_options import one_of
 from catga_store.cli.store_options import open_existing
+from catga_store.model.documents import result_document
+from catga_store.model.documents import wait_document
 from catga_store.protocol.masking import shown
 
-__all__ = ["complete", "wait_document", "waits"]
+__all__ = ["complete", "waits"]
 
 _PAGE = 500
-
-
-def wait_document(wait: cs.WaitCondition) -> dict[str, Any]:
-    """Return a wait condition as `waits --json` prints it."""
-    return {
-        "correlation_id": wait.correlation_id,
-        "parent_flow_id": wait.parent_flow_id,
-        "wait_type": wait.wait_type.name,
-        "outcome": wait.outcome.name,
-        "children": len(wait.flow_ids),
-        "completed": wait.completed_count,
-        "created_at": wait.created_at,
-        "deadline": wait.deadline,
-        "version": wait.version,
-    }
 
 
 @guarded
@@ -154,16 +140,7 @@ def _show(wait: cs.WaitCondition, *, as_json: bool) -> None:
     results = [(child, wait.results.get(child)) for child in wait.flow_ids]
     if as_json:
         document = wait_document(wait)
-        document["results"] = [
-            {
-                "child": child,
-                "completed": answer is not None,
-                "success": None if answer is None else answer.success,
-                "result": None if answer is None else answer.result,
-                "error": None if answer is None else answer.error,
-            }
-            for child, answer in results
-        ]
+        document["results"] = [result_document(child, answer) for child, answer in results]
         print_json(document)
         return
 

@@ -20,7 +20,7 @@ from pathlib import PurePath
 from typing import cast
 from uuid import UUID
 
-__all__ = ["MASK", "mask_url", "shown"]
+__all__ = ["MASK", "escaped", "mask_url", "shown"]
 
 MASK = "***"
 
@@ -115,6 +115,13 @@ def _masked_pair(pair: str) -> str:
         return MASK
 
     return pair if name in _HARMLESS_OPTIONS else f"{name}={MASK}"
+
+
+def escaped(text: str) -> str:
+    """Return text with its control characters escaped: an id may hold any."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 def shown(value: object) -> str:

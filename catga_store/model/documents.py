@@ -1,0 +1,134 @@
+"""Records as JSON data, as the command line and the console show them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC
+from datetime import datetime
+from typing import Any
+
+from catga_store.model.flows import FlowSnapshot
+from catga_store.model.flows import FlowSummary
+from catga_store.model.flows import FlowVersion
+from catga_store.model.parts import Part
+from catga_store.model.progress import ForEachProgress
+from catga_store.model.waits import ChildResult
+from catga_store.model.waits import WaitCondition
+
+__all__ = [
+    "flow_document",
+    "json_value",
+    "part_document",
+    "progress_document",
+    "result_document",
+    "summary_document",
+    "version_document",
+    "wait_document",
+]
+
+
+def json_value(value: object) -> object:
+    """Return what a document holds besides JSON data as JSON data: times and bytes."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+
+    if isinstance(value, bytes):  # as the state of a flow
+        return {"base64": base64.b64encode(value).decode()}
+
+    raise TypeError(value)
+
+
+def summary_document(flow: FlowSummary | FlowSnapshot[Any]) -> dict[str, Any]:
+    """Return a flow without its state."""
+    return {
+        "flow_id": flow.flow_id,
+        "type": flow.type_name or None,
+        "status": flow.status.name,
+        "position": str(flow.position),
+        "version": flow.version,
+        "revision": flow.revision,
+        "created_at": flow.created_at,
+        "updated_at": flow.updated_at,
+        "due_at": flow.due_at,
+        "expires_at": flow.expires_at,
+        "owner": flow.owner,
+        "attempts": flow.attempts,
+        "error": flow.error,
+    }
+
+
+def flow_document(
+    flow: FlowSnapshot[Any],
+    wait: WaitCondition | None,
+    progress: Mapping[int, ForEachProgress],
+) -> dict[str, Any]:
+    """Return a flow without its state, with what it waits for and its ForEach progress."""
+    loaded = flow._loaded
+    return {
+        **summary_document(flow),
+        "type_version": loaded.head.type_version if loaded is not None and flow.type_name else None,
+        "wait_condition": None if wait is None else wait_document(wait),
+        "progress": [progress_document(step, one) for step, one in progress.items()],
+    }
+
+
+def progress_document(step: int, progress: ForEachProgress) -> dict[str, Any]:
+    """Return the numbers of the ForEach progress of a step."""
+    return {
+        "step": step,
+        "version": progress.version,
+        "processed": len(progress.processed_indices),
+        "failed": len(progress.failed_indices),
+        "last": progress.last_processed_index,
+    }
+
+
+def part_document(part: Part[Any]) -> dict[str, Any]:
+    """Return a part without its body."""
+    return {
+        "name": part.name,
+        "version": part.version,
+        "type": part.type_name or None,
+        "tag": part.tag or None,
+        "updated_at": part.updated_at,
+    }
+
+
+def version_document(one: FlowVersion) -> dict[str, Any]:
+    """Return a version of the history of a flow."""
+    return {
+        "version": one.version,
+        "status": one.status.name,
+        "position": str(one.position),
+        "owner": one.owner,
+        "error": one.error,
+        "updated_at": one.updated_at,
+        "size": one.size,
+    }
+
+
+def wait_document(wait: WaitCondition) -> dict[str, Any]:
+    """Return a wait condition with the number of its children."""
+    return {
+        "correlation_id": wait.correlation_id,
+        "parent_flow_id": wait.parent_flow_id,
+        "wait_type": wait.wait_type.name,
+        "outcome": wait.outcome.name,
+        "children": len(wait.flow_ids),
+        "completed": wait.completed_count,
+        "created_at": wait.created_at,
+        "deadline": wait.deadline,
+        "version": wait.version,
+    }
+
+
+def result_document(child: str, result: ChildResult | None) -> dict[str, Any]:
+    """Return a child of a wait condition, with how it completed, if it has."""
+    return {
+        "child": child,
+        "completed": result is not None,
+        "success": None if result is None else result.success,
+        "result": None if result is None else result.result,
+        "error": None if result is None else result.error,
+    }

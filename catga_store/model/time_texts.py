@@ -1,0 +1,47 @@
+"""Times as people write them in options and forms: `2030-01-31T12:00Z`, or how long ago, as in `7d`."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from datetime import timedelta
+
+from catga_store.errors import UsageError
+from catga_store.protocol.masking import shown
+
+__all__ = ["moment", "span"]
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def span(text: str) -> timedelta | None:
+    """Parse a length of time; `None` if it is not."""
+    found = re.fullmatch(r"(\d+)([smhd])", text)
+    try:
+        return None if found is None else timedelta(**{_UNITS[found[2]]: int(found[1])})
+    except OverflowError:
+        return None
+
+
+def moment(text: str | None) -> datetime | None:
+    """Parse a time, or how long ago; `UsageError` if it is neither."""
+    if text is None:
+        return None
+
+    ago = span(text)
+    try:
+        if ago is not None:
+            return datetime.now().astimezone() - ago
+
+        read = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        read = None
+
+    if read is None or read.tzinfo is None:
+        message = (
+            f"{shown(text)} is not a time: write 2030-01-31T12:00Z, with an offset, or how long ago,"
+            " as in 30s, 15m, 2h or 7d"
+        )
+        raise UsageError(message)
+
+    return read
