@@ -46,6 +46,7 @@ from catga_store.errors import EncodingError
 from catga_store.errors import FlowClaimedError
 from catga_store.errors import FlowExistsError
 from catga_store.errors import FlowNotFoundError
+from catga_store.errors import FlowStatusError
 from catga_store.errors import InvalidIdError
 from catga_store.errors import NotSupportedError
 from catga_store.errors import PartExistsError
@@ -134,6 +135,7 @@ __all__ = [
     "FlowPosition",
     "FlowSnapshot",
     "FlowStatus",
+    "FlowStatusError",
     "FlowSummary",
     "FlowVersion",
     "ForEachProgress",

@@ -19,6 +19,7 @@ CatgaStoreError
 │   │   └── ClaimLostError
 │   ├── FlowClaimedError
 │   ├── FlowNotFoundError
+│   ├── FlowStatusError
 │   ├── StaleWaitConditionError
 │   ├── WaitConditionNotFoundError
 │   ├── StaleProgressError
@@ -55,6 +56,7 @@ __all__ = [
     "FlowClaimedError",
     "FlowExistsError",
     "FlowNotFoundError",
+    "FlowStatusError",
     "InvalidIdError",
     "NotSupportedError",
     "PartExistsError",
@@ -210,6 +212,14 @@ class FlowNotFoundError(ConflictError):
 
     flow_id: str
     expected: int | None
+
+
+class FlowStatusError(ConflictError):
+    """The flow has a status that does not allow this: one that has ended cannot be cancelled, say."""
+
+    flow_id: str
+    status: str
+    actual: int
 
 
 class StaleWaitConditionError(ConflictError):

@@ -31,6 +31,7 @@ __all__ = [
     "check_flow",
     "check_function",
     "check_names",
+    "check_version",
     "check_wait",
     "completion_change",
     "not_found",
@@ -102,6 +103,13 @@ def check_awaitable(result: Awaitable[R]) -> Awaitable[R]:
         raise UsageError(message)
 
     return result
+
+
+def check_version(version: object) -> None:
+    """Raise `UsageError` unless it is a version that is expected, or `None` for any."""
+    if version is not None and type(version) is not int:
+        message = f"version must be an int or None, not {shown(version)}"
+        raise UsageError(message)
 
 
 def check_wait(wait: object) -> None:

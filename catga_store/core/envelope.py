@@ -70,6 +70,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_RESULT_BYTES",
+    "body_with_own_expiry",
     "body_with_wait",
     "body_without_wait",
     "decode_entry",
@@ -206,6 +207,15 @@ def body_without_wait(head: Head, body: bytes) -> bytes:
     """The same body, waiting for nothing; the state is not decoded."""
     at = body.index(_STATE)
     return _plain_prefix(_naming_in(head, body[:at])) + body[at:]
+
+
+def body_with_own_expiry(key: Key, head: Head, body: bytes, *, own_expiry: bool) -> bytes:
+    """The same body, which says whether the flow has ended and expires when its user has said."""
+    at = body.find(_STATE)
+    wait = _read_wait(key, body[: max(at, 0)])
+    condition = None if wait is None else _wait_to_json(wait)
+    naming = _naming_in(head, body[:at])
+    return _prefix_with(naming, condition, own_expiry=own_expiry) + body[at:]
 
 
 def version_of(key: Key, record: Record) -> FlowVersion:

@@ -11,6 +11,7 @@ from catga_store.core import commits
 from catga_store.core import envelope
 from catga_store.core import writes
 from catga_store.core.arguments import check_flow
+from catga_store.core.arguments import check_version
 from catga_store.core.arguments import check_wait
 from catga_store.core.arguments import completion_change
 from catga_store.core.arguments import not_found
@@ -374,10 +375,7 @@ def list_for_each_progress(
 
 
 def _check_expected(version: object, revision: object) -> None:
-    if version is not None and type(version) is not int:
-        message = f"version must be an int or None, not {shown(version)}"
-        raise UsageError(message)
-
+    check_version(version)
     if revision is not None and type(revision) is not str:
         message = f"revision must be text or None, not {shown(revision)}"
         raise UsageError(message)

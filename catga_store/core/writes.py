@@ -53,6 +53,7 @@ __all__ = [
     "plan_progress",
     "plan_set_wait",
     "plan_update_wait",
+    "retained_until_ms",
     "settle_part",
     "settle_progress",
     "settle_wait",
@@ -77,10 +78,11 @@ def plan_flow(
     """The write of a flow as it is now; `instead`: it takes the place of another incarnation.
 
     Decides what the contract says of `due_at`, claims, attempts and expiry:
-    a terminal flow is never due and has no owner; a claim ends when the flow is suspended or
-    given another `due_at`, and is renewed by any other write of its owner; attempts start again
-    when position or status have changed, unless they were set by hand; an expiry that was set by
-    hand stays, and without one the retention says when a terminal flow expires.
+    a terminal flow is never due and has no owner, and is due now when it is set running again; a
+    claim ends when the flow is suspended or given another `due_at`, and is renewed by any other
+    write of its owner; attempts start again when position or status have changed, unless they were
+    set by hand; an expiry that was set by hand stays, and without one the retention says when a
+    terminal flow expires.
     """
     # Every write of a flow passes here, so it avoids needless calls.
     loaded = flow._loaded
@@ -99,7 +101,7 @@ def plan_flow(
         raise _too_large(key, size, limits)
 
     if ends and expires_ms is None:
-        expires_ms = _retained_until_ms(status, now_ms, limits.retention)
+        expires_ms = retained_until_ms(status, now_ms, limits.retention)
 
     due_ms, owner, claim = (None, None, None) if ends else _due_and_owner(flow, old, now_ms)
     attempts, number = flow.attempts, status._value_
@@ -146,6 +148,9 @@ def _due_and_owner(
 
     if status is FlowStatus.SUSPENDED and old.status != status._value_:
         return None, None, None
+
+    if due_ms is None and old.status != status._value_ and FlowStatus(old.status).is_terminal:
+        return now_ms, None, None  # it is set running again
 
     claim = flow._claim
     if claim is not None:
@@ -215,7 +220,7 @@ def _own_expiry_ms(flow: FlowSnapshot[Any], old: Head | None) -> int | None:
     return None if ended and not envelope.has_own_expiry(loaded.body) else expires_ms
 
 
-def _retained_until_ms(status: FlowStatus, now_ms: int, retention: Retention) -> int | None:
+def retained_until_ms(status: FlowStatus, now_ms: int, retention: Retention) -> int | None:
     """When a flow that has ended expires, unless its user has said when."""
     kept = retention.failed if status is FlowStatus.FAILED else retention.flows
     return None if kept is None else now_ms + kept // timedelta(milliseconds=1)

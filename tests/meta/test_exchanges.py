@@ -205,6 +205,10 @@ OPERATIONS: dict[str, tuple[Callable[[cs.Store], object], int, int]] = {
     ),
     "count_flows": (lambda store: store.count_flows(), 1, 0),
     "count_flows, id_prefix": (lambda store: store.count_flows(id_prefix="a"), 1, 0),
+    "cancel_flow": (lambda store: store.cancel_flow("a", "by hand"), 1, 1),
+    "retry_flow": (lambda store: store.retry_flow("a"), 1, 1),
+    "wake_flow": (lambda store: store.wake_flow("a"), 1, 1),
+    "release_flow, not claimed": (lambda store: store.release_flow("a"), 1, 0),
     "set_wait_condition": (
         lambda store: store.set_wait_condition(cs.WaitCondition("w", flow_ids=["x", "y"])),
         0,

@@ -10,9 +10,9 @@ To run it against a store of your own, say how to open it, and let pytest or Hyp
 
 Each example opens a store, which must be empty, and closes it. The rules are in `rules_flows`,
 `rules_waits`, `rules_claims`, `rules_parts`, `rules_logs`, `rules_sessions`, `rules_part_sessions`,
-`rules_rare_cases` and `rules_history`. After each rule, everything that can be read is compared with the
-`oracle`, which says what a store must do (`base`; of parts and logs in `parts_model`). No rule knows which
-store it runs on. Open the store with `history=3` to have former versions of flows tested, too.
+`rules_rare_cases`, `rules_history` and `rules_actions`. After each rule, everything that can be read is
+compared with the `oracle`, which says what a store must do (`base`; of parts and logs in `parts_model`). No
+rule knows which store it runs on. Open the store with `history=3` to have former versions of flows tested, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TypeAlias
 from catga_store.model.listings import Retention
 from catga_store.testing.apis import StoreAPI
 from catga_store.testing.clock import ManualClock
-from catga_store.testing.machine.rules_history import HistoryRules
+from catga_store.testing.machine.rules_actions import ActionRules
 
 __all__ = ["OpenEmpty", "StoreMachine", "machine_for"]
 
@@ -31,7 +31,7 @@ OpenEmpty: TypeAlias = Callable[[ManualClock, Retention, int], StoreAPI]
 """Opens an empty store with this clock, retention and number of partitions."""
 
 
-class StoreMachine(HistoryRules):
+class StoreMachine(ActionRules):
     """Every public operation of a store, in drawn orders, against the oracle.
 
     A subclass opens its store in `open_api`; `partitions` are the numbers that are drawn from.

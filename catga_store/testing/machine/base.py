@@ -571,7 +571,7 @@ class MachineBase(RuleBasedStateMachine):
         listed = [summary.flow_id for summary in page]
         compare("the listing of flows", {"order": (listed, world.list_flows())})
         for summary in page:
-            self._same_summary(summary, world.flows[summary.flow_id])
+            self.same_summary(summary, world.flows[summary.flow_id])
 
         compare("flows", {"count": (api.count_flows(), len(world.flows))})
         for status in sorted({flow.status for flow in world.flows.values()}):
@@ -581,7 +581,8 @@ class MachineBase(RuleBasedStateMachine):
                 f"flows that are {status}", {"order": (listed, world.list_flows(status=status))}
             )
 
-    def _same_summary(self, summary: Any, want: oracle.Flow) -> None:
+    def same_summary(self, summary: Any, want: oracle.Flow) -> None:
+        """A line of a listing is what the model says."""
         fields = {
             "type_name": (summary.type_name, want.type_name),
             "status": (summary.status.name, want.status),

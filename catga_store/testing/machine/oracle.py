@@ -774,6 +774,9 @@ class World:
         if draft.status == "SUSPENDED" and base.status != "SUSPENDED":
             return None, None, None
 
+        if draft.status != "SUSPENDED" and base.status in TERMINAL and draft.due is None:
+            return self.now, None, None
+
         due = draft.due if change.lease is None else self.now + change.lease
         return due, base.owner, base.claim
 
@@ -993,6 +996,57 @@ class World:
             claim=None,
             due=self.now if due == AT_ONCE else due,
         )
+
+    def act(self, flow_id: str, action: str, version: int | None, reason: str) -> Flow:
+        """What an operator does to a flow: `cancel`, `retry`, `wake` or `release` it."""
+        self.forget_expired()
+        there = self.flows.get(flow_id)
+        if there is None:
+            raise Refusal("FlowNotFoundError")
+
+        if version not in (None, there.version):
+            raise Refusal("StaleFlowError", expected=version, actual=there.version)
+
+        ended, held = there.status in TERMINAL, there.is_held(self.now)
+        if action == "cancel" and there.status == "CANCELLED":
+            return there
+
+        if ended if action != "retry" else there.status == "COMPLETED":
+            raise Refusal("FlowStatusError", status=there.status, actual=there.version)
+
+        if action in ("retry", "wake") and held:
+            raise Refusal("FlowClaimedError", owner=there.owner, until=there.due)
+
+        is_due = there.due is not None and there.due <= self.now
+        if (
+            (action == "wake" and is_due)
+            or (action == "release" and there.owner is None)
+            or (action == "retry" and not ended and is_due and not there.attempts)
+        ):
+            return there
+
+        self.history.keep(flow_id, there)
+        flow = replace(
+            there,
+            version=there.version + 1,
+            stamp=next(self._stamps),
+            updated=self.now,
+            owner=None,
+            claim=None,
+            due=self.now,
+        )
+        if action == "retry":
+            expires = there.expires if there.own_expiry else None
+            status = "RUNNING" if ended else there.status
+            flow = replace(flow, status=status, error=None, attempts=0, expires=expires)
+        elif action == "cancel":
+            expires = there.expires if there.own_expiry else self._flow_expiry("CANCELLED")
+            flow = replace(
+                flow, status="CANCELLED", error=reason, attempts=0, due=None, expires=expires
+            )
+
+        self.flows[flow_id] = flow
+        return flow
 
     def claim(
         self,
