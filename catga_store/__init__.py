@@ -16,8 +16,8 @@ write is version-checked and every commit is all or nothing.
 
 The library logs, under `catga_store.*`, only what it cannot raise to a caller. Without a handler of
 your own nothing is shown. WARNING: `core.claims`: a due flow that cannot be read and is put off, or a
-`claim_due` that returns fewer flows because the store failed meanwhile; `stores.*`: a record that a
-listing passes over because it cannot be read; `core.commits`: a commit of unknown outcome, with its id;
+`claim_due` that returns fewer flows because the store failed meanwhile; `stores.*`, `core.numbers`: a
+record that a listing passes over because it cannot be read; `core.commits`: a commit of unknown outcome, with its id;
 `core.unit_of_work`, `core.dropped`: a claimed flow was changed, and its session was closed or its object
 dropped without a write; `worker`: a failed attempt, a lost claim, the store out of reach and back. ERROR:
 `worker`: a flow that has failed for good.
@@ -76,6 +76,8 @@ from catga_store.model.parts import Appended
 from catga_store.model.parts import LogEntry
 from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
+from catga_store.model.stats import DueFlow
+from catga_store.model.stats import StoreStats
 from catga_store.model.times import NOW
 from catga_store.model.waits import ChildResult
 from catga_store.model.waits import Completion
@@ -128,6 +130,7 @@ __all__ = [
     "CopyReport",
     "CorruptRecordError",
     "CrossPartitionError",
+    "DueFlow",
     "EncodingError",
     "FlowClaimedError",
     "FlowExistsError",
@@ -167,6 +170,7 @@ __all__ = [
     "Store",
     "StoreClosedError",
     "StoreConfigError",
+    "StoreStats",
     "StoreUnavailableError",
     "UsageError",
     "WaitCondition",

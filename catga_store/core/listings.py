@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import operator
 from datetime import datetime
+from typing import Any
 from typing import Unpack
 
 from catga_store import codec
@@ -13,14 +11,14 @@ from catga_store.core import envelope
 from catga_store.core.arguments import check_names
 from catga_store.core.context import Context
 from catga_store.core.context import read_all
+from catga_store.core.cursors import read_cursor
+from catga_store.core.cursors import write_cursor
 from catga_store.core.options import FlowFilters
 from catga_store.core.options import WaitFilters
-from catga_store.errors import InvalidIdError
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowStatus
 from catga_store.model.flows import FlowSummary
 from catga_store.model.listings import Page
-from catga_store.model.times import from_ms
 from catga_store.model.times import to_ms_up
 from catga_store.model.waits import WaitCondition
 from catga_store.model.waits import WaitOutcome
@@ -36,7 +34,13 @@ from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
 
-__all__ = ["count_flows", "query_flows", "query_wait_conditions"]
+__all__ = [
+    "check_limit",
+    "count_flows",
+    "name_of_type",
+    "query_flows",
+    "query_wait_conditions",
+]
 
 _PAGE_MOST = 1000
 
@@ -84,17 +88,14 @@ def query_wait_conditions(
 def _page(
     context: Context, wanted: Filter, limit: int, cursor: str | None
 ) -> Conversation[tuple[tuple[Found, ...], str | None]]:
-    if type(limit) is not int or not 1 <= limit <= _PAGE_MOST:
-        message = f"limit must be an int from 1 to {_PAGE_MOST}, not {shown(limit)}"
-        raise UsageError(message)
-
-    after = None if cursor is None else _read_cursor(cursor, wanted)
+    check_limit(limit)
+    after = None if cursor is None else read_cursor(cursor, wanted)
     found = yield Find(wanted, after, limit, context.settings.now_ms())
     if len(found) < limit:
         return found, None
 
     last: Found = found[-1]
-    return found, _write_cursor(wanted, (last.head.created_ms, last.key.id))
+    return found, write_cursor(wanted, (last.head.created_ms, last.key.id))
 
 
 def _flow_filter(operation: str, filters: FlowFilters) -> Filter:
@@ -104,16 +105,10 @@ def _flow_filter(operation: str, filters: FlowFilters) -> Filter:
         message = f"status must be a FlowStatus or None, not {shown(status)}"
         raise UsageError(message)
 
-    if isinstance(state_type, str):
-        name: str | None = _type_name(state_type)
-    else:
-        codec.check_state_type(state_type)
-        name = codec.type_name(state_type) or None
-
     return Filter(
         FLOW,
         None if status is None else status.value,
-        name,
+        name_of_type(state_type),
         None,
         _moment(filters.get("created_after")),
         _moment(filters.get("created_before")),
@@ -146,6 +141,22 @@ def _id_prefix(value: object) -> str | None:
     raise UsageError(message)
 
 
+def check_limit(limit: object) -> None:
+    """Raise `UsageError` unless it is a size of a page."""
+    if type(limit) is not int or not 1 <= limit <= _PAGE_MOST:
+        message = f"limit must be an int from 1 to {_PAGE_MOST}, not {shown(limit)}"
+        raise UsageError(message)
+
+
+def name_of_type(state_type: Any | None) -> str | None:
+    """Return the name that a type is stored under, or a name itself; None restricts to none."""
+    if isinstance(state_type, str):
+        return _type_name(state_type)
+
+    codec.check_state_type(state_type)
+    return codec.type_name(state_type) or None
+
+
 def _type_name(name: str) -> str:
     try:
         name.encode()
@@ -154,23 +165,3 @@ def _type_name(name: str) -> str:
         raise UsageError(message) from error
 
     return name
-
-
-def _write_cursor(wanted: Filter, last: tuple[int, str]) -> str:
-    return base64.urlsafe_b64encode(json.dumps([list(wanted), *last]).encode()).decode()
-
-
-def _read_cursor(cursor: str, wanted: Filter) -> tuple[int, str]:
-    try:
-        fields, created_ms, record_id = json.loads(base64.urlsafe_b64decode(cursor))
-        after = operator.index(created_ms), check_id(record_id, "the id in a cursor")
-        from_ms(after[0])
-    except (ValueError, TypeError, OverflowError, RecursionError, InvalidIdError) as error:
-        message = f"invalid cursor {shown(cursor)}: pass the cursor of a page, unchanged"
-        raise UsageError(message) from error
-
-    if fields != list(wanted):
-        message = "this cursor was issued with other filters; pass the same filters with it"
-        raise UsageError(message)
-
-    return after

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
+from typing import Literal
 from typing import TypedDict
 
 from catga_store.model.flows import FlowStatus
 from catga_store.model.listings import Retention
 from catga_store.model.waits import WaitOutcome
 
-__all__ = ["FlowFilters", "StoreOptions", "WaitFilters"]
+__all__ = ["DueFilters", "FlowFilters", "StoreOptions", "WaitFilters"]
 
 
 class StoreOptions(TypedDict, total=False):
@@ -54,6 +55,18 @@ class FlowFilters(TypedDict, total=False):
     created_before: datetime | None
     updated_before: datetime | None
     id_prefix: str | None
+
+
+class DueFilters(TypedDict, total=False):
+    """Filters of `query_due` and `count_due`; `None` does not restrict.
+
+    `only` is what to list: `"due"` flows, under no claim or one that has ended; `"claimed"` ones, whose
+    claim has not ended; or those whose claim is `"expired"`, which are due. `state_type` is a type or the
+    name it is stored under.
+    """
+
+    only: Literal["due", "claimed", "expired"] | None
+    state_type: Any | None
 
 
 class WaitFilters(TypedDict, total=False):

@@ -73,8 +73,10 @@ from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Complete
 from catga_store.protocol.requests import Conflict
 from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import CountDue
 from catga_store.protocol.requests import Delete
 from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import DueFilter
 from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Filter
@@ -82,6 +84,7 @@ from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Item
+from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Overdue
@@ -97,10 +100,12 @@ from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
 from catga_store.protocol.requests import SetWait
+from catga_store.protocol.requests import Stats
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import StoreProtocol
 from catga_store.protocol.requests import Sweep
 from catga_store.protocol.requests import Terms
+from catga_store.protocol.requests import Totals
 
 __all__ = [
     "ANY",
@@ -133,8 +138,10 @@ __all__ = [
     "Conflict",
     "Conversation",
     "Count",
+    "CountDue",
     "Delete",
     "Due",
+    "DueFilter",
     "DueWaits",
     "Extend",
     "Filter",
@@ -143,6 +150,7 @@ __all__ = [
     "Head",
     "Item",
     "Key",
+    "ListDue",
     "ListedPart",
     "NotSentError",
     "Outcome",
@@ -162,10 +170,12 @@ __all__ = [
     "Scan",
     "Scanned",
     "SetWait",
+    "Stats",
     "Steps",
     "StoreProtocol",
     "Sweep",
     "Terms",
+    "Totals",
     "arun",
     "ask",
     "check_layout",

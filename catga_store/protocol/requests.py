@@ -46,8 +46,10 @@ __all__ = [
     "Complete",
     "Conflict",
     "Count",
+    "CountDue",
     "Delete",
     "Due",
+    "DueFilter",
     "DueWaits",
     "Extend",
     "Filter",
@@ -55,6 +57,7 @@ __all__ = [
     "Found",
     "Head",
     "Item",
+    "ListDue",
     "ListedPart",
     "Outcome",
     "Overdue",
@@ -70,10 +73,12 @@ __all__ = [
     "Scan",
     "Scanned",
     "SetWait",
+    "Stats",
     "Steps",
     "StoreProtocol",
     "Sweep",
     "Terms",
+    "Totals",
 ]
 
 MAX_CHANGES = 200
@@ -315,6 +320,51 @@ class Filter(NamedTuple):
     id_prefix: str | None = None
 
 
+class DueFilter(NamedTuple):
+    """Which flows a listing by due time includes: those due after `after_ms`, and until `until_ms`.
+
+    None means no restriction. With `claimed`, only flows under a claim, ended or not. `types` are
+    names of types, of which a flow has one.
+    """
+
+    claimed: bool
+    after_ms: int | None = None
+    until_ms: int | None = None
+    types: tuple[str, ...] | None = None
+
+    def includes(self, head: Head) -> bool:
+        """Whether a flow with this head is in the listing, unless it has expired."""
+        due_ms = head.due_ms
+        return (
+            due_ms is not None
+            and (self.after_ms is None or due_ms > self.after_ms)
+            and (self.until_ms is None or due_ms <= self.until_ms)
+            and (head.claim is not None or not self.claimed)
+            and (self.types is None or head.type in self.types)
+        )
+
+
+class Totals(NamedTuple):
+    """How much there is of what, as the indexes of a store say."""
+
+    flows: tuple[tuple[str, int, int], ...]
+    """Type, status and number of flows, for each pair that there is, in no order."""
+    due: int
+    """Flows whose due time has come; under a claim that has ended or under none."""
+    oldest_due_ms: int | None
+    """The due time of the first of them."""
+    claimed: int
+    """Flows under a claim that has not ended."""
+    lapsed: int
+    """Flows under a claim that has ended."""
+    pending: int
+    """Pending conditions."""
+    overdue: int
+    """Pending conditions whose deadline has passed."""
+    calling: int
+    """Conditions with a parent whose `due_ms` has come: it is to be notified, or its wait to time out."""
+
+
 class Found(NamedTuple):
     """One entry of a listing."""
 
@@ -459,6 +509,34 @@ class Count(Request[int]):
     """Count the records that `Find` would list."""
 
     filter: Filter
+    now_ms: int
+
+
+@define
+class ListDue(Request[tuple[Found, ...]]):
+    """List flows by their due time, the oldest first, then by id.
+
+    `after` is the last entry already seen: its `due_ms` and id. Ids are ordered as UTF-8 bytes.
+    """
+
+    filter: DueFilter
+    after: tuple[int, str] | None
+    limit: int
+    now_ms: int
+
+
+@define
+class CountDue(Request[int]):
+    """Count the flows that `ListDue` would list."""
+
+    filter: DueFilter
+    now_ms: int
+
+
+@define
+class Stats(Request[Totals]):
+    """Count everything there is; a store need not read a record for it."""
+
     now_ms: int
 
 

@@ -38,10 +38,12 @@ from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import CountDue
 from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Overdue
 from catga_store.protocol.requests import Parts
@@ -51,6 +53,7 @@ from catga_store.protocol.requests import RemoveParts
 from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Stats
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
 from catga_store.protocol.rules import Tables
@@ -96,6 +99,9 @@ class EmbeddedProtocol:
             Overdue: self._reading(rules.overdue),
             Find: self._reading(rules.find),
             Count: self._reading(rules.count),
+            ListDue: self._reading(rules.list_due),
+            CountDue: self._reading(rules.count_due),
+            Stats: self._reading(rules.stats),
             Scan: self._reading(rules.scan),
             Ping: self._reading(rules.ping),
             Listen: self._listen,

@@ -181,6 +181,9 @@ def listings_are_typed(store: cs.Store) -> None:
     assert_type(store.query_flows().items[0].expires_at, datetime | None)
     assert_type(store.query_flows(state_type=Order).items, tuple[cs.FlowSummary, ...])
     assert_type(store.query_flows(state_type="Order").cursor, str | None)
+    assert_type(store.query_due(only="claimed"), cs.Page[cs.DueFlow])
+    assert_type(store.count_due(state_type=Order), int)
+    assert_type(store.stats().flows["Order"][cs.FlowStatus.FAILED], int)
     assert_type(store.query_flows(id_prefix="order-"), cs.Page[cs.FlowSummary])
     store.query_flows(id_prefix=b"order-")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(store.count_flows(id_prefix=None), int)

@@ -24,13 +24,16 @@ from catga_store.protocol.rules.expiry import sweep
 from catga_store.protocol.rules.parts import parts
 from catga_store.protocol.rules.parts import remove_parts
 from catga_store.protocol.rules.reading import count
+from catga_store.protocol.rules.reading import count_due
 from catga_store.protocol.rules.reading import due
 from catga_store.protocol.rules.reading import due_waits
 from catga_store.protocol.rules.reading import find
+from catga_store.protocol.rules.reading import list_due
 from catga_store.protocol.rules.reading import overdue
 from catga_store.protocol.rules.reading import ping
 from catga_store.protocol.rules.reading import read
 from catga_store.protocol.rules.reading import scan
+from catga_store.protocol.rules.reading import stats
 from catga_store.protocol.rules.reading import steps
 from catga_store.protocol.rules.tables import PENDING_COMPLETIONS
 from catga_store.protocol.rules.tables import TOMBSTONE
@@ -47,10 +50,12 @@ __all__ = [
     "apply",
     "clear",
     "count",
+    "count_due",
     "due",
     "due_waits",
     "extend",
     "find",
+    "list_due",
     "overdue",
     "parts",
     "ping",
@@ -58,6 +63,7 @@ __all__ = [
     "remove_parts",
     "resolve",
     "scan",
+    "stats",
     "steps",
     "sweep",
 ]

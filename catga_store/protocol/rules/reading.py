@@ -8,23 +8,40 @@ from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import CountDue
 from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import Overdue
 from catga_store.protocol.requests import Ping
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
+from catga_store.protocol.requests import Stats
 from catga_store.protocol.requests import Steps
+from catga_store.protocol.requests import Totals
 from catga_store.protocol.rules.expiry import has_expired
 from catga_store.protocol.rules.tables import TOMBSTONE
 from catga_store.protocol.rules.tables import Tables
 
-__all__ = ["count", "due", "due_waits", "find", "overdue", "ping", "read", "scan", "steps"]
+__all__ = [
+    "count",
+    "count_due",
+    "due",
+    "due_waits",
+    "find",
+    "list_due",
+    "overdue",
+    "ping",
+    "read",
+    "scan",
+    "stats",
+    "steps",
+]
 
 
 def read(tables: Tables, request: Read) -> tuple[Record | None, ...]:
@@ -108,6 +125,21 @@ def find(tables: Tables, request: Find) -> tuple[Found, ...]:
 def count(tables: Tables, request: Count) -> int:
     """Return what `Count` asks for."""
     return tables.count(request.filter, request.now_ms)
+
+
+def list_due(tables: Tables, request: ListDue) -> tuple[Found, ...]:
+    """Return what `ListDue` asks for."""
+    return tuple(tables.list_due(request.filter, request.after, request.limit, request.now_ms))
+
+
+def count_due(tables: Tables, request: CountDue) -> int:
+    """Return what `CountDue` asks for."""
+    return tables.count_due(request.filter, request.now_ms)
+
+
+def stats(tables: Tables, request: Stats) -> Totals:
+    """Return what `Stats` asks for."""
+    return tables.totals(request.now_ms)
 
 
 def scan(tables: Tables, request: Scan) -> tuple[Scanned, ...]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from typing import Protocol
 
 from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import DueFilter
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
@@ -16,6 +17,7 @@ from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
+from catga_store.protocol.requests import Totals
 
 __all__ = ["PENDING_COMPLETIONS", "TOMBSTONE", "ItemRow", "Tables", "WaitRow"]
 
@@ -163,6 +165,20 @@ class Tables(Protocol):
 
     def count(self, wanted: Filter, now_ms: int) -> int:
         """Return the length of a listing: as many as `find` would return."""
+        ...
+
+    def list_due(
+        self, wanted: DueFilter, after: tuple[int, str] | None, limit: int, now_ms: int
+    ) -> list[Found]:
+        """Return a page of flows by due time, then by id, without the expired ones."""
+        ...
+
+    def count_due(self, wanted: DueFilter, now_ms: int) -> int:
+        """Return the length of such a listing: as many as `list_due` would return."""
+        ...
+
+    def totals(self, now_ms: int) -> Totals:
+        """Return what there is, without the expired records, as the indexes say."""
         ...
 
     def scan(self, kind: str, after: Key | None, limit: int) -> list[Key]:

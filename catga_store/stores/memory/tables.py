@@ -33,6 +33,7 @@ from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import DueFilter
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
@@ -42,6 +43,7 @@ from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
+from catga_store.protocol.requests import Totals
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
 from catga_store.stores.memory.parts import FlowParts
@@ -69,6 +71,9 @@ class _Listing:
         entries.remove((-head.created_ms, record_id))
         if not entries:
             del self._by[fields]
+
+    def lengths(self) -> dict[tuple[Any, ...], int]:
+        return {fields: len(entries) for fields, entries in self._by.items()}
 
     def under(self, fields: tuple[Any, ...]) -> SortedList[tuple[int, str]]:
         return self._by.get(fields, _EMPTY)
@@ -124,6 +129,7 @@ class MemoryTables:
         self._flow_listing = _Listing()
         self._wait_listing = _Listing()
         self._due_flows: SortedList[tuple[int, Key]] = SortedList()
+        self._claimed: SortedList[tuple[int, Key]] = SortedList()
         self._due_waits: SortedList[tuple[int, Key]] = SortedList()
         self._deadlines: SortedList[tuple[int, Key]] = SortedList()
         self._expiries: SortedList[tuple[int, Key]] = SortedList()
@@ -256,6 +262,7 @@ class MemoryTables:
             self._list_flow(key, head, old)
 
         _move(self._due_flows, key, old.due_ms if old else None, head.due_ms)
+        _move(self._claimed, key, _claimed_until(old), _claimed_until(head))
         _move(self._expiries, key, old.expires_ms if old else None, head.expires_ms)
 
     def _list_flow(self, key: Key, head: Head | None, old: Head | None) -> None:
@@ -291,6 +298,7 @@ class MemoryTables:
 
         self._list_flow(key, None, old)
         _move(self._due_flows, key, old.due_ms, None)
+        _move(self._claimed, key, _claimed_until(old), None)
         _move(self._expiries, key, old.expires_ms, None)
 
     def steps(self, flow_id: str) -> list[Found]:
@@ -557,6 +565,66 @@ class MemoryTables:
             ):
                 yield Found(key, head)
 
+    def list_due(
+        self, wanted: DueFilter, after: tuple[int, str] | None, limit: int, now_ms: int
+    ) -> list[Found]:
+        return list(itertools.islice(self._matching_due(wanted, after, now_ms), limit))
+
+    def count_due(self, wanted: DueFilter, now_ms: int) -> int:
+        if wanted.types is not None:
+            return sum(1 for _ in self._matching_due(wanted, None, now_ms))
+
+        index = self._claimed if wanted.claimed else self._due_flows
+        return _between(index, wanted) - sum(
+            1 for key in self._expired_flows(now_ms) if wanted.includes(self._heads[key])
+        )
+
+    def _matching_due(
+        self, wanted: DueFilter, after: tuple[int, str] | None, now_ms: int
+    ) -> Iterator[Found]:
+        index = self._claimed if wanted.claimed else self._due_flows
+        first = None if wanted.after_ms is None else (wanted.after_ms + 1, _FIRST_KEY)
+        last = None if wanted.until_ms is None else (wanted.until_ms + 1, _FIRST_KEY)
+        if after is not None:
+            seen = after[0], flow_key(after[1])
+            first = seen if first is None else max(first, seen)
+
+        for due_ms, key in index.irange(first, last, inclusive=(True, False)):
+            if after is not None and (due_ms, key.id) == after:
+                continue
+
+            head = self._heads[key]
+            if (head.expires_ms is None or head.expires_ms > now_ms) and (
+                wanted.types is None or head.type in wanted.types
+            ):
+                yield Found(key, head)
+
+    def _expired_flows(self, now_ms: int) -> list[Key]:
+        return [key for key in self.expired(now_ms, len(self._expiries)) if key.kind == FLOW]
+
+    def totals(self, now_ms: int) -> Totals:
+        flows = self._flow_listing.lengths()
+        for key in self._expired_flows(now_ms):
+            flows[self._heads[key].status, self._heads[key].type] -= 1
+
+        past = DueFilter(claimed=False, until_ms=now_ms)
+        later = DueFilter(claimed=True, after_ms=now_ms)
+        oldest = next(self._matching_due(past, None, now_ms), None)
+        return Totals(
+            tuple(
+                (kind, status, number)
+                for (status, kind), number in flows.items()
+                if number and status is not None and kind is not None
+            ),
+            self.count_due(past, now_ms),
+            None if oldest is None else oldest.head.due_ms,
+            self.count_due(later, now_ms),
+            self.count_due(past._replace(claimed=True), now_ms),
+            len(self._wait_listing.under((PENDING, None))),
+            _between(self._deadlines, past),
+            _between(self._due_waits, past),
+        )
+
     def scan(self, kind: str, after: Key | None, limit: int) -> list[Key]:
         if kind == PART:
             return self._scan_parts(after, limit)
@@ -617,6 +685,21 @@ _ROWS = ("_heads", "_bodies", "_waits", "_terms", "_items", "_parts", "_orphans"
 
 def _notified_at(row: WaitRow | None) -> int | None:
     return row.head.due_ms if row is not None and row.parent is not None else None
+
+
+def _claimed_until(head: Head | None) -> int | None:
+    return head.due_ms if head is not None and head.claim is not None else None
+
+
+def _between(index: SortedList[tuple[int, Key]], wanted: DueFilter) -> int:
+    """How many entries of an index by time are in the range of a filter."""
+    first, last = wanted.after_ms, wanted.until_ms
+    before = 0 if first is None else index.bisect_left((first + 1, _FIRST_KEY))
+    upto = len(index) if last is None else index.bisect_left((last + 1, _FIRST_KEY))
+    return max(upto - before, 0)
+
+
+_FIRST_KEY = Key("", "")
 
 
 def _deadline(row: WaitRow | None) -> int | None:

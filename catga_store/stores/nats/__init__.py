@@ -18,7 +18,7 @@ holds the key-value bucket `<bucket>`, which `nats kv get <bucket> flow.<id>` re
 | `….part.<id>.entry.<key>` | the sequence of the entry of a log that has this key |
 | `….piece.<id>.<life>.<generation>.<name>.<n>` | a piece of the body of a part that is too large for one message |
 | `….list.flow.<status>.<type>.<time>.flow.<id>` | a flow in listings; `….list.wait.<status>.<parent>…` a condition |
-| `….due.flow.<type>.<place>…` | when to look at a flow |
+| `….due.flow.<type>.<place>.flow.<id>` | when to look at a flow; `held.<id>` of a claimed flow |
 | `….due.child.<place>…`, `….due.lone.<place>…` | when to look at a condition with a parent, without one |
 | `….due.expiry.<place>…` | when a record expires, or parts whose flow never came |
 | `….due.dead.<life>.<id>` | nothing: parts of this life were dropped, and what is left of them must be purged |
@@ -125,12 +125,14 @@ from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import CountDue
 from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Overdue
 from catga_store.protocol.requests import Parts
@@ -141,6 +143,7 @@ from catga_store.protocol.requests import RemoveParts
 from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Stats
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
 from catga_store.protocol.wakeups import Listen
@@ -151,6 +154,7 @@ from catga_store.stores.nats.hints import NatsHints
 from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.layout import root_of
 from catga_store.stores.nats.listings import NatsListings
+from catga_store.stores.nats.numbers import NatsNumbers
 from catga_store.stores.nats.part_removal import NatsPartRemover
 from catga_store.stores.nats.reading import NatsReader
 from catga_store.stores.nats.resolving import NatsResolver
@@ -188,6 +192,7 @@ class NatsProtocol:
         self._changes = NatsChanges(self._reader, self._resolver)
         self._commits = NatsCommits(self._reader, self._resolver, self._changes)
         listings = NatsListings(self._reader)
+        numbers = NatsNumbers(self._reader, listings)
         self._sweeping = NatsSweeper(self._reader, self._changes, listings)
         self._committed = 0
         self._prepare = partial(
@@ -215,6 +220,9 @@ class NatsProtocol:
             Count: listings.count,
             Parts: self._parts,
             RemoveParts: NatsPartRemover(self._reader, self._changes).remove,
+            ListDue: numbers.list_due,
+            CountDue: numbers.count_due,
+            Stats: numbers.stats,
             Scan: listings.scan,
             Sweep: self._sweeping.sweep,
             Clear: self._clear,

@@ -439,4 +439,5 @@ class NatsCommits:
 
 def _marks_of(head: Head) -> tuple[object, ...]:
     """What the index entries of a flow are made of."""
-    return head.status, head.type, head.created_ms, head.due_ms, head.expires_ms
+    claimed = head.claim is not None
+    return head.status, head.type, head.created_ms, head.due_ms, head.expires_ms, claimed

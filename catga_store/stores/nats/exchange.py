@@ -58,6 +58,7 @@ _ASKS_AT_ONCE = 256
 _LOOK_SECONDS = 1.0
 """How long what the leader said of the stream is relied upon: less than any election takes."""
 
+_MOST_UNSURE = 10_000
 _API = "$JS.API"
 _UP_TO = "Nats-UpTo-Sequence"
 
@@ -95,6 +96,9 @@ class NatsExchange:
         """Verifies that the store is still there; set at the first use."""
         self._verifying = False
         self._server = ""
+        self.unsure: dict[str, None] = {}
+        """Index entries that this process has asked to be removed, or written before a record that was
+        refused: whether they are there, and right, is not known."""
         self.is_near = False
         """Whether the stream cannot go back unnoticed: see above."""
         self._stream: tuple[object, ...] = ()
@@ -504,19 +508,29 @@ class NatsExchange:
 
             yield deadline.pause()
 
+    def doubt(self, entries: Iterable[str]) -> None:
+        """Remember that these entries may be there although they should not."""
+        for entry in entries:
+            self.unsure[entry] = None
+            if len(self.unsure) > _MOST_UNSURE:
+                del self.unsure[next(iter(self.unsure))]
+
     def forget(self, purges: Iterable[tuple[str, int | None]]) -> Conversation[None]:
         """Ask for the removal of what lies under filters, before a sequence if one is given.
 
         No reply is expected and it may be lost: what is removed is only in the way.
         """
+        purges = tuple(purges)
+        if not purges:
+            return
+
+        self.doubt(wanted for wanted, _ in purges)
         asks = tuple(
             [
                 Ask(self.api_subject("STREAM.PURGE"), _purge(wanted, before), silent=True)
                 for wanted, before in purges
             ]
         )
-        if not asks:
-            return
 
         try:
             yield Asks(asks)

@@ -20,6 +20,7 @@ from catga_store.stores.nats.record_text import Completed
 
 __all__ = [
     "ENTRY",
+    "HELD",
     "LAST_TIME",
     "NODE",
     "ROOT",
@@ -32,7 +33,9 @@ __all__ = [
     "entries_of_root",
     "entries_of_wait",
     "entry_of",
+    "first_slot",
     "hash_of",
+    "hash_of_type",
     "last_slot",
     "last_slot_of",
     "node_of",
@@ -45,6 +48,9 @@ __all__ = [
 ROOT, NODE, ENTRY = "parts", "directory", "entry"
 """Kinds of keys of messages that belong to the parts of a flow: the root of their directory, another node
 of it, and the sequence of the entry of a log that has a key."""
+
+HELD = "held"
+"""In place of `flow` in the entry that says when a flow is due: it is under a claim until then."""
 
 _YEAR_ONE_MS = 62_135_596_800_000
 _DIGITS = 15
@@ -250,6 +256,10 @@ class NatsLayout:
         """`what`: `child` (conditions with a parent), `lone` (those without), `expiry` or `dead`."""
         return f"{self.rest}due.{what}."
 
+    def claims(self, kind: str | None) -> str:
+        """The due entries of claimed flows of one type; `None`: of any."""
+        return f"{self.due_flows(kind)}{'*.' * SLOTTED}{HELD}.*"
+
     def due_flows(self, kind: str | None) -> str:
         """What the due entries of flows of one type begin with; `None`: of any, as a wildcard."""
         return f"{self.rest}due.flow.{_hashed(kind)}."
@@ -260,6 +270,7 @@ class NatsLayout:
         if subject.startswith("due.", len(self.rest)):
             before = before[:-_SLOT_LENGTH]
 
+        kind = FLOW if kind == HELD else kind
         ms = int(before[-_DIGITS_LENGTH:].replace(".", "")) - _YEAR_ONE_MS
         # Entries are written here only: one without an escape is the id.
         return NatsIndexEntry(
@@ -287,6 +298,11 @@ LAST_TIME = _LAST
 def place_of(ms: int) -> int:
     """The place of a time in listings."""
     return min(max(ms + _YEAR_ONE_MS, 0), _LAST)
+
+
+def first_slot(ms: int) -> int:
+    """The first place of what is due at a time."""
+    return place_of(ms) * _SLOTS
 
 
 def last_slot(ms: int) -> int:
@@ -332,6 +348,11 @@ def between(low: int, high: int, width: int) -> list[str]:
     return found
 
 
+def hash_of_type(name: str) -> str:
+    """The token of a type in index entries."""
+    return _hashed(name)
+
+
 def _hashed(text: str | None) -> str:
     """Types and parents in index entries: any text as one short token; the head has the last word."""
     return "*" if text is None else hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -352,7 +373,8 @@ def entries_of_flow(layout: NatsLayout, key: Key, head: Head) -> frozenset[str]:
     listing = f"{layout.rest}list.flow.{head.status}.{_hashed(head.type)}."
     entries = [listing + _at(head.created_ms, FLOW, key.id)]
     if head.due_ms is not None:
-        entries.append(layout.due_flows(head.type) + _due_at(head.due_ms, FLOW, key.id))
+        kind = FLOW if head.claim is None else HELD
+        entries.append(layout.due_flows(head.type) + _due_at(head.due_ms, kind, key.id))
 
     if head.expires_ms is not None:
         entries.append(layout.due("expiry") + _due_at(head.expires_ms, FLOW, key.id))

@@ -52,6 +52,7 @@ from catga_store.stores.nats.layout import between
 from catga_store.stores.nats.layout import entries_of_flow
 from catga_store.stores.nats.layout import entries_of_root
 from catga_store.stores.nats.layout import entries_of_wait
+from catga_store.stores.nats.layout import first_slot
 from catga_store.stores.nats.layout import last_slot
 from catga_store.stores.nats.layout import place_of
 from catga_store.stores.nats.layout import root_of
@@ -63,7 +64,7 @@ from catga_store.stores.nats.searching import next_reach
 from catga_store.stores.nats.searching import span
 from catga_store.stores.nats.tables import NatsTables
 
-__all__ = ["NatsListings"]
+__all__ = ["NatsListings", "due_first", "look_at"]
 
 T = TypeVar("T")
 
@@ -76,6 +77,7 @@ _MOST_DOUBTED = 1000
 _MOST_WANTED = 400
 """The most entries that are looked for at once; the server names no more than 1,024 in one answer."""
 _A_SECOND_OF_SLOTS = 1_000_000
+_A_MINUTE_OF_SLOTS = 60 * _A_SECOND_OF_SLOTS
 _SECONDS_10 = 10_000
 
 
@@ -106,7 +108,7 @@ class NatsListings:
         names, more = yield from self._exchange.names_at_once(filters, deadline, most)
         return list(map(self._layout.entry, names)), more
 
-    def _oldest_pages(  # noqa: PLR0917  it is the loop of three callers
+    def oldest_pages(  # noqa: PLR0917  it is the loop of three callers
         self,
         prefixes: tuple[str, ...],
         now_ms: int,
@@ -116,10 +118,16 @@ class NatsListings:
         deadline: Deadline,
         *,
         whole_ms: bool = False,
+        begin_ms: int | None = None,
     ) -> Conversation[None]:
-        """Look at entries whose time has come, oldest first, until enough prove right, or all."""
+        """Look at entries whose time has come, oldest first, until enough prove right, or all.
+
+        `begin_ms`: only at those of that time and later.
+        """
         last = last_slot(now_ms)
         start, first = 0, self._reach.get(prefixes, last)
+        if begin_ms is not None:
+            start, first = first_slot(begin_ms), _A_MINUTE_OF_SLOTS
         while start <= last and len(found) < limit:
             low = start
 
@@ -143,11 +151,11 @@ class NatsListings:
                 whole_ms=whole_ms,
             )
             entries, reach = yield from nearest(until, search, wanted)
-            if not start:
+            if begin_ms is None and not start:
                 self._reach[prefixes] = next_reach(search, entries, reach, wanted)
 
             first = span(search, entries)
-            yield from _look_at(entries, limit, look, found)
+            yield from look_at(entries, limit, look, found)
             start += reach + 1
 
     def due(self, request: Due) -> Conversation[tuple[Found, ...]]:
@@ -159,7 +167,7 @@ class NatsListings:
         waits: dict[Key, Found] = {}
 
         def flows_of(entries: list[NatsIndexEntry]) -> Conversation[None]:
-            for key, head in (yield from self._flows(entries, deadline)).items():
+            for key, head in (yield from self.flows(entries, deadline)).items():
                 if (
                     head.due_ms is not None
                     and head.due_ms <= now_ms
@@ -169,7 +177,7 @@ class NatsListings:
                     flows[key] = Found(key, head)
 
         def waits_of(entries: list[NatsIndexEntry]) -> Conversation[None]:
-            rows = yield from self._waits(entries, deadline)
+            rows = yield from self.waits(entries, deadline)
             ready = {
                 key: row
                 for key, row in rows.items()
@@ -192,13 +200,13 @@ class NatsListings:
             limit == 1
         ):  # the first of all, which a call that waits asks for again and again: one search
             first: Sized = ChainMap(flows, waits)
-            yield from self._oldest_pages(prefixes + child, now_ms, limit, any_of, first, deadline)
+            yield from self.oldest_pages(prefixes + child, now_ms, limit, any_of, first, deadline)
         else:
-            yield from self._oldest_pages(prefixes, now_ms, limit, flows_of, flows, deadline)
-            yield from self._oldest_pages(child, now_ms, limit, waits_of, waits, deadline)
+            yield from self.oldest_pages(prefixes, now_ms, limit, flows_of, flows, deadline)
+            yield from self.oldest_pages(child, now_ms, limit, waits_of, waits, deadline)
 
-        found = sorted(flows.values(), key=_due_first)[:limit]
-        found += sorted(waits.values(), key=_due_first)[:limit]
+        found = sorted(flows.values(), key=due_first)[:limit]
+        found += sorted(waits.values(), key=due_first)[:limit]
         return tuple(sorted(found, key=lambda one: one.head.due_ms or 0))
 
     def _with_parent_of(
@@ -207,7 +215,7 @@ class NatsListings:
         if types is None or not rows:
             return list(rows)
 
-        parents = yield from self._flows(
+        parents = yield from self.flows(
             [NatsIndexEntry(0, flow_key(row.parent or "")) for row in rows.values()], deadline
         )
         kept: list[Key] = []
@@ -231,7 +239,7 @@ class NatsListings:
 
         entries = list({entry.key: entry for entry in entries}.values())
         for page in _pages(entries, len(entries)):
-            rows = yield from self._waits(page, deadline, strict=True)
+            rows = yield from self.waits(page, deadline, strict=True)
             for key, row in rows.items():
                 head = row.head
                 if (
@@ -256,15 +264,15 @@ class NatsListings:
         found: dict[Key, Found] = {}
 
         def look(entries: list[NatsIndexEntry]) -> Conversation[None]:
-            for key, row in (yield from self._waits(entries, deadline)).items():
+            for key, row in (yield from self.waits(entries, deadline)).items():
                 due_ms = row.head.due_ms
                 if row.head.status == PENDING and due_ms is not None and due_ms <= now_ms:
                     found[key] = Found(key, row.head)
 
         most = sys.maxsize if limit is None else limit
-        yield from self._oldest_pages(prefixes, now_ms, most, look, found, deadline, whole_ms=True)
+        yield from self.oldest_pages(prefixes, now_ms, most, look, found, deadline, whole_ms=True)
 
-        return tuple(sorted(found.values(), key=_due_first)[:limit])
+        return tuple(sorted(found.values(), key=due_first)[:limit])
 
     def expired(self, now_ms: int, limit: int) -> Conversation[list[Key]]:
         """Flows and conditions that have expired, and parts whose flow never came."""
@@ -272,8 +280,8 @@ class NatsListings:
         found: dict[Key, None] = {}
 
         def look(entries: list[NatsIndexEntry]) -> Conversation[None]:
-            flows = yield from self._flows([e for e in entries if e.key.kind == FLOW], deadline)
-            waits = yield from self._waits([e for e in entries if e.key.kind == WAIT], deadline)
+            flows = yield from self.flows([e for e in entries if e.key.kind == FLOW], deadline)
+            waits = yield from self.waits([e for e in entries if e.key.kind == WAIT], deadline)
             heads = flows | {key: row.head for key, row in waits.items()}
             times = {key: head.expires_ms for key, head in heads.items()}
             times |= yield from self._orphans([e for e in entries if e.key.kind == PART], deadline)
@@ -282,7 +290,7 @@ class NatsListings:
                     found[key] = None
 
         prefixes = (self._layout.due("expiry"),)
-        yield from self._oldest_pages(prefixes, now_ms, limit, look, found, deadline)
+        yield from self.oldest_pages(prefixes, now_ms, limit, look, found, deadline)
         return list(found)[:limit]
 
     def _orphans(
@@ -313,7 +321,7 @@ class NatsListings:
 
     # heads ----------------------------------------------------------------------------------------
 
-    def _flows(
+    def flows(
         self, entries: Iterable[NatsIndexEntry], deadline: Deadline, *, strict: bool = False
     ) -> Conversation[dict[Key, Head]]:
         """The heads of flows. What cannot be read is logged and passed over, unless `strict`."""
@@ -323,7 +331,7 @@ class NatsListings:
             )
         )
 
-    def _waits(
+    def waits(
         self, entries: Iterable[NatsIndexEntry], deadline: Deadline, *, strict: bool = False
     ) -> Conversation[dict[Key, WaitRow]]:
         """The rows of conditions, likewise."""
@@ -467,9 +475,9 @@ class NatsListings:
     ) -> Conversation[list[Found]]:
         parents: dict[Key, str | None] = {}
         if wanted.kind == FLOW:
-            heads = yield from self._flows(entries, deadline, strict=True)
+            heads = yield from self.flows(entries, deadline, strict=True)
         else:
-            rows = yield from self._waits(entries, deadline, strict=True)
+            rows = yield from self.waits(entries, deadline, strict=True)
             heads = {key: row.head for key, row in rows.items()}
             parents = {key: row.parent for key, row in rows.items()}
 
@@ -529,7 +537,7 @@ class NatsListings:
     def _matching_by_id(
         self, entries: list[NatsIndexEntry], wanted: Filter, now_ms: int, deadline: Deadline
     ) -> Conversation[list[Found]]:
-        heads = yield from self._flows(entries, deadline, strict=True)
+        heads = yield from self.flows(entries, deadline, strict=True)
         found = [Found(key, heads[key]) for _, key, _ in entries if key in heads]
         return [
             one
@@ -637,7 +645,8 @@ def _scanned_parts(flow_id: str, after: str, limit: int, tables: NatsTables) -> 
     return tables.parts_of_flows.scanned(flow_id, after, limit)
 
 
-def _due_first(found: Found) -> tuple[int, Key]:
+def due_first(found: Found) -> tuple[int, Key]:
+    """What is due first comes first."""
     return found.head.due_ms or 0, found.key
 
 
@@ -653,7 +662,7 @@ def _upper_of(request: Find) -> int:
     return upper
 
 
-def _look_at(
+def look_at(
     entries: list[NatsIndexEntry],
     limit: int,
     look: Callable[[list[NatsIndexEntry]], Conversation[None]],

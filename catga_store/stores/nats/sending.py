@@ -178,6 +178,8 @@ class NatsSender:
                     if not one.sequence
                 ]
                 yield from self._add(unsure, deadline)
+            else:
+                self.exchange.doubt(message.subject for message in plan.entries)
 
         deadline.reason = ack.text
         if ack.sequence and not ack.duplicate:

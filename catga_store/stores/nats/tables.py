@@ -513,6 +513,9 @@ class NatsTables:
     overdue: Any = _elsewhere
     find: Any = _elsewhere
     count: Any = _elsewhere
+    list_due: Any = _elsewhere
+    count_due: Any = _elsewhere
+    totals: Any = _elsewhere
     scan: Any = _elsewhere
     forget_log: Any = _elsewhere
     clear: Any = _elsewhere

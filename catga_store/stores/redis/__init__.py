@@ -20,8 +20,8 @@ Keys, with the default prefix `dslflow:`. `0` is the partition; the part in brac
 version, status, created, updated, due, expires, type, type version, position, error, attempts,
 owner, claim]`, times in ms; its first commit is the record's revision. An id is written as it is, at
 the end of its key. Every member of the index has the score 0 and is read by `ZRANGEBYLEX`: `fd…` are
-flows by due time, `fa…` all flows by creation, `wd…` deadlines, `wt…` parents to notify, `x…` what
-expires (records.lua writes each of them).
+flows by due time, `fc…` claimed flows by the end of their lease, `fa…` all flows by creation, `wd…`
+deadlines, `wt…` parents to notify, `x…` what expires (records.lua writes each of them).
 
 **Parts.** An entry of a log is the part `LOG/SEQUENCE`, and the counter of the log the part `LOG/`, whose
 version is the last sequence. In the hash of a flow's parts, `k3:logKEY` is the sequence of the entry of
@@ -88,7 +88,7 @@ nothing fails, and calls that wait look after each `poll_interval`.
 
 **Modules.** `layout` has the keys and the formats of heads and conditions, `scripts` what the server
 runs, `transport` the requests to a link, `exchange` the retries, `refusals` the errors of the server,
-`setup` the first use. `reads`, `commits` with `commit_args`, `listings` with `index`, `parts`, `hints`
+`setup` the first use. `reads`, `commits` with `commit_args`, `listings` and `numbers` with `index`, `parts`, `hints`
 and `sweeping` implement the store protocol. `doctor`, `index_check` and `parts_check`
 examine a store.
 """
@@ -107,10 +107,12 @@ from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import CountDue
 from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import Overdue
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Ping
@@ -119,6 +121,7 @@ from catga_store.protocol.requests import RemoveParts
 from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
+from catga_store.protocol.requests import Stats
 from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
 from catga_store.protocol.wakeups import Listen
@@ -127,6 +130,7 @@ from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.hints import RedisHints
 from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.listings import RedisListings
+from catga_store.stores.redis.numbers import RedisNumbers
 from catga_store.stores.redis.parts import RedisParts
 from catga_store.stores.redis.reads import RedisReads
 from catga_store.stores.redis.refusals import check
@@ -174,6 +178,7 @@ class RedisProtocol:
         sweeping = RedisSweeping(self._layout, self._exchange)
         commits = RedisCommits(self._layout, self._exchange, sweeping)
         listings = RedisListings(self._layout, self._exchange, reads, sweeping)
+        numbers = RedisNumbers(self._layout, self._exchange, listings, sweeping)
         hints = RedisHints(self._layout)
         parts = RedisParts(self._layout, self._exchange, reads, sweeping)
 
@@ -191,6 +196,9 @@ class RedisProtocol:
             Overdue: listings.overdue,
             Find: listings.find,
             Count: listings.count,
+            ListDue: numbers.list_due,
+            CountDue: numbers.count_due,
+            Stats: numbers.stats,
             Scan: scan,
             Parts: parts.parts,
             RemoveParts: parts.remove_parts,

@@ -27,6 +27,7 @@
 --   f  fresh: a new incarnation            c  claiming: refused while another claim has not ended
 --   k  the stored body is kept             g  the condition's parent was notified
 --   l  leaving: the flow is removed in this commit    p  the body was uploaded in chunks
+--   i  indexed: what put.lua does not look at has changed by which the flow is indexed
 --   o  owned: `expected` is the claim that the flow must be under, at any revision
 --   hN with digits: N versions of the flow are kept, the current one included
 -- The head is the JSON to store, with '' for its commits. The body of a flow with flag p is '*', the
@@ -88,7 +89,7 @@ end
 local function write_flow(change, old, new, text, body)
   local keys, key, chunks, id = change.keys, change.key, change.keys.chunks, change.id
   if not old or old.status ~= new.status or old.created ~= new.created or old.due ~= new.due
-    or old.expires ~= new.expires or text_of(old.rest) ~= text_of(new.rest) then
+    or old.expires ~= new.expires or is_claimed(old) ~= is_claimed(new) or text_of(old.rest) ~= text_of(new.rest) then
     reindex(old and flow_entries(id, old) or {}, flow_entries(id, new))
   end
   if body then

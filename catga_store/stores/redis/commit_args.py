@@ -133,10 +133,19 @@ def flags_of(change: Put, *, leaves: bool, history: int) -> bytes:
     if leaves:
         flags += b"l"
 
+    if change.key.kind == FLOW and change.expected is not None and _moves_in_index(change):
+        flags += b"i"
+
     if change.notified:
         flags += b"g"
 
     return flags
+
+
+def _moves_in_index(change: Put) -> bool:
+    """Whether a flow has other entries in the index, as far as put.lua does not see it itself."""
+    old, new = change.replaces, change.head
+    return old is None or (old.claim is None) != (new.claim is None)
 
 
 def body_sent(change: Put) -> bytes:

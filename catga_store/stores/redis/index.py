@@ -12,6 +12,7 @@ from typing import NamedTuple
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import WAIT
+from catga_store.protocol.requests import DueFilter
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Head
 from catga_store.stores.redis.layout import FIRST_MS
@@ -19,13 +20,16 @@ from catga_store.stores.redis.layout import LAST_MS
 
 __all__ = [
     "BY_ID",
+    "CLAIMED",
     "DIGITS",
+    "DUE",
     "NOTIFIED",
     "PAGE",
     "UPLOAD",
     "Range",
     "RedisIndexEntry",
     "bounds_of",
+    "bounds_of_due",
     "is_listed",
     "listing_of",
     "merged",
@@ -35,6 +39,7 @@ __all__ = [
     "stamp_of",
     "stamp_of_creation",
     "stamp_of_due",
+    "time_of",
 ]
 
 PAGE = 1000
@@ -43,6 +48,8 @@ _AFTER_TEXT = b"\xff"  # follows every byte of UTF-8
 DIGITS = 15
 BY_ID = b"fi"
 """What members begin with that name all flows, by id."""
+CLAIMED, DUE = b"fc", b"fd"
+"""What members begin with that say when claims end, and when flows are due."""
 NOTIFIED = b"wt"
 """What members begin with that say which parent to notify, and when."""
 
@@ -50,6 +57,11 @@ NOTIFIED = b"wt"
 def stamp_of(ms: int) -> bytes:
     """Return a time as 15 digits, in order."""
     return b"%015d" % (ms - FIRST_MS)
+
+
+def time_of(stamp: bytes) -> int:
+    """Return the time of what begins with such digits."""
+    return int(stamp[:DIGITS]) + FIRST_MS
 
 
 def newest_first(ms: int) -> bytes:
@@ -152,6 +164,33 @@ def bounds_of(wanted: Filter, after: tuple[int, str] | None) -> tuple[bytes, byt
             first = b"(" + seen
 
     return first, last
+
+
+def bounds_of_due(
+    wanted: DueFilter, after: tuple[int, str] | None = None
+) -> list[tuple[bytes, bytes, bytes]]:
+    """Return the ranges of a listing by due time: what their members begin with, and both ends."""
+    begins = [CLAIMED if wanted.claimed else DUE]
+    if wanted.types is not None and not wanted.claimed:
+        begins = [b"fe" + named(name) for name in wanted.types]
+
+    found: list[tuple[bytes, bytes, bytes]] = []
+    for begin in begins:
+        first, last = b"[" + begin, b"(" + begin + _END
+        if wanted.after_ms is not None:
+            first += stamp_of(wanted.after_ms + 1)
+
+        if wanted.until_ms is not None:
+            last = b"(" + begin + stamp_of(wanted.until_ms + 1)
+
+        if after is not None:
+            seen = begin + stamp_of(after[0]) + after[1].encode()
+            if seen >= first[1:]:
+                first = b"(" + seen
+
+        found.append((begin, first, last))
+
+    return found
 
 
 def is_listed(wanted: Filter, member: bytes) -> bool:

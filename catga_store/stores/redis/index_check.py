@@ -62,6 +62,7 @@ def _due(head: Any) -> bytes:
 _LISTED: dict[bytes, tuple[str, Callable[[Any], bytes]]] = {
     b"fa": (FLOW, lambda head: newest_first(head.created_ms)),
     b"fd": (FLOW, _due),
+    b"fc": (FLOW, lambda head: b"" if head.claim is None else _due(head)),
     b"wa": (WAIT, lambda head: newest_first(head.created_ms)),
     b"wd": (WAIT, lambda head: _due(head) if head.status == PENDING else b""),
 }
@@ -164,6 +165,9 @@ def _entries(layout: RedisLayout, number: int, key: bytes, text: Any) -> list[by
         return []  # it is gone, or reading it raises the error
 
     due = [] if head.due_ms is None else [b"fd" + stamp_of(head.due_ms) + name]
+    if due and head.claim is not None:
+        due.append(b"fc" + due[0][2:])
+
     return [b"fi" + name, b"fa" + newest_first(head.created_ms) + name, *due]
 
 

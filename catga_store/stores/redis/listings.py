@@ -100,10 +100,8 @@ class RedisListings:
         first = yield from self._exchange.ask([self._range_command(one, page) for one in ranges])
         check(first)
         number = len(flows) * self._layout.partitions
-        found = yield from self._gather(
-            FLOW, flows, limit, flow, stamp_of_due, first=first[:number]
-        )
-        found += yield from self._gather(
+        found = yield from self.gather(FLOW, flows, limit, flow, stamp_of_due, first=first[:number])
+        found += yield from self.gather(
             WAIT,
             notified,
             limit,
@@ -162,7 +160,7 @@ class RedisListings:
         deadlines = (b"wd", b"[wd", b"(wd" + stamp_of(now_ms + 1))
         return tuple(
             (
-                yield from self._gather(
+                yield from self.gather(
                     WAIT, [deadlines], request.limit, is_overdue, stamp_of_due, strict=True
                 )
             )
@@ -183,7 +181,7 @@ class RedisListings:
         listing = [(listing_of(wanted), *bounds_of(wanted, request.after))]
         return tuple(
             (
-                yield from self._gather(
+                yield from self.gather(
                     wanted.kind,
                     listing,
                     request.limit,
@@ -194,7 +192,7 @@ class RedisListings:
             )
         )
 
-    def _gather(
+    def gather(
         self,
         kind: str,
         bounds: Sequence[tuple[bytes, bytes, bytes]],

@@ -44,6 +44,11 @@ local function text_of(json)
   return string.match(json, '^"([^"\\]*)"') or cjson.decode('[' .. json)[1]
 end
 
+-- Whether a flow is under a claim, which is the last field.
+local function is_claimed(head)
+  return string.sub(head.rest, -6) ~= ',null]'
+end
+
 local function has_expired(head)
   return head.expires and head.expires <= now
 end
@@ -87,6 +92,7 @@ local function flow_entries(id, head)
     local due = stamp(head.due) .. id
     entries[6] = 'fd' .. due
     entries[7] = 'fe' .. kind .. due
+    if is_claimed(head) then entries[8] = 'fc' .. due end
   end
   if head.expires then
     entries[#entries + 1] = 'x' .. stamp(head.expires) .. 'f' .. status .. newest(head.created) .. kind .. id

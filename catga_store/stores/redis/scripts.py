@@ -21,6 +21,7 @@ __all__ = [
     "SCRIPTS",
     "STEPS",
     "SWEEP",
+    "TOTALS",
     "Script",
     "call",
     "with_source",
@@ -51,8 +52,12 @@ READ_WAIT = _script("read_wait")
 STEPS = _script("steps")
 PARTS = _script("records", "parts")
 REMOVE_PARTS = _script("records", "remove_parts")
+TOTALS = _script("totals")
 
-SCRIPTS = (COMMIT, EXTEND, SWEEP, CLEAR, RESOLVE, LAY_OUT, READ_WAIT, STEPS, PARTS, REMOVE_PARTS)
+SCRIPTS = (
+    *(COMMIT, EXTEND, SWEEP, CLEAR, RESOLVE, LAY_OUT, READ_WAIT, STEPS, PARTS, REMOVE_PARTS),
+    TOTALS,
+)
 _SOURCES = {script.sha: script.source for script in SCRIPTS}
 
 

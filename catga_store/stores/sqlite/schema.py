@@ -22,6 +22,23 @@ CREATE TABLE {table} (
   PRIMARY KEY (id, step)
 )
 """
+_COUNT = """
+  INSERT INTO catga_counts VALUES ({row}.type, {row}.status, {by})
+  ON CONFLICT (type, status) DO UPDATE SET flows = flows + excluded.flows;
+"""
+_COME, _GO = _COUNT.format(row="new", by=1), _COUNT.format(row="old", by=-1)
+_COUNTS = (
+    """
+CREATE TABLE catga_counts (
+  type TEXT NOT NULL, status INTEGER NOT NULL, flows INTEGER NOT NULL,
+  PRIMARY KEY (type, status)
+) WITHOUT ROWID
+""",
+    f"CREATE TRIGGER catga_flows_come AFTER INSERT ON catga_flows BEGIN {_COME} END",
+    f"CREATE TRIGGER catga_flows_go AFTER DELETE ON catga_flows BEGIN {_GO} END",
+    # An update names these columns only if they change.
+    f"CREATE TRIGGER catga_flows_move AFTER UPDATE OF type, status ON catga_flows BEGIN {_GO} {_COME} END",
+)
 LAY_OUT = (
     "CREATE TABLE catga_layout (version INTEGER NOT NULL, partitions INTEGER NOT NULL)",
     _RECORDS.format(table="catga_flows"),
@@ -55,7 +72,8 @@ CREATE TABLE catga_commits (
     "CREATE INDEX catga_flows_type ON catga_flows (type, created_ms DESC, id)",
     "CREATE INDEX catga_flows_both ON catga_flows (status, type, created_ms DESC, id)",
     # With the type, so that a worker of one type skips the work of others inside the index.
-    "CREATE INDEX catga_flows_due ON catga_flows (due_ms, type) WHERE due_ms IS NOT NULL",
+    "CREATE INDEX catga_flows_due ON catga_flows (due_ms, id, type) WHERE due_ms IS NOT NULL",
+    "CREATE INDEX catga_flows_claimed ON catga_flows (due_ms, id, type) WHERE claim IS NOT NULL",
     "CREATE INDEX catga_flows_expires ON catga_flows (expires_ms) WHERE expires_ms IS NOT NULL",
     "CREATE INDEX catga_waits_all ON catga_waits (created_ms DESC, id) WHERE status >= 0",
     "CREATE INDEX catga_waits_status ON catga_waits (status, created_ms DESC, id)",
@@ -73,4 +91,5 @@ WHERE due_ms IS NOT NULL AND status = {PENDING}
 """,
     "CREATE INDEX catga_waits_expires ON catga_waits (expires_ms) WHERE expires_ms IS NOT NULL",
     *LAY_OUT_PARTS,
+    *_COUNTS,
 )

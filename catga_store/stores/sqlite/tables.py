@@ -24,6 +24,7 @@ from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import DueFilter
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
@@ -32,6 +33,7 @@ from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
+from catga_store.protocol.requests import Totals
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
 from catga_store.stores.sqlite.guards import FileGuard
@@ -69,7 +71,7 @@ _READ_HEAD, _READ = (
 )
 
 
-_INDEXED = tuple((1 << bit, place) for bit, place in enumerate((1, 4, 2, 11, 12)))
+_INDEXED = tuple((1 << bit, place) for bit, place in enumerate((1, 4, 2, 10, 11, 12)))
 """A bit for each indexed column of `HEAD`, and its place there."""
 
 
@@ -79,7 +81,7 @@ _ID_LENGTH = len(new_commit_id())
 @cache
 def _update_text(table: str, moved: int, *, with_body: bool) -> str:
     names = ["version", "updated_ms", "type_version", "position", "error", "attempts", "owner"]
-    names += ["claim", "revision", "commits"]
+    names += ["revision", "commits"]
     names += [Head._fields[place] for bit, place in _INDEXED if moved & bit]
     names += ["body"] if with_body else []
     return f"UPDATE {table} SET {'=?, '.join(names)}=? WHERE id = ? AND step = ?"  # noqa: S608  ours
@@ -105,9 +107,9 @@ def _written(
 
     SQLite writes the index entries of every column that an update names, changed or not.
     """
-    values: list[Any] = [head[0], head[3], *head[5:11], revision, commits]
+    values: list[Any] = [head[0], head[3], *head[5:10], revision, commits]
     moved = 0
-    if head[1:3] != old[1:3] or head[4] != old[4] or head[11:13] != old[11:13]:
+    if head[1:3] != old[1:3] or head[4] != old[4] or head[10:13] != old[10:13]:
         for bit, place in _INDEXED:
             if head[place] != old[place]:
                 moved |= bit
@@ -152,7 +154,7 @@ class SQLiteTables:
         self._execute("INSERT INTO catga_layout VALUES (?, ?)", (version, partitions))
 
     def clear(self) -> None:
-        for table in ("flows", "progress", "waits", "items", "commits"):
+        for table in ("flows", "progress", "waits", "items", "commits", "counts"):
             self._execute(f"DELETE FROM catga_{table}")  # noqa: S608  a literal name
 
         self._parts.clear()
@@ -441,6 +443,71 @@ class SQLiteTables:
         ).fetchone()[0]
         return number
 
+    def list_due(
+        self, wanted: DueFilter, after: tuple[int, str] | None, limit: int, now_ms: int
+    ) -> list[Found]:
+        where, values = _where_due(wanted)
+        if after is not None:
+            where += " AND (due_ms, id) > (?, ?)"
+            values += after[0], after[1].encode()
+
+        rows = self._execute(
+            f"SELECT {HEAD}, id FROM catga_flows INDEXED BY {_index_of_due(wanted)} WHERE {where}"  # noqa: S608  ours
+            " AND (expires_ms IS NULL OR expires_ms > ?) ORDER BY due_ms, id",
+            (*values, now_ms),
+        )
+        return readable(rows, limit, flow_found)
+
+    def count_due(self, wanted: DueFilter, now_ms: int) -> int:
+        where, values = _where_due(wanted)
+        counted = "SELECT count(*) FROM catga_flows INDEXED BY"
+        number: int = self._execute(
+            f"SELECT ({counted} {_index_of_due(wanted)} WHERE {where})"
+            f" - ({counted} catga_flows_expires WHERE {where}"
+            " AND expires_ms IS NOT NULL AND expires_ms <= ?)",
+            (*values, *values, now_ms),
+        ).fetchone()[0]
+        return number
+
+    def totals(self, now_ms: int) -> Totals:
+        flows = {
+            (kind, status): number
+            for kind, status, number in self._execute(
+                "SELECT type, status, flows FROM catga_counts WHERE flows > 0"
+            )
+        }
+        for kind, status, number in self._execute(
+            "SELECT type, status, count(*) FROM catga_flows INDEXED BY catga_flows_expires"
+            " WHERE expires_ms IS NOT NULL AND expires_ms <= ? GROUP BY type, status",
+            (now_ms,),
+        ):
+            flows[kind, status] = flows.get((kind, status), 0) - number
+
+        past = DueFilter(claimed=False, until_ms=now_ms)
+        oldest = self._execute(
+            "SELECT due_ms FROM catga_flows INDEXED BY catga_flows_due WHERE due_ms <= ?"
+            " AND (expires_ms IS NULL OR expires_ms > ?) ORDER BY due_ms LIMIT 1",
+            (now_ms, now_ms),
+        ).fetchone()
+        waits = self._execute(
+            "SELECT"  # noqa: S608  a number of ours
+            " (SELECT count(*) FROM catga_waits INDEXED BY catga_waits_status"
+            f" WHERE status = {PENDING}),"
+            " (SELECT count(*) FROM catga_waits INDEXED BY catga_waits_deadline"
+            f" WHERE due_ms <= ? AND status = {PENDING}),"
+            " (SELECT count(*) FROM catga_waits INDEXED BY catga_waits_due"
+            " WHERE due_ms <= ? AND parent IS NOT NULL)",
+            (now_ms, now_ms),
+        ).fetchone()
+        return Totals(
+            tuple((*pair, number) for pair, number in flows.items() if number),
+            self.count_due(past, now_ms),
+            None if oldest is None else oldest[0],
+            self.count_due(DueFilter(claimed=True, after_ms=now_ms), now_ms),
+            self.count_due(past._replace(claimed=True), now_ms),
+            *waits,
+        )
+
     def scan(self, kind: str, after: Key | None, limit: int) -> list[Key]:
         if kind == PART:
             return self._parts.scan(after, limit)
@@ -519,6 +586,21 @@ def _parent_type_in(types: Sequence[str] | None) -> str:
         " AND (expires_ms IS NULL OR expires_ms > ?)), ?)",
         types,
     )
+
+
+def _index_of_due(wanted: DueFilter) -> str:
+    return "catga_flows_claimed" if wanted.claimed else "catga_flows_due"
+
+
+def _where_due(wanted: DueFilter) -> tuple[str, list[Any]]:
+    where = "due_ms IS NOT NULL AND claim IS NOT NULL" if wanted.claimed else "due_ms IS NOT NULL"
+    values: list[Any] = []
+    for term, value in ("due_ms > ?", wanted.after_ms), ("due_ms <= ?", wanted.until_ms):
+        if value is not None:
+            where += f" AND {term}"
+            values.append(value)
+
+    return where + _type_in("type", wanted.types), [*values, *(wanted.types or ())]
 
 
 _AFTER_TEXT = b"\xff"

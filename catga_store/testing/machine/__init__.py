@@ -9,10 +9,11 @@ To run it against a store of your own, say how to open it, and let pytest or Hyp
     TestMyStore = MyStoreMachine.TestCase
 
 Each example opens a store, which must be empty, and closes it. The rules are in `rules_flows`,
-`rules_waits`, `rules_claims`, `rules_parts`, `rules_logs`, `rules_sessions`, `rules_part_sessions`,
-`rules_rare_cases`, `rules_history` and `rules_actions`. After each rule, everything that can be read is
-compared with the `oracle`, which says what a store must do (`base`; of parts and logs in `parts_model`). No
-rule knows which store it runs on. Open the store with `history=3` to have former versions of flows tested, too.
+`rules_waits`, `rules_claims`, `rules_numbers`, `rules_parts`, `rules_logs`, `rules_sessions`,
+`rules_part_sessions`, `rules_rare_cases`, `rules_history` and `rules_actions`. After each rule, everything
+that can be read is compared with the `oracle`, which says what a store must do (`base`; of parts and logs
+in `parts_model`, of numbers in `numbers_model`). No rule knows which store it runs on. Open the store with
+`history=3` to have former versions of flows tested, too.
 """
 
 from __future__ import annotations

@@ -33,15 +33,15 @@ from catga_store.testing.machine.part_draws import some_names
 from catga_store.testing.machine.part_draws import tags
 from catga_store.testing.machine.part_draws import written_part
 from catga_store.testing.machine.parts_model import PartRow
-from catga_store.testing.machine.rules_claims import ClaimRules
 from catga_store.testing.machine.rules_flows import places
+from catga_store.testing.machine.rules_numbers import NumberRules
 
 __all__ = ["PartRules"]
 
 which = st.integers(0, 5)
 
 
-class PartRules(ClaimRules):
+class PartRules(NumberRules):
     """Every operation on parts, one at a time."""
 
     def part_name(self, flow_id: str, place: int) -> str:

@@ -167,6 +167,7 @@ class RareCaseRules(PartSessionRules):
         world.forget_expired()
         self.scans_agree()
         self.counts_agree()
+        self.numbers_agree()
         if isinstance(self.api.store, Store):
             self.copy_agrees(self.api.store)
 

@@ -1,0 +1,38 @@
+"""Cursors: where a page of a listing ended, as text, with the filters that it is of."""
+
+from __future__ import annotations
+
+import base64
+import json
+import operator
+from collections.abc import Sequence
+
+from catga_store.errors import InvalidIdError
+from catga_store.errors import UsageError
+from catga_store.model.times import from_ms
+from catga_store.protocol.keys import check_id
+from catga_store.protocol.masking import shown
+
+__all__ = ["read_cursor", "write_cursor"]
+
+
+def write_cursor(filters: Sequence[object], last: tuple[int, str]) -> str:
+    """Return the cursor after an entry: its time in ms, and its id."""
+    return base64.urlsafe_b64encode(json.dumps([list(filters), *last]).encode()).decode()
+
+
+def read_cursor(cursor: str, filters: Sequence[object]) -> tuple[int, str]:
+    """Return the entry that a cursor names; `UsageError` if it is of other filters, or no cursor."""
+    try:
+        fields, ms, record_id = json.loads(base64.urlsafe_b64decode(cursor))
+        after = operator.index(ms), check_id(record_id, "the id in a cursor")
+        from_ms(after[0])
+    except (ValueError, TypeError, OverflowError, RecursionError, InvalidIdError) as error:
+        message = f"invalid cursor {shown(cursor)}: pass the cursor of a page, unchanged"
+        raise UsageError(message) from error
+
+    if fields != list(filters):
+        message = "this cursor was issued with other filters; pass the same filters with it"
+        raise UsageError(message)
+
+    return after
