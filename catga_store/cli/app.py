@@ -25,6 +25,7 @@ from typer.core import TyperGroup
 
 import catga_store as cs
 from catga_store.cli.bench import bench
+from catga_store.cli.console import console
 from catga_store.cli.copy import copy
 from catga_store.cli.demo_report import Report
 from catga_store.cli.doctor import doctor
@@ -213,6 +214,7 @@ for _command, _examples in (
     (complete, "`catga-store complete '{order-42}/approval' boss --result '{\"ok\": true}'`"),
     (rm, "`catga-store rm order-42 --wait '{order-42}/ship' --yes`"),
     (copy, "`catga-store copy sqlite:///flows.db sqlite:////backup/flows.db`"),
+    (console, "`catga-store console sqlite:///flows.db --write`"),
     (doctor, "`catga-store doctor sqlite:///flows.db`"),
     (verify, "`catga-store verify redis://localhost --examples 500`"),
     (bench, "`catga-store bench sqlite:///flows.db --calls 1000`"),

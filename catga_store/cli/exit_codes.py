@@ -69,6 +69,16 @@ _EXTRAS = {
     "nats": "nats",
     "hypothesis": "test",
     "prometheus_client": "worker",
+    "jinja2": "console",
+    "starlette": "console",
+    "uvicorn": "console",
+}
+
+_NEEDED_BY = {
+    "hypothesis": "verify",
+    "jinja2": "the console",
+    "starlette": "the console",
+    "uvicorn": "the console",
 }
 
 
@@ -126,5 +136,5 @@ def _missing(error: ModuleNotFoundError) -> str:
     if library not in _EXTRAS:
         raise error
 
-    who = "verify" if library == "hypothesis" else "this store"
+    who = _NEEDED_BY.get(library, "this store")
     return f"{who} needs {library}: pip install 'catga_store[{_EXTRAS[library]}]'"

@@ -35,9 +35,10 @@ ALLOWED: dict[str, set[str]] = {
     "worker": LOGIC | {"session", "store", "aio"},
     "": API | {"worker"},  # __init__.py
     "langgraph": {""},
+    "console": API | {"stores"},
     "testing": API | {"", "stores", "drivers"},
     "demo": {""},
-    "cli": API | {"", "worker", "stores", "drivers", "testing", "demo"},
+    "cli": API | {"", "console", "worker", "stores", "drivers", "testing", "demo"},
     "__main__": {"cli"},
 }
 
@@ -54,6 +55,7 @@ HEAVY = [
     "cattrs",
     "click",
     "cronsim",
+    "jinja2",
     "msgspec",
     "nats",
     "opentelemetry",
@@ -62,8 +64,10 @@ HEAVY = [
     "redis",
     "rich",
     "sqlite3",
+    "starlette",
     "trio",
     "typer",
+    "uvicorn",
 ]
 
 

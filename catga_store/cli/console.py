@@ -1,0 +1,96 @@
+"""The command `console`: serve the console of one store."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from catga_store.cli.doctors import doctor_of
+from catga_store.cli.exit_codes import UNAVAILABLE
+from catga_store.cli.exit_codes import guarded
+from catga_store.cli.exit_codes import leave
+from catga_store.cli.output import say
+from catga_store.cli.store_options import StoreArgument
+from catga_store.cli.store_options import checked
+from catga_store.cli.store_options import open_existing
+from catga_store.stores.findings import Finding
+
+__all__ = ["console"]
+
+_GRACE = 1
+"""Seconds that open requests get when the console ends; an open page is one that never ends by itself."""
+
+
+@guarded
+def console(
+    store: StoreArgument = None,
+    *,
+    write: Annotated[
+        bool, typer.Option("--write", help="Allow actions that change flows.")
+    ] = False,
+    host: Annotated[
+        str,
+        typer.Option(help="The address to listen on; other machines reach only other addresses."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 chooses one that is free.")
+    ] = 8765,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            envvar="CATGA_CONSOLE_TOKEN",
+            help="What the address must show, instead of a new one each time; 16 characters or more.",
+        ),
+    ] = None,
+) -> None:
+    """Serve the console of a store until Ctrl-C or SIGTERM, and print its address.
+
+    The console shows flows, their states and history, waits, and what is wrong, in a browser. Only those who
+    have the address with its token get in. It changes nothing without `--write`. It speaks HTTP: beyond this
+    machine put it behind a proxy with TLS. Needs the extra `console`.
+    """
+    import uvicorn  # noqa: PLC0415  an extra
+
+    from catga_store.console import app  # noqa: PLC0415  as above
+
+    url = checked(store, "catga-store console sqlite:///flows.db")
+
+    def doctors() -> Iterable[Finding]:
+        store_doctor = doctor_of(url)
+        return () if store_doctor is None else store_doctor.examine(url)
+
+    with open_existing(url) as opened, _listening(host, port) as listening:
+        application = app(
+            opened, write=write, token=token or secrets.token_urlsafe(32), doctors=doctors
+        )
+        place = f"[{host}]" if ":" in host else host
+        number = listening.getsockname()[1]
+        say(f"The console is at http://{place}:{number}/?token={application.token}")
+        sys.stdout.flush()
+        config = uvicorn.Config(
+            application,
+            access_log=False,  # it would hold the token
+            lifespan="off",
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE,
+        )
+        with suppress(
+            KeyboardInterrupt, SystemExit
+        ):  # uvicorn repeats the signal that has ended it
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        leave(f"{host}:{port} cannot be listened on: {error.strerror}", UNAVAILABLE)

@@ -1,0 +1,67 @@
+"""A store as one whose operations are awaited: an async store as it is, a blocking one by threads."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from typing import cast
+
+from anyio import CapacityLimiter
+from anyio import to_thread
+
+from catga_store.aio import AsyncStore
+from catga_store.errors import UsageError
+from catga_store.protocol.masking import shown
+from catga_store.store import Store
+
+__all__ = ["MOST_WATCHED", "awaitable"]
+
+MOST_WATCHED = 64
+"""How many threads may wait for changes of flows; further pages wait for one of them."""
+
+
+def awaitable(store: Store | AsyncStore) -> AsyncStore:
+    """Return a store that has the operations of an `AsyncStore` which the console calls."""
+    if isinstance(store, AsyncStore):
+        return store
+
+    given: object = store
+    if not isinstance(given, Store):
+        message = f"the console shows a Store or an AsyncStore, not {shown(given)}"
+        raise UsageError(message)
+
+    return cast("AsyncStore", _InThreads(given))
+
+
+class _InThreads:
+    """Calls each operation of a blocking store in a thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._watching: CapacityLimiter | None = None
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        operation = getattr(self._store, name)
+        if name == "now":
+            return cast("Callable[..., Any]", operation)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            limiter = None
+            if name.startswith("watch"):  # their threads are not those of the other operations
+                if self._watching is None:
+                    self._watching = CapacityLimiter(MOST_WATCHED)
+
+                limiter = self._watching
+
+            return await to_thread.run_sync(
+                partial(operation, *args, **kwargs),
+                abandon_on_cancel=limiter is not None,
+                limiter=limiter,
+            )
+
+        return call
+
+    def __repr__(self) -> str:
+        return repr(self._store)

@@ -1,0 +1,236 @@
+"""The page "Flow": one flow with all that belongs to it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from attrs import define
+from attrs import frozen
+from starlette.requests import Request
+from starlette.responses import Response
+
+from catga_store.console.context import ConsoleContext
+from catga_store.console.context import context_of
+from catga_store.console.forms import number
+from catga_store.console.rendering import page
+from catga_store.console.rendering import reply
+from catga_store.console.trees import difference
+from catga_store.console.trees import tree
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import FlowNotFoundError
+from catga_store.errors import UsageError
+from catga_store.model.documents import flow_document
+from catga_store.model.documents import part_document
+from catga_store.model.documents import result_document
+from catga_store.model.documents import summary_document
+from catga_store.model.documents import version_document
+from catga_store.model.flows import FlowSnapshot
+from catga_store.model.flows import FlowSummary
+from catga_store.model.progress import ForEachProgress
+from catga_store.model.waits import WaitCondition
+from catga_store.protocol.masking import shown
+
+__all__ = ["found", "show"]
+
+_VERSIONS = 50
+_ENTRIES = 50
+_PARTS = 50
+_CHILDREN = 200
+_LOGS = ("log", "errors")
+"""The logs of the timeline: the default one, and that of a worker."""
+_RUNS = 400
+"""How many runs of items a bar shows."""
+
+
+async def found(
+    context: ConsoleContext, flow_id: str, version: int | None = None
+) -> FlowSnapshot[Any]:
+    """Return a flow; `FlowNotFoundError` if there is none, or not this version of it."""
+    flow = await context.store.get(flow_id, version=version)
+    if flow is None:
+        which = "" if version is None else f", version {version}"
+        message = f"flow {shown(flow_id)}{which} not found: it was never created, was deleted, or has expired"
+        raise FlowNotFoundError(message, flow_id=flow_id, expected=version)
+
+    return flow
+
+
+async def show(request: Request) -> Response:
+    """Show a flow. Costs about eight round trips, two more for a difference between versions."""
+    context = context_of(request)
+    query = request.query_params
+    flow_id = query.get("id", "")
+    try:
+        flow = await found(context, flow_id)
+    except CorruptRecordError as error:
+        return await _unreadable(request, context, flow_id, str(error))
+
+    wait = await _wait_of(context, flow)
+    progress = await context.store.list_for_each_progress(flow_id)
+    parts = await context.store.list_parts(flow_id, after=query.get("after") or None, limit=_PARTS)
+    moments = await _timeline(context, flow)
+    state = context.shown(flow.type_name, flow.state)
+    document: dict[str, Any] = flow_document(flow, wait, progress)
+    document["children"] = [] if wait is None else _children(context, wait)
+    document["timeline"] = [one.document for one in moments]
+    document["parts"] = [part_document(part) for part in parts]
+    document["more_parts"] = parts.cursor is not None
+    document["state"] = state
+    versions = [one.document["version"] for one in moments if one.kind == "version"]
+    compared = await _compared(context, flow_id, query.get("from"), query.get("to"))
+    return reply(
+        request,
+        "flow.html",
+        document,
+        bars=[_bar(step, one) for step, one in progress.items()],
+        compared=compared,
+        moments=moments,
+        next_parts=parts.cursor,
+        note=query.get("note", ""),
+        tree=tree(state),
+        versions=versions,
+        wait=wait,
+    )
+
+
+async def _unreadable(
+    request: Request, context: ConsoleContext, flow_id: str, reason: str
+) -> Response:
+    """Show what can be read of a flow whose state cannot."""
+    head = await head_of(context, flow_id)
+    document: dict[str, Any] = {} if head is None else summary_document(head)
+    document |= {"flow_id": flow_id, "unreadable": reason}
+    if request.url.path.endswith(".json"):
+        return reply(request, "", document)
+
+    return page(request, "unreadable.html", has_twin=True, flow=document, head=head)
+
+
+async def head_of(context: ConsoleContext, flow_id: str) -> FlowSummary | None:
+    """Return a flow without its state, from the listing."""
+    for one in await context.store.query_flows(id_prefix=flow_id, limit=1):
+        if one.flow_id == flow_id:
+            return one
+
+    return None
+
+
+async def _wait_of(context: ConsoleContext, flow: FlowSnapshot[Any]) -> WaitCondition | None:
+    """The wait condition of a flow as it is now; the flow's own copy once that is gone."""
+    copy = flow.wait_condition
+    if copy is None:
+        return None
+
+    return await context.store.get_wait_condition(copy.correlation_id) or copy
+
+
+def _children(context: ConsoleContext, wait: WaitCondition) -> list[dict[str, Any]]:
+    """The first children of a wait condition, with what they have reported."""
+    children: list[dict[str, Any]] = []
+    for child in wait.flow_ids[:_CHILDREN]:
+        one = result_document(child, wait.results.get(child))
+        if one["completed"]:
+            one["result"] = context.shown("", one["result"])
+
+        children.append(one)
+
+    return children
+
+
+@frozen
+class _Moment:
+    """One line of the timeline."""
+
+    at: datetime
+    kind: str
+    document: dict[str, Any]
+    body: Any = None
+
+
+async def _timeline(context: ConsoleContext, flow: FlowSnapshot[Any]) -> list[_Moment]:
+    """What the versions of a flow were and what its logs say, the newest first."""
+    versions = await context.store.list_versions(flow.flow_id, limit=_VERSIONS)
+    moments = [_Moment(one.updated_at, "version", version_document(one)) for one in versions]
+    for log in _LOGS:
+        for entry in await context.store.read_log(flow.flow_id, log, limit=_ENTRIES, reverse=True):
+            body = context.shown("", entry.body)
+            document = {
+                "log": log,
+                "sequence": entry.sequence,
+                "key": entry.key,
+                "at": entry.at,
+                "version": entry.version,
+                "body": body,
+            }
+            moments.append(_Moment(entry.at, "entry", document, tree(body)))
+
+    return sorted(moments, key=lambda one: one.at, reverse=True)
+
+
+@define
+class _Compared:
+    """The difference between two versions of a state."""
+
+    before: int
+    after: int
+    lines: Any
+
+
+async def _compared(
+    context: ConsoleContext, flow_id: str, before: str | None, after: str | None
+) -> _Compared | None:
+    if not (before and after):
+        return None
+
+    numbers = number(before, "from"), number(after, "to")
+    if min(numbers) < 1:
+        message = "a version is 1 or more"
+        raise UsageError(message)
+
+    states: list[Any] = []
+    for one in numbers:
+        flow = await found(context, flow_id, one)
+        states.append(context.shown(flow.type_name, flow.state))
+
+    return _Compared(*numbers, difference(*states))
+
+
+@frozen
+class _Run:
+    """Items next to each other that are alike: where in the bar they are, in per mille."""
+
+    kind: str
+    start: float
+    width: float
+    first: int
+    last: int
+
+
+@frozen
+class _Bar:
+    """The ForEach progress of a step as a bar of runs."""
+
+    step: int
+    processed: int
+    failed: int
+    runs: list[_Run]
+    left_out: int
+
+
+def _bar(step: int, progress: ForEachProgress) -> _Bar:
+    runs: list[tuple[str, int, int]] = []
+    done, failed = progress.processed_indices, progress.failed_indices
+    marked = [*(("done", one) for one in done), *(("failed", one) for one in failed)]
+    for kind, index in sorted(marked, key=lambda one: one[1]):
+        if runs and runs[-1][0] == kind and runs[-1][2] == index - 1:
+            runs[-1] = (kind, runs[-1][1], index)
+        else:
+            runs.append((kind, index, index))
+
+    length = runs[-1][2] + 1 if runs else 1
+    shown_runs = [
+        _Run(kind, first / length * 1000, (last - first + 1) / length * 1000, first, last)
+        for kind, first, last in runs[:_RUNS]
+    ]
+    return _Bar(step, len(done), len(failed), shown_runs, max(0, len(runs) - _RUNS))
