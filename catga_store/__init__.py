@@ -65,6 +65,8 @@ from catga_store.errors import UsageError
 from catga_store.errors import WaitConditionNotFoundError
 from catga_store.model.composite_ids import join_id
 from catga_store.model.composite_ids import split_id
+from catga_store.model.diagnosis import Diagnosis
+from catga_store.model.diagnosis import FlowFinding
 from catga_store.model.flows import FlowPosition
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
@@ -130,10 +132,12 @@ __all__ = [
     "CopyReport",
     "CorruptRecordError",
     "CrossPartitionError",
+    "Diagnosis",
     "DueFlow",
     "EncodingError",
     "FlowClaimedError",
     "FlowExistsError",
+    "FlowFinding",
     "FlowNotFoundError",
     "FlowPosition",
     "FlowSnapshot",

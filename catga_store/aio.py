@@ -27,6 +27,7 @@ from typing import overload
 from catga_store.core import actions
 from catga_store.core import claims
 from catga_store.core import commits
+from catga_store.core import examining
 from catga_store.core import history
 from catga_store.core import listings
 from catga_store.core import numbers
@@ -44,6 +45,7 @@ from catga_store.core.base_async_store import BaseAsyncStore
 from catga_store.core.base_session import BaseSession
 from catga_store.core.claims import DEFAULT_LEASE
 from catga_store.core.context import Context
+from catga_store.core.options import DiagnosisOptions
 from catga_store.core.options import DueFilters
 from catga_store.core.options import FlowFilters
 from catga_store.core.options import StoreOptions
@@ -54,6 +56,8 @@ from catga_store.core.state_types import ManyTypes
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.core.waiting import NO_WAIT
 from catga_store.errors import CommitUncertainError
+from catga_store.model.diagnosis import Diagnosis
+from catga_store.model.diagnosis import Severity
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowSummary
 from catga_store.model.flows import FlowVersion
@@ -481,6 +485,97 @@ class AsyncStore(BaseAsyncStore):
         """
         return await self._run(
             actions.act_on_flow(self._context, actions.ReleaseFlow(), flow_id, version=version)
+        )
+
+    async def diagnose(self, flow_id: str, **options: Unpack[DiagnosisOptions]) -> Diagnosis:
+        """Return what keeps a flow from going on, in words; no findings if it is well.
+
+        | code | the flow |
+        |---|---|
+        | `unreadable` | cannot be read; its head is shown if that can be |
+        | `future_version` | was written by a newer release, or is of a newer version of one of the `types` |
+        | `due_disagrees` | has ended and is due, or is claimed without an end |
+        | `never_due` | is live and never due, and nothing will wake it |
+        | `wait_gone` | is suspended on a condition that is not there, or is another flow's |
+        | `children_ended` | waits for flows that have ended without being reported |
+        | `no_deadline` | has waited for longer than `idle` on a condition without a deadline |
+        | `lease_expired` | was claimed by an owner whose lease is over |
+        | `overdue` | has been due for longer than `late` |
+        | `attempts_high` | was attempted `attempts` times or more at one step |
+        | `parent_gone` | does not exist, but a pending condition would wake it |
+        | `orphan_parts` | does not exist, but has parts |
+        | `failed` | has failed |
+
+        The options are `late` (default 5 minutes), `idle` (1 day), `attempts` (5) and `types`, the types
+        that the program knows. Nothing is changed. The state is read, as raw data. `FlowNotFoundError` if
+        there is no such flow, and nothing is left of it. Costs one round trip, up to four more for a flow
+        that waits.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     await store.create(FlowSnapshot("order-1", state={}, due_at=None))
+        ...     for finding in (await store.diagnose("order-1")).findings:
+        ...         print(finding.severity, finding.text)
+        >>> anyio.run(main)
+        warning is CREATED, and is never due
+        """
+        return await self._run(examining.diagnose(self._context, flow_id, **options))
+
+    async def diagnose_all(
+        self,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        most: int = examining.MOST,
+        severity: Severity = "warning",
+        late: timedelta = examining.LATE,
+        idle: timedelta = examining.IDLE,
+        attempts: int = examining.ATTEMPTS,
+        types: Iterable[Any] = (),
+        **filters: Unpack[FlowFilters],
+    ) -> Page[Diagnosis]:
+        """Look at live flows, and return those that have a finding of `severity` or worse.
+
+        A page ends when it has `limit` of them (1 to 1,000), or when `most` flows were looked at: it may
+        be empty and have a `cursor`. Pass that for the next page, with the same arguments. The filters are
+        those of `query_flows`; with `status`, flows that have ended are looked at, too. Without filters,
+        pending wait conditions whose parent does not exist are found, after the flows; such a diagnosis
+        has the id of the parent, and no `flow`. The findings and the options are those of `diagnose`. A
+        flow that cannot be read is a finding and ends nothing.
+
+        Nothing is changed. Live flows are read with their states, so this costs what is looked at, not
+        what is found: for 200 flows two round trips, up to three more if some of them wait, and one more
+        for each flow that is never due.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     await store.create(FlowSnapshot("order-1", state={}))
+        ...     await store.create(FlowSnapshot("order-2", state={}, due_at=None))
+        ...     for one in await store.diagnose_all():
+        ...         print(one.flow_id, *one.codes)
+        >>> anyio.run(main)
+        order-2 never_due
+        """
+        options: DiagnosisOptions = {
+            "late": late,
+            "idle": idle,
+            "attempts": attempts,
+            "types": types,
+        }
+        return await self._run(
+            examining.diagnose_all(
+                self._context,
+                limit=limit,
+                cursor=cursor,
+                most=most,
+                severity=severity,
+                options=options,
+                filters=filters,
+            )
         )
 
     # history --------------------------------------------------------------------------------------

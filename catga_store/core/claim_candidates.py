@@ -11,7 +11,7 @@ from catga_store.core.claim_plans import Gathered
 from catga_store.core.claim_plans import awaited_of
 from catga_store.core.claim_plans import notified_of
 from catga_store.core.context import Context
-from catga_store.core.context import read_all
+from catga_store.core.context import read_what_can_be
 from catga_store.errors import CorruptRecordError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import ask
@@ -22,7 +22,6 @@ from catga_store.protocol.keys import wait_key
 from catga_store.protocol.requests import MAX_CHANGES
 from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Found
-from catga_store.protocol.requests import Record
 
 __all__ = ["gather", "look_for_waits", "read_waits"]
 
@@ -38,7 +37,7 @@ def gather(
     for.
     """
     gathered = Gathered()
-    records, corrupt = yield from _read_what_can_be(context, [entry.key for entry in chosen])
+    records, corrupt = yield from read_what_can_be(context, [entry.key for entry in chosen])
     gathered.stuck = [entry for entry in chosen if entry.key in corrupt]
 
     for entry in chosen:
@@ -49,7 +48,7 @@ def gather(
             gathered.candidate(record.terms.parent).woken_by[entry.key.id] = record
 
     unread = [key for key in map(flow_key, gathered.candidates) if key not in records]
-    parents, corrupt = yield from _read_what_can_be(context, unread)
+    parents, corrupt = yield from read_what_can_be(context, unread)
     for key, parent in parents.items():
         gathered.candidate(key.id).flow = parent
 
@@ -107,7 +106,7 @@ def read_waits(context: Context, candidates: Iterable[Candidate]) -> Conversatio
 
         keys |= dict.fromkeys(map(wait_key, candidate.unread))
 
-    records, corrupt = yield from _read_what_can_be(context, list(keys))
+    records, corrupt = yield from read_what_can_be(context, list(keys))
 
     for candidate in candidates:
         known = {wait_key(name): record for name, record in candidate.woken_by.items()}
@@ -126,33 +125,3 @@ def read_waits(context: Context, candidates: Iterable[Candidate]) -> Conversatio
                 candidate.awaited[name] = record
 
             candidate.error = candidate.error or corrupt.get(key)
-
-
-def _read_what_can_be(
-    context: Context, keys: Sequence[Key]
-) -> Conversation[tuple[dict[Key, Record], dict[Key, CorruptRecordError]]]:
-    """Return the records that can be read, and an error for each that cannot.
-
-    After an error they are read one by one.
-    """
-    found: dict[Key, Record] = {}
-    corrupt: dict[Key, CorruptRecordError] = {}
-
-    try:
-        records = yield from read_all(context, keys)
-    except CorruptRecordError as error:
-        if error.key is None:
-            raise  # not a record but all of the store
-    else:
-        pairs = zip(keys, records, strict=True)
-        return {key: record for key, record in pairs if record is not None}, corrupt
-
-    for key in keys:
-        try:
-            (one,) = yield from read_all(context, [key])
-        except CorruptRecordError as error:
-            corrupt[key] = error
-        else:
-            found |= {} if one is None else {key: one}
-
-    return found, corrupt

@@ -22,6 +22,7 @@ from attrs import frozen
 from catga_store.core.open_waiters import OpenWaiters
 from catga_store.core.settings import Settings
 from catga_store.core.writes import Limits
+from catga_store.errors import CorruptRecordError
 from catga_store.model.times import from_ms
 from catga_store.model.times import span_ms
 from catga_store.protocol.conversation import Conversation
@@ -29,10 +30,12 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
 
-__all__ = ["Context", "read_all"]
+__all__ = ["Context", "read_all", "read_what_can_be"]
 
 _READ_MANY = 500
 """The most keys in one request."""
+_MOST_CORRUPT = 8
+"""Up to this many records that cannot be read cost one more request of all others each."""
 
 
 def _random_text() -> str:
@@ -87,3 +90,42 @@ def read_all(context: Context, keys: Sequence[Key]) -> Conversation[list[Record 
         records += yield Read(tuple(keys[start : start + _READ_MANY]), now_ms)
 
     return records
+
+
+def read_what_can_be(
+    context: Context, keys: Sequence[Key]
+) -> Conversation[tuple[dict[Key, Record], dict[Key, CorruptRecordError]]]:
+    """Return the records that can be read, and an error for each that cannot.
+
+    One more request for each of the first few that cannot; after these, one for each record.
+    """
+    found: dict[Key, Record] = {}
+    corrupt: dict[Key, CorruptRecordError] = {}
+    left = list(keys)
+
+    while len(corrupt) < _MOST_CORRUPT:
+        try:
+            records = yield from read_all(context, left)
+        except CorruptRecordError as error:
+            if error.key is None:
+                raise  # not a record but all of the store
+
+            key = Key(*error.key)
+            if key not in left:
+                break
+
+            corrupt[key] = error
+            left.remove(key)
+        else:
+            pairs = zip(left, records, strict=True)
+            return {key: record for key, record in pairs if record is not None}, corrupt
+
+    for key in left:
+        try:
+            (one,) = yield from read_all(context, [key])
+        except CorruptRecordError as error:
+            corrupt[key] = error
+        else:
+            found |= {} if one is None else {key: one}
+
+    return found, corrupt

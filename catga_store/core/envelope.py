@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from pyroaring import BitMap64
 
 __all__ = [
+    "LAYOUT",
     "MAX_RESULT_BYTES",
     "body_with_own_expiry",
     "body_with_wait",
@@ -86,6 +87,7 @@ __all__ = [
     "has_own_expiry",
     "is_same_part",
     "is_same_state",
+    "layout_in",
     "load_flow",
     "load_part",
     "load_progress",
@@ -190,6 +192,15 @@ def _envelope(prefix: bytes) -> dict[str, Any]:
     """A prefix, decoded; do not change what it returns."""
     envelope: dict[str, Any] = codec.decode_json(prefix + b"}")
     return envelope
+
+
+def layout_in(body: bytes) -> int | None:
+    """The layout that a body says it has; `None` if it says none."""
+    with suppress(CorruptRecordError, KeyError, TypeError, ValueError):
+        layout = _envelope(body[: max(body.find(_STATE), 0)])["layout"]
+        return layout if type(layout) is int else None
+
+    return None
 
 
 def has_own_expiry(body: bytes) -> bool:

@@ -29,6 +29,7 @@ from catga_store.protocol.keys import MAX_ID_BYTES
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import check_id
 from catga_store.protocol.masking import shown
+from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Count
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Find
@@ -37,6 +38,8 @@ from catga_store.protocol.requests import Found
 __all__ = [
     "check_limit",
     "count_flows",
+    "find_flows",
+    "find_pending_waits",
     "name_of_type",
     "query_flows",
     "query_wait_conditions",
@@ -49,9 +52,15 @@ def query_flows(
     context: Context, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[FlowFilters]
 ) -> Conversation[Page[FlowSummary]]:
     """One page of flow summaries, newest first, or by id if it is restricted to an id prefix."""
-    wanted = _flow_filter("query_flows", filters)
-    found, following = yield from _page(context, wanted, limit, cursor)
+    found, following = yield from find_flows(context, "query_flows", limit, cursor, filters)
     return Page(tuple(envelope.summary_of(entry) for entry in found), following)
+
+
+def find_flows(
+    context: Context, operation: str, limit: int, cursor: str | None, filters: FlowFilters
+) -> Conversation[tuple[tuple[Found, ...], str | None]]:
+    """One page of keys and heads; `operation` is what the errors name."""
+    return (yield from _page(context, _flow_filter(operation, filters), limit, cursor))
 
 
 def count_flows(context: Context, **filters: Unpack[FlowFilters]) -> Conversation[int]:
@@ -83,6 +92,13 @@ def query_wait_conditions(
         if record is not None
     )
     return Page(tuple(waits), following)
+
+
+def find_pending_waits(
+    context: Context, limit: int, cursor: str | None
+) -> Conversation[tuple[tuple[Found, ...], str | None]]:
+    """One page of keys and heads of the conditions that are pending."""
+    return (yield from _page(context, Filter(WAIT, status=PENDING), limit, cursor))
 
 
 def _page(

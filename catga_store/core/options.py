@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from catga_store.model.flows import FlowStatus
 from catga_store.model.listings import Retention
 from catga_store.model.waits import WaitOutcome
 
-__all__ = ["DueFilters", "FlowFilters", "StoreOptions", "WaitFilters"]
+__all__ = ["DiagnosisOptions", "DueFilters", "FlowFilters", "StoreOptions", "WaitFilters"]
 
 
 class StoreOptions(TypedDict, total=False):
@@ -67,6 +68,23 @@ class DueFilters(TypedDict, total=False):
 
     only: Literal["due", "claimed", "expired"] | None
     state_type: Any | None
+
+
+class DiagnosisOptions(TypedDict, total=False):
+    """From when on something is wrong, for `diagnose` and `diagnose_all`.
+
+    | option | meaning | default |
+    |---|---|---|
+    | `late` | how long a flow may be due, or a lease over, before a worker has claimed it | 5 min |
+    | `idle` | how long a flow may wait without a deadline | 1 day |
+    | `attempts` | how many attempts at one step are too many | 5 |
+    | `types` | types that the program knows: flows of later versions of them are found | none |
+    """
+
+    late: timedelta
+    idle: timedelta
+    attempts: int
+    types: Iterable[Any]
 
 
 class WaitFilters(TypedDict, total=False):

@@ -215,6 +215,8 @@ OPERATIONS: dict[str, tuple[Callable[[cs.Store], object], int, int]] = {
     "retry_flow": (lambda store: store.retry_flow("a"), 1, 1),
     "wake_flow": (lambda store: store.wake_flow("a"), 1, 1),
     "release_flow, not claimed": (lambda store: store.release_flow("a"), 1, 0),
+    "diagnose": (lambda store: store.diagnose("b"), 2, 0),
+    "diagnose_all": (lambda store: store.diagnose_all(id_prefix="x"), 4, 0),
     "set_wait_condition": (
         lambda store: store.set_wait_condition(cs.WaitCondition("w", flow_ids=["x", "y"])),
         0,

@@ -33,6 +33,7 @@ from catga_store.testing.machine.parts_model import PutPart
 
 __all__ = [
     "AT_ONCE",
+    "MODELLED",
     "TERMINAL",
     "Change",
     "CheckFlow",
@@ -69,6 +70,16 @@ AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 TERMINAL = ("COMPLETED", "FAILED", "CANCELLED")
 _CONTINUED = ("CREATED", "RUNNING", "COMPENSATING")
 """The statuses that a fork keeps; any other becomes `RUNNING`."""
+
+MODELLED = (
+    "attempts_high",
+    "due_disagrees",
+    "failed",
+    "lease_expired",
+    "orphan_parts",
+    "parent_gone",
+)
+"""The codes of findings that the model knows; of others the rules only compare one call with another."""
 
 _MS = timedelta(milliseconds=1)
 
@@ -1047,6 +1058,36 @@ class World:
 
         self.flows[flow_id] = flow
         return flow
+
+    def findings(self, flow_id: str, attempts: int) -> set[str]:
+        """What is wrong with a flow, of what the model knows."""
+        self.forget_expired()
+        flow = self.flows.get(flow_id)
+        conditions = self.conditions().items()
+        if flow is None:
+            pending = any(
+                wait.terms.parent == flow_id and wait.outcome == "PENDING" for _, wait in conditions
+            )
+            found = {"parent_gone"} if pending else set[str]()
+            if self.parts.names(flow_id):
+                found.add("orphan_parts")
+
+            if not found:
+                raise Refusal("FlowNotFoundError")
+
+            return found
+
+        if flow.status in TERMINAL:
+            return {"failed"} if flow.status == "FAILED" else set()
+
+        found = set[str]()
+        if flow.attempts >= attempts:
+            found.add("attempts_high")
+
+        if flow.due is not None and flow.due <= self.now and flow.owner is not None:
+            found.add("lease_expired")
+
+        return found
 
     def claim(
         self,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from catga_store.model.flows import FlowSummary
+from catga_store.testing.machine import base
+from catga_store.testing.machine import oracle
 from catga_store.testing.machine.base import OWNERS
 from catga_store.testing.machine.rules_flows import places
+from catga_store.testing.machine.rules_flows import prefixes
 from catga_store.testing.machine.rules_history import HistoryRules
 
 __all__ = ["ActionRules"]
@@ -55,3 +59,57 @@ class ActionRules(HistoryRules):
         done = self.agree(real, lambda: self.world.act(flow_id, action, version, reason))
         if done is not None:
             self.same_summary(*done)
+
+    # diagnosis ------------------------------------------------------------------------------------
+
+    @rule(
+        place=places,
+        late=st.sampled_from([timedelta(0), timedelta(seconds=1)]),
+        attempts=st.sampled_from([1, 2]),
+    )
+    def diagnose(self, place: int, late: timedelta, attempts: int) -> None:
+        """One flow: what its head and its conditions say, and nothing of one that is not there."""
+        flow_id = self.flow_id(place)
+        done = self.agree(
+            lambda: self.api.diagnose(flow_id, late=late, idle=late, attempts=attempts, types=()),
+            lambda: self.world.findings(flow_id, attempts),
+        )
+        if done is not None:
+            found, wanted = done
+            base.compare(
+                f"the diagnosis of {flow_id!r}",
+                {"codes": ({code for code in found.codes if code in oracle.MODELLED}, wanted)},
+            )
+            if found.flow is not None:
+                self.same_summary(found.flow, self.world.flows[flow_id])
+
+    @rule(limit=st.sampled_from([1, 3, 100]), most=st.sampled_from([1, 5, 100]), prefix=prefixes)
+    def diagnose_all(self, limit: int, most: int, prefix: str | None) -> None:
+        """All flows, in pages, are what each of them is."""
+        self.world.forget_expired()
+        options: dict[str, Any] = {"late": timedelta(0), "idle": timedelta(0), "attempts": 1}
+        found: list[str] = []
+        cursor: str | None = None
+        while True:
+            page = self.api.diagnose_all(
+                limit=limit,
+                cursor=cursor,
+                most=most,
+                severity="info",
+                types=(),
+                id_prefix=prefix,
+                **options,
+            )
+            found += [one.flow_id for one in page if one.flow is not None]
+            cursor = page.cursor
+            if cursor is None:
+                break
+
+        wanted = [
+            flow_id
+            for flow_id, flow in self.world.flows.items()
+            if flow.status not in oracle.TERMINAL
+            and flow_id.encode().startswith((prefix or "").encode())
+            and self.api.diagnose(flow_id, **options).findings
+        ]
+        base.compare("the diagnosis of all flows", {"ids": (sorted(found), sorted(wanted))})
