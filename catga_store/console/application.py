@@ -44,6 +44,7 @@ from catga_store.console.views import events
 from catga_store.console.views import flow
 from catga_store.console.views import flows
 from catga_store.console.views import part
+from catga_store.console.views import waits
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import ConflictError
@@ -144,6 +145,8 @@ def _routes() -> list[BaseRoute]:
         "/flows": flows.show,
         "/flow": flow.show,
         "/part": part.show,
+        "/wait": waits.show_one,
+        "/waits": waits.show,
     }
     twins = {f"{path}.json": one for path, one in pages.items()}
     return [
@@ -158,6 +161,10 @@ def _routes() -> list[BaseRoute]:
 
 def _actions() -> Iterator[Route]:
     named: dict[str, Action] = {
+        "/flow/cancel": actions.cancel,
+        "/flow/release": actions.release,
+        "/flow/retry": actions.retry,
+        "/flow/wake": actions.wake,
         "/flow/edit": actions.edit,
         "/flow/fork": actions.fork,
         "/wait/complete": actions.complete,

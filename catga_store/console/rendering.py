@@ -24,7 +24,7 @@ from catga_store.protocol.masking import escaped
 
 __all__ = ["address", "is_json", "page", "reply"]
 
-_PAGES = (("flows", "/flows", "Flows"),)
+_PAGES = (("flows", "/flows", "Flows"), ("waits", "/waits", "Waits"))
 """The navigation: the template of a page, its path, its title."""
 _MOST_LINE = 200
 _SPANS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))

@@ -37,6 +37,10 @@ HOSTILE = [
     "ü" * 256,
 ]
 WRITES = [
+    "/flow/cancel?id=f",
+    "/flow/release?id=f",
+    "/flow/retry?id=f",
+    "/flow/wake?id=f",
     "/flow/edit?id=f",
     "/flow/fork?id=f",
     "/wait/complete?wait=w&child=c",
@@ -207,7 +211,7 @@ def test_no_write_without_permission(flows: cs.Store, address: str) -> None:
 @pytest.mark.parametrize("address", WRITES)
 def test_no_write_without_csrf_token(flows: cs.Store, address: str) -> None:
     """A form without the CSRF token, or with that of another session, changes nothing."""
-    fields = {"state": "{}", "version": "1", "new_id": "g"}
+    fields = {"state": "{}", "version": "1", "new_id": "g", "reason": "r"}
     with client_of(flows, write=True) as client, client_of(flows, write=True) as other:
         strange = page_of(other, "/flow/edit?id=f").field("csrf")
         for csrf in (None, "", "wrong", strange):

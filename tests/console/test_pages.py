@@ -132,6 +132,36 @@ def test_a_flow_that_is_not_there() -> None:
         assert client.get("/flow.json?id=").status_code == 400
 
 
+def test_actions_on_one_flow(clock: ManualClock) -> None:
+    """Each is offered where it can be done, and done to the version that was seen only."""
+    store = cs.MemoryStore(clock=clock)
+    store.create(cs.FlowSnapshot("f", state={}, due_at=None))
+
+    def offered() -> set[str]:
+        page = page_of(client, "/flow?id=f")
+        actions = {(one["action"] or "").partition("?")[0] for one in page.all("form")}
+        return {one.removeprefix("/flow/") for one in actions}
+
+    with client_of(store, write=True) as client:
+        assert offered() == {"retry", "wake", "cancel", "fork"}
+        done = submit(client, "/flow?id=f", "/flow/wake?id=f", version="1")
+        assert done.headers["location"] == "/flow?id=f&note=woken"
+        store.claim("f", owner="w-1")
+        assert offered() == {"release", "cancel", "fork"}
+        stale = submit(client, "/flow?id=f", "/flow/cancel?id=f", version="2", reason="why")
+        assert stale.status_code == 409
+        assert submit(client, "/flow?id=f", "/flow/wake?id=f").status_code == 409
+        submit(client, "/flow?id=f", "/flow/release?id=f")
+        assert store.get_one("f").owner is None
+        assert submit(client, "/flow?id=f", "/flow/cancel?id=f").status_code == 400
+        submit(client, "/flow?id=f", "/flow/cancel?id=f", reason="ordered twice")
+        assert offered() == {"retry", "fork"}
+        assert "ordered twice" in page_of(client, "/flow?id=f").text
+        submit(client, "/flow?id=f", "/flow/retry?id=f")
+
+    assert store.get_one("f").status is cs.FlowStatus.RUNNING
+
+
 def test_complete_a_child(flows: cs.Store) -> None:
     """By its form: once, then it is a duplicate; not for a child that is not waited for."""
     with client_of(flows, write=True) as client:
@@ -152,6 +182,32 @@ def test_complete_a_child(flows: cs.Store) -> None:
     assert wait is not None
     assert wait.results["boss"] == cs.ChildResult(success=True, result={"ok": 1})
     assert wait.results["cfo"] == cs.ChildResult(success=False, error="no money")
+
+
+def test_waits(flows: cs.Store, clock: ManualClock) -> None:
+    """The listing by outcome, parent and deadline; the page of one, where it can be completed."""
+    clock.advance(timedelta(minutes=1))
+    flows.set_wait_condition(cs.WaitCondition("webhook", flow_ids=["w"]))
+    with client_of(flows, write=True) as client:
+        assert "webhook" in page_of(client, "/waits").text
+
+        def listed(query: str) -> list[str]:
+            document = client.get(f"/waits.json?{query}").json()
+            assert page_of(client, f"/waits?{query}")
+            return [one["correlation_id"] for one in document["wait_conditions"]]
+
+        assert listed("outcome=pending") == ["webhook", "approval"]
+        assert listed("parent=order") == ["approval"]
+        assert listed("overdue=1") == []
+        clock.advance(timedelta(days=2))
+        assert listed("overdue=1") == ["approval"]
+        page = page_of(client, "/wait?id=webhook")
+        (action,) = [one["action"] or "" for one in page.all("form")]
+        done = submit(client, "/wait?id=webhook", action)
+        assert done.headers["location"] == "/wait?id=webhook&note=completed"
+        assert listed("outcome=satisfied") == ["webhook"]
+        assert client.get("/wait.json?id=webhook").json()["children"][0]["success"] is True
+        assert page_of(client, "/wait?id=x", 404)
 
 
 def test_edit_with_a_conflict(flows: cs.Store) -> None:

@@ -1,4 +1,4 @@
-"""Actions on one flow: complete a child, edit the state, fork.
+"""Actions on one flow: cancel, retry, wake, release, edit the state, fork, complete a child.
 
 Each is a POST to an address whose query names the record. It redirects to the page of the flow, or, for the
 JSON twin of the address, returns what was done.
@@ -31,7 +31,7 @@ from catga_store.model.documents import summary_document
 from catga_store.model.flows import FlowSnapshot
 from catga_store.protocol.masking import shown
 
-__all__ = ["complete", "done", "edit", "fork", "show_editor"]
+__all__ = ["cancel", "complete", "done", "edit", "fork", "release", "retry", "show_editor", "wake"]
 
 
 def done(request: Request, flow_id: str, note: str, document: dict[str, Any]) -> Response:
@@ -41,6 +41,45 @@ def done(request: Request, flow_id: str, note: str, document: dict[str, Any]) ->
 
     base = request.scope.get("root_path", "")
     return RedirectResponse(base + address("/flow", id=flow_id, note=note), 303)
+
+
+def _target(request: Request, fields: dict[str, Any]) -> tuple[str, int | None]:
+    """The flow that an action is on, and the version that its caller has seen, if it says one."""
+    sent = str(fields.get("version") or "")
+    return request.query_params.get("id", ""), number(sent, "version") if sent else None
+
+
+async def cancel(request: Request, fields: dict[str, Any]) -> Response:
+    """Cancel a flow: `id` in the query; `reason` and, to be checked, `version` are sent."""
+    flow_id, version = _target(request, fields)
+    reason = str(fields.get("reason", "")).strip()
+    if not reason:
+        message = "reason: expected a text, got nothing; it becomes the error of the flow"
+        raise UsageError(message)
+
+    flow = await context_of(request).store.cancel_flow(flow_id, reason, version=version)
+    return done(request, flow_id, "cancelled", summary_document(flow))
+
+
+async def retry(request: Request, fields: dict[str, Any]) -> Response:
+    """Let a flow run again that has failed or was cancelled."""
+    flow_id, version = _target(request, fields)
+    flow = await context_of(request).store.retry_flow(flow_id, version=version)
+    return done(request, flow_id, "retried", summary_document(flow))
+
+
+async def wake(request: Request, fields: dict[str, Any]) -> Response:
+    """Let a flow be due now."""
+    flow_id, version = _target(request, fields)
+    flow = await context_of(request).store.wake_flow(flow_id, version=version)
+    return done(request, flow_id, "woken", summary_document(flow))
+
+
+async def release(request: Request, fields: dict[str, Any]) -> Response:
+    """Take a claim away from its owner."""
+    flow_id, version = _target(request, fields)
+    flow = await context_of(request).store.release_flow(flow_id, version=version)
+    return done(request, flow_id, "released", summary_document(flow))
 
 
 def _json_of(fields: dict[str, Any], name: str) -> Any:
@@ -102,13 +141,9 @@ async def complete(request: Request, fields: dict[str, Any]) -> Response:
 async def fork(request: Request, fields: dict[str, Any]) -> Response:
     """Fork a flow: `id` in the query; `new_id` and, for a former version, `version` are sent."""
     context = context_of(request)
+    flow_id, version = _target(request, fields)
     new_id = str(fields.get("new_id", "")).strip()
-    sent = str(fields.get("version") or "")
-    flow = await context.store.fork(
-        request.query_params.get("id", ""),
-        new_id,
-        version=number(sent, "version") if sent else None,
-    )
+    flow = await context.store.fork(flow_id, new_id, version=version)
     return done(request, new_id, "forked", summary_document(flow))
 
 

@@ -31,7 +31,7 @@ from catga_store.model.progress import ForEachProgress
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.masking import shown
 
-__all__ = ["found", "show"]
+__all__ = ["children_of", "found", "show"]
 
 _VERSIONS = 50
 _ENTRIES = 50
@@ -72,7 +72,7 @@ async def show(request: Request) -> Response:
     moments = await _timeline(context, flow)
     state = context.shown(flow.type_name, flow.state)
     document: dict[str, Any] = flow_document(flow, wait, progress)
-    document["children"] = [] if wait is None else _children(context, wait)
+    document["children"] = [] if wait is None else children_of(context, wait)
     document["timeline"] = [one.document for one in moments]
     document["parts"] = [part_document(part) for part in parts]
     document["more_parts"] = parts.cursor is not None
@@ -85,6 +85,7 @@ async def show(request: Request) -> Response:
         document,
         bars=[_bar(step, one) for step, one in progress.items()],
         compared=compared,
+        ended=flow.status.is_terminal,
         moments=moments,
         next_parts=parts.cursor,
         note=query.get("note", ""),
@@ -125,7 +126,7 @@ async def _wait_of(context: ConsoleContext, flow: FlowSnapshot[Any]) -> WaitCond
     return await context.store.get_wait_condition(copy.correlation_id) or copy
 
 
-def _children(context: ConsoleContext, wait: WaitCondition) -> list[dict[str, Any]]:
+def children_of(context: ConsoleContext, wait: WaitCondition) -> list[dict[str, Any]]:
     """The first children of a wait condition, with what they have reported."""
     children: list[dict[str, Any]] = []
     for child in wait.flow_ids[:_CHILDREN]:
