@@ -30,6 +30,11 @@ import importlib
 import logging
 from typing import TYPE_CHECKING
 
+from catga_store.codec.bodies import BodyCodec
+from catga_store.codec.bodies import BodyPlace
+from catga_store.codec.bodies import Encrypt
+from catga_store.codec.bodies import Keys
+from catga_store.codec.bodies import Zstd
 from catga_store.codec.evolution import flow_state
 from catga_store.copying import CopyReport
 from catga_store.copying import copy
@@ -37,6 +42,7 @@ from catga_store.core.receipts import Receipt
 from catga_store.core.state_types import RAW
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import ClaimLostError
+from catga_store.errors import CodecMissingError
 from catga_store.errors import CommitTooLargeError
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import ConflictError
@@ -122,9 +128,12 @@ __all__ = [
     "AsyncSession",
     "AsyncStore",
     "AsyncWorker",
+    "BodyCodec",
+    "BodyPlace",
     "CatgaStoreError",
     "ChildResult",
     "ClaimLostError",
+    "CodecMissingError",
     "CommitTooLargeError",
     "CommitUncertainError",
     "Completion",
@@ -135,6 +144,7 @@ __all__ = [
     "Diagnosis",
     "DueFlow",
     "EncodingError",
+    "Encrypt",
     "FlowClaimedError",
     "FlowExistsError",
     "FlowFinding",
@@ -149,6 +159,7 @@ __all__ = [
     "GiveUp",
     "InvalidIdError",
     "Key",
+    "Keys",
     "LogEntry",
     "MemoryStore",
     "NatsStore",
@@ -182,6 +193,7 @@ __all__ = [
     "WaitOutcome",
     "WaitType",
     "Worker",
+    "Zstd",
     "copy",
     "flow_state",
     "join_id",

@@ -28,6 +28,7 @@ CatgaStoreError
 ├── StoreUnavailableError            try again later; nothing was written
 ├── CommitUncertainError             look before you act: `Store.resolve_commit`
 └── CorruptRecordError               what is stored cannot be read; it is never deleted
+    └── CodecMissingError            a codec or a key is missing
 ```
 
 `PartitionCountError` is both a `UsageError` and a `StoreConfigError`: only the reader of the
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CatgaStoreError",
     "ClaimLostError",
+    "CodecMissingError",
     "CommitTooLargeError",
     "CommitUncertainError",
     "ConflictError",
@@ -297,6 +299,17 @@ class CorruptRecordError(CatgaStoreError):
     """What is stored cannot be read. `key` names it; it is left as it is."""
 
     key: tuple[str, str, int, str] | None
+
+
+class CodecMissingError(CorruptRecordError):
+    """A body was stored through a codec, or under a key, that this store was opened without.
+
+    Give the store that codec or key and read again. A key that was destroyed cannot be replaced.
+    """
+
+    codec: str
+    label: str
+    """For an encryption, the id of the key."""
 
 
 for _name in __all__:

@@ -65,7 +65,7 @@ class BaseAsyncStore(BaseStore):
         if self._at_home is None or not self._at_home():
             self._check_loop()
 
-        if self._closed or self._watch is not None:
+        if self._closed or self._watch is not None or self._bodies is not None:
             conversation = self._checked(conversation)
 
         return self._driver.run(conversation)

@@ -7,6 +7,7 @@ from typing import Any
 from typing import Protocol
 from typing import TypeVar
 
+from catga_store.core.bodies import Bodies
 from catga_store.core.context import Context
 from catga_store.core.settings import Settings
 from catga_store.errors import StoreClosedError
@@ -24,6 +25,8 @@ class BaseStore:
     """State and plain methods of a store, the same on both APIs."""
 
     _watch: Watch | None = None
+    _bodies: Bodies | None = None
+    """What encodes and decodes bodies, of a store with codecs."""
     _place = ""  # for the repr in a traceback of a store that could not be made
     _closed = False
 
@@ -32,18 +35,26 @@ class BaseStore:
         self._context = Context.of(settings, f"{type(self).__name__} {place}".strip())
         self._place = place
         self._closed = False
+        if settings.codecs is not None:
+            self._bodies = Bodies(settings.codecs)
 
     def now(self) -> datetime:
         """Return the time by the store's clock, in whole milliseconds."""
         return self._context.now()
 
     def _checked(self, conversation: Conversation[T]) -> Conversation[T]:
-        """The conversation to run, watched if the store is; `StoreClosedError` after `close`."""
+        """The conversation to run, watched and through codecs if the store has them.
+
+        `StoreClosedError` after `close`.
+        """
         if self._closed:
             message = f"{self!r} was closed and cannot be used; open the store again"
             raise StoreClosedError(message)
 
-        return conversation if self._watch is None else self._watch(self, conversation)
+        if self._watch is not None:
+            conversation = self._watch(self, conversation)
+
+        return conversation if self._bodies is None else self._bodies.through(conversation)
 
     def __repr__(self) -> str:
         place = f" {self._place}" if self._place else ""
@@ -77,7 +88,7 @@ class BaseBlockingStore(BaseStore):
 
     def _run(self, conversation: Conversation[T]) -> T:
         # Every operation comes by here, so the common case calls nothing but the driver.
-        if self._closed or self._watch is not None:
+        if self._closed or self._watch is not None or self._bodies is not None:
             conversation = self._checked(conversation)
 
         try:

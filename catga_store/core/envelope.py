@@ -34,6 +34,12 @@ from typing import Any
 from catga_store import codec
 from catga_store.codec.bitmaps import decode_bitmap
 from catga_store.codec.bitmaps import encode_bitmap
+from catga_store.codec.bodies.frames import MAGIC
+from catga_store.codec.bodies.frames import ConcealedBody
+from catga_store.codec.bodies.frames import UnreadableBody
+from catga_store.codec.bodies.frames import not_readable
+from catga_store.codec.bodies.frames import set_apart
+from catga_store.codec.bodies.frames import without_mark
 from catga_store.codec.evolution import lift
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import EncodingError
@@ -104,6 +110,10 @@ BYTES = "bytes"
 
 MAX_RESULT_BYTES = 256 * 1024
 """The most that the result and the error text of a child take together, encoded."""
+
+_NOT_SHOWN = (
+    "it does not fit its type; where is not shown, because this store encrypts what it keeps"
+)
 
 _BARE_COMPLETION = len(b'{"result":,"error":null}')
 
@@ -216,6 +226,9 @@ def body_with_wait(head: Head, body: bytes, wait: WaitCondition) -> bytes:
 
 def body_without_wait(head: Head, body: bytes) -> bytes:
     """The same body, waiting for nothing; the state is not decoded."""
+    if type(body) is UnreadableBody:
+        raise body.refusal()
+
     at = body.index(_STATE)
     return _plain_prefix(_naming_in(head, body[:at])) + body[at:]
 
@@ -231,7 +244,7 @@ def body_with_own_expiry(key: Key, head: Head, body: bytes, *, own_expiry: bool)
 
 def version_of(key: Key, record: Record) -> FlowVersion:
     """A line of the history of a flow."""
-    head = record.head
+    head, body = record.head, record.body
     return FlowVersion(
         version=head.version,
         status=_STATUSES[head.status],
@@ -239,7 +252,7 @@ def version_of(key: Key, record: Record) -> FlowVersion:
         error=head.error,
         owner=head.owner,
         updated_at=from_ms(head.updated_ms),
-        size=len(record.body),
+        size=len(body.stored if type(body) is UnreadableBody else body),
     )
 
 
@@ -274,8 +287,9 @@ def _read_flow(
     head, body = record.head, record.body
     at = body.find(_STATE)
     if at < 0:
-        message = f"the body of {key} has no state; nothing was changed"
-        raise CorruptRecordError(message, key=tuple(key))
+        raise not_readable(key, body) or CorruptRecordError(
+            f"the body of {key} has no state; nothing was changed", key=tuple(key)
+        )
 
     prefix = body[:at]
     naming = None if state_type is None else codec.naming(state_type)
@@ -307,7 +321,8 @@ def _read_flow(
         message = f"the state of {key} cannot be read: {error}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
     except StateTypeError as error:
-        message = f"the state of {key} cannot be decoded: {error}; nothing was changed"
+        why = _NOT_SHOWN if isinstance(body, ConcealedBody) else error
+        message = f"the state of {key} cannot be decoded: {why}; nothing was changed"
         raise _refusal(message, head, error.expected, error.expected_version) from error
 
     baseline = None
@@ -443,7 +458,8 @@ def encode_part(part: Part[Any]) -> tuple[str, int, bytes]:
     body, loaded = part.body, part._loaded
     body_type = codec.type_of(body, part.body_type)
     if body_type is bytes:
-        return BYTES, 1, codec.encode_state(body, bytes)
+        data = codec.encode_state(body, bytes)
+        return BYTES, 1, data if data[:3] != MAGIC else set_apart(data)
 
     naming = codec.naming(body_type)
     if body_type is None and loaded is not None and loaded.head.type not in ("", BYTES):
@@ -465,7 +481,7 @@ def encode_entry(body: object) -> tuple[str, int, bytes]:
     body_type = codec.type_of(body)
     naming, data = codec.naming(body_type), codec.encode_state(body, body_type)
     if body_type is bytes:
-        return BYTES, 1, data
+        return BYTES, 1, data if data[:3] != MAGIC else set_apart(data)
 
     return naming.name, naming.version, b"".join((_plain_prefix(naming), _STATE, data, b"}"))
 
@@ -486,7 +502,8 @@ def load_part(part: Part[Any], record: Record) -> None:
 def _read_part(key: Key, record: Record, body_type: Any | None) -> tuple[Any, bytes | None]:
     head = record.head
     if head.type == BYTES and body_type in (None, bytes):
-        return record.body, None
+        data = record.body[:]  # of the class `bytes`
+        return data if data[:3] != MAGIC else _marked(key, record.body), None
 
     if BYTES in (head.type, codec.type_name(body_type)):
         asked = codec.type_name(body_type)
@@ -498,6 +515,15 @@ def _read_part(key: Key, record: Record, body_type: Any | None) -> tuple[Any, by
 
     body, _, _, baseline = _read_flow(key, record, body_type)
     return body, baseline
+
+
+def _marked(key: Key, body: bytes) -> bytes:
+    """The bytes of a body that begins like one that went through codecs."""
+    refusal = not_readable(key, body)
+    if refusal is not None:
+        raise refusal
+
+    return without_mark(body[:])
 
 
 def decode_entry(key: Key, head: Head, body: bytes, body_type: Any | None) -> LogEntry:
@@ -577,7 +603,7 @@ def _read_wait(key: Key, prefix: bytes) -> WaitCondition | None:
             return None if fields is None else _wait_from_json(fields)
     except (IndexError, KeyError, TypeError, ValueError, UsageError, CorruptRecordError) as error:
         message = f"the body of {key} cannot be read: {error}; nothing was changed"
-        raise CorruptRecordError(message, key=tuple(key)) from error
+        raise not_readable(key, prefix) or CorruptRecordError(message, key=tuple(key)) from error
 
     message = (
         f"the body of {key} has layout {layout!r}, but this release of catga_store supports {LAYOUT};"
@@ -671,7 +697,9 @@ def load_progress(progress: ForEachProgress, key: Key, record: Record) -> None:
         last, marked, failed = _read_progress(record.body)
     except (KeyError, TypeError, ValueError, UsageError, CorruptRecordError) as error:
         message = f"the body of {key} cannot be read: {error}; nothing was changed"
-        raise CorruptRecordError(message, key=tuple(key)) from error
+        raise not_readable(key, record.body) or CorruptRecordError(
+            message, key=tuple(key)
+        ) from error
 
     stored_state.load_progress(progress, key, record, marked=marked, failed=failed, last=last)
 

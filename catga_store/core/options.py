@@ -10,6 +10,7 @@ from typing import Any
 from typing import Literal
 from typing import TypedDict
 
+from catga_store.codec.bodies import BodyCodec
 from catga_store.model.flows import FlowStatus
 from catga_store.model.listings import Retention
 from catga_store.model.waits import WaitOutcome
@@ -29,7 +30,8 @@ class StoreOptions(TypedDict, total=False):
     | `retention` | how long ended records are kept | `Retention()` |
     | `partitions` | how many parts the store has; fixed at first use | 1 |
     | `history` | how many versions of each flow are kept, the current one included | 1 |
-    | `max_record_bytes` | the most that one record may take | 64 MiB |
+    | `max_record_bytes` | the most that one record may take, before its codecs | 64 MiB |
+    | `codecs` | what bodies go through when they are written, in order: `Zstd`, `Encrypt`, a `BodyCodec` | none |
     """
 
     owner: str | None
@@ -40,6 +42,7 @@ class StoreOptions(TypedDict, total=False):
     partitions: int
     history: int
     max_record_bytes: int
+    codecs: Iterable[BodyCodec] | None
 
 
 class FlowFilters(TypedDict, total=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from datetime import datetime
 from datetime import timedelta
@@ -14,6 +15,8 @@ from attrs import Attribute
 from attrs import field
 from attrs import frozen
 
+from catga_store.codec.bodies import BodyCodec
+from catga_store.codec.bodies import Chain
 from catga_store.core.arguments import check_names
 from catga_store.core.options import StoreOptions
 from catga_store.errors import UsageError
@@ -76,6 +79,11 @@ def _checked_owner(value: str | None) -> str | None:
     return None if value is None else check_id(value, "an owner")
 
 
+def _chain(value: Iterable[BodyCodec] | None) -> Chain | None:
+    chain = None if value is None else Chain(value)
+    return chain if chain is not None and chain.codecs else None
+
+
 @frozen(kw_only=True)
 class Settings:
     """The options of every store; `timeout` and `poll_interval` become seconds."""
@@ -88,6 +96,7 @@ class Settings:
     partitions: int = field(default=1, validator=_from_one)
     history: int = field(default=1, validator=_from_one)
     max_record_bytes: int = field(default=64 * 1024 * 1024, validator=_from_one)
+    codecs: Chain | None = field(default=None, converter=_chain)
 
     @classmethod
     def of(cls, store: type, options: Mapping[str, Any]) -> Settings:

@@ -16,6 +16,7 @@ from attrs import frozen
 from attrs import setters
 
 from catga_store import codec
+from catga_store.codec.bodies.frames import not_readable
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
@@ -86,8 +87,12 @@ class Results(Mapping[str, ChildResult]):
                 f"the completion of {child!r} in {self._key} cannot be read: {error};"
                 " nothing was changed"
             )
-            key = None if self._key is None else tuple(self._key)
-            raise CorruptRecordError(message, key=key) from error
+            key = self._key or wait_key("?")
+            refusal = not_readable(key, item.payload)
+            if refusal is not None:
+                raise refusal from None
+
+            raise CorruptRecordError(message, key=self._key and tuple(self._key)) from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)

@@ -83,6 +83,7 @@ from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Identify
 from catga_store.protocol.requests import Item
 from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import ListedPart
@@ -148,6 +149,7 @@ __all__ = [
     "Find",
     "Found",
     "Head",
+    "Identify",
     "Item",
     "Key",
     "ListDue",

@@ -56,6 +56,7 @@ __all__ = [
     "Find",
     "Found",
     "Head",
+    "Identify",
     "Item",
     "ListDue",
     "ListedPart",
@@ -130,7 +131,7 @@ class Head(NamedTuple):
     deadline. An ended condition: since when its parent is to be notified; None once it was."""
     expires_ms: int | None = None
     revision: str = ""
-    """Unique forever; set by the store."""
+    """Unique forever; set by the store: the id of the commit, perhaps with `@` and more behind it."""
     commits: tuple[str, ...] = ()
     """The last commits that wrote the record, newest first; each made one version. Kept by the store."""
 
@@ -601,6 +602,14 @@ class Sweep(Request[int]):
 @define
 class Clear(Request[None]):
     """Remove every record under exactly the prefix of this store."""
+
+
+@define
+class Identify(Request[str]):
+    """Return a text that names this store and no other, wherever its server or file is moved.
+
+    It is asked once, if the store has codecs that bind bodies to it.
+    """
 
 
 @define

@@ -43,6 +43,7 @@ from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import Identify
 from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Overdue
@@ -104,6 +105,7 @@ class EmbeddedProtocol:
             Stats: self._reading(rules.stats),
             Scan: self._reading(rules.scan),
             Ping: self._reading(rules.ping),
+            Identify: self._reading(rules.identify),
             Listen: self._listen,
         }
 

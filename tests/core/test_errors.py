@@ -50,6 +50,7 @@ TREE: dict[str, tuple[str, ...]] = {
     "StoreUnavailableError": ("CatgaStoreError",),
     "CommitUncertainError": ("CatgaStoreError",),
     "CorruptRecordError": ("CatgaStoreError",),
+    "CodecMissingError": ("CorruptRecordError",),
 }
 
 FACTS: dict[str, dict[str, Any]] = {
@@ -88,6 +89,7 @@ FACTS: dict[str, dict[str, Any]] = {
         "sent_at": None,
     },
     "CorruptRecordError": {"key": ("flow", "f", 0, "")},
+    "CodecMissingError": {"key": ("flow", "f", 0, ""), "codec": "aes256gcm", "label": "2026-11"},
 }
 
 

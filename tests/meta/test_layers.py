@@ -54,6 +54,7 @@ HEAVY = [
     "anyio",
     "cattrs",
     "click",
+    "cryptography",
     "cronsim",
     "jinja2",
     "msgspec",
@@ -68,6 +69,7 @@ HEAVY = [
     "trio",
     "typer",
     "uvicorn",
+    "zstandard",
 ]
 
 

@@ -28,6 +28,7 @@ from catga_store.protocol.rules.reading import count_due
 from catga_store.protocol.rules.reading import due
 from catga_store.protocol.rules.reading import due_waits
 from catga_store.protocol.rules.reading import find
+from catga_store.protocol.rules.reading import identify
 from catga_store.protocol.rules.reading import list_due
 from catga_store.protocol.rules.reading import overdue
 from catga_store.protocol.rules.reading import ping
@@ -55,6 +56,7 @@ __all__ = [
     "due_waits",
     "extend",
     "find",
+    "identify",
     "list_due",
     "overdue",
     "parts",

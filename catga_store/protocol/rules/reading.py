@@ -14,6 +14,7 @@ from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Identify
 from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import Overdue
 from catga_store.protocol.requests import Ping
@@ -177,6 +178,11 @@ def _is_gone(tables: Tables, key: Key, record: Record, now_ms: int) -> bool:
 
     flow = tables.head(flow_key(key.id))
     return flow is not None and has_expired(flow, now_ms)
+
+
+def identify(tables: Tables, _request: Identify) -> str:
+    """Return what `Identify` asks for."""
+    return tables.identity()
 
 
 def ping(tables: Tables, _request: Ping) -> None:

@@ -61,6 +61,10 @@ class Tables(Protocol):
         """Set layout version and partitions."""
         ...
 
+    def identity(self) -> str:
+        """Return a text that names this store and no other, also where it is moved; see `Identify`."""
+        ...
+
     def head(self, key: Key) -> Head | None:
         """Return the head of a flow, progress record or part."""
         ...

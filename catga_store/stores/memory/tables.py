@@ -13,6 +13,7 @@ The file is over 400 lines because the rows and the indexes made of them are rea
 from __future__ import annotations
 
 import itertools
+import secrets
 import threading
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -110,6 +111,7 @@ class MemoryTables:
         self.lock = threading.Lock()
         self.undo: list[tuple[Any, Any, Any]] = []
         self._layout: tuple[int, int] | None = None
+        self._identity = secrets.token_hex(16)
         self._make_rows()
         self._make_indexes()
 
@@ -143,6 +145,9 @@ class MemoryTables:
     def lay_out(self, version: int, partitions: int) -> None:
         self._note(vars(self), "_layout")
         self._layout = version, partitions
+
+    def identity(self) -> str:
+        return f"memory:{self._identity}"
 
     def clear(self) -> None:
         for name in _ROWS:

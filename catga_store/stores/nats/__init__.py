@@ -132,6 +132,7 @@ from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Identify
 from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Overdue
@@ -227,6 +228,7 @@ class NatsProtocol:
             Sweep: self._sweeping.sweep,
             Clear: self._clear,
             Ping: self._ping,
+            Identify: self._identify,
             Listen: self._hints.listen,
         }
 
@@ -302,6 +304,10 @@ class NatsProtocol:
 
     def _clear(self, _request: Clear) -> Conversation[None]:
         yield from self._resolver.clear()
+
+    def _identify(self, _request: Identify) -> Conversation[str]:
+        yield from ()
+        return f"nats:{self._layout.stream}"
 
     def _ping(self, _request: Ping) -> Conversation[None]:
         yield from self._exchange.fetch([self._layout.layout], self._exchange.deadline())

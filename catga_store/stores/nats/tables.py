@@ -508,6 +508,7 @@ class NatsTables:
 
     layout: Any = _elsewhere
     lay_out: Any = _elsewhere
+    identity: Any = _elsewhere
     due_flows: Any = _elsewhere
     due_waits: Any = _elsewhere
     overdue: Any = _elsewhere

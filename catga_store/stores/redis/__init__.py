@@ -112,6 +112,7 @@ from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Extend
 from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import Identify
 from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import Overdue
 from catga_store.protocol.requests import Parts
@@ -205,6 +206,7 @@ class RedisProtocol:
             Sweep: sweeping.sweep,
             Clear: sweeping.clear,
             Ping: self._ping,
+            Identify: self._identify,
             Listen: hints.listen,
         }
 
@@ -223,6 +225,10 @@ class RedisProtocol:
         yield from prepare(self._layout, self._exchange)
         self._prepared = True
         return (yield from handler(request))
+
+    def _identify(self, _request: Identify) -> Conversation[str]:
+        yield from ()
+        return f"redis:{self._layout.prefix}"
 
     def _ping(self, _request: Ping) -> Conversation[None]:
         key = self._layout.layout

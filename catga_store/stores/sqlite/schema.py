@@ -40,7 +40,11 @@ CREATE TABLE catga_counts (
     f"CREATE TRIGGER catga_flows_move AFTER UPDATE OF type, status ON catga_flows BEGIN {_GO} {_COME} END",
 )
 LAY_OUT = (
-    "CREATE TABLE catga_layout (version INTEGER NOT NULL, partitions INTEGER NOT NULL)",
+    """
+CREATE TABLE catga_layout (
+  version INTEGER NOT NULL, partitions INTEGER NOT NULL, identity TEXT NOT NULL
+)
+""",
     _RECORDS.format(table="catga_flows"),
     _RECORDS.format(table="catga_progress"),
     """

@@ -5,6 +5,7 @@ The file is over 400 lines because it implements one protocol, `Tables`, method 
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 
 from catga_store.errors import CorruptRecordError
+from catga_store.errors import StoreConfigError
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
@@ -151,7 +153,20 @@ class SQLiteTables:
         for statement in LAY_OUT:
             self._execute(statement)
 
-        self._execute("INSERT INTO catga_layout VALUES (?, ?)", (version, partitions))
+        row = version, partitions, secrets.token_hex(16)
+        self._execute("INSERT INTO catga_layout VALUES (?, ?, ?)", row)
+
+    def identity(self) -> str:
+        column = "SELECT 1 FROM pragma_table_info('catga_layout') WHERE name = 'identity'"
+        if self._execute(column).fetchone() is None:
+            message = (
+                "the file was made by a release that had no codecs, so bodies cannot be bound to it; copy it"
+                " to a new file with catga-store copy; nothing was written"
+            )
+            raise StoreConfigError(message)
+
+        (identity,) = self._execute("SELECT identity FROM catga_layout").fetchone()
+        return f"sqlite:{identity}"
 
     def clear(self) -> None:
         for table in ("flows", "progress", "waits", "items", "commits", "counts"):

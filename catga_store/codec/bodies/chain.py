@@ -1,0 +1,183 @@
+"""The codecs of one store, applied in order at writing and in reverse at reading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from collections.abc import Iterable
+from typing import cast
+
+from attrs import evolve
+
+from catga_store.codec.bodies.base import BodyCodec
+from catga_store.codec.bodies.base import BodyPlace
+from catga_store.codec.bodies.frames import ConcealedBody
+from catga_store.codec.bodies.frames import Frame
+from catga_store.codec.bodies.frames import framed
+from catga_store.codec.bodies.frames import parse
+from catga_store.errors import CatgaStoreError
+from catga_store.errors import CodecMissingError
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import StoreConfigError
+from catga_store.errors import UsageError
+from catga_store.protocol.masking import shown
+
+__all__ = ["Chain"]
+
+_NAME = re.compile(r"[a-z0-9_-]{1,32}", re.ASCII)
+_LABEL = re.compile(r"[!-~]{0,64}", re.ASCII)
+_MOST = 8
+
+
+class Chain:
+    """Up to eight codecs with different names."""
+
+    def __init__(self, codecs: Iterable[BodyCodec]) -> None:
+        self.codecs = _checked(codecs)
+        self._by_name = {codec.name: codec for codec in self.codecs}
+        self._required = [codec.name for codec in self.codecs if codec.required]
+        self.binds = any(codec.binds for codec in self.codecs)
+        self.conceals = any(codec.conceals for codec in self.codecs)
+
+    def __repr__(self) -> str:
+        return repr(list(self.codecs))
+
+    def encode(self, data: bytes, place: BodyPlace, kind: int) -> bytes:
+        """Return what is stored of a body; `StoreConfigError` if a codec cannot encode it."""
+        trail: list[str] = []
+        for codec in self.codecs:
+            encoded = _encoded(codec, data, place)
+            if encoded is not None:
+                label, data = encoded
+                trail.append(f"{codec.name}={label}" if label else codec.name)
+                place = place.after(codec.name)
+
+        return framed(kind, ",".join(trail), data)
+
+    def decode(self, stored: bytes, place: Callable[[int], BodyPlace]) -> bytes:
+        """Return the body of which this is stored; `CorruptRecordError` if it cannot be decoded.
+
+        `place` returns the place of a body that was written in this way: the kind of its frame.
+        """
+        try:
+            frame = parse(stored)
+        except ValueError as error:
+            raise CorruptRecordError(str(error), key=None) from None
+
+        self._check_required(() if frame is None else [name for name, _ in frame.trail])
+        data = stored if frame is None else self._decoded(frame, place(frame.kind))
+        return ConcealedBody(data) if self.conceals else bytes(data)
+
+    def is_current(self, stored: bytes, place: Callable[[int], BodyPlace]) -> bool:
+        """Return whether a body would be stored with the same codecs, keys included, if it were written now.
+
+        Of a codec that may leave a body as it is, only its presence tells.
+        """
+        try:
+            frame = parse(stored)
+        except ValueError:
+            return False
+
+        if frame is None:
+            return False
+
+        names = [name for name, _ in frame.trail]
+        wanted = [codec.name for codec in self.codecs if codec.required or codec.binds]
+        if not set(wanted) <= set(names) <= self._by_name.keys():
+            return False
+
+        at = place(frame.kind)
+        return all(self._by_name[name].is_current(label, at) for name, label in frame.trail)
+
+    def _check_required(self, names: Iterable[str]) -> None:
+        missing = [name for name in self._required if name not in names]
+        if missing:
+            message = (
+                f"it was stored without {missing[0]!r}, which this store requires; if it was written"
+                " before the store had that codec, open it with accept_plain=True and rewrap it"
+            )
+            raise CorruptRecordError(message, key=None)
+
+    def _decoded(self, frame: Frame, place: BodyPlace) -> bytes:
+        data = frame.data
+        names = [name for name, _ in frame.trail]
+        for at in reversed(range(len(names))):
+            name, label = frame.trail[at]
+            codec = self._by_name.get(name)
+            if codec is None:
+                message = (
+                    f"it was stored through the codec {name!r}, which this store was opened without; add it"
+                    " to codecs"
+                )
+                raise CodecMissingError(message, key=None, codec=name, label=label)
+
+            data = _undone(codec, label, data, evolve(place, inner=tuple(names[:at])))
+
+        return data
+
+
+def _encoded(codec: BodyCodec, data: bytes, place: BodyPlace) -> tuple[str, bytes] | None:
+    try:
+        encoded: object = codec.encode(data, place)
+    except CatgaStoreError:
+        raise
+    except Exception as error:
+        message = f"the codec {codec.name!r} raised {type(error).__name__}"
+        raise StoreConfigError(message) from error
+
+    if encoded is None:
+        return None
+
+    label, data = _checked_pair(codec, encoded)
+    if not _LABEL.fullmatch(label) or "," in label or "=" in label:
+        message = f"the codec {codec.name!r} returned the label {shown(label)}; see BodyCodec"
+        raise UsageError(message)
+
+    return label, data
+
+
+def _checked_pair(codec: BodyCodec, encoded: object) -> tuple[str, bytes]:
+    pair = cast("tuple[object, ...]", encoded) if isinstance(encoded, tuple) else ()
+    if len(pair) == 2 and type(pair[0]) is str and type(pair[1]) is bytes:  # noqa: PLR2004  a pair
+        return pair[0], pair[1]
+
+    message = f"the codec {codec.name!r} must return a label and bytes, or None"
+    raise UsageError(message)
+
+
+def _undone(codec: BodyCodec, label: str, data: bytes, place: BodyPlace) -> bytes:
+    try:
+        return codec.decode(label, data, place)
+    except CorruptRecordError:
+        raise
+    except Exception as error:
+        # Its text may have something of the body in it.
+        message = f"the codec {codec.name!r} raised {type(error).__name__}"
+        raise CorruptRecordError(message, key=None) from None
+
+
+def _checked(codecs: object) -> tuple[BodyCodec, ...]:
+    if isinstance(codecs, str | bytes) or not isinstance(codecs, Iterable):
+        message = (
+            f"codecs must be a list of codecs, as in [Zstd(), Encrypt(keys)], not {shown(codecs)}"
+        )
+        raise UsageError(message)
+
+    found = tuple(cast("Iterable[object]", codecs))
+    for codec in found:
+        if not isinstance(codec, BodyCodec) or isinstance(codec, type):
+            message = f"codecs: expected a BodyCodec such as Zstd(), got {shown(codec)}"
+            raise UsageError(message)
+
+        name: object = getattr(codec, "name", None)
+        if type(name) is not str or not _NAME.fullmatch(name):
+            message = f"codecs: the name of a codec is {shown(name)}; see BodyCodec"
+            raise UsageError(message)
+
+    checked = cast("tuple[BodyCodec, ...]", found)
+    names = [codec.name for codec in checked]
+    if len(set(names)) < len(names) or len(names) > _MOST:
+        message = f"codecs: expected up to {_MOST} with different names, got {', '.join(names)}"
+        raise UsageError(message)
+
+    return checked

@@ -1,0 +1,177 @@
+"""Encryption of bodies with AES-256-GCM, bound to the place of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import TypeAlias
+
+from catga_store.codec.bodies.base import BodyCodec
+from catga_store.codec.bodies.base import BodyPlace
+from catga_store.codec.bodies.keys import Keys
+from catga_store.errors import CatgaStoreError
+from catga_store.errors import CodecMissingError
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import NotSupportedError
+from catga_store.errors import StoreConfigError
+from catga_store.errors import UsageError
+from catga_store.protocol.masking import shown
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+__all__ = ["Encrypt"]
+
+NONCE_BYTES, TAG_BYTES = 12, 16
+
+KeysOf: TypeAlias = Callable[[str], "Keys | Mapping[str, bytes] | None"]
+
+
+class Encrypt(BodyCodec):
+    """Encrypts bodies with AES-256-GCM under a fresh random nonce each, bound to their place.
+
+    Needs `pip install 'catga_store[encryption]'`. `keys` maps the ids of keys to keys of 32 bytes:
+    bodies are written under the key `current`, and read under any. A key must not encrypt more than
+    2**32 bodies; rotate it before.
+
+    Instead of `keys`, `key_for` may return the keys of one flow: it is called with the flow's id, or
+    with the correlation id of a wait condition, and returns `Keys`, a mapping of one key, or `None` if no key
+    is left. It must not block, so it keeps what it has fetched. Without its key a body is
+    lost: that is how the data of one tenant is destroyed.
+
+    A body that was moved from another flow, part, version, commit, kind of record or store is a
+    `CorruptRecordError`, and so is one that was changed or is not encrypted. With `accept_plain=True`
+    bodies that are not encrypted are read, for the time until `rewrap` has encrypted them. A body whose
+    key is missing is a `CodecMissingError`. What is not encrypted: the head of a record (ids, names,
+    type, status, position, times, owner, tag, error) and the size of its body.
+    """
+
+    name = "aes256gcm"
+    binds = True
+    conceals = True
+
+    def __init__(
+        self,
+        keys: Keys | Mapping[str, bytes] | None = None,
+        *,
+        current: str | None = None,
+        key_for: KeysOf | None = None,
+        accept_plain: bool = False,
+    ) -> None:
+        if (keys is None) == (key_for is None):
+            message = "Encrypt: expected keys or key_for, got " + (
+                "neither" if keys is None else "both"
+            )
+            raise UsageError(message)
+
+        given: object = key_for
+        if given is not None and (not callable(given) or current is not None):
+            message = (
+                "key_for: expected a function that returns Keys, which say which of them is current"
+            )
+            raise UsageError(message)
+
+        switch: object = accept_plain
+        if type(switch) is not bool:
+            message = f"accept_plain must be True or False, not {shown(switch)}"
+            raise UsageError(message)
+
+        self.required = not accept_plain
+        self._make = _cipher_class()
+        self._keys = None if keys is None else Keys.of(keys, current)
+        self._key_for = key_for
+        self._ciphers: dict[str, AESGCM] = {}
+        if self._keys is not None:
+            self._ciphers = {key_id: self._make(key) for key_id, key in self._keys.items()}
+
+    def __repr__(self) -> str:
+        """Name the keys, and show none."""
+        more = "" if self.required else ", accept_plain=True"
+        return f"Encrypt({'key_for=…' if self._keys is None else self._keys!r}{more})"
+
+    def encode(self, data: bytes, place: BodyPlace) -> tuple[str, bytes]:
+        """See `BodyCodec`. `StoreConfigError` if there is no key for the flow."""
+        keys = self._keys_of(place)
+        if keys is None:
+            message = (
+                f"key_for returned no key for {place.flow_id!r}, so nothing of it can be written"
+            )
+            raise StoreConfigError(message)
+
+        return keys.current, seal(self._cipher(keys, keys.current), data, place.associated_data())
+
+    def decode(self, label: str, data: bytes, place: BodyPlace) -> bytes:
+        """See `BodyCodec`."""
+        keys = self._keys_of(place)
+        if keys is None or label not in keys:
+            message = (
+                f"it is encrypted under the key {label!r}, which this store was opened without, or which was"
+                " destroyed; add the key, which need not be the current one"
+            )
+            raise CodecMissingError(message, key=None, codec=self.name, label=label)
+
+        plain = unseal(self._cipher(keys, label), data, place.associated_data())
+        if plain is None:
+            message = (
+                f"it is not what was encrypted here under the key {label!r}: it was changed, moved from another"
+                " record, version or store, or encrypted under another key of that id"
+            )
+            raise CorruptRecordError(message, key=None)
+
+        return plain
+
+    def is_current(self, label: str, place: BodyPlace) -> bool:
+        """See `BodyCodec`. `StoreConfigError` if there is no key for the flow."""
+        keys = self._keys_of(place)
+        return keys is not None and label == keys.current
+
+    def _keys_of(self, place: BodyPlace) -> Keys | None:
+        if self._key_for is None:
+            return self._keys
+
+        try:
+            found: Any = self._key_for(place.flow_id)
+        except CatgaStoreError:
+            raise
+        except Exception as error:
+            # Its text may show a key.
+            message = f"key_for raised {type(error).__name__} for {place.flow_id!r}"
+            raise CodecMissingError(message, key=None, codec=self.name, label="") from None
+
+        return None if found is None else Keys.of(found, None)
+
+    def _cipher(self, keys: Keys, key_id: str) -> AESGCM:
+        # Those of `key_for` are not kept: a key that is destroyed must not stay here.
+        return self._ciphers[key_id] if keys is self._keys else self._make(keys[key_id])
+
+
+def _cipher_class() -> type[AESGCM]:
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ImportError:
+        message = "Encrypt needs cryptography, which is not installed: pip install 'catga_store[encryption]'"
+        raise NotSupportedError(message) from None
+
+    return AESGCM
+
+
+def seal(cipher: AESGCM, data: bytes, associated: bytes) -> bytes:
+    """Return a fresh nonce, and the data encrypted under it with its tag."""
+    nonce = os.urandom(NONCE_BYTES)
+    return nonce + cipher.encrypt(nonce, data, associated)
+
+
+def unseal(cipher: AESGCM, sealed: bytes, associated: bytes) -> bytes | None:
+    """Return what was sealed; `None` if it is not that, or not with these associated data."""
+    from cryptography.exceptions import InvalidTag
+
+    if len(sealed) < NONCE_BYTES + TAG_BYTES:
+        return None
+
+    try:
+        return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], associated)
+    except InvalidTag:
+        return None

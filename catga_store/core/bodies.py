@@ -1,0 +1,267 @@
+"""Where bodies go through the codecs of a store: between the logic and the store protocol, at this one point.
+
+`Bodies.through` wraps a conversation: it encodes the bodies in its commits, and decodes those in the replies
+to its reads. Above it everything is plain, so change detection, copies and forks know nothing of codecs;
+below it stores keep bytes that they do not look at. A store without codecs has no `Bodies`.
+
+A body that cannot be decoded does not fail the request, which may be for many: an `UnreadableBody` stands
+in its place, and raises when the record is decoded. A codec that binds is given the place of a
+body, which has the version and the commit of the write. So a head that is written without its body, as by a
+claim, is written with it then. `Extend`, and a `Check` that moves a due time, change neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from typing import TypeVar
+
+from attrs import evolve
+
+from catga_store.codec.bodies import BodyPlace
+from catga_store.codec.bodies import Chain
+from catga_store.codec.bodies import UnreadableBody
+from catga_store.codec.bodies.frames import APPENDED
+from catga_store.codec.bodies.frames import NUMBERED
+from catga_store.codec.bodies.frames import UNNUMBERED
+from catga_store.codec.bodies.frames import check_readable
+from catga_store.errors import CatgaStoreError
+from catga_store.errors import CodecMissingError
+from catga_store.errors import CorruptRecordError
+from catga_store.errors import EncodingError
+from catga_store.errors import StateTypeError
+from catga_store.errors import StoreConfigError
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Request
+from catga_store.protocol.conversation import ask
+from catga_store.protocol.conversation import through
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import is_hidden
+from catga_store.protocol.keys import is_version
+from catga_store.protocol.keys import part_key
+from catga_store.protocol.requests import ANY
+from catga_store.protocol.requests import Append
+from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Complete
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Identify
+from catga_store.protocol.requests import Item
+from catga_store.protocol.requests import ListedPart
+from catga_store.protocol.requests import Parts
+from catga_store.protocol.requests import Put
+from catga_store.protocol.requests import Read
+from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Reply
+from catga_store.protocol.requests import Scan
+from catga_store.protocol.requests import Scanned
+
+__all__ = ["Bodies", "commit_of", "has_body", "place_of", "place_of_item"]
+
+T = TypeVar("T")
+
+_NOT_SHOWN = (
+    "the state or body has a value that cannot be stored exactly; which one is not shown, because this store"
+    " encrypts what it keeps; nothing was sent; a MemoryStore without codecs says where it is"
+)
+
+
+def has_body(key: Key) -> bool:
+    """Return whether the record of a key has a body: the counter of a log and a wait condition have none."""
+    return key.kind != WAIT and not (
+        key.kind == PART and is_hidden(key) and not is_version(key.name)
+    )
+
+
+def place_of(store: str, key: Key, head: Head, commit_id: str, kind: int) -> BodyPlace:
+    """Return the place of the body of a record that a commit wrote.
+
+    A former version of a flow has the place that it had as the flow. What the store counts is not known at
+    writing: the version of a record that is overwritten, and the sequence of an entry that is appended;
+    in place of that there are the name of the log and the key of the entry.
+    """
+    record_kind, record_id, step, name = key
+    if record_kind == PART and is_version(name):
+        record_kind, name = FLOW, ""
+
+    version = None if kind == UNNUMBERED else head.version
+    if kind == APPENDED:
+        return BodyPlace(
+            store,
+            record_kind,
+            record_id,
+            step,
+            f"{name.rpartition('/')[0]}/{head.position}",
+            1,
+            commit_id,
+        )
+
+    return BodyPlace(store, record_kind, record_id, step, name, version, commit_id)
+
+
+def place_of_item(store: str, key: Key, child: str, *, success: bool) -> BodyPlace:
+    """Return the place of the result of a child."""
+    return BodyPlace(store, key.kind, key.id, child=child, success=success)
+
+
+def commit_of(head: Head) -> str:
+    """Return the commit that wrote a record in the version it has; on NATS more follows in the revision."""
+    return head.revision.partition("@")[0]
+
+
+class Bodies:
+    """The codecs of one open store, and the text that names it once that is known."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        self._store = ""
+
+    def through(self, conversation: Conversation[T]) -> Conversation[T]:
+        """Return the conversation, with the bodies of its requests encoded and those of its replies decoded."""
+        if not self.chain.conceals:
+            return through(conversation, self.converse)
+
+        return self._concealing(conversation)
+
+    def _concealing(self, conversation: Conversation[T]) -> Conversation[T]:
+        try:
+            return (yield from through(conversation, self.converse))
+        except StateTypeError as error:
+            refusal: CatgaStoreError = StateTypeError(str(error), **vars(error))
+        except EncodingError:
+            refusal = EncodingError(_NOT_SHOWN, path="$")
+
+        raise refusal  # here, where it has no cause: that would show a place in the state, and numbers
+
+    def converse(self, request: Request[Any]) -> Conversation[Any]:
+        """Ask the store what the request asks."""
+        if isinstance(request, Commit):
+            return self._commit(request)
+
+        if isinstance(request, Read):
+            return self._read(request)
+
+        if isinstance(request, Parts):
+            return self._parts(request)
+
+        return self._scan(request) if isinstance(request, Scan) else ask(request)
+
+    def identify(self) -> Conversation[str]:
+        """Return the text that the bodies of this store are bound to."""
+        if not self._store and self.chain.binds:
+            self._store = yield Identify()
+
+        return self._store
+
+    # writing --------------------------------------------------------------------------------------
+
+    def _commit(self, request: Commit) -> Conversation[Reply]:
+        store = yield from self.identify()
+        changes = tuple([self._encoded(store, change, request.id) for change in request.changes])
+        reply: Reply = yield evolve(request, changes=changes)
+        return reply
+
+    def _encoded(self, store: str, change: Change, commit_id: str) -> Change:
+        key = change.key
+        if type(change) is Put:
+            if key.kind == WAIT:
+                items = [self._encoded_item(store, key, item) for item in change.items]
+                return change._replace(items=tuple(items)) if items else change
+
+            if not has_body(key) or (change.keeps_body and not self.chain.binds):
+                return change
+
+            kind = UNNUMBERED if change.expected == ANY else NUMBERED
+            place = place_of(store, key, change.head, commit_id, kind)
+            body = self._encode(key, change.body, place, kind)
+            return change._replace(body=body, keeps_body=False)
+
+        if type(change) is Append:
+            entry = key._replace(name=f"{key.name}/")
+            place = place_of(store, entry, change.head, commit_id, APPENDED)
+            return change._replace(body=self._encode(key, change.body, place, APPENDED))
+
+        if type(change) is Complete:
+            place = place_of_item(store, key, change.child, success=change.success)
+            return change._replace(payload=self._encode(key, change.payload, place, UNNUMBERED))
+
+        return change
+
+    def _encoded_item(self, store: str, key: Key, item: Item) -> Item:
+        place = place_of_item(store, key, item.child, success=item.success)
+        return item._replace(payload=self._encode(key, item.payload, place, UNNUMBERED))
+
+    def _encode(self, key: Key, body: bytes, place: BodyPlace, kind: int) -> bytes:
+        check_readable(body)
+        try:
+            return self.chain.encode(body, place, kind)
+        except (StoreConfigError, CodecMissingError) as error:
+            message = f"the body of {key} cannot be encoded: {error}; nothing was sent"
+            raise StoreConfigError(message) from error.__cause__
+
+    # reading --------------------------------------------------------------------------------------
+
+    def _read(self, request: Read) -> Conversation[tuple[Record | None, ...]]:
+        records = yield from ask(request)
+        store = yield from self.identify()
+        return tuple(
+            [
+                None if record is None else self._decoded(store, key, record)
+                for key, record in zip(request.keys, records, strict=True)
+            ]
+        )
+
+    def _scan(self, request: Scan) -> Conversation[tuple[Scanned, ...]]:
+        found = yield from ask(request)
+        store = yield from self.identify()
+        return tuple([Scanned(key, self._decoded(store, key, record)) for key, record in found])
+
+    def _parts(self, request: Parts) -> Conversation[tuple[ListedPart, ...]]:
+        found = yield from ask(request)
+        if not request.bodies:
+            return found
+
+        store = yield from self.identify()
+        return tuple(
+            [
+                ListedPart(
+                    name, head, self._plain(store, part_key(request.flow_id, name), head, body)
+                )
+                for name, head, body in found
+            ]
+        )
+
+    def _decoded(self, store: str, key: Key, record: Record) -> Record:
+        """The record with its body and the results of its children decoded."""
+        if key.kind == WAIT:
+            items = [self._decoded_item(store, key, item) for item in record.items]
+            return record._replace(items=tuple(items)) if items else record
+
+        return Record(record.head, self._plain(store, key, record.head, record.body) or b"")
+
+    def _plain(self, store: str, key: Key, head: Head, stored: bytes | None) -> bytes | None:
+        if stored is None or not has_body(key):
+            return stored
+
+        commit_id = commit_of(head)
+        return self._decode(key, stored, lambda kind: place_of(store, key, head, commit_id, kind))
+
+    def _decoded_item(self, store: str, key: Key, item: Item) -> Item:
+        place = place_of_item(store, key, item.child, success=item.success)
+        return item._replace(payload=self._decode(key, item.payload, lambda _kind: place))
+
+    def _decode(self, key: Key, stored: bytes, place: Callable[[int], BodyPlace]) -> bytes:
+        try:
+            return self.chain.decode(stored, place)
+        except CorruptRecordError as error:
+            return UnreadableBody(stored, _named(key, error))
+
+
+def _named(key: Key, error: CorruptRecordError) -> CorruptRecordError:
+    message = f"the body of {key} cannot be read: {error}; nothing was changed"
+    facts = {**vars(error), "key": tuple(key)}
+    kind = CodecMissingError if isinstance(error, CodecMissingError) else CorruptRecordError
+    return kind(message, **facts)
