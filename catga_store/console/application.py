@@ -40,9 +40,11 @@ from catga_store.console.safety import Guard
 from catga_store.console.safety import SecureHeaders
 from catga_store.console.safety import session_of
 from catga_store.console.views import actions
+from catga_store.console.views import doctor
 from catga_store.console.views import events
 from catga_store.console.views import flow
 from catga_store.console.views import flows
+from catga_store.console.views import overview
 from catga_store.console.views import part
 from catga_store.console.views import waits
 from catga_store.errors import CatgaStoreError
@@ -142,6 +144,7 @@ def app(
 
 def _routes() -> list[BaseRoute]:
     pages: dict[str, Page] = {
+        "/doctor": doctor.show,
         "/flows": flows.show,
         "/flow": flow.show,
         "/part": part.show,
@@ -150,7 +153,8 @@ def _routes() -> list[BaseRoute]:
     }
     twins = {f"{path}.json": one for path, one in pages.items()}
     return [
-        Route("/", _first),
+        Route("/", overview.show),
+        Route("/overview.json", overview.show),
         *(Route(path, one) for path, one in (pages | twins).items()),
         Route("/flow/edit", actions.show_editor, methods=["GET"]),
         *_actions(),
@@ -172,10 +176,6 @@ def _actions() -> Iterator[Route]:
     for path, action in named.items():
         for one in (path, f"{path}.json"):
             yield Route(one, _changing(action), methods=["POST"])
-
-
-async def _first(request: Request) -> Response:
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/flows", 307)
 
 
 class _Static(StaticFiles):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC
 from datetime import datetime
+from datetime import timedelta
 from functools import cache
 from typing import Any
 from urllib.parse import urlencode
@@ -19,12 +20,16 @@ from starlette.responses import Response
 
 from catga_store.console.context import context_of
 from catga_store.model.documents import json_value
-from catga_store.model.times import MS
 from catga_store.protocol.masking import escaped
 
 __all__ = ["address", "is_json", "page", "reply"]
 
-_PAGES = (("flows", "/flows", "Flows"), ("waits", "/waits", "Waits"))
+_PAGES = (
+    ("overview", "/", "Overview"),
+    ("flows", "/flows", "Flows"),
+    ("waits", "/waits", "Waits"),
+    ("doctor", "/doctor", "Doctor"),
+)
 """The navigation: the template of a page, its path, its title."""
 _MOST_LINE = 200
 _SPANS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -94,6 +99,7 @@ def _environment() -> Environment:
         "plain": escaped,
         "when": _when,
         "size": _size,
+        "span": _span,
         "tojson_text": _json_text,
     }
     names: dict[str, Any] = environment.globals
@@ -117,14 +123,18 @@ def _age(moment: datetime | None, now: datetime) -> str:
     if moment is None:
         return "-"
 
-    seconds = (now - moment) // MS / 1000
-    length = abs(seconds)
-    for unit, name in _SPANS:
-        if length >= unit:
-            text = f"{int(length // unit)} {name}"
-            return f"{text} ago" if seconds > 0 else f"in {text}"
+    length = now - moment
+    if abs(length) < timedelta(seconds=1):
+        return "now"
 
-    return "now"
+    return f"{_span(length)} ago" if length > timedelta(0) else f"in {_span(-length)}"
+
+
+def _span(length: timedelta) -> str:
+    """Show a length of time in its largest unit."""
+    seconds = length // timedelta(seconds=1)
+    unit, name = next((one for one in _SPANS if seconds >= one[0]), _SPANS[-1])
+    return f"{seconds // unit} {name}"
 
 
 def _json_text(value: Any) -> str:

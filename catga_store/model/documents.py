@@ -8,20 +8,24 @@ from datetime import UTC
 from datetime import datetime
 from typing import Any
 
+from catga_store.model.diagnosis import Diagnosis
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowSummary
 from catga_store.model.flows import FlowVersion
 from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
+from catga_store.model.stats import StoreStats
 from catga_store.model.waits import ChildResult
 from catga_store.model.waits import WaitCondition
 
 __all__ = [
+    "diagnosis_document",
     "flow_document",
     "json_value",
     "part_document",
     "progress_document",
     "result_document",
+    "stats_document",
     "summary_document",
     "version_document",
     "wait_document",
@@ -131,4 +135,43 @@ def result_document(child: str, result: ChildResult | None) -> dict[str, Any]:
         "success": None if result is None else result.success,
         "result": None if result is None else result.result,
         "error": None if result is None else result.error,
+    }
+
+
+def diagnosis_document(one: Diagnosis) -> dict[str, Any]:
+    """Return what was found about a flow."""
+    return {
+        "flow_id": one.flow_id,
+        "correlation_id": one.correlation_id,
+        "severity": one.severity,
+        "findings": [
+            {
+                "code": finding.code,
+                "severity": finding.severity,
+                "text": finding.text,
+                "advice": finding.advice,
+            }
+            for finding in one.findings
+        ],
+        "flow": None if one.flow is None else summary_document(one.flow),
+    }
+
+
+def stats_document(stats: StoreStats) -> dict[str, Any]:
+    """Return the numbers of a store, by type and by the names of statuses."""
+    age = stats.oldest_due_age
+    return {
+        "at": stats.at,
+        "total": stats.total,
+        "flows": {
+            name: {status.name: number for status, number in by_status.items()}
+            for name, by_status in stats.flows.items()
+        },
+        "due": stats.due,
+        "oldest_due_seconds": None if age is None else age.total_seconds(),
+        "claimed": stats.claimed,
+        "expired_leases": stats.expired_leases,
+        "waits_pending": stats.waits_pending,
+        "waits_overdue": stats.waits_overdue,
+        "waits_due": stats.waits_due,
     }

@@ -13,20 +13,19 @@ from starlette.responses import Response
 from catga_store.console.context import ConsoleContext
 from catga_store.console.context import context_of
 from catga_store.console.forms import number
-from catga_store.console.rendering import page
 from catga_store.console.rendering import reply
 from catga_store.console.trees import difference
 from catga_store.console.trees import tree
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import FlowNotFoundError
 from catga_store.errors import UsageError
+from catga_store.model.documents import diagnosis_document
 from catga_store.model.documents import flow_document
 from catga_store.model.documents import part_document
 from catga_store.model.documents import result_document
 from catga_store.model.documents import summary_document
 from catga_store.model.documents import version_document
 from catga_store.model.flows import FlowSnapshot
-from catga_store.model.flows import FlowSummary
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.masking import shown
@@ -70,12 +69,14 @@ async def show(request: Request) -> Response:
     progress = await context.store.list_for_each_progress(flow_id)
     parts = await context.store.list_parts(flow_id, after=query.get("after") or None, limit=_PARTS)
     moments = await _timeline(context, flow)
+    diagnosis = await context.store.diagnose(flow_id)
     state = context.shown(flow.type_name, flow.state)
     document: dict[str, Any] = flow_document(flow, wait, progress)
     document["children"] = [] if wait is None else children_of(context, wait)
     document["timeline"] = [one.document for one in moments]
     document["parts"] = [part_document(part) for part in parts]
     document["more_parts"] = parts.cursor is not None
+    document["findings"] = diagnosis_document(diagnosis)["findings"]
     document["state"] = state
     versions = [one.document["version"] for one in moments if one.kind == "version"]
     compared = await _compared(context, flow_id, query.get("from"), query.get("to"))
@@ -99,22 +100,21 @@ async def _unreadable(
     request: Request, context: ConsoleContext, flow_id: str, reason: str
 ) -> Response:
     """Show what can be read of a flow whose state cannot."""
-    head = await head_of(context, flow_id)
-    document: dict[str, Any] = {} if head is None else summary_document(head)
-    document |= {"flow_id": flow_id, "unreadable": reason}
-    if request.url.path.endswith(".json"):
-        return reply(request, "", document)
-
-    return page(request, "unreadable.html", has_twin=True, flow=document, head=head)
-
-
-async def head_of(context: ConsoleContext, flow_id: str) -> FlowSummary | None:
-    """Return a flow without its state, from the listing."""
-    for one in await context.store.query_flows(id_prefix=flow_id, limit=1):
-        if one.flow_id == flow_id:
-            return one
-
-    return None
+    diagnosis = await context.store.diagnose(flow_id)
+    document: dict[str, Any] = {
+        **({} if diagnosis.flow is None else summary_document(diagnosis.flow)),
+        "flow_id": flow_id,
+        "findings": diagnosis_document(diagnosis)["findings"],
+        "unreadable": reason,
+    }
+    return reply(
+        request,
+        "unreadable.html",
+        document,
+        ended=diagnosis.flow is None or diagnosis.flow.status.is_terminal,
+        has_head=diagnosis.flow is not None,
+        note=request.query_params.get("note", ""),
+    )
 
 
 async def _wait_of(context: ConsoleContext, flow: FlowSnapshot[Any]) -> WaitCondition | None:
