@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 from typing import Literal
 
@@ -145,6 +146,9 @@ def is_same_part(copy: Copy) -> bool:
     if draft is None:
         same: bool = copy.obj.tag == row.draft.tag
         return same
+
+    if copy.obj.body_type in (Order, Parcel) and not row.draft.type_name:
+        draft = replace(draft, type_name="")  # to read what has no type as one is no change
 
     return copy.is_read and draft == row.draft
 
