@@ -58,7 +58,7 @@ settings.register_profile(
     "deep",
     database=None,  # `--hypothesis-seed` alone says what is drawn
     deadline=None,
-    max_examples=400,
+    max_examples=500,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -148,7 +148,7 @@ def is_same_part(copy: Copy) -> bool:
         return same
 
     if copy.obj.body_type in (Order, Parcel) and not row.draft.type_name:
-        draft = replace(draft, type_name="")  # to read what has no type as one is no change
+        draft = replace(draft, type_name="")  # reading a body without a type as one changes nothing
 
     return copy.is_read and draft == row.draft
 

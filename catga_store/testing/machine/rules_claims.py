@@ -293,10 +293,15 @@ class ClaimRules(WaitRules):
             self.change_flow(copy.obj, change)
             self.write_back(copy)
 
-    @precondition(lambda self: self.claimed())
-    @rule(which=st.integers(0, 3), offset=base.offsets, at_once=st.booleans())
-    def release(self, which: int, offset: timedelta | None, at_once: bool) -> None:
-        self.release_one(self.pick(self.claimed(), which), offset, at_once=at_once)
+    @rule(place=places, which=st.integers(0, 3), offset=base.offsets, at_once=st.booleans())
+    def release(self, place: int, which: int, offset: timedelta | None, at_once: bool) -> None:
+        self.world.forget_expired()
+        flow_id = self.flow_id(place)
+        if not self.claimed() and flow_id in self.world.flows:
+            self.claim_one(flow_id, timedelta(seconds=1), OWNERS[0])
+
+        if self.claimed():
+            self.release_one(self.pick(self.claimed(), which), offset, at_once=at_once)
 
     def release_one(
         self, copy: Copy, offset: timedelta | None = None, *, at_once: bool = True
