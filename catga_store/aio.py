@@ -220,8 +220,10 @@ class AsyncStore(BaseAsyncStore):
 
         A loaded snapshot, a version or a revision is checked: `StaleFlowError` if the store holds
         another one. A plain id deletes what is stored. Parts are absent at once, however many there are;
-        later writes and sweeps reclaim their space. Costs one round trip. A version or a revision
+        later writes and sweeps reclaim their space. A flow that has not ended and reports its end
+        (`reports_to`) does so in the same commit. Costs one round trip. A version or a revision
         beside an id costs a second one: the flow is read, and deleted as the revision that was read.
+        So does a flow that reports, deleted by its id alone.
         """
         return await self._run(
             records.delete(self._context, snapshot_or_id, version=version, revision=revision)
@@ -233,7 +235,8 @@ class AsyncStore(BaseAsyncStore):
         Nothing is checked: each flow is deleted at whatever version it has, claimed or not. Costs
         one round trip per 200 ids, the most that one commit may change; with partitions, per 200
         ids of one partition. Each of these commits is atomic, all together are not: after an error
-        the earlier ones are done. Deleting again is safe, so call it again with the same ids.
+        the earlier ones are done. Deleting again is safe, so call it again with the same ids. Flows
+        that report their end (`reports_to`) do so; commits with such flows cost a second round trip.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -613,8 +616,8 @@ class AsyncStore(BaseAsyncStore):
         """Make a new flow of a version of this one, due at once; return it, its state as raw data.
 
         It has the state and position of that version, `CREATED`, `RUNNING` or `COMPENSATING` if the
-        version was, else `RUNNING`; no error, no attempts, no wait condition. Of the current version,
-        which is the default, ForEach progress, parts and logs are copied with it, as they were at that
+        version was, else `RUNNING`; no error, no attempts, no wait condition, and no `reports_to`. Of the
+        current version, which is the default, ForEach progress, parts and logs are copied with it, as they were at that
         version: a flow that is written meanwhile is read again, up to ten times, then
         `StaleFlowError`. What others write without the flow meanwhile may be missed; a log then ends
         earlier. Of former versions none are copied. `FlowNotFoundError` if there is no such flow or

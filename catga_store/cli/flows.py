@@ -213,8 +213,8 @@ def show(
 ) -> None:
     """Show one flow: its stored state, its wait condition, its ForEach progress and its parts.
 
-    `--json`: the fields of `ls`, and `"type_version"`, `"state"`, `"wait_condition"` (the fields of
-    `waits`, or null), `"progress": [{"step", "version", "processed", "failed", "last"}, …]`, `"parts":
+    `--json`: the fields of `ls`, and `"type_version"`, `"state"`, `"reports_to"`, `"wait_condition"` (the
+    fields of `waits`, or null), `"progress": [{"step", "version", "processed", "failed", "last"}, …]`, `"parts":
     [{"name", "version", "type", "tag", "updated_at"}, …]` (the first 100), `"more_parts"` (whether
     there are more) and, with `--history`, `"versions": [{"version", "status", "position", "owner",
     "error", "updated_at", "size"}, …]`, the newest 100. A state of bytes is `{"base64": text}`. Exits

@@ -51,7 +51,8 @@ class BaseSession:
         """Queue the deletion of a flow and its ForEach progress, whatever is stored then.
 
         Nothing is read or checked, so this never makes a commit conflict, and the receipt does not
-        say whether there was a flow. The session's object for the flow, if it has one, leaves the
+        say whether there was a flow. A flow that reports its end (`reports_to`) does so in the commit,
+        which then takes a second round trip. The session's object for the flow, if it has one, leaves the
         session with its changes; afterwards `get` returns `None`. A new flow cannot take its place
         in the same commit (`UsageError` from `add`): load the flow and `delete` it for that.
 

@@ -12,6 +12,9 @@ from catga_store.core.context import Context
 from catga_store.core.context import read_all
 from catga_store.core.receipts import Receipt
 from catga_store.core.receipts import receipt_of
+from catga_store.core.reports import amended
+from catga_store.core.reports import with_reports
+from catga_store.core.reports import without_reports
 from catga_store.core.writes import check_partition
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import UsageError
@@ -26,6 +29,7 @@ from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import REMEMBERED_COMMITS
 from catga_store.protocol.requests import Append
+from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Commit
@@ -49,19 +53,32 @@ def send(
     *,
     keeps_history: bool = True,
 ) -> Conversation[Reply]:
-    """Send one commit. An error of unknown outcome keeps what `resolve_commit` needs."""
+    """Send one commit, with what flows report that it ends; the reply is about `changes` alone.
+
+    Flows that are deleted by their ids alone, and report their end, cost another exchange. An error of
+    unknown outcome keeps what `resolve_commit` needs.
+    """
     sent_at = time.monotonic()
     history = context.settings.history if keeps_history else 1
-    try:
-        reply: Reply = yield Commit(commit_id, now_ms, changes, context.retain_ms, history)
-    except CommitUncertainError as error:
-        error.changes = tuple(map(_without_body, changes))
-        error.kept_seconds = 2 * context.settings.timeout
-        error.sent_at = sent_at
-        _log.warning("%s", error)
-        raise
+    sent = reported = with_reports(changes)
+    while True:
+        try:
+            reply: Reply = yield Commit(commit_id, now_ms, sent, context.retain_ms, history)
+        except CommitUncertainError as error:
+            error.changes = tuple(map(_without_body, reported))
+            error.kept_seconds = 2 * context.settings.timeout
+            error.sent_at = sent_at
+            _log.warning("%s", error)
+            raise
 
-    return reply
+        if isinstance(reply, Applied):
+            return reply if sent is changes else Applied(reply.outcomes[: len(changes)])
+
+        more = amended(reported, sent, reply)
+        if more is None:
+            return without_reports(reply)
+
+        sent = more
 
 
 def commit_one(

@@ -22,6 +22,7 @@ from catga_store.core.conflicts import conflict_error
 from catga_store.core.context import Context
 from catga_store.core.context import read_all
 from catga_store.core.receipts import completion_of
+from catga_store.errors import CommitTooLargeError
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import FlowExistsError
 from catga_store.errors import FlowNotFoundError
@@ -216,12 +217,22 @@ def delete_many(context: Context, flow_ids: Iterable[str]) -> Conversation[int]:
     for changes in by_partition.values():
         for start in range(0, len(changes), MAX_CHANGES):
             some = tuple(changes[start : start + MAX_CHANGES])
-            now_ms = context.settings.now_ms()
-            reply = yield from commits.send(context, new_commit_id(), now_ms, some)
-            assert isinstance(reply, Applied), "deletions that expect nothing are never refused"
-            existed += sum(outcome.accepted for outcome in reply.outcomes)
+            existed += yield from _delete_some(context, some)
 
     return existed
+
+
+def _delete_some(context: Context, changes: tuple[Change, ...]) -> Conversation[int]:
+    now_ms = context.settings.now_ms()
+    try:
+        reply = yield from commits.send(context, new_commit_id(), now_ms, changes)
+    except CommitTooLargeError:  # with what they report
+        middle = len(changes) // 2
+        first = yield from _delete_some(context, changes[:middle])
+        return first + (yield from _delete_some(context, changes[middle:]))
+
+    assert isinstance(reply, Applied), "deletions that expect nothing are never refused"
+    return sum(outcome.accepted for outcome in reply.outcomes)
 
 
 def get_many(

@@ -29,6 +29,7 @@ from catga_store.core.entries import plan_entry
 from catga_store.core.entries import renewal
 from catga_store.core.receipts import Receipt
 from catga_store.core.receipts import receipt_of
+from catga_store.core.reports import missing_reports
 from catga_store.core.writes import Limits
 from catga_store.core.writes import check_flag
 from catga_store.core.writes import check_partition
@@ -490,6 +491,7 @@ class UnitOfWork:
                 idle.append(entry)
 
         changes += self._completions.values()
+        changes += missing_reports(changes)  # the receipt says what they did
         if self._appends:
             written = {one.key: one.head.version for one in changes if type(one) is Put}
             changes += [_dated(change, now_ms, written) for change in self._appends]

@@ -32,10 +32,12 @@ from catga_store.model.waits import WaitCondition
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import log_of
 from catga_store.protocol.keys import partition_of
+from catga_store.protocol.keys import wait_key
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import ANY
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Change
+from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Put
@@ -100,6 +102,10 @@ def plan_flow(
     if size > limits.max_record_bytes:
         raise _too_large(key, size, limits)
 
+    reports_to = flow.reports_to
+    if reports_to is not None:
+        _check_report(flow, reports_to, limits, expires=expires_ms is not None and not ends)
+
     if ends and expires_ms is None:
         expires_ms = retained_until_ms(status, now_ms, limits.retention)
 
@@ -124,6 +130,7 @@ def plan_flow(
             claim,
             due_ms,
             expires_ms,
+            reports_to,
             "",
             (),
         )
@@ -132,6 +139,20 @@ def plan_flow(
         return Put(key, head, body, instead.revision, instead, fresh=True)
 
     return Put(key, head, body, None if old is None else old.revision, old)
+
+
+def _check_report(
+    flow: FlowSnapshot[Any], reports_to: str, limits: Limits, *, expires: bool
+) -> None:
+    """Refuse a flow that could end without reporting it, at its first write."""
+    if expires:
+        message = (
+            f"{flow.key} reports its end to {reports_to!r}, so it cannot expire before it has ended: set its"
+            " due_at instead, and let a worker end it then; nothing was sent"
+        )
+        raise UsageError(message)
+
+    check_partition((Check(flow.key, ""), Check(wait_key(reports_to), "")), limits)
 
 
 def _due_and_owner(

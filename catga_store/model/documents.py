@@ -72,6 +72,7 @@ def flow_document(
     return {
         **summary_document(flow),
         "type_version": loaded.head.type_version if loaded is not None and flow.type_name else None,
+        "reports_to": flow.reports_to,
         "wait_condition": None if wait is None else wait_document(wait),
         "progress": [progress_document(step, one) for step, one in progress.items()],
     }

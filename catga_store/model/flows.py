@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from attrs import Attribute
 from attrs import Factory
+from attrs import converters
 from attrs import define
 from attrs import field
 from attrs import frozen
@@ -30,6 +31,7 @@ from catga_store.model.times import NOW
 from catga_store.model.times import from_ms
 from catga_store.model.times import moment_down
 from catga_store.model.times import moment_up
+from catga_store.model.validators import as_correlation_id
 from catga_store.model.validators import as_flow_id
 from catga_store.model.validators import check_count
 from catga_store.model.validators import check_error_text
@@ -149,6 +151,11 @@ class FlowSnapshot(Generic[S]):
     its status. An expiry that you set stays until you set another one, also when the flow ends. Without
     one, a live flow never expires, and each write of an ended flow sets it by the store's `Retention`.
 
+    `reports_to` is the correlation id of a wait condition of which this flow is a child. When the flow
+    ends, it is completed there: in the commit that sets a terminal status or deletes the flow, no matter who
+    makes it. Success is the status `COMPLETED`; else the completion has the flow's `error`. Such a flow
+    cannot expire before it has ended (`UsageError`), and is in the partition of the condition.
+
     Two snapshots are equal only if they are the same object.
 
     >>> order = FlowSnapshot("order-1", state={"paid": False})
@@ -171,6 +178,12 @@ class FlowSnapshot(Generic[S]):
     attempts: int = field(default=0, validator=check_count, kw_only=True)
     _created_at: datetime | None = field(default=None, converter=moment_down, kw_only=True)
     state_type: Any | None = field(default=None, kw_only=True, on_setattr=setters.frozen)
+    reports_to: str | None = field(
+        default=None,
+        converter=converters.optional(as_correlation_id),
+        kw_only=True,
+        on_setattr=setters.frozen,
+    )
     _key: Key = field(init=False, default=Factory(_flow_key_of, takes_self=True))
     _loaded: Record | None = field(default=None, init=False)
     _baseline: bytes | None = field(default=None, init=False)

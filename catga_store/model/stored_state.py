@@ -148,6 +148,7 @@ def loaded_flow(
     flow.attempts = head.attempts
     flow._created_at = None
     flow.state_type = state_type
+    flow.reports_to = head.reports_to
     flow._key = key
     flow._loaded = record
     flow._baseline = baseline
@@ -204,6 +205,7 @@ def load_flow(
     _set(flow, "error", head.error)
     _set(flow, "wait_condition", wait)
     _set(flow, "_baseline", baseline)
+    _set(flow, "reports_to", head.reports_to)
     _set_due_at(flow, None if head.due_ms is None else from_ms(head.due_ms))
     _set_expires_at(flow, None if head.expires_ms is None else from_ms(head.expires_ms))
     _set_attempts(flow, head.attempts)
@@ -231,6 +233,11 @@ def set_written(
 def set_attempts(flow: FlowSnapshot[Any], attempts: int) -> None:
     """Keep what the user counted, beside what is stored."""
     _set_attempts(flow, attempts)
+
+
+def set_reports_to(flow: FlowSnapshot[Any], correlation_id: str) -> None:
+    """Let a new flow report its end to a condition."""
+    _set(flow, "reports_to", correlation_id)
 
 
 def show_wait(flow: FlowSnapshot[Any], wait: WaitCondition) -> None:

@@ -53,12 +53,14 @@ from catga_store.protocol.keys import wait_key
 from catga_store.protocol.requests import ANY
 from catga_store.protocol.requests import CANCELLED
 from catga_store.protocol.requests import CLAIMED
+from catga_store.protocol.requests import ENDED
 from catga_store.protocol.requests import EXISTS
 from catga_store.protocol.requests import IF_ABSENT
 from catga_store.protocol.requests import MAX_CHANGES
 from catga_store.protocol.requests import MISSING
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import REPORTS
 from catga_store.protocol.requests import SATISFIED
 from catga_store.protocol.requests import STALE
 from catga_store.protocol.requests import SWEEP_EVERY
@@ -112,6 +114,7 @@ __all__ = [
     "ANY",
     "CANCELLED",
     "CLAIMED",
+    "ENDED",
     "EXISTS",
     "FLOW",
     "IF_ABSENT",
@@ -122,6 +125,7 @@ __all__ = [
     "PENDING",
     "PROGRESS",
     "REMEMBERED_COMMITS",
+    "REPORTS",
     "SATISFIED",
     "STALE",
     "SWEEP_EVERY",

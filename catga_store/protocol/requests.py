@@ -26,12 +26,14 @@ __all__ = [
     "ANY",
     "CANCELLED",
     "CLAIMED",
+    "ENDED",
     "EXISTS",
     "IF_ABSENT",
     "MAX_CHANGES",
     "MISSING",
     "PENDING",
     "REMEMBERED_COMMITS",
+    "REPORTS",
     "SATISFIED",
     "STALE",
     "SWEEP_EVERY",
@@ -102,7 +104,11 @@ IF_ABSENT = "-"
 """`Put.expected` of a part: it is written only if there is none, and never refused."""
 
 EXISTS, STALE, MISSING, CLAIMED = "exists", "stale", "missing", "claimed"
+REPORTS = "reports"
 """`Conflict.reason`."""
+
+ENDED = 4
+"""The least `Head.status` of a flow that has ended."""
 
 
 # --- records ------------------------------------------------------------------------------------
@@ -130,6 +136,8 @@ class Head(NamedTuple):
     """A flow: when a worker should look at it, or when its claim ends. A pending condition: its
     deadline. An ended condition: since when its parent is to be notified; None once it was."""
     expires_ms: int | None = None
+    reports_to: str | None = None
+    """A flow: the id of the condition that it completes when it ends; see `Delete`."""
     revision: str = ""
     """Unique forever; set by the store: the id of the commit, perhaps with `@` and more behind it."""
     commits: tuple[str, ...] = ()
@@ -214,7 +222,8 @@ class Delete(NamedTuple):
     """Remove a record if the store still holds revision `expected` (`None`: whatever it holds).
 
     The progress and the parts of a flow are absent from then on; their space may be reclaimed later. A
-    condition leaves a tombstone for `Commit.retain_ms`.
+    condition leaves a tombstone for `Commit.retain_ms`. Without `expected`, a flow that has not ended and
+    reports its end is not removed: refused as `REPORTS`, because its end belongs into the same commit.
     """
 
     key: Key

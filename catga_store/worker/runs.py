@@ -23,10 +23,12 @@ from catga_store.errors import UsageError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
 from catga_store.model.parts import Part
+from catga_store.model.stored_state import set_reports_to
 from catga_store.model.times import NOW
 from catga_store.model.times import span_ms
 from catga_store.model.validators import as_part_name
 from catga_store.model.waits import WaitCondition
+from catga_store.model.waits import WaitType
 from catga_store.protocol.masking import shown
 from catga_store.worker.driving import drive
 from catga_store.worker.driving import drive_async
@@ -101,9 +103,15 @@ class BaseRun(Generic[S]):
         """Let the flow be due again after a pause, at the position that it is at."""
         self.flow.due_at = self._store.now() + _span(span)
 
-    def complete(self) -> None:
-        """End the flow as `COMPLETED`."""
+    def complete(self, result: object = None) -> None:
+        """End the flow as `COMPLETED`.
+
+        If another flow waits for it (`reports_to`), it finds `result`, which is JSON data of at most
+        256 KiB, in `wait_condition.results`; else the result is not kept.
+        """
         self.flow.status = FlowStatus.COMPLETED
+        if result is not None and self.flow.reports_to is not None:
+            self._session.complete_child(self.flow.reports_to, self.flow.flow_id, result=result)
 
     def fail(self, reason: str) -> None:
         """End the flow as `FAILED`, keeping what the handler has changed; see also `GiveUp`."""
@@ -138,6 +146,44 @@ class BaseRun(Generic[S]):
     def suspend(self, wait: WaitCondition) -> None:
         """Let the flow wait for children or events; see `Session.suspend`."""
         self._session.suspend(self.flow, wait)
+
+    def spawn(
+        self,
+        *children: FlowSnapshot[Any],
+        wait_type: WaitType = WaitType.WHEN_ALL,
+        timeout: timedelta | None = None,
+        correlation_id: str | None = None,
+    ) -> WaitCondition:
+        """Start other flows, and go to the next step when they have ended, or when `timeout` has passed.
+
+        The commit of the run creates the children, which are new flows, and suspends this one. Each child
+        reports its end (`reports_to`), however it ends. The next step finds success, result and error
+        of each in `flow.wait_condition.results`. The condition is named after the flow, its position and
+        version, unless `correlation_id` is given. One commit has room for 190 children; on a store with
+        partitions they have the same `{tag}` as the flow. If an id of a child is taken, the commit raises
+        `FlowExistsError`, and the attempt has failed. `UsageError` for a child that reports elsewhere.
+        """
+        flow = self.flow
+        named = correlation_id or _wait_id(flow)
+        wait = WaitCondition(
+            named,
+            flow_ids=tuple(child.flow_id for child in children),
+            wait_type=wait_type,
+            timeout=timeout,
+        )
+        for child in children:
+            if child.reports_to not in (None, named) or child.revision is not None:
+                message = (
+                    f"spawn: {child!r} is not a new flow, or reports its end to another condition"
+                )
+                raise UsageError(message)
+
+            set_reports_to(child, named)
+            self._session.add(child)
+
+        self.next()
+        self.suspend(wait)
+        return wait
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.flow!r}{' lost' if self._is_lost else ''}>"
@@ -261,6 +307,13 @@ def _result_type(function: Callable[..., Any]) -> Any | None:
         return found if codec.is_state_type(codec.class_of(found)) else None
     except (UsageError, TypeError):
         return None
+
+
+def _wait_id(flow: FlowSnapshot[Any]) -> str:
+    """The id of a condition for children of this step, in the partition of the flow."""
+    flow_id = flow.flow_id
+    tagged = flow_id if "{" in flow_id else f"{{{flow_id}}}"
+    return f"{tagged}/{flow.position}/{flow.version}"
 
 
 def _span(span: timedelta) -> timedelta:

@@ -5,14 +5,17 @@ SQLite and memory repeat the check in `Tables.replace`, the short path of a sing
 
 from __future__ import annotations
 
+from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.requests import ANY
 from catga_store.protocol.requests import CLAIMED
+from catga_store.protocol.requests import ENDED
 from catga_store.protocol.requests import EXISTS
 from catga_store.protocol.requests import IF_ABSENT
 from catga_store.protocol.requests import MISSING
 from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import REPORTS
 from catga_store.protocol.requests import STALE
 from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Change
@@ -58,7 +61,10 @@ def refusal(  # noqa: PLR0911  one return for each rule
 
     expected = change.expected
     if expected is None:
-        return EXISTS if isinstance(change, Put) and head is not None else None
+        if head is None:
+            return None
+
+        return EXISTS if isinstance(change, Put) else _must_report(change, head)
 
     if expected == IF_ABSENT:
         return None
@@ -82,6 +88,11 @@ def refusal(  # noqa: PLR0911  one return for each rule
         return CLAIMED
 
     return None
+
+
+def _must_report(change: Change, head: Head) -> str | None:
+    is_live = change.key.kind == FLOW and head.status < ENDED
+    return REPORTS if is_live and head.reports_to is not None else None
 
 
 def _lost_claim(change: Check, head: Head | None) -> str | None:

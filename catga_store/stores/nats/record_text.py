@@ -66,6 +66,7 @@ HEAD_FIELDS = (
     "claim",
     "due_ms",
     "expires_ms",
+    "reports_to",
 )
 
 

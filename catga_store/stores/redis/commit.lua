@@ -52,7 +52,7 @@ index, now = KEYS[2], tonumber(ARGV[2])
 local HOUR = 3600000
 local COMPLETED = 4 -- the least status of a flow that has ended
 local LONGEST = 3000000000000 -- in ms: later expiries are left to sweeps
-local PLAIN = '"",1,"",null,0,null,null]'
+local PLAIN = '"",1,"",null,0,null,null,null]'
 
 local stored = redis.call('GET', log)
 if stored then
@@ -386,16 +386,21 @@ while arg <= #ARGV do
   if expected then
     local reason
     if expected == '' then
-      reason = change.what == 'P' and head and 'exists'
+      if head and change.what == 'P' then
+        reason = 'exists'
+      elseif head and change.kind == 'F' and head.status < COMPLETED
+        and cjson.decode('[' .. head.rest)[6] ~= cjson.null then
+        reason = 'reports'
+      end
     elseif expected ~= '*' and expected ~= '-' then
       if not head then
         reason = 'missing'
       elseif string.find(flags, 'o', 1, true) then
-        if cjson.decode('[' .. head.rest)[7] ~= expected then reason = 'stale' end
+        if cjson.decode('[' .. head.rest)[8] ~= expected then reason = 'stale' end
       elseif revision_of(head) ~= expected then
         reason = 'stale'
       elseif string.find(flags, 'c', 1, true) and head.due and head.due > now
-        and cjson.decode('[' .. head.rest)[6] ~= cjson.null then
+        and cjson.decode('[' .. head.rest)[7] ~= cjson.null then
         reason = 'claimed'
       end
     end

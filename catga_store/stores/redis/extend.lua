@@ -18,7 +18,7 @@ index, now = KEYS[2], tonumber(ARGV[5])
 redis.call('ZCARD', index)
 local head = read_flow(KEYS[3])
 if head == false then return redis.error_reply('CORRUPT 0') end
-if not head or has_expired(head) or cjson.decode('[' .. head.rest)[7] ~= ARGV[3] then return false end
+if not head or has_expired(head) or cjson.decode('[' .. head.rest)[8] ~= ARGV[3] then return false end
 
 local before = flow_entries(ARGV[2], head)
 head.due = tonumber(ARGV[4])

@@ -46,7 +46,7 @@ FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9
 _heads: msgspec.json.Decoder[tuple[Any, ...]] = msgspec.json.Decoder(
     tuple[
         str, int, int, int, int, int | None, int | None,  # commits to expires_ms
-        str, int, str, str | None, int, str | None, str | None,  # type to claim
+        str, int, str, str | None, int, str | None, str | None, str | None,  # type to claim
     ]
 )  # fmt: skip
 _terms: msgspec.json.Decoder[tuple[Any, ...]] = msgspec.json.Decoder(
@@ -151,11 +151,11 @@ def check_prefix(prefix: object) -> str:
 def write_head(head: Head) -> bytes:
     """Return a head as it is stored, without its commits, which the script adds."""
     version, status, created, updated, kind, kind_version, position, error, attempts = head[:9]
-    owner, claim, due, expires = head[9:13]
+    owner, claim, due, expires, reports_to = head[9:14]
     return encode(
         (
             *("", version, status, created, updated, due, expires),
-            *(kind, kind_version, position, error, attempts, owner, claim),
+            *(kind, kind_version, position, error, attempts, reports_to, owner, claim),
         )
     )
 
@@ -176,7 +176,10 @@ def read_head(key: Key, text: Any) -> Head:
 
     commits = tuple(fields[0].split())
     revision = commits[0] if commits else ""
-    return Head.of((*fields[1:5], *fields[7:14], *fields[5:7], revision, commits))
+    reports_to, owner, claim = fields[12:]
+    return Head.of(
+        (*fields[1:5], *fields[7:12], owner, claim, *fields[5:7], reports_to, revision, commits)
+    )
 
 
 def corrupt(key: Key, found: object) -> CorruptRecordError:

@@ -3,7 +3,7 @@
 --
 -- A head is a JSON array without spaces between its elements:
 --   ["commits, newest first", version, status, created_ms, updated_ms, due_ms, expires_ms,
---    type, type_version, position, error, attempts, owner, claim]
+--    type, type_version, position, error, attempts, reports_to, owner, claim]
 
 local index, now
 local unpack = table.unpack or unpack -- the name differs between Lua 5.1 and later

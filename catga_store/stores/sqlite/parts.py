@@ -36,7 +36,7 @@ CREATE TABLE catga_parts (
   created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
   type TEXT NOT NULL, type_version INTEGER NOT NULL,
   position TEXT NOT NULL, error TEXT, attempts INTEGER NOT NULL,
-  owner TEXT, claim TEXT, due_ms INTEGER, expires_ms INTEGER,
+  owner TEXT, claim TEXT, due_ms INTEGER, expires_ms INTEGER, reports_to TEXT,
   revision TEXT NOT NULL, commits TEXT NOT NULL,
   log BLOB, body BLOB NOT NULL,
   PRIMARY KEY (life, name)
@@ -55,7 +55,7 @@ _READ_HEAD = f"SELECT {HEAD} FROM catga_parts WHERE life = {_LIFE} AND name = ?"
 _READ = f"SELECT {HEAD}, body FROM catga_parts WHERE life = {_LIFE} AND name = ?"  # noqa: S608  ours
 _INSERT = (
     f"INSERT INTO catga_parts (life, name, {HEAD}, log, body)"  # noqa: S608  ours
-    f" VALUES ({_LIFE}, {', '.join('?' * 18)})"
+    f" VALUES ({_LIFE}, {', '.join('?' * 19)})"
 )
 _COLUMNS = HEAD.split(", ")
 _UPDATE = (
@@ -78,12 +78,12 @@ class SQLiteParts:
     def record(self, key: Key) -> Record | None:
         """Return a part."""
         row = self._execute(_READ, (key.id.encode(), key.name.encode())).fetchone()
-        return None if row is None else Record(read_head(key, row), row[15])
+        return None if row is None else Record(read_head(key, row), row[16])
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
         """Insert or replace a part."""
         flow_id, name = key.id.encode(), key.name.encode()
-        values = (*head[:14], " ".join(head.commits))
+        values = (*head[:15], " ".join(head.commits))
         if old is not None:
             self._execute(_UPDATE, (*values, body, flow_id, name))
             return
@@ -204,9 +204,9 @@ def _key(flow_id: str, name: object) -> Key:
 
 
 def _listed(wanted: Parts, row: Sequence[Any]) -> ListedPart:
-    key = _key(wanted.flow_id, row[15])
-    head = read_head(key, row[:15])
-    if wanted.bodies and type(row[16]) is not bytes:
-        raise corrupt(key, f"a body of type {type(row[16]).__name__}")
+    key = _key(wanted.flow_id, row[16])
+    head = read_head(key, row[:16])
+    if wanted.bodies and type(row[17]) is not bytes:
+        raise corrupt(key, f"a body of type {type(row[17]).__name__}")
 
-    return ListedPart(key.name, head, row[16] if wanted.bodies else None)
+    return ListedPart(key.name, head, row[17] if wanted.bodies else None)

@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 HEAD = (
     "version, status, created_ms, updated_ms, type, type_version, position, error, attempts,"
-    " owner, claim, due_ms, expires_ms, revision, commits"
+    " owner, claim, due_ms, expires_ms, reports_to, revision, commits"
 )
 WAIT_HEAD = "version, status, created_ms, updated_ms, due_ms, expires_ms, revision, commits"
 
@@ -60,7 +60,7 @@ def _shapes(*columns: tuple[type, ...]) -> frozenset[tuple[type, ...]]:
 
 _HEAD_COLUMNS = (
     *(_INT, _INT, _INT, _INT, _TEXT, _INT, _TEXT, _TEXT_OR_NONE, _INT),
-    *(_TEXT_OR_NONE, _TEXT_OR_NONE, _INT_OR_NONE, _INT_OR_NONE, _TEXT, _TEXT),
+    *(_TEXT_OR_NONE, _TEXT_OR_NONE, _INT_OR_NONE, _INT_OR_NONE, _TEXT_OR_NONE, _TEXT, _TEXT),
 )
 _HEADS = (
     _shapes(*_HEAD_COLUMNS) | _shapes(*_HEAD_COLUMNS, _BYTES) | _shapes(*_HEAD_COLUMNS, _INT)
@@ -89,7 +89,7 @@ def read_head(key: Key, row: Sequence[Any]) -> Head:
     ):
         raise corrupt(key, f"the row {_shown(row)}")
 
-    return Head.of((*row[:14], tuple(row[14].split())))
+    return Head.of((*row[:15], tuple(row[15].split())))
 
 
 def read_wait_head(key: Key, row: Sequence[Any]) -> Head:
@@ -139,15 +139,15 @@ def read_key(kind: str, record_id: object, step: object = 0) -> Key:
 
 def flow_found(row: Sequence[Any]) -> Found:
     """An entry from `HEAD` and the id."""
-    key = read_key(FLOW, row[15])
+    key = read_key(FLOW, row[16])
     return Found(key, read_head(key, row))
 
 
 def due_found(row: Sequence[Any]) -> Found:
     """An entry from `HEAD`, the id and the type of the body."""
-    found = flow_found(row[:16])
-    if row[16] != "blob":
-        raise corrupt(found.key, f"a body of type {row[16]}")
+    found = flow_found(row[:17])
+    if row[17] != "blob":
+        raise corrupt(found.key, f"a body of type {row[17]}")
 
     return found
 

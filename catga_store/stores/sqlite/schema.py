@@ -16,7 +16,7 @@ CREATE TABLE {table} (
   created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
   type TEXT NOT NULL, type_version INTEGER NOT NULL,
   position TEXT NOT NULL, error TEXT, attempts INTEGER NOT NULL,
-  owner TEXT, claim TEXT, due_ms INTEGER, expires_ms INTEGER,
+  owner TEXT, claim TEXT, due_ms INTEGER, expires_ms INTEGER, reports_to TEXT,
   revision TEXT NOT NULL, commits TEXT NOT NULL,
   body BLOB NOT NULL,
   PRIMARY KEY (id, step)

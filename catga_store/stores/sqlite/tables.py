@@ -73,8 +73,8 @@ _READ_HEAD, _READ = (
 )
 
 
-_INDEXED = tuple((1 << bit, place) for bit, place in enumerate((1, 4, 2, 10, 11, 12)))
-"""A bit for each indexed column of `HEAD`, and its place there."""
+_INDEXED = tuple((1 << bit, place) for bit, place in enumerate((1, 4, 2, 10, 11, 12, 13)))
+"""A bit for each column of `HEAD` that is indexed or seldom changes, and its place there."""
 
 
 _ID_LENGTH = len(new_commit_id())
@@ -95,9 +95,9 @@ def _replace_text(moved: int, *, with_body: bool) -> str:
     text = _update_text("catga_flows", moved, with_body=with_body)
     most = REMEMBERED_COMMITS * (_ID_LENGTH + 1) - 1
     text = text.replace(" commits=?", f" commits=substr(? || ' ' || commits, 1, {most})")
-    head = ", ".join(Head._fields[:14])
+    head = ", ".join(Head._fields[:15])
     return (
-        f"{text} AND ({head}) IS ({', '.join('?' * 14)}) AND typeof(commits) = 'text'"  # noqa: S608  ours
+        f"{text} AND ({head}) IS ({', '.join('?' * 15)}) AND typeof(commits) = 'text'"  # noqa: S608  ours
         " AND NOT EXISTS (SELECT 1 FROM catga_commits WHERE id = ?)"
     )
 
@@ -111,7 +111,7 @@ def _written(
     """
     values: list[Any] = [head[0], head[3], *head[5:10], revision, commits]
     moved = 0
-    if head[1:3] != old[1:3] or head[4] != old[4] or head[10:13] != old[10:13]:
+    if head[1:3] != old[1:3] or head[4] != old[4] or head[10:14] != old[10:14]:
         for bit, place in _INDEXED:
             if head[place] != old[place]:
                 moved |= bit
@@ -193,7 +193,7 @@ class SQLiteTables:
             return self._parts.record(key)
 
         row = self._execute(_READ[kind], (record_id.encode(), step)).fetchone()
-        return None if row is None else Record(read_head(key, row), row[15])
+        return None if row is None else Record(read_head(key, row), row[16])
 
     def _wait_record(self, key: Key) -> Record | None:
         row = self._execute(
@@ -225,8 +225,8 @@ class SQLiteTables:
         if old is None:
             self._execute(
                 f"INSERT INTO {table} (id, step, {HEAD}, body)"  # noqa: S608  our names
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (key.id.encode(), key.step, *head[:14], " ".join(head.commits), body),
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (key.id.encode(), key.step, *head[:15], " ".join(head.commits), body),
             )
             return
 
@@ -240,7 +240,7 @@ class SQLiteTables:
             return False  # the commits are cut off by their length in text
 
         moved, values = _written(head, commit_id, commit_id, body, old)
-        values += key.id.encode(), key.step, *old[:14], commit_id
+        values += key.id.encode(), key.step, *old[:15], commit_id
         cursor = self._execute(_replace_text(moved, with_body=body is not None), values)
         return cursor.rowcount == 1
 
@@ -261,7 +261,7 @@ class SQLiteTables:
         )
         found: list[Found] = []
         for row in rows:
-            key = Key(PROGRESS, flow_id, row[15])
+            key = Key(PROGRESS, flow_id, row[16])
             found.append(Found(key, read_head(key, row)))
 
         return found

@@ -45,6 +45,14 @@ _MILLISECOND = timedelta(milliseconds=1)
 _HUGE = "huge " * 240_000
 """More than any store sends in one message, or keeps beside other records."""
 
+ENDED: dict[FlowStatus, oracle.Result] = {
+    FlowStatus.COMPLETED: (True, None, None),
+    FlowStatus.FAILED: (False, None, "the flow failed"),
+    FlowStatus.CANCELLED: (False, None, "the flow was cancelled"),
+}
+"""What a flow reports that ends so without an error."""
+_DELETED: oracle.Result = (False, None, "the flow was deleted before it had ended")
+
 endings = st.sampled_from(["complete", "cancel", "clear", "leave pending"])
 
 
@@ -137,6 +145,39 @@ class RareCaseRules(PartSessionRules):
                 self.keep_wait(held, results=True)
                 wait.outcome = WaitOutcome.CANCELLED
                 self.write_wait(held)
+
+    # flows that report their end ------------------------------------------------------------------
+
+    @rule(
+        name=st.sampled_from(WAIT_IDS[:2]),
+        how=st.sampled_from([*ENDED, "snapshot", "id", "many"]),
+    )
+    def child_reports_its_end(self, name: str, how: FlowStatus | str) -> None:
+        """A flow ends in one of the ways in which flows end, and completes its condition by that."""
+        self.world.forget_expired()
+        child = CHILDREN[2]  # of which conditions wait, and in the partition of these
+        if child in self.world.flows:
+            return
+
+        flow = FlowSnapshot(child, state={"n": 0, "note": ""}, reports_to=name)
+        held = Copy(flow, child)
+        self.api.create(flow)
+        self.world.commit([self.write(held)])
+        held.base = self.world.flows[child]
+        if isinstance(how, FlowStatus):
+            flow.status = how
+            written = self.write(held)
+            self.api.update(flow)
+            self.world.commit([written, oracle.Complete(name, child, ENDED[how])])
+
+        wanted = self.world.commit([oracle.DeleteFlow(child)])[0].existed
+        if how == "many":
+            assert self.api.delete_many([child]) == wanted
+        else:
+            assert self.api.delete(flow if how == "snapshot" else child) is wanted
+
+        if not isinstance(how, FlowStatus):
+            self.world.commit([oracle.Complete(name, child, _DELETED)])
 
     # records that have expired and are not swept --------------------------------------------------
 

@@ -37,6 +37,7 @@ MEANWHILE = ("tests/core/test_meanwhile.py",)
 PROGRESS = ("tests/contract/test_progress.py",)
 REPLIES = ("tests/stores/redis/test_redis_replies.py",)
 REDIS_PARTS = ("tests/stores/redis/test_redis_parts.py",)
+REPORTS = ("tests/contract/test_reports.py", "-k", "memory or redis-8")
 PARTS = ("tests/contract/test_parts.py",)
 LOGS = ("tests/contract/test_logs.py",)
 SESSIONS = ("tests/contract/test_sessions.py", "-k", "memory")
@@ -127,8 +128,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "create-overwrites",
         "create writes over a flow that is there",
         RULES,
-        "        return EXISTS if isinstance(change, Put) and head is not None else None\n",
-        "        return None\n",
+        "        return EXISTS if isinstance(change, Put) else _must_report(change, head)\n",
+        "        return None if isinstance(change, Put) else _must_report(change, head)\n",
         (*FLOWS, *MACHINE),
     ),
     Mutant(
@@ -1610,5 +1611,61 @@ MUTANTS: tuple[Mutant, ...] = (
         '        halves = [Child("", path[-1] or self._new_node(left)), Child(low, self._new_node(right))]\n'
         "        self._nodes[halves[0].node], self.changed[halves[0].node] = left, None\n",
         ("tests/stores/nats/test_nats_directory.py",),
+    ),
+    Mutant(
+        "end-not-reported",
+        "a flow that ends does not complete its condition",
+        "core/commits.py",
+        "    sent = reported = with_reports(changes)\n",
+        "    sent = reported = changes\n",
+        REPORTS,
+    ),
+    Mutant(
+        "end-reported-over-a-result",
+        "what a commit says of a child by hand is doubled by the report of its end",
+        "core/reports.py",
+        "    return [one for one in found if (one.key, one.child) not in said]\n",
+        "    return found\n",
+        REPORTS,
+    ),
+    Mutant(
+        "deletion-by-id-not-reported",
+        "a flow that is deleted by its id alone does not complete its condition",
+        "protocol/rules/version_checks.py",
+        "    return REPORTS if is_live and head.reports_to is not None else None\n",
+        "    return None\n",
+        REPORTS,
+    ),
+    Mutant(
+        "redis-deletion-by-id-not-reported",
+        "the same, in the script of Redis",
+        "stores/redis/commit.lua",
+        "        and cjson.decode('[' .. head.rest)[6] ~= cjson.null then\n",
+        "        and false then\n",
+        REPORTS,
+    ),
+    Mutant(
+        "overtaken-deletion-refused",
+        "a deletion by id is refused as stale if the flow is written while it is reported",
+        "core/reports.py",
+        " if place < len(changes)):\n        return changes\n",
+        " if place < len(changes)):\n        return None\n",
+        REPORTS,
+    ),
+    Mutant(
+        "live-flow-that-reports-may-expire",
+        "a flow expires without a commit that could report it",
+        "core/writes.py",
+        "expires=expires_ms is not None and not ends)",
+        "expires=False)",
+        REPORTS,
+    ),
+    Mutant(
+        "spawned-flow-reports-nothing",
+        "a flow that is spawned does not know the condition that waits for it",
+        "worker/runs.py",
+        "            set_reports_to(child, named)\n",
+        "",
+        REPORTS,
     ),
 )
