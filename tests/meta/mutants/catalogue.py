@@ -573,7 +573,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "redis-guard-ignored",
         "on Redis a commit is made for the owner of a claim that is lost",
         COMMIT_LUA,
-        "        if cjson.decode('[' .. head.rest)[7] ~= expected then reason = 'stale' end\n",
+        "        if cjson.decode('[' .. head.rest)[8] ~= expected then reason = 'stale' end\n",
         "",
         GUARDS,
     ),
