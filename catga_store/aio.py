@@ -289,12 +289,15 @@ class AsyncStore(BaseAsyncStore):
         """Return a page of flows, newest `created_at` first, then by id, without their states.
 
         The filters are `status`, `state_type` (a type, or the name it is stored under),
-        `created_after` (inclusive), `created_before` and `updated_before` (exclusive), and
-        `id_prefix` (1 to 512 bytes of UTF-8, compared by bytes). `limit` is 1 to 1,000. For the next
-        page pass the `cursor` of this one with the same filters. A flow that matches throughout
-        appears exactly once, also while others come and go.
+        `created_after` and `updated_after` (inclusive), `created_before` and `updated_before`
+        (exclusive), `id_prefix` (1 to 512 bytes of UTF-8, compared by bytes), `owner` (of the claim, ended
+        or not), `error_contains` (a part of the error, as it is written) and `attempts_at_least`.
+        `limit` is 1 to 1,000. For the next page pass the `cursor` of this one with the same filters. A flow
+        that matches throughout appears exactly once, also while others come and go.
 
-        Costs one round trip; with `updated_before` the store may read more than it returns.
+        Costs one round trip. With `updated_after`, `updated_before`, `owner`, `error_contains` or
+        `attempts_at_least`, for which there is no index, the store reads what the other filters leave, up
+        to the end of the page: on Redis and NATS in pages that grow to 1,000 and 400 flows.
 
         With `id_prefix` the flows are ordered by id, as UTF-8 bytes, so that a page costs what has
         the prefix and not what is stored. Other filters are then checked flow by flow: the store

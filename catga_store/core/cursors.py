@@ -31,7 +31,7 @@ def read_cursor(cursor: str, filters: Sequence[object]) -> tuple[int, str]:
         message = f"invalid cursor {shown(cursor)}: pass the cursor of a page, unchanged"
         raise UsageError(message) from error
 
-    if fields != list(filters):
+    if fields != json.loads(json.dumps(list(filters))):
         message = "this cursor was issued with other filters; pass the same filters with it"
         raise UsageError(message)
 

@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 _PAGE_MOST = 1000
+_MOST_ATTEMPTS = 2**63 - 1
 
 
 def query_flows(
@@ -130,6 +131,10 @@ def _flow_filter(operation: str, filters: FlowFilters) -> Filter:
         _moment(filters.get("created_before")),
         _moment(filters.get("updated_before")),
         _id_prefix(filters.get("id_prefix")),
+        _moment(filters.get("updated_after")),
+        _owner(filters.get("owner")),
+        _part_of_error(filters.get("error_contains")),
+        _attempts(filters.get("attempts_at_least")),
     )
 
 
@@ -153,6 +158,37 @@ def _id_prefix(value: object) -> str | None:
     message = (
         f"id_prefix must be text of 1 to {MAX_ID_BYTES} UTF-8 bytes, or None, not"
         f" {shown(value)}{reason}"
+    )
+    raise UsageError(message)
+
+
+def _owner(value: Any) -> str | None:
+    return None if value is None else check_id(value, "an owner")
+
+
+def _part_of_error(value: object) -> str | None:
+    """A part of an error, as plain text; an empty one is in every error, which is seldom what was meant."""
+    if value is None:
+        return None
+
+    try:
+        if isinstance(value, str) and value.encode():
+            return str.__str__(value)
+
+        reason = ""
+    except UnicodeEncodeError as error:
+        reason = f": {error}"
+
+    message = f"error_contains must be text that is not empty, or None, not {shown(value)}{reason}"
+    raise UsageError(message)
+
+
+def _attempts(value: object) -> int | None:
+    if value is None or (type(value) is int and 0 <= value <= _MOST_ATTEMPTS):
+        return value
+
+    message = (
+        f"attempts_at_least must be an int from 0 to {_MOST_ATTEMPTS}, or None, not {shown(value)}"
     )
     raise UsageError(message)
 

@@ -48,9 +48,10 @@ class StoreOptions(TypedDict, total=False):
 class FlowFilters(TypedDict, total=False):
     """Filters of `query_flows`, `iter_flows` and `count_flows`; `None` does not restrict.
 
-    `state_type` is a type or the name it is stored under. `created_after` is inclusive,
-    `created_before` and `updated_before` are exclusive. `id_prefix` is what the ids begin with, 1 to
-    512 bytes of UTF-8.
+    `state_type` is a type or the name it is stored under. `created_after` and `updated_after` are
+    inclusive, `created_before` and `updated_before` are exclusive. `id_prefix` is what the ids begin
+    with, 1 to 512 bytes of UTF-8. `owner` is that of the claim, ended or not; `error_contains` is a part
+    of the error, upper and lower case as it is there; `attempts_at_least` is a number of attempts.
     """
 
     status: FlowStatus | None
@@ -59,6 +60,10 @@ class FlowFilters(TypedDict, total=False):
     created_before: datetime | None
     updated_before: datetime | None
     id_prefix: str | None
+    updated_after: datetime | None
+    owner: str | None
+    error_contains: str | None
+    attempts_at_least: int | None
 
 
 class DueFilters(TypedDict, total=False):

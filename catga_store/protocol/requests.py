@@ -317,7 +317,8 @@ Reply: TypeAlias = Applied | Refused
 class Filter(NamedTuple):
     """Which records a listing or a count includes; None means no restriction.
 
-    `id_prefix` is for flows only: those whose id begins with it, as UTF-8 bytes.
+    Times after are inclusive, times before are not. What follows `updated_before_ms` is for flows only.
+    `id_prefix` is what their ids begin with, as UTF-8 bytes.
     """
 
     kind: str
@@ -328,6 +329,35 @@ class Filter(NamedTuple):
     created_before_ms: int | None = None
     updated_before_ms: int | None = None
     id_prefix: str | None = None
+    updated_after_ms: int | None = None
+    owner: str | None = None
+    error_contains: str | None = None
+    """A part of the error of a flow, as it is written there."""
+    attempts_at_least: int | None = None
+
+    @property
+    def reads_heads(self) -> bool:
+        """Whether it asks for what a store need not have an index for."""
+        return self[_FIRST_UNINDEXED:] != _NOT_ASKED or self.updated_before_ms is not None
+
+    def includes(self, head: Head) -> bool:
+        """Whether a flow or condition is in the listing, as far as its head says; not if it has expired."""
+        status, kind, updated_ms = self.status, self.type, head.updated_ms
+        return (
+            (status is None or head.status == status)
+            and (kind is None or head.type == kind)
+            and (self.created_after_ms is None or head.created_ms >= self.created_after_ms)
+            and (self.created_before_ms is None or head.created_ms < self.created_before_ms)
+            and (self.updated_after_ms is None or updated_ms >= self.updated_after_ms)
+            and (self.updated_before_ms is None or updated_ms < self.updated_before_ms)
+            and (self.owner is None or head.owner == self.owner)
+            and (self.error_contains is None or self.error_contains in (head.error or ""))
+            and (self.attempts_at_least is None or head.attempts >= self.attempts_at_least)
+        )
+
+
+_FIRST_UNINDEXED = Filter._fields.index("updated_after_ms")
+_NOT_ASKED = (None,) * (len(Filter._fields) - _FIRST_UNINDEXED)
 
 
 class DueFilter(NamedTuple):

@@ -176,6 +176,44 @@ def test_flows_are_filtered_by_time(store: cs.Store, clock: ManualClock) -> None
     assert store.count_flows(updated_before=at(6)) == 5
 
 
+def test_flows_are_filtered_by_what_their_heads_say(store: cs.Store, clock: ManualClock) -> None:
+    """Owner, error and attempts; a flow that matches is found among many that do not."""
+    names = fill(store, clock, 40)
+    for name in names:
+        flow = store.claim(name, owner="w-1", lease=SECOND)
+        flow.error = "100% of it: \U0001f98a\x00 Broke"
+        store.update(flow)
+        store.release(flow, due_at=None)
+
+    late = clock.now
+    clock.advance(SECOND)
+    for name, owner in ((names[30], "w-2"), (names[3], "w-2"), (names[0], "w-3")):
+        store.claim(name, owner=owner, lease=SECOND)
+
+    clock.advance(SECOND)
+    store.claim(names[3], owner="w-2")
+    first = store.get_one(names[0])
+    first.error = "broke"
+    store.update(first)
+    assert ids(store.query_flows(owner="w-2")) == [names[3], names[30]]
+    assert ids(store.query_flows(owner="w-3", limit=1)) == [names[0]]
+    assert ids(store.query_flows(owner="w-1")) == []
+    assert ids(store.query_flows(attempts_at_least=3)) == [names[3]]
+    assert ids(store.query_flows(attempts_at_least=2, limit=3)) == [names[0], names[3], names[30]]
+    assert store.count_flows(attempts_at_least=1) == 40
+    assert ids(store.query_flows(error_contains="broke")) == [names[0]]
+    assert store.count_flows(error_contains="% of it: \U0001f98a\x00 B") == 39
+    assert store.count_flows(error_contains="%") == 39
+    assert ids(store.query_flows(updated_after=clock.now)) == [names[0], names[3]]
+    assert store.count_flows(updated_after=late + SECOND, owner="w-2") == 2
+    page = store.query_flows(owner="w-2", limit=1)
+    assert ids(page) == [names[3]]
+    assert ids(store.query_flows(owner="w-2", limit=1, cursor=page.cursor)) == [names[30]]
+    prefixed = {"id_prefix": "f-0", "attempts_at_least": 2}
+    assert ids(store.query_flows(**prefixed, limit=2)) == [names[30], names[3]]  # type: ignore[arg-type]
+    assert store.count_flows(**prefixed) == 3  # type: ignore[arg-type]
+
+
 def test_pages_hold_together(store: cs.Store, clock: ManualClock) -> None:
     """Page after page each flow comes once, in order; the last page has no cursor."""
     names = fill(store, clock, 25)
@@ -259,6 +297,8 @@ def test_a_cursor_belongs_to_its_filters(store: cs.Store, clock: ManualClock) ->
         {"state_type": "Order"},
         {"created_after": clock.now},
         {"updated_before": clock.now},
+        {"updated_after": clock.now},
+        {"owner": "w"},
     ):
         with pytest.raises(cs.UsageError, match="same filters"):
             store.query_flows(cursor=cursor, **filters)  # type: ignore[arg-type]

@@ -380,6 +380,18 @@ ARGUMENTS: list[Check] = [
     (lambda store, bad: store.query_flows(created_after=bad), NO_MOMENTS, "expected a datetime"),
     (lambda store, bad: store.query_flows(created_before=bad), NO_MOMENTS, "expected a datetime"),
     (lambda store, bad: store.query_flows(updated_before=bad), NO_MOMENTS, "expected a datetime"),
+    (lambda store, bad: store.query_flows(updated_after=bad), NO_MOMENTS, "expected a datetime"),
+    (lambda store, bad: store.query_flows(owner=bad), (5, "", "x" * 513), "an owner"),
+    (
+        lambda store, bad: store.query_flows(error_contains=bad),
+        (5, "", b"x", "\ud800"),
+        "not empty",
+    ),
+    (
+        lambda store, bad: store.count_flows(attempts_at_least=bad),
+        (-1, 2**63, 1.5, True, "1"),
+        "attempts_at_least must be an int from 0",
+    ),
     (lambda store, bad: store.count_flows(created_after=bad), (NAIVE,), "no time zone"),
     (lambda store, bad: store.query_flows(created_before=bad), (NAIVE,), "no time zone"),
     (lambda store, bad: store.query_flows(updated_before=bad), (NAIVE,), "no time zone"),

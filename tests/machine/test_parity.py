@@ -45,6 +45,9 @@ from catga_store.testing.servers import RedisServer
 QUICK = 50
 """`max_examples` of the quick profile: the numbers below are for it, others go with theirs."""
 
+ROUND = 25
+"""Examples that are drawn from one seed at most."""
+
 HISTORY = 3
 """Versions of each flow that the stores keep."""
 
@@ -210,10 +213,13 @@ def run_machine(
         examples = EXAMPLES[kind][api.split(maxsplit=1)[0]] * profile.max_examples // QUICK
         drawn = request.config.getoption("hypothesis_seed")
         try:
-            run_state_machine_as_test(
-                seed(f"{drawn} {kind} {api}")(Counted),
-                settings=settings(profile, max_examples=examples, stateful_step_count=STEPS),
-            )
+            # Most examples of one run are like others of it, so there are several runs.
+            for begun in range(0, examples, ROUND):
+                size = min(ROUND, examples - begun)
+                run_state_machine_as_test(
+                    seed(f"{drawn} {kind} {api} {begun}")(Counted),
+                    settings=settings(profile, max_examples=size, stateful_step_count=STEPS),
+                )
         finally:
             record_property("steps", next(steps))
 

@@ -544,10 +544,8 @@ class MemoryTables:
 
             key = Key(wanted.kind, entry[1])
             head = self._heads[key] if wanted.kind == FLOW else self._waits[key].head
-            if head.expires_ms is not None and head.expires_ms <= now_ms:
-                continue
-
-            if wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms:
+            is_there = head.expires_ms is None or head.expires_ms > now_ms
+            if is_there and wanted.includes(head):
                 yield Found(key, head)
 
     def _matching_by_id(
@@ -560,14 +558,8 @@ class MemoryTables:
                 return
 
             head = self._heads[key]
-            if (
-                (head.expires_ms is None or head.expires_ms > now_ms)
-                and wanted.status in (None, head.status)
-                and wanted.type in (None, head.type)
-                and (wanted.created_after_ms is None or head.created_ms >= wanted.created_after_ms)
-                and (wanted.created_before_ms is None or head.created_ms < wanted.created_before_ms)
-                and (wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms)
-            ):
+            is_there = head.expires_ms is None or head.expires_ms > now_ms
+            if is_there and wanted.includes(head):
                 yield Found(key, head)
 
     def list_due(

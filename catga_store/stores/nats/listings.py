@@ -407,6 +407,7 @@ class NatsListings:
         high: int = _upper_of(request)
         # What was made later than now comes with the first that was not.
         base: int = min(high, max(place_of(request.now_ms), lowest))
+        seen = 0
         while base >= lowest and len(found) < request.limit:
             top, start = high, base
 
@@ -419,12 +420,14 @@ class NatsListings:
             def distance(entry: NatsIndexEntry, start: int = start) -> int:
                 return max(start - place_of(entry.ms), 0)
 
-            number = max(min(request.limit - len(found), _MOST_WANTED), 1)
+            # Where few flows match, the windows grow.
+            number = max(min(max(request.limit - len(found), seen), _MOST_WANTED), 1)
             farthest = base - lowest
             first, stride = self._first_reach(request, base, farthest), _SECONDS_10
             search = Search(first, farthest, stride, distance)
             entries, reach = yield from nearest(until, search, number)
             self._keep_reach(request, base, next_reach(search, entries, reach, number))
+            seen += len(entries)
             yield from self._fill(found, entries, request, deadline)
             base -= reach + 1
             high = base
@@ -463,8 +466,12 @@ class NatsListings:
         # Several may name one record, while it changes: its head decides, once.
         ordered = sorted({(-entry.ms, entry.key.id): entry for entry in entries}.items())
         left = (entry for _, entry in ordered if _is_wanted(entry, request.filter, request.after))
+        seen = 0
         while len(found) < request.limit:
-            page = list(islice(left, max(request.limit - len(found), _LEAST_ENTRIES)))
+            # Where few flows match, the pages grow.
+            size = max(request.limit - len(found), min(seen, _PAGE * 5), _LEAST_ENTRIES)
+            page = list(islice(left, size))
+            seen += len(page)
             if not page:
                 return
 
@@ -539,11 +546,7 @@ class NatsListings:
     ) -> Conversation[list[Found]]:
         heads = yield from self.flows(entries, deadline, strict=True)
         found = [Found(key, heads[key]) for _, key, _ in entries if key in heads]
-        return [
-            one
-            for one in found
-            if _is_in_listing(one.head, wanted, now_ms) and _is_in_time(one.head.created_ms, wanted)
-        ]
+        return [one for one in found if _is_in_listing(one.head, wanted, now_ms)]
 
     def count(self, request: Count) -> Conversation[int]:
         """`Count`: heads are read, because entries are hints."""
@@ -687,13 +690,8 @@ def _is_in_time(created_ms: int, wanted: Filter) -> bool:
 
 
 def _is_in_listing(head: Head, wanted: Filter, now_ms: int) -> bool:
-    """Whether a head has what is wanted, except its time, which the entries say."""
-    return (
-        wanted.status in (None, head.status)
-        and wanted.type in (None, head.type)
-        and (head.expires_ms is None or head.expires_ms > now_ms)
-        and (wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms)
-    )
+    """Whether a head has what is wanted, and has not expired."""
+    return wanted.includes(head) and (head.expires_ms is None or head.expires_ms > now_ms)
 
 
 def _pages(entries: list[NatsIndexEntry], limit: int) -> Iterator[list[NatsIndexEntry]]:

@@ -170,13 +170,7 @@ class RedisListings:
         wanted, now_ms = request.filter, request.now_ms
 
         def matches(head: Head, _parent: Head | None) -> bool:
-            return (
-                not has_expired(head, now_ms)
-                and (wanted.status is None or head.status == wanted.status)
-                and (wanted.type is None or head.type == wanted.type)
-                and (wanted.updated_before_ms is None or head.updated_ms < wanted.updated_before_ms)
-                and (wanted.id_prefix is None or _is_created_between(head, wanted))
-            )
+            return wanted.includes(head) and not has_expired(head, now_ms)
 
         listing = [(listing_of(wanted), *bounds_of(wanted, request.after))]
         return tuple(
@@ -212,12 +206,14 @@ class RedisListings:
         A record that cannot be read is passed over with a warning, unless this is `strict`.
         `first` are the first pages, if they are there already.
         """
-        ranges = self._ranges(bounds)
+        ranges: list[Range] = self._ranges(bounds)
         found: list[Found] = []
         most = math.inf if limit is None else limit
+        seen: int = 0
 
         while ranges and len(found) < most:
-            page = int(min(most - len(found), PAGE))
+            # Where few entries match, the pages grow.
+            page = int(min(max(most - len(found), seen), PAGE))
             replies, first = first, None
             if replies is None:
                 replies = yield from self._exchange.ask(
@@ -225,7 +221,8 @@ class RedisListings:
                 )
                 check(replies)
 
-            listed = merged(ranges, replies, page)
+            listed: list[tuple[int, RedisIndexEntry]] = merged(ranges, replies, page)
+            seen += len(listed)
             ranges = [one for one in ranges if not one.is_done]
             heads = yield from self._heads(kind, listed, parents=parents)
 
@@ -242,7 +239,7 @@ class RedisListings:
                 if one is not None:
                     found.append(one)
 
-        return found
+        return found[:limit]
 
     def _ranges(self, bounds: Sequence[tuple[bytes, bytes, bytes]]) -> list[Range]:
         return [
@@ -274,9 +271,7 @@ class RedisListings:
     def count(self, request: Count) -> Conversation[int]:
         wanted, now_ms = request.filter, request.now_ms
         prefix = wanted.id_prefix
-        if wanted.updated_before_ms is not None or (
-            prefix is not None and wanted != Filter(FLOW, id_prefix=prefix)
-        ):
+        if wanted.reads_heads or (prefix is not None and wanted != Filter(FLOW, id_prefix=prefix)):
             return (yield from self._count_by_heads(request))
 
         first, last = bounds_of(wanted, None)
@@ -426,13 +421,6 @@ def _found(
     is_current = stamp is None or stamp(head) == entry.place[:DIGITS]
     is_there = is_current and head.status >= 0
     return Found(key, head) if is_there and matches(head, parent) else None
-
-
-def _is_created_between(head: Head, wanted: Filter) -> bool:
-    after, before = wanted.created_after_ms, wanted.created_before_ms
-    return (after is None or head.created_ms >= after) and (
-        before is None or head.created_ms < before
-    )
 
 
 def _is_due(head: Head, now_ms: int) -> bool:

@@ -652,6 +652,10 @@ def _where(wanted: Filter) -> tuple[str, list[Any]]:
         ("created_ms >= ?", wanted.created_after_ms),
         ("created_ms < ?", wanted.created_before_ms),
         ("updated_ms < ?", wanted.updated_before_ms),
+        ("updated_ms >= ?", wanted.updated_after_ms),
+        ("owner = ?", wanted.owner),
+        ("instr(error, ?) > 0", wanted.error_contains),
+        ("attempts >= ?", wanted.attempts_at_least),
         ("id >= ?", prefix),
         ("id < ?", None if prefix is None else prefix + _AFTER_TEXT),
     )

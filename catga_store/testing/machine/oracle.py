@@ -508,6 +508,10 @@ class World:
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         updated_before: datetime | None = None,
+        updated_after: datetime | None = None,
+        owner: str | None = None,
+        error_contains: str | None = None,
+        attempts_at_least: int | None = None,
         id_prefix: str | None = None,
     ) -> list[str]:
         """Ids of the flows that match, newest first, then by id; with a prefix, by id."""
@@ -519,6 +523,10 @@ class World:
             and (created_after is None or flow.created >= created_after)
             and (created_before is None or flow.created < created_before)
             and (updated_before is None or flow.updated < updated_before)
+            and (updated_after is None or flow.updated >= updated_after)
+            and (owner is None or flow.owner == owner)
+            and (error_contains is None or error_contains in (flow.error or ""))
+            and (attempts_at_least is None or flow.attempts >= attempts_at_least)
         ]
         if id_prefix is not None:
             prefix = id_prefix.encode()

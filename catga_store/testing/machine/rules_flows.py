@@ -44,6 +44,22 @@ prefixes = st.sampled_from(
     [None, None, "{", "{t}", "{t}:a b.*>\n", "{u}\U0001f98a", "e", "\u00e9", "x"]
 )
 """What ids begin with: of one, of several, of none."""
+
+
+def _filter(pair: tuple[str, Any]) -> dict[str, Any]:
+    return dict([pair])
+
+
+heads: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.just(dict[str, Any]()),
+    st.tuples(st.just("owner"), st.sampled_from([*base.OWNERS, "x"])).map(_filter),
+    st.tuples(st.just("error_contains"), st.sampled_from(["broke", "BROKE", "\U0001f98a\x00"])).map(
+        _filter
+    ),
+    st.tuples(st.just("attempts_at_least"), st.integers(0, 3)).map(_filter),
+    st.tuples(st.just("updated_after"), base.offsets).map(_filter),
+)
+"""Filters that are checked on heads; at most one, so that some flow matches."""
 marks = st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=3)
 
 
@@ -241,7 +257,7 @@ class FlowRules(MachineBase):
     @rule(
         place=places,
         which=which,
-        by=st.sampled_from(["both", "version", "revision", "snapshot", "id", "many"]),
+        by=st.sampled_from(["snapshot", "id", "many"]),
     )
     def delete(self, place: int, which: int, by: str) -> None:
         copies = [copy for copy in self.flows if copy.base is not None]
@@ -255,11 +271,14 @@ class FlowRules(MachineBase):
             return
 
         copy = self.pick(copies, which)
-        if by == "snapshot":
-            change = oracle.DeleteFlow(copy.key, copy.base, copy.lease is not None)
-            self._delete(lambda: self.api.delete(copy.obj), change)
-            return
+        change = oracle.DeleteFlow(copy.key, copy.base, copy.lease is not None)
+        self._delete(lambda: self.api.delete(copy.obj), change)
 
+    @precondition(lambda self: any(copy.base is not None for copy in self.flows))
+    @rule(which=which, by=st.sampled_from(["both", "revision", "version"]))
+    def delete_as_read(self, which: int, by: str) -> None:
+        """Delete a flow by id, if it still has the version or the revision of a copy."""
+        copy = self.pick([copy for copy in self.flows if copy.base is not None], which)
         self.world.forget_expired()
         there = self.world.flows.get(copy.key)
         names = ("version", "revision") if by == "both" else (by,)
@@ -329,6 +348,7 @@ class FlowRules(MachineBase):
         before=st.one_of(st.none(), base.offsets),
         updated=st.one_of(st.none(), base.offsets),
         prefix=prefixes,
+        of_head=heads,
         limit=st.integers(1, 3),
     )
     def query_flows(
@@ -340,6 +360,7 @@ class FlowRules(MachineBase):
         before: timedelta | None,
         updated: timedelta | None,
         prefix: str | None,
+        of_head: dict[str, Any],
         limit: int,
     ) -> None:
         """Page by page, and counted, what matches is what the model says."""
@@ -349,13 +370,19 @@ class FlowRules(MachineBase):
             "created_before": self.moment(before),
             "updated_before": self.moment(updated),
         }
+        if "updated_after" in of_head:
+            times["updated_after"] = self.moment(of_head["updated_after"])
+            of_head = {}
+
+        up: dict[str, Any] = {name: at and oracle.ceil_ms(at) for name, at in times.items()}
         wanted = self.world.list_flows(
             status=status.name if status else None,
             type_name=type_name,
             id_prefix=prefix,
-            **{name: moment and oracle.ceil_ms(moment) for name, moment in times.items()},
+            **of_head,
+            **up,
         )
-        filters: dict[str, Any] = {**times, "status": status, "id_prefix": prefix}
+        filters: dict[str, Any] = {**times, **of_head, "status": status, "id_prefix": prefix}
         filters["state_type"] = TYPES[type_name] if as_type else type_name
         pages = self.pages(self.api.query_flows, limit, **filters)
         assert [summary.flow_id for summary in pages] == wanted

@@ -1446,8 +1446,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "nats-hint-believed",
         "a listing shows what an entry says, not what the head says",
         "stores/nats/listings.py",
-        "        wanted.status in (None, head.status)\n",
-        "        True\n",
+        "    return wanted.includes(head) and",
+        "    return wanted._replace(status=None).includes(head) and",
         (*HINTS, *LISTINGS, *ON_NATS),
     ),
     Mutant(
