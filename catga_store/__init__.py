@@ -30,6 +30,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING
 
+from catga_store.bulk import Bulk
 from catga_store.codec.bodies import BodyCodec
 from catga_store.codec.bodies import BodyPlace
 from catga_store.codec.bodies import Encrypt
@@ -69,6 +70,7 @@ from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.errors import WaitConditionNotFoundError
+from catga_store.model.bulk import BulkReport
 from catga_store.model.composite_ids import join_id
 from catga_store.model.composite_ids import split_id
 from catga_store.model.diagnosis import Diagnosis
@@ -103,6 +105,7 @@ from catga_store.session import Session
 from catga_store.store import Store
 
 if TYPE_CHECKING:
+    from catga_store.aio import AsyncBulk
     from catga_store.aio import AsyncSession
     from catga_store.aio import AsyncStore
     from catga_store.opening.awaiting import AsyncMemoryStore
@@ -120,6 +123,7 @@ __all__ = [
     "NOW",
     "RAW",
     "Appended",
+    "AsyncBulk",
     "AsyncMemoryStore",
     "AsyncNatsStore",
     "AsyncRedisStore",
@@ -130,6 +134,8 @@ __all__ = [
     "AsyncWorker",
     "BodyCodec",
     "BodyPlace",
+    "Bulk",
+    "BulkReport",
     "CatgaStoreError",
     "ChildResult",
     "ClaimLostError",
@@ -209,6 +215,7 @@ _LATE = {
     "AsyncNatsStore": "opening.awaiting",
     "AsyncRedisStore": "opening.awaiting",
     "AsyncSQLiteStore": "opening.awaiting",
+    "AsyncBulk": "aio",
     "AsyncSession": "aio",
     "AsyncStore": "aio",
     "AsyncRun": "worker",

@@ -1,6 +1,6 @@
 """The async API: `AsyncStore` and `AsyncSession`, the same under asyncio and trio.
 
-`store.py` and `session.py` are generated from this module by `tests/meta/generate_api.py`. To change an
+`store.py`, `session.py` and `bulk.py` are generated from this module by `tests/meta/generate_api.py`. To change an
 operation of the public API, change it here and run that script.
 """
 
@@ -25,6 +25,7 @@ from typing import Unpack
 from typing import overload
 
 from catga_store.core import actions
+from catga_store.core import bulk
 from catga_store.core import claims
 from catga_store.core import commits
 from catga_store.core import examining
@@ -36,6 +37,7 @@ from catga_store.core import records
 from catga_store.core import sessions
 from catga_store.core import upkeep
 from catga_store.core import waiting
+from catga_store.core import writes
 from catga_store.core.arguments import check_awaitable
 from catga_store.core.arguments import check_function
 from catga_store.core.async_holding import AsyncHolding
@@ -45,6 +47,7 @@ from catga_store.core.base_async_store import BaseAsyncStore
 from catga_store.core.base_session import BaseSession
 from catga_store.core.claims import DEFAULT_LEASE
 from catga_store.core.context import Context
+from catga_store.core.options import BulkOptions
 from catga_store.core.options import DiagnosisOptions
 from catga_store.core.options import DueFilters
 from catga_store.core.options import FlowFilters
@@ -56,6 +59,7 @@ from catga_store.core.state_types import ManyTypes
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.core.waiting import NO_WAIT
 from catga_store.errors import CommitUncertainError
+from catga_store.model.bulk import BulkReport
 from catga_store.model.diagnosis import Diagnosis
 from catga_store.model.diagnosis import Severity
 from catga_store.model.flows import FlowSnapshot
@@ -583,6 +587,44 @@ class AsyncStore(BaseAsyncStore):
                 filters=filters,
             )
         )
+
+    def bulk(
+        self,
+        *,
+        ids: Iterable[str] | None = None,
+        findings: Iterable[str] = (),
+        everything: bool = False,
+        diagnosis: DiagnosisOptions | None = None,
+        **filters: Unpack[FlowFilters],
+    ) -> AsyncBulk:
+        """Return the operations on many flows at once: `cancel`, `retry`, `wake`, `release` and `purge`.
+
+        The flows are those of `ids`, or those that match the filters of `query_flows`. With `findings`,
+        they are those of them that `diagnose_all` finds with one of these codes; `diagnosis` are its
+        options. `UsageError` without any of these, unless `everything` is `True`. Nothing is read or
+        changed yet.
+
+        >>> import anyio
+        >>> from catga_store import AsyncMemoryStore, FlowSnapshot, FlowStatus
+        >>> async def main():
+        ...     store = AsyncMemoryStore()
+        ...     for number in range(3):
+        ...         failed = FlowSnapshot(f"order-{number}", state={}, status=FlowStatus.FAILED)
+        ...         await store.create(failed)
+        ...     planned = await store.bulk(status=FlowStatus.FAILED).retry(dry_run=True)
+        ...     report = await store.bulk(status=FlowStatus.FAILED).retry()
+        ...     print(planned.changed, report.changed, report.skipped)
+        >>> anyio.run(main)
+        3 3 {}
+        """
+        selection = bulk.select(
+            ids=ids,
+            findings=findings,
+            everything=everything,
+            diagnosis=diagnosis,
+            filters=filters,
+        )
+        return AsyncBulk(self._run, self._context, selection)
 
     # history --------------------------------------------------------------------------------------
 
@@ -1626,5 +1668,71 @@ class AsyncSession(BaseSession):
             self._unit.close()  # an exception drops the changes on purpose
 
 
-for _public in (AsyncSession, AsyncStore):
+class AsyncBulk:
+    """Operations on many flows of a store, each by a commit of its own, checked by the flow's version.
+
+    A flow that another writer has changed since it was listed is looked at again, and is changed only if
+    it still matches; a flow that a worker holds is skipped by `retry`, `wake` and `purge`. Every flow that
+    matched is either changed or counted in the report's `skipped`, by the reason. Flows that begin to match
+    while the operation runs may be missed, as in `query_flows`.
+
+    The flows that were changed before an error, or before the process died, stay changed: run the operation
+    again. What is changed no longer matches, or is skipped. To pass over what was looked at, pass the
+    `cursor` of the last report to `progress`.
+
+    All operations take these options: `dry_run=True` changes nothing and counts what would be changed;
+    `limit` is the most flows to look at; `cursor` continues where a report has ended; `per_second` bounds
+    the pace (default 1,000 changes a second, `None`: no bound); `progress` is called with the report so
+    far after each page of up to 100 flows. Each page costs two round trips and each change one; a dry
+    run costs one for each page, two with `ids`; `findings` cost what `diagnose_all` does.
+
+    >>> import anyio
+    >>> from catga_store import AsyncMemoryStore, FlowSnapshot
+    >>> async def main():
+    ...     store = AsyncMemoryStore()
+    ...     for number in range(3):
+    ...         await store.create(FlowSnapshot(f"order-{number}", state={}))
+    ...     order = await store.claim("order-2", owner="worker-1")
+    ...     report = await store.bulk(id_prefix="order-").purge(live=True)
+    ...     print(report.changed, report.skipped, report.first_skipped)
+    >>> anyio.run(main)
+    2 {'is claimed': 1} {'is claimed': ('order-2',)}
+    """
+
+    def __init__(self, run: AsyncRunner, context: Context, selection: bulk.Selection) -> None:
+        self._run = run
+        self._context = context
+        self._selection = selection
+
+    async def cancel(self, reason: str, **options: Unpack[BulkOptions]) -> BulkReport:
+        """End live flows as `CANCELLED`, with `reason` as their error; see `Store.cancel_flow`."""
+        action = actions.CancelFlow(actions.check_reason(reason))
+        return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
+
+    async def retry(self, **options: Unpack[BulkOptions]) -> BulkReport:
+        """Let flows run on that have failed or were cancelled; see `Store.retry_flow`."""
+        action = actions.RetryFlow()
+        return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
+
+    async def wake(self, **options: Unpack[BulkOptions]) -> BulkReport:
+        """Let live flows be due now, whatever they wait for; see `Store.wake_flow`."""
+        action = actions.WakeFlow()
+        return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
+
+    async def release(self, **options: Unpack[BulkOptions]) -> BulkReport:
+        """Take claims away from their owners; see `Store.release_flow`."""
+        action = actions.ReleaseFlow()
+        return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
+
+    async def purge(self, *, live: bool = False, **options: Unpack[BulkOptions]) -> BulkReport:
+        """Delete flows that have ended, with their progress and parts; with `live`, live ones, too.
+
+        A condition with the finding `parent_gone` is cleared.
+        """
+        writes.check_flag(live, "live")
+        action = actions.PurgeFlow(live)
+        return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
+
+
+for _public in (AsyncBulk, AsyncSession, AsyncStore):
     _public.__module__ = "catga_store"

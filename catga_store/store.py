@@ -19,7 +19,9 @@ from typing import TypeVarTuple
 from typing import Unpack
 from typing import overload
 
+from catga_store.bulk import Bulk
 from catga_store.core import actions
+from catga_store.core import bulk
 from catga_store.core import claims
 from catga_store.core import commits
 from catga_store.core import examining
@@ -515,6 +517,41 @@ class Store(BaseBlockingStore):
                 filters=filters,
             )
         )
+
+    def bulk(
+        self,
+        *,
+        ids: Iterable[str] | None = None,
+        findings: Iterable[str] = (),
+        everything: bool = False,
+        diagnosis: DiagnosisOptions | None = None,
+        **filters: Unpack[FlowFilters],
+    ) -> Bulk:
+        """Return the operations on many flows at once: `cancel`, `retry`, `wake`, `release` and `purge`.
+
+        The flows are those of `ids`, or those that match the filters of `query_flows`. With `findings`,
+        they are those of them that `diagnose_all` finds with one of these codes; `diagnosis` are its
+        options. `UsageError` without any of these, unless `everything` is `True`. Nothing is read or
+        changed yet.
+
+        >>> from catga_store import MemoryStore, FlowSnapshot, FlowStatus
+        >>> store = MemoryStore()
+        >>> for number in range(3):
+        ...     failed = FlowSnapshot(f"order-{number}", state={}, status=FlowStatus.FAILED)
+        ...     store.create(failed)
+        >>> planned = store.bulk(status=FlowStatus.FAILED).retry(dry_run=True)
+        >>> report = store.bulk(status=FlowStatus.FAILED).retry()
+        >>> print(planned.changed, report.changed, report.skipped)
+        3 3 {}
+        """
+        selection = bulk.select(
+            ids=ids,
+            findings=findings,
+            everything=everything,
+            diagnosis=diagnosis,
+            filters=filters,
+        )
+        return Bulk(self._run, self._context, selection)
 
     # history --------------------------------------------------------------------------------------
 

@@ -1,14 +1,13 @@
 """What an operator does to a flow: cancel, retry, wake, release or purge it.
 
-An action plans one change of one flow from what is stored, or says why it leaves the flow as it is. It
-reads heads only, so a flow whose state cannot be read, or has a type this program does not know, can be
-cancelled, too.
+An action plans one change of one flow from what is stored, or says why it skips the flow. It reads heads
+only, so a flow whose state cannot be read, or has a type this program does not know, can be cancelled,
+too.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
-from typing import TypeAlias
 
 from attrs import frozen
 
@@ -46,6 +45,7 @@ from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Refused
 
 __all__ = [
+    "ATTEMPTS",
     "Action",
     "CancelFlow",
     "PurgeFlow",
@@ -58,7 +58,7 @@ __all__ = [
     "check_reason",
 ]
 
-_ATTEMPTS = 10
+ATTEMPTS = 10
 """How often an action on one flow is planned again after another writer was first."""
 
 
@@ -70,14 +70,15 @@ class Skip:
     error: ConflictError | None = None
 
 
-Planned: TypeAlias = Put | Delete | Skip
-
-
 class Action(Protocol):
     """Plans what is to be written of a flow. Pure."""
 
-    def plan(self, key: Key, record: Record, now_ms: int, limits: Limits, /) -> Planned:
-        """The change of this flow, or why there is none."""
+    def skip(self, key: Key, head: Head, now_ms: int, /) -> Skip | None:
+        """Why the flow is left as it is; `None` if it is to be changed."""
+        ...
+
+    def change(self, key: Key, record: Record, now_ms: int, limits: Limits, /) -> Put | Delete:
+        """The change of a flow that is not skipped."""
         ...
 
 
@@ -87,15 +88,16 @@ class CancelFlow:
 
     reason: str
 
-    def plan(self, key: Key, record: Record, now_ms: int, limits: Limits) -> Planned:
+    def skip(self, key: Key, head: Head, _now_ms: int) -> Skip | None:
+        """Only live flows can be cancelled."""
+        if head.status == FlowStatus.CANCELLED.value:
+            return Skip("is CANCELLED already")
+
+        return _refused(key, head, "cancelled") if is_terminal(head) else None
+
+    def change(self, key: Key, record: Record, now_ms: int, limits: Limits) -> Put | Delete:
         """End the flow; what it shows of its wait stays."""
         old, body = record.head, record.body
-        if old.status == FlowStatus.CANCELLED.value:
-            return _already(old)
-
-        if is_terminal(old):
-            return _refused(key, old, "cancelled")
-
         expires_ms = old.expires_ms  # that of a live flow was set by its user
         if expires_ms is None:
             expires_ms = retained_until_ms(FlowStatus.CANCELLED, now_ms, limits.retention)
@@ -119,29 +121,32 @@ class CancelFlow:
 class RetryFlow:
     """Let a flow that has failed or was cancelled run on; let a live one count its attempts again."""
 
-    def plan(self, key: Key, record: Record, now_ms: int, _limits: Limits) -> Planned:
+    def skip(self, key: Key, head: Head, now_ms: int) -> Skip | None:
+        """A completed flow has nothing left to do, and one that is held is being run."""
+        if head.status == FlowStatus.COMPLETED.value:
+            return _refused(key, head, "retried")
+
+        if is_held(head, now_ms):
+            return _held(key, head)
+
+        if not is_terminal(head) and not head.attempts and _is_due(head, now_ms):
+            return Skip("is due already, and was not attempted")
+
+        return None
+
+    def change(self, key: Key, record: Record, now_ms: int, _limits: Limits) -> Put | Delete:
         """Set the flow running, unless it is live already."""
         old, body = record.head, record.body
-        if old.status == FlowStatus.COMPLETED.value:
-            return _refused(key, old, "retried")
-
-        if is_held(old, now_ms):
-            return _held(key, old)
-
+        head = _due_now(old, now_ms)._replace(error=None, attempts=0)
         if not is_terminal(old):
-            if not old.attempts and _is_due(old, now_ms):
-                return Skip("is due already, and was not attempted")
-
-            return _put(key, record, _due_now(old, now_ms)._replace(attempts=0, error=None), body)
+            return _put(key, record, head, body)
 
         expires_ms = None
         if envelope.has_own_expiry(body):
             expires_ms = old.expires_ms
             body = envelope.body_with_own_expiry(key, old, body, own_expiry=False)
 
-        head = _due_now(old, now_ms)._replace(
-            status=FlowStatus.RUNNING.value, error=None, attempts=0, expires_ms=expires_ms
-        )
+        head = head._replace(status=FlowStatus.RUNNING.value, expires_ms=expires_ms)
         return _put(key, record, head, body)
 
 
@@ -149,35 +154,35 @@ class RetryFlow:
 class WakeFlow:
     """Let a live flow be due now, whatever it waits for."""
 
-    def plan(self, key: Key, record: Record, now_ms: int, _limits: Limits) -> Planned:
+    def skip(self, key: Key, head: Head, now_ms: int) -> Skip | None:
+        """One that is held is being run."""
+        if is_terminal(head):
+            return _refused(key, head, "woken")
+
+        if is_held(head, now_ms):
+            return _held(key, head)
+
+        return Skip("is due already") if _is_due(head, now_ms) else None
+
+    def change(self, key: Key, record: Record, now_ms: int, _limits: Limits) -> Put | Delete:
         """Change nothing but when the flow is due."""
-        old = record.head
-        if is_terminal(old):
-            return _refused(key, old, "woken")
-
-        if is_held(old, now_ms):
-            return _held(key, old)
-
-        if _is_due(old, now_ms):
-            return Skip("is due already")
-
-        return _put(key, record, _due_now(old, now_ms), record.body)
+        return _put(key, record, _due_now(record.head, now_ms), record.body)
 
 
 @frozen
 class ReleaseFlow:
     """Take a claim away from its owner, whether its lease is over or not."""
 
-    def plan(self, key: Key, record: Record, now_ms: int, _limits: Limits) -> Planned:
+    def skip(self, key: Key, head: Head, _now_ms: int) -> Skip | None:
+        """There must be a claim."""
+        if is_terminal(head):
+            return _refused(key, head, "released")
+
+        return Skip("is not claimed") if head.owner is None else None
+
+    def change(self, key: Key, record: Record, now_ms: int, _limits: Limits) -> Put | Delete:
         """End the claim; the flow is due now."""
-        old = record.head
-        if is_terminal(old):
-            return _refused(key, old, "released")
-
-        if old.owner is None:
-            return Skip("is not claimed")
-
-        return _put(key, record, _due_now(old, now_ms), record.body)
+        return _put(key, record, _due_now(record.head, now_ms), record.body)
 
 
 @frozen
@@ -186,17 +191,19 @@ class PurgeFlow:
 
     live: bool = False
 
-    def plan(self, key: Key, record: Record, now_ms: int, _limits: Limits) -> Planned:
+    def skip(self, key: Key, head: Head, now_ms: int) -> Skip | None:
+        """A live flow is work."""
+        if is_terminal(head):
+            return None
+
+        if not self.live:
+            return _refused(key, head, "purged without live=True")
+
+        return _held(key, head) if is_held(head, now_ms) else None
+
+    def change(self, key: Key, record: Record, _now_ms: int, _limits: Limits) -> Put | Delete:
         """Delete the flow as it was read."""
-        old = record.head
-        if not is_terminal(old):
-            if not self.live:
-                return _refused(key, old, "purged without live=True")
-
-            if is_held(old, now_ms):
-                return _held(key, old)
-
-        return Delete(key, old.revision, old)
+        return Delete(key, record.head.revision, record.head)
 
 
 def _is_due(head: Head, now_ms: int) -> bool:
@@ -214,10 +221,6 @@ def _due_now(old: Head, now_ms: int) -> Head:
 def _put(key: Key, record: Record, head: Head, body: bytes) -> Put:
     old = record.head
     return Put(key, head, body, old.revision, old, keeps_body=body is record.body)
-
-
-def _already(head: Head) -> Skip:
-    return Skip(f"is {FlowStatus(head.status).name} already")
 
 
 def _refused(key: Key, head: Head, done: str) -> Skip:
@@ -250,18 +253,18 @@ def act_on_flow(
         if version not in (None, record.head.version):
             raise _stale(key, version or 0, record.head)
 
-        planned, head = yield from act(context, action, key, record)
+        stopped, head = yield from act(context, action, key, record)
         if head is not None:
             return envelope.summary_of(Found(key, head))
 
-        if isinstance(planned, Skip):
-            if planned.error is not None:
-                raise planned.error
+        if isinstance(stopped, Skip):
+            if stopped.error is not None:
+                raise stopped.error
 
             return envelope.summary_of(Found(key, record.head))
 
-        if isinstance(planned, ConflictError) and (version is not None or attempt == _ATTEMPTS):
-            raise planned
+        if stopped is not None and (version is not None or attempt == ATTEMPTS):
+            raise stopped
 
 
 def act(
@@ -272,10 +275,11 @@ def act(
     Returns why nothing was written, or `None` and the new head; a flow that was deleted has its last one.
     """
     now_ms = context.settings.now_ms()
-    planned = action.plan(key, record, now_ms, context.limits)
-    if isinstance(planned, Skip):
-        return planned, None
+    skip = action.skip(key, record.head, now_ms)
+    if skip is not None:
+        return skip, None
 
+    planned = action.change(key, record, now_ms, context.limits)
     reply = yield from commits.send(context, new_commit_id(), now_ms, (planned,))
     if isinstance(reply, Refused):
         return conflict_error(planned, reply.conflicts[0], None), None

@@ -11,11 +11,19 @@ from typing import Literal
 from typing import TypedDict
 
 from catga_store.codec.bodies import BodyCodec
+from catga_store.model.bulk import BulkReport
 from catga_store.model.flows import FlowStatus
 from catga_store.model.listings import Retention
 from catga_store.model.waits import WaitOutcome
 
-__all__ = ["DiagnosisOptions", "DueFilters", "FlowFilters", "StoreOptions", "WaitFilters"]
+__all__ = [
+    "BulkOptions",
+    "DiagnosisOptions",
+    "DueFilters",
+    "FlowFilters",
+    "StoreOptions",
+    "WaitFilters",
+]
 
 
 class StoreOptions(TypedDict, total=False):
@@ -64,6 +72,25 @@ class FlowFilters(TypedDict, total=False):
     owner: str | None
     error_contains: str | None
     attempts_at_least: int | None
+
+
+class BulkOptions(TypedDict, total=False):
+    """Keyword options of the operations of `bulk`.
+
+    | option | meaning | default |
+    |---|---|---|
+    | `dry_run` | change nothing, and count what would be changed | `False` |
+    | `limit` | the most flows to look at | none |
+    | `cursor` | where to continue: that of a report, with the same selection | the beginning |
+    | `per_second` | how many flows are changed in a second at most; `None`: as fast as it goes | 1,000 |
+    | `progress` | a function that is called with the report so far, after each page of up to 100 flows | none |
+    """
+
+    dry_run: bool
+    limit: int | None
+    cursor: str | None
+    per_second: float | None
+    progress: Callable[[BulkReport], object] | None
 
 
 class DueFilters(TypedDict, total=False):

@@ -22,6 +22,7 @@ from typing import TypeVar
 from anyio.from_thread import BlockingPortal
 from anyio.from_thread import start_blocking_portal
 
+from catga_store.aio import AsyncBulk
 from catga_store.aio import AsyncSession
 from catga_store.aio import AsyncStore
 from catga_store.model.flows import FlowSnapshot
@@ -123,6 +124,9 @@ class AsyncAPI(StoreAPI):
     def session(self) -> _BlockingAsyncSession:
         return _BlockingAsyncSession(self._portal, self.store.session())
 
+    def bulk(self, **selected: Any) -> _BlockingAsyncBulk:
+        return _BlockingAsyncBulk(self._portal, self.store.bulk(**selected))
+
     @contextmanager
     def begin(self) -> Generator[_BlockingAsyncSession]:
         with self._portal.wrap_async_context_manager(self.store.begin()) as session:
@@ -167,6 +171,17 @@ class _BlockingAsyncSession:
 
     def __contains__(self, record: object) -> bool:
         return record in self._session
+
+
+class _BlockingAsyncBulk:
+    """Operations on many flows of an async store, with blocking methods."""
+
+    def __init__(self, portal: BlockingPortal, bulk: AsyncBulk) -> None:
+        self._portal = portal
+        self._bulk = bulk
+
+    def __getattr__(self, name: str) -> Any:
+        return _blocking(self._portal, getattr(self._bulk, name))
 
 
 def _blocking(portal: BlockingPortal, attribute: Any) -> Any:

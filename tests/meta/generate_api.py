@@ -1,4 +1,4 @@
-"""Generate the blocking API, `store.py` and `session.py`, from the async one, `aio.py`.
+"""Generate the blocking API, `store.py`, `session.py` and `bulk.py`, from the async one, `aio.py`.
 
 Each class of `aio.py` becomes its blocking twin: `async` and `await` go, names change by `NAMES`, the
 examples in docstrings lose their `anyio.run(main)`, and `TEXTS` replaces what is true of one API only.
@@ -18,6 +18,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2] / "catga_store"
 
 NAMES = {
+    "AsyncBulk": "Bulk",
     "AsyncDriver": "Driver",
     "AsyncGenerator": "Generator",
     "AsyncHolding": "Holding",
@@ -77,11 +78,13 @@ TEXTS = {
 PUBLIC = {
     "store.py": ["Driver", "Settings", "Store", "StoreOptions"],  # for authors of stores, too
     "session.py": ["Session"],
+    "bulk.py": ["Bulk"],
 }
 
 HEADERS = {
     "store.py": '"""The blocking API: `Store`. Generated from `aio.py` by `tests/meta/generate_api.py`."""',
     "session.py": '"""The blocking API: `Session`. Generated from `aio.py` by `tests/meta/generate_api.py`."""',
+    "bulk.py": '"""The blocking API: `Bulk`. Generated from `aio.py` by `tests/meta/generate_api.py`."""',
 }
 
 
@@ -102,10 +105,12 @@ def generated() -> dict[str, str]:
 
     head, rest = text.split("\nclass Store(", 1)
     store, rest = rest.split("\nclass Session(", 1)
-    session, _ = rest.split("\nfor _public in ", 1)
+    session, rest = rest.split("\nclass Bulk", 1)
+    bulk, _ = rest.split("\nfor _public in ", 1)
     return {
         "store.py": module("store.py", head, "class Store(" + store),
         "session.py": module("session.py", head, "class Session(" + session),
+        "bulk.py": module("bulk.py", head, "class Bulk" + bulk),
     }
 
 
@@ -133,13 +138,15 @@ def flat_examples(text: str) -> str:
 
 def module(name: str, head: str, body: str) -> str:
     """One module: its header, the imports and type variables that its class uses, and the class."""
-    kind = body.split("(", 1)[0].removeprefix("class ")
+    kind = re.split(r"\W", body.removeprefix("class "), maxsplit=1)[0]
     used = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
-    used |= {"annotations", "TypeVar", *PUBLIC[name], *(["TypeVarTuple"] if "Ts" in used else [])}
+    used |= {"annotations", *PUBLIC[name], *(["TypeVarTuple"] if "Ts" in used else [])}
+    used |= {"TypeVar"} if used & {"S", "R"} else set()
     if kind == "Store":
         head = head.replace(
             "from catga_store.model.waits import WaitCondition\n",
             "from catga_store.model.waits import WaitCondition\n"
+            "from catga_store.bulk import Bulk\n"
             "from catga_store.session import Session\n",
         )
 

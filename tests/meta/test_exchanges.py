@@ -217,6 +217,21 @@ OPERATIONS: dict[str, tuple[Callable[[cs.Store], object], int, int]] = {
     "release_flow, not claimed": (lambda store: store.release_flow("a"), 1, 0),
     "diagnose": (lambda store: store.diagnose("b"), 2, 0),
     "diagnose_all": (lambda store: store.diagnose_all(id_prefix="x"), 4, 0),
+    "bulk, dry run of 3": (
+        lambda store: store.bulk(status=cs.FlowStatus.CREATED).cancel("", dry_run=True),
+        1,
+        0,
+    ),
+    "bulk, 3 cancelled": (
+        lambda store: store.bulk(status=cs.FlowStatus.CREATED).cancel("", per_second=None),
+        2,
+        3,
+    ),
+    "bulk, 2 ids purged": (
+        lambda store: store.bulk(ids=["a", "b"]).purge(live=True, per_second=None),
+        1,
+        2,
+    ),
     "set_wait_condition": (
         lambda store: store.set_wait_condition(cs.WaitCondition("w", flow_ids=["x", "y"])),
         0,

@@ -16,7 +16,7 @@ import pytest
 # also for type checking only. Every layer may import itself.
 GROUND = {"errors", "protocol"}
 LOGIC = GROUND | {"codec", "model", "core"}
-API = LOGIC | {"session", "store", "aio", "opening", "copying"}
+API = LOGIC | {"bulk", "session", "store", "aio", "opening", "copying"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -26,8 +26,9 @@ ALLOWED: dict[str, set[str]] = {
     "core": GROUND | {"codec", "model"},
     "stores": GROUND,
     "drivers": GROUND | {"stores"},
+    "bulk": LOGIC,
     "session": LOGIC,
-    "store": LOGIC | {"session"},
+    "store": LOGIC | {"bulk", "session"},
     "aio": LOGIC | {"session", "store"},
     "opening": LOGIC | {"stores", "drivers", "session", "store", "aio"},
     "copying": LOGIC | {"store"},

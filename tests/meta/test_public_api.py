@@ -17,9 +17,10 @@ import pytest
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
 
-APIS = [(cs.Store, cs.AsyncStore), (cs.Session, cs.AsyncSession)]
+APIS = [(cs.Store, cs.AsyncStore), (cs.Session, cs.AsyncSession), (cs.Bulk, cs.AsyncBulk)]
 PLAIN = {
-    cs.Store: {"session", "begin", "holding", "now", "iter_flows", "iter_wait_conditions"},
+    cs.Bulk: set(),
+    cs.Store: {"session", "begin", "bulk", "holding", "now", "iter_flows", "iter_wait_conditions"},
     cs.Session: {
         "add",
         "delete",
@@ -89,6 +90,7 @@ OPERATIONS = {
         "stats",
         "list_versions",
         "fork",
+        "bulk",
         "diagnose",
         "diagnose_all",
         "cancel_flow",
@@ -105,6 +107,7 @@ OPERATIONS = {
         "begin",
         "transact",
     },
+    cs.Bulk: {"cancel", "retry", "wake", "release", "purge"},
     cs.Session: {
         "get",
         "get_one",

@@ -1067,6 +1067,17 @@ class World:
         self.flows[flow_id] = flow
         return flow
 
+    def purge(self, flow_id: str, *, live: bool, dry_run: bool) -> bool:
+        """Delete a flow that has ended, or, with `live`, any that is not held; whether it would."""
+        there = self.flows[flow_id]
+        if there.status not in TERMINAL and (not live or there.is_held(self.now)):
+            return False
+
+        if not dry_run:
+            self._drop_flow(flow_id)
+
+        return True
+
     def findings(self, flow_id: str, attempts: int) -> set[str]:
         """What is wrong with a flow, of what the model knows."""
         self.forget_expired()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from copy import copy
+from copy import deepcopy
 from datetime import timedelta
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
+from catga_store.model.bulk import BulkReport
 from catga_store.model.flows import FlowSummary
 from catga_store.testing.machine import base
 from catga_store.testing.machine import oracle
 from catga_store.testing.machine.base import OWNERS
+from catga_store.testing.machine.rules_flows import flow_ids
 from catga_store.testing.machine.rules_flows import places
 from catga_store.testing.machine.rules_flows import prefixes
 from catga_store.testing.machine.rules_history import HistoryRules
@@ -59,6 +63,88 @@ class ActionRules(HistoryRules):
         done = self.agree(real, lambda: self.world.act(flow_id, action, version, reason))
         if done is not None:
             self.same_summary(*done)
+
+    @rule(
+        action=st.sampled_from(["cancel", "retry", "wake", "release", "purge"]),
+        prefix=prefixes,
+        ids=st.lists(flow_ids, max_size=4),
+        how=st.sampled_from(["findings", "ids", "filter"]),
+        limit=st.one_of(st.none(), st.integers(1, 3)),
+        dry_run=st.booleans(),
+        live=st.booleans(),
+    )
+    def bulk(
+        self,
+        action: str,
+        prefix: str | None,
+        ids: list[str],
+        how: str,
+        limit: int | None,
+        dry_run: bool,
+        live: bool,
+    ) -> None:
+        """Each flow of a selection is changed as one flow is, or skipped for the same reason."""
+        self.world.forget_expired()
+        chosen = self.world.list_flows(id_prefix=prefix)
+        selected: dict[str, Any] = {"id_prefix": prefix, "everything": prefix is None}
+        if how == "ids":
+            chosen, selected = list(dict.fromkeys(ids)), {"ids": ids}
+        elif how == "findings":
+            chosen = [one for one in chosen if "lease_expired" in self.world.findings(one, 1)]
+            diagnosis = {"late": timedelta(0), "idle": timedelta(0), "attempts": 1}
+            selected = {"findings": ["lease_expired"], "diagnosis": diagnosis, "id_prefix": prefix}
+
+        wanted: dict[bool, set[str]] = {True: set(), False: set()}
+        for flow_id in chosen:
+            wanted[self.would_change(flow_id, action, live=live, dry_run=dry_run)].add(flow_id)
+
+        changed, skipped = self.run_bulk(selected, action, limit, live=live, dry_run=dry_run)
+        base.compare(
+            f"bulk {action}",
+            {"changed": (changed, wanted[True]), "skipped": (skipped, wanted[False])},
+        )
+
+    def run_bulk(
+        self, selected: dict[str, Any], action: str, limit: int | None, *, live: bool, dry_run: bool
+    ) -> tuple[set[str], set[str]]:
+        """Run it to its end, `limit` flows at a time; returns the ids of what was changed and skipped."""
+        changed: set[str] = set()
+        skipped: set[str] = set()
+        reports: list[BulkReport] = []
+        options: dict[str, Any] = {"dry_run": dry_run, "limit": limit, "per_second": None}
+        options |= {"progress": reports.append}
+        if action == "purge":
+            options["live"] = live
+
+        cursor: str | None = None
+        while True:
+            run = getattr(self.api.bulk(**selected), action)
+            arguments = ("by hand",) if action == "cancel" else ()
+            report = run(*arguments, cursor=cursor, **options)
+            assert report.matched == report.changed + sum(report.skipped.values())
+            changed |= set(report.first_changed)
+            skipped |= {one for ids in report.first_skipped.values() for one in ids}
+            cursor = report.cursor
+            if cursor is None:
+                return changed, skipped
+
+    def would_change(self, flow_id: str, action: str, *, live: bool, dry_run: bool) -> bool:
+        """Whether the model changes a flow; it has done so then, unless it is a dry run."""
+        there = self.world.flows.get(flow_id)
+        if there is None:
+            return False
+
+        kept = copy(self.world.flows), deepcopy(self.world.history)
+        try:
+            if action == "purge":
+                return self.world.purge(flow_id, live=live, dry_run=dry_run)
+
+            return self.world.act(flow_id, action, None, "by hand") is not there
+        except oracle.Refusal:
+            return False
+        finally:
+            if dry_run:
+                self.world.flows, self.world.history = kept
 
     # diagnosis ------------------------------------------------------------------------------------
 

@@ -1,0 +1,30 @@
+"""What an operation on many flows has done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import frozen
+
+__all__ = ["BulkReport"]
+
+
+@frozen
+class BulkReport:
+    """How many flows an operation of `Store.bulk` has changed and skipped, and why.
+
+    Each flow that matched was changed or skipped: `matched` is the sum of both. In a dry run `changed` are
+    those that would have been changed.
+    """
+
+    matched: int
+    changed: int
+    skipped: Mapping[str, int]
+    """How many flows were skipped, by the reason: `{"is claimed": 2}`."""
+    first_changed: tuple[str, ...]
+    """The ids of the first 100 flows that were changed."""
+    first_skipped: Mapping[str, tuple[str, ...]]
+    """The ids of the first 100 flows that were skipped, by the reason."""
+    cursor: str | None
+    """Where to continue; `None` at the end."""
+    dry_run: bool
