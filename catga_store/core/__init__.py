@@ -6,6 +6,7 @@
 | `sessions` | operations in a session, and transactions |
 | `unit_of_work` | what a session has loaded and queued, and the commit that it becomes |
 | `writes` | the write of one record: its version, due time, claim, attempts and expiry |
+| `parts`, `raw_parts` | parts and logs; parts of bytes without an object for each, for adapters |
 | `commits`, `receipts` | sending a commit, finding a lost outcome; what a commit did |
 | `conflicts` | what a store refused, as errors |
 | `claims` | claiming, extending and releasing flows |

@@ -17,10 +17,12 @@ from catga_store.core.reports import with_reports
 from catga_store.core.reports import without_reports
 from catga_store.core.writes import check_partition
 from catga_store.errors import CommitUncertainError
+from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.model.stored_state import AnyRecord
 from catga_store.model.stored_state import stop_watching
 from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Pause
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -40,9 +42,21 @@ from catga_store.protocol.requests import Refused
 from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import Resolve
 
-__all__ = ["commit_one", "resolve", "resolve_commit", "send"]
+__all__ = [
+    "LONGEST_PAUSE",
+    "SHORTEST_PAUSE",
+    "commit_one",
+    "read_outcomes",
+    "resolve",
+    "resolve_commit",
+    "send",
+    "settled",
+]
 
 _log = logging.getLogger(__name__)
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.2
+"""Seconds between two tries of a transaction, or two questions what became of a commit."""
 
 
 def send(
@@ -155,6 +169,66 @@ def resolve(
 
     outcomes: tuple[Outcome, ...] = applied.outcomes
     return outcomes if len(outcomes) == len(changes) else ()
+
+
+def settled(
+    context: Context, changes: Sequence[Change], lost: CommitUncertainError
+) -> Conversation[Applied]:
+    """Find out what became of a commit whose reply was lost.
+
+    The outcomes are empty if no more is known than that it was applied.
+    """
+    outcomes = yield from _resolve_in_time(context, lost)
+    if outcomes is None:
+        message = (
+            f"commit {lost.commit_id} was lost in transit and will never be applied; nothing was "
+            "written; retry it"
+        )
+        raise StoreUnavailableError(message) from lost
+
+    known = yield from read_outcomes(context, lost.commit_id, changes, outcomes)
+    return Applied(known)
+
+
+def _resolve_in_time(
+    context: Context, lost: CommitUncertainError
+) -> Conversation[tuple[Outcome, ...] | None]:
+    """Resolve a commit, again and again until the store can tell or the timeout has passed."""
+    timeout = context.settings.timeout
+    give_up = time.monotonic() + timeout
+    pause = paused = 0.0
+
+    while True:
+        try:
+            return (yield from resolve(context, lost))
+        except CommitUncertainError:
+            # Both: `Faults` skips the pauses, and each question may take long.
+            if paused >= timeout or time.monotonic() >= give_up:
+                raise
+
+        pause = min(max(2 * pause, SHORTEST_PAUSE), LONGEST_PAUSE)
+        paused += pause
+        yield Pause(pause)
+
+
+def read_outcomes(
+    context: Context, commit_id: str, changes: Sequence[Change], outcomes: tuple[Outcome, ...]
+) -> Conversation[tuple[Outcome, ...]]:
+    """Return the outcomes of a commit that was applied, empty if they are not known.
+
+    Where the store knows only that it was applied, the records show what it did, unless they have been
+    written since.
+    """
+    if not outcomes and all(type(change) is Put and change.key.kind != WAIT for change in changes):
+        records = yield from read_all(context, [change.key for change in changes])
+        heads = [record.head for record in records if record is not None]
+        if len(heads) == len(changes) and all(commit_id in head.commits[:1] for head in heads):
+            outcomes = tuple(
+                Outcome(head.version, head.revision, head.status, head.created_ms, accepted=True)
+                for head in heads
+            )
+
+    return outcomes
 
 
 def _check_remembered(

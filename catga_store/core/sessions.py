@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -29,10 +28,11 @@ from catga_store.core.arguments import not_found
 from catga_store.core.arguments import step_key
 from catga_store.core.arguments import typed_ids
 from catga_store.core.claims import DEFAULT_LEASE
+from catga_store.core.commits import LONGEST_PAUSE
+from catga_store.core.commits import SHORTEST_PAUSE
 from catga_store.core.commits import send
 from catga_store.core.conflicts import conflict_error
 from catga_store.core.context import Context
-from catga_store.core.context import read_all
 from catga_store.core.entries import Entry
 from catga_store.core.entries import Intent
 from catga_store.core.receipts import Receipt
@@ -43,7 +43,6 @@ from catga_store.core.writes import check_flag
 from catga_store.errors import CommitUncertainError
 from catga_store.errors import ConflictError
 from catga_store.errors import StateTypeError
-from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.model import stored_state
 from catga_store.model.flows import FlowSnapshot
@@ -58,19 +57,15 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Invoke
 from catga_store.protocol.conversation import Pause
 from catga_store.protocol.conversation import ask
-from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import wait_key
 from catga_store.protocol.masking import shown
-from catga_store.protocol.requests import Applied
-from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Conflict
 from catga_store.protocol.requests import Outcome
-from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Refused
 from catga_store.protocol.requests import SetWait
@@ -90,9 +85,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.2
-
 
 """The operations of one store: those on single records, and those of its sessions."""
 
@@ -349,7 +341,7 @@ def session_commit(
             if not resolve:
                 raise
 
-            reply = yield from _reply_of_lost(context, plan.changes, error)
+            reply = yield from commits.settled(context, plan.changes, error)
     except BaseException as error:
         unit.lose(error, plan, now_ms)
         raise
@@ -365,46 +357,6 @@ def session_commit(
         yield from claims.load_results(context, _closed(plan, reply.outcomes))
 
     return receipt
-
-
-def _reply_of_lost(
-    context: Context, changes: Sequence[Change], lost: CommitUncertainError
-) -> Conversation[Applied]:
-    """Find out what became of a commit whose reply was lost.
-
-    The outcomes are empty if no more is known than that it was applied.
-    """
-    outcomes = yield from _resolve_in_time(context, lost)
-    if outcomes is None:
-        message = (
-            f"commit {lost.commit_id} was lost in transit and will never be applied; nothing was "
-            "written; retry it"
-        )
-        raise StoreUnavailableError(message) from lost
-
-    known = yield from _read_outcomes(context, lost.commit_id, changes, outcomes)
-    return Applied(known)
-
-
-def _resolve_in_time(
-    context: Context, lost: CommitUncertainError
-) -> Conversation[tuple[Outcome, ...] | None]:
-    """Resolve a commit, again and again until the store can tell or the timeout has passed."""
-    timeout = context.settings.timeout
-    give_up = time.monotonic() + timeout
-    pause = paused = 0.0
-
-    while True:
-        try:
-            return (yield from commits.resolve(context, lost))
-        except CommitUncertainError:
-            # Both: `Faults` skips the pauses, and each question may take long.
-            if paused >= timeout or time.monotonic() >= give_up:
-                raise
-
-        pause = min(max(2 * pause, _SHORTEST_PAUSE), _LONGEST_PAUSE)
-        paused += pause
-        yield Pause(pause)
 
 
 def transact(
@@ -450,8 +402,8 @@ def transact(
         finally:
             unit.close()
 
-        longest = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2**attempt)
-        yield Pause(random.uniform(_SHORTEST_PAUSE, longest))
+        longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2**attempt)
+        yield Pause(random.uniform(SHORTEST_PAUSE, longest))
 
 
 def _recover(
@@ -459,30 +411,10 @@ def _recover(
 ) -> Conversation[None]:
     """Give the objects of a lost commit what it made of them, or leave them as they were read.
 
-    See `_read_outcomes` for what is known of it.
+    See `commits.read_outcomes` for what is known of it.
     """
-    known = yield from _read_outcomes(context, commit_id, unit.lost_changes, outcomes)
+    known = yield from commits.read_outcomes(context, commit_id, unit.lost_changes, outcomes)
     unit.recover(commit_id, known)
-
-
-def _read_outcomes(
-    context: Context, commit_id: str, changes: Sequence[Change], outcomes: tuple[Outcome, ...]
-) -> Conversation[tuple[Outcome, ...]]:
-    """Return the outcomes of a commit that was applied, empty if they are not known.
-
-    Where the store knows only that it was applied, the records show what it did, unless they have been
-    written since.
-    """
-    if not outcomes and all(type(change) is Put and change.key.kind != WAIT for change in changes):
-        records = yield from read_all(context, [change.key for change in changes])
-        heads = [record.head for record in records if record is not None]
-        if len(heads) == len(changes) and all(commit_id in head.commits[:1] for head in heads):
-            outcomes = tuple(
-                Outcome(head.version, head.revision, head.status, head.created_ms, accepted=True)
-                for head in heads
-            )
-
-    return outcomes
 
 
 def _closed(plan: CommitPlan, outcomes: Sequence[Outcome]) -> list[WaitCondition]:

@@ -10,9 +10,10 @@ thread. Each checkpoint namespace has a prefix, `=` and its quoted name; under t
 | `<prefix>/<checkpoint id>/w/<task>/<negative index>` | one write of a special channel | |
 | `<prefix>/~` | the name of the namespace | the run that wrote last, the newest checkpoint |
 
-The last one is the head. It sorts after all checkpoints, so a listing from the end returns it and the
-newest checkpoint in one round trip. Every `put` writes the head, version-checked, and every `put_writes`
-checks it: the store decides, in the same commit, whether the thread is still where the run has seen it.
+The last one is the head. It sorts after all checkpoints, and the writes of a checkpoint after it, so a
+listing from the end until the first `c` returns the head and the newest checkpoint with its writes.
+Every `put` writes the head, version-checked, and every `put_writes` checks it: the store decides, in the
+same commit, whether the thread is still where the run has seen it.
 The newest checkpoint is the one that was written last, whatever the clocks of the writers say.
 
 What a run has seen is in the config that it passes back under `SEEN`: `get_tuple` and `list` add it to
@@ -25,13 +26,14 @@ import json
 import re
 from collections.abc import Iterable
 from collections.abc import Sequence
-from datetime import datetime
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 from typing import Final
 from typing import NamedTuple
 from urllib.parse import quote
 
+import msgspec
 from attrs import define
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import WRITES_IDX_MAP
@@ -41,8 +43,11 @@ from langgraph.checkpoint.base import writes_sort_key
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 import catga_store as cs
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import ListedPart
 
 __all__ = [
+    "CHECKPOINT",
     "SEEN",
     "THREAD_TYPE",
     "GraphThread",
@@ -50,18 +55,19 @@ __all__ = [
     "Place",
     "Seen",
     "StaleThreadError",
-    "checkpoint_part",
+    "checkpoint_text",
     "config_of",
     "id_in",
-    "metadata_of",
     "newest_of",
     "place_of",
     "run_of",
     "seen_in",
+    "tag_of_head",
     "thread_flow",
+    "told_by",
     "unframed",
     "writes_of",
-    "writes_parts",
+    "writes_texts",
 ]
 
 SEEN: Final = "__catga_seen"
@@ -69,9 +75,15 @@ SEEN: Final = "__catga_seen"
 keys into the metadata of checkpoints."""
 
 THREAD_TYPE: Final = "langgraph.thread"
+CHECKPOINT: Final = "/c"
+"""What the name of a checkpoint's part ends with, and no other."""
 _TAG_BYTES = 256
 _NAMESPACE_BYTES = 240
 _OWN_TAG = re.compile(r"\{([^}]+)\}")
+_PLACES = 1024
+"""Namespaces and checkpoints whose names are kept."""
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_marker = msgspec.json.Encoder().encode
 
 
 class StaleThreadError(cs.ConflictError):
@@ -118,13 +130,16 @@ class Place(NamedTuple):
 
     def group(self, checkpoint_id: str) -> str:
         """What the names of a checkpoint and of its writes begin with."""
-        return (
-            f"{self.prefix}{quote(checkpoint_id, safe='').replace('~', '%7E')}/"  # before the head
-        )
+        return f"{self.prefix}{_quoted(checkpoint_id)}/"
 
     def marker(self, seen: Seen) -> str:
         """What a run has seen here, as text."""
-        return json.dumps([self.thread_id, self.ns, *seen])
+        return _marker((self.thread_id, self.ns, *seen)).decode()
+
+
+@lru_cache(_PLACES)
+def _quoted(checkpoint_id: str) -> str:
+    return quote(checkpoint_id, safe="").replace("~", "%7E")  # so that it sorts before the head
 
 
 class Group(NamedTuple):
@@ -132,17 +147,16 @@ class Group(NamedTuple):
 
     prefix: str
     checkpoint_id: str
-    checkpoint: cs.Part[bytes]
-    writes: Sequence[cs.Part[bytes]]
+    checkpoint: ListedPart
+    writes: Sequence[ListedPart]
 
     @property
     def parent(self) -> str | None:
         """The id of the checkpoint that this one continues from."""
-        parent: str | None = json.loads(self.checkpoint.tag)[0]
-        return parent
+        return told_by(self.checkpoint.head.position)[0]
 
     @property
-    def parts(self) -> list[cs.Part[bytes]]:
+    def parts(self) -> list[ListedPart]:
         """All of it."""
         return [self.checkpoint, *self.writes]
 
@@ -171,7 +185,11 @@ def place_of(config: RunnableConfig) -> Place:
         )
         raise cs.UsageError(message)
 
-    thread_id, ns = str(configurable["thread_id"]), configurable.get("checkpoint_ns") or ""
+    return _place_of(str(configurable["thread_id"]), configurable.get("checkpoint_ns") or "")
+
+
+@lru_cache(_PLACES)
+def _place_of(thread_id: str, ns: str) -> Place:
     return Place(thread_id, ns, thread_flow(thread_id), _prefix(ns))
 
 
@@ -206,68 +224,74 @@ def seen_in(config: RunnableConfig, place: Place) -> Seen | None:
     if marker is None:
         return None
 
-    thread_id, ns, *seen = json.loads(marker)
+    thread_id, ns, *seen = msgspec.json.decode(marker)
     return Seen(*seen) if (thread_id, ns) == (place.thread_id, place.ns) else None
 
 
-def newest_of(head: cs.Part[bytes] | None) -> str | None:
+def tag_of_head(run: str, newest: str) -> str:
+    """Return the tag of the head: which run has written the newest checkpoint."""
+    return f"{run} {newest}"
+
+
+def newest_of(head: Head | None) -> str | None:
     """Return the newest checkpoint by the head of its namespace."""
-    return None if head is None else head.tag.partition(" ")[2]
+    return None if head is None else head.position.partition(" ")[2]
 
 
-def run_of(head: cs.Part[bytes]) -> str:
+def run_of(head: Head) -> str:
     """Return which run has written the newest checkpoint."""
-    return head.tag.partition(" ")[0]
+    return head.position.partition(" ")[0]
 
 
 def _framed(header: object, blobs: Iterable[bytes]) -> bytes:
     """Return a body: a line of JSON, and whatever bytes."""
-    return b"\n".join((json.dumps(header, separators=(",", ":")).encode(), b"".join(blobs)))
+    return b"".join((_encode(header).encode(), b"\n", *blobs))
+
+
+def _decoded(text: str | bytes) -> Any:
+    """Return what JSON says. Metadata may have a NaN, which only the standard library reads."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text)
 
 
 def unframed(body: bytes) -> tuple[Any, bytes]:
     """Return the header of a body, and its bytes."""
     header, _, blob = body.partition(b"\n")
-    return json.loads(header), blob
+    return _decoded(header), blob
 
 
-def checkpoint_part(
-    place: Place,
-    checkpoint_id: str,
-    parent: str | None,
-    metadata: CheckpointMetadata,
-    typed: tuple[str, bytes],
-) -> cs.Part[bytes]:
-    """Return a checkpoint's part. Metadata that do not fit into the tag are in the body."""
+def checkpoint_text(
+    parent: str | None, metadata: CheckpointMetadata, typed: tuple[str, bytes]
+) -> tuple[str, bytes]:
+    """Return tag and body of a checkpoint. Metadata that do not fit into the tag are in the body."""
     kind, blob = typed
-    tag = json.dumps([parent, metadata], separators=(",", ":"))
+    tag = _encode([parent, metadata])
     header: list[object] = [kind]
     if len(tag) > _TAG_BYTES:
-        tag, header = json.dumps([parent]), [kind, metadata]
+        tag, header = _encode([parent]), [kind, metadata]
 
-    return cs.Part(
-        place.flow_id, f"{place.group(checkpoint_id)}c", _framed(header, (blob,)), tag=tag
-    )
+    return tag, _framed(header, (blob,))
 
 
-def metadata_of(checkpoint: cs.Part[bytes]) -> CheckpointMetadata | None:
-    """Return the metadata in the tag; `None` if they are in the body."""
-    stored: list[Any] = json.loads(checkpoint.tag)
-    found: CheckpointMetadata | None = stored[1] if len(stored) > 1 else None
-    return found
+def told_by(tag: str) -> tuple[str | None, CheckpointMetadata | None]:
+    """Return what the tag of a checkpoint says: its parent; its metadata, `None` if the body has them."""
+    parent, *rest = _decoded(tag)
+    return parent, rest[0] if rest else None
 
 
-def writes_parts(
-    place: Place,
-    checkpoint_id: str,
+def writes_texts(
+    group: str,
     writes: Sequence[tuple[str, Any]],
     task: tuple[str, str],
     serde: SerializerProtocol,
-) -> list[cs.Part[bytes]]:
+) -> list[tuple[str, bytes, bool]]:
     """Return the parts of one `put_writes`: one for all ordinary writes, one for each special one.
 
-    The names say which replace others: of ordinary writes the first ones stay, and special ones replace
-    what the task has written to that channel before.
+    Each is a name, a body, and whether it is a special one. `group` is that of the checkpoint. The names
+    say which replace others: of ordinary writes the first ones stay, and special ones replace what the
+    task has written to that channel before.
     """
     ordinary: list[tuple[int, str, str, bytes]] = []
     special: list[tuple[int, str, str, bytes]] = []
@@ -276,14 +300,13 @@ def writes_parts(
         one = index, channel, *serde.dumps_typed(value)
         (ordinary if index >= 0 else special).append(one)
 
-    name = f"{place.group(checkpoint_id)}w/{quote(task[0], safe='')}"
-    named = [(f"{name}/{write[0]}", [write]) for write in special]
+    name = f"{group}w/{quote(task[0], safe='')}"
+    named = [(f"{name}/{write[0]}", [write], True) for write in special]
     if ordinary:
-        named.append((f"{name}/{len(writes)}", ordinary))
+        named.append((f"{name}/{len(writes)}", ordinary, False))
 
     return [
-        cs.Part(
-            place.flow_id,
+        (
             one,
             _framed(
                 [
@@ -292,8 +315,9 @@ def writes_parts(
                 ],
                 [blob for *_, blob in several],
             ),
+            is_special,
         )
-        for one, several in named
+        for one, several, is_special in named
     ]
 
 
@@ -304,7 +328,7 @@ def writes_of(group: Group, serde: SerializerProtocol) -> list[PendingWrite]:
     """
     found: dict[tuple[str, int], tuple[tuple[str, str, int], str, str, bytes]] = {}
     for part in sorted(group.writes, key=_age_of):
-        (task, path, entries), blob = unframed(part.body)
+        (task, path, entries), blob = unframed(part.body or b"")
         start = 0
         for index, channel, kind, size in entries:
             data, start = blob[start : start + size], start + size
@@ -324,5 +348,5 @@ def _in_order(
     return one[1][0]
 
 
-def _age_of(part: cs.Part[bytes]) -> tuple[datetime | None, int]:
-    return part.created_at, int(part.name.rpartition("/")[2])
+def _age_of(part: ListedPart) -> tuple[int, int]:
+    return part.head.created_ms, int(part.name.rpartition("/")[2])

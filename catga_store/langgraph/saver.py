@@ -1,12 +1,10 @@
-"""`CatgaSaver`: what LangGraph calls. Each method is here twice, blocking and async, and does nothing itself."""
+"""`CatgaSaver`: what LangGraph calls. Each method is here twice, blocking and async, and runs one conversation."""
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import AsyncGenerator
 from collections.abc import AsyncIterator
-from collections.abc import Coroutine
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -15,7 +13,9 @@ from typing import Self
 from typing import TypeVar
 
 from anyio import to_thread
+from attrs import evolve
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.base import ChannelVersions
 from langgraph.checkpoint.base import Checkpoint
 from langgraph.checkpoint.base import CheckpointMetadata
@@ -24,14 +24,19 @@ from langgraph.checkpoint.base import DeltaChannelHistory
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 import catga_store as cs
-from catga_store.langgraph.operations import ThreadOperations
+from catga_store.langgraph import reading
+from catga_store.langgraph import threads
+from catga_store.langgraph import writing
+from catga_store.langgraph.access import Access
+from catga_store.langgraph.access import next_of
+from catga_store.protocol.conversation import Conversation
 
 __all__ = ["CatgaSaver"]
 
 T = TypeVar("T")
 
 
-class CatgaSaver(ThreadOperations):
+class CatgaSaver(BaseCheckpointSaver[str]):
     """A LangGraph checkpointer on a store of this library.
 
     On a blocking store all methods work, and the async ones run in threads. On an async store only the
@@ -45,7 +50,7 @@ class CatgaSaver(ThreadOperations):
     `get_tuple`, is not checked.
 
     `put` and `put_writes` cost one round trip, the first `put` in a namespace up to three. `get_tuple`
-    costs one, and two for a checkpoint that has writes or that the config names. Each is all or nothing.
+    costs one, and two for a checkpoint that the config names. Each is all or nothing.
     `copy_thread`, `prune` and `delete_for_runs` take several commits; after an error, call them again.
     Errors are those of the store; an outcome that was lost is settled before the method returns.
 
@@ -63,8 +68,7 @@ class CatgaSaver(ThreadOperations):
     ) -> None:
         super().__init__(serde=serde)
         self.store = store
-        self._claimed = None
-        self._heads = {}
+        self._to = Access(store._context, {})  # noqa: SLF001  of one package
 
     def under(self, flow: cs.FlowSnapshot[Any]) -> Self:
         """Return a saver on the same store that writes only while the claim of this flow stands.
@@ -74,36 +78,37 @@ class CatgaSaver(ThreadOperations):
         thread's id, or both have the same `{tag}`.
         """
         clone = copy.copy(self)
-        clone._claimed = flow  # noqa: SLF001  its own
+        clone._to = evolve(self._to, claimed=flow)  # noqa: SLF001  its own
         return clone
 
     def __repr__(self) -> str:
-        under = "" if self._claimed is None else f" under {self._claimed.flow_id!r}"
+        claimed = self._to.claimed
+        under = "" if claimed is None else f" under {claimed.flow_id!r}"
         return f"<{type(self).__name__} on {self.store!r}{under}>"
 
-    def _now(self, call: Coroutine[Any, Any, T]) -> T:
+    def _now(self, conversation: Conversation[T]) -> T:
         if isinstance(self.store, cs.AsyncStore):
-            call.close()
+            conversation.close()
             message = "this saver is on an async store: await its async methods, or give it a blocking store"
             raise cs.UsageError(message)
 
-        return _driven(call)
+        return self.store._run(conversation)  # noqa: SLF001  of one package
 
-    async def _later(self, call: Coroutine[Any, Any, T]) -> T:
+    async def _later(self, conversation: Conversation[T]) -> T:
         if isinstance(self.store, cs.AsyncStore):
-            return await call
+            return await self.store._run(conversation)  # noqa: SLF001  of one package
 
-        return await to_thread.run_sync(_driven, call)
+        return await to_thread.run_sync(self._now, conversation)
 
     # reading --------------------------------------------------------------------------------------
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Return the checkpoint that the config names, else the newest one, or `None`."""
-        return self._now(self._get_tuple(config))
+        return self._now(reading.get_tuple(self._to, self.serde, config))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Return the checkpoint that the config names, else the newest one, or `None`."""
-        return await self._later(self._get_tuple(config))
+        return await self._later(reading.get_tuple(self._to, self.serde, config))
 
     def list(
         self,
@@ -119,12 +124,11 @@ class CatgaSaver(ThreadOperations):
         those of all threads. With a filter, a checkpoint that does not match is not read, if its
         metadata take up to about 200 bytes.
         """
-        found = self._list(config, filter, before, limit)
-        try:
-            while (one := self._now(_next_of(found))) is not None:
-                yield one
-        finally:
-            self._now(found.aclose())
+        found = reading.list_tuples(
+            self._to, self.serde, config, wanted=filter, before=before, limit=limit
+        )
+        while (one := self._now(next_of(found))) is not None:
+            yield one
 
     async def alist(
         self,
@@ -135,24 +139,23 @@ class CatgaSaver(ThreadOperations):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Iterate over checkpoints, like `list`."""
-        found = self._list(config, filter, before, limit)
-        try:
-            while (one := await self._later(_next_of(found))) is not None:
-                yield one
-        finally:
-            await found.aclose()
+        found = reading.list_tuples(
+            self._to, self.serde, config, wanted=filter, before=before, limit=limit
+        )
+        while (one := await self._later(next_of(found))) is not None:
+            yield one
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Return what the values of delta channels are made of; the parents are read page by page."""
-        return self._now(self._history(config, channels))
+        return self._now(reading.history(self._to, self.serde, config, channels))
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Return what the values of delta channels are made of; the parents are read page by page."""
-        return await self._later(self._history(config, channels))
+        return await self._later(reading.history(self._to, self.serde, config, channels))
 
     # writing --------------------------------------------------------------------------------------
 
@@ -164,7 +167,7 @@ class CatgaSaver(ThreadOperations):
         new_versions: ChannelVersions,  # noqa: ARG002  each checkpoint is stored whole
     ) -> RunnableConfig:
         """Write a checkpoint; `StaleThreadError` if its parent is not the newest one any more."""
-        return self._now(self._put(config, checkpoint, metadata))
+        return self._now(writing.put(self._to, self.serde, config, checkpoint, metadata))
 
     async def aput(
         self,
@@ -174,7 +177,7 @@ class CatgaSaver(ThreadOperations):
         new_versions: ChannelVersions,  # noqa: ARG002  each checkpoint is stored whole
     ) -> RunnableConfig:
         """Write a checkpoint; `StaleThreadError` if its parent is not the newest one any more."""
-        return await self._later(self._put(config, checkpoint, metadata))
+        return await self._later(writing.put(self._to, self.serde, config, checkpoint, metadata))
 
     def put_writes(
         self,
@@ -184,7 +187,7 @@ class CatgaSaver(ThreadOperations):
         task_path: str = "",
     ) -> None:
         """Write what a task has written; `StaleThreadError` if another run has written since."""
-        self._now(self._put_writes(config, writes, task_id, task_path))
+        self._now(writing.put_writes(self._to, self.serde, config, writes, (task_id, task_path)))
 
     async def aput_writes(
         self,
@@ -194,7 +197,9 @@ class CatgaSaver(ThreadOperations):
         task_path: str = "",
     ) -> None:
         """Write what a task has written; `StaleThreadError` if another run has written since."""
-        await self._later(self._put_writes(config, writes, task_id, task_path))
+        await self._later(
+            writing.put_writes(self._to, self.serde, config, writes, (task_id, task_path))
+        )
 
     def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002  the base class's
         """Return a greater version than this: a number of 32 digits, and a random part."""
@@ -205,22 +210,22 @@ class CatgaSaver(ThreadOperations):
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete a thread with all its namespaces: one round trip, however many checkpoints it has."""
-        self._now(self._delete_thread(thread_id))
+        self._now(threads.delete_thread(self._to, thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete a thread with all its namespaces: one round trip, however many checkpoints it has."""
-        await self._later(self._delete_thread(thread_id))
+        await self._later(threads.delete_thread(self._to, thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints whose metadata have one of these run ids; lists all threads.
 
         Delta channels of later checkpoints may be made of what is deleted.
         """
-        self._now(self._delete_for_runs(run_ids))
+        self._now(threads.delete_for_runs(self._to, run_ids))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints of runs, like `delete_for_runs`."""
-        await self._later(self._delete_for_runs(run_ids))
+        await self._later(threads.delete_for_runs(self._to, run_ids))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread, if there is one, to a new thread; `FlowExistsError` if that exists.
@@ -228,35 +233,19 @@ class CatgaSaver(ThreadOperations):
         A copy has a newest checkpoint only when it is complete. After an error, delete the new thread
         and copy again.
         """
-        self._now(self._copy_thread(source_thread_id, target_thread_id))
+        self._now(threads.copy_thread(self._to, source_thread_id, target_thread_id))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread, like `copy_thread`."""
-        await self._later(self._copy_thread(source_thread_id, target_thread_id))
+        await self._later(threads.copy_thread(self._to, source_thread_id, target_thread_id))
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Delete all but the newest checkpoint of each namespace, or with `"delete"` the threads.
 
         The parents that delta channels of the newest checkpoint are made of are kept with it.
         """
-        self._now(self._prune(thread_ids, strategy))
+        self._now(threads.prune(self._to, self.serde, thread_ids, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Delete checkpoints, like `prune`."""
-        await self._later(self._prune(thread_ids, strategy))
-
-
-def _driven(call: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never waits, because what it awaits is done."""
-    try:
-        call.send(None)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-
-    message = "a method on a blocking store has waited"
-    raise RuntimeError(message)
-
-
-async def _next_of(found: AsyncGenerator[T, None]) -> T | None:
-    return await anext(found, None)
+        await self._later(threads.prune(self._to, self.serde, thread_ids, strategy))

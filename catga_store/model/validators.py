@@ -81,19 +81,27 @@ _TAG_BYTES = 256
 
 
 def check_tag(_instance: object, attribute: Attribute[Any], value: object) -> None:
-    """Validate a tag: text of at most 256 UTF-8 bytes."""
+    """Validate a tag."""
+    check_tag_text(value, attribute.name)
+
+
+def check_tag_text(value: object, name: str) -> None:
+    """Raise an error unless it is text of at most 256 UTF-8 bytes."""
+    if type(value) is str and value.isascii() and len(value) <= _TAG_BYTES:
+        return
+
     if type(value) is not str:
-        message = f"{attribute.name} must be a str, not {shown(value)}"
+        message = f"{name} must be a str, not {shown(value)}"
         raise UsageError(message)
 
     try:
         size = len(value.encode())
     except UnicodeEncodeError as error:
-        message = f"{attribute.name} cannot be encoded: {error}"
-        raise EncodingError(message, path=attribute.name) from error
+        message = f"{name} cannot be encoded: {error}"
+        raise EncodingError(message, path=name) from error
 
     if size > _TAG_BYTES:
-        message = f"{attribute.name} is {size} UTF-8 bytes long; the limit is {_TAG_BYTES}"
+        message = f"{name} is {size} UTF-8 bytes long; the limit is {_TAG_BYTES}"
         raise UsageError(message)
 
 

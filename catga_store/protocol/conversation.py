@@ -74,7 +74,7 @@ class Call(Request[R]):
     function: Callable[[Any], R]
     writes: bool
     single: bool = False
-    """The function reads one row: it needs no snapshot."""
+    """The function reads by one statement: it needs no snapshot."""
     request: object = None
     """The store protocol request that it belongs to, for those who replace a transport."""
 

@@ -600,6 +600,9 @@ class Parts(Request[tuple[ListedPart, ...]]):
     """Only entries of the log whose name, with a slash, is the prefix; see `is_entry`."""
     versions: bool = False
     """Only former versions of the flow, which other listings leave out; see `is_version`."""
+    until: str = ""
+    """Not empty: the list ends with the first part whose name ends with this. So the last group of parts,
+    whose first one is named so, is read from the end in one request, and no body of another group."""
 
 
 @define

@@ -94,7 +94,7 @@ class EmbeddedProtocol:
             Clear: self._writing(rules.clear),
             RemoveParts: self._writing(rules.remove_parts),
             Steps: self._reading(rules.steps),
-            Parts: self._reading(rules.parts),
+            Parts: self._reading(rules.parts, single=True),
             Due: self._reading(rules.due),
             DueWaits: self._reading(rules.due_waits),
             Overdue: self._reading(rules.overdue),
@@ -165,12 +165,11 @@ class EmbeddedProtocol:
         return applied
 
     def _reading(
-        self, function: Callable[[Tables, Any], Any]
+        self, function: Callable[[Tables, Any], Any], *, single: bool = False
     ) -> Callable[[Any], Conversation[Any]]:
         def handler(request: Any) -> Conversation[Any]:
-            return _send(
-                Call(lambda tables: function(tables, request), writes=False, request=request)
-            )
+            call = Call(lambda tables: function(tables, request), False, single, request)  # noqa: FBT003  half of what the names cost
+            return _send(call)
 
         return handler
 

@@ -120,7 +120,7 @@ class Faults:
         - `"reply-lost"`: applied; the first reply is lost, the next try finds it. The caller sees
           success.
         - `"unknown-applied"`: applied, and no reply ever comes: `CommitUncertainError`, and
-          `resolve_commit` returns the receipt.
+          `resolve_commit` returns the receipt. A commit that the store refuses is refused.
         - `"unknown-not-applied"`: never applied, and no reply ever comes: `CommitUncertainError`,
           and `resolve_commit` returns `None`.
         - `"unavailable"`: not sent: `StoreUnavailableError`.
@@ -262,7 +262,9 @@ class _FaultyProtocol:
             return (yield from through(self.protocol.converse(commit), lost.exchange))
 
         if kind == "unknown-applied":
-            yield from self.protocol.converse(commit)
+            reply = yield from self.protocol.converse(commit)
+            if isinstance(reply, Refused):
+                return reply  # nothing was applied that could be found later
 
         keys = tuple(change.key for change in commit.changes)
         message = f"injected fault: the outcome of commit {commit.id} is not known"

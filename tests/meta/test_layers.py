@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "telemetry": GROUND | {"store", "aio"},
     "worker": LOGIC | {"session", "store", "aio"},
     "": API | {"worker"},  # __init__.py
-    "langgraph": {""},
+    "langgraph": LOGIC | {""},
     "console": API | {"stores"},
     "testing": API | {"", "stores", "drivers"},
     "demo": {""},

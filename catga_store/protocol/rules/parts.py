@@ -19,7 +19,6 @@ from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import RemoveParts
 from catga_store.protocol.rules.expiry import after
-from catga_store.protocol.rules.expiry import has_expired
 from catga_store.protocol.rules.tables import Tables
 from catga_store.protocol.rules.version_checks import written
 
@@ -28,10 +27,6 @@ __all__ = ["append", "note_orphan", "parts", "remove_parts"]
 
 def parts(tables: Tables, request: Parts) -> tuple[ListedPart, ...]:
     """Return what `Parts` asks for."""
-    flow = tables.head(flow_key(request.flow_id))
-    if flow is not None and has_expired(flow, request.now_ms):
-        return ()
-
     return tuple(tables.parts(request))
 
 

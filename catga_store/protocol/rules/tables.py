@@ -93,7 +93,7 @@ class Tables(Protocol):
         ...
 
     def parts(self, wanted: Parts) -> list[ListedPart]:
-        """Return a page of parts, in order, without the counters of logs."""
+        """Return a page of parts, in order, without the counters of logs; none if their flow has expired."""
         ...
 
     def entry(self, flow_id: str, log: str, key: str) -> int | None:

@@ -64,6 +64,8 @@ class FlowParts:
             if self._is_shown(name, wanted):
                 head, body = self.rows[name][:2]
                 found.append(ListedPart(name, head, body if wanted.bodies else None))
+                if wanted.until and name.endswith(wanted.until):
+                    break
 
         return found
 

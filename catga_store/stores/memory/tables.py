@@ -47,6 +47,7 @@ from catga_store.protocol.requests import Terms
 from catga_store.protocol.requests import Totals
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
+from catga_store.protocol.rules.expiry import has_expired
 from catga_store.stores.memory.parts import FlowParts
 
 __all__ = ["MemoryTables"]
@@ -329,7 +330,11 @@ class MemoryTables:
 
     def parts(self, wanted: Parts) -> list[ListedPart]:
         parts = self._parts.get(wanted.flow_id)
-        return [] if parts is None else parts.listed(wanted)
+        flow = self.head(flow_key(wanted.flow_id))
+        if parts is None or (flow is not None and has_expired(flow, wanted.now_ms)):
+            return []
+
+        return parts.listed(wanted)
 
     def entry(self, flow_id: str, log: str, key: str) -> int | None:
         parts = self._parts.get(flow_id)

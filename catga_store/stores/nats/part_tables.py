@@ -264,6 +264,8 @@ class NatsParts:
 
             if _is_shown(row.name, wanted):
                 found.append(row)
+                if wanted.until and row.name.endswith(wanted.until):
+                    break
 
         return found
 

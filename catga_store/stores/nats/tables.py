@@ -38,6 +38,7 @@ from catga_store.protocol.requests import Terms
 from catga_store.protocol.rules import PENDING_COMPLETIONS
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
+from catga_store.protocol.rules.expiry import has_expired
 from catga_store.stores.nats.layout import NatsLayout
 from catga_store.stores.nats.part_tables import NatsParts
 from catga_store.stores.nats.part_tables import PartMessage
@@ -268,6 +269,10 @@ class NatsTables:
     # parts ----------------------------------------------------------------------------------------
 
     def parts(self, wanted: Parts) -> list[ListedPart]:
+        flow = self.head(flow_key(wanted.flow_id))
+        if flow is not None and has_expired(flow, wanted.now_ms):
+            return []
+
         rows = self.parts_of_flows.listed(wanted)
         if not wanted.bodies:
             return [ListedPart(row.name, row.head(), None) for row in rows]

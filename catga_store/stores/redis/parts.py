@@ -91,6 +91,7 @@ class RedisParts:
                 now_ms,
                 reverse=request.reverse,
                 bodies=request.bodies,
+                until=request.until,
             )
             for name, *row in page.rows:
                 key = part_key(flow_id, id_of(PART, name))
@@ -125,10 +126,12 @@ class RedisParts:
         *,
         reverse: bool = False,
         bodies: bool,
+        until: str = "",
     ) -> Conversation[_Page]:
         """Return the parts of a flow between two bounds: none if it has expired."""
         most = LARGE if bodies else b""
-        args = bounds.first, bounds.last, b"1" if reverse else b"", limit, bounds.cut, most
+        order, ending = b"1" if reverse else b"", until.encode()
+        args = bounds.first, bounds.last, order, limit, bounds.cut, most, ending
         command = call(PARTS, self._layout.parts_of(flow_id), args)
         (reply,) = yield from self._exchange.ask([command])
         key = Key(FLOW, flow_id)
@@ -140,7 +143,8 @@ class RedisParts:
             return _Page([], is_last=True)
 
         rows = list(zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True))
-        return _Page(rows, is_last=not is_cut and len(rows) < limit)
+        ended = bool(ending) and bool(rows) and rows[-1][0].endswith(ending)
+        return _Page(rows, is_last=ended or (not is_cut and len(rows) < limit))
 
     def remove_parts(self, request: RemoveParts) -> Conversation[int]:
         """Perform `RemoveParts`: a commit of its own, whose reply is kept like that of any other."""

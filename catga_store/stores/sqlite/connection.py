@@ -165,10 +165,13 @@ class SQLiteTransport:
             if trouble := tables.guard.trouble():
                 raise self._refused(tables.guard, trouble)  # noqa: TRY301  rolled back like any other
 
+            tables.known = {}
             result = function(tables)
         except BaseException:
             _roll_back(connection)
             raise
+        finally:
+            tables.known = None
 
         try:
             connection.execute("COMMIT")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from catga_store.protocol.keys import PART
@@ -20,9 +21,13 @@ from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Record
 from catga_store.stores.sqlite.rows import HEAD
+from catga_store.stores.sqlite.rows import PART_HEAD
 from catga_store.stores.sqlite.rows import corrupt
+from catga_store.stores.sqlite.rows import head_of_part
+from catga_store.stores.sqlite.rows import head_of_row
 from catga_store.stores.sqlite.rows import read_head
 from catga_store.stores.sqlite.rows import read_key
+from catga_store.stores.sqlite.rows import shown_row
 
 __all__ = ["LAY_OUT_PARTS", "SQLiteParts"]
 
@@ -51,6 +56,11 @@ CREATE TABLE catga_parts (
 _MOST = 2**31 - 1  # SQLite takes no larger ones than 64 bits
 
 _LIFE = "(SELECT life FROM catga_lives WHERE id = ?)"
+_LIVING = (
+    "(SELECT life FROM catga_lives WHERE id = ? AND NOT EXISTS"
+    " (SELECT 1 FROM catga_flows WHERE id = ? AND step = 0 AND expires_ms <= ?))"
+)
+"""The same, if the flow has not expired; in one statement, because a second one needs a snapshot."""
 _READ_HEAD = f"SELECT {HEAD} FROM catga_parts WHERE life = {_LIFE} AND name = ?"  # noqa: S608  ours
 _READ = f"SELECT {HEAD}, body FROM catga_parts WHERE life = {_LIFE} AND name = ?"  # noqa: S608  ours
 _INSERT = (
@@ -62,6 +72,22 @@ _UPDATE = (
     f"UPDATE catga_parts SET {' = ?, '.join(_COLUMNS)} = ?, body = ifnull(?, body)"  # noqa: S608  ours
     f" WHERE life = {_LIFE} AND name = ?"
 )
+
+
+@cache
+def _list_text(shape: tuple[bool, ...]) -> str:
+    """The statement of a listing: making it anew each time takes longer than a page of two parts."""
+    prefix, after, before, entries, versions, reverse, bodies = shape
+    return (
+        f"SELECT {HEAD if versions else PART_HEAD}, name{', body' * bodies} FROM catga_parts WHERE life = {_LIVING}"  # noqa: S608  ours
+        f"{' AND name >= ? AND name < ?' * prefix}{' AND name > ?' * after}{' AND name < ?' * before}"
+        f"{_ENTRIES * entries} AND substr(name, {_VERSIONS if versions else _SHOWN}"
+        f" ORDER BY name{' DESC' * reverse} LIMIT ?"
+    )
+
+
+_ENTRIES = " AND length(name) = ? AND substr(CAST(name AS TEXT), ?) NOT GLOB '*[^0-9]*'"
+_VERSIONS, _SHOWN = "-2) = x'2f2f'", "-1) <> x'2f'"
 
 
 class SQLiteParts:
@@ -102,33 +128,43 @@ class SQLiteParts:
 
     def listed(self, wanted: Parts) -> list[ListedPart]:
         """Return a page of parts."""
-        where = ""
-        values: list[bytes | int] = [wanted.flow_id.encode()]
-        prefix = wanted.prefix.encode()
+        flow_id, prefix = wanted.flow_id.encode(), wanted.prefix.encode()
+        values: list[bytes | int] = [flow_id, flow_id, wanted.now_ms]
         if prefix:
-            where += " AND name >= ? AND name < ?"
             values += [prefix, prefix[:-1] + bytes((prefix[-1] + 1,))]  # UTF-8 has no byte 255
 
         if wanted.after is not None:
-            where += " AND name > ?"
             values.append(wanted.after.encode())
 
         if wanted.before is not None:
-            where += " AND name < ?"
             values.append(wanted.before.encode())
 
         if wanted.entries:
-            where += " AND length(name) = ? AND substr(CAST(name AS TEXT), ?) NOT GLOB '*[^0-9]*'"
             values += [len(prefix) + SEQUENCE_DIGITS, len(wanted.prefix) + 1]
 
-        order = " DESC" if wanted.reverse else ""
-        hidden = "-2) = x'2f2f'" if wanted.versions else "-1) <> x'2f'"
-        rows = self._execute(
-            f"SELECT {HEAD}, name{', body' if wanted.bodies else ''} FROM catga_parts"  # noqa: S608  ours
-            f" WHERE life = {_LIFE}{where} AND substr(name, {hidden} ORDER BY name{order} LIMIT ?",
-            (*values, wanted.limit),
+        values.append(wanted.limit)
+        shape = (
+            bool(prefix),
+            wanted.after is not None,
+            wanted.before is not None,
+            wanted.entries,
+            wanted.versions,
+            wanted.reverse,
+            wanted.bodies,
         )
-        return [_listed(wanted, row) for row in rows]
+        rows = self._execute(_list_text(shape), values)
+        if not wanted.until:
+            return [_listed(wanted, row) for row in rows]
+
+        found: list[ListedPart] = []
+        for row in rows:
+            part = _listed(wanted, row)
+            found.append(part)
+            if part.name.endswith(wanted.until):
+                break
+
+        rows.close()  # what was not fetched would hold a snapshot
+        return found
 
     def entry(self, flow_id: str, log: str, key: str) -> int | None:
         """Return the sequence of the entry of a log that has this key."""
@@ -204,9 +240,28 @@ def _key(flow_id: str, name: object) -> Key:
 
 
 def _listed(wanted: Parts, row: Sequence[Any]) -> ListedPart:
-    key = _key(wanted.flow_id, row[16])
-    head = read_head(key, row[:16])
-    if wanted.bodies and type(row[17]) is not bytes:
-        raise corrupt(key, f"a body of type {type(row[17]).__name__}")
+    if wanted.versions:
+        head, name, size = head_of_row(row[:16]), row[16], 16
+    else:
+        head, name, size = head_of_part(row[:9]), row[9], 9
 
-    return ListedPart(key.name, head, row[17] if wanted.bodies else None)
+    try:
+        text: str = name.decode()
+    except (AttributeError, UnicodeDecodeError):
+        raise corrupt(part_key(wanted.flow_id, repr(name)[:100]), "an invalid id") from None
+
+    if head is None:
+        raise corrupt(part_key(wanted.flow_id, text), f"the row {shown_row(row[:size])}")
+
+    if not wanted.bodies:
+        return _listed_part(ListedPart, (text, head, None))
+
+    body = row[-1]
+    if type(body) is not bytes:
+        raise corrupt(part_key(wanted.flow_id, text), f"a body of type {type(body).__name__}")
+
+    return _listed_part(ListedPart, (text, head, body))
+
+
+_listed_part: Callable[[type[ListedPart], tuple[str, Head, bytes | None]], ListedPart]
+_listed_part = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  half of what `ListedPart(…)` costs, for each row

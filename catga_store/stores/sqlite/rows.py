@@ -26,10 +26,13 @@ from catga_store.protocol.requests import Terms
 
 __all__ = [
     "HEAD",
+    "PART_HEAD",
     "WAIT_HEAD",
     "corrupt",
     "due_found",
     "flow_found",
+    "head_of_part",
+    "head_of_row",
     "read_head",
     "read_item",
     "read_key",
@@ -37,6 +40,7 @@ __all__ = [
     "read_terms",
     "read_wait_head",
     "readable",
+    "shown_row",
     "wait_found",
     "write_terms",
 ]
@@ -47,6 +51,10 @@ HEAD = (
     "version, status, created_ms, updated_ms, type, type_version, position, error, attempts,"
     " owner, claim, due_ms, expires_ms, reports_to, revision, commits"
 )
+PART_HEAD = (
+    "version, created_ms, updated_ms, type, type_version, position, attempts, revision, commits"
+)
+"""What a part has of a head; only a former version of a flow has more."""
 WAIT_HEAD = "version, status, created_ms, updated_ms, due_ms, expires_ms, revision, commits"
 
 _NONE = type(None)
@@ -66,6 +74,8 @@ _HEADS = (
     _shapes(*_HEAD_COLUMNS) | _shapes(*_HEAD_COLUMNS, _BYTES) | _shapes(*_HEAD_COLUMNS, _INT)
 )  # alone, with the body or the id, with the step
 
+_PARTS = _shapes(_INT, _INT, _INT, _TEXT, _INT, _TEXT, _INT, _TEXT, _TEXT)
+
 _WAIT_COLUMNS = (_INT, _INT, _INT, _INT, _INT_OR_NONE, _INT_OR_NONE, _TEXT, _TEXT)
 _WAITS = (
     _shapes(*_WAIT_COLUMNS, _INT, _BYTES_OR_NONE, _INT, _INT)
@@ -81,15 +91,40 @@ _LOWEST, _HIGHEST = -5, 6
 
 def read_head(key: Key, row: Sequence[Any]) -> Head:
     """A head from the columns of `HEAD`, and what else `_HEADS` lists."""
+    head = head_of_row(row)
+    if head is None:
+        raise corrupt(key, f"the row {shown_row(row)}")
+
+    return head
+
+
+def head_of_row(row: Sequence[Any]) -> Head | None:
+    """The same, or `None` if it cannot be read."""
     if (
         tuple(map(type, row)) not in _HEADS
         or not 0 <= row[1] <= _HIGHEST
         or not _FIRST_MS <= row[2] <= _LAST_MS
         or not _FIRST_MS <= row[3] <= _LAST_MS
     ):
-        raise corrupt(key, f"the row {_shown(row)}")
+        return None
 
     return Head.of((*row[:15], tuple(row[15].split())))
+
+
+def head_of_part(row: Sequence[Any]) -> Head | None:
+    """A head from the columns of `PART_HEAD`, or `None` if they cannot be read."""
+    if tuple(map(type, row)) not in _PARTS:
+        return None
+
+    version, created_ms, updated_ms, type_, type_version, tag, attempts, revision, commits = row
+    if not _FIRST_MS <= created_ms <= _LAST_MS or not _FIRST_MS <= updated_ms <= _LAST_MS:
+        return None
+
+    own = version, 0, created_ms, updated_ms, type_, type_version, tag, None, attempts
+    return Head.of((*own, *_OF_FLOWS_ONLY, revision, tuple(commits.split())))
+
+
+_OF_FLOWS_ONLY = (None,) * (Head._fields.index("revision") - Head._fields.index("owner"))
 
 
 def read_wait_head(key: Key, row: Sequence[Any]) -> Head:
@@ -100,7 +135,7 @@ def read_wait_head(key: Key, row: Sequence[Any]) -> Head:
         or not _FIRST_MS <= row[2] <= _LAST_MS
         or not _FIRST_MS <= row[3] <= _LAST_MS
     ):
-        raise corrupt(key, f"the row {_shown(row)}")
+        raise corrupt(key, f"the row {shown_row(row)}")
 
     version, status, created_ms, updated_ms, due_ms, expires_ms, revision, commits = row[:8]
     return Head(
@@ -115,7 +150,8 @@ def read_wait_head(key: Key, row: Sequence[Any]) -> Head:
     )
 
 
-def _shown(row: Sequence[Any]) -> str:
+def shown_row(row: Sequence[Any]) -> str:
+    """The start of each column, for a message."""
     return ", ".join(repr(value)[:40] for value in row)
 
 
@@ -186,7 +222,7 @@ def read_item(key: Key, row: Sequence[Any]) -> Item:
         with contextlib.suppress(UnicodeDecodeError):
             return Item(child.decode(), bool(success), payload)
 
-    raise corrupt(key, f"the completion {_shown(row)}")
+    raise corrupt(key, f"the completion {shown_row(row)}")
 
 
 def write_terms(terms: Terms) -> str:

@@ -130,6 +130,8 @@ class SQLiteTables:
         self.connection = connection
         self._execute = connection.execute
         self.guard = guard
+        self.known: dict[Key, Head | None] | None = None
+        """The heads that a writing transaction has read or written, so that each is read once."""
         self._parts = SQLiteParts(connection.execute)
 
     def close(self) -> None:
@@ -173,16 +175,32 @@ class SQLiteTables:
             self._execute(f"DELETE FROM catga_{table}")  # noqa: S608  a literal name
 
         self._parts.clear()
+        if self.known:
+            self.known.clear()
 
     # flows and progress ---------------------------------------------------------------------------
 
     def head(self, key: Key) -> Head | None:
+        known = self.known
+        if known is None:
+            return self._head(key)
+
+        if key not in known:
+            known[key] = self._head(key)
+
+        return known[key]
+
+    def _head(self, key: Key) -> Head | None:
         kind, record_id, step, _ = key
         if kind == PART:
             return self._parts.head(key)
 
         row = self._execute(_READ_HEAD[kind], (record_id.encode(), step)).fetchone()
         return None if row is None else read_head(key, row)
+
+    def _know(self, key: Key, head: Head | None) -> None:
+        if self.known is not None:
+            self.known[key] = head
 
     def record(self, key: Key) -> Record | None:
         if key.kind == WAIT:
@@ -217,6 +235,7 @@ class SQLiteTables:
         )
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
+        self._know(key, head)
         if key.kind == PART:
             self._parts.write(key, head, body, old)
             return
@@ -242,9 +261,13 @@ class SQLiteTables:
         moved, values = _written(head, commit_id, commit_id, body, old)
         values += key.id.encode(), key.step, *old[:15], commit_id
         cursor = self._execute(_replace_text(moved, with_body=body is not None), values)
+        if self.known:
+            self.known.pop(key, None)
+
         return cursor.rowcount == 1
 
     def remove(self, key: Key, old: Head) -> None:  # noqa: ARG002  memory needs `old`
+        self._know(key, None)
         if key.kind == PART:
             self._parts.remove(key)
             return
@@ -275,6 +298,9 @@ class SQLiteTables:
         return self._parts.entry(flow_id, log, key)
 
     def drop_parts(self, flow_id: str) -> None:
+        if self.known:
+            self.known.clear()
+
         self._parts.drop(flow_id)
 
     def reclaim(self, limit: int) -> None:

@@ -244,9 +244,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "parts-of-an-expired-flow-listed",
         "parts are listed although their flow has expired",
-        "protocol/rules/parts.py",
-        "    if flow is not None and has_expired(flow, request.now_ms):\n        return ()\n",
-        "    if flow is not None and has_expired(flow, 0):\n        return ()\n",
+        "stores/memory/tables.py",
+        "(flow is not None and has_expired(flow, wanted.now_ms))",
+        "(flow is not None and has_expired(flow, 0))",
         PARTS,
     ),
     Mutant(
