@@ -459,7 +459,7 @@ def encode_part(part: Part[Any]) -> tuple[str, int, bytes]:
     body_type = codec.type_of(body, part.body_type)
     if body_type is bytes:
         data = codec.encode_state(body, bytes)
-        return BYTES, 1, data if data[:3] != MAGIC else set_apart(data)
+        return BYTES, 1, bytes_to_store(data)
 
     naming = codec.naming(body_type)
     if body_type is None and loaded is not None and loaded.head.type not in ("", BYTES):
@@ -481,7 +481,7 @@ def encode_entry(body: object) -> tuple[str, int, bytes]:
     body_type = codec.type_of(body)
     naming, data = codec.naming(body_type), codec.encode_state(body, body_type)
     if body_type is bytes:
-        return BYTES, 1, data if data[:3] != MAGIC else set_apart(data)
+        return BYTES, 1, bytes_to_store(data)
 
     return naming.name, naming.version, b"".join((_plain_prefix(naming), _STATE, data, b"}"))
 
@@ -502,8 +502,7 @@ def load_part(part: Part[Any], record: Record) -> None:
 def _read_part(key: Key, record: Record, body_type: Any | None) -> tuple[Any, bytes | None]:
     head = record.head
     if head.type == BYTES and body_type in (None, bytes):
-        data = record.body[:]  # of the class `bytes`
-        return data if data[:3] != MAGIC else _marked(key, record.body), None
+        return stored_bytes(key, record.body), None
 
     if BYTES in (head.type, codec.type_name(body_type)):
         asked = codec.type_name(body_type)
@@ -515,6 +514,17 @@ def _read_part(key: Key, record: Record, body_type: Any | None) -> tuple[Any, by
 
     body, _, _, baseline = _read_flow(key, record, body_type)
     return body, baseline
+
+
+def bytes_to_store(data: bytes) -> bytes:
+    """What is stored of a body of bytes: they themselves, set apart from what goes through codecs."""
+    return data if data[:3] != MAGIC else set_apart(data)
+
+
+def stored_bytes(key: Key, body: bytes) -> bytes:
+    """Return a body of bytes from what is stored; an error if its codecs cannot be undone."""
+    data = body[:]  # of the class `bytes`
+    return data if data[:3] != MAGIC else _marked(key, body)
 
 
 def _marked(key: Key, body: bytes) -> bytes:

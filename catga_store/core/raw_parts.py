@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from catga_store.codec.bodies.frames import MAGIC
 from catga_store.core import commits
 from catga_store.core.claims import claim_of
 from catga_store.core.conflicts import conflict_error
 from catga_store.core.conflicts import conflict_of
 from catga_store.core.context import Context
 from catga_store.core.envelope import BYTES
+from catga_store.core.envelope import bytes_to_store
+from catga_store.core.envelope import stored_bytes
 from catga_store.core.writes import check_partition
 from catga_store.core.writes import check_size
 from catga_store.errors import CommitUncertainError
@@ -28,11 +31,12 @@ from catga_store.protocol.requests import ANY
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Refused
 
-__all__ = ["commit", "plan_bytes", "written_head"]
+__all__ = ["body_of", "commit", "plan_bytes", "written_head"]
 
 
 def plan_bytes(
@@ -49,6 +53,7 @@ def plan_bytes(
     """The write of a part of bytes: of a new one, of what was read as `old`, `ANY` or `IF_ABSENT`."""
     key = part_key(flow_id, check_part_name(name))
     check_tag_text(tag, "tag")
+    body = bytes_to_store(body)
     check_size(key, len(body), context.limits)
     version, created_ms = (1, now_ms) if old is None else (old.version + 1, old.created_ms)
     fields = (
@@ -73,6 +78,12 @@ def plan_bytes(
         expected = old.revision
 
     return Put(key, head, body, expected, old)
+
+
+def body_of(flow_id: str, part: ListedPart) -> bytes:
+    """Return the body of a part that was listed with it; an error if its codecs cannot be undone."""
+    body = part.body or b""
+    return body if body[:3] != MAGIC else stored_bytes(part_key(flow_id, part.name), body)
 
 
 def written_head(put: Put, outcome: Outcome) -> Head:

@@ -20,6 +20,7 @@ from attrs import define
 
 import catga_store as cs
 from catga_store.core.context import Context
+from catga_store.core.envelope import stored_bytes
 from catga_store.langgraph.layout import Group
 from catga_store.langgraph.layout import Place
 from catga_store.langgraph.layout import told_by
@@ -143,7 +144,7 @@ def read_group(to: Access, place: Place, checkpoint_id: str) -> Conversation[Gro
         return None
 
     (checkpoint,) = (part for part in parts if part.name == f"{prefix}c")
-    return Group(place.prefix, checkpoint_id, checkpoint, writes)
+    return Group(place.flow_id, place.prefix, checkpoint_id, checkpoint, writes)
 
 
 def metadata_in(to: Access, flow_id: str, group: Group) -> Conversation[dict[str, Any]]:
@@ -152,7 +153,7 @@ def metadata_in(to: Access, flow_id: str, group: Group) -> Conversation[dict[str
     if found is None:
         key = part_key(flow_id, group.checkpoint.name)
         (record,) = yield Read((key,), to.context.settings.now_ms())
-        found = {} if record is None else unframed(record.body)[0][1]
+        found = {} if record is None else unframed(stored_bytes(key, record.body))[0][1]
 
     return dict(found)
 

@@ -43,6 +43,7 @@ from langgraph.checkpoint.base import writes_sort_key
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 import catga_store as cs
+from catga_store.core.raw_parts import body_of
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import ListedPart
 
@@ -145,6 +146,7 @@ def _quoted(checkpoint_id: str) -> str:
 class Group(NamedTuple):
     """A checkpoint and its writes, as they are stored, with or without their bodies."""
 
+    flow_id: str
     prefix: str
     checkpoint_id: str
     checkpoint: ListedPart
@@ -154,6 +156,10 @@ class Group(NamedTuple):
     def parent(self) -> str | None:
         """The id of the checkpoint that this one continues from."""
         return told_by(self.checkpoint.head.position)[0]
+
+    def body(self, part: ListedPart) -> tuple[Any, bytes]:
+        """Return the header and the bytes of the body of one of them."""
+        return unframed(body_of(self.flow_id, part))
 
     @property
     def parts(self) -> list[ListedPart]:
@@ -328,7 +334,7 @@ def writes_of(group: Group, serde: SerializerProtocol) -> list[PendingWrite]:
     """
     found: dict[tuple[str, int], tuple[tuple[str, str, int], str, str, bytes]] = {}
     for part in sorted(group.writes, key=_age_of):
-        (task, path, entries), blob = unframed(part.body or b"")
+        (task, path, entries), blob = group.body(part)
         start = 0
         for index, channel, kind, size in entries:
             data, start = blob[start : start + size], start + size

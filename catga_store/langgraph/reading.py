@@ -17,6 +17,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 import catga_store as cs
 from catga_store.core import listings
+from catga_store.core.envelope import stored_bytes
 from catga_store.langgraph.access import PAGE
 from catga_store.langgraph.access import Access
 from catga_store.langgraph.access import Mixed
@@ -37,7 +38,6 @@ from catga_store.langgraph.layout import id_in
 from catga_store.langgraph.layout import newest_of
 from catga_store.langgraph.layout import place_of
 from catga_store.langgraph.layout import told_by
-from catga_store.langgraph.layout import unframed
 from catga_store.langgraph.layout import writes_of
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.keys import part_key
@@ -109,7 +109,7 @@ def _latest(to: Access, place: Place) -> Conversation[tuple[Head | None, Group |
     prefix, last = place.group(newest), page[-1]
     if last.name == f"{prefix}c":
         writes = [part for part in page[1:-1] if part.name.startswith(prefix)]
-        return head, Group(place.prefix, newest, last, writes)
+        return head, Group(place.flow_id, place.prefix, newest, last, writes)
 
     # It has many writes, or the clock of its writer was behind.
     group = yield from read_group(to, place, newest)
@@ -117,7 +117,7 @@ def _latest(to: Access, place: Place) -> Conversation[tuple[Head | None, Group |
 
 
 def _tuple(serde: SerializerProtocol, place: Place, group: Group, seen: Seen) -> CheckpointTuple:
-    (kind, *rest), blob = unframed(group.checkpoint.body or b"")
+    (kind, *rest), blob = group.body(group.checkpoint)
     parent, metadata = told_by(group.checkpoint.head.position)
     return CheckpointTuple(
         config_of(place, group.checkpoint_id, seen),
@@ -146,7 +146,7 @@ def groups(
         page = yield from page_of(
             to, flow_id, prefix, before=before, reverse=True, limit=size, bodies=bodies
         )
-        yield from _groups_in(page, writes)
+        yield from _groups_in(flow_id, page, writes)
         if len(page) < size:
             return
 
@@ -154,7 +154,9 @@ def groups(
         size = min(2 * size, PAGE)
 
 
-def _groups_in(page: Sequence[ListedPart], writes: list[ListedPart]) -> Iterator[Group]:
+def _groups_in(
+    flow_id: str, page: Sequence[ListedPart], writes: list[ListedPart]
+) -> Iterator[Group]:
     """Yield the checkpoints of a page; `writes` are those that came before, and those that are left."""
     for part in page:
         namespace, _, rest = part.name.partition("/")
@@ -164,7 +166,7 @@ def _groups_in(page: Sequence[ListedPart], writes: list[ListedPart]) -> Iterator
         elif kind == "c":
             own = [write for write in writes if write.name.startswith(part.name[:-1])]
             writes.clear()
-            yield Group(f"{namespace}/", unquote(quoted), part, own)
+            yield Group(flow_id, f"{namespace}/", unquote(quoted), part, own)
 
 
 def threads(to: Access, config: RunnableConfig | None = None) -> Mixed[Place]:
@@ -255,7 +257,8 @@ def _seen_now(to: Access, thread: Place, prefix: str) -> Conversation[tuple[Plac
     if record is None:
         return None
 
-    place = thread._replace(ns=record.body.decode(), prefix=prefix)
+    ns = stored_bytes(key, record.body).decode()
+    place = thread._replace(ns=ns, prefix=prefix)
     return place, Seen(new_run(), None, newest_of(record.head))
 
 
@@ -299,7 +302,7 @@ def history(
 
 def values_of(group: Group, serde: SerializerProtocol) -> Mapping[str, Any]:
     """Return the values of the channels that a checkpoint has."""
-    (kind, *_), blob = unframed(group.checkpoint.body or b"")
+    (kind, *_), blob = group.body(group.checkpoint)
     values: Mapping[str, Any] = serde.loads_typed((kind, blob))["channel_values"]
     return values
 

@@ -13,6 +13,7 @@ import catga_store as cs
 from catga_store.core import raw_parts
 from catga_store.core import records
 from catga_store.core import writes as plans
+from catga_store.core.envelope import stored_bytes
 from catga_store.langgraph.access import PAGE
 from catga_store.langgraph.access import Access
 from catga_store.langgraph.access import Mixed
@@ -130,7 +131,7 @@ def _move_head(
             to.context,
             place.flow_id,
             place.head,
-            record.body,
+            stored_bytes(key, record.body),
             tag=tag_of_head(new_run(), newest),
             old=record.head,
             now_ms=now_ms,
@@ -221,16 +222,18 @@ def copy_thread(to: Access, source_id: str, target_id: str) -> Conversation[None
         page = yield from page_of(to, source, "", after=after)
         heads += [part for part in page if part.name.endswith("/~")]
         rest = [part for part in page if not part.name.endswith("/~")]
-        yield from _write_copies(to, flow.flow_id, rest)
+        yield from _write_copies(to, source, flow.flow_id, rest)
         if len(page) < PAGE:
             break
 
         after = page[-1].name
 
-    yield from _write_copies(to, flow.flow_id, heads)
+    yield from _write_copies(to, source, flow.flow_id, heads)
 
 
-def _write_copies(to: Access, flow_id: str, parts: Iterable[ListedPart]) -> Conversation[None]:
+def _write_copies(
+    to: Access, source: str, flow_id: str, parts: Iterable[ListedPart]
+) -> Conversation[None]:
     now_ms = to.context.settings.now_ms()
     for several in in_batches(parts, _COPIED_AT_ONCE):
         yield from _commit(
@@ -240,7 +243,7 @@ def _write_copies(to: Access, flow_id: str, parts: Iterable[ListedPart]) -> Conv
                     to.context,
                     flow_id,
                     one.name,
-                    one.body or b"",
+                    raw_parts.body_of(source, one),
                     tag=one.head.position,
                     expected=ANY,
                     now_ms=now_ms,

@@ -262,7 +262,8 @@ class _FaultyProtocol:
             return (yield from through(self.protocol.converse(commit), lost.exchange))
 
         if kind == "unknown-applied":
-            reply = yield from self.protocol.converse(commit)
+            applied: Conversation[Any] = self.protocol.converse(commit)
+            reply = yield from applied
             if isinstance(reply, Refused):
                 return reply  # nothing was applied that could be found later
 

@@ -268,3 +268,19 @@ def test_what_calls_cost(store_url: str) -> None:
         assert exchanges(lambda: saver.get_tuple(config)) == 2
         assert exchanges(lambda: ids(saver, config_of("t"))) == 2
         assert exchanges(lambda: saver.delete_thread("t")) == 1
+
+
+def test_checkpoints_go_through_codecs() -> None:
+    """What a store compresses or encrypts, it does to checkpoints and writes, too."""
+    key = b"k" * 32
+    sealed = cs.Encrypt({"1": key}, current="1")
+    with cs.open_store("memory://shared-by-two", codecs=[sealed]) as store:
+        saver = CatgaSaver(store)
+        config = put(saver, config_of("t"), A)
+        saver.put_writes(config, [("n", "secret")], "a")
+        found = CatgaSaver(store).get_tuple(config_of("t"))
+        assert found is not None
+        assert found.pending_writes == [("a", "n", "secret")]
+
+    with cs.open_store("memory://shared-by-two") as plain, pytest.raises(cs.CatgaStoreError):
+        CatgaSaver(plain).get_tuple(config_of("t"))
