@@ -159,7 +159,7 @@ def metadata_in(to: Access, flow_id: str, group: Group) -> Conversation[dict[str
 
 
 def in_batches(parts: Iterable[T], size: int) -> Iterator[Collection[T]]:
-    """Divide into lists of at most so many."""
+    """Divide into lists of up to `size` each."""
     left = iter(parts)
     while batch := list(islice(left, size)):
         yield batch

@@ -76,7 +76,7 @@ _UPDATE = (
 
 @cache
 def _list_text(shape: tuple[bool, ...]) -> str:
-    """The statement of a listing: making it anew each time takes longer than a page of two parts."""
+    """The statement of a listing: making it for each call takes longer than a page of two parts."""
     prefix, after, before, entries, versions, reverse, bodies = shape
     return (
         f"SELECT {HEAD if versions else PART_HEAD}, name{', body' * bodies} FROM catga_parts WHERE life = {_LIVING}"  # noqa: S608  ours

@@ -588,9 +588,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "lost-commit-not-resolved",
         "a commit that was applied is reported as one that was not",
-        "core/sessions.py",
-        "            return (yield from commits.resolve(context, lost))\n",
-        "            yield from commits.resolve(context, lost)\n            return None\n",
+        "core/commits.py",
+        "            return (yield from resolve(context, lost))\n",
+        "            yield from resolve(context, lost)\n            return None\n",
         ("tests/contract/test_commits_resolved.py",),
     ),
     Mutant(
