@@ -56,23 +56,6 @@ def plan_bytes(
     body = bytes_to_store(body)
     check_size(key, len(body), context.limits)
     version, created_ms = (1, now_ms) if old is None else (old.version + 1, old.created_ms)
-    fields = (
-        version,
-        0,
-        created_ms,
-        now_ms,
-        BYTES,
-        1,
-        tag,
-        None,
-        0,
-        None,
-        None,
-        None,
-        None,
-        "",
-        (),
-    )
     head = Head(version, 0, created_ms, now_ms, BYTES, 1, tag)
     if expected is None and old is not None:
         expected = old.revision
