@@ -40,6 +40,7 @@ from catga_store.console.safety import Guard
 from catga_store.console.safety import SecureHeaders
 from catga_store.console.safety import session_of
 from catga_store.console.views import actions
+from catga_store.console.views import bulk
 from catga_store.console.views import doctor
 from catga_store.console.views import events
 from catga_store.console.views import flow
@@ -165,6 +166,8 @@ def _routes() -> list[BaseRoute]:
 
 def _actions() -> Iterator[Route]:
     named: dict[str, Action] = {
+        "/bulk": bulk.plan,
+        "/bulk/run": bulk.run,
         "/flow/cancel": actions.cancel,
         "/flow/release": actions.release,
         "/flow/retry": actions.retry,

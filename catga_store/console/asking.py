@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,18 +37,25 @@ def awaitable(store: Store | AsyncStore) -> AsyncStore:
 class _InThreads:
     """Calls each operation of a blocking store in a thread."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, target: Any) -> None:
+        self._target = target
         self._watching: CapacityLimiter | None = None
 
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        operation = getattr(self._store, name)
-        if name == "now":
-            return cast("Callable[..., Any]", operation)
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        operation: Callable[..., Any] = getattr(self._target, name)
+        if name == "now":  # reads a clock
+            return operation
+
+        if name == "bulk":  # asks for nothing; the operations of what it returns do
+
+            def select(**selection: Any) -> _InThreads:
+                return _InThreads(operation(**selection))
+
+            return select
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             limiter = None
-            if name.startswith("watch"):  # their threads are not those of the other operations
+            if name == "watch":  # its threads are not those of the other operations
                 if self._watching is None:
                     self._watching = CapacityLimiter(MOST_WATCHED)
 
@@ -64,4 +70,4 @@ class _InThreads:
         return call
 
     def __repr__(self) -> str:
-        return repr(self._store)
+        return repr(self._target)

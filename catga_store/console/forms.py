@@ -63,7 +63,18 @@ class FlowQuery:
 
     texts: Mapping[str, str] = field()
 
-    NAMES = ("status", "type", "id_prefix", "created_after", "created_before", "updated_before")
+    NAMES = (
+        "status",
+        "type",
+        "id_prefix",
+        "created_after",
+        "created_before",
+        "updated_after",
+        "updated_before",
+        "owner",
+        "error_contains",
+        "attempts_at_least",
+    )
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> FlowQuery:
@@ -83,9 +94,18 @@ class FlowQuery:
         if "id_prefix" in texts:
             found["id_prefix"] = texts["id_prefix"]
 
-        for name in ("created_after", "created_before", "updated_before"):
+        for name in ("created_after", "created_before", "updated_after", "updated_before"):
             if name in texts:
                 found[name] = moment(texts[name])
+
+        if "owner" in texts:
+            found["owner"] = texts["owner"]
+
+        if "error_contains" in texts:
+            found["error_contains"] = texts["error_contains"]
+
+        if "attempts_at_least" in texts:
+            found["attempts_at_least"] = number(texts["attempts_at_least"], "attempts_at_least")
 
         return found
 

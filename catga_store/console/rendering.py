@@ -80,8 +80,8 @@ def _twin(request: Request) -> str:
 
 def address(path: str, **query: object) -> str:
     """Return an address with a query, without what is empty."""
-    pairs = {name: value for name, value in query.items() if value not in (None, "")}
-    return f"{path}?{urlencode(pairs)}" if pairs else path
+    pairs = {name: value for name, value in query.items() if value not in (None, "", [])}
+    return f"{path}?{urlencode(pairs, doseq=True)}" if pairs else path
 
 
 @cache

@@ -8,6 +8,7 @@ from datetime import UTC
 from datetime import datetime
 from typing import Any
 
+from catga_store.model.bulk import BulkReport
 from catga_store.model.diagnosis import Diagnosis
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowSummary
@@ -19,6 +20,7 @@ from catga_store.model.waits import ChildResult
 from catga_store.model.waits import WaitCondition
 
 __all__ = [
+    "bulk_document",
     "diagnosis_document",
     "flow_document",
     "json_value",
@@ -155,6 +157,19 @@ def diagnosis_document(one: Diagnosis) -> dict[str, Any]:
             for finding in one.findings
         ],
         "flow": None if one.flow is None else summary_document(one.flow),
+    }
+
+
+def bulk_document(report: BulkReport) -> dict[str, Any]:
+    """Return what an operation on many flows has done."""
+    return {
+        "matched": report.matched,
+        "changed": report.changed,
+        "skipped": dict(report.skipped),
+        "first_changed": list(report.first_changed),
+        "first_skipped": {reason: list(ids) for reason, ids in report.first_skipped.items()},
+        "cursor": report.cursor,
+        "dry_run": report.dry_run,
     }
 
 

@@ -37,6 +37,8 @@ HOSTILE = [
     "ü" * 256,
 ]
 WRITES = [
+    "/bulk?status=CREATED",
+    "/bulk/run?status=CREATED",
     "/flow/cancel?id=f",
     "/flow/release?id=f",
     "/flow/retry?id=f",
@@ -212,6 +214,7 @@ def test_no_write_without_permission(flows: cs.Store, address: str) -> None:
 def test_no_write_without_csrf_token(flows: cs.Store, address: str) -> None:
     """A form without the CSRF token, or with that of another session, changes nothing."""
     fields = {"state": "{}", "version": "1", "new_id": "g", "reason": "r"}
+    fields |= {"operation": "cancel", "left": "1"}
     with client_of(flows, write=True) as client, client_of(flows, write=True) as other:
         strange = page_of(other, "/flow/edit?id=f").field("csrf")
         for csrf in (None, "", "wrong", strange):

@@ -14,6 +14,9 @@ from catga_store.console.context import Doctors
 from catga_store.console.context import context_of
 from catga_store.console.forms import FlowQuery
 from catga_store.console.rendering import reply
+from catga_store.console.views.bulk import OPERATIONS
+from catga_store.core.diagnosis import CODES
+from catga_store.model.diagnosis import Severity
 from catga_store.model.documents import diagnosis_document
 from catga_store.stores.findings import Finding
 
@@ -31,15 +34,18 @@ async def show(request: Request) -> Response:
     query = request.query_params
     asked = FlowQuery.of(query)
     cursor = query.get("cursor") or None
+    findings = {code for code in query.getlist("finding") if code}
+    severity: Severity = "info" if findings else "warning"
     found = await context.store.diagnose_all(
-        limit=_SHOWN, most=_LOOKED_AT, cursor=cursor, **asked.filters()
+        limit=_SHOWN, most=_LOOKED_AT, cursor=cursor, severity=severity, **asked.filters()
     )
     checks: list[Finding] = []
-    if cursor is None and not asked.texts and context.doctors is not None:
+    if cursor is None and not (asked.texts or findings) and context.doctors is not None:
         checks = await to_thread.run_sync(_examined, context.doctors)
 
+    listed = [one for one in found if not findings or findings & set(one.codes)]
     document: dict[str, Any] = {
-        "flows": [diagnosis_document(one) for one in found],
+        "flows": [diagnosis_document(one) for one in listed],
         "cursor": found.cursor,
         "store": [asdict(one) for one in checks],
     }
@@ -49,8 +55,11 @@ async def show(request: Request) -> Response:
         document,
         asked=asked,
         checks=checks,
-        found=found.items,
+        found=listed,
         is_first=cursor is None,
+        codes=CODES,
+        findings=sorted(findings),
+        operations=OPERATIONS,
     )
 
 

@@ -9,6 +9,7 @@ from catga_store.console.context import context_of
 from catga_store.console.forms import FlowQuery
 from catga_store.console.forms import number
 from catga_store.console.rendering import reply
+from catga_store.console.views.bulk import OPERATIONS
 from catga_store.model.documents import summary_document
 from catga_store.model.flows import FlowStatus
 
@@ -33,6 +34,7 @@ async def show(request: Request) -> Response:
         document,
         asked=asked,
         limit=limit,
+        operations=OPERATIONS,
         is_first=cursor is None,
         statuses=list(FlowStatus),
     )

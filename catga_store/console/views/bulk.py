@@ -1,0 +1,126 @@
+"""Operations on many flows: a dry run first, then as many flows as it has counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+from starlette.requests import Request
+from starlette.responses import Response
+
+from catga_store.console.context import context_of
+from catga_store.console.forms import FlowQuery
+from catga_store.console.forms import number
+from catga_store.console.rendering import data
+from catga_store.console.rendering import is_json
+from catga_store.console.rendering import page
+from catga_store.errors import UsageError
+from catga_store.model.bulk import BulkReport
+from catga_store.model.documents import bulk_document
+from catga_store.protocol.masking import shown
+
+__all__ = ["OPERATIONS", "plan", "run"]
+
+OPERATIONS = {
+    "retry": "Retry: failed and cancelled flows run again; live ones lose error and attempts",
+    "wake": "Wake: live flows are due now",
+    "release": "Release: claims are taken away from their owners",
+    "cancel": "Cancel: live flows end",
+    "purge": "Purge: flows that have ended are deleted",
+}
+_COUNTED = 10_000
+"""How many flows a dry run looks at; a larger operation is several."""
+_AT_ONCE = 1000
+"""How many flows one request looks at, so that it ends in about a second."""
+
+
+@frozen
+class _Order:
+    """What a form has ordered."""
+
+    operation: str
+    reason: str
+    query: FlowQuery
+    findings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, request: Request, fields: dict[str, Any]) -> _Order:
+        operation = str(fields.get("operation", ""))
+        if operation not in OPERATIONS:
+            message = f"operation: expected one of {', '.join(OPERATIONS)}, got {shown(operation)}"
+            raise UsageError(message)
+
+        reason = str(fields.get("reason") or "").strip()
+        if operation == "cancel" and not reason:
+            message = "reason: expected a text, got nothing; it becomes the error of the flows"
+            raise UsageError(message)
+
+        findings = tuple(filter(None, request.query_params.getlist("finding")))
+        return cls(operation, reason, FlowQuery.of(request.query_params), findings)
+
+    @property
+    def query_text(self) -> dict[str, Any]:
+        """The selection, for the addresses of the forms that follow."""
+        return {**self.query.texts, "finding": list(self.findings)}
+
+    async def perform(
+        self, request: Request, *, dry_run: bool, limit: int, cursor: str | None
+    ) -> BulkReport:
+        """Call the operation of the store. A selection without a filter is refused there."""
+        bulk = context_of(request).store.bulk(findings=self.findings, **self.query.filters())
+        arguments = (self.reason,) if self.operation == "cancel" else ()
+        operation: Any = getattr(bulk, self.operation)
+        report: BulkReport = await operation(
+            *arguments, dry_run=dry_run, limit=limit, cursor=cursor
+        )
+        return report
+
+
+async def plan(request: Request, fields: dict[str, Any]) -> Response:
+    """Count what an operation would change: filters in the query; `operation` and `reason` are sent."""
+    order = _Order.of(request, fields)
+    report = await order.perform(request, dry_run=True, limit=_COUNTED, cursor=None)
+    if is_json(request):
+        return data(bulk_document(report))
+
+    return page(
+        request,
+        "bulk.html",
+        order=order,
+        report=report,
+        title=OPERATIONS[order.operation],
+        left=report.matched,
+        totals={"changed": 0, "skipped": 0},
+    )
+
+
+async def run(request: Request, fields: dict[str, Any]) -> Response:
+    """Perform an operation on at most `left` flows, the number that its dry run has looked at.
+
+    A request takes up to 1,000 of them; the page has the button that continues.
+    """
+    order = _Order.of(request, fields)
+    left = number(str(fields.get("left") or ""), "left", default=0)
+    if left < 1:
+        message = "left: expected how many flows the dry run has matched, which is 1 or more"
+        raise UsageError(message)
+
+    cursor = str(fields.get("cursor") or "") or None
+    report = await order.perform(request, dry_run=False, limit=min(left, _AT_ONCE), cursor=cursor)
+    if is_json(request):
+        return data(bulk_document(report))
+
+    totals = {
+        "changed": report.changed + number(str(fields.get("changed") or ""), "changed", default=0),
+        "skipped": sum(report.skipped.values())
+        + number(str(fields.get("skipped") or ""), "skipped", default=0),
+    }
+    return page(
+        request,
+        "bulk.html",
+        order=order,
+        report=report,
+        title=OPERATIONS[order.operation],
+        left=0 if report.cursor is None else left - report.matched,
+        totals=totals,
+    )
