@@ -101,6 +101,8 @@ from catga_store.opening.blocking import SQLiteStore
 from catga_store.opening.urls import open_async_store
 from catga_store.opening.urls import open_store
 from catga_store.protocol.keys import Key
+from catga_store.rewrapping import RewrapReport
+from catga_store.rewrapping import rewrap
 from catga_store.session import Session
 from catga_store.store import Store
 
@@ -179,6 +181,7 @@ __all__ = [
     "RedisStore",
     "Retention",
     "Retry",
+    "RewrapReport",
     "Run",
     "SQLiteStore",
     "Session",
@@ -205,6 +208,7 @@ __all__ = [
     "join_id",
     "open_async_store",
     "open_store",
+    "rewrap",
     "split_id",
 ]
 

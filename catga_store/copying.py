@@ -18,6 +18,7 @@ from typing import TypeVar
 from attrs import evolve
 from attrs import frozen
 
+from catga_store.codec.bodies.frames import is_unreadable
 from catga_store.core import commits
 from catga_store.core import writes
 from catga_store.core.context import Context
@@ -34,7 +35,6 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import is_hidden
 from catga_store.protocol.keys import is_version
 from catga_store.protocol.keys import new_commit_id
-from catga_store.protocol.keys import partition_of
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Change
@@ -52,7 +52,6 @@ __all__ = ["CopyDifference", "CopyReport", "compare", "copy"]
 T = TypeVar("T")
 
 _PAGE = 100
-_COMMIT_BYTES = 4 * 1024 * 1024
 
 
 @frozen
@@ -67,6 +66,8 @@ class CopyReport:
     completions: int = 0
     """Pending completions: their condition has not been set yet."""
     skipped: int = 0
+    unreadable: int = 0
+    """Records that the source could not decode, because a key is missing, say; they were not copied."""
 
 
 @frozen
@@ -101,6 +102,9 @@ def copy(
     with the report so far. Stop the workers of the source first: records written during the copy may
     be missed; a log that is appended to meanwhile counts on behind its copied entries. A record that is
     written to the target during the copy is kept, and counts as skipped.
+
+    Either store may have codecs, others or none: bodies are decoded and encoded. A record that the source
+    cannot decode is left out, and counted as `unreadable`.
 
     Both stores are blocking ones. Async code opens the same records with `open_store` and copies in a
     thread. The tombstones of cleared wait conditions are not copied: a child of a cleared condition
@@ -171,6 +175,8 @@ def _copying(
             if kind == PART:
                 page = yield from _with_counters(source, page)
 
+            unreadable = [entry for entry in page if is_unreadable(entry.record)]
+            page = [entry for entry in page if not is_unreadable(entry.record)]
             pending = [entry for entry in page if entry.record.head.status < PENDING]
             kept = [entry for entry in page if entry.record.head.status >= PENDING]
             now_ms = target.settings.now_ms()
@@ -181,7 +187,7 @@ def _copying(
                 if stored is None or _is_replaced(entry, stored, overwrite=overwrite)
             ]
             written: list[Change] = []
-            for changes in _in_commits(puts, target.settings.partitions):
+            for changes in commits.in_commits(puts, target.settings.partitions):
                 writes.check_partition(changes, target.limits)
                 written += yield from _written(target, changes, now_ms)
 
@@ -189,7 +195,7 @@ def _copying(
                 _complete(entry, item) for entry in pending for item in entry.record.items
             ]
             accepted = 0
-            for changes in _in_commits(completions, target.settings.partitions):
+            for changes in commits.in_commits(completions, target.settings.partitions):
                 accepted += yield from _completed(target, changes, now_ms)
 
             copied = sum(not is_hidden(change.key) for change in written)
@@ -199,6 +205,7 @@ def _copying(
                 report,
                 **{_FIELDS[kind]: getattr(report, _FIELDS[kind]) + copied},
                 completions=report.completions + accepted,
+                unreadable=report.unreadable + len(unreadable),
                 skipped=report.skipped + counted - copied + len(completions) - accepted,
             )
             if on_progress is not None:
@@ -365,7 +372,9 @@ def _differences(entry: Scanned, stored: Record | None) -> list[str]:
     if entry.key.kind == FLOW and head.expires_ms != other.expires_ms:
         what.append("expires_ms")
 
-    if record.body != stored.body:
+    if is_unreadable(record) or is_unreadable(stored):
+        what.append("unreadable")
+    elif record.body != stored.body:
         what.append("state" if entry.key.kind == FLOW else "body")
 
     if record.terms != stored.terms:
@@ -399,24 +408,3 @@ def _put(entry: Scanned, stored: Record | None, now_ms: int) -> Put:
 
 def _complete(entry: Scanned, item: Any) -> Complete:
     return Complete(entry.key, item.child, item.success, item.payload)
-
-
-def _in_commits(changes: Sequence[Change], partitions: int) -> Iterator[tuple[Change, ...]]:
-    """Group changes by partition into commits of at most 100 records and 4 MiB, or of one record."""
-    groups: dict[int, list[Change]] = {}
-    sizes: dict[int, int] = {}
-
-    for change in changes:
-        number = partition_of(change.key.id, partitions)
-        size = len(change.body) if isinstance(change, Put) else 0
-        group = groups.setdefault(number, [])
-
-        if group and (len(group) == _PAGE or sizes[number] + size > _COMMIT_BYTES):
-            yield tuple(group)
-            group.clear()
-            sizes[number] = 0
-
-        group.append(change)
-        sizes[number] = sizes.get(number, 0) + size
-
-    yield from (tuple(group) for group in groups.values() if group)

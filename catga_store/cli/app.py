@@ -43,6 +43,7 @@ from catga_store.cli.output import escape_what_cannot_be_shown
 from catga_store.cli.output import replace_closed_streams
 from catga_store.cli.output import say
 from catga_store.cli.output import stdout
+from catga_store.cli.rewrap import rewrap
 from catga_store.cli.rm import rm
 from catga_store.cli.verify import verify
 from catga_store.cli.waits import complete
@@ -215,6 +216,7 @@ for _command, _examples in (
     (rm, "`catga-store rm order-42 --wait '{order-42}/ship' --yes`"),
     (copy, "`catga-store copy sqlite:///flows.db sqlite:////backup/flows.db`"),
     (console, "`catga-store console sqlite:///flows.db --write`"),
+    (rewrap, "`catga-store rewrap 'sqlite:///flows.db?codecs=zstd&keys=env:FLOW_KEYS'`"),
     (doctor, "`catga-store doctor sqlite:///flows.db`"),
     (verify, "`catga-store verify redis://localhost --examples 500`"),
     (bench, "`catga-store bench sqlite:///flows.db --calls 1000`"),

@@ -20,6 +20,7 @@ from catga_store.cli.output import say
 from catga_store.cli.store_options import AsJson
 from catga_store.cli.store_options import StoreArgument
 from catga_store.cli.store_options import checked
+from catga_store.opening.url_codecs import bare
 from catga_store.protocol.masking import mask_url
 
 __all__ = ["bench"]
@@ -62,7 +63,7 @@ def bench(
     """
     url = checked(store, "catga-store bench sqlite:///flows.db")
     store_doctor = known_doctor(url, "bench")
-    with store_doctor.scratch(url) as scratch:
+    with store_doctor.scratch(bare(url)) as scratch:
         with cs.open_store(scratch.url) as opened:
             try:
                 measured = list(_measured(opened, calls))

@@ -19,6 +19,7 @@ from catga_store.cli.output import say
 from catga_store.cli.store_options import StoreArgument
 from catga_store.cli.store_options import checked
 from catga_store.cli.store_options import open_existing
+from catga_store.opening.url_codecs import bare
 from catga_store.stores.findings import Finding
 
 __all__ = ["console"]
@@ -64,7 +65,7 @@ def console(
 
     def doctors() -> Iterable[Finding]:
         store_doctor = doctor_of(url)
-        return () if store_doctor is None else store_doctor.examine(url)
+        return () if store_doctor is None else store_doctor.examine(bare(url))
 
     with open_existing(url) as opened, _listening(host, port) as listening:
         application = app(

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from contextlib import nullcontext
 from itertools import islice
 from typing import Annotated
 from typing import Any
 
 import typer
 from attrs import asdict
-from rich.console import Console
-from rich.progress import BarColumn
-from rich.progress import MofNCompleteColumn
-from rich.progress import Progress
-from rich.progress import TextColumn
-from rich.progress import TimeRemainingColumn
 
 import catga_store as cs
+from catga_store.cli.bars import bar
 from catga_store.cli.exit_codes import CONFLICT
 from catga_store.cli.exit_codes import INTERRUPTED
 from catga_store.cli.exit_codes import NO
@@ -68,13 +62,14 @@ def copy(
 ) -> None:
     """Copy every record to another store: flows, wait conditions, progress and pending completions.
 
-    Versions and times are kept. Stop the workers of both stores first: records written during the
-    copy may be missed. Records that the target already has are skipped, so an interrupted copy
-    continues when the command is run again. Claims are not copied: a claimed flow is due in the
-    target. At the end every record is read back and compared; exits with 1 if one differs.
+    Versions and times are kept. Each URL may name codecs and keys of its own. Stop the workers of both
+    stores first: records written during the copy may be missed. Records that the target already has are
+    skipped, so an interrupted copy continues when the command is run again. Claims are not copied: a claimed
+    flow is due in the target. At the end every record is read back and compared; exits with 1 if one differs,
+    or could not be decoded.
 
-    `--json`: `{"flows", "wait_conditions", "progress", "completions", "skipped": numbers, "verified":
-    true, false or null, "differences": [{"kind", "id", "step", "name", "what"}, …]}` (at most 1,000).
+    `--json`: `{"flows", "wait_conditions", "progress", "completions", "skipped", "unreadable": numbers,
+    "verified": true, false or null, "differences": [{"kind", "id", "step", "name", "what"}, …]}` (at most 1,000).
     """
     if source == target:
         leave("FROM and TO are the same store; nothing was copied", USAGE)
@@ -107,24 +102,15 @@ def copy(
     else:
         _print_report(report, differences, mask_url(target), verified=verified)
 
-    if differences:
+    if differences or report.unreadable:
         raise typer.Exit(NO)
 
 
 def _copied(
     source: cs.Store, target: cs.Store, *, overwrite: bool, verify: bool, quiet: bool
 ) -> tuple[cs.CopyReport, list[CopyDifference]]:
-    console = Console(stderr=True)
-    shows = console.is_terminal and not quiet
-    total = _size(source) if shows else 0
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    progress = Progress(*columns, console=console, disable=not shows)
-    with progress if shows else nullcontext():  # before 15, rich ends one that is not shown, too
+    with bar(quiet=quiet) as progress:
+        total = 0 if progress.disable else _size(source)
         task = progress.add_task("copying", total=total)
 
         def advance(report: cs.CopyReport) -> None:
@@ -159,6 +145,12 @@ def _print_report(
         f" {counted(report.completions, 'pending completion')};"
         f" {counted(report.skipped, 'record')} skipped."
     )
+    if report.unreadable:
+        complain(
+            f"{counted(report.unreadable, 'record')} could not be decoded and were not copied: a key or a"
+            " codec is missing in the URL of the source, or they were changed"
+        )
+
     if verified:
         say("Verified: every record was read back and is the same as in the source.")
 

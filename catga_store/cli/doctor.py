@@ -23,7 +23,9 @@ from catga_store.cli.store_options import AsJson
 from catga_store.cli.store_options import StoreArgument
 from catga_store.cli.store_options import checked
 from catga_store.cli.store_options import open_laid_out
+from catga_store.opening.url_codecs import bare
 from catga_store.protocol.masking import mask_url
+from catga_store.rewrapping import count_bodies
 from catga_store.stores.findings import Doctor
 from catga_store.stores.findings import Finding
 
@@ -69,12 +71,13 @@ def doctor(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
 
 def _findings(url: str, store_doctor: Doctor) -> Iterator[Finding]:
     levels: set[str] = set()
-    for finding in store_doctor.examine(url):
+    for finding in store_doctor.examine(bare(url)):
         levels.add(finding.level)
         yield finding
 
-    if "problem" not in levels and store_doctor.absent(url) is None:
+    if "problem" not in levels and store_doctor.absent(bare(url)) is None:
         yield _answers(url)  # last, because opening might change what was found
+        yield from _bodies(url)
 
 
 def _answers(url: str) -> Finding:
@@ -91,6 +94,32 @@ def _answers(url: str) -> Finding:
 
     found = f"answered in {took * 1000:.2f} ms, holds {counted(flows, 'flow')}"
     return Finding("store", "ok", found, "workers can use it")
+
+
+def _bodies(url: str) -> Iterator[Finding]:
+    """How bodies are stored, if any went through codecs or if the URL names some."""
+    try:
+        with open_laid_out(url) as store:
+            counts, all_counted = count_bodies(store)
+    except (cs.StoreUnavailableError, cs.StoreConfigError, cs.CorruptRecordError) as error:
+        yield Finding("bodies", "unknown", str(error), "how they are stored is not known")
+        return
+
+    if url == bare(url) and not any(counts):
+        return
+
+    of = "" if all_counted else f" of the first {sum(counts.values()):,}"
+    found = ", ".join(
+        f"{number:,} through {trail or 'none'}" if trail is not None else f"{number:,} as they are"
+        for trail, number in sorted(counts.items(), key=lambda one: -one[1])
+    )
+    yield Finding(
+        "bodies",
+        "info",
+        f"{found or 'there are none'}{of}",
+        "each is read by programs that have its codecs and its key",
+        "catga-store rewrap writes them through the codecs of its URL" if len(counts) > 1 else "",
+    )
 
 
 def _print_findings(findings: Iterable[Finding], off: int) -> None:

@@ -31,6 +31,7 @@ from catga_store.cli.output import escaped
 
 __all__ = [
     "CONFLICT",
+    "CORRUPT",
     "EXIT_CODES",
     "INTERRUPTED",
     "NO",

@@ -11,6 +11,7 @@ import typer
 from rich.pretty import pprint
 
 import catga_store as cs
+from catga_store.cli.exit_codes import CORRUPT
 from catga_store.cli.exit_codes import NO
 from catga_store.cli.exit_codes import complain
 from catga_store.cli.exit_codes import guarded
@@ -217,40 +218,63 @@ def show(
     fields of `waits`, or null), `"progress": [{"step", "version", "processed", "failed", "last"}, …]`, `"parts":
     [{"name", "version", "type", "tag", "updated_at"}, …]` (the first 100), `"more_parts"` (whether
     there are more) and, with `--history`, `"versions": [{"version", "status", "position", "owner",
-    "error", "updated_at", "size"}, …]`, the newest 100. A state of bytes is `{"base64": text}`. Exits
-    with 1 if there is no such flow.
+    "error", "updated_at", "size"}, …]`, the newest 100. A state of bytes is `{"base64": text}`. Of a
+    flow that cannot be decoded, because its key is missing, say, the fields of `ls`, parts and versions, and
+    `"unreadable"`, which says why; exits with 5. Exits with 1 if there is no such flow.
     """
     with open_existing(store) as opened:
-        flow = opened.get(flow_id)
-        if flow is None:
-            leave(
-                f"flow {shown(flow_id)} not found: it was never created, was deleted, or has expired",
-                NO,
-            )
+        try:
+            document, state = _document_of(opened, flow_id)
+        except cs.CorruptRecordError as error:
+            document, state = _head_of(opened, flow_id, error), None
 
-        waited = flow.wait_condition
-        wait = (
-            None if waited is None else opened.get_wait_condition(waited.correlation_id) or waited
-        )
-        progress = opened.list_for_each_progress(flow_id)
         parts = opened.list_parts(flow_id)
         versions = opened.list_versions(flow_id) if history else []
 
-    document = flow_document(flow, wait, progress)
     document["parts"] = [part_document(part) for part in parts]
     document["more_parts"] = parts.cursor is not None
     if history:
         document["versions"] = [version_document(one) for one in versions]
 
-    document["state"] = flow.state
     if as_json:
-        print_json(document)
-        return
+        print_json({**document, "state": state})
+    else:
+        _print_flow(document, state)
 
-    state = document.pop("state")
+    if "unreadable" in document:
+        raise typer.Exit(CORRUPT)
+
+
+def _document_of(store: cs.Store, flow_id: str) -> tuple[dict[str, Any], Any]:
+    """What `show` prints of a flow, and its state."""
+    flow = store.get(flow_id)
+    if flow is None:
+        leave(
+            f"flow {shown(flow_id)} not found: it was never created, was deleted, or has expired",
+            NO,
+        )
+
+    waited = flow.wait_condition
+    wait = None if waited is None else store.get_wait_condition(waited.correlation_id) or waited
+    return flow_document(flow, wait, store.list_for_each_progress(flow_id)), flow.state
+
+
+def _head_of(store: cs.Store, flow_id: str, error: cs.CorruptRecordError) -> dict[str, Any]:
+    """What can be read of a flow without any body, and why that cannot be; the error if there is nothing."""
+    for flow in store.query_flows(id_prefix=flow_id, limit=1):
+        if flow.flow_id == flow_id:
+            return {**summary_document(flow), "unreadable": str(error)}
+
+    raise error
+
+
+def _print_flow(document: dict[str, Any], state: Any) -> None:
     for name, value in document.items():
         if value not in (None, [], False):
             say(f"{name + ':':<16}{_shown(value)}")
+
+    if "unreadable" in document:
+        return
 
     say("state:")
     console = stdout()

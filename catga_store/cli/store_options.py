@@ -17,6 +17,7 @@ from catga_store.cli.exit_codes import NO
 from catga_store.cli.exit_codes import leave
 from catga_store.model.time_texts import moment
 from catga_store.model.time_texts import span
+from catga_store.opening.url_codecs import bare
 
 __all__ = [
     "AsJson",
@@ -75,7 +76,7 @@ def open_existing(named: str | None) -> Generator[cs.Store]:
     """Open a store that must exist; exits with 1 if it does not. Creates nothing."""
     url = checked(named, "--store sqlite:///flows.db")
     store_doctor = doctor_of(url)
-    absent = None if store_doctor is None else store_doctor.absent(url)
+    absent = None if store_doctor is None else store_doctor.absent(bare(url))
     if absent is not None:
         leave(f"{absent}; nothing was created", NO)
 

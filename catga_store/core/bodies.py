@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 from typing import TypeVar
 
+from attrs import define
 from attrs import evolve
 
 from catga_store.codec.bodies import BodyPlace
@@ -59,7 +60,7 @@ from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
 
-__all__ = ["Bodies", "commit_of", "has_body", "place_of", "place_of_item"]
+__all__ = ["AsStored", "Bodies", "commit_of", "has_body", "place_of", "place_of_item"]
 
 T = TypeVar("T")
 
@@ -67,6 +68,13 @@ _NOT_SHOWN = (
     "the state or body has a value that cannot be stored exactly; which one is not shown, because this store"
     " encrypts what it keeps; nothing was sent; a MemoryStore without codecs says where it is"
 )
+
+
+@define
+class AsStored(Request[T]):
+    """Asks the store what the request asks, and leaves the bodies in its reply as they are stored."""
+
+    request: Request[T]
 
 
 def has_body(key: Key) -> bool:
@@ -141,6 +149,9 @@ class Bodies:
         if isinstance(request, Commit):
             return self._commit(request)
 
+        if isinstance(request, AsStored):
+            return ask(request.request)
+
         if isinstance(request, Read):
             return self._read(request)
 
@@ -209,7 +220,7 @@ class Bodies:
         store = yield from self.identify()
         return tuple(
             [
-                None if record is None else self._decoded(store, key, record)
+                None if record is None else self.decoded(store, key, record)
                 for key, record in zip(request.keys, records, strict=True)
             ]
         )
@@ -217,7 +228,7 @@ class Bodies:
     def _scan(self, request: Scan) -> Conversation[tuple[Scanned, ...]]:
         found = yield from ask(request)
         store = yield from self.identify()
-        return tuple([Scanned(key, self._decoded(store, key, record)) for key, record in found])
+        return tuple([Scanned(key, self.decoded(store, key, record)) for key, record in found])
 
     def _parts(self, request: Parts) -> Conversation[tuple[ListedPart, ...]]:
         found = yield from ask(request)
@@ -234,30 +245,50 @@ class Bodies:
             ]
         )
 
-    def _decoded(self, store: str, key: Key, record: Record) -> Record:
-        """The record with its body and the results of its children decoded."""
+    def decoded(self, store: str, key: Key, record: Record) -> Record:
+        """Return a record with its body and the results of its children decoded."""
         if key.kind == WAIT:
             items = [self._decoded_item(store, key, item) for item in record.items]
             return record._replace(items=tuple(items)) if items else record
 
         return Record(record.head, self._plain(store, key, record.head, record.body) or b"")
 
+    def is_current(self, store: str, key: Key, record: Record) -> bool:
+        """Return whether all bodies of a stored record are as they would be stored now."""
+        if has_body(key) and not self.chain.is_current(
+            record.body, _placed(store, key, record.head)
+        ):
+            return False
+
+        return all(
+            self.chain.is_current(item.payload, _placed_item(store, key, item))
+            for item in record.items
+        )
+
     def _plain(self, store: str, key: Key, head: Head, stored: bytes | None) -> bytes | None:
         if stored is None or not has_body(key):
             return stored
 
-        commit_id = commit_of(head)
-        return self._decode(key, stored, lambda kind: place_of(store, key, head, commit_id, kind))
+        return self._decode(key, stored, _placed(store, key, head))
 
     def _decoded_item(self, store: str, key: Key, item: Item) -> Item:
-        place = place_of_item(store, key, item.child, success=item.success)
-        return item._replace(payload=self._decode(key, item.payload, lambda _kind: place))
+        placed = _placed_item(store, key, item)
+        return item._replace(payload=self._decode(key, item.payload, placed))
 
     def _decode(self, key: Key, stored: bytes, place: Callable[[int], BodyPlace]) -> bytes:
         try:
             return self.chain.decode(stored, place)
         except CorruptRecordError as error:
             return UnreadableBody(stored, _named(key, error))
+
+
+def _placed(store: str, key: Key, head: Head) -> Callable[[int], BodyPlace]:
+    """Where a stored body is, for each way in which it may have been written."""
+    return lambda kind: place_of(store, key, head, commit_of(head), kind)
+
+
+def _placed_item(store: str, key: Key, item: Item) -> Callable[[int], BodyPlace]:
+    return lambda _kind: place_of_item(store, key, item.child, success=item.success)
 
 
 def _named(key: Key, error: CorruptRecordError) -> CorruptRecordError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import cast
 
@@ -28,6 +29,7 @@ from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import began_s
 from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.keys import partition_of
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import REMEMBERED_COMMITS
 from catga_store.protocol.requests import Append
@@ -46,6 +48,7 @@ __all__ = [
     "LONGEST_PAUSE",
     "SHORTEST_PAUSE",
     "commit_one",
+    "in_commits",
     "read_outcomes",
     "resolve",
     "resolve_commit",
@@ -57,6 +60,9 @@ _log = logging.getLogger(__name__)
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.2
 """Seconds between two tries of a transaction, or two questions what became of a commit."""
+
+_MOST_RECORDS = 100
+_COMMIT_BYTES = 4 * 1024 * 1024
 
 
 def send(
@@ -291,3 +297,24 @@ def _without_body(change: Change) -> Change:
         return change._replace(body=b"")
 
     return change._replace(payload=b"") if isinstance(change, Complete) else change
+
+
+def in_commits(changes: Sequence[Change], partitions: int) -> Iterator[tuple[Change, ...]]:
+    """Group changes by partition into commits of at most 100 records and 4 MiB, or of one record."""
+    groups: dict[int, list[Change]] = {}
+    sizes: dict[int, int] = {}
+
+    for change in changes:
+        number = partition_of(change.key.id, partitions)
+        size = len(change.body) if isinstance(change, Put) else 0
+        group = groups.setdefault(number, [])
+
+        if group and (len(group) == _MOST_RECORDS or sizes[number] + size > _COMMIT_BYTES):
+            yield tuple(group)
+            group.clear()
+            sizes[number] = 0
+
+        group.append(change)
+        sizes[number] = sizes.get(number, 0) + size
+
+    yield from (tuple(group) for group in groups.values() if group)

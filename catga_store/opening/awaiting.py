@@ -26,6 +26,7 @@ from catga_store.opening.blocking import need_redis
 from catga_store.opening.blocking import sqlite_path
 from catga_store.opening.places import nats_place
 from catga_store.opening.places import redis_place
+from catga_store.opening.url_codecs import with_codecs
 from catga_store.opening.url_grammar import parse_redis_url
 from catga_store.stores.embedded import EmbeddedProtocol
 
@@ -112,6 +113,7 @@ class AsyncRedisStore(AsyncStore):
         **options: Unpack[StoreOptions],
     ) -> Self:
         """See `RedisStore.from_url`."""
+        url, options = with_codecs(url, options)
         place = parse_redis_url(url)
         need_redis()
         from catga_store.drivers import redis_asyncio

@@ -22,6 +22,7 @@ from catga_store.errors import NotSupportedError
 from catga_store.errors import UsageError
 from catga_store.opening.places import nats_place
 from catga_store.opening.places import redis_place
+from catga_store.opening.url_codecs import with_codecs
 from catga_store.opening.url_grammar import check_nats_server
 from catga_store.opening.url_grammar import parse_redis_url
 from catga_store.protocol.masking import shown
@@ -174,6 +175,7 @@ class RedisStore(Store):
 
         `prefix` and `acknowledged_by` count where the URL does not have them.
         """
+        url, options = with_codecs(url, options)
         place = parse_redis_url(url)
         need_redis()
         from catga_store.drivers import redis_clients

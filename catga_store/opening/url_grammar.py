@@ -24,6 +24,7 @@ from attrs import frozen
 
 from catga_store.core.options import StoreOptions
 from catga_store.errors import UsageError
+from catga_store.opening.url_codecs import CODEC_OPTIONS
 from catga_store.protocol.masking import mask_url
 from catga_store.protocol.masking import shown
 
@@ -310,7 +311,8 @@ def _no_options(url: str, parts: SplitResult, store: str) -> None:
         how = f"; pass {known[0]} as a keyword of open_store or {store}" if known else ""
         raise _refusal(
             url,
-            f"has a query, but this store takes no options by URL{how}; in a path write ? as %3F",
+            f"has a query, but this store takes no options by URL but {', '.join(CODEC_OPTIONS)}{how}; in a path"
+            " write ? as %3F",
         )
 
 
@@ -483,9 +485,10 @@ def _unknown_option(
             url, f"has the option {named}; pass it as a keyword, open_store(url, {named}=…)"
         )
 
-    near = get_close_matches(name, known, 1)
+    near = get_close_matches(name, [*known, *CODEC_OPTIONS], 1)
     which = "an option without a name" if named is None else f"the unknown option {named}"
     guess = f" (did you mean {near[0]}?)" if near else ""
     return _refusal(
-        url, f"has {which}{guess}; the URL of a {store} store may have {', '.join(sorted(known))}"
+        url,
+        f"has {which}{guess}; the URL of a {store} store may have {', '.join(sorted([*known, *CODEC_OPTIONS]))}",
     )

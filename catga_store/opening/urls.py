@@ -16,7 +16,9 @@ redis-py's `db`, `username`, `password`, `client_name`, `protocol`, `max_connect
 `ssl_ciphers`. A URL of NATS may have `bucket=orders` (default `dslflows`), `replicas=3`,
 `max_bytes=10000000000`, `stale_reads=true`, `create=false`, `domain=hub`, and of nats-py's options
 `token`, `user_credentials`, `nkeys_seed` and `name`. A user without a password is a token of NATS.
-Anything else in a URL is refused; `url_grammar` reads it.
+Every URL may name codecs of bodies: `codecs=zstd`, and where the keys of an encryption are, as
+`keys=env:NAME` or `keys=file:PATH`; see `Keys.parse`. `accept_plain=true` reads what is not encrypted, too.
+Anything else in a URL is refused; `url_grammar` and `url_codecs` read it.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from catga_store.opening.blocking import MemoryStore
 from catga_store.opening.blocking import NatsStore
 from catga_store.opening.blocking import RedisStore
 from catga_store.opening.blocking import SQLiteStore
+from catga_store.opening.url_codecs import bare
+from catga_store.opening.url_codecs import with_codecs
 from catga_store.opening.url_grammar import MemoryURL
 from catga_store.opening.url_grammar import NatsURL
 from catga_store.opening.url_grammar import RedisURL
@@ -54,6 +58,7 @@ def open_store(url: str, **options: Unpack[StoreOptions]) -> Store:
     >>> with open_store("memory://") as store:
     ...     store.get("nobody")
     """
+    url, options = with_codecs(url, options)
     place = parse_url(url)
     if isinstance(place, MemoryURL):
         return MemoryStore(place.name, **options)
@@ -71,6 +76,7 @@ def open_async_store(url: str, **options: Unpack[StoreOptions]) -> AsyncStore:
     """Open the store at a URL for async code, under asyncio or trio; see `open_store`."""
     from catga_store.opening import awaiting
 
+    url, options = with_codecs(url, options)
     place = parse_url(url)
     if isinstance(place, MemoryURL):
         return awaiting.AsyncMemoryStore(place.name, **options)
@@ -86,7 +92,7 @@ def open_async_store(url: str, **options: Unpack[StoreOptions]) -> AsyncStore:
 
 def nats_place(url: str) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
     """Return the servers of a URL of NATS, the options of `nats.connect`, and those of the store."""
-    place = parse_url(url)
+    place = parse_url(bare(url))
     if isinstance(place, NatsURL):
         return place.servers, dict(place.connect), dict(place.own)
 

@@ -31,7 +31,17 @@ _PATH = re.compile(r"(?:/[0-9]{0,5})?")
 _WORDS = re.compile(r"(?:[A-Za-z]:)?[\w .,/\\+-]*")
 _OPTION = re.compile(r"[a-z][a-z_]{0,39}")
 _HARMLESS_OPTIONS = frozenset(
-    {"acknowledged_by", "bucket", "db", "max_bytes", "prefix", "replicas", "stale_reads"}
+    {
+        "accept_plain",
+        "acknowledged_by",
+        "bucket",
+        "codecs",
+        "db",
+        "max_bytes",
+        "prefix",
+        "replicas",
+        "stale_reads",
+    }
 )
 _PLAIN = (
     bool,

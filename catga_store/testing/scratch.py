@@ -51,12 +51,13 @@ def scratch_url(url: str, remove: Callable[[str], None] | None = None) -> Genera
     """
     parts = urlsplit(url)
     name = f"scratch-{uuid.uuid4().hex}"
+    codecs = f"?{parts.query}" if parts.query else ""  # the only options of these two
     if parts.scheme == "memory":
-        yield f"memory://{name}"
+        yield f"memory://{name}{codecs}"
     elif parts.scheme == "sqlite":
         path = Path(unquote(parts.path)[1:]).absolute().with_name(f"{name}.db")
         try:
-            yield f"sqlite:///{quote(str(path))}"
+            yield f"sqlite:///{quote(str(path))}{codecs}"
         finally:
             for left in path.parent.glob(f"{name}.db*"):
                 left.unlink()

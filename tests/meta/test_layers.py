@@ -16,7 +16,7 @@ import pytest
 # also for type checking only. Every layer may import itself.
 GROUND = {"errors", "protocol"}
 LOGIC = GROUND | {"codec", "model", "core"}
-API = LOGIC | {"bulk", "session", "store", "aio", "opening", "copying"}
+API = LOGIC | {"bulk", "session", "store", "aio", "opening", "copying", "rewrapping"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "aio": LOGIC | {"session", "store"},
     "opening": LOGIC | {"stores", "drivers", "session", "store", "aio"},
     "copying": LOGIC | {"store"},
+    "rewrapping": LOGIC | {"store"},
     "telemetry": GROUND | {"store", "aio"},
     "worker": LOGIC | {"session", "store", "aio"},
     "": API | {"worker"},  # __init__.py

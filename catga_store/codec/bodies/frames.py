@@ -21,6 +21,7 @@ from typing import Self
 from catga_store.errors import CodecMissingError
 from catga_store.errors import CorruptRecordError
 from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Record
 
 __all__ = [
     "APPENDED",
@@ -32,6 +33,7 @@ __all__ = [
     "UnreadableBody",
     "check_readable",
     "framed",
+    "is_unreadable",
     "not_readable",
     "parse",
     "set_apart",
@@ -77,6 +79,12 @@ class UnreadableBody(bytes):
     def refusal(self) -> CorruptRecordError:
         """Return what to raise: a new error each time, whose traceback is that of the reader."""
         return type(self.error)(str(self.error), **vars(self.error))
+
+
+def is_unreadable(record: Record) -> bool:
+    """Return whether a body of a record could not be decoded: its own, or the result of a child."""
+    bodies = (record.body, *(item.payload for item in record.items))
+    return any(isinstance(body, UnreadableBody) for body in bodies)
 
 
 def check_readable(body: bytes) -> None:

@@ -1,0 +1,88 @@
+"""The command `rewrap`."""
+
+from __future__ import annotations
+
+import typer
+from attrs import asdict
+
+import catga_store as cs
+from catga_store.cli.bars import bar
+from catga_store.cli.exit_codes import CONFLICT
+from catga_store.cli.exit_codes import INTERRUPTED
+from catga_store.cli.exit_codes import NO
+from catga_store.cli.exit_codes import UNAVAILABLE
+from catga_store.cli.exit_codes import guarded
+from catga_store.cli.exit_codes import leave
+from catga_store.cli.output import counted
+from catga_store.cli.output import print_json
+from catga_store.cli.output import say
+from catga_store.cli.store_options import AsJson
+from catga_store.cli.store_options import StoreArgument
+from catga_store.cli.store_options import open_existing
+from catga_store.rewrapping import count_bodies
+
+__all__ = ["rewrap"]
+
+_CONTINUES = "run the same command again to continue"
+
+
+@guarded
+def rewrap(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
+    """Write every body again that is not stored through the URL's codecs and its current key.
+
+    Rotates a key, and compresses or encrypts what was stored before: add `accept_plain=true` for that. The URL
+    names the codecs and where the keys are, the current one first. May run beside workers, after all of
+    them have the new key. What is current is only read, so an interrupted command continues when it is run
+    again. At the end the store is read once more; exits with 1 if something is left.
+
+    `--json`: `{"rewritten", "current", "unreadable", "claimed", "pending", "conflicts", "left": numbers,
+    "bodies": {codecs and keys: number}}`.
+    """
+    with open_existing(store) as opened:
+        try:
+            report = _rewrapped(opened, quiet=as_json)
+            counts, _ = count_bodies(opened)
+        except KeyboardInterrupt:
+            leave(f"interrupted; {_CONTINUES}", INTERRUPTED)
+        except cs.StoreUnavailableError as error:
+            leave(f"{error}; earlier pages were written; {_CONTINUES}", UNAVAILABLE)
+        except cs.CommitUncertainError as error:
+            leave(f"{error}; {_CONTINUES}", CONFLICT)
+
+    if as_json:
+        bodies = {trail or "none": number for trail, number in counts.items()}
+        print_json({**asdict(report), "left": report.left, "bodies": bodies})
+    else:
+        _print_report(report)
+
+    if report.left:
+        raise typer.Exit(NO)
+
+
+def _rewrapped(store: cs.Store, *, quiet: bool) -> cs.RewrapReport:
+    with bar(quiet=quiet) as progress:
+        total = 0 if progress.disable else store.count_flows()
+        task = progress.add_task("rewriting", total=total)
+
+        def advance(report: cs.RewrapReport) -> None:
+            # The second pass, which verifies, begins again; parts and progress are not in the total.
+            done = report.current + report.rewritten + report.left
+            progress.update(task, completed=min(done, total))
+
+        return cs.rewrap(store, on_progress=advance)
+
+
+def _print_report(report: cs.RewrapReport) -> None:
+    say(f"Rewritten: {counted(report.rewritten, 'record')}; {report.current:,} are current.")
+    if not report.left:
+        say("Verified: every body is stored through these codecs, under the current key.")
+        return
+
+    for number, what in (
+        (report.unreadable, "could not be decoded: a key is missing, or they were changed"),
+        (report.claimed, "are claimed: their workers write them; run this again after a lease"),
+        (report.pending, "are results whose condition is not set yet: run this again when it is"),
+        (report.conflicts, "were written by others meanwhile: run this again"),
+    ):
+        if number:
+            say(f"Left: {number:,} {what}.")

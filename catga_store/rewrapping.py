@@ -1,0 +1,152 @@
+"""`rewrap`: what a store keeps, written again through its codecs and under its current key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import evolve
+from attrs import frozen
+
+from catga_store.core import rewrapping
+from catga_store.core.bodies import Bodies
+from catga_store.errors import UsageError
+from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
+from catga_store.protocol.keys import PROGRESS
+from catga_store.protocol.keys import WAIT
+from catga_store.protocol.masking import shown
+from catga_store.store import Store
+
+__all__ = ["RewrapReport", "count_bodies", "rewrap"]
+
+_KINDS = (FLOW, PART, PROGRESS, WAIT)
+_MOST_PASSES = 8
+_COUNTED, _COUNTED_BYTES = 10_000, 64 * 1024 * 1024
+
+
+@frozen
+class RewrapReport:
+    """What `rewrap` has written, and what its last pass over the store has found."""
+
+    rewritten: int = 0
+    """How many records were written."""
+    current: int = 0
+    """How many records the last pass has found as they would be written now."""
+    unreadable: int = 0
+    """How many it could not decode: their key or codec is missing, or they were changed."""
+    claimed: int = 0
+    """How many flows are claimed; their owners write them when they go on."""
+    pending: int = 0
+    """How many results wait for a condition that is not set yet; they are not written until it is."""
+    conflicts: int = 0
+    """How many others have written meanwhile."""
+
+    @property
+    def left(self) -> int:
+        """How many records are not as they would be written now."""
+        return self.unreadable + self.claimed + self.pending + self.conflicts
+
+
+def rewrap(
+    store: Store, *, on_progress: Callable[[RewrapReport], object] | None = None
+) -> RewrapReport:
+    """Write every body again that is not stored through the codecs and the current key of the store.
+
+    Rotates a key, and compresses or encrypts what was stored before (with `accept_plain=True`). Bodies that are
+    current are only read, so after an error call it again to continue. Each page of 100 records is at
+    least one commit. It may run while others use the store. What they write meanwhile is left alone, and what
+    they read may conflict with it: a record gets a further version, with the same content and times. A claimed
+    flow is left to its owner. Log entries and former versions keep their versions. The replaced version of
+    a flow is not added to its history.
+
+    Passes over the store until one finds nothing to write, at most eight times; `left` in the report is 0 if
+    every body is current then. `on_progress` is called after each page with the report so far.
+
+    Raises `UsageError` for anything but a blocking store with codecs, and what the operations of the store raise.
+
+    >>> from catga_store import FlowSnapshot, MemoryStore, Zstd
+    >>> before = MemoryStore("rewrapped")
+    >>> before.create(FlowSnapshot("order-1", state={"text": "paid " * 1000}))
+    >>> rewrap(MemoryStore("rewrapped", codecs=[Zstd()])).rewritten
+    1
+    """
+    bodies = _bodies_of(store)
+    given: object = on_progress
+    if given is not None and not callable(given):
+        message = f"on_progress: expected a function or None, got {shown(given)}"
+        raise UsageError(message)
+
+    report = RewrapReport()
+    for _ in range(_MOST_PASSES):
+        before = report.rewritten
+        report = _pass(store, bodies, RewrapReport(rewritten=before), on_progress)
+        if report.rewritten == before and not report.conflicts:
+            break
+
+    return report
+
+
+def _bodies_of(store: Store) -> Bodies:
+    given: object = store
+    bodies = store._bodies if isinstance(given, Store) else None  # noqa: SLF001  both APIs' own
+    if bodies is None:
+        message = f"rewrap: expected a blocking Store with codecs, got {shown(given)}; nothing was written"
+        raise UsageError(message)
+
+    return bodies
+
+
+def _pass(
+    store: Store,
+    bodies: Bodies,
+    report: RewrapReport,
+    on_progress: Callable[[RewrapReport], object] | None,
+) -> RewrapReport:
+    for kind in _KINDS:
+        after = None
+        while True:
+            conversation = rewrapping.rewrap_page(store._context, bodies, kind, after)  # noqa: SLF001  as above
+            page = store._run(conversation)  # noqa: SLF001  as above
+            if page.last is None:
+                break
+
+            after = page.last
+            report = evolve(
+                report,
+                rewritten=report.rewritten + page.rewritten,
+                current=report.current + page.current,
+                unreadable=report.unreadable + page.unreadable,
+                claimed=report.claimed + page.claimed,
+                pending=report.pending + page.pending,
+                conflicts=report.conflicts + page.conflicts,
+            )
+            if on_progress is not None:
+                on_progress(report)
+
+    return report
+
+
+def count_bodies(store: Store) -> tuple[dict[str | None, int], bool]:
+    """Count stored bodies by their codecs and keys, as in `zstd,aes256gcm=2026-11`; `None`: as they are.
+
+    Reads up to 10,000 bodies, or 64 MiB; also returns whether those were all.
+    """
+    counts: dict[str | None, int] = {}
+    size = 0
+    through = store._bodies is not None  # noqa: SLF001  as above
+    for kind in _KINDS:
+        after = None
+        while True:
+            conversation = rewrapping.count_page(store._context, kind, after, through=through)  # noqa: SLF001  as above
+            after, more, read = store._run(conversation)  # noqa: SLF001  as above
+            if after is None:
+                break
+
+            for trail, number in more.items():
+                counts[trail] = counts.get(trail, 0) + number
+
+            size += read
+            if sum(counts.values()) >= _COUNTED or size >= _COUNTED_BYTES:
+                return counts, False
+
+    return counts, True
