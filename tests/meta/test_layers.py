@@ -6,7 +6,9 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -101,12 +103,18 @@ def layer_of(module: str) -> str:
 MODULES = {module_of(file) for file in FILES}
 
 
-def imports(source: str, package: str) -> Iterator[str]:
+@cache
+def tree_of(file: Path) -> ast.Module:
+    """Read a file of the package; several tests look at each."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imports(nodes: Iterable[ast.AST], package: str) -> Iterator[str]:
     """Return the absolute dotted name of everything that is imported, at any depth of the code.
 
     `package` is the full name of the package the file is in, for relative imports.
     """
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -115,10 +123,11 @@ def imports(source: str, package: str) -> Iterator[str]:
             yield from (f"{base}.{name.name}" for name in node.names)
 
 
-def imports_of(file: Path) -> Iterator[str]:
+@cache
+def imports_of(file: Path) -> list[str]:
     """Return everything that a file of the package imports."""
     package = ".".join(["catga_store", *file.relative_to(PACKAGE).parent.parts])
-    return imports(file.read_text(encoding="utf-8"), package)
+    return list(imports(ast.walk(tree_of(file)), package))
 
 
 def modules_imported_by(file: Path) -> set[str]:
@@ -188,14 +197,21 @@ def test_event_loops_stay_behind_the_drivers() -> None:
         assert "asyncio" not in roots or layer_of(module_of(file)) == ON_ASYNCIO, file
 
 
+@cache
 def imported_at_run_time(file: Path) -> set[str]:
     """Return the roots of what a file imports outside of `if TYPE_CHECKING:`."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = [ast.Pass()]
+    nodes = list(ast.walk(tree_of(file)))
+    checks = [
+        node for node in nodes if isinstance(node, ast.If) and "TYPE_CHECKING" in names_in(node)
+    ]
+    unseen = {inside for node in checks for line in node.body for inside in ast.walk(line)}
+    seen = [node for node in nodes if node not in unseen]
+    return {name.split(".")[0] for name in imports(seen, "catga_store.some.package")}
 
-    return {name.split(".")[0] for name in imports(ast.unparse(tree), "catga_store.some.package")}
+
+def names_in(node: ast.If) -> set[str]:
+    """Return the names that a condition reads."""
+    return {one.id for one in ast.walk(node.test) if isinstance(one, ast.Name)}
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -222,7 +238,7 @@ def test_client_libraries_stay_behind_the_drivers(client: str) -> None:
 )
 def test_every_form_of_import_is_read(source: str, found: list[str]) -> None:
     """Relative, nested and plain imports come out as the absolute names they import."""
-    assert list(imports(source, "catga_store.stores")) == found
+    assert list(imports(ast.walk(ast.parse(source)), "catga_store.stores")) == found
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -253,7 +269,7 @@ def test_no_two_classes_share_a_name() -> None:
         node.name
         for file in FILES
         if layer_of(module_of(file)) not in MODELLED
-        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        for node in tree_of(file).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     ]
     assert sorted({name for name in names if names.count(name) > 1}) == []
