@@ -48,7 +48,8 @@ class RedisClusterLink(RedisLink):
                 node = self._node(client, commands[place].key)
                 by_node.setdefault(node.name, (node, []))[1].append(place)
 
-            self._send(client, by_node, commands, replies)
+            has_run = len(left) < len(commands)  # in an earlier round, on other nodes
+            self._send(client, by_node, commands, replies, has_run=has_run)
             left = [
                 place for place in left if self._is_redirected(client, commands, replies, place)
             ]
@@ -87,9 +88,9 @@ class RedisClusterLink(RedisLink):
         by_node: Mapping[str, tuple[Any, list[int]]],
         commands: Sequence[Command],
         replies: list[object],
+        *,
+        has_run: bool,
     ) -> None:
-        is_sent = False
-
         for node, places in by_node.values():
             pool = client.get_redis_connection(node).connection_pool
             try:
@@ -98,7 +99,7 @@ class RedisClusterLink(RedisLink):
             except NotSentError as error:
                 # Other nodes have run their commands: the pipe may have been done in part.
                 self._read_slots(client)
-                if is_sent:
+                if has_run:
                     raise ReplyLostError(str(error)) from error
 
                 raise
@@ -106,7 +107,7 @@ class RedisClusterLink(RedisLink):
                 self._read_slots(client)
                 raise
 
-            is_sent = True
+            has_run = True
             for place, answer in zip(places, answers, strict=True):
                 replies[place] = answer
 

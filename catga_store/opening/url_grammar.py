@@ -339,11 +339,13 @@ def _check_userinfo(url: str, parts: SplitResult) -> None:
 
 def _check_host(url: str, host: str, meant: str) -> None:
     """Refuse a host and port that no server can have."""
+    name: str | None = None
     try:
         parts = urlsplit(f"x://{host}")
-        port, name = parts.port, parts.hostname
+        name = parts.hostname
+        port = parts.port
     except ValueError:
-        port, name = 0, None  # refused below, where the error quotes the text
+        port = 0  # refused below, where the error quotes the text
 
     if not name or re.search(r"\s", name):
         raise _refusal(url, f"has no host name; write {meant}")

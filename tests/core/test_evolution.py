@@ -241,6 +241,29 @@ def test_older_flow_is_clean_until_it_is_changed(stored: cs.Store) -> None:
     assert stored.get_one("o").state == {"cents": 1990, "tags": ["a"]}
 
 
+Point = attrs.make_class("Point", {"x": attrs.field(type=int)})
+WiderPoint = attrs.make_class(
+    "Point", {"x": attrs.field(type=int), "y": attrs.field(type=int, default=0)}
+)
+BOXES: dict[str, Callable[[Any], Any]] = {
+    "TypedDict": lambda point: TypedDict("Box", {"p": point}),
+    "dataclass": lambda point: make_dataclass("Box", [("p", point)]),
+    "attrs": lambda point: attrs.make_class("Box", {"p": attrs.field(type=point)}),
+}
+
+
+@pytest.mark.parametrize("kind", BOXES)
+def test_field_of_a_type_that_has_grown_makes_nothing_dirty(store: cs.Store, kind: str) -> None:
+    """It is encoded in another way since, but was not changed."""
+    before, after = BOXES[kind](Point), BOXES[kind](WiderPoint)
+    store.create(cs.FlowSnapshot("f", state=before(p=Point(1)), state_type=before))
+    with store.session() as session:
+        flow = session.get_one("f", after)
+        assert session.dirty == ()
+        point = flow.state["p"] if isinstance(flow.state, dict) else flow.state.p
+        assert point == WiderPoint(1, 0)
+
+
 def test_unstable_upcaster_makes_nothing_dirty(store: cs.Store) -> None:
     """What was loaded is compared, not what another read of it would be."""
     numbers = itertools.count()

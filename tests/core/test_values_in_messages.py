@@ -17,6 +17,7 @@ from marks import EVERY_STORE
 from marks import ONE_STORE
 
 import catga_store as cs
+from catga_store.protocol.masking import shown
 
 pytestmark = ONE_STORE
 
@@ -160,3 +161,9 @@ def test_mark_with_an_undecided_truth_changes_nothing() -> None:
         progress.mark(3, ok=undecided)
 
     assert list(progress.pending(5)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("number", "said"), [(3, "[0, 1, 2]"), (4, "[0, 1, 2, …]")])
+def test_long_list_is_cut(number: int, said: str) -> None:
+    """With a mark of it, and only then."""
+    assert shown(list(range(number))) == said

@@ -21,6 +21,8 @@ from waiting import until_async
 
 from catga_store.drivers.redis_asyncio import open_redis_link
 from catga_store.drivers.redis_asyncio import redis_link
+from catga_store.drivers.redis_clients import check_url
+from catga_store.errors import UsageError
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.stores.redis.transport import Command
@@ -481,3 +483,11 @@ async def test_reply_at_its_deadline_reaches_no_other_caller(
             await late.ended
 
         assert await next_one.ended == (b"next",)
+
+
+def test_option_that_redis_py_refuses_is_named() -> None:
+    """Also one that got past the table of options, and without its value."""
+    with pytest.raises(UsageError, match=r"option 'nope' is wrong") as caught:
+        check_url("redis://host?nope=hunter2")
+
+    assert "hunter2" not in str(caught.value)

@@ -23,6 +23,7 @@ from redis.crc import key_slot
 from redis.retry import Retry
 
 import catga_store as cs
+from catga_store.drivers import redis_cluster_blocking
 from catga_store.drivers import redis_packing
 from catga_store.drivers.redis_asyncio import open_redis_link
 from catga_store.drivers.redis_clients import link_to_client
@@ -316,6 +317,44 @@ async def test_endless_redirection_ends_in_try_again(
 
     awaiting._timeout = 5
     assert blocking.perform(pipe(("GET", key))) == (None,)
+
+
+def cut_off(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+    """Let a node answer so often, and then none be reached."""
+    talk = redis_cluster_blocking.talk
+    left = [after]
+
+    def talk_first(*words: Any) -> Any:
+        if not left[0]:
+            raise NotSentError("down")
+
+        left[0] -= 1
+        return talk(*words)
+
+    monkeypatch.setattr(redis_cluster_blocking, "talk", talk_first)
+
+
+@pytest.mark.parametrize(("answers", "error"), [(0, NotSentError), (1, ReplyLostError)])
+def test_node_that_cannot_be_reached(
+    blocking: Any, monkeypatch: pytest.MonkeyPatch, answers: int, error: type[Exception]
+) -> None:
+    """Nothing was sent if no node has answered; else a part was done."""
+    here, there = (key for key in ("{here}", "{there}"))
+    cut_off(monkeypatch, after=answers)
+    with pytest.raises(error, match="down"):
+        blocking.perform(pipe(("GET", here), ("GET", there)))
+
+
+def test_node_that_cannot_be_reached_after_a_redirection(
+    redis_cluster: RedisCluster, blocking: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ran before the redirection was done, whatever the next round can reach."""
+    moved, other = "{round and round}", "{here}"
+    with from_node_to_node(redis_cluster, moved):
+        nodes = len({blocking.client().keyslot(key) for key in (moved, other)})
+        cut_off(monkeypatch, after=nodes)
+        with pytest.raises(ReplyLostError, match="down"):
+            blocking.perform(pipe(("SET", other, "1"), ("SET", moved, "1")))
 
 
 def test_redirection_to_an_unknown_node(
