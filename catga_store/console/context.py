@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any
 from typing import TypeAlias
 from typing import cast
@@ -49,7 +50,8 @@ class ConsoleContext:
             return body
 
         try:
-            return self.redact(type_name, body)
+            # A copy: what is edited is compared with the body, which must not have changed.
+            return self.redact(type_name, deepcopy(body))
         except Exception as error:  # noqa: BLE001  a function of the user may raise anything
             # Not the error itself: its text may hold what was to be hidden.
             _log.error("redact raised %s; the body is not shown", type(error).__name__)

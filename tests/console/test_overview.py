@@ -105,6 +105,9 @@ def test_an_open_overview_costs_at_most_two_requests_a_second(
     store: cs.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many readers it has: counted over three minutes of a clock that the test moves."""
+    for number in range(100):
+        store.create(cs.FlowSnapshot(f"parked-{number}", state={}, due_at=None))
+
     requests = 0
     run = store._driver.run
 
@@ -132,6 +135,9 @@ def test_an_open_overview_costs_at_most_two_requests_a_second(
             for _reader in range(2):
                 assert client.get("/overview.json").status_code == 200
 
+        document = client.get("/overview.json").json()
+        assert document["attention_found"] >= 60
+
     assert 0 < requests <= 2 * 180
 
 
@@ -144,6 +150,31 @@ def test_the_chart_counts_what_has_ended() -> None:
     assert [one.place for one in chart.columns] == [_SAMPLES - 3, _SAMPLES - 2, _SAMPLES - 1]
     assert (chart.columns[0].good, chart.columns[0].bad) == (75, 25)
     assert chart_of([]).columns == []
+
+
+def test_what_is_mended_needs_no_attention(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round looks at all live flows, a part at a time; what it does not find again is no longer shown."""
+    seconds = 0.0
+    monkeypatch.setattr(anyio, "current_time", lambda: seconds)
+    store = cs.MemoryStore(clock=clock)
+    for number in range(300):
+        due_at = None if number == 0 else clock.now + timedelta(days=1)
+        store.create(cs.FlowSnapshot(f"f-{number}", state={}, due_at=due_at))
+
+    with client_of(store) as client:
+        shown = []
+        for step in range(12):
+            seconds = step * 10.0
+            document = client.get("/overview.json").json()
+            shown.append((document["attention_found"], document["attention_complete"]))
+            if step == 5:
+                store.wake_flow("f-0")
+
+        assert shown[0][1] is False
+        assert (1, True) in shown
+        assert shown[-1] == (0, True)
 
 
 @pytest.mark.anyio

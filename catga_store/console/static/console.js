@@ -44,6 +44,10 @@
     source.addEventListener("trouble", (event) => {
       status.textContent = `The flow cannot be watched: ${JSON.parse(event.data).error}`;
     });
+    source.addEventListener("error", () => {
+      // The browser connects again by itself, unless it was refused.
+      if (source?.readyState === EventSource.CLOSED) status.textContent = "Not live: load the page again";
+    });
     source.addEventListener("open", () => document.documentElement.setAttribute("data-live", ""));
   }
 
@@ -53,6 +57,10 @@
     document.documentElement.removeAttribute("data-live");
   }
 
+  document.addEventListener("htmx:response:error", (event) => {
+    const code = event.detail?.ctx?.response?.raw?.status;
+    status.textContent = `The page could not be read again${code ? ` (HTTP ${code})` : ""}`;
+  });
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) {
       close();

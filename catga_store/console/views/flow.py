@@ -68,7 +68,8 @@ async def show(request: Request) -> Response:
     wait = await _wait_of(context, flow)
     progress = await context.store.list_for_each_progress(flow_id)
     parts = await context.store.list_parts(flow_id, after=query.get("after") or None, limit=_PARTS)
-    moments = await _timeline(context, flow)
+    before = query.get("before")
+    moments = await _timeline(context, flow, number(before, "before") if before else None)
     diagnosis = await context.store.diagnose(flow_id)
     state = context.shown(flow.type_name, flow.state)
     document: dict[str, Any] = flow_document(flow, wait, progress)
@@ -87,10 +88,14 @@ async def show(request: Request) -> Response:
         bars=[_bar(step, one) for step, one in progress.items()],
         compared=compared,
         ended=flow.status.is_terminal,
+        entries_cut=_ENTRIES
+        if any(one.document.get("sequence", 0) > _ENTRIES for one in moments)
+        else 0,
         moments=moments,
         next_parts=parts.cursor,
         note=query.get("note", ""),
         tree=tree(state),
+        older=versions[-1] if len(versions) == _VERSIONS and versions[-1] > 1 else None,
         versions=versions,
         wait=wait,
     )
@@ -149,9 +154,11 @@ class _Moment:
     body: Any = None
 
 
-async def _timeline(context: ConsoleContext, flow: FlowSnapshot[Any]) -> list[_Moment]:
+async def _timeline(
+    context: ConsoleContext, flow: FlowSnapshot[Any], before: int | None
+) -> list[_Moment]:
     """What the versions of a flow were and what its logs say, the newest first."""
-    versions = await context.store.list_versions(flow.flow_id, limit=_VERSIONS)
+    versions = await context.store.list_versions(flow.flow_id, before=before, limit=_VERSIONS)
     moments = [_Moment(one.updated_at, "version", version_document(one)) for one in versions]
     for log in _LOGS:
         for entry in await context.store.read_log(flow.flow_id, log, limit=_ENTRIES, reverse=True):

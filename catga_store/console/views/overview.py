@@ -30,10 +30,11 @@ __all__ = ["show"]
 
 _FRESH = 4.5
 """For how many seconds a look at the store serves every reader: less than a page waits between two."""
-_DIAGNOSED = 60.0
-"""For how many seconds what needs attention serves every reader."""
-_LOOKED_AT = 400
-"""How many flows are looked at for what needs attention; the page "Doctor" continues from there."""
+_LEAST, _MOST = 50, 400
+"""How many flows one look diagnoses; the next one continues behind them, and so on, round by round."""
+_FOUND_AT_ONCE = 20
+_DIAGNOSES_COST = 5
+"""The requests of one diagnosis, beside one for each flow that is never due."""
 _ATTENTION = 10
 _CLAIMS = 200
 _SAMPLES = 120
@@ -66,7 +67,49 @@ class _Look:
     stats: StoreStats
     owners: list[_Owner]
     more_owners: bool
-    attention: tuple[Diagnosis, ...]
+    attention: list[Diagnosis]
+    """The worst of what was found."""
+    found: int
+    is_complete: bool
+    """Whether every live flow was looked at since the page was opened first."""
+
+
+@define
+class _Rounds:
+    """What needs attention, looked for in rounds over all live flows, a part of them at a time."""
+
+    found: dict[str, tuple[int, Diagnosis]] = field(factory=dict[str, tuple[int, Diagnosis]])
+    """What was found in which round."""
+    number: int = 1
+    cursor: str | None = None
+    size: int = _LEAST
+    next_at: float = float("-inf")
+
+    async def look(self, store: AsyncStore, now: float) -> None:
+        """Look at the next flows, unless the last look has cost so much that it is too soon.
+
+        A look may cost a request for each flow, if all of them are never due. Its requests, as far as they
+        can be known, are spread to one a second.
+        """
+        if now < self.next_at:
+            return
+
+        page = await store.diagnose_all(limit=_FOUND_AT_ONCE, most=self.size, cursor=self.cursor)
+        for one in page:
+            self.found[one.flow_id] = (self.number, one)
+
+        is_full = len(page) == _FOUND_AT_ONCE
+        self.next_at = now + _DIAGNOSES_COST + (self.size if is_full else len(page))
+        self.size = _LEAST if is_full else min(self.size * 2, _MOST)
+        self.cursor = page.cursor
+        if self.cursor is None:  # what was not found again is well, or gone
+            self.found = {name: one for name, one in self.found.items() if one[0] == self.number}
+            self.number += 1
+
+    def worst(self) -> list[Diagnosis]:
+        """Return what was found, the worst first."""
+        found = [one for _, one in self.found.values()]
+        return sorted(found, key=lambda one: one.severity != "problem")
 
 
 @define
@@ -78,8 +121,7 @@ class _Looks:
 
     last: _Look | None = None
     at: float = 0.0
-    attention: tuple[Diagnosis, ...] = ()
-    diagnosed: float = float("-inf")
+    rounds: _Rounds = field(factory=_Rounds)
     samples: deque[_Sample] = field(factory=lambda: deque[_Sample](maxlen=_SAMPLES))
     lock: anyio.Lock = field(factory=anyio.Lock)
 
@@ -90,13 +132,17 @@ class _Looks:
             if self.last is None or now - self.at >= _FRESH:
                 stats = await store.stats()
                 claimed = await store.query_due(only="claimed", limit=_CLAIMS)
-                if now - self.diagnosed >= _DIAGNOSED:
-                    found = await store.diagnose_all(limit=_ATTENTION, most=_LOOKED_AT)
-                    self.attention, self.diagnosed = found.items, now
-
-                owners = _owners(claimed.items)
-                more = claimed.cursor is not None
-                self.last, self.at = _Look(stats, owners, more, self.attention), now
+                await self.rounds.look(store, now)
+                worst = self.rounds.worst()
+                self.last = _Look(
+                    stats,
+                    _owners(claimed.items),
+                    claimed.cursor is not None,
+                    worst[:_ATTENTION],
+                    len(worst),
+                    self.rounds.number > 1,
+                )
+                self.at = now
                 self.samples.append(_sample(stats))
 
             return self.last
@@ -184,6 +230,8 @@ async def show(request: Request) -> Response:
             for one in look.owners
         ],
         "attention": [diagnosis_document(one) for one in look.attention],
+        "attention_found": look.found,
+        "attention_complete": look.is_complete,
     }
     return reply(
         request,
