@@ -1,11 +1,13 @@
-"""CatgaSaver beside LangGraph's SqliteSaver, in one run, with the same durability.
+"""CatgaSaver beside other savers of LangGraph, in one run, with the same durability.
 
     pip install 'catga_store[langgraph]' langgraph-checkpoint-sqlite rich
-    python benchmarks/langgraph_saver.py [--directory DIR] [--calls N]
+    pip install langgraph-checkpoint-plainredis  # for --redis
+    python benchmarks/langgraph_saver.py [--directory DIR] [--redis URL] [--calls N]
 
-Both keep a WAL file and sync it at each commit (`synchronous=FULL`). The calls alternate, so that both
-see the same disk. What they keep is not the same: CatgaSaver checks in each commit that the thread is
-where the run has read it, SqliteSaver checks nothing.
+Beside SqliteSaver both keep a WAL file and sync it at each commit (`synchronous=FULL`). With `--redis` it
+is RedisSaver of langgraph-checkpoint-plainredis on an empty database of the same server. The calls
+alternate, so that both see the same disk. What they keep is not the same: CatgaSaver checks in each commit
+that the thread is where the run has read it, the others check nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import redis
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -56,12 +59,13 @@ class Thread:
         """Return a put of the next checkpoint."""
         checkpoint = empty_checkpoint()
         checkpoint["channel_values"] = {"messages": self.text, "step": self.step}
-        checkpoint["channel_versions"] = {"messages": "1", "step": str(self.step)}
+        versions: Any = {"messages": str(self.step), "step": str(self.step)}
+        checkpoint["channel_versions"] = versions
         metadata: Any = {"source": "loop", "step": self.step, "parents": {}}
         self.step += 1
 
         def call() -> None:
-            self.newest = self.saver.put(self.newest, checkpoint, metadata, {})
+            self.newest = self.saver.put(self.newest, checkpoint, metadata, versions)
 
         return call
 
@@ -108,66 +112,90 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, default=None, help="where the files are made")
+    parser.add_argument("--redis", metavar="URL", default=None, help="beside plainredis, there")
     parser.add_argument("--calls", type=int, default=1000)
     options = parser.parse_args()
 
-    table = Table(title="LangGraph savers on SQLite, p50 in µs", title_justify="left")
-    for column in ("operation", "state", "CatgaSaver", "SqliteSaver", "ratio"):
+    peer = "SqliteSaver" if options.redis is None else "plainredis"
+    table = Table(title=f"CatgaSaver and {peer}, p50 in µs", title_justify="left")
+    for column in ("operation", "state", "CatgaSaver", peer, "ratio"):
         table.add_column(column, justify="left" if column == "operation" else "right")
 
-    with tempfile.TemporaryDirectory(dir=options.directory) as name:
-        directory = Path(name)
-        store = cs.open_store(f"sqlite:///{directory / 'catga.db'}")
-        connection = sqlite3.connect(directory / "langgraph.db", check_same_thread=False)
-        connection.execute("PRAGMA synchronous=FULL")
-        ours, theirs = CatgaSaver(store), SqliteSaver(connection)
-        theirs.setup()
-
-        for kib in (1, 32):
-            a, b = Thread(ours, f"t{kib}", kib), Thread(theirs, f"t{kib}", kib)
-            rows = beside(
-                {
-                    "put": (a.put, b.put),
-                    "get_tuple": (a.get_tuple, b.get_tuple),
-                    "put_writes": (a.put_writes, b.put_writes),
-                    "put after writes": (a.put, b.put),
-                },
-                options.calls,
-            )
-            a.put_writes()()
-            b.put_writes()()
-            rows |= beside({"get_tuple, with writes": (a.get_tuple, b.get_tuple)}, options.calls)
-            for operation, (mine, peer) in rows.items():
-                table.add_row(
-                    operation, f"{kib} KiB", f"{mine:.0f}", f"{peer:.0f}", f"{mine / peer:.2f}"
-                )
-
-        filled(ours, "template", DELETED)
-        filled(theirs, "template", DELETED)
-        times: dict[str, list[float]] = {"ours": [], "theirs": []}
-        for number in range(ROUNDS):
-            ours.copy_thread("template", f"d{number}")
-            for statement in COPY:
-                connection.execute(statement, (f"d{number}",))
-
-            connection.commit()
-            for key, saver in (("ours", ours), ("theirs", theirs)):
-                start = time.perf_counter()
-                saver.delete_thread(f"d{number}")
-                times[key].append(time.perf_counter() - start)
-
-        mine, peer = (median(one) * 1e6 for one in times.values())
-        table.add_row(
-            f"delete_thread of {DELETED}",
-            "1 KiB",
-            f"{mine:.0f}",
-            f"{peer:.0f}",
-            f"{mine / peer:.2f}",
-        )
-        store.close()
-        connection.close()
+    if options.redis is None:
+        with tempfile.TemporaryDirectory(dir=options.directory) as name:
+            on_sqlite(Path(name), table, options.calls)
+    else:
+        on_redis(options.redis, table, options.calls)
 
     Console().print(table)
+
+
+def compare(table: Table, ours: Any, theirs: Any, calls: int) -> None:
+    """Time the calls of a run, with two sizes of state."""
+    for kib in (1, 32):
+        a, b = Thread(ours, f"t{kib}", kib), Thread(theirs, f"t{kib}", kib)
+        rows = beside(
+            {
+                "put": (a.put, b.put),
+                "get_tuple": (a.get_tuple, b.get_tuple),
+                "put_writes": (a.put_writes, b.put_writes),
+                "put after writes": (a.put, b.put),
+            },
+            calls,
+        )
+        a.put_writes()()
+        b.put_writes()()
+        rows |= beside({"get_tuple, with writes": (a.get_tuple, b.get_tuple)}, calls)
+        for operation, (mine, peer) in rows.items():
+            table.add_row(
+                operation, f"{kib} KiB", f"{mine:.0f}", f"{peer:.0f}", f"{mine / peer:.2f}"
+            )
+
+
+def on_redis(url: str, table: Table, calls: int) -> None:
+    """Both on one server, whose database must be empty."""
+    from langgraph_checkpoint_plainredis import RedisSaver  # noqa: PLC0415  only for this
+
+    with redis.Redis.from_url(url) as client, cs.open_store(url) as store:
+        if client.dbsize():
+            raise SystemExit(f"{url} is not empty")
+
+        compare(table, CatgaSaver(store), RedisSaver(client), calls)
+        client.flushdb()
+
+
+def on_sqlite(directory: Path, table: Table, calls: int) -> None:
+    """Each in a file of its own in one directory."""
+    store = cs.open_store(f"sqlite:///{directory / 'catga.db'}")
+    connection = sqlite3.connect(directory / "langgraph.db", check_same_thread=False)
+    connection.execute("PRAGMA synchronous=FULL")
+    ours, theirs = CatgaSaver(store), SqliteSaver(connection)
+    theirs.setup()
+    compare(table, ours, theirs, calls)
+    filled(ours, "template", DELETED)
+    filled(theirs, "template", DELETED)
+    times: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for number in range(ROUNDS):
+        ours.copy_thread("template", f"d{number}")
+        for statement in COPY:
+            connection.execute(statement, (f"d{number}",))
+
+        connection.commit()
+        for key, saver in (("ours", ours), ("theirs", theirs)):
+            start = time.perf_counter()
+            saver.delete_thread(f"d{number}")
+            times[key].append(time.perf_counter() - start)
+
+    mine, peer = (median(one) * 1e6 for one in times.values())
+    table.add_row(
+        f"delete_thread of {DELETED}",
+        "1 KiB",
+        f"{mine:.0f}",
+        f"{peer:.0f}",
+        f"{mine / peer:.2f}",
+    )
+    store.close()
+    connection.close()
 
 
 if __name__ == "__main__":
