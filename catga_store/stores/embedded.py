@@ -29,6 +29,7 @@ from catga_store.protocol.failures import uncertain
 from catga_store.protocol.hints import hints_of_commit
 from catga_store.protocol.hints import hints_of_extension
 from catga_store.protocol.keys import FLOW
+from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import part_key
@@ -66,6 +67,8 @@ __all__ = ["EmbeddedProtocol"]
 LAYOUT = 2
 """The version of what a store keeps, and where."""
 
+_BY_ONE = FLOW, PART
+"""Kinds of records that stores read with one statement each."""
 _TRIES = 4
 _PAUSE_SECONDS = 0.01
 
@@ -120,7 +123,7 @@ class EmbeddedProtocol:
         call = Call(
             lambda tables: rules.read(tables, request),
             writes=False,
-            single=len(request.keys) == 1 and request.keys[0].kind == FLOW,
+            single=len(request.keys) == 1 and request.keys[0].kind in _BY_ONE,
             request=request,
         )
         try:

@@ -12,6 +12,14 @@ import pytest
 from marks import ONE_STORE
 
 import catga_store as cs
+from catga_store.protocol.conversation import ask
+from catga_store.protocol.keys import counter_key
+from catga_store.protocol.keys import entry_key
+from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import ANY
+from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Put
 from catga_store.testing.clock import ManualClock
 
 
@@ -357,3 +365,20 @@ def test_a_log_that_is_copied_while_it_is_appended_to(store: cs.Store) -> None:
     after = store.read_log("f", limit=1000)
     assert after[:-1] == before
     assert after[-1].body == "next"
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_two_entries_of_one_key(store: cs.Store, order: tuple[int, int]) -> None:
+    """Only a copy can bring them. The first has the key, and with that entry the key goes."""
+    for sequence in order:
+        entry, counter = entry_key("f", "log", sequence), counter_key("f", "log")
+        head = Head(1, 0, 1, 1, "bytes", 1, "k")
+        puts = Put(entry, head, b"copied", None), Put(counter, Head(2, 0, 1, 1), b"", ANY)
+        store._run(ask(Commit(new_commit_id(), 1, puts, None)))
+
+    assert store.append("f", b"again", key="k").sequence == 1
+    assert store.trim_log("f", before=2) == 1
+    assert sequences(store.read_log("f")) == [2]
+    new = store.append("f", b"new", key="k")
+    assert not new.duplicate
+    assert store.append("f", b"again", key="k").sequence == new.sequence

@@ -92,6 +92,10 @@ class Tables(Protocol):
         """Remove a flow, a progress record or a part."""
         ...
 
+    def part(self, key: Key, now_ms: int) -> Record | None:
+        """Return a part, unless its flow has expired."""
+        ...
+
     def parts(self, wanted: Parts) -> list[ListedPart]:
         """Return a page of parts, in order, without the counters of logs; none if their flow has expired."""
         ...

@@ -328,13 +328,20 @@ class MemoryTables:
 
         parts.write(key.name, head, body)
 
+    def part(self, key: Key, now_ms: int) -> Record | None:
+        return None if self._has_left(key.id, now_ms) else self._part(key)
+
     def parts(self, wanted: Parts) -> list[ListedPart]:
         parts = self._parts.get(wanted.flow_id)
-        flow = self.head(flow_key(wanted.flow_id))
-        if parts is None or (flow is not None and has_expired(flow, wanted.now_ms)):
+        if parts is None or self._has_left(wanted.flow_id, wanted.now_ms):
             return []
 
         return parts.listed(wanted)
+
+    def _has_left(self, flow_id: str, now_ms: int) -> bool:
+        """Whether there is a flow that has expired, so that its parts are absent."""
+        flow = self.head(flow_key(flow_id))
+        return flow is not None and has_expired(flow, now_ms)
 
     def entry(self, flow_id: str, log: str, key: str) -> int | None:
         parts = self._parts.get(flow_id)

@@ -268,9 +268,15 @@ class NatsTables:
 
     # parts ----------------------------------------------------------------------------------------
 
+    def part(self, key: Key, now_ms: int) -> Record | None:
+        return None if self._has_left(key.id, now_ms) else self.record(key)
+
+    def _has_left(self, flow_id: str, now_ms: int) -> bool:
+        flow = self.head(flow_key(flow_id))
+        return flow is not None and has_expired(flow, now_ms)
+
     def parts(self, wanted: Parts) -> list[ListedPart]:
-        flow = self.head(flow_key(wanted.flow_id))
-        if flow is not None and has_expired(flow, wanted.now_ms):
+        if self._has_left(wanted.flow_id, wanted.now_ms):
             return []
 
         rows = self.parts_of_flows.listed(wanted)

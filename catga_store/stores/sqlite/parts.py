@@ -14,6 +14,7 @@ from typing import Any
 from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import SEQUENCE_DIGITS
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import entry_key as key_of_entry
 from catga_store.protocol.keys import log_of
 from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import Head
@@ -47,7 +48,7 @@ CREATE TABLE catga_parts (
   PRIMARY KEY (life, name)
 )
 """,
-    # `log` is set on an entry that has a key, which is its `position`.
+    # `log` is set on the first entry that has a key, which is its `position`.
     "CREATE INDEX catga_parts_key ON catga_parts (life, log, position, name) WHERE log IS NOT NULL",
     "CREATE INDEX catga_lives_gone ON catga_lives (life) WHERE id IS NULL",
     "CREATE INDEX catga_lives_expires ON catga_lives (expires_ms) WHERE expires_ms IS NOT NULL",
@@ -61,6 +62,7 @@ _LIVING = (
     " (SELECT 1 FROM catga_flows WHERE id = ? AND step = 0 AND expires_ms <= ?))"
 )
 """The same, if the flow has not expired; in one statement, because a second one needs a snapshot."""
+_READ_LIVING = f"SELECT {HEAD}, body FROM catga_parts WHERE life = {_LIVING} AND name = ?"  # noqa: S608  ours
 _READ_HEAD = f"SELECT {HEAD} FROM catga_parts WHERE life = {_LIFE} AND name = ?"  # noqa: S608  ours
 _READ = f"SELECT {HEAD}, body FROM catga_parts WHERE life = {_LIFE} AND name = ?"  # noqa: S608  ours
 _INSERT = (
@@ -106,6 +108,12 @@ class SQLiteParts:
         row = self._execute(_READ, (key.id.encode(), key.name.encode())).fetchone()
         return None if row is None else Record(read_head(key, row), row[16])
 
+    def living(self, key: Key, now_ms: int) -> Record | None:
+        """Return a part, unless its flow has expired."""
+        flow_id = key.id.encode()
+        row = self._execute(_READ_LIVING, (flow_id, flow_id, now_ms, key.name.encode())).fetchone()
+        return None if row is None else Record(read_head(key, row), row[16])
+
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
         """Insert or replace a part."""
         flow_id, name = key.id.encode(), key.name.encode()
@@ -114,10 +122,32 @@ class SQLiteParts:
             self._execute(_UPDATE, (*values, body, flow_id, name))
             return
 
-        logged = log_of(key) if head.position else None
-        log = None if logged is None else logged[0].encode()
+        log = self._log_of(key, head.position) if head.position else None
         self._execute("INSERT OR IGNORE INTO catga_lives (id) VALUES (?)", (flow_id,))
         self._execute(_INSERT, (flow_id, name, *values, log, body))
+
+    def _log_of(self, key: Key, entry_key: str) -> bytes | None:
+        """Return the log of a new entry; `None` if one before it has the same key, which only a copy can bring.
+
+        The first of these entries has the key, on every store, and with that entry the key goes.
+        """
+        logged = log_of(key)
+        if logged is None:
+            return None
+
+        log, sequence = logged
+        first = self.entry(key.id, log, entry_key)
+        if first is not None and first < sequence:
+            return None
+
+        if first is not None:
+            name = key_of_entry(key.id, log, first).name.encode()
+            self._execute(
+                f"UPDATE catga_parts SET log = NULL WHERE life = {_LIFE} AND name = ?",  # noqa: S608  ours
+                (key.id.encode(), name),
+            )
+
+        return log.encode()
 
     def remove(self, key: Key) -> None:
         """Remove a part."""

@@ -291,6 +291,9 @@ class SQLiteTables:
 
     # parts ----------------------------------------------------------------------------------------
 
+    def part(self, key: Key, now_ms: int) -> Record | None:
+        return self._parts.living(key, now_ms)
+
     def parts(self, wanted: Parts) -> list[ListedPart]:
         return self._parts.listed(wanted)
 

@@ -245,8 +245,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "parts-of-an-expired-flow-listed",
         "parts are listed although their flow has expired",
         "stores/memory/tables.py",
-        "(flow is not None and has_expired(flow, wanted.now_ms))",
-        "(flow is not None and has_expired(flow, 0))",
+        "self._has_left(wanted.flow_id, wanted.now_ms)",
+        "self._has_left(wanted.flow_id, 0)",
         PARTS,
     ),
     Mutant(
