@@ -13,6 +13,7 @@ from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,10 @@ def complete(path: str, number: int, total: int) -> list[int]:
 def append(url: str, number: int, times: int, keyed: bool) -> list[tuple[int, bool]]:
     """Append that many times, each twice under its key if it has one; return sequences and duplicates."""
     done: list[tuple[int, bool]] = []
-    with cs.open_store(url) as store:
+    patient = timedelta(
+        minutes=2
+    )  # of eight writers on NATS one may lose for long on a busy machine
+    with cs.open_store(url, timeout=patient) as store:
         for entry in range(times):
             for _ in range(2 if keyed else 1):
                 key = f"{number}/{entry}" if keyed else None
