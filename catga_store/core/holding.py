@@ -27,14 +27,34 @@ from catga_store.model.times import span_ms
 from catga_store.protocol.conversation import Await
 from catga_store.protocol.conversation import Conversation
 
-__all__ = ["BaseHolding", "Holding", "keep"]
+__all__ = ["LONGEST_DOUBT", "PARTS", "BaseHolding", "Doubt", "Holding", "keep"]
 
 _log = logging.getLogger(__name__)
 
-_PARTS = 3
+PARTS = 3
 """A lease is extended that often before it would end."""
-_LONGEST_DOUBT = 0.5
+LONGEST_DOUBT = 0.5
 """For how many seconds a refused extension may be explained by a commit of the owner under way."""
+
+
+class Doubt:
+    """Whether a claim is lost whose extension was refused.
+
+    One refusal does not say that: the owner itself may be about to end the claim, and not know yet that
+    it has. A claim that the owner still believes in is lost when it is refused again.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+
+    def refused(self) -> bool:
+        """Note a refusal; whether the claim is lost."""
+        is_second, self.is_open = self.is_open, True
+        return is_second
+
+    def over(self) -> None:
+        """Note that the claim was extended."""
+        self.is_open = False
 
 
 class Rhythm:
@@ -148,9 +168,9 @@ def keep(
     A store that cannot be reached is asked again until it can: the claim stands until another
     worker takes the flow.
     """
-    claim = claims.claim_of(flow)
+    claim, doubt = claims.claim_of(flow), Doubt()
     seconds = (claim.lease_ms if lease is None else span_ms(lease, "a lease")) / 1000
-    pause = seconds / _PARTS
+    pause = seconds / PARTS
 
     while True:
         rhythm.rest(pause)
@@ -162,17 +182,15 @@ def keep(
             yield from claims.extend(context, flow, lease)
         except (StoreUnavailableError, CommitUncertainError) as error:
             _log.warning("the claim on %s could not be extended: %s", flow.key, error)
-            pause = min(seconds / _PARTS / _PARTS, 1.0)
+            pause = min(seconds / PARTS / PARTS, 1.0)
         except ClaimLostError:
-            # The owner itself may be about to end the claim, and not know yet that it has.
-            rhythm.rest(min(seconds / _PARTS, _LONGEST_DOUBT))
-            yield Await(rhythm)
-            if rhythm.has_stopped() or not _is_held(flow, claim):
-                return
+            if doubt.refused():
+                raise
 
-            raise
+            pause = min(seconds / PARTS, LONGEST_DOUBT)
         else:
-            pause = seconds / _PARTS
+            doubt.over()
+            pause = seconds / PARTS
 
 
 def _is_held(flow: FlowSnapshot[Any], claim: Claim) -> bool:

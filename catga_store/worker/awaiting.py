@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Generator
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from catga_store.aio import AsyncStore
+from catga_store.core.holding import LONGEST_DOUBT
+from catga_store.core.holding import PARTS
 from catga_store.model.flows import FlowSnapshot
 from catga_store.worker.base import BaseWorker
 from catga_store.worker.base import check_store
@@ -25,12 +28,13 @@ from catga_store.worker.policy import Retry
 from catga_store.worker.runs import AsyncRun
 from catga_store.worker.steps import OUTAGES
 from catga_store.worker.steps import CallHandler
+from catga_store.worker.steps import Enter
 from catga_store.worker.steps import Nap
 from catga_store.worker.steps import Steps
 from catga_store.worker.steps import StoppedError
 from catga_store.worker.steps import back_off
 from catga_store.worker.steps import execute
-from catga_store.worker.steps import extend
+from catga_store.worker.steps import extend_all
 from catga_store.worker.steps import settle_error
 from catga_store.worker.stopping import SIGNALS
 
@@ -39,10 +43,6 @@ __all__ = ["AsyncWorker"]
 S = TypeVar("S")
 Handled: TypeAlias = Callable[[AsyncRun[S]], Awaitable[None]]
 Failed: TypeAlias = Callable[[AsyncRun[Any], Exception], Awaitable[None]]
-
-_MOST_PARTS = 3
-"""A lease is extended that often before it would end."""
-_LAST_WRITES_SECONDS = 10.0
 
 
 class AsyncWorker(BaseWorker):
@@ -284,7 +284,7 @@ class AsyncWorker(BaseWorker):
                 "a run ended unexpectedly; its flow is due again when its lease ends"
             )
 
-    async def _perform(self, steps: Steps) -> None:
+    async def _perform(self, steps: Generator[Any, Any, Any]) -> Any:
         step: Callable[[Any], Any] = steps.send
         argument: Any = None
         try:
@@ -294,6 +294,9 @@ class AsyncWorker(BaseWorker):
                     argument = None
                     if isinstance(asked, CallHandler):
                         await self._invoke(asked)
+                    elif isinstance(asked, Enter):
+                        if not self._may_enter(asked, 0.0):
+                            await self._enter(asked)
                     elif isinstance(asked, Nap):
                         await self._nap(asked.seconds)
                     else:
@@ -304,8 +307,24 @@ class AsyncWorker(BaseWorker):
                     step = steps.send
                 except Exception as error:  # noqa: BLE001  the steps decide
                     step, argument = steps.throw, error
-        except StopIteration:
-            pass
+        except StopIteration as end:
+            return end.value
+
+    async def _enter(self, asked: Enter) -> None:
+        began = time.monotonic()
+        self._gate.want(asked.alone)
+        try:
+            while not self._may_enter(asked, time.monotonic() - began):
+                await self._wait_for_change(0.5)
+        except anyio.get_cancelled_exc_class():
+            raise StoppedError from None  # as when a handler is cancelled so
+        finally:
+            self._gate.want(-asked.alone)
+
+    def leave(self, flight: Flight) -> None:
+        """Let others run that wait for this handler to end; nothing if it did not begin."""
+        if self._leave(flight):
+            self._notify()
 
     async def _nap(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -342,14 +361,11 @@ class AsyncWorker(BaseWorker):
 
     async def _keep(self) -> None:
         """Extend the claims of what is under way, every third of a lease."""
-        pause = self._lease.total_seconds() / _MOST_PARTS
+        pause = self._lease.total_seconds() / PARTS
         in_doubt = False
         while True:
-            await anyio.sleep(min(pause, 0.5) if in_doubt else pause)
-            in_doubt = False
-            for flight in list(self._flights):
-                await self._perform(extend(self, flight))
-                in_doubt |= flight.in_doubt and not flight.lost
+            await anyio.sleep(min(pause, LONGEST_DOUBT) if in_doubt else pause)
+            in_doubt = await self._perform(extend_all(self, list(self._flights), pause))
 
     async def _drain(self) -> None:
         """Wait for what is under way, and cancel what does not end in time; that is given back."""

@@ -26,8 +26,12 @@ from catga_store.protocol.wakeups import Waiter
 from catga_store.worker.flights import Flight
 from catga_store.worker.flights import Handler
 from catga_store.worker.flights import Tally
+from catga_store.worker.gate import LONGEST_WAIT
+from catga_store.worker.gate import Gate
 from catga_store.worker.policy import Retry
 from catga_store.worker.runs import BaseRun
+from catga_store.worker.steps import Enter
+from catga_store.worker.steps import StoppedError
 
 __all__ = ["BaseWorker", "check_plain", "check_store"]
 
@@ -78,6 +82,7 @@ class BaseWorker:
         self._handlers: dict[str, Handler] = {}
         self._types: list[Any] = []
         self._flights: set[Flight] = set()
+        self._gate = Gate()
         self._is_running = False
         self._is_stopping = False
         self._waiter: Waiter | None = None
@@ -90,6 +95,26 @@ class BaseWorker:
     def is_over(self) -> bool:
         """Whether it stops at once: what cannot be written now is left to the end of its lease."""
         raise NotImplementedError
+
+    def leave(self, flight: Flight) -> None:
+        """Let others run that wait for this handler to end; nothing if it did not begin."""
+        raise NotImplementedError
+
+    def _leave(self, flight: Flight) -> bool:
+        was_inside, flight.is_inside = flight.is_inside, False
+        if was_inside:
+            self._gate.leave()
+
+        return was_inside
+
+    def _may_enter(self, asked: Enter, waited: float) -> bool:
+        """Whether a handler may begin; raises `StoppedError` when the worker stops before."""
+        if self._is_stopping and waited:
+            raise StoppedError
+
+        impatient = waited >= LONGEST_WAIT
+        asked.flight.is_inside = self._gate.enter(alone=asked.alone, impatient=impatient)
+        return asked.flight.is_inside
 
     # handlers -------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Generator
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,8 @@ from typing import TypeAlias
 from typing import TypeVar
 from typing import overload
 
+from catga_store.core.holding import LONGEST_DOUBT
+from catga_store.core.holding import PARTS
 from catga_store.store import Store
 from catga_store.worker.base import BaseWorker
 from catga_store.worker.base import check_plain
@@ -22,12 +25,12 @@ from catga_store.worker.policy import Retry
 from catga_store.worker.runs import Run
 from catga_store.worker.steps import OUTAGES
 from catga_store.worker.steps import CallHandler
+from catga_store.worker.steps import Enter
 from catga_store.worker.steps import Nap
-from catga_store.worker.steps import Steps
 from catga_store.worker.steps import StoppedError
 from catga_store.worker.steps import back_off
 from catga_store.worker.steps import execute
-from catga_store.worker.steps import extend
+from catga_store.worker.steps import extend_all
 from catga_store.worker.steps import settle_error
 from catga_store.worker.stopping import signals_to
 
@@ -37,8 +40,6 @@ S = TypeVar("S")
 Handled: TypeAlias = Callable[[Run[S]], None]
 Failed: TypeAlias = Callable[[Run[Any], Exception], None]
 
-_MOST_PARTS = 3
-"""A lease is extended that often before it would end."""
 _LAST_WRITES_SECONDS = 10.0
 
 
@@ -274,16 +275,16 @@ class Worker(BaseWorker):
             self._changed.notify_all()
             return is_mine
 
-    def _drive(self, steps: Steps) -> None:
+    def _drive(self, steps: Generator[Any, Any, Any]) -> Any:
         """Run steps to their end; an error here would be one of this module, and must not end a thread."""
         try:
-            self._perform(steps)
+            return self._perform(steps)
         except Exception:
             self.log.exception(
                 "a run ended unexpectedly; its flow is due again when its lease ends"
             )
 
-    def _perform(self, steps: Steps) -> None:
+    def _perform(self, steps: Generator[Any, Any, Any]) -> Any:
         result: Any = None
         error: Exception | None = None
         try:
@@ -295,10 +296,34 @@ class Worker(BaseWorker):
                         self._invoke(asked)
                     except Exception as raised:  # noqa: BLE001  the steps decide
                         error = raised
+                elif isinstance(asked, Enter):
+                    try:
+                        self._enter(asked)
+                    except StoppedError as stopped:
+                        error = stopped
                 elif isinstance(asked, Nap):
                     self._over.wait(asked.seconds)
-        except StopIteration:
-            pass
+        except StopIteration as end:
+            return end.value
+
+    def _enter(self, asked: Enter) -> None:
+        began = time.monotonic()
+        with self._changed:
+            if self._may_enter(asked, 0.0):
+                return
+
+            self._gate.want(asked.alone)
+            try:
+                while not self._may_enter(asked, time.monotonic() - began):
+                    self._changed.wait(0.5)
+            finally:
+                self._gate.want(-asked.alone)
+
+    def leave(self, flight: Flight) -> None:
+        """Let others run that wait for this handler to end; nothing if it did not begin."""
+        with self._changed:
+            if self._leave(flight):
+                self._changed.notify_all()
 
     def _invoke(self, asked: CallHandler) -> None:
         more = () if asked.error is None else (asked.error,)
@@ -308,7 +333,7 @@ class Worker(BaseWorker):
 
     def _keep(self) -> None:
         """Extend the claims of what is under way, every third of a lease; look at time limits."""
-        pause = self._lease.total_seconds() / _MOST_PARTS
+        pause = self._lease.total_seconds() / PARTS
         extend_at = time.monotonic() + pause
         while not self._ended.wait(self._until_next(extend_at)):
             for flight in self._in_flight():
@@ -316,12 +341,8 @@ class Worker(BaseWorker):
                     self._give_up(flight, flight.limit_error())
 
             if time.monotonic() >= extend_at:
-                in_doubt = False
-                for flight in self._in_flight():
-                    self._drive(extend(self, flight))
-                    in_doubt |= flight.in_doubt and not flight.lost
-
-                extend_at = time.monotonic() + (min(pause, 0.5) if in_doubt else pause)
+                in_doubt = self._drive(extend_all(self, self._in_flight(), pause))
+                extend_at = time.monotonic() + (min(pause, LONGEST_DOUBT) if in_doubt else pause)
 
     def _in_flight(self) -> list[Flight]:
         with self._changed:
@@ -349,6 +370,7 @@ class Worker(BaseWorker):
         if flight.begin_settling():
             self._drive(settle_error(self, flight, error))
             flight.lose()
+            self.leave(flight)
             with self._changed:
                 self._flights.discard(flight)
                 if flight.thread in self._threads:

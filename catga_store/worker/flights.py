@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 from attrs import define
 from attrs import field
 
+from catga_store.core.holding import Doubt
 from catga_store.model.flows import FlowSnapshot
 from catga_store.worker import outcomes
 from catga_store.worker.policy import Retry
@@ -50,15 +52,18 @@ class Flight:
         self.began = outcomes.Began(flow.position, flow.status, flow.error, flow.status)
         self.began_at: datetime = datetime.max.replace(tzinfo=UTC)
         """By the clock of the store."""
-        self.in_doubt = False
-        """An extension was refused; the owner may be about to end the claim."""
+        self.doubt = Doubt()
+        """Whether the claim may be lost."""
+        self.is_inside = False
+        """Its handler runs; see `gate`."""
         self.is_stopped = False
         """The worker wants the handler to end: the run does not count."""
         self.thread: threading.Thread | None = None
         self.scope: CancelScope | None = None
         self._store = store
         self._kind = kind
-        self._started = time.monotonic()
+        self._claimed = time.monotonic()
+        self._started = math.inf
         self._is_settling = False
         self._lock = threading.Lock()
 
@@ -97,8 +102,13 @@ class Flight:
 
     @property
     def seconds(self) -> float:
-        """How long the handler has run."""
-        return time.monotonic() - self._started
+        """How long the handler has run; 0 if it has not begun."""
+        return max(time.monotonic() - self._started, 0.0)
+
+    @property
+    def age(self) -> float:
+        """How many seconds ago the flow was claimed."""
+        return time.monotonic() - self._claimed
 
     @property
     def is_late(self) -> bool:

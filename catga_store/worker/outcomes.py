@@ -8,6 +8,7 @@
 | it raises on the last attempt, or `GiveUp` | `FAILED`, `error`, an entry in the log `errors` |
 | it is stopped, or the store cannot be reached | one attempt less; due now, or a little later |
 | its claim is lost | nothing |
+| its process dies with others | at the next claim: one attempt less, and the flow runs alone |
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ __all__ = [
     "FlowNotMovedError",
     "attempt_of",
     "begin",
+    "discount",
     "end_in_order",
     "error_entry",
     "error_text",
@@ -42,6 +44,7 @@ __all__ = [
     "hand_back",
     "is_last",
     "let_go",
+    "note_alone",
     "poison_error",
     "retry_later",
     "unbegin",
@@ -53,7 +56,8 @@ ERRORS = "errors"
 _LONGEST_TEXT = 2000
 _LONGEST_TRACEBACK = 20_000
 _PACKAGE = str(Path(__file__).parent.parent)
-_OWN_ERROR = re.compile(r"attempt \d+ of \d+ at [\d/]+: ")
+_OWN_ERROR = re.compile(r"attempt (\d+) of \d+ at [\d/]+: ")
+_ALONE = ": it runs alone, because its process died or its claim was lost while other flows ran beside it"
 _BEGINS_TO_RUN = (FlowStatus.CREATED, FlowStatus.SUSPENDED)
 
 
@@ -138,6 +142,28 @@ def attempt_of(flow: FlowSnapshot[Any]) -> int:
 def is_last(attempt: int, retry: Retry) -> bool:
     """Whether there is no attempt after this one."""
     return attempt >= retry.attempts
+
+
+def discount(flow: FlowSnapshot[Any]) -> bool:
+    """Take back attempts of which nothing says how they ended; whether the flow is to run alone.
+
+    An attempt that raised, or that ran alone, is noted in the error. Of any other the process has died with
+    several flows, or the claim was lost.
+    """
+    noted = _OWN_ERROR.match(flow.error or "")
+    number = 0 if noted is None else int(noted[1])
+    if flow.attempts > number + 1:
+        flow.attempts = number + 1
+        return True
+
+    return noted is not None and _ALONE in noted.string
+
+
+def note_alone(flow: FlowSnapshot[Any], retry: Retry) -> None:
+    """Note that an attempt runs alone, before it does: if its process dies, it is counted."""
+    before = "" if flow.error is None else f"; the error before that was: {flow.error}"
+    text = f"attempt {flow.attempts} of {retry.attempts} at {flow.position}{_ALONE}"
+    flow.error = (text + before)[:_LONGEST_TEXT]
 
 
 def retry_later(

@@ -4,7 +4,8 @@ Each function is a generator over the public operations of a store. It yields wh
 with a `Store` that is the result, with an `AsyncStore` a coroutine. `drive` sends it back as it is, and
 `drive_async` awaits it first. So `flow = yield store.get("f")` is the flow on both.
 
-Two things are performed by the worker: `CallHandler` calls a handler, `Nap` sleeps.
+Three things are performed by the worker: `Enter` waits until a handler may run, `CallHandler` calls it,
+`Nap` sleeps.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from collections.abc import Generator
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from typing import Any
@@ -27,6 +30,7 @@ from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.times import NOW
+from catga_store.protocol.keys import partition_of
 from catga_store.worker import outcomes
 from catga_store.worker.policy import GiveUp
 from catga_store.worker.recurring import plan_next
@@ -39,11 +43,12 @@ if TYPE_CHECKING:
 __all__ = [
     "OUTAGES",
     "CallHandler",
+    "Enter",
     "Nap",
     "Steps",
     "StoppedError",
     "execute",
-    "extend",
+    "extend_all",
     "hand_back",
 ]
 
@@ -54,6 +59,8 @@ OUTAGES = (StoreUnavailableError, CommitUncertainError)
 """The errors of a store that cannot be reached, or was not for a moment."""
 
 _LONGEST_NAP = 5.0
+_MOST_TOGETHER = 100
+"""Claims that one commit extends."""
 _OUTAGE_DELAY = timedelta(seconds=1)
 """How much later a flow is due whose handler could not reach the store."""
 
@@ -73,6 +80,14 @@ class CallHandler:
 
 
 @frozen
+class Enter:
+    """Wait until a handler may run; with `alone`, until no other one of this worker does."""
+
+    flight: Flight
+    alone: bool
+
+
+@frozen
 class Nap:
     """Sleep for some seconds, or until the worker stops at once."""
 
@@ -88,6 +103,8 @@ def back_off(vain: int) -> float:
 def execute(worker: BaseWorker, flight: Flight) -> Steps:
     """Run the handler of a claimed flow, and write how that ended. Raises only what is fatal."""
     error: BaseException | None = None
+    # Alone is every flow of a worker that runs one at a time.
+    alone = worker.concurrency > 1 and outcomes.discount(flight.flow)
     if flight.flow.attempts > flight.handler.retry.attempts:
         flight.begin_settling()
         error = outcomes.poison_error(flight.flow, flight.handler.retry)
@@ -95,15 +112,7 @@ def execute(worker: BaseWorker, flight: Flight) -> Steps:
         yield from _fail(worker, flight, error)
         return
 
-    if flight.is_settling:
-        return  # it was given up before it began
-
-    flight.begin(worker.now())
-    try:
-        yield CallHandler(flight.handler.function, flight, flight.run)
-    except Exception as raised:  # noqa: BLE001  whatever a handler raises is written to its flow
-        error = raised
-
+    error = yield from _call(worker, flight, alone=alone)
     if not flight.begin_settling():
         return  # another thread has ended the run
 
@@ -122,6 +131,27 @@ def execute(worker: BaseWorker, flight: Flight) -> Steps:
     else:
         _discard(flight)
         yield from settle_error(worker, flight, error)
+
+
+def _call(
+    worker: BaseWorker, flight: Flight, *, alone: bool
+) -> Generator[Any, Any, BaseException | None]:
+    """Call the handler, unless the run was given up before; return what it raises."""
+    try:
+        yield Enter(flight, alone)
+        if alone and not flight.is_settling:
+            outcomes.note_alone(flight.flow, flight.handler.retry)
+            yield flight.session.commit(resolve=True)
+
+        if not flight.is_settling:
+            flight.begin(worker.now())
+            yield CallHandler(flight.handler.function, flight, flight.run)
+    except Exception as raised:  # noqa: BLE001  whatever a handler raises is written to its flow
+        return raised
+    else:
+        return None
+    finally:
+        worker.leave(flight)
 
 
 def _discard(flight: Flight) -> None:
@@ -269,21 +299,62 @@ def _write(worker: BaseWorker, flight: Flight, write: Write) -> Generator[Any, A
         vain += 1
 
 
-def extend(worker: BaseWorker, flight: Flight) -> Steps:
-    """Extend the claim of a run; notes when it is lost.
+def extend_all(
+    worker: BaseWorker, flights: Iterable[Flight], pause: float
+) -> Generator[Any, Any, bool]:
+    """Extend the claims of runs under way, in one commit for each partition; whether one is in doubt.
 
-    A refusal alone does not say that: the owner may be about to end the claim.
+    A claim that is younger than `pause` is left for the next time: most runs have ended by then.
     """
+    partitions = worker.store._context.settings.partitions
+    old: dict[int, list[Flight]] = {}
+    for flight in flights:
+        if flight.doubt.is_open or flight.age >= pause:
+            number = partition_of(flight.flow.flow_id, partitions)
+            old.setdefault(number, []).append(flight)
+
+    for some in old.values():
+        for start in range(0, len(some), _MOST_TOGETHER):
+            yield from _extend_together(worker, some[start : start + _MOST_TOGETHER])
+
+    return any(flight.doubt.is_open and not flight.lost for some in old.values() for flight in some)
+
+
+def _extend_together(worker: BaseWorker, flights: list[Flight]) -> Steps:
+    """One commit that checks the claims and renews them; one by one if that is refused."""
+    session = worker.store.session()
+    try:
+        for flight in flights:
+            with suppress(UsageError):  # the claim was ended through the object: the run is over
+                session.guard(flight.flow)
+
+        if len(flights) > 1:
+            yield session.commit(resolve=True)
+            for flight in flights:
+                flight.doubt.over()
+
+            return
+    except ConflictError:
+        pass
+    except OUTAGES as error:
+        worker.store_failed(error)
+        return
+    finally:
+        session.close()
+
+    for flight in flights:
+        yield from _extend(worker, flight)
+
+
+def _extend(worker: BaseWorker, flight: Flight) -> Steps:
     try:
         yield worker.store.extend(flight.flow)
     except (ClaimLostError, FlowNotFoundError):
-        if flight.in_doubt:
+        if flight.doubt.refused():
             flight.lose()
-
-        flight.in_doubt = True
     except OUTAGES as error:
         worker.store_failed(error)
     except UsageError:
-        pass  # the claim was ended through the object: the run is over
+        pass  # as above
     else:
-        flight.in_doubt = False
+        flight.doubt.over()

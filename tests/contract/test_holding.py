@@ -22,6 +22,7 @@ from waiting import until
 from waiting import until_async
 
 import catga_store as cs
+from catga_store.core.holding import Doubt
 from catga_store.testing.clock import ManualClock
 from catga_store.testing.faults import Faults
 
@@ -229,3 +230,12 @@ async def test_an_async_block_that_ends_its_claim(
         assert not held.lost
 
     assert threading.active_count() < 50
+
+
+def test_a_claim_is_lost_at_the_second_refusal() -> None:
+    """After the first one its owner may be about to end it; what was extended since is not in doubt."""
+    doubt = Doubt()
+    assert not doubt.refused()
+    assert doubt.refused()
+    doubt.over()
+    assert not doubt.refused()

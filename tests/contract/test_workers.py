@@ -22,6 +22,7 @@ from waiting import until
 from waiting import until_async
 
 import catga_store as cs
+from catga_store.worker.gate import Gate
 
 SOON = timedelta(milliseconds=50)
 AT_ONCE = timedelta(0)
@@ -211,6 +212,103 @@ def test_within_the_grace_a_handler_may_end(store: cs.Store) -> None:
     assert status_of(store) == "COMPLETED"
 
 
+def test_a_gate_lets_one_run_alone() -> None:
+    """It waits for those that run, and holds the others back until it has ended."""
+    gate = Gate()
+    assert gate.enter(alone=False)
+    assert not gate.enter(alone=True)
+    gate.want(1)
+    assert not gate.enter(alone=False)
+    gate.leave()
+    assert gate.enter(alone=True)
+    gate.want(-1)
+    assert not gate.enter(alone=False)
+    assert not gate.enter(alone=True, impatient=True)
+    gate.leave()
+    assert gate.enter(alone=False)
+
+
+def test_a_gate_does_not_wait_for_long_handlers() -> None:
+    """A flow that has waited long enough runs beside others, and is not in their way."""
+    gate = Gate()
+    assert gate.enter(alone=False)
+    assert gate.enter(alone=True, impatient=True)
+    assert gate.enter(alone=False)
+    for _ in range(3):
+        gate.leave()
+
+    assert gate.enter(alone=True)
+
+
+@ONE_STORE
+def test_a_flow_that_may_have_killed_its_process_runs_alone(store: cs.Store) -> None:
+    """Others run before it and after it, not beside it."""
+    for number in range(6):
+        store.create(cs.FlowSnapshot(f"o-{number}", state=Order()))
+
+    died = store.claim("o-0", Order, lease=SOON)
+    until(lambda: len(store.query_due(only="expired")) == 1)
+    del died
+    worker = cs.Worker(store, concurrency=4)
+    running_now: list[str] = []
+    beside: list[int] = []
+
+    @worker.handles(Order)
+    def handle(run: cs.Run[Order]) -> None:
+        running_now.append(run.flow.flow_id)
+        for _ in range(20):
+            if "o-0" in running_now:
+                beside.append(len(running_now))
+
+            store.get("o-0")
+
+        running_now.remove(run.flow.flow_id)
+        run.complete()
+
+    with running(worker):
+        until(lambda: store.count_flows(status=cs.FlowStatus.COMPLETED) == 6)
+
+    assert set(beside) == {1}
+
+
+@ONE_STORE
+@pytest.mark.anyio
+async def test_an_async_flow_that_may_have_killed_its_process_runs_alone(
+    astore: cs.AsyncStore,
+) -> None:
+    """The same in tasks."""
+    for number in range(6):
+        await astore.create(cs.FlowSnapshot(f"o-{number}", state=Order()))
+
+    died = await astore.claim("o-0", Order, lease=SOON)
+    while not len(await astore.query_due(only="expired")):
+        await anyio.lowlevel.checkpoint()
+
+    del died
+    worker = cs.AsyncWorker(astore, concurrency=4)
+    running_now: set[str] = set()
+    beside: dict[str, int] = {}
+
+    @worker.handles(Order)
+    async def handle(run: cs.AsyncRun[Order]) -> None:
+        running_now.add(run.flow.flow_id)
+        for _ in range(5):
+            beside[run.flow.flow_id] = max(beside.get(run.flow.flow_id, 0), len(running_now))
+            await anyio.lowlevel.checkpoint()
+
+        running_now.remove(run.flow.flow_id)
+        run.complete()
+
+    with anyio.fail_after(LONG):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await until_async(lambda: worker.tally.runs["ok"] == 6)
+            worker.stop()
+
+    assert beside["o-0"] == 1
+    assert max(beside.values()) > 1
+
+
 @ONE_STORE
 def test_claims_are_extended_while_a_handler_runs(store: cs.Store) -> None:
     """A handler may take many times its lease; no other worker gets its flow."""
@@ -236,6 +334,45 @@ def test_claims_are_extended_while_a_handler_runs(store: cs.Store) -> None:
 
     assert ends == [[]]
     assert status_of(store) == "COMPLETED"
+
+
+def test_claims_are_extended_together(store: cs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One commit renews those of several long runs; if one of them is lost, the others are renewed."""
+    worker = cs.Worker(store, lease=timedelta(milliseconds=600))
+    may_end = threading.Event()
+    alone: list[str] = []
+    one_by_one = store.extend
+
+    def extend(flow: cs.FlowSnapshot[Any], lease: timedelta | None = None) -> None:
+        alone.append(flow.flow_id)
+        one_by_one(flow, lease)
+
+    monkeypatch.setattr(store, "extend", extend)
+
+    @worker.handles(Order)
+    def handle(run: cs.Run[Order]) -> None:
+        until(lambda: run.lost or may_end.is_set())
+        run.complete()
+
+    for number in range(3):
+        store.create(cs.FlowSnapshot(f"o-{number}", state=Order()))
+
+    def ends() -> list[Any]:
+        return [store.get_one(f"o-{number}").due_at for number in range(3)]
+
+    with running(worker):
+        until(lambda: worker.in_flight == 3)
+        first = ends()
+        until(lambda: all(now > then for now, then in zip(ends(), first, strict=True)))
+        assert alone == []
+        store.delete("o-0")
+        until(lambda: worker.tally.runs["lost"] == 1)
+        after = store.get_one("o-1").due_at
+        assert after is not None
+        until(lambda: (store.get_one("o-1").due_at or after) > after)
+        may_end.set()
+
+    assert store.count_flows(status=cs.FlowStatus.COMPLETED) == 2
 
 
 @ONE_STORE

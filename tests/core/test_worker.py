@@ -5,6 +5,7 @@ Everything runs by `run_until_idle`, in the thread of the test, on a clock that 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
@@ -473,16 +474,19 @@ def test_on_failure_that_raises_loses_its_changes(store: cs.Store, worker: cs.Wo
 # crashes --------------------------------------------------------------------------------------------
 
 
-def test_poison_is_failed_without_running_again(
-    store: cs.Store, worker: cs.Worker, clock: ManualClock
-) -> None:
-    """A flow whose workers died as often as it may be attempted is not handed to a handler."""
-    create(store)
-    for _ in range(3):
+def die(store: cs.Store, clock: ManualClock, times: int) -> None:
+    """Claim the flow as workers do that die in it."""
+    for _ in range(times):
         (dead,) = store.claim_due(Order, lease=SECOND)
         clock.advance(2 * SECOND)
         del dead
 
+
+def test_poison_is_failed_without_running_again(store: cs.Store, clock: ManualClock) -> None:
+    """A flow whose workers died as often as it may be attempted is not handed to a handler."""
+    worker = cs.Worker(store, concurrency=1, retry=NEVER_LATER)
+    create(store)
+    die(store, clock, 3)
     ran: list[str] = []
 
     @worker.handles(Order)
@@ -496,6 +500,76 @@ def test_poison_is_failed_without_running_again(
     assert order.error is not None
     assert order.error.startswith("not run again: 3 of 3 attempts at 0 ended without a result")
     assert len(errors(store)) == 1
+
+
+def test_the_death_of_a_process_is_not_counted_against_its_neighbours(
+    store: cs.Store, clock: ManualClock
+) -> None:
+    """Any of the flows in it may have been the cause. Even the last attempt is not lost by that."""
+    worker = cs.Worker(store, retry=cs.Retry(attempts=1))
+    create(store)
+    die(store, clock, 1)
+    seen: list[tuple[int, str | None]] = []
+
+    @worker.handles(Order)
+    def handle(run: cs.Run[Order]) -> None:
+        seen.append((run.attempt, run.flow.error))
+        run.complete()
+
+    worker.run_until_idle()
+    order = store.get_one("o", Order)
+    assert (order.status, order.error) == (cs.FlowStatus.COMPLETED, None)
+    assert [attempt for attempt, _ in seen] == [1]
+    assert "it runs alone, because its process died" in (seen[0][1] or "")
+
+
+def test_a_flow_that_kills_its_process_alone_is_failed(
+    store: cs.Store, worker: cs.Worker, clock: ManualClock
+) -> None:
+    """The first death is not counted, because others ran beside it; each one after it is."""
+    create(store)
+    starts: list[int] = []
+
+    @worker.handles(Order)
+    def handle(run: cs.Run[Order]) -> None:
+        starts.append(run.attempt)
+        raise SystemExit
+
+    while store.get_one("o").status is not cs.FlowStatus.FAILED:
+        assert len(starts) < 10
+        with suppress(SystemExit):  # which leaves the claim as the end of the process does
+            worker.run_until_idle(until=clock.now)
+
+        clock.advance(HOUR)
+
+    assert starts == [1, 1, 2, 3]
+    error = store.get_one("o").error or ""
+    assert error.startswith("not run again: 3 of 3 attempts at 0 ended without a result")
+
+
+def test_an_attempt_that_raised_is_explained(
+    store: cs.Store, worker: cs.Worker, clock: ManualClock
+) -> None:
+    """A death after it is not counted, and what was raised before is kept in the error."""
+    create(store)
+    raised: list[str | None] = []
+
+    @worker.handles(Order)
+    def handle(run: cs.Run[Order]) -> None:
+        raised.append(run.flow.error)
+        message = "no stock"
+        raise LookupError(message)
+
+    worker.run_until_idle(until=clock.now)
+    clock.advance(2 * SECOND)
+    die(store, clock, 1)
+    worker.run_until_idle(until=clock.now)
+    assert raised[0] is None
+    assert raised[1] is not None
+    assert raised[1].startswith("attempt 2 of 3 at 0: it runs alone, ")
+    assert "the error before that was: attempt 1 of 3 at 0: LookupError: no stock" in raised[1]
+    order = store.get_one("o")
+    assert (order.attempts, (order.error or "")[:35]) == (2, "attempt 2 of 3 at 0: LookupError: n")
 
 
 def test_starts_that_ended_in_order_do_not_count(store: cs.Store, worker: cs.Worker) -> None:

@@ -37,6 +37,7 @@ MEANWHILE = ("tests/core/test_meanwhile.py",)
 PROGRESS = ("tests/contract/test_progress.py",)
 REPLIES = ("tests/stores/redis/test_redis_replies.py",)
 REDIS_PARTS = ("tests/stores/redis/test_redis_parts.py",)
+WORKER = ("tests/core/test_worker.py",)
 REPORTS = ("tests/contract/test_reports.py", "-k", "memory or redis-8")
 PARTS = ("tests/contract/test_parts.py",)
 LOGS = ("tests/contract/test_logs.py",)
@@ -1667,5 +1668,37 @@ MUTANTS: tuple[Mutant, ...] = (
         "            set_reports_to(child, named)\n",
         "",
         REPORTS,
+    ),
+    Mutant(
+        "death-counted-against-neighbours",
+        "a process that dies costs each flow in it an attempt",
+        "worker/steps.py",
+        "    alone = worker.concurrency > 1 and outcomes.discount(flight.flow)\n",
+        "    alone = False\n",
+        WORKER,
+    ),
+    Mutant(
+        "poison-never-counted",
+        "a flow that kills its process alone is run again forever",
+        "worker/steps.py",
+        "            outcomes.note_alone(flight.flow, flight.handler.retry)\n",
+        "            pass\n",
+        WORKER,
+    ),
+    Mutant(
+        "suspect-runs-beside-others",
+        "a flow that may have killed its process runs beside others again",
+        "worker/gate.py",
+        "        if self._is_alone or (alone and not impatient and self._running):\n",
+        "        if self._is_alone:\n",
+        ("tests/contract/test_workers.py", "-k", "gate"),
+    ),
+    Mutant(
+        "lost-at-the-first-refusal",
+        "an extension that is refused while the owner ends its claim cancels the handler",
+        "core/holding.py",
+        "        is_second, self.is_open = self.is_open, True\n",
+        "        is_second, self.is_open = True, True\n",
+        ("tests/contract/test_holding.py",),
     ),
 )
