@@ -2,6 +2,7 @@
 
 `python worked.py URL LOG LEASE_MS ATTEMPTS` handles flows of the type `Task`: each has some steps, and each
 step has one effect, a line in the log. A step named `exit` ends the process at once, as a crash does.
+Beside the log, `LOG.runs` has a line for each begin and end of a handler, in their order.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Working:
 
     def __init__(self, url: str, log: Path, *, lease_ms: int = 400, attempts: int = 100) -> None:
         log.touch()
+        runs_of(log).touch()
         self.log = log
         command = [sys.executable, __file__, url, str(log), str(lease_ms), str(attempts)]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -70,9 +72,16 @@ def effects(log: Path) -> Counter[str]:
     return Counter(log.read_text().splitlines())
 
 
+def runs_of(log: Path) -> Path:
+    """Where the begins and ends of handlers are written down."""
+    return log.with_name(f"{log.name}.runs")
+
+
 def main(url: str, log: str, lease_ms: str, attempts: str) -> None:
     """Work until SIGTERM."""
     out = os.open(log, os.O_WRONLY | os.O_APPEND)
+    runs = os.open(runs_of(Path(log)), os.O_WRONLY | os.O_APPEND)
+    pid = os.getpid()
     no_delay = timedelta(0)
     retry = cs.Retry(attempts=int(attempts), first=no_delay, most=no_delay)
     poll = timedelta(milliseconds=50)
@@ -85,11 +94,16 @@ def main(url: str, log: str, lease_ms: str, attempts: str) -> None:
         def handle(run: cs.Run[Task]) -> None:
             task, place = run.flow.state, run.flow.position.current
 
+            def note(what: str) -> None:
+                os.write(runs, f"{what} {run.flow.flow_id} {place} {pid}\n".encode())
+
             def act() -> None:
                 os.write(out, f"{run.flow.flow_id} {place}\n".encode())
 
+            note("begin")
             run.once("act", act)
             time.sleep(task.seconds)
+            note("end")
             if task.steps[place] == "exit":
                 os._exit(1)
 
