@@ -24,12 +24,18 @@ import typer
 from typer.core import TyperGroup
 
 import catga_store as cs
+from catga_store.cli.acting import cancel
+from catga_store.cli.acting import purge
+from catga_store.cli.acting import release
+from catga_store.cli.acting import retry
+from catga_store.cli.acting import wake
 from catga_store.cli.bench import bench
 from catga_store.cli.console import console
 from catga_store.cli.copy import copy
 from catga_store.cli.demo_report import Report
 from catga_store.cli.doctor import doctor
 from catga_store.cli.due import due
+from catga_store.cli.edit import edit
 from catga_store.cli.exit_codes import EXIT_CODES
 from catga_store.cli.exit_codes import NO
 from catga_store.cli.exit_codes import TERMINATED
@@ -39,12 +45,17 @@ from catga_store.cli.exit_codes import leave
 from catga_store.cli.flows import count
 from catga_store.cli.flows import ls
 from catga_store.cli.flows import show
+from catga_store.cli.history import history
+from catga_store.cli.history import watch
 from catga_store.cli.output import escape_what_cannot_be_shown
 from catga_store.cli.output import replace_closed_streams
 from catga_store.cli.output import say
 from catga_store.cli.output import stdout
 from catga_store.cli.rewrap import rewrap
 from catga_store.cli.rm import rm
+from catga_store.cli.stats import stats
+from catga_store.cli.stuck import stuck
+from catga_store.cli.stuck import why
 from catga_store.cli.verify import verify
 from catga_store.cli.waits import complete
 from catga_store.cli.waits import waits
@@ -210,9 +221,20 @@ for _command, _examples in (
     (ls, "`catga-store ls -s sqlite:///flows.db --status failed --updated-before 7d`"),
     (show, "`catga-store show order-42 -s sqlite:///flows.db`, or `… --json | jq .state`"),
     (count, "`catga-store count -s sqlite:///flows.db --type order --created-after 24h`"),
+    (stats, "`catga-store stats -s sqlite:///flows.db`"),
+    (stuck, "`catga-store stuck -s sqlite:///flows.db`, or `… --finding wait_gone --json`"),
+    (why, "`catga-store why order-42 -s sqlite:///flows.db`"),
+    (history, "`catga-store history order-42 -s sqlite:///flows.db`"),
+    (watch, "`catga-store watch order-42 -s sqlite:///flows.db --timeout 15m`"),
     (waits, "`catga-store waits --outcome pending` or `catga-store waits '{order-42}/ship'`"),
     (due, "`catga-store due -s sqlite:///flows.db --within 15m`"),
     (complete, "`catga-store complete '{order-42}/approval' boss --result '{\"ok\": true}'`"),
+    (retry, "`catga-store retry --status failed --error 'no route' --dry-run`"),
+    (cancel, "`catga-store cancel order-42 --reason 'ordered twice' --version 7`"),
+    (wake, "`catga-store wake --finding wait_gone --finding never_due`"),
+    (release, "`catga-store release --owner worker-7 --yes`"),
+    (purge, "`catga-store purge --status completed --updated-before 7d --yes`"),
+    (edit, "`EDITOR=nano catga-store edit order-42 -s sqlite:///flows.db`"),
     (rm, "`catga-store rm order-42 --wait '{order-42}/ship' --yes`"),
     (copy, "`catga-store copy sqlite:///flows.db sqlite:////backup/flows.db`"),
     (console, "`catga-store console sqlite:///flows.db --write`"),

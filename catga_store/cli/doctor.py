@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Iterator
 
@@ -76,24 +77,46 @@ def _findings(url: str, store_doctor: Doctor) -> Iterator[Finding]:
         yield finding
 
     if "problem" not in levels and store_doctor.absent(bare(url)) is None:
-        yield _answers(url)  # last, because opening might change what was found
+        yield from _answers(url)  # last, because opening might change what was found
         yield from _bodies(url)
 
 
-def _answers(url: str) -> Finding:
+def _answers(url: str) -> Iterator[Finding]:
     try:
         with open_laid_out(url) as store:
             start = time.perf_counter()
             store.ping()
             took = time.perf_counter() - start
             flows = store.count_flows()
+            stuck = store.diagnose_all(limit=_STUCK, most=_LOOKED_AT)
     except (cs.StoreUnavailableError, cs.StoreConfigError, cs.CorruptRecordError) as error:
-        return Finding(
-            "store", "problem", str(error), "no worker can use it", "as the message says"
-        )
+        yield Finding("store", "problem", str(error), "no worker can use it", "as the message says")
+        return
 
     found = f"answered in {took * 1000:.2f} ms, holds {counted(flows, 'flow')}"
-    return Finding("store", "ok", found, "workers can use it")
+    yield Finding("store", "ok", found, "workers can use it")
+    yield _flows(stuck)
+
+
+_STUCK, _LOOKED_AT = 100, 2000
+
+
+def _flows(stuck: cs.Page[cs.Diagnosis]) -> Finding:
+    """What is wrong with flows: a sample of them is looked at."""
+    sample = "" if stuck.cursor is None else f" among the first {_LOOKED_AT:,}"
+    if not stuck.items:
+        return Finding("flows", "ok", f"no live flow is stuck{sample}", "they go on by themselves")
+
+    reasons = Counter(one.findings[0].code for one in stuck)
+    said = ", ".join(f"{number} {code}" for code, number in reasons.most_common())
+    found = (
+        f"{counted(len(stuck), 'flow')}{' or more' if stuck.cursor else ''} stuck{sample}: {said}"
+    )
+    means = "they do not go on by themselves"
+    change = (
+        "run `catga-store stuck`, which says why of each, and `why FLOW_ID`, which says what to do"
+    )
+    return Finding("flows", "warning", found, means, change)
 
 
 def _bodies(url: str) -> Iterator[Finding]:

@@ -11,19 +11,20 @@ import typer
 
 import catga_store as cs
 from catga_store.cli.exit_codes import guarded
+from catga_store.cli.filters import Type
 from catga_store.cli.flows import SHOWN
-from catga_store.cli.flows import Type
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_rows
 from catga_store.cli.output import when
 from catga_store.cli.store_options import AsJson
 from catga_store.cli.store_options import StoreOption
 from catga_store.cli.store_options import open_existing
-from catga_store.cli.store_options import span
+from catga_store.cli.store_options import span_of
+from catga_store.core.context import read_what_can_be
 from catga_store.model.times import from_ms
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import FLOW
-from catga_store.protocol.masking import shown
+from catga_store.protocol.keys import flow_key
 from catga_store.protocol.requests import Due
 
 __all__ = ["due"]
@@ -49,10 +50,11 @@ def due(
     because its wait has ended (`WAIT`).
 
     `--json`: `{"due": [{"flow_id", "correlation_id", "since", "type", "status", "owner",
-    "attempts"}, …]}`; `correlation_id` is null unless a wait has ended.
+    "attempts"}, …]}`; `correlation_id` is null unless a wait has ended; `status` is null if the flow that
+    waits cannot be read.
     """
     with open_existing(store) as opened:
-        documents = list(_due(opened, kind, _span(within), limit))
+        documents = list(_due(opened, kind, span_of("--within", within), limit))
 
     if as_json:
         print_json({"due": documents})
@@ -66,22 +68,13 @@ def due(
                 when(one["since"]),
                 one["correlation_id"] or "-",
                 one["type"] or "-",
-                one["status"],
-                str(one["attempts"]),
+                one["status"] or "unreadable",
+                str(one["attempts"] or "-"),
                 one["owner"] or "-",
             )
             for one in documents
         ],
     )
-
-
-def _span(text: str) -> timedelta:
-    found = span(text)
-    if found is None:
-        message = f"--within takes a length of time, as in 30s, 15m, 2h or 7d, not {shown(text)}"
-        raise cs.UsageError(message)
-
-    return found
 
 
 def _due(
@@ -90,25 +83,29 @@ def _due(
     context = store._context  # noqa: SLF001  no public operation looks without claiming
     until_ms = context.settings.now_ms() + within // timedelta(milliseconds=1)
     found = store._run(ask(Due(until_ms, limit, None if kind is None else ("", kind))))  # noqa: SLF001  as above
-    ended = {
-        entry.key.id: store.get_wait_condition(entry.key.id)
-        for entry in found
-        if entry.key.kind != FLOW
+    waits = [entry.key for entry in found if entry.key.kind != FLOW]
+    ended, _ = store._run(read_what_can_be(context, waits))  # noqa: SLF001  as above
+    parents = {
+        key: record.terms.parent
+        for key, record in ended.items()
+        if record.terms is not None and record.terms.parent is not None
     }
-    parents = {name: wait.parent_flow_id for name, wait in ended.items() if wait is not None}
-    flows = store.get_many([parents.get(entry.key.id) or entry.key.id for entry in found])
+    heads = {entry.key: entry.head for entry in found if entry.key.kind == FLOW}
+    keys = [flow_key(parent) for parent in parents.values()]
+    flows, corrupt = store._run(read_what_can_be(context, keys))  # noqa: SLF001  as above
+    heads |= {key: record.head for key, record in flows.items()}
 
     for entry in found[:limit]:
         is_flow = entry.key.kind == FLOW
-        flow = flows.get(entry.key.id if is_flow else parents.get(entry.key.id) or "")
-        if flow is not None and not flow.status.is_terminal:
-            wait = None if is_flow else ended[entry.key.id]
+        key = entry.key if is_flow else flow_key(parents.get(entry.key, ""))
+        head = heads.get(key)
+        if key in corrupt or (head is not None and not cs.FlowStatus(head.status).is_terminal):
             yield {
-                "flow_id": flow.flow_id,
-                "correlation_id": None if wait is None else wait.correlation_id,
+                "flow_id": key.id,
+                "correlation_id": None if is_flow else entry.key.id,
                 "since": None if entry.head.due_ms is None else from_ms(entry.head.due_ms),
-                "type": flow.type_name or None,
-                "status": flow.status.name,
-                "owner": flow.owner,
-                "attempts": flow.attempts,
+                "type": None if head is None else head.type or None,
+                "status": None if head is None else cs.FlowStatus(head.status).name,
+                "owner": None if head is None else head.owner,
+                "attempts": None if head is None else head.attempts,
             }

@@ -60,6 +60,8 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (cs.UsageError, USAGE),
     (cs.StoreConfigError, UNAVAILABLE),
     (cs.StoreUnavailableError, UNAVAILABLE),
+    (cs.FlowNotFoundError, NO),
+    (cs.FlowStatusError, NO),
     (cs.ConflictError, CONFLICT),
     (cs.CommitUncertainError, CONFLICT),
     (cs.CorruptRecordError, CORRUPT),

@@ -8,7 +8,6 @@ from typing import Annotated
 from typing import Any
 
 import typer
-from rich.pretty import pprint
 
 import catga_store as cs
 from catga_store.cli.exit_codes import CORRUPT
@@ -16,104 +15,40 @@ from catga_store.cli.exit_codes import NO
 from catga_store.cli.exit_codes import complain
 from catga_store.cli.exit_codes import guarded
 from catga_store.cli.exit_codes import leave
+from catga_store.cli.filters import with_filters
 from catga_store.cli.output import escaped
 from catga_store.cli.output import print_json
 from catga_store.cli.output import print_json_list
 from catga_store.cli.output import print_rows
+from catga_store.cli.output import relative
 from catga_store.cli.output import say
-from catga_store.cli.output import stdout
 from catga_store.cli.output import when
 from catga_store.cli.store_options import AsJson
 from catga_store.cli.store_options import StoreOption
-from catga_store.cli.store_options import moment
-from catga_store.cli.store_options import one_of
 from catga_store.cli.store_options import open_existing
 from catga_store.model.documents import flow_document
 from catga_store.model.documents import part_document
 from catga_store.model.documents import summary_document
 from catga_store.model.documents import version_document
+from catga_store.model.documents import wait_document
+from catga_store.protocol.conversation import ask
+from catga_store.protocol.keys import check_id
+from catga_store.protocol.keys import flow_key
 from catga_store.protocol.masking import shown
+from catga_store.protocol.requests import Read
 
-__all__ = ["SHOWN", "Type", "count", "ls", "show"]
+__all__ = ["SHOWN", "count", "ls", "show"]
 
 _PAGE = 500
 SHOWN = 50
 
-Status = Annotated[
-    str | None,
-    typer.Option(
-        "--status",
-        metavar="STATUS",
-        help="Only flows with this status, as in running.",
-        autocompletion=one_of(cs.FlowStatus),
-    ),
-]
-Type = Annotated[
-    str | None,
-    typer.Option(
-        "--type", metavar="NAME", help="Only flows whose state is stored under this name."
-    ),
-]
-After = Annotated[
-    str | None,
-    typer.Option(
-        "--created-after", metavar="TIME", help="As in 2030-01-31T12:00Z, or 2h: two hours ago."
-    ),
-]
-Before = Annotated[
-    str | None, typer.Option("--created-before", metavar="TIME", help="Like --created-after.")
-]
-Idle = Annotated[
-    str | None,
-    typer.Option(
-        "--updated-before", metavar="TIME", help="Only flows that were not written since, as in 7d."
-    ),
-]
-Prefix = Annotated[
-    str | None,
-    typer.Option(
-        "--id-prefix", metavar="TEXT", help="Only flows whose id begins with this, ordered by id."
-    ),
-]
-
-
-def _filters(  # noqa: PLR0917  one for each option, in their order
-    status: str | None,
-    kind: str | None,
-    after: str | None,
-    before: str | None,
-    idle: str | None,
-    prefix: str | None,
-) -> dict[str, Any]:
-    return {
-        "status": None if status is None else _status(status),
-        "state_type": kind,
-        "created_after": moment(after),
-        "created_before": moment(before),
-        "updated_before": moment(idle),
-        "id_prefix": prefix,
-    }
-
-
-def _status(text: str) -> cs.FlowStatus:
-    try:
-        return cs.FlowStatus[text.upper()]
-    except KeyError:
-        names = ", ".join(status.name.lower() for status in cs.FlowStatus)
-        message = f"unknown status {shown(text)}: expected one of {names}"
-        raise cs.UsageError(message) from None
-
 
 @guarded
+@with_filters
 def ls(
     *,
     store: StoreOption = None,
-    status: Status = None,
-    kind: Type = None,
-    created_after: After = None,
-    created_before: Before = None,
-    updated_before: Idle = None,
-    id_prefix: Prefix = None,
+    filters: dict[str, Any],
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of flows.")] = SHOWN,
     cursor: Annotated[
         str | None, typer.Option(help="Continue a listing that had the same filters.")
@@ -123,11 +58,13 @@ def ls(
 ) -> None:
     """List flows, newest first, without their states; with `--id-prefix` by id.
 
+    `POS` is the position, `TRIES` the attempts, `AGE` how long ago the flow was last written. `--owner`,
+    `--error` and `--attempts` are checked flow by flow, so the store may read more than it lists.
+
     `--json`: `{"flows": [{"flow_id", "type", "status", "position", "version", "revision",
     "created_at", "updated_at", "due_at", "expires_at", "owner", "attempts", "error"}, …], "cursor": text
     or null}`.
     """
-    filters = _filters(status, kind, created_after, created_before, updated_before, id_prefix)
     left: list[str | None] = [cursor]
 
     def pages(opened: cs.Store) -> Iterator[cs.FlowSummary]:
@@ -145,17 +82,7 @@ def ls(
             print_json_list("flows", documents, lambda: {"cursor": left[0]})
             return
 
-        columns = (
-            "FLOW",
-            "TYPE",
-            "STATUS",
-            "POSITION",
-            "VERSION",
-            "DUE",
-            "OWNER",
-            "UPDATED",
-            "ERROR",
-        )
+        columns = (*("FLOW", "TYPE", "STATUS", "POS", "TRIES", "DUE", "AGE", "OWNER", "ERROR"),)
         print_rows(columns, map(_line, pages(opened)))
 
     if left[0] is not None:
@@ -168,31 +95,26 @@ def _line(flow: cs.FlowSummary) -> tuple[str, ...]:
         flow.type_name or "-",
         flow.status.name,
         str(flow.position),
-        str(flow.version),
-        when(flow.due_at) or "-",
+        str(flow.attempts or "-"),
+        relative(flow.due_at),
+        relative(flow.updated_at).removesuffix(" ago"),
         flow.owner or "-",
-        when(flow.updated_at),
         flow.error or "",
     )
 
 
 @guarded
+@with_filters
 def count(
     *,
     store: StoreOption = None,
-    status: Status = None,
-    kind: Type = None,
-    created_after: After = None,
-    created_before: Before = None,
-    updated_before: Idle = None,
-    id_prefix: Prefix = None,
+    filters: dict[str, Any],
     as_json: AsJson = False,
 ) -> None:
     """Print how many flows there are.
 
     `--json`: `{"count": number}`.
     """
-    filters = _filters(status, kind, created_after, created_before, updated_before, id_prefix)
     with open_existing(store) as opened:
         number = opened.count_flows(**filters)
 
@@ -210,18 +132,28 @@ def show(
     history: Annotated[
         bool, typer.Option("--history", help="Also list the versions that are kept.")
     ] = False,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Print what is stored as it is, also if it cannot be read."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show one flow: its stored state, its wait condition, its ForEach progress and its parts.
 
     `--json`: the fields of `ls`, and `"type_version"`, `"state"`, `"reports_to"`, `"wait_condition"` (the
-    fields of `waits`, or null), `"progress": [{"step", "version", "processed", "failed", "last"}, …]`, `"parts":
-    [{"name", "version", "type", "tag", "updated_at"}, …]` (the first 100), `"more_parts"` (whether
-    there are more) and, with `--history`, `"versions": [{"version", "status", "position", "owner",
-    "error", "updated_at", "size"}, …]`, the newest 100. A state of bytes is `{"base64": text}`. Of a
-    flow that cannot be decoded, because its key is missing, say, the fields of `ls`, parts and versions, and
-    `"unreadable"`, which says why; exits with 5. Exits with 1 if there is no such flow.
+    fields of `waits`, and `"stored"`, which is false if the flow is suspended on a condition that was
+    cleared or has expired; or null), `"progress": [{"step", "version", "processed", "failed", "last"},
+    …]`, `"parts": [{"name", "version", "type", "tag", "updated_at"}, …]` (the first 100), `"more_parts"`
+    (whether there are more) and, with `--history`, `"versions": [{"version", "status", "position",
+    "owner", "error", "updated_at", "size"}, …]`, the newest 100. A state of bytes is `{"base64": text}`.
+    Of a flow that cannot be decoded, because its key is missing, say, the fields of `ls`, parts and
+    versions, and `"unreadable"`, which says why; exits with 5. With `--raw`: `{"head": {…}, "body": text}`,
+    the body with its control characters escaped. Exits with 1 if there is no such flow.
     """
+    if raw:
+        _show_raw(flow_id, store)
+        return
+
     with open_existing(store) as opened:
         try:
             document, state = _document_of(opened, flow_id)
@@ -249,14 +181,11 @@ def _document_of(store: cs.Store, flow_id: str) -> tuple[dict[str, Any], Any]:
     """What `show` prints of a flow, and its state."""
     flow = store.get(flow_id)
     if flow is None:
-        leave(
-            f"flow {shown(flow_id)} not found: it was never created, was deleted, or has expired",
-            NO,
-        )
+        leave(_not_found(flow_id), NO)
 
-    waited = flow.wait_condition
-    wait = None if waited is None else store.get_wait_condition(waited.correlation_id) or waited
-    return flow_document(flow, wait, store.list_for_each_progress(flow_id)), flow.state
+    document = flow_document(flow, None, store.list_for_each_progress(flow_id))
+    document["wait_condition"] = _wait_of(store, flow)
+    return document, flow.state
 
 
 def _head_of(store: cs.Store, flow_id: str, error: cs.CorruptRecordError) -> dict[str, Any]:
@@ -273,15 +202,47 @@ def _print_flow(document: dict[str, Any], state: Any) -> None:
         if value not in (None, [], False):
             say(f"{name + ':':<16}{_shown(value)}")
 
-    if "unreadable" in document:
-        return
-
-    say("state:")
-    console = stdout()
-    if console.is_terminal:
-        pprint(state, console=console, expand_all=True)
-    else:
+    if "unreadable" not in document:
+        say("state:")
         print_json(state)
+
+
+def _not_found(flow_id: str) -> str:
+    return f"flow {shown(flow_id)} not found: it was never created, was deleted, or has expired"
+
+
+def _wait_of(store: cs.Store, flow: cs.FlowSnapshot[Any]) -> dict[str, Any] | None:
+    """The condition of a flow as it is now; what the flow shows is how it was when it was written."""
+    shown_wait = flow.wait_condition
+    if shown_wait is None:
+        return None
+
+    waits = flow.status is cs.FlowStatus.SUSPENDED
+    name = (shown_wait._suspended_on if waits else None) or shown_wait.correlation_id  # noqa: SLF001  nowhere public
+    stored = store.get_wait_condition(name)
+    if stored is not None:
+        return {**wait_document(stored), "stored": True}
+
+    gone = {**wait_document(shown_wait), "correlation_id": name, "stored": False}
+    return gone if not waits else {**gone, "outcome": None, "completed": None, "version": None}
+
+
+def _show_raw(flow_id: str, url: str | None) -> None:
+    """Print the head and the body of a flow as the store has them."""
+    key = flow_key(check_id(flow_id, "a flow id"))
+    with open_existing(url) as opened:
+        now_ms = opened._context.settings.now_ms()  # noqa: SLF001  no public operation reads bodies
+        try:
+            (record,) = opened._run(ask(Read((key,), now_ms)))  # noqa: SLF001  as above
+        except cs.CorruptRecordError as error:
+            print_json({"head": _head_of(opened, flow_id, error), "body": None})
+            return
+
+    if record is None:
+        leave(_not_found(flow_id), NO)
+
+    body = record.body.decode("utf-8", "backslashreplace")
+    print_json({"head": record.head._asdict(), "body": escaped(body)})
 
 
 def _shown(value: Any) -> str:
@@ -289,6 +250,10 @@ def _shown(value: Any) -> str:
         return "; ".join(map(_shown, value))
 
     if value.__class__ is dict:
-        return ", ".join(f"{name} {_shown(one)}" for name, one in value.items() if one is not None)
+        if value.get("stored") is False:
+            return f"{escaped(value['correlation_id'])}, which is not stored: it was cleared, or has expired"
+
+        given = {name: one for name, one in value.items() if one is not None and name != "stored"}
+        return ", ".join(f"{name} {_shown(one)}" for name, one in given.items())
 
     return when(value) if isinstance(value, datetime) else escaped(str(value))

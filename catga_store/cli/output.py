@@ -28,6 +28,8 @@ from rich.table import Table
 from rich.text import Text
 
 from catga_store.model.documents import json_value
+from catga_store.model.time_texts import length
+from catga_store.model.times import MS
 from catga_store.protocol.masking import escaped
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "print_json",
     "print_json_list",
     "print_rows",
+    "relative",
     "replace_closed_streams",
     "say",
     "stdout",
@@ -119,6 +122,16 @@ def when(moment: datetime | None) -> str:
     return "" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
+def relative(moment: datetime | None) -> str:
+    """Return a time in its largest unit, as how long ago it was, or will be: `2 h ago`, `in 5 min`; `-` for `None`."""
+    if moment is None:
+        return "-"
+
+    ms = (datetime.now(UTC) - moment) // MS
+    text = " ".join(length(abs(ms)).split()[:2])
+    return f"in {text}" if ms < 0 else f"{text} ago"
+
+
 def say(text: object) -> None:
     """Print a line. `typer.echo` would write UTF-8 where the output is ASCII."""
     print(text)  # noqa: T201  this is what commands are for
@@ -164,7 +177,7 @@ def print_rows(columns: Row, rows: Iterable[Row]) -> None:
 
 
 _NOTHING = ("", "-")
-_FOLDED = ("CHECKED", "ERROR", "RESULT")
+_FOLDED = ("CHECKED", "ERROR", "REASON", "RESULT")
 _NARROW = 20
 """A column of text that is narrower than this is not worth folding."""
 

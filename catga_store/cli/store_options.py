@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import timedelta
 from enum import Enum
 from typing import Annotated
 from typing import Any
@@ -18,6 +19,7 @@ from catga_store.cli.exit_codes import leave
 from catga_store.model.time_texts import moment
 from catga_store.model.time_texts import span
 from catga_store.opening.url_codecs import bare
+from catga_store.protocol.masking import shown
 
 __all__ = [
     "AsJson",
@@ -29,6 +31,7 @@ __all__ = [
     "open_existing",
     "open_laid_out",
     "span",
+    "span_of",
 ]
 
 _URL_HELP = "The store, as in sqlite:///flows.db"
@@ -82,6 +85,16 @@ def open_existing(named: str | None) -> Generator[cs.Store]:
 
     with open_laid_out(url) as store:
         yield store
+
+
+def span_of(option: str, text: str) -> timedelta:
+    """Return the length of time that an option says; `UsageError` if it is not one."""
+    found = span(text)
+    if found is None:
+        message = f"{option} takes a length of time, as in 30s, 15m, 2h or 7d, not {shown(text)}"
+        raise cs.UsageError(message)
+
+    return found
 
 
 def one_of(names: type[Enum]) -> Callable[[str], list[str]]:

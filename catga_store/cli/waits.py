@@ -223,7 +223,10 @@ def _said(done: cs.Completion, outcome: str | None) -> str:
         return "already recorded"
 
     if not done.accepted:
-        return f"not recorded: the condition is {outcome}, or does not wait for this child"
+        if outcome == cs.WaitOutcome.PENDING.name:
+            return "not recorded: the condition does not wait for this child"
+
+        return f"not recorded: the condition is {outcome}, so its children no longer count"
 
     if outcome is None:
         return "recorded: the wait condition has not been set yet; the completion is kept for it"

@@ -21,6 +21,7 @@ from catga_store.model.diagnosis import SEVERITIES
 from catga_store.model.diagnosis import FlowFinding
 from catga_store.model.diagnosis import Severity
 from catga_store.model.flows import FlowStatus
+from catga_store.model.time_texts import length
 from catga_store.model.waits import WaitCondition
 from catga_store.model.waits import WaitOutcome
 from catga_store.protocol.keys import Key
@@ -270,7 +271,7 @@ def _waits(case: Case, now_ms: int, thresholds: Thresholds) -> Iterator[FlowFind
         yield FlowFinding(
             "no_deadline",
             "warning",
-            f"has waited for {_for(now_ms - case.head.updated_ms)} on wait condition"
+            f"has waited for {length(now_ms - case.head.updated_ms)} on wait condition"
             f" {case.awaits!r}, which has no deadline",
             "complete the children of its wait condition, or wake it",
         )
@@ -288,15 +289,15 @@ def _late(case: Case, now_ms: int, thresholds: Thresholds) -> Iterator[FlowFindi
             yield FlowFinding(
                 "lease_expired",
                 severity,
-                f"was claimed by {head.owner!r}, whose lease ended {_for(late_ms)} ago",
+                f"was claimed by {head.owner!r}, whose lease ended {length(late_ms)} ago",
                 "start a worker for its type, or release it",
             )
         elif severity != "info":
-            yield _overdue(f"has been due for {_for(late_ms)}")
+            yield _overdue(f"has been due for {length(late_ms)}")
     elif case.awaited is not None and case.is_suspended and case.is_its_own:
         due_ms = case.awaited.head.due_ms
         if due_ms is not None and now_ms - due_ms >= thresholds.late_ms:
-            yield _overdue(f"waits for what was over {_for(now_ms - due_ms)} ago")
+            yield _overdue(f"waits for what was over {length(now_ms - due_ms)} ago")
 
 
 def _overdue(what: str) -> FlowFinding:
@@ -355,18 +356,3 @@ _SHOWN = 3
 def _listed(ids: list[str]) -> str:
     text = ", ".join(repr(one) for one in ids[:_SHOWN])
     return text if len(ids) <= _SHOWN else f"{text}, …"
-
-
-_UNITS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
-
-
-def _for(span_ms: int) -> str:
-    """A length of time in its two largest units: `2 d 3 h`, `40 s`."""
-    for place, (unit, length) in enumerate(_UNITS):
-        if span_ms >= length:
-            text = f"{span_ms // length} {unit}"
-            smaller = _UNITS[place + 1 : place + 2]
-            rest = [f"{span_ms % length // one} {name}" for name, one in smaller]
-            return " ".join([text, *(one for one in rest if not one.startswith("0 "))])
-
-    return f"{max(span_ms, 0)} ms"

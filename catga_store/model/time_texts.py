@@ -1,4 +1,4 @@
-"""Times as people write them in options and forms: `2030-01-31T12:00Z`, or how long ago, as in `7d`."""
+"""Times as people write and read them: `2030-01-31T12:00Z`, or how long ago, as in `7d`; `2 d 3 h`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,30 @@ from datetime import timedelta
 from catga_store.errors import UsageError
 from catga_store.protocol.masking import shown
 
-__all__ = ["moment", "span"]
+__all__ = ["length", "moment", "span"]
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+_LENGTHS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
+
+
+def length(span_ms: int) -> str:
+    """Return a length of time in its two largest units: `2 d 3 h`, `40 s`.
+
+    >>> length(183_600_000), length(40_000), length(7)
+    ('2 d 3 h', '40 s', '7 ms')
+    """
+    for place, (unit, ms) in enumerate(_LENGTHS):
+        if span_ms >= ms:
+            text = f"{span_ms // ms} {unit}"
+            for smaller, smaller_ms in _LENGTHS[place + 1 : place + 2]:
+                rest = span_ms % ms // smaller_ms
+                text += f" {rest} {smaller}" if rest else ""
+
+            return text
+
+    return f"{max(span_ms, 0)} ms"
 
 
 def span(text: str) -> timedelta | None:

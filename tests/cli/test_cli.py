@@ -49,7 +49,7 @@ def url(tmp_path: Path) -> str:
     with cs.open_store(url) as store:
         store.create(cs.FlowSnapshot("order", state=Order()))
         store.create(cs.FlowSnapshot("failed", state={}, status=cs.FlowStatus.FAILED, error="boom"))
-        store.create(cs.FlowSnapshot(ODD, state={"n": 1}, due_at=None))
+        store.create(cs.FlowSnapshot(ODD, state={"n": 1}, due_at=store.now() + timedelta(days=1)))
         store.create(cs.FlowSnapshot("waiting", state=[1, {"a": None}], due_at=None))
         with store.begin() as session:
             wait = cs.WaitCondition("wait", flow_ids=["a", "b"], timeout=timedelta(hours=1))
@@ -77,7 +77,7 @@ def test_ls_lists_flows_in_plain_columns(url: str) -> None:
     done = run_command("ls", url=url)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0].split()[:4] == ["FLOW", "TYPE", "STATUS", "POSITION"]
+    assert lines[0].split()[:4] == ["FLOW", "TYPE", "STATUS", "POS"]
     assert len(lines) == 5
     assert "\x1b" not in done.stdout
     assert r"we\nird \x1b[31m id" in done.stdout
@@ -249,7 +249,7 @@ def test_a_store_of_many_partitions_is_opened_as_it_is(tmp_path: Path) -> None:
     [
         ("wait b", 0, "recorded: the wait has ended"),
         ("wait a", 0, "already recorded"),
-        ("wait stranger", 1, "not recorded: the condition is PENDING"),
+        ("wait stranger", 1, "not recorded: the condition does not wait for this child"),
         ("new x", 0, "recorded: the wait condition has not been set yet"),
         ("early y", 0, "recorded: the wait condition has not been set yet"),
     ],
@@ -815,11 +815,11 @@ def test_a_narrow_terminal_breaks_no_word(url: str, columns: int) -> None:
     """What does not fit is shown below each other; ids, statuses and times stay whole."""
     code, text = at_terminal("stdout", "ls", "-s", url, COLUMNS=str(columns), NO_COLOR="1")
     assert code == 0
-    for word in ("order", "waiting", "COMPLETED", "SUSPENDED", "POSITION", "boom"):
+    for word in ("order", "waiting", "COMPLETED", "SUSPENDED", "POS", "boom"):
         assert (word in text) is (word != "COMPLETED")
 
     assert "OWNER" not in text, "a column that says nothing"
-    assert len(re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", text)) >= 4
+    assert len(re.findall(r"\d+ m?s ", text)) >= 4
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in text.splitlines()]
     assert max(map(len, lines)) <= columns
 
@@ -923,6 +923,14 @@ SAID_IN_ANY_ENCODING: list[tuple[str, int]] = [
     ("complete wait-日 ч --error ошибка", 0),
     ("complete wait-日 none-日", 1),
     ("rm none-日 --yes", 1),
+    ("stats", 0),
+    ("stuck --late 0s", 1),
+    ("stuck --late 0s --json", 1),
+    (f"why {STRANGE} --late 0s", 1),
+    (f"history {STRANGE}", 0),
+    (f"watch {STRANGE} --timeout 0s", 1),
+    ("wake pärent-日 none-日", 1),
+    ("retry --finding overdue --dry-run", 1),
     ("copy URL sqlite:///copied-日.db", 0),
     ("doctor URL", 1),
     ("doctor URL --json", 1),

@@ -1,0 +1,265 @@
+"""Commands that change flows: `retry`, `cancel`, `wake`, `release`, `purge`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+from typing import Any
+
+import typer
+
+import catga_store as cs
+from catga_store.cli.exit_codes import NO
+from catga_store.cli.exit_codes import USAGE
+from catga_store.cli.exit_codes import complain
+from catga_store.cli.exit_codes import guarded
+from catga_store.cli.exit_codes import leave
+from catga_store.cli.filters import Finding
+from catga_store.cli.filters import with_filters
+from catga_store.cli.filters import with_options
+from catga_store.cli.output import counted
+from catga_store.cli.output import escaped
+from catga_store.cli.output import print_json
+from catga_store.cli.output import say
+from catga_store.cli.store_options import AsJson
+from catga_store.cli.store_options import StoreOption
+from catga_store.cli.store_options import open_existing
+from catga_store.cli.stuck import THRESHOLDS
+from catga_store.cli.stuck import thresholds_of
+from catga_store.model.documents import bulk_document
+
+__all__ = ["cancel", "purge", "release", "retry", "wake"]
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[FLOW_ID]...")]
+
+_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "findings": (Finding, None),
+    "everything": (
+        Annotated[bool, typer.Option("--everything", help="Every flow of the store.")],
+        False,
+    ),
+    "version": (
+        Annotated[
+            int | None,
+            typer.Option("--version", help="Only if the flow that is named is at this version."),
+        ],
+        None,
+    ),
+    "dry_run": (
+        Annotated[
+            bool, typer.Option("--dry-run", help="Change nothing; say what would be changed.")
+        ],
+        False,
+    ),
+    "limit": (Annotated[int | None, typer.Option(min=1, help="The most flows to look at.")], None),
+    "cursor": (
+        Annotated[
+            str | None, typer.Option(help="Continue where a call with the same filters has ended.")
+        ],
+        None,
+    ),
+    "per_second": (
+        Annotated[
+            float, typer.Option("--per-second", help="The most flows to change in a second.")
+        ],
+        1000.0,
+    ),
+    "yes": (
+        Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")],
+        False,
+    ),
+    "as_json": (AsJson, False),
+    **THRESHOLDS,
+}
+
+_HOW = """
+    Name flows by their ids, or select them by filters, or by a finding of `stuck`, which takes the thresholds
+    `--late`, `--idle` and `--tries`. With filters it says
+    how many there are and asks for confirmation; without a terminal, `--yes` is required. Each flow is
+    changed by a commit of its own, checked by its version; what is skipped is said with the reason. Exits
+    with 1 if a named flow was not changed, or if nothing matched.
+
+    `--json`: `{"matched", "changed", "skipped": {reason: number, …}, "first_changed": [id, …],
+    "first_skipped": {reason: [id, …], …}, "cursor": text or null, "dry_run"}`; of ids the first 100.
+    """
+
+
+def _acting(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a command of this module: with its options, and with what its help says of them."""
+    command.__doc__ = f"{(command.__doc__ or '').rstrip()}\n{_HOW}"
+    return guarded(with_filters(with_options("options", _OPTIONS, dict[str, Any])(command)))
+
+
+@_acting
+def retry(
+    ids: Ids = None,
+    *,
+    store: StoreOption = None,
+    filters: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    """Let flows run on that have failed or were cancelled; of live ones, count the attempts again."""
+    _run("retry", ids, store, filters, options)
+
+
+@_acting
+def cancel(
+    ids: Ids = None,
+    *,
+    store: StoreOption = None,
+    reason: Annotated[str, typer.Option(help="Why, as the error of the flows.")] = "by hand",
+    filters: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    """End live flows as CANCELLED, whether a worker holds them or not."""
+    _run("cancel", ids, store, filters, options, reason)
+
+
+@_acting
+def wake(
+    ids: Ids = None,
+    *,
+    store: StoreOption = None,
+    filters: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    """Let live flows be due now, whatever they wait for."""
+    _run("wake", ids, store, filters, options)
+
+
+@_acting
+def release(
+    ids: Ids = None,
+    *,
+    store: StoreOption = None,
+    filters: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    """Take flows from workers that are gone or hang; they are due now."""
+    _run("release", ids, store, filters, options)
+
+
+@_acting
+def purge(
+    ids: Ids = None,
+    *,
+    store: StoreOption = None,
+    live: Annotated[bool, typer.Option("--live", help="Also flows that have not ended.")] = False,
+    filters: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    """Delete flows that have ended, with their progress and parts.
+
+    With `--finding parent_gone`, the wait conditions whose parent does not exist are cleared.
+    """
+    _run("purge", ids, store, filters, options, live=live)
+
+
+def _run(
+    action: str,
+    ids: list[str] | None,
+    url: str | None,
+    filters: dict[str, Any],
+    options: dict[str, Any],
+    *arguments: Any,
+    **given: Any,
+) -> None:
+    """Do it, and print what came of it."""
+    findings: list[str] = options["findings"] or []
+    version: int | None = options["version"]
+    if ids and (filters or findings or options["everything"]):
+        leave("name flows by their ids, or select them by filters, not both", USAGE)
+
+    if version is not None and (not ids or len(ids) > 1):
+        leave("--version is for one flow, which is named", USAGE)
+
+    selected: dict[str, Any] = {"ids": ids}
+    if not ids:
+        selected = {**filters, "findings": findings, "everything": options["everything"]}
+        selected["diagnosis"] = thresholds_of(options)
+
+    with open_existing(url) as store:
+        if ids and version is not None and not options["dry_run"]:
+            report = _one(store, action, ids[0], version, arguments)
+        else:
+            bulk = getattr(store.bulk(**selected), action)
+            given |= {name: options[name] for name in ("dry_run", "limit", "cursor", "per_second")}
+            if not options["dry_run"] and not options["yes"] and (not ids or action == "purge"):
+                _confirm(bulk(*arguments, **{**given, "dry_run": True}), action)
+
+            report = bulk(*arguments, **given, progress=_progress)
+
+    _print(report, as_json=options["as_json"])
+    if not report.matched or (ids and report.skipped):
+        raise typer.Exit(NO)
+
+
+def _one(
+    store: cs.Store, action: str, flow_id: str, version: int, arguments: tuple[Any, ...]
+) -> cs.BulkReport:
+    """Act on one version of one flow."""
+    if action == "purge":
+        changed = store.delete(flow_id, version=version)
+    else:
+        done = getattr(store, f"{action}_flow")(flow_id, *arguments, version=version)
+        changed = done.version != version
+
+    skipped = {} if changed else {"has nothing to be changed": (flow_id,)}
+    return cs.BulkReport(
+        matched=1,
+        changed=int(changed),
+        skipped=dict.fromkeys(skipped, 1),
+        first_changed=(flow_id,) if changed else (),
+        first_skipped=skipped,
+        cursor=None,
+        dry_run=False,
+    )
+
+
+def _confirm(planned: cs.BulkReport, action: str) -> None:
+    """Ask, unless there is nothing to do."""
+    if not planned.changed:
+        return
+
+    if not sys.stdin.isatty():
+        flows = counted(planned.changed, "flow")
+        leave(
+            f"nothing was changed: it would be {flows}, and --yes is required without a terminal to ask on",
+            USAGE,
+        )
+
+    question = f"{action.capitalize()} {counted(planned.changed, 'flow')}?"
+    typer.confirm(question, abort=True, err=True)
+
+
+def _print(report: cs.BulkReport, *, as_json: bool) -> None:
+    if as_json:
+        print_json(bulk_document(report))
+    else:
+        verb = "would change" if report.dry_run else "changed"
+        ids = _listed(report.first_changed, report.changed)
+        say(f"{verb} {counted(report.changed, 'flow')}{ids}")
+        for reason, number in report.skipped.items():
+            ids = _listed(report.first_skipped[reason], number)
+            say(f"skipped {counted(number, 'flow')}: {reason}{ids}")
+
+    if report.cursor is not None:
+        complain(f"There are more: --cursor {report.cursor}")
+
+
+_SHOWN = 5
+
+
+def _listed(ids: tuple[str, ...], number: int) -> str:
+    if not ids:
+        return ""
+
+    return f": {', '.join(map(escaped, ids[:_SHOWN]))}{', …' if number > _SHOWN else ''}"
+
+
+def _progress(report: cs.BulkReport) -> None:
+    """Say on a terminal how far it is, and where to continue."""
+    if sys.stderr.isatty() and report.cursor is not None:
+        done = f"{report.changed:,} of {report.matched:,} changed so far"
+        complain(f"{done}; if this breaks off, continue with --cursor {report.cursor}")
