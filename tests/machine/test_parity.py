@@ -23,6 +23,7 @@ from catga_store import AsyncRedisStore
 from catga_store import AsyncSession
 from catga_store import AsyncSQLiteStore
 from catga_store import AsyncStore
+from catga_store import Encrypt
 from catga_store import MemoryStore
 from catga_store import NatsStore
 from catga_store import RedisStore
@@ -30,6 +31,7 @@ from catga_store import Retention
 from catga_store import Session
 from catga_store import SQLiteStore
 from catga_store import Store
+from catga_store import Zstd
 from catga_store.stores.nats import listings
 from catga_store.stores.nats import searching
 from catga_store.testing import AsyncAPI
@@ -53,18 +55,23 @@ HISTORY = 3
 
 WATCHED = ("memory", "blocking")
 
+CODECS = [Zstd(min_bytes=64), Encrypt({"k": b"k" * 32})]
+
 
 def open_api(kind: str, api: str, directory: Path, seen: set[str]) -> Callable[..., StoreAPI]:
     """Return how to open an empty store of that kind behind that API; `seen` gets what is called."""
     numbers = count()
-    blocking: dict[str, Any] = {"memory": MemoryStore, "sqlite": SQLiteStore}
+    blocking: dict[str, Any] = {"memory": MemoryStore, "sqlite": SQLiteStore, "codecs": SQLiteStore}
     awaiting: dict[str, Any] = {"memory": AsyncMemoryStore, "sqlite": AsyncSQLiteStore}
 
     def open_one(clock: ManualClock, retention: Retention, partitions: int) -> StoreAPI:
         options: dict[str, Any] = {"clock": clock, "retention": retention}
         options |= {"partitions": partitions, "history": HISTORY}
         place = () if kind == "memory" else (directory / f"{next(numbers)}.db",)
-        durable = kind == "sqlite"
+        durable = kind != "memory"
+        if kind == "codecs":
+            options["codecs"] = CODECS
+
         if (kind, api) == WATCHED:
             return RecordedAPI(lambda: MemoryStore(**options), seen)
 
@@ -171,11 +178,13 @@ STEPS = 40
 """Operations in one example."""
 
 # How many examples the quick profile has on each API: what crosses a thread, reaches a disk or
-# crosses a network costs more, so the same time buys fewer. On `windows` NATS lists as in a large
+# crosses a network costs more, so the same time buys fewer. `codecs` is SQLite with compression and
+# encryption, which are above what stores decide. On `windows` NATS lists as in a large
 # store, which is below the APIs.
 EXAMPLES = {
     "memory": {"blocking": 120, "asyncio": 100, "trio": 100},
     "sqlite": {"blocking": 60, "asyncio": 25, "trio": 25},
+    "codecs": {"blocking": 10},
     "6.2": {"blocking": 25, "asyncio": 12, "trio": 12},
     "8.2": {"blocking": 20, "asyncio": 8, "trio": 8},
     "cluster": {"blocking": 25, "asyncio": 12, "trio": 12},
@@ -253,7 +262,7 @@ def cells(*kinds: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("kind", "api"), cells("memory", "sqlite"))
+@pytest.mark.parametrize(("kind", "api"), cells("memory", "sqlite", "codecs"))
 def test_a_store_does_what_the_model_says(
     kind: str, api: str, tmp_path: Path, run_machine: Run
 ) -> None:
