@@ -170,7 +170,7 @@ class Bodies:
     # writing --------------------------------------------------------------------------------------
 
     def _commit(self, request: Commit) -> Conversation[Reply]:
-        store = yield from self.identify()
+        store = self._store or (yield from self.identify())
         changes = tuple([self._encoded(store, change, request.id) for change in request.changes])
         reply: Reply = yield evolve(request, changes=changes)
         return reply
@@ -216,8 +216,9 @@ class Bodies:
     # reading --------------------------------------------------------------------------------------
 
     def _read(self, request: Read) -> Conversation[tuple[Record | None, ...]]:
-        records = yield from ask(request)
-        store = yield from self.identify()
+        records: tuple[Record | None, ...] = yield request
+        store = self._store or (yield from self.identify())
+        # Every operation that reads passes here.
         return tuple(
             [
                 None if record is None else self.decoded(store, key, record)

@@ -57,7 +57,7 @@ def read(store: cs.Store) -> list[Any]:
     assert first is not None
     parts = [store.get_part("f", name) for name in ("p", "q")]
     return [
-        first.state,
+        (first.state, first.version),
         [(flow.state, flow.status, flow.updated_at) for flow in map(store.get_one, ("f", "ended"))],
         [(part.body, part.tag) for part in parts if part is not None],
         list(store.read_log("f")),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
 from typing import Protocol
 from typing import runtime_checkable
-
-from attrs import evolve
-from attrs import frozen
 
 __all__ = ["BodyCodec", "BodyPlace"]
 
 _FORMAT = b"catga_store body 1"
 
 
-@frozen
-class BodyPlace:
+class BodyPlace(NamedTuple):
     """Which body of which record a codec is given.
 
     `kind` is `flow`, `part`, `progress` or `wait`; a former version of a flow is what it was, a `flow`. Of a
@@ -57,7 +54,7 @@ class BodyPlace:
 
     def after(self, name: str) -> BodyPlace:
         """Return the same for the next codec."""
-        return evolve(self, inner=(*self.inner, name))
+        return self._replace(inner=(*self.inner, name))
 
 
 @runtime_checkable

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from typing import cast
 
-from attrs import evolve
-
 from catga_store.codec.bodies.base import BodyCodec
 from catga_store.codec.bodies.base import BodyPlace
 from catga_store.codec.bodies.frames import ConcealedBody
@@ -64,7 +62,9 @@ class Chain:
         except ValueError as error:
             raise CorruptRecordError(str(error), key=None) from None
 
-        self._check_required(() if frame is None else [name for name, _ in frame.trail])
+        if self._required:
+            self._check_required(() if frame is None else frame.trail)
+
         data = stored if frame is None else self._decoded(frame, place(frame.kind))
         return ConcealedBody(data) if self.conceals else bytes(data)
 
@@ -89,7 +89,8 @@ class Chain:
         at = place(frame.kind)
         return all(self._by_name[name].is_current(label, at) for name, label in frame.trail)
 
-    def _check_required(self, names: Iterable[str]) -> None:
+    def _check_required(self, trail: Iterable[tuple[str, str]]) -> None:
+        names = [name for name, _ in trail]
         missing = [name for name in self._required if name not in names]
         if missing:
             message = (
@@ -99,10 +100,9 @@ class Chain:
             raise CorruptRecordError(message, key=None)
 
     def _decoded(self, frame: Frame, place: BodyPlace) -> bytes:
-        data = frame.data
-        names = [name for name, _ in frame.trail]
-        for at in reversed(range(len(names))):
-            name, label = frame.trail[at]
+        _, trail, data = frame
+        for at in range(len(trail) - 1, -1, -1):
+            name, label = trail[at]
             codec = self._by_name.get(name)
             if codec is None:
                 message = (
@@ -111,7 +111,8 @@ class Chain:
                 )
                 raise CodecMissingError(message, key=None, codec=name, label=label)
 
-            data = _undone(codec, label, data, evolve(place, inner=tuple(names[:at])))
+            inner = tuple([name for name, _ in trail[:at]])
+            data = _undone(codec, label, data, place._replace(inner=inner) if inner else place)
 
         return data
 

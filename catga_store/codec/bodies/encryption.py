@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeAlias
@@ -166,12 +167,17 @@ def seal(cipher: AESGCM, data: bytes, associated: bytes) -> bytes:
 
 def unseal(cipher: AESGCM, sealed: bytes, associated: bytes) -> bytes | None:
     """Return what was sealed; `None` if it is not that, or not with these associated data."""
-    from cryptography.exceptions import InvalidTag
-
     if len(sealed) < NONCE_BYTES + TAG_BYTES:
         return None
 
     try:
         return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], associated)
-    except InvalidTag:
+    except _invalid_tag():
         return None
+
+
+@cache
+def _invalid_tag() -> type[Exception]:
+    from cryptography.exceptions import InvalidTag
+
+    return InvalidTag

@@ -15,6 +15,7 @@ stores with codecs and without.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 from typing import Self
 
@@ -111,12 +112,18 @@ def parse(stored: bytes) -> Frame | None:
         message = "it begins like a body that went through codecs, and does not go on like one"
         raise ValueError(message)
 
+    return Frame(kind[0], _trail_in(names), data)
+
+
+@lru_cache(maxsize=256)
+def _trail_in(names: bytes) -> tuple[tuple[str, str], ...]:
+    """The trail of a frame, taken apart; a store has few."""
     trail: list[tuple[str, str]] = []
     for name in names.decode("ascii").split(",") if names else ():
         codec, _, label = name.partition("=")
         trail.append((codec, label))
 
-    return Frame(kind[0], tuple(trail), data)
+    return tuple(trail)
 
 
 def trail_of(stored: bytes) -> str | None:
