@@ -142,8 +142,11 @@ class AsyncWorker(BaseWorker):
 
     # running --------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(self, *, signals: bool = True) -> None:
         """Work until `stop` is called, or on SIGTERM or SIGINT if this is the main thread.
+
+        With `signals=False` signals are left to the program that the worker is a part of, such as a web
+        server, which then calls `stop`.
 
         Then nothing more is claimed, and handlers have the `grace` to return. What still runs after that is
         cancelled and given back to other workers, and does not count as an attempt. A second signal does
@@ -154,7 +157,7 @@ class AsyncWorker(BaseWorker):
         fatal: BaseException | None = None
         try:
             async with anyio.create_task_group() as helpers:
-                if threading.current_thread() is threading.main_thread():
+                if signals and threading.current_thread() is threading.main_thread():
                     helpers.start_soon(self._watch_signals)
 
                 helpers.start_soon(self._keep)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Generator
+from contextlib import nullcontext
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
@@ -146,8 +147,11 @@ class Worker(BaseWorker):
 
     # running --------------------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, *, signals: bool = True) -> None:
         """Work until `stop` is called, or on SIGTERM or SIGINT if this is the main thread.
+
+        With `signals=False` signals are left to the program that the worker is a part of, such as a web
+        server, which then calls `stop`.
 
         Then nothing more is claimed, and handlers have the `grace` to return. What still runs after that is
         given back to other workers, and does not count as an attempt. A second signal does that at
@@ -157,7 +161,7 @@ class Worker(BaseWorker):
         keeper = threading.Thread(target=self._keep, name="catga-store-keeper", daemon=True)
         keeper.start()
         try:
-            with signals_to(self._signalled):
+            with signals_to(self._signalled) if signals else nullcontext():
                 try:
                     self._claim_loop()
                 finally:

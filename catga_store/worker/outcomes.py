@@ -58,6 +58,8 @@ _LONGEST_TRACEBACK = 20_000
 _PACKAGE = str(Path(__file__).parent.parent)
 _OWN_ERROR = re.compile(r"attempt (\d+) of \d+ at [\d/]+: ")
 _ALONE = ": it runs alone, because its process died or its claim was lost while other flows ran beside it"
+_KEEPS_ERROR = (FlowStatus.FAILED, FlowStatus.COMPENSATING)
+"""Where the error is why the flow is there; elsewhere that of an attempt is gone with the next step."""
 _BEGINS_TO_RUN = (FlowStatus.CREATED, FlowStatus.SUSPENDED)
 
 
@@ -110,7 +112,10 @@ def end_in_order(flow: FlowSnapshot[Any], began: Began, *, is_tracked: bool) -> 
         let_go(flow)
 
     flow.attempts = 0
-    if flow.error is not None and flow.error == began.error and _OWN_ERROR.match(flow.error):
+    if flow.status in _KEEPS_ERROR or flow.error is None:
+        return
+
+    if flow.error == began.error and _OWN_ERROR.match(flow.error):
         flow.error = None
 
 

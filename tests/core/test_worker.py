@@ -474,6 +474,28 @@ def test_on_failure_that_raises_loses_its_changes(store: cs.Store, worker: cs.Wo
 # crashes --------------------------------------------------------------------------------------------
 
 
+def test_a_flow_that_fails_keeps_its_error(store: cs.Store, worker: cs.Worker) -> None:
+    """Also the one of an attempt before, as after a compensation."""
+    create(store)
+
+    @worker.handles(Order)
+    def handle(run: cs.Run[Order]) -> None:
+        if run.flow.status is not cs.FlowStatus.COMPENSATING:
+            message = "no stock"
+            raise LookupError(message)
+
+        run.fail(run.flow.error or "no error")
+
+    @worker.on_failure(Order)
+    def compensate(run: cs.Run[Any], _error: Exception) -> None:
+        run.flow.status = cs.FlowStatus.COMPENSATING
+
+    worker.run_until_idle()
+    order = store.get_one("o")
+    assert order.status is cs.FlowStatus.FAILED
+    assert (order.error or "").startswith("attempt 3 of 3 at 0: LookupError: no stock")
+
+
 def die(store: cs.Store, clock: ManualClock, times: int) -> None:
     """Claim the flow as workers do that die in it."""
     for _ in range(times):
