@@ -13,6 +13,8 @@ from marks import ONE_STORE
 import catga_store as cs
 from catga_store.core import history
 from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import ask
+from catga_store.protocol.conversation import through
 from catga_store.testing.clock import ManualClock
 
 
@@ -77,6 +79,68 @@ def test_without_the_option_only_the_current_version(store: cs.Store) -> None:
     assert store.get("f", version=4) is not None
     assert versions(store, "absent") == []
     assert store.get("absent", version=1) is None
+
+
+class Sent:
+    """Stands between a store and its transport, and keeps what is sent."""
+
+    def __init__(self, store: cs.Store) -> None:
+        self._protocol: Any = store._driver.protocol  # type: ignore[attr-defined]
+        self.requests: list[Any] = []
+        store._driver.protocol = self  # type: ignore[attr-defined]
+
+    def converse(self, request: Any) -> Conversation[Any]:
+        """Do what a request asks."""
+        return through(self._protocol.converse(request), self._noted)
+
+    def _noted(self, request: Any) -> Conversation[Any]:
+        self.requests.append(request)
+        return ask(request)
+
+    def by(self, call: Callable[[], object]) -> list[Any]:
+        """Return what a call sends."""
+        self.requests.clear()
+        call()
+        return list(self.requests)
+
+
+@pytest.mark.stores("sqlite", "redis-8.2", "nats")
+def test_a_history_of_one_costs_nothing(open_more: Callable[..., cs.Store], store_url: str) -> None:
+    """An update is one round trip: one statement and the log, one command, or one message."""
+    sent: dict[int, Any] = {}
+    kind = store_url.partition(":")[0]
+    for history_kept in (1, 3):
+        store = open_more(history=history_kept)
+        flow = cs.FlowSnapshot(f"f{history_kept}", state={"n": 1}, due_at=None)
+        store.create(flow)
+        found = Sent(store)
+        statements: list[str] = []
+        if kind == "sqlite":
+            transport: Any = store._driver.transport  # type: ignore[attr-defined]
+            transport._idle[-1].connection.set_trace_callback(statements.append)
+
+        flow.state["n"] = 2
+        requests = found.by(lambda flow=flow, store=store: store.update(flow))
+        asked = [one for one in requests if type(one).__name__ != "Tell"]  # which has no reply
+        assert len(asked) == 1 or (history_kept, kind) == (3, "nats")
+        request = asked[-1]
+
+        if kind == "sqlite":
+            sent[history_kept] = [text.split()[0] for text in statements]
+        elif kind == "nats":
+            sent[history_kept] = [len(request.messages), request.atomic]
+        else:
+            (command,) = request.commands
+            sent[history_kept] = sum(len(str(arg)) for arg in command.args)
+
+    if kind == "sqlite":
+        assert sent[1] == ["BEGIN", "UPDATE", "INSERT", "COMMIT"]
+        assert len(sent[3]) > len(sent[1])
+    elif kind == "nats":
+        assert sent[1] == [1, False]
+        assert sent[3][1]
+    else:
+        assert sent[1] < sent[3]
 
 
 def test_versions_of_sessions_and_claims(open_more: Callable[..., cs.Store]) -> None:

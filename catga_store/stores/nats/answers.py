@@ -35,6 +35,9 @@ __all__ = [
 ]
 
 _PAUSES = (0.002, 0.25)
+_TURN = 0.016
+"""Seconds at most between two tries of one that another writer was faster than. Always the same: of eight
+writers, one that waits longer after each try does not get its turn for minutes."""
 
 END, NOT_FOUND, TOO_MANY, NO_RESPONDERS = 204, 404, 413, 503
 STREAM_GONE, NO_MESSAGE = 10059, 10037
@@ -57,11 +60,21 @@ class Deadline:
         self._pause = _PAUSES[0]
         self.reason = ""
         """Why it was not done yet, as far as the server has said."""
+        self.raced = False
+        """Whether that is that another writer was faster."""
 
     def has_passed(self) -> bool:
         return time.monotonic() >= self._until
 
+    def says(self, ack: Ack) -> None:
+        """Take over what became of a publish."""
+        self.reason, self.raced = ack.text, ack.raced and not ack.moved
+
     def pause(self) -> Pause:
+        if self.raced:
+            self.raced = False
+            return Pause(random.uniform(0, _TURN))  # noqa: S311  jitter
+
         seconds = random.uniform(self._pause / 2, self._pause)  # noqa: S311  jitter
         self._pause = min(self._pause * 2, _PAUSES[1])
         return Pause(seconds)

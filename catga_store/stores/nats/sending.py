@@ -181,7 +181,7 @@ class NatsSender:
             else:
                 self.exchange.doubt(message.subject for message in plan.entries)
 
-        deadline.reason = ack.text
+        deadline.says(ack)
         if ack.sequence and not ack.duplicate:
             yield from self.exchange.forget(
                 [
@@ -205,7 +205,7 @@ class NatsSender:
         if ack.refusal is not None:
             raise ack.refusal
 
-        deadline.reason = ack.text
+        deadline.says(ack)
         return ack
 
     def _what_is_there(
