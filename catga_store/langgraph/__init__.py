@@ -1,7 +1,8 @@
 """LangGraph's checkpoints in a store of this library.
 
-Needs the extra `langgraph`. `layout` says what is stored, `operations` is every method once, `saver` is
-what LangGraph calls, blocking and async.
+Needs the extra `langgraph`. `layout` says what is stored. `reading`, `writing` and `threads` have every
+operation once, as a conversation; `access` is what they share. `saver` is what LangGraph calls, blocking and
+async.
 """
 
 from catga_store.langgraph.layout import SEEN
