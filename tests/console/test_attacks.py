@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -296,6 +298,14 @@ def test_static_files_only() -> None:
     with client_of(cs.MemoryStore()) as client:
         for path in ("/static/../application.py", "/static/%2e%2e/application.py", "/static/"):
             assert client.get(path).status_code == 404
+
+
+def test_htmx_is_as_it_was_published() -> None:
+    """The file of the npm package htmx.org 4.0.1, unchanged, with its licence beside it."""
+    static = Path(console.__file__).parent / "static"
+    published = "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130"
+    assert hashlib.sha256((static / "htmx.min.js").read_bytes()).hexdigest() == published
+    assert "Permission to use" in (static / "htmx.LICENSE.txt").read_text("utf-8")
 
 
 def test_requests_that_are_too_large_or_no_form(flows: cs.Store) -> None:

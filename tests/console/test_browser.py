@@ -194,6 +194,7 @@ def test_bulk_cancel_after_its_dry_run(open_console: Open) -> None:
     page.get_by_label("Reason").fill("closing the shop")
     page.get_by_role("button", name="Count first").click()
     page.get_by_text("Dry run: 20 of 20 flows would be changed.").wait_for()
+    assert serious_findings(page) == []
     assert store.count_flows(status=cs.FlowStatus.CANCELLED) == 0
     page.get_by_role("button", name="Do it").click()
     page.get_by_text("20 flows were changed, 0 skipped.").wait_for()
@@ -269,6 +270,18 @@ def test_by_keyboard_only(open_console: Open) -> None:
     assert page.locator("#state + .tree > details").get_attribute("open") is None
 
 
+def serious_findings(page: Page) -> list[tuple[str, str]]:
+    """Return what axe finds on a page that keeps people out."""
+    from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415  not in the quick tests
+
+    found: Any = Axe().run(page).response["violations"]
+    return [
+        (one["id"], one["nodes"][0]["html"])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
 def focused(page: Page) -> str:
     """Return the text of what has the focus."""
     text: str = page.evaluate("document.activeElement.innerText ?? ''")
@@ -308,20 +321,12 @@ PAGES = {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_page_is_accessible_and_fits_a_phone(open_console: Open, scheme: str) -> None:
     """No serious finding of axe, light and dark, wide and narrow; nothing is wider than a phone."""
-    from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415  not in the quick tests
-
     page = open_console(orders(), color_scheme=scheme)
     for name, address in PAGES.items():
         page.goto(address)
         for viewport in ({"width": 1100, "height": 800}, PHONE):
             page.set_viewport_size(viewport)
-            found: Any = Axe().run(page).response["violations"]
-            serious = [
-                (name, one["id"], one["nodes"][0]["html"])
-                for one in found
-                if one["impact"] in ("serious", "critical")
-            ]
-            assert serious == []
+            assert serious_findings(page) == [], name
             assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
 
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 28)"

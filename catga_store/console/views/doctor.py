@@ -23,7 +23,7 @@ from catga_store.stores.findings import Finding
 __all__ = ["show"]
 
 _SHOWN = 50
-_LOOKED_AT = 1000
+_LOOKED_AT = 500
 """How many flows one page looks at."""
 _LEVELS = ("problem", "warning", "unknown", "info", "ok")
 

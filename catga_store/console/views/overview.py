@@ -30,7 +30,7 @@ __all__ = ["show"]
 
 _FRESH = 4.5
 """For how many seconds a look at the store serves every reader: less than a page waits between two."""
-_LEAST, _MOST = 50, 400
+_LEAST, _MOST = 50, 200
 """How many flows one look diagnoses; the next one continues behind them, and so on, round by round."""
 _FOUND_AT_ONCE = 20
 _DIAGNOSES_COST = 5

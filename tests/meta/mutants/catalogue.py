@@ -38,6 +38,13 @@ PROGRESS = ("tests/contract/test_progress.py",)
 REPLIES = ("tests/stores/redis/test_redis_replies.py",)
 REDIS_PARTS = ("tests/stores/redis/test_redis_parts.py",)
 WORKER = ("tests/core/test_worker.py",)
+ATTACKS = ("tests/console/test_attacks.py",)
+CONSOLE = (
+    "tests/console/test_pages.py",
+    "tests/console/test_bulk.py",
+    "-k",
+    "redact or conflict or counted",
+)
 REPORTS = ("tests/contract/test_reports.py", "-k", "memory or redis-8")
 PARTS = ("tests/contract/test_parts.py",)
 LOGS = ("tests/contract/test_logs.py",)
@@ -1846,5 +1853,101 @@ MUTANTS: tuple[Mutant, ...] = (
         "        head = old\n",
         "        pass\n",
         REWRAP,
+    ),
+    Mutant(
+        "console-without-token",
+        "any caller sees the console",
+        "console/safety.py",
+        "        allowed = not self.token or number is not None or bearer\n",
+        "        allowed = True\n",
+        ATTACKS,
+    ),
+    Mutant(
+        "console-forged-session",
+        "any number is a session of the console",
+        "console/safety.py",
+        '        return number if number and _equal(mac, self._mac("session", number)) else None\n',
+        "        return number or None\n",
+        ATTACKS,
+    ),
+    Mutant(
+        "console-without-csrf",
+        "a session writes without its CSRF token",
+        "console/safety.py",
+        '            not session.is_new and _equal(sent or "", self.csrf_of(request))\n',
+        "            not session.is_new\n",
+        ATTACKS,
+    ),
+    Mutant(
+        "console-foreign-pages",
+        "a page of another site may send forms",
+        "console/safety.py",
+        '        return site not in ("same-origin", "none")\n',
+        "        return False\n",
+        ATTACKS,
+    ),
+    Mutant(
+        "console-token-in-address",
+        "the token stays in the address",
+        "console/safety.py",
+        'urlencode([pair for pair in pairs if pair[0] != "token"])',
+        "urlencode(pairs)",
+        ATTACKS,
+    ),
+    Mutant(
+        "console-inline-script",
+        "pages may have inline scripts",
+        "console/safety.py",
+        "    \"script-src 'self'; \"\n",
+        "    \"script-src 'self' 'unsafe-inline'; \"\n",
+        ATTACKS,
+    ),
+    Mutant(
+        "console-always-writes",
+        "a read-only console writes",
+        "console/application.py",
+        "        if not context.write:\n",
+        "        if False:\n",
+        ATTACKS,
+    ),
+    Mutant(
+        "console-raw-html",
+        "ids and states are HTML",
+        "console/rendering.py",
+        "        autoescape=True,\n",
+        "        autoescape=False,\n",
+        ATTACKS,
+    ),
+    Mutant(
+        "console-redacts-nothing-on-failure",
+        "a body whose redaction fails is shown",
+        "console/context.py",
+        "            return REDACTED\n",
+        "            return body\n",
+        CONSOLE,
+    ),
+    Mutant(
+        "console-redacts-in-place",
+        "a redacted state can be edited, and is written back redacted",
+        "console/context.py",
+        "deepcopy(body))\n",
+        "body)\n",
+        CONSOLE,
+    ),
+    Mutant(
+        "console-edits-any-version",
+        "an edit overwrites a version that its editor has not seen",
+        "console/views/actions.py",
+        "        _check_version(flow, expected)\n        flow.state",
+        "        flow.state",
+        CONSOLE,
+    ),
+    Mutant(
+        "console-changes-more-than-counted",
+        "more flows are changed than the dry run has counted",
+        "console/views/bulk.py",
+        "limit=min(left, _AT_ONCE)",
+        "limit=_AT_ONCE",
+        CONSOLE,
     ),
 )
