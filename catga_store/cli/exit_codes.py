@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
@@ -87,10 +86,7 @@ _NEEDED_BY = {
 
 
 def complain(message: str) -> None:
-    """Print one line on stderr, after what was printed on stdout."""
-    with contextlib.suppress(OSError, ValueError):  # a reader that has left, a closed stream
-        sys.stdout.flush()
-
+    """Print one line on stderr."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(escaped(message), markup=False)
 

@@ -466,3 +466,17 @@ def test_what_json_does_not_know_is_an_error() -> None:
     """Nothing is printed as what it is not."""
     with pytest.raises(TypeError):
         output.print_json({"a": object()})
+
+
+def test_refused_question_of_the_index_check_is_raised() -> None:
+    """It is not taken for what the index holds."""
+
+    class Refusing:
+        """A link to a server that refuses all commands."""
+
+        def perform(self, request: Any, /) -> tuple[object, ...]:
+            """Refuse."""
+            return tuple(redis.ResponseError("NOPERM") for _ in request.commands)
+
+    with pytest.raises(redis.ResponseError, match="NOPERM"):
+        index_check.ask(Refusing(), [("ZCARD", "key")])

@@ -80,6 +80,7 @@ def test_doctor_of_a_healthy_server(url: str, version: str) -> None:
 
     assert found["version"]["found"].startswith(f"Redis {version}")
     assert found["eviction"]["level"] == "ok"
+    assert found["durability"]["level"] == "info"
     assert "appendfsync everysec" in found["durability"]["found"]
     assert found["replicas"]["level"] == "info"
     assert found["index"]["level"] == "ok"

@@ -627,3 +627,22 @@ async def test_parts_under_an_event_loop(astore: cs.AsyncStore) -> None:
     found = await astore.get_parts("f", ["a", "b"])
     assert [part and part.body for part in found.values()] == [b"1", {"n": 3}]
     assert await astore.delete_parts("f", "") == 2
+
+
+def test_deletion_beside_parts_of_another_flow(store: cs.Store) -> None:
+    """In one commit a flow goes with its parts, and parts of others are written."""
+    for name in ("a", "b", "c"):
+        store.create(cs.FlowSnapshot(name, state={}))
+        store.put_part(cs.Part(name, "p", b"old"))
+
+    with store.begin() as session:
+        for name in ("a", "c"):
+            part = session.get_part(name, "p")
+            assert part is not None
+            part.body = b"new"
+            session.add_part(cs.Part(name, "q", b"more"))
+
+        session.delete(session.get_one("b"))
+
+    for name, bodies in (("a", [b"new", b"more"]), ("b", []), ("c", [b"new", b"more"])):
+        assert [part.body for part in store.list_parts(name, bodies=True)] == bodies

@@ -176,6 +176,18 @@ def test_the_first_completion_of_a_child_counts(store: cs.Store) -> None:
     assert dict(read(store).results) == {"a": cs.ChildResult(True, {"parcel": 7}, None)}
 
 
+def test_completion_of_a_child_that_is_left_out_waits_for_it(store: cs.Store) -> None:
+    """Its result is not among those of the others, and is there when the child is a child again."""
+    store.set_wait_condition(wait_for("w", "a", "b", "c"))
+    store.complete_child("w", "a", result=1)
+    for children, results in ((["b", "c"], {}), (["a", "b"], {"a": cs.ChildResult(True, 1, None)})):
+        wait = read(store)
+        wait.flow_ids = children
+        store.update_wait_condition(wait)
+        again = read(store)
+        assert (again.completed_count, dict(again.results)) == (len(results), results)
+
+
 @pytest.mark.parametrize("result", [None, 0, "", "ü\0", [], {"a": [1, 2.5, None]}, 10**30, False])
 def test_results_come_back(store: cs.Store, result: object) -> None:
     """A result is plain JSON data and comes back equal in value and type."""
@@ -824,7 +836,9 @@ def test_suspend_on_a_wait_that_ended_without_a_parent_wakes_the_flow(store: cs.
     """A wait that was set and satisfied before it had a parent wakes the flow that suspends on it."""
     store.set_wait_condition(wait_for("w", "a"))
     store.complete_child("w", "a", result=1)
+    ended = read(store)
     suspended(store, wait_for("w", "a"))
+    assert read(store).version == ended.version + 1
     (parent,) = store.claim_due()
     assert parent.flow_id == "parent"
     assert parent.wait_condition is not None

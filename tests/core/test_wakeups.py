@@ -552,6 +552,19 @@ def test_a_sooner_time_pokes_the_one_that_keeps_them() -> None:
     assert first.seconds_left() == 1.0
 
 
+def test_a_time_that_has_come_wakes_who_wants_the_type() -> None:
+    """Of a type that is not known, one of each group."""
+    for name, expected in (("Parcel", [False, True]), (None, [True, True])):
+        wakeups = Wakeups()
+        orders, parcels = Asleep(wakeups, types=("Order",)), Asleep(wakeups, types=("Parcel",))
+        wakeups.publish([Hint(2000, name)])
+        assert woken(orders, parcels) == [False, False]
+        wakeups._wake_expected(1999)
+        assert woken(orders, parcels) == [False, False]
+        wakeups._wake_expected(2000)
+        assert woken(orders, parcels) == expected
+
+
 def test_what_is_due_later_than_the_next_look_is_left_to_that() -> None:
     """The times that are kept are few."""
     wakeups = Wakeups()

@@ -26,6 +26,7 @@ from marks import STORES
 from proxy import Proxy
 from proxy import Strike
 from waiting import retried
+from waiting import until
 
 from catga_store import AsyncNatsStore
 from catga_store import CommitUncertainError
@@ -811,3 +812,21 @@ def forget_the_log(store: Any, url: str) -> None:
             client.unlink(*gone)
     elif not url.startswith("nats"):
         store._driver.transport(Call(lambda tables: tables.forget_log(1 << 60, 1000), writes=True))
+
+
+def test_the_memory_store_forgets_its_log() -> None:
+    """A process that commits for months keeps the outcomes of twice its timeout."""
+    store: Any = open_store("memory://", timeout=timedelta(milliseconds=1))
+    number = 0
+
+    def has_forgotten() -> bool:
+        nonlocal number
+        number += 1
+        with store.begin() as session:
+            session.add(FlowSnapshot(f"a-{number}", state={}))
+            session.add(FlowSnapshot(f"b-{number}", state={}))
+
+        kept: int = store._driver.transport(Call(lambda tables: len(tables._log), writes=False))
+        return kept < number
+
+    until(has_forgotten)

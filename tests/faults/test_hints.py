@@ -27,6 +27,7 @@ from waiting import until
 from waiting import until_async
 
 import catga_store as cs
+from catga_store.drivers import nats_hints
 from catga_store.protocol.requests import Due
 from catga_store.testing.servers import NatsServer
 from catga_store.testing.servers import RedisServer
@@ -317,3 +318,26 @@ def test_a_client_with_one_connection(
         assert len(waiting.result(LONG)) == 1
         store.close()
         pool.disconnect()
+
+
+def test_a_nats_subscription_that_has_ended_begins_again(
+    url_of: Callable[[str], str], beside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends a while after the last call that waits; the next one has hints again."""
+    monkeypatch.setattr(nats_hints, "_LINGERS", 0.05)
+    begun: list[nats_hints.HintSubscription] = []
+    begin = nats_hints.HintSubscription.begin
+
+    def noted(self: nats_hints.HintSubscription, request: Any) -> Any:
+        begun.append(self)
+        return begin(self, request)
+
+    monkeypatch.setattr(nats_hints.HintSubscription, "begin", noted)
+    url = url_of("nats")
+    with cs.open_store(url, poll_interval=HOUR) as waits, cs.open_store(url) as writes:
+        for number in range(3):
+            waiting = beside(waits.claim_due, wait=LONGEST)
+            until(lambda: is_waiting(waits))
+            writes.create(cs.FlowSnapshot(f"f{number}", state={}))
+            assert [flow.flow_id for flow in waiting.result(LONG)] == [f"f{number}"]
+            until(lambda: begun[-1]._task is None)

@@ -48,6 +48,7 @@ def filled() -> cs.MemoryStore:
     store.save_for_each_progress("b", 0, cs.ForEachProgress([1]))
     store.set_wait_condition(cs.WaitCondition("w", flow_ids=["x", "y"], parent_flow_id="a"))
     store.complete_child("w", "x")
+    store.append("a", "first", key="k")
     return store
 
 
@@ -71,6 +72,9 @@ def everything(store: cs.MemoryStore) -> list[Any]:
         [wait.correlation_id for wait in store.get_timed_out_wait_conditions()],
         *({step: p.version for step, p in store.list_for_each_progress(f).items()} for f in "abn"),
         store.complete_child("early", "z").duplicate,
+        [part.name for part in store.list_parts("b")],
+        [entry.sequence for entry in store.read_log("a")],
+        store.append("a", "again", key="k").sequence,
     ]
 
 
@@ -95,6 +99,8 @@ TRANSACTIONS: dict[str, Callable[[cs.MemoryStore], object]] = {
     "commit": write,
     "redefine": redefine,
     "clear a condition": lambda store: store.clear_wait_condition("w"),
+    "write parts": lambda store: store.put_part(cs.Part("b", "p", b"1")),
+    "delete an entry": lambda store: store.delete_part("a", "log/000000000001"),
     "clear": lambda store: store.clear(),
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedList
 
 from catga_store.protocol.keys import is_entry
 from catga_store.protocol.keys import is_hidden
@@ -27,12 +27,20 @@ class FlowParts:
     def __init__(self, flow_id: str, note: Callable[[Any, object], None]) -> None:
         self._flow_id = flow_id
         self._note = note
-        self.rows: SortedDict[str, Record] = SortedDict()
+        self.rows: dict[str, Record] = {}
         self._entries: dict[tuple[str, str], int] = {}
+        self.make_index()
+
+    def make_index(self) -> None:
+        """Make the index of the rows again: an interruption may have left it in any state."""
+        self.names: SortedList[str] = SortedList(self.rows)
 
     def write(self, name: str, head: Head, body: bytes | None) -> None:
         """Insert or replace a part; a body of None keeps the body."""
         self._note(self.rows, name)
+        if name not in self.rows:
+            self.names.add(name)
+
         self.rows[name] = Record(head, self.rows[name].body if body is None else body)
         if head.position:
             logged = log_of(part_key(self._flow_id, name))
@@ -44,6 +52,7 @@ class FlowParts:
     def remove(self, name: str) -> None:
         """Remove a part."""
         self._note(self.rows, name)
+        self.names.remove(name)
         head = self.rows.pop(name).head
         logged = log_of(part_key(self._flow_id, name)) if head.position else None
         if logged is not None and self._entries.get((logged[0], head.position)) == logged[1]:
@@ -84,7 +93,7 @@ class FlowParts:
             last = end
 
         inclusive = (wanted.after is None or first > wanted.after, False)
-        return self.rows.irange(first, last, inclusive=inclusive, reverse=wanted.reverse)
+        return self.names.irange(first, last, inclusive=inclusive, reverse=wanted.reverse)
 
 
 def _after_all(prefix: str) -> str | None:

@@ -122,12 +122,13 @@ class MemoryTables:
         self._waits: dict[Key, WaitRow] = {}
         self._terms: dict[Key, Terms] = {}
         self._items: dict[Key, dict[str, tuple[ItemRow, bytes]]] = {}
-        self._parts: SortedDict[str, FlowParts] = SortedDict()
+        self._parts: dict[str, FlowParts] = {}
         self._orphans: dict[str, int] = {}
         self._log: dict[str, tuple[int, tuple[Outcome, ...]]] = {}
 
     def _make_indexes(self) -> None:
         self._keys: SortedList[Key] = SortedList()
+        self._have_parts: SortedList[str] = SortedList()
         self._steps: dict[str, SortedDict[int, Head]] = {}
         self._flow_listing = _Listing()
         self._wait_listing = _Listing()
@@ -191,6 +192,10 @@ class MemoryTables:
 
         for flow_id, expires_ms in self._orphans.items():
             self._expiries.add((expires_ms, part_key(flow_id, "")))
+
+        self._have_parts.update(self._parts)
+        for parts in self._parts.values():
+            parts.make_index()
 
         self.undo.clear()
 
@@ -324,6 +329,7 @@ class MemoryTables:
         parts = self._parts.get(key.id)
         if parts is None:
             self._note(self._parts, key.id)
+            self._have_parts.add(key.id)
             parts = self._parts[key.id] = FlowParts(key.id, self._note)
 
         parts.write(key.name, head, body)
@@ -350,6 +356,7 @@ class MemoryTables:
     def drop_parts(self, flow_id: str) -> None:
         if flow_id in self._parts:
             self._note(self._parts, flow_id)
+            self._have_parts.remove(flow_id)
             del self._parts[flow_id]
             self.orphan(flow_id, None)
 
@@ -653,8 +660,8 @@ class MemoryTables:
         flow_id, last = ("", "") if after is None else (after.id, after.name)
         found: list[Key] = []
 
-        for each in self._parts.irange(flow_id):
-            names = self._parts[each].rows.irange(last if each == flow_id else "")
+        for each in self._have_parts.irange(flow_id):
+            names = self._parts[each].names.irange(last if each == flow_id else "")
             found += (part_key(each, name) for name in names if each != flow_id or name > last)
             if len(found) >= limit:
                 break

@@ -54,8 +54,8 @@ def add_change(
     change: Change,
     *,
     leaves: bool,
+    history: int,
     upload: str = "",
-    history: int = 1,
 ) -> None:
     """Append the arguments of one change; commit.lua has their order.
 

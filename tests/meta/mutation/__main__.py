@@ -97,11 +97,13 @@ def run(mutant: Mutant, place: Path, reach: Reach, limit: float) -> Result | Non
     """Run the tests against one mutant; `None` if it cannot be imported."""
     file = place / "catga_store" / mutant.file
     tests = reach.tests_of(file, mutant.lines)
-    left, chosen = limit, []
+    took, chosen = 0.0, []
     for test in tests:
-        left -= reach.seconds.get(test, 0)
-        if left > 0:
-            chosen.append(test)
+        if took + reach.seconds[test] > limit:
+            break  # those that follow take longer
+
+        took += reach.seconds[test]
+        chosen.append(test)
 
     if not chosen:
         return Result(mutant, 0, "")
@@ -112,7 +114,7 @@ def run(mutant: Mutant, place: Path, reach: Reach, limit: float) -> Result | Non
         if not _can_be_imported(place, mutant.file):
             return None
 
-        seconds = 120 + 5 * (limit - left)
+        seconds = 120 + 5 * took
         killer = sure_killer_of(place, chosen[:FIRST], seconds)
         killer = killer or sure_killer_of(place, chosen[FIRST:], seconds)
         return Result(mutant, len(chosen), killer)

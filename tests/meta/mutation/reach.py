@@ -71,14 +71,23 @@ class Reach:
     def tests_of(self, file: Path, lines: set[int]) -> list[str]:
         """Return the tests that run one of these lines, the quickest first.
 
-        What runs only while a module is imported is in no test: then all that run anything of the file.
+        What runs only while a module is imported is in no test: then all that run anything of the file,
+        or of its folder if it only declares what others use.
         """
         contexts = self._data.contexts_by_lineno(str(file))
         reached = {name for line in lines for name in contexts.get(line, ())}
         if not reached - {""} and any(line in contexts for line in lines):
             reached = {name for names in contexts.values() for name in names}
+            if not reached - {""}:
+                reached = self._reaching(file.parent)
 
         return sorted(reached & self.seconds.keys(), key=self.seconds.__getitem__)
+
+    def _reaching(self, folder: Path) -> set[str]:
+        """Return the tests that run anything of a folder."""
+        files = [file for file in self._data.measured_files() if Path(file).parent == folder]
+        lines = [self._data.contexts_by_lineno(file).values() for file in files]
+        return {name for of_file in lines for names in of_file for name in names}
 
 
 def record(place: Path, scratch: Path, tests: list[str]) -> Reach:

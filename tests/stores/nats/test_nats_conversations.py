@@ -764,3 +764,32 @@ def test_update_refused_by_the_server(answers: list[Any], message: str) -> None:
     used._reader.remember(old.revision, reading.UNKNOWN, used._exchange.trust)
     with pytest.raises(cs.StoreUnavailableError, match=message):
         hold(used.converse(commit(change)), *answers)
+
+
+SEEN = {
+    "created": "2030-01-01T00:00:00Z",
+    "cluster": {"leader": "n1", "leader_since": "2030-01-02T00:00:00Z"},
+    "state": {"last_seq": 10},
+}
+
+
+@pytest.mark.parametrize(
+    ("now", "is_trusted"),
+    [
+        (SEEN, True),
+        (SEEN | {"state": {"last_seq": 12}}, True),
+        (SEEN | {"state": {"last_seq": 9}}, False),
+        (SEEN | {"created": "2030-01-03T00:00:00Z", "state": {"last_seq": 12}}, False),
+        (SEEN | {"cluster": {"leader": "n2", "leader_since": "2030-01-02T00:00:00Z"}}, False),
+        (SEEN | {"cluster": {"leader": "n1", "leader_since": "2030-01-03T00:00:00Z"}}, False),
+    ],
+)
+def test_what_was_read_is_trusted_while_the_stream_only_goes_on(
+    now: dict[str, Any], is_trusted: bool
+) -> None:
+    """Another stream, another leader or an older state may lack what was read."""
+    store = protocol()
+    store._exchange.heed(SEEN)
+    before = store._exchange.trust
+    store._exchange.heed(now, 10)
+    assert (store._exchange.trust == before) is is_trusted

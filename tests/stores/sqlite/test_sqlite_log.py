@@ -133,6 +133,36 @@ def test_reading_the_file_in_a_worker_does_not_lose_its_log(
     assert_sound(path)
 
 
+LOCKS = """
+import fcntl, sys
+for path, first in ((sys.argv[1], 0x40000002), (sys.argv[1] + "-shm", 128)):
+    with open(path, "r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, first)
+            print("free")
+        except OSError:
+            print("locked")
+"""
+"""The bytes by which SQLite tells whether another process has a file, and its index, open."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="locks of open file descriptions are Linux's")
+def test_reading_the_files_leaves_them_locked(path: Path, store: cs.SQLiteStore) -> None:
+    """A process that opens them afterwards must not begin another index."""
+    store.ping()
+    for end in ("", "-shm"):
+        path.with_name(path.name + end).read_bytes()
+
+    done = subprocess.run(
+        [sys.executable, "-c", LOCKS, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=SECONDS,
+    )
+    assert done.stdout.split() == ["locked", "locked"]
+
+
 def test_removed_log_refuses_writes_until_all_have_closed(
     path: Path, store: cs.SQLiteStore, other: Ask
 ) -> None:
