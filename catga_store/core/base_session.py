@@ -10,10 +10,12 @@ from catga_store.core import parts
 from catga_store.core import sessions
 from catga_store.core.arguments import completion_change
 from catga_store.core.arguments import step_key
+from catga_store.core.bodies import as_shown
 from catga_store.core.context import Context
 from catga_store.core.entries import Intent
 from catga_store.core.receipts import Receipt
 from catga_store.core.unit_of_work import UnitOfWork
+from catga_store.errors import EncodingError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
@@ -110,7 +112,15 @@ class BaseSession:
         >>> session.receipt.entries
         (Appended(flow_id='order-1', log='log', sequence=1, key='create', duplicate=False),)
         """
-        self._unit.append(parts.append_change(self._context, flow_id, body, log=log, key=key))
+        try:
+            change = parts.append_change(self._context, flow_id, body, log=log, key=key)
+        except EncodingError as error:
+            refusal = as_shown(self._context.settings.codecs, error)
+        else:
+            self._unit.append(change)
+            return
+
+        raise refusal
 
     def suspend(self, flow: FlowSnapshot[Any], wait: WaitCondition) -> None:
         """Let a flow wait: the commit writes both records and ends the flow's claim.
@@ -149,11 +159,17 @@ class BaseSession:
 
         Completions never make a commit conflict.
         """
-        self._unit.complete(
-            completion_change(
+        try:
+            change = completion_change(
                 correlation_id, child_flow_id, success=success, result=result, error=error
             )
-        )
+        except EncodingError as wrong:
+            refusal = as_shown(self._context.settings.codecs, wrong)
+        else:
+            self._unit.complete(change)
+            return
+
+        raise refusal
 
     def require_unchanged(self, record: AnyRecord) -> None:
         """Commit only if this record is still what was read, although it is not written.

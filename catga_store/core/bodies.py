@@ -26,10 +26,14 @@ from catga_store.codec.bodies.frames import APPENDED
 from catga_store.codec.bodies.frames import NUMBERED
 from catga_store.codec.bodies.frames import UNNUMBERED
 from catga_store.codec.bodies.frames import check_readable
+from catga_store.core.hidden_errors import hidden
+from catga_store.core.hidden_errors import is_current as is_error_current
+from catga_store.core.hidden_errors import shown_error
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import CodecMissingError
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import EncodingError
+from catga_store.errors import NotSupportedError
 from catga_store.errors import StateTypeError
 from catga_store.errors import StoreConfigError
 from catga_store.protocol.conversation import Conversation
@@ -48,9 +52,13 @@ from catga_store.protocol.requests import Append
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Complete
+from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import Find
+from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Identify
 from catga_store.protocol.requests import Item
+from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Put
@@ -60,7 +68,7 @@ from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
 
-__all__ = ["AsStored", "Bodies", "commit_of", "has_body", "place_of", "place_of_item"]
+__all__ = ["AsStored", "Bodies", "as_shown", "commit_of", "has_body", "place_of", "place_of_item"]
 
 T = TypeVar("T")
 
@@ -115,6 +123,14 @@ def place_of_item(store: str, key: Key, child: str, *, success: bool) -> BodyPla
     return BodyPlace(store, key.kind, key.id, child=child, success=success)
 
 
+def as_shown(chain: Chain | None, error: EncodingError) -> EncodingError:
+    """Return what to raise for a value that cannot be encoded; its place is data, and so may be the value."""
+    if chain is None or not chain.conceals:
+        return error
+
+    return EncodingError(_NOT_SHOWN, path="$")
+
+
 def commit_of(head: Head) -> str:
     """Return the commit that wrote a record in the version it has; on NATS more follows in the revision."""
     return head.revision.partition("@")[0]
@@ -139,8 +155,8 @@ class Bodies:
             return (yield from through(conversation, self.converse))
         except StateTypeError as error:
             refusal: CatgaStoreError = StateTypeError(str(error), **vars(error))
-        except EncodingError:
-            refusal = EncodingError(_NOT_SHOWN, path="$")
+        except EncodingError as error:
+            refusal = as_shown(self.chain, error)
 
         raise refusal  # here, where it has no cause: that would show a place in the state, and numbers
 
@@ -158,7 +174,10 @@ class Bodies:
         if isinstance(request, Parts):
             return self._parts(request)
 
-        return self._scan(request) if isinstance(request, Scan) else ask(request)
+        if isinstance(request, Scan):
+            return self._scan(request)
+
+        return self._listing(request) if self.chain.hides_error else ask(request)
 
     def identify(self) -> Conversation[str]:
         """Return the text that the bodies of this store are bound to."""
@@ -188,7 +207,11 @@ class Bodies:
             kind = UNNUMBERED if change.expected == ANY else NUMBERED
             place = place_of(store, key, change.head, commit_id, kind)
             body = self._encode(key, change.body, place, kind)
-            return change._replace(body=body, keeps_body=False)
+            head = change.head
+            if self.chain.hides_error and head.error is not None:
+                head = head._replace(error=hidden(self.chain, head.error, place))
+
+            return change._replace(head=head, body=body, keeps_body=False)
 
         if type(change) is Append:
             entry = key._replace(name=f"{key.name}/")
@@ -233,18 +256,37 @@ class Bodies:
 
     def _parts(self, request: Parts) -> Conversation[tuple[ListedPart, ...]]:
         found = yield from ask(request)
-        if not request.bodies:
-            return found
-
         store = yield from self.identify()
-        return tuple(
-            [
-                ListedPart(
-                    name, head, self._plain(store, part_key(request.flow_id, name), head, body)
-                )
-                for name, head, body in found
-            ]
-        )
+        listed: list[ListedPart] = []
+        for name, head, stored in found:
+            key = part_key(request.flow_id, name)
+            body = self._plain(store, key, head, stored)
+            listed.append(ListedPart(name, self._head(store, key, head), body))
+
+        return tuple(listed)
+
+    def _listing(self, request: Request[Any]) -> Conversation[Any]:
+        """A listing of flows, whose errors are encrypted."""
+        if isinstance(request, Find | Count) and request.filter.error_contains is not None:
+            message = (
+                "error_contains: this store encrypts the errors of flows, so it cannot look for one"
+            )
+            raise NotSupportedError(message)
+
+        if not isinstance(request, Find | ListDue):
+            return (yield from ask(request))
+
+        found: tuple[Found, ...] = yield request
+        store = yield from self.identify()
+        return tuple([Found(key, self._head(store, key, head)) for key, head in found])
+
+    def _head(self, store: str, key: Key, head: Head) -> Head:
+        """The head with its error as it was before it was stored."""
+        if not self.chain.hides_error or head.error is None:
+            return head
+
+        place = _placed(store, key, head)(NUMBERED)
+        return head._replace(error=shown_error(self.chain, head.error, place))
 
     def decoded(self, store: str, key: Key, record: Record) -> Record:
         """Return a record with its body and the results of its children decoded."""
@@ -252,7 +294,8 @@ class Bodies:
             items = [self._decoded_item(store, key, item) for item in record.items]
             return record._replace(items=tuple(items)) if items else record
 
-        return Record(record.head, self._plain(store, key, record.head, record.body) or b"")
+        body = self._plain(store, key, record.head, record.body) or b""
+        return Record(self._head(store, key, record.head), body)
 
     def is_current(self, store: str, key: Key, record: Record) -> bool:
         """Return whether all bodies of a stored record are as they would be stored now."""
@@ -260,6 +303,12 @@ class Bodies:
             record.body, _placed(store, key, record.head)
         ):
             return False
+
+        error = record.head.error
+        if self.chain.hides_error and error is not None:
+            place = _placed(store, key, record.head)(NUMBERED)
+            if not is_error_current(self.chain, error, place):
+                return False
 
         return all(
             self.chain.is_current(item.payload, _placed_item(store, key, item))

@@ -413,6 +413,8 @@ def test_no_message_shows_a_value(name: str, caplog: pytest.LogCaptureFixture) -
         lambda: store.put_part(cs.Part("f", "p", {"alice": (4111,)})),
         lambda: store.append("f", {"alice": {4111}}),
         lambda: store.complete_child("w", "c", result={"alice": {4111: 1}}),
+        lambda: store.session().append("f", {"alice": {4111: 1}}),
+        lambda: store.session().complete_child("w", "c", result={"alice": {4111: 1}}),
     ]
     for call in calls:
         with caplog.at_level(logging.DEBUG), pytest.raises(cs.UsageError) as caught:
@@ -450,3 +452,41 @@ def test_without_codecs_nothing_of_them_is_called() -> None:
     ours = ("catga_store.core.bodies", "catga_store.codec.bodies")
     assert not [one for one in called if one.startswith(ours)]
     assert "catga_store.core.records.update" in called
+
+
+def test_the_error_of_a_flow_can_be_hidden(
+    open_more: Callable[..., cs.Store], clock: ManualClock
+) -> None:
+    """It is read with its flow, its versions and in listings, and lies encrypted in the store."""
+    hiding = [cs.Encrypt(KEYS, hide_error=True)]
+    store = open_more(codecs=hiding, history=2)
+    flow = cs.FlowSnapshot("f", state={"n": 1}, error=f"declined: {SECRET}")
+    store.create(flow)
+    with store.begin() as session:
+        session.get_one("f").state["n"] = 2
+
+    clock.advance(timedelta(seconds=1))
+    (flow,) = store.claim_due(lease=timedelta(seconds=5))
+    assert flow.error == f"declined: {SECRET}"
+    flow.state["n"] = 3
+    store.update(flow)
+    store.release(flow)
+    (listed,) = store.iter_flows()
+    assert listed.error == flow.error == store.get_one("f").error
+    assert {one.error for one in store.list_versions("f")} == {flow.error}
+    with pytest.raises(cs.NotSupportedError, match="error_contains"):
+        store.query_flows(error_contains="declined")
+
+    plain = open_more(codecs=[cs.Encrypt(KEYS)], history=2)
+    for error in (plain.get_one("f").error, next(plain.iter_flows()).error):
+        assert error is not None
+        assert error.startswith("encrypted error: ")
+        assert SECRET not in error
+
+    lost = open_more(codecs=[cs.Encrypt({"x": b"x" * 32}, hide_error=True)])
+    assert next(lost.iter_flows()).error == "an encrypted error, which cannot be read"
+    flow = store.get_one("f")
+    flow.error = None
+    store.update(flow)
+    assert next(lost.iter_flows()).error is None
+    assert store.get_one("f").version == 6

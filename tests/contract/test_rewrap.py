@@ -180,6 +180,21 @@ def test_what_is_left_is_counted(open_more: Callable[..., cs.Store], clock: Manu
 
 
 @ONE_STORE
+def test_errors_are_hidden_and_shown_again(open_more: Callable[..., cs.Store]) -> None:
+    """`rewrap` also writes flows of which only the error is not stored as it would be now."""
+    plain = open_more(codecs=[OLD])
+    for number in range(3):
+        plain.create(cs.FlowSnapshot(f"f{number}", state={}, error="why" if number else None))
+
+    hiding = open_more(codecs=[cs.Encrypt({"old": b"o" * 32}, hide_error=True)])
+    report = cs.rewrap(hiding)
+    assert (report.rewritten, report.current, report.left) == (2, 3, 0)
+    assert [flow.error for flow in hiding.iter_flows(id_prefix="f")] == [None, "why", "why"]
+    hidden = [flow.error or "" for flow in plain.iter_flows(id_prefix="f")]
+    assert [error[:9] for error in hidden] == ["", "encrypted", "encrypted"]
+
+
+@ONE_STORE
 def test_an_interrupted_rewrap_goes_on(open_more: Callable[..., cs.Store]) -> None:
     """Every commit of it may fail or be lost: what was written stays, and the next call does the rest."""
     old = open_more(codecs=[OLD], history=3)

@@ -85,6 +85,8 @@ class BodyCodec(Protocol):
     """The encoding depends on the place, so the body is written with every write of its record."""
     conceals: bool = False
     """No message shows anything of a body."""
+    hides_error: bool = False
+    """The error of a flow, which is in its head, goes through the codecs, too."""
 
     def encode(self, data: bytes, place: BodyPlace) -> tuple[str, bytes] | None:
         """Return a label (ASCII, up to 64 characters, without `,` and `=`) and the encoded body.

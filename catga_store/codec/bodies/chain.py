@@ -36,6 +36,7 @@ class Chain:
         self._required = [codec.name for codec in self.codecs if codec.required]
         self.binds = any(codec.binds for codec in self.codecs)
         self.conceals = any(codec.conceals for codec in self.codecs)
+        self.hides_error = any(codec.hides_error for codec in self.codecs)
 
     def __repr__(self) -> str:
         return repr(list(self.codecs))

@@ -46,8 +46,9 @@ class Encrypt(BodyCodec):
     A body that was moved from another flow, part, version, commit, kind of record or store is a
     `CorruptRecordError`, and so is one that was changed or is not encrypted. With `accept_plain=True`
     bodies that are not encrypted are read, for the time until `rewrap` has encrypted them. A body whose
-    key is missing is a `CodecMissingError`. What is not encrypted: the head of a record (ids, names,
-    type, status, position, times, owner, tag, error) and the size of its body.
+    key is missing is a `CodecMissingError`. With `hide_error=True` the error of a flow is encrypted like its body, and
+    `error_contains` cannot look for it. What is not encrypted: the head of a record (ids, names,
+    type, status, position, times, owner, tags, and else the error) and the size of its body.
     """
 
     name = "aes256gcm"
@@ -61,6 +62,7 @@ class Encrypt(BodyCodec):
         current: str | None = None,
         key_for: KeysOf | None = None,
         accept_plain: bool = False,
+        hide_error: bool = False,
     ) -> None:
         if (keys is None) == (key_for is None):
             message = "Encrypt: expected keys or key_for, got " + (
@@ -75,10 +77,13 @@ class Encrypt(BodyCodec):
             )
             raise UsageError(message)
 
-        switch: object = accept_plain
-        if type(switch) is not bool:
-            message = f"accept_plain must be True or False, not {shown(switch)}"
-            raise UsageError(message)
+        switches: dict[str, object] = {"accept_plain": accept_plain, "hide_error": hide_error}
+        for name, switch in switches.items():
+            if type(switch) is not bool:
+                message = f"{name} must be True or False, not {shown(switch)}"
+                raise UsageError(message)
+
+        self.hides_error = hide_error
 
         self.required = not accept_plain
         self._make = _cipher_class()

@@ -1818,8 +1818,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "values-shown",
         "the error of a state that cannot be encoded shows a place and a number of it",
         "core/bodies.py",
-        '            refusal = EncodingError(_NOT_SHOWN, path="$")\n',
-        "            raise\n",
+        '    return EncodingError(_NOT_SHOWN, path="$")\n',
+        "    return error\n",
         CODECS,
     ),
     Mutant(
