@@ -21,6 +21,7 @@ from langgraph.checkpoint.conformance.spec.test_put import ALL_PUT_TESTS
 from langgraph.checkpoint.conformance.spec.test_put_writes import ALL_PUT_WRITES_TESTS
 from marks import EVERY_STORE
 
+import catga_store as cs
 from catga_store.langgraph import CatgaSaver
 
 Test = Callable[[Any], Awaitable[None]]
@@ -41,7 +42,8 @@ def test_the_kit_is_whole() -> None:
     """The tests are those of all capabilities of the kit, and the saver has all of them."""
     assert len(KIT) >= 81
     assert len({test.__name__ for test in KIT}) == len(KIT)
-    assert DetectedCapabilities.from_instance(CatgaSaver(None)).detected == ALL_CAPABILITIES  # type: ignore[arg-type]
+    with cs.open_store("memory://") as store:
+        assert DetectedCapabilities.from_instance(CatgaSaver(store)).detected == ALL_CAPABILITIES
 
 
 @EVERY_STORE

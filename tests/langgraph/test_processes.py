@@ -62,7 +62,7 @@ def test_a_process_killed_in_a_node(store_url: str, tmp_path: Path, node: str) -
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     before = ran.read_text().split()
-    assert before[-1] == node
+    assert node in before  # the parallel one may have begun after it
 
     again: list[str] = []
     with cs.open_store(store_url) as store:
