@@ -356,6 +356,7 @@ _COMPARED = (
     "position",
     "error",
     "attempts",
+    "tags",
 )
 
 

@@ -141,6 +141,7 @@ class Session(BaseSession):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        tags: Mapping[str, str] | None = None,
         wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[S]]: ...
     @overload
@@ -151,6 +152,7 @@ class Session(BaseSession):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        tags: Mapping[str, str] | None = None,
         wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]: ...
     def claim_due(
@@ -160,12 +162,13 @@ class Session(BaseSession):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        tags: Mapping[str, str] | None = None,
         wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]:
         """Claim due flows like the store's `claim_due`, and track them in this session.
 
         The claim is written at once, not by `commit`; a rollback does not release it. Flows that
-        the session already has are not claimed. `wait` is as for the store's `claim_due`.
+        the session already has are not claimed. `tags` and `wait` are as for the store's `claim_due`.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -185,6 +188,7 @@ class Session(BaseSession):
                 lease=lease,
                 limit=limit,
                 owner=owner,
+                tags=tags,
                 wait=wait,
             )
         )

@@ -260,13 +260,15 @@ class Store(BaseBlockingStore):
         The filters are `status`, `state_type` (a type, or the name it is stored under),
         `created_after` and `updated_after` (inclusive), `created_before` and `updated_before`
         (exclusive), `id_prefix` (1 to 512 bytes of UTF-8, compared by bytes), `owner` (of the claim, ended
-        or not), `error_contains` (a part of the error, as it is written) and `attempts_at_least`.
+        or not), `error_contains` (a part of the error, as it is written), `attempts_at_least`, and `tags`,
+        which a flow must all have.
         `limit` is 1 to 1,000. For the next page pass the `cursor` of this one with the same filters. A flow
         that matches throughout appears exactly once, also while others come and go.
 
         Costs one round trip. With `updated_after`, `updated_before`, `owner`, `error_contains` or
         `attempts_at_least`, for which there is no index, the store reads what the other filters leave, up
-        to the end of the page: on Redis and NATS in pages that grow to 1,000 and 400 flows.
+        to the end of the page: on Redis and NATS in pages that grow to 1,000 and 400 flows. The first of
+        `tags` is looked up, alone or with `status`; further ones and other filters are checked likewise.
 
         With `id_prefix` the flows are ordered by id, as UTF-8 bytes, so that a page costs what has
         the prefix and not what is stored. Other filters are then checked flow by flow: the store
@@ -304,16 +306,17 @@ class Store(BaseBlockingStore):
 
         A claimed flow has the end of its lease as `due_at`. So first comes what `claim_due` would
         claim, and then what workers have. `only` restricts it to `"due"`, `"claimed"` or `"expired"`:
-        due because a lease has ended. `state_type` is a type or the name it is stored under. `limit` is
-        1 to 1,000. For the next page pass the `cursor` of this one with the same filters; a flow that is
-        claimed or written meanwhile may come again, or not at all.
+        due because a lease has ended. `state_type` is a type or the name it is stored under; `tags` are
+        those that a flow must all have. `limit` is 1 to 1,000. For the next page pass the `cursor` of this
+        one with the same filters; a flow that is claimed or written meanwhile may come again, or not at
+        all.
 
         A suspended flow is not due, so it is not in here when its wait has ended, although `claim_due`
         then claims it; `stats` counts such waits as `waits_due`. A flow whose record cannot be read is
         passed over with a logged warning, and the page is shorter.
 
         Costs one round trip for what is due and one for what is claimed; two each on Redis and NATS,
-        of which one reads the index. Claimed flows of one type are found among all claimed flows.
+        of which one reads the index. Claimed flows of one type or tag are found among all claimed flows.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -973,6 +976,7 @@ class Store(BaseBlockingStore):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        tags: Mapping[str, str] | None = None,
         wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[S]]: ...
     @overload
@@ -983,6 +987,7 @@ class Store(BaseBlockingStore):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        tags: Mapping[str, str] | None = None,
         wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]: ...
     def claim_due(
@@ -992,6 +997,7 @@ class Store(BaseBlockingStore):
         lease: timedelta = DEFAULT_LEASE,
         limit: int = 1,
         owner: str | None = None,
+        tags: Mapping[str, str] | None = None,
         wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]:
         """Claim up to `limit` due flows: no other worker gets them until the `lease` ends.
@@ -1005,7 +1011,8 @@ class Store(BaseBlockingStore):
         `state_type` says which flows are claimed. Without it, untyped flows only. A type claims
         flows of that type and untyped ones. Several types, in a tuple or list, claim flows of these,
         each with the state of its own type. A stored name, or several, claims flows of that name
-        with raw JSON data as state; `RAW` claims all flows that way.
+        with raw JSON data as state; `RAW` claims all flows that way. With `tags`, only flows that have all
+        of them are claimed; the first is looked up, the others are checked flow by flow.
 
         A flow that cannot be decoded is put off by one lease, logged and skipped. That includes an
         untyped flow whose data does not fit the type: where workers with a type and without share a
@@ -1034,7 +1041,13 @@ class Store(BaseBlockingStore):
         """
         return self._run(
             waiting.claim_due(
-                self._context, state_type, lease=lease, limit=limit, owner=owner, wait=wait
+                self._context,
+                state_type,
+                lease=lease,
+                limit=limit,
+                owner=owner,
+                tags=tags,
+                wait=wait,
             )
         )
 
@@ -1083,10 +1096,16 @@ class Store(BaseBlockingStore):
             )
         )
 
-    def wait_due(self, state_type: Any | None = None, *, timeout: timedelta) -> bool:
+    def wait_due(
+        self,
+        state_type: Any | None = None,
+        *,
+        tags: Mapping[str, str] | None = None,
+        timeout: timedelta,
+    ) -> bool:
         """Wait until something may be due, and return `True`; `False` when `timeout` has passed.
 
-        `state_type` is as for `claim_due`. Nothing is claimed, so another worker may be faster: `True`
+        `state_type` and `tags` are as for `claim_due`. Nothing is claimed, so another worker may be faster: `True`
         means that it is worth while to call `claim_due`. It is woken as `claim_due` with `wait` is. With
         a timeout of 0 it returns whether something is due now, for one round trip.
 
@@ -1097,7 +1116,7 @@ class Store(BaseBlockingStore):
         >>> print(store.wait_due(timeout=timedelta(seconds=30)))
         True
         """
-        return self._run(waiting.wait_due(self._context, state_type, timeout=timeout))
+        return self._run(waiting.wait_due(self._context, state_type, tags=tags, timeout=timeout))
 
     @overload
     def watch(

@@ -66,6 +66,12 @@ _OPTIONS: dict[str, Any] = {
         int | None,
         typer.Option("--attempts", min=1, help="Only flows with at least this many attempts."),
     ],
+    "tag": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tag", metavar="KEY=VALUE", help="Only flows with this tag; may be repeated."
+        ),
+    ],
 }
 
 
@@ -120,8 +126,18 @@ def _filters(given: dict[str, Any]) -> dict[str, Any]:
         "owner": given["owner"],
         "error_contains": given["error_contains"],
         "attempts_at_least": given["attempts"],
+        "tags": dict(map(_tag, given["tag"])) if given["tag"] else None,
     }
     return {name: value for name, value in filters.items() if value is not None}
+
+
+def _tag(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        message = f"--tag takes KEY=VALUE, as in tenant=acme, not {shown(text)}"
+        raise cs.UsageError(message)
+
+    return key, value
 
 
 def _status(text: str) -> cs.FlowStatus:

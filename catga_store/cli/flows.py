@@ -62,8 +62,8 @@ def ls(
     `--error` and `--attempts` are checked flow by flow, so the store may read more than it lists.
 
     `--json`: `{"flows": [{"flow_id", "type", "status", "position", "version", "revision",
-    "created_at", "updated_at", "due_at", "expires_at", "owner", "attempts", "error"}, …], "cursor": text
-    or null}`.
+    "created_at", "updated_at", "due_at", "expires_at", "owner", "attempts", "error", "tags"},
+    …], "cursor": text or null}`.
     """
     left: list[str | None] = [cursor]
 
@@ -199,7 +199,7 @@ def _head_of(store: cs.Store, flow_id: str, error: cs.CorruptRecordError) -> dic
 
 def _print_flow(document: dict[str, Any], state: Any) -> None:
     for name, value in document.items():
-        if value not in (None, [], False):
+        if value not in (None, [], {}, False):
             say(f"{name + ':':<16}{_shown(value)}")
 
     if "unreadable" not in document:

@@ -24,6 +24,7 @@ from catga_store.model import stored_state
 from catga_store.model.flows import Claim
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
+from catga_store.model.tags import Pairs
 from catga_store.model.times import to_ms
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.keys import WAIT
@@ -40,6 +41,7 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import has_tags
 
 __all__ = [
     "Candidate",
@@ -74,6 +76,8 @@ class Claimer:
     lease_ms: int
     skip: Container[Key] = ()
     """Flows that are not claimed."""
+    tags: Pairs = ()
+    """Tags that a flow must all have."""
 
     @property
     def until_ms(self) -> int:
@@ -191,6 +195,10 @@ def _claim_plan_of(candidate: Candidate, claimer: Claimer) -> ClaimPlan | None:
     error: Exception | None = candidate.error
     if flow_key(candidate.flow_id) in claimer.skip:
         return None
+
+    flow = candidate.flow
+    if flow is not None and not has_tags(flow.head, claimer.tags):
+        return None  # they were changed since it was found
 
     if error is None:
         if not candidate.is_free(now_ms):

@@ -9,6 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Container
+from collections.abc import Mapping
 from collections.abc import Sequence
 from datetime import datetime
 from datetime import timedelta
@@ -47,6 +48,7 @@ from catga_store.model import stored_state
 from catga_store.model.flows import Claim
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.stored_state import head_of
+from catga_store.model.tags import wanted_tags
 from catga_store.model.times import NOW
 from catga_store.model.times import moment_up
 from catga_store.model.times import span_ms
@@ -101,6 +103,7 @@ def claim_due(
     lease: timedelta = DEFAULT_LEASE,
     limit: int = 1,
     owner: str | None = None,
+    tags: Mapping[str, str] | None = None,
     skip: Container[Key] = (),
 ) -> Conversation[list[FlowSnapshot[Any]]]:
     """Claim up to `limit` due flows, none of those to `skip`.
@@ -114,6 +117,7 @@ def claim_due(
     lease_ms = _lease_ms(lease)
     owner = context.owner if owner is None else check_id(owner, "an owner")
     wanted = wanted_of(state_type)
+    pairs = wanted_tags(tags)
     claimed: list[FlowSnapshot[Any]] = []
     # What is put off is due later than this, however long it takes: nothing is met twice.
     since_ms = context.settings.now_ms()
@@ -123,7 +127,7 @@ def claim_due(
     try:
         while len(claimed) < limit and idle < _IDLE_ROUNDS:
             missing = limit - len(claimed)
-            due = Due(since_ms, missing + _NEARBY, wanted.names)
+            due = Due(since_ms, missing + _NEARBY, wanted.names, pairs)
             found: tuple[Found, ...] = yield due
             if not found:
                 break
@@ -133,7 +137,7 @@ def claim_due(
             gathered = yield from gather(
                 context, chosen, now_ms, all_waits=has_all_waits(chosen, found, due.limit)
             )
-            claimer = Claimer(owner, wanted, now_ms, lease_ms, skip)
+            claimer = Claimer(owner, wanted, now_ms, lease_ms, skip, pairs)
             plans = claim_plans_of(gathered, claimer, missing)
             applied = yield from _take_all(context, plans, now_ms, claimed)
             idle = 0 if applied else idle + 1

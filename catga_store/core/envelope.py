@@ -56,6 +56,7 @@ from catga_store.model.index_set import check_index
 from catga_store.model.parts import LogEntry
 from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
+from catga_store.model.tags import Tags
 from catga_store.model.times import from_ms
 from catga_store.model.times import span_ms
 from catga_store.model.times import to_ms
@@ -447,6 +448,7 @@ def summary_of(found: Found) -> FlowSummary:
         attempts=head.attempts,
         error=head.error,
         owner=head.owner,
+        tags=Tags.of(head.tags),
     )
 
 

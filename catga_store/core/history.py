@@ -181,6 +181,7 @@ def _forked(new: Key, record: Record, now_ms: int) -> Put:
     old = record.head
     status = old.status if old.status in _CONTINUED else FlowStatus.RUNNING.value
     head = Head(1, status, now_ms, now_ms, old.type, old.type_version, old.position, due_ms=now_ms)
+    head = head._replace(tags=old.tags)
     return Put(new, head, envelope.body_without_wait(old, record.body), None)
 
 

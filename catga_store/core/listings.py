@@ -19,6 +19,7 @@ from catga_store.errors import UsageError
 from catga_store.model.flows import FlowStatus
 from catga_store.model.flows import FlowSummary
 from catga_store.model.listings import Page
+from catga_store.model.tags import wanted_tags
 from catga_store.model.times import to_ms_up
 from catga_store.model.waits import WaitCondition
 from catga_store.model.waits import WaitOutcome
@@ -135,6 +136,7 @@ def _flow_filter(operation: str, filters: FlowFilters) -> Filter:
         _owner(filters.get("owner")),
         _part_of_error(filters.get("error_contains")),
         _attempts(filters.get("attempts_at_least")),
+        wanted_tags(filters.get("tags")),
     )
 
 

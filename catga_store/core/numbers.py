@@ -24,6 +24,8 @@ from catga_store.model.flows import FlowStatus
 from catga_store.model.listings import Page
 from catga_store.model.stats import DueFlow
 from catga_store.model.stats import StoreStats
+from catga_store.model.tags import Pairs
+from catga_store.model.tags import wanted_tags
 from catga_store.model.times import MS
 from catga_store.model.times import from_ms
 from catga_store.protocol.conversation import Conversation
@@ -103,6 +105,7 @@ class _Wanted:
 
     only: str | None
     types: tuple[str, ...] | None
+    tags: Pairs
 
     @classmethod
     def of(cls, operation: str, filters: DueFilters) -> _Wanted:
@@ -113,17 +116,18 @@ class _Wanted:
             raise UsageError(message)
 
         name = name_of_type(filters.get("state_type"))
-        return cls(only, None if name is None else (name,))
+        return cls(only, None if name is None else (name,), wanted_tags(filters.get("tags")))
 
     @property
     def fields(self) -> list[object]:
         """What a cursor says of them."""
-        return ["due", self.only, *(self.types or ())]
+        return ["due", self.only, self.types, self.tags]
 
     def ranges(self, now_ms: int) -> list[DueFilter]:
         """The ranges of due times that they are, in order."""
-        past = DueFilter(claimed=self.only == "expired", until_ms=now_ms, types=self.types)
-        later = DueFilter(claimed=True, after_ms=now_ms, types=self.types)
+        every = DueFilter(claimed=self.only == "expired", types=self.types, tags=self.tags)
+        past = every._replace(until_ms=now_ms)
+        later = every._replace(claimed=True, after_ms=now_ms)
         if self.only == "claimed":
             return [later]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
@@ -59,7 +60,8 @@ class FlowFilters(TypedDict, total=False):
     `state_type` is a type or the name it is stored under. `created_after` and `updated_after` are
     inclusive, `created_before` and `updated_before` are exclusive. `id_prefix` is what the ids begin
     with, 1 to 512 bytes of UTF-8. `owner` is that of the claim, ended or not; `error_contains` is a part
-    of the error, upper and lower case as it is there; `attempts_at_least` is a number of attempts.
+    of the error, upper and lower case as it is there; `attempts_at_least` is a number of attempts. `tags`
+    are those that a flow must all have.
     """
 
     status: FlowStatus | None
@@ -72,6 +74,7 @@ class FlowFilters(TypedDict, total=False):
     owner: str | None
     error_contains: str | None
     attempts_at_least: int | None
+    tags: Mapping[str, str] | None
 
 
 class BulkOptions(TypedDict, total=False):
@@ -98,11 +101,12 @@ class DueFilters(TypedDict, total=False):
 
     `only` is what to list: `"due"` flows, under no claim or one that has ended; `"claimed"` ones, whose
     claim has not ended; or those whose claim is `"expired"`, which are due. `state_type` is a type or the
-    name it is stored under.
+    name it is stored under. `tags` are those that a flow must all have.
     """
 
     only: Literal["due", "claimed", "expired"] | None
     state_type: Any | None
+    tags: Mapping[str, str] | None
 
 
 class DiagnosisOptions(TypedDict, total=False):

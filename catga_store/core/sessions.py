@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
@@ -196,6 +197,7 @@ def session_claim_due(
     lease: timedelta = DEFAULT_LEASE,
     limit: int = 1,
     owner: str | None = None,
+    tags: Mapping[str, str] | None = None,
     wait: timedelta = NO_WAIT,
 ) -> Conversation[list[FlowSnapshot[Any]]]:
     """Claim due flows that the session does not have yet, and track them."""
@@ -206,6 +208,7 @@ def session_claim_due(
         lease=lease,
         limit=limit,
         owner=owner,
+        tags=tags,
         wait=wait,
         skip=unit.keys(),
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Container
 from collections.abc import Generator
+from collections.abc import Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -27,6 +28,8 @@ from catga_store.errors import StoreClosedError
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.parts import LogEntry
+from catga_store.model.tags import Pairs
+from catga_store.model.tags import wanted_tags
 from catga_store.model.times import span_ms
 from catga_store.protocol.conversation import Await
 from catga_store.protocol.conversation import Conversation
@@ -60,6 +63,7 @@ def claim_due(
     lease: timedelta = DEFAULT_LEASE,
     limit: int = 1,
     owner: str | None = None,
+    tags: Mapping[str, str] | None = None,
     wait: timedelta = NO_WAIT,
     skip: Container[Key] = (),
 ) -> Conversation[list[FlowSnapshot[Any]]]:
@@ -67,7 +71,7 @@ def claim_due(
     wait_ms = 0 if wait is NO_WAIT else span_ms(wait, "wait")
     if not wait_ms:
         return claims.claim_due(
-            context, state_type, lease=lease, limit=limit, owner=owner, skip=skip
+            context, state_type, lease=lease, limit=limit, owner=owner, tags=tags, skip=skip
         )
 
     return claim_when_due(
@@ -76,6 +80,7 @@ def claim_due(
         lease=lease,
         limit=limit,
         owner=owner,
+        tags=tags,
         seconds=wait_ms / 1000,
         skip=skip,
     )
@@ -89,6 +94,7 @@ def claim_when_due(
     limit: int,
     owner: str | None,
     seconds: float,
+    tags: Mapping[str, str] | None = None,
     skip: Container[Key] = (),
     begun: Callable[[Waiter], object] | None = None,
 ) -> Conversation[list[FlowSnapshot[Any]]]:
@@ -96,16 +102,16 @@ def claim_when_due(
 
     `begun` is called with the waiter before it first looks: `Waiter.end` then ends the wait early.
     """
-    names = wanted_of(state_type).names
+    names, pairs = wanted_of(state_type).names, wanted_tags(tags)
     vain = 0
-    with _waiting(context, CLAIM, seconds, types=names) as waiter:
+    with _waiting(context, CLAIM, seconds, types=names, tags=pairs) as waiter:
         if begun is not None:
             begun(waiter)
 
         yield Listen(waiter)
         while True:
             claimed = yield from claims.claim_due(
-                context, state_type, lease=lease, limit=limit, owner=owner, skip=skip
+                context, state_type, lease=lease, limit=limit, owner=owner, tags=tags, skip=skip
             )
             waiter.has_looked(is_more=len(claimed) >= limit)
             if claimed:
@@ -119,20 +125,31 @@ def claim_when_due(
 
 
 def wait_due(
-    context: Context, state_type: Any | None = None, *, timeout: timedelta
+    context: Context,
+    state_type: Any | None = None,
+    *,
+    tags: Mapping[str, str] | None = None,
+    timeout: timedelta,
 ) -> Conversation[bool]:
     """Wait until something may be due."""
-    names = wanted_of(state_type).names
+    names, pairs = wanted_of(state_type).names, wanted_tags(tags)
     timeout_ms = span_ms(timeout, "timeout")
     if not timeout_ms:
-        found: tuple[Found, ...] = yield Due(context.settings.now_ms(), 1, names)
+        found: tuple[Found, ...] = yield Due(context.settings.now_ms(), 1, names, pairs)
         return bool(found)
 
-    with _waiting(context, LOOK, timeout_ms / 1000, types=names) as waiter:
+    with _waiting(context, LOOK, timeout_ms / 1000, types=names, tags=pairs) as waiter:
         yield Listen(waiter)
-        prompted = yield from _until_due(context, waiter)
-        waiter.has_looked()
-        return prompted is not None
+        while True:
+            prompted = yield from _until_due(context, waiter)
+            is_due = prompted is not None
+            if pairs and prompted == _WOKEN:  # perhaps by a flow with other tags
+                found = yield Due(context.settings.now_ms(), 1, names, pairs)
+                is_due = bool(found)
+
+            waiter.has_looked()
+            if is_due or prompted is None:
+                return is_due
 
 
 def watch(
@@ -207,7 +224,7 @@ def _until_due(context: Context, waiter: Waiter, vain: int = 0) -> Conversation[
         now_ms = context.settings.now_ms()
         if not waiter.is_woken:
             # What is due later than the next look is found by that.
-            found = yield Due(now_ms + int(waiter.interval * 1000), 1, waiter.types)
+            found = yield Due(now_ms + int(waiter.interval * 1000), 1, waiter.types, waiter.tags)
 
         is_due = any(_due_of(entry) <= now_ms for entry in found)
         if is_due and not vain:
@@ -256,6 +273,7 @@ def _waiting(
     seconds: float,
     *,
     types: tuple[str, ...] | None = None,
+    tags: Pairs = (),
     flow_id: str | None = None,
     log: str | None = None,
     after: int = 0,
@@ -268,6 +286,7 @@ def _waiting(
         seconds=seconds,
         interval=settings.poll_interval,
         types=types,
+        tags=tags,
         flow_id=flow_id,
         log=log,
         after=after,

@@ -24,6 +24,7 @@ from catga_store.model.parts import UNREAD
 from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stored_state import head_of
+from catga_store.model.tags import pairs_of
 from catga_store.model.times import NOW
 from catga_store.model.times import from_ms
 from catga_store.model.times import to_ms
@@ -131,6 +132,7 @@ def plan_flow(
             due_ms,
             expires_ms,
             reports_to,
+            pairs_of(flow.tags),
             "",
             (),
         )
@@ -208,6 +210,9 @@ def changes_of(flow: FlowSnapshot[Any], put: Put) -> tuple[str, ...]:
 
     if head.error != old.error:
         changed.append("error")
+
+    if head.tags != old.tags:
+        changed.append("tags")
 
     if flow.attempts != old.attempts:
         changed.append("attempts")

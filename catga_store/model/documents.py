@@ -61,6 +61,7 @@ def summary_document(flow: FlowSummary | FlowSnapshot[Any]) -> dict[str, Any]:
         "owner": flow.owner,
         "attempts": flow.attempts,
         "error": flow.error,
+        "tags": dict(flow.tags),
     }
 
 

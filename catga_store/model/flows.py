@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -27,6 +28,8 @@ from attrs import setters
 
 from catga_store import codec
 from catga_store.errors import UsageError
+from catga_store.model.tags import NO_TAGS
+from catga_store.model.tags import as_tags
 from catga_store.model.times import NOW
 from catga_store.model.times import from_ms
 from catga_store.model.times import moment_down
@@ -156,6 +159,9 @@ class FlowSnapshot(Generic[S]):
     makes it. Success is the status `COMPLETED`; else the completion has the flow's `error`. Such a flow
     cannot expire before it has ended (`UsageError`), and is in the partition of the condition.
 
+    `tags` are up to 16 pairs of text by which flows are found and claimed: keys of 1 to 64 bytes, values of 0
+    to 256, in UTF-8. They cannot be changed in place; set another mapping. `fork` and `run.spawn` pass them on.
+
     Two snapshots are equal only if they are the same object.
 
     >>> order = FlowSnapshot("order-1", state={"paid": False})
@@ -184,6 +190,7 @@ class FlowSnapshot(Generic[S]):
         kw_only=True,
         on_setattr=setters.frozen,
     )
+    tags: Mapping[str, str] = field(default=NO_TAGS, converter=as_tags, kw_only=True)
     _key: Key = field(init=False, default=Factory(_flow_key_of, takes_self=True))
     _loaded: Record | None = field(default=None, init=False)
     _baseline: bytes | None = field(default=None, init=False)
@@ -254,6 +261,7 @@ class FlowSummary:
     attempts: int
     error: str | None
     owner: str | None
+    tags: Mapping[str, str] = NO_TAGS
 
 
 @frozen

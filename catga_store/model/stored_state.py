@@ -22,6 +22,8 @@ from catga_store.model.flows import FlowStatus
 from catga_store.model.parts import UNREAD
 from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
+from catga_store.model.tags import NO_TAGS
+from catga_store.model.tags import Tags
 from catga_store.model.times import from_ms
 from catga_store.model.waits import Results
 from catga_store.model.waits import UnreadResults
@@ -149,6 +151,7 @@ def loaded_flow(
     flow._created_at = None
     flow.state_type = state_type
     flow.reports_to = head.reports_to
+    flow.tags = Tags.of(head.tags) if head.tags else NO_TAGS
     flow._key = key
     flow._loaded = record
     flow._baseline = baseline
@@ -206,6 +209,7 @@ def load_flow(
     _set(flow, "wait_condition", wait)
     _set(flow, "_baseline", baseline)
     _set(flow, "reports_to", head.reports_to)
+    _set(flow, "tags", Tags.of(head.tags))
     _set_due_at(flow, None if head.due_ms is None else from_ms(head.due_ms))
     _set_expires_at(flow, None if head.expires_ms is None else from_ms(head.expires_ms))
     _set_attempts(flow, head.attempts)

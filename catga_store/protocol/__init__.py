@@ -109,6 +109,7 @@ from catga_store.protocol.requests import StoreProtocol
 from catga_store.protocol.requests import Sweep
 from catga_store.protocol.requests import Terms
 from catga_store.protocol.requests import Totals
+from catga_store.protocol.requests import has_tags
 
 __all__ = [
     "ANY",
@@ -191,6 +192,7 @@ __all__ = [
     "entry_key",
     "flow_key",
     "given_up",
+    "has_tags",
     "is_entry",
     "is_hidden",
     "is_version",

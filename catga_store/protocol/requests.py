@@ -82,6 +82,7 @@ __all__ = [
     "Sweep",
     "Terms",
     "Totals",
+    "has_tags",
 ]
 
 MAX_CHANGES = 200
@@ -138,6 +139,8 @@ class Head(NamedTuple):
     expires_ms: int | None = None
     reports_to: str | None = None
     """A flow: the id of the condition that it completes when it ends; see `Delete`."""
+    tags: tuple[tuple[str, str], ...] = ()
+    """A flow: its tags, by key."""
     revision: str = ""
     """Unique forever; set by the store: the id of the commit, perhaps with `@` and more behind it."""
     commits: tuple[str, ...] = ()
@@ -334,11 +337,18 @@ class Filter(NamedTuple):
     error_contains: str | None = None
     """A part of the error of a flow, as it is written there."""
     attempts_at_least: int | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    """Tags that a flow must all have. A store has an index for flows with one tag and one status, and
+    looks up the first; the others it may check flow by flow."""
 
     @property
     def reads_heads(self) -> bool:
         """Whether it asks for what a store need not have an index for."""
-        return self[_FIRST_UNINDEXED:] != _NOT_ASKED or self.updated_before_ms is not None
+        return (
+            self[_FIRST_UNINDEXED:_TAGS] != _NOT_ASKED
+            or self.updated_before_ms is not None
+            or len(self.tags) > 1
+        )
 
     def includes(self, head: Head) -> bool:
         """Whether a flow or condition is in the listing, as far as its head says; not if it has expired."""
@@ -353,11 +363,18 @@ class Filter(NamedTuple):
             and (self.owner is None or head.owner == self.owner)
             and (self.error_contains is None or self.error_contains in (head.error or ""))
             and (self.attempts_at_least is None or head.attempts >= self.attempts_at_least)
+            and (not self.tags or has_tags(head, self.tags))
         )
 
 
 _FIRST_UNINDEXED = Filter._fields.index("updated_after_ms")
-_NOT_ASKED = (None,) * (len(Filter._fields) - _FIRST_UNINDEXED)
+_TAGS = Filter._fields.index("tags")
+_NOT_ASKED = (None,) * (_TAGS - _FIRST_UNINDEXED)
+
+
+def has_tags(head: Head, tags: tuple[tuple[str, str], ...]) -> bool:
+    """Return whether a flow has all these tags."""
+    return all(pair in head.tags for pair in tags)
 
 
 class DueFilter(NamedTuple):
@@ -371,6 +388,7 @@ class DueFilter(NamedTuple):
     after_ms: int | None = None
     until_ms: int | None = None
     types: tuple[str, ...] | None = None
+    tags: tuple[tuple[str, str], ...] = ()
 
     def includes(self, head: Head) -> bool:
         """Whether a flow with this head is in the listing, unless it has expired."""
@@ -381,6 +399,7 @@ class DueFilter(NamedTuple):
             and (self.until_ms is None or due_ms <= self.until_ms)
             and (head.claim is not None or not self.claimed)
             and (self.types is None or head.type in self.types)
+            and (not self.tags or has_tags(head, self.tags))
         )
 
 
@@ -509,6 +528,14 @@ class Due(Request[tuple[Found, ...]]):
     now_ms: int
     limit: int
     types: tuple[str, ...] | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    """Likewise, only flows with all these tags; the first is looked up in an index."""
+
+    def wants(self, head: Head) -> bool:
+        """Whether a flow is of the types and has the tags."""
+        return (self.types is None or head.type in self.types) and (
+            not self.tags or has_tags(head, self.tags)
+        )
 
 
 @define

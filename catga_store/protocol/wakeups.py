@@ -90,7 +90,8 @@ class HintSource(Protocol):
 class Waiter:
     """One call that waits. Times: `give_up` by the monotonic clock, `now_ms` by the store's.
 
-    `types` are names, None for all; `flow_id`, `log` and `after`, a version or a sequence, are of a `WATCH`.
+    `types` are names, None for all; `tags` are those that a flow must have, of which hints say nothing.
+    `flow_id`, `log` and `after`, a version or a sequence, are of a `WATCH`.
     """
 
     def __init__(
@@ -101,18 +102,20 @@ class Waiter:
         seconds: float,
         interval: float,
         types: tuple[str, ...] | None = None,
+        tags: tuple[tuple[str, str], ...] = (),
         flow_id: str | None = None,
         log: str | None = None,
         after: int = 0,
     ) -> None:
         self.what = what
         self.types = types
+        self.tags = tags
         self.flow_id = flow_id
         self.log = log
         self.after = after
         self.now_ms = now_ms
         self.interval = interval
-        self.group = what, types, flow_id, log, after
+        self.group = what, types, tags, flow_id, log, after
         """Those of one group are interchangeable: a look of one is a look of all."""
         self.give_up = time.monotonic() + seconds
         self.look_at = 0.0
@@ -281,6 +284,7 @@ class Wakeups:
                 for other in self.waiters
                 if other is not waiter
                 and other.what == waiter.what
+                and other.tags == waiter.tags
                 and not other.is_woken
                 and _overlap(other, waiter)
             ]
@@ -361,13 +365,13 @@ class Wakeups:
     # under the lock -------------------------------------------------------------------------------
 
     def _wake(self, type_name: str | None, *, passes_on: bool) -> None:
-        """Wake one waiter of each kind that wants this type; of each group if it is not known."""
+        """Wake one waiter of each kind and tags that wants this type; of each group if it is not known."""
         chosen: dict[object, Waiter] = {}
         for waiter in self.waiters:
             if waiter.what == WATCH or not waiter.wants(type_name):
                 continue
 
-            kind = waiter.what if type_name is not None else waiter.group
+            kind = (waiter.what, waiter.tags) if type_name is not None else waiter.group
             if waiter.is_woken:
                 if passes_on:
                     chosen[kind] = waiter  # it has not looked since: one is enough

@@ -159,7 +159,8 @@ class BaseRun(Generic[S]):
         The commit of the run creates the children, which are new flows, and suspends this one. Each child
         reports its end (`reports_to`), however it ends. The next step finds success, result and error
         of each in `flow.wait_condition.results`. The condition is named after the flow, its position and
-        version, unless `correlation_id` is given. One commit has room for 190 children; on a store with
+        version, unless `correlation_id` is given. A child has the tags of the flow, too, but for those of a key
+        that it has itself. One commit has room for 190 children; on a store with
         partitions they have the same `{tag}` as the flow. If an id of a child is taken, the commit raises
         `FlowExistsError`, and the attempt has failed. `UsageError` for a child that reports elsewhere.
         """
@@ -179,6 +180,7 @@ class BaseRun(Generic[S]):
                 raise UsageError(message)
 
             set_reports_to(child, named)
+            child.tags = {**flow.tags, **child.tags}
             self._session.add(child)
 
         self.next()

@@ -303,6 +303,31 @@ def test_a_step_that_is_run_again_spawns_again(store: cs.Store, clock: ManualClo
 
 
 @ONE_STORE
+def test_a_flow_that_is_spawned_has_the_tags_of_its_parent(
+    store: cs.Store, clock: ManualClock
+) -> None:
+    """But for those of a key that it has itself."""
+    worker = cs.Worker(store)
+
+    @worker.handles(None)
+    def handle(run: cs.Run[Any]) -> None:
+        if run.flow.reports_to is not None or run.flow.position.current:
+            run.complete()
+        else:
+            own = {"step": "pack", "more": "1"}
+            run.spawn(*(cs.FlowSnapshot(f"p/{n}", state={}, tags=own) for n in "ab"))
+
+    store.create(cs.FlowSnapshot("p", state={}, tags={"tenant": "acme", "step": "all"}))
+    worker.run_until_idle(until=clock.now)
+    assert [flow.flow_id for flow in store.query_flows(tags={"tenant": "acme"})] == [
+        "p",
+        "p/a",
+        "p/b",
+    ]
+    assert store.get_one("p/a").tags == {"tenant": "acme", "step": "pack", "more": "1"}
+
+
+@ONE_STORE
 def test_what_is_spawned_is_new(store: cs.Store) -> None:
     """A flow that is stored, or reports to another condition, cannot be spawned."""
     worker = cs.Worker(store, retry=cs.Retry(attempts=1))

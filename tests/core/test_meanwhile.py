@@ -561,3 +561,20 @@ def test_a_commit_of_which_only_that_it_was_applied_is_known(
     else:
         assert (flow.version, flow.revision) == (stored.version, stored.revision)
         assert stored.state == {"n": 1}
+
+
+def test_a_flow_that_loses_its_tag_is_not_claimed(store: cs.MemoryStore, held: Held) -> None:
+    """It was found by the tag, and has another one when it is read."""
+    store.create(new(tags={"tenant": "acme"}))
+    context = store._context
+
+    def change() -> None:
+        flow = store.get_one("f")
+        flow.tags = {"tenant": "other"}
+        store.update(flow)
+
+    held.before(lambda request: type(request) is Read, change)
+    assert held(claims.claim_due(context, tags={"tenant": "acme"})) == []
+    assert store.get_one("f").owner is None
+    (claimed,) = held(claims.claim_due(context, tags={"tenant": "other"}))
+    assert claimed.version == 3

@@ -84,8 +84,8 @@ def steps(tables: Tables, request: Steps) -> tuple[Found, ...]:
 
 def due(tables: Tables, request: Due) -> tuple[Found, ...]:
     """Return what `Due` asks for."""
-    found = tables.due_flows(request.now_ms, request.limit, request.types)
-    found += tables.due_waits(request.now_ms, request.limit, request.types)
+    found = tables.due_flows(request)
+    found += tables.due_waits(request)
     found.sort(key=lambda entry: entry.head.due_ms or 0)
     return tuple(found)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collections.abc import Sequence
 from typing import NamedTuple
 from typing import Protocol
 
 from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import DueFilter
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Found
@@ -153,11 +153,11 @@ class Tables(Protocol):
         """Remove every item of a condition."""
         ...
 
-    def due_flows(self, now_ms: int, limit: int, types: Sequence[str] | None) -> list[Found]:
+    def due_flows(self, request: Due) -> list[Found]:
         """Return flows with `due_ms` at or before now, oldest first, without the expired ones."""
         ...
 
-    def due_waits(self, now_ms: int, limit: int, types: Sequence[str] | None) -> list[Found]:
+    def due_waits(self, request: Due) -> list[Found]:
         """Return conditions with a parent and `due_ms` at or before now, oldest first."""
         ...
 

@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Sequence
 from typing import Any
 from typing import TypeVar
 
@@ -34,6 +33,7 @@ from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import DueFilter
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Found
@@ -82,6 +82,7 @@ class _Listing:
 
 
 _EMPTY: SortedList[tuple[int, str]] = SortedList()
+_NONE_DUE: SortedList[tuple[int, Key]] = SortedList()
 
 
 def _flow_fields(head: Head) -> tuple[tuple[Any, ...], ...]:
@@ -91,6 +92,12 @@ def _flow_fields(head: Head) -> tuple[tuple[Any, ...], ...]:
         (None, head.type),
         (head.status, head.type),
     )
+
+
+def _fields_of_tags(head: Head) -> Iterator[tuple[Any, ...]]:
+    for pair in head.tags:
+        yield None, pair
+        yield head.status, pair
 
 
 def _wait_fields(row: WaitRow) -> tuple[tuple[Any, ...], ...]:
@@ -131,8 +138,10 @@ class MemoryTables:
         self._have_parts: SortedList[str] = SortedList()
         self._steps: dict[str, SortedDict[int, Head]] = {}
         self._flow_listing = _Listing()
+        self._tagged = _Listing()
         self._wait_listing = _Listing()
         self._due_flows: SortedList[tuple[int, Key]] = SortedList()
+        self._due_tagged: dict[tuple[str, str], SortedList[tuple[int, Key]]] = {}
         self._claimed: SortedList[tuple[int, Key]] = SortedList()
         self._due_waits: SortedList[tuple[int, Key]] = SortedList()
         self._deadlines: SortedList[tuple[int, Key]] = SortedList()
@@ -272,9 +281,32 @@ class MemoryTables:
         if old is None or old.status != head.status or old.type != head.type:
             self._list_flow(key, head, old)
 
+        if head.tags or (old is not None and old.tags):
+            self._list_tags(key, head, old)
+
         _move(self._due_flows, key, old.due_ms if old else None, head.due_ms)
         _move(self._claimed, key, _claimed_until(old), _claimed_until(head))
         _move(self._expiries, key, old.expires_ms if old else None, head.expires_ms)
+
+    def _list_tags(self, key: Key, head: Head | None, old: Head | None) -> None:
+        for fields in () if old is None else _fields_of_tags(old):
+            assert old is not None  # noqa: S101  for the type checker
+            self._tagged.remove(fields, old, key.id)
+
+        for fields in () if head is None else _fields_of_tags(head):
+            assert head is not None  # noqa: S101  for the type checker
+            self._tagged.add(fields, head, key.id)
+
+        for pair in () if old is None or old.due_ms is None else old.tags:
+            assert old is not None  # noqa: S101  for the type checker
+            index = self._due_tagged[pair]
+            _move(index, key, old.due_ms, None)
+            if not index:
+                del self._due_tagged[pair]
+
+        for pair in () if head is None or head.due_ms is None else head.tags:
+            assert head is not None  # noqa: S101  for the type checker
+            _move(self._due_tagged.setdefault(pair, SortedList()), key, None, head.due_ms)
 
     def _list_flow(self, key: Key, head: Head | None, old: Head | None) -> None:
         before = _flow_fields(old) if old is not None else ()
@@ -308,6 +340,7 @@ class MemoryTables:
             return
 
         self._list_flow(key, None, old)
+        self._list_tags(key, None, old)
         _move(self._due_flows, key, old.due_ms, None)
         _move(self._claimed, key, _claimed_until(old), None)
         _move(self._expiries, key, old.expires_ms, None)
@@ -461,31 +494,35 @@ class MemoryTables:
 
     # listings -------------------------------------------------------------------------------------
 
-    def due_flows(self, now_ms: int, limit: int, types: Sequence[str] | None) -> list[Found]:
+    def due_flows(self, request: Due) -> list[Found]:
         found: list[Found] = []
 
-        for due_ms, key in self._due_flows:
-            if due_ms > now_ms or len(found) == limit:
+        for due_ms, key in self._due_index(request.tags):
+            if due_ms > request.now_ms or len(found) == request.limit:
                 break
 
             head = self._heads[key]
-            live = head.expires_ms is None or head.expires_ms > now_ms
-            if live and (types is None or head.type in types):
+            live = head.expires_ms is None or head.expires_ms > request.now_ms
+            if live and request.wants(head):
                 found.append(Found(key, head))
 
         return found
 
-    def due_waits(self, now_ms: int, limit: int, types: Sequence[str] | None) -> list[Found]:
+    def _due_index(self, tags: tuple[tuple[str, str], ...]) -> SortedList[tuple[int, Key]]:
+        return self._due_tagged.get(tags[0], _NONE_DUE) if tags else self._due_flows
+
+    def due_waits(self, request: Due) -> list[Found]:
         found: list[Found] = []
+        now_ms = request.now_ms
 
         for due_ms, key in self._due_waits:
-            if due_ms > now_ms or len(found) == limit:
+            if due_ms > now_ms or len(found) == request.limit:
                 break
 
             row = self._waits[key]
             parent = self._heads.get(flow_key(row.parent or ""))
             gone = parent is None or (parent.expires_ms is not None and parent.expires_ms <= now_ms)
-            if types is None or gone or (parent is not None and parent.type in types):
+            if gone or (parent is not None and request.wants(parent)):
                 found.append(Found(key, row.head))
 
         return found
@@ -532,6 +569,9 @@ class MemoryTables:
         )
 
     def _listing(self, wanted: Filter) -> tuple[_Listing, tuple[Any, ...]]:
+        if wanted.tags:
+            return self._tagged, (wanted.status, wanted.tags[0])
+
         if wanted.kind == FLOW:
             return self._flow_listing, (wanted.status, wanted.type)
 
@@ -587,7 +627,7 @@ class MemoryTables:
         return list(itertools.islice(self._matching_due(wanted, after, now_ms), limit))
 
     def count_due(self, wanted: DueFilter, now_ms: int) -> int:
-        if wanted.types is not None:
+        if wanted.types is not None or wanted.tags:
             return sum(1 for _ in self._matching_due(wanted, None, now_ms))
 
         index = self._claimed if wanted.claimed else self._due_flows
@@ -598,7 +638,7 @@ class MemoryTables:
     def _matching_due(
         self, wanted: DueFilter, after: tuple[int, str] | None, now_ms: int
     ) -> Iterator[Found]:
-        index = self._claimed if wanted.claimed else self._due_flows
+        index = self._claimed if wanted.claimed else self._due_index(wanted.tags)
         first = None if wanted.after_ms is None else (wanted.after_ms + 1, _FIRST_KEY)
         last = None if wanted.until_ms is None else (wanted.until_ms + 1, _FIRST_KEY)
         if after is not None:
@@ -610,9 +650,8 @@ class MemoryTables:
                 continue
 
             head = self._heads[key]
-            if (head.expires_ms is None or head.expires_ms > now_ms) and (
-                wanted.types is None or head.type in wanted.types
-            ):
+            is_there = head.expires_ms is None or head.expires_ms > now_ms
+            if is_there and wanted.includes(head):
                 yield Found(key, head)
 
     def _expired_flows(self, now_ms: int) -> list[Key]:

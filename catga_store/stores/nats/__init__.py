@@ -19,6 +19,7 @@ holds the key-value bucket `<bucket>`, which `nats kv get <bucket> flow.<id>` re
 | `….piece.<id>.<life>.<generation>.<name>.<n>` | a piece of the body of a part that is too large for one message |
 | `….list.flow.<status>.<type>.<time>.flow.<id>` | a flow in listings; `….list.wait.<status>.<parent>…` a condition |
 | `….due.flow.<type>.<place>.flow.<id>` | when to look at a flow; `held.<id>` of a claimed flow |
+| `….list.tag.<tag>.<status>.<time>.flow.<id>`, `….due.tag.<tag>.<place>…` | likewise, for each tag of a flow |
 | `….due.child.<place>…`, `….due.lone.<place>…` | when to look at a condition with a parent, without one |
 | `….due.expiry.<place>…` | when a record expires, or parts whose flow never came |
 | `….due.dead.<life>.<id>` | nothing: parts of this life were dropped, and what is left of them must be purged |

@@ -440,4 +440,5 @@ class NatsCommits:
 def _marks_of(head: Head) -> tuple[object, ...]:
     """What the index entries of a flow are made of."""
     claimed = head.claim is not None
-    return head.status, head.type, head.created_ms, head.due_ms, head.expires_ms, claimed
+    times = head.created_ms, head.due_ms, head.expires_ms
+    return head.status, head.type, times, claimed, head.tags

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 from zlib import crc32
 
@@ -247,6 +249,9 @@ class NatsLayout:
     def listing(self, wanted: Filter) -> str:
         """What the entries begin with that a listing looks at, wildcards included."""
         status = "*" if wanted.status is None else str(wanted.status)
+        if wanted.tags:
+            return f"{self.rest}list.tag.{hash_of_tag(wanted.tags[0])}.{status}."
+
         if wanted.kind == FLOW:
             return f"{self.rest}list.flow.{status}.{_hashed(wanted.type)}."
 
@@ -255,6 +260,20 @@ class NatsLayout:
     def due(self, what: str) -> str:
         """`what`: `child` (conditions with a parent), `lone` (those without), `expiry` or `dead`."""
         return f"{self.rest}due.{what}."
+
+    def due_tagged(self, pair: tuple[str, str]) -> str:
+        """What the due entries of flows with a tag begin with."""
+        return f"{self.rest}due.tag.{hash_of_tag(pair)}."
+
+    def due_of(
+        self, types: Iterable[str] | None, tags: Sequence[tuple[str, str]]
+    ) -> tuple[str, ...]:
+        """What the due entries of such flows begin with; their heads say the rest."""
+        if tags:
+            return (self.due_tagged(tags[0]),)
+
+        kinds = (None,) if types is None else dict.fromkeys(types)
+        return tuple(map(self.due_flows, kinds))
 
     def claims(self, kind: str | None) -> str:
         """The due entries of claimed flows of one type; `None`: of any."""
@@ -348,6 +367,12 @@ def between(low: int, high: int, width: int) -> list[str]:
     return found
 
 
+def hash_of_tag(pair: tuple[str, str]) -> str:
+    """The token of a tag in index entries."""
+    key, value = pair
+    return _hashed(f"{len(key)}:{key}{value}")
+
+
 def hash_of_type(name: str) -> str:
     """The token of a type in index entries."""
     return _hashed(name)
@@ -371,10 +396,16 @@ def _due_at(ms: int, kind: str, any_id: str) -> str:
 def entries_of_flow(layout: NatsLayout, key: Key, head: Head) -> frozenset[str]:
     """The index entries that a flow with this head has."""
     listing = f"{layout.rest}list.flow.{head.status}.{_hashed(head.type)}."
-    entries = [listing + _at(head.created_ms, FLOW, key.id)]
+    made = _at(head.created_ms, FLOW, key.id)
+    entries = [listing + made]
+    entries += [
+        f"{layout.rest}list.tag.{hash_of_tag(pair)}.{head.status}.{made}" for pair in head.tags
+    ]
     if head.due_ms is not None:
         kind = FLOW if head.claim is None else HELD
-        entries.append(layout.due_flows(head.type) + _due_at(head.due_ms, kind, key.id))
+        due = _due_at(head.due_ms, kind, key.id)
+        entries.append(layout.due_flows(head.type) + due)
+        entries += [layout.due_tagged(pair) + due for pair in head.tags]
 
     if head.expires_ms is not None:
         entries.append(layout.due("expiry") + _due_at(head.expires_ms, FLOW, key.id))

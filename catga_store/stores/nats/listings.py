@@ -12,7 +12,6 @@ from collections import ChainMap
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Sequence
 from collections.abc import Sized
 from functools import partial
 from itertools import islice
@@ -58,6 +57,7 @@ from catga_store.stores.nats.layout import place_of
 from catga_store.stores.nats.layout import root_of
 from catga_store.stores.nats.layout import slot_of
 from catga_store.stores.nats.reading import NatsReader
+from catga_store.stores.nats.reading import keep
 from catga_store.stores.nats.searching import Search
 from catga_store.stores.nats.searching import nearest
 from catga_store.stores.nats.searching import next_reach
@@ -79,6 +79,7 @@ _MOST_WANTED = 400
 _A_SECOND_OF_SLOTS = 1_000_000
 _A_MINUTE_OF_SLOTS = 60 * _A_SECOND_OF_SLOTS
 _SECONDS_10 = 10_000
+_KEPT_REACHES = 1000
 
 
 class NatsListings:
@@ -152,7 +153,8 @@ class NatsListings:
             )
             entries, reach = yield from nearest(until, search, wanted)
             if begin_ms is None and not start:
-                self._reach[prefixes] = next_reach(search, entries, reach, wanted)
+                reached = next_reach(search, entries, reach, wanted)
+                keep(self._reach, prefixes, reached, _KEPT_REACHES)
 
             first = span(search, entries)
             yield from look_at(entries, limit, look, found)
@@ -161,8 +163,7 @@ class NatsListings:
     def due(self, request: Due) -> Conversation[tuple[Found, ...]]:
         """`Due`."""
         deadline = self._exchange.deadline()
-        now_ms, types, limit = request.now_ms, request.types, request.limit
-        kinds = (None,) if types is None else types
+        now_ms, limit = request.now_ms, request.limit
         flows: dict[Key, Found] = {}
         waits: dict[Key, Found] = {}
 
@@ -172,7 +173,7 @@ class NatsListings:
                     head.due_ms is not None
                     and head.due_ms <= now_ms
                     and (head.expires_ms is None or head.expires_ms > now_ms)
-                    and (types is None or head.type in types)
+                    and request.wants(head)
                 ):
                     flows[key] = Found(key, head)
 
@@ -185,7 +186,7 @@ class NatsListings:
                 and row.head.due_ms is not None
                 and row.head.due_ms <= now_ms
             }
-            for key in (yield from self._with_parent_of(ready, types, now_ms, deadline)):
+            for key in (yield from self._with_parent_of(ready, request, deadline)):
                 waits[key] = Found(key, ready[key].head)
 
         def any_of(entries: list[NatsIndexEntry]) -> Conversation[None]:
@@ -194,7 +195,7 @@ class NatsListings:
                 if some:
                     yield from look(some)
 
-        prefixes = tuple(map(self._layout.due_flows, dict.fromkeys(kinds)))
+        prefixes = self._layout.due_of(request.types, request.tags)
         child = (self._layout.due("child"),)
         if (
             limit == 1
@@ -210,10 +211,12 @@ class NatsListings:
         return tuple(sorted(found, key=lambda one: one.head.due_ms or 0))
 
     def _with_parent_of(
-        self, rows: dict[Key, WaitRow], types: Sequence[str] | None, now_ms: int, deadline: Deadline
+        self, rows: dict[Key, WaitRow], request: Due, deadline: Deadline
     ) -> Conversation[list[Key]]:
-        if types is None or not rows:
+        if (request.types is None and not request.tags) or not rows:
             return list(rows)
+
+        now_ms = request.now_ms
 
         parents = yield from self.flows(
             [NatsIndexEntry(0, flow_key(row.parent or "")) for row in rows.values()], deadline
@@ -222,7 +225,7 @@ class NatsListings:
         for key, row in rows.items():
             parent = parents.get(flow_key(row.parent or ""))
             gone = parent is None or (parent.expires_ms is not None and parent.expires_ms <= now_ms)
-            if gone or (parent is not None and parent.type in types):
+            if gone or (parent is not None and request.wants(parent)):
                 kept.append(key)
 
         return kept
@@ -451,9 +454,9 @@ class NatsListings:
             return
 
         if request.after is None:
-            self._newest[prefixes] = base - reach
+            keep(self._newest, prefixes, base - reach, _KEPT_REACHES)
         else:
-            self._reach[prefixes] = reach
+            keep(self._reach, prefixes, reach, _KEPT_REACHES)
 
     def _fill(
         self,
@@ -513,7 +516,7 @@ class NatsListings:
         Another index entry for each flow, with a token for each byte, would make every creation and
         removal dearer by a publish.
         """
-        everything = wanted.status is None and wanted.type is None
+        everything = wanted.status is None and wanted.type is None and not wanted.tags
         names_of = self._layout.all_of(FLOW) if everything else f"{self._layout.listing(wanted)}>"
         (names,) = yield from self._exchange.names([names_of], deadline)
         token = encode_token(prefix)

@@ -50,6 +50,7 @@ _HASH = 16
 _PLACE = 2 * SLOTTED - 1
 _AFTER_DIGITS = ":"
 _NEVER_MS = 2**60
+_MOST = 2**31 - 1
 
 
 class NatsNumbers:
@@ -87,7 +88,7 @@ class NatsNumbers:
             left = sorted(one for one in entries if first_ms is None or one.ms >= first_ms)
             yield from look_at(left, limit, look, found)
         else:
-            prefixes = tuple(map(self._layout.due_flows, kinds))
+            prefixes = self._layout.due_of(wanted.types, wanted.tags)
             until_ms = _NEVER_MS if wanted.until_ms is None else wanted.until_ms
             yield from self._listings.oldest_pages(
                 prefixes, until_ms, limit, look, found, deadline, whole_ms=True, begin_ms=first_ms
@@ -96,9 +97,13 @@ class NatsNumbers:
         return tuple(sorted(found.values(), key=due_first)[:limit])
 
     def count_due(self, request: CountDue) -> Conversation[int]:
-        """`CountDue`: all names of what is due at any time, or of what is claimed."""
+        """`CountDue`: all names of what is due at any time, or of what is claimed; heads for tags."""
         deadline = self._exchange.deadline()
         wanted = request.filter
+        if wanted.tags:
+            every = ListDue(wanted, None, _MOST, request.now_ms)
+            return len((yield from self.list_due(every)))
+
         kinds = (None,) if wanted.types is None else wanted.types
         named = self._layout.claims if wanted.claimed else self._all_due
         names = yield from self._exchange.names(list(map(named, kinds)), deadline)

@@ -26,6 +26,7 @@ from catga_store.stores.nats.record_text import body_of
 from catga_store.stores.nats.record_text import dump_fields
 from catga_store.stores.nats.record_text import head_fields
 from catga_store.stores.nats.record_text import load_fields
+from catga_store.stores.nats.record_text import tags_of
 from catga_store.stores.nats.record_text import with_body
 
 __all__ = [
@@ -151,7 +152,7 @@ def decode_part(key: Key, text: bytes) -> StoredPart:
     def read(fields: dict[str, Any], rest: bytes) -> StoredPart:
         commits = tuple(fields["commits"])
         revision = fields.get("revision") or commits[0]
-        head = Head.of((*_head_of(fields), revision, commits))
+        head = Head.of((*_head_of(fields), tags_of(fields), revision, commits))
         return StoredPart(fields["life"], fields["name"], head, body_of(fields, rest))
 
     return _decoded(key, text, read)

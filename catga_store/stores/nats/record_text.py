@@ -45,6 +45,7 @@ __all__ = [
     "long_fields",
     "revision_at",
     "sequence_of",
+    "tags_of",
     "with_body",
     "with_long_fields",
 ]
@@ -181,12 +182,21 @@ def load_fields(key: Key, text: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def head_fields(head: Head) -> dict[str, Any]:
-    """Return a head as fields."""
-    return {
+    """Return a head as fields; the tags only if there are some."""
+    fields = {
         "layout": VERSION,
         **dict(zip(HEAD_FIELDS, head, strict=False)),
         "commits": head.commits,
     }
+    if head.tags:
+        fields["tags"] = head.tags
+
+    return fields
+
+
+def tags_of(fields: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the tags of a head."""
+    return tuple((key, value) for key, value in fields.get("tags", ()))
 
 
 _head_of = itemgetter(*HEAD_FIELDS)
@@ -249,9 +259,9 @@ def decode_record(key: Key, stored: Stored) -> tuple[Head, Body] | None:
     try:
         commits = tuple(fields["commits"])
         revision = fields.get("revision") or revision_at(commits[0], stored.sequence)
-        head = Head.of((*_head_of(fields), revision, commits))
+        head = Head.of((*_head_of(fields), tags_of(fields), revision, commits))
         return head, body_of(fields, rest)
-    except (KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         message = f"the head of {key} cannot be read: {error!r}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
@@ -294,6 +304,7 @@ def decode_wait(key: Key, stored: Stored) -> WaitRecord | None:
         head = Head.of(
             (
                 *(fields[name] for name in HEAD_FIELDS),
+                (),
                 fields["revision"],
                 tuple(fields["commits"]),
             )

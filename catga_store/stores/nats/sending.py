@@ -39,6 +39,7 @@ _CHUNKS_AT_ONCE = 16
 _TERMS_BYTES = 2 * 1024
 _ITEMS_BYTES = 4 * 1024
 _BATCH_MOST = 1000
+_ENTRIES_AT_ONCE = 500
 
 
 class NatsSender:
@@ -146,14 +147,7 @@ class NatsSender:
         atomic = several or (self.exchange.leader and bool(plan.entries))
         bulk = any(message.payload for message in plan.entries)
         if atomic or bulk:
-            messages = [*head, *plan.checks, *plan.entries, *records]
-            if len(messages) > _BATCH_MOST:
-                text = (
-                    f"this commit needs {len(messages)} messages; NATS accepts at most "
-                    f"{_BATCH_MOST} in one batch; nothing was written; split it into several commits"
-                )
-                raise CommitTooLargeError(text, size=len(messages), limit=_BATCH_MOST)
-
+            messages = yield from self._batch(plan, head, deadline, may_split=not bulk)
             (ack,) = yield from self._sent(messages, plan.epoch, atomic=True)
             if ack.in_part:
                 ack = yield from self._what_is_there(messages, ack, deadline)
@@ -229,6 +223,38 @@ class NatsSender:
             raise ReplyLostError(ack.text)
 
         return ack
+
+    def _batch(
+        self, plan: MessagePlan, head: Sequence[Message], deadline: Deadline, *, may_split: bool
+    ) -> Conversation[list[Message]]:
+        """The messages of a batch; where they are too many, its entries are written before.
+
+        Entries are hints: those of a commit that is refused are passed over.
+        """
+        before, records = [*head, *plan.checks], [message for _, message in plan.records]
+        entries = plan.entries
+        if may_split and len(before) + len(entries) + len(records) > _BATCH_MOST:
+            entries = []
+
+        messages = [*before, *entries, *records]
+        if len(messages) > _BATCH_MOST:
+            text = (
+                f"this commit needs {len(messages)} messages; NATS accepts at most "
+                f"{_BATCH_MOST} in one batch; nothing was written; split it into several commits"
+            )
+            raise CommitTooLargeError(text, size=len(messages), limit=_BATCH_MOST)
+
+        if not entries:
+            self.exchange.doubt(message.subject for message in plan.entries)
+            yield from self._add_before(plan.entries, deadline)
+
+        return messages
+
+    def _add_before(self, entries: list[Message], deadline: Deadline) -> Conversation[None]:
+        """Write entries before the commit that they are of."""
+        for start in range(0, len(entries), _ENTRIES_AT_ONCE):
+            some = entries[start : start + _ENTRIES_AT_ONCE]
+            yield from self.exchange.surely(some, deadline)
 
     def _add(self, entries: list[Message], deadline: Deadline) -> Conversation[None]:
         """Add entries that were refused though their record was written, or their outcome is lost."""

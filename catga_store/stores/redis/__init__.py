@@ -18,10 +18,12 @@ Keys, with the default prefix `dslflow:`. `0` is the partition; the part in brac
 
 `redis-cli hget '{dslflow:0}:flow:order-1' body` shows a flow. A head is `["commits, newest first",
 version, status, created, updated, due, expires, type, type version, position, error, attempts,
-reports_to, owner, claim]`, times in ms; its first commit is the record's revision. An id is written as it is, at
-the end of its key. Every member of the index has the score 0 and is read by `ZRANGEBYLEX`: `fd…` are
-flows by due time, `fc…` claimed flows by the end of their lease, `fa…` all flows by creation, `wd…`
-deadlines, `wt…` parents to notify, `x…` what expires (records.lua writes each of them).
+reports_to, owner, claim, [tags]]`, times in ms, the tags only if there are some; its first commit is the
+record's revision. An id is written as it is, at the end of its key. Every member of the index has the score
+0 and is read by `ZRANGEBYLEX`: `fd…` are flows by due time, `fc…` claimed flows by the end of their lease,
+`fa…` all flows by creation, `fg…` and `fh…` flows with a tag, by status and creation and by due time, `fj…`
+the tags of a flow, `wd…` deadlines, `wt…` parents to notify, `x…` what expires (records.lua writes each of
+them).
 
 **Parts.** An entry of a log is the part `LOG/SEQUENCE`, and the counter of the log the part `LOG/`, whose
 version is the last sequence. In the hash of a flow's parts, `k3:logKEY` is the sequence of the entry of

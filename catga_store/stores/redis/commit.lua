@@ -89,7 +89,8 @@ end
 local function write_flow(change, old, new, text, body)
   local keys, key, chunks, id = change.keys, change.key, change.keys.chunks, change.id
   if not old or old.status ~= new.status or old.created ~= new.created or old.due ~= new.due
-    or old.expires ~= new.expires or is_claimed(old) ~= is_claimed(new) or text_of(old.rest) ~= text_of(new.rest) then
+    or old.expires ~= new.expires or is_claimed(old) ~= is_claimed(new)
+    or table.concat(tag_names(old)) ~= table.concat(tag_names(new)) or text_of(old.rest) ~= text_of(new.rest) then
     reindex(old and flow_entries(id, old) or {}, flow_entries(id, new))
   end
   if body then

@@ -145,7 +145,7 @@ def flags_of(change: Put, *, leaves: bool, history: int) -> bytes:
 def _moves_in_index(change: Put) -> bool:
     """Whether a flow has other entries in the index, as far as put.lua does not see it itself."""
     old, new = change.replaces, change.head
-    return old is None or (old.claim is None) != (new.claim is None)
+    return old is None or old.tags != new.tags or (old.claim is None) != (new.claim is None)
 
 
 def body_sent(change: Put) -> bytes:

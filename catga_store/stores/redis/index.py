@@ -16,6 +16,7 @@ from catga_store.protocol.requests import DueFilter
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Head
 from catga_store.stores.redis.layout import FIRST_MS
+from catga_store.stores.redis.layout import HIGHEST
 from catga_store.stores.redis.layout import LAST_MS
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "UPLOAD",
     "Range",
     "RedisIndexEntry",
+    "begins_of_due",
     "bounds_of",
     "bounds_of_due",
     "is_listed",
@@ -35,10 +37,12 @@ __all__ = [
     "merged",
     "named",
     "newest_first",
+    "ranges_of",
     "read_expiring",
     "stamp_of",
     "stamp_of_creation",
     "stamp_of_due",
+    "tag_of",
     "time_of",
 ]
 
@@ -129,8 +133,24 @@ def read_expiring(member: bytes) -> _Expiring | None:
     return _Expiring(member, listed, status, created_ms, rest[:size], rest[size:])
 
 
+def tag_of(pair: tuple[str, str]) -> bytes:
+    """Return a tag as part of a member."""
+    key, value = pair
+    return named(key) + named(value)
+
+
+def ranges_of(wanted: Filter, after: tuple[int, str] | None) -> list[tuple[bytes, bytes, bytes]]:
+    """Return the ranges of a listing: what their members begin with, and both ends."""
+    begins = [listing_of(wanted)]
+    if wanted.tags and wanted.id_prefix is None:
+        statuses = range(HIGHEST + 1) if wanted.status is None else (wanted.status,)
+        begins = [b"fg%b%d" % (tag_of(wanted.tags[0]), status) for status in statuses]
+
+    return [(begin, *_bounds(begin, wanted, after)) for begin in begins]
+
+
 def listing_of(wanted: Filter) -> bytes:
-    """Return what the members of a listing begin with."""
+    """Return what the members of a listing begin with; not of one by tags, see `ranges_of`."""
     if wanted.id_prefix is not None:
         return BY_ID
 
@@ -144,8 +164,11 @@ def listing_of(wanted: Filter) -> bytes:
 
 
 def bounds_of(wanted: Filter, after: tuple[int, str] | None) -> tuple[bytes, bytes]:
-    """Return the range of a listing, as ZRANGEBYLEX takes it."""
-    begin = listing_of(wanted)
+    """Return the range of a listing, as ZRANGEBYLEX takes it; not of one by tags, see `ranges_of`."""
+    return _bounds(listing_of(wanted), wanted, after)
+
+
+def _bounds(begin: bytes, wanted: Filter, after: tuple[int, str] | None) -> tuple[bytes, bytes]:
     if wanted.id_prefix is not None:
         begin += wanted.id_prefix.encode()
         first = b"[" + begin if after is None else b"(" + BY_ID + after[1].encode()
@@ -166,13 +189,21 @@ def bounds_of(wanted: Filter, after: tuple[int, str] | None) -> tuple[bytes, byt
     return first, last
 
 
+def begins_of_due(types: Sequence[str] | None, tags: Sequence[tuple[str, str]]) -> list[bytes]:
+    """Return what members begin with that say when such flows are due; their heads say the rest."""
+    if tags:
+        return [b"fh" + tag_of(tags[0])]
+
+    return [DUE] if types is None else [b"fe" + named(name) for name in types]
+
+
 def bounds_of_due(
     wanted: DueFilter, after: tuple[int, str] | None = None
 ) -> list[tuple[bytes, bytes, bytes]]:
     """Return the ranges of a listing by due time: what their members begin with, and both ends."""
     begins = [CLAIMED if wanted.claimed else DUE]
-    if wanted.types is not None and not wanted.claimed:
-        begins = [b"fe" + named(name) for name in wanted.types]
+    if not wanted.claimed:
+        begins = begins_of_due(wanted.types, wanted.tags)
 
     found: list[tuple[bytes, bytes, bytes]] = []
     for begin in begins:

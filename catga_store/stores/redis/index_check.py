@@ -20,6 +20,7 @@ from catga_store.stores.findings import Finding
 from catga_store.stores.redis.index import DIGITS
 from catga_store.stores.redis.index import newest_first
 from catga_store.stores.redis.index import stamp_of
+from catga_store.stores.redis.index import tag_of
 from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.layout import id_of
 from catga_store.stores.redis.layout import read_head
@@ -168,7 +169,11 @@ def _entries(layout: RedisLayout, number: int, key: bytes, text: Any) -> list[by
     if due and head.claim is not None:
         due.append(b"fc" + due[0][2:])
 
-    return [b"fi" + name, b"fa" + newest_first(head.created_ms) + name, *due]
+    created = newest_first(head.created_ms) + name
+    tags = list(map(tag_of, head.tags))
+    due += [b"fh" + tag + due[0][2:] for tag in tags if due]
+    due += [b"fg%b%d%b" % (tag, head.status, created) for tag in tags]
+    return [b"fi" + name, b"fa" + created, *due]
 
 
 def _members(link: PerformsPipes, index: bytes, begin: bytes) -> Iterator[list[bytes]]:

@@ -22,6 +22,7 @@ from catga_store.protocol.requests import Terms
 
 __all__ = [
     "FIRST_MS",
+    "HIGHEST",
     "LAST_MS",
     "LAYOUT",
     "TOMBSTONE",
@@ -40,15 +41,33 @@ __all__ = [
 LAYOUT = 2
 """The version of the layout."""
 TOMBSTONE = -2
-_LOWEST, _HIGHEST = -5, 6
+_LOWEST, HIGHEST = -5, 6
 FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
 
-_heads: msgspec.json.Decoder[tuple[Any, ...]] = msgspec.json.Decoder(
-    tuple[
-        str, int, int, int, int, int | None, int | None,  # commits to expires_ms
-        str, int, str, str | None, int, str | None, str | None, str | None,  # type to claim
-    ]
-)  # fmt: skip
+
+class _StoredHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """The JSON of a head; only flows have tags, and only if there are some."""
+
+    commits: str
+    version: int
+    status: int
+    created_ms: int
+    updated_ms: int
+    due_ms: int | None
+    expires_ms: int | None
+    type: str
+    type_version: int
+    position: str
+    error: str | None
+    attempts: int
+    reports_to: str | None
+    owner: str | None
+    claim: str | None
+    tags: tuple[str, ...] = ()
+
+
+_heads: msgspec.json.Decoder[_StoredHead] = msgspec.json.Decoder(_StoredHead)
+_fields_of = msgspec.structs.astuple
 _terms: msgspec.json.Decoder[tuple[Any, ...]] = msgspec.json.Decoder(
     tuple[tuple[str, ...], bool, int | None, str | None]
 )
@@ -151,24 +170,23 @@ def check_prefix(prefix: object) -> str:
 def write_head(head: Head) -> bytes:
     """Return a head as it is stored, without its commits, which the script adds."""
     version, status, created, updated, kind, kind_version, position, error, attempts = head[:9]
-    owner, claim, due, expires, reports_to = head[9:14]
-    return encode(
-        (
-            *("", version, status, created, updated, due, expires),
-            *(kind, kind_version, position, error, attempts, reports_to, owner, claim),
-        )
+    owner, claim, due, expires, reports_to, tags = head[9:15]
+    fields = (
+        *("", version, status, created, updated, due, expires),
+        *(kind, kind_version, position, error, attempts, reports_to, owner, claim),
     )
+    return encode((*fields, [text for pair in tags for text in pair]) if tags else fields)
 
 
 def read_head(key: Key, text: Any) -> Head:
     """Return a stored head; `CorruptRecordError` if it cannot be read."""
     try:
-        fields = _heads.decode(text)
+        fields = _fields_of(_heads.decode(text))
     except (msgspec.DecodeError, TypeError) as error:
         raise corrupt(key, text) from error
 
     if (
-        not _LOWEST <= fields[2] <= _HIGHEST
+        not _LOWEST <= fields[2] <= HIGHEST
         or not FIRST_MS <= fields[3] <= LAST_MS
         or not FIRST_MS <= fields[4] <= LAST_MS
     ):
@@ -176,10 +194,10 @@ def read_head(key: Key, text: Any) -> Head:
 
     commits = tuple(fields[0].split())
     revision = commits[0] if commits else ""
-    reports_to, owner, claim = fields[12:]
-    return Head.of(
-        (*fields[1:5], *fields[7:12], owner, claim, *fields[5:7], reports_to, revision, commits)
-    )
+    reports_to, owner, claim, texts = fields[12:]
+    tags = tuple(zip(texts[::2], texts[1::2], strict=False)) if texts else ()
+    plain = (*fields[1:5], *fields[7:12], owner, claim, *fields[5:7], reports_to)
+    return Head.of((*plain, tags, revision, commits))
 
 
 def corrupt(key: Key, found: object) -> CorruptRecordError:

@@ -33,11 +33,12 @@ from catga_store.stores.redis.index import NOTIFIED
 from catga_store.stores.redis.index import PAGE
 from catga_store.stores.redis.index import Range
 from catga_store.stores.redis.index import RedisIndexEntry
+from catga_store.stores.redis.index import begins_of_due
 from catga_store.stores.redis.index import bounds_of
 from catga_store.stores.redis.index import is_listed
 from catga_store.stores.redis.index import listing_of
 from catga_store.stores.redis.index import merged
-from catga_store.stores.redis.index import named
+from catga_store.stores.redis.index import ranges_of
 from catga_store.stores.redis.index import stamp_of
 from catga_store.stores.redis.index import stamp_of_creation
 from catga_store.stores.redis.index import stamp_of_due
@@ -80,18 +81,13 @@ class RedisListings:
         upto = stamp_of(now_ms + 1)
 
         def flow(head: Head, _parent: Head | None) -> bool:
-            return _is_due(head, now_ms) and (types is None or head.type in types)
+            return _is_due(head, now_ms) and request.wants(head)
 
         def wait(head: Head, parent: Head | None) -> bool:
-            is_ours = (
-                types is None
-                or parent is None
-                or parent.type in types
-                or has_expired(parent, now_ms)
-            )
+            is_ours = parent is None or has_expired(parent, now_ms) or request.wants(parent)
             return is_ours and _is_due(head, now_ms)
 
-        begins = [b"fd"] if types is None else [b"fe" + named(name) for name in types]
+        begins = begins_of_due(types, request.tags)
         flows = [(begin, b"[" + begin, b"(" + begin + upto) for begin in begins]
         notified = [(NOTIFIED, b"[" + NOTIFIED, b"(" + NOTIFIED + upto)]
         # The first pages of both are asked for together: mostly that is all there is.
@@ -107,7 +103,7 @@ class RedisListings:
             limit,
             wait,
             stamp_of_due,
-            parents=types is not None,
+            parents=types is not None or bool(request.tags),
             first=first[number:],
         )
         found.sort(key=lambda entry: entry.head.due_ms or 0)
@@ -172,12 +168,11 @@ class RedisListings:
         def matches(head: Head, _parent: Head | None) -> bool:
             return wanted.includes(head) and not has_expired(head, now_ms)
 
-        listing = [(listing_of(wanted), *bounds_of(wanted, request.after))]
         return tuple(
             (
                 yield from self.gather(
                     wanted.kind,
-                    listing,
+                    ranges_of(wanted, request.after),
                     request.limit,
                     matches,
                     stamp_of_creation if wanted.id_prefix is None else None,
@@ -271,7 +266,11 @@ class RedisListings:
     def count(self, request: Count) -> Conversation[int]:
         wanted, now_ms = request.filter, request.now_ms
         prefix = wanted.id_prefix
-        if wanted.reads_heads or (prefix is not None and wanted != Filter(FLOW, id_prefix=prefix)):
+        if (
+            wanted.reads_heads
+            or wanted.tags
+            or (prefix is not None and wanted != Filter(FLOW, id_prefix=prefix))
+        ):
             return (yield from self._count_by_heads(request))
 
         first, last = bounds_of(wanted, None)

@@ -77,9 +77,9 @@ class RedisNumbers:
         )
 
     def count_due(self, request: CountDue) -> Conversation[int]:
-        """`CountDue`: from the index alone, but for claimed flows of some types."""
+        """`CountDue`: from the index alone, but for claimed flows of some types, and for tags."""
         wanted, now_ms = request.filter, request.now_ms
-        if wanted.claimed and wanted.types is not None:
+        if wanted.tags or (wanted.claimed and wanted.types is not None):
             every = ListDue(wanted, None, _MOST, now_ms)
             return len((yield from self.list_due(every)))
 

@@ -1,6 +1,6 @@
 -- A fast path for the most frequent commit, in front of commit.lua and with its signature: one flow is
--- updated, and nothing changes by which it is listed or due. That it stays claimed or unclaimed is said by
--- the missing flag i, because the head that was read has the expected revision. Everything else continues below. Patterns
+-- updated, and nothing changes by which it is listed or due. That its tags stay, and that it stays claimed or
+-- unclaimed, is said by the missing flag i, because the head that was read has the expected revision. Everything else continues below. Patterns
 -- are Lua's slowest way through a text, so they are not applied to the ids of the commits. Only a commit of
 -- one flow has five keys. What it publishes is described in records.lua.
 

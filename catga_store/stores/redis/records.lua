@@ -3,7 +3,9 @@
 --
 -- A head is a JSON array without spaces between its elements:
 --   ["commits, newest first", version, status, created_ms, updated_ms, due_ms, expires_ms,
---    type, type_version, position, error, attempts, reports_to, owner, claim]
+--    type, type_version, position, error, attempts, reports_to, owner, claim, tags]
+-- Tags are [key, value, key, value, ...], by key; only flows have them, and only if there are some: else a head
+-- ends with its claim.
 
 local index, now
 local unpack = table.unpack or unpack -- the name differs between Lua 5.1 and later
@@ -44,8 +46,17 @@ local function text_of(json)
   return string.match(json, '^"([^"\\]*)"') or cjson.decode('[' .. json)[1]
 end
 
--- Whether a flow is under a claim, which is the last field.
+-- Tags end with two brackets, a claim with a quote or null and one.
+local function has_tags(head)
+  return string.sub(head.rest, -2) == ']]'
+end
+
+local function tags_of(head)
+  return has_tags(head) and cjson.decode('[' .. head.rest)[9] or {}
+end
+
 local function is_claimed(head)
+  if has_tags(head) then return cjson.decode('[' .. head.rest)[8] ~= cjson.null end
   return string.sub(head.rest, -6) ~= ',null]'
 end
 
@@ -81,6 +92,13 @@ local function stamp(ms) return string.format('%015.0f', ms + 62135596800000) en
 local function newest(ms) return string.format('%015.0f', 253402300799999 - ms) end
 local function named(text) return string.format('%.0f:', #text) .. text end
 
+-- Return each tag as a part of a member.
+local function tag_names(head)
+  local tags, names = tags_of(head), {}
+  for place = 1, #tags, 2 do names[#names + 1] = named(tags[place]) .. named(tags[place + 1]) end
+  return names
+end
+
 local function flow_entries(id, head)
   local status, kind = int(head.status), named(text_of(head.rest))
   local place = newest(head.created) .. id
@@ -93,6 +111,14 @@ local function flow_entries(id, head)
     entries[6] = 'fd' .. due
     entries[7] = 'fe' .. kind .. due
     if is_claimed(head) then entries[8] = 'fc' .. due end
+  end
+  if has_tags(head) then
+    local names = tag_names(head)
+    for _, tag in ipairs(names) do
+      entries[#entries + 1] = 'fg' .. tag .. status .. place
+      if head.due then entries[#entries + 1] = 'fh' .. tag .. stamp(head.due) .. id end
+    end
+    entries[#entries + 1] = 'fj' .. named(id) .. table.concat(names) -- for a sweep that finds no head
   end
   if head.expires then
     entries[#entries + 1] = 'x' .. stamp(head.expires) .. 'f' .. status .. newest(head.created) .. kind .. id

@@ -29,8 +29,22 @@ local function entries_of(entry)
   local text, id = string.sub(rest, 1, tonumber(length)), string.sub(rest, tonumber(length) + 1)
   local of, place = named(text), created .. id
   if kind == 'f' then
-    return {entry, 'fi' .. id, 'fa' .. place, 'fs' .. status .. place, 'ft' .. of .. place,
-      'fb' .. status .. of .. place, 'pi' .. id}, id
+    local entries = {entry, 'fi' .. id, 'fa' .. place, 'fs' .. status .. place, 'ft' .. of .. place,
+      'fb' .. status .. of .. place, 'pi' .. id}
+    local begin = 'fj' .. named(id)
+    for _, tags in ipairs(redis.call('ZRANGEBYLEX', index, '[' .. begin, '(' .. begin .. '\255')) do
+      entries[#entries + 1] = tags
+      local at = #begin + 1
+      while at <= #tags do
+        local first = at
+        for _ = 1, 2 do -- a key and a value, each with its length
+          local size, colon = string.match(tags, '^(%d+)():', at)
+          at = colon + 1 + tonumber(size)
+        end
+        entries[#entries + 1] = 'fg' .. string.sub(tags, first, at - 1) .. status .. place
+      end
+    end
+    return entries, id
   end
   if status == '-' then return {entry, 'wi' .. id}, id end
   return {entry, 'wi' .. id, 'wa' .. place, 'ws' .. status .. place, 'wp' .. of .. place,

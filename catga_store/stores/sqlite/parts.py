@@ -23,6 +23,7 @@ from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Record
 from catga_store.stores.sqlite.rows import HEAD
 from catga_store.stores.sqlite.rows import PART_HEAD
+from catga_store.stores.sqlite.rows import columns_of
 from catga_store.stores.sqlite.rows import corrupt
 from catga_store.stores.sqlite.rows import head_of_part
 from catga_store.stores.sqlite.rows import head_of_row
@@ -42,7 +43,7 @@ CREATE TABLE catga_parts (
   created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
   type TEXT NOT NULL, type_version INTEGER NOT NULL,
   position TEXT NOT NULL, error TEXT, attempts INTEGER NOT NULL,
-  owner TEXT, claim TEXT, due_ms INTEGER, expires_ms INTEGER, reports_to TEXT,
+  owner TEXT, claim TEXT, due_ms INTEGER, expires_ms INTEGER, reports_to TEXT, tags TEXT,
   revision TEXT NOT NULL, commits TEXT NOT NULL,
   log BLOB, body BLOB NOT NULL,
   PRIMARY KEY (life, name)
@@ -67,7 +68,7 @@ _READ_HEAD = f"SELECT {HEAD} FROM catga_parts WHERE life = {_LIFE} AND name = ?"
 _READ = f"SELECT {HEAD}, body FROM catga_parts WHERE life = {_LIFE} AND name = ?"  # noqa: S608  ours
 _INSERT = (
     f"INSERT INTO catga_parts (life, name, {HEAD}, log, body)"  # noqa: S608  ours
-    f" VALUES ({_LIFE}, {', '.join('?' * 19)})"
+    f" VALUES ({_LIFE}, {', '.join('?' * 20)})"
 )
 _COLUMNS = HEAD.split(", ")
 _UPDATE = (
@@ -106,7 +107,7 @@ class SQLiteParts:
     def record(self, key: Key) -> Record | None:
         """Return a part."""
         row = self._execute(_READ, (key.id.encode(), key.name.encode())).fetchone()
-        return None if row is None else Record(read_head(key, row), row[16])
+        return None if row is None else Record(read_head(key, row), row[17])
 
     def living(self, key: Key, now_ms: int) -> Record | None:
         """Return a part, unless its flow has expired."""
@@ -117,7 +118,7 @@ class SQLiteParts:
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
         """Insert or replace a part."""
         flow_id, name = key.id.encode(), key.name.encode()
-        values = (*head[:15], " ".join(head.commits))
+        values = columns_of(head)
         if old is not None:
             self._execute(_UPDATE, (*values, body, flow_id, name))
             return
@@ -271,7 +272,7 @@ def _key(flow_id: str, name: object) -> Key:
 
 def _listed(wanted: Parts, row: Sequence[Any]) -> ListedPart:
     if wanted.versions:
-        head, name, size = head_of_row(row[:16]), row[16], 16
+        head, name, size = head_of_row(row[:17]), row[17], 17
     else:
         head, name, size = head_of_part(row[:9]), row[9], 9
 

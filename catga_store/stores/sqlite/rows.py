@@ -27,7 +27,9 @@ from catga_store.protocol.requests import Terms
 __all__ = [
     "HEAD",
     "PART_HEAD",
+    "TAGS",
     "WAIT_HEAD",
+    "columns_of",
     "corrupt",
     "due_found",
     "flow_found",
@@ -41,6 +43,7 @@ __all__ = [
     "read_wait_head",
     "readable",
     "shown_row",
+    "text_of_tags",
     "wait_found",
     "write_terms",
 ]
@@ -49,13 +52,16 @@ T = TypeVar("T")
 
 HEAD = (
     "version, status, created_ms, updated_ms, type, type_version, position, error, attempts,"
-    " owner, claim, due_ms, expires_ms, reports_to, revision, commits"
+    " owner, claim, due_ms, expires_ms, reports_to, tags, revision, commits"
 )
 PART_HEAD = (
     "version, created_ms, updated_ms, type, type_version, position, attempts, revision, commits"
 )
 """What a part has of a head; only a former version of a flow has more."""
 WAIT_HEAD = "version, status, created_ms, updated_ms, due_ms, expires_ms, revision, commits"
+
+TAGS = Head._fields.index("tags")
+"""The place of the tags among the columns of `HEAD`."""
 
 _NONE = type(None)
 _INT, _TEXT, _BYTES = (int,), (str,), (bytes,)
@@ -68,7 +74,8 @@ def _shapes(*columns: tuple[type, ...]) -> frozenset[tuple[type, ...]]:
 
 _HEAD_COLUMNS = (
     *(_INT, _INT, _INT, _INT, _TEXT, _INT, _TEXT, _TEXT_OR_NONE, _INT),
-    *(_TEXT_OR_NONE, _TEXT_OR_NONE, _INT_OR_NONE, _INT_OR_NONE, _TEXT_OR_NONE, _TEXT, _TEXT),
+    *(_TEXT_OR_NONE, _TEXT_OR_NONE, _INT_OR_NONE, _INT_OR_NONE, _TEXT_OR_NONE, _TEXT_OR_NONE),
+    *(_TEXT, _TEXT),
 )
 _HEADS = (
     _shapes(*_HEAD_COLUMNS) | _shapes(*_HEAD_COLUMNS, _BYTES) | _shapes(*_HEAD_COLUMNS, _INT)
@@ -108,7 +115,27 @@ def head_of_row(row: Sequence[Any]) -> Head | None:
     ):
         return None
 
-    return Head.of((*row[:15], tuple(row[15].split())))
+    tags = () if row[TAGS] is None else _read_tags(row[TAGS])
+    return None if tags is None else Head.of((*row[:TAGS], tags, row[15], tuple(row[16].split())))
+
+
+def columns_of(head: Head) -> tuple[object, ...]:
+    """The columns of `HEAD`."""
+    return *head[:TAGS], text_of_tags(head.tags), head.revision, " ".join(head.commits)
+
+
+def text_of_tags(tags: tuple[tuple[str, str], ...]) -> str | None:
+    """Return tags as they are stored."""
+    return json.dumps(tags) if tags else None
+
+
+def _read_tags(text: str) -> tuple[tuple[str, str], ...] | None:
+    try:
+        tags = tuple((name, value) for name, value in json.loads(text))
+    except (ValueError, TypeError):
+        return None
+
+    return tags if all(type(one) is str for pair in tags for one in pair) else None
 
 
 def head_of_part(row: Sequence[Any]) -> Head | None:
@@ -124,7 +151,7 @@ def head_of_part(row: Sequence[Any]) -> Head | None:
     return Head.of((*own, *_OF_FLOWS_ONLY, revision, tuple(commits.split())))
 
 
-_OF_FLOWS_ONLY = (None,) * (Head._fields.index("revision") - Head._fields.index("owner"))
+_OF_FLOWS_ONLY = (*(None,) * (TAGS - Head._fields.index("owner")), ())
 
 
 def read_wait_head(key: Key, row: Sequence[Any]) -> Head:
@@ -175,15 +202,15 @@ def read_key(kind: str, record_id: object, step: object = 0) -> Key:
 
 def flow_found(row: Sequence[Any]) -> Found:
     """An entry from `HEAD` and the id."""
-    key = read_key(FLOW, row[16])
+    key = read_key(FLOW, row[17])
     return Found(key, read_head(key, row))
 
 
 def due_found(row: Sequence[Any]) -> Found:
     """An entry from `HEAD`, the id and the type of the body."""
-    found = flow_found(row[:17])
-    if row[17] != "blob":
-        raise corrupt(found.key, f"a body of type {row[17]}")
+    found = flow_found(row[:18])
+    if row[18] != "blob":
+        raise corrupt(found.key, f"a body of type {row[18]}")
 
     return found
 

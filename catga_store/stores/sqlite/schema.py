@@ -16,7 +16,7 @@ CREATE TABLE {table} (
   created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
   type TEXT NOT NULL, type_version INTEGER NOT NULL,
   position TEXT NOT NULL, error TEXT, attempts INTEGER NOT NULL,
-  owner TEXT, claim TEXT, due_ms INTEGER, expires_ms INTEGER, reports_to TEXT,
+  owner TEXT, claim TEXT, due_ms INTEGER, expires_ms INTEGER, reports_to TEXT, tags TEXT,
   revision TEXT NOT NULL, commits TEXT NOT NULL,
   body BLOB NOT NULL,
   PRIMARY KEY (id, step)
@@ -94,6 +94,16 @@ CREATE INDEX catga_waits_deadline ON catga_waits (due_ms, id)
 WHERE due_ms IS NOT NULL AND status = {PENDING}
 """,
     "CREATE INDEX catga_waits_expires ON catga_waits (expires_ms) WHERE expires_ms IS NOT NULL",
+    # Written with a flow that has tags; its own names, so that both can be named in one query.
+    """
+CREATE TABLE catga_tags (
+  tag BLOB NOT NULL, in_status INTEGER NOT NULL, made_ms INTEGER NOT NULL, flow BLOB NOT NULL,
+  at_ms INTEGER,
+  PRIMARY KEY (tag, in_status, made_ms DESC, flow)
+) WITHOUT ROWID
+""",
+    "CREATE INDEX catga_tags_all ON catga_tags (tag, made_ms DESC, flow)",
+    "CREATE INDEX catga_tags_due ON catga_tags (tag, at_ms, flow) WHERE at_ms IS NOT NULL",
     *LAY_OUT_PARTS,
     *_COUNTS,
 )

@@ -26,6 +26,7 @@ from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import DueFilter
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Found
@@ -41,7 +42,9 @@ from catga_store.protocol.rules import WaitRow
 from catga_store.stores.sqlite.guards import FileGuard
 from catga_store.stores.sqlite.parts import SQLiteParts
 from catga_store.stores.sqlite.rows import HEAD
+from catga_store.stores.sqlite.rows import TAGS
 from catga_store.stores.sqlite.rows import WAIT_HEAD
+from catga_store.stores.sqlite.rows import columns_of
 from catga_store.stores.sqlite.rows import corrupt
 from catga_store.stores.sqlite.rows import due_found
 from catga_store.stores.sqlite.rows import flow_found
@@ -52,9 +55,15 @@ from catga_store.stores.sqlite.rows import read_outcomes
 from catga_store.stores.sqlite.rows import read_terms
 from catga_store.stores.sqlite.rows import read_wait_head
 from catga_store.stores.sqlite.rows import readable
+from catga_store.stores.sqlite.rows import text_of_tags
 from catga_store.stores.sqlite.rows import wait_found
 from catga_store.stores.sqlite.rows import write_terms
 from catga_store.stores.sqlite.schema import LAY_OUT
+from catga_store.stores.sqlite.tags import TAGGED
+from catga_store.stores.sqlite.tags import SQLiteTags
+from catga_store.stores.sqlite.tags import has_others
+from catga_store.stores.sqlite.tags import parent_has_tags
+from catga_store.stores.sqlite.tags import row_of
 
 __all__ = [
     "SQLiteTables",
@@ -73,7 +82,7 @@ _READ_HEAD, _READ = (
 )
 
 
-_INDEXED = tuple((1 << bit, place) for bit, place in enumerate((1, 4, 2, 10, 11, 12, 13)))
+_INDEXED = tuple((1 << bit, place) for bit, place in enumerate((1, 4, 2, 10, 11, 12, 13, TAGS)))
 """A bit for each column of `HEAD` that is indexed or seldom changes, and its place there."""
 
 
@@ -95,9 +104,9 @@ def _replace_text(moved: int, *, with_body: bool) -> str:
     text = _update_text("catga_flows", moved, with_body=with_body)
     most = REMEMBERED_COMMITS * (_ID_LENGTH + 1) - 1
     text = text.replace(" commits=?", f" commits=substr(? || ' ' || commits, 1, {most})")
-    head = ", ".join(Head._fields[:15])
+    head = ", ".join(Head._fields[:16])
     return (
-        f"{text} AND ({head}) IS ({', '.join('?' * 15)}) AND typeof(commits) = 'text'"  # noqa: S608  ours
+        f"{text} AND ({head}) IS ({', '.join('?' * 16)}) AND typeof(commits) = 'text'"  # noqa: S608  ours
         " AND NOT EXISTS (SELECT 1 FROM catga_commits WHERE id = ?)"
     )
 
@@ -111,11 +120,11 @@ def _written(
     """
     values: list[Any] = [head[0], head[3], *head[5:10], revision, commits]
     moved = 0
-    if head[1:3] != old[1:3] or head[4] != old[4] or head[10:14] != old[10:14]:
+    if head[1:3] != old[1:3] or head[4] != old[4] or head[10:15] != old[10:15]:
         for bit, place in _INDEXED:
             if head[place] != old[place]:
                 moved |= bit
-                values.append(head[place])
+                values.append(text_of_tags(head.tags) if place == TAGS else head[place])
 
     if body is not None:
         values.append(body)
@@ -133,6 +142,7 @@ class SQLiteTables:
         self.known: dict[Key, Head | None] | None = None
         """The heads that a writing transaction has read or written, so that each is read once."""
         self._parts = SQLiteParts(connection.execute)
+        self._tags = SQLiteTags(connection.execute)
 
     def close(self) -> None:
         """Close the connection."""
@@ -171,7 +181,7 @@ class SQLiteTables:
         return f"sqlite:{identity}"
 
     def clear(self) -> None:
-        for table in ("flows", "progress", "waits", "items", "commits", "counts"):
+        for table in ("flows", "progress", "waits", "items", "commits", "tags", "counts"):
             self._execute(f"DELETE FROM catga_{table}")  # noqa: S608  a literal name
 
         self._parts.clear()
@@ -211,7 +221,7 @@ class SQLiteTables:
             return self._parts.record(key)
 
         row = self._execute(_READ[kind], (record_id.encode(), step)).fetchone()
-        return None if row is None else Record(read_head(key, row), row[16])
+        return None if row is None else Record(read_head(key, row), row[17])
 
     def _wait_record(self, key: Key) -> Record | None:
         row = self._execute(
@@ -244,14 +254,16 @@ class SQLiteTables:
         if old is None:
             self._execute(
                 f"INSERT INTO {table} (id, step, {HEAD}, body)"  # noqa: S608  our names
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (key.id.encode(), key.step, *head[:15], " ".join(head.commits), body),
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (key.id.encode(), key.step, *columns_of(head), body),
             )
+            self._tags.write(key, head, None)
             return
 
         moved, values = _written(head, head.revision, " ".join(head.commits), body, old)
         values += key.id.encode(), key.step
         self._execute(_update_text(table, moved, with_body=body is not None), values)
+        self._tags.write(key, head, old)
 
     def replace(self, key: Key, head: Head, body: bytes | None, old: Head, commit_id: str) -> bool:
         # One statement instead of three; the row need not be read and checked again.
@@ -259,14 +271,18 @@ class SQLiteTables:
             return False  # the commits are cut off by their length in text
 
         moved, values = _written(head, commit_id, commit_id, body, old)
-        values += key.id.encode(), key.step, *old[:15], commit_id
+        values += key.id.encode(), key.step, *columns_of(old)[:-1], commit_id
         cursor = self._execute(_replace_text(moved, with_body=body is not None), values)
         if self.known:
             self.known.pop(key, None)
 
-        return cursor.rowcount == 1
+        if cursor.rowcount != 1:
+            return False
 
-    def remove(self, key: Key, old: Head) -> None:  # noqa: ARG002  memory needs `old`
+        self._tags.write(key, head, old)
+        return True
+
+    def remove(self, key: Key, old: Head) -> None:
         self._know(key, None)
         if key.kind == PART:
             self._parts.remove(key)
@@ -276,6 +292,7 @@ class SQLiteTables:
             f"DELETE FROM {_TABLE[key.kind]} WHERE id = ? AND step = ?",  # noqa: S608  ours
             (key.id.encode(), key.step),
         )
+        self._tags.write(key, None, old)
 
     def steps(self, flow_id: str) -> list[Found]:
         rows = self._execute(
@@ -284,7 +301,7 @@ class SQLiteTables:
         )
         found: list[Found] = []
         for row in rows:
-            key = Key(PROGRESS, flow_id, row[16])
+            key = Key(PROGRESS, flow_id, row[17])
             found.append(Found(key, read_head(key, row)))
 
         return found
@@ -400,26 +417,25 @@ class SQLiteTables:
 
     # listings -------------------------------------------------------------------------------------
 
-    def due_flows(self, now_ms: int, limit: int, types: Sequence[str] | None) -> list[Found]:
-        rows = self._execute(
-            f"SELECT {HEAD}, id, typeof(body)"  # noqa: S608  ours
-            # Else SQLite may read every flow of a type, and sort them.
-            " FROM catga_flows INDEXED BY catga_flows_due WHERE due_ms IS NOT NULL AND due_ms <= ?"
-            f"{_type_in('type', types)} AND (expires_ms IS NULL OR expires_ms > ?) ORDER BY due_ms",
-            (now_ms, *(types or ()), now_ms),
+    def due_flows(self, request: Due) -> list[Found]:
+        wanted = DueFilter(
+            claimed=False, until_ms=request.now_ms, types=request.types, tags=request.tags
         )
-        return readable(rows, limit, due_found)
+        rows = self._rows_due(wanted, f"{HEAD}, id, typeof(body)", None, request.now_ms)
+        return readable(rows, request.limit, due_found)
 
-    def due_waits(self, now_ms: int, limit: int, types: Sequence[str] | None) -> list[Found]:
+    def due_waits(self, request: Due) -> list[Found]:
+        now_ms, types = request.now_ms, request.types
+        with_tags, tags = parent_has_tags(request.tags, now_ms)
         rows = self._execute(
             f"SELECT {WAIT_HEAD}, id, parent, terms, EXISTS (SELECT 1 FROM catga_items"  # noqa: S608  ours
             " WHERE wait = catga_waits.id AND done AND (typeof(child) <> 'blob'"
             " OR typeof(success) <> 'integer' OR typeof(payload) <> 'blob')) FROM catga_waits"
             " WHERE due_ms IS NOT NULL AND parent IS NOT NULL AND due_ms <= ?"
-            f"{_parent_type_in(types)} ORDER BY due_ms",
-            (now_ms, *(() if types is None else (now_ms, types[0], *types))),
+            f"{_parent_type_in(types)}{with_tags} ORDER BY due_ms",
+            (now_ms, *(() if types is None else (now_ms, types[0], *types)), *tags),
         )
-        return readable(rows, limit, self._wake)
+        return readable(rows, request.limit, self._wake)
 
     def _wake(self, row: Sequence[Any]) -> Found:
         """Return an entry for a condition whose parent can be notified: both can be read."""
@@ -454,10 +470,11 @@ class SQLiteTables:
 
         # Two ranges, each a range of the index: many records may share a millisecond.
         created_ms, last_id = after[0], after[1].encode()
-        same = f"{where} AND created_ms = ? AND id > ?"
+        time, name = ("made_ms", "flow") if wanted.tags else ("created_ms", "id")
+        same = f"{where} AND {time} = ? AND {name} > ?"
         found = self._page(wanted, same, [*values, created_ms, last_id], limit)
         if len(found) < limit:
-            older = f"{where} AND created_ms < ?"
+            older = f"{where} AND {time} < ?"
             found += self._page(wanted, older, [*values, created_ms], limit - len(found))
 
         return found
@@ -465,10 +482,13 @@ class SQLiteTables:
     def _page(
         self, wanted: Filter, where: str, values: Sequence[object], limit: int
     ) -> list[Found]:
-        columns, table = _LISTED[wanted.kind]
+        columns, _ = _LISTED[wanted.kind]
         order = "created_ms DESC, id" if wanted.id_prefix is None else "id"
+        if wanted.tags and wanted.id_prefix is None:
+            order = "made_ms DESC, flow"
+
         rows = self._execute(
-            f"SELECT {columns}, id FROM {table} INDEXED BY {_index(wanted)} WHERE {where}"  # noqa: S608  ours
+            f"SELECT {columns}, id FROM {_source(wanted)} WHERE {where}"  # noqa: S608  ours
             f" ORDER BY {order} LIMIT ?",
             (*values, limit),
         )
@@ -479,6 +499,10 @@ class SQLiteTables:
         # Expired rows are counted separately: so an index is enough, and no row is read.
         where, values = _where(wanted)
         _, table = _LISTED[wanted.kind]
+        if wanted.tags:
+            where += " AND (expires_ms IS NULL OR expires_ms > ?)"
+            return self._count(_source(wanted), where, [*values, now_ms])
+
         number: int = self._execute(
             f"SELECT (SELECT count(*) FROM {table} INDEXED BY {_index(wanted)} WHERE {where})"  # noqa: S608  ours
             f" - (SELECT count(*) FROM {table} INDEXED BY {table}_expires"
@@ -490,24 +514,40 @@ class SQLiteTables:
     def list_due(
         self, wanted: DueFilter, after: tuple[int, str] | None, limit: int, now_ms: int
     ) -> list[Found]:
+        return readable(self._rows_due(wanted, f"{HEAD}, id", after, now_ms), limit, flow_found)
+
+    def _rows_due(
+        self, wanted: DueFilter, columns: str, after: tuple[int, str] | None, now_ms: int
+    ) -> Iterable[Sequence[Any]]:
         where, values = _where_due(wanted)
+        time, name = ("at_ms", "flow") if _looks_up_tag(wanted) else ("due_ms", "id")
         if after is not None:
-            where += " AND (due_ms, id) > (?, ?)"
+            where += f" AND ({time}, {name}) > (?, ?)"
             values += after[0], after[1].encode()
 
-        rows = self._execute(
-            f"SELECT {HEAD}, id FROM catga_flows INDEXED BY {_index_of_due(wanted)} WHERE {where}"  # noqa: S608  ours
-            " AND (expires_ms IS NULL OR expires_ms > ?) ORDER BY due_ms, id",
+        return self._execute(
+            f"SELECT {columns} FROM {_source_of_due(wanted)} WHERE {where}"  # noqa: S608  ours
+            f" AND (expires_ms IS NULL OR expires_ms > ?) ORDER BY {time}, {name}",
             (*values, now_ms),
         )
-        return readable(rows, limit, flow_found)
+
+    def _count(self, source: str, where: str, values: Sequence[object]) -> int:
+        number: int = self._execute(
+            f"SELECT count(*) FROM {source} WHERE {where}",  # noqa: S608  ours
+            values,
+        ).fetchone()[0]
+        return number
 
     def count_due(self, wanted: DueFilter, now_ms: int) -> int:
         where, values = _where_due(wanted)
-        counted = "SELECT count(*) FROM catga_flows INDEXED BY"
+        source = _source_of_due(wanted)
+        if wanted.tags:
+            where += " AND (expires_ms IS NULL OR expires_ms > ?)"
+            return self._count(source, where, [*values, now_ms])
+
         number: int = self._execute(
-            f"SELECT ({counted} {_index_of_due(wanted)} WHERE {where})"
-            f" - ({counted} catga_flows_expires WHERE {where}"
+            f"SELECT (SELECT count(*) FROM {source} WHERE {where})"  # noqa: S608  ours
+            f" - (SELECT count(*) FROM catga_flows INDEXED BY catga_flows_expires WHERE {where}"
             " AND expires_ms IS NOT NULL AND expires_ms <= ?)",
             (*values, *values, now_ms),
         ).fetchone()[0]
@@ -520,12 +560,13 @@ class SQLiteTables:
                 "SELECT type, status, flows FROM catga_counts WHERE flows > 0"
             )
         }
-        for kind, status, number in self._execute(
-            "SELECT type, status, count(*) FROM catga_flows INDEXED BY catga_flows_expires"
-            " WHERE expires_ms IS NOT NULL AND expires_ms <= ? GROUP BY type, status",
+        expired = self._execute(
+            "SELECT type, status FROM catga_flows INDEXED BY catga_flows_expires"
+            " WHERE expires_ms IS NOT NULL AND expires_ms <= ?",
             (now_ms,),
-        ):
-            flows[kind, status] = flows.get((kind, status), 0) - number
+        )
+        for pair in expired:
+            flows[pair] = flows.get(pair, 0) - 1
 
         past = DueFilter(claimed=False, until_ms=now_ms)
         oldest = self._execute(
@@ -632,19 +673,38 @@ def _parent_type_in(types: Sequence[str] | None) -> str:
     )
 
 
-def _index_of_due(wanted: DueFilter) -> str:
-    return "catga_flows_claimed" if wanted.claimed else "catga_flows_due"
+def _looks_up_tag(wanted: DueFilter) -> bool:
+    return bool(wanted.tags) and not wanted.claimed
+
+
+def _source_of_due(wanted: DueFilter) -> str:
+    """Where flows are looked for by due time: else SQLite may read every flow of a type, and sort them."""
+    if _looks_up_tag(wanted):
+        return TAGGED.format(index="catga_tags_due")
+
+    index = "catga_flows_claimed" if wanted.claimed else "catga_flows_due"
+    return f"catga_flows INDEXED BY {index}"
 
 
 def _where_due(wanted: DueFilter) -> tuple[str, list[Any]]:
-    where = "due_ms IS NOT NULL AND claim IS NOT NULL" if wanted.claimed else "due_ms IS NOT NULL"
+    time, tags = "due_ms", wanted.tags
+    where = "due_ms IS NOT NULL"
     values: list[Any] = []
-    for term, value in ("due_ms > ?", wanted.after_ms), ("due_ms <= ?", wanted.until_ms):
+    if _looks_up_tag(wanted):
+        time, tags = "at_ms", wanted.tags[1:]
+        where = "tag = ? AND at_ms IS NOT NULL"
+        values.append(row_of(wanted.tags[0]))
+    elif wanted.claimed:
+        where += " AND claim IS NOT NULL"
+
+    for term, value in (f"{time} > ?", wanted.after_ms), (f"{time} <= ?", wanted.until_ms):
         if value is not None:
             where += f" AND {term}"
             values.append(value)
 
-    return where + _type_in("type", wanted.types), [*values, *(wanted.types or ())]
+    others, rows = has_others(tags)
+    where += _type_in("type", wanted.types) + others
+    return where, [*values, *(wanted.types or ()), *rows]
 
 
 _AFTER_TEXT = b"\xff"
@@ -670,6 +730,17 @@ def _index(wanted: Filter) -> str:
     return "catga_flows_type" if wanted.status is None else "catga_flows_both"
 
 
+def _source(wanted: Filter) -> str:
+    """Where records are looked for, in the order of a listing."""
+    if wanted.tags and wanted.id_prefix is None:
+        by_status = wanted.status is not None
+        return TAGGED.format(
+            index="sqlite_autoindex_catga_tags_1" if by_status else "catga_tags_all"
+        )
+
+    return f"{_LISTED[wanted.kind][1]} INDEXED BY {_index(wanted)}"
+
+
 def _where(wanted: Filter) -> tuple[str, list[Any]]:
     where = "status >= 0" if wanted.kind == WAIT else "1"
     values: list[Any] = []
@@ -688,9 +759,22 @@ def _where(wanted: Filter) -> tuple[str, list[Any]]:
         ("id >= ?", prefix),
         ("id < ?", None if prefix is None else prefix + _AFTER_TEXT),
     )
+    tags = wanted.tags
+    if tags and prefix is None:
+        # The row of the tag says the same as the flow, and is in the order of the listing.
+        terms = (
+            ("tag = ?", row_of(tags[0])),
+            ("in_status = ?", wanted.status),
+            ("made_ms >= ?", wanted.created_after_ms),
+            ("made_ms < ?", wanted.created_before_ms),
+            *terms,
+        )
+        tags = tags[1:]
+
     for term, value in terms:
         if value is not None:
             where += f" AND {term}"
             values.append(value)
 
-    return where, values
+    others, rows = has_others(tags)
+    return where + others, [*values, *rows]

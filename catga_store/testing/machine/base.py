@@ -173,6 +173,13 @@ offsets = st.sampled_from(
         timedelta(seconds=31),
     ]
 )
+TAGS: tuple[dict[str, str], ...] = (
+    {},
+    {"a": "1"},
+    {"a": "1", "b:": ""},
+    {"b:": "", "a": "2"},
+    {"\u00e9{": "1:\U0001f98a\x00"},
+)
 flow_changes = st.one_of(
     st.tuples(st.just("n"), st.integers(0, 9)),
     st.tuples(st.just("status"), st.sampled_from(FlowStatus)),
@@ -181,6 +188,7 @@ flow_changes = st.one_of(
     st.tuples(st.just("expires"), offsets),
     st.tuples(st.just("error"), st.sampled_from([None, "", "it broke: 🦊\x00"])),
     st.tuples(st.just("attempts"), st.sampled_from([0, 5])),
+    st.tuples(st.just("tags"), st.sampled_from(TAGS)),
     st.tuples(st.just("large"), st.none()),
     st.tuples(st.just("nothing"), st.none()),
 )
@@ -197,6 +205,9 @@ def new_flow(draw: st.DrawFn, ids: st.SearchStrategy[str]) -> dict[str, Any]:
         arguments["attempts"] = draw(st.sampled_from([0, 3]))
         arguments["expires_at"] = draw(offsets)
         arguments["position"] = FlowPosition(draw(st.sampled_from([(0,), (4, 2)])))
+
+    if draw(st.booleans()):
+        arguments["tags"] = draw(st.sampled_from(TAGS))
 
     return arguments
 
@@ -236,6 +247,7 @@ def draft_of(flow: FlowSnapshot[Any], base: oracle.Flow | None = None) -> oracle
         flow.attempts,
         flow.created_at,
         flow.expires_at,
+        tuple(sorted(flow.tags.items())),
     )
 
 
@@ -427,6 +439,8 @@ class MachineBase(RuleBasedStateMachine):
             flow.error = value
         elif name == "attempts":
             flow.attempts = value
+        elif name == "tags":
+            flow.tags = value
         elif name == "due":
             due = self.moment(value)
             flow.due_at = due
@@ -461,6 +475,7 @@ class MachineBase(RuleBasedStateMachine):
             "due_at": (got.due, want.due),
             "expires_at": (got.expires, want.expires),
             "attempts": (got.attempts, want.attempts),
+            "tags": (got.tags, want.tags),
             "created_at": (flow.created_at, want.created),
             "updated_at": (flow.updated_at, want.updated),
             "version": (flow.version, want.version),
@@ -594,6 +609,7 @@ class MachineBase(RuleBasedStateMachine):
             "expires_at": (summary.expires_at, want.expires),
             "attempts": (summary.attempts, want.attempts),
             "error": (summary.error, want.error),
+            "tags": (tuple(summary.tags.items()), want.tags),
             "owner": (summary.owner, want.owner),
         }
         compare(f"the summary of {summary.flow_id!r}", fields)

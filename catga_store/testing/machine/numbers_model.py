@@ -29,14 +29,19 @@ class Numbers:
 
 
 def list_due(
-    world: World, only: str | None = None, type_name: str | None = None
+    world: World,
+    only: str | None = None,
+    type_name: str | None = None,
+    tags: dict[str, str] | None = None,
 ) -> list[tuple[str, bool, bool, timedelta]]:
     """Ids of flows by due time, then by id; whether each is claimed, or was; and its age."""
     now = world.now
     found: list[tuple[Flow, str]] = [
         (flow, flow_id)
         for flow_id, flow in world.flows.items()
-        if flow.due is not None and type_name in (None, flow.type_name)
+        if flow.due is not None
+        and type_name in (None, flow.type_name)
+        and (tags is None or tags.items() <= dict(flow.tags).items())
     ]
     found.sort(key=lambda pair: (pair[0].due, pair[1].encode()))
     listed: list[tuple[str, bool, bool, timedelta]] = []

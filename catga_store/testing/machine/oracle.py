@@ -142,6 +142,7 @@ class Flow:
     expires: datetime | None = None
     own_expiry: bool = False
     """Whether the user has set when it expires; else the retention did, or it never does."""
+    tags: tuple[tuple[str, str], ...] = ()
 
     def is_held(self, now: datetime) -> bool:
         """Whether a claim on it has not ended."""
@@ -162,6 +163,7 @@ class Draft:
     attempts: int
     created: datetime | None = None
     expires: datetime | None = None
+    tags: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -512,6 +514,7 @@ class World:
         owner: str | None = None,
         error_contains: str | None = None,
         attempts_at_least: int | None = None,
+        tags: dict[str, str] | None = None,
         id_prefix: str | None = None,
     ) -> list[str]:
         """Ids of the flows that match, newest first, then by id; with a prefix, by id."""
@@ -527,6 +530,7 @@ class World:
             and (owner is None or flow.owner == owner)
             and (error_contains is None or error_contains in (flow.error or ""))
             and (attempts_at_least is None or flow.attempts >= attempts_at_least)
+            and _has_tags(flow, tags)
         ]
         if id_prefix is not None:
             prefix = id_prefix.encode()
@@ -767,6 +771,7 @@ class World:
             claim=claim,
             expires=self._flow_expiry(draft.status) if own is None else own,
             own_expiry=own is not None,
+            tags=draft.tags,
         )
         return Done()
 
@@ -849,6 +854,7 @@ class World:
             updated=now,
             version=1,
             stamp=next(self._stamps),
+            tags=old.tags,
         )
         self.flows[new_id] = new
         return new
@@ -1226,24 +1232,28 @@ class World:
             due=self.now + lease,
         )
 
-    def calling(self, type_name: str | None = None) -> dict[str, Wait]:
+    def calling(
+        self, type_name: str | None = None, tags: dict[str, str] | None = None
+    ) -> dict[str, Wait]:
         """Conditions whose parent should be notified now, by a claimer of flows of that type."""
         found: dict[str, Wait] = {}
         for correlation_id, wait in self.conditions().items():
             parent = self.flows.get(wait.terms.parent or "")
-            heard = parent is None or _is_of(parent, type_name)
+            heard = parent is None or _is_of(parent, type_name, tags)
             if wait.terms.parent is not None and wait.calls(self.now) and heard:
                 found[correlation_id] = wait
 
         return found
 
-    def due_flows(self, type_name: str | None = None) -> set[str]:
+    def due_flows(
+        self, type_name: str | None = None, tags: dict[str, str] | None = None
+    ) -> set[str]:
         """Flows whose own due time has come, for a claimer of flows of that type."""
         now = self.now
         return {
             flow_id
             for flow_id, flow in self.flows.items()
-            if flow.due is not None and flow.due <= now and _is_of(flow, type_name)
+            if flow.due is not None and flow.due <= now and _is_of(flow, type_name, tags)
         }
 
     def claim_due(
@@ -1252,6 +1262,7 @@ class World:
         seen: Seen,
         *,
         type_name: str | None,
+        tags: dict[str, str] | None,
         lease: timedelta,
         limit: int,
         owner: str,
@@ -1263,7 +1274,7 @@ class World:
         cannot be notified now, or is gone. `reads` says whether a state can be decoded
         as what the claimer asked for.
         """
-        due, calling = self.due_flows(type_name), self.calling(type_name)
+        due, calling = self.due_flows(type_name, tags), self.calling(type_name, tags)
         wanted = due | {
             parent
             for wait in calling.values()
@@ -1442,8 +1453,12 @@ def _stale(
     )
 
 
-def _is_of(flow: Flow, type_name: str | None) -> bool:
-    return type_name is None or flow.type_name in ("", type_name)
+def _has_tags(flow: Flow, tags: dict[str, str] | None) -> bool:
+    return tags is None or tags.items() <= dict(flow.tags).items()
+
+
+def _is_of(flow: Flow, type_name: str | None, tags: dict[str, str] | None = None) -> bool:
+    return _has_tags(flow, tags) and (type_name is None or flow.type_name in ("", type_name))
 
 
 def _is_satisfied(wait: Wait) -> bool:

@@ -19,6 +19,7 @@ from catga_store.testing.machine.base import TYPES
 from catga_store.testing.machine.base import Copy
 from catga_store.testing.machine.rules_flows import places
 from catga_store.testing.machine.rules_flows import reads_as
+from catga_store.testing.machine.rules_flows import wanted_tags
 from catga_store.testing.machine.rules_waits import WaitRules
 
 __all__ = ["ClaimRules"]
@@ -28,7 +29,7 @@ owners = st.sampled_from(OWNERS)
 CLAIMED_AS: dict[str | None, Any] = {**TYPES, None: RAW, "": None}
 """What a claim is asked for: `None` in the model is any type, `""` only untyped flows."""
 
-_FIELDS = "state", "position", "status", "error", "due", "attempts", "expires", "waits_for"
+_FIELDS = "state", "position", "status", "error", "due", "attempts", "expires", "waits_for", "tags"
 
 
 def is_changed(copy: Copy) -> bool:
@@ -45,6 +46,7 @@ class ClaimRules(WaitRules):
         lease=base.spans,
         limit=st.sampled_from([1, 1, 2, 50, 50]),
         owner=owners,
+        tags=st.one_of(st.none(), st.none(), wanted_tags),
         in_session=st.booleans(),
         wait=st.sampled_from([timedelta(0), timedelta(0), timedelta(milliseconds=1)]),
     )
@@ -54,10 +56,11 @@ class ClaimRules(WaitRules):
         lease: timedelta,
         limit: int,
         owner: str,
+        tags: dict[str, str] | None,
         in_session: bool,
         wait: timedelta,
     ) -> None:
-        self.claim_some(type_name, lease, limit, owner, in_session=in_session, wait=wait)
+        self.claim_some(type_name, lease, limit, owner, tags=tags, in_session=in_session, wait=wait)
 
     def claim_some(
         self,
@@ -66,6 +69,7 @@ class ClaimRules(WaitRules):
         limit: int,
         owner: str,
         *,
+        tags: dict[str, str] | None = None,
         in_session: bool = False,
         wait: timedelta = timedelta(0),
     ) -> None:
@@ -76,7 +80,7 @@ class ClaimRules(WaitRules):
         self.world.forget_expired()
         claimer: Any = self.api.session() if in_session else self.api
         flows = claimer.claim_due(
-            CLAIMED_AS[type_name], lease=lease, limit=limit, owner=owner, wait=wait
+            CLAIMED_AS[type_name], lease=lease, limit=limit, owner=owner, tags=tags, wait=wait
         )
         if in_session:
             assert all(flow in claimer for flow in flows)
@@ -86,6 +90,7 @@ class ClaimRules(WaitRules):
             [(flow.flow_id, base.shown_of(flow.wait_condition)) for flow in flows],
             self.see(),
             type_name=type_name,
+            tags=tags,
             lease=in_ms(lease),
             limit=limit,
             owner=owner,
@@ -96,13 +101,16 @@ class ClaimRules(WaitRules):
 
     @rule(
         type_name=st.sampled_from([None, "Order", ""]),
+        tags=st.one_of(st.none(), wanted_tags),
         timeout=st.sampled_from([timedelta(0), timedelta(milliseconds=1)]),
     )
-    def wait_due(self, type_name: str | None, timeout: timedelta) -> None:
+    def wait_due(
+        self, type_name: str | None, tags: dict[str, str] | None, timeout: timedelta
+    ) -> None:
         """Whether something is due; nothing becomes due while it waits."""
         self.world.forget_expired()
-        is_due = bool(self.world.due_flows(type_name) or self.world.calling(type_name))
-        assert self.api.wait_due(CLAIMED_AS[type_name], timeout=timeout) is is_due
+        is_due = bool(self.world.due_flows(type_name, tags) or self.world.calling(type_name, tags))
+        assert self.api.wait_due(CLAIMED_AS[type_name], tags=tags, timeout=timeout) is is_due
 
     @rule(
         place=places,

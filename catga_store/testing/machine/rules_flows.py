@@ -44,6 +44,7 @@ prefixes = st.sampled_from(
     [None, None, "{", "{t}", "{t}:a b.*>\n", "{u}\U0001f98a", "e", "\u00e9", "x"]
 )
 """What ids begin with: of one, of several, of none."""
+wanted_tags = st.sampled_from([*base.TAGS, {"a": "2"}, {"b:": "", "a": "1"}])
 
 
 def _filter(pair: tuple[str, Any]) -> dict[str, Any]:
@@ -58,6 +59,8 @@ heads: st.SearchStrategy[dict[str, Any]] = st.one_of(
     ),
     st.tuples(st.just("attempts_at_least"), st.integers(0, 3)).map(_filter),
     st.tuples(st.just("updated_after"), base.offsets).map(_filter),
+    st.tuples(st.just("tags"), wanted_tags).map(_filter),
+    st.tuples(st.just("tags"), wanted_tags).map(_filter),
 )
 """Filters that are checked on heads; at most one, so that some flow matches."""
 marks = st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=3)
@@ -247,6 +250,7 @@ class FlowRules(MachineBase):
                 base.due,
                 base.attempts,
                 expires=base.expires,
+                tags=base.tags,
             )
             self.world.commit([oracle.WriteFlow(flow_id, draft, base)])
             return amount

@@ -12,6 +12,7 @@ from catga_store.testing.machine.base import compare
 from catga_store.testing.machine.numbers_model import list_due
 from catga_store.testing.machine.numbers_model import numbers_of
 from catga_store.testing.machine.rules_claims import ClaimRules
+from catga_store.testing.machine.rules_flows import wanted_tags
 
 __all__ = ["NumberRules"]
 
@@ -22,13 +23,16 @@ class NumberRules(ClaimRules):
     @rule(
         only=st.sampled_from([None, "due", "claimed", "expired"]),
         type_name=st.sampled_from([None, None, *filter(None, TYPES)]),
+        tags=st.one_of(st.none(), wanted_tags),
         limit=st.integers(1, 3),
     )
-    def query_due(self, only: str | None, type_name: str | None, limit: int) -> None:
+    def query_due(
+        self, only: str | None, type_name: str | None, tags: dict[str, str] | None, limit: int
+    ) -> None:
         """Page by page, and counted, what is due or claimed is what the model says."""
         self.world.forget_expired()
-        wanted = list_due(self.world, only, type_name)
-        filters: dict[str, Any] = {"only": only, "state_type": type_name}
+        wanted = list_due(self.world, only, type_name, tags)
+        filters: dict[str, Any] = {"only": only, "state_type": type_name, "tags": tags}
         pages = self.pages(self.api.query_due, limit, **filters)
         found = [(one.flow.flow_id, one.claimed, one.lease_expired, one.age) for one in pages]
         compare(

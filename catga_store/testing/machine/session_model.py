@@ -40,6 +40,7 @@ _FIELDS = (
     "due",
     "attempts",
     "expires",
+    "tags",
 )
 
 

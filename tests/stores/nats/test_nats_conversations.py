@@ -494,7 +494,7 @@ def test_head_larger_than_a_message_is_refused() -> None:
 
 def test_commit_larger_than_a_batch_is_refused() -> None:
     """It is refused as a whole before anything is sent."""
-    request = commit(*(put(Key(FLOW, f"f-{number}")) for number in range(500)))
+    request = commit(*(put(Key(FLOW, f"f-{number}")) for number in range(1000)))
     with pytest.raises(cs.CommitTooLargeError, match=r"needs 1001 messages.*split it into"):
         hold(protocol().converse(request))
 

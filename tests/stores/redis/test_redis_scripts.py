@@ -37,6 +37,7 @@ from catga_store.testing.servers import RedisServer
 
 LONG_WAY = scripts._script("records", "commit")
 FLOWS = ["f", "g\x00", 'h"\\\n é', "{t}:x"]
+TAGS: list[dict[str, str]] = [{}, {}, {"a": "1"}, {"a": "1", "b]": "]]"}, {"\u00e9": ""}]
 WAITS = ["w", 'v\x00"\\']
 CHILDREN = ["a", "b\x00", 'c"/é']
 PARTS = ["p", "p/1", "q\x00é"]
@@ -93,10 +94,12 @@ class Player:
         flow_id, when = draw.choice(FLOWS), draw.choice([None, self.clock() + 5 * MINUTE])
         flow, what = session.get(flow_id), draw.random()
         if flow is None:
-            session.add(cs.FlowSnapshot(flow_id, state={"n": 0}, due_at=when))
+            tags = draw.choice(TAGS)
+            session.add(cs.FlowSnapshot(flow_id, state={"n": 0}, due_at=when, tags=tags))
         elif what < 0.5:
             flow.state["n"] += 1
             flow.error = draw.choice([None, "it failed, said 'a b c'"])
+            flow.tags = draw.choice([flow.tags, flow.tags, *TAGS])
         elif what < 0.65:
             flow.status = draw.choice(list(cs.FlowStatus))
         elif what < 0.75:
@@ -214,7 +217,8 @@ class Player:
 
 def entries(kind: bytes, record: bytes, fields: dict[bytes, bytes]) -> Iterator[bytes]:
     """Return the index members of a flow or a condition, by its head."""
-    _, _, status_number, created, _, due, expires, type_name = json.loads(fields[b"head"])[:8]
+    head = json.loads(fields[b"head"])
+    _, _, status_number, created, _, due, expires, type_name = head[:8]
     parent = fields.get(b"parent")
     letter = kind[:1]
     of = named(type_name) if letter == b"f" else named((parent or b"").decode())
@@ -233,6 +237,9 @@ def entries(kind: bytes, record: bytes, fields: dict[bytes, bytes]) -> Iterator[
         yield letter + (b"t" if letter == b"f" else b"p") + of + place
         yield letter + b"b" + status + of + place
 
+    if letter == b"f":
+        yield from entries_of_claim_and_tags(head, record, status + place)
+
     if due is None:
         return
 
@@ -244,6 +251,22 @@ def entries(kind: bytes, record: bytes, fields: dict[bytes, bytes]) -> Iterator[
 
     if parent is not None:
         yield b"wt" + stamp_of(due) + of + record
+
+
+def entries_of_claim_and_tags(head: list[Any], record: bytes, place: bytes) -> Iterator[bytes]:
+    """Return the index members that a flow has because of its claim and its tags."""
+    due = b"" if head[5] is None else stamp_of(head[5]) + record
+    if due and head[14] is not None:
+        yield b"fc" + due
+
+    texts = [named(text) for text in head[15]] if len(head) > 15 else []
+    if texts:
+        yield b"fj" + named(record.decode()) + b"".join(texts)
+
+    for key, value in zip(texts[::2], texts[1::2], strict=True):
+        yield b"fg" + key + value + place
+        if due:
+            yield b"fh" + key + value + due
 
 
 def entries_of_parts(

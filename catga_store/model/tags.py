@@ -1,0 +1,112 @@
+"""Tags of a flow: an immutable mapping of text to text, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+from typing import Self
+from typing import TypeAlias
+from typing import cast
+from typing import final
+
+from catga_store.errors import EncodingError
+from catga_store.errors import UsageError
+from catga_store.protocol.masking import shown
+
+__all__ = ["NO_TAGS", "Pairs", "Tags", "as_tags", "pairs_of", "wanted_tags"]
+
+_MOST, _KEY_BYTES, _VALUE_BYTES = 16, 64, 256
+
+Pairs: TypeAlias = tuple[tuple[str, str], ...]
+
+
+@final
+class Tags(Mapping[str, str]):
+    """The tags of a flow, ordered by key. Equal to any mapping with the same items; hashable."""
+
+    __slots__ = ("_pairs",)
+
+    _pairs: Pairs
+
+    @classmethod
+    def of(cls, pairs: Pairs) -> Self:
+        """Return tags of pairs that were checked, ordered by key."""
+        tags = cls.__new__(cls)
+        tags._pairs = pairs
+        return tags
+
+    def __getitem__(self, key: str) -> str:
+        for name, value in self._pairs:
+            if name == key:
+                return value
+
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([name for name, _ in self._pairs])
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __hash__(self) -> int:
+        return hash(self._pairs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tags.of, (self._pairs,)
+
+    def __repr__(self) -> str:
+        return repr(dict(self._pairs))
+
+
+NO_TAGS = Tags.of(())
+
+
+def as_tags(value: Mapping[str, str]) -> Tags:
+    """Return a mapping as tags, else raise `UsageError`."""
+    return value if type(value) is Tags else Tags.of(tuple(sorted(_checked(value, "tags"))))
+
+
+def pairs_of(tags: Mapping[str, str]) -> Pairs:
+    """Return the pairs of the tags of a flow, ordered by key."""
+    return cast("Tags", tags)._pairs
+
+
+def wanted_tags(value: Mapping[str, str] | None) -> Pairs:
+    """Return the tags that a filter wants, in their order: the first is looked up."""
+    return () if value is None else tuple(_checked(value, "tags"))
+
+
+def _checked(value: object, what: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(value, Mapping):
+        message = f"{what} must be a mapping of str to str, not {shown(value)}"
+        raise UsageError(message)
+
+    given = cast("Mapping[object, object]", value)
+    if len(given) > _MOST:
+        message = f"{what} has {len(given)} entries; the limit is {_MOST}"
+        raise UsageError(message)
+
+    for key, text in given.items():
+        yield (
+            _text(key, f"a key of {what}", 1, _KEY_BYTES),
+            _text(text, f"{what}[{shown(key)}]", 0, _VALUE_BYTES),
+        )
+
+
+def _text(value: object, what: str, least: int, most: int) -> str:
+    if not isinstance(value, str):
+        message = f"{what} must be a str, not {shown(value)}"
+        raise UsageError(message)
+
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        message = f"{what} cannot be encoded: {error}"
+        raise EncodingError(message, path="tags") from error
+
+    if not least <= size <= most:
+        message = f"{what} is {size} UTF-8 bytes long; it must have {least} to {most}"
+        raise UsageError(message)
+
+    return str.__str__(value)
