@@ -225,19 +225,27 @@ def body_with_wait(head: Head, body: bytes, wait: WaitCondition) -> bytes:
     return _prefix_with(_naming_in(head, body[:at]), _wait_to_json(wait)) + body[at:]
 
 
-def body_without_wait(head: Head, body: bytes) -> bytes:
-    """The same body, waiting for nothing; the state is not decoded."""
-    if type(body) is UnreadableBody:
-        raise body.refusal()
+def body_without_wait(key: Key, head: Head, body: bytes) -> bytes:
+    """The same body of this flow, waiting for nothing; the state is not decoded."""
+    at = body.find(_STATE)
+    if at < 0 or body[:3] == MAGIC:
+        raise not_readable(key, body) or _without_state(key)
 
-    at = body.index(_STATE)
     return _plain_prefix(_naming_in(head, body[:at])) + body[at:]
+
+
+def _without_state(key: Key) -> CorruptRecordError:
+    message = f"the body of {key} has no state; nothing was changed"
+    return CorruptRecordError(message, key=tuple(key))
 
 
 def body_with_own_expiry(key: Key, head: Head, body: bytes, *, own_expiry: bool) -> bytes:
     """The same body, which says whether the flow has ended and expires when its user has said."""
     at = body.find(_STATE)
-    wait = _read_wait(key, body[: max(at, 0)])
+    if at < 0:
+        raise not_readable(key, body) or _without_state(key)
+
+    wait = _read_wait(key, body[:at])
     condition = None if wait is None else _wait_to_json(wait)
     naming = _naming_in(head, body[:at])
     return _prefix_with(naming, condition, own_expiry=own_expiry) + body[at:]
@@ -288,9 +296,7 @@ def _read_flow(
     head, body = record.head, record.body
     at = body.find(_STATE)
     if at < 0:
-        raise not_readable(key, body) or CorruptRecordError(
-            f"the body of {key} has no state; nothing was changed", key=tuple(key)
-        )
+        raise not_readable(key, body) or _without_state(key)
 
     prefix = body[:at]
     naming = None if state_type is None else codec.naming(state_type)

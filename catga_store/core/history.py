@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from catga_store import codec
+from catga_store.codec.bodies.frames import MAGIC
+from catga_store.codec.bodies.frames import not_readable
 from catga_store.core import commits
 from catga_store.core import envelope
 from catga_store.core import writes
@@ -137,7 +139,7 @@ def fork(
             belongings = [Check(key, record.head.revision), *(yield from copying.read_all())]
 
         now_ms = context.settings.now_ms()
-        put = _forked(new, record, now_ms)
+        put = _forked(key, new, record, now_ms)
         changes = (put, *belongings)
         reply = yield from commits.send(context, new_commit_id(), now_ms, changes)
         if not isinstance(reply, Refused):
@@ -176,13 +178,13 @@ def _source_of(
     return record, record.head.version == current.head.version
 
 
-def _forked(new: Key, record: Record, now_ms: int) -> Put:
+def _forked(key: Key, new: Key, record: Record, now_ms: int) -> Put:
     """The first write of a flow that continues where a version of another one was."""
     old = record.head
     status = old.status if old.status in _CONTINUED else FlowStatus.RUNNING.value
     head = Head(1, status, now_ms, now_ms, old.type, old.type_version, old.position, due_ms=now_ms)
     head = head._replace(tags=old.tags)
-    return Put(new, head, envelope.body_without_wait(old, record.body), None)
+    return Put(new, head, envelope.body_without_wait(key, old, record.body), None)
 
 
 _CONTINUED = FlowStatus.CREATED.value, FlowStatus.RUNNING.value, FlowStatus.COMPENSATING.value
@@ -236,11 +238,13 @@ class _Copying:
         yield from self._write_most(now_ms)
 
     def _copy(self, found: Iterable[tuple[Key, Record | None]]) -> None:
-        self._copies += [
-            Put(key._replace(id=self._new_id), record.head, record.body, None)
-            for key, record in found
-            if record is not None
-        ]
+        for key, record in found:
+            if record is not None:
+                if record.body[:3] == MAGIC:
+                    _check_decoded(key, record.body)
+
+                copied = key._replace(id=self._new_id)
+                self._copies.append(Put(copied, record.head, record.body, None))
 
     def _write_most(self, now_ms: int) -> Conversation[None]:
         """Write all but what fits into one commit with a flow and the check of the other one."""
@@ -263,3 +267,10 @@ class _Copying:
             some, self._written = tuple(self._written[:_PAGE]), self._written[_PAGE:]
             now_ms = self._context.settings.now_ms()
             yield from commits.send(self._context, new_commit_id(), now_ms, some)
+
+
+def _check_decoded(key: Key, body: bytes) -> None:
+    """Raise unless these are bytes that only look like a body that went through codecs."""
+    refusal = not_readable(key, body)
+    if refusal is not None:
+        raise refusal

@@ -309,6 +309,7 @@ def test_what_cannot_be_read_stops_nothing_else(
         lambda: store.claim("bad"),
         lambda: store.fork("bad", "x"),
         lambda: store.list_parts("bad", bodies=True),
+        lambda: store.cancel_flow("bad", "no"),
     ):
         with pytest.raises(cs.CodecMissingError, match="'lost'"):
             call()

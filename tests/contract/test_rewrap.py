@@ -269,3 +269,47 @@ def test_a_copy_leaves_out_what_it_cannot_decode(open_more: Callable[..., cs.Sto
     assert report.unreadable == len(stored_bodies(source)) - 1
     assert [flow.flow_id for flow in target.iter_flows()] == ["mine"]
     assert {Key(*key).id for key, _ in stored_bodies(target)} == {"mine"}
+
+
+@ONE_STORE
+def test_encrypted_bodies_are_not_copied_as_they_are(open_more: Callable[..., cs.Store]) -> None:
+    """Without its codecs a store can neither copy nor fork them: they would be bound to the wrong place."""
+    fill(open_more(codecs=[OLD], history=3))
+    source = open_more(history=3)
+    odd = cs.Part("odd", "p", b"\xf5cs\1 looks like a stored body")
+    source.put_part(odd)
+    target = cs.MemoryStore(uuid.uuid4().hex)
+    report = cs.copy(source, target)
+    assert (report.flows, report.parts, report.unreadable) == (0, 1, len(stored_bodies(source)) - 1)
+    copied = target.get_part("odd", "p")
+    assert copied is not None
+    assert copied.body == odd.body
+    with pytest.raises(cs.CodecMissingError, match="of progress 'f' step 1"):
+        source.fork("f", "other")
+
+    source.create(cs.FlowSnapshot("plain", state={}))
+    open_more(codecs=[OLD]).put_part(cs.Part("plain", "p", b"secret"))
+    with pytest.raises(cs.CodecMissingError, match="part 'p' of flow 'plain'"):
+        source.fork("plain", "other")
+
+    assert source.get("other") is None
+
+
+@ONE_STORE
+def test_a_key_that_cannot_be_fetched_stops_only_its_records(
+    open_more: Callable[..., cs.Store],
+) -> None:
+    """`rewrap` counts what `key_for` has no key for, or fails for, and writes the others."""
+
+    def key_for(flow_id: str) -> cs.Keys | None:
+        if flow_id == "broken":
+            raise OSError
+
+        return None if flow_id == "gone" else cs.Keys({"new": b"n" * 32, "old": b"o" * 32}, "new")
+
+    old = open_more(codecs=[OLD])
+    for name in ("broken", "gone", "mine"):
+        old.create(cs.FlowSnapshot(name, state={}, due_at=None))
+
+    report = cs.rewrap(open_more(codecs=[cs.Encrypt(key_for=key_for)]))
+    assert (report.rewritten, report.unreadable, report.left) == (1, 2, 2)

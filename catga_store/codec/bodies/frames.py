@@ -15,6 +15,7 @@ stores with codecs and without.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import NamedTuple
 from typing import Self
@@ -44,6 +45,7 @@ __all__ = [
 
 MAGIC = b"\xf5cs"
 APART, NUMBERED, UNNUMBERED, APPENDED = range(4)
+_TRAIL = re.compile(rb"[!-~]*")
 _SET_APART = MAGIC + bytes([APART])
 _SIZE = 2
 _START = len(MAGIC) + 1 + _SIZE
@@ -83,9 +85,12 @@ class UnreadableBody(bytes):
 
 
 def is_unreadable(record: Record) -> bool:
-    """Return whether a body of a record could not be decoded: its own, or the result of a child."""
+    """Return whether a body of a record was not decoded: its own, or the result of a child.
+
+    It could not be, or the store was opened without codecs and returns it as it is stored.
+    """
     bodies = (record.body, *(item.payload for item in record.items))
-    return any(isinstance(body, UnreadableBody) for body in bodies)
+    return any(isinstance(body, UnreadableBody) or trail_of(body) is not None for body in bodies)
 
 
 def check_readable(body: bytes) -> None:
@@ -118,6 +123,10 @@ def parse(stored: bytes) -> Frame | None:
 @lru_cache(maxsize=256)
 def _trail_in(names: bytes) -> tuple[tuple[str, str], ...]:
     """The trail of a frame, taken apart; a store has few."""
+    if not _TRAIL.fullmatch(names):
+        message = "it names no codecs where those that it went through should be"
+        raise ValueError(message)
+
     trail: list[tuple[str, str]] = []
     for name in names.decode("ascii").split(",") if names else ():
         codec, _, label = name.partition("=")
