@@ -13,8 +13,8 @@ from typing import TypeVar
 from typing import cast
 from urllib.parse import parse_qsl
 
-from attrs import field
 from attrs import frozen
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from catga_store.core.options import FlowFilters
@@ -61,7 +61,9 @@ def number(text: str | None, name: str, *, default: int | None = None) -> int:
 class FlowQuery:
     """The filters of a listing of flows, as texts, so that a form shows them again as they were typed."""
 
-    texts: Mapping[str, str] = field()
+    texts: Mapping[str, str]
+    tags: tuple[str, ...] = ()
+    """Each as `key=value`."""
 
     NAMES = (
         "status",
@@ -77,16 +79,22 @@ class FlowQuery:
     )
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> FlowQuery:
-        """Read the filters of a query."""
-        return cls({name: query[name].strip() for name in cls.NAMES if query.get(name, "").strip()})
+    def of(cls, query: QueryParams) -> FlowQuery:
+        """Read the filters of a query. What stands in ids and texts counts, spaces included."""
+        texts = {name: query[name] for name in cls.NAMES if query.get(name)}
+        return cls(texts, tuple(filter(None, query.getlist("tag"))))
+
+    @property
+    def query(self) -> dict[str, Any]:
+        """The same filters, for an address."""
+        return {**self.texts, "tag": list(self.tags)}
 
     def filters(self) -> FlowFilters:
         """Return the filters for the store; `UsageError` for what is not understood."""
         texts = self.texts
         found: FlowFilters = {}
         if "status" in texts:
-            found["status"] = member(FlowStatus, texts["status"])
+            found["status"] = member(FlowStatus, texts["status"].strip())
 
         if "type" in texts:
             found["state_type"] = texts["type"]
@@ -96,7 +104,7 @@ class FlowQuery:
 
         for name in ("created_after", "created_before", "updated_after", "updated_before"):
             if name in texts:
-                found[name] = moment(texts[name])
+                found[name] = moment(texts[name].strip())
 
         if "owner" in texts:
             found["owner"] = texts["owner"]
@@ -105,9 +113,23 @@ class FlowQuery:
             found["error_contains"] = texts["error_contains"]
 
         if "attempts_at_least" in texts:
-            found["attempts_at_least"] = number(texts["attempts_at_least"], "attempts_at_least")
+            found["attempts_at_least"] = number(
+                texts["attempts_at_least"].strip(), "attempts_at_least"
+            )
+
+        if self.tags:
+            found["tags"] = dict(map(_tag, self.tags))
 
         return found
+
+
+def _tag(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        message = f"tag: expected KEY=VALUE, as in tenant=acme, got {shown(text)}"
+        raise UsageError(message)
+
+    return key, value
 
 
 async def fields_of(request: Request) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from pages import TOKEN
+from pages import Parsed
 from pages import client_of
 from pages import page_of
 from pages import submit
@@ -74,6 +75,7 @@ def test_listing_with_filters_and_pages(clock: ManualClock) -> None:
         ("limit=5000", "limit"),
         ("created_after=yesterday", "is not a time"),
         ("cursor=q", "invalid cursor"),
+        ("tag=tenant", "tag: expected KEY=VALUE"),
     ],
 )
 def test_wrong_filters(query: str, part: str) -> None:
@@ -83,6 +85,27 @@ def test_wrong_filters(query: str, part: str) -> None:
         error = client.get(f"/flows.json?{query}").json()["error"]
         assert error["kind"] == "UsageError"
         assert part in error["message"]
+
+
+def test_tags() -> None:
+    """They are links to the flows that have them; a filter may have several; any text is one."""
+    store = cs.MemoryStore()
+    hostile = '"><b>&=#'
+    store.create(cs.FlowSnapshot("a", state={}, tags={"tenant": "acme", "x": hostile}))
+    store.create(cs.FlowSnapshot("b", state={}, tags={"tenant": "acme"}))
+    store.create(cs.FlowSnapshot("c", state={}))
+    with client_of(store) as client:
+
+        def listed(page: Parsed) -> set[str]:
+            links = [one["href"] or "" for one in page.all("a") if one.get("class") == "id"]
+            return {one.removeprefix("/flow?id=") for one in links}
+
+        page = page_of(client, "/flow?id=a")
+        links = [one["href"] or "" for one in page.all("a") if one.get("class") == "tag"]
+        assert listed(page_of(client, links[0])) == {"a", "b"}
+        assert listed(page_of(client, links[1])) == {"a"}
+        assert listed(page_of(client, f"{links[0]}&{links[1].partition('?')[2]}")) == {"a"}
+        assert client.get("/flow.json?id=a").json()["tags"] == {"tenant": "acme", "x": hostile}
 
 
 def test_a_flow_with_all_that_belongs_to_it(flows: cs.Store) -> None:

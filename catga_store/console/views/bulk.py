@@ -55,13 +55,18 @@ class _Order:
             message = "reason: expected a text, got nothing; it becomes the error of the flows"
             raise UsageError(message)
 
+        unknown = request.query_params.keys() - {*FlowQuery.NAMES, "finding", "tag"}
+        if unknown:  # a filter that is misspelt must not be one that is left out
+            message = f"unknown filter {shown(min(unknown))}"
+            raise UsageError(message)
+
         findings = tuple(filter(None, request.query_params.getlist("finding")))
         return cls(operation, reason, FlowQuery.of(request.query_params), findings)
 
     @property
     def query_text(self) -> dict[str, Any]:
         """The selection, for the addresses of the forms that follow."""
-        return {**self.query.texts, "finding": list(self.findings)}
+        return {**self.query.query, "finding": list(self.findings)}
 
     async def perform(
         self, request: Request, *, dry_run: bool, limit: int, cursor: str | None

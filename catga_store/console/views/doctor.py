@@ -40,7 +40,11 @@ async def show(request: Request) -> Response:
         limit=_SHOWN, most=_LOOKED_AT, cursor=cursor, severity=severity, **asked.filters()
     )
     checks: list[Finding] = []
-    if cursor is None and not (asked.texts or findings) and context.doctors is not None:
+    if (
+        cursor is None
+        and not (asked.texts or asked.tags or findings)
+        and context.doctors is not None
+    ):
         checks = await to_thread.run_sync(_examined, context.doctors)
 
     listed = [one for one in found if not findings or findings & set(one.codes)]
