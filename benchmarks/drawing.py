@@ -51,6 +51,7 @@ def draw(data: Numbers, into: Path) -> None:
         ("fan-in", _fan_in),
         ("takeover", _recovery),
         ("peers", _peers),
+        ("workers", _workers),
     ):
         if part in data:
             _save(drawing(data), into / f"{part}.png")
@@ -264,6 +265,31 @@ def _peers(data: Numbers) -> Any:
         plt.Line2D([], [], color="black", lw=2, label="bare client"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _workers(data: Numbers) -> Any:
+    numbers = data["workers"]["numbers"]
+    shown = list(numbers)
+    panels = {"rate": "jobs a second", "latency": "wake-up, ms", "cpu": "CPU, µs a job"}
+    figure, axes = plt.subplots(3, 1, figsize=(WIDTH, 0.9 * len(shown) + 1), sharey=True)
+    for axis, (what, title) in zip(axes, panels.items(), strict=True):
+        for row, name in enumerate(shown):
+            kind = name.rpartition(", ")[2]
+            marker = "D" if name.startswith("catga_store") else "o"
+            _point(axis, numbers[name][what], row, COLOURS[kind], marker)
+
+        axis.set(title=title, xscale="log", yticks=range(len(shown)), yticklabels=shown)
+        axis.set_ylim(len(shown) - 0.4, -0.6)
+        axis.margins(x=0.15)
+        axis.grid(axis="x", alpha=0.3)
+        _plain_numbers(axis.xaxis)
+
+    handles = [
+        plt.Line2D([], [], color="black", ls="", marker="D", label="this library"),
+        plt.Line2D([], [], color="black", ls="", marker="o", label="others"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

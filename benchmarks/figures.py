@@ -74,6 +74,7 @@ from tables import tables
 from timing import time_awaits
 from timing import time_calls
 from timing import warm_up
+from worker_peers import rates_and_latencies
 
 import catga_store as cs
 from catga_store.testing.servers import NatsServer
@@ -435,6 +436,7 @@ class Sizes(NamedTuple):
     times: int
     flows: int
     nats_flows: int
+    pythons: tuple[str, ...] = (sys.executable,)
 
 
 def rounds(sizes: Sizes, measure: Callable[[], Numbers]) -> Numbers:
@@ -465,6 +467,7 @@ PARTS: dict[str, Callable[[Places, Sizes], Numbers]] = {
     "takeover": lambda place, sizes: takeover(place, sizes.times),
     "restart": lambda _, sizes: restart(sizes.times, min(10_000, sizes.flows)),
     "peers": lambda place, sizes: peers_beside(place, min(sizes.calls, 100), sizes.times),
+    "workers": lambda _, sizes: rates_and_latencies(4 * sizes.calls, sizes.rounds, sizes.pythons),
 }
 
 
@@ -475,6 +478,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="few calls, to check that it works")
     parser.add_argument("--flows", type=int, default=1_000_000, help="most flows stored for growth")
     parser.add_argument("--nats-flows", type=int, default=100_000, help="the same, on NATS")
+    parser.add_argument("--python", action="append", help="where the peers of workers are")
     parser.add_argument("--into", type=Path, default=Path("docs/figures"))
     parser.add_argument("--no-plots", action="store_true", help="numbers and tables only")
     parser.add_argument("--draw", action="store_true", help="measure nothing, draw what there is")
@@ -483,9 +487,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"unknown part: {', '.join(sorted(unknown))}")
 
-    sizes = Sizes(300, 0.7, 3, 5, options.flows, options.nats_flows)
+    pythons = tuple(options.python or (sys.executable,))
+    sizes = Sizes(300, 0.7, 3, 5, options.flows, options.nats_flows, pythons)
     if options.quick:
-        sizes = Sizes(20, 0.1, 1, 1, min(1_000, options.flows), min(1_000, options.nats_flows))
+        few = min(1_000, options.flows), min(1_000, options.nats_flows)
+        sizes = Sizes(20, 0.1, 1, 1, *few, pythons)
 
     options.into.mkdir(parents=True, exist_ok=True)
     file: Path = options.into / "figures.json"

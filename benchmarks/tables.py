@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from peers import ABOUT
+from worker_peers import ABOUT as WORKERS
 
 __all__ = ["LEASE_SECONDS", "OPERATIONS", "STORES", "Numbers", "growth", "tables"]
 
@@ -20,6 +21,8 @@ _TITLES = {
     "takeover": f"A lease of {LEASE_SECONDS:.0f} s, polled every 50 ms: from the SIGKILL of its worker"
     " until another has the flow, s:",
     "restart": "From the SIGKILL of the server, started again at once, to the next commit, s:",
+    "workers": "Jobs that do nothing, up to 32 at a time: jobs a second (`rate`), ms from sending one to its"
+    " begin when the worker waits (`latency`), µs of CPU time a job (`cpu`):",
     "peers": "One caller, the same 1 KiB of state as plain data, 20 flows in turn, p50, µs:",
 }
 
@@ -27,7 +30,16 @@ _TITLES = {
 def tables(data: Numbers) -> str:
     """Write a table for each part that was measured, with when and on what it was."""
     lines: list[str] = []
-    for part in ("latency", "throughput", "growth", "fan-in", "takeover", "restart", "peers"):
+    for part in (
+        "latency",
+        "throughput",
+        "growth",
+        "fan-in",
+        "takeover",
+        "restart",
+        "peers",
+        "workers",
+    ):
         rows = _rows(data, part)
         if not rows:
             continue
@@ -44,6 +56,9 @@ def tables(data: Numbers) -> str:
         if part == "peers":
             lines += ["What one save of each keeps and checks:", ""]
             lines += [f"- {name}: {text}." for name, text in ABOUT.items()] + [""]
+        elif part == "workers":
+            lines += ["What each is:", ""]
+            lines += [f"- {name}: {text}." for name, text in WORKERS.items()] + [""]
 
     return "\n".join(lines[:-1]) + "\n"
 

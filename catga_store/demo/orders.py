@@ -1,9 +1,10 @@
 """An order flow: typed states, five steps, and the worker that runs them.
 
-Each order is one flow. A step is a function that receives the claimed order, does its work, and
+Each order is one flow. A step is a function that receives the run of a claimed order, does its work, and
 commits the order at the next position, where the next worker continues, in any process. When a worker
 dies in a step, another one claims the order after the lease has expired and runs the step again. Its
-calls to other services repeat the same idempotency key, so each service acts once.
+calls to other services repeat the same idempotency key, so each service acts once. A worker commits what a
+handler has changed when it returns; the steps here commit before that, to report the version.
 
 | position | step | commits |
 |---|---|---|
@@ -40,6 +41,7 @@ __all__ = [
     "Worker",
     "ask",
     "close",
+    "note_delivery",
     "pack",
     "part_of",
     "pay",
@@ -47,7 +49,7 @@ __all__ = [
 ]
 
 LEASE = timedelta(seconds=1)
-"""When another worker takes over from a dead one. Real flows use 30 seconds and `extend`."""
+"""When another worker takes over from a dead one. Real flows use 30 seconds."""
 
 APPROVAL_TIME = timedelta(seconds=1)
 
@@ -94,10 +96,9 @@ class Order:
 @cs.flow_state("catga-demo.Shipment")
 @define
 class Shipment:
-    """The state of a child flow: the items of one warehouse, and the wait that its end completes."""
+    """The state of a child flow: the items of one warehouse."""
 
     items: list[str]
-    delivery: str
 
 
 def part_of(order_id: str, name: str) -> str:
@@ -131,27 +132,28 @@ class Worker:
     name: str
     tell: Callable[[Event], None]
 
-    def work_on_orders(self) -> None:
-        """Claim an order that is due, if there is one, and run its next step."""
-        for order in self.store.claim_due(Order, lease=LEASE, owner=self.name):
-            self.claimed(order)
-            STEPS[order.position.current](self, order)
+    def working_on(self, job: str) -> cs.Worker:
+        """Return the worker that runs the steps of `orders`, or delivers `shipments`."""
+        worker = cs.Worker(self.store, concurrency=1, lease=LEASE, owner=self.name)
+        if job == "orders":
+            worker.handles(Order)(self.run_step)
+        else:
+            worker.handles(Shipment)(self.deliver)
 
-    def work_on_shipments(self) -> None:
-        """Deliver the shipments that are due; one commit ends a shipment and completes its wait."""
-        for shipment in self.store.claim_due(Shipment, lease=LEASE, owner=self.name, limit=10):
-            delivery = shipment.state.delivery
+        return worker
 
-            with self.store.session() as session:
-                session.add(shipment)
-                shipment.status = cs.FlowStatus.COMPLETED
-                parcels = {"parcels": len(shipment.state.items)}
-                session.complete_child(delivery, shipment.flow_id, result=parcels)
-                receipt = session.commit()
+    def run_step(self, run: cs.Run[Order]) -> None:
+        """Run the next step of an order."""
+        self.claimed(run.flow)
+        STEPS[run.flow.position.current](self, run)
 
-            satisfied = receipt.completions[delivery, shipment.flow_id].now_satisfied
-            text = "delivered, the last of the order" if satisfied else "delivered"
-            self.wrote(shipment, text, satisfied=satisfied)
+    def deliver(self, run: cs.Run[Shipment]) -> None:
+        """Deliver a shipment; the commit that ends it completes what the order waits for."""
+        run.complete({"parcels": len(run.flow.state.items)})
+        receipt = run.session.commit()
+        satisfied = any(done.now_satisfied for done in receipt.completions.values())
+        text = "delivered, the last of the order" if satisfied else "delivered"
+        self.wrote(run.flow, text, satisfied=satisfied)
 
     def call_outside(self, order: cs.FlowSnapshot[Order], key: str, text: str) -> None:
         """Stand in for a payment or warehouse service that acts once for each idempotency key.
@@ -189,50 +191,43 @@ class Worker:
 # --- the steps ------------------------------------------------------------------------------------
 
 
-def pay(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
+def pay(worker: Worker, run: cs.Run[Order]) -> None:
     """Charge the total once, and let the next step begin."""
-    total = order.state.total
+    order, total = run.flow, run.flow.state.total
     worker.call_outside(order, f"{order.flow_id}/{order.position}", f"charge {total} EUR")
     order.state.payment = Payment(total, worker.store.now())
-
-    order.status = cs.FlowStatus.RUNNING
-    order.position = order.position.advance()
-    order.due_at = worker.store.now()  # ends the claim: any worker may take the next step
-    worker.store.update(order)
+    run.next()  # ends the claim: any worker may take the next step
+    run.session.commit()
     worker.wrote(order, f"paid {total} EUR")
 
 
-def pack(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
+def pack(worker: Worker, run: cs.Run[Order]) -> None:
     """Pack the items that are not packed yet, with a commit after each: a ForEach."""
-    items = order.state.items
-    step = order.position.current
+    order, session = run.flow, run.session
+    items, step = order.state.items, order.position.current
+    progress = session.get_for_each_progress(order.flow_id, step)
+    if progress is None:
+        progress = cs.ForEachProgress()
+        session.save_for_each_progress(order.flow_id, step, progress)
 
-    with worker.store.session() as session:
-        session.add(order)
-        progress = session.get_for_each_progress(order.flow_id, step)
-        if progress is None:
-            progress = cs.ForEachProgress()
-            session.save_for_each_progress(order.flow_id, step, progress)
+    for index in progress.pending(len(items)):
+        name = items[index].name
+        key = f"{order.flow_id}/{order.position.enter(index)}"
+        worker.call_outside(order, key, f"pack the {name}")
 
-        for index in progress.pending(len(items)):
-            name = items[index].name
-            key = f"{order.flow_id}/{order.position.enter(index)}"
-            worker.call_outside(order, key, f"pack the {name}")
+        order.state.packed.append(name)
+        progress.mark(index)
+        session.commit()  # order and progress, or neither; renews the lease, too
+        worker.wrote(order, f"packed the {name}, {progress.total_processed} of {len(items)}")
 
-            order.state.packed.append(name)
-            progress.mark(index)
-            session.commit()  # order and progress, or neither; renews the lease, too
-            worker.wrote(order, f"packed the {name}, {progress.total_processed} of {len(items)}")
-
-        order.position = order.position.advance()
-        order.due_at = worker.store.now()
-        session.commit()
-
+    run.next()
+    session.commit()
     worker.wrote(order, "packed everything")
 
 
-def ask(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
+def ask(worker: Worker, run: cs.Run[Order]) -> None:
     """Suspend the order until the customer or a manager approves the gift wrap, or a timeout."""
+    order = run.flow
     asked = [part_of(order.flow_id, who) for who in ("customer", "manager")]
     wait = cs.WaitCondition(
         part_of(order.flow_id, "gift-wrap"),
@@ -240,41 +235,40 @@ def ask(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
         wait_type=cs.WaitType.WHEN_ANY,
         timeout=APPROVAL_TIME,
     )
-
-    with worker.store.begin() as session:
-        session.add(order)
-        order.position = order.position.advance()  # where to continue when the wait has ended
-        session.suspend(order, wait)
-
+    run.next()  # where to continue when the wait has ended
+    run.suspend(wait)
+    run.session.commit()
     worker.wrote(order, f"waits for {' or '.join(asked)}, {APPROVAL_TIME.total_seconds():g} s")
 
 
-def ship(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
+def ship(worker: Worker, run: cs.Run[Order]) -> None:
     """Start one shipment for each warehouse, and suspend the order until all are delivered."""
+    order = run.flow
     approval = order.wait_condition  # as it ended
     approved = approval is not None and approval.outcome is cs.WaitOutcome.SATISFIED
     order.state.gift_wrap = approved
-    delivery = part_of(order.flow_id, "delivery")
     loads: dict[str, list[str]] = {}
 
     for item in order.state.items:
         loads.setdefault(part_of(order.flow_id, item.warehouse), []).append(item.name)
 
-    with worker.store.begin() as session:
-        session.add(order)
-        for shipment_id, names in loads.items():
-            session.add(cs.FlowSnapshot(shipment_id, state=Shipment(names, delivery)))
-
-        order.position = order.position.advance()
-        wait = cs.WaitCondition(delivery, flow_ids=loads, wait_type=cs.WaitType.WHEN_ALL)
-        session.suspend(order, wait)
+    shipments = [cs.FlowSnapshot(name, state=Shipment(items)) for name, items in loads.items()]
+    run.spawn(*shipments, correlation_id=part_of(order.flow_id, "delivery"))
+    run.session.commit()
 
     wrap = "gift wrap" if approved else "no gift wrap"
     worker.wrote(order, f"{wrap}; waits for {len(loads)} shipments")
 
 
-def close(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
-    """Record what was delivered and complete the order, which ends the claim."""
+def close(worker: Worker, run: cs.Run[Order]) -> None:
+    """Complete the order, which ends the claim."""
+    note_delivery(worker, run.flow)
+    run.session.commit()
+    worker.wrote(run.flow, "completed")
+
+
+def note_delivery(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
+    """Note on an order what was delivered, and that it is completed."""
     delivery = order.wait_condition
     if delivery is not None:
         results = delivery.results.items()
@@ -282,8 +276,6 @@ def close(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
 
     order.state.closed_by = worker.name
     order.status = cs.FlowStatus.COMPLETED
-    worker.store.update(order)
-    worker.wrote(order, "completed")
 
 
-STEPS: Sequence[Callable[[Worker, cs.FlowSnapshot[Order]], None]] = (pay, pack, ask, ship, close)
+STEPS: Sequence[Callable[[Worker, cs.Run[Order]], None]] = (pay, pack, ask, ship, close)

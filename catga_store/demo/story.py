@@ -19,7 +19,7 @@ from catga_store.demo.orders import Item
 from catga_store.demo.orders import Order
 from catga_store.demo.orders import Shipment
 from catga_store.demo.orders import Worker
-from catga_store.demo.orders import close
+from catga_store.demo.orders import note_delivery
 from catga_store.demo.orders import part_of
 from catga_store.demo.processes import WorkerProcess
 from catga_store.demo.verdict import Account
@@ -117,7 +117,7 @@ class Story:
 
     def _take_over(self) -> None:
         text = (
-            f"Another process polls claim_due. When ada's lease of {LEASE.total_seconds():g} s has"
+            f"Another process waits for work. When ada's lease of {LEASE.total_seconds():g} s has"
             " run out it claims the order, and continues at the item that is not done. Then the"
             " order waits for an approval that does not come; the timeout wakes it up."
         )
@@ -138,7 +138,7 @@ class Story:
 
     def _deliver(self) -> None:
         text = (
-            "The shipments are flows of their own. Each ends in one commit with complete_child;"
+            "The shipments are flows of their own. The commit that ends one tells the order, too;"
             " exactly one of them learns that it was the last."
         )
         self._narrator.act("A courier delivers", text)
@@ -168,13 +168,19 @@ class Story:
 
             self.account.refused_worker = late.name
             try:
-                close(late, order)
+                self._close(late, order)
             except cs.ConflictError as error:
                 self.account.refused_commit = error
                 text = f"{type(error).__name__}: {error}"
                 self._tell(Event(late.name, self.order_id, text))
 
-            close(other, taken)
+            self._close(other, taken)
+
+    @staticmethod
+    def _close(worker: Worker, order: cs.FlowSnapshot[Order]) -> None:
+        note_delivery(worker, order)
+        worker.store.update(order)
+        worker.wrote(order, "completed")
 
     def _worker(self, name: str, stack: ExitStack) -> Worker:
         store = stack.enter_context(cs.open_store(self._url, owner=name))

@@ -23,8 +23,6 @@ __all__ = ["CRASHED", "main"]
 CRASHED = 70
 """The exit code of a worker that crashed at CRASH_AT."""
 
-_POLL_SECONDS = 0.02
-
 
 def main(url: str, name: str, job: str, crash_at: str | None = None) -> None:
     """Work until standard input ends."""
@@ -35,25 +33,16 @@ def main(url: str, name: str, job: str, crash_at: str | None = None) -> None:
             os._exit(CRASHED)  # pragma: no cover  the measurement ends with the process
 
     with cs.open_store(url) as store:
-        worker = Worker(store, name, tell)
-        work = worker.work_on_orders if job == "orders" else worker.work_on_shipments
-        stop = _stop_at_end_of_input()
+        worker = Worker(store, name, tell).working_on(job)
 
-        while not stop.wait(_POLL_SECONDS):
-            work()
+        def stop_at_end_of_input() -> None:
+            while os.read(sys.stdin.fileno(), 1024):
+                pass
 
+            worker.stop()
 
-def _stop_at_end_of_input() -> threading.Event:
-    stop = threading.Event()
-
-    def wait_for_end() -> None:
-        while os.read(sys.stdin.fileno(), 1024):
-            pass
-
-        stop.set()
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
-    return stop
+        threading.Thread(target=stop_at_end_of_input, daemon=True).start()
+        worker.run()
 
 
 if __name__ == "__main__":

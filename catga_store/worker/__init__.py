@@ -10,6 +10,7 @@ both APIs; `blocking` runs handlers in threads, `awaiting` in tasks of anyio.
 | `outcomes` | what is written when a run ends |
 | `recurring` | when a recurring flow is due next |
 | `runs` | `Run` and `AsyncRun`, what a handler is given |
+| `gate` | which flow runs alone |
 | `flights` | a run as its worker sees it, and what a worker counts |
 | `steps`, `driving` | what is done with one flow, as generators, and how they are run |
 | `base` | what both workers share: handlers, options, claims, health |

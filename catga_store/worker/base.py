@@ -101,11 +101,13 @@ class BaseWorker:
         raise NotImplementedError
 
     def _leave(self, flight: Flight) -> bool:
+        """Free the place of a handler; whether others wait for that."""
         was_inside, flight.is_inside = flight.is_inside, False
+        is_waited_for = was_inside and self._gate.is_wanted
         if was_inside:
             self._gate.leave()
 
-        return was_inside
+        return is_waited_for
 
     def _may_enter(self, asked: Enter, waited: float) -> bool:
         """Whether a handler may begin; raises `StoppedError` when the worker stops before."""

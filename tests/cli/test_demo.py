@@ -374,14 +374,13 @@ def test_one_worker_takes_every_step(clock: ManualClock) -> None:
     with cs.MemoryStore(clock=clock) as store:
         worker = Worker(store, "w", shown.append)
         store.create(cs.FlowSnapshot("o", state=Order(store.now(), items)))
-        for _ in ("pay", "pack", "ask"):
-            worker.work_on_orders()
-
+        orders = worker.working_on("orders")
+        assert orders.run_until_idle(until=clock.now) == len(("pay", "pack", "ask"))
         assert store.claim_due(cs.RAW) == []
         store.complete_child(part_of("o", "gift-wrap"), part_of("o", "manager"))
-        worker.work_on_orders()
-        worker.work_on_shipments()
-        worker.work_on_orders()
+        orders.run_until_idle(until=clock.now)
+        worker.working_on("shipments").run_until_idle(until=clock.now)
+        orders.run_until_idle(until=clock.now)
         order = store.get_one("o", Order)
 
     assert order.status is cs.FlowStatus.COMPLETED
@@ -397,7 +396,7 @@ def test_an_order_that_nothing_was_shipped_for_is_closed(clock: ManualClock) -> 
     with cs.MemoryStore(clock=clock) as store:
         last = cs.FlowPosition((len(STEPS) - 1,))
         store.create(cs.FlowSnapshot("o", state=Order(store.now(), []), position=last))
-        Worker(store, "w", lambda _event: None).work_on_orders()
+        Worker(store, "w", lambda _event: None).working_on("orders").run_until_idle()
         order = store.get_one("o", Order)
 
     assert (order.status, order.state.parcels) == (cs.FlowStatus.COMPLETED, {})

@@ -22,6 +22,7 @@ from waiting import until
 from waiting import until_async
 
 import catga_store as cs
+from catga_store.worker.gate import LONGEST_WAIT
 from catga_store.worker.gate import Gate
 
 SOON = timedelta(milliseconds=50)
@@ -229,8 +230,9 @@ def test_a_gate_lets_one_run_alone() -> None:
 
 
 def test_a_gate_does_not_wait_for_long_handlers() -> None:
-    """A flow that has waited long enough runs beside others, and is not in their way."""
-    gate = Gate()
+    """A flow that has waited long enough runs beside others, and one that was alone long enough lets them in."""
+    now = [0.0]
+    gate = Gate(lambda: now[0])
     assert gate.enter(alone=False)
     assert gate.enter(alone=True, impatient=True)
     assert gate.enter(alone=False)
@@ -238,6 +240,12 @@ def test_a_gate_does_not_wait_for_long_handlers() -> None:
         gate.leave()
 
     assert gate.enter(alone=True)
+    now[0] += LONGEST_WAIT / 2
+    assert not gate.enter(alone=False)
+    now[0] += LONGEST_WAIT
+    assert gate.enter(alone=False)
+    gate.leave()
+    assert gate.enter(alone=False)
 
 
 @ONE_STORE

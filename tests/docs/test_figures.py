@@ -15,7 +15,7 @@ pytestmark = pytest.mark.nightly
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "docs" / "figures"
 STORES = ["memory", "SQLite", "Redis", "NATS"]
-# `peers` needs libraries that tests do without.
+# `peers` and `workers` need libraries that tests do without.
 PARTS = ["latency", "throughput", *[f"growth-{kind}" for kind in STORES]]
 PARTS += ["fan-in", "takeover", "restart"]
 
@@ -51,8 +51,9 @@ def test_the_numbers_are_measured_on_every_store(tmp_path: Path) -> None:
 def test_the_documentation_shows_every_part() -> None:
     """There is a picture for each that the page names, and numbers of the peers, too."""
     data = json.loads((FIGURES / "figures.json").read_text())
-    assert data.keys() == {*PARTS, "peers"}
+    assert data.keys() == {*PARTS, "peers", "workers"}
     assert len(data["peers"]["numbers"]) == 14
+    assert len(data["workers"]["numbers"]) == 8
     named = re.findall(r"\(figures/(.+?\.png)\)", (FIGURES.parent / "figures.md").read_text())
     assert sorted(named) == sorted(path.name for path in FIGURES.glob("*.png"))
     assert sum(path.stat().st_size for path in FIGURES.iterdir()) < 300_000
