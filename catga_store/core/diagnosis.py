@@ -262,7 +262,7 @@ def _waits(case: Case, now_ms: int, thresholds: Thresholds) -> Iterator[FlowFind
     if ended and case.are_all_children and (not live or (terms is not None and terms.any)):
         yield FlowFinding(
             "children_ended",
-            "problem" if has_no_deadline else "warning",
+            "info" if case.head.due_ms is not None else "problem" if has_no_deadline else "warning",
             f"waits for {_counted(len(ended), 'child', 'children')} that"
             f" {'has' if len(ended) == 1 else 'have'} ended without being reported: {_listed(ended)}",
             "complete the children of its wait condition, or wake it",

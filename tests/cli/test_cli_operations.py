@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import define
 
 import catga_store as cs
-from catga_store.cli.app import run
 from tests.support import stuck as seeds
+from tests.support.in_process import Ended
+from tests.support.in_process import run_here
 
 HOSTILE = "\x1b]0;owned\x07 \u202e id"
 
 
-@define
-class Done:
-    """What a command has printed, and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The one document that it printed."""
-        return json.loads(self.out)
-
-
-Call = Callable[..., Done]
+Call = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -51,25 +36,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def call(url: str, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Run commands on the store."""
-    monkeypatch.setenv("CATGA_STORE_URL", url)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-
-    def called(line: str, **environment: str) -> Done:
-        out, err = io.StringIO(), io.StringIO()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["catga-store", *shlex.split(line)])
-            patch.setattr(sys, "stdout", out)
-            patch.setattr(sys, "stderr", err)
-            for name, value in environment.items():
-                patch.setenv(name, value)
-
-            with pytest.raises(SystemExit) as ended:
-                run()
-
-        code = ended.value.code
-        return Done(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
-
-    return called
+    return partial(run_here, monkeypatch, url)
 
 
 @pytest.fixture
