@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -86,7 +87,10 @@ _NEEDED_BY = {
 
 
 def complain(message: str) -> None:
-    """Print one line on stderr."""
+    """Print one line on stderr, after what was printed on stdout."""
+    with contextlib.suppress(OSError, ValueError):  # a reader that has left, a closed stream
+        sys.stdout.flush()
+
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(escaped(message), markup=False)
 
