@@ -23,6 +23,7 @@ from catga_store.cli.store_options import AsJson
 from catga_store.cli.store_options import StoreOption
 from catga_store.cli.store_options import one_of
 from catga_store.cli.store_options import open_existing
+from catga_store.model.documents import completion_document
 from catga_store.model.documents import result_document
 from catga_store.model.documents import wait_document
 from catga_store.protocol.masking import shown
@@ -203,14 +204,7 @@ def complete(
 
     outcome = None if done.outcome is None else done.outcome.name
     if as_json:
-        print_json(
-            {
-                "accepted": done.accepted,
-                "duplicate": done.duplicate,
-                "now_satisfied": done.now_satisfied,
-                "outcome": outcome,
-            }
-        )
+        print_json(completion_document(done))
     else:
         say(_said(done, outcome))
 

@@ -17,10 +17,12 @@ from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stats import StoreStats
 from catga_store.model.waits import ChildResult
+from catga_store.model.waits import Completion
 from catga_store.model.waits import WaitCondition
 
 __all__ = [
     "bulk_document",
+    "completion_document",
     "diagnosis_document",
     "flow_document",
     "json_value",
@@ -128,6 +130,16 @@ def wait_document(wait: WaitCondition) -> dict[str, Any]:
         "created_at": wait.created_at,
         "deadline": wait.deadline,
         "version": wait.version,
+    }
+
+
+def completion_document(completion: Completion) -> dict[str, Any]:
+    """Return what the completion of a child has done."""
+    return {
+        "accepted": completion.accepted,
+        "duplicate": completion.duplicate,
+        "now_satisfied": completion.now_satisfied,
+        "outcome": None if completion.outcome is None else completion.outcome.name,
     }
 
 

@@ -177,6 +177,18 @@ def test_a_long_history_is_paged(clock: ManualClock) -> None:
         assert seen == list(range(120, 0, -1))
 
 
+def test_a_child_leads_to_its_parent() -> None:
+    """By the wait condition that it reports its end to."""
+    store = cs.MemoryStore()
+    store.set_wait_condition(cs.WaitCondition("w", flow_ids=["child"], parent_flow_id="parent"))
+    store.create(cs.FlowSnapshot("child", state={}, reports_to="w"))
+    with client_of(store) as client:
+        links = [one["href"] for one in page_of(client, "/flow?id=child").all("a")]
+        assert "/wait?id=w" in links
+        links = [one["href"] for one in page_of(client, "/wait?id=w").all("a")]
+        assert {"/flow?id=parent", "/flow?id=child"} <= set(links)
+
+
 def test_a_flow_that_is_not_there() -> None:
     """404, with the reasons that are possible."""
     with client_of(cs.MemoryStore()) as client:

@@ -27,8 +27,10 @@ from catga_store.console.views.flow import found
 from catga_store.errors import ConflictError
 from catga_store.errors import StaleFlowError
 from catga_store.errors import UsageError
+from catga_store.model.documents import completion_document
 from catga_store.model.documents import summary_document
 from catga_store.model.flows import FlowSnapshot
+from catga_store.model.waits import WaitOutcome
 from catga_store.protocol.masking import shown
 
 __all__ = ["cancel", "complete", "done", "edit", "fork", "release", "retry", "show_editor", "wake"]
@@ -117,18 +119,15 @@ async def complete(request: Request, fields: dict[str, Any]) -> Response:
         error=error,
     )
     if not (completion.accepted or completion.duplicate):
-        outcome = None if completion.outcome is None else completion.outcome.name
-        message = (
-            f"nothing was recorded: the condition is {outcome}, or does not wait for {shown(child)}"
-        )
+        if completion.outcome is WaitOutcome.PENDING:
+            message = f"not recorded: the condition does not wait for {shown(child)}"
+        else:
+            outcome = None if completion.outcome is None else completion.outcome.name
+            message = f"not recorded: the condition is {outcome}, so its children no longer count"
+
         raise ConflictError(message)
 
-    document = {
-        "accepted": completion.accepted,
-        "duplicate": completion.duplicate,
-        "now_satisfied": completion.now_satisfied,
-        "outcome": None if completion.outcome is None else completion.outcome.name,
-    }
+    document = completion_document(completion)
     note = "duplicate" if completion.duplicate else "completed"
     flow_id = query.get("flow", "")
     if flow_id or is_json(request):

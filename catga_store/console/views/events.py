@@ -24,6 +24,8 @@ __all__ = ["stream"]
 
 _LISTING = 5.0
 """After how many seconds a page without a flow is read again."""
+_BETWEEN = 0.5
+"""The seconds between two events about a flow that is written often."""
 _WATCHED = timedelta(seconds=10)
 """After how long a flow is read again although its version is the same: waits, logs and parts may have
 changed."""
@@ -69,3 +71,4 @@ async def _of_flow(context: ConsoleContext, flow_id: str, version: int) -> Async
         else:
             version = flow.version
             yield _event("changed", version=version, status=flow.status.name)
+            await anyio.sleep(_BETWEEN)
