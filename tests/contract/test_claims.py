@@ -174,8 +174,11 @@ def test_claim_of_a_typed_flow_needs_its_type(store: cs.Store) -> None:
     """Its type, its stored name or `RAW`; otherwise it is refused and nothing is claimed."""
     store.create(cs.FlowSnapshot("order", state=Order(1)))
     for wanted in (None, "Other", (Other, "More")):
-        with pytest.raises(cs.StateTypeError, match="'Order'"):
+        with pytest.raises(cs.StateTypeError, match="'Order'") as caught:
             store.claim("order", wanted)
+
+        assert caught.value.actual == "Order"
+        assert (caught.value.expected is None) is (wanted is None)
 
     assert store.get_one("order").owner is None
     assert store.claim("order", "Order", lease=SECOND, owner="w-1").state == {"n": 1}

@@ -389,3 +389,19 @@ def test_pages_of_conditions_hold_together(store: cs.Store, clock: ManualClock) 
     following = store.query_wait_conditions(limit=50, cursor=page.cursor)
     assert ids(page) + ids(following) == names[:100]
     assert ids(store.iter_wait_conditions(outcome=cs.WaitOutcome.CANCELLED)) == []
+
+
+def test_bounds_are_exact_to_the_millisecond(store: cs.Store, clock: ManualClock) -> None:
+    """A flow of the millisecond before is not in, nor one of the millisecond after."""
+    moments = []
+    for name in "abc":
+        moments.append(clock.now)
+        store.create(cs.FlowSnapshot(name, state={}))
+        clock.advance(timedelta(milliseconds=1))
+
+    _, middle, _ = moments
+    for after, before in (("created_after", "created_before"), ("updated_after", "updated_before")):
+        for bounds, names in (({after: middle}, {"b", "c"}), ({before: middle}, {"a"})):
+            filters: Any = bounds
+            assert {flow.flow_id for flow in store.iter_flows(**filters)} == names
+            assert store.count_flows(**filters) == len(names)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from collections.abc import Awaitable
 from collections.abc import Callable
@@ -606,3 +608,12 @@ def test_a_permission_that_others_lack(nats_server: NatsServer) -> None:
             assert (await link.perform(Greet())).jetstream
 
     run(test)
+
+
+def test_the_first_connection_of_a_process_has_an_epoch_of_its_own() -> None:
+    """Zero means any connection: a commit would be sent on another one than it was read from."""
+    code = "from catga_store.drivers import nats_inbox; print(next(nats_inbox._epochs))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LONG
+    )
+    assert int(done.stdout) > 0

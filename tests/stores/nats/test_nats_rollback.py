@@ -12,6 +12,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -495,6 +496,24 @@ def test_update_on_a_healthy_connection_is_one_publish(
             other.update(flow)
 
         assert [type(one) for one in seen.requests] == [Publish] * 5
+
+
+def test_updates_after_commits_that_shared_a_batch_are_one_publish_each(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the commits is told the sequence of its own record."""
+    flows = [cs.FlowSnapshot(f"f{number}", state={"n": 0}) for number in range(64)]
+    with cs.NatsStore(server.url) as store, ThreadPoolExecutor(16) as threads:
+        store.ping()
+        monkeypatch.setattr(exchange, "_LOOK_SECONDS", LONG)
+        list(threads.map(store.create, flows))
+        seen = Transport(store, monkeypatch)
+        for flow in flows:
+            flow.state["n"] = 1
+            store.update(flow)
+
+        # None is refused and sent again; every 16th commit asks what to sweep.
+        assert sum(type(one) is Publish for one in seen.requests) == len(flows)
 
 
 def test_leader_is_asked_once_in_a_while(
