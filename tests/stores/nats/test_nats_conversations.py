@@ -52,6 +52,7 @@ from catga_store.stores.nats.record_text import encode_item
 from catga_store.stores.nats.record_text import encode_record
 from catga_store.stores.nats.record_text import encode_terms
 from catga_store.stores.nats.record_text import encode_wait
+from catga_store.stores.nats.searching import Search
 from catga_store.stores.nats.setup import lay_out
 from catga_store.stores.nats.setup import prepare
 from catga_store.stores.nats.tables import NatsTables
@@ -793,3 +794,34 @@ def test_what_was_read_is_trusted_while_the_stream_only_goes_on(
     before = store._exchange.trust
     store._exchange.heed(now, 10)
     assert (store._exchange.trust == before) is is_trusted
+
+
+@pytest.mark.parametrize(("number", "is_known"), [(1, False), (2, True)])
+def test_refused_index_entries_of_a_single_record_leave_it_unknown(
+    number: int, is_known: bool
+) -> None:
+    """It is sent together with its entries; the records of a larger commit go with theirs or not at all."""
+    puts = [put(Key(FLOW, f"f{place}")) for place in range(number)]
+    refusal = cs.StoreConfigError(
+        f"no right to publish to '{LAYOUT.entries[0]}x'; nothing was written"
+    )
+    store = protocol()
+    told = store._commits._refused(commit(*puts), [], store._exchange.deadline(), refusal)
+    assert (told is refusal) is is_known
+    assert is_known or "may have been written" in str(told)
+
+
+def test_completion_of_an_older_version_is_in_no_parts() -> None:
+    """It was written before completions could be."""
+    item = decode_item(W, encode_item(Completed(True, b"1", "c", True, 3)))
+    assert (item.payload, item.parts) == (b"1", 3)
+    text = json.loads(encode_item(Completed(True, b"1", "c", True, 3)))
+    del text["parts"]
+    assert decode_item(W, json.dumps(text).encode()).parts == 0
+
+
+def test_a_search_that_knows_no_better_takes_the_middle() -> None:
+    """Of what is too near and what is too far; unless it may as well go on by strides."""
+    search = Search(first=10, farthest=1000, stride=10, distance=lambda _: 0)
+    assert search.between(100, 300, [], 5, sure=True) == 200
+    assert search.between(100, 300, [], 5, sure=False) < 0
