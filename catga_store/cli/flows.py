@@ -90,6 +90,9 @@ def ls(
 
 
 def _line(flow: cs.FlowSummary) -> tuple[str, ...]:
+    if flow.unreadable is not None:
+        return (flow.flow_id, "-", "UNREADABLE", *("-",) * 5, flow.unreadable)
+
     return (
         flow.flow_id,
         flow.type_name or "-",

@@ -189,7 +189,12 @@ def _page(
         found, following = yield from listings.find_flows(
             context, "bulk", size, cursor, selection.filters
         )
-        targets = [_Target(one.key, one.head.revision, one.head) for one in found]
+        targets = [
+            _Target(one.key, one.head.revision, one.head)
+            if one.error is None
+            else _Target(one.key, None)
+            for one in found
+        ]
         return targets, following
 
     page = yield from examining.diagnose_all(

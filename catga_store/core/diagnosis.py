@@ -216,12 +216,12 @@ def _due_disagrees(case: Case, _now_ms: int, _thresholds: Thresholds) -> Iterato
 
 
 def _never_due(case: Case, _now_ms: int, _thresholds: Thresholds) -> Iterator[FlowFinding]:
-    if not case.is_parked or case.may_be_notified:
+    if not case.is_parked or case.may_be_notified or case.error is not None:
         return
 
     status = FlowStatus(case.head.status).name
     name = case.awaits
-    if name is None and case.error is None:
+    if name is None:
         what = "is suspended, but waits for nothing" if case.is_suspended else f"is {status}"
         yield FlowFinding(
             "never_due", "warning", f"{what}, and is never due", "wake it, or cancel it"

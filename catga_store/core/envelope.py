@@ -438,13 +438,19 @@ def is_same_state(snapshot: FlowSnapshot[Any] | Part[Any], body: bytes) -> bool:
 
 
 def summary_of(found: Found) -> FlowSummary:
-    """A line of a listing."""
-    head = found.head
+    """A line of a listing, also of a flow whose head cannot be read."""
+    head, error, position = found.head, found.error, _START
+    try:
+        if error is None:
+            position = _position(found.key, head.position)
+    except CorruptRecordError as wrong:
+        error = wrong
+
     return FlowSummary(
         flow_id=found.key.id,
         type_name=head.type,
         status=_STATUSES[head.status],
-        position=_position(found.key, head.position),
+        position=position,
         version=head.version,
         revision=head.revision,
         created_at=from_ms(head.created_ms),
@@ -455,6 +461,7 @@ def summary_of(found: Found) -> FlowSummary:
         error=head.error,
         owner=head.owner,
         tags=Tags.of(head.tags),
+        unreadable=None if error is None else str(error),
     )
 
 

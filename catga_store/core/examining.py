@@ -116,7 +116,8 @@ def _head_of(context: Context, key: Key) -> Conversation[Head | None]:
     except CorruptRecordError:
         return None
 
-    return found[0].head if found and found[0].key == key else None
+    is_known = bool(found) and found[0].key == key and found[0].error is None
+    return found[0].head if is_known else None
 
 
 def _left_of(context: Context, flow_id: str) -> Conversation[Diagnosis]:
@@ -237,9 +238,9 @@ def _page(
 
     records, corrupt = yield from read_what_can_be(context, [one.key for one in found])
     cases = [
-        _case(one.key, one.head, records.get(one.key), corrupt.get(one.key))
+        _case(one.key, one.head, records.get(one.key), corrupt.get(one.key) or one.error)
         for one in found
-        if one.key in records or one.key in corrupt
+        if one.key in records or one.key in corrupt or one.error is not None
     ]
     yield from _examine(context, cases)
     now_ms = context.settings.now_ms()
@@ -250,7 +251,16 @@ def _waits_without_parent(
     context: Context, cursor: str | None, size: int
 ) -> Conversation[tuple[list[Diagnosis], str | None]]:
     """One page of pending conditions, and which of them have a parent that does not exist."""
-    found, following = yield from listings.find_pending_waits(context, size, cursor)
+    try:
+        found, following = yield from listings.find_pending_waits(context, size, cursor)
+    except CorruptRecordError as error:
+        if error.key is None:
+            raise
+
+        # The listing cannot pass it. It comes last, so no flow is hidden by it.
+        name = Key(*error.key).id
+        return [Diagnosis(name, None, (_unread(error),), name)], None
+
     waits, _ = yield from read_what_can_be(context, [one.key for one in found])
     parents = {
         key: record.terms.parent
@@ -282,7 +292,8 @@ def _name_of(diagnosis: Diagnosis) -> str:
 
 
 def _diagnosis(case: Case, now_ms: int, thresholds: Thresholds) -> Diagnosis:
-    summary = envelope.summary_of(Found(case.key, case.head))
+    unread = None if case.head.version else case.error
+    summary = envelope.summary_of(Found(case.key, case.head, unread))
     return Diagnosis(case.key.id, summary, findings_of(case, now_ms, thresholds), case.awaits)
 
 
@@ -320,7 +331,7 @@ def _examine(context: Context, cases: Sequence[Case]) -> Conversation[Sequence[C
     undecided = [case for case in waiting if not case.are_all_children and not _has_live(case)]
     yield from _read_children(context, undecided, _MOST_CHILDREN)
     for case in cases:
-        if case.is_parked:
+        if case.is_parked and case.error is None:
             case.may_be_notified = yield from _may_be_notified(context, case.key.id)
 
     return cases
@@ -355,9 +366,13 @@ def _has_live(case: Case) -> bool:
 
 
 def _may_be_notified(context: Context, flow_id: str) -> Conversation[bool]:
-    """Whether a condition that has this flow as its parent will wake it."""
+    """Whether a condition that has this flow as its parent will wake it, or one that cannot be read may."""
     now_ms = context.settings.now_ms()
-    found = yield from ask(Find(Filter(WAIT, parent=flow_id), None, _PAGE, now_ms))
+    try:
+        found = yield from ask(Find(Filter(WAIT, parent=flow_id), None, _PAGE, now_ms))
+    except CorruptRecordError:
+        return True
+
     return any(one.head.status == PENDING or one.head.due_ms is not None for one in found)
 
 

@@ -262,6 +262,9 @@ class FlowSummary:
     error: str | None
     owner: str | None
     tags: Mapping[str, str] = NO_TAGS
+    unreadable: str | None = None
+    """Why the store cannot read this line, which happens if another program wrote it: then its id is right,
+    and nothing else is known. `None` if it can be read."""
 
 
 @frozen

@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from attrs import define
 
+from catga_store.errors import CorruptRecordError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.keys import FLOW
@@ -429,6 +430,14 @@ class Found(NamedTuple):
 
     key: Key
     head: Head
+    error: CorruptRecordError | None = None
+    """Why the head of a flow cannot be read, in a reply to `Find`; `head` then has no more than a time of
+    creation, by which the listing can be continued after it."""
+
+    @classmethod
+    def unreadable(cls, key: Key, created_ms: int, error: CorruptRecordError) -> Found:
+        """Return the entry of a flow whose head cannot be read."""
+        return cls(key, Head(0, 0, created_ms, created_ms), error)
 
 
 class ListedPart(NamedTuple):
@@ -561,6 +570,8 @@ class Overdue(Request[tuple[Found, ...]]):
 @define
 class Find(Request[tuple[Found, ...]]):
     """List records: newest `created_ms` first, then by id; with `id_prefix` by id alone.
+
+    A flow whose head cannot be read is an entry that says so (`Found.error`).
 
     `after` is the last entry already seen: its `created_ms` and id. Ids are ordered as UTF-8 bytes.
     """

@@ -20,6 +20,7 @@ __all__ = [
     "DAMAGED",
     "LATER_LAYOUT",
     "STUCK",
+    "assert_a_row",
     "claimed",
     "ended",
     "put_raw",
@@ -138,3 +139,30 @@ def _fill(store: cs.Store, number: int) -> None:
                 )[how]
                 flow.error = "no stock" if how == 3 else None
                 session.add(flow)
+
+
+# --- a flow whose head another program has written ------------------------------------------------
+
+
+def assert_a_row(store: cs.Store, flow_id: str, others: set[str]) -> None:
+    """In listings it is a row that says why it cannot be read, and hides no others, however pages fall."""
+    for filters in ({}, {"id_prefix": flow_id[0]}):
+        for limit in (1, 2, 100):
+            listed: dict[str, cs.FlowSummary] = {}
+            cursor: str | None = None
+            while True:
+                page = store.query_flows(limit=limit, cursor=cursor, **filters)
+                assert not listed.keys() & {one.flow_id for one in page}
+                listed |= {one.flow_id: one for one in page}
+                cursor = page.cursor
+                if cursor is None:
+                    break
+
+            assert flow_id in (listed[flow_id].unreadable or "")
+            assert filters or listed.keys() == {flow_id, *others}
+
+    codes = {one.flow_id: one.codes for one in store.diagnose_all(limit=1000)}
+    assert "unreadable" in codes[flow_id]
+    assert store.diagnose(flow_id).codes == ("unreadable",)
+    report = store.bulk(id_prefix=flow_id).cancel("damaged", dry_run=True)
+    assert report.skipped.get("cannot be read") == 1

@@ -325,19 +325,23 @@ class NatsListings:
     # heads ----------------------------------------------------------------------------------------
 
     def flows(
-        self, entries: Iterable[NatsIndexEntry], deadline: Deadline, *, strict: bool = False
+        self,
+        entries: Iterable[NatsIndexEntry],
+        deadline: Deadline,
+        *,
+        unreadable: dict[Key, CorruptRecordError] | None = None,
     ) -> Conversation[dict[Key, Head]]:
-        """The heads of flows. What cannot be read is logged and passed over, unless `strict`."""
+        """The heads of flows. What cannot be read is put into `unreadable`, or is logged and passed over."""
         return (
             yield from self._found(
-                entries, NatsTables.head, entries_of_flow, deadline, strict=strict
+                entries, NatsTables.head, entries_of_flow, deadline, unreadable=unreadable
             )
         )
 
     def waits(
         self, entries: Iterable[NatsIndexEntry], deadline: Deadline, *, strict: bool = False
     ) -> Conversation[dict[Key, WaitRow]]:
-        """The rows of conditions, likewise."""
+        """The rows of conditions. What cannot be read is logged and passed over, unless `strict`."""
         return (
             yield from self._found(
                 entries, NatsTables.wait, entries_of_wait, deadline, strict=strict
@@ -351,7 +355,8 @@ class NatsListings:
         entries_of: Callable[[NatsLayout, Key, T], frozenset[str]],
         deadline: Deadline,
         *,
-        strict: bool,
+        strict: bool = False,
+        unreadable: dict[Key, CorruptRecordError] | None = None,
     ) -> Conversation[dict[Key, T]]:
         entries = list(entries)
         keys = list(dict.fromkeys(entry.key for entry in entries))
@@ -373,7 +378,11 @@ class NatsListings:
         found: dict[Key, T] = {}
         for key, head in zip(keys, heads, strict=True):
             if isinstance(head, CorruptRecordError):
-                warn_passed_over(_log, head)
+                if unreadable is None:
+                    warn_passed_over(_log, head)
+                else:
+                    unreadable[key] = head
+
                 entries = [entry for entry in entries if entry.key != key]
             elif head is not None:
                 found[key] = head
@@ -484,8 +493,9 @@ class NatsListings:
         self, entries: list[NatsIndexEntry], wanted: Filter, now_ms: int, deadline: Deadline
     ) -> Conversation[list[Found]]:
         parents: dict[Key, str | None] = {}
+        unreadable: dict[Key, CorruptRecordError] = {}
         if wanted.kind == FLOW:
-            heads = yield from self.flows(entries, deadline, strict=True)
+            heads = yield from self.flows(entries, deadline, unreadable=unreadable)
         else:
             rows = yield from self.waits(entries, deadline, strict=True)
             heads = {key: row.head for key, row in rows.items()}
@@ -503,6 +513,9 @@ class NatsListings:
                 and _is_in_listing(head, wanted, now_ms)
             ):
                 found[entry.key] = Found(entry.key, head)
+            elif entry.key in unreadable:
+                error = unreadable[entry.key]
+                found.setdefault(entry.key, Found.unreadable(entry.key, entry.ms, error))
 
         return list(found.values())
 
@@ -547,9 +560,16 @@ class NatsListings:
     def _matching_by_id(
         self, entries: list[NatsIndexEntry], wanted: Filter, now_ms: int, deadline: Deadline
     ) -> Conversation[list[Found]]:
-        heads = yield from self.flows(entries, deadline, strict=True)
-        found = [Found(key, heads[key]) for _, key, _ in entries if key in heads]
-        return [one for one in found if _is_in_listing(one.head, wanted, now_ms)]
+        unreadable: dict[Key, CorruptRecordError] = {}
+        heads = yield from self.flows(entries, deadline, unreadable=unreadable)
+        found: list[Found] = []
+        for _, key, _ in entries:
+            if key in unreadable:
+                found.append(Found.unreadable(key, 0, unreadable[key]))
+            elif key in heads and _is_in_listing(heads[key], wanted, now_ms):
+                found.append(Found(key, heads[key]))
+
+        return found
 
     def count(self, request: Count) -> Conversation[int]:
         """`Count`: heads are read, because entries are hints."""

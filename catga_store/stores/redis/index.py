@@ -79,6 +79,11 @@ def named(text: str) -> bytes:
     return b"%d:%b" % (len(data), data)
 
 
+def created_at(place: bytes) -> int:
+    """Return the time of creation of an entry of a listing."""
+    return LAST_MS - int(place[:DIGITS])
+
+
 def stamp_of_due(head: Head) -> bytes:
     """Return the place of a head among what is due; empty if it is never due."""
     return b"" if head.due_ms is None else stamp_of(head.due_ms)

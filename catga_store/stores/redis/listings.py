@@ -35,6 +35,7 @@ from catga_store.stores.redis.index import Range
 from catga_store.stores.redis.index import RedisIndexEntry
 from catga_store.stores.redis.index import begins_of_due
 from catga_store.stores.redis.index import bounds_of
+from catga_store.stores.redis.index import created_at
 from catga_store.stores.redis.index import is_listed
 from catga_store.stores.redis.index import listing_of
 from catga_store.stores.redis.index import merged
@@ -198,7 +199,8 @@ class RedisListings:
         A page of the index and the heads of its entries are two round trips; more where many
         entries do not match. An entry counts only if its record still has the `stamp` of the entry;
         entries that say nothing but an id have none.
-        A record that cannot be read is passed over with a warning, unless this is `strict`.
+        A record that cannot be read is passed over with a warning, unless this is `strict`: then a flow
+        is an entry that says so, and for other records it raises.
         `first` are the first pages, if they are there already.
         """
         ranges: list[Range] = self._ranges(bounds)
@@ -225,11 +227,15 @@ class RedisListings:
                 try:
                     one = _found(kind, entry, texts, matches, stamp)
                 except CorruptRecordError as error:
-                    if strict:
+                    if not strict:
+                        warn_passed_over(_log, error)
+                        continue
+
+                    if kind != FLOW:
                         raise
 
-                    warn_passed_over(_log, error)
-                    continue
+                    created_ms = 0 if stamp is None else created_at(entry.place)
+                    one = Found.unreadable(Key(kind, id_of(kind, entry.id)), created_ms, error)
 
                 if one is not None:
                     found.append(one)

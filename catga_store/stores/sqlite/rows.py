@@ -33,6 +33,7 @@ __all__ = [
     "corrupt",
     "due_found",
     "flow_found",
+    "flow_listed",
     "head_of_part",
     "head_of_row",
     "read_head",
@@ -204,6 +205,17 @@ def flow_found(row: Sequence[Any]) -> Found:
     """An entry from `HEAD` and the id."""
     key = read_key(FLOW, row[17])
     return Found(key, read_head(key, row))
+
+
+def flow_listed(row: Sequence[Any]) -> Found:
+    """An entry of a listing, also of a row that cannot be read, if its id can be."""
+    key = read_key(FLOW, row[-1])
+    try:
+        return Found(key, read_head(key, row))
+    except CorruptRecordError as error:
+        # What is not a number comes first in the order of creation, the latest first.
+        is_time = type(row[2]) is int and _FIRST_MS <= row[2] <= _LAST_MS
+        return Found.unreadable(key, row[2] if is_time else _LAST_MS, error)
 
 
 def due_found(row: Sequence[Any]) -> Found:

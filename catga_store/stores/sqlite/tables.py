@@ -48,6 +48,7 @@ from catga_store.stores.sqlite.rows import columns_of
 from catga_store.stores.sqlite.rows import corrupt
 from catga_store.stores.sqlite.rows import due_found
 from catga_store.stores.sqlite.rows import flow_found
+from catga_store.stores.sqlite.rows import flow_listed
 from catga_store.stores.sqlite.rows import read_head
 from catga_store.stores.sqlite.rows import read_item
 from catga_store.stores.sqlite.rows import read_key
@@ -492,7 +493,7 @@ class SQLiteTables:
             f" ORDER BY {order} LIMIT ?",
             (*values, limit),
         )
-        read = flow_found if wanted.kind == FLOW else wait_found
+        read = flow_listed if wanted.kind == FLOW else wait_found
         return [read(row) for row in rows]
 
     def count(self, wanted: Filter, now_ms: int) -> int:

@@ -149,7 +149,7 @@ def _due_in(tables: SQLiteTables, waiters: list[Waiter], number: int) -> dict[Ke
     found: dict[Key, Hint] = {}
     for waiter in {waiter.types: waiter for waiter in waiters if waiter.what != WATCH}.values():
         until_ms = waiter.now_ms() + int(waiter.interval * 1000)
-        for key, head in rules.due(tables, Due(until_ms, number, waiter.types)):
+        for key, head, _ in rules.due(tables, Due(until_ms, number, waiter.types)):
             if key.kind == FLOW:
                 found[key] = Hint(head.due_ms, head.type, key.id, head.version, head.revision)
             else:

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stuck import assert_a_row
 
 import catga_store as cs
 from catga_store.protocol import failures
@@ -952,6 +953,20 @@ def test_an_edited_expired_record_stays_and_stops_no_sweep(
         assert connection.execute(
             f"SELECT count(*) FROM {table} WHERE version = 'x'"
         ).fetchone() > (0,)
+
+
+@pytest.mark.parametrize("edit", ["created_ms = 'x'", "attempts = 'x'", "revision = x'00'"])
+def test_a_row_of_a_flow_that_cannot_be_read_is_listed(
+    path: Path, store: cs.SQLiteStore, edit: str
+) -> None:
+    """In listings it says why; it hides no others."""
+    for flow_id in ("a", "bad", "c"):
+        store.create(cs.FlowSnapshot(flow_id, state=None))
+
+    with raw(path) as connection:
+        connection.execute(f"UPDATE catga_flows SET {edit} WHERE id = ?", (b"bad",))
+
+    assert_a_row(store, "bad", {"a", "c"})
 
 
 def test_workers_are_warned_of_each_row_and_little_is_remembered_of_it(
