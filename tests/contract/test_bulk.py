@@ -18,7 +18,10 @@ from catga_store.protocol.conversation import Pause
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.conversation import run
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.keys import wait_key
 from catga_store.protocol.requests import Commit
+from catga_store.protocol.requests import Read
 from catga_store.testing.clock import ManualClock
 from tests.support import stuck
 
@@ -325,6 +328,24 @@ def test_a_flow_that_is_deleted_meanwhile_is_reported(store: cs.Store) -> None:
     fill(store, 1, status=FAILED)
     report = before_commits(store, selection(ids=["f0"]), lambda _: store.delete("f0"))
     assert report.skipped == {"does not exist": 1}
+
+
+def test_the_wait_of_a_flow_that_comes_meanwhile_is_not_cleared(store: cs.Store) -> None:
+    """It is looked at again when its turn comes."""
+    stuck.suspended(store, "f", "child")
+    store.delete("f")
+    key = wait_key("{f}/wait")
+
+    def perform(request: Request[Any]) -> Any:
+        if isinstance(request, Read) and request.keys == (key, flow_key("f")):
+            store.create(cs.FlowSnapshot("f", state={}))
+
+        return store._run(ask(request))
+
+    gone = selection(findings=["parent_gone"])
+    report = run(bulk.run_bulk(store._context, gone, actions.PurgeFlow(), {}), perform)
+    assert report.skipped == {"was changed meanwhile, and matches no longer": 1}
+    assert store.get_wait_condition("{f}/wait") is not None
 
 
 def test_an_error_leaves_what_was_changed(store: cs.Store) -> None:

@@ -33,6 +33,9 @@ LOST = (
     "tests/machine/test_interleavings.py::test_an_update_whose_flow_is_deleted_before_its_reply_was_done",
 )
 SERIAL = ("tests/machine/test_interleavings.py",)
+ACTIONS = ("tests/contract/test_actions.py", "tests/core/test_meanwhile_actions.py")
+BULK = ("tests/contract/test_bulk.py",)
+DIAGNOSIS = ("tests/contract/test_diagnosis.py",)
 MEANWHILE = ("tests/core/test_meanwhile.py",)
 PROGRESS = ("tests/contract/test_progress.py",)
 REPLIES = ("tests/stores/redis/test_redis_replies.py",)
@@ -2096,5 +2099,134 @@ MUTANTS: tuple[Mutant, ...] = (
         "            entries = []\n\n        messages",
         "            pass\n\n        messages",
         (*TAGS, *ON_NATS),
+    # --- operations --------------------------------------------------------------------------------
+    Mutant(
+        "bulk-takes-everything",
+        "bulk without a filter is for every flow",
+        "core/bulk.py",
+        "    if ids is None and not given and not codes and not everything:\n",
+        "    if ids == given:\n",
+        BULK,
+    ),
+    Mutant(
+        "bulk-changes-what-matches-no-longer",
+        "a flow that was changed since it was listed is changed without a look",
+        "core/bulk.py",
+        "        if matched is not None and record.head.revision != matched:\n",
+        "        if matched is not None and record.head.revision == []:\n",
+        BULK,
+    ),
+    Mutant(
+        "dry-run-changes",
+        "a dry run changes flows",
+        "core/bulk.py",
+        "            if dry_run:\n                reason = _reason(",
+        "            if dry_run is None:\n                reason = _reason(",
+        BULK,
+    ),
+    Mutant(
+        "bulk-limit-ignored",
+        "bulk goes on after its limit",
+        "core/bulk.py",
+        "        if cursor is None or tally.matched == limit:\n",
+        "        if cursor is None:\n",
+        BULK,
+    ),
+    Mutant(
+        "purge-clears-the-wait-of-a-flow-that-came",
+        "a condition is cleared although its parent has been created meanwhile",
+        "core/bulk.py",
+        "    if parent in records or parent in corrupt or wait.head.status != PENDING:\n",
+        "    if wait.head.status != PENDING:\n",
+        BULK,
+    ),
+    Mutant(
+        "purge-takes-live-flows",
+        "purge deletes flows that have not ended",
+        "core/actions.py",
+        "        if not self.live:\n",
+        "        if self.live is None:\n",
+        BULK,
+    ),
+    Mutant(
+        "retry-takes-a-held-flow",
+        "retry takes a flow from the worker that runs it",
+        "core/actions.py",
+        "        if is_held(head, now_ms):\n            return _held(key, head)\n\n"
+        "        if not is_terminal(head) and not head.attempts",
+        "        if not is_terminal(head) and not head.attempts",
+        ACTIONS,
+    ),
+    Mutant(
+        "cancelled-flow-stays-due",
+        "a flow that is cancelled is due",
+        "core/actions.py",
+        "            due_ms=None,\n            expires_ms=expires_ms,\n",
+        "            expires_ms=expires_ms,\n",
+        ACTIONS,
+    ),
+    Mutant(
+        "retry-keeps-attempts",
+        "a flow that is retried has used up its attempts",
+        "core/actions.py",
+        "._replace(error=None, attempts=0)\n",
+        "._replace(error=None)\n",
+        ACTIONS,
+    ),
+    Mutant(
+        "action-ignores-the-version",
+        "an action on one version changes another one",
+        "core/actions.py",
+        "        if version not in (None, record.head.version):\n",
+        "        if version == []:\n",
+        ACTIONS,
+    ),
+    Mutant(
+        "set-running-again-and-never-due",
+        "a flow that has ended and is set running again is not due",
+        "core/writes.py",
+        "        return now_ms, None, None  # it is set running again\n",
+        "        return None, None, None  # it is set running again\n",
+        ACTIONS,
+    ),
+    Mutant(
+        "cleared-wait-not-found",
+        "nothing is found on a flow whose wait was cleared",
+        "core/diagnosis.py",
+        "    elif name is not None and case.awaited is None:\n",
+        "    elif name == []:\n",
+        DIAGNOSIS,
+    ),
+    Mutant(
+        "notified-flow-is-never-due",
+        "a flow that another condition will wake is found to be never due",
+        "core/diagnosis.py",
+        "    if not case.is_parked or case.may_be_notified:\n",
+        "    if not case.is_parked:\n",
+        DIAGNOSIS,
+    ),
+    Mutant(
+        "one-ended-child-is-all",
+        "a wait is found to be stuck although one of its children lives",
+        "core/diagnosis.py",
+        "    if ended and case.are_all_children and (not live or",
+        "    if ended and case.are_all_children and (live is not None or",
+        DIAGNOSIS,
+    ),
+    Mutant(
+        "damaged-flow-ends-the-listing",
+        "one flow that cannot be read ends the diagnosis of all",
+        "core/examining.py",
+        "        except CorruptRecordError as wrong:\n            case.error = wrong\n        except StateTypeError",
+        "        except StateTypeError",
+        DIAGNOSIS,
+    ),
+    Mutant(
+        "diagnosis-loses-one-at-a-page",
+        "a page of diagnoses leaves out the first flow",
+        "core/examining.py",
+        "    return diagnoses[names.index(last) + 1 :] if",
+        "    return diagnoses[names.index(last) + 2 :] if",
+        DIAGNOSIS,
     ),
 )
