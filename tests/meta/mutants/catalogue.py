@@ -2201,8 +2201,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "notified-flow-is-never-due",
         "a flow that another condition will wake is found to be never due",
         "core/diagnosis.py",
-        "    if not case.is_parked or case.may_be_notified:\n",
-        "    if not case.is_parked:\n",
+        "    if not case.is_parked or case.may_be_notified or case.error is not None:\n",
+        "    if not case.is_parked or case.error is not None:\n",
         DIAGNOSIS,
     ),
     Mutant(
