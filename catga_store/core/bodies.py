@@ -278,7 +278,7 @@ class Bodies:
 
         found: tuple[Found, ...] = yield request
         store = yield from self.identify()
-        return tuple([Found(key, self._head(store, key, head)) for key, head in found])
+        return tuple([one._replace(head=self._head(store, one.key, one.head)) for one in found])
 
     def _head(self, store: str, key: Key, head: Head) -> Head:
         """The head with its error as it was before it was stored."""

@@ -226,21 +226,21 @@ def _never_due(case: Case, _now_ms: int, _thresholds: Thresholds) -> Iterator[Fl
         yield FlowFinding(
             "never_due", "warning", f"{what}, and is never due", "wake it, or cancel it"
         )
-    elif name is not None and case.awaited is None:
+    elif case.awaited is None:
         yield FlowFinding(
             "wait_gone",
             "problem",
             f"is suspended on wait condition {name!r}, which was cleared, or has expired",
             "wake it, or cancel it",
         )
-    elif name is not None and not case.is_its_own:
+    elif not case.is_its_own:
         yield FlowFinding(
             "wait_gone",
             "problem",
             f"is suspended on wait condition {name!r}, which is now that of another flow",
             "wake it, or cancel it",
         )
-    elif name is not None and case.awaited is not None:
+    else:
         outcome = WaitOutcome(case.awaited.head.status).name
         yield FlowFinding(
             "never_due",

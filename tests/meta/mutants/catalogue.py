@@ -2099,6 +2099,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            entries = []\n\n        messages",
         "            pass\n\n        messages",
         (*TAGS, *ON_NATS),
+    ),
     # --- operations --------------------------------------------------------------------------------
     Mutant(
         "bulk-takes-everything",
@@ -2193,7 +2194,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "cleared-wait-not-found",
         "nothing is found on a flow whose wait was cleared",
         "core/diagnosis.py",
-        "    elif name is not None and case.awaited is None:\n",
+        "    elif case.awaited is None:\n",
         "    elif name == []:\n",
         DIAGNOSIS,
     ),
