@@ -113,7 +113,7 @@ class SQLiteParts:
         """Return a part, unless its flow has expired."""
         flow_id = key.id.encode()
         row = self._execute(_READ_LIVING, (flow_id, flow_id, now_ms, key.name.encode())).fetchone()
-        return None if row is None else Record(read_head(key, row), row[16])
+        return None if row is None else Record(read_head(key, row), row[17])
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
         """Insert or replace a part."""
