@@ -11,6 +11,7 @@
   const live = () => document.getElementById("live");
 
   async function refresh() {
+    if (document.hidden) return; // it is read again when it is seen again
     if (isBusy) {
       isAsked = true; // once more when this one is done
       return;
