@@ -206,7 +206,7 @@ class Bodies:
 
             kind = UNNUMBERED if change.expected == ANY else NUMBERED
             place = place_of(store, key, change.head, commit_id, kind)
-            body = self._encode(key, change.body, place, kind)
+            body = self._encode(key, change.body, place, kind, keeps=change.keeps_body)
             head = change.head
             if self.chain.hides_error and head.error is not None:
                 head = head._replace(error=hidden(self.chain, head.error, place))
@@ -228,10 +228,12 @@ class Bodies:
         place = place_of_item(store, key, item.child, success=item.success)
         return item._replace(payload=self._encode(key, item.payload, place, UNNUMBERED))
 
-    def _encode(self, key: Key, body: bytes, place: BodyPlace, kind: int) -> bytes:
+    def _encode(
+        self, key: Key, body: bytes, place: BodyPlace, kind: int, *, keeps: bool = False
+    ) -> bytes:
         check_readable(body)
         try:
-            return self.chain.encode(body, place, kind)
+            return self.chain.encode(body, place, kind, keeps=keeps)
         except (StoreConfigError, CodecMissingError) as error:
             message = f"the body of {key} cannot be encoded: {error}; nothing was sent"
             raise StoreConfigError(message) from error.__cause__

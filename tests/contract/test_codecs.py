@@ -491,3 +491,37 @@ def test_the_error_of_a_flow_can_be_hidden(
     store.update(flow)
     assert next(lost.iter_flows()).error is None
     assert store.get_one("f").version == 6
+
+
+def test_a_claim_compresses_nothing_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what binds the body is done again, and the next write compresses as before."""
+    calls: list[int] = []
+    encode = cs.Zstd.encode
+
+    def counted(self: cs.Zstd, data: bytes, place: cs.BodyPlace) -> tuple[str, bytes] | None:
+        calls.append(len(data))
+        return encode(self, data, place)
+
+    monkeypatch.setattr(cs.Zstd, "encode", counted)
+    store = opened(name)
+    store.create(cs.FlowSnapshot("f", state={"text": "x" * 500}))
+    store.create(cs.FlowSnapshot("short", state={}))
+    del calls[:]
+    for _ in range(2):
+        for flow in store.claim_due(limit=2):
+            store.release(flow)
+
+    assert not calls
+    stored = stored_bodies(store)
+    assert trail_of(stored[flow_key("f"), ""]) == "zstd,aes256gcm=new"
+    assert trail_of(stored[flow_key("short"), ""]) == "aes256gcm=new"
+    (flow,) = [one for one in store.claim_due(limit=2) if one.flow_id == "f"]
+    assert flow.state == {"text": "x" * 500}
+    flow.state["text"] = "y" * 500
+    store.update(flow)
+    assert len(calls) == 1
+    only = opened(name, codecs=[cs.Encrypt(KEYS)])
+    only.release(flow)
+    assert trail_of(stored_bodies(store)[flow_key("f"), ""]) == "aes256gcm=new"
+    assert store.get_one("f").state == {"text": "y" * 500}
+    assert store.get_one("short").state == {}

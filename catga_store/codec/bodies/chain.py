@@ -11,6 +11,7 @@ from catga_store.codec.bodies.base import BodyCodec
 from catga_store.codec.bodies.base import BodyPlace
 from catga_store.codec.bodies.frames import ConcealedBody
 from catga_store.codec.bodies.frames import Frame
+from catga_store.codec.bodies.frames import Packed
 from catga_store.codec.bodies.frames import framed
 from catga_store.codec.bodies.frames import parse
 from catga_store.errors import CatgaStoreError
@@ -34,6 +35,9 @@ class Chain:
         self.codecs = _checked(codecs)
         self._by_name = {codec.name: codec for codec in self.codecs}
         self._required = [codec.name for codec in self.codecs if codec.required]
+        bound = [place for place, codec in enumerate(self.codecs) if codec.binds]
+        self._free = {codec.name for codec in self.codecs[: bound[0] if bound else 0]}
+        """Those that are applied before the first that binds."""
         self.binds = any(codec.binds for codec in self.codecs)
         self.conceals = any(codec.conceals for codec in self.codecs)
         self.hides_error = any(codec.hides_error for codec in self.codecs)
@@ -41,10 +45,23 @@ class Chain:
     def __repr__(self) -> str:
         return repr(list(self.codecs))
 
-    def encode(self, data: bytes, place: BodyPlace, kind: int) -> bytes:
-        """Return what is stored of a body; `StoreConfigError` if a codec cannot encode it."""
+    def encode(self, data: bytes, place: BodyPlace, kind: int, *, keeps: bool = False) -> bytes:
+        """Return what is stored of a body; `StoreConfigError` if a codec cannot encode it.
+
+        With `keeps` it is the one that was read, in another place: only codecs that bind do their work again.
+        Without that a claim of 32 KiB would cost half as much again for a compression that makes the same bytes.
+        """
         trail: list[str] = []
-        for codec in self.codecs:
+        codecs = self.codecs
+        packed = data.packed if keeps and type(data) is ConcealedBody else None
+        # A flow may be given back through another store, which has other codecs.
+        if packed is not None and self._free.issuperset([name for name, _ in packed.trail]):
+            data, codecs = packed.data, codecs[len(self._free) :]
+            for name, label in packed.trail:
+                trail.append(f"{name}={label}" if label else name)
+                place = place.after(name)
+
+        for codec in codecs:
             encoded = _encoded(codec, data, place)
             if encoded is not None:
                 label, data = encoded
@@ -66,8 +83,16 @@ class Chain:
         if self._required:
             self._check_required(() if frame is None else frame.trail)
 
-        data = stored if frame is None else self._decoded(frame, place(frame.kind))
-        return ConcealedBody(data) if self.conceals else bytes(data)
+        if frame is None:
+            return ConcealedBody(stored) if self.conceals else bytes(stored)
+
+        data, packed = self._decoded(frame, place(frame.kind))
+        if not self.conceals:
+            return bytes(data)
+
+        body = ConcealedBody(data)
+        body.packed = packed
+        return body
 
     def is_current(self, stored: bytes, place: Callable[[int], BodyPlace]) -> bool:
         """Return whether a body would be stored with the same codecs, keys included, if it were written now.
@@ -100,8 +125,9 @@ class Chain:
             )
             raise CorruptRecordError(message, key=None)
 
-    def _decoded(self, frame: Frame, place: BodyPlace) -> bytes:
+    def _decoded(self, frame: Frame, place: BodyPlace) -> tuple[bytes, Packed | None]:
         _, trail, data = frame
+        packed: Packed | None = None
         for at in range(len(trail) - 1, -1, -1):
             name, label = trail[at]
             codec = self._by_name.get(name)
@@ -114,8 +140,10 @@ class Chain:
 
             inner = tuple([name for name, _ in trail[:at]])
             data = _undone(codec, label, data, place._replace(inner=inner) if inner else place)
+            if codec.binds:
+                packed = Packed(trail[:at], data) if self._free.issuperset(inner) else None
 
-        return data
+        return data, packed
 
 
 def _encoded(codec: BodyCodec, data: bytes, place: BodyPlace) -> tuple[str, bytes] | None:

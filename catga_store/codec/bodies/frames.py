@@ -32,6 +32,7 @@ __all__ = [
     "UNNUMBERED",
     "ConcealedBody",
     "Frame",
+    "Packed",
     "UnreadableBody",
     "check_readable",
     "framed",
@@ -60,10 +61,17 @@ class Frame(NamedTuple):
     data: bytes
 
 
+class Packed(NamedTuple):
+    """A body as it was before it was bound to its place: compressed, say."""
+
+    trail: tuple[tuple[str, str], ...]
+    data: bytes
+
+
 class ConcealedBody(bytes):
     """A body that its store keeps encrypted: no message shows anything of it."""
 
-    __slots__ = ()
+    packed: Packed | None = None
 
 
 class UnreadableBody(bytes):
