@@ -105,18 +105,23 @@ def _flows(stuck: cs.Page[cs.Diagnosis]) -> Finding:
     """What is wrong with flows: a sample of them is looked at."""
     sample = "" if stuck.cursor is None else f" among the first {_LOOKED_AT:,}"
     if not stuck.items:
-        return Finding("flows", "ok", f"no live flow is stuck{sample}", "they go on by themselves")
+        return Finding("stuck", "ok", f"no live flow is stuck{sample}", "they go on by themselves")
 
     reasons = Counter(one.findings[0].code for one in stuck)
     said = ", ".join(f"{number} {code}" for code, number in reasons.most_common())
     found = (
         f"{counted(len(stuck), 'flow')}{' or more' if stuck.cursor else ''} stuck{sample}: {said}"
     )
+    if reasons.keys() == {"never_due"}:
+        means = "no claim hands them out; that is right if only your own code takes them up"
+        change = "else run `catga-store stuck`"
+        return Finding("stuck", "info", found, means, change)
+
     means = "they do not go on by themselves"
     change = (
         "run `catga-store stuck`, which says why of each, and `why FLOW_ID`, which says what to do"
     )
-    return Finding("flows", "warning", found, means, change)
+    return Finding("stuck", "warning", found, means, change)
 
 
 def _bodies(url: str) -> Iterator[Finding]:

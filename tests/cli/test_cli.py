@@ -104,6 +104,7 @@ def test_ls_json_has_the_documented_shape(url: str) -> None:
         "owner",
         "attempts",
         "error",
+        "tags",
     ]
     assert (order["type"], order["status"], order["version"]) == ("order", "CREATED", 1)
     assert order["created_at"].endswith("+00:00")

@@ -126,15 +126,24 @@ def test_why_says_what_to_do(call: Call, store: cs.Store) -> None:
 
 def test_doctor_looks_at_flows(call: Call, store: cs.Store, url: str) -> None:
     """It says which findings there are, and how to go on."""
+
+    def finding() -> tuple[str, str]:
+        done = call(f"doctor {url} --json")
+        (found,) = [one for one in done.json["findings"] if one["check"] == "stuck"]
+        return found["level"], found["found"]
+
     fill(store, 2, due_at=None)
-    done = call(f"doctor {url} --json")
-    (finding,) = [one for one in done.json["findings"] if one["check"] == "flows"]
-    assert (finding["level"], finding["found"]) == ("warning", "2 flows stuck: 2 never_due")
+    assert finding() == ("info", "2 flows stuck: 2 never_due")
+    flow = cs.FlowSnapshot("unheard", state={})
+    store.create(flow)
+    with store.begin() as session:
+        session.add(flow)
+        session.suspend(flow, cs.WaitCondition("{unheard}/w", flow_ids=["a"]))
+
+    store.clear_wait_condition("{unheard}/w")
+    assert finding() == ("warning", "3 flows stuck: 2 never_due, 1 wait_gone")
     store.bulk(everything=True).wake(per_second=None)
-    (finding,) = [
-        one for one in call(f"doctor {url} --json").json["findings"] if one["check"] == "flows"
-    ]
-    assert finding["level"] == "ok"
+    assert finding()[0] == "ok"
 
 
 # --- changing flows -----------------------------------------------------------------------------
