@@ -600,7 +600,7 @@ class AsyncStore(BaseAsyncStore):
         diagnosis: DiagnosisOptions | None = None,
         **filters: Unpack[FlowFilters],
     ) -> AsyncBulk:
-        """Return the operations on many flows at once: `cancel`, `retry`, `wake`, `release` and `purge`.
+        """Return the operations on many flows at once: `cancel`, `retry`, `wake`, `release`, `tag`, `purge`.
 
         The flows are those of `ids`, or those that match the filters of `query_flows`. With `findings`,
         they are those of them that `diagnose_all` finds with one of these codes; `diagnosis` are its
@@ -1747,6 +1747,17 @@ class AsyncBulk:
     async def release(self, **options: Unpack[BulkOptions]) -> BulkReport:
         """Take claims away from their owners; see `Store.release_flow`."""
         action = actions.ReleaseFlow()
+        return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
+
+    async def tag(
+        self, tags: Mapping[str, str], *, remove: Iterable[str] = (), **options: Unpack[BulkOptions]
+    ) -> BulkReport:
+        """Give flows these tags, in addition to theirs, and take away those with the keys in `remove`.
+
+        A flow that a worker holds is skipped. `UsageError` if one would have more than 16 tags: the flows
+        before it are changed.
+        """
+        action = actions.TagFlow.of(tags, remove)
         return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     async def purge(self, *, live: bool = False, **options: Unpack[BulkOptions]) -> BulkReport:

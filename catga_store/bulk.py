@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Unpack
 
 from catga_store.core import actions
@@ -66,6 +68,17 @@ class Bulk:
     def release(self, **options: Unpack[BulkOptions]) -> BulkReport:
         """Take claims away from their owners; see `Store.release_flow`."""
         action = actions.ReleaseFlow()
+        return self._run(bulk.run_bulk(self._context, self._selection, action, options))
+
+    def tag(
+        self, tags: Mapping[str, str], *, remove: Iterable[str] = (), **options: Unpack[BulkOptions]
+    ) -> BulkReport:
+        """Give flows these tags, in addition to theirs, and take away those with the keys in `remove`.
+
+        A flow that a worker holds is skipped. `UsageError` if one would have more than 16 tags: the flows
+        before it are changed.
+        """
+        action = actions.TagFlow.of(tags, remove)
         return self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     def purge(self, *, live: bool = False, **options: Unpack[BulkOptions]) -> BulkReport:

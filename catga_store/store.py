@@ -530,7 +530,7 @@ class Store(BaseBlockingStore):
         diagnosis: DiagnosisOptions | None = None,
         **filters: Unpack[FlowFilters],
     ) -> Bulk:
-        """Return the operations on many flows at once: `cancel`, `retry`, `wake`, `release` and `purge`.
+        """Return the operations on many flows at once: `cancel`, `retry`, `wake`, `release`, `tag`, `purge`.
 
         The flows are those of `ids`, or those that match the filters of `query_flows`. With `findings`,
         they are those of them that `diagnose_all` finds with one of these codes; `diagnosis` are its

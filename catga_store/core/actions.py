@@ -7,6 +7,8 @@ too.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Protocol
 
 from attrs import frozen
@@ -29,6 +31,9 @@ from catga_store.errors import StaleFlowError
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowStatus
 from catga_store.model.flows import FlowSummary
+from catga_store.model.tags import Pairs
+from catga_store.model.tags import as_tags
+from catga_store.model.tags import pairs_of
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import Key
@@ -52,6 +57,7 @@ __all__ = [
     "ReleaseFlow",
     "RetryFlow",
     "Skip",
+    "TagFlow",
     "WakeFlow",
     "act",
     "act_on_flow",
@@ -204,6 +210,39 @@ class PurgeFlow:
     def change(self, key: Key, record: Record, _now_ms: int, _limits: Limits) -> Put | Delete:
         """Delete the flow as it was read."""
         return Delete(key, record.head.revision, record.head)
+
+
+@frozen
+class TagFlow:
+    """Give a flow tags, in addition to those that it has, and take others away."""
+
+    added: Mapping[str, str]
+    removed: frozenset[str]
+
+    @classmethod
+    def of(cls, tags: Mapping[str, str], remove: Iterable[str]) -> TagFlow:
+        """Check the arguments."""
+        if isinstance(remove, str | bytes):
+            message = f"remove must be a collection of keys of tags, not {shown(remove)}"
+            raise UsageError(message)
+
+        return cls(as_tags(tags), frozenset(remove))
+
+    def skip(self, key: Key, head: Head, now_ms: int) -> Skip | None:
+        """A flow that is held would be lost by its worker."""
+        if self._tags(head) == head.tags:
+            return Skip("has these tags already")
+
+        return _held(key, head) if is_held(head, now_ms) else None
+
+    def change(self, key: Key, record: Record, now_ms: int, _limits: Limits) -> Put | Delete:
+        """Change the tags, and not when the flow is due or whose claim it had."""
+        head = _next(record.head, now_ms)._replace(tags=self._tags(record.head))
+        return _put(key, record, head, record.body)
+
+    def _tags(self, head: Head) -> Pairs:
+        kept = {name: value for name, value in head.tags if name not in self.removed}
+        return pairs_of(as_tags({**kept, **self.added}))
 
 
 def _is_due(head: Head, now_ms: int) -> bool:

@@ -107,7 +107,7 @@ OPERATIONS = {
         "begin",
         "transact",
     },
-    cs.Bulk: {"cancel", "retry", "wake", "release", "purge"},
+    cs.Bulk: {"cancel", "retry", "wake", "release", "tag", "purge"},
     cs.Session: {
         "get",
         "get_one",

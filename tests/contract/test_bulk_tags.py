@@ -1,0 +1,46 @@
+"""`bulk(…).tag(…)`: the indexes of every store follow."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+import catga_store as cs
+
+
+def test_flows_are_tagged_and_found_by_their_tags(store: cs.Store) -> None:
+    """Other tags stay, those to be removed go, and nothing else changes."""
+    for number in range(3):
+        flow = cs.FlowSnapshot(f"f{number}", state={"n": number}, tags={"team": "a", "old": "1"})
+        store.create(flow)
+
+    before = {one.flow_id: one for one in store.query_flows()}
+    report = store.bulk(ids=["f0", "f1"]).tag({"team": "b"}, remove=["old"], per_second=None)
+    assert (report.changed, report.skipped) == (2, {})
+    assert {one.flow_id for one in store.query_flows(tags={"team": "b"})} == {"f0", "f1"}
+    assert [one.flow_id for one in store.query_flows(tags={"old": "1"})] == ["f2"]
+    for one in store.query_flows(tags={"team": "b"}):
+        assert dict(one.tags) == {"team": "b"}
+        assert (one.version, one.due_at) == (2, before[one.flow_id].due_at)
+
+    assert {flow.flow_id for flow in store.claim_due(limit=5, tags={"team": "b"})} == {"f0", "f1"}
+
+
+def test_a_flow_that_is_held_or_tagged_already_is_skipped(store: cs.Store) -> None:
+    """Its worker keeps it."""
+    store.create(cs.FlowSnapshot("held", state={}))
+    store.create(cs.FlowSnapshot("has", state={}, tags={"team": "b"}, due_at=None))
+    store.claim("held", lease=timedelta(hours=1))
+    report = store.bulk(everything=True).tag({"team": "b"}, per_second=None)
+    assert report.skipped == {"has these tags already": 1, "is claimed": 1}
+
+
+@pytest.mark.stores("memory")
+def test_wrong_tags_are_refused(store: cs.Store) -> None:
+    """Before anything is sent."""
+    with pytest.raises(cs.UsageError):
+        store.bulk(everything=True).tag({"": "x"})
+
+    with pytest.raises(cs.UsageError):
+        store.bulk(everything=True).tag({}, remove="team")
