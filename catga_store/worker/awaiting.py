@@ -133,7 +133,8 @@ class AsyncWorker(BaseWorker):
 
         It takes an `AsyncRun` and the error. The flow is as it was stored, `FAILED` and with its `error`. What
         the function changes is part of the commit that fails the flow. It may also set the flow going
-        again, as with the status `COMPENSATING`. If it raises, the flow fails without its changes.
+        again, as with the status `COMPENSATING`, but not with
+        the position and status at which it has failed. If it raises, the flow fails without its changes.
         """
 
         def decorate(function: Failed) -> Failed:

@@ -136,7 +136,8 @@ class Worker(BaseWorker):
 
         It takes a `Run` and the error. The flow is as it was stored, `FAILED` and with its `error`. What the
         function changes is part of the commit that fails the flow. It may also set the flow going again,
-        as with the status `COMPENSATING`. If it raises, the flow fails without its changes.
+        as with the status `COMPENSATING`, but not with
+        the position and status at which it has failed. If it raises, the flow fails without its changes.
         """
 
         def decorate(function: Failed) -> Failed:

@@ -41,6 +41,7 @@ __all__ = [
     "error_entry",
     "error_text",
     "fail",
+    "fail_where_it_failed",
     "hand_back",
     "is_last",
     "let_go",
@@ -193,6 +194,20 @@ def fail(flow: FlowSnapshot[Any], error: BaseException, retry: Retry) -> None:
         flow.error = error_text(error, attempt_of(flow), retry, flow.position)
 
     flow.status = FlowStatus.FAILED
+
+
+def fail_where_it_failed(
+    flow: FlowSnapshot[Any], position: FlowPosition, status: FlowStatus
+) -> bool:
+    """Fail a flow that its `on_failure` handler sets going where it has failed; whether it was so.
+
+    It would run again at once, and fail again, forever: its attempts are used up.
+    """
+    if flow.position != position or flow.status is not status or not _is_due_as_claimed(flow):
+        return False
+
+    flow.status = FlowStatus.FAILED
+    return True
 
 
 def hand_back(flow: FlowSnapshot[Any], due_at: datetime = NOW) -> None:

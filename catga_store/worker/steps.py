@@ -243,7 +243,7 @@ def _write_failure(
     error: BaseException,
 ) -> Steps:
     """Fail a flow in a session that has read it, and let its `on_failure` handler add to that."""
-    entry = None
+    entry, where, status = None, flow.position, flow.status
     try:
         outcomes.fail(flow, error, flight.handler.retry)
         entry = outcomes.error_entry(flow, error)
@@ -251,6 +251,14 @@ def _write_failure(
             yield CallHandler(
                 flight.handler.on_failure, flight, flight.with_flow(flow, session), error
             )
+            if outcomes.fail_where_it_failed(flow, where, status):
+                worker.log.warning(
+                    "%s: its on_failure handler set it %s where it had failed as %s: it fails for good",
+                    flow.key,
+                    status.name,
+                    status.name,
+                )
+
             outcomes.let_go(flow)
     except OUTAGES:
         raise

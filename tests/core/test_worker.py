@@ -449,6 +449,25 @@ def test_on_failure_may_begin_to_compensate(store: cs.Store, worker: cs.Worker) 
     assert (order.status.name, order.error, store.now()) == ("CANCELLED", "refused", start)
 
 
+def test_on_failure_cannot_compensate_a_compensation_that_has_failed(
+    store: cs.Store, worker: cs.Worker
+) -> None:
+    """It would run again at once, forever; the flow fails, with the error of the compensation."""
+    create(store)
+
+    @worker.handles(Order, retry=cs.Retry(attempts=1))
+    def handle(run: cs.Run[Order]) -> None:
+        raise cs.GiveUp(run.flow.status.name)
+
+    @worker.on_failure(Order)
+    def failed(run: cs.Run[Order], error: Exception) -> None:
+        run.flow.status = cs.FlowStatus.COMPENSATING
+
+    assert worker.run_until_idle() == 2
+    flow = store.get_one("o")
+    assert (flow.status, flow.error) == (cs.FlowStatus.FAILED, "COMPENSATING")
+
+
 def test_on_failure_that_raises_loses_its_changes(store: cs.Store, worker: cs.Worker) -> None:
     """The flow fails all the same, with the first error."""
     create(store)

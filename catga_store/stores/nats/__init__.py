@@ -35,7 +35,7 @@ of prefixes; one request asks for them.
 
 **What is atomic.** Every write of a record expects the sequence that was read. A commit of one
 record is one publish. Any other commit is one atomic batch, with a log entry that must not exist yet
-and a check for every record that was read and is not written. The rules in `protocol.rules` decide
+and a check forevery record that was read and is not written. The rules in `protocol.rules` decide
 over what was read, and the server decides whether that still holds. If it does not, the store reads
 and decides again. Completions therefore never refuse a commit: the condition is one record, and the
 loser of a race counts again. Index entries are hints. They are published before the record (one
