@@ -1,35 +1,35 @@
 """Every error of the library, sorted by what the caller does next.
 
-```
-CatgaStoreError
-├── UsageError                       fix the code; nothing was sent
-│   ├── InvalidIdError
-│   ├── StateTypeError
-│   ├── EncodingError                has `.path`, the place inside the state
-│   ├── RecordTooLargeError
-│   ├── CommitTooLargeError
-│   ├── CrossPartitionError
-│   ├── SessionClosedError
-│   ├── StoreClosedError
-│   └── NotSupportedError
-├── StoreConfigError                 fix the deployment; nothing was written
-├── ConflictError                    reload and decide again; nothing was written
-│   ├── FlowExistsError
-│   ├── StaleFlowError
-│   │   └── ClaimLostError
-│   ├── FlowClaimedError
-│   ├── FlowNotFoundError
-│   ├── FlowStatusError
-│   ├── StaleWaitConditionError
-│   ├── WaitConditionNotFoundError
-│   ├── StaleProgressError
-│   ├── PartExistsError
-│   └── StalePartError
-├── StoreUnavailableError            try again later; nothing was written
-├── CommitUncertainError             look before you act: `Store.resolve_commit`
-└── CorruptRecordError               what is stored cannot be read; it is never deleted
-    └── CodecMissingError            a codec or a key is missing
-```
+::
+
+    CatgaStoreError
+    ├── UsageError                       fix the code; nothing was sent
+    │   ├── InvalidIdError
+    │   ├── StateTypeError
+    │   ├── EncodingError                has `.path`, the place inside the state
+    │   ├── RecordTooLargeError
+    │   ├── CommitTooLargeError
+    │   ├── CrossPartitionError
+    │   ├── SessionClosedError
+    │   ├── StoreClosedError
+    │   └── NotSupportedError
+    ├── StoreConfigError                 fix the deployment; nothing was written
+    ├── ConflictError                    reload and decide again; nothing was written
+    │   ├── FlowExistsError
+    │   ├── StaleFlowError
+    │   │   └── ClaimLostError
+    │   ├── FlowClaimedError
+    │   ├── FlowNotFoundError
+    │   ├── FlowStatusError
+    │   ├── StaleWaitConditionError
+    │   ├── WaitConditionNotFoundError
+    │   ├── StaleProgressError
+    │   ├── PartExistsError
+    │   └── StalePartError
+    ├── StoreUnavailableError            try again later; nothing was written
+    ├── CommitUncertainError             look before you act: `Store.resolve_commit`
+    └── CorruptRecordError               what is stored cannot be read; it is never deleted
+        └── CodecMissingError            a codec or a key is missing
 
 `PartitionCountError` is both a `UsageError` and a `StoreConfigError`: only the reader of the
 message knows whether the code or the deployment is wrong.

@@ -439,21 +439,21 @@ class Store(BaseBlockingStore):
     def diagnose(self, flow_id: str, **options: Unpack[DiagnosisOptions]) -> Diagnosis:
         """Return what keeps a flow from going on, in words; no findings if it is well.
 
-        | code | the flow |
-        |---|---|
-        | `unreadable` | cannot be read; its head is shown if that can be |
-        | `future_version` | was written by a newer release, or is of a newer version of one of the `types` |
-        | `due_disagrees` | has ended and is due, or is claimed without an end |
-        | `never_due` | is live and never due, and nothing will wake it |
-        | `wait_gone` | is suspended on a condition that is not there, or is another flow's |
-        | `children_ended` | waits for flows that have ended without being reported |
-        | `no_deadline` | has waited for longer than `idle` on a condition without a deadline |
-        | `lease_expired` | was claimed by an owner whose lease is over |
-        | `overdue` | has been due for longer than `late` |
-        | `attempts_high` | was attempted `attempts` times or more at one step |
-        | `parent_gone` | does not exist, but a pending condition would wake it |
-        | `orphan_parts` | does not exist, but has parts |
-        | `failed` | has failed |
+        The findings have these codes; the flow
+
+        - `unreadable`: cannot be read; its head is shown if that can be
+        - `future_version`: was written by a newer release, or is of a newer version of one of the `types`
+        - `due_disagrees`: has ended and is due, or is claimed without an end
+        - `never_due`: is live and never due, and nothing will wake it
+        - `wait_gone`: is suspended on a condition that is not there, or is another flow's
+        - `children_ended`: waits for flows that have ended without being reported
+        - `no_deadline`: has waited for longer than `idle` on a condition without a deadline
+        - `lease_expired`: was claimed by an owner whose lease is over
+        - `overdue`: has been due for longer than `late`
+        - `attempts_high`: was attempted `attempts` times or more at one step
+        - `parent_gone`: does not exist, but a pending condition would wake it
+        - `orphan_parts`: does not exist, but has parts
+        - `failed`: has failed
 
         The options are `late` (default 5 minutes), `idle` (1 day), `attempts` (5) and `types`, the types
         that the program knows. Nothing is changed. The state is read, as raw data. `FlowNotFoundError` if
