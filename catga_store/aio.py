@@ -73,6 +73,7 @@ from catga_store.model.progress import ForEachProgress
 from catga_store.model.stats import DueFlow
 from catga_store.model.stats import StoreStats
 from catga_store.model.stored_state import AnyRecord
+from catga_store.model.tags import tag_changes
 from catga_store.model.times import NOW
 from catga_store.model.waits import Completion
 from catga_store.model.waits import WaitCondition
@@ -1750,14 +1751,19 @@ class AsyncBulk:
         return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     async def tag(
-        self, tags: Mapping[str, str], *, remove: Iterable[str] = (), **options: Unpack[BulkOptions]
+        self,
+        tags: Mapping[str, str | None],
+        *,
+        remove: Iterable[str] = (),
+        **options: Unpack[BulkOptions],
     ) -> BulkReport:
-        """Give flows these tags, in addition to theirs, and take away those with the keys in `remove`.
+        """Add or replace these tags, and remove those whose value is `None` or whose key is in `remove`.
 
-        A flow that a worker holds is skipped. `UsageError` if one would have more than 16 tags: the flows
-        before it are changed.
+        Other tags stay. Flows that have ended are tagged, too. A flow that a worker holds is skipped, and so
+        is one that would have more than 16 tags. `UsageError`, before anything is read, for tags that no
+        flow can have.
         """
-        action = actions.TagFlow.of(tags, remove)
+        action = actions.TagFlow(*tag_changes(tags, remove))
         return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     async def purge(self, *, live: bool = False, **options: Unpack[BulkOptions]) -> BulkReport:

@@ -13,6 +13,7 @@ from catga_store.core.base_store import Runner
 from catga_store.core.context import Context
 from catga_store.core.options import BulkOptions
 from catga_store.model.bulk import BulkReport
+from catga_store.model.tags import tag_changes
 
 __all__ = ["Bulk"]
 
@@ -71,14 +72,19 @@ class Bulk:
         return self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     def tag(
-        self, tags: Mapping[str, str], *, remove: Iterable[str] = (), **options: Unpack[BulkOptions]
+        self,
+        tags: Mapping[str, str | None],
+        *,
+        remove: Iterable[str] = (),
+        **options: Unpack[BulkOptions],
     ) -> BulkReport:
-        """Give flows these tags, in addition to theirs, and take away those with the keys in `remove`.
+        """Add or replace these tags, and remove those whose value is `None` or whose key is in `remove`.
 
-        A flow that a worker holds is skipped. `UsageError` if one would have more than 16 tags: the flows
-        before it are changed.
+        Other tags stay. Flows that have ended are tagged, too. A flow that a worker holds is skipped, and so
+        is one that would have more than 16 tags. `UsageError`, before anything is read, for tags that no
+        flow can have.
         """
-        action = actions.TagFlow.of(tags, remove)
+        action = actions.TagFlow(*tag_changes(tags, remove))
         return self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     def purge(self, *, live: bool = False, **options: Unpack[BulkOptions]) -> BulkReport:

@@ -1,9 +1,10 @@
-"""Commands that change flows: `retry`, `cancel`, `wake`, `release`, `purge`."""
+"""Commands that change flows: `retry`, `cancel`, `wake`, `release`, `tag`, `purge`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 from typing import Any
 
@@ -16,6 +17,7 @@ from catga_store.cli.exit_codes import complain
 from catga_store.cli.exit_codes import guarded
 from catga_store.cli.exit_codes import leave
 from catga_store.cli.filters import Finding
+from catga_store.cli.filters import tag_pairs
 from catga_store.cli.filters import with_filters
 from catga_store.cli.filters import with_options
 from catga_store.cli.output import counted
@@ -29,7 +31,7 @@ from catga_store.cli.stuck import THRESHOLDS
 from catga_store.cli.stuck import thresholds_of
 from catga_store.model.documents import bulk_document
 
-__all__ = ["cancel", "purge", "release", "retry", "wake"]
+__all__ = ["cancel", "purge", "release", "retry", "tag", "wake"]
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[FLOW_ID]...")]
 
@@ -85,10 +87,12 @@ _HOW = """
     """
 
 
-def _acting(command: Callable[..., None]) -> Callable[..., None]:
+def _acting(
+    command: Callable[..., None], options: dict[str, tuple[Any, Any]] = _OPTIONS
+) -> Callable[..., None]:
     """Decorate a command of this module: with its options, and with what its help says of them."""
     command.__doc__ = f"{(command.__doc__ or '').rstrip()}\n{_HOW}"
-    return guarded(with_filters(with_options("options", _OPTIONS, dict[str, Any])(command)))
+    return guarded(with_filters(with_options("options", options, dict[str, Any])(command)))
 
 
 @_acting
@@ -138,6 +142,37 @@ def release(
 ) -> None:
     """Take flows from workers that are gone or hang; they are due now."""
     _run("release", ids, store, filters, options)
+
+
+@partial(_acting, options={name: how for name, how in _OPTIONS.items() if name != "version"})
+def tag(
+    tags: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    *,
+    store: StoreOption = None,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option("--remove", metavar="KEY", help="A tag to remove; may be repeated."),
+    ] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option("--id", metavar="FLOW_ID", help="A flow to tag; may be repeated."),
+    ] = None,
+    filters: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    """Add or replace tags of flows, ended or not, and remove others.
+
+    The arguments are tags: flows are named with `--id`. A flow that a worker holds is skipped, and so is one
+    that would have more than 16 tags.
+    """
+    changes: dict[str, str | None] = {**tag_pairs(tags, "tag")}
+    for key in remove or ():
+        if key in changes:
+            leave(f"the tag {escaped(key)} is to be set and removed", USAGE)
+
+        changes[key] = None
+
+    _run("tag", ids, store, filters, {**options, "version": None}, changes)
 
 
 @_acting

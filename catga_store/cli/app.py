@@ -28,6 +28,7 @@ from catga_store.cli.acting import cancel
 from catga_store.cli.acting import purge
 from catga_store.cli.acting import release
 from catga_store.cli.acting import retry
+from catga_store.cli.acting import tag
 from catga_store.cli.acting import wake
 from catga_store.cli.bench import bench
 from catga_store.cli.console import console
@@ -233,6 +234,7 @@ for _command, _examples in (
     (cancel, "`catga-store cancel order-42 --reason 'ordered twice' --version 7`"),
     (wake, "`catga-store wake --finding wait_gone --finding never_due`"),
     (release, "`catga-store release --owner worker-7 --yes`"),
+    (tag, "`catga-store tag queue=slow --remove hold --tag tenant=acme --dry-run`"),
     (purge, "`catga-store purge --status completed --updated-before 7d --yes`"),
     (edit, "`EDITOR=nano catga-store edit order-42 -s sqlite:///flows.db`"),
     (rm, "`catga-store rm order-42 --wait '{order-42}/ship' --yes`"),

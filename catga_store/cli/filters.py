@@ -19,7 +19,7 @@ from catga_store.cli.store_options import moment
 from catga_store.cli.store_options import one_of
 from catga_store.protocol.masking import shown
 
-__all__ = ["Finding", "Type", "with_filters", "with_options"]
+__all__ = ["Finding", "Type", "tag_pairs", "with_filters", "with_options"]
 
 
 def _text(name: str, metavar: str, text: str, **given: Any) -> Any:
@@ -126,18 +126,23 @@ def _filters(given: dict[str, Any]) -> dict[str, Any]:
         "owner": given["owner"],
         "error_contains": given["error_contains"],
         "attempts_at_least": given["attempts"],
-        "tags": dict(map(_tag, given["tag"])) if given["tag"] else None,
+        "tags": tag_pairs(given["tag"], "--tag") or None,
     }
     return {name: value for name, value in filters.items() if value is not None}
 
 
-def _tag(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        message = f"--tag takes KEY=VALUE, as in tenant=acme, not {shown(text)}"
-        raise cs.UsageError(message)
+def tag_pairs(texts: list[str] | None, taker: str) -> dict[str, str]:
+    """Read tags as they are typed, `KEY=VALUE`, for what takes them."""
+    tags: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals:
+            message = f"{taker} takes KEY=VALUE, as in tenant=acme, not {shown(text)}"
+            raise cs.UsageError(message)
 
-    return key, value
+        tags[key] = value
+
+    return tags
 
 
 def _status(text: str) -> cs.FlowStatus:

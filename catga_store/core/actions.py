@@ -7,8 +7,6 @@ too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Mapping
 from typing import Protocol
 
 from attrs import frozen
@@ -31,9 +29,8 @@ from catga_store.errors import StaleFlowError
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowStatus
 from catga_store.model.flows import FlowSummary
+from catga_store.model.tags import MOST_TAGS
 from catga_store.model.tags import Pairs
-from catga_store.model.tags import as_tags
-from catga_store.model.tags import pairs_of
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import Key
@@ -73,7 +70,7 @@ class Skip:
     """Why a flow is left as it is; without an error it is as the action would leave it."""
 
     reason: str
-    error: ConflictError | None = None
+    error: ConflictError | UsageError | None = None
 
 
 class Action(Protocol):
@@ -214,35 +211,32 @@ class PurgeFlow:
 
 @frozen
 class TagFlow:
-    """Give a flow tags, in addition to those that it has, and take others away."""
+    """Set some tags of a flow, ended or not, and remove others."""
 
-    added: Mapping[str, str]
+    wanted: Pairs
     removed: frozenset[str]
 
-    @classmethod
-    def of(cls, tags: Mapping[str, str], remove: Iterable[str]) -> TagFlow:
-        """Check the arguments."""
-        if isinstance(remove, str | bytes):
-            message = f"remove must be a collection of keys of tags, not {shown(remove)}"
-            raise UsageError(message)
-
-        return cls(as_tags(tags), frozenset(remove))
-
     def skip(self, key: Key, head: Head, now_ms: int) -> Skip | None:
-        """A flow that is held would be lost by its worker."""
-        if self._tags(head) == head.tags:
+        """The worker of a flow that is held could not commit any more."""
+        tags = self._tags(head)
+        if tags == head.tags:
             return Skip("has these tags already")
+
+        if len(tags) > MOST_TAGS:
+            message = f"{key} would have {len(tags)} tags; the limit is {MOST_TAGS}"
+            error = UsageError(f"{message}; nothing was written")
+            return Skip(f"would have more than {MOST_TAGS} tags", error)
 
         return _held(key, head) if is_held(head, now_ms) else None
 
     def change(self, key: Key, record: Record, now_ms: int, _limits: Limits) -> Put | Delete:
-        """Change the tags, and not when the flow is due or whose claim it had."""
+        """Change nothing but the tags."""
         head = _next(record.head, now_ms)._replace(tags=self._tags(record.head))
         return _put(key, record, head, record.body)
 
     def _tags(self, head: Head) -> Pairs:
-        kept = {name: value for name, value in head.tags if name not in self.removed}
-        return pairs_of(as_tags({**kept, **self.added}))
+        kept = {name: text for name, text in head.tags if name not in self.removed}
+        return tuple(sorted((kept | dict(self.wanted)).items()))
 
 
 def _is_due(head: Head, now_ms: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +15,20 @@ from catga_store.errors import EncodingError
 from catga_store.errors import UsageError
 from catga_store.protocol.masking import shown
 
-__all__ = ["NO_TAGS", "Pairs", "Tags", "as_tags", "pairs_of", "wanted_tags"]
+__all__ = [
+    "MOST_TAGS",
+    "NO_TAGS",
+    "Pairs",
+    "Tags",
+    "as_tags",
+    "pairs_of",
+    "tag_changes",
+    "wanted_tags",
+]
 
-_MOST, _KEY_BYTES, _VALUE_BYTES = 16, 64, 256
+MOST_TAGS = 16
+"""How many tags a flow may have."""
+_KEY_BYTES, _VALUE_BYTES = 64, 256
 
 Pairs: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -77,21 +89,47 @@ def wanted_tags(value: Mapping[str, str] | None) -> Pairs:
     return () if value is None else tuple(_checked(value, "tags"))
 
 
-def _checked(value: object, what: str) -> Iterator[tuple[str, str]]:
-    if not isinstance(value, Mapping):
-        message = f"{what} must be a mapping of str to str, not {shown(value)}"
+def tag_changes(
+    value: Mapping[str, str | None], remove: Iterable[str] = ()
+) -> tuple[Pairs, frozenset[str]]:
+    """Return the tags to set, and the keys of those to remove: these, and those with the value `None`."""
+    if isinstance(remove, str | bytes):
+        message = f"remove must be a collection of keys of tags, not {shown(remove)}"
         raise UsageError(message)
 
-    given = cast("Mapping[object, object]", value)
-    if len(given) > _MOST:
-        message = f"{what} has {len(given)} entries; the limit is {_MOST}"
+    given = _mapping(value, "tags", "str or None")
+    wanted = {key: text for key, text in given.items() if text is not None}
+    unwanted = [*remove, *(key for key, text in given.items() if text is None)]
+    if not wanted and not unwanted:
+        message = "tags is empty: pass the tags to set, and None as the value of one to remove"
+        raise UsageError(message)
+
+    return tuple(_checked(wanted, "tags")), frozenset(_key(key, "tags") for key in unwanted)
+
+
+def _mapping(value: object, what: str, values: str) -> Mapping[object, object]:
+    if not isinstance(value, Mapping):
+        message = f"{what} must be a mapping of str to {values}, not {shown(value)}"
+        raise UsageError(message)
+
+    return cast("Mapping[object, object]", value)
+
+
+def _checked(value: object, what: str) -> Iterator[tuple[str, str]]:
+    given = _mapping(value, what, "str")
+    if len(given) > MOST_TAGS:
+        message = f"{what} has {len(given)} entries; the limit is {MOST_TAGS}"
         raise UsageError(message)
 
     for key, text in given.items():
         yield (
-            _text(key, f"a key of {what}", 1, _KEY_BYTES),
+            _key(key, what),
             _text(text, f"{what}[{shown(key)}]", 0, _VALUE_BYTES),
         )
+
+
+def _key(value: object, what: str) -> str:
+    return _text(value, f"a key of {what}", 1, _KEY_BYTES)
 
 
 def _text(value: object, what: str, least: int, most: int) -> str:

@@ -172,6 +172,23 @@ def test_named_flows_are_changed_without_a_question(call: Call, store: cs.Store)
     assert store.get("f0") is None
 
 
+def test_flows_are_tagged(call: Call, store: cs.Store) -> None:
+    """Flows are named with `--id`, because the arguments are tags; an empty value is one."""
+    fill(store, 2, tags={"hold": "yes"})
+    done = call("tag queue=fast note= --remove hold --id f0 --dry-run")
+    assert done.out == "would change 1 flow: f0\n"
+    assert call("tag queue=fast note= --remove hold --id f0").out == "changed 1 flow: f0\n"
+    assert store.get_one("f0").tags == {"queue": "fast", "note": ""}
+    assert call("tag queue=fast --tag hold=yes --yes").out == "changed 1 flow: f1\n"
+    done = call("tag queue=fast --id f1")
+    assert done.code == 1
+    assert done.out.splitlines()[1] == "skipped 1 flow: has these tags already: f1"
+    for wrong in ("", "queue", "queue=a --remove queue"):
+        assert call(f"tag {wrong} --id f0").code == 2
+
+    assert store.get_one("f0").version == 2
+
+
 def test_filters_ask_first(call: Call, store: cs.Store) -> None:
     """Without a terminal, `--yes` is required; a dry run needs none."""
     fill(store, 3, status=cs.FlowStatus.FAILED)

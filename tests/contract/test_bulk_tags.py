@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -44,3 +45,44 @@ def test_wrong_tags_are_refused(store: cs.Store) -> None:
 
     with pytest.raises(cs.UsageError):
         store.bulk(everything=True).tag({}, remove="team")
+
+
+@pytest.mark.stores("memory")
+def test_a_flow_that_would_have_too_many_tags_is_skipped(store: cs.Store) -> None:
+    """In a dry run, too; the others are tagged, also one that has ended."""
+    full = {f"k{number}": "" for number in range(16)}
+    store.create(cs.FlowSnapshot("full", state={}, tags=full))
+    failed = cs.FlowStatus.FAILED
+    store.create(cs.FlowSnapshot("ended", state={}, status=failed, error="no", tags={"old": "1"}))
+    everything = store.bulk(everything=True)
+    for dry_run in (True, False):
+        report = everything.tag({"new": "1"}, dry_run=dry_run, per_second=None)
+        assert report.first_changed == ("ended",)
+        assert report.first_skipped == {"would have more than 16 tags": ("full",)}
+
+    ended = store.get_one("ended")
+    assert (ended.status, ended.error, ended.version) == (failed, "no", 2)
+    assert ended.tags == {"old": "1", "new": "1"}
+    assert store.get_one("full").version == 1
+    assert everything.tag({"new": "2", "k0": None}, per_second=None).changed == 2
+    del full["k0"]
+    assert store.get_one("full").tags == {**full, "new": "2"}
+
+
+@pytest.mark.stores("memory")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        "a",
+        {"": None},
+        {"k": 1},
+        {1: None},
+        {"k": "v" * 257},
+        dict.fromkeys(map(str, range(17)), ""),
+    ],
+)
+def test_tags_that_no_flow_can_have_are_refused(store: cs.Store, wrong: Any) -> None:
+    """Before anything is read: also where no flow matches."""
+    with pytest.raises(cs.UsageError, match="tags"):
+        store.bulk(everything=True).tag(wrong)

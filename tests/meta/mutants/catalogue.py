@@ -35,6 +35,7 @@ LOST = (
 SERIAL = ("tests/machine/test_interleavings.py",)
 ACTIONS = ("tests/contract/test_actions.py", "tests/core/test_meanwhile_actions.py")
 BULK = ("tests/contract/test_bulk.py",)
+BULK_TAGS = ("tests/contract/test_bulk_tags.py",)
 DIAGNOSIS = ("tests/contract/test_diagnosis.py",)
 MEANWHILE = ("tests/core/test_meanwhile.py",)
 PROGRESS = ("tests/contract/test_progress.py",)
@@ -2148,6 +2149,22 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if not self.live:\n",
         "        if self.live is None:\n",
         BULK,
+    ),
+    Mutant(
+        "tag-takes-all-other-tags",
+        "tags that are neither set nor removed are lost",
+        "core/actions.py",
+        "for name, text in head.tags if name not in self.removed}",
+        "for name, text in head.tags if name in self.removed}",
+        BULK_TAGS,
+    ),
+    Mutant(
+        "tag-writes-too-many",
+        "a flow gets more tags than it may have",
+        "core/actions.py",
+        "        if len(tags) > MOST_TAGS:\n",
+        "        if len(tags) > 2 * MOST_TAGS:\n",
+        BULK_TAGS,
     ),
     Mutant(
         "retry-takes-a-held-flow",
