@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "opening": LOGIC | {"stores", "drivers", "session", "store", "aio"},
     "copying": LOGIC | {"store"},
     "rewrapping": LOGIC | {"store"},
-    "telemetry": GROUND | {"store", "aio"},
+    "telemetry": LOGIC | {"store", "aio"},
     "worker": LOGIC | {"session", "store", "aio"},
     "": API | {"worker"},  # __init__.py
     "langgraph": LOGIC | {""},

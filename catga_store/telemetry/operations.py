@@ -1,36 +1,4 @@
-"""OpenTelemetry for stores: a span for each operation, and metrics. Needs the extra `otel`.
-
-Until `instrument` is called nothing is measured or imported, and an operation pays one attribute
-lookup. Spans and metrics go to the global providers, or to those that are passed.
-
-| span `catga_store.<operation>` | |
-|---|---|
-| `catga_store.operation` | `update`, `claim_due`, `session_commit`, `transact`, … |
-| `catga_store.store` | the class of the store, as in `SQLiteStore` |
-| `catga_store.api` | `blocking` or `async` |
-| `catga_store.records` | the number of records read or listed, plus the number of changes sent |
-| `catga_store.key` | the record, if the operation concerned exactly one: `flow 'order-42'` |
-| `catga_store.outcome` | `ok`, `conflict`, `uncertain`, `unavailable`, `usage`, … |
-
-The other outcomes are `config`, `corrupt`, `cancelled`, and `error` for an exception that is not of
-this library, such as one raised by the function of a transaction. `claim_due` with `wait` is the operation
-`claim_when_due`; what it takes is mostly waiting, as with `wait_due` and `watch`.
-
-For every outcome but `ok`, `conflict` and `cancelled`, which programs expect, the span records the
-exception and has the status ERROR. Operations inside the function of a transaction are child spans.
-
-| metric | counts |
-|---|---|
-| `catga_store.operation.duration` | a histogram of seconds, by operation and outcome |
-| `catga_store.conflicts` | changes that a store refused, including those of commits that were retried |
-| `catga_store.retries` | commits sent again by the same operation after a refusal |
-| `catga_store.uncertain_commits` | commits whose outcome is not known |
-| `catga_store.claimed_flows` | flows given to a worker |
-| `catga_store.due_conditions` | ended wait conditions whose parent was notified |
-
-Each has the operation, the store and the API as attributes. Retries inside the client of a server are
-not counted.
-"""
+"""Spans and metrics of the operations of stores."""
 
 from __future__ import annotations
 
@@ -72,7 +40,7 @@ if TYPE_CHECKING:
 
     from catga_store.aio import AsyncStore
 
-__all__ = ["instrument", "uninstrument"]
+__all__ = ["instrument", "missing_extra", "uninstrument"]
 
 T = TypeVar("T")
 AnyStore = TypeVar("AnyStore", "Store", "AsyncStore")
@@ -86,6 +54,8 @@ _OUTCOMES: tuple[tuple[type[Exception], str], ...] = (
     (CorruptRecordError, "corrupt"),
     (Exception, "error"),
 )
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Bounds of the histogram's buckets; those of the SDK are for milliseconds."""
 _EXPECTED = ("ok", "conflict", "cancelled")
 
 
@@ -114,8 +84,12 @@ def _watch(tracers: TracerProvider | None, meters: MeterProvider | None) -> _Tel
     try:
         return _Telemetry(tracers, meters)
     except ModuleNotFoundError as error:
-        message = f"telemetry needs {error.name}: pip install 'catga_store[otel]'"
-        raise NotSupportedError(message) from error
+        raise missing_extra(error) from error
+
+
+def missing_extra(error: ModuleNotFoundError) -> NotSupportedError:
+    """Return the error that says what to install."""
+    return NotSupportedError(f"telemetry needs {error.name}: pip install 'catga_store[otel]'")
 
 
 @define
@@ -187,7 +161,10 @@ class _Telemetry:
         self._tracer = trace.get_tracer("catga_store", tracer_provider=tracers)
         meter = metrics.get_meter("catga_store", meter_provider=meters)
         self._duration = meter.create_histogram(
-            "catga_store.operation.duration", "s", "How long operations take"
+            "catga_store.operation.duration",
+            "s",
+            "How long operations take",
+            explicit_bucket_boundaries_advisory=_SECONDS,
         )
         self._counters = {
             counted: meter.create_counter(f"catga_store.{name}", unit, described)
