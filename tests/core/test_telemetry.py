@@ -303,23 +303,24 @@ def test_nothing_is_reported_until_asked_for(store: cs.Store, seen: Seen) -> Non
 
 
 def test_without_the_extra_it_says_what_to_install() -> None:
-    """The library works without it, and `instrument` names the extra."""
+    """The library works without it, and `instrument` and `observe_stats` name the extra."""
     code = """
 import sys
 sys.modules["opentelemetry"] = None
 import catga_store as cs
-from catga_store.telemetry import instrument
+from catga_store.telemetry import instrument, observe_stats
 store = cs.MemoryStore()
 store.create(cs.FlowSnapshot("f", state={}))
-try:
-    instrument(store)
-except cs.NotSupportedError as error:
-    print(error)
+for call in (instrument, lambda store: observe_stats(store).__enter__()):
+    try:
+        call(store)
+    except cs.NotSupportedError as error:
+        print(error)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )
-    assert "pip install 'catga_store[otel]'" in done.stdout
+    assert done.stdout.count("pip install 'catga_store[otel]'") == 2
 
 
 # --- logging ------------------------------------------------------------------------------------------

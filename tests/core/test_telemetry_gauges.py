@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -160,6 +162,35 @@ def test_several_stores_report_to_one_provider(store: cs.Store, collector: Colle
         assert [(about.get("shard"), number) for about, number in due] == [(None, 0), ("other", 1)]
         with observe_stats(other, meter_provider=collector.provider):
             assert collector.values()["flow.due"] == 1
+
+
+def test_the_global_provider_may_be_set_late() -> None:
+    """Stores that were observed before and after, without the provider or with it, all report."""
+    code = """
+from contextlib import ExitStack
+import catga_store as cs
+from catga_store.telemetry import observe_stats
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+reader = InMemoryMetricReader()
+with ExitStack() as stack:
+    def observe(n, **provider):
+        store = stack.enter_context(cs.MemoryStore())
+        stack.enter_context(observe_stats(store, attributes={"n": n}, **provider))
+
+    observe(1)
+    metrics.set_meter_provider(MeterProvider([reader]))
+    observe(2)
+    observe(3, meter_provider=metrics.get_meter_provider())
+    [resource] = reader.get_metrics_data().resource_metrics
+    [due] = [one for one in resource.scope_metrics[0].metrics if one.name == "catga_store.flow.due"]
+    print(sorted(point.attributes["n"] for point in due.data.data_points))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("[1, 2, 3]\n", "")
 
 
 @pytest.mark.anyio
