@@ -21,6 +21,8 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Record
+from catga_store.stores.sqlite.rows import AFTER_HEAD
+from catga_store.stores.sqlite.rows import AFTER_PART_HEAD
 from catga_store.stores.sqlite.rows import HEAD
 from catga_store.stores.sqlite.rows import PART_HEAD
 from catga_store.stores.sqlite.rows import columns_of
@@ -107,13 +109,13 @@ class SQLiteParts:
     def record(self, key: Key) -> Record | None:
         """Return a part."""
         row = self._execute(_READ, (key.id.encode(), key.name.encode())).fetchone()
-        return None if row is None else Record(read_head(key, row), row[17])
+        return None if row is None else Record(read_head(key, row), row[AFTER_HEAD])
 
     def living(self, key: Key, now_ms: int) -> Record | None:
         """Return a part, unless its flow has expired."""
         flow_id = key.id.encode()
         row = self._execute(_READ_LIVING, (flow_id, flow_id, now_ms, key.name.encode())).fetchone()
-        return None if row is None else Record(read_head(key, row), row[17])
+        return None if row is None else Record(read_head(key, row), row[AFTER_HEAD])
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
         """Insert or replace a part."""
@@ -272,10 +274,13 @@ def _key(flow_id: str, name: object) -> Key:
 
 def _listed(wanted: Parts, row: Sequence[Any]) -> ListedPart:
     if wanted.versions:
-        head, name, size = head_of_row(row[:17]), row[17], 17
+        size = AFTER_HEAD
+        head = head_of_row(row[:size])
     else:
-        head, name, size = head_of_part(row[:9]), row[9], 9
+        size = AFTER_PART_HEAD
+        head = head_of_part(row[:size])
 
+    name = row[size]
     try:
         text: str = name.decode()
     except (AttributeError, UnicodeDecodeError):

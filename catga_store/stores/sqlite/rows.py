@@ -25,6 +25,9 @@ from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Terms
 
 __all__ = [
+    "AFTER_HEAD",
+    "AFTER_PART_HEAD",
+    "AFTER_WAIT_HEAD",
     "HEAD",
     "PART_HEAD",
     "TAGS",
@@ -63,6 +66,10 @@ WAIT_HEAD = "version, status, created_ms, updated_ms, due_ms, expires_ms, revisi
 
 TAGS = Head._fields.index("tags")
 """The place of the tags among the columns of `HEAD`."""
+AFTER_HEAD, AFTER_PART_HEAD, AFTER_WAIT_HEAD = (
+    names.count(",") + 1 for names in (HEAD, PART_HEAD, WAIT_HEAD)
+)
+"""The place of the first column that a statement selects after those of a head."""
 
 _NONE = type(None)
 _INT, _TEXT, _BYTES = (int,), (str,), (bytes,)
@@ -165,7 +172,8 @@ def read_wait_head(key: Key, row: Sequence[Any]) -> Head:
     ):
         raise corrupt(key, f"the row {shown_row(row)}")
 
-    version, status, created_ms, updated_ms, due_ms, expires_ms, revision, commits = row[:8]
+    columns = row[:AFTER_WAIT_HEAD]
+    version, status, created_ms, updated_ms, due_ms, expires_ms, revision, commits = columns
     return Head(
         version,
         status,
@@ -203,7 +211,7 @@ def read_key(kind: str, record_id: object, step: object = 0) -> Key:
 
 def flow_found(row: Sequence[Any]) -> Found:
     """An entry from `HEAD` and the id."""
-    key = read_key(FLOW, row[17])
+    key = read_key(FLOW, row[AFTER_HEAD])
     return Found(key, read_head(key, row))
 
 
@@ -220,16 +228,16 @@ def flow_listed(row: Sequence[Any]) -> Found:
 
 def due_found(row: Sequence[Any]) -> Found:
     """An entry from `HEAD`, the id and the type of the body."""
-    found = flow_found(row[:18])
-    if row[18] != "blob":
-        raise corrupt(found.key, f"a body of type {row[18]}")
+    found, kind = flow_found(row[:-1]), row[-1]
+    if kind != "blob":
+        raise corrupt(found.key, f"a body of type {kind}")
 
     return found
 
 
 def wait_found(row: Sequence[Any]) -> Found:
     """An entry from `WAIT_HEAD` and the id."""
-    key = read_key(WAIT, row[8])
+    key = read_key(WAIT, row[AFTER_WAIT_HEAD])
     return Found(key, read_wait_head(key, row))
 
 

@@ -41,6 +41,8 @@ from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
 from catga_store.stores.sqlite.guards import FileGuard
 from catga_store.stores.sqlite.parts import SQLiteParts
+from catga_store.stores.sqlite.rows import AFTER_HEAD
+from catga_store.stores.sqlite.rows import AFTER_WAIT_HEAD
 from catga_store.stores.sqlite.rows import HEAD
 from catga_store.stores.sqlite.rows import TAGS
 from catga_store.stores.sqlite.rows import WAIT_HEAD
@@ -83,7 +85,19 @@ _READ_HEAD, _READ = (
 )
 
 
-_INDEXED = tuple((1 << bit, place) for bit, place in enumerate((1, 4, 2, 10, 11, 12, 13, TAGS)))
+_INDEXED_FIELDS = (
+    "status",
+    "type",
+    "created_ms",
+    "claim",
+    "due_ms",
+    "expires_ms",
+    "reports_to",
+    "tags",
+)
+_INDEXED = tuple(
+    (1 << bit, place) for bit, place in enumerate(map(Head._fields.index, _INDEXED_FIELDS))
+)
 """A bit for each column of `HEAD` that is indexed or seldom changes, and its place there."""
 
 
@@ -222,7 +236,7 @@ class SQLiteTables:
             return self._parts.record(key)
 
         row = self._execute(_READ[kind], (record_id.encode(), step)).fetchone()
-        return None if row is None else Record(read_head(key, row), row[17])
+        return None if row is None else Record(read_head(key, row), row[AFTER_HEAD])
 
     def _wait_record(self, key: Key) -> Record | None:
         row = self._execute(
@@ -241,7 +255,7 @@ class SQLiteTables:
         return Record(
             head,
             b"",
-            read_terms(key, row[8]),
+            read_terms(key, row[AFTER_WAIT_HEAD]),
             tuple(read_item(key, row) for row in items),
         )
 
@@ -302,7 +316,7 @@ class SQLiteTables:
         )
         found: list[Found] = []
         for row in rows:
-            key = Key(PROGRESS, flow_id, row[17])
+            key = Key(PROGRESS, flow_id, row[AFTER_HEAD])
             found.append(Found(key, read_head(key, row)))
 
         return found
@@ -342,8 +356,9 @@ class SQLiteTables:
             return None
 
         head = read_wait_head(key, row)
-        parent = None if row[9] is None else read_key(FLOW, row[9]).id
-        return WaitRow(head, bool(row[8]), parent, row[10], row[11])
+        any_of, parent, expected, done = row[AFTER_WAIT_HEAD:]
+        parent_id = None if parent is None else read_key(FLOW, parent).id
+        return WaitRow(head, bool(any_of), parent_id, expected, done)
 
     def write_wait(
         self, key: Key, row: WaitRow, old: WaitRow | None, terms: Terms | None = None
@@ -440,12 +455,13 @@ class SQLiteTables:
 
     def _wake(self, row: Sequence[Any]) -> Found:
         """Return an entry for a condition whose parent can be notified: both can be read."""
-        found = wait_found(row[:11])
-        read_terms(found.key, row[10])
-        if row[11]:
+        found = wait_found(row[:-1])
+        _, parent, terms, has_damaged_items = row[AFTER_WAIT_HEAD:]
+        read_terms(found.key, terms)
+        if has_damaged_items:
             raise corrupt(found.key, "a completion")
 
-        self.head(flow_key(read_key(FLOW, row[9]).id))
+        self.head(flow_key(read_key(FLOW, parent).id))
         return found
 
     def overdue(self, now_ms: int, limit: int | None) -> list[Found]:
