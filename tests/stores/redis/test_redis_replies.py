@@ -7,6 +7,7 @@ errors as values, lost replies and requests that were never sent as what a link 
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -250,11 +251,13 @@ def member(begin: bytes, stamp: bytes, name: str) -> bytes:
     return begin + stamp + name.encode()
 
 
-def test_listing_with_an_unreadable_head_is_an_error() -> None:
-    """A page of a query is complete or an error that names the unreadable record."""
-    entry = member(b"fa", newest_first(NOW), "f")
-    with pytest.raises(cs.CorruptRecordError, match=FLOW_ERROR):
-        asked(Find(Filter(FLOW), None, 10, NOW), ([entry],), (WRONG_TYPE,))
+def test_unreadable_head_is_a_line_of_a_listing() -> None:
+    """It names the record, says why it cannot be read, and hides no other."""
+    entries = [member(b"fa", newest_first(NOW), name) for name in "fg"]
+    replies = (entries,), (WRONG_TYPE, write_head(HEAD))
+    first, second = asked(Find(Filter(FLOW), None, 10, NOW), *replies)
+    assert (first.key.id, second.key.id, second.error) == ("f", "g", None)
+    assert re.search(FLOW_ERROR, str(first.error))
 
 
 def test_page_after_an_entry_before_its_bounds_begins_at_the_bound() -> None:
