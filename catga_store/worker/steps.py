@@ -102,7 +102,6 @@ def back_off(vain: int) -> float:
 
 def execute(worker: BaseWorker, flight: Flight) -> Steps:
     """Run the handler of a claimed flow, and write how that ended. Raises only what is fatal."""
-    error: BaseException | None = None
     # Alone is every flow of a worker that runs one at a time.
     alone = worker.concurrency > 1 and outcomes.discount(flight.flow)
     if flight.flow.attempts > flight.handler.retry.attempts:
@@ -112,17 +111,27 @@ def execute(worker: BaseWorker, flight: Flight) -> Steps:
         yield from _fail(worker, flight, error)
         return
 
-    error = yield from _call(worker, flight, alone=alone)
-    if not flight.begin_settling():
-        return  # another thread has ended the run
+    try:
+        raised = yield from _call(worker, flight, alone=alone)
+        if not alone:
+            worker.leave(flight)
 
+        if flight.begin_settling():  # else another thread has ended the run
+            yield from _settle(worker, flight, raised)
+    finally:
+        # Alone until the outcome is written: the next handler may end the process, and this run would count.
+        worker.leave(flight)
+
+
+def _settle(worker: BaseWorker, flight: Flight, error: BaseException | None) -> Steps:
+    """Write how a run ended, whose handler returned or raised."""
     if error is None and flight.lost:
         error = StoppedError()
 
     if error is None:
         try:
             yield from _commit(worker, flight)
-        except Exception as raised:  # noqa: BLE001  as above
+        except Exception as raised:  # noqa: BLE001  whatever a commit raises is written to its flow
             error = raised
 
     if error is None:
@@ -150,8 +159,6 @@ def _call(
         return raised
     else:
         return None
-    finally:
-        worker.leave(flight)
 
 
 def _discard(flight: Flight) -> None:
