@@ -107,7 +107,7 @@ def select(
 
     if ids is None and not given and not codes and not everything:
         message = (
-            "bulk without a filter is forevery flow of the store; pass a filter, or everything=True;"
+            "bulk without a filter is for every flow of the store; pass a filter, or everything=True;"
             " nothing was sent"
         )
         raise UsageError(message)

@@ -480,8 +480,9 @@ def encode_part(part: Part[Any]) -> tuple[str, int, bytes]:
     if body_type is None and loaded is not None and loaded.head.type not in ("", BYTES):
         if not part._is_read:
             message = (
-                f"{part.key} holds a {loaded.head.type!r}, which was not read: raw data cannot take its"
-                " place as one; get the part, or set a body of a type; nothing was sent"
+                f"{part.key} holds a body of type {loaded.head.type!r} that has not been read, so untyped data"
+                " cannot be stored in its place; get the part first, or set a body that has a type; nothing"
+                " was sent"
             )
             raise UsageError(message)
 

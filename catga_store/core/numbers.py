@@ -112,7 +112,7 @@ class _Wanted:
         check_names(operation, "filter", filters, DueFilters.__annotations__)
         only = filters.get("only")
         if only not in _WHAT:
-            message = f"only must be 'due', 'claimed', 'expired' or None, not {shown(only)}"
+            message = f"only: expected 'due', 'claimed', 'expired' or None, got {shown(only)}"
             raise UsageError(message)
 
         name = name_of_type(filters.get("state_type"))

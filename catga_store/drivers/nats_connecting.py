@@ -54,7 +54,7 @@ class CheckedClient(Client):
         self._wants_encryption = encrypted
 
     def _connect_command(self) -> bytes:
-        # nats-py calls this forevery connection, when TLS is set up and before anything is sent.
+        # nats-py calls this for every connection, when TLS is set up and before anything is sent.
         if self._wants_encryption and not _is_encrypted(self):
             message = "the server does not offer TLS"
             raise NotEncryptedError(message)

@@ -3,7 +3,7 @@
 A store sees a record as a `Head`, which it may read, and a body, which it may not. Everything that
 the public API offers is built from these requests, once, above them. All times are integers, in
 milliseconds since 1970-01-01T00:00Z, and every request that depends on time carries its `now_ms`.
-An expired record is absent forevery request.
+An expired record is absent for every request.
 
 The file is over 400 lines because it is the whole vocabulary of the protocol, which an author of a
 store reads from top to bottom: records, changes, replies, requests.

@@ -312,7 +312,9 @@ def _reporting(source: _Source, provider: MeterProvider | None) -> Generator[Non
     with _lock:
         sources = _sources(provider)
         if any(other.about == source.about for other in sources):
-            message = f"a store is observed as {dict(source.about)} already; pass other attributes"
+            message = (
+                f"a store is already observed with the attributes {dict(source.about)}; pass others"
+            )
             raise UsageError(message)
 
         sources.append(source)

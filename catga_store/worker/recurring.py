@@ -40,7 +40,7 @@ def by_interval(interval: timedelta) -> Schedule:
     """The schedule of a flow that runs once in each interval."""
     step_ms = span_ms(interval, "an interval")
     if not step_ms:
-        message = "every: expected an interval of more than 0, got 0; the flow would never rest"
+        message = "every: expected an interval longer than 0, got 0: the flow would always be due"
         raise UsageError(message)
 
     def following(planned: datetime, began: datetime) -> datetime:

@@ -114,8 +114,8 @@ class Encrypt(BodyCodec):
         keys = self._keys_of(place)
         if keys is None or label not in keys:
             message = (
-                f"it is encrypted under the key {label!r}, which this store was opened without, or which was"
-                " destroyed; add the key, which need not be the current one"
+                f"it is encrypted under the key {label!r}, which this store was not given, or which has been"
+                " destroyed; if you have the key, add it; it need not be the current one"
             )
             raise CodecMissingError(message, key=None, codec=self.name, label=label)
 

@@ -1,6 +1,6 @@
 """The hooks of lists, tuples, sets and dicts, made of the hooks of what is in them.
 
-Each writes into a new list or dict. The loops are written out because they run forevery element;
+Each writes into a new list or dict. The loops are written out because they run for every element;
 how far they have come is the path of an error.
 """
 

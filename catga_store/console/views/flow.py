@@ -193,7 +193,7 @@ async def _compared(
 
     numbers = number(before, "from"), number(after, "to")
     if min(numbers) < 1:
-        message = "a version is 1 or more"
+        message = "a version must be 1 or more"
         raise UsageError(message)
 
     states: list[Any] = []

@@ -35,7 +35,7 @@ of prefixes; one request asks for them.
 
 **What is atomic.** Every write of a record expects the sequence that was read. A commit of one
 record is one publish. Any other commit is one atomic batch, with a log entry that must not exist yet
-and a check forevery record that was read and is not written. The rules in `protocol.rules` decide
+and a check for every record that was read and is not written. The rules in `protocol.rules` decide
 over what was read, and the server decides whether that still holds. If it does not, the store reads
 and decides again. Completions therefore never refuse a commit: the condition is one record, and the
 loser of a race counts again. Index entries are hints. They are published before the record (one
@@ -337,7 +337,10 @@ def _check_options(bucket: object, replicas: object, max_bytes: object, domain: 
     if domain is not None and (
         not isinstance(domain, str) or not fullmatch(r"[A-Za-z0-9_-]{1,64}", domain)
     ):
-        message = f"domain must be 1 to 64 of A-Z, a-z, 0-9, _ and -, or None, not {shown(domain)}"
+        message = (
+            "domain must be 1 to 64 characters from A-Z, a-z, 0-9, _ and -, or None; got"
+            f" {shown(domain)}"
+        )
         raise UsageError(message)
 
 

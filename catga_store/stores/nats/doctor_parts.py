@@ -129,7 +129,7 @@ def parts_finding(seen: PartsSeen) -> Finding:
             "parts",
             "info",
             f"{found}; what is left of {seen.dropped:,} deleted sets of parts may not be purged yet",
-            "it is absent forevery reader, and takes space",
+            "it is absent for every reader, and takes space",
             "none is needed: a sweep purges it",
         )
 

@@ -1,7 +1,7 @@
 """How a flow with many progress records is removed: in bounded steps, since a batch is bounded.
 
 A flow that is deleted is first written as one that has expired: that single message removes it and
-all that belongs to it forevery reader. Its progress records then go in batches, each of which
+all that belongs to it for every reader. Its progress records then go in batches, each of which
 expects that the flow was not written again, and the flow last. Whatever is interrupted there is
 finished by a later sweep.
 """

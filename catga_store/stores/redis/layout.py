@@ -264,5 +264,5 @@ def read_wait(key: Key, reply: Any) -> Record:
 
 
 def has_expired(head: Head, now_ms: int) -> bool:
-    """Return whether a record has expired, and so is absent forevery operation."""
+    """Return whether a record has expired, and so is absent for every operation."""
     return head.expires_ms is not None and head.expires_ms <= now_ms

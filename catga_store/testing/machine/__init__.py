@@ -1,4 +1,4 @@
-"""The parity machine: one Hypothesis state machine forevery store and every API.
+"""The parity machine: one Hypothesis state machine for every store and every API.
 
 To run it against a store of your own, say how to open it, and let pytest or Hypothesis run it:
 
