@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC
 from datetime import datetime
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -116,7 +117,7 @@ def test_the_docstring_draws_the_tree() -> None:
     text = inspect.getdoc(errors) or ""
     drawn: dict[str, str] = {}
     parents: list[str] = []
-    for line in text.split("```")[1].strip().splitlines():
+    for line in dedent(text.split("::\n\n")[1].split("\n\n")[0]).splitlines():
         name = line.lstrip("│├└─ ").split()[0]
         depth = line.index(name) // 4
         parents = [*parents[:depth], name]

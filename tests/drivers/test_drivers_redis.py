@@ -419,6 +419,12 @@ async def test_moved_and_ask_redirections(cluster: RedisCluster) -> None:
         for port in (target, source):
             nodes[port].execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
 
+        def agree() -> bool:
+            holders = [slots_of(node, target) for node in nodes.values()]
+            return all(any(low <= slot <= high for low, high in ranges) for ranges in holders)
+
+        # Until each knows, one may send the command back, and the link gives up in the end: TRYAGAIN.
+        await until_async(agree)
         assert await link.perform(pipe(("INCR", key), ("INCR", key))) == (2, 3)
         assert await link.perform(pipe(("GET", key), exclusive=True)) == (b"3",)
 

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 VERSION = "153.0.0"
+INSTALL_SECONDS = 240
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 """`--no-sandbox`: in a container Chromium's own sandbox has no permission; it opens nothing but our pages."""
 
@@ -34,7 +35,16 @@ def _unpacked() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     package = f"@sparticuz/chromium@{VERSION}"
     install = ["install", "--prefix", str(folder), "--no-audit", "--no-fund", package]
-    npm(install, return_completed_process=True, check=True, stdout=subprocess.DEVNULL)
+    # Node.js does not read the variable by which other programs know more authorities.
+    more = {"NODE_EXTRA_CA_CERTS": os.environ.get("SSL_CERT_FILE", "")}
+    npm(
+        install,
+        return_completed_process=True,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={**more, **os.environ},
+        timeout=INSTALL_SECONDS,
+    )
     script = (
         "const { default: one } = await import('@sparticuz/chromium'); await one.executablePath();"
     )
