@@ -264,7 +264,7 @@ def test_a_part_without_its_body_is_written_over(store: cs.Store) -> None:
     assert (body_of(store, "f", "raw"), raw.version) == (b"", 2)
     assert store.put_part(raw) is False
     typed.body = {"n": 2, "note": ""}
-    with pytest.raises(cs.UsageError, match="'Step', which was not read"):
+    with pytest.raises(cs.UsageError, match="type 'Step' that has not been read"):
         store.put_part(typed)
 
     typed.body = Step(2)

@@ -617,7 +617,7 @@ def cases_of(api: StoreAPI, name: str, exchanges: int) -> list[tuple[int, Exchan
     """Every exchange, every fault, once and for good."""
     cases = list(product(range(1, exchanges + 1), get_args(ExchangeFault), (1, FOR_GOOD)))
     is_nats = isinstance(api.store, NatsStore | AsyncNatsStore)
-    return a_few_of(cases, name, 4) if is_nats else cases
+    return a_few_of(cases, name, 3) if is_nats else cases
 
 
 def a_few_of(cases: list[T], name: str, some: int) -> list[T]:

@@ -182,8 +182,8 @@ STEPS = 40
 # encryption, which are above what stores decide. On `windows` NATS lists as in a large
 # store, which is below the APIs.
 EXAMPLES = {
-    "memory": {"blocking": 120, "asyncio": 100, "trio": 100},
-    "sqlite": {"blocking": 60, "asyncio": 25, "trio": 25},
+    "memory": {"blocking": 80, "asyncio": 100, "trio": 100},
+    "sqlite": {"blocking": 40, "asyncio": 25, "trio": 25},
     "codecs": {"blocking": 10},
     "6.2": {"blocking": 25, "asyncio": 12, "trio": 12},
     "8.2": {"blocking": 20, "asyncio": 8, "trio": 8},
