@@ -30,7 +30,10 @@ __all__ = [
     "check_blocking",
     "check_flow",
     "check_function",
+    "check_limit",
+    "check_limit_or_none",
     "check_names",
+    "check_number",
     "check_version",
     "check_wait",
     "completion_change",
@@ -103,6 +106,30 @@ def check_awaitable(result: Awaitable[R]) -> Awaitable[R]:
         raise UsageError(message)
 
     return result
+
+
+_PAGE_MOST = 1000
+"""How many records a page of a listing has at most, and how many flows one claim takes."""
+
+
+def check_limit(limit: object) -> None:
+    """Raise `UsageError` unless it is a size of a page."""
+    check_number("limit", limit, 1, _PAGE_MOST)
+
+
+def check_limit_or_none(limit: object) -> None:
+    """Raise `UsageError` unless it is a limit, or `None` for no limit."""
+    if limit is not None and (type(limit) is not int or limit < 1):
+        message = f"limit must be an int of at least 1 or None, not {shown(limit)}"
+        raise UsageError(message)
+
+
+def check_number(name: str, number: object, least: int, most: int | None = None) -> None:
+    """Raise `UsageError` unless it is an int within these bounds."""
+    if type(number) is not int or number < least or (most is not None and number > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        message = f"{name} must be an int {bounds}, not {shown(number)}"
+        raise UsageError(message)
 
 
 def check_version(version: object) -> None:

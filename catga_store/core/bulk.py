@@ -22,6 +22,7 @@ from catga_store.core.actions import ATTEMPTS
 from catga_store.core.actions import Action
 from catga_store.core.actions import PurgeFlow
 from catga_store.core.actions import act
+from catga_store.core.arguments import check_limit_or_none
 from catga_store.core.arguments import check_names
 from catga_store.core.arguments import unique_ids
 from catga_store.core.context import Context
@@ -146,10 +147,7 @@ def run_bulk(
     check_names("bulk", "option", options, BulkOptions.__annotations__)
     dry_run, limit = options.get("dry_run", False), options.get("limit")
     check_flag(dry_run, "dry_run")
-    if limit is not None and (type(limit) is not int or limit < 1):
-        message = f"limit must be an int of at least 1 or None, not {shown(limit)}"
-        raise UsageError(message)
-
+    check_limit_or_none(limit)
     tally = _Tally(dry_run=dry_run)
     pace = _Pace.of(options.get("per_second", PER_SECOND))
     progress: Callable[[BulkReport], object] | None = options.get("progress")

@@ -17,6 +17,7 @@ from typing import Any
 
 from catga_store.core import envelope
 from catga_store.core.arguments import check_flow
+from catga_store.core.arguments import check_limit
 from catga_store.core.arguments import not_found
 from catga_store.core.claim_candidates import gather
 from catga_store.core.claim_candidates import look_for_waits
@@ -62,7 +63,6 @@ from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import partition_of
-from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import MAX_CHANGES
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Change
@@ -86,7 +86,6 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-_PAGE_MOST = 1000
 _NEARBY = 16
 """A claimer picks among this many more of the oldest due than it wants, so that two seldom collide."""
 _IDLE_ROUNDS = 64
@@ -110,10 +109,7 @@ def claim_due(
 
     What is done about each flow is decided in `claim_plans`.
     """
-    if type(limit) is not int or not 1 <= limit <= _PAGE_MOST:
-        message = f"limit must be an int from 1 to {_PAGE_MOST}, not {shown(limit)}"
-        raise UsageError(message)
-
+    check_limit(limit)
     lease_ms = _lease_ms(lease)
     owner = context.owner if owner is None else check_id(owner, "an owner")
     wanted = wanted_of(state_type)

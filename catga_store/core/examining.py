@@ -6,11 +6,8 @@ children of these, and one more for each flow that seems never to be due.
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 from typing import Unpack
 from typing import cast
 
@@ -19,10 +16,15 @@ from attrs import frozen
 from catga_store import codec
 from catga_store.core import envelope
 from catga_store.core import listings
+from catga_store.core.arguments import check_limit
+from catga_store.core.arguments import check_number
 from catga_store.core.arguments import not_found
 from catga_store.core.claim_plans import is_terminal
 from catga_store.core.context import Context
 from catga_store.core.context import read_what_can_be
+from catga_store.core.cursors import invalid_cursor
+from catga_store.core.cursors import packed
+from catga_store.core.cursors import unpacked
 from catga_store.core.diagnosis import Case
 from catga_store.core.diagnosis import Thresholds
 from catga_store.core.diagnosis import findings_of
@@ -64,7 +66,7 @@ LATE, IDLE, ATTEMPTS = timedelta(minutes=5), timedelta(days=1), 5
 MOST = 10_000
 """How many flows a page of `diagnose_all` looks at, unless the caller says otherwise."""
 
-_PAGE, _PAGE_MOST = 200, 1000
+_PAGE = 200
 _FEW_CHILDREN, _MOST_CHILDREN = 20, 500
 """Mostly the first few children show that one of them lives."""
 _STATUSES = range(len(FlowStatus))
@@ -158,8 +160,8 @@ def diagnose_all(
     filters: FlowFilters,
 ) -> Conversation[Page[Diagnosis]]:
     """Look at live flows, page by page, until `limit` with such findings are found."""
-    _check_number("limit", limit, _PAGE_MOST)
-    _check_number("most", most, None)
+    check_limit(limit)
+    check_number("most", most, 1)
     if severity not in SEVERITIES:
         message = f"severity must be one of {', '.join(SEVERITIES)}, not {shown(severity)}"
         raise UsageError(message)
@@ -381,7 +383,7 @@ def _may_be_notified(context: Context, flow_id: str) -> Conversation[bool]:
 
 def _thresholds(options: DiagnosisOptions) -> Thresholds:
     attempts: object = options.get("attempts", ATTEMPTS)
-    _check_number("attempts", attempts, None)
+    check_number("attempts", attempts, 1)
     versions: dict[str, int] = {}
     for each in options.get("types", ()):
         codec.check_state_type(each)
@@ -397,16 +399,8 @@ def _thresholds(options: DiagnosisOptions) -> Thresholds:
     )
 
 
-def _check_number(name: str, number: object, most: int | None) -> None:
-    if type(number) is not int or number < 1 or (most is not None and number > most):
-        bound = "of at least 1" if most is None else f"from 1 to {most}"
-        message = f"{name} must be an int {bound}, not {shown(number)}"
-        raise UsageError(message)
-
-
 def _write_cursor(place: _Place) -> str:
-    fields = place.step, place.cursor, place.last
-    return base64.urlsafe_b64encode(json.dumps(fields).encode()).decode()
+    return packed((place.step, place.cursor, place.last))
 
 
 def _read_cursor(cursor: str | None, steps: int) -> _Place:
@@ -414,15 +408,13 @@ def _read_cursor(cursor: str | None, steps: int) -> _Place:
         return _Place()
 
     try:
-        fields: Any = json.loads(base64.urlsafe_b64decode(cursor))
-        step, inner, last = fields
+        step, inner, last = unpacked(cursor)
         if type(step) is int and 0 <= step < steps and {type(inner), type(last)} <= _TEXTS:
             return _Place(step, inner, last)
     except (ValueError, TypeError, RecursionError):
         pass
 
-    message = f"invalid cursor {shown(cursor)}: pass the cursor of a page, unchanged"
-    raise UsageError(message)
+    raise invalid_cursor(cursor)
 
 
 _TEXTS = {str, type(None)}

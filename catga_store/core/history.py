@@ -11,6 +11,8 @@ from catga_store.codec.bodies.frames import not_readable
 from catga_store.core import commits
 from catga_store.core import envelope
 from catga_store.core import writes
+from catga_store.core.arguments import check_limit
+from catga_store.core.arguments import check_number
 from catga_store.core.arguments import not_found
 from catga_store.core.conflicts import conflict_error
 from catga_store.core.context import Context
@@ -53,11 +55,10 @@ __all__ = ["fork", "get_version", "list_versions"]
 
 _LAST = 10**12 - 1
 _PAGE = 100
-_PAGE_MOST = 1000
 
 
 def get_version(
-    context: Context, flow_id: str, state_type: Any | None, version: object
+    context: Context, flow_id: str, state_type: Any | None, version: int
 ) -> Conversation[FlowSnapshot[Any] | None]:
     """Read one version of a flow, as a new object."""
     key = flow_key(check_id(flow_id, "a flow id"))
@@ -69,12 +70,9 @@ def get_version(
     return envelope.decode_flow(key, record, state_type)
 
 
-def _read_version(context: Context, key: Key, version: object) -> Conversation[Record | None]:
+def _read_version(context: Context, key: Key, version: int) -> Conversation[Record | None]:
     """The record of a version of a flow, whether it is the current one or a former one."""
-    if type(version) is not int or not 1 <= version <= _LAST:
-        message = f"version must be an int from 1 to {_LAST}, not {shown(version)}"
-        raise UsageError(message)
-
+    check_number("version", version, 1, _LAST)
     keys = (key, version_key(key.id, version))
     current, former = yield from ask(Read(keys, context.settings.now_ms()))
     if current is None or version > current.head.version:
@@ -92,10 +90,7 @@ def list_versions(
         message = f"before must be an int from 1 to {_LAST}, or None, not {shown(before)}"
         raise UsageError(message)
 
-    if type(limit) is not int or not 1 <= limit <= _PAGE_MOST:
-        message = f"limit must be an int from 1 to {_PAGE_MOST}, not {shown(limit)}"
-        raise UsageError(message)
-
+    check_limit(limit)
     now_ms = context.settings.now_ms()
     (current,) = yield from ask(Read((key,), now_ms))
     if current is None:

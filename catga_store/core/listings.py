@@ -8,6 +8,7 @@ from typing import Unpack
 
 from catga_store import codec
 from catga_store.core import envelope
+from catga_store.core.arguments import check_limit
 from catga_store.core.arguments import check_names
 from catga_store.core.context import Context
 from catga_store.core.context import read_all
@@ -37,7 +38,6 @@ from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
 
 __all__ = [
-    "check_limit",
     "count_flows",
     "find_flows",
     "find_pending_waits",
@@ -46,7 +46,6 @@ __all__ = [
     "query_wait_conditions",
 ]
 
-_PAGE_MOST = 1000
 _MOST_ATTEMPTS = 2**63 - 1
 
 
@@ -193,13 +192,6 @@ def _attempts(value: object) -> int | None:
         f"attempts_at_least must be an int from 0 to {_MOST_ATTEMPTS}, or None, not {shown(value)}"
     )
     raise UsageError(message)
-
-
-def check_limit(limit: object) -> None:
-    """Raise `UsageError` unless it is a size of a page."""
-    if type(limit) is not int or not 1 <= limit <= _PAGE_MOST:
-        message = f"limit must be an int from 1 to {_PAGE_MOST}, not {shown(limit)}"
-        raise UsageError(message)
 
 
 def name_of_type(state_type: Any | None) -> str | None:

@@ -11,11 +11,11 @@ from typing import Unpack
 from attrs import frozen
 
 from catga_store.core import envelope
+from catga_store.core.arguments import check_limit
 from catga_store.core.arguments import check_names
 from catga_store.core.context import Context
 from catga_store.core.cursors import read_cursor
 from catga_store.core.cursors import write_cursor
-from catga_store.core.listings import check_limit
 from catga_store.core.listings import name_of_type
 from catga_store.core.options import DueFilters
 from catga_store.errors import CorruptRecordError

@@ -9,6 +9,8 @@ from catga_store import codec
 from catga_store.core import commits
 from catga_store.core import envelope
 from catga_store.core import writes
+from catga_store.core.arguments import check_limit
+from catga_store.core.arguments import check_number
 from catga_store.core.context import Context
 from catga_store.core.context import read_all
 from catga_store.core.receipts import appended_of
@@ -56,7 +58,6 @@ __all__ = [
     "trim_log",
 ]
 
-_PAGE_MOST = 1000
 _REMOVED_AT_ONCE = 500
 """Parts in one commit of `delete_parts`: some milliseconds of SQLite's write lock."""
 _LAST = 10**12 - 1
@@ -138,7 +139,7 @@ def list_parts(
 
     writes.check_flag(reverse, "reverse")
     writes.check_flag(bodies, "bodies")
-    _check_limit(limit)
+    check_limit(limit)
     codec.check_state_type(body_type)
     now_ms = context.settings.now_ms()
     wanted = Parts(flow_id, prefix, after, before, reverse, limit + 1, bodies, now_ms)
@@ -153,12 +154,6 @@ def _listed(flow_id: str, found: ListedPart, body_type: Any | None) -> Part[Any]
         return stored_state.listed_part(key, Record(found.head, b""), body_type)
 
     return envelope.decode_part(key, Record(found.head, found.body), body_type)
-
-
-def _check_limit(limit: object) -> None:
-    if type(limit) is not int or not 1 <= limit <= _PAGE_MOST:
-        message = f"limit must be an int from 1 to {_PAGE_MOST}, not {shown(limit)}"
-        raise UsageError(message)
 
 
 def delete_part(context: Context, flow_id: str, name: str) -> Conversation[bool]:
@@ -231,7 +226,7 @@ def read_log(
     """Read entries of a log by their sequences."""
     flow_id, log = check_id(flow_id, "a flow id"), check_log(log)
     writes.check_flag(reverse, "reverse")
-    _check_limit(limit)
+    check_limit(limit)
     codec.check_state_type(body_type)
     first = entry_key(flow_id, log, _sequence(after, "after")).name
     last = None if before is None else entry_key(flow_id, log, _sequence(before, "before")).name
@@ -262,11 +257,8 @@ def trim_log(context: Context, flow_id: str, log: str = "log", *, before: int) -
     return (yield from _remove(context, flow_id, f"{log}/", last, entries=True))
 
 
-def _sequence(value: object, what: str) -> int:
-    if type(value) is not int or not 0 <= value <= _LAST:
-        message = f"{what} must be an int from 0 to {_LAST}, not {shown(value)}"
-        raise UsageError(message)
-
+def _sequence(value: int, what: str) -> int:
+    check_number(what, value, 0, _LAST)
     return value
 
 

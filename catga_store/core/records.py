@@ -11,6 +11,7 @@ from catga_store.core import commits
 from catga_store.core import envelope
 from catga_store.core import writes
 from catga_store.core.arguments import check_flow
+from catga_store.core.arguments import check_limit_or_none
 from catga_store.core.arguments import check_version
 from catga_store.core.arguments import check_wait
 from catga_store.core.arguments import completion_change
@@ -76,7 +77,6 @@ __all__ = [
     "update_wait_condition",
 ]
 
-_PAGE_MOST = 1000
 
 # flows --------------------------------------------------------------------------------------------
 
@@ -299,10 +299,7 @@ def get_timed_out_wait_conditions(
     context: Context, now: datetime | None = None, limit: int | None = None
 ) -> Conversation[list[WaitCondition]]:
     """Read the pending conditions that are past their deadline."""
-    if limit is not None and (type(limit) is not int or limit < 1):
-        message = f"limit must be an int of at least 1 or None, not {shown(limit)}"
-        raise UsageError(message)
-
+    check_limit_or_none(limit)
     now_ms = context.settings.now_ms() if now is None else to_ms(now)
     found = yield Overdue(now_ms, None if limit is None else min(limit, _LARGEST_LIMIT))
     records = yield from read_all(context, [entry.key for entry in found])

@@ -24,6 +24,7 @@ from catga_store.core import envelope
 from catga_store.core import records
 from catga_store.core import waiting
 from catga_store.core.arguments import check_flow
+from catga_store.core.arguments import check_number
 from catga_store.core.arguments import check_wait
 from catga_store.core.arguments import not_found
 from catga_store.core.arguments import step_key
@@ -366,10 +367,7 @@ def transact(
     context: Context, call: Callable[[UnitOfWork], Any], attempts: int
 ) -> Conversation[Any]:
     """Call `call`, the user's function with a session on a unit of work, and commit."""
-    if type(attempts) is not int or attempts < 1:
-        message = f"attempts must be an int of at least 1, not {shown(attempts)}"
-        raise UsageError(message)
-
+    check_number("attempts", attempts, 1)
     attempt = 0
     while True:
         attempt += 1

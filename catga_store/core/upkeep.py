@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from catga_store.core.arguments import check_number
 from catga_store.core.claims import release_dead_waits
 from catga_store.core.context import Context
-from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Conversation
-from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Ping
 from catga_store.protocol.requests import Sweep
@@ -16,10 +15,7 @@ __all__ = ["clear", "ping", "sweep"]
 
 def sweep(context: Context, limit: int = 1000) -> Conversation[int]:
     """Remove up to `limit` expired records; see `Store.sweep`."""
-    if type(limit) is not int or limit < 1:
-        message = f"limit must be an int of at least 1, not {shown(limit)}"
-        raise UsageError(message)
-
+    check_number("limit", limit, 1)
     now_ms = context.settings.now_ms()
     yield from release_dead_waits(context, limit, now_ms)
     removed: int = yield Sweep(now_ms, limit)
