@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from attrs import define
+from paging import pages_of
 
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
@@ -315,14 +316,9 @@ def test_pages_have_every_finding_once(store: cs.Store) -> None:
     assert len(every) == 33
     for arguments in ({"limit": 1}, {"limit": 7}, {"most": 1}, {"most": 4, "limit": 2}):
         found: list[str] = []
-        cursor: str | None = None
-        while True:
-            page = store.diagnose_all(cursor=cursor, **arguments)
+        for page in pages_of(store.diagnose_all, **arguments):
             assert len(page) <= arguments.get("limit", 100)
             found += [one.correlation_id or one.flow_id for one in page]
-            cursor = page.cursor
-            if cursor is None:
-                break
 
         assert found == every
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import attrs
 import pytest
 from marks import ONE_STORE
+from paging import pages_of
 
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
@@ -28,15 +29,8 @@ class Order:
 
 def listed(store: cs.Store, **filters: Any) -> list[str]:
     """Return the ids of what is due, page by page of one; large pages and the count agree."""
-    ids: list[str] = []
-    cursor: str | None = None
-    while True:
-        page = store.query_due(limit=1, cursor=cursor, **filters)
-        ids += [one.flow.flow_id for one in page]
-        cursor = page.cursor
-        if cursor is None:
-            break
-
+    pages = pages_of(store.query_due, limit=1, **filters)
+    ids = [one.flow.flow_id for page in pages for one in page]
     assert [one.flow.flow_id for one in store.query_due(limit=1000, **filters)] == ids
     assert store.count_due(**filters) == len(ids)
     return ids

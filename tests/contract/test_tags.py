@@ -14,6 +14,7 @@ import attrs
 import pytest
 import redis
 from marks import ONE_STORE
+from paging import pages_of
 
 import catga_store as cs
 from catga_store.protocol.keys import partition_of
@@ -42,15 +43,8 @@ class Order:
 
 def listed(store: cs.Store, **filters: Any) -> list[str]:
     """Return the ids that match, page by page of two; large pages and the count agree."""
-    ids: list[str] = []
-    cursor: str | None = None
-    while True:
-        page = store.query_flows(limit=2, cursor=cursor, **filters)
-        ids += [flow.flow_id for flow in page]
-        cursor = page.cursor
-        if cursor is None:
-            break
-
+    pages = pages_of(store.query_flows, limit=2, **filters)
+    ids = [flow.flow_id for page in pages for flow in page]
     assert [flow.flow_id for flow in store.query_flows(limit=1000, **filters)] == ids
     assert store.count_flows(**filters) == len(ids)
     return ids
@@ -58,15 +52,8 @@ def listed(store: cs.Store, **filters: Any) -> list[str]:
 
 def due(store: cs.Store, **filters: Any) -> list[str]:
     """Return the ids of what is due or claimed, likewise."""
-    ids: list[str] = []
-    cursor: str | None = None
-    while True:
-        page = store.query_due(limit=2, cursor=cursor, **filters)
-        ids += [one.flow.flow_id for one in page]
-        cursor = page.cursor
-        if cursor is None:
-            break
-
+    pages = pages_of(store.query_due, limit=2, **filters)
+    ids = [one.flow.flow_id for page in pages for one in page]
     assert store.count_due(**filters) == len(ids)
     return ids
 

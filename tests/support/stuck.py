@@ -7,6 +7,8 @@ from datetime import datetime
 from datetime import timedelta
 from typing import Any
 
+from paging import pages_of
+
 import catga_store as cs
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import flow_key
@@ -149,14 +151,9 @@ def assert_a_row(store: cs.Store, flow_id: str, others: set[str]) -> None:
     for filters in ({}, {"id_prefix": flow_id[0]}):
         for limit in (1, 2, 100):
             listed: dict[str, cs.FlowSummary] = {}
-            cursor: str | None = None
-            while True:
-                page = store.query_flows(limit=limit, cursor=cursor, **filters)
+            for page in pages_of(store.query_flows, limit=limit, **filters):
                 assert not listed.keys() & {one.flow_id for one in page}
                 listed |= {one.flow_id: one for one in page}
-                cursor = page.cursor
-                if cursor is None:
-                    break
 
             assert flow_id in (listed[flow_id].unreadable or "")
             assert filters or listed.keys() == {flow_id, *others}
