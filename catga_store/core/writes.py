@@ -1,6 +1,6 @@
 """Planning the write of one record, and settling it. Pure.
 
-`plan_flow` decides version, due time, claim, attempts and expiry; a terminal flow is never due. The
+`plan_flow` decides version, attempts and expiry; `due_times` when the flow is due, and for whom. The
 operations on single records and the unit of work use the same functions.
 """
 
@@ -13,6 +13,8 @@ from typing import Any
 from attrs import frozen
 
 from catga_store.core import envelope
+from catga_store.core.due_times import due_and_owner
+from catga_store.core.due_times import due_ms_of
 from catga_store.errors import CrossPartitionError
 from catga_store.errors import RecordTooLargeError
 from catga_store.errors import UsageError
@@ -25,8 +27,6 @@ from catga_store.model.parts import Part
 from catga_store.model.progress import ForEachProgress
 from catga_store.model.stored_state import head_of
 from catga_store.model.tags import pairs_of
-from catga_store.model.times import NOW
-from catga_store.model.times import from_ms
 from catga_store.model.times import to_ms
 from catga_store.model.waits import UnreadResults
 from catga_store.model.waits import WaitCondition
@@ -80,12 +80,9 @@ def plan_flow(
 ) -> Put:
     """The write of a flow as it is now; `instead`: it takes the place of another incarnation.
 
-    Decides what the contract says of `due_at`, claims, attempts and expiry:
-    a terminal flow is never due and has no owner, and is due now when it is set running again; a
-    claim ends when the flow is suspended or given another `due_at`, and is renewed by any other
-    write of its owner; attempts start again when position or status have changed, unless they were
-    set by hand; an expiry that was set by hand stays, and without one the retention says when a
-    terminal flow expires.
+    Decides what the contract says of attempts and expiry: attempts start again when position or
+    status have changed, unless they were set by hand; an expiry that was set by hand stays, and
+    without one the retention says when a terminal flow expires.
     """
     # Every write of a flow passes here, so it avoids needless calls.
     loaded = flow._loaded
@@ -110,7 +107,7 @@ def plan_flow(
     if ends and expires_ms is None:
         expires_ms = retained_until_ms(status, now_ms, limits.retention)
 
-    due_ms, owner, claim = (None, None, None) if ends else _due_and_owner(flow, old, now_ms)
+    due_ms, owner, claim = due_and_owner(flow, old, now_ms, ends=ends)
     attempts, number = flow.attempts, status._value_
     if old is not None and attempts == old.attempts:
         moved = position != old.position or number != old.status
@@ -157,43 +154,6 @@ def _check_report(
     check_partition((Check(flow.key, ""), Check(wait_key(reports_to), "")), limits)
 
 
-def _due_and_owner(
-    flow: FlowSnapshot[Any], old: Head | None, now_ms: int
-) -> tuple[int | None, str | None, str | None]:
-    status, due_at = flow.status, flow.due_at
-    if due_at == NOW:
-        suspended = status is FlowStatus.SUSPENDED and old is None
-        return None if suspended else now_ms, None, None
-
-    due_ms = None if due_at is None else _due_ms_of(flow, old)
-    if old is None or due_ms != old.due_ms:
-        return due_ms, None, None
-
-    if status is FlowStatus.SUSPENDED and old.status != status._value_:
-        return None, None, None
-
-    if due_ms is None and old.status != status._value_ and FlowStatus(old.status).is_terminal:
-        return now_ms, None, None  # it is set running again
-
-    claim = flow._claim
-    if claim is not None:
-        return now_ms + claim.lease_ms, old.owner, old.claim
-
-    return due_ms, old.owner, old.claim
-
-
-def _due_ms_of(flow: FlowSnapshot[Any], old: Head | None) -> int | None:
-    """The `due_at` that the object says; cheap where it still is what was read."""
-    due_at = flow.due_at
-    if due_at is None:
-        return None
-
-    if old is not None and old.due_ms is not None and due_at is from_ms(old.due_ms):
-        return old.due_ms
-
-    return to_ms(due_at)
-
-
 def changes_of(flow: FlowSnapshot[Any], put: Put) -> tuple[str, ...]:
     """What the planned write of a loaded flow would change, by the names of its attributes."""
     head, old = put.head, put.replaces
@@ -217,7 +177,7 @@ def changes_of(flow: FlowSnapshot[Any], put: Put) -> tuple[str, ...]:
     if flow.attempts != old.attempts:
         changed.append("attempts")
 
-    if _due_ms_of(flow, old) != old.due_ms:
+    if due_ms_of(flow, old) != old.due_ms:
         changed.append("due_at")
 
     if (None if flow.expires_at is None else to_ms(flow.expires_at)) != old.expires_ms:

@@ -129,10 +129,10 @@ from catga_store.protocol.requests import Steps
 from catga_store.protocol.requests import Sweep
 from catga_store.protocol.wakeups import Listen
 from catga_store.stores.redis.commits import RedisCommits
-from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.hints import RedisHints
 from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.listings import RedisListings
+from catga_store.stores.redis.lost_replies import RedisExchange
 from catga_store.stores.redis.numbers import RedisNumbers
 from catga_store.stores.redis.parts import RedisParts
 from catga_store.stores.redis.reads import RedisReads

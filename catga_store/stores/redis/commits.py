@@ -44,12 +44,12 @@ from catga_store.stores.redis.commit_args import large_body
 from catga_store.stores.redis.commit_args import planned
 from catga_store.stores.redis.commit_args import read_conflicts
 from catga_store.stores.redis.commit_args import read_outcomes
-from catga_store.stores.redis.exchange import RedisExchange
-from catga_store.stores.redis.exchange import Sent
 from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.layout import corrupt
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.layout import write_head
+from catga_store.stores.redis.lost_replies import RedisExchange
+from catga_store.stores.redis.lost_replies import Sent
 from catga_store.stores.redis.refusals import check
 from catga_store.stores.redis.refusals import raise_for
 from catga_store.stores.redis.refusals import raise_refusal

@@ -27,7 +27,6 @@ from catga_store.protocol.requests import Overdue
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
-from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.index import DIGITS
 from catga_store.stores.redis.index import NOTIFIED
 from catga_store.stores.redis.index import PAGE
@@ -49,6 +48,7 @@ from catga_store.stores.redis.layout import has_expired
 from catga_store.stores.redis.layout import id_of
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.layout import read_wait
+from catga_store.stores.redis.lost_replies import RedisExchange
 from catga_store.stores.redis.reads import RedisReads
 from catga_store.stores.redis.reads import read_steps
 from catga_store.stores.redis.refusals import check

@@ -19,7 +19,6 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import Stats
 from catga_store.protocol.requests import Totals
-from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.index import DUE
 from catga_store.stores.redis.index import NOTIFIED
 from catga_store.stores.redis.index import PAGE
@@ -34,6 +33,7 @@ from catga_store.stores.redis.layout import has_expired
 from catga_store.stores.redis.layout import id_of
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.listings import RedisListings
+from catga_store.stores.redis.lost_replies import RedisExchange
 from catga_store.stores.redis.refusals import check
 from catga_store.stores.redis.scripts import TOTALS
 from catga_store.stores.redis.scripts import call

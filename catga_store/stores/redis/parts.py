@@ -20,7 +20,6 @@ from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
 from catga_store.stores.redis.commit_args import LARGE
 from catga_store.stores.redis.commit_args import read_outcomes
-from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.index import PAGE
 from catga_store.stores.redis.index import Range
 from catga_store.stores.redis.index import merged
@@ -29,6 +28,7 @@ from catga_store.stores.redis.layout import corrupt
 from catga_store.stores.redis.layout import has_expired
 from catga_store.stores.redis.layout import id_of
 from catga_store.stores.redis.layout import read_head
+from catga_store.stores.redis.lost_replies import RedisExchange
 from catga_store.stores.redis.reads import RedisReads
 from catga_store.stores.redis.refusals import check
 from catga_store.stores.redis.refusals import raise_for

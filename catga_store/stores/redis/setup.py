@@ -12,9 +12,9 @@ from catga_store.errors import CorruptRecordError
 from catga_store.errors import StoreConfigError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.failures import check_layout
-from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.layout import LAYOUT
 from catga_store.stores.redis.layout import RedisLayout
+from catga_store.stores.redis.lost_replies import RedisExchange
 from catga_store.stores.redis.refusals import check
 from catga_store.stores.redis.refusals import raise_refusal
 from catga_store.stores.redis.refusals import refusal

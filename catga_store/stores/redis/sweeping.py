@@ -21,11 +21,11 @@ from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import Clear
 from catga_store.protocol.requests import Sweep
 from catga_store.stores.redis.commit_args import read_outcomes
-from catga_store.stores.redis.exchange import RedisExchange
 from catga_store.stores.redis.index import UPLOAD
 from catga_store.stores.redis.index import read_expiring
 from catga_store.stores.redis.index import stamp_of
 from catga_store.stores.redis.layout import RedisLayout
+from catga_store.stores.redis.lost_replies import RedisExchange
 from catga_store.stores.redis.refusals import check
 from catga_store.stores.redis.scripts import CLEAR
 from catga_store.stores.redis.scripts import SWEEP

@@ -28,9 +28,9 @@ from catga_store.stores.sqlite.failures import BUSY_SECONDS
 from catga_store.stores.sqlite.failures import code_of
 from catga_store.stores.sqlite.failures import translated
 from catga_store.stores.sqlite.failures import unopened
+from catga_store.stores.sqlite.file_locks import FileGuard
+from catga_store.stores.sqlite.file_locks import enter
 from catga_store.stores.sqlite.forks import traffic
-from catga_store.stores.sqlite.guards import FileGuard
-from catga_store.stores.sqlite.guards import enter
 from catga_store.stores.sqlite.tables import SQLiteTables
 
 __all__ = [

@@ -9,9 +9,9 @@ from threading import get_ident
 from typing import Protocol
 
 from catga_store.stores.sqlite.failures import BUSY_SECONDS
-from catga_store.stores.sqlite.guards import forget_after_fork
-from catga_store.stores.sqlite.guards import resume_after_fork
-from catga_store.stores.sqlite.guards import stop_for_fork
+from catga_store.stores.sqlite.file_locks import forget_after_fork
+from catga_store.stores.sqlite.file_locks import resume_after_fork
+from catga_store.stores.sqlite.file_locks import stop_for_fork
 
 __all__ = ["Traffic", "traffic"]
 

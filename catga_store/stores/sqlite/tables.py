@@ -39,7 +39,7 @@ from catga_store.protocol.requests import Terms
 from catga_store.protocol.requests import Totals
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
-from catga_store.stores.sqlite.guards import FileGuard
+from catga_store.stores.sqlite.file_locks import FileGuard
 from catga_store.stores.sqlite.parts import SQLiteParts
 from catga_store.stores.sqlite.rows import AFTER_HEAD
 from catga_store.stores.sqlite.rows import AFTER_WAIT_HEAD

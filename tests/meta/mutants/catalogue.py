@@ -680,7 +680,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "suspended-flow-stays-claimed",
         "a flow that waits still has its owner",
-        "core/writes.py",
+        "core/due_times.py",
         "    if status is FlowStatus.SUSPENDED and old.status != status._value_:\n        return None, None, None\n",
         "    if status is FlowStatus.SUSPENDED and old.status != status._value_:\n"
         "        return None, old.owner, old.claim\n",
@@ -689,7 +689,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "owner-does-not-renew",
         "an owner's write leaves its lease as it was",
-        "core/writes.py",
+        "core/due_times.py",
         "        return now_ms + claim.lease_ms, old.owner, old.claim\n",
         "        return due_ms, old.owner, old.claim\n",
         (*CLAIMS, *MACHINE),
@@ -1165,7 +1165,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "sqlite-locks-held-once",
         "a worker that opens and closes its own file loses the log that it writes",
-        "stores/sqlite/guards.py",
+        "stores/sqlite/file_locks.py",
         "                    _set_lock(descriptor, fcntl.F_RDLCK, bytes_)\n",
         "",
         ("tests/stores/sqlite/test_sqlite_log.py",),
@@ -2202,7 +2202,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "set-running-again-and-never-due",
         "a flow that has ended and is set running again is not due",
-        "core/writes.py",
+        "core/due_times.py",
         "        return now_ms, None, None  # it is set running again\n",
         "        return None, None, None  # it is set running again\n",
         ACTIONS,
