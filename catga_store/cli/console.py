@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from catga_store.cli.doctors import doctor_of
+from catga_store.cli.doctor_by_scheme import doctor_of
 from catga_store.cli.exit_codes import UNAVAILABLE
 from catga_store.cli.exit_codes import guarded
 from catga_store.cli.exit_codes import leave

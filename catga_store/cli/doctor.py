@@ -12,7 +12,7 @@ from attrs import asdict
 from rich.text import Text
 
 import catga_store as cs
-from catga_store.cli.doctors import doctor_of
+from catga_store.cli.doctor_by_scheme import doctor_of
 from catga_store.cli.exit_codes import NO
 from catga_store.cli.exit_codes import guarded
 from catga_store.cli.output import counted

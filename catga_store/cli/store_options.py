@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 import catga_store as cs
-from catga_store.cli.doctors import doctor_of
+from catga_store.cli.doctor_by_scheme import doctor_of
 from catga_store.cli.exit_codes import NO
 from catga_store.cli.exit_codes import leave
 from catga_store.model.time_texts import moment

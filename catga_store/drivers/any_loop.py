@@ -17,7 +17,7 @@ from catga_store.drivers.links import AsyncLink
 from catga_store.drivers.portal import TrioPortalDriver
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
-from catga_store.protocol.requests import StoreProtocol
+from catga_store.protocol.store_protocol import StoreProtocol
 
 __all__ = ["AnyLoopDriver"]
 

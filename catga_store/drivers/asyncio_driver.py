@@ -31,7 +31,7 @@ from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import Pause
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import arun
-from catga_store.protocol.requests import StoreProtocol
+from catga_store.protocol.store_protocol import StoreProtocol
 
 __all__ = ["AsyncioDriver", "AsyncioUnits"]
 

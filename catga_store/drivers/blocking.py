@@ -19,7 +19,7 @@ from catga_store.protocol.conversation import Invoke
 from catga_store.protocol.conversation import Pause
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import run
-from catga_store.protocol.requests import StoreProtocol
+from catga_store.protocol.store_protocol import StoreProtocol
 
 __all__ = ["BlockingDriver", "EmbeddedDriver", "Transport"]
 

@@ -29,7 +29,7 @@ from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import arun
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.conversation import through
-from catga_store.protocol.requests import StoreProtocol
+from catga_store.protocol.store_protocol import StoreProtocol
 
 __all__ = ["AsyncEmbeddedDriver"]
 

@@ -51,7 +51,7 @@ from catga_store.protocol.conversation import run
 from catga_store.protocol.failures import uncertain
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Resolve
-from catga_store.protocol.requests import StoreProtocol
+from catga_store.protocol.store_protocol import StoreProtocol
 
 __all__ = ["PortalDriver", "TrioPortalDriver"]
 

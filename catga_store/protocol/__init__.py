@@ -105,11 +105,11 @@ from catga_store.protocol.requests import Scanned
 from catga_store.protocol.requests import SetWait
 from catga_store.protocol.requests import Stats
 from catga_store.protocol.requests import Steps
-from catga_store.protocol.requests import StoreProtocol
 from catga_store.protocol.requests import Sweep
 from catga_store.protocol.requests import Terms
 from catga_store.protocol.requests import Totals
 from catga_store.protocol.requests import has_tags
+from catga_store.protocol.store_protocol import StoreProtocol
 
 __all__ = [
     "ANY",

@@ -12,13 +12,11 @@ store reads from top to bottom: records, changes, replies, requests.
 from __future__ import annotations
 
 from typing import NamedTuple
-from typing import Protocol
 from typing import TypeAlias
 
 from attrs import define
 
 from catga_store.errors import CorruptRecordError
-from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import Key
@@ -79,7 +77,6 @@ __all__ = [
     "SetWait",
     "Stats",
     "Steps",
-    "StoreProtocol",
     "Sweep",
     "Terms",
     "Totals",
@@ -695,11 +692,3 @@ class Identify(Request[str]):
 @define
 class Ping(Request[None]):
     """Reply if the store works."""
-
-
-class StoreProtocol(Protocol):
-    """A store: it turns a store protocol request into a conversation over its own transport requests."""
-
-    def converse(self, request: Request[object], /) -> Conversation[object]:
-        """Do what the request asks and return its reply."""
-        ...

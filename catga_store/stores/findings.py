@@ -1,6 +1,6 @@
 """What the doctor of a store reports, and what the doctors of all stores share.
 
-Each store has its doctor in its package. `cli/doctors.py` finds it by the scheme of a URL.
+Each store has its doctor in its package. `cli/doctor_by_scheme.py` finds it by the scheme of a URL.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Ping
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Refused
-from catga_store.protocol.requests import StoreProtocol
+from catga_store.protocol.store_protocol import StoreProtocol
 from catga_store.stores.embedded import EmbeddedProtocol
 from catga_store.stores.nats.transport import Publish
 from catga_store.stores.redis.transport import Pipe

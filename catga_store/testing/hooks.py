@@ -18,7 +18,7 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.masking import shown
-from catga_store.protocol.requests import StoreProtocol
+from catga_store.protocol.store_protocol import StoreProtocol
 from catga_store.store import Store
 
 __all__ = ["RunConversation", "conversation_runner", "wrap_protocol"]

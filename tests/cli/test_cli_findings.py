@@ -28,7 +28,7 @@ from catga_store.cli import copy as copy_command
 from catga_store.cli import output
 from catga_store.cli.doctor import _findings
 from catga_store.cli.doctor import known_doctor
-from catga_store.cli.doctors import doctor_of
+from catga_store.cli.doctor_by_scheme import doctor_of
 from catga_store.copying import CopyDifference
 from catga_store.drivers.redis_blocking import RedisLink
 from catga_store.drivers.redis_clients import link_to_url

@@ -28,7 +28,7 @@ from waiting import until_async
 import catga_store as cs
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
-from catga_store.protocol.requests import StoreProtocol
+from catga_store.protocol.store_protocol import StoreProtocol
 from catga_store.protocol.wakeups import CLAIM
 from catga_store.protocol.wakeups import LOOK
 from catga_store.protocol.wakeups import WATCH

@@ -15,7 +15,7 @@ from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import through
 from catga_store.protocol.requests import Commit
-from catga_store.protocol.requests import StoreProtocol
+from catga_store.protocol.store_protocol import StoreProtocol
 from catga_store.stores.nats.transport import Publish
 from catga_store.stores.redis.transport import Pipe
 from catga_store.testing.faults import Faults

@@ -20,7 +20,7 @@ from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
-from catga_store.protocol.requests import StoreProtocol
+from catga_store.protocol.store_protocol import StoreProtocol
 from catga_store.testing.hooks import wrap_protocol
 
 Place = tuple[Key, str]

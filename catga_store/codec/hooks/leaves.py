@@ -9,7 +9,6 @@ import base64
 import binascii
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC
 from datetime import date
 from datetime import datetime
 from datetime import time
@@ -26,6 +25,13 @@ from catga_store.codec.hooks.base import Kind
 from catga_store.codec.hooks.base import Misfit
 from catga_store.codec.hooks.base import describe
 from catga_store.codec.hooks.base import kind_of
+from catga_store.codec.hooks.dates_and_times import datetime_text
+from catga_store.codec.hooks.dates_and_times import decode_datetime
+from catga_store.codec.hooks.dates_and_times import decode_time
+from catga_store.codec.hooks.dates_and_times import decode_timedelta
+from catga_store.codec.hooks.dates_and_times import encode_datetime
+from catga_store.codec.hooks.dates_and_times import encode_time
+from catga_store.codec.hooks.dates_and_times import encode_timedelta
 from catga_store.codec.hooks.plain import TOO_HIGH
 from catga_store.codec.hooks.plain import TOO_LOW
 from catga_store.codec.hooks.plain import check_float
@@ -33,8 +39,6 @@ from catga_store.codec.hooks.plain import check_text
 from catga_store.codec.hooks.plain import too_long
 
 __all__ = ["EXPLAINED_STR", "LEAVES", "leaf"]
-
-_FOLD = " fold=1"
 
 
 def leaf(
@@ -113,7 +117,7 @@ def _checked(cls: type, check: Callable[[Any], None]) -> Hooks:
     return replace(hooks, enc=enc)
 
 
-# --- bytes, dates and times -----------------------------------------------------------------------
+# --- bytes ----------------------------------------------------------------------------------------
 
 
 def _encode_bytes(value: bytes) -> str:
@@ -122,77 +126,6 @@ def _encode_bytes(value: bytes) -> str:
 
 def _decode_bytes(text: str) -> bytes:
     return base64.b64decode(text, validate=True)
-
-
-def _encode_datetime(value: Any) -> Any:
-    if value.__class__ is not datetime:
-        raise Misfit("datetime", describe(value))
-
-    tz = value.tzinfo
-    if tz is UTC or (tz is None and not value.fold):
-        return value  # msgspec writes these as below, and much faster
-
-    return _datetime_text(value)
-
-
-def _datetime_text(value: Any) -> str:
-    if value.__class__ is not datetime:
-        raise Misfit("datetime", describe(value))
-
-    text: str = value.isoformat()
-    if value.tzinfo is None:
-        return text + _FOLD if value.fold else text
-
-    _check_offset("datetime", value.utcoffset())
-    return text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
-
-
-def _decode_datetime(value: Any, _: Any) -> Any:
-    if value.__class__ is not str:
-        raise Misfit("datetime", kind_of(value))
-
-    try:
-        if value[10] == "T":  # else it is a date, which `fromisoformat` takes for midnight
-            return datetime.fromisoformat(value)
-    except (ValueError, IndexError):
-        if value.endswith(_FOLD):
-            return _decode_datetime(value.removesuffix(_FOLD), None).replace(fold=1)
-
-    raise Misfit("datetime", "a string that is not a valid datetime")
-
-
-def _encode_time(value: time) -> str:
-    if value.tzinfo is None:
-        return value.isoformat() + _FOLD if value.fold else value.isoformat()
-
-    _check_offset("time", value.utcoffset())
-    return value.isoformat()
-
-
-def _decode_time(text: str) -> time:
-    if text.endswith(_FOLD):
-        return time.fromisoformat(text.removesuffix(_FOLD)).replace(fold=1)
-
-    return time.fromisoformat(text)
-
-
-def _check_offset(label: str, offset: timedelta | None) -> None:
-    if offset is None:
-        raise Misfit(label, "one whose tzinfo returns no offset", "it would be read back as naive")
-
-    if offset and abs(offset) < timedelta(seconds=1):  # as CPython 3.11 does
-        raise Misfit(
-            label, "a UTC offset of less than a second", "`fromisoformat` would read it as UTC"
-        )
-
-
-def _encode_timedelta(value: timedelta) -> int:
-    return (value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds
-
-
-def _decode_timedelta(microseconds: int) -> timedelta:
-    days, rest = divmod(microseconds, 86_400_000_000)
-    return timedelta(days=days, microseconds=rest)
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -236,13 +169,13 @@ LEAVES: dict[Any, Hooks] = {
         "datetime",
         frozenset((datetime,)),
         TEXT,
-        _encode_datetime,
-        _decode_datetime,
-        _datetime_text,
+        encode_datetime,
+        decode_datetime,
+        datetime_text,
     ),
     date: leaf(date, str, date.isoformat, date.fromisoformat),
-    time: replace(leaf(time, str, _encode_time, _decode_time), distinct=False),  # as of a datetime
-    timedelta: leaf(timedelta, int, _encode_timedelta, _decode_timedelta),
+    time: replace(leaf(time, str, encode_time, decode_time), distinct=False),  # as of a datetime
+    timedelta: leaf(timedelta, int, encode_timedelta, decode_timedelta),
     Decimal: replace(_native(Decimal, _decode_decimal), distinct=False),  # a NaN equals no other
     UUID: _native(UUID),
 }

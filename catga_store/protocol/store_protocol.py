@@ -1,0 +1,18 @@
+"""What an author of a store implements: one method, which is asked everything as a request."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.requests import Request
+
+__all__ = ["StoreProtocol"]
+
+
+class StoreProtocol(Protocol):
+    """A store: it turns a store protocol request into a conversation over its own transport requests."""
+
+    def converse(self, request: Request[object], /) -> Conversation[object]:
+        """Do what the request asks and return its reply."""
+        ...
