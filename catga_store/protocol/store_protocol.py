@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from catga_store.protocol.conversation import Conversation
-from catga_store.protocol.requests import Request
+from catga_store.protocol.conversation import Request
 
 __all__ = ["StoreProtocol"]
 
