@@ -162,7 +162,11 @@ def encode_state(state: object, state_type: Any | None) -> bytes:
         assert isinstance(state, bytes), "type_of has checked it"  # noqa: S101  a broken rule, not bad input
         return state
 
-    codec = _codec(state_type)
+    try:  # `_codec`, written out, as in `fit`: every write and read pass there
+        codec = _kept_codec(state_type)
+    except TypeError:
+        codec = _new_codec(state_type)
+
     try:
         transport = codec.enc(state)
         if codec.unbounded:
@@ -192,7 +196,12 @@ def decode_state(data: bytes | memoryview, state_type: Any | None) -> Any:
 def fit(value: Any, state_type: Any) -> Any:
     """Make fresh objects of JSON data; raises what `decode_state` raises."""
     try:
-        return _codec(state_type).dec(value, None)
+        codec = _kept_codec(state_type)
+    except TypeError:
+        codec = _new_codec(state_type)
+
+    try:
+        return codec.dec(value, None)
     except (EncodingError, StateTypeError, RecursionError):
         raise
     except Exception as error:

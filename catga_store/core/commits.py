@@ -14,7 +14,7 @@ from catga_store.core.context import read_all
 from catga_store.core.receipts import Receipt
 from catga_store.core.receipts import receipt_of
 from catga_store.core.reports import amended
-from catga_store.core.reports import with_reports
+from catga_store.core.reports import missing_reports
 from catga_store.core.reports import without_reports
 from catga_store.core.writes import check_partition
 from catga_store.errors import CommitUncertainError
@@ -80,7 +80,8 @@ def send(
     """
     sent_at = time.monotonic()
     history = context.settings.history if keeps_history else 1
-    sent = reported = with_reports(changes)
+    reports = missing_reports(changes)
+    sent = reported = (*changes, *reports) if reports else changes
     while True:
         try:
             reply: Reply = yield Commit(commit_id, now_ms, sent, context.retain_ms, history)

@@ -77,10 +77,7 @@ def completion_of(outcome: Outcome) -> Completion:
     )
 
 
-_VERSIONED = Put, SetWait
-
-
-def receipt_of(
+def receipt_of(  # noqa: C901  one branch for each kind of change
     commit_id: str, changes: Sequence[Change], outcomes: Sequence[Outcome | None]
 ) -> Receipt:
     """The receipt of a commit of these changes.
@@ -97,18 +94,22 @@ def receipt_of(
 
     for change, outcome in zip(changes, outcomes or (None,) * len(changes), strict=True):
         key = change.key
-        if isinstance(change, Append):
+        if type(change) is Put:  # what most changes are
+            if outcome is None:
+                versions[key] = change.head.version
+            elif change.expected == IF_ABSENT and not outcome.accepted:
+                kept.append(key)
+            else:
+                versions[key] = outcome.version
+        elif isinstance(change, Append):
             entries += [] if outcome is None else [appended_of(change, outcome)]
-        elif _was_kept(change, outcome):
-            kept.append(key)
         elif isinstance(change, Complete):
             if outcome is not None:
                 completions[key.id, change.child] = completion_of(outcome)
                 if outcome.satisfied and key in versions:
                     versions[key] = outcome.version
-        elif isinstance(change, _VERSIONED):
-            planned = change.head.version if isinstance(change, Put) else 1
-            versions[key] = planned if outcome is None else outcome.version
+        elif isinstance(change, SetWait):
+            versions[key] = 1 if outcome is None else outcome.version
         elif not isinstance(change, Check):
             versions[key] = 0
 
@@ -123,12 +124,3 @@ def appended_of(change: Append, outcome: Outcome) -> Appended:
     key = change.key
     entry_key = change.head.position or None
     return Appended(key.id, key.name, outcome.version, entry_key, outcome.duplicate)
-
-
-def _was_kept(change: Change, outcome: Outcome | None) -> bool:
-    return (
-        isinstance(change, Put)
-        and change.expected == IF_ABSENT
-        and outcome is not None
-        and not outcome.accepted
-    )

@@ -7,7 +7,6 @@ says which head it holds, and the commit is sent again, checked, with the report
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from collections.abc import Sequence
 
 from catga_store.core import envelope
@@ -24,7 +23,7 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Refused
 
-__all__ = ["amended", "missing_reports", "with_reports", "without_reports"]
+__all__ = ["amended", "missing_reports", "without_reports"]
 
 _LONGEST_ERROR = 10_000
 _COMPLETED, _CANCELLED = FlowStatus.COMPLETED.value, FlowStatus.CANCELLED.value
@@ -32,21 +31,19 @@ _DELETED = "the flow was deleted before it had ended"
 _REPLACED = "the flow was replaced before it had ended"
 
 
-def _reports_of(changes: Iterable[Change]) -> list[Complete]:
-    """Return the completions of all flows that these changes end."""
+def _reports_of(change: Put | Delete) -> list[Complete]:
+    """Return the completions of the flows that this change ends: of an old one, and of a new one."""
     found: list[Complete] = []
-    for change in changes:
-        if isinstance(change, Put):
-            # Every write of a flow passes here.
-            if change.head.reports_to is not None and change.head.status >= ENDED:
-                old = None if change.fresh else change.replaces
-                if not _has_ended(old):
-                    found.append(_completion(change.key.id, change.head))
+    if isinstance(change, Put):
+        if change.head.reports_to is not None and change.head.status >= ENDED:
+            old = None if change.fresh else change.replaces
+            if not _has_ended(old):
+                found.append(_completion(change.key.id, change.head))
 
-            if change.fresh and change.replaces is not None:
-                found += _report_of_removed(change.key.id, change.replaces, _REPLACED)
-        elif isinstance(change, Delete) and change.replaces is not None:
-            found += _report_of_removed(change.key.id, change.replaces, _DELETED)
+        if change.fresh and change.replaces is not None:
+            found += _report_of_removed(change.key.id, change.replaces, _REPLACED)
+    elif change.replaces is not None:
+        found += _report_of_removed(change.key.id, change.replaces, _DELETED)
 
     return found
 
@@ -92,8 +89,8 @@ def amended(
     for place, conflict in places.items():
         head = conflict.head
         assert head is not None, "a flow that must report is there"
-        again[place] = Delete(changes[place].key, head.revision, head)
-        again += _reports_of((again[place],))
+        again[place] = checked = Delete(changes[place].key, head.revision, head)
+        again += _reports_of(checked)
 
     if len(again) > MAX_CHANGES:
         message = (
@@ -112,15 +109,17 @@ def without_reports(reply: Refused) -> Refused:
 
 def missing_reports(changes: Sequence[Change]) -> list[Complete]:
     """Return the completions of flows that these changes end, but for those that they say themselves."""
-    found = _reports_of(changes)
+    found: list[Complete] = []
+    for change in changes:
+        # Every commit passes here; a write of a flow that reports to none calls nothing.
+        if type(change) is Put:
+            if change.fresh or change.head.reports_to is not None:
+                found += _reports_of(change)
+        elif type(change) is Delete:
+            found += _reports_of(change)
+
     if not found:
         return found
 
     said = {(one.key, one.child) for one in changes if isinstance(one, Complete)}
     return [one for one in found if (one.key, one.child) not in said]
-
-
-def with_reports(changes: tuple[Change, ...]) -> tuple[Change, ...]:
-    """Return the changes with the completions of all flows that they end."""
-    found = missing_reports(changes)
-    return (*changes, *found) if found else changes

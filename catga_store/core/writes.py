@@ -21,6 +21,7 @@ from catga_store.errors import UsageError
 from catga_store.model import stored_state
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.flows import FlowStatus
+from catga_store.model.flows import path_text
 from catga_store.model.listings import Retention
 from catga_store.model.parts import UNREAD
 from catga_store.model.parts import Part
@@ -36,6 +37,7 @@ from catga_store.protocol.keys import partition_of
 from catga_store.protocol.keys import wait_key
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import ANY
+from catga_store.protocol.requests import ENDED
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
@@ -44,6 +46,7 @@ from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import SetWait
+from catga_store.protocol.requests import head_from
 
 __all__ = [
     "Limits",
@@ -88,11 +91,12 @@ def plan_flow(
     loaded = flow._loaded
     old = None if loaded is None or instead is not None else loaded.head
     key, status, error = flow._key, flow.status, flow.error
-    ends = status.is_terminal
+    number = status._value_
+    ends = number >= ENDED
     expires_ms = None if flow.expires_at is None else _own_expiry_ms(flow, old)
     own_expiry = ends and expires_ms is not None
     type_name, type_version, body = envelope.encode_flow(flow, own_expiry=own_expiry)
-    position = str(flow.position)
+    position = path_text(flow.position.path)
     size = len(body) + len(position)
     if error is not None:
         size += len(error.encode())
@@ -108,12 +112,12 @@ def plan_flow(
         expires_ms = retained_until_ms(status, now_ms, limits.retention)
 
     due_ms, owner, claim = due_and_owner(flow, old, now_ms, ends=ends)
-    attempts, number = flow.attempts, status._value_
+    attempts = flow.attempts
     if old is not None and attempts == old.attempts:
         moved = position != old.position or number != old.status
         attempts = 0 if moved else attempts
 
-    head = Head.of(
+    head = head_from(
         (
             1 if old is None else old.version + 1,
             number,

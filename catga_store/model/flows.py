@@ -116,11 +116,12 @@ class FlowPosition:
         return FlowPosition(self.path[:-1])
 
     def __str__(self) -> str:
-        return _path_text(self.path)
+        return path_text(self.path)
 
 
 @lru_cache(maxsize=4096)
-def _path_text(path: tuple[int, ...]) -> str:
+def path_text(path: tuple[int, ...]) -> str:
+    """Return a position as text."""
     return "/".join(map(str, path))
 
 

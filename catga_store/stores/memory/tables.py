@@ -284,9 +284,21 @@ class MemoryTables:
         if head.tags or (old is not None and old.tags):
             self._list_tags(key, head, old)
 
-        _move(self._due_flows, key, old.due_ms if old else None, head.due_ms)
-        _move(self._claimed, key, _claimed_until(old), _claimed_until(head))
-        _move(self._expiries, key, old.expires_ms if old else None, head.expires_ms)
+        # Most writes move nothing, and call nothing to find that out.
+        due_ms = expires_ms = claimed_ms = None
+        if old is not None:
+            due_ms, expires_ms = old.due_ms, old.expires_ms
+            claimed_ms = None if old.claim is None else due_ms
+
+        if due_ms != head.due_ms:
+            _move(self._due_flows, key, due_ms, head.due_ms)
+
+        until_ms = None if head.claim is None else head.due_ms
+        if claimed_ms != until_ms:
+            _move(self._claimed, key, claimed_ms, until_ms)
+
+        if expires_ms != head.expires_ms:
+            _move(self._expiries, key, expires_ms, head.expires_ms)
 
     def _list_tags(self, key: Key, head: Head | None, old: Head | None) -> None:
         for fields in () if old is None else _fields_of_tags(old):
@@ -342,7 +354,7 @@ class MemoryTables:
         self._list_flow(key, None, old)
         self._list_tags(key, None, old)
         _move(self._due_flows, key, old.due_ms, None)
-        _move(self._claimed, key, _claimed_until(old), None)
+        _move(self._claimed, key, None if old.claim is None else old.due_ms, None)
         _move(self._expiries, key, old.expires_ms, None)
 
     def steps(self, flow_id: str) -> list[Found]:
@@ -740,10 +752,6 @@ _ROWS = ("_heads", "_bodies", "_waits", "_terms", "_items", "_parts", "_orphans"
 
 def _notified_at(row: WaitRow | None) -> int | None:
     return row.head.due_ms if row is not None and row.parent is not None else None
-
-
-def _claimed_until(head: Head | None) -> int | None:
-    return head.due_ms if head is not None and head.claim is not None else None
 
 
 def _between(index: SortedList[tuple[int, Key]], wanted: DueFilter) -> int:

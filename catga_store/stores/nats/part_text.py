@@ -18,6 +18,7 @@ from attrs import field
 from catga_store.errors import CorruptRecordError
 from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import head_from
 from catga_store.stores.nats.record_text import HEAD_FIELDS
 from catga_store.stores.nats.record_text import NO_LONG_FIELDS
 from catga_store.stores.nats.record_text import VERSION
@@ -152,7 +153,7 @@ def decode_part(key: Key, text: bytes) -> StoredPart:
     def read(fields: dict[str, Any], rest: bytes) -> StoredPart:
         commits = tuple(fields["commits"])
         revision = fields.get("revision") or commits[0]
-        head = Head.of((*_head_of(fields), tags_of(fields), revision, commits))
+        head = head_from((*_head_of(fields), tags_of(fields), revision, commits))
         return StoredPart(fields["life"], fields["name"], head, body_of(fields, rest))
 
     return _decoded(key, text, read)

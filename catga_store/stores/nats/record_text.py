@@ -18,6 +18,7 @@ from attrs import field
 from catga_store.errors import CorruptRecordError
 from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import head_from
 from catga_store.protocol.rules import WaitRow
 
 __all__ = [
@@ -259,7 +260,7 @@ def decode_record(key: Key, stored: Stored) -> tuple[Head, Body] | None:
     try:
         commits = tuple(fields["commits"])
         revision = fields.get("revision") or revision_at(commits[0], stored.sequence)
-        head = Head.of((*_head_of(fields), tags_of(fields), revision, commits))
+        head = head_from((*_head_of(fields), tags_of(fields), revision, commits))
         return head, body_of(fields, rest)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         message = f"the head of {key} cannot be read: {error!r}; nothing was changed"
@@ -301,7 +302,7 @@ def decode_wait(key: Key, stored: Stored) -> WaitRecord | None:
 
     fields, rest = load_fields(key, stored.text)
     try:
-        head = Head.of(
+        head = head_from(
             (
                 *(fields[name] for name in HEAD_FIELDS),
                 (),

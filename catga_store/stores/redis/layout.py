@@ -19,6 +19,7 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Item
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
+from catga_store.protocol.requests import head_from
 
 __all__ = [
     "FIRST_MS",
@@ -197,7 +198,7 @@ def read_head(key: Key, text: Any) -> Head:
     reports_to, owner, claim, texts = fields[12:]
     tags = tuple(zip(texts[::2], texts[1::2], strict=False)) if texts else ()
     plain = (*fields[1:5], *fields[7:12], owner, claim, *fields[5:7], reports_to)
-    return Head.of((*plain, tags, revision, commits))
+    return head_from((*plain, tags, revision, commits))
 
 
 def corrupt(key: Key, found: object) -> CorruptRecordError:

@@ -23,6 +23,7 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Item
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Terms
+from catga_store.protocol.requests import head_from
 
 __all__ = [
     "AFTER_HEAD",
@@ -124,7 +125,7 @@ def head_of_row(row: Sequence[Any]) -> Head | None:
         return None
 
     tags = () if row[TAGS] is None else _read_tags(row[TAGS])
-    return None if tags is None else Head.of((*row[:TAGS], tags, row[15], tuple(row[16].split())))
+    return None if tags is None else head_from((*row[:TAGS], tags, row[15], tuple(row[16].split())))
 
 
 def columns_of(head: Head) -> tuple[object, ...]:
@@ -156,7 +157,7 @@ def head_of_part(row: Sequence[Any]) -> Head | None:
         return None
 
     own = version, 0, created_ms, updated_ms, type_, type_version, tag, None, attempts
-    return Head.of((*own, *_OF_FLOWS_ONLY, revision, tuple(commits.split())))
+    return head_from((*own, *_OF_FLOWS_ONLY, revision, tuple(commits.split())))
 
 
 _OF_FLOWS_ONLY = (*(None,) * (TAGS - Head._fields.index("owner")), ())

@@ -1637,7 +1637,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "end-not-reported",
         "a flow that ends does not complete its condition",
         "core/commits.py",
-        "    sent = reported = with_reports(changes)\n",
+        "    sent = reported = (*changes, *reports) if reports else changes\n",
         "    sent = reported = changes\n",
         REPORTS,
     ),
