@@ -110,15 +110,15 @@ def test_stated_limit_is_the_last_value_accepted(
 def test_stated_defaults_are_those_of_the_store() -> None:
     """Times and sizes that the page gives as defaults are the defaults."""
     assert ROWS["one record, encoded"] == "64 MiB"
-    assert ROWS["an operation may take to become certain"] == "10 s"
-    assert ROWS["a lease"] == "30 s"
-    assert ROWS["a completed or cancelled flow is kept"] == "7 days"
+    assert ROWS["maximum time to determine the outcome of an operation"] == "10 s"
+    assert ROWS["length of a lease"] == "30 s"
+    assert ROWS["retention of a completed or cancelled flow"] == "7 days"
     assert RETENTION.flows == timedelta(days=7)
-    assert ROWS["a failed flow is kept"] == "30 days"
+    assert ROWS["retention of a failed flow"] == "30 days"
     assert RETENTION.failed == timedelta(days=30)
-    assert ROWS["a wait condition that is over is kept"] == "1 day"
+    assert ROWS["retention of a wait condition that has ended"] == "1 day"
     assert RETENTION.waits == timedelta(days=1)
-    assert ROWS["a record remembers the commits that wrote it"] == f"the last {REMEMBERED_COMMITS}"
+    assert f"the last {REMEMBERED_COMMITS} commits that wrote it" in PAGE
 
     assert Settings().max_record_bytes == 64 * 1024 * 1024
     assert Settings().timeout == 10
