@@ -51,7 +51,7 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Read
 from catga_store.stores.sqlite import connection as sqlite_connection
-from catga_store.stores.sqlite import guards
+from catga_store.stores.sqlite import file_locks
 from catga_store.stores.sqlite import rows
 from catga_store.stores.sqlite.forks import Traffic
 
@@ -1052,7 +1052,7 @@ def test_a_forked_child_leaves_what_its_parents_threads_had_open(
     # By threads that are not in the child:
     ours._writing.acquire()
     traffic.stopped = True
-    monkeypatch.setattr(guards, "_guards", guards._guards.copy())
+    monkeypatch.setattr(file_locks, "_guards", file_locks._guards.copy())
     traffic.after_fork_in_child()
     assert sqlite_connection._inherited.pop() is tables
     assert tables.connection.execute("SELECT 1").fetchone() == (1,)
