@@ -15,6 +15,7 @@ from pages import page_of
 from pages import submit
 
 import catga_store as cs
+from catga_store.console.views import overview
 from catga_store.console.views.overview import _SAMPLES
 from catga_store.console.views.overview import _Looks
 from catga_store.console.views.overview import _Sample
@@ -186,3 +187,44 @@ async def test_readers_at_the_same_time_look_once(anyio_backend: str) -> None:
             group.start_soon(looks.look, store)
 
     assert len(looks.samples) == 1
+
+
+def test_a_slow_look_keeps_no_reader_waiting(
+    store: cs.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last look is shown, with its time, and the next one begins behind the page, once for all readers."""
+    seconds = 0.0
+    monkeypatch.setattr(anyio, "current_time", lambda: seconds)
+    monkeypatch.setattr(overview, "_SLOW", -1.0)
+    with client_of(store) as client:
+        first = client.get("/overview.json").json()
+        store.create(cs.FlowSnapshot("more", state={}))
+        seconds = 10.0
+        shown = page_of(client, "/").text
+        assert "As of 2030-01-01" in shown
+        assert f"Flows {first['total']} " in shown
+        assert client.get("/overview.json").json()["total"] == first["total"] + 1
+        store.create(cs.FlowSnapshot("even-more", state={}))
+        seconds = 50.0  # too old
+        assert client.get("/overview.json").json()["total"] == first["total"] + 2
+
+
+def test_a_failed_look_is_shown(store: cs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers from before an outage are not shown as if there were none."""
+    seconds = 0.0
+    monkeypatch.setattr(anyio, "current_time", lambda: seconds)
+    monkeypatch.setattr(overview, "_SLOW", -1.0)
+
+    def out(*_: object) -> None:
+        raise cs.StoreUnavailableError("it is out")
+
+    with client_of(store) as client:
+        total = client.get("/overview.json").json()["total"]
+        seconds = 10.0
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "stats", out)
+            assert client.get("/overview.json").status_code == 200  # nobody knows yet
+            assert client.get("/overview.json").status_code == 503
+            assert "it is out" in page_of(client, "/", status=503).text
+
+        assert client.get("/overview.json").json()["total"] == total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from datetime import datetime
 from datetime import timedelta
@@ -12,6 +13,7 @@ import anyio
 from attrs import define
 from attrs import field
 from attrs import frozen
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,6 +21,7 @@ from catga_store.aio import AsyncStore
 from catga_store.console.context import ConsoleContext
 from catga_store.console.context import context_of
 from catga_store.console.rendering import reply
+from catga_store.errors import CatgaStoreError
 from catga_store.model.diagnosis import Diagnosis
 from catga_store.model.documents import diagnosis_document
 from catga_store.model.documents import stats_document
@@ -30,11 +33,16 @@ __all__ = ["show"]
 
 _FRESH = 4.5
 """For how many seconds a look at the store serves every reader: less than a page waits between two."""
+_OLD = 30.0
+"""After how many seconds a reader waits for a look, however long it takes."""
+_SLOW = 0.1
+"""The seconds of a look that no reader waits for, once there was one."""
 _LEAST, _MOST = 50, 200
 """How many flows one look diagnoses; the next one continues behind them, and so on, round by round."""
 _FOUND_AT_ONCE = 20
 _DIAGNOSES_COST = 5
 """The requests of one diagnosis, beside one for each flow that is never due."""
+_SECONDS_EACH = 1.5
 _ATTENTION = 10
 _CLAIMS = 200
 _SAMPLES = 120
@@ -89,7 +97,7 @@ class _Rounds:
         """Look at the next flows, unless the last look has cost so much that it is too soon.
 
         A look may cost a request for each flow, if all of them are never due. Its requests, as far as they
-        can be known, are spread to one a second.
+        can be known, are spread to two in three seconds: on NATS some of them are two of the transport.
         """
         if now < self.next_at:
             return
@@ -99,7 +107,8 @@ class _Rounds:
             self.found[one.flow_id] = (self.number, one)
 
         is_full = len(page) == _FOUND_AT_ONCE
-        self.next_at = now + _DIAGNOSES_COST + (self.size if is_full else len(page))
+        cost = _DIAGNOSES_COST + (self.size if is_full else len(page))
+        self.next_at = now + _SECONDS_EACH * cost
         self.size = _LEAST if is_full else min(self.size * 2, _MOST)
         self.cursor = page.cursor
         if self.cursor is None:  # what was not found again is well, or gone
@@ -116,11 +125,16 @@ class _Rounds:
 class _Looks:
     """Looks at the store for all readers of a console, at most one in a few seconds.
 
-    So an open overview costs the store the same for one reader and for a hundred.
+    So an open overview costs the store the same for one reader and for a hundred. Where a look takes long,
+    a page shows the last one, with its time, and the next look begins behind the page.
     """
 
     last: _Look | None = None
     at: float = 0.0
+    has_failed: bool = False
+    """Whether the last look behind a page has failed: the next reader must see why."""
+    took: deque[float] = field(factory=lambda: deque[float](maxlen=_SAMPLES))
+    """The seconds of the last looks."""
     rounds: _Rounds = field(factory=_Rounds)
     samples: deque[_Sample] = field(factory=lambda: deque[_Sample](maxlen=_SAMPLES))
     lock: anyio.Lock = field(factory=anyio.Lock)
@@ -129,7 +143,8 @@ class _Looks:
         """Return the last look, or look again if that is too old."""
         async with self.lock:
             now = anyio.current_time()
-            if self.last is None or now - self.at >= _FRESH:
+            if self.last is None or self.has_failed or now - self.at >= _FRESH:
+                begun = time.perf_counter()
                 stats = await store.stats()
                 claimed = await store.query_due(only="claimed", limit=_CLAIMS)
                 await self.rounds.look(store, now)
@@ -143,9 +158,25 @@ class _Looks:
                     self.rounds.number > 1,
                 )
                 self.at = now
+                self.has_failed = False
+                self.took.append(time.perf_counter() - begun)
                 self.samples.append(_sample(stats))
 
             return self.last
+
+    def at_once(self, now: float) -> _Look | None:
+        """Return the last look if it may be shown before the next one has ended."""
+        is_slow = max(self.took, default=0.0) > _SLOW
+        return (
+            None if self.has_failed or now - self.at >= (_OLD if is_slow else _FRESH) else self.last
+        )
+
+    async def renew(self, store: AsyncStore) -> None:
+        """Look again behind a page, if it is time."""
+        try:
+            await self.look(store)
+        except CatgaStoreError:  # the next reader asks again, and gets the error
+            self.has_failed = True
 
 
 def _sample(stats: StoreStats) -> _Sample:
@@ -222,7 +253,7 @@ async def show(request: Request) -> Response:
     """Show the numbers of the store. All readers together look at most once in a few seconds."""
     context = context_of(request)
     looks = _looks_of(context)
-    look = await looks.look(context.store)
+    look = looks.at_once(anyio.current_time()) or await looks.look(context.store)
     document: dict[str, Any] = {
         **stats_document(look.stats),
         "owners": [
@@ -233,7 +264,7 @@ async def show(request: Request) -> Response:
         "attention_found": look.found,
         "attention_complete": look.is_complete,
     }
-    return reply(
+    response = reply(
         request,
         "overview.html",
         document,
@@ -241,3 +272,5 @@ async def show(request: Request) -> Response:
         look=look,
         statuses=list(FlowStatus),
     )
+    response.background = BackgroundTask(looks.renew, context.store)
+    return response

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 from msgspec import json
 
@@ -45,7 +46,7 @@ from catga_store.stores.nats.transport import Greeting
 from catga_store.stores.nats.transport import Message
 from catga_store.stores.nats.transport import Publish
 
-__all__ = ["NatsExchange"]
+__all__ = ["Named", "NatsExchange", "Survey"]
 
 _MOST_SUBJECTS = 510  # 500 records and what they belong to
 _MOST_BYTES = 256 * 1024  # of subjects in one request
@@ -61,6 +62,23 @@ _LOOK_SECONDS = 1.0
 _MOST_UNSURE = 10_000
 _API = "$JS.API"
 _UP_TO = "Nats-UpTo-Sequence"
+_PENDING = "Nats-Num-Pending"
+_BEYOND = 2**31
+"""A page of names behind all of them: the server says how many there are, and names none."""
+
+
+class Named(NamedTuple):
+    """Some of the subjects that hold something, and how many more there are, or `sys.maxsize` for many."""
+
+    names: list[str]
+    more: int
+
+
+class Survey(NamedTuple):
+    """How many subjects hold something under filters, and some of their names."""
+
+    counts: list[int]
+    named: list[Named]
 
 
 class NatsExchange:
@@ -386,7 +404,7 @@ class NatsExchange:
 
     def names_at_once(
         self, filters: Sequence[str], deadline: Deadline, most: int
-    ) -> Conversation[tuple[list[str], int]]:
+    ) -> Conversation[Named]:
         """The subjects that hold something, up to `most` of them, and how many more there are.
 
         Of more than 1,024 the server names none, and does not say how many.
@@ -395,14 +413,80 @@ class NatsExchange:
         answers = yield from self._many(payload, deadline)
         if answers is None:
             found = yield from self.names(filters, deadline)
-            return [name for some in found for name in some], 0
+            return Named([name for some in found for name in some], 0)
 
-        end = answers[-1]
-        if end.status == TOO_MANY:
-            return [], sys.maxsize
+        return _named_by(answers)
 
-        more = int(end.headers.get("Nats-Num-Pending", "0"))
-        return [answer.headers["Nats-Subject"] for answer in answers[:-1]], more
+    def survey(
+        self,
+        counted: Sequence[str],
+        named: Sequence[Sequence[str]],
+        most: int,
+        deadline: Deadline,
+    ) -> Conversation[Survey]:
+        """How many subjects there are under each filter, and up to `most` names under some; one flight.
+
+        What is written meanwhile may be in one number and not in another.
+        """
+        if self.leader:  # a replica does not say up to which sequence it has counted
+            counts = yield from self._counts_of_leader(counted, deadline)
+            names: list[Named] = []
+            for filters in named:
+                some = yield from self.names_at_once(filters, deadline, most)
+                names.append(some)
+
+            return Survey(counts, names)
+
+        api = self.api_subject("DIRECT.GET")
+        asks = [
+            Ask(api, json.encode({"next_by_subj": one, "batch": 1}), many=True) for one in counted
+        ]
+        asks += [
+            Ask(api, json.encode({"multi_last": filters, "batch": most}), many=True)
+            for filters in named
+        ]
+        answered = [self._unless_refused(one) for one in (yield from self.ask(asks, deadline))]
+        return Survey(
+            [_number_of(answers) for answers in answered[: len(counted)]],
+            [_named_by(answers) for answers in answered[len(counted) :]],
+        )
+
+    def written_since(
+        self, wanted: str, sequence: int, most: int, deadline: Deadline
+    ) -> Conversation[tuple[Named, int]]:
+        """The subjects under a filter that were written after a sequence, and up to which one.
+
+        With replicas the one that is asked may not have the newest.
+        """
+        payload = {"seq": sequence + 1, "next_by_subj": wanted, "batch": most}
+        ask = Ask(self.api_subject("DIRECT.GET"), json.encode(payload), many=True)
+        (answers,) = yield from self.ask((ask,), deadline)
+        some = _named_by(self._unless_refused(answers))
+        last = int(answers[-2].headers["Nats-Sequence"]) if some.names else sequence
+        return some, last
+
+    def last_sequence(self, deadline: Deadline) -> Conversation[int]:
+        """The last sequence of the stream, or a higher one that this process has seen."""
+        yield from self.look(deadline)
+        return self._last
+
+    def _counts_of_leader(
+        self, filters: Sequence[str], deadline: Deadline
+    ) -> Conversation[list[int]]:
+        api = self.api_subject("STREAM.INFO")
+        asks = [
+            Ask(api, json.encode({"subjects_filter": one, "offset": _BEYOND})) for one in filters
+        ]
+        while True:
+            answers = [one for (one,) in (yield from self.ask(asks, deadline))]
+            code, text = max(map(api_error, answers), default=(0, ""))
+            if not code:
+                return [int(json.decode(one.data).get("total", 0)) for one in answers]
+
+            if code not in BUSY or deadline.has_passed():
+                raise self.refusal(code, text)
+
+            yield deadline.pause()
 
     # writing --------------------------------------------------------------------------------------
 
@@ -536,6 +620,21 @@ class NatsExchange:
             yield Asks(asks)
         except (NotSentError, ReplyLostError):
             return
+
+
+def _named_by(answers: tuple[Answer, ...]) -> Named:
+    """The names in the answers to a Direct Get of many subjects."""
+    end = answers[-1]
+    if end.status == TOO_MANY:
+        return Named([], sys.maxsize)
+
+    names = [answer.headers["Nats-Subject"] for answer in answers[:-1]]
+    return Named(names, int(end.headers.get(_PENDING, "0")))
+
+
+def _number_of(answers: tuple[Answer, ...]) -> int:
+    """How many messages there are, by the first one: it says how many follow."""
+    return int(answers[0].headers[_PENDING]) + 1 if len(answers) > 1 else 0
 
 
 def _parts(subjects: list[str], most: int) -> Iterator[list[str]]:
