@@ -68,6 +68,7 @@ any of them may answer, if it has seen everything that the leader reports in the
 records, and a page of a listing: entries in one or two requests, then the heads, however many are due or
 stored. The store remembers how far it had to look, and asks for no more than a few times what is wanted.
 The first search among very many takes about twenty requests. `count_*` reads every head that it counts.
+`stats`: two flights, in which the server counts subjects, and once a minute the names of all entries.
 A part: one request. A listing of 100 parts: the root, and one or two nodes, which is one request as long
 as all fit into the root (some 100 do), else two, with 30,000 parts three; with bodies one more. A commit
 with parts, or an append: a read and a batch; where the directory has more than the root, one more read
