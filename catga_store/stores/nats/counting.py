@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from catga_store.model.flows import FlowStatus
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
@@ -36,8 +35,10 @@ from catga_store.stores.nats.layout import last_slot
 from catga_store.stores.nats.listings import NatsListings
 from catga_store.stores.nats.reading import NatsReader
 
-__all__ = ["NatsCounter"]
+__all__ = ["STATUSES", "NatsCounter"]
 
+STATUSES = range(7)
+"""Those of flows."""
 _MOST_NAMED = 1000
 """Names in one reply; the server sends no more than 1,024."""
 _MOST_DOUBTED = 500
@@ -158,7 +159,7 @@ class NatsCounter:
         self, now_ms: int, wrong: Collection[str], deadline: Deadline
     ) -> Conversation[_Counted | None]:
         """Ask for all numbers, until nothing that is in doubt came or went meanwhile."""
-        pairs = [(kind, status.value) for kind in self._types for status in FlowStatus]
+        pairs = [(kind, status) for kind in self._types for status in STATUSES]
         doubted = [*filter(self._is_counted, {*wrong, *self._exchange.unsure})]
         if len(pairs) > _MOST_PAIRS or len(doubted) > _MOST_DOUBTED:
             return None

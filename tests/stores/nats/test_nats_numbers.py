@@ -70,6 +70,11 @@ def are_names_compared(seen: list[Any]) -> bool:
     return any(b"list.flow.>" in one.payload and b'"offset":0' in one.payload for one in asks)
 
 
+def test_every_status_is_counted() -> None:
+    """The store knows them by their numbers."""
+    assert [status.value for status in cs.FlowStatus] == list(counting.STATUSES)
+
+
 @pytest.mark.parametrize("case", [("nats", 1000), ("nats", 3), ("nats-cluster", 3)])
 def test_counting_agrees_with_comparing_names(
     url_of: Callable[[str], str],
