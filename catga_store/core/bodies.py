@@ -13,6 +13,7 @@ claim, is written with it then. `Extend`, and a `Check` that moves a due time, c
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from typing import TypeVar
 
@@ -72,6 +73,9 @@ __all__ = ["AsStored", "Bodies", "as_shown", "commit_of", "has_body", "place_of"
 
 T = TypeVar("T")
 
+_new: Any = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  typeshed's generic
+"""Makes named tuples in a third of the time that their classes take: each body that is read needs two."""
+
 _NOT_SHOWN = (
     "the state or body has a value that cannot be stored exactly; which one is not shown, because this store"
     " encrypts what it keeps; nothing was sent; a MemoryStore without codecs says where it is"
@@ -105,17 +109,13 @@ def place_of(store: str, key: Key, head: Head, commit_id: str, kind: int) -> Bod
 
     version = None if kind == UNNUMBERED else head.version
     if kind == APPENDED:
-        return BodyPlace(
-            store,
-            record_kind,
-            record_id,
-            step,
-            f"{name.rpartition('/')[0]}/{head.position}",
-            1,
-            commit_id,
-        )
+        name, version = f"{name.rpartition('/')[0]}/{head.position}", 1
 
-    return BodyPlace(store, record_kind, record_id, step, name, version, commit_id)
+    place: BodyPlace = _new(
+        BodyPlace,
+        (store, record_kind, record_id, step, name, version, commit_id, "", None, ()),
+    )
+    return place
 
 
 def place_of_item(store: str, key: Key, child: str, *, success: bool) -> BodyPlace:
@@ -145,31 +145,32 @@ class Bodies:
 
     def through(self, conversation: Conversation[T]) -> Conversation[T]:
         """Return the conversation, with the bodies of its requests encoded and those of its replies decoded."""
-        if not self.chain.conceals:
-            return through(conversation, self.converse)
-
-        return self._concealing(conversation)
-
-    def _concealing(self, conversation: Conversation[T]) -> Conversation[T]:
+        refusal: CatgaStoreError
         try:
             return (yield from through(conversation, self.converse))
         except StateTypeError as error:
-            refusal: CatgaStoreError = StateTypeError(str(error), **vars(error))
+            if not self.chain.conceals:
+                raise
+
+            refusal = StateTypeError(str(error), **vars(error))
         except EncodingError as error:
+            if not self.chain.conceals:
+                raise
+
             refusal = as_shown(self.chain, error)
 
         raise refusal  # here, where it has no cause: that would show a place in the state, and numbers
 
     def converse(self, request: Request[Any]) -> Conversation[Any]:
         """Ask the store what the request asks."""
+        if isinstance(request, Read):
+            return self._read(request)
+
         if isinstance(request, Commit):
             return self._commit(request)
 
         if isinstance(request, AsStored):
             return ask(request.request)
-
-        if isinstance(request, Read):
-            return self._read(request)
 
         if isinstance(request, Parts):
             return self._parts(request)
@@ -243,10 +244,11 @@ class Bodies:
     def _read(self, request: Read) -> Conversation[tuple[Record | None, ...]]:
         records: tuple[Record | None, ...] = yield request
         store = self._store or (yield from self.identify())
+        decoded = self.decoded
         # Every operation that reads passes here.
         return tuple(
             [
-                None if record is None else self.decoded(store, key, record)
+                None if record is None else decoded(store, key, record)
                 for key, record in zip(request.keys, records, strict=True)
             ]
         )
@@ -292,12 +294,17 @@ class Bodies:
 
     def decoded(self, store: str, key: Key, record: Record) -> Record:
         """Return a record with its body and the results of its children decoded."""
-        if key.kind == WAIT:
+        if not has_body(key):
             items = [self._decoded_item(store, key, item) for item in record.items]
             return record._replace(items=tuple(items)) if items else record
 
-        body = self._plain(store, key, record.head, record.body) or b""
-        return Record(self._head(store, key, record.head), body)
+        head, stored, _, _ = record
+        body = self._decode(key, stored, _placed(store, key, head))
+        if self.chain.hides_error and head.error is not None:
+            head = self._head(store, key, head)
+
+        decoded: Record = _new(Record, (head, body, None, ()))
+        return decoded
 
     def is_current(self, store: str, key: Key, record: Record) -> bool:
         """Return whether all bodies of a stored record are as they would be stored now."""
@@ -336,7 +343,7 @@ class Bodies:
 
 def _placed(store: str, key: Key, head: Head) -> Callable[[int], BodyPlace]:
     """Where a stored body is, for each way in which it may have been written."""
-    return lambda kind: place_of(store, key, head, commit_of(head), kind)
+    return partial(place_of, store, key, head, commit_of(head))
 
 
 def _placed_item(store: str, key: Key, item: Item) -> Callable[[int], BodyPlace]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 from typing import runtime_checkable
@@ -9,6 +11,30 @@ from typing import runtime_checkable
 __all__ = ["BodyCodec", "BodyPlace"]
 
 _FORMAT = b"catga_store body 1"
+_new: Any = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  typeshed's generic
+
+
+def _field(text: str) -> bytes:
+    data = text.encode()
+    return len(data).to_bytes(4, "big") + data
+
+
+# What comes again and again is kept: making it for each body takes as long as decrypting 8 KiB.
+
+
+@lru_cache(maxsize=4096)
+def _fields(*texts: str) -> bytes:
+    return b"".join([_field(text) for text in texts])
+
+
+@lru_cache(maxsize=4096)
+def _name_and_number(step: int, name: str, version: int | None) -> bytes:
+    return _fields(str(step), name, "" if version is None else str(version))
+
+
+@lru_cache(maxsize=4096)
+def _child_and_codecs(child: str, success: bool | None, inner: tuple[str, ...]) -> bytes:  # noqa: FBT001  as it stands in the place
+    return _fields(child, "" if success is None else str(success), *inner)
 
 
 class BodyPlace(NamedTuple):
@@ -37,24 +63,26 @@ class BodyPlace(NamedTuple):
 
     def associated_data(self) -> bytes:
         """Return all of it as bytes, those of two places never the same."""
-        texts = (
-            self.store,
-            self.kind,
-            self.flow_id,
-            str(self.step),
-            self.name,
-            "" if self.version is None else str(self.version),
-            self.commit_id,
-            self.child,
-            "" if self.success is None else str(self.success),
-            *self.inner,
+        store, kind, flow_id, step, name, version, commit_id, child, success, inner = self
+        return b"".join(
+            (
+                _FORMAT,
+                _fields(store, kind),
+                _field(flow_id),
+                _name_and_number(step, name, version),
+                _field(commit_id),
+                _child_and_codecs(child, success, inner),
+            )
         )
-        fields = [text.encode() for text in texts]
-        return _FORMAT + b"".join([len(field).to_bytes(4, "big") + field for field in fields])
 
     def after(self, name: str) -> BodyPlace:
         """Return the same for the next codec."""
-        return self._replace(inner=(*self.inner, name))
+        return self.within((*self.inner, name))
+
+    def within(self, inner: tuple[str, ...]) -> BodyPlace:
+        """Return the same for a codec that others were applied before."""
+        place: BodyPlace = _new(BodyPlace, (*self[:-1], inner))  # half of what `_replace` costs
+        return place
 
 
 @runtime_checkable

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from collections.abc import Iterable
+from typing import NamedTuple
 from typing import cast
 
 from catga_store.codec.bodies.base import BodyCodec
 from catga_store.codec.bodies.base import BodyPlace
 from catga_store.codec.bodies.frames import ConcealedBody
-from catga_store.codec.bodies.frames import Frame
 from catga_store.codec.bodies.frames import Packed
 from catga_store.codec.bodies.frames import framed
+from catga_store.codec.bodies.frames import header_of
 from catga_store.codec.bodies.frames import parse
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import CodecMissingError
@@ -26,6 +27,31 @@ __all__ = ["Chain"]
 _NAME = re.compile(r"[a-z0-9_-]{1,32}", re.ASCII)
 _LABEL = re.compile(r"[!-~]{0,64}", re.ASCII)
 _MOST = 8
+_MOST_PLANS, _LONGEST_HEADER = 256, 1024
+"""A bound on memory: a store has few headers, but anyone who can write to it can make more."""
+
+
+class _Step(NamedTuple):
+    """One codec that is undone."""
+
+    codec: BodyCodec
+    label: str
+    inner: tuple[str, ...]
+    """Those that were applied before, by name."""
+    bound: tuple[tuple[str, str], ...] | None
+    """The trail of what this codec bound to its place, if that need not be made again in another place."""
+
+
+class _Plan(NamedTuple):
+    """How bodies with one header are read: all that does not depend on their data."""
+
+    start: int
+    """Where the data begin."""
+    kind: int
+    steps: list[_Step]
+    """The codecs, the last first, as far as this store has them."""
+    missing: tuple[str, str] | None
+    """Name and label of the codec after these that it does not have."""
 
 
 class Chain:
@@ -41,6 +67,7 @@ class Chain:
         self.binds = any(codec.binds for codec in self.codecs)
         self.conceals = any(codec.conceals for codec in self.codecs)
         self.hides_error = any(codec.hides_error for codec in self.codecs)
+        self._plans: dict[bytes, _Plan] = {}
 
     def __repr__(self) -> str:
         return repr(list(self.codecs))
@@ -75,24 +102,77 @@ class Chain:
 
         `place` returns the place of a body that was written in this way: the kind of its frame.
         """
-        try:
-            frame = parse(stored)
-        except ValueError as error:
-            raise CorruptRecordError(str(error), key=None) from None
+        header = header_of(stored)
+        plan = self._plans.get(header)
+        if plan is None:
+            plan = self._plan(header, stored)
 
-        if self._required:
-            self._check_required(() if frame is None else frame.trail)
+        start, kind, steps, missing = plan
+        data = stored[start:]
+        packed: Packed | None = None
+        if steps:
+            at = place(kind)
+            codec: BodyCodec | None = None
+            try:
+                for codec, label, inner, bound in steps:
+                    data = codec.decode(label, data, at.within(inner) if inner else at)
+                    if bound is not None:
+                        packed = Packed(bound, data)
+            except CorruptRecordError:
+                raise
+            except Exception as error:
+                # Its text may have something of the body in it.
+                name = "" if codec is None else codec.name
+                message = f"the codec {name!r} raised {type(error).__name__}"
+                raise CorruptRecordError(message, key=None) from None
 
-        if frame is None:
-            return ConcealedBody(stored) if self.conceals else bytes(stored)
+        if missing is not None:
+            name, label = missing
+            message = (
+                f"it was stored through the codec {name!r}, which this store was opened without; add it"
+                " to codecs"
+            )
+            raise CodecMissingError(message, key=None, codec=name, label=label)
 
-        data, packed = self._decoded(frame, place(frame.kind))
         if not self.conceals:
             return bytes(data)
 
         body = ConcealedBody(data)
         body.packed = packed
         return body
+
+    def _plan(self, header: bytes, stored: bytes) -> _Plan:
+        """Make the plan for a header, and keep it; `CorruptRecordError` if nothing with it is read."""
+        try:
+            frame = parse(stored)
+        except ValueError as error:
+            raise CorruptRecordError(str(error), key=None) from None
+
+        trail = () if frame is None else frame.trail
+        if self._required:
+            self._check_required(trail)
+
+        steps: list[_Step] = []
+        missing: tuple[str, str] | None = None
+        for at in range(len(trail) - 1, -1, -1):
+            name, label = trail[at]
+            codec = self._by_name.get(name)
+            if codec is None:
+                missing = name, label
+                break
+
+            inner = tuple([name for name, _ in trail[:at]])
+            bound = trail[:at] if codec.binds and self._free.issuperset(inner) else None
+            steps.append(_Step(codec, label, inner, bound))
+
+        plan = _Plan(len(header), 0 if frame is None else frame.kind, steps, missing)
+        if len(header) <= _LONGEST_HEADER:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+
+            self._plans[header] = plan
+
+        return plan
 
     def is_current(self, stored: bytes, place: Callable[[int], BodyPlace]) -> bool:
         """Return whether a body would be stored with the same codecs, keys included, if it were written now.
@@ -125,26 +205,6 @@ class Chain:
             )
             raise CorruptRecordError(message, key=None)
 
-    def _decoded(self, frame: Frame, place: BodyPlace) -> tuple[bytes, Packed | None]:
-        _, trail, data = frame
-        packed: Packed | None = None
-        for at in range(len(trail) - 1, -1, -1):
-            name, label = trail[at]
-            codec = self._by_name.get(name)
-            if codec is None:
-                message = (
-                    f"it was stored through the codec {name!r}, which this store was opened without; add it"
-                    " to codecs"
-                )
-                raise CodecMissingError(message, key=None, codec=name, label=label)
-
-            inner = tuple([name for name, _ in trail[:at]])
-            data = _undone(codec, label, data, place._replace(inner=inner) if inner else place)
-            if codec.binds:
-                packed = Packed(trail[:at], data) if self._free.issuperset(inner) else None
-
-        return data, packed
-
 
 def _encoded(codec: BodyCodec, data: bytes, place: BodyPlace) -> tuple[str, bytes] | None:
     try:
@@ -173,17 +233,6 @@ def _checked_pair(codec: BodyCodec, encoded: object) -> tuple[str, bytes]:
 
     message = f"the codec {codec.name!r} must return a label and bytes, or None"
     raise UsageError(message)
-
-
-def _undone(codec: BodyCodec, label: str, data: bytes, place: BodyPlace) -> bytes:
-    try:
-        return codec.decode(label, data, place)
-    except CorruptRecordError:
-        raise
-    except Exception as error:
-        # Its text may have something of the body in it.
-        message = f"the codec {codec.name!r} raised {type(error).__name__}"
-        raise CorruptRecordError(message, key=None) from None
 
 
 def _checked(codecs: object) -> tuple[BodyCodec, ...]:

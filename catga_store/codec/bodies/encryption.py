@@ -107,19 +107,20 @@ class Encrypt(BodyCodec):
             )
             raise StoreConfigError(message)
 
-        return keys.current, seal(self._cipher(keys, keys.current), data, place.associated_data())
+        cipher = self._ciphers.get(keys.current) or self._make(keys[keys.current])
+        return keys.current, seal(cipher, data, place.associated_data())
 
     def decode(self, label: str, data: bytes, place: BodyPlace) -> bytes:
         """See `BodyCodec`."""
-        keys = self._keys_of(place)
-        if keys is None or label not in keys:
+        cipher = self._ciphers.get(label) or self._cipher_for(place, label)
+        if cipher is None:
             message = (
                 f"it is encrypted under the key {label!r}, which this store was not given, or which has been"
                 " destroyed; if you have the key, add it; it need not be the current one"
             )
             raise CodecMissingError(message, key=None, codec=self.name, label=label)
 
-        plain = unseal(self._cipher(keys, label), data, place.associated_data())
+        plain = unseal(cipher, data, place.associated_data())
         if plain is None:
             message = (
                 f"it is not what was encrypted here under the key {label!r}: it was changed, moved from another"
@@ -153,9 +154,11 @@ class Encrypt(BodyCodec):
 
         return None if found is None else Keys.of(found, None)
 
-    def _cipher(self, keys: Keys, key_id: str) -> AESGCM:
-        # Those of `key_for` are not kept: a key that is destroyed must not stay here.
-        return self._ciphers[key_id] if keys is self._keys else self._make(keys[key_id])
+    def _cipher_for(self, place: BodyPlace, key_id: str) -> AESGCM | None:
+        """Return the cipher of a key of one flow, `None` if there is no such key."""
+        # It is not kept: a key that is destroyed must not stay here.
+        keys = self._keys_of(place)
+        return self._make(keys[key_id]) if keys is not None and key_id in keys else None
 
 
 def _cipher_class() -> type[AESGCM]:

@@ -36,6 +36,7 @@ __all__ = [
     "UnreadableBody",
     "check_readable",
     "framed",
+    "header_of",
     "is_unreadable",
     "not_readable",
     "parse",
@@ -126,6 +127,17 @@ def parse(stored: bytes) -> Frame | None:
         raise ValueError(message)
 
     return Frame(kind[0], _trail_in(names), data)
+
+
+def header_of(stored: bytes) -> bytes:
+    """Return all of a frame before its data; `b""` for a body that is in none.
+
+    Bodies with the same header were written through the same codecs, and differ in their data only.
+    """
+    if stored[: len(MAGIC)] != MAGIC or stored[: len(_SET_APART)] == _SET_APART:
+        return b""
+
+    return stored[: _START + int.from_bytes(stored[_START - _SIZE : _START], "big")]
 
 
 @lru_cache(maxsize=256)
