@@ -37,18 +37,18 @@ __all__ = ["ABOUT", "Pair", "beside", "peers", "plain", "saver"]
 Pair = tuple[Callable[[], object], Callable[[], object]]
 
 ABOUT = {
-    "catga_store": "the flow replaced if it is still at the revision that was read, the indexes of due"
-    " flows and listings with it; JSON. SQLite: WAL, synced at each commit (`synchronous=FULL`)",
-    "LangGraph": "one checkpoint more, all of them kept; whether another came in between is not"
-    " checked; msgpack. SQLite: WAL, synced at each commit; Redis: several round trips",
-    "eventsourcing": "one event more, with the whole state, and a snapshot at every tenth; versions"
-    " are checked; a load replays what came after the snapshot; JSON. SQLite: WAL, synced at each commit",
-    "DBOS step": "the result of one step of a workflow; the load is the workflow's status; pickle."
-    " SQLite: rollback journal, synced at each commit",
-    "DBOS event": "`set_event` in a workflow, a step too; the load is `get_event`; pickle. SQLite: as"
-    " above",
+    "catga_store": "replaces the flow if it is still at the revision that was read, and updates the"
+    " indexes of due flows and listings; JSON. SQLite: WAL, synced at each commit (`synchronous=FULL`)",
+    "LangGraph": "adds one checkpoint and keeps all others; does not check whether another one was added"
+    " in between; msgpack. SQLite: WAL, synced at each commit; Redis: several round trips",
+    "eventsourcing": "adds one event with the whole state, and a snapshot at every tenth event; checks"
+    " versions; a load replays the events after the snapshot; JSON. SQLite: WAL, synced at each commit",
+    "DBOS step": "stores the result of one step of a workflow; the load reads the workflow's status;"
+    " pickle. SQLite: rollback journal, synced at each commit",
+    "DBOS event": "calls `set_event` in a workflow, which is also a step; the load calls `get_event`;"
+    " pickle. SQLite: as above",
 }
-"""What one save of each keeps and checks."""
+"""What one save of each stores and checks."""
 
 
 def peers(subjects: dict[str, Subject], directory: Path, calls: int, rounds: int) -> Table:

@@ -16,13 +16,13 @@ OPERATIONS = ("get", "update", "session")
 LEASE_SECONDS = 1.0
 
 _TITLES = {
-    "throughput": "Updates per second by asyncio tasks; bare clients only write:",
+    "throughput": "Updates per second, by number of asyncio tasks; bare clients only write:",
     "fan-in": "One completion by number of children, p50, µs:",
-    "takeover": f"A lease of {LEASE_SECONDS:.0f} s, polled every 50 ms: from the SIGKILL of its worker"
-    " until another has the flow, s:",
-    "restart": "From the SIGKILL of the server, started again at once, to the next commit, s:",
-    "workers": "Jobs that do nothing, up to 32 at a time: jobs a second (`rate`), ms from sending one to its"
-    " begin when the worker waits (`latency`), µs of CPU time a job (`cpu`):",
+    "takeover": f"Seconds from the SIGKILL of a worker, with a lease of {LEASE_SECONDS:.0f} s, until another worker"
+    " that polls every 50 ms has the flow:",
+    "restart": "Seconds from the SIGKILL of the server, which is restarted at once, to the next commit:",
+    "workers": "Jobs that do nothing, up to 32 at a time: jobs per second (`rate`), ms from sending a job to its"
+    " start while the worker waits (`latency`), µs of CPU time per job (`cpu`):",
     "peers": "One caller, the same 1 KiB of state as plain data, 20 flows in turn, p50, µs:",
 }
 
@@ -49,15 +49,18 @@ def tables(data: Numbers) -> str:
         if part == "latency":
             title, first = "Latency, p50, µs:", "store, API"
         elif part == "growth":
-            title, first = "By number of stored flows, p50 in µs, and bytes a flow:", "store, what"
+            title, first = (
+                "By number of stored flows, p50 in µs, and bytes per flow:",
+                "store, what",
+            )
 
         digits = 2 if part in ("takeover", "restart") else 0
         lines += [title, "", *_table(first, rows, digits), "", _where(data, part), ""]
         if part == "peers":
-            lines += ["What one save of each keeps and checks:", ""]
+            lines += ["What one save stores and checks:", ""]
             lines += [f"- {name}: {text}." for name, text in ABOUT.items()] + [""]
         elif part == "workers":
-            lines += ["What each is:", ""]
+            lines += ["Configuration of each library:", ""]
             lines += [f"- {name}: {text}." for name, text in WORKERS.items()] + [""]
 
     return "\n".join(lines[:-1]) + "\n"

@@ -27,12 +27,12 @@ from catga_store.testing.servers import RedisServer
 __all__ = ["ABOUT", "rates_and_latencies"]
 
 ABOUT = {
-    "catga_store, asyncio": "`AsyncWorker`, one step a flow",
-    "catga_store, threads": "`Worker`, one step a flow",
+    "catga_store, asyncio": "`AsyncWorker`, one step per flow",
+    "catga_store, threads": "`Worker`, one step per flow",
     "arq": "`max_jobs=32`; it polls every 0.5 s",
-    "Celery": "threads pool, results ignored",
-    "RQ": "its default worker, which forks for each job",
-    "DBOS": "a workflow with one step; latency of a queue",
+    "Celery": "thread pool, results ignored",
+    "RQ": "the default worker, which forks for each job",
+    "DBOS": "a workflow with one step; the latency is that of a queue",
 }
 
 COMMON = """
