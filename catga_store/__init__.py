@@ -243,4 +243,6 @@ def __getattr__(name: str) -> object:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
 
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    value: object = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value  # else each use of the name comes by here
+    return value

@@ -38,6 +38,9 @@ from catga_store.protocol.requests import Refused
 
 __all__ = ["body_of", "commit", "plan_bytes", "written_head"]
 
+_OF_PARTS = Head(0, 0, 0, 0)[7:]
+"""The fields of a head after its tag, as a part that is planned has them."""
+
 
 def plan_bytes(
     context: Context,
@@ -52,11 +55,15 @@ def plan_bytes(
 ) -> Put:
     """The write of a part of bytes: of a new one, of what was read as `old`, `ANY` or `IF_ABSENT`."""
     key = part_key(flow_id, check_part_name(name))
-    check_tag_text(tag, "tag")
-    body = bytes_to_store(body)
+    if tag:
+        check_tag_text(tag, "tag")
+
+    if body[:3] == MAGIC:
+        body = bytes_to_store(body)
+
     check_size(key, len(body), context.limits)
     version, created_ms = (1, now_ms) if old is None else (old.version + 1, old.created_ms)
-    head = Head(version, 0, created_ms, now_ms, BYTES, 1, tag)
+    head = Head.of((version, 0, created_ms, now_ms, BYTES, 1, tag, *_OF_PARTS))
     if expected is None and old is not None:
         expected = old.revision
 
@@ -71,9 +78,8 @@ def body_of(flow_id: str, part: ListedPart) -> bytes:
 
 def written_head(put: Put, outcome: Outcome) -> Head:
     """Return the head of a part that was written."""
-    return put.head._replace(
-        version=outcome.version, revision=outcome.revision, created_ms=outcome.created_ms
-    )
+    version, revision, _, created_ms, *_ = outcome
+    return Head.of((version, 0, created_ms, *put.head[3:-2], revision, ()))
 
 
 def commit(

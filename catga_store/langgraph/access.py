@@ -99,8 +99,7 @@ def keep(to: Access, place: Place, head: Head | None) -> None:
 
 def read_head(to: Access, place: Place) -> Conversation[Head | None]:
     """Read the head of a namespace."""
-    key = part_key(place.flow_id, place.head)
-    (record,) = yield Read((key,), to.context.settings.now_ms())
+    (record,) = yield Read((place.head,), to.context.settings.now_ms())
     head: Head | None = None if record is None else record.head
     keep(to, place, head)
     return head

@@ -44,6 +44,8 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 import catga_store as cs
 from catga_store.core.raw_parts import body_of
+from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import ListedPart
 
@@ -56,9 +58,11 @@ __all__ = [
     "Place",
     "Seen",
     "StaleThreadError",
+    "asked_by",
     "checkpoint_text",
     "config_of",
     "id_in",
+    "marker_of",
     "newest_of",
     "place_of",
     "run_of",
@@ -83,8 +87,11 @@ _NAMESPACE_BYTES = 240
 _OWN_TAG = re.compile(r"\{([^}]+)\}")
 _PLACES = 1024
 """Namespaces and checkpoints whose names are kept."""
+_UNQUOTED = re.compile(r"[A-Za-z0-9_.-]+").fullmatch
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_marker = msgspec.json.Encoder().encode
+_encode_marker = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_NOTHING: dict[str, Any] = {}
 
 
 class StaleThreadError(cs.ConflictError):
@@ -123,23 +130,24 @@ class Place(NamedTuple):
     ns: str
     flow_id: str
     prefix: str
+    head: Key
+    """The key of the head."""
 
-    @property
-    def head(self) -> str:
-        """The name of the head."""
-        return f"{self.prefix}~"
+    def at(self, prefix: str, ns: str = "") -> Place:
+        """Return another namespace of the same thread."""
+        key = part_key(self.flow_id, f"{prefix}~")
+        return Place(self.thread_id, ns, self.flow_id, prefix, key)
 
     def group(self, checkpoint_id: str) -> str:
         """What the names of a checkpoint and of its writes begin with."""
         return f"{self.prefix}{_quoted(checkpoint_id)}/"
 
-    def marker(self, seen: Seen) -> str:
-        """What a run has seen here, as text."""
-        return _marker((self.thread_id, self.ns, *seen)).decode()
-
 
 @lru_cache(_PLACES)
 def _quoted(checkpoint_id: str) -> str:
+    if _UNQUOTED(checkpoint_id):  # as every id that LangGraph makes
+        return checkpoint_id
+
     return quote(checkpoint_id, safe="").replace("~", "%7E")  # so that it sorts before the head
 
 
@@ -183,7 +191,12 @@ def thread_flow(thread_id: str) -> str:
 
 def place_of(config: RunnableConfig) -> Place:
     """Return the namespace that a config names."""
-    configurable = config.get("configurable", {})
+    return asked_by(config)[0]
+
+
+def asked_by(config: RunnableConfig) -> tuple[Place, str | None, str | None]:
+    """Return the namespace that a config names, the checkpoint if it names one, and its marker."""
+    configurable = config.get("configurable", _NOTHING)
     if "thread_id" not in configurable:
         message = (
             "the config names no thread; nothing was sent; pass"
@@ -191,12 +204,15 @@ def place_of(config: RunnableConfig) -> Place:
         )
         raise cs.UsageError(message)
 
-    return _place_of(str(configurable["thread_id"]), configurable.get("checkpoint_ns") or "")
+    get = configurable.get
+    place = _place_of(str(configurable["thread_id"]), get("checkpoint_ns") or "")
+    return place, get("checkpoint_id") or None, get(SEEN)
 
 
 @lru_cache(_PLACES)
 def _place_of(thread_id: str, ns: str) -> Place:
-    return Place(thread_id, ns, thread_flow(thread_id), _prefix(ns))
+    flow_id, prefix = thread_flow(thread_id), _prefix(ns)
+    return Place(thread_id, ns, flow_id, prefix, part_key(flow_id, f"{prefix}~"))
 
 
 def _prefix(ns: str) -> str:
@@ -209,29 +225,35 @@ def _prefix(ns: str) -> str:
 
 def id_in(config: RunnableConfig) -> str | None:
     """Return the checkpoint that a config names."""
-    return config.get("configurable", {}).get("checkpoint_id") or None
+    return config.get("configurable", _NOTHING).get("checkpoint_id") or None
 
 
 def config_of(place: Place, checkpoint_id: str, seen: Seen) -> RunnableConfig:
     """Return the config of a checkpoint for one that has seen this."""
+    thread_id, ns, *_ = place
+    run, _, newest = seen
     return {
         "configurable": {
-            "thread_id": place.thread_id,
-            "checkpoint_ns": place.ns,
+            "thread_id": thread_id,
+            "checkpoint_ns": ns,
             "checkpoint_id": checkpoint_id,
-            SEEN: place.marker(seen._replace(got=checkpoint_id)),
+            SEEN: _encode_marker((thread_id, ns, run, checkpoint_id, newest)).decode(),
         }
     }
 
 
-def seen_in(config: RunnableConfig, place: Place) -> Seen | None:
-    """Return what the run of this config has seen of this namespace; `None` if it has not looked."""
-    marker = config.get("configurable", {}).get(SEEN)
+def marker_of(place: Place, seen: Seen) -> str:
+    """Return what a run has seen of a namespace, as text."""
+    return _encode_marker((place.thread_id, place.ns, *seen)).decode()
+
+
+def seen_in(marker: str | None, place: Place) -> Seen | None:
+    """Return what the run with this marker has seen of this namespace; `None` if it has not looked."""
     if marker is None:
         return None
 
-    thread_id, ns, *seen = msgspec.json.decode(marker)
-    return Seen(*seen) if (thread_id, ns) == (place.thread_id, place.ns) else None
+    thread_id, ns, run, got, newest = _decode(marker)
+    return Seen(run, got, newest) if (thread_id, ns) == place[:2] else None
 
 
 def tag_of_head(run: str, newest: str) -> str:
@@ -257,7 +279,7 @@ def _framed(header: object, blobs: Iterable[bytes]) -> bytes:
 def _decoded(text: str | bytes) -> Any:
     """Return what JSON says. Metadata may have a NaN, which only the standard library reads."""
     try:
-        return msgspec.json.decode(text)
+        return _decode(text)
     except msgspec.DecodeError:
         return json.loads(text)
 
@@ -265,7 +287,10 @@ def _decoded(text: str | bytes) -> Any:
 def unframed(body: bytes) -> tuple[Any, bytes]:
     """Return the header of a body, and its bytes."""
     header, _, blob = body.partition(b"\n")
-    return _decoded(header), blob
+    try:
+        return _decode(header), blob
+    except msgspec.DecodeError:
+        return _decoded(header), blob
 
 
 def checkpoint_text(
@@ -274,17 +299,26 @@ def checkpoint_text(
     """Return tag and body of a checkpoint. Metadata that do not fit into the tag are in the body."""
     kind, blob = typed
     tag = _encode([parent, metadata])
-    header: list[object] = [kind]
-    if len(tag) > _TAG_BYTES:
-        tag, header = _encode([parent]), [kind, metadata]
+    if len(tag) <= _TAG_BYTES:
+        return tag, _header_of(kind) + blob
 
-    return tag, _framed(header, (blob,))
+    return _encode([parent]), _framed([kind, metadata], (blob,))
+
+
+@lru_cache(16)
+def _header_of(kind: str) -> bytes:
+    """Return the header of a checkpoint whose metadata are in its tag."""
+    return _framed([kind], ())
 
 
 def told_by(tag: str) -> tuple[str | None, CheckpointMetadata | None]:
     """Return what the tag of a checkpoint says: its parent; its metadata, `None` if the body has them."""
-    parent, *rest = _decoded(tag)
-    return parent, rest[0] if rest else None
+    try:
+        said = _decode(tag)
+    except msgspec.DecodeError:
+        said = _decoded(tag)
+
+    return said[0], said[1] if len(said) > 1 else None
 
 
 def writes_texts(
@@ -333,7 +367,8 @@ def writes_of(group: Group, serde: SerializerProtocol) -> list[PendingWrite]:
     Of two calls of one task in the same millisecond, that counts which wrote less.
     """
     found: dict[tuple[str, int], tuple[tuple[str, str, int], str, str, bytes]] = {}
-    for part in sorted(group.writes, key=_age_of):
+    parts = group.writes
+    for part in sorted(parts, key=_age_of) if len(parts) > 1 else parts:
         (task, path, entries), blob = group.body(part)
         start = 0
         for index, channel, kind, size in entries:

@@ -33,14 +33,15 @@ from catga_store.langgraph.layout import THREAD_TYPE
 from catga_store.langgraph.layout import Group
 from catga_store.langgraph.layout import Place
 from catga_store.langgraph.layout import Seen
+from catga_store.langgraph.layout import asked_by
 from catga_store.langgraph.layout import config_of
 from catga_store.langgraph.layout import id_in
+from catga_store.langgraph.layout import marker_of
 from catga_store.langgraph.layout import newest_of
 from catga_store.langgraph.layout import place_of
 from catga_store.langgraph.layout import told_by
 from catga_store.langgraph.layout import writes_of
 from catga_store.protocol.conversation import Conversation
-from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Parts
@@ -70,7 +71,7 @@ def get_tuple(
     to: Access, serde: SerializerProtocol, config: RunnableConfig
 ) -> Conversation[CheckpointTuple | None]:
     """Return the checkpoint that a config names, else the newest one."""
-    place, wanted = place_of(config), id_in(config)
+    place, wanted, _ = asked_by(config)
     if wanted is None:
         head, group = yield from _latest(to, place)
     else:
@@ -80,7 +81,7 @@ def get_tuple(
     seen = Seen(new_run(), wanted, newest_of(head))
     if group is None:
         # The run that finds nothing passes this config on: its first `put` expects to find nothing.
-        config["configurable"][SEEN] = place.marker(seen)
+        config["configurable"][SEEN] = marker_of(place, seen)
         return None
 
     return _tuple(serde, place, group, seen)
@@ -100,7 +101,7 @@ def _latest(to: Access, place: Place) -> Conversation[tuple[Head | None, Group |
         now_ms=now_ms,
         until=CHECKPOINT,
     )
-    head = page[0].head if page and page[0].name == place.head else None
+    head = page[0].head if page and page[0].name == place.head.name else None
     keep(to, place, head)
     newest = newest_of(head)
     if not newest:
@@ -252,13 +253,12 @@ def _listed(
 
 def _seen_now(to: Access, thread: Place, prefix: str) -> Conversation[tuple[Place, Seen] | None]:
     """Return a namespace by its prefix, with what one sees who looks now."""
-    key = part_key(thread.flow_id, f"{prefix}~")
+    key = thread.at(prefix).head
     (record,) = yield Read((key,), to.context.settings.now_ms())
     if record is None:
         return None
 
-    ns = stored_bytes(key, record.body).decode()
-    place = thread._replace(ns=ns, prefix=prefix)
+    place = thread.at(prefix, stored_bytes(key, record.body).decode())
     return place, Seen(new_run(), None, newest_of(record.head))
 
 

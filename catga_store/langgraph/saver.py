@@ -68,6 +68,7 @@ class CatgaSaver(BaseCheckpointSaver[str]):
     ) -> None:
         super().__init__(serde=serde)
         self.store = store
+        self._run = None if isinstance(store, cs.AsyncStore) else store._run  # noqa: SLF001  of one package
         self._to = Access(store._context, {})  # noqa: SLF001  of one package
 
     def under(self, flow: cs.FlowSnapshot[Any]) -> Self:
@@ -87,12 +88,12 @@ class CatgaSaver(BaseCheckpointSaver[str]):
         return f"<{type(self).__name__} on {self.store!r}{under}>"
 
     def _now(self, conversation: Conversation[T]) -> T:
-        if isinstance(self.store, cs.AsyncStore):
+        if self._run is None:
             conversation.close()
             message = "this saver is on an async store: await its async methods, or give it a blocking store"
             raise cs.UsageError(message)
 
-        return self.store._run(conversation)  # noqa: SLF001  of one package
+        return self._run(conversation)
 
     async def _later(self, conversation: Conversation[T]) -> T:
         if isinstance(self.store, cs.AsyncStore):

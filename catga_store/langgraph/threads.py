@@ -110,7 +110,7 @@ def _delete_runs_of(to: Access, thread: Place, run_ids: frozenset[str]) -> Conve
             stays.setdefault(group.prefix, group.checkpoint_id)
 
     for prefix, several in gone.items():
-        place = thread._replace(prefix=prefix)
+        place = thread.at(prefix)
         yield from _move_head(to, place, {one.checkpoint_id for one in several}, stays.get(prefix))
         parts = (part for group in several for part in group.parts)
         yield from _delete_parts(to, place.flow_id, parts)
@@ -120,7 +120,7 @@ def _move_head(
     to: Access, place: Place, gone: Collection[str], newest: str | None
 ) -> Conversation[None]:
     """Let the head name another checkpoint if it names one of those that go; remove it if none stays."""
-    key, now_ms = part_key(place.flow_id, place.head), to.context.settings.now_ms()
+    key, now_ms = place.head, to.context.settings.now_ms()
     (record,) = yield Read((key,), now_ms)
     if record is None or newest_of(record.head) not in gone:
         return
@@ -130,7 +130,7 @@ def _move_head(
         change = raw_parts.plan_bytes(
             to.context,
             place.flow_id,
-            place.head,
+            place.head.name,
             stored_bytes(key, record.body),
             tag=tag_of_head(new_run(), newest),
             old=record.head,
@@ -169,7 +169,7 @@ def _keep_latest(to: Access, serde: SerializerProtocol, thread: Place) -> Conver
     while (group := (yield from next_of(found))) is not None:
         if group.prefix not in kept:
             place, stays = (
-                thread._replace(prefix=group.prefix),
+                thread.at(group.prefix),
                 kept.setdefault(group.prefix, set()),
             )
             needed = _needed(to, serde, place)

@@ -27,11 +27,10 @@ from catga_store.langgraph.layout import GraphThread
 from catga_store.langgraph.layout import Place
 from catga_store.langgraph.layout import Seen
 from catga_store.langgraph.layout import StaleThreadError
+from catga_store.langgraph.layout import asked_by
 from catga_store.langgraph.layout import checkpoint_text
 from catga_store.langgraph.layout import config_of
-from catga_store.langgraph.layout import id_in
 from catga_store.langgraph.layout import newest_of
-from catga_store.langgraph.layout import place_of
 from catga_store.langgraph.layout import run_of
 from catga_store.langgraph.layout import seen_in
 from catga_store.langgraph.layout import tag_of_head
@@ -39,7 +38,6 @@ from catga_store.langgraph.layout import writes_texts
 from catga_store.langgraph.reading import new_run
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.keys import flow_key
-from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import ANY
 from catga_store.protocol.requests import IF_ABSENT
 from catga_store.protocol.requests import Change
@@ -61,8 +59,8 @@ def put(
     metadata: CheckpointMetadata,
 ) -> Conversation[RunnableConfig]:
     """Write a checkpoint, and the head of its namespace."""
-    place, parent = place_of(config), id_in(config)
-    seen, new = seen_in(config, place), checkpoint["id"]
+    place, parent, marker = asked_by(config)
+    seen, new = seen_in(marker, place), checkpoint["id"]
     run = new_run() if seen is None else seen.run
     tag, body = checkpoint_text(
         parent, get_checkpoint_metadata(config, metadata), serde.dumps_typed(checkpoint)
@@ -84,7 +82,7 @@ def put(
         moved = raw_parts.plan_bytes(
             context,
             flow_id,
-            place.head,
+            place.head.name,
             place.ns.encode(),
             tag=tag_of_head(run, new),
             old=head,
@@ -128,12 +126,12 @@ def put_writes(
     task: tuple[str, str],
 ) -> Conversation[None]:
     """Write what a task has written, if the thread is where its run has seen it."""
-    place, checkpoint_id = place_of(config), id_in(config)
+    place, checkpoint_id, marker = asked_by(config)
     if checkpoint_id is None:
         message = "the config names no checkpoint for these writes; nothing was sent; pass what put returned"
         raise cs.UsageError(message)
 
-    seen, flow_id, context = seen_in(config, place), place.flow_id, to.context
+    seen, flow_id, context = seen_in(marker, place), place.flow_id, to.context
     texts = writes_texts(place.group(checkpoint_id), writes, task, serde)
 
     def continues(head: Head | None) -> bool:
@@ -161,7 +159,7 @@ def put_writes(
             for name, body, is_special in texts
         ]
         if head is not None:
-            changes.append(Check(part_key(flow_id, place.head), head.revision))
+            changes.append(Check(place.head, head.revision))
 
         yield from raw_parts.commit(context, changes, now_ms, to.claimed)
 

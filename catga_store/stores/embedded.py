@@ -142,7 +142,7 @@ class EmbeddedProtocol:
 
             return rules.apply(tables, request, at_ms)
 
-        call: Call[Reply] = Call(transaction, writes=True, request=request)
+        call: Call[Reply] = Call(transaction, True, False, request)  # noqa: FBT003  as above
         reply: Reply
         try:
             reply = yield call
@@ -172,7 +172,10 @@ class EmbeddedProtocol:
     ) -> Callable[[Any], Conversation[Any]]:
         def handler(request: Any) -> Conversation[Any]:
             call = Call(lambda tables: function(tables, request), False, single, request)  # noqa: FBT003  half of what the names cost
-            return _send(call)
+            try:
+                return (yield call)
+            except (NotSentError, ReplyLostError) as error:
+                return (yield from _send_again(call, error))
 
         return handler
 

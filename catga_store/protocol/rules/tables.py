@@ -7,6 +7,8 @@ from typing import NamedTuple
 from typing import Protocol
 
 from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import Check
+from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import DueFilter
 from catga_store.protocol.requests import Filter
@@ -15,6 +17,7 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Parts
+from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
 from catga_store.protocol.requests import Totals
@@ -86,6 +89,19 @@ class Tables(Protocol):
         The new head gets this commit as its revision, and remembers it. Return False, and write
         nothing, if the head is another one, cannot be read, or the commit is logged already.
         """
+        ...
+
+    def admit(self, commit: Commit, change: Put | Check | None) -> bool:
+        """Decide a commit of parts of one flow, of which at most `change` can be refused, in one step.
+
+        True: the flow is there and has not expired, the commit is not logged, and the store holds the
+        revision that `change` expects. A `Put` is then written; one that expects no part is not looked
+        at. False, and nothing is written, if any of this is not so, or always.
+        """
+        ...
+
+    def add_part(self, key: Key, head: Head, body: bytes) -> bool:
+        """Insert a part after `admit`. Return False, and write nothing, if there is one, or if unsure."""
         ...
 
     def remove(self, key: Key, old: Head) -> None:

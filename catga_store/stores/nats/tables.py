@@ -27,12 +27,15 @@ from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import part_key
+from catga_store.protocol.requests import Check
+from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Item
 from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Parts
+from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
 from catga_store.protocol.rules import PENDING_COMPLETIONS
@@ -250,6 +253,12 @@ class NatsTables:
         commit_id: str,  # noqa: ARG002
     ) -> bool:
         return False  # the head was read before the rules are asked: there is nothing to spare
+
+    def admit(self, commit: Commit, change: Put | Check | None) -> bool:  # noqa: ARG002  likewise
+        return False
+
+    def add_part(self, key: Key, head: Head, body: bytes) -> bool:  # noqa: ARG002
+        return False
 
     def remove(self, key: Key, old: Head) -> None:
         if key.kind == PART:

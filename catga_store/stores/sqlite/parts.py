@@ -17,9 +17,13 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import entry_key as key_of_entry
 from catga_store.protocol.keys import log_of
 from catga_store.protocol.keys import part_key
+from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import Check
+from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Parts
+from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Record
 from catga_store.stores.sqlite.rows import AFTER_HEAD
 from catga_store.stores.sqlite.rows import AFTER_PART_HEAD
@@ -79,6 +83,30 @@ _UPDATE = (
 )
 
 
+_ADMITTED = (
+    "SELECT {columns} FROM catga_flows AS flow LEFT JOIN catga_lives AS lives ON lives.id = flow.id"
+    "{part} WHERE flow.id = ? AND flow.step = 0 AND (flow.expires_ms IS NULL OR flow.expires_ms > ?)"
+    " AND NOT EXISTS (SELECT 1 FROM catga_commits WHERE id = ?)"
+)
+"""A row if the flow has not expired and the commit is not logged."""
+_ADMIT = _ADMITTED.format(columns="life", part="")
+_ADMIT_PART = _ADMITTED.format(
+    columns=f"{', '.join(f'part.{name}' for name in PART_HEAD.split(', '))}, lives.life",
+    part=" JOIN catga_parts AS part ON part.life = lives.life AND part.name = ?",
+)
+_MOVE = (
+    "UPDATE catga_parts SET version=?, updated_ms=?, type=?, type_version=?, position=?, revision=?,"
+    " commits=?, body=? WHERE life = ? AND name = ?"
+)
+_ADD = (
+    "INSERT INTO catga_parts (life, name, version, status, created_ms, updated_ms, type, type_version,"
+    " position, attempts, revision, commits, body) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, 0, ?, ?, ?)"
+    " ON CONFLICT (life, name) DO NOTHING"
+)
+_OF_PARTS = Head(0, 0, 0, 0)[7:15]
+"""The fields of a head from `error` to `tags`, as an ordinary part has them."""
+
+
 @cache
 def _list_text(shape: tuple[bool, ...]) -> str:
     """The statement of a listing: making it for each call takes longer than a page of two parts."""
@@ -100,6 +128,8 @@ class SQLiteParts:
 
     def __init__(self, execute: Callable[..., Any]) -> None:
         self._execute = execute
+        self._admitted = 0
+        """The life that `admit` has found, for what the same transaction adds."""
 
     def head(self, key: Key) -> Head | None:
         """Return the head of a part."""
@@ -128,6 +158,52 @@ class SQLiteParts:
         log = self._log_of(key, head.position) if head.position else None
         self._execute("INSERT OR IGNORE INTO catga_lives (id) VALUES (?)", (flow_id,))
         self._execute(_INSERT, (flow_id, name, *values, log, body))
+
+    def admit(self, commit: Commit, change: Put | Check | None) -> bool:
+        """Do what `Tables.admit` says."""
+        flow_id, now_ms, commit_id = commit.changes[0].key.id.encode(), commit.now_ms, commit.id
+        if change is None or change.expected is None:
+            row = self._execute(_ADMIT, (flow_id, now_ms, commit_id)).fetchone()
+            if row is None:
+                return False
+        else:
+            name = change.key.name.encode()
+            row = self._execute(_ADMIT_PART, (name, flow_id, now_ms, commit_id)).fetchone()
+            if row is None:
+                return False
+
+            old = head_of_part(row)
+            if old is None or old.revision != change.expected:
+                return False
+
+            if isinstance(change, Put):
+                head = change.head
+                if head.status or head[7:15] != _OF_PARTS or head.created_ms != old.created_ms:
+                    return False
+
+                commits = " ".join((commit_id, *old.commits[: REMEMBERED_COMMITS - 1]))
+                values = head.version, *head[3:7], commit_id, commits, change.body
+                self._execute(_MOVE, (*values, row[-1], name))
+
+        life = row[-1]
+        if life is None:
+            life = self._execute("INSERT INTO catga_lives (id) VALUES (?)", (flow_id,)).lastrowid
+
+        self._admitted = life
+        return True
+
+    def add(self, key: Key, head: Head, body: bytes) -> bool:
+        """Do what `Tables.add_part` says, in the life of the parts that were admitted."""
+        if head.status or head[7:15] != _OF_PARTS:
+            return False
+
+        name = key.name
+        if name[-1:].isdigit() and head.position:
+            return False  # it may be an entry of a log, with a key
+
+        values = head.version, *head[2:7], head.revision, " ".join(head.commits), body
+        cursor = self._execute(_ADD, (self._admitted, name.encode(), *values))
+        return bool(cursor.rowcount)
 
     def _log_of(self, key: Key, entry_key: str) -> bytes | None:
         """Return the log of a new entry; `None` if one before it has the same key, which only a copy can bring.
@@ -278,7 +354,7 @@ def _listed(wanted: Parts, row: Sequence[Any]) -> ListedPart:
         head = head_of_row(row[:size])
     else:
         size = AFTER_PART_HEAD
-        head = head_of_part(row[:size])
+        head = head_of_part(row) or head_of_part(row[:size])
 
     name = row[size]
     try:

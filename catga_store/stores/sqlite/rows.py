@@ -90,7 +90,13 @@ _HEADS = (
     _shapes(*_HEAD_COLUMNS) | _shapes(*_HEAD_COLUMNS, _BYTES) | _shapes(*_HEAD_COLUMNS, _INT)
 )  # alone, with the body or the id, with the step
 
-_PARTS = _shapes(_INT, _INT, _INT, _TEXT, _INT, _TEXT, _INT, _TEXT, _TEXT)
+_PART_COLUMNS = (_INT, _INT, _INT, _TEXT, _INT, _TEXT, _INT, _TEXT, _TEXT)
+_PARTS = (
+    _shapes(*_PART_COLUMNS)
+    | _shapes(*_PART_COLUMNS, _BYTES)
+    | _shapes(*_PART_COLUMNS, _BYTES, _BYTES)
+    | _shapes(*_PART_COLUMNS, _INT)
+)  # alone, with the name, with the body behind it, with the life
 
 _WAIT_COLUMNS = (_INT, _INT, _INT, _INT, _INT_OR_NONE, _INT_OR_NONE, _TEXT, _TEXT)
 _WAITS = (
@@ -148,11 +154,11 @@ def _read_tags(text: str) -> tuple[tuple[str, str], ...] | None:
 
 
 def head_of_part(row: Sequence[Any]) -> Head | None:
-    """A head from the columns of `PART_HEAD`, or `None` if they cannot be read."""
+    """A head from the columns of `PART_HEAD`, and what else `_PARTS` lists; `None` if it cannot be read."""
     if tuple(map(type, row)) not in _PARTS:
         return None
 
-    version, created_ms, updated_ms, type_, type_version, tag, attempts, revision, commits = row
+    version, created_ms, updated_ms, type_, type_version, tag, attempts, revision, commits = row[:9]
     if not _FIRST_MS <= created_ms <= _LAST_MS or not _FIRST_MS <= updated_ms <= _LAST_MS:
         return None
 

@@ -26,6 +26,8 @@ from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import Check
+from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import DueFilter
 from catga_store.protocol.requests import Filter
@@ -34,6 +36,7 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Parts
+from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
 from catga_store.protocol.requests import Totals
@@ -296,6 +299,18 @@ class SQLiteTables:
 
         self._tags.write(key, head, old)
         return True
+
+    def admit(self, commit: Commit, change: Put | Check | None) -> bool:
+        if self.known and change is not None:
+            self.known.pop(change.key, None)
+
+        return self._parts.admit(commit, change)
+
+    def add_part(self, key: Key, head: Head, body: bytes) -> bool:
+        if self.known:
+            self.known.pop(key, None)
+
+        return self._parts.add(key, head, body)
 
     def remove(self, key: Key, old: Head) -> None:
         self._know(key, None)
