@@ -35,6 +35,7 @@ from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import head_from
 
 __all__ = ["body_of", "commit", "plan_bytes", "written_head"]
 
@@ -63,7 +64,7 @@ def plan_bytes(
 
     check_size(key, len(body), context.limits)
     version, created_ms = (1, now_ms) if old is None else (old.version + 1, old.created_ms)
-    head = Head.of((version, 0, created_ms, now_ms, BYTES, 1, tag, *_OF_PARTS))
+    head = head_from((version, 0, created_ms, now_ms, BYTES, 1, tag, *_OF_PARTS))
     if expected is None and old is not None:
         expected = old.revision
 
@@ -79,7 +80,7 @@ def body_of(flow_id: str, part: ListedPart) -> bytes:
 def written_head(put: Put, outcome: Outcome) -> Head:
     """Return the head of a part that was written."""
     version, revision, _, created_ms, *_ = outcome
-    return Head.of((version, 0, created_ms, *put.head[3:-2], revision, ()))
+    return head_from((version, 0, created_ms, *put.head[3:-2], revision, ()))
 
 
 def commit(

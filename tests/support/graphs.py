@@ -1,7 +1,7 @@
 """Graphs and checkpoints that the tests of the LangGraph saver share; and programs that run graphs.
 
 `python graphs.py URL THREAD NAME RUNS` invokes a graph RUNS times, prints a line for each run that was
-acknowledged, and starts again what was refused as stale.
+acknowledged, and starts again, after a pause, what was refused as stale.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import contextlib
 import itertools
 import operator
 import os
+import random
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from collections.abc import Callable
 from datetime import timedelta
@@ -124,9 +126,14 @@ def _run_again_and_again(url: str, thread_id: str, name: str, runs: int) -> None
             for attempt in itertools.count():
                 # A run that is refused may have put its input, so each attempt has a name of its own.
                 entry = f"{name}{number}.{attempt}"
+                began = time.monotonic()
                 try:
                     graph.invoke({"log": [entry]}, {"configurable": {"thread_id": thread_id}})
                 except StaleThreadError:
+                    # Each start makes the other runs stale. Those that start again at once may do so
+                    # forever: four did on NATS. A pause leaves the others the time of several runs.
+                    took = time.monotonic() - began
+                    time.sleep(random.uniform(0, took * min(attempt + 2, 8)))
                     continue
 
                 print(entry, flush=True)  # noqa: T201  the one that started it reads this
