@@ -81,8 +81,10 @@ def _due(
     store: cs.Store, kind: str | None, within: timedelta, limit: int
 ) -> Iterator[dict[str, Any]]:
     context = store._context  # noqa: SLF001  no public operation looks without claiming
-    until_ms = context.settings.now_ms() + within // timedelta(milliseconds=1)
-    found = store._run(ask(Due(until_ms, limit, None if kind is None else ("", kind))))  # noqa: SLF001  as above
+    names = None if kind is None else ("", kind)
+    within_ms = within // timedelta(milliseconds=1)
+    due = Due(context.settings.now_ms(), limit, names, within_ms=within_ms)
+    found = store._run(ask(due))  # noqa: SLF001  as above
     waits = [entry.key for entry in found if entry.key.kind != FLOW]
     ended, _ = store._run(read_what_can_be(context, waits))  # noqa: SLF001  as above
     parents = {

@@ -224,7 +224,8 @@ def _until_due(context: Context, waiter: Waiter, vain: int = 0) -> Conversation[
         now_ms = context.settings.now_ms()
         if not waiter.is_woken:
             # What is due later than the next look is found by that.
-            found = yield Due(now_ms + int(waiter.interval * 1000), 1, waiter.types, waiter.tags)
+            within_ms = int(waiter.interval * 1000)
+            found = yield Due(now_ms, 1, waiter.types, waiter.tags, within_ms)
 
         is_due = any(_due_of(entry) <= now_ms for entry in found)
         if is_due and not vain:

@@ -538,6 +538,13 @@ class Due(Request[tuple[Found, ...]]):
     types: tuple[str, ...] | None = None
     tags: tuple[tuple[str, str], ...] = ()
     """Likewise, only flows with all these tags; the first is looked up in an index."""
+    within_ms: int = 0
+    """Also what becomes due in so many milliseconds. What has expired is decided by `now_ms` alone."""
+
+    @property
+    def until_ms(self) -> int:
+        """What is due at this time, or before, is wanted."""
+        return self.now_ms + self.within_ms
 
     def wants(self, head: Head) -> bool:
         """Whether a flow is of the types and has the tags."""

@@ -276,7 +276,7 @@ class BaseWorker:
     def _next_due(self) -> Conversation[datetime | None]:
         """When something is due next that this worker handles."""
         now_ms = self.store._context.settings.now_ms()
-        found: tuple[Found, ...] = yield Due(now_ms + _FOREVER_MS, 1, self.names)
+        found: tuple[Found, ...] = yield Due(now_ms, 1, self.names, within_ms=_FOREVER_MS)
         times = [entry.head.due_ms for entry in found if entry.head.due_ms is not None]
         return from_ms(min(times)) if times else None
 

@@ -233,6 +233,26 @@ def test_wait_due(store: cs.Store, clock: ManualClock, beside: Any) -> None:
     assert store.get_one("f").owner is None
 
 
+def test_what_expires_before_the_next_look_is_due_until_then(
+    open_more: Callable[..., cs.Store], clock: ManualClock, beside: Any
+) -> None:
+    """A wait looks one poll interval ahead; a flow that will have expired by then is still seen."""
+    store = open_more(poll_interval=timedelta(hours=1))
+    minute = timedelta(minutes=1)
+    now = cs.FlowSnapshot("now", state={}, expires_at=clock.now + 2 * minute)
+    store.create(now)
+    assert store.wait_due(timeout=LONGEST)
+    store.delete(now)
+
+    soon = clock.now + minute
+    store.create(cs.FlowSnapshot("soon", state={}, due_at=soon, expires_at=soon + minute))
+    waiting = beside(store.claim_due, lease=minute, wait=LONGEST)
+    until(is_waiting(store))
+    clock.advance(minute)
+    (claimed,) = result(waiting)
+    assert claimed.flow_id == "soon"
+
+
 def test_watch(store: cs.Store, beside: Any) -> None:
     """It returns the next version of a flow, at once if there is one already."""
     assert store.watch("f", after=0, timeout=NOTHING) is None

@@ -517,9 +517,10 @@ class MemoryTables:
 
     def due_flows(self, request: Due) -> list[Found]:
         found: list[Found] = []
+        until_ms = request.until_ms
 
         for due_ms, key in self._due_index(request.tags):
-            if due_ms > request.now_ms or len(found) == request.limit:
+            if due_ms > until_ms or len(found) == request.limit:
                 break
 
             head = self._heads[key]
@@ -534,10 +535,10 @@ class MemoryTables:
 
     def due_waits(self, request: Due) -> list[Found]:
         found: list[Found] = []
-        now_ms = request.now_ms
+        now_ms, until_ms = request.now_ms, request.until_ms
 
         for due_ms, key in self._due_waits:
-            if due_ms > now_ms or len(found) == request.limit:
+            if due_ms > until_ms or len(found) == request.limit:
                 break
 
             row = self._waits[key]

@@ -163,7 +163,7 @@ class NatsListings:
     def due(self, request: Due) -> Conversation[tuple[Found, ...]]:
         """`Due`."""
         deadline = self._exchange.deadline()
-        now_ms, limit = request.now_ms, request.limit
+        now_ms, until_ms, limit = request.now_ms, request.until_ms, request.limit
         flows: dict[Key, Found] = {}
         waits: dict[Key, Found] = {}
 
@@ -171,7 +171,7 @@ class NatsListings:
             for key, head in (yield from self.flows(entries, deadline)).items():
                 if (
                     head.due_ms is not None
-                    and head.due_ms <= now_ms
+                    and head.due_ms <= until_ms
                     and (head.expires_ms is None or head.expires_ms > now_ms)
                     and request.wants(head)
                 ):
@@ -184,7 +184,7 @@ class NatsListings:
                 for key, row in rows.items()
                 if row.parent is not None
                 and row.head.due_ms is not None
-                and row.head.due_ms <= now_ms
+                and row.head.due_ms <= until_ms
             }
             for key in (yield from self._with_parent_of(ready, request, deadline)):
                 waits[key] = Found(key, ready[key].head)
@@ -201,10 +201,10 @@ class NatsListings:
             limit == 1
         ):  # the first of all, which a call that waits asks for again and again: one search
             first: Sized = ChainMap(flows, waits)
-            yield from self.oldest_pages(prefixes + child, now_ms, limit, any_of, first, deadline)
+            yield from self.oldest_pages(prefixes + child, until_ms, limit, any_of, first, deadline)
         else:
-            yield from self.oldest_pages(prefixes, now_ms, limit, flows_of, flows, deadline)
-            yield from self.oldest_pages(child, now_ms, limit, waits_of, waits, deadline)
+            yield from self.oldest_pages(prefixes, until_ms, limit, flows_of, flows, deadline)
+            yield from self.oldest_pages(child, until_ms, limit, waits_of, waits, deadline)
 
         found = sorted(flows.values(), key=due_first)[:limit]
         found += sorted(waits.values(), key=due_first)[:limit]

@@ -79,14 +79,15 @@ class RedisListings:
 
     def due(self, request: Due) -> Conversation[tuple[Found, ...]]:
         now_ms, limit, types = request.now_ms, request.limit, request.types
-        upto = stamp_of(now_ms + 1)
+        within_ms = request.within_ms
+        upto = stamp_of(now_ms + within_ms + 1)
 
         def flow(head: Head, _parent: Head | None) -> bool:
-            return _is_due(head, now_ms) and request.wants(head)
+            return _is_due(head, now_ms, within_ms) and request.wants(head)
 
         def wait(head: Head, parent: Head | None) -> bool:
             is_ours = parent is None or has_expired(parent, now_ms) or request.wants(parent)
-            return is_ours and _is_due(head, now_ms)
+            return is_ours and _is_due(head, now_ms, within_ms)
 
         begins = begins_of_due(types, request.tags)
         flows = [(begin, b"[" + begin, b"(" + begin + upto) for begin in begins]
@@ -428,8 +429,9 @@ def _found(
     return Found(key, head) if is_there and matches(head, parent) else None
 
 
-def _is_due(head: Head, now_ms: int) -> bool:
-    return head.due_ms is not None and head.due_ms <= now_ms and not has_expired(head, now_ms)
+def _is_due(head: Head, now_ms: int, within_ms: int = 0) -> bool:
+    is_due = head.due_ms is not None and head.due_ms <= now_ms + within_ms
+    return is_due and not has_expired(head, now_ms)
 
 
 def _head_command(key: bytes) -> Command:

@@ -450,7 +450,7 @@ class SQLiteTables:
 
     def due_flows(self, request: Due) -> list[Found]:
         wanted = DueFilter(
-            claimed=False, until_ms=request.now_ms, types=request.types, tags=request.tags
+            claimed=False, until_ms=request.until_ms, types=request.types, tags=request.tags
         )
         rows = self._rows_due(wanted, f"{HEAD}, id, typeof(body)", None, request.now_ms)
         return readable(rows, request.limit, due_found)
@@ -464,7 +464,7 @@ class SQLiteTables:
             " OR typeof(success) <> 'integer' OR typeof(payload) <> 'blob')) FROM catga_waits"
             " WHERE due_ms IS NOT NULL AND parent IS NOT NULL AND due_ms <= ?"
             f"{_parent_type_in(types)}{with_tags} ORDER BY due_ms",
-            (now_ms, *(() if types is None else (now_ms, types[0], *types)), *tags),
+            (request.until_ms, *(() if types is None else (now_ms, types[0], *types)), *tags),
         )
         return readable(rows, request.limit, self._wake)
 

@@ -148,8 +148,9 @@ _ASK_VERSION = Call(_version_of, writes=False, single=True)
 def _due_in(tables: SQLiteTables, waiters: list[Waiter], number: int) -> dict[Key, Hint]:
     found: dict[Key, Hint] = {}
     for waiter in {waiter.types: waiter for waiter in waiters if waiter.what != WATCH}.values():
-        until_ms = waiter.now_ms() + int(waiter.interval * 1000)
-        for key, head, _ in rules.due(tables, Due(until_ms, number, waiter.types)):
+        within_ms = int(waiter.interval * 1000)
+        due = Due(waiter.now_ms(), number, waiter.types, within_ms=within_ms)
+        for key, head, _ in rules.due(tables, due):
             if key.kind == FLOW:
                 found[key] = Hint(head.due_ms, head.type, key.id, head.version, head.revision)
             else:

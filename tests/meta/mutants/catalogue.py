@@ -711,11 +711,19 @@ MUTANTS: tuple[Mutant, ...] = (
         CLAIMS,
     ),
     Mutant(
+        "expired-ahead-of-time",
+        "a wait does not see what will have expired when it looks again",
+        MEMORY,
+        "            live = head.expires_ms is None or head.expires_ms > request.now_ms\n",
+        "            live = head.expires_ms is None or head.expires_ms > until_ms\n",
+        ("tests/contract/test_waiting.py", "-k", "memory and expires"),
+    ),
+    Mutant(
         "due-off-by-one",
         "a flow is due one millisecond late",
         MEMORY,
-        "            if due_ms > request.now_ms or",
-        "            if due_ms >= request.now_ms or",
+        "            if due_ms > until_ms or len(found) == request.limit:\n                break\n\n            head",
+        "            if due_ms >= until_ms or len(found) == request.limit:\n                break\n\n            head",
         (*CLAIMS, *MACHINE),
     ),
     # --- retention --------------------------------------------------------------------------------
