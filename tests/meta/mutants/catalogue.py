@@ -1483,7 +1483,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "nats-due-hint-believed",
         "a flow is claimed because an entry says that it is due",
         "stores/nats/listings.py",
-        "head.due_ms is not None\n                    and head.due_ms <= now_ms\n"
+        "head.due_ms is not None\n                    and head.due_ms <= until_ms\n"
         "                    and (head.expires_ms",
         "head.due_ms is not None\n                    and (head.expires_ms",
         (*HINTS, *CLAIMS, *ON_NATS),
