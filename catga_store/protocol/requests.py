@@ -539,7 +539,7 @@ class Due(Request[tuple[Found, ...]]):
     tags: tuple[tuple[str, str], ...] = ()
     """Likewise, only flows with all these tags; the first is looked up in an index."""
     within_ms: int = 0
-    """Also what becomes due in so many milliseconds. What has expired is decided by `now_ms` alone."""
+    """Also what becomes due within that time. What has expired is decided by `now_ms` alone."""
 
     @property
     def until_ms(self) -> int:
