@@ -1,10 +1,12 @@
-"""What parts cost on Redis, beside the same bytes on a plain redis-py client.
+"""What parts cost on Redis, beside the same bytes on a plain redis-py client; and bodies of bytes on SQLite.
 
     python benchmarks/parts.py [--version 8.2] [--calls N] [--rounds N] [--many N]
 
 - the round trips of each operation, which are asserted;
 - a page of 100 parts of a flow that has 100 of them, and of one that has `--many`;
-- a part of 32 KiB, beside `HGET` of as many bytes;
+- a part of 32 KiB, beside `HGET` of as many bytes, and 100 of them in one call, beside one `HMGET`;
+- on SQLite a state and a part of 32 KiB, beside one `SELECT` of as many bytes from a table of two columns on
+  a connection of `sqlite3`, and 100 of each in one call, beside 100 such statements;
 - what other callers wait while a flow with 10,000 parts of 1 KiB is deleted.
 
 Times are reported, not asserted, beside what took turns with them in the same run. Starts a server of
@@ -14,9 +16,14 @@ its own. Needs `catga_store[cli,redis,test]`.
 from __future__ import annotations
 
 import argparse
+import os
+import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -35,6 +42,8 @@ from catga_store.testing.servers import RedisServer
 BODY = b"x" * (32 * 1024)
 PARTS = 10_000
 AT_ONCE = 200
+MANY = 100
+"""Bodies that are read in one call."""
 
 
 def add_many(store: cs.Store, flow_id: str, count: int, body: bytes) -> None:
@@ -100,22 +109,74 @@ def report_pages(store: cs.Store, table: Table, arguments: argparse.Namespace) -
 def report_body(
     store: cs.Store, client: redis.Redis, table: Table, arguments: argparse.Namespace
 ) -> None:
-    """Time the read of a body beside that of the bare client."""
-    store.put_part(cs.Part("few", "body", BODY))
-    client.hset("plain", "body", BODY)  # type: ignore[arg-type]
-    times = interleaved(
-        {
-            "get_part": lambda: store.get_part("few", "body"),
-            "HGET": lambda: client.hget("plain", "body"),
-        },
-        calls=arguments.calls,
-        rounds=arguments.rounds,
-    )
-    ratio = times["get_part"].over(times["HGET"])
-    table.add_row("HGET of 32 KiB", f"{times['HGET'].p50:,.0f} us")
-    table.add_row(
-        "get_part of 32 KiB", f"{times['get_part'].p50:,.0f} us, {ratio:.2f} times as much"
-    )
+    """Time the read of a body beside that of the bare client, and of many in one call."""
+    plain: Any = client
+    names = [f"body/{number}" for number in range(MANY)]
+    for name in names:
+        store.put_part(cs.Part("few", name, BODY))
+        plain.hset("plain", name, BODY)
+
+    one = {
+        "HGET": lambda: plain.hget("plain", names[0]),
+        "get_part": lambda: store.get_part("few", names[0]),
+    }
+    many = {
+        f"HMGET of {MANY}": lambda: plain.hmget("plain", names),
+        f"get_parts of {MANY}": lambda: store.get_parts("few", names),
+    }
+    compare(one, table, arguments.calls, arguments.rounds)
+    compare(many, table, max(arguments.calls // 10, 3), arguments.rounds)
+
+
+def compare(
+    cases: dict[str, Callable[[], object]], table: Table, calls: int, rounds: int, *, of: str = ""
+) -> None:
+    """Time cases in turn, and report each as a multiple of the first."""
+    times = interleaved(cases, calls=calls, rounds=rounds)
+    first, *others = cases
+    table.add_row(f"{first}{of}", f"{times[first].p50:,.1f} us")
+    for name in others:
+        ratio = times[name].over(times[first])
+        table.add_row(f"{name}{of}", f"{times[name].p50:,.1f} us, {ratio:.2f} times as much")
+
+
+def report_sqlite(folder: Path, table: Table, arguments: argparse.Namespace) -> None:
+    """Time the reads of bodies of bytes from a SQLite file, beside bare statements on another."""
+    ids = [f"flow-{number}" for number in range(MANY)]
+    with (
+        cs.SQLiteStore(folder / "flows.db") as store,
+        closing(sqlite3.connect(folder / "plain.db", isolation_level=None)) as bare,
+    ):
+        bare.execute("PRAGMA journal_mode = WAL")
+        bare.execute("CREATE TABLE bodies (id BLOB PRIMARY KEY, body BLOB NOT NULL)")
+        bare.execute("BEGIN")
+        with store.begin() as session:
+            for flow_id in ids:
+                body = os.urandom(len(BODY))
+                session.add(cs.FlowSnapshot(flow_id, state=body))
+                session.add_part(cs.Part("flow-0", flow_id, body))
+                bare.execute("INSERT INTO bodies VALUES (?, ?)", (flow_id.encode(), body))
+
+        bare.execute("COMMIT")
+
+        def select(flow_id: str) -> bytes:
+            found = bare.execute("SELECT body FROM bodies WHERE id = ?", (flow_id.encode(),))
+            body: bytes = found.fetchone()[0]
+            return body
+
+        one: dict[str, Callable[[], object]] = {
+            "SELECT": lambda: select("flow-0"),
+            "get": lambda: store.get("flow-0", bytes),
+            "get_part": lambda: store.get_part("flow-0", "flow-0"),
+        }
+        many: dict[str, Callable[[], object]] = {
+            f"{MANY} SELECT": lambda: [select(flow_id) for flow_id in ids],
+            f"get_many of {MANY}": lambda: store.get_many(ids, bytes),
+            f"get_parts of {MANY}": lambda: store.get_parts("flow-0", ids),
+        }
+        compare(one, table, arguments.calls, arguments.rounds, of=", 32 KiB, SQLite")
+        calls = max(arguments.calls // 10, 3)
+        compare(many, table, calls, arguments.rounds, of=", 32 KiB each, SQLite")
 
 
 def report_removal(
@@ -165,6 +226,7 @@ def main() -> None:
     arguments = parser.parse_args()
     table = Table(f"Redis {arguments.version}", "", title="Parts")
     with (
+        tempfile.TemporaryDirectory() as folder,
         RedisServer(arguments.version) as server,
         cs.open_store(server.url) as store,
         redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as client,
@@ -178,6 +240,7 @@ def main() -> None:
         report_exchanges(store, table)
         report_pages(store, table, arguments)
         report_body(store, plain, table, arguments)
+        report_sqlite(Path(folder), table, arguments)
         report_removal(store, plain, table, arguments)
 
     Console().print(table)

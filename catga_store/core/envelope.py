@@ -504,9 +504,8 @@ def encode_entry(body: object) -> tuple[str, int, bytes]:
 
 def decode_part(key: Key, record: Record, body_type: Any | None) -> Part[Any]:
     """A new part of what is stored, its body as `body_type`, or as raw data; errors as of a flow."""
-    part: Part[Any] = stored_state.listed_part(key, record, body_type)
-    load_part(part, record)
-    return part
+    body, baseline = _read_part(key, record, body_type)
+    return stored_state.loaded_part(key, record, body_type, body, baseline)
 
 
 def load_part(part: Part[Any], record: Record) -> None:

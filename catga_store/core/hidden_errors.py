@@ -34,8 +34,14 @@ def shown_error(chain: Chain, text: str, place: BodyPlace) -> str:
     if stored is None:
         return text
 
+    def placed(kind: int) -> BodyPlace:
+        if kind != NUMBERED:  # the place does not depend on it, so no codec would notice
+            raise CorruptRecordError(_UNREADABLE, key=None)
+
+        return place._replace(child=_CHILD)
+
     try:
-        return chain.decode(stored, lambda _kind: place._replace(child=_CHILD)).decode()
+        return chain.decode(stored, placed).decode()
     except (CorruptRecordError, UnicodeDecodeError):
         return _UNREADABLE
 

@@ -40,6 +40,7 @@ from catga_store.protocol.requests import Delete
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Parts
+from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import RemoveParts
 
@@ -86,9 +87,10 @@ def get_part(
     context: Context, flow_id: str, name: str, body_type: Any | None = None
 ) -> Conversation[Part[Any] | None]:
     """Read a part."""
-    found = yield from get_parts(context, flow_id, (name,), body_type)
-    (part,) = found.values()
-    return part
+    key = part_key(check_id(flow_id, "a flow id"), _readable_name(name))
+    codec.check_state_type(body_type)
+    (record,) = yield Read((key,), context.settings.now_ms())
+    return None if record is None else envelope.decode_part(key, record, body_type)
 
 
 def get_parts(

@@ -53,6 +53,7 @@ __all__ = [
     "load_results",
     "load_wait",
     "loaded_flow",
+    "loaded_part",
     "set_attempts",
     "set_created_at_unknown",
     "set_end",
@@ -322,22 +323,34 @@ def set_satisfied(wait: WaitCondition, version: int, revision: str, status: int)
 # --- parts --------------------------------------------------------------------------------------
 
 
-_PART: type[Part[Any]] = Part
+class _UnguardedPart(Part[Any]):
+    """A part in the making; see `_Unguarded`."""
+
+    __slots__ = ()
+    __setattr__ = object.__setattr__
 
 
 def listed_part(key: Key, record: Record, body_type: Any | None = None) -> Part[Any]:
     """Return a part without its body."""
-    part: Part[Any] = object.__new__(_PART)
-    _set(part, "flow_id", key.id)
-    _set(part, "name", key.name)  # not checked: it may be that of an entry of a log
-    _set(part, "_body", UNREAD)
-    _set(part, "tag", record.head.position)
-    _set(part, "body_type", body_type)
-    _set(part, "_key", key)
-    _set(part, "_loaded", record)
-    _set(part, "_baseline", None)
-    _set(part, "_session", None)
-    _set(part, "_is_read", False)  # noqa: FBT003  the value of the attribute
+    return loaded_part(key, record, body_type, UNREAD, None)
+
+
+def loaded_part(
+    key: Key, record: Record, body_type: Any | None, body: Any, baseline: bytes | None
+) -> Part[Any]:
+    """Return a new part of what is stored."""
+    part = object.__new__(_UnguardedPart)
+    part.flow_id = key.id
+    part.name = key.name  # not checked: it may be that of an entry of a log
+    part._body = body
+    part.tag = record.head.position
+    part.body_type = body_type
+    part._key = key
+    part._loaded = record
+    part._baseline = baseline
+    part._session = None
+    part._is_read = body is not UNREAD
+    part.__class__ = Part  # type: ignore[assignment]  # of the same layout
     return part
 
 

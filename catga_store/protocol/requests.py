@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 from typing import NamedTuple
 from typing import TypeAlias
 
@@ -180,6 +181,15 @@ class Record(NamedTuple):
     body: bytes
     terms: Terms | None = None
     items: tuple[Item, ...] = ()
+
+
+def record_with_body(head: Head, body: bytes) -> Record:
+    """Return a record of any kind but a wait condition: half of what `Record(…)` costs, in every reading."""
+    record: Record = _new(Record, (head, body, None, ()))
+    return record
+
+
+_new: Any = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  typeshed's generic
 
 
 # --- changes: what a commit is made of ------------------------------------------------------------

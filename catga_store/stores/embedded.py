@@ -120,12 +120,9 @@ class EmbeddedProtocol:
     # one handler per request ----------------------------------------------------------------------
 
     def _read(self, request: Read) -> Conversation[Any]:
-        call = Call(
-            lambda tables: rules.read(tables, request),
-            writes=False,
-            single=len(request.keys) == 1 and request.keys[0].kind in _BY_ONE,
-            request=request,
-        )
+        keys = request.keys
+        single = len(keys) == 1 and keys[0].kind in _BY_ONE
+        call = Call(lambda tables: rules.read(tables, request), False, single, request)  # noqa: FBT003  as below
         try:
             return (yield call)
         except (NotSentError, ReplyLostError) as error:

@@ -17,6 +17,7 @@ from tampered import stored_bodies
 
 import catga_store as cs
 from catga_store.codec.bodies.frames import trail_of
+from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import entry_key
 from catga_store.protocol.keys import flow_key
@@ -24,6 +25,7 @@ from catga_store.protocol.keys import part_key
 from catga_store.protocol.keys import progress_key
 from catga_store.protocol.keys import version_key
 from catga_store.protocol.keys import wait_key
+from catga_store.protocol.requests import Identify
 from catga_store.testing.clock import ManualClock
 
 KEYS = cs.Keys({"new": b"n" * 32, "old": b"o" * 32}, current="new")
@@ -170,6 +172,23 @@ def test_a_body_stays_readable_when_only_its_head_is_written(
     assert store.get_one("fork", Card).state.cents == 7
 
 
+def test_bodies_are_bound_to_one_store_of_a_kind(
+    open_more: Callable[..., cs.Store],
+    store_url: str,
+    url_of: Callable[[str], str],
+    request: pytest.FixtureRequest,
+) -> None:
+    """Two files, prefixes or buckets bind differently; the same one, opened again, binds alike."""
+    kind: str = request.node.callspec.params["store_url"]
+    url = store_url.replace("flows.db", "other.db") if kind == "sqlite" else url_of(kind)
+    first, again = open_more(codecs=BOTH), open_more(codecs=BOTH)
+    with cs.open_store(url, codecs=BOTH) as other:
+        texts = [store._driver.run(ask(Identify())) for store in (first, again, other)]
+
+    assert texts[0] == texts[1] != texts[2]
+    assert all(texts)
+
+
 @pytest.mark.anyio
 async def test_async_stores_have_codecs(open_more_async: Callable[..., cs.AsyncStore]) -> None:
     """They read and write what blocking stores do, and refuse the same."""
@@ -247,12 +266,50 @@ def test_no_body_passes_for_another(filled: str, place: Place) -> None:
             assert READERS[place](store) == own
             continue
 
-        with pytest.raises(cs.CorruptRecordError, match="not what was encrypted here") as caught:
+        refusal = "not what was encrypted here|not the result of a child"
+        with pytest.raises(cs.CorruptRecordError, match=refusal) as caught:
             READERS[place](store)
 
         key = flow_key("f") if place[0].name.startswith("//") else place[0]
         assert caught.value.key is not None
         assert Key(*caught.value.key) in (key, place[0])
+
+
+@pytest.mark.parametrize("place", READERS, ids=str)
+def test_a_damaged_body_is_refused_by_name(filled: str, place: Place) -> None:
+    """Cut at its beginning, its middle and its end, or one byte changed there; every other is read."""
+    store = opened(filled)
+    body = stored_bodies(store)[place]
+    attack = Tampered(store)
+    for at in (0, 3, len(body) // 2, len(body) - 1):
+        changed = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+        for damaged in (body[:at], changed):
+            attack.bodies = {place: damaged}
+            for other, read in READERS.items():
+                if (other[0].id, other[0].kind) != (place[0].id, place[0].kind):
+                    read(store)
+
+            with pytest.raises(cs.CorruptRecordError, match="cannot be read") as caught:
+                READERS[place](store)
+
+            assert place[0].id in str(caught.value)
+
+
+def test_a_claim_passes_over_a_damaged_body(name: str, clock: ManualClock) -> None:
+    """Listings show its flow; the flows beside it are claimed."""
+    store = opened(name, clock=clock)
+    for flow_id in ("bad", "good"):
+        store.create(cs.FlowSnapshot(flow_id, state={"card": SECRET}))
+
+    place = flow_key("bad"), ""
+    body = stored_bodies(store)[place]
+    attack = Tampered(store)
+    attack.bodies = {place: body[:-1] + bytes([body[-1] ^ 1])}
+    clock.advance(timedelta(seconds=1))
+    assert [flow.flow_id for flow in store.claim_due(limit=5)] == ["good"]
+    assert {flow.flow_id for flow in store.query_flows()} == {"bad", "good"}
+    attack.bodies = {}
+    assert store.get_one("bad").state == {"card": SECRET}
 
 
 def test_no_body_of_another_store_passes(filled: str, name: str) -> None:

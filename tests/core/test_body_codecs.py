@@ -13,6 +13,7 @@ import catga_store as cs
 from catga_store.codec.bodies import Chain
 from catga_store.codec.bodies.encryption import unseal
 from catga_store.codec.bodies.frames import NUMBERED
+from catga_store.codec.bodies.frames import framed
 from catga_store.codec.bodies.frames import parse
 from catga_store.codec.bodies.frames import trail_of
 
@@ -136,6 +137,22 @@ def test_every_changed_byte_and_every_cut_is_refused() -> None:
 
     with pytest.raises(cs.CorruptRecordError):
         decoded(chain, stored + b"\0")
+
+
+def test_forged_headers_are_not_kept_without_bound() -> None:
+    """A store keeps how bodies of one header are read, and whoever can write to it can make many headers."""
+    chain = Chain([cs.Zstd(), encrypting()])
+    stored = chain.encode(b"body", PLACE, NUMBERED)
+    for number in range(600):
+        with pytest.raises(cs.CorruptRecordError):
+            decoded(chain, stored.replace(b"2026-11", f"{number:07}".encode()))
+
+    with pytest.raises(cs.CodecMissingError):
+        decoded(chain, framed(NUMBERED, f"aes256gcm={'x' * 60_000}", stored[-60:]))
+
+    assert len(chain._plans) <= 256
+    assert max(map(len, chain._plans)) <= 1024
+    assert decoded(chain, stored) == b"body"
 
 
 def test_a_body_without_encryption_is_refused_unless_it_is_accepted() -> None:

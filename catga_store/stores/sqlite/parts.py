@@ -25,6 +25,7 @@ from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import record_with_body
 from catga_store.stores.sqlite.rows import AFTER_HEAD
 from catga_store.stores.sqlite.rows import AFTER_PART_HEAD
 from catga_store.stores.sqlite.rows import HEAD
@@ -139,13 +140,13 @@ class SQLiteParts:
     def record(self, key: Key) -> Record | None:
         """Return a part."""
         row = self._execute(_READ, (key.id.encode(), key.name.encode())).fetchone()
-        return None if row is None else Record(read_head(key, row), row[AFTER_HEAD])
+        return None if row is None else record_with_body(read_head(key, row), row[AFTER_HEAD])
 
     def living(self, key: Key, now_ms: int) -> Record | None:
         """Return a part, unless its flow has expired."""
         flow_id = key.id.encode()
         row = self._execute(_READ_LIVING, (flow_id, flow_id, now_ms, key.name.encode())).fetchone()
-        return None if row is None else Record(read_head(key, row), row[AFTER_HEAD])
+        return None if row is None else record_with_body(read_head(key, row), row[AFTER_HEAD])
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
         """Insert or replace a part."""

@@ -40,6 +40,7 @@ from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
 from catga_store.protocol.requests import Totals
+from catga_store.protocol.requests import record_with_body
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
 from catga_store.stores.sqlite.file_locks import FileGuard
@@ -239,7 +240,7 @@ class SQLiteTables:
             return self._parts.record(key)
 
         row = self._execute(_READ[kind], (record_id.encode(), step)).fetchone()
-        return None if row is None else Record(read_head(key, row), row[AFTER_HEAD])
+        return None if row is None else record_with_body(read_head(key, row), row[AFTER_HEAD])
 
     def _wait_record(self, key: Key) -> Record | None:
         row = self._execute(
