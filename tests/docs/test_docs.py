@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from attrs import define
+from forks import run_program
 from typer.main import get_command
 
 import catga_store as cs
@@ -66,9 +67,6 @@ def commands(text: str) -> list[Command]:
 def run(line: str, directory: Path) -> str:
     """Type a command: variables first, then a program of this Python's."""
     words = shlex.split(line)
-    if words[0] == "catga-store":  # which is this, also where it is not installed
-        words[:1] = [sys.executable, "-m", "catga_store"]
-
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}"}
     # A page is about its own plugins: pytest-asyncio, where it is installed, warns in every run.
     options = "-p no:asyncio" if "pytest-asyncio" not in line else ""
@@ -79,6 +77,9 @@ def run(line: str, directory: Path) -> str:
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
         environment[name] = value
+
+    if words[0] == "catga-store" or (words[0] == "python" and words[1].endswith(".py")):
+        return run_program(words, directory, environment)
 
     done = subprocess.run(
         words,

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -49,6 +50,12 @@ def run_command(*arguments: str, url: str | None = None, **environment: str) -> 
     return done
 
 
+def run_program(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> str:
+    """Run `catga-store …` or `python FILE …` in a folder to its end; return all that it has printed."""
+    (done,) = _forked([{"program": words}], environment, COMMAND_SECONDS, folder)
+    return done.stdout
+
+
 def together(work: Callable[..., Any], *each: Sequence[object]) -> list[Any]:
     """Call a test module's function in one process for each list of arguments; return what each returned.
 
@@ -61,13 +68,18 @@ def together(work: Callable[..., Any], *each: Sequence[object]) -> list[Any]:
     return [json.loads(one.stdout) for one in done]
 
 
-def _forked(jobs: list[dict[str, Any]], environment: Any, seconds: float) -> list[Done]:
-    with tempfile.TemporaryDirectory() as folder:
+def _forked(
+    jobs: list[dict[str, Any]], environment: Any, seconds: float, folder: Path | None = None
+) -> list[Done]:
+    with tempfile.TemporaryDirectory() as kept:
+        # Both streams of a program are one file, so that its lines are in their order.
         places = [
-            [f"{folder}/{number}.{name}" for name in ("out", "err")] for number in range(len(jobs))
+            [f"{kept}/{number}.{name}" for name in ("out", "out" if "program" in job else "err")]
+            for number, job in enumerate(jobs)
         ]
         wanted = [{**job, "streams": streams} for job, streams in zip(jobs, places, strict=True)]
-        request = {"environment": dict(environment), "folder": str(Path.cwd()), "jobs": wanted}
+        where = str(folder or Path.cwd())
+        request = {"environment": dict(environment), "folder": where, "jobs": wanted}
         server = _server()
         assert server.stdin is not None
         assert server.stdout is not None
@@ -153,13 +165,17 @@ def become(request: dict[str, Any], job: dict[str, Any]) -> None:
     os.chdir(request["folder"])
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, stream in enumerate(job["streams"], 1):
-        os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
 
 
 def work_off(job: dict[str, Any]) -> None:
     """Do what a forked process is there for."""
-    if "command" in job:
-        sys.argv = ["catga-store", *job["command"]]
+    if "program" in job and job["program"][0] == "python":
+        sys.argv = job["program"][1:]
+        sys.path[0] = ""  # the folder of the file
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    elif "module" not in job:
+        sys.argv = job.get("program") or ["catga-store", *job["command"]]
         runpy.run_module("catga_store", run_name="__main__", alter_sys=True)
     else:
         function = getattr(module_of(job["module"]), job["function"])
