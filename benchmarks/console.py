@@ -46,7 +46,7 @@ PAGES = (
 def fill(store: cs.Store, flows: int) -> None:
     """Write the flows that are missing, 200 in a commit."""
     start = time.perf_counter()
-    for first in range(store.count_flows(), flows, BATCH):
+    for first in range(store.stats().total, flows, BATCH):
         with store.begin() as session:
             for number in range(first, min(first + BATCH, flows)):
                 session.add(flow_of(number))
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--flows", type=int, default=100_000)
     parser.add_argument("--server", type=int, help="the process id of the server of the store")
     options = parser.parse_args()
-    with cs.open_store(options.url) as store:
+    with cs.open_store(options.url, timeout=timedelta(minutes=1)) as store:
         fill(store, options.flows)
         measure(store, options.flows, options.server)
 

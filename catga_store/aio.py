@@ -392,8 +392,8 @@ class AsyncStore(BaseAsyncStore):
         Everything is counted from indexes, so that no flow is read, but for one of each type on NATS:
         memory and Redis take about the same time for any number of flows. SQLite counts flows as they
         change, and reads the index entries of what is due, claimed or pending. On NATS the server counts
-        index entries; the first call of a process, and then one in a minute, compares the names of all of
-        them, 100,000 in a request. Between two such calls a flow is counted twice whose writer died before
+        index entries; the first call of a process, and then one in a minute or more, compares the names of
+        all of them, 100,000 in a request. Between two such calls a flow is counted twice whose writer died before
         it removed an old entry. The numbers are of nearly one time: others write meanwhile.
 
         >>> import anyio

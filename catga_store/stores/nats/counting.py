@@ -137,9 +137,10 @@ class NatsCounter:
             return True
 
         news: list[str] = []
+        seen = self._seen
         for _ in range(_MOST_PAGES):
-            some, self._seen = yield from self._exchange.written_since(
-                f"{self._flows}>", self._seen, _MOST_NAMED, deadline
+            some, seen = yield from self._exchange.written_since(
+                f"{self._flows}>", seen, _MOST_NAMED, deadline
             )
             news += some.names
             if not some.more:
@@ -148,12 +149,13 @@ class NatsCounter:
             return False
 
         new = {kind: name for name in news if (kind := self._pair_of(name)[0]) not in self._types}
-        if not new:
-            return True
+        if new:
+            heads = yield from self._listings.flows(map(self._layout.entry, new.values()), deadline)
+            self._types |= {hash_of_type(head.type): head.type for head in heads.values()}
 
-        heads = yield from self._listings.flows(map(self._layout.entry, new.values()), deadline)
-        self._types |= {hash_of_type(head.type): head.type for head in heads.values()}
-        return all(kind in self._types for kind in new)
+        are_known = all(kind in self._types for kind in new)
+        self._seen = max(self._seen, seen) if are_known else self._seen
+        return are_known
 
     def _counted(
         self, now_ms: int, wrong: Collection[str], deadline: Deadline

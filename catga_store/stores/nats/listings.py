@@ -26,8 +26,6 @@ from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
-from catga_store.protocol.keys import decode_token
-from catga_store.protocol.keys import encode_token
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Count
@@ -42,6 +40,7 @@ from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
 from catga_store.protocol.rules import WaitRow
 from catga_store.stores.nats.answers import Deadline
+from catga_store.stores.nats.ids import NatsIds
 from catga_store.stores.nats.layout import LAST_TIME
 from catga_store.stores.nats.layout import SLOTTED
 from catga_store.stores.nats.layout import TIMES
@@ -76,6 +75,8 @@ _LEAST_ENTRIES = 16
 _MOST_DOUBTED = 1000
 _MOST_WANTED = 400
 """The most entries that are looked for at once; the server names no more than 1,024 in one answer."""
+_MOST_NAMED_BY_ID = 2000
+"""Of more flows with a prefix, those of a status or type are chosen by names before heads are read."""
 _A_SECOND_OF_SLOTS = 1_000_000
 _A_MINUTE_OF_SLOTS = 60 * _A_SECOND_OF_SLOTS
 _SECONDS_10 = 10_000
@@ -93,6 +94,7 @@ class NatsListings:
         """By what entries begin with: how far one must look to see more than were wanted last time."""
         self._newest: dict[tuple[str, ...], int] = {}
         """Likewise, down to which place a listing looked that began with the newest."""
+        self._ids = NatsIds(reader)
         self.doubted: dict[str, Key] = {}
         """Entries that did not match their records when they were met."""
 
@@ -522,24 +524,16 @@ class NatsListings:
     def _named_by_id(
         self, wanted: Filter, prefix: str, deadline: Deadline
     ) -> Conversation[list[Key]]:
-        """The flows whose id begins with a prefix, by id.
+        """The flows whose id begins with a prefix, by id; those with another status or type may be among them."""
+        ids = yield from self._ids.beginning_with(prefix, deadline)
+        if len(ids) > _MOST_NAMED_BY_ID and (
+            wanted.status is not None or wanted.type or wanted.tags
+        ):
+            names = yield from self._exchange.names([f"{self._layout.listing(wanted)}>"], deadline)
+            listed = {self._layout.entry(name).key.id for some in names for name in some}
+            ids = [one for one in ids if one in listed]
 
-        An id is one token, of which wildcards match the whole only. So the server names all flows,
-        or all of a status or type, 100,000 in one reply, and those that are wanted are chosen here.
-        Another index entry for each flow, with a token for each byte, would make every creation and
-        removal dearer by a publish.
-        """
-        everything = wanted.status is None and wanted.type is None and not wanted.tags
-        names_of = self._layout.all_of(FLOW) if everything else f"{self._layout.listing(wanted)}>"
-        (names,) = yield from self._exchange.names([names_of], deadline)
-        token = encode_token(prefix)
-        tokens = {
-            name.rpartition(".")[2]
-            for name in names
-            if name.startswith(token, name.rindex(".") + 1)
-        }
-        # The order of tokens is not that of ids.
-        return sorted(flow_key(decode_token(one)) for one in tokens)
+        return list(map(flow_key, ids))
 
     def _find_by_id(
         self, request: Find, prefix: str, deadline: Deadline

@@ -892,9 +892,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "nats-prefix-ordered-by-token",
         "flows with a prefix come in the order of their subjects, which is not that of their ids",
-        "stores/nats/listings.py",
-        "        return sorted(flow_key(decode_token(one)) for one in tokens)\n",
-        "        return [flow_key(decode_token(one)) for one in sorted(tokens)]\n",
+        "stores/nats/ids.py",
+        '    return sorted(decode_token(one) if "=" in one else one for one in tokens)\n',
+        "    return [decode_token(one) for one in sorted(tokens)]\n",
         (*PREFIXES, *ON_NATS),
     ),
     # --- what a revision, an id and a set are ---------------------------------------------------------

@@ -16,7 +16,7 @@ import catga_store as cs
 from catga_store.drivers.nats_asyncio import NatsLink
 from catga_store.model.stats import StoreStats
 from catga_store.stores.nats import counting
-from catga_store.stores.nats import numbers
+from catga_store.stores.nats.counting import NatsCounter
 from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.transport import Asks
 from catga_store.testing import ManualClock
@@ -60,7 +60,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def by_names(store: cs.Store, monkeypatch: pytest.MonkeyPatch) -> StoreStats:
     """Return the numbers that comparing names gives."""
     with monkeypatch.context() as patched:
-        patched.setattr(numbers, "_COMPARED_SECONDS", 0.0)
+        patched.setattr(NatsCounter, "totals", _nothing)
         return store.stats()
 
 
@@ -160,7 +160,8 @@ def test_an_entry_that_a_dead_process_left_is_known_once_names_were_compared(
         assert store.stats().flows == {"": {cs.FlowStatus.RUNNING: 1}}
 
 
-def _nothing(*_arguments: object) -> Iterator[Any]:
+def _nothing(*_arguments: object) -> Iterator[None]:
+    """Ask for nothing and return nothing."""
     yield from ()
 
 
