@@ -4,7 +4,7 @@ An id is one token of a subject, of which wildcards match the whole only. So the
 100,000 in one reply, and those that are wanted are chosen here. Another index entry for each flow, with a
 token for each byte, would make every creation and removal dearer by a publish.
 
-A process keeps what it was told for ten minutes, and asks only for the entries of listings that were written
+A process keeps the names for ten minutes, and asks only for the entries of listings that were written
 since: there is one for each new flow, before the flow or in its commit. So no flow is missing, and a flow that
 was deleted meanwhile is found out by its head, which is read in any case.
 """
@@ -29,7 +29,7 @@ _KEPT_SECONDS = 600.0
 _MOST_KEPT = 500_000
 """Some 40 MB. Of more flows the names are asked for each time."""
 _PAGE, _MOST_PAGES = 1000, 10
-"""Of more new entries than so many pages, all names are asked for again."""
+"""If there are more pages of new entries than that, all names are asked for again."""
 
 
 class NatsIds:
@@ -101,7 +101,7 @@ class NatsIds:
             if missing:
                 self._ids = sorted([*ids, *missing])
 
-            if begun <= self._seen:  # else another call has begun anew, from before
+            if begun <= self._seen:  # else another call has asked for all names, of an earlier time
                 self._seen = max(self._seen, seen)
 
         return True
