@@ -13,6 +13,7 @@ from catga_store.core.base_store import Runner
 from catga_store.core.context import Context
 from catga_store.core.options import BulkOptions
 from catga_store.model.bulk import BulkReport
+from catga_store.model.tags import NO_TAGS
 from catga_store.model.tags import tag_changes
 
 __all__ = ["Bulk"]
@@ -73,16 +74,16 @@ class Bulk:
 
     def tag(
         self,
-        tags: Mapping[str, str | None],
+        tags: Mapping[str, str] = NO_TAGS,
         *,
         remove: Iterable[str] = (),
         **options: Unpack[BulkOptions],
     ) -> BulkReport:
-        """Add or replace these tags, and remove those whose value is `None` or whose key is in `remove`.
+        """Add or replace these tags, and remove those whose keys are in `remove`.
 
         Other tags stay. Flows that have ended are tagged, too. A flow that a worker holds is skipped, and so
         is one that would have more than 16 tags. `UsageError`, before anything is read, for tags that no
-        flow can have.
+        flow can have, for none, and for one that is to be set and removed.
         """
         action = actions.TagFlow(*tag_changes(tags, remove))
         return self._run(bulk.run_bulk(self._context, self._selection, action, options))

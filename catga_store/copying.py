@@ -22,6 +22,7 @@ from catga_store.codec.bodies.frames import is_unreadable
 from catga_store.core import commits
 from catga_store.core import writes
 from catga_store.core.context import Context
+from catga_store.core.context import read_what_can_be
 from catga_store.core.counters import CountersOfLogs
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Conversation
@@ -67,7 +68,8 @@ class CopyReport:
     """Pending completions: their condition has not been set yet."""
     skipped: int = 0
     unreadable: int = 0
-    """Records that the source could not decode, because a key is missing, say; they were not copied."""
+    """Records that the source or the target could not read, because a key is missing or another program has
+    damaged them, say; they were not copied."""
 
 
 @frozen
@@ -76,7 +78,7 @@ class CopyDifference:
 
     key: Key
     what: str
-    """`missing`, or the names of the fields that differ, as in `version, state`."""
+    """`missing`, `unreadable` in one of the stores, or the names of the fields that differ, as in `version, state`."""
 
 
 _Steps: TypeAlias = Generator[tuple[Context, Conversation[Any]], Any, CopyReport]
@@ -103,8 +105,10 @@ def copy(
     be missed; a log that is appended to meanwhile counts on behind its copied entries. A record that is
     written to the target during the copy is kept, and counts as skipped.
 
-    Either store may have codecs, others or none: bodies are decoded and encoded. A record that the source
-    cannot decode is left out, and counted as `unreadable`.
+    A record that the source cannot read, or that the target has and cannot read, ends nothing: it is left as
+    it is, and counted as `unreadable`.
+
+    Either store may have codecs, others or none: bodies are decoded and encoded.
 
     Both stores are blocking ones. Async code opens the same records with `open_store` and copies in a
     thread. The tombstones of cleared wait conditions are not copied: a child of a cleared condition
@@ -175,17 +179,20 @@ def _copying(
             if kind == PART:
                 page = yield from _with_counters(source, page)
 
-            unreadable = [entry for entry in page if is_unreadable(entry.record)]
-            page = [entry for entry in page if not is_unreadable(entry.record)]
+            unreadable = [entry for entry in page if _is_unreadable(entry)]
+            page = [entry for entry in page if not _is_unreadable(entry)]
             pending = [entry for entry in page if entry.record.head.status < PENDING]
             kept = [entry for entry in page if entry.record.head.status >= PENDING]
             now_ms = target.settings.now_ms()
-            there = yield target, ask(Read(tuple(entry.key for entry in kept), now_ms))
-            puts = [
-                _put(entry, stored, now_ms)
-                for entry, stored in zip(kept, there, strict=True)
-                if stored is None or _is_replaced(entry, stored, overwrite=overwrite)
-            ]
+            there, corrupt = yield target, read_what_can_be(target, [one.key for one in kept])
+            unreadable += [entry for entry in kept if entry.key in corrupt]
+            kept = [entry for entry in kept if entry.key not in corrupt]
+            puts: list[Put] = []
+            for entry in kept:
+                stored = there.get(entry.key)
+                if stored is None or _is_replaced(entry, stored, overwrite=overwrite):
+                    puts.append(_put(entry, stored, now_ms))
+
             written: list[Change] = []
             for changes in commits.in_commits(puts, target.settings.partitions):
                 writes.check_partition(changes, target.limits)
@@ -222,7 +229,7 @@ def _with_counters(
     They were read before the entries, and another program may have appended since.
     """
     logs = CountersOfLogs()
-    logs.note((entry.key, entry.record) for entry in page)
+    logs.note((entry.key, entry.record) for entry in page if entry.error is None)
     behind = logs.behind()
     if not behind:
         return page
@@ -233,6 +240,10 @@ def _with_counters(
         *(entry for entry in page if entry.key not in fresh),
         *(Scanned(key, record) for key, record in fresh.items()),
     ]
+
+
+def _is_unreadable(entry: Scanned) -> bool:
+    return entry.error is not None or is_unreadable(entry.record)
 
 
 def _is_replaced(entry: Scanned, stored: Record, *, overwrite: bool) -> bool:
@@ -303,12 +314,20 @@ def compare(
     }
     for kind in (WAIT, PROGRESS, PART, FLOW):
         for page in _paged(_scanned(source, kind)):
-            kept = [entry for entry in page if entry.record.head.status >= PENDING]
-            read = Read(tuple(entry.key for entry in kept), _now_ms(target))
-            there = _ask(target, read)
-            for entry, stored in zip(kept, there, strict=True):
-                what = _differences(entry, stored)
-                if what:
+            kept = [
+                entry
+                for entry in page
+                if entry.error is None and entry.record.head.status >= PENDING
+            ]
+            keys = [entry.key for entry in kept]
+            there, corrupt = target._run(read_what_can_be(target._context, keys))  # noqa: SLF001  both stores' own
+            for entry in page:
+                if entry.error is not None or entry.key in corrupt:
+                    yield CopyDifference(entry.key, "unreadable")
+
+            for entry in kept:
+                what = _differences(entry, there.get(entry.key))
+                if what and entry.key not in corrupt:
                     yield CopyDifference(entry.key, ", ".join(what))
 
             for entry in page:

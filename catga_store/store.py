@@ -263,7 +263,8 @@ class Store(BaseBlockingStore):
         or not), `error_contains` (a part of the error, as it is written), `attempts_at_least`, and `tags`,
         which a flow must all have.
         `limit` is 1 to 1,000. For the next page pass the `cursor` of this one with the same filters. A flow
-        that matches throughout appears exactly once, also while others come and go.
+        that matches throughout appears exactly once, also while others come and go. One that cannot be read
+        is in the page, too: its `unreadable` says why, and nothing but its id is known.
 
         Costs one round trip. With `updated_after`, `updated_before`, `owner`, `error_contains` or
         `attempts_at_least`, for which there is no index, the store reads what the other filters leave, up
@@ -312,8 +313,8 @@ class Store(BaseBlockingStore):
         all.
 
         A suspended flow is not due, so it is not in here when its wait has ended, although `claim_due`
-        then claims it; `stats` counts such waits as `waits_due`. A flow whose record cannot be read is
-        passed over with a logged warning, and the page is shorter.
+        then claims it; `stats` counts such waits as `waits_due`. A flow that cannot be read is in the page,
+        too: `flow.unreadable` says why, and no worker claims it.
 
         Costs one round trip for what is due and one for what is claimed; two each on Redis and NATS,
         of which one reads the index. Claimed flows of one type or tag are found among all claimed flows.
@@ -641,7 +642,9 @@ class Store(BaseBlockingStore):
         """Return the pending conditions whose deadline has passed, oldest deadline first.
 
         A deadline closes nothing by itself: completions count until your code sets
-        `outcome = TIMED_OUT` and updates the condition. The version check lets one caller win.
+        `outcome = TIMED_OUT` and updates the condition. The version check lets one caller win. A condition
+        that cannot be read is in the list, too: it has `unreadable`, and updating it raises
+        `CorruptRecordError`.
         """
         return self._run(records.get_timed_out_wait_conditions(self._context, now, limit))
 
@@ -651,7 +654,8 @@ class Store(BaseBlockingStore):
         """Return a page of conditions, ended ones included, newest first.
 
         The filters are `outcome` and `parent_flow_id`; `limit` and `cursor` are as for
-        `query_flows`. Costs two round trips.
+        `query_flows`. A condition that cannot be read is in the page, too: its `unreadable` says why, and
+        nothing but its id is known. Costs two round trips, and up to one more for each that cannot be read.
         """
         return self._run(
             listings.query_wait_conditions(self._context, limit=limit, cursor=cursor, **filters)

@@ -165,14 +165,8 @@ def tag(
     The arguments are tags: flows are named with `--id`. A flow that a worker holds is skipped, and so is one
     that would have more than 16 tags.
     """
-    changes: dict[str, str | None] = {**tag_pairs(tags, "tag")}
-    for key in remove or ():
-        if key in changes:
-            leave(f"the tag {escaped(key)} is to be set and removed", USAGE)
-
-        changes[key] = None
-
-    _run("tag", ids, store, filters, {**options, "version": None}, changes)
+    given = {**options, "version": None}
+    _run("tag", ids, store, filters, given, tag_pairs(tags, "tag"), remove=remove or ())
 
 
 @_acting

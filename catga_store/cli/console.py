@@ -19,6 +19,7 @@ from catga_store.cli.output import say
 from catga_store.cli.store_options import StoreArgument
 from catga_store.cli.store_options import checked
 from catga_store.cli.store_options import open_existing
+from catga_store.cli.stuck import types_in
 from catga_store.opening.url_codecs import bare
 from catga_store.stores.findings import Finding
 
@@ -50,6 +51,14 @@ def console(
             help="What the address must show, instead of a new one each time; 16 characters or more.",
         ),
     ] = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--types",
+            metavar="MODULE",
+            help="Check edited states against the types in this module, as in myapp.flows.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the console of a store until Ctrl-C or SIGTERM, and print its address.
 
@@ -62,6 +71,7 @@ def console(
     from catga_store.console import app  # noqa: PLC0415  as above
 
     url = checked(store, "catga-store console sqlite:///flows.db")
+    known = [kind for name in types or () for kind in types_in(name)]
 
     def doctors() -> Iterable[Finding]:
         store_doctor = doctor_of(url)
@@ -69,7 +79,11 @@ def console(
 
     with open_existing(url) as opened, _listening(host, port) as listening:
         application = app(
-            opened, write=write, token=token or secrets.token_urlsafe(32), doctors=doctors
+            opened,
+            write=write,
+            token=token or secrets.token_urlsafe(32),
+            doctors=doctors,
+            types=known,
         )
         place = f"[{host}]" if ":" in host else host
         number = listening.getsockname()[1]

@@ -26,6 +26,8 @@ from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.requests import Due
+from catga_store.protocol.requests import DueFilter
+from catga_store.protocol.requests import ListDue
 
 __all__ = ["due"]
 
@@ -50,8 +52,8 @@ def due(
     because its wait has ended (`WAIT`).
 
     `--json`: `{"due": [{"flow_id", "correlation_id", "since", "type", "status", "owner",
-    "attempts"}, …]}`; `correlation_id` is null unless a wait has ended; `status` is null if the flow that
-    waits cannot be read.
+    "attempts"}, …]}`; `correlation_id` is null unless a wait has ended; `status` is null if the flow cannot be
+    read, and then no worker claims it.
     """
     with open_existing(store) as opened:
         documents = list(_due(opened, kind, span_of("--within", within), limit))
@@ -85,6 +87,11 @@ def _due(
     within_ms = within // timedelta(milliseconds=1)
     due = Due(context.settings.now_ms(), limit, names, within_ms=within_ms)
     found = store._run(ask(due))  # noqa: SLF001  as above
+    # No claim takes what cannot be read, but it is work that waits.
+    wanted = DueFilter(claimed=False, until_ms=due.until_ms, types=names)
+    listed = store._run(ask(ListDue(wanted, None, limit, due.now_ms)))  # noqa: SLF001  as above
+    unread = [entry for entry in listed if entry.error is not None]
+    found = tuple(sorted([*found, *unread], key=lambda entry: entry.head.due_ms or 0))
     waits = [entry.key for entry in found if entry.key.kind != FLOW]
     ended, _ = store._run(read_what_can_be(context, waits))  # noqa: SLF001  as above
     parents = {
@@ -100,8 +107,12 @@ def _due(
     for entry in found[:limit]:
         is_flow = entry.key.kind == FLOW
         key = entry.key if is_flow else flow_key(parents.get(entry.key, ""))
-        head = heads.get(key)
-        if key in corrupt or (head is not None and not cs.FlowStatus(head.status).is_terminal):
+        head = heads.get(key) if entry.error is None else None
+        if (
+            entry.error is not None
+            or key in corrupt
+            or (head is not None and not cs.FlowStatus(head.status).is_terminal)
+        ):
             yield {
                 "flow_id": key.id,
                 "correlation_id": None if is_flow else entry.key.id,

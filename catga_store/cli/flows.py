@@ -26,9 +26,11 @@ from catga_store.cli.output import when
 from catga_store.cli.store_options import AsJson
 from catga_store.cli.store_options import StoreOption
 from catga_store.cli.store_options import open_existing
+from catga_store.core.records import readable_progress
 from catga_store.model.documents import flow_document
 from catga_store.model.documents import part_document
 from catga_store.model.documents import summary_document
+from catga_store.model.documents import unreadable_document
 from catga_store.model.documents import version_document
 from catga_store.model.documents import wait_document
 from catga_store.protocol.conversation import ask
@@ -63,7 +65,8 @@ def ls(
 
     `--json`: `{"flows": [{"flow_id", "type", "status", "position", "version", "revision",
     "created_at", "updated_at", "due_at", "expires_at", "owner", "attempts", "error", "tags"},
-    …], "cursor": text or null}`.
+    …], "cursor": text or null}`; of a flow that cannot be read, the `"flow_id"` and `"unreadable"`, which
+    says why, else null.
     """
     left: list[str | None] = [cursor]
 
@@ -150,7 +153,8 @@ def show(
     (whether there are more) and, with `--history`, `"versions": [{"version", "status", "position",
     "owner", "error", "updated_at", "size"}, …]`, the newest 100. A state of bytes is `{"base64": text}`.
     Of a flow that cannot be decoded, because its key is missing, say, the fields of `ls`, parts and
-    versions, and `"unreadable"`, which says why; exits with 5. With `--raw`: `{"head": {…}, "body": text}`,
+    versions, and `"unreadable"`, which says why; exits with 5. A wait condition or the progress of a step that
+    cannot be read has `"unreadable"`, too. With `--raw`: `{"head": {…}, "body": text}`,
     the body with its control characters escaped. Exits with 1 if there is no such flow.
     """
     if raw:
@@ -176,7 +180,8 @@ def show(
     else:
         _print_flow(document, state)
 
-    if "unreadable" in document:
+    parts_of = [document, document.get("wait_condition") or {}, *document.get("progress", ())]
+    if any("unreadable" in one for one in parts_of):
         raise typer.Exit(CORRUPT)
 
 
@@ -186,7 +191,9 @@ def _document_of(store: cs.Store, flow_id: str) -> tuple[dict[str, Any], Any]:
     if flow is None:
         leave(_not_found(flow_id), NO)
 
-    document = flow_document(flow, None, store.list_for_each_progress(flow_id))
+    progress, unread = store._run(readable_progress(store._context, flow_id))  # noqa: SLF001  the API raises
+    document = flow_document(flow, None, progress)
+    document["progress"] += [unreadable_document(step, error) for step, error in unread.items()]
     document["wait_condition"] = _wait_of(store, flow)
     return document, flow.state
 
@@ -222,7 +229,12 @@ def _wait_of(store: cs.Store, flow: cs.FlowSnapshot[Any]) -> dict[str, Any] | No
 
     waits = flow.status is cs.FlowStatus.SUSPENDED
     name = (shown_wait._suspended_on if waits else None) or shown_wait.correlation_id  # noqa: SLF001  nowhere public
-    stored = store.get_wait_condition(name)
+    try:
+        stored = store.get_wait_condition(name)
+    except cs.CorruptRecordError as error:
+        empty = dict.fromkeys(wait_document(shown_wait))
+        return {**empty, "correlation_id": name, "unreadable": str(error), "stored": True}
+
     if stored is not None:
         return {**wait_document(stored), "stored": True}
 

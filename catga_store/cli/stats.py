@@ -49,6 +49,9 @@ def stats(*, store: StoreOption = None, as_json: AsJson = False) -> None:
     age = found.oldest_due_age
     say(f"\nflows due: {found.due}{'' if age is None else f', the oldest for {length(age // MS)}'}")
     say(f"flows claimed: {found.claimed}; with an expired lease: {found.expired_leases}")
+    if found.unreadable:
+        say(f"flows with a status that cannot be read: {found.unreadable}")
+
     say(
         f"waits pending: {found.waits_pending}; past their deadline: {found.waits_overdue}; that wake a"
         f" flow now: {found.waits_due}"

@@ -37,7 +37,7 @@ from catga_store.cli.store_options import open_existing
 from catga_store.cli.store_options import span_of
 from catga_store.model.documents import diagnosis_document
 
-__all__ = ["THRESHOLDS", "stuck", "thresholds_of", "why"]
+__all__ = ["THRESHOLDS", "stuck", "thresholds_of", "types_in", "why"]
 
 _STYLES = {"problem": "bold red", "warning": "yellow", "info": "dim"}
 
@@ -81,7 +81,7 @@ THRESHOLDS: dict[str, tuple[Any, Any]] = {
 
 def thresholds_of(given: dict[str, Any]) -> dict[str, Any]:
     """The options of `Store.diagnose`."""
-    types = [kind for name in given["types"] or () for kind in _types_in(name)]
+    types = [kind for name in given["types"] or () for kind in types_in(name)]
     return {
         "late": span_of("--late", given["late"]),
         "idle": span_of("--idle", given["idle"]),
@@ -90,7 +90,7 @@ def thresholds_of(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _types_in(name: str) -> list[type]:
+def types_in(name: str) -> list[type]:
     """The classes of a module that are states with a name."""
     sys.path.insert(0, str(Path.cwd()))
     try:
@@ -130,9 +130,9 @@ def stuck(
 ) -> None:
     """List the flows that do not go on by themselves, each with the reason; changes nothing.
 
-    It looks at live flows, reads them, and exits with 1 if there are any. One that cannot be read is a
-    row. The codes of findings can be given to `--finding` of `retry`, `cancel`, `wake`, `release` and
-    `purge`.
+    It looks at live flows and pending wait conditions, reads them, and exits with 1 if there are any. One that
+    cannot be read is a row; a wait condition by its own id. The codes of findings can be given to `--finding`
+    of `retry`, `cancel`, `wake`, `release` and `purge`.
 
     `--json`: `{"stuck": [{"flow_id", "correlation_id", "severity", "findings": [{"code", "severity",
     "text", "advice"}, …], "flow": the fields of `ls`, or null if there is no such flow}, …], "count":
@@ -235,6 +235,9 @@ def _state_of(found: cs.Diagnosis) -> str:
     """Say in a line what the flow is."""
     flow = found.flow
     name = f"flow {found.flow_id!r}"
+    if "unreadable" in found.codes and (flow is None or flow.unreadable):
+        return f"{name} cannot be read"
+
     if flow is None:
         return f"{name} does not exist"
 

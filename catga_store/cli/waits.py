@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Annotated
+from typing import Any
 
 import typer
 
@@ -23,8 +24,8 @@ from catga_store.cli.store_options import AsJson
 from catga_store.cli.store_options import StoreOption
 from catga_store.cli.store_options import one_of
 from catga_store.cli.store_options import open_existing
+from catga_store.model.documents import children_documents
 from catga_store.model.documents import completion_document
-from catga_store.model.documents import result_document
 from catga_store.model.documents import wait_document
 from catga_store.protocol.masking import shown
 
@@ -68,7 +69,8 @@ def waits(
     """List wait conditions, newest first, or show one with the results of its children.
 
     `--json`: `{"wait_conditions": [{"correlation_id", "parent_flow_id", "wait_type", "outcome",
-    "children", "completed", "created_at", "deadline", "version"}, …], "cursor": text or null}`;
+    "children", "completed", "created_at", "deadline", "version"}, …], "cursor": text or null}`; of a
+    condition that cannot be read, the `"correlation_id"` and `"unreadable"`, which says why, else null;
     for one condition, that object with `"results": [{"child", "completed", "success", "result", "error"}, …]`. Exits
     with 1 if there is no such condition.
     """
@@ -109,7 +111,9 @@ def waits(
             print_json_list("wait_conditions", documents, lambda: {"cursor": left[0]})
             return
 
-        columns = ("WAIT", "PARENT", "TYPE", "OUTCOME", "COMPLETED", "CREATED", "DEADLINE")
+        columns = (
+            *("WAIT", "PARENT", "TYPE", "OUTCOME", "COMPLETED", "CREATED", "DEADLINE", "ERROR"),
+        )
         print_rows(columns, map(_line, listed()))
 
     if left[0] is not None:
@@ -117,6 +121,9 @@ def waits(
 
 
 def _line(wait: cs.WaitCondition) -> tuple[str, ...]:
+    if wait.unreadable is not None:
+        return (wait.correlation_id, "-", "-", "UNREADABLE", *("-",) * 3, wait.unreadable)
+
     return (
         wait.correlation_id,
         wait.parent_flow_id or "-",
@@ -125,6 +132,7 @@ def _line(wait: cs.WaitCondition) -> tuple[str, ...]:
         f"{wait.completed_count}/{len(wait.flow_ids)}",
         when(wait.created_at),
         when(wait.deadline) or "-",
+        "",
     )
 
 
@@ -138,11 +146,9 @@ def _outcome(text: str) -> cs.WaitOutcome:
 
 
 def _show(wait: cs.WaitCondition, *, as_json: bool) -> None:
-    results = [(child, wait.results.get(child)) for child in wait.flow_ids]
+    children = children_documents(wait)
     if as_json:
-        document = wait_document(wait)
-        document["results"] = [result_document(child, answer) for child, answer in results]
-        print_json(document)
+        print_json({**wait_document(wait), "results": children})
         return
 
     for name, value in wait_document(wait).items():
@@ -150,16 +156,22 @@ def _show(wait: cs.WaitCondition, *, as_json: bool) -> None:
             shown = when(value) if hasattr(value, "tzinfo") else escaped(str(value))
             say(f"{name + ':':<16}{shown}")
 
-    rows = [
-        (child, "-", "") if answer is None else (child, *_result(answer))
-        for child, answer in results
-    ]
+    rows = [(child["child"], *_result(child)) for child in children]
     print_rows(("CHILD", "COMPLETED", "RESULT"), rows)
 
 
-def _result(answer: cs.ChildResult) -> tuple[str, str]:
-    said = answer.error if not answer.success else json.dumps(answer.result)
-    return "ok" if answer.success else "FAILED", said or ""
+def _result(child: dict[str, Any]) -> tuple[str, str]:
+    if "unreadable" in child:
+        return "UNREADABLE", child["unreadable"]
+
+    if not child["completed"]:
+        return "-", ""
+
+    return (
+        ("ok", json.dumps(child["result"]))
+        if child["success"]
+        else ("FAILED", child["error"] or "")
+    )
 
 
 @guarded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from catga_store.console.context import ConsoleContext
 from catga_store.console.context import Doctors
 from catga_store.console.context import Redact
 from catga_store.console.context import context_of
+from catga_store.console.context import types_by_name
 from catga_store.console.forms import fields_of
 from catga_store.console.rendering import data
 from catga_store.console.rendering import is_json
@@ -47,6 +49,7 @@ from catga_store.console.views import flow
 from catga_store.console.views import flows
 from catga_store.console.views import overview
 from catga_store.console.views import part
+from catga_store.console.views import tags
 from catga_store.console.views import waits
 from catga_store.errors import CatgaStoreError
 from catga_store.errors import CommitUncertainError
@@ -104,6 +107,7 @@ def app(
     behind_login: bool = False,
     redact: Redact | None = None,
     doctors: Doctors | None = None,
+    types: Iterable[Any] = (),
 ) -> Console:
     """Return the console of a store as an ASGI application, to be served alone or mounted.
 
@@ -121,9 +125,12 @@ def app(
     `redact` is called with the name that a state, part, log entry or result of a child is stored under (empty
     for plain JSON data) and its JSON data, and returns what is shown instead. What it changes cannot be
     edited. Ids, errors and tags are shown as they are. `doctors` looks at the server or file for the
-    page "Doctor"; the command `catga-store console` passes that of the URL.
+    page "Doctor"; the command `catga-store console` passes that of the URL. `types` are classes of states, each
+    with a name it is stored under: an edited state that its class does not take is refused, with the field.
+    The states of other types are written as they were typed, and the page says so.
 
-    Needs the extra `console`. `UsageError` for what is not a store, or for a short token.
+    Needs the extra `console`. `UsageError` for what is not a store, for a short token, or for types without a
+    name.
 
     >>> import catga_store as cs
     >>> from catga_store import console
@@ -139,6 +146,7 @@ def app(
             Guard(token, behind_login=behind_login),
             redact,
             doctors,
+            types_by_name(types),
         )
     )
 
@@ -158,6 +166,7 @@ def _routes() -> list[BaseRoute]:
         Route("/overview.json", overview.show),
         *(Route(path, one) for path, one in (pages | twins).items()),
         Route("/flow/edit", actions.show_editor, methods=["GET"]),
+        Route("/flow/tags", tags.show, methods=["GET"]),
         *_actions(),
         Route("/events", events.stream),
         Mount("/static", _Static(directory=_STATIC)),
@@ -174,6 +183,7 @@ def _actions() -> Iterator[Route]:
         "/flow/wake": actions.wake,
         "/flow/edit": actions.edit,
         "/flow/fork": actions.fork,
+        "/flow/tags": tags.edit,
         "/wait/complete": actions.complete,
     }
     for path, action in named.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 from typing import cast
@@ -41,9 +40,9 @@ class _InThreads:
         self._target = target
         self._watching: CapacityLimiter | None = None
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        operation: Callable[..., Any] = getattr(self._target, name)
-        if name == "now":  # reads a clock
+    def __getattr__(self, name: str) -> Any:
+        operation: Any = getattr(self._target, name)
+        if name in ("now", "_context"):  # these ask the store for nothing
             return operation
 
         if name == "bulk":  # asks for nothing; the operations of what it returns do

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 from typing import TypeAlias
@@ -14,11 +15,16 @@ from attrs import field
 from attrs import frozen
 from starlette.requests import Request
 
+from catga_store import codec
 from catga_store.aio import AsyncStore
+from catga_store.codec.evolution import lift
 from catga_store.console.safety import Guard
+from catga_store.errors import UsageError
+from catga_store.model.flows import FlowSnapshot
+from catga_store.protocol.masking import shown
 from catga_store.stores.findings import Finding
 
-__all__ = ["REDACTED", "ConsoleContext", "Doctors", "Redact", "context_of"]
+__all__ = ["REDACTED", "ConsoleContext", "Doctors", "Redact", "context_of", "types_by_name"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +47,8 @@ class ConsoleContext:
     guard: Guard
     redact: Redact | None
     doctors: Doctors | None
+    types: Mapping[str, Any] = field(factory=dict[str, Any])
+    """The classes of states that the console knows, by the names they are stored under."""
     kept: dict[str, Any] = field(factory=dict[str, Any])
     """What pages keep of their last look, so that many readers cost the store as much as one."""
 
@@ -56,6 +64,36 @@ class ConsoleContext:
             # Not the error itself: its text may hold what was to be hidden.
             _log.error("redact raised %s; the body is not shown", type(error).__name__)
             return REDACTED
+
+    def check_state(self, flow: FlowSnapshot[Any], state: Any) -> None:
+        """Raise `StateTypeError`, with the field, for a state that the class of this flow does not take.
+
+        Where the class is not known, nothing is checked.
+        """
+        known = self.types.get(flow.type_name)
+        if known is None:
+            return
+
+        loaded = flow._loaded  # noqa: SLF001  the API reads no versions of types
+        stored = codec.naming(known).version if loaded is None else loaded.head.type_version
+        codec.fit(lift(state, known, stored), known)
+
+
+def types_by_name(types: Iterable[Any]) -> dict[str, Any]:
+    """Return classes by the names that states are stored under; `UsageError` for what has none."""
+    named: dict[str, Any] = {}
+    for one in types:
+        codec.check_state_type(one)
+        name = codec.naming(one).name
+        if not name:
+            message = (
+                f"types: {shown(one)} has no name that states are stored under; use @flow_state"
+            )
+            raise UsageError(message)
+
+        named[name] = one
+
+    return named
 
 
 def context_of(request: Request) -> ConsoleContext:

@@ -24,7 +24,7 @@ from catga_store.model.time_texts import moment
 from catga_store.model.waits import WaitOutcome
 from catga_store.protocol.masking import shown
 
-__all__ = ["FlowQuery", "fields_of", "member", "number"]
+__all__ = ["FlowQuery", "fields_of", "lines_of", "member", "number", "tags_of"]
 
 _MOST_BYTES = 4 * 1024 * 1024
 """The most that a form may take: a state that is edited, twice as long in its encoding."""
@@ -130,6 +130,29 @@ def _tag(text: str) -> tuple[str, str]:
         raise UsageError(message)
 
     return key, value
+
+
+def lines_of(value: object, name: str) -> list[str]:
+    """Return the lines of a field that are not empty, or the texts of a JSON list."""
+    if value is None:
+        return []
+
+    if isinstance(value, str):
+        return [line.strip("\r") for line in value.split("\n") if line.strip()]
+
+    if isinstance(value, list) and all(isinstance(one, str) for one in cast("list[object]", value)):
+        return cast("list[str]", value)
+
+    message = f"{name}: expected a list of texts, got {shown(value)}"
+    raise UsageError(message)
+
+
+def tags_of(value: object) -> dict[str, str]:
+    """Return the tags of a field with lines of `KEY=VALUE`, or of a JSON object."""
+    if isinstance(value, dict):
+        return cast("dict[str, str]", value)  # the store checks them
+
+    return dict(map(_tag, lines_of(value, "tags")))
 
 
 async def fields_of(request: Request) -> dict[str, Any]:

@@ -256,7 +256,12 @@ class Bodies:
     def _scan(self, request: Scan) -> Conversation[tuple[Scanned, ...]]:
         found = yield from ask(request)
         store = yield from self.identify()
-        return tuple([Scanned(key, self.decoded(store, key, record)) for key, record in found])
+        return tuple(
+            [
+                one if one.error else Scanned(one.key, self.decoded(store, one.key, one.record))
+                for one in found
+            ]
+        )
 
     def _parts(self, request: Parts) -> Conversation[tuple[ListedPart, ...]]:
         found = yield from ask(request)

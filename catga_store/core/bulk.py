@@ -87,6 +87,8 @@ class _Target:
     head: Head | None = None
     parent: str | None = None
     """The flow that does not exist, of a condition."""
+    is_unreadable: bool = False
+    """Whether it is a condition that cannot be read."""
 
 
 def select(
@@ -206,7 +208,13 @@ def _page(
     targets = [
         _Target(flow_key(one.flow_id), one.flow.revision)
         if one.flow is not None
-        else _Target(wait_key(one.correlation_id or ""), None, None, one.flow_id)
+        else _Target(
+            wait_key(one.correlation_id or ""),
+            None,
+            None,
+            one.flow_id,
+            is_unreadable="unreadable" in one.codes,
+        )
         for one in page
         if selection.matches(one.codes)
     ]
@@ -259,6 +267,9 @@ def _reason(
     context: Context, action: Action, target: _Target, record: Record | CorruptRecordError | None
 ) -> str | None:
     """Why a flow would be skipped; `None` if it would be changed."""
+    if target.is_unreadable:
+        return _CORRUPT
+
     if target.parent is not None:
         return None if isinstance(action, PurgeFlow) else _GONE
 
@@ -281,6 +292,9 @@ def _act_on(
 ) -> Conversation[str | None]:
     """Act on a flow as long as it matches; returns why it was skipped."""
     key, matched = target.key, target.revision
+    if target.is_unreadable:
+        return _CORRUPT
+
     if target.parent is not None:
         return (yield from _clear(context, target)) if isinstance(action, PurgeFlow) else _GONE
 

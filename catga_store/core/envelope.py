@@ -577,6 +577,10 @@ def is_same_part(part: Part[Any], type_name: str, body: bytes) -> bool:
 
 def terms_of(wait: WaitCondition) -> Terms:
     """The definition that a store must understand."""
+    if wait.unreadable is not None:
+        message = f"{wait.key} cannot be written, because it could not be read: {wait.unreadable}"
+        raise CorruptRecordError(message, key=tuple(wait.key))
+
     return Terms(
         wait.flow_ids,
         any=wait.wait_type is WaitType.WHEN_ANY,
@@ -589,6 +593,13 @@ def decode_wait(correlation_id: str, record: Record) -> WaitCondition:
     """A new condition as it is stored, with the completions of its children."""
     wait = WaitCondition(correlation_id, flow_ids=("?",))
     load_wait(wait, record)
+    return wait
+
+
+def unreadable_wait(correlation_id: str, error: CorruptRecordError) -> WaitCondition:
+    """A line of a listing for a condition that cannot be read."""
+    wait = WaitCondition(correlation_id, flow_ids=("?",))
+    stored_state.set_unreadable(wait, error)
     return wait
 
 

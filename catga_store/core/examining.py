@@ -51,6 +51,7 @@ from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import wait_key
 from catga_store.protocol.masking import shown
+from catga_store.protocol.requests import NO_STATUS
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import Filter
@@ -138,12 +139,16 @@ def _left_of(context: Context, flow_id: str) -> Conversation[Diagnosis]:
         now_ms=now_ms,
     )
     parts = yield from ask(listing)
-    findings = [parent_gone(entry.key.id) for entry in waits]
+    findings = [_of_wait(entry) for entry in waits]
     findings += [orphan_parts(len(parts))] if parts else []
     if not findings:
         raise not_found(flow_id)
 
     return Diagnosis(flow_id, None, tuple(findings), waits[0].key.id if waits else None)
+
+
+def _of_wait(entry: Found) -> FlowFinding:
+    return parent_gone(entry.key.id) if entry.error is None else _unread(entry.error)
 
 
 # --- all flows ----------------------------------------------------------------------------------
@@ -202,7 +207,7 @@ class _Place:
     last: str | None = None
 
 
-_ENDED, _WAITS = "ended", "waits"
+_ENDED, _DAMAGED, _WAITS, _DAMAGED_WAITS = "ended", "damaged", "waits", "damaged waits"
 
 
 def _steps(filters: FlowFilters) -> tuple[FlowStatus | str | None, ...]:
@@ -211,7 +216,8 @@ def _steps(filters: FlowFilters) -> tuple[FlowStatus | str | None, ...]:
     if "status" in given:
         return (None,)
 
-    return _LIVE if given else (_ENDED, *_LIVE, _WAITS)
+    live = (_DAMAGED, *_LIVE)
+    return live if given else (_ENDED, *live, _WAITS, _DAMAGED_WAITS)
 
 
 def _page(
@@ -224,13 +230,17 @@ def _page(
     size: int,
 ) -> Conversation[tuple[list[Diagnosis], str | None]]:
     """Look at one page of a step."""
-    if step == _WAITS:
-        return (yield from _waits_without_parent(context, cursor, size))
+    if step in (_WAITS, _DAMAGED_WAITS):
+        status = PENDING if step == _WAITS else NO_STATUS
+        return (yield from _waits_without_parent(context, status, cursor, size))
 
     following: str | None = None
     if step == _ENDED:
         due = yield from ask(Due(context.settings.now_ms(), _PAGE))
         found = [one for one in due if one.key.kind == FLOW and is_terminal(one.head)]
+    elif step == _DAMAGED:
+        page, following = yield from listings.find_damaged(context, size, cursor, filters)
+        found = list(page)
     else:
         wanted = filters if step is None else cast("FlowFilters", {**filters, "status": step})
         page, following = yield from listings.find_flows(
@@ -250,20 +260,12 @@ def _page(
 
 
 def _waits_without_parent(
-    context: Context, cursor: str | None, size: int
+    context: Context, status: int, cursor: str | None, size: int
 ) -> Conversation[tuple[list[Diagnosis], str | None]]:
-    """One page of pending conditions, and which of them have a parent that does not exist."""
-    try:
-        found, following = yield from listings.find_pending_waits(context, size, cursor)
-    except CorruptRecordError as error:
-        if error.key is None:
-            raise
-
-        # The listing cannot pass it. It comes last, so no flow is hidden by it.
-        name = Key(*error.key).id
-        return [Diagnosis(name, None, (_unread(error),), name)], None
-
-    waits, _ = yield from read_what_can_be(context, [one.key for one in found])
+    """One page of conditions that cannot be read, or are pending and have a parent that does not exist."""
+    found, following = yield from listings.find_waits(context, status, size, cursor)
+    keys = [one.key for one in found if one.error is None]
+    waits, unread = yield from read_what_can_be(context, keys)
     parents = {
         key: record.terms.parent
         for key, record in waits.items()
@@ -272,12 +274,15 @@ def _waits_without_parent(
     keys = [flow_key(parent) for parent in dict.fromkeys(parents.values())]
     flows, corrupt = yield from read_what_can_be(context, keys)
     diagnoses: list[Diagnosis] = []
-    for one in found:
-        parent = parents.get(one.key)
-        if parent is None or flow_key(parent) in flows or flow_key(parent) in corrupt:
-            diagnoses.append(Diagnosis(parent or "", None, (), one.key.id))
+    for key, _, listed in found:
+        error, parent = listed or unread.get(key), parents.get(key)
+        if error is not None:
+            # No flow is known to be its parent: it is named by the condition.
+            diagnoses.append(Diagnosis(key.id, None, (_unread(error),), key.id))
+        elif parent is None or flow_key(parent) in flows or flow_key(parent) in corrupt:
+            diagnoses.append(Diagnosis(parent or "", None, (), key.id))
         else:
-            diagnoses.append(Diagnosis(parent, None, (parent_gone(one.key.id),), one.key.id))
+            diagnoses.append(Diagnosis(parent, None, (parent_gone(key.id),), key.id))
 
     return diagnoses, following
 
@@ -370,12 +375,11 @@ def _has_live(case: Case) -> bool:
 def _may_be_notified(context: Context, flow_id: str) -> Conversation[bool]:
     """Whether a condition that has this flow as its parent will wake it, or one that cannot be read may."""
     now_ms = context.settings.now_ms()
-    try:
-        found = yield from ask(Find(Filter(WAIT, parent=flow_id), None, _PAGE, now_ms))
-    except CorruptRecordError:
-        return True
-
-    return any(one.head.status == PENDING or one.head.due_ms is not None for one in found)
+    found = yield from ask(Find(Filter(WAIT, parent=flow_id), None, _PAGE, now_ms))
+    return any(
+        one.error is not None or one.head.status == PENDING or one.head.due_ms is not None
+        for one in found
+    )
 
 
 # --- arguments ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from typing import Unpack
@@ -11,11 +12,12 @@ from catga_store.core import envelope
 from catga_store.core.arguments import check_limit
 from catga_store.core.arguments import check_names
 from catga_store.core.context import Context
-from catga_store.core.context import read_all
+from catga_store.core.context import read_what_can_be
 from catga_store.core.cursors import read_cursor
 from catga_store.core.cursors import write_cursor
 from catga_store.core.options import FlowFilters
 from catga_store.core.options import WaitFilters
+from catga_store.errors import CorruptRecordError
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowStatus
 from catga_store.model.flows import FlowSummary
@@ -31,7 +33,7 @@ from catga_store.protocol.keys import MAX_ID_BYTES
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import check_id
 from catga_store.protocol.masking import shown
-from catga_store.protocol.requests import PENDING
+from catga_store.protocol.requests import NO_STATUS
 from catga_store.protocol.requests import Count
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Find
@@ -39,11 +41,13 @@ from catga_store.protocol.requests import Found
 
 __all__ = [
     "count_flows",
+    "find_damaged",
     "find_flows",
-    "find_pending_waits",
+    "find_waits",
     "name_of_type",
     "query_flows",
     "query_wait_conditions",
+    "read_waits",
 ]
 
 _MOST_ATTEMPTS = 2**63 - 1
@@ -62,6 +66,14 @@ def find_flows(
 ) -> Conversation[tuple[tuple[Found, ...], str | None]]:
     """One page of keys and heads; `operation` is what the errors name."""
     return (yield from _page(context, _flow_filter(operation, filters), limit, cursor))
+
+
+def find_damaged(
+    context: Context, limit: int, cursor: str | None, filters: FlowFilters
+) -> Conversation[tuple[tuple[Found, ...], str | None]]:
+    """One page of flows whose status cannot be read, so that no listing by status has them."""
+    wanted = _flow_filter("find_damaged", filters)._replace(status=NO_STATUS)
+    return (yield from _page(context, wanted, limit, cursor))
 
 
 def count_flows(context: Context, **filters: Unpack[FlowFilters]) -> Conversation[int]:
@@ -86,20 +98,34 @@ def query_wait_conditions(
     status = None if outcome is None else outcome.value
     wanted = Filter(WAIT, status=status, parent=parent)
     found, following = yield from _page(context, wanted, limit, cursor)
-    records = yield from read_all(context, [entry.key for entry in found])
-    waits = (
-        envelope.decode_wait(entry.key.id, record)
-        for entry, record in zip(found, records, strict=True)
-        if record is not None
-    )
+    waits = yield from read_waits(context, found)
     return Page(tuple(waits), following)
 
 
-def find_pending_waits(
-    context: Context, limit: int, cursor: str | None
+def read_waits(context: Context, found: Sequence[Found]) -> Conversation[list[WaitCondition]]:
+    """The conditions of a listing that are still there; one that cannot be read says so."""
+    keys = [entry.key for entry in found if entry.error is None]
+    records, corrupt = yield from read_what_can_be(context, keys)
+    waits: list[WaitCondition] = []
+    for key, _, listed in found:
+        error = listed or corrupt.get(key)
+        try:
+            if error is None and key in records:
+                waits.append(envelope.decode_wait(key.id, records[key]))
+        except CorruptRecordError as wrong:
+            error = wrong
+
+        if error is not None:
+            waits.append(envelope.unreadable_wait(key.id, error))
+
+    return waits
+
+
+def find_waits(
+    context: Context, status: int, limit: int, cursor: str | None
 ) -> Conversation[tuple[tuple[Found, ...], str | None]]:
-    """One page of keys and heads of the conditions that are pending."""
-    return (yield from _page(context, Filter(WAIT, status=PENDING), limit, cursor))
+    """One page of keys and heads of the conditions with this status."""
+    return (yield from _page(context, Filter(WAIT, status=status), limit, cursor))
 
 
 def _page(

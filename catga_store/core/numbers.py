@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from collections.abc import Iterator
 from datetime import timedelta
@@ -18,7 +17,6 @@ from catga_store.core.cursors import read_cursor
 from catga_store.core.cursors import write_cursor
 from catga_store.core.listings import name_of_type
 from catga_store.core.options import DueFilters
-from catga_store.errors import CorruptRecordError
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowStatus
 from catga_store.model.listings import Page
@@ -30,7 +28,6 @@ from catga_store.model.times import MS
 from catga_store.model.times import from_ms
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import ask
-from catga_store.protocol.failures import warn_passed_over
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import CountDue
 from catga_store.protocol.requests import DueFilter
@@ -77,8 +74,12 @@ def stats(context: Context) -> Conversation[StoreStats]:
     now_ms = context.settings.now_ms()
     totals = yield from ask(Stats(now_ms))
     flows: dict[str, dict[FlowStatus, int]] = {}
+    unreadable = 0
     for kind, status, number in sorted(totals.flows):
-        flows.setdefault(kind, {})[FlowStatus(status)] = number
+        if status in _STATUSES:
+            flows.setdefault(kind, {})[FlowStatus(status)] = number
+        else:
+            unreadable += number
 
     oldest_ms = totals.oldest_due_ms
     return StoreStats(
@@ -91,10 +92,12 @@ def stats(context: Context) -> Conversation[StoreStats]:
         waits_pending=totals.pending,
         waits_overdue=totals.overdue,
         waits_due=totals.calling,
+        unreadable=unreadable,
     )
 
 
-_log = logging.getLogger(__name__)
+_STATUSES = range(len(FlowStatus))
+
 
 _WHAT = (None, "due", "claimed", "expired")
 
@@ -142,10 +145,7 @@ def _due_ms_of(entry: Found) -> int:
 def _due_flows(found: Iterable[Found], now_ms: int) -> Iterator[DueFlow]:
     latest = {entry.key: entry for entry in found}  # one may be claimed between two requests
     for entry in latest.values():
-        try:
-            yield _due_flow(entry, now_ms)
-        except CorruptRecordError as error:
-            warn_passed_over(_log, error)
+        yield _due_flow(entry, now_ms)
 
 
 def _due_flow(entry: Found, now_ms: int) -> DueFlow:

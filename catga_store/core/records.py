@@ -9,6 +9,7 @@ from typing import Any
 from catga_store import codec
 from catga_store.core import commits
 from catga_store.core import envelope
+from catga_store.core import listings
 from catga_store.core import writes
 from catga_store.core.arguments import check_flow
 from catga_store.core.arguments import check_limit_or_none
@@ -25,6 +26,7 @@ from catga_store.core.context import read_all
 from catga_store.core.receipts import completion_of
 from catga_store.errors import CommitTooLargeError
 from catga_store.errors import CommitUncertainError
+from catga_store.errors import CorruptRecordError
 from catga_store.errors import FlowExistsError
 from catga_store.errors import FlowNotFoundError
 from catga_store.errors import StaleFlowError
@@ -36,8 +38,10 @@ from catga_store.model.stored_state import head_of
 from catga_store.model.times import to_ms
 from catga_store.model.waits import Completion
 from catga_store.model.waits import WaitCondition
+from catga_store.model.waits import WaitOutcome
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import ask
+from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import check_id
 from catga_store.protocol.keys import flow_key
@@ -46,7 +50,6 @@ from catga_store.protocol.keys import partition_of
 from catga_store.protocol.keys import wait_key
 from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import MAX_CHANGES
-from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Applied
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Delete
@@ -54,6 +57,7 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Overdue
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Refused
+from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Steps
 
 __all__ = [
@@ -71,6 +75,7 @@ __all__ = [
     "get_timed_out_wait_conditions",
     "get_wait_condition",
     "list_for_each_progress",
+    "readable_progress",
     "save_for_each_progress",
     "set_wait_condition",
     "update",
@@ -302,12 +307,8 @@ def get_timed_out_wait_conditions(
     check_limit_or_none(limit)
     now_ms = context.settings.now_ms() if now is None else to_ms(now)
     found = yield Overdue(now_ms, None if limit is None else min(limit, _LARGEST_LIMIT))
-    records = yield from read_all(context, [entry.key for entry in found])
-    return [
-        envelope.decode_wait(entry.key.id, record)
-        for entry, record in zip(found, records, strict=True)
-        if record is not None and record.head.status == PENDING
-    ]
+    waits = yield from listings.read_waits(context, found)
+    return [wait for wait in waits if wait.outcome is WaitOutcome.PENDING]
 
 
 def complete_child(
@@ -380,6 +381,42 @@ def list_for_each_progress(
         for key, record in zip(keys, records, strict=True)
         if record is not None
     }
+
+
+def readable_progress(
+    context: Context, flow_id: str
+) -> Conversation[tuple[dict[int, ForEachProgress], dict[int, CorruptRecordError]]]:
+    """Read the progress of every step of a flow that can be read, and why the others cannot.
+
+    Only if one cannot, it is read in another way, which costs some stores a listing of all progress.
+    """
+    try:
+        return (yield from list_for_each_progress(context, flow_id)), {}
+    except CorruptRecordError:
+        pass
+
+    progress: dict[int, ForEachProgress] = {}
+    unread: dict[int, CorruptRecordError] = {}
+    last: Key | None = Key(PROGRESS, flow_id, -1)
+    while last is not None:
+        page = yield from ask(Scan(PROGRESS, last, _SCANNED, context.settings.now_ms()))
+        last = page[-1].key if page and page[-1].key.id == flow_id else None
+        for key, record, error in page:
+            if key.id != flow_id:
+                continue
+
+            try:
+                if error is not None:
+                    raise error
+
+                progress[key.step] = envelope.decode_progress(key, record)
+            except CorruptRecordError as wrong:
+                unread[key.step] = wrong
+
+    return progress, unread
+
+
+_SCANNED = 100
 
 
 def _check_expected(version: object, revision: object) -> None:

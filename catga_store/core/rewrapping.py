@@ -62,7 +62,11 @@ def rewrap_page(
 
     store = yield from bodies.identify()
     puts: list[Change] = []
-    for key, stored in found:
+    for key, stored, error in found:
+        if error is not None:
+            page.unreadable += 1
+            continue
+
         if bodies.is_current(store, key, stored):
             page.current += has_body(key) or bool(stored.items)
             continue
@@ -132,7 +136,10 @@ def count_page(
     found: Sequence[Scanned] = yield AsStored(scan) if through else scan
     counts: dict[str | None, int] = {}
     size = 0
-    for key, record in found:
+    for key, record, error in found:
+        if error is not None:
+            continue
+
         stored = [record.body] if has_body(key) else [item.payload for item in record.items]
         for body in stored:
             trail = trail_of(body)

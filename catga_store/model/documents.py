@@ -8,6 +8,7 @@ from datetime import UTC
 from datetime import datetime
 from typing import Any
 
+from catga_store.errors import CorruptRecordError
 from catga_store.model.bulk import BulkReport
 from catga_store.model.diagnosis import Diagnosis
 from catga_store.model.flows import FlowSnapshot
@@ -22,6 +23,7 @@ from catga_store.model.waits import WaitCondition
 
 __all__ = [
     "bulk_document",
+    "children_documents",
     "completion_document",
     "diagnosis_document",
     "flow_document",
@@ -31,6 +33,7 @@ __all__ = [
     "result_document",
     "stats_document",
     "summary_document",
+    "unreadable_document",
     "version_document",
     "wait_document",
 ]
@@ -48,7 +51,20 @@ def json_value(value: object) -> object:
 
 
 def summary_document(flow: FlowSummary | FlowSnapshot[Any]) -> dict[str, Any]:
-    """Return a flow without its state."""
+    """Return a flow without its state; of one that cannot be read, only its id and why."""
+    document = _summary_document(flow)
+    if isinstance(flow, FlowSummary) and flow.unreadable is not None:
+        return {**_known(document, "flow_id"), "tags": {}, "unreadable": flow.unreadable}
+
+    return document
+
+
+def _known(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """The document of a record of which only this is known."""
+    return {key: value if key == name else None for key, value in document.items()}
+
+
+def _summary_document(flow: FlowSummary | FlowSnapshot[Any]) -> dict[str, Any]:
     return {
         "flow_id": flow.flow_id,
         "type": flow.type_name or None,
@@ -81,6 +97,11 @@ def flow_document(
         "wait_condition": None if wait is None else wait_document(wait),
         "progress": [progress_document(step, one) for step, one in progress.items()],
     }
+
+
+def unreadable_document(step: int, error: CorruptRecordError) -> dict[str, Any]:
+    """Return the ForEach progress of a step that cannot be read."""
+    return {"step": step, "unreadable": str(error)}
 
 
 def progress_document(step: int, progress: ForEachProgress) -> dict[str, Any]:
@@ -119,8 +140,8 @@ def version_document(one: FlowVersion) -> dict[str, Any]:
 
 
 def wait_document(wait: WaitCondition) -> dict[str, Any]:
-    """Return a wait condition with the number of its children."""
-    return {
+    """Return a wait condition with the number of its children; of one that cannot be read, its id and why."""
+    document = {
         "correlation_id": wait.correlation_id,
         "parent_flow_id": wait.parent_flow_id,
         "wait_type": wait.wait_type.name,
@@ -131,6 +152,10 @@ def wait_document(wait: WaitCondition) -> dict[str, Any]:
         "deadline": wait.deadline,
         "version": wait.version,
     }
+    if wait.unreadable is not None:
+        return {**_known(document, "correlation_id"), "unreadable": wait.unreadable}
+
+    return document
 
 
 def completion_document(completion: Completion) -> dict[str, Any]:
@@ -141,6 +166,19 @@ def completion_document(completion: Completion) -> dict[str, Any]:
         "now_satisfied": completion.now_satisfied,
         "outcome": None if completion.outcome is None else completion.outcome.name,
     }
+
+
+def children_documents(wait: WaitCondition, limit: int | None = None) -> list[dict[str, Any]]:
+    """Return the first children of a wait condition; one whose result cannot be read says so."""
+    documents: list[dict[str, Any]] = []
+    for child in wait.flow_ids[:limit]:
+        try:
+            documents.append(result_document(child, wait.results.get(child)))
+        except CorruptRecordError as error:
+            nothing = result_document(child, None)
+            documents.append({**nothing, "completed": True, "unreadable": str(error)})
+
+    return documents
 
 
 def result_document(child: str, result: ChildResult | None) -> dict[str, Any]:
@@ -203,4 +241,5 @@ def stats_document(stats: StoreStats) -> dict[str, Any]:
         "waits_pending": stats.waits_pending,
         "waits_overdue": stats.waits_overdue,
         "waits_due": stats.waits_due,
+        "unreadable": stats.unreadable,
     }

@@ -51,8 +51,12 @@ class StoreStats:
     waits_due: int
     """Wait conditions that `claim_due` acts upon now: their parent is to be notified of their end, or
     their deadline has passed."""
+    unreadable: int = 0
+    """Flows that are in none of `flows`: they are stored with a status that does not exist, because another
+    program wrote it. `diagnose_all` names them."""
 
     @property
     def total(self) -> int:
         """The number of flows."""
-        return sum(number for by_status in self.flows.values() for number in by_status.values())
+        readable = sum(number for by_status in self.flows.values() for number in by_status.values())
+        return readable + self.unreadable

@@ -14,6 +14,7 @@ from typing import Any
 from typing import SupportsIndex
 from typing import TypeAlias
 
+from catga_store.errors import CorruptRecordError
 from catga_store.errors import UsageError
 from catga_store.model.flows import Claim
 from catga_store.model.flows import FlowPosition
@@ -64,6 +65,7 @@ __all__ = [
     "set_suspended_on",
     "set_terms",
     "set_unread_results",
+    "set_unreadable",
     "set_written",
     "show_wait",
     "stop_watching",
@@ -286,6 +288,13 @@ def keep_results(wait: WaitCondition, results: Results) -> None:
 def set_unread_results(wait: WaitCondition, error: BaseException) -> None:
     """Let looking at the results of a condition raise that they could not be read."""
     _set(wait, "_results", UnreadResults(wait.key, error))
+
+
+def set_unreadable(wait: WaitCondition, error: CorruptRecordError) -> None:
+    """Let a condition be no more than its id, and the reason why the rest cannot be read."""
+    _set(wait, "flow_ids", ())
+    _set(wait, "unreadable", str(error))
+    set_unread_results(wait, error)
 
 
 def set_suspended_on(wait: WaitCondition, correlation_id: str) -> None:

@@ -91,21 +91,25 @@ def wanted_tags(value: Mapping[str, str] | None) -> Pairs:
 
 
 def tag_changes(
-    value: Mapping[str, str | None], remove: Iterable[str] = ()
+    value: Mapping[str, str], remove: Iterable[str] = ()
 ) -> tuple[Pairs, frozenset[str]]:
-    """Return the tags to set, and the keys of those to remove: these, and those with the value `None`."""
+    """Return the tags to set, and the keys of those to remove."""
     if isinstance(remove, str | bytes):
         message = f"remove must be a collection of keys of tags, not {shown(remove)}"
         raise UsageError(message)
 
-    given = _mapping(value, "tags", "str or None")
-    wanted = {key: text for key, text in given.items() if text is not None}
-    unwanted = [*remove, *(key for key, text in given.items() if text is None)]
+    wanted = tuple(_checked(value, "tags"))
+    unwanted = frozenset(_key(key, "remove") for key in remove)
     if not wanted and not unwanted:
-        message = "tags is empty: pass the tags to set, and None as the value of one to remove"
+        message = "no tag is named: pass the tags to set, or the keys of those to remove as remove="
         raise UsageError(message)
 
-    return tuple(_checked(wanted, "tags")), frozenset(_key(key, "tags") for key in unwanted)
+    both = unwanted.intersection(key for key, _ in wanted)
+    if both:
+        message = f"the tag {shown(min(both))} is to be set and removed"
+        raise UsageError(message)
+
+    return wanted, unwanted
 
 
 def _mapping(value: object, what: str, values: str) -> Mapping[object, object]:

@@ -17,6 +17,7 @@ from attrs import setters
 
 from catga_store import codec
 from catga_store.codec.bodies.frames import not_readable
+from catga_store.errors import CatgaStoreError
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
@@ -111,7 +112,10 @@ class UnreadResults(Results):
         super().__init__((), key)
         self._error = error
 
-    def _refusal(self) -> StoreUnavailableError:
+    def _refusal(self) -> CatgaStoreError:
+        if isinstance(self._error, CorruptRecordError):
+            return CorruptRecordError(str(self._error), key=self._error.key)
+
         message = (
             f"the completions of {self._key} could not be read: {self._error};"
             " get the condition again"
@@ -175,6 +179,9 @@ class WaitCondition:
     _loaded: Record | None = field(default=None, init=False)
     _session: object | None = field(default=None, init=False)
     _results: Results = field(default=_NO_RESULTS, init=False)
+    unreadable: str | None = field(default=None, init=False, on_setattr=setters.frozen)
+    """In a listing: why the store cannot read this condition, which happens if another program wrote it. Then
+    its id is right, nothing else is known, and it cannot be written. `None` if it can be read."""
     _suspended_on: str | None = field(default=None, init=False)
     """On the copy in a flow: the other condition that the flow is still suspended on."""
 
@@ -205,14 +212,14 @@ class WaitCondition:
     @property
     def completed_count(self) -> int:
         """How many children had completed when the condition was read."""
-        return len(self._results)
+        return 0 if self.unreadable is not None else len(self._results)
 
     @property
     def results(self) -> Mapping[str, ChildResult]:
         """The completions of children when the condition was read, by child.
 
         Access raises `StoreUnavailableError` if a commit has ended the condition and the completions
-        could not be read afterwards.
+        could not be read afterwards, and `CorruptRecordError` if the condition is `unreadable`.
         """
         return self._results
 
@@ -222,6 +229,9 @@ class WaitCondition:
         return wait_key(self.correlation_id)
 
     def __repr__(self) -> str:
+        if self.unreadable is not None:
+            return f"<WaitCondition {self.correlation_id!r} unreadable>"
+
         count = "?" if isinstance(self._results, UnreadResults) else len(self._results)
         return (
             f"<WaitCondition {self.correlation_id!r} v{self.version} {self.wait_type.name}"

@@ -33,6 +33,7 @@ __all__ = [
     "IF_ABSENT",
     "MAX_CHANGES",
     "MISSING",
+    "NO_STATUS",
     "PENDING",
     "REMEMBERED_COMMITS",
     "REPORTS",
@@ -98,6 +99,10 @@ SWEEP_EVERY, SWEPT_AT_ONCE = 16, 8
 
 PENDING, SATISFIED, TIMED_OUT, CANCELLED = range(4)
 """`Head.status` of a wait condition; the values of `WaitOutcome`."""
+
+NO_STATUS = 9
+"""`Filter.status`: only records that are stored with a status that does not exist. A store that keeps the
+status in its index alone has none: what cannot be read is found there under the status that it had."""
 
 ANY = "*"
 """`Put.expected` of a progress record or part: any revision or none; the store increments the version.
@@ -440,13 +445,15 @@ class Found(NamedTuple):
     key: Key
     head: Head
     error: CorruptRecordError | None = None
-    """Why the head of a flow cannot be read, in a reply to `Find`; `head` then has no more than a time of
-    creation, by which the listing can be continued after it."""
+    """Why the head cannot be read, in a reply to `Find`, `ListDue` or `Overdue`; `head` then has no more than
+    the time by which the listing can be continued after it."""
 
     @classmethod
-    def unreadable(cls, key: Key, created_ms: int, error: CorruptRecordError) -> Found:
-        """Return the entry of a flow whose head cannot be read."""
-        return cls(key, Head(0, 0, created_ms, created_ms), error)
+    def unreadable(
+        cls, key: Key, created_ms: int, error: CorruptRecordError, due_ms: int | None = None
+    ) -> Found:
+        """Return the entry of a flow or condition whose head cannot be read."""
+        return cls(key, Head(0, 0, created_ms, created_ms, due_ms=due_ms), error)
 
 
 class ListedPart(NamedTuple):
@@ -462,6 +469,13 @@ class Scanned(NamedTuple):
 
     key: Key
     record: Record
+    error: CorruptRecordError | None = None
+    """Why it cannot be read; then there is nothing in the record."""
+
+    @classmethod
+    def unreadable(cls, key: Key, error: CorruptRecordError) -> Scanned:
+        """Return the entry of a record that cannot be read."""
+        return cls(key, Record(Head(0, 0, 0, 0), b""), error)
 
 
 # --- requests -----------------------------------------------------------------------------------
@@ -577,7 +591,10 @@ class DueWaits(Request[tuple[tuple[Found, ...], ...]]):
 
 @define
 class Overdue(Request[tuple[Found, ...]]):
-    """List pending conditions whose deadline has passed, oldest deadline first."""
+    """List pending conditions whose deadline has passed, oldest deadline first.
+
+    One whose head cannot be read is an entry that says so (`Found.error`).
+    """
 
     now_ms: int
     limit: int | None
@@ -587,7 +604,7 @@ class Overdue(Request[tuple[Found, ...]]):
 class Find(Request[tuple[Found, ...]]):
     """List records: newest `created_ms` first, then by id; with `id_prefix` by id alone.
 
-    A flow whose head cannot be read is an entry that says so (`Found.error`).
+    One whose head cannot be read is an entry that says so (`Found.error`).
 
     `after` is the last entry already seen: its `created_ms` and id. Ids are ordered as UTF-8 bytes.
     """

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Generator
+from collections.abc import Mapping
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
@@ -53,7 +54,8 @@ class AsyncWorker(BaseWorker):
 
     `concurrency`: how many handlers run at the same time. `lease`: for how long a flow is claimed; claims
     of flows under way are extended every third of it. `retry`: what happens after an exception. `grace`:
-    how long handlers may still run after the worker was stopped. `owner`: its name in claims.
+    how long handlers may still run after the worker was stopped. `owner`: its name in claims. `tags`: it claims
+    only flows that have all of these tags.
 
     >>> import anyio
     >>> import catga_store as cs
@@ -84,10 +86,17 @@ class AsyncWorker(BaseWorker):
         retry: Retry | None = None,
         grace: timedelta = timedelta(seconds=20),
         owner: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         check_store(store, AsyncStore, "an AsyncStore; with a Store use a Worker")
         super().__init__(
-            store, concurrency=concurrency, lease=lease, retry=retry, grace=grace, owner=owner
+            store,
+            concurrency=concurrency,
+            lease=lease,
+            retry=retry,
+            grace=grace,
+            owner=owner,
+            tags=tags,
         )
         self._changed = anyio.Event()
         self._is_over = False
@@ -403,7 +412,7 @@ class AsyncWorker(BaseWorker):
         try:
             while True:
                 flows = await self.store.claim_due(
-                    self._types, lease=self._lease, owner=self._owner
+                    self._types, lease=self._lease, owner=self._owner, tags=self._tags
                 )
                 for flow in flows:
                     self._check_runs(runs, most)

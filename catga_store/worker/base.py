@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Coroutine
+from collections.abc import Mapping
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from catga_store import codec
 from catga_store.core import waiting
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowSnapshot
+from catga_store.model.tags import wanted_tags
 from catga_store.model.times import from_ms
 from catga_store.model.times import span_ms
 from catga_store.protocol.conversation import Conversation
@@ -59,6 +61,7 @@ class BaseWorker:
         retry: Retry | None = None,
         grace: timedelta = timedelta(seconds=20),
         owner: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         if type(concurrency) is not int or not 1 <= concurrency <= _MOST_CONCURRENCY:
             message = f"concurrency must be an int from 1 to {_MOST_CONCURRENCY}, not {shown(concurrency)}"
@@ -78,6 +81,8 @@ class BaseWorker:
         self._retry = Retry() if retry is None else retry
         self._grace = span_ms(grace, "grace") / 1000
         self._owner = owner
+        self._wanted = wanted_tags(tags)
+        self._tags = dict(self._wanted) or None
         self._grace_now = self._grace
         self._handlers: dict[str, Handler] = {}
         self._types: list[Any] = []
@@ -191,6 +196,7 @@ class BaseWorker:
             lease=self._lease,
             limit=limit,
             owner=self._owner,
+            tags=self._tags,
             seconds=_WAIT_SECONDS,
             begun=self._waits,
         )
@@ -276,7 +282,8 @@ class BaseWorker:
     def _next_due(self) -> Conversation[datetime | None]:
         """When something is due next that this worker handles."""
         now_ms = self.store._context.settings.now_ms()
-        found: tuple[Found, ...] = yield Due(now_ms, 1, self.names, within_ms=_FOREVER_MS)
+        due = Due(now_ms, 1, self.names, self._wanted, within_ms=_FOREVER_MS)
+        found: tuple[Found, ...] = yield due
         times = [entry.head.due_ms for entry in found if entry.head.due_ms is not None]
         return from_ms(min(times)) if times else None
 

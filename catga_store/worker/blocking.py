@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Generator
+from collections.abc import Mapping
 from contextlib import nullcontext
 from datetime import datetime
 from datetime import timedelta
@@ -51,7 +52,8 @@ class Worker(BaseWorker):
 
     `concurrency`: how many handlers run at the same time. `lease`: for how long a flow is claimed; claims
     of flows under way are extended every third of it. `retry`: what happens after an exception. `grace`:
-    how long handlers may still run after the worker was stopped. `owner`: its name in claims.
+    how long handlers may still run after the worker was stopped. `owner`: its name in claims. `tags`: it claims
+    only flows that have all of these tags.
 
     >>> import catga_store as cs
     >>> store = cs.open_store("memory://")
@@ -80,10 +82,17 @@ class Worker(BaseWorker):
         retry: Retry | None = None,
         grace: timedelta = timedelta(seconds=20),
         owner: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         check_store(store, Store, "a Store; with an AsyncStore use an AsyncWorker")
         super().__init__(
-            store, concurrency=concurrency, lease=lease, retry=retry, grace=grace, owner=owner
+            store,
+            concurrency=concurrency,
+            lease=lease,
+            retry=retry,
+            grace=grace,
+            owner=owner,
+            tags=tags,
         )
         self._changed = threading.Condition()
         self._wake = threading.Event()
@@ -412,7 +421,9 @@ class Worker(BaseWorker):
         runs = 0
         try:
             while True:
-                flows = self.store.claim_due(self._types, lease=self._lease, owner=self._owner)
+                flows = self.store.claim_due(
+                    self._types, lease=self._lease, owner=self._owner, tags=self._tags
+                )
                 for flow in flows:
                     self._check_runs(runs, most)
                     self._perform(execute(self, self._flight(flow)))

@@ -46,6 +46,7 @@ WRITES = [
     "/flow/retry?id=f",
     "/flow/wake?id=f",
     "/flow/edit?id=f",
+    "/flow/tags?id=f",
     "/flow/fork?id=f",
     "/wait/complete?wait=w&child=c",
 ]

@@ -46,6 +46,13 @@ def test_wrong_tags_are_refused(store: cs.Store) -> None:
     with pytest.raises(cs.UsageError):
         store.bulk(everything=True).tag({}, remove="team")
 
+    for key in ("", 1, "k" * 65):
+        with pytest.raises(cs.UsageError, match="remove"):
+            store.bulk(everything=True).tag(remove=[key])
+
+    with pytest.raises(cs.UsageError, match="'team' is to be set and removed"):
+        store.bulk(everything=True).tag({"team": "b"}, remove=["team"])
+
 
 @pytest.mark.stores("memory")
 def test_a_flow_that_would_have_too_many_tags_is_skipped(store: cs.Store) -> None:
@@ -64,7 +71,7 @@ def test_a_flow_that_would_have_too_many_tags_is_skipped(store: cs.Store) -> Non
     assert (ended.status, ended.error, ended.version) == (failed, "no", 2)
     assert ended.tags == {"old": "1", "new": "1"}
     assert store.get_one("full").version == 1
-    assert everything.tag({"new": "2", "k0": None}, per_second=None).changed == 2
+    assert everything.tag({"new": "2"}, remove=["k0"], per_second=None).changed == 2
     del full["k0"]
     assert store.get_one("full").tags == {**full, "new": "2"}
 
@@ -75,14 +82,14 @@ def test_a_flow_that_would_have_too_many_tags_is_skipped(store: cs.Store) -> Non
     [
         {},
         "a",
-        {"": None},
+        {"k": None},
         {"k": 1},
-        {1: None},
+        {1: "v"},
         {"k": "v" * 257},
         dict.fromkeys(map(str, range(17)), ""),
     ],
 )
 def test_tags_that_no_flow_can_have_are_refused(store: cs.Store, wrong: Any) -> None:
     """Before anything is read: also where no flow matches."""
-    with pytest.raises(cs.UsageError, match="tags"):
+    with pytest.raises(cs.UsageError, match="tag"):
         store.bulk(everything=True).tag(wrong)

@@ -82,6 +82,38 @@ def status_of(store: cs.Store, flow_id: str = "o") -> str:
 # every store ----------------------------------------------------------------------------------------
 
 
+def test_a_worker_with_tags_is_woken_for_its_flows_only(store: cs.Store) -> None:
+    """On every store: by a flow that comes while it waits; those without the tags are left to others."""
+    worker = cs.Worker(store, tags={"queue": "slow"})
+
+    @worker.handles(None)
+    def run(run: cs.Run[Any]) -> None:
+        run.complete()
+
+    with running(worker):
+        store.create(cs.FlowSnapshot("other", state={}, tags={"queue": "fast"}))
+        store.create(cs.FlowSnapshot("mine", state={}, tags={"queue": "slow"}))
+        until(lambda: store.get_one("mine").status is cs.FlowStatus.COMPLETED)
+
+    assert store.get_one("other").version == 1
+
+
+@ONE_STORE
+@pytest.mark.anyio
+async def test_an_async_worker_with_tags_takes_its_flows_only(astore: cs.AsyncStore) -> None:
+    """As a blocking one does."""
+    worker = cs.AsyncWorker(astore, tags={"queue": "slow"})
+
+    @worker.handles(None)
+    async def run(run: cs.AsyncRun[Any]) -> None:
+        run.complete()
+
+    await astore.create(cs.FlowSnapshot("other", state={}, tags={"queue": "fast"}))
+    await astore.create(cs.FlowSnapshot("mine", state={}, tags={"queue": "slow"}))
+    assert await worker.run_until_idle() == 1
+    assert (await astore.get_one("other")).version == 1
+
+
 def test_flows_run_to_their_end(store: cs.Store) -> None:
     """Two steps each, some in parallel; a flow that comes later wakes the worker."""
     worker = cs.Worker(store, concurrency=3)

@@ -918,3 +918,29 @@ def test_its_repr_says_what_it_does(worker: cs.Worker) -> None:
     """Store, types, and whether it runs."""
     worker.handles(Order, None)(print)
     assert "Order, untyped, idle>" in repr(worker)
+
+
+def test_a_worker_with_tags_takes_no_other_flows(store: cs.Store) -> None:
+    """Nor does its clock move to what others will take; a child that has ended wakes its tagged parent."""
+    worker = cs.Worker(store, tags={"queue": "slow"})
+    ran: list[str] = []
+
+    @worker.handles(None)
+    def run(run: cs.Run[Any]) -> None:
+        ran.append(run.flow.flow_id)
+        run.complete()
+
+    both = {"queue": "slow", "tenant": "acme"}
+    for flow_id, tags in (("a", both), ("b", {"queue": "fast"}), ("c", {})):
+        store.create(cs.FlowSnapshot(flow_id, state={}, tags=tags))
+
+    assert worker.run_until_idle() == 1
+    assert ran == ["a"]
+    assert {flow.flow_id for flow in store.claim_due(limit=5)} == {"b", "c"}
+
+
+@pytest.mark.parametrize("wrong", ["slow", {"": "x"}, {"queue": 1}])
+def test_a_worker_refuses_tags_that_no_flow_can_have(store: cs.Store, wrong: Any) -> None:
+    """When it is made."""
+    with pytest.raises(cs.UsageError, match="tags"):
+        cs.Worker(store, tags=wrong)

@@ -33,7 +33,18 @@ from catga_store.model.flows import FlowSnapshot
 from catga_store.model.waits import WaitOutcome
 from catga_store.protocol.masking import shown
 
-__all__ = ["cancel", "complete", "done", "edit", "fork", "release", "retry", "show_editor", "wake"]
+__all__ = [
+    "cancel",
+    "check_version",
+    "complete",
+    "done",
+    "edit",
+    "fork",
+    "release",
+    "retry",
+    "show_editor",
+    "wake",
+]
 
 
 def done(request: Request, flow_id: str, note: str, document: dict[str, Any]) -> Response:
@@ -162,12 +173,15 @@ def _editor(
     **values: Any,
 ) -> Response:
     text = pretty(_editable(context, flow))
+    is_known = flow.type_name in context.types
     shown_values: dict[str, Any] = {
         "flow_id": flow.flow_id,
         "version": flow.version,
         "text": typed or text,
         "problem": "",
         "lines": None,
+        "type_name": flow.type_name,
+        "is_known": is_known,
         **values,
     }
     return page(request, "edit.html", code=status, **shown_values)
@@ -190,7 +204,8 @@ def _editable(context: ConsoleContext, flow: FlowSnapshot[Any]) -> Any:
     return flow.state
 
 
-def _check_version(flow: FlowSnapshot[Any], expected: int) -> None:
+def check_version(flow: FlowSnapshot[Any], expected: int) -> None:
+    """Raise `StaleFlowError` if a flow has another version than its editor has seen."""
     if flow.version != expected:
         message = (
             f"flow {shown(flow.flow_id)}: expected version {expected}, found {flow.version};"
@@ -203,7 +218,7 @@ async def edit(request: Request, fields: dict[str, Any]) -> Response:
     """Write a state that was edited: `id` in the query, `version` and `state` are sent.
 
     It is written only over the version that was edited. For another one the form is shown again with what
-    differs, and nothing was written.
+    differs, and nothing was written. Nor is a state that its class does not take, if the console knows that.
     """
     context = context_of(request)
     flow = await found(context, request.query_params.get("id", ""))
@@ -217,6 +232,7 @@ async def edit(request: Request, fields: dict[str, Any]) -> Response:
     text = typed if isinstance(typed, str) else pretty(typed)
     try:
         state = _json_of(fields, "state")
+        context.check_state(flow, state)
     except UsageError as error:
         if is_json(request):
             raise
@@ -224,10 +240,10 @@ async def edit(request: Request, fields: dict[str, Any]) -> Response:
         return _editor(request, context, flow, text, 400, problem=str(error), version=expected)
 
     try:
-        _check_version(flow, expected)
+        check_version(flow, expected)
         flow.state = state
         await context.store.update(flow)
-    except StaleFlowError as error:
+    except ConflictError as error:
         if is_json(request):
             raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import frozen
@@ -10,7 +11,9 @@ from starlette.responses import Response
 
 from catga_store.console.context import context_of
 from catga_store.console.forms import FlowQuery
+from catga_store.console.forms import lines_of
 from catga_store.console.forms import number
+from catga_store.console.forms import tags_of
 from catga_store.console.rendering import data
 from catga_store.console.rendering import is_json
 from catga_store.console.rendering import page
@@ -25,6 +28,7 @@ OPERATIONS = {
     "retry": "Retry: failed and cancelled flows run again; live ones lose error and attempts",
     "wake": "Wake: live flows are due now",
     "release": "Release: claims are taken away from their owners",
+    "tag": "Tag: tags are set and removed",
     "cancel": "Cancel: live flows end",
     "purge": "Purge: flows that have ended are deleted",
 }
@@ -42,6 +46,9 @@ class _Order:
     reason: str
     query: FlowQuery
     findings: tuple[str, ...]
+    tags: Mapping[str, str]
+    """What the operation "tag" sets, and the keys of what it removes."""
+    remove: tuple[str, ...]
 
     @classmethod
     def of(cls, request: Request, fields: dict[str, Any]) -> _Order:
@@ -61,7 +68,9 @@ class _Order:
             raise UsageError(message)
 
         findings = tuple(filter(None, request.query_params.getlist("finding")))
-        return cls(operation, reason, FlowQuery.of(request.query_params), findings)
+        query = FlowQuery.of(request.query_params)
+        tags, remove = tags_of(fields.get("tags")), lines_of(fields.get("remove"), "remove")
+        return cls(operation, reason, query, findings, tags, tuple(remove))
 
     @property
     def query_text(self) -> dict[str, Any]:
@@ -73,16 +82,24 @@ class _Order:
     ) -> BulkReport:
         """Call the operation of the store. A selection without a filter is refused there."""
         bulk = context_of(request).store.bulk(findings=self.findings, **self.query.filters())
-        arguments = (self.reason,) if self.operation == "cancel" else ()
+        options: dict[str, Any] = {"dry_run": dry_run, "limit": limit, "cursor": cursor}
+        if self.operation == "cancel":
+            return await bulk.cancel(self.reason, **options)
+
+        if self.operation == "tag":
+            return await bulk.tag(self.tags, remove=self.remove, **options)
+
         operation: Any = getattr(bulk, self.operation)
-        report: BulkReport = await operation(
-            *arguments, dry_run=dry_run, limit=limit, cursor=cursor
-        )
+        report: BulkReport = await operation(**options)
         return report
 
 
 async def plan(request: Request, fields: dict[str, Any]) -> Response:
-    """Count what an operation would change: filters in the query; `operation` and `reason` are sent."""
+    """Count what an operation would change: filters in the query; `operation` and what it needs are sent.
+
+    That is `reason`, or `tags` and `remove`: as JSON an object and a list, in a form lines of `KEY=VALUE` and of
+    keys.
+    """
     order = _Order.of(request, fields)
     report = await order.perform(request, dry_run=True, limit=_COUNTED, cursor=None)
     if is_json(request):

@@ -16,14 +16,17 @@ from catga_store.console.forms import number
 from catga_store.console.rendering import reply
 from catga_store.console.trees import difference
 from catga_store.console.trees import tree
+from catga_store.core.envelope import unreadable_wait
+from catga_store.core.records import readable_progress
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import FlowNotFoundError
 from catga_store.errors import UsageError
+from catga_store.model.documents import children_documents
 from catga_store.model.documents import diagnosis_document
 from catga_store.model.documents import flow_document
 from catga_store.model.documents import part_document
-from catga_store.model.documents import result_document
 from catga_store.model.documents import summary_document
+from catga_store.model.documents import unreadable_document
 from catga_store.model.documents import version_document
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.progress import ForEachProgress
@@ -66,13 +69,16 @@ async def show(request: Request) -> Response:
         return await _unreadable(request, context, flow_id, str(error))
 
     wait = await _wait_of(context, flow)
-    progress = await context.store.list_for_each_progress(flow_id)
+    progress, unread = await context.store._run(  # noqa: SLF001  the public operation raises for one
+        readable_progress(context.store._context, flow_id)  # noqa: SLF001  as above
+    )
     parts = await context.store.list_parts(flow_id, after=query.get("after") or None, limit=_PARTS)
     before = query.get("before")
     moments = await _timeline(context, flow, number(before, "before") if before else None)
     diagnosis = await context.store.diagnose(flow_id)
     state = context.shown(flow.type_name, flow.state)
     document: dict[str, Any] = flow_document(flow, wait, progress)
+    document["progress"] += [unreadable_document(step, error) for step, error in unread.items()]
     document["children"] = [] if wait is None else children_of(context, wait)
     document["timeline"] = [one.document for one in moments]
     document["parts"] = [part_document(part) for part in parts]
@@ -86,6 +92,7 @@ async def show(request: Request) -> Response:
         "flow.html",
         document,
         bars=[_bar(step, one) for step, one in progress.items()],
+        unread_steps={step: str(error) for step, error in unread.items()},
         compared=compared,
         ended=flow.status.is_terminal,
         entries_cut=_ENTRIES
@@ -128,14 +135,16 @@ async def _wait_of(context: ConsoleContext, flow: FlowSnapshot[Any]) -> WaitCond
     if copy is None:
         return None
 
-    return await context.store.get_wait_condition(copy.correlation_id) or copy
+    try:
+        return await context.store.get_wait_condition(copy.correlation_id) or copy
+    except CorruptRecordError as error:
+        return unreadable_wait(copy.correlation_id, error)
 
 
 def children_of(context: ConsoleContext, wait: WaitCondition) -> list[dict[str, Any]]:
     """The first children of a wait condition, with what they have reported."""
     children: list[dict[str, Any]] = []
-    for child in wait.flow_ids[:_CHILDREN]:
-        one = result_document(child, wait.results.get(child))
+    for one in children_documents(wait, _CHILDREN):
         if one["completed"]:
             one["result"] = context.shown("", one["result"])
 

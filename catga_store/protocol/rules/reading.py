@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from catga_store.errors import CorruptRecordError
 from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
@@ -104,6 +105,10 @@ def _due_waits_of(tables: Tables, parent: str, request: DueWaits) -> list[Found]
 
     while len(found) < request.limit:
         page = tables.find(Filter(WAIT, parent=parent), after, _PAGE, request.now_ms)
+        for entry in page:
+            if entry.error is not None:
+                raise entry.error
+
         found += [
             entry
             for entry in page
@@ -151,7 +156,8 @@ def scan(tables: Tables, request: Scan) -> tuple[Scanned, ...]:
     """Return what `Scan` asks for: a page of records, in the order of their keys.
 
     Pending completions come as a record whose status is negative and whose terms are empty. An
-    expired record is left out, so a page may be shorter than asked for; an empty page is the end.
+    expired record is left out, so a page may be shorter than asked for; an empty page is the end. A record
+    that cannot be read is an entry that says so; what belongs to such a flow is listed as ever.
     """
     after = request.after
 
@@ -160,15 +166,18 @@ def scan(tables: Tables, request: Scan) -> tuple[Scanned, ...]:
         found: list[Scanned] = []
 
         for key in keys:
-            record = tables.record(key)
-            if (
-                record is None
-                or record.head.status <= TOMBSTONE
-                or _is_gone(tables, key, record, request.now_ms)
-            ):
-                continue
-
-            found.append(Scanned(key, record))
+            try:
+                record = tables.record(key)
+                if (
+                    record is None
+                    or record.head.status <= TOMBSTONE
+                    or _is_gone(tables, key, record, request.now_ms)
+                ):
+                    continue
+            except CorruptRecordError as error:
+                found.append(Scanned.unreadable(key, error))
+            else:
+                found.append(Scanned(key, record))
 
         if found or not keys:
             return tuple(found)
@@ -180,7 +189,11 @@ def _is_gone(tables: Tables, key: Key, record: Record, now_ms: int) -> bool:
     if key.kind not in (PROGRESS, PART):
         return has_expired(record.head, now_ms)
 
-    flow = tables.head(flow_key(key.id))
+    try:
+        flow = tables.head(flow_key(key.id))
+    except CorruptRecordError:
+        return False  # a flow that cannot be read has not expired: nothing removes it
+
     return flow is not None and has_expired(flow, now_ms)
 
 

@@ -12,6 +12,7 @@ from collections import ChainMap
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sized
 from functools import partial
 from itertools import islice
@@ -63,7 +64,7 @@ from catga_store.stores.nats.searching import next_reach
 from catga_store.stores.nats.searching import span
 from catga_store.stores.nats.tables import NatsTables
 
-__all__ = ["NatsListings", "due_first", "look_at"]
+__all__ = ["NatsListings", "due_first", "look_at", "unread_due"]
 
 T = TypeVar("T")
 
@@ -269,10 +270,14 @@ class NatsListings:
         found: dict[Key, Found] = {}
 
         def look(entries: list[NatsIndexEntry]) -> Conversation[None]:
-            for key, row in (yield from self.waits(entries, deadline)).items():
+            unreadable: dict[Key, CorruptRecordError] = {}
+            rows = yield from self.waits(entries, deadline, unreadable=unreadable)
+            for key, row in rows.items():
                 due_ms = row.head.due_ms
                 if row.head.status == PENDING and due_ms is not None and due_ms <= now_ms:
                     found[key] = Found(key, row.head)
+
+            found.update(unread_due(entries, unreadable))
 
         most = sys.maxsize if limit is None else limit
         yield from self.oldest_pages(prefixes, now_ms, most, look, found, deadline, whole_ms=True)
@@ -341,12 +346,22 @@ class NatsListings:
         )
 
     def waits(
-        self, entries: Iterable[NatsIndexEntry], deadline: Deadline, *, strict: bool = False
+        self,
+        entries: Iterable[NatsIndexEntry],
+        deadline: Deadline,
+        *,
+        strict: bool = False,
+        unreadable: dict[Key, CorruptRecordError] | None = None,
     ) -> Conversation[dict[Key, WaitRow]]:
-        """The rows of conditions. What cannot be read is logged and passed over, unless `strict`."""
+        """The rows of conditions. What cannot be read is handled as above, or raises if this is `strict`."""
         return (
             yield from self._found(
-                entries, NatsTables.wait, entries_of_wait, deadline, strict=strict
+                entries,
+                NatsTables.wait,
+                entries_of_wait,
+                deadline,
+                strict=strict,
+                unreadable=unreadable,
             )
         )
 
@@ -499,7 +514,7 @@ class NatsListings:
         if wanted.kind == FLOW:
             heads = yield from self.flows(entries, deadline, unreadable=unreadable)
         else:
-            rows = yield from self.waits(entries, deadline, strict=True)
+            rows = yield from self.waits(entries, deadline, unreadable=unreadable)
             heads = {key: row.head for key, row in rows.items()}
             parents = {key: row.parent for key, row in rows.items()}
 
@@ -646,12 +661,16 @@ class NatsListings:
         def look(tables: NatsTables) -> list[Scanned]:
             found: list[Scanned] = []
             for key in keys:
-                owner = tables.head(flow_key(key.id)) if key.kind in _OWNED else None
-                record = tables.record(key)
+                try:
+                    record = tables.record(key)
+                except CorruptRecordError as error:
+                    found.append(Scanned.unreadable(key, error))
+                    continue
+
                 if record is None or record.head.status <= rules.TOMBSTONE:
                     continue
 
-                head = record.head if key.kind not in _OWNED else owner
+                head = record.head if key.kind not in _OWNED else _head_of_owner(tables, key)
                 if head is None or head.expires_ms is None or head.expires_ms > now_ms:
                     found.append(Scanned(key, record))
 
@@ -661,8 +680,27 @@ class NatsListings:
         return found
 
 
+def _head_of_owner(tables: NatsTables, key: Key) -> Head | None:
+    """The head of the flow of a record, if there is one that can be read: else it has not expired."""
+    try:
+        return tables.head(flow_key(key.id))
+    except CorruptRecordError:
+        return None
+
+
 def _scanned_parts(flow_id: str, after: str, limit: int, tables: NatsTables) -> list[Key]:
     return tables.parts_of_flows.scanned(flow_id, after, limit)
+
+
+def unread_due(
+    entries: Iterable[NatsIndexEntry], unreadable: Mapping[Key, CorruptRecordError]
+) -> dict[Key, Found]:
+    """Entries of a listing by due time for records that cannot be read: due when the index says so."""
+    return {
+        one.key: Found.unreadable(one.key, one.ms, unreadable[one.key], one.ms)
+        for one in entries
+        if one.key in unreadable
+    }
 
 
 def due_first(found: Found) -> tuple[int, Key]:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import TypeVar
 
+from catga_store.errors import CorruptRecordError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
@@ -41,6 +42,7 @@ from catga_store.stores.nats.layout import last_slot
 from catga_store.stores.nats.listings import NatsListings
 from catga_store.stores.nats.listings import due_first
 from catga_store.stores.nats.listings import look_at
+from catga_store.stores.nats.listings import unread_due
 from catga_store.stores.nats.reading import NatsReader
 
 __all__ = ["NatsNumbers"]
@@ -81,7 +83,16 @@ class NatsNumbers:
         found: dict[Key, Found] = {}
 
         def look(entries: list[NatsIndexEntry]) -> Conversation[None]:
-            for key, head in (yield from self._listings.flows(entries, deadline)).items():
+            unreadable: dict[Key, CorruptRecordError] = {}
+            heads = yield from self._listings.flows(entries, deadline, unreadable=unreadable)
+            found.update(
+                {
+                    key: one
+                    for key, one in unread_due(entries, unreadable).items()
+                    if after is None or (one.head.due_ms or 0, key.id) > after
+                }
+            )
+            for key, head in heads.items():
                 is_new = after is None or (head.due_ms or 0, key.id) > after
                 is_there = head.expires_ms is None or head.expires_ms > now_ms
                 if is_new and is_there and wanted.includes(head):

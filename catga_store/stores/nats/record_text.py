@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from itertools import product
 from operator import itemgetter
 from typing import Any
 from typing import NamedTuple
@@ -203,6 +204,38 @@ def tags_of(fields: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 _head_of = itemgetter(*HEAD_FIELDS)
 
 
+_INT, _TEXT = (int,), (str,)
+_INT_OR_NONE, _TEXT_OR_NONE = (int, type(None)), (str, type(None))
+_HEADS = frozenset(
+    product(
+        *(_INT, _INT, _INT, _INT, _TEXT, _INT, _TEXT, _TEXT_OR_NONE, _INT),
+        *(_TEXT_OR_NONE, _TEXT_OR_NONE, _INT_OR_NONE, _INT_OR_NONE, _TEXT_OR_NONE),
+    )
+)
+_LOWEST_WAIT, _HIGHEST_WAIT, _HIGHEST_FLOW = -5, 3, 6
+"""The lowest and highest status of a condition, and the highest of a flow."""
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
+
+
+def _checked_head(fields: dict[str, Any], lowest: int) -> tuple[Any, ...]:
+    """What is stored of a head; `ValueError` for what this library does not write.
+
+    `lowest` is the lowest status of such a record.
+    """
+    head: tuple[Any, ...] = _head_of(fields)
+    highest = _HIGHEST_WAIT if lowest else _HIGHEST_FLOW
+    if (
+        tuple(map(type, head)) not in _HEADS
+        or not lowest <= head[1] <= highest
+        or not _FIRST_MS <= head[2] <= _LAST_MS
+        or not _FIRST_MS <= head[3] <= _LAST_MS
+    ):
+        message = f"found {head!r}"
+        raise ValueError(message[:200])
+
+    return head
+
+
 def with_body(fields: dict[str, Any], body: Body) -> bytes:
     """Write a record: its fields, then the body, if it lies here."""
     if body.count:
@@ -260,7 +293,7 @@ def decode_record(key: Key, stored: Stored) -> tuple[Head, Body] | None:
     try:
         commits = tuple(fields["commits"])
         revision = fields.get("revision") or revision_at(commits[0], stored.sequence)
-        head = head_from((*_head_of(fields), tags_of(fields), revision, commits))
+        head = head_from((*_checked_head(fields, 0), tags_of(fields), revision, commits))
         return head, body_of(fields, rest)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         message = f"the head of {key} cannot be read: {error!r}; nothing was changed"
@@ -304,7 +337,7 @@ def decode_wait(key: Key, stored: Stored) -> WaitRecord | None:
     try:
         head = head_from(
             (
-                *(fields[name] for name in HEAD_FIELDS),
+                *_checked_head(fields, _LOWEST_WAIT),
                 (),
                 fields["revision"],
                 tuple(fields["commits"]),

@@ -42,6 +42,7 @@ from catga_store.stores.redis.index import ranges_of
 from catga_store.stores.redis.index import stamp_of
 from catga_store.stores.redis.index import stamp_of_creation
 from catga_store.stores.redis.index import stamp_of_due
+from catga_store.stores.redis.index import time_of
 from catga_store.stores.redis.layout import TOMBSTONE
 from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.layout import has_expired
@@ -50,7 +51,7 @@ from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.layout import read_wait
 from catga_store.stores.redis.lost_replies import RedisExchange
 from catga_store.stores.redis.reads import RedisReads
-from catga_store.stores.redis.reads import read_steps
+from catga_store.stores.redis.reads import scan_steps
 from catga_store.stores.redis.refusals import check
 from catga_store.stores.redis.refusals import raise_for
 from catga_store.stores.redis.scripts import READ_WAIT
@@ -59,7 +60,7 @@ from catga_store.stores.redis.scripts import call
 from catga_store.stores.redis.sweeping import RedisSweeping
 from catga_store.stores.redis.transport import Command
 
-__all__ = ["RedisListings"]
+__all__ = ["RedisListings", "unread_due"]
 
 
 class RedisListings:
@@ -159,7 +160,7 @@ class RedisListings:
         return tuple(
             (
                 yield from self.gather(
-                    WAIT, [deadlines], request.limit, is_overdue, stamp_of_due, strict=True
+                    WAIT, [deadlines], request.limit, is_overdue, stamp_of_due, unread=unread_due
                 )
             )
         )
@@ -178,7 +179,7 @@ class RedisListings:
                     request.limit,
                     matches,
                     stamp_of_creation if wanted.id_prefix is None else None,
-                    strict=True,
+                    unread=_unread_listed if wanted.id_prefix is None else _unread_named,
                 )
             )
         )
@@ -192,7 +193,7 @@ class RedisListings:
         stamp: Callable[[Head], bytes] | None,
         *,
         parents: bool = False,
-        strict: bool = False,
+        unread: Callable[[Key, bytes, CorruptRecordError], Found] | None = None,
         first: Sequence[Any] | None = None,
     ) -> Conversation[list[Found]]:
         """Return the first records in these ranges of the index, merged over all partitions.
@@ -200,8 +201,8 @@ class RedisListings:
         A page of the index and the heads of its entries are two round trips; more where many
         entries do not match. An entry counts only if its record still has the `stamp` of the entry;
         entries that say nothing but an id have none.
-        A record that cannot be read is passed over with a warning, unless this is `strict`: then a flow
-        is an entry that says so, and for other records it raises.
+        A record that cannot be read is passed over with a warning, or is what `unread` makes of its key, the
+        place of its entry, and the error.
         `first` are the first pages, if they are there already.
         """
         ranges: list[Range] = self._ranges(bounds)
@@ -228,15 +229,11 @@ class RedisListings:
                 try:
                     one = _found(kind, entry, texts, matches, stamp)
                 except CorruptRecordError as error:
-                    if not strict:
+                    if unread is None:
                         warn_passed_over(_log, error)
                         continue
 
-                    if kind != FLOW:
-                        raise
-
-                    created_ms = 0 if stamp is None else created_at(entry.place)
-                    one = Found.unreadable(Key(kind, id_of(kind, entry.id)), created_ms, error)
+                    one = unread(Key(kind, id_of(kind, entry.id)), entry.place, error)
 
                 if one is not None:
                     found.append(one)
@@ -358,22 +355,22 @@ class RedisListings:
     ) -> Conversation[list[Scanned]]:
         keys = [Key(kind, one) for one in ids]
         if kind == FLOW:
-            records = yield from self._reads.read(Read(tuple(keys), now_ms))
-            return [
-                Scanned(key, record)
-                for key, record in zip(keys, records, strict=True)
-                if record is not None
-            ]
+            return (yield from self._scan_flows(keys, now_ms))
 
         commands = [call(READ_WAIT, self._layout.keys(key), ()) for key in keys]
         replies = (yield from self._exchange.ask(commands)) if commands else []
         found: list[Scanned] = []
 
         for key, reply in zip(keys, replies, strict=True):
-            if isinstance(reply, Exception):
-                raise_for(key, reply)
+            try:
+                if isinstance(reply, Exception):
+                    raise_for(key, reply)
 
-            record = None if reply is None else read_wait(key, reply)
+                record = None if reply is None else read_wait(key, reply)
+            except CorruptRecordError as error:
+                found.append(Scanned.unreadable(key, error))
+                continue
+
             if (
                 record is not None
                 and record.head.status > TOMBSTONE
@@ -382,6 +379,26 @@ class RedisListings:
                 found.append(Scanned(key, record))
 
         return found
+
+    def _scan_flows(self, keys: Sequence[Key], now_ms: int) -> Conversation[list[Scanned]]:
+        """Return flows as they are read together, or one by one if one of them cannot be read."""
+        try:
+            records = yield from self._reads.read(Read(tuple(keys), now_ms))
+        except CorruptRecordError as error:
+            if len(keys) == 1:
+                return [Scanned.unreadable(keys[0], error)]
+
+            found: list[Scanned] = []
+            for key in keys:
+                found += yield from self._scan_flows([key], now_ms)
+
+            return found
+
+        return [
+            Scanned(key, record)
+            for key, record in zip(keys, records, strict=True)
+            if record is not None
+        ]
 
     def _scan_progress(self, ids: Sequence[str], request: Scan) -> Conversation[list[Scanned]]:
         """Return the steps of as many flows as needed; one flow has few."""
@@ -394,9 +411,9 @@ class RedisListings:
             keys = self._layout.keys(Key(FLOW, flow_id))
             (reply,) = yield from self._exchange.ask([call(STEPS, keys, ("1",))])
             found += [
-                Scanned(key, record)
-                for key, record in read_steps(flow_id, reply, request.now_ms)
-                if after is None or key > after
+                one
+                for one in scan_steps(flow_id, reply, request.now_ms)
+                if after is None or one.key > after
             ]
 
         return found[: request.limit]
@@ -427,6 +444,20 @@ def _found(
     is_current = stamp is None or stamp(head) == entry.place[:DIGITS]
     is_there = is_current and head.status >= 0
     return Found(key, head) if is_there and matches(head, parent) else None
+
+
+def unread_due(key: Key, place: bytes, error: CorruptRecordError) -> Found:
+    """Return an entry of a listing by due time whose head cannot be read."""
+    due_ms = time_of(place)
+    return Found.unreadable(key, due_ms, error, due_ms)
+
+
+def _unread_listed(key: Key, place: bytes, error: CorruptRecordError) -> Found:
+    return Found.unreadable(key, created_at(place), error)
+
+
+def _unread_named(key: Key, _place: bytes, error: CorruptRecordError) -> Found:
+    return Found.unreadable(key, 0, error)
 
 
 def _is_due(head: Head, now_ms: int, within_ms: int = 0) -> bool:

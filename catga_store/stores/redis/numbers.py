@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from catga_store.errors import CorruptRecordError
 from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.failures import warn_passed_over
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -33,6 +36,7 @@ from catga_store.stores.redis.layout import has_expired
 from catga_store.stores.redis.layout import id_of
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.listings import RedisListings
+from catga_store.stores.redis.listings import unread_due
 from catga_store.stores.redis.lost_replies import RedisExchange
 from catga_store.stores.redis.refusals import check
 from catga_store.stores.redis.scripts import TOTALS
@@ -41,6 +45,8 @@ from catga_store.stores.redis.sweeping import RedisSweeping
 from catga_store.stores.redis.transport import Command
 
 __all__ = ["RedisNumbers"]
+
+_log = logging.getLogger(__name__)
 
 _PAIRS = 500
 """Pairs of status and type that are counted in one script at most, so that others do not wait for long."""
@@ -73,7 +79,11 @@ class RedisNumbers:
 
         bounds = bounds_of_due(wanted, request.after)
         return tuple(
-            (yield from self._listings.gather(FLOW, bounds, request.limit, matches, stamp_of_due))
+            (
+                yield from self._listings.gather(
+                    FLOW, bounds, request.limit, matches, stamp_of_due, unread=unread_due
+                )
+            )
         )
 
     def count_due(self, request: CountDue) -> Conversation[int]:
@@ -188,19 +198,27 @@ class RedisNumbers:
                 (members,) = yield from self._exchange.ask([command])
                 check([members])
 
-        heads: list[tuple[bytes, Head]] = []
-        if live:
-            keys = [self._layout.flow[number] + flow_id for number, flow_id in live]
-            commands = [Command((b"HGET", key, b"head"), key) for key in keys]
-            texts = yield from self._exchange.ask(commands)
-            check(texts)
-            heads = [
-                (flow_id, read_head(Key(FLOW, id_of(FLOW, flow_id)), text))
-                for (_, flow_id), text in zip(live, texts, strict=True)
-                if text is not None
-            ]
+        return flows, (yield from self._heads_of(live))
 
-        return flows, heads
+    def _heads_of(self, flows: list[tuple[int, bytes]]) -> Conversation[list[tuple[bytes, Head]]]:
+        """Return the heads of flows by their ids, as far as there are some that can be read."""
+        if not flows:
+            return []
+
+        keys = [self._layout.flow[number] + flow_id for number, flow_id in flows]
+        texts = yield from self._exchange.ask(
+            [Command((b"HGET", key, b"head"), key) for key in keys]
+        )
+        check(texts)
+        heads: list[tuple[bytes, Head]] = []
+        for (_, flow_id), text in zip(flows, texts, strict=True):
+            try:
+                if text is not None:
+                    heads.append((flow_id, read_head(Key(FLOW, id_of(FLOW, flow_id)), text)))
+            except CorruptRecordError as error:
+                warn_passed_over(_log, error)
+
+        return heads
 
     def _firsts_but(self, gone: set[bytes], now_ms: int) -> Conversation[list[bytes]]:
         """Return what is due first in each partition, but for flows that have expired."""

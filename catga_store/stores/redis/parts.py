@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from typing import NamedTuple
 
+from catga_store.errors import CorruptRecordError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.failures import given_up
 from catga_store.protocol.keys import FLOW
@@ -127,8 +128,12 @@ class RedisParts:
         reverse: bool = False,
         bodies: bool,
         until: str = "",
+        scans: bool = False,
     ) -> Conversation[_Page]:
-        """Return the parts of a flow between two bounds: none if it has expired."""
+        """Return the parts of a flow between two bounds: none if it has expired.
+
+        `scans`: also if the flow cannot be read; such a flow has not expired.
+        """
         most = LARGE if bodies else b""
         order, ending = b"1" if reverse else b"", until.encode()
         args = bounds.first, bounds.last, order, limit, bounds.cut, most, ending
@@ -139,8 +144,12 @@ class RedisParts:
             raise_for(key, reply)
 
         head, is_cut, *flat = reply
-        if head is not None and has_expired(read_head(key, head), now_ms):
-            return _Page([], is_last=True)
+        try:
+            if head is not None and has_expired(read_head(key, head), now_ms):
+                return _Page([], is_last=True)
+        except CorruptRecordError:
+            if not scans:
+                raise
 
         rows = list(zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True))
         ended = bool(ending) and bool(rows) and rows[-1][0].endswith(ending)
@@ -206,13 +215,18 @@ class RedisParts:
             first, left = b"(" + kind + after.encode(), limit
             while left > 0:
                 bounds = _Bounds(first, _after_all(kind), b"")
-                page = yield from self._page(flow_id, bounds, left, now_ms, bodies=True)
+                page = yield from self._page(flow_id, bounds, left, now_ms, bodies=True, scans=True)
                 for name, *row in page.rows:
                     key = part_key(flow_id, id_of(PART, name))
-                    record = yield from self._reads.part_of(key, row)
-                    if record is not None:
-                        found.append(Scanned(key, record))
+                    try:
+                        record = yield from self._reads.part_of(key, row)
+                    except CorruptRecordError as error:
+                        found.append(Scanned.unreadable(key, error))
                         left -= 1
+                    else:
+                        if record is not None:
+                            found.append(Scanned(key, record))
+                            left -= 1
 
                 if page.is_last:
                     break

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from catga_store.errors import CorruptRecordError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
@@ -16,6 +18,7 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import Scanned
 from catga_store.protocol.requests import Steps
 from catga_store.stores.redis.commit_args import chunks_in
 from catga_store.stores.redis.layout import RedisLayout
@@ -32,7 +35,7 @@ from catga_store.stores.redis.scripts import call
 from catga_store.stores.redis.transport import Command
 from catga_store.stores.redis.transport import Pipe
 
-__all__ = ["RedisReads", "read_steps"]
+__all__ = ["RedisReads", "read_steps", "scan_steps"]
 
 
 _IN_CHUNKS = b"*"  # the body of a flow begins with `{` else
@@ -257,16 +260,36 @@ def read_steps(flow_id: str, reply: Any, now_ms: int) -> list[tuple[Key, Record]
     if reply[0] is not None and has_expired(read_head(flow_key, reply[0]), now_ms):
         return []
 
-    found: list[tuple[Key, Record]] = []
+    return sorted([(key, _step(key, head, body)) for key, head, body in _rows_of(flow_key, reply)])
+
+
+def scan_steps(flow_id: str, reply: Any, now_ms: int) -> list[Scanned]:
+    """Likewise, with an entry that says so for each step that cannot be read; also if the flow cannot."""
+    flow_key = Key(FLOW, flow_id)
+    if isinstance(reply, Exception):
+        raise_for(flow_key, reply)
+
+    with contextlib.suppress(CorruptRecordError):  # what cannot be read has not expired
+        if reply[0] is not None and has_expired(read_head(flow_key, reply[0]), now_ms):
+            return []
+
+    found: list[Scanned] = []
+    for key, head, body in sorted(_rows_of(flow_key, reply)):
+        try:
+            found.append(Scanned(key, _step(key, head, body)))
+        except CorruptRecordError as error:
+            found.append(Scanned.unreadable(key, error))
+
+    return found
+
+
+def _rows_of(flow_key: Key, reply: Any) -> Iterator[tuple[Key, Any, Any]]:
     for step, head, body in zip(reply[1::3], reply[2::3], reply[3::3], strict=True):
         if not step.isdigit():
             raise corrupt(flow_key, step)
 
-        key = Key(PROGRESS, flow_id, int(step))
-        found.append((key, Record(read_head(key, head), body or b"")))
-
-    return sorted(found, key=_by_key)
+        yield Key(PROGRESS, flow_key.id, int(step)), head, body
 
 
-def _by_key(entry: tuple[Key, Record]) -> Key:
-    return entry[0]
+def _step(key: Key, head: Any, body: Any) -> Record:
+    return Record(read_head(key, head), body or b"")

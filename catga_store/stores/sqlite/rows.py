@@ -30,12 +30,14 @@ __all__ = [
     "AFTER_PART_HEAD",
     "AFTER_WAIT_HEAD",
     "HEAD",
+    "HIGHEST",
     "PART_HEAD",
     "TAGS",
     "WAIT_HEAD",
     "columns_of",
     "corrupt",
     "due_found",
+    "flow_due",
     "flow_found",
     "flow_listed",
     "head_of_part",
@@ -50,6 +52,7 @@ __all__ = [
     "shown_row",
     "text_of_tags",
     "wait_found",
+    "wait_listed",
     "write_terms",
 ]
 
@@ -107,8 +110,8 @@ _WAITS = (
 )  # with what decides it, with the terms, with the id, with id, parent and terms
 
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
-_LOWEST, _HIGHEST = -5, 6
-"""The lowest and the highest status of any row; see `Head.status`."""
+_LOWEST, HIGHEST = -5, 6
+"""The lowest status of any row, and the highest, that of a flow; see `Head.status`."""
 
 
 def read_head(key: Key, row: Sequence[Any]) -> Head:
@@ -124,7 +127,7 @@ def head_of_row(row: Sequence[Any]) -> Head | None:
     """The same, or `None` if it cannot be read."""
     if (
         tuple(map(type, row)) not in _HEADS
-        or not 0 <= row[1] <= _HIGHEST
+        or not 0 <= row[1] <= HIGHEST
         or not _FIRST_MS <= row[2] <= _LAST_MS
         or not _FIRST_MS <= row[3] <= _LAST_MS
     ):
@@ -228,9 +231,40 @@ def flow_listed(row: Sequence[Any]) -> Found:
     try:
         return Found(key, read_head(key, row))
     except CorruptRecordError as error:
-        # What is not a number comes first in the order of creation, the latest first.
-        is_time = type(row[2]) is int and _FIRST_MS <= row[2] <= _LAST_MS
-        return Found.unreadable(key, row[2] if is_time else _LAST_MS, error)
+        return Found.unreadable(key, _created_ms(row), error)
+
+
+def wait_listed(row: Sequence[Any]) -> Found:
+    """Likewise, of a condition."""
+    key = read_key(WAIT, row[-1])
+    try:
+        return Found(key, read_wait_head(key, row))
+    except CorruptRecordError as error:
+        return Found.unreadable(key, _created_ms(row), error)
+
+
+def _created_ms(row: Sequence[Any]) -> int:
+    # What is not a number comes first in the order of creation, the latest first.
+    is_time = type(row[2]) is int and _FIRST_MS <= row[2] <= _LAST_MS
+    return row[2] if is_time else _LAST_MS
+
+
+def flow_due(row: Sequence[Any]) -> Found:
+    """An entry of a listing by due time, also of a row that cannot be read, if its id and due time can be."""
+    key = read_key(FLOW, row[-1])
+    try:
+        return Found(key, read_head(key, row))
+    except CorruptRecordError as error:
+        due_ms = row[_DUE]
+        if (
+            type(due_ms) is not int
+        ):  # such a row comes last, and no page could be continued after it
+            raise
+
+        return Found.unreadable(key, due_ms, error, due_ms)
+
+
+_DUE = Head._fields.index("due_ms")
 
 
 def due_found(row: Sequence[Any]) -> Found:

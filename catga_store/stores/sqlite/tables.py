@@ -24,6 +24,8 @@ from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
+from catga_store.protocol.requests import CANCELLED
+from catga_store.protocol.requests import NO_STATUS
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import REMEMBERED_COMMITS
 from catga_store.protocol.requests import Check
@@ -48,11 +50,13 @@ from catga_store.stores.sqlite.parts import SQLiteParts
 from catga_store.stores.sqlite.rows import AFTER_HEAD
 from catga_store.stores.sqlite.rows import AFTER_WAIT_HEAD
 from catga_store.stores.sqlite.rows import HEAD
+from catga_store.stores.sqlite.rows import HIGHEST
 from catga_store.stores.sqlite.rows import TAGS
 from catga_store.stores.sqlite.rows import WAIT_HEAD
 from catga_store.stores.sqlite.rows import columns_of
 from catga_store.stores.sqlite.rows import corrupt
 from catga_store.stores.sqlite.rows import due_found
+from catga_store.stores.sqlite.rows import flow_due
 from catga_store.stores.sqlite.rows import flow_found
 from catga_store.stores.sqlite.rows import flow_listed
 from catga_store.stores.sqlite.rows import read_head
@@ -64,6 +68,7 @@ from catga_store.stores.sqlite.rows import read_wait_head
 from catga_store.stores.sqlite.rows import readable
 from catga_store.stores.sqlite.rows import text_of_tags
 from catga_store.stores.sqlite.rows import wait_found
+from catga_store.stores.sqlite.rows import wait_listed
 from catga_store.stores.sqlite.rows import write_terms
 from catga_store.stores.sqlite.schema import LAY_OUT
 from catga_store.stores.sqlite.tags import TAGGED
@@ -487,7 +492,7 @@ class SQLiteTables:
             " ORDER BY due_ms, id LIMIT ?",
             (now_ms, -1 if limit is None else limit),
         )
-        return [wait_found(row) for row in rows]
+        return [wait_listed(row) for row in rows]
 
     def find(
         self, wanted: Filter, after: tuple[int, str] | None, limit: int, now_ms: int
@@ -525,7 +530,7 @@ class SQLiteTables:
             f" ORDER BY {order} LIMIT ?",
             (*values, limit),
         )
-        read = flow_listed if wanted.kind == FLOW else wait_found
+        read = flow_listed if wanted.kind == FLOW else wait_listed
         return [read(row) for row in rows]
 
     def count(self, wanted: Filter, now_ms: int) -> int:
@@ -547,7 +552,7 @@ class SQLiteTables:
     def list_due(
         self, wanted: DueFilter, after: tuple[int, str] | None, limit: int, now_ms: int
     ) -> list[Found]:
-        return readable(self._rows_due(wanted, f"{HEAD}, id", after, now_ms), limit, flow_found)
+        return readable(self._rows_due(wanted, f"{HEAD}, id", after, now_ms), limit, flow_due)
 
     def _rows_due(
         self, wanted: DueFilter, columns: str, after: tuple[int, str] | None, now_ms: int
@@ -743,6 +748,9 @@ def _where_due(wanted: DueFilter) -> tuple[str, list[Any]]:
 _AFTER_TEXT = b"\xff"
 """Greater than any byte of UTF-8: what begins with a prefix comes before the prefix and this."""
 
+_NO_STATUS = {FLOW: ("(status > ? OR status < 0)", HIGHEST), WAIT: ("status > ?", CANCELLED)}
+"""Rows whose status does not exist; text is greater than any number. Hidden conditions are below 0."""
+
 _LISTED = {FLOW: (HEAD, "catga_flows"), WAIT: (WAIT_HEAD, "catga_waits")}
 
 
@@ -766,7 +774,7 @@ def _index(wanted: Filter) -> str:
 def _source(wanted: Filter) -> str:
     """Where records are looked for, in the order of a listing."""
     if wanted.tags and wanted.id_prefix is None:
-        by_status = wanted.status is not None
+        by_status = wanted.status not in (None, NO_STATUS)
         return TAGGED.format(
             index="sqlite_autoindex_catga_tags_1" if by_status else "catga_tags_all"
         )
@@ -793,11 +801,14 @@ def _where(wanted: Filter) -> tuple[str, list[Any]]:
         ("id < ?", None if prefix is None else prefix + _AFTER_TEXT),
     )
     tags = wanted.tags
+    if wanted.status == NO_STATUS:
+        terms = (_NO_STATUS[wanted.kind], *terms[1:])
+
     if tags and prefix is None:
         # The row of the tag says the same as the flow, and is in the order of the listing.
         terms = (
             ("tag = ?", row_of(tags[0])),
-            ("in_status = ?", wanted.status),
+            ("in_status = ?", None if wanted.status == NO_STATUS else wanted.status),
             ("made_ms >= ?", wanted.created_after_ms),
             ("made_ms < ?", wanted.created_before_ms),
             *terms,

@@ -1084,6 +1084,24 @@ class World:
 
         return True
 
+    def tag(self, flow_id: str, tags: dict[str, str], remove: set[str]) -> bool:
+        """Set and remove tags of a flow that is not held, ended or not; whether that changes it."""
+        there = self.flows[flow_id]
+        kept = {key: text for key, text in there.tags if key not in remove}
+        after = tuple(sorted((kept | tags).items()))
+        if after == there.tags or there.is_held(self.now):
+            return False
+
+        self.history.keep(flow_id, there)
+        self.flows[flow_id] = replace(
+            there,
+            version=there.version + 1,
+            stamp=next(self._stamps),
+            updated=self.now,
+            tags=after,
+        )
+        return True
+
     def findings(self, flow_id: str, attempts: int) -> set[str]:
         """What is wrong with a flow, of what the model knows."""
         self.forget_expired()

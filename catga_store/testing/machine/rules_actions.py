@@ -65,13 +65,15 @@ class ActionRules(HistoryRules):
             self.same_summary(*done)
 
     @rule(
-        action=st.sampled_from(["cancel", "retry", "wake", "release", "purge"]),
+        action=st.sampled_from(["cancel", "retry", "wake", "release", "purge", "tag", "tag"]),
         prefix=prefixes,
         ids=st.lists(flow_ids, max_size=4),
         how=st.sampled_from(["findings", "ids", "filter"]),
         limit=st.one_of(st.none(), st.integers(1, 3)),
         dry_run=st.booleans(),
         live=st.booleans(),
+        tags=st.sampled_from(base.TAGS),
+        remove=st.sets(st.sampled_from(["a", "b:", "none"]), max_size=2),
     )
     def bulk(
         self,
@@ -82,6 +84,8 @@ class ActionRules(HistoryRules):
         limit: int | None,
         dry_run: bool,
         live: bool,
+        tags: dict[str, str],
+        remove: set[str],
     ) -> None:
         """Each flow of a selection is changed as one flow is, or skipped for the same reason."""
         self.world.forget_expired()
@@ -94,28 +98,63 @@ class ActionRules(HistoryRules):
             diagnosis = {"late": timedelta(0), "idle": timedelta(0), "attempts": 1}
             selected = {"findings": ["lease_expired"], "diagnosis": diagnosis, "id_prefix": prefix}
 
+        given: dict[str, Any] = {}
+        if action == "purge":
+            given = {"live": live}
+        elif action == "tag":
+            given = {"tags": tags, "remove": (remove - tags.keys()) or {"none"}}
+
+        self.change_many(chosen, selected, action, limit, given, dry_run=dry_run)
+
+    @rule(
+        chosen=st.lists(places, min_size=1, max_size=3),
+        tags=st.sampled_from(base.TAGS),
+        remove=st.sets(st.sampled_from(["a", "b:", "none"]), min_size=1, max_size=2),
+    )
+    def tag(self, chosen: list[int], tags: dict[str, str], remove: set[str]) -> None:
+        """Flows that are named, most of which are there, are tagged."""
+        self.world.forget_expired()
+        ids = list(dict.fromkeys(map(self.flow_id, chosen)))
+        given: dict[str, Any] = {"tags": tags, "remove": remove - tags.keys()}
+        if tags or given["remove"]:
+            self.change_many(ids, {"ids": ids}, "tag", None, given, dry_run=False)
+
+    def change_many(
+        self,
+        chosen: list[str],
+        selected: dict[str, Any],
+        action: str,
+        limit: int | None,
+        given: dict[str, Any],
+        *,
+        dry_run: bool,
+    ) -> None:
+        """Act on the flows of a selection, which the model has chosen, too."""
         wanted: dict[bool, set[str]] = {True: set(), False: set()}
         for flow_id in chosen:
-            wanted[self.would_change(flow_id, action, live=live, dry_run=dry_run)].add(flow_id)
+            wanted[self.would_change(flow_id, action, given, dry_run=dry_run)].add(flow_id)
 
-        changed, skipped = self.run_bulk(selected, action, limit, live=live, dry_run=dry_run)
+        changed, skipped = self.run_bulk(selected, action, limit, given, dry_run=dry_run)
         base.compare(
             f"bulk {action}",
             {"changed": (changed, wanted[True]), "skipped": (skipped, wanted[False])},
         )
 
     def run_bulk(
-        self, selected: dict[str, Any], action: str, limit: int | None, *, live: bool, dry_run: bool
+        self,
+        selected: dict[str, Any],
+        action: str,
+        limit: int | None,
+        given: dict[str, Any],
+        *,
+        dry_run: bool,
     ) -> tuple[set[str], set[str]]:
         """Run it to its end, `limit` flows at a time; returns the ids of what was changed and skipped."""
         changed: set[str] = set()
         skipped: set[str] = set()
         reports: list[BulkReport] = []
         options: dict[str, Any] = {"dry_run": dry_run, "limit": limit, "per_second": None}
-        options |= {"progress": reports.append}
-        if action == "purge":
-            options["live"] = live
-
+        options |= {"progress": reports.append, **given}
         cursor: str | None = None
         while True:
             run = getattr(self.api.bulk(**selected), action)
@@ -128,7 +167,9 @@ class ActionRules(HistoryRules):
             if cursor is None:
                 return changed, skipped
 
-    def would_change(self, flow_id: str, action: str, *, live: bool, dry_run: bool) -> bool:
+    def would_change(
+        self, flow_id: str, action: str, given: dict[str, Any], *, dry_run: bool
+    ) -> bool:
         """Whether the model changes a flow; it has done so then, unless it is a dry run."""
         there = self.world.flows.get(flow_id)
         if there is None:
@@ -137,7 +178,10 @@ class ActionRules(HistoryRules):
         kept = copy(self.world.flows), deepcopy(self.world.history)
         try:
             if action == "purge":
-                return self.world.purge(flow_id, live=live, dry_run=dry_run)
+                return self.world.purge(flow_id, dry_run=dry_run, **given)
+
+            if action == "tag":
+                return self.world.tag(flow_id, **given)
 
             return self.world.act(flow_id, action, None, "by hand") is not there
         except oracle.Refusal:
