@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import catga_store as cs
 from catga_store.cli.worker_health import WorkerMetrics
+from catga_store.core import waiting
 from catga_store.telemetry import instrument
 from catga_store.telemetry import observe_stats
 from catga_store.testing.faults import Faults
@@ -128,6 +129,41 @@ def test_the_dashboard_asks_for_what_is_printed(exposition: str) -> None:
 
     unseen = {name for name in labels_of if name.startswith(SHARED)} - asked
     assert {name for name in unseen if not name.endswith(("_sum", "_created"))} == set()
+
+
+def values_in(expression: str) -> Iterator[tuple[str, str]]:
+    """Yield the values that an expression compares labels with, each with its label."""
+    for label, texts in re.findall(r'(\w+) *(?:=~|!~|!=|=) *"([^"]*)"', expression):
+        for text in texts.split("|"):
+            yield label, text
+
+
+def test_the_dashboard_compares_with_values_that_there_are(exposition: str) -> None:
+    """A status in capitals, say, would match nothing, and the panel would be empty for ever."""
+    there: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                there.setdefault(label, set()).add(value)
+
+    # What this program does not do: its worker waits for work, async code is cancelled, a commit is refused at last.
+    there["catga_store_operation"] |= {"claim_when_due", "wait_due", "watch"} & vars(waiting).keys()
+    there["catga_store_outcome"] |= {"cancelled", "conflict"}
+    there["catga_store_flow_status"] |= {one.name.lower() for one in cs.FlowStatus}
+    assert {"completed", "failed"} <= there["catga_store_flow_status"]
+    compared = {pair for expression in expressions() for pair in values_in(expression)}
+    assert ("catga_store_flow_status", "failed") in compared
+    assert {(label, value) for label, value in compared if value not in there[label]} == set()
+
+
+def test_legends_name_labels_that_are_left() -> None:
+    """An expression keeps the labels that it groups by, and no others."""
+    for panel in json.loads(DASHBOARD.read_text("utf-8"))["panels"]:
+        for target in panel.get("targets", ()):
+            named = set(re.findall(r"\{\{ *(\w+) *\}\}", target.get("legendFormat") or ""))
+            grouped = re.search(r"\b(?:sum|max|min|avg) by \(([^)]*)\)", target["expr"])
+            kept = set() if grouped is None else set(re.findall(r"\w+", grouped[1]))
+            assert named <= kept, target["expr"]
 
 
 def test_the_panels_have_places_of_their_own() -> None:
