@@ -345,6 +345,7 @@ def test_options_are_keyword_only() -> None:
         ("get_timed_out_wait_conditions", "now"),
         ("get_timed_out_wait_conditions", "limit"),
         ("sweep", "limit"),
+        ("tag", "tags"),
         ("extend", "lease"),
         ("list_parts", "prefix"),
         ("read_log", "log"),

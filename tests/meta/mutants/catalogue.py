@@ -1952,7 +1952,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "console-edits-any-version",
         "an edit overwrites a version that its editor has not seen",
         "console/views/actions.py",
-        "        _check_version(flow, expected)\n        flow.state",
+        "        check_version(flow, expected)\n        flow.state",
         "        flow.state",
         CONSOLE,
     ),
