@@ -140,8 +140,10 @@ def lines_of(value: object, name: str) -> list[str]:
     if isinstance(value, str):
         return [line.strip("\r") for line in value.split("\n") if line.strip()]
 
-    if isinstance(value, list) and all(isinstance(one, str) for one in cast("list[object]", value)):
-        return cast("list[str]", value)
+    if isinstance(value, list):
+        texts = cast("list[object]", value)
+        if all(isinstance(one, str) for one in texts):
+            return cast("list[str]", texts)
 
     message = f"{name}: expected a list of texts, got {shown(value)}"
     raise UsageError(message)
