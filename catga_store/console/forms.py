@@ -140,13 +140,12 @@ def lines_of(value: object, name: str) -> list[str]:
     if isinstance(value, str):
         return [line.strip("\r") for line in value.split("\n") if line.strip()]
 
-    if isinstance(value, list):
-        texts = cast("list[object]", value)
-        if all(isinstance(one, str) for one in texts):
-            return cast("list[str]", texts)
-
     message = f"{name}: expected a list of texts, got {shown(value)}"
-    raise UsageError(message)
+    texts = cast("list[object]", value) if isinstance(value, list) else [value]
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in texts):
+        raise UsageError(message)
+
+    return cast("list[str]", texts)
 
 
 def tags_of(value: object) -> dict[str, str]:
