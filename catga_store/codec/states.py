@@ -284,7 +284,8 @@ def _read_back(data: bytes, state_type: Any, codec: Codec) -> bytes:
         misfit = Misfit(
             "a value that is the same when it is read back",
             "one that changes",
-            "converters and __post_init__ run at each read, and must not change their own results",
+            "converters and __post_init__ run again at each read, so they must leave their own"
+            " results unchanged",
         )
         misfit.parts += _difference(before, decode_json(again))
         raise misfit

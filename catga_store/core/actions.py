@@ -94,7 +94,7 @@ class CancelFlow:
     def skip(self, key: Key, head: Head, _now_ms: int) -> Skip | None:
         """Only live flows can be cancelled."""
         if head.status == FlowStatus.CANCELLED.value:
-            return Skip("is CANCELLED already")
+            return Skip("is already CANCELLED")
 
         return _refused(key, head, "cancelled") if is_terminal(head) else None
 
@@ -133,7 +133,7 @@ class RetryFlow:
             return _held(key, head)
 
         if not is_terminal(head) and not head.attempts and _is_due(head, now_ms):
-            return Skip("is due already, and was not attempted")
+            return Skip("is already due, and has not been attempted")
 
         return None
 
@@ -165,7 +165,7 @@ class WakeFlow:
         if is_held(head, now_ms):
             return _held(key, head)
 
-        return Skip("is due already") if _is_due(head, now_ms) else None
+        return Skip("is already due") if _is_due(head, now_ms) else None
 
     def change(self, key: Key, record: Record, now_ms: int, _limits: Limits) -> Put | Delete:
         """Change nothing but when the flow is due."""
@@ -220,7 +220,7 @@ class TagFlow:
         """The worker of a flow that is held could not commit any more."""
         tags = self._tags(head)
         if tags == head.tags:
-            return Skip("has these tags already")
+            return Skip("already has these tags")
 
         if len(tags) > MOST_TAGS:
             message = f"{key} would have {len(tags)} tags; the limit is {MOST_TAGS}"
@@ -334,13 +334,13 @@ def check_reason(reason: object) -> str:
     except UnicodeEncodeError as error:
         wrong = f": {error}"
 
-    message = f"reason must be text, not {shown(reason)}{wrong}"
+    message = f"reason must be a str, not {shown(reason)}{wrong}"
     raise UsageError(message)
 
 
 def _stale(key: Key, version: int, head: Head) -> StaleFlowError:
     message = (
-        f"{key} was expected at version {version} but the store holds version {head.version}; nothing"
+        f"{key}: expected version {version}, but the store holds version {head.version}; nothing"
         " was written"
     )
     return StaleFlowError(message, flow_id=key.id, expected=version, actual=head.version)

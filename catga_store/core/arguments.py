@@ -62,7 +62,7 @@ def completion_change(
         raise UsageError(message)
 
     if error is not None and type(error) is not str:
-        message = f"error must be text or None, not {shown(error)}"
+        message = f"error must be a str or None, not {shown(error)}"
         raise UsageError(message)
 
     return Complete(key, child, success, envelope.encode_completion(correlation_id, result, error))
@@ -120,7 +120,7 @@ def check_limit(limit: object) -> None:
 def check_limit_or_none(limit: object) -> None:
     """Raise `UsageError` unless it is a limit, or `None` for no limit."""
     if limit is not None and (type(limit) is not int or limit < 1):
-        message = f"limit must be an int of at least 1 or None, not {shown(limit)}"
+        message = f"limit must be None or an int of at least 1, not {shown(limit)}"
         raise UsageError(message)
 
 
@@ -179,9 +179,7 @@ def typed_ids(flow_ids: Iterable[str], state_type: Any | None) -> dict[str, Any 
         return dict.fromkeys(ids, state_type)
 
     if state_type is not None:
-        message = (
-            "flow_ids is a mapping, which gives the type of each id: do not also pass state_type"
-        )
+        message = "flow_ids is a mapping from id to type, so state_type must not be passed as well"
         raise UsageError(message)
 
     given = cast("Mapping[str, Any]", flow_ids)

@@ -70,4 +70,4 @@ class AsyncHolding(BaseHolding):
             self._loss = error
             self._tasks.cancel_scope.cancel()
         except CatgaStoreError as error:
-            _log.warning("the claim on %s is not extended any more: %s", self._flow.key, error)
+            _log.warning("the claim on %s is no longer extended: %s", self._flow.key, error)

@@ -77,8 +77,9 @@ T = TypeVar("T")
 _new: Any = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  typeshed's generic
 
 _NOT_SHOWN = (
-    "the state or body has a value that cannot be stored exactly; which one is not shown, because this store"
-    " encrypts what it keeps; nothing was sent; a MemoryStore without codecs says where it is"
+    "the state or body has a value that cannot be stored exactly; the value is not shown, because"
+    " this store encrypts bodies; nothing was sent; to find out where the value is, use a"
+    " MemoryStore without codecs"
 )
 
 
@@ -278,7 +279,7 @@ class Bodies:
         """A listing of flows, whose errors are encrypted."""
         if isinstance(request, Find | Count) and request.filter.error_contains is not None:
             message = (
-                "error_contains: this store encrypts the errors of flows, so it cannot look for one"
+                "error_contains: this store encrypts the errors of flows, so it cannot search them"
             )
             raise NotSupportedError(message)
 

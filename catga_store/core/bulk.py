@@ -59,8 +59,8 @@ PER_SECOND = 1000.0
 
 _GONE = "does not exist"
 _CORRUPT = "cannot be read"
-_CHANGED = "was changed meanwhile, and matches no longer"
-_CONTESTED = "was written by others at each attempt"
+_CHANGED = "was changed meanwhile and no longer matches"
+_CONTESTED = "was written by another caller at each attempt"
 
 
 @frozen
@@ -105,13 +105,15 @@ def select(
     given = {name: value for name, value in filters.items() if value is not None}
     codes = _checked_codes(findings)
     if ids is not None and (given or codes or everything):
-        message = "ids say which flows are meant: do not also pass filters, findings or everything"
+        message = (
+            "ids select the flows, so filters, findings and everything must not be passed as well"
+        )
         raise UsageError(message)
 
     if ids is None and not given and not codes and not everything:
         message = (
-            "bulk without a filter is for every flow of the store; pass a filter, or everything=True;"
-            " nothing was sent"
+            "bulk without a filter would act on every flow of the store; pass a filter, or"
+            " everything=True; nothing was sent"
         )
         raise UsageError(message)
 
@@ -132,7 +134,7 @@ def _checked_codes(findings: Iterable[str]) -> frozenset[str]:
     wrong = codes.difference(CODES)
     if wrong:
         message = (
-            f"unknown finding {shown(min(map(str, wrong)))}: expected some of {', '.join(CODES)}"
+            f"unknown finding {shown(min(map(str, wrong)))}: expected one of {', '.join(CODES)}"
         )
         raise UsageError(message)
 
@@ -227,7 +229,7 @@ def _page_of_ids(
     start = 0
     if cursor is not None:
         if not cursor.isdecimal() or len(cursor) > len(str(len(ids))):
-            message = f"invalid cursor {shown(cursor)}: pass the cursor of a report, unchanged"
+            message = f"invalid cursor {shown(cursor)}: pass the cursor of a report unchanged"
             raise UsageError(message)
 
         start = int(cursor)
@@ -408,7 +410,7 @@ class _Pace:
             return cls(None)
 
         if not isinstance(per_second, int | float) or not per_second > 0:
-            message = f"per_second must be a number above 0 or None, not {shown(per_second)}"
+            message = f"per_second must be None or a number above 0, not {shown(per_second)}"
             raise UsageError(message)
 
         return cls(per_second)

@@ -310,8 +310,8 @@ def extend(
     if head is None:
         stored_state.stop_watching(flow)
         message = (
-            f"the claim on {flow.key} was lost or released, and was not extended; another worker may"
-            " have the flow: stop work on it, or claim it again"
+            f"the claim on {flow.key} no longer exists, so it was not extended; another worker may"
+            " hold the flow: stop work on the flow, or claim it again"
         )
         raise ClaimLostError(message, flow_id=flow.flow_id, expected=flow.version, actual=None)
 

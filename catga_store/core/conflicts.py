@@ -54,8 +54,8 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
         message = f"{stale}; {nothing}"
         if read is None:
             message = (
-                f"{key} was saved as new but exists at version {actual}; {nothing}; load it and merge"
-                " the new one into it"
+                f"{key} was saved as new but exists at version {actual}; {nothing}; load the"
+                " stored progress and merge the new one into it"
             )
 
         return StaleProgressError(
@@ -85,10 +85,12 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
     facts: dict[str, Any] = {"flow_id": key.id, "expected": expected, "actual": actual}
     guards = isinstance(change, Check) and change.claim is not None
     if guards or (isinstance(record, FlowSnapshot) and record._claim is not None):
-        holder = f"{head.owner!r} owns it" if head is not None and head.owner else "it has no owner"
+        holder = (
+            f"owned by {head.owner!r}" if head is not None and head.owner else "without an owner"
+        )
         message = (
-            f"the claim on {key} is lost: it was claimed at version {expected}, but the store holds"
-            f" {actual} and {holder}; {nothing}"
+            f"the claim on {key} is lost: the flow was claimed at version {expected}, but the"
+            f" store holds version {actual}, {holder}; {nothing}"
         )
         return ClaimLostError(message, **facts)
 
@@ -110,8 +112,8 @@ def claimed_error(flow_id: str, head: Head) -> FlowClaimedError:
     """Another owner's claim has not ended."""
     until = from_ms(head.due_ms or 0)
     message = (
-        f"flow {flow_id!r} is claimed by {head.owner!r} until {until.isoformat()}; it was not claimed"
-        " again; try again after that time, or pass a timeout to wait for it"
+        f"flow {flow_id!r} is claimed by {head.owner!r} until {until.isoformat()}; this call did"
+        " not claim it; try again after that time, or pass a timeout to wait until then"
     )
     return FlowClaimedError(message, flow_id=flow_id, owner=head.owner, until=until)
 

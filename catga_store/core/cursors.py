@@ -32,7 +32,10 @@ def read_cursor(cursor: str, filters: Sequence[object]) -> tuple[int, str]:
         raise invalid_cursor(cursor) from error
 
     if fields != json.loads(json.dumps(list(filters))):
-        message = "this cursor was issued with other filters; pass the same filters with it"
+        message = (
+            "this cursor was issued for other filters; pass it with the filters that it was"
+            " issued for"
+        )
         raise UsageError(message)
 
     return after
@@ -50,5 +53,5 @@ def unpacked(cursor: str) -> Any:
 
 def invalid_cursor(cursor: object) -> UsageError:
     """Return the error of a text that is not a cursor."""
-    message = f"invalid cursor {shown(cursor)}: pass the cursor of a page, unchanged"
+    message = f"invalid cursor {shown(cursor)}: pass the cursor of a page unchanged"
     return UsageError(message)

@@ -159,7 +159,8 @@ def orphan_parts(parts: int) -> FlowFinding:
         "orphan_parts",
         "info",
         f"does not exist, but has {_counted(parts, 'part')}" + (" or more" if parts > 1 else ""),
-        "nothing: they are removed after the retention of waits, unless the flow is created",
+        "do nothing: the parts are removed after the retention of waits, unless the flow is"
+        " created",
     )
 
 
@@ -173,8 +174,8 @@ def _unreadable(case: Case, _now_ms: int, thresholds: Thresholds) -> Iterator[Fl
         yield FlowFinding(
             "future_version",
             "problem",
-            f"was written by a newer release of catga_store (layout {layout}); this one supports"
-            f" {envelope.LAYOUT}",
+            f"was written by a newer release of catga_store (layout {layout}); this release"
+            f" supports layout {envelope.LAYOUT}",
             "run workers of the newer release",
         )
     elif error is not None:
@@ -182,7 +183,7 @@ def _unreadable(case: Case, _now_ms: int, thresholds: Thresholds) -> Iterator[Fl
             "unreadable",
             "problem",
             f"cannot be read: {error}",
-            "restore it from a backup, or cancel it, or delete it",
+            "restore it from a backup, cancel it, or delete it",
         )
 
     known = thresholds.versions.get(head.type)
@@ -190,7 +191,8 @@ def _unreadable(case: Case, _now_ms: int, thresholds: Thresholds) -> Iterator[Fl
         yield FlowFinding(
             "future_version",
             "problem",
-            f"has version {head.type_version} of {head.type!r}, but this program knows {known}",
+            f"has version {head.type_version} of type {head.type!r}, but this program supports"
+            f" version {known}",
             "run workers of the newer program",
         )
 
@@ -204,7 +206,7 @@ def _due_disagrees(case: Case, _now_ms: int, _thresholds: Thresholds) -> Iterato
             "due_disagrees",
             "problem",
             f"is {status.name}, but {what}",
-            "write it once more: retry it or set its status",
+            "write the flow again: retry it, or set its status",
         )
     elif head.owner is not None and head.due_ms is None:
         yield FlowFinding(
@@ -237,7 +239,7 @@ def _never_due(case: Case, _now_ms: int, _thresholds: Thresholds) -> Iterator[Fl
         yield FlowFinding(
             "wait_gone",
             "problem",
-            f"is suspended on wait condition {name!r}, which is now that of another flow",
+            f"is suspended on wait condition {name!r}, which now belongs to another flow",
             "wake it, or cancel it",
         )
     else:
@@ -245,8 +247,8 @@ def _never_due(case: Case, _now_ms: int, _thresholds: Thresholds) -> Iterator[Fl
         yield FlowFinding(
             "never_due",
             "problem",
-            f"is suspended on wait condition {name!r}, which is {outcome}: the flow was notified of"
-            " that, and not set running",
+            f"is suspended on wait condition {name!r}, which is {outcome}: the flow was notified,"
+            " but its status was not set to RUNNING",
             "wake it, or cancel it",
         )
 
@@ -265,7 +267,7 @@ def _waits(case: Case, now_ms: int, thresholds: Thresholds) -> Iterator[FlowFind
             "info" if case.head.due_ms is not None else "problem" if has_no_deadline else "warning",
             f"waits for {_counted(len(ended), 'child', 'children')} that"
             f" {'has' if len(ended) == 1 else 'have'} ended without being reported: {_listed(ended)}",
-            "complete the children of its wait condition, or wake it",
+            "complete the children of its wait condition, or wake the flow",
         )
     elif has_no_deadline and now_ms - case.head.updated_ms >= thresholds.idle_ms:
         yield FlowFinding(
@@ -273,7 +275,7 @@ def _waits(case: Case, now_ms: int, thresholds: Thresholds) -> Iterator[FlowFind
             "warning",
             f"has waited for {length(now_ms - case.head.updated_ms)} on wait condition"
             f" {case.awaits!r}, which has no deadline",
-            "complete the children of its wait condition, or wake it",
+            "complete the children of its wait condition, or wake the flow",
         )
 
 
@@ -297,7 +299,9 @@ def _late(case: Case, now_ms: int, thresholds: Thresholds) -> Iterator[FlowFindi
     elif case.awaited is not None and case.is_suspended and case.is_its_own:
         due_ms = case.awaited.head.due_ms
         if due_ms is not None and now_ms - due_ms >= thresholds.late_ms:
-            yield _overdue(f"waits for what was over {length(now_ms - due_ms)} ago")
+            yield _overdue(
+                f"is suspended on a wait condition that was due {length(now_ms - due_ms)} ago"
+            )
 
 
 def _overdue(what: str) -> FlowFinding:
@@ -305,7 +309,7 @@ def _overdue(what: str) -> FlowFinding:
         "overdue",
         "warning",
         f"{what}, and no worker has claimed it",
-        "start a worker for its type; look in its log for why it is passed over",
+        "start a worker for its type; if one is running, its log says why it skips the flow",
     )
 
 
@@ -317,7 +321,7 @@ def _attempts(case: Case, _now_ms: int, thresholds: Thresholds) -> Iterator[Flow
             "attempts_high",
             "warning",
             f"was attempted {head.attempts} times at {head.position}{why}",
-            "repair what fails, then retry it, or cancel it",
+            "fix the cause, then retry the flow, or cancel it",
         )
 
 
@@ -325,7 +329,9 @@ def _failed(case: Case, _now_ms: int, _thresholds: Thresholds) -> Iterator[FlowF
     head = case.head
     if head.status == FlowStatus.FAILED.value:
         why = f": {head.error}" if head.error else ""
-        yield FlowFinding("failed", "info", f"has failed{why}", "repair what failed, then retry it")
+        yield FlowFinding(
+            "failed", "info", f"has failed{why}", "fix the cause, then retry the flow"
+        )
 
 
 _RULES: tuple[Callable[[Case, int, Thresholds], Iterator[FlowFinding]], ...] = (

@@ -113,7 +113,7 @@ MAX_RESULT_BYTES = 256 * 1024
 """The most that the result and the error text of a child take together, encoded."""
 
 _NOT_SHOWN = (
-    "it does not fit its type; where is not shown, because this store encrypts what it keeps"
+    "the state does not fit its type; the place is not shown, because this store encrypts bodies"
 )
 
 _BARE_COMPLETION = len(b'{"result":,"error":null}')
@@ -480,9 +480,9 @@ def encode_part(part: Part[Any]) -> tuple[str, int, bytes]:
     if body_type is None and loaded is not None and loaded.head.type not in ("", BYTES):
         if not part._is_read:
             message = (
-                f"{part.key} holds a body of type {loaded.head.type!r} that has not been read, so untyped data"
-                " cannot be stored in its place; get the part first, or set a body that has a type; nothing"
-                " was sent"
+                f"{part.key} holds a body of type {loaded.head.type!r} that has not been read, so"
+                " it cannot be replaced with untyped data; read the part first, or set a typed"
+                " body; nothing was sent"
             )
             raise UsageError(message)
 
@@ -699,7 +699,8 @@ def _read_progress(body: bytes) -> tuple[int | None, BitMap64, BitMap64]:
     fields = codec.decode_json(head)
     if fields["layout"] != LAYOUT:
         message = (
-            f"it has layout {fields['layout']!r}, but this release of catga_store supports {LAYOUT}"
+            f"the body has layout {fields['layout']!r}, but this release of catga_store supports"
+            f" {LAYOUT}"
         )
         raise CorruptRecordError(message, key=None)
 
@@ -746,8 +747,9 @@ def encode_completion(correlation_id: str, result: object, error: str | None) ->
     size = len(payload) - _BARE_COMPLETION
     if size > MAX_RESULT_BYTES:
         message = (
-            f"a completion of wait condition {correlation_id!r} takes {size} bytes; the limit is "
-            f"{MAX_RESULT_BYTES}; store the result elsewhere and complete with a reference to it"
+            f"a completion of wait condition {correlation_id!r} takes {size} bytes; the limit is"
+            f" {MAX_RESULT_BYTES}; store the result elsewhere, and pass a reference to it as the"
+            " result"
         )
         raise RecordTooLargeError(message, size=size, limit=MAX_RESULT_BYTES)
 

@@ -87,7 +87,7 @@ def list_versions(
     """Read what the versions of a flow were, the newest first."""
     key = flow_key(check_id(flow_id, "a flow id"))
     if before is not None and (type(before) is not int or not 1 <= before <= _LAST):
-        message = f"before must be an int from 1 to {_LAST}, or None, not {shown(before)}"
+        message = f"before must be None or an int from 1 to {_LAST}, not {shown(before)}"
         raise UsageError(message)
 
     check_limit(limit)
@@ -167,7 +167,7 @@ def _source_of(
         record = yield from _read_version(context, key, version)
 
     if record is None:
-        message = f"version {version} of {key} not found: it was never kept, or is kept no longer"
+        message = f"version {version} of {key} not found: it was never kept, or is no longer kept"
         raise FlowNotFoundError(message, flow_id=key.id, expected=version)
 
     return record, record.head.version == current.head.version

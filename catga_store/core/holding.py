@@ -157,7 +157,7 @@ class Holding(BaseHolding):
         except ClaimLostError as error:
             self._loss = error
         except CatgaStoreError as error:
-            _log.warning("the claim on %s is not extended any more: %s", self._flow.key, error)
+            _log.warning("the claim on %s is no longer extended: %s", self._flow.key, error)
 
 
 def keep(

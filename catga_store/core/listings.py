@@ -183,7 +183,7 @@ def _id_prefix(value: object) -> str | None:
         reason = f": {error}"
 
     message = (
-        f"id_prefix must be text of 1 to {MAX_ID_BYTES} UTF-8 bytes, or None, not"
+        f"id_prefix must be None or a str of 1 to {MAX_ID_BYTES} UTF-8 bytes, not"
         f" {shown(value)}{reason}"
     )
     raise UsageError(message)
@@ -206,7 +206,7 @@ def _part_of_error(value: object) -> str | None:
     except UnicodeEncodeError as error:
         reason = f": {error}"
 
-    message = f"error_contains must be text that is not empty, or None, not {shown(value)}{reason}"
+    message = f"error_contains must be None or a non-empty str, not {shown(value)}{reason}"
     raise UsageError(message)
 
 
@@ -215,7 +215,7 @@ def _attempts(value: object) -> int | None:
         return value
 
     message = (
-        f"attempts_at_least must be an int from 0 to {_MOST_ATTEMPTS}, or None, not {shown(value)}"
+        f"attempts_at_least must be None or an int from 0 to {_MOST_ATTEMPTS}, not {shown(value)}"
     )
     raise UsageError(message)
 

@@ -179,7 +179,8 @@ def delete(
         record, key, replaces = flow, flow.key, head_of(flow)
         if replaces is None:
             message = (
-                f"{key} was never stored or read; pass its id to delete the flow that is stored"
+                f"this object for {key} was never stored or read; to delete the stored flow, pass"
+                " its id"
             )
             raise UsageError(message)
 
@@ -422,7 +423,7 @@ _SCANNED = 100
 def _check_expected(version: object, revision: object) -> None:
     check_version(version)
     if revision is not None and type(revision) is not str:
-        message = f"revision must be text or None, not {shown(revision)}"
+        message = f"revision must be a str or None, not {shown(revision)}"
         raise UsageError(message)
 
 
@@ -433,7 +434,7 @@ def _expected(key: Key, head: Head, version: int | None, revision: str | None) -
 
     asked = f"version {version}" if version is not None else f"revision {revision!r}"
     message = (
-        f"{key} was to be deleted at {asked} but the store holds version {head.version},"
+        f"the deletion of {key} expected {asked}, but the store holds version {head.version},"
         f" revision {head.revision!r}; nothing was deleted"
     )
     raise StaleFlowError(message, flow_id=key.id, expected=version or 0, actual=head.version)

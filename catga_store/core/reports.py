@@ -94,8 +94,9 @@ def amended(
 
     if len(again) > MAX_CHANGES:
         message = (
-            f"this commit names {len(again)} records with the conditions that deleted flows report to; the"
-            f" limit is {MAX_CHANGES}; nothing was written; commit in parts"
+            f"this commit names {len(again)} records, including the wait conditions that deleted"
+            f" flows report to; the limit is {MAX_CHANGES}; nothing was written; split it into"
+            " several commits"
         )
         raise CommitTooLargeError(message, size=len(again), limit=MAX_CHANGES)
 

@@ -232,9 +232,7 @@ def session_claim(
     """Claim a flow that the session does not have yet, and track it."""
     key = flow_key(check_id(flow_id, "a flow id"))
     if unit.find(key) is not None:
-        message = (
-            f"{key} is already in this session; expunge it first, or claim it before you get it"
-        )
+        message = f"{key} is already in this session; expunge it first, or call claim before get"
         raise UsageError(message)
 
     flow = yield from claims.claim(
@@ -399,7 +397,9 @@ def transact(
             if not repeatable or attempt == attempts:
                 raise
 
-            _log.debug("transact: attempt %d of %d conflicts: %s", attempt, attempts, error)
+            _log.debug(
+                "transact: attempt %d of %d failed with a conflict: %s", attempt, attempts, error
+            )
         else:
             return result
         finally:
@@ -443,8 +443,8 @@ def _as_tracked(entry: Entry, state_type: Any | None) -> Any:
         if has != state_type:
             name, wanted = codec.type_name(has), codec.type_name(state_type)
             message = (
-                f"{entry.key} is loaded in this session as {name or 'raw data'!r} but was "
-                f"requested as {wanted!r}; expunge it first, or request it as loaded"
+                f"{entry.key} is loaded in this session as {name or 'raw data'!r} but was"
+                f" requested as {wanted!r}; expunge it first, or request it as the loaded type"
             )
             raise StateTypeError(message, expected=wanted, actual=name)
 

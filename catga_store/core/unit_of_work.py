@@ -267,8 +267,9 @@ class UnitOfWork:
 
             if entry is not None and key.kind == FLOW and entry.instead is None:
                 message = (
-                    f"{key} is deleted by its id in this session, so no new one can be added in the same"
-                    " commit; delete the loaded object instead, or add the new one in another commit"
+                    f"{key} is deleted by its id in this session, so no new record can be added in"
+                    " the same commit; delete the loaded object instead, or add the new record in"
+                    " another commit"
                 )
                 raise UsageError(message)
 
@@ -402,8 +403,8 @@ class UnitOfWork:
         before = head_of(self._checks.setdefault(key, checked))
         if before is not None and before.revision != head.revision:
             message = (
-                f"cannot check {key} at version {head.version}: version {before.version} of it is"
-                " already being checked; it changed between two reads in this session"
+                f"cannot check {key} at version {head.version}: version {before.version} is"
+                " already being checked; the record changed between two reads in this session"
             )
             raise UsageError(message)
 
@@ -413,8 +414,8 @@ class UnitOfWork:
         before = self._guards.setdefault(flow.key, (flow, claim))[1]
         if before.token != claim.token:
             message = (
-                f"{flow.key} is already guarded in this session under another claim, and only the newest"
-                " claim can be valid; guard that one in a new session"
+                f"{flow.key} is already guarded in this session under another claim, and only the"
+                " newest claim can be valid; guard the newest claim in a new session"
             )
             raise UsageError(message)
 
@@ -516,8 +517,8 @@ class UnitOfWork:
 
         if len(changes) > MAX_CHANGES:
             message = (
-                f"this commit names {len(changes)} records; the limit is {MAX_CHANGES};"
-                " nothing was sent; commit in parts"
+                f"this commit names {len(changes)} records; the limit is {MAX_CHANGES}; nothing"
+                " was sent; split it into several commits"
             )
             raise CommitTooLargeError(message, size=len(changes), limit=MAX_CHANGES)
 
@@ -755,7 +756,7 @@ def check_exists(record: object, exists: object) -> Part[Any]:
 
     part: Part[Any] = record  # pyright: ignore[reportUnknownVariableType]  # of any body
     if exists == "keep" and head_of(part) is not None:
-        message = f"{part.key} was stored or read before: exists='keep' is for a new part"
+        message = f"{part.key} was already stored or read; exists='keep' is only for a new part"
         raise UsageError(message)
 
     return part

@@ -289,7 +289,7 @@ def plan_part(
         return None
 
     if log_of(key) is not None:
-        message = f"{key} is an entry of a log, which stays as it was appended; append another one"
+        message = f"{key} is a log entry, which cannot be changed; append a new entry"
         raise UsageError(message)
 
     check_size(key, len(body), limits)
@@ -310,8 +310,8 @@ def check_size(key: Key, size: int, limits: Limits) -> None:
 
 def _too_large(key: Key, size: int, limits: Limits) -> RecordTooLargeError:
     message = (
-        f"{key} takes {size} bytes; the store's limit is {limits.max_record_bytes};"
-        " nothing was written; raise max_record_bytes or store large data elsewhere"
+        f"{key} takes {size} bytes; the store's limit is {limits.max_record_bytes}; nothing was"
+        " written; raise max_record_bytes, or store large data elsewhere"
     )
     return RecordTooLargeError(message, size=size, limit=limits.max_record_bytes)
 

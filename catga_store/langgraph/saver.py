@@ -90,7 +90,10 @@ class CatgaSaver(BaseCheckpointSaver[str]):
     def _now(self, conversation: Conversation[T]) -> T:
         if self._run is None:
             conversation.close()
-            message = "this saver is on an async store: await its async methods, or give it a blocking store"
+            message = (
+                "this saver uses an async store: await its async methods, or create it with a"
+                " blocking store"
+            )
             raise cs.UsageError(message)
 
         return self._run(conversation)

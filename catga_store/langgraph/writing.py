@@ -128,7 +128,10 @@ def put_writes(
     """Write what a task has written, if the thread is where its run has seen it."""
     place, checkpoint_id, marker = asked_by(config)
     if checkpoint_id is None:
-        message = "the config names no checkpoint for these writes; nothing was sent; pass what put returned"
+        message = (
+            "the config names no checkpoint for these writes; nothing was sent; pass the config"
+            " that put returned"
+        )
         raise cs.UsageError(message)
 
     seen, flow_id, context = seen_in(marker, place), place.flow_id, to.context
@@ -202,8 +205,9 @@ def is_of(error: cs.ConflictError, flow_id: str) -> bool:
 def _stale(place: Place, expected: str | None, actual: str | None) -> StaleThreadError:
     message = (
         f"thread {place.thread_id!r} was not written: this run continues from checkpoint"
-        f" {expected or 'none'}, but the newest of namespace {place.ns!r} is {actual or 'none'}; another"
-        " run has written since, or the thread was deleted; invoke the graph again"
+        f" {expected or 'none'}, but the newest of namespace {place.ns!r} is {actual or 'none'};"
+        " another run has written to the thread since, or the thread was deleted; invoke the"
+        " graph again"
     )
     return StaleThreadError(
         message,

@@ -32,7 +32,9 @@ def _last_index(value: int | None) -> int | None:
 
 def _bitmap(indices: Iterable[int]) -> BitMap64:
     if isinstance(indices, str | bytes) or not isinstance(indices, Iterable):
-        message = f"the indices of a progress must be a collection of ints, not {shown(indices)}"
+        message = (
+            f"the indices of a ForEachProgress must be a collection of ints, not {shown(indices)}"
+        )
         raise UsageError(message)
 
     return bitmap_of(indices)

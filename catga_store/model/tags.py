@@ -95,18 +95,18 @@ def tag_changes(
 ) -> tuple[Pairs, frozenset[str]]:
     """Return the tags to set, and the keys of those to remove."""
     if isinstance(remove, str | bytes):
-        message = f"remove must be a collection of keys of tags, not {shown(remove)}"
+        message = f"remove must be a collection of tag keys, not {shown(remove)}"
         raise UsageError(message)
 
     wanted = tuple(_checked(value, "tags"))
     unwanted = frozenset(_key(key, "remove") for key in remove)
     if not wanted and not unwanted:
-        message = "no tag is named: pass the tags to set, or the keys of those to remove as remove="
+        message = "no tags given: pass the tags to set, or the keys of those to remove as remove="
         raise UsageError(message)
 
     both = unwanted.intersection(key for key, _ in wanted)
     if both:
-        message = f"the tag {shown(min(both))} is to be set and removed"
+        message = f"the tag {shown(min(both))} cannot be both set and removed"
         raise UsageError(message)
 
     return wanted, unwanted
@@ -149,7 +149,7 @@ def _text(value: object, what: str, least: int, most: int) -> str:
         raise EncodingError(message, path="tags") from error
 
     if not least <= size <= most:
-        message = f"{what} is {size} UTF-8 bytes long; it must have {least} to {most}"
+        message = f"{what} is {size} UTF-8 bytes long; the length must be from {least} to {most}"
         raise UsageError(message)
 
     return str.__str__(value)

@@ -132,7 +132,7 @@ def _in_utc(value: datetime, milliseconds: int) -> datetime:
     try:
         return from_ms(milliseconds)
     except OverflowError:
-        message = f"{value!r} is out of range: the UTC year must be between 1 and 9999"
+        message = f"{value!r} is out of range: the year in UTC must be from 1 to 9999"
         raise UsageError(message) from None
 
 

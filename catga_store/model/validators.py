@@ -61,9 +61,7 @@ def check_path(_instance: object, _attribute: Attribute[Any], value: Any) -> Non
 
     for index in cast("tuple[object, ...]", value):
         if type(index) is not int or not 0 <= index <= LAST_INDEX:
-            message = (
-                f"an index of a position must be an int from 0 to 2**63 - 1, not {show_int(index)}"
-            )
+            message = f"a step index must be an int from 0 to 2**63 - 1, not {show_int(index)}"
             raise UsageError(message)
 
 

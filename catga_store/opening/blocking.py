@@ -57,8 +57,8 @@ def sqlite_path(path: str | os.PathLike[str]) -> str:
     text: Any = os.fspath(path) if hasattr(path, "__fspath__") else path
     if not isinstance(text, str) or text in ("", ":memory:") or "\0" in text:
         message = (
-            f"a SQLite store needs the path of a file, not {shown(text)};"
-            " to keep records without a file, use a MemoryStore"
+            f"a SQLite store needs the path of a file, not {shown(text)}; to store records without"
+            " a file, use a MemoryStore"
         )
         raise UsageError(message)
 
@@ -70,7 +70,7 @@ def memory_name(name: str) -> str:
     """Return the name of a memory store; `UsageError` for what was meant to be something else."""
     given: object = name
     if not isinstance(given, str):
-        message = f"the name of a memory store must be text, not {shown(given)}"
+        message = f"the name of a memory store must be a str, not {shown(given)}"
         raise UsageError(message)
 
     _refuse_url(name, "a memory store needs a name")

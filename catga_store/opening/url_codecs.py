@@ -30,7 +30,7 @@ CODEC_OPTIONS = ("accept_plain", "codecs", "keys")
 _MEANT = {
     "accept_plain": "true or false",
     "codecs": "zstd",
-    "keys": "env:NAME of a variable or file:PATH; a key itself must not be in a URL",
+    "keys": "env:NAME for an environment variable, or file:PATH; a URL must not contain a key itself",
 }
 
 
@@ -86,7 +86,7 @@ def _read(url: str, found: dict[str, str]) -> URLCodecs:
             raise _refusal(url, f"has an invalid value for {name}: expected {_MEANT[name]}")
 
     if "accept_plain" in found and "keys" not in found:
-        raise _refusal(url, "has accept_plain, which means nothing without keys=; add that")
+        raise _refusal(url, "has accept_plain, which has no effect without keys=; add keys=")
 
     keys = None
     if "keys" in found:
@@ -103,7 +103,7 @@ def with_codecs(url: str, options: StoreOptions) -> tuple[str, StoreOptions]:
         return url, options
 
     if options.get("codecs") is not None:
-        raise _refusal(url, "names codecs, and codecs= was passed as well; leave one out")
+        raise _refusal(url, "names codecs, but codecs= was passed as well; leave one out")
 
     more: dict[str, Any] = {**options, "codecs": _codecs_of(said)}
     return rest, cast("StoreOptions", more)
@@ -135,7 +135,7 @@ def _keys_at(scheme: str, where: str) -> Keys:
     try:
         return Keys.parse(text)
     except UsageError as error:
-        message = f"{error}; they were read from {place}; nothing was opened"
+        message = f"{error}; the keys were read from {place}; nothing was opened"
         raise StoreConfigError(message) from None
 
 

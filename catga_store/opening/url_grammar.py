@@ -141,7 +141,7 @@ class _Option:
 
 
 def _texts(*names: str) -> dict[str, _Option]:
-    return {name: _Option(_text, "some text") for name in names}
+    return {name: _Option(_text, "a non-empty string") for name in names}
 
 
 _SOME_SECONDS = _Option(_seconds, "a number of seconds above 0")
@@ -149,10 +149,10 @@ _TRUE_OR_FALSE = _Option(_truth, "true or false")
 
 _REDIS_OPTIONS: dict[str, _Option] = {
     "acknowledged_by": _Option(_number(0), "an int of at least 0", own=True),
-    "prefix": _Option(str, "some text", own=True),
-    "db": _Option(_number(0), "a number from 0"),
+    "prefix": _Option(str, "a non-empty string", own=True),
+    "db": _Option(_number(0), "a number of at least 0"),
     "health_check_interval": _Option(_number(0), "a number of seconds"),
-    "max_connections": _Option(_number(1), "a number from 1"),
+    "max_connections": _Option(_number(1), "a number of at least 1"),
     "protocol": _Option(_one_of("2", "3"), "2 or 3"),
     "socket_connect_timeout": _SOME_SECONDS,
     "socket_keepalive": _TRUE_OR_FALSE,
@@ -166,9 +166,9 @@ _REDIS_TLS_OPTIONS: dict[str, _Option] = {
     **_texts("ssl_password"),
 }
 _NATS_OPTIONS: dict[str, _Option] = {
-    "bucket": _Option(str, "some text", own=True),
+    "bucket": _Option(str, "a non-empty string", own=True),
     "create": _Option(_truth, "true or false", own=True),
-    "domain": _Option(_text, "some text", own=True),
+    "domain": _Option(_text, "a non-empty string", own=True),
     "max_bytes": _Option(_number(0), "a number of bytes, such as 10000000000", own=True),
     "replicas": _Option(_number(0), "a number", own=True),
     "stale_reads": _Option(_truth, "true or false", own=True),
@@ -202,7 +202,7 @@ def parse_url(url: object) -> StoreURL:
 def parse_redis_url(url: object) -> RedisURL:
     """Read a URL of Redis; `UsageError` for anything else."""
     if not isinstance(url, str):
-        message = f"the URL of a Redis server must be text, not {shown(url)}"
+        message = f"the URL of a Redis server must be a str, not {shown(url)}"
         raise UsageError(message)
 
     place = parse_url(url)
@@ -234,7 +234,7 @@ def check_nats_server(url: str) -> None:
 
 def _split(url: object) -> tuple[str, SplitResult]:
     if not isinstance(url, str):
-        message = f"a store's URL must be text, not {shown(url)}"
+        message = f"a store's URL must be a str, not {shown(url)}"
         raise UsageError(message)
 
     if re.search(r"[\x00-\x1f\x7f]", url):
@@ -283,20 +283,20 @@ def _sqlite(url: str, parts: SplitResult) -> SQLiteURL:
         path = "" if "@" in url else url.partition(":")[2].strip("/")
         raise _refusal(
             url,
-            f"has no path of a file; write sqlite:///{path or 'flows.db'} for a relative path,"
+            f"has no file path; write sqlite:///{path or 'flows.db'} for a relative path,"
             f" sqlite:////{path} for an absolute one"
             if path
-            else f"has no path of a file; write sqlite:///flows.db for a relative path, {absolute}",
+            else f"has no file path; write sqlite:///flows.db for a relative path, {absolute}",
         )
 
     path = _unescaped(url, parts.path)[1:]
     if not path:
         raise _refusal(
-            url, f"has no path of a file; write sqlite:///flows.db for a relative path, {absolute}"
+            url, f"has no file path; write sqlite:///flows.db for a relative path, {absolute}"
         )
 
     if path.endswith("/"):
-        raise _refusal(url, "names a directory; add the name of the file")
+        raise _refusal(url, "names a directory; add a file name")
 
     return SQLiteURL(path)
 
@@ -311,8 +311,8 @@ def _no_options(url: str, parts: SplitResult, store: str) -> None:
         how = f"; pass {known[0]} as a keyword of open_store or {store}" if known else ""
         raise _refusal(
             url,
-            f"has a query, but this store takes no options by URL but {', '.join(CODEC_OPTIONS)}{how}; in a path"
-            " write ? as %3F",
+            "has a query, but this store takes no options in its URL except"
+            f" {', '.join(CODEC_OPTIONS)}{how}; in a path write ? as %3F",
         )
 
 
@@ -379,7 +379,7 @@ def _redis(url: str, parts: SplitResult) -> RedisURL:
 def _check_socket(url: str, parts: SplitResult) -> None:
     host = parts.netloc.rpartition("@")[2]
     if host or not url[len("unix") :].startswith("://") or len(parts.path) <= len("/"):
-        raise _refusal(url, "has no path of a socket; write unix:///run/redis.sock?db=0")
+        raise _refusal(url, "has no socket path; write unix:///run/redis.sock?db=0")
 
     _unescaped(url, parts.path)
 
@@ -408,14 +408,16 @@ def _nats(url: str, parts: SplitResult) -> NatsURL:
     meant = f"{scheme}://host:4222, or {scheme}://a:4222,b:4222"
     if parts.path not in ("", "/"):
         raise _refusal(
-            url, f"has a path, which NATS does not use; write {meant}, and the bucket as ?bucket="
+            url,
+            f"has a path, which NATS does not use; write {meant}, and name the bucket with"
+            " ?bucket=",
         )
 
     if "," in who:
         raise _refusal(
             url,
-            "has a comma before the @: write user and password once, before the first host; in a"
-            " password write a comma as %2C",
+            "has a comma before the @: write the user and the password once, before the first"
+            " host; in a password write a comma as %2C",
         )
 
     for host in hosts.split(","):
@@ -492,5 +494,6 @@ def _unknown_option(
     guess = f" (did you mean {near[0]}?)" if near else ""
     return _refusal(
         url,
-        f"has {which}{guess}; the URL of a {store} store may have {', '.join(sorted([*known, *CODEC_OPTIONS]))}",
+        f"has {which}{guess}; the URL of a {store} store may have the options"
+        f" {', '.join(sorted([*known, *CODEC_OPTIONS]))}",
     )

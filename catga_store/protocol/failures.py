@@ -39,8 +39,8 @@ def uncertain(
 ) -> CommitUncertainError:
     """Return the error of a commit that was sent and whose reply did not come; `why` says why not."""
     message = (
-        f"commit {commit_id} was sent but its outcome is not known ({why});"
-        " call resolve_commit(error) to find out whether it was written"
+        f"commit {commit_id} was sent but its outcome is not known ({why}); call"
+        " resolve_commit(error) to determine whether it was written"
     )
     return CommitUncertainError(message, commit_id=commit_id, keys=tuple(dict.fromkeys(keys)))
 

@@ -186,7 +186,7 @@ def check_id(value: object, what: str) -> str:
     >>> check_id("", "flow id")
     Traceback (most recent call last):
     ...
-    catga_store.InvalidIdError: flow id is empty; an id is 1 to 512 UTF-8 bytes of text; nothing was sent
+    catga_store.InvalidIdError: flow id is empty; an id must be a str of 1 to 512 UTF-8 bytes; nothing was sent
     """
     # An ASCII id has as many bytes as characters. This line is the cost of every ordinary call.
     if type(value) is str and value.isascii() and 0 < len(value) <= MAX_ID_BYTES:
@@ -222,7 +222,7 @@ def check_part_name(value: object) -> str:
     >>> check_part_name("steps/")
     Traceback (most recent call last):
     ...
-    catga_store.InvalidIdError: part name 'steps/' ends with '/'; end it with a name; nothing was sent
+    catga_store.InvalidIdError: part name 'steps/' ends with '/', but must end with a name; nothing was sent
     """
     # This line is the cost of most names: those of groups and of entries end with one of these.
     if (
@@ -236,11 +236,16 @@ def check_part_name(value: object) -> str:
     name = check_id(value, "part name")
     group, _, last = name.rpartition("/")
     if not last:
-        message = f"part name {_shown(name)} ends with '/'; end it with a name; nothing was sent"
+        message = (
+            f"part name {_shown(name)} ends with '/', but must end with a name; nothing was sent"
+        )
         raise InvalidIdError(message, what="part name", value=name)
 
     if group and _is_sequence(last):
-        message = f"part name {_shown(name)} is that of a log entry; append() writes those; nothing was sent"
+        message = (
+            f"part name {_shown(name)} is reserved for log entries; use append() to write one;"
+            " nothing was sent"
+        )
         raise InvalidIdError(message, what="part name", value=name)
 
     return name
@@ -252,7 +257,7 @@ def check_log(value: object) -> str:
     most = MAX_ID_BYTES - SEQUENCE_DIGITS - 1
     if len(name.encode()) > most or name.endswith("/"):
         message = (
-            f"log name {_shown(name)} ends with '/' or is longer than {most} UTF-8 bytes;"
+            f"log name {_shown(name)} must not end with '/' or be longer than {most} UTF-8 bytes;"
             " nothing was sent"
         )
         raise InvalidIdError(message, what="log name", value=name)
@@ -359,7 +364,9 @@ _TOKENS = tuple(chr(byte) if byte in _KEPT else f"={byte:02X}" for byte in range
 
 
 def _refusal(what: str, found: str) -> str:
-    return f"{what} {found}; an id is 1 to {MAX_ID_BYTES} UTF-8 bytes of text; nothing was sent"
+    return (
+        f"{what} {found}; an id must be a str of 1 to {MAX_ID_BYTES} UTF-8 bytes; nothing was sent"
+    )
 
 
 def _shown(text: str) -> str:

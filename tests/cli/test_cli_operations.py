@@ -104,7 +104,7 @@ def test_types_of_a_module_are_known(
     seeds.put_raw(store, "f", body, type="order", type_version=2)
     assert call("stuck").code == 0
     done = call("stuck --types shop_types")
-    assert "has version 2 of 'order', but this program knows 1" in done.out
+    assert "has version 2 of type 'order', but this program supports version 1" in done.out
     assert call("stuck --types shop_nothing").code == 2
 
 
@@ -157,7 +157,7 @@ def test_named_flows_are_changed_without_a_question(call: Call, store: cs.Store)
     assert done.code == 1
     assert done.out.splitlines() == [
         "changed 1 flow: f2",
-        "skipped 1 flow: is due already: f1",
+        "skipped 1 flow: is already due: f1",
         "skipped 1 flow: does not exist: nobody",
     ]
     store.claim("f0", owner="hangs")
@@ -182,7 +182,7 @@ def test_flows_are_tagged(call: Call, store: cs.Store) -> None:
     assert call("tag queue=fast --tag hold=yes --yes").out == "changed 1 flow: f1\n"
     done = call("tag queue=fast --id f1")
     assert done.code == 1
-    assert done.out.splitlines()[1] == "skipped 1 flow: has these tags already: f1"
+    assert done.out.splitlines()[1] == "skipped 1 flow: already has these tags: f1"
     for wrong in ("", "queue", "queue=a --remove queue"):
         assert call(f"tag {wrong} --id f0").code == 2
 

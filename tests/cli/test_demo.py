@@ -218,7 +218,7 @@ def test_a_demo_without_a_reader_leaves_nothing_behind(tmp_path: Path) -> None:
         ("memory://", 2, "several"),
         ("memory://name", 2, "several"),
         ("nonsense", 2, "'nonsense'"),
-        ("sqlite://", 2, "has no path of a file"),
+        ("sqlite://", 2, "has no file path"),
         ("redis://127.0.0.1:1", 3, "cannot be reached"),
         ("sqlite:///no/such/folder/flows.db", 3, "folder"),
     ],

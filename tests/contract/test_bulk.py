@@ -181,7 +181,7 @@ def test_each_operation_does_what_it_does_to_one_flow(store: cs.Store, clock: Ma
     assert everything.purge(live=True, **AT_ONCE).skipped == {"is claimed": 1}
     assert [one.flow_id for one in store.query_flows()] == ["held0"]
     assert everything.cancel("no more", **AT_ONCE).changed == 1
-    assert everything.cancel("no more", **AT_ONCE).skipped == {"is CANCELLED already": 1}
+    assert everything.cancel("no more", **AT_ONCE).skipped == {"is already CANCELLED": 1}
 
 
 def test_a_dry_run_changes_nothing(store: cs.Store) -> None:
@@ -281,7 +281,7 @@ def test_a_flow_that_no_longer_matches_is_skipped(store: cs.Store) -> None:
         store, chosen, lambda number: store.retry_flow("f0") if number == 1 else None
     )
     assert (report.matched, report.changed) == (2, 1)
-    assert report.first_skipped == {"was changed meanwhile, and matches no longer": ("f0",)}
+    assert report.first_skipped == {"was changed meanwhile and no longer matches": ("f0",)}
     assert {one.version for one in store.iter_flows()} == {2}
 
 
@@ -320,7 +320,7 @@ def test_a_flow_that_is_written_again_and_again_is_reported(store: cs.Store) -> 
         store.update(flow)
 
     report = before_commits(store, selection(filters={"status": FAILED}), write)
-    assert report.skipped == {"was written by others at each attempt": 1}
+    assert report.skipped == {"was written by another caller at each attempt": 1}
 
 
 def test_a_flow_that_is_deleted_meanwhile_is_reported(store: cs.Store) -> None:
@@ -344,7 +344,7 @@ def test_the_wait_of_a_flow_that_comes_meanwhile_is_not_cleared(store: cs.Store)
 
     gone = selection(findings=["parent_gone"])
     report = run(bulk.run_bulk(store._context, gone, actions.PurgeFlow(), {}), perform)
-    assert report.skipped == {"was changed meanwhile, and matches no longer": 1}
+    assert report.skipped == {"was changed meanwhile and no longer matches": 1}
     assert store.get_wait_condition("{f}/wait") is not None
 
 

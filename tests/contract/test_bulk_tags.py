@@ -34,7 +34,7 @@ def test_a_flow_that_is_held_or_tagged_already_is_skipped(store: cs.Store) -> No
     store.create(cs.FlowSnapshot("has", state={}, tags={"team": "b"}, due_at=None))
     store.claim("held", lease=timedelta(hours=1))
     report = store.bulk(everything=True).tag({"team": "b"}, per_second=None)
-    assert report.skipped == {"has these tags already": 1, "is claimed": 1}
+    assert report.skipped == {"already has these tags": 1, "is claimed": 1}
 
 
 @pytest.mark.stores("memory")

@@ -428,7 +428,7 @@ def test_the_former_owner_is_fenced_off(store: cs.Store, clock: ManualClock, cla
     claimed.state["n"] = 99
     with pytest.raises(
         cs.ClaimLostError,
-        match=r"the claim on flow 'f' is lost: .* version 2, but the store holds 3 and 'w-2' owns it",
+        match=r"the claim on flow 'f' is lost: .* version 2, but the store holds version 3, owned by 'w-2'",
     ) as caught:
         store.update(claimed)
 

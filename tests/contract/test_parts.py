@@ -238,7 +238,7 @@ def test_bodies_are_listed_if_asked_for(store: cs.Store) -> None:
     without = store.list_parts("f")
     assert [part.version for part in without] == [1, 1]
     for part in without:
-        with pytest.raises(cs.UsageError, match="was not read: list with bodies=True"):
+        with pytest.raises(cs.UsageError, match="was not read: pass bodies=True"):
             _ = part.body
 
     assert [part.body for part in store.list_parts("f", bodies=True)] == [
@@ -563,7 +563,7 @@ def test_a_large_part(store: cs.Store, open_more: Callable[..., cs.Store], size:
         ("", "is empty"),
         ("x" * 513, "513 UTF-8 bytes"),
         ("a/", "ends with '/'"),
-        ("log/000000000001", "is that of a log entry"),
+        ("log/000000000001", "is reserved for log entries"),
         ("\ud800", "lone surrogate"),
         (1, "of type int"),
     ],
@@ -604,7 +604,7 @@ def test_wrong_arguments_are_refused(open_more: Callable[..., cs.Store]) -> None
         store.put_part(cs.Part("f", "p", object()))
 
     store.put_part(part)
-    with pytest.raises(cs.UsageError, match="is for a new part"):
+    with pytest.raises(cs.UsageError, match="is only for a new part"):
         store.put_part(part, exists="keep")
 
     assert names_of(store.list_parts("f")) == ["p"]

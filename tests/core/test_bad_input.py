@@ -145,7 +145,7 @@ def test_bad_ids_are_refused(filled: cs.Store, use: str) -> None:
         with pytest.raises(cs.InvalidIdError, match=said) as caught:
             ID_USES[use](filled, bad)
 
-        assert "an id is 1 to 512 UTF-8 bytes of text; nothing was sent" in str(caught.value)
+        assert "an id must be a str of 1 to 512 UTF-8 bytes; nothing was sent" in str(caught.value)
 
     assert everything(filled) == before
 
@@ -253,7 +253,7 @@ ARGUMENTS: list[Check] = [
     (lambda _, bad: flow(wait_condition=bad), ("w", 5), "must be a WaitCondition or None"),
     (lambda _, bad: flow(due_at=bad), NO_MOMENTS, "expected a datetime"),
     (lambda _, bad: flow(due_at=bad), (NAIVE,), "no time zone"),
-    (lambda _, bad: flow(due_at=bad), (LAST,), "out of range: the UTC year"),
+    (lambda _, bad: flow(due_at=bad), (LAST,), "out of range: the year in UTC"),
     (lambda _, bad: flow(created_at=bad), NO_MOMENTS, "expected a datetime"),
     (lambda _, bad: flow(created_at=bad), (NAIVE,), "no time zone"),
     (
@@ -264,7 +264,7 @@ ARGUMENTS: list[Check] = [
     (
         lambda _, bad: cs.FlowPosition(bad),
         ((-1,), (True,), (1.0,), (0, 2**63), (10**5000,)),
-        r"an index of a position must be an int from 0 to 2\*\*63 - 1, not",
+        r"a step index must be an int from 0 to 2\*\*63 - 1, not",
     ),
     (
         lambda _, bad: cs.FlowPosition().advance(bad),
@@ -322,7 +322,7 @@ ARGUMENTS: list[Check] = [
     ),
     (lambda store, bad: store.get_many(bad), (*NO_IDS, None), "must be a collection of ids"),
     (lambda store, bad: store.delete("f", version=bad), ("1", True, 1.0), "version must be an int"),
-    (lambda store, bad: store.delete("f", revision=bad), (5, b"x"), "revision must be text"),
+    (lambda store, bad: store.delete("f", revision=bad), (5, b"x"), "revision must be a str"),
     (
         lambda store, bad: store.complete_child("w", "b", success=bad),
         (1, "yes", None),
@@ -331,7 +331,7 @@ ARGUMENTS: list[Check] = [
     (
         lambda store, bad: store.complete_child("w", "b", error=bad),
         (5, b"x", ValueError("x")),
-        "error must be text or None",
+        "error must be a str or None",
     ),
     (lambda store, bad: store.get_for_each_progress("f", bad), NO_STEPS, "an int from 0 to 21474"),
     (lambda store, bad: store.clear_for_each_progress("f", bad), NO_STEPS, "an int from 0 to 2147"),

@@ -186,7 +186,7 @@ def test_old_keys_decrypt_and_only_the_current_one_encrypts() -> None:
 
     assert (caught.value.codec, caught.value.label) == ("aes256gcm", "2027-05")
     other = Chain([cs.Encrypt({"2026-11": b"o" * 32})])
-    with pytest.raises(cs.CorruptRecordError, match="another key of that id"):
+    with pytest.raises(cs.CorruptRecordError, match="another key with the same id"):
         decoded(other, stored)
 
 

@@ -332,7 +332,7 @@ def test_results_that_could_not_be_read_are_an_error_to_look_at(unread: cs.WaitC
         lambda: unread.completed_count,
     ]
     for look in looks:
-        with pytest.raises(cs.StoreUnavailableError, match="get the condition again") as caught:
+        with pytest.raises(cs.StoreUnavailableError, match="read the condition again") as caught:
             look()
 
         assert isinstance(caught.value.__cause__, cs.StoreUnavailableError)

@@ -97,18 +97,18 @@ def test_a_path_may_be_escaped(tmp_path: Path, name: str) -> None:
         ("", "is not the URL of a store"),
         ("flows.db", "is not the URL of a store"),
         ("mysql://host/db", "is not the URL of a store"),
-        ("sqlite://", "has no path of a file"),
-        ("sqlite:///", "has no path of a file"),
-        ("sqlite://host/flows.db", "has no path of a file"),
-        ("sqlite://flows.db", "has no path of a file"),
+        ("sqlite://", "has no file path"),
+        ("sqlite:///", "has no file path"),
+        ("sqlite://host/flows.db", "has no file path"),
+        ("sqlite://flows.db", "has no file path"),
         ("sqlite:///:memory:", "needs the path of a file"),
         ("sqlite:///a%00b", "needs the path of a file"),
         ("memory://name/deeper", "is not the URL of a memory store"),
         ("memory:", "is not the URL of a memory store; write memory://"),
         ("memory:name", "is not the URL of a memory store"),
         ("memory:/name", "is not the URL of a memory store"),
-        ("sqlite:flows.db", "has no path of a file; write sqlite:///flows.db"),
-        ("sqlite:./flows.db", r"has no path of a file; write sqlite:///\./flows.db"),
+        ("sqlite:flows.db", "has no file path; write sqlite:///flows.db"),
+        ("sqlite:./flows.db", r"has no file path; write sqlite:///\./flows.db"),
         ("sqlite:/flows.db", "sqlite:////flows.db for an absolute one"),
         ("sqlite:////data/", "names a directory"),
         ("sqlite:///a%FFb.db", "percent escape that is not UTF-8"),
@@ -118,7 +118,7 @@ def test_a_path_may_be_escaped(tmp_path: Path, name: str) -> None:
         (" memory://", "begins or ends with a space"),
         ("memory://?partitions=4", "pass partitions as a keyword of open_store or MemoryStore"),
         ("sqlite:///flows.db?timeout=5", "pass timeout as a keyword of open_store or SQLiteStore"),
-        ("sqlite:///flows.db?mode=ro", "takes no options by URL"),
+        ("sqlite:///flows.db?mode=ro", "takes no options in its URL"),
         ("sqlite:///flows.db#x", "has a fragment"),
         ("memory://[", "is not a URL"),
         ("reddis://host", "did you mean redis://"),
@@ -197,7 +197,7 @@ def test_urls_of_nats_open_its_store_and_connect_to_nothing(url: str) -> None:
         ("nats://a?prefix=x", "unknown option prefix"),
         ("nats://a?buket=x", r"unknown option buket \(did you mean bucket\?\); the URL"),
         ("nats://a?timeout=5", "pass it as a keyword"),
-        ("nats://a?name=", "name: expected some text"),
+        ("nats://a?name=", "name: expected a non-empty string"),
         ("nats://a?bucket=a.b", "bucket must be"),
         ("nats://a?replicas=2", "replicas must be 1, 3 or 5"),
         ("nats://a?max_bytes=0", "max_bytes must be an int of at least 1"),
@@ -341,5 +341,5 @@ def test_a_url_is_not_a_path_or_a_name(kind: Any) -> None:
 @pytest.mark.parametrize("kind", [cs.RedisStore, cs.AsyncRedisStore])
 def test_a_redis_url_is_text(kind: Any) -> None:
     """Anything else is a usage error, like any URL that names nothing."""
-    with pytest.raises(cs.UsageError, match="the URL of a Redis server must be text, not 5"):
+    with pytest.raises(cs.UsageError, match="the URL of a Redis server must be a str, not 5"):
         kind.from_url(5)

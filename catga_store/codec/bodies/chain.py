@@ -200,8 +200,9 @@ class Chain:
         missing = [name for name in self._required if name not in names]
         if missing:
             message = (
-                f"it was stored without {missing[0]!r}, which this store requires; if it was written"
-                " before the store had that codec, open it with accept_plain=True and rewrap it"
+                f"the body was stored without the codec {missing[0]!r}, which this store requires;"
+                " if the body was written before the store had that codec, give the codec"
+                " accept_plain=True, then rewrap the store"
             )
             raise CorruptRecordError(message, key=None)
 
@@ -220,7 +221,10 @@ def _encoded(codec: BodyCodec, data: bytes, place: BodyPlace) -> tuple[str, byte
 
     label, data = _checked_pair(codec, encoded)
     if not _LABEL.fullmatch(label) or "," in label or "=" in label:
-        message = f"the codec {codec.name!r} returned the label {shown(label)}; see BodyCodec"
+        message = (
+            f"the codec {codec.name!r} returned the invalid label {shown(label)}; BodyCodec"
+            " describes valid labels"
+        )
         raise UsageError(message)
 
     return label, data
@@ -231,14 +235,14 @@ def _checked_pair(codec: BodyCodec, encoded: object) -> tuple[str, bytes]:
     if len(pair) == 2 and type(pair[0]) is str and type(pair[1]) is bytes:  # noqa: PLR2004  a pair
         return pair[0], pair[1]
 
-    message = f"the codec {codec.name!r} must return a label and bytes, or None"
+    message = f"the codec {codec.name!r} must return None or a pair of a label and bytes"
     raise UsageError(message)
 
 
 def _checked(codecs: object) -> tuple[BodyCodec, ...]:
     if isinstance(codecs, str | bytes) or not isinstance(codecs, Iterable):
         message = (
-            f"codecs must be a list of codecs, as in [Zstd(), Encrypt(keys)], not {shown(codecs)}"
+            f"codecs must be a list of codecs, such as [Zstd(), Encrypt(keys)], not {shown(codecs)}"
         )
         raise UsageError(message)
 
@@ -250,13 +254,15 @@ def _checked(codecs: object) -> tuple[BodyCodec, ...]:
 
         name: object = getattr(codec, "name", None)
         if type(name) is not str or not _NAME.fullmatch(name):
-            message = f"codecs: the name of a codec is {shown(name)}; see BodyCodec"
+            message = f"codecs: invalid codec name {shown(name)}; BodyCodec describes valid names"
             raise UsageError(message)
 
     checked = cast("tuple[BodyCodec, ...]", found)
     names = [codec.name for codec in checked]
     if len(set(names)) < len(names) or len(names) > _MOST:
-        message = f"codecs: expected up to {_MOST} with different names, got {', '.join(names)}"
+        message = (
+            f"codecs: expected at most {_MOST} codecs with different names, got {', '.join(names)}"
+        )
         raise UsageError(message)
 
     return checked

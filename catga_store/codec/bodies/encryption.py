@@ -73,7 +73,8 @@ class Encrypt(BodyCodec):
         given: object = key_for
         if given is not None and (not callable(given) or current is not None):
             message = (
-                "key_for: expected a function that returns Keys, which say which of them is current"
+                "key_for: expected a function that returns Keys, and no current=, because Keys"
+                " name the current key"
             )
             raise UsageError(message)
 
@@ -103,7 +104,8 @@ class Encrypt(BodyCodec):
         keys = self._keys_of(place)
         if keys is None:
             message = (
-                f"key_for returned no key for {place.flow_id!r}, so nothing of it can be written"
+                f"key_for returned no key for flow {place.flow_id!r}, so its records cannot be"
+                " written"
             )
             raise StoreConfigError(message)
 
@@ -115,16 +117,18 @@ class Encrypt(BodyCodec):
         cipher = self._ciphers.get(label) or self._cipher_for(place, label)
         if cipher is None:
             message = (
-                f"it is encrypted under the key {label!r}, which this store was not given, or which has been"
-                " destroyed; if you have the key, add it; it need not be the current one"
+                f"the body is encrypted under the key {label!r}, which this store does not have;"
+                " if you still have the key, add it (it need not be the current key); if it was"
+                " destroyed, the body cannot be read"
             )
             raise CodecMissingError(message, key=None, codec=self.name, label=label)
 
         plain = unseal(cipher, data, place.associated_data())
         if plain is None:
             message = (
-                f"it is not what was encrypted here under the key {label!r}: it was changed, moved from another"
-                " record, version or store, or encrypted under another key of that id"
+                f"the body is not what was encrypted here under the key {label!r}: it was altered,"
+                " moved from another record, version or store, or encrypted under another key"
+                " with the same id"
             )
             raise CorruptRecordError(message, key=None)
 
@@ -149,7 +153,7 @@ class Encrypt(BodyCodec):
             raise
         except Exception as error:
             # Its text may show a key.
-            message = f"key_for raised {type(error).__name__} for {place.flow_id!r}"
+            message = f"key_for raised {type(error).__name__} for flow {place.flow_id!r}"
             raise CodecMissingError(message, key=None, codec=self.name, label="") from None
 
         return None if found is None else Keys.of(found, None)

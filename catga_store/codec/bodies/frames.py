@@ -123,7 +123,9 @@ def parse(stored: bytes) -> Frame | None:
     size = int.from_bytes(stored[_START - _SIZE : _START], "big")
     names, data = stored[_START : _START + size], stored[_START + size :]
     if not kind or kind[0] not in (NUMBERED, UNNUMBERED, APPENDED) or len(names) < size:
-        message = "it begins like a body that went through codecs, and does not go on like one"
+        message = (
+            "the body has the prefix of a body that went through codecs, but an invalid header"
+        )
         raise ValueError(message)
 
     return Frame(kind[0], _trail_in(names), data)
@@ -144,7 +146,7 @@ def header_of(stored: bytes) -> bytes:
 def _trail_in(names: bytes) -> tuple[tuple[str, str], ...]:
     """The trail of a frame, taken apart; a store has few."""
     if not _TRAIL.fullmatch(names):
-        message = "it names no codecs where those that it went through should be"
+        message = "the header of the body has an invalid list of codecs"
         raise ValueError(message)
 
     trail: list[tuple[str, str]] = []

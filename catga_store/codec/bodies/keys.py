@@ -49,8 +49,8 @@ class Keys(Mapping[str, bytes]):
 
         if current not in self._keys:
             message = (
-                f"current: expected one of {', '.join(map(repr, self._keys))}, got {shown(current)}; it says"
-                " which key encrypts"
+                "current: expected the id of the key that encrypts, one of"
+                f" {', '.join(map(repr, self._keys))}, got {shown(current)}"
             )
             raise UsageError(message)
 
@@ -80,8 +80,9 @@ class Keys(Mapping[str, bytes]):
             key = _decoded(encoded) if equals else None
             if key is None or not _ID.fullmatch(key_id) or key_id in keys:
                 message = (
-                    f"keys: entry {place} of {len(entries)}: expected id=key with a new id and a key of"
-                    f" {KEY_BYTES} bytes in base64, found something else, which is not shown"
+                    f"keys: entry {place} of {len(entries)}: expected id=key, with an id that no"
+                    f" other entry has and a key of {KEY_BYTES} bytes in base64; the entry is not"
+                    " shown, because it may contain a key"
                 )
                 raise UsageError(message)
 
@@ -110,7 +111,10 @@ class Keys(Mapping[str, bytes]):
 def _checked_id(key_id: object) -> str:
     if not isinstance(key_id, str) or not _ID.fullmatch(key_id):
         # It may be a key, passed in place of its id.
-        message = "keys: the id of a key must be 1 to 64 letters, digits and ._:/@-; what was given is not"
+        message = (
+            "keys: the id of a key must be 1 to 64 characters from letters, digits and ._:/@-;"
+            " the given id is not shown, because it may be a key"
+        )
         raise UsageError(message)
 
     return key_id

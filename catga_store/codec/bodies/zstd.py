@@ -63,12 +63,12 @@ class Zstd(BodyCodec):
         del label, place
         size = self._size_of(data)
         if size is None or not 0 <= size <= self._most:
-            message = f"it is not compressed data of at most {self._most} bytes"
+            message = f"the body must be zstd data that decompresses to at most {self._most} bytes"
             raise CorruptRecordError(message, key=None)
 
         plain = self._decompress(data)
         if len(plain) != size:
-            message = f"its compressed data holds {len(plain)} bytes, and says {size}"
+            message = f"the body decompresses to {len(plain)} bytes, but its header says {size}"
             raise CorruptRecordError(message, key=None)
 
         return plain

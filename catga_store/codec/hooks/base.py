@@ -164,7 +164,7 @@ def describe(value: Any) -> str:
 def advice_for(cls: Any) -> str:
     """Say what to do with a class of a library that has its own encoding; empty for any other."""
     if hasattr(cls, "__is_pydantic_dataclass__"):
-        return "dataclasses of pydantic are not supported: use one of the standard library"
+        return "pydantic dataclasses are not supported: use a dataclass of the standard library"
 
     for base in getattr(cls, "__mro__", ()):
         advice = _ADVICE.get((base.__module__.partition(".")[0], base.__qualname__))

@@ -115,8 +115,8 @@ def check_class(cls: Any, fields: Sequence[Field]) -> None:
     if taken != initial or len(taken) != len(parameters):
         odd = sorted(taken ^ initial) or [p.name for p in parameters if p.name not in taken]
         why = (
-            "its __init__ must take exactly its fields (no InitVar and no __init__ written by hand):"
-            f" {odd[0]} is only a field, or only a parameter"
+            "its __init__ must take exactly its fields (no InitVar and no __init__ written by"
+            f" hand): {odd[0]} is not both a field and a parameter"
         )
         raise Unkept(cls, why)
 

@@ -97,7 +97,7 @@ def build(state_type: Any, *, explain: bool = False) -> Codec:
         refusal = building.refusal(error.declared, error.why, error.part)
         raise refusal from error.__cause__
     except RecursionError:
-        why = "it refers to itself without end, or the call stack is too deep"
+        why = "its references to itself never end, or the call stack is too deep"
         raise building.refusal(state_type, why) from None
     except Exception as error:
         raise building.refusal(state_type, f"{type(error).__name__}: {error}") from error

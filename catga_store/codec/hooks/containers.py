@@ -218,7 +218,7 @@ def _integer_keys(keys: Hooks) -> tuple[Enc, Dec]:
     def key_dec(text: str, _: Any) -> Any:
         number = int(text)
         if str(number) != text:
-            raise Misfit(keys.label, "text that is not an integer")
+            raise Misfit(keys.label, "a string that is not an integer")
 
         return keys.dec(number, None)
 

@@ -81,7 +81,7 @@ def check_text(value: str) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         found = f"a lone surrogate at index {error.start}"
-        raise Misfit("text that UTF-8 can encode", found) from None
+        raise Misfit("a string that UTF-8 can encode", found) from None
 
 
 # --- one function per class of JSON value ---------------------------------------------------------
@@ -160,7 +160,7 @@ def _refuse(value: Any, _: set[int], __: frozenset[Kind]) -> NoReturn:
 
 
 def _refuse_key(key: object) -> NoReturn:
-    raise Misfit("a key that is a str", describe(key), "JSON would turn it into text")
+    raise Misfit("a key that is a str", describe(key), "JSON would turn it into a string")
 
 
 _CHECKS: dict[Kind, Callable[[Any, set[int], frozenset[Kind]], None]] = {

@@ -104,7 +104,7 @@ def check_keys(label: str, value: Any, fields: Mapping[str, Any], needed: Abstra
         raise Misfit(label, kind_of(value))
 
     if not value.keys() <= fields.keys():
-        why = "the next write would lose it; was it written by newer code?"
+        why = "the next write would lose the field; was the state written by newer code?"
         unknown = Misfit(f"a field of {label}", "a field that it does not have", why)
         raise at(unknown, key_part(next(key for key in value if key not in fields)))
 
