@@ -235,7 +235,7 @@ def test_a_version_is_checked(call: Call, store: cs.Store) -> None:
     fill(store, 1, due_at=None)
     done = call("wake f0 --version 2")
     assert done.code == 4
-    assert "expected at version 2 but the store holds version 1" in done.err
+    assert "expected version 2, but the store holds version 1" in done.err
     assert call("wake f0 --version 1").code == 0
     assert call("wake f0 --version 2").out.splitlines()[1].startswith("skipped 1 flow: has nothing")
     assert call("purge f0 --version 1 --yes").code == 4

@@ -385,12 +385,12 @@ ARGUMENTS: list[Check] = [
     (
         lambda store, bad: store.query_flows(error_contains=bad),
         (5, "", b"x", "\ud800"),
-        "not empty",
+        "a non-empty str",
     ),
     (
         lambda store, bad: store.count_flows(attempts_at_least=bad),
         (-1, 2**63, 1.5, True, "1"),
-        "attempts_at_least must be an int from 0",
+        "attempts_at_least must be None or an int from 0",
     ),
     (lambda store, bad: store.count_flows(created_after=bad), (NAIVE,), "no time zone"),
     (lambda store, bad: store.query_flows(created_before=bad), (NAIVE,), "no time zone"),
@@ -410,7 +410,7 @@ ARGUMENTS: list[Check] = [
     (
         lambda store, bad: store.get_timed_out_wait_conditions(None, bad),
         NO_COUNTS,
-        "limit must be an int of at least 1 or None",
+        "limit must be None or an int of at least 1",
     ),
     # sessions
     (lambda store, bad: store.session().get_many(bad), (*NO_IDS, None), "a collection of ids"),

@@ -161,7 +161,7 @@ def test_a_body_without_encryption_is_refused_unless_it_is_accepted() -> None:
     strict = Chain([cs.Zstd(min_bytes=0), encrypting()])
     for stored in (plain, pressed):
         with pytest.raises(
-            cs.CorruptRecordError, match=r"stored without 'aes256gcm'.*accept_plain"
+            cs.CorruptRecordError, match=r"stored without the codec 'aes256gcm'.*accept_plain"
         ):
             decoded(strict, stored)
 
@@ -207,7 +207,7 @@ def test_a_key_for_each_flow() -> None:
     with pytest.raises(cs.CodecMissingError, match="destroyed"):
         decoded(chain, stored)
 
-    with pytest.raises(cs.StoreConfigError, match="no key for 'order-1'"):
+    with pytest.raises(cs.StoreConfigError, match="no key for flow 'order-1'"):
         chain.encode(b"body", PLACE, NUMBERED)
 
     broken = cs.BodyPlace("s", "flow", "broken")

@@ -219,7 +219,12 @@ def test_every_conflict_says_that_nothing_was_written(store: cs.Store) -> None:
         ),
         (
             lambda: store.update(claimed),
-            ["claim on flow 'f'", "version 2", "holds 3", "nothing in this commit was written"],
+            [
+                "claim on flow 'f'",
+                "version 2",
+                "holds version 3",
+                "nothing in this commit was written",
+            ],
         ),
         (
             lambda: store.claim("f"),

@@ -122,9 +122,9 @@ def test_a_path_may_be_escaped(tmp_path: Path, name: str) -> None:
         ("sqlite:///flows.db#x", "has a fragment"),
         ("memory://[", "is not a URL"),
         ("reddis://host", "did you mean redis://"),
-        (None, "must be text"),
-        (5, "must be text"),
-        (Path("flows.db"), "must be text"),
+        (None, "must be a str"),
+        (5, "must be a str"),
+        (Path("flows.db"), "must be a str"),
     ],
 )
 def test_an_invalid_url_is_refused(opener: Callable[..., Any], url: Any, said: str) -> None:
@@ -160,7 +160,7 @@ def test_a_sqlite_store_needs_the_path_of_a_file(kind: Callable[..., Any], bad: 
 @pytest.mark.parametrize("kind", [cs.MemoryStore, cs.AsyncMemoryStore])
 def test_a_memory_store_needs_text_as_its_name(kind: Callable[..., Any]) -> None:
     """Two programs that name a store by something else would not know whether they share it."""
-    with pytest.raises(cs.UsageError, match="must be text"):
+    with pytest.raises(cs.UsageError, match="must be a str"):
         kind(5)
 
 

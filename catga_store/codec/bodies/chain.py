@@ -129,8 +129,8 @@ class Chain:
         if missing is not None:
             name, label = missing
             message = (
-                f"it was stored through the codec {name!r}, which this store was opened without; add it"
-                " to codecs"
+                f"the body was stored through the codec {name!r}, which this store does not"
+                " have; add that codec to codecs="
             )
             raise CodecMissingError(message, key=None, codec=name, label=label)
 
