@@ -80,9 +80,9 @@ def test_many_flows_are_tagged_by_json(store: cs.Store) -> None:
 @pytest.mark.parametrize(
     ("fields", "part"),
     [
-        ({}, "no tag is named"),
+        ({}, "no tags given"),
         ({"tags": "team"}, "expected KEY=VALUE"),
-        ({"tags": "team=c", "remove": "team"}, "is to be set and removed"),
+        ({"tags": "team=c", "remove": "team"}, "cannot be both set and removed"),
     ],
 )
 def test_wrong_tags_are_refused(store: cs.Store, fields: dict[str, str], part: str) -> None:

@@ -50,7 +50,7 @@ def test_wrong_tags_are_refused(store: cs.Store) -> None:
         with pytest.raises(cs.UsageError, match="remove"):
             store.bulk(everything=True).tag(remove=[key])
 
-    with pytest.raises(cs.UsageError, match="'team' is to be set and removed"):
+    with pytest.raises(cs.UsageError, match="'team' cannot be both set and removed"):
         store.bulk(everything=True).tag({"team": "b"}, remove=["team"])
 
 
