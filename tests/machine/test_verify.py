@@ -33,7 +33,7 @@ def test_a_right_store_holds_and_is_left_as_it_was(tmp_path: Path) -> None:
     with cs.open_store(url) as store:
         store.create(cs.FlowSnapshot("mine", state={"n": 1}))
 
-    done = run(url, "--examples", "2", "--json")
+    done = run(url, "--examples", "1", "--json")
     assert done.exit_code == 0, done.output
     report = json.loads(done.output)
     assert report["holds"] is True
