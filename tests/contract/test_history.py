@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from catga_store.core import history
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.conversation import through
+from catga_store.protocol.rules import history as history_rules
 from catga_store.testing.clock import ManualClock
 
 
@@ -141,6 +145,33 @@ def test_a_history_of_one_costs_nothing(open_more: Callable[..., cs.Store], stor
         assert sent[3][1]
     else:
         assert sent[1] < sent[3]
+
+
+@ONE_STORE
+def test_a_history_of_one_calls_nothing(open_more: Callable[..., cs.Store]) -> None:
+    """No function that keeps versions is called by a commit, and no part is written."""
+    called: dict[int, set[str]] = {}
+    for history_kept in (1, 3):
+        store = open_more(history=history_kept)
+        flow = cs.FlowSnapshot(f"f{history_kept}", state={"n": 1}, due_at=None)
+        store.create(flow)
+        files = called.setdefault(history_kept, set())
+
+        def note(frame: FrameType, event: str, _arg: object, files: set[str] = files) -> None:
+            if event == "call":
+                files.add(Path(frame.f_code.co_filename).name)
+
+        flow.state["n"] = 2
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            store.update(flow)
+        finally:
+            sys.setprofile(before)
+
+    assert Path(history_rules.__file__).name in called[3]
+    assert Path(history_rules.__file__).name not in called[1]
+    assert called[1] < called[3]
 
 
 def test_versions_of_sessions_and_claims(open_more: Callable[..., cs.Store]) -> None:
