@@ -54,6 +54,7 @@ from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Complete
 from catga_store.protocol.requests import Count
+from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import Find
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
@@ -143,6 +144,13 @@ class Bodies:
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
         self._store = ""
+        self._with_bodies: dict[type, Callable[[Any], Conversation[Any]]] = {
+            Commit: self._commit,
+            Due: self._due,
+            Parts: self._parts,
+            Read: self._read,
+            Scan: self._scan,
+        }
 
     def through(self, conversation: Conversation[T]) -> Conversation[T]:
         """Return the conversation, with the bodies of its requests encoded and those of its replies decoded."""
@@ -164,20 +172,12 @@ class Bodies:
 
     def converse(self, request: Request[Any]) -> Conversation[Any]:
         """Ask the store what the request asks."""
-        if isinstance(request, Read):
-            return self._read(request)
-
-        if isinstance(request, Commit):
-            return self._commit(request)
-
         if isinstance(request, AsStored):
             return ask(request.request)
 
-        if isinstance(request, Parts):
-            return self._parts(request)
-
-        if isinstance(request, Scan):
-            return self._scan(request)
+        perform = self._with_bodies.get(type(request))
+        if perform is not None:
+            return perform(request)
 
         return self._listing(request) if self.chain.hides_error else ask(request)
 
@@ -253,6 +253,23 @@ class Bodies:
                 for key, record in zip(request.keys, records, strict=True)
             ]
         )
+
+    def _due(self, request: Due) -> Conversation[tuple[Found, ...]]:
+        found: tuple[Found, ...] = yield request
+        if all(one.body is None for one in found):
+            return found
+
+        store = self._store or (yield from self.identify())
+        return tuple([one if one.body is None else self._due_entry(store, one) for one in found])
+
+    def _due_entry(self, store: str, found: Found) -> Found:
+        """An entry as a `Read` would return it; one that cannot be decoded has no body: a read says why."""
+        try:
+            head, body = self.decoded(store, found.key, Record(found.head, found.body or b""))[:2]
+        except CatgaStoreError:
+            return found._replace(body=None)
+
+        return found._replace(head=head, body=body)
 
     def _scan(self, request: Scan) -> Conversation[tuple[Scanned, ...]]:
         found = yield from ask(request)

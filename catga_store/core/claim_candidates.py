@@ -22,6 +22,7 @@ from catga_store.protocol.keys import wait_key
 from catga_store.protocol.requests import MAX_CHANGES
 from catga_store.protocol.requests import DueWaits
 from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Record
 
 __all__ = ["gather", "look_for_waits", "read_waits"]
 
@@ -37,7 +38,12 @@ def gather(
     for.
     """
     gathered = Gathered()
-    records, corrupt = yield from read_what_can_be(context, [entry.key for entry in chosen])
+    unread = [entry.key for entry in chosen if entry.body is None]
+    records, corrupt = yield from read_what_can_be(context, unread)
+    for entry in chosen:
+        if entry.body is not None:
+            records[entry.key] = Record(entry.head, entry.body)
+
     gathered.stuck = [entry for entry in chosen if entry.key in corrupt]
 
     for entry in chosen:

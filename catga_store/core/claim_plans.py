@@ -260,12 +260,16 @@ def plan_claim(candidate: Candidate, claimer: Claimer) -> ClaimPlan:
 
 
 def choose(found: Sequence[Found], number: int) -> list[Found]:
-    """Some of the oldest, at random, oldest first."""
+    """Some of the oldest, at random, oldest first. Those that a store has picked by their bodies come first."""
     if len(found) <= number:
         return list(found)
 
-    places = sorted(random.sample(range(len(found)), number))
-    return [found[place] for place in places]
+    picked = [place for place, entry in enumerate(found) if entry.body is not None][:number]
+    if len(picked) < number:
+        others = sorted(set(range(len(found))).difference(picked))
+        picked = sorted([*picked, *random.sample(others, number - len(picked))])
+
+    return [found[place] for place in picked]
 
 
 def is_terminal(head: Head) -> bool:

@@ -91,6 +91,8 @@ _NEARBY = 16
 _IDLE_ROUNDS = 64
 """A claimer returns after this many rounds in which others took everything first."""
 _POLL_SECONDS = 0.05
+_MOST_BODIES = 500
+"""Up to this number of bodies come with what is due; the others are read by a request of their own."""
 
 DEFAULT_LEASE = timedelta(seconds=30)
 
@@ -123,7 +125,8 @@ def claim_due(
     try:
         while len(claimed) < limit and idle < _IDLE_ROUNDS:
             missing = limit - len(claimed)
-            due = Due(since_ms, missing + _NEARBY, wanted.names, pairs)
+            bodies = min(missing + nearby, _MOST_BODIES)
+            due = Due(since_ms, missing + _NEARBY, wanted.names, pairs, bodies=bodies)
             found: tuple[Found, ...] = yield due
             if not found:
                 break

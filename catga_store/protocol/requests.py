@@ -447,6 +447,8 @@ class Found(NamedTuple):
     error: CorruptRecordError | None = None
     """Why the head cannot be read, in a reply to `Find`, `ListDue` or `Overdue`; `head` then has no more than
     the time by which the listing can be continued after it."""
+    body: bytes | None = None
+    """The body of a flow, in a reply to `Due` that asks for some."""
 
     @classmethod
     def unreadable(
@@ -564,6 +566,10 @@ class Due(Request[tuple[Found, ...]]):
     """Likewise, only flows with all these tags; the first is looked up in an index."""
     within_ms: int = 0
     """Also what becomes due within that time. What has expired is decided by `now_ms` alone."""
+
+    bodies: int = 0
+    """Up to this number of the flows, picked at random, may come with their bodies: a claim then reads those no more. A
+    store that would need another request for a body leaves it out."""
 
     @property
     def until_ms(self) -> int:

@@ -100,8 +100,8 @@ class AsyncWorker(BaseWorker):
         )
         self._changed = anyio.Event()
         self._is_over = False
-        self._wake_at = 0
-        """How many runs may be under way when their number is of interest."""
+        self._wake_at = concurrency + 1
+        """How many slots are free when the claim loop is to be woken; more than there are: it does not wait."""
 
     @overload
     def handles(
@@ -213,6 +213,7 @@ class AsyncWorker(BaseWorker):
 
     def _reset(self) -> None:
         self._flights.clear()
+        self._ending = 0
         self._is_running = self._is_stopping = self._is_over = False
         self._waiter = None
 
@@ -255,7 +256,7 @@ class AsyncWorker(BaseWorker):
         """Wait for a free slot; 0 when the worker stops."""
         free_since = time.monotonic()
         while not self._is_stopping:
-            free = self.concurrency - len(self._flights)
+            free = self._free()
             gathering = self._gathering(free_since) if free else 1.0
             if gathering <= 0:
                 return free
@@ -265,12 +266,21 @@ class AsyncWorker(BaseWorker):
 
             self._turn()
             # Waking it for each run that ends would cost a fifth of a step.
-            self._wake_at = 0 if free else self.concurrency - 1
+            self._wake_at = self.concurrency if free else 1
             await self._wait_for_change(gathering)
-            self._wake_at = 0
+            self._wake_at = self.concurrency + 1
             free_since = min(free_since, time.monotonic())
 
         return 0
+
+    def _free(self) -> int:
+        """How many flows may be claimed now.
+
+        The outcomes of as many handlers may be written while others run already: so the next claim does not
+        wait for a round trip. A worker that runs one at a time does: no process is to die with two runs.
+        """
+        running = len(self._flights) - (self._ending if self.concurrency > 1 else 0)
+        return min(self.concurrency - running, 2 * self.concurrency - len(self._flights))
 
     async def _wait_for_change(self, seconds: float) -> None:
         changed = self._changed
@@ -291,8 +301,8 @@ class AsyncWorker(BaseWorker):
                 await self._drive(execute(self, flight))
         finally:
             self._flights.discard(flight)
-            if len(self._flights) <= self._wake_at:
-                self._notify()
+            self._ending -= flight.is_ending
+            self._freed()
 
     async def _drive(self, steps: Steps) -> None:
         """Run steps to their end; an error here would be one of this module, and must not end the others."""
@@ -342,7 +352,19 @@ class AsyncWorker(BaseWorker):
 
     def leave(self, flight: Flight) -> None:
         """Let others run that wait for this handler to end; nothing if it did not begin."""
+        if flight.is_inside:
+            flight.is_ending = True
+            self._ending += 1
+
         if self._leave(flight):
+            self._notify()
+        else:
+            self._freed()
+
+    def _freed(self) -> None:
+        """Wake the claim loop, if it waits for as many free slots, and whoever waits for the last run."""
+        if self._free() >= self._wake_at or not self._flights:
+            self._wake_at = self.concurrency + 1  # once is enough
             self._notify()
 
     async def _nap(self, seconds: float) -> None:

@@ -87,6 +87,8 @@ class BaseWorker:
         self._handlers: dict[str, Handler] = {}
         self._types: list[Any] = []
         self._flights: set[Flight] = set()
+        self._ending = 0
+        """How many of them are about to end: the handler has, and what has come of it is being written."""
         self._gate = Gate()
         self._is_running = False
         self._is_stopping = False
@@ -217,7 +219,7 @@ class BaseWorker:
         A claim costs as much for one flow as for several. So where there is more work than slots, it
         waits for as long as a claim takes.
         """
-        if len(self._flights) == 0:
+        if len(self._flights) == self._ending:
             return 0.0
 
         return free_since + self._claim_seconds - time.monotonic()
@@ -247,7 +249,7 @@ class BaseWorker:
 
     @property
     def in_flight(self) -> int:
-        """How many flows it has claimed now."""
+        """How many flows it has claimed now, with those whose outcome is being written."""
         return len(self._flights)
 
     @property

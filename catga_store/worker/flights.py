@@ -56,6 +56,8 @@ class Flight:
         """Whether the claim may be lost."""
         self.is_inside = False
         """Its handler runs; see `gate`."""
+        self.is_ending = False
+        """Another handler may run in place of its own, which has ended."""
         self.is_stopped = False
         """The worker wants the handler to end: the run does not count."""
         self.thread: threading.Thread | None = None

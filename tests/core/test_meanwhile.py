@@ -86,6 +86,12 @@ class Held:
         return request.function() if isinstance(request, Invoke) else self.store._run(ask(request))
 
 
+@pytest.fixture(autouse=True)
+def listings_without_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a claim read what it has found by a request of its own, as on a store that lists heads alone."""
+    monkeypatch.setattr(claims, "_MOST_BODIES", 0)
+
+
 @pytest.fixture
 def held(store: cs.MemoryStore) -> Held:
     """Hold conversations with the store, in which nothing happens yet."""
@@ -561,6 +567,23 @@ def test_a_commit_of_which_only_that_it_was_applied_is_known(
     else:
         assert (flow.version, flow.revision) == (stored.version, stored.revision)
         assert stored.state == {"n": 1}
+
+
+def test_a_flow_that_changes_after_it_was_listed_is_claimed_as_it_is(
+    store: cs.MemoryStore, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The body that came with the listing is not believed: the commit checks its revision, and is made again."""
+    monkeypatch.undo()
+    store.create(new())
+
+    def change() -> None:
+        flow = store.get_one("f")
+        flow.state = {"n": 7}
+        store.update(flow)
+
+    held.before(is_a(Commit), change)
+    (claimed,) = held(claims.claim_due(store._context))
+    assert (claimed.state, claimed.version) == ({"n": 7}, 3)
 
 
 def test_a_flow_that_loses_its_tag_is_not_claimed(store: cs.MemoryStore, held: Held) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import suppress
+
 from catga_store.errors import CorruptRecordError
 from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import PROGRESS
@@ -86,9 +89,24 @@ def steps(tables: Tables, request: Steps) -> tuple[Found, ...]:
 def due(tables: Tables, request: Due) -> tuple[Found, ...]:
     """Return what `Due` asks for."""
     found = tables.due_flows(request)
+    if request.bodies:
+        found = _with_bodies(tables, found, request.bodies)
+
     found += tables.due_waits(request)
     found.sort(key=lambda entry: entry.head.due_ms or 0)
     return tuple(found)
+
+
+def _with_bodies(tables: Tables, found: list[Found], number: int) -> list[Found]:
+    """Return the entries, some of them with their bodies; not those that cannot be read."""
+    picked = list(found)
+    for place in random.sample(range(len(found)), min(number, len(found))):
+        with suppress(CorruptRecordError):
+            record = tables.record(found[place].key)
+            if record is not None:
+                picked[place] = found[place]._replace(head=record.head, body=record.body)
+
+    return picked
 
 
 _PAGE = 1000

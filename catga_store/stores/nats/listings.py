@@ -171,41 +171,30 @@ class NatsListings:
         waits: dict[Key, Found] = {}
 
         def flows_of(entries: list[NatsIndexEntry]) -> Conversation[None]:
-            for key, head in (yield from self.flows(entries, deadline)).items():
-                if (
-                    head.due_ms is not None
-                    and head.due_ms <= until_ms
-                    and (head.expires_ms is None or head.expires_ms > now_ms)
-                    and request.wants(head)
-                ):
-                    flows[key] = Found(key, head)
+            read = yield from self._found(entries, _short_record, _entries_of_record, deadline)
+            for key, (head, body) in read.items():
+                if _is_due(head, until_ms, now_ms) and request.wants(head):
+                    flows[key] = Found(key, head, body=body if request.bodies else None)
 
         def waits_of(entries: list[NatsIndexEntry]) -> Conversation[None]:
             rows = yield from self.waits(entries, deadline)
-            ready = {
-                key: row
-                for key, row in rows.items()
-                if row.parent is not None
-                and row.head.due_ms is not None
-                and row.head.due_ms <= until_ms
-            }
+            ready = _notifying(rows, until_ms)
             for key in (yield from self._with_parent_of(ready, request, deadline)):
                 waits[key] = Found(key, ready[key].head)
 
         def any_of(entries: list[NatsIndexEntry]) -> Conversation[None]:
-            for kind, look in (FLOW, flows_of), (WAIT, waits_of):
-                some = [entry for entry in entries if entry.key.kind == kind]
-                if some:
-                    yield from look(some)
+            if of_flows := _of_kind(FLOW, entries):
+                yield from flows_of(of_flows)
+
+            if of_waits := _of_kind(WAIT, entries):
+                yield from waits_of(of_waits)
 
         prefixes = self._layout.due_of(request.types, request.tags)
         child = (self._layout.due("child"),)
-        if (
-            limit == 1
-        ):  # the first of all, which a call that waits asks for again and again: one search
-            first: Sized = ChainMap(flows, waits)
-            yield from self.oldest_pages(prefixes + child, until_ms, limit, any_of, first, deadline)
-        else:
+        # One search, which finds all where little is due; where it is full, there may be more of either.
+        both: Sized = ChainMap(flows, waits)
+        yield from self.oldest_pages(prefixes + child, until_ms, limit, any_of, both, deadline)
+        if 1 < limit <= len(both):
             yield from self.oldest_pages(prefixes, until_ms, limit, flows_of, flows, deadline)
             yield from self.oldest_pages(child, until_ms, limit, waits_of, waits, deadline)
 
@@ -754,3 +743,33 @@ def _pages(entries: list[NatsIndexEntry], limit: int) -> Iterator[list[NatsIndex
     size = min(max(limit, _LEAST_ENTRIES), _PAGE * 5)
     for start in range(0, len(entries), size):
         yield entries[start : start + size]
+
+
+def _is_due(head: Head, until_ms: int, now_ms: int) -> bool:
+    is_there = head.expires_ms is None or head.expires_ms > now_ms
+    return is_there and head.due_ms is not None and head.due_ms <= until_ms
+
+
+def _of_kind(kind: str, entries: list[NatsIndexEntry]) -> list[NatsIndexEntry]:
+    return [entry for entry in entries if entry.key.kind == kind]
+
+
+def _notifying(rows: dict[Key, WaitRow], until_ms: int) -> dict[Key, WaitRow]:
+    """The conditions of which a parent is to be notified."""
+    return {
+        key: row
+        for key, row in rows.items()
+        if row.parent is not None and row.head.due_ms is not None and row.head.due_ms <= until_ms
+    }
+
+
+def _short_record(tables: NatsTables, key: Key) -> tuple[Head, bytes | None] | None:
+    """The head of a flow, and its body if that is in the same message."""
+    found = tables.plain(key)
+    return None if found is None else (found[0], None if found[1].count else found[1].text)
+
+
+def _entries_of_record(
+    layout: NatsLayout, key: Key, record: tuple[Head, bytes | None]
+) -> frozenset[str]:
+    return entries_of_flow(layout, key, record[0])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from collections.abc import Callable
+from collections.abc import Container
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +52,7 @@ from catga_store.stores.redis.layout import id_of
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.layout import read_wait
 from catga_store.stores.redis.lost_replies import RedisExchange
+from catga_store.stores.redis.reads import IN_CHUNKS
 from catga_store.stores.redis.reads import RedisReads
 from catga_store.stores.redis.reads import scan_steps
 from catga_store.stores.redis.refusals import check
@@ -99,7 +102,9 @@ class RedisListings:
         first = yield from self._exchange.ask([self._range_command(one, page) for one in ranges])
         check(first)
         number = len(flows) * self._layout.partitions
-        found = yield from self.gather(FLOW, flows, limit, flow, stamp_of_due, first=first[:number])
+        found = yield from self.gather(
+            FLOW, flows, limit, flow, stamp_of_due, first=first[:number], bodies=request.bodies
+        )
         found += yield from self.gather(
             WAIT,
             notified,
@@ -137,7 +142,7 @@ class RedisListings:
                 for entry in merged([one], [reply], PAGE)
             ]
             texts = yield from self._heads(WAIT, [entry for _, entry in listed], parents=False)
-            for (parent, (_, entry)), text in zip(listed, texts, strict=True):
+            for (parent, (_, entry)), (*text, _) in zip(listed, texts, strict=True):
                 one = _found(WAIT, entry, text, is_due, stamp_of_creation)
                 if one is not None:
                     found[parent].append(one)
@@ -195,6 +200,7 @@ class RedisListings:
         parents: bool = False,
         unread: Callable[[Key, bytes, CorruptRecordError], Found] | None = None,
         first: Sequence[Any] | None = None,
+        bodies: int = 0,
     ) -> Conversation[list[Found]]:
         """Return the first records in these ranges of the index, merged over all partitions.
 
@@ -203,7 +209,8 @@ class RedisListings:
         entries that say nothing but an id have none.
         A record that cannot be read is passed over with a warning, or is what `unread` makes of its key, the
         place of its entry, and the error.
-        `first` are the first pages, if they are there already.
+        `first` are the first pages, if they are there already. Up to `bodies` of what is listed
+        first come with their bodies.
         """
         ranges: list[Range] = self._ranges(bounds)
         found: list[Found] = []
@@ -223,11 +230,15 @@ class RedisListings:
             listed: list[tuple[int, RedisIndexEntry]] = merged(ranges, replies, page)
             seen += len(listed)
             ranges = [one for one in ranges if not one.is_done]
-            heads = yield from self._heads(kind, listed, parents=parents)
+            picked = set(random.sample(range(len(listed)), min(bodies, len(listed))))
+            bodies = 0
+            heads = yield from self._heads(kind, listed, picked, parents=parents)
 
-            for (_, entry), texts in zip(listed, heads, strict=True):
+            for (_, entry), (*texts, body) in zip(listed, heads, strict=True):
                 try:
                     one = _found(kind, entry, texts, matches, stamp)
+                    if one is not None and body is not None and body[:1] != IN_CHUNKS:
+                        one = one._replace(body=body)
                 except CorruptRecordError as error:
                     if unread is None:
                         warn_passed_over(_log, error)
@@ -251,21 +262,35 @@ class RedisListings:
         return Command(args, index)
 
     def _heads(
-        self, kind: str, listed: Sequence[tuple[int, RedisIndexEntry]], *, parents: bool
-    ) -> Conversation[list[tuple[Any, Any]]]:
-        """Return the stored heads of entries, each with that of its parent if `parents`."""
+        self,
+        kind: str,
+        listed: Sequence[tuple[int, RedisIndexEntry]],
+        picked: Container[int] = (),
+        *,
+        parents: bool,
+    ) -> Conversation[list[tuple[Any, Any, Any]]]:
+        """Return the stored heads of entries, each with that of its parent if `parents`.
+
+        And the bodies of those that are `picked`, if they are there.
+        """
         keys = self._layout.flow if kind == FLOW else self._layout.wait
-        commands = [_head_command(keys[number] + entry.id) for number, entry in listed]
+        commands = [
+            _record_command(keys[number] + entry.id)
+            if place in picked
+            else _head_command(keys[number] + entry.id)
+            for place, (number, entry) in enumerate(listed)
+        ]
         if parents:
             commands += [
                 _head_command(self._layout.flow[number] + entry.parent) for number, entry in listed
             ]
 
         replies = (yield from self._exchange.ask(commands)) if commands else []
-        if not parents:
-            return [(reply, None) for reply in replies]
-
-        return list(zip(replies[: len(listed)], replies[len(listed) :], strict=True))
+        of_parents = replies[len(listed) :] if parents else [None] * len(listed)
+        return [
+            (reply[0], parent, reply[1]) if type(reply) is list else (reply, parent, None)
+            for reply, parent in zip(replies[: len(listed)], of_parents, strict=True)
+        ]
 
     def count(self, request: Count) -> Conversation[int]:
         wanted, now_ms = request.filter, request.now_ms
@@ -422,7 +447,7 @@ class RedisListings:
 def _found(
     kind: str,
     entry: RedisIndexEntry,
-    texts: tuple[Any, Any],
+    texts: Sequence[Any],
     matches: Callable[[Head, Head | None], bool],
     stamp: Callable[[Head], bytes] | None,
 ) -> Found | None:
@@ -467,6 +492,10 @@ def _is_due(head: Head, now_ms: int, within_ms: int = 0) -> bool:
 
 def _head_command(key: bytes) -> Command:
     return Command((b"HGET", key, b"head"), key)
+
+
+def _record_command(key: bytes) -> Command:
+    return Command((b"HMGET", key, b"head", b"body"), key)
 
 
 _log = logging.getLogger(__name__)

@@ -35,10 +35,10 @@ from catga_store.stores.redis.scripts import call
 from catga_store.stores.redis.transport import Command
 from catga_store.stores.redis.transport import Pipe
 
-__all__ = ["RedisReads", "read_steps", "scan_steps"]
+__all__ = ["IN_CHUNKS", "RedisReads", "read_steps", "scan_steps"]
 
 
-_IN_CHUNKS = b"*"  # the body of a flow begins with `{` else
+IN_CHUNKS = b"*"  # the body of a flow begins with `{` else
 
 
 class RedisReads:
@@ -82,7 +82,7 @@ class RedisReads:
                 continue
 
             record = self._record(key, replies, request.now_ms)
-            if record is not None and key.kind == FLOW and record.body[:1] == _IN_CHUNKS:
+            if record is not None and key.kind == FLOW and record.body[:1] == IN_CHUNKS:
                 record = yield from self._with_chunks(key, record, request.now_ms)
 
             records.append(record)
@@ -102,7 +102,7 @@ class RedisReads:
             raise_for(key, reply)
 
         record = read_record(key, reply[0], reply[1], now_ms)
-        if record is not None and record.body[:1] == _IN_CHUNKS:
+        if record is not None and record.body[:1] == IN_CHUNKS:
             record = yield from self._with_chunks(key, record, now_ms)
 
         return (record,)
@@ -163,7 +163,7 @@ class RedisReads:
                 raise_for(key, reply)
 
             now = read_record(key, reply[0], reply[1], now_ms)
-            if now is None or now.body[:1] != _IN_CHUNKS:
+            if now is None or now.body[:1] != IN_CHUNKS:
                 return now
 
             if now.body == record.body:

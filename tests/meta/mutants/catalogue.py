@@ -1483,9 +1483,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "nats-due-hint-believed",
         "a flow is claimed because an entry says that it is due",
         "stores/nats/listings.py",
-        "head.due_ms is not None\n                    and head.due_ms <= until_ms\n"
-        "                    and (head.expires_ms",
-        "head.due_ms is not None\n                    and (head.expires_ms",
+        "    return is_there and head.due_ms is not None and head.due_ms <= until_ms\n",
+        "    return is_there and head.due_ms is not None\n",
         (*HINTS, *CLAIMS, *ON_NATS),
     ),
     Mutant(
@@ -2025,8 +2024,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "claim-ignores-tags",
         "a claim takes flows with other tags than it asks for",
         "core/claims.py",
-        "missing + _NEARBY, wanted.names, pairs)",
-        "missing + _NEARBY, wanted.names)",
+        "missing + _NEARBY, wanted.names, pairs, bodies=bodies)",
+        "missing + _NEARBY, wanted.names, bodies=bodies)",
         TAGS,
     ),
     Mutant(
