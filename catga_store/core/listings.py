@@ -107,7 +107,7 @@ def read_waits(context: Context, found: Sequence[Found]) -> Conversation[list[Wa
     keys = [entry.key for entry in found if entry.error is None]
     records, corrupt = yield from read_what_can_be(context, keys)
     waits: list[WaitCondition] = []
-    for key, _, listed in found:
+    for key, _, listed, _ in found:
         error = listed or corrupt.get(key)
         try:
             if error is None and key in records:
