@@ -362,7 +362,7 @@ class AsyncWorker(BaseWorker):
             self._freed()
 
     def _freed(self) -> None:
-        """Wake the claim loop, if it waits for as many free slots, and whoever waits for the last run."""
+        """Wake the claim loop, if it waits for as many free slots, and the one that waits for the last run."""
         if self._free() >= self._wake_at or not self._flights:
             self._wake_at = self.concurrency + 1  # once is enough
             self._notify()
