@@ -1,4 +1,4 @@
-"""The async API: `AsyncStore` and `AsyncSession`, the same under asyncio and trio.
+"""The async API: `AsyncStore` and `AsyncSession`, on asyncio and on trio.
 
 `store.py`, `session.py` and `bulk.py` are generated from this module by `tests/meta/generate_api.py`. To change an
 operation of the public API, change it here and run that script.
@@ -89,14 +89,14 @@ Ts = TypeVarTuple("Ts")
 class AsyncStore(BaseAsyncStore):
     """Durable state of flows, for async code.
 
-    Each operation is atomic by itself; a `session()` makes several atomic together. Every operation
-    may raise `StoreUnavailableError` when the store cannot be reached (nothing was written),
-    `CommitUncertainError` when a write was sent and its outcome is not known (`resolve_commit`
-    settles it), and a `UsageError`, before anything is sent, for a call that can never work. After
-    an error the objects that were passed in are unchanged.
+    Each operation is atomic; a `session()` combines several operations into one atomic commit. Every
+    operation may raise `StoreUnavailableError` if the store cannot be reached (nothing was written),
+    `CommitUncertainError` if a write was sent and its outcome is unknown (`resolve_commit` determines
+    it), and `UsageError`, before anything is sent, if the call can never work. After an error, the
+    objects that you passed are unchanged.
 
     A store belongs to the event loop that first used it. Cancelling a read stops it at once. A write
-    that is already in flight completes first; its result is applied to your objects, and then the
+    that is already in flight completes first: its result is applied to your objects, and then the
     cancellation is raised again.
 
     >>> import anyio
@@ -113,10 +113,10 @@ class AsyncStore(BaseAsyncStore):
     # flows ----------------------------------------------------------------------------------------
 
     async def create(self, snapshot: FlowSnapshot[Any]) -> None:
-        """Write a new flow at version 1; `FlowExistsError` if its id is taken.
+        """Write a new flow with version 1; raise `FlowExistsError` if its id is taken.
 
-        Costs one round trip. Unless `due_at` says otherwise, the flow is due at once if it is
-        neither suspended nor terminal.
+        Costs one round trip. Unless you set `due_at`, the flow is due at once if it is neither
+        suspended nor terminal.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -143,11 +143,11 @@ class AsyncStore(BaseAsyncStore):
     ) -> FlowSnapshot[Any] | None:
         """Return the flow as a new object, or `None` if there is none.
 
-        Without a type the state is raw JSON data. Costs one round trip. `StateTypeError` if the
-        state was stored as another named type, `CorruptRecordError` if it cannot be read.
+        Without a type, the state is raw JSON data. Costs one round trip. Raises `StateTypeError` if the
+        state was stored as another named type, and `CorruptRecordError` if it cannot be read.
 
-        With `version`, return the flow as that version was, or `None` if it is not kept (the option
-        `history`). A former version cannot be written: `update` raises `StaleFlowError`.
+        With `version`, return this version of the flow, or `None` if the store has not kept it (see the
+        option `history`). A former version cannot be written: `update` raises `StaleFlowError`.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore
@@ -174,7 +174,7 @@ class AsyncStore(BaseAsyncStore):
         """Create the flow and return `(snapshot, True)`, or return `(stored flow, False)`.
 
         This makes starting a flow idempotent: the flow id is the idempotency key. Costs one round
-        trip, two if the id is taken.
+        trip, or two if the id is taken.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -190,13 +190,14 @@ class AsyncStore(BaseAsyncStore):
         return await self._run(records.get_or_create(self._context, snapshot))
 
     async def update(self, snapshot: FlowSnapshot[Any]) -> None:
-        """Write the flow as version + 1 if the store still holds the revision that was read.
+        """Write the flow as its next version if the store still has the revision that was read.
 
-        Only then do `version`, `revision` and `updated_at` change on the object. Otherwise nothing
-        is written, and it raises `StaleFlowError` (with `expected` and `actual`), `ClaimLostError`
-        if the flow was claimed through this object, or `FlowNotFoundError`. Costs one round trip.
+        Only then are `version`, `revision` and `updated_at` of the object changed. Otherwise, nothing
+        is written, and the call raises `StaleFlowError` (with `expected` and `actual`),
+        `ClaimLostError` if the flow was claimed through this object, or `FlowNotFoundError`. Costs one
+        round trip.
 
-        A claim is renewed, unless the flow is now terminal, suspended or has another `due_at`.
+        A claim is renewed, unless the flow is now terminal or suspended, or has another `due_at`.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot, StaleFlowError
@@ -224,25 +225,27 @@ class AsyncStore(BaseAsyncStore):
     ) -> bool:
         """Delete a flow with its ForEach progress and its parts; return whether it existed.
 
-        A loaded snapshot, a version or a revision is checked: `StaleFlowError` if the store holds
-        another one. A plain id deletes what is stored. Parts are absent at once, however many there are;
-        later writes and sweeps reclaim their space. A flow that has not ended and reports its end
-        (`reports_to`) does so in the same commit. Costs one round trip. A version or a revision
-        beside an id costs a second one: the flow is read, and deleted as the revision that was read.
-        So does a flow that reports, deleted by its id alone.
+        If you pass a loaded snapshot, a version or a revision, it is checked: the call raises
+        `StaleFlowError` if the store has another one. With an id alone, any version is deleted. All
+        parts are absent at once, however many there are; later writes and sweeps reclaim their space. A
+        flow that has not ended and reports its end (`reports_to`) does so in the same commit.
+
+        Costs one round trip. With an id and a version or revision, it costs a second one: the flow is
+        read, and only the revision that was read is deleted. The same holds for a flow that reports its
+        end and is deleted by its id alone.
         """
         return await self._run(
             records.delete(self._context, snapshot_or_id, version=version, revision=revision)
         )
 
     async def delete_many(self, flow_ids: Iterable[str]) -> int:
-        """Delete flows by id, with all that belongs to them; return how many of them existed.
+        """Delete flows by id, with everything that belongs to them; return how many of them existed.
 
-        Nothing is checked: each flow is deleted at whatever version it has, claimed or not. Costs
-        one round trip per 200 ids, the most that one commit may change; with partitions, per 200
-        ids of one partition. Each of these commits is atomic, all together are not: after an error
-        the earlier ones are done. Deleting again is safe, so call it again with the same ids. Flows
-        that report their end (`reports_to`) do so; commits with such flows cost a second round trip.
+        Versions and claims are not checked: each flow is deleted as it is. Costs one round trip per 200
+        ids, which is the maximum of one commit; with partitions, per 200 ids of one partition. Each
+        commit is atomic, but all of them together are not: after an error, the earlier commits remain.
+        Deleting again is safe, so call it again with the same ids. Flows that report their end
+        (`reports_to`) do so; a commit with such flows costs a second round trip.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -266,11 +269,11 @@ class AsyncStore(BaseAsyncStore):
     async def get_many(
         self, flow_ids: Iterable[str], state_type: Any | None = None
     ) -> dict[str, Any]:
-        """Return flows by id, `None` for each that is absent; one round trip per 500 ids.
+        """Return flows by id, with `None` for each one that is absent; costs one round trip per 500 ids.
 
-        `state_type` is the type of all of them. Where they differ, pass a mapping of ids to types
-        instead; `None` in it means raw JSON data. If one flow is of another type or cannot be read,
-        none is returned, and the error is that of `get`.
+        `state_type` is the type of all of them. If their types differ, pass a mapping of ids to types
+        instead; `None` as a type means raw JSON data. If one flow has another type or cannot be read,
+        no flow is returned, and the call raises the same error as `get`.
 
         >>> import anyio
         >>> from dataclasses import dataclass
@@ -292,26 +295,28 @@ class AsyncStore(BaseAsyncStore):
     async def query_flows(
         self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[FlowFilters]
     ) -> Page[FlowSummary]:
-        """Return a page of flows, newest `created_at` first, then by id, without their states.
+        """Return a page of flows without their states, ordered by `created_at`, newest first, then by id.
 
-        The filters are `status`, `state_type` (a type, or the name it is stored under),
-        `created_after` and `updated_after` (inclusive), `created_before` and `updated_before`
-        (exclusive), `id_prefix` (1 to 512 bytes of UTF-8, compared by bytes), `owner` (of the claim, ended
-        or not), `error_contains` (a part of the error, as it is written), `attempts_at_least`, and `tags`,
-        which a flow must all have.
-        `limit` is 1 to 1,000. For the next page pass the `cursor` of this one with the same filters. A flow
-        that matches throughout appears exactly once, also while others come and go. One that cannot be read
-        is in the page, too: its `unreadable` says why, and nothing but its id is known.
+        The filters are `status`, `state_type` (a type, or a stored type name), `created_after` and
+        `updated_after` (inclusive), `created_before` and `updated_before` (exclusive), `id_prefix` (1 to
+        512 bytes of UTF-8, compared by bytes), `owner` (of a claim, even if its lease has ended),
+        `error_contains` (a part of the error; case matters), `attempts_at_least`, and `tags`, all of which
+        a flow must have. `limit` is 1 to 1,000. For the next page, pass the `cursor` of this page with the
+        same filters. A flow that matches all the time appears exactly once, even if other flows are added
+        or removed in the meantime. A flow that cannot be read is in the page, too: its `unreadable` says
+        why, and only its id is known.
 
-        Costs one round trip. With `updated_after`, `updated_before`, `owner`, `error_contains` or
-        `attempts_at_least`, for which there is no index, the store reads what the other filters leave, up
-        to the end of the page: on Redis and NATS in pages that grow to 1,000 and 400 flows. The first of
-        `tags` is looked up, alone or with `status`; further ones and other filters are checked likewise.
+        Costs one round trip. There is no index for `updated_after`, `updated_before`, `owner`,
+        `error_contains` and `attempts_at_least`: with these filters, the store reads the flows that match
+        the other filters until the page is full, on Redis and NATS in pages that grow to 1,000 and 400
+        flows. Only the first of `tags` is looked up in an index, alone or with `status`; the other tags
+        and filters are checked flow by flow.
 
-        With `id_prefix` the flows are ordered by id, as UTF-8 bytes, so that a page costs what has
-        the prefix and not what is stored. Other filters are then checked flow by flow: the store
-        reads whatever has the prefix until the page is full. On NATS each page also costs the names
-        of all flows, or of all with the given status or type: 100,000 in a request.
+        With `id_prefix`, the flows are ordered by id, as UTF-8 bytes, and the cost of a page depends on the
+        flows that have the prefix, not on all stored flows. Other filters are then checked flow by flow:
+        the store reads flows that have the prefix until the page is full. NATS also sends the names of all
+        flows, 100,000 per request: with one replica, about once every ten minutes in each process, and only
+        the new names for other pages; with replicas, or more than 500,000 flows, for each page.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot, FlowStatus
@@ -328,7 +333,7 @@ class AsyncStore(BaseAsyncStore):
         )
 
     async def iter_flows(self, **filters: Unpack[FlowFilters]) -> AsyncIterator[FlowSummary]:
-        """Iterate over every flow that `query_flows` would list, page by page."""
+        """Iterate over all flows that `query_flows` would list, page by page."""
         cursor: str | None = None
 
         while True:
@@ -347,21 +352,21 @@ class AsyncStore(BaseAsyncStore):
     async def query_due(
         self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[DueFilters]
     ) -> Page[DueFlow]:
-        """Return a page of flows that are due or claimed, by `due_at`, the oldest first; claim none.
+        """Return a page of flows that are due or claimed, oldest `due_at` first, without claiming any.
 
-        A claimed flow has the end of its lease as `due_at`. So first comes what `claim_due` would
-        claim, and then what workers have. `only` restricts it to `"due"`, `"claimed"` or `"expired"`:
-        due because a lease has ended. `state_type` is a type or the name it is stored under; `tags` are
-        those that a flow must all have. `limit` is 1 to 1,000. For the next page pass the `cursor` of this
-        one with the same filters; a flow that is claimed or written meanwhile may come again, or not at
-        all.
+        The `due_at` of a claimed flow is the end of its lease. So the flows that `claim_due` would claim
+        come first, followed by those that workers have claimed. `only` restricts the page to `"due"`,
+        `"claimed"` or `"expired"` flows; the latter are due because a lease has ended. `state_type` is a
+        type or a stored type name; a flow must have all of `tags`. `limit` is 1 to 1,000. For the next
+        page, pass the `cursor` of this page with the same filters. A flow that is claimed or written in
+        the meantime may appear again, or not at all.
 
-        A suspended flow is not due, so it is not in here when its wait has ended, although `claim_due`
-        then claims it; `stats` counts such waits as `waits_due`. A flow that cannot be read is in the page,
-        too: `flow.unreadable` says why, and no worker claims it.
+        A suspended flow is not due, so it is not listed when its wait has ended, although `claim_due` then
+        claims it; `stats` counts such waits as `waits_due`. A flow that cannot be read is in the page, too:
+        its `flow.unreadable` says why, and no worker claims it.
 
-        Costs one round trip for what is due and one for what is claimed; two each on Redis and NATS,
-        of which one reads the index. Claimed flows of one type or tag are found among all claimed flows.
+        Costs one round trip for due flows and one for claimed flows; on Redis and NATS, two each, one of
+        which reads the index. To find claimed flows of one type or tag, all claimed flows are searched.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -381,22 +386,24 @@ class AsyncStore(BaseAsyncStore):
         )
 
     async def count_due(self, **filters: Unpack[DueFilters]) -> int:
-        """Return how many flows `query_due` would list with the same filters, over all pages.
+        """Return how many flows `query_due` would list with the same filters, on all pages.
 
-        Costs one round trip for what is due and one for what is claimed, and reads no flow unless
-        `state_type` is given. On NATS the names of all entries that are counted are read.
+        Costs one round trip for due flows and one for claimed flows, and reads no flow unless you pass
+        `state_type`. On NATS, the names of all index entries that are counted are read.
         """
         return await self._run(numbers.count_due(self._context, **filters))
 
     async def stats(self) -> StoreStats:
-        """Return how many flows there are by type and status, how many are due or claimed, and waits.
+        """Return the number of flows by type and status, of due and claimed flows, and of waits.
 
-        Everything is counted from indexes, so that no flow is read, but for one of each type on NATS:
-        memory and Redis take about the same time for any number of flows. SQLite counts flows as they
-        change, and reads the index entries of what is due, claimed or pending. On NATS the server counts
-        index entries; the first call of a process, and then one in a minute or more, compares the names of
-        all of them, 100,000 in a request. Between two such calls a flow is counted twice whose writer died before
-        it removed an old entry. The numbers are of nearly one time: others write meanwhile.
+        All numbers come from indexes, so no flow is read, except for one of each type on NATS. Memory and
+        Redis take about the same time for any number of flows. SQLite counts flows as they change, and
+        reads the index entries of due flows, claimed flows and pending conditions. On NATS, the server
+        counts index entries. The first call of a process compares the names of all entries, 100,000 per
+        request, and so does about one call per minute after that; the page on NATS says when more calls do.
+        If a process dies before it has removed an old entry, the flow is counted twice until the names are
+        compared again. The numbers may be from slightly different times, because others write in the
+        meantime.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -415,15 +422,15 @@ class AsyncStore(BaseAsyncStore):
     async def cancel_flow(
         self, flow_id: str, reason: str, *, version: int | None = None
     ) -> FlowSummary:
-        """End a live flow as `CANCELLED`, with `reason` as its error; return what it is then.
+        """End a live flow as `CANCELLED`, with `reason` as its error; return the flow after the change.
 
-        A claim ends with it: the owner's next write is refused (`ClaimLostError`). The state is kept as
-        it is, and is not read, so a flow whose state cannot be read can be cancelled, too. One that is
-        cancelled already is returned as it is. `FlowStatusError` if it has completed or failed,
-        `FlowNotFoundError` if there is none.
+        This also ends a claim: the owner's next write is refused (`ClaimLostError`). The state is kept as
+        it is and is not read, so a flow whose state cannot be read can be cancelled, too. A flow that is
+        already cancelled is returned as it is. Raises `FlowStatusError` if the flow has completed or failed,
+        and `FlowNotFoundError` if there is no such flow.
 
-        With `version`, only that one is cancelled, else `StaleFlowError`. Without, the flow is read again
-        if another writer was first, up to ten times. Costs two round trips.
+        With `version`, the call raises `StaleFlowError` if the flow has another version. Without it, if
+        another writer was first, the flow is read again, up to ten times. Costs two round trips.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -439,12 +446,12 @@ class AsyncStore(BaseAsyncStore):
         return await self._run(actions.act_on_flow(self._context, action, flow_id, version=version))
 
     async def retry_flow(self, flow_id: str, *, version: int | None = None) -> FlowSummary:
-        """Let a flow run on that has failed or was cancelled; return what it is then.
+        """Run a flow again that has failed or was cancelled; return the flow after the change.
 
-        It is `RUNNING` at the position where it ended, due now, with no error and no attempts. Of a live
-        flow, attempts and error are removed, and it is due now. `FlowStatusError` if it has completed,
-        `FlowClaimedError` if a worker holds it; `version`, other errors and costs are those of
-        `cancel_flow`.
+        It is then `RUNNING` at the position where it ended, due now, with no error and no attempts. A live
+        flow loses its attempts and its error, and is due now. Raises `FlowStatusError` if the flow has
+        completed, and `FlowClaimedError` if a worker has claimed it; `version`, the other errors and the
+        cost are as for `cancel_flow`.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot, FlowStatus
@@ -462,12 +469,12 @@ class AsyncStore(BaseAsyncStore):
         )
 
     async def wake_flow(self, flow_id: str, *, version: int | None = None) -> FlowSummary:
-        """Let a live flow be due now, whatever it waits for; return what it is then.
+        """Make a live flow due now, whatever it waits for; return the flow after the change.
 
-        Its status stays, and its wait condition is not touched: a worker that claims it finds the
-        condition as it is. A flow that is due already is returned as it is. `FlowStatusError` if it has
-        ended, `FlowClaimedError` if a worker holds it; `version`, other errors and costs are those of
-        `cancel_flow`.
+        Its status and its wait condition do not change: a worker that claims the flow finds the condition
+        as it is. A flow that is already due is returned as it is. Raises `FlowStatusError` if the flow has
+        ended, and `FlowClaimedError` if a worker has claimed it; `version`, the other errors and the cost
+        are as for `cancel_flow`.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -484,12 +491,12 @@ class AsyncStore(BaseAsyncStore):
         )
 
     async def release_flow(self, flow_id: str, *, version: int | None = None) -> FlowSummary:
-        """Take a claim away from its owner; return what the flow is then.
+        """Take a claim away from its owner; return the flow after the change.
 
-        The flow is due now. The owner's next write is refused (`ClaimLostError`), so use it for a worker
-        that is gone, or that hangs: what a living worker has done since its last commit is done again. A
-        flow that is not claimed is returned as it is. `FlowStatusError` if it has ended; `version`, other
-        errors and costs are those of `cancel_flow`.
+        The flow is then due now. The owner's next write is refused (`ClaimLostError`). So use this for a
+        worker that has died or hangs: if the worker is still running, what it has done since its last
+        commit is done again. A flow that is not claimed is returned as it is. Raises `FlowStatusError` if
+        the flow has ended; `version`, the other errors and the cost are as for `cancel_flow`.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -506,28 +513,28 @@ class AsyncStore(BaseAsyncStore):
         )
 
     async def diagnose(self, flow_id: str, **options: Unpack[DiagnosisOptions]) -> Diagnosis:
-        """Return what keeps a flow from going on, in words; no findings if it is well.
+        """Return the reasons why a flow does not continue; there are no findings if nothing is wrong.
 
-        The findings have these codes; the flow
+        Each finding has one of these codes. The flow
 
-        - `unreadable`: cannot be read; its head is shown if that can be
-        - `future_version`: was written by a newer release, or is of a newer version of one of the `types`
-        - `due_disagrees`: has ended and is due, or is claimed without an end
-        - `never_due`: is live and never due, and nothing will wake it
-        - `wait_gone`: is suspended on a condition that is not there, or is another flow's
-        - `children_ended`: waits for flows that have ended without being reported
+        - `unreadable`: cannot be read; its head is returned if it can be read
+        - `future_version`: was written by a newer release, or with a newer version of one of the `types`
+        - `due_disagrees`: has ended but is due, or has a claim that never ends
+        - `never_due`: is live but never due, and nothing will wake it
+        - `wait_gone`: is suspended on a condition that does not exist or belongs to another flow
+        - `children_ended`: waits for flows that have ended without reporting it
         - `no_deadline`: has waited for longer than `idle` on a condition without a deadline
-        - `lease_expired`: was claimed by an owner whose lease is over
+        - `lease_expired`: was claimed by an owner whose lease has ended
         - `overdue`: has been due for longer than `late`
         - `attempts_high`: was attempted `attempts` times or more at one step
         - `parent_gone`: does not exist, but a pending condition would wake it
         - `orphan_parts`: does not exist, but has parts
         - `failed`: has failed
 
-        The options are `late` (default 5 minutes), `idle` (1 day), `attempts` (5) and `types`, the types
-        that the program knows. Nothing is changed. The state is read, as raw data. `FlowNotFoundError` if
-        there is no such flow, and nothing is left of it. Costs one round trip, up to four more for a flow
-        that waits.
+        The options are `late` (default: 5 minutes), `idle` (1 day), `attempts` (5) and `types`, the types
+        that the program knows. Nothing is changed. The state is read as raw data. Raises
+        `FlowNotFoundError` if there is no such flow and nothing is left of it. Costs one round trip, and up
+        to four more for a flow that waits.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -554,18 +561,19 @@ class AsyncStore(BaseAsyncStore):
         types: Iterable[Any] = (),
         **filters: Unpack[FlowFilters],
     ) -> Page[Diagnosis]:
-        """Look at live flows, and return those that have a finding of `severity` or worse.
+        """Check live flows, and return those that have a finding of `severity` or worse.
 
-        A page ends when it has `limit` of them (1 to 1,000), or when `most` flows were looked at: it may
-        be empty and have a `cursor`. Pass that for the next page, with the same arguments. The filters are
-        those of `query_flows`; with `status`, flows that have ended are looked at, too. Without filters,
-        pending wait conditions whose parent does not exist are found, after the flows; such a diagnosis
-        has the id of the parent, and no `flow`. The findings and the options are those of `diagnose`. A
-        flow that cannot be read is a finding and ends nothing.
+        A page ends when it has `limit` flows (1 to 1,000), or when `most` flows were checked, so it may be
+        empty and still have a `cursor`. For the next page, pass the `cursor` with the same arguments. The
+        filters are those of `query_flows`; with `status`, flows that have ended are checked, too. Without
+        filters, pending wait conditions whose parent does not exist are listed after the flows; such a
+        diagnosis has the id of the parent and no `flow`. The findings and the options are those of
+        `diagnose`. A flow that cannot be read has the finding `unreadable` and does not end the listing;
+        without filters, neither does a wait condition, whose diagnosis has its own id and no `flow`.
 
-        Nothing is changed. Live flows are read with their states, so this costs what is looked at, not
-        what is found: for 200 flows two round trips, up to three more if some of them wait, and one more
-        for each flow that is never due.
+        Nothing is changed. Live flows are read with their states, so the cost depends on how many flows are
+        checked, not on how many are returned: for 200 flows, two round trips, up to three more if some of
+        them wait, and one more for each flow that is never due.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -605,12 +613,12 @@ class AsyncStore(BaseAsyncStore):
         diagnosis: DiagnosisOptions | None = None,
         **filters: Unpack[FlowFilters],
     ) -> AsyncBulk:
-        """Return the operations on many flows at once: `cancel`, `retry`, `wake`, `release`, `tag`, `purge`.
+        """Return operations on many flows at once: `cancel`, `retry`, `wake`, `release`, `tag`, `purge`.
 
-        The flows are those of `ids`, or those that match the filters of `query_flows`. With `findings`,
-        they are those of them that `diagnose_all` finds with one of these codes; `diagnosis` are its
-        options. `UsageError` without any of these, unless `everything` is `True`. Nothing is read or
-        changed yet.
+        They apply to the flows with these `ids`, or to those that match the filters of `query_flows`. With
+        `findings`, they apply only to those flows for which `diagnose_all` finds one of these codes;
+        `diagnosis` is a mapping of its options. Raises `UsageError` if you pass none of these, unless
+        `everything` is `True`. Nothing is read or changed yet.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot, FlowStatus
@@ -639,11 +647,11 @@ class AsyncStore(BaseAsyncStore):
     async def list_versions(
         self, flow_id: str, *, before: int | None = None, limit: int = 100
     ) -> list[FlowVersion]:
-        """Return what the versions of a flow were, the newest first, the current one included.
+        """Return the versions of a flow, newest first, including the current one.
 
-        Former versions are those that the option `history` of the stores that wrote them has kept.
-        For the next page pass the last version as `before`. `limit` is 1 to 1,000. Costs two round
-        trips, and the bytes of the states.
+        Former versions are kept if the store that wrote them had the option `history`. For the next page,
+        pass the last version as `before`. `limit` is 1 to 1,000. Costs two round trips and transfers the
+        bytes of the states.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -666,17 +674,21 @@ class AsyncStore(BaseAsyncStore):
     async def fork(
         self, flow_id: str, new_id: str, *, version: int | None = None
     ) -> FlowSnapshot[Any]:
-        """Make a new flow of a version of this one, due at once; return it, its state as raw data.
+        """Create a new flow from a version of this one, due at once; return it with its state as raw data.
 
-        It has the state and position of that version, `CREATED`, `RUNNING` or `COMPENSATING` if the
-        version was, else `RUNNING`; no error, no attempts, no wait condition, and no `reports_to`. Of the
-        current version, which is the default, ForEach progress, parts and logs are copied with it, as they were at that
-        version: a flow that is written meanwhile is read again, up to ten times, then
-        `StaleFlowError`. What others write without the flow meanwhile may be missed; a log then ends
-        earlier. Of former versions none are copied. `FlowNotFoundError` if there is no such flow or
-        version, `FlowExistsError` if the new id is taken. Costs four round trips; what does not fit
-        into one commit of 200 records is written before, as parts without a flow. A fork that is
-        refused removes them; those of one that broke off are left to a sweep.
+        The new flow has the state and position of that version. It is `CREATED`, `RUNNING` or
+        `COMPENSATING` if that version was; otherwise, it is `RUNNING`. It has no error, no attempts, no
+        wait condition and no `reports_to`.
+
+        The default is the current version. Its ForEach progress, parts and logs are copied, too, as they
+        were at that version: if the flow is written in the meantime, it is read again, up to ten times,
+        before the call raises `StaleFlowError`. Changes that others make in the meantime without writing
+        the flow may be missed; a log then ends earlier. For former versions, none of these are copied.
+
+        Raises `FlowNotFoundError` if there is no such flow or version, and `FlowExistsError` if the new id
+        is taken. Costs four round trips. Records that do not fit into one commit of 200 records are written
+        before it, as parts without a flow. If the fork is refused, it removes them; if it is interrupted, a
+        sweep removes them.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -692,12 +704,12 @@ class AsyncStore(BaseAsyncStore):
     # wait conditions ------------------------------------------------------------------------------
 
     async def set_wait_condition(self, condition: WaitCondition) -> bool:
-        """Write a wait condition, and count the completions that came before it.
+        """Write a wait condition, and count the completions that arrived before it.
 
-        Return whether they satisfied it: then this caller is the one that sees `now_satisfied`. On a
-        pending condition it replaces the definition and keeps `created_at` and completions. On one
-        that has ended it writes nothing, and the object takes what is stored, results included,
-        which costs a second round trip. After `clear_wait_condition` it starts again.
+        Return whether they satisfied it; if so, this call is the one that sees `now_satisfied`. If the
+        condition is pending, its definition is replaced, and `created_at` and the completions are kept. If
+        it has ended, nothing is written, and the object takes over the stored values, including the
+        results, which costs a second round trip. After `clear_wait_condition`, it starts from the beginning.
         """
         return await self._run(records.set_wait_condition(self._context, condition))
 
@@ -706,18 +718,18 @@ class AsyncStore(BaseAsyncStore):
         return await self._run(records.get_wait_condition(self._context, correlation_id))
 
     async def update_wait_condition(self, condition: WaitCondition) -> bool:
-        """Write definition and outcome if the store still holds the revision that was read.
+        """Write the definition and outcome if the store still has the revision that was read.
 
-        Results are never written. Completions are counted again; return whether they satisfy the new
-        definition now. Otherwise `StaleWaitConditionError` or `WaitConditionNotFoundError`.
+        Results are never written. Completions are counted again; return whether they now satisfy the new
+        definition. Otherwise, the call raises `StaleWaitConditionError` or `WaitConditionNotFoundError`.
         """
         return await self._run(records.update_wait_condition(self._context, condition))
 
     async def clear_wait_condition(self, correlation_id: str) -> bool:
         """Remove a condition and its completions; return whether it existed.
 
-        A tombstone stays for `Retention.waits`. Until then later completions are not kept, and
-        their `outcome` is how the condition ended: `CANCELLED` if it was pending.
+        A tombstone is kept for `Retention.waits`. During this time, later completions are not kept, and
+        their `outcome` says how the condition ended: `CANCELLED` if it was pending.
         """
         return await self._run(records.clear_wait_condition(self._context, correlation_id))
 
@@ -726,9 +738,9 @@ class AsyncStore(BaseAsyncStore):
     ) -> list[WaitCondition]:
         """Return the pending conditions whose deadline has passed, oldest deadline first.
 
-        A deadline closes nothing by itself: completions count until your code sets
-        `outcome = TIMED_OUT` and updates the condition. The version check lets one caller win. A condition
-        that cannot be read is in the list, too: it has `unreadable`, and updating it raises
+        A deadline does not end a condition by itself: completions count until your code sets
+        `outcome = TIMED_OUT` and updates the condition. The version check lets only one caller succeed. A
+        condition that cannot be read is in the list, too: its `unreadable` says why, and updating it raises
         `CorruptRecordError`.
         """
         return await self._run(records.get_timed_out_wait_conditions(self._context, now, limit))
@@ -736,11 +748,11 @@ class AsyncStore(BaseAsyncStore):
     async def query_wait_conditions(
         self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[WaitFilters]
     ) -> Page[WaitCondition]:
-        """Return a page of conditions, ended ones included, newest first.
+        """Return a page of conditions, including those that have ended, newest first.
 
-        The filters are `outcome` and `parent_flow_id`; `limit` and `cursor` are as for
-        `query_flows`. A condition that cannot be read is in the page, too: its `unreadable` says why, and
-        nothing but its id is known. Costs two round trips, and up to one more for each that cannot be read.
+        The filters are `outcome` and `parent_flow_id`; `limit` and `cursor` are as for `query_flows`. A
+        condition that cannot be read is in the page, too: its `unreadable` says why, and only its id is
+        known. Costs two round trips, and up to one more for each condition that cannot be read.
         """
         return await self._run(
             listings.query_wait_conditions(self._context, limit=limit, cursor=cursor, **filters)
@@ -749,7 +761,7 @@ class AsyncStore(BaseAsyncStore):
     async def iter_wait_conditions(
         self, **filters: Unpack[WaitFilters]
     ) -> AsyncIterator[WaitCondition]:
-        """Iterate over every condition that `query_wait_conditions` would list, page by page."""
+        """Iterate over all conditions that `query_wait_conditions` would list, page by page."""
         cursor: str | None = None
 
         while True:
@@ -772,14 +784,13 @@ class AsyncStore(BaseAsyncStore):
     ) -> Completion:
         """Record the completion of one child once, however often and concurrently this is called.
 
-        The first call for a child is `accepted`, a repeated one is a `duplicate`. A call for an
-        unknown child, or for a condition that has ended or was cleared, is neither, and `outcome`
-        says how the condition ended. If there is no condition yet, the completion is accepted and
-        kept until one is set; then `outcome` is `None`. Exactly one caller ever sees
-        `now_satisfied`.
+        The first call for a child is `accepted`; a repeated call is a `duplicate`. A call for an unknown
+        child, or for a condition that has ended or was cleared, is neither, and `outcome` says how the
+        condition ended. If there is no condition yet, the completion is accepted and kept until one is
+        set, and `outcome` is `None`. Exactly one call ever sees `now_satisfied`.
 
-        `result` is plain JSON data; encoded, with `error`, it takes at most 256 KiB
-        (`RecordTooLargeError`). Costs one round trip, whatever the number of children.
+        `result` is plain JSON data. Encoded together with `error`, it must not exceed 256 KiB
+        (`RecordTooLargeError`). Costs one round trip, for any number of children.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, WaitCondition
@@ -809,10 +820,11 @@ class AsyncStore(BaseAsyncStore):
     async def save_for_each_progress(
         self, flow_id: str, step_index: int, progress: ForEachProgress, *, overwrite: bool = False
     ) -> None:
-        """Write the progress of a step if the store still holds what was loaded.
+        """Write the progress of a step if the store still has the revision that was loaded.
 
-        New progress expects that nothing is stored. Otherwise `StaleProgressError`: load it,
-        `merge`, save. `overwrite` writes it whatever is stored. The flow need not exist yet.
+        A new progress object expects that nothing is stored. Otherwise, the call raises
+        `StaleProgressError`: load the stored progress, `merge` yours, and save it. With `overwrite`, it is
+        written whatever is stored. The flow need not exist yet.
         """
         await self._run(
             records.save_for_each_progress(
@@ -829,7 +841,7 @@ class AsyncStore(BaseAsyncStore):
         return await self._run(records.clear_for_each_progress(self._context, flow_id, step_index))
 
     async def list_for_each_progress(self, flow_id: str) -> dict[int, ForEachProgress]:
-        """Return the progress of every step of a flow, by step index."""
+        """Return the progress of all steps of a flow, by step index."""
         return await self._run(records.list_for_each_progress(self._context, flow_id))
 
     # parts and logs -------------------------------------------------------------------------------
@@ -839,11 +851,12 @@ class AsyncStore(BaseAsyncStore):
     ) -> bool:
         """Write a part of a flow; return whether it was written.
 
-        A new part expects that there is none (`PartExistsError`), one that was read that the store still
-        holds what was read (`StalePartError`); it is not written if it has not changed. With
-        `exists="keep"` a new part is written only if there is none, else the object stays new and the
-        stored part stays; with `exists="overwrite"` it is written whatever is there. The flow need not
-        exist yet; parts without a flow may be removed after `Retention.waits`. Costs one round trip.
+        A new part is written only if no part of that name exists; otherwise, the call raises
+        `PartExistsError`. A part that was read is written only if the store still has the revision that was
+        read; otherwise, the call raises `StalePartError`. It is not written if it has not changed. With
+        `exists="keep"`, if there is already a part, it is kept, and the object stays new; with
+        `exists="overwrite"`, the part is written whatever is stored. The flow need not exist yet; parts
+        without a flow may be removed after `Retention.waits`. Costs one round trip.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, Part
@@ -867,8 +880,8 @@ class AsyncStore(BaseAsyncStore):
     ) -> Part[Any] | None:
         """Return the part as a new object, or `None` if there is none.
 
-        Without a type, the body is `bytes` if it was written as such, else raw JSON data. Costs one
-        round trip. Errors are those of `get`.
+        Without a type, the body is `bytes` if it was written as `bytes`, and otherwise raw JSON data. Costs
+        one round trip. Raises the same errors as `get`.
         """
         return await self._run(parts.get_part(self._context, flow_id, name, body_type))
 
@@ -883,10 +896,10 @@ class AsyncStore(BaseAsyncStore):
     async def get_parts(
         self, flow_id: str, names: Iterable[str], body_type: Any | None = None
     ) -> dict[str, Any]:
-        """Return parts of one flow by name, `None` for each that is absent.
+        """Return parts of one flow by name, with `None` for each one that is absent.
 
-        Costs one round trip per 500 names. If one part is of another type or cannot be read, none is
-        returned.
+        Costs one round trip per 500 names. If one part has another type or cannot be read, no part is
+        returned, and the call raises the same error as `get`.
         """
         return await self._run(parts.get_parts(self._context, flow_id, names, body_type))
 
@@ -928,16 +941,17 @@ class AsyncStore(BaseAsyncStore):
         bodies: bool = False,
         body_type: Any | None = None,
     ) -> Page[Part[Any]]:
-        """Return a page of the parts of a flow whose names begin with `prefix`, in the order of names.
+        """Return a page of the parts of a flow whose names begin with `prefix`, ordered by name.
 
-        Names are compared by their UTF-8 bytes. `after` and `before` are names that the page lies
-        between; they need not exist. With `reverse`, the last ones come first. For the next page pass
-        the `cursor` of this one as `after`, or, with `reverse`, as `before`. A part that is there
-        throughout appears exactly once, also while others come and go. `limit` is 1 to 1,000.
+        Names are compared by their UTF-8 bytes. The page contains only names between `after` and `before`,
+        which need not exist. With `reverse`, the last names come first. For the next page, pass the
+        `cursor` of this page as `after`, or as `before` with `reverse`. A part that exists all the time
+        appears exactly once, even if others are added or removed in the meantime. `limit` is 1 to 1,000.
 
-        Without `bodies`, `tag` and `version` are all there is to read: `body` raises `UsageError`. A
-        page with bodies is held in memory as a whole. Entries of logs are parts and are listed, too.
-        Costs one round trip, by what is returned, not by what the flow has.
+        Unless you pass `bodies=True`, the parts have no bodies: you can read everything else, such as `tag`
+        and `version`, but `body` raises `UsageError`. A page with bodies is held in memory as a whole. Log
+        entries are parts and are listed, too. Costs one round trip; its duration depends on the size of the
+        page, not on the number of parts of the flow.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, Part
@@ -971,19 +985,19 @@ class AsyncStore(BaseAsyncStore):
     async def delete_parts(self, flow_id: str, prefix: str) -> int:
         """Delete the parts whose names begin with `prefix` (empty: all); return how many there were.
 
-        Costs one round trip per 500 parts. Each of these commits is atomic, all together are not: after
-        an error, call it again. A log whose entries are deleted keeps counting from where it was.
+        Costs one round trip per 500 parts. Each of these commits is atomic, but all of them together are
+        not: after an error, call it again. A log whose entries are deleted continues with its next sequence.
         """
         return await self._run(parts.delete_parts(self._context, flow_id, prefix))
 
     async def append(
         self, flow_id: str, body: object, *, log: str = "log", key: str | None = None
     ) -> Appended:
-        """Add the next entry to a log of a flow; return its sequence: from 1, without gaps.
+        """Add the next entry to a log of a flow; return its sequence, which starts at 1 and has no gaps.
 
-        Never conflicts, however many callers append at once. If the log has an entry with the same
-        `key`, nothing is written, and the `duplicate` has the sequence of that entry. `body` is `bytes`
-        or whatever a state can be. Costs one round trip.
+        Never conflicts, however many callers append at once. If the log already has an entry with the same
+        `key`, nothing is written, and the result is a `duplicate` with the sequence of that entry. `body` is
+        `bytes` or anything that a state can be. Costs one round trip.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore
@@ -1007,11 +1021,12 @@ class AsyncStore(BaseAsyncStore):
         reverse: bool = False,
         body_type: Any | None = None,
     ) -> list[LogEntry]:
-        """Return up to `limit` entries of a log with sequences greater than `after`, in their order.
+        """Return up to `limit` entries of a log with sequences greater than `after`, in ascending order.
 
-        With `before`, only smaller ones; with `reverse`, the last ones first. `limit` is 1 to 1,000. An
-        entry says in which commit of its flow it was written (`version`), and when. Costs one round
-        trip, by what is returned.
+        With `before`, only entries with smaller sequences are returned; with `reverse`, the last entries come
+        first. `limit` is 1 to 1,000. An entry says with which `version` of its flow it was written, and
+        when. Costs one round trip; its duration depends on the entries that are returned, not on the length
+        of the log.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore
@@ -1046,11 +1061,12 @@ class AsyncStore(BaseAsyncStore):
         limit: int = 100,
         body_type: Any | None = None,
     ) -> list[LogEntry]:
-        """Return entries of a log as soon as there are some after `after`; none after `timeout`.
+        """Return the entries of a log after `after` as soon as there are any; an empty list after `timeout`.
 
-        Like `read_log`, but it waits: call it again with the sequence of the last entry. It is woken by
-        `append`, and what no notification reaches is found after the store's `poll_interval`. Costs one
-        round trip, and one more whenever an entry was added or a poll interval has passed.
+        Like `read_log`, but it waits. To follow a log, call it again with the sequence of the last entry. It
+        is woken by `append`; entries for which no notification arrives are found after the store's
+        `poll_interval`. Costs one round trip, and one more whenever an entry was added or a poll interval
+        has passed.
 
         >>> import anyio
         >>> from datetime import timedelta
@@ -1078,8 +1094,9 @@ class AsyncStore(BaseAsyncStore):
     async def trim_log(self, flow_id: str, log: str = "log", *, before: int) -> int:
         """Delete the entries of a log with sequences less than `before`; return how many there were.
 
-        The others keep their sequences, and so does the next one. A `key` of a deleted entry counts as
-        new. Costs one round trip per 500 entries, each a commit: after an error, call it again.
+        The other entries keep their sequences, and the next entry gets the same sequence as without the
+        call. The `key` of a deleted entry counts as new. Costs one round trip per 500 entries, each of which
+        is a commit: after an error, call it again.
         """
         return await self._run(parts.trim_log(self._context, flow_id, log, before=before))
 
@@ -1117,37 +1134,38 @@ class AsyncStore(BaseAsyncStore):
         tags: Mapping[str, str] | None = None,
         wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]:
-        """Claim up to `limit` due flows: no other worker gets them until the `lease` ends.
+        """Claim up to `limit` due flows: no other worker can claim them until the `lease` ends.
 
-        Due are new flows, flows whose pause is over, flows whose owner has not renewed its claim,
-        and parents whose wait is satisfied or past its deadline. Such a wait is closed as
-        `TIMED_OUT` in the same commit, and the parent's `wait_condition` shows how it ended, results
-        included. Flows come nearly oldest first. The store decides each claim, so no flow goes to
+        New flows are due, flows whose pause is over, flows whose owner has not renewed its claim, and
+        parents whose wait is satisfied or past its deadline. A wait past its deadline is ended as
+        `TIMED_OUT` in the same commit, and the parent's `wait_condition` shows how the wait ended, including
+        the results. The order is nearly oldest first. The store decides each claim, so no flow is claimed by
         two callers. A claim adds 1 to `attempts` and to `version`.
 
-        `state_type` says which flows are claimed. Without it, untyped flows only. A type claims
-        flows of that type and untyped ones. Several types, in a tuple or list, claim flows of these,
-        each with the state of its own type. A stored name, or several, claims flows of that name
-        with raw JSON data as state; `RAW` claims all flows that way. With `tags`, only flows that have all
-        of them are claimed; the first is looked up, the others are checked flow by flow.
+        `state_type` selects the flows to claim. Without it, only flows without a type are claimed. A type
+        selects flows of this type and flows without a type. Several types, in a tuple or list, select flows
+        of these types, each with the state of its own type. One or more stored type names select flows of
+        these types, with raw JSON data as their states; `RAW` selects all flows in this way. With `tags`,
+        only flows that have all of these tags are claimed; the first tag is looked up in an index, and the
+        others are checked flow by flow.
 
-        A flow that cannot be decoded is put off by one lease, logged and skipped. That includes an
-        untyped flow whose data does not fit the type: where workers with a type and without share a
-        store, give every flow a type. A flow whose lease ends before this call returns is not
-        returned.
+        A flow that cannot be decoded is postponed by one lease, logged and skipped. This includes a flow
+        without a type whose data does not match the requested type: if workers with and without a type use
+        one store, give every flow a type. A flow whose lease ends before this call returns is not returned.
 
         A wait that ends while its parent is claimed wakes the parent when the claim ends, at most a
         quarter of the remaining lease later. If the parent is missing or terminal when its wait is
         processed, that wait will not wake it later, unless the parent suspends on it again.
 
-        With `wait`, a call that finds nothing due waits for it, and returns as soon as it has claimed
-        something, or an empty list when `wait` has passed. It is woken by commits that make something due,
-        and is on time for pauses, deadlines and ends of leases. Of several such calls in a process, a
-        commit wakes one. What no notification reaches is found after the store's `poll_interval`.
-        `StoreClosedError` if the store is closed meanwhile.
+        With `wait`, a call that finds nothing due waits. It returns as soon as it has claimed a flow, or an
+        empty list when `wait` has passed. It is woken by commits that make something due, and at the end of
+        pauses, deadlines and leases. If several such calls wait in one process, a commit wakes one of them.
+        Flows for which no notification arrives are found after the store's `poll_interval`. Raises
+        `StoreClosedError` if the store is closed in the meantime.
 
-        Costs three round trips, up to three more for parents and for the waits of all claimed flows
-        together, more under contention; while it waits, one request for each poll interval.
+        Costs two round trips, and up to four more for parents and for the waits of all claimed flows
+        together; more if other callers claim the same flows. While it waits, it sends one request per poll
+        interval.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -1200,15 +1218,16 @@ class AsyncStore(BaseAsyncStore):
         timeout: timedelta = timedelta(0),
         owner: str | None = None,
     ) -> FlowSnapshot[Any]:
-        """Claim one flow, due or not, as `claim_due` does.
+        """Claim one flow, due or not, like `claim_due`.
 
-        Wait up to `timeout` for another owner's claim to end, then raise `FlowClaimedError` (with
-        `owner` and `until`). A terminal flow is returned as it is, unclaimed. `FlowNotFoundError` if
-        there is no such flow. The flow counts as notified of its waits that have ended;
-        `wait_condition` shows the one it suspended on if that has ended, else the newest.
-        `StateTypeError` if the flow is stored with another type than `state_type`, which is as for
-        `claim_due`. `ClaimLostError` if the lease ends before this call returns. Costs three round
-        trips, one more for a parent.
+        If another owner has a claim, wait up to `timeout` for it to end, then raise `FlowClaimedError` (with
+        `owner` and `until`). A terminal flow is returned as it is, without a claim. The flow counts as
+        notified of its waits that have ended; `wait_condition` shows the one on which it was suspended if
+        that has ended, and otherwise the newest of them.
+
+        `state_type` is as for `claim_due`; the call raises `StateTypeError` if the flow is stored with
+        another type. Raises `FlowNotFoundError` if there is no such flow, and `ClaimLostError` if the lease
+        ends before this call returns. Costs three round trips, and up to two more for a parent.
         """
         return await self._run(
             claims.claim(
@@ -1223,11 +1242,11 @@ class AsyncStore(BaseAsyncStore):
         tags: Mapping[str, str] | None = None,
         timeout: timedelta,
     ) -> bool:
-        """Wait until something may be due, and return `True`; `False` when `timeout` has passed.
+        """Wait until a flow may be due, and return `True`; return `False` when `timeout` has passed.
 
-        `state_type` and `tags` are as for `claim_due`. Nothing is claimed, so another worker may be faster: `True`
-        means that it is worth while to call `claim_due`. It is woken as `claim_due` with `wait` is. With
-        a timeout of 0 it returns whether something is due now, for one round trip.
+        `state_type` and `tags` are as for `claim_due`. Nothing is claimed, so another worker may be faster:
+        `True` means that it is worth calling `claim_due`. It is woken like `claim_due` with `wait`. With a
+        timeout of 0, it returns whether something is due now, which costs one round trip.
 
         >>> import anyio
         >>> from datetime import timedelta
@@ -1256,10 +1275,10 @@ class AsyncStore(BaseAsyncStore):
     ) -> FlowSnapshot[Any] | None:
         """Return the flow as soon as its version is greater than `after`; `None` after `timeout`.
 
-        For programs and people that wait for a result. `after` is the version they have seen, 0 for a flow
-        that may not exist yet. Versions between may be skipped: the newest is returned. A flow that is
-        deleted and created again counts from 1. Errors are those of `get`, and `StoreClosedError` if the
-        store is closed meanwhile.
+        Use it to wait for a result. `after` is the version that you have seen, or 0 for a flow that may not
+        exist yet. The newest version is returned, so versions in between may be skipped. The versions of a
+        flow that is deleted and created again start at 1. Raises the same errors as `get`, and
+        `StoreClosedError` if the store is closed in the meantime.
 
         Costs one round trip, and one more whenever the flow was written or a poll interval has passed.
 
@@ -1279,22 +1298,23 @@ class AsyncStore(BaseAsyncStore):
         )
 
     async def extend(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> None:
-        """Move the end of the claim to `lease` from now (default: as claimed); change nothing else.
+        """Move the end of the claim to `lease` from now (default: the lease of the claim).
 
-        Neither the version nor the object changes, so another task may call it beside the owner's
-        own commits. `ClaimLostError` if the claim was lost or released. After a
-        `CommitUncertainError` the claim ends at either time: extend it again.
+        Neither the version nor the object changes, so another task may call it in parallel with the
+        owner's commits. Raises `ClaimLostError` if the claim was lost or released. After a
+        `CommitUncertainError`, the claim may end at the old or the new time: extend it again.
         """
         await self._run(claims.extend(self._context, flow, lease))
 
     def holding(self, flow: FlowSnapshot[Any], *, lease: timedelta | None = None) -> AsyncHolding:
-        """Keep the claim of a flow while an `async with` block runs: extend it every third of `lease`.
+        """Keep the claim of a flow while an `async with` block runs: extend it after each third of `lease`.
 
-        For a step that takes longer than its lease (default: as claimed). The block is entered with an
-        extension, so `ClaimLostError` means that the claim is lost already. When it is lost later, the
-        block is cancelled, and `ClaimLostError` is raised at its end, by itself. Inside, the flow may be
-        written as always; a commit that ends the claim ends the extensions, too. While the store cannot
-        be reached the block continues, because the claim stands until another worker takes the flow.
+        For a step that takes longer than its lease (default: the lease of the claim). The claim is extended
+        before the block is entered, so `ClaimLostError` there means that the claim was already lost. If it is
+        lost later, the block is cancelled, and `ClaimLostError` is raised at its end, not in an exception
+        group. In the block, the flow can be written as usual; a commit that ends the claim ends the
+        extensions, too. While the store cannot be reached, the block continues, because the claim is valid
+        until another worker claims the flow.
 
         Costs one round trip at the beginning, and one more for each third of a lease.
 
@@ -1316,16 +1336,16 @@ class AsyncStore(BaseAsyncStore):
     async def release(self, flow: FlowSnapshot[Any], *, due_at: datetime | None = NOW) -> None:
         """Give the claim back without writing the state.
 
-        The flow is due now unless `due_at` says otherwise; `None` parks it. `ClaimLostError` if the
-        claim was lost. `UsageError` if the object was changed, because the changes would be lost:
-        set its `due_at` and update it instead, which writes them and ends the claim.
+        The flow is then due now, or at `due_at`; with `None`, it is never due. Raises `ClaimLostError` if
+        the claim was lost, and `UsageError` if the object was changed, because the changes would be lost: set
+        its `due_at` and update it instead, which writes the changes and ends the claim.
         """
         await self._run(claims.release(self._context, flow, due_at=due_at))
 
     # sessions -------------------------------------------------------------------------------------
 
     def session(self) -> AsyncSession:
-        """Return a new unit of work, for use in an `async with`. Only its `commit` writes."""
+        """Return a new unit of work, to be used in an `async with`. Only its `commit` writes."""
         return AsyncSession(self._run, self._context)
 
     @asynccontextmanager
@@ -1354,10 +1374,10 @@ class AsyncStore(BaseAsyncStore):
     ) -> R:
         """Await `function(session, *args)`, commit, and return its result.
 
-        When its own commit conflicts, it is called again with fresh reads, up to `attempts` times,
-        after jittered pauses of 2 to 200 ms. An uncertain commit is resolved first. The function
-        must do nothing outside the session that may not happen twice. A function that has committed
-        something itself is not called again.
+        If this commit conflicts, the function is called again with fresh reads, up to `attempts` times,
+        after random pauses of 2 to 200 ms. An uncertain commit is resolved first. So outside the session,
+        the function must not do anything that may not happen twice. If the function itself has committed
+        something, it is not called again.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -1382,10 +1402,10 @@ class AsyncStore(BaseAsyncStore):
         return result
 
     async def resolve_commit(self, error: CommitUncertainError) -> Receipt | None:
-        """Settle an uncertain commit: return its receipt, or `None` if it will never be applied.
+        """Resolve an uncertain commit: return its receipt, or `None` if it will never be applied.
 
-        Raises the error again while the store cannot tell. The store can tell for twice its
-        `timeout`; after that, only if each flow or progress of the commit was written fewer than
+        Raises the error again while the store cannot determine the outcome. The store can determine it for
+        twice its `timeout`; after that, only if each flow or progress of the commit was written fewer than
         eight times since.
         """
         return await self._run(commits.resolve_commit(self._context, error))
@@ -1395,28 +1415,28 @@ class AsyncStore(BaseAsyncStore):
     async def sweep(self, limit: int = 1000) -> int:
         """Remove up to `limit` expired records; return how many there were.
 
-        Correctness does not need it: an expired record is absent. Writes sweep a few. A
-        `CommitUncertainError` may be resolved, or ignored.
+        It only reclaims space: expired records are absent in any case. Writes also remove a few of them. A
+        `CommitUncertainError` can be resolved or ignored.
         """
         return await self._run(upkeep.sweep(self._context, limit))
 
     async def clear(self) -> None:
-        """Remove every record of this store, and nothing else.
+        """Remove all records of this store, and nothing else.
 
-        An embedded store does it in one step, a server in several. After a `CommitUncertainError`,
-        `resolve_commit` returns a receipt if everything is gone. If it returns `None`, nothing more
-        will be removed, and on a server some records may be gone: clear it again.
+        An embedded store does this in one step, a server in several steps. After a `CommitUncertainError`,
+        `resolve_commit` returns a receipt if everything was removed. If it returns `None`, nothing more
+        will be removed, and on a server some records may have been removed: clear the store again.
         """
         await self._run(upkeep.clear())
 
     async def ping(self) -> None:
-        """Do nothing if the store works, else raise what is wrong."""
+        """Do nothing if the store works; otherwise, raise an error that says what is wrong."""
         await self._run(upkeep.ping())
 
     async def close(self) -> None:
-        """Close what the store opened; operations then raise `StoreClosedError`.
+        """Close everything that the store opened; operations then raise `StoreClosedError`.
 
-        Calls that wait for work raise it, too. Closing it again does nothing.
+        Calls that wait for work raise it, too. Closing a closed store does nothing.
         """
         if not self._closed:
             self._closed = True
@@ -1436,11 +1456,11 @@ class AsyncStore(BaseAsyncStore):
 
 
 class AsyncSession(BaseSession):
-    """A unit of work: it tracks what it loads, and writes all changes in one commit, or none.
+    """A unit of work: it tracks the objects that it loads, and writes all their changes in one commit, or none.
 
-    `get` returns the same object for the same id each time. A record is dirty when its encoding
-    differs from that of what was loaded; changes need not be announced. A session belongs to one
-    task, and an object to one session. `async with` closes it; only `commit` writes.
+    `get` always returns the same object for the same id. A record has changed if its encoding differs
+    from the encoding that was loaded, so you need not report changes. A session belongs to one task, and
+    an object to one session. `async with` closes the session; only `commit` writes.
 
     >>> import anyio
     >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -1469,8 +1489,8 @@ class AsyncSession(BaseSession):
     async def get(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any] | None:
         """Return the session's object for this flow, or `None` if there is no such flow.
 
-        Costs one round trip the first time, then none. Errors are those of the store's `get`, and
-        `StateTypeError` if the session loaded the flow as another type.
+        Costs one round trip for the first call, and none after that. Raises the same errors as the store's
+        `get`, and `StateTypeError` if the session has loaded the flow as another type.
         """
         return await self._run(sessions.session_get(self._context, self._unit, flow_id, state_type))
 
@@ -1495,10 +1515,10 @@ class AsyncSession(BaseSession):
     async def get_many(
         self, flow_ids: Iterable[str], state_type: Any | None = None
     ) -> dict[str, Any]:
-        """Return the session's objects by id, `None` for each flow that is absent.
+        """Return the session's objects by id, with `None` for each flow that is absent.
 
-        Where the types differ, pass a mapping of ids to types instead of `state_type`. Costs one
-        round trip per 500 ids that the session does not have yet.
+        If their types differ, pass a mapping of ids to types instead of `state_type`. Costs one round trip
+        per 500 ids that the session does not have yet.
         """
         return await self._run(
             sessions.session_get_many(self._context, self._unit, flow_ids, state_type)
@@ -1529,7 +1549,7 @@ class AsyncSession(BaseSession):
     async def get_parts(
         self, flow_id: str, names: Iterable[str], body_type: Any | None = None
     ) -> dict[str, Any]:
-        """Return the session's objects for parts of one flow by name, `None` for each that is absent.
+        """Return the session's objects for parts of one flow by name, with `None` for each absent part.
 
         Costs one round trip per 500 names that the session does not have yet.
         """
@@ -1583,8 +1603,8 @@ class AsyncSession(BaseSession):
     ) -> list[FlowSnapshot[Any]]:
         """Claim due flows like the store's `claim_due`, and track them in this session.
 
-        The claim is written at once, not by `commit`; a rollback does not release it. Flows that
-        the session already has are not claimed. `tags` and `wait` are as for the store's `claim_due`.
+        The claim is written at once, not by `commit`; a rollback does not release it. Flows that are already
+        in the session are not claimed. `tags` and `wait` are as for the store's `claim_due`.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -1643,8 +1663,8 @@ class AsyncSession(BaseSession):
     ) -> FlowSnapshot[Any]:
         """Claim one flow like the store's `claim`, and track it in this session.
 
-        The claim is written at once, not by `commit`; a rollback does not release it. `UsageError`
-        if the session already has the flow.
+        The claim is written at once, not by `commit`; a rollback does not release it. Raises `UsageError`
+        if the flow is already in the session.
         """
         return await self._run(
             sessions.session_claim(
@@ -1659,30 +1679,30 @@ class AsyncSession(BaseSession):
         )
 
     async def refresh(self, record: AnyRecord) -> None:
-        """Read a record again into the same object; changes on it are dropped.
+        """Read a record again into the same object; unwritten changes of the object are discarded.
 
-        A claim is kept; `ClaimLostError` if it was lost. `FlowNotFoundError` and the like if the
-        record is gone. On an error the object is unchanged.
+        A claim is kept; if it was lost, the call raises `ClaimLostError`. If the record no longer exists, it
+        raises `FlowNotFoundError` or the corresponding error. After an error, the object is unchanged.
         """
         await self._run(sessions.session_refresh(self._context, self._unit, record))
 
     async def commit(self, *, resolve: bool = False) -> Receipt:
-        """Write all changes or none, each checked against what was read.
+        """Write all changes or none, each checked against the version that was read.
 
-        Costs one round trip, none if nothing has changed. A refused commit raises `ConflictError`:
-        the one refusal itself, or an error whose `conflicts` has a refusal per record. Nothing was
-        written then, and the changes are still pending; `rollback()` drops them. Claims of flows in
-        the session are checked and renewed, also if only other records change. `UsageError` is
-        raised before anything is sent.
+        Costs one round trip, or none if nothing has changed. If the commit is refused, it raises
+        `ConflictError`: the refusal itself if there is only one, or an error whose `conflicts` has one
+        refusal per record. In this case, nothing was written and the changes are still pending; `rollback()`
+        discards them. Claims of flows in the session are checked and renewed, even if only other records
+        change. `UsageError` is raised before anything is sent.
 
-        With `resolve` a lost outcome is settled here, by further requests for up to the store's
-        `timeout`. If the commit was applied, the objects take over what it made of them, and the
-        session is used on. If it was not, and never will be, that is a `StoreUnavailableError`.
+        With `resolve`, if the outcome is unknown, it is determined here, by further requests for up to the
+        store's `timeout`. If the commit was applied, the objects are updated, and you can continue to use
+        the session. If it was not applied and never will be, the call raises `StoreUnavailableError`.
 
-        A lost outcome (`CommitUncertainError`), or any other error while sending, closes the
-        session. A cancelled commit that is in flight completes first and updates the objects, so it
-        is never applied without your knowing: afterwards `receipt` says what was written.
-        `SessionClosedError` afterwards means that the outcome was lost.
+        An unknown outcome (`CommitUncertainError`), or any other error while sending, closes the session. If
+        a commit in flight is cancelled, it completes first and updates the objects, so it is never applied
+        without your knowledge: afterwards, `receipt` says what was written. If the session then raises
+        `SessionClosedError`, the outcome is unknown.
         """
         return await self._run(sessions.session_commit(self._context, self._unit, resolve=resolve))
 
@@ -1702,22 +1722,23 @@ class AsyncSession(BaseSession):
 
 
 class AsyncBulk:
-    """Operations on many flows of a store, each by a commit of its own, checked by the flow's version.
+    """Operations on many flows of a store; each flow is changed in its own version-checked commit.
 
-    A flow that another writer has changed since it was listed is looked at again, and is changed only if
-    it still matches; a flow that a worker holds is skipped by `retry`, `wake` and `purge`. Every flow that
-    matched is either changed or counted in the report's `skipped`, by the reason. Flows that begin to match
+    A flow that another writer has changed since it was listed is read again, and is changed only if it
+    still matches. `retry`, `wake`, `tag` and `purge` skip a flow that a worker has claimed. Each flow that
+    matched is either changed, or counted in the report's `skipped` by the reason. Flows that begin to match
     while the operation runs may be missed, as in `query_flows`.
 
-    The flows that were changed before an error, or before the process died, stay changed: run the operation
-    again. What is changed no longer matches, or is skipped. To pass over what was looked at, pass the
-    `cursor` of the last report to `progress`.
+    Flows that were changed before an error, or before the process died, stay changed: run the operation
+    again. Flows that were changed no longer match, or are skipped. To continue after the flows that were
+    already checked, pass the `cursor` of the last report that `progress` received.
 
-    All operations take these options: `dry_run=True` changes nothing and counts what would be changed;
-    `limit` is the most flows to look at; `cursor` continues where a report has ended; `per_second` bounds
-    the pace (default 1,000 changes a second, `None`: no bound); `progress` is called with the report so
-    far after each page of up to 100 flows. Each page costs two round trips and each change one; a dry
-    run costs one for each page, two with `ids`; `findings` cost what `diagnose_all` does.
+    All operations take these options: `dry_run=True` changes nothing and counts the flows that would be
+    changed; `limit` is the maximum number of flows to check; `cursor` continues where a report has ended;
+    `per_second` limits the rate (default: 1,000 changes per second; `None`: no limit); `progress` is called
+    with the current report after each page of up to 100 flows. Each page costs two round trips, and each
+    change costs one; a dry run costs one per page, or two with `ids`; `findings` cost as much as
+    `diagnose_all`.
 
     >>> import anyio
     >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -1743,12 +1764,12 @@ class AsyncBulk:
         return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     async def retry(self, **options: Unpack[BulkOptions]) -> BulkReport:
-        """Let flows run on that have failed or were cancelled; see `Store.retry_flow`."""
+        """Run flows again that have failed or were cancelled; see `Store.retry_flow`."""
         action = actions.RetryFlow()
         return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     async def wake(self, **options: Unpack[BulkOptions]) -> BulkReport:
-        """Let live flows be due now, whatever they wait for; see `Store.wake_flow`."""
+        """Make live flows due now, whatever they wait for; see `Store.wake_flow`."""
         action = actions.WakeFlow()
         return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
@@ -1766,9 +1787,9 @@ class AsyncBulk:
     ) -> BulkReport:
         """Add or replace these tags, and remove those whose keys are in `remove`.
 
-        Other tags stay. Flows that have ended are tagged, too. A flow that a worker holds is skipped, and so
-        is one that would have more than 16 tags. `UsageError`, before anything is read, for tags that no
-        flow can have, for none, and for one that is to be set and removed.
+        Other tags are kept. Flows that have ended are tagged, too. A flow that a worker has claimed is
+        skipped, and so is a flow that would have more than 16 tags. Raises `UsageError`, before anything is
+        read, if a tag is invalid, if there is nothing to set or remove, or if a tag is both set and removed.
         """
         action = actions.TagFlow(*tag_changes(tags, remove))
         return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
@@ -1776,7 +1797,7 @@ class AsyncBulk:
     async def purge(self, *, live: bool = False, **options: Unpack[BulkOptions]) -> BulkReport:
         """Delete flows that have ended, with their progress and parts; with `live`, live ones, too.
 
-        A condition with the finding `parent_gone` is cleared.
+        A wait condition with the finding `parent_gone` is cleared.
         """
         writes.check_flag(live, "live")
         action = actions.PurgeFlow(live)

@@ -20,22 +20,23 @@ __all__ = ["Bulk"]
 
 
 class Bulk:
-    """Operations on many flows of a store, each by a commit of its own, checked by the flow's version.
+    """Operations on many flows of a store; each flow is changed in its own version-checked commit.
 
-    A flow that another writer has changed since it was listed is looked at again, and is changed only if
-    it still matches; a flow that a worker holds is skipped by `retry`, `wake` and `purge`. Every flow that
-    matched is either changed or counted in the report's `skipped`, by the reason. Flows that begin to match
+    A flow that another writer has changed since it was listed is read again, and is changed only if it
+    still matches. `retry`, `wake`, `tag` and `purge` skip a flow that a worker has claimed. Each flow that
+    matched is either changed, or counted in the report's `skipped` by the reason. Flows that begin to match
     while the operation runs may be missed, as in `query_flows`.
 
-    The flows that were changed before an error, or before the process died, stay changed: run the operation
-    again. What is changed no longer matches, or is skipped. To pass over what was looked at, pass the
-    `cursor` of the last report to `progress`.
+    Flows that were changed before an error, or before the process died, stay changed: run the operation
+    again. Flows that were changed no longer match, or are skipped. To continue after the flows that were
+    already checked, pass the `cursor` of the last report that `progress` received.
 
-    All operations take these options: `dry_run=True` changes nothing and counts what would be changed;
-    `limit` is the most flows to look at; `cursor` continues where a report has ended; `per_second` bounds
-    the pace (default 1,000 changes a second, `None`: no bound); `progress` is called with the report so
-    far after each page of up to 100 flows. Each page costs two round trips and each change one; a dry
-    run costs one for each page, two with `ids`; `findings` cost what `diagnose_all` does.
+    All operations take these options: `dry_run=True` changes nothing and counts the flows that would be
+    changed; `limit` is the maximum number of flows to check; `cursor` continues where a report has ended;
+    `per_second` limits the rate (default: 1,000 changes per second; `None`: no limit); `progress` is called
+    with the current report after each page of up to 100 flows. Each page costs two round trips, and each
+    change costs one; a dry run costs one per page, or two with `ids`; `findings` cost as much as
+    `diagnose_all`.
 
     >>> from catga_store import MemoryStore, FlowSnapshot
     >>> store = MemoryStore()
@@ -58,12 +59,12 @@ class Bulk:
         return self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     def retry(self, **options: Unpack[BulkOptions]) -> BulkReport:
-        """Let flows run on that have failed or were cancelled; see `Store.retry_flow`."""
+        """Run flows again that have failed or were cancelled; see `Store.retry_flow`."""
         action = actions.RetryFlow()
         return self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     def wake(self, **options: Unpack[BulkOptions]) -> BulkReport:
-        """Let live flows be due now, whatever they wait for; see `Store.wake_flow`."""
+        """Make live flows due now, whatever they wait for; see `Store.wake_flow`."""
         action = actions.WakeFlow()
         return self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
@@ -81,9 +82,9 @@ class Bulk:
     ) -> BulkReport:
         """Add or replace these tags, and remove those whose keys are in `remove`.
 
-        Other tags stay. Flows that have ended are tagged, too. A flow that a worker holds is skipped, and so
-        is one that would have more than 16 tags. `UsageError`, before anything is read, for tags that no
-        flow can have, for none, and for one that is to be set and removed.
+        Other tags are kept. Flows that have ended are tagged, too. A flow that a worker has claimed is
+        skipped, and so is a flow that would have more than 16 tags. Raises `UsageError`, before anything is
+        read, if a tag is invalid, if there is nothing to set or remove, or if a tag is both set and removed.
         """
         action = actions.TagFlow(*tag_changes(tags, remove))
         return self._run(bulk.run_bulk(self._context, self._selection, action, options))
@@ -91,7 +92,7 @@ class Bulk:
     def purge(self, *, live: bool = False, **options: Unpack[BulkOptions]) -> BulkReport:
         """Delete flows that have ended, with their progress and parts; with `live`, live ones, too.
 
-        A condition with the finding `parent_gone` is cleared.
+        A wait condition with the finding `parent_gone` is cleared.
         """
         writes.check_flag(live, "live")
         action = actions.PurgeFlow(live)

@@ -33,11 +33,11 @@ S = TypeVar("S")
 
 
 class Session(BaseSession):
-    """A unit of work: it tracks what it loads, and writes all changes in one commit, or none.
+    """A unit of work: it tracks the objects that it loads, and writes all their changes in one commit, or none.
 
-    `get` returns the same object for the same id each time. A record is dirty when its encoding
-    differs from that of what was loaded; changes need not be announced. A session belongs to one
-    task, and an object to one session. `with` closes it; only `commit` writes.
+    `get` always returns the same object for the same id. A record has changed if its encoding differs
+    from the encoding that was loaded, so you need not report changes. A session belongs to one task, and
+    an object to one session. `with` closes the session; only `commit` writes.
 
     >>> from catga_store import MemoryStore, FlowSnapshot
     >>> store = MemoryStore()
@@ -63,8 +63,8 @@ class Session(BaseSession):
     def get(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any] | None:
         """Return the session's object for this flow, or `None` if there is no such flow.
 
-        Costs one round trip the first time, then none. Errors are those of the store's `get`, and
-        `StateTypeError` if the session loaded the flow as another type.
+        Costs one round trip for the first call, and none after that. Raises the same errors as the store's
+        `get`, and `StateTypeError` if the session has loaded the flow as another type.
         """
         return self._run(sessions.session_get(self._context, self._unit, flow_id, state_type))
 
@@ -85,10 +85,10 @@ class Session(BaseSession):
         self, flow_ids: Iterable[str] | Mapping[str, type[Any] | None], state_type: None = None
     ) -> dict[str, FlowSnapshot[Any] | None]: ...
     def get_many(self, flow_ids: Iterable[str], state_type: Any | None = None) -> dict[str, Any]:
-        """Return the session's objects by id, `None` for each flow that is absent.
+        """Return the session's objects by id, with `None` for each flow that is absent.
 
-        Where the types differ, pass a mapping of ids to types instead of `state_type`. Costs one
-        round trip per 500 ids that the session does not have yet.
+        If their types differ, pass a mapping of ids to types instead of `state_type`. Costs one round trip
+        per 500 ids that the session does not have yet.
         """
         return self._run(sessions.session_get_many(self._context, self._unit, flow_ids, state_type))
 
@@ -113,7 +113,7 @@ class Session(BaseSession):
     def get_parts(
         self, flow_id: str, names: Iterable[str], body_type: Any | None = None
     ) -> dict[str, Any]:
-        """Return the session's objects for parts of one flow by name, `None` for each that is absent.
+        """Return the session's objects for parts of one flow by name, with `None` for each absent part.
 
         Costs one round trip per 500 names that the session does not have yet.
         """
@@ -167,8 +167,8 @@ class Session(BaseSession):
     ) -> list[FlowSnapshot[Any]]:
         """Claim due flows like the store's `claim_due`, and track them in this session.
 
-        The claim is written at once, not by `commit`; a rollback does not release it. Flows that
-        the session already has are not claimed. `tags` and `wait` are as for the store's `claim_due`.
+        The claim is written at once, not by `commit`; a rollback does not release it. Flows that are already
+        in the session are not claimed. `tags` and `wait` are as for the store's `claim_due`.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -224,8 +224,8 @@ class Session(BaseSession):
     ) -> FlowSnapshot[Any]:
         """Claim one flow like the store's `claim`, and track it in this session.
 
-        The claim is written at once, not by `commit`; a rollback does not release it. `UsageError`
-        if the session already has the flow.
+        The claim is written at once, not by `commit`; a rollback does not release it. Raises `UsageError`
+        if the flow is already in the session.
         """
         return self._run(
             sessions.session_claim(
@@ -240,28 +240,27 @@ class Session(BaseSession):
         )
 
     def refresh(self, record: AnyRecord) -> None:
-        """Read a record again into the same object; changes on it are dropped.
+        """Read a record again into the same object; unwritten changes of the object are discarded.
 
-        A claim is kept; `ClaimLostError` if it was lost. `FlowNotFoundError` and the like if the
-        record is gone. On an error the object is unchanged.
+        A claim is kept; if it was lost, the call raises `ClaimLostError`. If the record no longer exists, it
+        raises `FlowNotFoundError` or the corresponding error. After an error, the object is unchanged.
         """
         self._run(sessions.session_refresh(self._context, self._unit, record))
 
     def commit(self, *, resolve: bool = False) -> Receipt:
-        """Write all changes or none, each checked against what was read.
+        """Write all changes or none, each checked against the version that was read.
 
-        Costs one round trip, none if nothing has changed. A refused commit raises `ConflictError`:
-        the one refusal itself, or an error whose `conflicts` has a refusal per record. Nothing was
-        written then, and the changes are still pending; `rollback()` drops them. Claims of flows in
-        the session are checked and renewed, also if only other records change. `UsageError` is
-        raised before anything is sent.
+        Costs one round trip, or none if nothing has changed. If the commit is refused, it raises
+        `ConflictError`: the refusal itself if there is only one, or an error whose `conflicts` has one
+        refusal per record. In this case, nothing was written and the changes are still pending; `rollback()`
+        discards them. Claims of flows in the session are checked and renewed, even if only other records
+        change. `UsageError` is raised before anything is sent.
 
-        With `resolve` a lost outcome is settled here, by further requests for up to the store's
-        `timeout`. If the commit was applied, the objects take over what it made of them, and the
-        session is used on. If it was not, and never will be, that is a `StoreUnavailableError`.
+        With `resolve`, if the outcome is unknown, it is determined here, by further requests for up to the
+        store's `timeout`. If the commit was applied, the objects are updated, and you can continue to use
+        the session. If it was not applied and never will be, the call raises `StoreUnavailableError`.
 
-        A lost outcome (`CommitUncertainError`), or any other error while sending, closes the
-        session.
+        An unknown outcome (`CommitUncertainError`), or any other error while sending, closes the session.
         """
         return self._run(sessions.session_commit(self._context, self._unit, resolve=resolve))
 

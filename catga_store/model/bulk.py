@@ -13,8 +13,8 @@ __all__ = ["BulkReport"]
 class BulkReport:
     """How many flows an operation of `Store.bulk` has changed and skipped, and why.
 
-    Each flow that matched was changed or skipped: `matched` is the sum of both. In a dry run `changed` are
-    those that would have been changed.
+    Each flow that matched was changed or skipped; `matched` is the sum of both. In a dry run, `changed` is the
+    number of flows that would have been changed.
     """
 
     matched: int
@@ -24,7 +24,7 @@ class BulkReport:
     first_changed: tuple[str, ...]
     """The ids of the first 100 flows that were changed."""
     first_skipped: Mapping[str, tuple[str, ...]]
-    """The ids of the first 100 flows that were skipped, by the reason."""
+    """The ids of the first 100 flows that were skipped for each reason, by the reason."""
     cursor: str | None
     """Where to continue; `None` at the end."""
     dry_run: bool

@@ -18,37 +18,38 @@ SEVERITIES: tuple[Severity, ...] = ("info", "warning", "problem")
 
 @frozen
 class FlowFinding:
-    """One thing that keeps a flow from going on, or may do so.
+    """One reason why a flow does not, or may not, continue.
 
     `code` is one of the words in the table of `Store.diagnose`. `severity` is `"problem"` if the flow
-    cannot go on by itself, `"warning"` if it probably does not, `"info"` if it may be right.
+    cannot continue by itself, `"warning"` if it probably does not, and `"info"` if this may be intended.
     """
 
     code: str
     severity: Severity
     text: str
-    """What was found, as what is said of the flow: "is suspended, but waits for nothing"."""
+    """What was found, as a predicate of the flow: "is suspended, but waits for nothing"."""
     advice: str
     """What can be done about it."""
 
 
 @frozen
 class Diagnosis:
-    """What was found about one flow, the worst first; nothing if it is well."""
+    """The findings about one flow, most severe first; none if nothing is wrong."""
 
     flow_id: str
     flow: FlowSummary | None
-    """Everything but its state; `None` if there is no such flow: then only what belongs to it is left."""
+    """The flow without its state; `None` if there is no such flow, if not even its head can be read, or if the
+    finding is about a wait condition."""
     findings: tuple[FlowFinding, ...] = ()
     correlation_id: str | None = None
-    """The wait condition that the flow is suspended on, or that waits for a flow that does not exist."""
+    """The wait condition on which the flow is suspended, or whose parent does not exist, or that cannot be read."""
 
     @property
     def severity(self) -> Severity | None:
-        """The worst severity of its findings; `None` if there are none."""
+        """The highest severity of the findings; `None` if there are none."""
         return self.findings[0].severity if self.findings else None
 
     @property
     def codes(self) -> tuple[str, ...]:
-        """The codes of its findings."""
+        """The codes of the findings."""
         return tuple(finding.code for finding in self.findings)

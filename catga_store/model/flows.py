@@ -56,7 +56,7 @@ def _wait_or_none(_instance: object, _attribute: Attribute[Any], value: object) 
 
 
 class FlowStatus(enum.Enum):
-    """Where a flow is in its life. The store enforces no transitions."""
+    """The status of a flow. The store allows any transition."""
 
     CREATED = 0
     RUNNING = 1
@@ -68,13 +68,13 @@ class FlowStatus(enum.Enum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the flow has ended: it is never due, has no owner, and is kept for its retention."""
+        """Whether the flow has ended: it is never due, has no owner, and is kept for its retention time."""
         return self._value_ >= 4  # noqa: PLR2004  COMPLETED; `.value` costs ten times as much
 
 
 @frozen
 class FlowPosition:
-    """Where in its steps a flow is: a path of step indices, outermost first.
+    """The position of a flow in its steps: a path of step indices, outermost first.
 
     >>> position = FlowPosition().advance().enter(3)
     >>> str(position), position.current, position.depth
@@ -92,7 +92,7 @@ class FlowPosition:
 
     @property
     def depth(self) -> int:
-        """How many levels deep the position is; 1 at the top."""
+        """The number of levels of the position; 1 at the top level."""
         return len(self.path)
 
     def advance(self, by: int = 1) -> FlowPosition:
@@ -104,7 +104,7 @@ class FlowPosition:
         return FlowPosition((*self.path[:-1], self.path[-1] + by))
 
     def enter(self, index: int) -> FlowPosition:
-        """Return the position of step `index`, one level deeper."""
+        """Return the position of step `index` one level deeper."""
         return FlowPosition((*self.path, index))
 
     def exit(self) -> FlowPosition:
@@ -146,22 +146,25 @@ def _flow_key_of(flow: FlowSnapshot[Any]) -> Key:
 
 @define(eq=False, repr=False)
 class FlowSnapshot(Generic[S]):
-    """One flow: its state and where it is.
+    """One flow: its state and its position.
 
     `state` is an instance of an attrs class or a dataclass, a TypedDict (pass it as `state_type`), or
-    plain JSON data. `due_at` is when a worker should next take the flow; `None` is never. A new flow
-    has `NOW`: it is due at once, unless it is suspended or terminal. `attempts` is how often the flow
-    was claimed since its position or status last changed. `expires_at` is when the flow expires, whatever
-    its status. An expiry that you set stays until you set another one, also when the flow ends. Without
-    one, a live flow never expires, and each write of an ended flow sets it by the store's `Retention`.
+    plain JSON data. `due_at` is the time at which a worker should next claim the flow; `None` means never.
+    The default is `NOW`: the flow is due at once, unless it is suspended or terminal. `attempts` is the
+    number of claims since its position or status last changed. `expires_at` is the time at which the flow
+    expires, whatever its status. An expiry that you set is kept until you set another one, even when the
+    flow ends. If you set none, a live flow never expires, and each write of an ended flow sets the expiry
+    according to the store's `Retention`.
 
     `reports_to` is the correlation id of a wait condition of which this flow is a child. When the flow
-    ends, it is completed there: in the commit that sets a terminal status or deletes the flow, no matter who
-    makes it. Success is the status `COMPLETED`; else the completion has the flow's `error`. Such a flow
-    cannot expire before it has ended (`UsageError`), and is in the partition of the condition.
+    ends, the child is completed there, in the commit that sets a terminal status or deletes the flow, whoever
+    makes this commit. It is a success if the status is `COMPLETED`; otherwise, the completion has the flow's
+    `error`. Such a flow cannot expire before it has ended (`UsageError`), and is in the partition of the
+    condition.
 
-    `tags` are up to 16 pairs of text by which flows are found and claimed: keys of 1 to 64 bytes, values of 0
-    to 256, in UTF-8. They cannot be changed in place; set another mapping. `fork` and `run.spawn` pass them on.
+    `tags` are up to 16 key-value pairs by which flows are found and claimed: keys of 1 to 64 bytes and values of
+    0 to 256 bytes of UTF-8. They cannot be changed in place; assign another mapping. `fork` and `run.spawn`
+    copy them.
 
     Two snapshots are equal only if they are the same object.
 
@@ -206,12 +209,12 @@ class FlowSnapshot(Generic[S]):
 
     @property
     def revision(self) -> str | None:
-        """Identifies this write of this record forever; `None` before the first. Usable as an ETag."""
+        """Identifies this write of this record forever; `None` before the first write. Usable as an ETag."""
         return None if self._loaded is None else self._loaded.head.revision
 
     @property
     def created_at(self) -> datetime | None:
-        """When the flow was first written, unless another time was passed; it never changes."""
+        """When the flow was first written, unless you passed another time; it never changes."""
         return self._created_at if self._loaded is None else from_ms(self._loaded.head.created_ms)
 
     @property
@@ -221,12 +224,12 @@ class FlowSnapshot(Generic[S]):
 
     @property
     def owner(self) -> str | None:
-        """The owner of the claim on the flow when it was read or written."""
+        """The owner of the claim when the flow was read or written; `None` if it was not claimed."""
         return None if self._loaded is None else self._loaded.head.owner
 
     @property
     def type_name(self) -> str:
-        """The name the state is stored under; empty for plain JSON data."""
+        """The type name under which the state is stored; empty for plain JSON data."""
         if self._loaded is not None and self._loaded.head.type:
             return self._loaded.head.type
 
@@ -234,7 +237,7 @@ class FlowSnapshot(Generic[S]):
 
     @property
     def key(self) -> Key:
-        """The key the flow is stored under."""
+        """The key under which the flow is stored."""
         return self._key
 
     def __repr__(self) -> str:
@@ -247,7 +250,7 @@ class FlowSnapshot(Generic[S]):
 
 @frozen
 class FlowSummary:
-    """One line of a listing: everything about a flow except its state."""
+    """One row of a listing: everything about a flow except its state."""
 
     flow_id: str
     type_name: str
@@ -264,13 +267,13 @@ class FlowSummary:
     owner: str | None
     tags: Mapping[str, str] = NO_TAGS
     unreadable: str | None = None
-    """Why the store cannot read this line, which happens if another program wrote it: then its id is right,
-    and nothing else is known. `None` if it can be read."""
+    """Why the store cannot read this flow, which happens if another program has written it; then only its id is
+    known, and the other fields mean nothing. `None` if it can be read."""
 
 
 @frozen
 class FlowVersion:
-    """One line of the history of a flow: what a version was, except its state."""
+    """One row of the history of a flow: a version, except its state."""
 
     version: int
     status: FlowStatus
@@ -279,4 +282,4 @@ class FlowVersion:
     owner: str | None
     updated_at: datetime
     size: int
-    """The bytes that the state takes, with what is stored beside it."""
+    """The size in bytes of the state and of what is stored beside it."""

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @frozen
 class Page(Generic[T]):
-    """A part of a listing; pass its `cursor` to get the next part. At the end, that is `None`."""
+    """One page of a listing; pass its `cursor` to get the next page. The last page has the cursor `None`."""
 
     items: tuple[T, ...]
     cursor: str | None
@@ -36,7 +36,7 @@ def _kept(value: timedelta | None) -> timedelta | None:
 
 @frozen(kw_only=True)
 class Retention:
-    """How long ended records are kept; `None` is forever. Live records do not expire by themselves.
+    """How long ended records are kept; `None` means forever. Live records do not expire by themselves.
 
     `flows` applies to completed and cancelled flows and `failed` to failed ones, from their last
     write, unless `expires_at` of the flow was set. `waits` applies to conditions, from when they ended and a worker has

@@ -53,13 +53,13 @@ def _key_of_part(part: Part[Any]) -> Key:
 class Part(Generic[S]):
     """One named body under a flow: a step's result, a chunk of data, another program's record.
 
-    `name` is 1 to 512 UTF-8 bytes; parts are listed by the bytes of their names, and `/` groups them by
-    convention. It does not end with `/`. `body` is `bytes`, which are kept as they are, or whatever a
-    flow's state can be; `body_type` is like `state_type` of a flow. `tag` is up to 256 UTF-8 bytes of
-    text that listings return without the body.
+    `name` has 1 to 512 UTF-8 bytes and does not end with `/`. Parts are listed in the order of the bytes of
+    their names; by convention, `/` groups them. `body` is `bytes`, which are kept as they are, or anything
+    that the state of a flow can be; `body_type` is like `state_type` of a flow. `tag` is a text of up to 256
+    UTF-8 bytes that listings return without the body.
 
-    A part commits with its flow, in the flow's partition, and goes with it. It may be written before
-    its flow is. Two parts are equal only if they are the same object.
+    A part is in the partition of its flow, can be written in the same commit, and is deleted with the flow. It
+    may be written before its flow. Two parts are equal only if they are the same object.
 
     >>> part = Part("order-1", "step/3", b"...", tag="image/png")
     >>> part.version, part
@@ -102,12 +102,12 @@ class Part(Generic[S]):
 
     @property
     def revision(self) -> str | None:
-        """Identifies this write of this part forever; `None` before the first."""
+        """Identifies this write of this part forever; `None` before the first write."""
         return None if self._loaded is None else self._loaded.head.revision
 
     @property
     def created_at(self) -> datetime | None:
-        """When the part was first written; `None` before that."""
+        """When the part was first written; `None` before the first write."""
         return None if self._loaded is None else from_ms(self._loaded.head.created_ms)
 
     @property
@@ -117,7 +117,7 @@ class Part(Generic[S]):
 
     @property
     def type_name(self) -> str:
-        """The name the body is stored under: `bytes`, that of its type, or empty for JSON data."""
+        """The type name under which the body is stored: `bytes`, the name of its type, or empty for JSON data."""
         if self._loaded is not None:
             stored = self._loaded.head.type
             if self._body is UNREAD or stored not in ("", "bytes"):
@@ -127,7 +127,7 @@ class Part(Generic[S]):
 
     @property
     def key(self) -> Key:
-        """The key the part is stored under."""
+        """The key under which the part is stored."""
         return self._key
 
     def __repr__(self) -> str:
@@ -136,10 +136,10 @@ class Part(Generic[S]):
 
 @frozen
 class Appended:
-    """What an append did: the `sequence` of its entry, from 1, without gaps in a log.
+    """The result of an append: the `sequence` of its entry. The sequences of a log start at 1 and have no gaps.
 
-    `duplicate`: the log had an entry with the same key, and nothing was written; the sequence is that
-    of this entry.
+    `duplicate`: the log already had an entry with the same key, so nothing was written; `sequence` is the
+    sequence of that entry.
     """
 
     flow_id: str
@@ -151,7 +151,7 @@ class Appended:
 
 @frozen
 class LogEntry:
-    """One entry of a log: its body, and when and by what it was written."""
+    """One entry of a log: its body, and when and with which version of the flow it was written."""
 
     sequence: int
     body: Any

@@ -50,10 +50,9 @@ def _check_disjoint(one: BitMap64, other: BitMap64) -> None:
 class ForEachProgress:
     """Which items of a ForEach step are done, kept as bitmaps.
 
-    `last_processed_index` is the item marked last. The record of a million items takes 0.4 KiB if
-    they were marked in order and none failed, and 125 KiB if a random tenth failed. Marking an item
-    costs less than a microsecond, saving what writing the record costs: mark many items between
-    two saves.
+    `last_processed_index` is the item that was marked last. The record of a million items takes 0.4 KiB if
+    they were marked in order and none failed, and 125 KiB if a random tenth of them failed. Marking an item
+    takes less than a microsecond, but saving writes the whole record: mark many items between two saves.
 
     >>> progress = ForEachProgress()
     >>> for index in range(5):
@@ -114,12 +113,12 @@ class ForEachProgress:
 
     @property
     def revision(self) -> str | None:
-        """Identifies this write of this record forever; `None` before the first."""
+        """Identifies this write of this record forever; `None` before the first write."""
         return None if self._loaded is None else self._loaded.head.revision
 
     @property
     def created_at(self) -> datetime | None:
-        """When the progress was first written; `None` before that."""
+        """When the progress was first written; `None` before the first write."""
         return None if self._loaded is None else from_ms(self._loaded.head.created_ms)
 
     @property
@@ -129,13 +128,13 @@ class ForEachProgress:
 
     @property
     def total_processed(self) -> int:
-        """How many items were marked, processed and failed together."""
+        """How many items were marked as processed or failed."""
         return len(self._marked)
 
     def mark(self, index: int, ok: bool = True) -> None:  # noqa: FBT001, FBT002  the contract's signature
-        """Put item `index` (from 0) in the processed set, or in the failed set, and not in the other.
+        """Put item `index` (from 0) into the processed or the failed set, and remove it from the other.
 
-        Costs less than a microsecond, however many items are marked.
+        Takes less than a microsecond, however many items are marked.
         """
         if type(index) is not int or not 0 <= index <= LAST_INDEX:
             index = check_index(index)
@@ -149,16 +148,16 @@ class ForEachProgress:
         object.__setattr__(self, "last_processed_index", index)  # checked above
 
     def pending(self, total: int) -> Iterator[int]:
-        """Iterate over the indices below `total` that were not marked, ascending, as of now."""
+        """Iterate over the indices below `total` that are not marked at the time of the call, in ascending order."""
         return missing(self._marked.copy(), check_index(total, "total"))
 
     def remaining(self, total: int) -> int:
-        """How many of `total` items were not marked yet."""
+        """How many of `total` items are not marked yet."""
         total = check_index(total, "total")
         return total - self._marked.range_cardinality(0, total)
 
     def fraction(self, total: int) -> float:
-        """How much of `total` items was marked, from 0.0 to 1.0; 1.0 of no items.
+        """The fraction of `total` items that are marked, from 0.0 to 1.0; 1.0 if `total` is 0.
 
         >>> progress = ForEachProgress(range(30), [31])
         >>> progress.remaining(40), progress.fraction(40)
@@ -168,9 +167,9 @@ class ForEachProgress:
         return 1.0 - left / total if total else 1.0
 
     def merge(self, other: ForEachProgress) -> ForEachProgress:
-        """Add what `other` has marked, and return this object.
+        """Add the items that `other` has marked, and return this object.
 
-        An item that failed in one and was processed in the other is processed: it was tried again.
+        An item that failed in one object and was processed in the other is processed: it was tried again.
         """
         if type(other) is not ForEachProgress:
             message = f"expected a ForEachProgress to merge with, got {shown(other)}"

@@ -16,44 +16,44 @@ __all__ = ["DueFlow", "StoreStats"]
 
 @frozen
 class DueFlow:
-    """One line of `query_due`: a flow that is due, or that a worker has claimed."""
+    """One row of `query_due`: a flow that is due, or that a worker has claimed."""
 
     flow: FlowSummary
     claimed: bool
-    """Whether a claim on it has not ended; it ends at `flow.due_at`."""
+    """Whether it has a claim that has not ended; the claim ends at `flow.due_at`."""
     lease_expired: bool
     """Whether it is due because a claim has ended: its worker died, lost the store, or was too slow."""
     age: timedelta
-    """How long it has been due. Of a claimed flow: how long ago it was last written, by the claim or by
-    its owner since; `extend` does not count."""
+    """How long it has been due. For a claimed flow, how long ago it was last written, by the claim or later by its
+    owner; `extend` does not count."""
 
 
 @frozen(kw_only=True)
 class StoreStats:
-    """What a store holds, in numbers, at one time; see `Store.stats`."""
+    """The numbers of what a store contains at one time; see `Store.stats`."""
 
     at: datetime
-    """By the clock of the store that asked."""
+    """The time, by the clock of the store object that was called."""
     flows: Mapping[str, Mapping[FlowStatus, int]]
-    """By the name of the type, which is empty for plain data, and by status; without zeros."""
+    """The number of flows by type name, which is empty for plain data, and by status; zeros are left out."""
     due: int
-    """Flows whose `due_at` has come: under no claim, or under one that has ended."""
+    """Flows whose `due_at` has passed: they have no claim, or one that has ended."""
     oldest_due_age: timedelta | None
-    """How long the first of them has been due; `None` if there is none."""
+    """How long the oldest of them has been due; `None` if there are none."""
     claimed: int
-    """Flows under a claim that has not ended."""
+    """Flows with a claim that has not ended."""
     expired_leases: int
-    """Flows whose claim has ended without a write of its owner; they are due."""
+    """Flows whose lease has ended without a write by the owner; they are due."""
     waits_pending: int
     """Wait conditions that have not ended."""
     waits_overdue: int
-    """Those of them whose deadline has passed."""
+    """How many of them are past their deadline."""
     waits_due: int
-    """Wait conditions that `claim_due` acts upon now: their parent is to be notified of their end, or
-    their deadline has passed."""
+    """Wait conditions that `claim_due` handles now: they have ended and their parent must be notified, or their
+    deadline has passed."""
     unreadable: int = 0
-    """Flows that are in none of `flows`: they are stored with a status that does not exist, because another
-    program wrote it. `diagnose_all` names them."""
+    """Flows that are not counted in `flows`, because another program has stored a status that does not exist.
+    `diagnose_all` lists them."""
 
     @property
     def total(self) -> int:

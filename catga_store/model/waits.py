@@ -38,13 +38,13 @@ class WaitType(enum.Enum):
     """What satisfies a wait condition."""
 
     WHEN_ALL = 0
-    """Every child has completed, failed ones too."""
+    """All children have completed, successfully or not."""
     WHEN_ANY = 1
-    """The first child has succeeded, or all have completed."""
+    """One child has succeeded, or all have completed."""
 
 
 class WaitOutcome(enum.Enum):
-    """How a wait condition ended, if it has."""
+    """How a wait condition has ended, if it has."""
 
     PENDING = 0
     SATISFIED = 1
@@ -63,7 +63,7 @@ class ChildResult:
 
 @frozen
 class Completion:
-    """What `complete_child` did; its docstring explains the fields."""
+    """The result of `complete_child`, whose docstring explains the fields."""
 
     accepted: bool
     duplicate: bool
@@ -155,7 +155,7 @@ def _children(value: Iterable[str]) -> tuple[str, ...]:
 class WaitCondition:
     """A parent flow waits for children: for all of them, or for the first that succeeds.
 
-    A child is any id: an approval or a webhook is completed like a flow. Completions are stored
+    A child can be any id: an approval or a webhook is completed like a flow. Completions are stored
     beside the condition and do not change its `version`, except for the one that ends the wait.
 
     >>> wait = WaitCondition("order-1/ship", flow_ids=["s-1", "s-2"])
@@ -180,10 +180,10 @@ class WaitCondition:
     _session: object | None = field(default=None, init=False)
     _results: Results = field(default=_NO_RESULTS, init=False)
     unreadable: str | None = field(default=None, init=False, on_setattr=setters.frozen)
-    """In a listing: why the store cannot read this condition, which happens if another program wrote it. Then
-    its id is right, nothing else is known, and it cannot be written. `None` if it can be read."""
+    """In a listing, why the store cannot read this condition, which happens if another program has written it;
+    then only its id is known, and it cannot be written. `None` if it can be read."""
     _suspended_on: str | None = field(default=None, init=False)
-    """On the copy in a flow: the other condition that the flow is still suspended on."""
+    """On the copy in a flow, the other condition on which the flow is still suspended."""
 
     @property
     def version(self) -> int:
@@ -192,14 +192,14 @@ class WaitCondition:
 
     @property
     def revision(self) -> str | None:
-        """Identifies this write of this record forever; `None` before the first."""
+        """Identifies this write of this record forever; `None` before the first write."""
         return None if self._loaded is None else self._loaded.head.revision
 
     @property
     def deadline(self) -> datetime | None:
-        """When the wait times out; `None` before the first write, and if it never does.
+        """When the wait times out; `None` before the first write, and if it never times out.
 
-        It never does without a timeout, or if that would be after the year 9999.
+        It never times out without a timeout, or if the deadline would be after the year 9999.
         """
         if self.created_at is None or self.timeout is None:
             return None
@@ -216,16 +216,16 @@ class WaitCondition:
 
     @property
     def results(self) -> Mapping[str, ChildResult]:
-        """The completions of children when the condition was read, by child.
+        """The completions of the children when the condition was read, by child.
 
-        Access raises `StoreUnavailableError` if a commit has ended the condition and the completions
+        Any access raises `StoreUnavailableError` if a commit has ended the condition but the completions
         could not be read afterwards, and `CorruptRecordError` if the condition is `unreadable`.
         """
         return self._results
 
     @property
     def key(self) -> Key:
-        """The key the condition is stored under."""
+        """The key under which the condition is stored."""
         return wait_key(self.correlation_id)
 
     def __repr__(self) -> str:

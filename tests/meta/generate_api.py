@@ -40,28 +40,29 @@ TEXTS = {
     "Durable state of flows, for async code.": "Durable state of flows.",
     """
     A store belongs to the event loop that first used it. Cancelling a read stops it at once. A write
-    that is already in flight completes first; its result is applied to your objects, and then the
+    that is already in flight completes first: its result is applied to your objects, and then the
     cancellation is raised again.
 """: """
-    Threads may share a store, and it may be opened before a fork.
+    Threads can share a store, and it can be opened before a fork.
 """,
     "so another task may call it": "so another thread may call it",
     "Await `function(session, *args)`": "Call `function(session, *args)`",
     "in an `async with`": "in a `with`",
     """while an `async with` block runs: extend it""": "while a `with` block runs: extend it",
     """
-        block is cancelled, and `ClaimLostError` is raised at its end, by itself. Inside, the flow may be
-        written as always; a commit""": """
-        block continues, because a thread cannot be stopped: `lost` of what `with` returns says so.
-        `ClaimLostError` is raised at its end, unless it raises something itself. Inside, the flow may
-        be written as always; a commit""",
-    "`async with` closes it": "`with` closes it",
-    """while sending, closes the
-        session. A cancelled commit that is in flight completes first and updates the objects, so it
-        is never applied without your knowing: afterwards `receipt` says what was written.
-        `SessionClosedError` afterwards means that the outcome was lost.
-""": """while sending, closes the
-        session.
+        lost later, the block is cancelled, and `ClaimLostError` is raised at its end, not in an exception
+        group. In the block, the flow can be written as usual; a commit that ends the claim ends the
+        extensions, too.""": """
+        lost later, the block continues, because a thread cannot be stopped: the attribute `lost` of the object
+        that `with` returns is then true. `ClaimLostError` is raised at the end of the block, unless it raises
+        another error. In the block, the flow can be written as usual; a commit that ends the claim ends the
+        extensions, too.""",
+    "`async with` closes the session": "`with` closes the session",
+    """while sending, closes the session. If
+        a commit in flight is cancelled, it completes first and updates the objects, so it is never applied
+        without your knowledge: afterwards, `receipt` says what was written. If the session then raises
+        `SessionClosedError`, the outcome is unknown.
+""": """while sending, closes the session.
 """,
     """            for summary in page:
                 yield summary
