@@ -37,26 +37,26 @@ class BaseSession:
     def add(self, record: AnyRecord) -> None:
         """Track a record, and write it at the next commit.
 
-        A record without a revision is created (flow) or set (condition). One with a revision is
-        written if it has changed.
+        A flow without a revision is created, and a condition without a revision is set. A record with a
+        revision is written if it has changed.
         """
         self._unit.add(record)
 
     def delete(self, record: AnyRecord) -> None:
         """Queue the deletion of a loaded record; it is version-checked.
 
-        Afterwards `get` returns `None`, and `add` of the same key replaces it in the same commit.
+        After that, `get` returns `None`, and `add` of a record with the same key replaces it in the same commit.
         """
         self._unit.delete(record)
 
     def delete_by_id(self, flow_id: str) -> None:
-        """Queue the deletion of a flow and its ForEach progress, whatever is stored then.
+        """Queue the deletion of a flow and its ForEach progress, whatever is stored at the commit.
 
-        Nothing is read or checked, so this never makes a commit conflict, and the receipt does not
-        say whether there was a flow. A flow that reports its end (`reports_to`) does so in the commit,
-        which then takes a second round trip. The session's object for the flow, if it has one, leaves the
-        session with its changes; afterwards `get` returns `None`. A new flow cannot take its place
-        in the same commit (`UsageError` from `add`): load the flow and `delete` it for that.
+        Nothing is read or checked, so this never causes a conflict, and the receipt does not say whether the
+        flow existed. A flow that reports its end (`reports_to`) does so in the commit,
+        which then takes a second round trip. The session's object for the flow, if it has one, is removed
+        from the session with its changes; after that, `get` returns `None`. A new flow cannot replace it in
+        the same commit (`add` raises `UsageError`): to replace it, load the flow and `delete` it.
 
         >>> from catga_store import FlowSnapshot, MemoryStore
         >>> store = MemoryStore()
@@ -74,11 +74,11 @@ class BaseSession:
     ) -> None:
         """Track a part, and write it at the next commit.
 
-        A part that was read is written if it has changed and the store still holds what was read, else
-        the commit raises `StalePartError`. A new part expects that there is none (`PartExistsError`);
-        with `exists="keep"` it is written only if there is none, which never makes a commit conflict:
-        `receipt.kept` names those that were there, and their objects leave the session. With
-        `exists="overwrite"` it is written whatever is there.
+        A part that was read is written if it has changed; if the store no longer has the revision that was
+        read, the commit raises `StalePartError`. If a part with the name of a new part exists, the commit
+        raises `PartExistsError`. With `exists="keep"`, the existing part is kept without a conflict:
+        `receipt.kept` names such parts, and your objects for them are removed from the session. With
+        `exists="overwrite"`, the part is written whatever is stored.
 
         >>> from catga_store import FlowSnapshot, MemoryStore, Part
         >>> store = MemoryStore()
@@ -97,12 +97,13 @@ class BaseSession:
     def append(
         self, flow_id: str, body: object, *, log: str = "log", key: str | None = None
     ) -> None:
-        """Queue an entry of a log of a flow; the receipt's `entries` says its sequence.
+        """Queue an entry for a log of a flow; its sequence is in the receipt's `entries`.
 
-        The store gives the sequence at commit: from 1, without gaps, in the order of commits. An append
-        never makes a commit conflict. If the log has an entry with the same `key`, nothing is written,
-        and the receipt says `duplicate` with the sequence of that entry. The body is encoded now, so
-        later changes of the object are not written; it is `bytes` or whatever a state can be.
+        The store assigns the sequence at the commit: sequences start at 1, have no gaps, and follow the order of
+        commits. An append never causes a conflict. If the log already has an entry with the same `key`,
+        nothing is written, and the receipt has a `duplicate` with the sequence of that entry. The body is
+        encoded now, so later changes of the object are not written; it is `bytes` or anything that a state
+        can be.
 
         >>> from catga_store import FlowSnapshot, MemoryStore
         >>> store = MemoryStore()
@@ -123,11 +124,11 @@ class BaseSession:
         raise refusal
 
     def suspend(self, flow: FlowSnapshot[Any], wait: WaitCondition) -> None:
-        """Let a flow wait: the commit writes both records and ends the flow's claim.
+        """Make a flow wait: the commit writes both records and ends the flow's claim.
 
         The flow becomes `SUSPENDED` and is not due. `claim_due` returns it again when the wait is
-        satisfied or past its deadline, at once if it already is. `flow.wait_condition` is a copy of
-        the definition, `wait.parent_flow_id` the flow.
+        satisfied or past its deadline, at once if it already is. `flow.wait_condition` is set to a
+        copy of the definition, and `wait.parent_flow_id` to the id of the flow.
         """
         sessions.suspend(self._context, self._unit, flow, wait)
 
@@ -136,8 +137,8 @@ class BaseSession:
     ) -> None:
         """Queue the progress of a step, and track it: later marks are written by later commits.
 
-        If the store no longer holds what was loaded, the commit raises `StaleProgressError`;
-        `overwrite` writes it whatever is stored.
+        If the store no longer has the revision that was loaded, the commit raises `StaleProgressError`; with
+        `overwrite`, the progress is written whatever is stored.
         """
         key = step_key(flow_id, step_index)
         self._unit.save_progress(key, progress, overwrite=overwrite)
@@ -155,9 +156,9 @@ class BaseSession:
         result: object = None,
         error: str | None = None,
     ) -> None:
-        """Queue the completion of a child; the receipt's `completions` says what it did.
+        """Queue the completion of a child; its result is in the receipt's `completions`.
 
-        Completions never make a commit conflict.
+        Completions never cause a conflict.
         """
         try:
             change = completion_change(
@@ -172,11 +173,11 @@ class BaseSession:
         raise refusal
 
     def require_unchanged(self, record: AnyRecord) -> None:
-        """Commit only if this record is still what was read, although it is not written.
+        """Commit only if this record has not changed since it was read, although it is not written.
 
-        This protects against write skew: two sessions that each read what the other writes. If the
-        same commit writes the record, that must be through what was read: a commit that sets a
-        condition, clears or overwrites progress, or writes another object is a `UsageError`.
+        This protects against write skew: two sessions that each read what the other writes. If the same commit
+        also writes the record, it must write the object that was read: `UsageError` if the commit sets the
+        condition, clears or overwrites the progress, or writes another object.
         """
         self._unit.check(record)
 
@@ -185,18 +186,18 @@ class BaseSession:
         self.require_unchanged(record)
 
     def guard(self, flow: FlowSnapshot[Any]) -> None:
-        """Commit only while the claim of this flow stands, and renew it; write nothing of the flow.
+        """Commit only if the claim of this flow is still valid, and renew it; do not write the flow.
 
-        The flow is not attached to the session, and the object is not changed. So workers that act
-        for one owner, each with a session of its own, can commit at the same time under one claim,
-        also while the owner writes the flow. Once the claim is lost or released, the commit
-        raises `ClaimLostError` (`FlowNotFoundError` if the flow is gone) and writes nothing. A
-        claim whose lease is over stands until another owner claims the flow.
+        The flow is not added to the session, and the object is not changed. So workers that act for one owner,
+        each with its own session, can commit at the same time under one claim, even while the owner writes
+        the flow. Once the claim is lost or released, the commit raises `ClaimLostError` (`FlowNotFoundError`
+        if the flow no longer exists) and writes nothing. A claim whose lease has ended is valid until another
+        owner claims the flow.
 
-        Like a check, it is for the next commit, and it makes that a commit if there is nothing else
-        to write. It is part of the same round trip, and the flow must be in the same partition.
-        `UsageError` if the object holds no claim, or, from `commit`, if the session writes the flow
-        without having read it under this claim.
+        Like `require_unchanged`, it applies to the next commit, which is then sent even if there is nothing else
+        to write. It costs no additional round trip, and the flow must be in the same partition. Raises
+        `UsageError` if the object has no claim; `commit` raises it if the session writes the flow without
+        having read it under this claim.
 
         >>> from catga_store import FlowSnapshot, MemoryStore
         >>> store = MemoryStore()
@@ -211,20 +212,20 @@ class BaseSession:
         self._unit.guard(flow, claims.claim_of(flow))
 
     def expunge(self, record: AnyRecord) -> None:
-        """Stop tracking a record and drop its pending change; the object stays as it is.
+        """Stop tracking a record and discard its pending change; the object stays as it is.
 
-        If it was to replace a deleted record, that deletion stays pending.
+        If the record was to replace a deleted one, the deletion stays pending.
         """
         self._unit.expunge(record)
 
     def rollback(self) -> None:
-        """Stop tracking everything and drop all pending changes; the session stays usable."""
+        """Stop tracking all records and discard all pending changes; the session stays usable."""
         self._unit.rollback()
 
     def close(self) -> None:
-        """Roll back for good; the objects stay as they are.
+        """Roll back and end the session; the objects stay as they are.
 
-        A claimed flow with changes that were not committed is logged as a warning.
+        If a claimed flow has uncommitted changes, a warning is logged.
         """
         self._unit.close(self._context.limits)
 

@@ -34,13 +34,13 @@ class StoreOptions(TypedDict, total=False):
     |---|---|---|
     | `owner` | names this worker in claims | host, pid and a random part |
     | `clock` | a function that returns the time as an aware datetime | the system's clock |
-    | `timeout` | how long an operation may take to become certain | 10 s |
-    | `poll_interval` | after how long a call that waits looks again although nothing has woken it | 5 s |
+    | `timeout` | how long an operation may take until its outcome is known | 10 s |
+    | `poll_interval` | after how long a waiting call checks the store again if nothing has woken it | 5 s |
     | `retention` | how long ended records are kept | `Retention()` |
     | `partitions` | how many parts the store has; fixed at first use | 1 |
-    | `history` | how many versions of each flow are kept, the current one included | 1 |
-    | `max_record_bytes` | the most that one record may take, before its codecs | 64 MiB |
-    | `codecs` | what bodies go through when they are written, in order: `Zstd`, `Encrypt`, a `BodyCodec` | none |
+    | `history` | how many versions of each flow are kept, including the current one | 1 |
+    | `max_record_bytes` | the maximum size of a record, before its codecs | 64 MiB |
+    | `codecs` | what is applied to written bodies, in this order: `Zstd`, `Encrypt`, a `BodyCodec` | none |
     """
 
     owner: str | None
@@ -55,13 +55,12 @@ class StoreOptions(TypedDict, total=False):
 
 
 class FlowFilters(TypedDict, total=False):
-    """Filters of `query_flows`, `iter_flows` and `count_flows`; `None` does not restrict.
+    """Filters of `query_flows`, `iter_flows` and `count_flows`; `None` means no restriction.
 
-    `state_type` is a type or the name it is stored under. `created_after` and `updated_after` are
-    inclusive, `created_before` and `updated_before` are exclusive. `id_prefix` is what the ids begin
-    with, 1 to 512 bytes of UTF-8. `owner` is that of the claim, ended or not; `error_contains` is a part
-    of the error, upper and lower case as it is there; `attempts_at_least` is a number of attempts. `tags`
-    are those that a flow must all have.
+    `state_type` is a type or a stored type name. `created_after` and `updated_after` are inclusive;
+    `created_before` and `updated_before` are exclusive. `id_prefix` is the beginning of the ids, 1 to 512
+    bytes of UTF-8. `owner` is the owner of the claim, even if its lease has ended; `error_contains` is a part
+    of the error (case matters); `attempts_at_least` is a number of attempts. A flow must have all of `tags`.
     """
 
     status: FlowStatus | None
@@ -83,10 +82,10 @@ class BulkOptions(TypedDict, total=False):
     | option | meaning | default |
     |---|---|---|
     | `dry_run` | change nothing, and count what would be changed | `False` |
-    | `limit` | the most flows to look at | none |
-    | `cursor` | where to continue: that of a report, with the same selection | the beginning |
-    | `per_second` | how many flows are changed in a second at most; `None`: as fast as it goes | 1,000 |
-    | `progress` | a function that is called with the report so far, after each page of up to 100 flows | none |
+    | `limit` | the maximum number of flows to check | none |
+    | `cursor` | where to continue: the `cursor` of a report, with the same selection | the beginning |
+    | `per_second` | the maximum number of flows that are changed per second; `None`: no limit | 1,000 |
+    | `progress` | a function that is called with the current report after each page of up to 100 flows | none |
     """
 
     dry_run: bool
@@ -97,11 +96,11 @@ class BulkOptions(TypedDict, total=False):
 
 
 class DueFilters(TypedDict, total=False):
-    """Filters of `query_due` and `count_due`; `None` does not restrict.
+    """Filters of `query_due` and `count_due`; `None` means no restriction.
 
-    `only` is what to list: `"due"` flows, under no claim or one that has ended; `"claimed"` ones, whose
-    claim has not ended; or those whose claim is `"expired"`, which are due. `state_type` is a type or the
-    name it is stored under. `tags` are those that a flow must all have.
+    `only` selects what to list: `"due"` flows, which have no claim or one that has ended; `"claimed"` flows,
+    whose claim has not ended; or `"expired"` flows, whose claim has ended and which are due. `state_type` is
+    a type or a stored type name. A flow must have all of `tags`.
     """
 
     only: Literal["due", "claimed", "expired"] | None
@@ -110,14 +109,14 @@ class DueFilters(TypedDict, total=False):
 
 
 class DiagnosisOptions(TypedDict, total=False):
-    """From when on something is wrong, for `diagnose` and `diagnose_all`.
+    """Thresholds and types for `diagnose` and `diagnose_all`.
 
     | option | meaning | default |
     |---|---|---|
-    | `late` | how long a flow may be due, or a lease over, before a worker has claimed it | 5 min |
+    | `late` | how long a flow may be due, or its lease may have ended, before a worker claims it | 5 min |
     | `idle` | how long a flow may wait without a deadline | 1 day |
     | `attempts` | how many attempts at one step are too many | 5 |
-    | `types` | types that the program knows: flows of later versions of them are found | none |
+    | `types` | types that the program knows: flows with later versions of them are found | none |
     """
 
     late: timedelta
@@ -127,7 +126,7 @@ class DiagnosisOptions(TypedDict, total=False):
 
 
 class WaitFilters(TypedDict, total=False):
-    """Filters of `query_wait_conditions` and `iter_wait_conditions`; `None` does not restrict."""
+    """Filters of `query_wait_conditions` and `iter_wait_conditions`; `None` means no restriction."""
 
     outcome: WaitOutcome | None
     parent_flow_id: str | None

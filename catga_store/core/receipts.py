@@ -28,7 +28,7 @@ __all__ = ["Receipt", "appended_of", "completion_of", "receipt_of"]
 
 @frozen
 class Receipt:
-    """What a commit did. `versions` maps the key of each written record to its version.
+    """The result of a commit. `versions` maps the key of each written record to its version.
 
     A session that had nothing to write has an empty receipt, whose `commit_id` is `None`. A
     deleted record has version 0.
@@ -49,12 +49,12 @@ class Receipt:
     satisfied: tuple[str, ...] = ()
     """Conditions that this commit satisfied, by its completions or by setting them."""
     entries: tuple[Appended, ...] = ()
-    """What its appends to logs did, in their order; empty if that is not known."""
+    """The results of its appends to logs, in their order; empty if they are not known."""
     kept: tuple[Key, ...] = ()
-    """Parts added with `exists="keep"` that were there already, and were not written."""
+    """Parts added with `exists="keep"` that already existed and were not written."""
 
     def version_of(self, record: AnyRecord) -> int:
-        """Return the version that the commit made of a record, 0 if it deleted it.
+        """Return the version of a record that the commit wrote, or 0 if the commit deleted it.
 
         `UsageError` if the commit did not write the record.
         """

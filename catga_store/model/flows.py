@@ -157,7 +157,7 @@ class FlowSnapshot(Generic[S]):
     according to the store's `Retention`.
 
     `reports_to` is the correlation id of a wait condition of which this flow is a child. When the flow
-    ends, the child is completed there, in the commit that sets a terminal status or deletes the flow, whoever
+    ends, the child is completed there, in the commit that sets a terminal status or deletes the flow, no matter who
     makes this commit. It is a success if the status is `COMPLETED`; otherwise, the completion has the flow's
     `error`. Such a flow cannot expire before it has ended (`UsageError`), and is in the partition of the
     condition.

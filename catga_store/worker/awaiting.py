@@ -49,13 +49,13 @@ Failed: TypeAlias = Callable[[AsyncRun[Any], Exception], Awaitable[None]]
 class AsyncWorker(BaseWorker):
     """Claims due flows of a store, runs their async handlers in tasks, and commits what they changed.
 
-    Optional: it calls the public operations of the store, as a loop of your own would. It runs on
-    asyncio and on trio.
+    A worker is optional: it calls only public operations of the store, as a loop of your own would. It
+    runs on asyncio and on trio.
 
-    `concurrency`: how many handlers run at the same time. `lease`: for how long a flow is claimed; claims
-    of flows under way are extended every third of it. `retry`: what happens after an exception. `grace`:
-    how long handlers may still run after the worker was stopped. `owner`: its name in claims. `tags`: it claims
-    only flows that have all of these tags.
+    `concurrency` is the number of handlers that run at the same time. `lease` is the duration of a claim; the
+    claims of running flows are extended after each third of it. `retry` determines what happens after an
+    exception. `grace` is how long handlers may continue to run after the worker was stopped. `owner` is the
+    name of the worker in claims. With `tags`, the worker claims only flows that have all of these tags.
 
     >>> import anyio
     >>> import catga_store as cs
@@ -125,10 +125,10 @@ class AsyncWorker(BaseWorker):
         retry: Retry | None = None,
         time_limit: timedelta | None = None,
     ) -> Callable[[Handled[Any]], Handled[Any]]:
-        """Decorate the handler for flows of these types; a name is a stored type name, `None` untyped flows.
+        """Decorate the handler for flows of these types: classes, stored type names, or `None` for no type.
 
-        The handler takes an `AsyncRun`. `retry` replaces the worker's. A handler that takes longer than
-        `time_limit` is cancelled: the attempt has failed, and nothing of it is committed.
+        The handler takes an `AsyncRun`. `retry` replaces the `retry` of the worker. A handler that takes longer
+        than `time_limit` is cancelled: the attempt fails, and none of its changes are committed.
         """
 
         def decorate(function: Handled[Any]) -> Handled[Any]:
@@ -138,12 +138,12 @@ class AsyncWorker(BaseWorker):
         return decorate
 
     def on_failure(self, *types: type[Any] | str | None) -> Callable[[Failed], Failed]:
-        """Decorate a function that is called when a flow of these types fails for good.
+        """Decorate a function that is called when a flow of these types fails for the last time.
 
-        It takes an `AsyncRun` and the error. The flow is as it was stored, `FAILED` and with its `error`. What
-        the function changes is part of the commit that fails the flow. It may also set the flow going
-        again, as with the status `COMPENSATING`, but not with
-        the position and status at which it has failed. If it raises, the flow fails without its changes.
+        It takes an `AsyncRun` and the error. The flow is in its stored state, but `FAILED` and with its
+        `error`. The changes of the function are part of the commit that fails the flow. It may also let the
+        flow continue, for example with the status `COMPENSATING`, but not with the position and status at
+        which it failed. If the function raises an exception, the flow fails without these changes.
         """
 
         def decorate(function: Failed) -> Failed:
@@ -157,12 +157,13 @@ class AsyncWorker(BaseWorker):
     async def run(self, *, signals: bool = True) -> None:
         """Work until `stop` is called, or on SIGTERM or SIGINT if this is the main thread.
 
-        With `signals=False` signals are left to the program that the worker is a part of, such as a web
-        server, which then calls `stop`.
+        With `signals=False`, the worker does not handle signals. Use it if the worker is part of a program
+        that handles them, such as a web server, and let this program call `stop`.
 
-        Then nothing more is claimed, and handlers have the `grace` to return. What still runs after that is
-        cancelled and given back to other workers, and does not count as an attempt. A second signal does
-        that at once, and so does a cancellation of this call. An outage of the store does not end it.
+        When it is stopped, it claims nothing more, and handlers have the time `grace` to return. Handlers
+        that are still running after that are cancelled, and their flows are given back to other workers
+        without counting the attempt. A second signal, or a cancellation of this call, does this at once. An
+        outage of the store does not stop the worker.
         """
         self._begin()
         self._changed = anyio.Event()
@@ -191,7 +192,7 @@ class AsyncWorker(BaseWorker):
             raise fatal
 
     def stop(self, grace: timedelta | None = None) -> None:
-        """Let `run` return; from code on its event loop. `grace` replaces the worker's."""
+        """Let `run` return; to be called on its event loop. `grace` replaces the `grace` of the worker."""
         if grace is not None:
             self._grace_now = grace.total_seconds()
 
@@ -203,7 +204,7 @@ class AsyncWorker(BaseWorker):
 
     @property
     def is_over(self) -> bool:
-        """Whether it stops at once: what cannot be written now is left to the end of its lease."""
+        """Whether it stops at once: a flow that cannot be written now is free when its lease ends."""
         return self._is_over
 
     def _notify(self) -> None:
@@ -351,7 +352,7 @@ class AsyncWorker(BaseWorker):
             self._gate.want(-asked.alone)
 
     def leave(self, flight: Flight) -> None:
-        """Let others run that wait for this handler to end; nothing if it did not begin."""
+        """Start handlers that wait for this one to end; do nothing if it did not begin."""
         if flight.is_inside:
             flight.is_ending = True
             self._ending += 1
@@ -423,11 +424,12 @@ class AsyncWorker(BaseWorker):
     # tests ----------------------------------------------------------------------------------------
 
     async def run_until_idle(self, *, until: datetime | None = None, most: int = 10_000) -> int:
-        """Run everything that is due, one after the other in this task; return how many runs that were.
+        """Run everything that is due, one flow after the other in this task; return the number of runs.
 
-        For tests. On a store with a `ManualClock` the clock is moved to whatever is due next, so pauses,
-        retries and deadlines take no time; with `until`, not past that time. `UsageError` after `most`
-        runs. Errors of handlers are written to their flows, as always; those of the store are raised.
+        For tests. On a store with a `ManualClock`, the clock is moved to the time at which something is due
+        next, so pauses, retries and deadlines take no time; with `until`, it is not moved past that time.
+        Raises `UsageError` after `most` runs. Errors of handlers are written to their flows, as usual; errors
+        of the store are raised.
         """
         self._begin()
         runs = 0

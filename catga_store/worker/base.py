@@ -100,11 +100,11 @@ class BaseWorker:
 
     @property
     def is_over(self) -> bool:
-        """Whether it stops at once: what cannot be written now is left to the end of its lease."""
+        """Whether it stops at once: a flow that cannot be written now is free when its lease ends."""
         raise NotImplementedError
 
     def leave(self, flight: Flight) -> None:
-        """Let others run that wait for this handler to end; nothing if it did not begin."""
+        """Start handlers that wait for this one to end; do nothing if it did not begin."""
         raise NotImplementedError
 
     def _leave(self, flight: Flight) -> bool:
@@ -244,17 +244,17 @@ class BaseWorker:
 
     @property
     def healthy(self) -> bool:
-        """Whether the worker runs and its claim loop turns, also while the store cannot be reached."""
+        """Whether the worker is running and its claim loop is not stuck, even while the store cannot be reached."""
         return self._is_running and time.monotonic() - self._turned < _STALE_SECONDS
 
     @property
     def in_flight(self) -> int:
-        """How many flows it has claimed now, with those whose outcome is being written."""
+        """The number of flows that it has claimed now, including those whose outcome is being written."""
         return len(self._flights)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the types that it handles."""
+        """The stored names of the types that it handles."""
         return tuple(self._handlers)
 
     def now(self) -> datetime:

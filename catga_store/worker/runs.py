@@ -82,15 +82,15 @@ class BaseRun(Generic[S]):
 
     @property
     def attempt(self) -> int:
-        """Which attempt at this step it is, from 1."""
+        """The number of this attempt at the step, starting at 1."""
         return max(self.flow.attempts, 1)
 
     @property
     def lost(self) -> bool:
-        """Whether the run is to stop: another worker may have the flow, or the worker gave up waiting.
+        """Whether the run must stop: another worker may have the flow, or this worker no longer waits for it.
 
-        Nothing that the handler still does will be committed. A blocking handler of long steps looks at
-        it now and then; an async one is cancelled.
+        Nothing that the handler does after that is committed. A blocking handler of a long step should check
+        it from time to time; an async handler is cancelled.
         """
         return self._is_lost
 
@@ -100,39 +100,39 @@ class BaseRun(Generic[S]):
         self.flow.due_at = NOW if after is None else self._store.now() + _span(after)
 
     def sleep(self, span: timedelta) -> None:
-        """Let the flow be due again after a pause, at the position that it is at."""
+        """Make the flow due again after a pause, at the same position."""
         self.flow.due_at = self._store.now() + _span(span)
 
     def complete(self, result: object = None) -> None:
         """End the flow as `COMPLETED`.
 
-        If another flow waits for it (`reports_to`), it finds `result`, which is JSON data of at most
-        256 KiB, in `wait_condition.results`; else the result is not kept.
+        If another flow waits for it (`reports_to`), that flow finds `result`, which is JSON data of at most
+        256 KiB, in `wait_condition.results`; otherwise, the result is not kept.
         """
         self.flow.status = FlowStatus.COMPLETED
         if result is not None and self.flow.reports_to is not None:
             self._session.complete_child(self.flow.reports_to, self.flow.flow_id, result=result)
 
     def fail(self, reason: str) -> None:
-        """End the flow as `FAILED`, keeping what the handler has changed; see also `GiveUp`."""
+        """End the flow as `FAILED`, and keep the changes of the handler; see also `GiveUp`."""
         self.flow.error = reason
         self.flow.status = FlowStatus.FAILED
 
     def retry(
         self, *, after: timedelta | None = None, reason: str = "the handler asked for it"
     ) -> None:
-        """Attempt the step again, after a pause or by the retry policy; what was changed is kept.
+        """Attempt the step again, after a pause or by the retry policy; the changes of the handler are kept.
 
-        The attempt counts. On the last one the flow fails as if the handler had raised `GiveUp`.
+        The attempt counts. If it was the last one, the flow fails as if the handler had raised `GiveUp`.
         """
         self._retry = RetryWish(None if after is None else _span(after), reason)
 
     def every(self, interval: timedelta) -> None:
         """End a round of a recurring flow: it is due at its next planned time.
 
-        Planned times are an interval apart, however late or long a round runs. However many of them were
-        missed, they are made up for by one round. Results of `once` are forgotten, so the next round does
-        everything again.
+        Planned times are one interval apart, however late a round starts and however long it takes. If any
+        planned times were missed, one round makes up for all of them. The results of `once` are discarded, so
+        the next round does everything again.
         """
         self._schedule = by_interval(interval)
 
@@ -144,7 +144,7 @@ class BaseRun(Generic[S]):
         self._schedule = by_cron(expression, timezone)
 
     def suspend(self, wait: WaitCondition) -> None:
-        """Let the flow wait for children or events; see `Session.suspend`."""
+        """Make the flow wait for children or events; see `Session.suspend`."""
         self._session.suspend(self.flow, wait)
 
     def spawn(
@@ -156,13 +156,13 @@ class BaseRun(Generic[S]):
     ) -> WaitCondition:
         """Start other flows, and go to the next step when they have ended, or when `timeout` has passed.
 
-        The commit of the run creates the children, which are new flows, and suspends this one. Each child
-        reports its end (`reports_to`), however it ends. The next step finds success, result and error
-        of each in `flow.wait_condition.results`. The condition is named after the flow, its position and
-        version, unless `correlation_id` is given. A child has the tags of the flow, too, but for those of a key
-        that it has itself. One commit has room for 190 children; on a store with
-        partitions they have the same `{tag}` as the flow. If an id of a child is taken, the commit raises
-        `FlowExistsError`, and the attempt has failed. `UsageError` for a child that reports elsewhere.
+        The commit of the run creates the children, which are new flows, and suspends this flow. Each child
+        reports its end (`reports_to`), however it ends. The next step finds the success, result and error of
+        each child in `flow.wait_condition.results`. The condition is named after the flow, its position and
+        its version, unless you pass `correlation_id`. A child also gets the tags of the flow, except for tags
+        whose keys it already has. One commit has room for 190 children; on a store with partitions, they must
+        have the same `{tag}` as the flow. If the id of a child is taken, the commit raises `FlowExistsError`,
+        and the attempt fails. Raises `UsageError` if a child reports to another condition.
         """
         flow = self.flow
         named = correlation_id or _wait_id(flow)
@@ -194,25 +194,25 @@ class BaseRun(Generic[S]):
 class Run(BaseRun[S]):
     """One run of a handler of a `Worker`.
 
-    What the handler changes on `flow`, and whatever else it does in `session`, is committed when it
-    returns. It must have moved the flow, by one of the methods here or by setting position, status or
-    due time.
+    The changes of the handler to `flow`, and everything else that it does in `session`, are committed when
+    it returns. By then, it must have moved the flow on, with one of these methods or by setting its position,
+    status or due time.
     """
 
     @property
     def session(self) -> Session:
-        """The session that the flow is in; it is committed when the handler returns."""
+        """The session that contains the flow; it is committed when the handler returns."""
         session: Session = self._session
         return session
 
     def once(self, name: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function whose result is kept: after a crash it is returned, and not computed again.
+        """Call a function and keep its result: after a crash, it is returned and the function is not called again.
 
-        The result is a part of the flow, named after the position and `name`. It is written at once,
-        while the claim of this run stands, else `ClaimLostError`. A worker that dies between the call and
-        this write makes the next attempt call it again: give other services a key, so that they act
-        once. The result is `bytes`, JSON data, or of the class that the function is annotated to return.
-        Costs two round trips, and one if the result is there.
+        The result is stored at once as a part of the flow, named after the position and `name`; this raises
+        `ClaimLostError` if the run has lost its claim. If a worker dies between the call and this write, the
+        next attempt calls the function again: pass a key to other services, so that they act only once. The
+        result is `bytes`, JSON data, or an instance of the class that is the function's return annotation.
+        Costs two round trips, or one if the result is already stored.
         """
         return cast("R", drive(_once(self, name, function, args, kwargs)))
 
@@ -220,14 +220,14 @@ class Run(BaseRun[S]):
 class AsyncRun(BaseRun[S]):
     """One run of a handler of an `AsyncWorker`.
 
-    What the handler changes on `flow`, and whatever else it does in `session`, is committed when it
-    returns. It must have moved the flow, by one of the methods here or by setting position, status or
-    due time.
+    The changes of the handler to `flow`, and everything else that it does in `session`, are committed when
+    it returns. By then, it must have moved the flow on, with one of these methods or by setting its position,
+    status or due time.
     """
 
     @property
     def session(self) -> AsyncSession:
-        """The session that the flow is in; it is committed when the handler returns."""
+        """The session that contains the flow; it is committed when the handler returns."""
         session: AsyncSession = self._session
         return session
 
@@ -246,13 +246,13 @@ class AsyncRun(BaseRun[S]):
     async def once(
         self, name: str, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
     ) -> Any:
-        """Call a function whose result is kept: after a crash it is returned, and not computed again.
+        """Call a function and keep its result: after a crash, it is returned and the function is not called again.
 
-        The result is a part of the flow, named after the position and `name`. It is written at once,
-        while the claim of this run stands, else `ClaimLostError`. A worker that dies between the call and
-        this write makes the next attempt call it again: give other services a key, so that they act
-        once. The result is `bytes`, JSON data, or of the class that the function is annotated to return.
-        Costs two round trips, and one if the result is there.
+        The result is stored at once as a part of the flow, named after the position and `name`; this raises
+        `ClaimLostError` if the run has lost its claim. If a worker dies between the call and this write, the
+        next attempt calls the function again: pass a key to other services, so that they act only once. The
+        result is `bytes`, JSON data, or an instance of the class that is the function's return annotation.
+        Costs two round trips, or one if the result is already stored.
         """
         return await drive_async(_once(self, name, function, args, kwargs))
 
