@@ -72,7 +72,7 @@ EXCHANGES = {
     "session": 2,  # its `get` and its `commit`
     "create": 1,
     "complete_child": 1,
-    "claim_due": 3,
+    "claim_due": 2,
 }
 """Transport requests of each operation, asserted."""
 

@@ -1052,9 +1052,9 @@ class Store(BaseBlockingStore):
         Flows for which no notification arrives are found after the store's `poll_interval`. Raises
         `StoreClosedError` if the store is closed in the meantime.
 
-        Costs two round trips, and up to four more for parents and for the waits of all claimed flows
-        together; more if other callers claim the same flows. While it waits, it sends one request per poll
-        interval.
+        Costs two round trips, or three on Redis and four on NATS, which also search the index. Parents and
+        the waits of the claimed flows cost up to four more requests for all flows together, and more if other
+        callers claim the same flows. While it waits, it sends one request per poll interval.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
