@@ -138,7 +138,7 @@ class RedisStore(Store):
     is used as it is and you close it, but no reply is waited for longer than `timeout`. Without one,
     the server is at localhost. Every key begins with `prefix` in braces: stores with different
     prefixes share nothing. With `acknowledged_by=n` a write is acknowledged when `n` replicas have it,
-    so that a fail-over to one of them keeps it; if they have not confirmed it within three quarters
+    so that a failover to one of them keeps it; if they have not confirmed it within three quarters
     of `timeout`, the commit is a `CommitUncertainError`. Not on a cluster. How durable a commit is,
     and which eviction policies lose flows, is in `catga_store.stores.redis`.
     """

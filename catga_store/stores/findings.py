@@ -75,21 +75,22 @@ def clock_difference(server: float | None, before: float, after: float, of: str 
     """
     check = f"clock{of}"
     means = (
-        "leases and deadlines go by the clock of each worker: one that is ahead by more than a lease"
-        " takes flows that others still work on; their late commits are refused, and steps repeated"
+        "leases and deadlines follow the clock of each worker: a worker whose clock is ahead by"
+        " more than a lease takes flows that others are still working on; their late commits are"
+        " refused, and steps are repeated"
     )
     if server is None:
-        change = "keep the hosts' clocks together with NTP"
+        change = "synchronize the hosts' clocks with NTP"
         return Finding(check, "unknown", "the server does not report its time", means, change)
 
     # A difference that is smaller than the time between the two looks cannot be seen.
     apart = server - min(max(server, before), after)
     if abs(apart) < _MOST_APART:
-        found = f"this host and the server are less than {_MOST_APART:.1f} s apart"
+        found = f"the clocks of this host and the server are less than {_MOST_APART:.1f} s apart"
         return Finding(check, "ok", found, "leases and deadlines mean the same on both")
 
     found = f"the server's clock is {abs(apart):,.1f} s {'ahead of' if apart > 0 else 'behind'} this host's"
-    change = "set the clocks by NTP; run doctor on each worker's host"
+    change = "synchronize the clocks with NTP; run doctor on each worker's host"
     return Finding(check, "warning", found, means, change)
 
 

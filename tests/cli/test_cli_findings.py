@@ -90,7 +90,7 @@ def test_file_systems(
     (finding,) = sqlite_doctor._file_system(tmp_path)
     assert (finding.check, finding.level) == ("file system", level)
     assert said in finding.change
-    assert (kind or "does not say") in finding.found
+    assert (kind or "does not report") in finding.found
 
 
 def test_a_system_without_a_list_of_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_a_file_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     finding = sqlite_doctor._writable(file)
     assert (finding.level, finding.found) == (
         "problem",
-        f"this user may not write to {tmp_path}",
+        f"this user has no write access to {tmp_path}",
     )
 
 

@@ -110,7 +110,7 @@ def test_parts_and_their_directories(url: str, bucket: str) -> None:
         found = findings(url)
         assert found["index"]["level"] == "ok"
         assert found["parts"]["level"] == "info"
-        assert found["parts"]["found"].startswith("2 flows have parts; what is left of 1 ")
+        assert found["parts"]["found"].startswith("2 flows have parts; the remains of 1 ")
         store.sweep()
         assert findings(url)["parts"]["level"] == "ok"
         gone = {"filter": f"catga.{bucket}.part.deep.directory.>"}

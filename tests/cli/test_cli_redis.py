@@ -130,7 +130,7 @@ def test_doctor_of_good_settings(start: Callable[..., RedisServer]) -> None:
 
 
 def test_doctor_of_replicas(start: Callable[..., RedisServer]) -> None:
-    """A replica refuses commits; a primary whose replica may lag loses some at a fail-over."""
+    """A replica refuses commits; a primary whose replica may lag loses some at a failover."""
     primary = start()
     with cs.open_store(primary.url) as store:
         store.create(cs.FlowSnapshot("order", state={}))
@@ -148,8 +148,8 @@ def test_doctor_of_replicas(start: Callable[..., RedisServer]) -> None:
     found = findings(primary.url)
     assert found["replicas"]["level"] == "ok"
     assert "add a replica" in found["replicas"]["change"]
-    assert found["fail-over"]["level"] == "info"
-    assert "acknowledged_by=1" in found["fail-over"]["change"]
+    assert found["failover"]["level"] == "info"
+    assert "acknowledged_by=1" in found["failover"]["change"]
 
 
 def test_doctor_of_acknowledged_by(start: Callable[..., RedisServer]) -> None:
@@ -158,12 +158,12 @@ def test_doctor_of_acknowledged_by(start: Callable[..., RedisServer]) -> None:
     with cs.open_store(primary.url) as store:
         store.create(cs.FlowSnapshot("order", state={}))
 
-    found = findings(f"{primary.url}?acknowledged_by=1", 1)["fail-over"]
+    found = findings(f"{primary.url}?acknowledged_by=1", 1)["failover"]
     assert (found["level"], found["found"]) == ("problem", "acknowledged_by=1, 0 connected")
     replica = start("--replicaof", primary.host, str(primary.port))
     primary.wait_until(lambda: b"state=online" in primary.ask(b"INFO replication\r\n"))
     assert replica.pid is not None
-    found = findings(f"{primary.url}?acknowledged_by=1", 1)["fail-over"]
+    found = findings(f"{primary.url}?acknowledged_by=1", 1)["failover"]
     assert found["level"] == "ok"
     assert "add a replica" in found["change"]
 

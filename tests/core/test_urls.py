@@ -200,7 +200,7 @@ def test_urls_of_nats_open_its_store_and_connect_to_nothing(url: str) -> None:
         ("nats://a?name=", "name: expected a non-empty string"),
         ("nats://a?bucket=a.b", "bucket must be"),
         ("nats://a?replicas=2", "replicas must be 1, 3 or 5"),
-        ("nats://a?max_bytes=0", "max_bytes must be an int of at least 1"),
+        ("nats://a?max_bytes=0", "max_bytes must be None or an int of at least 1"),
         ("nats://a?max_bytes=10GB", "max_bytes: expected a number of bytes"),
         ("nats://a?bucket=b&bucket=c", "option bucket twice"),
         ("nats://a#x", "has a fragment"),

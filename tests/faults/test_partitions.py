@@ -195,7 +195,7 @@ def sentinels(network: Network) -> Iterator[Sentinels]:
 def test_acknowledged_commits_on_redis_after_fail_overs(
     network: Network, sentinels: Sentinels, tmp_path: Path
 ) -> None:
-    """With `acknowledged_by=1` a primary that is cut off acknowledges nothing that a fail-over loses."""
+    """With `acknowledged_by=1` a primary that is cut off acknowledges nothing that a failover loses."""
     draw = random.Random(2030)
     logs: list[Path] = []
     for number in range(ROUNDS):
@@ -207,7 +207,7 @@ def test_acknowledged_commits_on_redis_after_fail_overs(
         primary = sentinels.primary()
         alone = network.hosts[primary]
         network.partition([alone], [host for host in network.hosts if host != alone])
-        until(lambda old=primary: sentinels.primary() != old, otherwise="no fail-over")
+        until(lambda old=primary: sentinels.primary() != old, otherwise="no failover")
         _pass(draw.uniform(0.5, 3.0))
         network.heal()
         done = [writer.log.read_bytes().count(b"\n") for writer in writers]
@@ -219,12 +219,12 @@ def test_acknowledged_commits_on_redis_after_fail_overs(
         known = read_logs(logs, time.monotonic())
         with open_store(sentinels.url) as store:
             wait_until_ready(store)
-            assert lost(store, known) == [], f"after fail-over {number}"
+            assert lost(store, known) == [], f"after failover {number}"
             assert torn(store) == []
             assert lost_updates(store) == []
             assert wrong_listings(store) == []
 
-    print(f"Redis: {ROUNDS} fail-overs, {known.commits} acknowledged, none lost")  # noqa: T201
+    print(f"Redis: {ROUNDS} failovers, {known.commits} acknowledged, none lost")  # noqa: T201
 
 
 def _pass(seconds: float) -> None:

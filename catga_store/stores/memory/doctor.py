@@ -19,7 +19,10 @@ class MemoryDoctor:
 
     def absent(self, url: str) -> str | None:
         """Say that there is nothing: this process has just begun."""
-        return f"{mask_url(url)} holds nothing: a memory store is of one process, and this one has just begun"
+        return (
+            f"{mask_url(url)} is empty: a memory store belongs to one process, and this process"
+            " has just started"
+        )
 
     def examine(self, url: str) -> Iterator[Finding]:
         """Say what a memory store is not for."""
@@ -27,15 +30,15 @@ class MemoryDoctor:
             "durability",
             "warning",
             f"{mask_url(url)} keeps records in the memory of one process",
-            "every flow is lost when the process ends, and no other process sees it: no worker can"
-            " take over",
-            "use sqlite:///flows.db where flows must outlive the process",
+            "every flow is lost when the process ends, and no other process can see the store: no"
+            " worker can take over",
+            "if flows must outlive the process, use sqlite:///flows.db",
         )
         yield Finding(
             "guarantees",
             "info",
-            "version checks, claims and commits hold among the threads and tasks of the process",
-            "good for tests, and for flows that may be lost",
+            "version checks, claims and commits work across the threads and tasks of the process",
+            "suitable for tests, and for flows that may be lost",
         )
 
     @contextmanager

@@ -317,13 +317,15 @@ class NatsProtocol:
 
 def _check_options(bucket: object, replicas: object, max_bytes: object, domain: object) -> None:
     if not isinstance(bucket, str) or not fullmatch(r"[A-Za-z0-9_-]{1,64}", bucket):
-        message = f"bucket must be 1 to 64 of A-Z, a-z, 0-9, _ and -, not {shown(bucket)}"
+        message = (
+            f"bucket must be 1 to 64 characters from A-Z, a-z, 0-9, _ and -, not {shown(bucket)}"
+        )
         raise UsageError(message)
 
     if bucket.endswith("_wait"):
         message = (
             f"bucket must not end in _wait, got {bucket!r}: a store keeps its wait conditions in a"
-            " second bucket of its name and _wait; choose another name"
+            " second bucket, whose name ends in _wait; choose another name"
         )
         raise UsageError(message)
 
@@ -332,14 +334,14 @@ def _check_options(bucket: object, replicas: object, max_bytes: object, domain: 
         raise UsageError(message)
 
     if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 1):
-        message = f"max_bytes must be an int of at least 1, or None, not {shown(max_bytes)}"
+        message = f"max_bytes must be None or an int of at least 1, not {shown(max_bytes)}"
         raise UsageError(message)
 
     if domain is not None and (
         not isinstance(domain, str) or not fullmatch(r"[A-Za-z0-9_-]{1,64}", domain)
     ):
         message = (
-            "domain must be 1 to 64 characters from A-Z, a-z, 0-9, _ and -, or None; got"
+            "domain must be None or 1 to 64 characters from A-Z, a-z, 0-9, _ and -, not"
             f" {shown(domain)}"
         )
         raise UsageError(message)

@@ -48,7 +48,8 @@ _IN_PART = 10023
 """A server that has run out of storage says so, also in the middle of a batch."""
 
 AFTER_FULL_DISK = (
-    "after a full disk, JetStream stays off until the server is restarted, even once space is free"
+    "after a full disk, JetStream stays off until the server is restarted, even after space has"
+    " been freed"
 )
 
 
@@ -107,13 +108,15 @@ def api_error(answer: Answer) -> tuple[int, str]:
 def refusal_of(stream: str, code: int, text: str) -> StoreUnavailableError | StoreConfigError:
     """Return the error for something that JetStream refused."""
     if code == STREAM_GONE:
-        message = f"the stream {stream!r} no longer exists; open the store again to create it"
+        message = (
+            f"the stream {stream!r} no longer exists; open the store again to re-create it empty"
+        )
         return StoreConfigError(message)
 
     if code in _FULL:
         message = (
-            f"NATS is out of space: {text} ({code}); nothing was written; free space, or raise the"
-            f" limits of the account or of the server; {AFTER_FULL_DISK}"
+            f"NATS is out of space: {text} ({code}); nothing was written; free up space, or raise"
+            f" the limits of the account or of the server; {AFTER_FULL_DISK}"
         )
         return StoreUnavailableError(message)
 

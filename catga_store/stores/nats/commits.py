@@ -403,7 +403,7 @@ class NatsCommits:
             try:
                 yield from self._changes.remove_expired(key, Sweep(now_ms, 1))
             except CatgaStoreError as error:
-                _log.info("%s was deleted; its progress is left to a sweep: %s", key, error)
+                _log.info("%s was deleted; a later sweep removes its progress: %s", key, error)
 
     def _remember_written(
         self, commit_id: str, writes: list[Write], sequences: dict[Key, int], trust: int

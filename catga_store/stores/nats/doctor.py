@@ -131,7 +131,8 @@ class NatsDoctor:
                 "problem",
                 str(error),
                 "no worker can read or write a flow",
-                "check that the server runs, that the URL is right, and that the user may use it",
+                "check that the server is running, that the URL is correct, and that the user has"
+                " access to the server",
             )
             return
 
@@ -252,7 +253,7 @@ async def _info(link: NatsServerLink, layout: NatsLayout, wanted: str) -> dict[s
         return {}
 
     if code:
-        message = f"NATS does not describe the stream {layout.stream!r}: {text} ({code})"
+        message = f"NATS did not describe the stream {layout.stream!r}: {text} ({code})"
         raise NotSentError(message)
 
     return _read(answer) or {}
@@ -324,11 +325,13 @@ def _version(greeting: Greeting) -> Finding:
             "version",
             "problem",
             f"nats-server {greeting.version}",
-            "no worker can use it: its atomic batches do not hold what a commit needs",
-            f"update it to {OLDEST} or later",
+            "no worker can use this version: its atomic batches are too small for a commit",
+            f"update the server to {OLDEST} or later",
         )
 
-    return Finding("version", "ok", f"nats-server {greeting.version}", "has all that is used")
+    return Finding(
+        "version", "ok", f"nats-server {greeting.version}", "has every feature that the store uses"
+    )
 
 
 def _jetstream(seen: _Seen) -> Finding:
@@ -336,13 +339,15 @@ def _jetstream(seen: _Seen) -> Finding:
         return Finding(
             "JetStream",
             "problem",
-            "it is not enabled on the server, or this account is not allowed to use it",
+            "JetStream is not enabled on the server, or this account is not allowed to use it",
             "no worker can use the store: it keeps its records in JetStream",
-            "enable it: nats-server -js, or `jetstream: enabled` for the account",
+            "enable JetStream: nats-server -js, or `jetstream: enabled` for the account",
         )
 
     level = seen.account.get("api", {}).get("level", "?")
-    return Finding("JetStream", "ok", f"enabled, API level {level}", "records are kept there")
+    return Finding(
+        "JetStream", "ok", f"enabled, API level {level}", "the store keeps its records in JetStream"
+    )
 
 
 def _payload(greeting: Greeting) -> Finding:
@@ -352,8 +357,8 @@ def _payload(greeting: Greeting) -> Finding:
             "max_payload",
             "warning",
             found,
-            "small states are kept in chunks, which costs a write for each, and large conditions"
-            " may not fit at all",
+            "even small states are split into chunks, each of which costs a write, and large wait"
+            " conditions may not fit at all",
             "raise max_payload; its default is 1 MiB",
         )
 
@@ -368,7 +373,7 @@ def _room(account: dict[str, Any]) -> Finding:
         used, most = tier.get("storage", 0), tier.get("limits", {}).get("max_storage", -1)
         share = used / most if most > 0 else 0.0
         full = max(full, share)
-        limit = f" of {_mib(most)}" if most > 0 else ", no limit of the account"
+        limit = f" of {_mib(most)}" if most > 0 else ", no limit for the account"
         tiers_found.append(f"{f'{name}: ' if name else ''}{_mib(used)}{limit}")
 
     found = "; ".join(tiers_found)
@@ -377,25 +382,26 @@ def _room(account: dict[str, Any]) -> Finding:
             "room",
             "warning",
             found,
-            "when it is full every commit fails with StoreUnavailableError; nothing stored is lost,"
-            " but no flow can continue",
-            "raise the limit of the account, or let `Retention` keep ended flows for less long",
+            "when the storage is full, every commit fails with StoreUnavailableError; nothing"
+            " stored is lost, but no flow can continue",
+            "raise the limit of the account, or keep ended flows for a shorter time with"
+            " `Retention`",
         )
 
-    return Finding("room", "ok", found, "when it is full commits are refused")
+    return Finding("room", "ok", found, "when the storage is full, commits are refused")
 
 
 def _sync() -> Finding:
     return Finding(
         "sync_interval",
         "unknown",
-        "the server does not show it to this account",
-        "an acknowledged commit is written, and synced to disk every sync_interval, by default every two"
-        " minutes: a power failure of the only server, or of two of three, can cost far more than what"
-        " came since, because the server removes older versions that were synced before their successors"
-        " are",
+        "the server does not show this setting to this account",
+        "an acknowledged commit has been written, but is synced to disk only once per"
+        " sync_interval, by default every two minutes: a power failure of the only server, or of"
+        " two of three, can lose far more than the commits since the last sync, because the"
+        " server removes older versions, which were synced, before their successors are synced",
         "set `sync_interval: always` in the jetstream block of every server;"
-        " http://HOST:8222/jsz?config=1 shows what is set",
+        " http://HOST:8222/jsz?config=1 shows the current setting",
     )
 
 
@@ -415,8 +421,10 @@ def _settings(config: dict[str, Any], layout: NatsLayout, replicas: int) -> Iter
             "settings",
             "problem",
             f"{name} is {found!r}, not {wanted!r}",
-            "no worker can use the store: with other settings records may be lost or commits torn",
-            f"nats stream edit {layout.stream}; where replicas differ, the URL may say replicas=…",
+            "no worker can use the store: with other settings, records may be lost, or commits"
+            " written only in part",
+            f"nats stream edit {layout.stream}; if only replicas differs, you can set replicas=…"
+            " in the URL instead",
         )
 
     for name in foreign:
@@ -424,16 +432,17 @@ def _settings(config: dict[str, Any], layout: NatsLayout, replicas: int) -> Iter
             "settings",
             "problem",
             f"the stream has {name}",
-            "records come into it that no commit has checked",
-            "remove it; to copy a store, use `catga-store copy`",
+            "records enter the stream that no commit has checked",
+            "remove that setting; to copy a store, use `catga-store copy`",
         )
 
     if not wrong and not foreign:
         seconds = config.get("duplicate_window", 0) // 10**9
         found = (
-            f"as the store makes it: {config.get('storage')} storage, duplicate window {seconds} s"
+            f"as the store creates it: {config.get('storage')} storage, duplicate window {seconds}"
+            " s"
         )
-        means = "nothing throws a record away, and a commit that is sent again counts once"
+        means = "no record is discarded, and a commit that is sent again is applied once"
         yield Finding("settings", "ok", found, means)
         yield _reserve(config, layout)
 
@@ -442,15 +451,16 @@ def _reserve(config: dict[str, Any], layout: NatsLayout) -> Finding:
     reserved = config.get("max_bytes", -1)
     if reserved > 0:
         found = f"{_mib(reserved)} are reserved"
-        means = "a full stream refuses commits whole, and no other stream can take its storage"
+        means = "a full stream refuses whole commits, and no other stream can use its storage"
         if config.get("num_replicas", 1) > 1:
             return Finding(
                 "max_bytes",
                 "info",
                 found,
-                f"{means}; the logs of the replicas are not counted in it, so a disk can be full all the"
-                " same: then JetStream stays off on that server until it is restarted",
-                "keep at least as much of each disk free again, and let monitoring warn of a full disk",
+                f"{means}; the logs of the replicas are not included, so a disk can still become"
+                " full: JetStream then stays off on that server until it is restarted",
+                "on each disk, keep at least as much space free in addition, and monitor the free"
+                " space",
             )
 
         return Finding("max_bytes", "ok", found, means)
@@ -459,9 +469,9 @@ def _reserve(config: dict[str, Any], layout: NatsLayout) -> Finding:
         "max_bytes",
         "warning",
         "no storage is reserved for the stream",
-        "a server that runs out of storage in the middle of a commit of several records keeps a part of"
-        " it, and the commit raises a CommitUncertainError that says so; after a full disk, JetStream"
-        " stays off until the server is restarted",
+        "a server that runs out of storage in the middle of a commit of several records keeps"
+        " only part of it, and the commit raises a CommitUncertainError that says so; after a"
+        " full disk, JetStream stays off until the server is restarted",
         f"nats stream edit {layout.stream} --max-bytes=10GB; for a new store, max_bytes= in its URL",
     )
 
@@ -475,8 +485,9 @@ def _replicas(stream: dict[str, Any]) -> Iterator[Finding]:
             "replicas",
             "info",
             "one server keeps the records",
-            "while it is away no flow can continue, and with its disk every flow is lost",
-            "three servers and replicas=3 continue without one of them",
+            "while that server is down, no flow can continue; if its disk is lost, every flow is"
+            " lost",
+            "use three servers and replicas=3: the store then keeps working if one of them fails",
         )
         return
 
@@ -491,23 +502,24 @@ def _replicas(stream: dict[str, Any]) -> Iterator[Finding]:
             "problem",
             "no server leads the stream",
             "no flow can be read or written until a majority of the replicas is back",
-            "start the servers that are away",
+            "start the servers that are down",
         )
     elif behind:
         yield Finding(
             "replicas",
             "warning",
             f"{cluster['leader']} leads; not caught up: {', '.join(behind)}",
-            "one more server lost may stop every flow until these are back",
-            "start them, and look at their disks and the network",
+            "the loss of one more server may stop every flow until these have caught up",
+            "start these servers, and check their disks and the network",
         )
     else:
         yield Finding(
             "replicas",
             "ok",
             f"{cluster['leader']} leads, {len(others)} have caught up",
-            "the store works without one of three servers, or two of five; two of three that lose power at"
-            " once can cost acknowledged commits, unless sync_interval is always",
+            "the store keeps working if one of three servers fails, or two of five; if two of"
+            " three lose power at once, acknowledged commits may be lost, unless sync_interval is"
+            " always",
         )
 
 
@@ -517,13 +529,16 @@ def _entries(seen: _Seen) -> Finding:
             "index",
             "info",
             f"{len(seen.wrong):,} of {seen.looked_at:,} entries do not match their record",
-            "they belong to commits in flight, or to commits that were refused or whose worker died;"
-            " readers verify each entry and pass over these",
-            "none is needed: a sweep removes those that are ten minutes old and were met",
+            "they belong to commits in flight, or to commits that were refused or whose worker"
+            " died; readers verify each entry and skip these",
+            "no action is needed: when a reader finds one that is ten minutes old, a sweep"
+            " removes it",
         )
 
-    found = f"{seen.looked_at:,} entries, each matches its record"
-    return Finding("index", "ok", found, "what is due and what is listed is found by it")
+    found = f"{seen.looked_at:,} entries; each matches its record"
+    return Finding(
+        "index", "ok", found, "the store uses the index to find due flows and to list flows"
+    )
 
 
 def _seconds(stamp: str | None) -> float | None:

@@ -128,9 +128,10 @@ def parts_finding(seen: PartsSeen) -> Finding:
         return Finding(
             "parts",
             "info",
-            f"{found}; what is left of {seen.dropped:,} deleted sets of parts may not be purged yet",
-            "it is absent for every reader, and takes space",
-            "none is needed: a sweep purges it",
+            f"{found}; the remains of {seen.dropped:,} deleted sets of parts may not have been"
+            " purged yet",
+            "readers treat these parts as absent, but they take up space",
+            "no action is needed: a sweep purges them",
         )
 
-    return Finding("parts", "ok", found, "their directories name nodes that are there")
+    return Finding("parts", "ok", found, "every node that their directories name exists")

@@ -128,7 +128,7 @@ def _decoded(key: Key, text: bytes, read: Callable[[dict[str, Any], bytes], T]) 
     try:
         return read(fields, rest)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        message = f"what is stored as {key} cannot be read: {error!r}; nothing was changed"
+        message = f"{key} cannot be read: {error!r}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
 

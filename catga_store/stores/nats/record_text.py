@@ -170,7 +170,7 @@ def load_fields(key: Key, text: bytes) -> tuple[dict[str, Any], bytes]:
 
         layout = fields["layout"]
     except (ValueError, KeyError, TypeError) as error:
-        message = f"what is stored as {key} cannot be read: {error}; nothing was changed"
+        message = f"{key} cannot be read: {error}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
     if layout != VERSION:

@@ -190,7 +190,9 @@ class NatsResolver:
         # Nothing fences a purge. One that did not come in twice the timeout never left.
         began = began_s(request.id.removeprefix(_CLEARING))
         if time.time() < began + 2 * self.exchange.timeout:
-            raise uncertain(request.id, (), "the request to clear the store may still be under way")
+            raise uncertain(
+                request.id, (), "the request to clear the store may still be in progress"
+            )
 
         return None
 

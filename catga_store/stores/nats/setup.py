@@ -103,9 +103,9 @@ def _verify(
     if found is None or json.loads(found).get("store") != identity:
         now = "is empty" if found is None else "holds another store"
         message = (
-            f"the stream {layout.stream!r} {now}: the store that was opened is gone (the stream was"
-            " removed, or lost in a power failure, and created again); nothing was written; restore"
-            " it from a backup, or open the store again to use what is there"
+            f"the stream {layout.stream!r} {now}: the store that was opened is gone (the stream"
+            " was removed, or lost in a power failure, and then re-created); nothing was written;"
+            " restore it from a backup, or open the store again to use the stream as it is now"
         )
         raise StoreConfigError(message)
 
@@ -233,8 +233,8 @@ def _create(
 
         if code == _NO_REPLICAS:
             message = (
-                f"NATS cannot keep {replicas} replicas: {text}; open the store with fewer, or run"
-                " a cluster of at least as many servers"
+                f"NATS cannot keep {replicas} replicas: {text}; open the store with fewer"
+                " replicas, or run a cluster of at least as many servers"
             )
             raise StoreConfigError(message)
 
@@ -318,8 +318,8 @@ def lay_out(
 
         if not create:
             text = (
-                f"no store found: the stream {layout.stream!r} is empty, and create=False; restore a backup, or"
-                " open the store without create=False to start with an empty one"
+                f"no store found: the stream {layout.stream!r} is empty, and create=False; restore"
+                " a backup, or open the store without create=False to start with an empty store"
             )
             raise StoreConfigError(text)
 

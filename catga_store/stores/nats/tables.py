@@ -330,7 +330,7 @@ class NatsTables:
         seen = tuple([self._snapshot.stored[one].sequence for one in nodes])
         if self._snapshot.stale.get(subject) == seen:
             message = (
-                f"{key} is missing, though the directory of parts names it; nothing was changed"
+                f"{key} is missing, although the directory of parts names it; nothing was changed"
             )
             raise CorruptRecordError(message, key=tuple(key))
 

@@ -43,7 +43,7 @@ leaves out records that have changed in between.
 **Round trips.** 1 for a commit, any read of records, a page of parts, their removal, and a count. 2 or
 more, by pages of at most 1,000, for a listing, for what is due, and for a sweep. A page of parts with
 bodies is cut after 1 MiB of them, and takes another for each. 2 more at the first use of a store. 1 more for a script
-that the server does not know, after a restart or a fail-over. 1 more, both ways, for a body over 1 MiB;
+that the server does not know, after a restart or a failover. 1 more, both ways, for a body over 1 MiB;
 2 more to remove that of a part, after the commit that replaced or deleted it.
 Every sixteenth commit also lists a few expired records, and removes them in a further round trip.
 
@@ -52,7 +52,7 @@ their parent. The size of one index costs the readers of another only its logari
 
 **Durable** is what the server makes durable: with `appendonly yes` an acknowledged commit survives the
 process, with `appendfsync always` a power cut. `everysec` may lose the last second or two; on a busy
-host, where the server delays writes while a flush is in progress, also when it is killed. A fail-over
+host, where the server delays writes while a flush is in progress, also when it is killed. A failover
 loses commits that the replica had not received. `acknowledged_by=n` acknowledges a commit only when n
 replicas have it (`exchange`); `min-replicas-to-write` makes the server refuse commits meanwhile.
 
@@ -156,8 +156,9 @@ def check_acknowledged_by(value: object, *, cluster: bool) -> int:
 
     if value and cluster:
         message = (
-            f"acknowledged_by={value}: expected a single server or a Sentinel client, got a cluster;"
-            " a cluster cannot say which replicas have a commit; set min-replicas-to-write on its nodes"
+            f"acknowledged_by={value}: expected a single server or a Sentinel client, got a"
+            " cluster; a cluster cannot report which replicas have received a commit; set"
+            " min-replicas-to-write on its nodes"
         )
         raise NotSupportedError(message)
 

@@ -109,7 +109,8 @@ class RedisDoctor:
                     "problem",
                     str(error),
                     "no worker can read or write a flow",
-                    "check that the server runs, that the URL is right, and that the user may use it",
+                    "check that the server is running, that the URL is correct, and that the user"
+                    " has access to the server",
                 )
 
     @contextmanager
@@ -180,8 +181,8 @@ def _store(link: RedisServerLink, prefix: str, nodes: Sequence[object]) -> Itera
     found = f"{layout.partitions} partition{'' if layout.partitions == 1 else 's'}"
     means, change = f"under the prefix {prefix}", ""
     if layout.partitions < len(nodes):
-        means += f": not enough to use each of the {len(nodes)} primaries"
-        change = "copy it to a new prefix: `catga-store copy FROM TO --partitions 16`"
+        means += f": too few to use all {len(nodes)} primaries"
+        change = "copy the store to a new prefix: `catga-store copy FROM TO --partitions 16`"
 
     yield Finding("layout", "info", found, means, change)
     yield from examine_index(link, layout)
@@ -242,7 +243,7 @@ def _version(info: dict[str, Any], of: str) -> Finding:
             f"version{of}",
             "problem",
             shown,
-            "it is too old: the store refuses to use it",
+            "this version is too old: the store refuses to use the server",
             f"use Redis {least} or later, or Valkey",
         )
 
@@ -259,9 +260,9 @@ def _cluster(node: Any, info: dict[str, Any], of: str, url: str) -> Iterator[Fin
         yield Finding(
             f"cluster{of}",
             "problem",
-            "the server is a node of a cluster, and the URL is that of a single server",
+            "the server is a node of a cluster, but the URL is that of a single server",
             "records on other nodes cannot be reached",
-            "write redis+cluster:// or rediss+cluster://",
+            "use a URL that begins with redis+cluster:// or rediss+cluster://",
         )
         return
 
@@ -275,8 +276,8 @@ def _cluster(node: Any, info: dict[str, Any], of: str, url: str) -> Iterator[Fin
             f"cluster{of}",
             "problem",
             found,
-            "the partitions in the others cannot be read or written",
-            "bring the missing nodes back, or wait for the fail-over",
+            "the partitions in the other slots cannot be read or written",
+            "bring the missing nodes back, or wait for the failover",
         )
 
 
@@ -285,13 +286,19 @@ def _memory(info: dict[str, Any], of: str) -> Iterator[Finding]:
     check = f"eviction{of}"
     if policy is None:
         means = "an allkeys policy would remove live flows"
-        yield Finding(check, "unknown", "the server does not say", means, "look at its settings")
+        yield Finding(
+            check,
+            "unknown",
+            "the server does not show this setting",
+            means,
+            "check the server's settings",
+        )
     elif policy.startswith("allkeys"):
         yield Finding(
             check,
             "problem",
             f"maxmemory-policy {policy}",
-            "when memory is short the server removes live flows without an error",
+            "when memory is short, the server removes live flows without an error",
             "set maxmemory-policy noeviction",
         )
     elif policy.startswith("volatile"):
@@ -299,17 +306,17 @@ def _memory(info: dict[str, Any], of: str) -> Iterator[Finding]:
             check,
             "warning",
             f"maxmemory-policy {policy}",
-            "when memory is short the server removes ended flows early; live ones stay",
+            "when memory is short, the server removes ended flows early; live flows are kept",
             "set maxmemory-policy noeviction",
         )
     else:
-        means = "a full server refuses whole commits, and loses nothing"
+        means = "when memory is full, the server refuses whole commits; nothing is lost"
         yield Finding(check, "ok", f"maxmemory-policy {policy}", means)
 
     check = f"memory{of}"
     if not most:
         found = f"{used / _MIB:,.1f} MiB used, no limit" if most == 0 else f"{used / _MIB:,.1f} MiB"
-        means = "without a limit, the operating system kills a server that takes too much"
+        means = "without a limit, the operating system may kill a server that uses too much memory"
         yield Finding(check, "info", found, means)
         return
 
@@ -319,7 +326,8 @@ def _memory(info: dict[str, Any], of: str) -> Iterator[Finding]:
             check,
             "warning",
             found,
-            "when memory is full every commit fails with StoreUnavailableError, and no flow continues",
+            "when memory is full, every commit fails with StoreUnavailableError, and no flow"
+            " continues",
             "raise maxmemory, or keep ended flows for a shorter time with `Retention`",
         )
     else:
@@ -334,19 +342,22 @@ def _persistence(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
         points = _setting(node, "save")
         change = "set appendonly yes"
         if points is None:
-            means = "if it saves snapshots, a restart loses every commit since the last one"
+            means = (
+                "if the server saves snapshots, a restart loses every commit since the last one;"
+                " if not, it loses every flow"
+            )
             yield Finding(check, "warning", "appendonly no", means, change)
         elif points:
             means = "a restart loses every commit since the last snapshot"
             found = f"appendonly no, save {points}"
             yield Finding(check, "warning", found, means, change)
         else:
-            means = "every flow is lost when the server ends"
+            means = "every flow is lost when the server stops"
             yield Finding(check, "problem", "appendonly no, no snapshots", means, change)
 
     states = {
         "the append-only file": info.get("aof_last_write_status", "ok"),
-        "its rewriting": info.get("aof_last_bgrewrite_status", "ok"),
+        "the rewrite of that file": info.get("aof_last_bgrewrite_status", "ok"),
         "the last snapshot": info.get("rdb_last_bgsave_status", "ok"),
     }
     failed = [name for name, state in states.items() if state != "ok"]
@@ -356,26 +367,29 @@ def _persistence(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
             "problem",
             f"failed: {', '.join(failed)}",
             "the server cannot save to its disk; by default it refuses every commit until it can",
-            "look at the server's log: the disk may be full, or not writable",
+            "check the server's log: the disk may be full, or not writable",
         )
 
 
 def _fsync(fsync: str | None, check: str) -> Finding:
     found = f"appendonly yes, appendfsync {fsync}"
     if fsync == "always":
-        return Finding(check, "ok", found, "an acknowledged commit survives a power cut")
+        return Finding(check, "ok", found, "an acknowledged commit survives a power failure")
 
     if fsync == "everysec":
-        means = "a power cut may lose the last two seconds; on a busy host, so may a crash of the server"
+        means = (
+            "a power failure may lose the commits of the last two seconds; on a busy host, so may"
+            " a crash of the server"
+        )
         return Finding(
-            check, "info", found, means, "set appendfsync always, if that is too much to lose"
+            check, "info", found, means, "if that is too much to lose, set appendfsync always"
         )
 
     if fsync is None:
-        means = "whether a power cut loses commits depends on appendfsync"
-        return Finding(check, "unknown", "appendonly yes", means, "look at its settings")
+        means = "whether a power failure loses commits depends on appendfsync"
+        return Finding(check, "unknown", "appendonly yes", means, "check the server's settings")
 
-    means = "a power cut may lose the commits of half a minute"
+    means = "a power failure may lose the commits of the last half minute"
     return Finding(check, "warning", found, means, "set appendfsync everysec, or always")
 
 
@@ -386,8 +400,8 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
             check,
             "problem",
             "the server is a replica",
-            "it refuses every commit, and returns what it has received so far",
-            "use the URL of the primary, or a client that Sentinel made",
+            "a replica refuses every commit, and reads return only what it has received so far",
+            "use the URL of the primary, or a Sentinel client",
         )
         return
 
@@ -395,19 +409,24 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
     least = _setting(node, "min-replicas-to-write")
     found = f"{replicas} connected, min-replicas-to-write {'unknown' if least is None else least}"
     if replicas == 0 and least in (None, "0"):
-        means = "there is no replica to fail over to: the store is lost with the machine"
+        means = "there is no replica to fail over to: if the machine is lost, so is the store"
         yield Finding(check, "info", found, means, "add a replica, or keep backups elsewhere")
     elif least is None:
-        means = "if writes do not wait for replicas, a fail-over loses what they had not received"
-        yield Finding(check, "unknown", found, means, "look at its settings")
+        means = (
+            "if writes do not wait for replicas, a failover loses the commits that the replicas"
+            " had not received"
+        )
+        yield Finding(check, "unknown", found, means, "check the server's settings")
     elif least == "0":
         yield Finding(
             check,
             "warning",
             found,
-            "a primary that was cut off keeps accepting commits, which a fail-over loses",
-            "set min-replicas-to-write 1 and min-replicas-max-lag 1, which leaves a window of that lag, and"
-            " use two replicas: a promoted primary without a replica refuses every commit",
+            "a primary that is cut off from its replicas keeps accepting commits, which a"
+            " failover loses",
+            "set min-replicas-to-write 1 and min-replicas-max-lag 1 (commits within that lag can"
+            " still be lost), and use two replicas: a promoted primary without a replica refuses"
+            " every commit",
         )
     elif replicas < int(least):
         means = "too few replicas are connected: the server refuses every commit"
@@ -417,14 +436,14 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
         change = ""
         if replicas == int(least):
             change = (
-                "add a replica: after a fail-over there is one fewer, and every commit is refused"
+                "add a replica: after a failover there is one fewer, and every commit is refused"
             )
 
         yield Finding(check, "ok", found, means, change)
 
 
 def _fail_over(node: Any, acknowledged_by: int) -> Iterator[Finding]:
-    """Say what a fail-over can lose, by the store's own option."""
+    """Say what a failover can lose, by the store's own option."""
     info = node.info("replication")
     if info.get("role") != "master":
         return
@@ -435,20 +454,18 @@ def _fail_over(node: Any, acknowledged_by: int) -> Iterator[Finding]:
     level: Level = "ok"
     if acknowledged_by == 0:
         level = "info"
-        means = "a commit is acknowledged before a replica has it: a fail-over may lose it"
-        change = "to wait for a replica, write acknowledged_by=1 into the URL; use two replicas"
+        means = "a commit is acknowledged before a replica has it: a failover may lose it"
+        change = "to wait for a replica, add acknowledged_by=1 to the URL; use two replicas"
     elif replicas < acknowledged_by:
         level = "problem"
-        means = "too few replicas can confirm: every commit is a CommitUncertainError"
+        means = "too few replicas can confirm a commit: every commit raises CommitUncertainError"
         change = "bring the replicas back, or lower acknowledged_by"
     elif replicas == acknowledged_by:
-        means = "an acknowledged commit is on every replica: a fail-over keeps it"
-        change = (
-            "add a replica: while one is away, and after a fail-over, no commit is acknowledged"
-        )
+        means = "an acknowledged commit is on every replica: a failover keeps it"
+        change = "add a replica: while one is down, and after a failover, no commit is acknowledged"
     else:
         means = (
-            "an acknowledged commit is on that many replicas: a fail-over to one of them keeps it"
+            "an acknowledged commit is on that many replicas: a failover to one of them keeps it"
         )
 
-    yield Finding("fail-over", level, found, means, change)
+    yield Finding("failover", level, found, means, change)

@@ -93,10 +93,12 @@ def examine_index(link: PerformsPipes, layout: RedisLayout) -> Iterator[Finding]
         yield Finding(
             "index",
             "warning",
-            f"{found}: {len(astray):,} have no such record, for example those of {_named(astray)}",
-            "another program has written to these keys, or the server has lost records; listings and"
-            " workers pass over these entries",
-            "keep other programs from the keys; restore the flows from a backup if they are missing",
+            f"{found}: {len(astray):,} have no matching record, for example those of"
+            f" {_named(astray)}",
+            "another program has written to these keys, or the server has lost records; listings"
+            " and workers skip these entries",
+            "keep other programs away from these keys; restore the flows from a backup if they"
+            " are missing",
         )
     else:
         yield Finding("index", "ok", found, "listings and due times agree with the records")
@@ -107,11 +109,11 @@ def examine_index(link: PerformsPipes, layout: RedisLayout) -> Iterator[Finding]
             "flows",
             "problem",
             f"{found}: {len(lost):,} have missing entries, for example {_named(lost)}",
-            "listings do not show them, and workers do not claim them",
-            "write each of them again with `update`, which restores its entries",
+            "listings omit these flows, and workers do not claim them",
+            "write each of these flows again with `update`, which restores its index entries",
         )
     else:
-        yield Finding("flows", "ok", found, "each is listed, and claimed when it is due")
+        yield Finding("flows", "ok", found, "each flow is listed, and is claimed when it is due")
 
 
 def _named(ids: Sequence[str]) -> str:

@@ -48,11 +48,12 @@ def examine_parts(link: PerformsPipes, layout: RedisLayout) -> Iterator[Finding]
             "parts",
             "problem",
             f"{found_all}: {len(wrong):,} do not agree, for example {', '.join(wrong[:3])}",
-            "listings leave them out, or fail; another program has written to these keys",
-            "keep other programs from the keys; write each of them again, or delete it",
+            "listings omit these parts, or fail; another program has written to these keys",
+            "keep other programs away from these keys; write each of these parts again, or delete"
+            " it",
         )
     else:
-        yield Finding("parts", "ok", found_all, "each is listed, and has its body")
+        yield Finding("parts", "ok", found_all, "each part is listed, and has its body")
 
 
 def _shown(flow_id: bytes, name: bytes) -> str:

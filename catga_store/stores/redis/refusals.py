@@ -47,13 +47,16 @@ _REFUSALS: tuple[
         exceptions.OutOfMemoryError,
         ("OOM command",),
         StoreUnavailableError,
-        "the server is out of memory: free some, or raise maxmemory, then try again",
+        "the server is out of memory: free memory, or raise maxmemory, then try again",
     ),
     (
         exceptions.ReadOnlyError,
         ("READONLY",),
         StoreUnavailableError,
-        "the server is a read-only replica: connect to the primary, or wait for the end of the fail-over",
+        (
+            "the server is a read-only replica: connect to the primary, or wait until the failover"
+            " has finished"
+        ),
     ),
     (
         exceptions.BusyLoadingError,
@@ -65,13 +68,16 @@ _REFUSALS: tuple[
         exceptions.MasterDownError,
         ("MASTERDOWN",),
         StoreUnavailableError,
-        "the server is a replica that has lost its primary: wait for the end of the fail-over",
+        "the server is a replica that has lost its primary: wait until the failover has finished",
     ),
     (
         exceptions.ClusterDownError,
         ("CLUSTERDOWN",),
         StoreUnavailableError,
-        "the cluster does not serve this partition now: bring its node back, or wait for the fail-over",
+        (
+            "no node of the cluster currently serves this partition: bring its node back, or wait for"
+            " the failover"
+        ),
     ),
     (
         exceptions.AskError,
@@ -89,7 +95,7 @@ _REFUSALS: tuple[
         None,
         ("MISCONF",),
         StoreUnavailableError,
-        "the server cannot save to its disk and refuses writes: repair that, then try again",
+        "the server cannot save to its disk and refuses writes: fix the cause, then try again",
     ),
     (
         None,
@@ -101,7 +107,7 @@ _REFUSALS: tuple[
         None,
         ("NOREPLICAS",),
         StoreUnavailableError,
-        "too few replicas are connected for the server to accept writes: bring them back",
+        "too few replicas are connected for the server to accept writes: bring the replicas back",
     ),
     (
         None,
@@ -159,11 +165,11 @@ def unconfirmed(
     """
     found = f"{replicas} of {wanted} replicas confirmed it within {seconds:g} s"
     if type(replicas) is not int:
-        found = f"the server did not say whether {wanted} replicas have it ({replicas})"
+        found = f"the server did not report how many of {wanted} replicas have it ({replicas})"
 
     message = (
-        f"commit {commit_id} was written by the primary, but {found}; a fail-over may lose it; call"
-        " resolve_commit(error) to find out whether it is safe"
+        f"commit {commit_id} was written by the primary, but {found}; a failover may lose the"
+        " commit; call resolve_commit(error) to determine whether it is safe"
     )
     named = tuple(dict.fromkeys(keys))
     return CommitUncertainError(message, commit_id=commit_id, keys=named)

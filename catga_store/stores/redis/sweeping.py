@@ -63,7 +63,11 @@ class RedisSweeping:
             reply = error
 
         if isinstance(reply, Exception):
-            _log.warning("a sweep after a commit failed (%s); a later one will do its work", reply)
+            _log.warning(
+                "the commit was applied, but the sweep after it failed (%s); a later sweep will"
+                " remove the expired records",
+                reply,
+            )
 
     def remove_left(self, number: int, now_ms: int) -> Conversation[None]:
         """Remove large bodies of parts that a commit has left, and what else has expired."""
@@ -85,7 +89,7 @@ class RedisSweeping:
         try:
             yield from self._exchange.send_once(commands, writes=True)
         except (NotSentError, ReplyLostError):
-            _log.debug("the upload of a refused commit stays for an hour")
+            _log.debug("the uploaded bodies of a refused commit remain for an hour")
 
     def sweep(self, request: Sweep) -> Conversation[int]:
         """Remove expired records, a page at a time; each page is a commit."""

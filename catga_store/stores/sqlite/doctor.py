@@ -76,7 +76,7 @@ class SQLiteDoctor:
             return None
 
         return (
-            f"the file {str(path)!r} is empty: no store was made in it yet"
+            f"the file {str(path)!r} is empty: no store has been created in it yet"
             if tables[0] == 0
             else None
         )
@@ -112,7 +112,10 @@ class SQLiteDoctor:
             )
 
         yield Finding(
-            "SQLite", "info", sqlite3.sqlite_version, "the release this Python is linked with"
+            "SQLite",
+            "info",
+            sqlite3.sqlite_version,
+            "the SQLite release that this Python is linked with",
         )
 
     @contextmanager
@@ -166,8 +169,9 @@ def _file_system(path: Path) -> Iterator[Finding]:
         yield Finding(
             "file system",
             "unknown",
-            "this system does not say",
-            "on a network share SQLite's locks do not hold, and commits can be lost or torn",
+            "this system does not report the type of the file system",
+            "on a network share SQLite's locks do not hold, and commits can be lost, or written"
+            " only in part",
             "make sure that the file is on a local disk",
         )
         return
@@ -180,15 +184,15 @@ def _file_system(path: Path) -> Iterator[Finding]:
             "problem",
             seen,
             "a network or shared file system: SQLite's locks and its shared memory do not hold"
-            " between hosts, so two workers may be given one flow and the file may be damaged",
-            "put the file on a local disk; several hosts need a store on a server",
+            " between hosts, so two workers may claim the same flow, and the file may be damaged",
+            "put the file on a local disk; to use several hosts, use a store on a server",
         )
     elif kind in _VOLATILE:
         yield Finding(
             "file system",
             "warning",
             seen,
-            "a disk in memory: every flow is lost when the host restarts",
+            "a file system in memory: every flow is lost when the host restarts",
             "put the file on a disk",
         )
     elif kind == "overlay":
@@ -196,7 +200,7 @@ def _file_system(path: Path) -> Iterator[Finding]:
             "file system",
             "warning",
             seen,
-            "the writable layer of a container: every flow is lost when it is removed",
+            "the writable layer of a container: every flow is lost when the container is removed",
             "put the file on a volume",
         )
     else:
@@ -211,9 +215,9 @@ def _space(path: Path, size: int) -> Finding:
             "free space",
             "warning",
             found,
-            "when the disk is full every write fails with StoreUnavailableError; nothing stored is"
-            " lost, but no flow continues",
-            "free or add space; `Retention` decides how long ended flows stay",
+            "when the disk is full, every write fails with StoreUnavailableError; nothing stored"
+            " is lost, but no flow continues",
+            "free up or add disk space; `Retention` sets how long ended flows are kept",
         )
 
     return Finding("free space", "ok", found, "the store and its log have room to grow")
@@ -225,12 +229,17 @@ def _writable(path: Path) -> Finding:
         return Finding(
             "permissions",
             "problem",
-            f"this user may not write to {' and '.join(missing)}",
-            "no flow can be written: SQLite needs the file, and its directory for the log",
+            f"this user has no write access to {' and '.join(missing)}",
+            "no flow can be written: SQLite writes to the file and, for the log, to its directory",
             "run as the owner of the file, or change its owner",
         )
 
-    return Finding("permissions", "ok", "this user may write", "the file and its directory")
+    return Finding(
+        "permissions",
+        "ok",
+        "this user can write to the file and its directory",
+        "flows can be written",
+    )
 
 
 def _journal(connection: sqlite3.Connection) -> Finding:
@@ -244,9 +253,9 @@ def _journal(connection: sqlite3.Connection) -> Finding:
         "journal mode",
         "problem",
         str(mode),
-        "another program has changed it: until a worker opens the store and sets it to wal, readers"
-        " and the writer hold each other up",
-        "keep other programs from changing the file's settings",
+        "another program has changed the mode: until a worker opens the store and sets it back to"
+        " wal, readers and the writer block each other",
+        "prevent other programs from changing the file's settings",
     )
 
 
@@ -254,9 +263,9 @@ def _synchronous() -> Finding:
     return Finding(
         "synchronous",
         "info",
-        "FULL, on every connection of this library; the file does not keep the setting",
+        "FULL, on every connection of this library; the setting is not stored in the file",
         "an acknowledged commit is on the disk, if the disk keeps what it has synced",
-        "programs that write to the file themselves must set it themselves",
+        "other programs that write to the file must set it themselves",
     )
 
 
@@ -271,11 +280,14 @@ def _log(path: Path) -> Finding:
             "log size",
             "warning",
             _mib(size),
-            "the log cannot be folded into the file: reads get slower and the disk fills up",
+            "the log cannot be checkpointed into the file: reads become slower, and the disk"
+            " fills up",
             "look for a process that keeps a read transaction open, such as a backup or a shell",
         )
 
-    return Finding("log size", "ok", _mib(size), "the log is folded into the file as it should be")
+    return Finding(
+        "log size", "ok", _mib(size), "the log is checkpointed into the file as expected"
+    )
 
 
 def _older_log(path: Path) -> Iterator[Finding]:
@@ -291,9 +303,10 @@ def _older_log(path: Path) -> Iterator[Finding]:
             "log age",
             "warning",
             f"the file was changed {minutes:,.0f} minutes after its log was last written",
-            "if a backup was put in place of the file, this log belongs to the former file: SQLite applies"
-            " it to the backup, which then has no effect or is damaged",
-            "to restore, stop the workers, remove the file, its -wal and its -shm, and copy the backup",
+            "if the file was replaced by a backup, this log belongs to the previous file: SQLite"
+            " applies the log to the backup, so the restore has no effect, or the file is damaged",
+            "to restore, stop the workers, remove the file, its -wal and its -shm, and copy the"
+            " backup into place",
         )
 
 
@@ -301,7 +314,7 @@ def _integrity(connection: sqlite3.Connection) -> Finding:
     rows = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
     problems = [line for row in rows for line in row.splitlines()]
     if problems == ["ok"]:
-        return Finding("integrity", "ok", "quick_check: ok", "the file is sound")
+        return Finding("integrity", "ok", "quick_check: ok", "the file is intact")
 
     return Finding(
         "integrity",

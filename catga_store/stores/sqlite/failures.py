@@ -61,7 +61,7 @@ def unopened(error: OSError, path: str) -> Exception:
     if odd is not None:
         return StoreConfigError(_NOT_A_FILE.format(path=path, odd=odd))
 
-    why = "the system gives no other reason"
+    why = "the operating system gives no further reason"
     return StoreConfigError(_NO_ACCESS.format(path=path, error=error.strerror, why=why))
 
 
@@ -98,14 +98,14 @@ def _why_not(path: str, *, was_there: bool) -> str:
     except (FileNotFoundError, NotADirectoryError):
         folder = Path(os.path.realpath(path)).parent
         if not folder.is_dir():
-            return f"its folder {str(folder)!r} does not exist; create it"
+            return f"its directory {str(folder)!r} does not exist; create it"
 
         if was_there:
             return "it was removed after it was opened; put it back"
     except OSError as error:
-        return f"the system says {error.strerror}"
+        return f"the operating system reports: {error.strerror}"
 
-    return "this user needs read and write access to the file and its folder"
+    return "this user needs read and write access to the file and its directory"
 
 
 _Failure: TypeAlias = tuple[type[Exception], str, dict[str, Any]]
@@ -114,18 +114,18 @@ _DAMAGED = (
     "the file {path!r} is damaged or is not a SQLite database: {error};"
     " nothing was changed; restore it from a backup"
 )
-_FULL = "the disk that holds {path!r} is full: {error}; free some space"
+_FULL = "the disk that holds {path!r} is full: {error}; free up some space"
 _LOCKED = "the file {path!r} stayed locked by another process for {seconds} s: {error}"
 _NO_MORE_FILES = (
     "the file {path!r} cannot be opened: this process has no file descriptors left ({error});"
     " close some, or raise the limit (ulimit -n)"
 )
 _NOT_A_FILE = (
-    "the file {path!r} cannot be used: {odd!r} is a folder or a device, and must be a file; nothing was"
-    " written; name another file"
+    "the file {path!r} cannot be used: {odd!r} is a directory or a device, not a regular"
+    " file; nothing was written; choose another path"
 )
 _READ_ONLY = (
-    "the file {path!r} or its folder cannot be written: {error}; nothing was written;"
+    "the file {path!r} or its directory cannot be written: {error}; nothing was written;"
     " grant this user write access to both"
 )
 _NO_ACCESS = "the file {path!r} cannot be opened: {error}; {why}; nothing was written"
@@ -148,4 +148,4 @@ _FAILURES: dict[int, _Failure] = {
 }
 """What a primary result code means to the caller."""
 
-_UNKNOWN_FAILURE: _Failure = (NotSentError, "SQLite cannot use {path!r} now: {error}", {})
+_UNKNOWN_FAILURE: _Failure = (NotSentError, "SQLite cannot use {path!r} at the moment: {error}", {})

@@ -196,8 +196,8 @@ class SQLiteTables:
         column = "SELECT 1 FROM pragma_table_info('catga_layout') WHERE name = 'identity'"
         if self._execute(column).fetchone() is None:
             message = (
-                "the file was made by a release that had no codecs, so bodies cannot be bound to it; copy it"
-                " to a new file with catga-store copy; nothing was written"
+                "the file was created by a release that had no codecs, so bodies cannot be bound"
+                " to it; copy it to a new file with catga-store copy; nothing was written"
             )
             raise StoreConfigError(message)
 

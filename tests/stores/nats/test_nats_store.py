@@ -417,7 +417,7 @@ def test_unreadable_record_does_not_block_others(
         store.create(cs.FlowSnapshot(f"f-{number}", state={}))
 
     assert store.sweep() == 0
-    assert "skipped: what is stored as flow 'bad'" in caplog.text
+    assert "skipped: flow 'bad' cannot be read" in caplog.text
     for what in (
         lambda: store.get("old"),
         lambda: store.get_wait_condition("w"),

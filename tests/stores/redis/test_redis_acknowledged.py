@@ -1,4 +1,4 @@
-"""`acknowledged_by=n`: a commit counts once n replicas have it, and a fail-over does not lose it.
+"""`acknowledged_by=n`: a commit counts once n replicas have it, and a failover does not lose it.
 
 A replica is stalled with SIGSTOP: it stays connected and confirms nothing.
 """
@@ -161,7 +161,7 @@ def test_commit_without_confirmation_is_uncertain_until_replica_is_back(
 def test_extension_without_confirmation_is_uncertain(
     pair: tuple[RedisServer, RedisServer], opened: Callable[..., StoreAPI]
 ) -> None:
-    """A lease that a fail-over could shorten is not acknowledged."""
+    """A lease that a failover could shorten is not acknowledged."""
     primary, replica = pair
     created(primary)
     claimed = opened(primary.url).claim("f", lease=HOUR)

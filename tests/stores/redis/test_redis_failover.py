@@ -1,4 +1,4 @@
-"""Clients made by Sentinel, and a fail-over to a replica that does not know the scripts."""
+"""Clients made by Sentinel, and a failover to a replica that does not know the scripts."""
 
 from __future__ import annotations
 

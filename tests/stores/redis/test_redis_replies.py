@@ -370,7 +370,7 @@ def test_failed_sweep_on_the_way_is_logged_and_not_raised(
         assert isinstance(answer, Applied)
 
     assert len(sweeps) == 1
-    assert "a sweep after a commit failed" in caplog.text
+    assert "the sweep after it failed" in caplog.text
 
 
 def test_refused_commit_removes_its_uploads() -> None:

@@ -224,7 +224,9 @@ def test_an_impossible_path_is_reported(tmp_path: Path) -> None:
     """The system's own reason stands in the error, whatever was asked of the store."""
     with cs.SQLiteStore(tmp_path / ("x" * 5000)) as store:
         for use in OPERATIONS:
-            with pytest.raises(cs.StoreConfigError, match="the system says File name too long"):
+            with pytest.raises(
+                cs.StoreConfigError, match="the operating system reports: File name too long"
+            ):
                 use(store)
 
 
@@ -247,7 +249,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
     """The error says that the path is a folder."""
     with (
         cs.SQLiteStore(tmp_path) as store,
-        pytest.raises(cs.StoreConfigError, match="is a folder or a device, and must be a file"),
+        pytest.raises(cs.StoreConfigError, match="is a directory or a device, not a regular file"),
     ):
         store.ping()
 
@@ -341,7 +343,7 @@ def test_a_read_only_folder_is_named(shared: Path) -> None:
 
     for name, message in as_nobody(shared / "new.db"):
         assert name == "StoreConfigError"
-        assert "needs read and write access to the file and its folder" in message
+        assert "needs read and write access to the file and its directory" in message
 
     assert [file.name for file in shared.iterdir()] == ["flows.db"]
     shared.chmod(0o777)
@@ -358,7 +360,9 @@ def test_a_file_that_is_taken_away_is_noticed(path: Path, store: cs.SQLiteStore,
         laid_out(path.with_name("new.db"), 3)
         path.with_name("new.db").rename(path)
 
-    with pytest.raises(cs.StoreConfigError, match="was removed or replaced since it was opened"):
+    with pytest.raises(
+        cs.StoreConfigError, match="has been removed or replaced since it was opened"
+    ):
         store.create(cs.FlowSnapshot("lost", state=None))
 
     if how == "removed":
@@ -386,7 +390,9 @@ def test_a_full_database_writes_nothing(path: Path, store: cs.SQLiteStore) -> No
     with store.session() as session:
         session.get_one("flow-0").state["n"] = 1
         session.add(cs.FlowSnapshot("big", state="x" * 100_000))
-        with pytest.raises(cs.StoreUnavailableError, match=r"is full: .*; free some space; noth"):
+        with pytest.raises(
+            cs.StoreUnavailableError, match=r"is full: .*; free up some space; noth"
+        ):
             session.commit()
 
     assert store.get("big") is None

@@ -294,7 +294,9 @@ def test_a_store_behind_a_link(path: Path) -> None:
         with cs.SQLiteStore(str(link)) as another:
             another.create(cs.FlowSnapshot("other", state={}))
 
-        with pytest.raises(cs.StoreConfigError, match="was removed or replaced since it was open"):
+        with pytest.raises(
+            cs.StoreConfigError, match="has been removed or replaced since it was open"
+        ):
             store.create(cs.FlowSnapshot("lost", state={}))
 
         assert store.get("lost") is None

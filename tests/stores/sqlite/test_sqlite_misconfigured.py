@@ -87,10 +87,10 @@ def other_partitions(path: Path) -> None:
 Make = Callable[[Path], None]
 
 WRONG: list[tuple[Make, type[cs.CatgaStoreError], str]] = [
-    (folder, cs.StoreConfigError, "is a folder or a device, and must be a file"),
-    (folder_for_the_log, cs.StoreConfigError, "flows.db-wal' is a folder or a device"),
-    (folder_for_the_index, cs.StoreConfigError, "flows.db-shm' is a folder or a device"),
-    (device, cs.StoreConfigError, "is a folder or a device"),
+    (folder, cs.StoreConfigError, "is a directory or a device, not a regular file"),
+    (folder_for_the_log, cs.StoreConfigError, "flows.db-wal' is a directory or a device"),
+    (folder_for_the_index, cs.StoreConfigError, "flows.db-shm' is a directory or a device"),
+    (device, cs.StoreConfigError, "is a directory or a device"),
     (loop, cs.StoreConfigError, "symbolic links"),
     (dangling_link, cs.StoreConfigError, "nowhere' does not exist; create it"),
     (text_file, cs.CorruptRecordError, "is not a SQLite database"),
