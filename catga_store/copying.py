@@ -145,7 +145,7 @@ def _check_store(store: object) -> None:
     if not isinstance(store, Store):
         message = (
             f"copy: expected a blocking Store, got {shown(store)}; nothing was copied; for an"
-            " AsyncStore, open the same records with open_store and copy in a thread with"
+            " AsyncStore, open the same store with open_store and run copy in a thread with"
             " anyio.to_thread.run_sync"
         )
         raise UsageError(message)

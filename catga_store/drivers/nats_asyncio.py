@@ -334,8 +334,8 @@ class NatsLink:
         if what not in self._hints_refused:
             self._hints_refused.add(what)
             _log.warning(
-                "NATS refuses the hints of the store: %s; calls that wait look after each poll interval;"
-                " allow %s on catga_hints.<bucket>",
+                "NATS refuses the store's hints: %s; calls that wait now check the store once per"
+                " poll interval; allow %s on catga_hints.<bucket>",
                 error,
                 what,
             )
@@ -528,16 +528,18 @@ def _check_loop(client: Client) -> None:
 
     if task.get_loop() is not asyncio.get_running_loop():
         message = (
-            "the NATS client belongs to a different event loop than the store; connect it on the loop"
-            " that uses the store, or give the store the URLs of the servers; under trio, only URLs work"
+            "the NATS client belongs to a different event loop from the store; connect it on the"
+            " loop that uses the store, or pass the URLs of the servers to the store; with trio,"
+            " only URLs work"
         )
         raise UsageError(message)
 
 
 def _refusal(verb: str, subject: str, error: Exception) -> StoreConfigError:
     message = (
-        f"NATS does not permit this user to {verb} {subject!r}; grant the permission (the documentation of"
-        " the NATS store lists all that are needed); this request had no effect"
+        f"NATS does not permit this user to {verb} {subject!r}; grant the permission (the"
+        " documentation of the NATS store lists all required permissions); this request had no"
+        " effect"
     )
     refusal = StoreConfigError(message)
     refusal.__cause__ = error

@@ -165,8 +165,9 @@ def _check_credentials(given: object) -> None:
 # --- errors ---------------------------------------------------------------------------------------
 
 _NOT_ENCRYPTED = (
-    "the NATS server does not offer TLS, which the URL or an option requires; nothing was sent, not"
-    " even user and password; enable TLS on the server, or use nats:// on a network that you trust"
+    "the NATS server does not offer TLS, which the URL or an option requires; nothing was sent,"
+    " not even the user name and password; enable TLS on the server, or use nats:// on a network"
+    " that you trust"
 )
 
 
@@ -226,8 +227,8 @@ def _of_file(error: Exception) -> str:
 
 def _of_import(error: Exception) -> str:
     missing = "nkeys" if "nkeys" in str(error) else "aiohttp"
-    need = "credentials and seeds" if missing == "nkeys" else "web sockets"
-    return f"{need} of NATS need the package {missing}: pip install nats-py[{missing}]"
+    need = "NATS credentials and seeds" if missing == "nkeys" else "WebSocket connections to NATS"
+    return f"{need} need the package {missing}: pip install nats-py[{missing}]"
 
 
 _MEANINGS: tuple[tuple[Callable[[Exception], bool], Callable[[Exception], str]], ...] = (

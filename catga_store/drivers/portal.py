@@ -202,7 +202,7 @@ def _cut_off(crossing: _Crossing) -> StoreClosedError | CommitUncertainError:
     if isinstance(request, Resolve):
         return uncertain(request.id, request.keys, why)
 
-    rest = "what it changes may have been written" if writes(request) else "nothing was written"
+    rest = "its changes may have been written" if writes(request) else "nothing was written"
     return StoreClosedError(f"{why}; {rest}")
 
 

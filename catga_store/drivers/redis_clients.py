@@ -46,8 +46,8 @@ def link_to_client(client: object, timeout: float) -> RedisLink:
         return RedisClusterLink(lambda: client, repr(client), timeout, owned=False)
 
     message = (
-        f"a Redis store needs a redis.Redis or redis.RedisCluster client, not {shown(client)};"
-        " an AsyncRedisStore takes those of redis.asyncio"
+        f"a Redis store needs a redis.Redis or redis.RedisCluster client, not {shown(client)}; for"
+        " a client from redis.asyncio, use an AsyncRedisStore"
     )
     raise UsageError(message)
 
@@ -106,7 +106,7 @@ def _opened(make: Callable[[], Any], url: str) -> Any:
         option = re.search(
             r"unexpected keyword argument '(\w+)'|(protocol|SSL|encoding)", str(error)
         )
-        why = f": the option {(option[1] or option[2])!r} is wrong" if option else ""
+        why = f": the option {(option[1] or option[2])!r} is invalid" if option else ""
         client = None
 
     if client is None or why:
@@ -122,7 +122,9 @@ def check_options(client: Any) -> None:
     given = getattr(pool, "connection_kwargs", {})
     for name in ("socket_timeout", "socket_connect_timeout"):
         if given.get(name) == 0:
-            message = f"{name} of the Redis client: expected seconds or None, got 0"
+            message = (
+                f"{name} of the Redis client: expected None or a number of seconds above 0, got 0"
+            )
             raise UsageError(message)
 
     encoding = given.get("encoding", "utf-8")

@@ -218,7 +218,7 @@ class RedisClusterAsyncLink:
                 node = nodes.get_node_from_slot(key_slot(key))
             except (KeyError, RedisClusterException) as error:
                 self._found = False
-                message = f"no node of the cluster serves the slot of {key!r} now"
+                message = f"no node of the cluster currently serves the slot of {key!r}"
                 raise NotSentError(message) from error
 
         return node
@@ -234,7 +234,10 @@ class RedisClusterAsyncLink:
                     await self._client.initialize()
                     await self._client.nodes_manager.initialize()
             except TimeoutError as error:
-                message = f"no node of the cluster returned its slots within {self._timeout:g} s"
+                message = (
+                    "no node of the cluster returned the slots of the cluster within"
+                    f" {self._timeout:g} s"
+                )
                 raise NotSentError(message) from error
             except Exception as error:  # also what a credential provider of the user's raises
                 raise not_sent(error) from error

@@ -25,7 +25,7 @@ __all__ = ["NO_TLS", "is_encrypted", "not_sent"]
 Matches: TypeAlias = Callable[[BaseException, str], bool]
 """Whether an exception is of a kind, by itself and by the name of its connection class."""
 
-NO_TLS = "the server may not speak TLS on this port; nothing is sent without encryption"
+NO_TLS = "the server may not speak TLS on this port; nothing is sent unencrypted"
 
 
 class _Row(NamedTuple):
@@ -78,8 +78,8 @@ def _is_foreign(error: BaseException, _: str) -> bool:
 
 
 _OPTIONS = (
-    "the options of the Redis client do not work: {cause}; correct them where the client is made, or"
-    " in the URL"
+    "the options of the Redis client cannot be used: {cause}; correct them where the client is"
+    " created, or in the URL"
 )
 _FULL = (
     "every connection of the Redis client's pool is in use ({cause}): raise max_connections, or give"
@@ -117,8 +117,8 @@ _TABLE = (
     _Row(
         _number(errno.EINPROGRESS, errno.EAGAIN),
         MisconfiguredError,
-        "a socket timeout of the Redis client is 0, so it cannot wait for the server: give it"
-        " seconds, or None",
+        "a socket timeout of the Redis client is 0, so it cannot wait for the server: set it to a"
+        " number of seconds above 0, or to None",
     ),
     _Row(_is_slow_handshake, NotSentError, "the server cannot be reached: {cause}; " + NO_TLS),
     _Row(

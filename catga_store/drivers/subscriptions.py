@@ -126,8 +126,9 @@ class SubscriptionState:
         if isinstance(error, NoPermissionError | AuthenticationError):
             if self._pause < _REFUSED_PAUSE:
                 _log.warning(
-                    "the server refuses the subscription to hints: %s; calls that wait look after each"
-                    " poll interval; allow SUBSCRIBE and the channels of the store",
+                    "the server refuses the subscription to hints: %s; calls that wait now check"
+                    " the store once per poll interval; allow this user SUBSCRIBE and the"
+                    " channels of the store",
                     error,
                 )
 

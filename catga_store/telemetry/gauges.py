@@ -149,14 +149,16 @@ class _Source:
     def failed(self, error: CatgaStoreError) -> None:
         """Log the first failure in a row."""
         if not self._is_out:
-            _log.warning("no gauges of %s until it replies again: %s", self._name, error)
+            _log.warning(
+                "no gauges are reported for %s until it responds again: %s", self._name, error
+            )
 
         self._is_out = True
 
     def replied(self) -> None:
         """Log the end of an outage."""
         if self._is_out:
-            _log.info("%s replies again, and its gauges are reported", self._name)
+            _log.info("%s responds again; its gauges are reported", self._name)
 
         self._is_out = False
 
@@ -269,12 +271,12 @@ class _Gauge:
 _GAUGES = (
     _Gauge("flow.count", "{flow}", "Flows by type and status", _by_status),
     _Gauge("flow.due", "{flow}", "Flows that are due", _only("due")),
-    _Gauge("flow.oldest_due_age", "s", "For how long the first of them is due", _oldest),
+    _Gauge("flow.oldest_due_age", "s", "For how long the oldest due flow has been due", _oldest),
     _Gauge("flow.claimed", "{flow}", "Flows that are claimed", _only("claimed")),
     _Gauge(
         "flow.expired_leases",
         "{flow}",
-        "Flows whose claim has ended without a write",
+        "Flows whose lease has expired",
         _only("expired_leases"),
     ),
     _Gauge(
@@ -289,7 +291,7 @@ _GAUGES = (
     _Gauge(
         "wait.due",
         "{condition}",
-        "Wait conditions that claim_due acts upon now",
+        "Wait conditions that the next claim_due acts on",
         _only("waits_due"),
     ),
 )
@@ -313,7 +315,8 @@ def _reporting(source: _Source, provider: MeterProvider | None) -> Generator[Non
         sources = _sources(provider)
         if any(other.about == source.about for other in sources):
             message = (
-                f"a store is already observed with the attributes {dict(source.about)}; pass others"
+                f"a store is already observed with the attributes {dict(source.about)}; pass"
+                " different attributes"
             )
             raise UsageError(message)
 

@@ -163,13 +163,13 @@ class _Telemetry:
         self._duration = meter.create_histogram(
             "catga_store.operation.duration",
             "s",
-            "How long operations take",
+            "Duration of operations",
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
         self._counters = {
             counted: meter.create_counter(f"catga_store.{name}", unit, described)
             for counted, name, unit, described in (
-                ("conflicts", "conflicts", "{change}", "Changes that a store refused"),
+                ("conflicts", "conflicts", "{change}", "Changes that a store has refused"),
                 ("retries", "retries", "{commit}", "Commits sent again after a refusal"),
                 ("uncertain", "uncertain_commits", "{commit}", "Commits of unknown outcome"),
                 ("claimed", "claimed_flows", "{flow}", "Flows claimed by workers"),

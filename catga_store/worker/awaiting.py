@@ -88,7 +88,7 @@ class AsyncWorker(BaseWorker):
         owner: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        check_store(store, AsyncStore, "an AsyncStore; with a Store use a Worker")
+        check_store(store, AsyncStore, "an AsyncStore; with a Store, use a Worker")
         super().__init__(
             store,
             concurrency=concurrency,
@@ -221,7 +221,7 @@ class AsyncWorker(BaseWorker):
     async def _watch_signals(self) -> None:
         with anyio.open_signal_receiver(*SIGNALS) as received:
             async for _ in received:
-                self.log.info("%s", "stopping at once" if self._is_stopping else "stopping")
+                self.log.info("%s", "stopping immediately" if self._is_stopping else "stopping")
                 self.stop(timedelta(0) if self._is_stopping else None)
 
     async def _watch_cancellation(self) -> None:

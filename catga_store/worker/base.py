@@ -141,7 +141,7 @@ class BaseWorker:
         for one in types:
             name = self._name_of(one)
             if name in self._handlers:
-                message = f"flows of type {name!r} have a handler already: one type has one handler"
+                message = f"flows of type {name!r} already have a handler; each type has only one"
                 raise UsageError(message)
 
             self._handlers[name] = handler
@@ -152,7 +152,9 @@ class BaseWorker:
         for one in types:
             name = self._name_of(one)
             if name not in self._handlers:
-                message = f"on_failure: flows of type {name!r} have no handler; add that first"
+                message = (
+                    f"on_failure: flows of type {name!r} have no handler; add the handler first"
+                )
                 raise UsageError(message)
 
             self._handlers[name].on_failure = function
@@ -229,11 +231,13 @@ class BaseWorker:
 
     def _begin(self) -> None:
         if not self._handlers:
-            message = "this worker has no handlers: add one with @worker.handles(…) before it runs"
+            message = (
+                "this worker has no handlers: add one with @worker.handles(…) before you run it"
+            )
             raise UsageError(message)
 
         if self._is_running:
-            message = "this worker runs already; make another one to run two"
+            message = "this worker is already running; create another worker to run two"
             raise UsageError(message)
 
         self._is_running = True
@@ -269,14 +273,14 @@ class BaseWorker:
         """Note that the store could not be reached; the first time, log it."""
         if self._down_since is None:
             self._down_since = time.monotonic()
-            self.log.warning("the store cannot be reached, the worker continues to try: %s", error)
+            self.log.warning("the store cannot be reached; the worker keeps trying: %s", error)
 
     def _store_works(self) -> None:
         self._vain = 0
         since, self._down_since = self._down_since, None
         if since is not None:
             self.log.warning(
-                "the store can be reached again, after %.1f s", time.monotonic() - since
+                "the store can be reached again after %.1f s", time.monotonic() - since
             )
 
     # tests ----------------------------------------------------------------------------------------
@@ -301,8 +305,8 @@ class BaseWorker:
     def _check_runs(self, runs: int, most: int) -> None:
         if runs >= most:
             message = (
-                f"run_until_idle: still not idle after {runs} runs; a recurring flow never is: pass `until`,"
-                " a time of the store's clock"
+                f"run_until_idle: still not idle after {runs} runs; with a recurring flow it never"
+                " will be: pass `until`, a time on the store's clock"
             )
             raise UsageError(message)
 
@@ -334,6 +338,7 @@ def check_plain(result: object) -> None:
             result.close()
 
         message = (
-            "a handler of a Worker returned a coroutine, which did not run; use an AsyncWorker"
+            "the handler returned a coroutine or another awaitable, which a Worker does not"
+            " await; use an AsyncWorker"
         )
         raise UsageError(message)

@@ -84,7 +84,7 @@ class Worker(BaseWorker):
         owner: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        check_store(store, Store, "a Store; with an AsyncStore use an AsyncWorker")
+        check_store(store, Store, "a Store; with an AsyncStore, use an AsyncWorker")
         super().__init__(
             store,
             concurrency=concurrency,
@@ -208,7 +208,7 @@ class Worker(BaseWorker):
         return self._over.is_set()
 
     def _signalled(self) -> None:
-        self.log.info("%s", "stopping at once" if self._is_stopping else "stopping")
+        self.log.info("%s", "stopping immediately" if self._is_stopping else "stopping")
         self.stop(timedelta(0) if self._is_stopping else None)
 
     def _reset(self) -> None:

@@ -104,9 +104,9 @@ def end_in_order(flow: FlowSnapshot[Any], began: Began, *, is_tracked: bool) -> 
     if not flow.status.is_terminal and _is_due_as_claimed(flow):
         if flow.position == began.position and flow.status is began.status:
             message = (
-                "the handler returned and changed neither the position, nor the status, nor the due time"
-                " of its flow, so it would run again at once; call run.next(), run.sleep(), run.suspend(),"
-                " run.complete(), run.fail() or run.retry()"
+                "the handler returned without changing the position, the status or the due time"
+                " of its flow, so it would run again immediately; call run.next(), run.sleep(),"
+                " run.suspend(), run.complete(), run.fail() or run.retry()"
             )
             raise FlowNotMovedError(message)
 
@@ -167,7 +167,7 @@ def discount(flow: FlowSnapshot[Any]) -> bool:
 
 def note_alone(flow: FlowSnapshot[Any], retry: Retry) -> None:
     """Note that an attempt runs alone, before it does: if its process dies, it is counted."""
-    before = "" if flow.error is None else f"; the error before that was: {flow.error}"
+    before = "" if flow.error is None else f"; the previous error was: {flow.error}"
     text = f"attempt {flow.attempts} of {retry.attempts} at {flow.position}{_ALONE}"
     flow.error = (text + before)[:_LONGEST_TEXT]
 
@@ -219,11 +219,11 @@ def hand_back(flow: FlowSnapshot[Any], due_at: datetime = NOW) -> None:
 def poison_error(flow: FlowSnapshot[Any], retry: Retry) -> GiveUp:
     """The error of a flow whose attempts are used up before it runs: workers have died in it."""
     message = (
-        f"not run again: {flow.attempts - 1} of {retry.attempts} attempts at {flow.position} ended without"
-        " a result, because the process of the worker died or its claim was lost"
+        f"not run again: {flow.attempts - 1} of {retry.attempts} attempts at {flow.position} ended"
+        " without a result, because the worker's process died or its claim was lost"
     )
     if flow.error is not None:
-        message += f"; the error before that was: {flow.error}"
+        message += f"; the previous error was: {flow.error}"
 
     return GiveUp(message)
 

@@ -119,7 +119,10 @@ class BaseRun(Generic[S]):
         self.flow.status = FlowStatus.FAILED
 
     def retry(
-        self, *, after: timedelta | None = None, reason: str = "the handler asked for it"
+        self,
+        *,
+        after: timedelta | None = None,
+        reason: str = "the handler requested another attempt",
     ) -> None:
         """Attempt the step again, after a pause or by the retry policy; the changes of the handler are kept.
 
@@ -175,7 +178,7 @@ class BaseRun(Generic[S]):
         for child in children:
             if child.reports_to not in (None, named) or child.revision is not None:
                 message = (
-                    f"spawn: {child!r} is not a new flow, or reports its end to another condition"
+                    f"spawn: {child!r} must be a new flow that does not report to another condition"
                 )
                 raise UsageError(message)
 
@@ -289,8 +292,9 @@ def _once(
 
     if body_type is None and part.type_name not in ("", "bytes"):
         message = (
-            f"once({name!r}) returned a {type(result).__name__}, which is kept, but would come back as plain"
-            " data after a crash: annotate what the function returns with this class"
+            f"once({name!r}) returned a {type(result).__name__}, which is stored, but would be"
+            " read back as plain data after a crash: annotate the return type of the function"
+            " with this class"
         )
         raise UsageError(message)
 

@@ -195,7 +195,9 @@ def settle_error(worker: BaseWorker, flight: Flight, error: BaseException) -> St
         yield from hand_back(worker, flight)
     elif isinstance(error, OUTAGES):
         worker.log.warning(
-            "%s: the store failed in a run, which does not count: %s", flight.flow.key, error
+            "%s: the store failed during a run; the attempt does not count: %s",
+            flight.flow.key,
+            error,
         )
         yield from hand_back(worker, flight, _OUTAGE_DELAY * random.random())  # noqa: S311  jitter
     elif isinstance(error, GiveUp):
@@ -207,7 +209,7 @@ def settle_error(worker: BaseWorker, flight: Flight, error: BaseException) -> St
 def _lost(worker: BaseWorker, flight: Flight) -> bool:
     flight.lose()
     worker.tally.ended(flight, "lost")
-    worker.log.warning("%s: the claim was lost; nothing is written for this run", flight.flow.key)
+    worker.log.warning("%s: the claim was lost; this run writes nothing more", flight.flow.key)
     return False
 
 
@@ -260,7 +262,8 @@ def _write_failure(
             )
             if outcomes.fail_where_it_failed(flow, where, status):
                 worker.log.warning(
-                    "%s: its on_failure handler set it %s where it had failed as %s: it fails for good",
+                    "%s: the on_failure handler left it %s at the position where it had failed as"
+                    " %s: it fails permanently",
                     flow.key,
                     status.name,
                     status.name,
@@ -271,7 +274,7 @@ def _write_failure(
         raise
     except Exception:
         worker.log.exception(
-            "%s: its on_failure handler raised; its changes are discarded", flow.key
+            "%s: the on_failure handler raised an exception; its changes are discarded", flow.key
         )
         session.rollback()
         session.add(flow)

@@ -337,7 +337,7 @@ def test_a_run_that_moves_nothing_is_an_error(store: cs.Store, worker: cs.Worker
     order = store.get_one("o", Order)
     assert (order.status.name, order.state.n) == ("FAILED", 0)
     assert order.error is not None
-    assert "FlowNotMovedError: the handler returned and changed neither" in order.error
+    assert "FlowNotMovedError: the handler returned without changing" in order.error
 
 
 def test_retry_keeps_the_changes_and_counts(store: cs.Store, worker: cs.Worker) -> None:
@@ -608,7 +608,7 @@ def test_an_attempt_that_raised_is_explained(
     assert raised[0] is None
     assert raised[1] is not None
     assert raised[1].startswith("attempt 2 of 3 at 0: it runs alone, ")
-    assert "the error before that was: attempt 1 of 3 at 0: LookupError: no stock" in raised[1]
+    assert "the previous error was: attempt 1 of 3 at 0: LookupError: no stock" in raised[1]
     order = store.get_one("o")
     assert (order.attempts, (order.error or "")[:35]) == (2, "attempt 2 of 3 at 0: LookupError: n")
 
@@ -769,7 +769,7 @@ def test_a_result_that_would_come_back_as_something_else(
     worker.run_until_idle()
     order = store.get_one("o")
     assert order.error is not None
-    assert "annotate what the function returns" in order.error
+    assert "annotate the return type of the function" in order.error
     assert calls == [1]
     assert store.get_part("o", "once/0/charge", Receipt) is not None
 
@@ -900,7 +900,7 @@ def test_misuse_is_refused(store: cs.Store, call: Any, part: str) -> None:
 def test_one_type_has_one_handler(worker: cs.Worker) -> None:
     """A second one is refused."""
     worker.handles(Order)(print)
-    with pytest.raises(cs.UsageError, match="have a handler already"):
+    with pytest.raises(cs.UsageError, match="already have a handler"):
         worker.handles(Order)(print)
 
 

@@ -101,7 +101,7 @@ WAYS: list[tuple[str, Connect, type[Exception], str]] = [
         "TLS that the server does not speak",
         lambda _: {"tls": ssl.create_default_context(), "user": "me", "password": "right"},
         cs.StoreConfigError,
-        "does not offer TLS.*nothing was sent, not even user and password",
+        "does not offer TLS.*nothing was sent, not even the user name and password",
     ),
     (
         "a name that is not a string",
