@@ -547,7 +547,7 @@ WRONG_URLS: list[tuple[str, int, str]] = [
     ("flows.db", 2, "is not the URL of a store"),
     ("sqlite://flows.db", 2, "has no file path"),
     ("mysql://host/flows", 2, "is not the URL of a store"),
-    ("memory://", 1, "of one process"),
+    ("memory://", 1, "belongs to one process"),
 ]
 
 

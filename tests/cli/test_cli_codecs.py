@@ -107,7 +107,7 @@ def test_doctor_counts_bodies_by_codec_and_key(plain: str) -> None:
         ("codecs=lzma", "", 2, "expected zstd"),
         ("accept_plain=true", "", 2, "without keys="),
         ("keys=env:A&keys=env:B", "", 2, "keys twice"),
-        ("codec=zstd", "", 2, "but accept_plain, codecs, keys"),
+        ("codec=zstd", "", 2, "except accept_plain, codecs, keys"),
     ],
 )
 def test_wrong_options_of_a_url(plain: str, query: str, keys: str, code: int, says: str) -> None:

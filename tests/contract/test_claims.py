@@ -719,7 +719,7 @@ def test_extend_of_a_lost_claim(store: cs.Store, clock: ManualClock, claimed: Fl
     """`ClaimLostError` names the flow, and the other's lease is not moved."""
     clock.advance(LEASE)
     store.claim("f", owner="w-2", lease=MINUTE)
-    with pytest.raises(cs.ClaimLostError, match="the claim on flow 'f' is lost") as caught:
+    with pytest.raises(cs.ClaimLostError, match="the claim on flow 'f' no longer exists") as caught:
         store.extend(claimed, timedelta(hours=1))
 
     assert (caught.value.flow_id, caught.value.expected) == ("f", 2)

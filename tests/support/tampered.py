@@ -15,6 +15,7 @@ from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import part_key
+from catga_store.protocol.requests import Due
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
@@ -32,7 +33,7 @@ def stored_bodies(store: cs.Store) -> dict[Place, bytes]:
     bodies: dict[Place, bytes] = {}
     now_ms = store._context.settings.now_ms()
     for kind in (FLOW, PART, PROGRESS, WAIT):
-        for key, record in _scanned(store, kind, now_ms):
+        for key, record, *_ in _scanned(store, kind, now_ms):
             if record.body:
                 bodies[key, ""] = record.body
 
@@ -67,6 +68,14 @@ class Tampered:
         if isinstance(request, Read):
             pairs = zip(request.keys, reply, strict=True)
             return tuple(record and self._changed(key, record) for key, record in pairs)
+
+        if isinstance(request, Due):
+            return tuple(
+                one
+                if one.body is None
+                else one._replace(body=self.bodies.get((one.key, ""), one.body))
+                for one in reply
+            )
 
         if isinstance(request, Scan):
             return tuple(one._replace(record=self._changed(one.key, one.record)) for one in reply)
