@@ -38,32 +38,36 @@ Ids = Annotated[list[str] | None, typer.Argument(metavar="[FLOW_ID]...")]
 _OPTIONS: dict[str, tuple[Any, Any]] = {
     "findings": (Finding, None),
     "everything": (
-        Annotated[bool, typer.Option("--everything", help="Every flow of the store.")],
+        Annotated[bool, typer.Option("--everything", help="Select every flow of the store.")],
         False,
     ),
     "version": (
         Annotated[
             int | None,
-            typer.Option("--version", help="Only if the flow that is named is at this version."),
+            typer.Option("--version", help="Act only if the named flow has this version."),
         ],
         None,
     ),
     "dry_run": (
         Annotated[
-            bool, typer.Option("--dry-run", help="Change nothing; say what would be changed.")
+            bool, typer.Option("--dry-run", help="Change nothing; only show what would be changed.")
         ],
         False,
     ),
-    "limit": (Annotated[int | None, typer.Option(min=1, help="The most flows to look at.")], None),
+    "limit": (
+        Annotated[int | None, typer.Option(min=1, help="Maximum number of flows to check.")],
+        None,
+    ),
     "cursor": (
         Annotated[
-            str | None, typer.Option(help="Continue where a call with the same filters has ended.")
+            str | None, typer.Option(help="Continue where a call with the same filters ended.")
         ],
         None,
     ),
     "per_second": (
         Annotated[
-            float, typer.Option("--per-second", help="The most flows to change in a second.")
+            float,
+            typer.Option("--per-second", help="Maximum number of flows to change per second."),
         ],
         1000.0,
     ),
@@ -76,14 +80,15 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
 }
 
 _HOW = """
-    Name flows by their ids, or select them by filters, or by a finding of `stuck`, which takes the thresholds
-    `--late`, `--idle` and `--tries`. With filters it says
-    how many there are and asks for confirmation; without a terminal, `--yes` is required. Each flow is
-    changed by a commit of its own, checked by its version; what is skipped is said with the reason. Exits
-    with 1 if a named flow was not changed, or if nothing matched.
+    Name flows by their ids, or select them by filters or by a finding of `stuck`; the options `--late`,
+    `--idle` and `--tries` set the thresholds of findings. With filters, the command shows how many flows
+    match and asks for confirmation; without a terminal, `--yes` is required. Each flow is changed in a
+    separate commit, which checks its version. The output lists skipped flows with the reason. Exits with 1
+    if a named flow was not changed, or if nothing matched.
 
     `--json`: `{"matched", "changed", "skipped": {reason: number, …}, "first_changed": [id, …],
-    "first_skipped": {reason: [id, …], …}, "cursor": text or null, "dry_run"}`; of ids the first 100.
+    "first_skipped": {reason: [id, …], …}, "cursor": text or null, "dry_run"}`; each list of ids has at most
+    100.
     """
 
 
@@ -103,7 +108,7 @@ def retry(
     filters: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
-    """Let flows run on that have failed or were cancelled; of live ones, count the attempts again."""
+    """Run failed or cancelled flows again; reset the attempts of live flows."""
     _run("retry", ids, store, filters, options)
 
 
@@ -112,7 +117,9 @@ def cancel(
     ids: Ids = None,
     *,
     store: StoreOption = None,
-    reason: Annotated[str, typer.Option(help="Why, as the error of the flows.")] = "by hand",
+    reason: Annotated[
+        str, typer.Option(help="The reason, which is stored as the error of each flow.")
+    ] = "by hand",
     filters: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
@@ -128,7 +135,7 @@ def wake(
     filters: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
-    """Let live flows be due now, whatever they wait for."""
+    """Make live flows due now, whatever they are waiting for."""
     _run("wake", ids, store, filters, options)
 
 
@@ -140,7 +147,7 @@ def release(
     filters: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
-    """Take flows from workers that are gone or hang; they are due now."""
+    """Take claimed flows away from workers that have died or hang; the flows are then due."""
     _run("release", ids, store, filters, options)
 
 
@@ -151,7 +158,9 @@ def tag(
     store: StoreOption = None,
     remove: Annotated[
         list[str] | None,
-        typer.Option("--remove", metavar="KEY", help="A tag to remove; may be repeated."),
+        typer.Option(
+            "--remove", metavar="KEY", help="The key of a tag to remove; may be repeated."
+        ),
     ] = None,
     ids: Annotated[
         list[str] | None,
@@ -162,8 +171,8 @@ def tag(
 ) -> None:
     """Add or replace tags of flows, ended or not, and remove others.
 
-    The arguments are tags: flows are named with `--id`. A flow that a worker holds is skipped, and so is one
-    that would have more than 16 tags.
+    The arguments are tags; name flows with `--id`. Flows that a worker holds, and flows that would have more
+    than 16 tags, are skipped.
     """
     given = {**options, "version": None}
     _run("tag", ids, store, filters, given, tag_pairs(tags, "tag"), remove=remove or ())
@@ -174,13 +183,15 @@ def purge(
     ids: Ids = None,
     *,
     store: StoreOption = None,
-    live: Annotated[bool, typer.Option("--live", help="Also flows that have not ended.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Also delete flows that have not ended.")
+    ] = False,
     filters: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
     """Delete flows that have ended, with their progress and parts.
 
-    With `--finding parent_gone`, the wait conditions whose parent does not exist are cleared.
+    With `--finding parent_gone`, clears the wait conditions whose parent does not exist.
     """
     _run("purge", ids, store, filters, options, live=live)
 
@@ -201,7 +212,7 @@ def _run(
         leave("name flows by their ids, or select them by filters, not both", USAGE)
 
     if version is not None and (not ids or len(ids) > 1):
-        leave("--version is for one flow, which is named", USAGE)
+        leave("--version requires the id of exactly one flow", USAGE)
 
     selected: dict[str, Any] = {"ids": ids}
     if not ids:
@@ -234,7 +245,7 @@ def _one(
         done = getattr(store, f"{action}_flow")(flow_id, *arguments, version=version)
         changed = done.version != version
 
-    skipped = {} if changed else {"has nothing to be changed": (flow_id,)}
+    skipped = {} if changed else {"nothing to change": (flow_id,)}
     return cs.BulkReport(
         matched=1,
         changed=int(changed),
@@ -254,7 +265,8 @@ def _confirm(planned: cs.BulkReport, action: str) -> None:
     if not sys.stdin.isatty():
         flows = counted(planned.changed, "flow")
         leave(
-            f"nothing was changed: it would be {flows}, and --yes is required without a terminal to ask on",
+            f"nothing was changed: the command would change {flows}, and without a terminal to ask"
+            " for confirmation, --yes is required",
             USAGE,
         )
 
@@ -290,5 +302,5 @@ def _listed(ids: tuple[str, ...], number: int) -> str:
 def _progress(report: cs.BulkReport) -> None:
     """Say on a terminal how far it is, and where to continue."""
     if sys.stderr.isatty() and report.cursor is not None:
-        done = f"{report.changed:,} of {report.matched:,} changed so far"
-        complain(f"{done}; if this breaks off, continue with --cursor {report.cursor}")
+        done = f"{report.changed:,} of {report.matched:,} flows changed so far"
+        complain(f"{done}; if this command is interrupted, continue with --cursor {report.cursor}")

@@ -166,14 +166,16 @@ def demo(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Run on this store instead of a temporary SQLite file, and keep the finished order"
-            " there. The demo's processes claim due flows as any worker does: do not name a store"
-            " that is in production.",
+            help=(
+                "Run on this store instead of a temporary SQLite file, and keep the finished"
+                " order there. The demo's processes claim due flows like any other worker: do not"
+                " use a production store."
+            ),
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Kill a worker in the middle of an order, and watch another process finish it.
+    """Kill a worker in the middle of an order, and watch another process finish the order.
 
     A real flow on a real store: a payment, a ForEach with saved progress, a wait that times out, a
     wait for shipments, and two workers that race. The demo checks its own result and exits with 1 if
@@ -199,7 +201,8 @@ def _check_shared(url: str) -> None:
     with cs.open_store(url) as store:
         if isinstance(store, cs.MemoryStore):
             leave(
-                f"{mask_url(url)} exists in one process only, and the demo runs several; use sqlite:///",
+                f"{mask_url(url)} exists in one process only, but the demo runs several processes;"
+                " use sqlite:///",
                 USAGE,
             )
 
@@ -249,6 +252,8 @@ for _command, _examples in (
     app.command(epilog=_epilog)(_command)
 
 app.command(
-    epilog="Example: `catga-store worker myapp.flows:worker --processes 4 --health 8080`. The store is that"
-    " of the worker."
+    epilog=(
+        "Example: `catga-store worker myapp.flows:worker --processes 4 --health 8080`. The store"
+        " is the one that the worker was created with."
+    )
 )(worker)

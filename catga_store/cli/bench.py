@@ -49,14 +49,17 @@ def bench(
     store: StoreArgument = None,
     *,
     calls: Annotated[
-        int, typer.Option(min=10, max=100_000, help="Calls of each operation, after 20 to warm up.")
+        int,
+        typer.Option(
+            min=10, max=100_000, help="Number of calls of each operation, after 20 warm-up calls."
+        ),
     ] = 500,
     as_json: AsJson = False,
 ) -> None:
-    """Measure operations in a scratch namespace beside the store, which is removed at the end.
+    """Measure operations in a scratch namespace beside the store; the namespace is removed at the end.
 
-    One blocking caller, one call at a time, flows with a state of 1 KiB. The times hold for this
-    machine, this network and its present load. Your records are neither read nor written.
+    Measures one blocking caller, one call at a time, on flows with a state of 1 KiB. The times apply to this
+    machine, this network and the current load. Your records are neither read nor written.
 
     `--json`: `{"url", "place", "calls", "state_bytes", "operations": [{"operation", "p50_us", "p99_us",
     "per_second"}, …]}`.
@@ -103,8 +106,9 @@ def bench(
     ]
     print_rows(("OPERATION", "P50 µs", "P99 µs", "PER SECOND"), rows)
     say(
-        f"\n{calls} calls of each operation, one at a time, by one blocking caller, on flows with 1 KiB"
-        f"\nof state, {place}. The scratch namespace was removed; your records were not touched."
+        f"\n{calls} calls of each operation, one at a time, by one blocking caller, on flows with"
+        f" 1 KiB\nof state, {place}. The scratch namespace has been removed; your records were not"
+        " touched."
     )
 
 

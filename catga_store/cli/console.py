@@ -38,17 +38,22 @@ def console(
     ] = False,
     host: Annotated[
         str,
-        typer.Option(help="The address to listen on; other machines reach only other addresses."),
+        typer.Option(
+            help="The address to listen on; the default can be reached only from this machine."
+        ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port; 0 chooses one that is free.")
+        int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")
     ] = 8765,
     token: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT",
             envvar="CATGA_CONSOLE_TOKEN",
-            help="What the address must show, instead of a new one each time; 16 characters or more.",
+            help=(
+                "The token in the address, instead of a new random one at each start; at least 16"
+                " characters."
+            ),
         ),
     ] = None,
     types: Annotated[
@@ -62,9 +67,9 @@ def console(
 ) -> None:
     """Serve the console of a store until Ctrl-C or SIGTERM, and print its address.
 
-    The console shows flows, their states and history, waits, and what is wrong, in a browser. Only those who
-    have the address with its token get in. It changes nothing without `--write`. It speaks HTTP: beyond this
-    machine put it behind a proxy with TLS. Needs the extra `console`.
+    The console shows flows, their states and history, wait conditions and problems in a browser. The address
+    contains a token, without which there is no access. The console changes nothing without `--write`. It uses
+    plain HTTP: to reach it from other machines, put it behind a proxy with TLS. Needs the extra `console`.
     """
     import uvicorn  # noqa: PLC0415  an extra
 
@@ -108,4 +113,4 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        leave(f"{host}:{port} cannot be listened on: {error.strerror}", UNAVAILABLE)
+        leave(f"cannot listen on {host}:{port}: {error.strerror}", UNAVAILABLE)

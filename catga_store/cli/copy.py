@@ -52,21 +52,25 @@ def copy(
         bool, typer.Option("--overwrite", help="Replace records that the target already has.")
     ] = False,
     partitions: Annotated[
-        int | None, typer.Option(min=1, help="Partitions of a new target; by default 1.")
+        int | None,
+        typer.Option(min=1, help="Number of partitions of a new target; the default is 1."),
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify/--no-verify", help="Read back and compare every record at the end."),
+        typer.Option(
+            "--verify/--no-verify",
+            help="At the end, read back every record and compare it with the source.",
+        ),
     ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Copy every record to another store: flows, wait conditions, progress and pending completions.
 
-    Versions and times are kept. Each URL may name codecs and keys of its own. Stop the workers of both
+    Versions and times are preserved. Each URL may name its own codecs and keys. Stop the workers of both
     stores first: records written during the copy may be missed. Records that the target already has are
-    skipped, so an interrupted copy continues when the command is run again. Claims are not copied: a claimed
-    flow is due in the target. At the end every record is read back and compared; exits with 1 if one differs,
-    or could not be decoded.
+    skipped, so if the copy is interrupted, run the command again to continue it. Claims are not copied: a
+    claimed flow is due in the target. At the end, every record is read back and compared; exits with 1 if a
+    record differs or could not be decoded.
 
     `--json`: `{"flows", "wait_conditions", "progress", "completions", "skipped", "unreadable": numbers,
     "verified": true, false or null, "differences": [{"kind", "id", "step", "name", "what"}, …]}` (at most 1,000).
@@ -76,7 +80,8 @@ def copy(
 
     if target.startswith("memory:"):
         leave(
-            f"{mask_url(target)} is a memory store, which ends with this command; copy to another kind of store",
+            f"{mask_url(target)} is a memory store, which would be lost when this command ends;"
+            " copy to another kind of store",
             USAGE,
         )
 
@@ -147,12 +152,13 @@ def _print_report(
     )
     if report.unreadable:
         complain(
-            f"{counted(report.unreadable, 'record')} could not be decoded and were not copied: a key or a"
-            " codec is missing in the URL of the source, or they were changed"
+            f"{counted(report.unreadable, 'record')} could not be decoded and were not copied: a"
+            " key or a codec is missing from the URL of the source, or the stored data has been"
+            " altered"
         )
 
     if verified:
-        say("Verified: every record was read back and is the same as in the source.")
+        say("Verified: every record was read back and is identical to the source.")
 
     for one in differences[:_MOST_SHOWN]:
         complain(f"{one.key} differs from the source: {one.what}")
@@ -162,6 +168,6 @@ def _print_report(
 
     if differences:
         complain(
-            "The target had these records before, or a worker wrote during the copy; --overwrite replaces"
-            " them."
+            "The target already had these records, or a worker wrote to a store during the copy;"
+            " --overwrite replaces them."
         )

@@ -72,17 +72,15 @@ class Report:
     def verdicts(self, verdicts: Iterable[Verdict]) -> None:
         """Print a line for each check, with what was found."""
         verdicts = list(verdicts)
-        self._print(Text("\nThe demo checks itself:"))
+        self._print(Text("\nThe demo checks its own result:"))
 
         for verdict in verdicts:
-            mark = Text("ok", "green") if verdict.holds else Text("OFF", "bold red")
+            mark = Text("ok", "green") if verdict.holds else Text("FAILED", "bold red")
             text = Text(verdict.claim).append(f" ({verdict.found})", "dim")
             self._line(Text(), mark, text)
 
         off = sum(not verdict.holds for verdict in verdicts)
-        end = (
-            f"{off} of {len(verdicts)} checks are off" if off else "Everything is as it should be."
-        )
+        end = f"{off} of {len(verdicts)} checks failed" if off else "All checks passed."
         self._print(Text(f"\n{end}", "bold red" if off else "bold green"))
 
     def _line(self, number: Text, who: Text, text: Text) -> None:

@@ -40,7 +40,7 @@ def known_doctor(url: str, command: str) -> Doctor:
     """Answer what is known of a URL's kind of store; `NotSupportedError` if nothing is."""
     store_doctor = doctor_of(url)
     if store_doctor is None:
-        message = f"{command} does not support stores like {mask_url(url)} yet"
+        message = f"{command} does not yet support stores like {mask_url(url)}"
         raise cs.NotSupportedError(message)
 
     return store_doctor
@@ -48,9 +48,9 @@ def known_doctor(url: str, command: str) -> Doctor:
 
 @guarded
 def doctor(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
-    """Check everything around a store that could lose or delay flows; changes nothing.
+    """Check a store and its environment for anything that could lose or delay flows; changes nothing.
 
-    Each finding says what was found, what it means for flows and how to change it. Exits with 1 if
+    Each finding shows what was found, what it means for flows and what to change. Exits with 1 if
     there is a warning or a problem, or no store.
 
     `--json`: `{"url", "healthy": true or false, "findings": [{"check", "level", "found", "means",
@@ -90,11 +90,13 @@ def _answers(url: str) -> Iterator[Finding]:
             flows = store.count_flows()
             stuck = store.diagnose_all(limit=_STUCK, most=_LOOKED_AT)
     except (cs.StoreUnavailableError, cs.StoreConfigError, cs.CorruptRecordError) as error:
-        yield Finding("store", "problem", str(error), "no worker can use it", "as the message says")
+        yield Finding(
+            "store", "problem", str(error), "no worker can use the store", "see the message"
+        )
         return
 
-    found = f"answered in {took * 1000:.2f} ms, holds {counted(flows, 'flow')}"
-    yield Finding("store", "ok", found, "workers can use it")
+    found = f"responded in {took * 1000:.2f} ms, holds {counted(flows, 'flow')}"
+    yield Finding("store", "ok", found, "workers can use the store")
     yield _flows(stuck)
 
 
@@ -103,9 +105,11 @@ _STUCK, _LOOKED_AT = 100, 2000
 
 def _flows(stuck: cs.Page[cs.Diagnosis]) -> Finding:
     """What is wrong with flows: a sample of them is looked at."""
-    sample = "" if stuck.cursor is None else f" among the first {_LOOKED_AT:,}"
+    sample = "" if stuck.cursor is None else f" among the first {_LOOKED_AT:,} checked"
     if not stuck.items:
-        return Finding("stuck", "ok", f"no live flow is stuck{sample}", "they go on by themselves")
+        return Finding(
+            "stuck", "ok", f"no live flow is stuck{sample}", "every live flow continues on its own"
+        )
 
     reasons = Counter(one.findings[0].code for one in stuck)
     said = ", ".join(f"{number} {code}" for code, number in reasons.most_common())
@@ -113,13 +117,14 @@ def _flows(stuck: cs.Page[cs.Diagnosis]) -> Finding:
         f"{counted(len(stuck), 'flow')}{' or more' if stuck.cursor else ''} stuck{sample}: {said}"
     )
     if reasons.keys() == {"never_due"}:
-        means = "no claim hands them out; that is right if only your own code takes them up"
-        change = "else run `catga-store stuck`"
+        means = "claim_due never returns them; this is correct if only your own code continues them"
+        change = "otherwise, run `catga-store stuck`"
         return Finding("stuck", "info", found, means, change)
 
-    means = "they do not go on by themselves"
+    means = "these flows do not continue on their own"
     change = (
-        "run `catga-store stuck`, which says why of each, and `why FLOW_ID`, which says what to do"
+        "run `catga-store stuck` to see why each of them is stuck, and `catga-store why FLOW_ID`"
+        " to see what to do"
     )
     return Finding("stuck", "warning", found, means, change)
 
@@ -130,7 +135,7 @@ def _bodies(url: str) -> Iterator[Finding]:
         with open_laid_out(url) as store:
             counts, all_counted = count_bodies(store)
     except (cs.StoreUnavailableError, cs.StoreConfigError, cs.CorruptRecordError) as error:
-        yield Finding("bodies", "unknown", str(error), "how they are stored is not known")
+        yield Finding("bodies", "unknown", str(error), "how bodies are stored is not known")
         return
 
     if url == bare(url) and not any(counts):
@@ -138,15 +143,19 @@ def _bodies(url: str) -> Iterator[Finding]:
 
     of = "" if all_counted else f" of the first {sum(counts.values()):,}"
     found = ", ".join(
-        f"{number:,} through {trail or 'none'}" if trail is not None else f"{number:,} as they are"
+        f"{number:,} through {trail or 'none'}"
+        if trail is not None
+        else f"{number:,} without codecs"
         for trail, number in sorted(counts.items(), key=lambda one: -one[1])
     )
     yield Finding(
         "bodies",
         "info",
-        f"{found or 'there are none'}{of}",
-        "each is read by programs that have its codecs and its key",
-        "catga-store rewrap writes them through the codecs of its URL" if len(counts) > 1 else "",
+        f"{found or 'none'}{of}",
+        "a program can read a body only if it has the codecs and the key of the body",
+        "catga-store rewrap writes all bodies again through the codecs of its URL"
+        if len(counts) > 1
+        else "",
     )
 
 
@@ -163,7 +172,7 @@ def _print_findings(findings: Iterable[Finding], off: int) -> None:
         print_hanging(console, Text(finding.level, style), lines, 9)
 
     console.print(
-        Text(f"{counted(off, 'finding')} to look at.", "bold yellow")
+        Text(f"{counted(off, 'finding')} to check.", "bold yellow")
         if off
         else Text("No problems found.", "bold green")
     )

@@ -40,7 +40,7 @@ def due(
     within: Annotated[
         str,
         typer.Option(
-            metavar="SPAN", help="Include flows that are due within this time, as in 15m."
+            metavar="SPAN", help="Include flows that become due within this time, as in 15m."
         ),
     ] = "0s",
     limit: Annotated[int, typer.Option(min=1, max=500, help="Maximum number of flows.")] = SHOWN,
@@ -53,7 +53,7 @@ def due(
 
     `--json`: `{"due": [{"flow_id", "correlation_id", "since", "type", "status", "owner",
     "attempts"}, …]}`; `correlation_id` is null unless a wait has ended; `status` is null if the flow cannot be
-    read, and then no worker claims it.
+    read, in which case no worker claims it.
     """
     with open_existing(store) as opened:
         documents = list(_due(opened, kind, span_of("--within", within), limit))

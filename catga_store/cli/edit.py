@@ -41,16 +41,21 @@ def edit(
     *,
     store: StoreOption = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also if a worker holds the flow, which then loses it.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Edit the flow even if a worker holds it; the worker then loses its claim.",
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Change the status, position, error, due time and state of a flow, as JSON in `$VISUAL` or `$EDITOR`.
 
-    The flow is written only if no other writer was faster: else it exits with 4 and says where your
-    text is. The state is data without a type: whether it fits its class shows when a worker reads it.
+    The flow is written only if nobody else has written it since it was read; otherwise the command exits with
+    4 and shows where your text is saved. The state is not checked against its class: if it does not fit, the
+    worker that reads it fails.
 
-    `--json`: the fields of `ls`, as the flow is then.
+    `--json`: the fields of `ls`, after the change.
     """
     with open_existing(store) as opened:
         flow = opened.get_one(flow_id)
@@ -66,7 +71,11 @@ def edit(
         except cs.ConflictError as error:
             leave(f"{error}; your text is in {file}", CONFLICT)
         except (cs.UsageError, ValueError, TypeError, KeyError) as error:
-            leave(f"the text is not a flow: {error}; nothing was written; it is in {file}", USAGE)
+            leave(
+                f"the text is not a valid flow: {error}; nothing was written; your text is in"
+                f" {file}",
+                USAGE,
+            )
 
         file.unlink()
 
@@ -99,7 +108,7 @@ def _edited(flow_id: str, text: str) -> Path:
     """Let the user edit a text; returns the file."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not editor:
-        leave("no editor: set EDITOR, as in EDITOR=nano", USAGE)
+        leave("no editor is set: set EDITOR, as in EDITOR=nano", USAGE)
 
     handle, name = tempfile.mkstemp(prefix="catga-store-", suffix=".json")
     file = Path(name)
@@ -114,8 +123,8 @@ def _edited(flow_id: str, text: str) -> Path:
 
     if done.returncode:
         leave(
-            f"the editor ended with {done.returncode}: flow {shown(flow_id)} was not changed; the text is"
-            f" in {file}",
+            f"the editor exited with code {done.returncode}: flow {shown(flow_id)} was not"
+            f" changed; your text is in {file}",
             NO,
         )
 

@@ -37,7 +37,7 @@ Finding = Annotated[
     typer.Option(
         "--finding",
         metavar="CODE",
-        help="Only flows with this finding of `stuck`, as in wait_gone; may be repeated.",
+        help="Only flows for which `stuck` reports this finding, as in wait_gone; may be repeated.",
     ),
 ]
 
@@ -50,18 +50,24 @@ _OPTIONS: dict[str, Any] = {
     ),
     "kind": Type,
     "created_after": _text(
-        "--created-after", "TIME", "As in 2030-01-31T12:00Z, or 2h: two hours ago."
+        "--created-after",
+        "TIME",
+        "Only flows created after this time: 2030-01-31T12:00Z, or 2h for two hours ago.",
     ),
-    "created_before": _text("--created-before", "TIME", "Like --created-after."),
-    "updated_after": _text("--updated-after", "TIME", "Only flows that were written since."),
+    "created_before": _text(
+        "--created-before", "TIME", "Only flows created before this time, in the same form."
+    ),
+    "updated_after": _text("--updated-after", "TIME", "Only flows written since this time."),
     "updated_before": _text(
-        "--updated-before", "TIME", "Only flows that were not written since, as in 7d."
+        "--updated-before", "TIME", "Only flows not written since this time, as in 7d."
     ),
     "id_prefix": _text(
-        "--id-prefix", "TEXT", "Only flows whose id begins with this, ordered by id."
+        "--id-prefix", "TEXT", "Only flows whose id begins with this text; ordered by id."
     ),
-    "owner": _text("--owner", "NAME", "Only flows with a claim of this owner, ended or not."),
-    "error_contains": _text("--error", "TEXT", "Only flows whose error contains this."),
+    "owner": _text(
+        "--owner", "NAME", "Only flows claimed by this owner, even if the lease has ended."
+    ),
+    "error_contains": _text("--error", "TEXT", "Only flows whose error contains this text."),
     "attempts": Annotated[
         int | None,
         typer.Option("--attempts", min=1, help="Only flows with at least this many attempts."),
@@ -137,7 +143,7 @@ def tag_pairs(texts: list[str] | None, taker: str) -> dict[str, str]:
     for text in texts or ():
         key, equals, value = text.partition("=")
         if not equals:
-            message = f"{taker} takes KEY=VALUE, as in tenant=acme, not {shown(text)}"
+            message = f"{taker} expects KEY=VALUE, as in tenant=acme, not {shown(text)}"
             raise cs.UsageError(message)
 
         tags[key] = value

@@ -53,20 +53,20 @@ def ls(
     filters: dict[str, Any],
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of flows.")] = SHOWN,
     cursor: Annotated[
-        str | None, typer.Option(help="Continue a listing that had the same filters.")
+        str | None, typer.Option(help="Continue a previous listing that used the same filters.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="List all flows.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List flows, newest first, without their states; with `--id-prefix` by id.
 
-    `POS` is the position, `TRIES` the attempts, `AGE` how long ago the flow was last written. `--owner`,
-    `--error` and `--attempts` are checked flow by flow, so the store may read more than it lists.
+    `POS` is the position, `TRIES` the number of attempts, `AGE` the time since the flow was last written.
+    `--owner`, `--error` and `--attempts` are checked flow by flow, so the store may read more flows than it lists.
 
     `--json`: `{"flows": [{"flow_id", "type", "status", "position", "version", "revision",
     "created_at", "updated_at", "due_at", "expires_at", "owner", "attempts", "error", "tags"},
-    …], "cursor": text or null}`; of a flow that cannot be read, the `"flow_id"` and `"unreadable"`, which
-    says why, else null.
+    …], "cursor": text or null}`; each flow also has `"unreadable"`: null, or the reason
+    why the flow cannot be read; then all other fields but `"flow_id"` are empty or null.
     """
     left: list[str | None] = [cursor]
 
@@ -136,11 +136,13 @@ def show(
     *,
     store: StoreOption = None,
     history: Annotated[
-        bool, typer.Option("--history", help="Also list the versions that are kept.")
+        bool, typer.Option("--history", help="Also list the stored versions.")
     ] = False,
     raw: Annotated[
         bool,
-        typer.Option("--raw", help="Print what is stored as it is, also if it cannot be read."),
+        typer.Option(
+            "--raw", help="Print the stored record unchanged, even if it cannot be decoded."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -152,10 +154,10 @@ def show(
     …]`, `"parts": [{"name", "version", "type", "tag", "updated_at"}, …]` (the first 100), `"more_parts"`
     (whether there are more) and, with `--history`, `"versions": [{"version", "status", "position",
     "owner", "error", "updated_at", "size"}, …]`, the newest 100. A state of bytes is `{"base64": text}`.
-    Of a flow that cannot be decoded, because its key is missing, say, the fields of `ls`, parts and
-    versions, and `"unreadable"`, which says why; exits with 5. A wait condition or the progress of a step that
-    cannot be read has `"unreadable"`, too. With `--raw`: `{"head": {…}, "body": text}`,
-    the body with its control characters escaped. Exits with 1 if there is no such flow.
+    For a flow that cannot be decoded, for example because its key is missing: the fields of `ls`, the parts and
+    the versions, and `"unreadable"` (the reason); exits with 5. A wait condition, or the progress of a step, that
+    cannot be read has `"unreadable"`, too. With `--raw`: `{"head": {…}, "body": text}`; control characters
+    in the body are escaped. Exits with 1 if there is no such flow.
     """
     if raw:
         _show_raw(flow_id, store)
@@ -266,7 +268,10 @@ def _shown(value: Any) -> str:
 
     if value.__class__ is dict:
         if value.get("stored") is False:
-            return f"{escaped(value['correlation_id'])}, which is not stored: it was cleared, or has expired"
+            return (
+                f"{escaped(value['correlation_id'])}, which is not in the store: it was cleared,"
+                " or has expired"
+            )
 
         given = {name: one for name, one in value.items() if one is not None and name != "stored"}
         return ", ".join(f"{name} {_shown(one)}" for name, one in given.items())

@@ -43,10 +43,10 @@ def history(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of versions.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List the versions of a flow that are kept, the newest first.
+    """List the stored versions of a flow, newest first.
 
-    How many are kept is the option `history` of the stores that write the flow; the current version is
-    always there. Exits with 1 if there is no such flow.
+    The option `history` of the stores that write the flow sets how many versions are kept; the current version
+    is always listed. Exits with 1 if there is no such flow.
 
     `--json`: `{"versions": [{"version", "status", "position", "owner", "error", "updated_at", "size"},
     …]}`.
@@ -56,7 +56,11 @@ def history(
 
     if not versions:
         older = "" if before is None else f" before version {before}"
-        leave(f"flow {shown(flow_id)} has no versions{older}: there is none, or it has expired", NO)
+        leave(
+            f"flow {shown(flow_id)} has no versions{older}: the flow was never created, was"
+            " deleted, or has expired",
+            NO,
+        )
 
     if as_json:
         print_json({"versions": [version_document(one) for one in versions]})
@@ -88,12 +92,12 @@ def watch(
     ] = "1h",
     as_json: AsJson = False,
 ) -> None:
-    """Print a line for each new version of a flow, until it has ended.
+    """Print a line for each new version of a flow, until the flow has ended.
 
-    A version that is followed by another at once may be passed over. Exits with 0 when the flow has
-    ended, and with 1 if it has not when `--timeout` is over, as when it was deleted.
+    A version that is immediately followed by another may be skipped. Exits with 0 when the flow has
+    ended, and with 1 if it has not ended when `--timeout` expires (also if it was deleted).
 
-    `--json`: one object a line, with the fields of `ls`.
+    `--json`: one object per line, with the fields of `ls`.
     """
     until = time.monotonic() + span_of("--timeout", timeout).total_seconds()
     version = 0
@@ -102,7 +106,9 @@ def watch(
             left = max(timedelta(seconds=until - time.monotonic()), timedelta(0))
             flow = opened.watch(flow_id, after=version, timeout=left)
             if flow is None:
-                seen = f"version {version} was the last" if version else "it was not there"
+                seen = (
+                    f"the last version seen was {version}" if version else "the flow was not found"
+                )
                 leave(f"flow {shown(flow_id)} has not ended: {seen}", NO)
 
             version = flow.version

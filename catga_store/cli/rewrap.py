@@ -28,12 +28,13 @@ _CONTINUES = "run the same command again to continue"
 
 @guarded
 def rewrap(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
-    """Write every body again that is not stored through the URL's codecs and its current key.
+    """Write again every body that is not stored through the URL's codecs with its current key.
 
-    Rotates a key, and compresses or encrypts what was stored before: add `accept_plain=true` for that. The URL
-    names the codecs and where the keys are, the current one first. May run beside workers, after all of
-    them have the new key. What is current is only read, so an interrupted command continues when it is run
-    again. At the end the store is read once more; exits with 1 if something is left.
+    Use this command to rotate a key, or to compress or encrypt bodies that were stored before (for that, add
+    `accept_plain=true`). The URL names the codecs and the source of the keys, the current key first. The command
+    may run beside workers as soon as all of them have the new key. Bodies that are current are only read, so if
+    the command is interrupted, run it again to continue. At the end, the store is read once more; exits with 1
+    if a body remains to be written.
 
     `--json`: `{"rewritten", "current", "unreadable", "claimed", "pending", "conflicts", "left": numbers,
     "bodies": {codecs and keys: number}}`.
@@ -75,14 +76,29 @@ def _rewrapped(store: cs.Store, *, quiet: bool) -> cs.RewrapReport:
 def _print_report(report: cs.RewrapReport) -> None:
     say(f"Rewritten: {counted(report.rewritten, 'record')}; {report.current:,} are current.")
     if not report.left:
-        say("Verified: every body is stored through these codecs, under the current key.")
+        say("Verified: every body is stored through these codecs, with the current key.")
         return
 
     for number, what in (
-        (report.unreadable, "could not be decoded: a key is missing, or they were changed"),
-        (report.claimed, "are claimed: their workers write them; run this again after a lease"),
-        (report.pending, "are results whose condition is not set yet: run this again when it is"),
-        (report.conflicts, "were written by others meanwhile: run this again"),
+        (
+            report.unreadable,
+            "could not be decoded: a key is missing, or the stored data has been altered",
+        ),
+        (
+            report.claimed,
+            (
+                "are claimed, so only their workers may write them; run this command again after the"
+                " leases have ended"
+            ),
+        ),
+        (
+            report.pending,
+            (
+                "are results of wait conditions that have not been set yet; run this command again"
+                " when they have been set"
+            ),
+        ),
+        (report.conflicts, "were written by other programs meanwhile; run this command again"),
     ):
         if number:
             say(f"Left: {number:,} {what}.")

@@ -35,7 +35,7 @@ def rm(
 ) -> None:
     """Delete flows with their progress, and clear wait conditions, whatever their status.
 
-    Asks for confirmation; without a terminal, `--yes` is required. Exits with 1 if one of them was
+    Asks for confirmation; without a terminal, `--yes` is required. Exits with 1 if one of the records was
     not found; the others are removed.
 
     `--json`: `{"removed": [id, …], "absent": [id, …]}`.
@@ -65,6 +65,9 @@ def rm(
 
 def _confirm(named: list[str]) -> None:
     if not sys.stdin.isatty():
-        leave("nothing was removed: --yes is required without a terminal to ask on", USAGE)
+        leave(
+            "nothing was removed: without a terminal to ask for confirmation, --yes is required",
+            USAGE,
+        )
 
     typer.confirm(f"Remove {', '.join(map(escaped, named))}?", abort=True, err=True)

@@ -19,11 +19,11 @@ __all__ = ["stats"]
 
 @guarded
 def stats(*, store: StoreOption = None, as_json: AsJson = False) -> None:
-    """Count flows by type and status, and what is due, claimed and waited for; from the indexes.
+    """Count flows by type and status, due and claimed flows, and wait conditions, from the indexes.
 
     `--json`: `{"at", "total", "flows": {type: {status: number, …}, …}, "due", "oldest_due_seconds",
     "claimed", "expired_leases", "waits_pending", "waits_overdue", "waits_due"}`; the type of plain data is
-    the empty text.
+    the empty string.
     """
     with open_existing(store) as opened:
         found = opened.stats()
@@ -53,6 +53,6 @@ def stats(*, store: StoreOption = None, as_json: AsJson = False) -> None:
         say(f"flows with a status that cannot be read: {found.unreadable}")
 
     say(
-        f"waits pending: {found.waits_pending}; past their deadline: {found.waits_overdue}; that wake a"
-        f" flow now: {found.waits_due}"
+        f"waits pending: {found.waits_pending}; past their deadline: {found.waits_overdue}; ready"
+        f" to wake a flow: {found.waits_due}"
     )

@@ -47,7 +47,10 @@ THRESHOLDS: dict[str, tuple[Any, Any]] = {
             str,
             typer.Option(
                 metavar="SPAN",
-                help="How long a flow may be due, or a lease over, before a worker has claimed it.",
+                help=(
+                    "How long a flow may stay due, or its lease stay expired, before a worker"
+                    " claims it."
+                ),
             ),
         ],
         "5m",
@@ -61,7 +64,10 @@ THRESHOLDS: dict[str, tuple[Any, Any]] = {
     ),
     "tries": (
         Annotated[
-            int, typer.Option("--tries", min=1, help="How many attempts at a step are too many.")
+            int,
+            typer.Option(
+                "--tries", min=1, help="From how many attempts at one step a flow is reported."
+            ),
         ],
         5,
     ),
@@ -71,7 +77,10 @@ THRESHOLDS: dict[str, tuple[Any, Any]] = {
             typer.Option(
                 "--types",
                 metavar="MODULE",
-                help="Find flows of later versions than the types in this module, as in myapp.flows.",
+                help=(
+                    "Also find flows whose type version is later than that of the types in this"
+                    " module, as in myapp.flows."
+                ),
             ),
         ],
         None,
@@ -99,7 +108,10 @@ def types_in(name: str) -> list[type]:
         if error.name is None or not (name + ".").startswith(error.name + "."):
             raise
 
-        leave(f"there is no module {name!r}: it is looked for in {Path.cwd()}, too", USAGE)
+        leave(
+            f"there is no module {name!r}; the current directory, {Path.cwd()}, was searched, too",
+            USAGE,
+        )
 
     return [
         one
@@ -121,17 +133,18 @@ def stuck(
     finding: Finding = None,
     thresholds: dict[str, Any],
     info: Annotated[
-        bool, typer.Option("--info", help="Also show findings that may be right.")
+        bool, typer.Option("--info", help="Also show findings that may be intended.")
     ] = False,
     ids: Annotated[
-        bool, typer.Option("--ids", help="Print only the ids, one a line, for other commands.")
+        bool,
+        typer.Option("--ids", help="Print only the ids, one per line, for use by other commands."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the flows that do not go on by themselves, each with the reason; changes nothing.
+    """List the flows that will not continue without help, each with the reason; changes nothing.
 
-    It looks at live flows and pending wait conditions, reads them, and exits with 1 if there are any. One that
-    cannot be read is a row; a wait condition by its own id. The codes of findings can be given to `--finding`
+    Reads all live flows and pending wait conditions, and exits with 1 if any is stuck. A record that cannot be
+    read is listed, too; a wait condition under its own id. You can pass the codes of findings to `--finding`
     of `retry`, `cancel`, `wake`, `release` and `purge`.
 
     `--json`: `{"stuck": [{"flow_id", "correlation_id", "severity", "findings": [{"code", "severity",
@@ -197,11 +210,11 @@ def why(
     thresholds: dict[str, Any],
     as_json: AsJson = False,
 ) -> None:
-    """Say why a flow does not go on, and what can be done about it; changes nothing.
+    """Show why a flow does not continue, and what can be done about it; changes nothing.
 
     Exits with 1 if there is a warning or a problem, or no such flow.
 
-    `--json`: one object as in the list of `stuck`.
+    `--json`: one object, as in the list of `stuck`.
     """
     with open_existing(store) as opened:
         try:

@@ -34,16 +34,16 @@ def verify(
         int,
         typer.Option(
             min=1,
-            help="How many sequences of operations to draw for each check.",
+            help="Number of random sequences of operations for each check.",
         ),
     ] = 20,
-    seed: Annotated[int, typer.Option(help="The seed of what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the random sequences.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Run drawn operations, interleavings and lost replies against your store, and check the results.
+    """Test a store with random operations, interleavings and lost replies, and check the results.
 
-    Runs in a scratch namespace beside your records, which it removes: another file, prefix or bucket.
-    Your records are not touched. Needs Hypothesis: `pip install 'catga_store[test]'`. Exits with 1 if
+    Runs in a scratch namespace beside your records (another file, prefix or bucket), which is removed at the
+    end. Your records are not touched. Needs Hypothesis: `pip install 'catga_store[test]'`. Exits with 1 if
     a check fails.
 
     `--json`: `{"url", "examples", "seed", "holds": true or false, "checks": [{"claim", "api",

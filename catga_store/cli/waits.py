@@ -37,7 +37,8 @@ _PAGE = 500
 @guarded
 def waits(
     correlation_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Show this condition, with its children.")
+        str | None,
+        typer.Argument(metavar="[ID]", help="Show this wait condition and its children."),
     ] = None,
     *,
     store: StoreOption = None,
@@ -51,7 +52,7 @@ def waits(
     ] = None,
     parent: Annotated[
         str | None,
-        typer.Option(metavar="FLOW_ID", help="Only conditions that this flow waits for."),
+        typer.Option(metavar="FLOW_ID", help="Only conditions whose parent is this flow."),
     ] = None,
     overdue: Annotated[
         bool,
@@ -61,7 +62,7 @@ def waits(
     ] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of conditions.")] = 50,
     cursor: Annotated[
-        str | None, typer.Option(help="Continue a listing that had the same filters.")
+        str | None, typer.Option(help="Continue a previous listing that used the same filters.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="List all conditions.")] = False,
     as_json: AsJson = False,
@@ -69,10 +70,10 @@ def waits(
     """List wait conditions, newest first, or show one with the results of its children.
 
     `--json`: `{"wait_conditions": [{"correlation_id", "parent_flow_id", "wait_type", "outcome",
-    "children", "completed", "created_at", "deadline", "version"}, …], "cursor": text or null}`; of a
-    condition that cannot be read, the `"correlation_id"` and `"unreadable"`, which says why, else null;
-    for one condition, that object with `"results": [{"child", "completed", "success", "result", "error"}, …]`. Exits
-    with 1 if there is no such condition.
+    "children", "completed", "created_at", "deadline", "version"}, …], "cursor": text or null}`; each
+    condition also has `"unreadable"`: null, or the reason why it cannot be read; then all other fields but
+    `"correlation_id"` are null. For one condition: that object with `"results": [{"child", "completed",
+    "success", "result", "error"}, …]`. Exits with 1 if there is no such condition.
     """
     with open_existing(store) as opened:
         if correlation_id is not None:
@@ -180,16 +181,16 @@ def complete(
     child: Annotated[str, typer.Argument(metavar="CHILD_ID")],
     *,
     store: StoreOption = None,
-    failed: Annotated[bool, typer.Option("--failed", help="The child has failed.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Record that the child failed.")] = False,
     result: Annotated[
         str | None, typer.Option(metavar="JSON", help="The result of the child, as JSON.")
     ] = None,
     error: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Why it failed; implies --failed.")
+        str | None, typer.Option(metavar="TEXT", help="Why the child failed; implies --failed.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Record that a child of a wait condition has completed, such as an approval given by hand.
+    """Record the completion of a child of a wait condition, such as an approval given by a person.
 
     A repeated call changes nothing. Exits with 1 if the condition has ended or does not wait for this
     child.

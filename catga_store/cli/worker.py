@@ -41,24 +41,33 @@ def worker(
             show_default=False,
         ),
     ],
-    processes: Annotated[int, typer.Option(min=1, max=256, help="How many processes run it.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, max=256, help="Number of processes that run the worker.")
+    ] = 1,
     concurrency: Annotated[
         int | None,
-        typer.Option(min=1, max=1000, help="How many handlers run at the same time in a process."),
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Maximum number of handlers that run at the same time in each process.",
+        ),
     ] = None,
     health: Annotated[
         str | None,
         typer.Option(
             metavar="[HOST:]PORT",
-            help="Serve `/healthz` and `/metrics` here; further processes use the ports after it.",
+            help=(
+                "Serve `/healthz` and `/metrics` on this port; additional processes use the ports"
+                " that follow."
+            ),
         ),
     ] = None,
 ) -> None:
-    """Run a worker until SIGTERM or Ctrl-C; then let handlers end, give back the others, and exit with 0.
+    """Run a worker until SIGTERM or Ctrl-C; then let its handlers finish, and exit with 0.
 
-    A second signal gives everything back at once. The module is looked for in the current directory,
-    too. A process that dies is started again. `/metrics` is in the format of Prometheus; both pages
-    need the extra `worker`.
+    Flows whose handlers do not finish within the grace period of the worker are handed back; a second signal
+    hands back all flows immediately. The module is searched for in the current directory, too. A process that
+    dies is started again. `/metrics` has the Prometheus format; both pages need the extra `worker`.
     """
     place = None if health is None else _place(health)
     if processes > 1:
@@ -94,7 +103,10 @@ def run_worker(found: Any, concurrency: int | None, place: tuple[str, int] | Non
 def _place(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or not int(port) < 2**16:
-        message = f"--health takes a port, or host and port, as in 8080 or 0.0.0.0:8080, not {shown(text)}"
+        message = (
+            "--health expects a port, or a host and a port, as in 8080 or 0.0.0.0:8080, not"
+            f" {shown(text)}"
+        )
         raise cs.UsageError(message)
 
     return host or "127.0.0.1", int(port)
@@ -115,7 +127,8 @@ def _load(target: str) -> Any:
             raise
 
         leave(
-            f"there is no module {module_name!r}: it is looked for in {Path.cwd()}, and where Python does",
+            f"there is no module {module_name!r}; the current directory, {Path.cwd()}, and the"
+            " module search path of Python were searched",
             USAGE,
         )
 

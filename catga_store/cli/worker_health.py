@@ -38,27 +38,27 @@ class WorkerMetrics(Collector):
         """Yield each metric as it is now."""
         worker, tally = self._worker, self._worker.tally
         runs = CounterMetricFamily(
-            "catga_worker_runs", "Runs of handlers by how they ended.", labels=["outcome"]
+            "catga_worker_runs", "Runs of handlers, by how they ended.", labels=["outcome"]
         )
         for outcome, number in dict(tally.runs).items():
             runs.add_metric([outcome], number)
 
         yield runs
         errors = CounterMetricFamily(
-            "catga_worker_errors", "Failed attempts by the class of the error.", labels=["type"]
+            "catga_worker_errors", "Failed attempts, by the class of the error.", labels=["type"]
         )
         for kind, number in dict(tally.errors).items():
             errors.add_metric([kind], number)
 
         yield errors
         yield CounterMetricFamily(
-            "catga_worker_run_seconds", "How long handlers ran, together.", value=tally.seconds
+            "catga_worker_run_seconds", "Total time that handlers have run.", value=tally.seconds
         )
         yield GaugeMetricFamily(
-            "catga_worker_claimed", "Flows that are claimed now.", value=worker.in_flight
+            "catga_worker_claimed", "Flows that are currently claimed.", value=worker.in_flight
         )
         yield GaugeMetricFamily(
-            "catga_worker_healthy", "Whether the claim loop turns.", value=worker.healthy
+            "catga_worker_healthy", "Whether the claim loop is running.", value=worker.healthy
         )
         if isinstance(worker.store, cs.Store):  # an async store belongs to its event loop
             yield from self._due(worker.store)
@@ -74,12 +74,12 @@ class WorkerMetrics(Collector):
         times = [entry.head.due_ms for entry in found if entry.head.due_ms is not None]
         yield GaugeMetricFamily(
             "catga_worker_due",
-            f"Flows that wait for a worker, up to {_MOST_DUE}.",
+            f"Flows that are due, up to {_MOST_DUE}.",
             value=len(found),
         )
         yield GaugeMetricFamily(
             "catga_worker_oldest_due_seconds",
-            "For how long the oldest of them is due.",
+            "For how long the oldest due flow has been due.",
             value=(now_ms - min(times)) / 1000 if times else 0,
         )
 

@@ -152,7 +152,7 @@ class Worker:
         run.complete({"parcels": len(run.flow.state.items)})
         receipt = run.session.commit()
         satisfied = any(done.now_satisfied for done in receipt.completions.values())
-        text = "delivered, the last of the order" if satisfied else "delivered"
+        text = "delivered, the last shipment of the order" if satisfied else "delivered"
         self.wrote(run.flow, text, satisfied=satisfied)
 
     def call_outside(self, order: cs.FlowSnapshot[Order], key: str, text: str) -> None:
@@ -163,7 +163,7 @@ class Worker:
         done = cs.FlowStatus.COMPLETED
         entry = cs.FlowSnapshot(f"outside/{key}", state={"did": text}, status=done)
         _, first = self.store.get_or_create(entry)
-        text = f"asked: {text}" if first else f"asked again: {text}; was done already"
+        text = f"requested: {text}" if first else f"requested again: {text}; was already done"
         self.tell(Event(self.name, order.flow_id, text, key=key, first=first))
 
     def claimed(self, order: cs.FlowSnapshot[Order]) -> None:
@@ -238,7 +238,7 @@ def ask(worker: Worker, run: cs.Run[Order]) -> None:
     run.next()  # where to continue when the wait has ended
     run.suspend(wait)
     run.session.commit()
-    worker.wrote(order, f"waits for {' or '.join(asked)}, {APPROVAL_TIME.total_seconds():g} s")
+    worker.wrote(order, f"waiting for {' or '.join(asked)}, {APPROVAL_TIME.total_seconds():g} s")
 
 
 def ship(worker: Worker, run: cs.Run[Order]) -> None:
@@ -257,7 +257,7 @@ def ship(worker: Worker, run: cs.Run[Order]) -> None:
     run.session.commit()
 
     wrap = "gift wrap" if approved else "no gift wrap"
-    worker.wrote(order, f"{wrap}; waits for {len(loads)} shipments")
+    worker.wrote(order, f"{wrap}; waiting for {len(loads)} shipments")
 
 
 def close(worker: Worker, run: cs.Run[Order]) -> None:

@@ -94,7 +94,7 @@ class Story:
     # acts -----------------------------------------------------------------------------------------
 
     def _place(self) -> None:
-        text = "A typed state, stored as version 1. It is due at once: any worker may claim it."
+        text = "A flow with a typed state, stored as version 1. It is due immediately: any worker may claim it."
         self._narrator.act("An order is placed", text)
         order = self.account.order
         self._store.create(order)
@@ -104,8 +104,8 @@ class Story:
     def _die(self) -> None:
         key = self.account.keys_of_items()[_DIES_AT]
         text = (
-            f"A worker process takes payment and packs. At item {_DIES_AT} of the ForEach it dies by"
-            " os._exit: the warehouse has packed, nothing of that is committed."
+            f"A worker process takes the payment and packs. At item {_DIES_AT} of the ForEach it dies by"
+            " os._exit: the warehouse has packed the item, but nothing has been committed."
         )
         self._narrator.act("A worker dies in the middle", text)
 
@@ -118,8 +118,8 @@ class Story:
     def _take_over(self) -> None:
         text = (
             f"Another process waits for work. When ada's lease of {LEASE.total_seconds():g} s has"
-            " run out it claims the order, and continues at the item that is not done. Then the"
-            " order waits for an approval that does not come; the timeout wakes it up."
+            " expired, it claims the order and continues at the first unfinished item. The order"
+            " then waits for an approval that does not arrive; the timeout wakes it up."
         )
         self._narrator.act("Another process takes over", text)
 
@@ -138,8 +138,8 @@ class Story:
 
     def _deliver(self) -> None:
         text = (
-            "The shipments are flows of their own. The commit that ends one tells the order, too;"
-            " exactly one of them learns that it was the last."
+            "The shipments are separate flows. The commit that ends a shipment also reports to the"
+            " order; exactly one of these commits learns that it was the last."
         )
         self._narrator.act("A courier delivers", text)
 
@@ -150,9 +150,9 @@ class Story:
 
     def _race(self) -> None:
         text = (
-            "The wait is over, so the order is due again. Two workers claim it at once: one is"
-            " refused. The winner dawdles past its lease, the other one takes over, and the"
-            " winner's late commit is refused whole."
+            "The wait is over, so the order is due again. Two workers claim it at the same time:"
+            " one is refused. The winner overruns its lease, the other worker takes over, and the"
+            " whole late commit of the winner is refused."
         )
         self._narrator.act("Two workers want the same order", text)
 
@@ -209,7 +209,7 @@ class Story:
             case cs.FlowClaimedError() as error, cs.FlowSnapshot() as order:
                 winner, loser = finn, eve
             case _:
-                message = f"of two claims at once exactly one must be refused: {replies}"
+                message = f"exactly one of two simultaneous claims must be refused: {replies}"
                 raise DemoError(message)
 
         self.account.refused_claim = error

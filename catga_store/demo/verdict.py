@@ -98,9 +98,9 @@ def _work(account: Account) -> Iterator[Verdict]:
     calls = Counter(event.key for event in account.events if event.key is not None)
     repeated = [key for key, count in calls.items() if count > 1]
     yield Verdict(
-        "the step that died was asked for twice under one key, and done once",
+        "the interrupted step was requested twice under one key, and was done once",
         len(repeated) == 1 and account.done_outside(repeated[0]) == 1,
-        f"asked again: {', '.join(repeated) or 'nothing'}",
+        f"requested again: {', '.join(repeated) or 'nothing'}",
     )
 
 
@@ -108,7 +108,7 @@ def _waits(account: Account) -> Iterator[Verdict]:
     approval, delivery = account.approval, account.delivery
     late = account.late_approval
     yield Verdict(
-        "WHEN_ANY timed out, and the late approval got that outcome",
+        "WHEN_ANY timed out, and the late approval was told so",
         approval is not None
         and approval.outcome is cs.WaitOutcome.TIMED_OUT
         and account.order.state.gift_wrap is False
@@ -141,14 +141,14 @@ def _workers(account: Account) -> Iterator[Verdict]:
     again = [event.who for event in ours if event.attempts == second]
     code = account.exit_code_of_the_killed
     yield Verdict(
-        "a worker died in the middle, and another took over at its second attempt",
+        "a worker died in the middle of a step, and another took over for the second attempt",
         code == CRASHED and len(again) == 1,
         f"exit code {code}, second attempt by {', '.join(again) or 'no worker'}",
     )
 
     claim, commit, late = account.refused_claim, account.refused_commit, account.refused_worker
     yield Verdict(
-        "of two workers one was refused, and nothing of the late commit was written",
+        "one of two workers was refused, and nothing of the late commit was written",
         claim is not None
         and isinstance(commit, cs.ClaimLostError)
         and late is not None
@@ -161,7 +161,7 @@ def _workers(account: Account) -> Iterator[Verdict]:
 def _end(account: Account) -> Iterator[Verdict]:
     version, versions = account.order.version, account.versions()
     yield Verdict(
-        "the versions are a chain: each was written by one worker, once",
+        "the versions form a chain: each was written exactly once",
         versions == list(range(1, version + 1)),
         f"1 to {version}" if versions == list(range(1, version + 1)) else f"{versions}",
     )
@@ -173,7 +173,7 @@ def _end(account: Account) -> Iterator[Verdict]:
     ended = [flow for flow in flows if flow and flow.status is cs.FlowStatus.COMPLETED]
     held = [flow for flow in flows if flow and (flow.owner or flow.due_at)]
     yield Verdict(
-        "order and shipments are COMPLETED, and no worker holds or awaits any of them",
+        "the order and its shipments are COMPLETED, and no worker holds or awaits any of them",
         len(ended) == len(flows) > 1 and not held,
         f"{len(ended)} of {len(flows)} completed, {len(held)} held or due",
     )

@@ -406,7 +406,7 @@ def test_copy_finds_what_differs(url: str, tmp_path: Path) -> None:
 def test_copy_refuses_what_makes_no_sense(url: str, tmp_path: Path) -> None:
     """Onto itself, into memory that no process sees, from a store that does not exist; nothing is created."""
     failed(run_command("copy", url, url), 2, "same store")
-    failed(run_command("copy", url, "memory://"), 2, "ends with this command")
+    failed(run_command("copy", url, "memory://"), 2, "when this command ends")
     absent = tmp_path / "absent.db"
     failed(run_command("copy", f"sqlite:///{absent}", url), 1, "no file", "nothing was created")
     assert not absent.exists()
@@ -514,7 +514,7 @@ def test_bench_measures_and_leaves_nothing(url: str, tmp_path: Path) -> None:
     assert operations.keys() >= {"get", "update", "claim_due of 1"}
     assert all(0 < one["p50_us"] <= one["p99_us"] for one in document["operations"])
     text = run_command("bench", "memory://", "--calls", "10").stdout
-    assert "in the memory of this process. The scratch namespace was removed" in text
+    assert "in the memory of this process. The scratch namespace has been removed" in text
     assert sorted(tmp_path.iterdir()) == before
     assert answer("count", url=url) == {"count": 4}
 

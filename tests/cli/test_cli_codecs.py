@@ -88,11 +88,11 @@ def test_doctor_counts_bodies_by_codec_and_key(plain: str) -> None:
 
     url = f"{plain}?keys=env:FLOW_KEYS&accept_plain=true"
     assert bodies(plain) == []
-    assert bodies(url, FLOW_KEYS=OLD) == ["2 as they are"]
+    assert bodies(url, FLOW_KEYS=OLD) == ["2 without codecs"]
     with cs.open_store(plain, codecs=[cs.Encrypt(cs.Keys.parse(OLD))]) as store:
         store.create(cs.FlowSnapshot("b", state={}))
 
-    both = "2 as they are, 1 through aes256gcm=old"
+    both = "2 without codecs, 1 through aes256gcm=old"
     assert bodies(url, FLOW_KEYS=OLD) == [both]
     assert bodies(plain, code=1) == [both], "without keys, a flow cannot be read"
 

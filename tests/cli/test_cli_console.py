@@ -71,4 +71,4 @@ def test_wrong_arguments_are_one_line(tmp_path: Path) -> None:
     failed(run_command("console", url, "--token", "short"), 2, "expected 16 or more")
     (port,) = free_ports(1)
     with socket.create_server(("127.0.0.1", port)):
-        failed(run_command("console", url, "--port", str(port)), 3, "cannot be listened on")
+        failed(run_command("console", url, "--port", str(port)), 3, "cannot listen on")

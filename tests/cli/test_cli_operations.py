@@ -194,7 +194,7 @@ def test_filters_ask_first(call: Call, store: cs.Store) -> None:
     fill(store, 3, status=cs.FlowStatus.FAILED)
     done = call("retry --status failed")
     assert (done.code, done.out) == (2, "")
-    assert "it would be 3 flows, and --yes is required" in done.err
+    assert "the command would change 3 flows, and without a terminal" in done.err
     assert (
         call("retry --status failed --id-prefix f --dry-run").out
         == "would change 3 flows: f0, f1, f2\n"
@@ -289,7 +289,7 @@ def test_watch_ends_with_the_flow(call: Call, store: cs.Store) -> None:
     """0 when it has ended, 1 when it has not in time."""
     fill(store, 1)
     done = call("watch f0 --timeout 0s")
-    assert (done.code, done.err) == (1, "flow 'f0' has not ended: version 1 was the last\n")
+    assert (done.code, done.err) == (1, "flow 'f0' has not ended: the last version seen was 1\n")
     assert "version 1  CREATED at 0" in done.out
     assert call("watch nobody --timeout 0s").code == 1
     store.cancel_flow("f0", "no more")
@@ -304,7 +304,9 @@ def test_show_reads_the_wait_as_it_is_now(call: Call, store: cs.Store) -> None:
     store.clear_wait_condition("{f}/wait")
     document = call("show f --json").json["wait_condition"]
     assert (document["outcome"], document["stored"]) == (None, False)
-    assert "{f}/wait, which is not stored: it was cleared, or has expired" in call("show f").out
+    assert (
+        "{f}/wait, which is not in the store: it was cleared, or has expired" in call("show f").out
+    )
 
 
 def test_show_raw_prints_what_cannot_be_read(call: Call, store: cs.Store, url: str) -> None:

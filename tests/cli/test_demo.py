@@ -42,7 +42,7 @@ pytestmark = pytest.mark.xdist_group("demo")  # they share one account, which ta
 
 DEMO = [sys.executable, "-m", "catga_store", "demo"]
 CHECKS = 9
-NOTHING_OFF = "Everything is as it should be."
+NOTHING_OFF = "All checks passed."
 
 
 class Notes:
@@ -299,9 +299,9 @@ main()
     done = run(code=code, folder=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
     assert [line.split()[0] for line in done.stdout.splitlines() if "exit code 71" in line] == [
-        "OFF"
+        "FAILED"
     ]
-    assert done.stdout.endswith(f"1 of {CHECKS} checks are off\n")
+    assert done.stdout.endswith(f"1 of {CHECKS} checks failed\n")
 
 
 # --- the story ------------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def test_the_story_shows_what_it_is_about(played: Account, notes: Notes) -> None
 
     for fact in (
         "claimed step 1, attempt 2",
-        f"asked again: pack the cups; was done already {played.order.flow_id}/1/2",
+        f"requested again: pack the cups; was already done {played.order.flow_id}/1/2",
         "is claimed by",
         "ClaimLostError",
         "WHEN_ANY TIMED_OUT",
@@ -412,7 +412,7 @@ def test_two_refused_claims_stop_the_story(tmp_path: Path) -> None:
         store.create(story.account.order)
         store.claim(story.order_id, Order)
         eve, finn = (story._worker(name, stack) for name in ("eve", "finn"))
-        with pytest.raises(DemoError, match="exactly one must be refused"):
+        with pytest.raises(DemoError, match="exactly one of two simultaneous claims"):
             story._claim_both(eve, finn)
 
     story._store.close()
@@ -497,7 +497,7 @@ def pack_twice(account: Account) -> None:
         (repeat(lambda event: event.first and "pack" in event.text), "every item"),
         (set_state("payment", None), "paid"),
         (repeat(lambda event: event.first and "charge" in event.text), "paid"),
-        (drop(lambda event: event.first is False), "asked for twice"),
+        (drop(lambda event: event.first is False), "requested twice"),
         (set_fact("approval", None), "WHEN_ANY"),
         (set_outcome("approval", cs.WaitOutcome.SATISFIED), "WHEN_ANY"),
         (set_state("gift_wrap", True), "WHEN_ANY"),
@@ -561,7 +561,7 @@ def test_the_account_on_a_terminal() -> None:
         "changed in the store",
         "[bold]paid[/]",
         "ok every item is packed once (3)",
-        "OFF no (4)",
-        "1 of 2 checks are off",
+        "FAILED no (4)",
+        "1 of 2 checks failed",
     ):
         assert words in plain
