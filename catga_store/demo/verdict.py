@@ -108,7 +108,7 @@ def _waits(account: Account) -> Iterator[Verdict]:
     approval, delivery = account.approval, account.delivery
     late = account.late_approval
     yield Verdict(
-        "WHEN_ANY timed out, and the late approval was told so",
+        "WHEN_ANY timed out, and the late approval received that outcome",
         approval is not None
         and approval.outcome is cs.WaitOutcome.TIMED_OUT
         and account.order.state.gift_wrap is False

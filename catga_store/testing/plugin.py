@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 _TEST_LOOP_SCOPE = "asyncio_default_test_loop_scope"
-_HELP = "URL of the store of the fixture flow_store; each test gets a namespace of its own there"
+_HELP = "URL of the store that the fixture flow_store opens; each test uses a separate namespace"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,7 +59,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and the async fixtures of pytest-asyncio where it is in use."""
     config.addinivalue_line(
-        "markers", "flow_store(url=None, **options): the store of the fixture flow_store"
+        "markers",
+        "flow_store(url=None, **options): URL and options of the store that the fixture flow_store opens",
     )
     if config.pluginmanager.hasplugin("asyncio"):
         from catga_store.testing.plugin_asyncio import asyncio_fixtures
@@ -91,7 +92,9 @@ def _flow_store_place(request: pytest.FixtureRequest) -> Iterator[tuple[str, dic
     marker = request.node.get_closest_marker("flow_store")
     args, options = (marker.args, dict(marker.kwargs)) if marker is not None else ((), {})
     if len(args) > 1:
-        message = f"the marker flow_store takes one URL, and options as keywords, not {args}"
+        message = (
+            f"the marker flow_store takes one URL, and options as keyword arguments, not {args}"
+        )
         raise pytest.UsageError(message)
 
     url = args[0] if args else options.pop("url", None)

@@ -72,7 +72,7 @@ def scratch_url(url: str, remove: Callable[[str], None] | None = None) -> Genera
             (remove or _remove)(there)
     else:
         message = (
-            f"{mask_url(url)!r} is not the URL of a store; see open_store for the URLs that are"
+            f"{mask_url(url)!r} is not the URL of a store; see open_store for the supported URLs"
         )
         raise UsageError(message)
 

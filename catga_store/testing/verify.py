@@ -99,19 +99,19 @@ def _checks(
     open_empty: OpenEmpty, api: str, examples: int, seed: int
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     yield (
-        "every operation does what the model says",
+        "every operation behaves as the model specifies",
         partial(_run_machine, partial(open_empty, api), examples, seed),
     )
     for name in SCENARIOS:
         yield (
-            f"interleaved exchanges equal a serial order: {name}",
+            f"interleaved requests are equivalent to a serial order: {name}",
             partial(_interleave, open_empty, api, name, examples, seed),
         )
 
     if api == "blocking":  # all APIs share what is below the store protocol
         for name in SCENARIOS:
             yield (
-                f"a lost reply changes no result: {name}",
+                f"a lost reply does not change the result: {name}",
                 partial(_lose, open_empty, name, examples, seed),
             )
 
