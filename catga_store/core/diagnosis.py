@@ -183,7 +183,8 @@ def _unreadable(case: Case, _now_ms: int, thresholds: Thresholds) -> Iterator[Fl
             "unreadable",
             "problem",
             f"cannot be read: {error}",
-            "restore it from a backup, cancel it, or delete it",
+            # A head that cannot be read has no version, and no operation writes over it.
+            "restore it from a backup" + (", cancel it, or delete it" if head.version else ""),
         )
 
     known = thresholds.versions.get(head.type)

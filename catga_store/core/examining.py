@@ -107,8 +107,8 @@ def diagnose(
 
 def _unread(error: CorruptRecordError) -> FlowFinding:
     """A record that not even its head can be read of."""
-    advice = "restore it from a backup, or delete it"
-    return FlowFinding("unreadable", "problem", f"cannot be read: {error}", advice)
+    text = f"cannot be read: {error}"
+    return FlowFinding("unreadable", "problem", text, "restore it from a backup")
 
 
 def _head_of(context: Context, key: Key) -> Conversation[Head | None]:
