@@ -51,7 +51,7 @@ def edit(
 ) -> None:
     """Change the status, position, error, due time and state of a flow, as JSON in `$VISUAL` or `$EDITOR`.
 
-    The flow is written only if nobody else has written it since it was read; otherwise the command exits with
+    The flow is written only if no other client has written it since it was read; otherwise it exits with
     4 and shows where your text is saved. The state is not checked against its class: if it does not fit, the
     worker that reads it fails.
 

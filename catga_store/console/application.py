@@ -248,7 +248,9 @@ def _changing(action: Action) -> Page:
     async def change(request: Request) -> Response:
         context = context_of(request)
         if not context.write:
-            return _refused(request, 403, "this console is read-only; start it with --write")
+            return _refused(
+                request, 403, "this console is read-only; start it with --write to make changes"
+            )
 
         fields = await fields_of(request)
         sent = fields.pop(CSRF, None)

@@ -140,7 +140,7 @@ def lines_of(value: object, name: str) -> list[str]:
     if isinstance(value, str):
         return [line.strip("\r") for line in value.split("\n") if line.strip()]
 
-    message = f"{name}: expected a list of texts, got {shown(value)}"
+    message = f"{name}: expected a list of strings, got {shown(value)}"
     texts = cast("list[object]", value) if isinstance(value, list) else [value]
     if not isinstance(value, list) or not all(isinstance(one, str) for one in texts):
         raise UsageError(message)
@@ -179,5 +179,5 @@ async def fields_of(request: Request) -> dict[str, Any]:
         message = f"the request cannot be read: {error}"
         raise UsageError(message) from error
 
-    message = "expected the fields of a form or a JSON object"
+    message = "the request must contain form fields or a JSON object"
     raise UsageError(message)

@@ -105,12 +105,12 @@ class Guard:
         if not allowed:
             return Refusal(
                 401,
-                "open the address that the console has printed, with its token, or send the token as"
+                "open the address that the console printed, which contains the token, or send the token as"
                 " `Authorization: Bearer`",
             )
 
         if request.method not in _READING and _is_foreign(request):
-            return Refusal(403, "the request comes from a page of another site")
+            return Refusal(403, "the request comes from another site")
 
         return None
 

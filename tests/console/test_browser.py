@@ -165,7 +165,7 @@ def test_retry(open_console: Open) -> None:
     page = open_console(store)
     page.goto("flow?id=failed")
     page.get_by_role("button", name="Retry").click()
-    page.get_by_text("The flow runs again").wait_for()
+    page.get_by_text("The flow will run again").wait_for()
     assert heading(page) == "failed RUNNING"
     assert store.get_one("failed").status is cs.FlowStatus.RUNNING
 
@@ -189,14 +189,14 @@ def test_bulk_cancel_after_its_dry_run(open_console: Open) -> None:
     page.get_by_role("link", name="Flows", exact=True).click()
     page.get_by_label("Status").select_option("RUNNING")
     page.get_by_role("button", name="Filter").click()
-    page.get_by_text("Change all that match").click()
+    page.get_by_text("Change all matching flows").click()
     page.get_by_label("Operation").select_option("cancel")
     page.get_by_label("Reason").fill("closing the shop")
-    page.get_by_role("button", name="Count first").click()
+    page.get_by_role("button", name="Preview").click()
     page.get_by_text("Dry run: 20 of 20 flows would be changed.").wait_for()
     assert serious_findings(page) == []
     assert store.count_flows(status=cs.FlowStatus.CANCELLED) == 0
-    page.get_by_role("button", name="Do it").click()
+    page.get_by_role("button", name="Apply").click()
     page.get_by_text("20 flows were changed, 0 skipped.").wait_for()
     assert store.count_flows(status=cs.FlowStatus.CANCELLED) == 20
     assert store.count_flows(status=cs.FlowStatus.COMPLETED) == 40
@@ -229,12 +229,12 @@ def test_edit_with_a_conflict(open_console: Open) -> None:
     flow = store.get_one("failed")
     flow.state["tries"] = 4
     store.update(flow)
-    page.get_by_role("button", name="Write").click()
+    page.get_by_role("button", name="Save").click()
     assert "another caller has written it" in page.get_by_role("alert").inner_text()
     assert '-   "tries": 4' in page.locator(".diff").inner_text()
     assert store.get_one("failed").state["tries"] == 4
-    page.get_by_role("button", name="Write").click()
-    page.get_by_text("The state was written.").wait_for()
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text("The state was saved.").wait_for()
     assert store.get_one("failed").state == {"card": "accepted"}
 
 
@@ -246,7 +246,7 @@ def test_fork_from_a_version(open_console: Open) -> None:
     page.get_by_label("Id of the new flow").fill("failed-again")
     page.get_by_label("From version").select_option("1")
     page.get_by_role("button", name="Fork").click()
-    page.get_by_text("This flow was made as a fork.").wait_for()
+    page.get_by_text("This flow was created as a fork.").wait_for()
     assert store.get_one("failed-again").state == {"card": "declined"}
 
 
@@ -264,7 +264,7 @@ def test_by_keyboard_only(open_console: Open) -> None:
     page.wait_for_url("**/flow?id=failed")
     reach(page, "Retry")
     page.keyboard.press("Enter")
-    page.get_by_text("The flow runs again").wait_for()
+    page.get_by_text("The flow will run again").wait_for()
     reach(page, "4 fields", "3 fields", "2 fields")
     page.keyboard.press("Enter")
     assert page.locator("#state + .tree > details").get_attribute("open") is None
@@ -304,7 +304,7 @@ def test_without_scripts(open_console: Open) -> None:
     page = open_console(store, java_script_enabled=False)
     page.goto("flow?id=failed")
     page.get_by_role("button", name="Retry").click()
-    assert page.get_by_text("The flow runs again").count() == 1
+    assert page.get_by_text("The flow will run again").count() == 1
 
 
 PAGES = {
@@ -413,7 +413,7 @@ def test_on_every_store(open_console: Open, store_url: str) -> None:
         store.update(flow)
         page.locator("dd").get_by_text("7", exact=True).wait_for()
         page.get_by_role("button", name="Retry").click()
-        page.get_by_text("The flow runs again").wait_for()
+        page.get_by_text("The flow will run again").wait_for()
         page.goto("doctor")
         assert heading(page) == "Doctor"
         page.goto("about:blank")  # the store is closed before the tab

@@ -92,7 +92,7 @@ def test_what_is_skipped_has_its_reason() -> None:
         text = Parsed(plan.text).text
         assert "0 of 2 flows would be changed" in text
         assert "is claimed" in text
-        assert "Do it" not in text
+        assert "Apply" not in text
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_what_is_skipped_has_its_reason() -> None:
     [
         ("/bulk", {"operation": "retry"}, "bulk without a filter"),
         ("/bulk?status=FAILED", {"operation": "destroy"}, "operation: expected one of"),
-        ("/bulk?status=FAILED", {"operation": "cancel"}, "reason: expected a text"),
+        ("/bulk?status=FAILED", {"operation": "cancel"}, "reason: expected text"),
         ("/bulk?finding=x", {"operation": "wake"}, "unknown finding"),
         ("/bulk?status=FAILED&typ=order", {"operation": "wake"}, "unknown filter 'typ'"),
         ("/bulk/run?status=FAILED", {"operation": "retry"}, "left: expected"),

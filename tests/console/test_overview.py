@@ -76,7 +76,7 @@ def test_doctor(store: cs.Store) -> None:
         assert only["store"] == []
 
     with client_of(cs.MemoryStore()) as client:
-        assert "Nothing was found." in page_of(client, "/doctor").text
+        assert "No findings." in page_of(client, "/doctor").text
 
 
 def test_a_flow_that_cannot_be_read(store: cs.Store) -> None:

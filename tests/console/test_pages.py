@@ -142,7 +142,7 @@ def test_the_difference_between_versions(flows: cs.Store) -> None:
         text = page_of(client, "/flow?id=order&from=1&to=2").text
         assert '- "paid": false' in text
         assert '+ "paid": true' in text
-        assert "are the same" in page_of(client, "/flow?id=order&from=2&to=2").text
+        assert "are identical" in page_of(client, "/flow?id=order&from=2&to=2").text
         assert page_of(client, "/flow?id=order&from=1&to=9", 404)
         assert page_of(client, "/flow?id=order&from=0&to=1", 400)
 

@@ -67,7 +67,7 @@ async def cancel(request: Request, fields: dict[str, Any]) -> Response:
     flow_id, version = _target(request, fields)
     reason = str(fields.get("reason", "")).strip()
     if not reason:
-        message = "reason: expected a text, got nothing; it becomes the error of the flow"
+        message = "reason: expected text, got nothing; the reason becomes the error of the flow"
         raise UsageError(message)
 
     flow = await context_of(request).store.cancel_flow(flow_id, reason, version=version)
@@ -107,7 +107,7 @@ def _json_of(fields: dict[str, Any], name: str) -> Any:
     try:
         return json.loads(value, parse_constant=_refuse_constant)
     except ValueError as error:
-        message = f'{name}: expected JSON: {error}; write a text as "text"'
+        message = f'{name}: expected JSON: {error}; write a string as "text"'
         raise UsageError(message) from error
 
 
@@ -191,9 +191,9 @@ def _editable(context: ConsoleContext, flow: FlowSnapshot[Any]) -> Any:
     """The state of a flow; `UsageError` if it cannot be written back as it would be shown."""
     reason = ""
     if isinstance(flow.state, bytes):
-        reason = "it is bytes"
+        reason = "it is binary data"
     elif context.shown(flow.type_name, flow.state) != flow.state:
-        reason = "parts of it are not shown"
+        reason = "some of its values are hidden"
     elif pretty(flow.state).count("\n") > MOST_LINES:
         reason = "it is too long"
 

@@ -25,12 +25,12 @@ from catga_store.protocol.masking import shown
 __all__ = ["OPERATIONS", "plan", "run"]
 
 OPERATIONS = {
-    "retry": "Retry: failed and cancelled flows run again; live ones lose error and attempts",
-    "wake": "Wake: live flows are due now",
-    "release": "Release: claims are taken away from their owners",
-    "tag": "Tag: tags are set and removed",
-    "cancel": "Cancel: live flows end",
-    "purge": "Purge: flows that have ended are deleted",
+    "retry": "Retry: run failed and cancelled flows again; reset the error and attempts of live flows",
+    "wake": "Wake: make live flows due now",
+    "release": "Release: take claims away from their owners",
+    "tag": "Tag: set and remove tags",
+    "cancel": "Cancel: end live flows",
+    "purge": "Purge: delete flows that have ended",
 }
 _COUNTED = 10_000
 """How many flows a dry run looks at; a larger operation is several."""
@@ -59,7 +59,9 @@ class _Order:
 
         reason = str(fields.get("reason") or "").strip()
         if operation == "cancel" and not reason:
-            message = "reason: expected a text, got nothing; it becomes the error of the flows"
+            message = (
+                "reason: expected text, got nothing; the reason becomes the error of the flows"
+            )
             raise UsageError(message)
 
         unknown = request.query_params.keys() - {*FlowQuery.NAMES, "finding", "tag"}
@@ -124,7 +126,7 @@ async def run(request: Request, fields: dict[str, Any]) -> Response:
     order = _Order.of(request, fields)
     left = number(str(fields.get("left") or ""), "left", default=0)
     if left < 1:
-        message = "left: expected how many flows the dry run has matched, which is 1 or more"
+        message = "left: expected the number of flows that the dry run matched, at least 1"
         raise UsageError(message)
 
     cursor = str(fields.get("cursor") or "") or None

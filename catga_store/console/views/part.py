@@ -22,7 +22,7 @@ async def show(request: Request) -> Response:
     flow_id, name = request.query_params.get("id", ""), request.query_params.get("name", "")
     part = await context.store.get_part(flow_id, name)
     if part is None:
-        raise HTTPException(404, "there is no such part of this flow")
+        raise HTTPException(404, "this flow has no such part")
 
     body = context.shown(part.type_name, part.body)
     document: dict[str, Any] = {"flow_id": flow_id, **part_document(part), "body": body}

@@ -46,7 +46,7 @@ async def edit(request: Request, fields: dict[str, Any]) -> Response:
     expected = number(str(fields.get("version") or ""), "version")
     typed = fields.get("tags")
     if typed is None:
-        message = "tags: expected an object of texts, or lines of KEY=VALUE; got nothing"
+        message = "tags: expected an object of strings, or lines of KEY=VALUE; got nothing"
         raise UsageError(message)
 
     try:
