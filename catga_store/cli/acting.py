@@ -245,7 +245,7 @@ def _one(
         done = getattr(store, f"{action}_flow")(flow_id, *arguments, version=version)
         changed = done.version != version
 
-    skipped = {} if changed else {"nothing to change": (flow_id,)}
+    skipped = {} if changed else {"has nothing to change": (flow_id,)}
     return cs.BulkReport(
         matched=1,
         changed=int(changed),

@@ -865,7 +865,7 @@ def test_help_has_examples(command: str) -> None:
 def test_the_exit_codes_are_documented() -> None:
     """`--help` lists the codes and every command."""
     text = run_command("--help", COLUMNS="200").stdout
-    for code in ("0 done", "1 a negative result", "2 the command", "3 the store", "130", "141"):
+    for code in ("0 done", "1 a negative result", "2 an error", "3 the store", "130", "141"):
         assert code in text
 
     for command in COMMANDS:

@@ -247,8 +247,8 @@ def test_urls_of_redis_open_its_store_and_connect_to_nothing(url: str) -> None:
         ("redis://user:a?b@host", "write / as %2F"),
         ("redis://user:a#b@host", "write # as %23"),
         ("redis://user:%FF@host", "percent escape that is not UTF-8"),
-        ("unix://run/redis.sock", "has no path of a socket"),
-        ("unix:/run/redis.sock", "has no path of a socket"),
+        ("unix://run/redis.sock", "has no socket path"),
+        ("unix:/run/redis.sock", "has no socket path"),
         ("redis://host?db=first", "invalid value for db: expected a number"),
         ("redis://host?protocol=4", "protocol: expected 2 or 3"),
         (
