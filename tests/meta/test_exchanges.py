@@ -216,7 +216,7 @@ OPERATIONS: dict[str, tuple[Callable[[cs.Store], object], int, int]] = {
     "wake_flow": (lambda store: store.wake_flow("a"), 1, 1),
     "release_flow, not claimed": (lambda store: store.release_flow("a"), 1, 0),
     "diagnose": (lambda store: store.diagnose("b"), 2, 0),
-    "diagnose_all": (lambda store: store.diagnose_all(id_prefix="x"), 4, 0),
+    "diagnose_all": (lambda store: store.diagnose_all(id_prefix="x"), 5, 0),
     "bulk, dry run of 3": (
         lambda store: store.bulk(status=cs.FlowStatus.CREATED).cancel("", dry_run=True),
         1,
