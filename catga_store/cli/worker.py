@@ -104,8 +104,7 @@ def _place(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or not int(port) < 2**16:
         message = (
-            "--health expects a port, or a host and a port, as in 8080 or 0.0.0.0:8080, not"
-            f" {shown(text)}"
+            f"--health: expected PORT or HOST:PORT, such as 8080 or 0.0.0.0:8080, got {shown(text)}"
         )
         raise cs.UsageError(message)
 

@@ -147,8 +147,8 @@ def encode_flow(snapshot: FlowSnapshot[Any], *, own_expiry: bool = False) -> tup
     if state_type is None and loaded is not None:
         if loaded.head.type == BYTES:
             message = (
-                f"the state of {snapshot.key} cannot be kept: at $ expected bytes, as it was read,"
-                f" found {shown(snapshot.state)}; nothing was encoded"
+                f"the state of {snapshot.key} cannot be encoded: at $: expected bytes, because it"
+                f" was read as bytes, got {shown(snapshot.state)}; nothing was encoded"
             )
             raise EncodingError(message, path="$")
 

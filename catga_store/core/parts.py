@@ -319,8 +319,8 @@ def _tracked(unit: UnitOfWork, key: Key, body_type: Any | None) -> Part[Any] | N
     if has != body_type:
         name, wanted = codec.type_name(has) or part.type_name, codec.type_name(body_type)
         message = (
-            f"{key} is loaded in this session as {name or 'raw data'!r} but was requested as"
-            f" {wanted!r}; expunge it first, or request it as the loaded type"
+            f"{key} is loaded in this session as {shown(name) if name else 'raw data'} but was"
+            f" requested as {wanted!r}; expunge it first, or request it as it was loaded"
         )
         raise StateTypeError(message, expected=wanted, actual=name)
 

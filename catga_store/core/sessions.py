@@ -443,8 +443,8 @@ def _as_tracked(entry: Entry, state_type: Any | None) -> Any:
         if has != state_type:
             name, wanted = codec.type_name(has), codec.type_name(state_type)
             message = (
-                f"{entry.key} is loaded in this session as {name or 'raw data'!r} but was"
-                f" requested as {wanted!r}; expunge it first, or request it as the loaded type"
+                f"{entry.key} is loaded in this session as {shown(name) if name else 'raw data'} but was"
+                f" requested as {wanted!r}; expunge it first, or request it as it was loaded"
             )
             raise StateTypeError(message, expected=wanted, actual=name)
 

@@ -128,7 +128,7 @@ class RedisClusterAsyncLink:
 
         # A redirected command was not run: the caller may send it again later.
         for place in asked.left:
-            message = f"redirected from node to node: {asked.replies[place]}"
+            message = f"too many cluster redirections; the last reply was: {asked.replies[place]}"
             asked.replies[place] = TryAgainError(message)
 
         return tuple(asked.replies)

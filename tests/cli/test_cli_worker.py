@@ -139,7 +139,7 @@ def is_alive(pid: int) -> bool:
         (["program"], "expected MODULE:NAME, as in myapp.flows:worker, got 'program'"),
         (["missing:worker"], "there is no module 'missing'"),
         (["program:store"], "program:store is not a Worker or an AsyncWorker"),
-        (["program:worker", "--health", "eighty"], "--health expects a port"),
+        (["program:worker", "--health", "eighty"], "--health: expected PORT"),
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path: Path, arguments: list[str], part: str) -> None:

@@ -254,7 +254,7 @@ def _checked(codecs: object) -> tuple[BodyCodec, ...]:
 
         name: object = getattr(codec, "name", None)
         if type(name) is not str or not _NAME.fullmatch(name):
-            message = f"codecs: invalid codec name {shown(name)}; BodyCodec describes valid names"
+            message = f"codecs: invalid codec name {shown(name)}; see BodyCodec for valid names"
             raise UsageError(message)
 
     checked = cast("tuple[BodyCodec, ...]", found)

@@ -131,10 +131,7 @@ class NatsReader:
         before = [snapshot.stored[subject].sequence for subject in subjects]
         snapshot.stored |= yield from self.exchange.fetch(subjects, deadline)
         if [snapshot.stored[subject].sequence for subject in subjects] == before:
-            message = (
-                f"chunks of the body of {key} are missing; the rest of the record was left "
-                "unchanged"
-            )
+            message = f"{key} cannot be read: chunks of its body are missing; nothing was changed"
             raise CorruptRecordError(message, key=tuple(key))
 
     def entries_of(self, tables: NatsTables, key: Key) -> frozenset[str]:

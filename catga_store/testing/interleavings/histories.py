@@ -103,7 +103,8 @@ def require_serial(
     order = serial_order(history, step, initial)
     if order is None:
         lines = "\n".join(map(str, sorted(history, key=lambda event: event.called)))
-        message = f"this history matches no serial order from {initial}:\n{lines}"
+        begins = f"this history matches no serial order that begins with the state {initial}"
+        message = f"{begins}:\n{lines}"
         raise NotSerialError(message)
 
     return order
