@@ -307,7 +307,7 @@ def test_missing_chunks_are_corrupt(store: cs.NatsStore, raw: Raw) -> None:
     """A body that the server lost in part is not a shorter body: the record is corrupt."""
     store.create(cs.FlowSnapshot("f", state={"bulk": "x" * 3_000_000}))
     raw.api("PURGE", {"filter": raw.subjects("catga.{}.chunk.>")[1]})
-    with pytest.raises(cs.CorruptRecordError, match="chunks of the body"):
+    with pytest.raises(cs.CorruptRecordError, match="chunks of its body"):
         store.get("f")
 
 
