@@ -260,16 +260,22 @@ def plan_claim(candidate: Candidate, claimer: Claimer) -> ClaimPlan:
 
 
 def choose(found: Sequence[Found], number: int) -> list[Found]:
-    """Some of the oldest, at random, oldest first. Those that a store has picked by their bodies come first."""
+    """Some of the oldest, at random, oldest first.
+
+    Flows and conditions have their shares. Instead of the flows that were drawn, those are taken that
+    the store has drawn, since they came with their bodies, if it has drawn as many.
+    """
     if len(found) <= number:
         return list(found)
 
-    picked = [place for place, entry in enumerate(found) if entry.body is not None][:number]
-    if len(picked) < number:
-        others = sorted(set(range(len(found))).difference(picked))
-        picked = sorted([*picked, *random.sample(others, number - len(picked))])
+    places = random.sample(range(len(found)), number)
+    waits = [place for place in places if found[place].key.kind == WAIT]
+    picked = [place for place, entry in enumerate(found) if entry.picked]
+    flows = number - len(waits)
+    if flows <= len(picked):
+        places = waits + random.sample(picked, flows)
 
-    return [found[place] for place in picked]
+    return [found[place] for place in sorted(places)]
 
 
 def is_terminal(head: Head) -> bool:

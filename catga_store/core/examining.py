@@ -274,8 +274,9 @@ def _waits_without_parent(
     keys = [flow_key(parent) for parent in dict.fromkeys(parents.values())]
     flows, corrupt = yield from read_what_can_be(context, keys)
     diagnoses: list[Diagnosis] = []
-    for key, _, listed, _ in found:
-        error, parent = listed or unread.get(key), parents.get(key)
+    for entry in found:
+        key = entry.key
+        error, parent = entry.error or unread.get(key), parents.get(key)
         if error is not None:
             # No flow is known to be its parent: it is named by the condition.
             diagnoses.append(Diagnosis(key.id, None, (_unread(error),), key.id))

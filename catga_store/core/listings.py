@@ -107,8 +107,9 @@ def read_waits(context: Context, found: Sequence[Found]) -> Conversation[list[Wa
     keys = [entry.key for entry in found if entry.error is None]
     records, corrupt = yield from read_what_can_be(context, keys)
     waits: list[WaitCondition] = []
-    for key, _, listed, _ in found:
-        error = listed or corrupt.get(key)
+    for entry in found:
+        key = entry.key
+        error = entry.error or corrupt.get(key)
         try:
             if error is None and key in records:
                 waits.append(envelope.decode_wait(key.id, records[key]))

@@ -11,6 +11,7 @@ store reads from top to bottom: records, changes, replies, requests.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -447,8 +448,10 @@ class Found(NamedTuple):
     error: CorruptRecordError | None = None
     """Why the head cannot be read, in a reply to `Find`, `ListDue` or `Overdue`; `head` then has no more than
     the time by which the listing can be continued after it."""
+    picked: bool = False
+    """Whether the store has picked this flow; see `Due.bodies`."""
     body: bytes | None = None
-    """The body of a flow, in a reply to `Due` that asks for some."""
+    """The body of a flow that was picked, if it came without another request."""
 
     @classmethod
     def unreadable(
@@ -568,13 +571,21 @@ class Due(Request[tuple[Found, ...]]):
     """Also what becomes due within that time. What has expired is decided by `now_ms` alone."""
 
     bodies: int = 0
-    """Up to this number of the flows, picked at random, may come with their bodies: a claim then reads those no more. A
-    store that would need another request for a body leaves it out."""
+    """The store may pick up to this number of the flows, at random (`picks`), and return their bodies: a claim
+    then reads those no more. A body that would take another request is left out; the flow is picked all the same,
+    so that flows with large bodies have their turn."""
 
     @property
     def until_ms(self) -> int:
         """What is due at this time, or before, is wanted."""
         return self.now_ms + self.within_ms
+
+    def picks(self, number: int) -> frozenset[int]:
+        """Draw which of so many flows are picked, by their places."""
+        if not self.bodies:
+            return frozenset()
+
+        return frozenset(random.sample(range(number), min(self.bodies, number)))
 
     def wants(self, head: Head) -> bool:
         """Whether a flow is of the types and has the tags."""

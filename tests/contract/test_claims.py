@@ -15,6 +15,8 @@ import attrs
 import pytest
 
 import catga_store as cs
+from catga_store.protocol.conversation import ask
+from catga_store.protocol.requests import Due
 from catga_store.testing.clock import ManualClock
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
@@ -704,6 +706,47 @@ def test_extend_from_another_object_of_the_owner(store: cs.Store, claimed: Flow)
         session.commit()
 
     assert store.get_one("f").version == 4
+
+
+def test_a_backlog_of_flows_does_not_keep_a_parent_waiting(
+    store: cs.Store, clock: ManualClock
+) -> None:
+    """A parent whose condition has ended has its turn among flows that are due, however many there are."""
+    with store.begin() as session:
+        parent = cs.FlowSnapshot("{p}/parent", state={})
+        session.add(parent)
+        session.suspend(parent, cs.WaitCondition("{p}/wait", flow_ids=["child"]))
+
+    store.complete_child("{p}/wait", "child")
+    for number in range(30):
+        store.create(cs.FlowSnapshot(f"f{number}", state={}))
+
+    for _ in range(80):  # its chance is one in five each time
+        if "{p}/parent" in {flow.flow_id for flow in store.claim_due(limit=5, lease=LEASE)}:
+            return
+
+        clock.advance(LEASE)
+
+    pytest.fail("only flows were claimed")
+
+
+def test_a_store_picks_at_random_which_flows_come_with_their_bodies(
+    store: cs.Store, clock: ManualClock
+) -> None:
+    """Each has its turn, also one whose body needs another request: what is picked is what is claimed."""
+    store.create(cs.FlowSnapshot("large", state={"bulk": "x" * 3_000_000}))
+    for number in range(4):
+        store.create(new(f"f{number}"))
+
+    now_ms = int(clock.now.timestamp() * 1000)
+    picked: set[str] = set()
+    for _ in range(80):
+        found = [one for one in store._run(ask(Due(now_ms, 20, bodies=2))) if one.picked]
+        assert len(found) == 2
+        picked |= {one.key.id for one in found}
+        assert all(one.body for one in found if one.key.id != "large")
+
+    assert picked == {"large", "f0", "f1", "f2", "f3"}
 
 
 def test_extend_after_the_lease_has_ended(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from contextlib import suppress
 
 from catga_store.errors import CorruptRecordError
@@ -89,24 +88,22 @@ def steps(tables: Tables, request: Steps) -> tuple[Found, ...]:
 def due(tables: Tables, request: Due) -> tuple[Found, ...]:
     """Return what `Due` asks for."""
     found = tables.due_flows(request)
-    if request.bodies:
-        found = _with_bodies(tables, found, request.bodies)
+    for place in request.picks(len(found)):
+        found[place] = _picked(tables, found[place])
 
     found += tables.due_waits(request)
     found.sort(key=lambda entry: entry.head.due_ms or 0)
     return tuple(found)
 
 
-def _with_bodies(tables: Tables, found: list[Found], number: int) -> list[Found]:
-    """Return the entries, some of them with their bodies; not those that cannot be read."""
-    picked = list(found)
-    for place in random.sample(range(len(found)), min(number, len(found))):
-        with suppress(CorruptRecordError):
-            record = tables.record(found[place].key)
-            if record is not None:
-                picked[place] = found[place]._replace(head=record.head, body=record.body)
+def _picked(tables: Tables, found: Found) -> Found:
+    """The entry of a flow that was picked, with its body if that can be read."""
+    with suppress(CorruptRecordError):
+        record = tables.record(found.key)
+        if record is not None:
+            return Found(found.key, record.head, picked=True, body=record.body)
 
-    return picked
+    return found._replace(picked=True)
 
 
 _PAGE = 1000

@@ -174,7 +174,7 @@ class NatsListings:
             read = yield from self._found(entries, _short_record, _entries_of_record, deadline)
             for key, (head, body) in read.items():
                 if _is_due(head, until_ms, now_ms) and request.wants(head):
-                    flows[key] = Found(key, head, body=body if request.bodies else None)
+                    flows[key] = Found(key, head, body=body)
 
         def waits_of(entries: list[NatsIndexEntry]) -> Conversation[None]:
             rows = yield from self.waits(entries, deadline)
@@ -199,6 +199,11 @@ class NatsListings:
             yield from self.oldest_pages(child, until_ms, limit, waits_of, waits, deadline)
 
         found = sorted(flows.values(), key=due_first)[:limit]
+        picked = request.picks(len(found))
+        found = [
+            one._replace(picked=True) if place in picked else one._replace(body=None)
+            for place, one in enumerate(found)
+        ]
         found += sorted(waits.values(), key=due_first)[:limit]
         return tuple(sorted(found, key=lambda one: one.head.due_ms or 0))
 

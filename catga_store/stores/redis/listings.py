@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from collections.abc import Callable
 from collections.abc import Container
 from collections.abc import Sequence
@@ -103,7 +102,7 @@ class RedisListings:
         check(first)
         number = len(flows) * self._layout.partitions
         found = yield from self.gather(
-            FLOW, flows, limit, flow, stamp_of_due, first=first[:number], bodies=request.bodies
+            FLOW, flows, limit, flow, stamp_of_due, first=first[:number], picks=request.picks
         )
         found += yield from self.gather(
             WAIT,
@@ -200,7 +199,7 @@ class RedisListings:
         parents: bool = False,
         unread: Callable[[Key, bytes, CorruptRecordError], Found] | None = None,
         first: Sequence[Any] | None = None,
-        bodies: int = 0,
+        picks: Callable[[int], Container[int]] | None = None,
     ) -> Conversation[list[Found]]:
         """Return the first records in these ranges of the index, merged over all partitions.
 
@@ -209,8 +208,8 @@ class RedisListings:
         entries that say nothing but an id have none.
         A record that cannot be read is passed over with a warning, or is what `unread` makes of its key, the
         place of its entry, and the error.
-        `first` are the first pages, if they are there already. Up to `bodies` of what is listed
-        first come with their bodies.
+        `first` are the first pages, if they are there already. `picks` says which entries of those
+        are picked, and come with their bodies, of so many.
         """
         ranges: list[Range] = self._ranges(bounds)
         found: list[Found] = []
@@ -230,15 +229,16 @@ class RedisListings:
             listed: list[tuple[int, RedisIndexEntry]] = merged(ranges, replies, page)
             seen += len(listed)
             ranges = [one for one in ranges if not one.is_done]
-            picked = set(random.sample(range(len(listed)), min(bodies, len(listed))))
-            bodies = 0
+            picked = () if picks is None else picks(len(listed))
+            picks = None
             heads = yield from self._heads(kind, listed, picked, parents=parents)
 
-            for (_, entry), (*texts, body) in zip(listed, heads, strict=True):
+            for place, ((_, entry), (*texts, body)) in enumerate(zip(listed, heads, strict=True)):
                 try:
                     one = _found(kind, entry, texts, matches, stamp)
-                    if one is not None and body is not None and body[:1] != IN_CHUNKS:
-                        one = one._replace(body=body)
+                    if one is not None and place in picked:
+                        is_here = body is not None and body[:1] != IN_CHUNKS
+                        one = one._replace(picked=True, body=body if is_here else None)
                 except CorruptRecordError as error:
                     if unread is None:
                         warn_passed_over(_log, error)

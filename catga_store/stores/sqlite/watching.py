@@ -150,7 +150,8 @@ def _due_in(tables: SQLiteTables, waiters: list[Waiter], number: int) -> dict[Ke
     for waiter in {waiter.types: waiter for waiter in waiters if waiter.what != WATCH}.values():
         within_ms = int(waiter.interval * 1000)
         due = Due(waiter.now_ms(), number, waiter.types, within_ms=within_ms)
-        for key, head, *_ in rules.due(tables, due):
+        for entry in rules.due(tables, due):
+            key, head = entry.key, entry.head
             if key.kind == FLOW:
                 found[key] = Hint(head.due_ms, head.type, key.id, head.version, head.revision)
             else:

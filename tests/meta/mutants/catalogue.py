@@ -703,6 +703,22 @@ MUTANTS: tuple[Mutant, ...] = (
         (*CLAIMS, *MACHINE),
     ),
     Mutant(
+        "flows-before-conditions",
+        "a claim takes due flows first, so a backlog of them keeps the parents of ended conditions waiting",
+        "core/claim_plans.py",
+        "    waits = [place for place in places if found[place].key.kind == WAIT]\n",
+        "    waits: list[int] = []\n",
+        (*CLAIMS, "-k", "memory and backlog"),
+    ),
+    Mutant(
+        "picked-only-with-its-body",
+        "a flow whose body needs another request is claimed seldom while others are due",
+        "stores/nats/listings.py",
+        "            one._replace(picked=True) if place in picked else one._replace(body=None)\n",
+        "            one._replace(picked=one.body is not None)\n",
+        (*CLAIMS, "-k", "nats and picks_at_random"),
+    ),
+    Mutant(
         "lease-off-by-one",
         "a lease ends one millisecond late",
         "core/claim_plans.py",
