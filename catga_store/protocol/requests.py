@@ -31,7 +31,11 @@ __all__ = [
     "CLAIMED",
     "ENDED",
     "EXISTS",
+    "FIRST_MS",
+    "HIGHEST_STATUS",
     "IF_ABSENT",
+    "LAST_MS",
+    "LOWEST_STATUS",
     "MAX_CHANGES",
     "MISSING",
     "NO_STATUS",
@@ -100,6 +104,12 @@ SWEEP_EVERY, SWEPT_AT_ONCE = 16, 8
 
 PENDING, SATISFIED, TIMED_OUT, CANCELLED = range(4)
 """`Head.status` of a wait condition; the values of `WaitOutcome`."""
+
+LOWEST_STATUS, HIGHEST_STATUS = -5, 6
+"""The lowest `Head.status` of any record, which a condition may have, and the highest, that of a flow."""
+
+FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999
+"""The years 1 to 9999, which every time of a record lies in, in milliseconds from 1970."""
 
 NO_STATUS = 9
 """`Filter.status`: only records that are stored with a status that does not exist. A store that keeps the
@@ -581,7 +591,7 @@ class Due(Request[tuple[Found, ...]]):
         return self.now_ms + self.within_ms
 
     def picks(self, number: int) -> frozenset[int]:
-        """Draw which of so many flows are picked, by their places."""
+        """Draw which of this number of flows are picked, by their places."""
         if not self.bodies:
             return frozenset()
 

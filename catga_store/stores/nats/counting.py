@@ -18,10 +18,12 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import HIGHEST_STATUS
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Totals
 from catga_store.protocol.rules import WaitRow
+from catga_store.protocol.rules.expiry import has_expired
 from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.exchange import Named
 from catga_store.stores.nats.layout import HELD
@@ -35,10 +37,8 @@ from catga_store.stores.nats.layout import last_slot
 from catga_store.stores.nats.listings import NatsListings
 from catga_store.stores.nats.reading import NatsReader
 
-__all__ = ["STATUSES", "NatsCounter"]
+__all__ = ["NatsCounter"]
 
-STATUSES = range(7)
-"""Those of flows."""
 _MOST_NAMED = 1000
 """Names in one reply; the server sends no more than 1,024."""
 _MOST_DOUBTED = 500
@@ -161,7 +161,7 @@ class NatsCounter:
         self, now_ms: int, wrong: Collection[str], deadline: Deadline
     ) -> Conversation[_Counted | None]:
         """Ask for all numbers, until nothing that is in doubt came or went meanwhile."""
-        pairs = [(kind, status) for kind in self._types for status in STATUSES]
+        pairs = [(kind, status) for kind in self._types for status in range(HIGHEST_STATUS + 1)]
         doubted = [*filter(self._is_counted, {*wrong, *self._exchange.unsure})]
         if len(pairs) > _MOST_PAIRS or len(doubted) > _MOST_DOUBTED:
             return None
@@ -233,11 +233,7 @@ class NatsCounter:
             return {}
 
         heads = yield from self._listings.flows(entries, deadline)
-        return {
-            key: head
-            for key, head in heads.items()
-            if head.expires_ms is not None and head.expires_ms <= now_ms
-        }
+        return {key: head for key, head in heads.items() if has_expired(head, now_ms)}
 
     def _waits(
         self, names: Collection[str], deadline: Deadline

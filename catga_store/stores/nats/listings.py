@@ -40,6 +40,7 @@ from catga_store.protocol.requests import Overdue
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
 from catga_store.protocol.rules import WaitRow
+from catga_store.protocol.rules.expiry import has_expired
 from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.ids import NatsIds
 from catga_store.stores.nats.layout import LAST_TIME
@@ -221,7 +222,7 @@ class NatsListings:
         kept: list[Key] = []
         for key, row in rows.items():
             parent = parents.get(flow_key(row.parent or ""))
-            gone = parent is None or (parent.expires_ms is not None and parent.expires_ms <= now_ms)
+            gone = parent is None or has_expired(parent, now_ms)
             if gone or (parent is not None and request.wants(parent)):
                 kept.append(key)
 
@@ -242,13 +243,7 @@ class NatsListings:
             rows = yield from self.waits(page, deadline, strict=True)
             for key, row in rows.items():
                 head = row.head
-                if (
-                    row.parent in found
-                    and head.due_ms is not None
-                    and head.due_ms <= now_ms
-                    and head.status >= 0
-                    and (head.expires_ms is None or head.expires_ms > now_ms)
-                ):
+                if row.parent in found and head.status >= 0 and _is_due(head, now_ms, now_ms):
                     found[row.parent].append(Found(key, head))
 
         for some in found.values():
@@ -284,11 +279,11 @@ class NatsListings:
         found: dict[Key, None] = {}
 
         def look(entries: list[NatsIndexEntry]) -> Conversation[None]:
-            flows = yield from self.flows([e for e in entries if e.key.kind == FLOW], deadline)
-            waits = yield from self.waits([e for e in entries if e.key.kind == WAIT], deadline)
+            flows = yield from self.flows(_of_kind(FLOW, entries), deadline)
+            waits = yield from self.waits(_of_kind(WAIT, entries), deadline)
             heads = flows | {key: row.head for key, row in waits.items()}
             times = {key: head.expires_ms for key, head in heads.items()}
-            times |= yield from self._orphans([e for e in entries if e.key.kind == PART], deadline)
+            times |= yield from self._orphans(_of_kind(PART, entries), deadline)
             for key, expires_ms in times.items():
                 if expires_ms is not None and expires_ms <= now_ms:
                     found[key] = None
@@ -665,7 +660,7 @@ class NatsListings:
                     continue
 
                 head = record.head if key.kind not in _OWNED else _head_of_owner(tables, key)
-                if head is None or head.expires_ms is None or head.expires_ms > now_ms:
+                if head is None or not has_expired(head, now_ms):
                     found.append(Scanned(key, record))
 
             return found
@@ -740,7 +735,7 @@ def _is_in_time(created_ms: int, wanted: Filter) -> bool:
 
 def _is_in_listing(head: Head, wanted: Filter, now_ms: int) -> bool:
     """Whether a head has what is wanted, and has not expired."""
-    return wanted.includes(head) and (head.expires_ms is None or head.expires_ms > now_ms)
+    return wanted.includes(head) and not has_expired(head, now_ms)
 
 
 def _pages(entries: list[NatsIndexEntry], limit: int) -> Iterator[list[NatsIndexEntry]]:
@@ -751,8 +746,7 @@ def _pages(entries: list[NatsIndexEntry], limit: int) -> Iterator[list[NatsIndex
 
 
 def _is_due(head: Head, until_ms: int, now_ms: int) -> bool:
-    is_there = head.expires_ms is None or head.expires_ms > now_ms
-    return is_there and head.due_ms is not None and head.due_ms <= until_ms
+    return head.due_ms is not None and head.due_ms <= until_ms and not has_expired(head, now_ms)
 
 
 def _of_kind(kind: str, entries: list[NatsIndexEntry]) -> list[NatsIndexEntry]:

@@ -28,6 +28,7 @@ from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import Stats
 from catga_store.protocol.requests import Totals
+from catga_store.protocol.rules.expiry import has_expired
 from catga_store.stores.nats.answers import Deadline
 from catga_store.stores.nats.counting import NatsCounter
 from catga_store.stores.nats.layout import HELD
@@ -85,18 +86,16 @@ class NatsNumbers:
         def look(entries: list[NatsIndexEntry]) -> Conversation[None]:
             unreadable: dict[Key, CorruptRecordError] = {}
             heads = yield from self._listings.flows(entries, deadline, unreadable=unreadable)
-            found.update(
-                {
-                    key: one
-                    for key, one in unread_due(entries, unreadable).items()
-                    if after is None or (one.head.due_ms or 0, key.id) > after
-                }
-            )
+            listed = unread_due(entries, unreadable)
             for key, head in heads.items():
-                is_new = after is None or (head.due_ms or 0, key.id) > after
-                is_there = head.expires_ms is None or head.expires_ms > now_ms
-                if is_new and is_there and wanted.includes(head):
-                    found[key] = Found(key, head)
+                if wanted.includes(head) and not has_expired(head, now_ms):
+                    listed[key] = Found(key, head)
+
+            found.update(
+                (key, one)
+                for key, one in listed.items()
+                if after is None or (one.head.due_ms or 0, key.id) > after
+            )
 
         kinds = (None,) if wanted.types is None else wanted.types
         first_ms = None if wanted.after_ms is None else wanted.after_ms + 1

@@ -18,6 +18,11 @@ from attrs import field
 
 from catga_store.errors import CorruptRecordError
 from catga_store.protocol.keys import Key
+from catga_store.protocol.requests import CANCELLED
+from catga_store.protocol.requests import FIRST_MS
+from catga_store.protocol.requests import HIGHEST_STATUS
+from catga_store.protocol.requests import LAST_MS
+from catga_store.protocol.requests import LOWEST_STATUS
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import head_from
 from catga_store.protocol.rules import WaitRow
@@ -212,9 +217,6 @@ _HEADS = frozenset(
         *(_TEXT_OR_NONE, _TEXT_OR_NONE, _INT_OR_NONE, _INT_OR_NONE, _TEXT_OR_NONE),
     )
 )
-_LOWEST_WAIT, _HIGHEST_WAIT, _HIGHEST_FLOW = -5, 3, 6
-"""The lowest and highest status of a condition, and the highest of a flow."""
-_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
 
 
 def _checked_head(fields: dict[str, Any], lowest: int) -> tuple[Any, ...]:
@@ -223,12 +225,12 @@ def _checked_head(fields: dict[str, Any], lowest: int) -> tuple[Any, ...]:
     `lowest` is the lowest status of such a record.
     """
     head: tuple[Any, ...] = _head_of(fields)
-    highest = _HIGHEST_WAIT if lowest else _HIGHEST_FLOW
+    highest = CANCELLED if lowest else HIGHEST_STATUS
     if (
         tuple(map(type, head)) not in _HEADS
         or not lowest <= head[1] <= highest
-        or not _FIRST_MS <= head[2] <= _LAST_MS
-        or not _FIRST_MS <= head[3] <= _LAST_MS
+        or not FIRST_MS <= head[2] <= LAST_MS
+        or not FIRST_MS <= head[3] <= LAST_MS
     ):
         message = f"found {head!r}"
         raise ValueError(message[:200])
@@ -337,7 +339,7 @@ def decode_wait(key: Key, stored: Stored) -> WaitRecord | None:
     try:
         head = head_from(
             (
-                *_checked_head(fields, _LOWEST_WAIT),
+                *_checked_head(fields, LOWEST_STATUS),
                 (),
                 fields["revision"],
                 tuple(fields["commits"]),

@@ -12,12 +12,12 @@ from typing import NamedTuple
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import PART
 from catga_store.protocol.keys import WAIT
+from catga_store.protocol.requests import FIRST_MS
+from catga_store.protocol.requests import HIGHEST_STATUS
+from catga_store.protocol.requests import LAST_MS
 from catga_store.protocol.requests import DueFilter
 from catga_store.protocol.requests import Filter
 from catga_store.protocol.requests import Head
-from catga_store.stores.redis.layout import FIRST_MS
-from catga_store.stores.redis.layout import HIGHEST
-from catga_store.stores.redis.layout import LAST_MS
 
 __all__ = [
     "BY_ID",
@@ -148,7 +148,7 @@ def ranges_of(wanted: Filter, after: tuple[int, str] | None) -> list[tuple[bytes
     """Return the ranges of a listing: what their members begin with, and both ends."""
     begins = [listing_of(wanted)]
     if wanted.tags and wanted.id_prefix is None:
-        statuses = range(HIGHEST + 1) if wanted.status is None else (wanted.status,)
+        statuses = range(HIGHEST_STATUS + 1) if wanted.status is None else (wanted.status,)
         begins = [b"fg%b%d" % (tag_of(wanted.tags[0]), status) for status in statuses]
 
     return [(begin, *_bounds(begin, wanted, after)) for begin in begins]

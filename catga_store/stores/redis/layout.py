@@ -15,23 +15,24 @@ from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import partition_of
 from catga_store.protocol.masking import shown
+from catga_store.protocol.requests import FIRST_MS
+from catga_store.protocol.requests import HIGHEST_STATUS
+from catga_store.protocol.requests import LAST_MS
+from catga_store.protocol.requests import LOWEST_STATUS
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Item
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
 from catga_store.protocol.requests import head_from
+from catga_store.protocol.rules.expiry import has_expired
 
 __all__ = [
-    "FIRST_MS",
-    "HIGHEST",
-    "LAST_MS",
     "LAYOUT",
     "TOMBSTONE",
     "RedisLayout",
     "check_prefix",
     "corrupt",
     "encode",
-    "has_expired",
     "id_of",
     "read_head",
     "read_record",
@@ -42,8 +43,6 @@ __all__ = [
 LAYOUT = 2
 """The version of the layout."""
 TOMBSTONE = -2
-_LOWEST, HIGHEST = -5, 6
-FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
 
 
 class _StoredHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -187,7 +186,7 @@ def read_head(key: Key, text: Any) -> Head:
         raise corrupt(key, text) from error
 
     if (
-        not _LOWEST <= fields[2] <= HIGHEST
+        not LOWEST_STATUS <= fields[2] <= HIGHEST_STATUS
         or not FIRST_MS <= fields[3] <= LAST_MS
         or not FIRST_MS <= fields[4] <= LAST_MS
     ):
@@ -262,8 +261,3 @@ def read_wait(key: Key, reply: Any) -> Record:
             raise corrupt(key, value)
 
     return Record(read, b"", _read_terms(key, terms), tuple(items))
-
-
-def has_expired(head: Head, now_ms: int) -> bool:
-    """Return whether a record has expired, and so is absent for every operation."""
-    return head.expires_ms is not None and head.expires_ms <= now_ms

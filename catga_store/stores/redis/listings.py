@@ -28,6 +28,7 @@ from catga_store.protocol.requests import Overdue
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
+from catga_store.protocol.rules.expiry import has_expired
 from catga_store.stores.redis.index import DIGITS
 from catga_store.stores.redis.index import NOTIFIED
 from catga_store.stores.redis.index import PAGE
@@ -46,7 +47,6 @@ from catga_store.stores.redis.index import stamp_of_due
 from catga_store.stores.redis.index import time_of
 from catga_store.stores.redis.layout import TOMBSTONE
 from catga_store.stores.redis.layout import RedisLayout
-from catga_store.stores.redis.layout import has_expired
 from catga_store.stores.redis.layout import id_of
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.layout import read_wait
@@ -208,8 +208,8 @@ class RedisListings:
         entries that say nothing but an id have none.
         A record that cannot be read is passed over with a warning, or is what `unread` makes of its key, the
         place of its entry, and the error.
-        `first` are the first pages, if they are there already. `picks` says which entries of those
-        are picked, and come with their bodies, of so many.
+        `first` are the first pages, if they are there already. `picks` draws which entries
+        of those are picked, by their places, and come with their bodies.
         """
         ranges: list[Range] = self._ranges(bounds)
         found: list[Found] = []

@@ -22,6 +22,7 @@ from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import ListDue
 from catga_store.protocol.requests import Stats
 from catga_store.protocol.requests import Totals
+from catga_store.protocol.rules.expiry import has_expired
 from catga_store.stores.redis.index import DUE
 from catga_store.stores.redis.index import NOTIFIED
 from catga_store.stores.redis.index import PAGE
@@ -32,7 +33,6 @@ from catga_store.stores.redis.index import stamp_of
 from catga_store.stores.redis.index import stamp_of_due
 from catga_store.stores.redis.index import time_of
 from catga_store.stores.redis.layout import RedisLayout
-from catga_store.stores.redis.layout import has_expired
 from catga_store.stores.redis.layout import id_of
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.listings import RedisListings

@@ -19,6 +19,7 @@ from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import RemoveParts
 from catga_store.protocol.requests import Scan
 from catga_store.protocol.requests import Scanned
+from catga_store.protocol.rules.expiry import has_expired
 from catga_store.stores.redis.commit_args import LARGE
 from catga_store.stores.redis.commit_args import read_outcomes
 from catga_store.stores.redis.index import PAGE
@@ -26,7 +27,6 @@ from catga_store.stores.redis.index import Range
 from catga_store.stores.redis.index import merged
 from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.layout import corrupt
-from catga_store.stores.redis.layout import has_expired
 from catga_store.stores.redis.layout import id_of
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.lost_replies import RedisExchange

@@ -20,10 +20,10 @@ from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Scanned
 from catga_store.protocol.requests import Steps
+from catga_store.protocol.rules.expiry import has_expired
 from catga_store.stores.redis.commit_args import chunks_in
 from catga_store.stores.redis.layout import RedisLayout
 from catga_store.stores.redis.layout import corrupt
-from catga_store.stores.redis.layout import has_expired
 from catga_store.stores.redis.layout import read_head
 from catga_store.stores.redis.layout import read_record
 from catga_store.stores.redis.layout import read_wait

@@ -18,6 +18,10 @@ from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.requests import CANCELLED
+from catga_store.protocol.requests import FIRST_MS
+from catga_store.protocol.requests import HIGHEST_STATUS
+from catga_store.protocol.requests import LAST_MS
+from catga_store.protocol.requests import LOWEST_STATUS
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Item
@@ -30,7 +34,6 @@ __all__ = [
     "AFTER_PART_HEAD",
     "AFTER_WAIT_HEAD",
     "HEAD",
-    "HIGHEST",
     "PART_HEAD",
     "TAGS",
     "WAIT_HEAD",
@@ -109,10 +112,6 @@ _WAITS = (
     | _shapes(*_WAIT_COLUMNS, _BYTES, _BYTES, _TEXT)
 )  # with what decides it, with the terms, with the id, with id, parent and terms
 
-_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
-_LOWEST, HIGHEST = -5, 6
-"""The lowest status of any row, and the highest, that of a flow; see `Head.status`."""
-
 
 def read_head(key: Key, row: Sequence[Any]) -> Head:
     """A head from the columns of `HEAD`, and what else `_HEADS` lists."""
@@ -127,9 +126,9 @@ def head_of_row(row: Sequence[Any]) -> Head | None:
     """The same, or `None` if it cannot be read."""
     if (
         tuple(map(type, row)) not in _HEADS
-        or not 0 <= row[1] <= HIGHEST
-        or not _FIRST_MS <= row[2] <= _LAST_MS
-        or not _FIRST_MS <= row[3] <= _LAST_MS
+        or not 0 <= row[1] <= HIGHEST_STATUS
+        or not FIRST_MS <= row[2] <= LAST_MS
+        or not FIRST_MS <= row[3] <= LAST_MS
     ):
         return None
 
@@ -162,7 +161,7 @@ def head_of_part(row: Sequence[Any]) -> Head | None:
         return None
 
     version, created_ms, updated_ms, type_, type_version, tag, attempts, revision, commits = row[:9]
-    if not _FIRST_MS <= created_ms <= _LAST_MS or not _FIRST_MS <= updated_ms <= _LAST_MS:
+    if not FIRST_MS <= created_ms <= LAST_MS or not FIRST_MS <= updated_ms <= LAST_MS:
         return None
 
     own = version, 0, created_ms, updated_ms, type_, type_version, tag, None, attempts
@@ -176,9 +175,9 @@ def read_wait_head(key: Key, row: Sequence[Any]) -> Head:
     """A head from the columns of `WAIT_HEAD`, and what else `_WAITS` lists."""
     if (
         tuple(map(type, row)) not in _WAITS
-        or not _LOWEST <= row[1] <= CANCELLED
-        or not _FIRST_MS <= row[2] <= _LAST_MS
-        or not _FIRST_MS <= row[3] <= _LAST_MS
+        or not LOWEST_STATUS <= row[1] <= CANCELLED
+        or not FIRST_MS <= row[2] <= LAST_MS
+        or not FIRST_MS <= row[3] <= LAST_MS
     ):
         raise corrupt(key, f"the row {shown_row(row)}")
 
@@ -245,8 +244,8 @@ def wait_listed(row: Sequence[Any]) -> Found:
 
 def _created_ms(row: Sequence[Any]) -> int:
     # What is not a number comes first in the order of creation, the latest first.
-    is_time = type(row[2]) is int and _FIRST_MS <= row[2] <= _LAST_MS
-    return row[2] if is_time else _LAST_MS
+    is_time = type(row[2]) is int and FIRST_MS <= row[2] <= LAST_MS
+    return row[2] if is_time else LAST_MS
 
 
 def flow_due(row: Sequence[Any]) -> Found:

@@ -25,6 +25,7 @@ from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import CANCELLED
+from catga_store.protocol.requests import HIGHEST_STATUS
 from catga_store.protocol.requests import NO_STATUS
 from catga_store.protocol.requests import PENDING
 from catga_store.protocol.requests import REMEMBERED_COMMITS
@@ -50,7 +51,6 @@ from catga_store.stores.sqlite.parts import SQLiteParts
 from catga_store.stores.sqlite.rows import AFTER_HEAD
 from catga_store.stores.sqlite.rows import AFTER_WAIT_HEAD
 from catga_store.stores.sqlite.rows import HEAD
-from catga_store.stores.sqlite.rows import HIGHEST
 from catga_store.stores.sqlite.rows import TAGS
 from catga_store.stores.sqlite.rows import WAIT_HEAD
 from catga_store.stores.sqlite.rows import columns_of
@@ -748,7 +748,7 @@ def _where_due(wanted: DueFilter) -> tuple[str, list[Any]]:
 _AFTER_TEXT = b"\xff"
 """Greater than any byte of UTF-8: what begins with a prefix comes before the prefix and this."""
 
-_NO_STATUS = {FLOW: ("(status > ? OR status < 0)", HIGHEST), WAIT: ("status > ?", CANCELLED)}
+_NO_STATUS = {FLOW: ("(status > ? OR status < 0)", HIGHEST_STATUS), WAIT: ("status > ?", CANCELLED)}
 """Rows whose status does not exist; text is greater than any number. Hidden conditions are below 0."""
 
 _LISTED = {FLOW: (HEAD, "catga_flows"), WAIT: (WAIT_HEAD, "catga_waits")}

@@ -1499,8 +1499,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "nats-due-hint-believed",
         "a flow is claimed because an entry says that it is due",
         "stores/nats/listings.py",
-        "    return is_there and head.due_ms is not None and head.due_ms <= until_ms\n",
-        "    return is_there and head.due_ms is not None\n",
+        "    return head.due_ms is not None and head.due_ms <= until_ms and not has_expired(head, now_ms)\n",
+        "    return head.due_ms is not None and not has_expired(head, now_ms)\n",
         (*HINTS, *CLAIMS, *ON_NATS),
     ),
     Mutant(
