@@ -44,8 +44,6 @@ _MOST_NAMED = 1000
 _MOST_DOUBTED = 500
 _MOST_PAIRS = 210
 """Pairs of type and status that are counted: as many requests in one flight."""
-_MOST_PAGES = 10
-"""Pages of 1,000 new entries in which new types are looked for; of more, names are compared."""
 _LOOKS = 3
 
 
@@ -75,8 +73,8 @@ class NatsCounter:
         self._exchange = reader.exchange
         self._listings = listings
         self._types = types
-        self._flows = f"{layout.rest}list.flow."
-        self._pending = f"{layout.rest}list.wait.{PENDING}."
+        self._flows = layout.listed(FLOW)
+        self._pending = f"{layout.listed(WAIT)}{PENDING}."
         self._child, self._lone = layout.due("child"), layout.due("lone")
         self._dues, self._expiry = layout.due("flow"), layout.due("expiry")
         self._seen = 0
@@ -136,19 +134,12 @@ class NatsCounter:
         if self._exchange.leader:  # see `_counted`
             return True
 
-        news: list[str] = []
-        seen = self._seen
-        for _ in range(_MOST_PAGES):
-            some, seen = yield from self._exchange.written_since(
-                f"{self._flows}>", seen, _MOST_NAMED, deadline
-            )
-            news += some.names
-            if not some.more:
-                break
-        else:
+        news = yield from self._exchange.written_since(f"{self._flows}>", self._seen, deadline)
+        if news is None:
             return False
 
-        new = {kind: name for name in news if (kind := self._pair_of(name)[0]) not in self._types}
+        names, seen = news
+        new = {kind: name for name in names if (kind := self._pair_of(name)[0]) not in self._types}
         if new:
             heads = yield from self._listings.flows(map(self._layout.entry, new.values()), deadline)
             self._types |= {hash_of_type(head.type): head.type for head in heads.values()}

@@ -63,6 +63,8 @@ _MOST_UNSURE = 10_000
 _API = "$JS.API"
 _UP_TO = "Nats-UpTo-Sequence"
 _PENDING = "Nats-Num-Pending"
+_PAGE, _MOST_PAGES = 1000, 10
+"""Of what was written since a sequence; for more pages it is better to ask for all names."""
 _BEYOND = 2**31
 """A page of names behind all of them: the server says how many there are, and names none."""
 
@@ -452,18 +454,27 @@ class NatsExchange:
         )
 
     def written_since(
-        self, wanted: str, sequence: int, most: int, deadline: Deadline
-    ) -> Conversation[tuple[Named, int]]:
+        self, wanted: str, sequence: int, deadline: Deadline
+    ) -> Conversation[tuple[list[str], int] | None]:
         """The subjects under a filter that were written after a sequence, and up to which one.
 
-        With replicas the one that is asked may not have the newest.
+        `None` if there are more than ten pages of 1,000. With replicas the one that is asked may not
+        have the newest.
         """
-        payload = {"seq": sequence + 1, "next_by_subj": wanted, "batch": most}
-        ask = Ask(self.api_subject("DIRECT.GET"), json.encode(payload), many=True)
-        (answers,) = yield from self.ask((ask,), deadline)
-        some = _named_by(self._unless_refused(answers))
-        last = int(answers[-2].headers["Nats-Sequence"]) if some.names else sequence
-        return some, last
+        names: list[str] = []
+        for _ in range(_MOST_PAGES):
+            payload = {"seq": sequence + 1, "next_by_subj": wanted, "batch": _PAGE}
+            ask = Ask(self.api_subject("DIRECT.GET"), json.encode(payload), many=True)
+            (answers,) = yield from self.ask((ask,), deadline)
+            some = _named_by(self._unless_refused(answers))
+            if some.names:
+                names += some.names
+                sequence = int(answers[-2].headers["Nats-Sequence"])
+
+            if not some.more:
+                return names, sequence
+
+        return None
 
     def last_sequence(self, deadline: Deadline) -> Conversation[int]:
         """The last sequence of the stream, or a higher one that this process has seen."""

@@ -28,8 +28,6 @@ __all__ = ["NatsIds"]
 _KEPT_SECONDS = 600.0
 _MOST_KEPT = 500_000
 """Some 40 MB. Of more flows the names are asked for each time."""
-_PAGE, _MOST_PAGES = 1000, 10
-"""If there are more pages of new entries than that, all names are asked for again."""
 
 
 class NatsIds:
@@ -80,18 +78,13 @@ class NatsIds:
         ):
             return False
 
-        begun = seen = self._seen
-        new: set[str] = set()
-        for _ in range(_MOST_PAGES):
-            some, seen = yield from exchange.written_since(
-                f"{self._layout.rest}list.flow.>", seen, _PAGE, deadline
-            )
-            new.update(name.rpartition(".")[2] for name in some.names)
-            if not some.more:
-                break
-        else:
+        begun = self._seen
+        news = yield from exchange.written_since(f"{self._layout.listed(FLOW)}>", begun, deadline)
+        if news is None:
             return False
 
+        names, seen = news
+        new = {name.rpartition(".")[2] for name in names}
         with self._lock:
             if self._trust != exchange.trust:
                 return False

@@ -246,16 +246,18 @@ class NatsLayout:
 
     # index entries ------------------------------------------------------------------------------
 
+    def listed(self, kind: str) -> str:
+        """What the entries begin with that list all flows, or all conditions."""
+        return f"{self.rest}list.{kind}."
+
     def listing(self, wanted: Filter) -> str:
         """What the entries begin with that a listing looks at, wildcards included."""
         status = "*" if wanted.status is None else str(wanted.status)
         if wanted.tags:
             return f"{self.rest}list.tag.{hash_of_tag(wanted.tags[0])}.{status}."
 
-        if wanted.kind == FLOW:
-            return f"{self.rest}list.flow.{status}.{_hashed(wanted.type)}."
-
-        return f"{self.rest}list.wait.{status}.{_hashed(wanted.parent)}."
+        of = wanted.type if wanted.kind == FLOW else wanted.parent
+        return f"{self.listed(wanted.kind)}{status}.{_hashed(of)}."
 
     def due(self, what: str) -> str:
         """`what`: `child` (conditions with a parent), `lone` (those without), `expiry` or `dead`."""
@@ -395,7 +397,7 @@ def _due_at(ms: int, kind: str, any_id: str) -> str:
 
 def entries_of_flow(layout: NatsLayout, key: Key, head: Head) -> frozenset[str]:
     """The index entries that a flow with this head has."""
-    listing = f"{layout.rest}list.flow.{head.status}.{_hashed(head.type)}."
+    listing = f"{layout.listed(FLOW)}{head.status}.{_hashed(head.type)}."
     made = _at(head.created_ms, FLOW, key.id)
     entries = [listing + made]
     entries += [
@@ -418,7 +420,7 @@ def entries_of_wait(layout: NatsLayout, key: Key, row: WaitRow) -> frozenset[str
     head = row.head
     entries: list[str] = []
     if head.status >= 0:
-        listing = f"{layout.rest}list.wait.{head.status}.{_hashed(row.parent or '')}."
+        listing = f"{layout.listed(WAIT)}{head.status}.{_hashed(row.parent or '')}."
         entries.append(listing + _at(head.created_ms, WAIT, key.id))
 
     if head.due_ms is not None:

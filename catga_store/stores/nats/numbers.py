@@ -167,9 +167,9 @@ class NatsNumbers:
         """The names of all entries, and the head of one flow of each new type."""
         layout = self._layout
         flows, dues, waits, children, lone = (
-            f"{layout.rest}list.flow.",
+            layout.listed(FLOW),
             layout.due("flow"),
-            f"{layout.rest}list.wait.",
+            layout.listed(WAIT),
             layout.due("child"),
             layout.due("lone"),
         )

@@ -9,6 +9,7 @@ import pytest
 
 import catga_store as cs
 from catga_store.drivers.nats_asyncio import NatsLink
+from catga_store.stores.nats import exchange
 from catga_store.stores.nats import ids
 from catga_store.stores.nats import listings
 from catga_store.stores.nats.transport import Asks
@@ -45,7 +46,7 @@ def test_names_are_asked_for_once(
     at_once: int,
 ) -> None:
     """What other processes create, change and delete is seen all the same."""
-    monkeypatch.setattr(ids, "_PAGE", at_once)
+    monkeypatch.setattr(exchange, "_PAGE", at_once)
     url = url_of("nats")
     with cs.open_store(url) as store, cs.open_store(url) as other:
         for name in ("a-1", "b-1", "ü/1"):
@@ -74,8 +75,8 @@ def test_very_many_new_flows(
     url_of: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, named: list[bytes]
 ) -> None:
     """Then names are asked for again."""
-    monkeypatch.setattr(ids, "_PAGE", 2)
-    monkeypatch.setattr(ids, "_MOST_PAGES", 2)
+    monkeypatch.setattr(exchange, "_PAGE", 2)
+    monkeypatch.setattr(exchange, "_MOST_PAGES", 2)
     with cs.open_store(url_of("nats")) as store:
         assert listed(store, "f") == []
         named.clear()

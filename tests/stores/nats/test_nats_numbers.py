@@ -17,6 +17,7 @@ from catga_store.drivers.nats_asyncio import NatsLink
 from catga_store.model.stats import StoreStats
 from catga_store.protocol.requests import HIGHEST_STATUS
 from catga_store.stores.nats import counting
+from catga_store.stores.nats import exchange
 from catga_store.stores.nats.counting import NatsCounter
 from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.transport import Asks
@@ -110,6 +111,7 @@ def test_counting_agrees_with_comparing_names(
             expected = by_names(store, monkeypatch)
             with monkeypatch.context() as patched:
                 patched.setattr(counting, "_MOST_NAMED", most)
+                patched.setattr(exchange, "_PAGE", most)
                 asked.clear()
                 assert store.stats() == expected
                 assert not are_names_compared(asked)
