@@ -8,7 +8,6 @@ is over 400 lines because the decisions about one flow are read together.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Container
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from catga_store.model.flows import FlowStatus
 from catga_store.model.tags import Pairs
 from catga_store.model.times import to_ms
 from catga_store.model.waits import WaitCondition
+from catga_store.protocol.chance import choices
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import flow_key
@@ -268,12 +268,12 @@ def choose(found: Sequence[Found], number: int) -> list[Found]:
     if len(found) <= number:
         return list(found)
 
-    places = random.sample(range(len(found)), number)
+    places = choices.sample(range(len(found)), number)
     waits = [place for place in places if found[place].key.kind == WAIT]
     picked = [place for place, entry in enumerate(found) if entry.picked]
     flows = number - len(waits)
     if flows <= len(picked):
-        places = waits + random.sample(picked, flows)
+        places = waits + choices.sample(picked, flows)
 
     return [found[place] for place in sorted(places)]
 

@@ -8,7 +8,6 @@ because each operation of a session stands in it once.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -55,6 +54,7 @@ from catga_store.model.stored_state import AnyRecord
 from catga_store.model.stored_state import head_of
 from catga_store.model.stored_state import key_of
 from catga_store.model.waits import WaitCondition
+from catga_store.protocol.chance import between
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Invoke
 from catga_store.protocol.conversation import Pause
@@ -406,7 +406,7 @@ def transact(
             unit.close()
 
         longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2**attempt)
-        yield Pause(random.uniform(SHORTEST_PAUSE, longest))
+        yield Pause(between(SHORTEST_PAUSE, longest))
 
 
 def _recover(

@@ -9,7 +9,6 @@ is also read again after every failure of a node.
 from __future__ import annotations
 
 import asyncio
-import random
 from functools import partial
 from typing import Any
 
@@ -25,6 +24,7 @@ from catga_store.drivers.redis_failures import not_sent
 from catga_store.drivers.redis_multiplexed import Arguments
 from catga_store.drivers.redis_multiplexed import MultiplexedConnections
 from catga_store.drivers.redis_subscribing_asyncio import AsyncSubscription
+from catga_store.protocol.chance import pick
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.conversation import Request
@@ -145,7 +145,7 @@ class RedisClusterAsyncLink:
         if not self._found:
             await self._find_nodes()
 
-        node: Any = random.choice(self._client.get_primaries())  # noqa: S311  to spread them
+        node: Any = pick(self._client.get_primaries())
         return node.connection_class(**node.connection_kwargs)
 
     async def _ask(self, asked: _Round) -> None:

@@ -5,7 +5,6 @@ A node that redirects a command (MOVED, ASK) has not run it; the command is sent
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from catga_store.drivers.redis_blocking import RedisLink
 from catga_store.drivers.redis_blocking import connection_of
 from catga_store.drivers.redis_blocking import talk
 from catga_store.drivers.redis_failures import not_sent
+from catga_store.protocol.chance import pick
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.stores.redis.transport import Command
@@ -65,7 +65,7 @@ class RedisClusterLink(RedisLink):
     def _connection_apart(self) -> Any:
         """Return a new connection to any primary: each has the messages of all."""
         client = self.client()
-        node = random.choice(client.get_primaries())  # noqa: S311  to spread them
+        node = pick(client.get_primaries())
         return connection_of(client.get_redis_connection(node).connection_pool)
 
     def _connected(self) -> Any:

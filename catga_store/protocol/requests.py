@@ -11,7 +11,6 @@ store reads from top to bottom: records, changes, replies, requests.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +20,7 @@ from typing import TypeAlias
 from attrs import define
 
 from catga_store.errors import CorruptRecordError
+from catga_store.protocol.chance import choices
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import Key
@@ -595,7 +595,7 @@ class Due(Request[tuple[Found, ...]]):
         if not self.bodies:
             return frozenset()
 
-        return frozenset(random.sample(range(number), min(self.bodies, number)))
+        return frozenset(choices.sample(range(number), min(self.bodies, number)))
 
     def wants(self, head: Head) -> bool:
         """Whether a flow is of the types and has the tags."""

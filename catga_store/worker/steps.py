@@ -10,7 +10,6 @@ Three things are performed by the worker: `Enter` waits until a handler may run,
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterable
@@ -30,6 +29,7 @@ from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.times import NOW
+from catga_store.protocol.chance import between
 from catga_store.protocol.keys import partition_of
 from catga_store.worker import outcomes
 from catga_store.worker.policy import GiveUp
@@ -97,7 +97,7 @@ class Nap:
 def back_off(vain: int) -> float:
     """Seconds to wait after that many vain attempts to reach the store, with jitter."""
     longest: float = min(0.1 * 2.0 ** min(vain, 10), _LONGEST_NAP)
-    return longest * random.uniform(0.5, 1)  # noqa: S311  jitter
+    return longest * between(0.5, 1)
 
 
 def execute(worker: BaseWorker, flight: Flight) -> Steps:
@@ -199,7 +199,7 @@ def settle_error(worker: BaseWorker, flight: Flight, error: BaseException) -> St
             flight.flow.key,
             error,
         )
-        yield from hand_back(worker, flight, _OUTAGE_DELAY * random.random())  # noqa: S311  jitter
+        yield from hand_back(worker, flight, _OUTAGE_DELAY * between(0, 1))
     elif isinstance(error, GiveUp):
         yield from _fail(worker, flight, error)
     else:

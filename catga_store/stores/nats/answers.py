@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import random
 import time
 from typing import Any
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from msgspec import json
 
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
+from catga_store.protocol.chance import between
 from catga_store.protocol.conversation import Pause
 from catga_store.stores.nats.record_text import Stored
 from catga_store.stores.nats.transport import MOVED
@@ -74,9 +74,9 @@ class Deadline:
     def pause(self) -> Pause:
         if self.raced:
             self.raced = False
-            return Pause(random.uniform(0, _TURN))  # noqa: S311  jitter
+            return Pause(between(0, _TURN))
 
-        seconds = random.uniform(self._pause / 2, self._pause)  # noqa: S311  jitter
+        seconds = between(self._pause / 2, self._pause)
         self._pause = min(self._pause * 2, _PAUSES[1])
         return Pause(seconds)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import sqlite3
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import TypeVarTuple
 
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import StoreConfigError
+from catga_store.protocol.chance import between
 from catga_store.protocol.conversation import Call
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
@@ -355,7 +355,7 @@ def _patiently(function: Callable[[*Ts], R], *args: *Ts) -> R:
             elif now > give_up:
                 raise
 
-        time.sleep(random.uniform(*_PAUSES))  # noqa: S311  jitter
+        time.sleep(between(*_PAUSES))
 
 
 def _snapshot(tables: SQLiteTables, function: Callable[[SQLiteTables], R]) -> R:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from typing import TypeVar
 
 from hypothesis import note
+from hypothesis import register_random
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine
 from hypothesis.stateful import initialize
@@ -36,6 +37,7 @@ from catga_store.model.progress import ForEachProgress
 from catga_store.model.waits import WaitCondition
 from catga_store.model.waits import WaitOutcome
 from catga_store.model.waits import WaitType
+from catga_store.protocol.chance import choices
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.requests import Due
@@ -74,6 +76,9 @@ __all__ = [
 
 T = TypeVar("T")
 M = TypeVar("M")
+
+# So that a run which Hypothesis repeats claims the same flows.
+register_random(choices)
 
 
 class Difference(NamedTuple):

@@ -26,6 +26,7 @@ from catga_store.core import claims
 from catga_store.core import commits
 from catga_store.core import records
 from catga_store.core import sessions
+from catga_store.protocol import chance
 from catga_store.stores.redis import commit_args
 from catga_store.stores.redis import commits as scripted
 from catga_store.stores.redis import scripts
@@ -329,7 +330,7 @@ def test_fast_path_and_index(
                 for module in (claims, commits, records, sessions, scripted):
                     monkeypatch.setattr(module, "new_commit_id", make_id)
 
-                random.seed(seed)  # which of the due flows is claimed first
+                chance.choices.seed(seed)  # which of the due flows is claimed first
                 draw, player = random.Random(seed), Player(server, client)
                 for _ in range(60):
                     player.step(draw)

@@ -1,0 +1,73 @@
+"""What the library draws at random is not drawn from the generator that the program seeds."""
+
+from __future__ import annotations
+
+import ast
+import multiprocessing
+import random
+from pathlib import Path
+from typing import Any
+
+import catga_store
+from catga_store.core.claim_plans import choose
+from catga_store.protocol.chance import choices
+from catga_store.protocol.keys import flow_key
+from catga_store.protocol.requests import Found
+from catga_store.protocol.requests import Head
+
+DUE = [Found(flow_key(str(number)), Head(1, 0, 0, 0)) for number in range(100)]
+
+
+def chosen() -> list[str]:
+    """Return which of what is due a claim would take."""
+    return [found.key.id for found in choose(DUE, 10)]
+
+
+def test_a_claim_draws_nothing_from_the_generator_of_the_program() -> None:
+    """Two workers that seed `random` alike do not claim the same flows, and get the numbers they expect."""
+    random.seed(1)
+    before = random.getstate()
+    first = chosen()
+    random.seed(1)
+
+    assert chosen() != first
+    assert random.getstate() == before
+
+
+def test_a_seeded_test_claims_the_same_flows_again() -> None:
+    """What decides about claims can be seeded by itself."""
+    state = choices.getstate()
+    try:
+        choices.seed(1)
+        first = chosen()
+        choices.seed(1)
+        assert chosen() == first
+    finally:
+        choices.setstate(state)
+
+
+def test_a_child_process_does_not_draw_what_its_parent_draws() -> None:
+    """A fork copies the generator; it is seeded anew in the child."""
+    context: Any = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: theirs.send(chosen()))
+    child.start()
+    try:
+        assert ours.poll(10)
+        assert ours.recv() != chosen()
+    finally:
+        child.join(10)
+
+
+def test_no_module_uses_the_shared_generator() -> None:
+    """Only generators of its own: `random.Random` and `random.SystemRandom`."""
+    uses = [
+        f"{file.name}:{node.lineno} random.{node.attr}"
+        for file in Path(catga_store.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "random"
+        and node.attr not in {"Random", "SystemRandom"}
+    ]
+    assert uses == []
