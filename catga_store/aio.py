@@ -544,7 +544,7 @@ class AsyncStore(BaseAsyncStore):
         ...     for finding in (await store.diagnose("order-1")).findings:
         ...         print(finding.severity, finding.text)
         >>> anyio.run(main)
-        warning is CREATED, and is never due
+        warning is CREATED but is never due
         """
         return await self._run(examining.diagnose(self._context, flow_id, **options))
 

@@ -144,9 +144,9 @@ def copy(
 def _check_store(store: object) -> None:
     if not isinstance(store, Store):
         message = (
-            f"copy: expected a blocking Store, got {shown(store)}; nothing was copied; for an"
-            " AsyncStore, open the same store with open_store and run copy in a thread with"
-            " anyio.to_thread.run_sync"
+            f"copy: expected a blocking Store, got {shown(store)}, so nothing was copied; to "
+            "copy an AsyncStore, open the same store with open_store and run copy in a "
+            "thread with anyio.to_thread.run_sync"
         )
         raise UsageError(message)
 

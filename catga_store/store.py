@@ -475,7 +475,7 @@ class Store(BaseBlockingStore):
         >>> store.create(FlowSnapshot("order-1", state={}, due_at=None))
         >>> for finding in (store.diagnose("order-1")).findings:
         ...     print(finding.severity, finding.text)
-        warning is CREATED, and is never due
+        warning is CREATED but is never due
         """
         return self._run(examining.diagnose(self._context, flow_id, **options))
 

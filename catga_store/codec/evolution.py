@@ -109,9 +109,9 @@ def lift(data: Any, state_type: Any, stored: int) -> Any:
         step = steps.get(number)
         if step is None:
             message = (
-                f"state type {name!r} has no upcaster from version {number} to {number + 1}, so stored"
-                f" version {stored} cannot be read as version {version}; add it to"
-                " @flow_state(…, upcasters=…)"
+                f"state type {name!r} has no upcaster from version {number} to {number + 1}, "
+                f"so a state stored as version {stored} cannot be read as version {version}; "
+                "add the upcaster to @flow_state(…, upcasters=…)"
             )
             raise _refusal(message, name, version, stored)
 
@@ -131,9 +131,7 @@ def _stepped(step: Upcaster, data: Any, name: str, version: int, number: int) ->
         raise _refusal(message, name, version, number) from error
 
     if lifted.__class__ is not dict:
-        found = (
-            "None: is its return statement missing?" if lifted is None else repr(lifted.__class__)
-        )
+        found = "None: is a return statement missing?" if lifted is None else repr(lifted.__class__)
         message = f"{which} must return a dict of JSON data, not {found}"
         raise _refusal(message, name, version, number)
 
@@ -183,5 +181,8 @@ def _check_steps(name: str, version: int, steps: Mapping[int, Upcaster]) -> None
 
     gap = set(range(min(steps, default=version), version)) - steps.keys()
     if gap:
-        message = f"state type {name!r} has no upcaster from version {min(gap)}; add it"
+        message = (
+            f"state type {name!r} has no upcaster from version {min(gap)}; add it to "
+            "@flow_state(…, upcasters=…)"
+        )
         raise UsageError(message)

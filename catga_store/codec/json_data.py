@@ -32,8 +32,8 @@ def encode_json(value: object) -> bytes:
     Traceback (most recent call last):
     ...
     catga_store.EncodingError: data cannot be stored: at $.items expected plain JSON data (None, bool, \
-int, float, str, list, dict with str keys), found tuple (it would be read back as something else, \
-or not at all); nothing was encoded
+int, float, str, list, dict with str keys), found tuple (it could not be read back \
+unchanged); nothing was encoded
     """
     try:
         check_json(value)
@@ -61,14 +61,14 @@ def decode_json(data: bytes | memoryview) -> Any:
             raise  # the data is fine: the caller's stack is nearly full
 
         raise CorruptRecordError(
-            f"expected JSON nested at most {MAX_LEVELS} levels deep, found more at $; "
-            "nothing was decoded",
+            f"expected JSON nested at most {MAX_LEVELS} levels deep, found deeper nesting at "
+            "$; nothing was decoded",
             key=None,
         ) from None
     except json_errors() as error:
         message = (
-            f"expected JSON at $, found {len(data)} bytes that are not JSON ({error});"
-            " nothing was decoded"
+            f"expected JSON at $, but the {len(data)} bytes found are not JSON ({error}); "
+            "nothing was decoded"
         )
         raise CorruptRecordError(message, key=None) from error
 

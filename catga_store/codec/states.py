@@ -159,7 +159,7 @@ def encode_state(state: object, state_type: Any | None) -> bytes:
         return encode_json(state)
 
     if state_type is bytes:
-        assert isinstance(state, bytes), "type_of has checked it"  # noqa: S101  a broken rule, not bad input
+        assert isinstance(state, bytes), "a state of type bytes must be bytes"  # noqa: S101  a broken rule, not bad input
         return state
 
     try:  # `_codec`, written out, as in `fit`: every write and read pass there
@@ -282,8 +282,8 @@ def _read_back(data: bytes, state_type: Any, codec: Codec) -> bytes:
     again = json_functions()[0](codec.enc(read))
     if again != data:
         misfit = Misfit(
-            "a value that is the same when it is read back",
-            "one that changes",
+            "a value that does not change when it is read back",
+            "a value that changes",
             "converters and __post_init__ run again at each read, so they must leave their own"
             " results unchanged",
         )

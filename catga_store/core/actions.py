@@ -133,7 +133,7 @@ class RetryFlow:
             return _held(key, head)
 
         if not is_terminal(head) and not head.attempts and _is_due(head, now_ms):
-            return Skip("is already due, and has not been attempted")
+            return Skip("is already due and has not been attempted yet")
 
         return None
 
@@ -223,7 +223,7 @@ class TagFlow:
             return Skip("already has these tags")
 
         if len(tags) > MOST_TAGS:
-            message = f"{key} would have {len(tags)} tags; the limit is {MOST_TAGS}"
+            message = f"{key} would have {len(tags)} tags, but the limit is {MOST_TAGS}"
             error = UsageError(f"{message}; nothing was written")
             return Skip(f"would have more than {MOST_TAGS} tags", error)
 
@@ -264,7 +264,8 @@ def _refused(key: Key, head: Head, done: str) -> Skip:
 
 
 def _held(key: Key, head: Head) -> Skip:
-    return Skip("is claimed", claimed_error(key.id, head))
+    advice = "try again after that time, or release the flow first"
+    return Skip("is claimed", claimed_error(key.id, head, "nothing was written", advice))
 
 
 # --- one flow -----------------------------------------------------------------------------------
@@ -340,7 +341,7 @@ def check_reason(reason: object) -> str:
 
 def _stale(key: Key, version: int, head: Head) -> StaleFlowError:
     message = (
-        f"{key}: expected version {version}, but the store holds version {head.version}; nothing"
-        " was written"
+        f"{key}: expected version {version}, but the store holds version {head.version}, so "
+        "nothing was written; read the flow again"
     )
     return StaleFlowError(message, flow_id=key.id, expected=version, actual=head.version)

@@ -87,8 +87,8 @@ def check_blocking(result: R) -> R:
     if isinstance(result, Coroutine):
         result.close()
         message = (
-            "transact of a blocking store: expected a plain function, got an async one; nothing was"
-            " committed; pass a plain function, or use an AsyncStore"
+            "transact of a blocking store: expected a plain function, got an async one, so "
+            "nothing was committed; pass a plain function, or use an AsyncStore"
         )
         raise UsageError(message)
 
@@ -100,8 +100,8 @@ def check_awaitable(result: Awaitable[R]) -> Awaitable[R]:
     returned: object = result
     if not isinstance(returned, Awaitable):
         message = (
-            f"transact of an AsyncStore: expected an async function, got one that returned {result!r};"
-            " nothing was committed"
+            "transact of an AsyncStore: expected an async function, got a function that "
+            f"returned {result!r}, so nothing was committed; pass an async function"
         )
         raise UsageError(message)
 
@@ -153,7 +153,7 @@ def check_names(what: str, kind: str, given: Iterable[str], known: Iterable[str]
         if name not in names:
             close = get_close_matches(name, names, 1)
             meant = f" (did you mean {close[0]!r}?)" if close else ""
-            message = f"{what} has no {kind} {name!r}{meant}; it takes {', '.join(names)}"
+            message = f"{what} has no {kind} {name!r}{meant}; it accepts {', '.join(names)}"
             raise UsageError(message)
 
 
@@ -179,7 +179,9 @@ def typed_ids(flow_ids: Iterable[str], state_type: Any | None) -> dict[str, Any 
         return dict.fromkeys(ids, state_type)
 
     if state_type is not None:
-        message = "flow_ids is a mapping from id to type, so state_type must not be passed as well"
+        message = (
+            "flow_ids is a mapping from ids to types, so state_type must not be passed as well"
+        )
         raise UsageError(message)
 
     given = cast("Mapping[str, Any]", flow_ids)

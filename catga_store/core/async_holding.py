@@ -49,7 +49,7 @@ class AsyncHolding(BaseHolding):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        assert self._tasks is not None, "entered before"
+        assert self._tasks is not None, "__aexit__ must follow __aenter__"
         self._listen(begin=False)
         self._rhythm.stop()
         self._tasks.cancel_scope.cancel()
@@ -63,11 +63,15 @@ class AsyncHolding(BaseHolding):
         return is_cancelled and is_ended
 
     async def _keep(self) -> None:
-        assert self._tasks is not None, "entered before"
+        assert self._tasks is not None, "_keep must follow __aenter__"
         try:
             await self._run(keep(self._context, self._flow, self._lease, self._rhythm))
         except ClaimLostError as error:
             self._loss = error
             self._tasks.cancel_scope.cancel()
         except CatgaStoreError as error:
-            _log.warning("the claim on %s is no longer extended: %s", self._flow.key, error)
+            _log.warning(
+                "stopped extending the claim on %s, so the claim ends with its lease: %s",
+                self._flow.key,
+                error,
+            )

@@ -81,5 +81,8 @@ class BaseAsyncStore(BaseStore):
             self._loop = mark
             self._at_home = self._driver.at_home()
         elif self._loop is not mark:
-            message = f"{self!r} belongs to a different event loop; open a store in each event loop"
+            message = (
+                f"{self!r} belongs to a different event loop; open a separate store in each event "
+                "loop"
+            )
             raise UsageError(message)

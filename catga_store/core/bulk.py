@@ -59,8 +59,8 @@ PER_SECOND = 1000.0
 
 _GONE = "does not exist"
 _CORRUPT = "cannot be read"
-_CHANGED = "was changed meanwhile and no longer matches"
-_CONTESTED = "was written by another caller at each attempt"
+_CHANGED = "was changed by another caller and no longer matches"
+_CONTESTED = "was written by another caller during each attempt"
 
 
 @frozen
@@ -106,14 +106,15 @@ def select(
     codes = _checked_codes(findings)
     if ids is not None and (given or codes or everything):
         message = (
-            "ids select the flows, so filters, findings and everything must not be passed as well"
+            "ids already select the flows, so filters, findings and everything must not be "
+            "passed as well"
         )
         raise UsageError(message)
 
     if ids is None and not given and not codes and not everything:
         message = (
-            "bulk without a filter would act on every flow of the store; pass a filter, or"
-            " everything=True; nothing was sent"
+            "a bulk operation without a filter would act on every flow of the store, so "
+            "nothing was sent; pass a filter, or everything=True"
         )
         raise UsageError(message)
 

@@ -79,7 +79,14 @@ def look_for_waits(candidates: Sequence[Candidate], now_ms: int) -> Conversation
             raise
 
         if len(candidates) == 1:
-            _log.warning("%s was skipped: %s", flow_key(candidates[0].flow_id), error)
+            _log.warning(
+                (
+                    "%s was not checked for ended wait conditions, because a record cannot be read: "
+                    "%s"
+                ),
+                flow_key(candidates[0].flow_id),
+                error,
+            )
             return
 
         for candidate in candidates:

@@ -116,7 +116,7 @@ class Candidate:
 
     def is_due(self, now_ms: int) -> bool:
         """Whether it is to be claimed now."""
-        assert self.flow is not None, "only what is there is asked"
+        assert self.flow is not None, "is_due requires a flow that exists"
         due_ms = self.flow.head.due_ms
         return (due_ms is not None and due_ms <= now_ms) or any(
             needs_notification(wait.head, now_ms) for wait in self.woken_by.values()
@@ -177,7 +177,7 @@ def claim_plans_of(gathered: Gathered, claimer: Claimer, most: int) -> list[Clai
     number = 0
 
     for entry in gathered.stuck:
-        _log.warning("%s is due but cannot be read; postponed by one lease", entry.key)
+        _log.warning("%s is due but cannot be read, so it is postponed by one lease", entry.key)
         change = Check(entry.key, entry.head.revision, claimer.until_ms)
         plans.append(ClaimPlan(entry.key.id, (change,)))
 
@@ -213,7 +213,7 @@ def _claim_plan_of(candidate: Candidate, claimer: Claimer) -> ClaimPlan | None:
             error = misfit
 
     key = flow_key(candidate.flow_id)
-    _log.warning("%s is due but cannot be read; postponed by one lease: %s", key, error)
+    _log.warning("%s is due but cannot be read, so it is postponed by one lease: %s", key, error)
     return put_off(candidate, now_ms, until_ms=claimer.until_ms)
 
 
@@ -410,7 +410,7 @@ def _look_again_ms(held: Head, now_ms: int) -> int:
     Its owner may release it at any time without knowing of that. So the wake-up comes at most a
     quarter of what was left of the lease late, or a second, and costs a few looks in each lease.
     """
-    assert held.due_ms is not None, "a claim has an end"
+    assert held.due_ms is not None, "a claimed flow must have a due time"
     left_ms = held.due_ms - now_ms
     return now_ms + min(left_ms, max(_SOONEST_LOOK_MS, left_ms // 4))
 

@@ -147,7 +147,12 @@ def claim_due(
         if not claimed:
             raise
 
-        _log.warning("claim_due returns %d of %d flows: %s", len(claimed), limit, error)
+        _log.warning(
+            "claim_due returned only %d of at most %d flows, because of an error: %s",
+            len(claimed),
+            limit,
+            error,
+        )
 
     return _with_time_left(claimed, context.settings.now_ms())
 
@@ -157,8 +162,8 @@ def _with_time_left(claimed: list[FlowSnapshot[Any]], now_ms: int) -> list[FlowS
     kept = [flow for flow in claimed if is_held(_head_of_claimed(flow), now_ms)]
     if len(kept) < len(claimed):
         _log.warning(
-            "claim_due took longer than its lease: %d of %d claimed flows are not returned, and are"
-            " due again; pass a longer lease or a smaller limit",
+            "claim_due took longer than its lease, so %d of %d claimed flows are not "
+            "returned and are due again; pass a longer lease or a smaller limit",
             len(claimed) - len(kept),
             len(claimed),
         )
@@ -168,7 +173,7 @@ def _with_time_left(claimed: list[FlowSnapshot[Any]], now_ms: int) -> list[FlowS
 
 def _head_of_claimed(flow: FlowSnapshot[Any]) -> Head:
     head = head_of(flow)
-    assert head is not None, "a claim is a write"
+    assert head is not None, "a claimed flow must have been written"
     return head
 
 
@@ -296,8 +301,8 @@ def _in_time(flow: FlowSnapshot[Any], now_ms: int, lease_ms: int) -> FlowSnapsho
         return flow
 
     message = (
-        f"the claim on {flow.key} ended before claim() returned: the call took longer than the"
-        f" lease of {lease_ms} ms; the flow is due again; pass a longer lease"
+        f"the claim on {flow.key} ended before claim() returned, because the call took longer "
+        f"than the lease of {lease_ms} ms; the flow is due again; pass a longer lease"
     )
     raise ClaimLostError(message, flow_id=flow.flow_id, expected=flow.version, actual=None)
 
@@ -313,8 +318,8 @@ def extend(
     if head is None:
         stored_state.stop_watching(flow)
         message = (
-            f"the claim on {flow.key} no longer exists, so it was not extended; another worker may"
-            " hold the flow: stop work on the flow, or claim it again"
+            f"the claim on {flow.key} no longer exists, so it was not extended, and another "
+            "worker may hold the flow; stop work on the flow, or claim it again"
         )
         raise ClaimLostError(message, flow_id=flow.flow_id, expected=flow.version, actual=None)
 
@@ -331,8 +336,9 @@ def release(
     changed = changes_of(flow, plan_flow(flow, now_ms, context.limits))
     if changed:
         message = (
-            f"{flow.key} has changes that release would not write ({', '.join(changed)}); set due_at and"
-            " call update, which writes them and ends the claim, or undo them before the release"
+            f"{flow.key} has changes that release would not write ({', '.join(changed)}); to "
+            "write them, set due_at and call update, which also ends the claim; to discard "
+            "them, undo them before you call release"
         )
         raise UsageError(message)
 
@@ -365,8 +371,9 @@ def claim_of(flow: FlowSnapshot[Any]) -> Claim:
     claim = flow._claim
     if claim is None:
         message = (
-            f"this object has no claim on {flow.key}: the flow was not claimed through it, or the claim has"
-            " ended; use the object that claim() or claim_due() returned, or claim the flow again"
+            f"this object has no claim on {flow.key}: the flow was not claimed through this "
+            "object, or the claim has ended; use the object that claim() or claim_due() "
+            "returned, or claim the flow again"
         )
         raise UsageError(message)
 
@@ -376,7 +383,7 @@ def claim_of(flow: FlowSnapshot[Any]) -> Claim:
 def _lease_ms(lease: timedelta) -> int:
     lease_ms = span_ms(lease, "a lease")
     if lease_ms == 0:
-        message = "a lease must be longer than 0, not 0"
+        message = "a lease must be longer than 0, but 0 was given"
         raise UsageError(message)
 
     return lease_ms

@@ -129,8 +129,8 @@ def resolve_commit(context: Context, error: object) -> Conversation[Receipt | No
 
     if not _says_which(error):
         message = (
-            "the CommitUncertainError does not identify its commit: pass the error that the store"
-            " raised, with its commit_id and keys"
+            "the CommitUncertainError does not identify its commit; pass the error that the "
+            "store raised, with its commit_id and keys"
         )
         raise UsageError(message)
 
@@ -188,8 +188,8 @@ def settled(
     outcomes = yield from _resolve_in_time(context, lost)
     if outcomes is None:
         message = (
-            f"commit {lost.commit_id} was lost in transit and will never be applied; nothing was"
-            " written; try again"
+            f"commit {lost.commit_id} was lost in transit and will never be applied, so "
+            "nothing was written; try again"
         )
         raise StoreUnavailableError(message) from lost
 
@@ -258,11 +258,10 @@ def _check_remembered(
             return
 
     message = (
-        f"the outcome of commit {error.commit_id} can no longer be determined: a store keeps the"
-        " reply for twice its timeout, and the records that the commit changed no longer show it,"
-        f" because {changes[0].key} has been written {REMEMBERED_COMMITS} times since, no longer"
-        " exists, or is a wait condition or a log; compare the stored records with what the"
-        " commit should have written"
+        f"the outcome of commit {error.commit_id} can no longer be determined, because a "
+        f"store keeps its reply only for twice the timeout, and {changes[0].key} has been "
+        f"written {REMEMBERED_COMMITS} times since, no longer exists, or is a wait condition "
+        "or a log; compare the stored records with what the commit should have written"
     )
     raise CommitUncertainError(message, **error.__dict__)
 

@@ -34,6 +34,9 @@ from catga_store.protocol.requests import Put
 
 __all__ = ["claimed_error", "conflict_error", "conflict_of"]
 
+_AGAIN = "read it again, then repeat the change"
+_WHEN_FREE = "try again after that time, or pass a timeout to wait until then"
+
 
 def conflict_error(  # noqa: PLR0911  one return for each row of the table of conflicts
     change: Change, conflict: Conflict, record: AnyRecord | None
@@ -46,16 +49,14 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
     read = replaces or loaded
     expected = 0 if read is None else read.version
     nothing = "nothing in this commit was written"
-    stale = f"{key} was read at version {expected} but the store holds {actual or 'none'}"
-    if actual == expected:
-        stale += "; another record with the same id has replaced it"
+    stale = _stale(key, expected, actual)
 
     if key.kind == PROGRESS:
-        message = f"{stale}; {nothing}"
+        message = f"{stale}, so {nothing}; {_AGAIN}"
         if read is None:
             message = (
-                f"{key} was saved as new but exists at version {actual}; {nothing}; load the"
-                " stored progress and merge the new one into it"
+                f"{key} was saved as new but already exists at version {actual}, so {nothing};"
+                " load the stored progress and merge the new one into it"
             )
 
         return StaleProgressError(
@@ -67,19 +68,22 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
 
     if key.kind == WAIT:
         if conflict.reason == MISSING:
-            message = f"{key} was read at version {expected} but no longer exists; {nothing}"
+            message = f"{key} was read at version {expected} but no longer exists, so {nothing}"
             return WaitConditionNotFoundError(message, correlation_id=key.id, expected=expected)
 
         return StaleWaitConditionError(
-            f"{stale}; {nothing}", correlation_id=key.id, expected=expected, actual=actual
+            f"{stale}, so {nothing}; {_AGAIN}",
+            correlation_id=key.id,
+            expected=expected,
+            actual=actual,
         )
 
     if conflict.reason == EXISTS:
-        message = f"{key} already exists, at version {actual}; {nothing}"
+        message = f"{key} already exists at version {actual}, so {nothing}"
         return FlowExistsError(message, flow_id=key.id, actual=actual)
 
     if conflict.reason == MISSING:
-        message = f"{key} was read at version {expected} but no longer exists; {nothing}"
+        message = f"{key} was read at version {expected} but no longer exists, so {nothing}"
         return FlowNotFoundError(message, flow_id=key.id, expected=expected)
 
     facts: dict[str, Any] = {"flow_id": key.id, "expected": expected, "actual": actual}
@@ -90,30 +94,47 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
         )
         message = (
             f"the claim on {key} is lost: the flow was claimed at version {expected}, but the"
-            f" store holds version {actual}, {holder}; {nothing}"
+            f" store holds version {actual}, {holder}, so {nothing}; claim the flow again"
         )
         return ClaimLostError(message, **facts)
 
-    return StaleFlowError(f"{stale}; {nothing}", **facts)
+    return StaleFlowError(f"{stale}, so {nothing}; {_AGAIN}", **facts)
+
+
+def _stale(key: Key, expected: int, actual: int | None) -> str:
+    """Say which version was read, and what the store holds instead."""
+    read = f"{key} was read at version {expected}"
+    if actual is None:
+        return f"{read}, but the store no longer holds it"
+
+    if actual == expected:
+        return f"{read}, but another record with the same id has replaced it"
+
+    return f"{read}, but the store holds version {actual}"
 
 
 def _part_error(conflict: Conflict, key: Key, expected: int, stale: str) -> ConflictError:
     actual = None if conflict.head is None else conflict.head.version
     facts: dict[str, Any] = {"flow_id": key.id, "name": key.name, "actual": actual}
     if conflict.reason == EXISTS:
-        message = f"{key} already exists, at version {actual}; nothing in this commit was written"
+        message = f"{key} already exists at version {actual}, so nothing in this commit was written"
         return PartExistsError(message, **facts)
 
-    message = f"{stale}; nothing in this commit was written"
+    message = f"{stale}, so nothing in this commit was written; {_AGAIN}"
     return StalePartError(message, expected=expected, **facts)
 
 
-def claimed_error(flow_id: str, head: Head) -> FlowClaimedError:
+def claimed_error(
+    flow_id: str,
+    head: Head,
+    state: str = "this call did not claim it",
+    advice: str = _WHEN_FREE,
+) -> FlowClaimedError:
     """Another owner's claim has not ended."""
     until = from_ms(head.due_ms or 0)
     message = (
-        f"flow {flow_id!r} is claimed by {head.owner!r} until {until.isoformat()}; this call did"
-        " not claim it; try again after that time, or pass a timeout to wait until then"
+        f"flow {flow_id!r} is claimed by {head.owner!r} until {until.isoformat()}, so {state};"
+        f" {advice}"
     )
     return FlowClaimedError(message, flow_id=flow_id, owner=head.owner, until=until)
 
@@ -124,7 +145,7 @@ def conflict_of(errors: list[ConflictError]) -> ConflictError:
         return errors[0]
 
     lost = next((error for error in errors if isinstance(error, ClaimLostError)), None)
-    shown = "; ".join(str(error) for error in errors[:5])
+    shown = "; ".join(f"({number}) {error}" for number, error in enumerate(errors[:5], 1))
     error = lost or ConflictError(f"{len(errors)} records were refused: {shown}")
     error._conflicts = tuple(errors)
     return error

@@ -148,7 +148,7 @@ def parent_gone(correlation_id: str) -> FlowFinding:
     return FlowFinding(
         "parent_gone",
         "warning",
-        f"does not exist, but wait condition {correlation_id!r} waits for its children",
+        f"does not exist, but wait condition {correlation_id!r} waits for children on its behalf",
         "clear the wait condition",
     )
 
@@ -159,8 +159,8 @@ def orphan_parts(parts: int) -> FlowFinding:
         "orphan_parts",
         "info",
         f"does not exist, but has {_counted(parts, 'part')}" + (" or more" if parts > 1 else ""),
-        "do nothing: the parts are removed after the retention of waits, unless the flow is"
-        " created",
+        "do nothing; the parts are removed after the retention of wait conditions, unless "
+        "the flow is created",
     )
 
 
@@ -174,9 +174,9 @@ def _unreadable(case: Case, _now_ms: int, thresholds: Thresholds) -> Iterator[Fl
         yield FlowFinding(
             "future_version",
             "problem",
-            f"was written by a newer release of catga_store (layout {layout}); this release"
-            f" supports layout {envelope.LAYOUT}",
-            "run workers of the newer release",
+            f"was written by a newer release of catga_store (layout {layout}), but this "
+            f"release supports layout {envelope.LAYOUT}",
+            "run workers with the newer release of catga_store",
         )
     elif error is not None:
         yield FlowFinding(
@@ -194,7 +194,7 @@ def _unreadable(case: Case, _now_ms: int, thresholds: Thresholds) -> Iterator[Fl
             "problem",
             f"has version {head.type_version} of type {head.type!r}, but this program supports"
             f" version {known}",
-            "run workers of the newer program",
+            "run workers with the newer version of the program",
         )
 
 
@@ -213,7 +213,7 @@ def _due_disagrees(case: Case, _now_ms: int, _thresholds: Thresholds) -> Iterato
         yield FlowFinding(
             "due_disagrees",
             "problem",
-            f"is claimed by {head.owner!r}, but its lease never ends",
+            f"is claimed by {head.owner!r} with a lease that never ends",
             "release it",
         )
 
@@ -225,15 +225,15 @@ def _never_due(case: Case, _now_ms: int, _thresholds: Thresholds) -> Iterator[Fl
     status = FlowStatus(case.head.status).name
     name = case.awaits
     if name is None:
-        what = "is suspended, but waits for nothing" if case.is_suspended else f"is {status}"
+        what = "suspended but waits for nothing, so it" if case.is_suspended else f"{status} but"
         yield FlowFinding(
-            "never_due", "warning", f"{what}, and is never due", "wake it, or cancel it"
+            "never_due", "warning", f"is {what} is never due", "wake it, or cancel it"
         )
     elif case.awaited is None:
         yield FlowFinding(
             "wait_gone",
             "problem",
-            f"is suspended on wait condition {name!r}, which was cleared, or has expired",
+            f"is suspended on wait condition {name!r}, which was cleared or has expired",
             "wake it, or cancel it",
         )
     elif not case.is_its_own:
@@ -266,8 +266,8 @@ def _waits(case: Case, now_ms: int, thresholds: Thresholds) -> Iterator[FlowFind
         yield FlowFinding(
             "children_ended",
             "info" if case.head.due_ms is not None else "problem" if has_no_deadline else "warning",
-            f"waits for {_counted(len(ended), 'child', 'children')} that"
-            f" {'has' if len(ended) == 1 else 'have'} ended without being reported: {_listed(ended)}",
+            f"waits for {_counted(len(ended), 'child', 'children')} that "
+            f"{'has' if len(ended) == 1 else 'have'} ended without a report: {_listed(ended)}",
             "complete the children of its wait condition, or wake the flow",
         )
     elif has_no_deadline and now_ms - case.head.updated_ms >= thresholds.idle_ms:
@@ -310,7 +310,10 @@ def _overdue(what: str) -> FlowFinding:
         "overdue",
         "warning",
         f"{what}, and no worker has claimed it",
-        "start a worker for its type; if one is running, its log says why it skips the flow",
+        (
+            "start a worker for its type; if one is already running, read its log to find out "
+            "why it skips the flow"
+        ),
     )
 
 

@@ -39,9 +39,9 @@ def warn_of_dropped(flow: FlowSnapshot[Any]) -> None:
         changed = _changes_of(flow)
         if changed:
             _log.warning(
-                "%s was claimed and changed (%s), but its object was garbage-collected: the"
-                " changes were not written, and the flow is due again after its lease; call"
-                " update(), or add the flow to a session and commit",
+                "%s was claimed and changed (%s), but its object was garbage-collected, so "
+                "the changes were not written; the flow is due again when its lease ends; to "
+                "keep such changes, call update(), or add the flow to a session and commit",
                 flow.key,
                 ", ".join(changed),
             )

@@ -39,8 +39,8 @@ class Intent(enum.Enum):
     LOADED = "write it if it has changed"
     NEW = "create it"
     SET = "set it"
-    OVERWRITE = "write it whatever is there"
-    KEEP = "write it if there is none"
+    OVERWRITE = "write it even if a record exists"
+    KEEP = "write it if no record exists"
     DELETED = "delete it"
 
 
@@ -130,7 +130,7 @@ def _plan_flow_entry(
 
 def _wait_has_changed(wait: WaitCondition) -> bool:
     loaded = wait._loaded
-    assert loaded is not None, "what was never stored is new"
+    assert loaded is not None, "a loaded wait condition must have a stored form"
     return envelope.terms_of(wait) != loaded.terms or wait.outcome.value != loaded.head.status
 
 

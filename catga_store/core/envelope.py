@@ -113,7 +113,7 @@ MAX_RESULT_BYTES = 256 * 1024
 """The most that the result and the error text of a child take together, encoded."""
 
 _NOT_SHOWN = (
-    "the state does not fit its type; the place is not shown, because this store encrypts bodies"
+    "the state does not fit its type; the location is not shown because this store encrypts bodies"
 )
 
 _BARE_COMPLETION = len(b'{"result":,"error":null}')
@@ -147,8 +147,8 @@ def encode_flow(snapshot: FlowSnapshot[Any], *, own_expiry: bool = False) -> tup
     if state_type is None and loaded is not None:
         if loaded.head.type == BYTES:
             message = (
-                f"the state of {snapshot.key} cannot be encoded: at $: expected bytes, because it"
-                f" was read as bytes, got {shown(snapshot.state)}; nothing was encoded"
+                f"the state of {snapshot.key} cannot be encoded: at $ expected bytes, because "
+                f"it was read as bytes, found {shown(snapshot.state)}; nothing was encoded"
             )
             raise EncodingError(message, path="$")
 
@@ -348,16 +348,16 @@ def _is_older(key: Key, head: Head, stored: codec.Naming, asked: codec.Naming) -
     name, version = asked.name, asked.version
     if name != head.type:
         message = (
-            f"{key} is stored with a state of type {head.type!r} but was requested as {name!r};"
-            " request it with its stored type, or without a type for its raw data"
+            f"{key} is stored with a state of type {head.type!r} but was requested as "
+            f"{name!r}; request it with its stored type, or without a type to get its raw data"
         )
         raise _refusal(message, head, name, version)
 
     if head.type_version > version:
         message = (
             f"{key} is stored with version {head.type_version} of {name!r}, but this program "
-            f"supports version {version}; update the program before it reads this flow, or "
-            "request the flow without a type for its raw data"
+            f"supports version {version}; update the program, or request the flow without a "
+            "type to get its raw data"
         )
         raise _refusal(message, head, name, version)
 
@@ -369,9 +369,9 @@ def _is_older(key: Key, head: Head, stored: codec.Naming, asked: codec.Naming) -
     if stored.arguments and asked.arguments and stored.arguments != asked.arguments:
         has, wanted = f"{name}{stored.arguments}", f"{name}{asked.arguments}"
         message = (
-            f"{key} is stored with a state of type {has} but was requested as {wanted}; request it "
-            "with its stored type, or without a type for its raw data, or give the class a new "
-            "version with an upcaster"
+            f"{key} is stored with a state of type {has} but was requested as {wanted}; "
+            "request it with its stored type, request it without a type to get its raw data, "
+            "or give the class a new version with an upcaster"
         )
         raise _refusal(message, head, wanted, version, has)
 
@@ -480,9 +480,9 @@ def encode_part(part: Part[Any]) -> tuple[str, int, bytes]:
     if body_type is None and loaded is not None and loaded.head.type not in ("", BYTES):
         if not part._is_read:
             message = (
-                f"{part.key} holds a body of type {loaded.head.type!r} that has not been read, so"
-                " it cannot be replaced with untyped data; read the part first, or set a typed"
-                " body; nothing was sent"
+                f"{part.key} holds a body of type {loaded.head.type!r} that has not been "
+                "read, so it cannot be replaced with untyped data, and nothing was sent; "
+                "read the part first, or set a typed body"
             )
             raise UsageError(message)
 
@@ -555,7 +555,7 @@ def decode_entry(key: Key, head: Head, body: bytes, body_type: Any | None) -> Lo
     """An entry of a log."""
     read, _ = _read_part(key, Record(head, body), body_type)
     logged = log_of(key)
-    assert logged is not None, "only entries are read"
+    assert logged is not None, "the key of a log entry must name a log"
     at, version = from_ms(head.created_ms), head.attempts or None
     return LogEntry(logged[1], read, head.position or None, at, version)
 
@@ -642,8 +642,8 @@ def _read_wait(key: Key, prefix: bytes) -> WaitCondition | None:
         raise not_readable(key, prefix) or CorruptRecordError(message, key=tuple(key)) from error
 
     message = (
-        f"the body of {key} has layout {layout!r}, but this release of catga_store supports {LAYOUT};"
-        " read it with the release that wrote it; nothing was changed"
+        f"the body of {key} has layout {layout!r}, but this release of catga_store supports "
+        f"layout {LAYOUT}; nothing was changed; read it with the release that wrote it"
     )
     raise CorruptRecordError(message, key=tuple(key))
 
@@ -699,8 +699,8 @@ def _read_progress(body: bytes) -> tuple[int | None, BitMap64, BitMap64]:
     fields = codec.decode_json(head)
     if fields["layout"] != LAYOUT:
         message = (
-            f"the body has layout {fields['layout']!r}, but this release of catga_store supports"
-            f" {LAYOUT}"
+            f"the body has layout {fields['layout']!r}, but this release of catga_store "
+            f"supports layout {LAYOUT}"
         )
         raise CorruptRecordError(message, key=None)
 
@@ -709,8 +709,8 @@ def _read_progress(body: bytes) -> tuple[int | None, BitMap64, BitMap64]:
     counts = fields["processed"], fields["failed"]
     if counts != (len(marked) - len(failed), len(failed)) or not failed <= marked:
         message = (
-            f"its counts are {counts[0]} processed and {counts[1]} failed indices, but its bitmaps hold"
-            f" {len(marked - failed)} and {len(failed)}"
+            f"the header counts {counts[0]} processed and {counts[1]} failed indices, but the "
+            f"bitmaps hold {len(marked - failed)} and {len(failed)}"
         )
         raise CorruptRecordError(message, key=None)
 
@@ -747,9 +747,9 @@ def encode_completion(correlation_id: str, result: object, error: str | None) ->
     size = len(payload) - _BARE_COMPLETION
     if size > MAX_RESULT_BYTES:
         message = (
-            f"a completion of wait condition {correlation_id!r} takes {size} bytes; the limit is"
-            f" {MAX_RESULT_BYTES}; store the result elsewhere, and pass a reference to it as the"
-            " result"
+            f"a completion of wait condition {correlation_id!r} takes {size} bytes, but the "
+            f"limit is {MAX_RESULT_BYTES}; store the result elsewhere, and pass a reference "
+            "to it as the result"
         )
         raise RecordTooLargeError(message, size=size, limit=MAX_RESULT_BYTES)
 

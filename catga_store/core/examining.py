@@ -350,8 +350,8 @@ def _read_children(context: Context, cases: Sequence[Case], most: int) -> Conver
     wanted: dict[Key, list[Key]] = {}
     for case in cases:
         record = case.awaited
-        assert record is not None, "it is pending"
-        assert record.terms is not None, "a condition has terms"
+        assert record is not None, "a pending wait condition must have a record"
+        assert record.terms is not None, "a wait condition must have terms"
         done = {item.child for item in record.items}
         left = [flow_key(child) for child in record.terms.children if child not in done]
         case.are_all_children = len(left) <= most

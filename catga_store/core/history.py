@@ -167,7 +167,9 @@ def _source_of(
         record = yield from _read_version(context, key, version)
 
     if record is None:
-        message = f"version {version} of {key} not found: it was never kept, or is no longer kept"
+        message = (
+            f"version {version} of {key} not found: the store never kept it, or no longer keeps it"
+        )
         raise FlowNotFoundError(message, flow_id=key.id, expected=version)
 
     return record, record.head.version == current.head.version

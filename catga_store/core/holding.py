@@ -157,7 +157,11 @@ class Holding(BaseHolding):
         except ClaimLostError as error:
             self._loss = error
         except CatgaStoreError as error:
-            _log.warning("the claim on %s is no longer extended: %s", self._flow.key, error)
+            _log.warning(
+                "stopped extending the claim on %s, so the claim ends with its lease: %s",
+                self._flow.key,
+                error,
+            )
 
 
 def keep(
@@ -181,7 +185,9 @@ def keep(
         try:
             yield from claims.extend(context, flow, lease)
         except (StoreUnavailableError, CommitUncertainError) as error:
-            _log.warning("the claim on %s could not be extended: %s", flow.key, error)
+            _log.warning(
+                "the claim on %s could not be extended and will be tried again: %s", flow.key, error
+            )
             pause = min(seconds / PARTS / PARTS, 1.0)
         except ClaimLostError:
             if doubt.refused():

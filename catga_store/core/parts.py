@@ -319,8 +319,9 @@ def _tracked(unit: UnitOfWork, key: Key, body_type: Any | None) -> Part[Any] | N
     if has != body_type:
         name, wanted = codec.type_name(has) or part.type_name, codec.type_name(body_type)
         message = (
-            f"{key} is loaded in this session as {shown(name) if name else 'raw data'} but was"
-            f" requested as {wanted!r}; expunge it first, or request it as it was loaded"
+            f"{key} is loaded in this session as {shown(name) if name else 'raw data'} but "
+            f"was requested as {wanted!r}; expunge it first, or request it with the type that "
+            "it was loaded with"
         )
         raise StateTypeError(message, expected=wanted, actual=name)
 

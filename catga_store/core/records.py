@@ -90,7 +90,7 @@ def create(context: Context, flow: FlowSnapshot[Any]) -> Conversation[None]:
     """Write a new flow."""
     check_flow(flow)
     if head_of(flow) is not None:
-        message = f"{flow.key} has a revision, so it was already stored or read; use update()"
+        message = f"{flow.key} has a revision, so it has already been stored or read; use update()"
         raise UsageError(message)
 
     now_ms = context.settings.now_ms()
@@ -145,7 +145,7 @@ def update(context: Context, flow: FlowSnapshot[Any]) -> Conversation[None]:
     """Write a loaded flow."""
     check_flow(flow)
     if flow._loaded is None:
-        message = f"{flow.key} has no revision, so it was never stored or read; use create()"
+        message = f"{flow.key} has no revision, so it has never been stored or read; use create()"
         raise UsageError(message)
 
     now_ms = context.settings.now_ms()
@@ -179,15 +179,15 @@ def delete(
         record, key, replaces = flow, flow.key, head_of(flow)
         if replaces is None:
             message = (
-                f"this object for {key} was never stored or read; to delete the stored flow, pass"
-                " its id"
+                f"this object for {key} has never been stored or read; to delete the stored "
+                "flow, pass its id"
             )
             raise UsageError(message)
 
         if version is not None or revision is not None:
             message = (
-                f"the snapshot of {key} already has a revision; pass version or revision only with an"
-                " id"
+                f"the snapshot of {key} already has a revision; pass version or revision only "
+                "together with an id"
             )
             raise UsageError(message)
     else:
@@ -237,7 +237,7 @@ def _delete_some(context: Context, changes: tuple[Change, ...]) -> Conversation[
         first = yield from _delete_some(context, changes[:middle])
         return first + (yield from _delete_some(context, changes[middle:]))
 
-    assert isinstance(reply, Applied), "deletions that expect nothing are never refused"
+    assert isinstance(reply, Applied), "the store must not refuse an unconditional deletion"
     return sum(outcome.accepted for outcome in reply.outcomes)
 
 
@@ -434,7 +434,7 @@ def _expected(key: Key, head: Head, version: int | None, revision: str | None) -
 
     asked = f"version {version}" if version is not None else f"revision {revision!r}"
     message = (
-        f"the deletion of {key} expected {asked}, but the store holds version {head.version},"
-        f" revision {head.revision!r}; nothing was deleted"
+        f"the deletion of {key} expected {asked}, but the store holds version {head.version}, "
+        f"revision {head.revision!r}, so nothing was deleted; read the flow again"
     )
     raise StaleFlowError(message, flow_id=key.id, expected=version or 0, actual=head.version)

@@ -65,7 +65,7 @@ def _report_of_removed(flow_id: str, head: Head, error: str) -> list[Complete]:
 
 
 def _complete(flow_id: str, head: Head, error: str | None) -> Complete:
-    assert head.reports_to is not None, "its caller has looked"
+    assert head.reports_to is not None, "the flow must have a wait condition to report to"
     payload = envelope.encode_completion(head.reports_to, None, error)
     return Complete(wait_key(head.reports_to), flow_id, error is None, payload)
 
@@ -88,15 +88,15 @@ def amended(
     again: list[Change] = list(sent)
     for place, conflict in places.items():
         head = conflict.head
-        assert head is not None, "a flow that must report is there"
+        assert head is not None, "a flow that must report has to exist"
         again[place] = checked = Delete(changes[place].key, head.revision, head)
         again += _reports_of(checked)
 
     if len(again) > MAX_CHANGES:
         message = (
-            f"this commit names {len(again)} records, including the wait conditions that deleted"
-            f" flows report to; the limit is {MAX_CHANGES}; nothing was written; split it into"
-            " several commits"
+            f"this commit names {len(again)} records, including the wait conditions that "
+            f"deleted flows report to, but the limit is {MAX_CHANGES}; nothing was written; "
+            "split it into several commits"
         )
         raise CommitTooLargeError(message, size=len(again), limit=MAX_CHANGES)
 

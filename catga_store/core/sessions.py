@@ -251,13 +251,16 @@ def session_refresh(context: Context, unit: UnitOfWork, record: AnyRecord) -> Co
     key = key_of(record)
     head = head_of(record)
     if head is None:
-        message = f"{key} was never stored: there is nothing to refresh it from"
+        message = f"{key} has never been stored, so it cannot be refreshed; commit it first"
         raise UsageError(message)
 
     (found,) = yield Read((key,), context.settings.now_ms())
     entry = unit.find(key)
     if entry is None or entry.record is not record:
-        message = f"{record!r} was removed from this session while refresh was reading it; nothing was changed"
+        message = (
+            f"{record!r} was removed from this session while refresh was reading it, so nothing "
+            "was changed"
+        )
         raise UsageError(message)
 
     if found is None:
@@ -289,13 +292,13 @@ def suspend(
     check_flow(flow)
     check_wait(wait)
     if flow.status.is_terminal:
-        message = f"{flow.key} is {flow.status.name}: a flow that has ended cannot wait"
+        message = f"{flow.key} is {flow.status.name}; a flow that has ended cannot wait"
         raise UsageError(message)
 
     if wait.parent_flow_id not in (None, flow.flow_id):
         message = (
-            f"{wait.key} already has the parent {wait.parent_flow_id!r}, so {flow.flow_id!r} cannot wait"
-            " for it; create another condition"
+            f"{wait.key} already has the parent {wait.parent_flow_id!r}, so {flow.flow_id!r} "
+            "cannot wait for it; create another wait condition"
         )
         raise UsageError(message)
 
@@ -443,8 +446,9 @@ def _as_tracked(entry: Entry, state_type: Any | None) -> Any:
         if has != state_type:
             name, wanted = codec.type_name(has), codec.type_name(state_type)
             message = (
-                f"{entry.key} is loaded in this session as {shown(name) if name else 'raw data'} but was"
-                f" requested as {wanted!r}; expunge it first, or request it as it was loaded"
+                f"{entry.key} is loaded in this session as "
+                f"{shown(name) if name else 'raw data'} but was requested as {wanted!r}; "
+                "expunge it first, or request it with the type that it was loaded with"
             )
             raise StateTypeError(message, expected=wanted, actual=name)
 

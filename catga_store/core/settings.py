@@ -51,7 +51,7 @@ def _seconds(value: object) -> float:
         if seconds:
             return seconds
 
-        message = "timeout: expected more than 0, got 0; no reply could come in time"
+        message = "timeout: expected more than 0, got 0; no reply could arrive in time"
         raise UsageError(message)
 
     message = f"timeout must be a timedelta, not {shown(value)}"
@@ -63,7 +63,9 @@ def _interval(value: object) -> float:
     if seconds:
         return seconds
 
-    message = "poll_interval: expected more than 0, got 0; a call that waits would never pause"
+    message = (
+        "poll_interval: expected more than 0, got 0; a waiting call would poll without a pause"
+    )
     raise UsageError(message)
 
 
@@ -116,7 +118,9 @@ class Settings:
         try:
             now = self.clock()
         except Exception as error:
-            message = f"the clock raised {type(error).__name__}; it must return an aware datetime"
+            message = (
+                f"the clock raised {type(error).__name__} instead of returning an aware datetime"
+            )
             raise UsageError(message) from error
 
         return clock_ms(now)

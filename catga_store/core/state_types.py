@@ -71,9 +71,9 @@ class Wanted:
 
         wanted = ", ".join(map(repr, filter(None, self.names)))
         message = (
-            f"{key} is stored with a state of type {name!r} but was claimed"
-            f" {f'as {wanted}' if wanted else 'without a type'}; pass its type, its stored name, or"
-            " RAW for raw data"
+            f"{key} is stored with a state of type {name!r} but was claimed "
+            f"{f'as {wanted}' if wanted else 'without a type'}; pass its type, its stored "
+            "name, or RAW to get raw data"
         )
         raise StateTypeError(message, expected=wanted or None, actual=name)
 

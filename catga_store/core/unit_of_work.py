@@ -136,10 +136,10 @@ class UnitOfWork:
             self.state = _LIFECYCLE[self.state, verb]
         except KeyError:
             if self.state == "closed":
-                message = f"this session cannot be used: {self.why_closed}; open a new one"
+                message = f"this session cannot be used: {self.why_closed}; open a new session"
                 raise SessionClosedError(message) from None
 
-            message = "this session is being committed by another task; give each task a session of its own"
+            message = "another task is committing this session; use a separate session in each task"
             raise UsageError(message) from None
 
     def lose(self, error: BaseException, plan: CommitPlan, now_ms: int) -> None:
@@ -175,8 +175,9 @@ class UnitOfWork:
                 and is_dirty(entry, limits)
             ):
                 _log.warning(
-                    "%s was claimed and changed, but its session was closed without a commit: the "
-                    "changes were not written; commit them, or roll back first to discard them",
+                    "%s was claimed and changed, but its session was closed without a "
+                    "commit, so the changes were not written; to keep such changes, commit; "
+                    "to discard them without this warning, roll back before closing",
                     entry.key,
                 )
                 stored_state.stop_watching(record)  # once is enough
@@ -258,18 +259,24 @@ class UnitOfWork:
         if entry is None or entry.record is not checked:
             self._check_free(checked)
             if entry is not None and entry.intent is not Intent.DELETED:
-                message = f"another object for {key} is already in this session; change that one"
+                message = (
+                    f"another object for {key} is already in this session; change that object "
+                    "instead"
+                )
                 raise UsageError(message)
 
             if entry is not None and head_of(checked) is not None:
-                message = f"{key} was deleted in this session; add a new record in its place"
+                message = (
+                    f"{key} was deleted in this session, so a loaded record cannot be added; add "
+                    "a new record in its place"
+                )
                 raise UsageError(message)
 
             if entry is not None and key.kind == FLOW and entry.instead is None:
                 message = (
-                    f"{key} is deleted by its id in this session, so no new record can be added in"
-                    " the same commit; delete the loaded object instead, or add the new record in"
-                    " another commit"
+                    f"the session deletes {key} by its id, so the same commit cannot add a "
+                    "new record; delete the loaded object instead, or add the new record in "
+                    "another commit"
                 )
                 raise UsageError(message)
 
@@ -278,7 +285,7 @@ class UnitOfWork:
     def _check_free(self, record: AnyRecord) -> None:
         other = record._session
         if isinstance(other, UnitOfWork) and other is not self and record in other:
-            message = f"{record!r} is in another open session; expunge it there first"
+            message = f"{record!r} is in another open session; expunge it from that session first"
             raise UsageError(message)
 
     def save_progress(self, key: Key, progress: ForEachProgress, *, overwrite: bool) -> None:
@@ -308,7 +315,9 @@ class UnitOfWork:
 
         self._check_free(progress)
         if entry is not None and entry.intent is not Intent.DELETED:
-            message = f"another object for {key} is already in this session; change that one"
+            message = (
+                f"another object for {key} is already in this session; change that object instead"
+            )
             raise UsageError(message)
 
         fresh = Intent.NEW if head_of(progress) is None else Intent.LOADED
@@ -344,13 +353,15 @@ class UnitOfWork:
         entry = self._map.get(key)
 
         if entry is not None and entry.record is not checked:
-            message = f"another object for {key} is already in this session; delete that one"
+            message = (
+                f"another object for {key} is already in this session; delete that object instead"
+            )
             raise UsageError(message)
 
         if entry is None:
             self._check_free(checked)
             if head_of(checked) is None:
-                message = f"{key} was never stored: there is nothing to delete"
+                message = f"{key} has never been stored, so it cannot be deleted"
                 raise UsageError(message)
 
         head = head_of(checked)
@@ -396,15 +407,16 @@ class UnitOfWork:
         checked = _any_record(record)
         head = head_of(checked)
         if head is None:
-            message = f"{checked!r} was never stored: there is nothing to check"
+            message = f"{checked!r} has never been stored, so it cannot be checked"
             raise UsageError(message)
 
         key = key_of(checked)
         before = head_of(self._checks.setdefault(key, checked))
         if before is not None and before.revision != head.revision:
             message = (
-                f"cannot check {key} at version {head.version}: version {before.version} is"
-                " already being checked; the record changed between two reads in this session"
+                f"cannot check {key} at version {head.version}, because this session already "
+                f"checks version {before.version}: the record changed between two reads in "
+                "this session; start again in a new session"
             )
             raise UsageError(message)
 
@@ -414,8 +426,8 @@ class UnitOfWork:
         before = self._guards.setdefault(flow.key, (flow, claim))[1]
         if before.token != claim.token:
             message = (
-                f"{flow.key} is already guarded in this session under another claim, and only the"
-                " newest claim can be valid; guard the newest claim in a new session"
+                f"this session already guards {flow.key} with another claim, and only the "
+                "newest claim can be valid; guard the newest claim in a new session"
             )
             raise UsageError(message)
 
@@ -517,8 +529,8 @@ class UnitOfWork:
 
         if len(changes) > MAX_CHANGES:
             message = (
-                f"this commit names {len(changes)} records; the limit is {MAX_CHANGES}; nothing"
-                " was sent; split it into several commits"
+                f"this commit names {len(changes)} records, but the limit is {MAX_CHANGES}; "
+                "nothing was sent; split it into several commits"
             )
             raise CommitTooLargeError(message, size=len(changes), limit=MAX_CHANGES)
 
@@ -531,13 +543,13 @@ class UnitOfWork:
         """The checks of records that are not written; `UsageError` for one that a write contradicts."""
         for key, record in self._checks.items():
             head, change = head_of(record), planned.get(key)
-            assert head is not None, "only what was read is checked"
+            assert head is not None, "a checked record must have been read"
             if change is None:
                 yield Check(key, head.revision)
             elif isinstance(change, SetWait) or change.expected != head.revision:
                 message = (
-                    f"{key} is checked at version {head.version} but written unconditionally; "
-                    "change or delete the record that was read; nothing was sent"
+                    f"{key} is checked at version {head.version} but written unconditionally, "
+                    "so nothing was sent; change or delete the record that was read"
                 )
                 raise UsageError(message)
 
@@ -562,8 +574,9 @@ class UnitOfWork:
             read = planned[key]
             if read is None or read.claim != claim.token:
                 message = (
-                    f"{key} is guarded by a claim but written or checked outside it; use the "
-                    "record that was read under the claim; nothing was sent"
+                    f"{key} is guarded by a claim but is written or checked through another "
+                    "record, so nothing was sent; use the record that was read under the "
+                    "claim"
                 )
                 raise UsageError(message)
 
@@ -631,7 +644,7 @@ class UnitOfWork:
         record = entry.record
 
         if isinstance(change, Put):
-            assert record is not None, "only records are written"
+            assert record is not None, "a Put must come from a record"
             if isinstance(record, FlowSnapshot):
                 stored_state.set_written(
                     record, change.head, change.body, outcome.revision, record._claim
@@ -647,10 +660,10 @@ class UnitOfWork:
             else:
                 settle_progress(record, change, outcome)
         elif isinstance(change, SetWait):
-            assert isinstance(record, WaitCondition), "only conditions are set"
+            assert isinstance(record, WaitCondition), "a SetWait must come from a WaitCondition"
             settle_wait(record, change, outcome, now_ms)
         elif isinstance(change, Check):
-            assert isinstance(record, FlowSnapshot), "only claimed flows are renewed"
+            assert isinstance(record, FlowSnapshot), "a renewed claim must come from a FlowSnapshot"
             _settle_renewal(record, change)
             return
         else:

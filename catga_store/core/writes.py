@@ -150,8 +150,9 @@ def _check_report(
     """Refuse a flow that could end without reporting it, at its first write."""
     if expires:
         message = (
-            f"{flow.key} reports its end to {reports_to!r}, so it cannot expire before it has ended: set its"
-            " due_at instead, and let a worker end it then; nothing was sent"
+            f"{flow.key} reports its end to {reports_to!r}, so it cannot expire before it has "
+            "ended, and nothing was sent; set its due_at instead, and let a worker end it at "
+            "that time"
         )
         raise UsageError(message)
 
@@ -241,14 +242,15 @@ def plan_update_wait(wait: WaitCondition, now_ms: int, limits: Limits) -> Put:
     old = head_of(wait)
     if old is None:
         message = (
-            f"{wait.key} has no revision, so it was never stored or read; use set_wait_condition()"
+            f"{wait.key} has no revision, so it has never been stored or read; use "
+            "set_wait_condition()"
         )
         raise UsageError(message)
 
     if wait.outcome.value == PENDING and old.status != PENDING:
         message = (
-            f"{wait.key} has ended and cannot be reopened: its parent may have been notified already;"
-            " clear it and set a new one"
+            f"{wait.key} has ended and cannot be reopened, because its parent may already "
+            "have been notified; clear it and set a new one"
         )
         raise UsageError(message)
 
@@ -289,7 +291,7 @@ def plan_part(
         return None
 
     if log_of(key) is not None:
-        message = f"{key} is a log entry, which cannot be changed; append a new entry"
+        message = f"{key} is a log entry, which cannot be changed; append a new entry instead"
         raise UsageError(message)
 
     check_size(key, len(body), limits)
@@ -310,8 +312,8 @@ def check_size(key: Key, size: int, limits: Limits) -> None:
 
 def _too_large(key: Key, size: int, limits: Limits) -> RecordTooLargeError:
     message = (
-        f"{key} takes {size} bytes; the store's limit is {limits.max_record_bytes}; nothing was"
-        " written; raise max_record_bytes, or store large data elsewhere"
+        f"{key} takes {size} bytes, but the limit of the store is {limits.max_record_bytes}; "
+        "nothing was written; raise max_record_bytes, or store large data elsewhere"
     )
     return RecordTooLargeError(message, size=size, limit=limits.max_record_bytes)
 
@@ -343,8 +345,8 @@ def check_partition(changes: Iterable[Change], limits: Limits) -> None:
             f"{any_id!r} in {number}" for any_id, number in sorted(found.items())[:5]
         )
         message = (
-            f"one commit cannot span partitions: {places}; give ids that belong together the same"
-            " {tag}; nothing was sent"
+            f"one commit cannot span partitions ({places}), so nothing was sent; give ids "
+            "that belong together the same {tag}"
         )
         raise CrossPartitionError(message, partitions=found)
 
@@ -356,7 +358,7 @@ def settle_wait(wait: WaitCondition, change: Put | SetWait, outcome: Outcome, no
     """Give a condition what is stored: its own definition, or that of one that has ended."""
     written = isinstance(change, Put) or outcome.accepted
     terms = change.terms if written else outcome.terms
-    assert terms is not None, "stores return terms"
+    assert terms is not None, "the stored wait condition must have terms"
     head = Head(
         outcome.version, outcome.status or 0, outcome.created_ms, now_ms, revision=outcome.revision
     )

@@ -199,8 +199,8 @@ def asked_by(config: RunnableConfig) -> tuple[Place, str | None, str | None]:
     configurable = config.get("configurable", _NOTHING)
     if "thread_id" not in configurable:
         message = (
-            "the config names no thread; nothing was sent; pass"
-            " config={'configurable': {'thread_id': ...}}"
+            "the config does not name a thread, so nothing was sent; pass "
+            "config={'configurable': {'thread_id': ...}}"
         )
         raise cs.UsageError(message)
 

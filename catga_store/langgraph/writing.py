@@ -129,8 +129,8 @@ def put_writes(
     place, checkpoint_id, marker = asked_by(config)
     if checkpoint_id is None:
         message = (
-            "the config names no checkpoint for these writes; nothing was sent; pass the config"
-            " that put returned"
+            "the config does not name a checkpoint for these writes, so nothing was sent; "
+            "pass the config that put returned"
         )
         raise cs.UsageError(message)
 
@@ -204,10 +204,10 @@ def is_of(error: cs.ConflictError, flow_id: str) -> bool:
 
 def _stale(place: Place, expected: str | None, actual: str | None) -> StaleThreadError:
     message = (
-        f"thread {place.thread_id!r} was not written: this run continues from checkpoint"
-        f" {expected or 'none'}, but the newest of namespace {place.ns!r} is {actual or 'none'};"
-        " another run has written to the thread since, or the thread was deleted; invoke the"
-        " graph again"
+        f"thread {place.thread_id!r} was not written: this run continues from checkpoint "
+        f"{expected or 'none'}, but the newest checkpoint in namespace {place.ns!r} is "
+        f"{actual or 'none'}, because another run has written to the thread, or the thread "
+        "was deleted; invoke the graph again"
     )
     return StaleThreadError(
         message,

@@ -68,7 +68,10 @@ def split_id(any_id: str) -> tuple[tuple[str, ...], str | None]:
     parts = tuple(_ANY_ESCAPE.sub(_plain, part) for part in texts)
     # Joining them again is the check: what was read too leniently comes out different.
     if tag == "" or join_id(*parts, tag=tag) != text:
-        message = f"{_ID} {shown(text)} was not made by join_id; nothing was sent"
+        message = (
+            f"{_ID} {shown(text)} was not made by join_id, so nothing was sent; use join_id to "
+            "build it"
+        )
         raise InvalidIdError(message, what=_ID, value=text)
 
     return parts, tag

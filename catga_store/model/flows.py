@@ -98,7 +98,7 @@ class FlowPosition:
     def advance(self, by: int = 1) -> FlowPosition:
         """Return the position `by` steps further, at the same level."""
         if type(by) is not int:
-            message = f"expected an int to advance by, got {shown(by)}"
+            message = f"expected an int to advance the position by, got {shown(by)}"
             raise UsageError(message)
 
         return FlowPosition((*self.path[:-1], self.path[-1] + by))
@@ -110,7 +110,7 @@ class FlowPosition:
     def exit(self) -> FlowPosition:
         """Return the position one level up; `UsageError` at the top level."""
         if len(self.path) == 1:
-            message = f"position {self} is at the top level: there is no level to exit from"
+            message = f"position {self} is at the top level, so there is no level to exit from"
             raise UsageError(message)
 
         return FlowPosition(self.path[:-1])

@@ -84,8 +84,8 @@ class Part(Generic[S]):
         """The body; `UsageError` if the part came from a listing without bodies."""
         if self._body is UNREAD:
             message = (
-                f"the body of {self._key} was not read: pass bodies=True to the listing, or read"
-                " the part"
+                f"the body of {self._key} was not read; pass bodies=True to the listing, or "
+                "read the part"
             )
             raise UsageError(message)
 

@@ -97,7 +97,10 @@ def key_of(record: AnyRecord) -> Key:
 
     key = record._key
     if key is None:
-        message = "a new ForEachProgress has no step yet; save it with save_for_each_progress(flow_id, step, …)"
+        message = (
+            "a new ForEachProgress has no step until it is saved; call "
+            "save_for_each_progress(flow_id, step, …)"
+        )
         raise UsageError(message)
 
     return key
@@ -310,7 +313,7 @@ def set_created_at_unknown(wait: WaitCondition) -> None:
 def set_end(wait: WaitCondition, version: int, revision: str) -> None:
     """Give the copy on a claimed flow the write that marked its parent as notified."""
     loaded = wait._loaded
-    assert loaded is not None, "it was read"
+    assert loaded is not None, "the record must have been read"
     head = loaded.head._replace(version=version, revision=revision)
     _set(wait, "_loaded", loaded._replace(head=head))
 
@@ -321,7 +324,7 @@ def set_satisfied(wait: WaitCondition, version: int, revision: str, status: int)
     The outcome changes too, unless the user has changed it.
     """
     loaded = wait._loaded
-    assert loaded is not None, "it was read"
+    assert loaded is not None, "the record must have been read"
     head = loaded.head._replace(version=version, revision=revision, status=status)
     if wait.outcome.value == loaded.head.status:
         _set(wait, "outcome", WaitOutcome(status))

@@ -101,7 +101,7 @@ def tag_changes(
     wanted = tuple(_checked(value, "tags"))
     unwanted = frozenset(_key(key, "remove") for key in remove)
     if not wanted and not unwanted:
-        message = "no tags given: pass the tags to set, or the keys of those to remove as remove="
+        message = "no tags given; pass tags to set, or pass the keys of tags to remove as remove="
         raise UsageError(message)
 
     both = unwanted.intersection(key for key, _ in wanted)
@@ -149,7 +149,7 @@ def _text(value: object, what: str, least: int, most: int) -> str:
         raise EncodingError(message, path="tags") from error
 
     if not least <= size <= most:
-        message = f"{what} is {size} UTF-8 bytes long; the length must be from {least} to {most}"
+        message = f"{what} is {size} UTF-8 bytes long; expected {least} to {most} bytes"
         raise UsageError(message)
 
     return str.__str__(value)

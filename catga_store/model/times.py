@@ -68,7 +68,7 @@ def clock_ms(moment: object) -> int:
     """
     milliseconds = to_ms(moment)
     if milliseconds >= _since_epoch(_LATEST_CLOCK) // MS:
-        message = f"the clock of the store shows {moment}: expected a year before 9900"
+        message = f"the clock of the store returned {moment}, but the year must be before 9900"
         raise UsageError(message)
 
     return milliseconds
@@ -82,7 +82,10 @@ def _since_epoch(moment: object) -> timedelta:
     try:
         offset = moment.utcoffset()
     except Exception as error:
-        message = f"the time zone of a datetime, a {type(moment.tzinfo).__name__}, cannot be used: {error}"
+        message = (
+            f"the time zone of a datetime, of type {type(moment.tzinfo).__name__}, cannot be "
+            f"used: {error}"
+        )
         raise UsageError(message) from error
 
     if offset is None:

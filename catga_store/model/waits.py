@@ -117,8 +117,8 @@ class UnreadResults(Results):
             return CorruptRecordError(str(self._error), key=self._error.key)
 
         message = (
-            f"the completions of {self._key} could not be read: {self._error}; read the condition"
-            " again"
+            f"the completions of {self._key} could not be read: {self._error}; read the wait "
+            "condition again"
         )
         return StoreUnavailableError(message)
 

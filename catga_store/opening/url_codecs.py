@@ -66,7 +66,7 @@ def parted(url: str) -> tuple[str, URLCodecs | None]:
         if name not in CODEC_OPTIONS:
             others.append(pair)
         elif name in found:
-            raise _refusal(url, f"has the option {name} twice; leave one out")
+            raise _refusal(url, f"has the option {name} twice; remove one")
         else:
             found[name] = value
 
@@ -103,7 +103,9 @@ def with_codecs(url: str, options: StoreOptions) -> tuple[str, StoreOptions]:
         return url, options
 
     if options.get("codecs") is not None:
-        raise _refusal(url, "names codecs, but codecs= was passed as well; leave one out")
+        raise _refusal(
+            url, "has options for codecs, but codecs= was passed as well; remove one of the two"
+        )
 
     more: dict[str, Any] = {**options, "codecs": _codecs_of(said)}
     return rest, cast("StoreOptions", more)
@@ -121,7 +123,7 @@ def _keys_at(scheme: str, where: str) -> Keys:
     if scheme == "env":
         text, place = os.environ.get(where), f"the environment variable {where!r}"
         if text is None:
-            message = f"keys: {place} is not set; nothing was opened"
+            message = f"keys: {place} is not set, so nothing was opened"
             raise StoreConfigError(message)
     else:
         place = f"the file {where!r}"
@@ -129,13 +131,13 @@ def _keys_at(scheme: str, where: str) -> Keys:
             text = Path(where).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            message = f"keys: {place} cannot be read: {reason}; nothing was opened"
+            message = f"keys: {place} cannot be read ({reason}), so nothing was opened"
             raise StoreConfigError(message) from None
 
     try:
         return Keys.parse(text)
     except UsageError as error:
-        message = f"{error}; the keys were read from {place}; nothing was opened"
+        message = f"{error}; the keys were read from {place}, and nothing was opened"
         raise StoreConfigError(message) from None
 
 

@@ -278,13 +278,13 @@ def _memory(url: str, parts: SplitResult) -> MemoryURL:
 
 def _sqlite(url: str, parts: SplitResult) -> SQLiteURL:
     _no_options(url, parts, "SQLiteStore")
-    absolute = "sqlite:////var/lib/flows.db for an absolute one"
+    absolute = "sqlite:////var/lib/flows.db for an absolute path"
     if not re.match("sqlite:///", url, re.IGNORECASE):
         path = "" if "@" in url else url.partition(":")[2].strip("/")
         raise _refusal(
             url,
             f"has no file path; write sqlite:///{path or 'flows.db'} for a relative path,"
-            f" sqlite:////{path} for an absolute one"
+            f" sqlite:////{path} for an absolute path"
             if path
             else f"has no file path; write sqlite:///flows.db for a relative path, {absolute}",
         )
@@ -303,16 +303,18 @@ def _sqlite(url: str, parts: SplitResult) -> SQLiteURL:
 
 def _no_options(url: str, parts: SplitResult, store: str) -> None:
     if parts.fragment or "#" in url:
-        raise _refusal(url, "has a fragment (#…), which no store uses; in a path write # as %23")
+        raise _refusal(
+            url, "has a fragment (#…), which no store uses; to use # in a path, write %23"
+        )
 
     if parts.query:
         names = _named(parts.query)
         known = [name for name in names if name in StoreOptions.__annotations__]
-        how = f"; pass {known[0]} as a keyword of open_store or {store}" if known else ""
+        how = f" (pass {known[0]} as a keyword of open_store or {store})" if known else ""
         raise _refusal(
             url,
-            "has a query, but this store takes no options in its URL except"
-            f" {', '.join(CODEC_OPTIONS)}{how}; in a path write ? as %3F",
+            "has a query, but the URL of this store accepts only the options "
+            f"{', '.join(CODEC_OPTIONS)}{how}; to use ? in a path, write %3F",
         )
 
 
@@ -324,14 +326,14 @@ def _check_userinfo(url: str, parts: SplitResult) -> None:
     """Refuse a URL in which a password that was not escaped may stand elsewhere."""
     if parts.fragment or "#" in url:
         raise _refusal(
-            url, "has a fragment (#…), which no store uses; in a password write # as %23"
+            url, "has a fragment (#…), which no store uses; to use # in a password, write %23"
         )
 
     if "@" in parts.path or "@" in parts.query:
         raise _refusal(
             url,
-            "has an @ after the host; in a user or password write / as %2F, ? as %3F and # as %23,"
-            " in an option write @ as %40",
+            "has an @ after the host; in a user name or password, write / as %2F, ? as %3F "
+            "and # as %23; in an option, write @ as %40",
         )
 
     _unescaped(url, parts.netloc.rpartition("@")[0])
@@ -392,12 +394,15 @@ def _check_database(url: str, path: str, db: int | None, *, is_cluster: bool) ->
     numbers = {int(found[1])} if found[1] else set[int]()
     numbers |= set() if db is None else {db}
     if len(numbers) > 1:
-        raise _refusal(url, "names two databases, in its path and as db=; leave one out")
+        raise _refusal(url, "specifies the database twice, in its path and as db=; remove one")
 
     if is_cluster and numbers - {0}:
         raise _refusal(
             url,
-            "names a database, but a cluster has only database 0; use prefix= to keep stores apart",
+            (
+                "specifies a database, but a cluster has only database 0; to separate stores, "
+                "use prefix="
+            ),
         )
 
 
@@ -409,15 +414,15 @@ def _nats(url: str, parts: SplitResult) -> NatsURL:
     if parts.path not in ("", "/"):
         raise _refusal(
             url,
-            f"has a path, which NATS does not use; write {meant}, and name the bucket with"
-            " ?bucket=",
+            f"has a path, which NATS does not use; write {meant}, and specify the bucket with "
+            "?bucket=",
         )
 
     if "," in who:
         raise _refusal(
             url,
-            "has a comma before the @: write the user and the password once, before the first"
-            " host; in a password write a comma as %2C",
+            "has a comma before the @; write the user name and the password once, before the "
+            "first host, and a comma in a password as %2C",
         )
 
     for host in hosts.split(","):
@@ -461,7 +466,7 @@ def _options(
             raise _unknown_option(url, name, store, known, elsewhere)
 
         if name in found:
-            raise _refusal(url, f"has the option {name} twice; leave one out")
+            raise _refusal(url, f"has the option {name} twice; remove one")
 
         try:
             found[name] = option.read(value)
@@ -481,12 +486,12 @@ def _unknown_option(
 ) -> UsageError:
     """Name an unknown option, if it looks like one: what is not the name of an option may be secret."""
     if name in elsewhere:
-        return _refusal(url, f"has the option {name}, which needs {elsewhere[name]}")
+        return _refusal(url, f"has the option {name}, which requires {elsewhere[name]}")
 
     named = name if re.fullmatch("[a-z][a-z_]{0,39}", name) and f"{name}=" in url else None
     if named in StoreOptions.__annotations__:
         return _refusal(
-            url, f"has the option {named}; pass it as a keyword, open_store(url, {named}=…)"
+            url, f"has the option {named}; pass it as a keyword instead: open_store(url, {named}=…)"
         )
 
     near = get_close_matches(name, [*known, *CODEC_OPTIONS], 1)

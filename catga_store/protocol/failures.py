@@ -24,8 +24,9 @@ __all__ = [
 ]
 
 UNTRUSTED = (
-    "the server's certificate is not trusted, and nothing was sent: trust the authority that issued"
-    " it (SSL_CERT_FILE, or the TLS options of the client), and connect with a host name that is in the certificate"
+    "the certificate of the server is not trusted, so nothing was sent; trust the authority "
+    "that issued it (SSL_CERT_FILE, or the TLS options of the client), and connect with a "
+    "host name that the certificate contains"
 )
 """The message for a server that the client does not trust."""
 
@@ -39,8 +40,8 @@ def uncertain(
 ) -> CommitUncertainError:
     """Return the error of a commit that was sent and whose reply did not come; `why` says why not."""
     message = (
-        f"commit {commit_id} was sent but its outcome is not known ({why}); call"
-        " resolve_commit(error) to determine whether it was written"
+        f"commit {commit_id} was sent, but its outcome is not known ({why}); call "
+        "resolve_commit(error) to determine whether the commit was applied"
     )
     return CommitUncertainError(message, commit_id=commit_id, keys=tuple(dict.fromkeys(keys)))
 
@@ -48,7 +49,8 @@ def uncertain(
 def given_up(commit_id: str) -> StoreUnavailableError:
     """Return the error of a commit that arrives after `Resolve` has settled that it never will."""
     message = (
-        f"commit {commit_id} arrived after resolve_commit had ruled it out; nothing was written"
+        f"commit {commit_id} arrived after resolve_commit had declared it lost, so nothing "
+        "was written"
     )
     return StoreUnavailableError(message)
 
@@ -61,15 +63,17 @@ def check_layout(version: int, stored: int, *, known: int, partitions: int) -> N
     """
     if version != known:
         message = (
-            f"the store has layout version {version}, but this release of catga_store supports {known};"
-            " open it with the release that created it; nothing was changed"
+            f"the store has layout version {version}, but this release of catga_store "
+            f"supports {known}, so nothing was changed; open the store with the release that "
+            "created it"
         )
         raise StoreConfigError(message)
 
     if stored != partitions:
         message = (
             f"the store was created with {stored} partition{'' if stored == 1 else 's'} but "
-            f"opened with {partitions}; open it with partitions={stored}; nothing was read or written"
+            f"opened with {partitions}, so nothing was read or written; open it with "
+            f"partitions={stored}"
         )
         raise PartitionCountError(message, expected=stored, actual=partitions)
 

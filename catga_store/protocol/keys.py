@@ -222,7 +222,7 @@ def check_part_name(value: object) -> str:
     >>> check_part_name("steps/")
     Traceback (most recent call last):
     ...
-    catga_store.InvalidIdError: part name 'steps/' ends with '/', but must end with a name; nothing was sent
+    catga_store.InvalidIdError: part name 'steps/' ends with '/', but a name must follow the '/'; nothing was sent
     """
     # This line is the cost of most names: those of groups and of entries end with one of these.
     if (
@@ -237,14 +237,15 @@ def check_part_name(value: object) -> str:
     group, _, last = name.rpartition("/")
     if not last:
         message = (
-            f"part name {_shown(name)} ends with '/', but must end with a name; nothing was sent"
+            f"part name {_shown(name)} ends with '/', but a name must follow the '/'; nothing "
+            "was sent"
         )
         raise InvalidIdError(message, what="part name", value=name)
 
     if group and _is_sequence(last):
         message = (
-            f"part name {_shown(name)} is reserved for log entries; use append() to write one;"
-            " nothing was sent"
+            f"part name {_shown(name)} is reserved for log entries, so nothing was sent; use "
+            "append() to write a log entry"
         )
         raise InvalidIdError(message, what="part name", value=name)
 

@@ -71,7 +71,7 @@ def test_stuck_names_each_flow_with_its_reason(call: Call, store: cs.Store) -> N
     assert (done.code, done.err) == (1, "3 flows stuck\n")
     lines = [line.split(maxsplit=3) for line in done.out.splitlines()]
     assert lines[0] == ["FLOW", "SEVERITY", "FINDING", "REASON"]
-    assert ["f0", "warning", "never_due", "is CREATED, and is never due"] in lines
+    assert ["f0", "warning", "never_due", "is CREATED but is never due"] in lines
     assert [line[:3] for line in lines].count(["damaged", "problem", "unreadable"]) == 1
     assert call("stuck --ids --finding unreadable").out == "damaged\n"
     assert call("stuck --id-prefix f --json").json["count"] == 2

@@ -98,14 +98,14 @@ def test_what_is_skipped_has_its_reason() -> None:
 @pytest.mark.parametrize(
     ("address", "fields", "part"),
     [
-        ("/bulk", {"operation": "retry"}, "bulk without a filter"),
+        ("/bulk", {"operation": "retry"}, "bulk operation without a filter"),
         ("/bulk?status=FAILED", {"operation": "destroy"}, "operation: expected one of"),
         ("/bulk?status=FAILED", {"operation": "cancel"}, "reason: expected text"),
         ("/bulk?finding=x", {"operation": "wake"}, "unknown finding"),
         ("/bulk?status=FAILED&typ=order", {"operation": "wake"}, "unknown filter 'typ'"),
         ("/bulk/run?status=FAILED", {"operation": "retry"}, "left: expected"),
         ("/bulk/run?status=FAILED", {"operation": "retry", "left": "0"}, "left: expected"),
-        ("/bulk/run", {"operation": "retry", "left": "9"}, "bulk without a filter"),
+        ("/bulk/run", {"operation": "retry", "left": "9"}, "bulk operation without a filter"),
     ],
 )
 def test_wrong_orders(address: str, fields: dict[str, str], part: str) -> None:

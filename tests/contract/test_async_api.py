@@ -261,7 +261,7 @@ async def test_transact_gives_up(astore: cs.AsyncStore) -> None:
 
     with pytest.raises(
         cs.UsageError,
-        match="expected an async function, got one that returned 5; nothing was committed",
+        match="expected an async function, got a function that returned 5, so nothing was committed",
     ):
         await astore.transact(lambda _session: 5)  # type: ignore[arg-type, return-value]
 
@@ -307,7 +307,7 @@ async def test_a_session_belongs_to_one_task(astore: cs.AsyncStore) -> None:
     driver.transport = Transport()
     await session.commit()
     assert caught
-    assert "being committed by another task" in str(caught[0])
+    assert "another task is committing this session" in str(caught[0])
     assert (await astore.get_one("f")).version == 1
 
 

@@ -281,7 +281,7 @@ def test_a_flow_that_no_longer_matches_is_skipped(store: cs.Store) -> None:
         store, chosen, lambda number: store.retry_flow("f0") if number == 1 else None
     )
     assert (report.matched, report.changed) == (2, 1)
-    assert report.first_skipped == {"was changed meanwhile and no longer matches": ("f0",)}
+    assert report.first_skipped == {"was changed by another caller and no longer matches": ("f0",)}
     assert {one.version for one in store.iter_flows()} == {2}
 
 
@@ -320,7 +320,7 @@ def test_a_flow_that_is_written_again_and_again_is_reported(store: cs.Store) -> 
         store.update(flow)
 
     report = before_commits(store, selection(filters={"status": FAILED}), write)
-    assert report.skipped == {"was written by another caller at each attempt": 1}
+    assert report.skipped == {"was written by another caller during each attempt": 1}
 
 
 def test_a_flow_that_is_deleted_meanwhile_is_reported(store: cs.Store) -> None:
@@ -344,7 +344,7 @@ def test_the_wait_of_a_flow_that_comes_meanwhile_is_not_cleared(store: cs.Store)
 
     gone = selection(findings=["parent_gone"])
     report = run(bulk.run_bulk(store._context, gone, actions.PurgeFlow(), {}), perform)
-    assert report.skipped == {"was changed meanwhile and no longer matches": 1}
+    assert report.skipped == {"was changed by another caller and no longer matches": 1}
     assert store.get_wait_condition("{f}/wait") is not None
 
 

@@ -831,7 +831,9 @@ def test_release_of_a_changed_flow_is_refused(
 ) -> None:
     """It would drop the change: nothing is written, and the claim stays."""
     setattr(claimed, name, value)
-    with pytest.raises(cs.UsageError, match=f"would not write \\({name}\\); set due_at .*or undo"):
+    with pytest.raises(
+        cs.UsageError, match=f"would not write \\({name}\\); to write them, set due_at .*undo them"
+    ):
         store.release(claimed)
 
     assert (store.get_one("f").version, store.get_one("f").owner) == (2, claimed.owner)
@@ -843,7 +845,7 @@ def test_release_of_a_changed_flow_is_refused(
 def test_release_after_the_change_was_undone(store: cs.Store, claimed: Flow) -> None:
     """A flow that is as it was claimed is released."""
     before, claimed.error = claimed.error, "mine"
-    with pytest.raises(cs.UsageError, match="or undo them before the release"):
+    with pytest.raises(cs.UsageError, match="undo them before you call release"):
         store.release(claimed)
 
     claimed.error = before

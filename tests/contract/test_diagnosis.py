@@ -129,7 +129,7 @@ def test_a_suspended_flow_that_waits_for_nothing(store: cs.Store) -> None:
     """It shows no condition."""
     new(store, status=cs.FlowStatus.SUSPENDED)
     (finding,) = store.diagnose("f").findings
-    assert finding.text == "is suspended, but waits for nothing, and is never due"
+    assert finding.text == "is suspended but waits for nothing, so it is never due"
 
 
 def test_a_wait_that_was_cleared(store: cs.Store) -> None:
@@ -176,11 +176,11 @@ def test_children_that_have_ended_without_a_report(store: cs.Store, many: int) -
     store.complete_child("{f}/wait", "c0")
     found = store.diagnose("f")
     assert (found.codes, found.severity) == (("children_ended",), "problem")
-    assert "ended without being reported" in found.findings[0].text
+    assert "ended without a report" in found.findings[0].text
     for child in children[1:-1]:
         store.complete_child("{f}/wait", child)
 
-    assert f"1 child that has ended without being reported: {children[-1]!r}" in (
+    assert f"1 child that has ended without a report: {children[-1]!r}" in (
         store.diagnose("f").findings[0].text
     )
 

@@ -222,7 +222,7 @@ def test_create_refuses_a_taken_id(store: cs.Store) -> None:
     store.update(store.get_one("f"))
     late = new(attempts=1)
     before = facts(late)
-    with pytest.raises(cs.FlowExistsError, match="'f' already exists, at version 2") as caught:
+    with pytest.raises(cs.FlowExistsError, match="'f' already exists at version 2") as caught:
         store.create(late)
 
     assert (caught.value.flow_id, caught.value.actual) == ("f", 2)
@@ -345,9 +345,7 @@ def test_a_stale_update_is_refused(store: cs.Store, clock: ManualClock) -> None:
     mine.state["n"] = 2
     mine.status = cs.FlowStatus.RUNNING
     before = facts(mine)
-    message = (
-        "flow 'f' was read at version 1 but the store holds 2; nothing in this commit was written"
-    )
+    message = "flow 'f' was read at version 1, but the store holds version 2, so nothing in this commit was written"
     with pytest.raises(cs.StaleFlowError, match=re.escape(message)) as caught:
         store.update(mine)
 
@@ -605,7 +603,7 @@ def test_delete_checks_version_and_revision_together(store: cs.Store) -> None:
 def test_delete_of_what_was_never_stored_is_a_usage_error(store: cs.Store) -> None:
     """A new snapshot has nothing to check: its id must be passed instead."""
     store.create(new())
-    with pytest.raises(cs.UsageError, match="'f' was never stored"):
+    with pytest.raises(cs.UsageError, match="'f' has never been stored"):
         store.delete(new())
 
     with pytest.raises(cs.UsageError, match="already has a revision"):

@@ -211,7 +211,7 @@ def test_guard_beside_a_write_of_the_flow(store: cs.Store) -> None:
         with store.session() as session:
             session.guard(flow)
             queue(session)
-            with pytest.raises(cs.UsageError, match="written or checked outside it"):
+            with pytest.raises(cs.UsageError, match="written or checked through another record"):
                 session.commit()
 
     assert store.get_one("{t}").version == 3

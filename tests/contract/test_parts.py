@@ -120,7 +120,7 @@ def test_a_new_part_is_refused_where_there_is_one(store: cs.Store) -> None:
     """Nothing changes, and the error says what is there."""
     store.put_part(cs.Part("f", "p", 1))
     again = cs.Part("f", "p", 2)
-    with pytest.raises(cs.PartExistsError, match="already exists, at version 1") as caught:
+    with pytest.raises(cs.PartExistsError, match="already exists at version 1") as caught:
         store.put_part(again)
 
     error = caught.value
@@ -238,7 +238,7 @@ def test_bodies_are_listed_if_asked_for(store: cs.Store) -> None:
     without = store.list_parts("f")
     assert [part.version for part in without] == [1, 1]
     for part in without:
-        with pytest.raises(cs.UsageError, match="was not read: pass bodies=True"):
+        with pytest.raises(cs.UsageError, match="was not read; pass bodies=True"):
             _ = part.body
 
     assert [part.body for part in store.list_parts("f", bodies=True)] == [

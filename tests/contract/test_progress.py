@@ -139,7 +139,10 @@ def test_saving_counts_versions(store: cs.Store) -> None:
 
     error = caught.value
     assert (error.flow_id, error.step_index, error.expected, error.actual) == ("f", 0, 4, 5)
-    assert "progress 'f' step 0 was read at version 4 but the store holds 5; nothing" in str(error)
+    assert (
+        "progress 'f' step 0 was read at version 4, but the store holds version 5, so nothing"
+        in str(error)
+    )
     assert progress.version == 4
 
 
@@ -151,7 +154,9 @@ def test_fresh_progress_expects_none(store: cs.Store) -> None:
         store.save_for_each_progress("f", 0, fresh)
 
     assert (caught.value.expected, caught.value.actual) == (0, 1)
-    assert "step 0 was saved as new but exists at version 1; nothing" in str(caught.value)
+    assert "step 0 was saved as new but already exists at version 1, so nothing" in str(
+        caught.value
+    )
     assert (fresh.version, marks(fresh)[0]) == (0, [2])
     stored = store.get_for_each_progress("f", 0)
     assert stored is not None
@@ -180,7 +185,7 @@ def test_cleared_progress_is_gone(store: cs.Store) -> None:
     store.save_for_each_progress("f", 1, cs.ForEachProgress([1]))
     assert store.clear_for_each_progress("f", 0) is True
     assert store.clear_for_each_progress("f", 0) is False
-    with pytest.raises(cs.StaleProgressError, match="the store holds none") as caught:
+    with pytest.raises(cs.StaleProgressError, match="the store no longer holds it") as caught:
         store.save_for_each_progress("f", 0, progress)
 
     assert (caught.value.expected, caught.value.actual) == (1, None)

@@ -537,7 +537,7 @@ def test_a_new_record_that_is_deleted_is_only_forgotten(store: cs.Store) -> None
         session.delete(flow)
         assert flow not in session
         assert session.commit() == cs.Receipt()
-        with pytest.raises(cs.UsageError, match="'f' was never stored"):
+        with pytest.raises(cs.UsageError, match="'f' has never been stored"):
             session.delete(flow)
 
 
@@ -680,10 +680,10 @@ def test_only_records_are_taken(store: cs.Store) -> None:
             ):
                 act({"f": 1})  # type: ignore[arg-type]
 
-        with pytest.raises(cs.UsageError, match="has no step yet"):
+        with pytest.raises(cs.UsageError, match="has no step until it is saved"):
             session.add(cs.ForEachProgress())
 
-        with pytest.raises(cs.UsageError, match="was never stored"):
+        with pytest.raises(cs.UsageError, match="has never been stored"):
             session.check(new())
 
         with pytest.raises(cs.UsageError, match="not in this session"):
@@ -849,7 +849,10 @@ def test_two_reads_of_one_record_are_both_checked(store: cs.Store) -> None:
     with store.session() as session:
         session.check(old)
         session.check(same)
-        with pytest.raises(cs.UsageError, match="cannot check flow 'f' at version 2: version 1"):
+        with pytest.raises(
+            cs.UsageError,
+            match="cannot check flow 'f' at version 2, because this session already checks version 1",
+        ):
             session.check(store.get_one("f"))
 
         with pytest.raises(cs.StaleFlowError):
@@ -1006,7 +1009,7 @@ def test_a_closed_session_is_refused(store: cs.Store, use: Callable[[cs.Session]
     session.close()
     session.rollback()
     assert repr(session).endswith(": closed>")
-    with pytest.raises(cs.SessionClosedError, match="it was closed; open a new one"):
+    with pytest.raises(cs.SessionClosedError, match="it was closed; open a new session"):
         use(session)
 
     assert store.count_flows() == 0
@@ -1113,7 +1116,7 @@ def test_a_session_belongs_to_one_task(
     transport.on_write = meanwhile
     session.commit()
     assert len(caught) == 1
-    assert "being committed by another task" in str(caught[0])
+    assert "another task is committing this session" in str(caught[0])
     assert store.get_one("f").state == {"n": 1}
 
 
@@ -1345,7 +1348,9 @@ def test_a_commit_names_at_most_200_records(store: cs.Store, kind: str) -> None:
             else:
                 session.complete_child("w", f"c-{number}")
 
-        with pytest.raises(cs.CommitTooLargeError, match="201 records; the limit is 200") as caught:
+        with pytest.raises(
+            cs.CommitTooLargeError, match="201 records, but the limit is 200"
+        ) as caught:
             session.commit()
 
         assert (caught.value.size, caught.value.limit) == (201, 200)

@@ -366,7 +366,7 @@ def test_update_is_version_checked(store: cs.Store) -> None:
     mine.timeout = MINUTE
     with pytest.raises(
         cs.StaleWaitConditionError,
-        match="wait condition 'w' was read at version 1 but the store holds 2; nothing",
+        match="wait condition 'w' was read at version 1, but the store holds version 2, so nothing",
     ) as stale:
         store.update_wait_condition(mine)
 

@@ -269,7 +269,7 @@ ARGUMENTS: list[Check] = [
     (
         lambda _, bad: cs.FlowPosition().advance(bad),
         ("1", 1.0, None),
-        "expected an int to advance by",
+        "expected an int to advance the position by",
     ),
     (lambda _, bad: wait(outcome=bad), ("SATISFIED", 1, None), "outcome must be a WaitOutcome"),
     (lambda _, bad: wait(wait_type=bad), ("WHEN_ALL", 0, None), "wait_type must be a WaitType"),
@@ -302,7 +302,7 @@ ARGUMENTS: list[Check] = [
     (lambda _, bad: opened(clock=bad), (5, "now", LAST), "clock must be a function"),
     (lambda _, bad: opened(clock=lambda: bad).get("f"), NO_MOMENTS, "expected a datetime"),
     (lambda _, bad: opened(clock=lambda: bad).get("f"), (NAIVE,), "no time zone"),
-    (lambda _, bad: opened(clock=lambda: bad).get("f"), (LAST,), "expected a year before 9900"),
+    (lambda _, bad: opened(clock=lambda: bad).get("f"), (LAST,), "the year must be before 9900"),
     # single operations
     (lambda store, bad: store.create(bad), NO_RECORDS, "expected a FlowSnapshot, got"),
     (
@@ -615,7 +615,7 @@ def test_a_record_over_the_limit_is_refused(open_more: Opener) -> None:
         lambda: store.set_wait_condition(wait(flow_ids=[f"child-{n:06}" for n in range(100)])),
     ):
         with pytest.raises(
-            cs.RecordTooLargeError, match="bytes; the store's limit is 1024"
+            cs.RecordTooLargeError, match="bytes, but the limit of the store is 1024"
         ) as caught:
             act()
 

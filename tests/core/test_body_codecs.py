@@ -104,7 +104,7 @@ def test_each_field_of_the_place_is_bound(other: dict[str, Any]) -> None:
     label, sealed = codec.encode(b"body", PLACE)
     moved = PLACE._replace(**other)
     assert codec.decode(label, sealed, PLACE) == b"body"
-    with pytest.raises(cs.CorruptRecordError, match="not what was encrypted here"):
+    with pytest.raises(cs.CorruptRecordError, match="cannot be decrypted with the key"):
         codec.decode(label, sealed, moved)
 
 
@@ -186,7 +186,7 @@ def test_old_keys_decrypt_and_only_the_current_one_encrypts() -> None:
 
     assert (caught.value.codec, caught.value.label) == ("aes256gcm", "2027-05")
     other = Chain([cs.Encrypt({"2026-11": b"o" * 32})])
-    with pytest.raises(cs.CorruptRecordError, match="another key with the same id"):
+    with pytest.raises(cs.CorruptRecordError, match="another key of the same id"):
         decoded(other, stored)
 
 
@@ -232,8 +232,8 @@ def test_a_key_for_each_flow() -> None:
         (lambda: cs.Encrypt({"a": "k" * 32}), "str"),
         (lambda: cs.Encrypt({"a": KEY, "b": KEY}), "current"),
         (lambda: cs.Encrypt({"a": KEY}, current="b"), "current"),
-        (lambda: cs.Encrypt({KEY.decode("latin-1"): KEY}), "id of a key"),
-        (lambda: cs.Encrypt({"a,b": KEY}), "id of a key"),
+        (lambda: cs.Encrypt({KEY.decode("latin-1"): KEY}), "a key id must be"),
+        (lambda: cs.Encrypt({"a,b": KEY}), "a key id must be"),
         (lambda: cs.Zstd(23), "level"),
         (lambda: cs.Zstd(min_bytes=-1), "min_bytes"),
         (lambda: cs.MemoryStore(codecs="zstd"), "list of codecs"),

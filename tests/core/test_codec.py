@@ -550,10 +550,10 @@ def test_union_reads_untagged_data_that_fits_one_member() -> None:
     """Untagged data of an earlier type is read as the one member that takes it, or refused."""
     held = holding(Item | Cat)
     assert decode_state(b'{"field":{"sku":"a"}}', held).field == Item("a")
-    with pytest.raises(StateTypeError, match="which fits 2 members instead of one"):
+    with pytest.raises(StateTypeError, match="which matches 2 members instead of one"):
         decode_state(b'{"field":{"name":"a"}}', holding(Cat | Dog))
 
-    with pytest.raises(StateTypeError, match="which fits 0 members instead of one"):
+    with pytest.raises(StateTypeError, match="which matches 0 members instead of one"):
         decode_state(b'{"field":{}}', held)
 
     with pytest.raises(StateTypeError, match="tag is not one of"):
@@ -757,7 +757,7 @@ def test_an_alias_may_be_inside_itself() -> None:
 @pytest.mark.parametrize("kind", [typing.Union, Literal, Final, Annotated])
 def test_form_without_arguments_is_refused(kind: Any) -> None:
     """What needs arguments and has none is refused in words, not by an accident inside."""
-    with pytest.raises(EncodingError, match="not one of the types"):
+    with pytest.raises(EncodingError, match="supports only types whose values"):
         check_state_type(holding(kind))
 
 
@@ -975,7 +975,7 @@ def test_undecorated_subclass_is_a_type_of_its_own() -> None:
         more: int = 1
 
     assert round_trip(Same("a")).__class__ is Same
-    with pytest.raises(EncodingError, match="decorate this class too"):
+    with pytest.raises(EncodingError, match="decorate this class as well"):
         check_state_type(More)
 
 

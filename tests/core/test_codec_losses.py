@@ -381,7 +381,7 @@ class Tidy:
 def test_a_value_that_reading_changes_is_refused(kind: Any, value: Any, path: str) -> None:
     """It would be another state after each read, wherever in the state it stands."""
     with pytest.raises(
-        cs.EncodingError, match="value that is the same when it is read back"
+        cs.EncodingError, match="value that does not change when it is read back"
     ) as caught:
         encode(kind, value)
 

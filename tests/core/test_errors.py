@@ -215,7 +215,7 @@ def test_every_conflict_says_that_nothing_was_written(store: cs.Store) -> None:
         ),
         (
             lambda: store.update(stale),
-            ["flow 'f'", "version 1", "holds 3", "nothing in this commit was written"],
+            ["flow 'f'", "version 1", "holds version 3", "nothing in this commit was written"],
         ),
         (
             lambda: store.update(claimed),

@@ -325,7 +325,7 @@ def test_a_suspended_older_flow_wakes_clean(stored: cs.Store) -> None:
 
 STEPS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda data: data["nothing"], "failed with KeyError: 'nothing'"),
-    (lambda data: data.clear(), "not None: is its return statement missing?"),
+    (lambda data: data.clear(), "not None: is a return statement missing?"),
     (lambda data: [data], "must return a dict of JSON data, not <class 'list'>"),
     (lambda _: {"cents": {1, 2}}, r"must return JSON data: .* at \$.cents .* found set"),
     (lambda data: data, r"cannot be decoded: data does not fit the type order: at \$"),

@@ -180,7 +180,7 @@ def test_a_parent_that_cannot_be_read_is_put_off_with_its_wait(
     with caplog.at_level(logging.WARNING):
         assert held(claims.claim_due(store._context, lease=LEASE)) == []
 
-    assert "flow 'f' is due but cannot be read; postponed by one lease" in caplog.text
+    assert "flow 'f' is due but cannot be read, so it is postponed by one lease" in caplog.text
     assert store.claim_due() == []
     clock.advance(LEASE)
     (flow,) = store.claim_due()
@@ -213,7 +213,7 @@ def test_a_listing_of_waits_that_cannot_be_read_keeps_no_flow_from_being_claimed
         flow = held(claims.claim(store._context, "f"))
 
     assert flow.owner is not None
-    assert "flow 'f' was skipped" in caplog.text
+    assert "flow 'f' was not checked for ended wait conditions" in caplog.text
 
 
 def test_a_wait_that_cannot_be_read_keeps_its_flow_from_being_claimed(
@@ -338,7 +338,9 @@ def test_results_that_could_not_be_read_are_an_error_to_look_at(unread: cs.WaitC
         lambda: unread.completed_count,
     ]
     for look in looks:
-        with pytest.raises(cs.StoreUnavailableError, match="read the condition again") as caught:
+        with pytest.raises(
+            cs.StoreUnavailableError, match="read the wait condition again"
+        ) as caught:
             look()
 
         assert isinstance(caught.value.__cause__, cs.StoreUnavailableError)
@@ -390,7 +392,7 @@ def test_what_was_never_stored_cannot_be_refreshed(store: cs.MemoryStore) -> Non
     with store.session() as session:
         flow = new()
         session.add(flow)
-        with pytest.raises(cs.UsageError, match="nothing to refresh it from"):
+        with pytest.raises(cs.UsageError, match="so it cannot be refreshed"):
             session.refresh(flow)
 
 

@@ -228,10 +228,10 @@ def test_unknown_strategy(saver: CatgaSaver) -> None:
 
 def test_configs_that_name_nothing(saver: CatgaSaver) -> None:
     """A config without a thread, and writes without a checkpoint, are refused."""
-    with pytest.raises(cs.UsageError, match="names no thread"):
+    with pytest.raises(cs.UsageError, match="does not name a thread"):
         saver.get_tuple({"configurable": {}})
 
-    with pytest.raises(cs.UsageError, match="names no checkpoint"):
+    with pytest.raises(cs.UsageError, match="does not name a checkpoint"):
         saver.put_writes(config_of("t"), [("n", 1)], "a")
 
 

@@ -129,8 +129,8 @@ class Chain:
         if missing is not None:
             name, label = missing
             message = (
-                f"the body was stored through the codec {name!r}, which this store does not"
-                " have; add that codec to codecs="
+                f"the body was stored through the codec {name!r}, which this store does not "
+                "have; add the codec to codecs="
             )
             raise CodecMissingError(message, key=None, codec=name, label=label)
 
@@ -200,9 +200,9 @@ class Chain:
         missing = [name for name in self._required if name not in names]
         if missing:
             message = (
-                f"the body was stored without the codec {missing[0]!r}, which this store requires;"
-                " if the body was written before the store had that codec, give the codec"
-                " accept_plain=True, then rewrap the store"
+                f"the body was stored without the codec {missing[0]!r}, which this store "
+                "requires; if the body was written before the store used that codec, set "
+                "accept_plain=True on the codec, then rewrap the store"
             )
             raise CorruptRecordError(message, key=None)
 
@@ -222,8 +222,8 @@ def _encoded(codec: BodyCodec, data: bytes, place: BodyPlace) -> tuple[str, byte
     label, data = _checked_pair(codec, encoded)
     if not _LABEL.fullmatch(label) or "," in label or "=" in label:
         message = (
-            f"the codec {codec.name!r} returned the invalid label {shown(label)}; BodyCodec"
-            " describes valid labels"
+            f"the codec {codec.name!r} returned the invalid label {shown(label)}; a"
+            " label has at most 64 printable ASCII characters, without spaces, ',' and '='"
         )
         raise UsageError(message)
 
@@ -235,7 +235,7 @@ def _checked_pair(codec: BodyCodec, encoded: object) -> tuple[str, bytes]:
     if len(pair) == 2 and type(pair[0]) is str and type(pair[1]) is bytes:  # noqa: PLR2004  a pair
         return pair[0], pair[1]
 
-    message = f"the codec {codec.name!r} must return None or a pair of a label and bytes"
+    message = f"the codec {codec.name!r} must return None or a pair (label, bytes)"
     raise UsageError(message)
 
 
@@ -254,7 +254,10 @@ def _checked(codecs: object) -> tuple[BodyCodec, ...]:
 
         name: object = getattr(codec, "name", None)
         if type(name) is not str or not _NAME.fullmatch(name):
-            message = f"codecs: invalid codec name {shown(name)}; see BodyCodec for valid names"
+            message = (
+                f"codecs: invalid codec name {shown(name)}; expected 1 to 32 characters from"
+                " a-z, 0-9, _ and -"
+            )
             raise UsageError(message)
 
     checked = cast("tuple[BodyCodec, ...]", found)

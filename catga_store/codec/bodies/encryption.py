@@ -73,8 +73,8 @@ class Encrypt(BodyCodec):
         given: object = key_for
         if given is not None and (not callable(given) or current is not None):
             message = (
-                "key_for: expected a function that returns Keys, and no current=, because Keys"
-                " name the current key"
+                "key_for: expected a function that returns Keys, and no current=, because "
+                "the returned Keys specify the current key"
             )
             raise UsageError(message)
 
@@ -104,8 +104,8 @@ class Encrypt(BodyCodec):
         keys = self._keys_of(place)
         if keys is None:
             message = (
-                f"key_for returned no key for flow {place.flow_id!r}, so its records cannot be"
-                " written"
+                f"key_for returned no key for flow {place.flow_id!r}, so the records of this "
+                "flow cannot be written"
             )
             raise StoreConfigError(message)
 
@@ -117,18 +117,18 @@ class Encrypt(BodyCodec):
         cipher = self._ciphers.get(label) or self._cipher_for(place, label)
         if cipher is None:
             message = (
-                f"the body is encrypted under the key {label!r}, which this store does not have;"
-                " if you still have the key, add it (it need not be the current key); if it was"
-                " destroyed, the body cannot be read"
+                f"the body is encrypted with the key {label!r}, which this store does not "
+                "have; add the key if you still have it (it need not be the current key); if "
+                "the key was destroyed, the body cannot be read"
             )
             raise CodecMissingError(message, key=None, codec=self.name, label=label)
 
         plain = unseal(cipher, data, place.associated_data())
         if plain is None:
             message = (
-                f"the body is not what was encrypted here under the key {label!r}: it was altered,"
-                " moved from another record, version or store, or encrypted under another key"
-                " with the same id"
+                f"the body cannot be decrypted with the key {label!r}: the body was altered, "
+                "moved from another record, version or store, or encrypted with another key "
+                "of the same id"
             )
             raise CorruptRecordError(message, key=None)
 

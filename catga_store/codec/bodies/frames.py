@@ -123,9 +123,7 @@ def parse(stored: bytes) -> Frame | None:
     size = int.from_bytes(stored[_START - _SIZE : _START], "big")
     names, data = stored[_START : _START + size], stored[_START + size :]
     if not kind or kind[0] not in (NUMBERED, UNNUMBERED, APPENDED) or len(names) < size:
-        message = (
-            "the body has the prefix of a body that went through codecs, but an invalid header"
-        )
+        message = "the body begins like a body written through codecs, but its header is invalid"
         raise ValueError(message)
 
     return Frame(kind[0], _trail_in(names), data)
@@ -183,8 +181,8 @@ def not_readable(key: Key, body: bytes) -> CorruptRecordError | None:
         return None
 
     message = (
-        f"the body of {key} was stored through codecs ({trail or 'none'}); open the store with codecs= to read"
-        " it; nothing was changed"
+        f"the body of {key} was stored through codecs ({trail or 'none'}), so it was not "
+        "changed; open the store with codecs= to read it"
     )
     name, _, label = trail.rpartition(",")[2].partition("=")
     return CodecMissingError(message, key=tuple(key), codec=name, label=label)

@@ -32,8 +32,9 @@ class Keys(Mapping[str, bytes]):
     def __init__(self, keys: Mapping[str, bytes], current: str | None = None) -> None:
         given: object = keys
         if not isinstance(given, Mapping) or not given:
-            message = "keys: expected a mapping of at least one id to a key, got " + (
-                "none" if isinstance(given, Mapping) else f"<{type(given).__name__} object>"
+            message = (
+                "keys: expected a mapping from key ids to keys with at least one entry, got "
+                + ("none" if isinstance(given, Mapping) else f"<{type(given).__name__} object>")
             )
             raise UsageError(message)
 
@@ -49,8 +50,8 @@ class Keys(Mapping[str, bytes]):
 
         if current not in self._keys:
             message = (
-                "current: expected the id of the key that encrypts, one of"
-                f" {', '.join(map(repr, self._keys))}, got {shown(current)}"
+                "current: expected the id of the key to encrypt with, one of "
+                f"{', '.join(map(repr, self._keys))}, got {shown(current)}"
             )
             raise UsageError(message)
 
@@ -80,9 +81,9 @@ class Keys(Mapping[str, bytes]):
             key = _decoded(encoded) if equals else None
             if key is None or not _ID.fullmatch(key_id) or key_id in keys:
                 message = (
-                    f"keys: entry {place} of {len(entries)}: expected id=key, with an id that no"
-                    f" other entry has and a key of {KEY_BYTES} bytes in base64; the entry is not"
-                    " shown, because it may contain a key"
+                    f"keys: entry {place} of {len(entries)}: expected id=key, with a unique "
+                    f"id and a key of {KEY_BYTES} bytes in base64; the entry is not shown "
+                    "because it may contain a key"
                 )
                 raise UsageError(message)
 
@@ -112,8 +113,8 @@ def _checked_id(key_id: object) -> str:
     if not isinstance(key_id, str) or not _ID.fullmatch(key_id):
         # It may be a key, passed in place of its id.
         message = (
-            "keys: the id of a key must be 1 to 64 characters from letters, digits and ._:/@-;"
-            " the given id is not shown, because it may be a key"
+            "keys: a key id must be 1 to 64 characters from letters, digits and ._:/@-; the "
+            "given id is not shown because it may be a key"
         )
         raise UsageError(message)
 

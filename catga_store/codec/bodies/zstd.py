@@ -63,7 +63,7 @@ class Zstd(BodyCodec):
         del label, place
         size = self._size_of(data)
         if size is None or not 0 <= size <= self._most:
-            message = f"the body must be zstd data that decompresses to at most {self._most} bytes"
+            message = f"expected zstd data that decompresses to at most {self._most} bytes"
             raise CorruptRecordError(message, key=None)
 
         plain = self._decompress(data)

@@ -73,7 +73,7 @@ def _choice(label: str, classes: frozenset[type], choices: Iterable[tuple[Any, A
     encs = {(value.__class__, value): transport for value, transport in choices}
     decs = {(transport.__class__, transport): value for value, transport in choices}
     if len(encs) != len(decs):
-        raise Unkept(label, "two of its values look the same in JSON")
+        raise Unkept(label, "two of its values have the same JSON form")
 
     def enc(value: Any) -> Any:
         try:
@@ -104,7 +104,7 @@ def union_hooks(declared: Any, members: Sequence[Hooks]) -> Hooks:
                 return hooks
 
             raise Unkept(
-                declared, "values of its other members cannot be told apart from plain JSON data"
+                declared, "values of its other members cannot be distinguished from plain JSON data"
             )
 
     by_class = _by_class(declared, members)
@@ -140,7 +140,7 @@ def _by_class(declared: Any, members: Iterable[Hooks]) -> dict[type, Hooks]:
     for hooks in members:
         for cls in hooks.classes:
             if cls in found:
-                why = f"values of {found[cls].label} and {hooks.label} cannot be told apart"
+                why = f"values of {found[cls].label} and {hooks.label} cannot be distinguished"
                 raise Unkept(declared, why)
 
             found[cls] = hooks
@@ -236,7 +236,8 @@ def _only_fit(value: Any, label: str, members: Iterable[Hooks]) -> Any:
 
     if len(fits) != 1:
         raise Misfit(
-            label, f"{kind_of(value)} without a tag, which fits {len(fits)} members instead of one"
+            label,
+            f"{kind_of(value)} without a tag, which matches {len(fits)} members instead of one",
         )
 
     return fits[0]

@@ -101,7 +101,8 @@ def check_class(cls: Any, fields: Sequence[Field]) -> None:
         if own:
             name = f"{base.__qualname__}.{own[0]}"
             why = (
-                f"{name} is not a field: only the base class is decorated; decorate this class too"
+                f"{name} is not a field, because only the base class is decorated; decorate "
+                "this class as well"
             )
             raise Unkept(cls, why)
 
@@ -115,8 +116,8 @@ def check_class(cls: Any, fields: Sequence[Field]) -> None:
     if taken != initial or len(taken) != len(parameters):
         odd = sorted(taken ^ initial) or [p.name for p in parameters if p.name not in taken]
         why = (
-            "its __init__ must take exactly its fields (no InitVar and no __init__ written by"
-            f" hand): {odd[0]} is not both a field and a parameter"
+            "the parameters of its __init__ must be exactly its fields, without an InitVar "
+            f"or a custom __init__: {odd[0]} is not both a field and a parameter"
         )
         raise Unkept(cls, why)
 

@@ -97,7 +97,7 @@ def build(state_type: Any, *, explain: bool = False) -> Codec:
         refusal = building.refusal(error.declared, error.why, error.part)
         raise refusal from error.__cause__
     except RecursionError:
-        why = "its references to itself never end, or the call stack is too deep"
+        why = "it refers to itself without end, or the call stack is too deep"
         raise building.refusal(state_type, why) from None
     except Exception as error:
         raise building.refusal(state_type, f"{type(error).__name__}: {error}") from error
@@ -150,7 +150,10 @@ class _Building:
             return make(self, declared)
 
         named = isinstance(declared, str | typing.ForwardRef)
-        unknown = advice_for(cls) or "it is not one of the types whose values are read back exactly"
+        unknown = (
+            advice_for(cls)
+            or "the library supports only types whose values it can read back unchanged"
+        )
         raise Unkept(declared, "the name could not be resolved" if named else unknown)
 
     def once(
@@ -265,7 +268,7 @@ def _tuple(building: _Building, declared: Any) -> Hooks:
         or getattr(a, "__typing_is_unpacked_typevartuple__", False)
         for a in arguments
     ):
-        raise Unkept(declared, "a tuple with an unpacked part, such as *Ts, is not supported")
+        raise Unkept(declared, "a tuple with an unpacked element, such as *Ts, is not supported")
 
     def make() -> Hooks:
         if arguments[1:] == (...,):

@@ -184,7 +184,10 @@ def _check_distinct(
         text = dumps(one)
         read = dec(loads(text), None)
         if text in written or read in found:
-            misfit = Misfit(f"{what} that still differ when read back", "two that would be equal")
+            misfit = Misfit(
+                f"{what} that still differ when read back",
+                "two that would become equal when read back",
+            )
             raise at(misfit, key_part(value)) if what == "keys" else misfit
 
         found.add(read)

@@ -88,11 +88,13 @@ def decode_time(text: str) -> time:
 
 def _check_offset(label: str, offset: timedelta | None) -> None:
     if offset is None:
-        raise Misfit(label, "one whose tzinfo returns no offset", "it would be read back as naive")
+        raise Misfit(
+            label, "a value whose tzinfo returns no offset", "it would be read back as naive"
+        )
 
     if offset and abs(offset) < timedelta(seconds=1):  # as CPython 3.11 does
         raise Misfit(
-            label, "a UTC offset of less than a second", "`fromisoformat` would read it as UTC"
+            label, "a UTC offset shorter than a second", "`fromisoformat` would read it as UTC"
         )
 
 

@@ -65,14 +65,14 @@ def enter(value: Any, active: set[int]) -> None:
 
 def too_long() -> Misfit:
     """Return the error for integers that could not be read back."""
-    expected = "an int of at most 4300 digits, or 4299 and a sign"
-    return Misfit(expected, "a longer one", "it could not be read back")
+    expected = "an int of at most 4300 digits, or of 4299 digits and a sign"
+    return Misfit(expected, "a longer int", "it could not be read back")
 
 
 def check_float(value: float) -> None:
     """Refuse floats that JSON does not have."""
     if not math.isfinite(value):
-        raise Misfit("a finite float", repr(value), "JSON has no such number")
+        raise Misfit("a finite float", repr(value), "JSON cannot represent this number")
 
 
 def check_text(value: str) -> None:
@@ -155,12 +155,12 @@ def _check_text(value: str, _: set[int], __: frozenset[Kind]) -> None:
 
 def _refuse(value: Any, _: set[int], __: frozenset[Kind]) -> NoReturn:
     expected = "plain JSON data (None, bool, int, float, str, list, dict with str keys)"
-    why = advice_for(value.__class__) or "it would be read back as something else, or not at all"
+    why = advice_for(value.__class__) or "it could not be read back unchanged"
     raise Misfit(expected, describe(value), why)
 
 
 def _refuse_key(key: object) -> NoReturn:
-    raise Misfit("a key that is a str", describe(key), "JSON would turn it into a string")
+    raise Misfit("a key that is a str", describe(key), "JSON would convert the key to a string")
 
 
 _CHECKS: dict[Kind, Callable[[Any, set[int], frozenset[Kind]], None]] = {

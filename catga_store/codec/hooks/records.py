@@ -104,8 +104,8 @@ def check_keys(label: str, value: Any, fields: Mapping[str, Any], needed: Abstra
         raise Misfit(label, kind_of(value))
 
     if not value.keys() <= fields.keys():
-        why = "the next write would lose the field; was the state written by newer code?"
-        unknown = Misfit(f"a field of {label}", "a field that it does not have", why)
+        why = "the next write would lose this key; was the state written by newer code?"
+        unknown = Misfit(f"a field of {label}", "a key that is not a field", why)
         raise at(unknown, key_part(next(key for key in value if key not in fields)))
 
     if not needed <= value.keys():
@@ -118,4 +118,4 @@ def missing(label: str, names: AbstractSet[str]) -> Misfit:
 
 
 def _refuse_key(label: str) -> NoReturn:
-    raise Misfit(f"one of the keys of {label}", "a key that it does not declare")
+    raise Misfit(f"one of the keys of {label}", "a key that the type does not declare")

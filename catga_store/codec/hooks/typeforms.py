@@ -206,7 +206,7 @@ def resolve(owner: type, name: str, raw: Any) -> Any:
         )[name]
     except Exception as error:
         why = (
-            f"the annotation cannot be evaluated ({type(error).__name__}: {error}); it can only"
-            " use names that are defined in the module or in the class itself"
+            f"the annotation cannot be evaluated ({type(error).__name__}: {error}); use only "
+            "names that are defined in the module or in the class itself"
         )
         raise Unkept(raw, why, name_part(name)) from error

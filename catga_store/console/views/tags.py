@@ -72,7 +72,8 @@ def _check_free(flow: FlowSnapshot[Any], now_ms: int) -> None:
     """Raise `FlowClaimedError` for a flow that a worker holds, which could not commit any more."""
     head = stored_state.head_of(flow)
     if head is not None and is_held(head, now_ms):
-        raise claimed_error(flow.flow_id, head)
+        advice = "try again after that time, or release the flow first"
+        raise claimed_error(flow.flow_id, head, "nothing was written", advice)
 
 
 def _tags(typed: object) -> dict[str, str]:

@@ -251,12 +251,12 @@ def _check(tables: Tables, change: Check) -> Outcome:
     if change.due_ms is not None:
         if change.key.kind == WAIT:
             row = tables.wait(change.key)
-            assert row is not None, "checked before"  # noqa: S101  a broken rule, not bad input
+            assert row is not None, "a change that passed its check must have a row"  # noqa: S101  a broken rule, not bad input
             moved = row._replace(head=row.head._replace(due_ms=change.due_ms))
             tables.write_wait(change.key, moved, row)
         else:
             head = tables.head(change.key)
-            assert head is not None, "checked before"  # noqa: S101  a broken rule, not bad input
+            assert head is not None, "a change that passed its check must have a head"  # noqa: S101  a broken rule, not bad input
             tables.write(change.key, head._replace(due_ms=change.due_ms), None, head)
 
     return Outcome()

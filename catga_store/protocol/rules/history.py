@@ -20,7 +20,7 @@ _REMOVED_AT_ONCE = 10
 def keep_version(tables: Tables, commit: Commit, key: Key, old: Head, version: int) -> None:
     """Keep the version of a flow that a commit replaces by `version`, and remove what is too old."""
     record = tables.record(key)
-    assert record is not None, "it has a head"  # noqa: S101  a broken rule, not bad input
+    assert record is not None, "a record that has a head must exist"  # noqa: S101  a broken rule, not bad input
     at = version_key(key.id, old.version)
     tables.write(at, old, record.body, tables.head(at))
     oldest = version_key(key.id, max(version - commit.history + 1, 0))

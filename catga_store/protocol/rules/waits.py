@@ -83,7 +83,7 @@ def _renotify(
 def put_wait(tables: Tables, commit: Commit, change: Put) -> Outcome:
     """Write a condition whose version was checked, and count its completions again."""
     key, terms = change.key, change.terms
-    assert terms is not None, "conditions have terms"  # noqa: S101  a broken rule, not bad input
+    assert terms is not None, "a wait condition must have terms"  # noqa: S101  a broken rule, not bad input
     old = tables.wait(key)
     if old is not None and change.fresh:
         tables.remove_wait(key, old)

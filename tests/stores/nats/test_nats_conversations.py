@@ -591,7 +591,7 @@ def test_commit_not_fenced_in_time_stays_uncertain(answer: Any) -> None:
     """It may still arrive."""
     request = Resolve(new_commit_id(), (F,))
     with pytest.raises(
-        cs.CommitUncertainError, match="to determine whether it was written"
+        cs.CommitUncertainError, match="to determine whether the commit was applied"
     ) as caught:
         hold(protocol(NOW).converse(request), ((NOT_FOUND,),), answer)
 

@@ -468,7 +468,7 @@ def test_fenced_extend_and_sweep_say_so() -> None:
         (Sweep(NOW, 10), [([b"x"],), (0,)]),
         (REMOVE, [(0,)]),
     ]:
-        with pytest.raises(cs.StoreUnavailableError, match="had ruled it out"):
+        with pytest.raises(cs.StoreUnavailableError, match="had declared it lost"):
             asked(request, *answers)
 
 
