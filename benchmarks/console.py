@@ -89,7 +89,7 @@ def served(store: cs.Store) -> Iterator[int]:
     """Serve the console while the block runs; yields the port."""
     application = console.app(store, token=TOKEN, write=True)
     config = uvicorn.Config(
-        application, port=0, lifespan="off", log_level="warning", timeout_keep_alive=600
+        application, port=0, lifespan="on", log_level="warning", timeout_keep_alive=600
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

@@ -97,7 +97,7 @@ def console(
         config = uvicorn.Config(
             application,
             access_log=False,  # it would hold the token
-            lifespan="off",
+            lifespan="on",
             log_level="warning",
             server_header=False,
             timeout_graceful_shutdown=_GRACE,

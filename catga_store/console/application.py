@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from typing import TypeAlias
@@ -34,6 +36,7 @@ from catga_store.console.context import Redact
 from catga_store.console.context import context_of
 from catga_store.console.context import types_by_name
 from catga_store.console.forms import fields_of
+from catga_store.console.rendering import compile_templates
 from catga_store.console.rendering import data
 from catga_store.console.rendering import is_json
 from catga_store.console.rendering import page
@@ -85,9 +88,11 @@ class Console:
     """The ASGI application of a console, and the token that its callers must show."""
 
     def __init__(self, context: ConsoleContext) -> None:
+        compile_templates()
         starlette = Starlette(
             routes=_routes(),
             exception_handlers={CatgaStoreError: _failed, HTTPException: _not_there},
+            lifespan=_started,
         )
         starlette.state.console = context
         self._app = SecureHeaders(_Guarded(starlette, context))
@@ -149,6 +154,13 @@ def app(
             types_by_name(types),
         )
     )
+
+
+@asynccontextmanager
+async def _started(starlette: Starlette) -> AsyncGenerator[None, None]:
+    """Look at the store before there are readers: on NATS the first look reads the names of all flows."""
+    await overview.prepare(starlette.state.console)
+    yield
 
 
 def _routes() -> list[BaseRoute]:

@@ -84,6 +84,13 @@ def address(path: str, **query: object) -> str:
     return f"{path}?{urlencode(pairs, doseq=True)}" if pairs else path
 
 
+def compile_templates() -> None:
+    """Compile every template, so that no request waits for that."""
+    environment = _environment()
+    for name in environment.list_templates():
+        environment.get_template(name)
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(

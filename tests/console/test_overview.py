@@ -54,6 +54,29 @@ def test_overview(store: cs.Store) -> None:
         assert "The store has no flows" in page_of(client, "/").text
 
 
+def test_a_console_looks_at_the_store_before_it_has_readers(
+    store: cs.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first reader gets the numbers of the start, and asks the store nothing."""
+    monkeypatch.setattr(overview, "_FRESH", 600.0)
+    with client_of(store) as client:
+        store.create(cs.FlowSnapshot("since", state={}))
+        assert client.get("/overview.json").json()["total"] == 5
+
+
+def test_a_console_starts_while_its_store_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then its first reader is told why."""
+    store = cs.MemoryStore()
+
+    def stats() -> cs.StoreStats:
+        message = "the server is down"
+        raise cs.StoreUnavailableError(message)
+
+    monkeypatch.setattr(store, "stats", stats)
+    with client_of(store) as client:
+        assert "the server is down" in page_of(client, "/", 503).text
+
+
 def test_doctor(store: cs.Store) -> None:
     """Findings about flows, a page at a time, and about what keeps them."""
 

@@ -29,7 +29,7 @@ from catga_store.model.flows import FlowStatus
 from catga_store.model.stats import DueFlow
 from catga_store.model.stats import StoreStats
 
-__all__ = ["show"]
+__all__ = ["prepare", "show"]
 
 _FRESH = 4.5
 """For how many seconds a look at the store serves every reader: less than a page waits between two."""
@@ -247,6 +247,11 @@ def chart_of(samples: list[_Sample]) -> Chart:
 def _looks_of(context: ConsoleContext) -> _Looks:
     looks: _Looks = context.kept.setdefault("overview", _Looks())
     return looks
+
+
+async def prepare(context: ConsoleContext) -> None:
+    """Look at the store, so that the first reader need not wait. An error is left to that reader."""
+    await _looks_of(context).renew(context.store)
 
 
 async def show(request: Request) -> Response:
