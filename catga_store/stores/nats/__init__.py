@@ -70,7 +70,8 @@ stored. The store remembers how far it had to look, and asks for no more than a 
 The first search among very many takes about twenty requests. `count_*` reads every head that it counts.
 `stats`: two flights, in which the server counts subjects, and once a minute the names of all entries.
 A part: one request. A listing of 100 parts: the root, and one or two nodes, which is one request as long
-as all fit into the root (some 100 do), else two, with 30,000 parts three; with bodies one more. A commit
+as all fit into the root (some 100 do), else two, with 30,000 parts three; with bodies one more. The next
+listing of the same flow knows what the root leads to, and asks for all at once (`known_nodes`). A commit
 with parts, or an append: a read and a batch; where the directory has more than the root, one more read
 for each level, unless this process wrote there last. A process that writes asks the leader once a second
 whether the stream is the same. On one replica with file storage a batch costs several fsyncs (about 3 ms
@@ -154,7 +155,9 @@ from catga_store.stores.nats.changes import NatsChanges
 from catga_store.stores.nats.commits import NatsCommits
 from catga_store.stores.nats.exchange import NatsExchange
 from catga_store.stores.nats.hints import NatsHints
+from catga_store.stores.nats.known_nodes import KnownNodes
 from catga_store.stores.nats.layout import NatsLayout
+from catga_store.stores.nats.layout import node_of
 from catga_store.stores.nats.layout import root_of
 from catga_store.stores.nats.listings import NatsListings
 from catga_store.stores.nats.numbers import NatsNumbers
@@ -197,6 +200,7 @@ class NatsProtocol:
         listings = NatsListings(self._reader)
         numbers = NatsNumbers(self._reader, listings)
         self._sweeping = NatsSweeper(self._reader, self._changes, listings)
+        self._nodes = KnownNodes()
         self._committed = 0
         self._prepare = partial(
             prepare,
@@ -288,11 +292,14 @@ class NatsProtocol:
 
     def _parts(self, request: Parts) -> Conversation[tuple[ListedPart, ...]]:
         flow_id = request.flow_id
-        found, _ = yield from self._reader.decide(
+        keys = [flow_key(flow_id), root_of(flow_id)]
+        keys += [node_of(flow_id, name) for name in self._nodes.foresee(request)]
+        found, tables = yield from self._reader.decide(
             lambda tables: rules.parts(tables, request),
-            [self._layout.subject(flow_key(flow_id)), self._layout.subject(root_of(flow_id))],
+            map(self._layout.subject, keys),
             self._exchange.deadline(),
         )
+        self._nodes.learn(flow_id, tables.parts_of_flows.inner_nodes(flow_id))
         return found
 
     def _extend(self, request: Extend) -> Conversation[Head | None]:

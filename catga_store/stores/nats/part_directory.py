@@ -49,6 +49,10 @@ class Directory:
         """Return a node that was changed."""
         return self._nodes[name]
 
+    def inner_nodes(self) -> dict[str, Node]:
+        """Return the nodes that lead to others, as far as they were looked at."""
+        return {name: node for name, node in self._nodes.items() if node.children}
+
     def _below(self, path: Sequence[str], wanted: Sequence[str]) -> str:
         if wanted[0] not in self._nodes:
             self._nodes[wanted[0]] = self._load(path, wanted)
@@ -185,7 +189,7 @@ class Directory:
         if reverse:
             places.reverse()
 
-        ahead = min(2 + limit // _ROWS_OF_A_NODE, _MOST_AT_ONCE)
+        ahead = min(max(2, 1 + limit // _ROWS_OF_A_NODE), _MOST_AT_ONCE)
         for number, place in enumerate(places):
             wanted = [node.children[one].node for one in places[number : number + ahead]]
             below = self._below(path, wanted)

@@ -47,7 +47,7 @@ from catga_store.stores.nats.record_text import NOTHING
 from catga_store.stores.nats.record_text import Body
 from catga_store.stores.nats.record_text import Stored
 
-__all__ = ["NatsParts", "PartMessage", "Source"]
+__all__ = ["NatsParts", "PartMessage", "Source", "bounds"]
 
 
 class Source(NamedTuple):
@@ -117,7 +117,9 @@ class NatsParts:
     def _opened(self, flow_id: str, root: Root) -> _Flow:
         def load(path: Sequence[str], wanted: Sequence[str]) -> Node:
             keys = [node_of(flow_id, name) for name in wanted]
-            self._source.read(keys)
+            if not self._source.is_read(keys[0]):  # the others may not be needed after all
+                self._source.read(keys)
+
             text = self._source.stored(keys[0]).text
             if text is None:
                 self._source.stale(keys[0], [node_of(flow_id, name) for name in path])
@@ -274,14 +276,7 @@ class NatsParts:
         if flow is None:
             return
 
-        first, last = wanted.prefix, wanted.before
-        if wanted.after is not None:
-            first = max(first, f"{wanted.after}\x00")  # the first name after it
-
-        end = _after_all(wanted.prefix)
-        if end is not None and (last is None or end < last):
-            last = end
-
+        first, last = bounds(wanted)
         if last is None or first < last:
             yield from flow.directory.rows(first, last, wanted.limit, reverse=wanted.reverse)
 
@@ -302,6 +297,11 @@ class NatsParts:
             if flow is None
             else [node_of(key.id, name) for name in flow.directory.path(key.name)]
         )
+
+    def inner_nodes(self, flow_id: str) -> dict[str, Node]:
+        """Return the nodes that lead to others, as far as they were looked at."""
+        flow = self._flows.get(flow_id)
+        return {} if flow is None else flow.directory.inner_nodes()
 
     # what there is to be written ----------------------------------------------------------------------
 
@@ -371,6 +371,19 @@ class NatsParts:
                 found[key] = stored.sequence
 
         return found
+
+
+def bounds(wanted: Parts) -> tuple[str, str | None]:
+    """The first name that a listing may return, and the first one after it that it may not."""
+    first, last = wanted.prefix, wanted.before
+    if wanted.after is not None:
+        first = max(first, f"{wanted.after}\x00")  # the first name after it
+
+    end = _after_all(wanted.prefix)
+    if end is not None and (last is None or end < last):
+        last = end
+
+    return first, last
 
 
 def _is_shown(name: str, wanted: Parts) -> bool:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from itertools import count
 from itertools import islice
 
+import pytest
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from catga_store.errors import CorruptRecordError
 from catga_store.protocol.keys import Key
 from catga_store.stores.nats.part_directory import Directory
+from catga_store.stores.nats.part_text import Child
 from catga_store.stores.nats.part_text import Node
 from catga_store.stores.nats.part_text import Row
 from catga_store.stores.nats.part_text import decode_node
@@ -184,3 +187,16 @@ def test_a_root_that_was_read_before_other_nodes(
 
     assert found == sorted(set(found))
     assert before & set(model) <= set(found) <= before | set(model)
+
+
+def test_an_inner_node_that_is_decoded_again() -> None:
+    """It is what was written, whatever was done with it the first time, and under any name."""
+    children = [Child("", "a"), Child("m", "b")]
+    text = encode_node(Node([], list(children)))
+    node = decode_node(K, text)
+    node.children.append(Child("z", "c"))
+    node.rows.append(row("x"))
+    assert decode_node(K, text) == decode_node(K._replace(name="other"), text) == Node([], children)
+    assert decode_node(K, encode_node(node)) == node
+    with pytest.raises(CorruptRecordError):
+        decode_node(K, text.replace(b"children", b"others"))

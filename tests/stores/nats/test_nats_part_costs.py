@@ -25,6 +25,8 @@ class Counter:
     def __init__(self) -> None:
         self.protocol: Any = None
         self.reads = 0
+        self.received = 0
+        """Bytes of the answers to them."""
         self.batches: list[int] = []
         """Messages of each publish; 0 for one that is not a batch."""
 
@@ -43,11 +45,15 @@ class Counter:
         elif isinstance(transport, Asks) and not all(one.silent for one in transport.asks):
             self.reads += 1
 
-        return (yield transport)
+        answer = yield transport
+        if isinstance(transport, Asks):
+            self.received += sum(len(one.data) for some in answer for one in some)
+
+        return answer
 
     def count(self, do: Callable[[], object]) -> tuple[int, list[int]]:
         """Count what an operation costs."""
-        self.reads, self.batches = 0, []
+        self.reads, self.received, self.batches = 0, 0, []
         do()
         return self.reads, self.batches
 
@@ -59,9 +65,15 @@ def counter() -> Counter:
 
 
 @pytest.fixture
-def store(url_of: Callable[[str], str], counter: Counter) -> Iterator[cs.Store]:
+def url(url_of: Callable[[str], str]) -> str:
+    """Return an empty store."""
+    return url_of("nats")
+
+
+@pytest.fixture
+def store(url: str, counter: Counter) -> Iterator[cs.Store]:
     """Open a store that was used before, whose costs are counted."""
-    with cs.open_store(url_of("nats")) as opened:
+    with cs.open_store(url) as opened:
         wrap_protocol(opened, counter.attach)
         opened.ping()
         yield opened
@@ -130,5 +142,79 @@ def test_an_append(store: cs.Store, counter: Counter) -> None:
         1,
         [log + check + number + entry + node],
     )
-    assert counter.count(lambda: store.read_log("f", after=300)) == (3, [])
-    assert counter.count(lambda: store.list_parts("f", reverse=True)) == (2, [])
+    root, nodes, bodies = 1, 1, 1
+    assert counter.count(lambda: store.read_log("f", after=300)) == (root + nodes + bodies, [])
+    assert counter.count(lambda: store.read_log("f", after=300)) == (nodes + bodies, [])
+    assert counter.count(lambda: store.list_parts("f", reverse=True)) == (nodes, [])
+
+
+NODE = 16 * 1024
+WIDE = 1200
+"""Parts with names of this length make a directory of three levels, 25 of them to a node."""
+
+
+def fill(store: cs.Store, flow_id: str, begin: int, end: int) -> None:
+    """Write parts whose names differ at the end, which makes inner nodes large, too."""
+    for start in range(begin, end, 200):
+        with store.begin() as session:
+            for number in range(start, min(start + 200, end)):
+                session.add_part(cs.Part(flow_id, f"{LONG}{number:06d}", b"1"))
+
+
+def numbers(parts: list[Any]) -> list[int]:
+    """Return the numbers of some parts."""
+    return [int(part.name[-6:]) for part in parts]
+
+
+def test_a_page_among_many(store: cs.Store, counter: Counter, url: str) -> None:
+    """One request once the flow has been listed, wherever the page is; only the first goes level by level."""
+    fill(store, "f", 0, WIDE)
+    root, inner, leaf = 1, 1, 1
+    with cs.open_store(url) as other:
+        wrap_protocol(other, counter.attach)
+        other.ping()
+        assert counter.count(lambda: other.list_parts("f", limit=20)) == (root + inner + leaf, [])
+        after = None
+        for start in range(0, 100, 20):
+            counter.reads = counter.received = 0
+            page = other.list_parts("f", after=after, limit=20)
+            assert numbers(page) == list(range(start, start + 20))
+            assert counter.reads == 1
+            assert counter.received < 4 * NODE  # the root, an inner node, and two more at most
+            after = page.cursor
+
+        counter.reads = 0
+        for _ in range(2):  # the end is below another inner node, which is read the first time
+            page = other.list_parts("f", limit=20, reverse=True)
+            assert numbers(page) == list(range(WIDE - 1, WIDE - 21, -1))
+
+        assert counter.reads == inner + leaf + 1
+        assert counter.count(lambda: other.list_parts("f", before=f"{LONG}000001", limit=20)) == (
+            1,
+            [],
+        )
+        assert counter.count(lambda: other.list_parts("f", LONG[:3], before="n", limit=20)) == (
+            1,
+            [],
+        )
+        assert counter.count(lambda: other.list_parts("other", limit=20)) == (1, [])
+
+
+def test_a_directory_that_has_changed_since_it_was_listed(
+    store: cs.Store, counter: Counter, url: str
+) -> None:
+    """What another store wrote is listed: the nodes that were known are read again, or are gone."""
+    fill(store, "f", 0, WIDE)
+    with cs.open_store(url) as other:
+        other.ping()
+        assert numbers(other.list_parts("f", limit=1000)) == list(range(1000))
+        store.delete_parts("f", f"{LONG}0000")
+        assert numbers(other.list_parts("f", limit=1000)) == list(range(100, 1100))
+        fill(store, "f", 50, 100)
+        assert numbers(other.list_parts("f", limit=1000)) == list(range(50, 1050))
+        store.delete_parts("f", "")
+        assert numbers(other.list_parts("f", limit=1000)) == []
+        fill(store, "f", 0, 10)
+        assert numbers(other.list_parts("f", limit=1000)) == list(range(10))
+        wrap_protocol(other, counter.attach)
+        assert counter.count(lambda: other.list_parts("f")) == (1, [])

@@ -247,3 +247,34 @@ def test_a_directory_that_changes_while_it_is_read(
     seen = [part.name for part in store.list_parts("f", limit=1000, bodies=bodies)]
     assert {name for name in stays if name.startswith("01")} <= set(seen)
     assert seen == sorted(set(seen))
+
+
+def test_a_known_directory_that_changes_while_it_is_read(
+    store: cs.Store, other: cs.Store, between: Between
+) -> None:
+    """What was known leads to nodes that are right or gone, also if that changes again: what stays is listed."""
+    fill(store, 150)
+    stays = [f"{one:04d}" for one in range(150)]
+    assert names(store) == stays
+
+    def split() -> None:
+        with other.begin() as session:
+            for one in range(150):
+                session.add_part(cs.Part("f", f"{one:04d}{LONG[1:]}", b"x"))
+
+        between.before(Asks, 1, lambda: other.delete_parts("f", "00"))
+
+    between.before(Asks, 1, split)
+    seen = names(store)
+    assert between.is_done  # the new nodes were asked for, and have changed before that
+    assert seen == sorted(seen)
+    assert set(stays[100:]) <= set(seen) <= set(stays)
+    assert names(store) == sorted(2 * stays[100:])
+
+    def again() -> None:
+        other.delete_parts("f", "")
+        fill(other, 150)
+
+    between.before(Asks, 1, again)
+    assert names(store) == stays
+    assert between.is_done
