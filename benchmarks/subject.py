@@ -37,6 +37,7 @@ class Subject:
         self._new = itertools.count()
         self._retries = itertools.cycle(range(10))  # one digit, so that the size stays
         self._completions: Iterator[tuple[str, str]] = iter(())
+        self._claimed: list[cs.FlowSnapshot[Order]] = []
 
     # operations -----------------------------------------------------------------------------------
 
@@ -67,8 +68,14 @@ class Subject:
         assert self.store.complete_child(*next(self._completions)).accepted
 
     def claim_due(self) -> None:
-        """Claim one of the flows that were made due."""
-        assert len(self.store.claim_due(Order)) == 1
+        """Claim one of the flows that were made due.
+
+        It is kept, as by a worker that goes on to write it: one that is dropped is encoded, to see whether a
+        change was lost.
+        """
+        claimed = self.store.claim_due(Order)
+        assert len(claimed) == 1
+        self._claimed += claimed
 
     # what they need -------------------------------------------------------------------------------
 

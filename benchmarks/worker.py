@@ -1,6 +1,6 @@
 """Steps a second of a worker, beside the same loop written by hand on the same store.
 
-    python benchmarks/worker.py [--steps 4000] [memory:// sqlite:///flows.db redis://localhost …]
+    python benchmarks/worker.py [--steps 4000] [memory://bench sqlite:///flows.db redis://localhost …]
 
 Each flow has four steps that do nothing; 200 flows are there at a time. By hand: one thread (one task) that
 claims 8 at a time, advances each, and commits it. The worker has a concurrency of 8. Both are measured
@@ -170,6 +170,11 @@ def main() -> None:
             f"memory://{uuid.uuid4().hex}",
             f"sqlite:///{Path(folder) / 'flows.db'}",
         ]
+        if any(url.rstrip("/") == "memory:" for url in urls):
+            parser.error(
+                "a memory store needs a name, as in memory://bench: each open makes another one"
+            )
+
         for url in urls:
             rates = measure(url, arguments.steps)
             for name, rate in rates.items():

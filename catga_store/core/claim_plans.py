@@ -167,8 +167,13 @@ class ClaimPlan:
 
 def has_all_waits(chosen: Sequence[Found], found: Sequence[Found], limit: int) -> bool:
     """Whether every condition that has ended was found, and chosen."""
-    number = sum(entry.key.kind == WAIT for entry in found)
-    return number < limit and number == sum(entry.key.kind == WAIT for entry in chosen)
+    number = number_of_waits(found)
+    return number < limit and number == number_of_waits(chosen)
+
+
+def number_of_waits(found: Sequence[Found]) -> int:
+    """How many of these are conditions."""
+    return len([entry for entry in found if entry.key.kind == WAIT])
 
 
 def claim_plans_of(gathered: Gathered, claimer: Claimer, most: int) -> list[ClaimPlan]:
@@ -268,12 +273,16 @@ def choose(found: Sequence[Found], number: int) -> list[Found]:
     if len(found) <= number:
         return list(found)
 
+    picked = [entry for entry in found if entry.picked]
+    if len(picked) == number and not number_of_waits(found):
+        return picked  # as most claims find it: nothing is left to draw
+
     places = choices.sample(range(len(found)), number)
     waits = [place for place in places if found[place].key.kind == WAIT]
-    picked = [place for place, entry in enumerate(found) if entry.picked]
     flows = number - len(waits)
     if flows <= len(picked):
-        places = waits + choices.sample(picked, flows)
+        drawn = [place for place, entry in enumerate(found) if entry.picked]
+        places = waits + choices.sample(drawn, flows)
 
     return [found[place] for place in sorted(places)]
 

@@ -99,6 +99,9 @@ def read_what_can_be(
 
     One more request for each of the first few that cannot; after these, one for each record.
     """
+    if not keys:
+        return {}, {}
+
     found: dict[Key, Record] = {}
     corrupt: dict[Key, CorruptRecordError] = {}
     left = list(keys)

@@ -91,8 +91,11 @@ def due(tables: Tables, request: Due) -> tuple[Found, ...]:
     for place in request.picks(len(found)):
         found[place] = _picked(tables, found[place])
 
-    found += tables.due_waits(request)
-    found.sort(key=lambda entry: entry.head.due_ms or 0)
+    waits = tables.due_waits(request)
+    if waits:
+        found += waits
+        found.sort(key=lambda entry: entry.head.due_ms or 0)
+
     return tuple(found)
 
 
