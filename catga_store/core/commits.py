@@ -92,7 +92,7 @@ def send(
             _log.warning("%s", error)
             raise
 
-        if isinstance(reply, Applied):
+        if type(reply) is Applied:
             return reply if sent is changes else Applied(reply.outcomes[: len(changes)])
 
         more = amended(reported, sent, reply)

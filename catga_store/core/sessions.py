@@ -353,7 +353,7 @@ def session_commit(
         unit.lose(error, plan, now_ms)
         raise
 
-    if isinstance(reply, Refused):
+    if type(reply) is Refused:
         raise unit.refused(plan, reply.conflicts)
 
     if not reply.outcomes:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
 from attrs import frozen
@@ -455,10 +456,7 @@ class UnitOfWork:
                 stored_state.detach(entry.record)
 
         self._map.clear()
-        self._completions.clear()
-        self._appends.clear()
-        self._checks.clear()
-        self._guards.clear()
+        self._completions, self._appends, self._checks, self._guards = {}, [], {}, {}
 
     def __contains__(self, record: object) -> bool:
         return any(
@@ -521,19 +519,18 @@ class UnitOfWork:
             planned = {c.key: c for c in changes if not isinstance(c, Complete | Append)}
             changes += self._unplanned_checks(planned)
 
-        entries += [None] * (len(changes) - len(entries))
         if self._guards:
-            guards = [*self._unplanned_guards(zip(changes, entries, strict=True), now_ms)]
-            changes += guards
-            entries += [None] * len(guards)
+            changes += [*self._unplanned_guards(zip_longest(changes, entries), now_ms)]
 
-        if len(changes) > MAX_CHANGES:
+        size = len(changes)
+        if size > MAX_CHANGES:
             message = (
-                f"this commit names {len(changes)} records, but the limit is {MAX_CHANGES}; "
-                "nothing was sent; split it into several commits"
+                f"this commit names {size} records, but the limit is {MAX_CHANGES}; nothing was"
+                " sent; split it into several commits"
             )
-            raise CommitTooLargeError(message, size=len(changes), limit=MAX_CHANGES)
+            raise CommitTooLargeError(message, size=size, limit=MAX_CHANGES)
 
+        entries += [None] * (size - len(entries))
         check_partition(changes, limits)
         return CommitPlan(tuple(changes), tuple(entries))
 
@@ -595,10 +592,7 @@ class UnitOfWork:
         self.step("settle")
         self.has_written = True
         self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)
-        self._completions.clear()
-        self._appends.clear()
-        self._checks.clear()
-        self._guards.clear()
+        self._completions, self._appends, self._checks, self._guards = {}, [], {}, {}
         return self.receipt
 
     def settle_unread(self, commit_id: str, plan: CommitPlan, now_ms: int) -> Receipt:
@@ -643,7 +637,7 @@ class UnitOfWork:
     def _settle_entry(self, entry: Entry, change: Change, outcome: Outcome, now_ms: int) -> None:
         record = entry.record
 
-        if isinstance(change, Put):
+        if type(change) is Put:
             assert record is not None, "a Put must come from a record"
             if isinstance(record, FlowSnapshot):
                 stored_state.set_written(

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 from typing import NamedTuple
 from typing import TypeAlias
+from typing import final
 
 from attrs import define
 
@@ -328,12 +329,14 @@ class Conflict(NamedTuple):
     head: Head | None
 
 
+@final
 class Applied(NamedTuple):
     """Every change of the commit was written."""
 
     outcomes: tuple[Outcome, ...]
 
 
+@final
 class Refused(NamedTuple):
     """Nothing of the commit was written."""
 

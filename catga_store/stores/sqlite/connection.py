@@ -86,7 +86,7 @@ class SQLiteTransport:
         self, call: Call[Any]
     ) -> Any:
         function, writes = call.function, call.writes
-        own = get_ident()
+        own = 0 if writes else get_ident()
         if not writes:
             traffic.under_way.append(
                 own

@@ -295,7 +295,8 @@ class SQLiteTables:
             return False  # the commits are cut off by their length in text
 
         moved, values = _written(head, commit_id, commit_id, body, old)
-        values += key.id.encode(), key.step, *columns_of(old)[:-1], commit_id
+        values += key.id.encode(), key.step, *old[:TAGS], text_of_tags(old.tags)
+        values += old.revision, commit_id
         cursor = self._execute(_replace_text(moved, with_body=body is not None), values)
         if self.known:
             self.known.pop(key, None)
