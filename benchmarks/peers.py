@@ -37,16 +37,19 @@ __all__ = ["ABOUT", "Pair", "beside", "peers", "plain", "saver"]
 Pair = tuple[Callable[[], object], Callable[[], object]]
 
 ABOUT = {
-    "catga_store": "replaces the flow if it is still at the revision that was read, and updates the"
-    " indexes of due flows and listings; JSON. SQLite: WAL, synced at each commit (`synchronous=FULL`)",
-    "LangGraph": "adds one checkpoint and keeps all others; does not check whether another one was added"
-    " in between; msgpack. SQLite: WAL, synced at each commit; Redis: several round trips",
-    "eventsourcing": "adds one event with the whole state, and a snapshot at every tenth event; checks"
-    " versions; a load replays the events after the snapshot; JSON. SQLite: WAL, synced at each commit",
-    "DBOS step": "stores the result of one step of a workflow; the load reads the workflow's status;"
-    " pickle. SQLite: rollback journal, synced at each commit",
-    "DBOS event": "calls `set_event` in a workflow, which is also a step; the load calls `get_event`;"
-    " pickle. SQLite: as above",
+    "catga_store": "replaces the flow if the flow is still at the revision that was read, and updates the"
+    " indexes of due flows and listings. The format is JSON. SQLite uses WAL and syncs each commit"
+    " (`synchronous=FULL`)",
+    "LangGraph": "adds one checkpoint and keeps all other checkpoints. It does not check whether another"
+    " checkpoint was added in between. The format is msgpack. SQLite uses WAL and syncs each commit. Redis"
+    " needs several round trips",
+    "eventsourcing": "adds one event with the whole state, and a snapshot at every tenth event. It checks"
+    " versions. A load replays the events after the snapshot. The format is JSON. SQLite uses WAL and syncs"
+    " each commit",
+    "DBOS step": "stores the result of one step of a workflow. A load reads the status of the workflow. The"
+    " format is pickle. SQLite uses a rollback journal and syncs each commit",
+    "DBOS event": "calls `set_event` in a workflow, which is also a step. A load calls `get_event`. The format"
+    " is pickle. SQLite uses a rollback journal and syncs each commit",
 }
 """What one save of each stores and checks."""
 

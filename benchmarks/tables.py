@@ -16,14 +16,16 @@ OPERATIONS = ("get", "update", "session")
 LEASE_SECONDS = 1.0
 
 _TITLES = {
-    "throughput": "Updates per second, by number of asyncio tasks; bare clients only write:",
-    "fan-in": "One completion by number of children, p50, µs:",
-    "takeover": f"Seconds from the SIGKILL of a worker, with a lease of {LEASE_SECONDS:.0f} s, until another worker"
-    " that polls every 50 ms has the flow:",
-    "restart": "Seconds from the SIGKILL of the server, which is restarted at once, to the next commit:",
-    "workers": "Jobs that do nothing, up to 32 at a time: jobs per second (`rate`), ms from sending a job to its"
-    " start while the worker waits (`latency`), µs of CPU time per job (`cpu`):",
-    "peers": "One caller, the same 1 KiB of state as plain data, 20 flows in turn, p50, µs:",
+    "throughput": "Updates per second, by the number of asyncio tasks. The bare clients only write:",
+    "fan-in": "Median time (p50) of one completion in µs, by the number of children:",
+    "takeover": "Time in seconds from the SIGKILL of a worker until another worker has the flow. The lease is"
+    f" {LEASE_SECONDS:.0f} s, and the other worker polls every 50 ms:",
+    "restart": "Time in seconds from the SIGKILL of the server to the next commit. The server is restarted at once:",
+    "workers": "Each worker runs up to 32 jobs at a time. The jobs do nothing. `rate` is the number of jobs per second,"
+    " `latency` is the time in ms from sending a job to its start while the worker waits, and `cpu` is the CPU"
+    " time per job in µs:",
+    "peers": "Median time (p50) in µs of one caller that saves and loads 20 flows in turn. The state is the same"
+    " 1 KiB of plain data for all libraries:",
 }
 
 
@@ -47,21 +49,21 @@ def tables(data: Numbers) -> str:
         title = _TITLES.get(part, "")
         first = "store"
         if part == "latency":
-            title, first = "Latency, p50, µs:", "store, API"
+            title, first = "Median latency (p50) of one call in µs:", "store, API"
         elif part == "growth":
             title, first = (
-                "By number of stored flows, p50 in µs, and bytes per flow:",
-                "store, what",
+                "Median time (p50) in µs and bytes per flow, by the number of stored flows:",
+                "store, operation",
             )
 
         digits = 2 if part in ("takeover", "restart") else 0
         lines += [title, "", *_table(first, rows, digits), "", _where(data, part), ""]
         if part == "peers":
-            lines += ["What one save stores and checks:", ""]
-            lines += [f"- {name}: {text}." for name, text in ABOUT.items()] + [""]
+            lines += ["This is what one save of each library stores and checks:", ""]
+            lines += [f"- **{name}** {text}." for name, text in ABOUT.items()] + [""]
         elif part == "workers":
-            lines += ["Configuration of each library:", ""]
-            lines += [f"- {name}: {text}." for name, text in WORKERS.items()] + [""]
+            lines += ["The libraries are configured as follows:", ""]
+            lines += [f"- **{name}** {text}." for name, text in WORKERS.items()] + [""]
 
     return "\n".join(lines[:-1]) + "\n"
 

@@ -27,12 +27,12 @@ from catga_store.testing.servers import RedisServer
 __all__ = ["ABOUT", "rates_and_latencies"]
 
 ABOUT = {
-    "catga_store, asyncio": "`AsyncWorker`, one step per flow",
-    "catga_store, threads": "`Worker`, one step per flow",
-    "arq": "`max_jobs=32`; it polls every 0.5 s",
-    "Celery": "thread pool, results ignored",
-    "RQ": "the default worker, which forks for each job",
-    "DBOS": "a workflow with one step; the latency is that of a queue",
+    "catga_store, asyncio": "uses an `AsyncWorker` and one step per flow",
+    "catga_store, threads": "uses a `Worker` and one step per flow",
+    "arq": "uses `max_jobs=32` and polls every 0.5 s",
+    "Celery": "uses a thread pool and ignores results",
+    "RQ": "uses the default worker, which forks for each job",
+    "DBOS": "uses a workflow with one step. The latency is that of a queue",
 }
 
 COMMON = """
