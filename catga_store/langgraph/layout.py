@@ -89,7 +89,7 @@ _PLACES = 1024
 """Namespaces and checkpoints whose names are kept."""
 _UNQUOTED = re.compile(r"[A-Za-z0-9_.-]+").fullmatch
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_encode_marker = msgspec.json.Encoder().encode
+_encode_plain = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _NOTHING: dict[str, Any] = {}
 
@@ -237,14 +237,14 @@ def config_of(place: Place, checkpoint_id: str, seen: Seen) -> RunnableConfig:
             "thread_id": thread_id,
             "checkpoint_ns": ns,
             "checkpoint_id": checkpoint_id,
-            SEEN: _encode_marker((thread_id, ns, run, checkpoint_id, newest)).decode(),
+            SEEN: _encode_plain((thread_id, ns, run, checkpoint_id, newest)).decode(),
         }
     }
 
 
 def marker_of(place: Place, seen: Seen) -> str:
     """Return what a run has seen of a namespace, as text."""
-    return _encode_marker((place.thread_id, place.ns, *seen)).decode()
+    return _encode_plain((place.thread_id, place.ns, *seen)).decode()
 
 
 def seen_in(marker: str | None, place: Place) -> Seen | None:
@@ -333,32 +333,37 @@ def writes_texts(
     say which replace others: of ordinary writes the first ones stay, and special ones replace what the
     task has written to that channel before.
     """
-    ordinary: list[tuple[int, str, str, bytes]] = []
-    special: list[tuple[int, str, str, bytes]] = []
+    name = f"{group}w/{quote(task[0], safe='')}"
+    texts: list[tuple[str, bytes, bool]] = []
+    entries: list[tuple[int, str, str, int]] = []
+    blobs: list[bytes] = []
     for place_in_list, (channel, value) in enumerate(writes):
         index = WRITES_IDX_MAP.get(channel, place_in_list)
-        one = index, channel, *serde.dumps_typed(value)
-        (ordinary if index >= 0 else special).append(one)
+        kind, blob = serde.dumps_typed(value)
+        entry = index, channel, kind, len(blob)
+        if index < 0:
+            texts.append((f"{name}/{index}", _of_task(task, [entry], [blob]), True))
+        else:
+            entries.append(entry)
+            blobs.append(blob)
 
-    name = f"{group}w/{quote(task[0], safe='')}"
-    named = [(f"{name}/{write[0]}", [write], True) for write in special]
-    if ordinary:
-        named.append((f"{name}/{len(writes)}", ordinary, False))
+    if entries:
+        texts.append((f"{name}/{len(writes)}", _of_task(task, entries, blobs), False))
 
-    return [
-        (
-            one,
-            _framed(
-                [
-                    *task,
-                    [(index, channel, kind, len(blob)) for index, channel, kind, blob in several],
-                ],
-                [blob for *_, blob in several],
-            ),
-            is_special,
-        )
-        for one, several, is_special in named
-    ]
+    return texts
+
+
+def _of_task(
+    task: tuple[str, str], entries: Sequence[tuple[int, str, str, int]], blobs: Iterable[bytes]
+) -> bytes:
+    """Return the body of writes: what they are, and their bytes."""
+    header = *task, entries
+    try:
+        text = _encode_plain(header)  # a fifth of what `_encode` takes
+    except UnicodeEncodeError:  # a lone surrogate, which that one keeps
+        return _framed(header, blobs)
+
+    return b"".join((text, b"\n", *blobs))
 
 
 def writes_of(group: Group, serde: SerializerProtocol) -> list[PendingWrite]:

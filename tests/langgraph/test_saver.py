@@ -61,6 +61,14 @@ def test_the_last_write_of_a_special_channel_stays(saver: CatgaSaver) -> None:
     assert pending(saver) == [("a", INTERRUPT, "wait"), ("a", ERROR, "two"), ("a", "n", 1)]
 
 
+def test_channels_of_any_name(saver: CatgaSaver) -> None:
+    """Also a line break, and a lone surrogate, which is not valid text."""
+    config = put(saver, config_of("t"), A)
+    writes = [("a\nb", 1), ("ü\u2028", 2), ("\ud800", 3)]
+    saver.put_writes(config, writes, "a")
+    assert pending(saver) == [("a", *write) for write in writes]
+
+
 def test_no_writes_are_nothing(saver: CatgaSaver) -> None:
     """An empty list costs nothing, and nothing is stored."""
     config = put(saver, config_of("t"), A)

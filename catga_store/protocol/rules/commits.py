@@ -103,6 +103,7 @@ def _replace(tables: Tables, commit: Commit, change: Put) -> Outcome | None:
 
 
 _NEVER_REFUSED = ANY, IF_ABSENT
+_NOTHING = Outcome()
 
 
 def _apply_parts(tables: Tables, commit: Commit) -> tuple[Outcome, ...] | None:
@@ -132,7 +133,8 @@ def _apply_parts(tables: Tables, commit: Commit) -> tuple[Outcome, ...] | None:
 
 def _refusable(changes: Sequence[Change]) -> list[Put | Check] | None:
     """Return which of these can be refused, `None` if not all are of parts of one flow."""
-    flow_id, found = changes[0].key.id, list[Put | Check]()
+    flow_id = changes[0].key.id
+    found: list[Put | Check] = []
     for change in changes:
         key = change.key
         if key.kind != PART or key.id != flow_id:
@@ -154,10 +156,11 @@ def _refusable(changes: Sequence[Change]) -> list[Put | Check] | None:
 
 def _parts_written(tables: Tables, commit: Commit, first: Change | None) -> tuple[Outcome, ...]:
     """Write what the store has admitted, but for the first change, which it has written."""
-    commits, outcomes = (commit.id,), list[Outcome]()
+    commits = (commit.id,)
+    outcomes: list[Outcome] = []
     for change in commit.changes:
         if not isinstance(change, Put):
-            outcomes.append(Outcome())
+            outcomes.append(_NOTHING)
             continue
 
         head, expected = change.head, change.expected
