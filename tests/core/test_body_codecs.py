@@ -287,6 +287,16 @@ def test_only_what_gets_smaller_is_compressed() -> None:
     assert len(chain.encode(b"a" * 5000, PLACE, NUMBERED)) < 100
 
 
+@pytest.mark.parametrize("level", [-7, 1, 3, 4, 5, 22])
+def test_sizes_of_compressed_bodies(level: int) -> None:
+    """On both sides of the size up to which smaller tables are used, bodies are read again, by any level."""
+    for size in (1024, 64 * 1024, 64 * 1024 + 1, 200_000):
+        body = b"".join(b'{"step":%d}' % number for number in range(size))[:size]
+        stored = Chain([cs.Zstd(level)]).encode(body, PLACE, NUMBERED)
+        assert len(stored) < size
+        assert decoded(Chain([cs.Zstd()]), stored) == body
+
+
 def test_what_says_it_is_too_large_is_not_decompressed() -> None:
     """A few bytes that claim to be a gigabyte are refused before memory is taken for them."""
     stored = Chain([cs.Zstd()]).encode(bytes(10_000), PLACE, NUMBERED)

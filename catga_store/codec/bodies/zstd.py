@@ -16,6 +16,14 @@ from catga_store.protocol.masking import shown
 __all__ = ["Zstd"]
 
 _LEVELS = range(-7, 23)
+_SMALL, _SMALL_TABLES = 64 * 1024, {"hash_log": 14, "chain_log": 13}
+"""Up to which size a body is compressed with tables of 96 KiB, where level 3 has 384 KiB.
+
+They stay in the cache of a processor that waits for a disk between two bodies: 31 KiB then take 185 µs
+instead of 270 (p50, each after an fdatasync). Up to this size the result is 1.3 % larger at most, or smaller.
+"""
+_LEVELS_WITH_TABLES = range(2, 5)
+"""Those with larger tables in which each position is looked up once; higher levels search in them."""
 
 
 class Zstd(BodyCodec):
@@ -87,9 +95,15 @@ def _library(level: int) -> tuple[_Function, _Function, Callable[[bytes], int | 
     kept = threading.local()  # its objects are for one thread each
 
     def compress(data: bytes) -> bytes:
-        compressor: Any = getattr(kept, "compressor", None)
+        tables = _SMALL_TABLES if len(data) <= _SMALL and level in _LEVELS_WITH_TABLES else {}
+        name = "small" if tables else "large"
+        compressor: Any = getattr(kept, name, None)
         if compressor is None:
-            compressor = kept.compressor = zstandard.ZstdCompressor(level=level)
+            settings = zstandard.ZstdCompressionParameters(
+                compression_level=level, write_content_size=True, **tables
+            )
+            compressor = zstandard.ZstdCompressor(compression_params=settings)
+            setattr(kept, name, compressor)
 
         compressed: bytes = compressor.compress(data)
         return compressed
