@@ -33,6 +33,8 @@ from hypothesis import HealthCheck
 from hypothesis import settings
 from marks import STORES
 from marks import stores_named
+from spreading import scheduler
+from spreading import spread
 
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
@@ -63,6 +65,23 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))  # --hypothesis-profile wins
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Have one process run a file whose tests share what is costly; `spreading` says which."""
+    return scheduler(config, log) if config.getoption("dist") in {"load", "loadgroup"} else None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Iterator[None]:
+    """Order the tests for several processes, without those that are left out; `tox -e random` draws an order."""
+    yield
+    is_one_of_several = hasattr(config, "workerinput")
+    if is_one_of_several and not config.getoption("random_order_enabled", default=False):
+        items[:] = spread(items)
 
 
 def pytest_collection_finish() -> None:

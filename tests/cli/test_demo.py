@@ -38,8 +38,6 @@ from catga_store.demo.verdict import Verdict
 from catga_store.demo.verdict import judge
 from catga_store.testing.clock import ManualClock
 
-pytestmark = pytest.mark.xdist_group("demo")  # they share one account, which takes seconds to make
-
 DEMO = [sys.executable, "-m", "catga_store", "demo"]
 CHECKS = 9
 NOTHING_OFF = "All checks passed."
