@@ -657,17 +657,15 @@ print(time.time(), flush=True)
 """
 
 
-@pytest.mark.parametrize(
-    ("kind", "fork"),
-    [("blocking", ""), ("blocking", "fork"), ("trio", ""), ("asyncio", "")],
-)
-def test_a_process_that_forgets_to_close_exits(server: RedisServer, kind: str, fork: str) -> None:
-    """It exits within two seconds of its last line, also when it has forked, and says nothing."""
-    code = SCRIPT.format(places=PLACES)
+BARE = "import time, anyio, redis.asyncio, catga_store; print(time.time(), flush=True)"
+
+
+def seconds_to_exit(code: str, *arguments: str) -> float:
+    """Run a program, which must say nothing but the time of its last line; return when it exits after that."""
     # Python 3.12 and later warn when a process of several threads forks, and the portal is one.
     quiet = "ignore:This process:DeprecationWarning"
     done = subprocess.run(
-        [sys.executable, "-W", quiet, "-c", code, server.url, kind, fork],
+        [sys.executable, "-W", quiet, "-c", code, *arguments],
         env=UNMEASURED,
         capture_output=True,
         text=True,
@@ -675,7 +673,30 @@ def test_a_process_that_forgets_to_close_exits(server: RedisServer, kind: str, f
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.time() - float(done.stdout.split()[-1]) < 2
+    return time.time() - float(done.stdout.split()[-1])
+
+
+def assert_exits_within(seconds: float, code: str, *arguments: str) -> None:
+    """Fail if a program takes longer to exit, thrice, than one that has only imported what it has."""
+    took = seconds_to_exit(code, *arguments)
+    for _ in range(2):
+        if took < seconds:
+            break
+
+        bare = seconds_to_exit(BARE)  # so long takes any on a machine that is as busy as this one
+        took = min(took, seconds_to_exit(code, *arguments) - bare)
+
+    assert took < seconds
+
+
+@pytest.mark.parametrize(
+    ("kind", "fork"),
+    [("blocking", ""), ("blocking", "fork"), ("trio", ""), ("asyncio", "")],
+)
+def test_a_process_that_forgets_to_close_exits(server: RedisServer, kind: str, fork: str) -> None:
+    """It exits within two seconds of its last line, also when it has forked, and says nothing."""
+    code = SCRIPT.format(places=PLACES)
+    assert_exits_within(2, code, server.url, kind, fork)
 
 
 def test_a_hanging_server_does_not_keep_a_process(server: RedisServer) -> None:
@@ -692,14 +713,4 @@ def test_a_hanging_server_does_not_keep_a_process(server: RedisServer) -> None:
             "while not redis.Redis.from_url(url).info('clients')['blocked_clients']: pass\n"
             "print(time.time(), flush=True)\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code, hanging.url, "blocking", ""],
-            env=UNMEASURED,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    assert (done.returncode, done.stderr) == (0, "")
-    assert time.time() - float(done.stdout.split()[-1]) < 4
+        assert_exits_within(4, code, hanging.url, "blocking", "")

@@ -227,46 +227,58 @@ def finish(code: str, *options: str) -> tuple[float, int, str]:
     return time.perf_counter() - began, done.returncode, done.stderr
 
 
-def best_of_three(code: str) -> float:
-    """Run a program, which must say nothing, until it takes less than 2 s; return its seconds."""
-    best = float(LONG)
+def seconds_more(code: str) -> float:
+    """Run a program, which must say nothing, and one that only imports what it does; return what it takes more.
+
+    Up to three times: on a busy machine one of the two may have to wait for the other work.
+    """
+    least = float(LONG)
 
     for _ in range(3):
+        bare, _, _ = finish("import anyio, trio, catga_store, sqlite3")
         seconds, exit_code, errors = finish(code)
         assert (exit_code, errors) == (0, "")
-        best = min(best, seconds)
-        if best < 2:
+        least = min(least, seconds - bare)
+        if least < 2:
             break
 
-    return best
+    return least
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+KEPT = "globals()['kept'] = store"
+MEMORY = pytest.param("memory", marks=pytest.mark.nightly)
+"""No thread and no file of a memory store could keep a process: one form is enough for each change."""
+
+
+@pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Name a store of each kind."""
+    """Name a store of the kind that the test names."""
     return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'flows.db'}"
 
 
-@pytest.fixture(scope="session")
-def bare_seconds() -> float:
-    """Measure what a program takes that only imports what the others import."""
-    return min(finish("import anyio, trio, catga_store, sqlite3")[0] for _ in range(3))
-
-
-@pytest.mark.parametrize("end", ["pass", "raise SystemExit(0)", "globals()['kept'] = store"])
-def test_a_program_that_forgets_close_ends(url: str, end: str, bare_seconds: float) -> None:
+@pytest.mark.parametrize(
+    ("url", "end"),
+    [
+        ("memory", KEPT),
+        pytest.param("memory", "pass", marks=pytest.mark.nightly),
+        pytest.param("memory", "raise SystemExit(0)", marks=pytest.mark.nightly),
+        ("sqlite", KEPT),
+        ("sqlite", "pass"),
+        ("sqlite", "raise SystemExit(0)"),
+    ],
+    indirect=["url"],
+)
+def test_a_program_that_forgets_close_ends(url: str, end: str) -> None:
     """It exits with code 0, within 2 s of one that uses no store, and says nothing."""
-    assert best_of_three(USE.format(url=url, end=end)) < bare_seconds + 2
+    assert seconds_more(USE.format(url=url, end=end)) < 2
 
 
+@pytest.mark.parametrize("url", [MEMORY, "sqlite"], indirect=True)
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@pytest.mark.parametrize("end", ["pass", "globals()['kept'] = store"])
-def test_an_async_program_that_forgets_close_ends(
-    url: str, backend: str, end: str, bare_seconds: float
-) -> None:
+@pytest.mark.parametrize("end", [KEPT, pytest.param("pass", marks=pytest.mark.nightly)])
+def test_an_async_program_that_forgets_close_ends(url: str, backend: str, end: str) -> None:
     """It exits with code 0, within 2 s of one that uses no store, and says nothing."""
-    code = USE_ASYNC.format(url=url, backend=backend, end=end)
-    assert best_of_three(code) < bare_seconds + 2
+    assert seconds_more(USE_ASYNC.format(url=url, backend=backend, end=end)) < 2
 
 
 def test_a_program_that_ends_while_threads_write_loses_nothing(tmp_path: Path) -> None:
