@@ -5,7 +5,8 @@ Keys: tables `catga_flows` and `catga_progress` (one row for each record, by id 
 of recent commits) and `catga_layout`. Ids are BLOBs of UTF-8, so NUL and case are kept. Bodies are
 JSON: `sqlite3 flows.db "select cast(id as text), version, body from catga_flows"` reads them.
 
-Atomic: a commit is one transaction under `BEGIN IMMEDIATE` and one fsync (WAL, `synchronous=FULL`). A
+Atomic: a commit is one transaction under `BEGIN IMMEDIATE` and one fsync (WAL, `synchronous=FULL`).
+Commits of threads that wait for each other share both: each has a savepoint, and an outcome of its own. A
 read of one flow is one statement; any other read is one transaction with a snapshot.
 
 Round trips: none to a server. A write makes two `stat` calls first, to see that the file and its log
@@ -24,8 +25,8 @@ The file must be on a local disk, because WAL needs shared memory, and it belong
 alone. Back it up with SQLite's own backup: see `guards` for what opening the file does.
 
 `schema` has the layout, `rows` reads and checks rows, `tables` has the statements, `connection` the
-transactions, `failures` what errors mean, `guards` and `forks` what protects file and log, `doctor`
-what can be said of a file.
+transactions, `writers` the threads that share one, `failures` what errors mean, `guards` and `forks` what
+protects file and log, `doctor` what can be said of a file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Connections to a SQLite file, transactions on them, and what their failures mean.
 
-How a connection is opened, kept, left and inherited by a forked process is here too.
+How a connection is opened, kept, left and inherited by a forked process is here too. The file is over 400
+lines because who has a connection and who has its lock is decided together.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ from catga_store.stores.sqlite.file_locks import FileGuard
 from catga_store.stores.sqlite.file_locks import enter
 from catga_store.stores.sqlite.forks import traffic
 from catga_store.stores.sqlite.tables import SQLiteTables
+from catga_store.stores.sqlite.writers import UndoneError
+from catga_store.stores.sqlite.writers import WaitingWriters
+from catga_store.stores.sqlite.writers import Writer
+from catga_store.stores.sqlite.writers import commit_for
 
 __all__ = [
     "BUSY_SECONDS",
@@ -52,6 +57,8 @@ LARGEST_IDLE_LOG = 16 * 1024 * 1024
 _LOOK_AT_LOG_EVERY = 64
 _SMALLEST_DATABASE = 512
 _PAUSES = 0.0005, 0.005
+_MOST_WAITS = 3
+"""How often `BUSY_SECONDS` are waited for a thread that runs the function of another one."""
 _inherited: list[SQLiteTables] = []
 """Connections of a parent process, which must not be closed here."""
 
@@ -75,6 +82,7 @@ class SQLiteTransport:
         self._idle: list[SQLiteTables] = []
         # Reentrant: a thread may fork in the middle of a write, in a signal handler.
         self._writing = threading.RLock()
+        self._waiting = WaitingWriters()
         self._held = False
         self._closed = False
         self._was_there = False
@@ -92,7 +100,9 @@ class SQLiteTransport:
                 own
             )  # first this, then look: `stop` does it the other way round
         elif not self._writing.acquire(blocking=False):
-            self._queue_up()
+            writer = self._queue_up(Writer(function))
+            if writer is not None:
+                return writer.outcome()
 
         tables: SQLiteTables | None = None
         keep = False
@@ -120,9 +130,7 @@ class SQLiteTransport:
 
             keep = True
         except sqlite3.Error as error:
-            raise translated(
-                error, self._path, seconds=BUSY_SECONDS, was_there=self._was_there
-            ) from error
+            raise self._translated(error) from error
         except BaseException:
             keep = (
                 tables is not None
@@ -139,7 +147,7 @@ class SQLiteTransport:
                 tables.close()
 
             if writes:
-                self._writing.release()
+                self._let_go()
             else:
                 traffic.under_way.remove(own)
                 if traffic.stopped:
@@ -147,14 +155,59 @@ class SQLiteTransport:
 
         return result
 
-    def _queue_up(self) -> None:
-        if not self._writing.acquire(timeout=BUSY_SECONDS):
-            message = (
-                f"the file {self._path!r} stayed locked by another thread for {BUSY_SECONDS} s"
-            )
-            raise NotSentError(message)
+    def _queue_up(self, writer: Writer) -> Writer | None:
+        """Wait for the writer under way. `None`: it is this one's turn; else another one has written it."""
+        waiting, give_up, waits = self._waiting, time.monotonic() + BUSY_SECONDS, 1
+        waiting.add(writer)
+        try:
+            while not self._writing.acquire(blocking=False):
+                if writer.wait(give_up - time.monotonic()):
+                    if writer.is_over:
+                        return writer
+                elif (is_unbegun := waiting.remove(writer)) or waits == _MOST_WAITS:
+                    raise self._timed_out(is_run=not is_unbegun)  # noqa: TRY301  left like after any other
+                else:  # its function is being run
+                    give_up, waits = time.monotonic() + BUSY_SECONDS, waits + 1
+        except BaseException:
+            waiting.remove(writer)
+            waiting.call_next()  # this one may have been called
+            raise
 
-    def _write(self, tables: SQLiteTables, function: Callable[[SQLiteTables], R]) -> R:
+        if waiting.remove(writer):
+            return None
+
+        self._let_go()
+        return writer
+
+    def _timed_out(self, *, is_run: bool) -> Exception:
+        if is_run:
+            message = f"another thread writes to {self._path!r} for this one, and does not end"
+            return ReplyLostError(message)
+
+        message = f"the file {self._path!r} stayed locked by another thread for {BUSY_SECONDS} s"
+        return NotSentError(message)
+
+    def _let_go(self) -> None:
+        self._writing.release()
+        if self._waiting:
+            self._waiting.call_next()
+
+    def _translated(self, error: sqlite3.Error) -> Exception:
+        return translated(error, self._path, seconds=BUSY_SECONDS, was_there=self._was_there)
+
+    def _reply_lost(self, error: sqlite3.Error) -> ReplyLostError:
+        # The log may hold the commit's last frame. Then a recovery, after every process has
+        # crashed, would apply the commit; until then it has no effect.
+        return ReplyLostError(f"SQLite could not finish a commit to {self._path!r}: {error}")
+
+    def _failure_of_commit(self, error: sqlite3.Error) -> Exception:
+        is_lost = code_of(error) == sqlite3.SQLITE_IOERR
+        return self._reply_lost(error) if is_lost else self._translated(error)
+
+    def _write(
+        self, tables: SQLiteTables, function: Callable[[SQLiteTables], R], *, alone: bool = False
+    ) -> R:
+        joined: list[Writer] = []
         connection = tables.connection
         try:
             connection.execute(_BEGIN)
@@ -167,21 +220,28 @@ class SQLiteTransport:
 
             tables.known = {}
             result = function(tables)
+            if self._waiting and not alone:
+                self._waiting.run(tables, joined)
+        except UndoneError:
+            _roll_back(connection)
+            self._waiting.put_back(joined)
+            return self._write(tables, function, alone=True)
         except BaseException:
             _roll_back(connection)
+            self._waiting.put_back(joined)
             raise
         finally:
             tables.known = None
 
         try:
-            connection.execute("COMMIT")
+            if joined:
+                commit_for(connection, joined, self._failure_of_commit)
+            else:
+                connection.execute("COMMIT")
         except sqlite3.Error as error:
             _roll_back(connection)
             if code_of(error) == sqlite3.SQLITE_IOERR:
-                # The log may hold the commit's last frame. Then a recovery, after every process has
-                # crashed, would apply the commit; until then it has no effect.
-                message = f"SQLite could not finish a commit to {self._path!r}: {error}"
-                raise ReplyLostError(message) from error
+                raise self._reply_lost(error) from error
 
             raise
 
@@ -265,13 +325,14 @@ class SQLiteTransport:
         """Let writes continue."""
         if self._held:
             self._held = False
-            self._writing.release()
+            self._let_go()
 
     def after_fork_in_child(self) -> None:
         """Forget, without closing them, the connections of threads that exist only in the parent."""
         _inherited.extend(self._idle)
         self._idle.clear()
         self._writing = threading.RLock()
+        self._waiting.clear()
         self._held = False
 
     def __repr__(self) -> str:

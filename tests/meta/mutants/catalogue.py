@@ -1186,6 +1186,22 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/stores/sqlite/test_sqlite_log.py", "-k", "crosses_a_fork"),
     ),
     Mutant(
+        "sqlite-failed-writer-not-rolled-back",
+        "what a failed writer wrote is committed with the others of its transaction",
+        "stores/sqlite/writers.py",
+        '        execute("ROLLBACK TO writer")\n',
+        "        pass\n",
+        ("tests/stores/sqlite/test_sqlite_writers.py",),
+    ),
+    Mutant(
+        "sqlite-outcome-before-commit",
+        "a writer that waits for another one's COMMIT has its outcome before that has returned",
+        "stores/sqlite/writers.py",
+        '        connection.execute("COMMIT")\n        for writer in joined:\n            writer.end()\n',
+        '        for writer in joined:\n            writer.end()\n        connection.execute("COMMIT")\n',
+        ("tests/stores/sqlite/test_sqlite_writers.py",),
+    ),
+    Mutant(
         "sqlite-locks-held-once",
         "a worker that opens and closes its own file loses the log that it writes",
         "stores/sqlite/file_locks.py",
