@@ -204,6 +204,16 @@ class FileGuard:
             if os.pread(self._descriptors[1], 2 * _HEADER.size, 0) == header:
                 return True
 
+    def header(self) -> bytes | None:
+        """Return what every commit changes: the header of the index of the log. `None` if it cannot be read.
+
+        It is read without a transaction: 2 µs, where `PRAGMA data_version` takes 40.
+        """
+        try:
+            return os.pread(self._descriptors[1], 2 * _HEADER.size, 0)
+        except (IndexError, OSError):
+            return None
+
     def trouble(self) -> str | None:
         """Return what happened to the file, its log or the index, None if all are in their places."""
         stat = os.stat

@@ -1,10 +1,11 @@
 """The calls that wait for one SQLite file in this process, and how they learn of other processes' commits.
 
-Commits of this process publish their hints themselves. For those of other processes a thread asks SQLite
-whether the file has changed (`PRAGMA data_version`, 40 µs). It runs only while there are waiters, one for
-each file: every 4 ms after a change, less and less often without one, and 60 times a second in the end,
-which takes some 0.5 % of a core. After a change it looks for all waiters at once, and wakes as many as there
-are flows that have become due.
+Commits of this process publish their hints themselves. For those of other processes a thread reads the header
+of the index of the log, which every commit changes, and asks SQLite whether the file has changed (`PRAGMA
+data_version`, 40 µs) if the header has, once a second, and where it cannot be read. The thread runs only while
+there are waiters, one for each file: every 4 ms after a change, less and less often without one, and 60 times
+a second in the end. After a change it looks for all waiters at once, and wakes as many as there are flows that
+have become due.
 
 The operating system's notifications about the log are no use: some come before the commit can be read.
 """
@@ -41,6 +42,8 @@ __all__ = ["FileWatcher", "shared_wakeups"]
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.004, 0.016
 _CALMS_DOWN = 150
 """The pause grows to this part of the time since the last change."""
+_ASKS_EVERY = 1.0
+"""SQLite itself is asked that often, in seconds, even if the header of the index of the log has not changed."""
 _AFTER_ERROR = 1.0
 _LINGERS = 1.0
 """For how many seconds it continues without waiters: a worker often waits again."""
@@ -89,7 +92,8 @@ class FileWatcher:
         # A connection of its own: `data_version` counts the changes that others than it have made.
         transport = SQLiteTransport(self._path)
         seen: _Version | None = None
-        changed_at = waited_at = time.monotonic()
+        known: bytes | None = None
+        changed_at = waited_at = ask_at = time.monotonic()
         try:
             while True:
                 now = time.monotonic()
@@ -100,11 +104,15 @@ class FileWatcher:
 
                 pause = min(max((now - changed_at) / _CALMS_DOWN, _SHORTEST_PAUSE), _LONGEST_PAUSE)
                 try:
-                    version = transport(_ASK_VERSION)
-                    if version != seen:
-                        changed_at = now
-                        self._look(transport, wakeups)
-                        seen = version
+                    # First the header: a commit that comes after it makes the next one another.
+                    header = _header_of(seen)
+                    if header is None or header != known or now >= ask_at:
+                        known, ask_at = header, now + _ASKS_EVERY
+                        version = transport(_ASK_VERSION)
+                        if version != seen:
+                            changed_at = now
+                            self._look(transport, wakeups)
+                            seen = version
                 except (CatgaStoreError, NotSentError, ReplyLostError):
                     wakeups.look_again()  # the waiters' own looks raise what is wrong
                     seen, pause = None, _AFTER_ERROR
@@ -136,6 +144,11 @@ class FileWatcher:
         news = [hint for key, hint in due.items() if self._due.get(key) != hint.due_ms]
         self._due = {key: hint.due_ms or 0 for key, hint in due.items()}
         wakeups.publish([*news, *written])
+
+
+def _header_of(seen: _Version | None) -> bytes | None:
+    """What every commit changes, `None` if SQLite is to be asked."""
+    return None if seen is None else seen.tables.guard.header()
 
 
 def _version_of(tables: SQLiteTables) -> _Version:
