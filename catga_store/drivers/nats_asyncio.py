@@ -188,7 +188,7 @@ class NatsLink:
         closing.add_done_callback(self._tasks.discard)
         await asyncio.wait([closing])
         if not closing.cancelled() and (error := closing.exception()) is not None:
-            _log.debug("the connection to NATS was closed with an error: %r", error)
+            _log.debug("the connection to NATS was closed because of an error: %r", error)
 
     # the connection ---------------------------------------------------------------------------------
 
@@ -299,7 +299,9 @@ class NatsLink:
 
     async def _on_disconnect(self) -> None:
         if self._inbox is not None:
-            self._inbox.fail_all(ReplyLostError("the connection to NATS broke before the reply"))
+            self._inbox.fail_all(
+                ReplyLostError("the connection to NATS was lost before the reply arrived")
+            )
 
     async def _on_error(self, error: Exception) -> None:
         self._error = error
@@ -334,8 +336,8 @@ class NatsLink:
         if what not in self._hints_refused:
             self._hints_refused.add(what)
             _log.warning(
-                "NATS refuses the store's hints: %s; calls that wait now check the store once per"
-                " poll interval; allow %s on catga_hints.<bucket>",
+                "NATS refuses the hints of the store: %s; waiting calls now check the store "
+                "once per poll interval; allow this user to %s catga_hints.<bucket>",
                 error,
                 what,
             )
@@ -461,7 +463,9 @@ class NatsLink:
             return
         except BaseException as error:
             for batch in group:
-                batch.asked.fail(ReplyLostError(f"the batch was abandoned: {error!r}"))
+                batch.asked.fail(
+                    ReplyLostError(f"the batch was abandoned because of an error: {error!r}")
+                )
 
             raise
 
@@ -523,23 +527,25 @@ def _check_loop(client: Client) -> None:
     private: Any = client
     task: asyncio.Task[None] | None = private._reading_task  # noqa: SLF001  see above
     if task is None:
-        message = "the NATS client was never connected; connect it before you pass it to the store"
+        message = (
+            "the NATS client has never been connected; connect it before you pass it to the store"
+        )
         raise UsageError(message)
 
     if task.get_loop() is not asyncio.get_running_loop():
         message = (
-            "the NATS client belongs to a different event loop from the store; connect it on the"
-            " loop that uses the store, or pass the URLs of the servers to the store; with trio,"
-            " only URLs work"
+            "the NATS client and the store use different event loops; connect the client on "
+            "the event loop of the store, or pass the URLs of the servers to the store (with "
+            "trio, only URLs work)"
         )
         raise UsageError(message)
 
 
 def _refusal(verb: str, subject: str, error: Exception) -> StoreConfigError:
     message = (
-        f"NATS does not permit this user to {verb} {subject!r}; grant the permission (the"
-        " documentation of the NATS store lists all required permissions); this request had no"
-        " effect"
+        f"NATS does not permit this user to {verb} {subject!r}, so this request had no "
+        "effect; grant the permission (the documentation of the NATS store lists all "
+        "required permissions)"
     )
     refusal = StoreConfigError(message)
     refusal.__cause__ = error

@@ -158,16 +158,16 @@ def _check_credentials(given: object) -> None:
 
         missing = [part for part in _PARTS_OF_CREDENTIALS if part not in text]
         if missing and len(files) == 1:
-            message = f"the credentials {name} have no line {missing[0].decode()!r}"
+            message = f"the credentials {name} do not contain the line {missing[0].decode()!r}"
             raise StoreConfigError(f"{message}; use the file that nsc creates for the user")
 
 
 # --- errors ---------------------------------------------------------------------------------------
 
 _NOT_ENCRYPTED = (
-    "the NATS server does not offer TLS, which the URL or an option requires; nothing was sent,"
-    " not even the user name and password; enable TLS on the server, or use nats:// on a network"
-    " that you trust"
+    "the NATS server does not offer TLS, which the URL or an option requires, so nothing was "
+    "sent, not even the user name and password; enable TLS on the server, or use nats:// on "
+    "a network that you trust"
 )
 
 
@@ -188,8 +188,8 @@ def meaning_of(error: Exception, servers: list[str]) -> StoreConfigError | NotSe
     place = ", ".join(map(mask_url, servers))
     if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
         message = (
-            f"cannot connect to NATS at {place}: this process has no file descriptors left; close some,"
-            " or raise the limit (ulimit -n)"
+            f"cannot connect to NATS at {place}, because this process has no file descriptors "
+            "left; close files or connections, or raise the limit (ulimit -n)"
         )
         return NotSentError(message)
 
@@ -222,13 +222,16 @@ def _is_refused(error: Exception) -> bool:
 
 def _of_file(error: Exception) -> str:
     assert isinstance(error, OSError)  # noqa: S101  for the type checker: see `_names_a_file`
-    return f"the file {error.filename!r} for the connection to NATS cannot be read: {error.strerror}; nothing was sent"
+    return (
+        f"the file {error.filename!r} for the connection to NATS cannot be read "
+        f"({error.strerror}), so nothing was sent"
+    )
 
 
 def _of_import(error: Exception) -> str:
     missing = "nkeys" if "nkeys" in str(error) else "aiohttp"
     need = "NATS credentials and seeds" if missing == "nkeys" else "WebSocket connections to NATS"
-    return f"{need} need the package {missing}: pip install nats-py[{missing}]"
+    return f"{need} require the package {missing}: pip install nats-py[{missing}]"
 
 
 _MEANINGS: tuple[tuple[Callable[[Exception], bool], Callable[[Exception], str]], ...] = (
@@ -246,8 +249,8 @@ _MEANINGS: tuple[tuple[Callable[[Exception], bool], Callable[[Exception], str]],
     (
         _is_bad_key,
         lambda _: (
-            "the seed of the NATS user is invalid: expected the line that begins with SU, as nsc "
-            "and nk create it; nothing was sent"
+            "the seed of the NATS user is invalid: expected the line that begins with SU, as "
+            "created by nsc or nk; nothing was sent"
         ),
     ),
 )

@@ -88,7 +88,7 @@ class HintSubscription:
                 async with asyncio.timeout(self._timeout):
                     await inbox.listen(request.subject, request.listener.receive)
             except (nats_errors.Error, TimeoutError) as error:
-                _log.debug("the subscription to hints failed: %r", error)
+                _log.debug("the subscription to hints failed with an error: %r", error)
                 self._is_missed = True
             else:
                 self._confirmed = found

@@ -196,7 +196,12 @@ class Inbox:
 
     def moved(self) -> Answer:
         """The answer to a publish that names another connection than the one that is there."""
-        return Answer(MOVED, {"Description": "the connection was re-established"}, b"", self.epoch)
+        return Answer(
+            MOVED,
+            {"Description": "the connection to NATS was lost and established again"},
+            b"",
+            self.epoch,
+        )
 
     def ask_batch(self, messages: Sequence[Message], name: str) -> Asked:
         """Send messages as one atomic batch, which has one answer."""
@@ -287,7 +292,7 @@ class Inbox:
             OSError,
             RuntimeError,
         ) as error:  # it was closed, and the client library has not noticed yet
-            self.fail_all(ReplyLostError(f"the connection to NATS broke: {error}"))
+            self.fail_all(ReplyLostError(f"the connection to NATS was lost: {error}"))
             return
 
         if not isinstance(

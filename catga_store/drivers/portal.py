@@ -185,7 +185,7 @@ class _Portal:
 
 
 def _closed() -> StoreClosedError:
-    message = "the store was closed before this request; nothing was sent"
+    message = "the store was closed before this request, so nothing was sent"
     return StoreClosedError(message)
 
 
@@ -195,7 +195,7 @@ def _cut_off(crossing: _Crossing) -> StoreClosedError | CommitUncertainError:
     if crossing.task is None:
         return _closed()
 
-    why = "the store was closed before the reply came"
+    why = "the store was closed before the reply arrived"
     if isinstance(request, Commit):
         return uncertain(request.id, [change.key for change in request.changes], why)
 
@@ -211,8 +211,9 @@ def _new_loop() -> asyncio.AbstractEventLoop:
         return asyncio.new_event_loop()
     except OSError as error:
         message = (
-            "cannot create the event loop of the store: this process has no file descriptors left;"
-            " nothing was sent; close some, or raise the limit (ulimit -n)"
+            "cannot create the event loop of the store, because this process has no file "
+            "descriptors left; nothing was sent; close files or connections, or raise the "
+            "limit (ulimit -n)"
         )
         raise StoreUnavailableError(message) from error
 

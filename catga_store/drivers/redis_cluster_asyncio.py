@@ -185,7 +185,7 @@ class RedisClusterAsyncLink:
             if lost or len(errors) == len(answers):
                 raise (lost or errors)[0]
 
-            message = f"one node replied, and another could not be reached: {errors[0]}"
+            message = f"one node replied, but another could not be reached: {errors[0]}"
             raise ReplyLostError(message) from errors[0]
 
     def _send(

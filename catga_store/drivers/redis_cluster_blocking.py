@@ -57,7 +57,7 @@ class RedisClusterLink(RedisLink):
                 break
 
         for place in left:
-            message = f"redirected {_REDIRECTIONS} times: {replies[place]}"
+            message = f"too many cluster redirections; the last reply was: {replies[place]}"
             replies[place] = exceptions.TryAgainError(message)
 
         return tuple(replies)

@@ -25,7 +25,7 @@ __all__ = ["NO_TLS", "is_encrypted", "not_sent"]
 Matches: TypeAlias = Callable[[BaseException, str], bool]
 """Whether an exception is of a kind, by itself and by the name of its connection class."""
 
-NO_TLS = "the server may not speak TLS on this port; nothing is sent unencrypted"
+NO_TLS = "the server may not support TLS on this port; nothing is sent unencrypted"
 
 
 class _Row(NamedTuple):
@@ -78,27 +78,30 @@ def _is_foreign(error: BaseException, _: str) -> bool:
 
 
 _OPTIONS = (
-    "the options of the Redis client cannot be used: {cause}; correct them where the client is"
-    " created, or in the URL"
+    "the options of the Redis client cannot be used: {cause}; correct the options in the URL "
+    "or in the code that creates the client"
 )
 _FULL = (
-    "every connection of the Redis client's pool is in use ({cause}): raise max_connections, or give"
-    " the store a client of its own"
+    "every connection in the pool of the Redis client is in use ({cause}): raise "
+    "max_connections, or use a separate client for the store"
 )
 
 _TABLE = (
     _Row(
         _number(errno.EMFILE, errno.ENFILE),
         NotSentError,
-        "this process has no file descriptors left: close some, or raise the limit (ulimit -n)",
+        (
+            "this process has no file descriptors left: close files or connections, or raise the "
+            "limit (ulimit -n)"
+        ),
     ),
     _Row(_says("Too many connections", "No connection available"), NotSentError, _FULL),
     _Row(_is(ssl.SSLCertVerificationError), MisconfiguredError, UNTRUSTED),
     _Row(
         _says("WRONG_VERSION_NUMBER", "wrong version number", "record layer failure"),
         MisconfiguredError,
-        "the server does not speak TLS on this port: use its TLS port, or redis:// for a connection"
-        " without encryption",
+        "the server does not support TLS on this port: use its TLS port, or redis:// for a "
+        "connection without encryption",
     ),
     _Row(
         _is_of_a_file,
@@ -110,22 +113,24 @@ _TABLE = (
         NotSentError,
         "the server closed the connection during the TLS handshake: {cause}; " + NO_TLS,
     ),
-    _Row(_is(ssl.SSLError), MisconfiguredError, "no TLS connection can be made: {cause}"),
+    _Row(
+        _is(ssl.SSLError), MisconfiguredError, "a TLS connection cannot be established: {cause}; "
+    ),
     _Row(_says("protocol must be", "Invalid SSL Certificate"), MisconfiguredError, _OPTIONS),
     _Row(_says("unknown encoding"), MisconfiguredError, _OPTIONS),
     _Row(_is(UnicodeError), MisconfiguredError, _OPTIONS),
     _Row(
         _number(errno.EINPROGRESS, errno.EAGAIN),
         MisconfiguredError,
-        "a socket timeout of the Redis client is 0, so it cannot wait for the server: set it to a"
-        " number of seconds above 0, or to None",
+        "a socket timeout of the Redis client is 0, so the client cannot wait for the "
+        "server: set the timeout to a number of seconds above 0, or to None",
     ),
     _Row(_is_slow_handshake, NotSentError, "the server cannot be reached: {cause}; " + NO_TLS),
     _Row(
         _is_foreign,
         NotSentError,
-        "the Redis client could not connect: its credential provider, or other code that it calls,"
-        " raised {kind}: {cause}",
+        "the Redis client could not connect, because its credential provider, or other code "
+        "that it calls, raised {kind}: {cause}",
     ),
 )
 

@@ -169,7 +169,7 @@ class MultiplexedConnection:
             # Before the calls fail: a write that is still in a buffer must not go out later.
             self._given_up = True
             self._abort()
-            self._lose(f"no reply came within {self._timeout:g} s")
+            self._lose(f"no reply arrived within {self._timeout:g} s")
 
         while self._waiting and self._waiting[0].deadline <= now:
             message = f"timed out after {self._timeout:g} s waiting for a Redis connection"

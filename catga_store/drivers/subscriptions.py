@@ -100,7 +100,7 @@ class SubscriptionState:
         """Whether to send a PING now. `RedisError` if the last one had no reply in time."""
         now = time.monotonic()
         if self._asked_at and now - self._asked_at > self._timeout:
-            message = f"the subscription had no reply within {self._timeout:g} s"
+            message = f"the subscription received no reply within {self._timeout:g} s"
             raise RedisError(message)
 
         if self._asked_at or now - self._heard_at < _SILENT:
@@ -126,16 +126,16 @@ class SubscriptionState:
         if isinstance(error, NoPermissionError | AuthenticationError):
             if self._pause < _REFUSED_PAUSE:
                 _log.warning(
-                    "the server refuses the subscription to hints: %s; calls that wait now check"
-                    " the store once per poll interval; allow this user SUBSCRIBE and the"
-                    " channels of the store",
+                    "the server refuses the subscription to hints: %s; waiting calls now "
+                    "check the store once per poll interval; allow this user the command "
+                    "SUBSCRIBE and the channels of the store",
                     error,
                 )
 
             self._pause = _REFUSED_PAUSE
             return _REFUSED_PAUSE
 
-        _log.debug("the subscription to hints was lost: %r", error)
+        _log.debug("the subscription to hints was lost because of an error: %r", error)
         pause = min(self._pause, _LONGEST_PAUSE)
         self._pause = min(2 * pause, _LONGEST_PAUSE)
         return pause * between(0.5, 1)

@@ -75,28 +75,29 @@ def clock_difference(server: float | None, before: float, after: float, of: str 
     """
     check = f"clock{of}"
     means = (
-        "leases and deadlines follow the clock of each worker: a worker whose clock is ahead by"
-        " more than a lease takes flows that others are still working on; their late commits are"
-        " refused, and steps are repeated"
+        "leases and deadlines follow the clock of each worker: a worker whose clock is ahead "
+        "by more than a lease claims flows that other workers still hold, so late commits "
+        "are refused and steps are repeated"
     )
     if server is None:
-        change = "synchronize the hosts' clocks with NTP"
+        change = "synchronize the clocks of the hosts with NTP"
         return Finding(check, "unknown", "the server does not report its time", means, change)
 
     # A difference that is smaller than the time between the two looks cannot be seen.
     apart = server - min(max(server, before), after)
     if abs(apart) < _MOST_APART:
         found = f"the clocks of this host and the server are less than {_MOST_APART:.1f} s apart"
-        return Finding(check, "ok", found, "leases and deadlines mean the same on both")
+        return Finding(check, "ok", found, "leases and deadlines have the same meaning on both")
 
-    found = f"the server's clock is {abs(apart):,.1f} s {'ahead of' if apart > 0 else 'behind'} this host's"
-    change = "synchronize the clocks with NTP; run doctor on each worker's host"
+    found = (
+        f"the clock of the server is {abs(apart):,.1f} s {'ahead of' if apart > 0 else 'behind'} "
+        "the clock of this host"
+    )
+    change = "synchronize the clocks with NTP, and run doctor on the host of each worker"
     return Finding(check, "warning", found, means, change)
 
 
 def no_store(found: str) -> Finding:
     """Say that there is no store, and why."""
-    means = "there are no flows here; the store is created when a worker first uses it"
-    return Finding(
-        "store", "problem", found, means, "check that this is the URL that the workers use"
-    )
+    means = "this store holds no flows; a worker creates the store when it first uses it"
+    return Finding("store", "problem", found, means, "check that the workers use this URL")

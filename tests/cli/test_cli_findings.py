@@ -144,7 +144,7 @@ def test_log_that_is_older_than_its_file_is_a_warning(tmp_path: Path) -> None:
     os.utime(log, (0, 0))
     (finding,) = sqlite_doctor._older_log(file)
     assert (finding.check, finding.level) == ("log age", "warning")
-    assert "remove the file, its -wal and its -shm" in finding.change
+    assert "remove the file and the files that end in -wal and -shm" in finding.change
 
 
 def test_a_log_that_is_not_folded_in(tmp_path: Path) -> None:

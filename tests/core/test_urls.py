@@ -263,7 +263,7 @@ def test_urls_of_redis_open_its_store_and_connect_to_nothing(url: str) -> None:
         ("redis://host?ssl_ca_certs=/ca.pem", "ssl_ca_certs, which requires rediss://"),
         ("rediss://host?ssl_cert_reqs=CERT_NONE", "expected required, optional or none"),
         ("redis://host?prefix=", "prefix is ''"),
-        ("redis://host?prefix=a{b", "without braces"),
+        ("redis://host?prefix=a{b", "that has no braces"),
         ("redis://host?prefix=app1", "does not end with a digit"),
         (f"redis://host?prefix={'x' * 65}", "1 to 64 bytes"),
     ],

@@ -181,7 +181,7 @@ def test_connection_closed_during_a_write(nats_server: NatsServer) -> None:
             assert client.is_connected
             failure = await error_of(line.ask([TO_NOBODY]))
             assert isinstance(failure, ReplyLostError)
-            assert "the connection to NATS broke" in str(failure)
+            assert "the connection to NATS was lost" in str(failure)
             assert line.flying == 0
             await again.wait()  # only so is the old connection closed
 
@@ -345,7 +345,9 @@ def test_a_batch_whose_sender_is_cancelled(nats_server: NatsServer) -> None:
             await until_async(lambda: "1 request " in repr(link), pause=0)
             assert link._sender is not None
             link._sender.cancel()
-            with pytest.raises(ReplyLostError, match="the batch was abandoned: CancelledError"):
+            with pytest.raises(
+                ReplyLostError, match="the batch was abandoned because of an error: CancelledError"
+            ):
                 await batch.ended
 
             link._inbox.fail_all(LOST)  # type: ignore[union-attr]  it is connected

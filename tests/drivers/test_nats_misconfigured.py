@@ -59,7 +59,7 @@ WAYS: list[tuple[str, Connect, type[Exception], str]] = [
         "no file of credentials",
         lambda path: {"user_credentials": str(path / "none.creds")},
         cs.StoreConfigError,
-        "none.creds' for the connection to NATS cannot be read: No such file",
+        "none.creds' for the connection to NATS cannot be read .No such file",
     ),
     (
         "a directory instead of credentials",
@@ -83,13 +83,13 @@ WAYS: list[tuple[str, Connect, type[Exception], str]] = [
         "credentials without the package nkeys",
         lambda path: {"user_credentials": credentials(path, WHOLE)},
         cs.StoreConfigError,
-        r"need the package nkeys: pip install nats-py\[nkeys\]",
+        r"require the package nkeys: pip install nats-py\[nkeys\]",
     ),
     (
         "a seed without the package nkeys",
         lambda _: {"nkeys_seed_str": SECRET},
         cs.StoreConfigError,
-        "need the package nkeys",
+        "require the package nkeys",
     ),
     (
         "not a context",

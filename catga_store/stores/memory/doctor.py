@@ -30,15 +30,15 @@ class MemoryDoctor:
             "durability",
             "warning",
             f"{mask_url(url)} keeps records in the memory of one process",
-            "every flow is lost when the process ends, and no other process can see the store: no"
-            " worker can take over",
+            "every flow is lost when the process ends, and no other process can see the "
+            "store, so no other worker can take over a flow",
             "if flows must outlive the process, use sqlite:///flows.db",
         )
         yield Finding(
             "guarantees",
             "info",
             "version checks, claims and commits work across the threads and tasks of the process",
-            "suitable for tests, and for flows that may be lost",
+            "use this store for tests, and for flows that may be lost",
         )
 
     @contextmanager

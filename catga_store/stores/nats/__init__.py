@@ -274,7 +274,9 @@ class NatsProtocol:
             try:
                 yield from self._sweeping.expired(Sweep(request.now_ms, SWEPT_AT_ONCE))
             except CatgaStoreError as error:  # the user asked for the commit, not for this
-                _log.warning("expired records could not be removed: %s", error)
+                _log.warning(
+                    "expired records could not be removed and remain until a later sweep: %s", error
+                )
 
         reply = yield from self._commits.commit(request)
         if isinstance(reply, Applied):
@@ -331,8 +333,8 @@ def _check_options(bucket: object, replicas: object, max_bytes: object, domain: 
 
     if bucket.endswith("_wait"):
         message = (
-            f"bucket must not end in _wait, got {bucket!r}: a store keeps its wait conditions in a"
-            " second bucket, whose name ends in _wait; choose another name"
+            f"bucket must not end in _wait, got {bucket!r}, because a store keeps its wait "
+            "conditions in a second bucket whose name ends in _wait; choose another name"
         )
         raise UsageError(message)
 

@@ -48,8 +48,8 @@ _IN_PART = 10023
 """A server that has run out of storage says so, also in the middle of a batch."""
 
 AFTER_FULL_DISK = (
-    "after a full disk, JetStream stays off until the server is restarted, even after space has"
-    " been freed"
+    "after a full disk, restart the server: JetStream stays off until then, even if space "
+    "has been freed"
 )
 
 
@@ -109,24 +109,30 @@ def refusal_of(stream: str, code: int, text: str) -> StoreUnavailableError | Sto
     """Return the error for something that JetStream refused."""
     if code == STREAM_GONE:
         message = (
-            f"the stream {stream!r} no longer exists; open the store again to re-create it empty"
+            f"the stream {stream!r} no longer exists; if you open the store again, it creates "
+            "an empty stream"
         )
         return StoreConfigError(message)
 
     if code in _FULL:
         message = (
-            f"NATS is out of space: {text} ({code}); nothing was written; free up space, or raise"
-            f" the limits of the account or of the server; {AFTER_FULL_DISK}"
+            f"NATS is out of space, so nothing was written: {text} ({code}); free up space, "
+            f"or raise the limits of the account or of the server ({AFTER_FULL_DISK})"
         )
         return StoreUnavailableError(message)
 
-    return StoreUnavailableError(f"NATS refused the request: {text} ({code}); nothing was written")
+    return StoreUnavailableError(
+        f"NATS refused the request, so nothing was written: {text} ({code})"
+    )
 
 
 def ack_of(stream: str, answer: Answer) -> Ack:
     """Return what a server says of a publish that it did not acknowledge."""
     if answer.status == NO_RESPONDERS:
-        text = f"JetStream does not respond: no server leads the stream; {AFTER_FULL_DISK}"
+        text = (
+            "JetStream does not respond because no server leads the stream; check the servers "
+            f"({AFTER_FULL_DISK})"
+        )
         return Ack(0, text=text)
 
     if answer.status == MOVED:

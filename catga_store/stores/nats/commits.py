@@ -152,7 +152,9 @@ class NatsCommits:
         ):
             return error
 
-        message = f"commit {request.id} may have been written, but its index entries were not"
+        message = (
+            f"commit {request.id} may have been written, but its index entries were not written"
+        )
         return StoreConfigError(f"{message}: {error}")
 
     def _until_it_is_certain(
@@ -403,7 +405,14 @@ class NatsCommits:
             try:
                 yield from self._changes.remove_expired(key, Sweep(now_ms, 1))
             except CatgaStoreError as error:
-                _log.info("%s was deleted; a later sweep removes its progress: %s", key, error)
+                _log.info(
+                    (
+                        "%s was deleted, but its progress was not; a later sweep removes the "
+                        "progress: %s"
+                    ),
+                    key,
+                    error,
+                )
 
     def _remember_written(
         self, commit_id: str, writes: list[Write], sequences: dict[Key, int], trust: int

@@ -253,7 +253,10 @@ async def _info(link: NatsServerLink, layout: NatsLayout, wanted: str) -> dict[s
         return {}
 
     if code:
-        message = f"NATS did not describe the stream {layout.stream!r}: {text} ({code})"
+        message = (
+            f"NATS returned an error instead of a description of the stream {layout.stream!r}: "
+            f"{text} ({code})"
+        )
         raise NotSentError(message)
 
     return _read(answer) or {}
@@ -325,12 +328,15 @@ def _version(greeting: Greeting) -> Finding:
             "version",
             "problem",
             f"nats-server {greeting.version}",
-            "no worker can use this version: its atomic batches are too small for a commit",
+            "no worker can use this version, because its atomic batches are too small for a commit",
             f"update the server to {OLDEST} or later",
         )
 
     return Finding(
-        "version", "ok", f"nats-server {greeting.version}", "has every feature that the store uses"
+        "version",
+        "ok",
+        f"nats-server {greeting.version}",
+        "this version has every feature that the store uses",
     )
 
 
@@ -340,7 +346,7 @@ def _jetstream(seen: _Seen) -> Finding:
             "JetStream",
             "problem",
             "JetStream is not enabled on the server, or this account is not allowed to use it",
-            "no worker can use the store: it keeps its records in JetStream",
+            "no worker can use the store, because it keeps its records in JetStream",
             "enable JetStream: nats-server -js, or `jetstream: enabled` for the account",
         )
 
@@ -357,8 +363,8 @@ def _payload(greeting: Greeting) -> Finding:
             "max_payload",
             "warning",
             found,
-            "even small states are split into chunks, each of which costs a write, and large wait"
-            " conditions may not fit at all",
+            "even small states are split into chunks, each of which costs a write; large "
+            "wait conditions may not fit at all",
             "raise max_payload; its default is 1 MiB",
         )
 
@@ -382,8 +388,8 @@ def _room(account: dict[str, Any]) -> Finding:
             "room",
             "warning",
             found,
-            "when the storage is full, every commit fails with StoreUnavailableError; nothing"
-            " stored is lost, but no flow can continue",
+            "when the storage is full, every commit fails with StoreUnavailableError; no "
+            "stored record is lost, but no flow can continue",
             "raise the limit of the account, or keep ended flows for a shorter time with"
             " `Retention`",
         )
@@ -396,10 +402,11 @@ def _sync() -> Finding:
         "sync_interval",
         "unknown",
         "the server does not show this setting to this account",
-        "an acknowledged commit has been written, but is synced to disk only once per"
-        " sync_interval, by default every two minutes: a power failure of the only server, or of"
-        " two of three, can lose far more than the commits since the last sync, because the"
-        " server removes older versions, which were synced, before their successors are synced",
+        "the server writes an acknowledged commit immediately but syncs it to disk only once "
+        "per sync_interval (two minutes by default); a power failure of the only server, or "
+        "of two servers out of three, can lose far more than the commits since the last "
+        "sync, because the server removes older, synced versions before it syncs their "
+        "successors",
         "set `sync_interval: always` in the jetstream block of every server;"
         " http://HOST:8222/jsz?config=1 shows the current setting",
     )
@@ -410,7 +417,9 @@ def _size(stream: dict[str, Any], layout: NatsLayout) -> Finding:
     found = (
         f"{layout.stream}, {_mib(state.get('bytes', 0))} in {state.get('messages', 0):,} messages"
     )
-    return Finding("stream", "info", found, "holds every record of the store, and its index")
+    return Finding(
+        "stream", "info", found, "the stream holds every record of the store and its index"
+    )
 
 
 def _settings(config: dict[str, Any], layout: NatsLayout, replicas: int) -> Iterator[Finding]:
@@ -421,10 +430,10 @@ def _settings(config: dict[str, Any], layout: NatsLayout, replicas: int) -> Iter
             "settings",
             "problem",
             f"{name} is {found!r}, not {wanted!r}",
-            "no worker can use the store: with other settings, records may be lost, or commits"
-            " written only in part",
-            f"nats stream edit {layout.stream}; if only replicas differs, you can set replicas=…"
-            " in the URL instead",
+            "no worker can use the store, because other settings can lose records, or write "
+            "commits only in part",
+            f"run nats stream edit {layout.stream}; if only replicas differs, you can set "
+            "replicas=… in the URL instead",
         )
 
     for name in foreign:
@@ -432,17 +441,17 @@ def _settings(config: dict[str, Any], layout: NatsLayout, replicas: int) -> Iter
             "settings",
             "problem",
             f"the stream has {name}",
-            "records enter the stream that no commit has checked",
-            "remove that setting; to copy a store, use `catga-store copy`",
+            "records can enter the stream without the checks of a commit",
+            "remove this setting; to copy a store, use `catga-store copy`",
         )
 
     if not wrong and not foreign:
         seconds = config.get("duplicate_window", 0) // 10**9
         found = (
-            f"as the store creates it: {config.get('storage')} storage, duplicate window {seconds}"
-            " s"
+            f"the settings are those that the store sets: {config.get('storage')} storage, "
+            f"duplicate window {seconds} s"
         )
-        means = "no record is discarded, and a commit that is sent again is applied once"
+        means = "no record is discarded, and a commit that is sent twice is applied once"
         yield Finding("settings", "ok", found, means)
         yield _reserve(config, layout)
 
@@ -450,17 +459,20 @@ def _settings(config: dict[str, Any], layout: NatsLayout, replicas: int) -> Iter
 def _reserve(config: dict[str, Any], layout: NatsLayout) -> Finding:
     reserved = config.get("max_bytes", -1)
     if reserved > 0:
-        found = f"{_mib(reserved)} are reserved"
-        means = "a full stream refuses whole commits, and no other stream can use its storage"
+        found = f"{_mib(reserved)} of storage are reserved"
+        means = (
+            "a full stream refuses whole commits, and no other stream can use the reserved storage"
+        )
         if config.get("num_replicas", 1) > 1:
             return Finding(
                 "max_bytes",
                 "info",
                 found,
-                f"{means}; the logs of the replicas are not included, so a disk can still become"
-                " full: JetStream then stays off on that server until it is restarted",
-                "on each disk, keep at least as much space free in addition, and monitor the free"
-                " space",
+                f"{means}; the logs of the replicas are not included, so a disk can still "
+                "fill up, after which JetStream stays off on that server until it is "
+                "restarted",
+                "keep at least the same amount of additional space free on each disk, and "
+                "monitor the free space",
             )
 
         return Finding("max_bytes", "ok", found, means)
@@ -469,10 +481,13 @@ def _reserve(config: dict[str, Any], layout: NatsLayout) -> Finding:
         "max_bytes",
         "warning",
         "no storage is reserved for the stream",
-        "a server that runs out of storage in the middle of a commit of several records keeps"
-        " only part of it, and the commit raises a CommitUncertainError that says so; after a"
-        " full disk, JetStream stays off until the server is restarted",
-        f"nats stream edit {layout.stream} --max-bytes=10GB; for a new store, max_bytes= in its URL",
+        "if the server runs out of storage during a commit of several records, it keeps only "
+        "part of the commit, and the commit raises a CommitUncertainError that says so; "
+        "after a full disk, JetStream stays off until the server is restarted",
+        (
+            f"run nats stream edit {layout.stream} --max-bytes=10GB; for a new store, set "
+            "max_bytes= in its URL"
+        ),
     )
 
 
@@ -484,10 +499,10 @@ def _replicas(stream: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "replicas",
             "info",
-            "one server keeps the records",
+            "only one server keeps the records",
             "while that server is down, no flow can continue; if its disk is lost, every flow is"
             " lost",
-            "use three servers and replicas=3: the store then keeps working if one of them fails",
+            "use three servers and replicas=3, so that the store keeps working if one server fails",
         )
         return
 
@@ -501,25 +516,25 @@ def _replicas(stream: dict[str, Any]) -> Iterator[Finding]:
             "replicas",
             "problem",
             "no server leads the stream",
-            "no flow can be read or written until a majority of the replicas is back",
+            "no flow can be read or written until a majority of the replicas is available again",
             "start the servers that are down",
         )
     elif behind:
         yield Finding(
             "replicas",
             "warning",
-            f"{cluster['leader']} leads; not caught up: {', '.join(behind)}",
-            "the loss of one more server may stop every flow until these have caught up",
+            f"{cluster['leader']} leads; these replicas are not up to date: {', '.join(behind)}",
+            "if one more server fails, every flow may stop until these replicas are up to date",
             "start these servers, and check their disks and the network",
         )
     else:
         yield Finding(
             "replicas",
             "ok",
-            f"{cluster['leader']} leads, {len(others)} have caught up",
-            "the store keeps working if one of three servers fails, or two of five; if two of"
-            " three lose power at once, acknowledged commits may be lost, unless sync_interval is"
-            " always",
+            f"{cluster['leader']} leads, and {len(others)} replicas are up to date",
+            "the store keeps working if one of three servers fails, or two of five; if two "
+            "of three servers lose power at the same time, acknowledged commits may be lost "
+            "unless sync_interval is always",
         )
 
 
@@ -529,13 +544,13 @@ def _entries(seen: _Seen) -> Finding:
             "index",
             "info",
             f"{len(seen.wrong):,} of {seen.looked_at:,} entries do not match their record",
-            "they belong to commits in flight, or to commits that were refused or whose worker"
-            " died; readers verify each entry and skip these",
-            "no action is needed: when a reader finds one that is ten minutes old, a sweep"
-            " removes it",
+            "the entries belong to commits in flight, to refused commits, or to commits "
+            "whose worker died; readers check each entry and skip these",
+            "no action is needed: when a reader finds such an entry that is ten minutes old, "
+            "a sweep removes it",
         )
 
-    found = f"{seen.looked_at:,} entries; each matches its record"
+    found = f"{seen.looked_at:,} entries checked; each matches its record"
     return Finding(
         "index", "ok", found, "the store uses the index to find due flows and to list flows"
     )

@@ -119,8 +119,14 @@ def parts_finding(seen: PartsSeen) -> Finding:
         return Finding(
             "parts",
             "problem",
-            f"{found}; the directories of {len(seen.broken):,} of {seen.looked_at:,} cannot be read: {shown}",
-            "their parts cannot be listed or written; the flows themselves are not affected",
+            (
+                f"{found}; {len(seen.broken):,} of {seen.looked_at:,} directories of parts cannot "
+                f"be read: {shown}"
+            ),
+            (
+                "the parts in these directories cannot be listed or written; the flows "
+                "themselves are not affected"
+            ),
             "restore the stream from a backup, or delete these flows and their parts",
         )
 
@@ -128,10 +134,10 @@ def parts_finding(seen: PartsSeen) -> Finding:
         return Finding(
             "parts",
             "info",
-            f"{found}; the remains of {seen.dropped:,} deleted sets of parts may not have been"
-            " purged yet",
-            "readers treat these parts as absent, but they take up space",
+            f"{found}; the remains of {seen.dropped:,} deleted sets of parts may still have "
+            "to be purged",
+            "readers treat these parts as absent, but the parts take up space",
             "no action is needed: a sweep purges them",
         )
 
-    return Finding("parts", "ok", found, "every node that their directories name exists")
+    return Finding("parts", "ok", found, "every node that the directories of parts name exists")

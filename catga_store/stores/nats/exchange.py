@@ -171,8 +171,9 @@ class NatsExchange:
 
                 why = None
                 text = (
-                    "JetStream does not respond: it is not enabled, or the stream"
-                    f" {self.stream!r} has no leader or does not exist; {AFTER_FULL_DISK}"
+                    "JetStream does not respond, because it is not enabled, or because the "
+                    f"stream {self.stream!r} has no leader or does not exist; check the "
+                    f"server ({AFTER_FULL_DISK})"
                 )
 
             if deadline.has_passed():

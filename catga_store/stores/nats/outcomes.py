@@ -186,7 +186,9 @@ def unread_outcome(change: Change, commit_id: str) -> Outcome:
     `CommitUncertainError` for one that depends on what was there.
     """
     if isinstance(change, Append) or (isinstance(change, Put) and change.expected == IF_ABSENT):
-        raise uncertain(commit_id, (change.key,), "it was applied, but its result is not known")
+        raise uncertain(
+            commit_id, (change.key,), "the commit was applied, but its result is not known"
+        )
 
     if isinstance(change, Put):
         head = change.head
@@ -252,9 +254,9 @@ def given_up(
     """The error of a commit whose time is over: uncertain if a reply of it was lost."""
     if lost is None:
         message = (
-            f"commit {commit_id} could not be written within the timeout, because other writers changed the"
-            f" same records first or NATS was busy (it last replied {deadline.reason!r}); nothing was"
-            " written; try again"
+            f"commit {commit_id} could not be written within the timeout, because other "
+            "writers changed the same records first or NATS was busy (its last reply was "
+            f"{deadline.reason!r}); nothing was written; try again"
         )
         return StoreUnavailableError(message)
 
@@ -267,8 +269,8 @@ def partly_stored(commit_id: str, keys: Iterable[Key]) -> CommitUncertainError:
     """The error of a commit of which the server kept a part."""
     named = tuple(dict.fromkeys(keys))
     message = (
-        f"commit {commit_id} was stored only in part: the server ran out of storage in the middle"
-        " of its batch; free up space, check the records, and write those that are missing; to"
-        " prevent this, set max_bytes on the stream, which reserves the storage"
+        f"commit {commit_id} was stored only in part, because the server ran out of storage "
+        "in the middle of its batch; free up space, check the records, and write those that "
+        "are missing (to prevent this, set max_bytes on the stream, which reserves storage)"
     )
     return CommitUncertainError(message, commit_id=commit_id, keys=named)

@@ -214,7 +214,7 @@ class NatsParts:
     def remove(self, key: Key, old: Head) -> None:
         """Note a part that is removed."""
         flow = self._flow(key.id)
-        assert flow is not None, "there is a part"  # noqa: S101  a broken rule, not bad input
+        assert flow is not None, "a part must belong to a flow"  # noqa: S101  a broken rule, not bad input
         row = flow.directory.remove(key.name)
         if row is not None:
             self.large[key] = row.size, self._layout.all_pieces(key, flow.life)

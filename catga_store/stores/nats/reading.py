@@ -131,7 +131,9 @@ class NatsReader:
         before = [snapshot.stored[subject].sequence for subject in subjects]
         snapshot.stored |= yield from self.exchange.fetch(subjects, deadline)
         if [snapshot.stored[subject].sequence for subject in subjects] == before:
-            message = f"{key} cannot be read: chunks of its body are missing; nothing was changed"
+            message = (
+                f"{key} cannot be read because chunks of its body are missing; nothing was changed"
+            )
             raise CorruptRecordError(message, key=tuple(key))
 
     def entries_of(self, tables: NatsTables, key: Key) -> frozenset[str]:

@@ -239,8 +239,9 @@ class NatsSender:
         messages = [*before, *entries, *records]
         if len(messages) > _BATCH_MOST:
             text = (
-                f"this commit needs {len(messages)} messages; NATS accepts at most "
-                f"{_BATCH_MOST} in one batch; nothing was written; split it into several commits"
+                f"this commit needs {len(messages)} messages, but NATS accepts at most "
+                f"{_BATCH_MOST} in one batch; nothing was written; split it into several "
+                "commits"
             )
             raise CommitTooLargeError(text, size=len(messages), limit=_BATCH_MOST)
 
@@ -262,7 +263,7 @@ class NatsSender:
             try:
                 yield from self.exchange.surely(entries, deadline)
             except StoreUnavailableError as error:
-                message = f"the record was written, but its index entries were not: {error}"
+                message = f"the record was written, but its index entries were not written: {error}"
                 raise ReplyLostError(message) from error
 
     def _sent(

@@ -67,8 +67,9 @@ def prepare(
     while settings is None:
         if not create:
             message = (
-                f"no store found: the stream {layout.stream!r} does not exist, and create=False; check the"
-                " server, the account and the bucket, or open the store without create=False"
+                f"no store found: the stream {layout.stream!r} does not exist, and "
+                "create=False was passed; check the server, the account and the bucket, or "
+                "open the store without create=False"
             )
             raise StoreConfigError(message)
 
@@ -76,8 +77,8 @@ def prepare(
         settings = yield from _settings(exchange, deadline)
         if settings is None and deadline.has_passed():
             message = (
-                f"the stream {layout.stream!r} was created but is not available yet; nothing was"
-                " written; open the store again"
+                f"the stream {layout.stream!r} was created but is not available yet, so "
+                "nothing was written; open the store again"
             )
             raise StoreUnavailableError(message)
 
@@ -103,9 +104,10 @@ def _verify(
     if found is None or json.loads(found).get("store") != identity:
         now = "is empty" if found is None else "holds another store"
         message = (
-            f"the stream {layout.stream!r} {now}: the store that was opened is gone (the stream"
-            " was removed, or lost in a power failure, and then re-created); nothing was written;"
-            " restore it from a backup, or open the store again to use the stream as it is now"
+            f"the stream {layout.stream!r} {now}, because the stream of the opened store was "
+            "removed, or was lost in a power failure, and then created again; nothing was "
+            "written; restore the stream from a backup, or open the store again to use the "
+            "current stream"
         )
         raise StoreConfigError(message)
 
@@ -131,15 +133,15 @@ def _greet(layout: NatsLayout, deadline: Deadline) -> Conversation[Greeting]:
 def _check_server(greeting: Greeting) -> None:
     if is_too_old(greeting.version):
         message = (
-            f"the NATS server is {greeting.version}; the store needs at least {OLDEST} for atomic"
-            " batches; nothing was written; update the server"
+            f"the NATS server has version {greeting.version}, but the store needs at least "
+            f"{OLDEST} for atomic batches; nothing was written; update the server"
         )
         raise StoreConfigError(message)
 
     if greeting.max_payload < LEAST_PAYLOAD:
         message = (
             f"the NATS server accepts at most {greeting.max_payload} bytes per message "
-            f"(max_payload); the store needs {LEAST_PAYLOAD}; nothing was written; raise "
+            f"(max_payload), but the store needs {LEAST_PAYLOAD}; nothing was written; raise "
             "max_payload on the server"
         )
         raise StoreConfigError(message)
@@ -148,8 +150,9 @@ def _check_server(greeting: Greeting) -> None:
 def _check_jetstream(greeting: Greeting) -> None:
     if not greeting.jetstream:
         message = (
-            "the NATS server runs without JetStream, or this account is not allowed to use it; enable it"
-            " (nats-server -js, or jetstream in its configuration); nothing was written"
+            "the NATS server runs without JetStream, or this account is not allowed to use "
+            "it, so nothing was written; enable JetStream (nats-server -js, or jetstream in "
+            "the configuration)"
         )
         raise StoreConfigError(message)
 
@@ -226,15 +229,15 @@ def _create(
 
         if code == _SUBJECTS_TAKEN:
             message = (
-                f"subjects of this store belong to another stream ({text}); choose another bucket"
-                " or remove that stream"
+                f"the subjects of this store belong to another stream ({text}); choose "
+                "another bucket, or remove that stream"
             )
             raise StoreConfigError(message)
 
         if code == _NO_REPLICAS:
             message = (
-                f"NATS cannot keep {replicas} replicas: {text}; open the store with fewer"
-                " replicas, or run a cluster of at least as many servers"
+                f"NATS cannot keep {replicas} replicas: {text}; open the store with fewer "
+                "replicas, or run a cluster of at least that many servers"
             )
             raise StoreConfigError(message)
 
@@ -282,15 +285,15 @@ class Setting(NamedTuple):
 def _check_settings(settings: dict[str, Any], layout: NatsLayout, replicas: int) -> None:
     for name, found, wanted in differing(settings, layout, replicas):
         message = (
-            f"the stream {layout.stream!r} has {name} = {found!r}; the store needs {wanted!r}; "
-            f"correct it (nats stream edit {layout.stream}), or choose another bucket; nothing was"
-            " written"
+            f"the stream {layout.stream!r} has {name} = {found!r}, but the store needs "
+            f"{wanted!r}; nothing was written; correct the stream (nats stream edit "
+            f"{layout.stream}), or choose another bucket"
         )
         if name == "num_replicas":
             message = (
-                f"the stream {layout.stream!r} has {found} replicas but the store was opened with"
-                f" {wanted}; open it with replicas={found}, or run"
-                f" nats stream edit {layout.stream} --replicas={wanted}; nothing was written"
+                f"the stream {layout.stream!r} has {found} replicas, but the store was opened "
+                f"with {wanted}, so nothing was written; open it with replicas={found}, or "
+                f"run nats stream edit {layout.stream} --replicas={wanted}"
             )
 
         raise StoreConfigError(message)
@@ -318,8 +321,9 @@ def lay_out(
 
         if not create:
             text = (
-                f"no store found: the stream {layout.stream!r} is empty, and create=False; restore"
-                " a backup, or open the store without create=False to start with an empty store"
+                f"no store found: the stream {layout.stream!r} is empty, and create=False was "
+                "passed; restore a backup, or open the store without create=False to start "
+                "with an empty store"
             )
             raise StoreConfigError(text)
 

@@ -114,7 +114,11 @@ class NatsSweeper:
             except (StoreUnavailableError, CommitUncertainError):
                 raise
             except CatgaStoreError as error:  # the others are removed all the same
-                _log.warning("%s has expired and could not be removed: %s", key, error)
+                _log.warning(
+                    "%s has expired but could not be removed; a later sweep tries again: %s",
+                    key,
+                    error,
+                )
 
         return removed
 

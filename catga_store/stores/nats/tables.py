@@ -220,7 +220,7 @@ class NatsTables:
             self._plain[key] = head, Body(body)
         else:
             kept = self.plain(key)
-            assert kept is not None, "a body is kept"  # noqa: S101  a broken rule, not bad input
+            assert kept is not None, "a kept body must exist"  # noqa: S101  a broken rule, not bad input
             before, kept_body = kept
             same = (head.position, head.error) == (before.position, before.error)
             if kept_body.count and not same:  # they may lie with the body
@@ -441,8 +441,8 @@ class NatsTables:
         texts = [self._snapshot.stored[part].text for part in parts]
         if None in texts:
             message = (
-                f"parts of a completion of {key} are missing; the rest of the record was left "
-                "unchanged"
+                f"a completion of {key} cannot be read because parts of it are missing; "
+                "nothing was changed"
             )
             raise CorruptRecordError(message, key=tuple(key))
 
@@ -523,7 +523,10 @@ class NatsTables:
         """The log is written with the commit."""
 
     def _elsewhere(self, *_arguments: Any) -> NoReturn:
-        message = "only the server knows this: ask it instead of the records that were read"
+        message = (
+            "this method needs the server; call the corresponding request instead of using the "
+            "records that were read"
+        )
         raise AssertionError(message)
 
     layout: Any = _elsewhere

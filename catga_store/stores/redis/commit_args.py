@@ -103,7 +103,7 @@ def _add_put(
     head = write_head(change.head)
 
     if letter == b"W":
-        assert change.terms is not None, "conditions have terms"  # noqa: S101  a broken rule, not bad input
+        assert change.terms is not None, "a wait condition must have terms"  # noqa: S101  a broken rule, not bad input
         terms = encode(change.terms)
         args += (b"P", letter, record_id, expected, flags, head, terms, len(change.items))
         for item in change.items:

@@ -179,10 +179,10 @@ def _store(link: RedisServerLink, prefix: str, nodes: Sequence[object]) -> Itera
 
     layout = RedisLayout(prefix, int(stored))
     found = f"{layout.partitions} partition{'' if layout.partitions == 1 else 's'}"
-    means, change = f"under the prefix {prefix}", ""
+    means, change = f"the records are under the prefix {prefix}", ""
     if layout.partitions < len(nodes):
-        means += f": too few to use all {len(nodes)} primaries"
-        change = "copy the store to a new prefix: `catga-store copy FROM TO --partitions 16`"
+        means += f"; with so few partitions, some of the {len(nodes)} primaries hold no records"
+        change = "copy the store to a new prefix with `catga-store copy FROM TO --partitions 16`"
 
     yield Finding("layout", "info", found, means, change)
     yield from examine_index(link, layout)
@@ -243,12 +243,15 @@ def _version(info: dict[str, Any], of: str) -> Finding:
             f"version{of}",
             "problem",
             shown,
-            "this version is too old: the store refuses to use the server",
+            "this version is too old, so the store refuses to use the server",
             f"use Redis {least} or later, or Valkey",
         )
 
     return Finding(
-        f"version{of}", "ok", shown, "has every command that the store uses; no module is needed"
+        f"version{of}",
+        "ok",
+        shown,
+        "this version has every command that the store uses; no module is needed",
     )
 
 
@@ -260,7 +263,7 @@ def _cluster(node: Any, info: dict[str, Any], of: str, url: str) -> Iterator[Fin
         yield Finding(
             f"cluster{of}",
             "problem",
-            "the server is a node of a cluster, but the URL is that of a single server",
+            "the server is a node of a cluster, but the URL is for a single server",
             "records on other nodes cannot be reached",
             "use a URL that begins with redis+cluster:// or rediss+cluster://",
         )
@@ -268,10 +271,10 @@ def _cluster(node: Any, info: dict[str, Any], of: str, url: str) -> Iterator[Fin
 
     state = node.execute_command("CLUSTER INFO")
     if state.get("cluster_state") == "ok":
-        found = f"{state['cluster_size']} primaries, every slot is served"
+        found = f"{state['cluster_size']} primaries serve every slot"
         yield Finding(f"cluster{of}", "ok", found, "every partition can be reached")
     else:
-        found = f"{state.get('cluster_slots_ok')} of 16384 slots are served"
+        found = f"only {state.get('cluster_slots_ok')} of 16384 slots are served"
         yield Finding(
             f"cluster{of}",
             "problem",
@@ -285,13 +288,13 @@ def _memory(info: dict[str, Any], of: str) -> Iterator[Finding]:
     policy, most, used = info.get("maxmemory_policy"), info.get("maxmemory"), info["used_memory"]
     check = f"eviction{of}"
     if policy is None:
-        means = "an allkeys policy would remove live flows"
+        means = "if this is an allkeys policy, the server removes live flows when memory is short"
         yield Finding(
             check,
             "unknown",
             "the server does not show this setting",
             means,
-            "check the server's settings",
+            "check the maxmemory-policy setting of the server",
         )
     elif policy.startswith("allkeys"):
         yield Finding(
@@ -331,7 +334,7 @@ def _memory(info: dict[str, Any], of: str) -> Iterator[Finding]:
             "raise maxmemory, or keep ended flows for a shorter time with `Retention`",
         )
     else:
-        yield Finding(check, "ok", found, "there is room to grow")
+        yield Finding(check, "ok", found, "there is still enough free memory")
 
 
 def _persistence(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
@@ -343,8 +346,8 @@ def _persistence(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
         change = "set appendonly yes"
         if points is None:
             means = (
-                "if the server saves snapshots, a restart loses every commit since the last one;"
-                " if not, it loses every flow"
+                "if the server saves snapshots, a restart loses every commit since the last "
+                "snapshot; otherwise, a restart loses every flow"
             )
             yield Finding(check, "warning", "appendonly no", means, change)
         elif points:
@@ -357,7 +360,7 @@ def _persistence(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
 
     states = {
         "the append-only file": info.get("aof_last_write_status", "ok"),
-        "the rewrite of that file": info.get("aof_last_bgrewrite_status", "ok"),
+        "the rewrite of the append-only file": info.get("aof_last_bgrewrite_status", "ok"),
         "the last snapshot": info.get("rdb_last_bgsave_status", "ok"),
     }
     failed = [name for name, state in states.items() if state != "ok"]
@@ -365,9 +368,12 @@ def _persistence(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
         yield Finding(
             f"disk{of}",
             "problem",
-            f"failed: {', '.join(failed)}",
-            "the server cannot save to its disk; by default it refuses every commit until it can",
-            "check the server's log: the disk may be full, or not writable",
+            f"the last write failed for {', '.join(failed)}",
+            (
+                "the server cannot save to its disk; by default, it refuses every commit until "
+                "saving succeeds again"
+            ),
+            "check the log of the server: the disk may be full or not writable",
         )
 
 
@@ -378,19 +384,21 @@ def _fsync(fsync: str | None, check: str) -> Finding:
 
     if fsync == "everysec":
         means = (
-            "a power failure may lose the commits of the last two seconds; on a busy host, so may"
-            " a crash of the server"
+            "a power failure may lose the commits of the last two seconds; on a busy host, a "
+            "crash of the server may lose them, too"
         )
         return Finding(
-            check, "info", found, means, "if that is too much to lose, set appendfsync always"
+            check, "info", found, means, "if this is too much to lose, set appendfsync always"
         )
 
     if fsync is None:
         means = "whether a power failure loses commits depends on appendfsync"
-        return Finding(check, "unknown", "appendonly yes", means, "check the server's settings")
+        return Finding(
+            check, "unknown", "appendonly yes", means, "check the appendfsync setting of the server"
+        )
 
     means = "a power failure may lose the commits of the last half minute"
-    return Finding(check, "warning", found, means, "set appendfsync everysec, or always")
+    return Finding(check, "warning", found, means, "set appendfsync everysec or appendfsync always")
 
 
 def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
@@ -400,7 +408,10 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
             check,
             "problem",
             "the server is a replica",
-            "a replica refuses every commit, and reads return only what it has received so far",
+            (
+                "a replica refuses every commit, and reads return only the data that it has "
+                "received so far"
+            ),
             "use the URL of the primary, or a Sentinel client",
         )
         return
@@ -409,34 +420,39 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
     least = _setting(node, "min-replicas-to-write")
     found = f"{replicas} connected, min-replicas-to-write {'unknown' if least is None else least}"
     if replicas == 0 and least in (None, "0"):
-        means = "there is no replica to fail over to: if the machine is lost, so is the store"
-        yield Finding(check, "info", found, means, "add a replica, or keep backups elsewhere")
+        means = "there is no replica to fail over to, so the store is lost if the machine is lost"
+        yield Finding(
+            check, "info", found, means, "add a replica, or keep backups on another machine"
+        )
     elif least is None:
         means = (
-            "if writes do not wait for replicas, a failover loses the commits that the replicas"
-            " had not received"
+            "if the server does not wait for replicas, a failover loses the commits that the "
+            "replicas have not received"
         )
-        yield Finding(check, "unknown", found, means, "check the server's settings")
+        yield Finding(
+            check, "unknown", found, means, "check the min-replicas-to-write setting of the server"
+        )
     elif least == "0":
         yield Finding(
             check,
             "warning",
             found,
-            "a primary that is cut off from its replicas keeps accepting commits, which a"
-            " failover loses",
-            "set min-replicas-to-write 1 and min-replicas-max-lag 1 (commits within that lag can"
-            " still be lost), and use two replicas: a promoted primary without a replica refuses"
-            " every commit",
+            "a primary that is cut off from its replicas keeps accepting commits, and a "
+            "failover loses them",
+            "set min-replicas-to-write 1 and min-replicas-max-lag 1 (a failover can still "
+            "lose commits within that lag), and use two replicas, because a promoted primary "
+            "without a replica refuses every commit",
         )
     elif replicas < int(least):
-        means = "too few replicas are connected: the server refuses every commit"
+        means = "too few replicas are connected, so the server refuses every commit"
         yield Finding(check, "problem", found, means, "bring the replicas back")
     else:
         means = "the server refuses commits while too few replicas are within min-replicas-max-lag"
         change = ""
         if replicas == int(least):
             change = (
-                "add a replica: after a failover there is one fewer, and every commit is refused"
+                "add a replica: after a failover there is one replica fewer, and every "
+                "commit is refused"
             )
 
         yield Finding(check, "ok", found, means, change)
@@ -454,18 +470,24 @@ def _fail_over(node: Any, acknowledged_by: int) -> Iterator[Finding]:
     level: Level = "ok"
     if acknowledged_by == 0:
         level = "info"
-        means = "a commit is acknowledged before a replica has it: a failover may lose it"
-        change = "to wait for a replica, add acknowledged_by=1 to the URL; use two replicas"
+        means = (
+            "a commit is acknowledged before a replica has it, so a failover may lose the commit"
+        )
+        change = "to wait for a replica, add acknowledged_by=1 to the URL, and use two replicas"
     elif replicas < acknowledged_by:
         level = "problem"
-        means = "too few replicas can confirm a commit: every commit raises CommitUncertainError"
+        means = "too few replicas can confirm a commit, so every commit raises CommitUncertainError"
         change = "bring the replicas back, or lower acknowledged_by"
     elif replicas == acknowledged_by:
-        means = "an acknowledged commit is on every replica: a failover keeps it"
-        change = "add a replica: while one is down, and after a failover, no commit is acknowledged"
+        means = "every replica has an acknowledged commit, so a failover keeps it"
+        change = (
+            "add a replica: while one replica is down, and after a failover, no commit is "
+            "acknowledged"
+        )
     else:
         means = (
-            "an acknowledged commit is on that many replicas: a failover to one of them keeps it"
+            "at least that many replicas have an acknowledged commit, so a failover to one "
+            "of them keeps it"
         )
 
     yield Finding("failover", level, found, means, change)

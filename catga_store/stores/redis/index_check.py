@@ -97,11 +97,11 @@ def examine_index(link: PerformsPipes, layout: RedisLayout) -> Iterator[Finding]
             f" {_named(astray)}",
             "another program has written to these keys, or the server has lost records; listings"
             " and workers skip these entries",
-            "keep other programs away from these keys; restore the flows from a backup if they"
-            " are missing",
+            "keep other programs away from these keys; if flows are missing, restore them "
+            "from a backup",
         )
     else:
-        yield Finding("index", "ok", found, "listings and due times agree with the records")
+        yield Finding("index", "ok", found, "the index agrees with the records")
 
     found = f"{records:,} flows looked up in the index"
     if lost:
@@ -110,7 +110,7 @@ def examine_index(link: PerformsPipes, layout: RedisLayout) -> Iterator[Finding]
             "problem",
             f"{found}: {len(lost):,} have missing entries, for example {_named(lost)}",
             "listings omit these flows, and workers do not claim them",
-            "write each of these flows again with `update`, which restores its index entries",
+            "write each of these flows again with `update` to restore its index entries",
         )
     else:
         yield Finding("flows", "ok", found, "each flow is listed, and is claimed when it is due")

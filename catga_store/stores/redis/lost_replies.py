@@ -116,7 +116,10 @@ class RedisExchange:
                 replies = yield from self.send_once(sent, writes=writes, exclusive=exclusive)
             except NotSentError as error:
                 if is_lost and writes and not prepares:
-                    message = f"an earlier attempt may have been applied, and the last one failed: {error}; try again"
+                    message = (
+                        "the last attempt failed, but an earlier one may have been applied: "
+                        f"{error}; try again"
+                    )
                     raise StoreUnavailableError(message) from cause_of(error)
 
                 raise_unavailable(error)

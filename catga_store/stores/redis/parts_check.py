@@ -48,12 +48,12 @@ def examine_parts(link: PerformsPipes, layout: RedisLayout) -> Iterator[Finding]
             "parts",
             "problem",
             f"{found_all}: {len(wrong):,} do not agree, for example {', '.join(wrong[:3])}",
-            "listings omit these parts, or fail; another program has written to these keys",
-            "keep other programs away from these keys; write each of these parts again, or delete"
-            " it",
+            "listings fail or omit these parts, because another program has written to these keys",
+            "keep other programs away from these keys, and write or delete each of these "
+            "parts again",
         )
     else:
-        yield Finding("parts", "ok", found_all, "each part is listed, and has its body")
+        yield Finding("parts", "ok", found_all, "each part is listed and has its body")
 
 
 def _shown(flow_id: bytes, name: bytes) -> str:

@@ -35,97 +35,130 @@ _REFUSALS: tuple[
         exceptions.AuthenticationError,
         ("NOAUTH", "WRONGPASS", "invalid username-password"),
         StoreConfigError,
-        "the server expects a different user or password: set them in the URL or on the client",
+        (
+            "the server expects a different user or password, so nothing was written; set the "
+            "user and the password in the URL or on the client"
+        ),
     ),
     (
         exceptions.NoPermissionError,
         ("NOPERM", "ACL failure", "executing the script can't"),
         StoreConfigError,
-        "the server's ACL refuses a command or key that the store needs: allow it for this user",
+        (
+            "the ACL of the server refuses a command or key that the store needs, so nothing was "
+            "written; allow it for this user"
+        ),
     ),
     (
         exceptions.OutOfMemoryError,
         ("OOM command",),
         StoreUnavailableError,
-        "the server is out of memory: free memory, or raise maxmemory, then try again",
+        (
+            "the server is out of memory, so nothing was written; free memory, or raise "
+            "maxmemory, then try again"
+        ),
     ),
     (
         exceptions.ReadOnlyError,
         ("READONLY",),
         StoreUnavailableError,
         (
-            "the server is a read-only replica: connect to the primary, or wait until the failover"
-            " has finished"
+            "the server is a read-only replica, so nothing was written; connect to the "
+            "primary, or wait until the failover has finished"
         ),
     ),
     (
         exceptions.BusyLoadingError,
         ("LOADING",),
         StoreUnavailableError,
-        "the server is still loading its data: try again later",
+        "the server is still loading its data, so nothing was written; try again later",
     ),
     (
         exceptions.MasterDownError,
         ("MASTERDOWN",),
         StoreUnavailableError,
-        "the server is a replica that has lost its primary: wait until the failover has finished",
+        (
+            "the server is a replica that has lost its primary, so nothing was written; wait "
+            "until the failover has finished"
+        ),
     ),
     (
         exceptions.ClusterDownError,
         ("CLUSTERDOWN",),
         StoreUnavailableError,
         (
-            "no node of the cluster currently serves this partition: bring its node back, or wait for"
-            " the failover"
+            "no node of the cluster currently serves this partition, so nothing was written; "
+            "start the missing node, or wait for the failover"
         ),
     ),
     (
         exceptions.AskError,
         ("MOVED",),
         StoreConfigError,
-        "the server is a node of a cluster: open it as redis+cluster://, or with a RedisCluster client",
+        (
+            "the server is a node of a cluster, so nothing was written; open it with "
+            "redis+cluster://, or with a RedisCluster client"
+        ),
     ),
     (
         exceptions.TryAgainError,
         ("TRYAGAIN",),
         StoreUnavailableError,
-        "the cluster is moving this partition to another node: try again",
+        "the cluster is moving this partition to another node, so nothing was written; try again",
     ),
     (
         None,
         ("MISCONF",),
         StoreUnavailableError,
-        "the server cannot save to its disk and refuses writes: fix the cause, then try again",
+        (
+            "the server cannot save to its disk and refuses writes, so nothing was written; fix "
+            "the cause, then try again"
+        ),
     ),
     (
         None,
         ("CHUNKS ",),
         StoreUnavailableError,
-        "the upload of a large body was removed before its commit arrived: try again",
+        (
+            "the server removed an uploaded large body before its commit arrived, so nothing was "
+            "written; try again"
+        ),
     ),
     (
         None,
         ("NOREPLICAS",),
         StoreUnavailableError,
-        "too few replicas are connected for the server to accept writes: bring the replicas back",
+        (
+            "too few replicas are connected for the server to accept writes, so nothing was "
+            "written; reconnect the replicas"
+        ),
     ),
     (
         None,
         ("BUSY ",),
         StoreUnavailableError,
-        "the server is busy with a long script: try again, or end the script with SCRIPT KILL",
+        (
+            "the server is busy with a long script, so nothing was written; try again, or end "
+            "the script with SCRIPT KILL"
+        ),
     ),
     (
         None,
         ("WRONGTYPE",),
         StoreConfigError,
-        "a key of this store was written by another program: use another prefix, or remove the key",
+        (
+            "another program has written a key of this store, so nothing was written; use "
+            "another prefix, or remove the key"
+        ),
     ),
     (
         None,
         ("unknown command", "Unknown Redis command", "CROSSSLOT"),
         StoreConfigError,
-        "this server is not supported: the store needs Redis 6.2 or later, or Valkey",
+        (
+            "the store does not support this server, so nothing was written; use Redis 6.2 or "
+            "later, or Valkey"
+        ),
     ),
 )
 
@@ -136,12 +169,16 @@ def refusal(error: Exception) -> CatgaStoreError:
 
     for kind, texts, error_type, advice in _REFUSALS:
         if (kind is not None and isinstance(error, kind)) or any(text in said for text in texts):
-            return error_type(f"{advice}{_UNWRITTEN} (the server said: {said})")
+            return error_type(f"{advice} (the server replied: {said})")
 
     if isinstance(error, exceptions.ConnectionError):
-        return StoreUnavailableError(f"the server refuses the connection: {said}{_UNWRITTEN}")
+        return StoreUnavailableError(
+            f"the server refuses the connection, so nothing was written: {said}"
+        )
 
-    return StoreConfigError(f"the server refused a request of the store: {said}{_UNWRITTEN}")
+    return StoreConfigError(
+        f"the server refused a request of the store, so nothing was written: {said}"
+    )
 
 
 def raise_refusal(error: Exception) -> NoReturn:
@@ -163,13 +200,16 @@ def unconfirmed(
 
     `replicas` is the reply of `WAIT`: their number, or why they could not be counted.
     """
-    found = f"{replicas} of {wanted} replicas confirmed it within {seconds:g} s"
+    found = f"only {replicas} of {wanted} replicas confirmed the commit within {seconds:g} s"
     if type(replicas) is not int:
-        found = f"the server did not report how many of {wanted} replicas have it ({replicas})"
+        found = (
+            f"the server did not report how many of {wanted} replicas have the commit (it replied "
+            f"{replicas})"
+        )
 
     message = (
-        f"commit {commit_id} was written by the primary, but {found}; a failover may lose the"
-        " commit; call resolve_commit(error) to determine whether it is safe"
+        f"the primary wrote commit {commit_id}, but {found}, so a failover may lose the "
+        "commit; call resolve_commit(error) to determine whether the commit is safe"
     )
     named = tuple(dict.fromkeys(keys))
     return CommitUncertainError(message, commit_id=commit_id, keys=named)

@@ -56,8 +56,9 @@ def _check_version(info: bytes) -> None:
     found = re.search(rb"^redis_version:(\d+)\.(\d+)", info, re.MULTILINE)
     if found is not None and (int(found[1]), int(found[2])) < OLDEST:
         message = (
-            f"the server is Redis {int(found[1])}.{int(found[2])}; the store needs Redis"
-            f" {OLDEST[0]}.{OLDEST[1]} or later, or Valkey; nothing was written; update the server"
+            f"the server is Redis {int(found[1])}.{int(found[2])}, but the store needs Redis "
+            f"{OLDEST[0]}.{OLDEST[1]} or later, or Valkey; nothing was written; update the "
+            "server"
         )
         raise StoreConfigError(message)
 
@@ -66,7 +67,9 @@ def _check_layout(layout: Sequence[Any], partitions: int) -> None:
     try:
         version, stored = map(int, layout)
     except (TypeError, ValueError) as error:
-        message = f"the layout of the store cannot be read: it is {layout!r}; nothing was changed"
+        message = (
+            f"the layout of the store cannot be read, because it is {layout!r}; nothing was changed"
+        )
         raise CorruptRecordError(message, key=None) from error
 
     check_layout(version, stored, known=LAYOUT, partitions=partitions)

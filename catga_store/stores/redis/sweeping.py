@@ -89,7 +89,9 @@ class RedisSweeping:
         try:
             yield from self._exchange.send_once(commands, writes=True)
         except (NotSentError, ReplyLostError):
-            _log.debug("the uploaded bodies of a refused commit remain for an hour")
+            _log.debug(
+                "the uploaded bodies of a refused commit could not be removed and expire in an hour"
+            )
 
     def sweep(self, request: Sweep) -> Conversation[int]:
         """Remove expired records, a page at a time; each page is a commit."""

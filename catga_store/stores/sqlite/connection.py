@@ -373,11 +373,10 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
         "SELECT count(*), total(name = 'catga_layout') FROM sqlite_master WHERE type = 'table'"
     ).fetchone()
     if tables and not ours:
-        whose = "not" if tables == 1 else "none of them"
+        are = "table was" if tables == 1 else "tables were"
         message = (
-            f"the file {path!r} belongs to another program: this SQLite database has {tables} "
-            f"table{'' if tables == 1 else 's'}, {whose} created by this library; nothing was written;"
-            " give the store a file of its own"
+            f"the file {path!r} belongs to another program, because its {tables} {are} not created"
+            " by this library; nothing was written; use a separate file for the store"
         )
         raise StoreConfigError(message)
 
@@ -387,8 +386,9 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
     (mode,) = execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         message = (
-            f"the file {path!r} cannot have a write-ahead log (SQLite offers {mode!r}): its file"
-            " system has no shared memory; nothing was written; put the file on a local disk"
+            f"the file {path!r} cannot have a write-ahead log, because its file system has no "
+            f"shared memory (SQLite offers {mode!r}); nothing was written; put the file on a "
+            "local disk"
         )
         raise StoreConfigError(message)
 

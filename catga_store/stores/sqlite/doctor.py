@@ -90,7 +90,9 @@ class SQLiteDoctor:
 
         path = _path(url)
         size = path.stat().st_size
-        yield Finding("file", "info", f"{path}, {_mib(size)}", "holds every record of the store")
+        yield Finding(
+            "file", "info", f"{path}, {_mib(size)}", "the file holds every record of the store"
+        )
         yield from _file_system(path)
         yield _space(path, size)
         yield _writable(path)
@@ -108,14 +110,17 @@ class SQLiteDoctor:
                 "problem",
                 f"SQLite cannot read the file: {error}",
                 "no flow can be read",
-                "make sure that it is a SQLite database, readable by this user, and not locked",
+                (
+                    "make sure that it is a SQLite database, that this user can read it, and "
+                    "that it is not locked"
+                ),
             )
 
         yield Finding(
             "SQLite",
             "info",
             sqlite3.sqlite_version,
-            "the SQLite release that this Python is linked with",
+            "this Python is linked with this release of SQLite",
         )
 
     @contextmanager
@@ -170,8 +175,8 @@ def _file_system(path: Path) -> Iterator[Finding]:
             "file system",
             "unknown",
             "this system does not report the type of the file system",
-            "on a network share SQLite's locks do not hold, and commits can be lost, or written"
-            " only in part",
+            "SQLite's locks do not work on a network share, so commits can be lost, or "
+            "written only in part",
             "make sure that the file is on a local disk",
         )
         return
@@ -183,8 +188,9 @@ def _file_system(path: Path) -> Iterator[Finding]:
             "file system",
             "problem",
             seen,
-            "a network or shared file system: SQLite's locks and its shared memory do not hold"
-            " between hosts, so two workers may claim the same flow, and the file may be damaged",
+            "this is a network or shared file system: SQLite's locks and shared memory do "
+            "not work between hosts, so two workers may claim the same flow, and the file "
+            "may be damaged",
             "put the file on a local disk; to use several hosts, use a store on a server",
         )
     elif kind in _VOLATILE:
@@ -192,7 +198,7 @@ def _file_system(path: Path) -> Iterator[Finding]:
             "file system",
             "warning",
             seen,
-            "a file system in memory: every flow is lost when the host restarts",
+            "this file system is in memory, so every flow is lost when the host restarts",
             "put the file on a disk",
         )
     elif kind == "overlay":
@@ -200,11 +206,16 @@ def _file_system(path: Path) -> Iterator[Finding]:
             "file system",
             "warning",
             seen,
-            "the writable layer of a container: every flow is lost when the container is removed",
+            (
+                "this is the writable layer of a container, so every flow is lost when the "
+                "container is removed"
+            ),
             "put the file on a volume",
         )
     else:
-        yield Finding("file system", "ok", seen, "a local disk, judging by its type")
+        yield Finding(
+            "file system", "ok", seen, "the type of the file system indicates a local disk"
+        )
 
 
 def _space(path: Path, size: int) -> Finding:
@@ -215,9 +226,9 @@ def _space(path: Path, size: int) -> Finding:
             "free space",
             "warning",
             found,
-            "when the disk is full, every write fails with StoreUnavailableError; nothing stored"
-            " is lost, but no flow continues",
-            "free up or add disk space; `Retention` sets how long ended flows are kept",
+            "when the disk is full, every write fails with StoreUnavailableError; no stored "
+            "record is lost, but no flow can continue",
+            "free up or add disk space; to keep ended flows for a shorter time, use `Retention`",
         )
 
     return Finding("free space", "ok", found, "the store and its log have room to grow")
@@ -230,7 +241,10 @@ def _writable(path: Path) -> Finding:
             "permissions",
             "problem",
             f"this user has no write access to {' and '.join(missing)}",
-            "no flow can be written: SQLite writes to the file and, for the log, to its directory",
+            (
+                "no flow can be written, because SQLite writes to the file and to its directory "
+                "(for the log)"
+            ),
             "run as the owner of the file, or change its owner",
         )
 
@@ -253,8 +267,8 @@ def _journal(connection: sqlite3.Connection) -> Finding:
         "journal mode",
         "problem",
         str(mode),
-        "another program has changed the mode: until a worker opens the store and sets it back to"
-        " wal, readers and the writer block each other",
+        "another program has changed the mode; until a worker opens the store and sets the "
+        "mode to wal again, readers and the writer block each other",
         "prevent other programs from changing the file's settings",
     )
 
@@ -263,9 +277,9 @@ def _synchronous() -> Finding:
     return Finding(
         "synchronous",
         "info",
-        "FULL, on every connection of this library; the setting is not stored in the file",
-        "an acknowledged commit is on the disk, if the disk keeps what it has synced",
-        "other programs that write to the file must set it themselves",
+        "this library sets FULL on each of its connections; the setting is not stored in the file",
+        "an acknowledged commit is on the disk, if the disk keeps the data that it has synced",
+        "other programs that write to the file must set FULL themselves",
     )
 
 
@@ -280,13 +294,13 @@ def _log(path: Path) -> Finding:
             "log size",
             "warning",
             _mib(size),
-            "the log cannot be checkpointed into the file: reads become slower, and the disk"
-            " fills up",
+            "SQLite cannot checkpoint the log into the file, so reads become slower, and the "
+            "disk fills up",
             "look for a process that keeps a read transaction open, such as a backup or a shell",
         )
 
     return Finding(
-        "log size", "ok", _mib(size), "the log is checkpointed into the file as expected"
+        "log size", "ok", _mib(size), "SQLite checkpoints the log into the file as expected"
     )
 
 
@@ -303,10 +317,11 @@ def _older_log(path: Path) -> Iterator[Finding]:
             "log age",
             "warning",
             f"the file was changed {minutes:,.0f} minutes after its log was last written",
-            "if the file was replaced by a backup, this log belongs to the previous file: SQLite"
-            " applies the log to the backup, so the restore has no effect, or the file is damaged",
-            "to restore, stop the workers, remove the file, its -wal and its -shm, and copy the"
-            " backup into place",
+            "if a backup has replaced the file, this log belongs to the previous file, and "
+            "SQLite applies it to the backup, so the restore has no effect, or the file is "
+            "damaged",
+            "to restore, stop the workers, remove the file and the files that end in -wal "
+            "and -shm, and copy the backup into place",
         )
 
 
@@ -320,6 +335,9 @@ def _integrity(connection: sqlite3.Connection) -> Finding:
         "integrity",
         "problem",
         "; ".join(problems),
-        "the file is damaged: records may be unreadable or missing",
-        "stop the workers, keep a copy, and restore a backup or try `sqlite3 FILE .recover`",
+        "the file is damaged, so records may be unreadable or missing",
+        (
+            "stop the workers, and keep a copy of the file; then restore a backup, or try "
+            "`sqlite3 FILE .recover`"
+        ),
     )

@@ -98,10 +98,10 @@ def _why_not(path: str, *, was_there: bool) -> str:
     except (FileNotFoundError, NotADirectoryError):
         folder = Path(os.path.realpath(path)).parent
         if not folder.is_dir():
-            return f"its directory {str(folder)!r} does not exist; create it"
+            return f"its directory {str(folder)!r} does not exist; create the directory"
 
         if was_there:
-            return "it was removed after it was opened; put it back"
+            return "it was removed after it was opened; restore the file"
     except OSError as error:
         return f"the operating system reports: {error.strerror}"
 
@@ -111,26 +111,26 @@ def _why_not(path: str, *, was_there: bool) -> str:
 _Failure: TypeAlias = tuple[type[Exception], str, dict[str, Any]]
 
 _DAMAGED = (
-    "the file {path!r} is damaged or is not a SQLite database: {error};"
-    " nothing was changed; restore it from a backup"
+    "the file {path!r} is damaged or is not a SQLite database: {error}; nothing was changed; "
+    "restore the file from a backup"
 )
-_FULL = "the disk that holds {path!r} is full: {error}; free up some space"
+_FULL = "the disk that holds {path!r} is full: {error}; free up space"
 _LOCKED = "the file {path!r} stayed locked by another process for {seconds} s: {error}"
 _NO_MORE_FILES = (
-    "the file {path!r} cannot be opened: this process has no file descriptors left ({error});"
-    " close some, or raise the limit (ulimit -n)"
+    "the file {path!r} cannot be opened, because this process has no file descriptors left "
+    "({error}); close files or connections, or raise the limit (ulimit -n)"
 )
 _NOT_A_FILE = (
-    "the file {path!r} cannot be used: {odd!r} is a directory or a device, not a regular"
-    " file; nothing was written; choose another path"
+    "the file {path!r} cannot be used, because {odd!r} is a directory or a device, not a "
+    "regular file; nothing was written; choose another path"
 )
 _READ_ONLY = (
-    "the file {path!r} or its directory cannot be written: {error}; nothing was written;"
-    " grant this user write access to both"
+    "the file {path!r} or its directory cannot be written, so nothing was written: {error}; "
+    "grant this user write access to both"
 )
-_NO_ACCESS = "the file {path!r} cannot be opened: {error}; {why}; nothing was written"
-_TOO_BIG = "a record exceeds SQLite's limit of 1,000,000,000 bytes: {error}; nothing was written"
-_NOT_OURS = "the file {path!r} does not have this library's tables: {error}; nothing was written"
+_NO_ACCESS = "the file {path!r} cannot be opened, so nothing was written: {error}; {why}"
+_TOO_BIG = "a record exceeds SQLite's limit of 1,000,000,000 bytes, so nothing was written: {error}"
+_NOT_OURS = "the file {path!r} does not have this library's tables, so nothing was written: {error}"
 
 _FAILURES: dict[int, _Failure] = {
     sqlite3.SQLITE_NOTADB: (CorruptRecordError, _DAMAGED, {"key": None}),

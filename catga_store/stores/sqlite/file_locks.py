@@ -300,27 +300,30 @@ def _set_lock(descriptor: int, kind: int, bytes_: tuple[int, int]) -> None:
 
 
 _MOVED = (
-    "the file {path!r} has been removed or replaced since it was opened; its connections were"
-    " closed and nothing was written; put it back, or open the store again"
+    "the file {path!r} has been removed or replaced since it was opened, so its connections "
+    "were closed and nothing was written; restore the file, or open the store again"
 )
 _LOG_GONE = (
-    "the log of the file {path!r} ({path}-wal) was removed or replaced while this process had"
-    " it open; nothing was written; close the file in every process that uses it, or end those"
-    " processes (the last one saves what it has of the log), then open the store again"
+    "the log of the file {path!r} ({path}-wal) was removed or replaced while this process "
+    "had it open, so nothing was written; close the file in every process that uses it, or "
+    "end those processes (the last process saves the part of the log that it has), then open "
+    "the store again"
 )
 _CUT = (
-    "the log of the file {path!r} ({path}-wal) was removed while other processes have it"
-    " open; nothing was written; close the file in every process that uses it, or end those"
-    " processes (the last one saves what it has of the log), then open the store again"
+    "the log of the file {path!r} ({path}-wal) was removed while other processes have it "
+    "open, so nothing was written; close the file in every process that uses it, or end "
+    "those processes (the last process saves the part of the log that it has), then open the "
+    "store again"
 )
 _INDEX_GONE = (
-    "the index of the log of the file {path!r} ({path}-shm) was removed or replaced while"
-    " this process had it open; nothing was written, and the log still holds what was written"
-    " before; end this process and every other process that has the file open, then open the"
-    " store again"
+    "the index of the log of the file {path!r} ({path}-shm) was removed or replaced while "
+    "this process had it open, so nothing was written, but the log still holds earlier "
+    "commits; end this process and every other process that has the file open, then open the "
+    "store again"
 )
 _LOST = (
-    "the log of the file {path!r} and its index ({path}-wal, {path}-shm) were removed or"
-    " replaced while this process had them open; commits that were only in the old log are lost;"
-    " nothing was written; end this process and every other process that has the file open"
+    "the log of the file {path!r} and its index ({path}-wal, {path}-shm) were removed or "
+    "replaced while this process had them open, so nothing was written, and commits that "
+    "were only in the old log are lost; end this process and every other process that has "
+    "the file open"
 )

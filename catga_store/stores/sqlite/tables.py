@@ -179,7 +179,9 @@ class SQLiteTables:
 
         row = self._execute("SELECT version, partitions FROM catga_layout").fetchone()
         if row is None or tuple(map(type, row)) != (int, int):
-            message = f"the layout of the store cannot be read: it is {row}; nothing was changed"
+            message = (
+                f"the layout of the store cannot be read, because it is {row}; nothing was changed"
+            )
             raise CorruptRecordError(message, key=None)
 
         version, partitions = row
@@ -196,8 +198,9 @@ class SQLiteTables:
         column = "SELECT 1 FROM pragma_table_info('catga_layout') WHERE name = 'identity'"
         if self._execute(column).fetchone() is None:
             message = (
-                "the file was created by a release that had no codecs, so bodies cannot be bound"
-                " to it; copy it to a new file with catga-store copy; nothing was written"
+                "the file was created by a release without codecs, so codecs cannot bind "
+                "bodies to this file, and nothing was written; copy it to a new file with "
+                "catga-store copy"
             )
             raise StoreConfigError(message)
 

@@ -289,7 +289,7 @@ def test_another_number_of_replicas(nats_server: NatsServer, bucket: str) -> Non
     with cs.NatsStore(nats_server.url, bucket=bucket) as store:
         store.ping()
 
-    said = r"has 1 replicas but .* with 3; open it with replicas=1, or run nats stream edit"
+    said = r"has 1 replicas, but .* with 3, so nothing was written; open it with replicas=1, or run nats stream edit"
     with (
         cs.NatsStore(nats_server.url, bucket=bucket, replicas=3) as store,
         pytest.raises(cs.StoreConfigError, match=said),

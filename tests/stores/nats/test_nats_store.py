@@ -879,7 +879,7 @@ async def test_a_client_of_another_loop_is_refused(
             await store.get("f")
 
     async with cs.AsyncNatsStore(Client(), bucket=bucket) as store:
-        with pytest.raises(cs.UsageError, match="never connected"):
+        with pytest.raises(cs.UsageError, match="never been connected"):
             await store.get("f")
 
 

@@ -99,13 +99,17 @@ class Wrong:
 URLS = [
     Wrong("rediss://{at}?ssl_cert_reqs=CERT_NONE", cs.UsageError, "ssl_cert_reqs"),
     Wrong("rediss://{at}?ssl_ca_certs=/none.pem", cs.StoreConfigError, "CA file.*cannot be read"),
-    Wrong("rediss://{at}?ssl_ca_certs=/etc/passwd", cs.StoreConfigError, "no TLS connection"),
+    Wrong(
+        "rediss://{at}?ssl_ca_certs=/etc/passwd",
+        cs.StoreConfigError,
+        "a TLS connection cannot be established",
+    ),
     Wrong(
         "rediss://{at}?ssl_certfile=/none.pem&ssl_keyfile=/none.key",
         cs.StoreConfigError,
         "certificate.*cannot be read",
     ),
-    Wrong("rediss://{at}", cs.StoreUnavailableError, "may not speak TLS"),
+    Wrong("rediss://{at}", cs.StoreUnavailableError, "may not support TLS"),
     Wrong("rediss+cluster://{at}", cs.StoreUnavailableError, "node|reached"),
     Wrong("redis://{at}?protocol=4", cs.UsageError, "protocol"),
     Wrong("redis://{at}?socket_timeout=0", cs.UsageError, "socket_timeout"),
@@ -205,7 +209,8 @@ def test_full_pool_of_the_user_is_named(server: RedisServer) -> None:
         client = redis.Redis(connection_pool=pool)
         held = pool.get_connection()
         with pytest.raises(
-            cs.StoreUnavailableError, match=r"pool is in use.*raise max_connections"
+            cs.StoreUnavailableError,
+            match=r"pool of the Redis client is in use.*raise max_connections",
         ):
             cs.RedisStore(client, timeout=SOON).ping()
 
@@ -217,7 +222,9 @@ def test_full_pool_of_the_user_is_named(server: RedisServer) -> None:
         held = await other.connection_pool.get_connection()
         try:
             async with cs.AsyncRedisStore(other, timeout=SOON) as store:
-                with pytest.raises(cs.StoreUnavailableError, match="pool is in use"):
+                with pytest.raises(
+                    cs.StoreUnavailableError, match="pool of the Redis client is in use"
+                ):
                     await store.ping()
         finally:
             await other.connection_pool.release(held)

@@ -364,7 +364,7 @@ def test_a_lost_upload_refuses_the_commit(store: cs.Store, client: redis.Redis) 
     removing.threaded = True  # type: ignore[attr-defined]
     removing.close = transport.close  # type: ignore[attr-defined]
     driver.transport = removing
-    with pytest.raises(cs.StoreUnavailableError, match="was removed before its commit"):
+    with pytest.raises(cs.StoreUnavailableError, match="before its commit arrived"):
         store.put_part(cs.Part("f", "p", BODY))
 
     driver.transport = transport

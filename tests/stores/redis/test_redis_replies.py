@@ -149,7 +149,7 @@ def test_layout_other_than_opened_is_refused(layout: list[Any], error: Any, said
 def test_lost_layout_reply_is_not_reported_as_unwritten() -> None:
     """After a lost reply, a retry that cannot be sent does not mean that nothing was written."""
     info = (b"redis_version:8.2.0",)
-    with pytest.raises(cs.StoreUnavailableError, match="an earlier attempt may have been applied"):
+    with pytest.raises(cs.StoreUnavailableError, match="an earlier one may have been applied"):
         asked(Ping(), info, LOST, NOT_SENT, prepared=False)
 
     with pytest.raises(cs.StoreUnavailableError, match="nothing was written"):

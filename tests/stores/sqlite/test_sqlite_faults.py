@@ -235,7 +235,9 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "missing"
     with cs.SQLiteStore(folder / "flows.db") as store:
         for use in OPERATIONS:
-            with pytest.raises(cs.StoreConfigError, match="does not exist; create it") as caught:
+            with pytest.raises(
+                cs.StoreConfigError, match="does not exist; create the directory"
+            ) as caught:
                 use(store)
 
             assert repr(str(folder)) in str(caught.value)
@@ -366,7 +368,7 @@ def test_a_file_that_is_taken_away_is_noticed(path: Path, store: cs.SQLiteStore,
         store.create(cs.FlowSnapshot("lost", state=None))
 
     if how == "removed":
-        with pytest.raises(cs.StoreConfigError, match="put it back"):
+        with pytest.raises(cs.StoreConfigError, match="restore the file"):
             store.create(cs.FlowSnapshot("lost", state=None))
 
         assert not path.exists()
@@ -390,9 +392,7 @@ def test_a_full_database_writes_nothing(path: Path, store: cs.SQLiteStore) -> No
     with store.session() as session:
         session.get_one("flow-0").state["n"] = 1
         session.add(cs.FlowSnapshot("big", state="x" * 100_000))
-        with pytest.raises(
-            cs.StoreUnavailableError, match=r"is full: .*; free up some space; noth"
-        ):
+        with pytest.raises(cs.StoreUnavailableError, match=r"is full: .*; free up space; noth"):
             session.commit()
 
     assert store.get("big") is None

@@ -92,7 +92,7 @@ WRONG: list[tuple[Make, type[cs.CatgaStoreError], str]] = [
     (folder_for_the_index, cs.StoreConfigError, "flows.db-shm' is a directory or a device"),
     (device, cs.StoreConfigError, "is a directory or a device"),
     (loop, cs.StoreConfigError, "symbolic links"),
-    (dangling_link, cs.StoreConfigError, "nowhere' does not exist; create it"),
+    (dangling_link, cs.StoreConfigError, "nowhere' does not exist; create the directory"),
     (text_file, cs.CorruptRecordError, "is not a SQLite database"),
     (short_file, cs.CorruptRecordError, "is not a SQLite database"),
     (other_database, cs.StoreConfigError, "has 1 table, not created by this library"),
@@ -130,8 +130,8 @@ def test_misconfigured_file_is_refused(
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        (("missing", "flows.db"), "missing' does not exist; create it"),
-        (("file", "flows.db"), "file' does not exist; create it"),
+        (("missing", "flows.db"), "missing' does not exist; create the directory"),
+        (("file", "flows.db"), "file' does not exist; create the directory"),
         (("x" * 300,), "File name too long"),
     ],
 )
