@@ -38,7 +38,7 @@ Ids = Annotated[list[str] | None, typer.Argument(metavar="[FLOW_ID]...")]
 _OPTIONS: dict[str, tuple[Any, Any]] = {
     "findings": (Finding, None),
     "everything": (
-        Annotated[bool, typer.Option("--everything", help="Select every flow of the store.")],
+        Annotated[bool, typer.Option("--everything", help="Select every flow in the store.")],
         False,
     ),
     "version": (
@@ -50,7 +50,10 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     ),
     "dry_run": (
         Annotated[
-            bool, typer.Option("--dry-run", help="Change nothing; only show what would be changed.")
+            bool,
+            typer.Option(
+                "--dry-run", help="Show what would be changed, without changing anything."
+            ),
         ],
         False,
     ),
@@ -60,7 +63,8 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     ),
     "cursor": (
         Annotated[
-            str | None, typer.Option(help="Continue where a call with the same filters ended.")
+            str | None,
+            typer.Option(help="Continue at the cursor of an earlier call with the same filters."),
         ],
         None,
     ),
@@ -118,7 +122,7 @@ def cancel(
     *,
     store: StoreOption = None,
     reason: Annotated[
-        str, typer.Option(help="The reason, which is stored as the error of each flow.")
+        str, typer.Option(help="The reason to store as the error of each flow.")
     ] = "by hand",
     filters: dict[str, Any],
     options: dict[str, Any],
@@ -209,7 +213,7 @@ def _run(
     findings: list[str] = options["findings"] or []
     version: int | None = options["version"]
     if ids and (filters or findings or options["everything"]):
-        leave("name flows by their ids, or select them by filters, not both", USAGE)
+        leave("name flows by their ids or select them by filters, but not both", USAGE)
 
     if version is not None and (not ids or len(ids) > 1):
         leave("--version requires the id of exactly one flow", USAGE)
@@ -245,7 +249,7 @@ def _one(
         done = getattr(store, f"{action}_flow")(flow_id, *arguments, version=version)
         changed = done.version != version
 
-    skipped = {} if changed else {"has nothing to change": (flow_id,)}
+    skipped = {} if changed else {"needs no change": (flow_id,)}
     return cs.BulkReport(
         matched=1,
         changed=int(changed),
@@ -265,8 +269,8 @@ def _confirm(planned: cs.BulkReport, action: str) -> None:
     if not sys.stdin.isatty():
         flows = counted(planned.changed, "flow")
         leave(
-            f"nothing was changed: the command would change {flows}, and without a terminal to ask"
-            " for confirmation, --yes is required",
+            f"nothing was changed: the command would change {flows}, but it cannot ask for "
+            "confirmation without a terminal; pass --yes",
             USAGE,
         )
 
@@ -286,7 +290,7 @@ def _print(report: cs.BulkReport, *, as_json: bool) -> None:
             say(f"skipped {counted(number, 'flow')}: {reason}{ids}")
 
     if report.cursor is not None:
-        complain(f"There are more: --cursor {report.cursor}")
+        complain(f"More flows match the filters; to continue, pass --cursor {report.cursor}")
 
 
 _SHOWN = 5

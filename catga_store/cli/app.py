@@ -201,8 +201,8 @@ def _check_shared(url: str) -> None:
     with cs.open_store(url) as store:
         if isinstance(store, cs.MemoryStore):
             leave(
-                f"{mask_url(url)} exists in one process only, but the demo runs several processes;"
-                " use sqlite:///",
+                f"{mask_url(url)} exists in one process only, but the demo runs several "
+                "processes; use a sqlite:/// URL",
                 USAGE,
             )
 
@@ -215,7 +215,7 @@ def _play(url: str) -> int:
         report.opening(url)
         verdicts = judge(Story(url, report).run())
     except (cs.CatgaStoreError, DemoError) as error:
-        leave(f"the demo stopped: {error}", NO)
+        leave(f"the demo stopped because of an error: {error}", NO)
 
     report.verdicts(verdicts)
     return 0 if all(verdict.holds for verdict in verdicts) else NO
@@ -248,12 +248,12 @@ for _command, _examples in (
     (verify, "`catga-store verify redis://localhost --examples 500`"),
     (bench, "`catga-store bench sqlite:///flows.db --calls 1000`"),
 ):
-    _epilog = f"Example: {_examples}. The URL may also be set in CATGA_STORE_URL."
+    _epilog = f"Example: {_examples}. You can also set the URL in CATGA_STORE_URL."
     app.command(epilog=_epilog)(_command)
 
 app.command(
     epilog=(
-        "Example: `catga-store worker myapp.flows:worker --processes 4 --health 8080`. The store"
-        " is the one that the worker was created with."
+        "Example: `catga-store worker myapp.flows:worker --processes 4 --health 8080`. The "
+        "command uses the store that the worker was created with."
     )
 )(worker)

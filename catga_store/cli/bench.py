@@ -51,7 +51,9 @@ def bench(
     calls: Annotated[
         int,
         typer.Option(
-            min=10, max=100_000, help="Number of calls of each operation, after 20 warm-up calls."
+            min=10,
+            max=100_000,
+            help="Number of calls of each operation, in addition to 20 warm-up calls.",
         ),
     ] = 500,
     as_json: AsJson = False,
@@ -106,9 +108,9 @@ def bench(
     ]
     print_rows(("OPERATION", "P50 µs", "P99 µs", "PER SECOND"), rows)
     say(
-        f"\n{calls} calls of each operation, one at a time, by one blocking caller, on flows with"
-        f" 1 KiB\nof state, {place}. The scratch namespace has been removed; your records were not"
-        " touched."
+        f"\n{calls} calls of each operation, one at a time, by one blocking caller, on flows "
+        f"with 1 KiB\nof state, {place}. The scratch namespace has been removed; your records "
+        "were not changed."
     )
 
 

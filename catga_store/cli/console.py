@@ -39,7 +39,7 @@ def console(
     host: Annotated[
         str,
         typer.Option(
-            help="The address to listen on; the default can be reached only from this machine."
+            help="The address to listen on; the default is reachable only from this machine."
         ),
     ] = "127.0.0.1",
     port: Annotated[
@@ -51,8 +51,8 @@ def console(
             metavar="TEXT",
             envvar="CATGA_CONSOLE_TOKEN",
             help=(
-                "The token in the address, instead of a new random one at each start; at least 16"
-                " characters."
+                "The token to use in the address, of at least 16 characters; by default, "
+                "each start creates a random token."
             ),
         ),
     ] = None,
@@ -61,7 +61,7 @@ def console(
         typer.Option(
             "--types",
             metavar="MODULE",
-            help="Check edited states against the types in this module, as in myapp.flows.",
+            help="Check edited states against the types in this module, such as myapp.flows.",
         ),
     ] = None,
 ) -> None:

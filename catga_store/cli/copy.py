@@ -80,8 +80,8 @@ def copy(
 
     if target.startswith("memory:"):
         leave(
-            f"{mask_url(target)} is a memory store, which would be lost when this command ends;"
-            " copy to another kind of store",
+            f"{mask_url(target)} is a memory store, which is lost when this command ends; "
+            "copy to another kind of store",
             USAGE,
         )
 
@@ -152,9 +152,9 @@ def _print_report(
     )
     if report.unreadable:
         complain(
-            f"{counted(report.unreadable, 'record')} could not be decoded and were not copied: a"
-            " key or a codec is missing from the URL of the source, or the stored data has been"
-            " altered"
+            f"{counted(report.unreadable, 'record')} could not be decoded and were not "
+            "copied: the URL of the source lacks a key or a codec, or the stored data has "
+            "been altered"
         )
 
     if verified:
@@ -168,6 +168,6 @@ def _print_report(
 
     if differences:
         complain(
-            "The target already had these records, or a worker wrote to a store during the copy;"
-            " --overwrite replaces them."
+            "The target already had these records, or a worker wrote to one of the stores "
+            "during the copy; to replace the records, pass --overwrite."
         )

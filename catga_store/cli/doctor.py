@@ -40,7 +40,7 @@ def known_doctor(url: str, command: str) -> Doctor:
     """Answer what is known of a URL's kind of store; `NotSupportedError` if nothing is."""
     store_doctor = doctor_of(url)
     if store_doctor is None:
-        message = f"{command} does not yet support stores like {mask_url(url)}"
+        message = f"{command} does not support stores like {mask_url(url)} yet"
         raise cs.NotSupportedError(message)
 
     return store_doctor
@@ -91,7 +91,11 @@ def _answers(url: str) -> Iterator[Finding]:
             stuck = store.diagnose_all(limit=_STUCK, most=_LOOKED_AT)
     except (cs.StoreUnavailableError, cs.StoreConfigError, cs.CorruptRecordError) as error:
         yield Finding(
-            "store", "problem", str(error), "no worker can use the store", "see the message"
+            "store",
+            "problem",
+            str(error),
+            "no worker can use the store",
+            "see the text of the problem",
         )
         return
 
@@ -108,7 +112,10 @@ def _flows(stuck: cs.Page[cs.Diagnosis]) -> Finding:
     sample = "" if stuck.cursor is None else f" among the first {_LOOKED_AT:,} checked"
     if not stuck.items:
         return Finding(
-            "stuck", "ok", f"no live flow is stuck{sample}", "every live flow continues on its own"
+            "stuck",
+            "ok",
+            f"no live flow is stuck{sample}",
+            "every live flow continues without help",
         )
 
     reasons = Counter(one.findings[0].code for one in stuck)
@@ -117,11 +124,14 @@ def _flows(stuck: cs.Page[cs.Diagnosis]) -> Finding:
         f"{counted(len(stuck), 'flow')}{' or more' if stuck.cursor else ''} stuck{sample}: {said}"
     )
     if reasons.keys() == {"never_due"}:
-        means = "claim_due never returns them; this is correct if only your own code continues them"
-        change = "otherwise, run `catga-store stuck`"
+        means = (
+            "claim_due never returns these flows; this is correct if only your own code "
+            "continues them"
+        )
+        change = "otherwise, run `catga-store stuck` to see these flows"
         return Finding("stuck", "info", found, means, change)
 
-    means = "these flows do not continue on their own"
+    means = "these flows do not continue without help"
     change = (
         "run `catga-store stuck` to see why each of them is stuck, and `catga-store why FLOW_ID`"
         " to see what to do"
@@ -135,7 +145,9 @@ def _bodies(url: str) -> Iterator[Finding]:
         with open_laid_out(url) as store:
             counts, all_counted = count_bodies(store)
     except (cs.StoreUnavailableError, cs.StoreConfigError, cs.CorruptRecordError) as error:
-        yield Finding("bodies", "unknown", str(error), "how bodies are stored is not known")
+        yield Finding(
+            "bodies", "unknown", str(error), "the command could not determine how bodies are stored"
+        )
         return
 
     if url == bare(url) and not any(counts):
@@ -143,7 +155,7 @@ def _bodies(url: str) -> Iterator[Finding]:
 
     of = "" if all_counted else f" of the first {sum(counts.values()):,}"
     found = ", ".join(
-        f"{number:,} through {trail or 'none'}"
+        f"{number:,} with the codecs {trail or 'none'}"
         if trail is not None
         else f"{number:,} without codecs"
         for trail, number in sorted(counts.items(), key=lambda one: -one[1])
@@ -152,8 +164,8 @@ def _bodies(url: str) -> Iterator[Finding]:
         "bodies",
         "info",
         f"{found or 'none'}{of}",
-        "a program can read a body only if it has the codecs and the key of the body",
-        "catga-store rewrap writes all bodies again through the codecs of its URL"
+        "a program can read a body only if it has the codecs and the key of that body",
+        "to rewrite all bodies with the codecs of the URL, run `catga-store rewrap`"
         if len(counts) > 1
         else "",
     )

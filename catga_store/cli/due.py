@@ -40,7 +40,7 @@ def due(
     within: Annotated[
         str,
         typer.Option(
-            metavar="SPAN", help="Include flows that become due within this time, as in 15m."
+            metavar="SPAN", help="Include flows that become due within this time, such as 15m."
         ),
     ] = "0s",
     limit: Annotated[int, typer.Option(min=1, max=500, help="Maximum number of flows.")] = SHOWN,

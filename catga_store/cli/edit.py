@@ -72,8 +72,8 @@ def edit(
             leave(f"{error}; your text is in {file}", CONFLICT)
         except (cs.UsageError, ValueError, TypeError, KeyError) as error:
             leave(
-                f"the text is not a valid flow: {error}; nothing was written; your text is in"
-                f" {file}",
+                f"the text is not a valid flow, so nothing was written: {error}; your text is "
+                f"in {file}",
                 USAGE,
             )
 
@@ -87,10 +87,15 @@ def edit(
 
 def _check(store: cs.Store, flow: cs.FlowSnapshot[Any], *, force: bool) -> None:
     if isinstance(flow.state, bytes):
-        leave(f"the state of flow {shown(flow.flow_id)} is bytes, which is not JSON", NO)
+        leave(
+            f"the state of flow {shown(flow.flow_id)} is bytes, which cannot be edited as JSON", NO
+        )
 
     if flow.owner and flow.due_at is not None and flow.due_at > store.now() and not force:
-        message = f"flow {shown(flow.flow_id)} is claimed by {shown(flow.owner)}; use --force, or release it"
+        message = (
+            f"flow {shown(flow.flow_id)} is claimed by {shown(flow.owner)}; release it first, or "
+            "pass --force"
+        )
         leave(message, NO)
 
 
@@ -108,7 +113,9 @@ def _edited(flow_id: str, text: str) -> Path:
     """Let the user edit a text; returns the file."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not editor:
-        leave("no editor is set: set EDITOR, as in EDITOR=nano", USAGE)
+        leave(
+            "no editor is set; set the environment variable EDITOR, for example EDITOR=nano", USAGE
+        )
 
     handle, name = tempfile.mkstemp(prefix="catga-store-", suffix=".json")
     file = Path(name)
@@ -123,8 +130,8 @@ def _edited(flow_id: str, text: str) -> Path:
 
     if done.returncode:
         leave(
-            f"the editor exited with code {done.returncode}: flow {shown(flow_id)} was not"
-            f" changed; your text is in {file}",
+            f"the editor exited with code {done.returncode}, so flow {shown(flow_id)} was not "
+            f"changed; your text is in {file}",
             NO,
         )
 

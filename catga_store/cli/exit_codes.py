@@ -51,10 +51,10 @@ NO, USAGE, UNAVAILABLE, CONFLICT, CORRUPT = 1, 2, 3, 4, 5
 INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 a negative result (not found, a finding, a difference); 2 an error in"
-    " the command, the URL or the installation; 3 the store cannot be reached or used; 4 another"
-    " client wrote first, or the outcome of a write is unknown; 5 a stored record cannot be read;"
-    " 130 interrupted; 141 the output pipe was closed; 143 terminated."
+    "Exit codes: 0 (done), 1 (a negative result: not found, a finding, or a difference), 2 (an error"
+    " in the command, the URL or the installation), 3 (the store cannot be reached or used), 4"
+    " (another client wrote first, or the outcome of a write is unknown), 5 (a stored record cannot"
+    " be read), 130 (interrupted), 141 (the output pipe was closed), 143 (terminated)."
 )
 
 _CODES: tuple[tuple[type[Exception], int], ...] = (

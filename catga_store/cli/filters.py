@@ -29,7 +29,7 @@ def _text(name: str, metavar: str, text: str, **given: Any) -> Any:
 Type = Annotated[
     str | None,
     typer.Option(
-        "--type", metavar="NAME", help="Only flows whose state is stored under this name."
+        "--type", metavar="NAME", help="Only flows whose state is stored under this type name."
     ),
 ]
 Finding = Annotated[
@@ -37,7 +37,9 @@ Finding = Annotated[
     typer.Option(
         "--finding",
         metavar="CODE",
-        help="Only flows for which `stuck` reports this finding, as in wait_gone; may be repeated.",
+        help=(
+            "Only flows for which `stuck` reports this finding, such as wait_gone; may be repeated."
+        ),
     ),
 ]
 
@@ -45,24 +47,31 @@ _OPTIONS: dict[str, Any] = {
     "status": _text(
         "--status",
         "STATUS",
-        "Only flows with this status, as in running.",
+        "Only flows with this status, such as running.",
         autocompletion=one_of(cs.FlowStatus),
     ),
     "kind": Type,
     "created_after": _text(
         "--created-after",
         "TIME",
-        "Only flows created after this time: 2030-01-31T12:00Z, or 2h for two hours ago.",
+        (
+            "Only flows created at or after this time, such as 2030-01-31T12:00Z, or 2h for two "
+            "hours ago."
+        ),
     ),
     "created_before": _text(
         "--created-before", "TIME", "Only flows created before this time, in the same form."
     ),
-    "updated_after": _text("--updated-after", "TIME", "Only flows written since this time."),
+    "updated_after": _text(
+        "--updated-after", "TIME", "Only flows last written at or after this time."
+    ),
     "updated_before": _text(
-        "--updated-before", "TIME", "Only flows not written since this time, as in 7d."
+        "--updated-before",
+        "TIME",
+        "Only flows last written before this time, such as 7d for seven days ago.",
     ),
     "id_prefix": _text(
-        "--id-prefix", "TEXT", "Only flows whose id begins with this text; ordered by id."
+        "--id-prefix", "TEXT", "Only flows whose id begins with this text, ordered by id."
     ),
     "owner": _text(
         "--owner", "NAME", "Only flows claimed by this owner, even if the lease has ended."
@@ -143,7 +152,7 @@ def tag_pairs(texts: list[str] | None, taker: str) -> dict[str, str]:
     for text in texts or ():
         key, equals, value = text.partition("=")
         if not equals:
-            message = f"{taker} expects KEY=VALUE, as in tenant=acme, not {shown(text)}"
+            message = f"{taker} expects KEY=VALUE, such as tenant=acme, got {shown(text)}"
             raise cs.UsageError(message)
 
         tags[key] = value

@@ -89,7 +89,7 @@ def ls(
         print_rows(columns, map(_line, pages(opened)))
 
     if left[0] is not None:
-        complain(f"There are more: --all, or --cursor {left[0]}")
+        complain(f"More flows match the filters; to see them, pass --all or --cursor {left[0]}")
 
 
 def _line(flow: cs.FlowSummary) -> tuple[str, ...]:
@@ -140,9 +140,7 @@ def show(
     ] = False,
     raw: Annotated[
         bool,
-        typer.Option(
-            "--raw", help="Print the stored record unchanged, even if it cannot be decoded."
-        ),
+        typer.Option("--raw", help="Print the stored record without decoding it."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -88,7 +88,7 @@ def watch(
     *,
     store: StoreOption = None,
     timeout: Annotated[
-        str, typer.Option(metavar="SPAN", help="How long to watch, as in 30s, 15m or 2h.")
+        str, typer.Option(metavar="SPAN", help="How long to watch, such as 30s, 15m or 2h.")
     ] = "1h",
     as_json: AsJson = False,
 ) -> None:

@@ -74,7 +74,7 @@ def _rewrapped(store: cs.Store, *, quiet: bool) -> cs.RewrapReport:
 
 
 def _print_report(report: cs.RewrapReport) -> None:
-    say(f"Rewritten: {counted(report.rewritten, 'record')}; {report.current:,} are current.")
+    say(f"Rewritten: {counted(report.rewritten, 'record')}; already current: {report.current:,}.")
     if not report.left:
         say("Verified: every body is stored through these codecs, with the current key.")
         return
@@ -82,23 +82,29 @@ def _print_report(report: cs.RewrapReport) -> None:
     for number, what in (
         (
             report.unreadable,
-            "could not be decoded: a key is missing, or the stored data has been altered",
+            (
+                "could not be decoded, because a key is missing, or because the stored data has "
+                "been altered"
+            ),
         ),
         (
             report.claimed,
             (
-                "are claimed, so only their workers may write them; run this command again after the"
-                " leases have ended"
+                "are claimed, so only their workers may write them; run this command again "
+                "when the leases have ended"
             ),
         ),
         (
             report.pending,
             (
-                "are results of wait conditions that have not been set yet; run this command again"
-                " when they have been set"
+                "are results of wait conditions that have not been set yet; run this command "
+                "again when the conditions have been set"
             ),
         ),
-        (report.conflicts, "were written by other programs meanwhile; run this command again"),
+        (
+            report.conflicts,
+            "were written by other programs during this run; run this command again",
+        ),
     ):
         if number:
             say(f"Left: {number:,} {what}.")

@@ -42,7 +42,9 @@ def rm(
     """
     named = [*(flow_ids or ()), *(waits or ())]
     if not named:
-        leave("nothing to remove: name a flow, or a wait condition with --wait", USAGE)
+        leave(
+            "nothing to remove: pass the id of a flow, or pass a wait condition with --wait", USAGE
+        )
 
     with open_existing(store) as opened:
         if not yes:
@@ -66,7 +68,10 @@ def rm(
 def _confirm(named: list[str]) -> None:
     if not sys.stdin.isatty():
         leave(
-            "nothing was removed: without a terminal to ask for confirmation, --yes is required",
+            (
+                "nothing was removed, because the command cannot ask for confirmation without a "
+                "terminal; pass --yes"
+            ),
             USAGE,
         )
 

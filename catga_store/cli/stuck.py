@@ -48,8 +48,8 @@ THRESHOLDS: dict[str, tuple[Any, Any]] = {
             typer.Option(
                 metavar="SPAN",
                 help=(
-                    "How long a flow may stay due, or its lease stay expired, before a worker"
-                    " claims it."
+                    "How long a flow may stay due, or an expired lease unclaimed, before it "
+                    "is reported."
                 ),
             ),
         ],
@@ -58,7 +58,10 @@ THRESHOLDS: dict[str, tuple[Any, Any]] = {
     "idle": (
         Annotated[
             str,
-            typer.Option(metavar="SPAN", help="How long a flow may wait without a deadline."),
+            typer.Option(
+                metavar="SPAN",
+                help="How long a flow may wait without a deadline before it is reported.",
+            ),
         ],
         "1d",
     ),
@@ -66,7 +69,9 @@ THRESHOLDS: dict[str, tuple[Any, Any]] = {
         Annotated[
             int,
             typer.Option(
-                "--tries", min=1, help="From how many attempts at one step a flow is reported."
+                "--tries",
+                min=1,
+                help="The number of attempts at one step from which a flow is reported.",
             ),
         ],
         5,
@@ -78,8 +83,8 @@ THRESHOLDS: dict[str, tuple[Any, Any]] = {
                 "--types",
                 metavar="MODULE",
                 help=(
-                    "Also find flows whose type version is later than that of the types in this"
-                    " module, as in myapp.flows."
+                    "Also find flows whose type version is later than the version of the "
+                    "type in this module, such as myapp.flows."
                 ),
             ),
         ],
@@ -109,7 +114,10 @@ def types_in(name: str) -> list[type]:
             raise
 
         leave(
-            f"there is no module {name!r}; the current directory, {Path.cwd()}, was searched, too",
+            (
+                f"there is no module {name!r}; the current directory, {Path.cwd()}, was searched "
+                "as well"
+            ),
             USAGE,
         )
 
@@ -133,7 +141,7 @@ def stuck(
     finding: Finding = None,
     thresholds: dict[str, Any],
     info: Annotated[
-        bool, typer.Option("--info", help="Also show findings that may be intended.")
+        bool, typer.Option("--info", help="Also show findings that may be intentional.")
     ] = False,
     ids: Annotated[
         bool,
@@ -241,7 +249,7 @@ def _print(found: cs.Diagnosis) -> None:
         print_hanging(console, Text(finding.severity, style), lines, 9)
 
     if not found.findings:
-        say("Nothing is wrong with it.")
+        say("The command found no problem with this flow.")
 
 
 def _state_of(found: cs.Diagnosis) -> str:

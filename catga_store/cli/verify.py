@@ -34,10 +34,10 @@ def verify(
         int,
         typer.Option(
             min=1,
-            help="Number of random sequences of operations for each check.",
+            help="Number of random sequences of operations in each check.",
         ),
     ] = 20,
-    seed: Annotated[int, typer.Option(help="The seed of the random sequences.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the random sequences of operations.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Test a store with random operations, interleavings and lost replies, and check the results.

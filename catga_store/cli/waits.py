@@ -46,7 +46,7 @@ def waits(
         str | None,
         typer.Option(
             metavar="OUTCOME",
-            help="pending, satisfied, timed_out or cancelled.",
+            help="Only conditions with this outcome: pending, satisfied, timed_out or cancelled.",
             autocompletion=one_of(cs.WaitOutcome),
         ),
     ] = None,
@@ -57,7 +57,7 @@ def waits(
     overdue: Annotated[
         bool,
         typer.Option(
-            "--overdue", help="Only pending conditions past their deadline, oldest first."
+            "--overdue", help="Only pending conditions whose deadline has passed, oldest first."
         ),
     ] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of conditions.")] = 50,
@@ -118,7 +118,9 @@ def waits(
         print_rows(columns, map(_line, listed()))
 
     if left[0] is not None:
-        complain(f"There are more: --all, or --cursor {left[0]}")
+        complain(
+            f"More conditions match the filters; to see them, pass --all or --cursor {left[0]}"
+        )
 
 
 def _line(wait: cs.WaitCondition) -> tuple[str, ...]:
@@ -181,12 +183,14 @@ def complete(
     child: Annotated[str, typer.Argument(metavar="CHILD_ID")],
     *,
     store: StoreOption = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Record that the child failed.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Record that the child has failed.")
+    ] = False,
     result: Annotated[
         str | None, typer.Option(metavar="JSON", help="The result of the child, as JSON.")
     ] = None,
     error: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Why the child failed; implies --failed.")
+        str | None, typer.Option(metavar="TEXT", help="Why the child has failed; implies --failed.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -202,7 +206,8 @@ def complete(
         answer = None if result is None else json.loads(result)
     except ValueError as wrong:
         message = (
-            f"--result: expected JSON, got {shown(result)} ({wrong}); write a string as '\"text\"'"
+            f"--result: expected JSON, got {shown(result)} ({wrong}); write a string with "
+            "quotation marks: '\"text\"'"
         )
         raise cs.UsageError(message) from wrong
 
@@ -233,9 +238,16 @@ def _said(done: cs.Completion, outcome: str | None) -> str:
         if outcome == cs.WaitOutcome.PENDING.name:
             return "not recorded: the condition does not wait for this child"
 
-        return f"not recorded: the condition is {outcome}, so its children no longer count"
+        return f"not recorded: the condition is {outcome}, so it no longer counts its children"
 
     if outcome is None:
-        return "recorded: the wait condition has not been set yet; the completion is kept for it"
+        return (
+            "recorded: the wait condition has not been set yet, so the store keeps the "
+            "completion for it"
+        )
 
-    return "recorded: the wait has ended" if done.now_satisfied else "recorded: still waiting"
+    return (
+        "recorded: the wait has ended"
+        if done.now_satisfied
+        else "recorded: the condition is still waiting"
+    )

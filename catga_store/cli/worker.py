@@ -37,7 +37,7 @@ def worker(
         str,
         typer.Argument(
             metavar="MODULE:NAME",
-            help="The worker, as in `myapp.flows:worker`.",
+            help="The worker to run, such as `myapp.flows:worker`.",
             show_default=False,
         ),
     ],
@@ -57,8 +57,8 @@ def worker(
         typer.Option(
             metavar="[HOST:]PORT",
             help=(
-                "Serve `/healthz` and `/metrics` on this port; additional processes use the ports"
-                " that follow."
+                "Serve `/healthz` and `/metrics` on this port; the second process uses the "
+                "next port, and so on."
             ),
         ),
     ] = None,
@@ -115,7 +115,7 @@ def _load(target: str) -> Any:
     """Import the worker that a target names."""
     module_name, colon, name = target.partition(":")
     if not (module_name and colon and name):
-        message = f"expected MODULE:NAME, as in myapp.flows:worker, got {shown(target)}"
+        message = f"expected MODULE:NAME, such as myapp.flows:worker, got {shown(target)}"
         raise cs.UsageError(message)
 
     sys.path.insert(0, str(Path.cwd()))
@@ -133,7 +133,7 @@ def _load(target: str) -> Any:
 
     found: Any = getattr(module, name, None)
     if not isinstance(found, cs.Worker | cs.AsyncWorker):
-        message = f"{target} is not a Worker or an AsyncWorker, but {shown(found)}"
+        message = f"expected {target} to be a Worker or an AsyncWorker, found {shown(found)}"
         raise cs.UsageError(message)
 
     return found

@@ -38,7 +38,7 @@ class WorkerMetrics(Collector):
         """Yield each metric as it is now."""
         worker, tally = self._worker, self._worker.tally
         runs = CounterMetricFamily(
-            "catga_worker_runs", "Runs of handlers, by how they ended.", labels=["outcome"]
+            "catga_worker_runs", "Runs of handlers, by how the run ended.", labels=["outcome"]
         )
         for outcome, number in dict(tally.runs).items():
             runs.add_metric([outcome], number)
@@ -79,7 +79,7 @@ class WorkerMetrics(Collector):
         )
         yield GaugeMetricFamily(
             "catga_worker_oldest_due_seconds",
-            "For how long the oldest due flow has been due.",
+            "Time since the oldest due flow became due.",
             value=(now_ms - min(times)) / 1000 if times else 0,
         )
 

@@ -261,13 +261,13 @@ def _changing(action: Action) -> Page:
         context = context_of(request)
         if not context.write:
             return _refused(
-                request, 403, "this console is read-only; start it with --write to make changes"
+                request, 403, "this console is read-only; to make changes, start it with --write"
             )
 
         fields = await fields_of(request)
         sent = fields.pop(CSRF, None)
         if not context.guard.may_write(request, sent if isinstance(sent, str) else None):
-            return _refused(request, 403, "the CSRF token is missing or wrong; load the page again")
+            return _refused(request, 403, "the CSRF token is missing or wrong; reload the page")
 
         return await action(request, fields)
 

@@ -34,7 +34,7 @@ Redact: TypeAlias = Callable[[str, Any], Any]
 Doctors: TypeAlias = Callable[[], Iterable[Finding]]
 """Looks at a store from the outside, as `catga-store doctor` does."""
 
-REDACTED = "(not shown: the redact function failed)"
+REDACTED = "(not shown, because the redact function failed)"
 
 
 @frozen
@@ -62,7 +62,9 @@ class ConsoleContext:
             return self.redact(type_name, deepcopy(body))
         except Exception as error:  # noqa: BLE001  a function of the user may raise anything
             # Not the error itself: its text may hold what was to be hidden.
-            _log.error("redact raised %s; the body is not shown", type(error).__name__)
+            _log.error(
+                "the redact function raised %s, so the body is not shown", type(error).__name__
+            )
             return REDACTED
 
     def check_state(self, flow: FlowSnapshot[Any], state: Any) -> None:
@@ -87,7 +89,8 @@ def types_by_name(types: Iterable[Any]) -> dict[str, Any]:
         name = codec.naming(one).name
         if not name:
             message = (
-                f"types: {shown(one)} has no name that states are stored under; use @flow_state"
+                f"types: {shown(one)} has no name to store states under; use @flow_state to "
+                "give it one"
             )
             raise UsageError(message)
 

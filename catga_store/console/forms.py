@@ -126,7 +126,7 @@ class FlowQuery:
 def _tag(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
-        message = f"tag: expected KEY=VALUE, as in tenant=acme, got {shown(text)}"
+        message = f"tag: expected KEY=VALUE, such as tenant=acme, got {shown(text)}"
         raise UsageError(message)
 
     return key, value

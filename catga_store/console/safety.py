@@ -80,11 +80,11 @@ class Guard:
 
     def __init__(self, token: str | None, *, behind_login: bool) -> None:
         if behind_login and token:
-            message = "pass a token or behind_login=True, not both"
+            message = "token and behind_login=True cannot be combined; pass only one of them"
             raise UsageError(message)
 
         if token and len(token) < _SHORTEST:
-            message = f"the token has {len(token)} characters: expected {_SHORTEST} or more"
+            message = f"the token has {len(token)} characters; expected at least {_SHORTEST}"
             raise UsageError(message)
 
         self.token = "" if behind_login else token or secrets.token_urlsafe(32)

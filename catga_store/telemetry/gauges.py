@@ -150,7 +150,7 @@ class _Source:
         """Log the first failure in a row."""
         if not self._is_out:
             _log.warning(
-                "no gauges are reported for %s until it responds again: %s", self._name, error
+                "the gauges of %s are not reported until it responds again: %s", self._name, error
             )
 
         self._is_out = True
@@ -158,7 +158,7 @@ class _Source:
     def replied(self) -> None:
         """Log the end of an outage."""
         if self._is_out:
-            _log.info("%s responds again; its gauges are reported", self._name)
+            _log.info("%s responds again, so its gauges are reported again", self._name)
 
         self._is_out = False
 
@@ -271,7 +271,7 @@ class _Gauge:
 _GAUGES = (
     _Gauge("flow.count", "{flow}", "Flows by type and status", _by_status),
     _Gauge("flow.due", "{flow}", "Flows that are due", _only("due")),
-    _Gauge("flow.oldest_due_age", "s", "For how long the oldest due flow has been due", _oldest),
+    _Gauge("flow.oldest_due_age", "s", "Time since the oldest due flow became due", _oldest),
     _Gauge("flow.claimed", "{flow}", "Flows that are claimed", _only("claimed")),
     _Gauge(
         "flow.expired_leases",
@@ -285,13 +285,13 @@ _GAUGES = (
     _Gauge(
         "wait.overdue",
         "{condition}",
-        "Pending wait conditions past their deadline",
+        "Pending wait conditions whose deadline has passed",
         _only("waits_overdue"),
     ),
     _Gauge(
         "wait.due",
         "{condition}",
-        "Wait conditions that the next claim_due acts on",
+        "Wait conditions that the next claim_due will act on",
         _only("waits_due"),
     ),
 )

@@ -171,8 +171,8 @@ class _Telemetry:
             for counted, name, unit, described in (
                 ("conflicts", "conflicts", "{change}", "Changes that a store has refused"),
                 ("retries", "retries", "{commit}", "Commits sent again after a refusal"),
-                ("uncertain", "uncertain_commits", "{commit}", "Commits of unknown outcome"),
-                ("claimed", "claimed_flows", "{flow}", "Flows claimed by workers"),
+                ("uncertain", "uncertain_commits", "{commit}", "Commits whose outcome is unknown"),
+                ("claimed", "claimed_flows", "{flow}", "Flows that workers have claimed"),
                 (
                     "notified",
                     "due_conditions",

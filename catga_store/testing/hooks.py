@@ -31,7 +31,10 @@ def wrap_protocol(store: Any, wrap: Callable[[StoreProtocol], StoreProtocol]) ->
     """
     driver: Any = store._driver if isinstance(store, Store | AsyncStore) else None
     if not hasattr(driver, "protocol"):
-        message = f"{shown(store)} cannot be wrapped: expected a Store or AsyncStore on a driver of this library"
+        message = (
+            f"{shown(store)} cannot be wrapped; expected a Store or AsyncStore on a driver of "
+            "this library"
+        )
         raise NotSupportedError(message)
 
     driver.protocol = wrap(driver.protocol)

@@ -93,7 +93,7 @@ def _flow_store_place(request: pytest.FixtureRequest) -> Iterator[tuple[str, dic
     args, options = (marker.args, dict(marker.kwargs)) if marker is not None else ((), {})
     if len(args) > 1:
         message = (
-            f"the marker flow_store takes one URL, and options as keyword arguments, not {args}"
+            f"the marker flow_store takes one URL, and options as keyword arguments, but got {args}"
         )
         raise pytest.UsageError(message)
 

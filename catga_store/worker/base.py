@@ -69,7 +69,7 @@ class BaseWorker:
 
         _check_retry(retry)
         if not span_ms(lease, "a lease"):
-            message = "a lease must be longer than 0, not 0"
+            message = "a lease must be longer than 0, but 0 was given"
             raise UsageError(message)
 
         self.store = store
@@ -141,7 +141,10 @@ class BaseWorker:
         for one in types:
             name = self._name_of(one)
             if name in self._handlers:
-                message = f"flows of type {name!r} already have a handler; each type has only one"
+                message = (
+                    f"flows of type {name!r} already have a handler; a type can have only one "
+                    "handler"
+                )
                 raise UsageError(message)
 
             self._handlers[name] = handler
@@ -174,16 +177,16 @@ class BaseWorker:
         is_async = inspect.iscoroutinefunction(function)
         if is_async and not self._is_async:
             message = (
-                f"{what} of a Worker: expected a plain function, got an async one; use an AsyncWorker with an"
-                " AsyncStore"
+                f"{what} of a Worker: expected a plain function, got an async function; use "
+                "an AsyncWorker with an AsyncStore"
             )
             raise UsageError(message)
 
         is_plain = inspect.isfunction(function) and not is_async
         if self._is_async and is_plain:
             message = (
-                f"{what} of an AsyncWorker: expected an async function, got a plain one; use a Worker with"
-                " a Store, or make it `async def`"
+                f"{what} of an AsyncWorker: expected an async function, got a plain function; "
+                "use a Worker with a Store, or define the function with `async def`"
             )
             raise UsageError(message)
 
@@ -232,12 +235,13 @@ class BaseWorker:
     def _begin(self) -> None:
         if not self._handlers:
             message = (
-                "this worker has no handlers: add one with @worker.handles(…) before you run it"
+                "this worker has no handlers; before you run it, add a handler with "
+                "@worker.handles(…)"
             )
             raise UsageError(message)
 
         if self._is_running:
-            message = "this worker is already running; create another worker to run two"
+            message = "this worker is already running; to run two workers, create another one"
             raise UsageError(message)
 
         self._is_running = True
@@ -273,7 +277,7 @@ class BaseWorker:
         """Note that the store could not be reached; the first time, log it."""
         if self._down_since is None:
             self._down_since = time.monotonic()
-            self.log.warning("the store cannot be reached; the worker keeps trying: %s", error)
+            self.log.warning("the store cannot be reached, and the worker keeps trying: %s", error)
 
     def _store_works(self) -> None:
         self._vain = 0
@@ -305,8 +309,8 @@ class BaseWorker:
     def _check_runs(self, runs: int, most: int) -> None:
         if runs >= most:
             message = (
-                f"run_until_idle: still not idle after {runs} runs; with a recurring flow it never"
-                " will be: pass `until`, a time on the store's clock"
+                f"run_until_idle: not idle after {runs} runs; if a flow is recurring, pass "
+                "`until`, a time on the clock of the store"
             )
             raise UsageError(message)
 

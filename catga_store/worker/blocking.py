@@ -295,7 +295,7 @@ class Worker(BaseWorker):
             return self._perform(steps)
         except Exception:
             self.log.exception(
-                "a run ended unexpectedly; its flow is due again when its lease ends"
+                "a run ended with an unexpected error; its flow is due again when the lease ends"
             )
 
     def _perform(self, steps: Generator[Any, Any, Any]) -> Any:

@@ -121,7 +121,7 @@ class Flight:
     def limit_error(self) -> TimeoutError:
         """The error of a handler that takes longer than its time limit."""
         limit = self.handler.time_limit
-        return TimeoutError(f"the handler took longer than its time limit of {limit} s")
+        return TimeoutError(f"the handler exceeded its time limit of {limit} s")
 
     def with_flow(self, flow: FlowSnapshot[Any], session: Any) -> BaseRun[Any]:
         """A run for an `on_failure` handler, with the flow as it is stored."""

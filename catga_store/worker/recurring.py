@@ -40,7 +40,9 @@ def by_interval(interval: timedelta) -> Schedule:
     """The schedule of a flow that runs once in each interval."""
     step_ms = span_ms(interval, "an interval")
     if not step_ms:
-        message = "every: expected an interval longer than 0, got 0: the flow would always be due"
+        message = (
+            "every: expected an interval longer than 0, got 0; with 0, the flow would always be due"
+        )
         raise UsageError(message)
 
     def following(planned: datetime, began: datetime) -> datetime:

@@ -178,7 +178,8 @@ class BaseRun(Generic[S]):
         for child in children:
             if child.reports_to not in (None, named) or child.revision is not None:
                 message = (
-                    f"spawn: {child!r} must be a new flow that does not report to another condition"
+                    "spawn: expected a new flow that does not report to another wait "
+                    f"condition, got {child!r}"
                 )
                 raise UsageError(message)
 
@@ -292,9 +293,9 @@ def _once(
 
     if body_type is None and part.type_name not in ("", "bytes"):
         message = (
-            f"once({name!r}) returned a {type(result).__name__}, which is stored, but would be"
-            " read back as plain data after a crash: annotate the return type of the function"
-            " with this class"
+            f"once({name!r}) returned a {type(result).__name__}, which is stored but would be "
+            "read back as plain data after a crash; annotate the return type of the function "
+            "with this class"
         )
         raise UsageError(message)
 

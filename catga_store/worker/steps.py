@@ -173,7 +173,10 @@ def _commit(worker: BaseWorker, flight: Flight) -> Steps:
     wish = flight.run._retry
     if wish is not None:
         if outcomes.is_last(outcomes.attempt_of(flow), flight.handler.retry):
-            message = f"run.retry() was called on the last of {flight.handler.retry.attempts} attempts: {wish.reason}"
+            message = (
+                f"run.retry() was called in the last of {flight.handler.retry.attempts} attempts: "
+                f"{wish.reason}"
+            )
             raise GiveUp(message)
 
         outcomes.unbegin(flow, flight.began)
@@ -195,7 +198,7 @@ def settle_error(worker: BaseWorker, flight: Flight, error: BaseException) -> St
         yield from hand_back(worker, flight)
     elif isinstance(error, OUTAGES):
         worker.log.warning(
-            "%s: the store failed during a run; the attempt does not count: %s",
+            "%s: the store failed during a run, so the attempt does not count: %s",
             flight.flow.key,
             error,
         )
@@ -209,7 +212,7 @@ def settle_error(worker: BaseWorker, flight: Flight, error: BaseException) -> St
 def _lost(worker: BaseWorker, flight: Flight) -> bool:
     flight.lose()
     worker.tally.ended(flight, "lost")
-    worker.log.warning("%s: the claim was lost; this run writes nothing more", flight.flow.key)
+    worker.log.warning("%s: the claim was lost, so this run writes nothing more", flight.flow.key)
     return False
 
 
@@ -230,7 +233,9 @@ def _retry_or_fail(worker: BaseWorker, flight: Flight, error: BaseException) -> 
             yield from _write_failure(worker, flight, flow, session, error)
         else:
             outcomes.retry_later(flow, error, flight.handler.retry, worker.now())
-            worker.log.warning("%s: %s; due again at %s", flow.key, flow.error, flow.due_at)
+            worker.log.warning(
+                "%s: %s; the flow is due again at %s", flow.key, flow.error, flow.due_at
+            )
 
     if (yield from _write(worker, flight, write)):
         worker.tally.ended(flight, "error", error)
@@ -262,8 +267,8 @@ def _write_failure(
             )
             if outcomes.fail_where_it_failed(flow, where, status):
                 worker.log.warning(
-                    "%s: the on_failure handler left it %s at the position where it had failed as"
-                    " %s: it fails permanently",
+                    "%s: the on_failure handler left the flow %s at the position where it "
+                    "had failed as %s, so it fails permanently",
                     flow.key,
                     status.name,
                     status.name,
@@ -274,7 +279,7 @@ def _write_failure(
         raise
     except Exception:
         worker.log.exception(
-            "%s: the on_failure handler raised an exception; its changes are discarded", flow.key
+            "%s: the on_failure handler raised an exception, so its changes are discarded", flow.key
         )
         session.rollback()
         session.add(flow)

@@ -121,7 +121,10 @@ def test_why_says_what_to_do(call: Call, store: cs.Store) -> None:
     assert call("why nobody").code == 1
     store.wake_flow("f")
     done = call("why f")
-    assert (done.code, done.out.splitlines()[1]) == (0, "Nothing is wrong with it.")
+    assert (done.code, done.out.splitlines()[1]) == (
+        0,
+        "The command found no problem with this flow.",
+    )
 
 
 def test_doctor_looks_at_flows(call: Call, store: cs.Store, url: str) -> None:
@@ -194,7 +197,10 @@ def test_filters_ask_first(call: Call, store: cs.Store) -> None:
     fill(store, 3, status=cs.FlowStatus.FAILED)
     done = call("retry --status failed")
     assert (done.code, done.out) == (2, "")
-    assert "the command would change 3 flows, and without a terminal" in done.err
+    assert (
+        "the command would change 3 flows, but it cannot ask for confirmation without a terminal"
+        in done.err
+    )
     assert (
         call("retry --status failed --id-prefix f --dry-run").out
         == "would change 3 flows: f0, f1, f2\n"

@@ -136,9 +136,9 @@ def is_alive(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["program"], "expected MODULE:NAME, as in myapp.flows:worker, got 'program'"),
+        (["program"], "expected MODULE:NAME, such as myapp.flows:worker, got 'program'"),
         (["missing:worker"], "there is no module 'missing'"),
-        (["program:store"], "program:store is not a Worker or an AsyncWorker"),
+        (["program:store"], "expected program:store to be a Worker or an AsyncWorker"),
         (["program:worker", "--health", "eighty"], "--health: expected PORT"),
     ],
 )

@@ -230,7 +230,7 @@ def test_edit_with_a_conflict(open_console: Open) -> None:
     flow.state["tries"] = 4
     store.update(flow)
     page.get_by_role("button", name="Save").click()
-    assert "another caller has written it" in page.get_by_role("alert").inner_text()
+    assert "another caller has written the flow" in page.get_by_role("alert").inner_text()
     assert '-   "tries": 4' in page.locator(".diff").inner_text()
     assert store.get_one("failed").state["tries"] == 4
     page.get_by_role("button", name="Save").click()

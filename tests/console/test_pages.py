@@ -287,7 +287,7 @@ def test_edit_with_a_conflict(flows: cs.Store) -> None:
             client, "/flow?id=order", "/flow/edit?id=order", version=version, state=mine
         )
         assert refused.status_code == 409
-        assert "another caller has written it" in refused.text
+        assert "another caller has written the flow" in refused.text
         assert "by me" in refused.text
         assert flows.get_one("order").state["total"] == 80
         again = submit(client, "/flow?id=order", "/flow/edit?id=order", version="3", state=mine)
@@ -384,10 +384,10 @@ def test_a_redact_function_that_fails(flows: cs.Store, caplog: pytest.LogCapture
 
     with client_of(flows, redact=redact) as client:
         text = page_of(client, "/flow?id=order").text
-        assert "(not shown: the redact function failed)" in text
+        assert "(not shown, because the redact function failed)" in text
         assert "lines" not in text
 
-    assert "redact raised ValueError" in caplog.text
+    assert "redact function raised ValueError" in caplog.text
     assert "sku" not in caplog.text
 
 

@@ -340,4 +340,4 @@ def test_what_is_spawned_is_new(store: cs.Store) -> None:
     worker.run_until_idle()
     failed = store.get_one("p")
     assert failed.error is not None
-    assert "must be a new flow" in failed.error
+    assert "expected a new flow" in failed.error

@@ -541,7 +541,7 @@ def test_an_outage_does_not_end_the_worker(
         record.getMessage() for record in caplog.records if record.name == "catga_store.worker"
     ]
     assert len(texts) == 2
-    assert texts[0].startswith("the store cannot be reached; the worker keeps trying: ")
+    assert texts[0].startswith("the store cannot be reached, and the worker keeps trying: ")
     assert texts[1].startswith("the store can be reached again after ")
 
 

@@ -539,7 +539,9 @@ def test_poison_is_failed_without_running_again(store: cs.Store, clock: ManualCl
     assert ran == []
     assert order.status is cs.FlowStatus.FAILED
     assert order.error is not None
-    assert order.error.startswith("not run again: 3 of 3 attempts at 0 ended without a result")
+    assert order.error.startswith(
+        "not run again, because 3 of 3 attempts at 0 ended without a result"
+    )
     assert len(errors(store)) == 1
 
 
@@ -585,7 +587,7 @@ def test_a_flow_that_kills_its_process_alone_is_failed(
 
     assert starts == [1, 1, 2, 3]
     error = store.get_one("o").error or ""
-    assert error.startswith("not run again: 3 of 3 attempts at 0 ended without a result")
+    assert error.startswith("not run again, because 3 of 3 attempts at 0 ended without a result")
 
 
 def test_an_attempt_that_raised_is_explained(

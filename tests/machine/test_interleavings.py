@@ -352,5 +352,5 @@ def test_an_operation_without_an_end_is_found_out(memory: Theatre) -> None:
             yield Pause(1)
 
     hand.get = lambda: Act("get", None, wait_for_ever(), lambda _: None)  # type: ignore[method-assign]
-    with pytest.raises(AssertionError, match=r"an actor still has something to do: .*ann"):
+    with pytest.raises(AssertionError, match=r"an actor has still not finished: .*ann"):
         play(memory.stage, [Part("ann", ["get"])], [], hands={"ann": hand})

@@ -47,7 +47,7 @@ def test_a_right_store_holds_and_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_wrong_store_is_off_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 1, and the history that matches no serial order."""
+    """Exit code 1, and the history that does not match any serial order."""
     right = version_checks.refusal
 
     def wrong(change: Any, head: Any, now_ms: int) -> str | None:
@@ -62,7 +62,7 @@ def test_a_wrong_store_is_off_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     off = {finding.claim: finding.found for finding in findings if not finding.holds}
     assert "every operation behaves as the model specifies" in off
     writers = off["interleaved requests are equivalent to a serial order: writers"]
-    assert "matches no serial order" in writers
+    assert "does not match any serial order" in writers
     assert "update" in writers
 
 

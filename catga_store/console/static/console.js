@@ -47,7 +47,7 @@
     });
     source.addEventListener("error", () => {
       // The browser connects again by itself, unless it was refused.
-      if (source?.readyState === EventSource.CLOSED) status.textContent = "Not live: load the page again";
+      if (source?.readyState === EventSource.CLOSED) status.textContent = "Not live: reload the page";
     });
     source.addEventListener("open", () => document.documentElement.setAttribute("data-live", ""));
   }

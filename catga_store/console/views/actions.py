@@ -134,7 +134,9 @@ async def complete(request: Request, fields: dict[str, Any]) -> Response:
             message = f"not recorded: the condition does not wait for {shown(child)}"
         else:
             outcome = None if completion.outcome is None else completion.outcome.name
-            message = f"not recorded: the condition is {outcome}, so its children no longer count"
+            message = (
+                f"not recorded: the condition is {outcome}, so it no longer counts its children"
+            )
 
         raise ConflictError(message)
 
@@ -208,8 +210,8 @@ def check_version(flow: FlowSnapshot[Any], expected: int) -> None:
     """Raise `StaleFlowError` if a flow has another version than its editor has seen."""
     if flow.version != expected:
         message = (
-            f"flow {shown(flow.flow_id)}: expected version {expected}, found {flow.version};"
-            " another caller has written it; nothing was written"
+            f"flow {shown(flow.flow_id)}: expected version {expected}, found {flow.version}, "
+            "because another caller has written the flow; nothing was written"
         )
         raise StaleFlowError(message, flow_id=flow.flow_id, expected=expected, actual=flow.version)
 

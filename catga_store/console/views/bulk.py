@@ -25,9 +25,12 @@ from catga_store.protocol.masking import shown
 __all__ = ["OPERATIONS", "plan", "run"]
 
 OPERATIONS = {
-    "retry": "Retry: run failed and cancelled flows again; reset the error and attempts of live flows",
+    "retry": (
+        "Retry: run failed and cancelled flows again, and reset the error and attempts of live "
+        "flows"
+    ),
     "wake": "Wake: make live flows due now",
-    "release": "Release: take claims away from their owners",
+    "release": "Release: end the claims of other owners",
     "tag": "Tag: set and remove tags",
     "cancel": "Cancel: end live flows",
     "purge": "Purge: delete flows that have ended",

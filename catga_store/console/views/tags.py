@@ -105,7 +105,7 @@ def _text(tags: Mapping[str, str]) -> str:
     """Tags as lines; `UsageError` for those that no line can be."""
     for key, value in tags.items():
         if "=" in key or {"\n", "\r"} & set(key + value) or not (key + value).strip():
-            message = f"the tag {shown(key)} cannot be edited here; use catga-store tag"
+            message = f"the tag {shown(key)} cannot be edited here; use the command catga-store tag"
             raise UsageError(message)
 
     return "".join(f"{key}={value}\n" for key, value in tags.items())

@@ -103,7 +103,9 @@ def require_serial(
     order = serial_order(history, step, initial)
     if order is None:
         lines = "\n".join(map(str, sorted(history, key=lambda event: event.called)))
-        begins = f"this history matches no serial order that begins with the state {initial}"
+        begins = (
+            f"this history does not match any serial order that begins with the state {initial}"
+        )
         message = f"{begins}:\n{lines}"
         raise NotSerialError(message)
 

@@ -439,8 +439,8 @@ class _Actor:
             return
 
         conversation, request = self._conversation, self._request
-        assert conversation is not None, "an operation is under way"
-        assert request is not None, "as above"
+        assert conversation is not None, "a play must be inside a conversation"
+        assert request is not None, "a play must have a pending request"
         if self._left == 0:
             with suppress(CatgaStoreError):  # the actor does not hear the error
                 self._hand.stage.perform(request)
@@ -504,7 +504,7 @@ class _Actor:
         """Stop forever; what is under way may have happened, and may not."""
         self._end(tick, NEVER)
         self._verbs.clear()
-        assert self._conversation is not None, "it was under way"
+        assert self._conversation is not None, "a play must be inside a conversation"
         self._conversation.close()
 
 
@@ -548,5 +548,5 @@ def play(
         tick += 1
         active[next(drawn, tick) % len(active)].step(tick, lost=tick in lost)
 
-    message = f"after 10,000 exchanges an actor still has something to do: {parts}"
+    message = f"after 10,000 exchanges, an actor has still not finished: {parts}"
     raise AssertionError(message)

@@ -200,7 +200,7 @@ def _guarded(
         if event.answer in (NEVER, refusal):
             yield state
     else:
-        assert state.flow is not None, "else it were a refusal"
+        assert state.flow is not None, "an accepted operation must find a flow"
         yield from write(state.flow)
 
 

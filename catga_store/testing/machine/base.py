@@ -92,21 +92,21 @@ class Difference(NamedTuple):
 DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         "a deposed leader's reads",
-        "a NATS leader that was deposed and does not know it yet may answer for some seconds with what"
-        " was acknowledged before; writes are decided by the majority",
+        "a NATS leader that has been deposed but does not know it yet may return, for some "
+        "seconds, data that was acknowledged earlier; the majority decides writes",
         "catga_store/stores/nats/__init__.py",
     ),
     Difference(
         "what a failed clear leaves",
-        "on a server `clear` goes in parts, so one that fails may have removed some records: it is"
-        " called again",
+        "on a server, `clear` removes records in several steps, so a failed call may have "
+        "removed only some of them; call it again",
         "docs/how-to/own-store.md",
     ),
     Difference(
         "a NATS server that runs out of storage",
-        "nats-server (2.15.1) keeps the first messages of an atomic batch in which it runs out of storage:"
-        " a commit of several records may be stored in part, and raises `CommitUncertainError`;"
-        " with `max_bytes` it is refused whole",
+        "nats-server (2.15.1) keeps the first messages of an atomic batch in which it runs "
+        "out of storage, so a commit of several records may be stored in part and raises "
+        "`CommitUncertainError`; with `max_bytes`, the whole commit is refused",
         "docs/operations/nats.md",
     ),
 )
@@ -583,7 +583,7 @@ class MachineBase(RuleBasedStateMachine):
         for flow_id, flow in stored.items():
             want = world.flows.get(flow_id)
             if want is None or flow is None:
-                assert want is flow, f"flow {flow_id!r}: {flow!r} is there, not {want}"
+                assert want is flow, f"flow {flow_id!r}: found {flow!r}, expected {want}"
             else:
                 self.same_flow(flow, want)
 
@@ -636,7 +636,7 @@ class MachineBase(RuleBasedStateMachine):
             if wait.terms.parent is not None
         }
         want = {name: wake for name, wake in wakes.items() if wake is not None}
-        compare("conditions that call for their parents", {"when": (self.wakes(), want)})
+        compare("conditions that need to notify their parents", {"when": (self.wakes(), want)})
 
     def _progress_agrees(self) -> None:
         for flow_id in FLOW_IDS:

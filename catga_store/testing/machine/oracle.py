@@ -1306,7 +1306,7 @@ class World:
             f"{set(ids) - claimable} were claimed, but only {claimable} are due"
         )
         number = min(limit, len(claimable))
-        assert len(ids) == number, f"{ids} given of {claimable}, limit {limit}"
+        assert len(ids) == number, f"{ids} were claimed of {claimable}, limit {limit}"
 
         must = len(due) + len(calling) <= limit or len(ids) < limit
         self._put_off_flows(due & unreadable, seen, lease, must=must)
@@ -1372,7 +1372,7 @@ class World:
             return [self._put_off(wait, until), *untouched]
 
         if parent not in ids:
-            assert not must, f"{name!r} has ended and no claimer was given {parent!r}"
+            assert not must, f"{name!r} has ended, but no claimer was given {parent!r}"
             return [wait]
 
         return [self._notified(wait)]
@@ -1404,7 +1404,7 @@ class World:
                 self.waits[name] = _matching(name, [self._notified(wait), *untouched], seen)
 
         assert 0 <= removed <= min(limit, self.expired), (
-            f"sweep({limit}) removed {removed}, at most {self.expired} had expired"
+            f"sweep({limit}) removed {removed} records, but only {self.expired} had expired"
         )
         self.expired -= removed
         if removed < limit:
