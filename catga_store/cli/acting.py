@@ -168,7 +168,7 @@ def tag(
     ] = None,
     ids: Annotated[
         list[str] | None,
-        typer.Option("--id", metavar="FLOW_ID", help="A flow to tag; may be repeated."),
+        typer.Option("--id", metavar="FLOW_ID", help="The id of a flow to tag; may be repeated."),
     ] = None,
     filters: dict[str, Any],
     options: dict[str, Any],
@@ -306,5 +306,5 @@ def _listed(ids: tuple[str, ...], number: int) -> str:
 def _progress(report: cs.BulkReport) -> None:
     """Say on a terminal how far it is, and where to continue."""
     if sys.stderr.isatty() and report.cursor is not None:
-        done = f"{report.changed:,} of {report.matched:,} flows changed so far"
+        done = f"{report.changed:,} of {report.matched:,} flows have been changed so far"
         complain(f"{done}; if this command is interrupted, continue with --cursor {report.cursor}")

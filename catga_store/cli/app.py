@@ -167,9 +167,9 @@ def demo(
         typer.Option(
             metavar="URL",
             help=(
-                "Run on this store instead of a temporary SQLite file, and keep the finished"
-                " order there. The demo's processes claim due flows like any other worker: do not"
-                " use a production store."
+                "Run on this store instead of a temporary SQLite file, and keep the finished "
+                "order there. The processes of the demo claim due flows like any other "
+                "worker, so do not use a production store."
             ),
             show_default=False,
         ),

@@ -43,7 +43,7 @@ def console(
         ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 chooses a free port.")
     ] = 8765,
     token: Annotated[
         str | None,

@@ -43,23 +43,29 @@ _CONTINUES = "run the same command again to continue"
 
 @guarded
 def copy(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="The store to read.")],
+    source: Annotated[str, typer.Argument(metavar="FROM", help="The store to read from.")],
     target: Annotated[
-        str, typer.Argument(metavar="TO", help="The store to write; created if it does not exist.")
+        str,
+        typer.Argument(
+            metavar="TO", help="The store to write to; the command creates it if it does not exist."
+        ),
     ],
     *,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace records that the target already has.")
+        bool, typer.Option("--overwrite", help="Replace the records that the target already has.")
     ] = False,
     partitions: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of partitions of a new target; the default is 1."),
+        typer.Option(
+            min=1,
+            help="Number of partitions of a target that does not exist yet; the default is 1.",
+        ),
     ] = None,
     verify: Annotated[
         bool,
         typer.Option(
             "--verify/--no-verify",
-            help="At the end, read back every record and compare it with the source.",
+            help="After the copy, read back every record and compare it with the source.",
         ),
     ] = True,
     as_json: AsJson = False,

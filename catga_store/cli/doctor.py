@@ -99,7 +99,7 @@ def _answers(url: str) -> Iterator[Finding]:
         )
         return
 
-    found = f"responded in {took * 1000:.2f} ms, holds {counted(flows, 'flow')}"
+    found = f"the store responded in {took * 1000:.2f} ms and holds {counted(flows, 'flow')}"
     yield Finding("store", "ok", found, "workers can use the store")
     yield _flows(stuck)
 
@@ -133,8 +133,8 @@ def _flows(stuck: cs.Page[cs.Diagnosis]) -> Finding:
 
     means = "these flows do not continue without help"
     change = (
-        "run `catga-store stuck` to see why each of them is stuck, and `catga-store why FLOW_ID`"
-        " to see what to do"
+        "run `catga-store stuck` to see why each flow is stuck, and `catga-store why "
+        "FLOW_ID` to see what to do"
     )
     return Finding("stuck", "warning", found, means, change)
 

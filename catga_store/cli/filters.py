@@ -60,7 +60,9 @@ _OPTIONS: dict[str, Any] = {
         ),
     ),
     "created_before": _text(
-        "--created-before", "TIME", "Only flows created before this time, in the same form."
+        "--created-before",
+        "TIME",
+        "Only flows created before this time, such as 2030-01-31T12:00Z or 2h.",
     ),
     "updated_after": _text(
         "--updated-after", "TIME", "Only flows last written at or after this time."

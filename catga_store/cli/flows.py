@@ -53,7 +53,8 @@ def ls(
     filters: dict[str, Any],
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of flows.")] = SHOWN,
     cursor: Annotated[
-        str | None, typer.Option(help="Continue a previous listing that used the same filters.")
+        str | None,
+        typer.Option(help="Continue at the cursor of an earlier listing with the same filters."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="List all flows.")] = False,
     as_json: AsJson = False,
@@ -267,8 +268,8 @@ def _shown(value: Any) -> str:
     if value.__class__ is dict:
         if value.get("stored") is False:
             return (
-                f"{escaped(value['correlation_id'])}, which is not in the store: it was cleared,"
-                " or has expired"
+                f"{escaped(value['correlation_id'])}, which is not in the store, because it "
+                "was cleared or has expired"
             )
 
         given = {name: one for name, one in value.items() if one is not None and name != "stored"}

@@ -38,7 +38,7 @@ def history(
     *,
     store: StoreOption = None,
     before: Annotated[
-        int | None, typer.Option(min=1, help="Only versions before this one.")
+        int | None, typer.Option(min=1, help="Only versions before this version.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of versions.")] = 50,
     as_json: AsJson = False,

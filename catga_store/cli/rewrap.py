@@ -76,7 +76,7 @@ def _rewrapped(store: cs.Store, *, quiet: bool) -> cs.RewrapReport:
 def _print_report(report: cs.RewrapReport) -> None:
     say(f"Rewritten: {counted(report.rewritten, 'record')}; already current: {report.current:,}.")
     if not report.left:
-        say("Verified: every body is stored through these codecs, with the current key.")
+        say("Verified: every body is stored with these codecs and the current key.")
         return
 
     for number, what in (

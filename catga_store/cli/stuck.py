@@ -48,8 +48,8 @@ THRESHOLDS: dict[str, tuple[Any, Any]] = {
             typer.Option(
                 metavar="SPAN",
                 help=(
-                    "How long a flow may stay due, or an expired lease unclaimed, before it "
-                    "is reported."
+                    "Report flows that have been due, or whose lease has been expired, for "
+                    "at least this long."
                 ),
             ),
         ],
@@ -60,7 +60,7 @@ THRESHOLDS: dict[str, tuple[Any, Any]] = {
             str,
             typer.Option(
                 metavar="SPAN",
-                help="How long a flow may wait without a deadline before it is reported.",
+                help="Report flows that have waited without a deadline for at least this long.",
             ),
         ],
         "1d",
@@ -71,7 +71,7 @@ THRESHOLDS: dict[str, tuple[Any, Any]] = {
             typer.Option(
                 "--tries",
                 min=1,
-                help="The number of attempts at one step from which a flow is reported.",
+                help="Report flows with at least this many attempts at one step.",
             ),
         ],
         5,
@@ -115,8 +115,8 @@ def types_in(name: str) -> list[type]:
 
         leave(
             (
-                f"there is no module {name!r}; the current directory, {Path.cwd()}, was searched "
-                "as well"
+                f"there is no module {name!r} on the module search path of Python or in the "
+                f"current directory, {Path.cwd()}"
             ),
             USAGE,
         )

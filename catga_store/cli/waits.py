@@ -62,7 +62,8 @@ def waits(
     ] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of conditions.")] = 50,
     cursor: Annotated[
-        str | None, typer.Option(help="Continue a previous listing that used the same filters.")
+        str | None,
+        typer.Option(help="Continue at the cursor of an earlier listing with the same filters."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="List all conditions.")] = False,
     as_json: AsJson = False,

@@ -90,7 +90,7 @@ def run_worker(found: Any, concurrency: int | None, place: tuple[str, int] | Non
             from catga_store.cli.worker_health import serving  # noqa: PLC0415  an extra
 
             port = stack.enter_context(serving(found, *place))
-            _log.info("health at http://%s:%d/healthz and /metrics", place[0], port)
+            _log.info("the worker serves http://%s:%d/healthz and /metrics", place[0], port)
 
         if isinstance(found, cs.Worker):
             found.run()
@@ -126,8 +126,8 @@ def _load(target: str) -> Any:
             raise
 
         leave(
-            f"there is no module {module_name!r}; the current directory, {Path.cwd()}, and the"
-            " module search path of Python were searched",
+            f"there is no module {module_name!r} in the current directory, {Path.cwd()}, or "
+            "on the module search path of Python",
             USAGE,
         )
 

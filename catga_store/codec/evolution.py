@@ -83,8 +83,9 @@ def flow_state(
     def decorate(cls: type[C]) -> type[C]:
         if not codec.is_state_type(cls):
             message = (
-                f"{cls!r} cannot be the state type {name!r}: expected an attrs class, a dataclass"
-                " or a TypedDict; put @flow_state above the decorator that makes it one"
+                f"{cls!r} cannot be the state type {name!r}: expected an attrs class, a "
+                "dataclass or a TypedDict; write @flow_state above the decorator that "
+                "defines such a class"
             )
             raise UsageError(message)
 
@@ -166,8 +167,8 @@ def _check_steps(name: str, version: int, steps: Mapping[int, Upcaster]) -> None
     for number, step in steps.items():
         if type(number) is not int or not 1 <= number < version:
             message = (
-                f"the keys of upcasters of state type {name!r} must be ints of at least 1 and less"
-                f" than its version {version}, not {shown(number)}"
+                f"the upcasters of state type {name!r} must have ints from 1 to less than its "
+                f"version {version} as keys, not {shown(number)}"
             )
             raise UsageError(message)
 

@@ -33,7 +33,10 @@ def _misfit(error: Exception) -> Misfit:
         return error
 
     if isinstance(error, RecursionError):
-        return Misfit(f"at most {MAX_LEVELS} levels of nesting", "more, or too deep a call stack")
+        return Misfit(
+            f"at most {MAX_LEVELS} levels of nesting",
+            "more levels, or a call stack that is too deep",
+        )
 
     return Misfit("a value that its type accepts", f"{type(error).__name__}: {error}")
 

@@ -48,7 +48,7 @@ class BaseStore:
         `StoreClosedError` after `close`.
         """
         if self._closed:
-            message = f"{self!r} was closed and cannot be used; open the store again"
+            message = f"{self!r} has been closed and cannot be used; open the store again"
             raise StoreClosedError(message)
 
         if self._watch is not None:

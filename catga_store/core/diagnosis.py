@@ -207,14 +207,14 @@ def _due_disagrees(case: Case, _now_ms: int, _thresholds: Thresholds) -> Iterato
             "due_disagrees",
             "problem",
             f"is {status.name}, but {what}",
-            "write the flow again: retry it, or set its status",
+            "write the flow again: retry the flow, or set its status",
         )
     elif head.owner is not None and head.due_ms is None:
         yield FlowFinding(
             "due_disagrees",
             "problem",
             f"is claimed by {head.owner!r} with a lease that never ends",
-            "release it",
+            "release the flow",
         )
 
 
@@ -227,30 +227,30 @@ def _never_due(case: Case, _now_ms: int, _thresholds: Thresholds) -> Iterator[Fl
     if name is None:
         what = "suspended but waits for nothing, so it" if case.is_suspended else f"{status} but"
         yield FlowFinding(
-            "never_due", "warning", f"is {what} is never due", "wake it, or cancel it"
+            "never_due", "warning", f"is {what} is never due", "wake the flow, or cancel it"
         )
     elif case.awaited is None:
         yield FlowFinding(
             "wait_gone",
             "problem",
             f"is suspended on wait condition {name!r}, which was cleared or has expired",
-            "wake it, or cancel it",
+            "wake the flow, or cancel it",
         )
     elif not case.is_its_own:
         yield FlowFinding(
             "wait_gone",
             "problem",
             f"is suspended on wait condition {name!r}, which now belongs to another flow",
-            "wake it, or cancel it",
+            "wake the flow, or cancel it",
         )
     else:
         outcome = WaitOutcome(case.awaited.head.status).name
         yield FlowFinding(
             "never_due",
             "problem",
-            f"is suspended on wait condition {name!r}, which is {outcome}: the flow was notified,"
-            " but its status was not set to RUNNING",
-            "wake it, or cancel it",
+            f"is suspended on wait condition {name!r}, which is {outcome}; the flow was "
+            "notified, but its status was not set to RUNNING",
+            "wake the flow, or cancel it",
         )
 
 
@@ -293,7 +293,7 @@ def _late(case: Case, now_ms: int, thresholds: Thresholds) -> Iterator[FlowFindi
                 "lease_expired",
                 severity,
                 f"was claimed by {head.owner!r}, whose lease ended {length(late_ms)} ago",
-                "start a worker for its type, or release it",
+                "start a worker for its type, or release the flow",
             )
         elif severity != "info":
             yield _overdue(f"has been due for {length(late_ms)}")

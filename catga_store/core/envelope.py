@@ -643,7 +643,7 @@ def _read_wait(key: Key, prefix: bytes) -> WaitCondition | None:
 
     message = (
         f"the body of {key} has layout {layout!r}, but this release of catga_store supports "
-        f"layout {LAYOUT}; nothing was changed; read it with the release that wrote it"
+        f"layout {LAYOUT}, so nothing was changed; read it with the release that wrote it"
     )
     raise CorruptRecordError(message, key=tuple(key))
 

@@ -17,7 +17,7 @@ from catga_store.errors import CorruptRecordError
 __all__ = ["hidden", "is_current", "shown_error"]
 
 _MARK = "encrypted error: "
-_UNREADABLE = "an encrypted error, which cannot be read"
+_UNREADABLE = "an encrypted error that cannot be read"
 _CHILD = "error"
 """In the place of an error, so that it is not that of the body beside it."""
 

@@ -95,7 +95,7 @@ def amended(
     if len(again) > MAX_CHANGES:
         message = (
             f"this commit names {len(again)} records, including the wait conditions that "
-            f"deleted flows report to, but the limit is {MAX_CHANGES}; nothing was written; "
+            f"deleted flows report to, but the limit is {MAX_CHANGES}, so nothing was written; "
             "split it into several commits"
         )
         raise CommitTooLargeError(message, size=len(again), limit=MAX_CHANGES)

@@ -232,7 +232,10 @@ def session_claim(
     """Claim a flow that the session does not have yet, and track it."""
     key = flow_key(check_id(flow_id, "a flow id"))
     if unit.find(key) is not None:
-        message = f"{key} is already in this session; expunge it first, or call claim before get"
+        message = (
+            f"{key} is already in this session, so it cannot be claimed; expunge it first, or "
+            "call claim before get"
+        )
         raise UsageError(message)
 
     flow = yield from claims.claim(

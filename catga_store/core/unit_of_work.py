@@ -525,8 +525,8 @@ class UnitOfWork:
         size = len(changes)
         if size > MAX_CHANGES:
             message = (
-                f"this commit names {size} records, but the limit is {MAX_CHANGES}; nothing was"
-                " sent; split it into several commits"
+                f"this commit names {size} records, but the limit is {MAX_CHANGES}, so nothing"
+                " was sent; split it into several commits"
             )
             raise CommitTooLargeError(message, size=size, limit=MAX_CHANGES)
 
@@ -604,7 +604,9 @@ class UnitOfWork:
         self.step("lose")
         self._lost = plan, now_ms
         self.has_written = True
-        self.why_closed = f"commit {commit_id} was applied, but its versions are not known"
+        self.why_closed = (
+            f"commit {commit_id} was applied, but the versions that it wrote are not known"
+        )
         self.receipt = receipt_of(commit_id, plan.changes, ())
         self.forget()
         return self.receipt
@@ -763,7 +765,9 @@ def check_exists(record: object, exists: object) -> Part[Any]:
 
     part: Part[Any] = record  # pyright: ignore[reportUnknownVariableType]  # of any body
     if exists == "keep" and head_of(part) is not None:
-        message = f"{part.key} was already stored or read; exists='keep' is only for a new part"
+        message = (
+            f"{part.key} has already been stored or read, but exists='keep' is only for a new part"
+        )
         raise UsageError(message)
 
     return part

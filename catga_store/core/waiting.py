@@ -255,8 +255,8 @@ def _sleep(waiter: Waiter) -> Conversation[bool]:
     yield Await(waiter)
     if waiter.is_closed:
         message = (
-            "the store was closed while this call was waiting; this call claimed and changed "
-            "nothing"
+            "the store was closed while this call was waiting, so the call claimed and "
+            "changed nothing"
         )
         raise StoreClosedError(message)
 

@@ -312,7 +312,7 @@ def check_size(key: Key, size: int, limits: Limits) -> None:
 
 def _too_large(key: Key, size: int, limits: Limits) -> RecordTooLargeError:
     message = (
-        f"{key} takes {size} bytes, but the limit of the store is {limits.max_record_bytes}; "
+        f"{key} takes {size} bytes, but the limit of the store is {limits.max_record_bytes}, so "
         "nothing was written; raise max_record_bytes, or store large data elsewhere"
     )
     return RecordTooLargeError(message, size=size, limit=limits.max_record_bytes)

@@ -112,7 +112,7 @@ class Story:
         with WorkerProcess(self._url, "ada", "orders", crash_at=key) as ada:
             self._hear(ada)
             self.account.exit_code_of_the_killed = ada.wait()
-            text = f"process {ada.pid} is dead, exit code {ada.wait()}"
+            text = f"process {ada.pid} ended with exit code {ada.wait()}"
             self._tell(Event("ada", self.order_id, text))
 
     def _take_over(self) -> None:
@@ -232,7 +232,7 @@ class Story:
                 return
 
         if until is not None:
-            message = f"worker {process.name} ended too early, exit code {process.wait()}"
+            message = f"worker {process.name} ended too early with exit code {process.wait()}"
             raise DemoError(message)
 
     def _show_changes(self) -> None:

@@ -98,7 +98,7 @@ def _work(account: Account) -> Iterator[Verdict]:
     calls = Counter(event.key for event in account.events if event.key is not None)
     repeated = [key for key, count in calls.items() if count > 1]
     yield Verdict(
-        "the interrupted step was requested twice under one key, and was done once",
+        "the interrupted step was requested twice under one key but done only once",
         len(repeated) == 1 and account.done_outside(repeated[0]) == 1,
         f"requested again: {', '.join(repeated) or 'nothing'}",
     )
@@ -148,7 +148,7 @@ def _workers(account: Account) -> Iterator[Verdict]:
 
     claim, commit, late = account.refused_claim, account.refused_commit, account.refused_worker
     yield Verdict(
-        "one of two workers was refused, and nothing of the late commit was written",
+        "one of two workers was refused, and no part of the late commit was written",
         claim is not None
         and isinstance(commit, cs.ClaimLostError)
         and late is not None

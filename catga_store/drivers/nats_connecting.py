@@ -159,7 +159,9 @@ def _check_credentials(given: object) -> None:
         missing = [part for part in _PARTS_OF_CREDENTIALS if part not in text]
         if missing and len(files) == 1:
             message = f"the credentials {name} do not contain the line {missing[0].decode()!r}"
-            raise StoreConfigError(f"{message}; use the file that nsc creates for the user")
+            raise StoreConfigError(
+                f"{message}; use the credentials file that nsc creates for the user"
+            )
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -198,8 +200,8 @@ def meaning_of(error: Exception, servers: list[str]) -> StoreConfigError | NotSe
         return NotSentError(f"no NATS server can be reached at {place}: {why}")
 
     message = (
-        f"cannot connect to NATS at {place}: nats.connect raised {type(error).__name__}; check the "
-        "values in connect= and the cause of this error"
+        f"cannot connect to NATS at {place}, because nats.connect raised "
+        f"{type(error).__name__}; check the values in connect= and the cause of this error"
     )
     return StoreConfigError(message)
 

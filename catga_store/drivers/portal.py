@@ -212,7 +212,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     except OSError as error:
         message = (
             "cannot create the event loop of the store, because this process has no file "
-            "descriptors left; nothing was sent; close files or connections, or raise the "
+            "descriptors left, so nothing was sent; close files or connections, or raise the "
             "limit (ulimit -n)"
         )
         raise StoreUnavailableError(message) from error

@@ -131,5 +131,8 @@ def check_options(client: Any) -> None:
     try:
         codecs.lookup(encoding)
     except LookupError as error:
-        message = f"encoding of the Redis client: expected a Python encoding, got {shown(encoding)}"
+        message = (
+            "encoding of the Redis client: expected the name of a Python encoding, got "
+            f"{shown(encoding)}"
+        )
         raise UsageError(message) from error

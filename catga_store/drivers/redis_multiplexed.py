@@ -305,7 +305,7 @@ class MultiplexedConnection:
                 reply = error
 
             if self._given_up or not sent:
-                message = "the server sent a reply that matches no request"
+                message = "the server sent a reply that does not match any request"
                 raise RedisError(message)
 
             request = sent[0]

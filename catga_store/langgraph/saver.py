@@ -91,8 +91,8 @@ class CatgaSaver(BaseCheckpointSaver[str]):
         if self._run is None:
             conversation.close()
             message = (
-                "this saver uses an async store: await its async methods, or create it with a"
-                " blocking store"
+                "this saver uses an async store; await its async methods, or create the "
+                "saver with a blocking store"
             )
             raise cs.UsageError(message)
 

@@ -84,7 +84,7 @@ def _plain(found: re.Match[str]) -> str:
 def _checked_tag(tag: object) -> str:
     text = _text(tag, _TAG)
     if not text or "}" in text:
-        message = f"{_TAG} is {shown(text)}: expected a str without '}}'; nothing was sent"
+        message = f"{_TAG} is {shown(text)}, but must be a str without '}}'; nothing was sent"
         raise InvalidIdError(message, what=_TAG, value=text)
 
     return text
@@ -92,7 +92,7 @@ def _checked_tag(tag: object) -> str:
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
-        message = f"{what} is of type {type(value).__name__}: expected a str; nothing was sent"
+        message = f"{what} must be a str, not of type {type(value).__name__}; nothing was sent"
         raise InvalidIdError(message, what=what)
 
     return str.__str__(value)

@@ -129,8 +129,8 @@ def bitmap_of(indices: Iterable[int]) -> BitMap64:
         check_index(indices[-1])
         if len(indices) > _LONGEST_RANGE:
             message = (
-                f"{indices!r} has {len(indices)} indices: expected at most 2**36 at once;"
-                " nothing was changed"
+                f"{indices!r} has {len(indices)} indices, but at most 2**36 are allowed at "
+                "once; nothing was changed"
             )
             raise UsageError(message)
 

@@ -123,7 +123,7 @@ def _mapping(value: object, what: str, values: str) -> Mapping[object, object]:
 def _checked(value: object, what: str) -> Iterator[tuple[str, str]]:
     given = _mapping(value, what, "str")
     if len(given) > MOST_TAGS:
-        message = f"{what} has {len(given)} entries; the limit is {MOST_TAGS}"
+        message = f"{what} has {len(given)} entries, but the limit is {MOST_TAGS}"
         raise UsageError(message)
 
     for key, text in given.items():

@@ -99,7 +99,7 @@ def check_tag_text(value: object, name: str) -> None:
         raise EncodingError(message, path=name) from error
 
     if size > _TAG_BYTES:
-        message = f"{name} is {size} UTF-8 bytes long; the limit is {_TAG_BYTES}"
+        message = f"{name} is {size} UTF-8 bytes long, but the limit is {_TAG_BYTES}"
         raise UsageError(message)
 
 

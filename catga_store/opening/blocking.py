@@ -79,7 +79,9 @@ def memory_name(name: str) -> str:
 
 def _refuse_url(text: str, needed: str) -> None:
     if re.match(r"[A-Za-z][\w+.-]*://", text):
-        message = f"{needed}, but {shown(text)} is a URL; to open a store by URL, use open_store"
+        message = (
+            f"{needed}, but {shown(text)} is a URL; to open a store by its URL, use open_store"
+        )
         raise UsageError(message)
 
 
@@ -220,9 +222,9 @@ def nats_servers(servers: Any) -> list[str]:
 
     if not urls or not all(isinstance(url, str) and url for url in urls):
         message = (
-            "servers: expected URLs such as ['nats://a:4222', 'nats://b:4222'], got"
-            f" {shown(servers)}; to use a connection of your own, pass it to AsyncNatsStore on its"
-            " event loop"
+            "servers: expected URLs such as ['nats://a:4222', 'nats://b:4222'], got "
+            f"{shown(servers)}; to use your own connection, pass it to AsyncNatsStore on the "
+            "event loop of the connection"
         )
         raise UsageError(message)
 
@@ -255,7 +257,8 @@ def nats_options(connect: Mapping[str, Any] | None) -> dict[str, Any]:
     unknown = [name for name in options if name not in known]
     if unknown:
         message = (
-            f"connect takes no option {shown(unknown[0])}; it takes {', '.join(sorted(known))}"
+            f"connect does not accept the option {shown(unknown[0])}; it accepts "
+            f"{', '.join(sorted(known))}"
         )
         raise UsageError(message)
 

@@ -226,7 +226,10 @@ def check_nats_server(url: str) -> None:
     if parts.query:
         raise _refusal(
             text,
-            "has options; pass them in connect=, or use open_store, which takes a URL with options",
+            (
+                "has options, which this store does not read from a URL; pass them in connect=, "
+                "or use open_store"
+            ),
         )
 
     _nats(text, parts)
@@ -265,7 +268,13 @@ def _unescaped(url: str, text: str) -> str:
     except UnicodeDecodeError:
         pass  # raised below: the error holds the text
 
-    raise _refusal(url, "has a percent escape that is not UTF-8, such as %FF")
+    raise _refusal(
+        url,
+        (
+            "has a percent escape that is not UTF-8, such as %FF; write UTF-8 bytes in percent "
+            "escapes"
+        ),
+    )
 
 
 def _memory(url: str, parts: SplitResult) -> MemoryURL:
@@ -296,7 +305,7 @@ def _sqlite(url: str, parts: SplitResult) -> SQLiteURL:
         )
 
     if path.endswith("/"):
-        raise _refusal(url, "names a directory; add a file name")
+        raise _refusal(url, "specifies a directory; add a file name")
 
     return SQLiteURL(path)
 
@@ -457,7 +466,13 @@ def _options(
         pairs = None  # raised below: the error holds the text
 
     if pairs is None:
-        raise _refusal(url, "has an option with a percent escape that is not UTF-8, such as %FF")
+        raise _refusal(
+            url,
+            (
+                "has an option with a percent escape that is not UTF-8, such as %FF; write UTF-8 "
+                "bytes in percent escapes"
+            ),
+        )
 
     found: dict[str, Any] = {}
     for name, value in pairs:
@@ -499,6 +514,6 @@ def _unknown_option(
     guess = f" (did you mean {near[0]}?)" if near else ""
     return _refusal(
         url,
-        f"has {which}{guess}; the URL of a {store} store may have the options"
-        f" {', '.join(sorted([*known, *CODEC_OPTIONS]))}",
+        f"has {which}{guess}; the URL of a {store} store accepts the options "
+        f"{', '.join(sorted([*known, *CODEC_OPTIONS]))}",
     )

@@ -186,7 +186,7 @@ def check_id(value: object, what: str) -> str:
     >>> check_id("", "flow id")
     Traceback (most recent call last):
     ...
-    catga_store.InvalidIdError: flow id is empty; an id must be a str of 1 to 512 UTF-8 bytes; nothing was sent
+    catga_store.InvalidIdError: flow id is empty, but an id must be a str of 1 to 512 UTF-8 bytes; nothing was sent
     """
     # An ASCII id has as many bytes as characters. This line is the cost of every ordinary call.
     if type(value) is str and value.isascii() and 0 < len(value) <= MAX_ID_BYTES:
@@ -272,7 +272,7 @@ def check_step(value: object) -> int:
     >>> check_step(-1)
     Traceback (most recent call last):
     ...
-    catga_store.UsageError: step index is -1; it must be an int from 0 to 2147483647; nothing was sent
+    catga_store.UsageError: step index is -1, but must be an int from 0 to 2147483647; nothing was sent
     """
     if type(value) is int and 0 <= value <= MAX_STEP:
         return value
@@ -281,7 +281,7 @@ def check_step(value: object) -> int:
         return int(value)
 
     found = show_int(value)
-    message = f"step index is {found}; it must be an int from 0 to {MAX_STEP}; nothing was sent"
+    message = f"step index is {found}, but must be an int from 0 to {MAX_STEP}; nothing was sent"
     raise UsageError(message)
 
 
@@ -366,7 +366,8 @@ _TOKENS = tuple(chr(byte) if byte in _KEPT else f"={byte:02X}" for byte in range
 
 def _refusal(what: str, found: str) -> str:
     return (
-        f"{what} {found}; an id must be a str of 1 to {MAX_ID_BYTES} UTF-8 bytes; nothing was sent"
+        f"{what} {found}, but an id must be a str of 1 to {MAX_ID_BYTES} UTF-8 bytes; nothing "
+        "was sent"
     )
 
 

@@ -170,7 +170,7 @@ class _Telemetry:
             counted: meter.create_counter(f"catga_store.{name}", unit, described)
             for counted, name, unit, described in (
                 ("conflicts", "conflicts", "{change}", "Changes that a store has refused"),
-                ("retries", "retries", "{commit}", "Commits sent again after a refusal"),
+                ("retries", "retries", "{commit}", "Commits that were sent again after a refusal"),
                 ("uncertain", "uncertain_commits", "{commit}", "Commits whose outcome is unknown"),
                 ("claimed", "claimed_flows", "{flow}", "Flows that workers have claimed"),
                 (

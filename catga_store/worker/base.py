@@ -284,7 +284,7 @@ class BaseWorker:
         since, self._down_since = self._down_since, None
         if since is not None:
             self.log.warning(
-                "the store can be reached again after %.1f s", time.monotonic() - since
+                "the store can be reached again after an outage of %.1f s", time.monotonic() - since
             )
 
     # tests ----------------------------------------------------------------------------------------

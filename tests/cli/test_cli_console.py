@@ -68,7 +68,7 @@ def test_wrong_arguments_are_one_line(tmp_path: Path) -> None:
     with cs.open_store(url) as store:
         store.create(cs.FlowSnapshot("f", state={}))
 
-    failed(run_command("console", url, "--token", "short"), 2, "expected 16 or more")
+    failed(run_command("console", url, "--token", "short"), 2, "expected at least 16")
     (port,) = free_ports(1)
     with socket.create_server(("127.0.0.1", port)):
         failed(run_command("console", url, "--port", str(port)), 3, "cannot listen on")

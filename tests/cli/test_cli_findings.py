@@ -260,7 +260,9 @@ def test_a_disk_that_could_not_be_written(client: redis.Redis) -> None:
     info = {"aof_enabled": 1, "aof_last_write_status": "err", "rdb_last_bgsave_status": "err"}
     found = by_check(redis_doctor._persistence(client, info, " of n"))
     assert found["disk of n"].level == "problem"
-    assert found["disk of n"].found == "failed: the append-only file, the last snapshot"
+    assert (
+        found["disk of n"].found == "these writes failed: the append-only file, the last snapshot"
+    )
 
 
 def test_a_cluster_whose_slots_are_not_served() -> None:
@@ -276,7 +278,7 @@ def test_a_cluster_whose_slots_are_not_served() -> None:
 
     assert (found["cluster"].level, found["cluster"].found) == (
         "problem",
-        "0 of 16384 slots are served",
+        "only 0 of 16384 slots are served",
     )
 
 

@@ -118,7 +118,7 @@ def test_parts_and_their_directories(url: str, bucket: str) -> None:
 
     found = findings(url, 1)
     assert found["parts"]["level"] == "problem"
-    assert found["parts"]["found"].endswith("of 2 cannot be read: 'deep'")
+    assert found["parts"]["found"].endswith("of 2 directories of parts cannot be read: 'deep'")
 
 
 def test_storage_that_is_not_reserved(nats_server: NatsServer, bucket: str) -> None:
@@ -160,7 +160,9 @@ def test_settings_that_lose_flows(url: str, bucket: str) -> None:
     assert done.returncode == 1
     assert "max_age is 3600000000000, not 0" in done.stdout
     assert "duplicate_window is 60000000000, not 600000000000" in done.stdout
-    assert findings(url, 1)["settings"]["change"].startswith(f"nats stream edit KV_{bucket}")
+    assert findings(url, 1)["settings"]["change"].startswith(
+        f"correct the setting with nats stream edit KV_{bucket}"
+    )
 
 
 def test_entries_that_match_no_record(url: str, bucket: str) -> None:

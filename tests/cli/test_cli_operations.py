@@ -116,7 +116,7 @@ def test_why_says_what_to_do(call: Call, store: cs.Store) -> None:
     assert done.code == 1
     assert "flow 'f' is SUSPENDED at 0, version 1, not due, suspended on '{f}/wait'" in done.out
     assert "it is suspended on wait condition '{f}/wait', which was cleared" in done.out
-    assert "wake it, or cancel it" in done.out
+    assert "wake the flow, or cancel it" in done.out
     assert call("why f --json").json["findings"][0]["code"] == "wait_gone"
     assert call("why nobody").code == 1
     store.wake_flow("f")
@@ -243,7 +243,7 @@ def test_a_version_is_checked(call: Call, store: cs.Store) -> None:
     assert done.code == 4
     assert "expected version 2, but the store holds version 1" in done.err
     assert call("wake f0 --version 1").code == 0
-    assert call("wake f0 --version 2").out.splitlines()[1].startswith("skipped 1 flow: has nothing")
+    assert call("wake f0 --version 2").out.splitlines()[1].startswith("skipped 1 flow: needs no")
     assert call("purge f0 --version 1 --yes").code == 4
     assert call("purge f0 --version 2 --yes").code == 0
 
@@ -311,7 +311,8 @@ def test_show_reads_the_wait_as_it_is_now(call: Call, store: cs.Store) -> None:
     document = call("show f --json").json["wait_condition"]
     assert (document["outcome"], document["stored"]) == (None, False)
     assert (
-        "{f}/wait, which is not in the store: it was cleared, or has expired" in call("show f").out
+        "{f}/wait, which is not in the store, because it was cleared or has expired"
+        in call("show f").out
     )
 
 

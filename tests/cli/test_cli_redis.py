@@ -99,7 +99,7 @@ def test_doctor_of_a_healthy_server(url: str, version: str) -> None:
         (("--maxmemory", "500kb"), "memory", "warning", "maxmemory"),
         (("--appendonly", "no", "--save", ""), "durability", "problem", "appendonly yes"),
         (("--appendfsync", "no"), "durability", "warning", "appendfsync everysec"),
-        (("--min-replicas-to-write", "1"), "replicas", "problem", "bring the replicas back"),
+        (("--min-replicas-to-write", "1"), "replicas", "problem", "reconnect the replicas"),
     ],
 )
 def test_doctor_reports_harmful_settings(

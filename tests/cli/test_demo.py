@@ -344,7 +344,7 @@ def test_a_worker_that_fails_is_an_error_and_not_a_silence(
     story = Story(f"sqlite:///{tmp_path / 'flows.db'}", Notes())
     with (
         WorkerProcess("nonsense", "zoe", "orders") as zoe,
-        pytest.raises(DemoError, match="worker zoe ended too early, exit code 1"),
+        pytest.raises(DemoError, match="worker zoe ended too early with exit code 1"),
     ):
         story._hear(zoe, until=lambda _event: True)
 

@@ -415,7 +415,7 @@ def test_the_status_of_an_error() -> None:
     store = cs.MemoryStore()
     with client_of(store) as client:
         store.close()
-        assert "was closed" in page_of(client, "/flows", 400).text
+        assert "has been closed" in page_of(client, "/flows", 400).text
 
 
 @pytest.mark.anyio

@@ -317,7 +317,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"": "x"}, "a key of tags is 0 UTF-8 bytes long; expected 1 to 64 bytes"),
     ({"ü" * 33: "x"}, "a key of tags is 66 UTF-8 bytes long"),
     ({"a": "ü" * 129}, "tags['a'] is 258 UTF-8 bytes long; expected 0 to 256 bytes"),
-    ({str(number): "" for number in range(17)}, "tags has 17 entries; the limit is 16"),
+    ({str(number): "" for number in range(17)}, "tags has 17 entries, but the limit is 16"),
     ({"a": "\ud800"}, "tags['a'] cannot be encoded"),
     ({"\udfff": "x"}, "a key of tags cannot be encoded"),
 ]

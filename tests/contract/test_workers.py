@@ -493,7 +493,7 @@ def test_a_handler_that_hangs_fails_its_flow(store: cs.Store) -> None:
     order = store.get_one("o")
     assert begun == [1, 2]
     assert order.error == (
-        "attempt 2 of 2 at 0: TimeoutError: the handler took longer than its time limit of 0.05 s"
+        "attempt 2 of 2 at 0: TimeoutError: the handler exceeded its time limit of 0.05 s"
     )
 
 

@@ -800,7 +800,7 @@ def test_a_closed_store_is_refused(filled: cs.Store, open_more: Opener) -> None:
     assert repr(filled).endswith(" closed>")
     for use in CLOSED_USES:
         with pytest.raises(
-            cs.StoreClosedError, match="was closed and cannot be used; open the store again"
+            cs.StoreClosedError, match="has been closed and cannot be used; open the store again"
         ):
             use(filled)
 

@@ -238,7 +238,7 @@ def test_a_key_for_each_flow() -> None:
         (lambda: cs.Zstd(min_bytes=-1), "min_bytes"),
         (lambda: cs.MemoryStore(codecs="zstd"), "list of codecs"),
         (lambda: cs.MemoryStore(codecs=[cs.Zstd]), "BodyCodec"),
-        (lambda: cs.MemoryStore(codecs=[cs.Zstd(), cs.Zstd()]), "different names"),
+        (lambda: cs.MemoryStore(codecs=[cs.Zstd(), cs.Zstd()]), "a different name"),
     ],
 )
 def test_wrong_options_are_refused(make: Any, found: str) -> None:

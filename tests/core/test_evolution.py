@@ -368,9 +368,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"name": "\ud800"}, "surrogates not allowed"),
     ({"name": "n", "version": 0}, "not 0"),
     ({"name": "n", "version": True}, "not True"),
-    ({"name": "n", "version": 2, "upcasters": {2: to_cents}}, "less than its version 2, not 2"),
-    ({"name": "n", "version": 2, "upcasters": {0: to_cents}}, "version 2, not 0"),
-    ({"name": "n", "version": 2, "upcasters": {"1": to_cents}}, "version 2, not '1'"),
+    (
+        {"name": "n", "version": 2, "upcasters": {2: to_cents}},
+        "less than its version 2 as keys, not 2",
+    ),
+    ({"name": "n", "version": 2, "upcasters": {0: to_cents}}, "version 2 as keys, not 0"),
+    ({"name": "n", "version": 2, "upcasters": {"1": to_cents}}, "version 2 as keys, not '1'"),
     ({"name": "n", "version": 2, "upcasters": {1: "to_cents"}}, "must be a function"),
     ({"name": "n", "version": 4, "upcasters": {1: to_cents, 3: to_tags}}, "from version 2;"),
 ]
@@ -385,7 +388,7 @@ def test_invalid_declaration_is_refused(options: dict[str, Any], said: str) -> N
 
 def test_flow_state_below_the_class_decorator_is_refused() -> None:
     """A class that is not a state type yet is refused with the reason."""
-    with pytest.raises(cs.UsageError, match="put @flow_state above"):
+    with pytest.raises(cs.UsageError, match="write @flow_state above"):
 
         @attrs.define
         @cs.flow_state("n")

@@ -540,7 +540,7 @@ def test_poison_is_failed_without_running_again(store: cs.Store, clock: ManualCl
     assert order.status is cs.FlowStatus.FAILED
     assert order.error is not None
     assert order.error.startswith(
-        "not run again, because 3 of 3 attempts at 0 ended without a result"
+        "the flow was not run again, because 3 of 3 attempts at 0 ended without a result"
     )
     assert len(errors(store)) == 1
 
@@ -587,7 +587,9 @@ def test_a_flow_that_kills_its_process_alone_is_failed(
 
     assert starts == [1, 1, 2, 3]
     error = store.get_one("o").error or ""
-    assert error.startswith("not run again, because 3 of 3 attempts at 0 ended without a result")
+    assert error.startswith(
+        "the flow was not run again, because 3 of 3 attempts at 0 ended without a result"
+    )
 
 
 def test_an_attempt_that_raised_is_explained(
@@ -885,7 +887,7 @@ async def _awaiting(_run: Any) -> None:
         (lambda _: cs.Worker(None), "expected a Store, got None"),
         (cs.AsyncWorker, "expected an AsyncStore, got"),
         (lambda store: cs.Worker(store).run_until_idle(), "has no handlers"),
-        (lambda store: cs.Worker(store).handles(Order)(_awaiting), "got an async one"),
+        (lambda store: cs.Worker(store).handles(Order)(_awaiting), "got an async function"),
         (lambda store: cs.Worker(store).on_failure(Order)(print), "have no handler"),
         (lambda store: cs.Worker(store).handles(Order)(3), "expected a function"),
         (lambda _: cs.Retry(attempts=0), "attempts must be an int of at least 1"),

@@ -584,7 +584,7 @@ def test_connection_that_fails_to_close(
                 pass
 
         assert "not connected" in repr(link)
-        assert "closed with an error: Error('as it wishes')" in caplog.text
+        assert "closed because of an error: Error('as it wishes')" in caplog.text
 
     run(test)
 

@@ -71,13 +71,13 @@ WAYS: list[tuple[str, Connect, type[Exception], str]] = [
         "a file without credentials",
         lambda path: {"user_credentials": credentials(path, "hello")},
         cs.StoreConfigError,
-        "have no line 'BEGIN NATS USER JWT'",
+        "do not contain the line 'BEGIN NATS USER JWT'",
     ),
     (
         "a text without credentials",
         lambda _: {"user_credentials": UserString(SECRET)},
         cs.StoreConfigError,
-        "have no line 'BEGIN NATS USER JWT'",
+        "do not contain the line 'BEGIN NATS USER JWT'",
     ),
     (
         "credentials without the package nkeys",

@@ -102,6 +102,6 @@ def test_a_flow_that_kills_its_process_fails(store_url: str, tmp_path: Path) -> 
         assert deaths == 2
         assert poison.error is not None
         assert poison.error.startswith(
-            "not run again, because 1 of 1 attempts at 0 ended without a result"
+            "the flow was not run again, because 1 of 1 attempts at 0 ended without a result"
         )
         assert len(store.read_log("poison", "errors")) == 1

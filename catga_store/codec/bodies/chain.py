@@ -264,7 +264,8 @@ def _checked(codecs: object) -> tuple[BodyCodec, ...]:
     names = [codec.name for codec in checked]
     if len(set(names)) < len(names) or len(names) > _MOST:
         message = (
-            f"codecs: expected at most {_MOST} codecs with different names, got {', '.join(names)}"
+            f"codecs: expected at most {_MOST} codecs, each with a different name, got "
+            f"{', '.join(names)}"
         )
         raise UsageError(message)
 

@@ -73,8 +73,8 @@ class Encrypt(BodyCodec):
         given: object = key_for
         if given is not None and (not callable(given) or current is not None):
             message = (
-                "key_for: expected a function that returns Keys, and no current=, because "
-                "the returned Keys specify the current key"
+                "key_for: expected a function that returns Keys; do not pass current=, "
+                "because the Keys specify the current key"
             )
             raise UsageError(message)
 

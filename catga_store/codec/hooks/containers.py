@@ -163,7 +163,7 @@ def set_hooks(cls: type[Any], element: Hooks) -> Hooks:
             raise at(error, "[*]")
 
         if len(out) != len(value):
-            raise Misfit(label, "a list with the same element twice")
+            raise Misfit(label, "a list that contains an element twice")
 
         return out
 
@@ -273,7 +273,7 @@ def _object_dec(label: str, key_dec: Dec, value_dec: Dec) -> Dec:
             raise at(error, key_part(key))
 
         if len(out) != len(value):
-            raise Misfit(label, "an object with the same key in two spellings")
+            raise Misfit(label, "an object that contains a key in two spellings")
 
         return out
 

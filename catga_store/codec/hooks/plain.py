@@ -66,7 +66,7 @@ def enter(value: Any, active: set[int]) -> None:
 def too_long() -> Misfit:
     """Return the error for integers that could not be read back."""
     expected = "an int of at most 4300 digits, or of 4299 digits and a sign"
-    return Misfit(expected, "a longer int", "it could not be read back")
+    return Misfit(expected, "a longer int", "it is too long to be read back")
 
 
 def check_float(value: float) -> None:

@@ -104,7 +104,7 @@ def check_keys(label: str, value: Any, fields: Mapping[str, Any], needed: Abstra
         raise Misfit(label, kind_of(value))
 
     if not value.keys() <= fields.keys():
-        why = "the next write would lose this key; was the state written by newer code?"
+        why = "the next write would lose this key; newer code may have written the state"
         unknown = Misfit(f"a field of {label}", "a key that is not a field", why)
         raise at(unknown, key_part(next(key for key in value if key not in fields)))
 

@@ -202,7 +202,7 @@ async def _compared(
 
     numbers = number(before, "from"), number(after, "to")
     if min(numbers) < 1:
-        message = "a version must be 1 or more"
+        message = "version: expected a number of at least 1"
         raise UsageError(message)
 
     states: list[Any] = []

@@ -20,8 +20,8 @@ class MemoryDoctor:
     def absent(self, url: str) -> str | None:
         """Say that there is nothing: this process has just begun."""
         return (
-            f"{mask_url(url)} is empty: a memory store belongs to one process, and this process"
-            " has just started"
+            f"{mask_url(url)} is empty, because a memory store belongs to one process, and "
+            "this process has just started"
         )
 
     def examine(self, url: str) -> Iterator[Finding]:

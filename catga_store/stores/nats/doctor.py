@@ -347,7 +347,7 @@ def _jetstream(seen: _Seen) -> Finding:
             "problem",
             "JetStream is not enabled on the server, or this account is not allowed to use it",
             "no worker can use the store, because it keeps its records in JetStream",
-            "enable JetStream: nats-server -js, or `jetstream: enabled` for the account",
+            "enable JetStream with nats-server -js, or with `jetstream: enabled` for the account",
         )
 
     level = seen.account.get("api", {}).get("level", "?")
@@ -432,8 +432,8 @@ def _settings(config: dict[str, Any], layout: NatsLayout, replicas: int) -> Iter
             f"{name} is {found!r}, not {wanted!r}",
             "no worker can use the store, because other settings can lose records, or write "
             "commits only in part",
-            f"run nats stream edit {layout.stream}; if only replicas differs, you can set "
-            "replicas=… in the URL instead",
+            f"correct the setting with nats stream edit {layout.stream}; if only the number "
+            "of replicas differs, you can set replicas=… in the URL instead",
         )
 
     for name in foreign:
@@ -500,8 +500,8 @@ def _replicas(stream: dict[str, Any]) -> Iterator[Finding]:
             "replicas",
             "info",
             "only one server keeps the records",
-            "while that server is down, no flow can continue; if its disk is lost, every flow is"
-            " lost",
+            "no flow can continue while that server is down, and every flow is lost if its "
+            "disk is lost",
             "use three servers and replicas=3, so that the store keeps working if one server fails",
         )
         return
@@ -543,14 +543,14 @@ def _entries(seen: _Seen) -> Finding:
         return Finding(
             "index",
             "info",
-            f"{len(seen.wrong):,} of {seen.looked_at:,} entries do not match their record",
+            f"{len(seen.wrong):,} of {seen.looked_at:,} entries do not match their records",
             "the entries belong to commits in flight, to refused commits, or to commits "
             "whose worker died; readers check each entry and skip these",
             "no action is needed: when a reader finds such an entry that is ten minutes old, "
             "a sweep removes it",
         )
 
-    found = f"{seen.looked_at:,} entries checked; each matches its record"
+    found = f"{seen.looked_at:,} entries were checked, and each matches its record"
     return Finding(
         "index", "ok", found, "the store uses the index to find due flows and to list flows"
     )

@@ -256,7 +256,7 @@ def given_up(
         message = (
             f"commit {commit_id} could not be written within the timeout, because other "
             "writers changed the same records first or NATS was busy (its last reply was "
-            f"{deadline.reason!r}); nothing was written; try again"
+            f"{deadline.reason!r}), so nothing was written; try again"
         )
         return StoreUnavailableError(message)
 

@@ -142,7 +142,9 @@ class NatsResolver:
             age = time.time() - began_s(commit_id)
             is_forgotten = not found[last].sequence and age > 2 * self.exchange.timeout
             if is_forgotten:
-                raise uncertain(commit_id, keys, "the records that it wrote no longer exist")
+                raise uncertain(
+                    commit_id, keys, "the records that the commit wrote no longer exist"
+                )
 
             raise partly_stored(commit_id, keys)
 

@@ -240,7 +240,7 @@ class NatsSender:
         if len(messages) > _BATCH_MOST:
             text = (
                 f"this commit needs {len(messages)} messages, but NATS accepts at most "
-                f"{_BATCH_MOST} in one batch; nothing was written; split it into several "
+                f"{_BATCH_MOST} in one batch, so nothing was written; split it into several "
                 "commits"
             )
             raise CommitTooLargeError(text, size=len(messages), limit=_BATCH_MOST)

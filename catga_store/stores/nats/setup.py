@@ -105,7 +105,7 @@ def _verify(
         now = "is empty" if found is None else "holds another store"
         message = (
             f"the stream {layout.stream!r} {now}, because the stream of the opened store was "
-            "removed, or was lost in a power failure, and then created again; nothing was "
+            "removed, or was lost in a power failure, and then created again, so nothing was "
             "written; restore the stream from a backup, or open the store again to use the "
             "current stream"
         )
@@ -134,14 +134,14 @@ def _check_server(greeting: Greeting) -> None:
     if is_too_old(greeting.version):
         message = (
             f"the NATS server has version {greeting.version}, but the store needs at least "
-            f"{OLDEST} for atomic batches; nothing was written; update the server"
+            f"{OLDEST} for atomic batches, so nothing was written; update the server"
         )
         raise StoreConfigError(message)
 
     if greeting.max_payload < LEAST_PAYLOAD:
         message = (
             f"the NATS server accepts at most {greeting.max_payload} bytes per message "
-            f"(max_payload), but the store needs {LEAST_PAYLOAD}; nothing was written; raise "
+            f"(max_payload), but the store needs {LEAST_PAYLOAD}, so nothing was written; raise "
             "max_payload on the server"
         )
         raise StoreConfigError(message)
@@ -286,7 +286,7 @@ def _check_settings(settings: dict[str, Any], layout: NatsLayout, replicas: int)
     for name, found, wanted in differing(settings, layout, replicas):
         message = (
             f"the stream {layout.stream!r} has {name} = {found!r}, but the store needs "
-            f"{wanted!r}; nothing was written; correct the stream (nats stream edit "
+            f"{wanted!r}, so nothing was written; correct the stream (nats stream edit "
             f"{layout.stream}), or choose another bucket"
         )
         if name == "num_replicas":

@@ -220,7 +220,7 @@ class NatsTables:
             self._plain[key] = head, Body(body)
         else:
             kept = self.plain(key)
-            assert kept is not None, "a kept body must exist"  # noqa: S101  a broken rule, not bad input
+            assert kept is not None, "the body to keep must exist"  # noqa: S101  a broken rule, not bad input
             before, kept_body = kept
             same = (head.position, head.error) == (before.position, before.error)
             if kept_body.count and not same:  # they may lie with the body
@@ -330,7 +330,7 @@ class NatsTables:
         seen = tuple([self._snapshot.stored[one].sequence for one in nodes])
         if self._snapshot.stale.get(subject) == seen:
             message = (
-                f"{key} is missing, although the directory of parts names it; nothing was changed"
+                f"{key} is missing, although the directory of parts lists it; nothing was changed"
             )
             raise CorruptRecordError(message, key=tuple(key))
 

@@ -264,7 +264,7 @@ def _cluster(node: Any, info: dict[str, Any], of: str, url: str) -> Iterator[Fin
             f"cluster{of}",
             "problem",
             "the server is a node of a cluster, but the URL is for a single server",
-            "records on other nodes cannot be reached",
+            "the store cannot reach records on other nodes",
             "use a URL that begins with redis+cluster:// or rediss+cluster://",
         )
         return
@@ -280,7 +280,7 @@ def _cluster(node: Any, info: dict[str, Any], of: str, url: str) -> Iterator[Fin
             "problem",
             found,
             "the partitions in the other slots cannot be read or written",
-            "bring the missing nodes back, or wait for the failover",
+            "start the missing nodes, or wait for the failover",
         )
 
 
@@ -334,7 +334,7 @@ def _memory(info: dict[str, Any], of: str) -> Iterator[Finding]:
             "raise maxmemory, or keep ended flows for a shorter time with `Retention`",
         )
     else:
-        yield Finding(check, "ok", found, "there is still enough free memory")
+        yield Finding(check, "ok", found, "the server has enough free memory")
 
 
 def _persistence(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
@@ -368,7 +368,7 @@ def _persistence(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
         yield Finding(
             f"disk{of}",
             "problem",
-            f"the last write failed for {', '.join(failed)}",
+            f"these writes failed: {', '.join(failed)}",
             (
                 "the server cannot save to its disk; by default, it refuses every commit until "
                 "saving succeeds again"
@@ -412,7 +412,7 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
                 "a replica refuses every commit, and reads return only the data that it has "
                 "received so far"
             ),
-            "use the URL of the primary, or a Sentinel client",
+            "use the URL of the primary, or use a Sentinel client",
         )
         return
 
@@ -445,14 +445,14 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
         )
     elif replicas < int(least):
         means = "too few replicas are connected, so the server refuses every commit"
-        yield Finding(check, "problem", found, means, "bring the replicas back")
+        yield Finding(check, "problem", found, means, "reconnect the replicas")
     else:
         means = "the server refuses commits while too few replicas are within min-replicas-max-lag"
         change = ""
         if replicas == int(least):
             change = (
-                "add a replica: after a failover there is one replica fewer, and every "
-                "commit is refused"
+                "add a replica; otherwise, every commit is refused after a failover, which "
+                "leaves one replica fewer"
             )
 
         yield Finding(check, "ok", found, means, change)
@@ -477,16 +477,16 @@ def _fail_over(node: Any, acknowledged_by: int) -> Iterator[Finding]:
     elif replicas < acknowledged_by:
         level = "problem"
         means = "too few replicas can confirm a commit, so every commit raises CommitUncertainError"
-        change = "bring the replicas back, or lower acknowledged_by"
+        change = "reconnect the replicas, or lower acknowledged_by"
     elif replicas == acknowledged_by:
-        means = "every replica has an acknowledged commit, so a failover keeps it"
+        means = "an acknowledged commit is on every replica, so a failover keeps it"
         change = (
-            "add a replica: while one replica is down, and after a failover, no commit is "
-            "acknowledged"
+            "add a replica; otherwise, no commit is acknowledged while one replica is down, "
+            "or after a failover"
         )
     else:
         means = (
-            "at least that many replicas have an acknowledged commit, so a failover to one "
+            "an acknowledged commit is on at least that many replicas, so a failover to one "
             "of them keeps it"
         )
 

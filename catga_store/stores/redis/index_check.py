@@ -88,7 +88,7 @@ def examine_index(link: PerformsPipes, layout: RedisLayout) -> Iterator[Finding]
             if records >= _MOST_ENTRIES:
                 break
 
-    found = f"{entries:,} entries compared with their records"
+    found = f"{entries:,} entries were compared with their records"
     if astray:
         yield Finding(
             "index",
@@ -103,7 +103,7 @@ def examine_index(link: PerformsPipes, layout: RedisLayout) -> Iterator[Finding]
     else:
         yield Finding("index", "ok", found, "the index agrees with the records")
 
-    found = f"{records:,} flows looked up in the index"
+    found = f"{records:,} flows were looked up in the index"
     if lost:
         yield Finding(
             "flows",

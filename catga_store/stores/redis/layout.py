@@ -205,7 +205,7 @@ def corrupt(key: Key, found: object) -> CorruptRecordError:
     what = found if isinstance(found, str) else repr(found)
     message = (
         f"{key} cannot be read, because it holds {what[:100]}, which this library did not "
-        "write; nothing was changed; restore the record from a backup"
+        "write, so nothing was changed; restore the record from a backup"
     )
     return CorruptRecordError(message, key=tuple(key))
 

@@ -42,12 +42,12 @@ def examine_parts(link: PerformsPipes, layout: RedisLayout) -> Iterator[Finding]
             if parts >= _MOST_PARTS:
                 break
 
-    found_all = f"{parts:,} parts of {flows:,} flows compared with their names"
+    found_all = f"{parts:,} parts of {flows:,} flows were compared with the lists of part names"
     if wrong:
         yield Finding(
             "parts",
             "problem",
-            f"{found_all}: {len(wrong):,} do not agree, for example {', '.join(wrong[:3])}",
+            f"{found_all}; {len(wrong):,} do not match, for example {', '.join(wrong[:3])}",
             "listings fail or omit these parts, because another program has written to these keys",
             "keep other programs away from these keys, and write or delete each of these "
             "parts again",

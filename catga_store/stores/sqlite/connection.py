@@ -366,7 +366,10 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
 
     if 0 < _size(path) < _SMALLEST_DATABASE:
         # SQLite would take it for an empty one and write over it.
-        message = f"the file {path!r} is not a SQLite database; nothing was changed"
+        message = (
+            f"the file {path!r} is not a SQLite database, so nothing was changed; choose another "
+            "path"
+        )
         raise CorruptRecordError(message, key=None)
 
     tables, ours = execute(
@@ -376,7 +379,7 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
         are = "table was" if tables == 1 else "tables were"
         message = (
             f"the file {path!r} belongs to another program, because its {tables} {are} not created"
-            " by this library; nothing was written; use a separate file for the store"
+            " by this library, so nothing was written; use a separate file for the store"
         )
         raise StoreConfigError(message)
 
@@ -387,7 +390,7 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
     if mode != "wal":
         message = (
             f"the file {path!r} cannot have a write-ahead log, because its file system has no "
-            f"shared memory (SQLite offers {mode!r}); nothing was written; put the file on a "
+            f"shared memory (SQLite offers {mode!r}), so nothing was written; put the file on a "
             "local disk"
         )
         raise StoreConfigError(message)

@@ -76,7 +76,7 @@ class SQLiteDoctor:
             return None
 
         return (
-            f"the file {str(path)!r} is empty: no store has been created in it yet"
+            f"the file {str(path)!r} is empty, because no store has been created in it yet"
             if tables[0] == 0
             else None
         )
@@ -245,7 +245,7 @@ def _writable(path: Path) -> Finding:
                 "no flow can be written, because SQLite writes to the file and to its directory "
                 "(for the log)"
             ),
-            "run as the owner of the file, or change its owner",
+            "run the worker as the owner of the file, or change the owner of the file",
         )
 
     return Finding(
@@ -260,7 +260,7 @@ def _journal(connection: sqlite3.Connection) -> Finding:
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     if mode == "wal":
         return Finding(
-            "journal mode", "ok", "wal", "readers and the writer do not wait for each other"
+            "journal mode", "ok", "wal", "readers and the writer do not block each other"
         )
 
     return Finding(
@@ -269,7 +269,7 @@ def _journal(connection: sqlite3.Connection) -> Finding:
         str(mode),
         "another program has changed the mode; until a worker opens the store and sets the "
         "mode to wal again, readers and the writer block each other",
-        "prevent other programs from changing the file's settings",
+        "prevent other programs from changing the settings of the file",
     )
 
 

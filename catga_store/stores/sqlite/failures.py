@@ -61,7 +61,7 @@ def unopened(error: OSError, path: str) -> Exception:
     if odd is not None:
         return StoreConfigError(_NOT_A_FILE.format(path=path, odd=odd))
 
-    why = "the operating system gives no further reason"
+    why = "the operating system reports no further reason"
     return StoreConfigError(_NO_ACCESS.format(path=path, error=error.strerror, why=why))
 
 
@@ -111,8 +111,8 @@ def _why_not(path: str, *, was_there: bool) -> str:
 _Failure: TypeAlias = tuple[type[Exception], str, dict[str, Any]]
 
 _DAMAGED = (
-    "the file {path!r} is damaged or is not a SQLite database: {error}; nothing was changed; "
-    "restore the file from a backup"
+    "the file {path!r} is damaged or is not a SQLite database, so nothing was changed: {error};"
+    " restore the file from a backup"
 )
 _FULL = "the disk that holds {path!r} is full: {error}; free up space"
 _LOCKED = "the file {path!r} stayed locked by another process for {seconds} s: {error}"
@@ -122,7 +122,7 @@ _NO_MORE_FILES = (
 )
 _NOT_A_FILE = (
     "the file {path!r} cannot be used, because {odd!r} is a directory or a device, not a "
-    "regular file; nothing was written; choose another path"
+    "regular file, so nothing was written; choose another path"
 )
 _READ_ONLY = (
     "the file {path!r} or its directory cannot be written, so nothing was written: {error}; "
@@ -148,4 +148,8 @@ _FAILURES: dict[int, _Failure] = {
 }
 """What a primary result code means to the caller."""
 
-_UNKNOWN_FAILURE: _Failure = (NotSentError, "SQLite cannot use {path!r} at the moment: {error}", {})
+_UNKNOWN_FAILURE: _Failure = (
+    NotSentError,
+    "SQLite cannot use the file {path!r} at the moment: {error}",
+    {},
+)

@@ -418,7 +418,8 @@ class FlowRules(MachineBase):
             self.reading.clear()
             for flow_id, _ in reading["throughout"]:
                 assert reading["seen"].count(flow_id) == 1, (
-                    f"{flow_id!r} matched throughout, the pages were {reading['seen']}"
+                    f"{flow_id!r} matched the filters the whole time, but the pages were "
+                    f"{reading['seen']}"
                 )
 
     def note_matching(self) -> None:

@@ -195,7 +195,8 @@ def test_busy_api_is_asked_again() -> None:
     )
     assert deleted[0] == {"success": True}
     with pytest.raises(
-        cs.StoreUnavailableError, match=r"refused the request: as it wishes \(10013\)"
+        cs.StoreUnavailableError,
+        match=r"refused the request, so nothing was written: as it wishes \(10013\)",
     ):
         hold(asks.call("DELETE", {}, asks.deadline()), ((error(ODD),),))
 
@@ -218,7 +219,10 @@ def test_refused_direct_get(subjects: list[str]) -> None:
     """Neither one record nor many are taken for absent because the server would not look."""
     asks = exchange()
     refused = Answer(408, {"Description": "Bad Request"}, b"")
-    with pytest.raises(cs.StoreUnavailableError, match=r"refused the request: Bad Request \(408\)"):
+    with pytest.raises(
+        cs.StoreUnavailableError,
+        match=r"refused the request, so nothing was written: Bad Request \(408\)",
+    ):
         hold(asks.fetch(subjects, asks.deadline()), ((refused,),))
 
 
@@ -507,7 +511,9 @@ def test_commit_larger_than_a_batch_is_refused() -> None:
 def test_write_that_always_loses_the_race() -> None:
     """An extension that is not written in time has not been, and says what the server said last."""
     claimed = flow(claim="c", due_ms=5)
-    with pytest.raises(cs.StoreUnavailableError, match=r"'as it wishes \(10071\)'\); nothing was"):
+    with pytest.raises(
+        cs.StoreUnavailableError, match=r"'as it wishes \(10071\)'\), so nothing was"
+    ):
         hold(protocol(NOW).converse(Extend(F, "c", 9, 0)), ((claimed,),), (error(RACED),))
 
 
@@ -724,7 +730,7 @@ UNREADABLE: list[tuple[Callable[[], object], str]] = [
     (lambda: decode_record(F, Stored(1, b"[]")), "flow 'f' cannot be read"),
     (
         lambda: decode_record(F, Stored(1, b'{"layout":2}')),
-        "layout 2, but this release of catga_store supports 1",
+        "layout 2, but this release of catga_store supports layout 1",
     ),
     (lambda: decode_record(F, Stored(1, record_without("version"))), "the head of .*'version'"),
     (lambda: decode_record(F, Stored(1, record_without("commits"))), "the head of .*'commits'"),

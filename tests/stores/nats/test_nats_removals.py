@@ -146,7 +146,7 @@ def test_live_flow_with_many_steps_is_not_replaced(store: cs.Store) -> None:
     session.delete(session.get_one("f"))
     session.add(cs.FlowSnapshot("f", state={"n": 2}))
     with pytest.raises(
-        cs.CommitTooLargeError, match=r"450 progress records, but .* at most 400; nothing was"
+        cs.CommitTooLargeError, match=r"450 progress records, but .* at most 400, so nothing was"
     ):
         session.commit()
 

@@ -122,7 +122,7 @@ def test_a_server_that_is_too_old(nats_server: NatsServer) -> None:
         )
         with (
             cs.NatsStore(f"nats://127.0.0.1:{proxy.port}") as store,
-            pytest.raises(cs.StoreConfigError, match=r"is 2\.12\.2.*at least 2\.12\.3"),
+            pytest.raises(cs.StoreConfigError, match=r"has version 2\.12\.2.*at least 2\.12\.3"),
         ):
             store.create(flow())
 

@@ -144,7 +144,7 @@ def test_commit_without_confirmation_is_uncertain_until_replica_is_back(
     store = opened(f"{primary.url}?acknowledged_by=1", timeout=QUICK)
     flow.state["n"] = 1
     with stalled(replica):
-        said = r"was written by the primary, but 0 of 1 replicas confirmed it within 0\.75 s"
+        said = r"the primary wrote commit .*, but only 0 of 1 replicas confirmed the commit within 0\.75 s"
         with pytest.raises(cs.CommitUncertainError, match=said) as caught:
             store.update(flow)
 

@@ -181,12 +181,12 @@ def test_moving_partition_is_asked_again() -> None:
         (
             exceptions.ConnectionError("max number of clients reached"),
             cs.StoreUnavailableError,
-            "the server refuses the connection: max number of clients reached; nothing was written",
+            "the server refuses the connection, so nothing was written: max number of clients reached",
         ),
         (
             exceptions.ResponseError("ERR wrong number of arguments"),
             cs.StoreConfigError,
-            "the server refused a request of the store: ERR wrong number of arguments; nothing",
+            "the server refused a request of the store, so nothing was written: ERR wrong number of arguments",
         ),
     ],
 )

@@ -142,7 +142,7 @@ def test_a_damaged_file_is_refused_and_kept(path: Path, store: cs.SQLiteStore, d
 
     path.write_bytes(bad)
     for use in (OPERATIONS[1], OPERATIONS[2], OPERATIONS[4]):
-        with pytest.raises(cs.CorruptRecordError, match="restore it from a backup"):
+        with pytest.raises(cs.CorruptRecordError, match="restore the file from a backup"):
             use(store)
 
     assert path.read_bytes() == bad
@@ -168,7 +168,9 @@ def test_a_foreign_database_is_refused_and_kept(
 
     before = path.read_bytes()
     for use in OPERATIONS:
-        with pytest.raises(cs.StoreConfigError, match="has 1 table, not created by this library"):
+        with pytest.raises(
+            cs.StoreConfigError, match="its 1 table was not created by this library"
+        ):
             use(store)
 
     assert path.read_bytes() == before
@@ -1001,7 +1003,7 @@ def test_workers_are_warned_of_each_row_and_little_is_remembered_of_it(
 def test_an_id_that_no_record_can_have(record_id: object, step: object) -> None:
     """An id is bytes of UTF-8, a step a number: another row is named as well as can be."""
     with pytest.raises(
-        cs.CorruptRecordError, match="found an invalid id, which this library did not write"
+        cs.CorruptRecordError, match="holds an invalid id, which this library did not write"
     ):
         rows.read_key(PROGRESS, record_id, step)
 

@@ -95,7 +95,7 @@ WRONG: list[tuple[Make, type[cs.CatgaStoreError], str]] = [
     (dangling_link, cs.StoreConfigError, "nowhere' does not exist; create the directory"),
     (text_file, cs.CorruptRecordError, "is not a SQLite database"),
     (short_file, cs.CorruptRecordError, "is not a SQLite database"),
-    (other_database, cs.StoreConfigError, "has 1 table, not created by this library"),
+    (other_database, cs.StoreConfigError, "its 1 table was not created by this library"),
     (other_layout, cs.StoreConfigError, "the store has layout version 99"),
     (other_partitions, cs.PartitionCountError, "was created with 4 partitions but opened with 1"),
 ]
