@@ -104,6 +104,8 @@ class Worker(BaseWorker):
         self._queue: queue.SimpleQueue[Flight | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle_threads = 0
+        self._wake_at = concurrency + 1
+        """How many slots are free when the claim loop is to be woken; more than there are: it does not wait."""
 
     @overload
     def handles(
@@ -251,7 +253,10 @@ class Worker(BaseWorker):
                     free_since = time.monotonic() + 1.0
 
                 self._turn()
+                # Waking it for each run that ends would take the interpreter from those that run.
+                self._wake_at = self.concurrency if free else 1
                 self._changed.wait(gathering)
+                self._wake_at = self.concurrency + 1
                 free_since = min(free_since, time.monotonic())
 
         return 0
@@ -286,7 +291,10 @@ class Worker(BaseWorker):
             is_mine = flight in self._flights
             self._flights.discard(flight)
             self._idle_threads += is_mine
-            self._changed.notify_all()
+            if not self._flights or self.concurrency - len(self._flights) >= self._wake_at:
+                self._wake_at = self.concurrency + 1  # once is enough
+                self._changed.notify_all()
+
             return is_mine
 
     def _drive(self, steps: Generator[Any, Any, Any]) -> Any:
