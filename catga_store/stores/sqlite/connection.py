@@ -90,7 +90,7 @@ class SQLiteTransport:
         self._finalizer = weakref.finalize(self, _close_all, self._idle)
         traffic.admit(self)
 
-    def __call__(  # noqa: C901, PLR0912  written out: after a sync each function costs as much again
+    def __call__(  # noqa: C901, PLR0912, PLR0915  written out: after a sync each function costs as much again
         self, call: Call[Any]
     ) -> Any:
         function, writes = call.function, call.writes
@@ -147,7 +147,9 @@ class SQLiteTransport:
                 tables.close()
 
             if writes:
-                self._let_go()
+                self._writing.release()  # `_let_go`, written out
+                if self._waiting.queue:
+                    self._waiting.call_next()
             else:
                 traffic.under_way.remove(own)
                 if traffic.stopped:
@@ -189,7 +191,7 @@ class SQLiteTransport:
 
     def _let_go(self) -> None:
         self._writing.release()
-        if self._waiting:
+        if self._waiting.queue:
             self._waiting.call_next()
 
     def _translated(self, error: sqlite3.Error) -> Exception:
@@ -220,7 +222,7 @@ class SQLiteTransport:
 
             tables.known = {}
             result = function(tables)
-            if self._waiting and not alone:
+            if self._waiting.queue and not alone:
                 self._waiting.run(tables, joined)
         except UndoneError:
             _roll_back(connection)

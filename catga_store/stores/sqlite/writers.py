@@ -88,19 +88,16 @@ class WaitingWriters:
     """Those who wait for the writer of this file in this process."""
 
     def __init__(self) -> None:
-        self._queue: deque[Writer] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._queue)
+        self.queue: deque[Writer] = deque()
 
     def add(self, writer: Writer) -> None:
         """Let it wait behind the others."""
-        self._queue.append(writer)
+        self.queue.append(writer)
 
     def remove(self, writer: Writer) -> bool:
         """Let it wait no longer; `False` if another thread runs its function."""
         try:
-            self._queue.remove(writer)
+            self.queue.remove(writer)
         except ValueError:
             return False
 
@@ -109,13 +106,13 @@ class WaitingWriters:
     def put_back(self, writers: Sequence[Writer]) -> None:
         """Let them wait again: nothing came of their functions."""
         for writer in reversed(writers):
-            if not writer.is_over and writer not in self._queue:
+            if not writer.is_over and writer not in self.queue:
                 writer.result = writer.error = None
-                self._queue.appendleft(writer)
+                self.queue.appendleft(writer)
 
     def call_next(self) -> None:
         """Let the first one write, now that the lock is free."""
-        waiting = tuple(self._queue)
+        waiting = tuple(self.queue)
         for writer in waiting:
             # All that wait in its thread: a signal handler may wait there in place of the first.
             if writer.thread == waiting[0].thread:
@@ -123,14 +120,14 @@ class WaitingWriters:
 
     def clear(self) -> None:
         """Forget those who wait; in a forked child, whose parent has their threads."""
-        self._queue = deque()
+        self.queue = deque()
 
     def run(self, tables: SQLiteTables, joined: list[Writer]) -> None:
         """Run their functions in the transaction of another one, and add them to `joined`.
 
         Raises `UndoneError` if SQLite fails: each is then to be run in a transaction of its own.
         """
-        while len(joined) < _MOST_TOGETHER and (waiting := tuple(self._queue)):
+        while len(joined) < _MOST_TOGETHER and (waiting := tuple(self.queue)):
             joined.append(writer := waiting[0])
             if not self.remove(writer):
                 joined.pop()  # it waits no longer

@@ -65,7 +65,7 @@ def new(flow_id: str) -> cs.FlowSnapshot[Any]:
 
 def waiting(store: Any) -> int:
     """Return how many writers wait."""
-    return len(transport_of(store)._waiting._queue)
+    return len(transport_of(store)._waiting.queue)
 
 
 @contextmanager
