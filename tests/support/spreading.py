@@ -26,6 +26,7 @@ TOGETHER = frozenset(
         "tests/drivers/test_drivers_servers.py",
         "tests/drivers/test_nats_misconfigured.py",
         "tests/drivers/test_tls.py",
+        "tests/meta/test_layers.py",
         "tests/stores/nats/test_nats_limits.py",
     }
 )
