@@ -171,7 +171,7 @@ class SQLiteTransport:
                 else:  # its function is being run
                     give_up, waits = time.monotonic() + BUSY_SECONDS, waits + 1
         except BaseException:
-            waiting.remove(writer)
+            waiting.leave(writer)
             waiting.call_next()  # this one may have been called
             raise
 

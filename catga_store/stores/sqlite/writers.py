@@ -47,6 +47,8 @@ class Writer:
         self.thread = get_ident()
         self.is_over = False
         """Its function was run, and committed or not."""
+        self.has_left = False
+        """Its thread was interrupted or waits no longer: its function must not be run from now on."""
         self.result: Any = None
         self.error: Exception | None = None
         # A bare lock, because a signal handler of the waiting thread may write, too.
@@ -103,12 +105,19 @@ class WaitingWriters:
 
         return True
 
+    def leave(self, writer: Writer) -> bool:
+        """Let it wait no longer, and never be put back; `False` if another thread runs its function."""
+        writer.has_left = True
+        return self.remove(writer)
+
     def put_back(self, writers: Sequence[Writer]) -> None:
         """Let them wait again: nothing came of their functions."""
         for writer in reversed(writers):
             if not writer.is_over and writer not in self.queue:
                 writer.result = writer.error = None
                 self.queue.appendleft(writer)
+                if writer.has_left:  # looked at last: it may leave at any moment
+                    self.remove(writer)
 
     def call_next(self) -> None:
         """Let the first one write, now that the lock is free."""

@@ -355,6 +355,44 @@ def test_a_writer_interrupted_while_it_waits_writes_nothing(
     assert [flow.flow_id for flow in store.iter_flows()] == ["kept"]
 
 
+def test_what_an_interrupted_writer_wanted_is_not_written_later(
+    store: cs.SQLiteStore, path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is interrupted while its function is run. SQLite fails then, and the others are run again without it."""
+    begun, is_run, has_left = threading.Event(), threading.Event(), threading.Event()
+    wait = writers.Writer.wait
+
+    def write(tables: SQLiteTables) -> None:
+        insert("left")(tables)
+        is_run.set()
+        assert has_left.wait(LONG)
+        message = "the disk is full"
+        raise sqlite3.OperationalError(message)
+
+    def interrupted(writer: writers.Writer, seconds: float) -> bool:
+        if writer.function is not write:
+            return wait(writer, seconds)
+
+        assert is_run.wait(LONG)
+        raise KeyboardInterrupt
+
+    def write_first(_tables: SQLiteTables) -> None:
+        begun.set()
+        if not has_left.is_set():
+            until(lambda: waiting(store) == 1)
+
+    monkeypatch.setattr(writers.Writer, "wait", interrupted)
+    first = pool.submit(transport_of(store), Call(write_first, writes=True))
+    assert begun.wait(LONG)
+    other = pool.submit(transport_of(store), Call(write, writes=True))
+    assert isinstance(other.exception(LONG), KeyboardInterrupt)
+    has_left.set()
+    first.result(LONG)
+    assert waiting(store) == 0
+    store.create(new("later"))
+    assert rows(path) == {"later"}
+
+
 def test_one_transaction_is_for_a_bounded_number(
     store: cs.SQLiteStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
