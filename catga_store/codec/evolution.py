@@ -84,8 +84,7 @@ def flow_state(
         if not codec.is_state_type(cls):
             message = (
                 f"{cls!r} cannot be the state type {name!r}: expected an attrs class, a "
-                "dataclass or a TypedDict; write @flow_state above the decorator that "
-                "defines such a class"
+                "dataclass or a TypedDict; put @flow_state above @define or @dataclass"
             )
             raise UsageError(message)
 

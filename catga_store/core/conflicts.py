@@ -34,6 +34,8 @@ from catga_store.protocol.requests import Put
 
 __all__ = ["claimed_error", "conflict_error", "conflict_of"]
 
+_SHOWN = 5
+"""How many of several conflicts a message lists."""
 _AGAIN = "read it again, then repeat the change"
 _WHEN_FREE = "try again after that time, or pass a timeout to wait until then"
 
@@ -145,7 +147,10 @@ def conflict_of(errors: list[ConflictError]) -> ConflictError:
         return errors[0]
 
     lost = next((error for error in errors if isinstance(error, ClaimLostError)), None)
-    shown = "; ".join(f"({number}) {error}" for number, error in enumerate(errors[:5], 1))
+    shown = "; ".join(f"({number}) {error}" for number, error in enumerate(errors[:_SHOWN], 1))
+    if len(errors) > _SHOWN:
+        shown += f"; and {len(errors) - _SHOWN} more"
+
     error = lost or ConflictError(f"{len(errors)} records were refused: {shown}")
     error._conflicts = tuple(errors)
     return error

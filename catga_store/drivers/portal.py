@@ -211,9 +211,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
         return asyncio.new_event_loop()
     except OSError as error:
         message = (
-            "cannot create the event loop of the store, because this process has no file "
-            "descriptors left, so nothing was sent; close files or connections, or raise the "
-            "limit (ulimit -n)"
+            f"cannot create the store's event loop ({error}); nothing was sent; if this process has"
+            " no file descriptors left, close files or connections, or raise the limit (ulimit -n)"
         )
         raise StoreUnavailableError(message) from error
 

@@ -309,8 +309,8 @@ class BaseWorker:
     def _check_runs(self, runs: int, most: int) -> None:
         if runs >= most:
             message = (
-                f"run_until_idle: not idle after {runs} runs; if a flow is recurring, pass "
-                "`until`, a time on the clock of the store"
+                f"run_until_idle: the worker was still not idle after {runs} runs; if a flow"
+                " recurs, pass `until` (a time on the store's clock) to stop then, or raise `most`"
             )
             raise UsageError(message)
 

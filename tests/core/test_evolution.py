@@ -388,7 +388,7 @@ def test_invalid_declaration_is_refused(options: dict[str, Any], said: str) -> N
 
 def test_flow_state_below_the_class_decorator_is_refused() -> None:
     """A class that is not a state type yet is refused with the reason."""
-    with pytest.raises(cs.UsageError, match="write @flow_state above"):
+    with pytest.raises(cs.UsageError, match="put @flow_state above"):
 
         @attrs.define
         @cs.flow_state("n")

@@ -129,7 +129,7 @@ class Chain:
         if missing is not None:
             name, label = missing
             message = (
-                f"the body was stored through the codec {name!r}, which this store does not "
+                f"the body was encoded with the codec {name!r}, which this store does not "
                 "have; add the codec to codecs="
             )
             raise CodecMissingError(message, key=None, codec=name, label=label)
@@ -231,11 +231,15 @@ def _encoded(codec: BodyCodec, data: bytes, place: BodyPlace) -> tuple[str, byte
 
 
 def _checked_pair(codec: BodyCodec, encoded: object) -> tuple[str, bytes]:
+    kind = type(encoded).__name__
     pair = cast("tuple[object, ...]", encoded) if isinstance(encoded, tuple) else ()
     if len(pair) == 2 and type(pair[0]) is str and type(pair[1]) is bytes:  # noqa: PLR2004  a pair
         return pair[0], pair[1]
 
-    message = f"the codec {codec.name!r} must return None or a pair (label, bytes)"
+    message = (
+        f"encode() of the codec {codec.name!r} must return None or a pair (label, bytes), not"
+        f" {kind}"
+    )
     raise UsageError(message)
 
 

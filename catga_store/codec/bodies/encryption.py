@@ -71,10 +71,14 @@ class Encrypt(BodyCodec):
             raise UsageError(message)
 
         given: object = key_for
-        if given is not None and (not callable(given) or current is not None):
+        if given is not None and not callable(given):
+            message = f"key_for must be a function that returns Keys, not {type(given).__name__}"
+            raise UsageError(message)
+
+        if given is not None and current is not None:
             message = (
-                "key_for: expected a function that returns Keys; do not pass current=, "
-                "because the Keys specify the current key"
+                "current cannot be combined with key_for; the Keys that key_for returns name the"
+                " current key"
             )
             raise UsageError(message)
 

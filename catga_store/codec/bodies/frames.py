@@ -180,9 +180,10 @@ def not_readable(key: Key, body: bytes) -> CorruptRecordError | None:
     if trail is None:
         return None
 
+    codecs = f"with codecs that this store does not have ({trail})" if trail else "by a codec"
     message = (
-        f"the body of {key} was stored through codecs ({trail or 'none'}), so it was not "
-        "changed; open the store with codecs= to read it"
+        f"the body of {key} was encoded {codecs}, so it cannot be read; open the store with"
+        " codecs= (nothing was changed)"
     )
     name, _, label = trail.rpartition(",")[2].partition("=")
     return CodecMissingError(message, key=tuple(key), codec=name, label=label)

@@ -183,7 +183,10 @@ class SQLiteTransport:
 
     def _timed_out(self, *, is_run: bool) -> Exception:
         if is_run:
-            message = f"another thread writes to {self._path!r} for this one, and does not end"
+            message = (
+                f"another thread is writing these changes to {self._path!r} on behalf of this"
+                " thread, but has not finished in time"
+            )
             return ReplyLostError(message)
 
         message = f"the file {self._path!r} stayed locked by another thread for {BUSY_SECONDS} s"
