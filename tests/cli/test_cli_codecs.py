@@ -46,7 +46,7 @@ def test_a_store_is_encrypted_rotated_copied_and_decrypted(plain: str, tmp_path:
     rotated = answer("rewrap", f"{plain}?keys=file:{keys}")
     assert (rotated["rewritten"], rotated["bodies"]) == (2, {"aes256gcm=new": 2})
     done = run_command("rewrap", f"{plain}?keys=file:{keys}")
-    assert "Rewritten: 0 records; 2 are current.\nVerified:" in done.stdout
+    assert "Rewritten: 0 records; already current: 2.\nVerified:" in done.stdout
 
     target = f"sqlite:///{tmp_path / 'plain.db'}"
     copied = answer("copy", f"{plain}?keys=file:{keys}", target)
@@ -92,7 +92,7 @@ def test_doctor_counts_bodies_by_codec_and_key(plain: str) -> None:
     with cs.open_store(plain, codecs=[cs.Encrypt(cs.Keys.parse(OLD))]) as store:
         store.create(cs.FlowSnapshot("b", state={}))
 
-    both = "2 without codecs, 1 through aes256gcm=old"
+    both = "2 without codecs, 1 with the codecs aes256gcm=old"
     assert bodies(url, FLOW_KEYS=OLD) == [both]
     assert bodies(plain, code=1) == [both], "without keys, a flow cannot be read"
 

@@ -548,7 +548,7 @@ def test_empty_stream_where_there_was_a_store_is_an_error(server: NatsServer) ->
             lambda: store.complete_child("w", "x"),
         ]
         for use in uses:
-            with pytest.raises(cs.StoreConfigError, match=r"holds another store.*is gone"):
+            with pytest.raises(cs.StoreConfigError, match=r"holds another store.*was removed"):
                 use()
 
     with cs.NatsStore(server.url) as store:

@@ -875,7 +875,7 @@ async def test_a_client_of_another_loop_is_refused(
 ) -> None:
     """A connection belongs to the loop that made it; the error says what to do instead."""
     async with cs.AsyncNatsStore(raw.client, bucket=bucket) as store:
-        with pytest.raises(cs.UsageError, match="a different event loop"):
+        with pytest.raises(cs.UsageError, match="use different event loops"):
             await store.get("f")
 
     async with cs.AsyncNatsStore(Client(), bucket=bucket) as store:
