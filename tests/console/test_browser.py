@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import stuck
+from waiting import until
 
 import catga_store as cs
 from catga_store.testing.clock import ManualClock
@@ -85,11 +86,11 @@ def test_open_filter_page_and_open_a_flow(open_console: Open) -> None:
     page.get_by_label("Status").select_option("COMPLETED")
     page.get_by_label("Id begins with").fill("order-")
     page.get_by_role("button", name="Filter").click()
-    assert page.locator("tbody tr").count() == 40
+    until(lambda: page.locator("tbody tr").count() == 40)
     page.get_by_role("link", name="All flows").click()
-    assert page.locator("tbody tr").count() == 50
+    until(lambda: page.locator("tbody tr").count() == 50)
     page.get_by_role("link", name="Next page").click()
-    assert page.locator("tbody tr").count() == 12
+    until(lambda: page.locator("tbody tr").count() == 12)
     link = page.locator("tbody a", has_text="order-").last
     flow_id = link.inner_text()
     link.click()
@@ -304,7 +305,7 @@ def test_without_scripts(open_console: Open) -> None:
     page = open_console(store, java_script_enabled=False)
     page.goto("flow?id=failed")
     page.get_by_role("button", name="Retry").click()
-    assert page.get_by_text("The flow will run again").count() == 1
+    page.get_by_text("The flow will run again").wait_for()
 
 
 PAGES = {
