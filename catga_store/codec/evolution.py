@@ -166,8 +166,11 @@ def _check_steps(name: str, version: int, steps: Mapping[int, Upcaster]) -> None
     for number, step in steps.items():
         if type(number) is not int or not 1 <= number < version:
             message = (
-                f"the upcasters of state type {name!r} must have ints from 1 to less than its "
-                f"version {version} as keys, not {shown(number)}"
+                f"the keys of the upcasters of state type {name!r} must be ints that are at least 1"
+                f" and less than its version, {version}, not {shown(number)}"
+                if version > 1
+                else f"state type {name!r} is at version 1, so it cannot have upcasters; raise its"
+                " version or remove the upcasters"
             )
             raise UsageError(message)
 

@@ -51,7 +51,8 @@ def encoding_error(subject: str, misfit: Misfit) -> EncodingError:
 def sentence(subject: str, misfit: Misfit, verb: str) -> str:
     """Say what a misfit is, and that nothing was encoded or decoded."""
     why = f" ({misfit.why})" if misfit.why else ""
+    place = "" if misfit.path == "$" else f"at {misfit.path} "
     return (
-        f"{subject}: at {misfit.path} expected {misfit.expected}, "
+        f"{subject}: {place}expected {misfit.expected}, "
         f"found {misfit.found}{why}; nothing was {verb}"
     )

@@ -117,7 +117,7 @@ def type_of(state: object, declared: Any | None = None) -> Any | None:
     if state.__class__ is not wanted:
         name = type_name(declared)
         message = (
-            f"state of type {name} cannot be stored: at $ expected {_expected(cls)}, "
+            f"the state cannot be stored as {name}: expected {_expected(cls)}, "
             f"found {describe(state)}; nothing was encoded"
         )
         raise EncodingError(message, path="$")

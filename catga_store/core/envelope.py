@@ -147,7 +147,7 @@ def encode_flow(snapshot: FlowSnapshot[Any], *, own_expiry: bool = False) -> tup
     if state_type is None and loaded is not None:
         if loaded.head.type == BYTES:
             message = (
-                f"the state of {snapshot.key} cannot be encoded: at $ expected bytes, because "
+                f"the state of {snapshot.key} cannot be encoded: expected bytes, because "
                 f"it was read as bytes, found {shown(snapshot.state)}; nothing was encoded"
             )
             raise EncodingError(message, path="$")

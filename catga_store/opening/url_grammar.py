@@ -287,13 +287,13 @@ def _memory(url: str, parts: SplitResult) -> MemoryURL:
 
 def _sqlite(url: str, parts: SplitResult) -> SQLiteURL:
     _no_options(url, parts, "SQLiteStore")
-    absolute = "sqlite:////var/lib/flows.db for an absolute path"
+    absolute = "or sqlite:////var/lib/flows.db for an absolute path"
     if not re.match("sqlite:///", url, re.IGNORECASE):
         path = "" if "@" in url else url.partition(":")[2].strip("/")
         raise _refusal(
             url,
-            f"has no file path; write sqlite:///{path or 'flows.db'} for a relative path,"
-            f" sqlite:////{path} for an absolute path"
+            f"has the wrong number of slashes after 'sqlite:'; write sqlite:///{path} for a relative"
+            f" path, or sqlite:////{path} for an absolute path"
             if path
             else f"has no file path; write sqlite:///flows.db for a relative path, {absolute}",
         )

@@ -248,8 +248,7 @@ class AsyncWorker(BaseWorker):
                 continue
 
             self._store_works()
-            for flow in flows:
-                flight = self._flight(flow)
+            for flight in self._flights_of(flows):
                 self._flights.add(flight)
                 runs.start_soon(self._work, flight)
 
@@ -438,9 +437,9 @@ class AsyncWorker(BaseWorker):
                 flows = await self.store.claim_due(
                     self._types, lease=self._lease, owner=self._owner, tags=self._tags
                 )
-                for flow in flows:
+                for flight in self._flights_of(flows):
                     self._check_runs(runs, most)
-                    await self._perform(execute(self, self._flight(flow)))
+                    await self._perform(execute(self, flight))
                     runs += 1
 
                 if not flows:

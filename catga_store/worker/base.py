@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
@@ -229,8 +230,13 @@ class BaseWorker:
 
         return free_since + self._claim_seconds - time.monotonic()
 
-    def _flight(self, flow: FlowSnapshot[Any]) -> Flight:
-        return Flight(self.store, self._run_class, flow, self._handlers[flow.type_name])
+    def _flights_of(self, flows: Sequence[FlowSnapshot[Any]]) -> list[Flight]:
+        """Make the runs of flows that one call has claimed."""
+        now = time.monotonic()
+        return [
+            Flight(self.store, self._run_class, flow, self._handlers[flow.type_name], now)
+            for flow in flows
+        ]
 
     def _begin(self) -> None:
         if not self._handlers:

@@ -236,8 +236,8 @@ class Worker(BaseWorker):
                 continue
 
             self._store_works()
-            for flow in flows:
-                self._start(self._flight(flow))
+            for flight in self._flights_of(flows):
+                self._start(flight)
 
     def _free_slots(self) -> int:
         """Wait for a free slot; 0 when the worker stops."""
@@ -433,9 +433,9 @@ class Worker(BaseWorker):
                 flows = self.store.claim_due(
                     self._types, lease=self._lease, owner=self._owner, tags=self._tags
                 )
-                for flow in flows:
+                for flight in self._flights_of(flows):
                     self._check_runs(runs, most)
-                    self._perform(execute(self, self._flight(flow)))
+                    self._perform(execute(self, flight))
                     runs += 1
 
                 if not flows:

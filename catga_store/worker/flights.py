@@ -41,7 +41,12 @@ class Flight:
     """One run and all that only its worker needs to know of it."""
 
     def __init__(
-        self, store: Any, kind: type[BaseRun[Any]], flow: FlowSnapshot[Any], handler: Handler
+        self,
+        store: Any,
+        kind: type[BaseRun[Any]],
+        flow: FlowSnapshot[Any],
+        handler: Handler,
+        claimed_at: float,
     ) -> None:
         session = store.session()
         session.add(flow)
@@ -49,6 +54,8 @@ class Flight:
         self.session = session
         self.run = kind(store, flow, session)
         self.handler = handler
+        self.claimed_at = claimed_at
+        """By the clock of the process, the same for all that one call has claimed."""
         self.began = outcomes.Began(flow.position, flow.status, flow.error, flow.status)
         self.began_at: datetime = datetime.max.replace(tzinfo=UTC)
         """By the clock of the store."""
@@ -64,7 +71,6 @@ class Flight:
         self.scope: CancelScope | None = None
         self._store = store
         self._kind = kind
-        self._claimed = time.monotonic()
         self._started = math.inf
         self._is_settling = False
         self._lock = threading.Lock()
@@ -106,11 +112,6 @@ class Flight:
     def seconds(self) -> float:
         """How long the handler has run; 0 if it has not begun."""
         return max(time.monotonic() - self._started, 0.0)
-
-    @property
-    def age(self) -> float:
-        """How many seconds ago the flow was claimed."""
-        return time.monotonic() - self._claimed
 
     @property
     def is_late(self) -> bool:

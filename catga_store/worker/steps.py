@@ -10,6 +10,7 @@ Three things are performed by the worker: `Enter` waits until a handler may run,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterable
@@ -329,10 +330,11 @@ def extend_all(
 
     A claim that is younger than `pause` is left for the next time: most runs have ended by then.
     """
+    now = time.monotonic()
     partitions = worker.store._context.settings.partitions
     old: dict[int, list[Flight]] = {}
     for flight in flights:
-        if flight.doubt.is_open or flight.age >= pause:
+        if flight.doubt.is_open or now - flight.claimed_at >= pause:
             number = partition_of(flight.flow.flow_id, partitions)
             old.setdefault(number, []).append(flight)
 

@@ -370,10 +370,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"name": "n", "version": True}, "not True"),
     (
         {"name": "n", "version": 2, "upcasters": {2: to_cents}},
-        "less than its version 2 as keys, not 2",
+        "less than its version, 2, not 2",
     ),
-    ({"name": "n", "version": 2, "upcasters": {0: to_cents}}, "version 2 as keys, not 0"),
-    ({"name": "n", "version": 2, "upcasters": {"1": to_cents}}, "version 2 as keys, not '1'"),
+    ({"name": "n", "upcasters": {1: to_cents}}, "is at version 1, so it cannot have upcasters"),
+    ({"name": "n", "version": 2, "upcasters": {0: to_cents}}, "version, 2, not 0"),
+    ({"name": "n", "version": 2, "upcasters": {"1": to_cents}}, "version, 2, not '1'"),
     ({"name": "n", "version": 2, "upcasters": {1: "to_cents"}}, "must be a function"),
     ({"name": "n", "version": 4, "upcasters": {1: to_cents, 3: to_tags}}, "from version 2;"),
 ]

@@ -50,8 +50,9 @@ class Keys(Mapping[str, bytes]):
 
         if current not in self._keys:
             message = (
-                "current: expected the id of the key to encrypt with, one of "
-                f"{', '.join(map(repr, self._keys))}, got {shown(current)}"
+                "current must be the id of the key to encrypt with"
+                f" ({' or '.join(map(repr, self._keys)) or 'but there are no keys'}), not"
+                f" {shown(current)}"
             )
             raise UsageError(message)
 

@@ -441,8 +441,8 @@ class NatsTables:
         texts = [self._snapshot.stored[part].text for part in parts]
         if None in texts:
             message = (
-                f"a completion of {key} cannot be read because parts of it are missing; "
-                "nothing was changed"
+                f"the completion of child {child!r} in {key} cannot be read because some of its"
+                " messages are missing, so nothing was changed; restore the stream from a backup"
             )
             raise CorruptRecordError(message, key=tuple(key))
 

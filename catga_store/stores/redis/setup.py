@@ -57,7 +57,7 @@ def _check_version(info: bytes) -> None:
     if found is not None and (int(found[1]), int(found[2])) < OLDEST:
         message = (
             f"the server is Redis {int(found[1])}.{int(found[2])}, but the store needs Redis "
-            f"{OLDEST[0]}.{OLDEST[1]} or later, or Valkey, so nothing was written; update the "
+            f"{OLDEST[0]}.{OLDEST[1]} or later, or Valkey, so nothing was written; upgrade the "
             "server"
         )
         raise StoreConfigError(message)

@@ -185,7 +185,7 @@ class SQLiteTransport:
         if is_run:
             message = (
                 f"another thread is writing these changes to {self._path!r} on behalf of this"
-                " thread, but has not finished in time"
+                " thread, but did not finish in time"
             )
             return ReplyLostError(message)
 
