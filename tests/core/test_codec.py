@@ -316,7 +316,7 @@ def test_plain_data_that_json_would_change_is_refused(path: str, value: Any) -> 
         encode_json(value)
 
     assert caught.value.path == path
-    with pytest.raises(EncodingError, match="data cannot be stored: (at .*)?expected "):
+    with pytest.raises(EncodingError, match=r"data cannot be stored: (at .*)?expected "):
         encode_state(value, None)
 
 
