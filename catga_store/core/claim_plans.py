@@ -273,16 +273,15 @@ def choose(found: Sequence[Found], number: int) -> list[Found]:
     if len(found) <= number:
         return list(found)
 
-    picked = [entry for entry in found if entry.picked]
+    picked = [place for place, entry in enumerate(found) if entry.picked]
     if len(picked) == number and not number_of_waits(found):
-        return picked  # as most claims find it: nothing is left to draw
+        return [found[place] for place in picked]  # as most claims find it: nothing is left to draw
 
     places = choices.sample(range(len(found)), number)
     waits = [place for place in places if found[place].key.kind == WAIT]
     flows = number - len(waits)
     if flows <= len(picked):
-        drawn = [place for place, entry in enumerate(found) if entry.picked]
-        places = waits + choices.sample(drawn, flows)
+        places = waits + choices.sample(picked, flows)
 
     return [found[place] for place in sorted(places)]
 

@@ -54,7 +54,7 @@ from catga_store.model.times import moment_up
 from catga_store.model.times import span_ms
 from catga_store.model.times import to_ms
 from catga_store.model.waits import WaitCondition
-from catga_store.protocol.chance import between
+from catga_store.protocol.chance import jittered
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Pause
 from catga_store.protocol.keys import WAIT
@@ -279,7 +279,7 @@ def claim(
             if left <= 0:
                 raise claimed_error(flow_id, record.head)
 
-            yield Pause(min(left, _POLL_SECONDS * between(0.5, 1)))
+            yield Pause(min(left, jittered(_POLL_SECONDS)))
             continue
 
         candidate = Candidate(flow_id, record)

@@ -54,7 +54,7 @@ from catga_store.model.stored_state import AnyRecord
 from catga_store.model.stored_state import head_of
 from catga_store.model.stored_state import key_of
 from catga_store.model.waits import WaitCondition
-from catga_store.protocol.chance import between
+from catga_store.protocol.chance import uniform
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Invoke
 from catga_store.protocol.conversation import Pause
@@ -412,7 +412,7 @@ def transact(
             unit.close()
 
         longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2**attempt)
-        yield Pause(between(SHORTEST_PAUSE, longest))
+        yield Pause(uniform(SHORTEST_PAUSE, longest))
 
 
 def _recover(

@@ -17,7 +17,7 @@ from redis.exceptions import AuthenticationError
 from redis.exceptions import NoPermissionError
 from redis.exceptions import RedisError
 
-from catga_store.protocol.chance import between
+from catga_store.protocol.chance import jittered
 from catga_store.stores.redis.transport import Listener
 from catga_store.stores.redis.transport import Subscribe
 
@@ -138,4 +138,4 @@ class SubscriptionState:
         _log.debug("the subscription to hints was lost because of an error: %r", error)
         pause = min(self._pause, _LONGEST_PAUSE)
         self._pause = min(2 * pause, _LONGEST_PAUSE)
-        return pause * between(0.5, 1)
+        return jittered(pause)

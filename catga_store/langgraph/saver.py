@@ -28,7 +28,7 @@ from catga_store.langgraph import threads
 from catga_store.langgraph import writing
 from catga_store.langgraph.access import Access
 from catga_store.langgraph.access import next_of
-from catga_store.protocol.chance import between
+from catga_store.protocol.chance import uniform
 from catga_store.protocol.conversation import Conversation
 
 __all__ = ["CatgaSaver"]
@@ -208,7 +208,7 @@ class CatgaSaver(BaseCheckpointSaver[str]):
     def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002  the base class's
         """Return a greater version than this: a number of 32 digits, and a random part."""
         number = 0 if current is None else int(str(current).partition(".")[0])
-        return f"{number + 1:032}.{between(0, 1):016}"
+        return f"{number + 1:032}.{uniform(0, 1):016}"
 
     # whole threads ----------------------------------------------------------------------------------
 

@@ -17,11 +17,16 @@ if hasattr(os, "register_at_fork"):
 
 _system = random.SystemRandom()
 
-between = _system.uniform
-"""Return a number between these two: for pauses, so that those who failed together do not try again together.
+uniform = _system.uniform
+"""Return a number between these two.
 
 It comes from the operating system, so threads can draw from it without changing what `choices` draws next.
 """
 
 pick = _system.choice
 """Return one of these."""
+
+
+def jittered(longest: float) -> float:
+    """Return half of a pause to all of it, so that those who failed together do not try again together."""
+    return longest * uniform(0.5, 1)

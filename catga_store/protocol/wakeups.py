@@ -38,7 +38,7 @@ from typing import Protocol
 from attrs import define
 
 from catga_store.errors import CatgaStoreError
-from catga_store.protocol.chance import between
+from catga_store.protocol.chance import uniform
 from catga_store.protocol.conversation import Request
 
 __all__ = ["CLAIM", "LOOK", "WATCH", "Hint", "HintSource", "Listen", "Waiter", "Wakeups"]
@@ -155,7 +155,7 @@ class Waiter:
 
     def rest(self, seconds: float) -> None:
         """Look again after about this time, whatever happens."""
-        self.share = between(_LEAST_SHARE, 1)
+        self.share = uniform(_LEAST_SHARE, 1)
         self.look_at = time.monotonic() + seconds * self.share
 
     def look_now(self) -> None:

@@ -12,7 +12,7 @@ from attrs import frozen
 from catga_store.errors import UsageError
 from catga_store.model.times import MS
 from catga_store.model.times import span_ms
-from catga_store.protocol.chance import between
+from catga_store.protocol.chance import uniform
 from catga_store.protocol.masking import shown
 
 __all__ = ["GiveUp", "Retry"]
@@ -65,7 +65,7 @@ class Retry:
 
     def delay(self, attempt: int) -> timedelta:
         """Return a random delay after this attempt."""
-        return self.longest_delay(attempt) * between(0, 1)
+        return self.longest_delay(attempt) * uniform(0, 1)
 
 
 GiveUp.__module__ = Retry.__module__ = "catga_store"

@@ -30,7 +30,8 @@ from catga_store.errors import StoreUnavailableError
 from catga_store.errors import UsageError
 from catga_store.model.flows import FlowSnapshot
 from catga_store.model.times import NOW
-from catga_store.protocol.chance import between
+from catga_store.protocol.chance import jittered
+from catga_store.protocol.chance import uniform
 from catga_store.protocol.keys import partition_of
 from catga_store.worker import outcomes
 from catga_store.worker.policy import GiveUp
@@ -98,7 +99,7 @@ class Nap:
 def back_off(vain: int) -> float:
     """Seconds to wait after that many vain attempts to reach the store, with jitter."""
     longest: float = min(0.1 * 2.0 ** min(vain, 10), _LONGEST_NAP)
-    return longest * between(0.5, 1)
+    return jittered(longest)
 
 
 def execute(worker: BaseWorker, flight: Flight) -> Steps:
@@ -203,7 +204,7 @@ def settle_error(worker: BaseWorker, flight: Flight, error: BaseException) -> St
             flight.flow.key,
             error,
         )
-        yield from hand_back(worker, flight, _OUTAGE_DELAY * between(0, 1))
+        yield from hand_back(worker, flight, _OUTAGE_DELAY * uniform(0, 1))
     elif isinstance(error, GiveUp):
         yield from _fail(worker, flight, error)
     else:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import multiprocessing
 import random
-from pathlib import Path
-from typing import Any
 
-import catga_store
+from forks import together
+
 from catga_store.core.claim_plans import choose
 from catga_store.protocol.chance import choices
 from catga_store.protocol.keys import flow_key
@@ -46,28 +43,7 @@ def test_a_seeded_test_claims_the_same_flows_again() -> None:
         choices.setstate(state)
 
 
-def test_a_child_process_does_not_draw_what_its_parent_draws() -> None:
-    """A fork copies the generator; it is seeded anew in the child."""
-    context: Any = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=lambda: theirs.send(chosen()))
-    child.start()
-    try:
-        assert ours.poll(10)
-        assert ours.recv() != chosen()
-    finally:
-        child.join(10)
-
-
-def test_no_module_uses_the_shared_generator() -> None:
-    """Only generators of its own: `random.Random` and `random.SystemRandom`."""
-    uses = [
-        f"{file.name}:{node.lineno} random.{node.attr}"
-        for file in Path(catga_store.__file__).parent.rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "random"
-        and node.attr not in {"Random", "SystemRandom"}
-    ]
-    assert uses == []
+def test_child_processes_do_not_draw_the_same() -> None:
+    """A fork copies the generator of the parent; it is seeded anew in each child."""
+    one, other = together(chosen, [], [])
+    assert one != other

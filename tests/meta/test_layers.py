@@ -197,6 +197,20 @@ def test_event_loops_stay_behind_the_drivers() -> None:
         assert "asyncio" not in roots or layer_of(module_of(file)) == ON_ASYNCIO, file
 
 
+def test_no_module_draws_from_the_generator_of_the_program() -> None:
+    """Of `random` only generators of one's own are used: see `protocol/chance`."""
+    uses = [
+        f"{module_of(file)}:{node.lineno} random.{node.attr}"
+        for file in FILES
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "random"
+        and node.attr not in {"Random", "SystemRandom"}
+    ]
+    assert uses == []
+
+
 @cache
 def imported_at_run_time(file: Path) -> set[str]:
     """Return the roots of what a file imports outside of `if TYPE_CHECKING:`."""

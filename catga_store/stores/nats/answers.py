@@ -11,7 +11,8 @@ from msgspec import json
 
 from catga_store.errors import StoreConfigError
 from catga_store.errors import StoreUnavailableError
-from catga_store.protocol.chance import between
+from catga_store.protocol.chance import jittered
+from catga_store.protocol.chance import uniform
 from catga_store.protocol.conversation import Pause
 from catga_store.stores.nats.record_text import Stored
 from catga_store.stores.nats.transport import MOVED
@@ -74,9 +75,9 @@ class Deadline:
     def pause(self) -> Pause:
         if self.raced:
             self.raced = False
-            return Pause(between(0, _TURN))
+            return Pause(uniform(0, _TURN))
 
-        seconds = between(self._pause / 2, self._pause)
+        seconds = jittered(self._pause)
         self._pause = min(self._pause * 2, _PAUSES[1])
         return Pause(seconds)
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from redis import exceptions
 
 from catga_store.errors import StoreUnavailableError
-from catga_store.protocol.chance import between
+from catga_store.protocol.chance import jittered
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import Pause
@@ -140,7 +140,7 @@ class RedisExchange:
                 message = f"{failure}; {'nothing was written' if prepares else 'try again'}"
                 raise StoreUnavailableError(message) from cause_of(failure)
 
-            yield Pause(pause * between(0.5, 1))
+            yield Pause(jittered(pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def send(self, command: Command, commit_id: str, keys: Sequence[Key]) -> Conversation[Any]:
@@ -185,7 +185,7 @@ class RedisExchange:
                 if is_final or time.monotonic() + pause > sent.until:
                     return _final(failure, sent, is_lost=is_lost)
 
-                yield Pause(pause * between(0.5, 1))
+                yield Pause(jittered(pause))
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
             try:

@@ -21,7 +21,7 @@ from typing import TypeVarTuple
 
 from catga_store.errors import CorruptRecordError
 from catga_store.errors import StoreConfigError
-from catga_store.protocol.chance import between
+from catga_store.protocol.chance import uniform
 from catga_store.protocol.conversation import Call
 from catga_store.protocol.conversation import NotSentError
 from catga_store.protocol.conversation import ReplyLostError
@@ -424,7 +424,7 @@ def _patiently(function: Callable[[*Ts], R], *args: *Ts) -> R:
             elif now > give_up:
                 raise
 
-        time.sleep(between(*_PAUSES))
+        time.sleep(uniform(*_PAUSES))
 
 
 def _snapshot(tables: SQLiteTables, function: Callable[[SQLiteTables], R]) -> R:

@@ -105,10 +105,10 @@ class WaitingWriters:
 
         return True
 
-    def leave(self, writer: Writer) -> bool:
-        """Let it wait no longer, and never be put back; `False` if another thread runs its function."""
+    def leave(self, writer: Writer) -> None:
+        """Let it wait no longer, and never be put back."""
         writer.has_left = True
-        return self.remove(writer)
+        self.remove(writer)
 
     def put_back(self, writers: Sequence[Writer]) -> None:
         """Let them wait again: nothing came of their functions."""

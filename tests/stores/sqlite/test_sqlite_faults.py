@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failing import Failing
 from stuck import assert_a_row
 
 import catga_store as cs
@@ -596,39 +597,7 @@ def test_threads_queue_for_no_longer_than_the_busy_timeout(
 # --- a COMMIT that fails --------------------------------------------------------------------------
 
 
-class Failing:
-    """A connection whose next COMMITs fail as planned, after or without having committed."""
-
-    def __init__(self, connection: sqlite3.Connection, plan: list[tuple[int, bool]]) -> None:
-        self._connection = connection
-        self._plan = plan
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    def execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
-        if statement == "COMMIT" and self._plan:
-            code, applied = self._plan.pop(0)
-            self._connection.execute("COMMIT" if applied else "ROLLBACK")
-            error = sqlite3.OperationalError("disk I/O error")
-            error.sqlite_errorcode = code
-            raise error
-
-        return self._connection.execute(statement, values)
-
-
 FSYNC = sqlite3.SQLITE_IOERR_FSYNC
-
-
-@pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
-    """List the COMMITs that are to fail: the result code, and whether it was applied all the same."""
-    plan: list[tuple[int, bool]] = []
-    connect = sqlite_connection._connect
-    monkeypatch.setattr(
-        sqlite_connection, "_connect", lambda *a, **k: Failing(connect(*a, **k), plan)
-    )
-    return plan
 
 
 @pytest.mark.parametrize("applied", [False, True])

@@ -119,6 +119,18 @@ def rows(path: Path) -> set[str]:
         connection.close()
 
 
+def submitted(
+    store: Any, pool: ThreadPoolExecutor, *functions: Callable[[SQLiteTables], Any]
+) -> list[Future[Any]]:
+    """Start a writer for each of these behind a first one, in this order."""
+    futures: list[Future[Any]] = []
+    for function in functions:
+        until(lambda: waiting(store) == len(futures))
+        futures.append(pool.submit(transport_of(store), Call(function, writes=True)))
+
+    return futures
+
+
 def test_one_commit_is_for_all_that_wait(store: cs.SQLiteStore, pool: ThreadPoolExecutor) -> None:
     """Three creations behind a first writer: a savepoint each, and one COMMIT."""
     with statements(store) as found:
@@ -166,7 +178,6 @@ def test_what_a_failed_writer_wrote_is_rolled_back(
     path: Path, store: cs.SQLiteStore, pool: ThreadPoolExecutor
 ) -> None:
     """It alone gets its error."""
-    transport = transport_of(store)
 
     def fail(tables: SQLiteTables) -> None:
         insert("bad")(tables)
@@ -174,11 +185,7 @@ def test_what_a_failed_writer_wrote_is_rolled_back(
         raise ValueError(message)
 
     with written_first(store, pool, 3):
-        before = pool.submit(transport, Call(insert("before"), writes=True))
-        until(lambda: waiting(store) == 1)
-        bad = pool.submit(transport, Call(fail, writes=True))
-        until(lambda: waiting(store) == 2)
-        after = pool.submit(transport, Call(insert("after"), writes=True))
+        before, bad, after = submitted(store, pool, insert("before"), fail, insert("after"))
 
     assert (before.result(LONG), after.result(LONG)) == ("before", "after")
     with pytest.raises(ValueError, match="this one"):
@@ -240,7 +247,6 @@ def test_when_sqlite_fails_each_writes_by_itself(
     path: Path, store: cs.SQLiteStore, pool: ThreadPoolExecutor
 ) -> None:
     """A statement of one of them meets a full disk: only that one fails."""
-    transport = transport_of(store)
 
     def full(tables: SQLiteTables) -> None:
         insert("bad")(tables)
@@ -250,11 +256,7 @@ def test_when_sqlite_fails_each_writes_by_itself(
         raise error
 
     with written_first(store, pool, 3) as first:
-        before = pool.submit(transport, Call(insert("before"), writes=True))
-        until(lambda: waiting(store) == 1)
-        bad = pool.submit(transport, Call(full, writes=True))
-        until(lambda: waiting(store) == 2)
-        after = pool.submit(transport, Call(insert("after"), writes=True))
+        before, bad, after = submitted(store, pool, insert("before"), full, insert("after"))
 
     assert first.result(LONG) == "first"
     assert (before.result(LONG), after.result(LONG)) == ("before", "after")
@@ -479,38 +481,3 @@ def test_every_commit_of_many_threads_is_stored_once(
 
     assert store.get_one("shared").state == {"n": 160}
     assert [store.get_one(f"own-{number}").state["n"] for number in range(8)] == [20] * 8
-
-
-# --- a COMMIT that fails --------------------------------------------------------------------------
-
-
-class Failing:
-    """A connection whose next COMMITs fail as planned, after or without having committed."""
-
-    def __init__(self, connection: sqlite3.Connection, plan: list[tuple[int, bool]]) -> None:
-        self._connection = connection
-        self._plan = plan
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    def execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
-        if statement == "COMMIT" and self._plan:
-            code, applied = self._plan.pop(0)
-            self._connection.execute("COMMIT" if applied else "ROLLBACK")
-            error = sqlite3.OperationalError("it failed")
-            error.sqlite_errorcode = code
-            raise error
-
-        return self._connection.execute(statement, values)
-
-
-@pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
-    """List the COMMITs that are to fail: the result code, and whether it was applied all the same."""
-    plan: list[tuple[int, bool]] = []
-    connect = sqlite_connection._connect
-    monkeypatch.setattr(
-        sqlite_connection, "_connect", lambda *a, **k: Failing(connect(*a, **k), plan)
-    )
-    return plan
