@@ -70,24 +70,24 @@ def page_of(limit: int) -> None:
     [
         ("records in one commit", "200", MAX_CHANGES, commit_of, cs.CommitTooLargeError),
         (
-            "an id of a flow, a condition, a child or an owner",
+            "the id of a flow, condition, child or owner",
             "1 to 512 bytes of UTF-8",
             MAX_ID_BYTES,
             lambda size: cs.FlowSnapshot("i" * size, state={}),
             cs.InvalidIdError,
         ),
         (
-            "result and error of one completion, encoded",
+            "the encoded result and error of one completion",
             "256 KiB",
             MAX_RESULT_BYTES,
             completion_of,
             cs.RecordTooLargeError,
         ),
         ("a step index", "0 to 2,147,483,647", MAX_STEP, save_step, cs.UsageError),
-        ("levels of nesting in a state", "100", MAX_LEVELS, state_of, cs.EncodingError),
+        ("nesting levels in a state", "100", MAX_LEVELS, state_of, cs.EncodingError),
         ("entries in one page of a listing", "1,000", 1000, page_of, cs.UsageError),
         (
-            "`id_prefix` of a listing",
+            "the `id_prefix` of a listing",
             "1 to 512 bytes of UTF-8",
             MAX_ID_BYTES,
             prefix_of,
@@ -109,8 +109,8 @@ def test_stated_limit_is_the_last_value_accepted(
 
 def test_stated_defaults_are_those_of_the_store() -> None:
     """Times and sizes that the page gives as defaults are the defaults."""
-    assert ROWS["one record, encoded"] == "64 MiB"
-    assert ROWS["maximum time to determine the outcome of an operation"] == "10 s"
+    assert ROWS["one encoded record"] == "64 MiB"
+    assert ROWS["maximum time for determining the outcome of an operation"] == "10 s"
     assert ROWS["length of a lease"] == "30 s"
     assert ROWS["retention of a completed or cancelled flow"] == "7 days"
     assert RETENTION.flows == timedelta(days=7)
@@ -133,7 +133,7 @@ def test_stated_defaults_are_those_of_the_store() -> None:
 @pytest.mark.parametrize("prefix", ["", "a{b", "a}b", "orders:1", "p" * 65, "a\nb"])
 def test_prefix_that_breaks_the_stated_rule_is_refused(prefix: str) -> None:
     """Prefixes of Redis keys are 1 to 64 bytes, printable, without braces and a digit at the end."""
-    rule = "1 to 64 bytes of printable text, without braces, not ending with a digit"
+    rule = "1 to 64 bytes of printable text; no braces; must not end with a digit"
     assert ROWS["`prefix` of a Redis store"] == rule
     with pytest.raises(cs.UsageError, match="prefix"):
         cs.RedisStore(prefix=prefix)
@@ -147,7 +147,7 @@ def test_longest_prefix_is_accepted() -> None:
 @pytest.mark.parametrize("bucket", ["", "a b", "a.b", "ä", "b" * 65, "orders_wait"])
 def test_bucket_that_breaks_the_stated_rule_is_refused(bucket: str) -> None:
     """Buckets of NATS are words that do not end in `_wait`."""
-    rule = "1 to 64 of A-Z, a-z, 0-9, `_` and `-`; it does not end in `_wait`"
+    rule = "1 to 64 characters from A-Z, a-z, 0-9, `_` and `-`; must not end with `_wait`"
     assert ROWS["`bucket` of a NATS store"] == rule
     with pytest.raises(cs.UsageError, match="bucket"):
         cs.NatsStore("nats://localhost", bucket=bucket)
