@@ -22,21 +22,25 @@ __all__ = ["Bulk"]
 class Bulk:
     """Operations on many flows of a store; each flow is changed in its own version-checked commit.
 
-    A flow that another writer has changed since it was listed is read again, and is changed only if it
-    still matches. `retry`, `wake`, `tag` and `purge` skip a flow that a worker has claimed. Each flow that
-    matched is either changed, or counted in the report's `skipped` by the reason. Flows that begin to match
-    while the operation runs may be missed, as in `query_flows`.
+    If another writer has changed a flow since it was listed, the operation reads the flow again and changes
+    it only if it still matches. `retry`, `wake`, `tag` and `purge` skip flows that a worker has claimed. Each
+    flow that matched is either changed or counted in the report's `skipped`, by reason. Flows that begin to
+    match while the operation runs may be missed, as in `query_flows`.
 
-    Flows that were changed before an error, or before the process died, stay changed: run the operation
-    again. Flows that were changed no longer match, or are skipped. To continue after the flows that were
+    If an error occurs or the process dies, the flows that were already changed stay changed. Run the
+    operation again: these flows no longer match, or are skipped. To continue after the flows that were
     already checked, pass the `cursor` of the last report that `progress` received.
 
-    All operations take these options: `dry_run=True` changes nothing and counts the flows that would be
-    changed; `limit` is the maximum number of flows to check; `cursor` continues where a report has ended;
-    `per_second` limits the rate (default: 1,000 changes per second; `None`: no limit); `progress` is called
-    with the current report after each page of up to 100 flows. Each page costs two round trips, and each
-    change costs one; a dry run costs one per page, or two with `ids`; `findings` cost as much as
-    `diagnose_all`.
+    All operations take these options:
+
+    - `dry_run=True` changes nothing and counts the flows that would be changed
+    - `limit` is the maximum number of flows to check
+    - `cursor` continues where an earlier report ended
+    - `per_second` limits the rate (default: 1,000 changes per second; `None`: no limit)
+    - `progress` is a function that is called with the current report after each page of up to 100 flows
+
+    Each page costs two round trips, and each change costs one. A dry run costs one round trip per page, or
+    two with `ids`. With `findings`, a page costs as much as `diagnose_all`.
 
     >>> from catga_store import MemoryStore, FlowSnapshot
     >>> store = MemoryStore()
@@ -59,12 +63,12 @@ class Bulk:
         return self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     def retry(self, **options: Unpack[BulkOptions]) -> BulkReport:
-        """Run flows again that have failed or were cancelled; see `Store.retry_flow`."""
+        """Run failed or cancelled flows again; see `Store.retry_flow`."""
         action = actions.RetryFlow()
         return self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     def wake(self, **options: Unpack[BulkOptions]) -> BulkReport:
-        """Make live flows due now, whatever they wait for; see `Store.wake_flow`."""
+        """Make live flows due now, whatever they are waiting for; see `Store.wake_flow`."""
         action = actions.WakeFlow()
         return self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
@@ -80,19 +84,19 @@ class Bulk:
         remove: Iterable[str] = (),
         **options: Unpack[BulkOptions],
     ) -> BulkReport:
-        """Add or replace these tags, and remove those whose keys are in `remove`.
+        """Add or replace these tags, and remove the tags whose keys are in `remove`.
 
-        Other tags are kept. Flows that have ended are tagged, too. A flow that a worker has claimed is
-        skipped, and so is a flow that would have more than 16 tags. Raises `UsageError`, before anything is
-        read, if a tag is invalid, if there is nothing to set or remove, or if a tag is both set and removed.
+        Other tags are kept. Flows that have ended are tagged, too. A flow is skipped if a worker has claimed
+        it or if it would have more than 16 tags. Raises `UsageError`, before anything is read, if a tag is
+        invalid, if there is nothing to set or remove, or if a tag is both set and removed.
         """
         action = actions.TagFlow(*tag_changes(tags, remove))
         return self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     def purge(self, *, live: bool = False, **options: Unpack[BulkOptions]) -> BulkReport:
-        """Delete flows that have ended, with their progress and parts; with `live`, live ones, too.
+        """Delete flows that have ended, with their progress and parts; with `live`, also delete live flows.
 
-        A wait condition with the finding `parent_gone` is cleared.
+        A wait condition that has the finding `parent_gone` is cleared.
         """
         writes.check_flag(live, "live")
         action = actions.PurgeFlow(live)

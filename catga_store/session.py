@@ -33,11 +33,11 @@ S = TypeVar("S")
 
 
 class Session(BaseSession):
-    """A unit of work: it tracks the objects that it loads, and writes all their changes in one commit, or none.
+    """A unit of work: it tracks the objects that it loads, and writes all their changes in one commit or not at all.
 
-    `get` always returns the same object for the same id. A record has changed if its encoding differs
-    from the encoding that was loaded, so you need not report changes. A session belongs to one task, and
-    an object to one session. `with` closes the session; only `commit` writes.
+    `get` always returns the same object for the same id. To detect changes, the session compares the encoding
+    of each record with the encoding that was loaded, so you do not have to report them. A session belongs to
+    one task, and an object belongs to one session. `with` closes the session; only `commit` writes.
 
     >>> from catga_store import MemoryStore, FlowSnapshot
     >>> store = MemoryStore()
@@ -61,10 +61,10 @@ class Session(BaseSession):
     @overload
     def get(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any] | None: ...
     def get(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any] | None:
-        """Return the session's object for this flow, or `None` if there is no such flow.
+        """Return the session's object for this flow, or `None` if the flow does not exist.
 
-        Costs one round trip for the first call, and none after that. Raises the same errors as the store's
-        `get`, and `StateTypeError` if the session has loaded the flow as another type.
+        The first call costs one round trip; later calls cost none. Raises the same errors as the store's
+        `get`, and `StateTypeError` if the session has loaded the flow as a different type.
         """
         return self._run(sessions.session_get(self._context, self._unit, flow_id, state_type))
 
@@ -73,7 +73,7 @@ class Session(BaseSession):
     @overload
     def get_one(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any]: ...
     def get_one(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any]:
-        """Return the flow like `get`, but raise `FlowNotFoundError` if there is none."""
+        """Return the flow as `get` does, but raise `FlowNotFoundError` if it does not exist."""
         return self._run(sessions.session_get_one(self._context, self._unit, flow_id, state_type))
 
     @overload
@@ -85,10 +85,10 @@ class Session(BaseSession):
         self, flow_ids: Iterable[str] | Mapping[str, type[Any] | None], state_type: None = None
     ) -> dict[str, FlowSnapshot[Any] | None]: ...
     def get_many(self, flow_ids: Iterable[str], state_type: Any | None = None) -> dict[str, Any]:
-        """Return the session's objects by id, with `None` for each flow that is absent.
+        """Return the session's objects by id, with `None` for each flow that does not exist.
 
-        If their types differ, pass a mapping of ids to types instead of `state_type`. Costs one round trip
-        per 500 ids that the session does not have yet.
+        If the types differ, pass a mapping of ids to types instead of `state_type`. Costs one round trip per
+        500 ids that the session has not loaded yet.
         """
         return self._run(sessions.session_get_many(self._context, self._unit, flow_ids, state_type))
 
@@ -97,7 +97,7 @@ class Session(BaseSession):
     @overload
     def get_part(self, flow_id: str, name: str, body_type: None = None) -> Part[Any] | None: ...
     def get_part(self, flow_id: str, name: str, body_type: Any | None = None) -> Part[Any] | None:
-        """Return the session's object for this part, or `None`; see the store's `get_part`."""
+        """Return the session's object for this part, or `None` if it does not exist; see the store's `get_part`."""
         return self._run(
             parts.session_get_part(self._context, self._unit, flow_id, name, body_type)
         )
@@ -113,22 +113,22 @@ class Session(BaseSession):
     def get_parts(
         self, flow_id: str, names: Iterable[str], body_type: Any | None = None
     ) -> dict[str, Any]:
-        """Return the session's objects for parts of one flow by name, with `None` for each absent part.
+        """Return the session's objects for parts of one flow by name, with `None` for each part that does not exist.
 
-        Costs one round trip per 500 names that the session does not have yet.
+        Costs one round trip per 500 names that the session has not loaded yet.
         """
         return self._run(
             parts.session_get_parts(self._context, self._unit, flow_id, names, body_type)
         )
 
     def get_wait_condition(self, correlation_id: str) -> WaitCondition | None:
-        """Return the session's object for this condition, or `None`."""
+        """Return the session's object for this condition, or `None` if the condition does not exist."""
         return self._run(
             sessions.session_get_wait_condition(self._context, self._unit, correlation_id)
         )
 
     def get_for_each_progress(self, flow_id: str, step_index: int) -> ForEachProgress | None:
-        """Return the session's object for the progress of this step, or `None`."""
+        """Return the session's object for the progress of this step, or `None` if there is none."""
         return self._run(
             sessions.session_get_for_each_progress(self._context, self._unit, flow_id, step_index)
         )
@@ -165,10 +165,10 @@ class Session(BaseSession):
         tags: Mapping[str, str] | None = None,
         wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]:
-        """Claim due flows like the store's `claim_due`, and track them in this session.
+        """Claim due flows as the store's `claim_due` does, and track them in this session.
 
-        The claim is written at once, not by `commit`; a rollback does not release it. Flows that are already
-        in the session are not claimed. `tags` and `wait` are as for the store's `claim_due`.
+        The claim is written at once, not by `commit`, and a rollback does not release it. Flows that are
+        already in the session are not claimed. `tags` and `wait` are as for the store's `claim_due`.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -222,9 +222,9 @@ class Session(BaseSession):
         timeout: timedelta = timedelta(0),
         owner: str | None = None,
     ) -> FlowSnapshot[Any]:
-        """Claim one flow like the store's `claim`, and track it in this session.
+        """Claim one flow as the store's `claim` does, and track it in this session.
 
-        The claim is written at once, not by `commit`; a rollback does not release it. Raises `UsageError`
+        The claim is written at once, not by `commit`, and a rollback does not release it. Raises `UsageError`
         if the flow is already in the session.
         """
         return self._run(
@@ -240,27 +240,30 @@ class Session(BaseSession):
         )
 
     def refresh(self, record: AnyRecord) -> None:
-        """Read a record again into the same object; unwritten changes of the object are discarded.
+        """Read a record again into the same object, discarding changes of the object that have not been written.
 
-        A claim is kept; if it was lost, the call raises `ClaimLostError`. If the record no longer exists, it
-        raises `FlowNotFoundError` or the corresponding error. After an error, the object is unchanged.
+        A claim is kept. If the claim was lost, the call raises `ClaimLostError`. If the record no longer
+        exists, it raises `FlowNotFoundError` or the corresponding error. After an error, the object is
+        unchanged.
         """
         self._run(sessions.session_refresh(self._context, self._unit, record))
 
     def commit(self, *, resolve: bool = False) -> Receipt:
-        """Write all changes or none, each checked against the version that was read.
+        """Write all changes or none of them, each checked against the version that was read.
 
-        Costs one round trip, or none if nothing has changed. If the commit is refused, it raises
-        `ConflictError`: the refusal itself if there is only one, or an error whose `conflicts` has one
-        refusal per record. In this case, nothing was written and the changes are still pending; `rollback()`
-        discards them. Claims of flows in the session are checked and renewed, even if only other records
-        change. `UsageError` is raised before anything is sent.
+        Costs one round trip, or none if nothing has changed. If the store refuses the commit, the call raises
+        `ConflictError`: the refusal itself if there is only one, or otherwise an error whose `conflicts`
+        contains one refusal per record. In this case, nothing was written, and the changes remain pending;
+        `rollback()` discards them. The claims of flows in the session are checked and renewed, even if only
+        other records change. `UsageError` is raised before anything is sent.
 
-        With `resolve`, if the outcome is unknown, it is determined here, by further requests for up to the
-        store's `timeout`. If the commit was applied, the objects are updated, and you can continue to use
-        the session. If it was not applied and never will be, the call raises `StoreUnavailableError`.
+        With `resolve`, if the outcome is unknown, the call itself determines it, with further requests for up
+        to the store's `timeout`. If the commit was applied, the objects are updated, and you can continue to
+        use the session. If the commit was not applied and never will be, the call raises
+        `StoreUnavailableError`.
 
-        An unknown outcome (`CommitUncertainError`), or any other error while sending, closes the session.
+        If the outcome remains unknown (`CommitUncertainError`), or any other error occurs while the commit is
+        being sent, the session is closed.
         """
         return self._run(sessions.session_commit(self._context, self._unit, resolve=resolve))
 

@@ -75,15 +75,18 @@ Ts = TypeVarTuple("Ts")
 
 
 class Store(BaseBlockingStore):
-    """Durable state of flows.
+    """A durable store for flow state.
 
-    Each operation is atomic; a `session()` combines several operations into one atomic commit. Every
-    operation may raise `StoreUnavailableError` if the store cannot be reached (nothing was written),
-    `CommitUncertainError` if a write was sent and its outcome is unknown (`resolve_commit` determines
-    it), and `UsageError`, before anything is sent, if the call can never work. After an error, the
-    objects that you passed are unchanged.
+    Each operation is atomic unless its description says otherwise. A `session()` combines several operations
+    into one atomic commit. Any operation can raise these errors:
 
-    Threads can share a store, and it can be opened before a fork.
+    - `StoreUnavailableError`: the store cannot be reached; nothing was written
+    - `CommitUncertainError`: a write was sent, but its outcome is unknown; `resolve_commit` determines it
+    - `UsageError`: the call can never succeed as written; nothing was sent
+
+    An error leaves the objects that you passed unchanged.
+
+    Threads can share a store, and a store can be opened before a fork.
 
     >>> from catga_store import MemoryStore, FlowSnapshot
     >>> with MemoryStore() as store:
@@ -96,10 +99,10 @@ class Store(BaseBlockingStore):
     # flows ----------------------------------------------------------------------------------------
 
     def create(self, snapshot: FlowSnapshot[Any]) -> None:
-        """Write a new flow with version 1; raise `FlowExistsError` if its id is taken.
+        """Create a flow at version 1; raise `FlowExistsError` if its id is already taken.
 
-        Costs one round trip. Unless you set `due_at`, the flow is due at once if it is neither
-        suspended nor terminal.
+        Costs one round trip. Unless you set `due_at`, a flow that is neither suspended nor terminal is due at
+        once.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -121,13 +124,13 @@ class Store(BaseBlockingStore):
     def get(
         self, flow_id: str, state_type: Any | None = None, *, version: int | None = None
     ) -> FlowSnapshot[Any] | None:
-        """Return the flow as a new object, or `None` if there is none.
+        """Return the flow as a new object, or `None` if it does not exist.
 
-        Without a type, the state is raw JSON data. Costs one round trip. Raises `StateTypeError` if the
-        state was stored as another named type, and `CorruptRecordError` if it cannot be read.
+        Without a type, the state is raw JSON data. Costs one round trip. Raises `StateTypeError` if the state
+        was stored as a different named type, and `CorruptRecordError` if the flow cannot be read.
 
-        With `version`, return this version of the flow, or `None` if the store has not kept it (see the
-        option `history`). A former version cannot be written: `update` raises `StaleFlowError`.
+        With `version`, returns that version of the flow, or `None` if the store has not kept it (see the
+        `history` option). An earlier version cannot be written back: `update` raises `StaleFlowError`.
 
         >>> from catga_store import MemoryStore
         >>> store = MemoryStore()
@@ -144,14 +147,14 @@ class Store(BaseBlockingStore):
     @overload
     def get_one(self, flow_id: str, state_type: None = None) -> FlowSnapshot[Any]: ...
     def get_one(self, flow_id: str, state_type: Any | None = None) -> FlowSnapshot[Any]:
-        """Return the flow like `get`, but raise `FlowNotFoundError` if there is none."""
+        """Return the flow as `get` does, but raise `FlowNotFoundError` if it does not exist."""
         return self._run(records.get_one(self._context, flow_id, state_type))
 
     def get_or_create(self, snapshot: FlowSnapshot[S]) -> tuple[FlowSnapshot[S], bool]:
-        """Create the flow and return `(snapshot, True)`, or return `(stored flow, False)`.
+        """Create the flow and return `(snapshot, True)`; if its id is taken, return `(stored flow, False)`.
 
-        This makes starting a flow idempotent: the flow id is the idempotency key. Costs one round
-        trip, or two if the id is taken.
+        Starting a flow this way is idempotent, with the flow id as the idempotency key. Costs one round trip,
+        or two if the id is taken.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -166,12 +169,13 @@ class Store(BaseBlockingStore):
     def update(self, snapshot: FlowSnapshot[Any]) -> None:
         """Write the flow as its next version if the store still has the revision that was read.
 
-        Only then are `version`, `revision` and `updated_at` of the object changed. Otherwise, nothing
-        is written, and the call raises `StaleFlowError` (with `expected` and `actual`),
-        `ClaimLostError` if the flow was claimed through this object, or `FlowNotFoundError`. Costs one
-        round trip.
+        If the write succeeds, it updates the object's `version`, `revision` and `updated_at`. Otherwise,
+        nothing is written, and the call raises `StaleFlowError` (with `expected` and `actual`),
+        `ClaimLostError` if the flow was claimed through this object, or `FlowNotFoundError` if the flow no
+        longer exists. Costs one round trip.
 
-        A claim is renewed, unless the flow is now terminal or suspended, or has another `due_at`.
+        If the flow was claimed through this object, the write renews the claim. If the flow is now terminal
+        or suspended, or has a different `due_at`, the write ends the claim instead.
 
         >>> from catga_store import MemoryStore, FlowSnapshot, StaleFlowError
         >>> store = MemoryStore()
@@ -194,29 +198,29 @@ class Store(BaseBlockingStore):
         version: int | None = None,
         revision: str | None = None,
     ) -> bool:
-        """Delete a flow with its ForEach progress and its parts; return whether it existed.
+        """Delete a flow, its ForEach progress and its parts; return whether the flow existed.
 
-        If you pass a loaded snapshot, a version or a revision, it is checked: the call raises
-        `StaleFlowError` if the store has another one. With an id alone, any version is deleted. All
-        parts are absent at once, however many there are; later writes and sweeps reclaim their space. A
-        flow that has not ended and reports its end (`reports_to`) does so in the same commit.
+        If you pass a loaded snapshot, a version or a revision, the call raises `StaleFlowError` if the store
+        has a different one. With only an id, the flow is deleted whatever its version. All parts become
+        absent at once, however many there are; later writes and sweeps reclaim their space. If the flow has
+        not ended and has `reports_to`, the same commit reports its end.
 
-        Costs one round trip. With an id and a version or revision, it costs a second one: the flow is
-        read, and only the revision that was read is deleted. The same holds for a flow that reports its
-        end and is deleted by its id alone.
+        Costs one round trip, or two if you pass an id together with a version or revision: the call reads the
+        flow first and deletes only the revision that it read. The same applies to a flow that reports its end
+        and is deleted by its id alone.
         """
         return self._run(
             records.delete(self._context, snapshot_or_id, version=version, revision=revision)
         )
 
     def delete_many(self, flow_ids: Iterable[str]) -> int:
-        """Delete flows by id, with everything that belongs to them; return how many of them existed.
+        """Delete flows by id, with everything that belongs to them; return how many existed.
 
-        Versions and claims are not checked: each flow is deleted as it is. Costs one round trip per 200
-        ids, which is the maximum of one commit; with partitions, per 200 ids of one partition. Each
-        commit is atomic, but all of them together are not: after an error, the earlier commits remain.
-        Deleting again is safe, so call it again with the same ids. Flows that report their end
-        (`reports_to`) do so; a commit with such flows costs a second round trip.
+        Each flow is deleted whatever its version, even if it is claimed. Costs one round trip per 200 ids,
+        the maximum for one commit; with several partitions, per 200 ids in each partition. Each commit is
+        atomic, but the call as a whole is not: after an error, the earlier commits remain in effect. It is
+        safe to call the method again with the same ids. Flows with `reports_to` report their end; a commit
+        that contains such flows costs a second round trip.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -235,11 +239,11 @@ class Store(BaseBlockingStore):
         self, flow_ids: Iterable[str] | Mapping[str, type[Any] | None], state_type: None = None
     ) -> dict[str, FlowSnapshot[Any] | None]: ...
     def get_many(self, flow_ids: Iterable[str], state_type: Any | None = None) -> dict[str, Any]:
-        """Return flows by id, with `None` for each one that is absent; costs one round trip per 500 ids.
+        """Return flows by id, with `None` for each flow that does not exist.
 
-        `state_type` is the type of all of them. If their types differ, pass a mapping of ids to types
-        instead; `None` as a type means raw JSON data. If one flow has another type or cannot be read,
-        no flow is returned, and the call raises the same error as `get`.
+        `state_type` is the type of all of these flows. If their types differ, pass a mapping of ids to types
+        instead, in which `None` stands for raw JSON data. If any flow has a different type or cannot be read,
+        the call returns no flows and raises the same error as `get`. Costs one round trip per 500 ids.
 
         >>> from dataclasses import dataclass
         >>> from catga_store import MemoryStore, FlowSnapshot
@@ -258,28 +262,36 @@ class Store(BaseBlockingStore):
     def query_flows(
         self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[FlowFilters]
     ) -> Page[FlowSummary]:
-        """Return a page of flows without their states, ordered by `created_at`, newest first, then by id.
+        """Return a page of flows without their states, ordered by `created_at` (newest first), then by id.
 
-        The filters are `status`, `state_type` (a type, or a stored type name), `created_after` and
-        `updated_after` (inclusive), `created_before` and `updated_before` (exclusive), `id_prefix` (1 to
-        512 bytes of UTF-8, compared by bytes), `owner` (of a claim, even if its lease has ended),
-        `error_contains` (a part of the error; case matters), `attempts_at_least`, and `tags`, all of which
-        a flow must have. `limit` is 1 to 1,000. For the next page, pass the `cursor` of this page with the
-        same filters. A flow that matches all the time appears exactly once, even if other flows are added
-        or removed in the meantime. A flow that cannot be read is in the page, too: its `unreadable` says
-        why, and only its id is known.
+        You can combine these filters:
+
+        - `status`
+        - `state_type`: a type or a stored type name
+        - `created_after` and `updated_after` (inclusive), `created_before` and `updated_before` (exclusive)
+        - `id_prefix`: 1 to 512 bytes of UTF-8, compared byte by byte
+        - `owner`: the owner of the claim, even if its lease has ended
+        - `error_contains`: a substring of the error; case-sensitive
+        - `attempts_at_least`
+        - `tags`: a flow must have all of them
+
+        `limit` must be from 1 to 1,000. To get the next page, pass the `cursor` of this page with the same
+        filters. A flow that matches throughout appears exactly once, even if other flows are added or removed
+        in the meantime. A flow that cannot be read is also listed: its `unreadable` says why, and only its id
+        is known.
 
         Costs one round trip. There is no index for `updated_after`, `updated_before`, `owner`,
-        `error_contains` and `attempts_at_least`: with these filters, the store reads the flows that match
-        the other filters until the page is full, on Redis and NATS in pages that grow to 1,000 and 400
-        flows. Only the first of `tags` is looked up in an index, alone or with `status`; the other tags
-        and filters are checked flow by flow.
+        `error_contains` and `attempts_at_least`: with these filters, the store reads the flows that match the
+        other filters until the page is full. Redis and NATS read them in batches, which grow to 1,000 and 400
+        flows respectively. Of the `tags`, only the first is looked up in an index, alone or together with
+        `status`; the other tags and filters are checked flow by flow.
 
-        With `id_prefix`, the flows are ordered by id, as UTF-8 bytes, and the cost of a page depends on the
-        flows that have the prefix, not on all stored flows. Other filters are then checked flow by flow:
-        the store reads flows that have the prefix until the page is full. NATS also sends the names of all
-        flows, 100,000 per request: with one replica, about once every ten minutes in each process, and only
-        the new names for other pages; with replicas, or more than 500,000 flows, for each page.
+        With `id_prefix`, the flows are ordered by the UTF-8 bytes of their ids, and the cost of a page
+        depends on the number of flows that have the prefix, not on the number of all stored flows. The other
+        filters are then checked flow by flow: the store reads flows that have the prefix until the page is
+        full. NATS also sends the names of all flows, 100,000 per request. With one replica, it sends all of
+        them to each process about once every ten minutes, and only the new names for other pages. With
+        several replicas, or with more than 500,000 flows, it sends all of them for each page.
 
         >>> from catga_store import MemoryStore, FlowSnapshot, FlowStatus
         >>> store = MemoryStore()
@@ -291,7 +303,7 @@ class Store(BaseBlockingStore):
         return self._run(listings.query_flows(self._context, limit=limit, cursor=cursor, **filters))
 
     def iter_flows(self, **filters: Unpack[FlowFilters]) -> Iterator[FlowSummary]:
-        """Iterate over all flows that `query_flows` would list, page by page."""
+        """Iterate over all flows that `query_flows` would list, fetching them page by page."""
         cursor: str | None = None
 
         while True:
@@ -302,27 +314,27 @@ class Store(BaseBlockingStore):
                 return
 
     def count_flows(self, **filters: Unpack[FlowFilters]) -> int:
-        """Return how many flows `iter_flows` would yield with the same filters."""
+        """Return the number of flows that `iter_flows` would yield with the same filters."""
         return self._run(listings.count_flows(self._context, **filters))
 
     def query_due(
         self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[DueFilters]
     ) -> Page[DueFlow]:
-        """Return a page of flows that are due or claimed, oldest `due_at` first, without claiming any.
+        """Return a page of flows that are due or claimed, earliest `due_at` first, without claiming any.
 
-        The `due_at` of a claimed flow is the end of its lease. So the flows that `claim_due` would claim
-        come first, followed by those that workers have claimed. `only` restricts the page to `"due"`,
-        `"claimed"` or `"expired"` flows; the latter are due because a lease has ended. `state_type` is a
-        type or a stored type name; a flow must have all of `tags`. `limit` is 1 to 1,000. For the next
-        page, pass the `cursor` of this page with the same filters. A flow that is claimed or written in
-        the meantime may appear again, or not at all.
+        The `due_at` of a claimed flow is the end of its lease. The flows that `claim_due` would claim
+        therefore come first, followed by those that workers have claimed. `only` restricts the page to
+        `"due"`, `"claimed"` or `"expired"` flows; an expired flow is due because its lease has ended.
+        `state_type` is a type or a stored type name; with `tags`, only flows that have all of these tags are
+        listed. `limit` must be from 1 to 1,000. To get the next page, pass the `cursor` of this page with the
+        same filters. A flow that is claimed or written in the meantime may appear twice or not at all.
 
-        A suspended flow is not due, so it is not listed when its wait has ended, although `claim_due` then
-        claims it; `stats` counts such waits as `waits_due`. A flow that cannot be read is in the page, too:
-        its `flow.unreadable` says why, and no worker claims it.
+        A suspended flow is not due. When its wait has ended, `claim_due` claims the flow although `query_due`
+        does not list it; `stats` counts such waits as `waits_due`. A flow that cannot be read is also listed:
+        its `flow.unreadable` says why, and workers do not claim it.
 
         Costs one round trip for due flows and one for claimed flows; on Redis and NATS, two each, one of
-        which reads the index. To find claimed flows of one type or tag, all claimed flows are searched.
+        which reads the index. To filter claimed flows by type or tag, the store searches all claimed flows.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -337,24 +349,24 @@ class Store(BaseBlockingStore):
         return self._run(numbers.query_due(self._context, limit=limit, cursor=cursor, **filters))
 
     def count_due(self, **filters: Unpack[DueFilters]) -> int:
-        """Return how many flows `query_due` would list with the same filters, on all pages.
+        """Return the number of flows that `query_due` would list with the same filters, on all pages.
 
-        Costs one round trip for due flows and one for claimed flows, and reads no flow unless you pass
-        `state_type`. On NATS, the names of all index entries that are counted are read.
+        Costs one round trip for due flows and one for claimed flows. No flow is read unless you pass
+        `state_type`. On NATS, the call reads the names of all index entries that it counts.
         """
         return self._run(numbers.count_due(self._context, **filters))
 
     def stats(self) -> StoreStats:
-        """Return the number of flows by type and status, of due and claimed flows, and of waits.
+        """Return the number of flows by type and status, of due flows, of claimed flows, and of waits.
 
-        All numbers come from indexes, so no flow is read, except for one of each type on NATS. Memory and
-        Redis take about the same time for any number of flows. SQLite counts flows as they change, and
-        reads the index entries of due flows, claimed flows and pending conditions. On NATS, the server
-        counts index entries. The first call of a process compares the names of all entries, 100,000 per
-        request, and so does about one call per minute after that; the page on NATS says when more calls do.
-        If a process dies before it has removed an old entry, the flow is counted twice until the names are
-        compared again. The numbers may be from slightly different times, because others write in the
-        meantime.
+        All numbers come from indexes, so no flow is read, except for one flow of each type on NATS. Memory
+        and Redis take about the same time for any number of flows. SQLite keeps its counts of flows up to
+        date as flows change, and reads the index entries of due flows, claimed flows and pending conditions.
+        On NATS, the server counts index entries. The first call of a process compares the names of all
+        entries, 100,000 per request, as does about one call per minute after that; the NATS page describes
+        when further calls do so. If a process dies before it has removed an outdated entry, the flow is
+        counted twice until the names are compared again. The numbers may be from slightly different times,
+        because other clients may write in the meantime.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -370,13 +382,14 @@ class Store(BaseBlockingStore):
     def cancel_flow(self, flow_id: str, reason: str, *, version: int | None = None) -> FlowSummary:
         """End a live flow as `CANCELLED`, with `reason` as its error; return the flow after the change.
 
-        This also ends a claim: the owner's next write is refused (`ClaimLostError`). The state is kept as
-        it is and is not read, so a flow whose state cannot be read can be cancelled, too. A flow that is
-        already cancelled is returned as it is. Raises `FlowStatusError` if the flow has completed or failed,
-        and `FlowNotFoundError` if there is no such flow.
+        Any claim on the flow ends, too: the owner's next write raises `ClaimLostError`. The state is kept and
+        not read, so you can also cancel a flow whose state cannot be read. A flow that is already cancelled
+        is returned unchanged. Raises `FlowStatusError` if the flow has completed or failed, and
+        `FlowNotFoundError` if it does not exist.
 
-        With `version`, the call raises `StaleFlowError` if the flow has another version. Without it, if
-        another writer was first, the flow is read again, up to ten times. Costs two round trips.
+        With `version`, the call raises `StaleFlowError` if the flow has a different version. Without
+        `version`, if another writer changes the flow first, the call reads the flow again and retries, making
+        at most ten attempts. Costs two round trips.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -389,12 +402,12 @@ class Store(BaseBlockingStore):
         return self._run(actions.act_on_flow(self._context, action, flow_id, version=version))
 
     def retry_flow(self, flow_id: str, *, version: int | None = None) -> FlowSummary:
-        """Run a flow again that has failed or was cancelled; return the flow after the change.
+        """Run a failed or cancelled flow again; return the flow after the change.
 
-        It is then `RUNNING` at the position where it ended, due now, with no error and no attempts. A live
-        flow loses its attempts and its error, and is due now. Raises `FlowStatusError` if the flow has
-        completed, and `FlowClaimedError` if a worker has claimed it; `version`, the other errors and the
-        cost are as for `cancel_flow`.
+        The flow becomes `RUNNING` at the position where it ended. It is due now, with no error and no
+        attempts. If the flow is live, only its attempts and its error are cleared, and it is due now. Raises
+        `FlowStatusError` if the flow has completed, and `FlowClaimedError` if a worker has claimed it.
+        `version`, the other errors and the cost are as for `cancel_flow`.
 
         >>> from catga_store import MemoryStore, FlowSnapshot, FlowStatus
         >>> store = MemoryStore()
@@ -409,12 +422,12 @@ class Store(BaseBlockingStore):
         )
 
     def wake_flow(self, flow_id: str, *, version: int | None = None) -> FlowSummary:
-        """Make a live flow due now, whatever it waits for; return the flow after the change.
+        """Make a live flow due now, whatever it is waiting for; return the flow after the change.
 
-        Its status and its wait condition do not change: a worker that claims the flow finds the condition
-        as it is. A flow that is already due is returned as it is. Raises `FlowStatusError` if the flow has
-        ended, and `FlowClaimedError` if a worker has claimed it; `version`, the other errors and the cost
-        are as for `cancel_flow`.
+        Its status and its wait condition stay the same: a worker that claims the flow finds the condition as
+        it was. A flow that is already due is returned unchanged. Raises `FlowStatusError` if the flow has
+        ended, and `FlowClaimedError` if a worker has claimed it. `version`, the other errors and the cost are
+        as for `cancel_flow`.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -428,12 +441,12 @@ class Store(BaseBlockingStore):
         )
 
     def release_flow(self, flow_id: str, *, version: int | None = None) -> FlowSummary:
-        """Take a claim away from its owner; return the flow after the change.
+        """Take the claim on a flow away from its owner; return the flow after the change.
 
-        The flow is then due now. The owner's next write is refused (`ClaimLostError`). So use this for a
-        worker that has died or hangs: if the worker is still running, what it has done since its last
-        commit is done again. A flow that is not claimed is returned as it is. Raises `FlowStatusError` if
-        the flow has ended; `version`, the other errors and the cost are as for `cancel_flow`.
+        The flow is then due now, and the owner's next write raises `ClaimLostError`. Use this method if a
+        worker has died or hangs: if the worker is still running, the work that it has done since its last
+        commit is done again. A flow that is not claimed is returned unchanged. Raises `FlowStatusError` if
+        the flow has ended. `version`, the other errors and the cost are as for `cancel_flow`.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -447,28 +460,29 @@ class Store(BaseBlockingStore):
         )
 
     def diagnose(self, flow_id: str, **options: Unpack[DiagnosisOptions]) -> Diagnosis:
-        """Return the reasons why a flow does not continue; there are no findings if nothing is wrong.
+        """Return the reasons why a flow does not continue; without findings, nothing is wrong.
 
-        Each finding has one of these codes. The flow
+        Each finding has one of these codes:
 
-        - `unreadable`: cannot be read; its head is returned if it can be read
-        - `future_version`: was written by a newer release, or with a newer version of one of the `types`
-        - `due_disagrees`: has ended but is due, or has a claim that never ends
-        - `never_due`: is live but never due, and nothing will wake it
-        - `wait_gone`: is suspended on a condition that does not exist or belongs to another flow
-        - `children_ended`: waits for flows that have ended without reporting it
-        - `no_deadline`: has waited for longer than `idle` on a condition without a deadline
-        - `lease_expired`: was claimed by an owner whose lease has ended
-        - `overdue`: has been due for longer than `late`
-        - `attempts_high`: was attempted `attempts` times or more at one step
-        - `parent_gone`: does not exist, but a pending condition would wake it
-        - `orphan_parts`: does not exist, but has parts
-        - `failed`: has failed
+        - `unreadable`: the flow cannot be read; the diagnosis includes its head if the head can be read
+        - `future_version`: the flow was written by a newer release, or with a newer version of one of the
+          `types`
+        - `due_disagrees`: the flow has ended but is due, or has a claim that never ends
+        - `never_due`: the flow is live but never due, and nothing will wake it
+        - `wait_gone`: the flow is suspended on a condition that does not exist or belongs to another flow
+        - `children_ended`: the flow waits for flows that have ended without reporting their end
+        - `no_deadline`: the flow has waited for longer than `idle` on a condition without a deadline
+        - `lease_expired`: the flow was claimed by an owner whose lease has ended
+        - `overdue`: the flow has been due for longer than `late`
+        - `attempts_high`: one step of the flow has had `attempts` attempts or more
+        - `parent_gone`: the flow does not exist, but a pending condition would wake it
+        - `orphan_parts`: the flow does not exist, but has parts
+        - `failed`: the flow has failed
 
         The options are `late` (default: 5 minutes), `idle` (1 day), `attempts` (5) and `types`, the types
-        that the program knows. Nothing is changed. The state is read as raw data. Raises
-        `FlowNotFoundError` if there is no such flow and nothing is left of it. Costs one round trip, and up
-        to four more for a flow that waits.
+        that the program knows. The call changes nothing and reads the state as raw data. Raises
+        `FlowNotFoundError` if the flow does not exist and has left nothing behind. Costs one round trip, and
+        up to four more for a flow that is waiting.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -492,19 +506,21 @@ class Store(BaseBlockingStore):
         types: Iterable[Any] = (),
         **filters: Unpack[FlowFilters],
     ) -> Page[Diagnosis]:
-        """Check live flows, and return those that have a finding of `severity` or worse.
+        """Check live flows, and return those that have a finding of the given `severity` or worse.
 
-        A page ends when it has `limit` flows (1 to 1,000), or when `most` flows were checked, so it may be
-        empty and still have a `cursor`. For the next page, pass the `cursor` with the same arguments. The
-        filters are those of `query_flows`; with `status`, flows that have ended are checked, too. Without
-        filters, pending wait conditions whose parent does not exist are listed after the flows; such a
-        diagnosis has the id of the parent and no `flow`. The findings and the options are those of
-        `diagnose`. A flow that cannot be read has the finding `unreadable` and does not end the listing;
-        without filters, neither does a wait condition, whose diagnosis has its own id and no `flow`.
+        A page ends when it contains `limit` flows (1 to 1,000) or when `most` flows have been checked, so a
+        page can be empty and still have a `cursor`. To get the next page, pass the `cursor` with the same
+        arguments. The filters are those of `query_flows`; with `status`, flows that have ended are checked,
+        too. The findings and the options are those of `diagnose`.
 
-        Nothing is changed. Live flows are read with their states, so the cost depends on how many flows are
-        checked, not on how many are returned: for 200 flows, two round trips, up to three more if some of
-        them wait, and one more for each flow that is never due.
+        Without filters, the flows are followed by pending wait conditions whose parent does not exist; each
+        such diagnosis has the id of the parent and no `flow`. A flow that cannot be read has the finding
+        `unreadable` and does not end the listing. Without filters, this also applies to a wait condition that
+        cannot be read; its diagnosis has the id of the condition and no `flow`.
+
+        The call changes nothing. Live flows are read with their states, so the cost depends on the number of
+        flows that are checked, not on the number that are returned. To check 200 flows costs two round trips,
+        up to three more if some of them are waiting, and one more for each flow that is never due.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -541,12 +557,13 @@ class Store(BaseBlockingStore):
         diagnosis: DiagnosisOptions | None = None,
         **filters: Unpack[FlowFilters],
     ) -> Bulk:
-        """Return operations on many flows at once: `cancel`, `retry`, `wake`, `release`, `tag`, `purge`.
+        """Return an object that changes many flows: `cancel`, `retry`, `wake`, `release`, `tag` or `purge`.
 
-        They apply to the flows with these `ids`, or to those that match the filters of `query_flows`. With
-        `findings`, they apply only to those flows for which `diagnose_all` finds one of these codes;
-        `diagnosis` is a mapping of its options. Raises `UsageError` if you pass none of these, unless
-        `everything` is `True`. Nothing is read or changed yet.
+        Its operations apply to the flows with these `ids`, or to the flows that match the filters of
+        `query_flows`. With `findings`, they apply only to flows for which `diagnose_all` reports one of these
+        codes; `diagnosis` is a mapping of options for `diagnose_all`. If you pass no ids, filters or
+        findings, `everything` must be `True`; otherwise, the call raises `UsageError`. The call itself
+        neither reads nor changes anything.
 
         >>> from catga_store import MemoryStore, FlowSnapshot, FlowStatus
         >>> store = MemoryStore()
@@ -572,11 +589,11 @@ class Store(BaseBlockingStore):
     def list_versions(
         self, flow_id: str, *, before: int | None = None, limit: int = 100
     ) -> list[FlowVersion]:
-        """Return the versions of a flow, newest first, including the current one.
+        """Return the versions of a flow, newest first, including the current version.
 
-        Former versions are kept if the store that wrote them had the option `history`. For the next page,
-        pass the last version as `before`. `limit` is 1 to 1,000. Costs two round trips and transfers the
-        bytes of the states.
+        Earlier versions are kept only if the store that wrote them had the `history` option set. To get the
+        next page, pass the last version of this page as `before`. `limit` must be from 1 to 1,000. Costs two
+        round trips, which transfer the states of these versions.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore(history=10)
@@ -592,21 +609,22 @@ class Store(BaseBlockingStore):
         return self._run(history.list_versions(self._context, flow_id, before=before, limit=limit))
 
     def fork(self, flow_id: str, new_id: str, *, version: int | None = None) -> FlowSnapshot[Any]:
-        """Create a new flow from a version of this one, due at once; return it with its state as raw data.
+        """Create a new flow from a version of an existing flow; return it with its state as raw data.
 
-        The new flow has the state and position of that version. It is `CREATED`, `RUNNING` or
-        `COMPENSATING` if that version was; otherwise, it is `RUNNING`. It has no error, no attempts, no
-        wait condition and no `reports_to`.
+        The new flow is due at once. It has the state and position of the original version, but no error,
+        attempts, wait condition or `reports_to`. Its status is that of the original version if this is
+        `CREATED`, `RUNNING` or `COMPENSATING`; otherwise, it is `RUNNING`.
 
-        The default is the current version. Its ForEach progress, parts and logs are copied, too, as they
-        were at that version: if the flow is written in the meantime, it is read again, up to ten times,
-        before the call raises `StaleFlowError`. Changes that others make in the meantime without writing
-        the flow may be missed; a log then ends earlier. For former versions, none of these are copied.
+        By default, the call forks the current version and also copies its ForEach progress, parts and logs as
+        they were at that version. If the flow is written in the meantime, the call reads it again, making at
+        most ten attempts before it raises `StaleFlowError`. Changes that others make in the meantime without
+        writing the flow may be missed; in that case, a copied log may end earlier than the original. For
+        earlier versions, progress, parts and logs are not copied.
 
-        Raises `FlowNotFoundError` if there is no such flow or version, and `FlowExistsError` if the new id
+        Raises `FlowNotFoundError` if the flow or version does not exist, and `FlowExistsError` if the new id
         is taken. Costs four round trips. Records that do not fit into one commit of 200 records are written
-        before it, as parts without a flow. If the fork is refused, it removes them; if it is interrupted, a
-        sweep removes them.
+        before it, as parts without a flow. If the fork is refused, it removes these parts; if it is
+        interrupted, a sweep removes them.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -619,43 +637,45 @@ class Store(BaseBlockingStore):
     # wait conditions ------------------------------------------------------------------------------
 
     def set_wait_condition(self, condition: WaitCondition) -> bool:
-        """Write a wait condition, and count the completions that arrived before it.
+        """Write a wait condition and count the completions that arrived before it.
 
-        Return whether they satisfied it; if so, this call is the one that sees `now_satisfied`. If the
-        condition is pending, its definition is replaced, and `created_at` and the completions are kept. If
-        it has ended, nothing is written, and the object takes over the stored values, including the
-        results, which costs a second round trip. After `clear_wait_condition`, it starts from the beginning.
+        Returns whether these completions satisfied the condition; if so, this call is the one that sees
+        `now_satisfied`. If the stored condition is pending, its definition is replaced, and its `created_at`
+        and completions are kept. If the stored condition has ended, nothing is written, and the object
+        receives the stored values, including the results, which costs a second round trip. After
+        `clear_wait_condition`, the condition starts from the beginning.
         """
         return self._run(records.set_wait_condition(self._context, condition))
 
     def get_wait_condition(self, correlation_id: str) -> WaitCondition | None:
-        """Return the condition with the completions of its children, or `None`."""
+        """Return the condition with the completions of its children, or `None` if it does not exist."""
         return self._run(records.get_wait_condition(self._context, correlation_id))
 
     def update_wait_condition(self, condition: WaitCondition) -> bool:
-        """Write the definition and outcome if the store still has the revision that was read.
+        """Write the condition's definition and outcome if the store still has the revision that was read.
 
-        Results are never written. Completions are counted again; return whether they now satisfy the new
-        definition. Otherwise, the call raises `StaleWaitConditionError` or `WaitConditionNotFoundError`.
+        Results are never written. The completions are counted again, and the call returns whether they now
+        satisfy the new definition. If the store does not have the revision, the call raises
+        `StaleWaitConditionError` or `WaitConditionNotFoundError`.
         """
         return self._run(records.update_wait_condition(self._context, condition))
 
     def clear_wait_condition(self, correlation_id: str) -> bool:
         """Remove a condition and its completions; return whether it existed.
 
-        A tombstone is kept for `Retention.waits`. During this time, later completions are not kept, and
-        their `outcome` says how the condition ended: `CANCELLED` if it was pending.
+        The store keeps a tombstone for `Retention.waits`. During this time, completions that arrive are not
+        kept; their `outcome` says how the condition ended, which is `CANCELLED` if it was pending.
         """
         return self._run(records.clear_wait_condition(self._context, correlation_id))
 
     def get_timed_out_wait_conditions(
         self, now: datetime | None = None, limit: int | None = None
     ) -> list[WaitCondition]:
-        """Return the pending conditions whose deadline has passed, oldest deadline first.
+        """Return the pending conditions whose deadline has passed, earliest deadline first.
 
-        A deadline does not end a condition by itself: completions count until your code sets
-        `outcome = TIMED_OUT` and updates the condition. The version check lets only one caller succeed. A
-        condition that cannot be read is in the list, too: its `unreadable` says why, and updating it raises
+        A deadline does not end a condition by itself: completions count until your code sets `outcome =
+        TIMED_OUT` and updates the condition. The version check allows only one caller to do so. A condition
+        that cannot be read is also listed: its `unreadable` says why, and updating it raises
         `CorruptRecordError`.
         """
         return self._run(records.get_timed_out_wait_conditions(self._context, now, limit))
@@ -663,18 +683,18 @@ class Store(BaseBlockingStore):
     def query_wait_conditions(
         self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[WaitFilters]
     ) -> Page[WaitCondition]:
-        """Return a page of conditions, including those that have ended, newest first.
+        """Return a page of conditions, newest first, including conditions that have ended.
 
         The filters are `outcome` and `parent_flow_id`; `limit` and `cursor` are as for `query_flows`. A
-        condition that cannot be read is in the page, too: its `unreadable` says why, and only its id is
-        known. Costs two round trips, and up to one more for each condition that cannot be read.
+        condition that cannot be read is also listed: its `unreadable` says why, and only its id is known.
+        Costs two round trips, and up to one more for each condition that cannot be read.
         """
         return self._run(
             listings.query_wait_conditions(self._context, limit=limit, cursor=cursor, **filters)
         )
 
     def iter_wait_conditions(self, **filters: Unpack[WaitFilters]) -> Iterator[WaitCondition]:
-        """Iterate over all conditions that `query_wait_conditions` would list, page by page."""
+        """Iterate over all conditions that `query_wait_conditions` would list, fetching them page by page."""
         cursor: str | None = None
 
         while True:
@@ -693,15 +713,15 @@ class Store(BaseBlockingStore):
         result: object = None,
         error: str | None = None,
     ) -> Completion:
-        """Record the completion of one child once, however often and concurrently this is called.
+        """Record the completion of a child, once, however many calls are made and however they overlap.
 
         The first call for a child is `accepted`; a repeated call is a `duplicate`. A call for an unknown
-        child, or for a condition that has ended or was cleared, is neither, and `outcome` says how the
-        condition ended. If there is no condition yet, the completion is accepted and kept until one is
-        set, and `outcome` is `None`. Exactly one call ever sees `now_satisfied`.
+        child, or for a condition that has ended or was cleared, is neither, and its `outcome` says how the
+        condition ended. If the condition has not been set yet, the completion is accepted and kept until the
+        condition is set; its `outcome` is then `None`. Exactly one call sees `now_satisfied`.
 
-        `result` is plain JSON data. Encoded together with `error`, it must not exceed 256 KiB
-        (`RecordTooLargeError`). Costs one round trip, for any number of children.
+        `result` is plain JSON data. Encoded together with `error`, it must not exceed 256 KiB; otherwise, the
+        call raises `RecordTooLargeError`. Costs one round trip, for any number of children.
 
         >>> from catga_store import MemoryStore, WaitCondition
         >>> store = MemoryStore()
@@ -730,9 +750,9 @@ class Store(BaseBlockingStore):
     ) -> None:
         """Write the progress of a step if the store still has the revision that was loaded.
 
-        A new progress object expects that nothing is stored. Otherwise, the call raises
-        `StaleProgressError`: load the stored progress, `merge` yours, and save it. With `overwrite`, it is
-        written whatever is stored. The flow need not exist yet.
+        If the progress object is new, the store must not have any progress for this step yet. If these checks
+        fail, the call raises `StaleProgressError`: load the stored progress, `merge` yours into it, and save
+        it. With `overwrite`, the progress is written whatever is stored. The flow does not have to exist yet.
         """
         self._run(
             records.save_for_each_progress(
@@ -741,11 +761,11 @@ class Store(BaseBlockingStore):
         )
 
     def get_for_each_progress(self, flow_id: str, step_index: int) -> ForEachProgress | None:
-        """Return the progress of a step, or `None`."""
+        """Return the progress of a step, or `None` if there is none."""
         return self._run(records.get_for_each_progress(self._context, flow_id, step_index))
 
     def clear_for_each_progress(self, flow_id: str, step_index: int) -> bool:
-        """Remove the progress of a step; return whether it existed."""
+        """Remove the progress of a step; return whether there was any."""
         return self._run(records.clear_for_each_progress(self._context, flow_id, step_index))
 
     def list_for_each_progress(self, flow_id: str) -> dict[int, ForEachProgress]:
@@ -759,12 +779,12 @@ class Store(BaseBlockingStore):
     ) -> bool:
         """Write a part of a flow; return whether it was written.
 
-        A new part is written only if no part of that name exists; otherwise, the call raises
-        `PartExistsError`. A part that was read is written only if the store still has the revision that was
-        read; otherwise, the call raises `StalePartError`. It is not written if it has not changed. With
-        `exists="keep"`, if there is already a part, it is kept, and the object stays new; with
-        `exists="overwrite"`, the part is written whatever is stored. The flow need not exist yet; parts
-        without a flow may be removed after `Retention.waits`. Costs one round trip.
+        A new part is written only if the flow has no part of that name; otherwise, the call raises
+        `PartExistsError`. A part that was read is written only if it has changed and the store still has the
+        revision that was read; if the store has a different revision, the call raises `StalePartError`. With
+        `exists="keep"`, an existing part is kept, and the object stays new. With `exists="overwrite"`, the
+        part is written whatever is stored. The flow does not have to exist yet, but parts without a flow may
+        be removed after `Retention.waits`. Costs one round trip.
 
         >>> from catga_store import MemoryStore, Part
         >>> store = MemoryStore()
@@ -779,9 +799,9 @@ class Store(BaseBlockingStore):
     @overload
     def get_part(self, flow_id: str, name: str, body_type: None = None) -> Part[Any] | None: ...
     def get_part(self, flow_id: str, name: str, body_type: Any | None = None) -> Part[Any] | None:
-        """Return the part as a new object, or `None` if there is none.
+        """Return the part as a new object, or `None` if it does not exist.
 
-        Without a type, the body is `bytes` if it was written as `bytes`, and otherwise raw JSON data. Costs
+        Without a type, the body is `bytes` if it was written as `bytes`, and raw JSON data otherwise. Costs
         one round trip. Raises the same errors as `get`.
         """
         return self._run(parts.get_part(self._context, flow_id, name, body_type))
@@ -797,10 +817,10 @@ class Store(BaseBlockingStore):
     def get_parts(
         self, flow_id: str, names: Iterable[str], body_type: Any | None = None
     ) -> dict[str, Any]:
-        """Return parts of one flow by name, with `None` for each one that is absent.
+        """Return parts of one flow by name, with `None` for each part that does not exist.
 
-        Costs one round trip per 500 names. If one part has another type or cannot be read, no part is
-        returned, and the call raises the same error as `get`.
+        Costs one round trip per 500 names. If any part has a different type or cannot be read, the call
+        returns no parts and raises the same error as `get`.
         """
         return self._run(parts.get_parts(self._context, flow_id, names, body_type))
 
@@ -844,15 +864,16 @@ class Store(BaseBlockingStore):
     ) -> Page[Part[Any]]:
         """Return a page of the parts of a flow whose names begin with `prefix`, ordered by name.
 
-        Names are compared by their UTF-8 bytes. The page contains only names between `after` and `before`,
-        which need not exist. With `reverse`, the last names come first. For the next page, pass the
-        `cursor` of this page as `after`, or as `before` with `reverse`. A part that exists all the time
-        appears exactly once, even if others are added or removed in the meantime. `limit` is 1 to 1,000.
+        Names are compared by their UTF-8 bytes. `after` and `before` restrict the page to the names between
+        them; parts with these two names do not have to exist. With `reverse`, the order is reversed. To get
+        the next page, pass the `cursor` of this page as `after`, or as `before` with `reverse`. A part that
+        exists throughout appears exactly once, even if other parts are added or removed in the meantime.
+        `limit` must be from 1 to 1,000.
 
         Unless you pass `bodies=True`, the parts have no bodies: you can read everything else, such as `tag`
-        and `version`, but `body` raises `UsageError`. A page with bodies is held in memory as a whole. Log
-        entries are parts and are listed, too. Costs one round trip; its duration depends on the size of the
-        page, not on the number of parts of the flow.
+        and `version`, but reading `body` raises `UsageError`. A page with bodies is held in memory as a
+        whole. Log entries are parts and are also listed. Costs one round trip; its duration depends on the
+        size of the page, not on the number of parts that the flow has.
 
         >>> from catga_store import MemoryStore, Part
         >>> store = MemoryStore()
@@ -877,25 +898,26 @@ class Store(BaseBlockingStore):
         )
 
     def delete_part(self, flow_id: str, name: str) -> bool:
-        """Delete a part, whatever it holds; return whether it existed. Costs one round trip."""
+        """Delete a part, whatever its content; return whether it existed. Costs one round trip."""
         return self._run(parts.delete_part(self._context, flow_id, name))
 
     def delete_parts(self, flow_id: str, prefix: str) -> int:
-        """Delete the parts whose names begin with `prefix` (empty: all); return how many there were.
+        """Delete the parts whose names begin with `prefix` (if empty, all parts); return how many there were.
 
-        Costs one round trip per 500 parts. Each of these commits is atomic, but all of them together are
-        not: after an error, call it again. A log whose entries are deleted continues with its next sequence.
+        Costs one round trip per 500 parts. Each of these round trips is an atomic commit, but the call as a
+        whole is not atomic: after an error, call the method again. If the entries of a log are deleted, the
+        log still continues with its next sequence.
         """
         return self._run(parts.delete_parts(self._context, flow_id, prefix))
 
     def append(
         self, flow_id: str, body: object, *, log: str = "log", key: str | None = None
     ) -> Appended:
-        """Add the next entry to a log of a flow; return its sequence, which starts at 1 and has no gaps.
+        """Add the next entry to a log of a flow; return its sequence. Sequences start at 1 and have no gaps.
 
-        Never conflicts, however many callers append at once. If the log already has an entry with the same
-        `key`, nothing is written, and the result is a `duplicate` with the sequence of that entry. `body` is
-        `bytes` or anything that a state can be. Costs one round trip.
+        An append never causes a conflict, even if many callers append at the same time. If the log already
+        has an entry with the same `key`, nothing is written, and the result is a `duplicate` with the
+        sequence of that entry. `body` can be `bytes` or anything that a state can be. Costs one round trip.
 
         >>> from catga_store import MemoryStore
         >>> store = MemoryStore()
@@ -916,12 +938,12 @@ class Store(BaseBlockingStore):
         reverse: bool = False,
         body_type: Any | None = None,
     ) -> list[LogEntry]:
-        """Return up to `limit` entries of a log with sequences greater than `after`, in ascending order.
+        """Return up to `limit` entries of a log whose sequences are greater than `after`, in ascending order.
 
-        With `before`, only entries with smaller sequences are returned; with `reverse`, the last entries come
-        first. `limit` is 1 to 1,000. An entry says with which `version` of its flow it was written, and
-        when. Costs one round trip; its duration depends on the entries that are returned, not on the length
-        of the log.
+        With `before`, only entries with smaller sequences are returned. With `reverse`, the order is
+        reversed. `limit` must be from 1 to 1,000. Each entry records the version of its flow with which it
+        was written, and the time. Costs one round trip; its duration depends on the number of entries that
+        are returned, not on the length of the log.
 
         >>> from catga_store import MemoryStore
         >>> store = MemoryStore()
@@ -953,12 +975,12 @@ class Store(BaseBlockingStore):
         limit: int = 100,
         body_type: Any | None = None,
     ) -> list[LogEntry]:
-        """Return the entries of a log after `after` as soon as there are any; an empty list after `timeout`.
+        """Return the log entries after `after` as soon as there are any, or an empty list after `timeout`.
 
-        Like `read_log`, but it waits. To follow a log, call it again with the sequence of the last entry. It
-        is woken by `append`; entries for which no notification arrives are found after the store's
-        `poll_interval`. Costs one round trip, and one more whenever an entry was added or a poll interval
-        has passed.
+        The method works like `read_log`, except that it waits. To follow a log, call it repeatedly with the
+        sequence of the last entry. An `append` wakes the call; if no notification arrives, it finds new
+        entries after the store's `poll_interval`. Costs one round trip, and one more whenever an entry has
+        been added or a poll interval has passed.
 
         >>> from datetime import timedelta
         >>> from catga_store import MemoryStore
@@ -981,11 +1003,12 @@ class Store(BaseBlockingStore):
         )
 
     def trim_log(self, flow_id: str, log: str = "log", *, before: int) -> int:
-        """Delete the entries of a log with sequences less than `before`; return how many there were.
+        """Delete the log entries whose sequences are less than `before`; return how many there were.
 
-        The other entries keep their sequences, and the next entry gets the same sequence as without the
-        call. The `key` of a deleted entry counts as new. Costs one round trip per 500 entries, each of which
-        is a commit: after an error, call it again.
+        The remaining entries keep their sequences, and the next entry gets the same sequence as it would
+        without this call. After an entry has been deleted, its `key` can be used for a new entry. Costs one
+        round trip per 500 entries. Each of these round trips is a commit: after an error, call the method
+        again.
         """
         return self._run(parts.trim_log(self._context, flow_id, log, before=before))
 
@@ -1023,38 +1046,43 @@ class Store(BaseBlockingStore):
         tags: Mapping[str, str] | None = None,
         wait: timedelta = NO_WAIT,
     ) -> list[FlowSnapshot[Any]]:
-        """Claim up to `limit` due flows: no other worker can claim them until the `lease` ends.
+        """Claim up to `limit` due flows, so that no other worker can claim them until the `lease` ends.
 
-        New flows are due, flows whose pause is over, flows whose owner has not renewed its claim, and
-        parents whose wait is satisfied or past its deadline. A wait past its deadline is ended as
-        `TIMED_OUT` in the same commit, and the parent's `wait_condition` shows how the wait ended, including
-        the results. The order is nearly oldest first. The store decides each claim, so no flow is claimed by
-        two callers. A claim adds 1 to `attempts` and to `version`.
+        These flows are due: new flows, flows whose pause is over, flows whose owner has not renewed its
+        claim, and parents whose wait is satisfied or past its deadline. A wait that is past its deadline ends
+        as `TIMED_OUT` in the commit that claims the parent. The parent's `wait_condition` shows how the wait
+        ended, including the results. Flows are claimed roughly oldest first. The store decides each claim, so
+        two callers never claim the same flow. A claim adds 1 to `attempts` and to `version`.
 
-        `state_type` selects the flows to claim. Without it, only flows without a type are claimed. A type
-        selects flows of this type and flows without a type. Several types, in a tuple or list, select flows
-        of these types, each with the state of its own type. One or more stored type names select flows of
-        these types, with raw JSON data as their states; `RAW` selects all flows in this way. With `tags`,
-        only flows that have all of these tags are claimed; the first tag is looked up in an index, and the
-        others are checked flow by flow.
+        `state_type` selects the flows to claim:
 
-        A flow that cannot be decoded is postponed by one lease, logged and skipped. This includes a flow
-        without a type whose data does not match the requested type: if workers with and without a type use
-        one store, give every flow a type. A flow whose lease ends before this call returns is not returned.
+        - omitted: only flows without a type
+        - a type: flows of this type, and flows without a type
+        - several types, in a tuple or list: flows of these types, each with a state of its own type
+        - one or more stored type names: flows of these types, with raw JSON data as their states
+        - `RAW`: all flows, with raw JSON data as their states
 
-        A wait that ends while its parent is claimed wakes the parent when the claim ends, at most a
-        quarter of the remaining lease later. If the parent is missing or terminal when its wait is
-        processed, that wait will not wake it later, unless the parent suspends on it again.
+        With `tags`, only flows that have all of these tags are claimed. The first tag is looked up in an
+        index; the others are checked flow by flow.
 
-        With `wait`, a call that finds nothing due waits. It returns as soon as it has claimed a flow, or an
-        empty list when `wait` has passed. It is woken by commits that make something due, and at the end of
-        pauses, deadlines and leases. If several such calls wait in one process, a commit wakes one of them.
-        Flows for which no notification arrives are found after the store's `poll_interval`. Raises
+        A flow that cannot be decoded is postponed by one lease, logged and skipped. The same happens to a
+        flow without a type whose data does not match the requested type: if workers with and without a type
+        share a store, give every flow a type. A flow whose lease ends before this call returns is not
+        returned.
+
+        If a wait ends while its parent is claimed, the parent is woken when the claim ends, with a delay of
+        at most a quarter of the remaining lease. If the parent is missing or terminal when its wait is
+        processed, the wait does not wake the parent later, unless the parent suspends on it again.
+
+        With `wait`, a call that finds nothing due waits until it has claimed a flow. If `wait` passes first,
+        it returns an empty list. The call is woken by commits that make something due, and at the end of
+        pauses, deadlines and leases. If several such calls are waiting in one process, a commit wakes one of
+        them. If no notification arrives, the call finds due flows after the store's `poll_interval`. Raises
         `StoreClosedError` if the store is closed in the meantime.
 
         Costs two round trips, or three on Redis and four on NATS, which also search the index. Parents and
-        the waits of the claimed flows cost up to four more requests for all flows together, and more if other
-        callers claim the same flows. While it waits, it sends one request per poll interval.
+        the waits of the claimed flows cost up to four more requests in total, or more if other callers claim
+        the same flows. A waiting call sends one request per poll interval.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -1104,16 +1132,17 @@ class Store(BaseBlockingStore):
         timeout: timedelta = timedelta(0),
         owner: str | None = None,
     ) -> FlowSnapshot[Any]:
-        """Claim one flow, due or not, like `claim_due`.
+        """Claim one flow as `claim_due` does, whether or not it is due.
 
-        If another owner has a claim, wait up to `timeout` for it to end, then raise `FlowClaimedError` (with
-        `owner` and `until`). A terminal flow is returned as it is, without a claim. The flow counts as
-        notified of its waits that have ended; `wait_condition` shows the one on which it was suspended if
-        that has ended, and otherwise the newest of them.
+        If another owner has claimed the flow, the call waits up to `timeout` for that claim to end, and then
+        raises `FlowClaimedError` (with `owner` and `until`). A terminal flow is returned as it is, without a
+        claim. The flow counts as notified of all its waits that have ended. Its `wait_condition` shows the
+        wait on which the flow was suspended if that wait has ended, and otherwise the newest wait that has
+        ended.
 
-        `state_type` is as for `claim_due`; the call raises `StateTypeError` if the flow is stored with
-        another type. Raises `FlowNotFoundError` if there is no such flow, and `ClaimLostError` if the lease
-        ends before this call returns. Costs three round trips, and up to two more for a parent.
+        `state_type` is as for `claim_due`; the call raises `StateTypeError` if the flow is stored with a
+        different type. Raises `FlowNotFoundError` if the flow does not exist, and `ClaimLostError` if the
+        lease ends before this call returns. Costs three round trips, and up to two more for a parent.
         """
         return self._run(
             claims.claim(
@@ -1128,11 +1157,12 @@ class Store(BaseBlockingStore):
         tags: Mapping[str, str] | None = None,
         timeout: timedelta,
     ) -> bool:
-        """Wait until a flow may be due, and return `True`; return `False` when `timeout` has passed.
+        """Wait until a flow may be due and return `True`, or return `False` after `timeout`.
 
-        `state_type` and `tags` are as for `claim_due`. Nothing is claimed, so another worker may be faster:
-        `True` means that it is worth calling `claim_due`. It is woken like `claim_due` with `wait`. With a
-        timeout of 0, it returns whether something is due now, which costs one round trip.
+        `state_type` and `tags` are as for `claim_due`. Nothing is claimed, so another worker may claim the
+        flow first: `True` means that it is worth calling `claim_due`. The call is woken in the same way as
+        `claim_due` with `wait`. With a timeout of 0, it returns whether a flow is due now, which costs one
+        round trip.
 
         >>> from datetime import timedelta
         >>> from catga_store import MemoryStore, FlowSnapshot
@@ -1154,14 +1184,14 @@ class Store(BaseBlockingStore):
     def watch(
         self, flow_id: str, state_type: Any | None = None, *, after: int, timeout: timedelta
     ) -> FlowSnapshot[Any] | None:
-        """Return the flow as soon as its version is greater than `after`; `None` after `timeout`.
+        """Return the flow as soon as its version is greater than `after`, or `None` after `timeout`.
 
-        Use it to wait for a result. `after` is the version that you have seen, or 0 for a flow that may not
-        exist yet. The newest version is returned, so versions in between may be skipped. The versions of a
-        flow that is deleted and created again start at 1. Raises the same errors as `get`, and
+        Use this method to wait for a result. `after` is the version that you have seen, or 0 for a flow that
+        may not exist yet. The call returns the newest version, so it may skip versions in between. If a flow
+        is deleted and created again, its versions start at 1 again. Raises the same errors as `get`, and
         `StoreClosedError` if the store is closed in the meantime.
 
-        Costs one round trip, and one more whenever the flow was written or a poll interval has passed.
+        Costs one round trip, and one more whenever the flow has been written or a poll interval has passed.
 
         >>> from datetime import timedelta
         >>> from catga_store import MemoryStore, FlowSnapshot
@@ -1176,24 +1206,26 @@ class Store(BaseBlockingStore):
         )
 
     def extend(self, flow: FlowSnapshot[Any], lease: timedelta | None = None) -> None:
-        """Move the end of the claim to `lease` from now (default: the lease of the claim).
+        """Extend the claim so that it ends `lease` from now (default: the lease of the claim).
 
-        Neither the version nor the object changes, so another thread may call it in parallel with the
-        owner's commits. Raises `ClaimLostError` if the claim was lost or released. After a
-        `CommitUncertainError`, the claim may end at the old or the new time: extend it again.
+        Neither the version nor the object changes, so another thread may extend the claim while the owner
+        commits. Raises `ClaimLostError` if the claim was lost or released. After a `CommitUncertainError`,
+        the claim may end at the old or the new time; extend the claim again.
         """
         self._run(claims.extend(self._context, flow, lease))
 
     def holding(self, flow: FlowSnapshot[Any], *, lease: timedelta | None = None) -> Holding:
-        """Keep the claim of a flow while a `with` block runs: extend it after each third of `lease`.
+        """Keep the claim on a flow while a `with` block runs, by extending it after each third of `lease`.
 
-        For a step that takes longer than its lease (default: the lease of the claim). The claim is extended
-        before the block is entered, so `ClaimLostError` there means that the claim was already lost. If it is
-        lost later, the block continues, because a thread cannot be stopped: the attribute `lost` of the object
-        that `with` returns is then true. `ClaimLostError` is raised at the end of the block, unless it raises
-        another error. In the block, the flow can be written as usual; a commit that ends the claim ends the
-        extensions, too. While the store cannot be reached, the block continues, because the claim is valid
-        until another worker claims the flow.
+        Use this method for a step that takes longer than its lease. `lease` defaults to the lease of the
+        claim. The claim is first extended before the block is entered; if this raises `ClaimLostError`, the
+        claim was already lost. In the block, you can write the flow as usual; a commit that ends the claim
+        also ends the extensions. While the store cannot be reached, the block continues, because the claim is
+        valid until another worker claims the flow.
+
+        If the claim is lost later, the block continues, because a thread cannot be stopped. The `lost`
+        attribute of the object that the `with` statement returns is then true, and `ClaimLostError` is raised
+        at the end of the block, unless the block raises another error.
 
         Costs one round trip at the beginning, and one more for each third of a lease.
 
@@ -1210,11 +1242,12 @@ class Store(BaseBlockingStore):
         return Holding(self._run, self._context, flow, lease)
 
     def release(self, flow: FlowSnapshot[Any], *, due_at: datetime | None = NOW) -> None:
-        """Give the claim back without writing the state.
+        """Give up a claim without writing the state.
 
-        The flow is then due now, or at `due_at`; with `None`, it is never due. Raises `ClaimLostError` if
-        the claim was lost, and `UsageError` if the object was changed, because the changes would be lost: set
-        its `due_at` and update it instead, which writes the changes and ends the claim.
+        The flow is then due now, or at `due_at`; with `due_at=None`, it is never due. Raises `ClaimLostError`
+        if the claim was lost. Raises `UsageError` if the object was changed, because the changes would be
+        lost: set the object's `due_at` and update the flow instead, which writes the changes and ends the
+        claim.
         """
         self._run(claims.release(self._context, flow, due_at=due_at))
 
@@ -1226,7 +1259,7 @@ class Store(BaseBlockingStore):
 
     @contextmanager
     def begin(self) -> Generator[Session, None, None]:
-        """Open a session that commits at the end of the block and rolls back on an exception.
+        """Open a session that commits at the end of the block, or rolls back if the block raises an exception.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -1247,10 +1280,10 @@ class Store(BaseBlockingStore):
     ) -> R:
         """Call `function(session, *args)`, commit, and return its result.
 
-        If this commit conflicts, the function is called again with fresh reads, up to `attempts` times,
-        after random pauses of 2 to 200 ms. An uncertain commit is resolved first. So outside the session,
-        the function must not do anything that may not happen twice. If the function itself has committed
-        something, it is not called again.
+        If this commit conflicts, the function is called again with a new session, up to `attempts` times in
+        all, after random pauses of 2 to 200 ms. An uncertain commit is resolved first. Because the function
+        may run several times, it must not do anything outside the session that must not happen twice. If the
+        function itself has committed something, it is not called again.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> def add(session, amount):
@@ -1274,39 +1307,39 @@ class Store(BaseBlockingStore):
     def resolve_commit(self, error: CommitUncertainError) -> Receipt | None:
         """Resolve an uncertain commit: return its receipt, or `None` if it will never be applied.
 
-        Raises the error again while the store cannot determine the outcome. The store can determine it for
-        twice its `timeout`; after that, only if each flow or progress of the commit was written fewer than
-        eight times since.
+        Raises the error again if the store cannot determine the outcome yet. The store can determine the
+        outcome for twice its `timeout`; after that, it can do so only if each flow and each progress record
+        of the commit has been written fewer than eight times since.
         """
         return self._run(commits.resolve_commit(self._context, error))
 
     # the store ------------------------------------------------------------------------------------
 
     def sweep(self, limit: int = 1000) -> int:
-        """Remove up to `limit` expired records; return how many there were.
+        """Remove up to `limit` expired records; return how many were removed.
 
-        It only reclaims space: expired records are absent in any case. Writes also remove a few of them. A
-        `CommitUncertainError` can be resolved or ignored.
+        A sweep only reclaims space: expired records are treated as absent in any case. Writes remove a few of
+        them, too. You can resolve or ignore a `CommitUncertainError`.
         """
         return self._run(upkeep.sweep(self._context, limit))
 
     def clear(self) -> None:
         """Remove all records of this store, and nothing else.
 
-        An embedded store does this in one step, a server in several steps. After a `CommitUncertainError`,
-        `resolve_commit` returns a receipt if everything was removed. If it returns `None`, nothing more
-        will be removed, and on a server some records may have been removed: clear the store again.
+        An embedded store removes them in one step, a server in several. After a `CommitUncertainError`,
+        `resolve_commit` returns a receipt if everything was removed. If it returns `None`, nothing more will
+        be removed, but on a server some records may already have been removed: clear the store again.
         """
         self._run(upkeep.clear())
 
     def ping(self) -> None:
-        """Do nothing if the store works; otherwise, raise an error that says what is wrong."""
+        """Check that the store works; raise an error that says what is wrong if it does not."""
         self._run(upkeep.ping())
 
     def close(self) -> None:
         """Close everything that the store opened; operations then raise `StoreClosedError`.
 
-        Calls that wait for work raise it, too. Closing a closed store does nothing.
+        Calls that are waiting for work raise this error, too. Closing a closed store has no effect.
         """
         if not self._closed:
             self._closed = True

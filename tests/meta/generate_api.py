@@ -37,33 +37,32 @@ NAMES = {
 }
 
 TEXTS = {
-    "Durable state of flows, for async code.": "Durable state of flows.",
+    "A durable store for flow state, with an async API.": "A durable store for flow state.",
     """
-    A store belongs to the event loop that first used it. Cancelling a read stops it at once. A write
-    that is already in flight completes first: its result is applied to your objects, and then the
-    cancellation is raised again.
+    A store belongs to the event loop that first uses it. If you cancel a read, it stops at once. If you
+    cancel a write that is already in flight, the write completes first: its result is applied to your
+    objects, and then the cancellation is raised again.
 """: """
-    Threads can share a store, and it can be opened before a fork.
+    Threads can share a store, and a store can be opened before a fork.
 """,
-    "so another task may call it": "so another thread may call it",
+    "so another task may extend the claim": "so another thread may extend the claim",
     "Await `function(session, *args)`": "Call `function(session, *args)`",
     "in an `async with`": "in a `with`",
-    """while an `async with` block runs: extend it""": "while a `with` block runs: extend it",
+    "while an `async with` block runs": "while a `with` block runs",
     """
-        lost later, the block is cancelled, and `ClaimLostError` is raised at its end, not in an exception
-        group. In the block, the flow can be written as usual; a commit that ends the claim ends the
-        extensions, too.""": """
-        lost later, the block continues, because a thread cannot be stopped: the attribute `lost` of the object
-        that `with` returns is then true. `ClaimLostError` is raised at the end of the block, unless it raises
-        another error. In the block, the flow can be written as usual; a commit that ends the claim ends the
-        extensions, too.""",
-    "`async with` closes the session": "`with` closes the session",
-    """while sending, closes the session. If
-        a commit in flight is cancelled, it completes first and updates the objects, so it is never applied
-        without your knowledge: afterwards, `receipt` says what was written. If the session then raises
-        `SessionClosedError`, the outcome is unknown.
-""": """while sending, closes the session.
+        If the claim is lost later, the block is cancelled, and `ClaimLostError` is raised at its end, not in
+        an exception group.
+""": """
+        If the claim is lost later, the block continues, because a thread cannot be stopped. The `lost`
+        attribute of the object that the `with` statement returns is then true, and `ClaimLostError` is raised
+        at the end of the block, unless the block raises another error.
 """,
+    "`async with` closes the session": "`with` closes the session",
+    """
+        If you cancel a commit in flight, it completes first and updates the objects, so that no commit is
+        applied without your knowledge: afterwards, `receipt` shows what was written. If the session then
+        raises `SessionClosedError`, the outcome is unknown.
+""": "",
     """            for summary in page:
                 yield summary
 
