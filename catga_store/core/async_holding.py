@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class AsyncHolding(BaseHolding):
-    """A claim that is kept for as long as an `async with` block runs; returned by `AsyncStore.holding`."""
+    """A claim that is kept while an `async with` block runs. `AsyncStore.holding` returns it."""
 
     def __init__(
         self, run: AsyncRunner, context: Context, flow: FlowSnapshot[Any], lease: timedelta | None

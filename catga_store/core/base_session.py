@@ -35,28 +35,30 @@ class BaseSession:
         self._unit = UnitOfWork() if unit is None else unit
 
     def add(self, record: AnyRecord) -> None:
-        """Track a record, and write it at the next commit.
+        """Track a record, and write it in the next commit.
 
-        A flow without a revision is created, and a condition without a revision is set. A record with a
+        A flow without a revision is created, and a wait condition without a revision is set. A record with a
         revision is written if it has changed.
         """
         self._unit.add(record)
 
     def delete(self, record: AnyRecord) -> None:
-        """Queue the deletion of a loaded record; it is version-checked.
+        """Queue the deletion of a loaded record; the deletion is version-checked.
 
-        After that, `get` returns `None`, and `add` of a record with the same key replaces it in the same commit.
+        Afterwards, `get` returns `None`. If you `add` a record with the same key, it replaces the deleted
+        record in the same commit.
         """
         self._unit.delete(record)
 
     def delete_by_id(self, flow_id: str) -> None:
-        """Queue the deletion of a flow and its ForEach progress, whatever is stored at the commit.
+        """Queue the deletion of a flow and its ForEach progress, whatever is stored at the time of the commit.
 
-        Nothing is read or checked, so this never causes a conflict, and the receipt does not say whether the
-        flow existed. A flow that reports its end (`reports_to`) does so in the commit,
-        which then takes a second round trip. The session's object for the flow, if it has one, is removed
-        from the session with its changes; after that, `get` returns `None`. A new flow cannot replace it in
-        the same commit (`add` raises `UsageError`): to replace it, load the flow and `delete` it.
+        Nothing is read or checked, so this deletion never causes a conflict, and the receipt does not say
+        whether the flow existed. If the flow has not ended and has `reports_to`, the commit also reports its
+        end, which costs a second round trip. If the session has an object for the flow, this object and its
+        changes are removed from the session; afterwards, `get` returns `None`. A new flow cannot replace the
+        deleted flow in the same commit (`add` raises `UsageError`): to replace a flow, load it and `delete`
+        it.
 
         >>> from catga_store import FlowSnapshot, MemoryStore
         >>> store = MemoryStore()
@@ -72,13 +74,13 @@ class BaseSession:
     def add_part(
         self, part: Part[Any], *, exists: Literal["refuse", "keep", "overwrite"] = "refuse"
     ) -> None:
-        """Track a part, and write it at the next commit.
+        """Track a part, and write it in the next commit.
 
         A part that was read is written if it has changed; if the store no longer has the revision that was
-        read, the commit raises `StalePartError`. If a part with the name of a new part exists, the commit
-        raises `PartExistsError`. With `exists="keep"`, the existing part is kept without a conflict:
-        `receipt.kept` names such parts, and your objects for them are removed from the session. With
-        `exists="overwrite"`, the part is written whatever is stored.
+        read, the commit raises `StalePartError`. A new part is written if the flow has no part of that name;
+        otherwise, the commit raises `PartExistsError`. With `exists="keep"`, an existing part is kept without
+        a conflict: `receipt.kept` names such parts, and your objects for them are removed from the session.
+        With `exists="overwrite"`, the part is written whatever is stored.
 
         >>> from catga_store import FlowSnapshot, MemoryStore, Part
         >>> store = MemoryStore()
@@ -91,19 +93,19 @@ class BaseSession:
         self._unit.add_part(part, exists)
 
     def delete_part(self, part: Part[Any]) -> None:
-        """Queue the deletion of a part that was read or written; it is version-checked."""
+        """Queue the deletion of a part that was read or written; the deletion is version-checked."""
         self._unit.delete(part)
 
     def append(
         self, flow_id: str, body: object, *, log: str = "log", key: str | None = None
     ) -> None:
-        """Queue an entry for a log of a flow; its sequence is in the receipt's `entries`.
+        """Queue an entry for a log of a flow; the receipt's `entries` contain its sequence.
 
-        The store assigns the sequence at the commit: sequences start at 1, have no gaps, and follow the order of
-        commits. An append never causes a conflict. If the log already has an entry with the same `key`,
-        nothing is written, and the receipt has a `duplicate` with the sequence of that entry. The body is
-        encoded now, so later changes of the object are not written; it is `bytes` or anything that a state
-        can be.
+        The store assigns the sequence when the session commits: sequences start at 1, have no gaps, and
+        follow the order of the commits. An append never causes a conflict. If the log already has an entry
+        with the same `key`, nothing is written, and the receipt has a `duplicate` with the sequence of that
+        entry. `body` can be `bytes` or anything that a state can be. It is encoded during this call, so later
+        changes to the object are not written.
 
         >>> from catga_store import FlowSnapshot, MemoryStore
         >>> store = MemoryStore()
@@ -126,18 +128,18 @@ class BaseSession:
     def suspend(self, flow: FlowSnapshot[Any], wait: WaitCondition) -> None:
         """Make a flow wait: the commit writes both records and ends the flow's claim.
 
-        The flow becomes `SUSPENDED` and is not due. `claim_due` returns it again when the wait is
-        satisfied or past its deadline, at once if it already is. `flow.wait_condition` is set to a
-        copy of the definition, and `wait.parent_flow_id` to the id of the flow.
+        The flow becomes `SUSPENDED` and is no longer due. `claim_due` returns it again when the wait is
+        satisfied or past its deadline, or at once if this is already the case. `flow.wait_condition` is set
+        to a copy of the definition, and `wait.parent_flow_id` to the id of the flow.
         """
         sessions.suspend(self._context, self._unit, flow, wait)
 
     def save_for_each_progress(
         self, flow_id: str, step_index: int, progress: ForEachProgress, *, overwrite: bool = False
     ) -> None:
-        """Queue the progress of a step, and track it: later marks are written by later commits.
+        """Queue the progress of a step, and track it: later commits write the items that you mark later.
 
-        If the store no longer has the revision that was loaded, the commit raises `StaleProgressError`; with
+        If the store no longer has the revision that was loaded, the commit raises `StaleProgressError`. With
         `overwrite`, the progress is written whatever is stored.
         """
         key = step_key(flow_id, step_index)
@@ -156,9 +158,9 @@ class BaseSession:
         result: object = None,
         error: str | None = None,
     ) -> None:
-        """Queue the completion of a child; its result is in the receipt's `completions`.
+        """Queue the completion of a child; the receipt's `completions` contain its result.
 
-        Completions never cause a conflict.
+        A completion never causes a conflict.
         """
         try:
             change = completion_change(
@@ -173,31 +175,32 @@ class BaseSession:
         raise refusal
 
     def require_unchanged(self, record: AnyRecord) -> None:
-        """Commit only if this record has not changed since it was read, although it is not written.
+        """Commit only if this record has not changed since it was read, even if the commit does not write it.
 
-        This protects against write skew: two sessions that each read what the other writes. If the same commit
-        also writes the record, it must write the object that was read: `UsageError` if the commit sets the
-        condition, clears or overwrites the progress, or writes another object.
+        This protects against write skew, in which each of two sessions reads what the other one writes. If
+        the same commit also writes the record, it must write the object that was read. Otherwise, the commit
+        raises `UsageError`, for example if it sets the condition, clears or overwrites the progress, or
+        writes another object.
         """
         self._unit.check(record)
 
     def check(self, record: AnyRecord) -> None:
-        """Do the same as `require_unchanged`, the name to prefer."""
+        """Do the same as `require_unchanged`, which is the preferred name."""
         self.require_unchanged(record)
 
     def guard(self, flow: FlowSnapshot[Any]) -> None:
-        """Commit only if the claim of this flow is still valid, and renew it; do not write the flow.
+        """Commit only if the claim on this flow is still valid, and renew the claim; do not write the flow.
 
-        The flow is not added to the session, and the object is not changed. So workers that act for one owner,
-        each with its own session, can commit at the same time under one claim, even while the owner writes
-        the flow. Once the claim is lost or released, the commit raises `ClaimLostError` (`FlowNotFoundError`
-        if the flow no longer exists) and writes nothing. A claim whose lease has ended is valid until another
-        owner claims the flow.
+        The flow is not added to the session, and the object does not change. Several workers that act for one
+        owner, each with its own session, can therefore commit at the same time under one claim, even while
+        the owner writes the flow. If the claim was lost or released, the commit writes nothing and raises
+        `ClaimLostError`, or `FlowNotFoundError` if the flow no longer exists. A claim whose lease has ended
+        is valid until another owner claims the flow.
 
-        Like `require_unchanged`, it applies to the next commit, which is then sent even if there is nothing else
-        to write. It costs no additional round trip, and the flow must be in the same partition. Raises
-        `UsageError` if the object has no claim; `commit` raises it if the session writes the flow without
-        having read it under this claim.
+        Like `require_unchanged`, a guard applies to the next commit, which is then sent even if there is
+        nothing else to write. It costs no additional round trip. The flow must be in the same partition as
+        the records of the commit. Raises `UsageError` if the object has no claim; `commit` raises
+        `UsageError` if the session writes the flow without having read it under this claim.
 
         >>> from catga_store import FlowSnapshot, MemoryStore
         >>> store = MemoryStore()
@@ -212,18 +215,18 @@ class BaseSession:
         self._unit.guard(flow, claims.claim_of(flow))
 
     def expunge(self, record: AnyRecord) -> None:
-        """Stop tracking a record and discard its pending change; the object stays as it is.
+        """Stop tracking a record and discard its pending change; the object itself does not change.
 
-        If the record was to replace a deleted one, the deletion stays pending.
+        If the record was to replace a deleted record, the deletion remains pending.
         """
         self._unit.expunge(record)
 
     def rollback(self) -> None:
-        """Stop tracking all records and discard all pending changes; the session stays usable."""
+        """Stop tracking all records and discard all pending changes; you can continue to use the session."""
         self._unit.rollback()
 
     def close(self) -> None:
-        """Roll back and end the session; the objects stay as they are.
+        """Roll back and end the session; its objects do not change.
 
         If a claimed flow has uncommitted changes, a warning is logged.
         """
@@ -231,25 +234,25 @@ class BaseSession:
 
     @property
     def new(self) -> tuple[AnyRecord, ...]:
-        """Records that the next commit creates, sets or overwrites."""
+        """The records that the next commit creates, sets or overwrites."""
         return self._unit.records(Intent.NEW, Intent.SET, Intent.OVERWRITE, Intent.KEEP)
 
     @property
     def dirty(self) -> tuple[AnyRecord, ...]:
-        """Loaded records that the next commit writes, or that can no longer be encoded.
+        """The loaded records that the next commit writes, or that can no longer be encoded.
 
-        Encodes every loaded record.
+        Reading this property encodes every loaded record.
         """
         return self._unit.dirty(self._context.limits)
 
     @property
     def deleted(self) -> tuple[AnyRecord, ...]:
-        """Records that the next commit deletes."""
+        """The records that the next commit deletes."""
         return self._unit.records(Intent.DELETED)
 
     @property
     def receipt(self) -> Receipt | None:
-        """The receipt of the last commit; `None` before the first."""
+        """The receipt of the last commit, or `None` before the first commit."""
         return self._unit.receipt
 
     def __contains__(self, record: object) -> bool:

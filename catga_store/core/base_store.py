@@ -39,7 +39,7 @@ class BaseStore:
             self._bodies = Bodies(settings.codecs)
 
     def now(self) -> datetime:
-        """Return the time by the store's clock, in whole milliseconds."""
+        """Return the current time according to the store's clock, in whole milliseconds."""
         return self._context.now()
 
     def _checked(self, conversation: Conversation[T]) -> Conversation[T]:

@@ -94,7 +94,7 @@ class Rhythm:
 
 
 class BaseHolding:
-    """A claim that is kept for as long as a block runs."""
+    """A claim that is kept while a block runs."""
 
     def __init__(self, context: Context, flow: FlowSnapshot[Any], lease: timedelta | None) -> None:
         self._context = context
@@ -105,7 +105,7 @@ class BaseHolding:
 
     @property
     def lost(self) -> bool:
-        """Whether another worker may have the flow: what the block still does cannot be committed."""
+        """Whether the claim was lost, so that another worker may have the flow and the block can no longer commit."""
         return self._loss is not None
 
     def _listen(self, *, begin: bool) -> None:
@@ -120,7 +120,7 @@ class BaseHolding:
 
 
 class Holding(BaseHolding):
-    """A claim that is kept for as long as a `with` block runs; returned by `Store.holding`."""
+    """A claim that is kept while a `with` block runs. `Store.holding` returns it."""
 
     def __init__(
         self, run: Runner, context: Context, flow: FlowSnapshot[Any], lease: timedelta | None

@@ -28,19 +28,19 @@ __all__ = [
 
 
 class StoreOptions(TypedDict, total=False):
-    """Keyword options of every store.
+    """Keyword options that every store accepts.
 
     | option | meaning | default |
     |---|---|---|
-    | `owner` | names this worker in claims | host, pid and a random part |
-    | `clock` | a function that returns the time as an aware datetime | the system's clock |
-    | `timeout` | how long an operation may take until its outcome is known | 10 s |
-    | `poll_interval` | after how long a waiting call checks the store again if nothing has woken it | 5 s |
-    | `retention` | how long ended records are kept | `Retention()` |
-    | `partitions` | how many parts the store has; fixed at first use | 1 |
-    | `history` | how many versions of each flow are kept, including the current one | 1 |
-    | `max_record_bytes` | the maximum size of a record, before its codecs | 64 MiB |
-    | `codecs` | what is applied to written bodies, in this order: `Zstd`, `Encrypt`, a `BodyCodec` | none |
+    | `owner` | the name of this worker in claims | the host name, the process id and a random part |
+    | `clock` | a function that returns the time as an aware datetime | the system clock |
+    | `timeout` | the maximum time to determine the outcome of an operation | 10 s |
+    | `poll_interval` | the interval at which a waiting call checks the store even if it has not been woken | 5 s |
+    | `retention` | how long records that have ended are kept | `Retention()` |
+    | `partitions` | the number of partitions, which is fixed at first use | 1 |
+    | `history` | the number of versions of each flow that are kept, including the current version | 1 |
+    | `max_record_bytes` | the maximum size of a record in bytes, before codecs are applied | 64 MiB |
+    | `codecs` | the codecs that are applied to bodies, in order: `Zstd`, `Encrypt`, a `BodyCodec` | none |
     """
 
     owner: str | None
@@ -59,8 +59,9 @@ class FlowFilters(TypedDict, total=False):
 
     `state_type` is a type or a stored type name. `created_after` and `updated_after` are inclusive;
     `created_before` and `updated_before` are exclusive. `id_prefix` is the beginning of the ids, 1 to 512
-    bytes of UTF-8. `owner` is the owner of the claim, even if its lease has ended; `error_contains` is a part
-    of the error (case matters); `attempts_at_least` is a number of attempts. A flow must have all of `tags`.
+    bytes of UTF-8. `owner` is the owner of the claim, even if its lease has ended; `error_contains` is a
+    substring of the error and is case-sensitive; `attempts_at_least` is a number of attempts. A flow must
+    have all of `tags`.
     """
 
     status: FlowStatus | None
@@ -83,8 +84,8 @@ class BulkOptions(TypedDict, total=False):
     |---|---|---|
     | `dry_run` | change nothing, and count what would be changed | `False` |
     | `limit` | the maximum number of flows to check | none |
-    | `cursor` | where to continue: the `cursor` of a report, with the same selection | the beginning |
-    | `per_second` | the maximum number of flows that are changed per second; `None`: no limit | 1,000 |
+    | `cursor` | where to continue: the `cursor` of a report with the same selection | the beginning |
+    | `per_second` | the maximum number of flows to change per second; `None`: no limit | 1,000 |
     | `progress` | a function that is called with the current report after each page of up to 100 flows | none |
     """
 
@@ -98,9 +99,9 @@ class BulkOptions(TypedDict, total=False):
 class DueFilters(TypedDict, total=False):
     """Filters of `query_due` and `count_due`; `None` means no restriction.
 
-    `only` selects what to list: `"due"` flows, which have no claim or one that has ended; `"claimed"` flows,
-    whose claim has not ended; or `"expired"` flows, whose claim has ended and which are due. `state_type` is
-    a type or a stored type name. A flow must have all of `tags`.
+    `only` selects what to list: `"due"` flows, which have no claim or a claim that has ended; `"claimed"`
+    flows, whose claim has not ended; or `"expired"` flows, which are due because their claim has ended.
+    `state_type` is a type or a stored type name. A flow must have all of `tags`.
     """
 
     only: Literal["due", "claimed", "expired"] | None
@@ -113,10 +114,10 @@ class DiagnosisOptions(TypedDict, total=False):
 
     | option | meaning | default |
     |---|---|---|
-    | `late` | how long a flow may be due, or its lease may have ended, before a worker claims it | 5 min |
+    | `late` | how long a flow may remain unclaimed after it is due or its lease has ended | 5 min |
     | `idle` | how long a flow may wait without a deadline | 1 day |
-    | `attempts` | how many attempts at one step are too many | 5 |
-    | `types` | types that the program knows: flows with later versions of them are found | none |
+    | `attempts` | the number of attempts at one step that is too many | 5 |
+    | `types` | the types that the program knows; flows with later versions of them are reported | none |
     """
 
     late: timedelta

@@ -28,10 +28,10 @@ __all__ = ["Receipt", "appended_of", "completion_of", "receipt_of"]
 
 @frozen
 class Receipt:
-    """The result of a commit. `versions` maps the key of each written record to its version.
+    """The result of a commit. `versions` maps the key of each written record to its new version.
 
-    A session that had nothing to write has an empty receipt, whose `commit_id` is `None`. A
-    deleted record has version 0.
+    In `versions`, a deleted record has version 0. If a session had nothing to write, its receipt is empty,
+    and `commit_id` is `None`.
 
     >>> from catga_store import FlowSnapshot, MemoryStore
     >>> store, order = MemoryStore(), FlowSnapshot("order-1", state={"paid": False})
@@ -47,16 +47,16 @@ class Receipt:
         factory=dict[tuple[str, str], Completion]
     )
     satisfied: tuple[str, ...] = ()
-    """Conditions that this commit satisfied, by its completions or by setting them."""
+    """The ids of the wait conditions that this commit satisfied, either by completions or by setting them."""
     entries: tuple[Appended, ...] = ()
-    """The results of its appends to logs, in their order; empty if they are not known."""
+    """The results of the commit's appends to logs, in the order of the appends; empty if they are not known."""
     kept: tuple[Key, ...] = ()
-    """Parts added with `exists="keep"` that already existed and were not written."""
+    """The keys of parts that were added with `exists="keep"` but already existed, and so were not written."""
 
     def version_of(self, record: AnyRecord) -> int:
         """Return the version of a record that the commit wrote, or 0 if the commit deleted it.
 
-        `UsageError` if the commit did not write the record.
+        Raises `UsageError` if the commit did not write the record.
         """
         key = key_of(record)
         if key not in self.versions:

@@ -34,7 +34,7 @@ class Raw(enum.Enum):
     """The type of `RAW`."""
 
     RAW = "raw"
-    """Claim flows of any type, with raw JSON data as state."""
+    """Claim flows of any type, with raw JSON data as their states."""
 
     def __repr__(self) -> str:
         return "RAW"

@@ -11,20 +11,20 @@ __all__ = ["BulkReport"]
 
 @frozen
 class BulkReport:
-    """How many flows an operation of `Store.bulk` has changed and skipped, and why.
+    """How many flows an operation of `Store.bulk` has changed and skipped, and for what reasons.
 
-    Each flow that matched was changed or skipped; `matched` is the sum of both. In a dry run, `changed` is the
-    number of flows that would have been changed.
+    `matched` is the sum of `changed` and of all flows in `skipped`, because each flow that matched is either
+    changed or skipped. In a dry run, `changed` is the number of flows that would have been changed.
     """
 
     matched: int
     changed: int
     skipped: Mapping[str, int]
-    """How many flows were skipped, by the reason: `{"is claimed": 2}`."""
+    """The number of flows that were skipped, by reason: `{"is claimed": 2}`."""
     first_changed: tuple[str, ...]
     """The ids of the first 100 flows that were changed."""
     first_skipped: Mapping[str, tuple[str, ...]]
-    """The ids of the first 100 flows that were skipped for each reason, by the reason."""
+    """The ids of the first 100 flows that were skipped for each reason, by reason."""
     cursor: str | None
     """Where to continue; `None` at the end."""
     dry_run: bool

@@ -24,14 +24,14 @@ _ANY_ESCAPE = re.compile("|".join(_PLAIN))
 
 
 def join_id(*parts: str, tag: str | None = None) -> str:
-    """Return one id for several texts; `split_id` returns them again.
+    """Return one id that is composed of several strings; `split_id` returns the strings again.
 
-    The parts are joined by `/`. In a part, `%`, `/` and `{` are escaped (`%25`, `%2F`, `%7B`), so
-    different parts never make the same id. A part may be empty. `tag` comes first, in braces and
-    unescaped: ids of the same tag share a partition with each other and with the plain id `tag`.
+    The parts are joined with `/`. In each part, `%`, `/` and `{` are escaped (`%25`, `%2F`, `%7B`), so
+    different parts never produce the same id. A part can be empty. The `tag` is written first, in braces and
+    unescaped: ids with the same tag share a partition with each other and with the plain id `tag`.
 
-    `InvalidIdError` if the result is empty or longer than 512 UTF-8 bytes (an escape takes three),
-    if a part is not text, or if the tag is empty or contains `}`.
+    Raises `InvalidIdError` if the result is empty or longer than 512 bytes of UTF-8 (an escape takes three
+    bytes), if a part is not a string, or if the tag is empty or contains `}`.
 
     >>> import catga_store as cs
     >>> cs.join_id("thread 7", "a/b", "")
@@ -47,9 +47,9 @@ def join_id(*parts: str, tag: str | None = None) -> str:
 
 
 def split_id(any_id: str) -> tuple[tuple[str, ...], str | None]:
-    """Return the parts and the tag of an id that `join_id` made; the tag is `None` if it has none.
+    """Return the parts and the tag of an id that `join_id` made; the tag is `None` if the id has no tag.
 
-    `InvalidIdError` for an id that `join_id` does not make, such as `"50%"`.
+    Raises `InvalidIdError` for an id that `join_id` cannot produce, such as `"50%"`.
 
     >>> import catga_store as cs
     >>> cs.split_id("{thread 7}/checkpoint/a%2Fb")

@@ -18,35 +18,36 @@ SEVERITIES: tuple[Severity, ...] = ("info", "warning", "problem")
 
 @frozen
 class FlowFinding:
-    """One reason why a flow does not, or may not, continue.
+    """A reason why a flow does not continue, or may not continue.
 
-    `code` is one of the words in the table of `Store.diagnose`. `severity` is `"problem"` if the flow
-    cannot continue by itself, `"warning"` if it probably does not, and `"info"` if this may be intended.
+    `code` is one of the codes that `Store.diagnose` lists. `severity` is `"problem"` if the flow cannot
+    continue by itself, `"warning"` if it probably will not continue, and `"info"` if this may be intended.
     """
 
     code: str
     severity: Severity
     text: str
-    """What was found, as a predicate of the flow: "is suspended, but waits for nothing"."""
+    """What was found, as a predicate whose subject is the flow: "is suspended, but waits for nothing"."""
     advice: str
-    """What can be done about it."""
+    """What you can do about it."""
 
 
 @frozen
 class Diagnosis:
-    """The findings about one flow, most severe first; none if nothing is wrong."""
+    """The findings about a flow, most severe first. There are no findings if nothing is wrong."""
 
     flow_id: str
     flow: FlowSummary | None
-    """The flow without its state; `None` if there is no such flow, if not even its head can be read, or if the
+    """The flow without its state; `None` if the flow does not exist, if not even its head can be read, or if the
     finding is about a wait condition."""
     findings: tuple[FlowFinding, ...] = ()
     correlation_id: str | None = None
-    """The wait condition on which the flow is suspended, or whose parent does not exist, or that cannot be read."""
+    """The id of the wait condition on which the flow is suspended, whose parent does not exist, or that cannot
+    be read."""
 
     @property
     def severity(self) -> Severity | None:
-        """The highest severity of the findings; `None` if there are none."""
+        """The highest severity of the findings; `None` if there are no findings."""
         return self.findings[0].severity if self.findings else None
 
     @property

@@ -92,11 +92,11 @@ class FlowPosition:
 
     @property
     def depth(self) -> int:
-        """The number of levels of the position; 1 at the top level."""
+        """The number of levels in the position; 1 at the top level."""
         return len(self.path)
 
     def advance(self, by: int = 1) -> FlowPosition:
-        """Return the position `by` steps further, at the same level."""
+        """Return the position `by` steps further on, at the same level."""
         if type(by) is not int:
             message = f"expected an int to advance the position by, got {shown(by)}"
             raise UsageError(message)
@@ -108,7 +108,7 @@ class FlowPosition:
         return FlowPosition((*self.path, index))
 
     def exit(self) -> FlowPosition:
-        """Return the position one level up; `UsageError` at the top level."""
+        """Return the position one level up; raise `UsageError` at the top level."""
         if len(self.path) == 1:
             message = f"position {self} is at the top level, so there is no level to exit from"
             raise UsageError(message)
@@ -146,25 +146,25 @@ def _flow_key_of(flow: FlowSnapshot[Any]) -> Key:
 
 @define(eq=False, repr=False)
 class FlowSnapshot(Generic[S]):
-    """One flow: its state and its position.
+    """A flow: its state and its position.
 
-    `state` is an instance of an attrs class or a dataclass, a TypedDict (pass it as `state_type`), or
+    `state` is an instance of an attrs class or a dataclass, a TypedDict (pass its type as `state_type`), or
     plain JSON data. `due_at` is the time at which a worker should next claim the flow; `None` means never.
     The default is `NOW`: the flow is due at once, unless it is suspended or terminal. `attempts` is the
-    number of claims since its position or status last changed. `expires_at` is the time at which the flow
-    expires, whatever its status. An expiry that you set is kept until you set another one, even when the
-    flow ends. If you set none, a live flow never expires, and each write of an ended flow sets the expiry
-    according to the store's `Retention`.
+    number of times that the flow has been claimed since its position or status last changed.
 
-    `reports_to` is the correlation id of a wait condition of which this flow is a child. When the flow
-    ends, the child is completed there, in the commit that sets a terminal status or deletes the flow, no matter who
-    makes this commit. It is a success if the status is `COMPLETED`; otherwise, the completion has the flow's
-    `error`. Such a flow cannot expire before it has ended (`UsageError`), and is in the partition of the
-    condition.
+    `expires_at` is the time at which the flow expires, whatever its status is. An expiry that you set is kept
+    until you set a different one, even when the flow ends. If you do not set one, a live flow never expires,
+    and each write of a flow that has ended sets the expiry according to the store's `Retention`.
 
-    `tags` are up to 16 key-value pairs by which flows are found and claimed: keys of 1 to 64 bytes and values of
-    0 to 256 bytes of UTF-8. They cannot be changed in place; assign another mapping. `fork` and `run.spawn`
-    copy them.
+    `reports_to` is the correlation id of a wait condition that has this flow as a child. The commit that sets
+    a terminal status or deletes the flow also completes the child, no matter which client makes this commit.
+    The completion is a success if the status is `COMPLETED`; otherwise, it contains the flow's `error`. Such
+    a flow must be in the partition of the condition and cannot expire before it has ended (`UsageError`).
+
+    `tags` are up to 16 key-value pairs that are used to find and claim flows. A key is 1 to 64 bytes of
+    UTF-8, a value 0 to 256 bytes. Tags cannot be changed in place; assign a new mapping instead. `fork` and
+    `run.spawn` copy the tags.
 
     Two snapshots are equal only if they are the same object.
 
@@ -204,27 +204,30 @@ class FlowSnapshot(Generic[S]):
 
     @property
     def version(self) -> int:
-        """0 before the first write, then 1, 2, 3 and so on."""
+        """The version of the flow: 0 before the first write, then 1, 2, 3 and so on."""
         return 0 if self._loaded is None else self._loaded.head.version
 
     @property
     def revision(self) -> str | None:
-        """Identifies this write of this record forever; `None` before the first write. Usable as an ETag."""
+        """A string that identifies one write of this flow; `None` before the first write.
+
+        A revision is never used again, so you can use it as an ETag.
+        """
         return None if self._loaded is None else self._loaded.head.revision
 
     @property
     def created_at(self) -> datetime | None:
-        """When the flow was first written, unless you passed another time; it never changes."""
+        """The time of the first write, unless you passed a different time; it never changes."""
         return self._created_at if self._loaded is None else from_ms(self._loaded.head.created_ms)
 
     @property
     def updated_at(self) -> datetime | None:
-        """When the store last wrote the flow; `None` before the first write."""
+        """The time of the last write; `None` before the first write."""
         return None if self._loaded is None else from_ms(self._loaded.head.updated_ms)
 
     @property
     def owner(self) -> str | None:
-        """The owner of the claim when the flow was read or written; `None` if it was not claimed."""
+        """The owner of the claim when the flow was read or written; `None` if the flow was not claimed."""
         return None if self._loaded is None else self._loaded.head.owner
 
     @property
@@ -250,7 +253,7 @@ class FlowSnapshot(Generic[S]):
 
 @frozen
 class FlowSummary:
-    """One row of a listing: everything about a flow except its state."""
+    """A flow in a listing: all its data except its state."""
 
     flow_id: str
     type_name: str
@@ -267,13 +270,13 @@ class FlowSummary:
     owner: str | None
     tags: Mapping[str, str] = NO_TAGS
     unreadable: str | None = None
-    """Why the store cannot read this flow, which happens if another program has written it; then only its id is
-    known, and the other fields mean nothing. `None` if it can be read."""
+    """Why the store cannot read this flow; `None` if it can. This happens if another program has written the
+    flow. Then only its id is known, and the other fields are meaningless."""
 
 
 @frozen
 class FlowVersion:
-    """One row of the history of a flow: a version, except its state."""
+    """A version in the history of a flow, without its state."""
 
     version: int
     status: FlowStatus
@@ -282,4 +285,4 @@ class FlowVersion:
     owner: str | None
     updated_at: datetime
     size: int
-    """The size in bytes of the state and of what is stored beside it."""
+    """The size in bytes of the state and of the data that is stored with it."""

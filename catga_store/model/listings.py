@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @frozen
 class Page(Generic[T]):
-    """One page of a listing; pass its `cursor` to get the next page. The last page has the cursor `None`."""
+    """One page of a listing. Pass its `cursor` to get the next page; on the last page, the cursor is `None`."""
 
     items: tuple[T, ...]
     cursor: str | None
@@ -36,11 +36,12 @@ def _kept(value: timedelta | None) -> timedelta | None:
 
 @frozen(kw_only=True)
 class Retention:
-    """How long ended records are kept; `None` means forever. Live records do not expire by themselves.
+    """How long records that have ended are kept; `None` means forever. Live records do not expire by themselves.
 
-    `flows` applies to completed and cancelled flows and `failed` to failed ones, from their last
-    write, unless `expires_at` of the flow was set. `waits` applies to conditions, from when they ended and a worker has
-    claimed their parent, and to completions without a condition, from the latest of them.
+    `flows` applies to completed and cancelled flows, and `failed` applies to failed flows. Both count from
+    the last write, and neither applies to a flow whose `expires_at` was set. `waits` applies to wait
+    conditions that have ended, from the time when they ended and a worker has claimed their parent. It also
+    applies to completions whose condition has not been set, from the time of the latest of these completions.
     """
 
     flows: timedelta | None = field(default=timedelta(days=7), converter=_kept)

@@ -51,15 +51,15 @@ def _key_of_part(part: Part[Any]) -> Key:
 
 @define(eq=False, repr=False)
 class Part(Generic[S]):
-    """One named body under a flow: a step's result, a chunk of data, another program's record.
+    """A named body that is stored under a flow: a step's result, a chunk of data, another program's record.
 
-    `name` has 1 to 512 UTF-8 bytes and does not end with `/`. Parts are listed in the order of the bytes of
-    their names; by convention, `/` groups them. `body` is `bytes`, which are kept as they are, or anything
-    that the state of a flow can be; `body_type` is like `state_type` of a flow. `tag` is a text of up to 256
-    UTF-8 bytes that listings return without the body.
+    `name` is 1 to 512 bytes of UTF-8 and does not end with `/`. Parts are listed in the byte order of their
+    names; by convention, `/` groups them. `body` is `bytes`, which are stored as they are, or anything that
+    the state of a flow can be; `body_type` works like the `state_type` of a flow. `tag` is a string of up to
+    256 bytes of UTF-8 that listings return without the body.
 
-    A part is in the partition of its flow, can be written in the same commit, and is deleted with the flow. It
-    may be written before its flow. Two parts are equal only if they are the same object.
+    A part is in the partition of its flow, can be written in the same commit as the flow, and is deleted with
+    it. You can write a part before its flow exists. Two parts are equal only if they are the same object.
 
     >>> part = Part("order-1", "step/3", b"...", tag="image/png")
     >>> part.version, part
@@ -81,7 +81,7 @@ class Part(Generic[S]):
 
     @property
     def body(self) -> S:
-        """The body; `UsageError` if the part came from a listing without bodies."""
+        """The body; reading it raises `UsageError` if the part came from a listing without bodies."""
         if self._body is UNREAD:
             message = (
                 f"the body of {self._key} was not read; pass bodies=True to the listing, or "
@@ -97,22 +97,25 @@ class Part(Generic[S]):
 
     @property
     def version(self) -> int:
-        """0 before the first write, then 1, 2, 3 and so on."""
+        """The version of the part: 0 before the first write, then 1, 2, 3 and so on."""
         return 0 if self._loaded is None else self._loaded.head.version
 
     @property
     def revision(self) -> str | None:
-        """Identifies this write of this part forever; `None` before the first write."""
+        """A string that identifies one write of this part; `None` before the first write.
+
+        A revision is never used again.
+        """
         return None if self._loaded is None else self._loaded.head.revision
 
     @property
     def created_at(self) -> datetime | None:
-        """When the part was first written; `None` before the first write."""
+        """The time of the first write; `None` before the first write."""
         return None if self._loaded is None else from_ms(self._loaded.head.created_ms)
 
     @property
     def updated_at(self) -> datetime | None:
-        """When the store last wrote the part; `None` before the first write."""
+        """The time of the last write; `None` before the first write."""
         return None if self._loaded is None else from_ms(self._loaded.head.updated_ms)
 
     @property
@@ -136,10 +139,10 @@ class Part(Generic[S]):
 
 @frozen
 class Appended:
-    """The result of an append: the `sequence` of its entry. The sequences of a log start at 1 and have no gaps.
+    """The result of an append: the `sequence` of its entry. Sequences in a log start at 1 and have no gaps.
 
-    `duplicate`: the log already had an entry with the same key, so nothing was written; `sequence` is the
-    sequence of that entry.
+    If `duplicate` is true, the log already had an entry with the same key, so nothing was written, and
+    `sequence` is the sequence of that entry.
     """
 
     flow_id: str
@@ -151,11 +154,11 @@ class Appended:
 
 @frozen
 class LogEntry:
-    """One entry of a log: its body, and when and with which version of the flow it was written."""
+    """An entry of a log: its body, when it was written, and with which version of the flow."""
 
     sequence: int
     body: Any
     key: str | None
     at: datetime
     version: int | None
-    """The version of the flow that the same commit made; `None` if it did not write the flow."""
+    """The version of the flow that the same commit wrote; `None` if the commit did not write the flow."""

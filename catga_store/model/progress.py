@@ -48,11 +48,12 @@ def _check_disjoint(one: BitMap64, other: BitMap64) -> None:
 
 @define(eq=False, repr=False, init=False)
 class ForEachProgress:
-    """Which items of a ForEach step are done, kept as bitmaps.
+    """A record of which items of a ForEach step have been processed or have failed, stored as bitmaps.
 
-    `last_processed_index` is the item that was marked last. The record of a million items takes 0.4 KiB if
-    they were marked in order and none failed, and 125 KiB if a random tenth of them failed. Marking an item
-    takes less than a microsecond, but saving writes the whole record: mark many items between two saves.
+    `last_processed_index` is the index of the item that was marked last. The record of a million items takes
+    0.4 KiB if the items were marked in order and none failed, and 125 KiB if a random tenth of them failed.
+    Marking an item takes less than a microsecond, but saving writes the whole record, so mark many items
+    before you save.
 
     >>> progress = ForEachProgress()
     >>> for index in range(5):
@@ -75,7 +76,7 @@ class ForEachProgress:
         *,
         last_processed_index: int | None = None,
     ) -> None:
-        """Start with what was marked before, if anything; no index may be in both sets."""
+        """Start with the items that were already marked, if any; an index must not be in both collections."""
         processed, failed = _bitmap(processed_indices), _bitmap(failed_indices)
         _check_disjoint(processed, failed)
         self._marked, self._failed = processed | failed, failed
@@ -86,7 +87,7 @@ class ForEachProgress:
 
     @property
     def processed_indices(self) -> AbstractSet[int]:
-        """The items that succeeded, as a read-only view; assign a collection to replace them."""
+        """The indices of the items that succeeded, as a read-only view; assign a collection to replace them."""
         return IndexSet(self._marked, self._failed)
 
     @processed_indices.setter
@@ -97,7 +98,7 @@ class ForEachProgress:
 
     @property
     def failed_indices(self) -> AbstractSet[int]:
-        """The items that failed, as a read-only view; assign a collection to replace them."""
+        """The indices of the items that failed, as a read-only view; assign a collection to replace them."""
         return IndexSet(self._failed)
 
     @failed_indices.setter
@@ -108,33 +109,37 @@ class ForEachProgress:
 
     @property
     def version(self) -> int:
-        """0 before the first write, then 1, 2, 3 and so on."""
+        """The version of the progress: 0 before the first write, then 1, 2, 3 and so on."""
         return 0 if self._loaded is None else self._loaded.head.version
 
     @property
     def revision(self) -> str | None:
-        """Identifies this write of this record forever; `None` before the first write."""
+        """A string that identifies one write of this progress; `None` before the first write.
+
+        A revision is never used again.
+        """
         return None if self._loaded is None else self._loaded.head.revision
 
     @property
     def created_at(self) -> datetime | None:
-        """When the progress was first written; `None` before the first write."""
+        """The time of the first write; `None` before the first write."""
         return None if self._loaded is None else from_ms(self._loaded.head.created_ms)
 
     @property
     def updated_at(self) -> datetime | None:
-        """When the progress was last written; `None` before the first write."""
+        """The time of the last write; `None` before the first write."""
         return None if self._loaded is None else from_ms(self._loaded.head.updated_ms)
 
     @property
     def total_processed(self) -> int:
-        """How many items were marked as processed or failed."""
+        """The number of items that were marked, whether as processed or as failed."""
         return len(self._marked)
 
     def mark(self, index: int, ok: bool = True) -> None:  # noqa: FBT001, FBT002  the contract's signature
-        """Put item `index` (from 0) into the processed or the failed set, and remove it from the other.
+        """Add an item to the processed or the failed items, and remove it from the other ones.
 
-        Takes less than a microsecond, however many items are marked.
+        `index` is counted from 0. Marking takes less than a microsecond, however many items are already
+        marked.
         """
         if type(index) is not int or not 0 <= index <= LAST_INDEX:
             index = check_index(index)
@@ -148,16 +153,16 @@ class ForEachProgress:
         object.__setattr__(self, "last_processed_index", index)  # checked above
 
     def pending(self, total: int) -> Iterator[int]:
-        """Iterate over the indices below `total` that are not marked at the time of the call, in ascending order."""
+        """Iterate, in ascending order, over the indices below `total` that are not marked at the time of the call."""
         return missing(self._marked.copy(), check_index(total, "total"))
 
     def remaining(self, total: int) -> int:
-        """How many of `total` items are not marked yet."""
+        """Return the number of items, out of `total`, that are not marked yet."""
         total = check_index(total, "total")
         return total - self._marked.range_cardinality(0, total)
 
     def fraction(self, total: int) -> float:
-        """The fraction of `total` items that are marked, from 0.0 to 1.0; 1.0 if `total` is 0.
+        """Return the fraction of `total` items that are marked, from 0.0 to 1.0; 1.0 if `total` is 0.
 
         >>> progress = ForEachProgress(range(30), [31])
         >>> progress.remaining(40), progress.fraction(40)
@@ -169,7 +174,8 @@ class ForEachProgress:
     def merge(self, other: ForEachProgress) -> ForEachProgress:
         """Add the items that `other` has marked, and return this object.
 
-        An item that failed in one object and was processed in the other is processed: it was tried again.
+        An item that failed in one object and was processed in the other counts as processed, because it was
+        tried again.
         """
         if type(other) is not ForEachProgress:
             message = f"expected a ForEachProgress to merge with, got {shown(other)}"

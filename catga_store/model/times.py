@@ -19,10 +19,10 @@ _LATEST_CLOCK = datetime(9900, 1, 1, tzinfo=UTC)  # no span that is added to it 
 
 
 class _Now(datetime):
-    """The store's time when a flow is written, as a `due_at`: the flow is due at once.
+    """A `due_at` that stands for the time at which a flow is written, so the flow is due at once.
 
-    `due_at=NOW` is what a new flow has, and what `release` sets. It is a datetime to type checkers,
-    prints as `now`, and is replaced by the time itself when the flow is written.
+    `NOW` is the default `due_at` of a new flow and the default of `release`. To type checkers, it is a
+    datetime. It prints as `now`, and is replaced by the actual time when the flow is written.
 
     >>> import catga_store as cs
     >>> flow = cs.FlowSnapshot("order-1", state={})

@@ -35,16 +35,16 @@ from catga_store.protocol.requests import Record
 
 
 class WaitType(enum.Enum):
-    """What satisfies a wait condition."""
+    """Which completions satisfy a wait condition."""
 
     WHEN_ALL = 0
-    """All children have completed, successfully or not."""
+    """All children have completed, whether or not they succeeded."""
     WHEN_ANY = 1
-    """One child has succeeded, or all have completed."""
+    """One child has succeeded, or all children have completed."""
 
 
 class WaitOutcome(enum.Enum):
-    """How a wait condition has ended, if it has."""
+    """Whether a wait condition has ended, and how."""
 
     PENDING = 0
     SATISFIED = 1
@@ -54,7 +54,7 @@ class WaitOutcome(enum.Enum):
 
 @frozen
 class ChildResult:
-    """How one child completed. `result` is plain JSON data, which may be `None`."""
+    """How a child completed. `result` is plain JSON data, which can be `None`."""
 
     success: bool
     result: Any = None
@@ -63,7 +63,7 @@ class ChildResult:
 
 @frozen
 class Completion:
-    """The result of `complete_child`, whose docstring explains the fields."""
+    """The result of `complete_child`, which describes the fields."""
 
     accepted: bool
     duplicate: bool
@@ -153,10 +153,11 @@ def _children(value: Iterable[str]) -> tuple[str, ...]:
 
 @define(eq=False, repr=False)
 class WaitCondition:
-    """A parent flow waits for children: for all of them, or for the first that succeeds.
+    """What a parent flow waits for: all of its children, or the first child that succeeds.
 
-    A child can be any id: an approval or a webhook is completed like a flow. Completions are stored
-    beside the condition and do not change its `version`, except for the one that ends the wait.
+    A child is identified by any id: an approval or a webhook is completed in the same way as a flow.
+    Completions are stored beside the condition. A completion does not change the condition's `version`,
+    unless it ends the wait.
 
     >>> wait = WaitCondition("order-1/ship", flow_ids=["s-1", "s-2"])
     >>> wait.wait_type.name, wait.outcome.name, wait.completed_count
@@ -180,26 +181,29 @@ class WaitCondition:
     _session: object | None = field(default=None, init=False)
     _results: Results = field(default=_NO_RESULTS, init=False)
     unreadable: str | None = field(default=None, init=False, on_setattr=setters.frozen)
-    """In a listing, why the store cannot read this condition, which happens if another program has written it;
-    then only its id is known, and it cannot be written. `None` if it can be read."""
+    """In a listing, why the store cannot read this condition; `None` if it can. This happens if another program
+    has written the condition. Then only its id is known, and it cannot be written."""
     _suspended_on: str | None = field(default=None, init=False)
     """On the copy in a flow, the other condition on which the flow is still suspended."""
 
     @property
     def version(self) -> int:
-        """0 before the first write, then 1, 2, 3 and so on."""
+        """The version of the condition: 0 before the first write, then 1, 2, 3 and so on."""
         return 0 if self._loaded is None else self._loaded.head.version
 
     @property
     def revision(self) -> str | None:
-        """Identifies this write of this record forever; `None` before the first write."""
+        """A string that identifies one write of this condition; `None` before the first write.
+
+        A revision is never used again.
+        """
         return None if self._loaded is None else self._loaded.head.revision
 
     @property
     def deadline(self) -> datetime | None:
-        """When the wait times out; `None` before the first write, and if it never times out.
+        """The time at which the wait times out; `None` before the first write, or if the wait never times out.
 
-        It never times out without a timeout, or if the deadline would be after the year 9999.
+        A wait never times out if it has no timeout or if its deadline would be after the year 9999.
         """
         if self.created_at is None or self.timeout is None:
             return None
@@ -211,15 +215,15 @@ class WaitCondition:
 
     @property
     def completed_count(self) -> int:
-        """How many children had completed when the condition was read."""
+        """The number of children that had completed when the condition was read."""
         return 0 if self.unreadable is not None else len(self._results)
 
     @property
     def results(self) -> Mapping[str, ChildResult]:
-        """The completions of the children when the condition was read, by child.
+        """The completions of the children when the condition was read, by the id of the child.
 
-        Any access raises `StoreUnavailableError` if a commit has ended the condition but the completions
-        could not be read afterwards, and `CorruptRecordError` if the condition is `unreadable`.
+        Any access to the mapping raises `StoreUnavailableError` if a commit has ended the condition but the
+        completions could not be read afterwards, and `CorruptRecordError` if the condition is `unreadable`.
         """
         return self._results
 
