@@ -19,7 +19,9 @@ def main() -> NoReturn:
         if library not in _LIBRARIES:
             raise
 
-        message = f"catga-store needs {library}: pip install 'catga_store[cli]'"
+        message = (
+            f"catga-store needs {library}, which is not installed: pip install 'catga_store[cli]'"
+        )
         print(message, file=sys.stderr)  # noqa: T201  a command's only way to say so
         sys.exit(2)
 

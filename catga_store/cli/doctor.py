@@ -40,7 +40,7 @@ def known_doctor(url: str, command: str) -> Doctor:
     """Answer what is known of a URL's kind of store; `NotSupportedError` if nothing is."""
     store_doctor = doctor_of(url)
     if store_doctor is None:
-        message = f"{command} does not support stores like {mask_url(url)} yet"
+        message = f"{command} does not support this kind of store yet: {mask_url(url)}"
         raise cs.NotSupportedError(message)
 
     return store_doctor

@@ -88,13 +88,15 @@ def edit(
 def _check(store: cs.Store, flow: cs.FlowSnapshot[Any], *, force: bool) -> None:
     if isinstance(flow.state, bytes):
         leave(
-            f"the state of flow {shown(flow.flow_id)} is bytes, which cannot be edited as JSON", NO
+            f"the state of flow {shown(flow.flow_id)} is binary data, which cannot be edited as "
+            "JSON",
+            NO,
         )
 
     if flow.owner and flow.due_at is not None and flow.due_at > store.now() and not force:
         message = (
-            f"flow {shown(flow.flow_id)} is claimed by {shown(flow.owner)}; release it first, or "
-            "pass --force"
+            f"flow {shown(flow.flow_id)} is claimed by {shown(flow.owner)}, so it was not edited; "
+            "release the flow first, or pass --force"
         )
         leave(message, NO)
 
@@ -114,7 +116,7 @@ def _edited(flow_id: str, text: str) -> Path:
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not editor:
         leave(
-            "no editor is set; set the environment variable EDITOR, for example EDITOR=nano", USAGE
+            "no editor is set; set the EDITOR environment variable, for example EDITOR=nano", USAGE
         )
 
     handle, name = tempfile.mkstemp(prefix="catga-store-", suffix=".json")
@@ -126,11 +128,11 @@ def _edited(flow_id: str, text: str) -> Path:
         done = subprocess.run([*shlex.split(editor), name], check=False)  # noqa: S603  the user's own choice
     except OSError as error:
         file.unlink()
-        leave(f"the editor {shown(editor)} cannot be run: {error.strerror}", USAGE)
+        leave(f"the editor {shown(editor)} cannot be started: {error.strerror}", USAGE)
 
     if done.returncode:
         leave(
-            f"the editor exited with code {done.returncode}, so flow {shown(flow_id)} was not "
+            f"the editor exited with status {done.returncode}, so flow {shown(flow_id)} was not "
             f"changed; your text is in {file}",
             NO,
         )
@@ -141,7 +143,7 @@ def _edited(flow_id: str, text: str) -> Path:
 def _read(file: Path) -> dict[str, Any]:
     document: Any = json.loads(file.read_text(encoding="utf-8"))
     if type(document) is not dict or set(cast("dict[str, Any]", document)) != set(_FIELDS):
-        message = f"expected an object with {', '.join(_FIELDS)}"
+        message = f"expected a JSON object with exactly these fields: {', '.join(_FIELDS)}"
         raise cs.UsageError(message)
 
     return cast("dict[str, Any]", document)

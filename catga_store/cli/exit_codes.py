@@ -144,4 +144,7 @@ def _missing(error: ModuleNotFoundError) -> str:
         raise error
 
     who = _NEEDED_BY.get(library, "this store")
-    return f"{who} needs {library}: pip install 'catga_store[{_EXTRAS[library]}]'"
+    return (
+        f"{who} needs {library}, which is not installed: pip install "
+        f"'catga_store[{_EXTRAS[library]}]'"
+    )

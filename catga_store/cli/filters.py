@@ -154,7 +154,7 @@ def tag_pairs(texts: list[str] | None, taker: str) -> dict[str, str]:
     for text in texts or ():
         key, equals, value = text.partition("=")
         if not equals:
-            message = f"{taker} expects KEY=VALUE, such as tenant=acme, got {shown(text)}"
+            message = f"{taker}: expected KEY=VALUE, such as tenant=acme, got {shown(text)}"
             raise cs.UsageError(message)
 
         tags[key] = value

@@ -67,7 +67,7 @@ def open_laid_out(url: str, **options: Any) -> cs.Store:
 def checked(url: str | None, example: str) -> str:
     """Return the URL of a store; `UsageError` for a wrong one, or none."""
     if not url:
-        message = f"no store given: pass its URL, such as {example}, or set CATGA_STORE_URL"
+        message = f"no store given; pass the store's URL, such as {example}, or set CATGA_STORE_URL"
         raise cs.UsageError(message)
 
     cs.open_store(url).close()  # raises for a wrong URL; connects to nothing
@@ -91,7 +91,7 @@ def span_of(option: str, text: str) -> timedelta:
     """Return the length of time that an option says; `UsageError` if it is not one."""
     found = span(text)
     if found is None:
-        message = f"{option} expects a duration such as 30s, 15m, 2h or 7d, got {shown(text)}"
+        message = f"{option}: expected a duration such as 30s, 15m, 2h or 7d, got {shown(text)}"
         raise cs.UsageError(message)
 
     return found

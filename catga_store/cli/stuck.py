@@ -115,8 +115,8 @@ def types_in(name: str) -> list[type]:
 
         leave(
             (
-                f"there is no module {name!r} on the module search path of Python or in the "
-                f"current directory, {Path.cwd()}"
+                f"module {name!r} was found neither in the current directory, {Path.cwd()}, nor "
+                "on Python's module search path"
             ),
             USAGE,
         )

@@ -207,7 +207,7 @@ def complete(
         answer = None if result is None else json.loads(result)
     except ValueError as wrong:
         message = (
-            f"--result: expected JSON, got {shown(result)} ({wrong}); write a string with "
+            f"--result: expected JSON, got {shown(result)} ({wrong}); enclose a string in "
             "quotation marks: '\"text\"'"
         )
         raise cs.UsageError(message) from wrong
@@ -237,18 +237,18 @@ def _said(done: cs.Completion, outcome: str | None) -> str:
 
     if not done.accepted:
         if outcome == cs.WaitOutcome.PENDING.name:
-            return "not recorded: the condition does not wait for this child"
+            return "not recorded: the wait condition does not wait for this child"
 
-        return f"not recorded: the condition is {outcome}, so it no longer counts its children"
+        return f"not recorded: the wait condition has already ended ({outcome})"
 
     if outcome is None:
         return (
-            "recorded: the wait condition has not been set yet, so the store keeps the "
-            "completion for it"
+            "recorded: the wait condition has not been set yet, so the store keeps the completion "
+            "until it is"
         )
 
     return (
-        "recorded: the wait has ended"
+        "recorded: the wait condition has ended"
         if done.now_satisfied
-        else "recorded: the condition is still waiting"
+        else "recorded: the wait condition is still pending"
     )

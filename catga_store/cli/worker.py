@@ -115,7 +115,7 @@ def _load(target: str) -> Any:
     """Import the worker that a target names."""
     module_name, colon, name = target.partition(":")
     if not (module_name and colon and name):
-        message = f"expected MODULE:NAME, such as myapp.flows:worker, got {shown(target)}"
+        message = f"worker: expected MODULE:NAME, such as myapp.flows:worker, got {shown(target)}"
         raise cs.UsageError(message)
 
     sys.path.insert(0, str(Path.cwd()))
@@ -126,14 +126,14 @@ def _load(target: str) -> Any:
             raise
 
         leave(
-            f"there is no module {module_name!r} in the current directory, {Path.cwd()}, or "
-            "on the module search path of Python",
+            f"module {module_name!r} was found neither in the current directory, {Path.cwd()}, "
+            "nor on Python's module search path",
             USAGE,
         )
 
     found: Any = getattr(module, name, None)
     if not isinstance(found, cs.Worker | cs.AsyncWorker):
-        message = f"expected {target} to be a Worker or an AsyncWorker, found {shown(found)}"
+        message = f"{target}: expected a Worker or an AsyncWorker, got {shown(found)}"
         raise cs.UsageError(message)
 
     return found

@@ -40,14 +40,12 @@ def decode_bitmap(data: bytes) -> BitMap64:
     try:
         bitmap = BitMap64.deserialize(data)
     except (ValueError, IndexError) as error:  # IndexError: no bytes at all
-        message = (
-            f"expected a bitmap, but the {len(data)} bytes found are not a valid bitmap: {error}"
-        )
+        message = f"expected a bitmap, but the {len(data)} bytes are not a valid one: {error}"
         raise CorruptRecordError(message, key=None) from error
 
     size = bitmap.__sizeof__()  # what it is serialised to
     if size != len(data):
-        message = f"expected a bitmap of {size} bytes, found {len(data)}"
+        message = f"expected a bitmap of {size} bytes, found one of {len(data)} bytes"
         raise CorruptRecordError(message, key=None)
 
     return bitmap

@@ -74,7 +74,7 @@ def flow_state(
     _check_name(name)
     if type(version) is not int or version < 1:
         found = shown(version)
-        message = f"the version of state type {name!r} must be an int of at least 1, not {found}"
+        message = f"version of state type {name!r}: expected an int of at least 1, got {found}"
         raise UsageError(message)
 
     steps = MappingProxyType(dict(upcasters or {}))
@@ -83,7 +83,7 @@ def flow_state(
     def decorate(cls: type[C]) -> type[C]:
         if not codec.is_state_type(cls):
             message = (
-                f"{cls!r} cannot be the state type {name!r}: expected an attrs class, a "
+                f"{cls!r} cannot be used as state type {name!r}: expected an attrs class, a "
                 "dataclass or a TypedDict; put @flow_state above @define or @dataclass"
             )
             raise UsageError(message)
@@ -152,13 +152,13 @@ def _refusal(message: str, name: str, version: int, stored: int) -> StateTypeErr
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not name:
-        message = f"the name of a state type must be a non-empty str, not {shown(name)}"
+        message = f"name of a state type: expected a non-empty str, got {shown(name)}"
         raise UsageError(message)
 
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        message = f"{name!r} cannot be the name of a state type: {error}"
+        message = f"invalid name of a state type {name!r}: {error}"
         raise UsageError(message) from error
 
 
@@ -166,8 +166,10 @@ def _check_steps(name: str, version: int, steps: Mapping[int, Upcaster]) -> None
     for number, step in steps.items():
         if type(number) is not int or not 1 <= number < version:
             message = (
-                f"the keys of the upcasters of state type {name!r} must be ints that are at least 1"
-                f" and less than its version, {version}, not {shown(number)}"
+                (
+                    f"upcasters of state type {name!r}: expected ints of at least 1 and less than "
+                    f"its version, {version}, as keys, got {shown(number)}"
+                )
                 if version > 1
                 else f"state type {name!r} is at version 1, so it cannot have upcasters; raise its"
                 " version or remove the upcasters"
@@ -177,8 +179,8 @@ def _check_steps(name: str, version: int, steps: Mapping[int, Upcaster]) -> None
         given: object = step
         if not callable(given):
             message = (
-                f"the upcaster of {name!r} from version {number} must be a function, not"
-                f" {shown(given)}"
+                f"the upcaster of {name!r} from version {number}: expected a function, got "
+                f"{shown(given)}"
             )
             raise UsageError(message)
 

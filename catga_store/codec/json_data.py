@@ -61,14 +61,14 @@ def decode_json(data: bytes | memoryview) -> Any:
             raise  # the data is fine: the caller's stack is nearly full
 
         raise CorruptRecordError(
-            f"expected JSON nested at most {MAX_LEVELS} levels deep, found deeper nesting at "
-            "$; nothing was decoded",
+            f"expected JSON with at most {MAX_LEVELS} levels of nesting, found deeper nesting; "
+            "nothing was decoded",
             key=None,
         ) from None
     except json_errors() as error:
         message = (
-            f"expected JSON at $, but the {len(data)} bytes found are not JSON ({error}); "
-            "nothing was decoded"
+            f"expected JSON, but the {len(data)} bytes are not valid JSON ({error}); nothing was "
+            "decoded"
         )
         raise CorruptRecordError(message, key=None) from error
 

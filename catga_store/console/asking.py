@@ -27,7 +27,7 @@ def awaitable(store: Store | AsyncStore) -> AsyncStore:
 
     given: object = store
     if not isinstance(given, Store):
-        message = f"expected a Store or an AsyncStore to show, got {shown(given)}"
+        message = f"store: expected a Store or an AsyncStore, got {shown(given)}"
         raise UsageError(message)
 
     return cast("AsyncStore", _InThreads(given))

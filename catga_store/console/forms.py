@@ -32,7 +32,7 @@ _MOST_BYTES = 4 * 1024 * 1024
 E = TypeVar("E", FlowStatus, WaitOutcome)
 
 
-def member(kind: type[E], text: str) -> E | None:
+def member(kind: type[E], text: str, name: str) -> E | None:
     """Return the member of a name, `None` for an empty one; `UsageError` for another."""
     if not text:
         return None
@@ -41,7 +41,7 @@ def member(kind: type[E], text: str) -> E | None:
         return kind[text.upper()]
     except KeyError:
         names = ", ".join(one.name for one in kind)
-        message = f"expected one of {names}, got {shown(text)}"
+        message = f"{name}: expected one of {names}, got {shown(text)}"
         raise UsageError(message) from None
 
 
@@ -94,7 +94,7 @@ class FlowQuery:
         texts = self.texts
         found: FlowFilters = {}
         if "status" in texts:
-            found["status"] = member(FlowStatus, texts["status"].strip())
+            found["status"] = member(FlowStatus, texts["status"].strip(), "status")
 
         if "type" in texts:
             found["state_type"] = texts["type"]
@@ -162,7 +162,7 @@ async def fields_of(request: Request) -> dict[str, Any]:
     async for chunk in request.stream():
         body += chunk
         if len(body) > _MOST_BYTES:
-            message = f"the request has more than {_MOST_BYTES:,} bytes"
+            message = f"the request is larger than {_MOST_BYTES:,} bytes"
             raise UsageError(message)
 
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -176,8 +176,8 @@ async def fields_of(request: Request) -> dict[str, Any]:
             pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=1000)
             return dict(pairs)
     except ValueError as error:
-        message = f"the request cannot be read: {error}"
+        message = f"the body of the request cannot be read: {error}"
         raise UsageError(message) from error
 
-    message = "the request must contain form fields or a JSON object"
+    message = "the body of the request must consist of form fields or a JSON object"
     raise UsageError(message)

@@ -84,7 +84,7 @@ class Guard:
             raise UsageError(message)
 
         if token and len(token) < _SHORTEST:
-            message = f"the token has {len(token)} characters; expected at least {_SHORTEST}"
+            message = f"token: expected at least {_SHORTEST} characters, got {len(token)}"
             raise UsageError(message)
 
         self.token = "" if behind_login else token or secrets.token_urlsafe(32)

@@ -58,7 +58,9 @@ def by_check(findings: Iterable[Finding]) -> dict[str, Finding]:
 
 def test_store_without_a_doctor_is_refused_by_doctor() -> None:
     """The commands that look around a store say that they cannot, without the URL's password."""
-    with pytest.raises(cs.NotSupportedError, match="doctor does not support stores") as caught:
+    with pytest.raises(
+        cs.NotSupportedError, match="doctor does not support this kind of store"
+    ) as caught:
         known_doctor("postgres://me:secret@host/db", "doctor")
 
     assert "secret" not in str(caught.value)

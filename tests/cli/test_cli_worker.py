@@ -137,8 +137,8 @@ def is_alive(pid: int) -> bool:
     ("arguments", "part"),
     [
         (["program"], "expected MODULE:NAME, such as myapp.flows:worker, got 'program'"),
-        (["missing:worker"], "there is no module 'missing'"),
-        (["program:store"], "expected program:store to be a Worker or an AsyncWorker"),
+        (["missing:worker"], "module 'missing' was found neither in the current directory"),
+        (["program:store"], "program:store: expected a Worker or an AsyncWorker"),
         (["program:worker", "--health", "eighty"], "--health: expected PORT"),
     ],
 )

@@ -364,18 +364,18 @@ def test_version_without_upcaster_is_refused(stored: cs.Store) -> None:
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"name": ""}, "a non-empty str"),
-    ({"name": 5}, "not 5"),
+    ({"name": 5}, "got 5"),
     ({"name": "\ud800"}, "surrogates not allowed"),
-    ({"name": "n", "version": 0}, "not 0"),
-    ({"name": "n", "version": True}, "not True"),
+    ({"name": "n", "version": 0}, "got 0"),
+    ({"name": "n", "version": True}, "got True"),
     (
         {"name": "n", "version": 2, "upcasters": {2: to_cents}},
-        "less than its version, 2, not 2",
+        "less than its version, 2, as keys, got 2",
     ),
     ({"name": "n", "upcasters": {1: to_cents}}, "is at version 1, so it cannot have upcasters"),
-    ({"name": "n", "version": 2, "upcasters": {0: to_cents}}, "version, 2, not 0"),
-    ({"name": "n", "version": 2, "upcasters": {"1": to_cents}}, "version, 2, not '1'"),
-    ({"name": "n", "version": 2, "upcasters": {1: "to_cents"}}, "must be a function"),
+    ({"name": "n", "version": 2, "upcasters": {0: to_cents}}, "version, 2, as keys, got 0"),
+    ({"name": "n", "version": 2, "upcasters": {"1": to_cents}}, "version, 2, as keys, got '1'"),
+    ({"name": "n", "version": 2, "upcasters": {1: "to_cents"}}, "expected a function"),
     ({"name": "n", "version": 4, "upcasters": {1: to_cents, 3: to_tags}}, "from version 2;"),
 ]
 

@@ -123,14 +123,16 @@ class Chain:
             except Exception as error:
                 # Its text may have something of the body in it.
                 name = "" if codec is None else codec.name
-                message = f"the codec {name!r} raised {type(error).__name__}"
+                message = (
+                    f"the codec {name!r} raised {type(error).__name__} while decoding the body"
+                )
                 raise CorruptRecordError(message, key=None) from None
 
         if missing is not None:
             name, label = missing
             message = (
-                f"the body was encoded with the codec {name!r}, which this store does not "
-                "have; add the codec to codecs="
+                f"the body was encoded with the codec {name!r}, which is not among the codecs of "
+                "this store; open the store with this codec"
             )
             raise CodecMissingError(message, key=None, codec=name, label=label)
 
@@ -201,7 +203,7 @@ class Chain:
         if missing:
             message = (
                 f"the body was stored without the codec {missing[0]!r}, which this store "
-                "requires; if the body was written before the store used that codec, set "
+                "requires; if the body was written before the store used this codec, set "
                 "accept_plain=True on the codec, then rewrap the store"
             )
             raise CorruptRecordError(message, key=None)
@@ -213,7 +215,7 @@ def _encoded(codec: BodyCodec, data: bytes, place: BodyPlace) -> tuple[str, byte
     except CatgaStoreError:
         raise
     except Exception as error:
-        message = f"the codec {codec.name!r} raised {type(error).__name__}"
+        message = f"the codec {codec.name!r} raised {type(error).__name__} while encoding the body"
         raise StoreConfigError(message) from error
 
     if encoded is None:
@@ -222,8 +224,8 @@ def _encoded(codec: BodyCodec, data: bytes, place: BodyPlace) -> tuple[str, byte
     label, data = _checked_pair(codec, encoded)
     if not _LABEL.fullmatch(label) or "," in label or "=" in label:
         message = (
-            f"the codec {codec.name!r} returned the invalid label {shown(label)}; a"
-            " label has at most 64 printable ASCII characters, without spaces, ',' and '='"
+            f"the codec {codec.name!r} returned the invalid label {shown(label)}; a label must be "
+            "at most 64 printable ASCII characters, without spaces, ',' or '='"
         )
         raise UsageError(message)
 
@@ -237,8 +239,8 @@ def _checked_pair(codec: BodyCodec, encoded: object) -> tuple[str, bytes]:
         return pair[0], pair[1]
 
     message = (
-        f"encode() of the codec {codec.name!r} must return None or a pair (label, bytes), not"
-        f" {kind}"
+        f"encode() of the codec {codec.name!r}: expected None or a pair (label, bytes) as the "
+        f"result, got {kind}"
     )
     raise UsageError(message)
 
@@ -246,7 +248,8 @@ def _checked_pair(codec: BodyCodec, encoded: object) -> tuple[str, bytes]:
 def _checked(codecs: object) -> tuple[BodyCodec, ...]:
     if isinstance(codecs, str | bytes) or not isinstance(codecs, Iterable):
         message = (
-            f"codecs must be a list of codecs, such as [Zstd(), Encrypt(keys)], not {shown(codecs)}"
+            "codecs: expected a list of codecs, such as [Zstd(), Encrypt(keys)], got "
+            f"{shown(codecs)}"
         )
         raise UsageError(message)
 

@@ -65,27 +65,27 @@ class Encrypt(BodyCodec):
         hide_error: bool = False,
     ) -> None:
         if (keys is None) == (key_for is None):
-            message = "Encrypt: expected keys or key_for, got " + (
+            message = "Encrypt: expected either keys or key_for, got " + (
                 "neither" if keys is None else "both"
             )
             raise UsageError(message)
 
         given: object = key_for
         if given is not None and not callable(given):
-            message = f"key_for must be a function that returns Keys, not {type(given).__name__}"
+            message = f"key_for: expected a function that returns Keys, got {type(given).__name__}"
             raise UsageError(message)
 
         if given is not None and current is not None:
             message = (
-                "current cannot be combined with key_for; the Keys that key_for returns name the"
-                " current key"
+                "current cannot be combined with key_for, because the Keys that key_for returns "
+                "name the current key; pass current to Keys instead"
             )
             raise UsageError(message)
 
         switches: dict[str, object] = {"accept_plain": accept_plain, "hide_error": hide_error}
         for name, switch in switches.items():
             if type(switch) is not bool:
-                message = f"{name} must be True or False, not {shown(switch)}"
+                message = f"{name}: expected True or False, got {shown(switch)}"
                 raise UsageError(message)
 
         self.hides_error = hide_error
@@ -108,8 +108,8 @@ class Encrypt(BodyCodec):
         keys = self._keys_of(place)
         if keys is None:
             message = (
-                f"key_for returned no key for flow {place.flow_id!r}, so the records of this "
-                "flow cannot be written"
+                f"key_for returned no key for flow {place.flow_id!r}, so the records of this flow "
+                "cannot be encrypted"
             )
             raise StoreConfigError(message)
 
@@ -121,9 +121,9 @@ class Encrypt(BodyCodec):
         cipher = self._ciphers.get(label) or self._cipher_for(place, label)
         if cipher is None:
             message = (
-                f"the body is encrypted with the key {label!r}, which this store does not "
-                "have; add the key if you still have it (it need not be the current key); if "
-                "the key was destroyed, the body cannot be read"
+                f"the body is encrypted with the key {label!r}, which was not passed to this "
+                "store; if you still have the key, add it to the store's keys (it need not be the "
+                "current key); if the key was destroyed, the body cannot be recovered"
             )
             raise CodecMissingError(message, key=None, codec=self.name, label=label)
 
@@ -131,8 +131,8 @@ class Encrypt(BodyCodec):
         if plain is None:
             message = (
                 f"the body cannot be decrypted with the key {label!r}: the body was altered, "
-                "moved from another record, version or store, or encrypted with another key "
-                "of the same id"
+                "moved from another record, version or store, or encrypted with a different key "
+                "that has the same id"
             )
             raise CorruptRecordError(message, key=None)
 

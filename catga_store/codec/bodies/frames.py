@@ -123,7 +123,7 @@ def parse(stored: bytes) -> Frame | None:
     size = int.from_bytes(stored[_START - _SIZE : _START], "big")
     names, data = stored[_START : _START + size], stored[_START + size :]
     if not kind or kind[0] not in (NUMBERED, UNNUMBERED, APPENDED) or len(names) < size:
-        message = "the body begins like a body written through codecs, but its header is invalid"
+        message = "the body is marked as encoded by codecs, but its header is invalid"
         raise ValueError(message)
 
     return Frame(kind[0], _trail_in(names), data)
@@ -144,7 +144,7 @@ def header_of(stored: bytes) -> bytes:
 def _trail_in(names: bytes) -> tuple[tuple[str, str], ...]:
     """The trail of a frame, taken apart; a store has few."""
     if not _TRAIL.fullmatch(names):
-        message = "the header of the body has an invalid list of codecs"
+        message = "the header of the body contains an invalid list of codecs"
         raise ValueError(message)
 
     trail: list[tuple[str, str]] = []
@@ -182,8 +182,8 @@ def not_readable(key: Key, body: bytes) -> CorruptRecordError | None:
 
     codecs = f"with codecs that this store does not have ({trail})" if trail else "by a codec"
     message = (
-        f"the body of {key} was encoded {codecs}, so it cannot be read; open the store with"
-        " codecs= (nothing was changed)"
+        f"the body of {key} was encoded {codecs}, so it cannot be read; nothing was changed; open "
+        "the store with the codecs that were used to write it"
     )
     name, _, label = trail.rpartition(",")[2].partition("=")
     return CodecMissingError(message, key=tuple(key), codec=name, label=label)

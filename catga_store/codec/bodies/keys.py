@@ -50,9 +50,9 @@ class Keys(Mapping[str, bytes]):
 
         if current not in self._keys:
             message = (
-                "current must be the id of the key to encrypt with"
-                f" ({' or '.join(map(repr, self._keys)) or 'but there are no keys'}), not"
-                f" {shown(current)}"
+                "current: expected the id of the key to encrypt with "
+                f"({' or '.join(map(repr, self._keys)) or 'but there are no keys'}), got "
+                f"{shown(current)}"
             )
             raise UsageError(message)
 
@@ -82,8 +82,8 @@ class Keys(Mapping[str, bytes]):
             key = _decoded(encoded) if equals else None
             if key is None or not _ID.fullmatch(key_id) or key_id in keys:
                 message = (
-                    f"keys: entry {place} of {len(entries)}: expected id=key, with a unique "
-                    f"id and a key of {KEY_BYTES} bytes in base64; the entry is not shown "
+                    f"keys: entry {place} of {len(entries)}: expected id=key, with a unique id "
+                    f"and a base64-encoded key of {KEY_BYTES} bytes; the entry is not shown "
                     "because it may contain a key"
                 )
                 raise UsageError(message)
@@ -114,8 +114,8 @@ def _checked_id(key_id: object) -> str:
     if not isinstance(key_id, str) or not _ID.fullmatch(key_id):
         # It may be a key, passed in place of its id.
         message = (
-            "keys: a key id must be 1 to 64 characters from letters, digits and ._:/@-; the "
-            "given id is not shown because it may be a key"
+            "keys: a key id must be 1 to 64 characters long and consist of letters, digits and "
+            "._:/@-; the id that was passed is not shown because it may be a key"
         )
         raise UsageError(message)
 

@@ -71,7 +71,10 @@ class Zstd(BodyCodec):
         del label, place
         size = self._size_of(data)
         if size is None or not 0 <= size <= self._most:
-            message = f"expected zstd data that decompresses to at most {self._most} bytes"
+            message = (
+                f"the body is not zstd data, or it would decompress to more than {self._most} "
+                "bytes (max_bytes)"
+            )
             raise CorruptRecordError(message, key=None)
 
         plain = self._decompress(data)

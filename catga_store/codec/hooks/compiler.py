@@ -121,8 +121,8 @@ class _Building:
         """Return the error for a type that cannot be kept, at the path that `under` has reached."""
         path = "$" + "".join([*self._path, part][:20])
         message = (
-            f"{path} is declared {label_of(declared)}, which cannot be stored: {why}; "
-            "nothing was encoded or decoded"
+            f"{path} is declared as {label_of(declared)}, which cannot be stored: {why}; nothing "
+            "was encoded or decoded"
         )
         return EncodingError(message, path=path)
 

@@ -67,7 +67,9 @@ async def cancel(request: Request, fields: dict[str, Any]) -> Response:
     flow_id, version = _target(request, fields)
     reason = str(fields.get("reason", "")).strip()
     if not reason:
-        message = "reason: expected text, got nothing; the reason becomes the error of the flow"
+        message = (
+            "reason: expected text, got nothing; the reason is stored as the error of the flow"
+        )
         raise UsageError(message)
 
     flow = await context_of(request).store.cancel_flow(flow_id, reason, version=version)
@@ -107,7 +109,10 @@ def _json_of(fields: dict[str, Any], name: str) -> Any:
     try:
         return json.loads(value, parse_constant=_refuse_constant)
     except ValueError as error:
-        message = f'{name}: expected JSON: {error}; write a string as "text"'
+        message = (
+            f"{name}: expected JSON, got other text ({error}); enclose a string in quotation "
+            'marks, such as "text"'
+        )
         raise UsageError(message) from error
 
 
@@ -131,11 +136,15 @@ async def complete(request: Request, fields: dict[str, Any]) -> Response:
     )
     if not (completion.accepted or completion.duplicate):
         if completion.outcome is WaitOutcome.PENDING:
-            message = f"not recorded: the condition does not wait for {shown(child)}"
+            message = (
+                "the completion was not recorded, because the wait condition does not wait for "
+                f"{shown(child)}"
+            )
         else:
             outcome = None if completion.outcome is None else completion.outcome.name
             message = (
-                f"not recorded: the condition is {outcome}, so it no longer counts its children"
+                "the completion was not recorded, because the wait condition has already ended "
+                f"({outcome})"
             )
 
         raise ConflictError(message)
@@ -210,8 +219,9 @@ def check_version(flow: FlowSnapshot[Any], expected: int) -> None:
     """Raise `StaleFlowError` if a flow has another version than its editor has seen."""
     if flow.version != expected:
         message = (
-            f"flow {shown(flow.flow_id)}: expected version {expected}, found {flow.version}, "
-            "because another caller has written the flow; nothing was written"
+            f"flow {shown(flow.flow_id)}: expected version {expected}, but the store holds "
+            f"version {flow.version}, because another caller has written the flow; nothing was "
+            "written"
         )
         raise StaleFlowError(message, flow_id=flow.flow_id, expected=expected, actual=flow.version)
 

@@ -63,13 +63,14 @@ class _Order:
         reason = str(fields.get("reason") or "").strip()
         if operation == "cancel" and not reason:
             message = (
-                "reason: expected text, got nothing; the reason becomes the error of the flows"
+                "reason: expected text, got nothing; the reason is stored as the error of each flow"
             )
             raise UsageError(message)
 
-        unknown = request.query_params.keys() - {*FlowQuery.NAMES, "finding", "tag"}
+        known = sorted({*FlowQuery.NAMES, "finding", "tag"})
+        unknown = request.query_params.keys() - set(known)
         if unknown:  # a filter that is misspelt must not be one that is left out
-            message = f"unknown filter {shown(min(unknown))}"
+            message = f"unknown filter {shown(min(unknown))}: expected one of {', '.join(known)}"
             raise UsageError(message)
 
         findings = tuple(filter(None, request.query_params.getlist("finding")))
@@ -129,7 +130,9 @@ async def run(request: Request, fields: dict[str, Any]) -> Response:
     order = _Order.of(request, fields)
     left = number(str(fields.get("left") or ""), "left", default=0)
     if left < 1:
-        message = "left: expected the number of flows that the dry run matched, at least 1"
+        message = (
+            f"left: expected the number of flows that the dry run matched (at least 1), got {left}"
+        )
         raise UsageError(message)
 
     cursor = str(fields.get("cursor") or "") or None

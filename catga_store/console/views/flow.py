@@ -202,7 +202,7 @@ async def _compared(
 
     numbers = number(before, "from"), number(after, "to")
     if min(numbers) < 1:
-        message = "version: expected a number of at least 1"
+        message = f"from, to: expected version numbers of at least 1, got {min(numbers)}"
         raise UsageError(message)
 
     states: list[Any] = []

@@ -46,7 +46,10 @@ async def edit(request: Request, fields: dict[str, Any]) -> Response:
     expected = number(str(fields.get("version") or ""), "version")
     typed = fields.get("tags")
     if typed is None:
-        message = "tags: expected an object of strings, or lines of KEY=VALUE; got nothing"
+        message = (
+            "tags: expected a JSON object with string values, or lines of the form KEY=VALUE, got "
+            "nothing"
+        )
         raise UsageError(message)
 
     try:
@@ -80,7 +83,10 @@ def _tags(typed: object) -> dict[str, str]:
     tags = tags_of(typed)
     for key, value in tags.items():
         if "\n" in key + value:  # the form could not show it again
-            message = f"tags: {shown(key)} has a line break"
+            message = (
+                f"tags: the key or the value of {shown(key)} contains a line break, which cannot "
+                "be edited here"
+            )
             raise UsageError(message)
 
     return tags
@@ -105,7 +111,10 @@ def _text(tags: Mapping[str, str]) -> str:
     """Tags as lines; `UsageError` for those that no line can be."""
     for key, value in tags.items():
         if "=" in key or {"\n", "\r"} & set(key + value) or not (key + value).strip():
-            message = f"the tag {shown(key)} cannot be edited here; use the command catga-store tag"
+            message = (
+                f"the tag {shown(key)} cannot be edited here, because it does not fit on a line "
+                "of the form KEY=VALUE; use the catga-store tag command"
+            )
             raise UsageError(message)
 
     return "".join(f"{key}={value}\n" for key, value in tags.items())

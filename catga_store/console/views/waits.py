@@ -35,7 +35,7 @@ async def show(request: Request) -> Response:
         waits, next_cursor = await store.get_timed_out_wait_conditions(limit=limit), None
     else:
         page = await store.query_wait_conditions(
-            outcome=member(WaitOutcome, asked.get("outcome", "")),
+            outcome=member(WaitOutcome, asked.get("outcome", ""), "outcome"),
             parent_flow_id=asked.get("parent"),
             limit=limit,
             cursor=cursor,
