@@ -57,7 +57,7 @@ def describe_commands() -> str:
         table = ["| argument or option | meaning |", "|---|---|", *rows] if rows else []
         text = inspect.cleandoc(command.help)
         # The page says once where the URL may come from.
-        examples = command.epilog.partition(" The store's URL may")[0]
+        examples = command.epilog.partition(" You can also set the URL")[0]
         parts += [f"## catga-store {name}", text, "\n".join(table), examples]
 
     return "\n\n".join(part for part in parts if part)

@@ -70,24 +70,24 @@ def page_of(limit: int) -> None:
     [
         ("records in one commit", "200", MAX_CHANGES, commit_of, cs.CommitTooLargeError),
         (
-            "the id of a flow, condition, child or owner",
+            "id of a flow, condition, child or owner",
             "1 to 512 bytes of UTF-8",
             MAX_ID_BYTES,
             lambda size: cs.FlowSnapshot("i" * size, state={}),
             cs.InvalidIdError,
         ),
         (
-            "the encoded result and error of one completion",
+            "encoded result and error of one completion",
             "256 KiB",
             MAX_RESULT_BYTES,
             completion_of,
             cs.RecordTooLargeError,
         ),
-        ("a step index", "0 to 2,147,483,647", MAX_STEP, save_step, cs.UsageError),
+        ("step index", "0 to 2,147,483,647", MAX_STEP, save_step, cs.UsageError),
         ("nesting levels in a state", "100", MAX_LEVELS, state_of, cs.EncodingError),
         ("entries in one page of a listing", "1,000", 1000, page_of, cs.UsageError),
         (
-            "the `id_prefix` of a listing",
+            "`id_prefix` of a listing",
             "1 to 512 bytes of UTF-8",
             MAX_ID_BYTES,
             prefix_of,
@@ -109,7 +109,7 @@ def test_stated_limit_is_the_last_value_accepted(
 
 def test_stated_defaults_are_those_of_the_store() -> None:
     """Times and sizes that the page gives as defaults are the defaults."""
-    assert ROWS["one encoded record"] == "64 MiB"
+    assert ROWS["size of one encoded record"] == "64 MiB"
     assert ROWS["maximum time for determining the outcome of an operation"] == "10 s"
     assert ROWS["length of a lease"] == "30 s"
     assert ROWS["retention of a completed or cancelled flow"] == "7 days"
