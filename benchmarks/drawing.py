@@ -141,7 +141,7 @@ def _throughput(data: Numbers) -> Any:
             list(line.values()),
             "--" if is_bare else "o-",
             color=COLOURS[name.removeprefix("bare ")],
-            label=f"{name} client, only writing" if is_bare else name,
+            label=f"{name} client, writes only" if is_bare else name,
         )
 
     ticks = [int(tasks) for tasks in next(iter(numbers.values()))]
@@ -182,10 +182,10 @@ def _growth(data: Numbers) -> Any:
         for what, line in named.items():
             if what.startswith("bytes"):
                 kept = {int(size): count / 1024 for size, count in line.items()}
-                style = "s:" if what == "bytes of the server's memory" else "o-"
+                style = "s:" if what == "bytes in server memory" else "o-"
                 last.plot(kept.keys(), kept.values(), style, color=COLOURS[kind])
 
-    last.set(title="space of a flow, KiB", xscale="log", yscale="log")
+    last.set(title="space per flow, KiB", xscale="log", yscale="log")
     last.grid(alpha=0.3)
     _plain_numbers(last.xaxis, last.yaxis)
     for axis in axes[-1]:
@@ -196,7 +196,7 @@ def _growth(data: Numbers) -> Any:
         plt.Line2D([], [], color="black", ls="--", lw=1),
         plt.Line2D([], [], color=COLOURS["NATS"], ls=":", marker="s"),
     ]
-    labels += ["bare client", "memory of the NATS server"]
+    labels += ["bare client", "NATS server memory"]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -261,7 +261,7 @@ def _peers(data: Numbers) -> Any:
     _plain_numbers(axes[-1].xaxis)
     handles = [
         plt.Line2D([], [], color="black", ls="", marker="D", label="this library"),
-        plt.Line2D([], [], color="black", ls="", marker="o", label="others"),
+        plt.Line2D([], [], color="black", ls="", marker="o", label="other libraries"),
         plt.Line2D([], [], color="black", lw=2, label="bare client"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
@@ -271,7 +271,11 @@ def _peers(data: Numbers) -> Any:
 def _workers(data: Numbers) -> Any:
     numbers = data["workers"]["numbers"]
     shown = list(numbers)
-    panels = {"rate": "jobs a second", "latency": "wake-up, ms", "cpu": "CPU, µs a job"}
+    panels = {
+        "rate": "jobs per second",
+        "latency": "wake-up latency, ms",
+        "cpu": "CPU time per job, µs",
+    }
     figure, axes = plt.subplots(3, 1, figsize=(WIDTH, 0.9 * len(shown) + 1), sharey=True)
     for axis, (what, title) in zip(axes, panels.items(), strict=True):
         for row, name in enumerate(shown):
@@ -287,7 +291,7 @@ def _workers(data: Numbers) -> Any:
 
     handles = [
         plt.Line2D([], [], color="black", ls="", marker="D", label="this library"),
-        plt.Line2D([], [], color="black", ls="", marker="o", label="others"),
+        plt.Line2D([], [], color="black", ls="", marker="o", label="other libraries"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure

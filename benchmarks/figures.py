@@ -306,7 +306,7 @@ def bytes_taken(place: Places, kind: str, url: str) -> dict[str, float]:
     """What a store takes, by where."""
     if kind == "memory":
         gc.collect()
-        return {"bytes of the process": _resident("self")}
+        return {"bytes in process memory": _resident("self")}
 
     if kind == "SQLite":
         file = Path(url.removeprefix("sqlite:///"))
@@ -321,7 +321,7 @@ def bytes_taken(place: Places, kind: str, url: str) -> dict[str, float]:
     stream = f"KV_{url.rpartition('=')[2]}"
     return {
         "bytes on disk": anyio.run(_stream_bytes, place.nats_url, stream),
-        "bytes of the server's memory": _resident(place.nats_pid),
+        "bytes in server memory": _resident(place.nats_pid),
     }
 
 

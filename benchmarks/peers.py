@@ -41,12 +41,12 @@ ABOUT = {
     " indexes of due flows and listings. The format is JSON. SQLite uses WAL and syncs each commit"
     " (`synchronous=FULL`)",
     "LangGraph": "adds one checkpoint and keeps all other checkpoints. It does not check whether another"
-    " checkpoint was added in between. The format is msgpack. SQLite uses WAL and syncs each commit. Redis"
-    " needs several round trips",
-    "eventsourcing": "adds one event with the whole state, and a snapshot at every tenth event. It checks"
+    " checkpoint has been added in between. The format is msgpack. SQLite uses WAL and syncs each commit. On"
+    " Redis, a save needs several round trips",
+    "eventsourcing": "adds one event with the whole state, and takes a snapshot after every tenth event. It checks"
     " versions. A load replays the events after the snapshot. The format is JSON. SQLite uses WAL and syncs"
     " each commit",
-    "DBOS step": "stores the result of one step of a workflow. A load reads the status of the workflow. The"
+    "DBOS step": "stores the result of one workflow step. A load reads the status of the workflow. The"
     " format is pickle. SQLite uses a rollback journal and syncs each commit",
     "DBOS event": "calls `set_event` in a workflow, which is also a step. A load calls `get_event`. The format"
     " is pickle. SQLite uses a rollback journal and syncs each commit",

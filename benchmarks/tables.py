@@ -18,14 +18,14 @@ LEASE_SECONDS = 1.0
 _TITLES = {
     "throughput": "Updates per second, by the number of asyncio tasks. The bare clients only write:",
     "fan-in": "Median time (p50) of one completion in µs, by the number of children:",
-    "takeover": "Time in seconds from the SIGKILL of a worker until another worker has the flow. The lease is"
+    "takeover": "Time in seconds from the SIGKILL of a worker until another worker has claimed its flow. The lease is"
     f" {LEASE_SECONDS:.0f} s, and the other worker polls every 50 ms:",
-    "restart": "Time in seconds from the SIGKILL of the server to the next commit. The server is restarted at once:",
-    "workers": "Each worker runs up to 32 jobs at a time. The jobs do nothing. `rate` is the number of jobs per second,"
-    " `latency` is the time in ms from sending a job to its start while the worker waits, and `cpu` is the CPU"
-    " time per job in µs:",
-    "peers": "Median time (p50) in µs of one caller that saves and loads 20 flows in turn. The state is the same"
-    " 1 KiB of plain data for all libraries:",
+    "restart": "Time in seconds from the SIGKILL of the server until the next commit. The server is restarted at once:",
+    "workers": "Each worker runs up to 32 jobs at a time, and the jobs do nothing. `rate` is the number of jobs per"
+    " second, `latency` is the time in ms from when a job is sent to an idle worker until the job starts, and `cpu` is"
+    " the CPU time per job in µs:",
+    "peers": "Median time (p50) in µs for one caller that saves and loads 20 flows in turn. All libraries use the same"
+    " state, 1 KiB of plain data:",
 }
 
 
@@ -59,7 +59,7 @@ def tables(data: Numbers) -> str:
         digits = 2 if part in ("takeover", "restart") else 0
         lines += [title, "", *_table(first, rows, digits), "", _where(data, part), ""]
         if part == "peers":
-            lines += ["This is what one save of each library stores and checks:", ""]
+            lines += ["In each library, one save stores and checks the following:", ""]
             lines += [f"- **{name}** {text}." for name, text in ABOUT.items()] + [""]
         elif part == "workers":
             lines += ["The libraries are configured as follows:", ""]
@@ -103,7 +103,7 @@ def _where(data: Numbers, part: str) -> str:
         " shared by client and servers"
         for one in measured
     }
-    return f"(`python benchmarks/figures.py`: {'; '.join(sorted(said))}.)"
+    return f"(Measured with `python benchmarks/figures.py`: {'; '.join(sorted(said))}.)"
 
 
 def _table(first: str, rows: dict[str, dict[str, float]], digits: int) -> list[str]:

@@ -32,7 +32,7 @@ ABOUT = {
     "arq": "uses `max_jobs=32` and polls every 0.5 s",
     "Celery": "uses a thread pool and ignores results",
     "RQ": "uses the default worker, which forks for each job",
-    "DBOS": "uses a workflow with one step. The latency is that of a queue",
+    "DBOS": "uses a workflow with one step. For the latency measurement, the workflow is sent to a queue",
 }
 
 COMMON = """
