@@ -35,9 +35,10 @@ S = TypeVar("S")
 class Session(BaseSession):
     """A unit of work: it tracks the objects that it loads, and writes all their changes in one commit or not at all.
 
-    `get` always returns the same object for the same id. To detect changes, the session compares the encoding
-    of each record with the encoding that was loaded, so you do not have to report them. A session belongs to
-    one task, and an object belongs to one session. `with` closes the session; only `commit` writes.
+    `get` always returns the same object for the same id. The session detects changes by comparing the
+    encoding of each record with the encoding that was loaded, so you do not have to report what you change. A
+    session belongs to one task, and an object belongs to one session. Leaving the `with` block closes
+    the session; only `commit` writes.
 
     >>> from catga_store import MemoryStore, FlowSnapshot
     >>> store = MemoryStore()
@@ -240,7 +241,7 @@ class Session(BaseSession):
         )
 
     def refresh(self, record: AnyRecord) -> None:
-        """Read a record again into the same object, discarding changes of the object that have not been written.
+        """Read a record again into the same object, discarding the object's unwritten changes.
 
         A claim is kept. If the claim was lost, the call raises `ClaimLostError`. If the record no longer
         exists, it raises `FlowNotFoundError` or the corresponding error. After an error, the object is

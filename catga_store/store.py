@@ -200,10 +200,11 @@ class Store(BaseBlockingStore):
     ) -> bool:
         """Delete a flow, its ForEach progress and its parts; return whether the flow existed.
 
-        If you pass a loaded snapshot, a version or a revision, the call raises `StaleFlowError` if the store
-        has a different one. With only an id, the flow is deleted whatever its version. All parts become
-        absent at once, however many there are; later writes and sweeps reclaim their space. If the flow has
-        not ended and has `reports_to`, the same commit reports its end.
+        If you pass a loaded snapshot, or an id together with a version or revision, the flow is deleted only
+        in that version; if the store has a different one, the call raises `StaleFlowError`. If you pass only
+        an id, the flow is deleted whatever its version. All parts become absent at once, however many there
+        are; later writes and sweeps reclaim their space. If the flow has not ended and has `reports_to`, the
+        same commit reports its end.
 
         Costs one round trip, or two if you pass an id together with a version or revision: the call reads the
         flow first and deletes only the revision that it read. The same applies to a flow that reports its end
@@ -266,14 +267,15 @@ class Store(BaseBlockingStore):
 
         You can combine these filters:
 
-        - `status`
+        - `status`: a `FlowStatus`
         - `state_type`: a type or a stored type name
-        - `created_after` and `updated_after` (inclusive), `created_before` and `updated_before` (exclusive)
+        - `created_after` and `updated_after`: times, inclusive
+        - `created_before` and `updated_before`: times, exclusive
         - `id_prefix`: 1 to 512 bytes of UTF-8, compared byte by byte
         - `owner`: the owner of the claim, even if its lease has ended
-        - `error_contains`: a substring of the error; case-sensitive
-        - `attempts_at_least`
-        - `tags`: a flow must have all of them
+        - `error_contains`: a substring of the error, which is case-sensitive
+        - `attempts_at_least`: the smallest number of attempts
+        - `tags`: tags, all of which a flow must have
 
         `limit` must be from 1 to 1,000. To get the next page, pass the `cursor` of this page with the same
         filters. A flow that matches throughout appears exactly once, even if other flows are added or removed
@@ -282,8 +284,8 @@ class Store(BaseBlockingStore):
 
         Costs one round trip. There is no index for `updated_after`, `updated_before`, `owner`,
         `error_contains` and `attempts_at_least`: with these filters, the store reads the flows that match the
-        other filters until the page is full. Redis and NATS read them in batches, which grow to 1,000 and 400
-        flows respectively. Of the `tags`, only the first is looked up in an index, alone or together with
+        other filters until the page is full. Redis and NATS read them in batches that grow to 1,000 and 400
+        flows, respectively. Of the `tags`, only the first is looked up in an index, alone or together with
         `status`; the other tags and filters are checked flow by flow.
 
         With `id_prefix`, the flows are ordered by the UTF-8 bytes of their ids, and the cost of a page
@@ -359,14 +361,14 @@ class Store(BaseBlockingStore):
     def stats(self) -> StoreStats:
         """Return the number of flows by type and status, of due flows, of claimed flows, and of waits.
 
-        All numbers come from indexes, so no flow is read, except for one flow of each type on NATS. Memory
-        and Redis take about the same time for any number of flows. SQLite keeps its counts of flows up to
+        All numbers come from indexes, so no flow is read, except for one flow of each type on NATS. On memory
+        and Redis, the call takes about the same time for any number of flows. SQLite keeps its counts up to
         date as flows change, and reads the index entries of due flows, claimed flows and pending conditions.
         On NATS, the server counts index entries. The first call of a process compares the names of all
-        entries, 100,000 per request, as does about one call per minute after that; the NATS page describes
-        when further calls do so. If a process dies before it has removed an outdated entry, the flow is
-        counted twice until the names are compared again. The numbers may be from slightly different times,
-        because other clients may write in the meantime.
+        entries, 100,000 per request, as does about one call per minute after that; the operations page for
+        NATS describes when more calls do so. If a process dies before it has removed an outdated entry, the
+        flow is counted twice until the names are compared again. The numbers may be from slightly different
+        times, because other clients may write in the meantime.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -382,10 +384,10 @@ class Store(BaseBlockingStore):
     def cancel_flow(self, flow_id: str, reason: str, *, version: int | None = None) -> FlowSummary:
         """End a live flow as `CANCELLED`, with `reason` as its error; return the flow after the change.
 
-        Any claim on the flow ends, too: the owner's next write raises `ClaimLostError`. The state is kept and
-        not read, so you can also cancel a flow whose state cannot be read. A flow that is already cancelled
-        is returned unchanged. Raises `FlowStatusError` if the flow has completed or failed, and
-        `FlowNotFoundError` if it does not exist.
+        Any claim on the flow ends, too: the owner's next write raises `ClaimLostError`. The call keeps the
+        state without reading it, so you can also cancel a flow whose state cannot be read. A flow that is
+        already cancelled is returned unchanged. Raises `FlowStatusError` if the flow has completed or failed,
+        and `FlowNotFoundError` if it does not exist.
 
         With `version`, the call raises `StaleFlowError` if the flow has a different version. Without
         `version`, if another writer changes the flow first, the call reads the flow again and retries, making
@@ -460,7 +462,7 @@ class Store(BaseBlockingStore):
         )
 
     def diagnose(self, flow_id: str, **options: Unpack[DiagnosisOptions]) -> Diagnosis:
-        """Return the reasons why a flow does not continue; without findings, nothing is wrong.
+        """Diagnose why a flow does not continue; if nothing is wrong, the diagnosis has no findings.
 
         Each finding has one of these codes:
 
@@ -474,7 +476,7 @@ class Store(BaseBlockingStore):
         - `no_deadline`: the flow has waited for longer than `idle` on a condition without a deadline
         - `lease_expired`: the flow was claimed by an owner whose lease has ended
         - `overdue`: the flow has been due for longer than `late`
-        - `attempts_high`: one step of the flow has had `attempts` attempts or more
+        - `attempts_high`: the flow has had `attempts` attempts or more at one step
         - `parent_gone`: the flow does not exist, but a pending condition would wake it
         - `orphan_parts`: the flow does not exist, but has parts
         - `failed`: the flow has failed
@@ -519,7 +521,7 @@ class Store(BaseBlockingStore):
         cannot be read; its diagnosis has the id of the condition and no `flow`.
 
         The call changes nothing. Live flows are read with their states, so the cost depends on the number of
-        flows that are checked, not on the number that are returned. To check 200 flows costs two round trips,
+        flows that are checked, not on the number that are returned. Checking 200 flows costs two round trips,
         up to three more if some of them are waiting, and one more for each flow that is never due.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
@@ -639,11 +641,11 @@ class Store(BaseBlockingStore):
     def set_wait_condition(self, condition: WaitCondition) -> bool:
         """Write a wait condition and count the completions that arrived before it.
 
-        Returns whether these completions satisfied the condition; if so, this call is the one that sees
-        `now_satisfied`. If the stored condition is pending, its definition is replaced, and its `created_at`
-        and completions are kept. If the stored condition has ended, nothing is written, and the object
-        receives the stored values, including the results, which costs a second round trip. After
-        `clear_wait_condition`, the condition starts from the beginning.
+        Returns whether these completions satisfied the condition; if they did, `now_satisfied` is not true
+        for any call of `complete_child`. If the stored condition is pending, its definition is replaced, and
+        its `created_at` and completions are kept. If the stored condition has ended, nothing is written, and
+        the object receives the stored values, including the results, which costs a second round trip. A
+        condition that was removed by `clear_wait_condition` starts from the beginning.
         """
         return self._run(records.set_wait_condition(self._context, condition))
 
@@ -655,7 +657,7 @@ class Store(BaseBlockingStore):
         """Write the condition's definition and outcome if the store still has the revision that was read.
 
         Results are never written. The completions are counted again, and the call returns whether they now
-        satisfy the new definition. If the store does not have the revision, the call raises
+        satisfy the new definition. If the store no longer has the revision, the call raises
         `StaleWaitConditionError` or `WaitConditionNotFoundError`.
         """
         return self._run(records.update_wait_condition(self._context, condition))
@@ -713,12 +715,13 @@ class Store(BaseBlockingStore):
         result: object = None,
         error: str | None = None,
     ) -> Completion:
-        """Record the completion of a child, once, however many calls are made and however they overlap.
+        """Record the completion of a child exactly once, even if the call is repeated or made concurrently.
 
         The first call for a child is `accepted`; a repeated call is a `duplicate`. A call for an unknown
         child, or for a condition that has ended or was cleared, is neither, and its `outcome` says how the
         condition ended. If the condition has not been set yet, the completion is accepted and kept until the
-        condition is set; its `outcome` is then `None`. Exactly one call sees `now_satisfied`.
+        condition is set; its `outcome` is then `None`. `now_satisfied` is true for exactly one call: the call
+        that satisfies the condition.
 
         `result` is plain JSON data. Encoded together with `error`, it must not exceed 256 KiB; otherwise, the
         call raises `RecordTooLargeError`. Costs one round trip, for any number of children.
@@ -750,9 +753,10 @@ class Store(BaseBlockingStore):
     ) -> None:
         """Write the progress of a step if the store still has the revision that was loaded.
 
-        If the progress object is new, the store must not have any progress for this step yet. If these checks
-        fail, the call raises `StaleProgressError`: load the stored progress, `merge` yours into it, and save
-        it. With `overwrite`, the progress is written whatever is stored. The flow does not have to exist yet.
+        If the progress object is new, the store must not have any progress for this step yet. If one of these
+        checks fails, the call raises `StaleProgressError`: load the stored progress, `merge` yours into it,
+        and save it. With `overwrite`, the progress is written whatever is stored. The flow does not have to
+        exist yet.
         """
         self._run(
             records.save_for_each_progress(
@@ -865,9 +869,9 @@ class Store(BaseBlockingStore):
         """Return a page of the parts of a flow whose names begin with `prefix`, ordered by name.
 
         Names are compared by their UTF-8 bytes. `after` and `before` restrict the page to the names between
-        them; parts with these two names do not have to exist. With `reverse`, the order is reversed. To get
-        the next page, pass the `cursor` of this page as `after`, or as `before` with `reverse`. A part that
-        exists throughout appears exactly once, even if other parts are added or removed in the meantime.
+        them; parts with these names do not have to exist. With `reverse`, the names are in descending order.
+        To get the next page, pass the `cursor` of this page as `after`, or as `before` with `reverse`. A part
+        that exists throughout appears exactly once, even if other parts are added or removed in the meantime.
         `limit` must be from 1 to 1,000.
 
         Unless you pass `bodies=True`, the parts have no bodies: you can read everything else, such as `tag`
@@ -940,10 +944,10 @@ class Store(BaseBlockingStore):
     ) -> list[LogEntry]:
         """Return up to `limit` entries of a log whose sequences are greater than `after`, in ascending order.
 
-        With `before`, only entries with smaller sequences are returned. With `reverse`, the order is
-        reversed. `limit` must be from 1 to 1,000. Each entry records the version of its flow with which it
-        was written, and the time. Costs one round trip; its duration depends on the number of entries that
-        are returned, not on the length of the log.
+        With `before`, only entries with smaller sequences are returned. With `reverse`, the last entries are
+        returned, in descending order. `limit` must be from 1 to 1,000. Each entry records when it was written
+        and with which version of its flow. Costs one round trip; its duration depends on the number of
+        entries that are returned, not on the length of the log.
 
         >>> from catga_store import MemoryStore
         >>> store = MemoryStore()
@@ -1074,15 +1078,15 @@ class Store(BaseBlockingStore):
         at most a quarter of the remaining lease. If the parent is missing or terminal when its wait is
         processed, the wait does not wake the parent later, unless the parent suspends on it again.
 
-        With `wait`, a call that finds nothing due waits until it has claimed a flow. If `wait` passes first,
-        it returns an empty list. The call is woken by commits that make something due, and at the end of
-        pauses, deadlines and leases. If several such calls are waiting in one process, a commit wakes one of
-        them. If no notification arrives, the call finds due flows after the store's `poll_interval`. Raises
-        `StoreClosedError` if the store is closed in the meantime.
+        With `wait`, a call that finds nothing due waits until it has claimed a flow, or until the time `wait`
+        has passed; in that case, it returns an empty list. The call is woken by commits that make something
+        due, and at the end of pauses, deadlines and leases. If several such calls are waiting in one process,
+        a commit wakes one of them. If no notification arrives, the call finds due flows after the store's
+        `poll_interval`. Raises `StoreClosedError` if the store is closed in the meantime.
 
-        Costs two round trips, or three on Redis and four on NATS, which also search the index. Parents and
-        the waits of the claimed flows cost up to four more requests in total, or more if other callers claim
-        the same flows. A waiting call sends one request per poll interval.
+        Costs two round trips; on Redis three and on NATS four, because these stores also search the index.
+        Parents and the waits of the claimed flows cost up to four more requests in total, or more if other
+        callers claim the same flows. A waiting call sends one request per poll interval.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> store = MemoryStore()
@@ -1254,7 +1258,7 @@ class Store(BaseBlockingStore):
     # sessions -------------------------------------------------------------------------------------
 
     def session(self) -> Session:
-        """Return a new unit of work, to be used in a `with`. Only its `commit` writes."""
+        """Return a new session, to be used in a `with` statement. Only its `commit` method writes."""
         return Session(self._run, self._context)
 
     @contextmanager
@@ -1282,8 +1286,8 @@ class Store(BaseBlockingStore):
 
         If this commit conflicts, the function is called again with a new session, up to `attempts` times in
         all, after random pauses of 2 to 200 ms. An uncertain commit is resolved first. Because the function
-        may run several times, it must not do anything outside the session that must not happen twice. If the
-        function itself has committed something, it is not called again.
+        may be called several times, everything that it does outside the session must be safe to repeat. If
+        the function itself has committed something, it is not called again.
 
         >>> from catga_store import MemoryStore, FlowSnapshot
         >>> def add(session, amount):
@@ -1307,9 +1311,9 @@ class Store(BaseBlockingStore):
     def resolve_commit(self, error: CommitUncertainError) -> Receipt | None:
         """Resolve an uncertain commit: return its receipt, or `None` if it will never be applied.
 
-        Raises the error again if the store cannot determine the outcome yet. The store can determine the
-        outcome for twice its `timeout`; after that, it can do so only if each flow and each progress record
-        of the commit has been written fewer than eight times since.
+        Raises the error again if the store cannot determine the outcome. The store can determine the outcome
+        for twice its `timeout`; after that, only if each flow and each progress record of the commit has been
+        written fewer than eight times since.
         """
         return self._run(commits.resolve_commit(self._context, error))
 
@@ -1319,7 +1323,7 @@ class Store(BaseBlockingStore):
         """Remove up to `limit` expired records; return how many were removed.
 
         A sweep only reclaims space: expired records are treated as absent in any case. Writes remove a few of
-        them, too. You can resolve or ignore a `CommitUncertainError`.
+        them, too. If the call raises `CommitUncertainError`, you can resolve the error or ignore it.
         """
         return self._run(upkeep.sweep(self._context, limit))
 

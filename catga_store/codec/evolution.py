@@ -34,22 +34,24 @@ _UPCASTERS = "__flow_upcasters__"
 def flow_state(
     name: str, *, version: int = 1, upcasters: Mapping[int, Upcaster] | None = None
 ) -> Callable[[type[C]], type[C]]:
-    """Name a state type, and say how data of its older versions is read.
+    """Name a state type, and define how data of its older versions is read.
 
-    The name is stored instead of the class's `__qualname__`, so the class may be moved and renamed;
-    `claim_due` and `query_flows` find flows by it. Put this decorator above the one that makes the
-    class an attrs class or a dataclass. A subclass does not inherit the name.
+    The name is stored instead of the class's `__qualname__`, so you can move and rename the class;
+    `claim_due` and `query_flows` find flows by this name. Put this decorator above the decorator that makes
+    the class an attrs class or a dataclass. A subclass does not inherit the name.
 
-    `upcasters` maps a version to a function that takes JSON data of that version, which it may change
-    in place, and returns JSON data of the next. They are called in order at every read of an older
-    flow, so they must return the same each time; the flow is stored in the new form when it is next
-    written. The keys must run up to `version - 1` without a gap, else `UsageError`. Data older than
-    the first upcaster, an upcaster that fails and data of a later version are each a
-    `StateTypeError`; `get` without a type returns the stored data as it is. A type without a name is
-    version 1 of its `__qualname__`: use that as its name to start with version 2.
+    `upcasters` maps a version to a function that receives JSON data of that version, which it may change in
+    place, and returns JSON data of the next version. Upcasters are called in order whenever an older flow is
+    read, so they must always return the same result; the flow is stored in the new form when it is next
+    written. The keys must run up to `version - 1` without a gap; otherwise, the call raises `UsageError`.
 
-    A new field with a default needs no new version: where it is missing, it takes the default. Only
-    the outermost type of a state has a stored version; its upcasters also lift what is inside it.
+    Reading a state raises `StateTypeError` if its data is older than the first upcaster, if an upcaster
+    fails, or if its data has a later version. `get` without a type returns the stored data as it is. A type
+    without a name is version 1 of its `__qualname__`: to start with version 2, use the `__qualname__` as the
+    name.
+
+    A new field with a default does not need a new version: where the field is missing, it gets the default.
+    Only the outermost type of a state has a stored version; its upcasters also convert the data inside it.
 
     >>> import attrs
     >>> import catga_store as cs

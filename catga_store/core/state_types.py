@@ -31,7 +31,7 @@ __all__ = ["RAW", "ManyTypes", "Raw", "Wanted", "wanted_of"]
 
 
 class Raw(enum.Enum):
-    """The type of `RAW`."""
+    """As the `state_type` of a claim, `RAW` selects flows of any type and returns their states as raw JSON data."""
 
     RAW = "raw"
     """Claim flows of any type, with raw JSON data as their states."""

@@ -24,7 +24,7 @@ _ANY_ESCAPE = re.compile("|".join(_PLAIN))
 
 
 def join_id(*parts: str, tag: str | None = None) -> str:
-    """Return one id that is composed of several strings; `split_id` returns the strings again.
+    """Combine several strings into one id; `split_id` splits it again.
 
     The parts are joined with `/`. In each part, `%`, `/` and `{` are escaped (`%25`, `%2F`, `%7B`), so
     different parts never produce the same id. A part can be empty. The `tag` is written first, in braces and

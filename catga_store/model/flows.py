@@ -56,7 +56,7 @@ def _wait_or_none(_instance: object, _attribute: Attribute[Any], value: object) 
 
 
 class FlowStatus(enum.Enum):
-    """The status of a flow. The store allows any transition."""
+    """The status of a flow; `COMPLETED`, `FAILED` and `CANCELLED` are terminal. The store allows any transition."""
 
     CREATED = 0
     RUNNING = 1

@@ -136,10 +136,9 @@ class ForEachProgress:
         return len(self._marked)
 
     def mark(self, index: int, ok: bool = True) -> None:  # noqa: FBT001, FBT002  the contract's signature
-        """Add an item to the processed or the failed items, and remove it from the other ones.
+        """Mark item `index` (from 0) as processed, or as failed if `ok` is `False`; a new mark replaces an earlier one.
 
-        `index` is counted from 0. Marking takes less than a microsecond, however many items are already
-        marked.
+        Takes less than a microsecond, however many items are marked.
         """
         if type(index) is not int or not 0 <= index <= LAST_INDEX:
             index = check_index(index)

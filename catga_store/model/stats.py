@@ -31,10 +31,10 @@ class DueFlow:
 
 @frozen(kw_only=True)
 class StoreStats:
-    """Counts of what a store contains at one time; see `Store.stats`."""
+    """The number of flows and wait conditions in a store, in several categories; see `Store.stats`."""
 
     at: datetime
-    """The time of the counts, according to the clock of the store object."""
+    """The time of the call, according to the clock of the store object."""
     flows: Mapping[str, Mapping[FlowStatus, int]]
     """The number of flows by type name, which is empty for plain data, and by status; zeros are omitted."""
     due: int

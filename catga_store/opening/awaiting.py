@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class AsyncMemoryStore(AsyncStore):
-    """See `MemoryStore`."""
+    """The async counterpart of `MemoryStore`."""
 
     def __init__(self, name: str = "", **options: Unpack[StoreOptions]) -> None:
         from catga_store.stores import memory
@@ -58,7 +58,7 @@ class AsyncMemoryStore(AsyncStore):
 
 
 class AsyncSQLiteStore(AsyncStore):
-    """See `SQLiteStore`; every transaction runs in a worker thread."""
+    """The async counterpart of `SQLiteStore`. Each transaction runs in a worker thread."""
 
     def __init__(self, path: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> None:
         from catga_store.stores import sqlite
@@ -75,10 +75,11 @@ class AsyncSQLiteStore(AsyncStore):
 
 
 class AsyncRedisStore(AsyncStore):
-    """See `RedisStore`; `client` is one of `redis.asyncio`, also one made by a Sentinel.
+    """The async counterpart of `RedisStore`. `client` is a client of `redis.asyncio`.
 
-    What concurrent tasks ask goes out together on one connection. Under trio the client lives on an
-    asyncio loop in a thread of the store's own.
+    The client may also come from a Sentinel. The requests of concurrent tasks are sent together on one
+    connection. On trio, the client runs on an asyncio event loop in a separate thread, which belongs to the
+    store.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class AsyncRedisStore(AsyncStore):
         acknowledged_by: int = 0,
         **options: Unpack[StoreOptions],
     ) -> Self:
-        """See `RedisStore.from_url`."""
+        """Open the store at a Redis URL; see `RedisStore.from_url`."""
         url, options = with_codecs(url, options)
         place = parse_redis_url(url)
         need_redis()
@@ -152,10 +153,11 @@ class AsyncRedisStore(AsyncStore):
 
 
 class AsyncNatsStore(AsyncStore):
-    """See `NatsStore`; `servers` may also be a connected client of nats-py, on this very loop.
+    """The async counterpart of `NatsStore`. `servers` can also be a connected client of nats-py.
 
-    You close a client of your own. Under trio the connection lives on an asyncio loop in a thread of
-    the store's own, so that there a client cannot be brought.
+    Such a client must be connected on the same event loop, and you close it yourself. On trio, the connection
+    runs on an asyncio event loop in a separate thread, which belongs to the store, so you cannot pass a
+    client.
     """
 
     def __init__(

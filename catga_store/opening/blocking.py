@@ -86,9 +86,10 @@ def _refuse_url(text: str, needed: str) -> None:
 
 
 class MemoryStore(Store):
-    """Keeps records in this process, encoded like everywhere else; they end with it.
+    """Keeps records in the memory of this process; the records are lost when the process ends.
 
-    Stores of the same non-empty `name` share their records.
+    The records are encoded as in every other store. Stores with the same non-empty `name` share their
+    records.
     """
 
     def __init__(self, name: str = "", **options: Unpack[StoreOptions]) -> None:
@@ -106,9 +107,9 @@ class MemoryStore(Store):
 
 
 class SQLiteStore(Store):
-    """Keeps records in one SQLite file that many processes may share; opened at first use.
+    """Keeps records in a SQLite file, which many processes can share. The file is opened at first use.
 
-    Every commit is on disk when it is acknowledged (WAL, `synchronous=FULL`).
+    A commit is on disk before it is acknowledged (WAL mode, `synchronous=FULL`).
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> None:
@@ -134,15 +135,19 @@ def need_redis() -> None:
 
 
 class RedisStore(Store):
-    """Keeps records on a Redis (6.2 or later) or Valkey server, or cluster; connects at first use.
+    """Keeps records on a Redis (6.2 or later) or Valkey server or cluster. The store connects at first use.
 
-    `client` is a `redis.Redis`, also one made by a Sentinel, or a `redis.RedisCluster` of yours: it
-    is used as it is and you close it, but no reply is waited for longer than `timeout`. Without one,
-    the server is at localhost. Every key begins with `prefix` in braces: stores with different
-    prefixes share nothing. With `acknowledged_by=n` a write is acknowledged when `n` replicas have it,
-    so that a failover to one of them keeps it; if they have not confirmed it within three quarters
-    of `timeout`, the commit is a `CommitUncertainError`. Not on a cluster. How durable a commit is,
-    and which eviction policies lose flows, is in `catga_store.stores.redis`.
+    `client` is your own `redis.Redis`, which may also come from a Sentinel, or your own `redis.RedisCluster`.
+    The store uses the client as it is, except that it never waits for a reply for longer than `timeout`; you
+    close the client. Without a client, the store connects to a server on localhost. Every key begins with
+    `prefix` in braces: stores with different prefixes share nothing.
+
+    With `acknowledged_by=n`, a write is acknowledged only when `n` replicas have it, so that it survives a
+    failover to one of them. If the replicas have not confirmed the write within three quarters of `timeout`,
+    the commit raises `CommitUncertainError`. This option is not available on a cluster.
+
+    The documentation of `catga_store.stores.redis` describes how durable a commit is and which eviction
+    policies lose flows.
     """
 
     def __init__(
@@ -173,9 +178,9 @@ class RedisStore(Store):
         acknowledged_by: int = 0,
         **options: Unpack[StoreOptions],
     ) -> Self:
-        """Open the store at a URL of Redis, whose options `open_store` lists.
+        """Open the store at a Redis URL; for the options of the URL, see `open_store`.
 
-        `prefix` and `acknowledged_by` count where the URL does not have them.
+        `prefix` and `acknowledged_by` apply only if the URL does not set them.
         """
         url, options = with_codecs(url, options)
         place = parse_redis_url(url)
@@ -266,21 +271,22 @@ def nats_options(connect: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 class NatsStore(Store):
-    """Keeps records in NATS JetStream (2.12.3 or later); connects and sets up at first use.
+    """Keeps records in NATS JetStream (2.12.3 or later). The store connects and creates its stream at first use.
 
-    `servers` is the URL of one server, or several of one cluster; `connect` has what else
-    `nats.connect` takes, as `{"user_credentials": "/etc/flows.creds"}`. The stream `KV_<bucket>` is
-    created if it is not there, with `replicas` (1, 3 or 5); one that has other settings is refused
-    with `StoreConfigError`. `max_bytes` reserves that much storage when the stream is created. Without
-    it, a server that runs out of storage during a commit of several records may keep part of it, and
-    the commit raises `CommitUncertainError`. With `stale_reads`, any replica serves reads, including
-    one that lags behind; without it, reads see every commit that was acknowledged before. With
-    `create=False` a store that does not exist is a `StoreConfigError` and is not created. `domain`
-    names the JetStream domain that keeps the stream. What is atomic, and what a power failure can cost,
-    is in `catga_store.stores.nats`.
+    `servers` is the URL of one server, or the URLs of several servers of one cluster. `connect` contains
+    further options of `nats.connect`, such as `{"user_credentials": "/etc/flows.creds"}`. The stream
+    `KV_<bucket>` is created with `replicas` (1, 3 or 5) if it does not exist; if it exists with different
+    settings, the store raises `StoreConfigError`. With `create=False`, the store raises `StoreConfigError`
+    instead of creating the stream. `domain` names the JetStream domain that contains the stream.
 
-    The connection lives on an event loop in a thread of the store's own; any number of threads may
-    use the store, and what they commit at the same time goes together.
+    `max_bytes` reserves this amount of storage when the stream is created. Without it, a server that runs out
+    of storage during a commit of several records may store only some of them, and the commit raises
+    `CommitUncertainError`. With `stale_reads`, any replica serves reads, including a replica that lags
+    behind. Without it, reads see every commit that was acknowledged before.
+
+    The connection runs on an event loop in a separate thread, which belongs to the store. Any number of
+    threads can use the store, and commits that they make at the same time are sent together. The
+    documentation of `catga_store.stores.nats` describes what is atomic and what a power failure can cost.
     """
 
     def __init__(

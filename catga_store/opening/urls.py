@@ -50,10 +50,35 @@ __all__ = ["nats_place", "open_async_store", "open_store"]
 
 
 def open_store(url: str, **options: Unpack[StoreOptions]) -> Store:
-    """Open the store at a URL; it connects at first use.
+    """Open the store at a URL. The store connects at first use.
 
-    Raises `UsageError` for a URL that is not understood in every part, with what was probably meant;
-    nothing is opened. No message shows a user, password or token.
+    These are the forms of a URL:
+
+    - `memory://`, `memory://name`: memory; stores with the same name share their records within the process
+    - `sqlite:///flows.db`, `sqlite:////var/lib/flows.db`: SQLite; the path is relative after three slashes
+      and absolute after four
+    - `redis://user:password@host:6379/0`, `rediss://…`: Redis or Valkey, without or with TLS
+    - `redis+cluster://host:6379`, `rediss+cluster://…`: a cluster of these servers; any node names the others
+    - `unix:///run/redis.sock?db=0`: Redis through a Unix socket
+    - `nats://user:password@a:4222,b:4222`, `tls://…`: NATS JetStream, without or with TLS; all servers must
+      belong to one cluster
+
+    A Redis URL can have the options `prefix=orders:` (default: `dslflow:`), `acknowledged_by=1` and these
+    options of redis-py: `db`, `username`, `password`, `client_name`, `protocol`, `max_connections`,
+    `health_check_interval`, `socket_timeout`, `socket_connect_timeout` and `socket_keepalive`. With
+    `rediss://`, it can also have `ssl_ca_certs`, `ssl_ca_path`, `ssl_certfile`, `ssl_keyfile`,
+    `ssl_password`, `ssl_cert_reqs`, `ssl_check_hostname` and `ssl_ciphers`.
+
+    A NATS URL can have the options `bucket=orders` (default: `dslflows`), `replicas=3`,
+    `max_bytes=10000000000`, `stale_reads=true`, `create=false`, `domain=hub` and these options of nats-py:
+    `token`, `user_credentials`, `nkeys_seed` and `name`. A user without a password is a token.
+
+    Every URL can name codecs (`codecs=zstd`) and the place of encryption keys (`keys=env:NAME` or
+    `keys=file:PATH`; see `Keys.parse`). With `accept_plain=true`, bodies that are not encrypted can be read,
+    too.
+
+    If any part of the URL is not understood, the call raises `UsageError`, which suggests what was probably
+    meant, and nothing is opened. No message shows a user, password or token.
 
     >>> with open_store("memory://") as store:
     ...     store.get("nobody")
@@ -73,7 +98,7 @@ def open_store(url: str, **options: Unpack[StoreOptions]) -> Store:
 
 
 def open_async_store(url: str, **options: Unpack[StoreOptions]) -> AsyncStore:
-    """Open the store at a URL for async code, under asyncio or trio; see `open_store`."""
+    """Open the store at a URL for async code on asyncio or trio; see `open_store`."""
     from catga_store.opening import awaiting
 
     url, options = with_codecs(url, options)

@@ -66,10 +66,11 @@ _SHOWN = 40  # characters of an id that does not fit, enough to find it in a log
 
 
 class Key(NamedTuple):
-    """The name of one record. It is a plain tuple, so it can be pickled and sorted.
+    """The name of a record. A key is a plain tuple, so it can be pickled and sorted.
 
-    `id` is the flow's id (`flow`, `progress`, `part`) or the correlation id (`wait`); `step` is 0
-    unless the kind is `progress`, and `name` is empty unless it is `part`. Nothing is checked here.
+    `id` is the flow's id (for the kinds `flow`, `progress` and `part`) or the correlation id (for `wait`).
+    `step` is 0 unless the kind is `progress`, and `name` is empty unless the kind is `part`. The constructor
+    does not check its arguments.
 
     >>> from catga_store import Key
     >>> print(Key("flow", "order-1"), Key("progress", "order-1", 2), Key("wait", "x"), sep="; ")
@@ -77,9 +78,13 @@ class Key(NamedTuple):
     """
 
     kind: str
+    """`flow`, `progress`, `wait` or `part`."""
     id: str
+    """The id of the flow, or the correlation id of a wait condition."""
     step: int = 0
+    """The index of a ForEach step."""
     name: str = ""
+    """The name of a part."""
 
     def __repr__(self) -> str:
         """Leave out a name that is empty, as it is of most keys."""

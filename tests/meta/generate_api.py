@@ -47,7 +47,7 @@ TEXTS = {
 """,
     "so another task may extend the claim": "so another thread may extend the claim",
     "Await `function(session, *args)`": "Call `function(session, *args)`",
-    "in an `async with`": "in a `with`",
+    "in an `async with` statement": "in a `with` statement",
     "while an `async with` block runs": "while a `with` block runs",
     """
         If the claim is lost later, the block is cancelled, and `ClaimLostError` is raised at its end, not in
@@ -57,7 +57,7 @@ TEXTS = {
         attribute of the object that the `with` statement returns is then true, and `ClaimLostError` is raised
         at the end of the block, unless the block raises another error.
 """,
-    "`async with` closes the session": "`with` closes the session",
+    "Leaving the `async with` block": "Leaving the `with` block",
     """
         If you cancel a commit in flight, it completes first and updates the objects, so that no commit is
         applied without your knowledge: afterwards, `receipt` shows what was written. If the session then

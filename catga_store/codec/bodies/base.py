@@ -38,31 +38,35 @@ def _child_and_codecs(child: str, success: bool | None, inner: tuple[str, ...]) 
 
 
 class BodyPlace(NamedTuple):
-    """Which body of which record a codec is given.
+    """The place of a body: the record that it belongs to, and which of the record's bodies it is.
 
-    `kind` is `flow`, `part`, `progress` or `wait`; a former version of a flow is what it was, a `flow`. Of a
-    `wait` the bodies are the results of its children, and `flow_id` is its correlation id.
+    `kind` is `flow`, `part`, `progress` or `wait`; an earlier version of a flow has the kind `flow`, too. The
+    bodies of a `wait` are the results of its children, and its `flow_id` is the correlation id.
     """
 
     store: str
-    """Kind and place of the store, as in `redis:dslflow:`; it stays when a server or a file is moved."""
+    """The kind and place of the store, such as `redis:dslflow:`. It does not change if a server or file is moved."""
     kind: str
+    """`flow`, `part`, `progress` or `wait`."""
     flow_id: str
+    """The id of the flow, or the correlation id of a `wait`."""
     step: int = 0
+    """The step index of a `progress`."""
     name: str = ""
     """The name of a part."""
     version: int | None = None
-    """`None` where the store counts it: an overwritten part or progress, and a result."""
+    """`None` if the store counts the versions: for an overwritten part or progress, and for a result."""
     commit_id: str = ""
-    """The commit that wrote the record in this version; empty for a result."""
+    """The id of the commit that wrote this version of the record; empty for a result."""
     child: str = ""
+    """For a result, the id of its child."""
     success: bool | None = None
-    """How the child has ended whose result this is."""
+    """For a result, whether its child succeeded."""
     inner: tuple[str, ...] = ()
-    """The codecs that were applied before, by name."""
+    """The names of the codecs that were applied before this one."""
 
     def associated_data(self) -> bytes:
-        """Return all of it as bytes, those of two places never the same."""
+        """Return the whole place as bytes, which are different for any two places."""
         store, kind, flow_id, step, name, version, commit_id, child, success, inner = self
         return b"".join(
             (
@@ -76,21 +80,22 @@ class BodyPlace(NamedTuple):
         )
 
     def after(self, name: str) -> BodyPlace:
-        """Return the same for the next codec."""
+        """Return the place of the same body for the next codec."""
         return self.within((*self.inner, name))
 
     def within(self, inner: tuple[str, ...]) -> BodyPlace:
-        """Return the same for a codec that others were applied before."""
+        """Return the place of the same body for a codec that follows the codecs `inner`."""
         place: BodyPlace = _new(BodyPlace, (*self[:-1], inner))  # half of what `_replace` costs
         return place
 
 
 @runtime_checkable
 class BodyCodec(Protocol):
-    """What changes bodies on their way to a store and back: a class of yours that has these members.
+    """The interface of a codec, which transforms bodies when they are written and read.
 
-    A subclass of this class needs only `name`, `encode` and `decode`. Both functions are called in the
-    thread or on the event loop of the caller, must not block, and may be called by several threads at once.
+    A codec is an object that has these members. A subclass of this class has to define only `name`, `encode`
+    and `decode`. The store calls `encode` and `decode` in the caller's thread or on the caller's event loop.
+    They must not block, and several threads may call them at the same time.
 
     >>> import catga_store as cs
     >>> class Upside(cs.BodyCodec):
@@ -106,28 +111,28 @@ class BodyCodec(Protocol):
     """
 
     name: str
-    """1 to 32 of `a-z`, `0-9`, `_` and `-`; it is stored with each body, so it never changes."""
+    """1 to 32 characters from `a-z`, `0-9`, `_` and `-`. The name is stored with each body, so it must never change."""
     required: bool = False
-    """A body that was written without this codec is refused."""
+    """Whether bodies that were written without this codec are refused."""
     binds: bool = False
-    """The encoding depends on the place, so the body is written with every write of its record."""
+    """Whether the encoding depends on the place, so that the body is written with every write of its record."""
     conceals: bool = False
-    """No message shows anything of a body."""
+    """Whether messages must not show any part of a body."""
     hides_error: bool = False
-    """The error of a flow, which is in its head, goes through the codecs, too."""
+    """Whether the error of a flow, which is stored in the head, also goes through the codecs."""
 
     def encode(self, data: bytes, place: BodyPlace) -> tuple[str, bytes] | None:
-        """Return a label (ASCII, up to 64 characters, without `,` and `=`) and the encoded body.
+        """Return `(label, encoded body)`, or `None` to leave the body as it is.
 
-        `None` leaves this body as it is.
+        The label is a string of up to 64 ASCII characters without `,` and `=`.
         """
         ...
 
     def decode(self, label: str, data: bytes, place: BodyPlace) -> bytes:
-        """Return what was encoded; raise any exception if that cannot be."""
+        """Return the body that was encoded; raise any exception if this is not possible."""
         ...
 
     def is_current(self, label: str, place: BodyPlace) -> bool:
-        """Return whether a body with this label would be encoded likewise now; `rewrap` asks."""
+        """Return whether a body with this label would be encoded in the same way now; `rewrap` calls this method."""
         del label, place
         return True

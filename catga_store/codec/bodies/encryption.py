@@ -32,23 +32,26 @@ KeysOf: TypeAlias = Callable[[str], "Keys | Mapping[str, bytes] | None"]
 
 
 class Encrypt(BodyCodec):
-    """Encrypts bodies with AES-256-GCM under a fresh random nonce each, bound to their place.
+    """Encrypts bodies with AES-256-GCM, each with a new random nonce and bound to its place.
 
-    Needs `pip install 'catga_store[encryption]'`. `keys` maps the ids of keys to keys of 32 bytes:
-    bodies are written under the key `current`, and read under any. A key must not encrypt more than
-    2**32 bodies; rotate it before.
+    Requires `pip install 'catga_store[encryption]'`. `keys` maps key ids to keys of 32 bytes: bodies are
+    encrypted with the key that `current` names, and decrypted with any of the keys. A key must not encrypt
+    more than 2**32 bodies; rotate it before it does.
 
-    Instead of `keys`, `key_for` may return the keys of one flow: it is called with the flow's id, or
-    with the correlation id of a wait condition, and returns `Keys`, a mapping of one key, or `None` if no key
-    is left. It must not block, so it keeps what it has fetched. Without its key a body is
-    lost: that is how the data of one tenant is destroyed.
+    Instead of `keys`, you can pass `key_for`, a function that returns the keys of one flow. It receives the
+    flow's id, or the correlation id of a wait condition, and returns `Keys`, a mapping with one key, or
+    `None` if there is no key any more. The function must not block, so it should cache the keys that it
+    fetches. A body cannot be read without its key. To destroy the data of one tenant, destroy the tenant's
+    key.
 
-    A body that was moved from another flow, part, version, commit, kind of record or store is a
-    `CorruptRecordError`, and so is one that was changed or is not encrypted. With `accept_plain=True`
-    bodies that are not encrypted are read, for the time until `rewrap` has encrypted them. A body whose
-    key is missing is a `CodecMissingError`. With `hide_error=True` the error of a flow is encrypted like its body, and
-    `error_contains` cannot look for it. What is not encrypted: the head of a record (ids, names,
-    type, status, position, times, owner, tags, and else the error) and the size of its body.
+    A body that was altered, that is not encrypted, or that was moved from another flow, part, version,
+    commit, kind of record or store raises `CorruptRecordError`. With `accept_plain=True`, bodies that are not
+    encrypted can be read; use it until `rewrap` has encrypted them. A body whose key is missing raises
+    `CodecMissingError`. With `hide_error=True`, the error of a flow is encrypted like its body, and
+    `error_contains` cannot search it.
+
+    Not encrypted are the size of a body and the head of a record: ids, names, type, status, position, times,
+    owner, tags and, without `hide_error`, the error.
     """
 
     name = "aes256gcm"
@@ -104,7 +107,7 @@ class Encrypt(BodyCodec):
         return f"Encrypt({'key_for=…' if self._keys is None else self._keys!r}{more})"
 
     def encode(self, data: bytes, place: BodyPlace) -> tuple[str, bytes]:
-        """See `BodyCodec`. `StoreConfigError` if there is no key for the flow."""
+        """See `BodyCodec.encode`. Raises `StoreConfigError` if there is no key for the flow."""
         keys = self._keys_of(place)
         if keys is None:
             message = (
@@ -117,7 +120,7 @@ class Encrypt(BodyCodec):
         return keys.current, seal(cipher, data, place.associated_data())
 
     def decode(self, label: str, data: bytes, place: BodyPlace) -> bytes:
-        """See `BodyCodec`."""
+        """See `BodyCodec.decode`."""
         cipher = self._ciphers.get(label) or self._cipher_for(place, label)
         if cipher is None:
             message = (
@@ -139,7 +142,7 @@ class Encrypt(BodyCodec):
         return plain
 
     def is_current(self, label: str, place: BodyPlace) -> bool:
-        """See `BodyCodec`."""
+        """See `BodyCodec.is_current`."""
         try:
             keys = self._keys_of(place)
         except CodecMissingError:

@@ -20,10 +20,10 @@ _HEX = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
 
 
 class Keys(Mapping[str, bytes]):
-    """Keys of 32 bytes by id, one of which is current: it encrypts, and all decrypt.
+    """Keys of 32 bytes, by key id. The current key encrypts; all keys decrypt.
 
-    `current` may be left out if there is one key. An id is 1 to 64 letters, digits and `._:/@-`; it is
-    stored, readable, with each body. Neither `repr` nor an error shows a key.
+    You can omit `current` if there is only one key. A key id has 1 to 64 characters from letters, digits and
+    `._:/@-`; it is stored in readable form with each body. Neither `repr` nor error messages show a key.
 
     >>> Keys({"2026-11": bytes(32), "2026-05": bytes(range(32))}, current="2026-11")
     Keys('2026-11' (current), '2026-05')
@@ -61,15 +61,17 @@ class Keys(Mapping[str, bytes]):
 
     @classmethod
     def of(cls, keys: Keys | Mapping[str, bytes], current: str | None) -> Keys:
-        """Return them as `Keys`."""
+        """Return `keys` as a `Keys` object."""
         return keys if isinstance(keys, Keys) and current is None else cls(keys, current)
 
     @classmethod
     def parse(cls, text: str) -> Keys:
-        """Read keys as they stand in a file or an environment variable; the first one is current.
+        """Parse the keys in the text of a file or an environment variable; the first key is current.
 
-        Each is `id=key`, the key in base64 or as 64 hexadecimal digits, with white space or a comma between
-        two. From `#` on, a line is a comment. `UsageError` says which place is wrong, and shows no key.
+        Each entry has the form `id=key`, in which the key is in base64 or consists of 64 hexadecimal digits.
+        Entries are separated by white space or commas. The rest of a line after `#` is a comment. If an entry
+        is invalid, the call raises `UsageError`, which gives the position of the entry but does not show a
+        key.
 
         >>> Keys.parse("2026-11=AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
         Keys('2026-11' (current))

@@ -27,11 +27,11 @@ _LEVELS_WITH_TABLES = range(2, 5)
 
 
 class Zstd(BodyCodec):
-    """Compresses bodies of `min_bytes` or more with Zstandard; one that does not get smaller is left as it is.
+    """Compresses bodies of at least `min_bytes` with Zstandard; a body that would not get smaller is left as it is.
 
-    Needs `pip install 'catga_store[zstd]'`, or Python 3.14. `level` is from -7 (fast) to 22 (small).
-    Bodies that were written without it are read as they are. A body that says it is larger than
-    `max_bytes` when it is decompressed is refused as a `CorruptRecordError`.
+    Requires `pip install 'catga_store[zstd]'` or Python 3.14. `level` is from -7 (fastest) to 22 (smallest).
+    Bodies that were written without compression are read as they are. A body whose header announces more than
+    `max_bytes` of decompressed data is refused with `CorruptRecordError`.
     """
 
     name = "zstd"
@@ -58,7 +58,7 @@ class Zstd(BodyCodec):
         return f"Zstd({self._level}, min_bytes={self._least})"
 
     def encode(self, data: bytes, place: BodyPlace) -> tuple[str, bytes] | None:
-        """See `BodyCodec`."""
+        """See `BodyCodec.encode`."""
         del place
         if len(data) < self._least:
             return None
@@ -67,7 +67,7 @@ class Zstd(BodyCodec):
         return ("", compressed) if len(compressed) < len(data) else None
 
     def decode(self, label: str, data: bytes, place: BodyPlace) -> bytes:
-        """See `BodyCodec`."""
+        """See `BodyCodec.decode`."""
         del label, place
         size = self._size_of(data)
         if size is None or not 0 <= size <= self._most:
