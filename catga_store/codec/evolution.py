@@ -160,7 +160,7 @@ def _check_name(name: object) -> None:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        message = f"invalid name of a state type {name!r}: {error}"
+        message = f"invalid name of a state type: {name!r} ({error})"
         raise UsageError(message) from error
 
 

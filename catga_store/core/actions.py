@@ -335,7 +335,7 @@ def check_reason(reason: object) -> str:
     except UnicodeEncodeError as error:
         wrong = f": {error}"
 
-    message = f"reason must be a str, not {shown(reason)}{wrong}"
+    message = f"reason: expected a str, got {shown(reason)}{wrong}"
     raise UsageError(message)
 
 

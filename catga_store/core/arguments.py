@@ -58,11 +58,11 @@ def completion_change(
     key = wait_key(check_id(correlation_id, "a correlation id"))
     child = check_id(child_flow_id, "a child's id")
     if type(success) is not bool:
-        message = f"success must be True or False, not {shown(success)}"
+        message = f"success: expected True or False, got {shown(success)}"
         raise UsageError(message)
 
     if error is not None and type(error) is not str:
-        message = f"error must be a str or None, not {shown(error)}"
+        message = f"error: expected a str or None, got {shown(error)}"
         raise UsageError(message)
 
     return Complete(key, child, success, envelope.encode_completion(correlation_id, result, error))
@@ -71,7 +71,7 @@ def completion_change(
 def check_flow(flow: object) -> None:
     """Raise `UsageError` unless it is a flow."""
     if type(flow) not in FLOW_CLASSES:
-        message = f"expected a FlowSnapshot, got {shown(flow)}"
+        message = f"flow: expected a FlowSnapshot, got {shown(flow)}"
         raise UsageError(message)
 
 
@@ -87,8 +87,8 @@ def check_blocking(result: R) -> R:
     if isinstance(result, Coroutine):
         result.close()
         message = (
-            "transact of a blocking store: expected a plain function, got an async one, so "
-            "nothing was committed; pass a plain function, or use an AsyncStore"
+            "transact of a Store: expected a plain function, got an async function, so nothing "
+            "was committed; pass a plain function, or use an AsyncStore"
         )
         raise UsageError(message)
 
@@ -120,7 +120,7 @@ def check_limit(limit: object) -> None:
 def check_limit_or_none(limit: object) -> None:
     """Raise `UsageError` unless it is a limit, or `None` for no limit."""
     if limit is not None and (type(limit) is not int or limit < 1):
-        message = f"limit must be None or an int of at least 1, not {shown(limit)}"
+        message = f"limit: expected None or an int of at least 1, got {shown(limit)}"
         raise UsageError(message)
 
 
@@ -128,21 +128,21 @@ def check_number(name: str, number: object, least: int, most: int | None = None)
     """Raise `UsageError` unless it is an int within these bounds."""
     if type(number) is not int or number < least or (most is not None and number > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-        message = f"{name} must be an int {bounds}, not {shown(number)}"
+        message = f"{name}: expected an int {bounds}, got {shown(number)}"
         raise UsageError(message)
 
 
 def check_version(version: object) -> None:
     """Raise `UsageError` unless it is a version that is expected, or `None` for any."""
     if version is not None and type(version) is not int:
-        message = f"version must be an int or None, not {shown(version)}"
+        message = f"version: expected an int or None, got {shown(version)}"
         raise UsageError(message)
 
 
 def check_wait(wait: object) -> None:
     """Raise `UsageError` unless it is a wait condition."""
     if type(wait) is not WaitCondition:
-        message = f"expected a WaitCondition, got {shown(wait)}"
+        message = f"wait: expected a WaitCondition, got {shown(wait)}"
         raise UsageError(message)
 
 
@@ -165,7 +165,7 @@ def step_key(flow_id: str, step_index: int) -> Key:
 def unique_ids(flow_ids: Iterable[str]) -> list[str]:
     """The ids, checked, each once, in their order."""
     if isinstance(flow_ids, str | bytes) or not isinstance(flow_ids, Iterable):
-        message = f"flow_ids must be a collection of ids, not {shown(flow_ids)}"
+        message = f"flow_ids: expected a collection of ids, got {shown(flow_ids)}"
         raise UsageError(message)
 
     return list(dict.fromkeys(check_id(flow_id, "a flow id") for flow_id in flow_ids))
@@ -180,7 +180,8 @@ def typed_ids(flow_ids: Iterable[str], state_type: Any | None) -> dict[str, Any 
 
     if state_type is not None:
         message = (
-            "flow_ids is a mapping from ids to types, so state_type must not be passed as well"
+            "state_type cannot be combined with flow_ids that already map each id to a type; omit "
+            "state_type"
         )
         raise UsageError(message)
 

@@ -78,9 +78,9 @@ T = TypeVar("T")
 _new: Any = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  typeshed's generic
 
 _NOT_SHOWN = (
-    "the state or body has a value that cannot be stored exactly, so nothing was sent; the "
-    "value is not shown because this store encrypts bodies (to locate the value, store the "
-    "same data in a MemoryStore without codecs)"
+    "the state or body contains a value that cannot be stored exactly, so nothing was sent; the "
+    "value is not shown because this store encrypts bodies (to locate the value, store the same "
+    "data in a MemoryStore without codecs)"
 )
 
 
@@ -296,8 +296,8 @@ class Bodies:
         """A listing of flows, whose errors are encrypted."""
         if isinstance(request, Find | Count) and request.filter.error_contains is not None:
             message = (
-                "error_contains: this store encrypts the errors of flows, so it cannot "
-                "search them; omit error_contains"
+                "error_contains: this store encrypts flow errors, so it cannot search them; omit "
+                "error_contains"
             )
             raise NotSupportedError(message)
 
@@ -378,7 +378,7 @@ def _placed(store: str, key: Key, head: Head) -> Callable[[int], BodyPlace]:
 def _placed_item(store: str, key: Key, item: Item) -> Callable[[int], BodyPlace]:
     def place(kind: int) -> BodyPlace:
         if kind != UNNUMBERED:  # the place does not depend on it, so no codec would notice
-            message = "the first bytes do not mark it as the result of a child"
+            message = "the header does not mark the body as the result of a child"
             raise CorruptRecordError(message, key=None)
 
         return place_of_item(store, key, item.child, success=item.success)

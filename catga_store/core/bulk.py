@@ -106,15 +106,15 @@ def select(
     codes = _checked_codes(findings)
     if ids is not None and (given or codes or everything):
         message = (
-            "ids already select the flows, so filters, findings and everything must not be "
-            "passed as well"
+            "ids cannot be combined with filters, findings or everything=True, because the ids "
+            "already select the flows; omit one or the other"
         )
         raise UsageError(message)
 
     if ids is None and not given and not codes and not everything:
         message = (
-            "a bulk operation without a filter would act on every flow of the store, so "
-            "nothing was sent; pass a filter, or everything=True"
+            "a bulk operation without a filter would act on every flow in the store, so nothing "
+            "was sent; pass a filter, or everything=True"
         )
         raise UsageError(message)
 
@@ -128,7 +128,7 @@ def select(
 
 def _checked_codes(findings: Iterable[str]) -> frozenset[str]:
     if isinstance(findings, str):
-        message = f"findings must be a collection of codes, not {shown(findings)}"
+        message = f"findings: expected a collection of codes, got {shown(findings)}"
         raise UsageError(message)
 
     codes = frozenset(findings)
@@ -411,7 +411,7 @@ class _Pace:
             return cls(None)
 
         if not isinstance(per_second, int | float) or not per_second > 0:
-            message = f"per_second must be None or a number above 0, not {shown(per_second)}"
+            message = f"per_second: expected None or a number above 0, got {shown(per_second)}"
             raise UsageError(message)
 
         return cls(per_second)

@@ -302,7 +302,7 @@ def _in_time(flow: FlowSnapshot[Any], now_ms: int, lease_ms: int) -> FlowSnapsho
 
     message = (
         f"the claim on {flow.key} ended before claim() returned, because the call took longer "
-        f"than the lease of {lease_ms} ms; the flow is due again; pass a longer lease"
+        f"than the lease of {lease_ms} ms; the flow is due again; claim it with a longer lease"
     )
     raise ClaimLostError(message, flow_id=flow.flow_id, expected=flow.version, actual=None)
 
@@ -336,9 +336,9 @@ def release(
     changed = changes_of(flow, plan_flow(flow, now_ms, context.limits))
     if changed:
         message = (
-            f"{flow.key} has changes that release would not write ({', '.join(changed)}); to "
-            "write them, set due_at and call update, which also ends the claim; to discard "
-            "them, undo them before you call release"
+            f"{flow.key} has changes that release() does not write ({', '.join(changed)}); to "
+            "write them, set due_at and call update(), which also ends the claim; to discard "
+            "them, undo them before you call release()"
         )
         raise UsageError(message)
 
@@ -381,9 +381,9 @@ def claim_of(flow: FlowSnapshot[Any]) -> Claim:
 
 
 def _lease_ms(lease: timedelta) -> int:
-    lease_ms = span_ms(lease, "a lease")
+    lease_ms = span_ms(lease, "lease")
     if lease_ms == 0:
-        message = "a lease must be longer than 0, but 0 was given"
+        message = "lease: expected a duration longer than 0, got 0"
         raise UsageError(message)
 
     return lease_ms

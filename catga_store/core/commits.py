@@ -129,8 +129,8 @@ def resolve_commit(context: Context, error: object) -> Conversation[Receipt | No
 
     if not _says_which(error):
         message = (
-            "the CommitUncertainError does not identify its commit; pass the error that the "
-            "store raised, with its commit_id and keys"
+            "this CommitUncertainError does not identify its commit; pass the error as the store "
+            "raised it, with its commit_id and keys"
         )
         raise UsageError(message)
 
@@ -258,10 +258,10 @@ def _check_remembered(
             return
 
     message = (
-        f"the outcome of commit {error.commit_id} can no longer be determined, because a "
-        f"store keeps its reply only for twice the timeout, and {changes[0].key} has been "
-        f"written {REMEMBERED_COMMITS} times since, no longer exists, or is a wait condition "
-        "or a log; compare the stored records with what the commit should have written"
+        f"the outcome of commit {error.commit_id} can no longer be determined, because a store "
+        f"keeps a reply only for twice the timeout, and {changes[0].key} has since been written "
+        f"{REMEMBERED_COMMITS} times, no longer exists, or is a wait condition or a log; compare "
+        "the stored records with what the commit should have written"
     )
     raise CommitUncertainError(message, **error.__dict__)
 

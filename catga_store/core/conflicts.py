@@ -95,8 +95,8 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
             f"owned by {head.owner!r}" if head is not None and head.owner else "without an owner"
         )
         message = (
-            f"the claim on {key} is lost: the flow was claimed at version {expected}, but the"
-            f" store holds version {actual}, {holder}, so {nothing}; claim the flow again"
+            f"the claim on {key} was lost: the flow was claimed at version {expected}, but the "
+            f"store now holds version {actual}, {holder}, so {nothing}; claim the flow again"
         )
         return ClaimLostError(message, **facts)
 

@@ -63,7 +63,7 @@ class Context:
         return cls(
             settings,
             Limits(settings.retention, settings.max_record_bytes, settings.partitions),
-            None if waits is None else span_ms(waits, "a retention"),
+            None if waits is None else span_ms(waits, "retention"),
             store,
         )
 

@@ -147,8 +147,8 @@ def encode_flow(snapshot: FlowSnapshot[Any], *, own_expiry: bool = False) -> tup
     if state_type is None and loaded is not None:
         if loaded.head.type == BYTES:
             message = (
-                f"the state of {snapshot.key} cannot be encoded: expected bytes, because "
-                f"it was read as bytes, found {shown(snapshot.state)}; nothing was encoded"
+                f"the state of {snapshot.key} cannot be encoded: expected bytes (the state was "
+                f"read as bytes), found {shown(snapshot.state)}; nothing was encoded"
             )
             raise EncodingError(message, path="$")
 
@@ -235,7 +235,7 @@ def body_without_wait(key: Key, head: Head, body: bytes) -> bytes:
 
 
 def _without_state(key: Key) -> CorruptRecordError:
-    message = f"the body of {key} has no state; nothing was changed"
+    message = f"the body of {key} contains no state; nothing was changed"
     return CorruptRecordError(message, key=tuple(key))
 
 
@@ -355,9 +355,9 @@ def _is_older(key: Key, head: Head, stored: codec.Naming, asked: codec.Naming) -
 
     if head.type_version > version:
         message = (
-            f"{key} is stored with version {head.type_version} of {name!r}, but this program "
-            f"supports version {version}; update the program, or request the flow without a "
-            "type to get its raw data"
+            f"{key} is stored with version {head.type_version} of type {name!r}, but this program "
+            f"supports version {version}; update the program, or request the flow without a type "
+            "to get its raw data"
         )
         raise _refusal(message, head, name, version)
 
@@ -398,7 +398,7 @@ def _position(key: Key, text: str) -> FlowPosition:
     try:
         position = FlowPosition(tuple(int(index) for index in text.split("/")))
     except (ValueError, UsageError) as error:
-        message = f"the position {text!r} of {key} cannot be read; nothing was changed"
+        message = f"the position of {key} cannot be read: {text!r}; nothing was changed"
         raise CorruptRecordError(message, key=tuple(key)) from error
 
     if len(_positions) < _MOST_POSITIONS:
@@ -584,7 +584,7 @@ def terms_of(wait: WaitCondition) -> Terms:
     return Terms(
         wait.flow_ids,
         any=wait.wait_type is WaitType.WHEN_ANY,
-        timeout_ms=None if wait.timeout is None else span_ms(wait.timeout, "a timeout"),
+        timeout_ms=None if wait.timeout is None else span_ms(wait.timeout, "timeout"),
         parent=wait.parent_flow_id,
     )
 
@@ -607,7 +607,10 @@ def load_wait(wait: WaitCondition, record: Record) -> None:
     """Give a condition everything that is stored."""
     terms = record.terms
     if terms is None or not terms.children:
-        message = f"{wait.key} is stored without its children; nothing was changed"
+        message = (
+            f"{wait.key} cannot be read, because its list of children is missing; nothing was "
+            "changed"
+        )
         raise CorruptRecordError(message, key=tuple(wait.key))
 
     stored_state.load_wait(wait, record, terms)
@@ -642,8 +645,8 @@ def _read_wait(key: Key, prefix: bytes) -> WaitCondition | None:
         raise not_readable(key, prefix) or CorruptRecordError(message, key=tuple(key)) from error
 
     message = (
-        f"the body of {key} has layout {layout!r}, but this release of catga_store supports "
-        f"layout {LAYOUT}, so nothing was changed; read it with the release that wrote it"
+        f"the body of {key} has layout {layout!r}, but this release of catga_store supports only "
+        f"layout {LAYOUT}; nothing was changed; read the record with the release that wrote it"
     )
     raise CorruptRecordError(message, key=tuple(key))
 
@@ -699,8 +702,8 @@ def _read_progress(body: bytes) -> tuple[int | None, BitMap64, BitMap64]:
     fields = codec.decode_json(head)
     if fields["layout"] != LAYOUT:
         message = (
-            f"the body has layout {fields['layout']!r}, but this release of catga_store "
-            f"supports layout {LAYOUT}"
+            f"the body has layout {fields['layout']!r}, but this release of catga_store supports "
+            f"only layout {LAYOUT}"
         )
         raise CorruptRecordError(message, key=None)
 
@@ -709,8 +712,8 @@ def _read_progress(body: bytes) -> tuple[int | None, BitMap64, BitMap64]:
     counts = fields["processed"], fields["failed"]
     if counts != (len(marked) - len(failed), len(failed)) or not failed <= marked:
         message = (
-            f"the header counts {counts[0]} processed and {counts[1]} failed indices, but the "
-            f"bitmaps hold {len(marked - failed)} and {len(failed)}"
+            f"the header lists {counts[0]} processed and {counts[1]} failed indices, but the "
+            f"bitmaps contain {len(marked - failed)} and {len(failed)}"
         )
         raise CorruptRecordError(message, key=None)
 
@@ -747,9 +750,9 @@ def encode_completion(correlation_id: str, result: object, error: str | None) ->
     size = len(payload) - _BARE_COMPLETION
     if size > MAX_RESULT_BYTES:
         message = (
-            f"a completion of wait condition {correlation_id!r} takes {size} bytes, but the "
-            f"limit is {MAX_RESULT_BYTES}; store the result elsewhere, and pass a reference "
-            "to it as the result"
+            f"the result of a completion of wait condition {correlation_id!r} is {size} bytes "
+            f"long, but the limit is {MAX_RESULT_BYTES}; store the data elsewhere, and pass a "
+            "reference to it as the result"
         )
         raise RecordTooLargeError(message, size=size, limit=MAX_RESULT_BYTES)
 

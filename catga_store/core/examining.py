@@ -168,7 +168,7 @@ def diagnose_all(
     check_limit(limit)
     check_number("most", most, 1)
     if severity not in SEVERITIES:
-        message = f"severity must be one of {', '.join(SEVERITIES)}, not {shown(severity)}"
+        message = f"severity: expected one of {', '.join(SEVERITIES)}, got {shown(severity)}"
         raise UsageError(message)
 
     thresholds = _thresholds(options)

@@ -87,7 +87,7 @@ def list_versions(
     """Read what the versions of a flow were, the newest first."""
     key = flow_key(check_id(flow_id, "a flow id"))
     if before is not None and (type(before) is not int or not 1 <= before <= _LAST):
-        message = f"before must be None or an int from 1 to {_LAST}, not {shown(before)}"
+        message = f"before: expected None or an int from 1 to {_LAST}, got {shown(before)}"
         raise UsageError(message)
 
     check_limit(limit)
@@ -168,7 +168,8 @@ def _source_of(
 
     if record is None:
         message = (
-            f"version {version} of {key} not found: the store never kept it, or no longer keeps it"
+            f"version {version} of {key} not found: the store never kept this version, or no "
+            "longer keeps it"
         )
         raise FlowNotFoundError(message, flow_id=key.id, expected=version)
 

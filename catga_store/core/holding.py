@@ -173,7 +173,7 @@ def keep(
     worker takes the flow.
     """
     claim, doubt = claims.claim_of(flow), Doubt()
-    seconds = (claim.lease_ms if lease is None else span_ms(lease, "a lease")) / 1000
+    seconds = (claim.lease_ms if lease is None else span_ms(lease, "lease")) / 1000
     pause = seconds / PARTS
 
     while True:

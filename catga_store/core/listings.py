@@ -89,7 +89,7 @@ def query_wait_conditions(
     check_names("query_wait_conditions", "filter", filters, WaitFilters.__annotations__)
     outcome, parent = filters.get("outcome"), filters.get("parent_flow_id")
     if outcome is not None and type(outcome) is not WaitOutcome:
-        message = f"outcome must be a WaitOutcome or None, not {shown(outcome)}"
+        message = f"outcome: expected a WaitOutcome or None, got {shown(outcome)}"
         raise UsageError(message)
 
     if parent is not None:
@@ -146,7 +146,7 @@ def _flow_filter(operation: str, filters: FlowFilters) -> Filter:
     check_names(operation, "filter", filters, FlowFilters.__annotations__)
     status, state_type = filters.get("status"), filters.get("state_type")
     if status is not None and type(status) is not FlowStatus:
-        message = f"status must be a FlowStatus or None, not {shown(status)}"
+        message = f"status: expected a FlowStatus or None, got {shown(status)}"
         raise UsageError(message)
 
     return Filter(
@@ -184,8 +184,8 @@ def _id_prefix(value: object) -> str | None:
         reason = f": {error}"
 
     message = (
-        f"id_prefix must be None or a str of 1 to {MAX_ID_BYTES} UTF-8 bytes, not"
-        f" {shown(value)}{reason}"
+        f"id_prefix: expected None or a str of 1 to {MAX_ID_BYTES} UTF-8 bytes, got "
+        f"{shown(value)}{reason}"
     )
     raise UsageError(message)
 
@@ -207,7 +207,7 @@ def _part_of_error(value: object) -> str | None:
     except UnicodeEncodeError as error:
         reason = f": {error}"
 
-    message = f"error_contains must be None or a non-empty str, not {shown(value)}{reason}"
+    message = f"error_contains: expected None or a non-empty str, got {shown(value)}{reason}"
     raise UsageError(message)
 
 
@@ -216,7 +216,7 @@ def _attempts(value: object) -> int | None:
         return value
 
     message = (
-        f"attempts_at_least must be None or an int from 0 to {_MOST_ATTEMPTS}, not {shown(value)}"
+        f"attempts_at_least: expected None or an int from 0 to {_MOST_ATTEMPTS}, got {shown(value)}"
     )
     raise UsageError(message)
 
@@ -234,7 +234,7 @@ def _type_name(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        message = f"invalid name of a state type {shown(name)}: {error}"
+        message = f"invalid name of a state type: {shown(name)} ({error})"
         raise UsageError(message) from error
 
     return name

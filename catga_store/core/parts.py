@@ -109,7 +109,7 @@ def get_parts(
 def _keys_of(flow_id: str, names: Iterable[str]) -> list[Key]:
     checked = check_id(flow_id, "a flow id")
     if isinstance(names, str | bytes) or not isinstance(names, Iterable):
-        message = f"names must be a collection of names of parts, not {shown(names)}"
+        message = f"names: expected a collection of part names, got {shown(names)}"
         raise UsageError(message)
 
     return [part_key(checked, _readable_name(name)) for name in dict.fromkeys(names)]
@@ -319,9 +319,8 @@ def _tracked(unit: UnitOfWork, key: Key, body_type: Any | None) -> Part[Any] | N
     if has != body_type:
         name, wanted = codec.type_name(has) or part.type_name, codec.type_name(body_type)
         message = (
-            f"{key} is loaded in this session as {shown(name) if name else 'raw data'} but "
-            f"was requested as {wanted!r}; expunge it first, or request it with the type that "
-            "it was loaded with"
+            f"{key} is loaded in this session as {shown(name) if name else 'raw data'} but was "
+            f"requested as {wanted!r}; request it with the same type, or expunge it first"
         )
         raise StateTypeError(message, expected=wanted, actual=name)
 

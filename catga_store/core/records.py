@@ -344,7 +344,7 @@ def save_for_each_progress(
     key = step_key(flow_id, step_index)
     writes.check_flag(overwrite, "overwrite")
     if type(progress) is not ForEachProgress:
-        message = f"progress must be a ForEachProgress, not {shown(progress)}"
+        message = f"progress: expected a ForEachProgress, got {shown(progress)}"
         raise UsageError(message)
 
     now_ms = context.settings.now_ms()
@@ -423,7 +423,7 @@ _SCANNED = 100
 def _check_expected(version: object, revision: object) -> None:
     check_version(version)
     if revision is not None and type(revision) is not str:
-        message = f"revision must be a str or None, not {shown(revision)}"
+        message = f"revision: expected a str or None, got {shown(revision)}"
         raise UsageError(message)
 
 
@@ -434,7 +434,7 @@ def _expected(key: Key, head: Head, version: int | None, revision: str | None) -
 
     asked = f"version {version}" if version is not None else f"revision {revision!r}"
     message = (
-        f"the deletion of {key} expected {asked}, but the store holds version {head.version}, "
-        f"revision {head.revision!r}, so nothing was deleted; read the flow again"
+        f"{key} was not deleted: expected {asked}, but the store holds version {head.version}, "
+        f"revision {head.revision!r}; read the flow again"
     )
     raise StaleFlowError(message, flow_id=key.id, expected=version or 0, actual=head.version)

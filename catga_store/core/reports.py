@@ -94,7 +94,7 @@ def amended(
 
     if len(again) > MAX_CHANGES:
         message = (
-            f"this commit names {len(again)} records, including the wait conditions that "
+            f"this commit contains {len(again)} records, counting the wait conditions that "
             f"deleted flows report to, but the limit is {MAX_CHANGES}, so nothing was written; "
             "split it into several commits"
         )

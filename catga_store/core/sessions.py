@@ -233,8 +233,8 @@ def session_claim(
     key = flow_key(check_id(flow_id, "a flow id"))
     if unit.find(key) is not None:
         message = (
-            f"{key} is already in this session, so it cannot be claimed; expunge it first, or "
-            "call claim before get"
+            f"{key} is already in this session, so the session cannot claim it; expunge it first, "
+            "or call claim() before get()"
         )
         raise UsageError(message)
 
@@ -295,7 +295,10 @@ def suspend(
     check_flow(flow)
     check_wait(wait)
     if flow.status.is_terminal:
-        message = f"{flow.key} is {flow.status.name}; a flow that has ended cannot wait"
+        message = (
+            f"{flow.key} is {flow.status.name}, so it cannot wait; only a flow that has not ended "
+            "can wait"
+        )
         raise UsageError(message)
 
     if wait.parent_flow_id not in (None, flow.flow_id):
@@ -449,9 +452,9 @@ def _as_tracked(entry: Entry, state_type: Any | None) -> Any:
         if has != state_type:
             name, wanted = codec.type_name(has), codec.type_name(state_type)
             message = (
-                f"{entry.key} is loaded in this session as "
-                f"{shown(name) if name else 'raw data'} but was requested as {wanted!r}; "
-                "expunge it first, or request it with the type that it was loaded with"
+                f"{entry.key} is loaded in this session as {shown(name) if name else 'raw data'} "
+                f"but was requested as {wanted!r}; request it with the same type, or expunge it "
+                "first"
             )
             raise StateTypeError(message, expected=wanted, actual=name)
 

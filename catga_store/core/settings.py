@@ -35,13 +35,13 @@ _POLL_INTERVAL: Any = timedelta(seconds=5)
 
 def _from_one(_instance: object, attribute: Attribute[Any], value: object) -> None:
     if type(value) is not int or value < 1:
-        message = f"{attribute.name} must be an int of at least 1, not {shown(value)}"
+        message = f"{attribute.name}: expected an int of at least 1, got {shown(value)}"
         raise UsageError(message)
 
 
 def _callable(_instance: object, attribute: Attribute[Any], value: object) -> None:
     if value is not None and not callable(value):
-        message = f"{attribute.name} must be a function that returns the time, not {shown(value)}"
+        message = f"{attribute.name}: expected a function that returns the time, got {shown(value)}"
         raise UsageError(message)
 
 
@@ -51,10 +51,13 @@ def _seconds(value: object) -> float:
         if seconds:
             return seconds
 
-        message = "timeout: expected more than 0, got 0; no reply could arrive in time"
+        message = (
+            "timeout: expected a duration longer than 0, got 0; with 0, no reply could arrive in "
+            "time"
+        )
         raise UsageError(message)
 
-    message = f"timeout must be a timedelta, not {shown(value)}"
+    message = f"timeout: expected a timedelta, got {shown(value)}"
     raise UsageError(message)
 
 
@@ -64,7 +67,8 @@ def _interval(value: object) -> float:
         return seconds
 
     message = (
-        "poll_interval: expected more than 0, got 0; a waiting call would poll without a pause"
+        "poll_interval: expected a duration longer than 0, got 0; with 0, a waiting call would "
+        "poll without a pause"
     )
     raise UsageError(message)
 
@@ -73,7 +77,7 @@ def _checked_retention(value: object) -> Retention:
     if isinstance(value, Retention):
         return value
 
-    message = f"retention must be a Retention, not {shown(value)}"
+    message = f"retention: expected a Retention, got {shown(value)}"
     raise UsageError(message)
 
 

@@ -72,8 +72,8 @@ class Wanted:
         wanted = ", ".join(map(repr, filter(None, self.names)))
         message = (
             f"{key} is stored with a state of type {name!r} but was claimed "
-            f"{f'as {wanted}' if wanted else 'without a type'}; pass its type, its stored "
-            "name, or RAW to get raw data"
+            f"{f'as {wanted}' if wanted else 'without a type'}; pass the stored type or its name, "
+            "or RAW to get raw data"
         )
         raise StateTypeError(message, expected=wanted or None, actual=name)
 
@@ -117,7 +117,7 @@ def _checked_name(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        message = f"invalid name of a state type {shown(name)}: {error}"
+        message = f"invalid name of a state type: {shown(name)} ({error})"
         raise UsageError(message) from error
 
     return name

@@ -268,16 +268,16 @@ class UnitOfWork:
 
             if entry is not None and head_of(checked) is not None:
                 message = (
-                    f"{key} was deleted in this session, so a loaded record cannot be added; add "
-                    "a new record in its place"
+                    f"{key} was deleted in this session, so an object that was loaded before "
+                    "cannot be added again; add a new record in its place"
                 )
                 raise UsageError(message)
 
             if entry is not None and key.kind == FLOW and entry.instead is None:
                 message = (
-                    f"the session deletes {key} by its id, so the same commit cannot add a "
-                    "new record; delete the loaded object instead, or add the new record in "
-                    "another commit"
+                    f"this session deletes {key} by its id, so the same commit cannot add a new "
+                    "record in its place; load the record and delete the object, or add the new "
+                    "record in another commit"
                 )
                 raise UsageError(message)
 
@@ -294,7 +294,7 @@ class UnitOfWork:
         self.step("use")
         check_flag(overwrite, "overwrite")
         if type(progress) is not ForEachProgress:
-            message = f"progress must be a ForEachProgress, not {shown(progress)}"
+            message = f"progress: expected a ForEachProgress, got {shown(progress)}"
             raise UsageError(message)
 
         own_key = progress._key
@@ -525,8 +525,8 @@ class UnitOfWork:
         size = len(changes)
         if size > MAX_CHANGES:
             message = (
-                f"this commit names {size} records, but the limit is {MAX_CHANGES}, so nothing"
-                " was sent; split it into several commits"
+                f"this commit contains {size} records, but the limit is {MAX_CHANGES}, so nothing "
+                "was sent; split it into several commits"
             )
             raise CommitTooLargeError(message, size=size, limit=MAX_CHANGES)
 
@@ -748,7 +748,8 @@ def _any_record(record: Any) -> AnyRecord:
         return record  # pyright: ignore[reportUnknownVariableType]  # of any state
 
     message = (
-        f"expected a FlowSnapshot, WaitCondition, ForEachProgress or Part, got {shown(record)}"
+        "record: expected a FlowSnapshot, WaitCondition, ForEachProgress or Part, got "
+        f"{shown(record)}"
     )
     raise UsageError(message)
 
@@ -756,17 +757,17 @@ def _any_record(record: Any) -> AnyRecord:
 def check_exists(record: object, exists: object) -> Part[Any]:
     """Return the part, if it can be written that way: `refuse`, `keep` or `overwrite`."""
     if not isinstance(record, Part):
-        message = f"expected a Part, got {shown(record)}"
+        message = f"part: expected a Part, got {shown(record)}"
         raise UsageError(message)
 
     if exists not in ("refuse", "keep", "overwrite"):
-        message = f"exists must be 'refuse', 'keep' or 'overwrite', not {shown(exists)}"
+        message = f"exists: expected 'refuse', 'keep' or 'overwrite', got {shown(exists)}"
         raise UsageError(message)
 
     part: Part[Any] = record  # pyright: ignore[reportUnknownVariableType]  # of any body
     if exists == "keep" and head_of(part) is not None:
         message = (
-            f"{part.key} has already been stored or read, but exists='keep' is only for a new part"
+            f"exists='keep' is only for new parts, but {part.key} has already been stored or read"
         )
         raise UsageError(message)
 

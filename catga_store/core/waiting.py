@@ -163,7 +163,7 @@ def watch(
     """Wait for a version of a flow after this one."""
     key = flow_key(check_id(flow_id, "a flow id"))
     if type(after) is not int or after < 0:
-        message = f"after must be a version (an int of at least 0), not {shown(after)}"
+        message = f"after: expected a version (an int of at least 0), got {shown(after)}"
         raise UsageError(message)
 
     codec.check_state_type(state_type)

@@ -312,7 +312,7 @@ def check_size(key: Key, size: int, limits: Limits) -> None:
 
 def _too_large(key: Key, size: int, limits: Limits) -> RecordTooLargeError:
     message = (
-        f"{key} takes {size} bytes, but the limit of the store is {limits.max_record_bytes}, so "
+        f"{key} is {size} bytes long, but the limit of the store is {limits.max_record_bytes}, so "
         "nothing was written; raise max_record_bytes, or store large data elsewhere"
     )
     return RecordTooLargeError(message, size=size, limit=limits.max_record_bytes)
@@ -321,7 +321,7 @@ def _too_large(key: Key, size: int, limits: Limits) -> RecordTooLargeError:
 def check_flag(value: object, name: str) -> None:
     """Raise `UsageError` unless it is `True` or `False`."""
     if type(value) is not bool:
-        message = f"{name} must be True or False, not {shown(value)}"
+        message = f"{name}: expected True or False, got {shown(value)}"
         raise UsageError(message)
 
 
@@ -345,8 +345,8 @@ def check_partition(changes: Iterable[Change], limits: Limits) -> None:
             f"{any_id!r} in {number}" for any_id, number in sorted(found.items())[:5]
         )
         message = (
-            f"one commit cannot span partitions ({places}), so nothing was sent; give ids "
-            "that belong together the same {tag}"
+            f"a commit cannot span partitions ({places}), so nothing was sent; give ids that "
+            "belong together the same {tag}"
         )
         raise CrossPartitionError(message, partitions=found)
 

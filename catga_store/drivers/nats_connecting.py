@@ -140,7 +140,7 @@ async def _close_transport(client: Any) -> None:
 
 def _check_seconds(given: object) -> None:
     if isinstance(given, bool) or not isinstance(given, int | float) or not given > 0:
-        message = f"connect_timeout must be a number of seconds above 0, not {shown(given)}"
+        message = f"connect_timeout: expected a number of seconds above 0, got {shown(given)}"
         raise StoreConfigError(message)
 
 

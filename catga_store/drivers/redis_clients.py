@@ -80,7 +80,7 @@ def check_url(url: str) -> tuple[str, bool]:
     """Return the URL as redis-py reads it, and whether it names a cluster; else `UsageError`."""
     given: object = url
     if not isinstance(given, str):
-        message = f"the URL of a Redis server must be a str, not {shown(given)}"
+        message = f"Redis URL: expected a str, got {shown(given)}"
         raise UsageError(message)
 
     scheme, _, place = url.partition("://")

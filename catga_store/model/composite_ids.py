@@ -69,8 +69,8 @@ def split_id(any_id: str) -> tuple[tuple[str, ...], str | None]:
     # Joining them again is the check: what was read too leniently comes out different.
     if tag == "" or join_id(*parts, tag=tag) != text:
         message = (
-            f"{_ID} {shown(text)} was not made by join_id, so nothing was sent; use join_id to "
-            "build it"
+            f"{_ID} {shown(text)} was not built by join_id, so nothing was sent; build the id "
+            "with join_id"
         )
         raise InvalidIdError(message, what=_ID, value=text)
 
@@ -84,7 +84,9 @@ def _plain(found: re.Match[str]) -> str:
 def _checked_tag(tag: object) -> str:
     text = _text(tag, _TAG)
     if not text or "}" in text:
-        message = f"{_TAG} is {shown(text)}, but must be a str without '}}'; nothing was sent"
+        message = (
+            f"{_TAG} is {shown(text)}, but must be a non-empty str without '}}'; nothing was sent"
+        )
         raise InvalidIdError(message, what=_TAG, value=text)
 
     return text
@@ -92,7 +94,7 @@ def _checked_tag(tag: object) -> str:
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
-        message = f"{what} must be a str, not of type {type(value).__name__}; nothing was sent"
+        message = f"{what} must be a str, but has type {type(value).__name__}; nothing was sent"
         raise InvalidIdError(message, what=what)
 
     return str.__str__(value)

@@ -51,7 +51,7 @@ S = TypeVar("S")
 
 def _wait_or_none(_instance: object, _attribute: Attribute[Any], value: object) -> None:
     if value is not None and type(value) is not WaitCondition:
-        message = f"wait_condition must be a WaitCondition or None, not {shown(value)}"
+        message = f"wait_condition: expected a WaitCondition or None, got {shown(value)}"
         raise UsageError(message)
 
 
@@ -98,7 +98,7 @@ class FlowPosition:
     def advance(self, by: int = 1) -> FlowPosition:
         """Return the position `by` steps further on, at the same level."""
         if type(by) is not int:
-            message = f"expected an int to advance the position by, got {shown(by)}"
+            message = f"by: expected an int, got {shown(by)}"
             raise UsageError(message)
 
         return FlowPosition((*self.path[:-1], self.path[-1] + by))
@@ -110,7 +110,7 @@ class FlowPosition:
     def exit(self) -> FlowPosition:
         """Return the position one level up; raise `UsageError` at the top level."""
         if len(self.path) == 1:
-            message = f"position {self} is at the top level, so there is no level to exit from"
+            message = f"position {self} is at the top level, so it has no outer level to exit to"
             raise UsageError(message)
 
         return FlowPosition(self.path[:-1])

@@ -154,12 +154,12 @@ def missing(bitmap: BitMap64, total: int) -> Iterator[int]:
             bitmap.remove_range(0, stop)  # else each difference would pass over it again
 
 
-def check_index(value: object, what: str = "an index") -> int:
+def check_index(value: object, what: str = "index") -> int:
     """Return `value` as a plain int if it is one from 0 to 2**63 - 2, else raise `UsageError`."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LAST_INDEX:
         return int(value)
 
     message = (
-        f"{what} must be an int from 0 to 2**63 - 2, not {show_int(value)}; nothing was changed"
+        f"{what}: expected an int from 0 to 2**63 - 2, got {show_int(value)}; nothing was changed"
     )
     raise UsageError(message)

@@ -31,7 +31,7 @@ class Page(Generic[T]):
 
 
 def _kept(value: timedelta | None) -> timedelta | None:
-    return None if value is None else span_ms(value, "a retention") * MS
+    return None if value is None else span_ms(value, "retention") * MS
 
 
 @frozen(kw_only=True)

@@ -32,9 +32,7 @@ def _last_index(value: int | None) -> int | None:
 
 def _bitmap(indices: Iterable[int]) -> BitMap64:
     if isinstance(indices, str | bytes) or not isinstance(indices, Iterable):
-        message = (
-            f"the indices of a ForEachProgress must be a collection of ints, not {shown(indices)}"
-        )
+        message = f"ForEachProgress: expected a collection of ints as indices, got {shown(indices)}"
         raise UsageError(message)
 
     return bitmap_of(indices)
@@ -177,7 +175,7 @@ class ForEachProgress:
         tried again.
         """
         if type(other) is not ForEachProgress:
-            message = f"expected a ForEachProgress to merge with, got {shown(other)}"
+            message = f"merge: expected a ForEachProgress, got {shown(other)}"
             raise UsageError(message)
 
         processed = (self._marked - self._failed) | (other._marked - other._failed)

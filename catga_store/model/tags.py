@@ -95,13 +95,15 @@ def tag_changes(
 ) -> tuple[Pairs, frozenset[str]]:
     """Return the tags to set, and the keys of those to remove."""
     if isinstance(remove, str | bytes):
-        message = f"remove must be a collection of tag keys, not {shown(remove)}"
+        message = f"remove: expected a collection of tag keys, got {shown(remove)}"
         raise UsageError(message)
 
     wanted = tuple(_checked(value, "tags"))
     unwanted = frozenset(_key(key, "remove") for key in remove)
     if not wanted and not unwanted:
-        message = "no tags given; pass tags to set, or pass the keys of tags to remove as remove="
+        message = (
+            "no tags given; pass the tags to set, or pass the keys of the tags to remove as remove="
+        )
         raise UsageError(message)
 
     both = unwanted.intersection(key for key, _ in wanted)
@@ -114,7 +116,7 @@ def tag_changes(
 
 def _mapping(value: object, what: str, values: str) -> Mapping[object, object]:
     if not isinstance(value, Mapping):
-        message = f"{what} must be a mapping of str to {values}, not {shown(value)}"
+        message = f"{what}: expected a mapping of str to {values}, got {shown(value)}"
         raise UsageError(message)
 
     return cast("Mapping[object, object]", value)
@@ -123,7 +125,7 @@ def _mapping(value: object, what: str, values: str) -> Mapping[object, object]:
 def _checked(value: object, what: str) -> Iterator[tuple[str, str]]:
     given = _mapping(value, what, "str")
     if len(given) > MOST_TAGS:
-        message = f"{what} has {len(given)} entries, but the limit is {MOST_TAGS}"
+        message = f"{what}: expected at most {MOST_TAGS} entries, got {len(given)}"
         raise UsageError(message)
 
     for key, text in given.items():
@@ -134,12 +136,12 @@ def _checked(value: object, what: str) -> Iterator[tuple[str, str]]:
 
 
 def _key(value: object, what: str) -> str:
-    return _text(value, f"a key of {what}", 1, _KEY_BYTES)
+    return _text(value, f"key in {what}", 1, _KEY_BYTES)
 
 
 def _text(value: object, what: str, least: int, most: int) -> str:
     if not isinstance(value, str):
-        message = f"{what} must be a str, not {shown(value)}"
+        message = f"{what}: expected a str, got {shown(value)}"
         raise UsageError(message)
 
     try:
@@ -149,7 +151,7 @@ def _text(value: object, what: str, least: int, most: int) -> str:
         raise EncodingError(message, path="tags") from error
 
     if not least <= size <= most:
-        message = f"{what} is {size} UTF-8 bytes long; expected {least} to {most} bytes"
+        message = f"{what}: expected {least} to {most} UTF-8 bytes, got {size}"
         raise UsageError(message)
 
     return str.__str__(value)

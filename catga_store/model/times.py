@@ -68,7 +68,7 @@ def clock_ms(moment: object) -> int:
     """
     milliseconds = to_ms(moment)
     if milliseconds >= _since_epoch(_LATEST_CLOCK) // MS:
-        message = f"the clock of the store returned {moment}, but the year must be before 9900"
+        message = f"the store's clock returned {moment}, but the year must be before 9900"
         raise UsageError(message)
 
     return milliseconds
@@ -83,7 +83,7 @@ def _since_epoch(moment: object) -> timedelta:
         offset = moment.utcoffset()
     except Exception as error:
         message = (
-            f"the time zone of a datetime, of type {type(moment.tzinfo).__name__}, cannot be "
+            f"the time zone of a datetime (of type {type(moment.tzinfo).__name__}) cannot be "
             f"used: {error}"
         )
         raise UsageError(message) from error
@@ -107,12 +107,12 @@ def from_ms(milliseconds: int) -> datetime:
 def span_ms(span: object, what: str) -> int:
     """Return milliseconds, rounded up; `UsageError` unless it is a span of 0 to 100 years."""
     if not isinstance(span, timedelta):
-        message = f"{what} must be a timedelta, not {shown(span)}"
+        message = f"{what}: expected a timedelta, got {shown(span)}"
         raise UsageError(message)
 
     plain: timedelta = timedelta.__add__(_ZERO, span)  # as above
     if not _ZERO <= plain <= _LONGEST:
-        message = f"{what} must be between 0 and 36,500 days, not {span!r}"
+        message = f"{what}: expected a timedelta of 0 to 36,500 days, got {span!r}"
         raise UsageError(message)
 
     return -(-plain // MS)
@@ -141,4 +141,4 @@ def _in_utc(value: datetime, milliseconds: int) -> datetime:
 
 def span_up(value: timedelta | None) -> timedelta | None:
     """Return a timeout in whole milliseconds, rounded up."""
-    return None if value is None else span_ms(value, "a timeout") * MS
+    return None if value is None else span_ms(value, "timeout") * MS

@@ -22,7 +22,7 @@ def exactly(wanted: type, *, or_none: bool = False) -> Any:
 
     def validate(_instance: object, attribute: Attribute[Any], value: object) -> None:
         if type(value) is not wanted and not (or_none and value is None):
-            message = f"{attribute.name} must be a {wanted.__name__}, not {shown(value)}"
+            message = f"{attribute.name}: expected a {wanted.__name__}, got {shown(value)}"
             raise UsageError(message)
 
     return validate
@@ -34,7 +34,7 @@ def check_error_text(_instance: object, attribute: Attribute[Any], value: object
         return
 
     if type(value) is not str:
-        message = f"{attribute.name} must be a str or None, not {shown(value)}"
+        message = f"{attribute.name}: expected a str or None, got {shown(value)}"
         raise UsageError(message)
 
     try:
@@ -47,7 +47,7 @@ def check_error_text(_instance: object, attribute: Attribute[Any], value: object
 def check_count(_instance: object, attribute: Attribute[Any], value: object) -> None:
     """Validate a count: an int from 0 to 2**31 - 1."""
     if type(value) is not int or not 0 <= value < 2**31:
-        message = f"{attribute.name} must be an int from 0 to 2**31 - 1, not {shown(value)}"
+        message = f"{attribute.name}: expected an int from 0 to 2**31 - 1, got {shown(value)}"
         raise UsageError(message)
 
 
@@ -55,13 +55,13 @@ def check_path(_instance: object, _attribute: Attribute[Any], value: Any) -> Non
     """Validate the path of a position."""
     if type(value) is not tuple or not value:
         message = (
-            f"a position must be a non-empty tuple of ints, not {shown(cast('object', value))}"
+            f"position: expected a non-empty tuple of ints, got {shown(cast('object', value))}"
         )
         raise UsageError(message)
 
     for index in cast("tuple[object, ...]", value):
         if type(index) is not int or not 0 <= index <= LAST_INDEX:
-            message = f"a step index must be an int from 0 to 2**63 - 1, not {show_int(index)}"
+            message = f"step index: expected an int from 0 to 2**63 - 1, got {show_int(index)}"
             raise UsageError(message)
 
 
@@ -89,7 +89,7 @@ def check_tag_text(value: object, name: str) -> None:
         return
 
     if type(value) is not str:
-        message = f"{name} must be a str, not {shown(value)}"
+        message = f"{name}: expected a str, got {shown(value)}"
         raise UsageError(message)
 
     try:
@@ -99,7 +99,7 @@ def check_tag_text(value: object, name: str) -> None:
         raise EncodingError(message, path=name) from error
 
     if size > _TAG_BYTES:
-        message = f"{name} is {size} UTF-8 bytes long, but the limit is {_TAG_BYTES}"
+        message = f"{name}: expected at most {_TAG_BYTES} UTF-8 bytes, got {size}"
         raise UsageError(message)
 
 

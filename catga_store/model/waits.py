@@ -140,12 +140,12 @@ _NO_RESULTS = Results(())
 
 def _children(value: Iterable[str]) -> tuple[str, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        message = f"flow_ids must be a collection of ids, not {shown(value)}"
+        message = f"flow_ids: expected a collection of ids, got {shown(value)}"
         raise UsageError(message)
 
     children = tuple(dict.fromkeys(check_id(child, "a child's id") for child in value))
     if not children:
-        message = "a wait condition needs at least one child in flow_ids"
+        message = "flow_ids: expected at least one child, got none"
         raise UsageError(message)
 
     return children

@@ -70,7 +70,7 @@ def memory_name(name: str) -> str:
     """Return the name of a memory store; `UsageError` for what was meant to be something else."""
     given: object = name
     if not isinstance(given, str):
-        message = f"the name of a memory store must be a str, not {shown(given)}"
+        message = f"name of a memory store: expected a str, got {shown(given)}"
         raise UsageError(message)
 
     _refuse_url(name, "a memory store needs a name")
@@ -254,7 +254,7 @@ def nats_options(connect: Mapping[str, Any] | None) -> dict[str, Any]:
 
     given: object = connect
     if given is not None and not isinstance(given, Mapping):
-        message = f"connect must be a mapping of options of nats.connect, not {shown(given)}"
+        message = f"connect: expected a mapping of nats.connect options, got {shown(given)}"
         raise UsageError(message)
 
     options = dict(connect or {})

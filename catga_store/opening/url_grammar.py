@@ -202,7 +202,7 @@ def parse_url(url: object) -> StoreURL:
 def parse_redis_url(url: object) -> RedisURL:
     """Read a URL of Redis; `UsageError` for anything else."""
     if not isinstance(url, str):
-        message = f"the URL of a Redis server must be a str, not {shown(url)}"
+        message = f"Redis URL: expected a str, got {shown(url)}"
         raise UsageError(message)
 
     place = parse_url(url)
@@ -237,7 +237,7 @@ def check_nats_server(url: str) -> None:
 
 def _split(url: object) -> tuple[str, SplitResult]:
     if not isinstance(url, str):
-        message = f"a store's URL must be a str, not {shown(url)}"
+        message = f"store URL: expected a str, got {shown(url)}"
         raise UsageError(message)
 
     if re.search(r"[\x00-\x1f\x7f]", url):

@@ -65,12 +65,15 @@ class BaseWorker:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         if type(concurrency) is not int or not 1 <= concurrency <= _MOST_CONCURRENCY:
-            message = f"concurrency must be an int from 1 to {_MOST_CONCURRENCY}, not {shown(concurrency)}"
+            message = (
+                f"concurrency: expected an int from 1 to {_MOST_CONCURRENCY}, got "
+                f"{shown(concurrency)}"
+            )
             raise UsageError(message)
 
         _check_retry(retry)
-        if not span_ms(lease, "a lease"):
-            message = "a lease must be longer than 0, but 0 was given"
+        if not span_ms(lease, "lease"):
+            message = "lease: expected a duration longer than 0, got 0"
             raise UsageError(message)
 
         self.store = store
@@ -337,7 +340,7 @@ def check_store(store: object, kind: type, advice: str) -> None:
 
 def _check_retry(retry: object) -> None:
     if retry is not None and not isinstance(retry, Retry):
-        message = f"retry must be a Retry, not {shown(retry)}"
+        message = f"retry: expected a Retry, got {shown(retry)}"
         raise UsageError(message)
 
 

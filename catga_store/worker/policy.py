@@ -31,12 +31,12 @@ class GiveUp(Exception):  # noqa: N818  a request of a handler, not an error of 
 
 def _check_attempts(_instance: object, _attribute: Attribute[Any], value: object) -> None:
     if type(value) is not int or value < 1:
-        message = f"attempts must be an int of at least 1, not {shown(value)}"
+        message = f"attempts: expected an int of at least 1, got {shown(value)}"
         raise UsageError(message)
 
 
 def _checked_span(value: object) -> timedelta:
-    return span_ms(value, "a delay of Retry") * MS
+    return span_ms(value, "delay of Retry") * MS
 
 
 @frozen(kw_only=True)

@@ -38,7 +38,7 @@ _MOST_IN_COMMIT = 150
 
 def by_interval(interval: timedelta) -> Schedule:
     """The schedule of a flow that runs once in each interval."""
-    step_ms = span_ms(interval, "an interval")
+    step_ms = span_ms(interval, "interval")
     if not step_ms:
         message = (
             "every: expected an interval longer than 0, got 0; with 0, the flow would always be due"

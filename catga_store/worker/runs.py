@@ -324,7 +324,7 @@ def _wait_id(flow: FlowSnapshot[Any]) -> str:
 
 
 def _span(span: timedelta) -> timedelta:
-    span_ms(span, "a pause")
+    span_ms(span, "pause")
     return span
 
 

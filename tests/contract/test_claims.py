@@ -430,7 +430,7 @@ def test_the_former_owner_is_fenced_off(store: cs.Store, clock: ManualClock, cla
     claimed.state["n"] = 99
     with pytest.raises(
         cs.ClaimLostError,
-        match=r"the claim on flow 'f' is lost: .* version 2, but the store holds version 3, owned by 'w-2'",
+        match=r"the claim on flow 'f' was lost: .* version 2, but the store now holds version 3, owned by 'w-2'",
     ) as caught:
         store.update(claimed)
 
@@ -832,7 +832,7 @@ def test_release_of_a_changed_flow_is_refused(
     """It would drop the change: nothing is written, and the claim stays."""
     setattr(claimed, name, value)
     with pytest.raises(
-        cs.UsageError, match=f"would not write \\({name}\\); to write them, set due_at .*undo them"
+        cs.UsageError, match=f"does not write \\({name}\\); to write them, set due_at .*undo them"
     ):
         store.release(claimed)
 

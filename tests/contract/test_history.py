@@ -468,16 +468,16 @@ def test_wrong_arguments_are_refused(open_more: Callable[..., cs.Store]) -> None
     store = open_more(partitions=16)
     store.create(cs.FlowSnapshot("f", state={}))
     for version in (0, -1, True, "1"):
-        with pytest.raises(cs.UsageError, match="version must be an int"):
+        with pytest.raises(cs.UsageError, match="version: expected an int"):
             store.get("f", version=version)  # type: ignore[call-overload]
 
-    with pytest.raises(cs.UsageError, match="before must be"):
+    with pytest.raises(cs.UsageError, match="before: expected"):
         store.list_versions("f", before=0)
 
-    with pytest.raises(cs.UsageError, match="limit must be"):
+    with pytest.raises(cs.UsageError, match="limit: expected"):
         store.list_versions("f", limit=0)
 
-    with pytest.raises(cs.UsageError, match="history must be an int of at least 1"):
+    with pytest.raises(cs.UsageError, match="history: expected an int of at least 1"):
         cs.MemoryStore(history=0)
 
     with pytest.raises(cs.CrossPartitionError):

@@ -224,7 +224,7 @@ def test_cursor_of_another_prefix_is_refused(store: cs.Store) -> None:
     plain = store.query_flows(limit=1).cursor
     prefixed = store.query_flows(limit=1, id_prefix="p-").cursor
     for cursor, prefix in ((plain, "p-"), (prefixed, "q-"), (prefixed, None)):
-        with pytest.raises(cs.UsageError, match="issued for other filters"):
+        with pytest.raises(cs.UsageError, match="listing with other filters"):
             store.query_flows(limit=1, cursor=cursor, id_prefix=prefix)
 
 
@@ -248,7 +248,7 @@ def test_bad_prefix_is_refused(store: cs.Store, prefix: Any) -> None:
     """An empty one too: it would restrict nothing, and is seldom what was meant."""
     for call in (store.query_flows, store.count_flows, lambda **f: list(store.iter_flows(**f))):
         with pytest.raises(
-            cs.UsageError, match="id_prefix must be None or a str of 1 to 512 UTF-8 bytes"
+            cs.UsageError, match="id_prefix: expected None or a str of 1 to 512 UTF-8 bytes"
         ):
             call(id_prefix=prefix)
 

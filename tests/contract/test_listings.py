@@ -300,14 +300,14 @@ def test_a_cursor_belongs_to_its_filters(store: cs.Store, clock: ManualClock) ->
         {"updated_after": clock.now},
         {"owner": "w"},
     ):
-        with pytest.raises(cs.UsageError, match="issued for other filters"):
+        with pytest.raises(cs.UsageError, match="listing with other filters"):
             store.query_flows(cursor=cursor, **filters)  # type: ignore[arg-type]
 
-    with pytest.raises(cs.UsageError, match="issued for other filters"):
+    with pytest.raises(cs.UsageError, match="listing with other filters"):
         store.query_wait_conditions(cursor=cursor)
 
     waits = store.query_wait_conditions(limit=1)
-    with pytest.raises(cs.UsageError, match="issued for other filters"):
+    with pytest.raises(cs.UsageError, match="listing with other filters"):
         store.query_wait_conditions(cursor=waits.cursor, outcome=cs.WaitOutcome.PENDING)
 
 
@@ -329,7 +329,7 @@ def test_a_page_has_1_to_1000_entries(store: cs.Store) -> None:
 
     for limit in (0, -1, 1001, 1.5, "5", True, None):
         for query in (store.query_flows, store.query_wait_conditions, store.claim_due):
-            with pytest.raises(cs.UsageError, match="limit must be an int from 1 to 1000"):
+            with pytest.raises(cs.UsageError, match="limit: expected an int from 1 to 1000"):
                 query(limit=limit)  # type: ignore[operator]
 
 

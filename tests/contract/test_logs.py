@@ -288,10 +288,10 @@ def test_wrong_arguments_are_refused(open_more: Callable[..., cs.Store]) -> None
             store.append("f", 1, key=key)  # type: ignore[arg-type]
 
     for number in (-1, 10**12, True, None, 1.0):
-        with pytest.raises(cs.UsageError, match="must be an int"):
+        with pytest.raises(cs.UsageError, match="expected an int"):
             store.read_log("f", after=number)  # type: ignore[arg-type]
 
-        with pytest.raises(cs.UsageError, match="must be an int"):
+        with pytest.raises(cs.UsageError, match="expected an int"):
             store.trim_log("f", before=number)  # type: ignore[arg-type]
 
     with pytest.raises(cs.RecordTooLargeError):

@@ -327,7 +327,7 @@ def test_a_flow_that_cannot_be_read_hides_no_other(store: cs.Store, store_url: s
         ({"only": "late"}, "only: expected 'due', 'claimed', 'expired' or None, got 'late'"),
         ({"state_type": 5}, "a state type must be"),
         ({"status": cs.FlowStatus.RUNNING}, "query_due has no filter 'status'"),
-        ({"limit": 0}, "limit must be an int from 1 to 1000, not 0"),
+        ({"limit": 0}, "limit: expected an int from 1 to 1000, got 0"),
         ({"cursor": "q"}, "invalid cursor 'q'"),
     ],
 )

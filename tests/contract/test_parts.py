@@ -581,30 +581,30 @@ def test_wrong_arguments_are_refused(open_more: Callable[..., cs.Store]) -> None
     """By name, and nothing is written."""
     store = open_more(max_record_bytes=100)
     part = cs.Part("f", "p", 1)
-    with pytest.raises(cs.UsageError, match="tag is 257 UTF-8 bytes"):
+    with pytest.raises(cs.UsageError, match="tag: expected at most 256 UTF-8 bytes"):
         cs.Part("f", "p", 1, tag="x" * 257)
 
-    with pytest.raises(cs.UsageError, match="exists must be"):
+    with pytest.raises(cs.UsageError, match="exists: expected"):
         store.put_part(part, exists="ignore")  # type: ignore[arg-type]
 
     with pytest.raises(cs.UsageError, match="expected a Part"):
         store.put_part(cs.FlowSnapshot("f", state={}))  # type: ignore[arg-type]
 
-    with pytest.raises(cs.UsageError, match="names must be a collection"):
+    with pytest.raises(cs.UsageError, match="names: expected a collection"):
         store.get_parts("f", "p")
 
     for limit in (0, 1001, True, None):
-        with pytest.raises(cs.UsageError, match="limit must be"):
+        with pytest.raises(cs.UsageError, match="limit: expected"):
             store.list_parts("f", limit=limit)  # type: ignore[arg-type]
 
-    with pytest.raises(cs.RecordTooLargeError, match="takes 101 bytes"):
+    with pytest.raises(cs.RecordTooLargeError, match="is 101 bytes long"):
         store.put_part(cs.Part("f", "p", b"x" * 101))
 
     with pytest.raises(cs.EncodingError):
         store.put_part(cs.Part("f", "p", object()))
 
     store.put_part(part)
-    with pytest.raises(cs.UsageError, match="is only for a new part"):
+    with pytest.raises(cs.UsageError, match="is only for new parts"):
         store.put_part(part, exists="keep")
 
     assert names_of(store.list_parts("f")) == ["p"]

@@ -1889,7 +1889,7 @@ def test_transact_repeats_a_commit_that_never_happened(
 def test_transact_needs_an_attempt(store: cs.Store) -> None:
     """`attempts` is an int from 1 up; anything else is refused before the function is called."""
     for attempts in (0, -1, True, 1.5, "3"):
-        with pytest.raises(cs.UsageError, match="attempts must be an int of at least 1"):
+        with pytest.raises(cs.UsageError, match="attempts: expected an int of at least 1"):
             store.transact(lambda _session: pytest.fail("called"), attempts=attempts)  # type: ignore[arg-type]
 
 

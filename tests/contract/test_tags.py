@@ -309,17 +309,17 @@ def test_a_commit_of_200_flows_with_16_tags(store: cs.Store) -> None:
 
 
 WRONG: list[tuple[Any, str]] = [
-    ("tenant", "tags must be a mapping of str to str, not 'tenant'"),
-    ([("a", "b")], "tags must be a mapping"),
-    (None, "tags must be a mapping"),
-    ({5: "x"}, "a key of tags must be a str, not 5"),
-    ({"a": 5}, "tags['a'] must be a str, not 5"),
-    ({"": "x"}, "a key of tags is 0 UTF-8 bytes long; expected 1 to 64 bytes"),
-    ({"ü" * 33: "x"}, "a key of tags is 66 UTF-8 bytes long"),
-    ({"a": "ü" * 129}, "tags['a'] is 258 UTF-8 bytes long; expected 0 to 256 bytes"),
-    ({str(number): "" for number in range(17)}, "tags has 17 entries, but the limit is 16"),
+    ("tenant", "tags: expected a mapping of str to str, got 'tenant'"),
+    ([("a", "b")], "tags: expected a mapping"),
+    (None, "tags: expected a mapping"),
+    ({5: "x"}, "key in tags: expected a str, got 5"),
+    ({"a": 5}, "tags['a']: expected a str, got 5"),
+    ({"": "x"}, "key in tags: expected 1 to 64 UTF-8 bytes, got 0"),
+    ({"ü" * 33: "x"}, "key in tags: expected 1 to 64 UTF-8 bytes, got 66"),
+    ({"a": "ü" * 129}, "tags['a']: expected 0 to 256 UTF-8 bytes, got 258"),
+    ({str(number): "" for number in range(17)}, "tags: expected at most 16 entries, got 17"),
     ({"a": "\ud800"}, "tags['a'] cannot be encoded"),
-    ({"\udfff": "x"}, "a key of tags cannot be encoded"),
+    ({"\udfff": "x"}, "key in tags cannot be encoded"),
 ]
 
 
@@ -375,7 +375,7 @@ def test_a_cursor_belongs_to_its_tags(store: cs.Store) -> None:
     assert cursor is not None
     assert [one.flow_id for one in store.query_flows(tags=ACME, cursor=cursor)] == ["b"]
     for tags in ({}, {"tenant": "other"}, None):
-        with pytest.raises(cs.UsageError, match="issued for other filters"):
+        with pytest.raises(cs.UsageError, match="listing with other filters"):
             store.query_flows(cursor=cursor, tags=tags)
 
 

@@ -320,32 +320,32 @@ def test_closing_the_store_ends_the_wait(
 @pytest.mark.parametrize("wrong", [timedelta(seconds=-1), 5, None, timedelta(days=40_000)])
 def test_durations_are_checked(store: cs.Store, wrong: Any) -> None:
     """`wait`, `timeout` and the poll interval are durations like all others."""
-    with pytest.raises(cs.UsageError, match="wait must be"):
+    with pytest.raises(cs.UsageError, match="wait: expected"):
         store.claim_due(wait=wrong)
 
-    with pytest.raises(cs.UsageError, match="timeout must be"):
+    with pytest.raises(cs.UsageError, match="timeout: expected"):
         store.wait_due(timeout=wrong)
 
-    with pytest.raises(cs.UsageError, match="timeout must be"):
+    with pytest.raises(cs.UsageError, match="timeout: expected"):
         store.watch("f", after=0, timeout=wrong)
 
-    with pytest.raises(cs.UsageError, match="poll_interval must be"):
+    with pytest.raises(cs.UsageError, match="poll_interval: expected"):
         cs.MemoryStore(poll_interval=wrong)
 
 
 @ONE_STORE
 def test_other_arguments_are_checked(store: cs.Store) -> None:
     """What claims and reads refuse is refused, too, before anything is waited for."""
-    with pytest.raises(cs.UsageError, match="after must be a version"):
+    with pytest.raises(cs.UsageError, match="after: expected a version"):
         store.watch("f", after="1", timeout=LONGEST)  # type: ignore[call-overload]
 
     with pytest.raises(cs.InvalidIdError):
         store.watch("", after=0, timeout=LONGEST)
 
-    with pytest.raises(cs.UsageError, match="limit must be"):
+    with pytest.raises(cs.UsageError, match="limit: expected"):
         store.claim_due(limit=0, wait=LONGEST)
 
-    with pytest.raises(cs.UsageError, match="expected more than 0"):
+    with pytest.raises(cs.UsageError, match="expected a duration longer than 0"):
         cs.MemoryStore(poll_interval=NOTHING)
 
 

@@ -246,11 +246,11 @@ async def awaits_nothing(_session: object) -> None:
 
 
 ARGUMENTS: list[Check] = [
-    (lambda _, bad: flow(status=bad), ("RUNNING", 1, None), "status must be a FlowStatus"),
-    (lambda _, bad: flow(position=bad), ((0,), "0", None), "position must be a FlowPosition"),
-    (lambda _, bad: flow(attempts=bad), (-1, True, 2**31, 1.0, None), "attempts must be an int"),
-    (lambda _, bad: flow(error=bad), (5, b"x", ValueError("x")), "error must be a str or None"),
-    (lambda _, bad: flow(wait_condition=bad), ("w", 5), "must be a WaitCondition or None"),
+    (lambda _, bad: flow(status=bad), ("RUNNING", 1, None), "status: expected a FlowStatus"),
+    (lambda _, bad: flow(position=bad), ((0,), "0", None), "position: expected a FlowPosition"),
+    (lambda _, bad: flow(attempts=bad), (-1, True, 2**31, 1.0, None), "attempts: expected an int"),
+    (lambda _, bad: flow(error=bad), (5, b"x", ValueError("x")), "error: expected a str or None"),
+    (lambda _, bad: flow(wait_condition=bad), ("w", 5), "expected a WaitCondition or None"),
     (lambda _, bad: flow(due_at=bad), NO_MOMENTS, "expected a datetime"),
     (lambda _, bad: flow(due_at=bad), (NAIVE,), "no time zone"),
     (lambda _, bad: flow(due_at=bad), (LAST,), "out of range: the year in UTC"),
@@ -259,47 +259,47 @@ ARGUMENTS: list[Check] = [
     (
         lambda _, bad: cs.FlowPosition(bad),
         ([0], (), "0", None),
-        "a position must be a non-empty tuple of ints, not",
+        "position: expected a non-empty tuple of ints, got",
     ),
     (
         lambda _, bad: cs.FlowPosition(bad),
         ((-1,), (True,), (1.0,), (0, 2**63), (10**5000,)),
-        r"a step index must be an int from 0 to 2\*\*63 - 1, not",
+        r"step index: expected an int from 0 to 2\*\*63 - 1, got",
     ),
     (
         lambda _, bad: cs.FlowPosition().advance(bad),
         ("1", 1.0, None),
-        "expected an int to advance the position by",
+        "by: expected an int",
     ),
-    (lambda _, bad: wait(outcome=bad), ("SATISFIED", 1, None), "outcome must be a WaitOutcome"),
-    (lambda _, bad: wait(wait_type=bad), ("WHEN_ALL", 0, None), "wait_type must be a WaitType"),
-    (lambda _, bad: wait(flow_ids=bad), (*NO_IDS, None), "must be a collection of ids"),
+    (lambda _, bad: wait(outcome=bad), ("SATISFIED", 1, None), "outcome: expected a WaitOutcome"),
+    (lambda _, bad: wait(wait_type=bad), ("WHEN_ALL", 0, None), "wait_type: expected a WaitType"),
+    (lambda _, bad: wait(flow_ids=bad), (*NO_IDS, None), "expected a collection of ids"),
     (lambda _, bad: wait(flow_ids=bad), ([], (), set[str]()), "at least one child"),
-    (lambda _, bad: wait(timeout=bad), SPANS, "a timeout must be between 0 and 36,500 days"),
-    (lambda _, bad: wait(timeout=bad), NO_SPANS, "a timeout must be a timedelta"),
+    (lambda _, bad: wait(timeout=bad), SPANS, "timeout: expected a timedelta of 0 to 36,500 days"),
+    (lambda _, bad: wait(timeout=bad), NO_SPANS, "timeout: expected a timedelta"),
     (lambda _, bad: wait(created_at=bad), NO_MOMENTS, "expected a datetime"),
     (lambda _, bad: wait(created_at=bad), (NAIVE,), "no time zone"),
-    (lambda _, bad: cs.ForEachProgress([bad]), (-1, "x", True, None), "an index must be"),
-    (lambda _, bad: cs.ForEachProgress(bad), (5, None, "0"), "must be a collection of ints"),
+    (lambda _, bad: cs.ForEachProgress([bad]), (-1, "x", True, None), "index: expected"),
+    (lambda _, bad: cs.ForEachProgress(bad), (5, None, "0"), "expected a collection of ints"),
     (
         lambda _, bad: cs.ForEachProgress(last_processed_index=bad),
         (-1, "x", True),
-        "an index must be",
+        "index: expected",
     ),
     (
         lambda _, bad: cs.ForEachProgress().merge(bad),
         NO_RECORDS,
-        "expected a ForEachProgress to merge with",
+        "merge: expected a ForEachProgress",
     ),
-    (lambda _, bad: cs.Retention(flows=bad), SPANS, "a retention must be between 0"),
-    (lambda _, bad: cs.Retention(waits=bad), NO_SPANS, "a retention must be a timedelta"),
+    (lambda _, bad: cs.Retention(flows=bad), SPANS, "retention: expected a timedelta of 0"),
+    (lambda _, bad: cs.Retention(waits=bad), NO_SPANS, "retention: expected a timedelta"),
     # how a store is opened
-    (lambda _, bad: opened(timeout=bad), (*NO_SPANS, None), "timeout must be a timedelta"),
-    (lambda _, bad: opened(timeout=bad), SPANS, "timeout must be between 0"),
-    (lambda _, bad: opened(partitions=bad), NO_COUNTS, "partitions must be an int of at least 1"),
-    (lambda _, bad: opened(max_record_bytes=bad), NO_COUNTS, "max_record_bytes must be an int"),
-    (lambda _, bad: opened(retention=bad), (5, None, timedelta(1)), "must be a Retention"),
-    (lambda _, bad: opened(clock=bad), (5, "now", LAST), "clock must be a function"),
+    (lambda _, bad: opened(timeout=bad), (*NO_SPANS, None), "timeout: expected a timedelta"),
+    (lambda _, bad: opened(timeout=bad), SPANS, "timeout: expected a timedelta of 0"),
+    (lambda _, bad: opened(partitions=bad), NO_COUNTS, "partitions: expected an int of at least 1"),
+    (lambda _, bad: opened(max_record_bytes=bad), NO_COUNTS, "max_record_bytes: expected an int"),
+    (lambda _, bad: opened(retention=bad), (5, None, timedelta(1)), "expected a Retention"),
+    (lambda _, bad: opened(clock=bad), (5, "now", LAST), "clock: expected a function"),
     (lambda _, bad: opened(clock=lambda: bad).get("f"), NO_MOMENTS, "expected a datetime"),
     (lambda _, bad: opened(clock=lambda: bad).get("f"), (NAIVE,), "no time zone"),
     (lambda _, bad: opened(clock=lambda: bad).get("f"), (LAST,), "the year must be before 9900"),
@@ -308,7 +308,7 @@ ARGUMENTS: list[Check] = [
     (
         lambda store, bad: store.transact(bad),
         (awaits_nothing,),
-        "expected a plain function, got an async one",
+        "expected a plain function, got an async function",
     ),
     (lambda store, bad: store.update(bad), NO_RECORDS, "expected a FlowSnapshot, got"),
     (lambda store, bad: store.get_or_create(bad), NO_RECORDS, "expected a FlowSnapshot, got"),
@@ -320,18 +320,22 @@ ARGUMENTS: list[Check] = [
         NO_RECORDS,
         "expected a WaitCondition, got",
     ),
-    (lambda store, bad: store.get_many(bad), (*NO_IDS, None), "must be a collection of ids"),
-    (lambda store, bad: store.delete("f", version=bad), ("1", True, 1.0), "version must be an int"),
-    (lambda store, bad: store.delete("f", revision=bad), (5, b"x"), "revision must be a str"),
+    (lambda store, bad: store.get_many(bad), (*NO_IDS, None), "expected a collection of ids"),
+    (
+        lambda store, bad: store.delete("f", version=bad),
+        ("1", True, 1.0),
+        "version: expected an int",
+    ),
+    (lambda store, bad: store.delete("f", revision=bad), (5, b"x"), "revision: expected a str"),
     (
         lambda store, bad: store.complete_child("w", "b", success=bad),
         (1, "yes", None),
-        "success must be True or False",
+        "success: expected True or False",
     ),
     (
         lambda store, bad: store.complete_child("w", "b", error=bad),
         (5, b"x", ValueError("x")),
-        "error must be a str or None",
+        "error: expected a str or None",
     ),
     (lambda store, bad: store.get_for_each_progress("f", bad), NO_STEPS, "an int from 0 to 21474"),
     (lambda store, bad: store.clear_for_each_progress("f", bad), NO_STEPS, "an int from 0 to 2147"),
@@ -343,40 +347,48 @@ ARGUMENTS: list[Check] = [
     (
         lambda store, bad: store.save_for_each_progress("f", 0, bad),
         NO_RECORDS,
-        "must be a ForEachProgress",
+        "expected a ForEachProgress",
     ),
     (
         lambda store, bad: store.save_for_each_progress(
             "f", 0, cs.ForEachProgress(), overwrite=bad
         ),
         NO_FLAGS,
-        "overwrite must be True or False",
+        "overwrite: expected True or False",
     ),
     (lambda store, bad: cs.copy(bad, store), NO_STORES, "blocking Store.*open_store"),
     (cs.copy, NO_STORES, "blocking Store.*open_store"),
     (
         lambda store, bad: cs.copy(store, cs.MemoryStore(), overwrite=bad),
         NO_FLAGS,
-        "overwrite must be True or False",
+        "overwrite: expected True or False",
     ),
     (
         lambda store, bad: cs.copy(store, cs.MemoryStore(), on_progress=bad),
         (5, "print"),
         "on_progress: expected a function",
     ),
-    (lambda store, bad: store.claim("f", timeout=bad), SPANS, "timeout must be between 0"),
-    (lambda store, bad: store.claim("f", timeout=bad), NO_SPANS, "timeout must be a timedelta"),
-    (lambda store, bad: store.claim("f", lease=bad), SPANS, "a lease must be between 0"),
-    (lambda store, bad: store.claim("f", lease=bad), NO_SPANS, "a lease must be a timedelta"),
-    (lambda store, bad: store.claim("f", lease=bad), (timedelta(0),), "must be longer than 0"),
-    (lambda store, bad: store.claim_due(lease=bad), SPANS, "a lease must be between 0"),
-    (lambda store, bad: store.claim_due(lease=bad), NO_SPANS, "a lease must be a timedelta"),
-    (lambda store, bad: store.claim_due(lease=bad), (timedelta(0),), "must be longer than 0"),
-    (lambda store, bad: store.sweep(bad), NO_COUNTS, "limit must be an int of at least 1"),
+    (lambda store, bad: store.claim("f", timeout=bad), SPANS, "timeout: expected a timedelta of 0"),
+    (lambda store, bad: store.claim("f", timeout=bad), NO_SPANS, "timeout: expected a timedelta"),
+    (lambda store, bad: store.claim("f", lease=bad), SPANS, "lease: expected a timedelta of 0"),
+    (lambda store, bad: store.claim("f", lease=bad), NO_SPANS, "lease: expected a timedelta"),
+    (
+        lambda store, bad: store.claim("f", lease=bad),
+        (timedelta(0),),
+        "lease: expected a duration longer than 0",
+    ),
+    (lambda store, bad: store.claim_due(lease=bad), SPANS, "lease: expected a timedelta of 0"),
+    (lambda store, bad: store.claim_due(lease=bad), NO_SPANS, "lease: expected a timedelta"),
+    (
+        lambda store, bad: store.claim_due(lease=bad),
+        (timedelta(0),),
+        "lease: expected a duration longer than 0",
+    ),
+    (lambda store, bad: store.sweep(bad), NO_COUNTS, "limit: expected an int of at least 1"),
     (lambda store, bad: store.transact(bad), ("x", None, 5), "transact: expected a function"),
     # listings
-    (lambda store, bad: store.query_flows(status=bad), ("RUNNING", 1), "must be a FlowStatus"),
-    (lambda store, bad: store.count_flows(status=bad), ("RUNNING", 1), "must be a FlowStatus"),
+    (lambda store, bad: store.query_flows(status=bad), ("RUNNING", 1), "expected a FlowStatus"),
+    (lambda store, bad: store.count_flows(status=bad), ("RUNNING", 1), "expected a FlowStatus"),
     (lambda store, bad: store.query_flows(created_after=bad), NO_MOMENTS, "expected a datetime"),
     (lambda store, bad: store.query_flows(created_before=bad), NO_MOMENTS, "expected a datetime"),
     (lambda store, bad: store.query_flows(updated_before=bad), NO_MOMENTS, "expected a datetime"),
@@ -390,16 +402,16 @@ ARGUMENTS: list[Check] = [
     (
         lambda store, bad: store.count_flows(attempts_at_least=bad),
         (-1, 2**63, 1.5, True, "1"),
-        "attempts_at_least must be None or an int from 0",
+        "attempts_at_least: expected None or an int from 0",
     ),
     (lambda store, bad: store.count_flows(created_after=bad), (NAIVE,), "no time zone"),
     (lambda store, bad: store.query_flows(created_before=bad), (NAIVE,), "no time zone"),
     (lambda store, bad: store.query_flows(updated_before=bad), (NAIVE,), "no time zone"),
-    (lambda store, bad: next(store.iter_flows(status=bad)), (1,), "must be a FlowStatus"),
+    (lambda store, bad: next(store.iter_flows(status=bad)), (1,), "expected a FlowStatus"),
     (
         lambda store, bad: store.query_wait_conditions(outcome=bad),
         (1, "x"),
-        "must be a WaitOutcome",
+        "expected a WaitOutcome",
     ),
     (
         lambda store, bad: store.get_timed_out_wait_conditions(bad),
@@ -410,7 +422,7 @@ ARGUMENTS: list[Check] = [
     (
         lambda store, bad: store.get_timed_out_wait_conditions(None, bad),
         NO_COUNTS,
-        "limit must be None or an int of at least 1",
+        "limit: expected None or an int of at least 1",
     ),
     # sessions
     (lambda store, bad: store.session().get_many(bad), (*NO_IDS, None), "a collection of ids"),
@@ -427,14 +439,14 @@ ARGUMENTS: list[Check] = [
     (
         lambda store, bad: store.session().complete_child("w", "b", success=bad),
         (1, "yes", None),
-        "success must be True or False",
+        "success: expected True or False",
     ),
     (
         lambda store, bad: store.session().save_for_each_progress(
             "f", 0, cs.ForEachProgress(), overwrite=bad
         ),
         NO_FLAGS,
-        "overwrite must be True or False",
+        "overwrite: expected True or False",
     ),
     (
         lambda store, bad: store.session().save_for_each_progress("f", bad, cs.ForEachProgress()),
@@ -444,7 +456,7 @@ ARGUMENTS: list[Check] = [
     (
         lambda store, bad: store.session().save_for_each_progress("f", 0, bad),
         NO_RECORDS,
-        "must be a ForEachProgress",
+        "expected a ForEachProgress",
     ),
     (lambda store, bad: store.session().get_for_each_progress("f", bad), NO_STEPS, "an int from 0"),
     (
@@ -518,7 +530,7 @@ def test_a_claimed_flows_arguments_are_checked(filled: cs.Store) -> None:
     claimed = filled.claim("f", owner="w-1")
     before = everything(filled)
     for lease in (5, timedelta(0), -timedelta(1)):
-        with pytest.raises(cs.UsageError, match="a lease must be"):
+        with pytest.raises(cs.UsageError, match="lease: expected"):
             filled.extend(claimed, lease)  # type: ignore[arg-type]
 
     for due_at in (NAIVE, "now", 5, LAST):
@@ -615,7 +627,7 @@ def test_a_record_over_the_limit_is_refused(open_more: Opener) -> None:
         lambda: store.set_wait_condition(wait(flow_ids=[f"child-{n:06}" for n in range(100)])),
     ):
         with pytest.raises(
-            cs.RecordTooLargeError, match="bytes, but the limit of the store is 1024"
+            cs.RecordTooLargeError, match="bytes long, but the limit of the store is 1024"
         ) as caught:
             act()
 

@@ -111,7 +111,7 @@ def test_write_stores_the_current_version(stored: cs.Store) -> None:
     with pytest.raises(cs.StateTypeError) as caught:
         stored.get_one("o", first_of())
 
-    for part in ("flow 'o'", "version 3 of 'order'", "supports version 1"):
+    for part in ("flow 'o'", "version 3 of type 'order'", "supports version 1"):
         assert part in str(caught.value)
 
     facts = caught.value
@@ -436,7 +436,7 @@ def test_any_older_version_is_read_as_any_newer_one(data: st.DataObject, newest:
     with cs.MemoryStore() as store:
         store.create(cs.FlowSnapshot("f", state=versions[written](*values)))
         if read < written:
-            with pytest.raises(cs.StateTypeError, match=f"version {written} of 'chain'"):
+            with pytest.raises(cs.StateTypeError, match=f"version {written} of type 'chain'"):
                 store.get("f", versions[read])
 
             return

@@ -251,7 +251,7 @@ def test_what_cannot_be_an_index_is_refused_and_changes_nothing(bad: Any) -> Non
         lambda: cs.ForEachProgress((), [bad]),
         lambda: ours.processed_indices | {bad},
     ):
-        with pytest.raises(cs.UsageError, match="must be an int from 0"):
+        with pytest.raises(cs.UsageError, match="expected an int from 0"):
             attempt()
 
     assert bad not in ours.processed_indices

@@ -881,16 +881,19 @@ async def _awaiting(_run: Any) -> None:
 @pytest.mark.parametrize(
     ("call", "part"),
     [
-        (lambda store: cs.Worker(store, concurrency=0), "concurrency must be an int from 1"),
-        (lambda store: cs.Worker(store, lease=timedelta(0)), "a lease must be longer than 0"),
-        (lambda store: cs.Worker(store, retry=3), "retry must be a Retry, not 3"),
+        (lambda store: cs.Worker(store, concurrency=0), "concurrency: expected an int from 1"),
+        (
+            lambda store: cs.Worker(store, lease=timedelta(0)),
+            "lease: expected a duration longer than 0",
+        ),
+        (lambda store: cs.Worker(store, retry=3), "retry: expected a Retry, got 3"),
         (lambda _: cs.Worker(None), "expected a Store, got None"),
         (cs.AsyncWorker, "expected an AsyncStore, got"),
         (lambda store: cs.Worker(store).run_until_idle(), "has no handlers"),
         (lambda store: cs.Worker(store).handles(Order)(_awaiting), "got an async function"),
         (lambda store: cs.Worker(store).on_failure(Order)(print), "have no handler"),
         (lambda store: cs.Worker(store).handles(Order)(3), "expected a function"),
-        (lambda _: cs.Retry(attempts=0), "attempts must be an int of at least 1"),
+        (lambda _: cs.Retry(attempts=0), "attempts: expected an int of at least 1"),
     ],
 )
 def test_misuse_is_refused(store: cs.Store, call: Any, part: str) -> None:

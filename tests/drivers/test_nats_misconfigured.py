@@ -113,13 +113,13 @@ WAYS: list[tuple[str, Connect, type[Exception], str]] = [
         "no time to connect",
         lambda _: {"connect_timeout": 0},
         cs.StoreConfigError,
-        "connect_timeout must be a number of seconds above 0, not 0",
+        "connect_timeout: expected a number of seconds above 0, got 0",
     ),
     (
         "a time that is not a number",
         lambda _: {"connect_timeout": object()},
         cs.StoreConfigError,
-        "connect_timeout must be a number",
+        "connect_timeout: expected a number",
     ),
 ]
 

@@ -327,7 +327,7 @@ class NatsProtocol:
 def _check_options(bucket: object, replicas: object, max_bytes: object, domain: object) -> None:
     if not isinstance(bucket, str) or not fullmatch(r"[A-Za-z0-9_-]{1,64}", bucket):
         message = (
-            f"bucket must be 1 to 64 characters from A-Z, a-z, 0-9, _ and -, not {shown(bucket)}"
+            f"bucket: expected 1 to 64 characters from A-Z, a-z, 0-9, _ and -, got {shown(bucket)}"
         )
         raise UsageError(message)
 
@@ -339,19 +339,19 @@ def _check_options(bucket: object, replicas: object, max_bytes: object, domain: 
         raise UsageError(message)
 
     if type(replicas) is not int or replicas not in (1, 3, 5):
-        message = f"replicas must be 1, 3 or 5, not {shown(replicas)}"
+        message = f"replicas: expected 1, 3 or 5, got {shown(replicas)}"
         raise UsageError(message)
 
     if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 1):
-        message = f"max_bytes must be None or an int of at least 1, not {shown(max_bytes)}"
+        message = f"max_bytes: expected None or an int of at least 1, got {shown(max_bytes)}"
         raise UsageError(message)
 
     if domain is not None and (
         not isinstance(domain, str) or not fullmatch(r"[A-Za-z0-9_-]{1,64}", domain)
     ):
         message = (
-            "domain must be None or 1 to 64 characters from A-Z, a-z, 0-9, _ and -, not"
-            f" {shown(domain)}"
+            "domain: expected None or 1 to 64 characters from A-Z, a-z, 0-9, _ and -, got "
+            f"{shown(domain)}"
         )
         raise UsageError(message)
 
@@ -359,5 +359,5 @@ def _check_options(bucket: object, replicas: object, max_bytes: object, domain: 
 def _check_switches(**switches: object) -> None:
     for name, value in switches.items():
         if type(value) is not bool:
-            message = f"{name} must be True or False, not {shown(value)}"
+            message = f"{name}: expected True or False, got {shown(value)}"
             raise UsageError(message)

@@ -280,7 +280,7 @@ def test_no_descriptors_left_is_named(server: RedisServer) -> None:
 def test_timeout_of_zero_is_refused() -> None:
     """No reply could come in time."""
     for open_one in (cs.open_store, cs.open_async_store):
-        with pytest.raises(cs.UsageError, match="timeout: expected more than 0"):
+        with pytest.raises(cs.UsageError, match="timeout: expected a duration longer than 0"):
             open_one("redis://localhost", timeout=timedelta(0))
 
 
