@@ -57,28 +57,33 @@ _PAGE = 100
 
 @frozen
 class CopyReport:
-    """How many records were copied, and how many `skipped` because the target had them."""
+    """The number of records that were copied, and the number that were not."""
 
     flows: int = 0
+    """The number of flows."""
     wait_conditions: int = 0
+    """The number of wait conditions."""
     progress: int = 0
+    """The number of ForEach progress records."""
     parts: int = 0
-    """Entries of logs are parts, too."""
+    """The number of parts, including the entries of logs."""
     completions: int = 0
-    """Pending completions: their condition has not been set yet."""
+    """The number of pending completions, whose condition has not been set yet."""
     skipped: int = 0
+    """The number of records that were not copied because the target already had them."""
     unreadable: int = 0
-    """Records that the source or the target could not read, because a key is missing or another program has
-    damaged them, say; they were not copied."""
+    """The number of records that the source or the target could not read, for example because a key is missing
+    or another program has damaged them. They were not copied."""
 
 
 @frozen
 class CopyDifference:
-    """A record that is missing in the target, or differs from that of the source."""
+    """A record that is missing from the target, or differs from the source's record."""
 
     key: Key
     what: str
-    """`missing`, `unreadable` in one of the stores, or the names of the fields that differ, as in `version, state`."""
+    """`missing`, `unreadable` (in one of the stores), or the names of the fields that differ, such as `version,
+    state`."""
 
 
 _Steps: TypeAlias = Generator[tuple[Context, Conversation[Any]], Any, CopyReport]
@@ -94,27 +99,29 @@ def copy(
 ) -> CopyReport:
     """Copy every record to another store, and return how many records were copied.
 
-    Copies flows, wait conditions that are pending or have ended, ForEach progress and pending
-    completions, with their versions, type names and times. Claims are not copied: a claimed flow is
-    due in the target. A record that the target already has is skipped, or replaced with `overwrite`.
-    Identical records are never written, so a store cannot be copied onto itself.
+    The call copies flows, wait conditions that are pending or have ended, ForEach progress, parts and pending
+    completions, with their versions, type names and times. Claims are not copied: a claimed flow is due in
+    the target. A record that the target already has is skipped, or replaced with `overwrite`. Identical
+    records are never written, so copying a store onto itself changes nothing.
 
-    The copy as a whole is not atomic. Each page of 100 records is written in as few commits as
-    possible; after an error, call `copy` again to continue. `on_progress` is called after each page
-    with the report so far. Stop the workers of the source first: records written during the copy may
-    be missed; a log that is appended to meanwhile counts on behind its copied entries. A record that is
-    written to the target during the copy is kept, and counts as skipped.
+    The copy as a whole is not atomic. Each page of 100 records is written in as few commits as possible;
+    after an error, call `copy` again to continue. `on_progress` is called after each page with the report so
+    far.
 
-    A record that the source cannot read, or that the target has and cannot read, ends nothing: it is left as
-    it is, and counted as `unreadable`.
+    Stop the workers of the source first, because records that are written during the copy may be missed. If
+    entries are appended to a log during the copy, the target's next sequence for this log still follows the
+    copied entries. A record that is written to the target during the copy is kept and counted as skipped. A
+    record that the source or the target cannot read does not end the copy: it is left as it is and counted as
+    `unreadable`.
 
-    Either store may have codecs, others or none: bodies are decoded and encoded.
+    The two stores can have different codecs, or none: bodies are decoded and encoded again. Both must be
+    blocking stores. In async code, open the same stores with `open_store` and run the copy in a thread.
 
-    Both stores are blocking ones. Async code opens the same records with `open_store` and copies in a
-    thread. The tombstones of cleared wait conditions are not copied: a child of a cleared condition
-    that completes in the target later is kept as a pending completion.
+    The tombstones of cleared wait conditions are not copied: if a child of a cleared condition completes in
+    the target later, its completion is kept as a pending completion.
 
-    Raises `UsageError` for anything but two stores, and what the operations of either store raise.
+    Raises `UsageError` if an argument is not a blocking store, and any error of the operations of either
+    store.
 
     >>> from catga_store import FlowSnapshot, MemoryStore
     >>> source, target = MemoryStore(), MemoryStore()

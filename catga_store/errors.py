@@ -1,4 +1,4 @@
-"""Every error of the library, sorted by what the caller does next.
+"""All errors of the library, grouped by what the caller should do next.
 
 ::
 
@@ -27,14 +27,15 @@
     │   ├── PartExistsError
     │   └── StalePartError
     ├── StoreUnavailableError            try again later; nothing was written
-    ├── CommitUncertainError             look before you act: `Store.resolve_commit`
-    └── CorruptRecordError               what is stored cannot be read; it is never deleted
+    ├── CommitUncertainError             find out what happened: `Store.resolve_commit`
+    └── CorruptRecordError               stored data cannot be read; it is never deleted
         └── CodecMissingError            a codec or a key is missing
 
-`PartitionCountError` is both a `UsageError` and a `StoreConfigError`: only the reader of the
-message knows whether the code or the deployment is wrong.
+`PartitionCountError` is both a `UsageError` and a `StoreConfigError`, because either the code or the
+deployment may be wrong.
 
-The facts in a message are attributes too, and every error pickles with them.
+The facts that a message states are also attributes of the error. Every error can be pickled, together with
+these attributes.
 """
 
 from __future__ import annotations
@@ -79,9 +80,10 @@ __all__ = [
 
 
 class CatgaStoreError(Exception):
-    """The root of all errors of this library.
+    """The base class of all errors of this library.
 
-    Keyword arguments become attributes: the facts that the message states. They must pickle.
+    The facts that the message states are passed as keyword arguments and become attributes. They must be
+    picklable.
     """
 
     def __init__(self, message: str, **facts: Any) -> None:
@@ -93,15 +95,15 @@ class CatgaStoreError(Exception):
 
 
 class UsageError(CatgaStoreError):
-    """The call can never work as written. Nothing was sent, nothing was changed."""
+    """The call can never succeed as written. Nothing was sent, and nothing was changed."""
 
 
 class InvalidIdError(UsageError):
-    """An id is empty, longer than 512 UTF-8 bytes, not text, or not encodable as UTF-8."""
+    """An id is empty, longer than 512 bytes of UTF-8, not a string, or not encodable as UTF-8."""
 
 
 class StateTypeError(UsageError):
-    """The stored state has another type name or version than the requested type, or does not fit it."""
+    """The stored state has a different type name or version than the requested type, or does not match it."""
 
     expected: str | None
     actual: str | None
@@ -110,33 +112,33 @@ class StateTypeError(UsageError):
 
 
 class EncodingError(UsageError):
-    """A value cannot be stored exactly. `path` is its place in the state, as in `$.items[2]`."""
+    """A value cannot be stored exactly. `path` is its place in the state, such as `$.items[2]`."""
 
     path: str
 
 
 class RecordTooLargeError(UsageError):
-    """A record is over the store's `max_record_bytes`, or a completion's result over 256 KiB."""
+    """A record is larger than the store's `max_record_bytes`, or a completion's result is larger than 256 KiB."""
 
     size: int
     limit: int
 
 
 class CommitTooLargeError(UsageError):
-    """A commit names more than 200 records, or replaces a flow with more progress than NATS can."""
+    """A commit contains more than 200 records, or replaces a flow with more progress records than NATS allows."""
 
     size: int
     limit: int
 
 
 class CrossPartitionError(UsageError):
-    """One commit names records of several partitions. Records that share a `{tag}` share one."""
+    """A commit contains records of several partitions. Records with the same `{tag}` share a partition."""
 
     partitions: dict[str, int]
 
 
 class SessionClosedError(UsageError):
-    """The session was closed, or closed itself when the outcome of a commit was lost."""
+    """The session was closed, or it closed itself because the outcome of a commit was lost."""
 
 
 class StoreClosedError(UsageError):
@@ -144,18 +146,18 @@ class StoreClosedError(UsageError):
 
 
 class NotSupportedError(UsageError):
-    """This store cannot do what was asked; the message says what can."""
+    """The operation is not supported here; the message says what is needed."""
 
 
 # --- fix the deployment -------------------------------------------------------------------------
 
 
 class StoreConfigError(CatgaStoreError):
-    """The server, file or its settings do not let the store work; the message says what to change."""
+    """The store cannot work with this server, file or configuration; the message says what to change."""
 
 
 class PartitionCountError(UsageError, StoreConfigError):
-    """The store was laid out with another number of partitions than it was opened with."""
+    """The store was created with a different number of partitions than it was opened with."""
 
     expected: int
     actual: int
@@ -165,29 +167,29 @@ class PartitionCountError(UsageError, StoreConfigError):
 
 
 class ConflictError(CatgaStoreError):
-    """Another caller wrote first. Nothing of the commit was written.
+    """Another caller wrote first. Nothing in the commit was written.
 
-    `conflicts` holds one error per record that was refused; an error that stands alone is its own
-    only conflict.
+    `conflicts` contains one error for each record that was refused. For a single record, it contains only the
+    error itself.
     """
 
     _conflicts: tuple[ConflictError, ...] = ()
 
     @property
     def conflicts(self) -> tuple[ConflictError, ...]:
-        """The refusals, one per record, each with what was expected and what the store holds."""
+        """The refusals, one per record, each with the expected version and the version that the store has."""
         return self._conflicts or (self,)
 
 
 class FlowExistsError(ConflictError):
-    """The id of a new flow is taken, by a flow at version `actual`."""
+    """The id of a new flow is already taken by a flow with the version `actual`."""
 
     flow_id: str
     actual: int
 
 
 class StaleFlowError(ConflictError):
-    """The store no longer holds the revision that was read."""
+    """The store no longer has the revision of the flow that was read."""
 
     flow_id: str
     expected: int
@@ -195,14 +197,15 @@ class StaleFlowError(ConflictError):
 
 
 class ClaimLostError(StaleFlowError):
-    """The flow was claimed by its caller, and the claim is lost.
+    """The caller had claimed the flow, but has lost the claim.
 
-    Another caller has written or claimed the flow since, or the lease was over before `claim` returned.
+    Another caller has written or claimed the flow in the meantime, or the lease ended before `claim`
+    returned.
     """
 
 
 class FlowClaimedError(ConflictError):
-    """Another owner's claim on the flow has not ended."""
+    """Another owner has claimed the flow, and the claim has not ended."""
 
     flow_id: str
     owner: str
@@ -210,14 +213,14 @@ class FlowClaimedError(ConflictError):
 
 
 class FlowNotFoundError(ConflictError):
-    """There is no such flow: it was never created, was deleted, or has expired."""
+    """The flow does not exist: it was never created, was deleted, or has expired."""
 
     flow_id: str
     expected: int | None
 
 
 class FlowStatusError(ConflictError):
-    """The flow has a status that does not allow this: one that has ended cannot be cancelled, say."""
+    """The flow's status does not allow the operation: for example, a completed flow cannot be cancelled."""
 
     flow_id: str
     status: str
@@ -225,7 +228,7 @@ class FlowStatusError(ConflictError):
 
 
 class StaleWaitConditionError(ConflictError):
-    """The store no longer holds the revision of the condition that was read."""
+    """The store no longer has the revision of the wait condition that was read."""
 
     correlation_id: str
     expected: int
@@ -233,14 +236,14 @@ class StaleWaitConditionError(ConflictError):
 
 
 class WaitConditionNotFoundError(ConflictError):
-    """There is no such wait condition: it was never set, was cleared, or has expired."""
+    """The wait condition does not exist: it was never set, was cleared, or has expired."""
 
     correlation_id: str
     expected: int | None
 
 
 class StaleProgressError(ConflictError):
-    """The stored progress is not the one that was read: load it and `merge`."""
+    """The stored progress has changed since it was read: load it again and `merge` yours into it."""
 
     flow_id: str
     step_index: int
@@ -249,7 +252,7 @@ class StaleProgressError(ConflictError):
 
 
 class PartExistsError(ConflictError):
-    """A new part has the name of one that is stored: get that one, or pass `exists=`."""
+    """A stored part already has the name of the new part: get the stored part, or pass `exists=`."""
 
     flow_id: str
     name: str
@@ -257,7 +260,7 @@ class PartExistsError(ConflictError):
 
 
 class StalePartError(ConflictError):
-    """The stored part is not the one that was read, or is gone: get it again and decide again."""
+    """The stored part has changed since it was read, or no longer exists: get the part and decide again."""
 
     flow_id: str
     name: str
@@ -269,25 +272,25 @@ class StalePartError(ConflictError):
 
 
 class StoreUnavailableError(CatgaStoreError):
-    """The store cannot be reached or refuses to work for now. Nothing was written."""
+    """The store cannot be reached, or refuses to work at the moment. Nothing was written."""
 
 
 class CommitUncertainError(CatgaStoreError):
-    """A commit was sent and its outcome could not be learnt within the store's timeout.
+    """A commit was sent, but its outcome could not be determined within the store's timeout.
 
-    `Store.resolve_commit(error)` settles it: the receipt, or `None` and then it never will be applied.
-    `extend`, `sweep` and `clear` are commits in this: settle them likewise, or call them again, which
-    does no harm.
+    `Store.resolve_commit(error)` determines the outcome: it returns the receipt, or `None` if the commit will
+    never be applied. `extend`, `sweep` and `clear` are commits, too: resolve their errors in the same way, or
+    call the method again, which does no harm.
     """
 
     commit_id: str
     keys: tuple[tuple[str, str, int, str], ...]
     changes: tuple[Any, ...] | None = None
-    """What was sent, without bodies; `None` if that is not known. For `resolve_commit`."""
+    """What was sent, without bodies; `None` if it is not known. `resolve_commit` uses this attribute."""
     kept_seconds: float | None = None
-    """How long the store keeps the reply; `None` if it is not known."""
+    """The number of seconds for which the store keeps the reply; `None` if it is not known."""
     sent_at: float | None = None
-    """When it was first sent, by the monotonic clock of the process that sent it."""
+    """When the commit was first sent, according to the monotonic clock of the process that sent it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The monotonic clock of one process means nothing in another.
@@ -296,20 +299,20 @@ class CommitUncertainError(CatgaStoreError):
 
 
 class CorruptRecordError(CatgaStoreError):
-    """What is stored cannot be read. `key` names it; it is left as it is."""
+    """A stored record cannot be read. `key` identifies the record, which is left as it is."""
 
     key: tuple[str, str, int, str] | None
 
 
 class CodecMissingError(CorruptRecordError):
-    """A body was stored through a codec, or under a key, that this store was opened without.
+    """A body was stored with a codec or a key that this store was opened without.
 
-    Give the store that codec or key and read again. A key that was destroyed cannot be replaced.
+    Open the store with this codec or key and read again. A key that was destroyed cannot be replaced.
     """
 
     codec: str
     label: str
-    """For an encryption, the id of the key."""
+    """For encryption, the id of the key."""
 
 
 for _name in __all__:

@@ -29,40 +29,45 @@ class RewrapReport:
     """What `rewrap` has written, and what its last pass over the store has found."""
 
     rewritten: int = 0
-    """How many records were written."""
+    """The number of records that were written."""
     current: int = 0
-    """How many records the last pass has found as they would be written now."""
+    """The number of records that the last pass found to be current: they are stored as they would be written now."""
     unreadable: int = 0
-    """How many it could not decode: their key or codec is missing, or they were changed."""
+    """The number of records that could not be decoded: their key or codec is missing, or they were altered."""
     claimed: int = 0
-    """How many flows are claimed; their owners write them when they go on."""
+    """The number of flows that are claimed; their owners write them when they continue."""
     pending: int = 0
-    """How many results wait for a condition that is not set yet; they are not written until it is."""
+    """The number of results whose condition has not been set yet; they are not written until it is set."""
     conflicts: int = 0
-    """How many others have written meanwhile."""
+    """The number of records that other clients have written in the meantime."""
 
     @property
     def left(self) -> int:
-        """How many records are not as they would be written now."""
+        """The number of records that are not stored as they would be written now."""
         return self.unreadable + self.claimed + self.pending + self.conflicts
 
 
 def rewrap(
     store: Store, *, on_progress: Callable[[RewrapReport], object] | None = None
 ) -> RewrapReport:
-    """Write every body again that is not stored through the codecs and the current key of the store.
+    """Write every body again that is not stored with the codecs and the current key of the store.
 
-    Rotates a key, and compresses or encrypts what was stored before (with `accept_plain=True`). Bodies that are
-    current are only read, so after an error call it again to continue. Each page of 100 records is at
-    least one commit. It may run while others use the store. What they write meanwhile is left alone, and what
-    they read may conflict with it: a record gets a further version, with the same content and times. A claimed
-    flow is left to its owner. Log entries and former versions keep their versions. The replaced version of
-    a flow is not added to its history.
+    Use this function to rotate a key, or to compress or encrypt data that is already stored (with
+    `accept_plain=True`). Bodies that are current are only read, so you can call the function again after an
+    error, and it continues. Each page of 100 records takes at least one commit. `on_progress` is called after
+    each page with the report so far.
 
-    Passes over the store until one finds nothing to write, at most eight times; `left` in the report is 0 if
-    every body is current then. `on_progress` is called after each page with the report so far.
+    Other clients can use the store in the meantime. The records that they write are left alone. A record that
+    they have read may cause a conflict when they write it, because each record that is written again gets a
+    new version, with the same content and times. Claimed flows are left to their owners. Log entries and
+    earlier versions of flows keep their versions. The version of a flow that is replaced is not added to its
+    history.
 
-    Raises `UsageError` for anything but a blocking store with codecs, and what the operations of the store raise.
+    The function makes up to eight passes over the store, until a pass finds nothing to write. If every body
+    is then current, the report's `left` is 0.
+
+    Raises `UsageError` if the argument is not a blocking store with codecs, and any error of the store's
+    operations.
 
     >>> from catga_store import FlowSnapshot, MemoryStore, Zstd
     >>> before = MemoryStore("rewrapped")

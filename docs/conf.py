@@ -85,6 +85,15 @@ def find_sources() -> None:
         ):
             into.update({key: at for key, at in found.items() if key.split(".")[0] in public})
 
+        # The same holds for the texts below attributes, whose keys are a class and an attribute.
+        package.attr_docs.update(
+            {
+                key: text
+                for key, text in analyzer.attr_docs.items()
+                if key[0].split(".")[0] in public
+            }
+        )
+
 
 HIDDEN = {f"catga_store.{name}" for name in ("Store", "AsyncStore", "Session", "AsyncSession")}
 

@@ -114,28 +114,30 @@ def app(
     doctors: Doctors | None = None,
     types: Iterable[Any] = (),
 ) -> Console:
-    """Return the console of a store as an ASGI application, to be served alone or mounted.
+    """Return the console of a store as an ASGI application, which you can serve by itself or mount in another.
 
-    An `AsyncStore` must belong to the event loop that serves it; the operations of a `Store` run in
+    An `AsyncStore` must belong to the event loop that serves the console; the operations of a `Store` run in
     threads. The store stays open when the application ends.
 
-    Callers must show `token` (16 characters or more): once in an address, as in `/?token=…`, which sets a
-    cookie, or in each request as `Authorization: Bearer`. Without one, a new one is made; read it from the
-    `token` of the application. Where several processes serve one console, pass the same token to all of them.
-    With `behind_login` no token is asked for: the application that mounts the console lets in only those who
-    may see the store.
+    Clients must present the `token`, which has at least 16 characters: either once in the address, as in
+    `/?token=…`, which sets a cookie, or with each request, as `Authorization: Bearer`. If you do not pass a
+    token, the application creates one; read it from the application's `token`. If several processes serve one
+    console, pass the same token to all of them. With `behind_login`, the console does not ask for a token:
+    the application that mounts the console must admit only users who may see the store.
 
-    Without `write` there are no actions, and a request that would change something is refused.
+    Without `write`, there are no actions, and requests that would change something are refused.
 
-    `redact` is called with the name that a state, part, log entry or result of a child is stored under (empty
-    for plain JSON data) and its JSON data, and returns what is shown instead. What it changes cannot be
-    edited. Ids, errors and tags are shown as they are. `doctors` looks at the server or file for the
-    page "Doctor"; the command `catga-store console` passes that of the URL. `types` are classes of states, each
-    with a name it is stored under: an edited state that its class does not take is refused, with the field.
-    The states of other types are written as they were typed, and the page says so.
+    `redact` is a function that receives JSON data and the type name under which it is stored (empty for plain
+    JSON data), and returns what is shown instead. It is called for states, parts, log entries and the results
+    of children. Data that it changes cannot be edited. Ids, errors and tags are always shown as they are.
 
-    Needs the extra `console`. `UsageError` for what is not a store, for a short token, or for types without a
-    name.
+    `doctors` is a function that examines the server or file for the "Doctor" page; the `catga-store console`
+    command passes the one for its URL. `types` are state classes, each with a name under which it is stored.
+    If the class of an edited state does not accept the new state, the change is refused, and the page names
+    the field. The states of other types are written as they were entered, and the page says so.
+
+    Requires the `console` extra. Raises `UsageError` if `store` is not a store, if the token is too short, or
+    if a type has no name.
 
     >>> import catga_store as cs
     >>> from catga_store import console

@@ -18,7 +18,9 @@ class BulkReport:
     """
 
     matched: int
+    """The number of flows that matched."""
     changed: int
+    """The number of flows that were changed or, in a dry run, would have been changed."""
     skipped: Mapping[str, int]
     """The number of flows that were skipped, by reason: `{"is claimed": 2}`."""
     first_changed: tuple[str, ...]
@@ -28,3 +30,4 @@ class BulkReport:
     cursor: str | None
     """Where to continue; `None` at the end."""
     dry_run: bool
+    """Whether the operation changed nothing because `dry_run` was set."""

@@ -59,17 +59,18 @@ def observe_stats(
     min_interval: timedelta = _INTERVAL,
     attributes: Attributes | None = None,
 ) -> Generator[None]:
-    """Report what `store.stats` says as gauges, while the block runs; close the store after it.
+    """Report the numbers of `store.stats` as gauges while the block runs; close the store only after the block.
 
-    The store is asked in the thread that collects the metrics, once for all gauges, and not again within
-    `min_interval`: until then the same numbers are reported. A collection waits for the store, an outage
-    up to its `timeout`. Then nothing is reported until the store replies again: a warning is logged when
-    that begins, and no exception reaches the exporter. The end of the block waits for a request in flight.
+    The thread that collects the metrics calls `store.stats`, once for all gauges, and does not call it again
+    within `min_interval`: until then, the same numbers are reported. A collection waits for the store, during
+    an outage for up to the store's `timeout`. After that, nothing is reported until the store replies again.
+    A warning is logged when the outage begins, and no exception reaches the exporter. At its end, the block
+    waits for a request that is in flight.
 
-    `attributes` are added to each measurement. Where one program observes several stores of a class, they
-    tell the stores apart: `UsageError` for attributes that another observed store has, for a store that is
-    not a blocking one, and for an interval that is not positive. Without a provider the global one is
-    used. `NotSupportedError` without `opentelemetry-api`.
+    `attributes` are added to each measurement. If a program observes several stores of the same class, the
+    attributes distinguish these stores. Raises `UsageError` if another observed store of the class has the
+    same attributes, if the store is not a blocking store, or if the interval is not positive. Without a
+    provider, the global provider is used. Raises `NotSupportedError` if `opentelemetry-api` is not installed.
     """
     _check_kind(store, "observe_stats", is_blocking=True)
     seconds = _seconds(min_interval, "min_interval")
@@ -85,12 +86,13 @@ async def observe_stats_async(
     interval: timedelta = _INTERVAL,
     attributes: Attributes | None = None,
 ) -> NoReturn:
-    """Report what `store.stats` says as gauges until cancelled; run it in a task of its own.
+    """Report the numbers of `store.stats` as gauges until the task is cancelled; run it in a separate task.
 
-    OpenTelemetry calls for gauges in a thread of the exporter, which cannot await. So this task asks the
-    store every `interval`, collected or not, and each collection reports the last reply, unless that is
-    older than three intervals: an event loop that hangs reports nothing. An outage reports nothing, and
-    the task continues; the rest is as for `observe_stats`.
+    OpenTelemetry reads gauges in a thread of the exporter, which cannot await. This function therefore calls
+    `store.stats` after each `interval`, whether or not metrics are collected, and each collection reports the
+    last reply. If the last reply is older than three intervals, for example because the event loop hangs,
+    nothing is reported. During an outage, nothing is reported either, and the task continues. In all other
+    respects, this function works like `observe_stats`.
     """
     import anyio  # noqa: PLC0415  not by programs without an async store
 

@@ -67,15 +67,16 @@ def instrument(
 ) -> AnyStore:
     """Report every operation of a store from now on, and return the store.
 
-    Sessions that are already open report, too. Without providers, the global ones are used. Another
-    call replaces the providers. Raises `NotSupportedError` without `opentelemetry-api`.
+    This includes the operations of sessions that are already open. Without providers, the global providers
+    are used. A further call replaces the providers. Raises `NotSupportedError` if `opentelemetry-api` is not
+    installed.
     """
     store._watch = _watch(tracer_provider, meter_provider)  # noqa: SLF001  the attribute made for it
     return store
 
 
 def uninstrument(store: AnyStore) -> AnyStore:
-    """Stop reporting operations of a store, and return the store."""
+    """Stop reporting the operations of a store, and return the store."""
     store._watch = None  # noqa: SLF001  the attribute made for it
     return store
 

@@ -1,6 +1,6 @@
-"""The test kit: a manual clock, faults, interleavings, and the machine that compares stores.
+"""Tools for tests: a manual clock, faults, interleavings, and the machine that compares stores.
 
-Each name is imported at first use: the pytest plugin loads this package in every run, and only the
+Each name is imported when it is first used: the pytest plugin loads this package in every run, and only the
 parity machine needs Hypothesis.
 """
 

@@ -14,11 +14,11 @@ _START = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 class ManualClock:
-    """The clock of a store under test: pass it as `clock=`. Several stores may share one.
+    """A clock for stores under test, passed as `clock=`. Several stores can share one clock.
 
-    Leases, deadlines, wake-ups and retention follow it, so a test advances it instead of sleeping. It
-    is thread-safe. Calls that wait on its stores (`claim_due(wait=)`) notice when it is moved; how long
-    they wait at most is real time.
+    Leases, deadlines, wake-ups and retention follow this clock, so a test can advance the clock instead of
+    sleeping. The clock is thread-safe. Calls that are waiting on a store with this clock (`claim_due(wait=)`)
+    notice when it is moved, but the time for which they wait at most is real time.
 
     >>> from datetime import timedelta
     >>> from catga_store import MemoryStore
@@ -39,7 +39,7 @@ class ManualClock:
         self._now = start.astimezone(UTC)
         self._lock = threading.Lock()
         self.listeners: set[Callable[[], object]] = set()
-        """Called whenever the clock was moved: those who wait for a time."""
+        """Functions that are called whenever the clock is moved; calls that wait for a time add theirs."""
 
     def __call__(self) -> datetime:
         """The time, as an aware datetime in UTC."""
@@ -48,11 +48,11 @@ class ManualClock:
 
     @property
     def now(self) -> datetime:
-        """The time, as an aware datetime in UTC."""
+        """The clock's time, as an aware datetime in UTC."""
         return self()
 
     def advance(self, span: timedelta) -> datetime:
-        """Move the clock, back if the span is negative, and return the new time."""
+        """Move the clock forward, or back if the span is negative, and return the new time."""
         with self._lock:
             self._now += span
             now = self._now

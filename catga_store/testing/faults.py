@@ -68,7 +68,7 @@ class _AtExchange:
 
 
 class Faults:
-    """Faults for the stores it is attached to, of every kind, blocking and async.
+    """Injects faults into the stores that it is attached to, which can be of any kind, blocking or async.
 
     >>> from catga_store import CommitUncertainError, FlowSnapshot, MemoryStore
     >>> faults = Faults()
@@ -84,7 +84,7 @@ class Faults:
 
     def __init__(self) -> None:
         self.exchanges: list[str] = []
-        """The name of the store protocol request of each exchange since the start, or since `reset`."""
+        """The name of the store protocol request of each exchange, from the start or since `reset`."""
         self.pauses: list[float] = []
         """The pauses that were skipped, in seconds."""
         self._armed: list[_Armed] = []
@@ -92,9 +92,10 @@ class Faults:
         self._lock = threading.Lock()
 
     def attach(self, store: Any) -> Any:
-        """Stand between a store and its transport, and return the store. Call it before first use.
+        """Insert the faults between a store and its transport, and return the store.
 
-        Raises `NotSupportedError` for anything but a store of this library.
+        Call this method before the store is first used. Raises `NotSupportedError` if the store is not one of
+        this library's stores.
         """
         embedded: list[bool] = []
 
@@ -115,18 +116,19 @@ class Faults:
     # arming ---------------------------------------------------------------------------------------
 
     def on_commit(self, kind: CommitFault, after: int = 0, times: int = 1) -> None:
-        """Make `times` commits fail, after `after` others have passed.
+        """Make `times` commits fail, after `after` other commits have been let through.
 
-        - `"reply-lost"`: applied; the first reply is lost, the next try finds it. The caller sees
-          success.
-        - `"unknown-applied"`: applied, and no reply ever comes: `CommitUncertainError`, and
-          `resolve_commit` returns the receipt. A commit that the store refuses is refused.
-        - `"unknown-not-applied"`: never applied, and no reply ever comes: `CommitUncertainError`,
-          and `resolve_commit` returns `None`.
-        - `"unavailable"`: not sent: `StoreUnavailableError`.
-        - `"conflict"`: refused, as if another client had written first: the `ConflictError` of the
-          first record that can have one. A commit of nothing but completions, appends, and parts that
-          are kept or overwritten passes.
+        - `"reply-lost"`: the commit is applied; the first reply is lost, and the next attempt finds it. The
+          caller sees a success.
+        - `"unknown-applied"`: the commit is applied, but no reply ever arrives. The call raises
+          `CommitUncertainError`, and `resolve_commit` returns the receipt. A commit that the store refuses is
+          still refused.
+        - `"unknown-not-applied"`: the commit is never applied, and no reply ever arrives. The call raises
+          `CommitUncertainError`, and `resolve_commit` returns `None`.
+        - `"unavailable"`: the commit is not sent. The call raises `StoreUnavailableError`.
+        - `"conflict"`: the commit is refused, as if another client had written first. The call raises the
+          `ConflictError` of the first record that can have one. Commits that contain only completions,
+          appends, and parts that are kept or overwritten are let through.
         """
         if kind not in get_args(CommitFault):
             message = f"unknown fault {kind!r}: expected one of {', '.join(get_args(CommitFault))}"
@@ -136,7 +138,7 @@ class Faults:
             self._armed.append(_Armed(kind, after, times))
 
     def at_exchange(self, number: int, how: ExchangeFault, times: int = 1) -> None:
-        """Make `times` exchanges fail from exchange `number` on, counted from 1 since `reset`."""
+        """Make `times` exchanges fail, starting with exchange `number`, which is counted from 1 since `reset`."""
         if how not in get_args(ExchangeFault):
             message = f"unknown fault {how!r}: expected one of {', '.join(get_args(ExchangeFault))}"
             raise UsageError(message)
@@ -145,7 +147,7 @@ class Faults:
             self._at.append(_AtExchange(number, how, times))
 
     def reset(self) -> None:
-        """Disarm everything, and count exchanges from the start."""
+        """Remove all faults, and start counting exchanges again."""
         with self._lock:
             self._armed.clear()
             self._at.clear()
@@ -155,7 +157,7 @@ class Faults:
     # between a store and its transport -------------------------------------------------------------------
 
     def next_exchange(self, name: str) -> ExchangeFault | None:
-        """Count one exchange, and return how it is to fail."""
+        """Count one exchange, and return how it should fail."""
         with self._lock:
             self.exchanges.append(name)
             number = len(self.exchanges)
@@ -166,7 +168,7 @@ class Faults:
         return None
 
     def next_commit(self, commit: Commit) -> CommitFault | None:
-        """Return how a commit is to fail; each is counted once."""
+        """Return how the next commit should fail; each fault is counted once."""
         with self._lock:
             while self._armed and not self._armed[0].times:
                 del self._armed[0]

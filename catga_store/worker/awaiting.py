@@ -47,15 +47,16 @@ Failed: TypeAlias = Callable[[AsyncRun[Any], Exception], Awaitable[None]]
 
 
 class AsyncWorker(BaseWorker):
-    """Claims due flows of a store, runs their async handlers in tasks, and commits what they changed.
+    """Claims due flows, runs their async handlers in tasks, and commits what the handlers have changed.
 
-    A worker is optional: it calls only public operations of the store, as a loop of your own would. It
-    runs on asyncio and on trio.
+    A worker is optional: it calls only public operations of the store, which you can also call in your own
+    loop. It runs on asyncio and on trio.
 
     `concurrency` is the number of handlers that run at the same time. `lease` is the duration of a claim; the
-    claims of running flows are extended after each third of it. `retry` determines what happens after an
-    exception. `grace` is how long handlers may continue to run after the worker was stopped. `owner` is the
-    name of the worker in claims. With `tags`, the worker claims only flows that have all of these tags.
+    claims of running flows are extended after each third of their lease. `retry` determines what happens
+    after an exception. `grace` is the time for which handlers may continue to run after the worker was
+    stopped. `owner` is the name of the worker in claims. With `tags`, the worker claims only flows that have
+    all of these tags.
 
     >>> import anyio
     >>> import catga_store as cs
@@ -127,8 +128,9 @@ class AsyncWorker(BaseWorker):
     ) -> Callable[[Handled[Any]], Handled[Any]]:
         """Decorate the handler for flows of these types: classes, stored type names, or `None` for no type.
 
-        The handler takes an `AsyncRun`. `retry` replaces the `retry` of the worker. A handler that takes longer
-        than `time_limit` is cancelled: the attempt fails, and none of its changes are committed.
+        The handler receives an `AsyncRun`. `retry` replaces the worker's `retry` for these types. A handler
+        that takes longer than `time_limit` is cancelled: the attempt fails, and none of the handler's changes
+        are committed.
         """
 
         def decorate(function: Handled[Any]) -> Handled[Any]:
@@ -138,12 +140,13 @@ class AsyncWorker(BaseWorker):
         return decorate
 
     def on_failure(self, *types: type[Any] | str | None) -> Callable[[Failed], Failed]:
-        """Decorate a function that is called when a flow of these types fails for the last time.
+        """Decorate a function that is called when a flow of these types fails for good.
 
-        It takes an `AsyncRun` and the error. The flow is in its stored state, but `FAILED` and with its
-        `error`. The changes of the function are part of the commit that fails the flow. It may also let the
-        flow continue, for example with the status `COMPENSATING`, but not with the position and status at
-        which it failed. If the function raises an exception, the flow fails without these changes.
+        The function receives an `AsyncRun` and the error. The flow has its stored state, the status `FAILED`,
+        and its `error`. The commit that fails the flow includes the function's changes. The function can also
+        let the flow continue, for example with the status `COMPENSATING`, but not with the position and
+        status with which the flow failed. If the function raises an exception, the flow fails without the
+        function's changes.
         """
 
         def decorate(function: Failed) -> Failed:
@@ -155,15 +158,15 @@ class AsyncWorker(BaseWorker):
     # running --------------------------------------------------------------------------------------
 
     async def run(self, *, signals: bool = True) -> None:
-        """Work until `stop` is called, or on SIGTERM or SIGINT if this is the main thread.
+        """Process flows until `stop` is called or, in the main thread, until the process gets SIGTERM or SIGINT.
 
-        With `signals=False`, the worker does not handle signals. Use it if the worker is part of a program
-        that handles them, such as a web server, and let this program call `stop`.
+        With `signals=False`, the worker does not handle signals. Use this option if the worker is part of a
+        program that handles signals itself, such as a web server, and call `stop` from that program.
 
-        When it is stopped, it claims nothing more, and handlers have the time `grace` to return. Handlers
-        that are still running after that are cancelled, and their flows are given back to other workers
-        without counting the attempt. A second signal, or a cancellation of this call, does this at once. An
-        outage of the store does not stop the worker.
+        After it was stopped, the worker claims no more flows, and its handlers have the time `grace` to
+        return. Handlers that are still running after that are cancelled. Their flows are given back to other
+        workers, and the attempts do not count. A second signal, or a cancellation of this call, ends the
+        grace period at once. An outage of the store does not stop the worker.
         """
         self._begin()
         self._changed = anyio.Event()
@@ -192,7 +195,10 @@ class AsyncWorker(BaseWorker):
             raise fatal
 
     def stop(self, grace: timedelta | None = None) -> None:
-        """Let `run` return; to be called on its event loop. `grace` replaces the `grace` of the worker."""
+        """Stop the worker, so that `run` returns; `grace` replaces the worker's `grace`.
+
+        Call this method on the event loop that runs the worker.
+        """
         if grace is not None:
             self._grace_now = grace.total_seconds()
 
@@ -204,7 +210,7 @@ class AsyncWorker(BaseWorker):
 
     @property
     def is_over(self) -> bool:
-        """Whether it stops at once: a flow that cannot be written now is free when its lease ends."""
+        """Whether the worker is stopping at once: flows that cannot be written now are free when their leases end."""
         return self._is_over
 
     def _notify(self) -> None:
@@ -351,7 +357,7 @@ class AsyncWorker(BaseWorker):
             self._gate.want(-asked.alone)
 
     def leave(self, flight: Flight) -> None:
-        """Start handlers that wait for this one to end; do nothing if it did not begin."""
+        """Start handlers that wait for this one to end; do nothing if this one did not begin."""
         if flight.is_inside:
             flight.is_ending = True
             self._ending += 1
@@ -423,12 +429,12 @@ class AsyncWorker(BaseWorker):
     # tests ----------------------------------------------------------------------------------------
 
     async def run_until_idle(self, *, until: datetime | None = None, most: int = 10_000) -> int:
-        """Run everything that is due, one flow after the other in this task; return the number of runs.
+        """Run everything that is due, one flow at a time in this task; return the number of runs.
 
-        For tests. On a store with a `ManualClock`, the clock is moved to the time at which something is due
-        next, so pauses, retries and deadlines take no time; with `until`, it is not moved past that time.
-        Raises `UsageError` after `most` runs. Errors of handlers are written to their flows, as usual; errors
-        of the store are raised.
+        This method is intended for tests. If the store has a `ManualClock`, the method moves the clock to the
+        time at which something is due next, so pauses, retries and deadlines take no time. With `until`, the
+        clock is not moved past that time. Raises `UsageError` after `most` runs. Errors that handlers raise
+        are written to their flows, as usual; errors of the store are raised.
         """
         self._begin()
         runs = 0

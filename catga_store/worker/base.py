@@ -79,7 +79,7 @@ class BaseWorker:
         self.store = store
         self.concurrency = concurrency
         self.tally = Tally()
-        """What was counted since the worker was made."""
+        """What the worker has counted since it was created."""
         self.log = logging.getLogger("catga_store.worker")
         self._lease = lease
         self._retry = Retry() if retry is None else retry
@@ -104,11 +104,11 @@ class BaseWorker:
 
     @property
     def is_over(self) -> bool:
-        """Whether it stops at once: a flow that cannot be written now is free when its lease ends."""
+        """Whether the worker is stopping at once: flows that cannot be written now are free when their leases end."""
         raise NotImplementedError
 
     def leave(self, flight: Flight) -> None:
-        """Start handlers that wait for this one to end; do nothing if it did not begin."""
+        """Start handlers that wait for this one to end; do nothing if this one did not begin."""
         raise NotImplementedError
 
     def _leave(self, flight: Flight) -> bool:
@@ -266,16 +266,16 @@ class BaseWorker:
 
     @property
     def in_flight(self) -> int:
-        """The number of flows that it has claimed now, including those whose outcome is being written."""
+        """The number of flows that the worker has claimed now, including those whose outcome is being written."""
         return len(self._flights)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The stored names of the types that it handles."""
+        """The stored names of the types that the worker handles."""
         return tuple(self._handlers)
 
     def now(self) -> datetime:
-        """Return the time by the clock of the store."""
+        """Return the current time according to the store's clock."""
         now: datetime = self.store.now()
         return now
 
@@ -283,7 +283,7 @@ class BaseWorker:
         self._turned = time.monotonic()
 
     def store_failed(self, error: Exception) -> None:
-        """Note that the store could not be reached; the first time, log it."""
+        """Record that the store could not be reached, and log the first failure."""
         if self._down_since is None:
             self._down_since = time.monotonic()
             self.log.warning("the store cannot be reached, and the worker keeps trying: %s", error)

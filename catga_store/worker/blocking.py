@@ -46,14 +46,16 @@ _LAST_WRITES_SECONDS = 10.0
 
 
 class Worker(BaseWorker):
-    """Claims due flows of a store, runs their handlers in threads, and commits what they changed.
+    """Claims due flows, runs their handlers in threads, and commits what the handlers have changed.
 
-    A worker is optional: it calls only public operations of the store, as a loop of your own would.
+    A worker is optional: it calls only public operations of the store, which you can also call in your own
+    loop.
 
     `concurrency` is the number of handlers that run at the same time. `lease` is the duration of a claim; the
-    claims of running flows are extended after each third of it. `retry` determines what happens after an
-    exception. `grace` is how long handlers may continue to run after the worker was stopped. `owner` is the
-    name of the worker in claims. With `tags`, the worker claims only flows that have all of these tags.
+    claims of running flows are extended after each third of their lease. `retry` determines what happens
+    after an exception. `grace` is the time for which handlers may continue to run after the worker was
+    stopped. `owner` is the name of the worker in claims. With `tags`, the worker claims only flows that have
+    all of these tags.
 
     >>> import catga_store as cs
     >>> store = cs.open_store("memory://")
@@ -131,9 +133,10 @@ class Worker(BaseWorker):
     ) -> Callable[[Handled[Any]], Handled[Any]]:
         """Decorate the handler for flows of these types: classes, stored type names, or `None` for no type.
 
-        The handler takes a `Run`. `retry` replaces the `retry` of the worker. The worker does not wait for a
-        handler that takes longer than `time_limit`: the attempt fails, and none of its changes are
-        committed. Its thread cannot be stopped, so it continues to run.
+        The handler receives a `Run`. `retry` replaces the worker's `retry` for these types. The worker stops
+        waiting for a handler that takes longer than `time_limit`: the attempt fails, and none of the
+        handler's changes are committed. The thread of the handler cannot be stopped, so the handler continues
+        to run.
         """
 
         def decorate(function: Handled[Any]) -> Handled[Any]:
@@ -143,12 +146,13 @@ class Worker(BaseWorker):
         return decorate
 
     def on_failure(self, *types: type[Any] | str | None) -> Callable[[Failed], Failed]:
-        """Decorate a function that is called when a flow of these types fails for the last time.
+        """Decorate a function that is called when a flow of these types fails for good.
 
-        It takes a `Run` and the error. The flow is in its stored state, but `FAILED` and with its `error`.
-        The changes of the function are part of the commit that fails the flow. It may also let the flow
-        continue, for example with the status `COMPENSATING`, but not with the position and status at which
-        it failed. If the function raises an exception, the flow fails without these changes.
+        The function receives a `Run` and the error. The flow has its stored state, the status `FAILED`, and
+        its `error`. The commit that fails the flow includes the function's changes. The function can also let
+        the flow continue, for example with the status `COMPENSATING`, but not with the position and status
+        with which the flow failed. If the function raises an exception, the flow fails without the function's
+        changes.
         """
 
         def decorate(function: Failed) -> Failed:
@@ -160,14 +164,15 @@ class Worker(BaseWorker):
     # running --------------------------------------------------------------------------------------
 
     def run(self, *, signals: bool = True) -> None:
-        """Work until `stop` is called, or on SIGTERM or SIGINT if this is the main thread.
+        """Process flows until `stop` is called or, in the main thread, until the process gets SIGTERM or SIGINT.
 
-        With `signals=False`, the worker does not handle signals. Use it if the worker is part of a program
-        that handles them, such as a web server, and let this program call `stop`.
+        With `signals=False`, the worker does not handle signals. Use this option if the worker is part of a
+        program that handles signals itself, such as a web server, and call `stop` from that program.
 
-        When it is stopped, it claims nothing more, and handlers have the time `grace` to return. Flows whose
-        handlers are still running after that are given back to other workers without counting the attempt. A
-        second signal does this at once. An outage of the store does not stop the worker.
+        After it was stopped, the worker claims no more flows, and its handlers have the time `grace` to
+        return. If a handler is still running after that, its flow is given back to other workers, and the
+        attempt does not count. A second signal ends the grace period at once. An outage of the store does not
+        stop the worker.
         """
         self._begin()
         keeper = threading.Thread(target=self._keep, name="catga-store-keeper", daemon=True)
@@ -191,7 +196,10 @@ class Worker(BaseWorker):
             self._reset()
 
     def stop(self, grace: timedelta | None = None) -> None:
-        """Let `run` return; may be called from any thread. `grace` replaces the `grace` of the worker."""
+        """Stop the worker, so that `run` returns; `grace` replaces the worker's `grace`.
+
+        This method can be called from any thread.
+        """
         with self._changed:
             if grace is not None:
                 self._grace_now = grace.total_seconds()
@@ -206,7 +214,7 @@ class Worker(BaseWorker):
 
     @property
     def is_over(self) -> bool:
-        """Whether it stops at once: a flow that cannot be written now is free when its lease ends."""
+        """Whether the worker is stopping at once: flows that cannot be written now are free when their leases end."""
         return self._over.is_set()
 
     def _signalled(self) -> None:
@@ -342,7 +350,7 @@ class Worker(BaseWorker):
                 self._gate.want(-asked.alone)
 
     def leave(self, flight: Flight) -> None:
-        """Start handlers that wait for this one to end; do nothing if it did not begin."""
+        """Start handlers that wait for this one to end; do nothing if this one did not begin."""
         with self._changed:
             if self._leave(flight):
                 self._changed.notify_all()
@@ -419,12 +427,12 @@ class Worker(BaseWorker):
     # tests ----------------------------------------------------------------------------------------
 
     def run_until_idle(self, *, until: datetime | None = None, most: int = 10_000) -> int:
-        """Run everything that is due, one flow after the other in this thread; return the number of runs.
+        """Run everything that is due, one flow at a time in this thread; return the number of runs.
 
-        For tests. On a store with a `ManualClock`, the clock is moved to the time at which something is due
-        next, so pauses, retries and deadlines take no time; with `until`, it is not moved past that time.
-        Raises `UsageError` after `most` runs. Errors of handlers are written to their flows, as usual; errors
-        of the store are raised.
+        This method is intended for tests. If the store has a `ManualClock`, the method moves the clock to the
+        time at which something is due next, so pauses, retries and deadlines take no time. With `until`, the
+        clock is not moved past that time. Raises `UsageError` after `most` runs. Errors that handlers raise
+        are written to their flows, as usual; errors of the store are raised.
         """
         self._begin()
         runs = 0

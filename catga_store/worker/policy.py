@@ -22,10 +22,10 @@ _MOST_DOUBLINGS = 62
 
 
 class GiveUp(Exception):  # noqa: N818  a request of a handler, not an error of the library
-    """Raise it in a handler to fail the flow at once, however many attempts are left.
+    """Raise this exception in a handler to fail the flow at once, however many attempts are left.
 
-    Its text becomes `flow.error`. The changes of the handler since its last commit are discarded. To
-    fail a flow and keep the changes, call `run.fail(reason)` and return.
+    The text of the exception becomes `flow.error`. Changes that the handler has made since its last commit
+    are discarded. To fail a flow and keep the changes, call `run.fail(reason)` and return.
     """
 
 
@@ -41,10 +41,10 @@ def _checked_span(value: object) -> timedelta:
 
 @frozen(kw_only=True)
 class Retry:
-    """How often a step is attempted, and how long a worker waits between the attempts.
+    """How many times a step is attempted, and how long a worker waits between two attempts.
 
-    The delay is a random time between 0 and an upper bound (full jitter). The bound is `first` after the first
-    attempt, and doubles after each further attempt, up to `most`.
+    The delay is a random time between 0 and an upper bound (full jitter). The bound is `first` after the
+    first attempt, and doubles after each further attempt, up to `most`.
 
     >>> from datetime import timedelta
     >>> from catga_store import Retry
@@ -58,7 +58,7 @@ class Retry:
     most: timedelta = field(default=timedelta(minutes=10), converter=_checked_span)
 
     def longest_delay(self, attempt: int) -> timedelta:
-        """Return the upper bound of the delay after this attempt; the first attempt is 1."""
+        """Return the upper bound of the delay after this attempt; the first attempt has the number 1."""
         doublings = min(max(attempt - 1, 0), _MOST_DOUBLINGS)
         seconds = self.first.total_seconds() * 2**doublings
         return timedelta(seconds=min(seconds, self.most.total_seconds()))

@@ -69,7 +69,7 @@ class BaseRun(Generic[S]):
     """One run of a handler: everything that does no I/O."""
 
     flow: FlowSnapshot[S]
-    """The claimed flow, in the session of the run."""
+    """The claimed flow, which is tracked by the session of the run."""
 
     def __init__(self, store: Any, flow: FlowSnapshot[S], session: Any) -> None:
         self.flow = flow
@@ -87,15 +87,15 @@ class BaseRun(Generic[S]):
 
     @property
     def lost(self) -> bool:
-        """Whether the run must stop: another worker may have the flow, or this worker no longer waits for it.
+        """Whether the run must stop, because another worker may have the flow or this worker has given up the run.
 
-        Nothing that the handler does after that is committed. A blocking handler of a long step should check
-        it from time to time; an async handler is cancelled.
+        Whatever the handler does afterwards is not committed. A blocking handler that performs a long step
+        should check this property from time to time; an async handler is cancelled.
         """
         return self._is_lost
 
     def next(self, by: int = 1, *, after: timedelta | None = None) -> None:
-        """Go to the next step: advance the position, due now or after a pause."""
+        """Go to the next step: advance the position, and make the flow due now or `after` a pause."""
         self.flow.position = self.flow.position.advance(by)
         self.flow.due_at = NOW if after is None else self._store.now() + _span(after)
 
@@ -106,15 +106,15 @@ class BaseRun(Generic[S]):
     def complete(self, result: object = None) -> None:
         """End the flow as `COMPLETED`.
 
-        If another flow waits for it (`reports_to`), that flow finds `result`, which is JSON data of at most
-        256 KiB, in `wait_condition.results`; otherwise, the result is not kept.
+        If another flow waits for this flow (`reports_to`), the other flow finds `result` in its
+        `wait_condition.results`; otherwise, the result is not kept. `result` is JSON data of at most 256 KiB.
         """
         self.flow.status = FlowStatus.COMPLETED
         if result is not None and self.flow.reports_to is not None:
             self._session.complete_child(self.flow.reports_to, self.flow.flow_id, result=result)
 
     def fail(self, reason: str) -> None:
-        """End the flow as `FAILED`, and keep the changes of the handler; see also `GiveUp`."""
+        """End the flow as `FAILED`, and keep the changes that the handler has made; see also `GiveUp`."""
         self.flow.error = reason
         self.flow.status = FlowStatus.FAILED
 
@@ -124,25 +124,27 @@ class BaseRun(Generic[S]):
         after: timedelta | None = None,
         reason: str = "the handler requested another attempt",
     ) -> None:
-        """Attempt the step again, after a pause or by the retry policy; the changes of the handler are kept.
+        """Attempt the step again, keeping the changes that the handler has made.
 
-        The attempt counts. If it was the last one, the flow fails as if the handler had raised `GiveUp`.
+        The next attempt starts after the pause `after`, or according to the retry policy if you do not pass
+        one. This attempt counts. If it was the last attempt, the flow fails as if the handler had raised
+        `GiveUp`.
         """
         self._retry = RetryWish(None if after is None else _span(after), reason)
 
     def every(self, interval: timedelta) -> None:
-        """End a round of a recurring flow: it is due at its next planned time.
+        """End a round of a recurring flow: the flow is due again at its next planned time.
 
-        Planned times are one interval apart, however late a round starts and however long it takes. If any
-        planned times were missed, one round makes up for all of them. The results of `once` are discarded, so
-        the next round does everything again.
+        Planned times are one interval apart, however late a round starts and however long it takes. If
+        planned times were missed, a single round makes up for all of them. The results of `once` are
+        discarded, so the next round does everything again.
         """
         self._schedule = by_interval(interval)
 
     def cron(self, expression: str, timezone: str = "UTC") -> None:
-        """End a round of a recurring flow: it is due at the next time of a cron expression.
+        """End a round of a recurring flow: the flow is due again at the next time of a cron expression.
 
-        Otherwise like `every`. Needs the extra `worker`.
+        In all other respects, this method works like `every`. It requires the `worker` extra.
         """
         self._schedule = by_cron(expression, timezone)
 
@@ -157,15 +159,17 @@ class BaseRun(Generic[S]):
         timeout: timedelta | None = None,
         correlation_id: str | None = None,
     ) -> WaitCondition:
-        """Start other flows, and go to the next step when they have ended, or when `timeout` has passed.
+        """Start other flows, and go to the next step when they have ended or when `timeout` has passed.
 
-        The commit of the run creates the children, which are new flows, and suspends this flow. Each child
-        reports its end (`reports_to`), however it ends. The next step finds the success, result and error of
-        each child in `flow.wait_condition.results`. The condition is named after the flow, its position and
-        its version, unless you pass `correlation_id`. A child also gets the tags of the flow, except for tags
-        whose keys it already has. One commit has room for 190 children; on a store with partitions, they must
-        have the same `{tag}` as the flow. If the id of a child is taken, the commit raises `FlowExistsError`,
-        and the attempt fails. Raises `UsageError` if a child reports to another condition.
+        The commit of the run creates the children, which must be new flows, and suspends this flow. Each
+        child reports its end (`reports_to`), however it ends. The next step finds the success, result and
+        error of each child in `flow.wait_condition.results`. Unless you pass `correlation_id`, the id of the
+        condition is made from the flow's id, position and version. Each child also gets the flow's tags,
+        except for tags whose keys the child already has.
+
+        One commit can contain up to 190 children; in a store with partitions, they must have the same `{tag}`
+        as the flow. If the id of a child is already taken, the commit raises `FlowExistsError`, and the
+        attempt fails. Raises `UsageError` if a child reports to a different condition.
         """
         flow = self.flow
         named = correlation_id or _wait_id(flow)
@@ -198,9 +202,9 @@ class BaseRun(Generic[S]):
 class Run(BaseRun[S]):
     """One run of a handler of a `Worker`.
 
-    The changes of the handler to `flow`, and everything else that it does in `session`, are committed when
-    it returns. By then, it must have moved the flow on, with one of these methods or by setting its position,
-    status or due time.
+    When the handler returns, its changes to `flow` and everything else that it has done in `session` are
+    committed. By then, the handler must have moved the flow on, either with one of these methods or by
+    setting the flow's position, status or due time.
     """
 
     @property
@@ -210,13 +214,13 @@ class Run(BaseRun[S]):
         return session
 
     def once(self, name: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function and keep its result: after a crash, it is returned and the function is not called again.
+        """Call a function once and keep its result; after a crash, return this result instead of calling it again.
 
-        The result is stored at once as a part of the flow, named after the position and `name`; this raises
-        `ClaimLostError` if the run has lost its claim. If a worker dies between the call and this write, the
-        next attempt calls the function again: pass a key to other services, so that they act only once. The
-        result is `bytes`, JSON data, or an instance of the class that is the function's return annotation.
-        Costs two round trips, or one if the result is already stored.
+        The result is stored immediately as a part of the flow, which is named after the position and `name`.
+        If the run has lost its claim, this write raises `ClaimLostError`. If a worker dies between the call
+        and this write, the next attempt calls the function again, so pass an idempotency key to other
+        services. The result is `bytes`, JSON data, or an instance of the class that is the function's return
+        annotation. Costs two round trips, or one if the result is already stored.
         """
         return cast("R", drive(_once(self, name, function, args, kwargs)))
 
@@ -224,9 +228,9 @@ class Run(BaseRun[S]):
 class AsyncRun(BaseRun[S]):
     """One run of a handler of an `AsyncWorker`.
 
-    The changes of the handler to `flow`, and everything else that it does in `session`, are committed when
-    it returns. By then, it must have moved the flow on, with one of these methods or by setting its position,
-    status or due time.
+    When the handler returns, its changes to `flow` and everything else that it has done in `session` are
+    committed. By then, the handler must have moved the flow on, either with one of these methods or by
+    setting the flow's position, status or due time.
     """
 
     @property
@@ -250,13 +254,13 @@ class AsyncRun(BaseRun[S]):
     async def once(
         self, name: str, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
     ) -> Any:
-        """Call a function and keep its result: after a crash, it is returned and the function is not called again.
+        """Call a function once and keep its result; after a crash, return this result instead of calling it again.
 
-        The result is stored at once as a part of the flow, named after the position and `name`; this raises
-        `ClaimLostError` if the run has lost its claim. If a worker dies between the call and this write, the
-        next attempt calls the function again: pass a key to other services, so that they act only once. The
-        result is `bytes`, JSON data, or an instance of the class that is the function's return annotation.
-        Costs two round trips, or one if the result is already stored.
+        The result is stored immediately as a part of the flow, which is named after the position and `name`.
+        If the run has lost its claim, this write raises `ClaimLostError`. If a worker dies between the call
+        and this write, the next attempt calls the function again, so pass an idempotency key to other
+        services. The result is `bytes`, JSON data, or an instance of the class that is the function's return
+        annotation. Costs two round trips, or one if the result is already stored.
         """
         return await drive_async(_once(self, name, function, args, kwargs))
 

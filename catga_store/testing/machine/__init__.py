@@ -33,14 +33,15 @@ OpenEmpty: TypeAlias = Callable[[ManualClock, Retention, int], StoreAPI]
 
 
 class StoreMachine(ActionRules):
-    """Every public operation of a store, in drawn orders, against the oracle.
+    """The state machine that runs every public operation of a store in random order and compares it with the oracle.
 
-    A subclass opens its store in `open_api`; `partitions` are the numbers that are drawn from.
+    Define `open_api` in a subclass to open your store. `partitions` contains the numbers of partitions from
+    which the machine chooses.
     """
 
 
 def machine_for(open_api: OpenEmpty) -> type[StoreMachine]:
-    """The machine for the store that `open_api(clock, retention, partitions)` opens."""
+    """Return the state machine for the store that `open_api(clock, retention, partitions)` opens."""
 
     class Machine(StoreMachine):
         def open_api(self, clock: ManualClock, retention: Retention, partitions: int) -> StoreAPI:
