@@ -72,15 +72,18 @@ def send(
     changes: tuple[Change, ...],
     *,
     keeps_history: bool = True,
+    has_reports: bool = False,
 ) -> Conversation[Reply]:
     """Send one commit, with what flows report that it ends; the reply is about `changes` alone.
+
+    `has_reports`: the known reports are among the changes.
 
     Flows that are deleted by their ids alone, and report their end, cost another exchange. An error of
     unknown outcome keeps what `resolve_commit` needs.
     """
     sent_at = time.monotonic()
     history = context.settings.history if keeps_history else 1
-    reports = missing_reports(changes)
+    reports = () if has_reports else missing_reports(changes)
     sent = reported = (*changes, *reports) if reports else changes
     while True:
         try:

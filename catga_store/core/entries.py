@@ -125,7 +125,11 @@ def _plan_flow_entry(
 ) -> Put | None:
     """The write of a flow, or nothing: decided on the one encoding that would be written."""
     put = plan_flow(flow, now_ms, limits, instead=entry.instead)
-    return put if entry.intent is not Intent.LOADED or changes_of(flow, put) else None
+    if entry.intent is not Intent.LOADED:
+        return put
+
+    # Most that is loaded to be changed has another state; then nothing else needs to be compared.
+    return put if not envelope.is_same_state(flow, put.body) or changes_of(flow, put) else None
 
 
 def _wait_has_changed(wait: WaitCondition) -> bool:

@@ -152,7 +152,9 @@ def update(context: Context, flow: FlowSnapshot[Any]) -> Conversation[None]:
     put = writes.plan_flow(flow, now_ms, context.limits)
     # One flow is never of two partitions, so unlike `commit_one` this checks none.
     try:
-        reply = yield from commits.send(context, new_commit_id(), now_ms, (put,))
+        reply = yield from commits.send(
+            context, new_commit_id(), now_ms, (put,), has_reports=flow.reports_to is None
+        )
     except CommitUncertainError:
         stored_state.stop_watching(flow)  # the changes may be written
         raise

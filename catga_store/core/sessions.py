@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
-from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -37,7 +36,6 @@ from catga_store.core.context import Context
 from catga_store.core.entries import Entry
 from catga_store.core.entries import Intent
 from catga_store.core.receipts import Receipt
-from catga_store.core.unit_of_work import CommitPlan
 from catga_store.core.unit_of_work import UnitOfWork
 from catga_store.core.waiting import NO_WAIT
 from catga_store.core.writes import check_flag
@@ -70,7 +68,6 @@ from catga_store.protocol.requests import Conflict
 from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Read
 from catga_store.protocol.requests import Refused
-from catga_store.protocol.requests import SetWait
 
 __all__ = [
     "session_claim",
@@ -329,7 +326,7 @@ def suspend(
 def session_commit(
     context: Context, unit: UnitOfWork, *, resolve: bool = False
 ) -> Conversation[Receipt]:
-    """CommitPlan, send one commit, settle; with `resolve`, find out what became of a lost one."""
+    """Plan, send one commit, settle; with `resolve`, find out what became of a lost one."""
     if resolve is not False:
         check_flag(resolve, "resolve")
 
@@ -349,7 +346,7 @@ def session_commit(
     try:
         commit_id = new_commit_id()
         try:
-            reply = yield from send(context, commit_id, now_ms, plan.changes)
+            reply = yield from send(context, commit_id, now_ms, plan.changes, has_reports=True)
         except CommitUncertainError as error:
             if not resolve:
                 raise
@@ -366,8 +363,8 @@ def session_commit(
         return unit.settle_unread(commit_id, plan, now_ms)
 
     receipt = unit.settle(commit_id, plan, reply.outcomes, now_ms)
-    if SetWait in map(type, plan.changes):
-        yield from claims.load_results(context, _closed(plan, reply.outcomes))
+    if unit.ended_waits:
+        yield from claims.load_results(context, unit.ended_waits)
 
     return receipt
 
@@ -427,18 +424,6 @@ def _recover(
     """
     known = yield from commits.read_outcomes(context, commit_id, unit.lost_changes, outcomes)
     unit.recover(commit_id, known)
-
-
-def _closed(plan: CommitPlan, outcomes: Sequence[Outcome]) -> list[WaitCondition]:
-    """The waits that were set and had ended; a parent that suspends on one is claimed with it."""
-    return [
-        entry.record
-        for change, entry, outcome in zip(plan.changes, plan.entries, outcomes, strict=True)
-        if isinstance(change, SetWait)
-        and not (change.renotify or outcome.accepted)
-        and entry is not None
-        and isinstance(entry.record, WaitCondition)
-    ]
 
 
 def _as_tracked(entry: Entry, state_type: Any | None) -> Any:

@@ -119,6 +119,8 @@ class UnitOfWork:
         self.refusal: BaseException | None = None
         """The error of the last commit that was refused or lost."""
         self.has_written = False
+        self.ended_waits: list[WaitCondition] = []
+        """Conditions that the last commit has set and that had ended: their results are not read yet."""
         self._lost: tuple[CommitPlan, int] | None = None
         """What was sent when the last commit was lost, and when."""
         self._map: dict[Key, Entry] = {}
@@ -591,6 +593,7 @@ class UnitOfWork:
         """Every object takes what the store returned; from here on they are clean."""
         self.step("settle")
         self.has_written = True
+        self.ended_waits = []
         self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)
         self._completions, self._appends, self._checks, self._guards = {}, [], {}, {}
         return self.receipt
@@ -658,6 +661,8 @@ class UnitOfWork:
         elif isinstance(change, SetWait):
             assert isinstance(record, WaitCondition), "a SetWait must come from a WaitCondition"
             settle_wait(record, change, outcome, now_ms)
+            if not (change.renotify or outcome.accepted):
+                self.ended_waits.append(record)  # a parent that suspends on one is claimed with it
         elif isinstance(change, Check):
             assert isinstance(record, FlowSnapshot), "a renewed claim must come from a FlowSnapshot"
             _settle_renewal(record, change)

@@ -13,6 +13,7 @@ from typing import Protocol
 from typing import TypeVar
 
 from catga_store.drivers.sleeping import sleep_blocking
+from catga_store.protocol.conversation import DRIVERS_OWN
 from catga_store.protocol.conversation import Await
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Invoke
@@ -64,16 +65,17 @@ class BlockingDriver(EmbeddedDriver):
         return run(conversation, self._perform, self.protocol.converse)
 
     def _perform(self, request: Request[Any]) -> Any:
+        if type(request) not in DRIVERS_OWN:
+            return self.transport(request)
+
         if type(request) is Pause:
             return self.sleep(request.seconds)
 
         if type(request) is Invoke:
             return request.function()
 
-        if type(request) is Await:
-            return sleep_blocking(request.sleeper)
-
-        return self.transport(request)
+        assert type(request) is Await, request  # noqa: S101  there are no others
+        return sleep_blocking(request.sleeper)
 
     def close(self) -> None:
         """Close the transport."""

@@ -54,15 +54,15 @@ def read(tables: Tables, request: Read) -> tuple[Record | None, ...]:
     found: list[Record | None] = []
 
     for key in request.keys:
-        if key.kind == PART:
+        kind = key.kind
+        if kind == PART:
             found.append(tables.part(key, now_ms))
             continue
 
         record = tables.record(key)
-
         if record is None:
             pass
-        elif key.kind == PROGRESS:
+        elif kind == PROGRESS:
             flow = tables.head(flow_key(key.id))
             if flow is not None and has_expired(flow, now_ms):
                 record = None

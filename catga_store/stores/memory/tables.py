@@ -115,6 +115,10 @@ def _wait_fields(row: WaitRow) -> tuple[tuple[Any, ...], ...]:
 _ABSENT: Any = object()
 
 
+_CLAIM, _AFTER_TIMES = Head._fields.index("claim"), Head._fields.index("expires_ms") + 1
+"""Where a head has the claim, the due time and the expiry."""
+
+
 class MemoryTables:
     """Rows and their indexes; implements `Tables`. Call it under its lock only."""
 
@@ -293,9 +297,11 @@ class MemoryTables:
         if head.tags or (old is not None and old.tags):
             self._list_tags(key, head, old)
 
-        # Most writes move nothing, and call nothing to find that out.
         due_ms = expires_ms = claimed_ms = None
         if old is not None:
+            if head[_CLAIM:_AFTER_TIMES] == old[_CLAIM:_AFTER_TIMES]:
+                return  # most writes move nothing
+
             due_ms, expires_ms = old.due_ms, old.expires_ms
             claimed_ms = None if old.claim is None else due_ms
 

@@ -9,7 +9,8 @@ but "I am the last one".
 
 A log can also be removed by hand. So a guard knows which log and which index of the log belong to
 the connections of this process, and `trouble` says if they are not in their places any more. That
-costs a `stat` and two reads of a name for each write.
+costs one `stat` of the folder for each write, which changes when a file in it is removed, renamed or
+replaced; only then, the file, its log and its index are looked at.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import sqlite3
 import struct
 import threading
+import time
 from importlib import import_module
 from typing import Any
 
@@ -47,6 +49,12 @@ _INDEX_BYTES = 128, 1
 
 _HEADER = struct.Struct("=12xB1xHI28x")
 """Of the index, twice: whether it is ready, the page size, and how many frames the log has."""
+
+_SETTLED_NS = 2_000_000_000
+"""How long ago a folder must have changed, so that its next change has another timestamp for certain.
+
+Older kernels take timestamps from a clock that ticks every 1 to 10 ms.
+"""
 
 _guards: dict[str, FileGuard] = {}
 _lock = threading.RLock()
@@ -112,6 +120,9 @@ class FileGuard:
         self._log_path = f"{real}-wal"  # SQLite puts it beside the file that a link leads to
         self._index_path = f"{real}-shm"
         self._real = real
+        self._folder = os.path.dirname(path) or "."  # noqa: PTH120  for `stat`, as in `place_of`
+        self._whole_folder: tuple[int, int, int] | None = None
+        """The folder, and when it last changed, if all was in its place after that."""
         self._descriptors: list[int] = []
         self._names: list[tuple[bytes, bytes]] = []
         self._names_in = -1
@@ -216,21 +227,17 @@ class FileGuard:
 
     def trouble(self) -> str | None:
         """Return what happened to the file, its log or the index, None if all are in their places."""
-        stat = os.stat
-        try:  # `place_of`, written out: every write asks this
-            file = stat(self._path)
-            if (file.st_dev, file.st_ino) == self.file and self._have_names():
-                return None
-
-            log, index = stat(self._log_path), stat(self._index_path)
-            if (
-                (file.st_dev, file.st_ino) == self.file
-                and (log.st_dev, log.st_ino) == self._log
-                and (index.st_dev, index.st_ino) == self._index
-            ):
+        try:  # every write asks this, and looks at the folder alone as long as that has not changed
+            found = os.stat(self._folder)  # noqa: PTH116  as in `place_of`
+            folder = found.st_dev, found.st_ino, found.st_ctime_ns
+            if folder == self._whole_folder:
                 return None
         except OSError:
-            pass
+            folder = None
+
+        if self._is_whole():
+            self._whole_folder = folder if folder is not None and self._shows(folder) else None
+            return None
 
         if place_of(self._path) != self.file:
             text = _MOVED
@@ -240,6 +247,18 @@ class FileGuard:
             text = _INDEX_GONE
 
         return text.format(path=self._path)
+
+    def _is_whole(self) -> bool:
+        """Whether the file, its log and its index are in their places."""
+        return place_of(self._path) == self.file and (
+            self._have_names()
+            or (place_of(self._log_path) == self._log and place_of(self._index_path) == self._index)
+        )
+
+    def _shows(self, folder: tuple[int, int, int]) -> bool:
+        """Whether this folder will look different once one of the files is removed or replaced."""
+        is_settled = folder[2] + _SETTLED_NS < time.time_ns()
+        return is_settled and not os.path.islink(self._path)  # noqa: PTH114  as in `place_of`
 
     def abandon(self) -> None:
         """After trouble: note whether the connections may still be closed.

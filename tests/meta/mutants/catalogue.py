@@ -138,11 +138,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "check-and-write-in-two-steps",
         "update reads, compares in the client, and writes over whatever is there by then",
         "core/records.py",
-        "    reply = yield from commits.send(context, new_commit_id(), now_ms, (put,))\n",
+        "    try:\n        reply = yield from commits.send(\n            context, new_commit_id(), now_ms, (put,),",
         "    (found,) = yield Read((flow.key,), now_ms)\n"
         "    if found is not None and found.head.revision == put.expected:\n"
         '        put = put._replace(expected="*")\n\n'
-        "    reply = yield from commits.send(context, new_commit_id(), now_ms, (put,))\n",
+        "    try:\n        reply = yield from commits.send(\n            context, new_commit_id(), now_ms, (put,),",
         SERIAL,
     ),
     Mutant(
@@ -1207,6 +1207,30 @@ MUTANTS: tuple[Mutant, ...] = (
         "stores/sqlite/file_locks.py",
         "                    _set_lock(descriptor, fcntl.F_RDLCK, bytes_)\n",
         "",
+        ("tests/stores/sqlite/test_sqlite_log.py",),
+    ),
+    Mutant(
+        "sqlite-folder-relied-on-for-good",
+        "a log that is removed later is not noticed",
+        "stores/sqlite/file_locks.py",
+        "            if folder == self._whole_folder:\n",
+        "            if self._whole_folder:\n",
+        ("tests/stores/sqlite/test_sqlite_log.py",),
+    ),
+    Mutant(
+        "sqlite-folder-of-a-link",
+        "the log of a file behind a link is removed, and the folder of the link is looked at",
+        "stores/sqlite/file_locks.py",
+        "return is_settled and not os.path.islink(self._path)",
+        "return is_settled",
+        ("tests/stores/sqlite/test_sqlite_log.py",),
+    ),
+    Mutant(
+        "sqlite-folder-just-changed",
+        "two changes of a folder with one timestamp are taken for one",
+        "stores/sqlite/file_locks.py",
+        "is_settled = folder[2] + _SETTLED_NS < time.time_ns()",
+        "is_settled = True",
         ("tests/stores/sqlite/test_sqlite_log.py",),
     ),
     Mutant(

@@ -11,6 +11,7 @@ import select
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,7 +21,9 @@ from typing import Any
 import pytest
 
 import catga_store as cs
+from catga_store.stores.sqlite import file_locks
 from catga_store.stores.sqlite.forks import traffic
+from tests.support.waiting import until
 
 SECONDS = 60
 """The deadline of one reply of another process."""
@@ -250,6 +253,53 @@ def test_closing_after_the_index_was_removed_loses_nothing(
     assert_holds(path, {"due", "late"})
 
 
+@pytest.mark.parametrize("how", ["removed", "renamed", "replaced"])
+@pytest.mark.parametrize("end", ["", "-wal", "-shm"])
+def test_a_folder_that_had_not_changed_for_long(
+    path: Path, store: cs.SQLiteStore, monkeypatch: pytest.MonkeyPatch, end: str, how: str
+) -> None:
+    """A write looks only at the folder then; what happens to a file in it is noticed all the same."""
+    monkeypatch.setattr(file_locks, "_SETTLED_NS", 0)
+    changed = path.parent.stat().st_ctime_ns
+    until(lambda: time.time_ns() > changed + 50_000_000)  # the next timestamp is another one
+    store.create(cs.FlowSnapshot("before", state={}, due_at=None))
+    with monkeypatch.context() as looking:
+        looking.setattr(file_locks.FileGuard, "_is_whole", lambda _: pytest.fail("it looks again"))
+        store.create(cs.FlowSnapshot("ours", state={}, due_at=None))
+
+    file = path.with_name(path.name + end)
+    if how == "removed":
+        file.unlink()
+    elif how == "renamed":
+        file.rename(path.with_name("kept"))
+    else:
+        other = path.with_name("other")
+        other.write_bytes(file.read_bytes())
+        other.replace(file)
+
+    with pytest.raises(cs.StoreConfigError, match="removed or replaced"):
+        store.create(cs.FlowSnapshot("lost", state={}))
+
+
+def test_a_folder_that_has_just_changed_is_not_relied_on(
+    store: cs.SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next change may have the same timestamp, so the files are looked at."""
+    monkeypatch.setattr(file_locks, "_SETTLED_NS", 3_600_000_000_000)
+    looks: list[bool] = []
+    is_whole = file_locks.FileGuard._is_whole
+
+    def look(guard: file_locks.FileGuard) -> bool:
+        looks.append(is_whole(guard))
+        return looks[-1]
+
+    monkeypatch.setattr(file_locks.FileGuard, "_is_whole", look)
+    for number in range(3):
+        store.create(cs.FlowSnapshot(f"flow-{number}", state={}))
+
+    assert looks == [True] * 3
+
+
 def assert_holds(path: Path, flows: set[str]) -> None:
     """A process that comes now reads these flows, and the file is sound."""
     with started(path) as late:
@@ -302,6 +352,23 @@ def test_a_store_behind_a_link(path: Path) -> None:
         assert store.get("lost") is None
         assert store.get_one("other").version == 1
         path.with_name("other.db-wal").unlink()
+        with pytest.raises(cs.StoreConfigError, match=r"the log of the file .* was removed"):
+            store.create(cs.FlowSnapshot("lost", state={}))
+
+    assert_sound(path)
+
+
+def test_a_link_in_another_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That folder does not change with the files, so they are looked at."""
+    monkeypatch.setattr(file_locks, "_SETTLED_NS", 0)
+    link = path.parent / "links" / "link.db"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    changed = link.parent.stat().st_ctime_ns
+    until(lambda: time.time_ns() > changed + 50_000_000)
+    with cs.SQLiteStore(str(link)) as store:
+        store.create(cs.FlowSnapshot("before", state={}))
+        path.with_name("flows.db-wal").unlink()
         with pytest.raises(cs.StoreConfigError, match=r"the log of the file .* was removed"):
             store.create(cs.FlowSnapshot("lost", state={}))
 
