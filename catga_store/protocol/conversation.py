@@ -176,6 +176,7 @@ def run(
     costs 3 % of a `get` from the memory store, and a loop for both levels 5 % of a session.
     """
     send = conversation.send
+    reply: Any = None
     try:
         request = send(None)
 
