@@ -1,7 +1,7 @@
 """Durable workflow state: flow snapshots, wait conditions and ForEach progress.
 
-The same state in memory, in SQLite, and on servers, for blocking code, asyncio and trio; every
-write is version-checked and every commit is all or nothing.
+The stores keep this state in memory, in SQLite, or on servers, for blocking code, asyncio and trio. Each
+write is version-checked, and each commit is applied as a whole or not at all.
 
 >>> import catga_store as cs
 >>> store = cs.open_store("memory://")
@@ -14,14 +14,26 @@ write is version-checked and every commit is all or nothing.
 >>> store.get_one("order-42").version
 2
 
-The library logs, under `catga_store.*`, only what it cannot raise to a caller. Without a handler of
-your own nothing is shown. WARNING: `core.claims`: a due flow that cannot be read and is put off, or a
-`claim_due` that returns fewer flows because the store failed meanwhile; `stores.*`, `core.numbers`: a
-record that a listing passes over because it cannot be read; `core.commits`: a commit of unknown outcome, with its id;
-`core.unit_of_work`, `core.dropped`: a claimed flow was changed, and its session was closed or its object
-dropped without a write; `worker`: a failed attempt, a lost claim, the store out of reach and back. ERROR:
-`worker`: a flow that has failed for good.
-DEBUG: `core.sessions`: an attempt of `transact` that conflicted.
+The library logs only what it cannot raise to a caller, under `catga_store.*`. Without a log handler of your
+own, nothing is shown.
+
+It logs at the level WARNING:
+
+- `core.claims`: a due flow cannot be read and is postponed, or `claim_due` returns fewer flows because the
+  store has failed in the meantime
+- `stores.*`, `core.numbers`: a listing skips a record because the record cannot be read
+- `core.commits`: the outcome of a commit is unknown; the message contains the id of the commit
+- `core.unit_of_work`, `core.dropped`: a claimed flow was changed, but its session was closed or its object
+  was dropped without a write
+- `worker`: an attempt has failed, a claim was lost, the store cannot be reached, or it can be reached again
+
+It logs at the level ERROR:
+
+- `worker`: a flow has failed for good
+
+It logs at the level DEBUG:
+
+- `core.sessions`: an attempt of `transact` had a conflict
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The console: a store in the browser, as an ASGI application.
 
-`catga-store console URL` serves it alone; `app(store)` is mounted in a program of yours, under any path. It
-shows what the public operations of a store return and changes flows by them, so it has no state of its own
-but the numbers of the last minutes that the overview draws.
+`catga-store console URL` serves the console by itself; `app(store)` can be mounted in your own program, under
+any path. The console shows what the public operations of a store return, and uses these operations to change
+flows. Its only state of its own is the numbers of the last minutes, which the overview draws.
 
 | module | what it holds |
 |---|---|

@@ -1,6 +1,6 @@
 """LangGraph's checkpoints in a store of this library.
 
-Needs the extra `langgraph`. `layout` says what is stored. `reading`, `writing` and `threads` have every
+Requires the `langgraph` extra. `layout` says what is stored. `reading`, `writing` and `threads` have every
 operation once, as a conversation; `access` is what they share. `saver` is what LangGraph calls, blocking and
 async.
 """

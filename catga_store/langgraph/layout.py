@@ -95,10 +95,10 @@ _NOTHING: dict[str, Any] = {}
 
 
 class StaleThreadError(cs.ConflictError):
-    """The thread has moved on since this run read it, or was deleted. Nothing was written.
+    """The thread has changed since this run read it, or was deleted. Nothing was written.
 
-    `expected` is the checkpoint that the run continues from, `actual` the newest one of the namespace;
-    each is `None` where there is none.
+    `expected` is the checkpoint from which the run continues, and `actual` is the newest checkpoint in the
+    namespace; each is `None` if there is no such checkpoint.
     """
 
     thread_id: str

@@ -37,22 +37,23 @@ T = TypeVar("T")
 
 
 class CatgaSaver(BaseCheckpointSaver[str]):
-    """A LangGraph checkpointer on a store of this library.
+    """A LangGraph checkpointer that keeps its checkpoints in a store of this library.
 
-    On a blocking store all methods work, and the async ones run in threads. On an async store only the
-    async methods work. The saver does not close the store.
+    With a blocking store, all methods work, and the async methods run in threads. With an async store, only
+    the async methods work. The saver does not close the store.
 
-    `put` writes a checkpoint only if its parent is the newest checkpoint of the thread's namespace, and
-    `put_writes` likewise; else they raise `StaleThreadError`. So of two runs of one thread at the same
-    time one ends with that error, and nothing that was acknowledged is lost. To continue from an older
-    checkpoint, name it in the config, as always in LangGraph: then the newest one must be the same as
-    when the older one was read. A `put` whose config names no parent, and was never passed to
-    `get_tuple`, is not checked.
+    `put` and `put_writes` write only if the checkpoint from which they continue is the newest checkpoint in
+    the thread's namespace; otherwise, they raise `StaleThreadError`. If two runs of one thread overlap, one
+    of them therefore ends with this error, and nothing that was acknowledged is lost. To continue from an
+    older checkpoint, name it in the config, as usual in LangGraph; the newest checkpoint must then be the
+    same as when the older one was read. A `put` is not checked if its config names no parent and was never
+    passed to `get_tuple`.
 
-    `put` and `put_writes` cost one round trip, the first `put` in a namespace up to three. `get_tuple`
-    costs one, and two for a checkpoint that the config names. Each is all or nothing.
-    `copy_thread`, `prune` and `delete_for_runs` take several commits; after an error, call them again.
-    Errors are those of the store; an outcome that was lost is settled before the method returns.
+    `put` and `put_writes` cost one round trip; the first `put` in a namespace costs up to three. `get_tuple`
+    costs one round trip, or two for a checkpoint that the config names. Each of these calls is all or
+    nothing. `copy_thread`, `prune` and `delete_for_runs` take several commits; after an error, call them
+    again. The methods raise the errors of the store. If the outcome of a commit is lost, the method resolves
+    it before it returns.
 
     >>> import catga_store as cs
     >>> from langgraph.checkpoint.base import empty_checkpoint
@@ -72,11 +73,11 @@ class CatgaSaver(BaseCheckpointSaver[str]):
         self._to = Access(store._context, {})  # noqa: SLF001  of one package
 
     def under(self, flow: cs.FlowSnapshot[Any]) -> Self:
-        """Return a saver on the same store that writes only while the claim of this flow stands.
+        """Return a saver on the same store that writes only while the claim on this flow is valid.
 
-        Each commit checks the claim and renews it, and raises `ClaimLostError` once it is lost. It writes
-        nothing of the flow. With partitions, the flow must be in that of the thread: its id is the
-        thread's id, or both have the same `{tag}`.
+        Each commit checks and renews the claim, and raises `ClaimLostError` once the claim is lost. The flow
+        itself is not written. In a store with partitions, the flow must be in the partition of the thread:
+        the flow's id must be the thread's id, or both must have the same `{tag}`.
         """
         clone = copy.copy(self)
         clone._to = evolve(self._to, claimed=flow)  # noqa: SLF001  its own
@@ -107,11 +108,11 @@ class CatgaSaver(BaseCheckpointSaver[str]):
     # reading --------------------------------------------------------------------------------------
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return the checkpoint that the config names, else the newest one, or `None`."""
+        """Return the checkpoint that the config names, or the newest one if it names none; `None` if there is none."""
         return self._now(reading.get_tuple(self._to, self.serde, config))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return the checkpoint that the config names, else the newest one, or `None`."""
+        """Return the checkpoint that the config names, or the newest one if it names none; `None` if there is none."""
         return await self._later(reading.get_tuple(self._to, self.serde, config))
 
     def list(
@@ -122,11 +123,11 @@ class CatgaSaver(BaseCheckpointSaver[str]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
-        """Iterate over the checkpoints of a namespace by descending id.
+        """Iterate over the checkpoints of a namespace, by descending id.
 
-        Without a namespace, over those of all namespaces, one after the other; without a config, over
-        those of all threads. With a filter, a checkpoint that does not match is not read, if its
-        metadata take up to about 200 bytes.
+        Without a namespace, the call lists the checkpoints of all namespaces of the thread, one namespace
+        after the other; without a config, it lists the checkpoints of all threads. With a filter, a
+        checkpoint that does not match is not read if its metadata takes up to about 200 bytes.
         """
         found = reading.list_tuples(
             self._to, self.serde, config, wanted=filter, before=before, limit=limit
@@ -142,7 +143,7 @@ class CatgaSaver(BaseCheckpointSaver[str]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """Iterate over checkpoints, like `list`."""
+        """Iterate over checkpoints, as `list` does."""
         found = reading.list_tuples(
             self._to, self.serde, config, wanted=filter, before=before, limit=limit
         )
@@ -152,13 +153,13 @@ class CatgaSaver(BaseCheckpointSaver[str]):
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """Return what the values of delta channels are made of; the parents are read page by page."""
+        """Return the data from which the values of delta channels are built; parents are read page by page."""
         return self._now(reading.history(self._to, self.serde, config, channels))
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """Return what the values of delta channels are made of; the parents are read page by page."""
+        """Return the data from which the values of delta channels are built; parents are read page by page."""
         return await self._later(reading.history(self._to, self.serde, config, channels))
 
     # writing --------------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ class CatgaSaver(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,  # noqa: ARG002  each checkpoint is stored whole
     ) -> RunnableConfig:
-        """Write a checkpoint; `StaleThreadError` if its parent is not the newest one any more."""
+        """Write a checkpoint; raise `StaleThreadError` if its parent is no longer the newest checkpoint."""
         return self._now(writing.put(self._to, self.serde, config, checkpoint, metadata))
 
     async def aput(
@@ -180,7 +181,7 @@ class CatgaSaver(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,  # noqa: ARG002  each checkpoint is stored whole
     ) -> RunnableConfig:
-        """Write a checkpoint; `StaleThreadError` if its parent is not the newest one any more."""
+        """Write a checkpoint; raise `StaleThreadError` if its parent is no longer the newest checkpoint."""
         return await self._later(writing.put(self._to, self.serde, config, checkpoint, metadata))
 
     def put_writes(
@@ -190,7 +191,7 @@ class CatgaSaver(BaseCheckpointSaver[str]):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Write what a task has written; `StaleThreadError` if another run has written since."""
+        """Store the writes of a task; raise `StaleThreadError` if another run has written in the meantime."""
         self._now(writing.put_writes(self._to, self.serde, config, writes, (task_id, task_path)))
 
     async def aput_writes(
@@ -200,56 +201,57 @@ class CatgaSaver(BaseCheckpointSaver[str]):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Write what a task has written; `StaleThreadError` if another run has written since."""
+        """Store the writes of a task; raise `StaleThreadError` if another run has written in the meantime."""
         await self._later(
             writing.put_writes(self._to, self.serde, config, writes, (task_id, task_path))
         )
 
     def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002  the base class's
-        """Return a greater version than this: a number of 32 digits, and a random part."""
+        """Return a version greater than `current`: a number of 32 digits and a random part."""
         number = 0 if current is None else int(str(current).partition(".")[0])
         return f"{number + 1:032}.{uniform(0, 1):016}"
 
     # whole threads ----------------------------------------------------------------------------------
 
     def delete_thread(self, thread_id: str) -> None:
-        """Delete a thread with all its namespaces: one round trip, however many checkpoints it has."""
+        """Delete a thread with all its namespaces, in one round trip, however many checkpoints it has."""
         self._now(threads.delete_thread(self._to, thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Delete a thread with all its namespaces: one round trip, however many checkpoints it has."""
+        """Delete a thread with all its namespaces, in one round trip, however many checkpoints it has."""
         await self._later(threads.delete_thread(self._to, thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints whose metadata have one of these run ids; lists all threads.
+        """Delete the checkpoints whose metadata contains one of these run ids. The call lists all threads.
 
-        Delta channels of later checkpoints may be made of what is deleted.
+        The values of delta channels in later checkpoints may depend on checkpoints that are deleted.
         """
         self._now(threads.delete_for_runs(self._to, run_ids))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints of runs, like `delete_for_runs`."""
+        """Delete the checkpoints of these runs, as `delete_for_runs` does."""
         await self._later(threads.delete_for_runs(self._to, run_ids))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy a thread, if there is one, to a new thread; `FlowExistsError` if that exists.
+        """Copy a thread, if it exists, to a new thread; raise `FlowExistsError` if the new thread already exists.
 
-        A copy has a newest checkpoint only when it is complete. After an error, delete the new thread
+        A copy does not have a newest checkpoint until it is complete. After an error, delete the new thread
         and copy again.
         """
         self._now(threads.copy_thread(self._to, source_thread_id, target_thread_id))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy a thread, like `copy_thread`."""
+        """Copy a thread, as `copy_thread` does."""
         await self._later(threads.copy_thread(self._to, source_thread_id, target_thread_id))
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Delete all but the newest checkpoint of each namespace, or with `"delete"` the threads.
+        """Delete all checkpoints of these threads except the newest one of each namespace.
 
-        The parents that delta channels of the newest checkpoint are made of are kept with it.
+        The newest checkpoint is kept together with the parents from which its delta channels are built. With
+        the strategy `"delete"`, the threads themselves are deleted.
         """
         self._now(threads.prune(self._to, self.serde, thread_ids, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Delete checkpoints, like `prune`."""
+        """Delete checkpoints, as `prune` does."""
         await self._later(threads.prune(self._to, self.serde, thread_ids, strategy))
