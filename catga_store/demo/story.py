@@ -104,8 +104,9 @@ class Story:
     def _die(self) -> None:
         key = self.account.keys_of_items()[_DIES_AT]
         text = (
-            f"A worker process takes the payment and packs. At item {_DIES_AT} of the ForEach it dies by"
-            " os._exit: the warehouse has packed the item, but nothing has been committed."
+            f"A worker process takes the payment and begins to pack. At item {_DIES_AT} of the "
+            "ForEach step, the process dies in os._exit: the warehouse has packed the item, but "
+            "nothing has been committed."
         )
         self._narrator.act("A worker dies in the middle", text)
 
@@ -150,9 +151,9 @@ class Story:
 
     def _race(self) -> None:
         text = (
-            "The wait is over, so the order is due again. Two workers claim it at the same time:"
-            " one is refused. The winner overruns its lease, the other worker takes over, and the"
-            " whole late commit of the winner is refused."
+            "The wait is over, so the order is due again. Two workers claim it at the same time, "
+            "and one is refused. The winner overruns its lease, the other worker takes over, and "
+            "the winner's late commit is refused as a whole."
         )
         self._narrator.act("Two workers want the same order", text)
 
@@ -232,7 +233,7 @@ class Story:
                 return
 
         if until is not None:
-            message = f"worker {process.name} ended too early with exit code {process.wait()}"
+            message = f"worker {process.name} ended too early, with exit code {process.wait()}"
             raise DemoError(message)
 
     def _show_changes(self) -> None:

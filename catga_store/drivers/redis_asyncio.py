@@ -69,8 +69,8 @@ def check_client(client: object) -> bool:
     """Return whether this client of `redis.asyncio` is of a cluster; `UsageError` for any other."""
     if not isinstance(client, Redis | RedisCluster):
         message = (
-            "an AsyncRedisStore needs a Redis or RedisCluster client from redis.asyncio, not"
-            f" {shown(client)}; for a client from redis, use a RedisStore"
+            "AsyncRedisStore: expected a Redis or RedisCluster client from redis.asyncio, got "
+            f"{shown(client)}; for a client from redis, use RedisStore"
         )
         raise UsageError(message)
 

@@ -46,8 +46,8 @@ def link_to_client(client: object, timeout: float) -> RedisLink:
         return RedisClusterLink(lambda: client, repr(client), timeout, owned=False)
 
     message = (
-        f"a Redis store needs a redis.Redis or redis.RedisCluster client, not {shown(client)}; for"
-        " a client from redis.asyncio, use an AsyncRedisStore"
+        f"RedisStore: expected a redis.Redis or redis.RedisCluster client, got {shown(client)}; "
+        "for a client from redis.asyncio, use AsyncRedisStore"
     )
     raise UsageError(message)
 

@@ -235,8 +235,7 @@ class RedisClusterAsyncLink:
                     await self._client.nodes_manager.initialize()
             except TimeoutError as error:
                 message = (
-                    "no node of the cluster returned the slots of the cluster within"
-                    f" {self._timeout:g} s"
+                    f"no cluster node returned the map of hash slots within {self._timeout:g} s"
                 )
                 raise NotSentError(message) from error
             except Exception as error:  # also what a credential provider of the user's raises

@@ -57,12 +57,12 @@ def sqlite_path(path: str | os.PathLike[str]) -> str:
     text: Any = os.fspath(path) if hasattr(path, "__fspath__") else path
     if not isinstance(text, str) or text in ("", ":memory:") or "\0" in text:
         message = (
-            f"a SQLite store needs the path of a file, not {shown(text)}; to store records without"
-            " a file, use a MemoryStore"
+            f"path: expected the path of a file, got {shown(text)}; to keep records without a "
+            "file, use a MemoryStore"
         )
         raise UsageError(message)
 
-    _refuse_url(text, "a SQLite store needs the path of a file")
+    _refuse_url(text, "path: expected the path of a file")
     return str(Path(text).absolute())
 
 
@@ -73,15 +73,13 @@ def memory_name(name: str) -> str:
         message = f"name of a memory store: expected a str, got {shown(given)}"
         raise UsageError(message)
 
-    _refuse_url(name, "a memory store needs a name")
+    _refuse_url(name, "name: expected the name of a memory store")
     return name
 
 
 def _refuse_url(text: str, needed: str) -> None:
     if re.match(r"[A-Za-z][\w+.-]*://", text):
-        message = (
-            f"{needed}, but {shown(text)} is a URL; to open a store by its URL, use open_store"
-        )
+        message = f"{needed}, got the URL {shown(text)}; to open a store by its URL, use open_store"
         raise UsageError(message)
 
 
@@ -229,7 +227,7 @@ def nats_servers(servers: Any) -> list[str]:
         message = (
             "servers: expected URLs such as ['nats://a:4222', 'nats://b:4222'], got "
             f"{shown(servers)}; to use your own connection, pass it to AsyncNatsStore on the "
-            "event loop of the connection"
+            "event loop of that connection"
         )
         raise UsageError(message)
 
@@ -262,7 +260,7 @@ def nats_options(connect: Mapping[str, Any] | None) -> dict[str, Any]:
     unknown = [name for name in options if name not in known]
     if unknown:
         message = (
-            f"connect does not accept the option {shown(unknown[0])}; it accepts "
+            f"connect: unknown option {shown(unknown[0])}; expected options from "
             f"{', '.join(sorted(known))}"
         )
         raise UsageError(message)

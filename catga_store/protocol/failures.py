@@ -63,8 +63,8 @@ def check_layout(version: int, stored: int, *, known: int, partitions: int) -> N
     """
     if version != known:
         message = (
-            f"the store has layout version {version}, but this release of catga_store "
-            f"supports {known}, so nothing was changed; open the store with the release that "
+            f"the store has layout version {version}, but this release of catga_store supports "
+            f"only version {known}; nothing was changed; open the store with the release that "
             "created it"
         )
         raise StoreConfigError(message)

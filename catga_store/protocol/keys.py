@@ -277,7 +277,7 @@ def check_step(value: object) -> int:
     >>> check_step(-1)
     Traceback (most recent call last):
     ...
-    catga_store.UsageError: the step index is -1, but must be an int from 0 to 2147483647; nothing was sent
+    catga_store.UsageError: step index: expected an int from 0 to 2147483647, got -1; nothing was sent
     """
     if type(value) is int and 0 <= value <= MAX_STEP:
         return value
@@ -286,9 +286,7 @@ def check_step(value: object) -> int:
         return int(value)
 
     found = show_int(value)
-    message = (
-        f"the step index is {found}, but must be an int from 0 to {MAX_STEP}; nothing was sent"
-    )
+    message = f"step index: expected an int from 0 to {MAX_STEP}, got {found}; nothing was sent"
     raise UsageError(message)
 
 

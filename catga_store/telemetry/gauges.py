@@ -113,7 +113,7 @@ async def observe_stats_async(
 def _check_kind(store: object, function: str, *, is_blocking: bool) -> None:
     if isinstance(store, Store) is not is_blocking:
         kind = "a blocking" if is_blocking else "an async"
-        message = f"{function} needs {kind} store, not {shown(store)}"
+        message = f"{function}: expected {kind} store, got {shown(store)}"
         raise UsageError(message)
 
 
@@ -123,7 +123,7 @@ def _about(store: object, attributes: Attributes | None) -> Attributes:
 
 def _seconds(interval: timedelta, what: str) -> float:
     if span_ms(interval, what) == 0:
-        message = f"{what} must be longer than 0"
+        message = f"{what}: expected a duration longer than 0, got 0"
         raise UsageError(message)
 
     return interval.total_seconds()
@@ -317,8 +317,8 @@ def _reporting(source: _Source, provider: MeterProvider | None) -> Generator[Non
         sources = _sources(provider)
         if any(other.about == source.about for other in sources):
             message = (
-                f"a store is already observed with the attributes {dict(source.about)}; pass"
-                " different attributes"
+                f"a store with the attributes {dict(source.about)} is already observed; pass "
+                "different attributes"
             )
             raise UsageError(message)
 

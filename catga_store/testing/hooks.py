@@ -32,8 +32,8 @@ def wrap_protocol(store: Any, wrap: Callable[[StoreProtocol], StoreProtocol]) ->
     driver: Any = store._driver if isinstance(store, Store | AsyncStore) else None
     if not hasattr(driver, "protocol"):
         message = (
-            f"{shown(store)} cannot be wrapped; expected a Store or AsyncStore on a driver of "
-            "this library"
+            "store: expected a Store or an AsyncStore that uses a driver of this library, got "
+            f"{shown(store)}"
         )
         raise NotSupportedError(message)
 

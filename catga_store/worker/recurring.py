@@ -59,7 +59,9 @@ def by_cron(expression: str, timezone: str) -> Schedule:
         from cronsim import CronSim  # noqa: PLC0415  an extra
         from cronsim import CronSimError  # noqa: PLC0415  as above
     except ModuleNotFoundError as error:
-        message = "run.cron() needs cronsim: pip install 'catga_store[worker]'"
+        message = (
+            "run.cron() needs cronsim, which is not installed: pip install 'catga_store[worker]'"
+        )
         raise NotSupportedError(message) from error
 
     try:

@@ -297,9 +297,9 @@ def _once(
 
     if body_type is None and part.type_name not in ("", "bytes"):
         message = (
-            f"once({name!r}) returned a {type(result).__name__}, which is stored but would be "
-            "read back as plain data after a crash; annotate the return type of the function "
-            "with this class"
+            f"once({name!r}) returned an object of type {type(result).__name__}, which is stored "
+            "but would be read back as plain data after a crash; annotate the return type of the "
+            "function with this type"
         )
         raise UsageError(message)
 

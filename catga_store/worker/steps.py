@@ -176,8 +176,8 @@ def _commit(worker: BaseWorker, flight: Flight) -> Steps:
     if wish is not None:
         if outcomes.is_last(outcomes.attempt_of(flow), flight.handler.retry):
             message = (
-                f"run.retry() was called in the last of {flight.handler.retry.attempts} attempts: "
-                f"{wish.reason}"
+                f"the handler called run.retry() in the last of {flight.handler.retry.attempts} "
+                f"attempts: {wish.reason}"
             )
             raise GiveUp(message)
 

@@ -245,7 +245,10 @@ main()
 """
     done = run(code=code, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"catga-store needs {absent}: pip install 'catga_store[cli]'\n"
+    assert (
+        done.stderr
+        == f"catga-store needs {absent}, which is not installed: pip install 'catga_store[cli]'\n"
+    )
 
 
 def test_a_library_that_is_broken_is_not_called_missing(tmp_path: Path) -> None:
@@ -344,7 +347,7 @@ def test_a_worker_that_fails_is_an_error_and_not_a_silence(
     story = Story(f"sqlite:///{tmp_path / 'flows.db'}", Notes())
     with (
         WorkerProcess("nonsense", "zoe", "orders") as zoe,
-        pytest.raises(DemoError, match="worker zoe ended too early with exit code 1"),
+        pytest.raises(DemoError, match="worker zoe ended too early, with exit code 1"),
     ):
         story._hear(zoe, until=lambda _event: True)
 

@@ -112,7 +112,7 @@ def test_a_step_of_a_subclass_of_int_becomes_a_plain_int() -> None:
 @pytest.mark.parametrize("value", [-1, 2**31, HUGE, True, 1.0, "1", None])
 def test_a_step_that_is_not_such_an_int_is_refused(value: object) -> None:
     """Negative, too large, bool and everything that is not an int is a `UsageError`."""
-    with pytest.raises(UsageError, match=r"step index is .*, but must be .*; nothing was sent"):
+    with pytest.raises(UsageError, match=r"step index: expected .*, got .*; nothing was sent"):
         keys.check_step(value)
 
 

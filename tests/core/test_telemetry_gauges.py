@@ -149,7 +149,7 @@ def test_several_stores_report_to_one_provider(store: cs.Store, collector: Colle
         other.create(cs.FlowSnapshot("f", state={}))
         with observe_stats(store, meter_provider=collector.provider):
             with (
-                pytest.raises(cs.UsageError, match="already observed with"),
+                pytest.raises(cs.UsageError, match="is already observed"),
                 observe_stats(other, meter_provider=collector.provider),
             ):
                 pass
@@ -251,7 +251,7 @@ async def test_an_old_reply_is_not_reported(
 async def test_bad_arguments_are_refused(store: cs.Store, astore: cs.AsyncStore) -> None:
     """A store of the other API, and an interval that bounds nothing."""
     wrong: Any = astore
-    with pytest.raises(cs.UsageError, match="needs a blocking store"), observe_stats(wrong):
+    with pytest.raises(cs.UsageError, match="expected a blocking store"), observe_stats(wrong):
         pass
 
     with (
@@ -261,5 +261,5 @@ async def test_bad_arguments_are_refused(store: cs.Store, astore: cs.AsyncStore)
         pass
 
     wrong = store
-    with pytest.raises(cs.UsageError, match="needs an async store"):
+    with pytest.raises(cs.UsageError, match="expected an async store"):
         await observe_stats_async(wrong)

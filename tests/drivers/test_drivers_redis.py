@@ -387,7 +387,7 @@ async def test_cluster_that_does_not_return_its_slots(cluster: RedisCluster) -> 
 
         try:
             with pytest.raises(
-                NotSentError, match=r"returned the slots of the cluster within 0\.3 s|Timeout"
+                NotSentError, match=r"returned the map of hash slots within 0\.3 s|Timeout"
             ):
                 await link.perform(echo("a"))
         finally:

@@ -243,7 +243,7 @@ def test_a_marker_with_two_urls_is_wrong(tmp_path: Path) -> None:
         """,
     )
     assert code == 1
-    assert "flow_store takes one URL, and options as keyword arguments" in said
+    assert "flow_store marker: expected at most one URL, and options as keyword arguments" in said
 
 
 def test_a_missing_server_fails(tmp_path: Path) -> None:

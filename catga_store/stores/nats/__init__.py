@@ -333,8 +333,9 @@ def _check_options(bucket: object, replicas: object, max_bytes: object, domain: 
 
     if bucket.endswith("_wait"):
         message = (
-            f"bucket must not end in _wait, got {bucket!r}, because a store keeps its wait "
-            "conditions in a second bucket whose name ends in _wait; choose another name"
+            f"bucket: expected a name that does not end in _wait, got {bucket!r}; a store keeps "
+            "its wait conditions in a second bucket, whose name ends in _wait; choose another "
+            "name"
         )
         raise UsageError(message)
 

@@ -110,15 +110,15 @@ def refusal_of(stream: str, code: int, text: str) -> StoreUnavailableError | Sto
     """Return the error for something that JetStream refused."""
     if code == STREAM_GONE:
         message = (
-            f"the stream {stream!r} no longer exists; if you open the store again, it creates "
-            "an empty stream"
+            f"the stream {stream!r} no longer exists; opening the store again creates an empty "
+            "stream"
         )
         return StoreConfigError(message)
 
     if code in _FULL:
         message = (
-            f"NATS is out of space, so nothing was written: {text} ({code}); free up space, "
-            f"or raise the limits of the account or of the server ({AFTER_FULL_DISK})"
+            f"NATS is out of space, so nothing was written: {text} ({code}); free up space, or "
+            f"raise the limits of the account or the server ({AFTER_FULL_DISK})"
         )
         return StoreUnavailableError(message)
 
@@ -131,7 +131,7 @@ def ack_of(stream: str, answer: Answer) -> Ack:
     """Return what a server says of a publish that it did not acknowledge."""
     if answer.status == NO_RESPONDERS:
         text = (
-            "JetStream does not respond because no server leads the stream; check the servers "
+            "JetStream does not respond, because no server leads the stream; check the servers "
             f"({AFTER_FULL_DISK})"
         )
         return Ack(0, text=text)

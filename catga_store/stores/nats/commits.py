@@ -152,9 +152,7 @@ class NatsCommits:
         ):
             return error
 
-        message = (
-            f"commit {request.id} may have been written, but its index entries were not written"
-        )
+        message = f"commit {request.id} may have been written, but without its index entries"
         return StoreConfigError(f"{message}: {error}")
 
     def _until_it_is_certain(

@@ -85,8 +85,8 @@ class Planner:
     def message(self, key: Key, text: bytes, expected: int) -> Message:
         if len(text) > self.exchange.max_payload - 2048:
             message = (
-                f"the head of {key} takes {len(text)} bytes, but the server accepts at most "
-                f"{self.exchange.max_payload} in one message, so nothing was written; raise "
+                f"the head of {key} is {len(text)} bytes long, but the server accepts at most "
+                f"{self.exchange.max_payload} bytes in one message, so nothing was written; raise "
                 "max_payload on the server"
             )
             raise RecordTooLargeError(message, size=len(text), limit=self.exchange.max_payload)

@@ -132,7 +132,7 @@ class NatsReader:
         snapshot.stored |= yield from self.exchange.fetch(subjects, deadline)
         if [snapshot.stored[subject].sequence for subject in subjects] == before:
             message = (
-                f"{key} cannot be read because chunks of its body are missing; nothing was changed"
+                f"{key} cannot be read, because chunks of its body are missing; nothing was changed"
             )
             raise CorruptRecordError(message, key=tuple(key))
 

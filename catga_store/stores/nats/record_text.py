@@ -180,8 +180,8 @@ def load_fields(key: Key, text: bytes) -> tuple[dict[str, Any], bytes]:
 
     if layout != VERSION:
         message = (
-            f"{key} has layout {layout!r}, but this release of catga_store supports layout "
-            f"{VERSION}, so nothing was changed; read it with the release that wrote it"
+            f"{key} has layout {layout!r}, but this release of catga_store supports only layout "
+            f"{VERSION}; nothing was changed; read the record with the release that wrote it"
         )
         raise CorruptRecordError(message, key=tuple(key))
 

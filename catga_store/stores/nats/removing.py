@@ -131,9 +131,9 @@ def _check_not_replaced(write: Write, steps: int, now_ms: int | None) -> None:
 
     if not has_expired(write.before[0], now_ms):
         message = (
-            f"{write.key} has {steps} progress records, but one batch of NATS can replace a "
-            f"flow with at most {_MOST_STEPS}, so nothing was written; delete the flow in a "
-            "separate commit, then add it again"
+            f"{write.key} has {steps} progress records, but one NATS batch can replace a flow "
+            f"with at most {_MOST_STEPS}, so nothing was written; delete the flow in a separate "
+            "commit, then add it again"
         )
         raise CommitTooLargeError(message, size=steps, limit=_MOST_STEPS)
 

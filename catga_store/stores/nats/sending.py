@@ -263,7 +263,7 @@ class NatsSender:
             try:
                 yield from self.exchange.surely(entries, deadline)
             except StoreUnavailableError as error:
-                message = f"the record was written, but its index entries were not written: {error}"
+                message = f"the record was written, but its index entries may be missing: {error}"
                 raise ReplyLostError(message) from error
 
     def _sent(

@@ -104,10 +104,9 @@ def _verify(
     if found is None or json.loads(found).get("store") != identity:
         now = "is empty" if found is None else "holds another store"
         message = (
-            f"the stream {layout.stream!r} {now}, because the stream of the opened store was "
-            "removed, or was lost in a power failure, and then created again, so nothing was "
-            "written; restore the stream from a backup, or open the store again to use the "
-            "current stream"
+            f"the stream {layout.stream!r} {now}, because the original stream was removed, or was "
+            "lost in a power failure, and then created again; nothing was written; restore the "
+            "stream from a backup, or open the store again to use the current stream"
         )
         raise StoreConfigError(message)
 
@@ -133,8 +132,8 @@ def _greet(layout: NatsLayout, deadline: Deadline) -> Conversation[Greeting]:
 def _check_server(greeting: Greeting) -> None:
     if is_too_old(greeting.version):
         message = (
-            f"the NATS server has version {greeting.version}, but the store needs at least "
-            f"{OLDEST} for atomic batches, so nothing was written; update the server"
+            f"the server is NATS {greeting.version}, but the store needs NATS {OLDEST} or later "
+            "for atomic batches, so nothing was written; upgrade the server"
         )
         raise StoreConfigError(message)
 
@@ -203,7 +202,10 @@ def _settings(exchange: NatsExchange, deadline: Deadline) -> Conversation[dict[s
             return None
 
         if code == _NOT_ENABLED:
-            message = f"this NATS account is not allowed to use JetStream: {text}; enable JetStream for the account"
+            message = (
+                f"this NATS account is not allowed to use JetStream ({text}); enable JetStream "
+                "for the account"
+            )
             raise StoreConfigError(message)
 
         if deadline.has_passed():
@@ -229,14 +231,14 @@ def _create(
 
         if code == _SUBJECTS_TAKEN:
             message = (
-                f"the subjects of this store belong to another stream ({text}); choose "
+                f"the subjects of this store already belong to another stream ({text}); choose "
                 "another bucket, or remove that stream"
             )
             raise StoreConfigError(message)
 
         if code == _NO_REPLICAS:
             message = (
-                f"NATS cannot keep {replicas} replicas: {text}; open the store with fewer "
+                f"NATS cannot keep {replicas} replicas ({text}); open the store with fewer "
                 "replicas, or run a cluster of at least that many servers"
             )
             raise StoreConfigError(message)

@@ -441,8 +441,8 @@ class NatsTables:
         texts = [self._snapshot.stored[part].text for part in parts]
         if None in texts:
             message = (
-                f"the completion of child {child!r} in {key} cannot be read because some of its"
-                " messages are missing, so nothing was changed; restore the stream from a backup"
+                f"the completion of child {child!r} in {key} cannot be read, because some of its "
+                "messages are missing; nothing was changed; restore the stream from a backup"
             )
             raise CorruptRecordError(message, key=tuple(key))
 

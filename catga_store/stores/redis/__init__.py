@@ -156,9 +156,9 @@ def check_acknowledged_by(value: object, *, cluster: bool) -> int:
 
     if value and cluster:
         message = (
-            f"acknowledged_by={value}: expected a single server or a Sentinel client, got a "
-            "cluster, which cannot report which replicas have received a commit; set "
-            "min-replicas-to-write on its nodes instead"
+            f"acknowledged_by={value} cannot be used with a cluster, because a cluster does not "
+            "report how many replicas have received a commit; set min-replicas-to-write on the "
+            "nodes of the cluster instead"
         )
         raise NotSupportedError(message)
 

@@ -161,8 +161,8 @@ def check_prefix(prefix: object) -> str:
         return prefix
 
     message = (
-        f"prefix is {shown(prefix)}, but must be 1 to 64 bytes of printable text that has no "
-        "braces and does not end with a digit, such as 'dslflow:'; nothing was sent"
+        "prefix: expected 1 to 64 bytes of printable text that has no braces and does not end "
+        f"with a digit, such as 'dslflow:', got {shown(prefix)}; nothing was sent"
     )
     raise UsageError(message)
 
@@ -204,8 +204,8 @@ def corrupt(key: Key, found: object) -> CorruptRecordError:
     """Return the error of a record that cannot be read."""
     what = found if isinstance(found, str) else repr(found)
     message = (
-        f"{key} cannot be read, because it holds {what[:100]}, which this library did not "
-        "write, so nothing was changed; restore the record from a backup"
+        f"{key} cannot be read, because it contains {what[:100]}, which this library did not "
+        "write; nothing was changed; restore the record from a backup"
     )
     return CorruptRecordError(message, key=tuple(key))
 

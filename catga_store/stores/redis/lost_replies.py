@@ -117,8 +117,8 @@ class RedisExchange:
             except NotSentError as error:
                 if is_lost and writes and not prepares:
                     message = (
-                        "the last attempt failed, but an earlier one may have been applied: "
-                        f"{error}; try again"
+                        f"the last attempt failed ({error}), but an earlier attempt may have "
+                        "taken effect; try again"
                     )
                     raise StoreUnavailableError(message) from cause_of(error)
 

@@ -173,7 +173,7 @@ def refusal(error: Exception) -> CatgaStoreError:
 
     if isinstance(error, exceptions.ConnectionError):
         return StoreUnavailableError(
-            f"the server refuses the connection, so nothing was written: {said}"
+            f"the server refused the connection, so nothing was written: {said}"
         )
 
     return StoreConfigError(

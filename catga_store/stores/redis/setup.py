@@ -68,7 +68,8 @@ def _check_layout(layout: Sequence[Any], partitions: int) -> None:
         version, stored = map(int, layout)
     except (TypeError, ValueError) as error:
         message = (
-            f"the layout of the store cannot be read, because it is {layout!r}; nothing was changed"
+            "the layout of the store cannot be read: expected its version and its number of "
+            f"partitions, found {layout!r}; nothing was changed"
         )
         raise CorruptRecordError(message, key=None) from error
 

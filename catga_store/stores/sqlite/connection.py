@@ -184,8 +184,8 @@ class SQLiteTransport:
     def _timed_out(self, *, is_run: bool) -> Exception:
         if is_run:
             message = (
-                f"another thread is writing these changes to {self._path!r} on behalf of this"
-                " thread, but did not finish in time"
+                f"another thread is writing these changes to {self._path!r} on behalf of this "
+                "thread, but has not finished in time"
             )
             return ReplyLostError(message)
 
@@ -383,8 +383,8 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
     if tables and not ours:
         are = "table was" if tables == 1 else "tables were"
         message = (
-            f"the file {path!r} belongs to another program, because its {tables} {are} not created"
-            " by this library, so nothing was written; use a separate file for the store"
+            f"the file {path!r} belongs to another program: its {tables} {are} not created by "
+            "this library; nothing was written; use a separate file for the store"
         )
         raise StoreConfigError(message)
 

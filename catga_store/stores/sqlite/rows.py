@@ -199,7 +199,7 @@ def shown_row(row: Sequence[Any]) -> str:
 def corrupt(key: Key, what: str) -> CorruptRecordError:
     """Return the error of a row that this library has not written."""
     message = (
-        f"{key} cannot be read, because it holds {what}, which this library did not write, so "
+        f"{key} cannot be read, because it contains {what}, which this library did not write; "
         "nothing was changed; restore the record from a backup"
     )
     return CorruptRecordError(message, key=tuple(key))

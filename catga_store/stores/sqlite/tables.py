@@ -180,7 +180,8 @@ class SQLiteTables:
         row = self._execute("SELECT version, partitions FROM catga_layout").fetchone()
         if row is None or tuple(map(type, row)) != (int, int):
             message = (
-                f"the layout of the store cannot be read, because it is {row}; nothing was changed"
+                "the layout of the store cannot be read: expected its version and its number of "
+                f"partitions, found {row}; nothing was changed"
             )
             raise CorruptRecordError(message, key=None)
 
@@ -198,8 +199,8 @@ class SQLiteTables:
         column = "SELECT 1 FROM pragma_table_info('catga_layout') WHERE name = 'identity'"
         if self._execute(column).fetchone() is None:
             message = (
-                "the file was created by a release without codecs, so codecs cannot bind "
-                "bodies to this file, and nothing was written; copy it to a new file with "
+                "the file was created by a release without codecs, so a store with codecs cannot "
+                "use this file; nothing was written; copy the records to a new file with "
                 "catga-store copy"
             )
             raise StoreConfigError(message)

@@ -181,4 +181,6 @@ def commit_for(
     finally:
         for writer in joined:
             if not writer.is_over:
-                writer.fail(ReplyLostError("the thread that committed was interrupted"))
+                writer.fail(
+                    ReplyLostError("the thread that was committing these changes was interrupted")
+                )

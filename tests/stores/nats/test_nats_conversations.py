@@ -209,7 +209,7 @@ def test_removed_stream_has_an_error_of_its_own() -> None:
     """It is not an outage: it does not come back by itself."""
     asks = exchange()
     with pytest.raises(
-        cs.StoreConfigError, match="'KV_b' no longer exists; if you open the store again"
+        cs.StoreConfigError, match="'KV_b' no longer exists; opening the store again"
     ):
         hold(asks.call("INFO", {}, asks.deadline()), ((error(10059),),))
 
@@ -496,7 +496,7 @@ def test_head_larger_than_a_message_is_refused() -> None:
     store._exchange.max_payload = 4096
     request = commit(put(owner="o" * 3000))
     with pytest.raises(
-        cs.RecordTooLargeError, match="the server accepts at most 4096 in one message"
+        cs.RecordTooLargeError, match="the server accepts at most 4096 bytes in one message"
     ):
         hold(store.converse(request))
 
@@ -730,7 +730,7 @@ UNREADABLE: list[tuple[Callable[[], object], str]] = [
     (lambda: decode_record(F, Stored(1, b"[]")), "flow 'f' cannot be read"),
     (
         lambda: decode_record(F, Stored(1, b'{"layout":2}')),
-        "layout 2, but this release of catga_store supports layout 1",
+        "layout 2, but this release of catga_store supports only layout 1",
     ),
     (lambda: decode_record(F, Stored(1, record_without("version"))), "the head of .*'version'"),
     (lambda: decode_record(F, Stored(1, record_without("commits"))), "the head of .*'commits'"),

@@ -176,7 +176,7 @@ def test_blocking_client_for_an_async_store_is_refused(server: RedisServer) -> N
     """A blocking client cannot be awaited: the error names the right class."""
     with (
         redis.Redis(port=server.port) as client,
-        pytest.raises(cs.UsageError, match=r"client from redis\.asyncio, not .* use a RedisStore"),
+        pytest.raises(cs.UsageError, match=r"client from redis\.asyncio, got .* use RedisStore"),
     ):
         cs.AsyncRedisStore(client)  # type: ignore[arg-type]
 

@@ -135,7 +135,7 @@ def test_user_without_the_right_to_info() -> None:
         (
             [b"1", b"1"],
             cs.StoreConfigError,
-            "layout version 1, but this release of catga_store supports 2",
+            "layout version 1, but this release of catga_store supports only version 2",
         ),
         ([b"2", b"3"], cs.PartitionCountError, "created with 3 partitions"),
     ],
@@ -149,7 +149,7 @@ def test_layout_other_than_opened_is_refused(layout: list[Any], error: Any, said
 def test_lost_layout_reply_is_not_reported_as_unwritten() -> None:
     """After a lost reply, a retry that cannot be sent does not mean that nothing was written."""
     info = (b"redis_version:8.2.0",)
-    with pytest.raises(cs.StoreUnavailableError, match="an earlier one may have been applied"):
+    with pytest.raises(cs.StoreUnavailableError, match="an earlier attempt may have taken effect"):
         asked(Ping(), info, LOST, NOT_SENT, prepared=False)
 
     with pytest.raises(cs.StoreUnavailableError, match="nothing was written"):
@@ -181,7 +181,7 @@ def test_moving_partition_is_asked_again() -> None:
         (
             exceptions.ConnectionError("max number of clients reached"),
             cs.StoreUnavailableError,
-            "the server refuses the connection, so nothing was written: max number of clients reached",
+            "the server refused the connection, so nothing was written: max number of clients reached",
         ),
         (
             exceptions.ResponseError("ERR wrong number of arguments"),

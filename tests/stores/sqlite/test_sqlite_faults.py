@@ -186,7 +186,7 @@ def test_a_newer_layout_is_refused(path: Path, store: cs.SQLiteStore) -> None:
     for use in OPERATIONS:
         with pytest.raises(
             cs.StoreConfigError,
-            match=r"layout version 3, but this release of catga_store supports 2",
+            match=r"layout version 3, but this release of catga_store supports only version 2",
         ):
             use(store)
 
@@ -972,7 +972,7 @@ def test_workers_are_warned_of_each_row_and_little_is_remembered_of_it(
 def test_an_id_that_no_record_can_have(record_id: object, step: object) -> None:
     """An id is bytes of UTF-8, a step a number: another row is named as well as can be."""
     with pytest.raises(
-        cs.CorruptRecordError, match="holds an invalid id, which this library did not write"
+        cs.CorruptRecordError, match="contains an invalid id, which this library did not write"
     ):
         rows.read_key(PROGRESS, record_id, step)
 
