@@ -19,21 +19,26 @@ own, nothing is shown.
 
 It logs at the level WARNING:
 
-- `core.claims`: a due flow cannot be read and is postponed, or `claim_due` returns fewer flows because the
-  store has failed in the meantime
-- `stores.*`, `core.numbers`: a listing skips a record because the record cannot be read
+- `core.claims`: `claim_due` returns fewer flows than it could, because the store has failed in the meantime
+  or because the lease of a flow has ended
+- `core.claim_plans`: a due flow cannot be read, so it is postponed
+- `core.claim_candidates`: a flow is claimed without a check of its ended waits, because a record cannot be read
 - `core.commits`: the outcome of a commit is unknown; the message contains the id of the commit
 - `core.unit_of_work`, `core.dropped`: a claimed flow was changed, but its session was closed or its object
   was dropped without a write
+- `core.holding`, `core.async_holding`: a claim could not be extended
+- `core.numbers`, `stores.*`: a listing skips a record that cannot be read, or expired records could not be
+  removed
+- `drivers.*`: the server refuses a request or the notifications of the store
+- `telemetry`: the gauges of a store are not reported, because the store has failed
 - `worker`: an attempt has failed, a claim was lost, the store cannot be reached, or it can be reached again
 
 It logs at the level ERROR:
 
-- `worker`: a flow has failed for good
+- `worker`: a flow has failed for good, or a run or an `on_failure` handler has raised an unexpected error
+- `console`: a `redact` function has raised an error
 
-It logs at the level DEBUG:
-
-- `core.sessions`: an attempt of `transact` had a conflict
+Other events are logged at the levels INFO and DEBUG, such as an attempt of `transact` that had a conflict.
 """
 
 from __future__ import annotations

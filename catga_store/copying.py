@@ -60,15 +60,15 @@ class CopyReport:
     """The number of records that were copied, and the number that were not."""
 
     flows: int = 0
-    """The number of flows."""
+    """The number of flows that were copied."""
     wait_conditions: int = 0
-    """The number of wait conditions."""
+    """The number of wait conditions that were copied."""
     progress: int = 0
-    """The number of ForEach progress records."""
+    """The number of ForEach progress records that were copied."""
     parts: int = 0
-    """The number of parts, including the entries of logs."""
+    """The number of parts that were copied, including the entries of logs."""
     completions: int = 0
-    """The number of pending completions, whose condition has not been set yet."""
+    """The number of pending completions that were copied. Their condition has not been set yet."""
     skipped: int = 0
     """The number of records that were not copied because the target already had them."""
     unreadable: int = 0
@@ -120,8 +120,8 @@ def copy(
     The tombstones of cleared wait conditions are not copied: if a child of a cleared condition completes in
     the target later, its completion is kept as a pending completion.
 
-    Raises `UsageError` if an argument is not a blocking store, and any error of the operations of either
-    store.
+    Raises `UsageError` if `source` or `target` is not a blocking store, and all errors that the operations of
+    the two stores raise.
 
     >>> from catga_store import FlowSnapshot, MemoryStore
     >>> source, target = MemoryStore(), MemoryStore()

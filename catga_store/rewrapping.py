@@ -35,11 +35,11 @@ class RewrapReport:
     unreadable: int = 0
     """The number of records that could not be decoded: their key or codec is missing, or they were altered."""
     claimed: int = 0
-    """The number of flows that are claimed; their owners write them when they continue."""
+    """The number of flows that are claimed and were left to their owners, which write them when they continue."""
     pending: int = 0
     """The number of results whose condition has not been set yet; they are not written until it is set."""
     conflicts: int = 0
-    """The number of records that other clients have written in the meantime."""
+    """The number of records that another client has written in the meantime."""
 
     @property
     def left(self) -> int:
@@ -53,21 +53,21 @@ def rewrap(
     """Write every body again that is not stored with the codecs and the current key of the store.
 
     Use this function to rotate a key, or to compress or encrypt data that is already stored (with
-    `accept_plain=True`). Bodies that are current are only read, so you can call the function again after an
-    error, and it continues. Each page of 100 records takes at least one commit. `on_progress` is called after
-    each page with the report so far.
+    `accept_plain=True`). Bodies that are current are only read, so after an error, you can call the function
+    again to continue. Each page of 100 records takes at least one commit. `on_progress` is called after each
+    page with the report so far.
 
-    Other clients can use the store in the meantime. The records that they write are left alone. A record that
-    they have read may cause a conflict when they write it, because each record that is written again gets a
-    new version, with the same content and times. Claimed flows are left to their owners. Log entries and
-    earlier versions of flows keep their versions. The version of a flow that is replaced is not added to its
-    history.
+    Other clients can use the store in the meantime. The records that they write are left alone. Each record
+    that this function writes gets a new version, with the same content and times, so a client that has read
+    the record before may get a conflict when it writes the record. Claimed flows are left to their owners.
+    Log entries and earlier versions of flows keep their versions. When a flow is written again, the version
+    that is replaced is not added to its history.
 
     The function makes up to eight passes over the store, until a pass finds nothing to write. If every body
     is then current, the report's `left` is 0.
 
-    Raises `UsageError` if the argument is not a blocking store with codecs, and any error of the store's
-    operations.
+    Raises `UsageError` if `store` is not a blocking store with codecs, and all errors that the operations of
+    the store raise.
 
     >>> from catga_store import FlowSnapshot, MemoryStore, Zstd
     >>> before = MemoryStore("rewrapped")

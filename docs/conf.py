@@ -95,11 +95,13 @@ def find_sources() -> None:
         )
 
 
-HIDDEN = {f"catga_store.{name}" for name in ("Store", "AsyncStore", "Session", "AsyncSession")}
+PLAIN = ("Bulk", "Run", "Session", "Store")
+HIDDEN = {f"catga_store.{prefix}{name}" for name in PLAIN for prefix in ("", "Async")}
+HIDDEN.add("catga_store.core.holding.Holding")
 
 
 def hide_signature(*event: Any) -> tuple[str, None] | None:
-    """Leave out the constructors of classes that users get from `open_store` and `session`."""
+    """Leave out the constructors of classes that users get from a store or from a worker."""
     name: str = event[2]
     return ("", None) if name in HIDDEN else None
 

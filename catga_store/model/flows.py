@@ -160,11 +160,12 @@ class FlowSnapshot(Generic[S]):
     `reports_to` is the correlation id of a wait condition that has this flow as a child. The commit that sets
     a terminal status or deletes the flow also completes the child, no matter which client makes this commit.
     The completion is a success if the status is `COMPLETED`; otherwise, it contains the flow's `error`. Such
-    a flow must be in the partition of the condition and cannot expire before it has ended (`UsageError`).
+    a flow must be in the partition of the condition, and must not expire before it has ended; otherwise,
+    writing it raises `UsageError`.
 
     `tags` are up to 16 key-value pairs that are used to find and claim flows. A key is 1 to 64 bytes of
-    UTF-8, a value 0 to 256 bytes. Tags cannot be changed in place; assign a new mapping instead. `fork` and
-    `run.spawn` copy the tags.
+    UTF-8, and a value is 0 to 256 bytes. Tags cannot be changed in place; assign a new mapping instead.
+    `fork` and `run.spawn` copy the tags.
 
     Two snapshots are equal only if they are the same object.
 
@@ -253,7 +254,7 @@ class FlowSnapshot(Generic[S]):
 
 @frozen
 class FlowSummary:
-    """A flow in a listing: all its data except its state."""
+    """A flow in a listing: all its data except its state. The fields are those of `FlowSnapshot`."""
 
     flow_id: str
     type_name: str
@@ -276,7 +277,7 @@ class FlowSummary:
 
 @frozen
 class FlowVersion:
-    """A version in the history of a flow, without its state."""
+    """A version in the history of a flow, without its state. The fields are those of `FlowSnapshot`."""
 
     version: int
     status: FlowStatus

@@ -18,7 +18,7 @@ class ManualClock:
 
     Leases, deadlines, wake-ups and retention follow this clock, so a test can advance the clock instead of
     sleeping. The clock is thread-safe. Calls that are waiting on a store with this clock (`claim_due(wait=)`)
-    notice when it is moved, but the time for which they wait at most is real time.
+    notice when it is moved, but the maximum time for which they wait is real time.
 
     >>> from datetime import timedelta
     >>> from catga_store import MemoryStore

@@ -68,7 +68,7 @@ class _AtExchange:
 
 
 class Faults:
-    """Injects faults into the stores that it is attached to, which can be of any kind, blocking or async.
+    """Injects faults into stores of any kind, blocking or async. Attach it to each store that should fail.
 
     >>> from catga_store import CommitUncertainError, FlowSnapshot, MemoryStore
     >>> faults = Faults()
@@ -92,7 +92,7 @@ class Faults:
         self._lock = threading.Lock()
 
     def attach(self, store: Any) -> Any:
-        """Insert the faults between a store and its transport, and return the store.
+        """Inject the faults between a store and its transport, and return the store.
 
         Call this method before the store is first used. Raises `NotSupportedError` if the store is not one of
         this library's stores.

@@ -66,7 +66,7 @@ class BodyPlace(NamedTuple):
     """The names of the codecs that were applied before this one."""
 
     def associated_data(self) -> bytes:
-        """Return the whole place as bytes, which are different for any two places."""
+        """Return the whole place as bytes. The bytes of any two places are different."""
         store, kind, flow_id, step, name, version, commit_id, child, success, inner = self
         return b"".join(
             (

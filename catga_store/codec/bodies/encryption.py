@@ -36,22 +36,22 @@ class Encrypt(BodyCodec):
 
     Requires `pip install 'catga_store[encryption]'`. `keys` maps key ids to keys of 32 bytes: bodies are
     encrypted with the key that `current` names, and decrypted with any of the keys. A key must not encrypt
-    more than 2**32 bodies; rotate it before it does.
+    more than 2**32 bodies; rotate it before it reaches this limit.
 
     Instead of `keys`, you can pass `key_for`, a function that returns the keys of one flow. It receives the
     flow's id, or the correlation id of a wait condition, and returns `Keys`, a mapping with one key, or
-    `None` if there is no key any more. The function must not block, so it should cache the keys that it
-    fetches. A body cannot be read without its key. To destroy the data of one tenant, destroy the tenant's
-    key.
+    `None` if the flow has no key any longer; a write then raises `StoreConfigError`. The function must not
+    block, so it should cache the keys that it fetches. A body cannot be read without its key: to destroy the
+    data of one tenant, destroy the tenant's key.
 
-    A body that was altered, that is not encrypted, or that was moved from another flow, part, version,
-    commit, kind of record or store raises `CorruptRecordError`. With `accept_plain=True`, bodies that are not
-    encrypted can be read; use it until `rewrap` has encrypted them. A body whose key is missing raises
-    `CodecMissingError`. With `hide_error=True`, the error of a flow is encrypted like its body, and
-    `error_contains` cannot search it.
+    Reading a body raises `CorruptRecordError` if the body was altered, is not encrypted, or was moved from
+    another flow, part, version, commit, kind of record or store. With `accept_plain=True`, bodies that are
+    not encrypted can be read; use this option until `rewrap` has encrypted them. Reading a body whose key is
+    missing raises `CodecMissingError`. With `hide_error=True`, the error of a flow is encrypted like its
+    body, and `error_contains` cannot search it.
 
-    Not encrypted are the size of a body and the head of a record: ids, names, type, status, position, times,
-    owner, tags and, without `hide_error`, the error.
+    The size of a body and the head of a record are not encrypted. The head contains ids, names, type, status,
+    position, times, owner, tags and, without `hide_error`, the error.
     """
 
     name = "aes256gcm"
