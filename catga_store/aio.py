@@ -231,9 +231,9 @@ class AsyncStore(BaseAsyncStore):
 
         If you pass a loaded snapshot, or an id together with a version or revision, the flow is deleted only
         in that version; if the store has a different one, the call raises `StaleFlowError`. If you pass only
-        an id, the flow is deleted whatever its version. All parts become absent at once, however many there
-        are; later writes and sweeps reclaim their space. If the flow has not ended and has `reports_to`, the
-        same commit reports its end.
+        an id, the flow is deleted whatever its version. All parts disappear at once, however many there are;
+        later writes and sweeps reclaim their space. If the flow has not ended and has `reports_to`, the same
+        commit reports its end.
 
         Costs one round trip, or two if you pass an id together with a version or revision: the call reads the
         flow first and deletes only the revision that it read. The same applies to a flow that reports its end
@@ -316,8 +316,8 @@ class AsyncStore(BaseAsyncStore):
 
         `limit` must be from 1 to 1,000. To get the next page, pass the `cursor` of this page with the same
         filters. A flow that matches throughout appears exactly once, even if other flows are added or removed
-        in the meantime. A flow that cannot be read is also listed: its `unreadable` says why, and only its id
-        is known.
+        in the meantime. The page also contains flows that cannot be read; their `unreadable` attribute gives
+        the reason, and only their ids are known.
 
         Costs one round trip. There is no index for `updated_after`, `updated_before`, `owner`,
         `error_contains` and `attempts_at_least`: with these filters, the store reads the flows that match the
@@ -376,8 +376,8 @@ class AsyncStore(BaseAsyncStore):
         same filters. A flow that is claimed or written in the meantime may appear twice or not at all.
 
         A suspended flow is not due. When its wait has ended, `claim_due` claims the flow although `query_due`
-        does not list it; `stats` counts such waits as `waits_due`. A flow that cannot be read is also listed:
-        its `flow.unreadable` says why, and workers do not claim it.
+        does not list it; `stats` counts such waits as `waits_due`. The page also contains flows that cannot
+        be read; their `flow.unreadable` attribute gives the reason, and workers do not claim them.
 
         Costs one round trip for due flows and one for claimed flows; on Redis and NATS, two each, one of
         which reads the index. To filter claimed flows by type or tag, the store searches all claimed flows.
@@ -761,9 +761,9 @@ class AsyncStore(BaseAsyncStore):
         """Return the pending conditions whose deadline has passed, earliest deadline first.
 
         A deadline does not end a condition by itself: completions count until your code sets `outcome =
-        TIMED_OUT` and updates the condition. The version check allows only one caller to do so. A condition
-        that cannot be read is also listed: its `unreadable` says why, and updating it raises
-        `CorruptRecordError`.
+        TIMED_OUT` and updates the condition. The version check allows only one caller to do so. The list also
+        contains conditions that cannot be read; their `unreadable` attribute gives the reason, and updating
+        them raises `CorruptRecordError`.
         """
         return await self._run(records.get_timed_out_wait_conditions(self._context, now, limit))
 
@@ -772,9 +772,10 @@ class AsyncStore(BaseAsyncStore):
     ) -> Page[WaitCondition]:
         """Return a page of conditions, newest first, including conditions that have ended.
 
-        The filters are `outcome` and `parent_flow_id`; `limit` and `cursor` are as for `query_flows`. A
-        condition that cannot be read is also listed: its `unreadable` says why, and only its id is known.
-        Costs two round trips, and up to one more for each condition that cannot be read.
+        The filters are `outcome` and `parent_flow_id`; `limit` and `cursor` are as for `query_flows`. The
+        page also contains conditions that cannot be read; their `unreadable` attribute gives the reason, and
+        only their ids are known. Costs two round trips, and up to one more for each condition that cannot be
+        read.
         """
         return await self._run(
             listings.query_wait_conditions(self._context, limit=limit, cursor=cursor, **filters)

@@ -114,7 +114,7 @@ def app(
     doctors: Doctors | None = None,
     types: Iterable[Any] = (),
 ) -> Console:
-    """Return the console of a store as an ASGI application, which you can serve by itself or mount in another.
+    """Return the console of a store as an ASGI application, which you can serve by itself or mount in another one.
 
     An `AsyncStore` must belong to the event loop that serves the console; the operations of a `Store` run in
     threads. The store stays open when the application ends.
@@ -127,14 +127,15 @@ def app(
 
     Without `write`, there are no actions, and requests that would change something are refused.
 
-    `redact` is a function that receives JSON data and the type name under which it is stored (empty for plain
-    JSON data), and returns what is shown instead. It is called for states, parts, log entries and the results
-    of children. Data that it changes cannot be edited. Ids, errors and tags are always shown as they are.
+    `redact` is a function that receives a type name and JSON data, and returns the data to show instead. It
+    is called for states, parts, log entries and the results of children. The type name is the one under which
+    the data is stored; it is empty for plain JSON data. Data that `redact` changes cannot be edited. Ids,
+    errors and tags are always shown as they are.
 
     `doctors` is a function that examines the server or file for the "Doctor" page; the `catga-store console`
-    command passes the one for its URL. `types` are state classes, each with a name under which it is stored.
-    If the class of an edited state does not accept the new state, the change is refused, and the page names
-    the field. The states of other types are written as they were entered, and the page says so.
+    command passes a function for its URL. `types` are state classes, each with a name under which it is
+    stored. If the class of an edited state does not accept the new state, the change is refused, and the page
+    names the field. The states of other types are written as they were entered, and the page says so.
 
     Requires the `console` extra. Raises `UsageError` if `store` is not a store, if the token is too short, or
     if a type has no name.

@@ -1,7 +1,7 @@
 """Blocking, asyncio and trio stores behind one blocking interface, for tests.
 
-A test written against a `StoreAPI` runs on every kind of store. Methods have the names of the store's.
-The result of an async method is waited for, and an async iterator is returned as a list.
+A test that uses a `StoreAPI` can run against any kind of store. The methods have the names of the store's
+methods. A `StoreAPI` waits for the result of an async method, and returns an async iterator as a list.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ T = TypeVar("T")
 
 
 class StoreAPI:
-    """A store with blocking methods; attributes that are not defined here are the store's.
+    """A store with blocking methods. Attributes that are not defined here are those of the store.
 
-    `durable` is true if the records outlive `close()`; `reopen` then finds them again.
+    `durable` is true if the records outlive `close()`; after `reopen`, they are still there.
     """
 
     durable: bool
@@ -49,11 +49,11 @@ class StoreAPI:
         raise NotImplementedError
 
     def begin(self) -> AbstractContextManager[Any]:
-        """`Store.begin`, with a session that has blocking methods."""
+        """Do the same as `Store.begin`, with a session that has blocking methods."""
         raise NotImplementedError
 
     def transact_one(self, flow_id: str, change: Callable[[Any], T], *, attempts: int = 100) -> T:
-        """`Store.transact` of a function that gets one flow and changes it."""
+        """Do the same as `Store.transact`, with a function that receives one flow and changes it."""
         raise NotImplementedError
 
     def run(self, conversation: Conversation[T]) -> T:
@@ -61,11 +61,11 @@ class StoreAPI:
         raise NotImplementedError
 
     def reopen(self) -> None:
-        """Close the store and open another one on the same records."""
+        """Close the store and open another store with the same records."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close the store, and the thread of its event loop if there is one."""
+        """Close the store, and the thread of its event loop if it has one."""
         raise NotImplementedError
 
     def __getattr__(self, name: str) -> Any:
@@ -79,7 +79,7 @@ class StoreAPI:
 
 
 class BlockingAPI(StoreAPI):
-    """The API of a `Store`, which blocks by itself."""
+    """The API of a `Store`, whose methods block anyway."""
 
     def __init__(self, make: Callable[[], Store], *, durable: bool = False) -> None:
         self.durable = durable
@@ -110,7 +110,7 @@ class BlockingAPI(StoreAPI):
 
 
 class AsyncAPI(StoreAPI):
-    """The API of an `AsyncStore`, on an event loop of `backend` in a thread."""
+    """The API of an `AsyncStore`, which runs on an event loop of `backend` in a separate thread."""
 
     def __init__(
         self, make: Callable[[], AsyncStore], *, backend: str = "asyncio", durable: bool = False

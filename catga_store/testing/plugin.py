@@ -1,20 +1,21 @@
 """The pytest plugin: stores, clocks, faults and servers as fixtures.
 
-pytest loads it wherever catga_store is installed. A run that uses none of its fixtures pays for the
-import of this module only: a fixture imports what it needs when a test asks for it.
+pytest loads this module wherever catga_store is installed. A test run that uses none of the fixtures only
+pays for the import of this module: a fixture imports what it needs when a test requests it.
 
 | fixture | value |
 |---|---|
-| `flow_store` | an empty `Store`, closed and removed afterwards |
-| `async_flow_store` | the same as an `AsyncStore`, for tests under anyio's plugin or pytest-asyncio |
-| `flow_clock` | the `ManualClock` of these stores; time stands still until a test moves it |
-| `flow_faults` | `Faults` on these stores |
-| `redis_server`, `nats_server` | a running server for the session, from the wheels of `catga_store[test]` |
+| `flow_store` | an empty `Store`, which is closed and removed afterwards |
+| `async_flow_store` | the same as an `AsyncStore`, for tests with anyio's plugin or pytest-asyncio |
+| `flow_clock` | the `ManualClock` of these stores; time stands still until a test moves the clock |
+| `flow_faults` | `Faults` for these stores |
+| `redis_server`, `nats_server` | a server that runs for the session, from the wheels of `catga_store[test]` |
 
-Which store: `@pytest.mark.flow_store("redis://…", owner="w-1")` on a test, class or module, with
-options as keywords; else `--flow-store-url`; else `flow_store_url` in the configuration file; else
-`memory://`. Tests never use the namespace that is named: each gets one of its own beside it
-(`scratch_url`). `sqlite` alone is a file in the test's `tmp_path`.
+The store is determined by the first of these that is present: the marker
+`@pytest.mark.flow_store("redis://…", owner="w-1")` on the test, class or module, with options as keyword
+arguments; the `--flow-store-url` option; `flow_store_url` in the configuration file; `memory://`. Tests never
+use the namespace that the URL names: each test uses a separate namespace beside it (`scratch_url`). `sqlite`
+by itself stands for a file in the test's `tmp_path`.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ _HELP = "URL of the store that the flow_store fixture opens; each test uses a se
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--flow-store-url` and the setting `flow_store_url`."""
+    """Add the `--flow-store-url` option and the `flow_store_url` setting."""
     parser.getgroup("catga_store").addoption("--flow-store-url", metavar="URL", help=_HELP)
     parser.addini("flow_store_url", _HELP, default="memory://")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, and the async fixtures of pytest-asyncio where it is in use."""
+    """Register the marker, and the async fixtures for pytest-asyncio if pytest-asyncio is in use."""
     config.addinivalue_line(
         "markers",
         (
@@ -81,7 +82,7 @@ def flow_clock() -> ManualClock:
 
 @pytest.fixture
 def flow_faults() -> Faults:
-    """Faults on the transport of this test's stores; see `Faults.on_commit`."""
+    """Faults for the stores of this test; see `Faults.on_commit`."""
     from catga_store.testing.faults import Faults
 
     return Faults()
@@ -116,7 +117,7 @@ def _flow_store_place(request: pytest.FixtureRequest) -> Iterator[tuple[str, dic
 def flow_store(
     request: pytest.FixtureRequest, _flow_store_place: tuple[str, dict[str, Any]]
 ) -> Iterator[Store]:
-    """An empty store on `flow_clock`; a test that also asks for `flow_faults` has them on it."""
+    """An empty store that uses `flow_clock`; if the test requests `flow_faults`, they are attached to the store."""
     from catga_store.opening.urls import open_store
 
     url, options = _flow_store_place
@@ -130,7 +131,7 @@ def flow_store(
 async def open_async_flow_store(
     request: pytest.FixtureRequest, place: tuple[str, dict[str, Any]]
 ) -> AsyncIterator[AsyncStore]:
-    """Open the store of `async_flow_store` and close it, on the event loop of the test."""
+    """Open and close the store of `async_flow_store` on the event loop of the test."""
     from catga_store.opening.urls import open_async_store
 
     url, options = place
@@ -151,10 +152,10 @@ async def _anyio_flow_store(  # pyright: ignore[reportUnusedFunction]  a fixture
 
 @pytest.fixture
 def async_flow_store(request: pytest.FixtureRequest) -> AsyncStore:
-    """`flow_store` for async tests, on the same records.
+    """The counterpart of `flow_store` for async tests, with the same records.
 
-    The test is marked `@pytest.mark.anyio`, or `@pytest.mark.asyncio` with pytest-asyncio in its
-    strict mode; in the auto mode it needs no mark.
+    Mark the test with `@pytest.mark.anyio`, or with `@pytest.mark.asyncio` in the strict mode of
+    pytest-asyncio. In the auto mode of pytest-asyncio, the test needs no mark.
     """
     marker = request.node.get_closest_marker("asyncio")
     if marker is None:
@@ -170,7 +171,7 @@ def async_flow_store(request: pytest.FixtureRequest) -> AsyncStore:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """A running Redis; `redis_server.url`. A missing wheel is an error, never a skip."""
+    """A running Redis server, whose URL is `redis_server.url`. A missing wheel is an error, never a skip."""
     from catga_store.testing.servers import RedisServer
 
     server = RedisServer().start()
@@ -180,7 +181,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def nats_server() -> Iterator[NatsServer]:
-    """A running nats-server with JetStream; `nats_server.url`. A missing wheel is an error."""
+    """A running NATS server with JetStream, whose URL is `nats_server.url`. A missing wheel is an error."""
     from catga_store.testing.servers import NatsServer
 
     server = NatsServer().start()

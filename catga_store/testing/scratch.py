@@ -44,10 +44,10 @@ _SERVERS = (*_NATS, "redis", "rediss", "redis+cluster", "rediss+cluster", "unix"
 
 @contextmanager
 def scratch_url(url: str, remove: Callable[[str], None] | None = None) -> Generator[str]:
-    """Yield the URL of an empty namespace beside that of `url`, which is not touched.
+    """Yield the URL of an empty namespace beside the namespace of `url`, which is not touched.
 
-    At the end the scratch file, prefix or bucket is removed with its layout. With `remove`, that is
-    called instead, with the scratch URL. Raises `UsageError` for anything but the URL of a store.
+    At the end, the scratch file, prefix or bucket is removed with its layout. If you pass `remove`, this
+    function is called with the scratch URL instead. Raises `UsageError` if `url` is not the URL of a store.
     """
     parts = urlsplit(url)
     name = f"scratch-{uuid.uuid4().hex}"

@@ -1,7 +1,7 @@
 """`verify`: run the parity machine, interleavings and lost replies against a store.
 
-`verify(url)` runs the tests of this library against your server, in a scratch namespace that it
-removes; your records are not touched. `catga-store verify URL` prints its findings.
+`verify(url)` runs the tests of this library against your server, in a scratch namespace that it removes
+afterwards; your records are not touched. The `catga-store verify URL` command prints the findings.
 `verify(open_empty)` tests a store that you have written.
 """
 
@@ -52,7 +52,7 @@ _SHOWN = 4000
 
 
 class CheckResult(NamedTuple):
-    """One check: how often it ran, and what was found if it failed."""
+    """The result of one check: how many times it ran, and what was found if it failed."""
 
     claim: str
     api: str
@@ -76,11 +76,12 @@ def verify(
 ) -> list[CheckResult]:
     """Check a store through each API, and return the findings.
 
-    `store` is a URL, and the checks run in a scratch namespace beside its records; or, for a store that
-    you have written, a function that opens an empty one behind an API: `open_empty(api, clock,
-    retention, partitions)`. `examples` is the number of sequences of 40 drawn operations for each API,
-    and of orders for each interleaving; `seed` seeds both. `on_finding` is called after each check.
-    An exception in a check is a finding. An error on opening the store is raised.
+    `store` is either a URL or, for a store that you have written, a function `open_empty(api, clock,
+    retention, partitions)` that opens an empty store behind an API. With a URL, the checks run in a scratch
+    namespace beside the store's records. `examples` is the number of random sequences of 40 operations for
+    each API, and the number of orders for each interleaving; `seed` is the seed for both. `on_finding` is
+    called after each check. An exception in a check is a finding; an error that occurs when the store is
+    opened is raised.
     """
     with ExitStack() as stack:
         open_empty = _open_in_scratch(stack, store) if isinstance(store, str) else store

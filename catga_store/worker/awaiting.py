@@ -54,7 +54,7 @@ class AsyncWorker(BaseWorker):
 
     `concurrency` is the number of handlers that run at the same time. `lease` is the duration of a claim; the
     claims of running flows are extended after each third of their lease. `retry` determines what happens
-    after an exception. `grace` is the time for which handlers may continue to run after the worker was
+    after an exception. `grace` is the time for which handlers may continue to run after the worker is
     stopped. `owner` is the name of the worker in claims. With `tags`, the worker claims only flows that have
     all of these tags.
 
@@ -163,10 +163,10 @@ class AsyncWorker(BaseWorker):
         With `signals=False`, the worker does not handle signals. Use this option if the worker is part of a
         program that handles signals itself, such as a web server, and call `stop` from that program.
 
-        After it was stopped, the worker claims no more flows, and its handlers have the time `grace` to
-        return. Handlers that are still running after that are cancelled. Their flows are given back to other
-        workers, and the attempts do not count. A second signal, or a cancellation of this call, ends the
-        grace period at once. An outage of the store does not stop the worker.
+        A worker that has been stopped claims no more flows and gives its handlers the time `grace` to return.
+        Handlers that are still running after that are cancelled. Their flows are given back to other workers,
+        and the attempts do not count. A second signal, or a cancellation of this call, ends the grace period
+        at once. An outage of the store does not stop the worker.
         """
         self._begin()
         self._changed = anyio.Event()

@@ -261,7 +261,10 @@ class BaseWorker:
 
     @property
     def healthy(self) -> bool:
-        """Whether the worker is running and its claim loop is not stuck, even while the store cannot be reached."""
+        """Whether the worker is running and its claim loop is not stuck.
+
+        An outage of the store does not make a worker unhealthy.
+        """
         return self._is_running and time.monotonic() - self._turned < _STALE_SECONDS
 
     @property

@@ -214,7 +214,7 @@ class Run(BaseRun[S]):
         return session
 
     def once(self, name: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function once and keep its result; after a crash, return this result instead of calling it again.
+        """Call a function once and keep its result; after a crash, return the stored result instead.
 
         The result is stored immediately as a part of the flow, which is named after the position and `name`.
         If the run has lost its claim, this write raises `ClaimLostError`. If a worker dies between the call
@@ -254,7 +254,7 @@ class AsyncRun(BaseRun[S]):
     async def once(
         self, name: str, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
     ) -> Any:
-        """Call a function once and keep its result; after a crash, return this result instead of calling it again.
+        """Call a function once and keep its result; after a crash, return the stored result instead.
 
         The result is stored immediately as a part of the flow, which is named after the position and `name`.
         If the run has lost its claim, this write raises `ClaimLostError`. If a worker dies between the call

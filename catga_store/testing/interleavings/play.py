@@ -66,10 +66,10 @@ _LEASE = timedelta(seconds=30)
 
 
 class Stage:
-    """A store whose conversations are advanced by hand.
+    """A store whose conversations are advanced step by step.
 
-    `run` holds a conversation over store protocol requests to its end; `lower` turns one into a conversation
-    over exchanges, of which `perform` does one.
+    `run` runs a conversation over store protocol requests to its end. `lower` turns such a conversation into
+    a conversation over exchanges, and `perform` performs one exchange.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class Stage:
 
     @classmethod
     def at_protocol(cls, api: StoreAPI) -> Stage:
-        """One exchange is one store protocol request, on any store behind any API."""
+        """Return a stage for any store behind any API, on which one exchange is one store protocol request."""
         return cls(api.store._context, api.run, lambda request: api.run(ask(request)))
 
     @classmethod
     def below_protocol(cls, store: Any) -> Stage:
-        """One exchange is one request on the transport of a blocking store, which has not been used yet."""
+        """Return a stage for an unused blocking store, on which one exchange is one request on its transport."""
         protocol, hold = conversation_runner(store)
 
         def converse(request: Request[Any]) -> Conversation[Any]:
@@ -119,9 +119,10 @@ class Stage:
 
 
 class Part(NamedTuple):
-    """What one actor does, by verbs of `VERBS`.
+    """What one actor does, as a sequence of verbs from `VERBS`.
 
-    With `dies_after` it hears that many replies, makes one exchange more, and stops forever.
+    With `dies_after`, the actor receives this number of replies, makes one more exchange, and then stops for
+    good.
     """
 
     actor: str

@@ -26,9 +26,10 @@ __all__ = ["SCENARIOS", "SETUPS", "Scenario", "check_scenario"]
 
 
 class Scenario(NamedTuple):
-    """What the first actor did before, and what several then do at once.
+    """What the first actor does at the beginning, and what several actors then do at once.
 
-    With `leases_end` time passes in between, and the first of them holds what it had claimed.
+    With `leases_end`, time passes in between, and the first of these actors holds what the first actor
+    claimed.
     """
 
     before: Sequence[str]

@@ -82,7 +82,7 @@ register_random(choices)
 
 
 class Difference(NamedTuple):
-    """A difference between stores that cannot be avoided: its name, its reason, its documentation."""
+    """An unavoidable difference between stores: its name, its reason, and its documentation."""
 
     name: str
     reason: str
