@@ -146,8 +146,8 @@ class AsyncStore(BaseAsyncStore):
     ) -> FlowSnapshot[Any] | None:
         """Return the flow as a new object, or `None` if it does not exist.
 
-        Without a type, the state is raw JSON data. Costs one round trip. Raises `StateTypeError` if the state
-        was stored as a different named type, and `CorruptRecordError` if the flow cannot be read.
+        Without `state_type`, the state is raw JSON data. Costs one round trip. Raises `StateTypeError` if the
+        state was stored as a different named type, and `CorruptRecordError` if the flow cannot be read.
 
         With `version`, returns that version of the flow, or `None` if the store has not kept it (see the
         `history` option). An earlier version cannot be written back: `update` raises `StaleFlowError`.
@@ -229,11 +229,11 @@ class AsyncStore(BaseAsyncStore):
     ) -> bool:
         """Delete a flow, its ForEach progress and its parts; return whether the flow existed.
 
-        If you pass a loaded snapshot, or an id together with a version or revision, the flow is deleted only
-        in that version; if the store has a different one, the call raises `StaleFlowError`. If you pass only
-        an id, the flow is deleted whatever its version. All parts disappear at once, however many there are;
-        later writes and sweeps reclaim their space. If the flow has not ended and has `reports_to`, the same
-        commit reports its end.
+        If you pass a loaded snapshot, or an id together with a version or revision, the deletion is
+        version-checked: if the store has a different version, the call raises `StaleFlowError`. If you pass
+        only an id, the flow is deleted whatever its version. All parts disappear at once, however many there
+        are; later writes and sweeps reclaim their space. If the flow has not ended and has `reports_to`, the
+        same commit reports its end.
 
         Costs one round trip, or two if you pass an id together with a version or revision: the call reads the
         flow first and deletes only the revision that it read. The same applies to a flow that reports its end
@@ -696,19 +696,19 @@ class AsyncStore(BaseAsyncStore):
         """Create a new flow from a version of an existing flow; return it with its state as raw data.
 
         The new flow is due at once. It has the state and position of the original version, but no error,
-        attempts, wait condition or `reports_to`. Its status is that of the original version if this is
-        `CREATED`, `RUNNING` or `COMPENSATING`; otherwise, it is `RUNNING`.
+        attempts, wait condition or `reports_to`. It keeps the status of the original version if this status
+        is `CREATED`, `RUNNING` or `COMPENSATING`; otherwise, its status is `RUNNING`.
 
         By default, the call forks the current version and also copies its ForEach progress, parts and logs as
         they were at that version. If the flow is written in the meantime, the call reads it again, making at
-        most ten attempts before it raises `StaleFlowError`. Changes that others make in the meantime without
-        writing the flow may be missed; in that case, a copied log may end earlier than the original. For
-        earlier versions, progress, parts and logs are not copied.
+        most ten attempts before it raises `StaleFlowError`. Changes that other clients make in the meantime
+        without writing the flow may be missed; in that case, a copied log may end earlier than the original.
+        For earlier versions, progress, parts and logs are not copied.
 
         Raises `FlowNotFoundError` if the flow or version does not exist, and `FlowExistsError` if the new id
         is taken. Costs four round trips. Records that do not fit into one commit of 200 records are written
-        before it, as parts without a flow. If the fork is refused, it removes these parts; if it is
-        interrupted, a sweep removes them.
+        before it, as parts without a flow. If the fork is refused, the call removes these parts; if the call
+        is interrupted, a sweep removes them.
 
         >>> import anyio
         >>> from catga_store import AsyncMemoryStore, FlowSnapshot
@@ -810,8 +810,8 @@ class AsyncStore(BaseAsyncStore):
         The first call for a child is `accepted`; a repeated call is a `duplicate`. A call for an unknown
         child, or for a condition that has ended or was cleared, is neither, and its `outcome` says how the
         condition ended. If the condition has not been set yet, the completion is accepted and kept until the
-        condition is set; its `outcome` is then `None`. `now_satisfied` is true for exactly one call: the call
-        that satisfies the condition.
+        condition is set; its `outcome` is then `None`. Among all calls, `now_satisfied` is true only for the
+        one that satisfies the condition.
 
         `result` is plain JSON data. Encoded together with `error`, it must not exceed 256 KiB; otherwise, the
         call raises `RecordTooLargeError`. Costs one round trip, for any number of children.
@@ -876,7 +876,7 @@ class AsyncStore(BaseAsyncStore):
     ) -> bool:
         """Write a part of a flow; return whether it was written.
 
-        A new part is written only if the flow has no part of that name; otherwise, the call raises
+        A new part is written only if the flow has no part with that name; otherwise, the call raises
         `PartExistsError`. A part that was read is written only if it has changed and the store still has the
         revision that was read; if the store has a different revision, the call raises `StalePartError`. With
         `exists="keep"`, an existing part is kept, and the object stays new. With `exists="overwrite"`, the
@@ -905,8 +905,8 @@ class AsyncStore(BaseAsyncStore):
     ) -> Part[Any] | None:
         """Return the part as a new object, or `None` if it does not exist.
 
-        Without a type, the body is `bytes` if it was written as `bytes`, and raw JSON data otherwise. Costs
-        one round trip. Raises the same errors as `get`.
+        Without `body_type`, the body is `bytes` if it was written as `bytes`, and raw JSON data otherwise.
+        Costs one round trip. Raises the same errors as `get`.
         """
         return await self._run(parts.get_part(self._context, flow_id, name, body_type))
 
