@@ -1,16 +1,17 @@
-"""For authors of stores: what a store is asked, what it replies, and the rules that stores share.
+"""For authors of stores: the requests to a store, its replies, and the rules that stores share.
 
-`StoreProtocol` is what a store implements: `converse(request)` returns a conversation, a generator
-that yields requests to the store's transport. Everything that a store needs is exported here:
+A store implements `StoreProtocol`: `converse(request)` returns a conversation, which is a generator that
+yields requests to the store's transport. This package exports everything that a store needs:
 
-- `requests`: what a store is asked (`Read`, `Commit`, `Due`, …) and what it replies;
-- `conversation`: generators of requests, the requests that every driver performs, and the two
-  failures that a transport raises;
-- `keys`: what names a record, and the two forms of an id outside this process;
-- `failures`: errors and warnings that every store raises in the same words.
+- `requests`: the requests to a store (`Read`, `Commit`, `Due`, …) and its replies
+- `conversation`: generators of requests, the requests that every driver performs, and the two failures that a
+  transport raises
+- `keys`: the names of records, and the two forms that an id has outside this process
+- `failures`: the errors and warnings that every store raises in the same words
 
 A store in this process implements `rules.Tables` instead; `catga_store.stores.embedded` does the rest.
-`catga_store.protocol.rules` is also for stores on servers that decide in Python over rows they have read.
+`catga_store.protocol.rules` is also useful for stores on servers that decide in Python about rows that they
+have read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Conversations: logic as generators that yield requests and are sent replies.
+"""Conversations: logic in the form of generators that yield requests and are sent the replies.
 
-A conversation does no I/O and never waits. A driver performs each request and sends the reply back,
-or throws the failure in. So the same conversation is run by blocking code (`run`) and by async code
-(`arun`), and a test can stop it, reorder it or fail it at every request.
+A conversation does no I/O and never waits. A driver performs each request and sends the reply to the
+conversation, or throws the failure into it. The same conversation can therefore be run by blocking code
+(`run`) and by async code (`arun`), and a test can stop it, reorder it or make it fail at any request.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ R = TypeVar("R")
 
 
 class Request(Generic[R]):
-    """What a conversation asks its driver to do; `R` is the type of the reply."""
+    """A request from a conversation to its driver; `R` is the type of the reply."""
 
     __slots__ = ()
 
@@ -75,9 +75,9 @@ class Call(Request[R]):
     function: Callable[[Any], R]
     writes: bool
     single: bool = False
-    """The function reads by one statement: it needs no snapshot."""
+    """Whether the function reads with a single statement, so that it needs no snapshot."""
     request: object = None
-    """The store protocol request that it belongs to, for those who replace a transport."""
+    """The store protocol request to which the call belongs, for code that replaces a transport."""
 
 
 @define
@@ -88,26 +88,27 @@ class Pause(Request[None]):
 
 
 class Sleeper(Protocol):
-    """One that waits to be woken."""
+    """An object that waits to be woken."""
 
     notify: Callable[[], object] | None
-    """Set by the driver before it asks `seconds_left`, and called, from any thread, when that changes."""
+    """The driver sets this attribute before it calls `seconds_left`. It is called, in any thread, when the
+    result of `seconds_left` changes."""
 
     def seconds_left(self) -> float:
-        """For how long to sleep from now on; 0: not at all."""
+        """Return how many seconds to sleep from now on; 0 means not at all."""
         ...
 
 
 @define
 class Await(Request[None]):
-    """Wait until `seconds_left` of the sleeper is 0. The store is asked nothing meanwhile."""
+    """Wait until the sleeper's `seconds_left` is 0. No request is sent to the store in the meantime."""
 
     sleeper: Sleeper
 
 
 @define
 class Invoke(Request[Any]):
-    """Call a function of the user: a blocking one, or an async one if the driver is."""
+    """Call a function of the user. It may be an async function if the driver is async."""
 
     function: Callable[[], Any]
 
@@ -117,11 +118,11 @@ DRIVERS_OWN = frozenset({Pause, Invoke, Await})
 
 
 class NotSentError(Exception):
-    """Raised by a transport: the request did not reach the store, and never will."""
+    """Raised by a transport if the request did not reach the store and never will."""
 
 
 class ReplyLostError(Exception):
-    """Raised by a transport: the request may have been applied or not."""
+    """Raised by a transport if the request may or may not have been applied."""
 
 
 class Finished(BaseException):

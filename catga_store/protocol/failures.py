@@ -38,7 +38,7 @@ _warned: dict[object, float] = {}
 def uncertain(
     commit_id: str, keys: Iterable[Key], why: BaseException | str
 ) -> CommitUncertainError:
-    """Return the error of a commit that was sent and whose reply did not come; `why` says why not."""
+    """Return the error for a commit that was sent but whose reply did not arrive; `why` gives the reason."""
     message = (
         f"commit {commit_id} was sent, but its outcome is not known ({why}); call "
         "resolve_commit(error) to determine whether the commit was applied"
@@ -47,7 +47,7 @@ def uncertain(
 
 
 def given_up(commit_id: str) -> StoreUnavailableError:
-    """Return the error of a commit that arrives after `Resolve` has settled that it never will."""
+    """Return the error for a commit that arrives after `Resolve` has determined that it will never be applied."""
     message = (
         f"commit {commit_id} arrived after resolve_commit had declared it lost, so nothing "
         "was written"
@@ -56,10 +56,10 @@ def given_up(commit_id: str) -> StoreUnavailableError:
 
 
 def check_layout(version: int, stored: int, *, known: int, partitions: int) -> None:
-    """Compare the layout version and the partitions of a store with how it was opened.
+    """Compare the layout version and the number of partitions of a store with those with which it was opened.
 
-    Raises `StoreConfigError` for another version than `known`, and `PartitionCountError` for
-    another number of partitions.
+    Raises `StoreConfigError` if the layout version is not `known`, and `PartitionCountError` if the number of
+    partitions is different.
     """
     if version != known:
         message = (
@@ -79,7 +79,7 @@ def check_layout(version: int, stored: int, *, known: int, partitions: int) -> N
 
 
 def warn_passed_over(log: logging.Logger, error: CorruptRecordError) -> None:
-    """Log that a record was passed over; for each record once in 30 seconds, because workers poll."""
+    """Log that a record was skipped, at most once in 30 seconds for each record, because workers poll."""
     now = time.monotonic()
     if now - _warned.get((log.name, error.key), -math.inf) > _WARN_AGAIN_SECONDS:
         if len(_warned) > _WARNED_MOST:

@@ -109,24 +109,24 @@ _new: Any = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnkn
 
 
 def flow_key(flow_id: str) -> Key:
-    """Name a flow."""
+    """Return the key of a flow."""
     key: Key = _new(Key, (FLOW, flow_id, 0, ""))  # half of what `Key(…)` costs, in every operation
     return key
 
 
 def progress_key(flow_id: str, step: int) -> Key:
-    """Name the progress of one ForEach step of a flow, whether or not that flow exists."""
+    """Return the key of the progress of a ForEach step of a flow, whether or not the flow exists."""
     return Key(PROGRESS, flow_id, step)
 
 
 def part_key(flow_id: str, name: str) -> Key:
-    """Name a part of a flow, whether or not that flow exists."""
+    """Return the key of a part of a flow, whether or not the flow exists."""
     key: Key = _new(Key, (PART, flow_id, 0, name))  # as above
     return key
 
 
 def entry_key(flow_id: str, log: str, sequence: int) -> Key:
-    """Name an entry of a log, which is a part.
+    """Return the key of an entry of a log. The entry is a part.
 
     >>> print(entry_key("order-1", "log", 7))
     part 'log/000000000007' of flow 'order-1'
@@ -135,36 +135,36 @@ def entry_key(flow_id: str, log: str, sequence: int) -> Key:
 
 
 def counter_key(flow_id: str, log: str) -> Key:
-    """Name the hidden part whose version is the number of the last entry of a log."""
+    """Return the key of the hidden part whose version is the sequence of the last entry of a log."""
     return Key(PART, flow_id, 0, f"{log}/")
 
 
 def version_key(flow_id: str, version: int) -> Key:
-    """Name the hidden part that is a former version of a flow.
+    """Return the key of the hidden part that contains an earlier version of a flow.
 
-    No counter has such a name, because no log has a name that ends with a slash.
+    No counter has such a name, because the name of a log cannot end with a slash.
     """
     return Key(PART, flow_id, 0, f"{VERSIONS}{version:0{SEQUENCE_DIGITS}d}//")
 
 
 def is_version(name: str) -> bool:
-    """Return whether a part is a former version of its flow."""
+    """Return whether the part with this name is an earlier version of its flow."""
     return name.startswith(VERSIONS) and name.endswith("//")
 
 
 def is_hidden(key: Key) -> bool:
-    """Return whether a part is the counter of a log or a version: no ordinary listing shows it."""
+    """Return whether a part is the counter of a log or an earlier version, which ordinary listings do not show."""
     return key.name.endswith("/")
 
 
 def log_of(key: Key) -> tuple[str, int] | None:
-    """Return the log and the sequence of a part that is an entry of a log, else None."""
+    """Return the log and the sequence of a part that is an entry of a log; otherwise, return None."""
     log, _, digits = key.name.rpartition("/")
     return (log, int(digits)) if log and _is_sequence(digits) else None
 
 
 def is_entry(name: str, prefix: str) -> bool:
-    """Return whether a name is the prefix, which is the name of a log and a slash, and a sequence.
+    """Return whether a name consists of the prefix, which is the name of a log and a slash, and a sequence.
 
     >>> is_entry("log/000000000007", "log/"), is_entry("log/inner/000000000007", "log/")
     (True, False)
@@ -177,14 +177,14 @@ def _is_sequence(text: str) -> bool:
 
 
 def wait_key(correlation_id: str) -> Key:
-    """Name a wait condition."""
+    """Return the key of a wait condition."""
     return Key(WAIT, correlation_id)
 
 
 def check_id(value: object, what: str) -> str:
-    """Return `value` if it is a valid id, else raise `InvalidIdError`; `what` names it: `"flow id"`.
+    """Return `value` if it is a valid id, or raise `InvalidIdError`. `what` describes the id, such as `"flow id"`.
 
-    An instance of a subclass of `str` (a `StrEnum` member) is returned as plain text.
+    An instance of a subclass of `str`, such as a member of a `StrEnum`, is returned as a plain string.
 
     >>> check_id("order 1/ü", "flow id")
     'order 1/ü'
@@ -222,7 +222,7 @@ def check_id(value: object, what: str) -> str:
 
 
 def check_part_name(value: object) -> str:
-    """Return `value` if it can name a part, else raise `InvalidIdError`.
+    """Return `value` if it can be the name of a part, or raise `InvalidIdError`.
 
     >>> check_part_name("steps/")
     Traceback (most recent call last):
@@ -258,7 +258,7 @@ def check_part_name(value: object) -> str:
 
 
 def check_log(value: object) -> str:
-    """Return `value` if it can name a log, else raise `InvalidIdError`."""
+    """Return `value` if it can be the name of a log, or raise `InvalidIdError`."""
     name = check_id(value, "log name")
     most = MAX_ID_BYTES - SEQUENCE_DIGITS - 1
     if len(name.encode()) > most or name.endswith("/"):
@@ -302,9 +302,9 @@ def show_int(value: object) -> str:
 def partition_of(any_id: str, partitions: int) -> int:
     """Return the partition of a record with this id, from 0 to `partitions - 1`.
 
-    The hash is that of the part in braces if there is one, by the rule of Redis Cluster: between the
-    first `{` and the first `}` after it, if there is text between them; else of the whole id. The
-    hash (CRC-32 of the UTF-8 bytes) is part of the stored layout, so it can never change.
+    If the id contains text in braces, only this text is hashed, by the rule of Redis Cluster: the text
+    between the first `{` and the next `}`, if it is not empty. Otherwise, the whole id is hashed. The hash
+    (CRC-32 of the UTF-8 bytes) is part of the stored layout, so it can never change.
 
     >>> partition_of("{order-42}/ship", 16) == partition_of("order-42", 16)
     True
@@ -324,9 +324,9 @@ def partition_of(any_id: str, partitions: int) -> int:
 
 
 def encode_token(any_id: str) -> str:
-    """Write an id as one NATS subject token: `[A-Za-z0-9_-]` stay, any other byte becomes `=XX`.
+    """Return an id as one NATS subject token: `[A-Za-z0-9_-]` are kept, and any other byte becomes `=XX`.
 
-    Different ids have different tokens, and `decode_token` returns the id.
+    Different ids have different tokens. `decode_token` returns the id again.
 
     >>> encode_token("order.1 ü")
     'order=2E1=20=C3=BC'
@@ -338,7 +338,7 @@ def encode_token(any_id: str) -> str:
 
 
 def decode_token(token: str) -> str:
-    """Return the id that `encode_token` writes as `token`; raise `ValueError` for any other text.
+    """Return the id that `encode_token` encodes as `token`; raise `ValueError` for any other text.
 
     >>> decode_token("order=2E1=20=C3=BC")
     'order.1 ü'

@@ -1,12 +1,12 @@
-"""The store protocol: what every store is asked, and what it replies.
+"""The store protocol: the requests to every store, and the replies.
 
-A store sees a record as a `Head`, which it may read, and a body, which it may not. Everything that
-the public API offers is built from these requests, once, above them. All times are integers, in
-milliseconds since 1970-01-01T00:00Z, and every request that depends on time carries its `now_ms`.
-An expired record is absent for every request.
+A store sees a record as a `Head`, which it may read, and a body, which it may not read. All operations of the
+public API are built from these requests, once, in the layers above. All times are integers in milliseconds
+since 1970-01-01T00:00Z, and every request that depends on the time contains its `now_ms`. For every request,
+an expired record is absent.
 
-The file is over 400 lines because it is the whole vocabulary of the protocol, which an author of a
-store reads from top to bottom: records, changes, replies, requests.
+The file is over 400 lines because it is the whole vocabulary of the protocol, which an author of a store
+reads from top to bottom: records, changes, replies, requests.
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ __all__ = [
 ]
 
 MAX_CHANGES = 200
-"""The most records in one commit."""
+"""The maximum number of records in one commit."""
 
 REMEMBERED_COMMITS = 8
-"""How many ids of the commits that wrote it a record remembers."""
+"""The maximum number of commit ids that a record keeps; see `Head.commits`."""
 
 SWEEP_EVERY, SWEPT_AT_ONCE = 16, 8
 """One write in 16 of a process also removes up to 8 expired records."""
@@ -135,7 +135,7 @@ ENDED = 4
 
 
 class Head(NamedTuple):
-    """What a store may read of a record. Which fields have a meaning depends on the kind of record."""
+    """The part of a record that a store may read. The kind of the record determines which fields have a meaning."""
 
     version: int
     status: int
@@ -144,29 +144,31 @@ class Head(NamedTuple):
     type: str = ""
     type_version: int = 1
     position: str = ""
-    """A flow: its position. A part: its tag; of an entry of a log, its key."""
+    """Of a flow: its position. Of a part: its tag. Of a log entry: its key."""
     error: str | None = None
     attempts: int = 0
-    """A flow: how often it was claimed. An entry of a log: the version of its flow that its commit made,
-    0 if it made none."""
+    """Of a flow: how many times it has been claimed. Of a log entry: the version of its flow that its commit
+    wrote, or 0 if it did not write the flow."""
     owner: str | None = None
     claim: str | None = None
     """The id of the commit that claimed the flow; the owner's own writes keep it."""
     due_ms: int | None = None
-    """A flow: when a worker should look at it, or when its claim ends. A pending condition: its
-    deadline. An ended condition: since when its parent is to be notified; None once it was."""
+    """Of a flow: when a worker should look at it, or when its claim ends. Of a pending condition: its deadline.
+    Of a condition that has ended: the time since which its parent is to be notified; None after the
+    notification."""
     expires_ms: int | None = None
     reports_to: str | None = None
-    """A flow: the id of the condition that it completes when it ends; see `Delete`."""
+    """Of a flow: the id of the condition that the flow completes when it ends; see `Delete`."""
     tags: tuple[tuple[str, str], ...] = ()
-    """A flow: its tags, by key."""
+    """Of a flow: its tags, ordered by key."""
     revision: str = ""
-    """Unique forever; set by the store: the id of the commit, perhaps with `@` and more behind it."""
+    """A string that is never used again. The store sets it to the id of the commit, possibly followed by `@` and
+    more text."""
     commits: tuple[str, ...] = ()
-    """The last commits that wrote the record, newest first; each made one version. Kept by the store."""
+    """The last commits that wrote the record, newest first; each wrote one version. The store maintains this field."""
 
     def stamped(self, revision: str, commits: tuple[str, ...]) -> Head:
-        """Return the head with the revision and commits of another write; faster than `_replace`."""
+        """Return the head with the revision and commits of another write. This is faster than `_replace`."""
         return head_from((*self[:-2], revision, commits))
 
 
@@ -175,7 +177,7 @@ head_from: Callable[[tuple[object, ...]], Head] = partial(tuple.__new__, Head)  
 
 
 class Terms(NamedTuple):
-    """The definition of a wait condition, which a store must understand to decide it."""
+    """The definition of a wait condition, which a store must understand to decide when the wait ends."""
 
     children: tuple[str, ...]
     any: bool
@@ -184,7 +186,7 @@ class Terms(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One child's completion."""
+    """The completion of one child."""
 
     child: str
     success: bool
@@ -192,7 +194,7 @@ class Item(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A stored record; `terms` and `items` only on wait conditions."""
+    """A stored record. Only wait conditions have `terms` and `items`."""
 
     head: Head
     body: bytes
@@ -213,10 +215,10 @@ _new: Any = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnkn
 
 
 class Put(NamedTuple):
-    """Write a record if the store still holds revision `expected` (`None`: if it holds none).
+    """Write a record if the store still has the revision `expected` (`None`: if it has no such record).
 
-    On a wait condition the store counts the completions again and computes `due_ms` and
-    `expires_ms` itself. Other heads are stored as they come, with revision and commits added.
+    For a wait condition, the store counts the completions again and computes `due_ms` and `expires_ms`
+    itself. Other heads are stored as they are, with the revision and commits added.
     """
 
     key: Key
@@ -224,36 +226,36 @@ class Put(NamedTuple):
     body: bytes
     expected: str | None
     replaces: Head | None = None
-    """The head that had the revision `expected`: it tells which index entries exist."""
+    """The head that had the revision `expected`, which shows which index entries exist."""
     fresh: bool = False
-    """A new incarnation: what belonged to the old one (progress, parts, completions) goes first."""
+    """A new incarnation: everything that belonged to the old one (progress, parts, completions) is removed first."""
     claiming: bool = False
-    """Refused as `CLAIMED` while another owner's claim has not ended."""
+    """The change is refused as `CLAIMED` while another owner has a claim that has not ended."""
     keeps_body: bool = False
-    """The body is the stored one; a store need not write it."""
+    """The body is the stored body, so a store does not have to write it."""
     terms: Terms | None = None
     notified: bool = False
-    """The condition's parent has been notified: a worker has claimed it."""
+    """The parent of the condition has been notified: a worker has claimed it."""
     items: tuple[Item, ...] = ()
-    """Completions to restore with a condition that is copied from another store."""
+    """Completions that are restored with a condition that is copied from another store."""
 
 
 class SetWait(NamedTuple):
-    """Create a condition, or replace the terms of a pending one; leave an ended one as it is."""
+    """Create a condition, or replace the terms of a pending condition; leave a condition that has ended as it is."""
 
     key: Key
     terms: Terms
     created_ms: int
     renotify: bool = False
-    """The parent suspends on it: if it has ended, the parent is notified again."""
+    """The parent suspends on the condition: if the condition has ended, the parent is notified again."""
 
 
 class Delete(NamedTuple):
-    """Remove a record if the store still holds revision `expected` (`None`: whatever it holds).
+    """Remove a record if the store still has the revision `expected` (`None`: whatever it has).
 
-    The progress and the parts of a flow are absent from then on; their space may be reclaimed later. A
+    From then on, the progress and the parts of a flow are absent; their space may be reclaimed later. A
     condition leaves a tombstone for `Commit.retain_ms`. Without `expected`, a flow that has not ended and
-    reports its end is not removed: refused as `REPORTS`, because its end belongs into the same commit.
+    reports its end is not removed but refused as `REPORTS`, because its report belongs in the same commit.
     """
 
     key: Key
@@ -262,20 +264,20 @@ class Delete(NamedTuple):
 
 
 class Check(NamedTuple):
-    """Refuse the commit unless the store holds revision `expected`.
+    """Refuse the commit unless the store has the revision `expected`.
 
-    With `due_ms`, move the record's due time to it; neither version nor revision changes.
+    With `due_ms`, the record's due time is changed to this time; its version and revision do not change.
     """
 
     key: Key
     expected: str
     due_ms: int | None = None
     claim: str | None = None
-    """With `ANY` as `expected`: the flow must be under this claim, at any revision."""
+    """If `expected` is `ANY`, the flow must have this claim, at any revision."""
 
 
 class Complete(NamedTuple):
-    """Record one child's completion on a condition. Never a reason to refuse a commit."""
+    """Record the completion of one child on a condition. This change is never a reason to refuse a commit."""
 
     key: Key
     child: str
@@ -284,16 +286,16 @@ class Complete(NamedTuple):
 
 
 class Append(NamedTuple):
-    """Add the next entry to a log of a flow. Never a reason to refuse a commit.
+    """Add the next entry to a log of a flow. This change is never a reason to refuse a commit.
 
-    The entry is the part `entry_key(id, log, sequence)`. The sequence is 1 more than the version of the
-    log's counter, `counter_key(id, log)`, which the store writes with it. If the log has an entry with
-    the same key, which is `head.position`, nothing is written; an empty key is like no other. `head` is
-    stored as it comes, with version 1, revision and commits.
+    The entry is the part `entry_key(id, log, sequence)`. The sequence is 1 more than the version of the log's
+    counter, `counter_key(id, log)`, which the store writes together with the entry. If the log has an entry
+    with the same key, which is `head.position`, nothing is written; an empty key does not match any other
+    key. `head` is stored as it is, with version 1 and the revision and commits added.
     """
 
     key: Key
-    """The name of the log, as the name of a part."""
+    """The name of the log, in the form of the name of a part."""
     head: Head
     body: bytes
 
@@ -302,27 +304,28 @@ Change: TypeAlias = Put | SetWait | Delete | Check | Complete | Append
 
 
 class Outcome(NamedTuple):
-    """What one change of an applied commit did; which fields are set depends on the change."""
+    """The effect of one change of an applied commit. The change determines which fields are set."""
 
     version: int = 0
-    """Append: the sequence of the entry, which is that of the first one if it is a duplicate."""
+    """Of `Append`: the sequence of the entry; for a duplicate, the sequence of the first entry."""
     revision: str = ""
     status: int | None = None
     created_ms: int = 0
     satisfied: bool = False
-    """This change satisfied the condition. That is true once in the life of a condition."""
+    """Whether this change satisfied the condition, which happens only once in the life of a condition."""
     accepted: bool = False
-    """Complete: it was counted or kept now. Delete: there was something. SetWait: it was written. Put
-    with `IF_ABSENT`: it was written; else version and revision are those of what is there."""
+    """Of `Complete`: it was counted or kept now. Of `Delete`: a record existed. Of `SetWait`: it was written. Of
+    `Put` with `IF_ABSENT`: it was written; otherwise, the version and revision are those of the existing
+    record."""
     duplicate: bool = False
     terms: Terms | None = None
-    """SetWait on an ended condition: the stored terms."""
+    """Of `SetWait` on a condition that has ended: the stored terms."""
     replaced: str = ""
-    """Complete that satisfied: the revision that the condition had before."""
+    """Of a `Complete` that satisfied the condition: the previous revision of the condition."""
 
 
 class Conflict(NamedTuple):
-    """Why the change at one place of the commit was refused, and which head the store holds."""
+    """Why the change at one place in the commit was refused, and which head the store has."""
 
     place: int
     reason: str
@@ -331,14 +334,14 @@ class Conflict(NamedTuple):
 
 @final
 class Applied(NamedTuple):
-    """Every change of the commit was written."""
+    """All changes of the commit were written."""
 
     outcomes: tuple[Outcome, ...]
 
 
 @final
 class Refused(NamedTuple):
-    """Nothing of the commit was written."""
+    """No change of the commit was written."""
 
     conflicts: tuple[Conflict, ...]
 
@@ -349,8 +352,8 @@ Reply: TypeAlias = Applied | Refused
 class Filter(NamedTuple):
     """Which records a listing or a count includes; None means no restriction.
 
-    Times after are inclusive, times before are not. What follows `updated_before_ms` is for flows only.
-    `id_prefix` is what their ids begin with, as UTF-8 bytes.
+    The fields `..._after_ms` are inclusive, and the fields `..._before_ms` are exclusive. The fields that
+    follow `updated_before_ms` apply only to flows. `id_prefix` is the beginning of the ids, as UTF-8 bytes.
     """
 
     kind: str
@@ -364,15 +367,15 @@ class Filter(NamedTuple):
     updated_after_ms: int | None = None
     owner: str | None = None
     error_contains: str | None = None
-    """A part of the error of a flow, as it is written there."""
+    """A substring of the error of a flow; case matters."""
     attempts_at_least: int | None = None
     tags: tuple[tuple[str, str], ...] = ()
-    """Tags that a flow must all have. A store has an index for flows with one tag and one status, and
-    looks up the first; the others it may check flow by flow."""
+    """Tags, all of which a flow must have. A store has an index of flows by one tag and one status, in which it
+    looks up the first tag; it may check the other tags flow by flow."""
 
     @property
     def reads_heads(self) -> bool:
-        """Whether it asks for what a store need not have an index for."""
+        """Whether the filter contains a restriction for which a store does not have to have an index."""
         return (
             self[_FIRST_UNINDEXED:_TAGS] != _NOT_ASKED
             or self.updated_before_ms is not None
@@ -380,7 +383,7 @@ class Filter(NamedTuple):
         )
 
     def includes(self, head: Head) -> bool:
-        """Whether a flow or condition is in the listing, as far as its head says; not if it has expired."""
+        """Return whether the filter includes a flow or condition with this head, apart from expiry."""
         status, kind, updated_ms = self.status, self.type, head.updated_ms
         return (
             (status is None or head.status == status)
@@ -402,15 +405,15 @@ _NOT_ASKED = (None,) * (_TAGS - _FIRST_UNINDEXED)
 
 
 def has_tags(head: Head, tags: tuple[tuple[str, str], ...]) -> bool:
-    """Return whether a flow has all these tags."""
+    """Return whether a flow has all of these tags."""
     return all(pair in head.tags for pair in tags)
 
 
 class DueFilter(NamedTuple):
-    """Which flows a listing by due time includes: those due after `after_ms`, and until `until_ms`.
+    """Which flows a listing by due time includes: flows that are due after `after_ms` and no later than `until_ms`.
 
-    None means no restriction. With `claimed`, only flows under a claim, ended or not. `types` are
-    names of types, of which a flow has one.
+    None means no restriction. With `claimed`, the listing includes only flows with a claim, whether or not
+    the claim has ended. `types` are type names, one of which a flow must have.
     """
 
     claimed: bool
@@ -420,7 +423,7 @@ class DueFilter(NamedTuple):
     tags: tuple[tuple[str, str], ...] = ()
 
     def includes(self, head: Head) -> bool:
-        """Whether a flow with this head is in the listing, unless it has expired."""
+        """Return whether the listing includes a flow with this head, unless it has expired."""
         due_ms = head.due_ms
         return (
             due_ms is not None
@@ -433,49 +436,49 @@ class DueFilter(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """How much there is of what, as the indexes of a store say."""
+    """The numbers of records in several categories, according to the indexes of a store."""
 
     flows: tuple[tuple[str, int, int], ...]
-    """Type, status and number of flows, for each pair that there is, in no order."""
+    """The type, status and number of flows, for each pair that exists, in no particular order."""
     due: int
-    """Flows whose due time has come; under a claim that has ended or under none."""
+    """Flows whose due time has come; they have no claim, or a claim that has ended."""
     oldest_due_ms: int | None
-    """The due time of the first of them."""
+    """The earliest due time among these flows."""
     claimed: int
-    """Flows under a claim that has not ended."""
+    """Flows with a claim that has not ended."""
     lapsed: int
-    """Flows under a claim that has ended."""
+    """Flows with a claim that has ended."""
     pending: int
     """Pending conditions."""
     overdue: int
     """Pending conditions whose deadline has passed."""
     calling: int
-    """Conditions with a parent whose `due_ms` has come: it is to be notified, or its wait to time out."""
+    """Conditions with a parent, whose `due_ms` has come: the parent is to be notified, or the wait is to time out."""
 
 
 class Found(NamedTuple):
-    """One entry of a listing."""
+    """One entry in a listing."""
 
     key: Key
     head: Head
     error: CorruptRecordError | None = None
-    """Why the head cannot be read, in a reply to `Find`, `ListDue` or `Overdue`; `head` then has no more than
-    the time by which the listing can be continued after it."""
+    """Why the head cannot be read, in a reply to `Find`, `ListDue` or `Overdue`. In this case, `head` contains
+    only the time from which the listing can be continued."""
     picked: bool = False
     """Whether the store has picked this flow; see `Due.bodies`."""
     body: bytes | None = None
-    """The body of a flow that was picked, if it came without another request."""
+    """The body of a flow that was picked, if it was read without a further request."""
 
     @classmethod
     def unreadable(
         cls, key: Key, created_ms: int, error: CorruptRecordError, due_ms: int | None = None
     ) -> Found:
-        """Return the entry of a flow or condition whose head cannot be read."""
+        """Return the entry for a flow or condition whose head cannot be read."""
         return cls(key, Head(0, 0, created_ms, created_ms, due_ms=due_ms), error)
 
 
 class ListedPart(NamedTuple):
-    """One part of a listing; `body` is None unless it was asked for."""
+    """One part in a listing; `body` is None unless bodies were requested."""
 
     name: str
     head: Head
@@ -483,16 +486,16 @@ class ListedPart(NamedTuple):
 
 
 class Scanned(NamedTuple):
-    """One entry of a scan: a record, or the pending completions of a condition that is not set yet."""
+    """One entry in a scan: a record, or the pending completions of a condition that has not been set yet."""
 
     key: Key
     record: Record
     error: CorruptRecordError | None = None
-    """Why it cannot be read; then there is nothing in the record."""
+    """Why the record cannot be read; in this case, `record` is empty."""
 
     @classmethod
     def unreadable(cls, key: Key, error: CorruptRecordError) -> Scanned:
-        """Return the entry of a record that cannot be read."""
+        """Return the entry for a record that cannot be read."""
         return cls(key, Record(Head(0, 0, 0, 0), b""), error)
 
 
@@ -501,7 +504,7 @@ class Scanned(NamedTuple):
 
 @define
 class Read(Request[tuple[Record | None, ...]]):
-    """Read the records under these keys, in their order; the reply has None where there is none."""
+    """Read the records with these keys, in this order; the reply contains None for each record that is absent."""
 
     keys: tuple[Key, ...]
     now_ms: int
@@ -509,7 +512,7 @@ class Read(Request[tuple[Record | None, ...]]):
 
 @define
 class Steps(Request[tuple[Found, ...]]):
-    """Read the keys and heads of the progress records of a flow, by step."""
+    """Read the keys and heads of a flow's progress records, ordered by step."""
 
     flow_id: str
     now_ms: int
@@ -517,24 +520,25 @@ class Steps(Request[tuple[Found, ...]]):
 
 @define
 class Commit(Request[Reply]):
-    """Apply every change, or none. A commit that is sent again with the same id has the same reply.
+    """Apply all changes or none. A commit that is sent again with the same id gets the same reply.
 
-    Raises `StoreUnavailableError` when nothing was written, and `CommitUncertainError` when it is
-    not known whether the commit was applied.
+    Raises `StoreUnavailableError` if nothing was written, and `CommitUncertainError` if it is not known
+    whether the commit was applied.
     """
 
     id: str
     now_ms: int
     changes: tuple[Change, ...]
     retain_ms: int | None
-    """How long ended conditions, tombstones, pending completions, and parts without a flow are kept
-    from their last write; None: forever. Such parts are not absent then, but a sweep removes them."""
+    """How long conditions that have ended, tombstones, pending completions, and parts without a flow are kept
+    after their last write; None means forever. Such parts do not become absent after this time, but a sweep
+    removes them."""
     history: int = 1
-    """How many versions of a flow are kept, the current one included: a write of a flow keeps what it
-    replaces as the part `version_key(id, version)`, and removes the versions that are too old."""
+    """How many versions of a flow are kept, including the current version. A write of a flow keeps the version
+    that it replaces as the part `version_key(id, version)`, and removes versions that are too old."""
 
     def leaving_flows(self) -> set[str]:
-        """Return the ids of flows that this commit deletes or replaces, with progress and parts."""
+        """Return the ids of flows that this commit deletes or replaces, together with their progress and parts."""
         if len(self.changes) == 1:
             return set()
 
@@ -548,9 +552,9 @@ class Commit(Request[Reply]):
 
 @define
 class Resolve(Request[Applied | None]):
-    """Settle a commit: the reply is that of the commit, or None, and then it will never be applied.
+    """Resolve a commit: the reply is the commit's reply, or None if the commit will never be applied.
 
-    Raises `CommitUncertainError` while the store cannot tell.
+    Raises `CommitUncertainError` while the store cannot determine the outcome.
     """
 
     id: str
@@ -559,7 +563,7 @@ class Resolve(Request[Applied | None]):
 
 @define
 class Extend(Request[Head | None]):
-    """Move the due time of a flow; the reply is its head, or None if `claim` is not its claim."""
+    """Change the due time of a flow; the reply is its head, or None if the flow does not have the claim `claim`."""
 
     key: Key
     claim: str
@@ -569,39 +573,39 @@ class Extend(Request[Head | None]):
 
 @define
 class Due(Request[tuple[Found, ...]]):
-    """List flows that are due, and conditions whose parent is to be notified; nearly oldest first.
+    """List flows that are due and conditions whose parent is to be notified, roughly oldest first.
 
-    Up to `limit` of each. With `types`, only flows whose type is one of these names (`""`: untyped),
-    and conditions whose parent is such a flow or does not exist.
+    The reply contains up to `limit` of each. With `types`, it contains only flows whose type is one of these
+    names (`""` means no type), and conditions whose parent is such a flow or does not exist.
     """
 
     now_ms: int
     limit: int
     types: tuple[str, ...] | None = None
     tags: tuple[tuple[str, str], ...] = ()
-    """Likewise, only flows with all these tags; the first is looked up in an index."""
+    """In the same way, only flows that have all of these tags; the first tag is looked up in an index."""
     within_ms: int = 0
-    """Also what becomes due within that time. What has expired is decided by `now_ms` alone."""
+    """Also include what becomes due within this time. Expiry is determined by `now_ms` alone."""
 
     bodies: int = 0
-    """The store may pick up to this number of the flows, at random (`picks`), and return their bodies: a claim
-    then reads those no more. A body that would take another request is left out; the flow is picked all the same,
-    so that flows with large bodies have their turn."""
+    """The store may pick up to this number of the flows, at random (`picks`), and return their bodies, so that a
+    claim does not have to read them. A body that would take a further request is omitted, but its flow is
+    still picked, so that flows with large bodies also get their turn."""
 
     @property
     def until_ms(self) -> int:
-        """What is due at this time, or before, is wanted."""
+        """The latest due time that the listing includes."""
         return self.now_ms + self.within_ms
 
     def picks(self, number: int) -> frozenset[int]:
-        """Draw which of this number of flows are picked, by their places."""
+        """Draw the flows that are picked out of this number of flows, and return their places."""
         if not self.bodies:
             return frozenset()
 
         return frozenset(choices.sample(range(number), min(self.bodies, number)))
 
     def wants(self, head: Head) -> bool:
-        """Whether a flow is of the types and has the tags."""
+        """Return whether a flow has one of the types and all of the tags."""
         return (self.types is None or head.type in self.types) and (
             not self.tags or has_tags(head, self.tags)
         )
@@ -609,9 +613,10 @@ class Due(Request[tuple[Found, ...]]):
 
 @define
 class DueWaits(Request[tuple[tuple[Found, ...], ...]]):
-    """For each of these flows, the conditions whose parent it is and that it should be notified of.
+    """For each of these flows, list the conditions of which it is the parent and should be notified.
 
-    At most `limit` of each flow, newest first. One request for all flows.
+    The reply contains up to `limit` conditions of each flow, newest first. There is one request for all
+    flows.
     """
 
     parents: tuple[str, ...]
@@ -621,9 +626,9 @@ class DueWaits(Request[tuple[tuple[Found, ...], ...]]):
 
 @define
 class Overdue(Request[tuple[Found, ...]]):
-    """List pending conditions whose deadline has passed, oldest deadline first.
+    """List pending conditions whose deadline has passed, earliest deadline first.
 
-    One whose head cannot be read is an entry that says so (`Found.error`).
+    A condition whose head cannot be read has an entry with `Found.error`.
     """
 
     now_ms: int
@@ -632,11 +637,10 @@ class Overdue(Request[tuple[Found, ...]]):
 
 @define
 class Find(Request[tuple[Found, ...]]):
-    """List records: newest `created_ms` first, then by id; with `id_prefix` by id alone.
+    """List records by `created_ms`, newest first, then by id; with `id_prefix`, by id alone.
 
-    One whose head cannot be read is an entry that says so (`Found.error`).
-
-    `after` is the last entry already seen: its `created_ms` and id. Ids are ordered as UTF-8 bytes.
+    A record whose head cannot be read has an entry with `Found.error`. `after` is the `created_ms` and the id
+    of the last entry that was listed before. Ids are ordered by their UTF-8 bytes.
     """
 
     filter: Filter
@@ -655,9 +659,10 @@ class Count(Request[int]):
 
 @define
 class ListDue(Request[tuple[Found, ...]]):
-    """List flows by their due time, the oldest first, then by id.
+    """List flows by due time, earliest first, then by id.
 
-    `after` is the last entry already seen: its `due_ms` and id. Ids are ordered as UTF-8 bytes.
+    `after` is the `due_ms` and the id of the last entry that was listed before. Ids are ordered by their
+    UTF-8 bytes.
     """
 
     filter: DueFilter
@@ -676,17 +681,18 @@ class CountDue(Request[int]):
 
 @define
 class Stats(Request[Totals]):
-    """Count everything there is; a store need not read a record for it."""
+    """Count all records; a store does not have to read any record for this."""
 
     now_ms: int
 
 
 @define
 class Parts(Request[tuple[ListedPart, ...]]):
-    """List up to `limit` parts of a flow whose names begin with `prefix`, by the bytes of their names.
+    """List up to `limit` parts of a flow whose names begin with `prefix`, ordered by the bytes of their names.
 
-    Only names greater than `after` and less than `before`, as bytes. With `reverse`, the last ones,
-    last first. With `bodies`, each with its body, as one commit wrote both. Counters of logs are left out.
+    Only names greater than `after` and less than `before` are listed, compared as bytes. With `reverse`, the
+    last parts are listed, in descending order. With `bodies`, each part has its body, and both come from the
+    same commit. Counters of logs are omitted.
     """
 
     flow_id: str
@@ -698,19 +704,21 @@ class Parts(Request[tuple[ListedPart, ...]]):
     bodies: bool
     now_ms: int
     entries: bool = False
-    """Only entries of the log whose name, with a slash, is the prefix; see `is_entry`."""
+    """Only entries of the log whose name, followed by a slash, is the prefix; see `is_entry`."""
     versions: bool = False
-    """Only former versions of the flow, which other listings leave out; see `is_version`."""
+    """Only earlier versions of the flow, which other listings omit; see `is_version`."""
     until: str = ""
-    """Not empty: the list ends with the first part whose name ends with this. So the last group of parts,
-    whose first one is named so, is read from the end in one request, and no body of another group."""
+    """If this is not empty, the list ends with the first part whose name ends with this text. The last group of
+    parts, whose first part has such a name, can therefore be read from the end in one request, without bodies
+    of other groups."""
 
 
 @define
 class RemoveParts(Request[int]):
-    """Remove up to `limit` parts of a flow: those that `Parts` would list first.
+    """Remove up to `limit` parts of a flow: the parts that `Parts` would list first.
 
-    Returns how many there were. Counters of logs stay, so no sequence of a log comes again.
+    The reply is the number of parts that were removed. Counters of logs are kept, so no sequence of a log is
+    used again.
     """
 
     flow_id: str
@@ -723,9 +731,9 @@ class RemoveParts(Request[int]):
 
 @define
 class Scan(Request[tuple[Scanned, ...]]):
-    """List every record of one kind by key, from the first key greater than `after`.
+    """List all records of one kind, ordered by key, starting with the first key greater than `after`.
 
-    Parts are listed with the counters of logs.
+    Parts are listed together with the counters of logs.
     """
 
     kind: str
@@ -736,7 +744,7 @@ class Scan(Request[tuple[Scanned, ...]]):
 
 @define
 class Sweep(Request[int]):
-    """Remove up to `limit` expired records; the reply is how many there were."""
+    """Remove up to `limit` expired records; the reply is the number of records that were removed."""
 
     now_ms: int
     limit: int
@@ -744,14 +752,14 @@ class Sweep(Request[int]):
 
 @define
 class Clear(Request[None]):
-    """Remove every record under exactly the prefix of this store."""
+    """Remove all records with exactly the prefix of this store."""
 
 
 @define
 class Identify(Request[str]):
-    """Return a text that names this store and no other, wherever its server or file is moved.
+    """Return a string that identifies this store and no other, even if its server or file is moved.
 
-    It is asked once, if the store has codecs that bind bodies to it.
+    It is requested once, if the store has codecs that bind bodies to the store.
     """
 
 

@@ -11,8 +11,8 @@ __all__ = ["StoreProtocol"]
 
 
 class StoreProtocol(Protocol):
-    """A store: it turns a store protocol request into a conversation over its own transport requests."""
+    """A store. It turns each store protocol request into a conversation over its own transport requests."""
 
     def converse(self, request: Request[object], /) -> Conversation[object]:
-        """Do what the request asks and return its reply."""
+        """Do what the request asks for, and return its reply."""
         ...
