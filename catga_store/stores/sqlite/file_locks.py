@@ -50,10 +50,11 @@ _INDEX_BYTES = 128, 1
 _HEADER = struct.Struct("=12xB1xHI28x")
 """Of the index, twice: whether it is ready, the page size, and how many frames the log has."""
 
-_SETTLED_NS = 2_000_000_000
+_SETTLED_NS, _SETTLED_COARSE_NS = 100_000_000, 2_000_000_000
 """How long ago a folder must have changed, so that its next change has another timestamp for certain.
 
-Older kernels take timestamps from a clock that ticks every 1 to 10 ms.
+Kernels before 6.13 take timestamps from a clock that ticks every 1 to 10 ms; file systems like FAT keep whole
+seconds, every other one.
 """
 
 _guards: dict[str, FileGuard] = {}
@@ -257,7 +258,9 @@ class FileGuard:
 
     def _shows(self, folder: tuple[int, int, int]) -> bool:
         """Whether this folder will look different once one of the files is removed or replaced."""
-        is_settled = folder[2] + _SETTLED_NS < time.time_ns()
+        changed_ns = folder[2]
+        age_ns = _SETTLED_NS if changed_ns % 1_000_000_000 else _SETTLED_COARSE_NS
+        is_settled = changed_ns + age_ns < time.time_ns()
         return is_settled and not os.path.islink(self._path)  # noqa: PTH114  as in `place_of`
 
     def abandon(self) -> None:

@@ -1229,7 +1229,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "sqlite-folder-just-changed",
         "two changes of a folder with one timestamp are taken for one",
         "stores/sqlite/file_locks.py",
-        "is_settled = folder[2] + _SETTLED_NS < time.time_ns()",
+        "is_settled = changed_ns + age_ns < time.time_ns()",
         "is_settled = True",
         ("tests/stores/sqlite/test_sqlite_log.py",),
     ),

@@ -259,7 +259,9 @@ def test_a_folder_that_had_not_changed_for_long(
     path: Path, store: cs.SQLiteStore, monkeypatch: pytest.MonkeyPatch, end: str, how: str
 ) -> None:
     """A write looks only at the folder then; what happens to a file in it is noticed all the same."""
-    monkeypatch.setattr(file_locks, "_SETTLED_NS", 0)
+    for name in ("_SETTLED_NS", "_SETTLED_COARSE_NS"):
+        monkeypatch.setattr(file_locks, name, 0)
+
     changed = path.parent.stat().st_ctime_ns
     until(lambda: time.time_ns() > changed + 50_000_000)  # the next timestamp is another one
     store.create(cs.FlowSnapshot("before", state={}, due_at=None))
@@ -285,7 +287,9 @@ def test_a_folder_that_has_just_changed_is_not_relied_on(
     store: cs.SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its next change may have the same timestamp, so the files are looked at."""
-    monkeypatch.setattr(file_locks, "_SETTLED_NS", 3_600_000_000_000)
+    for name in ("_SETTLED_NS", "_SETTLED_COARSE_NS"):
+        monkeypatch.setattr(file_locks, name, 3_600_000_000_000)
+
     looks: list[bool] = []
     is_whole = file_locks.FileGuard._is_whole
 
@@ -298,6 +302,17 @@ def test_a_folder_that_has_just_changed_is_not_relied_on(
         store.create(cs.FlowSnapshot(f"flow-{number}", state={}))
 
     assert looks == [True] * 3
+
+
+def test_a_folder_with_timestamps_of_whole_seconds(path: Path) -> None:
+    """As on FAT: it is relied on only when the next change cannot have the same timestamp."""
+    guard = file_locks.FileGuard(str(path), str(path))
+    now = time.time_ns()
+    second = now - now % 1_000_000_000
+    assert not guard._shows((1, 2, second))
+    assert guard._shows((1, 2, second - 3_000_000_000))
+    assert not guard._shows((1, 2, now))
+    assert guard._shows((1, 2, second - 499_999_999))
 
 
 def assert_holds(path: Path, flows: set[str]) -> None:
@@ -360,7 +375,9 @@ def test_a_store_behind_a_link(path: Path) -> None:
 
 def test_a_link_in_another_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That folder does not change with the files, so they are looked at."""
-    monkeypatch.setattr(file_locks, "_SETTLED_NS", 0)
+    for name in ("_SETTLED_NS", "_SETTLED_COARSE_NS"):
+        monkeypatch.setattr(file_locks, name, 0)
+
     link = path.parent / "links" / "link.db"
     link.parent.mkdir()
     link.symlink_to(path)
