@@ -87,10 +87,10 @@ def receipt_of(  # noqa: C901  one branch for each kind of change
     """
     versions: dict[Key, int] = {}
     completions: dict[tuple[str, str], Completion] = {}
-    satisfied: list[str] = []
-
-    entries: list[Appended] = []
-    kept: list[Key] = []
+    # Most commits have none of these, and make nothing for them.
+    satisfied: tuple[str, ...] = ()
+    entries: tuple[Appended, ...] = ()
+    kept: tuple[Key, ...] = ()
 
     for change, outcome in zip(changes, outcomes or (None,) * len(changes), strict=True):
         key = change.key
@@ -98,11 +98,11 @@ def receipt_of(  # noqa: C901  one branch for each kind of change
             if outcome is None:
                 versions[key] = change.head.version
             elif change.expected == IF_ABSENT and not outcome.accepted:
-                kept.append(key)
+                kept += (key,)
             else:
                 versions[key] = outcome.version
         elif isinstance(change, Append):
-            entries += [] if outcome is None else [appended_of(change, outcome)]
+            entries += () if outcome is None else (appended_of(change, outcome),)
         elif isinstance(change, Complete):
             if outcome is not None:
                 completions[key.id, change.child] = completion_of(outcome)
@@ -114,9 +114,9 @@ def receipt_of(  # noqa: C901  one branch for each kind of change
             versions[key] = 0
 
         if outcome is not None and outcome.satisfied:
-            satisfied.append(key.id)
+            satisfied += (key.id,)
 
-    return Receipt(commit_id, versions, completions, tuple(satisfied), tuple(entries), tuple(kept))
+    return Receipt(commit_id, versions, completions, satisfied, entries, kept)
 
 
 def appended_of(change: Append, outcome: Outcome) -> Appended:

@@ -119,7 +119,7 @@ class UnitOfWork:
         self.refusal: BaseException | None = None
         """The error of the last commit that was refused or lost."""
         self.has_written = False
-        self.ended_waits: list[WaitCondition] = []
+        self.ended_waits: tuple[WaitCondition, ...] = ()
         """Conditions that the last commit has set and that had ended: their results are not read yet."""
         self._lost: tuple[CommitPlan, int] | None = None
         """What was sent when the last commit was lost, and when."""
@@ -458,7 +458,11 @@ class UnitOfWork:
                 stored_state.detach(entry.record)
 
         self._map.clear()
-        self._completions, self._appends, self._checks, self._guards = {}, [], {}, {}
+        self._forget_queued()
+
+    def _forget_queued(self) -> None:
+        if self._completions or self._appends or self._checks or self._guards:
+            self._completions, self._appends, self._checks, self._guards = {}, [], {}, {}
 
     def __contains__(self, record: object) -> bool:
         return any(
@@ -593,9 +597,9 @@ class UnitOfWork:
         """Every object takes what the store returned; from here on they are clean."""
         self.step("settle")
         self.has_written = True
-        self.ended_waits = []
+        self.ended_waits = ()
         self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)
-        self._completions, self._appends, self._checks, self._guards = {}, [], {}, {}
+        self._forget_queued()
         return self.receipt
 
     def settle_unread(self, commit_id: str, plan: CommitPlan, now_ms: int) -> Receipt:
@@ -662,7 +666,7 @@ class UnitOfWork:
             assert isinstance(record, WaitCondition), "a SetWait must come from a WaitCondition"
             settle_wait(record, change, outcome, now_ms)
             if not (change.renotify or outcome.accepted):
-                self.ended_waits.append(record)  # a parent that suspends on one is claimed with it
+                self.ended_waits += (record,)  # a parent that suspends on one is claimed with it
         elif isinstance(change, Check):
             assert isinstance(record, FlowSnapshot), "a renewed claim must come from a FlowSnapshot"
             _settle_renewal(record, change)

@@ -1031,10 +1031,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "completions-sent-again",
         "the next commit of a session completes what the last one has completed",
         "core/unit_of_work.py",
-        "        self._completions, self._appends, self._checks, self._guards = {}, [], {}, {}\n"
-        "        return self.receipt",
-        "        self._appends, self._checks, self._guards = [], {}, {}\n"
-        "        return self.receipt",
+        "            self._completions, self._appends, self._checks, self._guards = {}, [], {}, {}\n",
+        "            self._appends, self._checks, self._guards = [], {}, {}\n",
         ("tests/contract/test_sessions.py::test_a_completion_is_sent_by_one_commit",),
     ),
     Mutant(
