@@ -40,7 +40,9 @@ def decode_bitmap(data: bytes) -> BitMap64:
     try:
         bitmap = BitMap64.deserialize(data)
     except (ValueError, IndexError) as error:  # IndexError: no bytes at all
-        message = f"expected a bitmap, but the {len(data)} bytes are not a valid one: {error}"
+        message = (
+            f"expected a bitmap, found {len(data)} bytes that are not a valid bitmap ({error})"
+        )
         raise CorruptRecordError(message, key=None) from error
 
     size = bitmap.__sizeof__()  # what it is serialised to

@@ -76,7 +76,7 @@ def flow_state(
     _check_name(name)
     if type(version) is not int or version < 1:
         found = shown(version)
-        message = f"version of state type {name!r}: expected an int of at least 1, got {found}"
+        message = f"state type {name!r}: expected an int of at least 1 as its version, got {found}"
         raise UsageError(message)
 
     steps = MappingProxyType(dict(upcasters or {}))
@@ -154,13 +154,13 @@ def _refusal(message: str, name: str, version: int, stored: int) -> StateTypeErr
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not name:
-        message = f"name of a state type: expected a non-empty str, got {shown(name)}"
+        message = f"state type name: expected a non-empty str, got {shown(name)}"
         raise UsageError(message)
 
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        message = f"invalid name of a state type: {name!r} ({error})"
+        message = f"invalid state type name {name!r}: {error}"
         raise UsageError(message) from error
 
 
@@ -169,8 +169,8 @@ def _check_steps(name: str, version: int, steps: Mapping[int, Upcaster]) -> None
         if type(number) is not int or not 1 <= number < version:
             message = (
                 (
-                    f"upcasters of state type {name!r}: expected ints of at least 1 and less than "
-                    f"its version, {version}, as keys, got {shown(number)}"
+                    f"state type {name!r}: expected ints of at least 1 and less than its version, "
+                    f"{version}, as upcaster keys, got {shown(number)}"
                 )
                 if version > 1
                 else f"state type {name!r} is at version 1, so it cannot have upcasters; raise its"
@@ -189,7 +189,7 @@ def _check_steps(name: str, version: int, steps: Mapping[int, Upcaster]) -> None
     gap = set(range(min(steps, default=version), version)) - steps.keys()
     if gap:
         message = (
-            f"state type {name!r} has no upcaster from version {min(gap)}; add it to "
+            f"state type {name!r} has no upcaster from version {min(gap)}; add one to "
             "@flow_state(…, upcasters=…)"
         )
         raise UsageError(message)

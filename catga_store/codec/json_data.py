@@ -67,8 +67,8 @@ def decode_json(data: bytes | memoryview) -> Any:
         ) from None
     except json_errors() as error:
         message = (
-            f"expected JSON, but the {len(data)} bytes are not valid JSON ({error}); nothing was "
-            "decoded"
+            f"expected JSON, found {len(data)} bytes that are not valid JSON ({error}); nothing "
+            "was decoded"
         )
         raise CorruptRecordError(message, key=None) from error
 

@@ -240,8 +240,8 @@ def class_of(state_type: Any) -> Any:
     actual = getattr(state_type, "__qualname__", None) or describe(state_type)
     advice = advice_for(cls)
     message = (
-        f"a state type must be {_KINDS}, found {actual}{f' ({advice})' if advice else ''};"
-        " nothing was encoded or decoded"
+        f"state type: expected {_KINDS}, got {actual}{f' ({advice})' if advice else ''}; nothing "
+        "was encoded or decoded"
     )
     raise StateTypeError(message, expected=_KINDS, actual=actual)
 

@@ -176,8 +176,8 @@ async def fields_of(request: Request) -> dict[str, Any]:
             pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=1000)
             return dict(pairs)
     except ValueError as error:
-        message = f"the body of the request cannot be read: {error}"
+        message = f"the request body cannot be read: {error}"
         raise UsageError(message) from error
 
-    message = "the body of the request must consist of form fields or a JSON object"
+    message = "the request body must consist of form fields or a JSON object"
     raise UsageError(message)

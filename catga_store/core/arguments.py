@@ -87,8 +87,8 @@ def check_blocking(result: R) -> R:
     if isinstance(result, Coroutine):
         result.close()
         message = (
-            "transact of a Store: expected a plain function, got an async function, so nothing "
-            "was committed; pass a plain function, or use an AsyncStore"
+            "Store.transact: expected a plain function, got an async function, so nothing was "
+            "committed; pass a plain function, or use an AsyncStore"
         )
         raise UsageError(message)
 
@@ -100,8 +100,8 @@ def check_awaitable(result: Awaitable[R]) -> Awaitable[R]:
     returned: object = result
     if not isinstance(returned, Awaitable):
         message = (
-            "transact of an AsyncStore: expected an async function, got a function that "
-            f"returned {result!r}, so nothing was committed; pass an async function"
+            "AsyncStore.transact: expected an async function, got a function that returned "
+            f"{result!r}, so nothing was committed; pass an async function"
         )
         raise UsageError(message)
 

@@ -378,7 +378,7 @@ def _placed(store: str, key: Key, head: Head) -> Callable[[int], BodyPlace]:
 def _placed_item(store: str, key: Key, item: Item) -> Callable[[int], BodyPlace]:
     def place(kind: int) -> BodyPlace:
         if kind != UNNUMBERED:  # the place does not depend on it, so no codec would notice
-            message = "the header does not mark the body as the result of a child"
+            message = "the header does not mark the body as a child's result"
             raise CorruptRecordError(message, key=None)
 
         return place_of_item(store, key, item.child, success=item.success)

@@ -319,7 +319,7 @@ def extend(
         stored_state.stop_watching(flow)
         message = (
             f"the claim on {flow.key} no longer exists, so it was not extended, and another "
-            "worker may hold the flow; stop work on the flow, or claim it again"
+            "worker may hold the flow; stop working on the flow, or claim it again"
         )
         raise ClaimLostError(message, flow_id=flow.flow_id, expected=flow.version, actual=None)
 

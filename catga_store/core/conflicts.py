@@ -57,8 +57,8 @@ def conflict_error(  # noqa: PLR0911  one return for each row of the table of co
         message = f"{stale}, so {nothing}; {_AGAIN}"
         if read is None:
             message = (
-                f"{key} was saved as new but already exists at version {actual}, so {nothing};"
-                " load the stored progress and merge the new one into it"
+                f"{key} was saved as new but already exists at version {actual}, so {nothing}; "
+                "load the stored progress and merge the new progress into it"
             )
 
         return StaleProgressError(

@@ -33,8 +33,8 @@ def read_cursor(cursor: str, filters: Sequence[object]) -> tuple[int, str]:
 
     if fields != json.loads(json.dumps(list(filters))):
         message = (
-            "this cursor belongs to a listing with other filters; pass it with the filters of the "
-            "page that returned it"
+            "this cursor belongs to a listing with different filters; pass it with the same "
+            "filters as the page that returned it"
         )
         raise UsageError(message)
 

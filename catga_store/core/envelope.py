@@ -750,9 +750,9 @@ def encode_completion(correlation_id: str, result: object, error: str | None) ->
     size = len(payload) - _BARE_COMPLETION
     if size > MAX_RESULT_BYTES:
         message = (
-            f"the result of a completion of wait condition {correlation_id!r} is {size} bytes "
-            f"long, but the limit is {MAX_RESULT_BYTES}; store the data elsewhere, and pass a "
-            "reference to it as the result"
+            f"the child's result for wait condition {correlation_id!r} is {size} bytes long, but "
+            f"the limit is {MAX_RESULT_BYTES}; store the data elsewhere, and pass a reference to "
+            "it as the result"
         )
         raise RecordTooLargeError(message, size=size, limit=MAX_RESULT_BYTES)
 

@@ -258,7 +258,7 @@ def session_refresh(context: Context, unit: UnitOfWork, record: AnyRecord) -> Co
     entry = unit.find(key)
     if entry is None or entry.record is not record:
         message = (
-            f"{record!r} was removed from this session while refresh was reading it, so nothing "
+            f"{record!r} was removed from this session while refresh() was reading it, so nothing "
             "was changed"
         )
         raise UsageError(message)

@@ -117,7 +117,7 @@ def _checked_name(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        message = f"invalid name of a state type: {shown(name)} ({error})"
+        message = f"invalid state type name {shown(name)}: {error}"
         raise UsageError(message) from error
 
     return name

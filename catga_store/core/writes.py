@@ -312,7 +312,7 @@ def check_size(key: Key, size: int, limits: Limits) -> None:
 
 def _too_large(key: Key, size: int, limits: Limits) -> RecordTooLargeError:
     message = (
-        f"{key} is {size} bytes long, but the limit of the store is {limits.max_record_bytes}, so "
+        f"{key} is {size} bytes long, but the store's limit is {limits.max_record_bytes}, so "
         "nothing was written; raise max_record_bytes, or store large data elsewhere"
     )
     return RecordTooLargeError(message, size=size, limit=limits.max_record_bytes)

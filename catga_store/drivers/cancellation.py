@@ -92,7 +92,7 @@ async def call_to_end(function: Callable[[], R]) -> R:
         return await to_thread.run_sync(function)
 
     raise AssertionError(
-        "a scope that shields must not suppress a cancellation"
+        "a shielding scope must not suppress a cancellation"
     )  # pragma: no cover  for type checkers
 
 

@@ -535,7 +535,7 @@ def _check_loop(client: Client) -> None:
     if task.get_loop() is not asyncio.get_running_loop():
         message = (
             "the NATS client and the store use different event loops; connect the client on the "
-            "event loop of the store, or pass the server URLs to the store (with trio, the store "
+            "store's event loop, or pass the server URLs to the store (with trio, the store "
             "accepts only URLs)"
         )
         raise UsageError(message)

@@ -254,9 +254,7 @@ class Inbox:
 
         most = self._client.max_payload
         if longest > most:
-            asked.fail(
-                NotSentError(f"a message is larger than the {most} bytes that the server accepts")
-            )
+            asked.fail(NotSentError(f"a message is larger than the server's limit of {most} bytes"))
             return
 
         self._flying[asked] = None

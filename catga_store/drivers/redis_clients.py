@@ -123,7 +123,7 @@ def check_options(client: Any) -> None:
     for name in ("socket_timeout", "socket_connect_timeout"):
         if given.get(name) == 0:
             message = (
-                f"{name} of the Redis client: expected None or a number of seconds above 0, got 0"
+                f"Redis client option {name}: expected None or a number of seconds above 0, got 0"
             )
             raise UsageError(message)
 
@@ -132,7 +132,7 @@ def check_options(client: Any) -> None:
         codecs.lookup(encoding)
     except LookupError as error:
         message = (
-            "encoding of the Redis client: expected the name of a Python encoding, got "
+            "Redis client option encoding: expected the name of a Python encoding, got "
             f"{shown(encoding)}"
         )
         raise UsageError(message) from error

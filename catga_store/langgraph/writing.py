@@ -129,8 +129,8 @@ def put_writes(
     place, checkpoint_id, marker = asked_by(config)
     if checkpoint_id is None:
         message = (
-            "the config does not name a checkpoint for these writes, so nothing was sent; "
-            "pass the config that put returned"
+            "the config does not name a checkpoint for these writes, so nothing was sent; pass "
+            "the config that put() returned"
         )
         raise cs.UsageError(message)
 

@@ -70,7 +70,7 @@ def memory_name(name: str) -> str:
     """Return the name of a memory store; `UsageError` for what was meant to be something else."""
     given: object = name
     if not isinstance(given, str):
-        message = f"name of a memory store: expected a str, got {shown(given)}"
+        message = f"memory store name: expected a str, got {shown(given)}"
         raise UsageError(message)
 
     _refuse_url(name, "name: expected the name of a memory store")
@@ -226,8 +226,8 @@ def nats_servers(servers: Any) -> list[str]:
     if not urls or not all(isinstance(url, str) and url for url in urls):
         message = (
             "servers: expected URLs such as ['nats://a:4222', 'nats://b:4222'], got "
-            f"{shown(servers)}; to use your own connection, pass it to AsyncNatsStore on the "
-            "event loop of that connection"
+            f"{shown(servers)}; to use your own connection, pass it to AsyncNatsStore on that "
+            "connection's event loop"
         )
         raise UsageError(message)
 
@@ -260,7 +260,7 @@ def nats_options(connect: Mapping[str, Any] | None) -> dict[str, Any]:
     unknown = [name for name in options if name not in known]
     if unknown:
         message = (
-            f"connect: unknown option {shown(unknown[0])}; expected options from "
+            f"connect: unknown option {shown(unknown[0])}; expected one of "
             f"{', '.join(sorted(known))}"
         )
         raise UsageError(message)

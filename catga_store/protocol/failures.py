@@ -40,7 +40,7 @@ def uncertain(
 ) -> CommitUncertainError:
     """Return the error for a commit that was sent but whose reply did not arrive; `why` gives the reason."""
     message = (
-        f"commit {commit_id} was sent, but its outcome is not known ({why}); call "
+        f"commit {commit_id} was sent, but its outcome is unknown ({why}); call "
         "resolve_commit(error) to determine whether the commit was applied"
     )
     return CommitUncertainError(message, commit_id=commit_id, keys=tuple(dict.fromkeys(keys)))

@@ -317,8 +317,8 @@ def _reporting(source: _Source, provider: MeterProvider | None) -> Generator[Non
         sources = _sources(provider)
         if any(other.about == source.about for other in sources):
             message = (
-                f"a store with the attributes {dict(source.about)} is already observed; pass "
-                "different attributes"
+                f"a store with the attributes {dict(source.about)} is already being observed; "
+                "pass different attributes"
             )
             raise UsageError(message)
 

@@ -270,7 +270,7 @@ class _FaultyProtocol:
                 return reply  # nothing was applied that could be found later
 
         keys = tuple(change.key for change in commit.changes)
-        message = f"injected fault: the outcome of commit {commit.id} is not known"
+        message = f"injected fault: the outcome of commit {commit.id} is unknown"
         raise CommitUncertainError(message, commit_id=commit.id, keys=keys)
 
 

@@ -181,16 +181,16 @@ class BaseWorker:
         is_async = inspect.iscoroutinefunction(function)
         if is_async and not self._is_async:
             message = (
-                f"{what} of a Worker: expected a plain function, got an async function; use "
-                "an AsyncWorker with an AsyncStore"
+                f"Worker.{what}: expected a plain function, got an async function; use an "
+                "AsyncWorker with an AsyncStore"
             )
             raise UsageError(message)
 
         is_plain = inspect.isfunction(function) and not is_async
         if self._is_async and is_plain:
             message = (
-                f"{what} of an AsyncWorker: expected an async function, got a plain function; "
-                "use a Worker with a Store, or define the function with `async def`"
+                f"AsyncWorker.{what}: expected an async function, got a plain function; use a "
+                "Worker with a Store, or define the function with `async def`"
             )
             raise UsageError(message)
 

@@ -220,7 +220,7 @@ def poison_error(flow: FlowSnapshot[Any], retry: Retry) -> GiveUp:
     """The error of a flow whose attempts are used up before it runs: workers have died in it."""
     message = (
         f"the flow was not run again, because {flow.attempts - 1} of {retry.attempts} attempts at "
-        f"{flow.position} ended without a result: the worker process died, or the claim was lost"
+        f"{flow.position} ended without a result: the worker process died, or its claim was lost"
     )
     if flow.error is not None:
         message += f"; the previous error was: {flow.error}"

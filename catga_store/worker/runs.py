@@ -298,8 +298,8 @@ def _once(
     if body_type is None and part.type_name not in ("", "bytes"):
         message = (
             f"once({name!r}) returned an object of type {type(result).__name__}, which is stored "
-            "but would be read back as plain data after a crash; annotate the return type of the "
-            "function with this type"
+            "but would be read back as plain data after a crash; annotate the function's return "
+            "type with this type"
         )
         raise UsageError(message)
 

@@ -224,7 +224,7 @@ def test_cursor_of_another_prefix_is_refused(store: cs.Store) -> None:
     plain = store.query_flows(limit=1).cursor
     prefixed = store.query_flows(limit=1, id_prefix="p-").cursor
     for cursor, prefix in ((plain, "p-"), (prefixed, "q-"), (prefixed, None)):
-        with pytest.raises(cs.UsageError, match="listing with other filters"):
+        with pytest.raises(cs.UsageError, match="listing with different filters"):
             store.query_flows(limit=1, cursor=cursor, id_prefix=prefix)
 
 

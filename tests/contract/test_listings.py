@@ -300,14 +300,14 @@ def test_a_cursor_belongs_to_its_filters(store: cs.Store, clock: ManualClock) ->
         {"updated_after": clock.now},
         {"owner": "w"},
     ):
-        with pytest.raises(cs.UsageError, match="listing with other filters"):
+        with pytest.raises(cs.UsageError, match="listing with different filters"):
             store.query_flows(cursor=cursor, **filters)  # type: ignore[arg-type]
 
-    with pytest.raises(cs.UsageError, match="listing with other filters"):
+    with pytest.raises(cs.UsageError, match="listing with different filters"):
         store.query_wait_conditions(cursor=cursor)
 
     waits = store.query_wait_conditions(limit=1)
-    with pytest.raises(cs.UsageError, match="listing with other filters"):
+    with pytest.raises(cs.UsageError, match="listing with different filters"):
         store.query_wait_conditions(cursor=waits.cursor, outcome=cs.WaitOutcome.PENDING)
 
 

@@ -1485,7 +1485,7 @@ def test_a_lost_outcome_closes_the_session(
     flow.state["n"] = 1
     session.complete_child("w", "c")
     transport.on_write = lost(transport, applied=applied)
-    with pytest.raises(cs.CommitUncertainError, match="outcome is not known") as caught:
+    with pytest.raises(cs.CommitUncertainError, match="outcome is unknown") as caught:
         session.commit()
 
     error = caught.value

@@ -375,7 +375,7 @@ def test_a_cursor_belongs_to_its_tags(store: cs.Store) -> None:
     assert cursor is not None
     assert [one.flow_id for one in store.query_flows(tags=ACME, cursor=cursor)] == ["b"]
     for tags in ({}, {"tenant": "other"}, None):
-        with pytest.raises(cs.UsageError, match="listing with other filters"):
+        with pytest.raises(cs.UsageError, match="listing with different filters"):
             store.query_flows(cursor=cursor, tags=tags)
 
 

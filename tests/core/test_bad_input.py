@@ -467,15 +467,15 @@ ARGUMENTS: list[Check] = [
 ]
 
 STATE_TYPES: list[Check] = [
-    (lambda store, bad: store.get("o", bad), NO_TYPES, "a state type must be"),
-    (lambda store, bad: store.get("absent", bad), NO_TYPES, "a state type must be"),
-    (lambda store, bad: store.session().get("absent", bad), NO_TYPES, "a state type must be"),
-    (lambda store, bad: store.get_many(["o"], bad), NO_TYPES, "a state type must be"),
-    (lambda store, bad: store.get_many(["absent"], bad), NO_TYPES, "a state type must be"),
-    (lambda store, bad: store.claim("o", bad), NO_CLAIMS, "a state type must be"),
-    (lambda store, bad: store.claim_due(bad), NO_CLAIMS, "a state type must be"),
-    (lambda store, bad: store.query_flows(state_type=bad), (5, int, []), "a state type must be"),
-    (lambda store, bad: store.create(flow(state_type=bad)), NO_TYPES, "a state type must be"),
+    (lambda store, bad: store.get("o", bad), NO_TYPES, "state type: expected"),
+    (lambda store, bad: store.get("absent", bad), NO_TYPES, "state type: expected"),
+    (lambda store, bad: store.session().get("absent", bad), NO_TYPES, "state type: expected"),
+    (lambda store, bad: store.get_many(["o"], bad), NO_TYPES, "state type: expected"),
+    (lambda store, bad: store.get_many(["absent"], bad), NO_TYPES, "state type: expected"),
+    (lambda store, bad: store.claim("o", bad), NO_CLAIMS, "state type: expected"),
+    (lambda store, bad: store.claim_due(bad), NO_CLAIMS, "state type: expected"),
+    (lambda store, bad: store.query_flows(state_type=bad), (5, int, []), "state type: expected"),
+    (lambda store, bad: store.create(flow(state_type=bad)), NO_TYPES, "state type: expected"),
     (lambda store, bad: store.get("o", bad), (Other,), r"'Order'.*'Other'"),
     (lambda store, bad: store.get("f", bad), (Order,), r"does not fit the type Order: at \$"),
 ]
@@ -627,7 +627,7 @@ def test_a_record_over_the_limit_is_refused(open_more: Opener) -> None:
         lambda: store.set_wait_condition(wait(flow_ids=[f"child-{n:06}" for n in range(100)])),
     ):
         with pytest.raises(
-            cs.RecordTooLargeError, match="bytes long, but the limit of the store is 1024"
+            cs.RecordTooLargeError, match="bytes long, but the store's limit is 1024"
         ) as caught:
             act()
 

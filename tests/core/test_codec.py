@@ -1169,7 +1169,7 @@ def test_only_records_are_state_types(declared: Any) -> None:
         lambda: decode_state(b"1", declared),
         lambda: check_state_type(declared),
     ):
-        with pytest.raises(StateTypeError, match="a state type must be"):
+        with pytest.raises(StateTypeError, match="state type: expected"):
             use()
 
 

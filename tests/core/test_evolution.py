@@ -370,11 +370,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"name": "n", "version": True}, "got True"),
     (
         {"name": "n", "version": 2, "upcasters": {2: to_cents}},
-        "less than its version, 2, as keys, got 2",
+        "less than its version, 2, as upcaster keys, got 2",
     ),
     ({"name": "n", "upcasters": {1: to_cents}}, "is at version 1, so it cannot have upcasters"),
-    ({"name": "n", "version": 2, "upcasters": {0: to_cents}}, "version, 2, as keys, got 0"),
-    ({"name": "n", "version": 2, "upcasters": {"1": to_cents}}, "version, 2, as keys, got '1'"),
+    (
+        {"name": "n", "version": 2, "upcasters": {0: to_cents}},
+        "version, 2, as upcaster keys, got 0",
+    ),
+    (
+        {"name": "n", "version": 2, "upcasters": {"1": to_cents}},
+        "version, 2, as upcaster keys, got '1'",
+    ),
     ({"name": "n", "version": 2, "upcasters": {1: "to_cents"}}, "expected a function"),
     ({"name": "n", "version": 4, "upcasters": {1: to_cents, 3: to_tags}}, "from version 2;"),
 ]

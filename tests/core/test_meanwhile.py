@@ -161,7 +161,7 @@ def test_an_ended_condition_that_is_gone_is_what_the_store_returned(
 
 def test_a_type_that_no_store_can_name_is_refused(store: cs.MemoryStore) -> None:
     """A text that UTF-8 cannot carry names no type: that is said before anything is asked."""
-    with pytest.raises(cs.UsageError, match="invalid name of a state type"):
+    with pytest.raises(cs.UsageError, match="invalid state type name"):
         store.query_flows(state_type="\ud800")
 
 

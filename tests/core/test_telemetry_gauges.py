@@ -149,7 +149,7 @@ def test_several_stores_report_to_one_provider(store: cs.Store, collector: Colle
         other.create(cs.FlowSnapshot("f", state={}))
         with observe_stats(store, meter_provider=collector.provider):
             with (
-                pytest.raises(cs.UsageError, match="is already observed"),
+                pytest.raises(cs.UsageError, match="is already being observed"),
                 observe_stats(other, meter_provider=collector.provider),
             ):
                 pass

@@ -773,7 +773,7 @@ def test_a_result_that_would_come_back_as_something_else(
     worker.run_until_idle()
     order = store.get_one("o")
     assert order.error is not None
-    assert "annotate the return type of the function" in order.error
+    assert "annotate the function's return type" in order.error
     assert calls == [1]
     assert store.get_part("o", "once/0/charge", Receipt) is not None
 

@@ -142,7 +142,7 @@ def test_a_message_larger_than_the_server_takes_is_not_sent(nats_server: NatsSer
             large = Message("heard", bytes(client.max_payload), {})
             failure = await error_of(line.ask([Message("heard", b"", {}), large]))
             assert isinstance(failure, NotSentError)
-            assert "larger than the 1048576 bytes" in str(failure)
+            assert "larger than the server's limit of 1048576 bytes" in str(failure)
             assert (await line.ask([TO_NOBODY]).ended)[0][0].status == 503
             assert heard.pending_msgs == 0
 

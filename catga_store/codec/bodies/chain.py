@@ -131,8 +131,8 @@ class Chain:
         if missing is not None:
             name, label = missing
             message = (
-                f"the body was encoded with the codec {name!r}, which is not among the codecs of "
-                "this store; open the store with this codec"
+                f"the body was encoded with the codec {name!r}, which is not among this store's "
+                "codecs; open the store with this codec as well"
             )
             raise CodecMissingError(message, key=None, codec=name, label=label)
 
@@ -239,8 +239,8 @@ def _checked_pair(codec: BodyCodec, encoded: object) -> tuple[str, bytes]:
         return pair[0], pair[1]
 
     message = (
-        f"encode() of the codec {codec.name!r}: expected None or a pair (label, bytes) as the "
-        f"result, got {kind}"
+        f"the codec {codec.name!r}: expected encode() to return None or a (label, bytes) pair, "
+        f"got {kind}"
     )
     raise UsageError(message)
 

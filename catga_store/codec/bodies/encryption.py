@@ -111,7 +111,7 @@ class Encrypt(BodyCodec):
         keys = self._keys_of(place)
         if keys is None:
             message = (
-                f"key_for returned no key for flow {place.flow_id!r}, so the records of this flow "
+                f"key_for returned no key for flow {place.flow_id!r}, so this flow's records "
                 "cannot be encrypted"
             )
             raise StoreConfigError(message)

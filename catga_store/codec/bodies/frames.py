@@ -144,7 +144,7 @@ def header_of(stored: bytes) -> bytes:
 def _trail_in(names: bytes) -> tuple[tuple[str, str], ...]:
     """The trail of a frame, taken apart; a store has few."""
     if not _TRAIL.fullmatch(names):
-        message = "the header of the body contains an invalid list of codecs"
+        message = "the body's header contains an invalid list of codecs"
         raise ValueError(message)
 
     trail: list[tuple[str, str]] = []

@@ -67,9 +67,7 @@ async def cancel(request: Request, fields: dict[str, Any]) -> Response:
     flow_id, version = _target(request, fields)
     reason = str(fields.get("reason", "")).strip()
     if not reason:
-        message = (
-            "reason: expected text, got nothing; the reason is stored as the error of the flow"
-        )
+        message = "reason: expected text, got nothing; the reason is stored as the flow's error"
         raise UsageError(message)
 
     flow = await context_of(request).store.cancel_flow(flow_id, reason, version=version)
@@ -110,8 +108,8 @@ def _json_of(fields: dict[str, Any], name: str) -> Any:
         return json.loads(value, parse_constant=_refuse_constant)
     except ValueError as error:
         message = (
-            f"{name}: expected JSON, got other text ({error}); enclose a string in quotation "
-            'marks, such as "text"'
+            f"{name}: expected JSON, got text that is not JSON ({error}); enclose a string in "
+            'quotation marks, such as "text"'
         )
         raise UsageError(message) from error
 

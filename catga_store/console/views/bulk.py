@@ -63,7 +63,7 @@ class _Order:
         reason = str(fields.get("reason") or "").strip()
         if operation == "cancel" and not reason:
             message = (
-                "reason: expected text, got nothing; the reason is stored as the error of each flow"
+                "reason: expected text, got nothing; the reason is stored as each flow's error"
             )
             raise UsageError(message)
 

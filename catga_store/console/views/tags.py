@@ -84,8 +84,8 @@ def _tags(typed: object) -> dict[str, str]:
     for key, value in tags.items():
         if "\n" in key + value:  # the form could not show it again
             message = (
-                f"tags: the key or the value of {shown(key)} contains a line break, which cannot "
-                "be edited here"
+                f"tags: the key or value of the tag {shown(key)} contains a line break, so the "
+                "tag cannot be edited here"
             )
             raise UsageError(message)
 
@@ -112,8 +112,8 @@ def _text(tags: Mapping[str, str]) -> str:
     for key, value in tags.items():
         if "=" in key or {"\n", "\r"} & set(key + value) or not (key + value).strip():
             message = (
-                f"the tag {shown(key)} cannot be edited here, because it does not fit on a line "
-                "of the form KEY=VALUE; use the catga-store tag command"
+                f"the tag {shown(key)} cannot be edited here, because it cannot be written as a "
+                "KEY=VALUE line; use the catga-store tag command"
             )
             raise UsageError(message)
 

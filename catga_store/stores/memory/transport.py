@@ -55,7 +55,7 @@ _held: list[MemoryTables] = []
 def shared_tables(name: object) -> MemoryTables:
     """The tables of that name in this process; the empty name makes new ones each time."""
     if not isinstance(name, str):
-        message = f"name of a memory store: expected a str, got {shown(name)}"
+        message = f"memory store name: expected a str, got {shown(name)}"
         raise UsageError(message)
 
     if not name:

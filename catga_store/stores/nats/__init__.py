@@ -333,9 +333,8 @@ def _check_options(bucket: object, replicas: object, max_bytes: object, domain: 
 
     if bucket.endswith("_wait"):
         message = (
-            f"bucket: expected a name that does not end in _wait, got {bucket!r}; a store keeps "
-            "its wait conditions in a second bucket, whose name ends in _wait; choose another "
-            "name"
+            f"bucket: expected a name that does not end in _wait, got {bucket!r}; that ending is "
+            "reserved for the bucket that holds wait conditions; choose another name"
         )
         raise UsageError(message)
 

@@ -231,8 +231,8 @@ def _create(
 
         if code == _SUBJECTS_TAKEN:
             message = (
-                f"the subjects of this store already belong to another stream ({text}); choose "
-                "another bucket, or remove that stream"
+                f"this store's subjects already belong to another stream ({text}); choose another "
+                "bucket, or remove that stream"
             )
             raise StoreConfigError(message)
 
@@ -288,8 +288,8 @@ def _check_settings(settings: dict[str, Any], layout: NatsLayout, replicas: int)
     for name, found, wanted in differing(settings, layout, replicas):
         message = (
             f"the stream {layout.stream!r} has {name} = {found!r}, but the store needs "
-            f"{wanted!r}, so nothing was written; correct the stream (nats stream edit "
-            f"{layout.stream}), or choose another bucket"
+            f"{wanted!r}, so nothing was written; correct the setting with nats stream edit "
+            f"{layout.stream}, or choose another bucket"
         )
         if name == "num_replicas":
             message = (

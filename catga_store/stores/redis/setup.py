@@ -68,8 +68,8 @@ def _check_layout(layout: Sequence[Any], partitions: int) -> None:
         version, stored = map(int, layout)
     except (TypeError, ValueError) as error:
         message = (
-            "the layout of the store cannot be read: expected its version and its number of "
-            f"partitions, found {layout!r}; nothing was changed"
+            "the store's layout cannot be read: expected a version and a number of partitions, "
+            f"found {layout!r}; nothing was changed"
         )
         raise CorruptRecordError(message, key=None) from error
 

@@ -394,9 +394,9 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
     (mode,) = execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         message = (
-            f"the file {path!r} cannot have a write-ahead log, because its file system has no "
-            f"shared memory (SQLite offers {mode!r}), so nothing was written; put the file on a "
-            "local disk"
+            f"the file {path!r} cannot have a write-ahead log, because its file system does not "
+            f"support shared memory (SQLite offers only {mode!r}), so nothing was written; put "
+            "the file on a local disk"
         )
         raise StoreConfigError(message)
 

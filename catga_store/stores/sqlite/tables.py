@@ -180,7 +180,7 @@ class SQLiteTables:
         row = self._execute("SELECT version, partitions FROM catga_layout").fetchone()
         if row is None or tuple(map(type, row)) != (int, int):
             message = (
-                "the layout of the store cannot be read: expected its version and its number of "
+                "the store's layout cannot be read: expected a version and a number of "
                 f"partitions, found {row}; nothing was changed"
             )
             raise CorruptRecordError(message, key=None)
@@ -199,8 +199,8 @@ class SQLiteTables:
         column = "SELECT 1 FROM pragma_table_info('catga_layout') WHERE name = 'identity'"
         if self._execute(column).fetchone() is None:
             message = (
-                "the file was created by a release without codecs, so a store with codecs cannot "
-                "use this file; nothing was written; copy the records to a new file with "
+                "the file was created by a release that did not support codecs, so a store with "
+                "codecs cannot use it; nothing was written; copy the records to a new file with "
                 "catga-store copy"
             )
             raise StoreConfigError(message)

@@ -476,7 +476,7 @@ class _Actor:
     def _exchange(self, request: Request[Any], *, lost: bool) -> Any:
         reply = self._hand.stage.perform(request)
         if lost and not isinstance(request, Pause | Invoke):
-            message = "a fault: the reply was lost after applying"
+            message = "injected fault: the reply was lost after the request was applied"
             raise ReplyLostError(message)
 
         return reply

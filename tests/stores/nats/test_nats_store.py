@@ -594,7 +594,7 @@ def test_an_uncertain_extend_is_settled(
     flow = claimed(store)
     with (
         lost_replies(applied=applied, times=None),
-        pytest.raises(cs.CommitUncertainError, match="outcome is not known") as caught,
+        pytest.raises(cs.CommitUncertainError, match="outcome is unknown") as caught,
     ):
         store.extend(flow, timedelta(minutes=5))
 

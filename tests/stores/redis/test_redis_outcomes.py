@@ -185,7 +185,7 @@ def test_lost_commit_is_uncertain_and_can_be_settled(
     flow = create(direct)
     flow.state["n"] = 1
     proxy.strike(strike, times=1000, when=is_commit)
-    with pytest.raises(cs.CommitUncertainError, match="outcome is not known") as caught:
+    with pytest.raises(cs.CommitUncertainError, match="outcome is unknown") as caught:
         store.update(flow)
 
     assert proxy.struck > 1
@@ -473,7 +473,7 @@ def test_lost_housekeeping_is_uncertain_and_can_be_settled(
 ) -> None:
     """Without any reply it may have been done: `resolve_commit` finds out, or fences it."""
     proxy.strike(strike, times=1000, when=is_noted)
-    with pytest.raises(cs.CommitUncertainError, match="outcome is not known") as caught:
+    with pytest.raises(cs.CommitUncertainError, match="outcome is unknown") as caught:
         keeping.run()
 
     assert isinstance(caught.value.__cause__, redis.RedisError | ReplyLostError)

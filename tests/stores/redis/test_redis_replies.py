@@ -129,9 +129,9 @@ def test_user_without_the_right_to_info() -> None:
 @pytest.mark.parametrize(
     ("layout", "error", "said"),
     [
-        ([b"one", b"1"], cs.CorruptRecordError, "layout of the store cannot be read"),
-        ([b"1"], cs.CorruptRecordError, "layout of the store cannot be read"),
-        ([b"1", None], cs.CorruptRecordError, "layout of the store cannot be read"),
+        ([b"one", b"1"], cs.CorruptRecordError, "store's layout cannot be read"),
+        ([b"1"], cs.CorruptRecordError, "store's layout cannot be read"),
+        ([b"1", None], cs.CorruptRecordError, "store's layout cannot be read"),
         (
             [b"1", b"1"],
             cs.StoreConfigError,

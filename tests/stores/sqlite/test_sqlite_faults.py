@@ -995,7 +995,7 @@ def test_a_place_without_a_write_ahead_log_is_refused(tmp_path: Path) -> None:
     """What SQLite offers instead is said, and nothing is written."""
     with (
         raw(Path(":memory:")) as connection,
-        pytest.raises(cs.StoreConfigError, match="SQLite offers 'memory'"),
+        pytest.raises(cs.StoreConfigError, match="SQLite offers only 'memory'"),
     ):
         sqlite_connection._set_up(connection, str(tmp_path / "flows.db"))
 
