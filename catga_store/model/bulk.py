@@ -11,7 +11,7 @@ __all__ = ["BulkReport"]
 
 @frozen
 class BulkReport:
-    """How many flows an operation of `Store.bulk` has changed and skipped, and for what reasons.
+    """The number of flows that an operation of `Store.bulk` has changed and skipped, with the reasons.
 
     `matched` is the sum of `changed` and of all flows in `skipped`, because each flow that matched is either
     changed or skipped. In a dry run, `changed` is the number of flows that would have been changed.

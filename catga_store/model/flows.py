@@ -146,7 +146,7 @@ def _flow_key_of(flow: FlowSnapshot[Any]) -> Key:
 
 @define(eq=False, repr=False)
 class FlowSnapshot(Generic[S]):
-    """A flow: its state and its position.
+    """A flow, with its state and its position in its steps.
 
     `state` is an instance of an attrs class or a dataclass, a TypedDict (pass its type as `state_type`), or
     plain JSON data. `due_at` is the time at which a worker should next claim the flow; `None` means never.

@@ -63,7 +63,7 @@ class ChildResult:
 
 @frozen
 class Completion:
-    """The result of `complete_child`, which describes the fields."""
+    """The result of `complete_child`. For the meaning of the fields, see that method."""
 
     accepted: bool
     duplicate: bool

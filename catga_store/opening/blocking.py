@@ -144,8 +144,7 @@ class RedisStore(Store):
     failover to one of them. If the replicas have not confirmed the write within three quarters of `timeout`,
     the commit raises `CommitUncertainError`. This option is not available on a cluster.
 
-    The documentation of `catga_store.stores.redis` describes how durable a commit is and which eviction
-    policies lose flows.
+    The operations page for Redis describes how durable a commit is and which eviction policies lose flows.
     """
 
     def __init__(
@@ -283,8 +282,8 @@ class NatsStore(Store):
     behind. Without it, reads see every commit that was acknowledged before.
 
     The connection runs on an event loop in a separate thread, which belongs to the store. Any number of
-    threads can use the store, and commits that they make at the same time are sent together. The
-    documentation of `catga_store.stores.nats` describes what is atomic and what a power failure can cost.
+    threads can use the store, and commits that they make at the same time are sent together. The operations
+    page for NATS describes what is atomic and what a power failure can cost.
     """
 
     def __init__(

@@ -1,17 +1,17 @@
 """The rules of the store protocol, as pure functions over `Tables`: what each request reads or writes.
 
-A store that can run a function over its rows in one transaction needs nothing else: memory and
-SQLite do that, and NATS runs the rules over rows it has read and lets the server verify them.
+A store that can run a function over its rows in one transaction needs nothing else. Memory and SQLite do
+this; NATS runs the rules over rows that it has read, and lets the server verify them.
 
-- A commit checks every record that it names before it writes the first, so a refused commit has
+- A commit checks every record that it names before it writes the first record, so a refused commit has
   written nothing.
-- The id of a commit is logged with its reply in the same transaction, so a commit that is sent
-  again returns the first reply, and `Resolve` is exact.
-- An expired record is absent. A write that meets it removes it.
+- The id of a commit is logged with its reply in the same transaction, so a commit that is sent again returns
+  the first reply, and `Resolve` is exact.
+- An expired record is absent. A write that encounters an expired record removes it.
 
-Condition rows have two states that are not visible above the store protocol: completions that came
-before their condition (`PENDING_COMPLETIONS`), and tombstones of cleared conditions (`TOMBSTONE`),
-from which completions that come too late learn how the condition ended.
+Condition rows have two states that are not visible above the store protocol: completions that arrived before
+their condition (`PENDING_COMPLETIONS`), and tombstones of cleared conditions (`TOMBSTONE`), which show
+completions that arrive too late how the condition ended.
 """
 
 from __future__ import annotations

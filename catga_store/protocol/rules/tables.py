@@ -1,4 +1,4 @@
-"""What the rules work on: the rows of a store, inside one transaction."""
+"""The data to which the rules are applied: the rows of a store, inside one transaction."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = ["PENDING_COMPLETIONS", "TOMBSTONE", "ItemRow", "Tables", "WaitRow"]
 
 
 PENDING_COMPLETIONS = -1
-"""Status of a condition row that only holds completions which came before their condition."""
+"""The status of a condition row that contains only completions that arrived before their condition."""
 
 TOMBSTONE = -2
 """A cleared condition leaves a row whose status is `TOMBSTONE - outcome`."""
 
 
 class WaitRow(NamedTuple):
-    """A condition row. `done` counts the completed children, so that a completion costs O(1)."""
+    """A condition row. `done` is the number of children that have completed, so that a completion costs O(1)."""
 
     head: Head
     any: bool = False
@@ -43,7 +43,7 @@ class WaitRow(NamedTuple):
 
 
 class ItemRow(NamedTuple):
-    """One item of a condition: a child, a completion, or both."""
+    """An item of a condition: a child, a completion, or both."""
 
     member: bool
     done: bool
@@ -51,21 +51,21 @@ class ItemRow(NamedTuple):
 
 
 class Tables(Protocol):
-    """Rows of a store, inside one transaction. A store implements this; it decides nothing.
+    """The rows of a store, inside one transaction. A store implements this interface, which decides nothing.
 
-    Methods that read return expired rows too, except where they take `now_ms`.
+    Methods that read also return expired rows, unless they take `now_ms`.
     """
 
     def layout(self) -> tuple[int, int] | None:
-        """Return layout version and partitions, or None if the store was never used."""
+        """Return the layout version and the number of partitions, or None if the store has never been used."""
         ...
 
     def lay_out(self, version: int, partitions: int) -> None:
-        """Set layout version and partitions."""
+        """Set the layout version and the number of partitions."""
         ...
 
     def identity(self) -> str:
-        """Return a text that names this store and no other, also where it is moved; see `Identify`."""
+        """Return a string that identifies this store and no other, even if the store is moved; see `Identify`."""
         ...
 
     def head(self, key: Key) -> Head | None:
@@ -73,35 +73,36 @@ class Tables(Protocol):
         ...
 
     def record(self, key: Key) -> Record | None:
-        """Return a whole record of any kind; a condition with the completions of its children."""
+        """Return a whole record of any kind; a condition includes the completions of its children."""
         ...
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
-        """Insert (`old` is None) or replace a flow, progress record or part.
+        """Insert (if `old` is None) or replace a flow, progress record or part.
 
-        A body of None keeps the body.
+        If `body` is None, the stored body is kept.
         """
         ...
 
     def replace(self, key: Key, head: Head, body: bytes | None, old: Head, commit_id: str) -> bool:
-        """Replace a flow if its head is still `old`; the commits that it remembers may differ.
+        """Replace a flow if its head is still `old`; the commits that the head remembers may be different.
 
-        The new head gets this commit as its revision, and remembers it. Return False, and write
-        nothing, if the head is another one, cannot be read, or the commit is logged already.
+        The new head gets this commit as its revision, and remembers it. If the head is different or cannot be
+        read, or if the commit is already logged, nothing is written, and the method returns False.
         """
         ...
 
     def admit(self, commit: Commit, change: Put | Check | None) -> bool:
-        """Decide a commit of parts of one flow, of which at most `change` can be refused, in one step.
+        """Decide, in one step, a commit of parts of one flow, in which only `change` can be refused, if anything.
 
-        True: the flow is there and has not expired, the commit is not logged, and the store holds the
-        revision that `change` expects. A `Put` is then written; one that expects no part is not looked
-        at. False, and nothing is written, if any of this is not so, or always.
+        The method returns True if the flow exists and has not expired, the commit is not logged, and the
+        store has the revision that `change` expects. If `change` is a `Put`, it is then written; a `Put` that
+        expects no part is not examined. Otherwise, nothing is written, and the method returns False. It may
+        always return False.
         """
         ...
 
     def add_part(self, key: Key, head: Head, body: bytes) -> bool:
-        """Insert a part after `admit`. Return False, and write nothing, if there is one, or if unsure."""
+        """Insert a part after `admit`. If the part exists, or in case of doubt, write nothing and return False."""
         ...
 
     def remove(self, key: Key, old: Head) -> None:
@@ -113,17 +114,17 @@ class Tables(Protocol):
         ...
 
     def parts(self, wanted: Parts) -> list[ListedPart]:
-        """Return a page of parts, in order, without the counters of logs; none if their flow has expired."""
+        """Return a page of parts, in order, without counters of logs; no parts if their flow has expired."""
         ...
 
     def entry(self, flow_id: str, log: str, key: str) -> int | None:
-        """Return the sequence of the entry of a log that has this key, which is not empty."""
+        """Return the sequence of the log entry that has this key, which is not empty."""
         ...
 
     def drop_parts(self, flow_id: str) -> None:
-        """Make all parts of a flow absent, counters included, in a time that does not grow with them.
+        """Make all parts of a flow absent, including counters, in a time that does not depend on their number.
 
-        Their rows may be removed later, by `reclaim`. New parts of the same flow are unaffected.
+        Their rows may be removed later by `reclaim`. New parts of the same flow are not affected.
         """
         ...
 
@@ -132,11 +133,11 @@ class Tables(Protocol):
         ...
 
     def orphan(self, flow_id: str, expires_ms: int | None) -> None:
-        """Set when the parts of a flow that does not exist may be removed; None: not at all."""
+        """Set the time from which the parts of a flow that does not exist may be removed; None means never."""
         ...
 
     def steps(self, flow_id: str) -> list[Found]:
-        """Return the progress records of a flow, by step."""
+        """Return the progress records of a flow, ordered by step."""
         ...
 
     def wait(self, key: Key) -> WaitRow | None:
@@ -146,7 +147,7 @@ class Tables(Protocol):
     def write_wait(
         self, key: Key, row: WaitRow, old: WaitRow | None, terms: Terms | None = None
     ) -> None:
-        """Insert or replace a condition row; terms of None keep the terms."""
+        """Insert or replace a condition row. If `terms` is None, the stored terms are kept."""
         ...
 
     def remove_wait(self, key: Key, old: WaitRow) -> None:
@@ -162,47 +163,47 @@ class Tables(Protocol):
         ...
 
     def set_members(self, key: Key, children: Iterable[str]) -> tuple[int, int]:
-        """Make exactly these the children; return how many have completed, and how many succeeded."""
+        """Set the children of a condition to exactly these; return how many have completed and how many succeeded."""
         ...
 
     def remove_items(self, key: Key) -> None:
-        """Remove every item of a condition."""
+        """Remove all items of a condition."""
         ...
 
     def due_flows(self, request: Due) -> list[Found]:
-        """Return flows with `due_ms` at or before now, oldest first, without the expired ones."""
+        """Return flows whose `due_ms` is not after now, oldest first, without expired flows."""
         ...
 
     def due_waits(self, request: Due) -> list[Found]:
-        """Return conditions with a parent and `due_ms` at or before now, oldest first."""
+        """Return conditions that have a parent and whose `due_ms` is not after now, oldest first."""
         ...
 
     def overdue(self, now_ms: int, limit: int | None) -> list[Found]:
-        """Return pending conditions with `due_ms` at or before now, oldest first, then by id."""
+        """Return pending conditions whose `due_ms` is not after now, oldest first, then by id."""
         ...
 
     def find(
         self, wanted: Filter, after: tuple[int, str] | None, limit: int, now_ms: int
     ) -> list[Found]:
-        """Return a page of a listing, without the expired records."""
+        """Return a page of a listing, without expired records."""
         ...
 
     def count(self, wanted: Filter, now_ms: int) -> int:
-        """Return the length of a listing: as many as `find` would return."""
+        """Return the length of a listing, which is the number of records that `find` would return."""
         ...
 
     def list_due(
         self, wanted: DueFilter, after: tuple[int, str] | None, limit: int, now_ms: int
     ) -> list[Found]:
-        """Return a page of flows by due time, then by id, without the expired ones."""
+        """Return a page of flows by due time, then by id, without expired flows."""
         ...
 
     def count_due(self, wanted: DueFilter, now_ms: int) -> int:
-        """Return the length of such a listing: as many as `list_due` would return."""
+        """Return the length of such a listing, which is the number of flows that `list_due` would return."""
         ...
 
     def totals(self, now_ms: int) -> Totals:
-        """Return what there is, without the expired records, as the indexes say."""
+        """Return the numbers of records, without expired records, according to the indexes."""
         ...
 
     def scan(self, kind: str, after: Key | None, limit: int) -> list[Key]:
@@ -212,22 +213,22 @@ class Tables(Protocol):
     def expired(self, now_ms: int, limit: int) -> list[Key]:
         """Return flows and condition rows that have expired, and orphaned parts.
 
-        Orphaned parts are one key for each flow, `part_key(flow_id, "")`.
+        For orphaned parts, the list contains one key per flow, `part_key(flow_id, "")`.
         """
         ...
 
     def logged(self, commit_id: str) -> tuple[Outcome, ...] | None:
-        """Return the reply of a commit, `()` if it was given up, None if it is not known."""
+        """Return the reply of a commit, `()` if the commit was given up, or None if it is not known."""
         ...
 
     def log(self, commit_id: str, at_ms: int, outcomes: tuple[Outcome, ...]) -> None:
-        """Remember a commit's reply."""
+        """Store the reply of a commit."""
         ...
 
     def forget_log(self, before_ms: int, limit: int) -> None:
-        """Forget up to `limit` replies that are older than `before_ms`."""
+        """Remove up to `limit` replies that are older than `before_ms`."""
         ...
 
     def clear(self) -> None:
-        """Remove everything but the layout."""
+        """Remove everything except the layout."""
         ...
