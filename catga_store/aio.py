@@ -1009,7 +1009,7 @@ class AsyncStore(BaseAsyncStore):
         return await self._run(parts.delete_part(self._context, flow_id, name))
 
     async def delete_parts(self, flow_id: str, prefix: str) -> int:
-        """Delete the parts whose names begin with `prefix` (if empty, all parts); return how many there were.
+        """Delete the parts whose names begin with `prefix` (if empty, all parts); return how many were deleted.
 
         Costs one round trip per 500 parts. Each of these round trips is an atomic commit, but the call as a
         whole is not atomic: after an error, call the method again. If the entries of a log are deleted, the
@@ -1119,7 +1119,7 @@ class AsyncStore(BaseAsyncStore):
         )
 
     async def trim_log(self, flow_id: str, log: str = "log", *, before: int) -> int:
-        """Delete the log entries whose sequences are less than `before`; return how many there were.
+        """Delete the log entries whose sequences are less than `before`; return how many were deleted.
 
         The remaining entries keep their sequences, and the next entry gets the same sequence as it would
         without this call. After an entry has been deleted, its `key` can be used for a new entry. Costs one

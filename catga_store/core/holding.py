@@ -105,7 +105,7 @@ class BaseHolding:
 
     @property
     def lost(self) -> bool:
-        """Whether the claim was lost, so that another worker may have the flow and the block can no longer commit."""
+        """Whether the claim was lost. If so, another worker may have the flow, and the block can no longer commit."""
         return self._loss is not None
 
     def _listen(self, *, begin: bool) -> None:
