@@ -84,15 +84,14 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
 }
 
 _HOW = """
-    Name flows by their ids, or select them by filters or by a finding of `stuck`; the options `--late`,
-    `--idle` and `--tries` set the thresholds of findings. With filters, the command shows how many flows
-    match and asks for confirmation; without a terminal, `--yes` is required. Each flow is changed in a
-    separate commit, which checks its version. The output lists skipped flows with the reason. Exits with 1
-    if a named flow was not changed, or if nothing matched.
+    Name flows by their ids, or select them by filters or by a `stuck` finding; `--late`, `--idle` and
+    `--tries` set the thresholds of the findings. With filters, the command shows how many flows match and asks
+    for confirmation; without a terminal, `--yes` is required. Each flow is changed in a separate commit, which
+    checks its version. The output lists the skipped flows and the reasons. Exits with status 1 if a named flow
+    was not changed, or if nothing matched.
 
-    `--json`: `{"matched", "changed", "skipped": {reason: number, …}, "first_changed": [id, …],
-    "first_skipped": {reason: [id, …], …}, "cursor": text or null, "dry_run"}`; each list of ids has at most
-    100.
+    `--json`: `{"matched", "changed", "skipped": {reason: number, …}, "first_changed": [id, …], "first_skipped":
+    {reason: [id, …], …}, "cursor": text or null, "dry_run"}`; each list contains at most 100 ids.
     """
 
 
@@ -122,7 +121,7 @@ def cancel(
     *,
     store: StoreOption = None,
     reason: Annotated[
-        str, typer.Option(help="The reason to store as the error of each flow.")
+        str, typer.Option(help="The reason, which is stored as each flow's error.")
     ] = "by hand",
     filters: dict[str, Any],
     options: dict[str, Any],
@@ -151,7 +150,7 @@ def release(
     filters: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
-    """Take claimed flows away from workers that have died or hang; the flows are then due."""
+    """Take claimed flows away from workers that have died or hung; the flows are then due."""
     _run("release", ids, store, filters, options)
 
 
@@ -173,7 +172,7 @@ def tag(
     filters: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
-    """Add or replace tags of flows, ended or not, and remove others.
+    """Add, replace and remove tags of flows, whether or not the flows have ended.
 
     The arguments are tags; name flows with `--id`. Flows that a worker holds, and flows that would have more
     than 16 tags, are skipped.

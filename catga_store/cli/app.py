@@ -168,7 +168,7 @@ def demo(
             metavar="URL",
             help=(
                 "Run on this store instead of a temporary SQLite file, and keep the finished "
-                "order there. The processes of the demo claim due flows like any other "
+                "order there. The demo's processes claim due flows like any other "
                 "worker, so do not use a production store."
             ),
             show_default=False,
@@ -177,9 +177,9 @@ def demo(
 ) -> None:
     """Kill a worker in the middle of an order, and watch another process finish the order.
 
-    A real flow on a real store: a payment, a ForEach with saved progress, a wait that times out, a
-    wait for shipments, and two workers that race. The demo checks its own result and exits with 1 if
-    a check fails.
+    A real flow on a real store: a payment, a ForEach with saved progress, a wait that times out, a wait for
+    shipments, and two workers that race. The demo checks its own result and exits with status 1 if a check
+    fails.
     """
     with ExitStack() as stack:
         url = store if store is not None else _temporary_store(stack)

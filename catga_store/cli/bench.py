@@ -60,7 +60,7 @@ def bench(
 ) -> None:
     """Measure operations in a scratch namespace beside the store; the namespace is removed at the end.
 
-    Measures one blocking caller, one call at a time, on flows with a state of 1 KiB. The times apply to this
+    Measures one blocking caller, one call at a time, on flows with 1 KiB of state. The times apply to this
     machine, this network and the current load. Your records are neither read nor written.
 
     `--json`: `{"url", "place", "calls", "state_bytes", "operations": [{"operation", "p50_us", "p99_us",

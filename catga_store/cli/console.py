@@ -51,8 +51,8 @@ def console(
             metavar="TEXT",
             envvar="CATGA_CONSOLE_TOKEN",
             help=(
-                "The token to use in the address, of at least 16 characters; by default, "
-                "each start creates a random token."
+                "The token in the address, at least 16 characters long; by default, a random "
+                "token is created at each start."
             ),
         ),
     ] = None,
@@ -65,11 +65,11 @@ def console(
         ),
     ] = None,
 ) -> None:
-    """Serve the console of a store until Ctrl-C or SIGTERM, and print its address.
+    """Serve a store's console until Ctrl-C or SIGTERM, and print the address of the console.
 
     The console shows flows, their states and history, wait conditions and problems in a browser. The address
-    contains a token, without which there is no access. The console changes nothing without `--write`. It uses
-    plain HTTP: to reach it from other machines, put it behind a proxy with TLS. Needs the extra `console`.
+    contains a token, without which there is no access. Without `--write`, the console changes nothing. It uses
+    plain HTTP; to make it available to other machines, put it behind a TLS proxy. Needs the `console` extra.
     """
     import uvicorn  # noqa: PLC0415  an extra
 

@@ -47,7 +47,7 @@ def copy(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="TO", help="The store to write to; the command creates it if it does not exist."
+            metavar="TO", help="The store to write to, which is created if it does not exist."
         ),
     ],
     *,
@@ -58,7 +58,7 @@ def copy(
         int | None,
         typer.Option(
             min=1,
-            help="Number of partitions of a target that does not exist yet; the default is 1.",
+            help="Number of partitions in a target that does not exist yet; the default is 1.",
         ),
     ] = None,
     verify: Annotated[
@@ -72,10 +72,10 @@ def copy(
 ) -> None:
     """Copy every record to another store: flows, wait conditions, progress and pending completions.
 
-    Versions and times are preserved. Each URL may name its own codecs and keys. Stop the workers of both
-    stores first: records written during the copy may be missed. Records that the target already has are
-    skipped, so if the copy is interrupted, run the command again to continue it. Claims are not copied: a
-    claimed flow is due in the target. At the end, every record is read back and compared; exits with 1 if a
+    Versions and times are preserved. Each URL may name its own codecs and keys. Stop the workers of both stores
+    first: records written during the copy may be missed. Records that the target already has are skipped, so
+    you can continue an interrupted copy by running the command again. Claims are not copied: a claimed flow is
+    due in the target. At the end, every record is read back and compared; the command exits with status 1 if a
     record differs or could not be decoded.
 
     `--json`: `{"flows", "wait_conditions", "progress", "completions", "skipped", "unreadable": numbers,

@@ -50,8 +50,8 @@ def known_doctor(url: str, command: str) -> Doctor:
 def doctor(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
     """Check a store and its environment for anything that could lose or delay flows; changes nothing.
 
-    Each finding shows what was found, what it means for flows and what to change. Exits with 1 if
-    there is a warning or a problem, or no store.
+    Each finding shows what was found, what it means for flows and what to change. Exits with status 1 if there
+    is a warning, a problem, or no store.
 
     `--json`: `{"url", "healthy": true or false, "findings": [{"check", "level", "found", "means",
     "change"}, …]}`; `level` is ok, info, unknown, warning or problem.

@@ -49,11 +49,11 @@ def edit(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Change the status, position, error, due time and state of a flow, as JSON in `$VISUAL` or `$EDITOR`.
+    """Edit a flow's status, position, error, due time and state as JSON, in `$VISUAL` or `$EDITOR`.
 
-    The flow is written only if no other client has written it since it was read; otherwise it exits with
-    4 and shows where your text is saved. The state is not checked against its class: if it does not fit, the
-    worker that reads it fails.
+    The flow is written only if no other client has written it since it was read; otherwise the command exits
+    with status 4 and shows where your text was saved. The state is not checked against its class; if it does
+    not fit, the worker that reads it fails.
 
     `--json`: the fields of `ls`, after the change.
     """

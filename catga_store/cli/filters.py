@@ -73,7 +73,7 @@ _OPTIONS: dict[str, Any] = {
         "Only flows last written before this time, such as 7d for seven days ago.",
     ),
     "id_prefix": _text(
-        "--id-prefix", "TEXT", "Only flows whose id begins with this text, ordered by id."
+        "--id-prefix", "TEXT", "Only flows whose id begins with this text, sorted by id."
     ),
     "owner": _text(
         "--owner", "NAME", "Only flows claimed by this owner, even if the lease has ended."

@@ -59,15 +59,15 @@ def ls(
     everything: Annotated[bool, typer.Option("--all", help="List all flows.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List flows, newest first, without their states; with `--id-prefix` by id.
+    """List flows, newest first, without their states; with `--id-prefix`, sorted by id.
 
     `POS` is the position, `TRIES` the number of attempts, `AGE` the time since the flow was last written.
     `--owner`, `--error` and `--attempts` are checked flow by flow, so the store may read more flows than it lists.
 
-    `--json`: `{"flows": [{"flow_id", "type", "status", "position", "version", "revision",
-    "created_at", "updated_at", "due_at", "expires_at", "owner", "attempts", "error", "tags"},
-    …], "cursor": text or null}`; each flow also has `"unreadable"`: null, or the reason
-    why the flow cannot be read; then all other fields but `"flow_id"` are empty or null.
+    `--json`: `{"flows": [{"flow_id", "type", "status", "position", "version", "revision", "created_at",
+    "updated_at", "due_at", "expires_at", "owner", "attempts", "error", "tags"}, …], "cursor": text or null}`;
+    each flow also has `"unreadable"`: null, or the reason why the flow cannot be read; in that case, all other
+    fields except `"flow_id"` are empty or null.
     """
     left: list[str | None] = [cursor]
 
@@ -118,7 +118,7 @@ def count(
     filters: dict[str, Any],
     as_json: AsJson = False,
 ) -> None:
-    """Print how many flows there are.
+    """Print the number of flows.
 
     `--json`: `{"count": number}`.
     """
@@ -148,15 +148,15 @@ def show(
     """Show one flow: its stored state, its wait condition, its ForEach progress and its parts.
 
     `--json`: the fields of `ls`, and `"type_version"`, `"state"`, `"reports_to"`, `"wait_condition"` (the
-    fields of `waits`, and `"stored"`, which is false if the flow is suspended on a condition that was
-    cleared or has expired; or null), `"progress": [{"step", "version", "processed", "failed", "last"},
-    …]`, `"parts": [{"name", "version", "type", "tag", "updated_at"}, …]` (the first 100), `"more_parts"`
-    (whether there are more) and, with `--history`, `"versions": [{"version", "status", "position",
-    "owner", "error", "updated_at", "size"}, …]`, the newest 100. A state of bytes is `{"base64": text}`.
-    For a flow that cannot be decoded, for example because its key is missing: the fields of `ls`, the parts and
-    the versions, and `"unreadable"` (the reason); exits with 5. A wait condition, or the progress of a step, that
-    cannot be read has `"unreadable"`, too. With `--raw`: `{"head": {…}, "body": text}`; control characters
-    in the body are escaped. Exits with 1 if there is no such flow.
+    fields of `waits`, and `"stored"`, which is false if the flow is suspended on a condition that was cleared
+    or has expired; or null), `"progress": [{"step", "version", "processed", "failed", "last"}, …]`, `"parts":
+    [{"name", "version", "type", "tag", "updated_at"}, …]` (the first 100), `"more_parts"` (whether there are
+    more) and, with `--history`, `"versions": [{"version", "status", "position", "owner", "error", "updated_at",
+    "size"}, …]`, the newest 100. A state of bytes is `{"base64": text}`. For a flow that cannot be decoded, for
+    example because its key is missing: the fields of `ls`, the parts and the versions, and `"unreadable"` (the
+    reason); the command exits with status 5. A wait condition, or the progress of a step, that cannot be read
+    has `"unreadable"`, too. With `--raw`: `{"head": {…}, "body": text}`; control characters in the body are
+    escaped. Exits with status 1 if there is no such flow.
     """
     if raw:
         _show_raw(flow_id, store)

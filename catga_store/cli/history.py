@@ -45,8 +45,8 @@ def history(
 ) -> None:
     """List the stored versions of a flow, newest first.
 
-    The option `history` of the stores that write the flow sets how many versions are kept; the current version
-    is always listed. Exits with 1 if there is no such flow.
+    The `history` option of the stores that write the flow sets how many versions are kept; the current version
+    is always listed. Exits with status 1 if there is no such flow.
 
     `--json`: `{"versions": [{"version", "status", "position", "owner", "error", "updated_at", "size"},
     …]}`.
@@ -94,8 +94,8 @@ def watch(
 ) -> None:
     """Print a line for each new version of a flow, until the flow has ended.
 
-    A version that is immediately followed by another may be skipped. Exits with 0 when the flow has
-    ended, and with 1 if it has not ended when `--timeout` expires (also if it was deleted).
+    A version that is immediately followed by another may be skipped. Exits with status 0 when the flow has
+    ended, and with status 1 if it has not ended when `--timeout` expires (also if it was deleted).
 
     `--json`: one object per line, with the fields of `ls`.
     """

@@ -28,13 +28,13 @@ _CONTINUES = "run the same command again to continue"
 
 @guarded
 def rewrap(store: StoreArgument = None, *, as_json: AsJson = False) -> None:
-    """Write again every body that is not stored through the URL's codecs with its current key.
+    """Rewrite every body that is not stored with the URL's codecs and current key.
 
     Use this command to rotate a key, or to compress or encrypt bodies that were stored before (for that, add
-    `accept_plain=true`). The URL names the codecs and the source of the keys, the current key first. The command
-    may run beside workers as soon as all of them have the new key. Bodies that are current are only read, so if
-    the command is interrupted, run it again to continue. At the end, the store is read once more; exits with 1
-    if a body remains to be written.
+    `accept_plain=true`). The URL names the codecs and the source of the keys, the current key first. The
+    command can run beside workers once all of them have the new key. Bodies that are current are only read, so
+    you can continue an interrupted run by running the command again. At the end, the store is read once more;
+    the command exits with status 1 if a body remains to be rewritten.
 
     `--json`: `{"rewritten", "current", "unreadable", "claimed", "pending", "conflicts", "left": numbers,
     "bodies": {codecs and keys: number}}`.

@@ -35,8 +35,8 @@ def rm(
 ) -> None:
     """Delete flows with their progress, and clear wait conditions, whatever their status.
 
-    Asks for confirmation; without a terminal, `--yes` is required. Exits with 1 if one of the records was
-    not found; the others are removed.
+    Asks for confirmation; without a terminal, `--yes` is required. Exits with status 1 if one of the records
+    was not found; the others are removed.
 
     `--json`: `{"removed": [id, …], "absent": [id, …]}`.
     """

@@ -151,9 +151,9 @@ def stuck(
 ) -> None:
     """List the flows that will not continue without help, each with the reason; changes nothing.
 
-    Reads all live flows and pending wait conditions, and exits with 1 if any is stuck. A record that cannot be
-    read is listed, too; a wait condition under its own id. You can pass the codes of findings to `--finding`
-    of `retry`, `cancel`, `wake`, `release` and `purge`.
+    Reads all live flows and pending wait conditions, and exits with status 1 if any is stuck. Records that
+    cannot be read are listed, too; a wait condition is listed under its own id. You can pass the code of a
+    finding to the `--finding` option of `retry`, `cancel`, `wake`, `release` and `purge`.
 
     `--json`: `{"stuck": [{"flow_id", "correlation_id", "severity", "findings": [{"code", "severity",
     "text", "advice"}, …], "flow": the fields of `ls`, or null if there is no such flow}, …], "count":
@@ -220,7 +220,7 @@ def why(
 ) -> None:
     """Show why a flow does not continue, and what can be done about it; changes nothing.
 
-    Exits with 1 if there is a warning or a problem, or no such flow.
+    Exits with status 1 if there is a warning, a problem, or no such flow.
 
     `--json`: one object, as in the list of `stuck`.
     """

@@ -43,8 +43,8 @@ def verify(
     """Test a store with random operations, interleavings and lost replies, and check the results.
 
     Runs in a scratch namespace beside your records (another file, prefix or bucket), which is removed at the
-    end. Your records are not touched. Needs Hypothesis: `pip install 'catga_store[test]'`. Exits with 1 if
-    a check fails.
+    end. Your records are not touched. Needs Hypothesis: `pip install 'catga_store[test]'`. Exits with status 1
+    if a check fails.
 
     `--json`: `{"url", "examples", "seed", "holds": true or false, "checks": [{"claim", "api",
     "times", "found", "seconds", "holds"}, …]}`.

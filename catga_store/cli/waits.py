@@ -70,11 +70,11 @@ def waits(
 ) -> None:
     """List wait conditions, newest first, or show one with the results of its children.
 
-    `--json`: `{"wait_conditions": [{"correlation_id", "parent_flow_id", "wait_type", "outcome",
-    "children", "completed", "created_at", "deadline", "version"}, …], "cursor": text or null}`; each
-    condition also has `"unreadable"`: null, or the reason why it cannot be read; then all other fields but
+    `--json`: `{"wait_conditions": [{"correlation_id", "parent_flow_id", "wait_type", "outcome", "children",
+    "completed", "created_at", "deadline", "version"}, …], "cursor": text or null}`; each condition also has
+    `"unreadable"`: null, or the reason why the condition cannot be read; in that case, all other fields except
     `"correlation_id"` are null. For one condition: that object with `"results": [{"child", "completed",
-    "success", "result", "error"}, …]`. Exits with 1 if there is no such condition.
+    "success", "result", "error"}, …]`. Exits with status 1 if there is no such condition.
     """
     with open_existing(store) as opened:
         if correlation_id is not None:
@@ -195,13 +195,13 @@ def complete(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Record the completion of a child of a wait condition, such as an approval given by a person.
+    """Record the completion of a wait condition's child, such as an approval by a person.
 
-    A repeated call changes nothing. Exits with 1 if the condition has ended or does not wait for this
+    A repeated call changes nothing. Exits with status 1 if the condition has ended or does not wait for this
     child.
 
-    `--json`: `{"accepted", "duplicate", "now_satisfied", "outcome"}`; `outcome` is null if
-    there is no such condition yet: the completion is kept for it.
+    `--json`: `{"accepted", "duplicate", "now_satisfied", "outcome"}`; `outcome` is null if the condition has
+    not been set yet; the store keeps the completion until it is.
     """
     try:
         answer = None if result is None else json.loads(result)

@@ -63,11 +63,11 @@ def worker(
         ),
     ] = None,
 ) -> None:
-    """Run a worker until SIGTERM or Ctrl-C; then let its handlers finish, and exit with 0.
+    """Run a worker until SIGTERM or Ctrl-C; then let its handlers finish, and exit with status 0.
 
-    Flows whose handlers do not finish within the grace period of the worker are handed back; a second signal
-    hands back all flows immediately. The module is searched for in the current directory, too. A process that
-    dies is started again. `/metrics` has the Prometheus format; both pages need the extra `worker`.
+    Flows whose handlers do not finish within the worker's grace period are handed back; a second signal hands
+    back all flows immediately. The command also looks for the module in the current directory. A process that
+    dies is started again. `/metrics` is in the Prometheus format; both pages need the `worker` extra.
     """
     place = None if health is None else _place(health)
     if processes > 1:

@@ -162,7 +162,7 @@ def _with_time_left(claimed: list[FlowSnapshot[Any]], now_ms: int) -> list[FlowS
     kept = [flow for flow in claimed if is_held(_head_of_claimed(flow), now_ms)]
     if len(kept) < len(claimed):
         _log.warning(
-            "claim_due took longer than its lease, so %d of %d claimed flows are not "
+            "claim_due took longer than its lease, so %d of %d claimed flows were not "
             "returned and are due again; pass a longer lease or a smaller limit",
             len(claimed) - len(kept),
             len(claimed),

@@ -612,7 +612,7 @@ class UnitOfWork:
         self._lost = plan, now_ms
         self.has_written = True
         self.why_closed = (
-            f"commit {commit_id} was applied, but the versions that it wrote are not known"
+            f"commit {commit_id} was applied, but the versions that it wrote are unknown"
         )
         self.receipt = receipt_of(commit_id, plan.changes, ())
         self.forget()

@@ -336,7 +336,7 @@ class NatsLink:
         if what not in self._hints_refused:
             self._hints_refused.add(what)
             _log.warning(
-                "NATS refuses the hints of the store: %s; waiting calls now check the store "
+                "NATS refuses the store's hints: %s; waiting calls now check the store "
                 "once per poll interval; allow this user to %s catga_hints.<bucket>",
                 error,
                 what,

@@ -82,7 +82,7 @@ _OPTIONS = (
     "or in the code that creates the client"
 )
 _FULL = (
-    "every connection in the pool of the Redis client is in use ({cause}): raise "
+    "every connection in the Redis client's pool is in use ({cause}); raise "
     "max_connections, or use a separate client for the store"
 )
 
@@ -91,7 +91,7 @@ _TABLE = (
         _number(errno.EMFILE, errno.ENFILE),
         NotSentError,
         (
-            "this process has no file descriptors left: close files or connections, or raise the "
+            "this process has no file descriptors left; close files or connections, or raise the "
             "limit (ulimit -n)"
         ),
     ),
@@ -100,7 +100,7 @@ _TABLE = (
     _Row(
         _says("WRONG_VERSION_NUMBER", "wrong version number", "record layer failure"),
         MisconfiguredError,
-        "the server does not support TLS on this port: use its TLS port, or redis:// for a "
+        "the server does not support TLS on this port; use its TLS port, or redis:// for a "
         "connection without encryption",
     ),
     _Row(
@@ -123,7 +123,7 @@ _TABLE = (
         _number(errno.EINPROGRESS, errno.EAGAIN),
         MisconfiguredError,
         "a socket timeout of the Redis client is 0, so the client cannot wait for the "
-        "server: set the timeout to a number of seconds above 0, or to None",
+        "server; set the timeout to a number of seconds above 0, or to None",
     ),
     _Row(_is_slow_handshake, NotSentError, "the server cannot be reached: {cause}; " + NO_TLS),
     _Row(

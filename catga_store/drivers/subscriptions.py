@@ -127,8 +127,8 @@ class SubscriptionState:
             if self._pause < _REFUSED_PAUSE:
                 _log.warning(
                     "the server refuses the subscription to hints: %s; waiting calls now "
-                    "check the store once per poll interval; allow this user the command "
-                    "SUBSCRIBE and the channels of the store",
+                    "check the store once per poll interval; allow this user the "
+                    "SUBSCRIBE command and the store's channels",
                     error,
                 )
 

@@ -269,8 +269,8 @@ def _write_failure(
             )
             if outcomes.fail_where_it_failed(flow, where, status):
                 worker.log.warning(
-                    "%s: the on_failure handler left the flow %s at the position where it "
-                    "had failed as %s, so it fails permanently",
+                    "%s: the on_failure handler left the flow %s at the position at which the flow "
+                    "had failed as %s, so the flow fails permanently",
                     flow.key,
                     status.name,
                     status.name,

@@ -135,7 +135,7 @@ def test_commit_of_which_no_more_is_known_closes_the_session(
     receipt = session.commit(resolve=True)
     assert receipt.versions[cs.Key("flow", "f")] == 2
     assert flow.version == 1
-    with pytest.raises(cs.SessionClosedError, match="the versions that it wrote are not known"):
+    with pytest.raises(cs.SessionClosedError, match="the versions that it wrote are unknown"):
         session.get("f")
 
 

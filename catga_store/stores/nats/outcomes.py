@@ -187,7 +187,7 @@ def unread_outcome(change: Change, commit_id: str) -> Outcome:
     """
     if isinstance(change, Append) or (isinstance(change, Put) and change.expected == IF_ABSENT):
         raise uncertain(
-            commit_id, (change.key,), "the commit was applied, but its result is not known"
+            commit_id, (change.key,), "the commit was applied, but its result is unknown"
         )
 
     if isinstance(change, Put):

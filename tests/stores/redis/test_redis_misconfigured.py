@@ -210,7 +210,7 @@ def test_full_pool_of_the_user_is_named(server: RedisServer) -> None:
         held = pool.get_connection()
         with pytest.raises(
             cs.StoreUnavailableError,
-            match=r"pool of the Redis client is in use.*raise max_connections",
+            match=r"Redis client's pool is in use.*raise max_connections",
         ):
             cs.RedisStore(client, timeout=SOON).ping()
 
@@ -222,9 +222,7 @@ def test_full_pool_of_the_user_is_named(server: RedisServer) -> None:
         held = await other.connection_pool.get_connection()
         try:
             async with cs.AsyncRedisStore(other, timeout=SOON) as store:
-                with pytest.raises(
-                    cs.StoreUnavailableError, match="pool of the Redis client is in use"
-                ):
+                with pytest.raises(cs.StoreUnavailableError, match="Redis client's pool is in use"):
                     await store.ping()
         finally:
             await other.connection_pool.release(held)
