@@ -1806,22 +1806,22 @@ class AsyncBulk:
         self._selection = selection
 
     async def cancel(self, reason: str, **options: Unpack[BulkOptions]) -> BulkReport:
-        """End live flows as `CANCELLED`, with `reason` as their error; see `Store.cancel_flow`."""
+        """End live flows as `CANCELLED`, with `reason` as their error; see `AsyncStore.cancel_flow`."""
         action = actions.CancelFlow(actions.check_reason(reason))
         return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     async def retry(self, **options: Unpack[BulkOptions]) -> BulkReport:
-        """Run failed or cancelled flows again; see `Store.retry_flow`."""
+        """Run failed or cancelled flows again; see `AsyncStore.retry_flow`."""
         action = actions.RetryFlow()
         return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     async def wake(self, **options: Unpack[BulkOptions]) -> BulkReport:
-        """Make live flows due now, whatever they are waiting for; see `Store.wake_flow`."""
+        """Make live flows due now, whatever they are waiting for; see `AsyncStore.wake_flow`."""
         action = actions.WakeFlow()
         return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
     async def release(self, **options: Unpack[BulkOptions]) -> BulkReport:
-        """Take claims away from their owners; see `Store.release_flow`."""
+        """Take claims away from their owners; see `AsyncStore.release_flow`."""
         action = actions.ReleaseFlow()
         return await self._run(bulk.run_bulk(self._context, self._selection, action, options))
 
