@@ -20,7 +20,8 @@ def main() -> NoReturn:
             raise
 
         message = (
-            f"catga-store needs {library}, which is not installed: pip install 'catga_store[cli]'"
+            f"catga-store needs {library}, which is not installed; run pip install "
+            "'catga_store[cli]'"
         )
         print(message, file=sys.stderr)  # noqa: T201  a command's only way to say so
         sys.exit(2)

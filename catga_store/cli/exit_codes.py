@@ -145,6 +145,6 @@ def _missing(error: ModuleNotFoundError) -> str:
 
     who = _NEEDED_BY.get(library, "this store")
     return (
-        f"{who} needs {library}, which is not installed: pip install "
+        f"{who} needs {library}, which is not installed; run pip install "
         f"'catga_store[{_EXTRAS[library]}]'"
     )

@@ -41,13 +41,13 @@ def decode_bitmap(data: bytes) -> BitMap64:
         bitmap = BitMap64.deserialize(data)
     except (ValueError, IndexError) as error:  # IndexError: no bytes at all
         message = (
-            f"expected a bitmap, found {len(data)} bytes that are not a valid bitmap ({error})"
+            f"bitmap: expected a valid bitmap, found {len(data)} bytes that are not one ({error})"
         )
         raise CorruptRecordError(message, key=None) from error
 
     size = bitmap.__sizeof__()  # what it is serialised to
     if size != len(data):
-        message = f"expected a bitmap of {size} bytes, found one of {len(data)} bytes"
+        message = f"bitmap: expected {size} bytes, found {len(data)}"
         raise CorruptRecordError(message, key=None)
 
     return bitmap

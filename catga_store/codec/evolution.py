@@ -181,7 +181,7 @@ def _check_steps(name: str, version: int, steps: Mapping[int, Upcaster]) -> None
         given: object = step
         if not callable(given):
             message = (
-                f"the upcaster of {name!r} from version {number}: expected a function, got "
+                f"upcaster of {name!r} from version {number}: expected a function, got "
                 f"{shown(given)}"
             )
             raise UsageError(message)

@@ -89,8 +89,8 @@ def types_by_name(types: Iterable[Any]) -> dict[str, Any]:
         name = codec.naming(one).name
         if not name:
             message = (
-                f"types: {shown(one)} has no name to store states under; use @flow_state to "
-                "give it one"
+                f"types: {shown(one)} has no name under which its states are stored; give the "
+                "type a name with @flow_state"
             )
             raise UsageError(message)
 

@@ -230,7 +230,9 @@ def _page_of_ids(
     start = 0
     if cursor is not None:
         if not cursor.isdecimal() or len(cursor) > len(str(len(ids))):
-            message = f"invalid cursor {shown(cursor)}: pass the cursor of a report unchanged"
+            message = (
+                f"invalid cursor {shown(cursor)}; pass a cursor exactly as a report returned it"
+            )
             raise UsageError(message)
 
         start = int(cursor)

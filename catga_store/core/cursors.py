@@ -53,5 +53,5 @@ def unpacked(cursor: str) -> Any:
 
 def invalid_cursor(cursor: object) -> UsageError:
     """Return the error of a text that is not a cursor."""
-    message = f"invalid cursor {shown(cursor)}: pass the cursor of a page unchanged"
+    message = f"invalid cursor {shown(cursor)}; pass a cursor exactly as a page returned it"
     return UsageError(message)

@@ -233,7 +233,7 @@ def _of_file(error: Exception) -> str:
 def _of_import(error: Exception) -> str:
     missing = "nkeys" if "nkeys" in str(error) else "aiohttp"
     need = "NATS credentials and seeds" if missing == "nkeys" else "WebSocket connections to NATS"
-    return f"{need} require the package {missing}: pip install nats-py[{missing}]"
+    return f"{need} require the {missing} package; run pip install nats-py[{missing}]"
 
 
 _MEANINGS: tuple[tuple[Callable[[Exception], bool], Callable[[Exception], str]], ...] = (

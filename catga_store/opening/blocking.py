@@ -127,7 +127,8 @@ def need_redis() -> None:
     """`NotSupportedError` unless redis-py is installed."""
     if find_spec("redis") is None:
         message = (
-            "a Redis store needs redis-py, which is not installed: pip install 'catga_store[redis]'"
+            "a Redis store needs redis-py, which is not installed; run pip install "
+            "'catga_store[redis]'"
         )
         raise NotSupportedError(message)
 
@@ -211,7 +212,8 @@ def need_nats() -> None:
     """`NotSupportedError` unless nats-py is installed."""
     if find_spec("nats") is None:
         message = (
-            "a NATS store needs nats-py, which is not installed: pip install 'catga_store[nats]'"
+            "a NATS store needs nats-py, which is not installed; run pip install "
+            "'catga_store[nats]'"
         )
         raise NotSupportedError(message)
 

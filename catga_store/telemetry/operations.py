@@ -91,7 +91,7 @@ def _watch(tracers: TracerProvider | None, meters: MeterProvider | None) -> _Tel
 def missing_extra(error: ModuleNotFoundError) -> NotSupportedError:
     """Return the error that says what to install."""
     return NotSupportedError(
-        f"telemetry needs {error.name}, which is not installed: pip install 'catga_store[otel]'"
+        f"telemetry needs {error.name}, which is not installed; run pip install 'catga_store[otel]'"
     )
 
 

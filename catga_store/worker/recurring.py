@@ -60,7 +60,8 @@ def by_cron(expression: str, timezone: str) -> Schedule:
         from cronsim import CronSimError  # noqa: PLC0415  as above
     except ModuleNotFoundError as error:
         message = (
-            "run.cron() needs cronsim, which is not installed: pip install 'catga_store[worker]'"
+            "run.cron() needs cronsim, which is not installed; run pip install "
+            "'catga_store[worker]'"
         )
         raise NotSupportedError(message) from error
 

@@ -176,7 +176,7 @@ def _commit(worker: BaseWorker, flight: Flight) -> Steps:
     if wish is not None:
         if outcomes.is_last(outcomes.attempt_of(flow), flight.handler.retry):
             message = (
-                f"the handler called run.retry() in the last of {flight.handler.retry.attempts} "
+                f"the handler called run.retry() on the last of {flight.handler.retry.attempts} "
                 f"attempts: {wish.reason}"
             )
             raise GiveUp(message)

@@ -247,7 +247,7 @@ main()
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == f"catga-store needs {absent}, which is not installed: pip install 'catga_store[cli]'\n"
+        == f"catga-store needs {absent}, which is not installed; run pip install 'catga_store[cli]'\n"
     )
 
 

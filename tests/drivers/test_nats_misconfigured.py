@@ -83,13 +83,13 @@ WAYS: list[tuple[str, Connect, type[Exception], str]] = [
         "credentials without the package nkeys",
         lambda path: {"user_credentials": credentials(path, WHOLE)},
         cs.StoreConfigError,
-        r"require the package nkeys: pip install nats-py\[nkeys\]",
+        r"require the nkeys package; run pip install nats-py\[nkeys\]",
     ),
     (
         "a seed without the package nkeys",
         lambda _: {"nkeys_seed_str": SECRET},
         cs.StoreConfigError,
-        "require the package nkeys",
+        "require the nkeys package",
     ),
     (
         "not a context",

@@ -176,7 +176,10 @@ def _cipher_class() -> type[AESGCM]:
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError:
-        message = "Encrypt needs cryptography, which is not installed: pip install 'catga_store[encryption]'"
+        message = (
+            "Encrypt needs cryptography, which is not installed; run pip install "
+            "'catga_store[encryption]'"
+        )
         raise NotSupportedError(message) from None
 
     return AESGCM

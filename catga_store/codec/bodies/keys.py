@@ -42,7 +42,7 @@ class Keys(Mapping[str, bytes]):
         for key_id, key in cast("dict[str, object]", self._keys).items():
             if not isinstance(key, bytes) or len(key) != KEY_BYTES:
                 found = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
-                message = f"the key {key_id!r}: expected {KEY_BYTES} bytes, got {found}"
+                message = f"key {key_id!r}: expected {KEY_BYTES} bytes, got {found}"
                 raise UsageError(message)
 
         if current is None and len(self._keys) == 1:

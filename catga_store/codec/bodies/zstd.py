@@ -128,7 +128,9 @@ def _standard_library(level: int) -> tuple[_Function, _Function, Callable[[bytes
     try:
         zstd: Any = importlib.import_module("compression.zstd")
     except ImportError:
-        message = "Zstd needs zstandard, which is not installed: pip install 'catga_store[zstd]'"
+        message = (
+            "Zstd needs zstandard, which is not installed; run pip install 'catga_store[zstd]'"
+        )
         raise NotSupportedError(message) from None
 
     def compress(data: bytes) -> bytes:

@@ -254,8 +254,8 @@ def given_up(
     """The error of a commit whose time is over: uncertain if a reply of it was lost."""
     if lost is None:
         message = (
-            f"commit {commit_id} could not be written within the timeout, because other "
-            "writers changed the same records first or NATS was busy (its last reply was "
+            f"commit {commit_id} could not be written within the timeout, because other writers "
+            "changed the same records first or NATS was busy (the last reply was "
             f"{deadline.reason!r}), so nothing was written; try again"
         )
         return StoreUnavailableError(message)
